@@ -1,0 +1,134 @@
+# The fabric: one contract, several providers (shm, reorder; verbs).  docs/fabric.md explains it.
+#
+# Everything above cimports this and nothing of a provider.  The structs are plain C so that the hot path runs without the
+# GIL; the classes own them and are the cold path.  The fabric knows no message.
+#
+# Never assumed above: that one READ sees several cache lines in order (ask reads_ordered), that a completed WRITE is
+# durable, that the peer is honest.
+
+from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+
+cdef enum:                     # rights that a region gives to peers
+    REMOTE_READ = 1
+    REMOTE_WRITE = 2
+    REMOTE_ATOMIC = 4
+
+cdef enum:                     # opcodes of a work request
+    READ = 1
+    WRITE = 2
+    WRITE_NOTIFY = 3           # WRITE, then wake whoever sleeps on the peer's event channel
+    COMPARE_SWAP = 4           # the old value lands in local memory
+    FETCH_ADD = 5
+
+cdef enum:                     # flags of a work request
+    SIGNALED = 1               # give a completion also on success (errors always give one)
+
+cdef enum:                     # statuses of a completion
+    SUCCESS = 0
+    BOUNDS = 1                 # local or remote range outside its region
+    RIGHTS = 2                 # the region does not grant this
+    PEER_GONE = 3              # the connection is lost; what was posted may or may not have happened
+    FLUSHED = 4                # never executed, because the queue pair was closed or in error
+
+cdef struct local_region:      # memory of this process that work requests may name
+    char *base
+    uint64_t length
+    uint32_t key
+    uint32_t rights
+
+cdef struct remote_region:     # memory of the peer, as its checked descriptor describes it
+    char *base                 # shm: where it is mapped here; verbs: the peer's address
+    uint64_t length
+    uint32_t key
+    uint32_t rights
+
+cdef struct work_request:
+    uint64_t id                # comes back in the completion
+    uint32_t opcode
+    uint32_t flags
+    uint64_t length
+    local_region *local
+    uint64_t local_offset
+    remote_region *remote
+    uint64_t remote_offset
+    uint64_t operand           # FETCH_ADD: addend; COMPARE_SWAP: new value
+    uint64_t compare
+
+cdef struct completion:
+    uint64_t id
+    uint32_t opcode
+    uint32_t status
+
+cdef struct queue_pair
+
+cdef struct event_channel      # what one thread sleeps on; many queue pairs may share it
+
+cdef struct provider:          # the operations; every one noexcept nogil
+    # Posts n work requests in order, with one doorbell.  Returns how many were taken: fewer when the send queue is full.
+    # A request that fails its checks is taken, and completes with BOUNDS or RIGHTS.
+    int (*post)(queue_pair *pair, work_request *requests, int n) noexcept nogil
+    # Takes up to n completions, in the order of posting.
+    int (*poll)(queue_pair *pair, completion *completions, int n) noexcept nogil
+    # Whether the peer still lives; asks the operating system (about 1 us), so not for every turn of a loop.
+    bint (*alive)(queue_pair *pair) noexcept nogil
+    # Sleep in three steps: arm; look once more at everything waited for; then sleep at most ns nanoseconds (1: woken,
+    # 0: time-out), or disarm.  A notify between arm and sleep makes sleep return at once.
+    uint32_t (*arm)(event_channel *channel) noexcept nogil
+    bint (*sleep)(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
+    void (*disarm)(event_channel *channel) noexcept nogil
+    # Wakes the sleeper of this channel from another thread of this process.
+    void (*wake)(event_channel *channel) noexcept nogil
+
+cdef struct queue_pair:        # one end of a connection
+    const provider *ops
+    bint reads_ordered         # one READ sees the peer's release order: its first word last
+    uint32_t max_outstanding_reads
+    uint32_t max_inline        # a WRITE up to this length may reuse its local memory at once, without its completion
+    uint32_t depth             # work requests that may be outstanding
+    void *state                # the provider's
+
+cdef struct event_channel:
+    const provider *ops
+    uint32_t *word             # shm: the sleeping word, in the sleeper's own memory
+    void *state
+
+
+cdef class Region:
+    """Registered memory of this process."""
+    cdef local_region c
+    cpdef bytes descriptor(self)       # what a peer needs to attach()
+    cpdef int fileno(self) except? -2  # shm: the file descriptor to send along with it; -1 where there is none
+    cpdef close(self)
+
+
+cdef class RemoteRegion:
+    """A peer's memory, made only from a checked descriptor."""
+    cdef remote_region c
+    cpdef close(self)
+
+
+cdef class EventChannel:
+    """What one thread sleeps on."""
+    cdef event_channel c
+    cpdef close(self)
+
+
+cdef class QueuePair:
+    """One end of a connection."""
+    cdef queue_pair c
+    cpdef bytes descriptor(self)       # what the peer's connect() needs
+    # region: where the peer's sleeping word stands (shm), else None
+    cpdef connect(self, bytes descriptor, RemoteRegion region)
+    cpdef close(self)
+
+
+cdef class Fabric:
+    """A provider: makes the four things above."""
+    # memory that peers may use as `rights` says; length is rounded up to whole pages; filled with zeros
+    cpdef Region register(self, uint64_t length, uint32_t rights)
+    # a peer's region from its descriptor and, on shm, the file descriptor that came with it (always taken over, also on error)
+    cpdef RemoteRegion attach(self, bytes descriptor, int fd=*)
+    # sleeps on the 32-bit word at offset of one of our own regions that peers may read (verbs: a completion channel)
+    cpdef EventChannel event_channel(self, Region region, uint64_t offset)
+    # pidfd and control: what alive() watches (-1: nothing); both stay the caller's, who keeps them open as long as the pair
+    cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control)

@@ -1,0 +1,70 @@
+/* CRC32C (Castagnoli), the checksum of every wire and pool format: crc32c(0, "123456789") == 0xe3069283.
+ *
+ * Inline so that the few words of a small request cost a few instructions.  The instruction is chosen at run time on
+ * x86 (one wheel serves all), at compile time on aarch64 (every core we support has it), else a table. */
+#ifndef RFP_CORE_CRC32C_H
+#define RFP_CORE_CRC32C_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+#include <arm_acle.h>
+#endif
+
+static inline uint32_t rfp_crc32c_portable(uint32_t crc, const unsigned char *p, size_t n)
+{
+    /* Half-byte table: 64 bytes, enough for the machines that have no instruction for it. */
+    static const uint32_t table[16] = {
+        0x00000000u, 0x105ec76fu, 0x20bd8edeu, 0x30e349b1u, 0x417b1dbcu, 0x5125dad3u, 0x61c69362u, 0x7198540du,
+        0x82f63b78u, 0x92a8fc17u, 0xa24bb5a6u, 0xb21572c9u, 0xc38d26c4u, 0xd3d3e1abu, 0xe330a81au, 0xf36e6f75u,
+    };
+    while (n--) {
+        crc ^= *p++;
+        crc = (crc >> 4) ^ table[crc & 15];
+        crc = (crc >> 4) ^ table[crc & 15];
+    }
+    return crc;
+}
+
+#if defined(__x86_64__)
+__attribute__((target("sse4.2"))) static inline uint32_t rfp_crc32c_hardware(uint32_t crc, const unsigned char *p, size_t n)
+{
+    uint64_t wide = crc;
+    for (; n >= 8; n -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        wide = __builtin_ia32_crc32di(wide, word);
+    }
+    crc = (uint32_t)wide;
+    for (; n; n--) crc = __builtin_ia32_crc32qi(crc, *p++);
+    return crc;
+}
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+static inline uint32_t rfp_crc32c_hardware(uint32_t crc, const unsigned char *p, size_t n)
+{
+    for (; n >= 8; n -= 8, p += 8) {
+        uint64_t word;
+        memcpy(&word, p, 8);
+        crc = __crc32cd(crc, word);
+    }
+    for (; n; n--) crc = __crc32cb(crc, *p++);
+    return crc;
+}
+#endif
+
+/* crc: 0, or the result for the bytes before these. */
+static inline uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
+{
+    const unsigned char *p = (const unsigned char *)data;
+    crc = ~crc;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("sse4.2")) return ~rfp_crc32c_hardware(crc, p, n);
+#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+    return ~rfp_crc32c_hardware(crc, p, n);
+#endif
+    return ~rfp_crc32c_portable(crc, p, n);
+}
+
+#endif

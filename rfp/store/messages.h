@@ -1,0 +1,106 @@
+/* The key-value store's messages: what stands in the payload of a request and of its response.  docs/protocol.md says it in prose.
+ *
+ * Little-endian; fields of a fixed part are naturally aligned, keys and values follow without padding.
+ */
+#ifndef RFP_STORE_MESSAGES_H
+#define RFP_STORE_MESSAGES_H
+
+#include <stdint.h>
+#include <string.h>
+
+#define KV_MAX_KEY 1024
+#define KV_MAX_VALUE (256u << 20)
+
+enum kv_opcode {            /* request payload                        -> response payload; result */
+    KV_PING = 16,           /* -                                      -> -; 0 */
+    KV_GET = 17,            /* key                                    -> value or rfp_reference; version */
+    KV_EXISTS = 18,         /* key                                    -> -; version */
+    KV_PUT = 19,            /* kv_put, key, value                     -> -; version */
+    KV_DELETE = 20,         /* key                                    -> -; version that was deleted */
+    KV_INCR = 21,           /* kv_number (delta), key                 -> kv_number (the sum); version */
+    KV_TOUCH = 22,          /* kv_number (ttl in ms, 0 = none), key   -> -; version */
+    KV_GET_MANY = 23,       /* count x (kv_key, key)                  -> count x kv_item, then inline values; 0 */
+    KV_PUT_MANY = 24,       /* kv_number (ttl in ms, 0 = none), count x (kv_pair, key, value) -> count x kv_item; 0 */
+    KV_DELETE_MANY = 25,    /* count x (kv_key, key)                  -> count x kv_item; 0 */
+    KV_PUT_BEGIN = 26,      /* kv_put, key (value_length announced)   -> -; upload */
+    KV_PUT_PIECE = 27,      /* kv_piece; the bytes stand in staging   -> -; after the last piece the version, before it 0 */
+    KV_PUT_ABORT = 28,      /* kv_number (upload)                     -> -; 0 */
+    KV_RELEASE = 29,        /* - (the pin stands in the header)       -> -; 0 */
+    KV_STATS = 30,          /* -                                      -> KV_COUNTERS x u64; 0 */
+};
+
+enum kv_flag {              /* request flags */
+    KV_IF_ABSENT = 1,       /* put only if the key has no value */
+    KV_IF_VERSION = 2,      /* put only over the value with this version */
+};
+
+enum kv_status {            /* response status */
+    KV_OK = 0,
+    KV_NOT_FOUND = 1,
+    KV_EXISTS_ALREADY = 2,  /* if_absent, and it was there; result: its version */
+    KV_VERSION_MISMATCH = 3,/* if_version, and it was another; result: its version, 0 if there was none */
+    KV_OUT_OF_MEMORY = 4,   /* nothing more can be evicted, or eviction is off */
+    KV_TOO_LARGE = 5,       /* key or value beyond what this server takes */
+    KV_NOT_A_NUMBER = 6,    /* incr of what is not a decimal int64 */
+    KV_OVERFLOW = 7,        /* incr beyond int64 */
+    KV_BAD_REQUEST = 8,     /* the payload does not fit its opcode */
+    KV_QUOTA = 9,           /* this client's pins or uploads are used up */
+    KV_DEFERRED = 10,       /* batch item: its value did not fit into the response; ask for it alone */
+    KV_UNKNOWN_UPLOAD = 11, /* the upload ended, or was never begun */
+    KV_UNSUPPORTED = 12,    /* no such opcode here */
+};
+
+struct kv_put {
+    uint32_t key_length;
+    uint32_t value_length;
+    uint64_t ttl;           /* ms, 0 = none */
+    uint64_t version;       /* for KV_IF_VERSION */
+};
+
+struct kv_number {
+    uint64_t number;
+};
+
+struct kv_key {
+    uint16_t key_length;
+};
+
+struct kv_pair {
+    uint16_t key_length;
+    uint16_t unused;
+    uint32_t value_length;
+};
+
+struct kv_item {
+    uint8_t status;
+    uint8_t unused[3];
+    uint32_t length;        /* of the inline value */
+    uint64_t version;
+};
+
+struct kv_piece {
+    uint64_t upload;
+    uint64_t offset;        /* in the value; pieces come in order */
+    uint32_t length;
+    uint32_t crc;           /* CRC32C of the piece, checked where flags has KV_PIECE_CRC */
+    uint64_t staging;       /* offset in the client's staging ring */
+};
+#define KV_PIECE_CRC 4u     /* request flag of KV_PUT_PIECE */
+
+_Static_assert(sizeof(struct kv_put) == 24, "kv_put");
+_Static_assert(sizeof(struct kv_key) == 2, "kv_key");
+_Static_assert(sizeof(struct kv_pair) == 8, "kv_pair");
+_Static_assert(sizeof(struct kv_item) == 16, "kv_item");
+_Static_assert(sizeof(struct kv_piece) == 32, "kv_piece");
+
+/* What a partition counts, in the order of a KV_STATS response.  New ones go to the end (minor version). */
+enum kv_counter {
+    KV_C_GETS, KV_C_HITS, KV_C_MISSES, KV_C_PUTS, KV_C_DELETES, KV_C_INCRS, KV_C_TOUCHES,
+    KV_C_EVICTIONS, KV_C_EXPIRATIONS, KV_C_REFUSED,
+    KV_C_RECORDS, KV_C_BYTES_USED, KV_C_BYTES_TOTAL, KV_C_INDEX_BYTES,
+    KV_C_PINS, KV_C_UPLOADS, KV_C_BYTES_RESERVED,
+    KV_C_VALUE_BYTES, /* sum of the lengths of the values stored: the mean size is this / records */
+    KV_COUNTERS
+};
+
+#endif
