@@ -1,0 +1,124 @@
+"""What can go wrong, in three families: the server refused, the caller erred, the connection failed.
+
+Every error carries a hint: what to do about it.
+
+>>> try:
+...     raise OutOfMemory("no room for 1 MiB", hint="give the server more memory=")
+... except RfpError as error:
+...     print(error)
+no room for 1 MiB (give the server more memory=)
+"""
+
+from __future__ import annotations
+
+
+class RfpError(Exception):
+    """The base of all errors of this package.
+
+    message: what happened, with the names and numbers that matter.  hint: the way out, or None.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = super().__str__()
+        return f"{message} ({self.hint})" if self.hint else message
+
+
+# The server refused: it is alive, it understood, and it says no.
+
+
+class ServerRefused(RfpError):
+    """The server answered, and the answer is no.  Nothing was changed."""
+
+
+class OutOfMemory(ServerRefused):
+    """The server has no room and may evict nothing more."""
+
+
+class QuotaExceeded(ServerRefused):
+    """This client holds as many pins or uploads as one client may."""
+
+
+class TooLarge(ServerRefused, ValueError):
+    """A key or value is longer than this server takes."""
+
+
+class NotANumber(ServerRefused, ValueError):
+    """incr() of a value that is not a decimal 64-bit integer, or a sum beyond it."""
+
+
+class Conflict(ServerRefused):
+    """A conditional put did not apply.  version: of the value that stands there, or None if there is none."""
+
+    def __init__(self, message: str, *, version: int | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.version = version
+
+
+class AlreadyExists(Conflict):
+    """put(if_absent=True) of a key that has a value."""
+
+
+class VersionMismatch(Conflict):
+    """put(if_version=n) over a value with another version."""
+
+
+class Unsupported(ServerRefused):
+    """This server does not offer what was asked for."""
+
+
+class HandlerFailed(ServerRefused):
+    """The RPC server's handler raised an exception."""
+
+
+# The caller erred: nothing was sent.
+
+
+class CallerError(RfpError):
+    """The call cannot be right, whatever the server's state."""
+
+
+class InvalidArgument(CallerError, ValueError):
+    """An argument is out of its range."""
+
+
+class InvalidAddress(InvalidArgument):
+    """An address does not follow `shm://PATH` or `rdma://HOST:PORT`, or has options that it should not."""
+
+
+class Closed(CallerError):
+    """The handle was closed."""
+
+
+class Forked(CallerError):
+    """The handle belongs to the parent process: a child must connect by itself."""
+
+
+class Busy(CallerError):
+    """All slots wait for the answers of calls that timed out."""
+
+
+# The connection failed.
+
+
+class ConnectionFailed(RfpError, ConnectionError):
+    """The server cannot be reached, or went away."""
+
+
+class HandshakeFailed(ConnectionFailed):
+    """The server and this client do not fit together (version, rights, format)."""
+
+
+class OutcomeUnknown(ConnectionFailed):
+    """The connection was lost after a change had been sent: it may or may not have happened."""
+
+
+class DeadlineExceeded(RfpError, TimeoutError):
+    """The call's deadline passed.  A change may still happen."""
+
+
+class FabricError(RfpError, OSError):
+    """The operating system or the device refused something that the fabric needs."""
