@@ -85,6 +85,10 @@ class InvalidArgument(CallerError, ValueError):
     """An argument is out of its range."""
 
 
+class WrongType(CallerError, TypeError):
+    """An argument is of a type that cannot be taken."""
+
+
 class InvalidAddress(InvalidArgument):
     """An address does not follow `shm://PATH` or `rdma://HOST:PORT`, or has options that it should not."""
 
