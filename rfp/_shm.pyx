@@ -119,14 +119,15 @@ cdef uint32_t check(const work_request *request) noexcept nogil:
 cdef inline void fetch(char *to, const char *source, uint64_t n) noexcept nogil:
     # The first word is loaded before all others: who publishes with a release store to it has written the rest before.
     cdef uint64_t first = 8 - (<uintptr_t>source & 7)
-    if first > n:
-        first = n
-    rfp_copy_in(to, source, first)
-    rfp_fence_acquire()
-    if n >= RFP_BULK:
-        rfp_copy_bulk(to + first, source + first, n - first)
+    if n <= first:
+        rfp_copy_in(to, source, n)
     else:
-        rfp_copy_in(to + first, source + first, n - first)
+        rfp_copy_in(to, source, first)
+        rfp_fence_acquire()
+        if n >= RFP_BULK:
+            rfp_copy_bulk(to + first, source + first, n - first)
+        else:
+            rfp_copy_in(to + first, source + first, n - first)
     rfp_fence_acquire()        # and what is posted after this READ happens after it
 
 
