@@ -126,3 +126,7 @@ class DeadlineExceeded(RfpError, TimeoutError):
 
 class FabricError(RfpError, OSError):
     """The operating system or the device refused something that the fabric needs."""
+
+
+class AddressInUse(FabricError):
+    """Another server has this address."""
