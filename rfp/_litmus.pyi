@@ -10,3 +10,7 @@ def publisher(memory: Region, offset: int, length: int, rounds: int, *, timeout:
 def fetcher(
     pair: QueuePair, local: Region, remote: RemoteRegion, offset: int, length: int, rounds: int, *, timeout: float = 20.0,
 ) -> int: ...
+def round_trips(
+    pair: QueuePair, local: Region, remote: RemoteRegion, opcode: int, offset: int, length: int, rounds: int, *,
+    timeout: float = 20.0,
+) -> list[int]: ...

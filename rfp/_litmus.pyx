@@ -1,16 +1,16 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Litmus tests of the order that the fabric promises, over any provider; for the tests and for bringing up a new machine.
+"""Litmus tests of what the fabric promises, over any provider; for the tests and for bringing up a new machine.
 
-Each has two sides, to be run in two threads or processes over one connection.  The memory of the side that is written to:
+Those of its order have two sides, to be run in two threads or processes over one connection.
 the line at `offset` is what its peer reads, the line after it what its peer writes.
 """
 
-from libc.stdint cimport uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 
 from rfp._fabric cimport (
-    READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel, QueuePair, Region, RemoteRegion, completion, local_region,
-    queue_pair, remote_region, work_request)
+    READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel, QueuePair, Region, RemoteRegion, completion,
+    queue_pair, work_request)
 from rfp.errors import ConnectionFailed, DeadlineExceeded
 
 cdef extern from "rfp/core/atomics.h" nogil:
@@ -40,9 +40,9 @@ cdef enum:                     # how a side ended
 
 cdef inline void jitter(uint64_t *random) noexcept nogil:
     # 0 to 31 pauses: the two sides must meet at every distance.
-    cdef int i
+    cdef int _i
     random[0] = random[0] * 6364136223846793005u + 1442695040888963407u
-    for i in range(<int>(random[0] >> 59)):
+    for _i in range(<int>(random[0] >> 59)):
         rfp_pause()
 
 
@@ -70,14 +70,14 @@ cdef ended(int how):
 
 def sleeper(EventChannel channel not None, Region memory not None, uint64_t offset, uint64_t rounds, *, double step=1.0,
             int limit=10, double timeout=20.0):
-    """Waits `rounds` times for what waker() writes, sleeping each time.  Returns how many wake-ups were lost (ends after `limit`).
+    """Waits `rounds` times for what waker() writes, sleeping.  Returns how many wake-ups were lost (ends after `limit`).
 
     A wake-up is lost when a sleep of `step` seconds ends by time-out although what it was for is there.
     """
     cdef char *said = memory.c.base + offset
     cdef char *heard = said + LINE
     cdef uint64_t i, ns = <uint64_t>(step * 1e9), deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 1
-    cdef unsigned int armed
+    cdef uint32_t armed
     cdef int lost = 0, how = DONE
     with nogil:
         for i in range(1, rounds + 1):
@@ -194,3 +194,23 @@ def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote 
                 break
     ended(how)
     return torn
+
+
+def round_trips(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint32_t opcode, uint64_t offset,
+                uint64_t length, int rounds, *, double timeout=20.0):
+    """Does one request after the other.  Returns how long each took from post to completion: a list of nanoseconds."""
+    cdef work_request request
+    cdef uint64_t begin, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
+    cdef int how = DONE
+    memset(&request, 0, sizeof(request))
+    request.opcode, request.flags, request.length = opcode, SIGNALED, length
+    request.local, request.local_offset, request.remote, request.remote_offset = &local.c, offset, &remote.c, offset
+    took = []
+    while len(took) < rounds:
+        with nogil:
+            begin = rfp_now()
+            how = one(&pair.c, &request, deadline)
+            begin = rfp_now() - begin
+        ended(how)
+        took.append(begin)
+    return took
