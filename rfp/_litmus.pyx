@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Litmus tests of what the fabric promises, over any provider; for the tests and for bringing up a new machine.
 
-Those of its order have two sides, to be run in two threads or processes over one connection.
-the line at `offset` is what its peer reads, the line after it what its peer writes.
+Those of its order have two sides, to be run in two threads or processes over one connection.  In the memory that is written to,
+the line at `offset` is what its owner says, the line after it what its peer says.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
