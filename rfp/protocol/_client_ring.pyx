@@ -1,0 +1,560 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The client's end of a ring (the contract is in _client_ring.pxd)."""
+
+import os
+
+from libc.string cimport memcpy, memset
+
+from rfp._core cimport rfp_copy_in, rfp_fence_full, rfp_load32, rfp_load64_acquire, rfp_now, rfp_pause
+from rfp._fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
+from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
+                                 RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE,
+                                 RFP_RESPONSE_NONE, RFP_RESPONSE_TORN, RFP_RESPONSE_WHOLE, rfp_next_sequence,
+                                 rfp_request_header, rfp_request_seal, rfp_response_check, rfp_response_header)
+
+from rfp.errors import InvalidArgument
+
+
+cdef enum:                      # client_slot.stage
+    LOOK = 0                    # no READ under way
+    LOOKING = 1                 # the READ of the first F bytes is
+    FETCHING = 2                # the READ of the rest is
+    HERE = 3                    # the whole response is in the landing slot
+
+cdef enum:
+    STEP = 50000000             # ns: the longest sleep before looking whether the server still lives
+    COMPLETIONS = 32
+    RETUNE = 1024               # responses between two choices of F
+    STAY = 1024                 # completions in reply mode before trying to fetch again, if nothing else says so
+
+cdef uint64_t BESIDE = <uint64_t> 1 << 63      # ids of client_ring_transfer; the others are sequences
+cdef uint64_t REST = <uint64_t> 1 << 62        # with a sequence: the second READ
+
+
+cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
+    return ring.scratch.base + <uint64_t> (ring.slots + slot) * ring.slot_size
+
+
+cdef char *client_ring_payload(client_ring *ring) noexcept nogil:
+    """Where to build the payload of the next request (slot size - 32 bytes), or NULL when all slots are taken."""
+    if ring.count == ring.slots or ring.lost:
+        return NULL
+    return ring.scratch.base + <uint64_t> ring.head * ring.slot_size + RFP_REQUEST_HEADER
+
+
+cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil:
+    return ring.slots - ring.count
+
+
+cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t count, uint32_t flags, uint32_t length,
+                                 uint64_t tag) noexcept nogil:
+    """Seals the request whose payload was just built; returns its sequence."""
+    cdef char *request = ring.scratch.base + <uint64_t> ring.head * ring.slot_size
+    cdef rfp_request_header *header = <rfp_request_header *> request
+    cdef client_slot *slot = &ring.slot[ring.head]
+    header.sequence = ring.sequence
+    header.length = length
+    header.opcode = opcode
+    header.mode = ring.mode
+    header.count = count
+    header.flags = flags
+    header.release = 0
+    if ring.releases:
+        ring.releases -= 1
+        header.release = ring.release[ring.releases]
+    rfp_request_seal(request)
+    slot.tag = tag
+    slot.mode = ring.mode
+    slot.abandoned = False
+    slot.told = False
+    slot.stage = LOOK
+    slot.sequence = ring.sequence
+    slot.looks = 0
+    ring.sequence = rfp_next_sequence(ring.sequence)
+    ring.head += 1
+    if ring.head == ring.slots:
+        ring.head = 0
+    ring.count += 1
+    ring.unsent += 1
+    ring.submitted += 1
+    return slot.sequence
+
+
+cdef bint post(client_ring *ring, work_request *work, int n) noexcept nogil:
+    """Posts all of them; makes room by taking completions. False: the connection is lost."""
+    cdef int posted = 0
+    cdef int tries
+    for tries in range(1000000):
+        posted += ring.pair.ops.post(ring.pair, work + posted, n - posted)
+        if posted == n:
+            return True
+        collect(ring, 0)
+        if ring.lost:
+            return False
+        rfp_pause()
+    ring.lost = True
+    return False
+
+
+cdef void client_ring_flush(client_ring *ring) noexcept nogil:
+    """Sends what was submitted: one post, one notification for all of it."""
+    cdef work_request work[16]
+    cdef uint32_t slot
+    cdef uint32_t n
+    cdef const rfp_request_header *header
+    while ring.unsent and not ring.lost:
+        n = 0
+        while n < 16 and n < ring.unsent:
+            slot = ring.head + ring.slots - ring.unsent + n
+            if slot >= ring.slots:
+                slot -= ring.slots
+            work[n].id = ring.slot[slot].sequence
+            work[n].opcode = WRITE
+            work[n].flags = 0
+            work[n].local = ring.scratch
+            work[n].local_offset = <uint64_t> slot * ring.slot_size
+            work[n].remote = ring.requests
+            work[n].remote_offset = ring.request_offset + <uint64_t> slot * ring.slot_size
+            header = <const rfp_request_header *> (ring.scratch.base + work[n].local_offset)
+            work[n].length = RFP_REQUEST_HEADER + header.length
+            n += 1
+        ring.unsent -= n
+        if ring.unsent == 0:
+            work[n - 1].opcode = WRITE_NOTIFY
+        ring.writes += n
+        post(ring, work, n)
+
+
+cdef void look(client_ring *ring, uint32_t index) noexcept nogil:
+    """Starts the READ that checks the status and fetches the result in one."""
+    cdef work_request work
+    cdef client_slot *slot = &ring.slot[index]
+    work.id = slot.sequence
+    work.opcode = READ
+    work.flags = SIGNALED
+    work.length = ring.fetch
+    work.local = ring.scratch
+    work.local_offset = <uint64_t> (ring.slots + index) * ring.slot_size
+    work.remote = ring.responses
+    work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size
+    slot.stage = LOOKING
+    ring.reads += 1
+    post(ring, &work, 1)
+
+
+cdef void fetch_rest(client_ring *ring, uint32_t index) noexcept nogil:
+    """Starts the second READ, for what did not fit into the first F bytes."""
+    cdef work_request work
+    cdef client_slot *slot = &ring.slot[index]
+    cdef uint32_t whole = RFP_RESPONSE_HEADER + (<rfp_response_header *> landing(ring, index)).length
+    work.id = REST | slot.sequence
+    work.opcode = READ
+    work.flags = SIGNALED
+    work.length = whole - ring.fetch
+    work.local = ring.scratch
+    work.local_offset = <uint64_t> (ring.slots + index) * ring.slot_size + ring.fetch
+    work.remote = ring.responses
+    work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size + ring.fetch
+    slot.stage = FETCHING
+    ring.reads += 1
+    ring.rests += 1
+    post(ring, &work, 1)
+
+
+cdef void judge(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
+    """A READ of this slot has completed: is the response there, and whole?"""
+    cdef client_slot *slot = &ring.slot[index]
+    cdef char *copy = landing(ring, index)
+    cdef uint32_t available = ring.slot_size if rest else ring.fetch
+    cdef int found = rfp_response_check(copy, available, ring.slot_size, slot.sequence, ring.checked)
+    if found == RFP_RESPONSE_WHOLE:
+        slot.stage = HERE
+    elif found == RFP_RESPONSE_NONE:
+        slot.looks += 1
+        slot.stage = LOOK
+    elif found == RFP_RESPONSE_MORE:
+        fetch_rest(ring, index)
+    elif found == RFP_RESPONSE_TORN:
+        ring.torn += 1
+        slot.looks += 1
+        slot.stage = LOOK
+    else:
+        ring.lost = True
+
+
+cdef bint collect(client_ring *ring, uint64_t wanted) noexcept nogil:
+    """Takes completions; returns whether the one with the id `wanted` was among them."""
+    cdef completion done[COMPLETIONS]
+    cdef int n, i
+    cdef uint32_t index, distance
+    cdef bint found = False
+    n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS)
+    for i in range(n):
+        if wanted and done[i].id == wanted:
+            found = True
+        if done[i].status != 0:
+            ring.lost = True
+            continue
+        if done[i].id & BESIDE or done[i].opcode != READ:
+            continue
+        # Sequences of one ring are consecutive, so the way from the oldest one's is the way from its slot.
+        distance = <uint32_t> done[i].id - ring.slot[ring.tail].sequence
+        if <uint32_t> done[i].id < ring.slot[ring.tail].sequence:
+            distance -= 1                                         # 0 was left out
+        if distance >= ring.count:
+            continue
+        index = ring.tail + distance
+        if index >= ring.slots:
+            index -= ring.slots
+        judge(ring, index, (done[i].id & REST) != 0)
+    return found
+
+
+cdef void look_at_reply(client_ring *ring, uint32_t index) noexcept nogil:
+    """In reply mode the response arrives in our own memory."""
+    cdef client_slot *slot = &ring.slot[index]
+    cdef const char *reply = ring.reply.base + ring.reply_offset + <uint64_t> index * ring.slot_size
+    cdef char *copy = landing(ring, index)
+    cdef uint64_t first = rfp_load64_acquire(reply)
+    cdef uint32_t length
+    cdef int found
+    if <uint32_t> (first >> 32) != slot.sequence:
+        slot.looks += 1
+        return
+    memcpy(copy, &first, 8)
+    rfp_copy_in(copy + 8, reply + 8, RFP_RESPONSE_HEADER - 8)
+    length = (<rfp_response_header *> copy).length
+    if length <= ring.slot_size - RFP_RESPONSE_HEADER:
+        rfp_copy_in(copy + RFP_RESPONSE_HEADER, reply + RFP_RESPONSE_HEADER, length)
+    found = rfp_response_check(copy, ring.slot_size, ring.slot_size, slot.sequence, ring.checked)
+    if found == RFP_RESPONSE_WHOLE:
+        slot.stage = HERE
+    elif found == RFP_RESPONSE_TORN:
+        ring.torn += 1
+        slot.looks += 1
+    elif found == RFP_RESPONSE_LENGTH:
+        ring.lost = True
+
+
+cdef int client_ring_step(client_ring *ring) noexcept nogil:
+    """Looks for the response to the oldest request: NOT_YET, DONE or GONE.  Does not wait."""
+    cdef client_slot *slot
+    cdef uint32_t index, i
+    while True:
+        if ring.count == ring.unsent:
+            return GONE if ring.lost else NOT_YET
+        slot = &ring.slot[ring.tail]
+        if slot.stage != HERE:
+            if slot.mode == RFP_MODE_REPLY:
+                look_at_reply(ring, ring.tail)
+                if ring.lookahead > 1:
+                    collect(ring, 0)
+            else:
+                index = ring.tail
+                for i in range(min(ring.lookahead, ring.count - ring.unsent)):
+                    if ring.slot[index].stage == LOOK and ring.slot[index].mode == RFP_MODE_FETCH:
+                        look(ring, index)
+                    index += 1
+                    if index == ring.slots:
+                        index = 0
+                collect(ring, 0)
+                if slot.stage == FETCHING:
+                    collect(ring, 0)
+            if slot.stage != HERE:
+                return GONE if ring.lost else NOT_YET
+        if not slot.abandoned:
+            return DONE
+        # Nobody waits for this one; what it holds at the server is given back.
+        discard(ring)
+
+
+cdef void discard(client_ring *ring) noexcept nogil:
+    cdef const rfp_response_header *header = client_ring_response(ring)
+    cdef rfp_reference reference
+    if header.kind == RFP_KIND_REFERENCE and header.length >= RFP_REFERENCE:
+        memcpy(&reference, <const char *> header + RFP_RESPONSE_HEADER, sizeof(reference))
+        client_ring_release(ring, reference.pin)
+    client_ring_pop(ring)
+
+
+cdef void tell(client_ring *ring) noexcept nogil:
+    """Writes WAIT into the oldest request's slot: the server then notifies when it has published."""
+    cdef work_request work
+    cdef uint64_t line = <uint64_t> 2 * ring.slots * ring.slot_size
+    cdef uint32_t *word = <uint32_t *> (ring.scratch.base + line)
+    word[0] = ring.slot[ring.tail].sequence
+    work.id = word[0]
+    work.opcode = WRITE
+    work.flags = 0
+    work.length = 4
+    work.local = ring.scratch
+    work.local_offset = line
+    work.remote = ring.requests
+    work.remote_offset = ring.request_offset + <uint64_t> ring.tail * ring.slot_size + 4
+    ring.slot[ring.tail].told = True
+    ring.writes += 1
+    post(ring, &work, 1)
+
+
+cdef int look_again(client_ring *ring) noexcept nogil:
+    """A look that began after WAIT was written: without it a response published in between would be slept through."""
+    cdef client_slot *slot = &ring.slot[ring.tail]
+    cdef uint32_t sequence = slot.sequence
+    cdef uint32_t enough = slot.looks + (2 if slot.stage == LOOKING else 1)
+    cdef int found
+    while True:
+        found = client_ring_step(ring)
+        if found != NOT_YET:
+            return found
+        slot = &ring.slot[ring.tail]
+        # Abandoned requests may have gone in the meantime: then the oldest is another one, which was not told yet.
+        if ring.count == ring.unsent or slot.sequence != sequence:
+            return NOT_YET
+        if slot.looks >= enough and slot.stage == LOOK or slot.mode == RFP_MODE_REPLY:
+            return NOT_YET
+        rfp_pause()
+
+
+cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
+    """Waits for the oldest request that somebody waits for; deadline: ns of the monotonic clock, 0 for none.
+
+    Spins for a while, then sleeps in bounded steps; between two sleeps it asks the operating system whether the server still
+    lives.  The clock is not read before the first 16 looks: most responses are there by then.
+    """
+    cdef uint32_t looks = 0
+    cdef uint64_t now
+    cdef uint64_t sleep_from = 0
+    cdef uint64_t step
+    cdef uint32_t armed
+    cdef int found
+    cdef bint woken
+    while True:
+        found = client_ring_step(ring)
+        if found != NOT_YET:
+            return found
+        looks += 1
+        rfp_pause()
+        if looks & 15 and ring.spin:
+            continue
+        now = rfp_now()
+        if deadline and now >= deadline:
+            return TIMED_OUT
+        if rfp_load32(ring.closing):
+            return CLOSED
+        if sleep_from == 0:
+            sleep_from = now + ring.spin
+        if now < sleep_from:
+            continue
+        armed = ring.channel.ops.arm(ring.channel)
+        if ring.count > ring.unsent and ring.slot[ring.tail].mode == RFP_MODE_FETCH and not ring.slot[ring.tail].told:
+            tell(ring)
+        # WAIT before the look, here as at the server publishing before looking for WAIT: one of the two sees the other.
+        rfp_fence_full()
+        found = look_again(ring)
+        if found != NOT_YET or rfp_load32(ring.closing):
+            ring.channel.ops.disarm(ring.channel)
+            return found if found != NOT_YET else CLOSED
+        if not ring.slot[ring.tail].told and ring.slot[ring.tail].mode == RFP_MODE_FETCH:
+            ring.channel.ops.disarm(ring.channel)
+            continue
+        step = STEP
+        if deadline and deadline - now < step:
+            step = deadline - now
+        ring.slept += 1
+        woken = ring.channel.ops.sleep(ring.channel, armed, step)
+        if not woken and not ring.pair.ops.alive(ring.pair):
+            # It may have answered before it died.
+            found = client_ring_step(ring)
+            ring.lost = ring.lost or found != DONE
+            return found if found == DONE else GONE
+
+
+cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil:
+    """The oldest request's response after DONE: a private copy, whole and checked, payload behind the header."""
+    return <const rfp_response_header *> landing(ring, ring.tail)
+
+
+cdef uint64_t client_ring_tag(client_ring *ring) noexcept nogil:
+    return ring.slot[ring.tail].tag
+
+
+cdef void choose_fetch(client_ring *ring) noexcept nogil:
+    """F for the sizes seen lately: the one with the best sum of I(F) if the result fits, I(F) / 2 if not (RFP, section 3.2)."""
+    cdef uint32_t lines, i
+    cdef uint32_t fitting = 0
+    cdef uint32_t most = ring.slot_size // RFP_LINE
+    cdef float value
+    cdef float best = 0
+    cdef uint32_t choice = 1
+    cdef uint32_t total = 0
+    for i in range(SIZES):
+        total += ring.sizes[i]
+    for lines in range(1, min(<uint32_t> SIZES, most + 1)):
+        fitting += ring.sizes[lines]
+        value = ring.rate[lines] * (fitting + (total - fitting) * <float> 0.5)
+        if value > best:
+            best = value
+            choice = lines
+    ring.fetch = choice * RFP_LINE
+    # Older sizes fade, so that F follows a change of the load within some thousand responses.
+    for i in range(SIZES):
+        ring.sizes[i] >>= 1
+    ring.sized = 0
+
+
+cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_header *header) noexcept nogil:
+    """The hybrid switch (RFP, section 3.2): two completions in a row with more than R failed fetches go to reply; a shorter
+    processing time goes back.  A failed fetch counts once a round trip, however often a fast fabric lets us look."""
+    if slot.mode == RFP_MODE_FETCH:
+        if slot.looks <= ring.retries * ring.looks_per_trip:
+            ring.slow = 0
+            return
+        ring.slow += 1
+        if ring.slow >= 2 and ring.mode == RFP_MODE_FETCH:
+            ring.mode = RFP_MODE_REPLY
+            ring.switches += 1
+            ring.slow_time = header.time
+            ring.fast = 0
+    elif ring.mode == RFP_MODE_REPLY:
+        if header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
+            ring.fast += STAY // 2              # the server became quicker: two such are enough
+        else:
+            ring.fast += 1                      # it was never slow, the waiting had another cause: try again after a while
+        if ring.fast >= STAY and (header.time < ring.slow_time or ring.slow_time <= 1):
+            ring.mode = RFP_MODE_FETCH
+            ring.switches += 1
+            ring.slow = 0
+
+
+cdef void client_ring_pop(client_ring *ring) noexcept nogil:
+    """Frees the oldest request's slot; what client_ring_response returned is void from here on."""
+    cdef const rfp_response_header *header = client_ring_response(ring)
+    cdef client_slot *slot = &ring.slot[ring.tail]
+    cdef uint32_t lines = (RFP_RESPONSE_HEADER + header.length + RFP_LINE - 1) // RFP_LINE
+    if ring.paradigm == AUTO:
+        choose_mode(ring, slot, header)
+        if not ring.fixed_fetch:
+            ring.sizes[min(lines, <uint32_t> SIZES - 1)] += 1
+            ring.sized += 1
+            if ring.sized >= RETUNE:
+                choose_fetch(ring)
+    ring.tail += 1
+    if ring.tail == ring.slots:
+        ring.tail = 0
+    ring.count -= 1
+
+
+cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
+    """Nobody waits any more for any request in this ring.  The slots stay taken until the responses have come."""
+    cdef uint32_t index = ring.tail
+    cdef uint32_t i
+    for i in range(ring.count):
+        ring.slot[index].abandoned = True
+        index += 1
+        if index == ring.slots:
+            index = 0
+
+
+cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
+    """Gives a pin back with one of the next requests.  One that finds no room ends with its lease."""
+    if pin and ring.releases < MOST_SLOTS:
+        ring.release[ring.releases] = pin
+        ring.releases += 1
+
+
+cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
+                              remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil:
+    """One READ or WRITE beside the ring's own; returns when nothing can touch the local memory any more."""
+    cdef work_request work
+    cdef uint32_t looks = 0
+    work.id = BESIDE
+    work.opcode = opcode
+    work.flags = SIGNALED
+    work.length = length
+    work.local = local
+    work.local_offset = local_offset
+    work.remote = remote
+    work.remote_offset = remote_offset
+    if opcode == READ:
+        ring.reads += 1
+    else:
+        ring.writes += 1
+    if not post(ring, &work, 1):
+        return GONE
+    while not collect(ring, BESIDE):
+        looks += 1
+        rfp_pause()
+        # A completion is owed for everything posted, also by a dead peer; only asking makes a provider notice the death.
+        if looks % 1024 == 0 and not ring.pair.ops.alive(ring.pair):
+            ring.lost = True
+            if collect(ring, BESIDE):
+                break
+            return GONE
+    if ring.lost:
+        return GONE
+    if deadline and rfp_now() > deadline:
+        return TIMED_OUT
+    return DONE
+
+
+cdef class ClientRing:
+    """The client's end of one thread's ring to one worker.
+
+    requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
+    may write, with the offset of this ring's reply slots; scratch: own region of at least (2 * slots) * slot_size + 64 bytes.
+    """
+
+    def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
+                  uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
+                  uint64_t reply_offset, Region scratch not None, uint32_t slots, uint32_t slot_size, bint checked):
+        cdef uint64_t length = <uint64_t> slots * slot_size
+        cdef uint32_t i
+        if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
+            raise InvalidArgument(f"a ring of {slots} slots of {slot_size} bytes cannot be",
+                                  hint=f"1 to {MOST_SLOTS} slots, of a multiple of {RFP_LINE} bytes")
+        for name, size, offset, needed in (("request", requests.c.length, request_offset, length),
+                                           ("response", responses.c.length, response_offset, length),
+                                           ("reply", reply.c.length, reply_offset, length),
+                                           ("scratch", scratch.c.length, 0, 2 * length + RFP_LINE)):
+            if offset % RFP_LINE or offset > size or needed > size - offset:
+                raise InvalidArgument(f"the ring's {name} slots, {needed} bytes at {offset}, do not fit into {size} bytes")
+        self.pair = pair
+        self.channel = channel
+        self.requests = requests
+        self.responses = responses
+        self.reply = reply
+        self.scratch = scratch
+        memset(&self.c, 0, sizeof(self.c))
+        self.c.pair = &pair.c
+        self.c.channel = &channel.c
+        self.c.requests = &requests.c
+        self.c.request_offset = request_offset
+        self.c.responses = &responses.c
+        self.c.response_offset = response_offset
+        self.c.reply = &reply.c
+        self.c.reply_offset = reply_offset
+        self.c.scratch = &scratch.c
+        self.c.slots = slots
+        self.c.slot_size = slot_size
+        self.c.checked = checked or not pair.c.reads_ordered
+        # Where a READ completes at once, looking beyond the oldest request only costs time.
+        self.c.lookahead = 1 if pair.c.reads_ordered and pair.c.max_inline else max(1, min(pair.c.max_outstanding_reads, slots))
+        self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
+        self.c.closing = &not_closing
+        self.c.sequence = 1
+        self.c.mode = RFP_MODE_FETCH
+        self.c.fetch = min(<uint32_t> 256, slot_size)
+        self.c.retries = 5
+        self.c.looks_per_trip = 16
+        for i in range(SIZES):
+            self.c.rate[i] = 1.0 / (1.0 + 0.05 * i)
+
+    @property
+    def counters(self):
+        """What has passed through this ring, by name."""
+        return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes, "rests": self.c.rests,
+                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "fetch": self.c.fetch,
+                "mode": "reply" if self.c.mode == RFP_MODE_REPLY else "fetch"}
+
+
+cdef uint32_t not_closing = 0

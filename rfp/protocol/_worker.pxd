@@ -1,0 +1,43 @@
+# A worker: the thread that serves rings.  It never needs the GIL (an RPC service's handler may take it).
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp._fabric cimport EventChannel, event_channel
+from rfp.protocol._server_ring cimport server_ring
+from rfp.protocol._service cimport Service, service
+
+cdef enum:
+    GROUP = 16              # requests taken from one ring before they are executed
+    MOST_RINGS = 4096
+
+cdef struct worker:
+    service *service
+    event_channel *channel
+    server_ring *rings[MOST_RINGS]
+    uint32_t count
+    char *copies            # GROUP private copies of requests
+    uint32_t slot_size      # of the largest ring it may serve: the stride of copies
+    uint64_t spin           # ns without work before it sleeps
+    bint sleeps             # False: never (idle="spin")
+    char *beat              # a word in shared memory that it advances, or NULL
+    # orders from the thread that owns the worker
+    int64_t order           # 0 none, 1 add, 2 remove, 3 stop
+    server_ring *subject
+    # counters
+    uint64_t turns
+    uint64_t served
+    uint64_t busy           # ns spent on requests
+    uint64_t sleeps_taken
+    uint64_t wakes          # sleeps that ended by a notification
+
+cdef void worker_run(worker *w) noexcept nogil
+
+
+cdef class Worker:
+    """Owns a worker's thread, its service and the rings it serves."""
+    cdef worker c
+    cdef readonly Service service
+    cdef readonly EventChannel channel
+    cdef readonly list rings
+    cdef object thread
+    cdef object lock
+    cdef void order(self, int64_t what, server_ring *subject)

@@ -1,0 +1,277 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A worker: the thread that serves rings (the contract is in _worker.pxd)."""
+
+import os
+import threading
+
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from rfp._core cimport (rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64, rfp_store64_release, rfp_tick_length, rfp_ticks)
+from rfp.protocol._server_ring cimport (ServerRing, ring_complete, ring_notify, ring_publish, ring_take)
+from rfp.protocol._service cimport request, response
+from rfp.protocol._wire cimport RFP_RESPONSE_HEADER, RFP_TAKE_VALID
+
+from rfp.errors import Closed, InvalidArgument
+
+
+cdef enum:
+    NOTHING = 0
+    ADD = 1
+    REMOVE = 2
+    STOP = 3
+    SLEEP = 100000000      # ns: the longest sleep; orders and notifications end it at once
+    TEND = 1000000         # ns between two tend() of a busy worker
+    PROMPT = 2000          # ns after which a waiting client is not kept for the rest of its group
+    TURNS = 64             # idle turns between two looks at the clock
+
+
+cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
+    """Serves what stands in one ring, at most a group; returns how many."""
+    cdef request taken[GROUP]
+    cdef response answer
+    cdef char *copy
+    cdef char *slot
+    cdef uint32_t n = 0
+    cdef uint32_t i
+    cdef uint32_t published = 0
+    cdef uint32_t silent = 0        # published but not yet looked at for WAIT
+    cdef uint32_t most = min(<uint32_t> GROUP, ring.slots)
+    cdef uint64_t start, now, last, told
+    while n < most and ring_take(ring, n, w.copies + <uint64_t> n * w.slot_size, &taken[n]) == RFP_TAKE_VALID:
+        n += 1
+    if n == 0:
+        if ring.replies:
+            ring_complete(ring)
+        return 0
+    start = last = told = rfp_ticks()
+    if w.service.prepare != NULL:
+        for i in range(n):
+            w.service.prepare(w.service.context, &taken[i], 0)
+        if n > 1:
+            for i in range(n):
+                w.service.prepare(w.service.context, &taken[i], 1)
+    for i in range(n):
+        copy = w.copies + <uint64_t> i * w.slot_size
+        slot = ring.responses + <uint64_t> ring.head * ring.slot_size
+        answer.payload = slot + RFP_RESPONSE_HEADER
+        answer.capacity = ring.slot_size - RFP_RESPONSE_HEADER
+        answer.length = 0
+        answer.status = 0
+        answer.kind = 0
+        answer.heavy = False
+        answer.result = 0
+        w.service.execute(w.service.context, &taken[i], &answer)
+        now = rfp_ticks()
+        ring_publish(ring, copy, answer.length, <uint64_t> (tick * <double> (now - last)), answer.status, answer.kind,
+                     answer.result)
+        last = now
+        published += 1
+        silent += 1
+        if tick * <double> (now - told) > PROMPT:
+            ring_notify(ring, silent)
+            silent = 0
+            told = now
+        if answer.heavy:
+            # What was taken beyond this one stays in the ring and is taken again at the next turn.
+            break
+    if silent:
+        ring_notify(ring, silent)
+    w.served += published
+    w.busy += <uint64_t> (tick * <double> (last - start))
+    return published
+
+
+cdef uint32_t turn(worker *w, double tick) noexcept nogil:
+    """Looks at every ring once; returns how many requests were served."""
+    cdef uint32_t served = 0
+    cdef uint32_t i
+    for i in range(w.count):
+        served += serve(w, w.rings[i], tick)
+    return served
+
+
+cdef bint outstanding(worker *w) noexcept nogil:
+    cdef uint32_t i
+    for i in range(w.count):
+        if w.rings[i].replies and not w.rings[i].broken:
+            return True
+    return False
+
+
+cdef bint obey(worker *w) noexcept nogil:
+    """Carries out an order, if there is one; returns False when it is to stop."""
+    cdef int64_t what = <int64_t> rfp_load64_acquire(&w.order)
+    cdef uint32_t i
+    if what == NOTHING:
+        return True
+    if what == ADD:
+        w.service.opened(w.service.context, &w.subject.session)
+        w.rings[w.count] = w.subject
+        w.count += 1
+    elif what == REMOVE:
+        for i in range(w.count):
+            if w.rings[i] == w.subject:
+                w.count -= 1
+                w.rings[i] = w.rings[w.count]
+                w.service.closed(w.service.context, &w.subject.session)
+                break
+    rfp_store64_release(&w.order, NOTHING)
+    return what != STOP
+
+
+cdef void worker_run(worker *w) noexcept nogil:
+    """The worker's life: serve; when there is nothing to do, spin for a while, then sleep until a client notifies."""
+    cdef uint64_t now = rfp_now()
+    cdef uint64_t ticks = rfp_ticks()
+    cdef double tick = 0.4
+    cdef uint64_t calibrated = now
+    cdef uint64_t start = now
+    cdef uint64_t tended = 0
+    cdef uint64_t idle_since = 0
+    cdef uint32_t idle = 0
+    cdef uint32_t armed
+    cdef bint more = False
+    while obey(w):
+        w.turns += 1
+        if turn(w, tick):
+            idle = 0
+            idle_since = 0
+            # The clock is read once in 16 turns with work: tend() promises the service a clock that is at most 1 ms old.
+            if w.turns & 15:
+                continue
+            now = rfp_now()
+        else:
+            rfp_pause()
+            idle += 1
+            if idle % TURNS and (w.spin or not w.sleeps):
+                continue
+            now = rfp_now()
+            if idle_since == 0:
+                idle_since = now
+        if now - tended > TEND or more:
+            if now - calibrated > TEND:
+                # The longer the way back to the start, the better this is; so it is done again now and then.
+                tick = rfp_tick_length(start, ticks)
+                calibrated = now
+            more = w.service.tend != NULL and w.service.tend(w.service.context, now)
+            tended = now
+            if w.beat != NULL:
+                rfp_store64(w.beat, now)
+        if idle == 0 or more or not w.sleeps or now - idle_since < w.spin or outstanding(w):
+            continue
+        armed = w.channel.ops.arm(w.channel)
+        # Whoever wrote before it could see the armed word is found now; whoever writes later sees it.
+        if rfp_load64_acquire(&w.order) != NOTHING or turn(w, tick):
+            w.channel.ops.disarm(w.channel)
+            idle = 0
+            idle_since = 0
+            continue
+        w.sleeps_taken += 1
+        w.wakes += w.channel.ops.sleep(w.channel, armed, SLEEP)
+        now = rfp_now()
+        more = w.service.tend != NULL and w.service.tend(w.service.context, now)
+        tended = now
+        if w.beat != NULL:
+            rfp_store64(w.beat, now)
+        idle = 0
+        # One look after a time-out is enough: the next sleep follows at once.
+        idle_since = now - w.spin
+    # The sessions of rings that nobody removed end with the worker.
+    while w.count:
+        w.count -= 1
+        w.service.closed(w.service.context, &w.rings[w.count].session)
+    rfp_store64_release(&w.order, NOTHING)
+
+
+cdef class Worker:
+    """Serves rings with a service, in a thread of its own that never waits for Python.
+
+    service: what executes the requests; channel: what it sleeps on; idle: "adaptive" (spin 20 us, then sleep until notified)
+    or "spin" (never sleep); slot_size: of the rings that it will serve.
+    """
+
+    def __cinit__(self, Service service not None, EventChannel channel not None, *, str idle="adaptive",
+                  uint32_t slot_size=2112):
+        memset(&self.c, 0, sizeof(self.c))
+        if idle not in ("adaptive", "spin"):
+            raise InvalidArgument(f"idle={idle!r} is not a way to idle", hint="adaptive or spin")
+        self.service = service
+        self.channel = channel
+        self.rings = []
+        self.lock = threading.Lock()
+        self.c.service = &service.c
+        self.c.channel = &channel.c
+        self.c.slot_size = slot_size
+        self.c.sleeps = idle == "adaptive"
+        # Spinning beside the only client on the only processor would keep the client from running.
+        self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
+        self.c.copies = <char *> calloc(GROUP, slot_size)
+        if self.c.copies == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.c.copies)
+
+    def start(self, *, cpu=None):
+        """Starts the thread; cpu: the processor to stay on, or None."""
+        with self.lock:
+            if self.thread is None:
+                self.thread = threading.Thread(target=self._run, args=(cpu,), name="rfp-worker", daemon=True)
+                self.thread.start()
+
+    def _run(self, cpu):
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
+        with nogil:
+            worker_run(&self.c)
+
+    cdef void order(self, int64_t what, server_ring *subject):
+        """Gives an order and waits until it was carried out; the lock is held."""
+        self.c.subject = subject
+        rfp_store64_release(&self.c.order, what)
+        with nogil:
+            # The worker looks at the end of each turn, so this is short.  It needs no deadline: the worker waits for nobody.
+            while rfp_load64_acquire(&self.c.order) != NOTHING:
+                self.c.channel.ops.wake(self.c.channel)
+                rfp_pause()
+
+    def add(self, ServerRing ring not None):
+        """Begins to serve this ring."""
+        with self.lock:
+            if self.thread is None:
+                raise Closed("the worker does not run")
+            if ring.c.slot_size > self.c.slot_size:
+                raise InvalidArgument(f"slots of {ring.c.slot_size} bytes: this worker takes {self.c.slot_size}")
+            if len(self.rings) >= MOST_RINGS:
+                raise InvalidArgument(f"this worker serves {MOST_RINGS} rings already", hint="close clients, or add workers")
+            self.order(ADD, &ring.c)
+            self.rings.append(ring)
+
+    def remove(self, ServerRing ring not None):
+        """Ends serving this ring; when it returns, the worker touches nothing of it any more."""
+        with self.lock:
+            if ring in self.rings:
+                if self.thread is not None:
+                    self.order(REMOVE, &ring.c)
+                self.rings.remove(ring)
+
+    def stop(self):
+        """Ends the thread and all sessions. Safe to call again."""
+        with self.lock:
+            if self.thread is None:
+                return
+            self.order(STOP, NULL)
+            self.thread.join()
+            self.thread = None
+            self.rings.clear()
+
+    @property
+    def running(self):
+        return self.thread is not None
+
+    @property
+    def counters(self):
+        """turns, requests served, seconds busy, sleeps and wakes so far, by name."""
+        return {"turns": self.c.turns, "served": self.c.served, "busy": self.c.busy / 1e9,
+                "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "rings": len(self.rings)}
