@@ -8,22 +8,22 @@
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-cdef enum:                     # rights that a region gives to peers
+cpdef enum:                    # rights that a region gives to peers
     REMOTE_READ = 1
     REMOTE_WRITE = 2
     REMOTE_ATOMIC = 4
 
-cdef enum:                     # opcodes of a work request
+cpdef enum:                    # opcodes of a work request
     READ = 1
     WRITE = 2
     WRITE_NOTIFY = 3           # WRITE, then wake whoever sleeps on the peer's event channel
     COMPARE_SWAP = 4           # the old value lands in local memory
     FETCH_ADD = 5
 
-cdef enum:                     # flags of a work request
+cpdef enum:                    # flags of a work request
     SIGNALED = 1               # give a completion also on success (errors always give one)
 
-cdef enum:                     # statuses of a completion
+cpdef enum:                    # statuses of a completion
     SUCCESS = 0
     BOUNDS = 1                 # local or remote range outside its region
     RIGHTS = 2                 # the region does not grant this
@@ -79,7 +79,7 @@ cdef struct provider:          # the operations; every one noexcept nogil
     # Wakes the sleeper of this channel from another thread of this process.
     void (*wake)(event_channel *channel) noexcept nogil
 
-cdef struct queue_pair:        # one end of a connection
+cdef struct queue_pair:        # one end of a connection; what stands here holds from connect() on
     const provider *ops
     bint reads_ordered         # one READ sees the peer's release order: its first word last
     uint32_t max_outstanding_reads
@@ -89,7 +89,7 @@ cdef struct queue_pair:        # one end of a connection
 
 cdef struct event_channel:
     const provider *ops
-    uint32_t *word             # shm: the sleeping word, in the sleeper's own memory
+    uint32_t *word             # shm: the sleeping word, in memory of the sleeper's that peers may write
     void *state
 
 
@@ -128,7 +128,8 @@ cdef class Fabric:
     cpdef Region register(self, uint64_t length, uint32_t rights)
     # a peer's region from its descriptor and, on shm, the file descriptor that came with it (always taken over, also on error)
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=*)
-    # sleeps on the 32-bit word at offset of one of our own regions that peers may read (verbs: a completion channel)
+    # sleeps on the word that begins the 64-byte line at offset, in one of our own regions that peers may write: the line belongs
+    # to the channel (verbs: a completion channel)
     cpdef EventChannel event_channel(self, Region region, uint64_t offset)
     # pidfd and control: what alive() watches (-1: nothing); both stay the caller's, who keeps them open as long as the pair
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control)

@@ -85,6 +85,10 @@ class InvalidArgument(CallerError, ValueError):
     """An argument is out of its range."""
 
 
+class WrongType(CallerError, TypeError):
+    """An argument is of a type that cannot be taken."""
+
+
 class InvalidAddress(InvalidArgument):
     """An address does not follow `shm://PATH` or `rdma://HOST:PORT`, or has options that it should not."""
 
@@ -122,3 +126,7 @@ class DeadlineExceeded(RfpError, TimeoutError):
 
 class FabricError(RfpError, OSError):
     """The operating system or the device refused something that the fabric needs."""
+
+
+class AddressInUse(FabricError):
+    """Another server has this address."""

@@ -14,6 +14,7 @@ cdef extern from "rfp/protocol/wire.h" nogil:
         RFP_KIND_INLINE
         RFP_KIND_REFERENCE
         RFP_OPCODE_CALL
+        RFP_OPCODE_PING
         RFP_OPCODE_SERVICE
         RFP_REQUEST_HEADER
         RFP_RESPONSE_HEADER

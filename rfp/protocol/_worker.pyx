@@ -10,7 +10,7 @@ from libc.string cimport memset
 from rfp._core cimport (rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64, rfp_store64_release, rfp_tick_length, rfp_ticks)
 from rfp.protocol._server_ring cimport (ServerRing, ring_complete, ring_notify, ring_publish, ring_take)
 from rfp.protocol._service cimport request, response
-from rfp.protocol._wire cimport RFP_RESPONSE_HEADER, RFP_TAKE_VALID
+from rfp.protocol._wire cimport RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
 
 from rfp.errors import Closed, InvalidArgument
 
@@ -61,7 +61,8 @@ cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
         answer.kind = 0
         answer.heavy = False
         answer.result = 0
-        w.service.execute(w.service.context, &taken[i], &answer)
+        if taken[i].opcode != RFP_OPCODE_PING:
+            w.service.execute(w.service.context, &taken[i], &answer)
         now = rfp_ticks()
         ring_publish(ring, copy, answer.length, <uint64_t> (tick * <double> (now - last)), answer.status, answer.kind,
                      answer.result)

@@ -31,6 +31,7 @@
 #define RFP_KIND_REFERENCE 1 /* an rfp_reference follows: the client READs the result from there */
 
 #define RFP_OPCODE_CALL 1   /* an opaque call of the RPC layer */
+#define RFP_OPCODE_PING 2   /* answered by the worker itself, with nothing */
 #define RFP_OPCODE_SERVICE 16 /* services number theirs from here */
 
 /* The client WRITEs the whole, header and payload.  The CRC is what makes the slot valid: no order of arrival is assumed. */

@@ -1,0 +1,29 @@
+# The store's client.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from rfp.protocol._caller cimport Caller
+from rfp.protocol._channel cimport Channel, channel
+from rfp.protocol._client_ring cimport client_ring
+
+cdef struct answer:                 # of a request whose result is a status and a number or two
+    uint8_t status
+    uint64_t result
+    uint64_t number                 # the first eight bytes of the payload, if there are so many
+
+cdef class Client(Caller):
+    """The store, as one process's threads see it."""
+    cdef readonly uint64_t seed
+    cdef readonly str mode
+    cdef object fetch
+    cdef object retries
+    cdef bint bypass                # GETs walk the server's index
+
+    cdef uint32_t worker_of(self, channel *c, bytes key) noexcept
+    cdef object find(self, object key, object buffer, bint with_version, object timeout)
+    cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1
+    cdef uint64_t change(self, uint8_t opcode, bytes key, bint has_number, uint64_t number, bint repeatable, object timeout,
+                         answer *out) except? 0
+
+cdef bytes as_key(object key)
+cdef object refusal(uint8_t status, uint64_t result, bytes key)
+cdef uint64_t milliseconds(object ttl) except? 0

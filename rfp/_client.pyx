@@ -1,0 +1,499 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The store's client: `rfp.connect()` returns one."""
+
+from collections import namedtuple
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from rfp._batch cimport delete_many, get_many, put_many
+from rfp._core cimport rfp_hash, rfp_now
+from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker
+from rfp._large cimport fetch_reference, upload
+from rfp.protocol._caller cimport FULL, Caller
+from rfp.protocol._channel cimport Channel, channel
+from rfp.protocol._client_ring cimport (AUTO, DONE, FETCH, GONE, REPLY, TIMED_OUT, ClientRing, client_ring,
+                                        client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response)
+from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_PING, RFP_REFERENCE,
+                                 RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header)
+from rfp.store._messages cimport (KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_IF_ABSENT,
+                                  KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
+                                  KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH,
+                                  KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH, kv_number)
+
+from rfp.errors import (AlreadyExists, ConnectionFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused,
+                        TooLarge, VersionMismatch, WrongType)
+
+Item = namedtuple("Item", ["value", "version"])
+Item.__doc__ = "A value and the version that its put returned."
+
+COUNTERS = ("gets", "hits", "misses", "puts", "deletes", "incrs", "touches", "evictions", "expirations", "refused", "records",
+            "bytes_used", "bytes_total", "index_bytes", "pins", "uploads", "bytes_reserved", "value_bytes")
+assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
+
+
+cdef bytes as_key(key):
+    """The key as bytes; raises what is wrong with it."""
+    if type(key) is not bytes:
+        if isinstance(key, str):
+            raise WrongType(f"keys are bytes, and {key!r} is a str", hint="key.encode()")
+        try:
+            key = bytes(memoryview(key))
+        except TypeError:
+            raise WrongType(f"keys are bytes, not {type(key).__name__}") from None
+    if not 1 <= len(key) <= KV_MAX_KEY:
+        raise InvalidArgument(f"a key of {len(key)} bytes", hint=f"1 to {KV_MAX_KEY}")
+    return key
+
+
+cdef object refusal(uint8_t status, uint64_t result, bytes key):
+    """The exception for a status of the server's."""
+    name = key if len(key) <= 40 else key[:37] + b"..."
+    if status == KV_EXISTS_ALREADY:
+        return AlreadyExists(f"{name!r} has a value already, version {result}", version=result)
+    if status == KV_VERSION_MISMATCH:
+        if result == 0:
+            return VersionMismatch(f"{name!r} has no value", version=None)
+        return VersionMismatch(f"{name!r} has version {result} now", version=result,
+                               hint="read it again and decide again")
+    if status == KV_OUT_OF_MEMORY:
+        return OutOfMemory(f"the server has no room for {name!r}", hint="give it more memory=, or let it evict")
+    if status == KV_TOO_LARGE:
+        return TooLarge(f"the value of {name!r} is larger than the server takes",
+                        hint="a value must fit into one worker's share of memory=, and be at most 256 MiB")
+    if status == KV_NOT_A_NUMBER:
+        return NotANumber(f"the value of {name!r} is not a decimal 64-bit integer")
+    if status == KV_OVERFLOW:
+        return NotANumber(f"the sum at {name!r} goes beyond 64 bits")
+    if status == KV_QUOTA:
+        return QuotaExceeded("this client holds as many large values as one client may",
+                             hint="fewer at a time, or a larger quota= at the server")
+    if status == KV_UNKNOWN_UPLOAD:
+        return ServerRefused(f"the server gave up receiving the value of {name!r}: its pieces came too slowly")
+    return ServerRefused(f"the server refused the request for {name!r} with status {status}",
+                         hint="is it of another version?")
+
+
+cdef uint64_t milliseconds(ttl) except? 0:
+    """A time to live (seconds, None for none) as it travels: whole milliseconds, 0 for none."""
+    cdef double seconds
+    if ttl is None:
+        return 0
+    seconds = ttl
+    if not 0 < seconds < 1e9:
+        raise InvalidArgument(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever")
+    return max(<uint64_t> 1, <uint64_t> (seconds * 1000))
+
+
+cdef class Client(Caller):
+    """The store of a server, over one connection that all threads of this process may use.
+
+    Keys are 1 to 1024 bytes, values 0 bytes to 256 MiB.  Every call takes `timeout=` in seconds (the handle's by default) and
+    raises DeadlineExceeded when it has passed; see docs/errors.md for what else can go wrong.  Costs are given in
+    round trips of the network for values that fit into a slot (about 2 KiB).
+
+    >>> import rfp
+    >>> with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
+    ...     version = kv.put(b"k", b"v")
+    ...     kv.get(b"k")
+    b'v'
+    """
+
+    def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None):
+        super().__init__(open_link, timeout=timeout, reconnect=reconnect)
+        self.seed = self.link.seed
+        self.mode = mode
+        self.bypass = mode == "bypass"
+        self.fetch = fetch
+        self.retries = retries
+
+    cdef uint32_t worker_of(self, channel *c, bytes key) noexcept:
+        if c.count == 1:
+            return 0
+        return kv_worker(rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed), c.count)
+
+    def prepare(self, Channel owner not None):
+        """Sets up a new channel the way this handle was asked to work."""
+        cdef client_ring *ring
+        cdef uint32_t i
+        for i in range(owner.c.count):
+            ring = owner.c.rings[i]
+            ring.paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY, "bypass": AUTO}[self.mode]
+            ring.mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
+            if self.retries is not None:
+                ring.retries = self.retries
+            if self.fetch is not None:
+                ring.fetch = min(<uint32_t> self.fetch, ring.slot_size)
+                ring.fixed_fetch = True
+
+    def get(self, key, *, timeout=None):
+        """The value of a key, or None.  One WRITE and one READ: 2 round trips (RFP, section 3.1).
+
+        >>> kv.get(b"nobody") is None
+        True
+        """
+        return self.find(key, None, False, timeout)
+
+    def item(self, key, *, timeout=None):
+        """The value of a key with its version, as Item(value, version), or None.  2 round trips.
+
+        >>> version = kv.put(b"k", b"v")
+        >>> kv.item(b"k") == (b"v", version)
+        True
+        """
+        return self.find(key, None, True, timeout)
+
+    def get_into(self, key, buffer, *, timeout=None):
+        """Fetches the value into a writable buffer; returns its length in bytes, or None if the key has no value.
+
+        Large values arrive without a copy in between.  Raises InvalidArgument if the buffer is too short; what it then holds is
+        undefined.  2 round trips; 3 for a value that does not fit into a slot.
+
+        >>> kv.put(b"k", b"value") > 0
+        True
+        >>> buffer = bytearray(10)
+        >>> kv.get_into(b"k", buffer), bytes(buffer[:5])
+        (5, b'value')
+        """
+        return self.find(key, buffer, False, timeout)
+
+    cdef object find(self, object key, object buffer, bint with_version, object timeout):
+        """The three kinds of GET: into a bytes object, the same with its version, into the caller's buffer."""
+        cdef uint64_t deadline = self.deadline(timeout)
+        cdef Py_buffer view
+        if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
+            key = as_key(key)
+        if buffer is None:
+            return self.find_in(key, NULL, with_version, deadline)
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            return self.find_in(key, &view, with_version, deadline)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef object find_in(self, bytes key, Py_buffer *view, bint with_version, uint64_t deadline):
+        cdef Channel owner
+        cdef client_ring *ring
+        cdef const rfp_response_header *header
+        cdef rfp_reference reference
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
+        cdef uint32_t worker
+        cdef uint64_t started, version
+        cdef int found
+        cdef bint taken
+        while True:
+            owner = self.enter(deadline)
+            try:
+                worker = self.worker_of(&owner.c, key)
+                ring = owner.c.rings[worker]
+                if self.bypass:
+                    value = walk(owner, worker, key, view, with_version, self.seed, deadline)
+                    if value is not None:
+                        return value
+                started = rfp_now()
+                with nogil:
+                    taken = kv_submit(ring, KV_GET, text, length, 0)
+                    client_ring_flush(ring)
+                found = self.wait(owner, ring, deadline) if taken else GONE if ring.lost else FULL
+                if found == DONE:
+                    header = client_ring_response(ring)
+                    try:
+                        version = header.result
+                        if header.status == KV_NOT_FOUND:
+                            return None
+                        if header.status != KV_OK:
+                            raise refusal(header.status, header.result, key)
+                        if header.kind != RFP_KIND_REFERENCE:
+                            value = deliver(<const char *> header + RFP_RESPONSE_HEADER, header.length, view)
+                            return Item(value, version) if with_version else value
+                        memset(&reference, 0, sizeof(reference))
+                        if header.length == RFP_REFERENCE:
+                            memcpy(&reference, <const char *> header + RFP_RESPONSE_HEADER, RFP_REFERENCE)
+                    finally:
+                        client_ring_pop(ring)
+                    value = fetch_reference(owner, worker, &reference, started, deadline, view, &found)
+                    if found == DONE:
+                        return Item(value, version) if with_version else value
+                elif found == TIMED_OUT:
+                    client_ring_abandon(ring)
+            finally:
+                self.leave(owner)
+            self.again(found, deadline, True)
+
+    cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1:
+        """Sends what was submitted last and takes its answer; returns what client_ring_wait found, or FULL."""
+        cdef const rfp_response_header *header
+        cdef int found
+        if not taken:
+            return GONE if ring.lost else FULL
+        with nogil:
+            client_ring_flush(ring)
+        found = self.wait(owner, ring, deadline)
+        if found == DONE:
+            header = client_ring_response(ring)
+            out.status = header.status
+            out.result = header.result
+            out.number = 0
+            if header.length >= 8:
+                memcpy(&out.number, <const char *> header + RFP_RESPONSE_HEADER, 8)
+            client_ring_pop(ring)
+        elif found == TIMED_OUT:
+            client_ring_abandon(ring)
+        return found
+
+    cdef uint64_t change(self, uint8_t opcode, bytes key, bint has_number, uint64_t number, bint repeatable, object timeout,
+                         answer *out) except? 0:
+        """A request that is a key and perhaps a number; returns the result."""
+        cdef uint64_t deadline = self.deadline(timeout)
+        cdef Channel owner
+        cdef client_ring *ring
+        cdef int found
+        cdef bint taken
+        while True:
+            owner = self.enter(deadline)
+            try:
+                ring = owner.c.rings[self.worker_of(&owner.c, key)]
+                if has_number:
+                    taken = kv_submit_number(ring, opcode, number, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), 0)
+                else:
+                    taken = kv_submit(ring, opcode, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), 0)
+                found = self.ask(owner, ring, taken, deadline, out)
+            finally:
+                self.leave(owner)
+            if found == DONE:
+                return out.result
+            self.again(found, deadline, repeatable or not taken)
+
+    def put(self, key, value, *, ttl=None, bint if_absent=False, if_version=None, timeout=None):
+        """Stores a value (any contiguous buffer) under a key; returns its version, an int that only ever grows.
+
+        ttl: seconds until it expires; if_absent: only if the key has no value, else AlreadyExists; if_version: only over the value
+        with this version, else VersionMismatch.  2 round trips; a value that does not fit into a slot costs one WRITE and
+        one request for each 128 KiB, and becomes visible as a whole.
+
+        >>> first = kv.put(b"k", b"v")
+        >>> kv.put(b"k", b"w", if_version=first) > first
+        True
+        """
+        cdef uint64_t deadline = self.deadline(timeout)
+        cdef uint64_t ttl_ms = milliseconds(ttl)
+        cdef uint64_t version = 0
+        cdef uint32_t flags = 0
+        cdef uint32_t key_length
+        cdef Channel owner
+        cdef client_ring *ring
+        cdef answer out
+        cdef Py_buffer view
+        cdef int found
+        cdef bint taken = False
+        if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
+            key = as_key(key)
+        if if_absent:
+            if if_version is not None:
+                raise InvalidArgument("if_absent and if_version exclude each other")
+            flags = KV_IF_ABSENT
+        elif if_version is not None:
+            flags = KV_IF_VERSION
+            version = if_version
+        if isinstance(value, str):
+            raise WrongType(f"values are bytes or buffers, and this is a str of {len(value)} characters", hint="value.encode()")
+        key_length = <uint32_t> PyBytes_GET_SIZE(key)
+        PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
+        try:
+            if view.len > KV_MAX_VALUE:
+                raise TooLarge(f"a value of {view.len} bytes", hint="at most 256 MiB: cut it into several")
+            while True:
+                owner = self.enter(deadline)
+                try:
+                    ring = owner.c.rings[self.worker_of(&owner.c, key)]
+                    if view.len <= kv_inline_limit(ring, key_length):
+                        taken = kv_submit_put(ring, KV_PUT, flags, PyBytes_AS_STRING(key), key_length, <const char *> view.buf,
+                                              <uint32_t> view.len, ttl_ms, version, 0)
+                        found = self.ask(owner, ring, taken, deadline, &out)
+                    else:
+                        found = upload(self, owner, ring, key, &view, ttl_ms, flags, version, deadline, &out, &taken)
+                finally:
+                    self.leave(owner)
+                if found == DONE:
+                    if out.status == KV_OK:
+                        return out.result
+                    raise refusal(out.status, out.result, key)
+                self.again(found, deadline, not taken)
+        finally:
+            PyBuffer_Release(&view)
+
+    def delete(self, key, *, timeout=None):
+        """Deletes a key; returns whether it had a value.  2 round trips.
+
+        >>> kv.delete(b"nobody")
+        False
+        """
+        cdef answer out
+        key = as_key(key)
+        self.change(KV_DELETE, key, False, 0, False, timeout, &out)
+        return yes_or_no(&out, key)
+
+    def exists(self, key, *, timeout=None):
+        """Whether a key has a value, without fetching it; `key in kv` is the same.  2 round trips.
+
+        >>> b"nobody" in kv
+        False
+        """
+        cdef answer out
+        key = as_key(key)
+        self.change(KV_EXISTS, key, False, 0, True, timeout, &out)
+        return yes_or_no(&out, key)
+
+    def __contains__(self, key):
+        return self.exists(key)
+
+    def incr(self, key, amount=1, *, timeout=None):
+        """Adds to a value that is a decimal 64-bit integer; returns the sum.  A missing key starts at 0.  2 round trips.
+
+        Raises NotANumber if the value is anything else, or the sum goes beyond 64 bits; the value then stays as it was.
+
+        >>> kv.incr(b"visits"), kv.incr(b"visits", 10), kv.get(b"visits")
+        (1, 11, b'11')
+        """
+        cdef answer out
+        cdef int64_t delta
+        key = as_key(key)
+        try:
+            delta = amount
+        except OverflowError:
+            raise InvalidArgument(f"amount={amount!r} goes beyond 64 bits") from None
+        self.change(KV_INCR, key, True, <uint64_t> delta, False, timeout, &out)
+        if out.status != KV_OK:
+            raise refusal(out.status, out.result, key)
+        return <int64_t> out.number
+
+    def touch(self, key, ttl=None, *, timeout=None):
+        """Gives a value a new time to live (seconds from now; None for ever); returns whether there is one.  2 round trips.
+
+        >>> kv.touch(b"nobody", ttl=5)
+        False
+        """
+        cdef answer out
+        key = as_key(key)
+        self.change(KV_TOUCH, key, True, milliseconds(ttl), True, timeout, &out)
+        return yes_or_no(&out, key)
+
+    def get_many(self, keys, *, timeout=None):
+        """The values of many keys, as a list in their order with None for those that have none.
+
+        Not atomic.  Keys of one worker share requests: about 2 round trips for each 16 of them, overlapping.
+
+        >>> kv.put(b"a", b"1") > 0
+        True
+        >>> kv.get_many([b"a", b"nobody"])
+        [b'1', None]
+        """
+        return get_many(self, keys, self.deadline(timeout))
+
+    def put_many(self, items, *, ttl=None, timeout=None):
+        """Stores many values (a mapping, or pairs); returns a list with, for each, its version or the error that it met.
+
+        Not atomic.  About 2 round trips for each 16 values, overlapping.  Raises OutcomeUnknown if the connection is lost.
+
+        >>> versions = kv.put_many({b"a": b"1", b"b": b"2"})
+        >>> versions[0] < versions[1]
+        True
+        """
+        return put_many(self, items, milliseconds(ttl), self.deadline(timeout))
+
+    def delete_many(self, keys, *, timeout=None):
+        """Deletes many keys; returns a list of whether each had a value.  Not atomic; costs as get_many.
+
+        >>> kv.delete_many([b"a", b"nobody"])
+        [True, False]
+        """
+        return delete_many(self, keys, self.deadline(timeout))
+
+    def ping(self, *, timeout=None):
+        """The time, in seconds, in which every worker of the server has answered."""
+        cdef uint64_t deadline = self.deadline(timeout)
+        cdef uint64_t started
+        cdef Channel owner
+        cdef answer out
+        cdef uint32_t i
+        cdef int found = DONE
+        while True:
+            owner = self.enter(deadline)
+            try:
+                started = rfp_now()
+                for i in range(owner.c.count):
+                    found = self.ask(owner, owner.c.rings[i], kv_submit(owner.c.rings[i], RFP_OPCODE_PING, b"", 0, 0), deadline,
+                                     &out)
+                    if found != DONE:
+                        break
+            finally:
+                self.leave(owner)
+            if found == DONE:
+                return (rfp_now() - started) / 1e9
+            self.again(found, deadline, True)
+
+    def stats(self, *, timeout=None):
+        """What the server counts, as a dict: the sums over its workers, "partitions" with each one's, and "client" with what
+        this thread's rings count.  2 round trips for each worker."""
+        cdef uint64_t deadline = self.deadline(timeout)
+        cdef Channel owner
+        cdef client_ring *ring
+        cdef const rfp_response_header *header
+        cdef uint64_t value
+        cdef uint32_t i, k
+        cdef int found = DONE
+        while True:
+            partitions = []
+            owner = self.enter(deadline)
+            try:
+                for i in range(owner.c.count):
+                    ring = owner.c.rings[i]
+                    found = GONE if ring.lost else FULL
+                    if kv_submit(ring, KV_STATS, b"", 0, 0):
+                        with nogil:
+                            client_ring_flush(ring)
+                        found = self.wait(owner, ring, deadline)
+                    if found != DONE:
+                        if found == TIMED_OUT:
+                            client_ring_abandon(ring)
+                        break
+                    header = client_ring_response(ring)
+                    counters = {}
+                    # A newer server counts more, an older one less: take what both know.
+                    for k in range(min(header.length // 8, <uint32_t> len(COUNTERS))):
+                        memcpy(&value, <const char *> header + RFP_RESPONSE_HEADER + 8 * k, 8)
+                        counters[COUNTERS[k]] = value
+                    client_ring_pop(ring)
+                    partitions.append(counters)
+                client = owner.counters
+            finally:
+                self.leave(owner)
+            if found == DONE:
+                break
+            self.again(found, deadline, True)
+        total = {name: sum(partition.get(name, 0) for partition in partitions) for name in COUNTERS}
+        return {**total, "partitions": partitions, "client": client}
+
+    def __repr__(self):
+        return f"<rfp.Client of {self.link.address}{' (closed)' if self.is_closed else ''}>"
+
+
+cdef object deliver(const char *data, uint32_t length, Py_buffer *view):
+    """A value that came in a slot: as bytes, or into the caller's buffer (then its length)."""
+    if view == NULL:
+        return PyBytes_FromStringAndSize(data, length)
+    if length > view.len:
+        raise InvalidArgument(f"the value has {length} bytes and the buffer {view.len}", hint="give a larger buffer")
+    memcpy(view.buf, data, length)
+    return length
+
+
+cdef object yes_or_no(answer *out, bytes key):
+    if out.status == KV_OK:
+        return True
+    if out.status == KV_NOT_FOUND:
+        return False
+    raise refusal(out.status, out.result, key)

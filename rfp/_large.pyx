@@ -1,0 +1,161 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Values too large for a slot (the contract is in _large.pxd)."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memset
+
+from rfp._core cimport rfp_crc32c, rfp_now
+from rfp._fabric cimport READ, WRITE, local_region
+from rfp._kv cimport kv_submit_number, kv_submit_piece, kv_submit_put
+from rfp.protocol._caller cimport FULL, RETRY
+from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_flush,
+                                        client_ring_pop, client_ring_release, client_ring_response, client_ring_transfer)
+from rfp.protocol._wire cimport rfp_response_header
+from rfp.store._messages cimport KV_OK, KV_PIECE_CRC, KV_PUT_ABORT, KV_PUT_BEGIN, KV_UNSUPPORTED
+
+from rfp.errors import InvalidArgument
+
+cdef enum:
+    PIECE = 131072            # bytes of an upload that travel with one request
+    READ_PIECE = 16777216     # bytes of one READ: between two the deadline is looked at
+
+
+cdef object fetch_reference(Channel owner, uint32_t worker, rfp_reference *reference, uint64_t started, uint64_t deadline,
+                            Py_buffer *view, int *found):
+    """READs a value from where it stands in the server's arena; found: DONE, or why not (then to be asked for again).
+
+    started: when the request was posted.  The server grants the lease after that, so a READ that ends before started + lease
+    has ended before the memory can be reused; a later one is discarded.
+    """
+    cdef client_ring *ring = owner.c.rings[worker]
+    cdef local_region local
+    cdef uint64_t at = 0
+    cdef uint64_t step
+    cdef uint64_t limit = started + min(reference.lease, owner.c.lease)
+    cdef object value = None
+    if owner.c.arenas[worker] == NULL or reference.offset > owner.c.arenas[worker].length or \
+            reference.length > owner.c.arenas[worker].length - reference.offset:
+        found[0] = MALFORMED
+        return None
+    memset(&local, 0, sizeof(local))
+    local.length = reference.length
+    if view == NULL:
+        value = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> reference.length)
+        local.base = PyBytes_AS_STRING(value)
+    else:
+        if reference.length > <uint64_t> view.len:
+            client_ring_release(ring, reference.pin)
+            raise InvalidArgument(f"the value has {reference.length} bytes and the buffer {view.len}",
+                                  hint="give a larger buffer")
+        value = reference.length
+        local.base = <char *> view.buf
+    found[0] = DONE
+    with nogil:
+        while at < reference.length and found[0] == DONE:
+            step = min(<uint64_t> READ_PIECE, reference.length - at)
+            found[0] = client_ring_transfer(ring, READ, &local, at, owner.c.arenas[worker], reference.offset + at, step,
+                                            deadline)
+            at += step
+        client_ring_release(ring, reference.pin)
+        if found[0] == DONE and rfp_now() > limit:
+            # Too late to be sure: the caller asks again.
+            found[0] = TIMED_OUT if rfp_now() > deadline else RETRY
+    return value
+
+
+cdef int drain(Client client, Channel owner, uint64_t deadline) except -1:
+    """Waits until nothing that was abandoned may still be reading this channel's staging memory."""
+    cdef client_ring *ring
+    cdef uint32_t i
+    cdef int found
+    for i in range(owner.c.count):
+        ring = owner.c.rings[i]
+        while ring.count:
+            ring.slot[ring.tail].abandoned = False
+            found = client.wait(owner, ring, deadline)
+            if found != DONE:
+                client_ring_abandon(ring)
+                return FULL if found == TIMED_OUT else found
+            client_ring_pop(ring)
+    return DONE
+
+
+cdef int upload(Client client, Channel owner, client_ring *ring, bytes key, Py_buffer *view, uint64_t ttl, uint32_t flags,
+                uint64_t version, uint64_t deadline, answer *out, bint *sent) except -1:
+    """Announces a value, streams it through the staging memory, and takes the answer to the last piece.
+
+    The staging memory is used as a ring of pieces: while the server copies one, the next is written.  sent: whether the
+    last piece was posted, so that the value may become visible whatever happens to us.
+    """
+    cdef const rfp_response_header *header
+    cdef local_region local
+    cdef uint64_t staged = owner.c.staging.length // PIECE * PIECE if owner.c.staging != NULL else 0
+    cdef uint64_t length = <uint64_t> view.len
+    cdef uint64_t at = 0          # bytes posted
+    cdef uint64_t place
+    cdef uint32_t size
+    cdef uint32_t crc
+    cdef uint64_t id
+    cdef uint32_t under_way = 0
+    cdef uint32_t most = <uint32_t> (staged // PIECE)
+    cdef int found
+    cdef bint taken
+    sent[0] = False
+    if most == 0:
+        out.status = KV_UNSUPPORTED
+        return DONE
+    most = min(most, ring.slots - 1)
+    found = drain(client, owner, deadline)
+    if found != DONE:
+        return found
+    taken = kv_submit_put(ring, KV_PUT_BEGIN, flags, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), NULL,
+                          <uint32_t> length, ttl, version, 0)
+    found = client.ask(owner, ring, taken, deadline, out)
+    if found != DONE or out.status != KV_OK:
+        return found
+    id = out.result
+    memset(&local, 0, sizeof(local))
+    local.base = <char *> view.buf
+    local.length = length
+    try:
+        while at < length or under_way:
+            if at < length and under_way < most:
+                size = <uint32_t> min(<uint64_t> PIECE, length - at)
+                place = at % staged
+                with nogil:
+                    found = client_ring_transfer(ring, WRITE, &local, at, owner.c.staging, place, size, deadline)
+                    # Where the fabric keeps no order between lines, only a checksum tells that all of the piece has arrived.
+                    crc = rfp_crc32c(0, local.base + at, size) if ring.checked else 0
+                    if found == DONE:
+                        taken = kv_submit_piece(ring, KV_PIECE_CRC if ring.checked else 0, id, at, size, crc, place, 0)
+                        if taken:
+                            at += size
+                            under_way += 1
+                            sent[0] = at == length
+                            client_ring_flush(ring)
+                        else:
+                            found = GONE
+                if found != DONE:
+                    break
+                continue
+            found = client.wait(owner, ring, deadline)
+            if found != DONE:
+                break
+            header = client_ring_response(ring)
+            if out.status == KV_OK:
+                out.status = header.status
+                out.result = header.result
+            client_ring_pop(ring)
+            under_way -= 1
+            if out.status != KV_OK:
+                # What follows is refused as well, for want of the upload: the first answer tells the cause.
+                at = length
+        return found
+    finally:
+        if found != DONE or under_way:
+            client_ring_abandon(ring)
+        if found == TIMED_OUT and not sent[0] and not ring.lost:
+            # The server would find out by itself, later.
+            if kv_submit_number(ring, KV_PUT_ABORT, id, NULL, 0, 0):
+                client_ring_abandon(ring)
+                client_ring_flush(ring)

@@ -1,0 +1,73 @@
+"""How much memory this process may still take, so that too large a region is an error and not the OOM killer's visit."""
+
+from __future__ import annotations
+
+import pathlib
+
+_NO_LIMIT = 1 << 62
+
+
+def available() -> int:
+    """Bytes that can be allocated now, by what the machine and the control group say (an estimate; never negative)."""
+    return max(0, min(_machine(), _group_v2(), _group_v1()))
+
+
+def _fields(path: pathlib.Path) -> dict[str, int]:
+    """`name value` lines of a file under /proc or /sys; empty where it cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.replace(":", " ").split()[:2] for line in lines)
+    return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
+
+
+def _number(path: pathlib.Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
+
+
+def _machine() -> int:
+    meminfo = _fields(pathlib.Path("/proc/meminfo"))
+    return meminfo["MemAvailable"] * 1024 if "MemAvailable" in meminfo else _NO_LIMIT
+
+
+def _group(controller: str) -> str | None:
+    """The path of this process's control group; controller "" means version 2."""
+    try:
+        lines = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return None
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controller in controllers.split(","):
+            return path.strip("/")
+    return None
+
+
+def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, ...]) -> int:
+    """The least room of this process's group and those around it: limit less what cannot be reclaimed."""
+    path = _group(controller)
+    if path is None:
+        return _NO_LIMIT
+    top = pathlib.Path(root)
+    group, room = top / path, _NO_LIMIT
+    while True:
+        limit = _number(group / limit_file)
+        if limit is not None:
+            usage = _fields(group / "memory.stat")
+            room = min(room, limit - sum(usage.get(name, 0) for name in used_fields))
+        if group == top:
+            return room
+        group = group.parent
+
+
+def _group_v2() -> int:
+    return _room("/sys/fs/cgroup", "", "memory.max", ("anon", "shmem", "kernel"))
+
+
+def _group_v1() -> int:
+    return _room("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", ("total_rss", "total_shmem"))

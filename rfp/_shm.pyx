@@ -1,0 +1,612 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The shm provider: processes of one host that share sealed memory.  docs/fabric.md explains it.
+
+What it protects against: bugs and crashes of the same user's processes, not a malicious one.
+"""
+
+import os
+import weakref
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport uintptr_t
+from libc.stdlib cimport calloc, free
+from posix.mman cimport munmap
+from posix.unistd cimport close as close_fd
+
+from rfp import _memory
+from rfp._fabric cimport (
+    BOUNDS, COMPARE_SWAP, FETCH_ADD, FLUSHED, READ, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, RIGHTS, SIGNALED, SUCCESS, WRITE,
+    WRITE_NOTIFY)
+from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
+
+cdef extern from "rfp/core/atomics.h" nogil:
+    enum:
+        RFP_BULK
+    void rfp_copy_bulk(void *to, const void *source, size_t n)
+    void rfp_copy_in(void *to, const void *source, size_t n)
+    void rfp_copy_out(void *to, const void *source, size_t n)
+    uint64_t rfp_load64(const void *p)
+    uint64_t rfp_add64(void *p, uint64_t v)
+    int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
+    void rfp_fence_acquire()
+    void rfp_fence_release()
+
+cdef extern from "rfp/core/bell.h" nogil:
+    struct rfp_bell:
+        pass
+    uint32_t rfp_bell_arm(uint32_t *word)
+    void rfp_bell_disarm(uint32_t *word)
+    int rfp_bell_sleep(uint32_t *word, uint32_t armed, uint64_t ns)
+    void rfp_bell_ring(uint32_t *word)
+
+cdef extern from "rfp/core/descriptor.h" nogil:
+    struct rfp_region_descriptor:
+        uint32_t magic
+        int version
+        int provider
+        uint64_t length
+        uint32_t rights
+        uint32_t key
+        uint32_t reserved
+        uint32_t checksum
+    struct rfp_pair_descriptor:
+        uint32_t magic
+        int version
+        int provider
+        uint64_t bell
+        uint64_t engine
+        uint64_t rtt
+        uint64_t in_gap
+        uint64_t out_gap
+        uint32_t key
+        uint32_t emulated
+        uint32_t reserved
+        uint32_t checksum
+    enum:
+        RFP_REGION_MAGIC
+        RFP_PAIR_MAGIC
+        RFP_DESCRIPTOR_VERSION
+        RFP_PROVIDER_SHM
+        RFP_DESCRIPTOR_GOOD
+    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
+    int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic)
+
+cdef extern from "rfp/core/memfd.h" nogil:
+    int rfp_memfd_create()
+    char *rfp_memfd_map_new(int fd, uint64_t length)
+    char *rfp_memfd_map(int fd, uint64_t length, int writable)
+    int rfp_memfd_check(int fd, uint64_t length, int writable)
+    int rfp_memfd_seal(int fd, int writable)
+    enum:
+        RFP_MEMFD_GOOD
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout)
+    enum:
+        POLLIN
+        POLLRDHUP
+
+cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
+cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+# ---------------------------------------------------------------------------------------------------------- the data path
+
+# What each opcode needs the region to grant; an opcode that does not exist needs what no region grants.
+cdef uint32_t[8] needs
+needs[:] = [~0u, REMOTE_READ, REMOTE_WRITE, REMOTE_WRITE, REMOTE_ATOMIC, REMOTE_ATOMIC, ~0u, ~0u]
+
+
+cdef uint32_t check(const work_request *request) noexcept nogil:
+    cdef uint32_t need = needs[request.opcode] if request.opcode < 8 else ~0u
+    if (request.remote.rights & need) != need:
+        return RIGHTS
+    # Compared so that nothing can overflow, whatever the offsets are.
+    if request.remote_offset > request.remote.length or request.length > request.remote.length - request.remote_offset:
+        return BOUNDS
+    if request.local_offset > request.local.length or request.length > request.local.length - request.local_offset:
+        return BOUNDS
+    if need == REMOTE_ATOMIC and (request.length != 8 or request.remote_offset & 7):
+        return BOUNDS
+    return SUCCESS
+
+
+cdef inline void fetch(char *to, const char *source, uint64_t n) noexcept nogil:
+    # The first word is loaded before all others: who publishes with a release store to it has written the rest before.
+    cdef uint64_t first = 8 - (<uintptr_t>source & 7)
+    if n <= first:
+        rfp_copy_in(to, source, n)
+    else:
+        rfp_copy_in(to, source, first)
+        rfp_fence_acquire()
+        if n >= RFP_BULK:
+            rfp_copy_bulk(to + first, source + first, n - first)
+        else:
+            rfp_copy_in(to + first, source + first, n - first)
+    rfp_fence_acquire()        # and what is posted after this READ happens after it
+
+
+cdef void perform(shm_pair *state, const work_request *request) noexcept nogil:
+    cdef char *local = request.local.base + request.local_offset
+    cdef char *remote = request.remote.base + request.remote_offset
+    cdef uint64_t old
+    if request.opcode == READ:
+        fetch(local, remote, request.length)
+    elif request.opcode == WRITE or request.opcode == WRITE_NOTIFY:
+        rfp_copy_out(remote, local, request.length)
+        rfp_fence_release()    # WRITEs become visible in the order of posting
+        if request.opcode == WRITE_NOTIFY:
+            rfp_bell_ring(state.bell)
+    elif request.opcode == COMPARE_SWAP:
+        old = request.compare
+        rfp_compare_swap64(remote, &old, request.operand)
+        rfp_copy_out(local, &old, 8)
+    elif request.opcode == FETCH_ADD:
+        old = rfp_add64(remote, request.operand)
+        rfp_copy_out(local, &old, 8)
+
+
+cdef void complete(shm_pair *state, const work_request *request, uint32_t status) noexcept nogil:
+    cdef completion *c = &state.completions[state.tail % DEPTH]
+    c.id = request.id
+    c.opcode = request.opcode
+    c.status = status
+    state.tail += 1
+
+
+cdef int shm_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
+    cdef shm_pair *state = <shm_pair *>pair.state
+    cdef uint32_t status
+    cdef int i
+    for i in range(n):
+        if state.tail - state.head == DEPTH:
+            return i
+        status = check(&requests[i])
+        if status == SUCCESS:
+            perform(state, &requests[i])
+        if status != SUCCESS or requests[i].flags & SIGNALED:
+            complete(state, &requests[i], status)
+    return n
+
+
+cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
+    cdef shm_pair *state = <shm_pair *>pair.state
+    cdef int i
+    for i in range(n):
+        if state.tail - state.head == DEPTH:
+            return i
+        complete(state, &requests[i], FLUSHED)
+    return n
+
+
+cdef int shm_poll(queue_pair *pair, completion *completions, int n) noexcept nogil:
+    cdef shm_pair *state = <shm_pair *>pair.state
+    cdef int i
+    for i in range(n):
+        if state.head == state.tail:
+            return i
+        completions[i] = state.completions[state.head % DEPTH]
+        state.head += 1
+    return n
+
+
+cdef bint shm_alive(queue_pair *pair) noexcept nogil:
+    # A pidfd becomes readable when its process ends.  On the control socket only its end counts: unread data is not death.
+    cdef shm_pair *state = <shm_pair *>pair.state
+    cdef pollfd[2] watched
+    watched[0] = pollfd(fd=state.pidfd, events=POLLIN, revents=0)
+    watched[1] = pollfd(fd=state.control, events=POLLRDHUP, revents=0)
+    return poll(watched, 2, 0) <= 0
+
+
+cdef bint never_alive(queue_pair *pair) noexcept nogil:
+    return False
+
+
+cdef uint32_t shm_arm(event_channel *channel) noexcept nogil:
+    return rfp_bell_arm(channel.word)
+
+
+cdef bint shm_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    return rfp_bell_sleep(channel.word, armed, ns)
+
+
+cdef void shm_disarm(event_channel *channel) noexcept nogil:
+    rfp_bell_disarm(channel.word)
+
+
+cdef void shm_wake(event_channel *channel) noexcept nogil:
+    rfp_bell_ring(channel.word)
+
+
+cdef uint32_t closed_arm(event_channel *channel) noexcept nogil:
+    return 0
+
+
+cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    return False
+
+
+cdef void closed_channel(event_channel *channel) noexcept nogil:
+    pass
+
+
+cdef provider shm_ops = provider(
+    post=shm_post, poll=shm_poll, alive=shm_alive, arm=shm_arm, sleep=shm_sleep, disarm=shm_disarm, wake=shm_wake)
+
+# Before connect(), and after close() or in a forked child: nothing is touched, everything is flushed.
+cdef provider unconnected_ops = provider(
+    post=flush_post, poll=shm_poll, alive=shm_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
+    wake=closed_channel)
+cdef provider closed_ops = provider(
+    post=flush_post, poll=shm_poll, alive=never_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
+    wake=closed_channel)
+
+
+# ------------------------------------------------------------------------------------------------------------ the objects
+
+live = weakref.WeakSet()       # everything below that is open
+
+
+def _after_fork_in_child():
+    # The child has no mappings (MADV_DONTFORK); here it also loses the file descriptors, and every pointer to what may by then
+    # be other memory.  Its handles answer FLUSHED and BOUNDS.
+    for each in list(live):
+        each._forget()
+        live.discard(each)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef object refused(str what, int error, str hint=None):
+    failure = FabricError(f"{what}: {os.strerror(error)}", hint=hint)
+    failure.errno = error
+    return failure
+
+
+cdef void unmap(char *base, uint64_t length) noexcept:
+    if base != NULL:
+        with nogil:
+            munmap(base, length)
+
+
+cdef bytes read_bytes(char *base, uint64_t length, uint64_t offset, uint64_t n):
+    if base == NULL:
+        raise Closed("the region is closed")
+    if offset > length or n > length - offset:
+        raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {length}")
+    result = PyBytes_FromStringAndSize(NULL, n)
+    fetch(PyBytes_AS_STRING(result), base + offset, n)
+    return result
+
+
+cdef write_bytes(char *base, uint64_t length, uint64_t offset, data):
+    cdef bytes source = bytes(data)
+    cdef uint64_t n = len(source)
+    if base == NULL:
+        raise Closed("the region is closed")
+    if offset > length or n > length - offset:
+        raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {length}")
+    rfp_copy_out(base + offset, PyBytes_AS_STRING(source), n)
+    rfp_fence_release()
+
+
+cdef class ShmRegion(Region):
+    """Memory of this process in a sealed memfd, mapped here."""
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        cdef char *base = self.c.base
+        cdef int fd = self.fd
+        self.c.base = NULL
+        self.fd = -1
+        unmap(base, self.c.length)
+        self.c.length = 0
+        if fd >= 0:
+            close_fd(fd)
+
+    cpdef bytes descriptor(self):
+        """What a peer's attach() needs, beside fileno().  Raises Closed."""
+        cdef rfp_region_descriptor d
+        if self.fd < 0:
+            raise Closed("the region is closed")
+        d.magic, d.version, d.provider = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
+        d.length, d.rights, d.key, d.reserved = self.c.length, self.c.rights, self.c.key, 0
+        d.checksum = rfp_descriptor_sum(&d, sizeof(d))
+        return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
+
+    cpdef int fileno(self) except? -2:
+        """The file descriptor to send along with descriptor(); it stays the region's.  Raises Closed."""
+        if self.fd < 0:
+            raise Closed("the region is closed")
+        return self.fd
+
+    def read(self, uint64_t offset, uint64_t n):
+        """A copy of n bytes.  Raises InvalidArgument (outside the region), Closed."""
+        return read_bytes(self.c.base, self.c.length, offset, n)
+
+    def write(self, uint64_t offset, data):
+        """Copies bytes in, with release order.  Raises InvalidArgument (outside the region), Closed."""
+        write_bytes(self.c.base, self.c.length, offset, data)
+
+    cpdef close(self):
+        """Unmaps the memory here; peers keep theirs until they close it.  Only when no thread can still post or use it."""
+        live.discard(self)
+        self.release()
+
+    def _forget(self):
+        self.c.base = NULL
+        self.release()
+
+
+cdef class ShmRemoteRegion(RemoteRegion):
+    """A peer's memory, mapped here with the rights that it grants."""
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        cdef char *base = self.c.base
+        self.c.base = NULL
+        unmap(base, self.c.length)
+        self.c.length = 0
+
+    def read(self, uint64_t offset, uint64_t n):
+        """A copy of n bytes.  Raises InvalidArgument (outside the region), CallerError (no REMOTE_READ), Closed."""
+        if self.c.base != NULL and not self.c.rights & REMOTE_READ:
+            raise CallerError("the region does not grant REMOTE_READ")
+        return read_bytes(self.c.base, self.c.length, offset, n)
+
+    def write(self, uint64_t offset, data):
+        """Copies bytes in, with release order.  Raises InvalidArgument (outside it), CallerError (no REMOTE_WRITE), Closed."""
+        if self.c.base != NULL and not self.c.rights & REMOTE_WRITE:
+            raise CallerError("the region does not grant REMOTE_WRITE")
+        write_bytes(self.c.base, self.c.length, offset, data)
+
+    cpdef close(self):
+        """Unmaps it.  Only when no thread can still post or use it."""
+        live.discard(self)
+        self.release()
+
+    def _forget(self):
+        self.c.base = NULL
+        self.release()
+
+
+cdef class ShmEventChannel(EventChannel):
+    """A thread's bell: it sleeps on a word that its peers look at after a notify, and take back."""
+
+    cpdef close(self):
+        """Ends it; arm, sleep and wake then do nothing.  Only when no thread sleeps on it."""
+        live.discard(self)
+        self._forget()
+
+    def _forget(self):
+        self.c.ops = &closed_ops
+        self.c.word = NULL
+        self.region = None
+
+
+cdef class ShmQueuePair(QueuePair):
+    """One end of a connection between two processes of a host."""
+
+    def __cinit__(self):
+        self.state = <shm_pair *>calloc(1, sizeof(shm_pair))
+        if self.state == NULL:
+            raise MemoryError
+        self.c.state = self.state
+        self.c.ops = &unconnected_ops
+        self.c.reads_ordered = True
+        self.c.max_outstanding_reads = DEPTH
+        self.c.max_inline = ~0u
+        self.c.depth = DEPTH
+
+    def __dealloc__(self):
+        free(self.state)
+
+    cdef const provider *operations(self):
+        return &shm_ops
+
+    cpdef bytes descriptor(self):
+        """What the peer's connect() needs.  Raises Closed."""
+        cdef rfp_pair_descriptor d
+        if self.closed or self.channel.region is None:
+            raise Closed("the queue pair or its event channel is closed")
+        d.magic, d.version, d.provider = RFP_PAIR_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
+        d.bell, d.engine, d.key = self.channel.offset, self.channel.offset, self.channel.region.c.key
+        d.rtt = d.in_gap = d.out_gap = d.emulated = d.reserved = 0
+        d.checksum = rfp_descriptor_sum(&d, sizeof(d))
+        return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
+
+    cpdef connect(self, bytes descriptor, RemoteRegion region):
+        """Joins this end to the peer's: descriptor is its descriptor(), region the memory in which its event channel stands.
+
+        Raises HandshakeFailed (they do not fit), CallerError (already connected), Closed.
+        """
+        cdef rfp_pair_descriptor d
+        if self.closed:
+            raise Closed("the queue pair is closed")
+        if self.connected:
+            raise CallerError("the queue pair is already connected")
+        if not isinstance(region, ShmRemoteRegion):
+            raise InvalidArgument("shm connects over the region in which the peer's event channel stands")
+        if region.c.base == NULL:
+            raise Closed("the peer's region is closed")
+        take_descriptor(descriptor, &d, sizeof(d), RFP_PAIR_MAGIC, "queue pair")
+        if d.key != region.c.key:
+            raise HandshakeFailed(f"the peer's event channel stands in region {d.key:#x}, not in {region.c.key:#x}")
+        if not region.c.rights & REMOTE_WRITE:
+            raise HandshakeFailed("the peer's event channel stands in a region that we may not write")
+        for offset in (d.bell, d.engine):
+            if offset % sizeof(rfp_bell) or offset > region.c.length or sizeof(rfp_bell) > region.c.length - offset:
+                raise HandshakeFailed(f"an event channel at {offset} is not within the peer's region of {region.c.length} bytes")
+        self.bell_region = region
+        self.state.bell = <uint32_t *>(region.c.base + d.bell)
+        self.connected = True
+        self.c.ops = self.operations()
+
+    cpdef close(self):
+        """Ends it: what is posted from now on is flushed, alive() says no.  Only when no thread is inside post or poll."""
+        live.discard(self)
+        self._forget()
+
+    def _forget(self):
+        self.c.ops = &closed_ops
+        self.closed = True
+        self.state.bell = NULL
+        self.state.pidfd = self.state.control = -1
+        self.channel = self.bell_region = None
+
+
+cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, str what):
+    cdef int found
+    if received is None:
+        raise InvalidArgument(f"no {what} descriptor")
+    found = rfp_descriptor_check(PyBytes_AS_STRING(received), len(received), copy, size, magic)
+    if found != RFP_DESCRIPTOR_GOOD:
+        reason = ("", f"it has {len(received)} bytes instead of {size}", "it is something else", "its version is another",
+                  "it is of another provider", "its checksum does not fit")[found]
+        raise HandshakeFailed(f"the peer's {what} descriptor is not valid: {reason}",
+                              hint="both sides must run the same release of rfp-rnvm")
+
+
+cdef class ShmFabric(Fabric):
+    """Shared memory between the processes of one user on one host.
+
+    Cost: a READ or WRITE is a copy by the caller's own core; no system call, except the one that wakes a sleeper.
+
+    >>> from rfp._fabric import READ, REMOTE_READ, REMOTE_WRITE, SUCCESS
+    >>> import os
+    >>> server, client = ShmFabric(), ShmFabric()                      # in one process here, for the example
+    >>> with server.register(4096, REMOTE_READ | REMOTE_WRITE) as memory, client.register(4096, REMOTE_WRITE) as buffer:
+    ...     theirs = client.attach(memory.descriptor(), os.dup(memory.fileno()))
+    ...     server_end = server.queue_pair(server.event_channel(memory, 0), -1, -1)
+    ...     client_end = client.queue_pair(client.event_channel(buffer, 0), -1, -1)
+    ...     client_end.connect(server_end.descriptor(), theirs)
+    ...     memory.write(64, b"hello")
+    ...     client_end.execute(READ, buffer, 64, theirs, 64, 5) == SUCCESS, buffer.read(64, 5)
+    (True, b'hello')
+    """
+
+    cpdef Region register(self, uint64_t length, uint32_t rights):
+        """Memory that peers may use as `rights` says.
+
+        length: bytes, rounded up to whole pages.  Filled with zeros, and really there.  Raises InvalidArgument, FabricError
+        (out of memory or file descriptors).
+        """
+        cdef ShmRegion region
+        cdef bint writable = rights & (REMOTE_WRITE | REMOTE_ATOMIC)
+        cdef int error = 0
+        if rights & ~ALL_RIGHTS:
+            raise InvalidArgument(f"unknown rights {rights:#x}")
+        if length == 0 or length > (<uint64_t>1 << 47):
+            raise InvalidArgument(f"a region cannot have {length} bytes")
+        length = (length + PAGE - 1) // PAGE * PAGE
+        # Asked first, because the kernel grants almost anything and then kills somebody.
+        available = _memory.available()
+        if length > available:
+            raise FabricError(f"no room for {length} bytes of shared memory: {available} are available",
+                              hint="ask for less memory, or end what uses it")
+        region = ShmRegion.__new__(ShmRegion)
+        region.c.rights = rights
+        region.c.key = int.from_bytes(os.urandom(4), "little") | 1
+        with nogil:
+            region.fd = rfp_memfd_create()
+            if region.fd >= 0:
+                region.c.base = rfp_memfd_map_new(region.fd, length)
+            if region.c.base == NULL or rfp_memfd_seal(region.fd, writable):
+                error = errno
+        if region.c.base != NULL:
+            region.c.length = length
+        if error:
+            region.close()
+            raise refused(f"cannot share {length} bytes of memory", error, "ask for less memory, or see `ulimit -n`")
+        live.add(region)
+        return region
+
+    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
+        """A peer's region, mapped with the rights it grants, after all that it says was checked against what the kernel says.
+
+        fd: the file descriptor that came with the descriptor; it is closed in any case.  Raises HandshakeFailed (it is not what
+        it should be), FabricError.
+        """
+        cdef ShmRemoteRegion region
+        cdef rfp_region_descriptor d
+        cdef bint writable
+        cdef int found
+        try:
+            take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, "region")
+            if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % PAGE:
+                raise HandshakeFailed(f"the peer's region has {d.length} bytes and rights {d.rights:#x}: that cannot be")
+            writable = d.rights & (REMOTE_WRITE | REMOTE_ATOMIC)
+            if fd < 0:
+                raise HandshakeFailed("the peer sent no file descriptor with its region")
+            found = rfp_memfd_check(fd, d.length, writable)
+            if found != RFP_MEMFD_GOOD:
+                reason = ("", "it is not a memfd", "it is not sealed as it must be", f"its size is not {d.length}")[found]
+                raise HandshakeFailed(f"the peer's shared memory is refused: {reason}")
+            region = ShmRemoteRegion.__new__(ShmRemoteRegion)
+            with nogil:
+                region.c.base = rfp_memfd_map(fd, d.length, writable)
+            if region.c.base == NULL:
+                raise refused(f"cannot map {d.length} bytes of the peer's memory", errno)
+            region.c.length, region.c.rights, region.c.key = d.length, d.rights, d.key
+            live.add(region)
+            return region
+        finally:
+            if fd >= 0:
+                close_fd(fd)
+
+    cpdef EventChannel event_channel(self, Region region, uint64_t offset):
+        """What one thread sleeps on: the cache line at offset (a multiple of 64) of a region of ours with REMOTE_WRITE.
+
+        Raises InvalidArgument, Closed.
+        """
+        cdef ShmEventChannel channel
+        if not isinstance(region, ShmRegion):
+            raise InvalidArgument("shm sleeps on memory that was registered with it")
+        if region.c.base == NULL:
+            raise Closed("the region is closed")
+        if not region.c.rights & REMOTE_WRITE:
+            raise InvalidArgument("peers cannot wake a sleeper in a region without REMOTE_WRITE",
+                                  hint="register a small region for event channels")
+        if offset % sizeof(rfp_bell) or offset > region.c.length or sizeof(rfp_bell) > region.c.length - offset:
+            raise InvalidArgument(f"no cache line of {sizeof(rfp_bell)} bytes begins at {offset}")
+        channel = ShmEventChannel.__new__(ShmEventChannel)
+        channel.region = region
+        channel.offset = offset
+        channel.c.ops = &shm_ops
+        channel.c.word = <uint32_t *>(region.c.base + offset)
+        rfp_bell_disarm(channel.c.word)
+        live.add(channel)
+        return channel
+
+    cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):
+        """One end of a connection; channel: what its thread sleeps on.
+
+        pidfd, control: the peer's process and the socket to it, for alive(); -1: nothing to watch.  They stay the caller's, who
+        keeps them open until the pair is closed.  Raises InvalidArgument, Closed.
+        """
+        return self.new_pair(ShmQueuePair.__new__(ShmQueuePair), channel, pidfd, control)
+
+    cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd, int control):
+        if not isinstance(channel, ShmEventChannel):
+            raise InvalidArgument("a shm queue pair needs a shm event channel")
+        if channel.c.word == NULL:
+            raise Closed("the event channel is closed")
+        pair.channel = channel
+        pair.state.pidfd = pidfd
+        pair.state.control = control
+        live.add(pair)
+        return pair

@@ -1,0 +1,251 @@
+"""Where a server is: `shm://PATH-OF-SOCKET` or `rdma://HOST:PORT`, options behind as `?name=value&name=value`.
+
+>>> address = parse("shm:///run/user/1000/rfp/default?rtt=2us")
+>>> address.provider, address.path, address.options.rtt
+('shm', '/run/user/1000/rfp/default', 2000)
+>>> str(address)
+'shm:///run/user/1000/rfp/default?rtt=2us'
+
+docs/addresses.md says it in prose.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+from urllib.parse import quote, unquote_to_bytes
+
+from rfp import units
+from rfp.errors import InvalidAddress, InvalidArgument
+
+PATH_LIMIT = 107  # bytes: sockaddr_un has 108, with the terminating zero
+
+_HOST = re.compile(r"[A-Za-z0-9._-]+(?:%[A-Za-z0-9._-]+)?|[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?")
+
+
+@dataclass(frozen=True)
+class ShmOptions:
+    """The emulated network: none of it unless asked for."""
+
+    rtt: int = 0  # ns that a one-sided operation takes at least
+    in_iops: int = 0  # operations a second that this side's in-bound engine takes; 0 = as many as come
+    out_iops: int = 0  # operations a second that this side's out-bound engine issues; 0 = as many as it can
+
+    @property
+    def emulated(self) -> bool:
+        """Whether results must be labelled *emulated*."""
+        return bool(self.rtt or self.in_iops or self.out_iops)
+
+
+@dataclass(frozen=True)
+class RdmaOptions:
+    """Which device to use, where the automatic choice is not wanted."""
+
+    device: str = ""  # as ibv_devices prints it; "" = the one whose address routes to the peer
+    port: int = 0  # of the device, from 1; 0 = the first active one
+    gid_index: int = -1  # -1 = the GID that carries the address, RoCE v2 first
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server is.  Made by `parse`, `default` or `unique`; `str()` gives back what `parse` reads."""
+
+    provider: str  # "shm" or "rdma"
+    path: str = ""  # shm: of the socket, absolute
+    host: str = ""  # rdma: name, IPv4 or IPv6 address
+    port: int = 0  # rdma: TCP port of the control connection; 0 = the server picks one
+    options: ShmOptions | RdmaOptions = ShmOptions()
+
+    def __str__(self) -> str:
+        if self.provider == "shm":
+            place = quote(os.fsencode(self.path), safe="/!$&'()*+,;=:@~")
+        else:
+            place = f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        show = _OPTIONS[self.provider]
+        given = [f"{name}={show[name][1](value)}" for name, value in _given(self.options)]
+        return f"{self.provider}://{place}" + ("?" + "&".join(given) if given else "")
+
+    @property
+    def shm(self) -> ShmOptions:
+        """The options of an shm address (an error for any other)."""
+        if not isinstance(self.options, ShmOptions):
+            raise InvalidAddress(f"{self} is not an shm:// address")
+        return self.options
+
+    @property
+    def rdma(self) -> RdmaOptions:
+        """The options of an rdma address (an error for any other)."""
+        if not isinstance(self.options, RdmaOptions):
+            raise InvalidAddress(f"{self} is not an rdma:// address")
+        return self.options
+
+
+def _given(options: ShmOptions | RdmaOptions) -> list[tuple[str, Any]]:
+    """The options that are not at their defaults."""
+    return [(field.name, value) for field in fields(options) if (value := getattr(options, field.name)) != field.default]
+
+
+def _device(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", text):
+        raise InvalidArgument(f"{text!r} is not the name of a device", hint="`ibv_devices` lists them")
+    return text
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise InvalidArgument(f"{text!r} is not a number from {low} to {high}")
+        return int(text)
+
+    return number
+
+
+# provider -> option -> (how to read it, how to show it)
+_OPTIONS: dict[str, dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]]] = {
+    "shm": {
+        "rtt": (units.duration, units.show_duration),
+        "in_iops": (units.rate, units.show_rate),
+        "out_iops": (units.rate, units.show_rate),
+    },
+    "rdma": {"device": (_device, str), "port": (_between(1, 255), str), "gid_index": (_between(0, 255), str)},
+}
+
+
+def parse(text: str | Address) -> Address:
+    """The address that `text` names; an `Address` is returned as it is.
+
+    A relative path of a socket is taken from the current directory; `~/` is the home directory.
+    Raises InvalidAddress, with what is wrong and how to write it.
+
+    >>> parse("rdma://node7:7001?device=rxe0").host
+    'node7'
+    """
+    if isinstance(text, Address):
+        return text
+    if not isinstance(text, str):
+        raise InvalidAddress(f"an address is a string, not {type(text).__name__}", hint=_FORMS)
+    provider, separator, rest = text.partition("://")
+    if not separator or provider not in _OPTIONS:
+        raise InvalidAddress(f"{text!r} is not an address", hint=_FORMS)
+    place, _, query = rest.partition("?")
+    options = _parse_options(text, provider, query)
+    if provider == "shm":
+        return Address("shm", path=_checked_path(text, os.fsdecode(unquote_to_bytes(os.fsencode(place)))), options=options)
+    host, port = _parse_host(text, place)
+    return Address("rdma", host=host, port=port, options=options)
+
+
+_FORMS = "write shm://PATH-OF-SOCKET or rdma://HOST:PORT"
+
+
+def _parse_options(text: str, provider: str, query: str) -> ShmOptions | RdmaOptions:
+    known = _OPTIONS[provider]
+    values: dict[str, Any] = {}
+    for pair in query.split("&") if query else ():
+        name, separator, value = pair.partition("=")
+        hint = f"the options of {provider}:// are {', '.join(known)}; write ?{next(iter(known))}=VALUE"
+        if name not in known:
+            raise InvalidAddress(f"{text!r} has an unknown option {name!r}", hint=hint)
+        if not separator or not value:
+            raise InvalidAddress(f"{text!r} gives no value for {name!r}", hint=hint)
+        if name in values:
+            raise InvalidAddress(f"{text!r} gives {name!r} twice", hint="give each option once")
+        try:
+            values[name] = known[name][0](value)
+        except InvalidArgument as error:
+            raise InvalidAddress(f"{text!r}: {name} is wrong: {Exception.__str__(error)}", hint=error.hint) from None
+    return ShmOptions(**values) if provider == "shm" else RdmaOptions(**values)
+
+
+def _checked_path(text: str, path: str) -> str:
+    if not path or path.endswith("/"):
+        raise InvalidAddress(f"{text!r} names no socket", hint="write shm://PATH-OF-SOCKET, e.g. shm:///run/me/cache")
+    if "\0" in path:
+        raise InvalidAddress(f"{text!r} has a zero byte in its path")
+    if path.startswith("~/"):
+        path = os.path.expanduser(path)
+    path = os.path.abspath(path)
+    if (length := len(os.fsencode(path))) > PATH_LIMIT:
+        raise InvalidAddress(
+            f"the path of the socket {path!r} is {length} bytes long, and the system allows {PATH_LIMIT}",
+            hint=f"choose a shorter one, e.g. under {os.environ.get('XDG_RUNTIME_DIR') or '/tmp'}",
+        )
+    return path
+
+
+def _parse_host(text: str, place: str) -> tuple[str, int]:
+    hint = "write rdma://HOST:PORT, with an IPv6 address in brackets: rdma://[fe80::1]:7001"
+    if place.startswith("["):
+        host, _, port = place[1:].partition("]:")
+        bracketed = True
+    else:
+        host, _, port = place.rpartition(":")
+        bracketed = False
+    if not host or not _HOST.fullmatch(host) or (":" in host) != bracketed:
+        raise InvalidAddress(f"{text!r} names no host", hint=hint)
+    if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise InvalidAddress(f"{text!r} names no port from 0 to 65535", hint=hint)
+    return host, int(port)
+
+
+def default() -> Address:
+    """The address of this user's default server, which `rfp serve` takes and `rfp.connect()` looks for.
+
+    It is `$XDG_RUNTIME_DIR/rfp/default`, else `/tmp/rfp-UID/default`.  Nothing is created; what exists of the way
+    there must be this user's and private.  Raises InvalidAddress where it is not.
+    """
+    return Address("shm", path=_checked_path("the default address", os.path.join(_directory(), "default")))
+
+
+def unique() -> Address:
+    """An address that nobody else has, for an embedded server: in the default directory, with an unpredictable name."""
+    name = f"{EMBEDDED}{os.getpid()}-{secrets.token_hex(8)}"
+    return Address("shm", path=_checked_path("the address of an embedded server", os.path.join(_directory(), name)))
+
+
+EMBEDDED = "embedded-"  # how the names of embedded servers begin
+
+
+def _directory() -> str:
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    if runtime and os.path.isabs(runtime) and os.path.isdir(runtime):
+        # Not ours after `su` or `sudo -E`: never fall back silently, or client and server would look in different places.
+        if (owner := os.stat(runtime).st_uid) != os.geteuid():
+            raise InvalidAddress(
+                f"XDG_RUNTIME_DIR={runtime} belongs to user {owner}, and this is user {os.geteuid()}",
+                hint="unset XDG_RUNTIME_DIR, or give an address",
+            )
+        directory = os.path.join(runtime, "rfp")
+    else:
+        directory = f"/tmp/rfp-{os.geteuid()}"
+    check_private(directory)
+    return directory
+
+
+def check_private(directory: str) -> bool:
+    """Whether the directory exists; raises InvalidAddress if it is not this user's alone (mode 0700, no link)."""
+    try:
+        found = os.lstat(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise InvalidAddress(f"cannot look at {directory}: {error.strerror}", hint="give another address") from error
+    if not stat.S_ISDIR(found.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a directory"
+        raise InvalidAddress(f"{directory} is {kind}", hint="remove it, or give an address in a directory of your own")
+    if found.st_uid != os.geteuid():
+        raise InvalidAddress(
+            f"{directory} belongs to user {found.st_uid}, and this is user {os.geteuid()}",
+            hint="give an address in a directory of your own",
+        )
+    if found.st_mode & 0o077:
+        raise InvalidAddress(
+            f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: others may reach into it",
+            hint=f"chmod 700 {directory}, or give an address in a directory with mode 0700",
+        )
+    return True

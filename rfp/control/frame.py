@@ -1,0 +1,83 @@
+"""How a control message stands on the stream: a preface of 16 bytes, then a JSON object.
+
+The preface and the `refused` message never change, so that peers of any two versions can tell each other why not.
+Nothing here does input or output: fuzzers and tests drive it directly.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any, NamedTuple
+
+from rfp.errors import HandshakeFailed, InvalidArgument
+
+MAGIC = b"RFP1"
+MAJOR = 1  # both sides must have the same
+MINOR = 0  # later minors add messages and fields that have defaults
+BODY_LIMIT = 64 << 10  # bytes
+FD_LIMIT = 128  # file descriptors beside one message; the kernel allows 253
+
+# magic, major, minor, kind, count of file descriptors, number of the call (0: not one), length of the body
+PREFACE = struct.Struct("<4sBBBBII")
+assert PREFACE.size == 16
+
+
+class Preface(NamedTuple):
+    major: int
+    minor: int
+    kind: int
+    fds: int
+    number: int
+    length: int
+
+
+def pack(kind: int, number: int, body: dict[str, Any], fds: int) -> bytes:
+    """The bytes of a message."""
+    text = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
+    if len(text) > BODY_LIMIT or fds > FD_LIMIT:
+        raise InvalidArgument(
+            f"a control message of {len(text)} bytes and {fds} file descriptors is beyond {BODY_LIMIT} and {FD_LIMIT}",
+            hint="use fewer workers",
+        )
+    return PREFACE.pack(MAGIC, MAJOR, MINOR, kind, fds, number, len(text)) + text
+
+
+def unpack_preface(data: bytes | bytearray) -> Preface:
+    """The checked preface; raises HandshakeFailed on anything that a peer of ours would not send."""
+    magic, *rest = PREFACE.unpack(data)
+    preface = Preface(*rest)
+    if magic != MAGIC:
+        raise HandshakeFailed(
+            f"the peer does not speak RFP: it began with {bytes(magic)!r}", hint="is this the address of another program?"
+        )
+    if preface.length > BODY_LIMIT or preface.fds > FD_LIMIT:
+        raise HandshakeFailed(
+            f"the peer announced {preface.length} bytes and {preface.fds} file descriptors; at most"
+            f" {BODY_LIMIT} and {FD_LIMIT} may be"
+        )
+    return preface
+
+
+def check_version(preface: Preface) -> None:
+    """Raises HandshakeFailed if the peer speaks another major version."""
+    if preface.major != MAJOR:
+        raise HandshakeFailed(
+            f"the peer speaks RFP {preface.major}.{preface.minor} and this side {MAJOR}.{MINOR}",
+            hint="install versions of rfp-rnvm with the same first number of the protocol on both sides",
+        )
+
+
+def unpack_body(data: bytes | bytearray) -> dict[str, Any]:
+    """The JSON object in the body; raises HandshakeFailed if it is none."""
+    try:
+        body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise HandshakeFailed(f"the peer sent a control message that is not JSON: {error}") from None
+    if not isinstance(body, dict):
+        raise HandshakeFailed(f"the peer sent a control message that is a JSON {type(body).__name__}, not an object")
+    return body
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")

@@ -1,0 +1,235 @@
+"""The messages of the control channel.
+
+    client                        server
+    Hello            ->           Welcome       once
+    Attach           ->           Attached      for each thread of the client
+    Detach           ->                         its end
+    GetStats         ->           Stats         what the server knows about itself beside the store's counters
+                                  Refused       in place of any answer
+
+To add a field, add it at the end with a default and raise frame.MINOR: older peers leave it out, and skip what they do
+not know.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
+
+from rfp import errors
+from rfp.control.schema import Binary, Fds, Figures, Handle, Integer, Invalid, Many, Maybe, Memory, Spec, Text, failed
+from rfp.errors import HandshakeFailed, InvalidArgument, RfpError, ServerRefused
+
+MAX_PARTITIONS = 64
+
+U32 = Annotated[int, Integer(0, 2**32 - 1)]
+U64 = Annotated[int, Integer(0, 2**64 - 1)]
+Count = Annotated[int, Integer(1, MAX_PARTITIONS)]
+Pid = Annotated[int, Integer(0, 2**31 - 1)]
+Name = Annotated[str, Text(128)]
+Region = Annotated[Handle, Memory()]
+MaybeRegion = Annotated[Handle | None, Maybe(Memory())]
+Regions = Annotated[list[Handle], Many(Memory(), MAX_PARTITIONS)]
+Offsets = Annotated[list[int], Many(Integer(0, 2**63 - 1, multiple=64), MAX_PARTITIONS)]
+Descriptors = Annotated[list[bytes], Many(Binary(256), MAX_PARTITIONS)]  # of queue pairs
+
+M = TypeVar("M", bound="Message")
+
+
+class Message:
+    """The base of all messages.  A received one owns the file descriptors in its handles; as a context manager it closes,
+    at the end, those that were not taken."""
+
+    KIND: ClassVar[int]
+    KINDS: ClassVar[dict[int, type[Message]]] = {}
+    number: int = 0  # which call this belongs to; set by the connection
+
+    def __init_subclass__(cls) -> None:
+        assert cls.KIND not in Message.KINDS and 0 < cls.KIND < 256
+        Message.KINDS[cls.KIND] = cls
+
+    @classmethod
+    def title(cls) -> str:
+        return cls.__name__.lower()
+
+    @classmethod
+    def specs(cls) -> dict[str, Spec]:
+        """The fields and what they may be."""
+        known: dict[str, Spec] | None = cls.__dict__.get("_specs")
+        if known is None:
+            hints = get_type_hints(cls, include_extras=True)
+            known = {field.name: hints[field.name].__metadata__[0] for field in fields(cls)}  # type: ignore[arg-type]
+            cls._specs = known  # type: ignore[attr-defined]
+        return known
+
+    def to_message(self) -> tuple[dict[str, Any], list[int]]:
+        """The JSON object and the file descriptors to send along.  Raises InvalidArgument naming a field out of bounds."""
+        fds: list[int] = []
+        try:
+            self.check()
+            return {name: spec.encode(getattr(self, name), fds, name) for name, spec in self.specs().items()}, fds
+        except Invalid as error:
+            raise InvalidArgument(f"in a {self.title()!r} message {error}") from None
+
+    @classmethod
+    def from_message(cls: type[M], body: dict[str, Any], fds: Sequence[int]) -> M:
+        """The checked message.  Raises HandshakeFailed naming the field; the file descriptors are then still the caller's."""
+        ours = Fds(fds)
+        values: dict[str, Any] = {}
+        required = {field.name for field in fields(cls) if field.default is MISSING}  # type: ignore[arg-type]
+        try:
+            for name, spec in cls.specs().items():
+                if name in body:
+                    values[name] = spec.decode(body[name], ours, name)
+                elif name in required:
+                    raise Invalid(f"{name} is missing")
+            ours.check_all_used()
+            message = cls(**values)
+            message.check()
+        except Invalid as error:
+            raise failed(cls.title(), error) from None
+        return message
+
+    def check(self) -> None:
+        """What must hold between fields; raises Invalid."""
+
+    def handles(self) -> Iterator[Handle]:
+        """The handles in all fields."""
+        for name in self.specs():
+            value = getattr(self, name)
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, Handle):
+                    yield item
+
+    def close(self) -> None:
+        """Closes the file descriptors that nobody took.  For received messages only: a sender keeps its own."""
+        for handle in self.handles():
+            if (fd := handle.take()) >= 0:
+                os.close(fd)
+
+    def __enter__(self: M) -> M:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@dataclass
+class Hello(Message):
+    """The client's first words."""
+
+    KIND: ClassVar[int] = 1
+    features: U32  # asked for: the bits of RFP_FEATURE_*
+    name: Name  # of the client, for people to read
+    pid: Pid  # for people to read; what the server acts on it asks the kernel
+
+
+@dataclass
+class Welcome(Message):
+    """The server's: what all clients share."""
+
+    KIND: ClassVar[int] = 2
+    features: U32  # granted
+    service: Annotated[str, Text(16)]  # "kv" or "rpc"
+    slot_size: Annotated[int, Integer(64, 1 << 20, multiple=64)]  # bytes
+    slots: Annotated[int, Integer(1, 4096)]  # the window W of each ring
+    hash: Annotated[str, Text(16)]  # of keys: "xxh3-64"
+    seed: U64  # of that hash
+    partitions: Count  # key k belongs to partition hash(k) mod partitions
+    arenas: Regions  # one for each partition, or none: where large results stand
+    bells: MaybeRegion  # where the workers' sleeping words stand (shm)
+    lease_ns: U64  # how long a pin lasts
+    staging_size: U64  # bytes of a staging ring
+    max_value: U64  # bytes
+    name: Name  # of the server
+    pid: Pid
+
+    def check(self) -> None:
+        if len(self.arenas) not in (0, self.partitions):
+            raise Invalid(f"arenas has {len(self.arenas)} items and partitions is {self.partitions}")
+
+
+@dataclass
+class Attach(Message):
+    """A thread of the client wants rings of its own."""
+
+    KIND: ClassVar[int] = 3
+    reply: Region  # where the server WRITEs replies, and where the thread's sleeping word stands
+    pairs: Descriptors  # of the client's queue pairs, one for each partition
+
+
+@dataclass
+class Attached(Message):
+    """The rings: slot k of partition p's requests stands at request_offsets[p] + k * slot size; likewise the responses."""
+
+    KIND: ClassVar[int] = 4
+    channel: U32  # names it in Detach
+    request: Region  # client-writable
+    response: Region  # read-only
+    staging: MaybeRegion  # client-writable; None where the service takes no large values
+    request_offsets: Offsets
+    response_offsets: Offsets
+    staging_offsets: Offsets
+    reply_offsets: Offsets  # in the client's own reply region
+    pairs: Descriptors  # of the server's queue pairs, one for each partition
+
+    def check(self) -> None:
+        lists = ("request_offsets", "response_offsets", "reply_offsets", "pairs")
+        lengths = {name: len(getattr(self, name)) for name in (*lists, *(["staging_offsets"] if self.staging else []))}
+        if len(set(lengths.values())) != 1:
+            raise Invalid(f"{', '.join(lengths)} have {', '.join(map(str, lengths.values()))} items, not equally many")
+
+
+@dataclass
+class Detach(Message):
+    """The thread's end: its rings may go.  There is no answer."""
+
+    KIND: ClassVar[int] = 5
+    channel: U32
+
+
+@dataclass
+class GetStats(Message):
+    """What does the server know about itself?"""
+
+    KIND: ClassVar[int] = 6
+
+
+@dataclass
+class Stats(Message):
+    """Workers, clients, addresses, times: whatever the server tells."""
+
+    KIND: ClassVar[int] = 7
+    figures: Annotated[dict[str, Any], Figures()]
+
+
+@dataclass
+class Refused(Message):
+    """No, and why."""
+
+    KIND: ClassVar[int] = 255
+    error: Annotated[str, Text(64)]  # a class of rfp.errors
+    message: Annotated[str, Text(2048)]
+    hint: Annotated[str | None, Maybe(Text(2048))]
+
+    @classmethod
+    def of(cls, error: Exception) -> Refused:
+        """What to send when `error` was raised."""
+        message = Exception.__str__(error) or type(error).__name__
+        if not isinstance(error, RfpError):
+            return cls(ServerRefused.__name__, _printable(f"{type(error).__name__}: {message}"), None)
+        return cls(type(error).__name__, _printable(message), error.hint and _printable(error.hint))
+
+    def exception(self) -> RfpError:
+        """The same on this side."""
+        kind = getattr(errors, self.error, None)
+        if not (isinstance(kind, type) and issubclass(kind, (ServerRefused, HandshakeFailed))):
+            kind = ServerRefused
+        error: RfpError = kind(self.message, hint=self.hint)
+        return error
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else " " for c in text)[:2048]

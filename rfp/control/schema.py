@@ -1,0 +1,225 @@
+"""What a field of a control message may be: a small validator, declared with the field.
+
+A message is a dataclass whose fields are `Annotated[type, Spec]`; the spec says how the value stands in JSON and what
+its bounds are.  `encode` takes a value of ours, `decode` one of the peer's; both check the same bounds.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rfp.errors import HandshakeFailed
+
+
+class Invalid(ValueError):
+    """A value does not fit; the message names the field and says how."""
+
+
+class Handle:
+    """Memory that one side offers the other: a descriptor of the fabric and, on shm, the file descriptor beside it.
+
+    Of a message that was received, the file descriptor belongs to the message until `take()`.
+    """
+
+    __slots__ = ("descriptor", "fd")
+
+    def __init__(self, descriptor: bytes, fd: int = -1) -> None:
+        self.descriptor = descriptor
+        self.fd = fd
+
+    def take(self) -> int:
+        """The file descriptor, or -1 where there is none; closing it is the caller's from here on."""
+        fd, self.fd = self.fd, -1
+        return fd
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Handle) and (self.descriptor, self.fd) == (other.descriptor, other.fd)
+
+    def __repr__(self) -> str:
+        return f"Handle({len(self.descriptor)} bytes, fd={self.fd})"
+
+
+class Spec:
+    """What a field may be."""
+
+    def encode(self, value: Any, fds: list[int], where: str) -> Any:
+        """The JSON for a value; file descriptors to send along are appended to `fds`."""
+        return self.check(value, where)
+
+    def decode(self, value: Any, fds: Fds, where: str) -> Any:
+        """The value of a piece of JSON; file descriptors are taken out of `fds`."""
+        return self.check(value, where)
+
+    def check(self, value: Any, where: str) -> Any:
+        raise NotImplementedError
+
+
+class Fds:
+    """The file descriptors that came with a message; each belongs to exactly one field."""
+
+    def __init__(self, fds: Sequence[int]) -> None:
+        self._fds = list(fds)
+        self._used = [False] * len(fds)
+
+    def use(self, index: int, where: str) -> int:
+        if index >= len(self._fds) or self._used[index]:
+            raise Invalid(f"{where} names file descriptor {index}, which did not come or belongs to another field")
+        fd = self._fds[index]
+        # The fabric checks seals and size; here, that it is memory at all and not a terminal or a device.
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Invalid(f"{where} came with a file descriptor that is not memory")
+        self._used[index] = True
+        return fd
+
+    def check_all_used(self) -> None:
+        if not all(self._used):
+            raise Invalid(f"{self._used.count(False)} file descriptors came that no field names")
+
+
+@dataclass(frozen=True)
+class Integer(Spec):
+    low: int
+    high: int
+    multiple: int = 1
+
+    def check(self, value: Any, where: str) -> int:
+        if type(value) is not int or not self.low <= value <= self.high:
+            raise Invalid(f"{where} is {_shown(value)}, not a number from {self.low} to {self.high}")
+        if value % self.multiple:
+            raise Invalid(f"{where} is {value}, not a multiple of {self.multiple}")
+        return value
+
+
+@dataclass(frozen=True)
+class Text(Spec):
+    """Printable text (what comes from a peer ends up on terminals)."""
+
+    limit: int
+
+    def check(self, value: Any, where: str) -> str:
+        if not isinstance(value, str) or len(value) > self.limit or not value.isprintable():
+            raise Invalid(f"{where} is {_shown(value)}, not printable text of at most {self.limit} characters")
+        return value
+
+
+@dataclass(frozen=True)
+class Binary(Spec):
+    """Opaque bytes: base64 in JSON."""
+
+    limit: int
+
+    def encode(self, value: Any, fds: list[int], where: str) -> str:
+        return base64.b64encode(self.check(value, where)).decode()
+
+    def decode(self, value: Any, fds: Fds, where: str) -> bytes:
+        try:
+            return self.check(base64.b64decode(value, validate=True), where)
+        except (TypeError, ValueError, binascii.Error) as error:
+            if isinstance(error, Invalid):
+                raise
+            raise Invalid(f"{where} is {_shown(value)}, not base64") from None
+
+    def check(self, value: Any, where: str) -> bytes:
+        if not isinstance(value, bytes) or len(value) > self.limit:
+            raise Invalid(f"{where} is not a string of at most {self.limit} bytes")
+        return value
+
+
+@dataclass(frozen=True)
+class Memory(Spec):
+    """A `Handle`: {"descriptor": base64} and, if a file descriptor comes along, "fd": its index among them."""
+
+    limit: int = 256  # bytes of the descriptor
+
+    def encode(self, value: Any, fds: list[int], where: str) -> dict[str, Any]:
+        if not isinstance(value, Handle):
+            raise Invalid(f"{where} is not a Handle")
+        body: dict[str, Any] = {"descriptor": Binary(self.limit).encode(value.descriptor, fds, where)}
+        if value.fd >= 0:
+            body["fd"] = len(fds)
+            fds.append(value.fd)
+        return body
+
+    def decode(self, value: Any, fds: Fds, where: str) -> Handle:
+        if not isinstance(value, dict):
+            raise Invalid(f"{where} is {_shown(value)}, not an object")
+        descriptor = Binary(self.limit).decode(value.get("descriptor"), fds, f"{where}.descriptor")
+        index = value.get("fd")
+        fd = -1 if index is None else fds.use(Integer(0, 255).check(index, f"{where}.fd"), where)
+        return Handle(descriptor, fd)
+
+
+@dataclass(frozen=True)
+class Maybe(Spec):
+    """A value, or None (null)."""
+
+    item: Spec
+
+    def encode(self, value: Any, fds: list[int], where: str) -> Any:
+        return None if value is None else self.item.encode(value, fds, where)
+
+    def decode(self, value: Any, fds: Fds, where: str) -> Any:
+        return None if value is None else self.item.decode(value, fds, where)
+
+
+@dataclass(frozen=True)
+class Many(Spec):
+    """A list of values."""
+
+    item: Spec
+    limit: int
+
+    def encode(self, value: Any, fds: list[int], where: str) -> list[Any]:
+        return [self.item.encode(item, fds, f"{where}[{i}]") for i, item in enumerate(self.check(value, where))]
+
+    def decode(self, value: Any, fds: Fds, where: str) -> list[Any]:
+        return [self.item.decode(item, fds, f"{where}[{i}]") for i, item in enumerate(self.check(value, where))]
+
+    def check(self, value: Any, where: str) -> list[Any]:
+        if not isinstance(value, list) or len(value) > self.limit:
+            raise Invalid(f"{where} is not a list of at most {self.limit} items")
+        return value
+
+
+@dataclass(frozen=True)
+class Figures(Spec):
+    """Named numbers and texts, in objects and lists up to a depth: what a server tells about itself."""
+
+    depth: int = 4
+
+    def check(self, value: Any, where: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            raise Invalid(f"{where} is {_shown(value)}, not an object")
+        self._check(value, self.depth, where)
+        return value
+
+    def _check(self, value: Any, depth: int, where: str) -> None:
+        if isinstance(value, (dict, list)) and depth == 0:
+            raise Invalid(f"{where} is nested too deeply")
+        if isinstance(value, dict):
+            for name, item in value.items():
+                Text(64).check(name, f"a name in {where}")
+                self._check(item, depth - 1, f"{where}.{name}")
+        elif isinstance(value, list):
+            for index, item in enumerate(value):
+                self._check(item, depth - 1, f"{where}[{index}]")
+        elif isinstance(value, str):
+            Text(1024).check(value, where)
+        elif value is not None and not (isinstance(value, (int, float)) and abs(value) <= 2**64):
+            raise Invalid(f"{where} is {_shown(value)}, not text or a number of at most 64 bits")
+
+
+def failed(kind: str, error: Invalid) -> HandshakeFailed:
+    """The error for a peer's message with a field that does not fit."""
+    return HandshakeFailed(f"the peer sent a {kind!r} message in which {error}")
+
+
+def _shown(value: Any) -> str:
+    text = ascii(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,103 @@
+/* Memory that can be handed to another process: a memfd, sealed so that the receiver need not trust its size. */
+#ifndef RFP_CORE_MEMFD_H
+#define RFP_CORE_MEMFD_H
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* Newer than the C library's headers on the oldest distributions that we build on. */
+#ifndef F_ADD_SEALS
+#define F_ADD_SEALS 1033
+#define F_GET_SEALS 1034
+#define F_SEAL_SEAL 0x0001
+#define F_SEAL_SHRINK 0x0002
+#define F_SEAL_GROW 0x0004
+#endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x0010
+#endif
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 8U
+#endif
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+/* SHRINK: the peer cannot be made to fault by a truncation.  SEAL: what was verified stays so. */
+#define RFP_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
+#define RFP_HUGE_PAGE (2u << 20)
+
+/* A new memfd, or -1 with errno. */
+static inline int rfp_memfd_create(void)
+{
+    /* Some machines (vm.memfd_noexec=2) allow only what can never be executed; older kernels do not know the flag. */
+    int fd = memfd_create("rfp", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (fd < 0 && errno == EINVAL) fd = memfd_create("rfp", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    return fd;
+}
+
+/* Sizes, maps and preallocates.  Returns the mapping, or NULL with errno and nothing left mapped. */
+static inline char *rfp_memfd_map_new(int fd, uint64_t length)
+{
+    char *base;
+    int error;
+    if (ftruncate(fd, (off_t)length)) return NULL;
+    base = (char *)mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) return NULL;
+    /* Huge pages come only from a page fault in memory so advised, never from fallocate: hence this order.  Both may be
+     * refused; fallocate then does what is still to do, and reports a lack of memory as an error instead of a SIGBUS. */
+    if (length >= RFP_HUGE_PAGE && !madvise(base, length, MADV_HUGEPAGE)) madvise(base, length, MADV_POPULATE_WRITE);
+    do error = fallocate(fd, 0, 0, (off_t)length) ? errno : 0;
+    while (error == EINTR);
+    if (!error && madvise(base, length, MADV_DONTFORK)) error = errno;
+    if (!error) return base;
+    munmap(base, length);
+    errno = error;
+    return NULL;
+}
+
+/* After this nobody can resize it, and, unless it is meant to be writable, only the owner's own mapping can write to it. */
+static inline int rfp_memfd_seal(int fd, int writable)
+{
+    return fcntl(fd, F_ADD_SEALS, writable ? RFP_SEALS : RFP_SEALS | F_SEAL_FUTURE_WRITE);
+}
+
+/* Maps a peer's memfd that has been verified.  Returns the mapping, or NULL with errno. */
+static inline char *rfp_memfd_map(int fd, uint64_t length, int writable)
+{
+    char *base = (char *)mmap(NULL, length, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) return NULL;
+    if (length >= RFP_HUGE_PAGE) madvise(base, length, MADV_HUGEPAGE);
+    if (madvise(base, length, MADV_DONTFORK)) {
+        int error = errno;
+        munmap(base, length);
+        errno = error;
+        return NULL;
+    }
+    return base;
+}
+
+/* What rfp_memfd_check found. */
+#define RFP_MEMFD_GOOD 0
+#define RFP_MEMFD_FOREIGN 1 /* not a regular file in memory */
+#define RFP_MEMFD_SEALS 2   /* required seals are missing */
+#define RFP_MEMFD_SIZE 3    /* its size is not what was promised */
+
+/* Whether a received descriptor is memory of exactly this length that nobody can resize, and, unless it is meant to be
+ * writable, that nobody but its owner can ever write.  Seals first: only a sealed size stays what fstat said. */
+static inline int rfp_memfd_check(int fd, uint64_t length, int writable)
+{
+    int required = writable ? RFP_SEALS : RFP_SEALS | F_SEAL_FUTURE_WRITE;
+    struct stat status;
+    int seals = fcntl(fd, F_GET_SEALS);
+    if (seals < 0 || fstat(fd, &status) || !S_ISREG(status.st_mode)) return RFP_MEMFD_FOREIGN;
+    if ((seals & required) != required) return RFP_MEMFD_SEALS;
+    if (status.st_size < 0 || (uint64_t)status.st_size != length) return RFP_MEMFD_SIZE;
+    return RFP_MEMFD_GOOD;
+}
+
+#endif

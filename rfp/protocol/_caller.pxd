@@ -1,0 +1,31 @@
+# The client side of a service, for handles to derive from: finds the thread's channel, waits, reconnects, closes.
+
+from libc.stdint cimport uint32_t, uint64_t
+from rfp.protocol._channel cimport Channel
+from rfp.protocol._client_ring cimport client_ring
+
+cdef enum:
+    FULL = 16                      # beside the outcomes of _client_ring.pxd: no slot was free
+    RETRY = 17                     # the answer came too late to be used: ask again
+
+cdef class Caller:
+    """Base of handles (the store's client, the RPC client)."""
+    cdef object open_link
+    cdef readonly object link      # the present connection
+    cdef readonly double timeout   # seconds a call may take unless it says otherwise
+    cdef readonly bint reconnect
+    cdef uint64_t identity         # of the present connection; 0 when calls must go the slow way
+    cdef bint is_closed
+    cdef bint is_forked
+    cdef object lost_because       # why the present connection is no good
+    cdef object lock
+    cdef object threads            # threading.local: each thread's channel
+    cdef list spare                # channels whose threads have ended
+    cdef list old                  # lost connections that still have calls under way
+    cdef object __weakref__
+
+    cdef uint64_t deadline(self, object timeout) except 0
+    cdef Channel enter(self, uint64_t deadline)
+    cdef void leave(self, Channel channel) noexcept
+    cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
+    cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1

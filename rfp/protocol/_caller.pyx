@@ -1,0 +1,299 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The client side of a service (the contract is in _caller.pxd)."""
+
+import itertools
+import os
+import threading
+import time
+import weakref
+
+from cpython.exc cimport PyErr_CheckSignals
+
+from rfp._core cimport rfp_now
+from rfp.protocol._client_ring cimport (CLOSED, DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_flush,
+                                        client_ring_pop, client_ring_submit, client_ring_wait, client_ring_payload)
+from rfp.protocol._wire cimport RFP_OPCODE_PING
+
+from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
+                        OutcomeUnknown)
+
+cdef extern from "rfp/core/thread.h" nogil:
+    struct rfp_thread_cache:
+        uint64_t identity
+        void *channel
+    rfp_thread_cache rfp_thread
+
+cdef enum:
+    SLICE = 100000000     # ns between two looks for signals (Ctrl-C) while waiting
+    TRIALS = 9            # pings that calibrate a ring
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.25    # seconds between attempts to reconnect
+
+identities = itertools.count(1)
+callers = weakref.WeakSet()
+
+
+class ThreadChannel:
+    """What a thread holds of a handle: when the thread ends, its channel goes back to the handle's spare ones."""
+
+    def __init__(self, spare, channel):
+        self.spare = spare
+        self.channel = channel
+
+    def __del__(self):
+        if self.channel is not None:
+            self.spare.append(self.channel)
+
+
+cdef class Caller:
+    """A handle to a server: usable from many threads, each of which gets rings of its own.
+
+    address: the server's; open: called with a deadline (ns), returns a link; timeout: seconds a call may take unless it says
+    otherwise; reconnect: whether to find the server again after it was lost.
+    """
+
+    def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True):
+        if not timeout > 0:
+            raise InvalidArgument(f"timeout={timeout} is not a time", hint="seconds, more than 0")
+        self.timeout = timeout
+        self.reconnect = reconnect
+        self.lock = threading.RLock()
+        self.threads = threading.local()
+        self.spare = []
+        self.old = []
+        self.open_link = open_link
+        self.link = open_link(rfp_now() + <uint64_t> (timeout * 1e9))
+        self.identity = next(identities)
+        callers.add(self)
+
+    cdef uint64_t deadline(self, object timeout) except 0:
+        """The moment (ns) at which a call with this timeout (seconds, None for the handle's) must return."""
+        cdef double seconds
+        if timeout is None:
+            return rfp_now() + <uint64_t> (self.timeout * 1e9)
+        seconds = timeout
+        if not 0 < seconds < 1e9:
+            raise InvalidArgument(f"timeout={timeout!r} is not a time", hint="seconds, more than 0")
+        return rfp_now() + <uint64_t> (seconds * 1e9)
+
+    cdef Channel enter(self, uint64_t deadline):
+        """This thread's channel, marked busy; every enter has its leave."""
+        cdef Channel channel
+        if rfp_thread.identity == self.identity and self.identity != 0:
+            channel = <Channel> rfp_thread.channel
+        else:
+            channel = self.find_channel(deadline)
+        if channel.c.busy:
+            raise CallerError("this thread is inside another call of this handle",
+                              hint="a signal handler or finalizer must not use the handle that it may have interrupted")
+        channel.c.busy = 1
+        return channel
+
+    cdef void leave(self, Channel channel) noexcept:
+        channel.c.busy = 0
+
+    def find_channel(self, uint64_t deadline):
+        """The slow way to this thread's channel: connects again or attaches if need be."""
+        cdef Channel channel
+        if self.is_forked:
+            raise Forked("this handle belongs to the parent process", hint="connect again in the child; or use 'spawn'")
+        # The lock is held while reconnecting: the other threads need the result as well, and wait no longer than it may take.
+        if not self.lock.acquire(timeout=max(0.0, (<double> deadline - <double> rfp_now()) / 1e9)):
+            raise DeadlineExceeded("another thread is still connecting", hint="give the call more timeout")
+        try:
+            if self.is_closed:
+                raise Closed("this handle was closed")
+            if self.identity == 0:
+                self.connect_again(deadline)
+            held = getattr(self.threads, "held", None)
+            if held is not None and held.channel.link is self.link:
+                channel = held.channel
+            else:
+                if held is not None:
+                    held.channel = None
+                channel = self.attach(deadline)
+                self.threads.held = ThreadChannel(self.spare, channel)
+            rfp_thread.channel = <void *> channel
+            rfp_thread.identity = self.identity
+            return channel
+        finally:
+            self.lock.release()
+
+    def attach(self, uint64_t deadline):
+        """A channel on the present connection: one that an ended thread left, or a new one."""
+        while self.spare:
+            channel = self.spare.pop()
+            if channel.link is self.link:
+                return channel
+        channel = self.link.attach(deadline)
+        self.prepare(channel)
+        calibrate(channel, deadline)
+        return channel
+
+    def prepare(self, Channel owner not None):
+        """Sets up a new channel the way this handle was asked to work."""
+
+    def connect_again(self, uint64_t deadline):
+        """Finds the server again; raises ConnectionFailed at the deadline."""
+        cdef double pause = FIRST_PAUSE
+        if not self.reconnect:
+            raise ConnectionFailed(f"the connection to {self.link.address} was lost: {self.lost_because}",
+                                   hint="connect again, or use reconnect=True")
+        self.bury()
+        while True:
+            try:
+                self.link = self.open_link(deadline)
+                self.identity = next(identities)
+                self.lost_because = None
+                return
+            except HandshakeFailed:
+                raise
+            except (ConnectionFailed, DeadlineExceeded) as error:
+                left = (<double> deadline - <double> rfp_now()) / 1e9
+                if left <= pause:
+                    raise ConnectionFailed(f"the connection to {self.link.address} was lost ({self.lost_because}), and the "
+                                           f"server did not come back before the deadline: {error}") from None
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+    def bury(self, bint wait=False):
+        """Closes lost connections whose calls have all returned."""
+        for link in list(self.old):
+            if not any(channel.busy for channel in link.channels):
+                link.close()
+                self.old.remove(link)
+
+    def lost(self, because):
+        """Marks the present connection as lost; calls of other threads that are under way find out by themselves."""
+        with self.lock:
+            if self.identity != 0:
+                self.identity = 0
+                self.lost_because = because
+                self.old.append(self.link)
+
+    cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
+        """Waits for the oldest request of the ring; a signal's exception abandons what is in the ring."""
+        cdef int found
+        cdef uint64_t until
+        cdef uint64_t now = rfp_now()
+        while True:
+            until = min(deadline, now + SLICE)
+            with nogil:
+                found = client_ring_wait(ring, until)
+            if found != TIMED_OUT:
+                return found
+            now = rfp_now()
+            if now >= deadline:
+                return TIMED_OUT
+            try:
+                PyErr_CheckSignals()
+            except BaseException:
+                client_ring_abandon(ring)
+                raise
+
+    cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1:
+        """A call did not end with DONE: raises what the caller should know, or returns if the call is to be made again."""
+        if found == TIMED_OUT:
+            raise DeadlineExceeded(f"no answer from {self.link.address} in time",
+                                   hint=None if repeatable else "the change may still happen")
+        if found == RETRY:
+            return 0
+        if found == FULL:
+            raise Busy("all slots wait for the answers of calls that timed out", hint="the server is slow or stopped: wait")
+        if found == CLOSED or self.is_closed:
+            raise Closed("this handle was closed" if repeatable else
+                         "this handle was closed during the call: the change may still happen")
+        because = "it answered what cannot be" if found == MALFORMED else "the server is gone"
+        self.lost(because)
+        if not repeatable:
+            raise OutcomeUnknown(f"the connection to {self.link.address} was lost after the request was sent ({because})",
+                                 hint="the change may or may not have happened: look, then decide")
+        if not self.reconnect:
+            raise ConnectionFailed(f"the connection to {self.link.address} was lost: {because}",
+                                   hint="connect again, or use reconnect=True")
+        if rfp_now() >= deadline:
+            raise ConnectionFailed(f"the connection to {self.link.address} was lost: {because}")
+        return 0
+
+    def close(self):
+        """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
+        with self.lock:
+            if self.is_closed:
+                return
+            self.is_closed = True
+            self.identity = 0
+            if self.is_forked:
+                return
+            links = [self.link, *self.old]
+            for link in links:
+                for channel in link.channels:
+                    channel.interrupt()
+            # Calls return within microseconds once interrupted; nothing may be unmapped under them.
+            pause = 0.00001
+            while any(channel.busy for link in links for channel in link.channels):
+                time.sleep(pause)
+                pause = min(2 * pause, 0.01)
+                for link in links:
+                    for channel in link.channels:
+                        channel.interrupt()
+            for link in links:
+                link.close()
+            self.old.clear()
+            self.spare.clear()
+
+    @property
+    def closed(self):
+        return self.is_closed
+
+    def forked(self):
+        """The child of a fork has no part in the connection."""
+        self.is_forked = True
+        self.identity = 0
+        self.lock = threading.RLock()
+        self.link.forked()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __del__(self):
+        # Without close(): a program that forgets it leaks nothing.
+        if getattr(self, "lock", None) is not None and not self.is_closed:
+            self.close()
+
+
+def forget_parents_handles():
+    for caller in list(callers):
+        caller.forked()
+
+
+os.register_at_fork(after_in_child=forget_parents_handles)
+
+
+cdef calibrate(Channel channel, uint64_t deadline):
+    """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
+    cdef client_ring *ring
+    cdef uint32_t i, trial, looks
+    cdef int found
+    for i in range(channel.c.count):
+        ring = channel.c.rings[i]
+        counts = []
+        for trial in range(TRIALS):
+            with nogil:
+                found = GONE
+                if client_ring_payload(ring) != NULL:
+                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
+                    client_ring_flush(ring)
+                    found = client_ring_wait(ring, deadline)
+            if found == TIMED_OUT:
+                raise DeadlineExceeded("the server accepted the connection but does not answer",
+                                       hint="is it stopped, or overloaded?")
+            if found != DONE:
+                raise ConnectionFailed("the server went away while connecting")
+            looks = ring.slot[ring.tail].looks
+            client_ring_pop(ring)
+            counts.append(looks)
+        ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
+        ring.slow = 0

@@ -1,0 +1,33 @@
+# A channel: one client thread's rings, one to each worker of a server, and what they share.
+
+from libc.stdint cimport uint32_t, uint64_t
+from rfp._fabric cimport EventChannel, Region, RemoteRegion, remote_region
+from rfp.protocol._client_ring cimport client_ring
+
+cdef enum:
+    MOST_WORKERS = 64
+
+cdef struct channel:
+    uint32_t count
+    client_ring *rings[MOST_WORKERS]
+    remote_region *arenas[MOST_WORKERS]     # where references point to, by worker
+    remote_region *staging                  # for values too large for a slot
+    uint64_t lease                          # ns that a reference holds, as the handshake said
+    uint32_t busy                           # a call is under way; changed with the GIL held
+    uint32_t closing                        # non-zero: calls are to return at once
+
+
+cdef class Channel:
+    """Owns a channel and keeps everything alive that it points to."""
+    cdef channel c
+    cdef readonly list rings
+    cdef readonly list arenas
+    cdef readonly Region reply
+    cdef readonly Region scratch
+    cdef readonly RemoteRegion requests
+    cdef readonly RemoteRegion responses
+    cdef readonly RemoteRegion staging
+    cdef readonly EventChannel events
+    cdef readonly object number             # the server's name for it
+    cdef public object link                 # the connection it belongs to
+    cdef bint closed

@@ -1,0 +1,70 @@
+# The store's messages (messages.h).  There is no module behind this file.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+cdef extern from "rfp/store/messages.h" nogil:
+    enum:
+        KV_MAX_KEY
+        KV_MAX_VALUE
+        KV_PING
+        KV_GET
+        KV_EXISTS
+        KV_PUT
+        KV_DELETE
+        KV_INCR
+        KV_TOUCH
+        KV_GET_MANY
+        KV_PUT_MANY
+        KV_DELETE_MANY
+        KV_PUT_BEGIN
+        KV_PUT_PIECE
+        KV_PUT_ABORT
+        KV_RELEASE
+        KV_STATS
+        KV_IF_ABSENT
+        KV_IF_VERSION
+        KV_PIECE_CRC
+        KV_OK
+        KV_NOT_FOUND
+        KV_EXISTS_ALREADY
+        KV_VERSION_MISMATCH
+        KV_OUT_OF_MEMORY
+        KV_TOO_LARGE
+        KV_NOT_A_NUMBER
+        KV_OVERFLOW
+        KV_BAD_REQUEST
+        KV_QUOTA
+        KV_DEFERRED
+        KV_UNKNOWN_UPLOAD
+        KV_UNSUPPORTED
+        KV_COUNTERS
+
+    struct kv_put:
+        uint32_t key_length
+        uint32_t value_length
+        uint64_t ttl
+        uint64_t version
+
+    struct kv_number:
+        uint64_t number
+
+    struct kv_key:
+        uint16_t key_length
+
+    struct kv_pair:
+        uint16_t key_length
+        uint16_t unused
+        uint32_t value_length
+
+    struct kv_item:
+        uint8_t status
+        uint8_t unused[3]
+        uint32_t length
+        uint64_t version
+
+    struct kv_piece:
+        uint64_t upload
+        uint64_t offset
+        uint32_t length
+        uint32_t crc
+        uint64_t staging

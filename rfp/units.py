@@ -1,0 +1,92 @@
+"""Sizes, durations and rates as people write them.
+
+>>> size("256MiB"), duration("2us"), rate("1.5M")
+(268435456, 2000, 1500000)
+>>> show_size(268435456), show_duration(2000), show_rate(1500000)
+('256MiB', '2us', '1.5M')
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal
+
+from rfp.errors import InvalidArgument
+
+SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+DURATIONS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
+RATES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
+
+_LIMIT = 1 << 63  # what a C int64 holds
+_NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([A-Za-zµ]*)", re.ASCII)
+
+
+def _parse(what: str, text: str, units: dict[str, int], example: str) -> int:
+    """The number of smallest units that `text` names; exact, since it is computed in decimals."""
+    hint = f"write it like {example}; the units are {', '.join(unit for unit in units if unit)}"
+    match = _NUMBER.fullmatch(text.strip())
+    if match is None or match[2] not in units:
+        raise InvalidArgument(f"{text!r} is not a {what}", hint=hint)
+    value = Decimal(match[1]) * units[match[2]]
+    if value != int(value):
+        raise InvalidArgument(f"{text!r} is not a whole number of the smallest unit of a {what}", hint=hint)
+    if value >= _LIMIT:
+        raise InvalidArgument(f"{text!r} is beyond the largest {what}", hint=hint)
+    return int(value)
+
+
+def _show(value: int, units: dict[str, int]) -> str:
+    """The shortest exact text: in the largest unit that leaves at most three decimals."""
+    for unit, scale in reversed(units.items()):
+        if value >= scale and (value * 1000) % scale == 0:
+            whole, rest = divmod(value * 1000 // scale, 1000)
+            return f"{whole}.{rest:03}".rstrip("0").rstrip(".") + unit
+    return f"{value}{next(iter(units))}"
+
+
+def size(value: str | int) -> int:
+    """Bytes: `"256MiB"`, `"1GiB"`, `"4096"` or a number of bytes."""
+    if isinstance(value, str):
+        bare = {"": 1, **SIZES, **{unit: scale for unit, scale in (("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30))}}
+        if value.strip().endswith(("kB", "KB", "MB", "GB", "TB")):
+            raise InvalidArgument(f"{value!r} is ambiguous", hint="powers of two are written KiB, MiB, GiB")
+        return _parse("size", value, bare, '"256MiB"')
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LIMIT:
+        raise InvalidArgument(f"{value!r} is not a size", hint='give a number of bytes, or text like "256MiB"')
+    return value
+
+
+def duration(value: str | int | float) -> int:
+    """Nanoseconds: of `"2us"`, `"5ms"`, `"1s"`, or of a number of seconds."""
+    if isinstance(value, str):
+        text = value.strip().replace("µ", "u")
+        if text.replace(".", "", 1).isdigit() and text.strip("0."):
+            raise InvalidArgument(f"{value!r} has no unit", hint=f'write "{text}s", or "{text}ms", or "{text}us"')
+        return _parse("duration", text, {"": 1, **DURATIONS}, '"5ms"')
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LIMIT / 10**9:
+        raise InvalidArgument(f"{value!r} is not a duration", hint='give a number of seconds, or text like "5ms"')
+    return round(value * 10**9)
+
+
+def rate(value: str | int) -> int:
+    """Operations per second: `"500k"`, `"1.5M"`, or a number."""
+    if isinstance(value, str):
+        return _parse("rate", value, RATES, '"500k"')
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LIMIT:
+        raise InvalidArgument(f"{value!r} is not a rate", hint='give operations per second, or text like "500k"')
+    return value
+
+
+def show_size(value: int) -> str:
+    """`268435456` as `"256MiB"`; `size` reads it back exactly."""
+    return _show(value, SIZES)
+
+
+def show_duration(value: int) -> str:
+    """`2000` nanoseconds as `"2us"`; `duration` reads it back exactly."""
+    return _show(value, DURATIONS)
+
+
+def show_rate(value: int) -> str:
+    """`1500000` a second as `"1.5M"`; `rate` reads it back exactly."""
+    return _show(value, RATES)
