@@ -1,0 +1,56 @@
+# Each target makes the virtual environment that it needs and brings it up to date (scripts/install); none asks anything.
+#
+#   make demo                 the main job on this machine: a server, five workloads, a table next to Redis and memcached
+#   make test                 the fast suite;  ARGS='-k eviction -x' goes to pytest
+#   make test SANITIZE=1      the same, compiled with the address and undefined-behaviour sanitizers
+#   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 stops starting tests after ten minutes
+#   make dev                  .venv-dev: an editable debug build that compiles what was changed when it is imported
+#   make lint                 ruff, cython-lint, mypy, stubtest
+#   make docs                 docs/_build/html
+#   make bench                the speed table: measured, peer, ratio, bar, met or not
+#   make clean                removes all that was made here
+#
+#   PYTHON=/usr/bin/python3.12   another interpreter (3.10 or newer)
+#   V=1                          show what pip and the compiler say
+
+SHELL := /bin/bash
+export PYTHON V
+BIN := .venv/bin
+
+.PHONY: help demo test test-long dev lint docs bench clean
+help:
+	@sed -n '/^# *make /,/^$$/s/^# \{0,1\}//p' Makefile
+
+demo:
+	@scripts/install release
+	@$(BIN)/python scripts/demo $(ARGS)
+
+test:
+	@scripts/install $(if $(SANITIZE),sanitize,release)
+	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) $(ARGS)
+
+test-long:
+	@scripts/install $(if $(SANITIZE),sanitize,release)
+	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) -m long \
+	  $(if $(SEED),--seed=$(SEED)) $(if $(SECONDS),--seconds=$(SECONDS)) $(ARGS)
+
+dev:
+	@scripts/install dev
+	@echo 'now: source .venv-dev/bin/activate'
+
+lint:
+	@scripts/install release lint
+	@scripts/lint $(BIN)
+
+docs:
+	@scripts/install release docs
+	@$(BIN)/sphinx-build -W --keep-going -q -j 2 docs docs/_build/html
+	@echo 'docs/_build/html/index.html'
+
+bench:
+	@scripts/install release
+	@$(BIN)/python -m bench.experiments $(ARGS)
+
+clean:
+	rm -rf .venv .venv-* build dist out docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,22 @@
+"""How Sphinx builds these pages: `make docs`, with every warning an error."""
+
+from importlib import metadata
+
+project = "rfp-rnvm"
+author = "the rfp-rnvm contributors"
+project_copyright = "the rfp-rnvm contributors"
+release = version = metadata.version("rfp-rnvm")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+exclude_patterns = ["_build"]
+nitpicky = False
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3          # [text](page.md#heading) is checked
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+
+html_theme = "furo"
+html_title = f"rfp-rnvm {release}"
+html_copy_source = False

@@ -1,0 +1,137 @@
+"""What holds for every test: a private runtime folder, a printed seed, a bound in time, and nothing left behind."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import random
+import shutil
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Iterator
+from multiprocessing import resource_tracker
+from pathlib import Path
+
+import hypothesis
+import leaks
+import pytest
+
+SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
+SLOWER = 4 if SANITIZED else 1
+
+# A server of the user's, or what they tuned, is neither met nor touched.  Short: a socket's path has 107 bytes.
+PRIVATE = Path(tempfile.mkdtemp(prefix="rfp-tests-"))
+for name in [name for name in os.environ if name.startswith(("RFP_", "RNVM_"))]:
+    del os.environ[name]
+for kind in ("RUNTIME_DIR", "CACHE_HOME", "CONFIG_HOME", "DATA_HOME", "STATE_HOME"):
+    folder = PRIVATE / kind.split("_")[0].lower()
+    folder.mkdir(mode=0o700)
+    os.environ[f"XDG_{kind}"] = str(folder)
+
+# Neither starts when the first test happens to need it: they would look like that test's leaks.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+resource_tracker.ensure_running()
+
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
+
+seed_key = pytest.StashKey[int]()
+failed_key = pytest.StashKey[bool]()
+started_key = pytest.StashKey[float]()
+stderr_key = pytest.StashKey[int]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("rfp")
+    group.addoption("--seed", type=int, help="of everything random in this run; as printed by the run to repeat")
+    group.addoption("--seconds", type=float, help="in an order drawn from the seed; start no test after so many seconds")
+
+
+@pytest.hookimpl(tryfirst=True)  # before hypothesis looks at its option
+def pytest_configure(config: pytest.Config) -> None:
+    seed = config.getoption("seed")
+    if seed is None:
+        seed = random.SystemRandom().randrange(2**32)
+    config.stash[seed_key] = seed
+    config.stash[started_key] = time.monotonic()
+    config.stash[stderr_key] = os.dup(sys.__stderr__.fileno())
+    if config.option.timeout is None:
+        config.option.timeout = SLOWER * float(config.getini("timeout"))
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(seed)
+    hypothesis.settings.load_profile("long" if "long" in config.option.markexpr.replace("not long", "") else "fast")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[stderr_key])
+    shutil.rmtree(PRIVATE, ignore_errors=True)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    import rfp
+
+    return [f"seed: {config.stash[seed_key]} (--seed repeats it)", f"testing: {Path(rfp.__file__).parent}"]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("seconds") is not None:
+        random.Random(config.stash[seed_key]).shuffle(items)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    seconds = item.config.getoption("seconds")
+    if seconds is not None and time.monotonic() - item.config.stash[started_key] > seconds:
+        pytest.skip(f"{item.nodeid} did not run: the {seconds:g} s of --seconds were used up")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the run, with every thread's stack, if a test hangs in C code where pytest-timeout's signal cannot reach it."""
+    marker = item.get_closest_marker("timeout")
+    seconds = marker.args[0] if marker and marker.args else item.config.option.timeout
+    faulthandler.dump_traceback_later(seconds + 15 * SLOWER, exit=True, file=item.config.stash[stderr_key])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        item.stash[failed_key] = True
+    return report
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_after_the_session() -> Iterator[None]:
+    before = leaks.inventory()
+    yield
+    faulthandler.cancel_dump_traceback_later()  # it is a thread
+    left = leaks.left_behind(before, seconds=2 * SLOWER)
+    assert not left, "the session left behind: " + "; ".join(left)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(_nothing_stays_after_the_session: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    # Fixtures of a wider scope are set up before this one; those of the test after it, and torn down before it.
+    before = leaks.inventory()
+    yield
+    if not request.node.stash.get(failed_key, False):  # a failed test's traceback keeps its objects alive
+        left = leaks.left_behind(before, seconds=2 * SLOWER)
+        assert not left, "the test left behind: " + "; ".join(left)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """A number of this test's own, drawn from the run's seed: the same whichever tests run beside it."""
+    return zlib.crc32(f"{request.config.stash[seed_key]} {request.node.nodeid}".encode())
+
+
+@pytest.fixture
+def rng(seed: int) -> random.Random:
+    """A random generator of this test's own, drawn from the run's seed."""
+    return random.Random(seed)

@@ -1,0 +1,82 @@
+"""What a user gets: these packages and nothing else, each extension with its stub, from a plain `pip install .`."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+from importlib import machinery, metadata
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = {"rfp", "rnvm", "structures", "bench"}
+SCRIPTS = {"rfp", "rfp-ycsb"}
+
+
+@pytest.fixture(scope="module")
+def installed() -> list[PurePosixPath]:
+    """The files of the installed distribution: of its wheel, and the commands that pip made."""
+    distribution = metadata.distribution("rfp-rnvm")
+    files = distribution.files or []
+    if any("editable" in str(file) for file in files):
+        pytest.skip("an editable install: its wheel holds only a hook; `make test` looks at a real one")
+    return [PurePosixPath(file) for file in files if file.suffix != ".pyc"]
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(installed):
+    tops = {file.parts[0] for file in installed if file.parts[0] != ".."}
+    assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
+    assert {file.name for file in installed if file.parts[0] == ".."} == SCRIPTS
+
+
+def test_the_wheel_leaves_tests_and_c_sources_out(installed):
+    assert [str(file) for file in installed if file.suffix in {".pyx", ".c", ".h"} or "tests" in file.parts] == []
+
+
+def test_every_extension_has_a_stub(installed):
+    extensions = [file for file in installed if file.suffix == ".so"]
+    assert extensions
+    assert [str(file) for file in extensions if file.with_name(file.name.split(".")[0] + ".pyi") not in installed] == []
+
+
+def test_every_source_is_in_the_wheel(installed):
+    """Catches a file that nobody put into its folder's meson.build."""
+    compiled = machinery.EXTENSION_SUFFIXES[0]
+    expected = {
+        str(file.relative_to(ROOT)).replace(".pyx", compiled)
+        for package in PACKAGES
+        for file in (ROOT / package).rglob("*")
+        if file.suffix in {".py", ".pyi", ".pyx", ".pxd"}
+    }
+    assert sorted(expected - {str(file) for file in installed}) == []
+
+
+@pytest.mark.parametrize("package", sorted(PACKAGES))
+def test_every_package_says_that_it_is_typed(installed, package):
+    assert PurePosixPath(package, "py.typed") in installed
+
+
+def test_the_patent_notice_and_the_licences_travel_with_it(installed):
+    licences = {file.name for file in installed if "licenses" in file.parts}
+    assert licences == {"LICENSE", "PATENTS.md", "LICENSE.xxhash"}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_plain_pip_install_from_the_sdist_works(tmp_path):
+    """A committed tree, packed, unpacked and compiled by pip alone, with the tools that pip fetches."""
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    environment = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = environment / "bin" / "python"
+    subprocess.run([python, "-m", "pip", "-q", "install", "build"], check=True)
+    subprocess.run([python, "-m", "build", "-q", "--sdist", "--outdir", tmp_path, clone], check=True)
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        assert any(name.endswith("rfp/_fabric.pyx") for name in archive.getnames())
+    shutil.rmtree(clone)
+    subprocess.run([python, "-m", "pip", "-q", "install", sdist], check=True)
+    where = subprocess.check_output([python, "-c", "import rfp._fabric as m; print(m.__file__)"], cwd=tmp_path, text=True)
+    assert where.startswith(str(environment))

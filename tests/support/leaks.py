@@ -1,0 +1,82 @@
+"""What this process holds, and what of it was not there before.
+
+An inventory is a dict from what is held, (kind, identity), to how much of it: 1, or bytes for mappings.  Descriptors, mappings
+of shared memory, threads (those that C code starts too), child processes, shared-memory files and what lies in the runtime
+folder are counted, from /proc and without asking the code under test.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import re
+import time
+from collections import Counter
+from pathlib import Path
+
+Inventory = Counter[tuple[str, str]]
+
+SHARED = ("/memfd:", "/dev/shm/", "/dev/zero")
+# Ours by name: other programs of this machine have files there too.
+SHM_FILES = re.compile(r"rfp|rnvm")
+
+
+def inventory() -> Inventory:
+    """Count what this process holds now."""
+    held: Inventory = Counter()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            held["descriptor", f"{fd} -> {os.readlink(f'/proc/self/fd/{fd}')}"] += 1
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, _, _, _, inode, *path = line.split(maxsplit=5)
+        if path and path[0].startswith(SHARED):
+            first, last = (int(address, 16) for address in span.split("-"))
+            held["mapping", f"{path[0]} (inode {inode})"] += last - first
+    for tid in os.listdir("/proc/self/task"):
+        held["thread", tid] += 1
+        try:
+            children = Path(f"/proc/self/task/{tid}/children").read_text()
+        except FileNotFoundError:  # it ended meanwhile
+            continue
+        held.update(("process", pid) for pid in children.split())
+    held.update(("shared-memory file", name) for name in os.listdir("/dev/shm") if SHM_FILES.search(name))
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"])
+    held.update(("runtime file", str(path.relative_to(runtime))) for path in runtime.rglob("*") if not path.is_dir())
+    return held
+
+
+def left_behind(before: Inventory, *, seconds: float) -> list[str]:
+    """Name what is held beyond `before`, after giving it `seconds` to go away by itself (threads end, sockets close)."""
+    deadline = time.monotonic() + seconds
+    more = inventory() - before
+    while more:
+        gc.collect()
+        more = inventory() - before
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.005)
+    return [describe(kind, name, amount) for (kind, name), amount in sorted(more.items())]
+
+
+def describe(kind: str, name: str, amount: int) -> str:
+    """Say in words what one entry of an inventory is."""
+    if kind == "mapping":
+        return f"{amount} bytes mapped of {name}"
+    if kind == "thread":
+        return f"thread {name} {_read(f'/proc/self/task/{name}/comm')!r}"
+    if kind == "process":
+        return f"child process {name} {_read(f'/proc/{name}/cmdline')!r}"
+    if kind == "descriptor" and (socket := re.search(r"socket:\[(\d+)\]", name)):
+        for line in _read("/proc/net/unix").splitlines():
+            if line.split()[6:7] == [socket[1]]:
+                return f"descriptor {name}, a Unix socket {' '.join(line.split()[7:])}".rstrip()
+    return f"{kind} {name}"
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text().replace("\0", " ").strip()
+    except OSError:
+        return "gone meanwhile"

@@ -1,0 +1,132 @@
+"""The leak check sees what it is there to see."""
+
+import mmap
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import leaks
+import pytest
+
+SLOWER = 4 if "libasan" in os.environ.get("LD_PRELOAD", "") else 1     # as in conftest.py
+CONFTEST = Path(__file__).parents[1] / "conftest.py"
+
+
+def test_an_open_descriptor_is_named():
+    before = leaks.inventory()
+    fd = os.open("/dev/null", os.O_RDONLY)
+    try:
+        assert leaks.left_behind(before, seconds=0) == [f"descriptor {fd} -> /dev/null"]
+    finally:
+        os.close(fd)
+    assert leaks.left_behind(before, seconds=0) == []
+
+
+def test_a_listening_socket_is_named_with_its_path_and_so_is_its_file():
+    path = os.environ["XDG_RUNTIME_DIR"] + "/listener"
+    before = leaks.inventory()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        left = leaks.left_behind(before, seconds=0)
+    assert len(left) == 2
+    assert left[0].endswith(f"a Unix socket {path}")
+    assert left[1] == "runtime file listener"
+    os.unlink(path)
+
+
+def test_a_mapping_is_counted_even_when_its_descriptor_is_closed():
+    before = leaks.inventory()
+    fd = os.memfd_create("rfp-region")
+    os.ftruncate(fd, 8192)
+    region = mmap.mmap(fd, 8192)
+    grown = leaks.inventory()
+    again = mmap.mmap(fd, 4096)
+    os.close(fd)
+    # mmap keeps a duplicate of the descriptor for each mapping.
+    first = [line for line in leaks.left_behind(before, seconds=0) if "mapped" in line]
+    second = [line for line in leaks.left_behind(grown, seconds=0) if "mapped" in line]
+    region.close()
+    again.close()
+    assert first[0].startswith("12288 bytes mapped of /memfd:rfp-region")
+    assert second[0].startswith("4096 bytes mapped of /memfd:rfp-region")
+
+
+def test_a_thread_gets_a_moment_to_end_and_is_named_if_it_does_not():
+    before = leaks.inventory()
+    stop = threading.Event()
+    thread = threading.Thread(target=stop.wait, args=(30,))
+    thread.start()
+    left = leaks.left_behind(before, seconds=0)
+    threading.Timer(0.05, stop.set).start()
+    settled = leaks.left_behind(before, seconds=10)
+    thread.join()
+    assert [line.split()[:2] for line in left] == [["thread", str(thread.native_id)]]
+    assert settled == []
+
+
+def test_a_child_process_is_named():
+    before = leaks.inventory()
+    with subprocess.Popen(["sleep", "30"]) as child:
+        left = [line for line in leaks.left_behind(before, seconds=0) if "process" in line]
+        child.kill()
+    assert left
+    assert str(child.pid) in left[0]
+
+
+@pytest.fixture
+def suite(tmp_path):
+    """Run pytest on a test file of the given text, under this conftest."""
+    shutil.copy(CONFTEST, tmp_path)
+    support = Path(leaks.__file__).parent
+
+    # A run that ends in a hang leaves its private folder: here, where pytest sweeps.
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+
+    def run(text, *options):
+        (tmp_path / "test_it.py").write_text(text)
+        (tmp_path / "pytest.ini").write_text(
+            f"[pytest]\naddopts = --import-mode=importlib\npythonpath = {support}\ntimeout = 60\nmarkers = long\n"
+        )
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50)
+
+    return run
+
+
+def test_a_test_that_leaks_fails_and_the_next_one_does_not(suite):
+    run = suite("import os\ndef test_leaks(): os.dup(0)\ndef test_does_not(): pass\n")
+    assert run.returncode == 1
+    assert "the test left behind: descriptor" in run.stdout
+    assert "2 passed, 2 errors" in run.stdout           # of the test, and of the session
+
+
+def test_a_hang_in_c_ends_the_run_with_a_stack(suite):
+    # PyDLL holds the GIL while it sleeps: no signal handler and no other thread of Python's can run.
+    text = f"import ctypes, pytest\n@pytest.mark.timeout({1.5 - 15 * SLOWER})\ndef test_hangs(): ctypes.PyDLL(None).sleep(40)\n"
+    run = suite(text)
+    assert run.returncode == 1
+    assert "test_hangs" in run.stderr
+
+
+def test_a_printed_seed_repeats_a_run(suite):
+    text = "def test_draws(rng): raise SystemError(rng.random())\n"
+    outputs = [suite(text, f"--seed={seed}").stdout for seed in (7, 7, 8)]
+    drawn = [next(line for line in output.splitlines() if "E  " in line) for output in outputs]
+    assert "seed: 7 " in outputs[0]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_what_a_slice_leaves_out_is_named(suite):
+    text = "\n".join(f"def test_{n}(): pass" for n in range(3))
+    run = suite(text, "--seconds=-1", "-rs")
+    assert "3 skipped" in run.stdout
+    assert all(f"test_it.py::test_{n} did not run" in run.stdout for n in range(3))
+
+
+def test_each_test_draws_from_a_seed_of_its_own(seed, rng):
+    assert rng.random() == random.Random(seed).random()

@@ -1,0 +1,65 @@
+"""Every example runs: of the docstrings, Python's and Cython's, and of the pages that a user reads."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import inspect
+import pkgutil
+import types
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("rfp", "rnvm", "structures", "bench")
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
+
+
+def modules() -> list[str]:
+    names = list(PACKAGES)
+    for package in PACKAGES:
+        names += [module.name for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + ".")]
+    return [name for name in names if not name.endswith("__main__")]
+
+
+def pages() -> list[Path]:
+    return [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if ">>>" in page.read_text()]
+
+
+def examples(module: types.ModuleType) -> list[doctest.DocTest]:
+    """Find a module's examples by walking it: doctest's own finder passes over the methods of Cython's classes."""
+    found: dict[int, doctest.DocTest] = {}
+
+    def walk(thing: object, name: str) -> None:
+        doc = getattr(thing, "__doc__", None)
+        if isinstance(doc, str) and ">>>" in doc:
+            found[id(thing)] = doctest.DocTestParser().get_doctest(doc, dict(vars(module)), name, None, None)
+        if not (inspect.isclass(thing) or inspect.ismodule(thing)):
+            return
+        for key, value in vars(thing).items():
+            value = getattr(value, "__func__", value)          # of a class method or a static one
+            described = inspect.isclass(value) or inspect.isroutine(value) or inspect.isdatadescriptor(value)
+            if described and getattr(value, "__module__", module.__name__) == module.__name__:
+                walk(value, f"{name}.{key}")
+
+    walk(module, module.__name__)
+    return list(found.values())
+
+
+@pytest.mark.parametrize("name", modules())
+def test_the_examples_of_a_module_are_true(name):
+    module = importlib.import_module(name)
+    runner = doctest.DocTestRunner(optionflags=FLAGS)
+    for example in examples(module):
+        runner.run(example)
+    assert runner.failures == 0          # what differed stands above
+    if name == "rfp.errors":
+        assert runner.tries > 0          # lest this test find nothing anywhere
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_the_examples_of_a_page_are_true(page):
+    failures, tries = doctest.testfile(str(page), module_relative=False, optionflags=FLAGS)
+    assert tries > 0
+    assert failures == 0
