@@ -12,13 +12,13 @@ import threading
 import time
 
 import pytest
+from control_tools import attach, attached, hello, memory, packed, pair, raw_pair, send_raw, soon, welcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfp.address import parse
-from rfp.control import Attached, Connection, Detach, GetStats, Hello, Listener, Refused, Stats, Welcome, connect, deadline_in, frame
+from rfp.control import Attached, Detach, GetStats, Hello, Listener, Refused, Stats, Welcome, connect, deadline_in, frame
 from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, OutOfMemory
-from control_tools import attach, attached, hello, memory, packed, pair, raw_pair, send_raw, soon, welcome
 
 
 def test_messages_travel_both_ways():
@@ -222,7 +222,7 @@ def feed(data: bytes, cuts: list[int], fds: list[int]) -> None:
     raw, connection = raw_pair()
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     with raw, connection:
-        for start, end in zip(edges, edges[1:], strict=False):
+        for start, end in zip(edges[:-1], edges[1:], strict=True):
             send_raw(raw, data[start:end], fds)
         raw.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionFailed):
@@ -242,7 +242,8 @@ def test_random_bytes_never_do_more_than_end_the_connection(data, cuts, with_fd)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_damaged_message_never_does_more_than_end_the_connection(data):
-    good = bytearray(packed(data.draw(st.sampled_from([hello(), welcome(), attach(), attached(), Detach(1), Refused("x", "y", None)]))))
+    messages = [hello(), welcome(), attach(), attached(), Detach(1), Refused("x", "y", None)]
+    good = bytearray(packed(data.draw(st.sampled_from(messages))))
     for _ in range(data.draw(st.integers(0, 4))):
         good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
     feed(bytes(good), data.draw(st.lists(st.integers(0, 1000), max_size=2)), [])
@@ -376,7 +377,8 @@ def test_a_closed_connection_says_so_and_closes_again():
     b.close()
     a.close()
     a.close()
-    for use in (lambda: a.send(hello(), soon()), lambda: a.receive(soon()), a.try_receive, a.pidfd, lambda: a.call(hello(), Welcome, soon())):
+    talk = (lambda: a.send(hello(), soon()), lambda: a.receive(soon()), lambda: a.call(hello(), Welcome, soon()))
+    for use in (*talk, a.try_receive, a.pidfd):
         with pytest.raises(Closed):
             use()
 
@@ -507,7 +509,7 @@ def test_waiting_costs_no_processor():
 
 def test_connect_without_a_server_says_how_to_start_one(private):
     address = parse(f"shm://{private}/s")
-    with pytest.raises(ConnectionFailed, match="no server at shm.*rfp serve --address"):
+    with pytest.raises(ConnectionFailed, match=r"no server at shm.*rfp serve --address"):
         connect(address, soon())
     with socket.socket(socket.AF_UNIX) as stale:
         stale.bind(address.path)
@@ -533,5 +535,3 @@ def test_a_server_of_another_user_is_not_trusted(private, monkeypatch):
         with pytest.raises(HandshakeFailed, match="same user"):
             connect(address, soon())
         monkeypatch.undo()
-
-
