@@ -30,7 +30,7 @@ Item = namedtuple("Item", ["value", "version"])
 Item.__doc__ = "A value and the version that its put returned."
 
 COUNTERS = ("gets", "hits", "misses", "puts", "deletes", "incrs", "touches", "evictions", "expirations", "refused", "records",
-            "bytes_used", "bytes_total", "index_bytes", "pins", "uploads", "bytes_reserved", "value_bytes")
+            "bytes_used", "bytes_total", "index_bytes", "pins", "uploads", "bytes_reserved", "value_bytes", "unknown_pins")
 assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
 
 
