@@ -1,0 +1,20 @@
+"""A key-value store whose results clients fetch with one-sided READs, and an RPC layer under it.
+
+>>> import rfp
+>>> with rfp.Server(memory="16MiB") as server:
+...     with rfp.connect(server.address) as kv:
+...         version = kv.put(b"greeting", b"hello")
+...         kv.get(b"greeting")
+b'hello'
+"""
+
+from rfp import errors
+from rfp._client import Client, Item
+from rfp._rpc import RpcClient
+from rfp.connecting import connect
+from rfp.errors import RfpError
+from rfp.rpc import RpcServer
+from rfp.server import Server
+
+__all__ = ["Client", "Item", "RfpError", "RpcClient", "RpcServer", "Server", "connect", "errors"]
+__version__ = "0.1.0"

@@ -1,5 +1,6 @@
 # The store's client.
 
+from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.protocol._caller cimport Caller
 from rfp.protocol._channel cimport Channel, channel
@@ -20,6 +21,7 @@ cdef class Client(Caller):
 
     cdef uint32_t worker_of(self, channel *c, bytes key) noexcept
     cdef object find(self, object key, object buffer, bint with_version, object timeout)
+    cdef object find_in(self, bytes key, Py_buffer *view, bint with_version, uint64_t deadline)
     cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1
     cdef uint64_t change(self, uint8_t opcode, bytes key, bint has_number, uint64_t number, bint repeatable, object timeout,
                          answer *out) except? 0

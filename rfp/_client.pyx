@@ -3,10 +3,10 @@
 
 from collections import namedtuple
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from rfp._batch cimport delete_many, get_many, put_many
 from rfp._core cimport rfp_hash, rfp_now
@@ -189,10 +189,6 @@ cdef class Client(Caller):
             try:
                 worker = self.worker_of(&owner.c, key)
                 ring = owner.c.rings[worker]
-                if self.bypass:
-                    value = walk(owner, worker, key, view, with_version, self.seed, deadline)
-                    if value is not None:
-                        return value
                 started = rfp_now()
                 with nogil:
                     taken = kv_submit(ring, KV_GET, text, length, 0)
@@ -411,29 +407,6 @@ cdef class Client(Caller):
         [True, False]
         """
         return delete_many(self, keys, self.deadline(timeout))
-
-    def ping(self, *, timeout=None):
-        """The time, in seconds, in which every worker of the server has answered."""
-        cdef uint64_t deadline = self.deadline(timeout)
-        cdef uint64_t started
-        cdef Channel owner
-        cdef answer out
-        cdef uint32_t i
-        cdef int found = DONE
-        while True:
-            owner = self.enter(deadline)
-            try:
-                started = rfp_now()
-                for i in range(owner.c.count):
-                    found = self.ask(owner, owner.c.rings[i], kv_submit(owner.c.rings[i], RFP_OPCODE_PING, b"", 0, 0), deadline,
-                                     &out)
-                    if found != DONE:
-                        break
-            finally:
-                self.leave(owner)
-            if found == DONE:
-                return (rfp_now() - started) / 1e9
-            self.again(found, deadline, True)
 
     def stats(self, *, timeout=None):
         """What the server counts, as a dict: the sums over its workers, "partitions" with each one's, and "client" with what

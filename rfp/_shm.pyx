@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3
 """The shm provider: processes of one host that share sealed memory.  docs/fabric.md explains it.
 
 What it protects against: bugs and crashes of the same user's processes, not a malicious one.
@@ -9,42 +9,34 @@ import weakref
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport errno
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from posix.mman cimport munmap
 from posix.unistd cimport close as close_fd
 
 from rfp import _memory
-from rfp._fabric cimport (
-    BOUNDS, COMPARE_SWAP, FETCH_ADD, FLUSHED, READ, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, RIGHTS, SIGNALED, SUCCESS, WRITE,
-    WRITE_NOTIFY)
+from rfp._emulation cimport (
+    INLINE, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network, rfp_network_between, rfp_network_emulated)
+from rfp._fabric cimport FLUSHED, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
+from rfp._operations cimport DEPTH, closed_operations, direct_operations, fetch, pair_state, unconnected_operations
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
 
 cdef extern from "rfp/core/atomics.h" nogil:
-    enum:
-        RFP_BULK
-    void rfp_copy_bulk(void *to, const void *source, size_t n)
-    void rfp_copy_in(void *to, const void *source, size_t n)
     void rfp_copy_out(void *to, const void *source, size_t n)
-    uint64_t rfp_load64(const void *p)
-    uint64_t rfp_add64(void *p, uint64_t v)
-    int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
-    void rfp_fence_acquire()
+    void rfp_store64(void *p, uint64_t v)
     void rfp_fence_release()
 
 cdef extern from "rfp/core/bell.h" nogil:
     struct rfp_bell:
-        pass
-    uint32_t rfp_bell_arm(uint32_t *word)
+        uint32_t word
+        uint64_t in_bound
     void rfp_bell_disarm(uint32_t *word)
-    int rfp_bell_sleep(uint32_t *word, uint32_t armed, uint64_t ns)
-    void rfp_bell_ring(uint32_t *word)
 
 cdef extern from "rfp/core/descriptor.h" nogil:
     struct rfp_region_descriptor:
         uint32_t magic
-        int version
-        int provider
+        uint16_t version
+        uint16_t provider
         uint64_t length
         uint32_t rights
         uint32_t key
@@ -52,16 +44,16 @@ cdef extern from "rfp/core/descriptor.h" nogil:
         uint32_t checksum
     struct rfp_pair_descriptor:
         uint32_t magic
-        int version
-        int provider
+        uint16_t version
+        uint16_t provider
         uint64_t bell
         uint64_t engine
         uint64_t rtt
         uint64_t in_gap
         uint64_t out_gap
         uint32_t key
-        uint32_t emulated
         uint32_t reserved
+        uint32_t unused
         uint32_t checksum
     enum:
         RFP_REGION_MAGIC
@@ -81,174 +73,9 @@ cdef extern from "rfp/core/memfd.h" nogil:
     enum:
         RFP_MEMFD_GOOD
 
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int poll(pollfd *fds, unsigned long n, int timeout)
-    enum:
-        POLLIN
-        POLLRDHUP
-
 cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
+cdef uint64_t NO_LINE = ~<uint64_t>0
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
-
-
-# ---------------------------------------------------------------------------------------------------------- the data path
-
-# What each opcode needs the region to grant; an opcode that does not exist needs what no region grants.
-cdef uint32_t[8] needs
-needs[:] = [~0u, REMOTE_READ, REMOTE_WRITE, REMOTE_WRITE, REMOTE_ATOMIC, REMOTE_ATOMIC, ~0u, ~0u]
-
-
-cdef uint32_t check(const work_request *request) noexcept nogil:
-    cdef uint32_t need = needs[request.opcode] if request.opcode < 8 else ~0u
-    if (request.remote.rights & need) != need:
-        return RIGHTS
-    # Compared so that nothing can overflow, whatever the offsets are.
-    if request.remote_offset > request.remote.length or request.length > request.remote.length - request.remote_offset:
-        return BOUNDS
-    if request.local_offset > request.local.length or request.length > request.local.length - request.local_offset:
-        return BOUNDS
-    if need == REMOTE_ATOMIC and (request.length != 8 or request.remote_offset & 7):
-        return BOUNDS
-    return SUCCESS
-
-
-cdef inline void fetch(char *to, const char *source, uint64_t n) noexcept nogil:
-    # The first word is loaded before all others: who publishes with a release store to it has written the rest before.
-    cdef uint64_t first = 8 - (<uintptr_t>source & 7)
-    if n <= first:
-        rfp_copy_in(to, source, n)
-    else:
-        rfp_copy_in(to, source, first)
-        rfp_fence_acquire()
-        if n >= RFP_BULK:
-            rfp_copy_bulk(to + first, source + first, n - first)
-        else:
-            rfp_copy_in(to + first, source + first, n - first)
-    rfp_fence_acquire()        # and what is posted after this READ happens after it
-
-
-cdef void perform(shm_pair *state, const work_request *request) noexcept nogil:
-    cdef char *local = request.local.base + request.local_offset
-    cdef char *remote = request.remote.base + request.remote_offset
-    cdef uint64_t old
-    if request.opcode == READ:
-        fetch(local, remote, request.length)
-    elif request.opcode == WRITE or request.opcode == WRITE_NOTIFY:
-        rfp_copy_out(remote, local, request.length)
-        rfp_fence_release()    # WRITEs become visible in the order of posting
-        if request.opcode == WRITE_NOTIFY:
-            rfp_bell_ring(state.bell)
-    elif request.opcode == COMPARE_SWAP:
-        old = request.compare
-        rfp_compare_swap64(remote, &old, request.operand)
-        rfp_copy_out(local, &old, 8)
-    elif request.opcode == FETCH_ADD:
-        old = rfp_add64(remote, request.operand)
-        rfp_copy_out(local, &old, 8)
-
-
-cdef void complete(shm_pair *state, const work_request *request, uint32_t status) noexcept nogil:
-    cdef completion *c = &state.completions[state.tail % DEPTH]
-    c.id = request.id
-    c.opcode = request.opcode
-    c.status = status
-    state.tail += 1
-
-
-cdef int shm_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
-    cdef shm_pair *state = <shm_pair *>pair.state
-    cdef uint32_t status
-    cdef int i
-    for i in range(n):
-        if state.tail - state.head == DEPTH:
-            return i
-        status = check(&requests[i])
-        if status == SUCCESS:
-            perform(state, &requests[i])
-        if status != SUCCESS or requests[i].flags & SIGNALED:
-            complete(state, &requests[i], status)
-    return n
-
-
-cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
-    cdef shm_pair *state = <shm_pair *>pair.state
-    cdef int i
-    for i in range(n):
-        if state.tail - state.head == DEPTH:
-            return i
-        complete(state, &requests[i], FLUSHED)
-    return n
-
-
-cdef int shm_poll(queue_pair *pair, completion *completions, int n) noexcept nogil:
-    cdef shm_pair *state = <shm_pair *>pair.state
-    cdef int i
-    for i in range(n):
-        if state.head == state.tail:
-            return i
-        completions[i] = state.completions[state.head % DEPTH]
-        state.head += 1
-    return n
-
-
-cdef bint shm_alive(queue_pair *pair) noexcept nogil:
-    # A pidfd becomes readable when its process ends.  On the control socket only its end counts: unread data is not death.
-    cdef shm_pair *state = <shm_pair *>pair.state
-    cdef pollfd[2] watched
-    watched[0] = pollfd(fd=state.pidfd, events=POLLIN, revents=0)
-    watched[1] = pollfd(fd=state.control, events=POLLRDHUP, revents=0)
-    return poll(watched, 2, 0) <= 0
-
-
-cdef bint never_alive(queue_pair *pair) noexcept nogil:
-    return False
-
-
-cdef uint32_t shm_arm(event_channel *channel) noexcept nogil:
-    return rfp_bell_arm(channel.word)
-
-
-cdef bint shm_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
-    return rfp_bell_sleep(channel.word, armed, ns)
-
-
-cdef void shm_disarm(event_channel *channel) noexcept nogil:
-    rfp_bell_disarm(channel.word)
-
-
-cdef void shm_wake(event_channel *channel) noexcept nogil:
-    rfp_bell_ring(channel.word)
-
-
-cdef uint32_t closed_arm(event_channel *channel) noexcept nogil:
-    return 0
-
-
-cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
-    return False
-
-
-cdef void closed_channel(event_channel *channel) noexcept nogil:
-    pass
-
-
-cdef provider shm_ops = provider(
-    post=shm_post, poll=shm_poll, alive=shm_alive, arm=shm_arm, sleep=shm_sleep, disarm=shm_disarm, wake=shm_wake)
-
-# Before connect(), and after close() or in a forked child: nothing is touched, everything is flushed.
-cdef provider unconnected_ops = provider(
-    post=flush_post, poll=shm_poll, alive=shm_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel)
-cdef provider closed_ops = provider(
-    post=flush_post, poll=shm_poll, alive=never_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel)
-
-
-# ------------------------------------------------------------------------------------------------------------ the objects
 
 live = weakref.WeakSet()       # everything below that is open
 
@@ -302,6 +129,7 @@ cdef class ShmRegion(Region):
 
     def __cinit__(self):
         self.fd = -1
+        self.engine = NO_LINE
 
     def __dealloc__(self):
         self.release()
@@ -393,7 +221,7 @@ cdef class ShmEventChannel(EventChannel):
         self._forget()
 
     def _forget(self):
-        self.c.ops = &closed_ops
+        self.c.ops = closed_operations()
         self.c.word = NULL
         self.region = None
 
@@ -402,30 +230,36 @@ cdef class ShmQueuePair(QueuePair):
     """One end of a connection between two processes of a host."""
 
     def __cinit__(self):
-        self.state = <shm_pair *>calloc(1, sizeof(shm_pair))
+        self.state = <pair_state *>calloc(1, sizeof(pair_state))
         if self.state == NULL:
             raise MemoryError
+        self.state.pidfd = self.state.control = -1
         self.c.state = self.state
-        self.c.ops = &unconnected_ops
+        self.c.ops = unconnected_operations()
         self.c.reads_ordered = True
         self.c.max_outstanding_reads = DEPTH
-        self.c.max_inline = ~0u
+        self.c.max_inline = ~<uint32_t>0
         self.c.depth = DEPTH
 
     def __dealloc__(self):
-        free(self.state)
+        if self.state != NULL:
+            free(self.state.more)
+            free(self.state)
 
-    cdef const provider *operations(self):
-        return &shm_ops
+    @property
+    def emulated(self):
+        """Whether a network is emulated between the two ends: what is measured over it must be labelled so."""
+        return bool(rfp_network_emulated(&self.network))
 
     cpdef bytes descriptor(self):
         """What the peer's connect() needs.  Raises Closed."""
         cdef rfp_pair_descriptor d
-        if self.closed or self.channel.region is None:
+        if self.channel is None or self.channel.region is None:
             raise Closed("the queue pair or its event channel is closed")
         d.magic, d.version, d.provider = RFP_PAIR_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
-        d.bell, d.engine, d.key = self.channel.offset, self.channel.offset, self.channel.region.c.key
-        d.rtt = d.in_gap = d.out_gap = d.emulated = d.reserved = 0
+        d.bell, d.engine, d.key = self.channel.offset, self.channel.region.engine, self.channel.region.c.key
+        d.rtt, d.in_gap, d.out_gap = self.fabric.network.rtt, self.fabric.network.in_gap, self.fabric.network.out_gap
+        d.reserved = d.unused = 0
         d.checksum = rfp_descriptor_sum(&d, sizeof(d))
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
 
@@ -435,9 +269,10 @@ cdef class ShmQueuePair(QueuePair):
         Raises HandshakeFailed (they do not fit), CallerError (already connected), Closed.
         """
         cdef rfp_pair_descriptor d
-        if self.closed:
+        cdef rfp_network theirs
+        if self.channel is None:
             raise Closed("the queue pair is closed")
-        if self.connected:
+        if self.bell_region is not None:
             raise CallerError("the queue pair is already connected")
         if not isinstance(region, ShmRemoteRegion):
             raise InvalidArgument("shm connects over the region in which the peer's event channel stands")
@@ -448,25 +283,43 @@ cdef class ShmQueuePair(QueuePair):
             raise HandshakeFailed(f"the peer's event channel stands in region {d.key:#x}, not in {region.c.key:#x}")
         if not region.c.rights & REMOTE_WRITE:
             raise HandshakeFailed("the peer's event channel stands in a region that we may not write")
-        for offset in (d.bell, d.engine):
-            if offset % sizeof(rfp_bell) or offset > region.c.length or sizeof(rfp_bell) > region.c.length - offset:
-                raise HandshakeFailed(f"an event channel at {offset} is not within the peer's region of {region.c.length} bytes")
-        self.bell_region = region
+        if not is_line(d.bell, region.c.length) or not is_line(d.engine, region.c.length):
+            raise HandshakeFailed(f"an event channel at {d.bell} is not within the peer's region of {region.c.length} bytes")
+        if max(d.rtt, d.in_gap, d.out_gap) > RFP_NETWORK_SLOWEST:
+            raise HandshakeFailed("the peer emulates a network that is slower than any")
+        theirs = rfp_network(rtt=d.rtt, in_gap=d.in_gap, out_gap=d.out_gap)
+        self.network = rfp_network_between(&self.fabric.network, &theirs)
         self.state.bell = <uint32_t *>(region.c.base + d.bell)
-        self.connected = True
-        self.c.ops = self.operations()
+        self.begin(&(<rfp_bell *>(region.c.base + d.engine)).in_bound)
+        self.bell_region = region
+
+    cdef begin(self, uint64_t *in_bound):
+        if not rfp_network_emulated(&self.network):
+            self.c.ops = direct_operations()
+        elif emulate(self.state, &self.network, in_bound, &self.fabric.out_bound):
+            self.c.ops = emulated_operations()
+            self.c.max_inline = INLINE
+        else:
+            raise MemoryError
+
+    cdef void end(self) noexcept:
+        abandon(self.state, FLUSHED)
 
     cpdef close(self):
-        """Ends it: what is posted from now on is flushed, alive() says no.  Only when no thread is inside post or poll."""
+        """Ends it: what is under way or posted from now on is flushed, alive() says no.  Only when no thread uses it."""
         live.discard(self)
         self._forget()
 
     def _forget(self):
-        self.c.ops = &closed_ops
-        self.closed = True
+        self.c.ops = closed_operations()
+        self.end()
         self.state.bell = NULL
         self.state.pidfd = self.state.control = -1
-        self.channel = self.bell_region = None
+        self.channel = self.bell_region = self.fabric = None
+
+
+cdef bint is_line(uint64_t offset, uint64_t length) noexcept:
+    return offset % sizeof(rfp_bell) == 0 and offset <= length and sizeof(rfp_bell) <= length - offset
 
 
 cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, str what):
@@ -481,8 +334,20 @@ cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, st
                               hint="both sides must run the same release of rfp-rnvm")
 
 
+cdef uint64_t gap(str name, iops) except? 0:
+    if iops == 0:
+        return 0
+    if not 1 <= iops <= 1e9:
+        raise InvalidArgument(f"{name} is 1 to 1e9 requests a second, or 0 for no limit, not {iops}")
+    return max(1, round(1e9 / iops))
+
+
 cdef class ShmFabric(Fabric):
     """Shared memory between the processes of one user on one host.
+
+    rtt_ns, in_iops, out_iops: emulate a network with this round trip (nanoseconds) and with an adapter on this side that takes
+    so many requests a second in and sends so many out; 0: no limit.  All 0: no emulation, and no cost.  A side that emulates
+    nothing is taken to be like its peer.  Raises InvalidArgument.
 
     Cost: a READ or WRITE is a copy by the caller's own core; no system call, except the one that wakes a sleeper.
 
@@ -498,6 +363,18 @@ cdef class ShmFabric(Fabric):
     ...     client_end.execute(READ, buffer, 64, theirs, 64, 5) == SUCCESS, buffer.read(64, 5)
     (True, b'hello')
     """
+
+    def __init__(self, *, rtt_ns=0, in_iops=0, out_iops=0):
+        if not 0 <= rtt_ns <= RFP_NETWORK_SLOWEST:
+            raise InvalidArgument(f"a round trip takes 0 to {RFP_NETWORK_SLOWEST} ns, not {rtt_ns}")
+        self.network.rtt = round(rtt_ns)
+        self.network.in_gap = gap("in_iops", in_iops)
+        self.network.out_gap = gap("out_iops", out_iops)
+
+    @property
+    def emulated(self):
+        """Whether this side emulates a network: what is measured over it must be labelled so."""
+        return bool(rfp_network_emulated(&self.network))
 
     cpdef Region register(self, uint64_t length, uint32_t rights):
         """Memory that peers may use as `rights` says.
@@ -581,13 +458,16 @@ cdef class ShmFabric(Fabric):
         if not region.c.rights & REMOTE_WRITE:
             raise InvalidArgument("peers cannot wake a sleeper in a region without REMOTE_WRITE",
                                   hint="register a small region for event channels")
-        if offset % sizeof(rfp_bell) or offset > region.c.length or sizeof(rfp_bell) > region.c.length - offset:
+        if not is_line(offset, region.c.length):
             raise InvalidArgument(f"no cache line of {sizeof(rfp_bell)} bytes begins at {offset}")
         channel = ShmEventChannel.__new__(ShmEventChannel)
         channel.region = region
         channel.offset = offset
-        channel.c.ops = &shm_ops
+        channel.c.ops = direct_operations()
         channel.c.word = <uint32_t *>(region.c.base + offset)
+        if channel.region.engine == NO_LINE:
+            channel.region.engine = offset
+            rfp_store64(&(<rfp_bell *>channel.c.word).in_bound, 0)
         rfp_bell_disarm(channel.c.word)
         live.add(channel)
         return channel
@@ -605,6 +485,7 @@ cdef class ShmFabric(Fabric):
             raise InvalidArgument("a shm queue pair needs a shm event channel")
         if channel.c.word == NULL:
             raise Closed("the event channel is closed")
+        pair.fabric = self
         pair.channel = channel
         pair.state.pidfd = pidfd
         pair.state.control = control

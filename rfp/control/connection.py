@@ -53,9 +53,7 @@ class Connection:
         self._preface: frame.Preface | None = None
         self._number = 0  # of the last call
         self._abandoned: set[int] = set()  # calls whose answers may still come
-        self.pid, self.uid, _ = _CREDENTIALS.unpack(
-            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        self.pid, self.uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
         _open.add(self)
 
     def fileno(self) -> int:

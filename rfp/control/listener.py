@@ -144,8 +144,9 @@ class Listener:
                 if self._socket is None:
                     return None
                 if error.errno in (errno.EMFILE, errno.ENFILE):
-                    self._drop_one(sock)
-                    continue
+                    if self._drop_one(sock) or (self._spare >= 0 and wait(sock.fileno(), select.POLLIN, deadline)):
+                        continue
+                    return None
                 raise FabricError(f"cannot accept connections at {self.address}: {error.strerror}") from error
             try:
                 connection = Connection(client)
@@ -158,17 +159,20 @@ class Listener:
             self.foreign += 1
         return None
 
-    def _drop_one(self, sock: socket.socket) -> None:
-        """Out of file descriptors: closes one connection by means of the spare, or the loop would spin on it for ever."""
+    def _drop_one(self, sock: socket.socket) -> bool:
+        """Out of file descriptors: closes one waiting connection by means of the spare, or whoever waits on this socket
+        would spin on it.  False if none waits (the kernel looks for a free number before it looks for a connection)."""
         if self._spare >= 0:
             os.close(self._spare)
-            self._spare = -1
         try:
             sock.accept()[0].close()
-            self.dropped += 1
         except OSError:
-            pass
-        self._spare = _spare()
+            return False
+        else:
+            self.dropped += 1
+            return True
+        finally:
+            self._spare = _spare()
 
     def close(self) -> None:
         """Stops listening and removes the socket, unless somebody has put another in its place.  Repeatable."""

@@ -30,12 +30,12 @@ struct rfp_pair_descriptor {
     uint16_t provider;
     uint64_t bell;       /* offset of the sleeping word in its region */
     uint64_t engine;     /* offset of the bell line whose in-bound engine this end shares */
-    uint64_t rtt;        /* the network that this end emulates, in ns; 0: none */
-    uint64_t in_gap;     /* ns between two operations of its in-bound engine; 0: no limit */
+    uint64_t rtt;        /* of the network that this end emulates, in ns; all three 0: none */
+    uint64_t in_gap;     /* ns between two requests of its in-bound engine; 0: no limit */
     uint64_t out_gap;    /* the same, out-bound */
     uint32_t key;        /* of the region in which the bell stands */
-    uint32_t emulated;   /* 1: this end asks for an emulated network, though all its figures may be 0 */
     uint32_t reserved;
+    uint32_t unused;
     uint32_t checksum;
 };
 

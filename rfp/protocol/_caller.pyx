@@ -215,6 +215,38 @@ cdef class Caller:
             raise ConnectionFailed(f"the connection to {self.link.address} was lost: {because}")
         return 0
 
+    def ping(self, *, timeout=None):
+        """The time, in seconds, in which every worker of the server has answered an empty request, one after the other."""
+        cdef uint64_t deadline = self.deadline(timeout)
+        cdef uint64_t started
+        cdef Channel owner
+        cdef client_ring *ring
+        cdef uint32_t i
+        cdef int found = DONE
+        while True:
+            owner = self.enter(deadline)
+            try:
+                started = rfp_now()
+                for i in range(owner.c.count):
+                    ring = owner.c.rings[i]
+                    if client_ring_payload(ring) == NULL:
+                        found = GONE if ring.lost else FULL
+                        break
+                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
+                    with nogil:
+                        client_ring_flush(ring)
+                    found = self.wait(owner, ring, deadline)
+                    if found == TIMED_OUT:
+                        client_ring_abandon(ring)
+                    if found != DONE:
+                        break
+                    client_ring_pop(ring)
+            finally:
+                self.leave(owner)
+            if found == DONE:
+                return (rfp_now() - started) / 1e9
+            self.again(found, deadline, True)
+
     def close(self):
         """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
         with self.lock:

@@ -49,6 +49,7 @@ cdef struct client_ring:
     local_region *reply            # own memory that the server writes replies to
     uint64_t reply_offset
     local_region *scratch          # slots requests being built, then slots responses that were fetched, then one line for WAIT
+    uint64_t scratch_offset
     uint32_t slot_size
     uint32_t slots
     uint32_t lookahead             # READs of different slots that are kept under way

@@ -32,14 +32,14 @@ cdef uint64_t REST = <uint64_t> 1 << 62        # with a sequence: the second REA
 
 
 cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
-    return ring.scratch.base + <uint64_t> (ring.slots + slot) * ring.slot_size
+    return ring.scratch.base + ring.scratch_offset + <uint64_t> (ring.slots + slot) * ring.slot_size
 
 
 cdef char *client_ring_payload(client_ring *ring) noexcept nogil:
     """Where to build the payload of the next request (slot size - 32 bytes), or NULL when all slots are taken."""
     if ring.count == ring.slots or ring.lost:
         return NULL
-    return ring.scratch.base + <uint64_t> ring.head * ring.slot_size + RFP_REQUEST_HEADER
+    return ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size + RFP_REQUEST_HEADER
 
 
 cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil:
@@ -49,7 +49,7 @@ cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil:
 cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t count, uint32_t flags, uint32_t length,
                                  uint64_t tag) noexcept nogil:
     """Seals the request whose payload was just built; returns its sequence."""
-    cdef char *request = ring.scratch.base + <uint64_t> ring.head * ring.slot_size
+    cdef char *request = ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size
     cdef rfp_request_header *header = <rfp_request_header *> request
     cdef client_slot *slot = &ring.slot[ring.head]
     header.sequence = ring.sequence
@@ -112,7 +112,7 @@ cdef void client_ring_flush(client_ring *ring) noexcept nogil:
             work[n].opcode = WRITE
             work[n].flags = 0
             work[n].local = ring.scratch
-            work[n].local_offset = <uint64_t> slot * ring.slot_size
+            work[n].local_offset = ring.scratch_offset + <uint64_t> slot * ring.slot_size
             work[n].remote = ring.requests
             work[n].remote_offset = ring.request_offset + <uint64_t> slot * ring.slot_size
             header = <const rfp_request_header *> (ring.scratch.base + work[n].local_offset)
@@ -134,7 +134,7 @@ cdef void look(client_ring *ring, uint32_t index) noexcept nogil:
     work.flags = SIGNALED
     work.length = ring.fetch
     work.local = ring.scratch
-    work.local_offset = <uint64_t> (ring.slots + index) * ring.slot_size
+    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size
     work.remote = ring.responses
     work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size
     slot.stage = LOOKING
@@ -152,7 +152,7 @@ cdef void fetch_rest(client_ring *ring, uint32_t index) noexcept nogil:
     work.flags = SIGNALED
     work.length = whole - ring.fetch
     work.local = ring.scratch
-    work.local_offset = <uint64_t> (ring.slots + index) * ring.slot_size + ring.fetch
+    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size + ring.fetch
     work.remote = ring.responses
     work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size + ring.fetch
     slot.stage = FETCHING
@@ -280,7 +280,7 @@ cdef void discard(client_ring *ring) noexcept nogil:
 cdef void tell(client_ring *ring) noexcept nogil:
     """Writes WAIT into the oldest request's slot: the server then notifies when it has published."""
     cdef work_request work
-    cdef uint64_t line = <uint64_t> 2 * ring.slots * ring.slot_size
+    cdef uint64_t line = ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size
     cdef uint32_t *word = <uint32_t *> (ring.scratch.base + line)
     word[0] = ring.slot[ring.tail].sequence
     work.id = word[0]
@@ -501,12 +501,12 @@ cdef class ClientRing:
     """The client's end of one thread's ring to one worker.
 
     requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
-    may write, with the offset of this ring's reply slots; scratch: own region of at least (2 * slots) * slot_size + 64 bytes.
+    may write, with the offset of this ring's reply slots; scratch: own region, with the offset of (2 * slots) * slot_size + 64 bytes.
     """
 
     def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
                   uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
-                  uint64_t reply_offset, Region scratch not None, uint32_t slots, uint32_t slot_size, bint checked):
+                  uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size, bint checked):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
         if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
@@ -515,7 +515,7 @@ cdef class ClientRing:
         for name, size, offset, needed in (("request", requests.c.length, request_offset, length),
                                            ("response", responses.c.length, response_offset, length),
                                            ("reply", reply.c.length, reply_offset, length),
-                                           ("scratch", scratch.c.length, 0, 2 * length + RFP_LINE)):
+                                           ("scratch", scratch.c.length, scratch_offset, 2 * length + RFP_LINE)):
             if offset % RFP_LINE or offset > size or needed > size - offset:
                 raise InvalidArgument(f"the ring's {name} slots, {needed} bytes at {offset}, do not fit into {size} bytes")
         self.pair = pair
@@ -534,6 +534,7 @@ cdef class ClientRing:
         self.c.reply = &reply.c
         self.c.reply_offset = reply_offset
         self.c.scratch = &scratch.c
+        self.c.scratch_offset = scratch_offset
         self.c.slots = slots
         self.c.slot_size = slot_size
         self.c.checked = checked or not pair.c.reads_ordered

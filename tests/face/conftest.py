@@ -1,7 +1,10 @@
 import gc
 import os
+import sys
 
 import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))  # for control_tools
 
 
 def open_fds() -> dict[str, str]:

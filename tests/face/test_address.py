@@ -50,35 +50,38 @@ def test_a_parsed_address_is_accepted_as_it_is():
         "rdma://h:1?port=x", "shm:///x?rtt", "shm:///x?rtt=", "shm:///x?rtt=fast", "shm:///x?rtt=2us&rtt=2us", "shm:///x?&",
         "shm:///x?device=rxe0", "rdma://h:1?rtt=2us", b"shm:///x", None,
     ],
-)
+)  # fmt: skip
 def test_what_is_no_address_is_refused(text):
     with pytest.raises(InvalidAddress):
         parse(text)
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones():
-    with pytest.raises(InvalidAddress, match="'ttl'.*rtt, in_iops, out_iops"):
+    with pytest.raises(InvalidAddress, match=r"'ttl'.*rtt, in_iops, out_iops"):
         parse("shm:///x?ttl=5")
-    with pytest.raises(InvalidAddress, match="'rtt'.*device, port, gid_index"):
+    with pytest.raises(InvalidAddress, match=r"'rtt'.*device, port, gid_index"):
         parse("rdma://h:1?rtt=5us")
 
 
 def test_a_wrong_value_is_refused_with_its_reason_and_the_way_to_write_it():
-    with pytest.raises(InvalidAddress, match="rtt is wrong.*'2' has no unit.*2us"):
+    with pytest.raises(InvalidAddress, match=r"rtt is wrong.*'2' has no unit.*2us"):
         parse("shm:///x?rtt=2")
 
 
 def test_a_path_of_107_bytes_is_taken_and_of_108_refused_with_a_hint():
     assert len(parse("shm:///" + "a" * 106).path) == 107
-    with pytest.raises(InvalidAddress, match="108 bytes.*107.*shorter"):
+    with pytest.raises(InvalidAddress, match=r"108 bytes.*107.*shorter"):
         parse("shm:///" + "a" * 107)
     with pytest.raises(InvalidAddress):
         parse("shm:///" + "é" * 54)  # bytes count, not characters
 
 
-paths = st.binary(min_size=1, max_size=60).filter(lambda b: b"\0" not in b and not b.endswith(b"/")).map(
-    lambda b: os.path.abspath(os.fsdecode(b"/" + b))
-).filter(lambda p: not p.endswith("/"))
+paths = (
+    st.binary(min_size=1, max_size=60)
+    .filter(lambda b: b"\0" not in b and not b.endswith(b"/"))
+    .map(lambda b: os.path.abspath(os.fsdecode(b"/" + b)))
+    .filter(lambda p: not p.endswith("/"))
+)
 iops = st.integers(0, 2**40)
 
 
@@ -98,7 +101,10 @@ def test_an_rdma_address_round_trips(host, port, device, device_port, gid_index)
     assert parse(str(made)) == made
 
 
-@given(st.text(max_size=40) | st.builds("{}://{}?{}".format, st.sampled_from(["shm", "rdma"]), st.text(max_size=20), st.text(max_size=20)))
+@given(
+    st.text(max_size=40)
+    | st.builds("{}://{}?{}".format, st.sampled_from(["shm", "rdma"]), st.text(max_size=20), st.text(max_size=20))
+)
 def test_any_text_is_an_address_or_the_error(text):
     try:
         found = parse(text)
@@ -125,7 +131,7 @@ def test_without_a_runtime_directory_the_default_is_in_tmp(monkeypatch, runtime)
 def test_a_runtime_directory_of_another_user_is_refused(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(InvalidAddress, match="belongs to user.*unset XDG_RUNTIME_DIR"):
+    with pytest.raises(InvalidAddress, match=r"belongs to user.*unset XDG_RUNTIME_DIR"):
         default()
 
 
@@ -134,7 +140,7 @@ def test_a_default_directory_that_others_can_reach_is_refused(monkeypatch, tmp_p
     (tmp_path / "rfp").mkdir(mode=0o700)
     default()
     (tmp_path / "rfp").chmod(0o710)
-    with pytest.raises(InvalidAddress, match="mode 0710.*chmod 700"):
+    with pytest.raises(InvalidAddress, match=r"mode 0710.*chmod 700"):
         default()
 
 
@@ -142,11 +148,11 @@ def test_a_default_directory_that_is_a_link_or_a_file_is_refused(monkeypatch, tm
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     (tmp_path / "elsewhere").mkdir(mode=0o700)
     (tmp_path / "rfp").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InvalidAddress, match="symbolic link"):
+    with pytest.raises(InvalidAddress, match=r"symbolic link"):
         default()
     (tmp_path / "rfp").unlink()
     (tmp_path / "rfp").touch(0o700)
-    with pytest.raises(InvalidAddress, match="not a directory"):
+    with pytest.raises(InvalidAddress, match=r"not a directory"):
         default()
 
 
@@ -154,7 +160,7 @@ def test_a_directory_of_another_user_is_refused(monkeypatch, tmp_path):
     directory = tmp_path / "theirs"
     directory.mkdir(mode=0o700)
     monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
-    with pytest.raises(InvalidAddress, match="belongs to user"):
+    with pytest.raises(InvalidAddress, match=r"belongs to user"):
         address.check_private(str(directory))
 
 
@@ -169,7 +175,7 @@ def test_a_runtime_directory_too_deep_for_a_socket_is_refused(monkeypatch, tmp_p
     deep = tmp_path / ("d" * 100)
     deep.mkdir()
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(deep))
-    with pytest.raises(InvalidAddress, match="107"):
+    with pytest.raises(InvalidAddress, match=r"107"):
         default()
 
 

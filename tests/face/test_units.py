@@ -16,7 +16,16 @@ def test_a_size_is_read_in_bytes(text, value):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("2us", 2000), ("2µs", 2000), ("5ms", 5_000_000), ("1s", 10**9), ("0.1us", 100), ("2min", 120 * 10**9), ("0", 0), (0.5, 5 * 10**8)],
+    [
+        ("2us", 2000),
+        ("2µs", 2000),
+        ("5ms", 5_000_000),
+        ("1s", 10**9),
+        ("0.1us", 100),
+        ("2min", 120 * 10**9),
+        ("0", 0),
+        (0.5, 5 * 10**8),
+    ],
 )
 def test_a_duration_is_read_in_nanoseconds(text, value):
     assert units.duration(text) == value
@@ -29,9 +38,8 @@ def test_a_rate_is_read_in_operations_a_second(text, value):
 
 @pytest.mark.parametrize(
     ("read", "wrong"),
-    [
-        (units.size, w) for w in ("", "MiB", "-1", "1.0001B", "1MB", "9e9", "1_000", "9999999999GiB", -1, True, 1.5, None, "٣")
-    ] + [(units.duration, w) for w in ("", "5", "us", "-1s", "1 fortnight", "0.1ns", -1, True, float("nan"), float("inf"), None)]
+    [(units.size, w) for w in ("", "MiB", "-1", "1.0001B", "1MB", "9e9", "1_000", "9999999999GiB", -1, True, 1.5, None, "٣")]
+    + [(units.duration, w) for w in ("", "5", "us", "-1s", "1 fortnight", "0.1ns", -1, True, float("nan"), float("inf"), None)]
     + [(units.rate, w) for w in ("", "k", "1.5", "-2", "1K", -1, False, 2.5, None)],
 )
 def test_what_is_no_quantity_is_refused_with_a_hint(read, wrong):

@@ -1,0 +1,376 @@
+"""A host: services, their workers, and the control channel through which clients find them.
+
+    Host --- Worker, Service          one each per partition
+         --- Guest --- Attachment     one guest per connected process, one attachment per thread of it
+
+One Python thread watches the control channel and the client processes.  It sets up and takes down; requests never pass
+through it, so a Python program that keeps the interpreter busy delays new clients, not those that are connected.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import select
+import threading
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rfp._fabric import Fabric, Region
+from rfp.address import Address
+from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Listener, Message, Refused, Stats, Welcome
+from rfp.errors import HandshakeFailed, QuotaExceeded, RfpError
+from rfp.protocol._server_ring import ServerRing
+from rfp.protocol._service import Service
+from rfp.protocol._worker import Worker
+from rfp.protocol.layout import BELL, NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
+
+MOST_CHANNELS = 1024  # of one client process
+RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
+
+
+class Attachment:
+    """What one client thread has here: a ring to each worker, and the memory for them."""
+
+    def __init__(self, host: Host, guest: Guest, number: int, question: Attach) -> None:
+        self.number = number
+        self.host = host
+        self.rings: list[ServerRing] = []
+        self.opened: list[Any] = []  # what to close, in this order
+        self.answer = self._set_up(guest, question)
+
+    def _set_up(self, guest: Guest, question: Attach) -> Attached:
+        host = self.host
+        ring = host.slots * host.slot_size
+        count = len(host.workers)
+        if len(question.pairs) != count:
+            raise HandshakeFailed(f"attach brought {len(question.pairs)} queue pairs, and there are {count} workers")
+        reply = host.fabric.attach(question.reply.descriptor, question.reply.take())
+        self.opened.append(reply)
+        if reply.length < REPLIES + count * ring:
+            raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {REPLIES + count * ring}")
+        requests = self._register(count * ring, REMOTE_READ | REMOTE_WRITE)
+        responses = self._register(count * ring, REMOTE_READ)
+        staging = self._register(host.staging_size, REMOTE_READ | REMOTE_WRITE) if host.staging_size else None
+        pairs = []
+        for i, worker in enumerate(host.workers):
+            pair = host.fabric.queue_pair(worker.channel, guest.pidfd, guest.control)
+            self.opened.insert(0, pair)  # before the memory that it works on
+            pair.connect(question.pairs[i], reply)
+            pairs.append(pair.descriptor())
+            self.rings.append(
+                ServerRing(
+                    requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
+                    host.slots, host.slot_size, bool(guest.features & RESPONSE_CRC),
+                )
+            )  # fmt: skip
+        for server_ring, worker in zip(self.rings, host.workers, strict=True):
+            worker.add(server_ring)
+        offsets = [i * ring for i in range(count)]
+        return Attached(
+            channel=self.number,
+            request=Handle(requests.descriptor(), requests.fileno()),
+            response=Handle(responses.descriptor(), responses.fileno()),
+            staging=None if staging is None else Handle(staging.descriptor(), staging.fileno()),
+            request_offsets=offsets,
+            response_offsets=offsets,
+            staging_offsets=[0] * count if staging is not None else [],
+            reply_offsets=[REPLIES + offset for offset in offsets],
+            pairs=pairs,
+        )
+
+    def _register(self, length: int, rights: int) -> Region:
+        region = self.host.fabric.register(length, rights)
+        self.opened.append(region)
+        return region
+
+    def close(self) -> None:
+        """Ends the rings; no worker touches them when this returns."""
+        for ring, worker in zip(self.rings, self.host.workers, strict=False):
+            worker.remove(ring)
+        for thing in self.opened:
+            thing.close()
+
+
+class Guest:
+    """A connected client process."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
+        # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
+        self.pidfd = os.dup(connection.pidfd())
+        self.control = os.dup(connection.fileno())
+        self.features = 0
+        self.greeted = False
+        self.name = ""
+        self.attachments: dict[int, Attachment] = {}
+        self.numbers = 0
+        self.since = time.time()
+
+    def close(self) -> None:
+        self.connection.close()
+        for fd in (self.control, self.pidfd):
+            if fd >= 0:
+                os.close(fd)
+        self.control = self.pidfd = -1
+
+
+class Host:
+    """Serves services at an address until it is closed.
+
+    services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures.
+    Everything else is told to clients at the handshake.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        fabric: Fabric,
+        services: Sequence[Service],
+        *,
+        service: str,
+        arenas: Sequence[Region] = (),
+        seed: int = 0,
+        slots: int = 64,
+        slot_size: int = 33 * 64,
+        staging_size: int = 0,
+        lease_ns: int = 0,
+        max_value: int = 0,
+        features: int = RESPONSE_CRC,
+        idle: str = "adaptive",
+        cpus: Sequence[int] | None = None,
+        describe: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.address = address
+        self.fabric = fabric
+        self.slots = slots
+        self.slot_size = slot_size
+        self.staging_size = staging_size
+        self.lease_ns = lease_ns
+        self.features = features
+        self.describe = describe
+        self.arenas = list(arenas)
+        self.guests: set[Guest] = set()
+        self.departing: list[tuple[float, Guest]] = []  # gone, but their processes may still READ what is pinned for them
+        self.refused = 0
+        self.since = time.time()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+        self.listener = Listener(address)
+        try:
+            self.bells = fabric.register(BELL * len(services), REMOTE_READ | REMOTE_WRITE)
+            self.workers = [
+                Worker(each, fabric.event_channel(self.bells, BELL * i), idle=idle, slot_size=slot_size)
+                for i, each in enumerate(services)
+            ]
+            self.welcome = Welcome(
+                features=0,
+                service=service,
+                slot_size=slot_size,
+                slots=slots,
+                hash="xxh3-64",
+                seed=seed,
+                partitions=len(services),
+                arenas=[Handle(arena.descriptor(), arena.fileno()) for arena in self.arenas],
+                bells=Handle(self.bells.descriptor(), self.bells.fileno()),
+                lease_ns=lease_ns,
+                staging_size=staging_size,
+                max_value=max_value,
+                name=os.path.basename(address.path)[:128] or "rfp",
+                pid=self._pid,
+            )
+            for i, worker in enumerate(self.workers):
+                worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
+        except BaseException:
+            self.listener.close()
+            raise
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._thread = threading.Thread(target=self._watch, name="rfp-control", daemon=True)
+        self._thread.start()
+        _hosts.add(self)
+
+    # The control thread
+
+    def _watch(self) -> None:
+        """Waits for connections, messages and deaths, until close()."""
+        poll = select.poll()
+        poll.register(self.listener.fileno(), select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        owners: dict[int, Guest] = {}
+        while not self._closed:
+            pause = None
+            if self.departing:
+                pause = max(0, int((self.departing[0][0] - time.monotonic()) * 1000) + 1)
+            for fd, _ in poll.poll(pause):
+                if fd == self._wake:
+                    continue
+                if fd == self.listener.fileno():
+                    self._welcome_guests(poll, owners)
+                    continue
+                guest = owners.get(fd)
+                if guest is not None and not self._hear(guest, fd):
+                    for each in (guest.pidfd, guest.control):
+                        poll.unregister(each)
+                        del owners[each]
+                    self._see_off(guest, died=_readable(guest.pidfd))
+            self._end_departed()
+
+    def _welcome_guests(self, poll: select.poll, owners: dict[int, Guest]) -> None:
+        while (connection := self.listener.accept(0.0)) is not None:
+            try:
+                guest = Guest(connection)
+            except RfpError:
+                connection.close()
+                continue
+            for fd in (guest.pidfd, guest.control):
+                owners[fd] = guest
+                poll.register(fd, select.POLLIN)
+            self.guests.add(guest)
+
+    def _hear(self, guest: Guest, fd: int) -> bool:
+        """Acts on what a guest has sent; returns False when it is to go."""
+        if fd == guest.pidfd:
+            return False
+        try:
+            while (message := guest.connection.try_receive()) is not None:
+                with message:
+                    try:
+                        self._act(guest, message)
+                    except RfpError as error:
+                        self.refused += 1
+                        guest.connection.answer(message, Refused.of(error), 0.0)
+                        if isinstance(error, HandshakeFailed):
+                            return False
+            return not guest.connection.closed
+        except (RfpError, OSError):
+            return False
+
+    def _act(self, guest: Guest, message: Message) -> None:
+        if isinstance(message, Hello):
+            guest.greeted = True
+            guest.name = message.name
+            guest.features = message.features & self.features
+            self.welcome.features = guest.features
+            guest.connection.answer(message, self.welcome, 0.0)
+        elif not guest.greeted:
+            raise HandshakeFailed(f"the first message was {type(message).__name__}, not Hello")
+        elif isinstance(message, Attach):
+            if len(guest.attachments) >= MOST_CHANNELS:
+                raise QuotaExceeded(f"this process has {MOST_CHANNELS} threads connected", hint="close handles, or end threads")
+            guest.numbers += 1
+            attachment = Attachment.__new__(Attachment)
+            try:
+                attachment.__init__(self, guest, guest.numbers, message)  # type: ignore[misc]
+                guest.connection.answer(message, attachment.answer, 0.0)
+            except ValueError as error:
+                attachment.close()
+                raise HandshakeFailed(str(error)) from None
+            except BaseException:
+                attachment.close()
+                raise
+            guest.attachments[guest.numbers] = attachment
+        elif isinstance(message, Detach):
+            attached = guest.attachments.pop(message.channel, None)
+            if attached is not None:
+                attached.close()
+        elif isinstance(message, GetStats):
+            guest.connection.answer(message, Stats(self.figures()), 0.0)
+        else:
+            raise HandshakeFailed(f"a client does not send {type(message).__name__}")
+
+    def _see_off(self, guest: Guest, died: bool) -> None:
+        """Frees what a guest held: at once if its process has died, else when it can READ nothing of it any more."""
+        self.guests.discard(guest)
+        guest.connection.close()
+        if died or not guest.attachments:
+            self._free(guest)
+        else:
+            self.departing.append((time.monotonic() + 1.25 * self.lease_ns / 1e9, guest))
+
+    def _end_departed(self) -> None:
+        while self.departing and self.departing[0][0] <= time.monotonic():
+            self._free(self.departing.pop(0)[1])
+
+    def _free(self, guest: Guest) -> None:
+        for attachment in guest.attachments.values():
+            attachment.close()
+        guest.attachments.clear()
+        guest.close()
+
+    # For the owner
+
+    def figures(self) -> dict[str, Any]:
+        """What is known of workers and clients, and of the service."""
+        return {
+            "address": str(self.address),
+            "pid": self._pid,
+            "uptime": time.time() - self.since,
+            "workers": [worker.counters for worker in self.workers],
+            "clients": [
+                {"pid": guest.connection.pid, "name": guest.name, "threads": len(guest.attachments), "since": guest.since}
+                for guest in list(self.guests)
+            ],
+            "refused": self.refused,
+            **self.describe(),
+        }
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Ends all connections and workers, and gives all memory back.  Safe to call again."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+        if os.getpid() != self._pid:
+            return
+        os.eventfd_write(self._wake, 1)
+        self._thread.join()
+        self.listener.close()
+        for worker in self.workers:
+            worker.stop()
+        for guest in [*self.guests, *(guest for _, guest in self.departing)]:
+            self._free(guest)
+        self.guests.clear()
+        self.departing.clear()
+        for worker in self.workers:
+            worker.channel.close()
+        self.bells.close()
+        os.close(self._wake)
+
+    def forked(self) -> None:
+        """In the child of a fork there are no workers: the handle is closed there."""
+        self._closed = True
+        os.close(self._wake)
+        for guest in [*self.guests, *(guest for _, guest in self.departing)]:
+            guest.close()
+
+
+def _readable(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
+
+
+_hosts: weakref.WeakSet[Host] = weakref.WeakSet()
+
+
+def _forget_parents_hosts() -> None:
+    for host in list(_hosts):
+        if not host.closed:
+            host.forked()
+
+
+def _close_hosts() -> None:
+    """A program that ends without closing its servers: their threads must not outlive the interpreter."""
+    for host in list(_hosts):
+        host.close()
+
+
+os.register_at_fork(after_in_child=_forget_parents_hosts)
+atexit.register(_close_hosts)

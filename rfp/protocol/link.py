@@ -1,0 +1,163 @@
+"""A link: a client process's connection to a host, and the channels of its threads."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from rfp._fabric import Fabric
+from rfp.address import Address
+from rfp.control import Attach, Attached, Detach, GetStats, Handle, Hello, Stats, Welcome, connect
+from rfp.errors import HandshakeFailed, RfpError
+from rfp.protocol._channel import Channel
+from rfp.protocol._client_ring import ClientRing
+from rfp.protocol.layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES
+
+RESPONSE_CRC = 1  # a feature (wire.h)
+SLOTS = 256  # the largest window that a client takes part in
+SLOT_SIZE = 1 << 20
+
+
+class Link:
+    """Connects to the host at an address.
+
+    service: what must be served there; features: to ask for; deadline: ns of the monotonic clock.  Raises ConnectionFailed,
+    HandshakeFailed or DeadlineExceeded.
+    """
+
+    def __init__(self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = "") -> None:
+        self.address = address
+        self.fabric = fabric
+        self.channels: list[Channel] = []
+        self.regions: list[Any] = []
+        self._closed = False
+        self.pidfd = self.control = -1
+        self.connection = connect(address, deadline / 1e9)
+        try:
+            hello = Hello(features=features, name=name[:128], pid=os.getpid())
+            with self.connection.call(hello, Welcome, deadline / 1e9) as welcome:
+                self._take(welcome, service, features)
+            # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
+            self.pidfd = os.dup(self.connection.pidfd())
+            self.control = os.dup(self.connection.fileno())
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, welcome: Welcome, service: str, features: int) -> None:
+        """Checks what the server says and maps what it shares."""
+        if welcome.service != service:
+            raise HandshakeFailed(f"{self.address} serves {welcome.service!r}, not {service!r}",
+                                  hint="is this the address of another server?")  # fmt: skip
+        if welcome.hash != "xxh3-64":
+            raise HandshakeFailed(f"the server hashes keys with {welcome.hash!r}, which this client does not know")
+        if welcome.slots > SLOTS or welcome.slot_size > SLOT_SIZE:
+            raise HandshakeFailed(f"the server's rings have {welcome.slots} slots of {welcome.slot_size} bytes",
+                                  hint=f"this client takes part in at most {SLOTS} of {SLOT_SIZE}")  # fmt: skip
+        if welcome.features & ~features:
+            raise HandshakeFailed(f"the server granted features {welcome.features:#x}, and {features:#x} were asked for")
+        if welcome.bells is None:
+            raise HandshakeFailed("the server sent no bells")
+        self.features = welcome.features
+        self.seed = welcome.seed
+        self.slots = welcome.slots
+        self.slot_size = welcome.slot_size
+        self.partitions = welcome.partitions
+        self.lease_ns = welcome.lease_ns
+        self.max_value = welcome.max_value
+        self.server_pid = welcome.pid
+        self.arenas = [self._attach(handle) for handle in welcome.arenas] or [None] * welcome.partitions
+        self.bells = self._attach(welcome.bells)
+
+    def _attach(self, handle: Handle) -> Any:
+        region = self.fabric.attach(handle.descriptor, handle.take())
+        self.regions.append(region)
+        return region
+
+    def attach(self, deadline: int) -> Channel:
+        """Rings for one more thread."""
+        opened: list[Any] = []  # to be closed if something fails, last first
+
+        def keep(thing: Any) -> Any:
+            opened.append(thing)
+            return thing
+
+        count, ring = self.partitions, self.slots * self.slot_size
+        number = None
+        try:
+            reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_READ | REMOTE_WRITE))
+            scratch = keep(self.fabric.register(count * (2 * ring + LINE), 0))
+            events = keep(self.fabric.event_channel(reply, 0))
+            pairs = [keep(self.fabric.queue_pair(events, self.pidfd, self.control)) for _ in range(count)]
+            question = Attach(
+                reply=Handle(reply.descriptor(), reply.fileno()), pairs=[pair.descriptor() for pair in pairs]
+            )
+            with self.connection.call(question, Attached, deadline / 1e9) as answer:
+                number = answer.channel
+                lengths = (answer.pairs, answer.request_offsets, answer.response_offsets, answer.reply_offsets)
+                if any(len(each) != count for each in lengths):
+                    raise HandshakeFailed(f"the server answered for {len(answer.pairs)} workers, and it has {count}")
+                requests = keep(self.fabric.attach(answer.request.descriptor, answer.request.take()))
+                responses = keep(self.fabric.attach(answer.response.descriptor, answer.response.take()))
+                staging = None
+                if answer.staging is not None:
+                    staging = keep(self.fabric.attach(answer.staging.descriptor, answer.staging.take()))
+                rings = []
+                for i, pair in enumerate(pairs):
+                    pair.connect(answer.pairs[i], self.bells)
+                    rings.append(
+                        ClientRing(
+                            pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
+                            reply, answer.reply_offsets[i], scratch, i * (2 * ring + LINE), self.slots, self.slot_size,
+                            bool(self.features & RESPONSE_CRC),
+                        )
+                    )  # fmt: skip
+            channel = Channel(
+                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns
+            )  # fmt: skip
+        except BaseException as error:
+            for thing in reversed(opened):
+                thing.close()
+            if number is not None:
+                self._detach(number)
+            if isinstance(error, ValueError) and not isinstance(error, RfpError):
+                raise HandshakeFailed(f"the server's answer cannot be used: {error}") from None
+            raise
+        channel.link = self
+        self.channels.append(channel)
+        return channel
+
+    def _detach(self, number: int) -> None:
+        try:
+            self.connection.send(Detach(number), 0.0)
+        except RfpError:
+            pass  # the connection's end says the same
+
+    def figures(self, deadline: int) -> dict[str, Any]:
+        """What the server tells of its workers and clients."""
+        with self.connection.call(GetStats(), Stats, deadline / 1e9) as answer:
+            return answer.figures
+
+    def close(self) -> None:
+        """Ends the connection; the caller made sure that no call is under way.  Safe to call again."""
+        if self._closed:
+            return
+        self._closed = True
+        for channel in self.channels:
+            channel.close()
+            self._detach(channel.number)
+        self.connection.close()
+        for region in self.regions:
+            region.close()
+        self._close_copies()
+
+    def _close_copies(self) -> None:
+        for fd in (self.pidfd, self.control):
+            if fd >= 0:
+                os.close(fd)
+        self.pidfd = self.control = -1
+
+    def forked(self) -> None:
+        """In the child of a fork nothing of this can be used; the control channel and the fabric see to their own."""
+        self._closed = True
+        self._close_copies()

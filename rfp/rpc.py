@@ -1,0 +1,69 @@
+"""A server for users' own services, on the same rings as the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from rfp import address as addresses
+from rfp import units
+from rfp._fabric import Fabric
+from rfp._rpc import HandlerService
+from rfp.address import Address
+from rfp.errors import InvalidArgument, WrongType
+from rfp.protocol.host import Host
+from rfp.provider import open_fabric
+
+HEADER = 32  # bytes of a request's header: the larger of the two
+
+
+class RpcServer:
+    """Answers calls with `handler(request: bytes) -> bytes`, one at a time, in a thread of its own.
+
+    address: where to listen; None for a new address of its own.  max_message: the longest request or response, in bytes.
+    slots: calls that one client thread may have under way.  An exception of the handler's is printed and reaches the caller as
+    HandlerFailed.
+
+    >>> with RpcServer(lambda request: request[::-1]) as server:
+    ...     from rfp import RpcClient
+    ...     with RpcClient(server.address) as client:
+    ...         client.call(b"abc")
+    b'cba'
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[bytes], bytes],
+        address: str | Address | None = None,
+        *,
+        max_message: int | str = "64KiB",
+        slots: int = 16,
+        idle: str = "adaptive",
+        fabric: Fabric | None = None,
+    ) -> None:
+        if not callable(handler):
+            raise WrongType(f"the handler is a {type(handler).__name__}, not a function of bytes")
+        longest = units.size(max_message)
+        if not 1 <= longest <= 1 << 19 or not 1 <= slots <= 256:
+            raise InvalidArgument(f"max_message={max_message!r}, slots={slots}", hint="1 byte to 512KiB, 1 to 256 slots")
+        place = addresses.unique() if address is None else addresses.parse(address)
+        # An odd number of cache lines, so that the slots' first lines spread over all sets of a cache.
+        lines = (longest + HEADER + 63) // 64 | 1
+        self._host = Host(
+            place, fabric or open_fabric(place), [HandlerService(handler)], service="rpc", slots=slots, slot_size=64 * lines, idle=idle
+        )  # fmt: skip
+
+    @property
+    def address(self) -> str:
+        """Where clients find it."""
+        return str(self._host.address)
+
+    def close(self) -> None:
+        """Ends all connections.  Safe to call again."""
+        self._host.close()
+
+    def __enter__(self) -> RpcServer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

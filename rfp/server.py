@@ -1,0 +1,149 @@
+"""The store's server: partitions, a worker for each, and the host through which clients find them."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rfp import address as addresses
+from rfp import units
+from rfp._fabric import Fabric, Region
+from rfp.address import Address
+from rfp.errors import InvalidArgument
+from rfp.protocol.host import BYPASS, RESPONSE_CRC, Host
+from rfp.protocol.layout import REMOTE_READ
+from rfp.provider import open_fabric
+from rfp.store._store import Partition
+
+MOST_WORKERS = 64
+LEAST_MEMORY = 1 << 20  # bytes, for each worker
+STAGING = 512 << 10  # bytes for each client thread: four pieces of a large value
+LARGEST_VALUE = 256 << 20
+EVICTIONS = ("clock", "bucket", "none")
+
+
+class Server:
+    """Keeps a store in memory and serves it until it is closed.
+
+    memory: for keys, values and their index, in bytes or as text ("1GiB"); shared evenly among the workers, and limits
+    the largest value.  workers: threads that serve; each owns a part of the keys.  address: where to listen; None for a new address of
+    its own.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  eviction: "clock" (second chance, over all
+    values), "bucket" (the paper's: least recently used within a bucket of 8) or "none" (puts fail with OutOfMemory).  allow_bypass:
+    let clients walk the index by themselves.  lease: seconds that a large value stays readable for a client that asked for it.
+    quota: bytes of large values that one client thread may hold at one worker; None for half of the worker's memory.
+    cpus: processors to keep the workers on, in turn.
+
+    Raises InvalidArgument, AddressInUse if a server lives there, FabricError if the memory cannot be had.
+
+    >>> with Server(memory="16MiB", workers=1) as server:
+    ...     from rfp import connect
+    ...     with connect(server.address) as kv:
+    ...         version = kv.put(b"k", b"v")
+    ...         kv.get(b"k")
+    b'v'
+    """
+
+    def __init__(
+        self,
+        memory: int | str = "256MiB",
+        *,
+        workers: int = 1,
+        address: str | Address | None = None,
+        idle: str = "adaptive",
+        eviction: str = "clock",
+        allow_bypass: bool = False,
+        lease: float = 2.0,
+        quota: int | str | None = None,
+        cpus: Sequence[int] | None = None,
+        fabric: Fabric | None = None,
+    ) -> None:
+        self.memory = units.size(memory)
+        self.eviction = eviction
+        if not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
+            raise InvalidArgument(f"workers={workers!r}", hint=f"1 to {MOST_WORKERS}; more than processors help nobody")
+        if eviction not in EVICTIONS:
+            raise InvalidArgument(f"eviction={eviction!r} is not a way to make room", hint=", ".join(EVICTIONS))
+        if not 0.01 <= lease <= 3600:
+            raise InvalidArgument(f"lease={lease!r}", hint="0.01 to 3600 seconds")
+        share = self.memory // workers
+        if share < LEAST_MEMORY:
+            raise InvalidArgument(f"memory={memory!r} for {workers} workers", hint="at least 1MiB for each")
+        place = addresses.unique() if address is None else addresses.parse(address)
+        used = fabric or open_fabric(place)
+        seed = secrets.randbits(64)
+        # Versions grow over restarts because the clock does, and no worker makes a thousand million changes a second.
+        first_version = time.time_ns()
+        self._arenas: list[Region] = []
+        try:
+            for _ in range(workers):
+                self._arenas.append(used.register(share, REMOTE_READ))
+            self._partitions = [
+                Partition(
+                    arena,
+                    seed=seed,
+                    eviction=eviction,
+                    first_version=first_version,
+                    lease_ns=int(lease * 1e9),
+                    session_quota=share // 2 if quota is None else units.size(quota),
+                    max_value=min(LARGEST_VALUE, share),
+                )
+                for arena in self._arenas
+            ]
+            self._host = Host(
+                place,
+                used,
+                self._partitions,
+                service="kv",
+                arenas=self._arenas,
+                seed=seed,
+                staging_size=STAGING,
+                lease_ns=int(lease * 1e9),
+                max_value=min(LARGEST_VALUE, share),
+                features=RESPONSE_CRC | (BYPASS if allow_bypass else 0),
+                idle=idle,
+                cpus=cpus,
+                describe=self._describe,
+            )
+        except BaseException:
+            for arena in self._arenas:
+                arena.close()
+            raise
+
+    def _describe(self) -> dict[str, Any]:
+        return {"memory": self.memory, "eviction": self.eviction}
+
+    @property
+    def address(self) -> str:
+        """Where clients find it."""
+        return str(self._host.address)
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    def figures(self) -> dict[str, Any]:
+        """What is known of workers and clients, as a dict."""
+        return self._host.figures()
+
+    @property
+    def closed(self) -> bool:
+        return self._host.closed
+
+    def close(self) -> None:
+        """Ends all connections and gives the memory back; what was stored is gone.  Safe to call again."""
+        self._host.close()
+        for arena in self._arenas:
+            arena.close()
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<rfp.Server at {self.address}{' (closed)' if self.closed else ''}>"

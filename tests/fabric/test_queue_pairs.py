@@ -1,0 +1,350 @@
+"""Work requests on shared memory: what they do, what they refuse, and the life of a queue pair."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import subprocess
+
+import pytest
+from .ends import ALL, PAGE, connected
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rfp._fabric import (
+    BOUNDS,
+    COMPARE_SWAP,
+    FETCH_ADD,
+    FLUSHED,
+    READ,
+    REMOTE_ATOMIC,
+    REMOTE_READ,
+    REMOTE_WRITE,
+    RIGHTS,
+    SIGNALED,
+    SUCCESS,
+    WRITE,
+    WRITE_NOTIFY,
+    QueuePair,
+)
+from rfp._shm import ShmFabric
+from rfp.errors import CallerError, Closed, HandshakeFailed, InvalidArgument
+
+LARGEST = 2**64 - 1
+
+
+@pytest.fixture
+def ends():
+    with connected(ShmFabric(), ShmFabric()) as ends:
+        yield ends
+
+
+def test_a_read_brings_the_peers_memory(ends):
+    a, b = ends
+    b.memory.write(1000, b"hello")
+    assert a.pair.execute(READ, a.memory, 64, a.theirs, 1000, 5) == SUCCESS
+    assert a.memory.read(63, 7) == b"\0hello\0"
+
+
+def test_a_write_puts_memory_there_and_nothing_beside_it(ends):
+    a, b = ends
+    a.memory.write(64, b"hello")
+    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 1001, 5) == SUCCESS
+    assert b.memory.read(1000, 7) == b"\0hello\0"
+
+
+@pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 63, 64, 65, 511, 512, 513, 4096, 10 * PAGE + 3])
+@pytest.mark.parametrize("skew", [0, 1, 7])
+def test_every_length_and_alignment_is_copied_whole(ends, length, skew):
+    a, b = ends
+    data = os.urandom(length)
+    b.memory.write(128 + skew, data)
+    assert a.pair.execute(READ, a.memory, 192, a.theirs, 128 + skew, length) == SUCCESS
+    assert a.memory.read(192, length) == data
+    assert a.pair.execute(WRITE, a.memory, 192, a.theirs, 64 + 3 * skew, length) == SUCCESS
+    assert b.memory.read(64 + 3 * skew, length) == data
+
+
+def test_fetch_add_returns_the_old_value_and_wraps(ends):
+    a, b = ends
+    b.memory.write(64, struct.pack("<Q", LARGEST))
+    assert a.pair.execute(FETCH_ADD, a.memory, 128, a.theirs, 64, 8, operand=3) == SUCCESS
+    assert struct.unpack("<Q", a.memory.read(128, 8)) == (LARGEST,)
+    assert struct.unpack("<Q", b.memory.read(64, 8)) == (2,)
+
+
+def test_compare_swap_changes_only_what_it_expects_and_returns_what_was_there(ends):
+    a, b = ends
+    b.memory.write(64, struct.pack("<Q", 5))
+    for compare, there, after in ((4, 5, 5), (5, 5, 9), (5, 9, 9)):
+        assert a.pair.execute(COMPARE_SWAP, a.memory, 128, a.theirs, 64, 8, compare=compare, operand=9) == SUCCESS
+        assert struct.unpack("<Q", a.memory.read(128, 8)) == (there,)
+        assert struct.unpack("<Q", b.memory.read(64, 8)) == (after,)
+
+
+OUTSIDE = [(16 * PAGE, 1), (16 * PAGE - 7, 8), (16 * PAGE + 1, 0), (LARGEST, 1), (LARGEST, 8), (LARGEST - 7, 8), (8, LARGEST),
+           (LARGEST, LARGEST), (0, 16 * PAGE + 1)]
+
+
+@pytest.mark.parametrize(("offset", "length"), OUTSIDE)
+@pytest.mark.parametrize("opcode", [READ, WRITE, WRITE_NOTIFY])
+def test_a_remote_range_outside_the_region_is_refused_whatever_the_numbers(ends, opcode, offset, length):
+    a, b = ends
+    assert a.pair.execute(opcode, a.memory, 0, a.theirs, offset, length) == BOUNDS
+
+
+@pytest.mark.parametrize(("offset", "length"), OUTSIDE)
+@pytest.mark.parametrize("opcode", [READ, WRITE])
+def test_a_local_range_outside_the_region_is_refused_whatever_the_numbers(ends, opcode, offset, length):
+    a, b = ends
+    assert a.pair.execute(opcode, a.memory, offset, a.theirs, 0, length) == BOUNDS
+
+
+def test_the_last_byte_is_inside(ends):
+    a, b = ends
+    b.memory.write(16 * PAGE - 1, b"x")
+    assert a.pair.execute(READ, a.memory, 16 * PAGE - 1, a.theirs, 16 * PAGE - 1, 1) == SUCCESS
+    assert a.memory.read(16 * PAGE - 1, 1) == b"x"
+    assert a.pair.execute(READ, a.memory, 16 * PAGE, a.theirs, 16 * PAGE, 0) == SUCCESS
+
+
+@pytest.mark.parametrize(("offset", "length"), [(4, 8), (65, 8), (64, 4), (64, 16), (64, 0), (16 * PAGE, 8)])
+@pytest.mark.parametrize("opcode", [FETCH_ADD, COMPARE_SWAP])
+def test_atomics_are_of_one_aligned_word(ends, opcode, offset, length):
+    a, b = ends
+    assert a.pair.execute(opcode, a.memory, 128, a.theirs, offset, length, operand=1) == BOUNDS
+
+
+@pytest.mark.parametrize("opcode", [0, 6, 7, 8, 255, 2**32 - 1])
+def test_an_unknown_opcode_is_refused(ends, opcode):
+    a, b = ends
+    assert a.pair.execute(opcode, a.memory, 128, a.theirs, 64, 8) == RIGHTS
+
+
+@pytest.mark.parametrize(("rights", "opcode", "status"), [
+    (0, READ, RIGHTS), (0, WRITE, RIGHTS), (0, FETCH_ADD, RIGHTS),
+    (REMOTE_READ, READ, SUCCESS), (REMOTE_READ, WRITE, RIGHTS), (REMOTE_READ, WRITE_NOTIFY, RIGHTS),
+    (REMOTE_READ, COMPARE_SWAP, RIGHTS),
+    (REMOTE_WRITE, READ, RIGHTS), (REMOTE_WRITE, WRITE, SUCCESS), (REMOTE_WRITE, WRITE_NOTIFY, SUCCESS),
+    (REMOTE_WRITE, FETCH_ADD, RIGHTS),
+    (REMOTE_ATOMIC, FETCH_ADD, SUCCESS), (REMOTE_ATOMIC, COMPARE_SWAP, SUCCESS), (REMOTE_ATOMIC, WRITE, RIGHTS),
+])
+def test_a_region_gives_only_the_rights_it_was_registered_with(ends, rights, opcode, status):
+    a, b = ends
+    with ShmFabric().register(PAGE, rights) as memory:
+        with ShmFabric().attach(memory.descriptor(), os.dup(memory.fileno())) as theirs:
+            assert a.pair.execute(opcode, a.memory, 64, theirs, 64, 8) == status
+
+
+def test_completions_come_in_the_order_of_posting_and_name_their_request(ends):
+    a, b = ends
+    requests = [(7, READ, 0, SUCCESS), (5, WRITE, LARGEST, BOUNDS), (9, 77, 0, RIGHTS), (LARGEST, WRITE, 64, SUCCESS)]
+    for each, opcode, offset, _ in requests:
+        assert a.pair.post(opcode, a.memory, 64, a.theirs, offset, 8, id=each) == 1
+    assert a.pair.poll(3) == [(each, opcode, status) for each, opcode, _, status in requests[:3]]
+    assert a.pair.poll(3) == [(LARGEST, WRITE, SUCCESS)]
+    assert a.pair.poll(1) == []
+
+
+def test_an_unsignaled_request_completes_only_when_it_fails(ends):
+    a, b = ends
+    a.memory.write(64, b"hello")
+    assert a.pair.post(WRITE, a.memory, 64, a.theirs, 128, 5, flags=0, id=1) == 1
+    assert b.memory.read(128, 5) == b"hello"
+    assert a.pair.post(READ, a.memory, 64, a.theirs, LARGEST, 5, flags=0, id=2) == 1
+    assert a.pair.poll(2) == [(2, READ, BOUNDS)]
+
+
+def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
+    a, b = ends
+    for each in range(a.pair.depth):
+        assert a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=each) == 1
+    assert a.pair.post(WRITE, a.memory, 0, a.theirs, 64, 8, id=999) == 0
+    assert a.pair.poll(1) == [(0, READ, SUCCESS)]
+    assert a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=1000) == 1
+    rest = [completion for _ in range(5) for completion in a.pair.poll(64)]
+    assert [each for each, _, _ in rest] == [*range(1, a.pair.depth), 1000]
+
+
+def test_polling_for_no_or_too_many_completions_is_refused(ends):
+    for n in (0, -1, 65):
+        with pytest.raises(InvalidArgument):
+            ends[0].pair.poll(n)
+
+
+def test_a_closed_region_is_out_of_bounds(ends):
+    a, b = ends
+    with ShmFabric().register(PAGE, ALL) as memory:
+        theirs = ShmFabric().attach(memory.descriptor(), os.dup(memory.fileno()))
+        theirs.close()
+        assert a.pair.execute(READ, a.memory, 64, theirs, 0, 8) == BOUNDS
+    assert a.pair.execute(READ, memory, 64, a.theirs, 0, 8) == BOUNDS
+
+
+def test_a_closed_pair_flushes_what_is_posted_and_closes_again(ends):
+    a, b = ends
+    a.memory.write(64, b"hello")
+    assert a.pair.post(READ, a.memory, 192, a.theirs, 64, 8, id=1) == 1
+    a.pair.close()
+    a.pair.close()
+    assert a.pair.post(WRITE, a.memory, 64, a.theirs, 128, 5, flags=0, id=2) == 1
+    assert a.pair.poll(2) == [(1, READ, SUCCESS), (2, WRITE, FLUSHED)]
+    assert b.memory.read(128, 5) == bytes(5)
+    assert not a.pair.alive()
+    with pytest.raises(Closed):
+        a.pair.descriptor()
+    with pytest.raises(Closed):
+        a.pair.connect(b.pair.descriptor(), a.theirs)
+
+
+def test_everything_closes_in_any_order():
+    with connected(ShmFabric(), ShmFabric()) as (a, b):
+        for each in (a.memory, b.theirs, b.channel, a.theirs, b.memory, b.pair, a.channel, a.pair):
+            each.close()
+        assert a.pair.execute(READ, a.memory, 0, a.theirs, 0, 8) == FLUSHED
+        assert not a.channel.sleep(a.channel.arm(), 0.001)
+
+
+def test_a_pair_flushes_before_it_is_connected():
+    fabric = ShmFabric()
+    with connected(fabric, fabric) as (a, b):
+        with fabric.queue_pair(a.channel, -1, -1) as pair:
+            assert pair.execute(WRITE, a.memory, 64, a.theirs, 128, 5) == FLUSHED
+            assert pair.alive()
+
+
+# ------------------------------------------------------------------------------------------------------------ connecting
+
+
+def forged(good: bytes, **changes) -> bytes:
+    from .test_regions import crc32c
+    fields = dict(zip(("magic", "version", "provider", "bell", "engine", "rtt", "in_gap", "out_gap", "key", "reserved", "unused"),
+                      struct.unpack("<IHHQQQQQIII", good[:-4])))
+    body = struct.pack("<IHHQQQQQIII", *(fields | changes).values())
+    return body + struct.pack("<I", crc32c(body))
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    (lambda good: b"", "0 bytes"),
+    (lambda good: good[:-1], "63 bytes"),
+    (lambda good: good + b"\0", "65 bytes"),
+    (lambda good: good[:20] + b"\x55" + good[21:], "checksum"),
+    (lambda good: forged(good, magic=0x4D504652), "something else"),
+    (lambda good: forged(good, version=9), "version"),
+    (lambda good: forged(good, provider=3), "provider"),
+    (lambda good: forged(good, key=2), "region 0x2"),
+    (lambda good: forged(good, bell=4), "event channel at 4"),
+    (lambda good: forged(good, bell=16 * PAGE), "event channel"),
+    (lambda good: forged(good, bell=2**64 - 64), "event channel"),
+    (lambda good: forged(good, engine=2**64 - 64), "event channel"),
+    (lambda good: forged(good, rtt=10**9 + 1), "slower"),
+    (lambda good: forged(good, in_gap=2**64 - 1), "slower"),
+])
+def test_a_pair_descriptor_that_is_not_right_is_refused_and_a_good_one_still_connects(ends, change, reason):
+    a, b = ends
+    with ShmFabric().queue_pair(a.channel, -1, -1) as pair:
+        with pytest.raises(HandshakeFailed, match=reason):
+            pair.connect(change(b.pair.descriptor()), a.theirs)
+        pair.connect(forged(b.pair.descriptor()), a.theirs)
+        assert pair.execute(READ, a.memory, 64, a.theirs, 0, 8) == SUCCESS
+
+
+def test_a_pair_connects_once(ends):
+    a, b = ends
+    with pytest.raises(CallerError, match="already"):
+        a.pair.connect(b.pair.descriptor(), a.theirs)
+
+
+def test_a_bell_that_we_could_not_ring_is_refused(ends):
+    a, b = ends
+    fabric = ShmFabric()
+    with fabric.register(PAGE, REMOTE_READ) as memory, fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as remote:
+        with fabric.queue_pair(a.channel, -1, -1) as pair:
+            key = struct.unpack_from("<I", memory.descriptor(), 20)[0]
+            with pytest.raises(HandshakeFailed, match="may not write"):
+                pair.connect(forged(b.pair.descriptor(), key=key), remote)
+
+
+def test_connecting_without_the_peers_region_is_refused(ends):
+    a, b = ends
+    with ShmFabric().queue_pair(a.channel, -1, -1) as pair:
+        with pytest.raises(InvalidArgument):
+            pair.connect(b.pair.descriptor(), None)
+        with pytest.raises(InvalidArgument):
+            pair.connect(None, a.theirs)
+
+
+# --------------------------------------------------------------------------------------------------------------- liveness
+
+
+def pair_watching(a, *, pidfd: int = -1, control: int = -1) -> QueuePair:
+    return ShmFabric().queue_pair(a.channel, pidfd, control)
+
+
+def test_a_peer_lives_until_its_process_ends_also_as_a_zombie(ends):
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        pidfd = os.pidfd_open(process.pid)
+        with pair_watching(ends[0], pidfd=pidfd) as pair:
+            assert pair.alive()
+            process.kill()
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)      # it ended, and is not reaped
+            assert not pair.alive()
+        os.close(pidfd)
+
+
+def test_a_peer_lives_until_it_closes_the_control_socket_and_unread_data_is_not_its_end(ends):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pair_watching(ends[0], control=ours.fileno()) as pair:
+        assert pair.alive()
+        theirs.send(b"unread")
+        assert pair.alive()
+        theirs.close()
+        assert not pair.alive()
+
+
+def test_a_half_closed_control_socket_is_the_end(ends):
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pair_watching(ends[0], control=ours.fileno()) as pair:
+        theirs.shutdown(socket.SHUT_WR)
+        assert not pair.alive()
+
+
+# ------------------------------------------------------------------------------------------------------------- as a model
+
+
+SPACE = 1024
+request = st.one_of(
+    st.tuples(st.just(READ), st.integers(64, SPACE + 8), st.integers(64, SPACE + 8), st.integers(0, 256)),
+    st.tuples(st.just(WRITE), st.integers(64, SPACE + 8), st.integers(64, SPACE + 8), st.integers(0, 256)),
+    st.tuples(st.just(FETCH_ADD), st.integers(64, SPACE - 8), st.integers(8, SPACE // 8).map(lambda w: 8 * w), st.integers(0, LARGEST)),
+    st.tuples(st.just(COMPARE_SWAP), st.integers(64, SPACE - 8), st.integers(8, SPACE // 8).map(lambda w: 8 * w), st.integers(0, 3)),
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(request, max_size=40), st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
+def test_any_sequence_of_requests_does_what_a_plain_model_says(requests, start):
+    with connected(ShmFabric(), ShmFabric(), length=PAGE) as (a, b):
+        mine, yours = bytearray(PAGE), bytearray(PAGE)
+        yours[64:SPACE] = start
+        b.memory.write(64, start)
+        for opcode, here, there, n in requests:
+            length = 8 if opcode in (FETCH_ADD, COMPARE_SWAP) else n
+            old = bytes(yours[there:there + 8])
+            if opcode == READ:
+                mine[here:here + n] = yours[there:there + n]
+            elif opcode == WRITE:
+                yours[there:there + n] = mine[here:here + n]
+            else:
+                mine[here:here + 8] = old
+                value = int.from_bytes(old, "little")
+                if opcode == FETCH_ADD:
+                    yours[there:there + 8] = ((value + n) % 2**64).to_bytes(8, "little")
+                elif value == n:
+                    yours[there:there + 8] = (7).to_bytes(8, "little")
+            operand = n if opcode == FETCH_ADD else 7
+            assert a.pair.post(opcode, a.memory, here, a.theirs, there, length, operand=operand, compare=n, flags=SIGNALED) == 1
+            assert a.pair.poll(1) == [(0, opcode, SUCCESS)]
+        assert a.memory.read(64, PAGE - 64) == mine[64:]
+        assert b.memory.read(64, PAGE - 64) == yours[64:]

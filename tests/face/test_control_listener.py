@@ -1,0 +1,275 @@
+"""One server at a time has an address; what a killed one left is taken over; others' users are kept out."""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+from control_tools import hello, soon
+
+from rfp.address import parse, unique
+from rfp.control import Listener, connect, deadline_in
+from rfp.control.listener import sweep
+from rfp.errors import AddressInUse, ConnectionFailed, FabricError, InvalidAddress
+
+
+@pytest.fixture
+def address(private):
+    return parse(f"shm://{private}/s")
+
+
+def test_a_client_is_accepted_and_talks(address):
+    with Listener(address) as listener, connect(address, soon()) as client, listener.accept(soon()) as server:
+        client.send(hello(), soon())
+        assert server.receive(soon()) == hello()
+        assert server.pid == client.pid == os.getpid()
+
+
+def test_accept_ends_at_its_deadline(address):
+    with Listener(address) as listener:
+        assert listener.accept(0.0) is None
+        assert listener.accept(deadline_in(0.01)) is None
+
+
+def test_the_socket_and_its_directory_are_this_users_alone(private):
+    old = os.umask(0)
+    try:
+        address = parse(f"shm://{private}/made/deep/s")
+        with Listener(address):
+            assert stat.S_IMODE(os.stat(address.path).st_mode) == 0o600
+            assert stat.S_IMODE(os.stat(f"{private}/made/deep").st_mode) == 0o700
+    finally:
+        os.umask(old)
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
+def test_a_directory_that_others_can_reach_is_refused(address, private, mode):
+    private.chmod(mode)
+    with pytest.raises(InvalidAddress, match="chmod 700"):
+        Listener(address)
+
+
+def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidAddress, match="cannot make the directory"):
+        Listener(parse(f"shm://{tmp_path}/file/s"))
+
+
+def test_an_rdma_address_is_not_listened_to():
+    with pytest.raises(InvalidAddress, match="not an shm"):
+        Listener(parse("rdma://h:1"))
+
+
+def test_closing_removes_the_socket_and_the_lock_and_may_be_repeated(address, private):
+    listener = Listener(address)
+    listener.close()
+    listener.close()
+    assert os.listdir(private) == []
+    assert listener.fileno() == -1 and listener.accept(soon()) is None
+
+
+def test_a_second_server_is_refused_and_told_who_has_the_address(address):
+    with Listener(address):
+        with pytest.raises(AddressInUse, match=f"already running at {address}, process {os.getpid()}.*connect to it"):
+            Listener(address)
+        with connect(address, soon()):  # and the first goes on
+            pass
+    Listener(address).close()
+
+
+def listening_process(address, body="sys.stdin.read()"):
+    script = (
+        "import os, sys, signal; from rfp.address import parse; from rfp.control import Listener;"
+        f"l = Listener(parse(sys.argv[1])); print(flush=True); {body}"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(address)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout.readline() == b"\n"
+    return process
+
+
+def test_what_a_killed_server_left_is_taken_over(address, private):
+    with listening_process(address) as process:
+        with pytest.raises(AddressInUse, match=f"process {process.pid}"):
+            Listener(address)
+        process.kill()
+    assert sorted(os.listdir(private)) == ["s", "s.lock"]
+    with Listener(address), connect(address, soon()):
+        pass
+    assert os.listdir(private) == []
+
+
+def test_a_stopped_server_keeps_its_address(address):
+    with listening_process(address) as process:
+        process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(AddressInUse):
+                Listener(address)
+        finally:
+            process.kill()
+
+
+def test_a_server_without_a_lock_is_not_taken_over(address):
+    """Of another program, or of a version that locks otherwise."""
+    with socket.socket(socket.AF_UNIX) as foreign:
+        foreign.bind(address.path)
+        foreign.listen()
+        with pytest.raises(AddressInUse):
+            Listener(address)
+        assert os.path.exists(address.path)
+
+
+def test_a_file_that_is_not_a_socket_is_not_removed(address, private):
+    (private / "s").write_text("precious")
+    with pytest.raises(InvalidAddress, match="not a socket"):
+        Listener(address)
+    assert (private / "s").read_text() == "precious"
+    (private / "s").unlink()
+    (private / "s").symlink_to(private / "t")
+    with pytest.raises((InvalidAddress, FabricError)):
+        Listener(address)
+    assert (private / "s").is_symlink()
+
+
+def test_a_lock_that_is_a_link_is_not_followed(address, private):
+    (private / "victim").write_text("precious")
+    (private / "s.lock").symlink_to(private / "victim")
+    with pytest.raises(FabricError, match="cannot lock"):
+        Listener(address)
+    assert (private / "victim").read_text() == "precious"
+
+
+def test_a_socket_that_somebody_put_in_its_place_is_not_removed(address, private):
+    listener = Listener(address)
+    os.unlink(address.path)
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(address.path)
+        listener.close()
+        assert os.path.exists(address.path)
+
+
+def test_of_many_servers_that_start_at_once_one_wins_again_and_again(address):
+    wins, together = [], threading.Barrier(8)
+
+    def contend():
+        for _ in range(30):
+            together.wait(10)
+            listener = None
+            with contextlib.suppress(AddressInUse):
+                listener = Listener(address)
+            together.wait(10)
+            if listener is not None:
+                wins.append(1)
+                connect(address, soon()).close()
+                listener.close()
+
+    threads = [threading.Thread(target=contend) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(wins) == 30
+
+
+def test_servers_that_come_and_go_never_take_each_others_socket(address):
+    """Without the barrier: an opener may find the lock file of one that is just closing."""
+    holders, worst = [], []
+
+    def contend():
+        for _ in range(100):
+            with contextlib.suppress(AddressInUse), Listener(address):
+                holders.append(1)
+                worst.append(len(holders))
+                connect(address, soon()).close()
+                holders.pop()
+
+    threads = [threading.Thread(target=contend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert worst and max(worst) == 1
+
+
+def test_another_users_client_is_closed_and_counted(address, monkeypatch):
+    with Listener(address) as listener, connect(address, soon()) as client:
+        monkeypatch.setattr(os, "geteuid", lambda: client.uid + 1)
+        assert listener.accept(0.0) is None
+        monkeypatch.undo()
+        assert listener.foreign == 1
+        with pytest.raises(ConnectionFailed):
+            client.receive(soon())
+
+
+def test_a_client_that_left_before_it_was_accepted_disturbs_nobody(address):
+    with Listener(address) as listener:
+        connect(address, soon()).close()
+        with connect(address, soon()):
+            listener.accept(soon()).close()
+            listener.accept(soon()).close()
+
+
+def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on(address):
+    with Listener(address) as listener:
+        clients = [connect(address, soon()) for _ in range(3)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))
+        try:
+            assert listener.accept(0.0) is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert listener.dropped == 3
+        for client in clients:
+            with pytest.raises(ConnectionFailed):
+                client.receive(soon())
+            client.close()
+        with connect(address, soon()):
+            listener.accept(soon()).close()
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_keep_the_address(address):
+    """The child lives on after its parent was killed; a new server must be able to start all the same."""
+    with listening_process(address, body="print(os.fork(), flush=True); signal.pause()") as process:
+        child = max(int(process.stdout.readline()), int(process.stdout.readline()))
+        try:
+            process.kill()
+            process.wait()
+            with Listener(address), connect(address, soon()):
+                pass
+        finally:
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_that_closes_its_copy_leaves_the_parents_socket(address):
+    with Listener(address) as listener:
+        pid = os.fork()
+        if pid == 0:
+            listener.close()
+            os._exit(0 if listener.fileno() == -1 else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        with connect(address, soon()):
+            listener.accept(soon()).close()
+
+
+def test_what_killed_embedded_servers_left_is_swept_by_the_next(monkeypatch, private):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
+    alive = Listener(unique())
+    with listening_process(unique()) as process:
+        process.kill()
+    starting = private / "rfp" / "embedded-1-x.lock"
+    starting.touch()  # of a server that has made its lock file and not locked it yet
+    assert len(os.listdir(private / "rfp")) == 5
+    with Listener(unique()):
+        assert len(os.listdir(private / "rfp")) == 5  # two alive, and the one that starts
+    with connect(alive.address, soon()):
+        pass
+    alive.close()
+    assert sweep(str(private / "rfp")) == 0
+    assert os.listdir(private / "rfp") == [starting.name]

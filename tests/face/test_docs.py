@@ -1,0 +1,27 @@
+"""What docs/addresses.md and docs/handshake.md state as lists is what the code has."""
+
+import re
+from pathlib import Path
+
+import rfp.address as address
+from rfp.control import Message, frame
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_the_documentation_has_every_option():
+    text = (DOCS / "addresses.md").read_text()
+    for provider, options in address._OPTIONS.items():
+        section = re.search(rf"^## {provider}$(.*?)^## ", text, re.M | re.S)[1]
+        assert set(re.findall(r"^\| `(\w+)`", section, re.M)) == set(options)
+
+
+def test_the_documentation_has_every_message_with_every_field():
+    text = (DOCS / "handshake.md").read_text()
+    rows = {int(kind): (name, rest) for kind, name, rest in re.findall(r"^\| (\d+) \| `(\w+)` \|(.*)$", text, re.M)}
+    assert set(rows) == set(Message.KINDS)
+    for number, kind in Message.KINDS.items():
+        name, rest = rows[number]
+        assert name == kind.title()
+        assert all(f"`{field}`" in rest for field in kind.specs())
+    assert str(frame.FD_LIMIT) in text and str(frame.BODY_LIMIT) in text
