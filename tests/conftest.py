@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import importlib.util
 import os
 import random
 import shutil
@@ -70,9 +71,8 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
-    import rfp
-
-    return [f"seed: {config.stash[seed_key]} (--seed repeats it)", f"testing: {Path(rfp.__file__).parent}"]
+    where = importlib.util.find_spec("rfp").submodule_search_locations[0]
+    return [f"seed: {config.stash[seed_key]} (--seed repeats it)", f"testing: {where}"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

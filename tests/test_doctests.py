@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import inspect
 import pkgutil
 import types
@@ -19,7 +20,8 @@ FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 def modules() -> list[str]:
     names = list(PACKAGES)
     for package in PACKAGES:
-        names += [module.name for module in pkgutil.walk_packages(importlib.import_module(package).__path__, package + ".")]
+        folders = importlib.util.find_spec(package).submodule_search_locations
+        names += [module.name for module in pkgutil.walk_packages(folders, package + ".")]
     return [name for name in names if not name.endswith("__main__")]
 
 

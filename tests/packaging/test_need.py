@@ -76,7 +76,7 @@ def test_a_user_is_told_the_command_that_installs_what_is_missing(machine, lacki
     machine.command("apt-get", "exit 9")
     run = machine.need()
     assert run.returncode == 1
-    assert f"sudo apt-get install -y --no-install-recommends {packages}\n" in run.stderr
+    assert f"sudo apt-get install --no-install-recommends {packages}\n" in run.stderr
 
 
 def test_elsewhere_than_on_debian_the_packages_are_named(machine):
@@ -97,8 +97,8 @@ def test_root_on_debian_gets_it_installed(machine, tmp_path):
     run = machine.need()
     assert run.returncode == 0
     assert (tmp_path / "log").read_text().splitlines() == [
-        "update -q",
-        "install -y --no-install-recommends gcc libc6-dev pkg-config",
+        "update -qq",
+        "install --no-install-recommends gcc libc6-dev pkg-config -qq -y",
     ]
 
 
@@ -116,7 +116,7 @@ def test_a_debian_python_gets_the_packages_of_its_own_version(machine):
     machine.command("apt-get", "exit 9")
     run = machine.need()
     assert run.returncode == 1
-    assert "install -y --no-install-recommends python3.11-venv python3.11-dev\n" in run.stderr
+    assert "install --no-install-recommends python3.11-venv python3.11-dev\n" in run.stderr
 
 
 def test_another_python_without_headers_is_refused_with_the_way_out(machine):
