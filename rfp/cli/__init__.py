@@ -22,7 +22,8 @@ class Failed(click.ClickException):
 
     def __init__(self, error: RfpError) -> None:
         super().__init__(str(error))
-        self.exit_code = REFUSED if isinstance(error, ServerRefused) else WRONG if isinstance(error, CallerError) else UNREACHABLE
+        status = REFUSED if isinstance(error, ServerRefused) else WRONG if isinstance(error, CallerError) else UNREACHABLE
+        self.exit_code = status  # type: ignore[misc,unused-ignore]
 
     def show(self, file: Any = None) -> None:
         click.echo(f"rfp: {self.format_message()}", file=file, err=file is None)

@@ -13,7 +13,7 @@ from rfp.cli.options import DURATION, connect, connected, emulated
 from rfp.server import LARGEST_VALUE
 
 
-class Key(click.ParamType):
+class Key(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """A key as the shell gives it: whatever bytes those are."""
 
     name = "key"

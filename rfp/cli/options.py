@@ -15,7 +15,7 @@ from rfp.errors import InvalidArgument
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Quantity(click.ParamType):
+class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
     """An argument that one of our parsers reads."""
 
     def __init__(self, name: str, read: Callable[[str], Any]) -> None:
@@ -42,13 +42,13 @@ SIZE = Quantity("size", units.size)
 DURATION = Quantity("duration", _seconds)  # seconds
 ADDRESS = Quantity("address", parse)
 
-_HELP = "Where the server is: shm://PATH.  [default: this user's default server]"
+_ADDRESS = "Where the server is: shm://PATH.  [default: this user's default server]"
 
 
 def connected(command: F) -> F:
     """Gives a command the options --address and --timeout."""
-    command = click.option("--timeout", type=DURATION, default="5s", show_default=True, help="How long to wait for an answer.")(command)
-    return click.option("--address", "-a", type=ADDRESS, help=_HELP)(command)
+    command = click.option("--timeout", type=DURATION, default="5s", show_default=True, help="For each answer.")(command)
+    return click.option("--address", "-a", type=ADDRESS, help=_ADDRESS)(command)
 
 
 def connect(address: Address | None, timeout: float, reconnect: bool = False) -> rfp.Client:

@@ -14,6 +14,7 @@ import rfp
 from rfp import units
 from rfp.address import Address, default
 from rfp.cli.options import ADDRESS, SIZE
+from rfp.cli.text import plural
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -42,15 +43,31 @@ def _stop_on_signals() -> None:
 @click.command()
 @click.option("--address", "-a", type=ADDRESS, help="Where to listen: shm://PATH.  [default: this user's default server]")
 @click.option("--memory", "-m", type=SIZE, default="256MiB", show_default=True, help="For keys, values and their index.")
-@click.option("--workers", "-w", type=click.IntRange(1, 64), default=1, show_default=True,
-              help="Threads that serve; each owns a part of the keys.")
-@click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
-              help="What a worker without work does: spin briefly and then sleep, or spin for ever.")
-@click.option("--eviction", type=click.Choice(["clock", "bucket", "none"]), default="clock", show_default=True,
-              help="What makes room when memory is full: clock = the value not used for longest (second chance), bucket = the least"
-                   " recently used of 8 neighbours, none = puts are refused.")
+@click.option(
+    "--workers",
+    "-w",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Threads that serve; each owns a part of the keys.",
+)
+@click.option(
+    "--idle",
+    type=click.Choice(["adaptive", "spin"]),
+    default="adaptive",
+    show_default=True,
+    help="What a worker without work does: spin briefly and then sleep, or spin for ever.",
+)
+@click.option(
+    "--eviction",
+    type=click.Choice(["clock", "bucket", "none"]),
+    default="clock",
+    show_default=True,
+    help="What makes room when memory is full: clock = second chance among all values, bucket = the least recently used"
+    " of 8 neighbours, none = puts are refused.",
+)
 @click.option("--allow-bypass", is_flag=True, help='Let clients with mode="bypass" walk the index by themselves.')
-@click.option("--quota", type=SIZE, help="Large values that one client thread may hold at a worker.  [default: half of its memory]")
+@click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
 def serve(
     address: Address | None, memory: int, workers: int, idle: str, eviction: str, allow_bypass: bool, quota: int | None
 ) -> None:  # fmt: skip
@@ -72,7 +89,7 @@ def serve(
         server = rfp.Server(
             memory, workers=workers, address=place, idle=idle, eviction=eviction, allow_bypass=allow_bypass, quota=quota
         )
-        _greet(server, place, address is None, f"{units.show_size(memory)}, {workers} worker{'s' * (workers > 1)}, "
+        _greet(server, place, address is None, f"{units.show_size(memory)}, {plural(workers, 'worker')}, "
                                                f"eviction {eviction}, idle {idle}")  # fmt: skip
         while True:
             time.sleep(3600)

@@ -12,7 +12,7 @@ import rfp
 from rfp import units
 from rfp.address import Address
 from rfp.cli.options import connect, connected
-from rfp.cli.text import clock, grouped, share, size, table
+from rfp.cli.text import clock, grouped, plural, share, size, table
 
 OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 
@@ -61,10 +61,11 @@ def show(figures: dict[str, Any]) -> list[str]:
 
 def heading(server: dict[str, Any]) -> list[str]:
     """Who is speaking."""
-    workers, clients = len(server["workers"]), len(server["clients"])
+    workers, clients = (
+        f"{len(server[what])} {what[: -1 if len(server[what]) == 1 else None]}" for what in ("workers", "clients")
+    )
     return [
         f"{server['address']}  (process {server['pid']}, up {clock(server['uptime'])})",
-        f"{units.show_size(server['memory'])}, eviction {server['eviction']}, {workers} worker{'s' * (workers != 1)},"
-        f" {clients} client{'s' * (clients != 1)}",
+        f"{units.show_size(server['memory'])}, eviction {server['eviction']}, {workers}, {clients}",
         "",
     ]

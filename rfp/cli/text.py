@@ -10,6 +10,11 @@ def grouped(number: int) -> str:
     return f"{number:,}"
 
 
+def plural(number: int, noun: str) -> str:
+    """1 worker, 2 workers."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def short(number: float) -> str:
     """1234567 as 1.23M: three digits that matter."""
     for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -50,4 +55,5 @@ def table(head: Sequence[str] | None, rows: Sequence[Sequence[str]], align: str)
     """Lines with columns as wide as their longest text; align: one of < > for each column."""
     lines = [*([head] if head else []), *rows]
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(align))]
-    return ["  ".join(f"{text:{side}{width}}" for text, side, width in zip(line, align, widths, strict=True)).rstrip() for line in lines]
+    cells = ([f"{text:{side}{width}}" for text, side, width in zip(line, align, widths, strict=True)] for line in lines)
+    return ["  ".join(line).rstrip() for line in cells]

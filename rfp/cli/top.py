@@ -20,6 +20,8 @@ from rfp.cli.text import bar, clock, grouped, share, short, size, table
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, END_OF_LINE, END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
+RATES = ("all", "hit rate", "refused", "evicted", "expired")  # beside the operations
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -79,40 +81,38 @@ def watch(kv: rfp.Client, timeout: float, interval: float, label: str) -> None:
 
 def render(before: Sample, now: Sample, label: str = "") -> list[str]:
     """The picture: what happened between two samples, and how things stand at the second."""
-    figures, server = now.figures, now.figures["server"]
+    figures = now.figures
     rate = Rates(before, now)
-    first, *rest = heading(server)
+    first, *rest = heading(figures["server"])
+    used, total = figures["bytes_used"], figures["bytes_total"]
+    rates = [
+        *(short(rate(name)) for name in OPERATIONS),
+        short(sum(rate(name) for name in OPERATIONS)),
+        share(rate("hits"), rate("hits") + rate("misses")),
+        *(short(rate(name)) for name in ("refused", "evictions", "expirations")),
+    ]
     return [
         first + label,
         *rest,
         *table(
-            [*OPERATIONS, "all", "hit rate", "refused", "evicted", "expired"],
-            [
-                [
-                    *(short(rate(name)) for name in OPERATIONS),
-                    short(sum(rate(name) for name in OPERATIONS)),
-                    share(rate("hits"), rate("hits") + rate("misses")),
-                    *(short(rate(name)) for name in ("refused", "evictions", "expirations")),
-                ]
-            ],
-            ">" * (len(OPERATIONS) + 5),
+            ["a second:", *OPERATIONS, "all", "hit rate", "refused", "evicted", "expired"], [["", *rates]], "<" + ">" * len(rates)
         ),
-        "a second",
         "",
-        f"memory {bar(figures['bytes_used'], figures['bytes_total'], 30)} {share(figures['bytes_used'], figures['bytes_total'])}"
-        f" of {size(figures['bytes_total'])}, index {size(figures['index_bytes'])}",
+        f"memory {bar(used, total, 30)} {share(used, total)} of {size(total)}, index {size(figures['index_bytes'])}",
         f"{grouped(figures['records'])} records, {figures['pins']} pins, {figures['uploads']} uploads",
         "",
         *table(["worker", "busy", "requests/s", "sleeps/s", "records", "memory"], rate.workers(), "<>>>>>"),
         "",
-        *table(
-            ["client", "process", "threads", "connected"],
-            [
-                [client["name"] or "-", str(client["pid"]), str(client["threads"]), clock(max(0.0, time.time() - client["since"]))]
-                for client in server["clients"]
-            ],
-            "<>>>",
-        ),
+        *table(["client", "process", "threads", "connected"], clients(figures["server"]), "<>>>"),
+    ]
+
+
+def clients(server: dict[str, Any]) -> list[list[str]]:
+    """A row for each client process."""
+    now = time.time()
+    return [
+        [each["name"] or "-", str(each["pid"]), str(each["threads"]), clock(max(0.0, now - each["since"]))]
+        for each in server["clients"]
     ]
 
 
