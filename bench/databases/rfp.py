@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import rfp
+from bench._rfp import RfpConnection
 from bench.databases import Database
 from bench.placement import pinned
 from rfp.errors import RfpError
@@ -19,8 +20,9 @@ class Rfp(Database):
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
         self._server: Any = None
+        self._handle: Any = None
         self._api, self._mode = properties["rfp.api"], properties["rfp.mode"]
-        self._timeout = properties["rfp.timeout"]
+        self._timeout, self._window = properties["rfp.timeout"], properties["rfp.window"]
         self.native = self._api == "native"
         address = properties["rfp.address"]
         if address is None and private:
@@ -31,15 +33,17 @@ class Rfp(Database):
         self.emulated = emulation(address or "")
         self.client = "C driver" if self.native else "rfp.connect()"
         try:
-            self._handle = rfp.connect(*([address] if address else []), timeout=self._timeout)
+            self._handle = rfp.connect(address, timeout=self._timeout, mode=self._mode)
         except BaseException:
             self.close()
             raise
 
     def connect(self) -> Any:
-        return PythonClient(self._handle)
+        return RfpConnection(self._handle, self._window) if self.native else PythonClient(self._handle)
 
     def close(self) -> None:
+        if self._handle is not None:
+            self._handle.close()
         if self._server is not None:
             self._server.close()
 
