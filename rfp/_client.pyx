@@ -25,12 +25,11 @@ from rfp.store._messages cimport (KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_A
 
 from rfp.errors import (AlreadyExists, ConnectionFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused,
                         TooLarge, VersionMismatch, WrongType)
+from rfp.store.counters import COUNTERS
 
 Item = namedtuple("Item", ["value", "version"])
 Item.__doc__ = "A value and the version that its put returned."
 
-COUNTERS = ("gets", "hits", "misses", "puts", "deletes", "incrs", "touches", "evictions", "expirations", "refused", "records",
-            "bytes_used", "bytes_total", "index_bytes", "pins", "uploads", "bytes_reserved", "value_bytes", "unknown_pins")
 assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
 
 
