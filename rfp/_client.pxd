@@ -17,6 +17,7 @@ cdef class Client(Caller):
     cdef readonly str mode
     cdef object fetch
     cdef object retries
+    cdef object tuned               # what `rfp tune` found for this device, or None
     cdef bint bypass                # GETs walk the server's index
 
     cdef uint32_t worker_of(self, channel *c, bytes key) noexcept

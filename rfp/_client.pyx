@@ -14,7 +14,7 @@ from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put
 from rfp._large cimport fetch_reference, upload
 from rfp.protocol._caller cimport FULL, Caller
 from rfp.protocol._channel cimport Channel, channel
-from rfp.protocol._client_ring cimport (AUTO, DONE, FETCH, GONE, REPLY, TIMED_OUT, ClientRing, client_ring,
+from rfp.protocol._client_ring cimport (AUTO, DONE, FETCH, GONE, REPLY, SIZES, TIMED_OUT, client_ring,
                                         client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response)
 from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_PING, RFP_REFERENCE,
                                  RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header)
@@ -25,12 +25,11 @@ from rfp.store._messages cimport (KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_A
 
 from rfp.errors import (AlreadyExists, ConnectionFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused,
                         TooLarge, VersionMismatch, WrongType)
+from rfp.store.counters import COUNTERS
 
 Item = namedtuple("Item", ["value", "version"])
 Item.__doc__ = "A value and the version that its put returned."
 
-COUNTERS = ("gets", "hits", "misses", "puts", "deletes", "incrs", "touches", "evictions", "expirations", "refused", "records",
-            "bytes_used", "bytes_total", "index_bytes", "pins", "uploads", "bytes_reserved", "value_bytes")
 assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
 
 
@@ -101,13 +100,15 @@ cdef class Client(Caller):
     b'v'
     """
 
-    def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None):
+    def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None,
+                 tuned=None):
         super().__init__(open_link, timeout=timeout, reconnect=reconnect)
         self.seed = self.link.seed
         self.mode = mode
         self.bypass = mode == "bypass"
         self.fetch = fetch
         self.retries = retries
+        self.tuned = tuned
 
     cdef uint32_t worker_of(self, channel *c, bytes key) noexcept:
         if c.count == 1:
@@ -117,11 +118,16 @@ cdef class Client(Caller):
     def prepare(self, Channel owner not None):
         """Sets up a new channel the way this handle was asked to work."""
         cdef client_ring *ring
-        cdef uint32_t i
+        cdef uint32_t i, k
         for i in range(owner.c.count):
             ring = owner.c.rings[i]
             ring.paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY, "bypass": AUTO}[self.mode]
             ring.mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
+            if self.tuned is not None:
+                ring.retries = self.tuned.chosen["retries"]
+                ring.fetch = min(<uint32_t> self.tuned.chosen["fetch"], ring.slot_size)
+                for k in range(SIZES):
+                    ring.rate[k] = self.tuned.rates[k]
             if self.retries is not None:
                 ring.retries = self.retries
             if self.fetch is not None:

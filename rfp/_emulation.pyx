@@ -116,7 +116,7 @@ cdef int emulated_post(queue_pair *pair, work_request *requests, int n) noexcept
         if t.status == SUCCESS:
             if (t.request.opcode == WRITE or t.request.opcode == WRITE_NOTIFY) and t.request.length <= INLINE:
                 rfp_copy_in(t.bytes, t.request.local.base + t.request.local_offset, t.request.length)
-                t.taken = local_region(base=t.bytes, length=INLINE, key=0, rights=0)
+                t.taken = local_region(base=&t.bytes[0], length=INLINE, key=0, rights=0)
                 t.request.local = &t.taken
                 t.request.local_offset = 0
             t.due = rfp_engine_turn(e.out_bound, now, e.network.out_gap) + e.network.rtt // 2

@@ -11,7 +11,7 @@ from rfp.protocol._caller cimport FULL, RETRY
 from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_flush,
                                         client_ring_pop, client_ring_release, client_ring_response, client_ring_transfer)
 from rfp.protocol._wire cimport rfp_response_header
-from rfp.store._messages cimport KV_OK, KV_PIECE_CRC, KV_PUT_ABORT, KV_PUT_BEGIN, KV_UNSUPPORTED
+from rfp.store._messages cimport KV_DEFERRED, KV_OK, KV_PIECE_CRC, KV_PUT_ABORT, KV_PUT_BEGIN, KV_UNSUPPORTED
 
 from rfp.errors import InvalidArgument
 
@@ -108,11 +108,18 @@ cdef int upload(Client client, Channel owner, client_ring *ring, bytes key, Py_b
     found = drain(client, owner, deadline)
     if found != DONE:
         return found
-    taken = kv_submit_put(ring, KV_PUT_BEGIN, flags, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), NULL,
-                          <uint32_t> length, ttl, version, 0)
-    found = client.ask(owner, ring, taken, deadline, out)
-    if found != DONE or out.status != KV_OK:
-        return found
+    out.status = KV_DEFERRED
+    while out.status == KV_DEFERRED:
+        # Making room for a large value may take the server several turns.
+        if rfp_now() > deadline:
+            return TIMED_OUT
+        taken = kv_submit_put(ring, KV_PUT_BEGIN, flags, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), NULL,
+                              <uint32_t> length, ttl, version, 0)
+        found = client.ask(owner, ring, taken, deadline, out)
+        if found != DONE:
+            return found
+    if out.status != KV_OK:
+        return DONE
     id = out.result
     memset(&local, 0, sizeof(local))
     local.base = <char *> view.buf

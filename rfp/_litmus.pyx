@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Litmus tests of what the fabric promises, over any provider; for the tests and for bringing up a new machine.
 
-Those of its order have two sides, to be run in two threads or processes over one connection.  In the memory that is written to,
-the line at `offset` is what its owner says, the line after it what its peer says.
+Those of its order have two sides, to be run in two threads or processes over one connection.  They use the memory of the one
+that waits: its owner speaks in the line at `offset`, its peer in the line after it.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -122,6 +122,8 @@ def waker(QueuePair pair not None, Region local not None, RemoteRegion remote no
                 spins += 1
                 if spins % SPINS == 0:
                     sched_yield()
+                    if rfp_now() > deadline:
+                        how = LATE
                 continue
             if rfp_load64(heard) == ~<uint64_t>0:
                 break
@@ -171,7 +173,7 @@ def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote 
     """
     cdef char *copy = local.c.base + offset + LINE
     cdef uint64_t i, word, torn = 0, old, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
-    cdef int how = DONE
+    cdef int how = DONE, spins = 0
     cdef work_request look, acknowledge
     memset(&look, 0, sizeof(look))
     look.opcode, look.flags, look.length = READ, SIGNALED, length
@@ -183,6 +185,11 @@ def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote 
             rfp_store64(copy, 0)
             while how == DONE and rfp_load64(copy) != i:
                 how = one(&pair.c, &look, deadline)
+                spins += 1
+                if spins % SPINS == 0:
+                    sched_yield()
+                    if rfp_now() > deadline:
+                        how = LATE
             old = 0
             for word in range(1, length // 8):
                 old += rfp_load64(copy + 8 * word) != i

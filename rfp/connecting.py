@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable
 
 from rfp import address as addresses
+from rfp import tune
 from rfp._client import Client
 from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.errors import InvalidArgument
-from rfp.protocol.link import Link
+from rfp.protocol.link import BYPASS, Link
 from rfp.provider import open_fabric
 
 MODES = ("auto", "fetch", "reply", "bypass")
@@ -54,4 +55,14 @@ def connect(
     """
     if mode not in MODES:
         raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint=", ".join(MODES))
-    return Client(opener(address, "kv"), timeout=timeout, mode=mode, reconnect=reconnect, fetch=fetch, retries=retries)
+    place = addresses.default() if address is None else addresses.parse(address)
+    features = BYPASS if mode == "bypass" else 0
+    return Client(
+        opener(place, "kv", features=features),
+        timeout=timeout,
+        mode=mode,
+        reconnect=reconnect,
+        fetch=fetch,
+        retries=retries,
+        tuned=tune.load(place),
+    )

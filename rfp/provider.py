@@ -12,4 +12,5 @@ def open_fabric(address: Address) -> Fabric:
     """The provider for an address, with the options that it carries."""
     if address.provider != "shm":
         raise Unsupported(f"{address}: this build has no provider for {address.provider}://", hint="use an shm:// address")
-    return ShmFabric()
+    options = address.shm
+    return ShmFabric(rtt_ns=options.rtt, in_iops=options.in_iops, out_iops=options.out_iops)

@@ -47,7 +47,7 @@ def _show(value: int, units: dict[str, int]) -> str:
 def size(value: str | int) -> int:
     """Bytes: `"256MiB"`, `"1GiB"`, `"4096"` or a number of bytes."""
     if isinstance(value, str):
-        bare = {"": 1, **SIZES, **{unit: scale for unit, scale in (("K", 1 << 10), ("M", 1 << 20), ("G", 1 << 30))}}
+        bare = {"": 1, **SIZES, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
         if value.strip().endswith(("kB", "KB", "MB", "GB", "TB")):
             raise InvalidArgument(f"{value!r} is ambiguous", hint="powers of two are written KiB, MiB, GiB")
         return _parse("size", value, bare, '"256MiB"')

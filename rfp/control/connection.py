@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import select
@@ -253,10 +254,8 @@ class Connection:
         """Ends the connection for both sides and wakes whoever waits on it; the socket stays open until `close`."""
         if self._ended is None:
             self._ended = lambda: Closed("the control channel is closed", hint="connect again")
-        try:
+        with contextlib.suppress(OSError):  # the peer, or another thread, was faster
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            pass  # the peer, or another thread, was faster
 
     def close(self) -> None:
         """Ends the connection and closes its file descriptors.  May be called at any time, by any thread, repeatedly."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -51,10 +52,8 @@ class _Lock:
 
     def release(self) -> None:
         """Removes the file first, while nobody else can hold it, so that no litter is left."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path)
-        except FileNotFoundError:
-            pass
         os.close(self.fd)
 
 

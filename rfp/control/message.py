@@ -47,7 +47,8 @@ class Message:
     number: int = 0  # which call this belongs to; set by the connection
 
     def __init_subclass__(cls) -> None:
-        assert cls.KIND not in Message.KINDS and 0 < cls.KIND < 256
+        assert cls.KIND not in Message.KINDS
+        assert 0 < cls.KIND < 256
         Message.KINDS[cls.KIND] = cls
 
     @classmethod

@@ -17,6 +17,7 @@ cdef class Caller:
     cdef uint64_t identity         # of the present connection; 0 when calls must go the slow way
     cdef bint is_closed
     cdef bint is_forked
+    cdef bint unfinished           # closed from inside a call, which has to finish it
     cdef object lost_because       # why the present connection is no good
     cdef object lock
     cdef object threads            # threading.local: each thread's channel

@@ -91,6 +91,9 @@ cdef class Caller:
 
     cdef void leave(self, Channel channel) noexcept:
         channel.c.busy = 0
+        if self.unfinished:
+            self.unfinished = False
+            self.close_links()
 
     def find_channel(self, uint64_t deadline):
         """The slow way to this thread's channel: connects again or attaches if need be."""
@@ -256,22 +259,31 @@ cdef class Caller:
             self.identity = 0
             if self.is_forked:
                 return
-            links = [self.link, *self.old]
-            for link in links:
-                for channel in link.channels:
-                    channel.interrupt()
+            held = getattr(self.threads, "held", None)
+            if held is not None and held.channel.busy:
+                # Inside a call of this very thread (a signal handler, say): that call raises Closed and then ends the rest.
+                held.channel.interrupt()
+                self.unfinished = True
+                return
+            self.close_links()
+
+    def close_links(self):
+        """Waits for the calls under way and gives everything back."""
+        cdef double pause = 0.00001
+        links = [self.link, *self.old]
+        while True:
             # Calls return within microseconds once interrupted; nothing may be unmapped under them.
-            pause = 0.00001
-            while any(channel.busy for link in links for channel in link.channels):
-                time.sleep(pause)
-                pause = min(2 * pause, 0.01)
-                for link in links:
-                    for channel in link.channels:
-                        channel.interrupt()
-            for link in links:
-                link.close()
-            self.old.clear()
-            self.spare.clear()
+            busy = [channel for link in links for channel in link.channels if channel.busy]
+            for channel in busy:
+                channel.interrupt()
+            if not busy:
+                break
+            time.sleep(pause)
+            pause = min(2 * pause, 0.01)
+        for link in links:
+            link.close()
+        self.old.clear()
+        self.spare.clear()
 
     @property
     def closed(self):

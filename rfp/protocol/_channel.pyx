@@ -71,7 +71,7 @@ cdef class Channel:
         total = {}
         for ring in self.rings:
             for name, value in ring.counters.items():
-                if name not in ("mode", "fetch"):
+                if name not in ("mode", "fetch", "slot_size"):
                     total[name] = total.get(name, 0) + value
         total["fetch"] = [ring.counters["fetch"] for ring in self.rings]
         total["mode"] = [ring.counters["mode"] for ring in self.rings]

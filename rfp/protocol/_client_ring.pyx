@@ -539,7 +539,7 @@ cdef class ClientRing:
         self.c.slot_size = slot_size
         self.c.checked = checked or not pair.c.reads_ordered
         # Where a READ completes at once, looking beyond the oldest request only costs time.
-        self.c.lookahead = 1 if pair.c.reads_ordered and pair.c.max_inline else max(1, min(pair.c.max_outstanding_reads, slots))
+        self.c.lookahead = 1 if pair.c.max_inline == ~<uint32_t> 0 else max(1, min(pair.c.max_outstanding_reads, slots))
         self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
         self.c.closing = &not_closing
         self.c.sequence = 1
@@ -554,7 +554,7 @@ cdef class ClientRing:
     def counters(self):
         """What has passed through this ring, by name."""
         return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes, "rests": self.c.rests,
-                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "fetch": self.c.fetch,
+                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "fetch": self.c.fetch, "slot_size": self.c.slot_size,
                 "mode": "reply" if self.c.mode == RFP_MODE_REPLY else "fetch"}
 
 

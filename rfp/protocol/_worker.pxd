@@ -8,6 +8,7 @@ from rfp.protocol._service cimport Service, service
 cdef enum:
     GROUP = 16              # requests taken from one ring before they are executed
     MOST_RINGS = 4096
+    SIZES = 65              # classes of response sizes, in lines: 64 and more fall into the last
 
 cdef struct worker:
     service *service
@@ -23,6 +24,7 @@ cdef struct worker:
     int64_t order           # 0 none, 1 add, 2 remove, 3 stop
     server_ring *subject
     # counters
+    uint64_t sizes[SIZES]   # responses by size, in lines; what does not fit into a slot counts with its reference
     uint64_t turns
     uint64_t served
     uint64_t busy           # ns spent on requests

@@ -10,7 +10,7 @@ from libc.string cimport memset
 from rfp._core cimport (rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64, rfp_store64_release, rfp_tick_length, rfp_ticks)
 from rfp.protocol._server_ring cimport (ServerRing, ring_complete, ring_notify, ring_publish, ring_take)
 from rfp.protocol._service cimport request, response
-from rfp.protocol._wire cimport RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
+from rfp.protocol._wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
 
 from rfp.errors import Closed, InvalidArgument
 
@@ -67,6 +67,7 @@ cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
         ring_publish(ring, copy, answer.length, <uint64_t> (tick * <double> (now - last)), answer.status, answer.kind,
                      answer.result)
         last = now
+        w.sizes[min((RFP_RESPONSE_HEADER + answer.length + RFP_LINE - 1) // RFP_LINE, <uint32_t> SIZES - 1)] += 1
         published += 1
         silent += 1
         if tick * <double> (now - told) > PROMPT:
@@ -276,3 +277,8 @@ cdef class Worker:
         """turns, requests served, seconds busy, sleeps and wakes so far, by name."""
         return {"turns": self.c.turns, "served": self.c.served, "busy": self.c.busy / 1e9,
                 "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "rings": len(self.rings)}
+
+    @property
+    def sizes(self):
+        """How many responses had each size, by cache lines of 64 bytes; the last class is for all that were longer."""
+        return [self.c.sizes[i] for i in range(SIZES)]

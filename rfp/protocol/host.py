@@ -313,6 +313,7 @@ class Host:
                 {"pid": guest.connection.pid, "name": guest.name, "threads": len(guest.attachments), "since": guest.since}
                 for guest in list(self.guests)
             ],
+            "sizes": [sum(each) for each in zip(*(worker.sizes for worker in self.workers), strict=True)],
             "refused": self.refused,
             **self.describe(),
         }

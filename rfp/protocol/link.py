@@ -13,7 +13,7 @@ from rfp.protocol._channel import Channel
 from rfp.protocol._client_ring import ClientRing
 from rfp.protocol.layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES
 
-RESPONSE_CRC = 1  # a feature (wire.h)
+RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 SLOTS = 256  # the largest window that a client takes part in
 SLOT_SIZE = 1 << 20
 

@@ -6,6 +6,7 @@ cdef extern from "rfp/store/messages.h" nogil:
     enum:
         KV_MAX_KEY
         KV_MAX_VALUE
+        KV_MAX_PIECE
         KV_PING
         KV_GET
         KV_EXISTS
@@ -37,6 +38,25 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_DEFERRED
         KV_UNKNOWN_UPLOAD
         KV_UNSUPPORTED
+        KV_C_GETS
+        KV_C_HITS
+        KV_C_MISSES
+        KV_C_PUTS
+        KV_C_DELETES
+        KV_C_INCRS
+        KV_C_TOUCHES
+        KV_C_EVICTIONS
+        KV_C_EXPIRATIONS
+        KV_C_REFUSED
+        KV_C_RECORDS
+        KV_C_BYTES_USED
+        KV_C_BYTES_TOTAL
+        KV_C_INDEX_BYTES
+        KV_C_PINS
+        KV_C_UPLOADS
+        KV_C_BYTES_RESERVED
+        KV_C_VALUE_BYTES
+        KV_C_UNKNOWN_PINS
         KV_COUNTERS
 
     struct kv_put:

@@ -10,6 +10,7 @@
 
 #define KV_MAX_KEY 1024
 #define KV_MAX_VALUE (256u << 20)
+#define KV_MAX_PIECE (256u << 10)
 
 enum kv_opcode {            /* request payload                        -> response payload; result */
     KV_PING = 16,           /* -                                      -> -; 0 */
@@ -45,7 +46,8 @@ enum kv_status {            /* response status */
     KV_OVERFLOW = 7,        /* incr beyond int64 */
     KV_BAD_REQUEST = 8,     /* the payload does not fit its opcode */
     KV_QUOTA = 9,           /* this client's pins or uploads are used up */
-    KV_DEFERRED = 10,       /* batch item: its value did not fit into the response; ask for it alone */
+    KV_DEFERRED = 10,       /* batch item: its value did not fit into the response; ask for it alone.
+                               KV_PUT_BEGIN: room is still being made; the same request again goes on with it */
     KV_UNKNOWN_UPLOAD = 11, /* the upload ended, or was never begun */
     KV_UNSUPPORTED = 12,    /* no such opcode here */
 };
@@ -100,6 +102,7 @@ enum kv_counter {
     KV_C_RECORDS, KV_C_BYTES_USED, KV_C_BYTES_TOTAL, KV_C_INDEX_BYTES,
     KV_C_PINS, KV_C_UPLOADS, KV_C_BYTES_RESERVED,
     KV_C_VALUE_BYTES, /* sum of the lengths of the values stored: the mean size is this / records */
+    KV_C_UNKNOWN_PINS, /* releases of pins that this session does not hold (any more) */
     KV_COUNTERS
 };
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from rfp._fabric import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, EventChannel, Fabric, QueuePair, Region, RemoteRegion
@@ -22,15 +23,21 @@ class End(NamedTuple):
 
 
 @contextlib.contextmanager
-def connected(mine: Fabric, yours: Fabric, *, length: int = 16 * PAGE, rights: int = ALL, pidfd: int = -1, control: int = -1):
-    """Both ends of a connection, within this process."""
+def connected(
+    mine: Fabric, yours: Fabric, *, length: int = 16 * PAGE, bells: tuple[Region, EventChannel] | None = None,
+) -> Iterator[tuple[End, End]]:
+    """Both ends of a connection, within this process.  bells: your event channel, if it is not in the memory made here."""
     with contextlib.ExitStack() as stack:
-        memories = [stack.enter_context(fabric.register(length, rights | REMOTE_WRITE)) for fabric in (mine, yours)]
-        remotes = [stack.enter_context(fabric.attach(memory.descriptor(), os.dup(memory.fileno())))
-                   for fabric, memory in zip((mine, yours), reversed(memories))]
-        channels = [stack.enter_context(fabric.event_channel(memory, 0)) for fabric, memory in zip((mine, yours), memories)]
-        pairs = [stack.enter_context(fabric.queue_pair(channel, pidfd, control))
-                 for fabric, channel in zip((mine, yours), channels)]
-        for pair, peer, remote in zip(pairs, reversed(pairs), remotes):
-            pair.connect(peer.descriptor(), remote)
-        yield tuple(End(*each) for each in zip(memories, remotes, channels, pairs))
+        own = stack.enter_context
+
+        def attach(fabric: Fabric, region: Region) -> RemoteRegion:
+            return own(fabric.attach(region.descriptor(), os.dup(region.fileno())))
+
+        memory, peers = own(mine.register(length, ALL)), own(yours.register(length, ALL))
+        channel = own(mine.event_channel(memory, 0))
+        bell_region, peers_channel = bells or (peers, own(yours.event_channel(peers, 0)))
+        theirs, ours = attach(mine, peers), attach(yours, memory)
+        pair, peers_pair = own(mine.queue_pair(channel, -1, -1)), own(yours.queue_pair(peers_channel, -1, -1))
+        pair.connect(peers_pair.descriptor(), attach(mine, bell_region) if bells else theirs)
+        peers_pair.connect(pair.descriptor(), ours)
+        yield End(memory, theirs, channel, pair), End(peers, ours, peers_channel, peers_pair)

@@ -1,6 +1,7 @@
 """Messages travel whole, or the connection ends with the reason; nothing leaks (conftest looks)."""
 
 import contextlib
+import itertools
 import os
 import resource
 import select
@@ -82,14 +83,18 @@ def test_a_receive_past_its_deadline_loses_nothing():
         assert connection.receive(soon()) == hello()
 
 
+def send_until_it_fails(connection, message):
+    for _ in range(10_000):
+        connection.send(message, 0.0)
+
+
 def test_a_peer_that_does_not_read_holds_a_sender_up_until_its_deadline_only():
     raw, connection = raw_pair()
     big = Stats({"a": ["x" * 1000] * 50})
     with raw, connection:
         start = time.monotonic()
         with pytest.raises(DeadlineExceeded):
-            for _ in range(100):
-                connection.send(big, 0.0)
+            send_until_it_fails(connection, big)
         assert time.monotonic() - start < 1
 
 
@@ -99,8 +104,7 @@ def test_a_connection_ends_if_and_only_if_half_a_message_was_sent(items):
     message = Stats({"a": ["x" * 1000] * items})
     with raw, connection:
         with pytest.raises(DeadlineExceeded):
-            for _ in range(10_000):
-                connection.send(message, 0.0)
+            send_until_it_fails(connection, message)
         ended = connection.closed
         connection.close()
         data = b"".join(iter(lambda: raw.recv(1 << 16), b""))
@@ -139,7 +143,8 @@ def test_what_is_no_message_ends_the_connection_with_the_reason(data, reason):
         raw.close()
         with pytest.raises(HandshakeFailed, match=reason):
             connection.receive(soon())
-        assert connection.closed and connection.fileno() == -1
+        assert connection.closed
+        assert connection.fileno() == -1
         with pytest.raises(ConnectionFailed, match=f"closed, since .*{reason}"):
             connection.send(hello(), soon())
 
@@ -222,7 +227,7 @@ def feed(data: bytes, cuts: list[int], fds: list[int]) -> None:
     raw, connection = raw_pair()
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     with raw, connection:
-        for start, end in zip(edges[:-1], edges[1:], strict=True):
+        for start, end in itertools.pairwise(edges):
             send_raw(raw, data[start:end], fds)
         raw.shutdown(socket.SHUT_WR)
         with contextlib.suppress(ConnectionFailed):
@@ -401,7 +406,8 @@ def test_close_wakes_the_thread_that_waits():
     a.close()
     thread.join(5)
     b.close()
-    assert not thread.is_alive() and caught == [Closed]
+    assert not thread.is_alive()
+    assert caught == [Closed]
 
 
 def test_close_within_a_signal_handler_ends_the_wait():
@@ -474,9 +480,11 @@ def test_the_peers_process_is_known_by_number_and_by_pidfd(private):
     with Listener(address) as listener:
         process = subprocess.Popen([sys.executable, "-c", script, str(address)], stdin=subprocess.PIPE)
         with process, listener.accept(soon()) as connection:
-            assert connection.pid == process.pid and connection.uid == os.geteuid()
+            assert connection.pid == process.pid
+            assert connection.uid == os.geteuid()
             pidfd = connection.pidfd()
-            assert connection.pidfd() == pidfd and not os.get_inheritable(pidfd)
+            assert connection.pidfd() == pidfd
+            assert not os.get_inheritable(pidfd)
             poller = select.poll()
             poller.register(pidfd, select.POLLIN)
             assert not poller.poll(0)

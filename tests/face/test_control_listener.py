@@ -71,7 +71,8 @@ def test_closing_removes_the_socket_and_the_lock_and_may_be_repeated(address, pr
     listener.close()
     listener.close()
     assert os.listdir(private) == []
-    assert listener.fileno() == -1 and listener.accept(soon()) is None
+    assert listener.fileno() == -1
+    assert listener.accept(soon()) is None
 
 
 def test_a_second_server_is_refused_and_told_who_has_the_address(address):
@@ -193,7 +194,8 @@ def test_servers_that_come_and_go_never_take_each_others_socket(address):
         thread.start()
     for thread in threads:
         thread.join()
-    assert worst and max(worst) == 1
+    assert worst
+    assert max(worst) == 1
 
 
 def test_another_users_client_is_closed_and_counted(address, monkeypatch):

@@ -15,10 +15,12 @@ CONNECTION = (errors.ConnectionFailed, errors.DeadlineExceeded, errors.FabricErr
 @pytest.mark.parametrize("kind", CLASSES)
 def test_every_error_carries_its_hint_and_survives_pickling(kind):
     error = kind("what happened", hint="the way out")
-    assert str(error) == "what happened (the way out)" and error.hint == "the way out"
+    assert str(error) == "what happened (the way out)"
+    assert error.hint == "the way out"
     assert str(kind("what happened")) == "what happened"
     again = pickle.loads(pickle.dumps(error))
-    assert type(again) is kind and str(again) == str(error)
+    assert type(again) is kind
+    assert str(again) == str(error)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind is not RfpError])

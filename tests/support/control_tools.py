@@ -45,11 +45,12 @@ def packed(message, number: int = 0) -> bytes:
 def welcome(fds=(), **changes) -> Welcome:
     """With an arena for each fd but the last, which is the bells'."""
     *arenas, bells = fds or [-1, -1]
-    values = dict(
-        features=0, service="kv", slot_size=512, slots=64, hash="xxh3-64", seed=2**64 - 1, partitions=len(arenas),
-        arenas=[Handle(b"arena%d" % i, fd) for i, fd in enumerate(arenas)], bells=Handle(b"bells", bells),
-        lease_ns=10**9, staging_size=1 << 20, max_value=256 << 20, name="server", pid=os.getpid(),
-    )  # fmt: skip
+    values = {
+        "features": 0, "service": "kv", "slot_size": 512, "slots": 64, "hash": "xxh3-64", "seed": 2**64 - 1,
+        "partitions": len(arenas),
+        "arenas": [Handle(b"arena%d" % i, fd) for i, fd in enumerate(arenas)], "bells": Handle(b"bells", bells),
+        "lease_ns": 10**9, "staging_size": 1 << 20, "max_value": 256 << 20, "name": "server", "pid": os.getpid(),
+    }  # fmt: skip
     return Welcome(**{**values, **changes})
 
 
@@ -59,9 +60,10 @@ def attach(fd: int = -1, partitions: int = 1) -> Attach:
 
 def attached(fds=(-1, -1, -1), partitions: int = 1, **changes) -> Attached:
     offsets = [64 * i for i in range(partitions)]
-    values = dict(
-        channel=7, request=Handle(b"request", fds[0]), response=Handle(b"response", fds[1]), staging=Handle(b"staging", fds[2]),
-        request_offsets=offsets, response_offsets=offsets, staging_offsets=offsets, reply_offsets=offsets,
-        pairs=[b"p"] * partitions,
-    )  # fmt: skip
+    values = {
+        "channel": 7, "request": Handle(b"request", fds[0]), "response": Handle(b"response", fds[1]),
+        "staging": Handle(b"staging", fds[2]),
+        "request_offsets": offsets, "response_offsets": offsets, "staging_offsets": offsets, "reply_offsets": offsets,
+        "pairs": [b"p"] * partitions,
+    }  # fmt: skip
     return Attached(**{**values, **changes})

@@ -1,0 +1,313 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The driver's loop, without the GIL: draw requests, submit them, reap what is finished, record how long it took.
+
+Latencies are taken from one clock reading before the operations of a turn are submitted to one reading after a turn's are
+reaped, so with a window above 1 they are at most a turn too long and never too short; with a window of 1 they are exact.
+"""
+
+from libc.stdint cimport int64_t
+from libc.stdlib cimport calloc, free, malloc
+
+from bench cimport _c
+from bench._tally cimport (ERROR, NOT_FOUND, OK, SERVICE_UNAVAILABLE, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
+from bench._workload cimport (ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDATE, Stream, acknowledge, build_record, draw,
+                              record_is_intact, replace_field, request, stream)
+
+from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef extern from "<time.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int nanosleep(const timespec *wanted, timespec *left)
+
+cdef enum:
+    BATCH = 64                 # completions taken at once
+    SPINS = 2000               # empty reaps before the thread offers its CPU to others
+    LONGEST_NAP = 1000000      # ns; a stop is noticed after this
+    CLOSE = 60000              # ns: nearer than this the driver spins, as a sleep may take that much longer
+
+cdef enum stage:               # of a slot
+    ONLY = 0                   # the operation is the request
+    MERGE = 1                  # an update of one field: the record is being read
+    READING = 2                # the first half of a read-modify-write
+    WRITING = 3                # and the second
+
+cdef struct slot:
+    operation op
+    request request
+    int stage
+    uint64_t intended          # when the request should have begun, ns
+    uint64_t began             # when it did; 0 before
+    uint64_t write_began       # read-modify-write: the update
+    char *room                 # for one record
+
+cdef struct driver:
+    database *db
+    stream *requests
+    tally *measured
+    slot *slots
+    uint32_t *free_slots
+    uint32_t *ready            # a queue: slots whose operation is to be submitted
+    uint32_t window
+    uint32_t free_count
+    uint32_t ready_first
+    uint32_t ready_count
+    uint32_t in_flight
+    uint64_t left              # requests to draw
+    double pace                # ns per request, 0 if there is no target
+    uint64_t offset            # ns
+    uint64_t start             # when the first request is due
+    uint64_t drawn
+    uint64_t timeout           # ns
+    const uint32_t *stop
+
+cdef enum outcome:
+    FINISHED = 0
+    DATABASE_LOST = 1
+    TIMED_OUT = 2
+
+
+cdef inline void make_ready(driver *d, uint32_t which) noexcept nogil:
+    d.ready[(d.ready_first + d.ready_count) % d.window] = which
+    d.ready_count += 1
+
+
+cdef inline void prepare(driver *d, uint32_t which, uint64_t intended) noexcept nogil:
+    """Draws a request into a slot and spells out its first operation."""
+    cdef slot *s = d.slots + which
+    draw(d.requests, &s.request)
+    s.intended = intended
+    s.began = 0
+    s.stage = ONLY
+    s.op.key = s.request.key
+    s.op.key_length = s.request.key_length
+    s.op.opcode = GET
+    if s.request.kind == READ_MODIFY_WRITE:
+        s.stage = READING
+    elif s.request.kind == UPDATE and s.request.field != ALL_FIELDS:
+        s.stage = MERGE
+    elif s.request.kind != READ:
+        s.op.opcode = PUT
+        s.op.value_length = build_record(d.requests, s.request.number, s.room, &s.op.value)
+
+
+cdef inline bint change(driver *d, slot *s, finished *f) noexcept nogil:
+    """Makes of the record just read the one to write.  False if it is no record of this workload."""
+    cdef int64_t length
+    s.op.opcode = PUT
+    if s.request.field == ALL_FIELDS:
+        s.op.value_length = build_record(d.requests, s.request.number, s.room, &s.op.value)
+        return True
+    length = replace_field(d.requests, s.request.number, s.request.field, f.value, f.value_length, s.room)
+    s.op.value, s.op.value_length = s.room, <uint64_t>length
+    return length >= 0
+
+
+cdef uint64_t verify(driver *d, slot *s, finished *f) noexcept nogil:
+    """Checks a record that was read; returns how long that took, ns."""
+    cdef uint64_t took, before = _c.now()
+    cdef int32_t field = s.request.field if s.request.kind == READ else ALL_FIELDS
+    cdef bint intact = record_is_intact(d.requests.w, s.request.number, field, f.value, f.value_length)
+    took = _c.now() - before
+    count(d.measured, VERIFY, OK if intact else UNEXPECTED_STATE, took)
+    return took
+
+
+cdef inline void measure(driver *d, int what, int how, uint64_t began, uint64_t intended, uint64_t ended) noexcept nogil:
+    count(d.measured, what, how, ended - began)
+    if how == OK and d.pace > 0:
+        record(&d.measured.intended[what], ended - intended)
+
+
+cdef void finish(driver *d, finished *f, uint64_t ended) noexcept nogil:
+    """Records what was reaped, and goes on with a request that has another half."""
+    cdef slot *s = d.slots + f.id
+    cdef int how = f.status
+    cdef uint64_t took
+    d.in_flight -= 1
+    if s.stage == READING:
+        measure(d, READ, how, s.began, s.intended, ended)
+    if d.requests.w.verify and how == OK and s.op.opcode == GET and s.stage != MERGE:
+        took = verify(d, s, f)
+        if s.stage == READING:         # not part of what is measured
+            s.began += took
+            s.intended += took
+    if s.stage == READING or s.stage == MERGE:
+        if how == OK:
+            if change(d, s, f):
+                s.stage = WRITING if s.stage == READING else ONLY
+                make_ready(d, <uint32_t>f.id)
+                return
+            how = UNEXPECTED_STATE
+    elif s.stage == WRITING:
+        measure(d, UPDATE, how, s.write_began, s.intended, ended)
+    measure(d, s.request.kind, how, s.began, s.intended, ended)
+    if s.request.kind == INSERT and not d.requests.w.loading:
+        # Also if it failed: readers may then find nothing there, but do not wait for it for ever.
+        acknowledge(d.requests.shared, s.request.number)
+    _c.store64(&d.measured.operations, d.measured.operations + 1)
+    d.free_slots[d.free_count] = <uint32_t>f.id
+    d.free_count += 1
+
+
+cdef inline uint64_t due(driver *d) noexcept nogil:
+    """When the next request should begin."""
+    return d.start + <uint64_t>(<double>d.drawn * d.pace)
+
+
+cdef void rest(driver *d, uint64_t until, uint64_t at) noexcept nogil:
+    """Nothing is in flight and the next request is not due: sleeps through most of the time."""
+    cdef timespec nap
+    if until > at + CLOSE:
+        nap.tv_sec = 0
+        nap.tv_nsec = <long>min(until - at - CLOSE, LONGEST_NAP)
+        nanosleep(&nap, NULL)
+    else:
+        _c.pause()
+
+
+cdef int drive(driver *d) noexcept nogil:
+    cdef finished done[BATCH]
+    cdef uint64_t at = _c.now(), last_answer = at
+    cdef uint32_t which, empty = 0
+    cdef int n, i, answer
+    cdef slot *s
+    d.start = at + d.offset
+    while True:
+        if _c.load32(d.stop):
+            d.left = 0
+        while d.free_count and d.left:
+            if d.pace > 0 and due(d) > at:
+                break
+            d.free_count -= 1
+            which = d.free_slots[d.free_count]
+            prepare(d, which, due(d) if d.pace > 0 else 0)
+            make_ready(d, which)
+            d.left -= 1
+            d.drawn += 1
+
+        if d.ready_count:
+            at = _c.now()
+            if d.in_flight == 0:
+                last_answer = at
+            while d.ready_count:
+                which = d.ready[d.ready_first]
+                s = d.slots + which
+                if s.began == 0:
+                    s.began = at
+                elif s.stage == WRITING:
+                    s.write_began = at
+                answer = d.db.submit(d.db.self, &s.op)
+                if answer == WINDOW_FULL:
+                    break
+                if answer < 0:
+                    return DATABASE_LOST
+                d.ready_first = (d.ready_first + 1) % d.window
+                d.ready_count -= 1
+                d.in_flight += 1
+
+        n = d.db.reap(d.db.self, done, BATCH) if d.in_flight else 0
+        if n > 0:
+            at = last_answer = _c.now()
+            empty = 0
+            for i in range(n):
+                finish(d, done + i, at)
+        elif n < 0:
+            return DATABASE_LOST
+        elif d.in_flight:
+            empty += 1
+            if d.pace > 0 or empty % 256 == 0:
+                at = _c.now()
+                if at - last_answer > d.timeout:
+                    return TIMED_OUT
+            if d.ready_count == 0 and not (d.free_count and d.left):
+                if d.db.wait != NULL:
+                    d.db.wait(d.db.self, LONGEST_NAP)
+                elif empty > SPINS:
+                    sched_yield()
+                else:
+                    _c.pause()
+        elif d.left:
+            if d.pace > 0:
+                rest(d, due(d), at)
+            at = _c.now()
+        elif d.ready_count == 0:
+            return FINISHED
+
+
+cdef class Connection:
+    """One thread's way to a database; subclasses fill the struct of function pointers.
+
+    After close() nothing reads the keys and values of operations in flight any more.
+    """
+
+    cpdef str failure(self):
+        """Why the database answered that it is gone."""
+        return "the database is gone"
+
+    cpdef close(self):
+        """Ends the connection; does nothing the second time."""
+
+
+cdef class StopFlag:
+    """Tells the threads of a run to end early."""
+    cdef uint32_t word
+
+    def set(self):
+        """The threads draw no more requests and end when those in flight are answered."""
+        _c.store32(&self.word, 1)
+
+    def is_set(self) -> bool:
+        return _c.load32(&self.word) != 0
+
+
+def run(Connection connection not None, Stream requests not None, Tally measured not None, StopFlag stop not None, *,
+        uint64_t operations, uint32_t window=1, double target=0, double offset=0, double timeout=10):
+    """Drives a connection with `operations` requests (0: until `stop`) on this thread, without the GIL.
+
+    window: operations in flight.  target: requests per second, 0 for as many as go; the first is due `offset` seconds from now.
+    timeout: seconds without any answer, after which the connection is closed.
+    Raises InvalidArgument (the connection takes no such window), ConnectionFailed, DeadlineExceeded.
+    """
+    cdef driver d
+    cdef int how = FINISHED
+    cdef uint32_t i
+    if not 1 <= window <= connection.window:
+        raise InvalidArgument(f"a window of {window}", hint=f"rfp.window must be between 1 and {connection.window} here")
+    d.db, d.requests, d.measured, d.stop = &connection.c, &requests.c, &measured.c, &stop.word
+    d.window = d.free_count = window
+    d.ready_first = d.ready_count = d.in_flight = 0
+    d.left = operations if operations else <uint64_t>-1
+    d.drawn = 0
+    d.pace = 1e9 / target if target > 0 else 0
+    d.offset = <uint64_t>(offset * 1e9)
+    d.timeout = <uint64_t>(timeout * 1e9)
+    size = requests.c.w.record_size + 8 & ~<uint64_t>7
+    cdef uint64_t room = size
+    cdef char *rooms = <char *>malloc(window * room)
+    d.slots = <slot *>calloc(window, sizeof(slot))
+    d.free_slots = <uint32_t *>malloc(2 * window * sizeof(uint32_t))
+    try:
+        if rooms == NULL or d.slots == NULL or d.free_slots == NULL:
+            raise MemoryError
+        d.ready = d.free_slots + window
+        for i in range(window):
+            d.slots[i].op.id = d.free_slots[i] = i
+            d.slots[i].room = rooms + i * room
+        with nogil:
+            how = drive(&d)
+        if how == DATABASE_LOST:
+            raise ConnectionFailed(connection.failure())
+        if how == TIMED_OUT:
+            raise DeadlineExceeded(f"no answer for {timeout:g} s, with {d.in_flight} operations in flight",
+                                   hint="is the server alive? rfp.timeout= waits longer")
+    finally:
+        if how != FINISHED:
+            connection.close()         # first: what is in flight may still read the keys and values below
+        free(d.slots)
+        free(d.free_slots)
+        free(rooms)

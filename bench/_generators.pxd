@@ -1,0 +1,159 @@
+# Random numbers, request distributions and key names, as plain C structs: drawing a request costs some tens of nanoseconds.
+#
+# Others cimport the functions that take a `generator` or an `xoshiro`; the rest is how they work.
+
+from libc.math cimport exp, expm1, floor, log, log1p, pow
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from bench cimport _c
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    static inline uint64_t bench_high(uint64_t a, uint64_t b) { return (uint64_t)(((unsigned __int128)a * b) >> 64); }
+    """
+    uint64_t high_product "bench_high"(uint64_t a, uint64_t b) noexcept nogil
+
+cdef enum distribution:
+    UNIFORM = 0
+    ZIPFIAN = 1                # YCSB's: a Zipfian over 10^10 items, hashed onto the records
+    ZIPFIAN_EXACT = 2          # Zipf's law with exponent 0.99 over the records, the first the most popular
+    LATEST = 3                 # Zipf's law over the distance from the newest record
+    HOTSPOT = 4
+    SEQUENTIAL = 5
+    EXPONENTIAL = 6
+
+
+cdef struct xoshiro:           # xoshiro256**
+    uint64_t s[4]
+
+cdef inline uint64_t random_bits(xoshiro *r) noexcept nogil:
+    cdef uint64_t x = r.s[1] * 5
+    cdef uint64_t result = ((x << 7) | (x >> 57)) * 9
+    cdef uint64_t t = r.s[1] << 17
+    r.s[2] ^= r.s[0]
+    r.s[3] ^= r.s[1]
+    r.s[1] ^= r.s[2]
+    r.s[0] ^= r.s[3]
+    r.s[2] ^= t
+    r.s[3] = (r.s[3] << 45) | (r.s[3] >> 19)
+    return result
+
+cdef inline double random_unit(xoshiro *r) noexcept nogil:
+    """In [0, 1)."""
+    return <double>(random_bits(r) >> 11) * (1.0 / 9007199254740992.0)
+
+cdef inline uint64_t random_below(xoshiro *r, uint64_t n) noexcept nogil:
+    """In [0, n); its bias is n / 2^64."""
+    return high_product(random_bits(r), n)
+
+cdef void seed_random(xoshiro *r, uint64_t seed) noexcept nogil
+
+
+cdef struct zipf:              # Zipf's law over the ranks 0 .. items - 1, by rejection-inversion: exact, without a table
+    uint64_t items
+    double low, high, shortcut
+
+cdef void set_zipf(zipf *z, uint64_t items) noexcept nogil
+cdef void grow_zipf(zipf *z, uint64_t items) noexcept nogil
+
+cdef inline double zipf_integral(double x) noexcept nogil:
+    """The integral of x^-0.99 from 1 to x."""
+    return expm1(0.01 * log(x)) * 100.0
+
+cdef inline double zipf_inverse(double y) noexcept nogil:
+    return exp(log1p(y * 0.01) * 100.0)
+
+cdef inline uint64_t zipf_rank(zipf *z, xoshiro *r) noexcept nogil:
+    cdef double y, x, k
+    while True:
+        y = z.high + random_unit(r) * (z.low - z.high)
+        x = zipf_inverse(y)
+        k = floor(x + 0.5)
+        if k < 1:
+            k = 1
+        elif k > z.items:
+            k = z.items
+        # The first test accepts nearly always; the second costs one more logarithm and makes it exact.
+        if k - x <= z.shortcut or y >= zipf_integral(k + 0.5) - exp(-0.99 * log(k)):
+            return <uint64_t>k - 1
+
+
+cdef struct generator:
+    int kind
+    uint64_t first             # the records are first .. first + count - 1
+    uint64_t count
+    uint64_t space             # ZIPFIAN: the records there may ever be, hashed onto
+    uint64_t hot               # HOTSPOT: the first `hot` of the records,
+    double hot_share           # which this share of the requests go to
+    double rate                # EXPONENTIAL
+    uint64_t *cursor           # SEQUENTIAL: shared by all threads
+    zipf law
+    xoshiro random
+
+# YCSB's constants: zeta(10^10, 0.99), and what its Zipfian computes from that once.
+cdef double YCSB_ZETA
+cdef double YCSB_ITEMS
+cdef double YCSB_ETA
+cdef double YCSB_ALPHA
+cdef double YCSB_SECOND        # below this times zeta the rank is 1
+
+cdef inline uint64_t ycsb_rank(xoshiro *r) noexcept nogil:
+    """A rank by the approximation of Gray et al. (SIGMOD 1994) that YCSB uses, over its 10^10 items."""
+    cdef double u = random_unit(r)
+    cdef double uz = u * YCSB_ZETA
+    if uz < 1.0:
+        return 0
+    if uz < YCSB_SECOND:
+        return 1
+    return <uint64_t>(YCSB_ITEMS * pow(YCSB_ETA * u - YCSB_ETA + 1.0, YCSB_ALPHA))
+
+cdef inline uint64_t fnv64(uint64_t number) noexcept nogil:
+    """YCSB's hash of a number: FNV-1a over its eight bytes, without the sign."""
+    cdef uint64_t h = 0xCBF29CE484222325u
+    cdef int i
+    for i in range(8):
+        h = (h ^ (number & 0xFF)) * 1099511628211u
+        number >>= 8
+    return <uint64_t>(-<int64_t>h) if <int64_t>h < 0 else h
+
+cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
+    """The number of the record to ask for; `last` is the newest that exists."""
+    cdef uint64_t n
+    cdef double back
+    while True:
+        if g.kind == ZIPFIAN:
+            n = g.first + fnv64(ycsb_rank(&g.random)) % g.space
+        elif g.kind == UNIFORM:
+            n = g.first + random_below(&g.random, g.count)
+        elif g.kind == ZIPFIAN_EXACT:
+            n = g.first + zipf_rank(&g.law, &g.random)
+        elif g.kind == LATEST:
+            if last - g.first + 1 != g.law.items:
+                grow_zipf(&g.law, last - g.first + 1)
+            n = last - zipf_rank(&g.law, &g.random)
+        elif g.kind == HOTSPOT:
+            if random_unit(&g.random) < g.hot_share:
+                n = g.first + random_below(&g.random, g.hot)
+            else:
+                n = g.first + g.hot + random_below(&g.random, g.count - g.hot)
+        elif g.kind == SEQUENTIAL:
+            n = g.first + _c.add64(g.cursor, 1) % g.count
+        else:
+            back = -log(1.0 - random_unit(&g.random)) / g.rate
+            if back > <double>(last - g.first):
+                continue
+            n = last - <uint64_t>back
+        if n <= last:
+            return n
+
+# Writes "user" and the number, zero-padded, at most KEY_MAX bytes; returns the length.
+cdef enum:
+    KEY_MAX = 50
+    PADDING_MAX = 46
+
+cdef uint32_t write_key(char *to, uint64_t number, int padding, bint hashed) noexcept nogil
+
+cdef int set_generator(generator *g, int kind, uint64_t first, uint64_t count, uint64_t expected, uint64_t seed,
+                       double hot_data, double hot_share, double percentile, double fraction, uint64_t records,
+                       uint64_t *cursor) noexcept nogil

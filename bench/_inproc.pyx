@@ -1,0 +1,214 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A hash table in this process, behind the driver's contract: what the driver itself costs, and a database for its tests.
+
+Nothing is sent anywhere: its figures are the upper bound of what the driver can measure, not those of a store.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy
+
+from bench cimport _c
+from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
+from bench._tally cimport ERROR, NOT_FOUND, OK
+
+from rfp.errors import InvalidArgument
+
+cdef enum:
+    WINDOW = 256
+    KEY_ROOM = 64
+
+cdef struct entry:
+    uint64_t hash              # 0: free
+    char *value
+    uint32_t value_length
+    uint32_t key_length
+    char key[KEY_ROOM]
+
+cdef struct table:             # open addressing, linear probing; never shrinks
+    entry *entries
+    uint64_t mask
+    uint64_t used
+    uint32_t lock
+
+cdef struct pending:
+    operation *op
+    uint64_t due               # ns; 0: at once
+
+cdef struct answer:
+    char *room
+    uint64_t size
+
+cdef struct line:              # one thread's
+    table *t
+    uint64_t delay             # ns
+    uint64_t stall_at          # this operation takes `stall` ns longer, and so do those behind it
+    uint64_t stall
+    uint64_t lost_at           # from this operation on the database is lost
+    uint64_t taken
+    uint64_t last_due
+    uint32_t window
+    uint32_t first
+    uint32_t count
+    pending queue[WINDOW]
+    answer answers[WINDOW]
+
+
+cdef entry *find(table *t, const char *key, uint32_t length, uint64_t h) noexcept nogil:
+    """The key's entry, or the free one where it belongs."""
+    cdef uint64_t i = h & t.mask
+    cdef entry *e
+    while True:
+        e = t.entries + i
+        if e.hash == 0 or (e.hash == h and e.key_length == length and memcmp(e.key, key, length) == 0):
+            return e
+        i = (i + 1) & t.mask
+
+
+cdef bint grow(table *t) noexcept nogil:
+    cdef uint64_t i, size = t.mask + 1
+    cdef entry *old = t.entries
+    cdef entry *bigger = <entry *>calloc(2 * size, sizeof(entry))
+    if bigger == NULL:
+        return False
+    t.entries, t.mask = bigger, 2 * size - 1
+    for i in range(size):
+        if old[i].hash:
+            find(t, old[i].key, old[i].key_length, old[i].hash)[0] = old[i]
+    free(old)
+    return True
+
+
+cdef int put(table *t, operation *op, uint64_t h) noexcept nogil:
+    cdef entry *e
+    cdef char *value
+    if 2 * t.used > t.mask and not grow(t):
+        return ERROR
+    e = find(t, op.key, op.key_length, h)
+    if e.hash == 0 or e.value_length != op.value_length:
+        value = <char *>realloc(e.value, op.value_length + 1)
+        if value == NULL:
+            return ERROR
+        e.value = value
+        e.value_length = <uint32_t>op.value_length
+    if e.hash == 0:
+        memcpy(e.key, op.key, op.key_length)
+        e.key_length, e.hash = op.key_length, h
+        t.used += 1
+    memcpy(e.value, op.value, op.value_length)
+    return OK
+
+
+cdef int get(table *t, operation *op, uint64_t h, answer *a, uint64_t *length) noexcept nogil:
+    cdef entry *e = find(t, op.key, op.key_length, h)
+    cdef char *room
+    if e.hash == 0:
+        return NOT_FOUND
+    if a.size < e.value_length + 1:
+        room = <char *>realloc(a.room, e.value_length + 1)
+        if room == NULL:
+            return ERROR
+        a.room, a.size = room, e.value_length + 1
+    memcpy(a.room, e.value, e.value_length)       # another thread may overwrite it before it is looked at
+    length[0] = e.value_length
+    return OK
+
+
+cdef int submit(void *self, operation *op) noexcept nogil:
+    cdef line *l = <line *>self
+    cdef pending *p
+    if l.lost_at and l.taken + 1 >= l.lost_at:
+        return LOST
+    if l.count == l.window:
+        return WINDOW_FULL
+    l.taken += 1
+    p = l.queue + (l.first + l.count) % WINDOW
+    p.op, p.due = op, 0
+    if l.delay or l.stall:
+        p.due = max(_c.now() + l.delay + (l.stall if l.taken == l.stall_at else 0), l.last_due)
+        l.last_due = p.due
+    l.count += 1
+    return TAKEN
+
+
+cdef int reap(void *self, finished *done, int n) noexcept nogil:
+    cdef line *l = <line *>self
+    cdef operation *op
+    cdef uint64_t h
+    cdef int taken = 0
+    cdef finished *f
+    while taken < n and l.count:
+        if l.queue[l.first].due and l.queue[l.first].due > _c.now():
+            break
+        op = l.queue[l.first].op
+        h = _c.hash_bytes(op.key, op.key_length, 0) | 1
+        f = done + taken
+        f.id = op.id
+        while _c.exchange32(&l.t.lock, 1):
+            _c.pause()
+        if op.key_length > KEY_ROOM:
+            f.status = ERROR
+        elif op.opcode == GET:
+            f.status = get(l.t, op, h, l.answers + taken, &f.value_length)
+            f.value = l.answers[taken].room
+        else:
+            f.status = put(l.t, op, h)
+        _c.store32_release(&l.t.lock, 0)
+        l.first = (l.first + 1) % WINDOW
+        l.count -= 1
+        taken += 1
+    return taken
+
+
+cdef class Table:
+    """The hash table; its connections share it."""
+    cdef table c
+
+    def __cinit__(self):
+        self.c.mask = (1 << 10) - 1
+        self.c.entries = <entry *>calloc(self.c.mask + 1, sizeof(entry))
+        if self.c.entries == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        cdef uint64_t i
+        if self.c.entries != NULL:
+            for i in range(self.c.mask + 1):
+                free(self.c.entries[i].value)
+            free(self.c.entries)
+
+    def __len__(self):
+        return self.c.used
+
+    def connect(self, *, uint32_t window=WINDOW, takes=None, uint64_t delay=0, uint64_t stall_at=0, uint64_t stall=0,
+                uint64_t lost_at=0) -> TableConnection:
+        """A connection for one thread.
+
+        window: operations in flight, at most 256.  takes: how many of them it really takes before its window is full.  delay: ns
+        that each takes.  stall_at, stall: the operation with this number (from 1) takes that many ns longer.  lost_at: from
+        this operation on the database answers that it is gone.
+        """
+        if not 1 <= window <= WINDOW:
+            raise InvalidArgument(f"a window of {window}", hint=f"between 1 and {WINDOW}")
+        cdef TableConnection connection = TableConnection()
+        connection.table = self
+        connection.window = window
+        connection.l.window = window if takes is None else takes
+        connection.l.t = &self.c
+        connection.l.delay, connection.l.stall_at, connection.l.stall, connection.l.lost_at = delay, stall_at, stall, lost_at
+        connection.c.self = &connection.l
+        connection.c.submit, connection.c.reap = submit, reap
+        return connection
+
+
+cdef class TableConnection(Connection):
+    cdef line l
+    cdef Table table
+
+    cpdef close(self):
+        self.l.count = 0
+
+    def __dealloc__(self):
+        cdef int i
+        for i in range(WINDOW):
+            free(self.l.answers[i].room)

@@ -1,0 +1,64 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""What one thread has measured."""
+
+from libc.stdint cimport UINT64_MAX
+from libc.stdlib cimport calloc, free
+
+from bench._histogram cimport COUNTS, Histogram, add
+
+from bench._workload import KINDS
+
+METRIC_NAMES = (*KINDS, "VERIFY", "CLEANUP")
+STATUS_NAMES = ("OK", "ERROR", "NOT_FOUND", "UNEXPECTED_STATE", "SERVICE_UNAVAILABLE")
+
+
+cdef class Tally:
+    """Histograms and counts of statuses, by metric (an index of METRIC_NAMES)."""
+
+    def __cinit__(self):
+        cdef histogram *each = self.c.done            # then intended, then failed
+        for i in range(3 * METRICS):
+            # calloc'ed and untouched, an unused histogram costs address space, not memory.
+            each[i].counts = <uint64_t *>calloc(COUNTS, sizeof(uint64_t))
+            each[i].least = UINT64_MAX
+            if each[i].counts == NULL:
+                raise MemoryError
+
+    def __dealloc__(self):
+        cdef histogram *each = self.c.done
+        for i in range(3 * METRICS):
+            free(each[i].counts)
+
+    def count(self, int what, int how, uint64_t ns, uint64_t intended_ns=0):
+        """Counts one operation: metric, status, latency since it began and since it should have begun (0: no target), both ns."""
+        count(&self.c, what, how, ns)
+        if how == OK and intended_ns:
+            record(&self.c.intended[what], intended_ns)
+
+    def finish(self):
+        """One more operation of the workload is done."""
+        _c.store64(&self.c.operations, self.c.operations + 1)
+
+    @property
+    def operations(self) -> int:
+        """Operations of the workload done so far."""
+        return _c.load64(&self.c.operations)
+
+    def histogram(self, int what, str kind="done") -> Histogram:
+        """A copy of the histogram of a metric; kind: done, intended or failed."""
+        cdef Histogram copy = Histogram()
+        cdef histogram *source
+        if kind == "done":
+            source = &self.c.done[what]
+        elif kind == "intended":
+            source = &self.c.intended[what]
+        else:
+            source = &self.c.failed[what]
+        if _c.load64(&source.count):
+            add(&copy.c, source)
+        return copy
+
+    def returns(self, int what) -> dict:
+        """How many operations of a metric ended with each status."""
+        return {name: self.c.returns[what * STATUSES + i] for i, name in enumerate(STATUS_NAMES)
+                if self.c.returns[what * STATUSES + i]}

@@ -1,0 +1,93 @@
+# What is asked for: requests drawn from a workload, and the records that they write.
+#
+# A `workload` is constant and shared, `records` is what the threads of one phase agree on, a `stream` is one thread's own.
+# A record of several fields is one value: for each field its length (u32, little-endian) and its bytes.  A record of one
+# field is the field's bytes and nothing else, so that fieldcount=1 fieldlength=32 stores exactly 32 bytes.
+
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
+
+from bench._generators cimport KEY_MAX, generator, random_below, xoshiro, zipf, zipf_rank
+
+cdef enum kind:
+    READ = 0
+    UPDATE = 1
+    INSERT = 2
+    READ_MODIFY_WRITE = 3
+
+cdef enum length_law:
+    CONSTANT_LENGTH = 0
+    UNIFORM_LENGTH = 1
+    ZIPFIAN_LENGTH = 2
+
+cdef enum:
+    ALL_FIELDS = -1
+    UNACKNOWLEDGED = 1 << 20   # inserts that may wait for an older one's acknowledgement
+
+cdef struct request:           # 64 bytes
+    uint64_t number            # of the record
+    int32_t field              # the one field to read or write, or ALL_FIELDS
+    uint8_t kind
+    uint8_t key_length
+    char key[KEY_MAX]
+
+cdef struct records:           # in memory that all threads of a phase write
+    uint64_t next              # number of the next insert
+    char apart[56]
+    uint64_t acknowledged      # all records below this number exist
+    uint32_t lock              # held by the thread that advances `acknowledged`
+    char apart_too[52]
+    uint64_t cursor            # of sequential requests
+    uint8_t *flags             # number % UNACKNOWLEDGED: acknowledged out of order
+
+cdef struct workload:
+    double read                # the mix, cumulative: below this a read,
+    double update              # below this an update,
+    double insert              # below this an insert, else a read-modify-write
+    bint loading
+    bint hashed
+    bint read_all
+    bint write_all
+    bint verify                # dataintegrity
+    int padding
+    int32_t fields
+    uint32_t shortest
+    uint32_t longest
+    int law                    # of field lengths
+    zipf lengths
+    uint64_t record_size       # the most that a record takes
+    const char *pool           # POOL + longest random printable bytes
+
+cdef struct stream:
+    const workload *w
+    records *shared
+    xoshiro random
+    generator numbers
+    request *tape              # drawn ahead, or NULL
+    uint64_t tape_length
+    uint64_t tape_next
+
+cdef void draw(stream *s, request *r) noexcept nogil
+cdef void draw_now(stream *s, request *r) noexcept nogil
+cdef void acknowledge(records *shared, uint64_t number) noexcept nogil
+
+# The value to write for a whole record: returns its length; `at` points into `room` (record_size bytes) or to constant memory.
+cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **at) noexcept nogil
+# Copies `old` with one field new into `room`; returns the length, or -1 if `old` is no record of this workload.
+cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length, char *room) noexcept nogil
+# Whether the record is what dataintegrity wrote: of this number, all fields or one.
+cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, const char *record, uint64_t length) noexcept nogil
+
+
+cdef class Workload:
+    cdef workload c
+    cdef records *shared
+    cdef object pool
+    cdef readonly object properties
+    cdef readonly uint64_t operations
+    cdef readonly uint64_t first
+    cdef readonly uint64_t count
+
+
+cdef class Stream:
+    cdef stream c
+    cdef Workload workload

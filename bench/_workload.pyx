@@ -1,0 +1,379 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""YCSB's core workload: which operation, on which record, with which value."""
+
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy
+
+from bench cimport _c
+from bench._generators cimport (LATEST, EXPONENTIAL, PADDING_MAX, next_number, random_bits, random_unit, seed_random,
+                                set_generator, set_zipf, write_key)
+
+import random
+
+from bench._generators import DISTRIBUTIONS
+from rfp.errors import InvalidArgument
+
+KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE")
+
+cdef enum:
+    POOL = 1 << 16             # a random field starts at one of so many places of the pool
+    LARGEST = 256 << 20        # bytes of a record
+
+
+cdef inline void draw_key(stream *s, request *r) noexcept nogil:
+    r.key_length = <uint8_t>write_key(r.key, r.number, s.w.padding, s.w.hashed)
+
+
+cdef inline int32_t draw_field(stream *s) noexcept nogil:
+    return <int32_t>random_below(&s.random, s.w.fields) if s.w.fields > 1 else ALL_FIELDS
+
+
+cdef void draw_now(stream *s, request *r) noexcept nogil:
+    cdef double choice
+    cdef const workload *w = s.w
+    r.field = ALL_FIELDS
+    if w.loading:
+        r.kind = INSERT
+    else:
+        choice = random_unit(&s.random)
+        if choice < w.read:
+            r.kind = READ
+            if not w.read_all:
+                r.field = draw_field(s)
+        elif choice < w.update or choice >= w.insert:
+            r.kind = UPDATE if choice < w.update else READ_MODIFY_WRITE
+            if not w.write_all:
+                r.field = draw_field(s)
+        else:
+            r.kind = INSERT
+    if r.kind == INSERT:
+        r.number = _c.add64(&s.shared.next, 1)
+    else:
+        r.number = next_number(&s.numbers, _c.load64_acquire(&s.shared.acknowledged) - 1)
+    draw_key(s, r)
+
+
+cdef void draw(stream *s, request *r) noexcept nogil:
+    """The next request, from the tape if there is one."""
+    if s.tape == NULL:
+        draw_now(s, r)
+        return
+    memcpy(r, s.tape + s.tape_next, sizeof(request))
+    s.tape_next += 1
+    if s.tape_next == s.tape_length:
+        s.tape_next = 0
+
+
+cdef void acknowledge(records *shared, uint64_t number) noexcept nogil:
+    """Record `number` exists.  Readers may ask for it once all older ones do, too."""
+    cdef uint64_t upto = _c.load64_acquire(&shared.acknowledged)
+    # So far ahead only if an older insert hangs: then its flag would be taken for another's. The record is just never asked for.
+    if number - upto >= UNACKNOWLEDGED:
+        return
+    _c.store8(shared.flags + number % UNACKNOWLEDGED, 1)
+    while True:
+        # Pairs with the fence after unlocking: either the holder sees our flag, or we see the lock free.
+        _c.fence_full()
+        upto = _c.load64_acquire(&shared.acknowledged)
+        if not _c.load8(shared.flags + upto % UNACKNOWLEDGED) or _c.exchange32(&shared.lock, 1):
+            return
+        upto = _c.load64_acquire(&shared.acknowledged)
+        while _c.load8(shared.flags + upto % UNACKNOWLEDGED):
+            _c.store8(shared.flags + upto % UNACKNOWLEDGED, 0)
+            upto += 1
+        _c.store64_release(&shared.acknowledged, upto)
+        _c.store32_release(&shared.lock, 0)
+
+
+cdef inline uint64_t field_length(stream *s) noexcept nogil:
+    cdef const workload *w = s.w
+    if w.law == CONSTANT_LENGTH:
+        return w.longest
+    if w.law == UNIFORM_LENGTH:
+        return w.shortest + random_below(&s.random, w.longest - w.shortest + 1)
+    return w.shortest + zipf_rank(<zipf *>&w.lengths, &s.random)
+
+
+cdef inline uint64_t verifiable_word(xoshiro *r) noexcept nogil:
+    """Eight random printable bytes."""
+    return (random_bits(r) & 0x3F3F3F3F3F3F3F3Fu) + 0x2020202020202020u
+
+
+cdef inline void start_verifiable(xoshiro *r, uint64_t number, int32_t field) noexcept nogil:
+    seed_random(r, number * 0x100000001B3u + <uint64_t>field)
+
+
+cdef void fill_verifiable(char *to, uint64_t number, int32_t field, uint64_t length) noexcept nogil:
+    """Bytes that follow from the record's number and the field's place."""
+    cdef xoshiro r
+    cdef uint64_t word, done = 0
+    start_verifiable(&r, number, field)
+    while done < length:
+        word = verifiable_word(&r)
+        memcpy(to + done, &word, min(length - done, 8))
+        done += 8
+
+
+cdef bint field_is_intact(const char *data, uint64_t number, int32_t field, uint64_t length) noexcept nogil:
+    cdef xoshiro r
+    cdef uint64_t word, done = 0
+    start_verifiable(&r, number, field)
+    while done < length:
+        word = verifiable_word(&r)
+        if memcmp(data + done, &word, min(length - done, 8)):
+            return False
+        done += 8
+    return True
+
+
+cdef inline void fill_field(stream *s, uint64_t number, int32_t field, char *to, uint64_t length) noexcept nogil:
+    if s.w.verify:
+        fill_verifiable(to, number, field, length)
+    else:
+        memcpy(to, s.w.pool + random_below(&s.random, POOL), length)
+
+
+cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **at) noexcept nogil:
+    cdef const workload *w = s.w
+    cdef uint64_t length, size = 0
+    cdef uint32_t written
+    cdef int32_t field
+    at[0] = room
+    if w.fields == 1:
+        length = field_length(s)
+        if w.verify:
+            fill_verifiable(room, number, 0, length)
+        else:
+            at[0] = w.pool + random_below(&s.random, POOL)
+        return length
+    for field in range(w.fields):
+        length = field_length(s)
+        written = <uint32_t>length
+        memcpy(room + size, &written, 4)
+        fill_field(s, number, field, room + size + 4, length)
+        size += 4 + length
+    return size
+
+
+cdef int64_t next_field(const workload *w, const char *record, uint64_t length, uint64_t place) noexcept nogil:
+    """The size of the field at `place` of a record that anyone may have written; -1 if there is none."""
+    cdef uint32_t size
+    if length - place < 4:
+        return -1
+    memcpy(&size, record + place, 4)
+    return -1 if size > w.longest or size > length - place - 4 else <int64_t>size
+
+
+cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length, char *room) noexcept nogil:
+    cdef uint64_t place = 0, done = 0
+    cdef int64_t size
+    cdef uint32_t new_size
+    cdef int32_t i
+    for i in range(s.w.fields):
+        size = next_field(s.w, old, length, place)
+        if size < 0:
+            return -1
+        if i == field:
+            new_size = <uint32_t>field_length(s)
+            memcpy(room + done, &new_size, 4)
+            fill_field(s, number, i, room + done + 4, new_size)
+            done += 4 + new_size
+        else:
+            memcpy(room + done, old + place, 4 + size)
+            done += 4 + <uint64_t>size
+        place += 4 + <uint64_t>size
+    return <int64_t>done if place == length else -1
+
+
+cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, const char *record, uint64_t length) noexcept nogil:
+    cdef uint64_t place = 0
+    cdef int64_t size
+    cdef int32_t i
+    if w.fields == 1:
+        return length == w.longest and field_is_intact(record, number, 0, length)
+    for i in range(w.fields):
+        size = next_field(w, record, length, place)
+        if size != w.longest:
+            return False
+        if (field == ALL_FIELDS or field == i) and not field_is_intact(record + place + 4, number, i, <uint64_t>size):
+            return False
+        place += 4 + <uint64_t>size
+    return place == length
+
+
+cdef class Workload:
+    """One phase, load or run, of a core workload.
+
+    properties: a Properties.  loading: insert the records instead of asking for them.  known: records that exist before a run
+    (default: recordcount), for a run that follows one that inserted.  Raises InvalidArgument for properties that do not
+    fit together.
+    """
+
+    def __cinit__(self):
+        self.shared = <records *>calloc(1, sizeof(records))
+        if self.shared != NULL:
+            self.shared.flags = <uint8_t *>calloc(1, UNACKNOWLEDGED)
+        if self.shared == NULL or self.shared.flags == NULL:
+            raise MemoryError
+
+    def __dealloc__(self):
+        if self.shared != NULL:
+            free(self.shared.flags)
+            free(self.shared)
+
+    def __init__(self, properties, *, bint loading=False, known=None):
+        p = self.properties = properties
+        cdef workload *w = &self.c
+        record_count = p["recordcount"]
+        self.first = p["insertstart"]
+        self.count = record_count - self.first if p["insertcount"] is None else p["insertcount"]
+        if self.count == 0 or self.first + self.count > record_count:
+            raise InvalidArgument(f"insertstart={self.first} and insertcount={p['insertcount']} do not fit "
+                                  f"recordcount={record_count}",
+                                  hint="recordcount is the size of the whole database; insertstart + insertcount stays within it")
+        known = record_count if known is None else max(known, record_count)
+        if not loading:
+            self.count += known - record_count
+        self.operations = self.count if loading else p["operationcount"]
+
+        shares = [p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")]
+        if p["scanproportion"] > 0:
+            raise InvalidArgument("scanproportion is not 0", hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
+        total = sum(shares)
+        if total <= 0:
+            raise InvalidArgument("all proportions are 0", hint="give readproportion, updateproportion ...")
+        w.read = shares[0] / total
+        w.update = w.read + shares[1] / total
+        w.insert = w.update + shares[2] / total
+        if shares[3] == 0:
+            w.insert = 2                          # rounding shall not make a read-modify-write that nobody asked for
+            if shares[2] == 0:
+                w.update = 2
+                if shares[1] == 0:
+                    w.read = 2
+
+        w.loading = loading
+        w.hashed = p["insertorder"] == "hashed"
+        w.padding = min(p["zeropadding"], 1 << 20)
+        if w.padding > PADDING_MAX:
+            raise InvalidArgument(f"zeropadding={p['zeropadding']} makes keys too long", hint=f"at most {PADDING_MAX}")
+        self._lay_out_records(p)
+
+        self.shared.next = self.first if loading else known
+        self.shared.acknowledged = known
+
+    def _lay_out_records(self, p):
+        cdef workload *w = &self.c
+        size = p["fieldlength"] if p["fieldcount"] == 1 else p["fieldcount"] * (4 + p["fieldlength"])
+        if size > LARGEST:
+            raise InvalidArgument(f"records of {size} bytes", hint=f"fieldcount x fieldlength must stay within {LARGEST} bytes")
+        w.fields = p["fieldcount"]
+        w.longest = p["fieldlength"]
+        w.shortest = min(p["minfieldlength"], p["fieldlength"])
+        w.law = {"constant": CONSTANT_LENGTH, "uniform": UNIFORM_LENGTH, "zipfian": ZIPFIAN_LENGTH}[p["fieldlengthdistribution"]]
+        set_zipf(&w.lengths, w.longest - w.shortest + 1)
+        w.record_size = size
+        w.read_all = p["readallfields"]
+        w.write_all = p["writeallfields"] or w.fields == 1
+        w.verify = p["dataintegrity"]
+        if w.verify and w.law != CONSTANT_LENGTH:
+            raise InvalidArgument("dataintegrity needs fields of one length", hint="set fieldlengthdistribution=constant")
+        chooser = random.Random(p["rfp.seed"])
+        self.pool = bytes(32 + byte % 64 for byte in chooser.randbytes(POOL)) * (2 + size // POOL)
+        w.pool = self.pool
+
+    @property
+    def records(self) -> int:
+        """How many records there are for sure: all below this number were acknowledged."""
+        return _c.load64_acquire(&self.shared.acknowledged)
+
+    @property
+    def writes_fields(self) -> bool:
+        """Whether an update changes one field of a record, so that it has to read it first."""
+        return not self.c.write_all
+
+    @property
+    def verifies(self) -> bool:
+        """Whether reads are verified (dataintegrity)."""
+        return self.c.verify
+
+
+cdef class Stream:
+    """The requests of one thread.
+
+    workload: of this phase.  thread: its number, for its own random numbers.
+    """
+
+    def __init__(self, Workload workload not None, unsigned thread=0):
+        p = workload.properties
+        cdef uint64_t count = workload.count
+        cdef uint64_t seed = p["rfp.seed"] * 1000003 + 2 * thread
+        self.workload = workload
+        self.c.w = &workload.c
+        self.c.shared = workload.shared
+        seed_random(&self.c.random, seed)
+        expected = 0
+        if not workload.c.loading:
+            expected = int(workload.operations * p["insertproportion"] * 2)
+        set_generator(&self.c.numbers, DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected, seed + 1,
+                      p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"], p["exponential.frac"],
+                      workload.records, &workload.shared.cursor)
+
+    def __dealloc__(self):
+        free(self.c.tape)
+
+    def predraw(self, Py_ssize_t n):
+        """Draws n requests now and repeats them for ever, so that drawing costs nothing later.
+
+        Raises InvalidArgument where requests depend on what was inserted meanwhile.
+        """
+        cdef Py_ssize_t i
+        if self.c.w.loading or self.c.w.insert > self.c.w.update or self.c.numbers.kind in (LATEST, EXPONENTIAL):
+            raise InvalidArgument("requests that depend on inserts cannot be drawn ahead",
+                                  hint="leave rfp.predraw at 0 for loads, inserts, latest and exponential")
+        free(self.c.tape)
+        self.c.tape = <request *>malloc(n * sizeof(request))
+        if self.c.tape == NULL:
+            raise MemoryError
+        for i in range(n):
+            draw_now(&self.c, self.c.tape + i)
+        self.c.tape_length, self.c.tape_next = n, 0
+
+    def draw(self) -> tuple:
+        """The next request: its kind (an index of KINDS), key, field (-1: all) and record number."""
+        cdef request r
+        draw(&self.c, &r)
+        return r.kind, r.key[:r.key_length], r.field, r.number
+
+    def record(self, uint64_t number) -> bytes:
+        """A value for the whole record."""
+        cdef const char *at
+        cdef uint64_t length
+        cdef char *room = <char *>malloc(self.c.w.record_size + 1)
+        if room == NULL:
+            raise MemoryError
+        try:
+            length = build_record(&self.c, number, room, &at)
+            return at[:length]
+        finally:
+            free(room)
+
+    def replace(self, bytes old not None, uint64_t number, int field) -> bytes | None:
+        """A copy of a record with one field new; None if `old` is no record of this workload."""
+        cdef char *room = <char *>malloc(self.c.w.record_size + 1)
+        cdef int64_t length
+        if room == NULL:
+            raise MemoryError
+        try:
+            length = replace_field(&self.c, number, field, old, len(old), room)
+            return room[:length] if length >= 0 else None
+        finally:
+            free(room)
+
+    def intact(self, bytes record not None, uint64_t number, int field=ALL_FIELDS) -> bool:
+        """Whether a record (or one field of it) is what dataintegrity wrote."""
+        return record_is_intact(self.c.w, number, field, record, len(record))
+
+    def acknowledge(self, uint64_t number):
+        """The insert of this record has been answered."""
+        acknowledge(self.c.shared, number)

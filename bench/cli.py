@@ -1,0 +1,263 @@
+"""rfp-ycsb: the Yahoo! Cloud Serving Benchmark's core workloads, against this package's store and others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from rfp.errors import RfpError
+
+
+class Command(click.Command):
+    """A command whose errors name the way out instead of printing a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except RfpError as error:
+            raise click.ClickException(str(error)) from error
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that YCSB's commands have, as people type them."""
+    options = [
+        click.option("-P", "files", multiple=True, metavar="FILE", help="Properties from a file, or a built-in workload: a b c d f."),
+        click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property; overrides files."),
+        click.option("-threads", "--threads", type=click.IntRange(1), metavar="N", help="Client threads."),
+        click.option("-target", "--target", type=click.IntRange(0), metavar="OPS", help="Operations per second to aim at; latency is "
+                     "then also taken from when an operation should have begun."),
+        click.option("-s", "status", is_flag=True, help="Print a status line every status.interval seconds."),
+        click.option("-l", "label", metavar="LABEL", help="What stands before status lines."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def properties_of(
+    name: str | None,
+    files: Sequence[str],
+    settings: Sequence[str],
+    threads: int | None = None,
+    target: int | None = None,
+    status: bool = False,
+    label: str | None = None,
+) -> Any:
+    """The properties that the options make; those of the database's name come first, the options last."""
+    from bench import databases
+    from bench.properties import Properties, read
+
+    given = databases.settings(name) if name else {}
+    given |= read(files, settings).given
+    options = {"threadcount": threads, "target": target, "label": label, "status": "true" if status else None}
+    given |= {option: str(value) for option, value in options.items() if value is not None}
+    return Properties(given)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="rfp-rnvm", message="rfp-ycsb %(version)s")
+def main() -> None:
+    """Run YCSB's core workloads against this package's key-value store, Redis, memcached, LMDB.
+
+    \b
+    One command with its own servers, nothing to set up:
+      rfp-ycsb bench rfp -P a
+      rfp-ycsb compare rfp rfp-python redis memcached -w a -w c --plot comparison.png
+
+    \b
+    Against a server that runs already, as with YCSB:
+      rfp-ycsb load rfp -P workloada -p recordcount=1000000 -p rfp.address=shm:///run/rfp/default
+      rfp-ycsb run  rfp -P workloada -p recordcount=1000000 -p rfp.address=shm:///run/rfp/default \\
+                    -p operationcount=5000000 -threads 4 -target 200000 -s
+
+    Databases: rfp, rfp-python, redis, memcached, lmdb, dict, inproc (`rfp-ycsb databases` says what each is).
+    """
+
+
+def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
+    from bench import phases
+    from bench.databases import open_database
+    from bench.exporters import export, hdr_package
+    from bench.placement import Placement, pinned
+
+    pin, plot = options.pop("pin", False), options.pop("plot", None)
+    workload = ", ".join(options["files"])
+    properties = properties_of(name, **options)
+    if properties["hdrhistogram.fileoutput"]:
+        hdr_package()
+    if plot:
+        from bench.plot import pyplot
+
+        pyplot()
+    placement = Placement.choose() if pin else None
+    progress = sys.stderr.isatty() and not properties["status"]
+    known = None
+    with open_database(name, properties, private=phase == "bench", placement=placement) as database:
+        with pinned(placement.client if placement else None):
+            if phase in ("load", "bench"):
+                result = phases.load(database, properties, workload=workload, progress=progress)
+                known = result.records
+                if phase == "bench":
+                    click.echo(f"loaded {result.operations:,} records in {result.runtime / 1e9:.2f} s", err=True)
+            if phase in ("run", "bench") and not (phase == "bench" and result.interrupted):
+                result = phases.run(database, properties, workload=workload, known=known, progress=progress)
+    export(result, properties)
+    if plot:
+        from bench.plot import plot_result
+
+        plot_result(result, plot)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    verified = result.metric("VERIFY")
+    if verified and set(verified.returns) != {"OK"}:
+        raise click.ClickException("reads returned other data than was written: see the VERIFY lines")
+
+
+plot_option = click.option("--plot", metavar="FILE", help="Draw throughput and latency percentiles (PNG, SVG or PDF; needs matplotlib).")
+pin_option = click.option("--pin/--no-pin", default=True, help="Keep clients and server on different CPUs.", show_default=True)
+
+
+@main.command(cls=Command)
+@click.argument("db")
+@workload_options
+@plot_option
+def load(db: str, **options: Any) -> None:
+    """Insert the records of a workload into DB.
+
+    \b
+    Example:
+      rfp-ycsb load redis -P workloada -p recordcount=100000 -p redis.host=127.0.0.1
+    """
+    one_phase(db, "load", options)
+
+
+@main.command(cls=Command)
+@click.argument("db")
+@workload_options
+@plot_option
+def run(db: str, **options: Any) -> None:
+    """Run the requests of a workload against DB, which was loaded before.
+
+    \b
+    Examples:
+      rfp-ycsb run redis -P workloada -p operationcount=100000 -threads 4 -s
+      rfp-ycsb run rfp -P b -p maxexecutiontime=10 -p operationcount=0 -p rfp.window=32
+    """
+    one_phase(db, "run", options)
+
+
+@main.command(cls=Command)
+@click.argument("db")
+@workload_options
+@pin_option
+@plot_option
+def bench(db: str, **options: Any) -> None:
+    """Start a private server of DB where it needs one, load, and run.
+
+    \b
+    Examples:
+      rfp-ycsb bench rfp -P a -p recordcount=100000 -p operationcount=1000000
+      rfp-ycsb bench rfp -P c -p rfp.window=32 -p fieldcount=1 -p fieldlength=32
+      rfp-ycsb bench redis -P a -p operationcount=50000 -target 5000 --plot redis.png
+      rfp-ycsb bench memcached -P f -p exporter=json -p dataintegrity=true
+    """
+    one_phase(db, "bench", options)
+
+
+@main.command(cls=Command)
+@click.argument("dbs", nargs=-1, required=True, metavar="DB...")
+@click.option("-w", "workloads", multiple=True, default=("a",), metavar="FILE", help="A workload; may be given several times.", show_default=True)
+@click.option("-P", "files", multiple=True, metavar="FILE", help="Properties for all, over those of the workloads.")
+@click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property for all; overrides files.")
+@click.option("-threads", "--threads", type=click.IntRange(1), metavar="N", help="Client threads.")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often each database has its turn.")
+@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="The most that a turn takes.")
+@click.option("--json", "json_file", metavar="FILE", help="Write all numbers, also of the single rounds.")
+@plot_option
+@pin_option
+def compare(
+    dbs: Sequence[str],
+    workloads: Sequence[str],
+    files: Sequence[str],
+    settings: Sequence[str],
+    threads: int | None,
+    rounds: int,
+    seconds: float,
+    json_file: str | None,
+    plot: str | None,
+    pin: bool,
+) -> None:
+    """Measure several databases by turns in one go, and print medians and ratios.
+
+    Each gets a private server, all of them the same CPUs; ratios say how much more the first one named does.  A database whose program or package
+    is missing is left out, with the command that installs it.  A DB may have properties of its own: NAME,PROPERTY=VALUE.
+
+    \b
+    Examples:
+      rfp-ycsb compare rfp rfp-python redis memcached -w a -w b -w c -w d -w f --plot out/demo.png
+      rfp-ycsb compare rfp rfp,rfp.window=32 inproc -w c -p fieldcount=1 -p fieldlength=32
+    """
+    import json
+
+    from bench import compare as comparing
+    from bench.exporters import write_file
+
+    contestants = [comparing.Contestant.parse(text) for text in dbs]
+    properties = properties_of(None, files, settings, threads)
+    properties = type(properties)({"recordcount": "10000", "operationcount": "500000"} | properties.given)
+    if plot:
+        from bench.plot import pyplot
+
+        pyplot()
+    moving = sys.stderr.isatty()
+
+    def skipped(contestant: comparing.Contestant, missing: RfpError) -> None:
+        click.echo(f"left out {contestant.label}: {missing}", err=True)
+
+    comparisons = comparing.compare(
+        contestants,
+        workloads,
+        properties,
+        rounds=rounds,
+        seconds=seconds,
+        pin=pin,
+        say=(lambda line: None) if moving else (lambda line: click.echo(line, err=True)),
+        skipped=skipped,
+        progress=moving,
+    )
+    for comparison in comparisons:
+        if not comparison.standings:
+            raise click.ClickException("none of these databases can be measured here")
+        click.echo(f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n{comparing.table(comparison)}")
+    if json_file:
+        write_file(json_file, json.dumps(comparing.as_json(comparisons), indent=1) + "\n")
+    if plot:
+        from bench.plot import plot_comparisons
+
+        plot_comparisons(comparisons, plot)
+        click.echo(f"\npicture: {plot}")
+
+
+@main.command(cls=Command)
+def databases() -> None:
+    """List the databases."""
+    from bench.databases import DATABASES
+
+    for name, entry in DATABASES.items():
+        click.echo(f"{name:<11} {entry.meaning}")
+
+
+@main.command(cls=Command)
+def properties() -> None:
+    """List the properties, with their defaults."""
+    from bench.properties import KNOWN
+
+    for known in KNOWN.values():
+        default = "" if known.default is None else known.default
+        click.echo(f"{known.name}={default}\n    {known.meaning}")

@@ -1,0 +1,17 @@
+"""A private memcached with one worker thread."""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Collection
+
+from bench.peers.process import PeerProcess, program
+
+
+def start(cpus: Collection[int] | None = None, *, memory: int = 1024, threads: int = 1) -> PeerProcess:
+    """Starts it; memory: MiB for records.  Raises PeerMissing or ConnectionFailed."""
+    command = [program("memcached", "memcached"), "-s", "{socket}", "-m", str(memory), "-t", str(threads)]
+    if os.geteuid() == 0:
+        command += ["-u", pwd.getpwuid(0).pw_name]  # it refuses to run as root unless told to
+    return PeerProcess("memcached", command, cpus=cpus)

@@ -1,0 +1,118 @@
+"""A peer's server process: started pinned to its CPUs, ready when it takes connections, gone with us."""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from rfp.errors import CallerError, ConnectionFailed
+
+PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class PeerMissing(CallerError):
+    """A program or package that a peer needs is not installed."""
+
+
+def program(name: str, package: str) -> str:
+    """The path of a program; raises PeerMissing, naming the package to install."""
+    path = shutil.which(name)
+    if path is None:
+        raise PeerMissing(f"{name} is not installed", hint=f"apt-get install {package}")
+    return path
+
+
+def package_missing(name: str) -> PeerMissing:
+    """The error for a Python package that is not installed."""
+    return PeerMissing(f"the Python package {name} is not installed", hint="pip install 'rfp-rnvm[bench]'")
+
+
+class PeerProcess:
+    """Runs a server until stop() or our own end, however that comes.
+
+    command: of the path of the socket it shall listen on.  cpus: where it may run (None: anywhere).  Raises ConnectionFailed with
+    what the server said if it is not ready within `deadline` seconds.
+    """
+
+    def __init__(self, name: str, command: list[str], *, cpus: Collection[int] | None = None, deadline: float = 10) -> None:
+        self.name = name
+        self.directory = Path(tempfile.mkdtemp(prefix=f"rfp-ycsb-{name}-"))
+        self.socket = str(self.directory / "socket")
+        self._log = self.directory / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+        atexit.register(self.stop)
+        parent = os.getpid()
+
+        def set_up() -> None:
+            # Ctrl-C is for us to handle, and if we are killed the server shall not outlive us.
+            os.setsid()
+            _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
+            if cpus:
+                os.sched_setaffinity(0, cpus)
+
+        try:
+            with self._log.open("wb") as log:
+                arguments = [part.replace("{socket}", self.socket).replace("{directory}", str(self.directory)) for part in command]
+                self._process = subprocess.Popen(
+                    arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, preexec_fn=set_up
+                )
+            self._wait_until_ready(time.monotonic() + deadline, deadline)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_ready(self, until: float, deadline: float) -> None:
+        assert self._process is not None
+        while True:
+            with socket.socket(socket.AF_UNIX) as probe:
+                try:
+                    probe.connect(self.socket)
+                    return
+                except OSError:
+                    pass
+            if self._process.poll() is not None:
+                raise ConnectionFailed(f"{self.name} ended at once (code {self._process.returncode}): {self._said()}")
+            if time.monotonic() > until:
+                raise ConnectionFailed(f"{self.name} takes no connections after {deadline:g} s: {self._said()}")
+            time.sleep(0.005)
+
+    def _said(self) -> str:
+        lines = self._log.read_text(errors="replace").strip().splitlines()
+        return " / ".join(lines[-3:]) or "it said nothing"
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stop(self) -> None:
+        """Ends the server and removes its directory; does nothing the second time."""
+        atexit.unregister(self.stop)
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> PeerProcess:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()

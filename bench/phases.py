@@ -1,0 +1,197 @@
+"""The two phases of a benchmark: load the records, run the requests; on as many threads as asked for."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from bench import _driver
+from bench._tally import METRIC_NAMES, Tally
+from bench._workload import Stream, Workload
+from bench.python_driver import Driver
+from bench.results import Result, merge
+from bench.status import Status
+from rfp.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from bench.databases import Database
+    from bench.properties import Properties
+
+CLEANUP = METRIC_NAMES.index("CLEANUP")
+
+
+def load(database: Database, properties: Properties, **options: Any) -> Result:
+    """Inserts the records of a workload; see measure()."""
+    return measure(database, properties, loading=True, **options)
+
+
+def run(database: Database, properties: Properties, **options: Any) -> Result:
+    """Runs the requests of a workload; see measure()."""
+    return measure(database, properties, loading=False, **options)
+
+
+def measure(
+    database: Database,
+    properties: Properties,
+    *,
+    loading: bool,
+    workload: str = "",
+    known: int | None = None,
+    seconds: float = 0,
+    progress: bool = False,
+) -> Result:
+    """Runs one phase and returns what it measured.
+
+    workload: its name, for the results.  known: records that exist, if more than recordcount (an earlier run inserted).
+    seconds: ends the phase early (0: maxexecutiontime does).  progress: show a line that moves on standard error.
+    The first Ctrl-C ends the phase, and the result says `interrupted`.  Raises what the database raises, InvalidArgument.
+    """
+    requests = Workload(properties, loading=loading, known=known)
+    seconds = seconds or (0 if loading else properties["maxexecutiontime"])
+    if not requests.operations and not seconds:
+        raise InvalidArgument("operationcount=0 runs until maxexecutiontime", hint="-p maxexecutiontime=SECONDS")
+    phase = _Phase(database, requests, loading)
+    try:
+        status = Status(
+            phase.tallies,
+            requests.operations,
+            every=properties["status.interval"] if properties["status"] else 0,
+            progress=progress,
+            label=properties["label"],
+            what=f"{'load' if loading else 'run'} {database.name}",
+        )
+        phase.start()
+        interrupted = phase.watch(status, seconds)
+    finally:
+        phase.close()
+    if phase.error is not None:
+        raise phase.error
+    return Result(
+        database=database.name,
+        client=database.client,
+        phase="load" if loading else "run",
+        workload=workload,
+        threads=len(phase.tallies),
+        window=properties["rfp.window"] if database.native else 1,
+        runtime=phase.ended - phase.began,
+        operations=sum(tally.operations for tally in phase.tallies),
+        metrics=merge(phase.tallies),
+        emulated=database.emulated,
+        interrupted=interrupted,
+        records=requests.first + requests.count if loading else requests.records,
+        intervals=status.intervals,
+    )
+
+
+class _Phase:
+    """The threads of one phase, each with its connection, its stream of requests and its tally."""
+
+    def __init__(self, database: Database, requests: Workload, loading: bool) -> None:
+        properties = requests.properties
+        self.database, self.requests, self.properties, self.loading = database, requests, properties, loading
+        self.stop = _driver.StopFlag()
+        self.error: BaseException | None = None
+        self.began = self.ended = 0
+        wanted = properties["threadcount"]
+        count = min(wanted, requests.operations) if requests.operations else wanted
+        if count < wanted:
+            print(f"rfp-ycsb: {count} threads, as there are no more operations", file=sys.stderr)
+        if count * properties["rfp.window"] > 1 << 15:
+            raise InvalidArgument(
+                f"{count} threads with a window of {properties['rfp.window']}", hint="threadcount x rfp.window may be 32768"
+            )
+        self.tallies = [Tally() for _ in range(count)]
+        self.connections: list[Any] = []
+        self._streams = [Stream(requests, thread) for thread in range(count)]
+        if properties["rfp.predraw"] and database.native and not loading:
+            for stream in self._streams:
+                stream.predraw(properties["rfp.predraw"])
+        self._threads: list[threading.Thread] = []
+        self._gate = threading.Barrier(count + 1)
+        self._ends: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
+
+    def start(self) -> None:
+        """Connects, then lets all threads go at the same moment."""
+        for _ in self.tallies:
+            self.connections.append(self.database.connect())
+        share, rest = divmod(self.requests.operations, len(self.tallies))
+        for number in range(len(self.tallies)):
+            operations = share + (number < rest)
+            thread = threading.Thread(target=self._thread, args=(number, operations), name=f"ycsb-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._gate.wait(60)
+        self.began = self.ended = time.monotonic_ns()
+
+    def _thread(self, number: int, operations: int) -> None:
+        error: BaseException | None = None
+        p, connection, count = self.properties, self.connections[number], len(self.tallies)
+        pace = {"target": p["target"] / count, "offset": number / p["target"] if p["target"] else 0.0}
+        try:
+            if self.database.native:
+                # The native connection answers in a window; a load may use it as well as a run.
+                arguments = (connection, self._streams[number], self.tallies[number], self.stop)
+                options = {"operations": operations, "window": p["rfp.window"], "timeout": p["rfp.timeout"]}
+                self._gate.wait(60)
+                _driver.run(*arguments, **options, **pace)
+            else:
+                driver = Driver(
+                    connection,
+                    self._streams[number],
+                    self.tallies[number],
+                    self.stop,
+                    verify=self.requests.verifies,
+                    loading=self.loading,
+                    retries=p["core_workload_insertion_retry_limit"],
+                    retry_after=p["core_workload_insertion_retry_interval"],
+                )
+                self._gate.wait(60)
+                driver.run(operations, **pace)
+        except BaseException as caught:
+            error = caught
+        self._ends.put((time.monotonic_ns(), error))
+
+    def watch(self, status: Status, seconds: float) -> bool:
+        """Waits for the threads; stops them after `seconds`, at the first error of one, and at Ctrl-C (then returns True)."""
+        until = time.monotonic() + seconds if seconds else None
+        left, interrupted = len(self._threads), False
+        while left:
+            try:
+                wait = status.next()
+                if until is not None:
+                    wait = min(wait, max(until - time.monotonic(), 0))
+                try:
+                    ended, error = self._ends.get(timeout=wait)
+                except queue.Empty:
+                    status.tick()
+                    if until is not None and time.monotonic() >= until:
+                        self.stop.set()
+                        until = None
+                    continue
+                left -= 1
+                self.ended = max(self.ended, ended)
+                if error is not None:
+                    self.error = self.error or error
+                    self.stop.set()
+            except KeyboardInterrupt:
+                if interrupted:
+                    raise
+                interrupted = True
+                self.stop.set()
+        status.tick(last=True)
+        return interrupted
+
+    def close(self) -> None:
+        """Stops what still runs and closes the connections; how long that takes counts as CLEANUP."""
+        self.stop.set()
+        self._gate.abort()
+        for thread in self._threads:
+            thread.join(self.properties["rfp.timeout"] + 5)
+        for connection, tally in zip(self.connections, self.tallies):
+            began = time.monotonic_ns()
+            connection.close()
+            took = time.monotonic_ns() - began
+            tally.count(CLEANUP, 0, took)

@@ -1,0 +1,344 @@
+"""YCSB's properties: their names, types and defaults, and the files they come from.
+
+A property file has one `name=value` a line (also `name: value` and `name value`), `#` and `!` begin comments, a backslash
+at the end continues a line.  Later files override earlier ones, and `-p name=value` overrides files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rfp.errors import InvalidArgument
+
+WORKLOADS = Path(__file__).parent / "workloads"
+
+
+def boolean(text: str) -> bool:
+    """`true` or `false` in any case, as Java reads it, but anything else is an error."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError("true or false")
+    return text.lower() == "true"
+
+
+def count(text: str) -> int:
+    """A whole number from 0 on; underscores and k, M, G (decimal) are allowed."""
+    scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
+    number = int(text[:-1] if scale > 1 else text)
+    if number < 0:
+        raise ValueError("not negative")
+    return number * scale
+
+
+def positive(text: str) -> int:
+    number = count(text)
+    if number == 0:
+        raise ValueError("at least 1")
+    return number
+
+
+def share(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 1:
+        raise ValueError("between 0 and 1")
+    return number
+
+
+def weight(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError("not negative")
+    return number
+
+
+def above_zero(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise ValueError("more than 0")
+    return number
+
+
+def percentage(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 100:
+        raise ValueError("between 0 and 100")
+    return number
+
+
+def percentiles(text: str) -> tuple[float, ...]:
+    numbers = tuple(float(part) for part in text.split(","))
+    if not all(0 <= number <= 100 for number in numbers):
+        raise ValueError("numbers between 0 and 100, with commas between them")
+    return numbers
+
+
+def choice(*names: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in names:
+            raise ValueError("one of " + ", ".join(names))
+        return text
+
+    return parse
+
+
+def core_workload(text: str) -> str:
+    if text.rpartition(".")[2] != "CoreWorkload":
+        raise ValueError("only CoreWorkload is built in")
+    return "CoreWorkload"
+
+
+def exporter(text: str) -> str:
+    """YCSB's class names, with or without their package, or text, json, jsonarray."""
+    short = text.rpartition(".")[2]
+    names = {
+        "TextMeasurementsExporter": "text",
+        "JSONMeasurementsExporter": "json",
+        "JSONArrayMeasurementsExporter": "jsonarray",
+    }
+    return choice("text", "json", "jsonarray")(names.get(short, text))
+
+
+@dataclass(frozen=True)
+class Property:
+    name: str
+    default: str | None
+    parse: Callable[[str], Any]
+    meaning: str
+
+
+def _table(*rows: tuple[str, str | None, Callable[[str], Any], str]) -> dict[str, Property]:
+    return {row[0]: Property(*row) for row in rows}
+
+
+# Every property, with its default and one line of what it means.  `rfp-ycsb properties` prints this.
+KNOWN = _table(
+    ("workload", "CoreWorkload", core_workload, "the workload class, for YCSB's files"),
+    ("recordcount", "1000", positive, "records in the database before the run"),
+    ("operationcount", "1000", count, "operations of the run, all threads together (0: until maxexecutiontime)"),
+    ("insertstart", "0", count, "number of the first record of this load"),
+    ("insertcount", None, count, "records of this load (default: recordcount - insertstart)"),
+    ("fieldcount", "10", positive, "fields of a record"),
+    ("fieldlength", "100", count, "bytes of a field, or the most of them"),
+    ("minfieldlength", "1", count, "the least bytes of a field, unless fieldlengthdistribution is constant"),
+    ("fieldlengthdistribution", "constant", choice("constant", "uniform", "zipfian"), "how long fields are"),
+    ("readallfields", "true", boolean, "a read takes the whole record, not one field of it"),
+    ("writeallfields", "false", boolean, "an update writes the whole record, not one field of it"),
+    ("dataintegrity", "false", boolean, "values follow from their keys, and reads verify them (also while loading)"),
+    ("readproportion", "0.95", weight, "share of reads"),
+    ("updateproportion", "0.05", weight, "share of updates"),
+    ("insertproportion", "0", weight, "share of inserts"),
+    ("scanproportion", "0", weight, "share of scans; must be 0, there are no ordered keys here"),
+    ("readmodifywriteproportion", "0", weight, "share of read-modify-writes"),
+    (
+        "requestdistribution",
+        "uniform",
+        choice("uniform", "zipfian", "zipfian_exact", "latest", "hotspot", "sequential", "exponential"),
+        "which records are asked for; zipfian is YCSB's scrambled one",
+    ),
+    ("hotspotdatafraction", "0.2", share, "hotspot: share of the records that are hot"),
+    ("hotspotopnfraction", "0.8", share, "hotspot: share of the requests that go to them"),
+    ("exponential.percentile", "95", percentage, "exponential: this percentage of the requests ..."),
+    ("exponential.frac", "0.8571428571", above_zero, "... goes to this fraction of the records, the newest"),
+    ("insertorder", "hashed", choice("hashed", "ordered"), "key names from hashed or from plain record numbers"),
+    ("zeropadding", "1", count, "digits of a key name, at least"),
+    ("threadcount", "1", positive, "client threads (-threads)"),
+    ("target", "0", count, "operations per second to aim at, all threads together (-target; 0: as many as go)"),
+    ("maxexecutiontime", "0", weight, "seconds after which the run ends (0: when its operations are done)"),
+    ("measurement.interval", None, choice("op", "intended", "both"), "latency since the operation began, or since it should "
+     "have begun by target (default: both where there is a target, else op)"),
+    ("hdrhistogram.percentiles", "50,95,99", percentiles, "percentiles to print"),
+    ("hdrhistogram.fileoutput", "false", boolean, "write one NAME.hdr per kind of operation"),
+    ("hdrhistogram.output.path", "", str, "what stands before NAME.hdr"),
+    ("measurement.histogram.verbose", "false", boolean, "print every bucket of the histograms"),
+    ("exporter", "text", exporter, "format of the results: text, json, jsonarray, or YCSB's class names for them"),
+    ("exportfile", None, str, "file for the results (default: standard output)"),
+    ("status", "false", boolean, "print a line on progress to standard error (-s)"),
+    ("status.interval", "10", above_zero, "seconds between such lines"),
+    ("label", "", str, "what stands before them (-l)"),
+    ("core_workload_insertion_retry_limit", "0", count, "how often a failed insert is tried again (Python drivers)"),
+    ("core_workload_insertion_retry_interval", "3", above_zero, "seconds to wait before that, more or less"),
+    # Of this driver.
+    ("rfp.address", None, str, "rfp server (default: a private one where there is no other; for load and run the local default)"),
+    ("rfp.api", "native", choice("native", "python"), "native: the driver loop in C, no GIL; python: rfp.connect() and its methods"),
+    ("rfp.window", "1", positive, "native: operations in flight per thread"),
+    ("rfp.predraw", "0", count, "native: draw this many requests per thread before the clock starts, and repeat them"),
+    ("rfp.timeout", "10", above_zero, "seconds without any answer after which a thread gives up"),
+    ("rfp.seed", "1", count, "of all random numbers"),
+    ("rfp.memory", "1GiB", str, "private server: memory for records"),
+    ("rfp.workers", "1", positive, "private server: worker threads"),
+    ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"), "how results come back"),
+    ("redis.host", "127.0.0.1", str, "Redis server"),
+    ("redis.port", "6379", positive, "its port"),
+    ("redis.socket", None, str, "its Unix socket, instead of host and port"),
+    ("redis.timeout", "10", above_zero, "seconds for one answer"),
+    ("memcached.hosts", "127.0.0.1:11211", str, "memcached server: HOST:PORT, or the path of its Unix socket"),
+    ("memcached.client", None, choice("pylibmc", "pymemcache"), "Python client (default: pylibmc, else pymemcache)"),
+    ("memcached.timeout", "10", above_zero, "seconds for one answer"),
+    ("memcached.memory", "1024", positive, "private server: MiB for records"),
+    ("lmdb.path", None, str, "directory of the environment (default with bench and compare: a temporary one)"),
+    ("lmdb.mapsize", "4G", count, "bytes that it may grow to"),
+    ("lmdb.sync", "false", boolean, "sync to disk at every commit"),
+)
+
+# YCSB has these, and here they change nothing.
+WITHOUT_EFFECT = {
+    "db": "the database is an argument of the command",
+    "dotransactions": "load and run are commands",
+    "table": "a key-value store has one",
+    "readallfieldsbyname": "records are single values",
+    "fieldnameprefix": "fields of a record are known by their place",
+    "maxscanlength": "there are no scans",
+    "minscanlength": "there are no scans",
+    "scanlengthdistribution": "there are no scans",
+    "measurementtype": "every latency goes into a histogram of three significant digits",
+    "histogram.buckets": "every latency goes into a histogram of three significant digits",
+    "measurement.raw.output_file": "every latency goes into a histogram of three significant digits",
+    "timeseries.granularity": "status lines and .hdr files have the course of time",
+    "reportlatencyforeacherror": "failed operations are one metric, NAME-FAILED",
+    "latencytrackederrors": "failed operations are one metric, NAME-FAILED",
+    "measurement.trackjvm": "there is no JVM",
+}
+
+
+class Properties(Mapping[str, Any]):
+    """Typed properties: `properties["recordcount"]` is an int, and its default where it was not given.
+
+    given: names and texts.  Raises InvalidArgument for a value that does not fit; warns on standard error, once per name,
+    about a name that nobody knows.
+
+    >>> Properties({"recordcount": "5k"})["recordcount"]
+    5000
+    """
+
+    _warned: set[str] = set()
+
+    def __init__(self, given: Mapping[str, str] | None = None) -> None:
+        self.given = dict(given or {})
+        self._values: dict[str, Any] = {}
+        for name, text in self.given.items():
+            known = KNOWN.get(name)
+            if known is None:
+                self._warn(name)
+                continue
+            try:
+                self._values[name] = known.parse(text)
+            except ValueError as error:
+                raise InvalidArgument(f"property {name}={text!r} does not fit: {error}", hint=known.meaning) from None
+        for known in KNOWN.values():
+            if known.name not in self._values:
+                self._values[known.name] = None if known.default is None else known.parse(known.default)
+
+    def _warn(self, name: str) -> None:
+        if name in self._warned:
+            return
+        self._warned.add(name)
+        if name in WITHOUT_EFFECT:
+            message = f"property {name} has no effect: {WITHOUT_EFFECT[name]}"
+        else:
+            close = difflib.get_close_matches(name, KNOWN, 1)
+            message = f"unknown property {name}" + (f"; did you mean {close[0]}?" if close else "")
+        print(f"rfp-ycsb: {message}", file=sys.stderr)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def with_(self, **changes: object) -> Properties:
+        """A copy with other values; a dot in a name is written `__`."""
+        return Properties(self.given | {name.replace("__", "."): _text(value) for name, value in changes.items()})
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def parse(text: str) -> dict[str, str]:
+    """The names and values of a property file's text.
+
+    >>> parse("a=1\\n# no\\nb : 2 \\\\\\n  3\\n")
+    {'a': '1', 'b': '2 3'}
+    """
+    found = {}
+    for line in _logical_lines(text):
+        end = 0
+        while end < len(line) and line[end] not in "=: \t\f":
+            end += 2 if line[end] == "\\" else 1
+        rest = line[end:].lstrip(" \t\f")
+        if rest[:1] in ("=", ":"):
+            rest = rest[1:].lstrip(" \t\f")
+        found[_unescape(line[:end])] = _unescape(rest).rstrip()
+    return found
+
+
+def _logical_lines(text: str) -> Iterator[str]:
+    pending = ""
+    for line in text.splitlines():
+        line = line.lstrip(" \t\f")
+        if not pending and (not line or line[0] in "#!"):
+            continue
+        backslashes = len(line) - len(line.rstrip("\\"))
+        if backslashes % 2:
+            pending += line[:-1]
+            continue
+        yield pending + line
+        pending = ""
+    if pending:
+        yield pending
+
+
+def _unescape(text: str) -> str:
+    if "\\" not in text:
+        return text
+    out, parts = [], iter(text)
+    for c in parts:
+        if c == "\\":
+            c = next(parts, "")
+            if c == "u":
+                c = chr(int("".join(next(parts, "0") for _ in range(4)), 16))
+            c = {"t": "\t", "n": "\n", "r": "\r", "f": "\f"}.get(c, c)
+        out.append(c)
+    return "".join(out)
+
+
+def find_workload(name: str | Path) -> Path:
+    """The property file called `name`: a path, or one of the built-in workloads as `workloada` or `a`.
+
+    Raises InvalidArgument if there is none.
+    """
+    short = Path(name).name.lower()
+    for path in (Path(name), WORKLOADS / short, WORKLOADS / f"workload{short}"):
+        if path.is_file():
+            return path
+    if short in ("e", "workloade"):
+        raise InvalidArgument("workload E scans ranges of keys, which a hash table cannot", hint="A, B, C, D and F are built in")
+    names = ", ".join(sorted(path.name for path in WORKLOADS.glob("workload?")))
+    raise InvalidArgument(f"no workload file {str(name)!r}", hint=f"a path, or one of {names}")
+
+
+def read(files: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> Properties:
+    """Properties from files, the later over the earlier, and `name=value` settings over all of them.
+
+    Raises InvalidArgument for a file or setting that cannot be read.
+    """
+    given: dict[str, str] = {}
+    for name in files:
+        path = find_workload(name)
+        try:
+            given |= parse(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeError, ValueError) as error:
+            raise InvalidArgument(f"cannot read the properties of {path}: {error}") from None
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            raise InvalidArgument(f"-p {setting!r} is not name=value", hint="for example -p recordcount=100000")
+        given[name.strip()] = value.strip()
+    return Properties(given)

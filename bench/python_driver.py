@@ -1,0 +1,182 @@
+"""The driver's loop in Python, for databases that have a Python client: one operation at a time per thread.
+
+It draws the same requests and writes the same records as the loop in C.  Threads are Python threads, so they share the GIL
+outside of their clients' waits; what the loop itself costs shows with the database `dict`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Protocol
+
+from bench._driver import StopFlag
+from bench._tally import METRIC_NAMES, STATUS_NAMES, Tally
+from bench._workload import KINDS, Stream
+from rfp.errors import ConnectionFailed
+
+READ, UPDATE, INSERT, READ_MODIFY_WRITE = range(len(KINDS))
+VERIFY = METRIC_NAMES.index("VERIFY")
+OK, ERROR, NOT_FOUND, UNEXPECTED_STATE, SERVICE_UNAVAILABLE = range(len(STATUS_NAMES))
+ALL_FIELDS = -1
+FAILURES = 100  # so many in a row, and the thread gives up
+clock = time.monotonic_ns
+
+
+class Client(Protocol):
+    """What a database's Python client must do: keys and values are bytes, a record is one value."""
+
+    errors: tuple[type[BaseException], ...]  # what a failed operation raises
+
+    def read(self, key: bytes) -> bytes | None: ...
+    def insert(self, key: bytes, value: bytes) -> object: ...
+    def update(self, key: bytes, value: bytes) -> object: ...
+    def delete(self, key: bytes) -> object: ...
+    def close(self) -> None: ...
+
+
+class Driver:
+    """One thread's loop.
+
+    verify: check what is read (dataintegrity).  loading: there are no readers to tell of an insert.  retries, retry_after: how
+    often a failed insert is tried again, and after about how many seconds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        requests: Stream,
+        measured: Tally,
+        stop: StopFlag,
+        *,
+        verify: bool = False,
+        loading: bool = False,
+        retries: int = 0,
+        retry_after: float = 3,
+    ) -> None:
+        self.client, self.requests, self.measured, self.stop = client, requests, measured, stop
+        self.verify, self.loading, self.retries, self.retry_after = verify, loading, retries, retry_after
+        self.began = self.due = 0  # of the request being worked on, ns
+
+    def run(self, operations: int, *, target: float = 0, offset: float = 0) -> None:
+        """Works on `operations` requests (0: until stopped), `target` per second (0: as many as go), the first in `offset` seconds.
+
+        Raises ConnectionFailed after 100 failures in a row.
+        """
+        draw, finish, stopped = self.requests.draw, self.measured.finish, self.stop.is_set
+        work = {READ: self._read, UPDATE: self._update, INSERT: self._insert, READ_MODIFY_WRITE: self._read_modify_write}
+        pace = 1e9 / target if target else 0
+        start = clock() + int(offset * 1e9)
+        drawn = failures = 0
+        while (drawn < operations or not operations) and not stopped():
+            if pace:
+                self.due = start + int(drawn * pace)
+                self._wait()
+                if stopped():
+                    break
+            kind, key, field, number = draw()
+            drawn += 1
+            try:
+                work[kind](key, field, number)
+                failures = 0
+            except self.client.errors as error:
+                self._failed(kind, error)
+                failures += 1
+                if failures == FAILURES:
+                    raise ConnectionFailed(f"{failures} operations in a row failed, the last with: {error!r}") from error
+            finish()
+
+    def _count(self, what: int, status: int, began: int, ended: int) -> None:
+        self.measured.count(what, status, ended - began, ended - self.due if self.due else 0)
+
+    def _read(self, key: bytes, field: int, number: int) -> None:
+        began = self.began = clock()
+        record = self.client.read(key)
+        ended = clock()
+        self._count(READ, NOT_FOUND if record is None else OK, began, ended)
+        if self.verify and record is not None:
+            self._check(record, number, field)
+
+    def _insert(self, key: bytes, field: int, number: int) -> None:
+        value = self.requests.record(number)
+        began = self.began = clock()
+        try:
+            self.client.insert(key, value)
+        except self.client.errors:
+            if not self.retries or not self._retry(key, value):
+                raise
+        finally:
+            # Also if it failed: readers may then find nothing there, but do not wait for it for ever.
+            if not self.loading:
+                self.requests.acknowledge(number)
+        self._count(INSERT, OK, began, clock())
+
+    def _update(self, key: bytes, field: int, number: int) -> None:
+        if field == ALL_FIELDS:
+            value: bytes | None = self.requests.record(number)
+            began = self.began = clock()
+        else:
+            began = self.began = clock()
+            record = self.client.read(key)
+            value = self._change(UPDATE, record, field, number)
+            if value is None:
+                return
+        self.client.update(key, value)
+        self._count(UPDATE, OK, began, clock())
+
+    def _read_modify_write(self, key: bytes, field: int, number: int) -> None:
+        began = self.began = clock()
+        record = self.client.read(key)
+        ended = clock()
+        self._count(READ, NOT_FOUND if record is None else OK, began, ended)
+        if self.verify and record is not None:
+            took = self._check(record, number, ALL_FIELDS)
+            began += took  # not part of what is measured
+            self.due += took if self.due else 0
+        value = self._change(READ_MODIFY_WRITE, record, field, number)
+        if value is None:
+            return
+        wrote = clock()
+        self.client.update(key, value)
+        ended = clock()
+        self._count(UPDATE, OK, wrote, ended)
+        self._count(READ_MODIFY_WRITE, OK, began, ended)
+
+    def _change(self, kind: int, record: bytes | None, field: int, number: int) -> bytes | None:
+        """The record to write in place of the one read; None, and counted, if there is nothing to change."""
+        value = None
+        if record is not None:
+            value = self.requests.record(number) if field == ALL_FIELDS else self.requests.replace(record, number, field)
+        if value is None:
+            self._count(kind, NOT_FOUND if record is None else UNEXPECTED_STATE, self.began, clock())
+        return value
+
+    def _check(self, record: bytes, number: int, field: int) -> int:
+        """Verifies a record; returns how long that took, ns."""
+        before = clock()
+        intact = self.requests.intact(record, number, field)
+        took = clock() - before
+        self.measured.count(VERIFY, OK if intact else UNEXPECTED_STATE, took)
+        return took
+
+    def _failed(self, kind: int, error: BaseException) -> None:
+        self._count(kind, SERVICE_UNAVAILABLE if isinstance(error, OSError) else ERROR, self.began, clock())
+
+    def _retry(self, key: bytes, value: bytes) -> bool:
+        """Tries an insert again, each time after 0.8 to 1.2 times `retry_after` seconds; whether it worked."""
+        for _ in range(self.retries):
+            until = time.monotonic() + self.retry_after * random.uniform(0.8, 1.2)
+            while time.monotonic() < until and not self.stop.is_set():
+                time.sleep(min(0.05, self.retry_after))
+            try:
+                self.client.insert(key, value)
+                return True
+            except self.client.errors:
+                pass
+        return False
+
+    def _wait(self) -> None:
+        """Waits until the request is due, in steps short enough to notice a stop."""
+        while (left := self.due - clock()) > 0 and not self.stop.is_set():
+            if left > 100_000:
+                time.sleep(min(left - 80_000, 50_000_000) / 1e9)

@@ -1,0 +1,108 @@
+"""What a phase measured, and the rows that every output format is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from bench._histogram import Histogram
+from bench._tally import METRIC_NAMES, Tally
+
+Row = tuple[str, str, "int | float | str"]
+
+
+@dataclass
+class Metric:
+    """One kind of operation: its latencies, and how the operations ended."""
+
+    name: str
+    done: Histogram
+    intended: Histogram
+    failed: Histogram
+    returns: dict[str, int]
+
+
+@dataclass
+class Result:
+    """One phase of one database.  runtime: ns."""
+
+    database: str
+    client: str
+    phase: str
+    workload: str
+    threads: int
+    window: int
+    runtime: int
+    operations: int
+    metrics: list[Metric]
+    emulated: str = ""
+    interrupted: bool = False
+    records: int = 0
+    intervals: list[tuple[float, float, dict[str, Histogram]]] = field(default_factory=list)
+
+    @property
+    def throughput(self) -> float:
+        """Operations per second."""
+        return self.operations * 1e9 / self.runtime if self.runtime else 0.0
+
+    def metric(self, name: str) -> Metric | None:
+        """The metric with this name, or None if nothing of it was measured."""
+        return next((metric for metric in self.metrics if metric.name == name), None)
+
+    def rows(self, percentiles: Sequence[float] = (50, 95, 99), *, interval: str = "op", verbose: bool = False) -> Iterator[Row]:
+        """(metric, measure, value) as YCSB prints them, times in us with decimals.  interval: op, intended or both."""
+        yield "OVERALL", "RunTime(ms)", round(self.runtime / 1e6, 3)
+        yield "OVERALL", "Throughput(ops/sec)", round(self.throughput, 3)
+        if self.emulated:
+            yield "OVERALL", "Network", f"emulated ({self.emulated})"
+        if self.interrupted:
+            yield "OVERALL", "Interrupted", 1
+        for metric in self.metrics:
+            first = metric.intended if interval == "intended" else metric.done
+            yield from _latencies(metric.name, first, percentiles, verbose)
+            for status, times in metric.returns.items():
+                yield metric.name, f"Return={status}", times
+            if interval == "both" and metric.intended.count:
+                yield from _latencies(f"Intended-{metric.name}", metric.intended, percentiles, verbose)
+            if metric.failed.count:
+                yield from _latencies(f"{metric.name}-FAILED", metric.failed, percentiles, verbose)
+
+
+def _latencies(name: str, histogram: Histogram, percentiles: Sequence[float], verbose: bool) -> Iterator[Row]:
+    yield name, "Operations", histogram.count
+    yield name, "AverageLatency(us)", round(histogram.mean / 1e3, 3)
+    yield name, "MinLatency(us)", histogram.minimum / 1e3
+    yield name, "MaxLatency(us)", histogram.maximum / 1e3
+    for p in percentiles:
+        yield name, f"{ordinal(p)}PercentileLatency(us)", histogram.percentile(p) / 1e3
+    if verbose:
+        for value, times in histogram.buckets():
+            yield name, f"{value / 1e3}", times
+
+
+def ordinal(p: float) -> str:
+    """50 -> 50th, 91 -> 91st, 99.9 -> 99.9, as YCSB writes them."""
+    if p != int(p):
+        return str(p)
+    suffix = "th" if 10 <= p % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(int(p) % 10, "th")
+    return f"{int(p)}{suffix}"
+
+
+def merge(tallies: Sequence[Tally]) -> list[Metric]:
+    """The metrics of all threads together; those that counted nothing are left out."""
+    metrics = []
+    for what, name in enumerate(METRIC_NAMES):
+        returns: dict[str, int] = {}
+        for tally in tallies:
+            for status, times in tally.returns(what).items():
+                returns[status] = returns.get(status, 0) + times
+        if returns:
+            metrics.append(Metric(name, *(_sum(tallies, what, kind) for kind in ("done", "intended", "failed")), returns))
+    return metrics
+
+
+def _sum(tallies: Sequence[Tally], what: int, kind: str) -> Histogram:
+    total = Histogram()
+    for tally in tallies:
+        total.add(tally.histogram(what, kind))
+    return total

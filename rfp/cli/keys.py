@@ -1,0 +1,144 @@
+"""The commands for single keys: ping, get, put, delete, incr."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+
+import click
+
+from rfp.address import Address
+from rfp.cli.options import DURATION, connect, connected, emulated
+from rfp.server import LARGEST_VALUE
+
+
+class Key(click.ParamType):  # type: ignore[type-arg,unused-ignore]
+    """A key as the shell gives it: whatever bytes those are."""
+
+    name = "key"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        return os.fsencode(value)
+
+
+KEY = Key()
+
+
+def _missing(key: bytes) -> None:
+    click.echo(f"rfp: {key.decode(errors='backslashreplace')!r} has no value", err=True)
+    raise click.exceptions.Exit(1)
+
+
+@click.command()
+@click.option("--count", "-c", type=click.IntRange(1), default=1, show_default=True, help="How often.")
+@connected
+def ping(address: Address | None, timeout: float, count: int) -> None:
+    """Measure how long all workers of the server take to answer.
+
+    \b
+    Examples:
+      rfp ping
+      rfp ping --count 1000
+    """
+    with connect(address, timeout) as kv:
+        times = [kv.ping() * 1e6 for _ in range(count)]
+        if count == 1:
+            click.echo(f"{kv.link.address} answered in {times[0]:.1f} us{emulated(address)}")
+        else:
+            click.echo(
+                f"{kv.link.address} answered {count} times: min {min(times):.1f} us, median {statistics.median(times):.1f} us,"
+                f" max {max(times):.1f} us{emulated(address)}"
+            )
+
+
+@click.command()
+@click.argument("key", type=KEY)
+@click.option("--show-version", is_flag=True, help="Also write the value's version, to stderr (for put --if-version).")
+@connected
+def get(address: Address | None, timeout: float, key: bytes, show_version: bool) -> None:
+    """Write the value of KEY to stdout, byte for byte.
+
+    On a terminal a newline is added.  Without a value the exit status is 1 and nothing is written to stdout.
+
+    \b
+    Examples:
+      rfp get greeting
+      rfp get picture > picture.png
+      rfp get flag || echo "not set"
+    """
+    with connect(address, timeout) as kv:
+        item = kv.item(key)
+    if item is None:
+        _missing(key)
+    out = sys.stdout.buffer
+    out.write(item.value)
+    if sys.stdout.isatty() and not item.value.endswith(b"\n"):
+        out.write(b"\n")
+    out.flush()
+    if show_version:
+        click.echo(f"version {item.version}", err=True)
+
+
+@click.command()
+@click.argument("key", type=KEY)
+@click.argument("value", type=KEY, metavar="VALUE|-")
+@click.option("--ttl", type=DURATION, help="Forget it after this time, e.g. 5s.")
+@click.option("--if-absent", is_flag=True, help="Only if the key has no value.")
+@click.option("--if-version", type=click.IntRange(0, 2**64 - 1), help="Only over the value with this version.")
+@connected
+def put(
+    address: Address | None, timeout: float, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_version: int | None
+) -> None:  # fmt: skip
+    """Store VALUE under KEY, and print its version.
+
+    The VALUE - stands for stdin, byte for byte.  A value that begins with a dash comes after --.
+
+    \b
+    Examples:
+      rfp put greeting hello
+      rfp put picture - < picture.png
+      rfp put session 42 --ttl 30min
+      rfp put lock me --if-absent                   exit status 1 if somebody has it
+      rfp put config "$new" --if-version 1234       exit status 1 if it has changed since
+      rfp put number -- -5
+    """
+    if if_absent and if_version is not None:
+        raise click.UsageError("--if-absent and --if-version exclude each other")
+    if value == b"-":
+        value = sys.stdin.buffer.read(LARGEST_VALUE + 1)  # one more than goes: the server's refusal says it best
+    with connect(address, timeout) as kv:
+        click.echo(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version))
+
+
+@click.command()
+@click.argument("key", type=KEY)
+@connected
+def delete(address: Address | None, timeout: float, key: bytes) -> None:
+    """Delete KEY and its value.  The exit status is 1 if it had none.
+
+    \b
+    Example:
+      rfp delete greeting
+    """
+    with connect(address, timeout) as kv:
+        if not kv.delete(key):
+            _missing(key)
+
+
+@click.command(context_settings={"ignore_unknown_options": True})  # so that -3 is a number
+@click.argument("key", type=KEY)
+@click.argument("amount", type=click.IntRange(-(2**63), 2**63 - 1), default=1)
+@connected
+def incr(address: Address | None, timeout: float, key: bytes, amount: int) -> None:
+    """Add AMOUNT (1 unless given) to the decimal number under KEY, and print the sum.
+
+    A missing key starts at 0.  The exit status is 1 if the value is no 64-bit number.
+
+    \b
+    Examples:
+      rfp incr visits
+      rfp incr stock -3
+    """
+    with connect(address, timeout) as kv:
+        click.echo(kv.incr(key, amount))

@@ -1,0 +1,111 @@
+"""`rfp serve`: a server in the foreground."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import time
+from types import FrameType
+
+import click
+
+import rfp
+from rfp import units
+from rfp.address import Address, default
+from rfp.cli.options import ADDRESS, SIZE
+from rfp.cli.text import plural
+
+STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Stop(BaseException):
+    """A signal asked for the end."""
+
+
+def _stop_on_signals() -> None:
+    """The first signal raises Stop in the main thread, wherever it is; the second ends the process at once."""
+
+    def first(number: int, frame: FrameType | None) -> None:
+        for each in STOP:
+            if signal.getsignal(each) is first:
+                signal.signal(each, second)
+        raise Stop
+
+    def second(number: int, frame: FrameType | None) -> None:
+        os._exit(128 + number)
+
+    for each in STOP:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup, or a shell's background job
+            signal.signal(each, first)
+
+
+@click.command()
+@click.option("--address", "-a", type=ADDRESS, help="Where to listen: shm://PATH.  [default: this user's default server]")
+@click.option("--memory", "-m", type=SIZE, default="256MiB", show_default=True, help="For keys, values and their index.")
+@click.option(
+    "--workers",
+    "-w",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Threads that serve; each owns a part of the keys.",
+)
+@click.option(
+    "--idle",
+    type=click.Choice(["adaptive", "spin"]),
+    default="adaptive",
+    show_default=True,
+    help="What a worker without work does: spin briefly and then sleep, or spin for ever.",
+)
+@click.option(
+    "--eviction",
+    type=click.Choice(["clock", "bucket", "none"]),
+    default="clock",
+    show_default=True,
+    help="What makes room when memory is full: clock = second chance among all values, bucket = the least recently used"
+    " of 8 neighbours, none = puts are refused.",
+)
+@click.option("--allow-bypass", is_flag=True, help='Let clients with mode="bypass" walk the index by themselves.')
+@click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
+def serve(
+    address: Address | None, memory: int, workers: int, idle: str, eviction: str, allow_bypass: bool, quota: int | None
+) -> None:  # fmt: skip
+    """Serve a store in the foreground, until Ctrl-C or SIGTERM.
+
+    \b
+    Examples:
+      rfp serve                                     the default server: clients find it without an address
+      rfp serve --memory 4GiB --workers 2
+      rfp serve --address shm:///run/user/1000/cache.d/socket
+      rfp serve --idle spin                         lowest latency, at the price of whole processors
+
+    What was stored is gone when it ends.  A second signal ends it at once.
+    """
+    place = default() if address is None else address
+    server = None
+    _stop_on_signals()
+    try:
+        server = rfp.Server(
+            memory, workers=workers, address=place, idle=idle, eviction=eviction, allow_bypass=allow_bypass, quota=quota
+        )
+        _greet(server, place, address is None, f"{units.show_size(memory)}, {plural(workers, 'worker')}, "
+                                               f"eviction {eviction}, idle {idle}")  # fmt: skip
+        while True:
+            time.sleep(3600)
+    except Stop:
+        pass
+    finally:
+        if server is not None:
+            server.close()
+    click.echo("stopped")
+
+
+def _greet(server: rfp.Server, place: Address, is_default: bool, what: str) -> None:
+    """Says where it is and how to use it."""
+    option = "" if is_default else f" --address {shlex.quote(str(place))}"
+    argument = "" if is_default else repr(str(place))
+    click.echo(f"serving at {server.address}  (process {os.getpid()}; {what})")
+    click.echo(f"  from Python:  kv = rfp.connect({argument})")
+    click.echo(f"  from a shell: rfp ping{option}")
+    click.echo("  Ctrl-C stops it")

@@ -1,0 +1,71 @@
+"""`rfp stats`: what a server counts."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+import rfp
+from rfp import units
+from rfp.address import Address
+from rfp.cli.options import connect, connected
+from rfp.cli.text import clock, grouped, plural, share, size, table
+
+OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
+
+
+def fetch(kv: rfp.Client, timeout: float) -> dict[str, Any]:
+    """The store's counters, with what the server knows of workers and clients under "server"."""
+    figures = kv.stats()  # first: it finds the server again if need be
+    return {**figures, "server": kv.link.figures(time.monotonic_ns() + int(timeout * 1e9))}
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+@connected
+def stats(address: Address | None, timeout: float, as_json: bool) -> None:
+    """Print what the server has counted since it started.
+
+    \b
+    Examples:
+      rfp stats
+      rfp stats --json | python -m json.tool
+    """
+    with connect(address, timeout) as kv:
+        figures = fetch(kv, timeout)
+    click.echo(json.dumps(figures) if as_json else "\n".join(show(figures)))
+
+
+def show(figures: dict[str, Any]) -> list[str]:
+    """The counters as a table for people."""
+    server = figures["server"]
+    rows = [[name, grouped(figures[name])] for name in OPERATIONS]
+    rows += [
+        ["hit rate", share(figures["hits"], figures["hits"] + figures["misses"])],
+        ["refused", grouped(figures["refused"])],
+        ["evictions", grouped(figures["evictions"])],
+        ["expirations", grouped(figures["expirations"])],
+        ["records", grouped(figures["records"])],
+        ["mean value", size(figures["value_bytes"] / figures["records"]) if figures["records"] else "-"],
+        ["memory", f"{size(figures['bytes_used'])} of {size(figures['bytes_total'])}"],
+        ["index", size(figures["index_bytes"])],
+        ["reserved", size(figures["bytes_reserved"])],
+        ["pins", grouped(figures["pins"])],
+        ["uploads", grouped(figures["uploads"])],
+    ]
+    return [*heading(server), *table(None, rows, "<>")]
+
+
+def heading(server: dict[str, Any]) -> list[str]:
+    """Who is speaking."""
+    workers, clients = (
+        f"{len(server[what])} {what[: -1 if len(server[what]) == 1 else None]}" for what in ("workers", "clients")
+    )
+    return [
+        f"{server['address']}  (process {server['pid']}, up {clock(server['uptime'])})",
+        f"{units.show_size(server['memory'])}, eviction {server['eviction']}, {workers}, {clients}",
+        "",
+    ]

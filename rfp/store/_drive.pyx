@@ -1,0 +1,202 @@
+# cython: language_level=3
+"""Requests to a service from Python, without a fabric: for tests, tools and measurements."""
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from rfp._fabric cimport REMOTE_READ, Region
+from rfp.protocol._service cimport Service, request, response, session
+from rfp.store._layout cimport KV_LINE, rfp_now
+
+cdef extern from "stdlib.h" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
+cdef enum:
+    GUARD = 64                 # bytes behind the room for a response that must stay as they are
+    PATTERN = 0xa5
+
+
+cdef class Memory(Region):
+    """A region that no peer can reach: `length` bytes of this process, zeroed."""
+
+    def __init__(self, uint64_t length):
+        self.close()
+        length = (length + KV_LINE - 1) // KV_LINE * KV_LINE
+        self.c.base = <char *> aligned_alloc(4096, (length + 4095) // 4096 * 4096)
+        if self.c.base == NULL:
+            raise MemoryError
+        memset(self.c.base, 0, length)
+        self.c.length = length
+        self.c.rights = REMOTE_READ
+
+    cpdef close(self):
+        free(self.c.base)
+        self.c.base = NULL
+        self.c.length = 0
+
+    def __dealloc__(self):
+        free(self.c.base)
+
+
+cdef class Session:
+    """One client's session with a service, whose requests are executed by the caller's own thread.
+
+    service: e.g. a Partition.  staging: bytes of memory for uploads.  capacity: bytes that a response may have, unless execute()
+    says otherwise.
+
+    >>> from rfp.store._store import Partition
+    >>> p = Partition(Memory(1 << 20), seed=1, first_version=1, lease_ns=10**9, session_quota=1 << 20, max_value=1 << 20)
+    >>> Session(p).execute(16)          # KV_PING: status, kind, result, payload
+    (0, 0, 0, b'')
+    """
+    cdef Service service
+    cdef session c
+    cdef char *memory
+    cdef readonly uint32_t capacity
+    cdef readonly bint heavy           # what the last response said
+    cdef bint open
+
+    def __init__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096):
+        if self.service is not None:
+            raise ValueError("a session begins only once")
+        self.service = service
+        self.capacity = capacity
+        if staging:
+            self.memory = <char *> calloc(staging, 1)
+            if self.memory == NULL:
+                raise MemoryError
+            self.c.staging = self.memory
+            self.c.staging_length = staging
+        service.c.opened(service.c.context, &self.c)
+        self.open = True
+
+    def execute(self, int opcode, payload=b"", *, int count=0, uint32_t flags=0, uint64_t release=0, capacity=None):
+        """Returns (status, kind, result, payload) of one request; raises MemoryError or, if the service wrote where it must not,
+        RuntimeError."""
+        cdef const unsigned char[::1] view = payload
+        cdef uint32_t length = view.shape[0], room = self.capacity if capacity is None else capacity, i
+        cdef char *copy
+        cdef char *slot
+        cdef request r
+        cdef response out
+        if not self.open:
+            raise ValueError("the session is closed")
+        # Of exactly that length, so that a sanitizer sees each byte too many.
+        copy = <char *> malloc(length)
+        slot = <char *> malloc(room + GUARD)
+        try:
+            if copy == NULL or slot == NULL:
+                raise MemoryError
+            if length:
+                memcpy(copy, &view[0], length)
+            memset(slot, PATTERN, room + GUARD)
+            memset(&r, 0, sizeof(r))
+            memset(&out, 0, sizeof(out))
+            r.session = &self.c
+            r.opcode = opcode
+            r.count = count
+            r.flags = flags
+            r.length = length
+            r.payload = copy
+            r.release = release
+            out.payload = slot
+            out.capacity = room
+            with nogil:
+                self.service.c.prepare(self.service.c.context, &r, 0)
+                self.service.c.prepare(self.service.c.context, &r, 1)
+                self.service.c.execute(self.service.c.context, &r, &out)
+            self.heavy = out.heavy
+            if out.length > room:
+                raise RuntimeError("the response is longer than its room")
+            for i in range(GUARD):
+                if <unsigned char> slot[room + i] != PATTERN:
+                    raise RuntimeError("the service wrote behind the response's room")
+            return out.status, out.kind, out.result, PyBytes_FromStringAndSize(slot, out.length)
+        finally:
+            free(copy)
+            free(slot)
+
+    def stage(self, uint64_t offset, const unsigned char[::1] data not None):
+        """Puts bytes into the staging memory, as the client's WRITE would."""
+        if offset > self.c.staging_length or <uint64_t> data.shape[0] > self.c.staging_length - offset:
+            raise ValueError("beyond the staging memory")
+        if data.shape[0]:
+            memcpy(self.memory + offset, &data[0], data.shape[0])
+
+    def tend(self, uint64_t now):
+        """Tells the service the time (ns); returns whether it has more to do."""
+        cdef bint more
+        with nogil:
+            more = self.service.c.tend(self.service.c.context, now)
+        return more
+
+    def time(self, int opcode, uint32_t fixed, list keys, uint64_t rounds, uint32_t group=16, bytes tail=b""):
+        """Executes `rounds` requests over the keys in turn, in groups that are prepared together; returns ns per request.
+
+        opcode: of the requests.  fixed: bytes of zeros in front of each key (the lengths of a KV_PUT are filled in).  tail: what
+        follows the key.
+        """
+        cdef uint64_t i, n = len(keys), begun, done
+        cdef uint32_t j, k
+        cdef request[64] requests
+        cdef response out
+        cdef uint32_t width = max(len(k) for k in keys) + fixed + len(tail)
+        cdef char *payloads = <char *> calloc(n, width)
+        cdef uint32_t *lengths = <uint32_t *> calloc(n, 4)
+        cdef char *slot = <char *> malloc(self.capacity)
+        cdef bytes key
+        if not 0 < group <= 64:
+            raise ValueError("a group has from 1 to 64 requests")
+        try:
+            if payloads == NULL or lengths == NULL or slot == NULL:
+                raise MemoryError
+            for i in range(n):
+                key = keys[i]
+                if fixed == 24:
+                    (<uint32_t *> (payloads + i * width))[0] = len(key)
+                    (<uint32_t *> (payloads + i * width))[1] = len(tail)
+                memcpy(payloads + i * width + fixed, <const char *> key, len(key))
+                memcpy(payloads + i * width + fixed + len(key), <const char *> tail, len(tail))
+                lengths[i] = fixed + len(key) + len(tail)
+            memset(requests, 0, sizeof(requests))
+            with nogil:
+                begun = rfp_now()
+                i = 0
+                done = 0
+                while done < rounds:
+                    for j in range(group):
+                        requests[j].session = &self.c
+                        requests[j].opcode = opcode
+                        requests[j].payload = payloads + i * width
+                        requests[j].length = lengths[i]
+                        i += 1
+                        if i == n:
+                            i = 0
+                    for j in range(group):
+                        self.service.c.prepare(self.service.c.context, &requests[j], 0)
+                    for j in range(group):
+                        self.service.c.prepare(self.service.c.context, &requests[j], 1)
+                    for j in range(group):
+                        out.payload = slot
+                        out.capacity = self.capacity
+                        self.service.c.execute(self.service.c.context, &requests[j], &out)
+                    done += group
+                begun = rfp_now() - begun
+            return begun / done
+        finally:
+            free(payloads)
+            free(lengths)
+            free(slot)
+
+    def close(self):
+        """Ends the session; all that it held is free."""
+        if self.open:
+            self.open = False
+            self.service.c.closed(self.service.c.context, &self.c)
+
+    def __dealloc__(self):
+        if self.open:
+            self.service.c.closed(self.service.c.context, &self.c)
+        free(self.memory)

@@ -1,0 +1,23 @@
+"""The names of what a partition counts, in the order of enum kv_counter (messages.h)."""
+
+COUNTERS = (
+    "gets",
+    "hits",
+    "misses",
+    "puts",
+    "deletes",
+    "incrs",
+    "touches",
+    "evictions",
+    "expirations",
+    "refused",
+    "records",
+    "bytes_used",
+    "bytes_total",
+    "index_bytes",
+    "pins",
+    "uploads",
+    "bytes_reserved",
+    "value_bytes",
+    "unknown_pins",
+)

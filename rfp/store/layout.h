@@ -1,0 +1,152 @@
+/* What stands in a partition's region.  docs/store.md draws it.
+ *
+ *   0        board
+ *   64       arena: blocks of 16-byte granularity, back to back, up to an end block (KV_BLOCK_END)
+ *   low      lines reserved for buckets that do not live yet
+ *            buckets: one line of 8 slots each; bucket b stands at length - 64 * (b + 1), so the table grows downwards
+ *            without a directory, and nothing of it is ever in the way of a large value
+ *   length
+ *
+ * Peers may read all of it at any time, so its owner writes it by atomic stores only, and a reader believes nothing before the
+ * CRC of a record has said so.  One thread writes.
+ */
+#ifndef RFP_STORE_LAYOUT_H
+#define RFP_STORE_LAYOUT_H
+
+#include "rfp/core/atomics.h"
+#include "rfp/core/crc32c.h"
+
+#define KV_BOARD_MAGIC 0x31445242564b4652u /* "RFKVBRD1" */
+#define KV_LAYOUT_VERSION 1
+#define KV_LINE 64
+#define KV_SLOTS 8
+#define KV_UNIT 16
+#define KV_MAX_LINES 8              /* overflow lines of one bucket */
+#define KV_CHAIN (KV_SLOTS + KV_MAX_LINES * (KV_SLOTS - 1)) /* records that one bucket takes */
+#define KV_MAX_REGION (1ull << 39)
+
+struct kv_board {
+    uint64_t magic;     /* written last */
+    uint32_t version;
+    uint32_t unused;
+    uint64_t seed;      /* of the hash */
+    uint64_t length;    /* of the region */
+    uint64_t buckets;   /* that live; released when the newest is filled */
+    uint64_t reserved[3];
+};
+
+/* A block begins with one word: its kind (3 bits), the size of the block before it (25 bits, in units of 16 bytes; 0: that one
+ * is free, and its last word is its size), and its own size (36 bits, in units).  So both neighbours are found without a search;
+ * only free blocks may be larger than 25 bits can say. */
+#define KV_BLOCK_FREE 0
+#define KV_BLOCK_RECORD 1
+#define KV_BLOCK_ORPHAN 2   /* a record that left the index while a client may still read it */
+#define KV_BLOCK_RESERVED 3 /* for an upload, or room that is being made */
+#define KV_BLOCK_OVERFLOW 4 /* a line of slots that did not fit into their bucket */
+#define KV_BLOCK_END 5
+#define KV_MAX_BLOCK (((1ull << 25) - 1) * KV_UNIT)
+
+static inline uint64_t kv_block(uint64_t size, uint64_t before, uint32_t kind)
+{
+    return (size / KV_UNIT) << 28 | (before / KV_UNIT) << 3 | kind;
+}
+static inline uint64_t kv_block_size(uint64_t word) { return (word >> 28) * KV_UNIT; }
+static inline uint64_t kv_block_before(uint64_t word) { return (word >> 3 & 0x1ffffff) * KV_UNIT; }
+static inline uint32_t kv_block_kind(uint64_t word) { return (uint32_t)word & 7; }
+
+/* A record.  The key follows, then the value at the next multiple of 8.  Nothing of it changes once it is in the index, but
+ * its state, and its block word when its neighbours change. */
+struct kv_record {
+    uint64_t block;
+    uint32_t crc;          /* CRC32C of key, value, struct kv_seal */
+    uint32_t value_length;
+    uint64_t version;
+    uint64_t state;        /* expiry (40 bits: CLOCK_MONOTONIC in ms, 0 = never), pins (12), referenced (1), key length (11) */
+};
+
+struct kv_seal {           /* what the CRC covers beside key and value; last, because an upload learns its version last */
+    uint32_t key_length;
+    uint32_t value_length;
+    uint64_t version;
+};
+
+#define KV_STATE_KEY 0x7ffull
+#define KV_STATE_REFERENCED 0x800ull
+#define KV_STATE_PIN 0x1000ull
+#define KV_STATE_PINS 0xfff000ull
+#define KV_EXPIRY_SHIFT 24
+#define KV_MAX_EXPIRY ((1ull << 40) - 1)
+
+struct kv_overflow {
+    uint64_t block;
+    uint64_t bucket;
+    uint64_t slots[KV_SLOTS];
+};
+
+_Static_assert(sizeof(struct kv_board) == 64, "board");
+_Static_assert(sizeof(struct kv_record) == 32, "record");
+_Static_assert(sizeof(struct kv_overflow) == 80, "overflow line");
+
+static inline uint64_t kv_value_offset(uint64_t key_length) { return sizeof(struct kv_record) + ((key_length + 7) & ~7ull); }
+static inline uint64_t kv_record_size(uint64_t key_length, uint64_t value_length)
+{
+    return (kv_value_offset(key_length) + value_length + KV_UNIT - 1) & ~(uint64_t)(KV_UNIT - 1);
+}
+
+/* A slot: tag (16 bits of the hash, never 0), length of the record (12 bits, in units; 0: longer than they can say), its offset
+ * (36 bits, in units).  0 is an empty slot; a slot with tag 0 is a link to an overflow line, and always its line's last.
+ * The hash's low 16 bits are left to those who choose the partition by them. */
+static inline uint64_t kv_tag(uint64_t hash) { return hash >> 48 ? hash >> 48 : 1; }
+static inline uint64_t kv_slot(uint64_t tag, uint64_t offset, uint64_t length)
+{
+    uint64_t units = (length + KV_UNIT - 1) / KV_UNIT;
+    return tag << 48 | (units > 0xfff ? 0 : units) << 36 | offset / KV_UNIT;
+}
+static inline uint64_t kv_slot_tag(uint64_t slot) { return slot >> 48; }
+static inline uint64_t kv_slot_length(uint64_t slot) { return (slot >> 36 & 0xfff) * KV_UNIT; }
+static inline uint64_t kv_slot_offset(uint64_t slot) { return (slot & 0xfffffffffull) * KV_UNIT; }
+static inline int kv_slot_link(uint64_t slot) { return slot && !(slot >> 48); }
+
+/* Linear hashing: mask is of the smallest power of two that is not below the number of buckets. */
+static inline uint64_t kv_mask(uint64_t buckets) { return buckets < 2 ? 0 : ~0ull >> __builtin_clzll(buckets - 1); }
+static inline uint64_t kv_bucket(uint64_t hash, uint64_t buckets, uint64_t mask)
+{
+    uint64_t bucket = hash >> 16 & mask;
+    return bucket < buckets ? bucket : bucket & mask >> 1;
+}
+
+/* Bit i: slot i of the line has this tag. */
+static inline uint32_t kv_match(const uint64_t *slots, uint64_t tag)
+{
+    uint32_t found = 0;
+    for (int i = 0; i < KV_SLOTS; i++) found |= (uint32_t)(slots[i] >> 48 == tag) << i;
+    return found;
+}
+
+/* Whether two keys of the same length are equal; each is followed or preceded by nothing that is read. */
+static inline int kv_same(const char *a, const char *b, uint32_t length)
+{
+    uint64_t x, y;
+    if (length < 8) {
+        for (uint32_t i = 0; i < length; i++)
+            if (a[i] != b[i]) return 0;
+        return 1;
+    }
+    for (uint32_t i = 0; i + 8 <= length; i += 8) {
+        memcpy(&x, a + i, 8);
+        memcpy(&y, b + i, 8);
+        if (x != y) return 0;
+    }
+    memcpy(&x, a + length - 8, 8);
+    memcpy(&y, b + length - 8, 8);
+    return x == y;
+}
+
+/* crc: of key and value so far. */
+static inline uint32_t kv_seal_crc(uint32_t crc, uint32_t key_length, uint32_t value_length, uint64_t version)
+{
+    struct kv_seal seal = {key_length, value_length, version};
+    return rfp_crc32c(crc, &seal, sizeof seal);
+}
+
+#endif

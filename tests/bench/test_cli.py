@@ -1,0 +1,185 @@
+"""rfp-ycsb as it is typed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bench.cli import main
+from bench.exporters import parse_text
+from bench.properties import Properties
+
+ROOT = Path(__file__).parents[2]
+
+
+def ycsb(*arguments):
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def found(result):
+    return {(metric, measure): value for metric, measure, value in parse_text(result.stdout)}
+
+
+def test_bench_loads_and_runs_and_prints_ycsbs_text():
+    result = ycsb("bench", "dict", "-P", "workloada", "-p", "recordcount=100", "-p", "operationcount=300")
+    assert result.exit_code == 0, result.output
+    assert "loaded 100 records" in result.stderr
+    rows = found(result)
+    assert int(rows["READ", "Operations"]) + int(rows["UPDATE", "Operations"]) == 300
+
+
+def test_ycsbs_single_dash_options_work_as_typed():
+    result = ycsb("bench", "inproc", "-P", "c", "-threads", "3", "-target", "2000", "-p", "operationcount=300", "-s", "-l", "it")
+    assert result.exit_code == 0, result.output
+    assert "it 20" in result.stderr and "[READ: Count=" in result.stderr
+    rows = found(result)
+    assert rows["CLEANUP", "Operations"] == "3"
+    assert float(rows["OVERALL", "Throughput(ops/sec)"]) < 2300
+    assert rows["Intended-READ", "Operations"] == "300"
+
+
+def test_load_then_run_keep_their_records_in_lmdb(tmp_path):
+    pytest.importorskip("lmdb")
+    where = ("-P", "a", "-p", f"lmdb.path={tmp_path}", "-p", "dataintegrity=true")
+    assert found(ycsb("load", "lmdb", *where))["INSERT", "Return=OK"] == "1000"
+    rows = found(ycsb("run", "lmdb", *where))
+    assert rows["VERIFY", "Return=OK"] == rows["VERIFY", "Operations"]
+
+
+def test_later_files_and_settings_override(tmp_path):
+    (tmp_path / "more").write_text("operationcount=50\nfieldcount=1\n")
+    result = ycsb("bench", "dict", "-P", "a", "-P", tmp_path / "more", "-p", "operationcount=70")
+    rows = found(result)
+    assert int(rows["READ", "Operations"]) + int(rows["UPDATE", "Operations"]) == 70
+
+
+def test_json_is_printed_on_demand():
+    result = ycsb("bench", "dict", "-P", "c", "-p", "exporter=jsonarray")
+    assert {"metric": "READ", "measurement": "Return=OK", "value": 1000} in json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("bench", "oracle"), "one of rfp"),
+        (("bench", "dict", "-P", "nonsense"), "no workload file 'nonsense'"),
+        (("bench", "dict", "-P", "e"), "A, B, C, D and F are built in"),
+        (("bench", "dict", "-p", "recordcount"), "name=value"),
+        (("bench", "dict", "-p", "recordcount=x"), "property recordcount='x'"),
+        (("run", "dict"), "rfp-ycsb bench dict"),
+        (("bench", "inproc", "-p", "rfp.window=1000"), "between 1 and 256"),
+        (("compare", "inproc", "-w", "z"), "workloada, workloadb"),
+    ],
+)
+def test_errors_name_the_way_out_in_one_line(arguments, says):
+    result = ycsb(*arguments)
+    assert result.exit_code == 1
+    assert says in result.stderr
+    assert result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
+
+
+def test_wrong_data_is_an_error(monkeypatch):
+    from bench import databases
+
+    class Damaged(databases.Database):
+        client = "damaged"
+
+        def __init__(self, properties, **options):
+            self.table = {}
+
+        def connect(self):
+            return DamagedClient(self.table)
+
+    class DamagedClient:
+        errors = ()
+
+        def __init__(self, table):
+            self.table, self.insert = table, table.__setitem__
+
+        def read(self, key):
+            return self.table[key][:-1] + b"\x00"
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(databases, "open_database", lambda name, properties, **options: named(Damaged(properties)))
+    result = ycsb("bench", "dict", "-P", "c", "-p", "dataintegrity=true")
+    assert result.exit_code == 1 and "other data than was written" in result.stderr
+    assert found(result)["VERIFY", "Return=UNEXPECTED_STATE"] == "1000"
+
+
+def named(database):
+    database.name = "damaged"
+    return database
+
+
+def test_a_missing_program_is_an_error_that_says_what_to_install(monkeypatch):
+    pytest.importorskip("redis")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    result = ycsb("bench", "redis")
+    assert result.exit_code == 1
+    assert result.stderr == "Error: redis-server is not installed (apt-get install redis-server)\n"
+
+
+def test_compare_goes_on_without_a_missing_peer(monkeypatch):
+    pytest.importorskip("redis")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    result = ycsb("compare", "inproc", "redis", "--seconds", "0.05", "--rounds", "1")
+    assert result.exit_code == 0
+    assert "left out redis: redis-server is not installed (apt-get install redis-server)" in result.stderr
+    assert result.stdout.splitlines()[-1].startswith("inproc")
+
+
+def test_compare_with_nobody_left_is_an_error(monkeypatch):
+    pytest.importorskip("redis")
+    monkeypatch.setenv("PATH", "/nonexistent")
+    result = ycsb("compare", "redis")
+    assert result.exit_code == 1 and "none of these databases" in result.stderr
+
+
+def test_compare_prints_a_table_per_workload_and_writes_json_and_a_picture(tmp_path):
+    pytest.importorskip("matplotlib")
+    result = ycsb(
+        "compare", "inproc", "dict", "-w", "a", "-w", "d", "--seconds", "0.05", "--rounds", "1",
+        "--json", tmp_path / "all.json", "--plot", tmp_path / "all.png",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert [line.split()[0] for line in result.stdout.splitlines() if line.startswith("workload")] == ["workloada", "workloadd"]
+    rows = json.loads((tmp_path / "all.json").read_text())
+    assert [(row["workload"], row["database"]) for row in rows] == [
+        ("workloada", "inproc"), ("workloada", "dict"), ("workloadd", "inproc"), ("workloadd", "dict"),
+    ]  # fmt: skip
+    assert (tmp_path / "all.png").exists()
+
+
+def test_properties_and_databases_are_listed():
+    listed = ycsb("properties").stdout
+    assert "recordcount=1000\n" in listed and "rfp.window=1\n" in listed
+    assert "inproc" in ycsb("databases").stdout
+
+
+def test_help_teaches_by_examples():
+    for command in ([], ["load"], ["run"], ["bench"], ["compare"]):
+        said = ycsb(*command, "--help").stdout
+        assert "rfp-ycsb " in said and "-P" in ycsb("run", "--help").stdout
+
+
+def test_an_unknown_property_is_warned_about(monkeypatch):
+    monkeypatch.setattr(Properties, "_warned", set())
+    assert "did you mean operationcount?" in ycsb("bench", "dict", "-p", "operatoincount=5").stderr
+
+
+def test_the_command_starts_without_optional_packages_and_without_the_modules_that_measure():
+    code = (
+        "import sys\n"
+        "for name in ('redis', 'pylibmc', 'lmdb', 'hdrh', 'matplotlib', 'rich', 'numpy'): sys.modules[name] = None\n"
+        "from bench.cli import main\n"
+        "assert not any(name.startswith(('bench._', 'bench.phases')) for name in sys.modules), sys.modules\n"
+        "main(['bench', 'dict', '-P', 'a'])\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    assert run.returncode == 0, run.stderr
+    assert "[READ], Operations," in run.stdout

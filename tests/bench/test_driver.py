@@ -1,0 +1,197 @@
+"""The loop in C, end to end on the in-process table."""
+
+import threading
+import time
+
+import pytest
+
+from bench._driver import StopFlag, run
+from bench._inproc import Table
+from bench._tally import METRIC_NAMES, Tally
+from bench._workload import Stream, Workload
+from bench.properties import read
+from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument
+
+READ, UPDATE, INSERT, READ_MODIFY_WRITE, VERIFY, CLEANUP = range(len(METRIC_NAMES))
+MS = 1_000_000
+
+
+class Bench:
+    """A table, loaded with a workload."""
+
+    def __init__(self, *names, **given):
+        given = {"recordcount": 200, "dataintegrity": "true", "fieldcount": 3, "fieldlength": 20} | given
+        self.properties = read(names, [f"{name}={value}" for name, value in given.items()])
+        self.table = Table()
+        self.load()
+
+    def load(self):
+        self.drive(loading=True, operations=self.properties["recordcount"], window=7)
+
+    def drive(self, *, loading=False, operations=1000, stop=None, connection=None, **options):
+        self.workload = Workload(self.properties, loading=loading)
+        tally = Tally()
+        run(
+            self.table.connect(**(connection or {})),
+            Stream(self.workload),
+            tally,
+            stop or StopFlag(),
+            operations=operations,
+            **options,
+        )
+        return tally
+
+
+@pytest.mark.parametrize("window", [1, 2, 31, 256])
+@pytest.mark.parametrize("letter", "abcdf")
+def test_every_workload_ends_with_all_operations_answered_and_verified(letter, window):
+    bench = Bench(letter)
+    assert len(bench.table) == 200
+    tally = bench.drive(window=window, operations=2000)
+    assert tally.operations == 2000
+    kinds = (READ, UPDATE, INSERT, READ_MODIFY_WRITE)
+    assert all(set(tally.returns(kind)) <= {"OK"} for kind in range(len(METRIC_NAMES)))
+    assert sum(tally.histogram(kind).count for kind in kinds) == 2000 + 2 * tally.histogram(READ_MODIFY_WRITE).count
+    reads = tally.histogram(READ).count
+    assert tally.histogram(VERIFY).count == reads > 0
+    assert len(bench.table) == 200 + tally.histogram(INSERT).count == bench.workload.records
+
+
+def test_an_update_of_one_field_keeps_the_record_whole():
+    bench = Bench(readproportion=0, updateproportion=1, writeallfields="false")
+    assert bench.drive(window=16, operations=3000).returns(UPDATE) == {"OK": 3000}
+    bench.properties = bench.properties.with_(readproportion=1, updateproportion=0)
+    assert bench.drive(operations=1000).returns(VERIFY) == {"OK": 1000}
+
+
+def test_damaged_records_are_counted_by_verify():
+    bench = Bench("c")
+    random_values = Bench("c", dataintegrity="false")
+    random_values.properties = bench.properties
+    assert random_values.drive(operations=300).returns(VERIFY) == {"UNEXPECTED_STATE": 300}
+
+
+def test_records_of_another_shape_are_not_updated():
+    bench = Bench(fieldcount=3, dataintegrity="false")
+    bench.properties = bench.properties.with_(fieldcount=4, readproportion=0, updateproportion=1)
+    tally = bench.drive(operations=100)
+    assert tally.returns(UPDATE) == {"UNEXPECTED_STATE": 100}
+    assert tally.histogram(UPDATE, "failed").count == 100
+
+
+@pytest.mark.parametrize("letter, kind", [("c", READ), ("a", UPDATE), ("f", READ_MODIFY_WRITE)])
+def test_what_is_not_there_is_not_found(letter, kind):
+    bench = Bench(letter)
+    bench.table = Table()
+    tally = bench.drive(operations=400)
+    assert set(tally.returns(kind)) == {"NOT_FOUND"}
+    assert tally.operations == 400
+
+
+def test_latency_is_what_the_database_took():
+    tally = Bench("c").drive(operations=30, connection={"delay": 2 * MS})
+    histogram = tally.histogram(READ)
+    assert histogram.minimum >= 2 * MS
+    assert histogram.percentile(50) < 4 * MS
+
+
+def test_a_window_overlaps_operations():
+    bench = Bench("c")
+    began = time.monotonic()
+    tally = bench.drive(operations=64, window=32, connection={"delay": 20 * MS})
+    assert time.monotonic() - began < 0.3  # one after the other they take 1.28 s
+    assert tally.histogram(READ).minimum >= 20 * MS
+
+
+def test_a_read_modify_write_is_a_read_and_an_update_one_after_the_other():
+    tally = Bench("f", readproportion=0).drive(operations=20, connection={"delay": 2 * MS})
+    assert tally.histogram(READ).count == tally.histogram(UPDATE).count == tally.histogram(READ_MODIFY_WRITE).count == 20
+    assert tally.histogram(READ_MODIFY_WRITE).minimum >= 4 * MS
+    assert tally.histogram(UPDATE).percentile(50) < 4 * MS
+
+
+def test_a_target_is_kept():
+    bench = Bench("c")
+    began = time.monotonic()
+    tally = bench.drive(operations=200, target=1000)
+    assert 0.19 < time.monotonic() - began < 1.0
+    assert tally.histogram(READ, "intended").count == 200
+
+
+def test_intended_latency_shows_a_stall_that_plain_latency_hides():
+    tally = Bench("c").drive(operations=200, target=1000, connection={"stall_at": 50, "stall": 100 * MS})
+    # One operation waited 100 ms, and about a hundred others should have begun meanwhile.
+    assert tally.histogram(READ).percentile(98) < 20 * MS
+    assert tally.histogram(READ, "intended").percentile(98) > 80 * MS
+    assert tally.histogram(READ, "intended").percentile(80) > 20 * MS
+
+
+def test_without_a_target_there_is_no_intended_latency():
+    assert Bench("c").drive(operations=10).histogram(READ, "intended").count == 0
+
+
+def test_a_stop_ends_a_run_without_end():
+    bench, stop, tallies = Bench("a"), StopFlag(), []
+    thread = threading.Thread(target=lambda: tallies.append(bench.drive(operations=0, stop=stop, window=8)))
+    thread.start()
+    time.sleep(0.02)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive() and stop.is_set()
+    (tally,) = tallies
+    assert tally.operations == sum(tally.histogram(kind).count for kind in (READ, UPDATE)) > 0
+
+
+def test_no_answer_ends_the_run_at_its_deadline():
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="3 operations in flight.*rfp.timeout"):
+        Bench("c").drive(operations=100, window=3, timeout=0.2, connection={"delay": 10_000 * MS})
+    assert 0.2 <= time.monotonic() - began < 2
+
+
+def test_slow_answers_are_no_missing_answers():
+    tally = Bench("c").drive(operations=4, timeout=0.1, connection={"delay": 60 * MS})
+    assert tally.operations == 4
+
+
+def test_a_lost_database_ends_the_run_with_its_reason():
+    with pytest.raises(ConnectionFailed, match="gone"):
+        Bench("c").drive(operations=100, connection={"lost_at": 50})
+
+
+@pytest.mark.parametrize("window", [0, 257])
+def test_a_window_that_the_database_does_not_have_is_refused(window):
+    with pytest.raises(InvalidArgument, match="between 1 and 256"):
+        Bench("c").drive(window=window)
+
+
+def test_operations_that_the_database_does_not_take_yet_are_submitted_again():
+    tally = Bench("a").drive(operations=500, window=16, connection={"takes": 3, "delay": 1000})
+    assert tally.operations == 500
+    assert set(tally.returns(READ)) == set(tally.returns(UPDATE)) == {"OK"}
+
+
+def test_threads_share_a_table():
+    bench = Bench("a", recordcount=500)
+    workload = Workload(bench.properties)
+    tallies = [Tally() for _ in range(4)]
+
+    def work(number):
+        run(bench.table.connect(), Stream(workload, number), tallies[number], StopFlag(), operations=5000, window=8)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [tally.operations for tally in tallies] == [5000] * 4
+    assert all(set(tally.returns(kind)) <= {"OK"} for tally in tallies for kind in range(len(METRIC_NAMES)))
+
+
+def test_requests_drawn_ahead_are_driven():
+    bench = Bench("b")
+    workload, tally = Workload(bench.properties), Tally()
+    stream = Stream(workload)
+    stream.predraw(64)
+    run(bench.table.connect(), stream, tally, StopFlag(), operations=1000, window=16)
+    assert tally.operations == 1000 and set(tally.returns(READ)) == {"OK"}

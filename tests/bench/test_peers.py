@@ -1,0 +1,169 @@
+"""Private servers: started, ready, measured, always gone; and what is said where one is missing."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from bench import phases
+from bench.databases import open_database
+from bench.peers import memcached, process, redis
+from bench.peers.process import PeerMissing, PeerProcess, program
+from bench.placement import Placement, pinned
+from bench.properties import read
+from rfp.errors import ConnectionFailed
+
+PEERS = {"redis": ("redis-server", "redis"), "memcached": ("memcached", "pylibmc"), "lmdb": (None, "lmdb")}
+
+
+def needs(name):
+    binary, module = PEERS[name]
+    if binary and shutil.which(binary) is None:
+        pytest.skip(f"{binary} is not installed")
+    pytest.importorskip(module)
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_a_peer_serves_workloads_and_leaves_nothing_behind(name):
+    needs(name)
+    p = read(["a"], ["recordcount=50", "operationcount=200", "dataintegrity=true", "fieldcount=2", "threadcount=2", "readproportion=0.9"])
+    with open_database(name, p, private=True) as database:
+        assert phases.load(database, p).metric("INSERT").returns == {"OK": 50}
+        result = phases.run(database, p)
+        assert result.operations == 200 and set(result.metric("VERIFY").returns) == {"OK"}
+        client = database.connect()
+        client.insert(b"mine", b"value")
+        assert client.read(b"mine") == b"value"
+        client.delete(b"mine")
+        assert client.read(b"mine") is None
+        client.close()
+        peer = getattr(database, "_peer", None)
+    if peer is not None:
+        assert not peer.directory.exists() and peer._process is None
+    elif name == "lmdb":
+        assert not Path(database._temporary).exists()
+
+
+def test_memcached_through_pymemcache():
+    needs("memcached")
+    pytest.importorskip("pymemcache")
+    p = read(["a"], ["recordcount=20", "operationcount=50", "memcached.client=pymemcache"])
+    with open_database("memcached", p, private=True) as database:
+        assert database.client.startswith("pymemcache")
+        phases.load(database, p)
+        assert set(phases.run(database, p).metric("READ").returns) == {"OK"}
+
+
+@pytest.mark.parametrize("start, binary, package", [(redis.start, "redis-server", "redis-server"), (memcached.start, "memcached", "memcached")])
+def test_a_missing_program_is_named_with_its_package(start, binary, package, monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(PeerMissing, match=rf"{binary} is not installed \(apt-get install {package}\)"):
+        start()
+
+
+@pytest.mark.parametrize("name, module", [("redis", "redis"), ("memcached", "pylibmc"), ("lmdb", "lmdb")])
+def test_a_missing_package_is_named_with_the_extra(name, module, monkeypatch):
+    for gone in (module, "pymemcache"):
+        monkeypatch.setitem(sys.modules, gone, None)
+    monkeypatch.delitem(sys.modules, f"bench.databases.{name}", raising=False)
+    with pytest.raises(PeerMissing, match=rf"{module}.*rfp-rnvm\[bench\]"):
+        open_database(name, read(["a"]), private=True)
+    monkeypatch.delitem(sys.modules, f"bench.databases.{name}", raising=False)
+
+
+@pytest.mark.parametrize("name, setting", [("redis", "redis.port=1"), ("memcached", "memcached.hosts=127.0.0.1:1")])
+def test_an_unreachable_server_says_what_to_do(name, setting):
+    pytest.importorskip(PEERS[name][1])
+    with pytest.raises(ConnectionFailed, match=f"rfp-ycsb bench {name}"):
+        open_database(name, read(["a"], [setting]))
+
+
+def test_a_server_that_ends_at_once_is_quoted():
+    with pytest.raises(ConnectionFailed, match=r"broken ended at once \(code 3\): no luck today"):
+        PeerProcess("broken", [sys.executable, "-c", "print('no luck today'); raise SystemExit(3)"])
+
+
+def test_a_server_that_never_listens_is_given_up_and_killed():
+    started = []
+    with pytest.raises(ConnectionFailed, match="no connections after 0.3 s"):
+        try:
+            PeerProcess("deaf", [program("sleep", "coreutils"), "60"], deadline=0.3)
+        finally:
+            started += [path for path in Path(process.tempfile.gettempdir()).glob("rfp-ycsb-deaf-*")]
+    assert not started
+
+
+LISTEN = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(60)"
+
+
+def test_a_server_that_ignores_the_polite_signal_is_killed():
+    code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + LISTEN
+    peer = PeerProcess("stubborn", [sys.executable, "-c", code, "{socket}"])
+    pid = peer.pid
+    os.kill(pid, 0)
+    peer._process.wait = quick(peer._process.wait)
+    peer.stop()
+    peer.stop()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def quick(wait):
+    """wait() with less patience."""
+    return lambda timeout=None: wait(0.2 if timeout else None)
+
+
+def test_a_server_dies_with_a_killed_benchmark():
+    code = textwrap.dedent(f"""
+        import sys, time
+        from bench.peers.process import PeerProcess
+        peer = PeerProcess("orphan", [sys.executable, "-c", {LISTEN!r}, "{{socket}}"])
+        print(peer.pid, peer.directory, flush=True)
+        time.sleep(60)
+    """)
+    root = Path(__file__).parents[2]
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": str(root)})
+    try:
+        pid, directory = child.stdout.readline().split()
+        os.kill(int(pid), 0)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        until = time.monotonic() + 5
+        while alive(int(pid)):
+            assert time.monotonic() < until
+            time.sleep(0.01)
+    finally:
+        child.kill()
+        child.stdout.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_servers_and_clients_get_different_cpus():
+    placement = Placement.choose()
+    if placement is None:
+        pytest.skip("one CPU")
+    assert placement.client and placement.server and not placement.client & placement.server
+    before = os.sched_getaffinity(0)
+    with PeerProcess("pinned", [sys.executable, "-c", LISTEN, "{socket}"], cpus=placement.server) as peer:
+        assert os.sched_getaffinity(peer.pid) == placement.server
+    with pinned(placement.client):
+        assert os.sched_getaffinity(0) == placement.client
+    assert os.sched_getaffinity(0) == before
+
+
+def test_one_cpu_is_not_divided(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
+    assert Placement.choose() is None

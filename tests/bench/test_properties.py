@@ -1,0 +1,126 @@
+"""Property files as YCSB's users write them."""
+
+import pytest
+
+from bench import properties
+from bench.properties import KNOWN, WORKLOADS, Properties, find_workload, parse, read
+from rfp.errors import InvalidArgument
+
+
+def test_all_separators_comments_and_continuations_are_read():
+    text = """
+# a comment
+! another
+recordcount=10
+operationcount : 20
+fieldcount 5
+   label\t=  two words
+redis.host=a,\\
+    b
+empty=
+path=C\\:\\\\x\\u0041
+"""
+    assert parse(text) == {
+        "recordcount": "10", "operationcount": "20", "fieldcount": "5", "label": "two words", "redis.host": "a,b", "empty": "",
+        "path": "C:\\xA",
+    }  # fmt: skip
+
+
+def test_later_files_override_earlier_ones_and_settings_override_all(tmp_path):
+    (tmp_path / "one").write_text("recordcount=1\noperationcount=1\nfieldcount=1\n")
+    (tmp_path / "two").write_text("operationcount=2\nfieldcount=2\n")
+    found = read([tmp_path / "one", tmp_path / "two"], ["fieldcount=3"])
+    assert (found["recordcount"], found["operationcount"], found["fieldcount"]) == (1, 2, 3)
+
+
+def test_defaults_are_ycsbs():
+    p = Properties()
+    assert (p["fieldcount"], p["fieldlength"], p["readproportion"], p["requestdistribution"]) == (10, 100, 0.95, "uniform")
+    assert (p["threadcount"], p["target"], p["hdrhistogram.percentiles"]) == (1, 0, (50, 95, 99))
+
+
+@pytest.mark.parametrize(
+    "letter, mix, distribution",
+    [
+        ("a", (0.5, 0.5, 0, 0), "zipfian"),
+        ("b", (0.95, 0.05, 0, 0), "zipfian"),
+        ("c", (1, 0, 0, 0), "zipfian"),
+        ("d", (0.95, 0, 0.05, 0), "latest"),
+        ("f", (0.5, 0, 0, 0.5), "zipfian"),
+    ],
+)
+def test_the_core_workloads_are_ycsbs(letter, mix, distribution):
+    p = read([letter])
+    assert tuple(p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")) == mix
+    assert p["requestdistribution"] == distribution
+    assert (p["recordcount"], p["operationcount"], p["readallfields"], p["scanproportion"]) == (1000, 1000, True, 0)
+
+
+def test_workloads_are_found_by_path_by_name_and_by_letter():
+    path = WORKLOADS / "workloada"
+    assert find_workload(path) == find_workload("workloada") == find_workload("a") == find_workload("A") == path
+    # YCSB's own path for it, which may not exist here.
+    assert find_workload("workloads/workloada") == path
+
+
+def test_workload_e_says_why_it_is_not_there():
+    with pytest.raises(InvalidArgument, match="scans"):
+        find_workload("workloade")
+    with pytest.raises(InvalidArgument, match="workloada, workloadb"):
+        find_workload("nonsense")
+
+
+def test_an_unknown_property_is_warned_about_once_by_name(capsys, monkeypatch):
+    monkeypatch.setattr(Properties, "_warned", set())
+    Properties({"recordcuont": "5", "table": "t"})
+    Properties({"recordcuont": "5", "table": "t"})
+    said = capsys.readouterr().err
+    assert said.count("recordcuont") == 1
+    assert "did you mean recordcount?" in said
+    assert "table has no effect: a key-value store has one" in said
+
+
+@pytest.mark.parametrize(
+    "setting, why",
+    [
+        ("recordcount=many", "recordcount"),
+        ("recordcount=0", "at least 1"),
+        ("threadcount=-1", "not negative"),
+        ("readproportion=-0.5", "not negative"),
+        ("requestdistribution=normal", "zipfian_exact"),
+        ("readallfields=perhaps", "true or false"),
+        ("workload=site.ycsb.workloads.TimeSeriesWorkload", "CoreWorkload"),
+        ("hdrhistogram.percentiles=50,200", "between 0 and 100"),
+        ("exporter=xml", "jsonarray"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_what_would(setting, why):
+    with pytest.raises(InvalidArgument, match=why):
+        read([], [setting])
+
+
+def test_a_setting_without_a_value_is_refused():
+    with pytest.raises(InvalidArgument, match="name=value"):
+        read([], ["recordcount"])
+
+
+def test_ycsbs_exporter_classes_have_short_names():
+    for given, short in [
+        ("site.ycsb.measurements.exporter.TextMeasurementsExporter", "text"),
+        ("com.yahoo.ycsb.measurements.exporter.JSONMeasurementsExporter", "json"),
+        ("JSONArrayMeasurementsExporter", "jsonarray"),
+        ("json", "json"),
+    ]:
+        assert Properties({"exporter": given})["exporter"] == short
+
+
+def test_counts_may_have_a_unit():
+    p = Properties({"recordcount": "5k", "operationcount": "2M", "lmdb.mapsize": "1_000"})
+    assert (p["recordcount"], p["operationcount"], p["lmdb.mapsize"]) == (5000, 2_000_000, 1000)
+
+
+def test_every_default_fits_its_own_property_and_has_a_meaning():
+    for known in KNOWN.values():
+        assert known.meaning
+        assert known.default is None or known.parse(known.default) is not None
+    assert not KNOWN.keys() & properties.WITHOUT_EFFECT.keys()

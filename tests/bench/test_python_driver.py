@@ -1,0 +1,183 @@
+"""The loop in Python, on tables that do as they are told."""
+
+import threading
+import time
+
+import pytest
+
+from bench._driver import StopFlag
+from bench._tally import METRIC_NAMES, Tally
+from bench._workload import Stream, Workload
+from bench.python_driver import FAILURES, Driver
+from bench.properties import read
+from rfp.errors import ConnectionFailed
+
+READ, UPDATE, INSERT, READ_MODIFY_WRITE, VERIFY, CLEANUP = range(len(METRIC_NAMES))
+
+
+class Refused(Exception):
+    """What the table below raises."""
+
+
+class Client:
+    """A dict that takes `delay` seconds for each call and fails the calls whose numbers are in `fails`."""
+
+    errors = (Refused, OSError)
+
+    def __init__(self, delay=0.0, fails=(), error=Refused):
+        self.table, self.delay, self.fails, self.error, self.calls = {}, delay, fails, error, 0
+
+    def _call(self):
+        self.calls += 1
+        if self.delay:
+            time.sleep(self.delay)
+        if self.calls in self.fails:
+            raise self.error("as told")
+
+    def read(self, key):
+        self._call()
+        return self.table.get(key)
+
+    def insert(self, key, value):
+        self._call()
+        self.table[key] = value
+
+    update = insert
+
+    def delete(self, key):
+        del self.table[key]
+
+    def close(self):
+        pass
+
+
+def properties(*names, **given):
+    given = {"recordcount": 100, "dataintegrity": "true", "fieldcount": 3, "fieldlength": 20} | given
+    return read(names, [f"{name}={value}" for name, value in given.items()])
+
+
+def drive(p, client, operations, *, loading=False, stop=None, **options):
+    workload = Workload(p, loading=loading)
+    tally = Tally()
+    run = {name: options.pop(name) for name in ("target", "offset") if name in options}
+    driver = Driver(client, Stream(workload), tally, stop or StopFlag(), verify=workload.verifies, loading=loading, **options)
+    try:
+        driver.run(operations, **run)
+    finally:
+        client.workload, client.tally = workload, tally
+    return tally
+
+
+def loaded(p, **client):
+    made = Client(**client)
+    drive(p, made, p["recordcount"], loading=True)
+    made.calls = 0
+    return made
+
+
+@pytest.mark.parametrize("letter", "abcdf")
+def test_every_workload_ends_with_all_operations_answered_and_verified(letter):
+    p = properties(letter)
+    client = loaded(p)
+    assert len(client.table) == 100
+    tally = drive(p, client, 1000)
+    assert tally.operations == 1000
+    assert all(set(tally.returns(kind)) <= {"OK"} for kind in range(len(METRIC_NAMES)))
+    assert tally.histogram(VERIFY).count == tally.histogram(READ).count > 0
+    assert len(client.table) == 100 + tally.histogram(INSERT).count == client.workload.records
+
+
+def test_both_drivers_write_the_same_records():
+    from bench._driver import run
+    from bench._inproc import Table
+
+    p = properties()
+    client, table, tally = loaded(p), Table(), Tally()
+    run(table.connect(), Stream(Workload(p, loading=True)), tally, StopFlag(), operations=100, window=4)
+    # What the one has written verifies for the other.
+    seen = Tally()
+    run(table.connect(), Stream(Workload(p.with_(readproportion=1, updateproportion=0))), seen, StopFlag(), operations=200)
+    assert seen.returns(VERIFY) == {"OK": 200}
+    stream = Stream(Workload(p))
+    assert all(stream.intact(client.table[key], number) for _, key, _, number in (stream.draw() for _ in range(100)))
+
+
+def test_what_is_not_there_is_not_found():
+    p = properties(readproportion=0.4, updateproportion=0.3, readmodifywriteproportion=0.3)
+    tally = drive(p, Client(), 300)
+    assert {kind: set(tally.returns(kind)) for kind in (READ, UPDATE, READ_MODIFY_WRITE)} == {
+        READ: {"NOT_FOUND"}, UPDATE: {"NOT_FOUND"}, READ_MODIFY_WRITE: {"NOT_FOUND"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("error, status", [(Refused, "ERROR"), (ConnectionResetError, "SERVICE_UNAVAILABLE")])
+def test_a_failed_operation_is_counted_and_the_run_goes_on(error, status):
+    p = properties("c")
+    client = loaded(p)
+    client.fails, client.error = {3, 4, 9}, error
+    tally = drive(p, client, 20)
+    assert tally.returns(READ) == {"OK": 17, status: 3}
+    assert tally.histogram(READ, "failed").count == 3
+    assert tally.operations == 20
+
+
+def test_too_many_failures_in_a_row_end_the_run():
+    p = properties("c")
+    client = loaded(p)
+    client.fails = range(50, 1000)
+    with pytest.raises(ConnectionFailed, match="100 operations in a row failed.*as told"):
+        drive(p, client, 1000)
+    assert client.tally.returns(READ)["ERROR"] == FAILURES
+
+
+def test_failed_inserts_are_tried_again_as_often_as_asked():
+    p = properties(insertproportion=1, readproportion=0, updateproportion=0)
+    client = loaded(p)
+    client.fails = {2, 3, 7, 8, 9}
+    tally = drive(p, client, 5, retries=2, retry_after=0.001)
+    assert tally.returns(INSERT) == {"OK": 4, "ERROR": 1}
+
+
+def test_a_failed_insert_does_not_hold_back_what_readers_may_ask_for():
+    p = properties(insertproportion=1, readproportion=0, updateproportion=0)
+    client = loaded(p)
+    client.fails = {1}
+    drive(p, client, 10)
+    assert client.workload.records == 110
+
+
+def test_a_target_is_kept_and_intended_latency_shows_what_a_slow_database_hides():
+    p = properties("c")
+    client = loaded(p)
+    client.delay = 0.004
+    began = time.monotonic()
+    tally = drive(p, client, 50, target=500)
+    assert time.monotonic() - began >= 0.2
+    # Twice too slow for the target: each operation begins 2 ms later than it should have.
+    assert tally.histogram(READ).percentile(50) < 15e6
+    assert tally.histogram(READ, "intended").percentile(90) > 80e6
+    quick = drive(p, loaded(p), 50, target=500)
+    assert quick.histogram(READ, "intended").percentile(50) < 10e6
+
+
+def test_a_stop_ends_a_run_without_end():
+    p, stop = properties("a"), StopFlag()
+    client = loaded(p)
+    thread = threading.Thread(target=drive, args=(p, client, 0), kwargs={"stop": stop})
+    thread.start()
+    time.sleep(0.02)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive() and client.tally.operations > 0
+
+
+def test_a_stop_is_noticed_while_waiting_for_the_target():
+    p, stop = properties("a"), StopFlag()
+    client = loaded(p)
+    client.calls = 0
+    thread = threading.Thread(target=drive, args=(p, client, 10), kwargs={"stop": stop, "target": 0.01, "offset": 50})
+    thread.start()
+    time.sleep(0.02)
+    stop.set()
+    thread.join(5)
+    assert not thread.is_alive() and client.tally.operations == client.calls == 0

@@ -1,0 +1,255 @@
+"""The emulated network: how long requests take, at which moment they happen, and how many of them pass in a second.
+
+Lower bounds are exact.  Upper bounds leave room for a machine that does other things too.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from itertools import pairwise
+
+import pytest
+
+from rfp._fabric import BOUNDS, FETCH_ADD, FLUSHED, READ, RIGHTS, SUCCESS, WRITE, WRITE_NOTIFY
+from rfp._litmus import round_trips
+from rfp._shm import ShmFabric
+from rfp.errors import InvalidArgument
+
+from .ends import connected
+
+MS = 1_000_000
+US = 1_000
+
+
+def drain(pair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
+    """The next n completions."""
+    deadline = time.monotonic() + seconds
+    completions: list[tuple[int, int, int]] = []
+    while len(completions) < n:
+        completions += pair.poll(min(64, n - len(completions)))
+        assert time.monotonic() < deadline
+    return completions
+
+
+def seconds_for(end, n: int, opcode: int = READ) -> float:
+    """How long n requests take that are posted as fast as the queue takes them."""
+    began = time.monotonic()
+    posted = done = 0
+    while done < n:
+        posted += posted < n and end.pair.post(opcode, end.memory, 128, end.theirs, 128, 8)
+        done += len(end.pair.poll(64))
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("opcode", [READ, WRITE, WRITE_NOTIFY, FETCH_ADD])
+@pytest.mark.parametrize("rtt", [2 * US, 20 * US, 100 * US])
+def test_a_request_takes_one_round_trip_and_hardly_more(opcode, rtt):
+    with connected(ShmFabric(rtt_ns=rtt), ShmFabric(rtt_ns=rtt)) as (a, _):
+        took = sorted(round_trips(a.pair, a.memory, a.theirs, opcode, 128, 8, 200))
+        assert took[0] >= rtt
+        assert took[20] <= rtt + 500       # 100 ns, two looks at the clock, and a wide margin
+
+
+def test_without_emulation_nothing_waits():
+    with connected(ShmFabric(), ShmFabric()) as (a, _):
+        assert not a.pair.emulated
+        assert sorted(round_trips(a.pair, a.memory, a.theirs, READ, 128, 8, 200))[20] < 1 * US
+
+
+def test_a_write_lands_after_half_a_round_trip_and_completes_after_the_other_half():
+    rtt = 60 * MS
+    with connected(ShmFabric(rtt_ns=rtt), ShmFabric()) as (a, b):
+        a.memory.write(128, b"x")
+        began = time.monotonic_ns()
+        a.pair.post(WRITE, a.memory, 128, a.theirs, 128, 1)
+        while b.memory.read(128, 1) != b"x":
+            assert a.pair.poll() == []
+        landed = time.monotonic_ns() - began
+        drain(a.pair, 1)
+        assert rtt // 2 <= landed < rtt
+        assert rtt <= time.monotonic_ns() - began < 2 * rtt
+
+
+def test_a_read_brings_what_stands_there_half_a_round_trip_later():
+    rtt = 60 * MS
+    with connected(ShmFabric(rtt_ns=rtt), ShmFabric()) as (a, b):
+        began = time.monotonic_ns()
+        a.pair.post(READ, a.memory, 128, a.theirs, 128, 8)
+        while a.pair.poll() == []:
+            b.memory.write(128, struct.pack("<Q", time.monotonic_ns() - began))
+        assert rtt <= time.monotonic_ns() - began
+        sampled, = struct.unpack("<Q", a.memory.read(128, 8))
+        assert rtt // 2 - 10 * MS <= sampled < rtt
+
+
+def test_the_longer_of_two_round_trips_counts_for_both_sides():
+    with connected(ShmFabric(rtt_ns=20 * US), ShmFabric(rtt_ns=200 * US)) as ends:
+        for end in ends:
+            assert end.pair.emulated
+            assert min(round_trips(end.pair, end.memory, end.theirs, READ, 128, 8, 20)) >= 200 * US
+
+
+def test_a_side_that_emulates_nothing_is_like_its_peer():
+    with connected(ShmFabric(rtt_ns=50 * US, in_iops=20_000), ShmFabric()) as (a, b):
+        assert (a.pair.emulated, b.pair.emulated) == (True, True)
+        for end in (a, b):
+            assert 50 * 50e-6 <= seconds_for(end, 51) < 1
+
+
+def test_many_requests_are_on_the_way_at_once():
+    with connected(ShmFabric(rtt_ns=20 * MS), ShmFabric()) as (a, _):
+        assert 0.020 <= seconds_for(a, 200) < 0.2      # one after the other they would take 4 s
+
+
+def test_the_target_takes_requests_in_no_faster_than_its_rate():
+    with connected(ShmFabric(), ShmFabric(in_iops=10_000)) as (a, _):
+        assert 200 * 100e-6 <= seconds_for(a, 201) < 200 * 100e-6 * 3
+
+
+def test_the_poster_sends_requests_out_no_faster_than_its_rate():
+    with connected(ShmFabric(out_iops=10_000), ShmFabric(in_iops=1_000_000)) as (a, _):
+        assert 200 * 100e-6 <= seconds_for(a, 201) < 200 * 100e-6 * 3
+
+
+def test_each_direction_of_each_side_has_its_own_rate():
+    slow_out = ShmFabric(out_iops=2_000, in_iops=1_000_000)
+    fast = ShmFabric(out_iops=1_000_000, in_iops=1_000_000)
+    with connected(slow_out, fast) as (a, b):
+        assert seconds_for(a, 21) >= 20 * 500e-6
+        assert seconds_for(b, 21) < 20 * 500e-6        # into the slow-out side nothing is slow
+
+
+def test_rates_are_accurate_to_a_few_percent():
+    with connected(ShmFabric(), ShmFabric(in_iops=1_000_000)) as (a, _):
+        took = sorted(round_trips(a.pair, a.memory, a.theirs, READ, 128, 8, 500))
+        assert 900 <= took[250] <= 1500        # one at a time: each waits for the engine to be free again
+
+
+def test_two_peers_share_the_rate_of_the_one_they_go_to():
+    server = ShmFabric(in_iops=10_000)
+    with server.register(4096, 7) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second:
+        with connected(ShmFabric(), server, bells=(bells, first)) as (a, _), connected(
+                ShmFabric(), server, bells=(bells, second)) as (c, _):
+            began = time.monotonic()
+            posted = [0, 0]
+            done = 0
+            while done < 202:
+                for i, end in enumerate((a, c)):
+                    posted[i] += posted[i] < 101 and end.pair.post(READ, end.memory, 128, end.theirs, 128, 8)
+                    done += len(end.pair.poll(64))
+            assert 201 * 100e-6 <= time.monotonic() - began < 201 * 100e-6 * 3
+
+
+def test_what_queues_at_one_posters_adapter_does_not_hold_the_targets():
+    server = ShmFabric(in_iops=100_000)
+    with server.register(4096, 7) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second:
+        with connected(ShmFabric(out_iops=100), server, bells=(bells, first)) as (slow, _), connected(
+                ShmFabric(out_iops=1e9), server, bells=(bells, second)) as (fast, _):
+            for _ in range(100):
+                assert slow.pair.post(READ, slow.memory, 128, slow.theirs, 128, 8) == 1
+            slow.pair.poll()
+            assert seconds_for(fast, 10) < 0.1         # the slow one's 100 take a second
+            assert len(slow.pair.poll(64)) < 50
+
+
+def test_nonsense_in_the_engine_that_peers_share_stops_nobody():
+    with connected(ShmFabric(), ShmFabric(in_iops=1_000_000)) as (a, b):
+        b.memory.write(8, struct.pack("<Q", 2**64 - 1))
+        assert seconds_for(a, 10) < 1.0
+
+
+def test_a_short_write_may_reuse_its_memory_at_once_and_a_long_one_not():
+    with connected(ShmFabric(rtt_ns=2 * MS), ShmFabric()) as (a, b):
+        for length in (a.pair.max_inline, a.pair.max_inline + 1):
+            a.memory.write(1024, b"1" * length)
+            a.pair.post(WRITE, a.memory, 1024, a.theirs, 1024, length)
+            a.memory.write(1024, b"2" * length)
+            drain(a.pair, 1)
+            assert b.memory.read(1024, length) == (b"1" if length == a.pair.max_inline else b"2") * length
+
+
+def test_a_full_queue_takes_no_more_until_something_is_complete():
+    with connected(ShmFabric(rtt_ns=50 * MS), ShmFabric()) as (a, _):
+        taken = 0
+        while a.pair.post(READ, a.memory, 128, a.theirs, 128, 8, id=taken):
+            taken += 1
+        assert taken == a.pair.depth
+        assert [each for each, _, _ in drain(a.pair, 1)] == [0]
+        assert a.pair.post(READ, a.memory, 128, a.theirs, 128, 8, id=taken) == 1
+        assert [each for each, _, _ in drain(a.pair, taken)] == list(range(1, taken + 1))
+
+
+def test_unsignaled_requests_make_room_by_themselves():
+    with connected(ShmFabric(rtt_ns=1 * MS), ShmFabric()) as (a, b):
+        deadline = time.monotonic() + 10
+        posted = 0
+        while posted < 2 * a.pair.depth:
+            posted += a.pair.post(FETCH_ADD, a.memory, 128, a.theirs, 128, 8, operand=1, flags=0)
+            assert time.monotonic() < deadline
+        while not a.pair.post(READ, a.memory, 128, a.theirs, 128, 8, id=7):
+            assert time.monotonic() < deadline
+        assert drain(a.pair, 1) == [(7, READ, SUCCESS)]
+        assert b.memory.read(128, 8) == struct.pack("<Q", posted)
+
+
+def test_a_refused_request_completes_in_its_turn():
+    with connected(ShmFabric(rtt_ns=1 * MS), ShmFabric()) as (a, _):
+        for each, (opcode, offset) in enumerate([(READ, 128), (READ, 2**64 - 1), (99, 0), (WRITE, 128)]):
+            a.pair.post(opcode, a.memory, 128, a.theirs, offset, 8, id=each)
+        assert drain(a.pair, 4) == [(0, READ, SUCCESS), (1, READ, BOUNDS), (2, 99, RIGHTS), (3, WRITE, SUCCESS)]
+
+
+def test_memory_closed_while_a_request_is_on_its_way_is_out_of_bounds():
+    with connected(ShmFabric(rtt_ns=2 * MS), ShmFabric()) as (a, _):
+        a.pair.post(READ, a.memory, 128, a.theirs, 128, 8)
+        a.memory.close()
+        assert drain(a.pair, 1) == [(0, READ, BOUNDS)]
+
+
+def test_a_pair_that_closes_flushes_what_is_on_its_way_and_none_of_it_lands():
+    with connected(ShmFabric(rtt_ns=1 * MS), ShmFabric()) as (a, b):
+        a.memory.write(128, b"hello")
+        a.pair.post(WRITE, a.memory, 128, a.theirs, 128, 5, flags=0, id=3)
+        a.pair.post(READ, a.memory, 192, a.theirs, 128, 5, id=4)
+        a.pair.close()
+        assert a.pair.poll(3) == [(3, WRITE, FLUSHED), (4, READ, FLUSHED)]
+        time.sleep(0.003)
+        assert a.pair.poll(1) == []
+        assert b.memory.read(128, 5) == bytes(5)
+
+
+def test_a_notify_rings_when_it_lands_and_not_before():
+    with connected(ShmFabric(rtt_ns=20 * MS), ShmFabric()) as (a, b):
+        armed = b.channel.arm()
+        a.pair.post(WRITE_NOTIFY, a.memory, 128, a.theirs, 128, 8)
+        assert not b.channel.sleep(armed, 0.0)
+        armed = b.channel.arm()
+        drain(a.pair, 1)
+        assert b.channel.sleep(armed, 10.0)
+
+
+def test_requests_happen_in_the_order_of_posting():
+    with connected(ShmFabric(rtt_ns=1 * MS, in_iops=1e6), ShmFabric()) as (a, _):
+        for each in range(1, 50):
+            a.memory.write(128, struct.pack("<Q", each))
+            a.pair.post(WRITE, a.memory, 128, a.theirs, 128, 8, flags=0)
+            a.pair.post(READ, a.memory, 128 + 8 * each, a.theirs, 128, 8)
+        drain(a.pair, 49)
+        seen = struct.unpack("<49Q", a.memory.read(136, 49 * 8))
+        assert seen == tuple(range(1, 50))
+        assert all(second > first for first, second in pairwise(seen))
+
+
+@pytest.mark.parametrize("figures", [
+    {"rtt_ns": -1}, {"rtt_ns": 10**9 + 1}, {"in_iops": -1}, {"in_iops": 0.5}, {"out_iops": 2e9}, {"out_iops": float("nan")}])
+def test_figures_that_cannot_be_are_refused(figures):
+    with pytest.raises(InvalidArgument):
+        ShmFabric(**figures)
+
+
+def test_a_fabric_says_whether_it_emulates():
+    assert not ShmFabric().emulated
+    assert not ShmFabric(rtt_ns=0, in_iops=0, out_iops=0).emulated
+    for figures in ({"rtt_ns": 1}, {"in_iops": 1e9}, {"out_iops": 1}):
+        assert ShmFabric(**figures).emulated

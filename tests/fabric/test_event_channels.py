@@ -1,0 +1,169 @@
+"""Sleeping and waking: an event channel's three steps, and that no wake-up is ever lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from rfp import _litmus
+from rfp._fabric import REMOTE_READ, REMOTE_WRITE, SUCCESS, WRITE, WRITE_NOTIFY
+from rfp._shm import ShmFabric
+from rfp.errors import Closed, InvalidArgument
+
+from .ends import PAGE, connected
+
+LONG = 10.0        # seconds; no test sleeps that long unless a wake-up was lost
+
+
+@pytest.fixture
+def ends():
+    with connected(ShmFabric(), ShmFabric()) as ends:
+        yield ends
+
+
+def test_a_notify_between_arm_and_sleep_makes_sleep_return_at_once(ends):
+    a, b = ends
+    armed = b.channel.arm()
+    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
+    began = time.monotonic()
+    assert b.channel.sleep(armed, LONG)
+    assert time.monotonic() - began < LONG / 2
+
+
+def test_a_wake_between_arm_and_sleep_makes_sleep_return_at_once(ends):
+    channel = ends[0].channel
+    armed = channel.arm()
+    channel.wake()
+    assert channel.sleep(armed, LONG)
+
+
+def test_a_sleep_without_a_notify_ends_by_time_out(ends):
+    a, b = ends
+    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS       # before arm: for nobody
+    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS
+    armed = b.channel.arm()
+    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS              # no notify
+    began = time.monotonic()
+    assert not b.channel.sleep(armed, 0.02)
+    assert time.monotonic() - began >= 0.02
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0])
+def test_a_sleep_of_no_time_only_looks(ends, seconds):
+    channel = ends[0].channel
+    assert not channel.sleep(channel.arm(), seconds)
+
+
+def test_a_disarmed_channel_is_not_woken_later(ends):
+    a, b = ends
+    b.channel.arm()
+    b.channel.disarm()
+    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
+    assert not b.channel.sleep(b.channel.arm(), 0.001)
+
+
+@pytest.mark.parametrize("how", ["notify", "wake"])
+def test_a_sleeping_thread_is_woken(ends, how):
+    a, b = ends
+    woken = []
+    sleeper = threading.Thread(target=lambda: woken.append(b.channel.sleep(b.channel.arm(), LONG)))
+    sleeper.start()
+    deadline = time.monotonic() + LONG
+    while sleeper.is_alive() and time.monotonic() < deadline:      # also when the first one came before arm
+        if how == "notify":
+            assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
+        else:
+            b.channel.wake()
+        sleeper.join(0.001)
+    sleeper.join()
+    assert woken == [True]
+
+
+def test_a_notify_of_nothing_rings_too(ends):
+    a, b = ends
+    armed = b.channel.arm()
+    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 0) == SUCCESS
+    assert b.channel.sleep(armed, LONG)
+
+
+def test_a_refused_notify_wakes_nobody(ends):
+    a, b = ends
+    armed = b.channel.arm()
+    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 2**64 - 1, 8) != SUCCESS
+    assert not b.channel.sleep(armed, 0.001)
+
+
+def test_channels_in_one_region_ring_apart():
+    fabric = ShmFabric()
+    with fabric.register(PAGE, REMOTE_WRITE) as bells:
+        first, second = (fabric.event_channel(bells, offset) for offset in (0, 64))
+        armed = first.arm(), second.arm()
+        first.wake()
+        assert first.sleep(armed[0], LONG)
+        assert not second.sleep(armed[1], 0.001)
+
+
+def test_a_peer_that_writes_nonsense_into_the_bell_causes_wake_ups_and_no_more(ends):
+    a, b = ends
+    armed = b.channel.arm()
+    a.theirs.write(0, b"\xff" * 64)
+    assert b.channel.sleep(armed, LONG)
+    armed = b.channel.arm()
+    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
+    assert b.channel.sleep(armed, LONG)
+
+
+@pytest.mark.parametrize("offset", [1, 4, 32, PAGE, PAGE - 32, 2**64 - 64])
+def test_a_bell_has_a_cache_line_to_itself(offset):
+    with ShmFabric().register(PAGE, REMOTE_WRITE) as region, pytest.raises(InvalidArgument, match="cache line"):
+        ShmFabric().event_channel(region, offset)
+
+
+def test_a_bell_that_peers_could_not_take_back_is_refused():
+    with ShmFabric().register(PAGE, REMOTE_READ) as region, pytest.raises(InvalidArgument, match="REMOTE_WRITE"):
+        ShmFabric().event_channel(region, 0)
+
+
+def test_a_channel_in_a_closed_region_is_refused():
+    region = ShmFabric().register(PAGE, REMOTE_WRITE)
+    region.close()
+    with pytest.raises(Closed):
+        ShmFabric().event_channel(region, 0)
+
+
+def test_a_closed_channel_sleeps_no_more_and_closes_again(ends):
+    channel = ends[0].channel
+    channel.close()
+    channel.close()
+    channel.wake()
+    channel.disarm()
+    assert not channel.sleep(channel.arm(), LONG)
+    with pytest.raises(Closed):
+        ShmFabric().queue_pair(channel, -1, -1)
+
+
+def lost_wakeups(ends, rounds: int, step: float) -> int:
+    """How many of `rounds` wake-ups get lost between two threads that meet at every distance; gives up after ten."""
+    a, b = ends
+    with ThreadPoolExecutor(2) as pool:
+        sleeper = pool.submit(_litmus.sleeper, b.channel, b.memory, 128, rounds, step=step)
+        waker = pool.submit(_litmus.waker, a.pair, a.memory, a.theirs, 128, rounds)
+        waker.result()
+        return sleeper.result()
+
+
+def test_no_wake_up_is_lost_in_a_hundred_thousand(ends):
+    assert lost_wakeups(ends, 100_000, step=LONG) == 0
+
+
+@pytest.mark.parametrize("length", [16, 64, 128, 504, 512, 4096])
+def test_a_read_of_what_is_being_published_sees_it_in_order(ends, length):
+    a, b = ends
+    with ThreadPoolExecutor(2) as pool:
+        publisher = pool.submit(_litmus.publisher, b.memory, 4096, length, 5000)
+        fetcher = pool.submit(_litmus.fetcher, a.pair, a.memory, a.theirs, 4096, length, 5000)
+        publisher.result()
+        assert fetcher.result() == 0

@@ -1,0 +1,106 @@
+"""A forked child inherits nothing of the fabric that works, and harms nobody."""
+
+from __future__ import annotations
+
+import gc
+import mmap
+import os
+import subprocess
+import sys
+import traceback
+
+import pytest
+
+from rfp._fabric import FLUSHED, READ, SUCCESS, WRITE
+from rfp._shm import ShmFabric
+from rfp.errors import Closed
+
+from .conftest import shared_maps
+from .ends import PAGE, connected
+
+
+def in_child(check) -> None:
+    """Runs check() in a forked child; fails here with what it printed if it failed there."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            check()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def memfds() -> list[str]:
+    links = []
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            links.append(os.readlink(f"/proc/self/fd/{fd}"))
+        except OSError:
+            continue
+    return [link for link in links if "memfd:rfp" in link]
+
+
+@pytest.fixture
+def ends():
+    with connected(ShmFabric(), ShmFabric()) as ends:
+        yield ends
+
+
+def test_a_child_has_neither_the_mappings_nor_the_file_descriptors(ends):
+    assert len(shared_maps()) == 4
+    assert len(memfds()) == 2
+
+    def check():
+        assert shared_maps() == []
+        assert memfds() == []
+    in_child(check)
+
+
+def test_a_childs_handles_refuse_and_the_parents_go_on(ends):
+    a, b = ends
+    a.memory.write(64, b"hello")
+
+    def check():
+        assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 5) == FLUSHED
+        assert not a.pair.alive()
+        assert not a.channel.sleep(a.channel.arm(), 1.0)
+        a.channel.wake()
+        for call in (lambda: a.memory.read(0, 1), lambda: a.theirs.read(0, 1), lambda: a.theirs.write(0, b"x"),
+                     a.memory.fileno, a.memory.descriptor, a.pair.descriptor):
+            with pytest.raises(Closed):
+                call()
+    in_child(check)
+    assert b.memory.read(64, 5) == bytes(5)
+    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 5) == SUCCESS
+    assert b.memory.read(64, 5) == b"hello"
+
+
+def test_a_child_that_drops_its_handles_unmaps_nothing_of_its_own():
+    held = [ShmFabric().register(64 * PAGE, 7) for _ in range(4)]
+
+    def check():
+        mine = [mmap.mmap(-1, 64 * PAGE) for _ in range(16)]       # likely to stand where the regions were
+        held.clear()
+        gc.collect()
+        for each in mine:
+            each[:] = b"x" * len(each)
+    in_child(check)
+    held.clear()
+
+
+def test_a_child_uses_the_fabric_anew():
+    with connected(ShmFabric(), ShmFabric()):
+        def check():
+            with connected(ShmFabric(), ShmFabric()) as (a, b):
+                b.memory.write(64, b"hello")
+                assert a.pair.execute(READ, a.memory, 64, a.theirs, 64, 5) == SUCCESS
+                assert a.memory.read(64, 5) == b"hello"
+        in_child(check)
+
+
+def test_a_program_started_from_here_inherits_no_file_descriptor(ends):
+    code = "import os; print([os.readlink(f'/proc/self/fd/{fd}') for fd in range(3, 100) if os.path.exists(f'/proc/self/fd/{fd}')])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, close_fds=False)
+    assert "memfd:rfp" not in out.stdout
