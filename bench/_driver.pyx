@@ -9,7 +9,7 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from bench cimport _c
-from bench._tally cimport (ERROR, NOT_FOUND, OK, SERVICE_UNAVAILABLE, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
+from bench._tally cimport (OK, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
 from bench._workload cimport (ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDATE, Stream, acknowledge, build_record, draw,
                               record_is_intact, replace_field, request, stream)
 

@@ -111,8 +111,8 @@ cdef inline uint64_t ycsb_rank(xoshiro *r) noexcept nogil:
 cdef inline uint64_t fnv64(uint64_t number) noexcept nogil:
     """YCSB's hash of a number: FNV-1a over its eight bytes, without the sign."""
     cdef uint64_t h = 0xCBF29CE484222325u
-    cdef int i
-    for i in range(8):
+    cdef int _i
+    for _i in range(8):
         h = (h ^ (number & 0xFF)) * 1099511628211u
         number >>= 8
     return <uint64_t>(-<int64_t>h) if <int64_t>h < 0 else h

@@ -164,7 +164,8 @@ cdef int64_t next_field(const workload *w, const char *record, uint64_t length, 
     return -1 if size > w.longest or size > length - place - 4 else <int64_t>size
 
 
-cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length, char *room) noexcept nogil:
+cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length,
+                           char *room) noexcept nogil:
     cdef uint64_t place = 0, done = 0
     cdef int64_t size
     cdef uint32_t new_size
@@ -238,7 +239,8 @@ cdef class Workload:
 
         shares = [p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")]
         if p["scanproportion"] > 0:
-            raise InvalidArgument("scanproportion is not 0", hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
+            raise InvalidArgument("scanproportion is not 0",
+                                  hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
         total = sum(shares)
         if total <= 0:
             raise InvalidArgument("all proportions are 0", hint="give readproportion, updateproportion ...")
