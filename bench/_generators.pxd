@@ -5,7 +5,7 @@
 from libc.math cimport exp, expm1, floor, log, log1p, pow
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from bench cimport _c
+from rfp._core cimport rfp_add64
 
 cdef extern from *:
     """
@@ -138,7 +138,7 @@ cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
             else:
                 n = g.first + g.hot + random_below(&g.random, g.count - g.hot)
         elif g.kind == SEQUENTIAL:
-            n = g.first + _c.add64(g.cursor, 1) % g.count
+            n = g.first + rfp_add64(g.cursor, 1) % g.count
         else:
             back = -log(1.0 - random_unit(&g.random)) / g.rate
             if back > <double>(last - g.first):

@@ -3,6 +3,8 @@
 
 from libc.string cimport memcpy
 
+from rfp._core cimport rfp_now
+
 from rfp.errors import InvalidArgument
 
 DISTRIBUTIONS = {
@@ -114,10 +116,10 @@ cdef class Generator:
         cdef Py_ssize_t _i
         cdef uint64_t start, end
         with nogil:
-            start = _c.now()
+            start = rfp_now()
             for _i in range(n):
                 next_number(&self.c, self.last)
-            end = _c.now()
+            end = rfp_now()
         return (end - start) / <double>n
 
 

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
-from bench cimport _c
+from rfp._core cimport rfp_exchange32, rfp_hash, rfp_now, rfp_pause, rfp_store32_release
 from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
 from bench._tally cimport ERROR, NOT_FOUND, OK
 
@@ -125,7 +125,7 @@ cdef int submit(void *self, operation *op) noexcept nogil:
     p = it.queue + (it.first + it.count) % WINDOW
     p.op, p.due = op, 0
     if it.delay or it.stall:
-        p.due = max(_c.now() + it.delay + (it.stall if it.taken == it.stall_at else 0), it.last_due)
+        p.due = max(rfp_now() + it.delay + (it.stall if it.taken == it.stall_at else 0), it.last_due)
         it.last_due = p.due
     it.count += 1
     return TAKEN
@@ -138,14 +138,14 @@ cdef int reap(void *self, finished *done, int n) noexcept nogil:
     cdef int taken = 0
     cdef finished *f
     while taken < n and it.count:
-        if it.queue[it.first].due and it.queue[it.first].due > _c.now():
+        if it.queue[it.first].due and it.queue[it.first].due > rfp_now():
             break
         op = it.queue[it.first].op
-        h = _c.hash_bytes(op.key, op.key_length, 0) | 1
+        h = rfp_hash(op.key, op.key_length, 0) | 1
         f = done + taken
         f.id = op.id
-        while _c.exchange32(&it.t.lock, 1):
-            _c.pause()
+        while rfp_exchange32(&it.t.lock, 1):
+            rfp_pause()
         if op.key_length > KEY_ROOM:
             f.status = ERROR
         elif op.opcode == GET:
@@ -153,7 +153,7 @@ cdef int reap(void *self, finished *done, int n) noexcept nogil:
             f.value = it.answers[taken].room
         else:
             f.status = put(it.t, op, h)
-        _c.store32_release(&it.t.lock, 0)
+        rfp_store32_release(&it.t.lock, 0)
         it.first = (it.first + 1) % WINDOW
         it.count -= 1
         taken += 1

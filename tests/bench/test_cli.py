@@ -144,8 +144,7 @@ def test_compare_with_nobody_left_is_an_error(monkeypatch):
     assert "none of these databases" in result.stderr
 
 
-def test_compare_prints_a_table_per_workload_and_writes_json_and_a_picture(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_compare_prints_a_table_per_workload_and_writes_json_and_a_picture(tmp_path, drawing):
     result = ycsb(
         "compare", "inproc", "dict", "-w", "a", "-w", "d", "--seconds", "0.05", "--rounds", "1",
         "--json", tmp_path / "all.json", "--plot", tmp_path / "all.png",

@@ -141,8 +141,7 @@ def test_databases_are_closed_when_one_cannot_be_opened(monkeypatch):
     assert len(closed) == 1
 
 
-def test_a_picture_of_several_workloads_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_a_picture_of_several_workloads_is_drawn(tmp_path, drawing):
     from bench.plot import plot_comparisons
 
     found = compare.compare([Contestant.parse("inproc"), Contestant.parse("dict")], ["a", "c"], SMALL, rounds=1)

@@ -168,8 +168,7 @@ def test_remaining_time_has_two_units():
     ]  # fmt: skip
 
 
-def test_a_picture_is_drawn(result, tmp_path):
-    pytest.importorskip("matplotlib")
+def test_a_picture_is_drawn(result, tmp_path, drawing):
     from bench.plot import plot_result
 
     plot_result(result, tmp_path / "new" / "result.png")

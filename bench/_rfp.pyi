@@ -1,0 +1,9 @@
+from typing import Any
+
+from bench._driver import Connection
+from rfp import Client
+
+class StoreConnection(Connection):
+    def __init__(self, client: Client, largest: int, timeout: float = 10) -> None: ...
+    @property
+    def counters(self) -> dict[str, Any]: ...
