@@ -268,14 +268,15 @@ class Host:
             attachment = Attachment.__new__(Attachment)
             try:
                 attachment.__init__(self, guest, guest.numbers, message)  # type: ignore[misc]
+                # Before the answer: a client that has it finds itself in the figures.
+                guest.attachments[guest.numbers] = attachment
                 guest.connection.answer(message, attachment.answer, 0.0)
-            except ValueError as error:
+            except BaseException as error:
+                guest.attachments.pop(guest.numbers, None)
                 attachment.close()
-                raise HandshakeFailed(str(error)) from None
-            except BaseException:
-                attachment.close()
+                if isinstance(error, ValueError) and not isinstance(error, RfpError):
+                    raise HandshakeFailed(str(error)) from None
                 raise
-            guest.attachments[guest.numbers] = attachment
         elif isinstance(message, Detach):
             attached = guest.attachments.pop(message.channel, None)
             if attached is not None:
