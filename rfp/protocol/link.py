@@ -25,7 +25,9 @@ class Link:
     HandshakeFailed or DeadlineExceeded.
     """
 
-    def __init__(self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = "") -> None:
+    def __init__(
+        self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = ""
+    ) -> None:
         self.address = address
         self.fabric = fabric
         self.channels: list[Channel] = []
