@@ -8,10 +8,10 @@ import select
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 
+import programs
 import pytest
 from control_tools import attach, attached, hello, memory, packed, pair, raw_pair, send_raw, soon, welcome
 from hypothesis import HealthCheck, given, settings
@@ -478,7 +478,7 @@ def test_the_peers_process_is_known_by_number_and_by_pidfd(private):
         "c = connect(parse(sys.argv[1]), deadline_in(5)); sys.stdin.read()"
     )
     with Listener(address) as listener:
-        process = subprocess.Popen([sys.executable, "-c", script, str(address)], stdin=subprocess.PIPE)
+        process = programs.start("-c", script, address, stdin=subprocess.PIPE)
         with process, listener.accept(soon()) as connection:
             assert connection.pid == process.pid
             assert connection.uid == os.geteuid()
