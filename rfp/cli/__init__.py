@@ -30,6 +30,9 @@ class Failed(click.ClickException):
 
 
 class Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which one needs them, not by name
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
