@@ -55,6 +55,9 @@ def connect(
     """
     if mode not in MODES:
         raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint=", ".join(MODES))
+    for option, value, least, most in (("fetch", fetch, 64, 1 << 20), ("retries", retries, 0, 1 << 20)):
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            raise InvalidArgument(f"{option}={value!r}", hint=f"a whole number from {least} to {most}")
     place = addresses.default() if address is None else addresses.parse(address)
     features = BYPASS if mode == "bypass" else 0
     return Client(

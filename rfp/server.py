@@ -14,7 +14,7 @@ from rfp import units
 from rfp._fabric import Fabric, Region
 from rfp.address import Address
 from rfp.errors import InvalidArgument
-from rfp.protocol.host import BYPASS, RESPONSE_CRC, Host
+from rfp.protocol.host import BYPASS, RESPONSE_CRC, SLOT_SIZE, Host
 from rfp.protocol.layout import REMOTE_READ
 from rfp.provider import open_fabric
 from rfp.store._store import Partition
@@ -73,6 +73,9 @@ class Server:
         share = self.memory // workers
         if share < LEAST_MEMORY:
             raise InvalidArgument(f"memory={memory!r} for {workers} workers", hint="at least 1MiB for each")
+        held = share // 2 if quota is None else units.size(quota)
+        # What goes beyond the quota could be neither sent nor fetched; what fits into a slot does not count.
+        largest = min(LARGEST_VALUE, share, max(held, SLOT_SIZE))
         place = addresses.unique() if address is None else addresses.parse(address)
         used = fabric or open_fabric(place)
         seed = secrets.randbits(64)
@@ -89,8 +92,8 @@ class Server:
                     eviction=eviction,
                     first_version=first_version,
                     lease_ns=int(lease * 1e9),
-                    session_quota=share // 2 if quota is None else units.size(quota),
-                    max_value=min(LARGEST_VALUE, share),
+                    session_quota=held,
+                    max_value=largest,
                 )
                 for arena in self._arenas
             ]
@@ -103,7 +106,7 @@ class Server:
                 seed=seed,
                 staging_size=STAGING,
                 lease_ns=int(lease * 1e9),
-                max_value=min(LARGEST_VALUE, share),
+                max_value=largest,
                 features=RESPONSE_CRC | (BYPASS if allow_bypass else 0),
                 idle=idle,
                 cpus=cpus,

@@ -115,7 +115,7 @@ class Link:
                         )
                     )  # fmt: skip
             channel = Channel(
-                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns
+                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
             )  # fmt: skip
         except BaseException as error:
             for thing in reversed(opened):
@@ -128,6 +128,12 @@ class Link:
         channel.link = self
         self.channels.append(channel)
         return channel
+
+    def detach(self, channel: Channel) -> None:
+        """Gives one thread's rings back; the caller made sure that no call is under way."""
+        self.channels.remove(channel)
+        channel.close()
+        self._detach(channel.number)
 
     def _detach(self, number: int) -> None:
         try:
