@@ -9,7 +9,7 @@ from rfp.store._arena cimport (
 )
 from rfp.store._layout cimport (
     KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BOARD_MAGIC, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_SLOTS,
-    KV_STATE_PINS, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
+    KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
     rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
 )
 
@@ -212,6 +212,10 @@ cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
 
 
 cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
+    cdef kv_record *record = <kv_record *> (x.base + old)
+    if arena_kind(x.memory, old) == KV_BLOCK_RECORD:
+        # It may come to stand where the sweep's hand gets to sooner: that shall not shorten its life.
+        rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)
     rfp_copy_out(x.base + block + 8, x.base + old + 8, arena_size(x.memory, old) - 8)
     arena_become(x.memory, block, arena_kind(x.memory, old))
     index_repoint(x, old, block)
