@@ -15,7 +15,8 @@ cdef class Caller:
     cdef readonly double timeout   # seconds a call may take unless it says otherwise
     cdef readonly bint reconnect
     cdef uint64_t identity         # of the present connection; 0 when calls must go the slow way
-    cdef bint is_closed
+    cdef bint is_closed            # no call begins any more
+    cdef bint is_ended             # and somebody has given everything back, or is about to
     cdef bint is_forked
     cdef bint unfinished           # closed from inside a call, which has to finish it
     cdef object lost_because       # why the present connection is no good

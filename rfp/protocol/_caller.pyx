@@ -15,7 +15,7 @@ from rfp.protocol._client_ring cimport (CLOSED, DONE, GONE, MALFORMED, TIMED_OUT
 from rfp.protocol._wire cimport RFP_OPCODE_PING
 
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
-                        OutcomeUnknown)
+                        OutcomeUnknown, WrongType)
 
 cdef extern from "rfp/core/thread.h" nogil:
     struct rfp_thread_cache:
@@ -28,6 +28,8 @@ cdef enum:
     TRIALS = 9            # pings that calibrate a ring
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.25    # seconds between attempts to reconnect
+LONGEST_ATTEMPT = 1.0                       # seconds: between two attempts a thread sees that the handle was closed
+LONGEST_TIME = 1e9                          # seconds: what is more would not fit into 64 bits of nanoseconds
 
 identities = itertools.count(1)
 callers = weakref.WeakSet()
@@ -52,37 +54,29 @@ cdef class Caller:
     otherwise; reconnect: whether to find the server again after it was lost.
     """
 
-    def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True):
-        if not timeout > 0:
-            raise InvalidArgument(f"timeout={timeout} is not a time", hint="seconds, more than 0")
-        self.timeout = timeout
+    def __init__(self, open_link, *, timeout=5.0, bint reconnect=True):
+        self.timeout = seconds_of(timeout)
         self.reconnect = reconnect
         self.lock = threading.RLock()
         self.threads = threading.local()
         self.spare = []
         self.old = []
         self.open_link = open_link
-        self.link = open_link(rfp_now() + <uint64_t> (timeout * 1e9))
+        self.link = open_link(self.deadline(None))
         self.identity = next(identities)
         callers.add(self)
 
     cdef uint64_t deadline(self, object timeout) except 0:
         """The moment (ns) at which a call with this timeout (seconds, None for the handle's) must return."""
-        cdef double seconds
-        if timeout is None:
-            return rfp_now() + <uint64_t> (self.timeout * 1e9)
-        seconds = timeout
-        if not 0 < seconds < 1e9:
-            raise InvalidArgument(f"timeout={timeout!r} is not a time", hint="seconds, more than 0")
-        return rfp_now() + <uint64_t> (seconds * 1e9)
+        return rfp_now() + <uint64_t> ((self.timeout if timeout is None else seconds_of(timeout)) * 1e9)
 
     cdef Channel enter(self, uint64_t deadline):
         """This thread's channel, marked busy; every enter has its leave."""
         cdef Channel channel
-        if rfp_thread.identity == self.identity and self.identity != 0:
-            channel = <Channel> rfp_thread.channel
-        else:
-            channel = self.find_channel(deadline)
+        # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
+        while rfp_thread.identity != self.identity or self.identity == 0:
+            self.find_channel(deadline)
+        channel = <Channel> rfp_thread.channel
         if channel.c.busy:
             raise CallerError("this thread is inside another call of this handle",
                               hint="a signal handler or finalizer must not use the handle that it may have interrupted")
@@ -96,29 +90,37 @@ cdef class Caller:
             self.close_links()
 
     def find_channel(self, uint64_t deadline):
-        """The slow way to this thread's channel: connects again or attaches if need be."""
-        cdef Channel channel
+        """The slow way to this thread's channel, into rfp_thread: connects again or attaches if need be."""
+        cdef Channel channel = None
         if self.is_forked:
             raise Forked("this handle belongs to the parent process", hint="connect again in the child; or use 'spawn'")
         # The lock is held while reconnecting: the other threads need the result as well, and wait no longer than it may take.
         if not self.lock.acquire(timeout=max(0.0, (<double> deadline - <double> rfp_now()) / 1e9)):
             raise DeadlineExceeded("another thread is still connecting", hint="give the call more timeout")
         try:
-            if self.is_closed:
-                raise Closed("this handle was closed")
-            if self.identity == 0:
-                self.connect_again(deadline)
-            held = getattr(self.threads, "held", None)
-            if held is not None and held.channel.link is self.link:
-                channel = held.channel
-            else:
+            while channel is None:
+                if self.is_closed:
+                    raise Closed("this handle was closed")
+                if self.identity == 0:
+                    self.connect_again(deadline)
+                held = getattr(self.threads, "held", None)
+                if held is not None and held.channel is not None and held.channel.link is self.link:
+                    channel = held.channel
+                    break
                 if held is not None:
                     held.channel = None
-                channel = self.attach(deadline)
+                try:
+                    channel = self.attach(deadline)
+                except ConnectionFailed as error:
+                    # No call was under way that could have noticed it: this one does.
+                    self.lost(error)
+                    if isinstance(error, HandshakeFailed) or rfp_now() >= deadline:
+                        raise
+                    time.sleep(FIRST_PAUSE)
+                    continue
                 self.threads.held = ThreadChannel(self.spare, channel)
             rfp_thread.channel = <void *> channel
             rfp_thread.identity = self.identity
-            return channel
         finally:
             self.lock.release()
 
@@ -128,9 +130,14 @@ cdef class Caller:
             channel = self.spare.pop()
             if channel.link is self.link:
                 return channel
-        channel = self.link.attach(deadline)
-        self.prepare(channel)
-        calibrate(channel, deadline)
+        link = self.link
+        channel = link.attach(deadline)
+        try:
+            self.prepare(channel)
+            self.calibrate(channel, deadline)
+        except BaseException:
+            link.detach(channel)
+            raise
         return channel
 
     def prepare(self, Channel owner not None):
@@ -144,8 +151,14 @@ cdef class Caller:
                                    hint="connect again, or use reconnect=True")
         self.bury()
         while True:
+            if self.is_closed:
+                raise Closed("this handle was closed")
             try:
-                self.link = self.open_link(deadline)
+                link = self.open_link(min(deadline, rfp_now() + <uint64_t> (LONGEST_ATTEMPT * 1e9)))
+                if self.is_closed:
+                    link.close()
+                    raise Closed("this handle was closed")
+                self.link = link
                 self.identity = next(identities)
                 self.lost_because = None
                 return
@@ -159,7 +172,7 @@ cdef class Caller:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def bury(self, bint wait=False):
+    def bury(self):
         """Closes lost connections whose calls have all returned."""
         for link in list(self.old):
             if not any(channel.busy for channel in link.channels):
@@ -190,6 +203,8 @@ cdef class Caller:
                 return TIMED_OUT
             try:
                 PyErr_CheckSignals()
+                if self.is_forked:
+                    raise Forked("a signal handler forked inside a call: this is the child, and the call the parent's")
             except BaseException:
                 client_ring_abandon(ring)
                 raise
@@ -252,20 +267,28 @@ cdef class Caller:
 
     def close(self):
         """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
-        with self.lock:
-            if self.is_closed:
+        self.is_closed = True
+        self.identity = 0
+        # Whoever holds the lock for long is connecting or attaching: that ends with the connection.
+        if not self.lock.acquire(timeout=0.1):
+            self.link.connection.shutdown()
+            self.lock.acquire()
+        try:
+            if self.is_ended:
                 return
-            self.is_closed = True
+            self.is_ended = True
             self.identity = 0
             if self.is_forked:
                 return
             held = getattr(self.threads, "held", None)
-            if held is not None and held.channel.busy:
+            if held is not None and held.channel is not None and held.channel.busy:
                 # Inside a call of this very thread (a signal handler, say): that call raises Closed and then ends the rest.
                 held.channel.interrupt()
                 self.unfinished = True
                 return
             self.close_links()
+        finally:
+            self.lock.release()
 
     def close_links(self):
         """Waits for the calls under way and gives everything back."""
@@ -294,7 +317,8 @@ cdef class Caller:
         self.is_forked = True
         self.identity = 0
         self.lock = threading.RLock()
-        self.link.forked()
+        for link in [self.link, *self.old]:
+            link.forked()
 
     def __enter__(self):
         return self
@@ -304,8 +328,35 @@ cdef class Caller:
 
     def __del__(self):
         # Without close(): a program that forgets it leaks nothing.
-        if getattr(self, "lock", None) is not None and not self.is_closed:
+        if self.link is not None and not self.is_closed:
             self.close()
+
+    def calibrate(self, Channel channel not None, uint64_t deadline):
+        """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
+        cdef client_ring *ring
+        cdef uint32_t i, trial
+        cdef int found
+        for i in range(channel.c.count):
+            ring = channel.c.rings[i]
+            counts = []
+            for trial in range(TRIALS):
+                found = GONE
+                if client_ring_payload(ring) != NULL:
+                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
+                    with nogil:
+                        client_ring_flush(ring)
+                    found = self.wait(channel, ring, deadline)
+                if found == TIMED_OUT:
+                    raise DeadlineExceeded("the server accepted the connection but does not answer",
+                                           hint="is it stopped, or overloaded?")
+                if self.is_closed:
+                    raise Closed("this handle was closed")
+                if found != DONE:
+                    raise ConnectionFailed("the server went away while connecting")
+                counts.append(ring.slot[ring.tail].looks)
+                client_ring_pop(ring)
+            ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
+            ring.slow = 0
 
 
 def forget_parents_handles():
@@ -316,28 +367,13 @@ def forget_parents_handles():
 os.register_at_fork(after_in_child=forget_parents_handles)
 
 
-cdef calibrate(Channel channel, uint64_t deadline):
-    """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
-    cdef client_ring *ring
-    cdef uint32_t i, trial, looks
-    cdef int found
-    for i in range(channel.c.count):
-        ring = channel.c.rings[i]
-        counts = []
-        for trial in range(TRIALS):
-            with nogil:
-                found = GONE
-                if client_ring_payload(ring) != NULL:
-                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
-                    client_ring_flush(ring)
-                    found = client_ring_wait(ring, deadline)
-            if found == TIMED_OUT:
-                raise DeadlineExceeded("the server accepted the connection but does not answer",
-                                       hint="is it stopped, or overloaded?")
-            if found != DONE:
-                raise ConnectionFailed("the server went away while connecting")
-            looks = ring.slot[ring.tail].looks
-            client_ring_pop(ring)
-            counts.append(looks)
-        ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
-        ring.slow = 0
+cdef double seconds_of(object timeout) except -1:
+    """A time in seconds that a caller gave, checked."""
+    cdef double seconds
+    try:
+        seconds = timeout
+    except TypeError:
+        raise WrongType(f"timeout={timeout!r} is not a time", hint="seconds, more than 0") from None
+    if not 0 < seconds < LONGEST_TIME:
+        raise InvalidArgument(f"timeout={timeout!r} is not a time", hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}")
+    return seconds

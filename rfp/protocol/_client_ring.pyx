@@ -37,6 +37,9 @@ cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
 
 cdef char *client_ring_payload(client_ring *ring) noexcept nogil:
     """Where to build the payload of the next request (slot size - 32 bytes), or NULL when all slots are taken."""
+    if ring.count == ring.slots:
+        # Answers to requests that nobody waits for any more may have come by now: their slots are free then.
+        client_ring_step(ring)
     if ring.count == ring.slots or ring.lost:
         return NULL
     return ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size + RFP_REQUEST_HEADER

@@ -217,6 +217,10 @@ cdef class Worker:
 
     def start(self, *, cpu=None):
         """Starts the thread; cpu: the processor to stay on, or None."""
+        if cpu is not None and cpu not in os.sched_getaffinity(0):
+            # Found out by the thread it would end the thread, and nobody would carry out its orders.
+            raise InvalidArgument(f"there is no processor {cpu!r} for a worker",
+                                  hint=f"this process may use {sorted(os.sched_getaffinity(0))}")
         with self.lock:
             if self.thread is None:
                 self.thread = threading.Thread(target=self._run, args=(cpu,), name="rfp-worker", daemon=True)

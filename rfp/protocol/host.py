@@ -28,6 +28,7 @@ from rfp.protocol._worker import Worker
 from rfp.protocol.layout import BELL, NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
 
 MOST_CHANNELS = 1024  # of one client process
+SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
 RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 
 
@@ -134,7 +135,7 @@ class Host:
         arenas: Sequence[Region] = (),
         seed: int = 0,
         slots: int = 64,
-        slot_size: int = 33 * 64,
+        slot_size: int = SLOT_SIZE,
         staging_size: int = 0,
         lease_ns: int = 0,
         max_value: int = 0,
@@ -159,13 +160,14 @@ class Host:
         self._closed = False
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self.workers: list[Worker] = []
         self.listener = Listener(address)
         try:
             self.bells = fabric.register(BELL * len(services), REMOTE_READ | REMOTE_WRITE)
-            self.workers = [
-                Worker(each, fabric.event_channel(self.bells, BELL * i), idle=idle, slot_size=slot_size)
-                for i, each in enumerate(services)
-            ]
+            for i, each in enumerate(services):
+                self.workers.append(
+                    Worker(each, fabric.event_channel(self.bells, BELL * i), idle=idle, slot_size=slot_size)
+                )  # fmt: skip
             self.welcome = Welcome(
                 features=0,
                 service=service,
@@ -186,6 +188,8 @@ class Host:
                 worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
         except BaseException:
             self.listener.close()
+            for worker in self.workers:
+                worker.stop()
             raise
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._watch, name="rfp-control", daemon=True)

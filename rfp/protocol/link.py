@@ -25,7 +25,9 @@ class Link:
     HandshakeFailed or DeadlineExceeded.
     """
 
-    def __init__(self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = "") -> None:
+    def __init__(
+        self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = ""
+    ) -> None:
         self.address = address
         self.fabric = fabric
         self.channels: list[Channel] = []
@@ -113,7 +115,7 @@ class Link:
                         )
                     )  # fmt: skip
             channel = Channel(
-                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns
+                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
             )  # fmt: skip
         except BaseException as error:
             for thing in reversed(opened):
@@ -126,6 +128,12 @@ class Link:
         channel.link = self
         self.channels.append(channel)
         return channel
+
+    def detach(self, channel: Channel) -> None:
+        """Gives one thread's rings back; the caller made sure that no call is under way."""
+        self.channels.remove(channel)
+        channel.close()
+        self._detach(channel.number)
 
     def _detach(self, number: int) -> None:
         try:
