@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The client side of a service (the contract is in _caller.pxd)."""
 
+import atexit
 import itertools
 import os
 import threading
@@ -15,7 +16,7 @@ from rfp.protocol._client_ring cimport (CLOSED, DONE, GONE, MALFORMED, TIMED_OUT
 from rfp.protocol._wire cimport RFP_OPCODE_PING
 
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
-                        OutcomeUnknown)
+                        OutcomeUnknown, RfpError)
 
 cdef extern from "rfp/core/thread.h" nogil:
     struct rfp_thread_cache:
@@ -53,7 +54,7 @@ cdef class Caller:
     """
 
     def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True):
-        if not timeout > 0:
+        if not 0 < timeout < 1e9:
             raise InvalidArgument(f"timeout={timeout} is not a time", hint="seconds, more than 0")
         self.timeout = timeout
         self.reconnect = reconnect
@@ -81,13 +82,11 @@ cdef class Caller:
         cdef Channel channel
         if rfp_thread.identity == self.identity and self.identity != 0:
             channel = <Channel> rfp_thread.channel
-        else:
-            channel = self.find_channel(deadline)
-        if channel.c.busy:
-            raise CallerError("this thread is inside another call of this handle",
-                              hint="a signal handler or finalizer must not use the handle that it may have interrupted")
-        channel.c.busy = 1
-        return channel
+            if channel.c.busy:
+                raise inside()
+            channel.c.busy = 1
+            return channel
+        return self.find_channel(deadline)
 
     cdef void leave(self, Channel channel) noexcept:
         channel.c.busy = 0
@@ -95,7 +94,7 @@ cdef class Caller:
             self.unfinished = False
             self.close_links()
 
-    def find_channel(self, uint64_t deadline):
+    cdef Channel find_channel(self, uint64_t deadline):
         """The slow way to this thread's channel: connects again or attaches if need be."""
         cdef Channel channel
         if self.is_forked:
@@ -108,33 +107,84 @@ cdef class Caller:
                 raise Closed("this handle was closed")
             if self.identity == 0:
                 self.connect_again(deadline)
-            held = getattr(self.threads, "held", None)
-            if held is not None and held.channel.link is self.link:
-                channel = held.channel
-            else:
-                if held is not None:
-                    held.channel = None
+            channel = self.held()
+            if channel is None:
                 channel = self.attach(deadline)
-                self.threads.held = ThreadChannel(self.spare, channel)
+            elif channel.c.busy:
+                raise inside()
+            # Busy before the lock is given back: from then on a close() of another thread waits for us.
+            channel.c.busy = 1
             rfp_thread.channel = <void *> channel
             rfp_thread.identity = self.identity
             return channel
+        except RfpError:
+            if self.is_closed:
+                raise Closed("this handle was closed") from None
+            raise
         finally:
             self.lock.release()
 
-    def attach(self, uint64_t deadline):
-        """A channel on the present connection: one that an ended thread left, or a new one."""
+    cdef Channel held(self):
+        """This thread's channel on the present connection, if it has one."""
+        holder = getattr(self.threads, "holder", None)
+        if holder is None or holder.channel is None or holder.channel.link is not self.link:
+            return None
+        return holder.channel
+
+    cdef Channel attach(self, uint64_t deadline):
+        """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
+        cdef Channel channel
+        holder = getattr(self.threads, "holder", None)
+        if holder is not None:
+            holder.channel = None               # of a connection that is lost
         while self.spare:
             channel = self.spare.pop()
             if channel.link is self.link:
+                self.threads.holder = ThreadChannel(self.spare, channel)
                 return channel
         channel = self.link.attach(deadline)
-        self.prepare(channel)
-        calibrate(channel, deadline)
-        return channel
+        # A signal handler may close the handle while we calibrate: that ends the channel only when it is not busy.
+        self.threads.holder = ThreadChannel(self.spare, channel)
+        channel.c.busy = 1
+        try:
+            self.prepare(channel)
+            self.calibrate(channel, deadline)
+            return channel
+        except BaseException:
+            self.threads.holder.channel = None
+            self.leave(channel)
+            if not self.is_closed:
+                self.link.detach(channel)
+            raise
 
     def prepare(self, Channel owner not None):
         """Sets up a new channel the way this handle was asked to work."""
+
+    cdef calibrate(self, Channel channel, uint64_t deadline):
+        """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
+        cdef client_ring *ring
+        cdef uint32_t i
+        cdef int found
+        for i in range(channel.c.count):
+            ring = channel.c.rings[i]
+            counts = []
+            for _ in range(TRIALS):
+                found = GONE
+                if client_ring_payload(ring) != NULL:
+                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
+                    client_ring_flush(ring)
+                    found = self.wait(channel, ring, deadline)
+                if found == TIMED_OUT:
+                    raise DeadlineExceeded("the server accepted the connection but does not answer",
+                                           hint="is it stopped, or overloaded?")
+                if found == CLOSED:
+                    raise Closed("this handle was closed")
+                if found != DONE:
+                    raise ConnectionFailed("the server went away while connecting")
+                counts.append(ring.slot[ring.tail].looks)
+                client_ring_pop(ring)
+            ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
+            ring.slow = 0
 
     def connect_again(self, uint64_t deadline):
         """Finds the server again; raises ConnectionFailed at the deadline."""
@@ -144,8 +194,13 @@ cdef class Caller:
                                    hint="connect again, or use reconnect=True")
         self.bury()
         while True:
+            if self.is_closed:
+                raise Closed("this handle was closed")
             try:
                 self.link = self.open_link(deadline)
+                if self.is_closed:              # from a signal handler, meanwhile
+                    self.link.close()
+                    continue
                 self.identity = next(identities)
                 self.lost_because = None
                 return
@@ -166,13 +221,16 @@ cdef class Caller:
                 link.close()
                 self.old.remove(link)
 
-    def lost(self, because):
-        """Marks the present connection as lost; calls of other threads that are under way find out by themselves."""
-        with self.lock:
-            if self.identity != 0:
-                self.identity = 0
-                self.lost_because = because
-                self.old.append(self.link)
+    cdef void lost(self, object because):
+        """Marks this thread's connection as lost; calls of other threads that are under way find out by themselves.
+
+        Without the lock, which a thread that reconnects holds for longer than this one may wait.  If that thread was successful,
+        what was lost is no longer the present connection.
+        """
+        if self.identity != 0 and self.held() is not None:
+            self.identity = 0
+            self.lost_because = because
+            self.old.append(self.link)
 
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
         """Waits for the oldest request of the ring; a signal's exception abandons what is in the ring."""
@@ -252,20 +310,27 @@ cdef class Caller:
 
     def close(self):
         """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
-        with self.lock:
-            if self.is_closed:
-                return
-            self.is_closed = True
-            self.identity = 0
-            if self.is_forked:
-                return
-            held = getattr(self.threads, "held", None)
-            if held is not None and held.channel.busy:
+        cdef Channel channel
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.identity = 0
+        if self.is_forked or self.link is None:
+            return
+        if not self.lock.acquire(blocking=False):
+            # Whoever connects or attaches holds it until the deadline, unless the connection ends.
+            self.link.interrupt()
+            self.lock.acquire()
+        try:
+            channel = self.held()
+            if channel is not None and channel.c.busy:
                 # Inside a call of this very thread (a signal handler, say): that call raises Closed and then ends the rest.
-                held.channel.interrupt()
+                channel.interrupt()
                 self.unfinished = True
                 return
             self.close_links()
+        finally:
+            self.lock.release()
 
     def close_links(self):
         """Waits for the calls under way and gives everything back."""
@@ -294,7 +359,9 @@ cdef class Caller:
         self.is_forked = True
         self.identity = 0
         self.lock = threading.RLock()
-        self.link.forked()
+        for link in (self.link, *self.old):
+            if link is not None:
+                link.forked()
 
     def __enter__(self):
         return self
@@ -304,8 +371,7 @@ cdef class Caller:
 
     def __del__(self):
         # Without close(): a program that forgets it leaks nothing.
-        if getattr(self, "lock", None) is not None and not self.is_closed:
-            self.close()
+        self.close()
 
 
 def forget_parents_handles():
@@ -313,31 +379,16 @@ def forget_parents_handles():
         caller.forked()
 
 
+def close_handles():
+    """While all that close() needs is still there."""
+    for caller in list(callers):
+        caller.close()
+
+
 os.register_at_fork(after_in_child=forget_parents_handles)
+atexit.register(close_handles)
 
 
-cdef calibrate(Channel channel, uint64_t deadline):
-    """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
-    cdef client_ring *ring
-    cdef uint32_t i, trial, looks
-    cdef int found
-    for i in range(channel.c.count):
-        ring = channel.c.rings[i]
-        counts = []
-        for trial in range(TRIALS):
-            with nogil:
-                found = GONE
-                if client_ring_payload(ring) != NULL:
-                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
-                    client_ring_flush(ring)
-                    found = client_ring_wait(ring, deadline)
-            if found == TIMED_OUT:
-                raise DeadlineExceeded("the server accepted the connection but does not answer",
-                                       hint="is it stopped, or overloaded?")
-            if found != DONE:
-                raise ConnectionFailed("the server went away while connecting")
-            looks = ring.slot[ring.tail].looks
-            client_ring_pop(ring)
-            counts.append(looks)
-        ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
-        ring.slow = 0
+cdef object inside():
+    return CallerError("this thread is inside another call of this handle",
+                       hint="a signal handler or finalizer must not use the handle that it may have interrupted")
