@@ -8,8 +8,8 @@ reaped, so with a window above 1 they are at most a turn too long and never too 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from bench cimport _c
-from bench._tally cimport (ERROR, NOT_FOUND, OK, SERVICE_UNAVAILABLE, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
+from rfp._core cimport rfp_load32, rfp_now, rfp_pause, rfp_store32, rfp_store64
+from bench._tally cimport (OK, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
 from bench._workload cimport (ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDATE, Stream, acknowledge, build_record, draw,
                               record_is_intact, replace_field, request, stream)
 
@@ -109,10 +109,10 @@ cdef inline bint change(driver *d, slot *s, finished *f) noexcept nogil:
 
 cdef uint64_t verify(driver *d, slot *s, finished *f) noexcept nogil:
     """Checks a record that was read; returns how long that took, ns."""
-    cdef uint64_t took, before = _c.now()
+    cdef uint64_t took, before = rfp_now()
     cdef int32_t field = s.request.field if s.request.kind == READ else ALL_FIELDS
     cdef bint intact = record_is_intact(d.requests.w, s.request.number, field, f.value, f.value_length)
-    took = _c.now() - before
+    took = rfp_now() - before
     count(d.measured, VERIFY, OK if intact else UNEXPECTED_STATE, took)
     return took
 
@@ -149,7 +149,7 @@ cdef void finish(driver *d, finished *f, uint64_t ended) noexcept nogil:
     if s.request.kind == INSERT and not d.requests.w.loading:
         # Also if it failed: readers may then find nothing there, but do not wait for it for ever.
         acknowledge(d.requests.shared, s.request.number)
-    _c.store64(&d.measured.operations, d.measured.operations + 1)
+    rfp_store64(&d.measured.operations, d.measured.operations + 1)
     d.free_slots[d.free_count] = <uint32_t>f.id
     d.free_count += 1
 
@@ -167,18 +167,18 @@ cdef void rest(driver *d, uint64_t until, uint64_t at) noexcept nogil:
         nap.tv_nsec = <long>min(until - at - CLOSE, LONGEST_NAP)
         nanosleep(&nap, NULL)
     else:
-        _c.pause()
+        rfp_pause()
 
 
 cdef int drive(driver *d) noexcept nogil:
     cdef finished done[BATCH]
-    cdef uint64_t at = _c.now(), last_answer = at
+    cdef uint64_t at = rfp_now(), last_answer = at
     cdef uint32_t which, empty = 0
     cdef int n, i, answer
     cdef slot *s
     d.start = at + d.offset
     while True:
-        if _c.load32(d.stop):
+        if rfp_load32(d.stop):
             d.left = 0
         while d.free_count and d.left:
             if d.pace > 0 and due(d) > at:
@@ -191,7 +191,7 @@ cdef int drive(driver *d) noexcept nogil:
             d.drawn += 1
 
         if d.ready_count:
-            at = _c.now()
+            at = rfp_now()
             if d.in_flight == 0:
                 last_answer = at
             while d.ready_count:
@@ -212,7 +212,7 @@ cdef int drive(driver *d) noexcept nogil:
 
         n = d.db.reap(d.db.self, done, BATCH) if d.in_flight else 0
         if n > 0:
-            at = last_answer = _c.now()
+            at = last_answer = rfp_now()
             empty = 0
             for i in range(n):
                 finish(d, done + i, at)
@@ -221,7 +221,7 @@ cdef int drive(driver *d) noexcept nogil:
         elif d.in_flight:
             empty += 1
             if d.pace > 0 or empty % 256 == 0:
-                at = _c.now()
+                at = rfp_now()
                 if at - last_answer > d.timeout:
                     return TIMED_OUT
             if d.ready_count == 0 and not (d.free_count and d.left):
@@ -230,11 +230,11 @@ cdef int drive(driver *d) noexcept nogil:
                 elif empty > SPINS:
                     sched_yield()
                 else:
-                    _c.pause()
+                    rfp_pause()
         elif d.left:
             if d.pace > 0:
                 rest(d, due(d), at)
-            at = _c.now()
+            at = rfp_now()
         elif d.ready_count == 0:
             return FINISHED
 
@@ -259,10 +259,10 @@ cdef class StopFlag:
 
     def set(self):
         """The threads draw no more requests and end when those in flight are answered."""
-        _c.store32(&self.word, 1)
+        rfp_store32(&self.word, 1)
 
     def is_set(self) -> bool:
-        return _c.load32(&self.word) != 0
+        return rfp_load32(&self.word) != 0
 
 
 def run(Connection connection not None, Stream requests not None, Tally measured not None, StopFlag stop not None, *,

@@ -5,7 +5,7 @@
 from libc.math cimport exp, expm1, floor, log, log1p, pow
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from bench cimport _c
+from rfp._core cimport rfp_add64
 
 cdef extern from *:
     """
@@ -111,8 +111,8 @@ cdef inline uint64_t ycsb_rank(xoshiro *r) noexcept nogil:
 cdef inline uint64_t fnv64(uint64_t number) noexcept nogil:
     """YCSB's hash of a number: FNV-1a over its eight bytes, without the sign."""
     cdef uint64_t h = 0xCBF29CE484222325u
-    cdef int i
-    for i in range(8):
+    cdef int _i
+    for _i in range(8):
         h = (h ^ (number & 0xFF)) * 1099511628211u
         number >>= 8
     return <uint64_t>(-<int64_t>h) if <int64_t>h < 0 else h
@@ -138,7 +138,7 @@ cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
             else:
                 n = g.first + g.hot + random_below(&g.random, g.count - g.hot)
         elif g.kind == SEQUENTIAL:
-            n = g.first + _c.add64(g.cursor, 1) % g.count
+            n = g.first + rfp_add64(g.cursor, 1) % g.count
         else:
             back = -log(1.0 - random_unit(&g.random)) / g.rate
             if back > <double>(last - g.first):

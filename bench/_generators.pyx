@@ -3,6 +3,8 @@
 
 from libc.string cimport memcpy
 
+from rfp._core cimport rfp_now
+
 from rfp.errors import InvalidArgument
 
 DISTRIBUTIONS = {
@@ -106,18 +108,18 @@ cdef class Generator:
 
     def sample(self, Py_ssize_t n) -> list:
         """The next n numbers."""
-        cdef Py_ssize_t i
-        return [next_number(&self.c, self.last) for i in range(n)]
+        cdef Py_ssize_t _i
+        return [next_number(&self.c, self.last) for _i in range(n)]
 
     def rate(self, Py_ssize_t n) -> float:
         """Nanoseconds per number, over n of them without the GIL."""
-        cdef Py_ssize_t i
+        cdef Py_ssize_t _i
         cdef uint64_t start, end
         with nogil:
-            start = _c.now()
-            for i in range(n):
+            start = rfp_now()
+            for _i in range(n):
                 next_number(&self.c, self.last)
-            end = _c.now()
+            end = rfp_now()
         return (end - start) / <double>n
 
 

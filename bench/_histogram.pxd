@@ -5,7 +5,7 @@
 
 from libc.stdint cimport uint64_t
 
-from bench cimport _c
+from rfp._core cimport rfp_store64
 
 cdef enum:
     COUNTS = 33792
@@ -33,13 +33,13 @@ cdef inline void record(histogram *h, uint64_t ns) noexcept nogil:
     if ns > LONGEST:
         ns = LONGEST
     cdef uint64_t *cell = h.counts + index_of(ns)
-    _c.store64(cell, cell[0] + 1)
-    _c.store64(&h.total, h.total + ns)
+    rfp_store64(cell, cell[0] + 1)
+    rfp_store64(&h.total, h.total + ns)
     if ns < h.least:
-        _c.store64(&h.least, ns)
+        rfp_store64(&h.least, ns)
     if ns > h.most:
-        _c.store64(&h.most, ns)
-    _c.store64(&h.count, h.count + 1)
+        rfp_store64(&h.most, ns)
+    rfp_store64(&h.count, h.count + 1)
 
 cdef void add(histogram *to, const histogram *other) noexcept nogil
 

@@ -4,6 +4,8 @@
 from libc.stdlib cimport calloc, free
 from libc.stdint cimport UINT64_MAX
 
+from rfp._core cimport rfp_load64
+
 from rfp.errors import InvalidArgument
 
 
@@ -20,14 +22,14 @@ cdef void add(histogram *to, const histogram *other) noexcept nogil:
     cdef unsigned i
     cdef uint64_t n, counted = 0
     for i in range(COUNTS):
-        n = _c.load64(other.counts + i)
+        n = rfp_load64(other.counts + i)
         to.counts[i] += n
         counted += n
     # Of one moment with the counts, unlike other.count while it goes on.
     to.count += counted
-    to.total += _c.load64(&other.total)
-    to.least = min(to.least, _c.load64(&other.least))
-    to.most = max(to.most, _c.load64(&other.most))
+    to.total += rfp_load64(&other.total)
+    to.least = min(to.least, rfp_load64(&other.least))
+    to.most = max(to.most, rfp_load64(&other.most))
 
 
 cdef class Histogram:
@@ -89,7 +91,7 @@ cdef class Histogram:
     @property
     def count(self) -> int:
         """How many values were counted."""
-        return _c.load64(&self.c.count)
+        return rfp_load64(&self.c.count)
 
     @property
     def minimum(self) -> int:

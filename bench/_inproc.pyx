@@ -5,10 +5,10 @@ Nothing is sent anywhere: its figures are the upper bound of what the driver can
 """
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
-from bench cimport _c
+from rfp._core cimport rfp_exchange32, rfp_hash, rfp_now, rfp_pause, rfp_store32_release
 from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
 from bench._tally cimport ERROR, NOT_FOUND, OK
 
@@ -115,47 +115,47 @@ cdef int get(table *t, operation *op, uint64_t h, answer *a, uint64_t *length) n
 
 
 cdef int submit(void *self, operation *op) noexcept nogil:
-    cdef line *l = <line *>self
+    cdef line *it = <line *>self
     cdef pending *p
-    if l.lost_at and l.taken + 1 >= l.lost_at:
+    if it.lost_at and it.taken + 1 >= it.lost_at:
         return LOST
-    if l.count == l.window:
+    if it.count == it.window:
         return WINDOW_FULL
-    l.taken += 1
-    p = l.queue + (l.first + l.count) % WINDOW
+    it.taken += 1
+    p = it.queue + (it.first + it.count) % WINDOW
     p.op, p.due = op, 0
-    if l.delay or l.stall:
-        p.due = max(_c.now() + l.delay + (l.stall if l.taken == l.stall_at else 0), l.last_due)
-        l.last_due = p.due
-    l.count += 1
+    if it.delay or it.stall:
+        p.due = max(rfp_now() + it.delay + (it.stall if it.taken == it.stall_at else 0), it.last_due)
+        it.last_due = p.due
+    it.count += 1
     return TAKEN
 
 
 cdef int reap(void *self, finished *done, int n) noexcept nogil:
-    cdef line *l = <line *>self
+    cdef line *it = <line *>self
     cdef operation *op
     cdef uint64_t h
     cdef int taken = 0
     cdef finished *f
-    while taken < n and l.count:
-        if l.queue[l.first].due and l.queue[l.first].due > _c.now():
+    while taken < n and it.count:
+        if it.queue[it.first].due and it.queue[it.first].due > rfp_now():
             break
-        op = l.queue[l.first].op
-        h = _c.hash_bytes(op.key, op.key_length, 0) | 1
+        op = it.queue[it.first].op
+        h = rfp_hash(op.key, op.key_length, 0) | 1
         f = done + taken
         f.id = op.id
-        while _c.exchange32(&l.t.lock, 1):
-            _c.pause()
+        while rfp_exchange32(&it.t.lock, 1):
+            rfp_pause()
         if op.key_length > KEY_ROOM:
             f.status = ERROR
         elif op.opcode == GET:
-            f.status = get(l.t, op, h, l.answers + taken, &f.value_length)
-            f.value = l.answers[taken].room
+            f.status = get(it.t, op, h, it.answers + taken, &f.value_length)
+            f.value = it.answers[taken].room
         else:
-            f.status = put(l.t, op, h)
-        _c.store32_release(&l.t.lock, 0)
-        l.first = (l.first + 1) % WINDOW
-        l.count -= 1
+            f.status = put(it.t, op, h)
+        rfp_store32_release(&it.t.lock, 0)
+        it.first = (it.first + 1) % WINDOW
+        it.count -= 1
         taken += 1
     return taken
 

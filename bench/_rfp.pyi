@@ -1,7 +1,9 @@
-from bench._driver import Connection
-from rfp._client import Client
+from typing import Any
 
-class RfpConnection(Connection):
-    def __init__(self, client: Client, window: int) -> None: ...
+from bench._driver import Connection
+from rfp import Client
+
+class StoreConnection(Connection):
+    def __init__(self, client: Client, largest: int, timeout: float = 10) -> None: ...
     @property
-    def counters(self) -> dict[str, object]: ...
+    def counters(self) -> dict[str, Any]: ...

@@ -1,139 +1,159 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""This package's store behind the driver's contract: one client thread's rings, filled up to a window, without Python in the way."""
+"""This package's store behind the driver's contract: requests go straight into the rings of one channel."""
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
-from bench._tally cimport ERROR, NOT_FOUND, OK
+from bench._generators cimport KEY_MAX
+from bench._tally cimport ERROR, NOT_FOUND, OK, UNEXPECTED_STATE
 from rfp._client cimport Client
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_put, kv_worker
 from rfp.protocol._channel cimport Channel, channel
-from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, NOT_YET, client_ring, client_ring_abandon, client_ring_flush,
-                                        client_ring_pop, client_ring_response, client_ring_step, client_ring_tag,
-                                        client_ring_wait)
-from rfp.protocol._wire cimport RFP_KIND_INLINE, RFP_RESPONSE_HEADER, rfp_response_header
+from rfp.protocol._client_ring cimport (CLOSED, DONE, MALFORMED, NOT_YET, TIMED_OUT, client_ring, client_ring_abandon,
+                                        client_ring_flush, client_ring_pop, client_ring_release, client_ring_response,
+                                        client_ring_step, client_ring_tag, client_ring_wait)
+from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header)
 from rfp.store._messages cimport KV_GET, KV_NOT_FOUND, KV_OK, KV_PUT
 
-from rfp.errors import InvalidArgument
+from rfp.errors import Closed, InvalidArgument
 
 cdef enum:
-    TOGETHER = 8               # requests that share a notification: the server starts on them while the next are built
+    POST = 16                  # requests that go out with one post: so many are not held back for others
 
-cdef struct line:              # one thread's
-    channel *channel
+cdef struct lane:
+    channel *c
     uint64_t seed
-    uint32_t window
-    uint32_t in_flight
-    uint32_t next              # ring to look at first
-    bint too_large
+    uint32_t first             # the ring to look at first
+    int trouble                # what a ring said when it could not go on, else 0
 
 
 cdef int submit(void *self, operation *op) noexcept nogil:
-    cdef line *l = <line *> self
-    cdef client_ring *ring = l.channel.rings[0]
+    cdef lane *way = <lane *> self
+    cdef uint32_t worker = 0
+    cdef client_ring *ring
     cdef bint taken
-    if l.in_flight == l.window:
-        return WINDOW_FULL
-    if l.channel.count > 1:
-        ring = l.channel.rings[kv_worker(rfp_hash(op.key, op.key_length, l.seed), l.channel.count)]
+    if way.trouble:
+        return LOST
+    if way.c.count > 1:
+        worker = kv_worker(rfp_hash(op.key, op.key_length, way.seed), way.c.count)
+    ring = way.c.rings[worker]
     if op.opcode == GET:
         taken = kv_submit(ring, KV_GET, op.key, op.key_length, op.id)
-    elif op.value_length > kv_inline_limit(ring, op.key_length):
-        l.too_large = True
-        return LOST
     else:
         taken = kv_submit_put(ring, KV_PUT, 0, op.key, op.key_length, op.value, <uint32_t> op.value_length, 0, 0, op.id)
     if not taken:
         return LOST if ring.lost else WINDOW_FULL
-    l.in_flight += 1
-    if ring.unsent == TOGETHER:
+    if ring.unsent == POST:
         client_ring_flush(ring)
     return TAKEN
 
 
+cdef void take(client_ring *ring, finished *f) noexcept nogil:
+    """The answer to the ring's oldest request.  Its payload stays where it is until a request of its slot is looked for."""
+    cdef const rfp_response_header *header = client_ring_response(ring)
+    cdef rfp_reference reference
+    f.id = client_ring_tag(ring)
+    f.value = <const char *> header + RFP_RESPONSE_HEADER
+    f.value_length = header.length
+    f.status = OK if header.status == KV_OK else NOT_FOUND if header.status == KV_NOT_FOUND else ERROR
+    if header.kind == RFP_KIND_REFERENCE and header.length >= RFP_REFERENCE:
+        # No record of this workload is so large: another program wrote it.
+        memcpy(&reference, f.value, sizeof(reference))
+        client_ring_release(ring, reference.pin)
+        f.status = UNEXPECTED_STATE
+    client_ring_pop(ring)
+
+
 cdef int reap(void *self, finished *done, int n) noexcept nogil:
-    cdef line *l = <line *> self
+    cdef lane *way = <lane *> self
     cdef client_ring *ring
-    cdef const rfp_response_header *header
     cdef uint32_t i
-    cdef int found
-    cdef int taken = 0
-    for i in range(l.channel.count):
-        if l.channel.rings[i].unsent:
-            client_ring_flush(l.channel.rings[i])
-    for i in range(l.channel.count):
-        ring = l.channel.rings[(l.next + i) % l.channel.count]
-        while taken < n and ring.count:
+    cdef int found, taken = 0
+    if way.trouble:
+        return LOST
+    for i in range(way.c.count):
+        ring = way.c.rings[(way.first + i) % way.c.count]
+        if ring.unsent:
+            client_ring_flush(ring)
+        while taken < n:
             found = client_ring_step(ring)
             if found == NOT_YET:
                 break
             if found != DONE:
-                return LOST
-            header = client_ring_response(ring)
-            done[taken].id = client_ring_tag(ring)
-            if header.status == KV_OK and header.kind == RFP_KIND_INLINE:
-                done[taken].status = OK
-            elif header.status == KV_NOT_FOUND:
-                done[taken].status = NOT_FOUND
-            else:
-                done[taken].status = ERROR
-            # The fetched copy stays until its slot is submitted again, which is a later call's.
-            done[taken].value = <const char *> header + RFP_RESPONSE_HEADER
-            done[taken].value_length = header.length
-            client_ring_pop(ring)
+                way.trouble = found
+                return taken if taken else LOST
+            take(ring, done + taken)
             taken += 1
-    l.next += 1
-    l.in_flight -= taken
+    way.first = (way.first + 1) % way.c.count
     return taken
 
 
 cdef void wait(void *self, uint64_t ns) noexcept nogil:
-    """Spins, then sleeps, until the oldest request of some ring is answered."""
-    cdef line *l = <line *> self
+    """Waits for the oldest request of the first ring that has one."""
+    cdef lane *way = <lane *> self
+    cdef client_ring *ring
     cdef uint32_t i
-    for i in range(l.channel.count):
-        if l.channel.rings[i].count:
-            client_ring_wait(l.channel.rings[i], rfp_now() + ns)
+    cdef int found
+    for i in range(way.c.count):
+        ring = way.c.rings[(way.first + i) % way.c.count]
+        if ring.count:
+            found = client_ring_wait(ring, rfp_now() + ns)
+            if found != DONE and found != TIMED_OUT:
+                way.trouble = found
             return
 
 
-cdef class RfpConnection(Connection):
-    """One thread's channel of a client, for as long as the connection is open.
+cdef class StoreConnection(Connection):
+    """One thread's channel to a store.
 
-    window: requests in flight, at most the server's slots for each of its workers.
+    client: an rfp.connect() handle, which must stay open longer.  largest: bytes of the largest record.  timeout: seconds to
+    connect.  Raises InvalidArgument if such records do not fit into a slot, Closed, ConnectionFailed.
     """
-    cdef line l
+    cdef lane way
     cdef Client client
-    cdef Channel owner
+    cdef Channel channel
 
-    def __init__(self, Client client not None, uint32_t window):
+    def __init__(self, Client client not None, uint64_t largest, double timeout=10):
+        if client.closed:
+            raise Closed("this handle was closed")
         self.client = client
-        self.owner = client.enter(client.deadline(None))
-        if not 1 <= window <= self.owner.c.rings[0].slots:
-            most = self.owner.c.rings[0].slots
-            self.close()
-            raise InvalidArgument(f"rfp.window={window}", hint=f"1 to {most}, the slots of a ring")
-        self.window = window
-        self.l.channel = &self.owner.c
-        self.l.seed = client.seed
-        self.l.window = window
-        self.c.self = &self.l
+        self.channel = client.attach(rfp_now() + <uint64_t> (timeout * 1e9))
+        limit = kv_inline_limit(self.channel.c.rings[0], KEY_MAX)
+        if largest > limit:
+            client.spare.append(self.channel)
+            self.channel = None
+            raise InvalidArgument(f"records of {largest} bytes do not fit into a slot of the rings",
+                                  hint=f"at most {limit} bytes; -p rfp.api=python takes any size")
+        self.channel.c.busy = 1
+        self.way.c = &self.channel.c
+        self.way.seed = client.seed
+        self.window = self.channel.c.rings[0].slots
+        self.c.self = &self.way
         self.c.submit, self.c.reap, self.c.wait = submit, reap, wait
 
     cpdef str failure(self):
-        if self.l.too_large:
-            return "a record does not fit into a slot: make it smaller, or use rfp.api=python"
-        return "the server is gone"
+        if self.way.trouble == CLOSED:
+            return "the handle was closed during the run"
+        if self.way.trouble == MALFORMED:
+            return f"the server at {self.client.link.address} answered what cannot be"
+        return f"the connection to {self.client.link.address} was lost: the server is gone"
+
+    cpdef close(self):
+        """Gives the channel back to the handle; answers still under way are waited for by whoever uses it next."""
+        cdef Channel mine = self.channel
+        cdef uint32_t i
+        if mine is None:
+            return
+        self.channel = None
+        self.way.trouble = self.way.trouble or CLOSED
+        for i in range(mine.c.count):
+            client_ring_abandon(mine.c.rings[i])
+        self.client.spare.append(mine)
+        mine.c.busy = 0             # last: from here on the handle may close it
 
     @property
     def counters(self):
-        """What the rings have counted, as a dict."""
-        return self.owner.counters
-
-    cpdef close(self):
-        if self.owner is not None:
-            for i in range(self.owner.c.count):
-                client_ring_abandon(self.owner.c.rings[i])
-            self.client.leave(self.owner)
-            self.owner = None
+        """What the rings have counted: READs, WRITEs, second READs ..."""
+        return {} if self.channel is None else self.channel.counters

@@ -4,7 +4,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from bench cimport _c
+from rfp._core cimport rfp_store64
 from bench._histogram cimport histogram, record
 
 cdef enum status:              # YCSB's names for how an operation ended
@@ -30,7 +30,7 @@ cdef struct tally:                 # the three arrays are used as one, too
 cdef inline void count(tally *t, int what, int how, uint64_t ns) noexcept nogil:
     record(&t.done[what] if how == OK else &t.failed[what], ns)
     cdef uint64_t *cell = t.returns + what * STATUSES + how
-    _c.store64(cell, cell[0] + 1)
+    rfp_store64(cell, cell[0] + 1)
 
 
 cdef class Tally:

@@ -5,6 +5,7 @@ from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport calloc, free
 
 from bench._histogram cimport COUNTS, Histogram, add
+from rfp._core cimport rfp_load64, rfp_store64
 
 from bench._workload import KINDS
 
@@ -37,12 +38,12 @@ cdef class Tally:
 
     def finish(self):
         """One more operation of the workload is done."""
-        _c.store64(&self.c.operations, self.c.operations + 1)
+        rfp_store64(&self.c.operations, self.c.operations + 1)
 
     @property
     def operations(self) -> int:
         """Operations of the workload done so far."""
-        return _c.load64(&self.c.operations)
+        return rfp_load64(&self.c.operations)
 
     def histogram(self, int what, str kind="done") -> Histogram:
         """A copy of the histogram of a metric; kind: done, intended or failed."""
@@ -54,7 +55,7 @@ cdef class Tally:
             source = &self.c.intended[what]
         else:
             source = &self.c.failed[what]
-        if _c.load64(&source.count):
+        if rfp_load64(&source.count):
             add(&copy.c, source)
         return copy
 

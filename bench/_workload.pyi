@@ -3,6 +3,8 @@ from typing import Any
 
 KINDS: tuple[str, str, str, str]
 
+def record_size(properties: Mapping[str, Any]) -> int: ...
+
 class Workload:
     properties: Mapping[str, Any]
     operations: int

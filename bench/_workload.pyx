@@ -4,7 +4,8 @@
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from bench cimport _c
+from rfp._core cimport (rfp_add64, rfp_exchange32, rfp_fence_full, rfp_load64_acquire, rfp_load8, rfp_store32_release,
+                        rfp_store64_release, rfp_store8)
 from bench._generators cimport (LATEST, EXPONENTIAL, PADDING_MAX, next_number, random_bits, random_unit, seed_random,
                                 set_generator, set_zipf, write_key)
 
@@ -47,9 +48,9 @@ cdef void draw_now(stream *s, request *r) noexcept nogil:
         else:
             r.kind = INSERT
     if r.kind == INSERT:
-        r.number = _c.add64(&s.shared.next, 1)
+        r.number = rfp_add64(&s.shared.next, 1)
     else:
-        r.number = next_number(&s.numbers, _c.load64_acquire(&s.shared.acknowledged) - 1)
+        r.number = next_number(&s.numbers, rfp_load64_acquire(&s.shared.acknowledged) - 1)
     draw_key(s, r)
 
 
@@ -66,23 +67,23 @@ cdef void draw(stream *s, request *r) noexcept nogil:
 
 cdef void acknowledge(records *shared, uint64_t number) noexcept nogil:
     """Record `number` exists.  Readers may ask for it once all older ones do, too."""
-    cdef uint64_t upto = _c.load64_acquire(&shared.acknowledged)
+    cdef uint64_t upto = rfp_load64_acquire(&shared.acknowledged)
     # So far ahead only if an older insert hangs: then its flag would be taken for another's. The record is just never asked for.
     if number - upto >= UNACKNOWLEDGED:
         return
-    _c.store8(shared.flags + number % UNACKNOWLEDGED, 1)
+    rfp_store8(shared.flags + number % UNACKNOWLEDGED, 1)
     while True:
         # Pairs with the fence after unlocking: either the holder sees our flag, or we see the lock free.
-        _c.fence_full()
-        upto = _c.load64_acquire(&shared.acknowledged)
-        if not _c.load8(shared.flags + upto % UNACKNOWLEDGED) or _c.exchange32(&shared.lock, 1):
+        rfp_fence_full()
+        upto = rfp_load64_acquire(&shared.acknowledged)
+        if not rfp_load8(shared.flags + upto % UNACKNOWLEDGED) or rfp_exchange32(&shared.lock, 1):
             return
-        upto = _c.load64_acquire(&shared.acknowledged)
-        while _c.load8(shared.flags + upto % UNACKNOWLEDGED):
-            _c.store8(shared.flags + upto % UNACKNOWLEDGED, 0)
+        upto = rfp_load64_acquire(&shared.acknowledged)
+        while rfp_load8(shared.flags + upto % UNACKNOWLEDGED):
+            rfp_store8(shared.flags + upto % UNACKNOWLEDGED, 0)
             upto += 1
-        _c.store64_release(&shared.acknowledged, upto)
-        _c.store32_release(&shared.lock, 0)
+        rfp_store64_release(&shared.acknowledged, upto)
+        rfp_store32_release(&shared.lock, 0)
 
 
 cdef inline uint64_t field_length(stream *s) noexcept nogil:
@@ -164,7 +165,8 @@ cdef int64_t next_field(const workload *w, const char *record, uint64_t length, 
     return -1 if size > w.longest or size > length - place - 4 else <int64_t>size
 
 
-cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length, char *room) noexcept nogil:
+cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length,
+                           char *room) noexcept nogil:
     cdef uint64_t place = 0, done = 0
     cdef int64_t size
     cdef uint32_t new_size
@@ -199,6 +201,12 @@ cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, co
             return False
         place += 4 + <uint64_t>size
     return place == length
+
+
+def record_size(properties) -> int:
+    """Bytes of the largest record, as it is stored."""
+    fields, length = properties["fieldcount"], properties["fieldlength"]
+    return length if fields == 1 else fields * (4 + length)
 
 
 cdef class Workload:
@@ -238,7 +246,8 @@ cdef class Workload:
 
         shares = [p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")]
         if p["scanproportion"] > 0:
-            raise InvalidArgument("scanproportion is not 0", hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
+            raise InvalidArgument("scanproportion is not 0",
+                                  hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
         total = sum(shares)
         if total <= 0:
             raise InvalidArgument("all proportions are 0", hint="give readproportion, updateproportion ...")
@@ -264,7 +273,7 @@ cdef class Workload:
 
     def _lay_out_records(self, p):
         cdef workload *w = &self.c
-        size = p["fieldlength"] if p["fieldcount"] == 1 else p["fieldcount"] * (4 + p["fieldlength"])
+        size = record_size(p)
         if size > LARGEST:
             raise InvalidArgument(f"records of {size} bytes", hint=f"fieldcount x fieldlength must stay within {LARGEST} bytes")
         w.fields = p["fieldcount"]
@@ -285,7 +294,7 @@ cdef class Workload:
     @property
     def records(self) -> int:
         """How many records there are for sure: all below this number were acknowledged."""
-        return _c.load64_acquire(&self.shared.acknowledged)
+        return rfp_load64_acquire(&self.shared.acknowledged)
 
     @property
     def writes_fields(self) -> bool:

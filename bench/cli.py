@@ -27,11 +27,18 @@ class Command(click.Command):
 def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that YCSB's commands have, as people type them."""
     options = [
-        click.option("-P", "files", multiple=True, metavar="FILE", help="Properties from a file, or a built-in workload: a b c d f."),
+        click.option(
+            "-P", "files", multiple=True, metavar="FILE", help="Properties from a file, or a built-in workload: a b c d f."
+        ),
         click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property; overrides files."),
         click.option("-threads", "--threads", type=click.IntRange(1), metavar="N", help="Client threads."),
-        click.option("-target", "--target", type=click.IntRange(0), metavar="OPS", help="Operations per second to aim at; latency is "
-                     "then also taken from when an operation should have begun."),
+        click.option(
+            "-target",
+            "--target",
+            type=click.IntRange(0),
+            metavar="OPS",
+            help="Operations per second to aim at; latency is then also taken from when an operation should have begun.",
+        ),
         click.option("-s", "status", is_flag=True, help="Print a status line every status.interval seconds."),
         click.option("-l", "label", metavar="LABEL", help="What stands before status lines."),
     ]
@@ -98,15 +105,15 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
     placement = Placement.choose() if pin else None
     progress = sys.stderr.isatty() and not properties["status"]
     known = None
-    with open_database(name, properties, private=phase == "bench", placement=placement) as database:
-        with pinned(placement.client if placement else None):
-            if phase in ("load", "bench"):
-                result = phases.load(database, properties, workload=workload, progress=progress)
-                known = result.records
-                if phase == "bench":
-                    click.echo(f"loaded {result.operations:,} records in {result.runtime / 1e9:.2f} s", err=True)
-            if phase in ("run", "bench") and not (phase == "bench" and result.interrupted):
-                result = phases.run(database, properties, workload=workload, known=known, progress=progress)
+    client = placement.client if placement else None
+    with open_database(name, properties, private=phase == "bench", placement=placement) as database, pinned(client):
+        if phase in ("load", "bench"):
+            result = phases.load(database, properties, workload=workload, progress=progress)
+            known = result.records
+            if phase == "bench":
+                click.echo(f"loaded {result.operations:,} records in {result.runtime / 1e9:.2f} s", err=True)
+        if phase in ("run", "bench") and not (phase == "bench" and result.interrupted):
+            result = phases.run(database, properties, workload=workload, known=known, progress=progress)
     export(result, properties)
     if plot:
         from bench.plot import plot_result
@@ -119,7 +126,9 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
         raise click.ClickException("reads returned other data than was written: see the VERIFY lines")
 
 
-plot_option = click.option("--plot", metavar="FILE", help="Draw throughput and latency percentiles (PNG, SVG or PDF; needs matplotlib).")
+plot_option = click.option(
+    "--plot", metavar="FILE", help="Draw throughput and latency percentiles (PNG, SVG or PDF; needs matplotlib)."
+)
 pin_option = click.option("--pin/--no-pin", default=True, help="Keep clients and server on different CPUs.", show_default=True)
 
 
@@ -172,12 +181,22 @@ def bench(db: str, **options: Any) -> None:
 
 @main.command(cls=Command)
 @click.argument("dbs", nargs=-1, required=True, metavar="DB...")
-@click.option("-w", "workloads", multiple=True, default=("a",), metavar="FILE", help="A workload; may be given several times.", show_default=True)
+@click.option(
+    "-w",
+    "workloads",
+    multiple=True,
+    default=("a",),
+    metavar="FILE",
+    help="A workload; may be given several times.",
+    show_default=True,
+)
 @click.option("-P", "files", multiple=True, metavar="FILE", help="Properties for all, over those of the workloads.")
 @click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property for all; overrides files.")
 @click.option("-threads", "--threads", type=click.IntRange(1), metavar="N", help="Client threads.")
 @click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often each database has its turn.")
-@click.option("--seconds", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="The most that a turn takes.")
+@click.option(
+    "--seconds", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="The most that a turn takes."
+)
 @click.option("--json", "json_file", metavar="FILE", help="Write all numbers, also of the single rounds.")
 @plot_option
 @pin_option
@@ -195,8 +214,9 @@ def compare(
 ) -> None:
     """Measure several databases by turns in one go, and print medians and ratios.
 
-    Each gets a private server, all of them the same CPUs; ratios say how much more the first one named does.  A database whose program or package
-    is missing is left out, with the command that installs it.  A DB may have properties of its own: NAME,PROPERTY=VALUE.
+    Each gets a private server, all of them the same CPUs; ratios say how much more the first one named does.  A
+    database whose program or package is missing is left out, with the command that installs it.  A DB may have
+    properties of its own: NAME,PROPERTY=VALUE.
 
     \b
     Examples:

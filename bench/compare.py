@@ -52,7 +52,8 @@ class Standing:
 
     def latency(self, metric: str, p: float) -> float | None:
         """A percentile in us: the median of the rounds; None if nothing of this metric was measured."""
-        values = [found.done.percentile(p) / 1e3 for result in self.rounds if (found := result.metric(metric)) and found.done.count]
+        found = [result.metric(metric) for result in self.rounds]
+        values = [each.done.percentile(p) / 1e3 for each in found if each and each.done.count]
         return statistics.median(values) if values else None
 
     @property
@@ -176,7 +177,8 @@ def table(comparison: Comparison) -> str:
     widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
     texts = []
     for line in lines:
-        cells = [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in enumerate(zip(line, widths))]
+        sized = enumerate(zip(line, widths, strict=True))
+        cells = [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in sized]
         texts.append("  ".join(cells).rstrip())
     return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
 

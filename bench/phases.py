@@ -129,14 +129,21 @@ class _Phase:
     def _thread(self, number: int, operations: int) -> None:
         error: BaseException | None = None
         p, connection, count = self.properties, self.connections[number], len(self.tallies)
-        pace = {"target": p["target"] / count, "offset": number / p["target"] if p["target"] else 0.0}
+        target, offset = p["target"] / count, number / p["target"] if p["target"] else 0.0
         try:
             if self.database.native:
-                # The native connection answers in a window; a load may use it as well as a run.
-                arguments = (connection, self._streams[number], self.tallies[number], self.stop)
-                options = {"operations": operations, "window": p["rfp.window"], "timeout": p["rfp.timeout"]}
                 self._gate.wait(60)
-                _driver.run(*arguments, **options, **pace)
+                _driver.run(
+                    connection,
+                    self._streams[number],
+                    self.tallies[number],
+                    self.stop,
+                    operations=operations,
+                    window=p["rfp.window"],
+                    timeout=p["rfp.timeout"],
+                    target=target,
+                    offset=offset,
+                )
             else:
                 driver = Driver(
                     connection,
@@ -149,8 +156,8 @@ class _Phase:
                     retry_after=p["core_workload_insertion_retry_interval"],
                 )
                 self._gate.wait(60)
-                driver.run(operations, **pace)
-        except BaseException as caught:
+                driver.run(operations, target=target, offset=offset)
+        except BaseException as caught:  # noqa: BLE001  the main thread raises it again
             error = caught
         self._ends.put((time.monotonic_ns(), error))
 
@@ -190,7 +197,7 @@ class _Phase:
         self._gate.abort()
         for thread in self._threads:
             thread.join(self.properties["rfp.timeout"] + 5)
-        for connection, tally in zip(self.connections, self.tallies):
+        for connection, tally in zip(self.connections, self.tallies, strict=False):
             began = time.monotonic_ns()
             connection.close()
             took = time.monotonic_ns() - began

@@ -51,9 +51,8 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | Path) -> Non
     from bench.compare import metric_of
 
     plt = pyplot()
-    labels = []
-    for comparison in comparisons:
-        labels += [standing for standing in comparison.standings if standing.contestant.label not in {s.contestant.label for s in labels}]
+    named = {standing.contestant.label: standing for comparison in comparisons for standing in comparison.standings}
+    labels = list(named.values())
     width = 0.8 / max(len(labels), 1)
     figure, (above, below) = plt.subplots(
         2, 1, figsize=(max(8.0, 2.0 + 0.52 * len(labels) * len(comparisons)), 8.0), sharex=True, height_ratios=(1, 1.1)
@@ -69,13 +68,20 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | Path) -> Non
             x = group + (i - (len(labels) - 1) / 2) * width
             above.bar(x, standing.throughput, width * 0.9, color=colour, label=f"{name}  ({standing.client})" if first else None)
             above.annotate(
-                short(standing.throughput), (x, standing.throughput), (0, 3), textcoords="offset points", ha="center", fontsize=7.5
+                short(standing.throughput),
+                (x, standing.throughput),
+                (0, 3),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7.5,
             )
             _latency(below, x, standing, metric_of(comparison), colour)
             first = False
     _dress(above, below, comparisons, [metric_of(comparison) for comparison in comparisons])
     rounds = max((len(standing.rounds) for comparison in comparisons for standing in comparison.standings), default=0)
-    figure.suptitle(f"YCSB core workloads, medians of {rounds} alternating rounds", x=0.01, ha="left", fontsize=13, fontweight="bold")
+    figure.suptitle(
+        f"YCSB core workloads, medians of {rounds} alternating rounds", x=0.01, ha="left", fontsize=13, fontweight="bold"
+    )
     figure.tight_layout()
     _save(figure, path)
 
@@ -109,13 +115,24 @@ def _dress(above: Any, below: Any, comparisons: Sequence[Comparison], metrics: S
     below.yaxis.set_major_formatter(FuncFormatter(microseconds))
     below.set_xticks(
         range(len(comparisons)),
-        [f"{comparison.workload}\n({metric.lower()} latency)" for comparison, metric in zip(comparisons, metrics)],
+        [f"{comparison.workload}\n({metric.lower()} latency)" for comparison, metric in zip(comparisons, metrics, strict=False)],
     )
     marks = [
-        Line2D([], [], color="#444444", marker=mark, markersize=size, linestyle="", markeredgewidth=2 if mark == "_" else 0, label=label)
+        Line2D(
+            [],
+            [],
+            color="#444444",
+            marker=mark,
+            markersize=size,
+            linestyle="",
+            markeredgewidth=2 if mark == "_" else 0,
+            label=label,
+        )
         for mark, size, label in MARKS.values()
     ]
-    below.legend(handles=marks, frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    below.legend(
+        handles=marks, frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
+    )
 
 
 def plot_result(result: Result, path: str | Path) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rfp.errors import InvalidArgument
 
@@ -115,6 +115,7 @@ def _table(*rows: tuple[str, str | None, Callable[[str], Any], str]) -> dict[str
 
 
 # Every property, with its default and one line of what it means.  `rfp-ycsb properties` prints this.
+# fmt: off
 KNOWN = _table(
     ("workload", "CoreWorkload", core_workload, "the workload class, for YCSB's files"),
     ("recordcount", "1000", positive, "records in the database before the run"),
@@ -148,8 +149,8 @@ KNOWN = _table(
     ("threadcount", "1", positive, "client threads (-threads)"),
     ("target", "0", count, "operations per second to aim at, all threads together (-target; 0: as many as go)"),
     ("maxexecutiontime", "0", weight, "seconds after which the run ends (0: when its operations are done)"),
-    ("measurement.interval", None, choice("op", "intended", "both"), "latency since the operation began, or since it should "
-     "have begun by target (default: both where there is a target, else op)"),
+    ("measurement.interval", None, choice("op", "intended", "both"), ("latency since the operation began, or since it should "
+     "have begun by target (default: both where there is a target, else op)")),
     ("hdrhistogram.percentiles", "50,95,99", percentiles, "percentiles to print"),
     ("hdrhistogram.fileoutput", "false", boolean, "write one NAME.hdr per kind of operation"),
     ("hdrhistogram.output.path", "", str, "what stands before NAME.hdr"),
@@ -163,12 +164,13 @@ KNOWN = _table(
     ("core_workload_insertion_retry_interval", "3", above_zero, "seconds to wait before that, more or less"),
     # Of this driver.
     ("rfp.address", None, str, "rfp server (default: a private one where there is no other; for load and run the local default)"),
-    ("rfp.api", "native", choice("native", "python"), "native: the driver loop in C, no GIL; python: rfp.connect() and its methods"),
+    ("rfp.api", "native", choice("native", "python"), "native: the driver's loop in C; python: rfp.connect() and its methods"),
     ("rfp.window", "1", positive, "native: operations in flight per thread"),
     ("rfp.predraw", "0", count, "native: draw this many requests per thread before the clock starts, and repeat them"),
     ("rfp.timeout", "10", above_zero, "seconds without any answer after which a thread gives up"),
     ("rfp.seed", "1", count, "of all random numbers"),
     ("rfp.memory", "1GiB", str, "private server: memory for records"),
+    ("rfp.network", None, str, "private server: emulated network, such as rtt=2us&in_iops=1M (see docs/addresses.md)"),
     ("rfp.workers", "1", positive, "private server: worker threads"),
     ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"), "how results come back"),
     ("redis.host", "127.0.0.1", str, "Redis server"),
@@ -183,6 +185,7 @@ KNOWN = _table(
     ("lmdb.mapsize", "4G", count, "bytes that it may grow to"),
     ("lmdb.sync", "false", boolean, "sync to disk at every commit"),
 )
+# fmt: on
 
 # YCSB has these, and here they change nothing.
 WITHOUT_EFFECT = {
@@ -214,7 +217,7 @@ class Properties(Mapping[str, Any]):
     5000
     """
 
-    _warned: set[str] = set()
+    _warned: ClassVar[set[str]] = set()
 
     def __init__(self, given: Mapping[str, str] | None = None) -> None:
         self.given = dict(given or {})

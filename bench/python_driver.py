@@ -59,7 +59,7 @@ class Driver:
         self.began = self.due = 0  # of the request being worked on, ns
 
     def run(self, operations: int, *, target: float = 0, offset: float = 0) -> None:
-        """Works on `operations` requests (0: until stopped), `target` per second (0: as many as go), the first in `offset` seconds.
+        """Works on `operations` requests (0: until stopped), `target` per second (0: as many as go), the first after `offset` s.
 
         Raises ConnectionFailed after 100 failures in a row.
         """
@@ -113,14 +113,14 @@ class Driver:
 
     def _update(self, key: bytes, field: int, number: int) -> None:
         if field == ALL_FIELDS:
-            value: bytes | None = self.requests.record(number)
+            value = self.requests.record(number)
             began = self.began = clock()
         else:
             began = self.began = clock()
-            record = self.client.read(key)
-            value = self._change(UPDATE, record, field, number)
-            if value is None:
+            changed = self._change(UPDATE, self.client.read(key), field, number)
+            if changed is None:
                 return
+            value = changed
         self.client.update(key, value)
         self._count(UPDATE, OK, began, clock())
 

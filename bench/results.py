@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from bench._histogram import Histogram
 from bench._tally import METRIC_NAMES, Tally
 
 Row = tuple[str, str, "int | float | str"]
+Kind = Literal["done", "intended", "failed"]
+KINDS: tuple[Kind, ...] = ("done", "intended", "failed")
 
 
 @dataclass
@@ -97,11 +100,12 @@ def merge(tallies: Sequence[Tally]) -> list[Metric]:
             for status, times in tally.returns(what).items():
                 returns[status] = returns.get(status, 0) + times
         if returns:
-            metrics.append(Metric(name, *(_sum(tallies, what, kind) for kind in ("done", "intended", "failed")), returns))
+            done, intended, failed = (_sum(tallies, what, kind) for kind in KINDS)
+            metrics.append(Metric(name, done, intended, failed, returns))
     return metrics
 
 
-def _sum(tallies: Sequence[Tally], what: int, kind: str) -> Histogram:
+def _sum(tallies: Sequence[Tally], what: int, kind: Kind) -> Histogram:
     total = Histogram()
     for tally in tallies:
         total.add(tally.histogram(what, kind))

@@ -74,7 +74,7 @@ class Status:
 
     def _line(self, now: float, count: int) -> str:
         rate = (count - self._line_count) / max(now - self._line_at, 1e-9)
-        stamp = datetime.now().strftime("%Y-%m-%d %H:%M:%S:%f")[:-3]
+        stamp = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S:%f")[:-3]
         line = f"{self.label + ' ' if self.label else ''}{stamp} {int(now - self._begin)} sec: {count} operations; "
         if count:
             line += f"{rate:.2f} current ops/sec; "

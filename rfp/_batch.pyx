@@ -5,13 +5,13 @@ A batch fills requests worker by worker and sends each as soon as it is full: wh
 built.  Answers come in order, so each worker's queue of positions says whose they are.
 """
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from rfp._client cimport Client, as_key, refusal
+from rfp._client cimport Client, as_key, refusal, take_buffer
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_worker
 from rfp.protocol._caller cimport FULL
@@ -23,7 +23,7 @@ from rfp.protocol._wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_res
 from rfp.store._messages cimport (KV_DEFERRED, KV_DELETE_MANY, KV_GET_MANY, KV_MAX_KEY, KV_NOT_FOUND, KV_OK, KV_PUT_MANY,
                                   kv_item, kv_key, kv_number, kv_pair)
 
-from rfp.errors import OutcomeUnknown, RfpError, WrongType
+from rfp.errors import RfpError, ServerRefused
 
 cdef enum:
     MOST_ITEMS = 16              # in one request: enough to spread its cost, few enough to overlap
@@ -117,7 +117,7 @@ cdef class Batch:
         cdef kv_pair pair
         cdef int found
         if self.workers > 1:
-            worker = kv_worker(rfp_hash(text, key_length, self.client.seed), self.workers)
+            worker = kv_worker(rfp_hash(text, key_length, self.owner.c.seed), self.workers)
         b = &self.bundles[worker]
         size = (sizeof(kv_pair) if self.opcode == KV_PUT_MANY else sizeof(kv_key)) + key_length + value_length
         if size > b.ring.slot_size - RFP_REQUEST_HEADER - sizeof(kv_number):
@@ -242,7 +242,7 @@ cdef list run(Client client, uint8_t opcode, list keys, list values, uint64_t tt
                 elif type(values[i]) is bytes:
                     found = batch.add(i, <bytes> keys[i], PyBytes_AS_STRING(values[i]), PyBytes_GET_SIZE(values[i]))
                 else:
-                    PyObject_GetBuffer(values[i], &view, PyBUF_SIMPLE)
+                    take_buffer(values[i], &view, False)
                     try:
                         found = batch.add(i, <bytes> keys[i], <const char *> view.buf, view.len)
                     finally:
@@ -259,21 +259,30 @@ cdef list run(Client client, uint8_t opcode, list keys, list values, uint64_t tt
             client.leave(owner)
         try:
             client.again(found, deadline, repeatable or not batch.sent)
-        except OutcomeUnknown as error:
+        except RfpError as error:
             error.results = batch.results
             raise
 
 
 cdef list as_keys(keys):
-    cdef list checked = keys if type(keys) is list else list(keys)
+    # A copy also of a list: another thread may change the caller's during the call.
+    cdef list checked = list(keys)
     cdef Py_ssize_t i
     for i in range(len(checked)):
         key = checked[i]
         if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
-            if checked is keys:
-                checked = list(keys)
             checked[i] = as_key(key)
     return checked
+
+
+cdef object as_value(value):
+    """Bytes, or a view that holds the buffer as it is: all values are checked before the first is sent."""
+    cdef Py_buffer view
+    if type(value) is bytes:
+        return value
+    take_buffer(value, &view, False)
+    PyBuffer_Release(&view)
+    return memoryview(value)
 
 
 cdef list get_many(Client client, object keys, uint64_t deadline):
@@ -300,20 +309,18 @@ cdef list put_many(Client client, object items, uint64_t ttl, uint64_t deadline)
     cdef list again = []
     cdef list results
     for key, value in (items.items() if hasattr(items, "items") else items):
-        if isinstance(value, str):
-            raise WrongType("values are bytes or buffers, and this is a str", hint="value.encode()")
         names.append(as_key(key))
-        values.append(value)
+        values.append(as_value(value))
     results = run(client, KV_PUT_MANY, names, values, ttl, deadline, again)
     for position in again:
         try:
             results[position] = client.put(names[position], values[position], ttl=ttl / 1000 if ttl else None,
                                            timeout=remaining(client, deadline))
-        except OutcomeUnknown as error:
+        except ServerRefused as error:
+            results[position] = error
+        except RfpError as error:
             error.results = results
             raise
-        except RfpError as error:
-            results[position] = error
     return results
 
 

@@ -13,7 +13,6 @@ cdef struct answer:                 # of a request whose result is a status and 
 
 cdef class Client(Caller):
     """The store, as one process's threads see it."""
-    cdef readonly uint64_t seed
     cdef readonly str mode
     cdef object fetch
     cdef object retries
@@ -28,5 +27,6 @@ cdef class Client(Caller):
                          answer *out) except? 0
 
 cdef bytes as_key(object key)
+cdef int take_buffer(object thing, Py_buffer *view, bint writable) except -1
 cdef object refusal(uint8_t status, uint64_t result, bytes key)
 cdef uint64_t milliseconds(object ttl) except? 0

@@ -2,6 +2,7 @@
 """The store's client: `rfp.connect()` returns one."""
 
 from collections import namedtuple
+from operator import index
 
 from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -24,7 +25,7 @@ from rfp.store._messages cimport (KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_A
                                   KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH, kv_number)
 
 from rfp.errors import (AlreadyExists, ConnectionFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused,
-                        TooLarge, VersionMismatch, WrongType)
+                        TooLarge, VersionMismatch, WrongBuffer, WrongType)
 from rfp.store.counters import COUNTERS
 
 Item = namedtuple("Item", ["value", "version"])
@@ -47,6 +48,32 @@ cdef bytes as_key(key):
     return key
 
 
+cdef int take_buffer(object thing, Py_buffer *view, bint writable) except -1:
+    """The memory of a value, or of a buffer for one; to be given back with PyBuffer_Release."""
+    if isinstance(thing, str):
+        raise WrongType(f"values are bytes or buffers, and this is a str of {len(thing)} characters", hint="value.encode()")
+    try:
+        PyObject_GetBuffer(thing, view, PyBUF_SIMPLE | PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+    except TypeError:
+        raise WrongType(f"values are bytes or buffers, not {type(thing).__name__}",
+                        hint="a bytearray, say, or a numpy array" if writable else "encode it: json, pickle, struct") from None
+    except (BufferError, ValueError) as error:      # numpy raises the latter
+        raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}",
+                          hint="a contiguous buffer that may be written" if writable else "make a copy: bytes(value)") from None
+    return 0
+
+
+cdef uint64_t whole_number(str name, value, lowest, highest) except? 0:
+    """An argument that is a whole number from lowest to highest; negative ones as their two's complement."""
+    try:
+        value = index(value)
+    except TypeError:
+        raise WrongType(f"{name}={value!r} is not a whole number") from None
+    if not lowest <= value <= highest:
+        raise InvalidArgument(f"{name}={value!r}", hint=f"from {lowest} to {highest}")
+    return <uint64_t> (value & 0xFFFFFFFFFFFFFFFF)
+
+
 cdef object refusal(uint8_t status, uint64_t result, bytes key):
     """The exception for a status of the server's."""
     name = key if len(key) <= 40 else key[:37] + b"..."
@@ -61,7 +88,7 @@ cdef object refusal(uint8_t status, uint64_t result, bytes key):
         return OutOfMemory(f"the server has no room for {name!r}", hint="give it more memory=, or let it evict")
     if status == KV_TOO_LARGE:
         return TooLarge(f"the value of {name!r} is larger than the server takes",
-                        hint="a value must fit into one worker's share of memory=, and be at most 256 MiB")
+                        hint="at most 256 MiB, and half of one worker's share of memory= unless quota= says more")
     if status == KV_NOT_A_NUMBER:
         return NotANumber(f"the value of {name!r} is not a decimal 64-bit integer")
     if status == KV_OVERFLOW:
@@ -80,7 +107,10 @@ cdef uint64_t milliseconds(ttl) except? 0:
     cdef double seconds
     if ttl is None:
         return 0
-    seconds = ttl
+    try:
+        seconds = ttl
+    except TypeError:
+        raise WrongType(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever") from None
     if not 0 < seconds < 1e9:
         raise InvalidArgument(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever")
     return max(<uint64_t> 1, <uint64_t> (seconds * 1000))
@@ -100,20 +130,24 @@ cdef class Client(Caller):
     b'v'
     """
 
-    def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None,
+    def __init__(self, open_link, *, timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None,
                  tuned=None):
         super().__init__(open_link, timeout=timeout, reconnect=reconnect)
-        self.seed = self.link.seed
         self.mode = mode
         self.bypass = mode == "bypass"
         self.fetch = fetch
         self.retries = retries
         self.tuned = tuned
 
+    @property
+    def seed(self):
+        """Of the hash that tells a key's worker, at the present server."""
+        return self.link.seed
+
     cdef uint32_t worker_of(self, channel *c, bytes key) noexcept:
         if c.count == 1:
             return 0
-        return kv_worker(rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed), c.count)
+        return kv_worker(rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), c.seed), c.count)
 
     def prepare(self, Channel owner not None):
         """Sets up a new channel the way this handle was asked to work."""
@@ -154,8 +188,8 @@ cdef class Client(Caller):
     def get_into(self, key, buffer, *, timeout=None):
         """Fetches the value into a writable buffer; returns its length in bytes, or None if the key has no value.
 
-        Large values arrive without a copy in between.  Raises InvalidArgument if the buffer is too short; what it then holds is
-        undefined.  2 round trips; 3 for a value that does not fit into a slot.
+        Large values arrive without a copy in between.  Raises InvalidArgument if the buffer is too short, WrongBuffer if it cannot be
+        written; what it holds after an error is undefined.  2 round trips; 3 for a value that does not fit into a slot.
 
         >>> kv.put(b"k", b"value") > 0
         True
@@ -173,7 +207,7 @@ cdef class Client(Caller):
             key = as_key(key)
         if buffer is None:
             return self.find_in(key, NULL, with_version, deadline)
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        take_buffer(buffer, &view, True)
         try:
             return self.find_in(key, &view, with_version, deadline)
         finally:
@@ -299,11 +333,9 @@ cdef class Client(Caller):
             flags = KV_IF_ABSENT
         elif if_version is not None:
             flags = KV_IF_VERSION
-            version = if_version
-        if isinstance(value, str):
-            raise WrongType(f"values are bytes or buffers, and this is a str of {len(value)} characters", hint="value.encode()")
+            version = whole_number("if_version", if_version, 0, 0xFFFFFFFFFFFFFFFF)
         key_length = <uint32_t> PyBytes_GET_SIZE(key)
-        PyObject_GetBuffer(value, &view, PyBUF_SIMPLE)
+        take_buffer(value, &view, False)
         try:
             if view.len > KV_MAX_VALUE:
                 raise TooLarge(f"a value of {view.len} bytes", hint="at most 256 MiB: cut it into several")
@@ -361,13 +393,9 @@ cdef class Client(Caller):
         (1, 11, b'11')
         """
         cdef answer out
-        cdef int64_t delta
         key = as_key(key)
-        try:
-            delta = amount
-        except OverflowError:
-            raise InvalidArgument(f"amount={amount!r} goes beyond 64 bits") from None
-        self.change(KV_INCR, key, True, <uint64_t> delta, False, timeout, &out)
+        self.change(KV_INCR, key, True, whole_number("amount", amount, -0x8000000000000000, 0x7FFFFFFFFFFFFFFF), False, timeout,
+                    &out)
         if out.status != KV_OK:
             raise refusal(out.status, out.result, key)
         return <int64_t> out.number
@@ -396,9 +424,10 @@ cdef class Client(Caller):
         return get_many(self, keys, self.deadline(timeout))
 
     def put_many(self, items, *, ttl=None, timeout=None):
-        """Stores many values (a mapping, or pairs); returns a list with, for each, its version or the error that it met.
+        """Stores many values (a mapping, or pairs); returns a list with, for each, its version or the ServerRefused that it met.
 
-        Not atomic.  About 2 round trips for each 16 values, overlapping.  Raises OutcomeUnknown if the connection is lost.
+        Not atomic.  About 2 round trips for each 16 values, overlapping.  What ends the whole call (the deadline, the loss of the
+        server) is raised, with `results`: what is known by then.
 
         >>> versions = kv.put_many({b"a": b"1", b"b": b"2"})
         >>> versions[0] < versions[1]

@@ -65,9 +65,12 @@ cdef struct event_channel      # what one thread sleeps on; many queue pairs may
 
 cdef struct provider:          # the operations; every one noexcept nogil
     # Posts n work requests in order, with one doorbell.  Returns how many were taken: fewer when the send queue is full.
+    # Nothing overtakes a WRITE; READs and atomics keep their order among themselves; but a WRITE may overtake a READ or an
+    # atomic that is not yet complete.
     # A request that fails its checks is taken, and completes with BOUNDS or RIGHTS.
     int (*post)(queue_pair *pair, work_request *requests, int n) noexcept nogil
-    # Takes up to n completions, in the order of posting.
+    # Takes up to n completions, in the order of posting.  What nobody polls need not move: a thread polls until what it has
+    # posted is complete before it sleeps.
     int (*poll)(queue_pair *pair, completion *completions, int n) noexcept nogil
     # Whether the peer still lives; asks the operating system (about 1 us), so not for every turn of a loop.
     bint (*alive)(queue_pair *pair) noexcept nogil

@@ -146,6 +146,7 @@ cdef int upload(Client client, Channel owner, client_ring *ring, bytes key, Py_b
                 if found != DONE:
                     break
                 continue
+            found = TIMED_OUT      # what holds if a signal's exception ends the wait
             found = client.wait(owner, ring, deadline)
             if found != DONE:
                 break

@@ -104,7 +104,7 @@ cdef class RpcClient(Caller):
     """
     cdef object mode
 
-    def __init__(self, address, *, double timeout=5.0, bint reconnect=True, str mode="auto"):
+    def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto"):
         from rfp.connecting import opener
         if mode not in ("auto", "fetch", "reply"):
             raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint="auto, fetch or reply")

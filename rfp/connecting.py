@@ -40,8 +40,8 @@ def connect(
     """Connects to a store and returns its client.
 
     address: `shm://PATH`, what `Server.address` says; None for this user's default server (`rfp serve`).  timeout: seconds
-    that a call may take unless it says otherwise.  mode: how results come back: "fetch" (the client READs them), "reply" (the server
-    WRITEs them), "auto" (the first, until it costs too many READs) or "bypass" (GETs walk the server's index without it;
+    that a call may take unless it says otherwise.  mode: how results come back: "fetch" (the client READs them), "reply" (the
+    server WRITEs them), "auto" (the first, until it costs too many READs) or "bypass" (GETs walk the server's index without it;
     needs allow_bypass there).  reconnect: find the server again when it was lost.  fetch, retries: the paper's F (bytes) and R,
     instead of those that `rfp tune` chose (RFP, section 3.2).
 
@@ -55,6 +55,9 @@ def connect(
     """
     if mode not in MODES:
         raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint=", ".join(MODES))
+    for option, value, least, most in (("fetch", fetch, 64, 1 << 20), ("retries", retries, 0, 1 << 20)):
+        if value is not None and not (isinstance(value, int) and least <= value <= most):
+            raise InvalidArgument(f"{option}={value!r}", hint=f"a whole number from {least} to {most}")
     place = addresses.default() if address is None else addresses.parse(address)
     features = BYPASS if mode == "bypass" else 0
     return Client(

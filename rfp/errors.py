@@ -11,12 +11,17 @@ no room for 1 MiB (give the server more memory=)
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class RfpError(Exception):
     """The base of all errors of this package.
 
-    message: what happened, with the names and numbers that matter.  hint: the way out, or None.
+    message: what happened, with the names and numbers that matter.  hint: the way out, or None.  results: where a call for many
+    keys was cut off, the list that it would have returned, with None for what is not known.
     """
+
+    results: list[Any] | None = None
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
@@ -87,6 +92,10 @@ class InvalidArgument(CallerError, ValueError):
 
 class WrongType(CallerError, TypeError):
     """An argument is of a type that cannot be taken."""
+
+
+class WrongBuffer(CallerError, BufferError):
+    """An object's memory cannot be used: it is not contiguous, or it is read-only."""
 
 
 class InvalidAddress(InvalidArgument):

@@ -14,7 +14,7 @@ from rfp import units
 from rfp._fabric import Fabric, Region
 from rfp.address import Address
 from rfp.errors import InvalidArgument
-from rfp.protocol.host import BYPASS, RESPONSE_CRC, Host
+from rfp.protocol.host import BYPASS, RESPONSE_CRC, SLOT_SIZE, Host
 from rfp.protocol.layout import REMOTE_READ
 from rfp.provider import open_fabric
 from rfp.store._store import Partition
@@ -30,10 +30,11 @@ class Server:
     """Keeps a store in memory and serves it until it is closed.
 
     memory: for keys, values and their index, in bytes or as text ("1GiB"); shared evenly among the workers, and limits
-    the largest value.  workers: threads that serve; each owns a part of the keys.  address: where to listen; None for a new address of
-    its own.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  eviction: "clock" (second chance, over all
-    values), "bucket" (the paper's: least recently used within a bucket of 8) or "none" (puts fail with OutOfMemory).  allow_bypass:
-    let clients walk the index by themselves.  lease: seconds that a large value stays readable for a client that asked for it.
+    the largest value.  workers: threads that serve; each owns a part of the keys.  address: where to listen; None for a new
+    address of its own.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  eviction: "clock" (second chance,
+    over all values), "bucket" (the paper's: least recently used within a bucket of 8) or "none" (puts fail with OutOfMemory).
+    allow_bypass: let clients walk the index by themselves.  lease: seconds that a large value stays readable for a client that
+    asked for it.
     quota: bytes of large values that one client thread may hold at one worker; None for half of the worker's memory.
     cpus: processors to keep the workers on, in turn.
 
@@ -72,6 +73,9 @@ class Server:
         share = self.memory // workers
         if share < LEAST_MEMORY:
             raise InvalidArgument(f"memory={memory!r} for {workers} workers", hint="at least 1MiB for each")
+        held = share // 2 if quota is None else units.size(quota)
+        # What goes beyond the quota could be neither sent nor fetched; what fits into a slot does not count.
+        largest = min(LARGEST_VALUE, share, max(held, SLOT_SIZE))
         place = addresses.unique() if address is None else addresses.parse(address)
         used = fabric or open_fabric(place)
         seed = secrets.randbits(64)
@@ -88,8 +92,8 @@ class Server:
                     eviction=eviction,
                     first_version=first_version,
                     lease_ns=int(lease * 1e9),
-                    session_quota=share // 2 if quota is None else units.size(quota),
-                    max_value=min(LARGEST_VALUE, share),
+                    session_quota=held,
+                    max_value=largest,
                 )
                 for arena in self._arenas
             ]
@@ -102,7 +106,7 @@ class Server:
                 seed=seed,
                 staging_size=STAGING,
                 lease_ns=int(lease * 1e9),
-                max_value=min(LARGEST_VALUE, share),
+                max_value=largest,
                 features=RESPONSE_CRC | (BYPASS if allow_bypass else 0),
                 idle=idle,
                 cpus=cpus,

@@ -12,6 +12,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
 from multiprocessing import resource_tracker
 from pathlib import Path
 
@@ -47,6 +48,7 @@ stderr_key = pytest.StashKey[int]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rfp")
     group.addoption("--seed", type=int, help="of everything random in this run; as printed by the run to repeat")
+    group.addoption("--settle", type=float, default=2 * SLOWER, help="seconds in which what a test held has to be gone")
     group.addoption("--seconds", type=float, help="in an order drawn from the seed; start no test after so many seconds")
 
 
@@ -107,11 +109,22 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _nothing_stays_after_the_session() -> Iterator[None]:
+def _children_import_what_is_tested() -> Iterator[None]:
+    """Run where no source folder is: `python -c "import rfp"` looks into the current folder before anywhere else."""
+    spec = importlib.util.find_spec("rfp")
+    with pytest.MonkeyPatch.context() as patch:
+        if isinstance(spec.loader, SourceFileLoader):  # an editable install has a loader of its own, in every child too
+            patch.setenv("PYTHONPATH", str(Path(spec.origin).parents[1]), prepend=os.pathsep)
+        patch.chdir(PRIVATE)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_stays_after_the_session(pytestconfig: pytest.Config) -> Iterator[None]:
     before = leaks.inventory()
     yield
     faulthandler.cancel_dump_traceback_later()  # it is a thread
-    left = leaks.left_behind(before, seconds=2 * SLOWER)
+    left = leaks.left_behind(before, seconds=pytestconfig.getoption("settle"))
     assert not left, "the session left behind: " + "; ".join(left)
 
 
@@ -121,7 +134,7 @@ def _nothing_is_left_behind(_nothing_stays_after_the_session: None, request: pyt
     before = leaks.inventory()
     yield
     if not request.node.stash.get(failed_key, False):  # a failed test's traceback keeps its objects alive
-        left = leaks.left_behind(before, seconds=2 * SLOWER)
+        left = leaks.left_behind(before, seconds=request.config.getoption("settle"))
         assert not left, "the test left behind: " + "; ".join(left)
 
 

@@ -7,10 +7,14 @@ import importlib
 import importlib.util
 import inspect
 import pkgutil
+import re
 import types
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+
+import rfp
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
@@ -26,17 +30,24 @@ def modules() -> list[str]:
 
 
 def pages() -> list[Path]:
-    return [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if ">>>" in page.read_text()]
+    return [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if re.search(r"^>>> ", page.read_text(), re.MULTILINE)]
 
 
-def examples(module: types.ModuleType) -> list[doctest.DocTest]:
+@pytest.fixture
+def names():
+    """What examples may take for granted: a client of an empty store."""
+    with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
+        yield {"kv": kv, "server": server, "rfp": rfp}
+
+
+def examples(module: types.ModuleType, names: Mapping[str, object]) -> list[doctest.DocTest]:
     """Find a module's examples by walking it: doctest's own finder passes over the methods of Cython's classes."""
     found: dict[int, doctest.DocTest] = {}
 
     def walk(thing: object, name: str) -> None:
         doc = getattr(thing, "__doc__", None)
         if isinstance(doc, str) and ">>>" in doc:
-            found[id(thing)] = doctest.DocTestParser().get_doctest(doc, dict(vars(module)), name, None, None)
+            found[id(thing)] = doctest.DocTestParser().get_doctest(doc, {**names, **vars(module)}, name, None, None)
         if not (inspect.isclass(thing) or inspect.ismodule(thing)):
             return
         for key, value in vars(thing).items():
@@ -50,10 +61,10 @@ def examples(module: types.ModuleType) -> list[doctest.DocTest]:
 
 
 @pytest.mark.parametrize("name", modules())
-def test_the_examples_of_a_module_are_true(name):
+def test_the_examples_of_a_module_are_true(name, names):
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner(optionflags=FLAGS)
-    for example in examples(module):
+    for example in examples(module, names):
         runner.run(example)
     assert runner.failures == 0          # what differed stands above
     if name == "rfp.errors":

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bench.databases import Database
-from bench.peers.process import package_missing
+from bench.peers.process import package
 from rfp.errors import InvalidArgument
 
 if TYPE_CHECKING:
     from bench.placement import Placement
     from bench.properties import Properties
 
-try:
-    import lmdb
-except ImportError:
-    raise package_missing("lmdb") from None
-
 
 class Lmdb(Database):
     """Each read is a read transaction, each write a write transaction; lmdb.sync decides whether it reaches the disk."""
 
-    client = f"lmdb {lmdb.__version__}"
-
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+        self._lmdb = lmdb = package("lmdb")
+        self.client = f"lmdb {lmdb.__version__}"
         self._temporary = None
         path = properties["lmdb.path"]
         if path is None:
             if not private:
-                raise InvalidArgument("load and run must use the same files", hint="-p lmdb.path=DIRECTORY, or rfp-ycsb bench lmdb")
+                raise InvalidArgument(
+                    "load and run must use the same files", hint="-p lmdb.path=DIRECTORY, or rfp-ycsb bench lmdb"
+                )
             path = self._temporary = tempfile.mkdtemp(prefix="rfp-ycsb-lmdb-")
         sync = properties["lmdb.sync"]
         try:
@@ -39,10 +36,12 @@ class Lmdb(Database):
             )
         except lmdb.Error as error:
             self._remove()
-            raise InvalidArgument(f"cannot open LMDB in {path}: {error}", hint="-p lmdb.path= names a directory to write to") from None
+            raise InvalidArgument(
+                f"cannot open LMDB in {path}: {error}", hint="-p lmdb.path= names a directory to write to"
+            ) from None
 
     def connect(self) -> LmdbClient:
-        return LmdbClient(self._environment)
+        return LmdbClient(self._environment, (self._lmdb.Error,))
 
     def close(self) -> None:
         self._environment.close()
@@ -54,12 +53,11 @@ class Lmdb(Database):
 
 
 class LmdbClient:
-    errors: tuple[type[BaseException], ...] = (lmdb.Error,)
-
-    def __init__(self, environment: lmdb.Environment) -> None:
+    def __init__(self, environment: Any, errors: tuple[type[BaseException], ...]) -> None:
+        self.errors = errors
         self._begin = environment.begin
 
-    def read(self, key: bytes) -> bytes | None:
+    def read(self, key: bytes) -> Any:
         with self._begin() as transaction:
             return transaction.get(key)
 

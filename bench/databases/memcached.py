@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.databases import Database
-from bench.peers.process import package_missing
+from bench.peers.process import package
 from rfp.errors import ConnectionFailed
 
 if TYPE_CHECKING:
@@ -18,7 +18,9 @@ class Memcached(Database):
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
         self._peer = None
-        self._make, self.client = _client(properties["memcached.client"])
+        wanted = properties["memcached.client"]
+        self._package = package(*([wanted] if wanted else CLIENTS))
+        self.client = f"{self._package.__name__} {self._package.__version__}"
         self._timeout = properties["memcached.timeout"]
         self._where = properties["memcached.hosts"]
         if private and "memcached.hosts" not in properties.given:
@@ -38,36 +40,18 @@ class Memcached(Database):
         finally:
             client.close()
 
-    def connect(self) -> Any:
-        return self._make(self._where, self._timeout)
+    def connect(self) -> PylibmcClient:
+        return CLIENTS[self._package.__name__](self._package, self._where, self._timeout)
 
     def close(self) -> None:
         if self._peer is not None:
             self._peer.stop()
 
 
-def _client(wanted: str | None) -> tuple[Any, str]:
-    """The class of client to use, and how to call it in results."""
-    if wanted in (None, "pylibmc"):
-        try:
-            import pylibmc
-
-            return PylibmcClient, f"pylibmc {pylibmc.__version__}"
-        except ImportError:
-            if wanted:
-                raise package_missing("pylibmc") from None
-    try:
-        import pymemcache
-
-        return PymemcacheClient, f"pymemcache {pymemcache.__version__}"
-    except ImportError:
-        raise package_missing("pymemcache" if wanted else "pylibmc (or pymemcache)") from None
-
-
 class PylibmcClient:
-    def __init__(self, where: str, timeout: float) -> None:
-        import pylibmc
+    """libmemcached, in C."""
 
+    def __init__(self, pylibmc: Any, where: str, timeout: float) -> None:
         milliseconds = int(timeout * 1000)
         behaviors = {"tcp_nodelay": True, "send_timeout": milliseconds * 1000, "receive_timeout": milliseconds * 1000}
         client = pylibmc.Client([where], behaviors=behaviors | {"connect_timeout": milliseconds})
@@ -85,21 +69,18 @@ class PylibmcClient:
     update = insert
 
 
-class PymemcacheClient:
-    def __init__(self, where: str, timeout: float) -> None:
-        import pymemcache
+class PymemcacheClient(PylibmcClient):
+    """The same in Python."""
 
+    def __init__(self, pymemcache: Any, where: str, timeout: float) -> None:
         host, colon, port = where.rpartition(":")
         server: Any = (host, int(port)) if colon and port.isdigit() else where
         client = pymemcache.Client(server, connect_timeout=timeout, timeout=timeout, no_delay=True, default_noreply=False)
-        self.errors: tuple[type[BaseException], ...] = (pymemcache.MemcacheError, OSError)
+        self.errors = (pymemcache.MemcacheError, OSError)
         self.read, self.read_many = client.get, client.get_many
         self._set = client.set
         self.delete = client.delete
         self.close = client.close
 
-    def insert(self, key: bytes, value: bytes) -> None:
-        if not self._set(key, value):
-            raise OSError("memcached did not store the value")
 
-    update = insert
+CLIENTS: dict[str, type[PylibmcClient]] = {"pylibmc": PylibmcClient, "pymemcache": PymemcacheClient}

@@ -5,27 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.databases import Database
-from bench.peers.process import package_missing
+from bench.peers.process import package
 from rfp.errors import ConnectionFailed
 
 if TYPE_CHECKING:
     from bench.placement import Placement
     from bench.properties import Properties
 
-try:
-    import redis
-    import redis.backoff
-    import redis.retry
-except ImportError:
-    raise package_missing("redis") from None
-
 
 class Redis(Database):
     """GET and SET of whole records; redis.socket or redis.host and redis.port name the server."""
 
-    client = f"redis-py {redis.__version__}"
-
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+        self._redis = package("redis")
+        # A failure is to be counted, not hidden by another try.
+        self._never = package("redis.retry").Retry(package("redis.backoff").NoBackoff(), 0)
+        self.client = f"redis-py {self._redis.__version__}"
         self._peer = None
         self._where: dict[str, Any] = {"host": properties["redis.host"], "port": properties["redis.port"]}
         if properties["redis.socket"]:
@@ -40,18 +35,17 @@ class Redis(Database):
             client = self.connect()
             client.ping()
             client.close()
-        except redis.RedisError as error:
+        except self._redis.RedisError as error:
             self.close()
             where = self._where.get("unix_socket_path") or f"{self._where['host']}:{self._where['port']}"
             raise ConnectionFailed(
                 f"no Redis at {where}: {error}",
-                hint="start redis-server, name another with -p redis.host= -p redis.port=, or let `rfp-ycsb bench redis` start one",
+                hint="start redis-server, name it with -p redis.host= -p redis.port=, or let `rfp-ycsb bench redis` start one",
             ) from None
 
     def connect(self) -> RedisClient:
-        # A failure is to be counted, not hidden by another try.
-        never = redis.retry.Retry(redis.backoff.NoBackoff(), 0)
-        return RedisClient(redis.Redis(**self._where, socket_timeout=self._timeout, retry=never))
+        client = self._redis.Redis(**self._where, socket_timeout=self._timeout, retry=self._never)
+        return RedisClient(client, (self._redis.RedisError, OSError))
 
     def close(self) -> None:
         if self._peer is not None:
@@ -59,9 +53,8 @@ class Redis(Database):
 
 
 class RedisClient:
-    errors: tuple[type[BaseException], ...] = (redis.RedisError, OSError)
-
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, errors: tuple[type[BaseException], ...]) -> None:
+        self.errors = errors
         self.read = client.get
         self.insert = self.update = client.set
         self.delete = client.delete

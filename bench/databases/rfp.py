@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import rfp
-from bench._rfp import RfpConnection
 from bench.databases import Database
-from bench.placement import pinned
-from rfp.errors import RfpError
+from rfp import address as addresses
+from rfp.errors import InvalidArgument, RfpError
 
 if TYPE_CHECKING:
     from bench.placement import Placement
@@ -19,31 +19,51 @@ class Rfp(Database):
     """rfp.address names the server; a private one is embedded in this process."""
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
-        self._server: Any = None
-        self._handle: Any = None
-        self._api, self._mode = properties["rfp.api"], properties["rfp.mode"]
-        self._timeout, self._window = properties["rfp.timeout"], properties["rfp.window"]
-        self.native = self._api == "native"
-        address = properties["rfp.address"]
-        if address is None and private:
-            # The worker threads keep the CPUs of the thread that starts them.
-            with pinned(placement.server if placement else None):
-                self._server = rfp.Server(memory=properties["rfp.memory"], workers=properties["rfp.workers"])
-            address = self._server.address
-        self.emulated = emulation(address or "")
+        self._properties = properties
+        self._server: rfp.Server | None = None
+        self._connections: list[Any] = []
+        self.native = properties["rfp.api"] == "native"
         self.client = "C driver" if self.native else "rfp.connect()"
+        mode = properties["rfp.mode"]
+        if self.native and mode == "bypass":
+            raise InvalidArgument(
+                "the driver in C does not walk the server's index", hint="-p rfp.api=python, or another rfp.mode"
+            )
+        place = addresses.default() if properties["rfp.address"] is None else addresses.parse(properties["rfp.address"])
+        if properties["rfp.address"] is None and private:
+            place = addresses.unique()
+            if properties["rfp.network"]:
+                place = replace(place, options=addresses.parse(f"shm:///x?{properties['rfp.network']}").options)
+            self._server = rfp.Server(
+                properties["rfp.memory"],
+                workers=properties["rfp.workers"],
+                address=place,
+                cpus=sorted(placement.server) if placement else None,
+                allow_bypass=mode == "bypass",
+            )
+        self.emulated = emulation(place)
+        self._timeout = properties["rfp.timeout"]
         try:
-            self._handle = rfp.connect(address, timeout=self._timeout, mode=self._mode)
+            self._handle = rfp.connect(place, mode=mode, timeout=self._timeout)
         except BaseException:
-            self.close()
+            if self._server is not None:
+                self._server.close()
             raise
 
     def connect(self) -> Any:
-        return RfpConnection(self._handle, self._window) if self.native else PythonClient(self._handle)
+        if not self.native:
+            return PythonClient(self._handle)
+        from bench._rfp import StoreConnection
+        from bench._workload import record_size
+
+        connection = StoreConnection(self._handle, record_size(self._properties), self._timeout)
+        self._connections.append(connection)
+        return connection
 
     def close(self) -> None:
-        if self._handle is not None:
-            self._handle.close()
+        for connection in self._connections:
+            connection.close()
+        self._handle.close()
         if self._server is not None:
             self._server.close()
 
@@ -51,7 +71,7 @@ class Rfp(Database):
 class PythonClient:
     errors: tuple[type[BaseException], ...] = (RfpError,)
 
-    def __init__(self, handle: Any) -> None:
+    def __init__(self, handle: rfp.Client) -> None:
         self.read = handle.get
         self.insert = self.update = handle.put
         self.delete = handle.delete
@@ -60,11 +80,12 @@ class PythonClient:
         pass
 
 
-def emulation(address: str) -> str:
+def emulation(place: addresses.Address) -> str:
     """The options of an address that emulate a network, empty if there are none.
 
-    >>> emulation("shm:///run/rfp/default?rtt=2us&name=x")
-    'rtt=2us'
+    >>> emulation(addresses.parse("shm:///run/rfp/default?rtt=2us&in_iops=1M"))
+    'rtt=2us, in_iops=1M'
     """
-    options = address.partition("?")[2].split("&")
-    return ", ".join(option for option in options if option.partition("=")[0] in ("rtt", "in_iops", "out_iops"))
+    if place.provider != "shm" or not place.shm.emulated:
+        return ""
+    return str(place).partition("?")[2].replace("&", ", ")

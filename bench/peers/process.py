@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ctypes
+import importlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 from rfp.errors import CallerError, ConnectionFailed
 
@@ -32,16 +34,22 @@ def program(name: str, package: str) -> str:
     return path
 
 
-def package_missing(name: str) -> PeerMissing:
-    """The error for a Python package that is not installed."""
-    return PeerMissing(f"the Python package {name} is not installed", hint="pip install 'rfp-rnvm[bench]'")
+def package(*names: str) -> Any:
+    """The first of these modules that is installed; raises PeerMissing, naming the extra to install."""
+    for name in names:
+        try:
+            return importlib.import_module(name)
+        except ImportError:
+            pass
+    wanted = " or ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+    raise PeerMissing(f"the Python package {wanted} is not installed", hint="pip install 'rfp-rnvm[bench]'")
 
 
 class PeerProcess:
     """Runs a server until stop() or our own end, however that comes.
 
-    command: of the path of the socket it shall listen on.  cpus: where it may run (None: anywhere).  Raises ConnectionFailed with
-    what the server said if it is not ready within `deadline` seconds.
+    command: its words, where {socket} stands for the path that it shall listen on.  cpus: where it may run (None: anywhere).
+    Raises ConnectionFailed with what the server said if it is not ready within `deadline` seconds.
     """
 
     def __init__(self, name: str, command: list[str], *, cpus: Collection[int] | None = None, deadline: float = 10) -> None:
@@ -64,7 +72,7 @@ class PeerProcess:
 
         try:
             with self._log.open("wb") as log:
-                arguments = [part.replace("{socket}", self.socket).replace("{directory}", str(self.directory)) for part in command]
+                arguments = [part.replace("{socket}", self.socket) for part in command]
                 self._process = subprocess.Popen(
                     arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, preexec_fn=set_up
                 )

@@ -9,5 +9,15 @@ from bench.peers.process import PeerProcess, program
 
 def start(cpus: Collection[int] | None = None) -> PeerProcess:
     """Starts it; raises PeerMissing or ConnectionFailed."""
-    command = [program("redis-server", "redis-server"), "--port", "0", "--unixsocket", "{socket}", "--save", "", "--appendonly", "no"]
+    command = [
+        program("redis-server", "redis-server"),
+        "--port",
+        "0",
+        "--unixsocket",
+        "{socket}",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
     return PeerProcess("redis", command, cpus=cpus)

@@ -61,9 +61,7 @@ def show(figures: dict[str, Any]) -> list[str]:
 
 def heading(server: dict[str, Any]) -> list[str]:
     """Who is speaking."""
-    workers, clients = (
-        f"{len(server[what])} {what[: -1 if len(server[what]) == 1 else None]}" for what in ("workers", "clients")
-    )
+    workers, clients = plural(len(server["workers"]), "worker"), plural(len(server["clients"]), "client")
     return [
         f"{server['address']}  (process {server['pid']}, up {clock(server['uptime'])})",
         f"{units.show_size(server['memory'])}, eviction {server['eviction']}, {workers}, {clients}",

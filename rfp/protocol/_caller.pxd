@@ -15,7 +15,8 @@ cdef class Caller:
     cdef readonly double timeout   # seconds a call may take unless it says otherwise
     cdef readonly bint reconnect
     cdef uint64_t identity         # of the present connection; 0 when calls must go the slow way
-    cdef bint is_closed
+    cdef bint is_closed            # no call begins any more
+    cdef bint is_ended             # and somebody has given everything back, or is about to
     cdef bint is_forked
     cdef bint unfinished           # closed from inside a call, which has to finish it
     cdef object lost_because       # why the present connection is no good
@@ -27,11 +28,8 @@ cdef class Caller:
 
     cdef uint64_t deadline(self, object timeout) except 0
     cdef Channel enter(self, uint64_t deadline)
-    cdef Channel find_channel(self, uint64_t deadline)
-    cdef Channel held(self)
     cdef Channel attach(self, uint64_t deadline)
-    cdef calibrate(self, Channel channel, uint64_t deadline)
-    cdef void lost(self, object because)
     cdef void leave(self, Channel channel) noexcept
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
     cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1
+    cdef int lost(self, object link, object because) except -1

@@ -16,7 +16,7 @@ from rfp.protocol._client_ring cimport (CLOSED, DONE, GONE, MALFORMED, TIMED_OUT
 from rfp.protocol._wire cimport RFP_OPCODE_PING
 
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
-                        OutcomeUnknown, RfpError)
+                        OutcomeUnknown, WrongType)
 
 cdef extern from "rfp/core/thread.h" nogil:
     struct rfp_thread_cache:
@@ -29,6 +29,8 @@ cdef enum:
     TRIALS = 9            # pings that calibrate a ring
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.25    # seconds between attempts to reconnect
+LONGEST_ATTEMPT = 1.0                       # seconds: between two attempts a thread sees that the handle was closed
+LONGEST_TIME = 1e9                          # seconds: what is more would not fit into 64 bits of nanoseconds
 
 identities = itertools.count(1)
 callers = weakref.WeakSet()
@@ -53,40 +55,34 @@ cdef class Caller:
     otherwise; reconnect: whether to find the server again after it was lost.
     """
 
-    def __init__(self, open_link, *, double timeout=5.0, bint reconnect=True):
-        if not 0 < timeout < 1e9:
-            raise InvalidArgument(f"timeout={timeout} is not a time", hint="seconds, more than 0")
-        self.timeout = timeout
+    def __init__(self, open_link, *, timeout=5.0, bint reconnect=True):
+        self.timeout = seconds_of(timeout)
         self.reconnect = reconnect
         self.lock = threading.RLock()
         self.threads = threading.local()
         self.spare = []
         self.old = []
         self.open_link = open_link
-        self.link = open_link(rfp_now() + <uint64_t> (timeout * 1e9))
+        self.link = open_link(self.deadline(None))
         self.identity = next(identities)
         callers.add(self)
 
     cdef uint64_t deadline(self, object timeout) except 0:
         """The moment (ns) at which a call with this timeout (seconds, None for the handle's) must return."""
-        cdef double seconds
-        if timeout is None:
-            return rfp_now() + <uint64_t> (self.timeout * 1e9)
-        seconds = timeout
-        if not 0 < seconds < 1e9:
-            raise InvalidArgument(f"timeout={timeout!r} is not a time", hint="seconds, more than 0")
-        return rfp_now() + <uint64_t> (seconds * 1e9)
+        return rfp_now() + <uint64_t> ((self.timeout if timeout is None else seconds_of(timeout)) * 1e9)
 
     cdef Channel enter(self, uint64_t deadline):
         """This thread's channel, marked busy; every enter has its leave."""
         cdef Channel channel
-        if rfp_thread.identity == self.identity and self.identity != 0:
-            channel = <Channel> rfp_thread.channel
-            if channel.c.busy:
-                raise inside()
-            channel.c.busy = 1
-            return channel
-        return self.find_channel(deadline)
+        # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
+        while rfp_thread.identity != self.identity or self.identity == 0:
+            self.find_channel(deadline)
+        channel = <Channel> rfp_thread.channel
+        if channel.c.busy:
+            raise CallerError("this thread is inside another call of this handle",
+                              hint="a signal handler or finalizer must not use the handle that it may have interrupted")
+        channel.c.busy = 1
+        return channel
 
     cdef void leave(self, Channel channel) noexcept:
         channel.c.busy = 0
@@ -94,97 +90,66 @@ cdef class Caller:
             self.unfinished = False
             self.close_links()
 
-    cdef Channel find_channel(self, uint64_t deadline):
-        """The slow way to this thread's channel: connects again or attaches if need be."""
-        cdef Channel channel
+    def find_channel(self, uint64_t deadline):
+        """The slow way to this thread's channel, into rfp_thread: connects again or attaches if need be."""
+        cdef Channel channel = None
         if self.is_forked:
             raise Forked("this handle belongs to the parent process", hint="connect again in the child; or use 'spawn'")
         # The lock is held while reconnecting: the other threads need the result as well, and wait no longer than it may take.
         if not self.lock.acquire(timeout=max(0.0, (<double> deadline - <double> rfp_now()) / 1e9)):
             raise DeadlineExceeded("another thread is still connecting", hint="give the call more timeout")
         try:
-            if self.is_closed:
-                raise Closed("this handle was closed")
-            if self.identity == 0:
-                self.connect_again(deadline)
-            channel = self.held()
-            if channel is None:
-                channel = self.attach(deadline)
-            elif channel.c.busy:
-                raise inside()
-            # Busy before the lock is given back: from then on a close() of another thread waits for us.
-            channel.c.busy = 1
+            while channel is None:
+                if self.is_closed:
+                    raise Closed("this handle was closed")
+                if self.identity == 0:
+                    self.connect_again(deadline)
+                held = getattr(self.threads, "held", None)
+                if held is not None and held.channel is not None and held.channel.link is self.link:
+                    channel = held.channel
+                    break
+                if held is not None:
+                    held.channel = None
+                try:
+                    channel = self.attach(deadline)
+                except ConnectionFailed as error:
+                    # No call was under way that could have noticed it: this one does.
+                    self.lost(self.link, error)
+                    if isinstance(error, HandshakeFailed) or rfp_now() >= deadline:
+                        raise
+                    time.sleep(FIRST_PAUSE)
+                    continue
             rfp_thread.channel = <void *> channel
             rfp_thread.identity = self.identity
-            return channel
-        except RfpError:
-            if self.is_closed:
-                raise Closed("this handle was closed") from None
-            raise
         finally:
             self.lock.release()
-
-    cdef Channel held(self):
-        """This thread's channel on the present connection, if it has one."""
-        holder = getattr(self.threads, "holder", None)
-        if holder is None or holder.channel is None or holder.channel.link is not self.link:
-            return None
-        return holder.channel
 
     cdef Channel attach(self, uint64_t deadline):
         """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
         cdef Channel channel
-        holder = getattr(self.threads, "holder", None)
-        if holder is not None:
-            holder.channel = None               # of a connection that is lost
         while self.spare:
             channel = self.spare.pop()
             if channel.link is self.link:
-                self.threads.holder = ThreadChannel(self.spare, channel)
+                self.threads.held = ThreadChannel(self.spare, channel)
                 return channel
-        channel = self.link.attach(deadline)
-        # A signal handler may close the handle while we calibrate: that ends the channel only when it is not busy.
-        self.threads.holder = ThreadChannel(self.spare, channel)
+        link = self.link
+        channel = link.attach(deadline)
+        # Busy and held while we calibrate: a signal handler that closes the handle then leaves the rest to us.
+        self.threads.held = ThreadChannel(self.spare, channel)
         channel.c.busy = 1
         try:
             self.prepare(channel)
             self.calibrate(channel, deadline)
-            return channel
         except BaseException:
-            self.threads.holder.channel = None
+            self.threads.held.channel = None
             self.leave(channel)
-            if not self.is_closed:
-                self.link.detach(channel)
+            link.detach(channel)
             raise
+        self.leave(channel)
+        return channel
 
     def prepare(self, Channel owner not None):
         """Sets up a new channel the way this handle was asked to work."""
-
-    cdef calibrate(self, Channel channel, uint64_t deadline):
-        """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
-        cdef client_ring *ring
-        cdef uint32_t i
-        cdef int found
-        for i in range(channel.c.count):
-            ring = channel.c.rings[i]
-            counts = []
-            for _ in range(TRIALS):
-                found = GONE
-                if client_ring_payload(ring) != NULL:
-                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
-                    client_ring_flush(ring)
-                    found = self.wait(channel, ring, deadline)
-                if found == TIMED_OUT:
-                    raise DeadlineExceeded("the server accepted the connection but does not answer",
-                                           hint="is it stopped, or overloaded?")
-                if found == CLOSED:
-                    raise Closed("this handle was closed")
-                if found != DONE:
-                    raise ConnectionFailed("the server went away while connecting")
-                counts.append(ring.slot[ring.tail].looks)
-                client_ring_pop(ring)
-            ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
-            ring.slow = 0
 
     def connect_again(self, uint64_t deadline):
         """Finds the server again; raises ConnectionFailed at the deadline."""
@@ -197,10 +162,11 @@ cdef class Caller:
             if self.is_closed:
                 raise Closed("this handle was closed")
             try:
-                self.link = self.open_link(deadline)
-                if self.is_closed:              # from a signal handler, meanwhile
-                    self.link.close()
-                    continue
+                link = self.open_link(min(deadline, rfp_now() + <uint64_t> (LONGEST_ATTEMPT * 1e9)))
+                if self.is_closed:
+                    link.close()
+                    raise Closed("this handle was closed")
+                self.link = link
                 self.identity = next(identities)
                 self.lost_because = None
                 return
@@ -214,23 +180,23 @@ cdef class Caller:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    def bury(self, bint wait=False):
+    def bury(self):
         """Closes lost connections whose calls have all returned."""
         for link in list(self.old):
             if not any(channel.busy for channel in link.channels):
                 link.close()
                 self.old.remove(link)
 
-    cdef void lost(self, object because):
-        """Marks this thread's connection as lost; calls of other threads that are under way find out by themselves.
+    cdef int lost(self, object link, object because) except -1:
+        """Marks a connection as lost, if it is still the present one; calls of other threads find out by themselves.
 
-        Without the lock, which a thread that reconnects holds for longer than this one may wait.  If that thread was successful,
-        what was lost is no longer the present connection.
+        Without the lock, which a thread that connects again holds for longer than this one may wait; no other can run in between.
         """
-        if self.identity != 0 and self.held() is not None:
+        if self.identity != 0 and link is self.link:
             self.identity = 0
             self.lost_because = because
-            self.old.append(self.link)
+            self.old.append(link)
+        return 0
 
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
         """Waits for the oldest request of the ring; a signal's exception abandons what is in the ring."""
@@ -248,6 +214,8 @@ cdef class Caller:
                 return TIMED_OUT
             try:
                 PyErr_CheckSignals()
+                if self.is_forked:
+                    raise Forked("a signal handler forked inside a call: this is the child, and the call the parent's")
             except BaseException:
                 client_ring_abandon(ring)
                 raise
@@ -265,7 +233,9 @@ cdef class Caller:
             raise Closed("this handle was closed" if repeatable else
                          "this handle was closed during the call: the change may still happen")
         because = "it answered what cannot be" if found == MALFORMED else "the server is gone"
-        self.lost(because)
+        held = getattr(self.threads, "held", None)
+        if held is not None and held.channel is not None:
+            self.lost(held.channel.link, because)
         if not repeatable:
             raise OutcomeUnknown(f"the connection to {self.link.address} was lost after the request was sent ({because})",
                                  hint="the change may or may not have happened: look, then decide")
@@ -310,22 +280,23 @@ cdef class Caller:
 
     def close(self):
         """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
-        cdef Channel channel
-        if self.is_closed:
-            return
         self.is_closed = True
         self.identity = 0
-        if self.is_forked or self.link is None:
-            return
-        if not self.lock.acquire(blocking=False):
-            # Whoever connects or attaches holds it until the deadline, unless the connection ends.
-            self.link.interrupt()
+        # Whoever holds the lock for long is connecting or attaching: that ends with the connection.
+        if not self.lock.acquire(timeout=0.1):
+            self.link.connection.shutdown()
             self.lock.acquire()
         try:
-            channel = self.held()
-            if channel is not None and channel.c.busy:
+            if self.is_ended:
+                return
+            self.is_ended = True
+            self.identity = 0
+            if self.is_forked:
+                return
+            held = getattr(self.threads, "held", None)
+            if held is not None and held.channel is not None and held.channel.busy:
                 # Inside a call of this very thread (a signal handler, say): that call raises Closed and then ends the rest.
-                channel.interrupt()
+                held.channel.interrupt()
                 self.unfinished = True
                 return
             self.close_links()
@@ -359,9 +330,8 @@ cdef class Caller:
         self.is_forked = True
         self.identity = 0
         self.lock = threading.RLock()
-        for link in (self.link, *self.old):
-            if link is not None:
-                link.forked()
+        for link in [self.link, *self.old]:
+            link.forked()
 
     def __enter__(self):
         return self
@@ -371,7 +341,35 @@ cdef class Caller:
 
     def __del__(self):
         # Without close(): a program that forgets it leaks nothing.
-        self.close()
+        if self.link is not None and not self.is_closed:
+            self.close()
+
+    def calibrate(self, Channel channel not None, uint64_t deadline):
+        """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
+        cdef client_ring *ring
+        cdef uint32_t i, trial
+        cdef int found
+        for i in range(channel.c.count):
+            ring = channel.c.rings[i]
+            counts = []
+            for trial in range(TRIALS):
+                found = GONE
+                if client_ring_payload(ring) != NULL:
+                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
+                    with nogil:
+                        client_ring_flush(ring)
+                    found = self.wait(channel, ring, deadline)
+                if found == TIMED_OUT:
+                    raise DeadlineExceeded("the server accepted the connection but does not answer",
+                                           hint="is it stopped, or overloaded?")
+                if self.is_closed:
+                    raise Closed("this handle was closed")
+                if found != DONE:
+                    raise ConnectionFailed("the server went away while connecting")
+                counts.append(ring.slot[ring.tail].looks)
+                client_ring_pop(ring)
+            ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
+            ring.slow = 0
 
 
 def forget_parents_handles():
@@ -380,7 +378,7 @@ def forget_parents_handles():
 
 
 def close_handles():
-    """While all that close() needs is still there."""
+    """At exit, while all that close() needs is still there."""
     for caller in list(callers):
         caller.close()
 
@@ -389,6 +387,13 @@ os.register_at_fork(after_in_child=forget_parents_handles)
 atexit.register(close_handles)
 
 
-cdef object inside():
-    return CallerError("this thread is inside another call of this handle",
-                       hint="a signal handler or finalizer must not use the handle that it may have interrupted")
+cdef double seconds_of(object timeout) except -1:
+    """A time in seconds that a caller gave, checked."""
+    cdef double seconds
+    try:
+        seconds = timeout
+    except TypeError:
+        raise WrongType(f"timeout={timeout!r} is not a time", hint="seconds, more than 0") from None
+    if not 0 < seconds < LONGEST_TIME:
+        raise InvalidArgument(f"timeout={timeout!r} is not a time", hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}")
+    return seconds

@@ -17,7 +17,7 @@ cdef class Channel:
 
     def __cinit__(self, number, list rings not None, list arenas not None, RemoteRegion staging, Region reply not None,
                   Region scratch not None, RemoteRegion requests not None, RemoteRegion responses not None,
-                  EventChannel events not None, uint64_t lease):
+                  EventChannel events not None, uint64_t lease, uint64_t seed):
         cdef ClientRing ring
         cdef RemoteRegion arena
         memset(&self.c, 0, sizeof(self.c))
@@ -33,6 +33,7 @@ cdef class Channel:
         self.staging = staging
         self.events = events
         self.c.lease = lease
+        self.c.seed = seed
         self.c.count = len(rings)
         self.c.staging = NULL if staging is None else &staging.c
         for i, ring in enumerate(rings):

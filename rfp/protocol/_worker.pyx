@@ -2,7 +2,6 @@
 """A worker: the thread that serves rings (the contract is in _worker.pxd)."""
 
 import os
-import queue
 import threading
 
 from libc.stdlib cimport calloc, free
@@ -241,26 +240,18 @@ cdef class Worker:
 
     def start(self, *, cpu=None):
         """Starts the thread; cpu: the processor to stay on, or None.  Raises InvalidArgument if there is no such processor."""
+        if cpu is not None and cpu not in os.sched_getaffinity(0):
+            # Found out by the thread it would end the thread, and nobody would carry out its orders.
+            raise InvalidArgument(f"there is no processor {cpu!r} for a worker",
+                                  hint=f"this process may use {sorted(os.sched_getaffinity(0))}")
         with self.lock:
             if self.thread is None:
-                refused = queue.SimpleQueue()
-                thread = threading.Thread(target=self._run, args=(cpu, refused.put), name="rfp-worker", daemon=True)
-                thread.start()
-                error = refused.get()
-                if error is not None:
-                    thread.join()
-                    raise InvalidArgument(f"no worker can run on processor {cpu!r}: {error}",
-                                          hint=f"cpus= may name {sorted(os.sched_getaffinity(0))}")
-                self.thread = thread
+                self.thread = threading.Thread(target=self._run, args=(cpu,), name="rfp-worker", daemon=True)
+                self.thread.start()
 
-    def _run(self, cpu, started):
-        try:
-            if cpu is not None:
-                os.sched_setaffinity(0, {cpu})
-        except (OSError, ValueError, TypeError, OverflowError) as error:
-            started(error)
-            return
-        started(None)
+    def _run(self, cpu):
+        if cpu is not None:
+            os.sched_setaffinity(0, {cpu})
         with nogil:
             worker_run(&self.c)
 

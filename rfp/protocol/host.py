@@ -32,6 +32,7 @@ from rfp.protocol.layout import BELL, NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
 MOST_CHANNELS = 1024  # of one client process
 MOST_MESSAGES = 16  # of one guest before the others have their turn
 MOST_SHOWN = 200  # clients in figures(), which must fit into one control message
+SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
 RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 
 
@@ -157,7 +158,7 @@ class Host:
         arenas: Sequence[Region] = (),
         seed: int = 0,
         slots: int = 64,
-        slot_size: int = 33 * 64,
+        slot_size: int = SLOT_SIZE,
         staging_size: int = 0,
         lease_ns: int = 0,
         max_value: int = 0,
@@ -192,7 +193,7 @@ class Host:
             for i, each in enumerate(services):
                 self.workers.append(
                     Worker(each, fabric.event_channel(self.bells, BELL * i), idle=idle, slot_size=slot_size)
-                )
+                )  # fmt: skip
             self.welcome = Welcome(
                 features=0,
                 service=service,

@@ -18,13 +18,6 @@ SLOTS = 256  # the largest window that a client takes part in
 SLOT_SIZE = 1 << 20
 
 
-def _reads_ordered(fabric: Fabric) -> bool:
-    """Whether responses fetched over this fabric need no checksum; a queue pair knows."""
-    with fabric.register(LINE, REMOTE_WRITE) as memory, fabric.event_channel(memory, 0) as events:
-        with fabric.queue_pair(events, -1, -1) as pair:
-            return pair.reads_ordered
-
-
 class Link:
     """Connects to the host at an address.
 
@@ -32,7 +25,9 @@ class Link:
     HandshakeFailed or DeadlineExceeded.
     """
 
-    def __init__(self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = "") -> None:
+    def __init__(
+        self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = ""
+    ) -> None:
         self.address = address
         self.fabric = fabric
         self.channels: list[Channel] = []
@@ -41,7 +36,7 @@ class Link:
         self.pidfd = self.control = -1
         self.connection = connect(address, deadline / 1e9)
         try:
-            if not _reads_ordered(fabric):
+            if not fabric.reads_ordered:
                 features |= RESPONSE_CRC
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
             with self.connection.call(hello, Welcome, deadline / 1e9) as welcome:
@@ -132,13 +127,13 @@ class Link:
                         )
                     )  # fmt: skip
             channel = Channel(
-                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns
+                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
             )  # fmt: skip
         except BaseException as error:
             for thing in reversed(opened):
                 thing.close()
             if number is not None:
-                self._tell_end(number)
+                self._detach(number)
                 if isinstance(error, ValueError):
                     raise HandshakeFailed(f"the server's answer cannot be used: {error}") from None
             raise
@@ -150,22 +145,16 @@ class Link:
         return channel
 
     def detach(self, channel: Channel) -> None:
-        """Ends one thread's rings; the caller made sure that no call is under way."""
+        """Gives one thread's rings back; the caller made sure that no call is under way."""
         self.channels.remove(channel)
         channel.close()
-        self._tell_end(channel.number)
+        self._detach(channel.number)
 
-    def _tell_end(self, number: int) -> None:
+    def _detach(self, number: int) -> None:
         try:
             self.connection.send(Detach(number), 0.0)
         except RfpError:
             pass  # the connection's end says the same
-
-    def interrupt(self) -> None:
-        """Makes whoever waits for the server here, in a call or on the control channel, return; from any thread."""
-        self.connection.shutdown()
-        for channel in self.channels:
-            channel.interrupt()
 
     def figures(self, deadline: int) -> dict[str, Any]:
         """What the server tells of its workers and clients."""
@@ -179,7 +168,7 @@ class Link:
         self._closed = True
         for channel in self.channels:
             channel.close()
-            self._tell_end(channel.number)
+            self._detach(channel.number)
         self.connection.close()
         for region in self.regions:
             region.close()

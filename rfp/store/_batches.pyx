@@ -119,7 +119,6 @@ cdef void batch_get(partition *p, const request *r, response *out) noexcept nogi
                 filled += record.value_length
                 answer(out, first + i, KV_OK, record.value_length, record.version)
         first += n
-        first += n
     out.length = filled
     out.heavy = filled >= HEAVY
 
@@ -147,7 +146,6 @@ cdef void batch_put(partition *p, const request *r, response *out) noexcept nogi
                 status = partition_put(p, e.hash, e.key, e.key_length, e.value, e.value_length, ttl.number, 0, 0, &version)
             answer(out, first + i, status, 0, version)
         first += n
-        first += n
     out.length = r.count * <uint32_t> sizeof(kv_item)
     out.heavy = r.length >= HEAVY
 
@@ -172,6 +170,5 @@ cdef void batch_delete(partition *p, const request *r, response *out) noexcept n
             if e.key_length <= KV_MAX_KEY:
                 status = partition_delete(p, e.hash, e.key, e.key_length, &version)
             answer(out, first + i, status, 0, version)
-        first += n
         first += n
     out.length = r.count * <uint32_t> sizeof(kv_item)

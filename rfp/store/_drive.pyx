@@ -1,5 +1,5 @@
 # cython: language_level=3
-"""Requests to a service from Python, without a fabric: for tests, tools and measurements."""
+"""The store's parts driven from Python, without a fabric or a worker: for tests, tools and measurements."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
@@ -8,7 +8,16 @@ from libc.string cimport memcpy, memset
 
 from rfp._fabric cimport REMOTE_READ, Region
 from rfp.protocol._service cimport Service, request, response, session
-from rfp.store._layout cimport KV_LINE, rfp_now
+from rfp.store._arena cimport (
+    arena, arena_allocate, arena_check, arena_extend, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open,
+    arena_previous, arena_shrink, arena_size, arena_slide, arena_take, arena_trim,
+)
+from rfp.store._index cimport index_chain
+from rfp.store._layout cimport (
+    KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RECORD, KV_LINE, KV_STATE_KEY, KV_UNIT, kv_record, kv_slot_offset, rfp_now,
+)
+from rfp.store._records cimport record_at
+from rfp.store._store cimport Partition
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -30,6 +39,12 @@ cdef class Memory(Region):
         memset(self.c.base, 0, length)
         self.c.length = length
         self.c.rights = REMOTE_READ
+
+    def read(self, uint64_t offset, uint64_t length):
+        """A copy of some of it, as a peer's READ would bring."""
+        if offset > self.c.length or length > self.c.length - offset:
+            raise ValueError("beyond the region")
+        return PyBytes_FromStringAndSize(self.c.base + offset, length)
 
     cpdef close(self):
         free(self.c.base)
@@ -200,3 +215,111 @@ cdef class Session:
         if self.open:
             self.service.c.closed(self.service.c.context, &self.c)
         free(self.memory)
+
+
+def buckets(Partition store not None):
+    """The keys in each bucket of a partition, in the order of its slots."""
+    cdef uint64_t[64] slots
+    cdef uint64_t[8] lines
+    cdef uint64_t b
+    cdef int n, n_lines, i
+    cdef kv_record *record
+    found = []
+    for b in range(store.p.index.buckets):
+        n = index_chain(&store.p.index, b, slots, lines, &n_lines)
+        keys = []
+        for i in range(n):
+            record = record_at(store.p, kv_slot_offset(slots[i]))
+            keys.append(PyBytes_FromStringAndSize(<char *> (record + 1), record.state & KV_STATE_KEY))
+        found.append(keys)
+    return found
+
+
+cdef class Arena:
+    """An allocator over `length` bytes of its own.  Blocks are named by their offset; what a call needs is checked first."""
+    cdef arena a
+    cdef char *memory
+
+    def __init__(self, uint64_t length):
+        if self.memory != NULL or length < 1024 or length % KV_UNIT:
+            raise ValueError("an arena is made once, of a multiple of 16 bytes")
+        self.memory = <char *> calloc(1, length)
+        if self.memory == NULL:
+            raise MemoryError
+        arena_open(&self.a, self.memory, KV_LINE, length - KV_UNIT)
+
+    def __dealloc__(self):
+        free(self.memory)
+
+    @property
+    def used(self):
+        return self.a.used
+
+    @property
+    def end(self):
+        return self.a.end
+
+    @property
+    def cursors(self):
+        return self.a.cursors[0], self.a.cursors[1]
+
+    @cursors.setter
+    def cursors(self, pair):
+        self.a.cursors = pair
+
+    def blocks(self):
+        """[(offset, size, kind)] in the order of addresses, the end block not among them."""
+        cdef uint64_t block = self.a.start
+        found = []
+        while arena_kind(&self.a, block) != KV_BLOCK_END:
+            found.append((block, arena_size(&self.a, block), arena_kind(&self.a, block)))
+            block += arena_size(&self.a, block)
+        return found
+
+    def check(self):
+        cdef const char *problem = arena_check(&self.a)
+        if problem != NULL:
+            raise RuntimeError(problem.decode())
+
+    def allocate(self, uint64_t size):
+        return arena_allocate(&self.a, size, KV_BLOCK_RECORD)
+
+    def free(self, uint64_t block):
+        arena_free(&self.a, block)
+
+    def fill(self, uint64_t block, bytes data):
+        """Writes data behind the block's word."""
+        if len(data) > arena_size(&self.a, block) - 8:
+            raise ValueError("longer than the block")
+        memcpy(self.memory + block + 8, <const char *> data, len(data))
+
+    def read(self, uint64_t block, uint64_t length):
+        return PyBytes_FromStringAndSize(self.memory + block + 8, length)
+
+    def take(self, uint64_t block, uint64_t most):
+        if arena_kind(&self.a, block) != KV_BLOCK_FREE:
+            raise ValueError("not free")
+        arena_take(&self.a, block, most)
+
+    def extend(self, uint64_t block, uint64_t most):
+        if arena_kind(&self.a, block + arena_size(&self.a, block)) != KV_BLOCK_FREE:
+            raise ValueError("what comes next is not free")
+        arena_extend(&self.a, block, most)
+
+    def extend_back(self, uint64_t block, uint64_t most):
+        cdef uint64_t previous = arena_previous(&self.a, block)
+        if not previous or arena_kind(&self.a, previous) != KV_BLOCK_FREE:
+            raise ValueError("what comes before is not free")
+        return arena_extend_back(&self.a, block, most)
+
+    def trim(self, uint64_t block, uint64_t size):
+        arena_trim(&self.a, block, size)
+
+    def slide(self, uint64_t block):
+        return arena_slide(&self.a, block)
+
+    def shrink(self, uint64_t size):
+        cdef uint64_t last = arena_previous(&self.a, self.a.end)
+        if not last or arena_kind(&self.a, last) != KV_BLOCK_FREE or not arena_may_shrink(arena_size(&self.a, last), size):
+            raise ValueError("the end is not free")
+        arena_shrink(&self.a, size)

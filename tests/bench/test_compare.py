@@ -42,10 +42,15 @@ def test_ratios_say_how_much_more_the_first_does():
 def test_a_table_has_a_line_per_database():
     comparison = Comparison(
         "workloadc",
-        [standing("fast", result(2_000_000, [500] * 99 + [12_345])), standing("slow", result(20_000, [50_000], {"OK": 1, "ERROR": 4}))],
+        [
+            standing("fast", result(2_000_000, [500] * 99 + [12_345])),
+            standing("slow", result(20_000, [50_000], {"OK": 1, "ERROR": 4})),
+        ],
     )
     head, rule, fast, slow = table(comparison).splitlines()
-    assert head.split("  ")[0] == "database" and "fast does" in head and "READ p99.9" in head
+    assert head.split("  ")[0] == "database"
+    assert "fast does" in head
+    assert "READ p99.9" in head
     assert fast.split() == ["fast", "client", "2,000,000", "1", "x", "0.50", "0.50", "0.50", "12.35", "0"]
     assert slow.split() == ["slow", "client", "20,000", "100", "x", "50.00", "50.00", "50.00", "50.00", "4"]
     assert len(head) == len(rule) == len(fast) == len(slow)
@@ -68,7 +73,14 @@ def test_databases_have_their_turns_alternately():
     said = []
     pair = [Contestant.parse("inproc"), Contestant.parse("dict")]
     compare.compare(pair, ["c"], SMALL, rounds=2, say=said.append)
-    assert [line.partition(", ")[2] or line.split()[-1] for line in said] == ["inproc", "dict", "inproc", "dict", "inproc", "dict"]
+    assert [line.partition(", ")[2] or line.split()[-1] for line in said] == [
+        "inproc",
+        "dict",
+        "inproc",
+        "dict",
+        "inproc",
+        "dict",
+    ]
 
 
 def test_later_rounds_of_an_inserting_workload_read_what_earlier_ones_inserted():
@@ -129,8 +141,7 @@ def test_databases_are_closed_when_one_cannot_be_opened(monkeypatch):
     assert len(closed) == 1
 
 
-def test_a_picture_of_several_workloads_is_drawn(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_a_picture_of_several_workloads_is_drawn(tmp_path, drawing):
     from bench.plot import plot_comparisons
 
     found = compare.compare([Contestant.parse("inproc"), Contestant.parse("dict")], ["a", "c"], SMALL, rounds=1)

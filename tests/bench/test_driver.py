@@ -79,7 +79,7 @@ def test_records_of_another_shape_are_not_updated():
     assert tally.histogram(UPDATE, "failed").count == 100
 
 
-@pytest.mark.parametrize("letter, kind", [("c", READ), ("a", UPDATE), ("f", READ_MODIFY_WRITE)])
+@pytest.mark.parametrize(("letter", "kind"), [("c", READ), ("a", UPDATE), ("f", READ_MODIFY_WRITE)])
 def test_what_is_not_there_is_not_found(letter, kind):
     bench = Bench(letter)
     bench.table = Table()
@@ -137,14 +137,15 @@ def test_a_stop_ends_a_run_without_end():
     time.sleep(0.02)
     stop.set()
     thread.join(5)
-    assert not thread.is_alive() and stop.is_set()
+    assert not thread.is_alive()
+    assert stop.is_set()
     (tally,) = tallies
     assert tally.operations == sum(tally.histogram(kind).count for kind in (READ, UPDATE)) > 0
 
 
 def test_no_answer_ends_the_run_at_its_deadline():
     began = time.monotonic()
-    with pytest.raises(DeadlineExceeded, match="3 operations in flight.*rfp.timeout"):
+    with pytest.raises(DeadlineExceeded, match=r"3 operations in flight.*rfp\.timeout"):
         Bench("c").drive(operations=100, window=3, timeout=0.2, connection={"delay": 10_000 * MS})
     assert 0.2 <= time.monotonic() - began < 2
 
@@ -194,4 +195,5 @@ def test_requests_drawn_ahead_are_driven():
     stream = Stream(workload)
     stream.predraw(64)
     run(bench.table.connect(), stream, tally, StopFlag(), operations=1000, window=16)
-    assert tally.operations == 1000 and set(tally.returns(READ)) == {"OK"}
+    assert tally.operations == 1000
+    assert set(tally.returns(READ)) == {"OK"}

@@ -62,10 +62,10 @@ def test_hotspot_sends_its_share_to_the_hot_records():
     assert fits(counts, {n: 0.7 / 100 if n < 100 else 0.3 / 900 for n in range(1000)})
 
 
-@pytest.mark.parametrize("hot_data, only", [(0.0, range(10)), (1.0, range(10))])
+@pytest.mark.parametrize(("hot_data", "only"), [(0.0, range(10)), (1.0, range(10))])
 def test_hotspot_without_hot_or_without_cold_records_is_uniform(hot_data, only):
     counts = Counter(Generator("hotspot", 10, hot_data=hot_data, hot_share=0.8).sample(DRAWS))
-    assert fits(counts, {n: 0.1 for n in only})
+    assert fits(counts, dict.fromkeys(only, 0.1))
 
 
 def test_sequential_goes_round():
@@ -170,7 +170,9 @@ def test_zipfian_leaves_room_for_expected_inserts_without_asking_for_them():
     assert max(generator.next(499) for _ in range(5000)) > 400
 
 
-@pytest.mark.parametrize("number, hashed", [(0, 6284781860667377211), (1, 8517097267634966620), (999, None), (2**40 + 17, None)])
+@pytest.mark.parametrize(
+    ("number", "hashed"), [(0, 6284781860667377211), (1, 8517097267634966620), (999, None), (2**40 + 17, None)]
+)
 def test_the_hash_is_ycsbs(number, hashed):
     assert ycsb_hash(number) == reference_hash(number)
     if hashed is not None:

@@ -40,7 +40,7 @@ def test_defaults_are_ycsbs():
 
 
 @pytest.mark.parametrize(
-    "letter, mix, distribution",
+    ("letter", "mix", "distribution"),
     [
         ("a", (0.5, 0.5, 0, 0), "zipfian"),
         ("b", (0.95, 0.05, 0, 0), "zipfian"),
@@ -81,7 +81,7 @@ def test_an_unknown_property_is_warned_about_once_by_name(capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "setting, why",
+    ("setting", "why"),
     [
         ("recordcount=many", "recordcount"),
         ("recordcount=0", "at least 1"),

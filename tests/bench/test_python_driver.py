@@ -8,8 +8,8 @@ import pytest
 from bench._driver import StopFlag
 from bench._tally import METRIC_NAMES, Tally
 from bench._workload import Stream, Workload
-from bench.python_driver import FAILURES, Driver
 from bench.properties import read
+from bench.python_driver import FAILURES, Driver
 from rfp.errors import ConnectionFailed
 
 READ, UPDATE, INSERT, READ_MODIFY_WRITE, VERIFY, CLEANUP = range(len(METRIC_NAMES))
@@ -110,7 +110,7 @@ def test_what_is_not_there_is_not_found():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("error, status", [(Refused, "ERROR"), (ConnectionResetError, "SERVICE_UNAVAILABLE")])
+@pytest.mark.parametrize(("error", "status"), [(Refused, "ERROR"), (ConnectionResetError, "SERVICE_UNAVAILABLE")])
 def test_a_failed_operation_is_counted_and_the_run_goes_on(error, status):
     p = properties("c")
     client = loaded(p)
@@ -125,7 +125,7 @@ def test_too_many_failures_in_a_row_end_the_run():
     p = properties("c")
     client = loaded(p)
     client.fails = range(50, 1000)
-    with pytest.raises(ConnectionFailed, match="100 operations in a row failed.*as told"):
+    with pytest.raises(ConnectionFailed, match=r"100 operations in a row failed.*as told"):
         drive(p, client, 1000)
     assert client.tally.returns(READ)["ERROR"] == FAILURES
 
@@ -168,7 +168,8 @@ def test_a_stop_ends_a_run_without_end():
     time.sleep(0.02)
     stop.set()
     thread.join(5)
-    assert not thread.is_alive() and client.tally.operations > 0
+    assert not thread.is_alive()
+    assert client.tally.operations > 0
 
 
 def test_a_stop_is_noticed_while_waiting_for_the_target():
@@ -180,4 +181,5 @@ def test_a_stop_is_noticed_while_waiting_for_the_target():
     time.sleep(0.02)
     stop.set()
     thread.join(5)
-    assert not thread.is_alive() and client.tally.operations == client.calls == 0
+    assert not thread.is_alive()
+    assert client.tally.operations == client.calls == 0

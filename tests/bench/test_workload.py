@@ -17,7 +17,9 @@ READ, UPDATE, INSERT, READ_MODIFY_WRITE = range(4)
 
 
 def workload(*names, loading=False, known=None, **given):
-    return Workload(read(names, [f"{name.replace('__', '.')}={value}" for name, value in given.items()]), loading=loading, known=known)
+    return Workload(
+        read(names, [f"{name.replace('__', '.')}={value}" for name, value in given.items()]), loading=loading, known=known
+    )
 
 
 def fields_of(record):
@@ -160,7 +162,8 @@ def test_verifiable_records_follow_from_their_number_alone():
     a, b = Stream(Workload(p)), Stream(Workload(p.with_(rfp__seed=99)))
     record = a.record(5)
     assert record == b.record(5) != a.record(6)
-    assert a.intact(record, 5) and not a.intact(record, 6)
+    assert a.intact(record, 5)
+    assert not a.intact(record, 6)
     assert a.replace(record, 5, 1) == record
 
 
@@ -177,7 +180,8 @@ def test_any_change_of_a_byte_is_found():
 def test_reading_one_field_verifies_only_that():
     stream = Stream(workload(dataintegrity="true", fieldcount=2, fieldlength=10, readallfields="false"))
     damaged = stream.record(1)[:-1] + b"\x00"
-    assert stream.intact(damaged, 1, 0) and not stream.intact(damaged, 1, 1)
+    assert stream.intact(damaged, 1, 0)
+    assert not stream.intact(damaged, 1, 1)
 
 
 def test_updates_change_one_field_unless_all_are_written():
@@ -203,7 +207,7 @@ def test_requests_that_depend_on_inserts_are_not_drawn_ahead(given):
 
 
 @pytest.mark.parametrize(
-    "given, why",
+    ("given", "why"),
     [
         ({"recordcount": 10, "insertstart": 5, "insertcount": 6}, "insertstart"),
         ({"scanproportion": 0.5}, "scan"),

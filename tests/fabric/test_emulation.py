@@ -16,7 +16,7 @@ from rfp._litmus import round_trips
 from rfp._shm import ShmFabric
 from rfp.errors import InvalidArgument
 
-from .ends import connected
+from .ends import ALL, connected
 
 MS = 1_000_000
 US = 1_000
@@ -122,35 +122,43 @@ def test_each_direction_of_each_side_has_its_own_rate():
 
 def test_rates_are_accurate_to_a_few_percent():
     with connected(ShmFabric(), ShmFabric(in_iops=1_000_000)) as (a, _):
-        took = sorted(round_trips(a.pair, a.memory, a.theirs, READ, 128, 8, 500))
-        assert 900 <= took[250] <= 1500        # one at a time: each waits for the engine to be free again
+        took = []
+        for _ in range(50):
+            began = time.monotonic_ns()
+            round_trips(a.pair, a.memory, a.theirs, READ, 128, 8, 101)
+            took.append(time.monotonic_ns() - began)
+        assert 100 * 1000 <= min(took) <= 100 * 1100
 
 
 def test_two_peers_share_the_rate_of_the_one_they_go_to():
     server = ShmFabric(in_iops=10_000)
-    with server.register(4096, 7) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second:
-        with connected(ShmFabric(), server, bells=(bells, first)) as (a, _), connected(
-                ShmFabric(), server, bells=(bells, second)) as (c, _):
-            began = time.monotonic()
-            posted = [0, 0]
-            done = 0
-            while done < 202:
-                for i, end in enumerate((a, c)):
-                    posted[i] += posted[i] < 101 and end.pair.post(READ, end.memory, 128, end.theirs, 128, 8)
-                    done += len(end.pair.poll(64))
-            assert 201 * 100e-6 <= time.monotonic() - began < 201 * 100e-6 * 3
+    with (
+        server.register(4096, ALL) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second,
+        connected(ShmFabric(), server, bells=(bells, first)) as (a, _),
+        connected(ShmFabric(), server, bells=(bells, second)) as (c, _),
+    ):
+        began = time.monotonic()
+        posted = [0, 0]
+        done = 0
+        while done < 202:
+            for i, end in enumerate((a, c)):
+                posted[i] += posted[i] < 101 and end.pair.post(READ, end.memory, 128, end.theirs, 128, 8)
+                done += len(end.pair.poll(64))
+        assert 201 * 100e-6 <= time.monotonic() - began < 201 * 100e-6 * 3
 
 
 def test_what_queues_at_one_posters_adapter_does_not_hold_the_targets():
     server = ShmFabric(in_iops=100_000)
-    with server.register(4096, 7) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second:
-        with connected(ShmFabric(out_iops=100), server, bells=(bells, first)) as (slow, _), connected(
-                ShmFabric(out_iops=1e9), server, bells=(bells, second)) as (fast, _):
-            for _ in range(100):
-                assert slow.pair.post(READ, slow.memory, 128, slow.theirs, 128, 8) == 1
-            slow.pair.poll()
-            assert seconds_for(fast, 10) < 0.1         # the slow one's 100 take a second
-            assert len(slow.pair.poll(64)) < 50
+    with (
+        server.register(4096, ALL) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second,
+        connected(ShmFabric(out_iops=100), server, bells=(bells, first)) as (slow, _),
+        connected(ShmFabric(out_iops=1e9), server, bells=(bells, second)) as (fast, _),
+    ):
+        for _ in range(100):
+            assert slow.pair.post(READ, slow.memory, 128, slow.theirs, 128, 8) == 1
+        slow.pair.poll()
+        assert seconds_for(fast, 10) < 0.1         # the slow one's 100 take a second
+        assert len(slow.pair.poll(64)) < 50
 
 
 def test_nonsense_in_the_engine_that_peers_share_stops_nobody():

@@ -8,9 +8,6 @@ import struct
 import subprocess
 
 import pytest
-from .ends import ALL, PAGE, connected
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rfp._fabric import (
     BOUNDS,
@@ -22,7 +19,6 @@ from rfp._fabric import (
     REMOTE_READ,
     REMOTE_WRITE,
     RIGHTS,
-    SIGNALED,
     SUCCESS,
     WRITE,
     WRITE_NOTIFY,
@@ -30,6 +26,9 @@ from rfp._fabric import (
 )
 from rfp._shm import ShmFabric
 from rfp.errors import CallerError, Closed, HandshakeFailed, InvalidArgument
+
+from .ends import ALL, PAGE, connected
+from .test_regions import crc32c
 
 LARGEST = 2**64 - 1
 
@@ -45,6 +44,13 @@ def test_a_read_brings_the_peers_memory(ends):
     b.memory.write(1000, b"hello")
     assert a.pair.execute(READ, a.memory, 64, a.theirs, 1000, 5) == SUCCESS
     assert a.memory.read(63, 7) == b"\0hello\0"
+
+
+def test_shared_memory_promises_much(ends):
+    for each in (ends[0].pair, ShmFabric()):
+        assert each.reads_ordered
+    assert ends[0].pair.max_inline == 2**32 - 1
+    assert ends[0].pair.max_outstanding_reads == ends[0].pair.depth == 256
 
 
 def test_a_write_puts_memory_there_and_nothing_beside_it(ends):
@@ -90,14 +96,14 @@ OUTSIDE = [(16 * PAGE, 1), (16 * PAGE - 7, 8), (16 * PAGE + 1, 0), (LARGEST, 1),
 @pytest.mark.parametrize(("offset", "length"), OUTSIDE)
 @pytest.mark.parametrize("opcode", [READ, WRITE, WRITE_NOTIFY])
 def test_a_remote_range_outside_the_region_is_refused_whatever_the_numbers(ends, opcode, offset, length):
-    a, b = ends
+    a, _ = ends
     assert a.pair.execute(opcode, a.memory, 0, a.theirs, offset, length) == BOUNDS
 
 
 @pytest.mark.parametrize(("offset", "length"), OUTSIDE)
 @pytest.mark.parametrize("opcode", [READ, WRITE])
 def test_a_local_range_outside_the_region_is_refused_whatever_the_numbers(ends, opcode, offset, length):
-    a, b = ends
+    a, _ = ends
     assert a.pair.execute(opcode, a.memory, offset, a.theirs, 0, length) == BOUNDS
 
 
@@ -112,13 +118,13 @@ def test_the_last_byte_is_inside(ends):
 @pytest.mark.parametrize(("offset", "length"), [(4, 8), (65, 8), (64, 4), (64, 16), (64, 0), (16 * PAGE, 8)])
 @pytest.mark.parametrize("opcode", [FETCH_ADD, COMPARE_SWAP])
 def test_atomics_are_of_one_aligned_word(ends, opcode, offset, length):
-    a, b = ends
+    a, _ = ends
     assert a.pair.execute(opcode, a.memory, 128, a.theirs, offset, length, operand=1) == BOUNDS
 
 
 @pytest.mark.parametrize("opcode", [0, 6, 7, 8, 255, 2**32 - 1])
 def test_an_unknown_opcode_is_refused(ends, opcode):
-    a, b = ends
+    a, _ = ends
     assert a.pair.execute(opcode, a.memory, 128, a.theirs, 64, 8) == RIGHTS
 
 
@@ -131,14 +137,14 @@ def test_an_unknown_opcode_is_refused(ends, opcode):
     (REMOTE_ATOMIC, FETCH_ADD, SUCCESS), (REMOTE_ATOMIC, COMPARE_SWAP, SUCCESS), (REMOTE_ATOMIC, WRITE, RIGHTS),
 ])
 def test_a_region_gives_only_the_rights_it_was_registered_with(ends, rights, opcode, status):
-    a, b = ends
-    with ShmFabric().register(PAGE, rights) as memory:
-        with ShmFabric().attach(memory.descriptor(), os.dup(memory.fileno())) as theirs:
-            assert a.pair.execute(opcode, a.memory, 64, theirs, 64, 8) == status
+    a, _ = ends
+    fabric = ShmFabric()
+    with fabric.register(PAGE, rights) as memory, fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as theirs:
+        assert a.pair.execute(opcode, a.memory, 64, theirs, 64, 8) == status
 
 
 def test_completions_come_in_the_order_of_posting_and_name_their_request(ends):
-    a, b = ends
+    a, _ = ends
     requests = [(7, READ, 0, SUCCESS), (5, WRITE, LARGEST, BOUNDS), (9, 77, 0, RIGHTS), (LARGEST, WRITE, 64, SUCCESS)]
     for each, opcode, offset, _ in requests:
         assert a.pair.post(opcode, a.memory, 64, a.theirs, offset, 8, id=each) == 1
@@ -157,7 +163,7 @@ def test_an_unsignaled_request_completes_only_when_it_fails(ends):
 
 
 def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
-    a, b = ends
+    a, _ = ends
     for each in range(a.pair.depth):
         assert a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=each) == 1
     assert a.pair.post(WRITE, a.memory, 0, a.theirs, 64, 8, id=999) == 0
@@ -174,7 +180,7 @@ def test_polling_for_no_or_too_many_completions_is_refused(ends):
 
 
 def test_a_closed_region_is_out_of_bounds(ends):
-    a, b = ends
+    a, _ = ends
     with ShmFabric().register(PAGE, ALL) as memory:
         theirs = ShmFabric().attach(memory.descriptor(), os.dup(memory.fileno()))
         theirs.close()
@@ -208,19 +214,17 @@ def test_everything_closes_in_any_order():
 
 def test_a_pair_flushes_before_it_is_connected():
     fabric = ShmFabric()
-    with connected(fabric, fabric) as (a, b):
-        with fabric.queue_pair(a.channel, -1, -1) as pair:
-            assert pair.execute(WRITE, a.memory, 64, a.theirs, 128, 5) == FLUSHED
-            assert pair.alive()
+    with connected(fabric, fabric) as (a, _), fabric.queue_pair(a.channel, -1, -1) as pair:
+        assert pair.execute(WRITE, a.memory, 64, a.theirs, 128, 5) == FLUSHED
+        assert pair.alive()
 
 
 # ------------------------------------------------------------------------------------------------------------ connecting
 
 
 def forged(good: bytes, **changes) -> bytes:
-    from .test_regions import crc32c
-    fields = dict(zip(("magic", "version", "provider", "bell", "engine", "rtt", "in_gap", "out_gap", "key", "reserved", "unused"),
-                      struct.unpack("<IHHQQQQQIII", good[:-4])))
+    names = ("magic", "version", "provider", "bell", "engine", "rtt", "in_gap", "out_gap", "key", "reserved", "unused")
+    fields = dict(zip(names, struct.unpack("<IHHQQQQQIII", good[:-4]), strict=True))
     body = struct.pack("<IHHQQQQQIII", *(fields | changes).values())
     return body + struct.pack("<I", crc32c(body))
 
@@ -259,11 +263,13 @@ def test_a_pair_connects_once(ends):
 def test_a_bell_that_we_could_not_ring_is_refused(ends):
     a, b = ends
     fabric = ShmFabric()
-    with fabric.register(PAGE, REMOTE_READ) as memory, fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as remote:
-        with fabric.queue_pair(a.channel, -1, -1) as pair:
-            key = struct.unpack_from("<I", memory.descriptor(), 20)[0]
-            with pytest.raises(HandshakeFailed, match="may not write"):
-                pair.connect(forged(b.pair.descriptor(), key=key), remote)
+    with (
+        fabric.register(PAGE, REMOTE_READ) as memory, fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as remote,
+        fabric.queue_pair(a.channel, -1, -1) as pair,
+    ):
+        key = struct.unpack_from("<I", memory.descriptor(), 20)[0]
+        with pytest.raises(HandshakeFailed, match="may not write"):
+            pair.connect(forged(b.pair.descriptor(), key=key), remote)
 
 
 def test_connecting_without_the_peers_region_is_refused(ends):
@@ -308,43 +314,3 @@ def test_a_half_closed_control_socket_is_the_end(ends):
     with ours, theirs, pair_watching(ends[0], control=ours.fileno()) as pair:
         theirs.shutdown(socket.SHUT_WR)
         assert not pair.alive()
-
-
-# ------------------------------------------------------------------------------------------------------------- as a model
-
-
-SPACE = 1024
-request = st.one_of(
-    st.tuples(st.just(READ), st.integers(64, SPACE + 8), st.integers(64, SPACE + 8), st.integers(0, 256)),
-    st.tuples(st.just(WRITE), st.integers(64, SPACE + 8), st.integers(64, SPACE + 8), st.integers(0, 256)),
-    st.tuples(st.just(FETCH_ADD), st.integers(64, SPACE - 8), st.integers(8, SPACE // 8).map(lambda w: 8 * w), st.integers(0, LARGEST)),
-    st.tuples(st.just(COMPARE_SWAP), st.integers(64, SPACE - 8), st.integers(8, SPACE // 8).map(lambda w: 8 * w), st.integers(0, 3)),
-)
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.lists(request, max_size=40), st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
-def test_any_sequence_of_requests_does_what_a_plain_model_says(requests, start):
-    with connected(ShmFabric(), ShmFabric(), length=PAGE) as (a, b):
-        mine, yours = bytearray(PAGE), bytearray(PAGE)
-        yours[64:SPACE] = start
-        b.memory.write(64, start)
-        for opcode, here, there, n in requests:
-            length = 8 if opcode in (FETCH_ADD, COMPARE_SWAP) else n
-            old = bytes(yours[there:there + 8])
-            if opcode == READ:
-                mine[here:here + n] = yours[there:there + n]
-            elif opcode == WRITE:
-                yours[there:there + n] = mine[here:here + n]
-            else:
-                mine[here:here + 8] = old
-                value = int.from_bytes(old, "little")
-                if opcode == FETCH_ADD:
-                    yours[there:there + 8] = ((value + n) % 2**64).to_bytes(8, "little")
-                elif value == n:
-                    yours[there:there + 8] = (7).to_bytes(8, "little")
-            operand = n if opcode == FETCH_ADD else 7
-            assert a.pair.post(opcode, a.memory, here, a.theirs, there, length, operand=operand, compare=n, flags=SIGNALED) == 1
-            assert a.pair.poll(1) == [(0, opcode, SUCCESS)]
-        assert a.memory.read(64, PAGE - 64) == mine[64:]
-        assert b.memory.read(64, PAGE - 64) == yours[64:]

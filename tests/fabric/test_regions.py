@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import mmap
 import os
+import resource
 import struct
 import zlib
 
@@ -88,7 +90,6 @@ def test_the_owner_writes_where_peers_only_read_and_the_peer_sees_it(fabric):
 
 
 def test_a_read_only_region_cannot_be_mapped_for_writing_by_anybody_who_has_its_descriptor(fabric):
-    import mmap
     with fabric.register(PAGE, REMOTE_READ) as region, pytest.raises(PermissionError):
         mmap.mmap(region.fileno(), PAGE)
 
@@ -134,14 +135,17 @@ def test_less_memory_than_the_control_group_allows_is_noticed(fabric, monkeypatc
 
 
 def test_the_kernels_refusal_names_its_reason_and_leaves_nothing_behind(fabric):
-    import resource
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []
+
+    def fill() -> None:
+        while True:
+            held.append(fabric.register(PAGE, REMOTE_READ))
+
     resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))
     try:
         with pytest.raises(FabricError, match="Too many open files") as failure:
-            while True:
-                held.append(fabric.register(PAGE, REMOTE_READ))
+            fill()
         assert failure.value.errno == 24
         assert failure.value.hint
     finally:
@@ -157,7 +161,8 @@ def test_a_region_of_many_pages_is_usable_to_its_end(fabric):
         assert remote.read(length - 5, 5) == b"hello"
 
 
-@pytest.mark.parametrize(("offset", "n"), [(PAGE, 1), (PAGE - 1, 2), (PAGE + 1, 0), (2**64 - 1, 1), (2**64 - 8, 16), (1, 2**64 - 1)])
+@pytest.mark.parametrize(("offset", "n"), [
+    (PAGE, 1), (PAGE - 1, 2), (PAGE + 1, 0), (2**64 - 1, 1), (2**64 - 8, 16), (1, 2**64 - 1)])
 def test_reading_outside_a_region_is_refused_whatever_the_offset(fabric, offset, n):
     with fabric.register(PAGE, REMOTE_READ | REMOTE_WRITE) as region, attach(fabric, region) as remote:
         for each in (region, remote):

@@ -7,9 +7,9 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import threading
 
+import programs
 import pytest
 from control_tools import hello, soon
 
@@ -84,14 +84,19 @@ def test_a_second_server_is_refused_and_told_who_has_the_address(address):
     Listener(address).close()
 
 
+@contextlib.contextmanager
 def listening_process(address, body="sys.stdin.read()"):
+    """Another process that listens, until the end of the block at the latest."""
     script = (
         "import os, sys, signal; from rfp.address import parse; from rfp.control import Listener;"
         f"l = Listener(parse(sys.argv[1])); print(flush=True); {body}"
     )
-    process = subprocess.Popen([sys.executable, "-c", script, str(address)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert process.stdout.readline() == b"\n"
-    return process
+    with programs.start("-c", script, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            assert process.stdout.readline() == b"\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def test_what_a_killed_server_left_is_taken_over(address, private):
@@ -108,11 +113,8 @@ def test_what_a_killed_server_left_is_taken_over(address, private):
 def test_a_stopped_server_keeps_its_address(address):
     with listening_process(address) as process:
         process.send_signal(signal.SIGSTOP)
-        try:
-            with pytest.raises(AddressInUse):
-                Listener(address)
-        finally:
-            process.kill()
+        with pytest.raises(AddressInUse):
+            Listener(address)
 
 
 def test_a_server_without_a_lock_is_not_taken_over(address):
@@ -237,7 +239,7 @@ def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on(add
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_keep_the_address(address):
     """The child lives on after its parent was killed; a new server must be able to start all the same."""
-    with listening_process(address, body="print(os.fork(), flush=True); signal.pause()") as process:
+    with listening_process(address, body="os.write(1, b'%d\\n' % os.fork()); signal.pause()") as process:
         child = max(int(process.stdout.readline()), int(process.stdout.readline()))
         try:
             process.kill()
@@ -263,8 +265,8 @@ def test_a_forked_child_that_closes_its_copy_leaves_the_parents_socket(address):
 def test_what_killed_embedded_servers_left_is_swept_by_the_next(monkeypatch, private):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
     alive = Listener(unique())
-    with listening_process(unique()) as process:
-        process.kill()
+    with listening_process(unique()):
+        pass
     starting = private / "rfp" / "embedded-1-x.lock"
     starting.touch()  # of a server that has made its lock file and not locked it yet
     assert len(os.listdir(private / "rfp")) == 5

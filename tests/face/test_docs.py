@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import rfp.address as address
+from rfp.cli import main
 from rfp.control import Message, frame
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -26,3 +27,12 @@ def test_the_documentation_has_every_message_with_every_field():
         assert all(f"`{field}`" in rest for field in kind.specs())
     assert str(frame.FD_LIMIT) in text
     assert str(frame.BODY_LIMIT) in text
+
+
+def test_the_documentation_has_every_command_with_every_option():
+    text = (DOCS / "cli.md").read_text()
+    rows = dict(re.findall(r"^\| `rfp (\w+)[^`]*` \|(.*)$", text, re.M))
+    assert set(rows) == set(main.commands)
+    for name, command in main.commands.items():
+        options = {parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"}
+        assert set(re.findall(r"`(--[a-z-]+)`", rows[name])) == options - {"--address", "--timeout"}

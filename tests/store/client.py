@@ -103,9 +103,9 @@ class Client:
     def delete_many(self, keys: Iterable[bytes]) -> list[Result]:
         return self._many(DELETE_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys])
 
-    def put_many(self, items: Iterable[tuple[bytes, bytes]], ttl: int = 0) -> list[Result]:
+    def put_many(self, items: Iterable[tuple[bytes, bytes]], ttl: int = 0, **options: int) -> list[Result]:
         pairs = [struct.pack("<HHI", len(k), 0, len(v)) + k + v for k, v in items]
-        return self._many(PUT_MANY, struct.pack("<Q", ttl), pairs)
+        return self._many(PUT_MANY, struct.pack("<Q", ttl), pairs, **options)
 
     def _many(self, opcode: int, head: bytes, items: list[bytes], **options: int) -> list[Result]:
         answer = self.ask(opcode, head + b"".join(items), count=len(items), **options)

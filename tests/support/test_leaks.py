@@ -92,7 +92,7 @@ def suite(tmp_path):
         (tmp_path / "pytest.ini").write_text(
             f"[pytest]\naddopts = --import-mode=importlib\npythonpath = {support}\ntimeout = 60\nmarkers = long\n"
         )
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--settle=0.1", *options]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50)
 
     return run

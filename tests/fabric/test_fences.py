@@ -1,0 +1,63 @@
+"""The fences are needed, and the litmus test sees it: in a build without them wake-ups get lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+MODULES = ("_fabric", "_operations", "_emulation", "_shm", "_litmus")
+
+SCRIPT = """
+from concurrent.futures import ThreadPoolExecutor
+from ends import connected
+from rfp import _litmus
+from rfp._shm import ShmFabric
+
+with connected(ShmFabric(), ShmFabric()) as (a, b), ThreadPoolExecutor(2) as pool:
+    sleeper = pool.submit(_litmus.sleeper, b.channel, b.memory, 128, 100_000, step=0.1, limit=1)
+    _litmus.waker(a.pair, a.memory, a.theirs, 128, 100_000)
+    print(sleeper.result())
+"""
+
+
+def run(*command: str | Path) -> str:
+    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+
+
+def build(folder: Path, *options: str) -> Path:
+    """A package `rfp` with the fabric alone, compiled with these options."""
+    made = folder / "build"
+    run("meson", "setup", made, ROOT, "--buildtype=release", *options)
+    targets = [line.split(":")[0] for line in run("ninja", "-C", made, "-t", "targets", "all").splitlines()]
+    libraries = [each for each in targets if each.startswith("rfp/_") and each.endswith(".so")]
+    libraries = [each for each in libraries if Path(each).name.split(".")[0] in MODULES]
+    run("ninja", "-C", made, "-j", "2", *libraries)
+    package = folder / "rfp"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for file in [ROOT / "rfp/errors.py", ROOT / "rfp/_memory.py", *(made / each for each in libraries)]:
+        shutil.copy(file, package)
+    return folder
+
+
+def lost_wakeups(folder: Path) -> int:
+    # In that folder and without site-packages (-S): the package built here, and neither the source tree nor what is installed.
+    out = subprocess.run([sys.executable, "-S", "-c", SCRIPT], check=True, stdout=subprocess.PIPE, timeout=60, cwd=folder, env={
+        "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent)})
+    return int(out.stdout)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads must run at once")
+@pytest.mark.skipif(not all(map(shutil.which, ("meson", "ninja", "cython"))), reason="meson, ninja and cython are not on PATH")
+def test_without_the_fences_wake_ups_get_lost_and_with_them_none(tmp_path):
+    with_fences, without = build(tmp_path / "with"), build(tmp_path / "without", "-Dfences=false")
+    assert lost_wakeups(with_fences) == 0
+    assert any(lost_wakeups(without) for _ in range(5))

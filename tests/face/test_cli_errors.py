@@ -1,0 +1,82 @@
+"""Whatever goes wrong is one line on stderr and an exit status that says whose fault it was."""
+
+import inspect
+
+import pytest
+from click.testing import CliRunner
+
+import rfp
+from rfp import errors
+from rfp.cli import main
+from rfp.errors import CallerError, RfpError, ServerRefused
+
+CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RfpError)]
+
+
+def failing(monkeypatch, error):
+    def connect(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(rfp, "connect", connect)
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+@pytest.mark.parametrize("command", ["ping", "get k", "put k v", "delete k", "incr k", "stats", "top"])
+def test_an_error_is_one_line_with_its_hint_and_the_status_of_its_family(monkeypatch, kind, command):
+    failing(monkeypatch, kind("it happened", hint="do this"))
+    result = CliRunner().invoke(main, command.split())
+    assert result.stderr == "rfp: it happened (do this)\n"
+    assert result.stdout == ""
+    assert result.exit_code == (1 if issubclass(kind, ServerRefused) else 2 if issubclass(kind, CallerError) else 3)
+
+
+def test_ctrl_c_is_quiet(monkeypatch):
+    failing(monkeypatch, KeyboardInterrupt())
+    result = CliRunner().invoke(main, ["get", "k"])
+    assert (result.exit_code, result.output) == (130, "")
+
+
+def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch):
+    failing(monkeypatch, ZeroDivisionError())
+    assert isinstance(CliRunner().invoke(main, ["get", "k"]).exception, ZeroDivisionError)
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (["get"], "Missing argument 'KEY'"),
+        (["put", "k"], "Missing argument 'VALUE|-'"),
+        (["put", "k", "v", "--ttl", "5"], "'5' has no unit (write \"5s\""),
+        (["put", "k", "v", "--ttl", "0"], "no time at all"),
+        (["put", "k", "v", "--if-absent", "--if-version", "1"], "exclude each other"),
+        (["put", "k", "v", "--if-version", "-1"], "not in the range"),
+        (["incr", "k", "much"], "not a valid integer"),
+        (["incr", "k", str(2**63)], "not in the range"),
+        (["ping", "--address", "here"], "'here' is not an address (write shm://"),
+        (["ping", "--address", "shm:///x?speed=9"], "the options of shm:// are rtt, in_iops, out_iops"),
+        (["ping", "--count", "0"], "not in the range"),
+        (["serve", "--memory", "lots"], "'lots' is not a size"),
+        (["serve", "--memory", "1GB"], "ambiguous"),
+        (["serve", "--idle", "never"], "'adaptive', 'spin'"),
+        (["serve", "--eviction", "lru"], "'clock', 'bucket', 'none'"),
+        (["serve", "--workers", "0"], "not in the range"),
+        (["top", "--interval", "fast"], "'fast' is not a duration"),
+        (["tap"], "No such command 'tap'"),
+    ],
+)
+def test_a_wrong_command_has_status_2_and_says_how_it_is_written(command, reason):
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 2
+    assert reason in " ".join(result.stderr.split())
+
+
+def test_every_command_teaches_by_example():
+    for name, command in main.commands.items():
+        result = CliRunner().invoke(main, [name, "--help"])
+        assert result.exit_code == 0
+        assert f"rfp {name}" in result.output.split("Example")[1], name
+        assert command.get_short_help_str()
+
+
+def test_the_version_is_that_of_the_package():
+    assert CliRunner().invoke(main, ["--version"]).output == f"rfp {rfp.__version__}\n"
