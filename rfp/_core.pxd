@@ -33,5 +33,9 @@ cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_ticks()
     double rfp_tick_length(uint64_t now, uint64_t ticks)
 
+cdef extern from "rfp/core/futex.h" nogil:
+    int rfp_futex_wait(const void *word, uint32_t expected, uint64_t ns)
+    void rfp_futex_wake(const void *word)
+
 cdef extern from "rfp/core/hash.h" nogil:
     uint64_t rfp_hash(const void *key, size_t n, uint64_t seed)

@@ -181,6 +181,11 @@ cdef class QueuePair:
 cdef class Fabric:
     """A provider of the fabric."""
 
+    @property
+    def reads_ordered(self):
+        """What its queue pairs will say of themselves: whether one READ sees the peer's release order."""
+        raise NotImplementedError
+
     cpdef Region register(self, uint64_t length, uint32_t rights):
         raise NotImplementedError
 

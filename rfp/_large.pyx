@@ -9,7 +9,8 @@ from rfp._fabric cimport READ, WRITE, local_region
 from rfp._kv cimport kv_submit_number, kv_submit_piece, kv_submit_put
 from rfp.protocol._caller cimport FULL, RETRY
 from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_flush,
-                                        client_ring_pop, client_ring_release, client_ring_response, client_ring_transfer)
+                                        client_ring_discard, client_ring_pop, client_ring_release, client_ring_response,
+                                        client_ring_transfer)
 from rfp.protocol._wire cimport rfp_response_header
 from rfp.store._messages cimport KV_DEFERRED, KV_OK, KV_PIECE_CRC, KV_PUT_ABORT, KV_PUT_BEGIN, KV_UNSUPPORTED
 
@@ -76,7 +77,7 @@ cdef int drain(Client client, Channel owner, uint64_t deadline) except -1:
             if found != DONE:
                 client_ring_abandon(ring)
                 return FULL if found == TIMED_OUT else found
-            client_ring_pop(ring)
+            client_ring_discard(ring)
     return DONE
 
 
@@ -164,6 +165,6 @@ cdef int upload(Client client, Channel owner, client_ring *ring, bytes key, Py_b
             client_ring_abandon(ring)
         if found == TIMED_OUT and not sent[0] and not ring.lost:
             # The server would find out by itself, later.
-            if kv_submit_number(ring, KV_PUT_ABORT, id, NULL, 0, 0):
+            if kv_submit_number(ring, KV_PUT_ABORT, id, b"", 0, 0):
                 client_ring_abandon(ring)
                 client_ring_flush(ring)

@@ -272,6 +272,11 @@ cdef class ReorderFabric(ShmFabric):
     def __init__(self, *, seed=1):
         ShmFabric.__init__(self)
 
+    @property
+    def reads_ordered(self):
+        """No."""
+        return False
+
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):  # no-cython-lint
         """One end of a connection; like ShmFabric's."""
         cdef ReorderQueuePair pair = ReorderQueuePair.__new__(ReorderQueuePair)

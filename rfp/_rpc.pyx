@@ -40,27 +40,44 @@ cdef class HandlerService(Service):
         self.c.execute = execute
         self.c.tend = NULL
 
-    cdef void answer(self, const request *asked, response *answer):
+    cdef void answer(self, const request *asked, response *answer) noexcept:
         cdef object result
         cdef bytes text
+        # Until it is known to be otherwise: whatever goes wrong below must not pass for an empty answer.
+        answer.status = FAILED
         try:
             result = self.handler(PyBytes_FromStringAndSize(asked.payload, asked.length))
-            if type(result) is not bytes:
-                if not isinstance(result, (bytes, bytearray, memoryview)):
-                    answer.status = NOT_BYTES
-                    result = type(result).__name__.encode()
-                result = bytes(result)
-        except Exception as error:
-            traceback.print_exc()
-            answer.status = FAILED
-            result = f"{type(error).__name__}: {error}".encode()[:512]
-        text = result
+            if isinstance(result, (bytes, bytearray, memoryview)):
+                text = bytes(result)
+                answer.status = ANSWERED
+            else:
+                text = named(result, answer.capacity)
+                answer.status = NOT_BYTES
+        # sys.exit() in a handler ends neither the worker nor the server: it fails this call.
+        except BaseException as error:
+            text = explained(error, answer.capacity)
         if <uint64_t> PyBytes_GET_SIZE(text) > answer.capacity:
             answer.status = TOO_LONG
             answer.result = PyBytes_GET_SIZE(text)
             return
         answer.length = <uint32_t> PyBytes_GET_SIZE(text)
         rfp_copy_out(answer.payload, PyBytes_AS_STRING(text), answer.length)
+
+
+cdef bytes named(object thing, uint32_t limit):
+    return type(thing).__name__.encode(errors="replace")[:limit]
+
+
+cdef bytes explained(object error, uint32_t limit):
+    """What the caller is told of a handler's exception; the whole of it is printed here."""
+    try:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    except Exception:
+        pass                        # nobody reads what this server prints
+    try:
+        return f"{type(error).__name__}: {error}".encode(errors="replace")[:min(limit, <uint32_t> 512)]
+    except Exception:
+        return named(error, limit)
 
 
 cdef void nothing(void *context, session *session) noexcept nogil:

@@ -372,6 +372,11 @@ cdef class ShmFabric(Fabric):
         self.network.out_gap = gap("out_iops", out_iops)
 
     @property
+    def reads_ordered(self):
+        """Yes: one READ sees the peer's release order, its first word last."""
+        return True
+
+    @property
     def emulated(self):
         """Whether this side emulates a network: what is measured over it must be labelled so."""
         return bool(rfp_network_emulated(&self.network))

@@ -40,8 +40,8 @@ def connect(
     """Connects to a store and returns its client.
 
     address: `shm://PATH`, what `Server.address` says; None for this user's default server (`rfp serve`).  timeout: seconds
-    that a call may take unless it says otherwise.  mode: how results come back: "fetch" (the client READs them), "reply" (the server
-    WRITEs them), "auto" (the first, until it costs too many READs) or "bypass" (GETs walk the server's index without it;
+    that a call may take unless it says otherwise.  mode: how results come back: "fetch" (the client READs them), "reply" (the
+    server WRITEs them), "auto" (the first, until it costs too many READs) or "bypass" (GETs walk the server's index without it;
     needs allow_bypass there).  reconnect: find the server again when it was lost.  fetch, retries: the paper's F (bytes) and R,
     instead of those that `rfp tune` chose (RFP, section 3.2).
 

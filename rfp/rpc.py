@@ -49,9 +49,9 @@ class RpcServer:
         place = addresses.unique() if address is None else addresses.parse(address)
         # An odd number of cache lines, so that the slots' first lines spread over all sets of a cache.
         lines = (longest + HEADER + 63) // 64 | 1
-        self._host = Host(
-            place, fabric or open_fabric(place), [HandlerService(handler)], service="rpc", slots=slots, slot_size=64 * lines, idle=idle
-        )  # fmt: skip
+        used = fabric or open_fabric(place)
+        service = HandlerService(handler)
+        self._host = Host(place, used, [service], service="rpc", slots=slots, slot_size=64 * lines, idle=idle)
 
     @property
     def address(self) -> str:

@@ -30,10 +30,11 @@ class Server:
     """Keeps a store in memory and serves it until it is closed.
 
     memory: for keys, values and their index, in bytes or as text ("1GiB"); shared evenly among the workers, and limits
-    the largest value.  workers: threads that serve; each owns a part of the keys.  address: where to listen; None for a new address of
-    its own.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  eviction: "clock" (second chance, over all
-    values), "bucket" (the paper's: least recently used within a bucket of 8) or "none" (puts fail with OutOfMemory).  allow_bypass:
-    let clients walk the index by themselves.  lease: seconds that a large value stays readable for a client that asked for it.
+    the largest value.  workers: threads that serve; each owns a part of the keys.  address: where to listen; None for a new
+    address of its own.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  eviction: "clock" (second chance,
+    over all values), "bucket" (the paper's: least recently used within a bucket of 8) or "none" (puts fail with OutOfMemory).
+    allow_bypass: let clients walk the index by themselves.  lease: seconds that a large value stays readable for a client that
+    asked for it.
     quota: bytes of large values that one client thread may hold at one worker; None for half of the worker's memory.
     cpus: processors to keep the workers on, in turn.
 

@@ -8,6 +8,7 @@ The measurements of a device are kept in `$XDG_CONFIG_HOME/rfp/tune.json` (else 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import time
@@ -26,10 +27,24 @@ from rfp.provider import open_fabric
 VERSION = 1
 LINE = 64
 CLASSES = 65  # of sizes, in lines (protocol/_client_ring.pxd)
-HEADER = 24  # bytes of a response's header
+HEADER, REFERENCE = 24, 32  # bytes of a response's header, and of a reference (protocol/wire.h)
 GAIN = 1.1  # fetching is worth its READs as long as it is this much faster than replying (the paper: 10 %)
 MOST_RETRIES = 16
+RESULT = 32  # bytes, when fetch is compared with reply: as in the paper
 PROCESS_TIMES = (0, 500, 1000, 2000, 3000, 5000, 7000, 10000, 15000)  # ns
+
+MEASURED = (*range(1, 17), 20, 24, 28, 32, 33)  # lines; a slot has 33
+
+
+def steps() -> list[int]:
+    """What calibrate() reports progress on, in order: sizes in lines, then processing times in ns."""
+    return [*MEASURED, *PROCESS_TIMES]
+
+
+def lines(value: int) -> int:
+    """The class of a response that carries a value of so many bytes (a reference, if it does not fit into a slot)."""
+    size = HEADER + value if HEADER + value <= MEASURED[-1] * LINE else HEADER + REFERENCE
+    return (size + LINE - 1) // LINE
 
 
 @dataclass
@@ -71,18 +86,18 @@ def calibrate(
         link = Link(private, fabric, "spin", _ns(10))
         try:
             channel = link.attach(_ns(10))
-            most = channel.rings[0].counters["slot_size"] // LINE
             rates = [0.0] * CLASSES
-            for lines in range(1, min(CLASSES, most + 1)):
-                if lines <= 16 or lines % 4 == 0 or lines == most:
-                    progress(f"READs of {lines * LINE} bytes")
-                    rates[lines] = read_rate(channel, lines * LINE, seconds)
+            for count in MEASURED:
+                progress(f"READs of {count * LINE} bytes")
+                rates[count] = _best(lambda part, size=count * LINE: read_rate(channel, size, part), seconds)
             _fill_gaps(rates)
             fetch, reply = [], []
             for process in PROCESS_TIMES:
                 progress(f"calls that take {process / 1000:g} us")
-                fetch.append(call_rate(channel, process, 32, False, seconds)[0])
-                reply.append(call_rate(channel, process, 32, True, seconds)[0])
+                for rates_of, replied in ((fetch, False), (reply, True)):
+                    rates_of.append(
+                        _best(lambda part, p=process, r=replied: call_rate(channel, p, RESULT, r, part)[0], seconds)
+                    )
         finally:
             link.close()
     finally:
@@ -93,6 +108,11 @@ def calibrate(
     return Calibration(device(place), rates, trip, list(PROCESS_TIMES), fetch, reply, most_retries)
 
 
+def _best(measure: Callable[[float], float], seconds: float) -> float:
+    """The best of three: whatever else runs on the machine only ever makes it slower."""
+    return max(measure(seconds / 3) for _ in range(3))
+
+
 def _ns(seconds: float) -> int:
     return time.monotonic_ns() + int(seconds * 1e9)
 
@@ -100,7 +120,7 @@ def _ns(seconds: float) -> int:
 def _fill_gaps(rates: list[float]) -> None:
     """Sizes that were not measured lie between their neighbours; those beyond a slot are as the largest."""
     known = [i for i, rate in enumerate(rates) if rate]
-    for low, high in zip(known, known[1:], strict=False):
+    for low, high in itertools.pairwise(known):
         for i in range(low + 1, high):
             rates[i] = rates[low] + (rates[high] - rates[low]) * (i - low) / (high - low)
     for i in range(known[-1] + 1, len(rates)):
@@ -119,26 +139,26 @@ class Choice:
 def enumerate_choices(calibration: Calibration, sizes: Sequence[int], process_ns: float = 0) -> list[Choice]:
     """T for every (R, F), best first (RFP, section 3.2).
 
-    sizes: how many results had each size, by lines (`rfp stats` samples them).  A result that fits into F comes at I(F), a longer one
-    at half of it.  A call whose processing takes longer than R round trips is not fetched at all but replied to.
+    sizes: how many results had each size, by lines (`rfp stats` samples them).  A result that fits into F comes at I(F), a
+    longer one at half of it.  A call whose processing takes longer than R round trips is not fetched but replied to.
     """
     choices = []
     reply = _at(calibration.times, calibration.reply, process_ns)
     needed = process_ns / 1e9 / calibration.trip
     most = max((i for i, rate in enumerate(calibration.rates) if rate), default=1)
     for retries in range(1, calibration.most_retries + 1):
-        for lines in range(1, most + 1):
+        for count in range(1, most + 1):
             score = 0.0
-            for size, count in enumerate(sizes):
-                if not count:
+            for size, weight in enumerate(sizes):
+                if not weight:
                     continue
                 if needed > retries:
                     rate = reply
                 else:
-                    rate = calibration.rates[lines] / (1 + needed)
-                    rate = rate if size <= lines else rate / 2
-                score += count * rate
-            choices.append(Choice(retries, lines * LINE, score))
+                    rate = calibration.rates[count] / (1 + needed)
+                    rate = rate if size <= count else rate / 2
+                score += weight * rate
+            choices.append(Choice(retries, count * LINE, score))
     # Of equals, more patience and less to fetch.
     return sorted(choices, key=lambda choice: (-choice.score, choice.fetch, -choice.retries))
 

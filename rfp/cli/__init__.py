@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import rfp
-from rfp.cli import keys, serve, stats, top
+from rfp.cli import keys, serve, stats, top, tune
 from rfp.errors import CallerError, RfpError, ServerRefused
 
 REFUSED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
@@ -30,6 +30,9 @@ class Failed(click.ClickException):
 
 
 class Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which one needs them, not by name
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -54,5 +57,5 @@ def main() -> None:
     """
 
 
-for command in (serve.serve, keys.ping, keys.get, keys.put, keys.delete, keys.incr, stats.stats, top.top):
+for command in (serve.serve, keys.ping, keys.get, keys.put, keys.delete, keys.incr, stats.stats, top.top, tune.tune):
     main.add_command(command)

@@ -85,7 +85,7 @@ def get(address: Address | None, timeout: float, key: bytes, show_version: bool)
 @click.argument("value", type=KEY, metavar="VALUE|-")
 @click.option("--ttl", type=DURATION, help="Forget it after this time, e.g. 5s.")
 @click.option("--if-absent", is_flag=True, help="Only if the key has no value.")
-@click.option("--if-version", type=click.IntRange(0, 2**64 - 1), help="Only over the value with this version.")
+@click.option("--if-version", type=click.IntRange(0, 2**64 - 1), metavar="N", help="Only over the value with this version.")
 @connected
 def put(
     address: Address | None, timeout: float, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_version: int | None
@@ -131,9 +131,9 @@ def delete(address: Address | None, timeout: float, key: bytes) -> None:
 @click.argument("amount", type=click.IntRange(-(2**63), 2**63 - 1), default=1)
 @connected
 def incr(address: Address | None, timeout: float, key: bytes, amount: int) -> None:
-    """Add AMOUNT (1 unless given) to the decimal number under KEY, and print the sum.
+    """Add AMOUNT to the decimal number under KEY.
 
-    A missing key starts at 0.  The exit status is 1 if the value is no 64-bit number.
+    Prints the sum.  AMOUNT is 1 unless given; a missing key starts at 0.  The exit status is 1 if the value is no 64-bit number.
 
     \b
     Examples:

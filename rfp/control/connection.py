@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import select
+import shlex
 import socket
 import struct
 import threading
@@ -15,10 +16,10 @@ import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
-from rfp.address import Address
+from rfp.address import EMBEDDED, Address, default
 from rfp.control import frame
 from rfp.control.message import Attached, Detach, Message, Refused
-from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, RfpError
+from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidAddress, RfpError
 
 M = TypeVar("M", bound=Message)
 
@@ -358,12 +359,24 @@ def connect(address: Address, deadline: float) -> Connection:
 
 
 def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
-    start = f"start one: rfp serve --address '{address}'"
+    if os.path.basename(address.path).startswith(EMBEDDED):
+        start = "the program that it was part of has ended"
+    elif _is_default(address):
+        start = "start one: rfp serve"
+    else:
+        start = f"start one: rfp serve --address {shlex.quote(str(address))}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         return ConnectionFailed(f"there is no server at {address}", hint=start)
     if isinstance(error, ConnectionRefusedError):
         return ConnectionFailed(f"the server at {address} is gone", hint=start)
     return ConnectionFailed(f"cannot connect to {address}: {error.strerror}", hint="is it a server of this user?")
+
+
+def _is_default(address: Address) -> bool:
+    try:
+        return address.path == default().path
+    except InvalidAddress:
+        return False
 
 
 def _lost(error: OSError) -> ConnectionFailed:

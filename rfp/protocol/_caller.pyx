@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The client side of a service (the contract is in _caller.pxd)."""
 
+import atexit
 import itertools
 import os
 import threading
@@ -113,31 +114,38 @@ cdef class Caller:
                     channel = self.attach(deadline)
                 except ConnectionFailed as error:
                     # No call was under way that could have noticed it: this one does.
-                    self.lost(error)
+                    self.lost(self.link, error)
                     if isinstance(error, HandshakeFailed) or rfp_now() >= deadline:
                         raise
                     time.sleep(FIRST_PAUSE)
                     continue
-                self.threads.held = ThreadChannel(self.spare, channel)
             rfp_thread.channel = <void *> channel
             rfp_thread.identity = self.identity
         finally:
             self.lock.release()
 
-    def attach(self, uint64_t deadline):
-        """A channel on the present connection: one that an ended thread left, or a new one."""
+    cdef Channel attach(self, uint64_t deadline):
+        """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
+        cdef Channel channel
         while self.spare:
             channel = self.spare.pop()
             if channel.link is self.link:
+                self.threads.held = ThreadChannel(self.spare, channel)
                 return channel
         link = self.link
         channel = link.attach(deadline)
+        # Busy and held while we calibrate: a signal handler that closes the handle then leaves the rest to us.
+        self.threads.held = ThreadChannel(self.spare, channel)
+        channel.c.busy = 1
         try:
             self.prepare(channel)
             self.calibrate(channel, deadline)
         except BaseException:
+            self.threads.held.channel = None
+            self.leave(channel)
             link.detach(channel)
             raise
+        self.leave(channel)
         return channel
 
     def prepare(self, Channel owner not None):
@@ -179,13 +187,16 @@ cdef class Caller:
                 link.close()
                 self.old.remove(link)
 
-    def lost(self, because):
-        """Marks the present connection as lost; calls of other threads that are under way find out by themselves."""
-        with self.lock:
-            if self.identity != 0:
-                self.identity = 0
-                self.lost_because = because
-                self.old.append(self.link)
+    cdef int lost(self, object link, object because) except -1:
+        """Marks a connection as lost, if it is still the present one; calls of other threads find out by themselves.
+
+        Without the lock, which a thread that connects again holds for longer than this one may wait; no other can run in between.
+        """
+        if self.identity != 0 and link is self.link:
+            self.identity = 0
+            self.lost_because = because
+            self.old.append(link)
+        return 0
 
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
         """Waits for the oldest request of the ring; a signal's exception abandons what is in the ring."""
@@ -222,7 +233,9 @@ cdef class Caller:
             raise Closed("this handle was closed" if repeatable else
                          "this handle was closed during the call: the change may still happen")
         because = "it answered what cannot be" if found == MALFORMED else "the server is gone"
-        self.lost(because)
+        held = getattr(self.threads, "held", None)
+        if held is not None and held.channel is not None:
+            self.lost(held.channel.link, because)
         if not repeatable:
             raise OutcomeUnknown(f"the connection to {self.link.address} was lost after the request was sent ({because})",
                                  hint="the change may or may not have happened: look, then decide")
@@ -364,7 +377,14 @@ def forget_parents_handles():
         caller.forked()
 
 
+def close_handles():
+    """At exit, while all that close() needs is still there."""
+    for caller in list(callers):
+        caller.close()
+
+
 os.register_at_fork(after_in_child=forget_parents_handles)
+atexit.register(close_handles)
 
 
 cdef double seconds_of(object timeout) except -1:

@@ -38,6 +38,7 @@ cdef struct client_slot:
     uint8_t stage                  # of fetching: see _client_ring.pyx
     uint32_t sequence
     uint32_t looks                 # READs that brought nothing
+    uint32_t fetched               # bytes of the first READ: F may change while it is under way
 
 cdef struct client_ring:
     queue_pair *pair
@@ -53,6 +54,7 @@ cdef struct client_ring:
     uint32_t slot_size
     uint32_t slots
     uint32_t lookahead             # READs of different slots that are kept under way
+    bint direct                    # what is posted is done at once, as over shm
     bint checked                   # prove responses by their checksum
     uint64_t spin                  # ns before a waiting thread sleeps
     const uint32_t *closing        # becomes non-zero when the handle is being closed
@@ -60,9 +62,12 @@ cdef struct client_ring:
     uint32_t head                  # next slot to submit
     uint32_t tail                  # oldest request
     uint32_t count                 # requests from tail to head
-    uint32_t unsent                # the last so many of them are not flushed yet
+    uint32_t unsent                # the last so many of them are not posted yet
+    uint32_t due                   # the first so many of the unsent ones are flushed, and wait for room in the send queue
+    uint32_t writing               # signalled WRITEs that are not complete
     uint32_t sequence              # of the next request
-    bint lost                      # a work request failed: nothing more will come
+    uint8_t lost                   # GONE or MALFORMED: nothing more will come
+    bint beside                    # client_ring_transfer's work request is complete
     client_slot slot[MOST_SLOTS]
     # pins to release with the next requests
     uint64_t release[MOST_SLOTS]
@@ -88,6 +93,7 @@ cdef struct client_ring:
     uint64_t torn
     uint64_t switches              # of mode
     uint64_t slept
+    uint64_t overslept             # sleeps that lasted to their end although the response was there: a wake-up was lost
 
 cdef char *client_ring_payload(client_ring *ring) noexcept nogil
 cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil
@@ -99,6 +105,8 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil
 cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil
 cdef uint64_t client_ring_tag(client_ring *ring) noexcept nogil
 cdef void client_ring_pop(client_ring *ring) noexcept nogil
+# The same for one that nobody waits for: gives back the pin that its response may hold.
+cdef void client_ring_discard(client_ring *ring) noexcept nogil
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
 # One READ or WRITE beside the ring's own, to its end: DONE, GONE or TIMED_OUT (only when nothing can touch local any more).

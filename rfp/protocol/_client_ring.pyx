@@ -18,12 +18,15 @@ from rfp.errors import InvalidArgument
 cdef enum:                      # client_slot.stage
     LOOK = 0                    # no READ under way
     LOOKING = 1                 # the READ of the first F bytes is
-    FETCHING = 2                # the READ of the rest is
-    HERE = 3                    # the whole response is in the landing slot
+    LONGER = 2                  # they have come, and the READ of the rest found no room yet
+    FETCHING = 3                # the READ of the rest is under way
+    HERE = 4                    # the whole response is in the landing slot
 
 cdef enum:
-    STEP = 50000000             # ns: the longest sleep before looking whether the server still lives
+    STEP = 50000000             # ns: the longest sleep, and the time between two looks whether the server still lives
     COMPLETIONS = 32
+    BURST = 16                  # WRITEs of requests that are posted at once
+    REAP = 10000                # steps that a call spends on freeing a slot before it is told that there is none
     RETUNE = 1024               # responses between two choices of F
     STAY = 1024                 # completions in reply mode before trying to fetch again, if nothing else says so
 
@@ -37,12 +40,22 @@ cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
 
 cdef char *client_ring_payload(client_ring *ring) noexcept nogil:
     """Where to build the payload of the next request (slot size - 32 bytes), or NULL when all slots are taken."""
-    if ring.count == ring.slots:
-        # Answers to requests that nobody waits for any more may have come by now: their slots are free then.
-        client_ring_step(ring)
+    if ring.count == ring.slots and ring.slot[ring.tail].abandoned:
+        reap(ring)
     if ring.count == ring.slots or ring.lost:
         return NULL
     return ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size + RFP_REQUEST_HEADER
+
+
+cdef void reap(client_ring *ring) noexcept nogil:
+    """Looks whether the oldest request, which nobody waits for, has been answered meanwhile."""
+    cdef uint32_t enough = ring.slot[ring.tail].looks + 2
+    cdef int i
+    for i in range(REAP):
+        client_ring_step(ring)
+        if ring.count < ring.slots or ring.slot[ring.tail].looks >= enough or ring.lost:
+            return
+        rfp_pause()
 
 
 cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil:
@@ -83,31 +96,22 @@ cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t cou
     return slot.sequence
 
 
-cdef bint post(client_ring *ring, work_request *work, int n) noexcept nogil:
-    """Posts all of them; makes room by taking completions. False: the connection is lost."""
-    cdef int posted = 0
-    cdef int tries
-    for tries in range(1000000):
-        posted += ring.pair.ops.post(ring.pair, work + posted, n - posted)
-        if posted == n:
-            return True
-        collect(ring, 0)
-        if ring.lost:
-            return False
-        rfp_pause()
-    ring.lost = True
-    return False
-
-
 cdef void client_ring_flush(client_ring *ring) noexcept nogil:
-    """Sends what was submitted: one post, one notification for all of it."""
-    cdef work_request work[16]
+    """Sends what was submitted, with one notification for all of it.  What finds no room in the send queue is sent by the steps
+    that follow."""
+    ring.due = ring.unsent
+    push(ring)
+
+
+cdef void push(client_ring *ring) noexcept nogil:
+    """Posts what was flushed, as far as the send queue takes it."""
+    cdef work_request work[BURST]
     cdef uint32_t slot
-    cdef uint32_t n
+    cdef uint32_t n, posted
     cdef const rfp_request_header *header
-    while ring.unsent and not ring.lost:
+    while ring.due and not ring.lost:
         n = 0
-        while n < 16 and n < ring.unsent:
+        while n < BURST and n < ring.due:
             slot = ring.head + ring.slots - ring.unsent + n
             if slot >= ring.slots:
                 slot -= ring.slots
@@ -121,15 +125,24 @@ cdef void client_ring_flush(client_ring *ring) noexcept nogil:
             header = <const rfp_request_header *> (ring.scratch.base + work[n].local_offset)
             work[n].length = RFP_REQUEST_HEADER + header.length
             n += 1
-        ring.unsent -= n
-        if ring.unsent == 0:
+        if n == ring.due:
             work[n - 1].opcode = WRITE_NOTIFY
-        ring.writes += n
-        post(ring, work, n)
+        if not ring.direct:
+            # Tells when they have landed: before that nobody may sleep, since what is not polled need not move.
+            work[n - 1].flags = SIGNALED
+        posted = <uint32_t> ring.pair.ops.post(ring.pair, work, n)
+        ring.unsent -= posted
+        ring.due -= posted
+        ring.writes += posted
+        if posted < n:
+            collect(ring)
+            return
+        if not ring.direct:
+            ring.writing += 1
 
 
 cdef void look(client_ring *ring, uint32_t index) noexcept nogil:
-    """Starts the READ that checks the status and fetches the result in one."""
+    """Starts the READ that checks the status and fetches the result in one; if there is no room for it, a later step does."""
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
     work.id = slot.sequence
@@ -140,35 +153,37 @@ cdef void look(client_ring *ring, uint32_t index) noexcept nogil:
     work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size
     work.remote = ring.responses
     work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size
-    slot.stage = LOOKING
-    ring.reads += 1
-    post(ring, &work, 1)
+    if ring.pair.ops.post(ring.pair, &work, 1):
+        slot.stage = LOOKING
+        slot.fetched = ring.fetch
+        ring.reads += 1
 
 
 cdef void fetch_rest(client_ring *ring, uint32_t index) noexcept nogil:
-    """Starts the second READ, for what did not fit into the first F bytes."""
+    """Starts the second READ, for what the first did not bring."""
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
     cdef uint32_t whole = RFP_RESPONSE_HEADER + (<rfp_response_header *> landing(ring, index)).length
     work.id = REST | slot.sequence
     work.opcode = READ
     work.flags = SIGNALED
-    work.length = whole - ring.fetch
+    work.length = whole - slot.fetched
     work.local = ring.scratch
-    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size + ring.fetch
+    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size + slot.fetched
     work.remote = ring.responses
-    work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size + ring.fetch
-    slot.stage = FETCHING
-    ring.reads += 1
-    ring.rests += 1
-    post(ring, &work, 1)
+    work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size + slot.fetched
+    slot.stage = LONGER
+    if ring.pair.ops.post(ring.pair, &work, 1):
+        slot.stage = FETCHING
+        ring.reads += 1
+        ring.rests += 1
 
 
 cdef void judge(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
     """A READ of this slot has completed: is the response there, and whole?"""
     cdef client_slot *slot = &ring.slot[index]
     cdef char *copy = landing(ring, index)
-    cdef uint32_t available = ring.slot_size if rest else ring.fetch
+    cdef uint32_t available = ring.slot_size if rest else slot.fetched
     cdef int found = rfp_response_check(copy, available, ring.slot_size, slot.sequence, ring.checked)
     if found == RFP_RESPONSE_WHOLE:
         slot.stage = HERE
@@ -182,23 +197,25 @@ cdef void judge(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
         slot.looks += 1
         slot.stage = LOOK
     else:
-        ring.lost = True
+        ring.lost = MALFORMED
 
 
-cdef bint collect(client_ring *ring, uint64_t wanted) noexcept nogil:
-    """Takes completions; returns whether the one with the id `wanted` was among them."""
+cdef void collect(client_ring *ring) noexcept nogil:
+    """Takes completions."""
     cdef completion done[COMPLETIONS]
     cdef int n, i
     cdef uint32_t index, distance
-    cdef bint found = False
     n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS)
     for i in range(n):
-        if wanted and done[i].id == wanted:
-            found = True
+        if done[i].id & BESIDE:
+            ring.beside = True
         if done[i].status != 0:
-            ring.lost = True
+            ring.lost = GONE
             continue
-        if done[i].id & BESIDE or done[i].opcode != READ:
+        if done[i].id & BESIDE:
+            continue
+        if done[i].opcode != READ:
+            ring.writing -= 1
             continue
         # Sequences of one ring are consecutive, so the way from the oldest one's is the way from its slot.
         distance = <uint32_t> done[i].id - ring.slot[ring.tail].sequence
@@ -210,7 +227,6 @@ cdef bint collect(client_ring *ring, uint64_t wanted) noexcept nogil:
         if index >= ring.slots:
             index -= ring.slots
         judge(ring, index, (done[i].id & REST) != 0)
-    return found
 
 
 cdef void look_at_reply(client_ring *ring, uint32_t index) noexcept nogil:
@@ -236,42 +252,44 @@ cdef void look_at_reply(client_ring *ring, uint32_t index) noexcept nogil:
         ring.torn += 1
         slot.looks += 1
     elif found == RFP_RESPONSE_LENGTH:
-        ring.lost = True
+        ring.lost = MALFORMED
 
 
 cdef int client_ring_step(client_ring *ring) noexcept nogil:
-    """Looks for the response to the oldest request: NOT_YET, DONE or GONE.  Does not wait."""
+    """Looks for the response to the oldest request: NOT_YET, DONE, GONE or MALFORMED.  Does not wait."""
     cdef client_slot *slot
     cdef uint32_t index, i
     while True:
+        if ring.due:
+            push(ring)
         if ring.count == ring.unsent:
-            return GONE if ring.lost else NOT_YET
+            return ring.lost
         slot = &ring.slot[ring.tail]
         if slot.stage != HERE:
             if slot.mode == RFP_MODE_REPLY:
                 look_at_reply(ring, ring.tail)
-                if ring.lookahead > 1:
-                    collect(ring, 0)
-            else:
+            elif not ring.lost:
                 index = ring.tail
                 for i in range(min(ring.lookahead, ring.count - ring.unsent)):
                     if ring.slot[index].stage == LOOK and ring.slot[index].mode == RFP_MODE_FETCH:
                         look(ring, index)
+                    elif ring.slot[index].stage == LONGER:
+                        fetch_rest(ring, index)
                     index += 1
                     if index == ring.slots:
                         index = 0
-                collect(ring, 0)
-                if slot.stage == FETCHING:
-                    collect(ring, 0)
+            collect(ring)
+            if slot.stage == FETCHING:
+                collect(ring)
             if slot.stage != HERE:
-                return GONE if ring.lost else NOT_YET
+                return ring.lost
         if not slot.abandoned:
             return DONE
-        # Nobody waits for this one; what it holds at the server is given back.
-        discard(ring)
+        client_ring_discard(ring)
 
 
-cdef void discard(client_ring *ring) noexcept nogil:
+cdef void client_ring_discard(client_ring *ring) noexcept nogil:
+    """Frees the oldest request's slot; what its response holds at the server is given back."""
     cdef const rfp_response_header *header = client_ring_response(ring)
     cdef rfp_reference reference
     if header.kind == RFP_KIND_REFERENCE and header.length >= RFP_REFERENCE:
@@ -294,82 +312,99 @@ cdef void tell(client_ring *ring) noexcept nogil:
     work.local_offset = line
     work.remote = ring.requests
     work.remote_offset = ring.request_offset + <uint64_t> ring.tail * ring.slot_size + 4
-    ring.slot[ring.tail].told = True
-    ring.writes += 1
-    post(ring, &work, 1)
-
-
-cdef int look_again(client_ring *ring) noexcept nogil:
-    """A look that began after WAIT was written: without it a response published in between would be slept through."""
-    cdef client_slot *slot = &ring.slot[ring.tail]
-    cdef uint32_t sequence = slot.sequence
-    cdef uint32_t enough = slot.looks + (2 if slot.stage == LOOKING else 1)
-    cdef int found
-    while True:
-        found = client_ring_step(ring)
-        if found != NOT_YET:
-            return found
-        slot = &ring.slot[ring.tail]
-        # Abandoned requests may have gone in the meantime: then the oldest is another one, which was not told yet.
-        if ring.count == ring.unsent or slot.sequence != sequence:
-            return NOT_YET
-        if slot.looks >= enough and slot.stage == LOOK or slot.mode == RFP_MODE_REPLY:
-            return NOT_YET
-        rfp_pause()
+    if ring.pair.ops.post(ring.pair, &work, 1):
+        ring.slot[ring.tail].told = True
+        ring.writes += 1
 
 
 cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     """Waits for the oldest request that somebody waits for; deadline: ns of the monotonic clock, 0 for none.
 
-    Spins for a while, then sleeps in bounded steps; between two sleeps it asks the operating system whether the server still
+    Spins for a while, then sleeps in bounded steps; as often as that it asks the operating system whether the server still
     lives.  The clock is not read before the first 16 looks: most responses are there by then.
+
+    Before it sleeps it arms the event channel, writes WAIT, and then takes one more look that began after both: without it a
+    response published in between would be slept through.  WAIT before the look, here as at the server publishing before
+    looking for WAIT: one of the two sees the other.
     """
+    cdef client_slot *slot
     cdef uint32_t looks = 0
     cdef uint64_t now
     cdef uint64_t sleep_from = 0
+    cdef uint64_t asked = 0               # when the server was last known to live
     cdef uint64_t step
-    cdef uint32_t armed
+    cdef bint arming = False
+    cdef uint32_t armed = 0
+    cdef uint32_t sequence = 0            # of the oldest request when the channel was armed
+    cdef uint32_t enough = 0              # its looks when one has begun after that
+    cdef uint64_t torn = 0
+    cdef bint late = False                # a whole step was slept
     cdef int found
-    cdef bint woken
     while True:
         found = client_ring_step(ring)
         if found != NOT_YET:
-            return found
+            break
+        late = False
         looks += 1
         rfp_pause()
-        if looks & 15 and ring.spin:
+        if looks & 15 and ring.spin and not arming:
             continue
         now = rfp_now()
         if deadline and now >= deadline:
-            return TIMED_OUT
+            found = TIMED_OUT
+            break
         if rfp_load32(ring.closing):
-            return CLOSED
+            found = CLOSED
+            break
         if sleep_from == 0:
             sleep_from = now + ring.spin
-        if now < sleep_from:
+            asked = now
+        if now - asked >= STEP:
+            asked = now
+            if not ring.pair.ops.alive(ring.pair):
+                # It may have answered before it died.
+                found = client_ring_step(ring)
+                if found == NOT_YET:
+                    ring.lost = found = GONE
+                break
+        # What is posted must have landed before anybody sleeps.
+        if now < sleep_from or ring.due or ring.writing:
             continue
-        armed = ring.channel.ops.arm(ring.channel)
-        if ring.count > ring.unsent and ring.slot[ring.tail].mode == RFP_MODE_FETCH and not ring.slot[ring.tail].told:
+        slot = &ring.slot[ring.tail]
+        if arming and (slot.sequence != sequence or ring.torn != torn):
+            # Another is the oldest now, and was not told; or the response is there but was caught in the making.
+            ring.channel.ops.disarm(ring.channel)
+            arming = False
+        if not arming:
+            armed = ring.channel.ops.arm(ring.channel)
+            arming = True
+            sequence = slot.sequence
+            torn = ring.torn
+            enough = slot.looks + (1 if slot.stage == LOOK else 2)
+            if slot.mode == RFP_MODE_REPLY:
+                enough = slot.looks + 1
+            elif not slot.told:
+                tell(ring)
+            rfp_fence_full()
+            continue
+        if slot.mode == RFP_MODE_FETCH and not slot.told:
+            # There was no room for it.
             tell(ring)
-        # WAIT before the look, here as at the server publishing before looking for WAIT: one of the two sees the other.
-        rfp_fence_full()
-        found = look_again(ring)
-        if found != NOT_YET or rfp_load32(ring.closing):
-            ring.channel.ops.disarm(ring.channel)
-            return found if found != NOT_YET else CLOSED
-        if not ring.slot[ring.tail].told and ring.slot[ring.tail].mode == RFP_MODE_FETCH:
-            ring.channel.ops.disarm(ring.channel)
+            enough = slot.looks + 2
+            rfp_fence_full()
+            continue
+        if slot.looks < enough:
             continue
         step = STEP
         if deadline and deadline - now < step:
             step = deadline - now
         ring.slept += 1
-        woken = ring.channel.ops.sleep(ring.channel, armed, step)
-        if not woken and not ring.pair.ops.alive(ring.pair):
-            # It may have answered before it died.
-            found = client_ring_step(ring)
-            ring.lost = ring.lost or found != DONE
-            return found if found == DONE else GONE
+        late = not ring.channel.ops.sleep(ring.channel, armed, step) and step == STEP
+        arming = False
+    if arming:
+        ring.channel.ops.disarm(ring.channel)
+    ring.overslept += late and found == DONE
+    return found
 
 
 cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil:
@@ -393,7 +428,8 @@ cdef void choose_fetch(client_ring *ring) noexcept nogil:
     for i in range(SIZES):
         total += ring.sizes[i]
     for lines in range(1, min(<uint32_t> SIZES, most + 1)):
-        fitting += ring.sizes[lines]
+        if lines < SIZES - 1 or most < SIZES:
+            fitting += ring.sizes[lines]        # the last class holds longer ones too, which would not fit
         value = ring.rate[lines] * (fitting + (total - fitting) * <float> 0.5)
         if value > best:
             best = value
@@ -482,17 +518,23 @@ cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *
         ring.reads += 1
     else:
         ring.writes += 1
-    if not post(ring, &work, 1):
-        return GONE
-    while not collect(ring, BESIDE):
+    ring.beside = False
+    while not ring.pair.ops.post(ring.pair, &work, 1):
+        collect(ring)                           # makes room
+        looks += 1
+        rfp_pause()
+        if ring.lost or looks % 1024 == 0 and not ring.pair.ops.alive(ring.pair):
+            ring.lost = ring.lost or GONE
+            return GONE
+        if looks % 64 == 0 and deadline and rfp_now() > deadline:
+            return TIMED_OUT
+    while not ring.beside:
+        collect(ring)
         looks += 1
         rfp_pause()
         # A completion is owed for everything posted, also by a dead peer; only asking makes a provider notice the death.
         if looks % 1024 == 0 and not ring.pair.ops.alive(ring.pair):
-            ring.lost = True
-            if collect(ring, BESIDE):
-                break
-            return GONE
+            ring.lost = GONE
     if ring.lost:
         return GONE
     if deadline and rfp_now() > deadline:
@@ -542,7 +584,8 @@ cdef class ClientRing:
         self.c.slot_size = slot_size
         self.c.checked = checked or not pair.c.reads_ordered
         # Where a READ completes at once, looking beyond the oldest request only costs time.
-        self.c.lookahead = 1 if pair.c.max_inline == ~<uint32_t> 0 else max(1, min(pair.c.max_outstanding_reads, slots))
+        self.c.direct = pair.c.max_inline == ~<uint32_t> 0
+        self.c.lookahead = 1 if self.c.direct else max(1, min(pair.c.max_outstanding_reads, slots))
         self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
         self.c.closing = &not_closing
         self.c.sequence = 1
@@ -557,7 +600,8 @@ cdef class ClientRing:
     def counters(self):
         """What has passed through this ring, by name."""
         return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes, "rests": self.c.rests,
-                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "fetch": self.c.fetch, "slot_size": self.c.slot_size,
+                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "overslept": self.c.overslept,
+                "fetch": self.c.fetch, "slot_size": self.c.slot_size,
                 "mode": "reply" if self.c.mode == RFP_MODE_REPLY else "fetch"}
 
 

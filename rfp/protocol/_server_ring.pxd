@@ -29,20 +29,22 @@ cdef struct server_ring:
     uint32_t sequence             # and its sequence
     uint32_t unfinished           # how often in a row it was found unfinished
     uint32_t skip                 # turns to leave out because of that
-    uint32_t replies              # WRITEs of replies that have not completed
-    uint64_t posted               # id of the last one posted
+    uint32_t replies              # posts of replies and notifications, of at most two WRITEs each, that have not completed
+    uint64_t posted               # id of the last WRITE posted
     bint broken                   # the way back failed: the control channel will end this ring
     # counters
     uint64_t served
     uint64_t replied
     uint64_t notified
-    uint64_t malformed            # requests that could not be right: dropped
+    uint64_t malformed            # requests that stood there damaged and were not put right
 
 cdef int ring_take(server_ring *ring, uint32_t ahead, char *copy, request *taken) noexcept nogil
 cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns, uint8_t status, uint8_t kind,
                        uint64_t result) noexcept nogil
 cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil
 cdef void ring_complete(server_ring *ring) noexcept nogil
+# How many requests may be served now, so that their replies find room in the send queue.
+cdef uint32_t ring_room(server_ring *ring) noexcept nogil
 
 
 cdef class ServerRing:

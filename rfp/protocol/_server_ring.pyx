@@ -34,14 +34,17 @@ cdef int ring_take(server_ring *ring, uint32_t ahead, char *copy, request *taken
         if found != RFP_TAKE_NONE and ahead == 0:
             # Still arriving, most likely; but a client that leaves a damaged request there must not cost the others a
             # checksum every turn.
-            ring.unfinished += 1
+            if ring.unfinished < PATIENCE + MOST_SKIPPED:
+                ring.unfinished += 1
             if ring.unfinished == PATIENCE:
                 ring.malformed += 1
             if ring.unfinished >= PATIENCE:
-                ring.skip = min(<uint32_t> MOST_SKIPPED, ring.unfinished - PATIENCE + 1)
+                ring.skip = ring.unfinished - PATIENCE + 1
         return found
     cdef rfp_request_header *header = <rfp_request_header *> copy
     if ahead == 0:
+        # It was only late: its sender was stopped while it wrote.
+        ring.malformed -= ring.unfinished >= PATIENCE
         ring.unfinished = 0
     taken.session = &ring.session
     taken.opcode = header.opcode
@@ -118,8 +121,6 @@ cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil:
 cdef void send(server_ring *ring, work_request *work, int n) noexcept nogil:
     """Posts WRITEs to the client; only the last one is signalled, so that each call costs one completion."""
     cdef int i
-    cdef int posted = 0
-    cdef int tries
     if ring.broken:
         return
     for i in range(n):
@@ -128,17 +129,24 @@ cdef void send(server_ring *ring, work_request *work, int n) noexcept nogil:
         work[i].local = ring.response_region
         work[i].remote = ring.reply
     work[n - 1].flags = SIGNALED
-    for tries in range(1000):
-        posted += ring.pair.ops.post(ring.pair, work + posted, n - posted)
-        if posted == n:
-            break
-        ring_complete(ring)
-    else:
-        # The client's queue pair takes nothing any more.  It can still fetch: the response stands in its slot.
+    # There is room: ring_room saw to it.  What the queue pair does not take all the same it will never take.
+    if ring.pair.ops.post(ring.pair, work, n) < n:
         ring.broken = True
         return
     ring.replies += 1
     ring_complete(ring)
+
+
+cdef uint32_t ring_room(server_ring *ring) noexcept nogil:
+    """How many requests may be served now: each needs room for two WRITEs of a reply and one of a notification.
+
+    A client that takes its replies too slowly waits here by itself: its requests stay where they are, the worker goes on.
+    """
+    cdef uint32_t posts = max(<uint32_t> 1, ring.pair.depth // 3)
+    ring_complete(ring)
+    if ring.broken:
+        return posts                # there will be no replies
+    return posts - min(posts, ring.replies)
 
 
 cdef void ring_complete(server_ring *ring) noexcept nogil:

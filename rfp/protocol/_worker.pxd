@@ -30,6 +30,7 @@ cdef struct worker:
     uint64_t busy           # ns spent on requests
     uint64_t sleeps_taken
     uint64_t wakes          # sleeps that ended by a notification
+    uint64_t overslept      # sleeps that lasted to their end although a request was there: a wake-up was lost
 
 cdef void worker_run(worker *w) noexcept nogil
 

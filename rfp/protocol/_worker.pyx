@@ -7,12 +7,13 @@ import threading
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from rfp._core cimport (rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64, rfp_store64_release, rfp_tick_length, rfp_ticks)
-from rfp.protocol._server_ring cimport (ServerRing, ring_complete, ring_notify, ring_publish, ring_take)
+from rfp._core cimport (rfp_futex_wait, rfp_futex_wake, rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64,
+                        rfp_store64_release, rfp_tick_length, rfp_ticks)
+from rfp.protocol._server_ring cimport (ServerRing, ring_notify, ring_publish, ring_room, ring_take)
 from rfp.protocol._service cimport request, response
 from rfp.protocol._wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
 
-from rfp.errors import Closed, InvalidArgument
+from rfp.errors import Closed, InvalidArgument, QuotaExceeded
 
 
 cdef enum:
@@ -24,6 +25,8 @@ cdef enum:
     TEND = 1000000         # ns between two tend() of a busy worker
     PROMPT = 2000          # ns after which a waiting client is not kept for the rest of its group
     TURNS = 64             # idle turns between two looks at the clock
+    PATIENCE = 10000       # looks whether an order was carried out before sleeping until it is
+    ORDER = 10000000       # ns of such a sleep
 
 
 cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
@@ -38,11 +41,11 @@ cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
     cdef uint32_t silent = 0        # published but not yet looked at for WAIT
     cdef uint32_t most = min(<uint32_t> GROUP, ring.slots)
     cdef uint64_t start, now, last, told
+    if ring.replies:
+        most = min(most, ring_room(ring))
     while n < most and ring_take(ring, n, w.copies + <uint64_t> n * w.slot_size, &taken[n]) == RFP_TAKE_VALID:
         n += 1
     if n == 0:
-        if ring.replies:
-            ring_complete(ring)
         return 0
     start = last = told = rfp_ticks()
     if w.service.prepare != NULL:
@@ -93,6 +96,13 @@ cdef uint32_t turn(worker *w, double tick) noexcept nogil:
     return served
 
 
+cdef void forgive(worker *w) noexcept nogil:
+    """Lets the next turn look at every ring, also at those that are looked at less often."""
+    cdef uint32_t i
+    for i in range(w.count):
+        w.rings[i].skip = 0
+
+
 cdef bint outstanding(worker *w) noexcept nogil:
     cdef uint32_t i
     for i in range(w.count):
@@ -118,8 +128,14 @@ cdef bint obey(worker *w) noexcept nogil:
                 w.rings[i] = w.rings[w.count]
                 w.service.closed(w.service.context, &w.subject.session)
                 break
-    rfp_store64_release(&w.order, NOTHING)
+    if what != STOP:
+        obeyed(w)
     return what != STOP
+
+
+cdef void obeyed(worker *w) noexcept nogil:
+    rfp_store64_release(&w.order, NOTHING)
+    rfp_futex_wake(&w.order)
 
 
 cdef void worker_run(worker *w) noexcept nogil:
@@ -133,6 +149,7 @@ cdef void worker_run(worker *w) noexcept nogil:
     cdef uint64_t idle_since = 0
     cdef uint32_t idle = 0
     cdef uint32_t armed
+    cdef bint woken
     cdef bint more = False
     while obey(w):
         w.turns += 1
@@ -163,6 +180,7 @@ cdef void worker_run(worker *w) noexcept nogil:
         if idle == 0 or more or not w.sleeps or now - idle_since < w.spin or outstanding(w):
             continue
         armed = w.channel.ops.arm(w.channel)
+        forgive(w)
         # Whoever wrote before it could see the armed word is found now; whoever writes later sees it.
         if rfp_load64_acquire(&w.order) != NOTHING or turn(w, tick):
             w.channel.ops.disarm(w.channel)
@@ -170,7 +188,9 @@ cdef void worker_run(worker *w) noexcept nogil:
             idle_since = 0
             continue
         w.sleeps_taken += 1
-        w.wakes += w.channel.ops.sleep(w.channel, armed, SLEEP)
+        woken = w.channel.ops.sleep(w.channel, armed, SLEEP)
+        w.wakes += woken
+        forgive(w)
         now = rfp_now()
         more = w.service.tend != NULL and w.service.tend(w.service.context, now)
         tended = now
@@ -179,11 +199,14 @@ cdef void worker_run(worker *w) noexcept nogil:
         idle = 0
         # One look after a time-out is enough: the next sleep follows at once.
         idle_since = now - w.spin
+        if not woken and turn(w, tick):
+            w.overslept += 1
+            idle_since = 0
     # The sessions of rings that nobody removed end with the worker.
     while w.count:
         w.count -= 1
         w.service.closed(w.service.context, &w.rings[w.count].session)
-    rfp_store64_release(&w.order, NOTHING)
+    obeyed(w)
 
 
 cdef class Worker:
@@ -216,7 +239,7 @@ cdef class Worker:
         free(self.c.copies)
 
     def start(self, *, cpu=None):
-        """Starts the thread; cpu: the processor to stay on, or None."""
+        """Starts the thread; cpu: the processor to stay on, or None.  Raises InvalidArgument if there is no such processor."""
         if cpu is not None and cpu not in os.sched_getaffinity(0):
             # Found out by the thread it would end the thread, and nobody would carry out its orders.
             raise InvalidArgument(f"there is no processor {cpu!r} for a worker",
@@ -233,14 +256,21 @@ cdef class Worker:
             worker_run(&self.c)
 
     cdef void order(self, int64_t what, server_ring *subject):
-        """Gives an order and waits until it was carried out; the lock is held."""
+        """Gives an order and waits until it was carried out; the lock is held.
+
+        The worker looks after each turn, so this is short; but an RPC handler may keep it for as long as it likes.
+        """
+        cdef uint32_t looks = 0
         self.c.subject = subject
         rfp_store64_release(&self.c.order, what)
         with nogil:
-            # The worker looks at the end of each turn, so this is short.  It needs no deadline: the worker waits for nobody.
             while rfp_load64_acquire(&self.c.order) != NOTHING:
                 self.c.channel.ops.wake(self.c.channel)
-                rfp_pause()
+                looks += 1
+                if looks < PATIENCE:
+                    rfp_pause()
+                else:
+                    rfp_futex_wait(&self.c.order, <uint32_t> what, ORDER)
 
     def add(self, ServerRing ring not None):
         """Begins to serve this ring."""
@@ -250,7 +280,7 @@ cdef class Worker:
             if ring.c.slot_size > self.c.slot_size:
                 raise InvalidArgument(f"slots of {ring.c.slot_size} bytes: this worker takes {self.c.slot_size}")
             if len(self.rings) >= MOST_RINGS:
-                raise InvalidArgument(f"this worker serves {MOST_RINGS} rings already", hint="close clients, or add workers")
+                raise QuotaExceeded(f"this worker serves {MOST_RINGS} rings already", hint="close clients, or end threads")
             self.order(ADD, &ring.c)
             self.rings.append(ring)
 
@@ -262,8 +292,13 @@ cdef class Worker:
                     self.order(REMOVE, &ring.c)
                 self.rings.remove(ring)
 
+    @property
+    def inside(self):
+        """Whether this is the worker's own thread: an RPC handler runs in it."""
+        return self.thread is threading.current_thread()
+
     def stop(self):
-        """Ends the thread and all sessions. Safe to call again."""
+        """Ends the thread and all sessions.  Safe to call again."""
         with self.lock:
             if self.thread is None:
                 return
@@ -280,7 +315,7 @@ cdef class Worker:
     def counters(self):
         """turns, requests served, seconds busy, sleeps and wakes so far, by name."""
         return {"turns": self.c.turns, "served": self.c.served, "busy": self.c.busy / 1e9,
-                "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "rings": len(self.rings)}
+                "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "overslept": self.c.overslept, "rings": len(self.rings)}
 
     @property
     def sizes(self):

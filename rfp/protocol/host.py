@@ -14,20 +14,24 @@ import os
 import select
 import threading
 import time
+import traceback
 import weakref
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfp._fabric import Fabric, Region
 from rfp.address import Address
 from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Listener, Message, Refused, Stats, Welcome
-from rfp.errors import HandshakeFailed, QuotaExceeded, RfpError
+from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError
 from rfp.protocol._server_ring import ServerRing
 from rfp.protocol._service import Service
 from rfp.protocol._worker import Worker
 from rfp.protocol.layout import BELL, NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
 
 MOST_CHANNELS = 1024  # of one client process
+MOST_MESSAGES = 16  # of one guest before the others have their turn
+MOST_SHOWN = 200  # clients in figures(), which must fit into one control message
 SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
 RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 
@@ -40,7 +44,11 @@ class Attachment:
         self.host = host
         self.rings: list[ServerRing] = []
         self.opened: list[Any] = []  # what to close, in this order
-        self.answer = self._set_up(guest, question)
+        try:
+            self.answer = self._set_up(guest, question)
+        except BaseException:
+            self.close()
+            raise
 
     def _set_up(self, guest: Guest, question: Attach) -> Attached:
         host = self.host
@@ -93,6 +101,16 @@ class Attachment:
             worker.remove(ring)
         for thing in self.opened:
             thing.close()
+        self.host.past.update(self.counters())
+        self.rings.clear()
+        self.opened.clear()
+
+    def counters(self) -> Counter[str]:
+        """What has passed through the rings, added up."""
+        total: Counter[str] = Counter()
+        for ring in self.rings:
+            total.update(ring.counters)
+        return total
 
 
 class Guest:
@@ -101,8 +119,13 @@ class Guest:
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
+        self.control = -1
         self.pidfd = os.dup(connection.pidfd())
-        self.control = os.dup(connection.fileno())
+        try:
+            self.control = os.dup(connection.fileno())
+        except OSError:
+            self.close()
+            raise
         self.features = 0
         self.greeted = False
         self.name = ""
@@ -155,12 +178,15 @@ class Host:
         self.arenas = list(arenas)
         self.guests: set[Guest] = set()
         self.departing: list[tuple[float, Guest]] = []  # gone, but their processes may still READ what is pinned for them
+        self.past: Counter[str] = Counter()  # what passed through rings that have ended
         self.refused = 0
         self.since = time.time()
         self._closed = False
         self._lock = threading.Lock()
         self._pid = os.getpid()
+        self._wake = -1
         self.workers: list[Worker] = []
+        self.bells: Region | None = None
         self.listener = Listener(address)
         try:
             self.bells = fabric.register(BELL * len(services), REMOTE_READ | REMOTE_WRITE)
@@ -186,12 +212,10 @@ class Host:
             )
             for i, worker in enumerate(self.workers):
                 worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         except BaseException:
-            self.listener.close()
-            for worker in self.workers:
-                worker.stop()
+            self._end()
             raise
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._thread = threading.Thread(target=self._watch, name="rfp-control", daemon=True)
         self._thread.start()
         _hosts.add(self)
@@ -215,18 +239,31 @@ class Host:
                     self._welcome_guests(poll, owners)
                     continue
                 guest = owners.get(fd)
-                if guest is not None and not self._hear(guest, fd):
-                    for each in (guest.pidfd, guest.control):
+                if guest is None or self._hear(guest, fd):
+                    continue
+                # One that may still READ is watched until its process has ended too.
+                kept = guest in self.guests and bool(guest.attachments) and not _readable(guest.pidfd)
+                for each in (guest.control,) if kept else (guest.pidfd, guest.control):
+                    if owners.pop(each, None) is not None:
                         poll.unregister(each)
-                        del owners[each]
-                    self._see_off(guest, died=_readable(guest.pidfd))
-            self._end_departed()
+                self._see_off(guest, at_once=not kept)
+            for guest in self._departed():
+                poll.unregister(guest.pidfd)
+                del owners[guest.pidfd]
+                self._free(guest)
 
     def _welcome_guests(self, poll: select.poll, owners: dict[int, Guest]) -> None:
-        while (connection := self.listener.accept(0.0)) is not None:
+        while True:
+            try:
+                connection = self.listener.accept(0.0)
+            except FabricError:
+                traceback.print_exc()
+                return
+            if connection is None:
+                return
             try:
                 guest = Guest(connection)
-            except RfpError:
+            except (RfpError, OSError):  # it has gone already, or there is no file descriptor left for it
                 connection.close()
                 continue
             for fd in (guest.pidfd, guest.control):
@@ -237,9 +274,13 @@ class Host:
     def _hear(self, guest: Guest, fd: int) -> bool:
         """Acts on what a guest has sent; returns False when it is to go."""
         if fd == guest.pidfd:
-            return False
+            # The number may have been another's a moment ago, whose end this event then told.
+            return not _readable(fd)
         try:
-            while (message := guest.connection.try_receive()) is not None:
+            for _ in range(MOST_MESSAGES):
+                message = guest.connection.try_receive()
+                if message is None:
+                    break
                 with message:
                     try:
                         self._act(guest, message)
@@ -250,6 +291,9 @@ class Host:
                             return False
             return not guest.connection.closed
         except (RfpError, OSError):
+            return False
+        except Exception:  # noqa: BLE001 - whatever one client brings about must not end the others' control channel
+            traceback.print_exc()
             return False
 
     def _act(self, guest: Guest, message: Message) -> None:
@@ -265,18 +309,15 @@ class Host:
             if len(guest.attachments) >= MOST_CHANNELS:
                 raise QuotaExceeded(f"this process has {MOST_CHANNELS} threads connected", hint="close handles, or end threads")
             guest.numbers += 1
-            attachment = Attachment.__new__(Attachment)
             try:
-                attachment.__init__(self, guest, guest.numbers, message)  # type: ignore[misc]
-                # Before the answer: a client that has it finds itself in the figures.
-                guest.attachments[guest.numbers] = attachment
-                guest.connection.answer(message, attachment.answer, 0.0)
-            except BaseException as error:
-                guest.attachments.pop(guest.numbers, None)
-                attachment.close()
-                if isinstance(error, ValueError) and not isinstance(error, RfpError):
-                    raise HandshakeFailed(str(error)) from None
+                attachment = Attachment(self, guest, guest.numbers, message)
+            except RfpError:
                 raise
+            except ValueError as error:
+                raise HandshakeFailed(str(error)) from None
+            # Before the answer: a client that has it finds itself in the figures.
+            guest.attachments[guest.numbers] = attachment
+            guest.connection.answer(message, attachment.answer, 0.0)
         elif isinstance(message, Detach):
             attached = guest.attachments.pop(message.channel, None)
             if attached is not None:
@@ -286,18 +327,22 @@ class Host:
         else:
             raise HandshakeFailed(f"a client does not send {type(message).__name__}")
 
-    def _see_off(self, guest: Guest, died: bool) -> None:
+    def _see_off(self, guest: Guest, at_once: bool) -> None:
         """Frees what a guest held: at once if its process has died, else when it can READ nothing of it any more."""
         self.guests.discard(guest)
         guest.connection.close()
-        if died or not guest.attachments:
+        if at_once:
+            self.departing = [(until, each) for until, each in self.departing if each is not guest]
             self._free(guest)
         else:
             self.departing.append((time.monotonic() + 1.25 * self.lease_ns / 1e9, guest))
 
-    def _end_departed(self) -> None:
+    def _departed(self) -> list[Guest]:
+        """Those whose time is over."""
+        over = []
         while self.departing and self.departing[0][0] <= time.monotonic():
-            self._free(self.departing.pop(0)[1])
+            over.append(self.departing.pop(0)[1])
+        return over
 
     def _free(self, guest: Guest) -> None:
         for attachment in guest.attachments.values():
@@ -309,15 +354,32 @@ class Host:
 
     def figures(self) -> dict[str, Any]:
         """What is known of workers and clients, and of the service."""
+        guests = list(self.guests)
+        total = Counter(self.past)
+        counted = {}
+        for guest in guests:
+            counted[guest] = Counter[str]()
+            for attachment in list(guest.attachments.values()):
+                counted[guest].update(attachment.counters())
+            total.update(counted[guest])
         return {
             "address": str(self.address),
             "pid": self._pid,
             "uptime": time.time() - self.since,
             "workers": [worker.counters for worker in self.workers],
             "clients": [
-                {"pid": guest.connection.pid, "name": guest.name, "threads": len(guest.attachments), "since": guest.since}
-                for guest in list(self.guests)
+                {
+                    "pid": guest.connection.pid,
+                    "name": guest.name,
+                    "threads": len(guest.attachments),
+                    "since": guest.since,
+                    "served": counted[guest]["served"],
+                    "malformed": counted[guest]["malformed"],
+                }
+                for guest in guests[:MOST_SHOWN]
             ],
+            "connected": len(guests),
+            **{name: total[name] for name in ("served", "replied", "notified", "malformed")},
             "sizes": [sum(each) for each in zip(*(worker.sizes for worker in self.workers), strict=True)],
             "refused": self.refused,
             **self.describe(),
@@ -328,7 +390,13 @@ class Host:
         return self._closed
 
     def close(self) -> None:
-        """Ends all connections and workers, and gives all memory back.  Safe to call again."""
+        """Ends all connections and workers, and gives all memory back; waits for an RPC handler that is at work.
+
+        Safe to call again.  Raises CallerError in a handler.
+        """
+        if any(worker.inside for worker in self.workers):
+            raise CallerError("a handler cannot close its own server: the server waits for the handler",
+                              hint="let the handler tell another thread")  # fmt: skip
         with self._lock:
             if self._closed:
                 return
@@ -337,6 +405,9 @@ class Host:
             return
         os.eventfd_write(self._wake, 1)
         self._thread.join()
+        self._end()
+
+    def _end(self) -> None:
         self.listener.close()
         for worker in self.workers:
             worker.stop()
@@ -346,8 +417,10 @@ class Host:
         self.departing.clear()
         for worker in self.workers:
             worker.channel.close()
-        self.bells.close()
-        os.close(self._wake)
+        if self.bells is not None:
+            self.bells.close()
+        if self._wake >= 0:
+            os.close(self._wake)
 
     def forked(self) -> None:
         """In the child of a fork there are no workers: the handle is closed there."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from rfp._fabric import Fabric
+from rfp._fabric import Fabric, RemoteRegion
 from rfp.address import Address
 from rfp.control import Attach, Attached, Detach, GetStats, Handle, Hello, Stats, Welcome, connect
-from rfp.errors import HandshakeFailed, RfpError
+from rfp.errors import Closed, HandshakeFailed, RfpError
 from rfp.protocol._channel import Channel
 from rfp.protocol._client_ring import ClientRing
 from rfp.protocol.layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES
@@ -25,7 +25,9 @@ class Link:
     HandshakeFailed or DeadlineExceeded.
     """
 
-    def __init__(self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = "") -> None:
+    def __init__(
+        self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = ""
+    ) -> None:
         self.address = address
         self.fabric = fabric
         self.channels: list[Channel] = []
@@ -34,6 +36,8 @@ class Link:
         self.pidfd = self.control = -1
         self.connection = connect(address, deadline / 1e9)
         try:
+            if not fabric.reads_ordered:
+                features |= RESPONSE_CRC
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
             with self.connection.call(hello, Welcome, deadline / 1e9) as welcome:
                 self._take(welcome, service, features)
@@ -66,12 +70,20 @@ class Link:
         self.lease_ns = welcome.lease_ns
         self.max_value = welcome.max_value
         self.server_pid = welcome.pid
-        self.arenas = [self._attach(handle) for handle in welcome.arenas] or [None] * welcome.partitions
-        self.bells = self._attach(welcome.bells)
+        self.arenas = [self._keep(handle, REMOTE_READ) for handle in welcome.arenas] or [None] * welcome.partitions
+        self.bells = self._keep(welcome.bells, REMOTE_WRITE)
 
-    def _attach(self, handle: Handle) -> Any:
-        region = self.fabric.attach(handle.descriptor, handle.take())
+    def _keep(self, handle: Handle, rights: int) -> RemoteRegion:
+        region = self._map(handle, rights)
         self.regions.append(region)
+        return region
+
+    def _map(self, handle: Handle, rights: int) -> RemoteRegion:
+        """The server's memory, if it grants what we are going to do with it."""
+        region = self.fabric.attach(handle.descriptor, handle.take())
+        if region.rights & rights != rights:
+            region.close()
+            raise HandshakeFailed(f"the server shared memory with rights {region.rights:#x}, and {rights:#x} is needed")
         return region
 
     def attach(self, deadline: int) -> Channel:
@@ -97,14 +109,16 @@ class Link:
                 lengths = (answer.pairs, answer.request_offsets, answer.response_offsets, answer.reply_offsets)
                 if any(len(each) != count for each in lengths):
                     raise HandshakeFailed(f"the server answered for {len(answer.pairs)} workers, and it has {count}")
-                requests = keep(self.fabric.attach(answer.request.descriptor, answer.request.take()))
-                responses = keep(self.fabric.attach(answer.response.descriptor, answer.response.take()))
+                requests = keep(self._map(answer.request, REMOTE_WRITE))
+                responses = keep(self._map(answer.response, REMOTE_READ))
                 staging = None
                 if answer.staging is not None:
-                    staging = keep(self.fabric.attach(answer.staging.descriptor, answer.staging.take()))
+                    staging = keep(self._map(answer.staging, REMOTE_WRITE))
                 rings = []
                 for i, pair in enumerate(pairs):
                     pair.connect(answer.pairs[i], self.bells)
+                    if not pair.reads_ordered and not self.features & RESPONSE_CRC:
+                        raise HandshakeFailed("the server puts no checksums into responses, and over this fabric they are needed")
                     rings.append(
                         ClientRing(
                             pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
@@ -120,9 +134,12 @@ class Link:
                 thing.close()
             if number is not None:
                 self._detach(number)
-            if isinstance(error, ValueError) and not isinstance(error, RfpError):
-                raise HandshakeFailed(f"the server's answer cannot be used: {error}") from None
+                if isinstance(error, ValueError):
+                    raise HandshakeFailed(f"the server's answer cannot be used: {error}") from None
             raise
+        if self._closed:  # by a signal handler, while this thread was in here
+            channel.close()
+            raise Closed("the connection was closed")
         channel.link = self
         self.channels.append(channel)
         return channel

@@ -1,5 +1,6 @@
 from rfp._fabric import Region
 from rfp.protocol._service import Service
+from rfp.store._store import Partition
 
 class Memory(Region):
     def __init__(self, length: int) -> None: ...
@@ -26,6 +27,8 @@ class Session:
         self, opcode: int, fixed: int, keys: list[bytes], rounds: int, group: int = 16, tail: bytes = b""
     ) -> float: ...
     def close(self) -> None: ...
+
+def buckets(store: Partition) -> list[list[bytes]]: ...
 
 class Arena:
     used: int

@@ -12,7 +12,12 @@ from rfp.store._arena cimport (
     arena, arena_allocate, arena_check, arena_extend, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open,
     arena_previous, arena_shrink, arena_size, arena_slide, arena_take, arena_trim,
 )
-from rfp.store._layout cimport KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RECORD, KV_LINE, KV_UNIT, rfp_now
+from rfp.store._index cimport index_chain
+from rfp.store._layout cimport (
+    KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RECORD, KV_LINE, KV_STATE_KEY, KV_UNIT, kv_record, kv_slot_offset, rfp_now,
+)
+from rfp.store._records cimport record_at
+from rfp.store._store cimport Partition
 
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
@@ -210,6 +215,24 @@ cdef class Session:
         if self.open:
             self.service.c.closed(self.service.c.context, &self.c)
         free(self.memory)
+
+
+def buckets(Partition store not None):
+    """The keys in each bucket of a partition, in the order of its slots."""
+    cdef uint64_t[64] slots
+    cdef uint64_t[8] lines
+    cdef uint64_t b
+    cdef int n, n_lines, i
+    cdef kv_record *record
+    found = []
+    for b in range(store.p.index.buckets):
+        n = index_chain(&store.p.index, b, slots, lines, &n_lines)
+        keys = []
+        for i in range(n):
+            record = record_at(store.p, kv_slot_offset(slots[i]))
+            keys.append(PyBytes_FromStringAndSize(<char *> (record + 1), record.state & KV_STATE_KEY))
+        found.append(keys)
+    return found
 
 
 cdef class Arena:

@@ -48,6 +48,8 @@ cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nog
 cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nogil
 # Makes what pointed to a record or overflow line at `old` point to where it was copied.
 cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil
+# Moves a record or overflow line into another block, which is large enough, and frees its own.
+cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil
 # Adds a bucket.  False: no memory, or no room at the end of the arena, where `obstacle` (if not 0) cannot be moved.
 cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil
 # The slots of a bucket and of its overflow lines, at most KV_CHAIN and KV_MAX_LINES.  Returns the number of records.

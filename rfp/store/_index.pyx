@@ -4,12 +4,12 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.store._arena cimport (
-    ARENA_LEAST, arena, arena_allocate, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open, arena_previous,
+    ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open, arena_previous,
     arena_shrink, arena_size, arena_take,
 )
 from rfp.store._layout cimport (
     KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BOARD_MAGIC, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_SLOTS,
-    KV_STATE_PINS, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
+    KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
     rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
 )
 
@@ -211,6 +211,17 @@ cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
     rfp_store64_release(place, place[0] - old // KV_UNIT + block // KV_UNIT)
 
 
+cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
+    cdef kv_record *record = <kv_record *> (x.base + old)
+    if arena_kind(x.memory, old) == KV_BLOCK_RECORD:
+        # It may come to stand where the sweep's hand gets to sooner: that shall not shorten its life.
+        rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)
+    rfp_copy_out(x.base + block + 8, x.base + old + 8, arena_size(x.memory, old) - 8)
+    arena_become(x.memory, block, arena_kind(x.memory, old))
+    index_repoint(x, old, block)
+    arena_free(x.memory, old)
+
+
 cdef bint relocate(index *x, uint64_t block) noexcept nogil:
     """Moves a record or overflow line to wherever there is room."""
     cdef uint32_t kind = arena_kind(x.memory, block)
@@ -221,12 +232,9 @@ cdef bint relocate(index *x, uint64_t block) noexcept nogil:
     elif kind != KV_BLOCK_OVERFLOW:
         return False
     moved = arena_allocate(x.memory, size, kind)
-    if not moved:
-        return False
-    rfp_copy_out(x.base + moved + 8, x.base + block + 8, size - 8)
-    index_repoint(x, block, moved)
-    arena_free(x.memory, block)
-    return True
+    if moved:
+        index_move(x, block, moved)
+    return moved != 0
 
 
 # Growth

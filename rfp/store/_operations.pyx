@@ -3,14 +3,14 @@
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
-from rfp.store._arena cimport arena_allocate, arena_become, arena_free, arena_kind
+from rfp.store._arena cimport arena_allocate, arena_become, arena_free, arena_kind, arena_size
 from rfp.store._index cimport (
-    INDEX_GRANULE, INDEX_LOAD, index_insert, index_insert_first, index_line, index_move_first, index_open, index_slot,
+    INDEX_GRANULE, INDEX_LOAD, index_insert, index_insert_first, index_line, index_move, index_move_first, index_open, index_slot,
     index_split,
 )
 from rfp.store._layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask,
-    kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store64, rfp_store64_release,
+    kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store64, rfp_store64_release,
 )
 from rfp.store._messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS, KV_C_TOUCHES, KV_EXISTS_ALREADY,
@@ -29,6 +29,8 @@ cdef enum:
     FIRST_BUCKETS = INDEX_GRANULE
     # Insertions before the index tries again, after something that it could not move stood in its way.
     PATIENCE = 1024
+    # Of a record that makes way for the index: a longer one is evicted, for fear of what its move would cost.
+    MOST_MOVED = 64 << 10
     DIGITS = 20
 
 
@@ -78,8 +80,23 @@ cdef uint8_t put_condition(partition *p, uint64_t *slot, uint32_t flags, uint64_
     return KV_OK
 
 
-cdef void grow_index(partition *p, uint64_t newest) noexcept nogil:
-    """Adds buckets for the records that came in, at the cost of those at the end of the arena if there is no other memory."""
+cdef bint clear(partition *p, uint64_t obstacle) noexcept nogil:
+    """Has the record at the end of the arena make way, at the cost of what the clock finds to be colder."""
+    cdef kv_record *record = record_at(p, obstacle)
+    cdef uint64_t size = arena_size(&p.memory, obstacle), block = 0
+    if p.policy != CLOCK or arena_kind(&p.memory, obstacle) != KV_BLOCK_RECORD or record.state & KV_STATE_PINS:
+        return False
+    if size <= MOST_MOVED:
+        block = room_make(p, 0, size, obstacle)
+    if block:
+        index_move(&p.index, obstacle, block)
+    else:
+        record_evict(p, obstacle)
+    return True
+
+
+cdef void grow_index(partition *p) noexcept nogil:
+    """Adds buckets for the records that came in, at the cost of records if there is no other memory."""
     cdef uint64_t obstacle = 0
     cdef int tries
     if p.patience:
@@ -88,24 +105,18 @@ cdef void grow_index(partition *p, uint64_t newest) noexcept nogil:
     for tries in range(2 * INDEX_GRANULE):
         if 2 * p.index.records <= INDEX_LOAD * p.index.buckets:
             return
-        if index_split(&p.index, &obstacle):
-            continue
-        if p.policy != CLOCK or not obstacle or obstacle == newest or arena_kind(&p.memory, obstacle) != KV_BLOCK_RECORD:
+        if not index_split(&p.index, &obstacle) and not (obstacle and clear(p, obstacle)):
             break
-        if record_at(p, obstacle).state & KV_STATE_PINS:
-            break
-        record_evict(p, obstacle)
     p.patience = PATIENCE
 
 
 cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block, uint32_t crc, uint64_t *version) noexcept nogil:
     cdef kv_record *record = record_at(p, block)
     cdef uint64_t entry = kv_slot(kv_tag(hash), block, kv_record_size(record.state & KV_STATE_KEY, record.value_length))
-    cdef uint64_t old = 0
+    cdef uint64_t old = 0, line
     cdef uint64_t *last
     version[0] = p.version
     record_seal(p, block, crc)
-    arena_become(&p.memory, block, KV_BLOCK_RECORD)
     if slot != NULL:
         old = kv_slot_offset(slot[0])
         rfp_store64_release(slot, entry)
@@ -118,14 +129,21 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
             record_remove(p, hash, last)
             p.counters[KV_C_EVICTIONS] += 1
         index_insert_first(&p.index, hash, entry)
-    elif not index_insert(&p.index, hash, entry) and not room_in_chain(p, hash, entry):
-        arena_free(&p.memory, block)
-        p.version = version[0]
-        version[0] = 0
-        return KV_OUT_OF_MEMORY
+    elif not index_insert(&p.index, hash, entry):
+        # There is no memory for an overflow line, or the chain is too long.  Room for one may be found in the chain itself.
+        line = room_make(p, hash, sizeof(kv_overflow), 0)
+        if line:
+            arena_free(&p.memory, line)
+        if not index_insert(&p.index, hash, entry) and not room_in_chain(p, hash, entry):
+            arena_free(&p.memory, block)
+            p.version = version[0]
+            version[0] = 0
+            return KV_OUT_OF_MEMORY
+    # Only now may the sweep find it.
+    arena_become(&p.memory, block, KV_BLOCK_RECORD)
     record_entered(p, block)
     if p.policy != BUCKET and slot == NULL:
-        grow_index(p, block)
+        grow_index(p)
     return KV_OK
 
 
@@ -140,7 +158,6 @@ cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *ke
             return KV_OUT_OF_MEMORY
         if slot != NULL:       # its chain may be another now
             slot = index_slot(&p.index, hash, old)
-    # What is put again is in use.
     record_begin(p, block, key, key_length, value_length, expiry, slot != NULL)
     rfp_copy_out(p.memory.base + block + kv_value_offset(key_length), value, value_length)
     return publish(p, hash, slot, block, rfp_crc32c(rfp_crc32c(0, key, key_length), value, value_length), version)

@@ -86,9 +86,9 @@ cdef struct partition:
 
 # The slot of a record that is alive, or NULL; one that has expired is removed.
 cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil
-# Writes all of a record but its block word, its value and its CRC.
+# Writes all of a record but its block word, its value, its version and its CRC.
 cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length, uint32_t value_length,
-                       uint64_t expiry, bint referenced) noexcept nogil
+                       uint64_t expiry, bint replaces) noexcept nogil
 # Gives it the next version and the CRC that follows from `crc`, of key and value.
 cdef void record_seal(partition *p, uint64_t block, uint32_t crc) noexcept nogil
 # Counts a record that came into the index; one that left it, whose memory it frees unless a client may still read it.

@@ -21,8 +21,11 @@ cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key, uint32_
 
 
 cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length, uint32_t value_length,
-                       uint64_t expiry, bint referenced) noexcept nogil:
+                       uint64_t expiry, bint replaces) noexcept nogil:
     cdef kv_record *record = record_at(p, block)
+    cdef uint64_t hand = p.memory.cursors[0]
+    # What is put again is in use; and what comes in before the hand gets to it shall live as long as what comes in behind it.
+    cdef bint referenced = replaces or block >= hand > p.memory.start
     rfp_store32(&record.value_length, value_length)
     rfp_store64(&record.state, expiry << KV_EXPIRY_SHIFT | (KV_STATE_REFERENCED if referenced else 0) | key_length)
     rfp_copy_out(record + 1, key, key_length)

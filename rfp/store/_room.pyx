@@ -15,7 +15,7 @@ from rfp.store._records cimport BUCKET, CLOCK, NONE, partition, record_at, recor
 
 cdef enum:
     # Second chances that one call gives: where all records are in use, one of them goes anyway, and soon.
-    CHANCES = 128
+    CHANCES = 1024
     # Buckets that one call empties of their last before it gives up on finding a hole by luck.
     NEIGHBOURS = 64
 

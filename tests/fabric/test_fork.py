@@ -7,6 +7,7 @@ import mmap
 import os
 import subprocess
 import traceback
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,6 @@ from rfp._fabric import FLUSHED, READ, SUCCESS, WRITE
 from rfp._shm import ShmFabric
 from rfp.errors import Closed
 
-from .conftest import shared_maps
 from .ends import PAGE, connected
 
 
@@ -29,6 +29,10 @@ def in_child(check) -> None:
             os._exit(1)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
+
+
+def shared_maps() -> list[str]:
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:rfp" in line]
 
 
 def memfds() -> list[str]:

@@ -46,6 +46,13 @@ def test_a_read_brings_the_peers_memory(ends):
     assert a.memory.read(63, 7) == b"\0hello\0"
 
 
+def test_shared_memory_promises_much(ends):
+    for each in (ends[0].pair, ShmFabric()):
+        assert each.reads_ordered
+    assert ends[0].pair.max_inline == 2**32 - 1
+    assert ends[0].pair.max_outstanding_reads == ends[0].pair.depth == 256
+
+
 def test_a_write_puts_memory_there_and_nothing_beside_it(ends):
     a, b = ends
     a.memory.write(64, b"hello")

@@ -41,6 +41,7 @@ def lines_of(memory, offset: int, n: int) -> list[int]:
 def test_it_promises_little(ends):
     pair = ends[0].pair
     assert not pair.reads_ordered
+    assert not ReorderFabric(seed=1).reads_ordered
     assert pair.max_inline == 64
     assert pair.max_outstanding_reads == 16
 

@@ -134,7 +134,13 @@ def test_a_killed_server_is_an_error_at_its_clients_and_no_obstacle_to_the_next(
 def test_without_a_server_a_command_says_how_to_start_one(address):
     status, out, err = command("ping", "--address", address)
     assert (status, out) == (3, "")
-    assert err == f"rfp: there is no server at {address} (start one: rfp serve --address '{address}')\n"
+    assert err == f"rfp: there is no server at {address} (start one: rfp serve --address {address})\n"
+
+
+def test_without_the_default_server_a_command_says_how_to_start_it(private):
+    environment = {**programs.environment(), "XDG_RUNTIME_DIR": str(private)}
+    status, _, err = command("ping", env=environment)
+    assert (status, err) == (3, f"rfp: there is no server at shm://{private}/rfp/default (start one: rfp serve)\n")
 
 
 def test_a_stopped_server_is_a_deadline_missed(address):

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 import rfp
 from rfp.cli import main
 from rfp.cli.top import Rates, Sample, render
+from rfp.store.counters import COUNTERS
 
 
 @pytest.fixture
@@ -86,9 +87,6 @@ def read_until(fd, enough):
 
 
 # The picture, from figures of our own
-
-COUNTERS = ("gets", "hits", "misses", "puts", "deletes", "incrs", "touches", "evictions", "expirations", "refused", "records",
-            "bytes_used", "bytes_total", "index_bytes", "pins", "uploads", "bytes_reserved", "value_bytes")  # fmt: skip
 
 
 def sample(at, pid=1, busy=0.0, served=0, clients=(), **counters):

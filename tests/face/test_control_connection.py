@@ -17,7 +17,7 @@ from control_tools import attach, attached, hello, memory, packed, pair, raw_pai
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from rfp.address import parse
+from rfp.address import EMBEDDED, parse
 from rfp.control import Attached, Detach, GetStats, Hello, Listener, Refused, Stats, Welcome, connect, deadline_in, frame
 from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, OutOfMemory
 
@@ -474,7 +474,7 @@ def test_a_forked_child_has_no_part_in_the_connection():
 def test_the_peers_process_is_known_by_number_and_by_pidfd(private):
     address = parse(f"shm://{private}/s")
     script = (
-        "import sys; from rfp.address import parse; from rfp.control import connect, deadline_in;"
+        "import sys; from rfp.address import EMBEDDED, parse; from rfp.control import connect, deadline_in;"
         "c = connect(parse(sys.argv[1]), deadline_in(5)); sys.stdin.read()"
     )
     with Listener(address) as listener:
@@ -523,6 +523,11 @@ def test_connect_without_a_server_says_how_to_start_one(private):
         stale.bind(address.path)
     with pytest.raises(ConnectionFailed, match="is gone"):
         connect(address, soon())
+
+
+def test_connect_to_an_embedded_server_that_ended_does_not_suggest_to_start_it(private):
+    with pytest.raises(ConnectionFailed, match=r"no server at shm.*the program that it was part of has ended"):
+        connect(parse(f"shm://{private}/{EMBEDDED}1-2"), soon())
 
 
 def test_connect_to_a_full_queue_ends_at_its_deadline(private):

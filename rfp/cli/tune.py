@@ -1,0 +1,98 @@
+"""`rfp tune`: chooses R and F for a device and the sizes that its clients fetch."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+import click
+
+from rfp import address as addresses
+from rfp import tune as tuning
+from rfp.address import Address
+from rfp.cli.options import DURATION, connect, connected
+from rfp.cli.text import grouped, short, table
+from rfp.errors import ConnectionFailed, InvalidArgument
+
+LINE = tuning.LINE
+ROWS = 8  # choices shown
+
+
+@click.command()
+@click.option(
+    "--value-size", multiple=True, type=click.IntRange(0), help="Bytes of a typical value, instead of asking; repeatable."
+)
+@click.option("--process-time", type=DURATION, default="100ns", show_default=True, help="What the server takes for a request.")
+@click.option("--seconds", type=click.FloatRange(0.001, 10), default=0.05, show_default=True, help="For each measurement.")
+@click.option("--dry-run", is_flag=True, help="Print the choice, keep nothing.")
+@connected
+def tune(
+    address: Address | None, timeout: float, value_size: tuple[int, ...], process_time: float, seconds: float, dry_run: bool
+) -> None:
+    """Measure this device, and choose how clients fetch results.
+
+    F is what the first READ fetches: shorter READs are faster, but a result that does not fit costs a second one.  R is
+    how many failed fetches a call may cost before the server had better send the result.  The choice is kept for all later
+    clients of this user, which go on adjusting F to what they see.
+
+    \b
+    Examples:
+      rfp tune                                     for the sizes that the default server has answered with
+      rfp tune --value-size 32 --value-size 1000   for these sizes, without a server
+      rfp tune --address 'shm:///run/me/cache?rtt=2us' --value-size 32    for an emulated network
+    """
+    sizes = _given(value_size) if value_size else _sampled(address, timeout)
+    place = addresses.default() if address is None else address
+    steps = len(tuning.steps())
+    with click.progressbar(length=steps, label="measuring", show_pos=True, file=sys.stderr) as bar:
+        calibration = tuning.calibrate(place, seconds=seconds, progress=lambda _: bar.update(1))
+    choices = tuning.enumerate_choices(calibration, sizes, process_time * 1e9)
+    best = choices[0]
+    label = " (emulated)" if calibration.emulated else ""
+    click.echo(f"device {calibration.device}{label}: a round trip of {calibration.trip * 1e6:.2f} us\n")
+    shown = [lines for lines in range(1, len(calibration.rates)) if lines in (1, 2, 4, 8, 12, 16, 24, 32)]
+    rows = [[grouped(lines * LINE), short(calibration.rates[lines])] for lines in shown]
+    click.echo("\n".join(table(["F (bytes)", "READs/s"], rows, ">>")))
+    click.echo()
+    rows = [
+        [f"{ns / 1000:g}", short(fetch), short(reply), f"{fetch / reply:.2f}"]
+        for ns, fetch, reply in zip(calibration.times, calibration.fetch, calibration.reply, strict=True)
+    ]
+    click.echo("\n".join(table(["server takes (us)", "fetch calls/s", "reply calls/s", "ratio"], rows, ">>>>")))
+    click.echo(f"\nfetching pays up to R = {calibration.most_retries} failed fetches")
+    click.echo(f"the best of {len(choices)} pairs for {_say(sizes)}:\n")
+    rows = [[str(choice.retries), str(choice.fetch), f"{choice.score / best.score:.3f}"] for choice in choices[:ROWS]]
+    click.echo("\n".join(table(["R", "F", "T (best = 1)"], rows, ">>>")))
+    calibration.chosen = {"retries": best.retries, "fetch": best.fetch}
+    kept = "nothing kept (--dry-run)" if dry_run else f"kept in {tuning.save(calibration)}"
+    click.echo(f"\nchosen: R = {best.retries}, F = {best.fetch} bytes; {kept}")
+
+
+def _given(values: tuple[int, ...]) -> list[int]:
+    sizes = [0] * tuning.CLASSES
+    for value in values:
+        sizes[tuning.lines(value)] += 1
+    return sizes
+
+
+def _sampled(address: Address | None, timeout: float) -> list[int]:
+    """What the server's workers have answered with so far."""
+    try:
+        with connect(address, timeout) as kv:
+            kv.ping()
+            sizes = list(kv.link.figures(time.monotonic_ns() + int(timeout * 1e9))["sizes"])
+    except ConnectionFailed as error:
+        why = Exception.__str__(error)
+        raise ConnectionFailed(f"no server to ask for sizes: {why}", hint="give --value-size, or start one") from None
+    if len(sizes) != tuning.CLASSES or sum(sizes) == 0:
+        raise InvalidArgument("the server has not answered anything yet", hint="give --value-size")
+    return sizes
+
+
+def _say(sizes: list[int]) -> str:
+    """The sizes in a few words."""
+    total = sum(sizes)
+    common = sorted(range(len(sizes)), key=lambda lines: -sizes[lines])[:3]
+    parts = [f"{100 * sizes[lines] / total:.0f} % of {lines * LINE} bytes" for lines in sorted(common) if sizes[lines]]
+    return "responses of which " + ", ".join(parts)
+
