@@ -124,6 +124,23 @@ cdef class Caller:
         finally:
             self.lock.release()
 
+    cdef Channel lend(self, uint64_t deadline):
+        """A channel that belongs to no thread; it is busy until it is given back."""
+        cdef Channel channel
+        with self.lock:
+            if self.is_closed:
+                raise Closed("this handle was closed")
+            held = getattr(self.threads, "held", None)
+            channel = self.attach(deadline)
+            self.threads.held.channel = None
+            self.threads.held = held
+            channel.c.busy = 1
+            return channel
+
+    cdef void give_back(self, Channel channel) noexcept:
+        self.spare.append(channel)
+        self.leave(channel)
+
     cdef Channel attach(self, uint64_t deadline):
         """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
         cdef Channel channel
