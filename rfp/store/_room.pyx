@@ -16,6 +16,8 @@ from rfp.store._records cimport BUCKET, NONE, partition, record_at, record_evict
 cdef enum:
     # Second chances that one call gives: where all records are in use, one of them goes anyway, and soon.
     CHANCES = 1024
+    # Bytes whose move counts as much as looking at a block.
+    BYTES_MOVED = 256
     # Buckets that one call empties of their last before it gives up on finding a hole by luck.
     NEIGHBOURS = 64
 
@@ -61,7 +63,9 @@ cdef int room_sweep(partition *p, room *r, uint64_t budget) noexcept nogil:
                 rfp_store64(&record.state, record.state & ~<uint64_t> KV_STATE_REFERENCED)
                 if not r.block:
                     a.cursors[0] = at + size
-                elif not move_down(p, r):
+                elif move_down(p, r):
+                    budget -= min(budget, size // BYTES_MOVED)
+                else:
                     room_abandon(p, r)
                     a.cursors[0] = at + size
             else:

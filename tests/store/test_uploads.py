@@ -118,6 +118,16 @@ def test_a_piece_that_was_damaged_may_come_again(store, client):
     store.check()
 
 
+def test_checksums_are_those_of_everybody_else(client, rng):
+    """Long ranges are summed in three streams: around each length where their number changes, against another implementation."""
+    lengths = [n + d for n in [1536, 3072, 4608, 12288, 12288 + 1536, 24576] for d in [-9, -8, -1, 0, 1, 7, 8]]
+    for length in [*lengths, 100_000, MAX_PIECE]:
+        data = rng.randbytes(length)
+        upload = client.put_begin(b"a", length).result
+        assert client.put_piece(upload, 0, data, crc=crc32c.crc32c(data), staging=rng.randrange(8)).status == OK
+        assert client.value(b"a") == data
+
+
 def test_conditions_hold_at_the_beginning_and_at_the_end(store, client):
     version = client.put(b"a", b"1").result
     assert client.put_begin(b"a", 1, flags=IF_ABSENT) == (EXISTS_ALREADY, 0, version, b"")
