@@ -114,7 +114,7 @@ cdef uint64_t milliseconds(ttl) except? 0:
         raise WrongType(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever") from None
     if not 0 < seconds < 1e9:
         raise InvalidArgument(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever")
-    return max(<uint64_t> 1, <uint64_t> (seconds * 1000))
+    return max(<uint64_t> 1, <uint64_t> (seconds * 1000 + 0.5))
 
 
 cdef class Client(Caller):
@@ -201,6 +201,8 @@ cdef class Client(Caller):
         >>> kv.get_into(b"k", buffer), bytes(buffer[:5])
         (5, b'value')
         """
+        if buffer is None:
+            raise WrongType("get_into needs a buffer, and this is None", hint="get() returns bytes of its own")
         return self.find(key, buffer, False, timeout)
 
     cdef object find(self, object key, object buffer, bint with_version, object timeout):
