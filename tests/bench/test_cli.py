@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,8 +10,6 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.exporters import parse_text
 from bench.properties import Properties
-
-ROOT = Path(__file__).parents[2]
 
 
 def ycsb(*arguments):
@@ -191,6 +188,6 @@ def test_the_command_starts_without_optional_packages_and_without_the_modules_th
         "assert not any(name.startswith(('bench._', 'bench.phases')) for name in sys.modules), sys.modules\n"
         "main(['bench', 'dict', '-P', 'a'])\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert run.returncode == 0, run.stderr
     assert "[READ], Operations," in run.stdout
