@@ -1,0 +1,109 @@
+"""A program ends cleanly, whatever it has open."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+START = """
+import os, sys, threading, time, rfp
+server = rfp.Server(memory="16MiB", workers=2)
+kv = rfp.connect(server.address, timeout=30)
+kv.put(b"large", bytes(1 << 20))
+kv.get(b"large")
+"""
+
+ENDINGS = {
+    "with everything open": "",
+    "with an open server": "kv.close()",
+    "with an open client": "server.close()",
+    "by an exception": "sys.excepthook = lambda *error: None; raise ValueError",
+    "by sys.exit": "sys.exit(0)",
+    "from a thread that still calls": """
+def call():
+    while True: kv.get(b"large")
+threading.Thread(target=call, daemon=True).start()
+while kv.stats()["gets"] < 100: pass
+""",
+    "with threads that have called": """
+threads = [threading.Thread(target=kv.get, args=(b"large",)) for _ in range(5)]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+""",
+    "with handles in a cycle": "class Holder: pass\nh = Holder(); h.me = h; h.kv = kv; h.server = server; del kv, server, h",
+    "with handles in a thread-local": "local = threading.local(); local.kv = kv; local.server = server",
+    "with a handle in a module": "import json; json.kv = kv; json.server = server; del kv, server",
+    "by closing in the wrong order": "server.close(); kv.close(); server.close()",
+    "with rfp.Server that failed": "\ntry: rfp.Server(memory='8MiB', address=server.address)\nexcept OSError: pass",
+    "after the name was taken away": "del sys.modules['rfp'], sys.modules['rfp.server'], sys.modules['rfp.errors']",
+    "in an atexit function that calls": "import atexit; atexit.register(lambda: print(end='') or quiet())\n"
+    "def quiet():\n    try: kv.get(b'large')\n    except rfp.RfpError: pass",
+}
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+
+
+def litter() -> list[str]:
+    runtime = Path(os.environ["XDG_RUNTIME_DIR"])
+    return [str(path) for path in runtime.rglob("*") if not path.is_dir()]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_program_ends(ending: str) -> None:
+    before = litter()
+    done = run(START + ENDINGS[ending])
+    assert (done.returncode, done.stdout, done.stderr) == (1 if ending == "by an exception" else 0, "", "")
+    assert litter() == before
+
+
+def test_an_exit_does_not_wait_for_a_server_that_is_stopped(start: Callable[..., Any]) -> None:
+    server = start("server")
+    client = start("client")
+    client.do("kv.put(b'k', b'v')")
+    server.stop()
+    client.do("import contextlib\nwith contextlib.suppress(errors.DeadlineExceeded): kv.get(b'k', timeout=0.05)")
+    client.do("kv = None if os.getpid() % 2 else kv")  # collected, or still there
+    client.close()
+    assert server.process.poll() is None
+
+
+@pytest.mark.parametrize("call", ["kv.get(b'k')", "kv.get_many([b'k'] * 50)", "kv.put(b'k', b'v')", "kv.put(b'k', bytes(1 << 20))"])
+def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
+    program = f"""if True:
+        import os, signal, subprocess, sys, threading, rfp
+        code = "import rfp, sys; s = rfp.Server(memory='8MiB'); print(s.address, flush=True); sys.stdin.read(); s.close()"
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                 start_new_session=True)
+        def interrupt():
+            while not any(channel.busy for channel in kv.link.channels): pass
+            os.kill(os.getpid(), signal.SIGINT)
+        try:
+            kv = rfp.connect(child.stdout.readline().strip(), timeout=60)
+            kv.ping()
+            os.kill(child.pid, signal.SIGSTOP)
+            threading.Thread(target=interrupt).start()
+            try:
+                {call}
+            except KeyboardInterrupt:
+                print("interrupted")
+            os.kill(child.pid, signal.SIGCONT)
+            kv.put(b"k", b"after")
+            print(kv.get(b"k"))
+            kv.close()
+        finally:
+            os.kill(child.pid, signal.SIGCONT)
+            child.communicate("")
+    """
+    done = run(program)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nb'after'\n", "")

@@ -1,0 +1,235 @@
+"""A child of a fork has no part in its parent's handles and servers, and does them no harm."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rfp
+from rfp.errors import Closed, Forked
+
+from .processes import until
+
+MIB = 1 << 20
+
+# Python 3.12 warns of forks beside threads: just those are tested here.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@contextlib.contextmanager
+def child(leave: Callable[[int], object] = os._exit) -> Iterator[bool]:
+    """`with child() as inside: if inside: ...`; the test fails with what the child printed if it failed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pid = os.fork()
+    if pid:
+        yield False
+        ended, status = until(lambda: (found := os.waitpid(pid, os.WNOHANG))[0] and found)
+        assert status == 0
+        return
+    status = 1
+    try:
+        yield True
+        status = 0
+    except BaseException:  # noqa: BLE001
+        traceback.print_exc()
+    finally:
+        try:
+            leave(status)
+        finally:
+            os._exit(3)  # whatever happens, no child goes on with the tests
+
+
+def ours() -> list[str]:
+    """Descriptors and mappings of this process that belong to the fabric or the control channel."""
+    found = []
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            link = os.readlink(f"/proc/self/fd/{fd}")
+            if "memfd:rfp" in link or "pidfd" in link:
+                found.append(link)
+    return found + [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:rfp" in line]
+
+
+def test_every_call_in_a_child_says_that_the_handle_is_the_parents(server: rfp.Server) -> None:
+    with rfp.connect(server.address) as kv:
+        kv.put(b"k", b"v")
+        kv.put(b"large", bytes(MIB))
+        with child() as inside:
+            if inside:
+                for call in (
+                    lambda: kv.get(b"k"),
+                    lambda: kv.get_into(b"large", bytearray(MIB)),
+                    lambda: kv.put(b"k", b"child"),
+                    lambda: kv.put(b"large", b"\1" * MIB),
+                    lambda: kv.get_many([b"k"]),
+                    lambda: kv.put_many({b"k": b"child"}),
+                    lambda: kv.stats(),
+                    lambda: kv.ping(),
+                    lambda: b"k" in kv,
+                ):
+                    with pytest.raises(Forked) as caught:
+                        call()
+                    assert caught.value.hint
+                kv.close()
+                kv.close()
+                with pytest.raises((Forked, Closed)):
+                    kv.get(b"k")
+        assert kv.get(b"k") == b"v" and kv.get(b"large") == bytes(MIB)
+        assert kv.put(b"k", b"w") and kv.get(b"k") == b"w"
+
+
+def test_a_child_holds_nothing_of_handles_and_servers(server: rfp.Server) -> None:
+    with rfp.connect(server.address) as kv, rfp.connect(server.address) as idle:
+        kv.put(b"large", bytes(MIB))
+        kv.get(b"large")
+        assert ours()
+        with child() as inside:
+            if inside:
+                assert ours() == []
+        assert idle.get(b"large") == bytes(MIB)
+
+
+def test_a_child_may_connect_for_itself(server: rfp.Server) -> None:
+    with rfp.connect(server.address) as kv:
+        kv.put(b"k", b"v")
+        with child() as inside:
+            if inside:
+                with rfp.connect(server.address) as mine:
+                    assert mine.get(b"k") == b"v"
+                    mine.put(b"child", b"was here")
+                with rfp.Server(memory="8MiB") as own, rfp.connect(own.address) as mine:
+                    mine.put(b"k", b"other")
+                    assert mine.get(b"k") == b"other"
+        assert kv.get(b"child") == b"was here" and kv.get(b"k") == b"v"
+    until(lambda: server.figures()["clients"] == [])
+
+
+def test_a_server_serves_on_while_children_come_and_go(server: rfp.Server) -> None:
+    ended = threading.Event()
+    errors: list[BaseException] = []
+    with rfp.connect(server.address, timeout=30) as kv:
+        count = 0
+
+        def work() -> None:
+            nonlocal count
+            try:
+                while not ended.is_set():
+                    count += 1
+                    assert kv.incr(b"n") == count
+                    value = b"%d" % count * 2000
+                    kv.put(b"large", value)
+                    assert kv.get(b"large") == value
+            except BaseException as error:  # noqa: BLE001
+                errors.append(error)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            for number in range(8):
+                before = count
+                with child((os._exit, exec_true)[number % 2]) as inside:
+                    if inside:
+                        gc.collect()
+                        if number % 3 == 0:
+                            kv.close()
+                            server.close()
+                until(lambda before=before: count > before or errors)
+        finally:
+            ended.set()
+            thread.join()
+    assert not errors and not server.closed
+
+
+def exec_true(status: int) -> None:
+    os.execv("/bin/sh", ["sh", "-c", f"exit {status}"])
+
+
+@pytest.mark.parametrize("leave", ["os._exit(0)", "sys.exit(0)", "raise SystemExit", "os.execv(sys.executable, [sys.executable, '-c', ''])",
+                                   "pass"])
+def test_a_child_ends_in_any_way_without_a_word(leave: str) -> None:
+    program = f"""if True:
+        import os, sys, warnings
+        warnings.simplefilter("ignore")
+        import rfp
+        server = rfp.Server(memory="8MiB")
+        kv = rfp.connect(server.address)
+        kv.put(b"k", b"v")
+        pid = os.fork()
+        if pid == 0:
+            {leave}
+        else:
+            assert os.waitpid(pid, 0)[1] == 0
+            assert kv.get(b"k") == b"v"
+            print("fine")
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30,
+                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")
+
+
+def connect_and_count(address: str, number: int) -> int:
+    """What a process of multiprocessing does."""
+    with rfp.connect(address, timeout=30) as kv:
+        for _ in range(20):
+            kv.incr(b"n")
+        return number
+
+
+def use_inherited(kv: rfp.Client, queue: Any) -> None:
+    try:
+        queue.put(repr(kv.get(b"k")))
+    except Forked:
+        queue.put("Forked")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_processes_of_multiprocessing_connect_for_themselves(server: rfp.Server, method: str) -> None:
+    with rfp.connect(server.address) as kv:
+        kv.incr(b"n", 0)
+        context = multiprocessing.get_context(method)
+        with context.Pool(2) as pool:
+            assert pool.starmap(connect_and_count, [(server.address, number) for number in range(4)]) == list(range(4))
+            pool.close()
+            pool.join()
+        assert kv.get(b"n") == b"80"
+    if method == "forkserver":
+        from multiprocessing import forkserver
+
+        forkserver._forkserver._stop()  # it would outlive the test
+
+
+def test_a_handle_given_to_a_forked_process_says_what_to_do(server: rfp.Server) -> None:
+    context = multiprocessing.get_context("fork")
+    with rfp.connect(server.address) as kv:
+        kv.put(b"k", b"v")
+        queue = context.SimpleQueue()
+        process = context.Process(target=use_inherited, args=(kv, queue))
+        process.start()
+        assert queue.get() == "Forked"
+        process.join(30)
+        assert process.exitcode == 0
+        process.close()
+        queue.close()
+        assert kv.get(b"k") == b"v"
+
+
+def test_a_handle_cannot_be_pickled(server: rfp.Server) -> None:
+    import pickle
+
+    with rfp.connect(server.address) as kv, pytest.raises(TypeError):
+        pickle.dumps(kv)
