@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The sweep for what has expired (the contract is in _expiry.pxd)."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from rfp.store._arena cimport arena, arena_kind, arena_size
 from rfp.store._layout cimport KV_BLOCK_END, KV_BLOCK_RECORD, KV_EXPIRY_SHIFT, rfp_prefetch
 from rfp.store._records cimport partition, record_at, record_evict, record_expired

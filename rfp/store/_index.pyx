@@ -4,13 +4,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.store._arena cimport (
-    ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open, arena_previous,
-    arena_shrink, arena_size, arena_take,
+    ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open,
+    arena_previous, arena_shrink, arena_size, arena_take,
 )
 from rfp.store._layout cimport (
     KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BOARD_MAGIC, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_SLOTS,
-    KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
-    rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
+    KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link,
+    kv_slot_offset, rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
 )
 
 cdef enum:

@@ -10,7 +10,8 @@ from rfp.store._index cimport (
 )
 from rfp.store._layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask,
-    kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store64, rfp_store64_release,
+    kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_copy_out, rfp_crc32c,
+    rfp_store64, rfp_store64_release,
 )
 from rfp.store._messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS, KV_C_TOUCHES, KV_EXISTS_ALREADY,
@@ -180,7 +181,8 @@ cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_
     return status
 
 
-cdef uint8_t partition_delete(partition *p, uint64_t hash, const char *key, uint32_t key_length, uint64_t *version) noexcept nogil:
+cdef uint8_t partition_delete(partition *p, uint64_t hash, const char *key, uint32_t key_length,
+                              uint64_t *version) noexcept nogil:
     cdef uint64_t *slot = record_find(p, hash, key, key_length)
     version[0] = 0
     if slot == NULL:

@@ -11,7 +11,7 @@ from rfp.store._layout cimport (
     KV_STATE_REFERENCED, kv_bucket, kv_record, kv_slot_link, kv_slot_offset, rfp_store64, rfp_store64_release,
 )
 from rfp.store._messages cimport KV_C_EVICTIONS
-from rfp.store._records cimport BUCKET, CLOCK, NONE, partition, record_at, record_evict, record_expired, record_left, room
+from rfp.store._records cimport BUCKET, NONE, partition, record_at, record_evict, record_expired, record_left, room
 
 cdef enum:
     # Second chances that one call gives: where all records are in use, one of them goes anyway, and soon.

@@ -1,6 +1,7 @@
 from rfp._fabric import Region
 from rfp.protocol._service import Service
 
+COUNTERS: tuple[str, ...]
 EVICTION: dict[str, int]
 
 class Partition(Service):
