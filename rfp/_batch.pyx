@@ -14,12 +14,11 @@ from libc.string cimport memcpy
 from rfp._client cimport Client, as_key, refusal, take_buffer
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_worker
-from rfp.protocol._caller cimport FULL
+from rfp.protocol._caller cimport RETRY
 from rfp.protocol._channel cimport Channel
-from rfp.protocol._client_ring cimport (
-    DONE, GONE, MALFORMED, client_ring, client_ring_abandon, client_ring_flush, client_ring_payload, client_ring_pop,
-    client_ring_response, client_ring_step, client_ring_submit,
-)
+from rfp.protocol._client_ring cimport (DONE, MALFORMED, client_ring, client_ring_abandon,
+                                        client_ring_flush, client_ring_payload, client_ring_pop, client_ring_response,
+                                        client_ring_step, client_ring_submit)
 from rfp.protocol._wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_response_header
 from rfp.store._messages cimport (KV_DEFERRED, KV_DELETE_MANY, KV_GET_MANY, KV_MAX_KEY, KV_NOT_FOUND, KV_OK, KV_PUT_MANY,
                                   kv_item, kv_key, kv_number, kv_pair)
@@ -95,12 +94,11 @@ cdef class Batch:
             b.payload = client_ring_payload(b.ring)
             if b.payload != NULL:
                 break
-            if b.ring.lost:
-                return GONE
-            if b.first == b.last:
-                return FULL
-            found = self.take(b)
-            if found != DONE:
+            if b.ring.lost or b.first == b.last:
+                found = self.client.make_room(self.owner, b.ring, self.deadline)
+            else:
+                found = self.take(b)
+            if found != DONE and found != RETRY:
                 return found
         b.length = 0
         b.count = 0

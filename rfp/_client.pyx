@@ -13,10 +13,10 @@ from rfp._batch cimport delete_many, get_many, put_many
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker
 from rfp._large cimport fetch_reference, upload
-from rfp.protocol._caller cimport FULL, Caller
+from rfp.protocol._caller cimport Caller
 from rfp.protocol._channel cimport Channel, channel
 from rfp.protocol._client_ring cimport (
-    AUTO, DONE, FETCH, GONE, REPLY, SIZES, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_pop,
+    AUTO, DONE, FETCH, REPLY, SIZES, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_pop,
     client_ring_response,
 )
 from rfp.protocol._wire cimport (
@@ -253,7 +253,7 @@ cdef class Client(Caller):
                 with nogil:
                     taken = kv_submit(ring, KV_GET, text, length, 0)
                     client_ring_flush(ring)
-                found = self.wait(owner, ring, deadline) if taken else GONE if ring.lost else FULL
+                found = self.wait(owner, ring, deadline) if taken else self.make_room(owner, ring, deadline)
                 if found == DONE:
                     header = client_ring_response(ring)
                     try:
@@ -294,11 +294,11 @@ cdef class Client(Caller):
         return found
 
     cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1:
-        """Sends what was submitted last and takes its answer; returns what client_ring_wait found, or FULL."""
+        """Sends what was submitted last and takes its answer; returns what client_ring_wait or make_room found."""
         cdef const rfp_response_header *header
         cdef int found
         if not taken:
-            return GONE if ring.lost else FULL
+            return self.make_room(owner, ring, deadline)
         with nogil:
             client_ring_flush(ring)
         found = self.wait(owner, ring, deadline)
@@ -493,11 +493,12 @@ cdef class Client(Caller):
             try:
                 for i in range(owner.c.count):
                     ring = owner.c.rings[i]
-                    found = GONE if ring.lost else FULL
                     if kv_submit(ring, KV_STATS, b"", 0, 0):
                         with nogil:
                             client_ring_flush(ring)
                         found = self.wait(owner, ring, deadline)
+                    else:
+                        found = self.make_room(owner, ring, deadline)
                     if found != DONE:
                         if found == TIMED_OUT:
                             client_ring_abandon(ring)

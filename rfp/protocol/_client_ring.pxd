@@ -69,6 +69,7 @@ cdef struct client_ring:
     uint8_t lost                   # GONE or MALFORMED: nothing more will come
     bint beside                    # client_ring_transfer's work request is complete
     client_slot slot[MOST_SLOTS]
+    uint64_t asked                 # when a waiting call last asked whether the server lives, ns
     # pins to release with the next requests
     uint64_t release[MOST_SLOTS]
     uint32_t releases

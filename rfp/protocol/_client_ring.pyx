@@ -331,7 +331,6 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     cdef uint32_t looks = 0
     cdef uint64_t now
     cdef uint64_t sleep_from = 0
-    cdef uint64_t asked = 0               # when the server was last known to live
     cdef uint64_t step
     cdef bint arming = False
     cdef uint32_t armed = 0
@@ -358,9 +357,8 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
             break
         if sleep_from == 0:
             sleep_from = now + ring.spin
-            asked = now
-        if now - asked >= STEP:
-            asked = now
+        if now - ring.asked >= STEP:
+            ring.asked = now
             if not ring.pair.ops.alive(ring.pair):
                 # It may have answered before it died.
                 found = client_ring_step(ring)

@@ -6,7 +6,7 @@ from rfp.store._arena cimport arena, arena_check, arena_kind, arena_size
 from rfp.store._index cimport index_chain, index_hash, index_slot
 from rfp.store._layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_BOARD_MAGIC,
-    KV_LINE, KV_SLOTS, KV_EXPIRY_SHIFT, KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow,
+    KV_EXPIRY_SHIFT, KV_LINE, KV_SLOTS, KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow,
     kv_record, kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_crc32c,
 )
 from rfp.store._messages cimport KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY

@@ -15,7 +15,7 @@ cdef enum:
 cdef bint expiry_tend(partition *p) noexcept nogil:
     cdef arena *a = &p.memory
     cdef uint64_t at, size, expiry
-    cdef int n
+    cdef int _
     if not p.sweeping:
         if not p.expiring or p.now_ms < p.soonest or p.now < p.rest:
             return False
@@ -24,7 +24,7 @@ cdef bint expiry_tend(partition *p) noexcept nogil:
         p.walked = 0
         p.moved = p.index.moved
         a.cursors[1] = a.start
-    for n in range(SLICE):
+    for _ in range(SLICE):
         at = a.cursors[1]
         if arena_kind(a, at) == KV_BLOCK_END or not p.expiring:
             p.sweeping = False

@@ -75,7 +75,7 @@ cdef void drop_line(index *x, uint64_t offset) noexcept nogil:
     x.lines -= 1
 
 
-cdef bint index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
+cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
     cdef uint64_t *line = index_line(x, hash)
     cdef uint64_t *next = index_next_line(x, line)
     cdef uint64_t added
@@ -88,14 +88,16 @@ cdef bint index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
     if n < KV_SLOTS:
         rfp_store64_release(line + n, slot)
     else:
-        added = new_line(x, kv_bucket(hash, x.buckets, x.mask)) if lines < KV_MAX_LINES else 0
+        if lines == KV_MAX_LINES:
+            return INDEX_FULL
+        added = new_line(x, kv_bucket(hash, x.buckets, x.mask))
         if not added:
-            return False
+            return INDEX_NO_MEMORY
         store(overflow(x, added).slots, line[LAST])
         store(overflow(x, added).slots + 1, slot)
         rfp_store64_release(line + LAST, kv_slot(0, added, 0))
     x.records += 1
-    return True
+    return INDEX_INSERTED
 
 
 cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:

@@ -1,7 +1,7 @@
 from rfp._fabric import Region
 from rfp.protocol._service import Service
+from rfp.store.counters import COUNTERS as COUNTERS
 
-COUNTERS: tuple[str, ...]
 EVICTION: dict[str, int]
 
 class Partition(Service):

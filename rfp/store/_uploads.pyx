@@ -20,7 +20,7 @@ cdef enum:
     # Blocks that one request looks at to make room: less than a millisecond.
     SWEEP_SLICE = 4096
     # Copied and summed at a time: what was copied is still in the first cache when its CRC is taken.
-    CHUNK = 8192
+    CHUNK = 12288
 
 cdef uint64_t STALLED = 30 * 1000000000     # ns without a piece
 
