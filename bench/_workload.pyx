@@ -324,9 +324,9 @@ cdef class Stream:
         expected = 0
         if not workload.c.loading:
             expected = int(workload.operations * p["insertproportion"] * 2)
-        set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected, seed + 1,
-                      p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"], p["exponential.frac"],
-                      workload.records, &workload.shared.cursor)
+        set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected,
+                      seed + 1, p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"],
+                      p["exponential.frac"], workload.records, &workload.shared.cursor)
 
     def __dealloc__(self):
         free(self.c.tape)

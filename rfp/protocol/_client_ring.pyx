@@ -552,12 +552,14 @@ cdef class ClientRing:
     """The client's end of one thread's ring to one worker.
 
     requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
-    may write, with the offset of this ring's reply slots; scratch: own region, with the offset of (2 * slots) * slot_size + 64 bytes.
+    may write, with the offset of this ring's reply slots; scratch: own region, with the offset of
+    (2 * slots) * slot_size + 64 bytes.
     """
 
     def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
                   uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
-                  uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size, bint checked):
+                  uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size,
+                  bint checked):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
         if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:

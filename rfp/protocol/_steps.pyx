@@ -34,9 +34,9 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
           paradigm=None, retries=None, looks_per_trip=None, spin=None, checked=None):
     """Sets what a ring begins with.
 
-    sequence: of the first request (and what server_ring, a ServerRing, expects then); fetch: F in bytes; mode: of the next request,
-    "fetch" or "reply"; paradigm: "auto", "fetch" or "reply"; spin: ns before a waiting thread sleeps; checked: False trusts
-    the order of the fabric's READs, whatever it says of itself.
+    sequence: of the first request (and what server_ring, a ServerRing, expects then); fetch: F in bytes; mode: of the next
+    request, "fetch" or "reply"; paradigm: "auto", "fetch" or "reply"; spin: ns before a waiting thread sleeps; checked: False
+    trusts the order of the fabric's READs, whatever it says of itself.
     """
     if sequence is not None:
         ring.c.sequence = sequence
@@ -207,11 +207,11 @@ cdef class Echo(Service):
         return self.state.sessions
 
 
-cdef void count_in(void *context, session *session) noexcept nogil:
+cdef void count_in(void *context, session *_) noexcept nogil:
     (<echo *> context).sessions += 1
 
 
-cdef void count_out(void *context, session *session) noexcept nogil:
+cdef void count_out(void *context, session *_) noexcept nogil:
     (<echo *> context).sessions -= 1
 
 
