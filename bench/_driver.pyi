@@ -18,7 +18,7 @@ def run(
     *,
     operations: int,
     window: int = 1,
-    target: float = 0,
-    offset: float = 0,
-    timeout: float = 10,
+    target: float = 0.0,
+    offset: float = 0.0,
+    timeout: float = 10.0,
 ) -> None: ...

@@ -17,7 +17,7 @@ from rfp.protocol._client_ring cimport (CLOSED, DONE, MALFORMED, NOT_YET, TIMED_
 from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header)
 from rfp.store._messages cimport KV_GET, KV_NOT_FOUND, KV_OK, KV_PUT
 
-from rfp.errors import Closed, InvalidArgument
+from rfp.errors import InvalidArgument
 
 cdef enum:
     POST = 16                  # requests that go out with one post: so many are not held back for others
@@ -116,17 +116,13 @@ cdef class StoreConnection(Connection):
     cdef Channel channel
 
     def __init__(self, Client client not None, uint64_t largest, double timeout=10):
-        if client.closed:
-            raise Closed("this handle was closed")
         self.client = client
-        self.channel = client.attach(rfp_now() + <uint64_t> (timeout * 1e9))
+        self.channel = client.lend(rfp_now() + <uint64_t> (timeout * 1e9))
         limit = kv_inline_limit(self.channel.c.rings[0], KEY_MAX)
         if largest > limit:
-            client.spare.append(self.channel)
-            self.channel = None
+            self.close()
             raise InvalidArgument(f"records of {largest} bytes do not fit into a slot of the rings",
                                   hint=f"at most {limit} bytes; -p rfp.api=python takes any size")
-        self.channel.c.busy = 1
         self.way.c = &self.channel.c
         self.way.seed = client.seed
         self.window = self.channel.c.rings[0].slots
@@ -150,8 +146,7 @@ cdef class StoreConnection(Connection):
         self.way.trouble = self.way.trouble or CLOSED
         for i in range(mine.c.count):
             client_ring_abandon(mine.c.rings[i])
-        self.client.spare.append(mine)
-        mine.c.busy = 0             # last: from here on the handle may close it
+        self.client.give_back(mine)
 
     @property
     def counters(self):

@@ -7,9 +7,9 @@ from libc.stdlib cimport calloc, free
 from bench._histogram cimport COUNTS, Histogram, add
 from rfp._core cimport rfp_load64, rfp_store64
 
-from bench._workload import KINDS
+from bench import _workload
 
-METRIC_NAMES = (*KINDS, "VERIFY", "CLEANUP")
+METRIC_NAMES = (*_workload.KINDS, "VERIFY", "CLEANUP")
 STATUS_NAMES = ("OK", "ERROR", "NOT_FOUND", "UNEXPECTED_STATE", "SERVICE_UNAVAILABLE")
 
 

@@ -11,7 +11,7 @@ from bench._generators cimport (LATEST, EXPONENTIAL, PADDING_MAX, next_number, r
 
 import random
 
-from bench._generators import DISTRIBUTIONS
+from bench import _generators
 from rfp.errors import InvalidArgument
 
 KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE")
@@ -324,7 +324,7 @@ cdef class Stream:
         expected = 0
         if not workload.c.loading:
             expected = int(workload.operations * p["insertproportion"] * 2)
-        set_generator(&self.c.numbers, DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected, seed + 1,
+        set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected, seed + 1,
                       p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"], p["exponential.frac"],
                       workload.records, &workload.shared.cursor)
 

@@ -8,20 +8,34 @@ from typing import Any
 
 import click
 
-from rfp.errors import RfpError
+import rfp
+from rfp.errors import CallerError, RfpError
+
+WRONG_DATA, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
-class Command(click.Command):
-    """A command whose errors name the way out instead of printing a traceback."""
+class Failed(click.ClickException):
+    """An error as one line that names the way out, and an exit status."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.exit_code = status  # type: ignore[misc,unused-ignore]
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"rfp-ycsb: {self.format_message()}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)  # in the order in which one needs them, not by name
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except RfpError as error:
-            raise click.ClickException(str(error)) from error
+            raise Failed(str(error), WRONG if isinstance(error, CallerError) else UNREACHABLE) from error
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(130)
+            raise click.exceptions.Exit(INTERRUPTED) from None
 
 
 def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,8 +81,8 @@ def properties_of(
     return Properties(given)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="rfp-rnvm", message="rfp-ycsb %(version)s")
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(rfp.__version__, message="rfp-ycsb %(version)s")
 def main() -> None:
     """Run YCSB's core workloads against this package's key-value store, Redis, memcached, LMDB.
 
@@ -84,6 +98,9 @@ def main() -> None:
                     -p operationcount=5000000 -threads 4 -target 200000 -s
 
     Databases: rfp, rfp-python, redis, memcached, lmdb, dict, inproc (`rfp-ycsb databases` says what each is).
+
+    Exit status: 0 done; 1 reads returned wrong data; 2 the command was wrong, or something is not installed; 3 the connection
+    failed; 130 Ctrl-C.
     """
 
 
@@ -123,7 +140,7 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
         raise KeyboardInterrupt
     verified = result.metric("VERIFY")
     if verified and set(verified.returns) != {"OK"}:
-        raise click.ClickException("reads returned other data than was written: see the VERIFY lines")
+        raise Failed("reads returned other data than was written: see the VERIFY lines", WRONG_DATA)
 
 
 plot_option = click.option(
@@ -132,7 +149,7 @@ plot_option = click.option(
 pin_option = click.option("--pin/--no-pin", default=True, help="Keep clients and server on different CPUs.", show_default=True)
 
 
-@main.command(cls=Command)
+@main.command()
 @click.argument("db")
 @workload_options
 @plot_option
@@ -146,7 +163,7 @@ def load(db: str, **options: Any) -> None:
     one_phase(db, "load", options)
 
 
-@main.command(cls=Command)
+@main.command()
 @click.argument("db")
 @workload_options
 @plot_option
@@ -161,7 +178,7 @@ def run(db: str, **options: Any) -> None:
     one_phase(db, "run", options)
 
 
-@main.command(cls=Command)
+@main.command()
 @click.argument("db")
 @workload_options
 @pin_option
@@ -179,7 +196,7 @@ def bench(db: str, **options: Any) -> None:
     one_phase(db, "bench", options)
 
 
-@main.command(cls=Command)
+@main.command()
 @click.argument("dbs", nargs=-1, required=True, metavar="DB...")
 @click.option(
     "-w",
@@ -253,7 +270,7 @@ def compare(
     )
     for comparison in comparisons:
         if not comparison.standings:
-            raise click.ClickException("none of these databases can be measured here")
+            raise Failed("none of these databases can be measured here", WRONG)
         click.echo(f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n{comparing.table(comparison)}")
     if json_file:
         write_file(json_file, json.dumps(comparing.as_json(comparisons), indent=1) + "\n")
@@ -264,7 +281,7 @@ def compare(
         click.echo(f"\npicture: {plot}")
 
 
-@main.command(cls=Command)
+@main.command()
 def databases() -> None:
     """List the databases."""
     from bench.databases import DATABASES
@@ -273,7 +290,7 @@ def databases() -> None:
         click.echo(f"{name:<11} {entry.meaning}")
 
 
-@main.command(cls=Command)
+@main.command()
 def properties() -> None:
     """List the properties, with their defaults."""
     from bench.properties import KNOWN

@@ -83,7 +83,7 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | Path) -> Non
         f"YCSB core workloads, medians of {rounds} alternating rounds", x=0.01, ha="left", fontsize=13, fontweight="bold"
     )
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _latency(axes: Any, x: float, standing: Any, metric: str, colour: str) -> None:
@@ -181,7 +181,7 @@ def plot_result(result: Result, path: str | Path) -> None:
     title = f"{result.database} ({result.client}), {result.phase} {result.workload}{emulated}"
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     figure.tight_layout()
-    _save(figure, path)
+    save(figure, path)
 
 
 def _depth(p: float) -> float:
@@ -195,7 +195,8 @@ def _between(reach: Sequence[float]) -> list[float]:
     return [100 * (1 - 10 ** (-step / 20)) for step in range(steps + 1)]
 
 
-def _save(figure: Any, path: str | Path) -> None:
+def save(figure: Any, path: str | Path) -> None:
+    """Writes a figure, in the format that the path ends in, and closes it."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

@@ -14,9 +14,9 @@ from libc.string cimport memcpy
 from rfp._client cimport Client, as_key, refusal, take_buffer
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_worker
-from rfp.protocol._caller cimport FULL
+from rfp.protocol._caller cimport RETRY
 from rfp.protocol._channel cimport Channel
-from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, TIMED_OUT, client_ring, client_ring_abandon,
+from rfp.protocol._client_ring cimport (DONE, MALFORMED, client_ring, client_ring_abandon,
                                         client_ring_flush, client_ring_payload, client_ring_pop, client_ring_response,
                                         client_ring_step, client_ring_submit)
 from rfp.protocol._wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_response_header
@@ -48,7 +48,8 @@ cdef class Batch:
     cdef uint64_t deadline
     cdef list keys
     cdef list results
-    cdef list again              # positions whose items are to be asked for alone
+    cdef list again              # positions whose items are to be asked for alone, after all others
+    cdef set alone               # and, of puts, their keys: a later put of the same key must not be faster
     cdef bint sent               # something was posted
     cdef uint32_t workers
     cdef bundle bundles[MOST_WORKERS]
@@ -63,6 +64,7 @@ cdef class Batch:
         self.deadline = deadline
         self.results = [None] * len(keys)
         self.again = []
+        self.alone = set()
         self.workers = owner.c.count
         for i in range(self.workers):
             self.bundles[i].ring = owner.c.rings[i]
@@ -92,12 +94,11 @@ cdef class Batch:
             b.payload = client_ring_payload(b.ring)
             if b.payload != NULL:
                 break
-            if b.ring.lost:
-                return GONE
-            if b.first == b.last:
-                return FULL
-            found = self.take(b)
-            if found != DONE:
+            if b.ring.lost or b.first == b.last:
+                found = self.client.make_room(self.owner, b.ring, self.deadline)
+            else:
+                found = self.take(b)
+            if found != DONE and found != RETRY:
                 return found
         b.length = 0
         b.count = 0
@@ -120,8 +121,9 @@ cdef class Batch:
             worker = kv_worker(rfp_hash(text, key_length, self.owner.c.seed), self.workers)
         b = &self.bundles[worker]
         size = (sizeof(kv_pair) if self.opcode == KV_PUT_MANY else sizeof(kv_key)) + key_length + value_length
-        if size > b.ring.slot_size - RFP_REQUEST_HEADER - sizeof(kv_number):
+        if size > b.ring.slot_size - RFP_REQUEST_HEADER - sizeof(kv_number) or self.alone and key in self.alone:
             self.again.append(position)
+            self.alone.add(key)
             return DONE
         if b.payload != NULL and (b.count == MOST_ITEMS or b.length + size > b.ring.slot_size - RFP_REQUEST_HEADER):
             self.close(b)
@@ -314,7 +316,7 @@ cdef list put_many(Client client, object items, uint64_t ttl, uint64_t deadline)
     results = run(client, KV_PUT_MANY, names, values, ttl, deadline, again)
     for position in again:
         try:
-            results[position] = client.put(names[position], values[position], ttl=ttl / 1000 if ttl else None,
+            results[position] = client.put(names[position], values[position], ttl=<double> ttl / 1000 if ttl else None,
                                            timeout=remaining(client, deadline))
         except ServerRefused as error:
             results[position] = error

@@ -22,6 +22,8 @@ cdef class Client(Caller):
     cdef uint32_t worker_of(self, channel *c, bytes key) noexcept
     cdef object find(self, object key, object buffer, bint with_version, object timeout)
     cdef object find_in(self, bytes key, Py_buffer *view, bint with_version, uint64_t deadline)
+    cdef int walk(self, Channel owner, uint32_t worker, bytes key, uint64_t deadline, const char **value, uint32_t *length,
+                  uint64_t *version) except -1
     cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1
     cdef uint64_t change(self, uint8_t opcode, bytes key, bint has_number, uint64_t number, bint repeatable, object timeout,
                          answer *out) except? 0

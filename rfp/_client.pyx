@@ -13,19 +13,20 @@ from rfp._batch cimport delete_many, get_many, put_many
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker
 from rfp._large cimport fetch_reference, upload
-from rfp.protocol._caller cimport FULL, Caller
+from rfp.protocol._caller cimport Caller
 from rfp.protocol._channel cimport Channel, channel
-from rfp.protocol._client_ring cimport (AUTO, DONE, FETCH, GONE, REPLY, SIZES, TIMED_OUT, client_ring,
+from rfp.protocol._client_ring cimport (AUTO, DONE, FETCH, REPLY, SIZES, TIMED_OUT, client_ring,
                                         client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response)
-from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_PING, RFP_REFERENCE,
+from rfp.protocol._wire cimport (RFP_FEATURE_BYPASS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_PING, RFP_REFERENCE,
                                  RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header)
+from rfp.store._bypass cimport BYPASS_FOUND, BYPASS_UNSURE, bypass, bypass_get
 from rfp.store._messages cimport (KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_IF_ABSENT,
                                   KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
                                   KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH,
                                   KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH, kv_number)
 
 from rfp.errors import (AlreadyExists, ConnectionFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused,
-                        TooLarge, VersionMismatch, WrongBuffer, WrongType)
+                        TooLarge, Unsupported, VersionMismatch, WrongBuffer, WrongType)
 from rfp.store.counters import COUNTERS
 
 Item = namedtuple("Item", ["value", "version"])
@@ -113,7 +114,7 @@ cdef uint64_t milliseconds(ttl) except? 0:
         raise WrongType(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever") from None
     if not 0 < seconds < 1e9:
         raise InvalidArgument(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever")
-    return max(<uint64_t> 1, <uint64_t> (seconds * 1000))
+    return max(<uint64_t> 1, <uint64_t> (seconds * 1000 + 0.5))
 
 
 cdef class Client(Caller):
@@ -153,6 +154,9 @@ cdef class Client(Caller):
         """Sets up a new channel the way this handle was asked to work."""
         cdef client_ring *ring
         cdef uint32_t i, k
+        if self.bypass and not self.link.features & RFP_FEATURE_BYPASS:
+            raise Unsupported(f"{self.link.address} does not let clients walk its index",
+                              hint="start the server with allow_bypass=True (--allow-bypass), or use another mode")
         for i in range(owner.c.count):
             ring = owner.c.rings[i]
             ring.paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY, "bypass": AUTO}[self.mode]
@@ -197,6 +201,8 @@ cdef class Client(Caller):
         >>> kv.get_into(b"k", buffer), bytes(buffer[:5])
         (5, b'value')
         """
+        if buffer is None:
+            raise WrongType("get_into needs a buffer, and this is None", hint="get() returns bytes of its own")
         return self.find(key, buffer, False, timeout)
 
     cdef object find(self, object key, object buffer, bint with_version, object timeout):
@@ -222,6 +228,8 @@ cdef class Client(Caller):
         cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
         cdef uint32_t worker
         cdef uint64_t started, version
+        cdef const char *text_found = NULL
+        cdef uint32_t length_found = 0
         cdef int found
         cdef bint taken
         while True:
@@ -229,11 +237,16 @@ cdef class Client(Caller):
             try:
                 worker = self.worker_of(&owner.c, key)
                 ring = owner.c.rings[worker]
+                if self.bypass:
+                    found = self.walk(owner, worker, key, deadline, &text_found, &length_found, &version)
+                    if found == BYPASS_FOUND:
+                        value = deliver(text_found, length_found, view)
+                        return Item(value, version) if with_version else value
                 started = rfp_now()
                 with nogil:
                     taken = kv_submit(ring, KV_GET, text, length, 0)
                     client_ring_flush(ring)
-                found = self.wait(owner, ring, deadline) if taken else GONE if ring.lost else FULL
+                found = self.wait(owner, ring, deadline) if taken else self.make_room(owner, ring, deadline)
                 if found == DONE:
                     header = client_ring_response(ring)
                     try:
@@ -259,12 +272,26 @@ cdef class Client(Caller):
                 self.leave(owner)
             self.again(found, deadline, True)
 
+    cdef int walk(self, Channel owner, uint32_t worker, bytes key, uint64_t deadline, const char **value, uint32_t *length,
+                  uint64_t *version) except -1:
+        """A GET that walks the server's index; anything but BYPASS_FOUND means that the server is to be asked."""
+        cdef channel *c = &owner.c
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef uint32_t size = <uint32_t> PyBytes_GET_SIZE(key)
+        cdef int found
+        if c.arenas[worker] == NULL:
+            return BYPASS_UNSURE
+        with nogil:
+            found = bypass_get(<bypass *> &c.notes[4 * worker], c.rings[worker], c.arenas[worker], text, size,
+                               rfp_hash(text, size, c.seed), deadline, value, length, version)
+        return found
+
     cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1:
-        """Sends what was submitted last and takes its answer; returns what client_ring_wait found, or FULL."""
+        """Sends what was submitted last and takes its answer; returns what client_ring_wait or make_room found."""
         cdef const rfp_response_header *header
         cdef int found
         if not taken:
-            return GONE if ring.lost else FULL
+            return self.make_room(owner, ring, deadline)
         with nogil:
             client_ring_flush(ring)
         found = self.wait(owner, ring, deadline)
@@ -459,11 +486,12 @@ cdef class Client(Caller):
             try:
                 for i in range(owner.c.count):
                     ring = owner.c.rings[i]
-                    found = GONE if ring.lost else FULL
                     if kv_submit(ring, KV_STATS, b"", 0, 0):
                         with nogil:
                             client_ring_flush(ring)
                         found = self.wait(owner, ring, deadline)
+                    else:
+                        found = self.make_room(owner, ring, deadline)
                     if found != DONE:
                         if found == TIMED_OUT:
                             client_ring_abandon(ring)
@@ -477,6 +505,7 @@ cdef class Client(Caller):
                     client_ring_pop(ring)
                     partitions.append(counters)
                 client = owner.counters
+                client["bypass"] = bypass_counters(owner)
             finally:
                 self.leave(owner)
             if found == DONE:
@@ -487,6 +516,19 @@ cdef class Client(Caller):
 
     def __repr__(self):
         return f"<rfp.Client of {self.link.address}{' (closed)' if self.is_closed else ''}>"
+
+
+cdef dict bypass_counters(Channel owner):
+    """How many walks this thread began, how many found their record, and the READs of all."""
+    cdef bypass *b
+    cdef uint32_t i
+    total = {"walks": 0, "found": 0, "reads": 0}
+    for i in range(owner.c.count):
+        b = <bypass *> &owner.c.notes[4 * i]
+        total["walks"] += b.walks
+        total["found"] += b.found
+        total["reads"] += b.reads
+    return total
 
 
 cdef object deliver(const char *data, uint32_t length, Py_buffer *view):

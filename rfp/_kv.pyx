@@ -9,8 +9,8 @@ from rfp.store._messages cimport KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_p
 
 
 cdef uint32_t kv_worker(uint64_t hash, uint32_t workers) noexcept nogil:
-    """The worker that owns the key with this hash: its upper half, scaled (the index uses the lower bits)."""
-    return <uint32_t> (((hash >> 32) * workers) >> 32)
+    """The worker that owns the key with this hash: its low 16 bits, scaled (the index uses the others)."""
+    return <uint32_t> (((hash & 0xffff) * workers) >> 16)
 
 
 cdef bint kv_submit(client_ring *ring, uint8_t opcode, const char *key, uint32_t key_length, uint64_t tag) noexcept nogil:

@@ -31,6 +31,9 @@ cdef enum:
     LINE = 64
     LONGEST_WORDS = 512        # of a message
     SPINS = 200                # before the processor is offered to others: the peer may need this one
+    SPREAD = 128               # ns, about, by which each side varies its moment
+    AIM_STEP = 8
+    FARTHEST = 4000            # ns of aim: beyond that the two are not running at the same time
 
 cdef enum:                     # how a side ended
     DONE = 0
@@ -38,12 +41,17 @@ cdef enum:                     # how a side ended
     FAILED = 2
 
 
-cdef inline void jitter(uint64_t *random) noexcept nogil:
-    # 0 to 31 pauses: the two sides must meet at every distance.
-    cdef int _i
+cdef inline uint64_t below(uint64_t *random, uint64_t n) noexcept nogil:
     random[0] = random[0] * 6364136223846793005u + 1442695040888963407u
-    for _i in range(<int>(random[0] >> 59)):
-        rfp_pause()
+    return (random[0] >> 32) * n >> 32
+
+
+cdef inline void linger(uint64_t n) noexcept nogil:
+    # About a nanosecond each.
+    cdef uint64_t idle = 0
+    while n:
+        n -= 1
+        rfp_store64(&idle, n)
 
 
 cdef int one(queue_pair *pair, work_request *request, uint64_t deadline) noexcept nogil:
@@ -79,14 +87,20 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
     cdef uint64_t i, ns = <uint64_t>(step * 1e9), deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 1
     cdef uint32_t armed
     cdef int lost = 0, how = DONE
+    cdef uint64_t aim = 0
+    cdef bint early
     with nogil:
         for i in range(1, rounds + 1):
-            jitter(&random)
+            # The two sides race only if they meet within some 100 ns.  So aim at the moment at which what is waited for arrives:
+            # begin later after a round that had to sleep, earlier after one that had not.
+            linger(aim + below(&random, SPREAD))
+            early = False
             while True:
                 armed = channel.c.ops.arm(&channel.c)
                 if rfp_load64_acquire(heard) >= i:
                     channel.c.ops.disarm(&channel.c)
                     break
+                early = True
                 if not channel.c.ops.sleep(&channel.c, armed, ns) and rfp_load64_acquire(heard) >= i:
                     lost += 1
                     break
@@ -95,6 +109,10 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
                     break
             if lost >= limit or how != DONE:
                 break
+            if early and aim < FARTHEST:
+                aim += AIM_STEP
+            elif not early and aim:
+                aim -= AIM_STEP
             rfp_store64_release(said, i)
         rfp_store64_release(said, ~<uint64_t>0)     # the waker need not wait for more
     ended(how)
@@ -129,7 +147,7 @@ def waker(QueuePair pair not None, Region local not None, RemoteRegion remote no
                 break
             i += 1
             rfp_store64(said, i)
-            jitter(&random)
+            linger(below(&random, SPREAD))
             if how == DONE:
                 how = one(&pair.c, &write, deadline)
     ended(how)
@@ -151,7 +169,7 @@ def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t
         for i in range(1, rounds + 1):
             for word in range(length // 8):
                 message[word] = i
-            jitter(&random)
+            linger(below(&random, SPREAD))
             rfp_copy_out(slot + 8, &message[1], length - 8)
             rfp_store64_release(slot, i)
             while rfp_load64_acquire(taken) < i and how == DONE:

@@ -9,9 +9,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rfp._core cimport rfp_copy_out
-from rfp.protocol._caller cimport FULL, Caller
+from rfp.protocol._caller cimport Caller
 from rfp.protocol._channel cimport Channel
-from rfp.protocol._client_ring cimport (DONE, GONE, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
+from rfp.protocol._client_ring cimport (DONE, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
                                         client_ring_payload, client_ring_pop, client_ring_response, client_ring_submit)
 from rfp.protocol._service cimport Service, request, response, session
 from rfp.protocol._wire cimport (RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER,
@@ -144,7 +144,7 @@ cdef class RpcClient(Caller):
                                        hint=f"this server takes {ring.slot_size - RFP_REQUEST_HEADER}: a larger max_message=")
                     payload = client_ring_payload(ring)
                     if payload == NULL:
-                        found = GONE if ring.lost else FULL
+                        found = self.make_room(owner, ring, deadline)
                     else:
                         with nogil:
                             memcpy(payload, view.buf, view.len)

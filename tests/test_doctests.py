@@ -30,7 +30,8 @@ def modules() -> list[str]:
 
 
 def pages() -> list[Path]:
-    return [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if re.search(r"^>>> ", page.read_text(), re.MULTILINE)]
+    every = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    return [page for page in every if re.search(r"^>>> ", page.read_text(), re.MULTILINE)]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Rfp(Database):
-    """rfp.address names the server; a private one is embedded in this process."""
+    """rfp.address names the server; a private one is embedded in this process.  handle: what rfp.connect() gave."""
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
         self._properties = properties
@@ -44,7 +44,7 @@ class Rfp(Database):
         self.emulated = emulation(place)
         self._timeout = properties["rfp.timeout"]
         try:
-            self._handle = rfp.connect(place, mode=mode, timeout=self._timeout)
+            self.handle = rfp.connect(place, mode=mode, timeout=self._timeout)
         except BaseException:
             if self._server is not None:
                 self._server.close()
@@ -52,18 +52,18 @@ class Rfp(Database):
 
     def connect(self) -> Any:
         if not self.native:
-            return PythonClient(self._handle)
+            return PythonClient(self.handle)
         from bench._rfp import StoreConnection
         from bench._workload import record_size
 
-        connection = StoreConnection(self._handle, record_size(self._properties), self._timeout)
+        connection = StoreConnection(self.handle, record_size(self._properties), self._timeout)
         self._connections.append(connection)
         return connection
 
     def close(self) -> None:
         for connection in self._connections:
             connection.close()
-        self._handle.close()
+        self.handle.close()
         if self._server is not None:
             self._server.close()
 

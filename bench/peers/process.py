@@ -45,15 +45,26 @@ def package(*names: str) -> Any:
     raise PeerMissing(f"the Python package {wanted} is not installed", hint="pip install 'rfp-rnvm[bench]'")
 
 
+def free_port() -> int:
+    """A TCP port of loopback that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
 class PeerProcess:
     """Runs a server until stop() or our own end, however that comes.
 
     command: its words, where {socket} stands for the path that it shall listen on.  cpus: where it may run (None: anywhere).
-    Raises ConnectionFailed with what the server said if it is not ready within `deadline` seconds.
+    port: of TCP, if it listens there, too.  Raises ConnectionFailed with what the server said if it is not ready within
+    `deadline` seconds.
     """
 
-    def __init__(self, name: str, command: list[str], *, cpus: Collection[int] | None = None, deadline: float = 10) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, command: list[str], *, cpus: Collection[int] | None = None, port: int = 0, deadline: float = 10
+    ) -> None:
+        self.name, self.port = name, port
         self.directory = Path(tempfile.mkdtemp(prefix=f"rfp-ycsb-{name}-"))
         self.socket = str(self.directory / "socket")
         self._log = self.directory / "log"

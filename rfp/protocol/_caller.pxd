@@ -29,7 +29,12 @@ cdef class Caller:
     cdef uint64_t deadline(self, object timeout) except 0
     cdef Channel enter(self, uint64_t deadline)
     cdef Channel attach(self, uint64_t deadline)
+    # A channel for something other than a thread (the benchmark's loop), busy until it is given back.
+    cdef Channel lend(self, uint64_t deadline)
+    cdef void give_back(self, Channel channel) noexcept
     cdef void leave(self, Channel channel) noexcept
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
+    # No slot was free: waits for one; RETRY when there is one, FULL at the deadline, or why the connection is no good.
+    cdef int make_room(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
     cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1
     cdef int lost(self, object link, object because) except -1

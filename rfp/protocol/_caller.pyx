@@ -12,7 +12,7 @@ from cpython.exc cimport PyErr_CheckSignals
 
 from rfp._core cimport rfp_now
 from rfp.protocol._client_ring cimport (CLOSED, DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_flush,
-                                        client_ring_pop, client_ring_submit, client_ring_wait, client_ring_payload)
+                                        client_ring_discard, client_ring_pop, client_ring_submit, client_ring_wait, client_ring_payload)
 from rfp.protocol._wire cimport RFP_OPCODE_PING
 
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
@@ -124,6 +124,23 @@ cdef class Caller:
         finally:
             self.lock.release()
 
+    cdef Channel lend(self, uint64_t deadline):
+        """A channel that belongs to no thread; it is busy until it is given back."""
+        cdef Channel channel
+        with self.lock:
+            if self.is_closed:
+                raise Closed("this handle was closed")
+            held = getattr(self.threads, "held", None)
+            channel = self.attach(deadline)
+            self.threads.held.channel = None
+            self.threads.held = held
+            channel.c.busy = 1
+            return channel
+
+    cdef void give_back(self, Channel channel) noexcept:
+        self.spare.append(channel)
+        self.leave(channel)
+
     cdef Channel attach(self, uint64_t deadline):
         """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
         cdef Channel channel
@@ -220,6 +237,19 @@ cdef class Caller:
                 client_ring_abandon(ring)
                 raise
 
+    cdef int make_room(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
+        """Waits for the oldest answer that nobody waits for any more."""
+        cdef int found
+        if ring.lost:
+            return ring.lost
+        ring.slot[ring.tail].abandoned = False
+        found = self.wait(channel, ring, deadline)
+        if found == DONE:
+            client_ring_discard(ring)
+            return RETRY
+        client_ring_abandon(ring)
+        return FULL if found == TIMED_OUT else found
+
     cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1:
         """A call did not end with DONE: raises what the caller should know, or returns if the call is to be made again."""
         if found == TIMED_OUT:
@@ -261,7 +291,7 @@ cdef class Caller:
                 for i in range(owner.c.count):
                     ring = owner.c.rings[i]
                     if client_ring_payload(ring) == NULL:
-                        found = GONE if ring.lost else FULL
+                        found = self.make_room(owner, ring, deadline)
                         break
                     client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
                     with nogil:

@@ -5,7 +5,8 @@ import os
 
 from libc.string cimport memcpy, memset
 
-from rfp._core cimport rfp_copy_in, rfp_fence_full, rfp_load32, rfp_load64_acquire, rfp_now, rfp_pause
+from rfp._core cimport (rfp_copy_in, rfp_fence_full, rfp_load32, rfp_load64_acquire, rfp_now, rfp_pause, rfp_spin_lost,
+                        rfp_spin_ns, rfp_spin_won)
 from rfp._fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
                                  RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE,
@@ -333,7 +334,6 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     cdef uint32_t looks = 0
     cdef uint64_t now
     cdef uint64_t sleep_from = 0
-    cdef uint64_t asked = 0               # when the server was last known to live
     cdef uint64_t step
     cdef bint arming = False
     cdef uint32_t armed = 0
@@ -341,6 +341,8 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     cdef uint32_t enough = 0              # its looks when one has begun after that
     cdef uint64_t torn = 0
     cdef bint late = False                # a whole step was slept
+    cdef uint64_t spin = rfp_spin_ns(&ring.spin)
+    cdef bint slept = False
     cdef int found
     while True:
         found = client_ring_step(ring)
@@ -349,7 +351,7 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
         late = False
         looks += 1
         rfp_pause()
-        if looks & 15 and ring.spin and not arming:
+        if looks & 15 and spin and not arming:
             continue
         now = rfp_now()
         if deadline and now >= deadline:
@@ -359,10 +361,9 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
             found = CLOSED
             break
         if sleep_from == 0:
-            sleep_from = now + ring.spin
-            asked = now
-        if now - asked >= STEP:
-            asked = now
+            sleep_from = now + spin
+        if now - ring.asked >= STEP:
+            ring.asked = now
             if not ring.pair.ops.alive(ring.pair):
                 # It may have answered before it died.
                 found = client_ring_step(ring)
@@ -377,6 +378,9 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
             # Another is the oldest now, and was not told; or the response is there but was caught in the making.
             ring.channel.ops.disarm(ring.channel)
             arming = False
+        if not slept:
+            slept = True
+            rfp_spin_lost(&ring.spin)
         if not arming:
             armed = ring.channel.ops.arm(ring.channel)
             arming = True
@@ -405,6 +409,8 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
         arming = False
     if arming:
         ring.channel.ops.disarm(ring.channel)
+    if spin and not slept and found == DONE:
+        rfp_spin_won(&ring.spin)
     ring.overslept += late and found == DONE
     return found
 
@@ -588,7 +594,7 @@ cdef class ClientRing:
         # Where a READ completes at once, looking beyond the oldest request only costs time.
         self.c.direct = pair.c.max_inline == ~<uint32_t> 0
         self.c.lookahead = 1 if self.c.direct else max(1, min(pair.c.max_outstanding_reads, slots))
-        self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
+        self.c.spin.ns = 20_000 if os.cpu_count() > 1 else 0
         self.c.closing = &not_closing
         self.c.sequence = 1
         self.c.mode = RFP_MODE_FETCH

@@ -57,7 +57,7 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
     if looks_per_trip is not None:
         ring.c.looks_per_trip = looks_per_trip
     if spin is not None:
-        ring.c.spin = spin
+        ring.c.spin.ns = spin
     if checked is not None:
         ring.c.checked = checked
 

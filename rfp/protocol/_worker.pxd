@@ -1,6 +1,7 @@
 # A worker: the thread that serves rings.  It never needs the GIL (an RPC service's handler may take it).
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp._core cimport rfp_spin
 from rfp._fabric cimport EventChannel, event_channel
 from rfp.protocol._server_ring cimport server_ring
 from rfp.protocol._service cimport Service, service
@@ -17,7 +18,7 @@ cdef struct worker:
     uint32_t count
     char *copies            # GROUP private copies of requests
     uint32_t slot_size      # of the largest ring it may serve: the stride of copies
-    uint64_t spin           # ns without work before it sleeps
+    rfp_spin spin           # without work, before it sleeps
     bint sleeps             # False: never (idle="spin")
     char *beat              # a word in shared memory that it advances, or NULL
     # orders from the thread that owns the worker

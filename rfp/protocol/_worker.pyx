@@ -7,8 +7,8 @@ import threading
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from rfp._core cimport (rfp_futex_wait, rfp_futex_wake, rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64,
-                        rfp_store64_release, rfp_tick_length, rfp_ticks)
+from rfp._core cimport (rfp_futex_wait, rfp_futex_wake, rfp_load64_acquire, rfp_now, rfp_pause, rfp_spin_lost,
+                        rfp_spin_ns, rfp_spin_won, rfp_store64, rfp_store64_release, rfp_tick_length, rfp_ticks)
 from rfp.protocol._server_ring cimport (ServerRing, ring_notify, ring_publish, ring_room, ring_take)
 from rfp.protocol._service cimport request, response
 from rfp.protocol._wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
@@ -150,10 +150,14 @@ cdef void worker_run(worker *w) noexcept nogil:
     cdef uint32_t idle = 0
     cdef uint32_t armed
     cdef bint woken
+    cdef bint worked = False        # since the last sleep
     cdef bint more = False
     while obey(w):
         w.turns += 1
         if turn(w, tick):
+            if idle and worked and w.spin.skip == 0:
+                rfp_spin_won(&w.spin)
+            worked = True
             idle = 0
             idle_since = 0
             # The clock is read once in 16 turns with work: tend() promises the service a clock that is at most 1 ms old.
@@ -163,7 +167,7 @@ cdef void worker_run(worker *w) noexcept nogil:
         else:
             rfp_pause()
             idle += 1
-            if idle % TURNS and (w.spin or not w.sleeps):
+            if idle % TURNS and (w.spin.ns or not w.sleeps):
                 continue
             now = rfp_now()
             if idle_since == 0:
@@ -177,13 +181,17 @@ cdef void worker_run(worker *w) noexcept nogil:
             tended = now
             if w.beat != NULL:
                 rfp_store64(w.beat, now)
-        if idle == 0 or more or not w.sleeps or now - idle_since < w.spin or outstanding(w):
+        if idle == 0 or more or not w.sleeps or now - idle_since < rfp_spin_ns(&w.spin) or outstanding(w):
             continue
+        if worked:
+            worked = False
+            rfp_spin_lost(&w.spin)
         armed = w.channel.ops.arm(w.channel)
         forgive(w)
         # Whoever wrote before it could see the armed word is found now; whoever writes later sees it.
         if rfp_load64_acquire(&w.order) != NOTHING or turn(w, tick):
             w.channel.ops.disarm(w.channel)
+            worked = True
             idle = 0
             idle_since = 0
             continue
@@ -198,7 +206,7 @@ cdef void worker_run(worker *w) noexcept nogil:
             rfp_store64(w.beat, now)
         idle = 0
         # One look after a time-out is enough: the next sleep follows at once.
-        idle_since = now - w.spin
+        idle_since = now - w.spin.ns
         if not woken and turn(w, tick):
             w.overslept += 1
             idle_since = 0
@@ -229,8 +237,7 @@ cdef class Worker:
         self.c.channel = &channel.c
         self.c.slot_size = slot_size
         self.c.sleeps = idle == "adaptive"
-        # Spinning beside the only client on the only processor would keep the client from running.
-        self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
+        self.c.spin.ns = 20_000 if os.cpu_count() > 1 else 0
         self.c.copies = <char *> calloc(GROUP, slot_size)
         if self.c.copies == NULL:
             raise MemoryError()

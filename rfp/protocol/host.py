@@ -311,8 +311,11 @@ class Host:
             guest.numbers += 1
             try:
                 attachment = Attachment(self, guest, guest.numbers, message)
+            except RfpError:
+                raise
             except ValueError as error:
                 raise HandshakeFailed(str(error)) from None
+            # Before the answer: a client that has it finds itself in the figures.
             guest.attachments[guest.numbers] = attachment
             guest.connection.answer(message, attachment.answer, 0.0)
         elif isinstance(message, Detach):

@@ -86,7 +86,7 @@ cdef uint64_t find_free(arena *a, uint64_t size) noexcept nogil:
     """A free block of at least size bytes: the smallest list in which all fit, else the first ones of the list below it."""
     cdef uint32_t level, number, found, log
     cdef uint64_t block, up = size
-    cdef int tries
+    cdef int _
     if size >= EXACT:
         log = 63 - __builtin_clzll(size)
         up += (1ull << (log - LISTS_LOG)) - 1
@@ -106,7 +106,7 @@ cdef uint64_t find_free(arena *a, uint64_t size) noexcept nogil:
     if level >= ARENA_LEVELS:
         return 0
     block = a.heads[level][number]
-    for tries in range(TRIES):
+    for _ in range(TRIES):
         if not block or arena_size(a, block) >= size:
             return block
         block = load(a, block + 8)

@@ -56,10 +56,10 @@ cdef inline const char *take(const char *at, const char *end, bint pairs, entry 
 cdef bint well_formed(const request *r, const response *out, const char *at, bint pairs) noexcept nogil:
     cdef const char *end = r.payload + r.length
     cdef entry e
-    cdef uint32_t i
+    cdef uint32_t _
     if out.capacity < r.count * sizeof(kv_item):
         return False
-    for i in range(r.count):
+    for _ in range(r.count):
         at = take(at, end, pairs, &e)
         if at == NULL:
             return False

@@ -3,12 +3,11 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store._arena cimport arena, arena_check, arena_kind, arena_size
-from rfp.store._index cimport index_bucket, index_chain, index_hash, index_line, index_slot
+from rfp.store._index cimport index_chain, index_hash, index_slot
 from rfp.store._layout cimport (
-    KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_BOARD_MAGIC, KV_LINE,
-    KV_MAX_LINES, KV_SLOTS, KV_EXPIRY_SHIFT, KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_board, kv_bucket, kv_mask,
-    kv_overflow, kv_record, kv_record_size, kv_seal_crc, kv_slot, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
-    kv_value_offset, rfp_crc32c,
+    KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_BOARD_MAGIC,
+    KV_EXPIRY_SHIFT, KV_LINE, KV_SLOTS, KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow,
+    kv_record, kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_crc32c,
 )
 from rfp.store._messages cimport KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY
 from rfp.store._records cimport BUCKET, MAX_PINS, MAX_UPLOADS, holdings, partition, pin, record_at, upload
@@ -31,7 +30,7 @@ cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
 
 cdef const char *check_blocks(partition *p) noexcept nogil:
     cdef arena *a = &p.memory
-    cdef uint64_t block = a.start, records = 0, lines = 0, reserved = 0, held = 0, orphans = 0, pins = 0, values = 0, expiring = 0
+    cdef uint64_t block = a.start, records = 0, lines = 0, reserved = 0, held = 0, pins = 0, values = 0, expiring = 0
     cdef uint64_t expiry
     cdef uint32_t kind
     cdef const char *problem

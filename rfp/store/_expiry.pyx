@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The sweep for what has expired (the contract is in _expiry.pxd)."""
 
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport uint64_t
 from rfp.store._arena cimport arena, arena_kind, arena_size
 from rfp.store._layout cimport KV_BLOCK_END, KV_BLOCK_RECORD, KV_EXPIRY_SHIFT, rfp_prefetch
 from rfp.store._records cimport partition, record_at, record_evict, record_expired
@@ -15,7 +15,7 @@ cdef enum:
 cdef bint expiry_tend(partition *p) noexcept nogil:
     cdef arena *a = &p.memory
     cdef uint64_t at, size, expiry
-    cdef int n
+    cdef int _
     if not p.sweeping:
         if not p.expiring or p.now_ms < p.soonest or p.now < p.rest:
             return False
@@ -24,7 +24,7 @@ cdef bint expiry_tend(partition *p) noexcept nogil:
         p.walked = 0
         p.moved = p.index.moved
         a.cursors[1] = a.start
-    for n in range(SLICE):
+    for _ in range(SLICE):
         at = a.cursors[1]
         if arena_kind(a, at) == KV_BLOCK_END or not p.expiring:
             p.sweeping = False

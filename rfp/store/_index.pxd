@@ -23,6 +23,11 @@ cdef enum:
     # Records per bucket, times two, at which one more is added.
     INDEX_LOAD = 9
 
+cdef enum:                     # what index_insert() says
+    INDEX_INSERTED = 0
+    INDEX_NO_MEMORY = 1        # for an overflow line
+    INDEX_FULL = 2             # the chain is as long as it may get
+
 cdef struct index:
     arena *memory
     char *base
@@ -38,8 +43,7 @@ cdef struct index:
 
 # Lays out a region: board, arena, buckets.  length is a multiple of 64.
 cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets) noexcept nogil
-# False: there is no memory for an overflow line, or the chain is as long as it may get.
-cdef bint index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil
+cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil
 cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil
 # For strict LRU: puts a record into the first slot of its bucket, which is not full; moves one there.
 cdef void index_insert_first(index *x, uint64_t hash, uint64_t slot) noexcept nogil

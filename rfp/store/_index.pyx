@@ -4,13 +4,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.store._arena cimport (
-    ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open, arena_previous,
-    arena_shrink, arena_size, arena_take,
+    ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open,
+    arena_previous, arena_shrink, arena_size, arena_take,
 )
 from rfp.store._layout cimport (
     KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BOARD_MAGIC, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_SLOTS,
-    KV_STATE_PINS, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
-    rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
+    KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link,
+    kv_slot_offset, rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
 )
 
 cdef enum:
@@ -75,7 +75,7 @@ cdef void drop_line(index *x, uint64_t offset) noexcept nogil:
     x.lines -= 1
 
 
-cdef bint index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
+cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
     cdef uint64_t *line = index_line(x, hash)
     cdef uint64_t *next = index_next_line(x, line)
     cdef uint64_t added
@@ -88,14 +88,16 @@ cdef bint index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
     if n < KV_SLOTS:
         rfp_store64_release(line + n, slot)
     else:
-        added = new_line(x, kv_bucket(hash, x.buckets, x.mask)) if lines < KV_MAX_LINES else 0
+        if lines == KV_MAX_LINES:
+            return INDEX_FULL
+        added = new_line(x, kv_bucket(hash, x.buckets, x.mask))
         if not added:
-            return False
+            return INDEX_NO_MEMORY
         store(overflow(x, added).slots, line[LAST])
         store(overflow(x, added).slots + 1, slot)
         rfp_store64_release(line + LAST, kv_slot(0, added, 0))
     x.records += 1
-    return True
+    return INDEX_INSERTED
 
 
 cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
@@ -212,6 +214,10 @@ cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
 
 
 cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
+    cdef kv_record *record = <kv_record *> (x.base + old)
+    if arena_kind(x.memory, old) == KV_BLOCK_RECORD:
+        # It may come to stand where the sweep's hand gets to sooner: that shall not shorten its life.
+        rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)
     rfp_copy_out(x.base + block + 8, x.base + old + 8, arena_size(x.memory, old) - 8)
     arena_become(x.memory, block, arena_kind(x.memory, old))
     index_repoint(x, old, block)

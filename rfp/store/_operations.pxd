@@ -9,8 +9,10 @@ cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t see
 # The record, alive and marked as used, or NULL.
 cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil
 cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_t key_length, const char *value,
-                           uint32_t value_length, uint64_t ttl, uint32_t flags, uint64_t expected, uint64_t *version) noexcept nogil
-cdef uint8_t partition_delete(partition *p, uint64_t hash, const char *key, uint32_t key_length, uint64_t *version) noexcept nogil
+                           uint32_t value_length, uint64_t ttl, uint32_t flags, uint64_t expected,
+                           uint64_t *version) noexcept nogil
+cdef uint8_t partition_delete(partition *p, uint64_t hash, const char *key, uint32_t key_length,
+                              uint64_t *version) noexcept nogil
 cdef uint8_t partition_incr(partition *p, uint64_t hash, const char *key, uint32_t key_length, int64_t delta, int64_t *total,
                             uint64_t *version) noexcept nogil
 cdef uint8_t partition_touch(partition *p, uint64_t hash, const char *key, uint32_t key_length, uint64_t ttl,

@@ -5,12 +5,13 @@ from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint6
 from libc.string cimport memset
 from rfp.store._arena cimport arena_allocate, arena_become, arena_free, arena_kind, arena_size
 from rfp.store._index cimport (
-    INDEX_GRANULE, INDEX_LOAD, index_insert, index_insert_first, index_line, index_move, index_move_first, index_open, index_slot,
-    index_split,
+    INDEX_GRANULE, INDEX_INSERTED, INDEX_LOAD, INDEX_NO_MEMORY, index_insert, index_insert_first, index_line, index_move,
+    index_move_first, index_open, index_slot, index_split,
 )
 from rfp.store._layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask,
-    kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store64, rfp_store64_release,
+    kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_copy_out, rfp_crc32c,
+    rfp_store64, rfp_store64_release,
 )
 from rfp.store._messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS, KV_C_TOUCHES, KV_EXISTS_ALREADY,
@@ -98,11 +99,11 @@ cdef bint clear(partition *p, uint64_t obstacle) noexcept nogil:
 cdef void grow_index(partition *p) noexcept nogil:
     """Adds buckets for the records that came in, at the cost of records if there is no other memory."""
     cdef uint64_t obstacle = 0
-    cdef int tries
+    cdef int _
     if p.patience:
         p.patience -= 1
         return
-    for tries in range(2 * INDEX_GRANULE):
+    for _ in range(2 * INDEX_GRANULE):
         if 2 * p.index.records <= INDEX_LOAD * p.index.buckets:
             return
         if not index_split(&p.index, &obstacle) and not (obstacle and clear(p, obstacle)):
@@ -110,11 +111,31 @@ cdef void grow_index(partition *p) noexcept nogil:
     p.patience = PATIENCE
 
 
+cdef bint insert(partition *p, uint64_t hash, uint64_t entry) noexcept nogil:
+    """Brings a new record into the index, if need be at the cost of another."""
+    cdef uint64_t *last
+    cdef uint64_t line
+    cdef int found
+    if p.policy == BUCKET:
+        last = index_line(&p.index, hash) + KV_SLOTS - 1
+        if last[0]:
+            record_remove(p, hash, last)
+            p.counters[KV_C_EVICTIONS] += 1
+        index_insert_first(&p.index, hash, entry)
+        return True
+    found = index_insert(&p.index, hash, entry)
+    if found == INDEX_NO_MEMORY:
+        line = room_make(p, hash, sizeof(kv_overflow), 0)
+        if line:
+            arena_free(&p.memory, line)
+            found = index_insert(&p.index, hash, entry)
+    return found == INDEX_INSERTED or room_in_chain(p, hash, entry)
+
+
 cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block, uint32_t crc, uint64_t *version) noexcept nogil:
     cdef kv_record *record = record_at(p, block)
     cdef uint64_t entry = kv_slot(kv_tag(hash), block, kv_record_size(record.state & KV_STATE_KEY, record.value_length))
-    cdef uint64_t old = 0, line
-    cdef uint64_t *last
+    cdef uint64_t old
     version[0] = p.version
     record_seal(p, block, crc)
     if slot != NULL:
@@ -123,23 +144,12 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
         if p.policy == BUCKET:
             index_move_first(&p.index, hash, slot)
         record_left(p, old)
-    elif p.policy == BUCKET:
-        last = index_line(&p.index, hash) + KV_SLOTS - 1
-        if last[0]:
-            record_remove(p, hash, last)
-            p.counters[KV_C_EVICTIONS] += 1
-        index_insert_first(&p.index, hash, entry)
-    elif not index_insert(&p.index, hash, entry):
-        # There is no memory for an overflow line, or the chain is too long.  Room for one may be found in the chain itself.
-        line = room_make(p, hash, sizeof(kv_overflow), 0)
-        if line:
-            arena_free(&p.memory, line)
-        if not index_insert(&p.index, hash, entry) and not room_in_chain(p, hash, entry):
-            arena_free(&p.memory, block)
-            p.version = version[0]
-            version[0] = 0
-            return KV_OUT_OF_MEMORY
-    # Only now may the sweep find it.
+    elif not insert(p, hash, entry):
+        arena_free(&p.memory, block)
+        p.version = version[0]
+        version[0] = 0
+        return KV_OUT_OF_MEMORY
+    # Only now may a sweep find it.
     arena_become(&p.memory, block, KV_BLOCK_RECORD)
     record_entered(p, block)
     if p.policy != BUCKET and slot == NULL:
@@ -180,7 +190,8 @@ cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_
     return status
 
 
-cdef uint8_t partition_delete(partition *p, uint64_t hash, const char *key, uint32_t key_length, uint64_t *version) noexcept nogil:
+cdef uint8_t partition_delete(partition *p, uint64_t hash, const char *key, uint32_t key_length,
+                              uint64_t *version) noexcept nogil:
     cdef uint64_t *slot = record_find(p, hash, key, key_length)
     version[0] = 0
     if slot == NULL:

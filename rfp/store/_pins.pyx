@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from rfp.store._arena cimport arena_size
 from rfp.store._layout cimport KV_STATE_PIN, KV_STATE_PINS, kv_record, rfp_store64
 from rfp.store._messages cimport KV_C_PINS, KV_C_UNKNOWN_PINS
-from rfp.store._records cimport MAX_PINS, holdings, partition, pin, record_at, record_unpin
+from rfp.store._records cimport MAX_PINS, holdings, partition, pin, record_unpin
 
 
 cdef holdings *holdings_open(partition *p) noexcept nogil:

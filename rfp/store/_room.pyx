@@ -11,11 +11,13 @@ from rfp.store._layout cimport (
     KV_STATE_REFERENCED, kv_bucket, kv_record, kv_slot_link, kv_slot_offset, rfp_store64, rfp_store64_release,
 )
 from rfp.store._messages cimport KV_C_EVICTIONS
-from rfp.store._records cimport BUCKET, CLOCK, NONE, partition, record_at, record_evict, record_expired, record_left, room
+from rfp.store._records cimport BUCKET, NONE, partition, record_at, record_evict, record_expired, record_left, room
 
 cdef enum:
     # Second chances that one call gives: where all records are in use, one of them goes anyway, and soon.
     CHANCES = 1024
+    # Bytes whose move counts as much as looking at a block.
+    BYTES_MOVED = 256
     # Buckets that one call empties of their last before it gives up on finding a hole by luck.
     NEIGHBOURS = 64
 
@@ -61,7 +63,9 @@ cdef int room_sweep(partition *p, room *r, uint64_t budget) noexcept nogil:
                 rfp_store64(&record.state, record.state & ~<uint64_t> KV_STATE_REFERENCED)
                 if not r.block:
                     a.cursors[0] = at + size
-                elif not move_down(p, r):
+                elif move_down(p, r):
+                    budget -= min(budget, size // BYTES_MOVED)
+                else:
                     room_abandon(p, r)
                     a.cursors[0] = at + size
             else:
@@ -85,8 +89,8 @@ cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint6
     """Takes the least recently used of the key's bucket and of those after it, until there is room."""
     cdef uint64_t bucket = kv_bucket(hash, p.index.buckets, p.index.mask), block
     cdef uint64_t *line
-    cdef int i, n
-    for n in range(NEIGHBOURS):
+    cdef int i, _
+    for _ in range(NEIGHBOURS):
         line = index_bucket(&p.index, bucket)
         for i in range(KV_SLOTS - 1, -1, -1):
             block = kv_slot_offset(line[i])

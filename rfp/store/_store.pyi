@@ -1,5 +1,6 @@
 from rfp._fabric import Region
 from rfp.protocol._service import Service
+from rfp.store.counters import COUNTERS as COUNTERS
 
 EVICTION: dict[str, int]
 

@@ -16,8 +16,8 @@ from rfp.store._layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offse
 from rfp.store._messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES, KV_C_RECORDS, KV_C_REFUSED, KV_COUNTERS, KV_DEFERRED,
     KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_GET, KV_GET_MANY, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE,
-    KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PING, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA, KV_RELEASE,
-    KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put,
+    KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PING, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
+    KV_RELEASE, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put,
 )
 from rfp.store._operations cimport (
     partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_touch,

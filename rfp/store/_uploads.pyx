@@ -4,7 +4,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from rfp.protocol._service cimport session
-from rfp.store._arena cimport arena_allocate, arena_free
+from rfp.store._arena cimport arena_allocate
 from rfp.store._layout cimport (
     KV_BLOCK_RESERVED, kv_record_size, kv_slot_offset, kv_value_offset, rfp_copy_in, rfp_crc32c,
 )
@@ -20,7 +20,7 @@ cdef enum:
     # Blocks that one request looks at to make room: less than a millisecond.
     SWEEP_SLICE = 4096
     # Copied and summed at a time: what was copied is still in the first cache when its CRC is taken.
-    CHUNK = 8192
+    CHUNK = 12288
 
 cdef uint64_t STALLED = 30 * 1000000000     # ns without a piece
 

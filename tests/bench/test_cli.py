@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,8 +10,6 @@ from click.testing import CliRunner
 from bench.cli import main
 from bench.exporters import parse_text
 from bench.properties import Properties
-
-ROOT = Path(__file__).parents[2]
 
 
 def ycsb(*arguments):
@@ -77,10 +74,10 @@ def test_json_is_printed_on_demand():
 )
 def test_errors_name_the_way_out_in_one_line(arguments, says):
     result = ycsb(*arguments)
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert says in result.stderr
     assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.startswith("rfp-ycsb: ")
 
 
 def test_wrong_data_is_an_error(monkeypatch):
@@ -123,8 +120,14 @@ def test_a_missing_program_is_an_error_that_says_what_to_install(monkeypatch):
     pytest.importorskip("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("bench", "redis")
-    assert result.exit_code == 1
-    assert result.stderr == "Error: redis-server is not installed (apt-get install redis-server)\n"
+    assert result.exit_code == 2
+    assert result.stderr == "rfp-ycsb: redis-server is not installed (apt-get install redis-server)\n"
+
+
+def test_an_unreachable_server_is_another_exit_status(tmp_path):
+    result = ycsb("run", "rfp", "-p", f"rfp.address=shm://{tmp_path}/nobody")
+    assert result.exit_code == 3
+    assert "rfp serve" in result.stderr
 
 
 def test_compare_goes_on_without_a_missing_peer(monkeypatch):
@@ -140,7 +143,7 @@ def test_compare_with_nobody_left_is_an_error(monkeypatch):
     pytest.importorskip("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("compare", "redis")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "none of these databases" in result.stderr
 
 
@@ -185,6 +188,6 @@ def test_the_command_starts_without_optional_packages_and_without_the_modules_th
         "assert not any(name.startswith(('bench._', 'bench.phases')) for name in sys.modules), sys.modules\n"
         "main(['bench', 'dict', '-P', 'a'])\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert run.returncode == 0, run.stderr
     assert "[READ], Operations," in run.stdout

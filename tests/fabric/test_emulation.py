@@ -32,14 +32,32 @@ def drain(pair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
     return completions
 
 
-def seconds_for(end, n: int, opcode: int = READ) -> float:
-    """How long n requests take that are posted as fast as the queue takes them."""
-    began = time.monotonic()
-    posted = done = 0
-    while done < n:
-        posted += posted < n and end.pair.post(opcode, end.memory, 128, end.theirs, 128, 8)
-        done += len(end.pair.poll(64))
-    return time.monotonic() - began
+def seconds_for(n: int, *ends) -> float:
+    """How long it takes until n requests are complete, posted as fast as the queues take them; n from each end.
+
+    The best of five: a busy machine makes some slower, and none faster.
+    """
+    best = 1e9
+    for _ in range(5):
+        began = time.monotonic()
+        posted = [0] * len(ends)
+        done = 0
+        while done < n * len(ends):
+            for i, end in enumerate(ends):
+                posted[i] += posted[i] < n and end.pair.post(READ, end.memory, 128, end.theirs, 128, 8)
+                done += len(end.pair.poll(64))
+        best = min(best, time.monotonic() - began)
+    return best
+
+
+def some_try(check) -> None:
+    """check() holds in one of five tries: it has an upper bound, and a busy machine may come between."""
+    for _ in range(4):
+        try:
+            return check()
+        except AssertionError:
+            continue
+    check()
 
 
 @pytest.mark.parametrize("opcode", [READ, WRITE, WRITE_NOTIFY, FETCH_ADD])
@@ -58,29 +76,38 @@ def test_without_emulation_nothing_waits():
 
 
 def test_a_write_lands_after_half_a_round_trip_and_completes_after_the_other_half():
-    rtt = 60 * MS
+    rtt = 20 * MS
     with connected(ShmFabric(rtt_ns=rtt), ShmFabric()) as (a, b):
-        a.memory.write(128, b"x")
-        began = time.monotonic_ns()
-        a.pair.post(WRITE, a.memory, 128, a.theirs, 128, 1)
-        while b.memory.read(128, 1) != b"x":
-            assert a.pair.poll() == []
-        landed = time.monotonic_ns() - began
-        drain(a.pair, 1)
-        assert rtt // 2 <= landed < rtt
-        assert rtt <= time.monotonic_ns() - began < 2 * rtt
+        def check() -> None:
+            b.memory.write(128, b" ")
+            a.memory.write(128, b"x")
+            began = time.monotonic_ns()
+            a.pair.post(WRITE, a.memory, 128, a.theirs, 128, 1)
+            while b.memory.read(128, 1) != b"x":
+                assert a.pair.poll() == []
+            landed = time.monotonic_ns() - began
+            drain(a.pair, 1)
+            completed = time.monotonic_ns() - began
+            too_early.extend(took for took, least in ((landed, rtt // 2), (completed, rtt)) if took < least)
+            assert landed < rtt * 3 // 4
+            assert completed < rtt * 5 // 4
+
+        too_early: list[int] = []
+        some_try(check)
+        assert too_early == []
 
 
 def test_a_read_brings_what_stands_there_half_a_round_trip_later():
-    rtt = 60 * MS
+    rtt = 20 * MS
     with connected(ShmFabric(rtt_ns=rtt), ShmFabric()) as (a, b):
-        began = time.monotonic_ns()
-        a.pair.post(READ, a.memory, 128, a.theirs, 128, 8)
-        while a.pair.poll() == []:
-            b.memory.write(128, struct.pack("<Q", time.monotonic_ns() - began))
-        assert rtt <= time.monotonic_ns() - began
-        sampled, = struct.unpack("<Q", a.memory.read(128, 8))
-        assert rtt // 2 - 10 * MS <= sampled < rtt
+        def check() -> None:
+            began = time.monotonic_ns()
+            a.pair.post(READ, a.memory, 128, a.theirs, 128, 8)
+            while a.pair.poll() == []:
+                b.memory.write(128, struct.pack("<Q", time.monotonic_ns() - began))
+            sampled, = struct.unpack("<Q", a.memory.read(128, 8))
+            assert rtt // 2 - MS <= sampled < rtt * 3 // 4
+        some_try(check)
 
 
 def test_the_longer_of_two_round_trips_counts_for_both_sides():
@@ -94,30 +121,30 @@ def test_a_side_that_emulates_nothing_is_like_its_peer():
     with connected(ShmFabric(rtt_ns=50 * US, in_iops=20_000), ShmFabric()) as (a, b):
         assert (a.pair.emulated, b.pair.emulated) == (True, True)
         for end in (a, b):
-            assert 50 * 50e-6 <= seconds_for(end, 51) < 1
+            assert 50 * 50e-6 <= seconds_for(51, end) < 50 * 50e-6 * 2
 
 
 def test_many_requests_are_on_the_way_at_once():
     with connected(ShmFabric(rtt_ns=20 * MS), ShmFabric()) as (a, _):
-        assert 0.020 <= seconds_for(a, 200) < 0.2      # one after the other they would take 4 s
+        assert 0.020 <= seconds_for(200, a) < 0.2      # one after the other they would take 4 s
 
 
 def test_the_target_takes_requests_in_no_faster_than_its_rate():
     with connected(ShmFabric(), ShmFabric(in_iops=10_000)) as (a, _):
-        assert 200 * 100e-6 <= seconds_for(a, 201) < 200 * 100e-6 * 3
+        assert 200 * 100e-6 <= seconds_for(201, a) < 200 * 100e-6 * 2
 
 
 def test_the_poster_sends_requests_out_no_faster_than_its_rate():
     with connected(ShmFabric(out_iops=10_000), ShmFabric(in_iops=1_000_000)) as (a, _):
-        assert 200 * 100e-6 <= seconds_for(a, 201) < 200 * 100e-6 * 3
+        assert 200 * 100e-6 <= seconds_for(201, a) < 200 * 100e-6 * 2
 
 
 def test_each_direction_of_each_side_has_its_own_rate():
     slow_out = ShmFabric(out_iops=2_000, in_iops=1_000_000)
     fast = ShmFabric(out_iops=1_000_000, in_iops=1_000_000)
     with connected(slow_out, fast) as (a, b):
-        assert seconds_for(a, 21) >= 20 * 500e-6
-        assert seconds_for(b, 21) < 20 * 500e-6        # into the slow-out side nothing is slow
+        assert seconds_for(21, a) >= 20 * 500e-6
+        assert seconds_for(21, b) < 20 * 500e-6        # into the slow-out side nothing is slow
 
 
 def test_rates_are_accurate_to_a_few_percent():
@@ -137,14 +164,7 @@ def test_two_peers_share_the_rate_of_the_one_they_go_to():
         connected(ShmFabric(), server, bells=(bells, first)) as (a, _),
         connected(ShmFabric(), server, bells=(bells, second)) as (c, _),
     ):
-        began = time.monotonic()
-        posted = [0, 0]
-        done = 0
-        while done < 202:
-            for i, end in enumerate((a, c)):
-                posted[i] += posted[i] < 101 and end.pair.post(READ, end.memory, 128, end.theirs, 128, 8)
-                done += len(end.pair.poll(64))
-        assert 201 * 100e-6 <= time.monotonic() - began < 201 * 100e-6 * 3
+        assert 201 * 100e-6 <= seconds_for(101, a, c) < 201 * 100e-6 * 2
 
 
 def test_what_queues_at_one_posters_adapter_does_not_hold_the_targets():
@@ -157,14 +177,14 @@ def test_what_queues_at_one_posters_adapter_does_not_hold_the_targets():
         for _ in range(100):
             assert slow.pair.post(READ, slow.memory, 128, slow.theirs, 128, 8) == 1
         slow.pair.poll()
-        assert seconds_for(fast, 10) < 0.1         # the slow one's 100 take a second
+        assert seconds_for(10, fast) < 0.1         # the slow one's 100 take a second
         assert len(slow.pair.poll(64)) < 50
 
 
 def test_nonsense_in_the_engine_that_peers_share_stops_nobody():
     with connected(ShmFabric(), ShmFabric(in_iops=1_000_000)) as (a, b):
         b.memory.write(8, struct.pack("<Q", 2**64 - 1))
-        assert seconds_for(a, 10) < 1.0
+        assert seconds_for(10, a) < 1.0
 
 
 def test_a_short_write_may_reuse_its_memory_at_once_and_a_long_one_not():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,7 +12,7 @@ from rfp._fabric import REMOTE_READ, REMOTE_WRITE, SUCCESS, WRITE, WRITE_NOTIFY
 from rfp._shm import ShmFabric
 from rfp.errors import Closed, InvalidArgument
 
-from .ends import PAGE, connected
+from .ends import PAGE, at_once, connected
 
 LONG = 10.0        # seconds; no test sleeps that long unless a wake-up was lost
 
@@ -145,25 +144,16 @@ def test_a_closed_channel_sleeps_no_more_and_closes_again(ends):
         ShmFabric().queue_pair(channel, -1, -1)
 
 
-def lost_wakeups(ends, rounds: int, step: float) -> int:
-    """How many of `rounds` wake-ups get lost between two threads that meet at every distance; gives up after ten."""
-    a, b = ends
-    with ThreadPoolExecutor(2) as pool:
-        sleeper = pool.submit(_litmus.sleeper, b.channel, b.memory, 128, rounds, step=step)
-        waker = pool.submit(_litmus.waker, a.pair, a.memory, a.theirs, 128, rounds)
-        waker.result()
-        return sleeper.result()
-
-
 def test_no_wake_up_is_lost_in_a_hundred_thousand(ends):
-    assert lost_wakeups(ends, 100_000, step=LONG) == 0
+    a, b = ends
+    lost, _ = at_once(lambda: _litmus.sleeper(b.channel, b.memory, 128, 100_000, step=LONG),
+                      lambda: _litmus.waker(a.pair, a.memory, a.theirs, 128, 100_000))
+    assert lost == 0
 
 
 @pytest.mark.parametrize("length", [16, 64, 128, 504, 512, 4096])
 def test_a_read_of_what_is_being_published_sees_it_in_order(ends, length):
     a, b = ends
-    with ThreadPoolExecutor(2) as pool:
-        publisher = pool.submit(_litmus.publisher, b.memory, 4096, length, 5000)
-        fetcher = pool.submit(_litmus.fetcher, a.pair, a.memory, a.theirs, 4096, length, 5000)
-        publisher.result()
-        assert fetcher.result() == 0
+    _, torn = at_once(lambda: _litmus.publisher(b.memory, 4096, length, 5000),
+                      lambda: _litmus.fetcher(a.pair, a.memory, a.theirs, 4096, length, 5000))
+    assert torn == 0

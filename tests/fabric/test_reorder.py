@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -13,7 +12,7 @@ from rfp._fabric import BOUNDS, FETCH_ADD, FLUSHED, PEER_GONE, READ, RIGHTS, SUC
 from rfp._reorder import ReorderFabric
 from rfp._shm import ShmFabric
 
-from .ends import PAGE, connected
+from .ends import PAGE, at_once, connected
 
 STEPS = 10_000     # more than anything here takes
 LINES = [bytes([n]) * 64 for n in range(256)]
@@ -319,7 +318,7 @@ def test_who_trusts_the_order_of_a_read_is_found_out():
 
 
 def test_no_wake_up_is_lost():
-    with connected(ReorderFabric(seed=1), ShmFabric()) as (a, b), ThreadPoolExecutor(2) as pool:
-        sleeper = pool.submit(_litmus.sleeper, b.channel, b.memory, 128, 5000, step=10.0)
-        _litmus.waker(a.pair, a.memory, a.theirs, 128, 5000)
-        assert sleeper.result() == 0
+    with connected(ReorderFabric(seed=1), ShmFabric()) as (a, b):
+        lost, _ = at_once(lambda: _litmus.sleeper(b.channel, b.memory, 128, 5000, step=10.0),
+                          lambda: _litmus.waker(a.pair, a.memory, a.theirs, 128, 5000))
+        assert lost == 0

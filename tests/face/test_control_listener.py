@@ -1,6 +1,7 @@
 """One server at a time has an address; what a killed one left is taken over; others' users are kept out."""
 
 import contextlib
+import fcntl
 import os
 import resource
 import signal
@@ -15,7 +16,7 @@ from control_tools import hello, soon
 
 from rfp.address import parse, unique
 from rfp.control import Listener, connect, deadline_in
-from rfp.control.listener import sweep
+from rfp.control.listener import _Lock, sweep
 from rfp.errors import AddressInUse, ConnectionFailed, FabricError, InvalidAddress
 
 
@@ -198,6 +199,24 @@ def test_servers_that_come_and_go_never_take_each_others_socket(address):
         thread.join()
     assert worst
     assert max(worst) == 1
+
+
+def test_the_lock_on_a_file_that_its_holder_has_removed_meanwhile_is_no_lock(address, monkeypatch):
+    """An opener may be held up between open and flock: here until the holder has gone and the next has locked a new file."""
+    holder = Listener(address)
+    next_lock = []
+    flock = fcntl.flock
+
+    def held_up(fd, operation):
+        monkeypatch.undo()
+        holder.close()
+        next_lock.append(_Lock.take(address.path + ".lock"))  # of a server that has not got as far as its socket
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", held_up)
+    with pytest.raises(AddressInUse):
+        Listener(address)
+    next_lock[0].release()
 
 
 def test_another_users_client_is_closed_and_counted(address, monkeypatch):

@@ -79,7 +79,8 @@ class Client:
 
     def value(self, key: bytes) -> bytes | None:
         answer = self.get(key)
-        assert answer.status in (OK, NOT_FOUND) and answer.kind == INLINE, answer
+        assert answer.status in (OK, NOT_FOUND), answer
+        assert answer.kind == INLINE, answer
         return answer.payload if answer.status == OK else None
 
     def exists(self, key: bytes) -> Answer:
@@ -158,5 +159,6 @@ class Client:
 
 
 def reference(answer: Answer) -> Reference:
-    assert answer.status == OK and answer.kind == REFERENCE, answer
+    assert answer.status == OK, answer
+    assert answer.kind == REFERENCE, answer
     return Reference(*struct.unpack("<QQQQ", answer.payload))

@@ -93,7 +93,8 @@ class ArenaMachine(RuleBasedStateMachine):
         if after[1] > room:
             assert moved == 0
             return
-        assert moved == block + after[1] and self.size(moved) == room
+        assert moved == block + after[1]
+        assert self.size(moved) == room
         del self.reserved[block]
         self.reserved[moved] = 0
         self.records[block] = self.records.pop(after[0])

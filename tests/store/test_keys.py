@@ -230,7 +230,8 @@ def test_ping_answers(client):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"eviction": "lru"}, {"max_value": (256 << 20) + 1}, {"lease_ns": 0}, {"first_version": 0}, {"first_version": 1 << 63}]
+    "wrong",
+    [{"eviction": "lru"}, {"max_value": (256 << 20) + 1}, {"lease_ns": 0}, {"first_version": 0}, {"first_version": 1 << 63}],
 )
 def test_a_partition_refuses_wrong_arguments(wrong):
     right = {"seed": 0, "first_version": 1, "lease_ns": 1, "session_quota": 1, "max_value": 1}

@@ -130,17 +130,22 @@ class Machine(RuleBasedStateMachine):
         answer = self.client.get(key)
         there = self.there(key)
         if answer.status == QUOTA:
-            assert there and len(there.value) > CAPACITY
+            assert there
+            assert len(there.value) > CAPACITY
         elif answer.status == NOT_FOUND:
             if there:
                 self.lost(key)
         else:
-            assert there and answer.status == OK and answer.result == there.version
+            assert there
+            assert answer.status == OK
+            assert answer.result == there.version
             if len(there.value) <= CAPACITY:
-                assert answer.kind == INLINE and answer.payload == there.value
+                assert answer.kind == INLINE
+                assert answer.payload == there.value
             else:
                 ref = reference(answer)
-                assert ref.length == len(there.value) and ref.lease == LEASE
+                assert ref.length == len(there.value)
+                assert ref.lease == LEASE
                 assert ref.pin not in self.pins
                 # The lease begins with the first tend() after this.
                 self.pins[ref.pin] = (ref.offset, there.value, 1 << 63)
@@ -153,7 +158,8 @@ class Machine(RuleBasedStateMachine):
             if there:
                 self.lost(key)
         else:
-            assert there and answer == (OK, INLINE, there.version, b"")
+            assert there
+            assert answer == (OK, INLINE, there.version, b"")
             del self.model[key]
 
     @rule(key=keys, delta=st.one_of(st.integers(-5, 5), st.integers(-(1 << 63), (1 << 63) - 1)))
@@ -189,7 +195,8 @@ class Machine(RuleBasedStateMachine):
             if there:
                 self.lost(key)
         else:
-            assert there and answer == (OK, INLINE, there.version, b"")
+            assert there
+            assert answer == (OK, INLINE, there.version, b"")
             there.expiry = self.expiry(ttl)
 
     @rule(items=st.lists(st.tuples(keys, small), max_size=20), ttl=ttls)
@@ -210,11 +217,14 @@ class Machine(RuleBasedStateMachine):
                 if there:
                     self.lost(key)
                 continue
-            assert there and result.version == there.version
+            assert there
+            assert result.version == there.version
             if len(there.value) > left:
-                assert result.status == DEFERRED and result.value == b""
+                assert result.status == DEFERRED
+                assert result.value == b""
             else:
-                assert result.status == OK and result.value == there.value
+                assert result.status == OK
+                assert result.value == there.value
                 left -= len(there.value)
 
     @rule(gone=st.lists(keys, max_size=5))
@@ -225,7 +235,8 @@ class Machine(RuleBasedStateMachine):
                 if there:
                     self.lost(key)
             else:
-                assert there and result == (OK, there.version, b"")
+                assert there
+                assert result == (OK, there.version, b"")
                 del self.model[key]
 
     @rule(key=keys, length=st.integers(0, 20000))
@@ -236,7 +247,8 @@ class Machine(RuleBasedStateMachine):
         elif answer.status == QUOTA:
             assert len(self.uploads) == 8 or length > 1 << 15
         else:
-            assert answer.status in (OK, DEFERRED) and answer.result not in self.uploads
+            assert answer.status in (OK, DEFERRED)
+            assert answer.result not in self.uploads
             if answer.status == OK:
                 self.uploads[answer.result] = (key, self.content(length), 0)
             else:

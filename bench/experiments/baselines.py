@@ -1,0 +1,195 @@
+"""The peers' sides: each a context manager that gives what one round calls.
+
+A side that cannot be measured here raises PeerMissing, which says what to install.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from bench._ring_baseline import RingBaseline
+from bench._workload import Stream, Workload
+from bench.experiments.keys import all_keys, drawn, properties
+from bench.experiments.rows import Figures, Setting, Side
+from bench.peers import memcached, redis
+from bench.peers.process import package, program
+from bench.placement import pinned
+from rfp.errors import RfpError
+
+VALUE = bytes(32)
+clock = time.perf_counter_ns
+
+
+def rate_of(get: Any, keys: list[Any]) -> float:
+    """Calls per second of get(key), in the plainest loop there is."""
+    began = clock()
+    for key in keys:
+        get(key)
+    return len(keys) * 1e9 / (clock() - began)
+
+
+def median_of(get: Any, keys: list[Any]) -> float:
+    """The median time of get(key) in seconds, each call timed."""
+    times = []
+    for key in keys:
+        began = clock()
+        get(key)
+        times.append(clock() - began)
+    times.sort()
+    return times[len(times) // 2] / 1e9
+
+
+@contextlib.contextmanager
+def redis_benchmark(setting: Setting, *, pipeline: int = 64, tcp: bool = True) -> Iterator[Side]:
+    """redis-benchmark's GETs of 32 B, `pipeline` at a time on each of its connections: {"rate": GETs per second}.
+
+    tcp: over loopback, as it does unless told otherwise; else over a Unix socket.
+    """
+    tool = program("redis-benchmark", "redis-tools")
+    with redis.start(setting.server, tcp=tcp) as server:
+        where = ["-p", str(server.port)] if tcp else ["-s", server.socket]
+
+        def call(test: str, count: int) -> float:
+            command = [tool, *where, "-P", str(pipeline), "-t", test, "-n", str(count), "-d", "32"]
+            with pinned(setting.client):
+                done = subprocess.run(
+                    [*command, "-r", str(setting.records), "--csv"], capture_output=True, text=True, timeout=120
+                )
+            return benchmark_rate(done.stdout, done.stderr)
+
+        call("set", setting.records * 10)
+        yield lambda: {"rate": call("get", setting.count(2_000_000, 10_000))}
+
+
+def benchmark_rate(out: str, errors: str = "") -> float:
+    """Requests per second from redis-benchmark's CSV; raises RfpError if it holds none."""
+    for line in out.splitlines():
+        cells = [cell.strip('"') for cell in line.split(",")]
+        if len(cells) > 1 and cells[0].split()[0:1] in (["GET"], ["SET"]):
+            return float(cells[1])
+    raise RfpError(f"redis-benchmark printed no result: {(errors or out).strip()[-200:]!r}")
+
+
+@contextlib.contextmanager
+def pylibmc_client(setting: Setting) -> Iterator[Any]:
+    """A pylibmc client of a private memcached that holds all records."""
+    pylibmc = package("pylibmc")
+    with memcached.start(setting.server) as server:
+        client = pylibmc.Client([server.socket])
+        for key in all_keys(setting.records):
+            client.set(key, VALUE)
+        yield client
+        client.disconnect_all()
+
+
+@contextlib.contextmanager
+def pylibmc_get(setting: Setting) -> Iterator[Side]:
+    """get of 32 B, one at a time: {"rate", "p50"}."""
+    keys, timed = drawn(setting.count(60_000), setting.records), drawn(setting.count(10_000), setting.records)
+    with pylibmc_client(setting) as client:
+
+        def side() -> Figures:
+            with pinned(setting.client):
+                return {"rate": rate_of(client.get, keys), "p50": median_of(client.get, timed)}
+
+        yield side
+
+
+@contextlib.contextmanager
+def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
+    """get_multi of `size` keys of 32 B values: {"rate": keys per second}."""
+    keys = drawn(setting.count(300_000, size), setting.records)
+    batches = [keys[at : at + size] for at in range(0, len(keys) - size + 1, size)]
+    with pylibmc_client(setting) as client:
+
+        def side() -> Figures:
+            with pinned(setting.client):
+                return {"rate": rate_of(client.get_multi, batches) * size}
+
+        yield side
+
+
+@contextlib.contextmanager
+def lmdb_get(setting: Setting) -> Iterator[Side]:
+    """LMDB in this process, one read transaction per get of 32 B: {"rate", "p50"}."""
+    lmdb = package("lmdb")
+    keys, timed = drawn(setting.count(400_000), setting.records), drawn(setting.count(100_000), setting.records)
+    path = tempfile.mkdtemp(prefix="rfp-experiment-lmdb-")
+    try:
+        environment = lmdb.open(path, map_size=1 << 30, sync=False, metasync=False, writemap=True)
+        with environment.begin(write=True) as transaction:
+            for key in all_keys(setting.records):
+                transaction.put(key, VALUE)
+        begin = environment.begin
+
+        def get(key: bytes) -> Any:
+            with begin() as transaction:
+                return transaction.get(key)
+
+        def side() -> Figures:
+            with pinned(setting.client):
+                began = clock()
+                for key in keys:  # without a function of our own around it
+                    with begin() as transaction:
+                        transaction.get(key)
+                rate = len(keys) * 1e9 / (clock() - began)
+                return {"rate": rate, "p50": median_of(get, timed)}
+
+        yield side
+        environment.close()
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def memcpy(setting: Setting, size: int = 1 << 20, spread: int = 16) -> Iterator[Side]:
+    """The C library's memcpy of `size` bytes, from `spread` places by turns: {"rate": bytes per second}."""
+    sources = [ctypes.create_string_buffer(bytes([at + 1]) * size, size) for at in range(spread)]
+    target = ctypes.create_string_buffer(size)
+    rounds = setting.count(3000)
+
+    def side() -> Figures:
+        with pinned(setting.client):
+            began = clock()
+            for at in range(rounds):
+                ctypes.memmove(target, sources[at % spread], size)
+            return {"rate": rounds * size * 1e9 / (clock() - began)}
+
+    yield side
+
+
+@contextlib.contextmanager
+def bare_ring(setting: Setting, *, window: int) -> Iterator[Side]:
+    """Two pinned threads, a ring of cache lines, a bucket probe: {"rate", "p50"}."""
+    count = setting.count(4_000_000 if window > 1 else 1_000_000, 10_000)
+    stream = Stream(Workload(properties(setting.records)))
+    stream.predraw(setting.count(100_000, 1000))
+
+    def side() -> Figures:
+        ring = RingBaseline(setting.records)
+
+        def serve() -> None:
+            with pinned(setting.server):
+                ring.serve()
+
+        server = threading.Thread(target=serve, daemon=True)
+        server.start()
+        try:
+            with pinned(setting.client):
+                seconds, latencies, right = ring.ask(stream, count, window=window, timeout=60)
+        finally:
+            ring.stop()
+            server.join(10)
+        if right != count:
+            raise RfpError(f"the baseline answered {count - right} of {count} requests wrongly")
+        return {"rate": count / seconds, "p50": latencies.percentile(50) / 1e9}
+
+    yield side

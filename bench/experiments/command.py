@@ -1,0 +1,86 @@
+"""The command that runs experiments: `make bench`, `python -m bench.experiments`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from bench.experiments.rows import Row, Setting, machine, table
+from rfp.errors import RfpError
+
+# In the order of the table.
+NAMES = ("python_get", "python_get_many", "window", "large_values", "large_put", "idle", "capacity", "growth")
+
+
+def run(name: str, setting: Setting, **options: Any) -> list[Row]:
+    """The rows of one experiment; if it cannot be measured here, one row that says why."""
+    module = importlib.import_module(f"bench.experiments.{name}")
+    try:
+        found: list[Row] = module.measure(setting, **options)
+    except RfpError as error:
+        return [Row(name, None, "", bar=0, why=str(error))]
+    return found
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[NAME]...")
+@click.option(
+    "--json", "json_file", type=click.Path(dir_okay=False, writable=True), help="Write rows, setting and machine as JSON."
+)
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of which the medians are taken.")
+@click.option(
+    "--scale",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Shrinks all counts, for a quick look.",
+)
+@click.option("--curve", metavar="FILE", help="Draw the curve of `growth` (PNG, SVG or PDF; needs matplotlib).")
+@click.option("--list", "listing", is_flag=True, help="Print the experiments and their questions.")
+def main(names: Sequence[str], json_file: str | None, rounds: int, scale: float, curve: str | None, listing: bool) -> None:
+    """Measure the speed table, or the experiments NAMEd: measured, peer, ratio, bar, met or MISSED.
+
+    All of it takes some minutes; use a machine that does nothing else.
+
+    \b
+    Examples:
+      python -m bench.experiments
+      python -m bench.experiments window python_get --json out/speed.json
+      python -m bench.experiments --scale 0.05 --rounds 1
+    """
+    if listing:
+        for name in NAMES:
+            click.echo(f"{name:<16} {importlib.import_module(f'bench.experiments.{name}').QUESTION}")
+        return
+    setting = Setting(rounds=rounds, scale=scale)
+    before = machine()
+    if before["load"] > 0.5:
+        click.echo(f"this machine is busy (load {before['load']}): the figures will show that", err=True)
+    if setting.placement is None:
+        click.echo("there is one CPU: client and server share it, and no bar was set for that", err=True)
+    rows: list[Row] = []
+    began = time.monotonic()
+    for name in names or NAMES:
+        click.echo(f"{name} ...", err=True)
+        rows += run(name, setting, **({"picture": curve} if name == "growth" and curve else {}))
+    click.echo(table(rows))
+    bars = [row for row in rows if row.bar is not None]
+    met = sum(row.met is True for row in bars)
+    scaled = f", counts scaled by {scale:g}" if scale != 1 else ""
+    click.echo(f"\n{met} of {len(bars)} bars met; medians of {rounds} rounds{scaled}; {time.monotonic() - began:.0f} s; "
+               f"{before['cpu']}, {before['cpus']} CPUs, load before {before['load']}")  # fmt: skip
+    if json_file:
+        if os.path.dirname(json_file):
+            os.makedirs(os.path.dirname(json_file), exist_ok=True)
+        with open(json_file, "w", encoding="utf-8") as file:
+            json.dump(
+                {"machine": before, "rounds": rounds, "scale": scale, "rows": [row.as_json() for row in rows]}, file, indent=1
+            )
+    sys.exit(0)

@@ -1,0 +1,85 @@
+"""This package's sides: an embedded server on its own CPU, its Python client and the driver in C."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import rfp
+from bench import phases
+from bench.databases import Database, open_database
+from bench.experiments.baselines import VALUE, median_of, rate_of
+from bench.experiments.keys import all_keys, drawn, properties
+from bench.experiments.rows import Figures, Setting, Side
+from bench.placement import pinned
+from bench.properties import Properties
+
+
+@contextlib.contextmanager
+def served(setting: Setting, memory: int | str = "256MiB", **options: object) -> Iterator[tuple[rfp.Server, rfp.Client]]:
+    """A server with one worker on the server's CPU, and a handle."""
+    cpus = sorted(setting.server) if setting.server else None
+    with rfp.Server(memory, cpus=cpus, **options) as server, rfp.connect(server.address, timeout=30) as kv:  # type: ignore[arg-type]
+        yield server, kv
+
+
+@contextlib.contextmanager
+def loaded(setting: Setting) -> Iterator[rfp.Client]:
+    """A handle to a server that holds all records."""
+    with served(setting) as (_, kv):
+        keys = all_keys(setting.records)
+        for at in range(0, len(keys), 64):
+            kv.put_many(dict.fromkeys(keys[at : at + 64], VALUE))
+        yield kv
+
+
+@contextlib.contextmanager
+def python_get(setting: Setting) -> Iterator[Side]:
+    """kv.get of 32 B, one at a time: {"rate", "p50"}."""
+    keys, timed = drawn(setting.count(400_000), setting.records), drawn(setting.count(100_000), setting.records)
+    with loaded(setting) as kv:
+
+        def side() -> Figures:
+            with pinned(setting.client):
+                return {"rate": rate_of(kv.get, keys), "p50": median_of(kv.get, timed)}
+
+        yield side
+
+
+@contextlib.contextmanager
+def python_get_many(setting: Setting, size: int = 64) -> Iterator[Side]:
+    """kv.get_many of `size` keys of 32 B values: {"rate": keys per second}."""
+    keys = drawn(setting.count(1_000_000, size), setting.records)
+    batches = [keys[at : at + size] for at in range(0, len(keys) - size + 1, size)]
+    with loaded(setting) as kv:
+
+        def side() -> Figures:
+            with pinned(setting.client):
+                return {"rate": rate_of(kv.get_many, batches) * size}
+
+        yield side
+
+
+@contextlib.contextmanager
+def driver(setting: Setting, *, window: int) -> Iterator[Side]:
+    """The driver in C, one thread, one worker, 95/5 zipfian on 16 + 32 B, requests drawn ahead: {"rate", "p50"}."""
+    p = properties(setting.records, rfp__window=window, rfp__predraw=setting.count(100_000, 1000), rfp__memory="256MiB")
+    with open_database("rfp", p, private=True, placement=setting.placement) as database:
+        load(setting, database, p)
+        yield lambda: drive(setting, database, p, setting.count(4_000_000 if window > 1 else 1_000_000, 10_000))
+
+
+def load(setting: Setting, database: Database, p: Properties) -> None:
+    """Inserts the records, many at a time."""
+    with pinned(setting.client):
+        phases.load(database, p.with_(rfp__window=32))
+
+
+def drive(setting: Setting, database: Database, p: Properties, operations: int) -> Figures:
+    """One run of the driver in C."""
+    with pinned(setting.client):
+        result = phases.run(database, p.with_(operationcount=operations))
+    if any(set(metric.returns) != {"OK"} for metric in result.metrics):
+        raise rfp.RfpError(f"operations failed: { {metric.name: metric.returns for metric in result.metrics} }")
+    reads = result.metric("READ")
+    return {"rate": result.throughput, "p50": reads.done.percentile(50) / 1e9 if reads else float("nan")}

@@ -1,0 +1,16 @@
+from collections.abc import Callable
+
+from typing_extensions import Buffer
+
+from rfp.address import Address
+from rfp.protocol._caller import Caller
+from rfp.protocol._service import Service
+
+class HandlerService(Service):
+    def __new__(cls, handler: Callable[[bytes], bytes]) -> HandlerService: ...
+
+class RpcClient(Caller):
+    def __init__(
+        self, address: str | Address | None, *, timeout: float = 5.0, reconnect: bool = True, mode: str = "auto"
+    ) -> None: ...
+    def call(self, message: Buffer, *, timeout: float | None = None) -> bytes: ...

@@ -1,0 +1,251 @@
+"""The speed table: its arithmetic, its sides, and every experiment at a scale that takes no time.  Nothing here judges speed."""
+
+import importlib
+import json
+import shutil
+import threading
+
+import pytest
+from click.testing import CliRunner
+
+from bench._ring_baseline import RingBaseline, load_latency
+from bench._workload import Stream, Workload
+from bench.experiments import baselines, command, growth, idle, large_put, large_values, window
+from bench.experiments.keys import all_keys, drawn, properties
+from bench.experiments.other_process import OtherProcess
+from bench.experiments.rows import Row, Setting, number, table, take_turns
+from bench.peers.process import PeerMissing
+from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument, RfpError
+
+TINY = Setting(rounds=1, scale=0.002)
+
+
+@pytest.mark.parametrize(
+    ("row", "ratio", "met"),
+    [
+        (Row("a", 50.0, "op/s", 10.0, "peer", 5), 5, True),
+        (Row("a", 49.0, "op/s", 10.0, "peer", 5), 4.9, False),
+        (Row("a", 2e-6, "s", 1e-6, "peer", 2, at_least=False), 2, True),
+        (Row("a", 2.1e-6, "s", 1e-6, "peer", 2, at_least=False), 2.1, False),
+        (Row("a", 0.4, "%", bar=1, at_least=False), 0.4, True),
+        (Row("a", 50.0, "op/s", None, "peer", 5, why="not installed"), None, None),
+        (Row("a", None, "op/s", 10.0, "peer", 5), None, None),
+        (Row("a", 50.0, "op/s", 10.0, "peer"), 5, None),
+    ],
+)
+def test_a_bar_is_met_or_missed_or_was_not_measured(row, ratio, met):
+    assert row.ratio == (ratio if ratio is None else pytest.approx(ratio))
+    assert row.met is met
+    assert row.as_json()["met"] is met
+
+
+def test_the_table_says_missed_where_a_bar_is_missed():
+    text = table(
+        [
+            Row("good", 50.0, "op/s", 10.0, "peer", 5),
+            Row("bad", 10.0, "op/s", 10.0, "peer", 5),
+            Row("gone", None, "", bar=0, why="no peer"),
+        ]
+    )
+    good, bad, gone = text.splitlines()[2:5]
+    assert good.split() == ["good", "50", "op/s", "peer", "10", "op/s", "5", "x", ">=", "5", "x", "met"]
+    assert bad.endswith("MISSED")
+    assert gone.endswith("not measured")
+    assert text.splitlines()[-1] == "gone: no peer"
+
+
+def test_sides_take_turns_and_medians_leave_the_first_round_out():
+    called = []
+
+    def side(name, values):
+        left = iter(values)
+
+        def call():
+            called.append(name)
+            return {"rate": next(left)}
+
+        return call
+
+    found = take_turns({"a": side("a", [1000, 1, 9, 5]), "b": side("b", [0, 2, 2, 3])}, rounds=3)
+    assert called == ["a", "b"] * 4
+    assert found == {"a": {"rate": 5}, "b": {"rate": 2}}
+
+
+def test_numbers_are_written_with_their_units():
+    assert [number(*each) for each in ((2.5e-9, "s"), (0.0031, "s"), (2.0, "s"), (0.5, "%"), (1.5e6, "key/s"), (0.0, "s"))] == [
+        "2.5 ns", "3.1 ms", "2 s", "0.5 %", "1.5 Mkey/s", "0 s",
+    ]  # fmt: skip
+
+
+def test_keys_have_16_bytes_and_are_those_that_are_drawn():
+    keys = all_keys(50)
+    assert len(set(keys)) == 50
+    assert {len(key) for key in keys} == {16}
+    assert set(drawn(500, 50)) <= set(keys)
+
+
+@pytest.mark.parametrize("window_size", [1, 7, 255])
+def test_the_bare_ring_answers_every_request_rightly(window_size):
+    ring = RingBaseline(3000)
+    assert ring.value(all_keys(3000)[2999]) == all_keys(3000)[2999] * 2
+    assert ring.value(b"user999999999999") is None
+    stream = Stream(Workload(properties(3000, readproportion=0.5, updateproportion=0.5)))
+    server = threading.Thread(target=ring.serve)
+    server.start()
+    try:
+        seconds, latencies, right = ring.ask(stream, 5000, window=window_size, timeout=20)
+    finally:
+        ring.stop()
+        server.join(10)
+    assert right == latencies.count == 5000
+    assert 0 < latencies.percentile(50) < seconds * 1e9
+
+
+def test_the_bare_ring_finds_what_it_does_not_hold_wrong():
+    ring = RingBaseline(10)
+    stream = Stream(Workload(properties(1000, readproportion=1, updateproportion=0, requestdistribution="uniform")))
+    server = threading.Thread(target=ring.serve)
+    server.start()
+    try:
+        _, _, right = ring.ask(stream, 1000, window=4, timeout=20)
+    finally:
+        ring.stop()
+        server.join(10)
+    assert right < 100
+
+
+def test_a_bare_ring_without_a_server_ends_at_its_deadline():
+    stream = Stream(Workload(properties(10)))
+    with pytest.raises(DeadlineExceeded, match="0 of 10"):
+        RingBaseline(10).ask(stream, 10, timeout=0.05)
+    with pytest.raises(InvalidArgument, match="between 1 and 255"):
+        RingBaseline(10).ask(stream, 10, window=256)
+
+
+def test_a_dependent_load_takes_longer_where_it_misses():
+    assert load_latency(128 << 20, 1 << 16) > 2 * load_latency(16 << 10, 1 << 16)
+
+
+def test_redis_benchmarks_result_is_read_and_its_absence_is_an_error():
+    out = '"test","rps","avg_latency_ms"\n"GET","1234.50","0.1"\n'
+    assert baselines.benchmark_rate(out) == 1234.5
+    assert baselines.benchmark_rate('"GET","7.0"') == 7
+    with pytest.raises(RfpError, match="Could not connect"):
+        baselines.benchmark_rate("", "Could not connect")
+
+
+@pytest.mark.parametrize("side", ["redis_benchmark", "pylibmc_get", "pylibmc_get_multi", "lmdb_get", "memcpy"])
+def test_each_peer_gives_its_figures(side):
+    if side == "redis_benchmark" and not (shutil.which("redis-benchmark") and shutil.which("redis-server")):
+        pytest.skip("redis is not installed")
+    if side.startswith("pylibmc"):
+        pytest.importorskip("pylibmc")
+        if not shutil.which("memcached"):
+            pytest.skip("memcached is not installed")
+    if side == "lmdb_get":
+        pytest.importorskip("lmdb")
+    with getattr(baselines, side)(TINY) as measure:
+        figures = measure()
+    assert figures["rate"] > 100
+    assert figures.get("p50", 1e-9) > 0
+
+
+def without_peers(monkeypatch):
+    def missing(*arguments, **options):
+        raise PeerMissing("redis-benchmark is not installed", hint="apt-get install redis-tools")
+
+    for peer in ("redis_benchmark", "pylibmc_get", "pylibmc_get_multi", "lmdb_get"):
+        monkeypatch.setattr(baselines, peer, missing)
+
+
+@pytest.mark.parametrize("name", command.NAMES)
+def test_every_experiment_gives_rows_also_without_peers(name, monkeypatch):
+    without_peers(monkeypatch)
+    monkeypatch.setattr(growth, "SIZES", (10_000, 1_000_000))
+    rows = importlib.import_module(f"bench.experiments.{name}").measure(TINY)
+    assert rows
+    assert all(row.measured is not None for row in rows)
+    assert any(row.bar is not None for row in rows)
+    for row in rows:
+        assert row.met is not None or row.bar is None or "redis-tools" in row.why
+
+
+def test_the_window_experiment_names_both_ways_to_redis(monkeypatch):
+    peers = {True: 10.0, False: 20.0}
+
+    class Fixed:
+        def __init__(self, setting, tcp=True):
+            self.rate = peers[tcp]
+
+        def __enter__(self):
+            return lambda: {"rate": self.rate}
+
+        def __exit__(self, *exception):
+            pass
+
+    monkeypatch.setattr(baselines, "redis_benchmark", Fixed)
+    rows = window.measure(TINY)
+    assert [(row.peer, row.bar) for row in rows[:2]] == [(10.0, 10), (20.0, None)]
+
+
+def test_the_curve_is_drawn(tmp_path, drawing, monkeypatch):
+    monkeypatch.setattr(growth, "SIZES", (10_000, 1_000_000))
+    growth.measure(TINY, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_experiment_that_cannot_be_measured_is_a_row_that_says_why(monkeypatch):
+    def fails(setting):
+        raise ConnectionFailed("as told")
+
+    monkeypatch.setattr(large_values, "measure", fails)
+    (row,) = command.run("large_values", TINY)
+    assert (row.met, row.why) == (None, "as told")
+    assert table([row]).splitlines()[2].endswith("not measured")
+
+
+def test_a_server_that_works_is_not_idle():
+    busy = "import time\nprint('x', flush=True)\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+    with OtherProcess(busy) as other:
+        other.hear()
+        before = idle.cpu_seconds(other.pid)
+        while idle.cpu_seconds(other.pid) < before + 0.05:
+            pass
+        other._process.kill()
+
+
+def test_another_process_that_ends_is_an_error():
+    with OtherProcess("print('one'); raise SystemExit(3)") as other:
+        assert other.hear() == "one"
+        with pytest.raises(ConnectionFailed, match="code 3"):
+            other.hear()
+    with OtherProcess("import sys; sys.stdin.read()") as silent:
+        with pytest.raises(DeadlineExceeded):
+            silent.hear(0.05)
+        assert silent.said() is None
+
+
+def test_every_experiment_has_a_question():
+    listed = CliRunner().invoke(command.main, ["--list"]).stdout
+    for name in command.NAMES:
+        question = importlib.import_module(f"bench.experiments.{name}").QUESTION
+        assert question.endswith("?")
+        assert question in listed
+
+
+def test_the_command_prints_the_table_and_writes_json(tmp_path):
+    path = tmp_path / "new" / "speed.json"
+    arguments = ["large_values", "--scale", "0.002", "--rounds", "1", "--json", str(path)]
+    result = CliRunner().invoke(command.main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "get_into of 1 MiB" in result.stdout
+    assert "bars met; medians of 1 rounds, counts scaled by 0.002" in result.stdout
+    written = json.loads(path.read_text())
+    assert [row["name"] for row in written["rows"]] == ["get_into of 1 MiB", "put of 1 MiB"]
+    assert written["machine"]["cpus"] >= 1
+
+
+def test_the_putter_is_stopped_when_the_gets_fail(monkeypatch):
+    monkeypatch.setattr(large_put, "take_turns", lambda sides, rounds: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        large_put.measure(TINY)

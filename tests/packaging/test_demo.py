@@ -1,0 +1,30 @@
+"""`make demo` does what it says, also where nobody can answer its question."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).parents[2] / "scripts" / "demo"
+
+
+@pytest.mark.long
+@pytest.mark.timeout(180)
+def test_the_demo_measures_draws_and_gets_back_what_it_put(tmp_path):
+    pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib")
+    (tmp_path / "scripts").mkdir()
+    demo = shutil.copy(DEMO, tmp_path / "scripts")          # its results go beside it
+    command = [sys.executable, demo, "--rounds=1", "--seconds=0.02", "-precordcount=100"]
+    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170)
+    assert run.returncode == 0, run.stderr
+    numbers = json.loads((tmp_path / "out" / "demo.json").read_text())
+    assert {row["workload"] for row in numbers} == {f"workload{letter}" for letter in "abcdf"}
+    assert {"rfp", "rfp-python"} <= {row["database"] for row in numbers}
+    assert not any(row["failed"] for row in numbers)
+    assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
+    assert "got b'demo.png'" in run.stdout
+    missing = {"redis", "memcached"} - {row["database"] for row in numbers}
+    assert all(f"left out {name}" in run.stderr and "install" in run.stderr for name in missing)
