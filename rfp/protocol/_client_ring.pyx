@@ -284,6 +284,8 @@ cdef int client_ring_step(client_ring *ring) noexcept nogil:
                 collect(ring)
             if slot.stage != HERE:
                 return ring.lost
+        elif not ring.direct:
+            collect(ring)                       # what is not polled need not move
         if not slot.abandoned:
             return DONE
         client_ring_discard(ring)

@@ -9,11 +9,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_copy_out, rfp_now, rfp_pause
+from rfp._fabric cimport Region, RemoteRegion
 from rfp.protocol cimport _client_ring as client
 from rfp.protocol cimport _server_ring as server
 from rfp.protocol._client_ring cimport ClientRing
 from rfp.protocol._server_ring cimport ServerRing
 from rfp.protocol._service cimport Service, request, response, session
+from rfp.protocol._worker cimport Worker
 from rfp.protocol._wire cimport (RFP_KIND_INLINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_RESPONSE_HEADER,
                                  RFP_TAKE_LENGTH, RFP_TAKE_NONE, RFP_TAKE_UNFINISHED, RFP_TAKE_VALID,
                                  rfp_response_header)
@@ -118,6 +120,16 @@ def release(ClientRing ring not None, uint64_t pin):
     client.client_ring_release(&ring.c, pin)
 
 
+def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
+             uint64_t remote_offset, uint64_t length, double seconds):
+    """A READ or WRITE beside the ring's own, to its end: "done", "gone" or "timed out"."""
+    cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
+    cdef int found
+    with nogil:
+        found = client.client_ring_transfer(&ring.c, opcode, &local.c, local_offset, &remote.c, remote_offset, length, deadline)
+    return OUTCOMES[found]
+
+
 def room(ClientRing ring not None):
     """Free slots."""
     return client.client_ring_room(&ring.c)
@@ -170,6 +182,11 @@ def complete(ServerRing ring not None):
     """Takes the completions of replies.  Returns how many posts are not complete."""
     server.ring_complete(&ring.c)
     return ring.c.replies
+
+
+def impatient(Worker worker not None):
+    """Has a worker that has not been started sleep as soon as it finds nothing to do."""
+    worker.c.spin = 0
 
 
 # Services
