@@ -29,6 +29,7 @@ cdef extern from "rfp/core/thread.h" nogil:
 cdef enum:
     SLICE = 100000000     # ns between two looks for signals (Ctrl-C) while waiting
     TRIALS = 9            # pings that calibrate a ring
+    IDLE = 100000000      # ns after which a call first asks whether the server still lives
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.25    # seconds between attempts to reconnect
 LONGEST_ATTEMPT = 1.0                       # seconds: between two attempts a thread sees that the handle was closed
@@ -76,13 +77,22 @@ cdef class Caller:
     cdef Channel enter(self, uint64_t deadline):
         """This thread's channel, marked busy; every enter has its leave."""
         cdef Channel channel
-        # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
-        while rfp_thread.identity != self.identity or self.identity == 0:
-            self.find_channel(deadline)
-        channel = <Channel> rfp_thread.channel
-        if channel.c.busy:
-            raise CallerError("this thread is inside another call of this handle",
-                              hint="a signal handler or finalizer must not use the handle that it may have interrupted")
+        while True:
+            # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
+            while rfp_thread.identity != self.identity or self.identity == 0:
+                self.find_channel(deadline)
+            channel = <Channel> rfp_thread.channel
+            if channel.c.busy:
+                raise CallerError("this thread is inside another call of this handle",
+                                  hint="a signal handler or finalizer must not use the handle that it may have interrupted")
+            # A request written to a dead server counts as sent: who was idle for a while looks first.  (With different
+            # timeouts this measures something else than time; then there is a look too many or too few.)
+            if deadline <= channel.c.looked + IDLE:
+                break
+            channel.c.looked = deadline
+            if channel.c.rings[0].pair.ops.alive(channel.c.rings[0].pair):
+                break
+            self.lost(channel.link, "the server is gone")
         channel.c.busy = 1
         return channel
 

@@ -1,0 +1,199 @@
+"""Other processes that run servers and clients: told what to do, stopped, killed.
+
+As a program: reads lines of Python (as JSON strings), executes each, and answers with one line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import rfp
+
+SECONDS = 30  # that anything may take
+
+
+class Failed(Exception):
+    """What was told to another process raised this there."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+class Process:
+    """A Python interpreter that does what it is told, a line at a time."""
+
+    def __init__(self, prelude: str = "") -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        self.pid = self.process.pid
+        self._data = b""
+        self.do("import os, random, signal, threading, time, zlib, rfp\nfrom rfp import errors\n" + prelude)
+
+    def tell(self, code: str) -> None:
+        """Lets it do something; `answer` waits for that."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(code).encode() + b"\n")
+        self.process.stdin.flush()
+
+    def answer(self, seconds: float = SECONDS) -> Any:
+        """What the oldest thing told gave; raises Failed if it raised, TimeoutError, EOFError if it ended."""
+        assert self.process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._data:
+            if not select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise TimeoutError(f"process {self.pid} did not answer within {seconds} s")
+            more = os.read(self.process.stdout.fileno(), 1 << 16)
+            if not more:
+                raise EOFError(f"process {self.pid} has ended")
+            self._data += more
+        line, self._data = self._data.split(b"\n", 1)
+        answer = json.loads(line)
+        if "error" in answer:
+            raise Failed(answer["error"], answer["text"])
+        return answer["value"]
+
+    def do(self, code: str, seconds: float = SECONDS) -> Any:
+        self.tell(code)
+        return self.answer(seconds)
+
+    def stop(self) -> None:
+        """SIGSTOP, and waits until it has taken effect on all threads."""
+        os.kill(self.pid, signal.SIGSTOP)
+        until(lambda: all(state == "T" for state in self._states()))
+
+    def go_on(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _states(self) -> list[str]:
+        return [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+
+    def kill(self) -> None:
+        self.process.kill()
+        self._reap()
+
+    def _reap(self) -> None:
+        self.process.wait(SECONDS)
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):
+                stream.close()
+
+    def close(self) -> None:
+        """Lets it end by itself: that must go well."""
+        if self.process.returncode is None:
+            assert self.process.stdin is not None
+            self.process.stdin.close()
+            with contextlib.suppress(ProcessLookupError):
+                self.go_on()
+            try:
+                assert self.process.wait(SECONDS) == 0, f"it ended with {self.process.returncode}"
+            finally:
+                self.process.kill()
+                self._reap()
+
+    def descriptors(self) -> dict[str, int]:
+        """How many file descriptors of each kind it has open."""
+        kinds: dict[str, int] = {}
+        for fd in Path(f"/proc/{self.pid}/fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                kind = os.readlink(fd).partition(":[")[0]
+                kinds[kind] = kinds.get(kind, 0) + 1
+        return kinds
+
+    def processor_time(self) -> float:
+        """Seconds of processor that it has used."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class ServerProcess(Process):
+    """A process with a server in it, under the name `server`."""
+
+    def __init__(self, address: str, **options: Any) -> None:
+        super().__init__()
+        self.address = address
+        self.options = {"memory": "64MiB", **options}
+        self.do(f"server = rfp.Server(address={address!r}, **{self.options!r})")
+
+    def figures(self) -> dict[str, Any]:
+        return self.do("server.figures()")
+
+    def close(self) -> None:
+        if self.process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self.go_on()
+            self.do("server.close()")
+        super().close()
+
+
+class ClientProcess(Process):
+    """A process with a client in it, under the name `kv`."""
+
+    def __init__(self, address: str, prelude: str = "", **options: Any) -> None:
+        super().__init__(prelude)
+        self.do(f"kv = rfp.connect({address!r}, **{options!r})\nkv.ping()")
+
+
+@contextlib.contextmanager
+def ended(*processes: Process) -> Iterator[None]:
+    """Kills what is left of these processes at the end."""
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def until(fact: Callable[[], Any], seconds: float = SECONDS) -> Any:
+    """Asks until the answer is true, and returns it."""
+    deadline = time.monotonic() + seconds
+    while not (found := fact()):
+        assert time.monotonic() < deadline, f"it did not come to pass within {seconds} s"
+        time.sleep(0.002)
+    return found
+
+
+def under_way(kv: rfp.Client) -> bool:
+    """Whether a thread is inside a call of this handle, and its request written or about to be."""
+    return any(channel.busy for channel in kv.link.channels)
+
+
+def main() -> None:
+    names: dict[str, Any] = {}
+    for line in sys.stdin:
+        code = json.loads(line)
+        try:
+            try:
+                compiled = compile(code, "<told>", "eval")
+            except SyntaxError:
+                exec(compile(code, "<told>", "exec"), names)
+                value = None
+            else:
+                value = eval(compiled, names)
+            text = json.dumps({"value": value}, default=repr)
+        except Exception as error:  # noqa: BLE001 - the other side wants to know
+            if not hasattr(error, "hint"):
+                traceback.print_exc()
+            text = json.dumps({"error": type(error).__name__, "text": str(error)})
+        print(text, flush=True)
+    handle = names.get("kv")
+    if handle is not None:
+        handle.close()
+
+
+if __name__ == "__main__":
+    main()
