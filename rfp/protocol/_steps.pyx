@@ -186,7 +186,7 @@ def complete(ServerRing ring not None):
 
 def impatient(Worker worker not None):
     """Has a worker that has not been started sleep as soon as it finds nothing to do."""
-    worker.c.spin = 0
+    worker.c.spin.ns = 0
 
 
 # Services
