@@ -143,9 +143,11 @@ cdef class Caller:
             if self.is_closed:
                 raise Closed("this handle was closed")
             held = getattr(self.threads, "held", None)
-            channel = self.attach(deadline)
-            self.threads.held.channel = None
-            self.threads.held = held
+            try:
+                channel = self.attach(deadline)
+                self.threads.held.channel = None
+            finally:
+                self.threads.held = held        # also when there is no other: this thread goes on using its own
             channel.c.busy = 1
             return channel
 
