@@ -85,9 +85,47 @@ cdef int upload(Client client, Channel owner, client_ring *ring, bytes key, Py_b
                 uint64_t version, uint64_t deadline, answer *out, bint *sent) except -1:
     """Announces a value, streams it through the staging memory, and takes the answer to the last piece.
 
-    The staging memory is used as a ring of pieces: while the server copies one, the next is written.  sent: whether the
-    last piece was posted, so that the value may become visible whatever happens to us.
+    sent: whether the last piece was posted, so that the value may become visible whatever happens to us.
     """
+    cdef int found = drain(client, owner, deadline)
+    cdef bint settled = False        # nothing of it is left at the server
+    sent[0] = False
+    if found != DONE:
+        return found
+    try:
+        found = announce(client, owner, ring, key, view, ttl, flags, version, deadline, out)
+        settled = found == DONE and out.status != KV_OK
+        if found == DONE and out.status == KV_OK:
+            found = stream(client, owner, ring, view, out.result, deadline, out, sent)
+            settled = found == DONE and out.status == KV_OK
+        return found
+    finally:
+        if not settled and not ring.lost:
+            # The server would give its memory back by itself, but much later.  There is a slot: stream() leaves one.
+            client_ring_abandon(ring)
+            if kv_submit_number(ring, KV_PUT_ABORT, 0, b"", 0, 0):
+                client_ring_abandon(ring)
+                client_ring_flush(ring)
+
+
+cdef int announce(Client client, Channel owner, client_ring *ring, bytes key, Py_buffer *view, uint64_t ttl, uint32_t flags,
+                  uint64_t version, uint64_t deadline, answer *out) except -1:
+    """KV_PUT_BEGIN, until the server has made room; the result is the upload's number."""
+    cdef int found
+    cdef bint taken
+    while True:
+        taken = kv_submit_put(ring, KV_PUT_BEGIN, flags, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), NULL,
+                              <uint32_t> view.len, ttl, version, 0)
+        found = client.ask(owner, ring, taken, deadline, out)
+        if found != DONE or out.status != KV_DEFERRED:
+            return found
+        if rfp_now() > deadline:
+            return TIMED_OUT
+
+
+cdef int stream(Client client, Channel owner, client_ring *ring, Py_buffer *view, uint64_t id, uint64_t deadline, answer *out,
+                bint *sent) except -1:
+    """The pieces.  The staging memory is used as a ring of them: while the server copies one, the next is written."""
     cdef const rfp_response_header *header
     cdef local_region local
     cdef uint64_t staged = owner.c.staging.length // PIECE * PIECE if owner.c.staging != NULL else 0
@@ -96,75 +134,43 @@ cdef int upload(Client client, Channel owner, client_ring *ring, bytes key, Py_b
     cdef uint64_t place
     cdef uint32_t size
     cdef uint32_t crc
-    cdef uint64_t id
     cdef uint32_t under_way = 0
-    cdef uint32_t most = <uint32_t> (staged // PIECE)
-    cdef int found
-    cdef bint taken
-    sent[0] = False
+    cdef uint32_t most = min(<uint32_t> (staged // PIECE), ring.slots - 1)
+    cdef int found = DONE
     if most == 0:
         out.status = KV_UNSUPPORTED
         return DONE
-    most = min(most, ring.slots - 1)
-    found = drain(client, owner, deadline)
-    if found != DONE:
-        return found
-    out.status = KV_DEFERRED
-    while out.status == KV_DEFERRED:
-        # Making room for a large value may take the server several turns.
-        if rfp_now() > deadline:
-            return TIMED_OUT
-        taken = kv_submit_put(ring, KV_PUT_BEGIN, flags, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), NULL,
-                              <uint32_t> length, ttl, version, 0)
-        found = client.ask(owner, ring, taken, deadline, out)
-        if found != DONE:
-            return found
-    if out.status != KV_OK:
-        return DONE
-    id = out.result
     memset(&local, 0, sizeof(local))
     local.base = <char *> view.buf
     local.length = length
-    try:
-        while at < length or under_way:
-            if at < length and under_way < most:
-                size = <uint32_t> min(<uint64_t> PIECE, length - at)
-                place = at % staged
-                with nogil:
-                    found = client_ring_transfer(ring, WRITE, &local, at, owner.c.staging, place, size, deadline)
-                    # Where the fabric keeps no order between lines, only a checksum tells that all of the piece has arrived.
-                    crc = rfp_crc32c(0, local.base + at, size) if ring.checked else 0
-                    if found == DONE:
-                        taken = kv_submit_piece(ring, KV_PIECE_CRC if ring.checked else 0, id, at, size, crc, place, 0)
-                        if taken:
-                            at += size
-                            under_way += 1
-                            sent[0] = at == length
-                            client_ring_flush(ring)
-                        else:
-                            found = GONE
-                if found != DONE:
-                    break
-                continue
-            found = TIMED_OUT      # what holds if a signal's exception ends the wait
-            found = client.wait(owner, ring, deadline)
+    while at < length or under_way:
+        if at < length and under_way < most:
+            size = <uint32_t> min(<uint64_t> PIECE, length - at)
+            place = at % staged
+            with nogil:
+                found = client_ring_transfer(ring, WRITE, &local, at, owner.c.staging, place, size, deadline)
+                # Where the fabric keeps no order between lines, only a checksum tells that all of the piece has arrived.
+                crc = rfp_crc32c(0, local.base + at, size) if ring.checked else 0
+                if found == DONE and not kv_submit_piece(ring, KV_PIECE_CRC if ring.checked else 0, id, at, size, crc, place, 0):
+                    found = GONE
+                if found == DONE:
+                    client_ring_flush(ring)
             if found != DONE:
-                break
-            header = client_ring_response(ring)
-            if out.status == KV_OK:
-                out.status = header.status
-                out.result = header.result
-            client_ring_pop(ring)
-            under_way -= 1
-            if out.status != KV_OK:
-                # What follows is refused as well, for want of the upload: the first answer tells the cause.
-                at = length
-        return found
-    finally:
-        if found != DONE or under_way:
-            client_ring_abandon(ring)
-        if found == TIMED_OUT and not sent[0] and not ring.lost:
-            # The server would find out by itself, later.
-            if kv_submit_number(ring, KV_PUT_ABORT, id, b"", 0, 0):
-                client_ring_abandon(ring)
-                client_ring_flush(ring)
+                return found
+            at += size
+            under_way += 1
+            sent[0] = at == length
+            continue
+        found = client.wait(owner, ring, deadline)
+        if found != DONE:
+            return found
+        header = client_ring_response(ring)
+        if out.status == KV_OK:
+            out.status = header.status
+            out.result = header.result
+        client_ring_pop(ring)
+        under_way -= 1
+        if out.status != KV_OK:
+            # What follows is refused as well, for want of the upload: the first answer tells the cause.
+            at = length
+    return DONE

@@ -200,6 +200,10 @@ cdef uint8_t upload_piece(partition *p, session *s, const kv_piece *piece, uint3
 
 cdef uint8_t upload_abort(partition *p, holdings *h, uint64_t id) noexcept nogil:
     cdef upload *u = find(h, id)
+    if not id and h != NULL:
+        # For who cannot know the number: its announcement is on the way, or its answer was missed.
+        uploads_close(p, h)
+        return KV_OK
     if u == NULL:
         return KV_UNKNOWN_UPLOAD
     finish(p, u)

@@ -25,7 +25,7 @@ enum kv_opcode {            /* request payload                        -> respons
     KV_DELETE_MANY = 25,    /* count x (kv_key, key)                  -> count x kv_item; 0 */
     KV_PUT_BEGIN = 26,      /* kv_put, key (value_length announced)   -> -; upload */
     KV_PUT_PIECE = 27,      /* kv_piece; the bytes stand in staging   -> -; after the last piece the version, before it 0 */
-    KV_PUT_ABORT = 28,      /* kv_number (upload)                     -> -; 0 */
+    KV_PUT_ABORT = 28,      /* kv_number (upload, 0: all of this session's) -> -; 0 */
     KV_RELEASE = 29,        /* - (the pin stands in the header)       -> -; 0 */
     KV_STATS = 30,          /* -                                      -> KV_COUNTERS x u64; 0 */
 };
