@@ -405,6 +405,8 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
         if deadline and deadline - now < step:
             step = deadline - now
         ring.slept += 1
+        # Awake it would have looked in vain more often than is fine: choose_mode is to know.
+        slot.looks += ring.retries * ring.looks_per_trip + 1
         late = not ring.channel.ops.sleep(ring.channel, armed, step) and step == STEP
         arming = False
     if arming:
@@ -463,7 +465,10 @@ cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_h
             ring.slow_time = header.time
             ring.fast = 0
     elif ring.mode == RFP_MODE_REPLY:
-        if header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
+        if header.time > ring.slow_time:
+            ring.slow_time = header.time        # it became slower still: that is what it must be quicker than
+            ring.fast = 0
+        elif header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
             ring.fast += STAY // 2              # the server became quicker: two such are enough
         else:
             ring.fast += 1                      # it was never slow, the waiting had another cause: try again after a while

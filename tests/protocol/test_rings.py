@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from rfp.protocol import _steps as steps
 
-from .rings import BY_REFERENCE, INLINE, POLLS, answer, call, connected, result, settle, taken
+from .rings import BY_REFERENCE, INLINE, POLLS, Ends, answer, call, connected, result, settle, taken
 
 SLOT = 512
 F = [64, 128, 192, 256, 448, SLOT]
@@ -421,3 +421,79 @@ def test_requests_under_way_keep_their_mode_when_the_mode_changes(provider):
             assert answer(ends, bytes([i])).payload == bytes([i])
         assert [result(ends).payload for _ in range(6)] == [bytes([i]) for i in range(6)]
         assert ends.server.counters["replied"] == 3
+
+
+def slow_call(ends: Ends, looks: int, ns: int) -> str:
+    """A call whose answer is there after so many looks in vain, with the time that the server says it took; the mode after it."""
+    steps.submit(ends.client, b"")
+    steps.flush(ends.client)
+    for _ in range(looks):
+        assert steps.step(ends.client) == "not yet"
+    answer(ends, b"", ns=ns)
+    result(ends)
+    return steps.mode(ends.client)
+
+
+@pytest.fixture
+def hybrid():
+    """A ring that switches by itself, for which up to 6 looks are fine."""
+    with connected("shm") as ends:
+        steps.begin(ends.client, paradigm="auto", retries=3, looks_per_trip=2)
+        yield ends
+
+
+def test_two_completions_in_a_row_with_too_many_looks_switch_to_reply(hybrid):
+    assert [slow_call(hybrid, looks, 10_000) for looks in (6, 6, 6)] == ["fetch"] * 3
+    assert [slow_call(hybrid, looks, 10_000) for looks in (7, 6, 7, 0, 7)] == ["fetch"] * 5
+    assert slow_call(hybrid, 7, 10_000) == "reply"
+    assert hybrid.client.counters["switches"] == 1
+
+
+def test_two_answers_of_a_server_that_became_quicker_switch_back_to_fetch(hybrid):
+    assert [slow_call(hybrid, 7, 10_000) for _ in range(2)] == ["fetch", "reply"]
+    assert [slow_call(hybrid, 7, ns) for ns in (10_000, 9_000, 6_000)] == ["reply"] * 3
+    assert [slow_call(hybrid, 7, ns) for ns in (4_000, 4_000)] == ["reply", "fetch"]
+    assert hybrid.client.counters["switches"] == 2
+
+
+def test_a_server_that_stays_slow_keeps_the_client_in_reply(hybrid):
+    assert [slow_call(hybrid, 7, 10_000) for _ in range(2)] == ["fetch", "reply"]
+    assert {slow_call(hybrid, 0, 10_000) for _ in range(3000)} == {"reply"}
+
+
+def test_a_server_that_became_slower_in_reply_need_not_become_quicker_than_before(hybrid):
+    """What counts is the slowest time seen since the switch."""
+    assert [slow_call(hybrid, 7, 300) for _ in range(2)] == ["fetch", "reply"]
+    assert [slow_call(hybrid, 7, 5_000_000) for _ in range(2)] == ["reply", "reply"]
+    assert [slow_call(hybrid, 7, 1_000) for _ in range(2)] == ["reply", "fetch"]
+
+
+def test_looks_that_had_another_cause_than_the_server_are_tried_again_after_a_while(hybrid):
+    """It took no time, says the server: somebody else had the processor."""
+    assert [slow_call(hybrid, 7, 0) for _ in range(2)] == ["fetch", "reply"]
+    modes = [slow_call(hybrid, 0, 0) for _ in range(1100)]
+    assert modes[500] == "reply"
+    assert modes[-1] == "fetch"
+
+
+@pytest.mark.parametrize("mode", ["fetch", "reply"])
+def test_a_paradigm_that_was_asked_for_is_kept(hybrid, mode):
+    steps.begin(hybrid.client, paradigm=mode, mode=mode)
+    assert {slow_call(hybrid, 50, 10_000_000) for _ in range(5)} == {mode}
+    assert {slow_call(hybrid, 0, 0) for _ in range(1500)} == {mode}
+
+
+def test_f_follows_the_sizes_of_responses():
+    with connected("shm", slot_size=2112) as ends:
+        steps.begin(ends.client, paradigm="auto", retries=10**6)
+
+        def settled(size: int) -> int:
+            for _ in range(8 * 1024):
+                call(ends, b"", bytes(size))
+            return int(ends.client.counters["fetch"])
+
+        assert settled(10) == 64
+        assert settled(300) == 384  # 324 bytes with the header, in whole lines
+        assert settled(10) == 64
+        steps.begin(ends.client, fixed_fetch=True, fetch=512)
+        assert settled(10) == 512

