@@ -49,7 +49,7 @@ docs:
 
 bench:
 	@scripts/install release
-	@$(BIN)/python -m bench.experiments $(ARGS)
+	@$(BIN)/rfp-experiments $(ARGS)
 
 clean:
 	rm -rf .venv .venv-* build dist out docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -115,7 +115,7 @@ cdef inline uint64_t fnv64(uint64_t number) noexcept nogil:
     for _i in range(8):
         h = (h ^ (number & 0xFF)) * 1099511628211u
         number >>= 8
-    return <uint64_t>(-<int64_t>h) if <int64_t>h < 0 else h
+    return 0 - h if h >> 63 else h
 
 cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
     """The number of the record to ask for; `last` is the newest that exists."""

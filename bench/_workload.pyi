@@ -3,6 +3,7 @@ from typing import Any
 
 KINDS: tuple[str, str, str, str]
 
+def operation_shares(properties: Mapping[str, Any]) -> tuple[float, float, float, float]: ...
 def record_size(properties: Mapping[str, Any]) -> int: ...
 
 class Workload:

@@ -209,6 +209,18 @@ def record_size(properties) -> int:
     return length if fields == 1 else fields * (4 + length)
 
 
+def operation_shares(properties) -> tuple:
+    """The shares of reads, updates, inserts and read-modify-writes, 1 together.  Raises InvalidArgument."""
+    if properties["scanproportion"] > 0:
+        raise InvalidArgument("scanproportion is not 0",
+                              hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
+    given = [properties[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")]
+    total = sum(given)
+    if total <= 0:
+        raise InvalidArgument("all proportions are 0", hint="give readproportion, updateproportion ...")
+    return tuple(each / total for each in given)
+
+
 cdef class Workload:
     """One phase, load or run, of a core workload.
 
@@ -244,21 +256,15 @@ cdef class Workload:
             self.count += known - record_count
         self.operations = self.count if loading else p["operationcount"]
 
-        shares = [p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")]
-        if p["scanproportion"] > 0:
-            raise InvalidArgument("scanproportion is not 0",
-                                  hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
-        total = sum(shares)
-        if total <= 0:
-            raise InvalidArgument("all proportions are 0", hint="give readproportion, updateproportion ...")
-        w.read = shares[0] / total
-        w.update = w.read + shares[1] / total
-        w.insert = w.update + shares[2] / total
-        if shares[3] == 0:
+        reads, updates, inserts, both = operation_shares(p)
+        w.read = reads
+        w.update = w.read + updates
+        w.insert = w.update + inserts
+        if both == 0:
             w.insert = 2                          # rounding shall not make a read-modify-write that nobody asked for
-            if shares[2] == 0:
+            if inserts == 0:
                 w.update = 2
-                if shares[1] == 0:
+                if updates == 0:
                     w.read = 2
 
         w.loading = loading
@@ -323,10 +329,10 @@ cdef class Stream:
         seed_random(&self.c.random, seed)
         expected = 0
         if not workload.c.loading:
-            expected = int(workload.operations * p["insertproportion"] * 2)
-        set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected, seed + 1,
-                      p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"], p["exponential.frac"],
-                      workload.records, &workload.shared.cursor)
+            expected = int(workload.operations * operation_shares(p)[INSERT] * 2)
+        set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected,
+                      seed + 1, p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"],
+                      p["exponential.frac"], workload.records, &workload.shared.cursor)
 
     def __dealloc__(self):
         free(self.c.tape)

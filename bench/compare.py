@@ -134,7 +134,9 @@ def _alternate(
     known = {}
     for standing, database, own in standings:
         say(f"{workload}: load {own['recordcount']:,} records into {standing.contestant.label}")
-        known[standing.contestant.label] = phases.load(database, own, workload=workload, progress=progress).records
+        known[standing.contestant.label] = phases.load(
+            database, own.with_(target=0), workload=workload, progress=progress
+        ).records
     for turn in range(rounds):
         for standing, database, own in standings:
             say(f"{workload}: round {turn + 1} of {rounds}, {standing.contestant.label}")

@@ -169,7 +169,7 @@ KNOWN = _table(
     ("rfp.predraw", "0", count, "native: draw this many requests per thread before the clock starts, and repeat them"),
     ("rfp.timeout", "10", above_zero, "seconds without any answer after which a thread gives up"),
     ("rfp.seed", "1", count, "of all random numbers"),
-    ("rfp.memory", "1GiB", str, "private server: memory for records"),
+    ("rfp.memory", None, str, "private server: memory for records (default: twice what the workload needs, at least 256MiB)"),
     ("rfp.network", None, str, "private server: emulated network, such as rtt=2us&in_iops=1M (see docs/addresses.md)"),
     ("rfp.workers", "1", positive, "private server: worker threads"),
     ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"), "how results come back"),

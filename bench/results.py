@@ -100,12 +100,13 @@ def merge(tallies: Sequence[Tally]) -> list[Metric]:
             for status, times in tally.returns(what).items():
                 returns[status] = returns.get(status, 0) + times
         if returns:
-            done, intended, failed = (_sum(tallies, what, kind) for kind in KINDS)
+            done, intended, failed = (total_of(tallies, what, kind) for kind in KINDS)
             metrics.append(Metric(name, done, intended, failed, returns))
     return metrics
 
 
-def _sum(tallies: Sequence[Tally], what: int, kind: Kind) -> Histogram:
+def total_of(tallies: Sequence[Tally], what: int, kind: Kind) -> Histogram:
+    """One histogram of one metric, of all threads together."""
     total = Histogram()
     for tally in tallies:
         total.add(tally.histogram(what, kind))

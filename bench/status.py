@@ -10,6 +10,7 @@ from typing import TextIO
 
 from bench._histogram import Histogram
 from bench._tally import METRIC_NAMES, Tally
+from bench.results import KINDS, total_of
 
 
 def remaining(seconds: float) -> str:
@@ -92,12 +93,11 @@ class Status:
         return line
 
     def _since(self) -> list[tuple[str, Histogram]]:
+        """What was measured since the last line, by the name that it is printed under."""
         found = []
         for what, name in enumerate(METRIC_NAMES):
-            for kind, shown in (("done", name), ("intended", f"Intended-{name}")):
-                total = Histogram()
-                for tally in self.tallies:
-                    total.add(tally.histogram(what, "done" if kind == "done" else "intended"))
+            for kind, shown in zip(KINDS, (name, f"Intended-{name}"), strict=False):
+                total = total_of(self.tallies, what, kind)
                 piece = total.since(self._seen.get(shown, Histogram()))
                 self._seen[shown] = total
                 if piece.count:

@@ -15,18 +15,25 @@ from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put
 from rfp._large cimport fetch_reference, upload
 from rfp.protocol._caller cimport Caller
 from rfp.protocol._channel cimport Channel, channel
-from rfp.protocol._client_ring cimport (AUTO, DONE, FETCH, REPLY, SIZES, TIMED_OUT, client_ring,
-                                        client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response)
-from rfp.protocol._wire cimport (RFP_FEATURE_BYPASS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_PING, RFP_REFERENCE,
-                                 RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header)
+from rfp.protocol._client_ring cimport (
+    AUTO, DONE, FETCH, REPLY, SIZES, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_pop,
+    client_ring_response,
+)
+from rfp.protocol._wire cimport (
+    RFP_FEATURE_BYPASS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_reference,
+    rfp_response_header,
+)
 from rfp.store._bypass cimport BYPASS_FOUND, BYPASS_UNSURE, bypass, bypass_get
-from rfp.store._messages cimport (KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_IF_ABSENT,
-                                  KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK,
-                                  KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS, KV_TOO_LARGE, KV_TOUCH,
-                                  KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH, kv_number)
+from rfp.store._messages cimport (
+    KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY,
+    KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK, KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS,
+    KV_TOO_LARGE, KV_TOUCH, KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH,
+)
 
-from rfp.errors import (AlreadyExists, ConnectionFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused,
-                        TooLarge, Unsupported, VersionMismatch, WrongBuffer, WrongType)
+from rfp.errors import (
+    AlreadyExists, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused, TooLarge, Unsupported,
+    VersionMismatch, WrongBuffer, WrongType,
+)
 from rfp.store.counters import COUNTERS
 
 Item = namedtuple("Item", ["value", "version"])
@@ -192,8 +199,8 @@ cdef class Client(Caller):
     def get_into(self, key, buffer, *, timeout=None):
         """Fetches the value into a writable buffer; returns its length in bytes, or None if the key has no value.
 
-        Large values arrive without a copy in between.  Raises InvalidArgument if the buffer is too short, WrongBuffer if it cannot be
-        written; what it holds after an error is undefined.  2 round trips; 3 for a value that does not fit into a slot.
+        Large values arrive without a copy in between.  Raises InvalidArgument if the buffer is too short, WrongBuffer if it
+        cannot be written; what it holds after an error is undefined.  2 round trips; 3 for a value that does not fit into a slot.
 
         >>> kv.put(b"k", b"value") > 0
         True
@@ -333,8 +340,8 @@ cdef class Client(Caller):
     def put(self, key, value, *, ttl=None, bint if_absent=False, if_version=None, timeout=None):
         """Stores a value (any contiguous buffer) under a key; returns its version, an int that only ever grows.
 
-        ttl: seconds until it expires; if_absent: only if the key has no value, else AlreadyExists; if_version: only over the value
-        with this version, else VersionMismatch.  2 round trips; a value that does not fit into a slot costs one WRITE and
+        ttl: seconds until it expires; if_absent: only if the key has no value, else AlreadyExists; if_version: only over the
+        value with this version, else VersionMismatch.  2 round trips; a value that does not fit into a slot costs one WRITE and
         one request for each 128 KiB, and becomes visible as a whole.
 
         >>> first = kv.put(b"k", b"v")

@@ -37,5 +37,13 @@ cdef extern from "rfp/core/futex.h" nogil:
     int rfp_futex_wait(const void *word, uint32_t expected, uint64_t ns)
     void rfp_futex_wake(const void *word)
 
+cdef extern from "rfp/core/spin.h" nogil:
+    struct rfp_spin:
+        uint64_t ns
+        uint32_t skip
+    uint64_t rfp_spin_ns(const rfp_spin *s)
+    void rfp_spin_won(rfp_spin *s)
+    void rfp_spin_lost(rfp_spin *s)
+
 cdef extern from "rfp/core/hash.h" nogil:
     uint64_t rfp_hash(const void *key, size_t n, uint64_t seed)

@@ -80,7 +80,7 @@ cdef bytes explained(object error, uint32_t limit):
         return named(error, limit)
 
 
-cdef void nothing(void *context, session *session) noexcept nogil:
+cdef void nothing(void *context, session *client) noexcept nogil:
     pass
 
 
@@ -95,7 +95,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
 cdef class RpcClient(Caller):
     """Calls the handler of an RpcServer; usable from many threads.
 
-    timeout: seconds a call may take; mode: "auto", "fetch" or "reply"; reconnect: whether to find the server again when it was lost.
+    timeout: seconds a call may take; mode: "auto", "fetch" or "reply"; reconnect: whether to find the server again when it
+    was lost.
 
     >>> import rfp
     >>> with rfp.RpcServer(bytes.upper) as server, rfp.RpcClient(server.address) as client:

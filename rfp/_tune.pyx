@@ -4,7 +4,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-from rfp._core cimport rfp_now, rfp_pause, rfp_store8
+from rfp._core cimport rfp_now, rfp_store8
 from rfp._fabric cimport READ, SIGNALED, completion, work_request
 from rfp.protocol._channel cimport Channel
 from rfp.protocol._client_ring cimport (DONE, client_ring, client_ring_flush, client_ring_payload, client_ring_pop,
@@ -30,7 +30,7 @@ cdef class SpinService(Service):
         self.c.tend = NULL
 
 
-cdef void ignore(void *context, session *session) noexcept nogil:
+cdef void ignore(void *context, session *client) noexcept nogil:
     pass
 
 

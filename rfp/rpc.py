@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any
 
 from rfp import address as addresses
 from rfp import units
@@ -58,8 +59,16 @@ class RpcServer:
         """Where clients find it."""
         return str(self._host.address)
 
+    def figures(self) -> dict[str, Any]:
+        """What is known of the worker and the clients, as a dict."""
+        return self._host.figures()
+
+    @property
+    def closed(self) -> bool:
+        return self._host.closed
+
     def close(self) -> None:
-        """Ends all connections.  Safe to call again."""
+        """Ends all connections; waits for a handler that is at work.  Safe to call again.  Raises CallerError in a handler."""
         self._host.close()
 
     def __enter__(self) -> RpcServer:

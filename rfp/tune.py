@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,18 @@ def calibrate(
             rates = [0.0] * CLASSES
             for count in MEASURED:
                 progress(f"READs of {count * LINE} bytes")
-                rates[count] = _best(lambda part, size=count * LINE: read_rate(channel, size, part), seconds)
+                rates[count] = _best(partial(read_rate, channel, count * LINE), seconds)
             _fill_gaps(rates)
-            fetch, reply = [], []
+            fetch: list[float] = []
+            reply: list[float] = []
             for process in PROCESS_TIMES:
                 progress(f"calls that take {process / 1000:g} us")
                 for rates_of, replied in ((fetch, False), (reply, True)):
-                    rates_of.append(
-                        _best(lambda part, p=process, r=replied: call_rate(channel, p, RESULT, r, part)[0], seconds)
-                    )
+
+                    def answered(part: float, process: int = process, replied: bool = replied) -> float:
+                        return call_rate(channel, process, RESULT, replied, part)[0]
+
+                    rates_of.append(_best(answered, seconds))
         finally:
             link.close()
     finally:

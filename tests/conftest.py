@@ -6,6 +6,7 @@ import faulthandler
 import importlib.util
 import os
 import random
+import signal
 import shutil
 import sys
 import tempfile
@@ -54,6 +55,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis looks at its option
 def pytest_configure(config: pytest.Config) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background of a shell: our children would inherit that Ctrl-C is ignored, and be tested for it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     seed = config.getoption("seed")
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)

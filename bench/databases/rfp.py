@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from bench.properties import Properties
 
 
+BESIDE = 128  # bytes of key, header and index that a record takes, at most
+
+
 class Rfp(Database):
     """rfp.address names the server; a private one is embedded in this process.  handle: what rfp.connect() gave."""
 
@@ -35,7 +38,7 @@ class Rfp(Database):
             if properties["rfp.network"]:
                 place = replace(place, options=addresses.parse(f"shm:///x?{properties['rfp.network']}").options)
             self._server = rfp.Server(
-                properties["rfp.memory"],
+                properties["rfp.memory"] or memory_for(properties),
                 workers=properties["rfp.workers"],
                 address=place,
                 cpus=sorted(placement.server) if placement else None,
@@ -78,6 +81,20 @@ class PythonClient:
 
     def close(self) -> None:
         pass
+
+
+def memory_for(properties: Properties) -> int:
+    """Bytes for twice the records, and for the inserts of four runs.
+
+    >>> from bench.properties import Properties
+    >>> memory_for(Properties({"recordcount": "1M"})) // 10**6
+    2336
+    """
+    from bench._workload import operation_shares, record_size
+
+    _, _, inserts, _ = operation_shares(properties)
+    records: int = 2 * properties["recordcount"] + 4 * int(properties["operationcount"] * inserts)
+    return max(256 << 20, records * (record_size(properties) + BESIDE))
 
 
 def emulation(place: addresses.Address) -> str:

@@ -151,17 +151,14 @@ def lmdb_get(setting: Setting) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def memcpy(setting: Setting, size: int = 1 << 20, spread: int = 16) -> Iterator[Side]:
-    """The C library's memcpy of `size` bytes, from `spread` places by turns: {"rate": bytes per second}."""
+    """The C library's memcpy of `size` bytes, from `spread` places by turns: {"rate": bytes per second of the median call}."""
     sources = [ctypes.create_string_buffer(bytes([at + 1]) * size, size) for at in range(spread)]
     target = ctypes.create_string_buffer(size)
-    rounds = setting.count(3000)
+    turns = [sources[at % spread] for at in range(setting.count(3000, spread))]
 
     def side() -> Figures:
         with pinned(setting.client):
-            began = clock()
-            for at in range(rounds):
-                ctypes.memmove(target, sources[at % spread], size)
-            return {"rate": rounds * size * 1e9 / (clock() - began)}
+            return {"rate": size / median_of(lambda source: ctypes.memmove(target, source, size), turns)}
 
     yield side
 

@@ -1,4 +1,4 @@
-"""The command that runs experiments: `make bench`, `python -m bench.experiments`."""
+"""The command that runs experiments: `make bench`, `rfp-experiments`, `python -m bench.experiments`."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def main(names: Sequence[str], json_file: str | None, rounds: int, scale: float,
 
     \b
     Examples:
-      python -m bench.experiments
-      python -m bench.experiments window python_get --json out/speed.json
-      python -m bench.experiments --scale 0.05 --rounds 1
+      rfp-experiments
+      rfp-experiments window python_get --json out/speed.json
+      rfp-experiments --scale 0.05 --rounds 1
     """
     if listing:
         for name in NAMES:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from bench.experiments import baselines, store
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.placement import pinned
+from rfp.errors import RfpError
 
 QUESTION = "How many bytes a second do get_into and put of 1 MiB move, against memcpy of 1 MiB?"
 SIZE, SPREAD = 1 << 20, 16
@@ -15,28 +16,23 @@ SIZE, SPREAD = 1 << 20, 16
 
 @contextlib.contextmanager
 def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
-    """get_into one buffer, and put, both of SPREAD values by turns: {"rate": bytes per second}."""
+    """get_into one buffer, and put, both of SPREAD values by turns: {"rate": bytes per second of the median call}."""
     keys = [b"large-%d" % at for at in range(SPREAD)]
-    values = [bytes([at + 1]) * SIZE for at in range(SPREAD)]
-    buffer, count = bytearray(SIZE), setting.count(2000, SPREAD)
+    values = {key: bytes([at + 1]) * SIZE for at, key in enumerate(keys)}
+    turns = keys * setting.count(2000 // SPREAD)
+    buffer = bytearray(SIZE)
     with store.served(setting, memory="256MiB") as (_, kv):
 
         def put() -> Figures:
             with pinned(setting.client):
-                began = baselines.clock()
-                for at in range(count):
-                    kv.put(keys[at % SPREAD], values[at % SPREAD])
-                return {"rate": count * SIZE * 1e9 / (baselines.clock() - began)}
+                return {"rate": SIZE / baselines.median_of(lambda key: kv.put(key, values[key]), turns)}
 
         def get() -> Figures:
             with pinned(setting.client):
-                began = baselines.clock()
-                for at in range(count):
-                    kv.get_into(keys[at % SPREAD], buffer)
-                took = baselines.clock() - began
-            if buffer != values[(count - 1) % SPREAD]:
-                raise RuntimeError("get_into brought other bytes than were put")
-            return {"rate": count * SIZE * 1e9 / took}
+                seconds = baselines.median_of(lambda key: kv.get_into(key, buffer), turns)
+            if buffer != values[turns[-1]]:
+                raise RfpError("get_into brought other bytes than were put")
+            return {"rate": SIZE / seconds}
 
         put()
         yield get, put

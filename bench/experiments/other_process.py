@@ -23,6 +23,7 @@ class OtherProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": path},
+                cwd="/",  # Python looks into the current folder first, which may be that of the sources
             )
         assert self._process.stdin
         assert self._process.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import sys
+from typing import NoReturn
 
 import click
 
@@ -25,7 +26,7 @@ class Key(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 KEY = Key()
 
 
-def _missing(key: bytes) -> None:
+def _missing(key: bytes) -> NoReturn:
     click.echo(f"rfp: {key.decode(errors='backslashreplace')!r} has no value", err=True)
     raise click.exceptions.Exit(1)
 

@@ -15,6 +15,7 @@ cdef class Caller:
     cdef readonly double timeout   # seconds a call may take unless it says otherwise
     cdef readonly bint reconnect
     cdef uint64_t identity         # of the present connection; 0 when calls must go the slow way
+    cdef uint64_t called           # when deadline() was last asked: the time, without reading the clock again
     cdef bint is_closed            # no call begins any more
     cdef bint is_ended             # and somebody has given everything back, or is about to
     cdef bint is_forked

@@ -11,8 +11,11 @@ import weakref
 from cpython.exc cimport PyErr_CheckSignals
 
 from rfp._core cimport rfp_now
-from rfp.protocol._client_ring cimport (CLOSED, DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_flush,
-                                        client_ring_discard, client_ring_pop, client_ring_submit, client_ring_wait, client_ring_payload)
+from rfp._fabric cimport queue_pair
+from rfp.protocol._client_ring cimport (
+    CLOSED, DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush, client_ring_payload,
+    client_ring_pop, client_ring_submit, client_ring_wait,
+)
 from rfp.protocol._wire cimport RFP_OPCODE_PING
 
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
@@ -27,7 +30,7 @@ cdef extern from "rfp/core/thread.h" nogil:
 cdef enum:
     SLICE = 100000000     # ns between two looks for signals (Ctrl-C) while waiting
     TRIALS = 9            # pings that calibrate a ring
-    IDLE = 100000000      # ns after which a call first asks whether the server still lives
+    IDLE = 50000000       # ns without a call after which the first one asks whether the server lives
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.25    # seconds between attempts to reconnect
 LONGEST_ATTEMPT = 1.0                       # seconds: between two attempts a thread sees that the handle was closed
@@ -70,11 +73,13 @@ cdef class Caller:
 
     cdef uint64_t deadline(self, object timeout) except 0:
         """The moment (ns) at which a call with this timeout (seconds, None for the handle's) must return."""
-        return rfp_now() + <uint64_t> ((self.timeout if timeout is None else seconds_of(timeout)) * 1e9)
+        self.called = rfp_now()
+        return self.called + <uint64_t> ((self.timeout if timeout is None else seconds_of(timeout)) * 1e9)
 
     cdef Channel enter(self, uint64_t deadline):
         """This thread's channel, marked busy; every enter has its leave."""
         cdef Channel channel
+        cdef queue_pair *pair
         while True:
             # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
             while rfp_thread.identity != self.identity or self.identity == 0:
@@ -83,16 +88,16 @@ cdef class Caller:
             if channel.c.busy:
                 raise CallerError("this thread is inside another call of this handle",
                                   hint="a signal handler or finalizer must not use the handle that it may have interrupted")
-            # A request written to a dead server counts as sent: who was idle for a while looks first.  (With different
-            # timeouts this measures something else than time; then there is a look too many or too few.)
-            if deadline <= channel.c.looked + IDLE:
-                break
-            channel.c.looked = deadline
-            if channel.c.rings[0].pair.ops.alive(channel.c.rings[0].pair):
-                break
-            self.lost(channel.link, "the server is gone")
-        channel.c.busy = 1
-        return channel
+            # A server that ended while nobody called is found out before anything is sent to it: then the call can be made
+            # at the next one, without a doubt about its outcome.
+            if self.called - channel.c.used >= IDLE:
+                pair = channel.c.rings[0].pair
+                if not pair.ops.alive(pair):
+                    self.lost(channel.link, "the server is gone")
+                    continue
+            channel.c.used = self.called
+            channel.c.busy = 1
+            return channel
 
     cdef void leave(self, Channel channel) noexcept:
         channel.c.busy = 0
@@ -141,9 +146,11 @@ cdef class Caller:
             if self.is_closed:
                 raise Closed("this handle was closed")
             held = getattr(self.threads, "held", None)
-            channel = self.attach(deadline)
-            self.threads.held.channel = None
-            self.threads.held = held
+            try:
+                channel = self.attach(deadline)
+                self.threads.held.channel = None
+            finally:
+                self.threads.held = held        # also when there is no other: this thread goes on using its own
             channel.c.busy = 1
             return channel
 

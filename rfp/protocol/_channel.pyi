@@ -6,8 +6,9 @@ from rfp.protocol._client_ring import ClientRing
 class Channel:
     link: Any
     def __new__(
-        cls, number: object, rings: list[ClientRing], arenas: list[RemoteRegion | None], staging: RemoteRegion | None, reply: Region,
-        scratch: Region, requests: RemoteRegion, responses: RemoteRegion, events: EventChannel, lease: int, seed: int,
+        cls, number: object, rings: list[ClientRing], arenas: list[RemoteRegion | None], staging: RemoteRegion | None,
+        reply: Region, scratch: Region, requests: RemoteRegion, responses: RemoteRegion, events: EventChannel, lease: int,
+        seed: int,
     ) -> Channel: ...
     @property
     def number(self) -> Any: ...

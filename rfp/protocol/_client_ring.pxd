@@ -10,6 +10,7 @@
 #     client_ring_pop(ring)                                  its slot is free again
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from rfp._core cimport rfp_spin
 from rfp._fabric cimport EventChannel, QueuePair, Region, RemoteRegion, event_channel, local_region, queue_pair, remote_region
 from rfp.protocol._wire cimport rfp_reference, rfp_response_header
 
@@ -56,7 +57,7 @@ cdef struct client_ring:
     uint32_t lookahead             # READs of different slots that are kept under way
     bint direct                    # what is posted is done at once, as over shm
     bint checked                   # prove responses by their checksum
-    uint64_t spin                  # ns before a waiting thread sleeps
+    rfp_spin spin                  # before a waiting thread sleeps
     const uint32_t *closing        # becomes non-zero when the handle is being closed
     # state
     uint32_t head                  # next slot to submit

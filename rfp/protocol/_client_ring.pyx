@@ -5,7 +5,8 @@ import os
 
 from libc.string cimport memcpy, memset
 
-from rfp._core cimport rfp_copy_in, rfp_fence_full, rfp_load32, rfp_load64_acquire, rfp_now, rfp_pause
+from rfp._core cimport (rfp_copy_in, rfp_fence_full, rfp_load32, rfp_load64_acquire, rfp_now, rfp_pause, rfp_spin_lost,
+                        rfp_spin_ns, rfp_spin_won)
 from rfp._fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
                                  RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE,
@@ -283,6 +284,8 @@ cdef int client_ring_step(client_ring *ring) noexcept nogil:
                 collect(ring)
             if slot.stage != HERE:
                 return ring.lost
+        elif not ring.direct:
+            collect(ring)                       # what is not polled need not move
         if not slot.abandoned:
             return DONE
         client_ring_discard(ring)
@@ -338,6 +341,8 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     cdef uint32_t enough = 0              # its looks when one has begun after that
     cdef uint64_t torn = 0
     cdef bint late = False                # a whole step was slept
+    cdef uint64_t spin = rfp_spin_ns(&ring.spin)
+    cdef bint slept = False
     cdef int found
     while True:
         found = client_ring_step(ring)
@@ -346,7 +351,7 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
         late = False
         looks += 1
         rfp_pause()
-        if looks & 15 and ring.spin and not arming:
+        if looks & 15 and spin and not arming:
             continue
         now = rfp_now()
         if deadline and now >= deadline:
@@ -356,7 +361,7 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
             found = CLOSED
             break
         if sleep_from == 0:
-            sleep_from = now + ring.spin
+            sleep_from = now + spin
         if now - ring.asked >= STEP:
             ring.asked = now
             if not ring.pair.ops.alive(ring.pair):
@@ -373,6 +378,9 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
             # Another is the oldest now, and was not told; or the response is there but was caught in the making.
             ring.channel.ops.disarm(ring.channel)
             arming = False
+        if not slept:
+            slept = True
+            rfp_spin_lost(&ring.spin)
         if not arming:
             armed = ring.channel.ops.arm(ring.channel)
             arming = True
@@ -397,10 +405,14 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
         if deadline and deadline - now < step:
             step = deadline - now
         ring.slept += 1
+        # Awake it would have looked in vain more often than is fine: choose_mode is to know.
+        slot.looks += ring.retries * ring.looks_per_trip + 1
         late = not ring.channel.ops.sleep(ring.channel, armed, step) and step == STEP
         arming = False
     if arming:
         ring.channel.ops.disarm(ring.channel)
+    if spin and not slept and found == DONE:
+        rfp_spin_won(&ring.spin)
     ring.overslept += late and found == DONE
     return found
 
@@ -453,7 +465,10 @@ cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_h
             ring.slow_time = header.time
             ring.fast = 0
     elif ring.mode == RFP_MODE_REPLY:
-        if header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
+        if header.time > ring.slow_time:
+            ring.slow_time = header.time        # it became slower still: that is what it must be quicker than
+            ring.fast = 0
+        elif header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
             ring.fast += STAY // 2              # the server became quicker: two such are enough
         else:
             ring.fast += 1                      # it was never slow, the waiting had another cause: try again after a while
@@ -544,12 +559,14 @@ cdef class ClientRing:
     """The client's end of one thread's ring to one worker.
 
     requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
-    may write, with the offset of this ring's reply slots; scratch: own region, with the offset of (2 * slots) * slot_size + 64 bytes.
+    may write, with the offset of this ring's reply slots; scratch: own region, with the offset of
+    (2 * slots) * slot_size + 64 bytes.
     """
 
     def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
                   uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
-                  uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size, bint checked):
+                  uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size,
+                  bint checked):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
         if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
@@ -584,7 +601,7 @@ cdef class ClientRing:
         # Where a READ completes at once, looking beyond the oldest request only costs time.
         self.c.direct = pair.c.max_inline == ~<uint32_t> 0
         self.c.lookahead = 1 if self.c.direct else max(1, min(pair.c.max_outstanding_reads, slots))
-        self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
+        self.c.spin.ns = 20_000 if os.cpu_count() > 1 else 0
         self.c.closing = &not_closing
         self.c.sequence = 1
         self.c.mode = RFP_MODE_FETCH

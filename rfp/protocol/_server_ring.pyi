@@ -2,8 +2,8 @@ from rfp._fabric import QueuePair, Region, RemoteRegion
 
 class ServerRing:
     def __new__(
-        cls, requests: Region, request_offset: int, responses: Region, response_offset: int, staging: Region | None, pair: QueuePair,
-        reply: RemoteRegion, reply_offset: int, notify_offset: int, slots: int, slot_size: int, checked: bool,
+        cls, requests: Region, request_offset: int, responses: Region, response_offset: int, staging: Region | None,
+        pair: QueuePair, reply: RemoteRegion, reply_offset: int, notify_offset: int, slots: int, slot_size: int, checked: bool,
     ) -> ServerRing: ...
     @property
     def requests(self) -> Region: ...

@@ -5,9 +5,10 @@ from libc.string cimport memset
 
 from rfp._core cimport rfp_fence_full, rfp_load32
 from rfp._fabric cimport SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
-from rfp.protocol._wire cimport (RFP_MODE_REPLY, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_TAKE_LENGTH, RFP_TAKE_NONE,
-                                 RFP_TAKE_UNFINISHED, RFP_TAKE_VALID, rfp_next_sequence, rfp_request_header,
-                                 rfp_request_take, rfp_response_publish)
+from rfp.protocol._wire cimport (
+    RFP_MODE_REPLY, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_TAKE_NONE, RFP_TAKE_VALID, rfp_next_sequence,
+    rfp_request_header, rfp_request_take, rfp_response_publish,
+)
 
 
 cdef enum:

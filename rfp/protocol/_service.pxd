@@ -33,8 +33,8 @@ cdef struct service:
     # The client's session begins and ends (also by kill -9): make its state, free whatever it held.
     void (*opened)(void *context, session *session) noexcept nogil
     void (*closed)(void *context, session *session) noexcept nogil
-    # Called twice over a group of up to 16 requests before they are executed, stage 0 then 1, to start cache misses early: hash the
-    # key and prefetch its bucket, then prefetch the record.  May be NULL.
+    # Called twice over a group of up to 16 requests before they are executed, stage 0 then 1, to start cache misses early: hash
+    # the key and prefetch its bucket, then prefetch the record.  May be NULL.
     void (*prepare)(void *context, request *request, int stage) noexcept nogil
     void (*execute)(void *context, request *request, response *response) noexcept nogil
     # Called with the time (CLOCK_MONOTONIC, ns) at least once a millisecond while busy and before the first execute after a

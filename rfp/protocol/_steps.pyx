@@ -9,11 +9,13 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_copy_out, rfp_now, rfp_pause
+from rfp._fabric cimport Region, RemoteRegion
 from rfp.protocol cimport _client_ring as client
 from rfp.protocol cimport _server_ring as server
 from rfp.protocol._client_ring cimport ClientRing
 from rfp.protocol._server_ring cimport ServerRing
 from rfp.protocol._service cimport Service, request, response, session
+from rfp.protocol._worker cimport Worker
 from rfp.protocol._wire cimport (RFP_KIND_INLINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_RESPONSE_HEADER,
                                  RFP_TAKE_LENGTH, RFP_TAKE_NONE, RFP_TAKE_UNFINISHED, RFP_TAKE_VALID,
                                  rfp_response_header)
@@ -34,9 +36,9 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
           paradigm=None, retries=None, looks_per_trip=None, spin=None, checked=None):
     """Sets what a ring begins with.
 
-    sequence: of the first request (and what server_ring, a ServerRing, expects then); fetch: F in bytes; mode: of the next request,
-    "fetch" or "reply"; paradigm: "auto", "fetch" or "reply"; spin: ns before a waiting thread sleeps; checked: False trusts
-    the order of the fabric's READs, whatever it says of itself.
+    sequence: of the first request (and what server_ring, a ServerRing, expects then); fetch: F in bytes; mode: of the next
+    request, "fetch" or "reply"; paradigm: "auto", "fetch" or "reply"; spin: ns before a waiting thread sleeps; checked: False
+    trusts the order of the fabric's READs, whatever it says of itself.
     """
     if sequence is not None:
         ring.c.sequence = sequence
@@ -55,7 +57,7 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
     if looks_per_trip is not None:
         ring.c.looks_per_trip = looks_per_trip
     if spin is not None:
-        ring.c.spin = spin
+        ring.c.spin.ns = spin
     if checked is not None:
         ring.c.checked = checked
 
@@ -118,6 +120,16 @@ def release(ClientRing ring not None, uint64_t pin):
     client.client_ring_release(&ring.c, pin)
 
 
+def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
+             uint64_t remote_offset, uint64_t length, double seconds):
+    """A READ or WRITE beside the ring's own, to its end: "done", "gone" or "timed out"."""
+    cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
+    cdef int found
+    with nogil:
+        found = client.client_ring_transfer(&ring.c, opcode, &local.c, local_offset, &remote.c, remote_offset, length, deadline)
+    return OUTCOMES[found]
+
+
 def room(ClientRing ring not None):
     """Free slots."""
     return client.client_ring_room(&ring.c)
@@ -172,6 +184,11 @@ def complete(ServerRing ring not None):
     return ring.c.replies
 
 
+def impatient(Worker worker not None):
+    """Has a worker that has not been started sleep as soon as it finds nothing to do."""
+    worker.c.spin.ns = 0
+
+
 # Services
 
 cdef struct echo:
@@ -207,11 +224,11 @@ cdef class Echo(Service):
         return self.state.sessions
 
 
-cdef void count_in(void *context, session *session) noexcept nogil:
+cdef void count_in(void *context, session *_) noexcept nogil:
     (<echo *> context).sessions += 1
 
 
-cdef void count_out(void *context, session *session) noexcept nogil:
+cdef void count_out(void *context, session *_) noexcept nogil:
     (<echo *> context).sessions -= 1
 
 

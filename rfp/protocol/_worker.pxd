@@ -1,6 +1,7 @@
 # A worker: the thread that serves rings.  It never needs the GIL (an RPC service's handler may take it).
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp._core cimport rfp_spin
 from rfp._fabric cimport EventChannel, event_channel
 from rfp.protocol._server_ring cimport server_ring
 from rfp.protocol._service cimport Service, service
@@ -8,7 +9,12 @@ from rfp.protocol._service cimport Service, service
 cdef enum:
     GROUP = 16              # requests taken from one ring before they are executed
     MOST_RINGS = 4096
+    MOST_ORDERS = 256       # that are not carried out yet
     SIZES = 65              # classes of response sizes, in lines: 64 and more fall into the last
+
+cdef struct order:
+    uint32_t what           # add, remove or stop
+    server_ring *subject
 
 cdef struct worker:
     service *service
@@ -17,12 +23,13 @@ cdef struct worker:
     uint32_t count
     char *copies            # GROUP private copies of requests
     uint32_t slot_size      # of the largest ring it may serve: the stride of copies
-    uint64_t spin           # ns without work before it sleeps
+    rfp_spin spin           # without work, before it sleeps
     bint sleeps             # False: never (idle="spin")
     char *beat              # a word in shared memory that it advances, or NULL
-    # orders from the thread that owns the worker
-    int64_t order           # 0 none, 1 add, 2 remove, 3 stop
-    server_ring *subject
+    # orders from the threads that own the worker, who hold its lock; it carries them out one after the other between two turns
+    order orders[MOST_ORDERS]       # those from `obeyed` to `given`, modulo MOST_ORDERS
+    uint64_t given
+    uint64_t obeyed
     # counters
     uint64_t sizes[SIZES]   # responses by size, in lines; what does not fit into a slot counts with its reference
     uint64_t turns
@@ -43,4 +50,5 @@ cdef class Worker:
     cdef readonly list rings
     cdef object thread
     cdef object lock
-    cdef void order(self, int64_t what, server_ring *subject)
+    cdef uint64_t give(self, uint32_t what, server_ring *subject)
+    cdef void wait(self, uint64_t number)

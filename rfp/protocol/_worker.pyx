@@ -7,8 +7,8 @@ import threading
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
-from rfp._core cimport (rfp_futex_wait, rfp_futex_wake, rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64,
-                        rfp_store64_release, rfp_tick_length, rfp_ticks)
+from rfp._core cimport (rfp_futex_wait, rfp_futex_wake, rfp_load64_acquire, rfp_now, rfp_pause, rfp_spin_lost,
+                        rfp_spin_ns, rfp_spin_won, rfp_store64, rfp_store64_release, rfp_tick_length, rfp_ticks)
 from rfp.protocol._server_ring cimport (ServerRing, ring_notify, ring_publish, ring_room, ring_take)
 from rfp.protocol._service cimport request, response
 from rfp.protocol._wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
@@ -17,7 +17,6 @@ from rfp.errors import Closed, InvalidArgument, QuotaExceeded
 
 
 cdef enum:
-    NOTHING = 0
     ADD = 1
     REMOVE = 2
     STOP = 3
@@ -112,30 +111,32 @@ cdef bint outstanding(worker *w) noexcept nogil:
 
 
 cdef bint obey(worker *w) noexcept nogil:
-    """Carries out an order, if there is one; returns False when it is to stop."""
-    cdef int64_t what = <int64_t> rfp_load64_acquire(&w.order)
+    """Carries out the orders that were given; returns False when it is to stop."""
+    cdef uint64_t given = rfp_load64_acquire(&w.given)
+    cdef order *next
     cdef uint32_t i
-    if what == NOTHING:
-        return True
-    if what == ADD:
-        w.service.opened(w.service.context, &w.subject.session)
-        w.rings[w.count] = w.subject
-        w.count += 1
-    elif what == REMOVE:
-        for i in range(w.count):
-            if w.rings[i] == w.subject:
-                w.count -= 1
-                w.rings[i] = w.rings[w.count]
-                w.service.closed(w.service.context, &w.subject.session)
-                break
-    if what != STOP:
-        obeyed(w)
-    return what != STOP
+    while w.obeyed != given:
+        next = &w.orders[w.obeyed % MOST_ORDERS]
+        if next.what == STOP:
+            return False
+        if next.what == ADD:
+            w.service.opened(w.service.context, &next.subject.session)
+            w.rings[w.count] = next.subject
+            w.count += 1
+        else:
+            for i in range(w.count):
+                if w.rings[i] == next.subject:
+                    w.count -= 1
+                    w.rings[i] = w.rings[w.count]
+                    w.service.closed(w.service.context, &next.subject.session)
+                    break
+        carried_out(w)
+    return True
 
 
-cdef void obeyed(worker *w) noexcept nogil:
-    rfp_store64_release(&w.order, NOTHING)
-    rfp_futex_wake(&w.order)
+cdef void carried_out(worker *w) noexcept nogil:
+    rfp_store64_release(&w.obeyed, w.obeyed + 1)
+    rfp_futex_wake(&w.obeyed)
 
 
 cdef void worker_run(worker *w) noexcept nogil:
@@ -150,10 +151,14 @@ cdef void worker_run(worker *w) noexcept nogil:
     cdef uint32_t idle = 0
     cdef uint32_t armed
     cdef bint woken
+    cdef bint worked = False        # since the last sleep
     cdef bint more = False
     while obey(w):
         w.turns += 1
         if turn(w, tick):
+            if idle and worked and w.spin.skip == 0:
+                rfp_spin_won(&w.spin)
+            worked = True
             idle = 0
             idle_since = 0
             # The clock is read once in 16 turns with work: tend() promises the service a clock that is at most 1 ms old.
@@ -163,7 +168,7 @@ cdef void worker_run(worker *w) noexcept nogil:
         else:
             rfp_pause()
             idle += 1
-            if idle % TURNS and (w.spin or not w.sleeps):
+            if idle % TURNS and (w.spin.ns or not w.sleeps):
                 continue
             now = rfp_now()
             if idle_since == 0:
@@ -177,13 +182,17 @@ cdef void worker_run(worker *w) noexcept nogil:
             tended = now
             if w.beat != NULL:
                 rfp_store64(w.beat, now)
-        if idle == 0 or more or not w.sleeps or now - idle_since < w.spin or outstanding(w):
+        if idle == 0 or more or not w.sleeps or now - idle_since < rfp_spin_ns(&w.spin) or outstanding(w):
             continue
+        if worked:
+            worked = False
+            rfp_spin_lost(&w.spin)
         armed = w.channel.ops.arm(w.channel)
         forgive(w)
         # Whoever wrote before it could see the armed word is found now; whoever writes later sees it.
-        if rfp_load64_acquire(&w.order) != NOTHING or turn(w, tick):
+        if rfp_load64_acquire(&w.given) != w.obeyed or turn(w, tick):
             w.channel.ops.disarm(w.channel)
+            worked = True
             idle = 0
             idle_since = 0
             continue
@@ -198,7 +207,7 @@ cdef void worker_run(worker *w) noexcept nogil:
             rfp_store64(w.beat, now)
         idle = 0
         # One look after a time-out is enough: the next sleep follows at once.
-        idle_since = now - w.spin
+        idle_since = now - w.spin.ns
         if not woken and turn(w, tick):
             w.overslept += 1
             idle_since = 0
@@ -206,7 +215,7 @@ cdef void worker_run(worker *w) noexcept nogil:
     while w.count:
         w.count -= 1
         w.service.closed(w.service.context, &w.rings[w.count].session)
-    obeyed(w)
+    carried_out(w)
 
 
 cdef class Worker:
@@ -229,8 +238,7 @@ cdef class Worker:
         self.c.channel = &channel.c
         self.c.slot_size = slot_size
         self.c.sleeps = idle == "adaptive"
-        # Spinning beside the only client on the only processor would keep the client from running.
-        self.c.spin = 20_000 if len(os.sched_getaffinity(0)) > 1 else 0
+        self.c.spin.ns = 20_000 if os.cpu_count() > 1 else 0
         self.c.copies = <char *> calloc(GROUP, slot_size)
         if self.c.copies == NULL:
             raise MemoryError()
@@ -255,25 +263,37 @@ cdef class Worker:
         with nogil:
             worker_run(&self.c)
 
-    cdef void order(self, int64_t what, server_ring *subject):
-        """Gives an order and waits until it was carried out; the lock is held.
+    cdef uint64_t give(self, uint32_t what, server_ring *subject):
+        """Gives an order, without waiting until it was carried out; the lock is held.  Returns its number."""
+        cdef uint64_t given = self.c.given
+        if given >= MOST_ORDERS:
+            self.wait(given - MOST_ORDERS)
+        self.c.orders[given % MOST_ORDERS].what = what
+        self.c.orders[given % MOST_ORDERS].subject = subject
+        rfp_store64_release(&self.c.given, given + 1)
+        self.c.channel.ops.wake(self.c.channel)
+        return given
+
+    cdef void wait(self, uint64_t number):
+        """Waits until an order was carried out.
 
         The worker looks after each turn, so this is short; but an RPC handler may keep it for as long as it likes.
         """
         cdef uint32_t looks = 0
-        self.c.subject = subject
-        rfp_store64_release(&self.c.order, what)
+        cdef uint64_t obeyed
         with nogil:
-            while rfp_load64_acquire(&self.c.order) != NOTHING:
-                self.c.channel.ops.wake(self.c.channel)
+            while True:
+                obeyed = rfp_load64_acquire(&self.c.obeyed)
+                if obeyed > number:
+                    break
                 looks += 1
                 if looks < PATIENCE:
                     rfp_pause()
                 else:
-                    rfp_futex_wait(&self.c.order, <uint32_t> what, ORDER)
+                    rfp_futex_wait(&self.c.obeyed, <uint32_t> obeyed, ORDER)
 
     def add(self, ServerRing ring not None):
-        """Begins to serve this ring."""
+        """Begins to serve this ring, as soon as the worker is done with what it is at."""
         with self.lock:
             if self.thread is None:
                 raise Closed("the worker does not run")
@@ -281,16 +301,30 @@ cdef class Worker:
                 raise InvalidArgument(f"slots of {ring.c.slot_size} bytes: this worker takes {self.c.slot_size}")
             if len(self.rings) >= MOST_RINGS:
                 raise QuotaExceeded(f"this worker serves {MOST_RINGS} rings already", hint="close clients, or end threads")
-            self.order(ADD, &ring.c)
+            self.give(ADD, &ring.c)
             self.rings.append(ring)
 
     def remove(self, ServerRing ring not None):
         """Ends serving this ring; when it returns, the worker touches nothing of it any more."""
         with self.lock:
-            if ring in self.rings:
-                if self.thread is not None:
-                    self.order(REMOVE, &ring.c)
-                self.rings.remove(ring)
+            order = self._retire(ring)
+            if order is not None:
+                self.wait(order)
+
+    def retire(self, ServerRing ring not None):
+        """The same without waiting: returns what to ask retired() with.  The ring must be kept until then."""
+        with self.lock:
+            return self._retire(ring)
+
+    def _retire(self, ServerRing ring):
+        if ring not in self.rings:
+            return None
+        self.rings.remove(ring)
+        return self.give(REMOVE, &ring.c) if self.thread is not None else None
+
+    def retired(self, order):
+        """Whether the worker touches nothing any more of the ring that retire() returned this for."""
+        return order is None or self.thread is None or rfp_load64_acquire(&self.c.obeyed) > <uint64_t> order
 
     @property
     def inside(self):
@@ -302,7 +336,7 @@ cdef class Worker:
         with self.lock:
             if self.thread is None:
                 return
-            self.order(STOP, NULL)
+            self.wait(self.give(STOP, NULL))
             self.thread.join()
             self.thread = None
             self.rings.clear()

@@ -31,6 +31,7 @@ from rfp.protocol.layout import BELL, NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
 
 MOST_CHANNELS = 1024  # of one client process
 MOST_MESSAGES = 16  # of one guest before the others have their turn
+ENDING = 5  # ms between two looks whether a worker has let go a ring that is to end
 MOST_SHOWN = 200  # clients in figures(), which must fit into one control message
 SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
 RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
@@ -43,6 +44,7 @@ class Attachment:
         self.number = number
         self.host = host
         self.rings: list[ServerRing] = []
+        self.orders: list[int | None] | None = None  # that end them
         self.opened: list[Any] = []  # what to close, in this order
         try:
             self.answer = self._set_up(guest, question)
@@ -95,10 +97,21 @@ class Attachment:
         self.opened.append(region)
         return region
 
+    def retire(self) -> None:
+        """Begins to end the rings: `retired` says when no worker touches them any more, and close() then waits for nobody."""
+        if self.orders is None:
+            self.orders = [worker.retire(ring) for ring, worker in zip(self.rings, self.host.workers, strict=False)]
+
+    @property
+    def retired(self) -> bool:
+        pairs = zip(self.orders or (), self.host.workers, strict=False)
+        return self.orders is not None and all(worker.retired(order) for order, worker in pairs)
+
     def close(self) -> None:
-        """Ends the rings; no worker touches them when this returns."""
-        for ring, worker in zip(self.rings, self.host.workers, strict=False):
-            worker.remove(ring)
+        """Ends the rings; waits until no worker touches them any more."""
+        self.retire()
+        while not self.retired:
+            time.sleep(0.0001)
         for thing in self.opened:
             thing.close()
         self.host.past.update(self.counters())
@@ -130,6 +143,8 @@ class Guest:
         self.greeted = False
         self.name = ""
         self.attachments: dict[int, Attachment] = {}
+        self.ending: list[Attachment] = []
+        self.over = False  # and is to be closed with the last of them
         self.numbers = 0
         self.since = time.time()
 
@@ -178,6 +193,7 @@ class Host:
         self.arenas = list(arenas)
         self.guests: set[Guest] = set()
         self.departing: list[tuple[float, Guest]] = []  # gone, but their processes may still READ what is pinned for them
+        self.ending: set[Guest] = set()  # with rings that their workers have not let go yet
         self.past: Counter[str] = Counter()  # what passed through rings that have ended
         self.refused = 0
         self.since = time.time()
@@ -232,6 +248,8 @@ class Host:
             pause = None
             if self.departing:
                 pause = max(0, int((self.departing[0][0] - time.monotonic()) * 1000) + 1)
+            if self.ending:
+                pause = min(pause or ENDING, ENDING)
             for fd, _ in poll.poll(pause):
                 if fd == self._wake:
                     continue
@@ -251,6 +269,7 @@ class Host:
                 poll.unregister(guest.pidfd)
                 del owners[guest.pidfd]
                 self._free(guest)
+            self._end_retired()
 
     def _welcome_guests(self, poll: select.poll, owners: dict[int, Guest]) -> None:
         while True:
@@ -321,7 +340,7 @@ class Host:
         elif isinstance(message, Detach):
             attached = guest.attachments.pop(message.channel, None)
             if attached is not None:
-                attached.close()
+                self._retire(guest, attached)
         elif isinstance(message, GetStats):
             guest.connection.answer(message, Stats(self.figures()), 0.0)
         else:
@@ -345,10 +364,27 @@ class Host:
         return over
 
     def _free(self, guest: Guest) -> None:
+        guest.over = True
         for attachment in guest.attachments.values():
-            attachment.close()
+            self._retire(guest, attachment)
         guest.attachments.clear()
-        guest.close()
+        self.ending.add(guest)
+
+    def _retire(self, guest: Guest, attachment: Attachment) -> None:
+        """An RPC handler may keep its worker for long, and nobody else is to wait for that."""
+        attachment.retire()
+        guest.ending.append(attachment)
+        self.ending.add(guest)
+
+    def _end_retired(self) -> None:
+        for guest in list(self.ending):
+            for attachment in [each for each in guest.ending if each.retired]:
+                attachment.close()
+                guest.ending.remove(attachment)
+            if not guest.ending:
+                self.ending.remove(guest)
+                if guest.over:
+                    guest.close()
 
     # For the owner
 
@@ -413,6 +449,7 @@ class Host:
             worker.stop()
         for guest in [*self.guests, *(guest for _, guest in self.departing)]:
             self._free(guest)
+        self._end_retired()
         self.guests.clear()
         self.departing.clear()
         for worker in self.workers:
@@ -426,7 +463,7 @@ class Host:
         """In the child of a fork there are no workers: the handle is closed there."""
         self._closed = True
         os.close(self._wake)
-        for guest in [*self.guests, *(guest for _, guest in self.departing)]:
+        for guest in [*self.guests, *(guest for _, guest in self.departing), *self.ending]:
             guest.close()
 
 

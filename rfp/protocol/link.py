@@ -70,7 +70,9 @@ class Link:
         self.lease_ns = welcome.lease_ns
         self.max_value = welcome.max_value
         self.server_pid = welcome.pid
-        self.arenas = [self._keep(handle, REMOTE_READ) for handle in welcome.arenas] or [None] * welcome.partitions
+        self.arenas: list[RemoteRegion | None] = [None] * welcome.partitions
+        if welcome.arenas:
+            self.arenas = [self._keep(handle, REMOTE_READ) for handle in welcome.arenas]
         self.bells = self._keep(welcome.bells, REMOTE_WRITE)
 
     def _keep(self, handle: Handle, rights: int) -> RemoteRegion:

@@ -1,8 +1,8 @@
 # Server-bypass: a GET that walks the server's index by one-sided READs, as Pilaf does and RFP compares itself with.
 #
 # Everything that is read may change, or be reused, at any moment: offsets are checked before they are followed, the walk is
-# bounded, and nothing is believed before the record's own checksum.  A walk that finds nothing proves nothing (the record may have
-# moved meanwhile): then the server is asked.
+# bounded, and nothing is believed before the record's own checksum.  A walk that finds nothing proves nothing (the record may
+# have moved meanwhile): then the server is asked.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp._fabric cimport remote_region

@@ -7,8 +7,8 @@ from rfp._core cimport rfp_crc32c
 from rfp._fabric cimport READ
 from rfp.protocol._client_ring cimport DONE, client_ring, client_ring_transfer
 from rfp.store._layout cimport (
-    KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_SLOTS, KV_STATE_KEY, kv_board, kv_bucket, kv_mask,
-    kv_overflow, kv_record, kv_record_size, kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
+    KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_SLOTS, KV_STATE_KEY, kv_board, kv_bucket,
+    kv_mask, kv_overflow, kv_record, kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
     kv_value_offset,
 )
 

@@ -212,7 +212,7 @@ cdef class Session:
             self.service.c.closed(self.service.c.context, &self.c)
 
     def __dealloc__(self):
-        if self.open:
+        if self.open and self.service is not None:      # the garbage collector may have cleared it
             self.service.c.closed(self.service.c.context, &self.c)
         free(self.memory)
 

@@ -159,15 +159,17 @@ cdef void with_key(partition *p, request *r, response *out, const char *key, uin
         out.status = upload_begin(p, <holdings *> r.session.state, hash, &put, key, r.flags, &out.result)
 
 
-cdef void gauge(partition *p) noexcept nogil:
-    """Brings those counters up to date that something else counts already."""
-    p.counters[KV_C_RECORDS] = p.index.records
-    p.counters[KV_C_BYTES_TOTAL] = p.length
-    p.counters[KV_C_BYTES_USED] = p.length - (p.memory.end - p.memory.start) + p.memory.used
-    p.counters[KV_C_INDEX_BYTES] = KV_LINE * (p.index.room + p.index.lines)
+cdef void count(partition *p, uint64_t *counters) noexcept nogil:
+    """All counters, those among them that something else counts already."""
+    memcpy(counters, p.counters, sizeof(p.counters))
+    counters[KV_C_RECORDS] = p.index.records
+    counters[KV_C_BYTES_TOTAL] = p.length
+    counters[KV_C_BYTES_USED] = p.length - (p.memory.end - p.memory.start) + p.memory.used
+    counters[KV_C_INDEX_BYTES] = KV_LINE * (p.index.room + p.index.lines)
 
 
 cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
+    cdef uint64_t[KV_COUNTERS] counters
     cdef kv_number number
     cdef kv_piece piece
     if r.opcode == KV_GET_MANY:
@@ -195,9 +197,9 @@ cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
         if r.length:
             out.status = KV_BAD_REQUEST
             return
-        gauge(p)
+        count(p, counters)
         out.length = min(<uint32_t> KV_COUNTERS, out.capacity // 8) * 8
-        rfp_copy_out(out.payload, p.counters, out.length)
+        rfp_copy_out(out.payload, counters, out.length)
     else:
         out.status = KV_UNSUPPORTED
 
@@ -317,8 +319,9 @@ cdef class Partition(Service):
 
     def stats(self):
         """What the partition has counted, by name; the same as the answer to KV_STATS."""
-        gauge(self.p)
-        return {name: self.p.counters[i] for i, name in enumerate(COUNTERS)}
+        cdef uint64_t[KV_COUNTERS] counters
+        count(self.p, counters)
+        return {name: counters[i] for i, name in enumerate(COUNTERS)}
 
     def check(self):
         """Verifies every invariant of arena, index, pins and uploads; raises RuntimeError at the first that does not hold.

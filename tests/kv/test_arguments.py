@@ -153,7 +153,9 @@ def test_a_refused_condition_names_the_version_that_stands_there(kv: rfp.Client,
     assert mismatch.value.version is None
 
 
-@pytest.mark.parametrize("text", [b"", b"x", b"1 ", b" 1", b"+1", b"1.0", b"0x1", b"--1", b"-", b"9" * 19 + b"9", b"1" * 21, bytes(5000)])
+@pytest.mark.parametrize(
+    "text", [b"", b"x", b"1 ", b" 1", b"+1", b"1.0", b"0x1", b"--1", b"-", b"9" * 19 + b"9", b"1" * 21, bytes(5000)]
+)
 def test_incr_of_what_is_no_number_changes_nothing(kv: rfp.Client, text: bytes) -> None:
     version = kv.put(b"good", text)
     with pytest.raises(NotANumber):
@@ -209,7 +211,8 @@ def test_any_f_fetches_any_value(kv: rfp.Client, fetch: int) -> None:
 @pytest.mark.parametrize(
     "options",
     [{"memory": 0}, {"memory": "1 apple"}, {"memory": "1MiB", "workers": 2}, {"memory": None}, {"workers": 0}, {"workers": 65},
-     {"workers": 1.0}, {"workers": "2"}, {"eviction": "random"}, {"eviction": None}, {"idle": "busy"}, {"lease": 0}, {"lease": 3601},
+     {"workers": 1.0}, {"workers": "2"}, {"eviction": "random"}, {"eviction": None}, {"idle": "busy"}, {"lease": 0},
+     {"lease": 3601},
      {"quota": -1}, {"quota": "much"}, {"cpus": [1 << 20]}, {"cpus": [-1]}],
     ids=str,
 )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,10 +25,10 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> float:
 
 
 @pytest.fixture
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def place(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = Path(tmp_path_factory.mktemp("place", numbered=True))
     folder.chmod(0o700)
-    yield f"shm://{folder}/s"
+    return f"shm://{folder}/s"
 
 
 def test_versions_only_grow_over_all_keys_of_a_worker(kv: rfp.Client) -> None:

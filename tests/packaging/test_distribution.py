@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"rfp", "rnvm", "structures", "bench"}
-SCRIPTS = {"rfp", "rfp-ycsb"}
+SCRIPTS = {"rfp", "rfp-ycsb", "rfp-experiments"}
 
 
 @pytest.fixture(scope="module")

@@ -77,8 +77,8 @@ def test_a_key_that_is_put_again_counts_as_used():
 
 def test_one_large_value_takes_the_place_of_many_small_ones():
     store = partition(4 * MIB)
-    client = Client(store, capacity=4 * MIB)
-    fill(client, 60_000)
+    fill(Client(store), 60_000)
+    client = Client(store, capacity=MIB)
     assert store.stats()["evictions"] > 0
     before = store.stats()["records"]
     large = bytes(range(256)) * 4096
@@ -149,6 +149,7 @@ def test_a_value_that_cannot_be_stored_leaves_the_old_one():
         old = bytes(range(256)) * 2400
         assert client.put(b"a", old).status == OK
         assert client.put(b"a", bytes(len(old))).status == OUT_OF_MEMORY
+        assert client.value(b"a") == old
         assert client.upload(b"a", bytes(len(old))).status == OUT_OF_MEMORY
         assert client.value(b"a") == old
         store.check()

@@ -225,6 +225,16 @@ def test_stats_are_what_the_partition_counted(store, client):
     assert len(client.ask(STATS, capacity=17).payload) == 16
 
 
+def test_groups_of_requests_are_prepared_together(client):
+    """As a worker does: the hash that prepare() leaves behind is the one that execute() uses."""
+    keys = [b"%d" % i for i in range(100)]
+    assert client.session.time(PUT, 24, keys, 200, group=16, tail=b"value") > 0
+    assert all(client.value(key) == b"value" for key in keys)
+    assert client.session.time(GET, 0, keys, 100, group=7) > 0
+    assert client.session.time(DELETE, 0, keys, 100, group=64) > 0
+    assert not any(client.value(key) for key in keys)
+
+
 def test_ping_answers(client):
     assert client.ask(PING) == Answer(OK, 0, 0, b"")
 

@@ -1,0 +1,250 @@
+"""The WAIT handshake: whoever sleeps is woken, whatever the two sides do to each other in between."""
+
+from __future__ import annotations
+
+import struct
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from rfp.protocol import _steps as steps
+
+from .rings import REQUEST_HEADER, Ends, answer, connected, result, settle, taken, working
+
+mode = pytest.mark.parametrize("mode", ["fetch", "reply"])
+
+
+def in_a_thread(call: Callable[[], object]) -> Callable[[], object]:
+    """Starts it; the result, when it is asked for."""
+    got: list[object] = []
+    thread = threading.Thread(target=lambda: got.append(call()))
+    thread.start()
+
+    def join() -> object:
+        thread.join(30)
+        assert not thread.is_alive()
+        return got[0]
+
+    return join
+
+
+def told(ends: Ends, slot: int = 0) -> int:
+    """What stands where a client writes WAIT."""
+    return struct.unpack("<I", ends.requests.read(slot * ends.slot_size + 4, 4))[0]
+
+
+def ping_pong(provider: str, mode: str, calls: int, *, delay: int, seed: int, length: int = 100) -> dict[str, int]:
+    """Calls from a client that never spins to a worker that never spins; the sleeps of both, and the wake-ups lost."""
+    with connected(provider, slots=2, slot_size=256, seed=seed) as ends:
+        steps.begin(ends.client, spin=0, mode=mode, paradigm=mode)
+        with working(ends, steps.Echo(delay=delay, seed=seed), spin=False) as worker:
+            assert steps.calls(ends.client, calls, length, timeout=50.0) == calls
+        client, server = ends.client.counters, worker.counters
+        return {"slept": client["slept"], "server slept": server["sleeps"],
+                "lost": client["overslept"] + server["overslept"]}
+
+
+def least_lost(provider: str, mode: str, calls: int, *, delay: int, seed: int) -> dict[str, int]:
+    """A machine that stops a thread for 50 ms between two instructions makes a wake-up late, which looks like a lost one; but
+    not three times in a row."""
+    for trial in range(3):
+        found = ping_pong(provider, mode, calls, delay=delay, seed=seed + trial)
+        if not found["lost"]:
+            break
+    return found
+
+
+@mode
+@pytest.mark.parametrize(("provider", "delay"), [("shm", 0), ("shm", 3_000), ("emulated", 20_000), ("reorder", 20_000)])
+def test_no_wake_up_is_lost_when_both_sides_sleep_at_once(provider, mode, delay, seed):
+    calls = 1_000
+    found = least_lost(provider, mode, calls, delay=delay, seed=seed)
+    assert found["slept"] > calls // 200, "the client did not sleep: this proves nothing"
+    assert found["server slept"] > 0
+    assert found["lost"] == 0
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@mode
+@pytest.mark.parametrize("delay", [0, 500, 5_000])
+def test_no_wake_up_is_lost_in_fifty_thousand_calls(mode, delay, seed):
+    found = least_lost("shm", mode, 50_000, delay=delay, seed=seed)
+    assert found["slept"] > 500
+    assert found["lost"] == 0
+
+
+def test_a_client_writes_wait_before_it_sleeps_and_is_notified_once():
+    with connected("shm") as ends:
+        steps.begin(ends.client, spin=0, paradigm="fetch")
+        sequence = steps.submit(ends.client, b"x")
+        steps.flush(ends.client)
+        waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
+        while told(ends) != sequence:
+            pass
+        assert ends.server.counters["notified"] == 0
+        answer(ends, b"y")
+        assert waiting() == "done"
+        assert result(ends).payload == b"y"
+        assert ends.server.counters["notified"] == 1
+        assert ends.client.counters["overslept"] == 0
+
+
+def test_the_next_request_of_a_slot_takes_wait_back():
+    with connected("shm", slots=1) as ends:
+        steps.begin(ends.client, spin=0, paradigm="fetch")
+        steps.submit(ends.client, b"x")
+        steps.flush(ends.client)
+        waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
+        while not told(ends):
+            pass
+        answer(ends, b"")
+        waiting()
+        result(ends)
+        steps.submit(ends.client, b"x")
+        steps.flush(ends.client)
+        assert told(ends) == 0
+        answer(ends, b"")
+        result(ends)
+        assert ends.server.counters["notified"] == 1
+
+
+def test_a_response_published_before_wait_is_seen_without_sleeping():
+    with connected("shm") as ends:
+        steps.begin(ends.client, spin=0, paradigm="fetch")
+        steps.submit(ends.client, b"x")
+        steps.flush(ends.client)
+        answer(ends, b"y")
+        assert steps.wait(ends.client, 20.0) == "done"
+        assert ends.client.counters["slept"] == 0
+
+
+def test_a_response_published_after_the_last_look_but_before_wait_was_seen_does_wake():
+    """The server looks for WAIT after it has published: the client that told it too late for that must see the response itself."""
+    with connected("shm") as ends:
+        steps.begin(ends.client, spin=0, paradigm="fetch")
+        for i in range(200):
+            steps.submit(ends.client, b"x")
+            steps.flush(ends.client)
+            assert taken(ends) is not None
+            waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
+            if i % 2:
+                while not told(ends, i % 8):
+                    pass
+            steps.publish(ends.server, b"y")
+            steps.notify(ends.server)
+            assert waiting() == "done"
+            assert result(ends).payload == b"y"
+        assert ends.client.counters["overslept"] == 0
+
+
+@pytest.mark.parametrize("provider", ["emulated", "reorder"])
+@mode
+def test_nobody_sleeps_before_what_was_posted_has_landed(provider, mode):
+    """What is not polled need not move: a request could wait out a whole sleep, and one more for each step that it needs."""
+    calls = 20
+    with connected(provider, slots=4) as ends:
+        steps.begin(ends.client, spin=0, mode=mode, paradigm=mode)
+        with working(ends, steps.Echo()):
+            assert steps.calls(ends.client, calls, 300) == calls
+        assert ends.client.counters["slept"] <= 5 * calls
+
+
+def test_an_abandoned_request_before_it_does_not_keep_a_sleeper_asleep():
+    """WAIT was written for the oldest request; once that is answered and dropped, the next one must be told as well."""
+    with connected("shm", slots=4) as ends:
+        steps.begin(ends.client, spin=0, paradigm="fetch")
+        steps.submit(ends.client, b"given up")
+        steps.flush(ends.client)
+        assert steps.wait(ends.client, 0.001) == "timed out"
+        steps.abandon(ends.client)
+        sequence = steps.submit(ends.client, b"wanted")
+        steps.flush(ends.client)
+        waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
+        answer(ends, b"late")
+        while told(ends, 1) != sequence:
+            pass
+        answer(ends, b"here")
+        assert waiting() == "done"
+        assert result(ends).payload == b"here"
+        assert ends.client.counters["overslept"] == 0
+
+
+def test_a_wait_ends_at_its_deadline_and_can_be_taken_up_again():
+    with connected("shm") as ends:
+        steps.submit(ends.client, b"x")
+        steps.flush(ends.client)
+        assert steps.wait(ends.client, 0.02) == "timed out"
+        assert steps.wait(ends.client, 0.02) == "timed out"
+        answer(ends, b"y")
+        assert steps.wait(ends.client, 5.0) == "done"
+        assert result(ends).payload == b"y"
+
+
+def test_a_damaged_request_does_not_keep_the_worker_from_the_good_one_that_replaces_it():
+    """A ring that is looked at less often must not be slept over."""
+    with connected("shm", slots=1, slot_size=128) as ends, working(ends, steps.Echo(), spin=False) as worker:
+        for i in range(5):
+            steps.submit(ends.client, b"x" * 90)
+            good = ends.slot_size
+            # The client's next WRITE repairs what stands here first: its sequence with a checksum that does not fit.
+            header = struct.pack("<IIII", 0xBAD, 0, i + 1, 90) + bytes(REQUEST_HEADER - 16)
+            ends.written.write(0, header + bytes(good - REQUEST_HEADER))
+            before = worker.counters["turns"]
+            ends.server_events.wake()
+            while worker.counters["turns"] < before + 200:
+                ends.server_events.wake()
+            steps.flush(ends.client)
+            assert steps.wait(ends.client, 20.0) == "done"
+            result(ends)
+        assert worker.counters["overslept"] == 0
+        assert ends.server.counters["malformed"] == 0  # late, and then right
+
+
+@mode
+def test_replies_that_find_no_room_are_sent_later_and_the_connection_lives(mode):
+    """A client whose adapter takes 20000 a second, and a worker that answers a window of 256 at once."""
+    with connected("slow", slots=256, slot_size=128) as ends, working(ends, steps.Echo()):
+        steps.begin(ends.client, mode=mode, paradigm=mode)
+        for turn in range(2):
+            for i in range(256):
+                assert steps.submit(ends.client, struct.pack("<II", turn, i))
+            steps.flush(ends.client)
+            for i in range(256):
+                assert steps.wait(ends.client, 20.0) == "done", (turn, i)
+                assert result(ends).payload == struct.pack("<II", turn, i)
+
+
+def test_many_rings_share_a_worker_and_each_gets_its_own_answers(rng):
+    service = steps.Echo()
+    with connected("shm", slots=4) as first, connected("shm", slots=4) as second, working(first, service) as worker:
+        assert steps.calls(first.client, 100, 60) == 100
+        assert service.sessions == 1
+        with pytest.raises(ValueError, match="slots of"):
+            with connected("shm", slots=1, slot_size=4096) as larger:
+                worker.add(larger.server)
+        assert service.sessions == 1
+        worker.remove(second.server)  # was never there
+        worker.remove(first.server)
+        assert service.sessions == 0
+        steps.submit(first.client, b"x")
+        steps.flush(first.client)
+        assert steps.wait(first.client, 0.01) == "timed out"
+        worker.add(first.server)
+        assert steps.wait(first.client, 10.0) == "done"
+    assert service.sessions == 0
+
+
+def test_a_worker_stops_with_rings_and_ends_their_sessions():
+    service = steps.Echo()
+    with connected("shm") as ends:
+        with working(ends, service) as worker:
+            assert steps.calls(ends.client, 1, 1) == 1
+            assert service.sessions == 1
+            assert worker.running
+        assert service.sessions == 0
+        assert not worker.running
+        worker.stop()
+        worker.remove(ends.server)
+        settle(ends)
