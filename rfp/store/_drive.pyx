@@ -157,7 +157,8 @@ cdef class Session:
         cdef uint32_t j, k
         cdef request[64] requests
         cdef response out
-        cdef uint32_t width = max(len(k) for k in keys) + fixed + len(tail)
+        # Aligned as a worker's copy of a request is.
+        cdef uint32_t width = (max(len(k) for k in keys) + fixed + len(tail) + 7) // 8 * 8
         cdef char *payloads = <char *> calloc(n, width)
         cdef uint32_t *lengths = <uint32_t *> calloc(n, 4)
         cdef char *slot = <char *> malloc(self.capacity)
