@@ -6,8 +6,8 @@ import faulthandler
 import importlib.util
 import os
 import random
-import signal
 import shutil
+import signal
 import sys
 import tempfile
 import time

@@ -8,7 +8,7 @@ from rfp.protocol._worker import Worker
 
 class Request(NamedTuple):
     opcode: int
-    count: int
+    count: int  # type: ignore[assignment]
     flags: int
     release: int
     payload: bytes

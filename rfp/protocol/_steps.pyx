@@ -120,8 +120,8 @@ def release(ClientRing ring not None, uint64_t pin):
     client.client_ring_release(&ring.c, pin)
 
 
-def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
-             uint64_t remote_offset, uint64_t length, double seconds):
+def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, uint64_t local_offset,
+             RemoteRegion remote not None, uint64_t remote_offset, uint64_t length, double seconds):
     """A READ or WRITE beside the ring's own, to its end: "done", "gone" or "timed out"."""
     cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
     cdef int found

@@ -450,7 +450,7 @@ def test_fetch_reads_and_reply_writes(echo):
 
 def test_auto_goes_to_reply_after_two_slow_calls_in_a_row_and_back_when_the_server_is_quick():
     slow = threading.Event()
-    with rfp.RpcServer(lambda request: slow.is_set() and time.sleep(0.003) or request) as server:
+    with rfp.RpcServer(lambda request: (slow.is_set() and time.sleep(0.003)) or request) as server:
         with rfp.RpcClient(server.address) as client:
             for _ in range(100):  # whatever a busy machine made of the first calls
                 client.call(b"x")
