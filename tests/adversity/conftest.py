@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ import pytest
 import rfp
 
 from .processes import ClientProcess, Process, ServerProcess, ended
+
+# Where a spawned process finds the functions that a test hands to it; last, since tests/bench is not the package.
+sys.path.append(str(Path(__file__).parents[1]))
 
 
 @pytest.fixture

@@ -185,7 +185,7 @@ def main() -> None:
             else:
                 value = eval(compiled, names)
             text = json.dumps({"value": value}, default=repr)
-        except Exception as error:  # noqa: BLE001 - the other side wants to know
+        except Exception as error:
             if not hasattr(error, "hint"):
                 traceback.print_exc()
             text = json.dumps({"error": type(error).__name__, "text": str(error)})

@@ -45,7 +45,7 @@ def child(leave: Callable[[int], object] = os._exit) -> Iterator[bool]:
     try:
         yield True
         status = 0
-    except BaseException:  # noqa: BLE001
+    except BaseException:
         traceback.print_exc()
     finally:
         try:
@@ -134,7 +134,7 @@ def test_a_server_serves_on_while_children_come_and_go(server: rfp.Server) -> No
                     value = b"%d" % count * 2000
                     kv.put(b"large", value)
                     assert kv.get(b"large") == value
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 errors.append(error)
 
         thread = threading.Thread(target=work)

@@ -206,7 +206,7 @@ def test_threads_of_a_handle_reconnect_once(start: Callable[..., Any]) -> None:
                 while not ended.is_set():
                     kv.get(b"k")
                     counts[number] += 1
-            except BaseException as error:  # noqa: BLE001
+            except BaseException as error:
                 errors.append(error)
 
         threads = [threading.Thread(target=read, args=(number,)) for number in range(8)]

@@ -191,7 +191,7 @@ def test_a_handle_can_be_closed_while_a_thread_attaches_to_a_stopped_server(star
     def read() -> None:
         try:
             kv.get(b"k")
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
             raised.append(error)
 
     thread = threading.Thread(target=read)

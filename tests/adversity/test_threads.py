@@ -29,7 +29,7 @@ def together(count: int, work: Callable[[int], None]) -> None:
     def run(number: int) -> None:
         try:
             work(number)
-        except BaseException as error:  # noqa: BLE001 - raised below
+        except BaseException as error:
             errors.append(error)
 
     threads = [threading.Thread(target=run, args=(number,)) for number in range(count)]
@@ -46,7 +46,11 @@ def together(count: int, work: Callable[[int], None]) -> None:
 def test_eight_threads_share_a_handle(workers: int) -> None:
     with rfp.Server(memory="64MiB", workers=workers) as server, rfp.connect(server.address, timeout=30) as kv:
 
+        all_attached = threading.Barrier(8)  # a thread that ended before another began would leave it its channel
+
         def work(number: int) -> None:
+            kv.ping()
+            all_attached.wait(30)
             rng = random.Random(number)
             mine: dict[bytes, bytes] = {}
             for i in range(150):

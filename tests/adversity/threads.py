@@ -34,7 +34,7 @@ class Call:
             self._ready.set()
             self._go.wait(60)
             self._value = self._call(self._kv)
-        except BaseException as error:  # noqa: BLE001 - result() raises it
+        except BaseException as error:
             self._error = error
             self._ready.set()
 

@@ -24,7 +24,7 @@ def in_child(check) -> None:
     if pid == 0:
         try:
             check()
-        except BaseException:  # noqa: BLE001 - whatever it is, the child must end here
+        except BaseException:
             traceback.print_exc()
             os._exit(1)
         os._exit(0)
