@@ -84,5 +84,5 @@ def test_a_plain_pip_install_from_the_sdist_works(tmp_path):
         assert any(name.endswith("rfp/_fabric.pyx") for name in archive.getnames())
     shutil.rmtree(clone)
     subprocess.run([python, "-m", "pip", "-q", "install", sdist], check=True)
-    where = subprocess.check_output([python, "-c", "import rfp._fabric as m; print(m.__file__)"], cwd=tmp_path, text=True)
+    where = subprocess.check_output([python, "-I", "-c", "import rfp._fabric as m; print(m.__file__)"], cwd=tmp_path, text=True)
     assert where.startswith(str(environment))
