@@ -25,6 +25,10 @@ print(lost)
 """
 
 
+# The tools of the environment that the tests run in, also where it was not activated.
+os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+
 def run(*command: str | Path) -> str:
     return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
