@@ -47,6 +47,7 @@ docs:
 	@$(BIN)/sphinx-build -W --keep-going -q -j 2 docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
+# -I: the package that is installed, not the sources in this folder
 bench:
 	@scripts/install release
 	@$(BIN)/rfp-experiments $(ARGS)
