@@ -83,6 +83,8 @@ cdef class Caller:
         while True:
             # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
             while rfp_thread.identity != self.identity or self.identity == 0:
+                if self.is_closed and not self.is_forked:
+                    raise closed("this handle was closed")
                 self.find_channel(deadline)
             channel = <Channel> rfp_thread.channel
             if channel.c.busy:
@@ -277,7 +279,7 @@ cdef class Caller:
         if found == FULL:
             raise Busy("all slots wait for the answers of calls that timed out", hint="the server is slow or stopped: wait")
         if found == CLOSED or self.is_closed:
-            raise Closed("this handle was closed" if repeatable else
+            raise closed("this handle was closed" if repeatable else
                          "this handle was closed during the call: the change may still happen")
         because = "it answered what cannot be" if found == MALFORMED else "the server is gone"
         held = getattr(self.threads, "held", None)
@@ -424,8 +426,21 @@ def forget_parents_handles():
         caller.forked()
 
 
+leaving = False
+
+
+def closed(message):
+    """What a call of a closed handle raises.  At exit only daemon threads are left beside the one that ends the interpreter: it ends all
+    that they do without a word, and so it does their calls."""
+    while leaving and threading.current_thread() is not threading.main_thread():
+        time.sleep(LONGEST_TIME / 1000)
+    return Closed(message)
+
+
 def close_handles():
     """At exit, while all that close() needs is still there."""
+    global leaving
+    leaving = True
     for caller in list(callers):
         caller.close()
 

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -182,14 +183,6 @@ def test_a_child_ends_in_any_way_without_a_word(leave: str) -> None:
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")
 
 
-def connect_and_count(address: str, number: int) -> int:
-    """What a process of multiprocessing does."""
-    with rfp.connect(address, timeout=30) as kv:
-        for _ in range(20):
-            kv.incr(b"n")
-        return number
-
-
 def use_inherited(kv: rfp.Client, queue: Any) -> None:
     try:
         queue.put(repr(kv.get(b"k")))
@@ -199,18 +192,10 @@ def use_inherited(kv: rfp.Client, queue: Any) -> None:
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_of_multiprocessing_connect_for_themselves(server: rfp.Server, method: str) -> None:
-    with rfp.connect(server.address) as kv:
-        kv.incr(b"n", 0)
-        context = multiprocessing.get_context(method)
-        with context.Pool(2) as pool:
-            assert pool.starmap(connect_and_count, [(server.address, number) for number in range(4)]) == list(range(4))
-            pool.close()
-            pool.join()
-        assert kv.get(b"n") == b"80"
-    if method == "forkserver":
-        from multiprocessing import forkserver
-
-        forkserver._forkserver._stop()  # it would outlive the test
+    done = subprocess.run([sys.executable, "-W", "ignore", Path(__file__).with_name("spawning.py"), method, server.address],
+                          capture_output=True, text=True, timeout=50, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "b'80'\n", "")
+    until(lambda: server.figures()["clients"] == [])
 
 
 def test_a_handle_given_to_a_forked_process_says_what_to_do(server: rfp.Server) -> None:
@@ -229,7 +214,5 @@ def test_a_handle_given_to_a_forked_process_says_what_to_do(server: rfp.Server) 
 
 
 def test_a_handle_cannot_be_pickled(server: rfp.Server) -> None:
-    import pickle
-
     with rfp.connect(server.address) as kv, pytest.raises(TypeError):
         pickle.dumps(kv)

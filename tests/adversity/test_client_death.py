@@ -1,0 +1,175 @@
+"""kill -9 and SIGSTOP of clients in the middle of anything: what they held is freed, and nobody else notices."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+import rfp
+
+from .processes import ended, until
+from .threads import Call
+
+MIB = 1 << 20
+
+LOADS = {
+    "gets of large values": "while True: kv.get(b'large')",
+    "get_into": "buffer = bytearray(8 << 20)\nwhile True: kv.get_into(b'large', buffer)",
+    "uploads": "while True: kv.put(b'upload %d' % random.randrange(4), value)",
+    "batches": "while True: kv.put_many((b'%d' % i, b'v' * 100) for i in range(2000)); kv.get_many(b'%d' % i for i in range(2000))",
+    "small calls": "while True: kv.incr(b'n'); kv.get(b'n'); kv.delete(b'k'); kv.put(b'k', b'v')",
+    "threads": """
+def use():
+    while True: kv.put(b'upload', value); kv.get(b'large'); kv.incr(b'n')
+for _ in range(4): threading.Thread(target=use, daemon=True).start()
+use()""",
+    "connecting": "while True:\n    with rfp.connect(kv.link.address) as other: other.get(b'large')",
+}
+
+
+def held(server: rfp.Server, kv: rfp.Client) -> dict[str, Any]:
+    """What a server holds for clients."""
+    stats, figures = kv.stats(), server.figures()
+    return {
+        "pins": stats["pins"], "uploads": stats["uploads"], "reserved": stats["bytes_reserved"],
+        "clients": len(figures["clients"]), "rings": [worker["rings"] for worker in figures["workers"]],
+    }  # fmt: skip
+
+
+class Witness:
+    """A client that goes on calling while others die; each of its calls must be right, and none may take long."""
+
+    def __init__(self, address: str) -> None:
+        self.kv = rfp.connect(address, timeout=20)
+        self.ended = threading.Event()
+        self.calls = 0
+        self.call = Call(self.kv, self._run).begin()
+
+    def _run(self, kv: rfp.Client) -> None:
+        rng = random.Random(0)
+        values = [rng.randbytes(size) for size in (10, 1000, 5000, 300_000)]
+        while not self.ended.is_set():
+            value = values[self.calls % 4]
+            version = kv.put(b"witness", value)
+            assert kv.item(b"witness") == (value, version)
+            assert kv.incr(b"witnessed") == self.calls + 1
+            self.calls += 1
+
+    def end(self) -> None:
+        self.ended.set()
+        try:
+            self.call.result()
+        finally:
+            self.kv.close()
+
+
+def kill_clients(start: Callable[..., Any], address: str, load: str, rounds: int, rng: random.Random, server: rfp.Server) -> None:
+    """Starts clients under a load and kills them at a random moment of it."""
+    with rfp.connect(address, timeout=20) as kv:
+        kv.put(b"large", bytes(8 * MIB))
+        kv.get(b"nobody")
+        before = held(server, kv)
+        witness = Witness(address)
+        for _ in range(rounds):
+            client = start("client", address, prelude="value = bytes(3 << 20)", timeout=20)
+            served = sum(worker["served"] for worker in server.figures()["workers"])
+            client.tell(load)
+            until(lambda served=served: sum(worker["served"] for worker in server.figures()["workers"]) > served + 300)
+            time.sleep(rng.random() * 0.02)  # not to wait for something: to hit another moment
+            client.kill()
+        calls = witness.calls
+        until(lambda: witness.calls > calls + 20 or not witness.call._thread.is_alive())
+        witness.end()
+        until(lambda: held(server, kv) == before)
+        assert kv.get(b"large") == bytes(8 * MIB)
+
+
+@pytest.mark.parametrize("load", LOADS)
+def test_what_a_killed_client_held_is_freed_and_nobody_else_notices(
+    start: Callable[..., Any], load: str, rng: random.Random
+) -> None:
+    with rfp.Server(memory="128MiB", workers=2, lease=0.5) as server:
+        kill_clients(start, server.address, LOADS[load], 1, rng, server)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("load", LOADS)
+def test_a_server_outlives_any_number_of_killed_clients(start: Callable[..., Any], load: str, rng: random.Random) -> None:
+    with rfp.Server(memory="128MiB", workers=2, lease=0.5) as server:
+        kill_clients(start, server.address, LOADS[load], 30, rng, server)
+
+
+def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(start: Callable[..., Any]) -> None:
+    server = start("server", memory="64MiB")
+    with rfp.connect(server.address, timeout=20) as kv:
+        kv.put(b"large", bytes(8 * MIB))
+    until(lambda: server.figures()["clients"] == [])
+    before = server.descriptors()
+    for _ in range(3):
+        clients = [start("client") for _ in range(2)]
+        for client in clients:
+            client.tell(LOADS["threads"].replace("value", "bytes(2 << 20)"))
+        until(lambda: sum(client["threads"] for client in server.figures()["clients"]) >= 8)
+        assert server.descriptors() != before
+        for client in clients:
+            client.kill()
+        until(lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0)
+    until(lambda: server.descriptors() == before)
+
+
+def test_a_client_that_hangs_costs_the_others_nothing(start: Callable[..., Any]) -> None:
+    with rfp.Server(memory="64MiB", lease=0.2) as server:
+        witness = Witness(server.address)
+        hanging = [start("client", server.address, prelude="value = bytes(3 << 20)") for _ in range(2)]
+        for client, load in zip(hanging, ("threads", "gets of large values")):
+            client.do("kv.put(b'large', bytes(8 << 20))")
+            client.tell(LOADS[load])
+        until(lambda: sum(worker["served"] for worker in server.figures()["workers"]) > 3000)
+        for client in hanging:
+            client.stop()
+        with rfp.connect(server.address, timeout=20) as kv:
+            until(lambda: kv.stats()["pins"] == 0)  # their leases end
+            for i in range(50):  # and their memory is used again
+                kv.put(b"other %d" % (i % 5), bytes(4 * MIB))
+        calls = witness.calls
+        until(lambda: witness.calls > calls + 50 or not witness.call._thread.is_alive())
+        witness.end()
+        for client in hanging:
+            client.kill()
+
+
+READER = """
+def read(seconds):
+    deadline = time.monotonic() + seconds
+    count = 0
+    while time.monotonic() < deadline:
+        value = kv.get(b'large', timeout=20)
+        assert len(value) == len(set(value)) * len(value), 'a torn value'
+        count += 1
+    return count
+"""
+
+
+def test_a_read_that_a_stop_made_too_late_is_discarded_and_repeated(start: Callable[..., Any], rng: random.Random) -> None:
+    """The reader is stopped in the middle of READs, for longer than the lease, while the memory is used again and again."""
+    with rfp.Server(memory="256MiB", lease=0.05) as server, rfp.connect(server.address, timeout=30) as kv:
+        size = 48 * MIB
+        kv.put(b"large", b"\1" * size)
+        reader = start("client", server.address, prelude=READER)
+        with ended(reader):
+            reader.tell("read(2.0)")
+            until(lambda: kv.stats()["pins"] > 0)
+            for i in range(2, 10):
+                time.sleep(rng.random() * 0.03)  # not to wait for something: to hit another moment
+                reader.stop()
+                until(lambda: kv.stats()["pins"] == 0)
+                for k in range(3):  # every byte of the old value's memory becomes another
+                    kv.put(b"large", bytes([i + 10 * k]) * size)
+                reader.go_on()
+            assert reader.answer(50) >= 1
