@@ -26,23 +26,33 @@ from rfp.errors import RfpError
 
 VALUE = bytes(32)
 clock = time.perf_counter_ns
+CHUNK = 500  # calls between two looks at the clock
 
 
-def rate_of(get: Any, keys: list[Any]) -> float:
-    """Calls per second of get(key), in the plainest loop there is."""
-    began = clock()
-    for key in keys:
-        get(key)
-    return len(keys) * 1e9 / (clock() - began)
+def rate_of(get: Any, keys: list[Any], seconds: float) -> float:
+    """Calls per second of get(key), in the plainest loop there is, until the keys or the seconds are used up."""
+    began = now = clock()
+    until = began + int(seconds * 1e9)
+    done = 0
+    while done < len(keys) and now < until:
+        for key in keys[done : done + CHUNK]:
+            get(key)
+        done += CHUNK
+        now = clock()
+    return min(done, len(keys)) * 1e9 / (now - began)
 
 
-def median_of(get: Any, keys: list[Any]) -> float:
-    """The median time of get(key) in seconds, each call timed."""
+def median_of(get: Any, keys: list[Any], seconds: float) -> float:
+    """The median time of get(key) in seconds, each call timed, until the keys or the seconds are used up."""
     times = []
+    until = clock() + int(seconds * 1e9)
     for key in keys:
         began = clock()
         get(key)
-        times.append(clock() - began)
+        ended = clock()
+        times.append(ended - began)
+        if ended > until:
+            break
     times.sort()
     return times[len(times) // 2] / 1e9
 
@@ -66,7 +76,7 @@ def redis_benchmark(setting: Setting, *, pipeline: int = 64, tcp: bool = True) -
             return benchmark_rate(done.stdout, done.stderr)
 
         call("set", setting.records * 10)
-        yield lambda: {"rate": call("get", setting.count(2_000_000, 10_000))}
+        yield lambda: {"rate": call("get", setting.count(1_000_000, 10_000))}
 
 
 def benchmark_rate(out: str, errors: str = "") -> float:
@@ -98,7 +108,7 @@ def pylibmc_get(setting: Setting) -> Iterator[Side]:
 
         def side() -> Figures:
             with pinned(setting.client):
-                return {"rate": rate_of(client.get, keys), "p50": median_of(client.get, timed)}
+                return {"rate": rate_of(client.get, keys, setting.seconds), "p50": median_of(client.get, timed, setting.seconds)}
 
         yield side
 
@@ -112,7 +122,7 @@ def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
 
         def side() -> Figures:
             with pinned(setting.client):
-                return {"rate": rate_of(client.get_multi, batches) * size}
+                return {"rate": rate_of(client.get_multi, batches, setting.seconds) * size}
 
         yield side
 
@@ -136,12 +146,17 @@ def lmdb_get(setting: Setting) -> Iterator[Side]:
 
         def side() -> Figures:
             with pinned(setting.client):
-                began = clock()
-                for key in keys:  # without a function of our own around it
-                    with begin() as transaction:
-                        transaction.get(key)
-                rate = len(keys) * 1e9 / (clock() - began)
-                return {"rate": rate, "p50": median_of(get, timed)}
+                began = now = clock()
+                until = began + int(setting.seconds * 1e9)
+                done = 0
+                while done < len(keys) and now < until:
+                    for key in keys[done : done + CHUNK]:  # without a function of our own around it
+                        with begin() as transaction:
+                            transaction.get(key)
+                    done += CHUNK
+                    now = clock()
+                rate = min(done, len(keys)) * 1e9 / (now - began)
+                return {"rate": rate, "p50": median_of(get, timed, setting.seconds)}
 
         yield side
         environment.close()
@@ -158,7 +173,7 @@ def memcpy(setting: Setting, size: int = 1 << 20, spread: int = 16) -> Iterator[
 
     def side() -> Figures:
         with pinned(setting.client):
-            return {"rate": size / median_of(lambda source: ctypes.memmove(target, source, size), turns)}
+            return {"rate": size / median_of(lambda source: ctypes.memmove(target, source, size), turns, setting.seconds)}
 
     yield side
 
@@ -166,7 +181,6 @@ def memcpy(setting: Setting, size: int = 1 << 20, spread: int = 16) -> Iterator[
 @contextlib.contextmanager
 def bare_ring(setting: Setting, *, window: int) -> Iterator[Side]:
     """Two pinned threads, a ring of cache lines, a bucket probe: {"rate", "p50"}."""
-    count = setting.count(4_000_000 if window > 1 else 1_000_000, 10_000)
     stream = Stream(Workload(properties(setting.records)))
     stream.predraw(setting.count(100_000, 1000))
 
@@ -181,12 +195,12 @@ def bare_ring(setting: Setting, *, window: int) -> Iterator[Side]:
         server.start()
         try:
             with pinned(setting.client):
-                seconds, latencies, right = ring.ask(stream, count, window=window, timeout=60)
+                seconds, latencies, right = ring.ask(stream, window=window, seconds=setting.seconds)
         finally:
             ring.stop()
             server.join(10)
-        if right != count:
-            raise RfpError(f"the baseline answered {count - right} of {count} requests wrongly")
-        return {"rate": count / seconds, "p50": latencies.percentile(50) / 1e9}
+        if right != latencies.count:
+            raise RfpError(f"the baseline answered {latencies.count - right} of {latencies.count} requests wrongly")
+        return {"rate": latencies.count / seconds, "p50": latencies.percentile(50) / 1e9}
 
     yield side

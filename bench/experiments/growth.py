@@ -25,7 +25,7 @@ def cost(setting: Setting, records: int, window: int) -> Figures:
         store.load(setting, database, p)
 
         def side() -> Figures:
-            rate = store.drive(setting, database, p, setting.count(1_000_000, 10_000))["rate"]
+            rate = store.drive(setting, database, p)["rate"]
             return {"op": 1e9 / rate, "load": load(setting, records)}
 
         return take_turns({"ours": side}, setting.rounds)["ours"]

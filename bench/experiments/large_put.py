@@ -38,19 +38,21 @@ def measure(setting: Setting) -> list[Row]:
 
             def alone() -> Figures:
                 with pinned(setting.client):
-                    return {"p50": baselines.median_of(kv.get, keys[: setting.count(50_000, 100)])}
+                    return {"p50": baselines.median_of(kv.get, keys, setting.seconds)}
 
             def beside() -> Figures:
                 times = []
                 at = 0
                 with pinned(setting.client):
                     putter.tell("put")
-                    while putter.said() is None:
+                    done = None
+                    while done is None:
                         for _ in range(50):
                             began = baselines.clock()
                             kv.get(keys[at % len(keys)])
                             times.append(baselines.clock() - began)
                             at += 1
+                        done = putter.said()
                 times.sort()
                 return {"p50": times[len(times) // 2] / 1e9, "p99": times[len(times) * 99 // 100] / 1e9}
 

@@ -30,6 +30,11 @@ class Setting:
         return max(int(number * self.scale), least)
 
     @property
+    def seconds(self) -> float:
+        """The most that one side's turn takes, so that a busy machine spoils figures and not the day."""
+        return max(self.scale, 0.02)
+
+    @property
     def records(self) -> int:
         """How many records a store holds, unless their number is the question."""
         return self.count(100_000, 2000)

@@ -41,7 +41,7 @@ def python_get(setting: Setting) -> Iterator[Side]:
 
         def side() -> Figures:
             with pinned(setting.client):
-                return {"rate": rate_of(kv.get, keys), "p50": median_of(kv.get, timed)}
+                return {"rate": rate_of(kv.get, keys, setting.seconds), "p50": median_of(kv.get, timed, setting.seconds)}
 
         yield side
 
@@ -55,7 +55,7 @@ def python_get_many(setting: Setting, size: int = 64) -> Iterator[Side]:
 
         def side() -> Figures:
             with pinned(setting.client):
-                return {"rate": rate_of(kv.get_many, batches) * size}
+                return {"rate": rate_of(kv.get_many, batches, setting.seconds) * size}
 
         yield side
 
@@ -66,7 +66,7 @@ def driver(setting: Setting, *, window: int) -> Iterator[Side]:
     p = properties(setting.records, rfp__window=window, rfp__predraw=setting.count(100_000, 1000), rfp__memory="256MiB")
     with open_database("rfp", p, private=True, placement=setting.placement) as database:
         load(setting, database, p)
-        yield lambda: drive(setting, database, p, setting.count(4_000_000 if window > 1 else 1_000_000, 10_000))
+        yield lambda: drive(setting, database, p)
 
 
 def load(setting: Setting, database: Database, p: Properties) -> None:
@@ -75,10 +75,10 @@ def load(setting: Setting, database: Database, p: Properties) -> None:
         phases.load(database, p.with_(rfp__window=32))
 
 
-def drive(setting: Setting, database: Database, p: Properties, operations: int) -> Figures:
-    """One run of the driver in C."""
+def drive(setting: Setting, database: Database, p: Properties) -> Figures:
+    """One turn of the driver in C."""
     with pinned(setting.client):
-        result = phases.run(database, p.with_(operationcount=operations))
+        result = phases.run(database, p, seconds=setting.seconds)
     if any(set(metric.returns) != {"OK"} for metric in result.metrics):
         raise rfp.RfpError(f"operations failed: { {metric.name: metric.returns for metric in result.metrics} }")
     reads = result.metric("READ")

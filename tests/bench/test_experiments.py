@@ -4,6 +4,7 @@ import importlib
 import json
 import shutil
 import threading
+import time
 
 import pytest
 from click.testing import CliRunner
@@ -93,12 +94,33 @@ def test_the_bare_ring_answers_every_request_rightly(window_size):
     server = threading.Thread(target=ring.serve)
     server.start()
     try:
-        seconds, latencies, right = ring.ask(stream, 5000, window=window_size, timeout=20)
+        seconds, latencies, right = ring.ask(stream, 5000, window=window_size, seconds=20)
     finally:
         ring.stop()
         server.join(10)
     assert right == latencies.count == 5000
     assert 0 < latencies.percentile(50) < seconds * 1e9
+
+
+def test_time_ends_a_turn_of_the_bare_ring():
+    with baselines.bare_ring(Setting(rounds=1, scale=0.02), window=8) as measure:
+        began = time.monotonic()
+        assert measure()["rate"] > 100
+        assert time.monotonic() - began < 5
+
+
+def test_time_ends_a_turn_of_calls():
+    calls = []
+
+    def slow(key):
+        calls.append(key)
+        time.sleep(0.001)
+
+    assert 100 < baselines.rate_of(slow, list(range(5000)), 0.1) < 1000
+    assert len(calls) < 5000
+    assert baselines.median_of(slow, list(range(5000)), 0.05) >= 0.001
+    assert baselines.rate_of(calls.append, [1, 2, 3], 1) > 3
+    assert calls[-3:] == [1, 2, 3]
 
 
 def test_the_bare_ring_finds_what_it_does_not_hold_wrong():
@@ -107,7 +129,7 @@ def test_the_bare_ring_finds_what_it_does_not_hold_wrong():
     server = threading.Thread(target=ring.serve)
     server.start()
     try:
-        _, _, right = ring.ask(stream, 1000, window=4, timeout=20)
+        _, _, right = ring.ask(stream, 1000, window=4, seconds=20)
     finally:
         ring.stop()
         server.join(10)
@@ -116,8 +138,8 @@ def test_the_bare_ring_finds_what_it_does_not_hold_wrong():
 
 def test_a_bare_ring_without_a_server_ends_at_its_deadline():
     stream = Stream(Workload(properties(10)))
-    with pytest.raises(DeadlineExceeded, match="0 of 10"):
-        RingBaseline(10).ask(stream, 10, timeout=0.05)
+    with pytest.raises(DeadlineExceeded, match="answered 0 requests"):
+        RingBaseline(10).ask(stream, 10)
     with pytest.raises(InvalidArgument, match="between 1 and 255"):
         RingBaseline(10).ask(stream, 10, window=256)
 
