@@ -430,8 +430,8 @@ leaving = False
 
 
 def closed(message):
-    """What a call of a closed handle raises.  At exit only daemon threads are left beside the one that ends the interpreter: it ends all
-    that they do without a word, and so it does their calls."""
+    """What a call of a closed handle raises.  At exit only daemon threads are left beside the one that ends the interpreter: it
+    ends all that they do without a word, and so it does their calls."""
     while leaving and threading.current_thread() is not threading.main_thread():
         time.sleep(LONGEST_TIME / 1000)
     return Closed(message)
