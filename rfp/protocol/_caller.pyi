@@ -3,6 +3,7 @@ from typing import Final
 
 from typing_extensions import Self
 
+from rfp.errors import Closed
 from rfp.protocol._channel import Channel
 from rfp.protocol.link import Link
 
@@ -43,3 +44,6 @@ class Caller:
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
+leaving: bool
+
+def closed(message: str) -> Closed: ...

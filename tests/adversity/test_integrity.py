@@ -42,7 +42,7 @@ def run_in_threads(kv: rfp.Client, jobs: list[str]) -> list[int]:
     def run(i: int) -> None:
         try:
             counts[i] = eval(jobs[i], {"kv": kv, "read_for": read_for, "write_for": write_for})
-        except BaseException as error:  # noqa: BLE001 - raised below
+        except BaseException as error:
             counts[i] = error
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(len(jobs))]
