@@ -120,7 +120,8 @@ def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(start: Callabl
         for client in clients:
             client.kill()
         until(lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0)
-    until(lambda: server.descriptors() == before)
+    # At most: when `before` was counted, the first client's may not all have been closed yet.
+    until(lambda: all(count <= before.get(kind, 0) for kind, count in server.descriptors().items()))
 
 
 def test_a_client_that_hangs_costs_the_others_nothing(start: Callable[..., Any]) -> None:
