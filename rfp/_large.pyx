@@ -34,7 +34,7 @@ cdef object fetch_reference(Channel owner, uint32_t worker, rfp_reference *refer
     cdef uint64_t step
     cdef uint64_t limit = started + min(reference.lease, owner.c.lease)
     cdef object value = None
-    if owner.c.arenas[worker] == NULL or reference.offset > owner.c.arenas[worker].length or \
+    if owner.c.arenas[worker] == NULL or reference.pin == 0 or reference.offset > owner.c.arenas[worker].length or \
             reference.length > owner.c.arenas[worker].length - reference.offset:
         found[0] = MALFORMED
         return None

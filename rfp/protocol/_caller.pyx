@@ -288,6 +288,9 @@ cdef class Caller:
         if not repeatable:
             raise OutcomeUnknown(f"the connection to {self.link.address} was lost after the request was sent ({because})",
                                  hint="the change may or may not have happened: look, then decide")
+        if found == MALFORMED:                  # and would do so again
+            raise ConnectionFailed(f"the connection to {self.link.address} was given up: {because}",
+                                   hint="is the server of another version, or damaged?")
         if not self.reconnect:
             raise ConnectionFailed(f"the connection to {self.link.address} was lost: {because}",
                                    hint="connect again, or use reconnect=True")

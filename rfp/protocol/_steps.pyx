@@ -6,6 +6,7 @@ The functions call what workers and clients call, so what they show is what thos
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_copy_out, rfp_now, rfp_pause
@@ -243,6 +244,82 @@ cdef void repeat(void *context, request *asked, response *answer) noexcept nogil
     answer.length = min(asked.length, answer.capacity)
     answer.result = asked.length
     rfp_copy_out(answer.payload, asked.payload, answer.length)
+
+
+cdef enum:
+    LONGEST = 1 << 20
+
+cdef struct fixed:
+    uint8_t status
+    uint8_t kind
+    uint64_t result
+    uint32_t length
+    char payload[LONGEST]
+
+
+cdef class Fixed(Service):
+    """Gives every request the same answer, however wrong: a server that cannot be trusted."""
+    cdef fixed *state
+
+    def __cinit__(self):
+        self.state = <fixed *> calloc(1, sizeof(fixed))
+        if self.state == NULL:
+            raise MemoryError()
+        self.c.context = self.state
+        self.c.opened = ignore
+        self.c.closed = ignore
+        self.c.prepare = NULL
+        self.c.execute = answer_fixed
+        self.c.tend = NULL
+
+    def __dealloc__(self):
+        free(self.state)
+
+    def say(self, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE, uint64_t result=0):
+        """From now on; only while no request is under way."""
+        if len(payload) > LONGEST:
+            raise ValueError(f"{len(payload)} bytes are more than any slot holds")
+        self.state.status = status
+        self.state.kind = kind
+        self.state.result = result
+        self.state.length = <uint32_t> len(payload)
+        memcpy(self.state.payload, PyBytes_AS_STRING(payload), len(payload))
+
+
+cdef void ignore(void *context, session *_) noexcept nogil:
+    pass
+
+
+cdef void answer_fixed(void *context, request *asked, response *answer) noexcept nogil:
+    cdef fixed *state = <fixed *> context
+    answer.status = state.status
+    answer.kind = state.kind
+    answer.result = state.result
+    answer.length = min(state.length, answer.capacity)
+    rfp_copy_out(answer.payload, state.payload, answer.length)
+
+
+# What no honest client does
+
+def alternate(RemoteRegion region not None, uint64_t offset, list versions not None, double seconds):
+    """Writes one after the other to the same place, as fast as it can, beginning and ending with the first."""
+    cdef const char *texts[16]
+    cdef uint64_t lengths[16]
+    cdef uint64_t until = rfp_now() + <uint64_t> (seconds * 1e9)
+    cdef int n = len(versions)
+    cdef int i
+    if not 1 <= n <= 16:
+        raise ValueError("1 to 16 versions")
+    for i in range(n):
+        texts[i] = PyBytes_AS_STRING(versions[i])
+        lengths[i] = len(versions[i])
+        if offset > region.c.length or lengths[i] > region.c.length - offset:
+            raise ValueError("outside the region")
+    with nogil:
+        while rfp_now() < until:
+            for i in range(n):
+                rfp_copy_out(region.c.base + offset, texts[i], lengths[i])
+        rfp_copy_out(region.c.base + offset, texts[0], lengths[0])
 
 
 def calls(ClientRing ring not None, uint64_t n, uint32_t length, *, double timeout=30.0):

@@ -199,6 +199,7 @@ class Host:
         self.since = time.time()
         self._closed = False
         self._lock = threading.Lock()
+        self._counting = threading.Lock()  # while counters move from one who leaves to `past`
         self._pid = os.getpid()
         self._wake = -1
         self.workers: list[Worker] = []
@@ -338,9 +339,8 @@ class Host:
             guest.attachments[guest.numbers] = attachment
             guest.connection.answer(message, attachment.answer, 0.0)
         elif isinstance(message, Detach):
-            attached = guest.attachments.pop(message.channel, None)
-            if attached is not None:
-                self._retire(guest, attached)
+            if message.channel in guest.attachments:
+                self._retire(guest, [message.channel])
         elif isinstance(message, GetStats):
             guest.connection.answer(message, Stats(self.figures()), 0.0)
         else:
@@ -365,24 +365,25 @@ class Host:
 
     def _free(self, guest: Guest) -> None:
         guest.over = True
-        for attachment in guest.attachments.values():
-            self._retire(guest, attachment)
-        guest.attachments.clear()
-        self.ending.add(guest)
+        self._retire(guest, list(guest.attachments))
 
-    def _retire(self, guest: Guest, attachment: Attachment) -> None:
+    def _retire(self, guest: Guest, numbers: Sequence[int]) -> None:
         """An RPC handler may keep its worker for long, and nobody else is to wait for that."""
-        attachment.retire()
-        guest.ending.append(attachment)
-        self.ending.add(guest)
+        with self._counting:
+            for number in numbers:
+                guest.attachments[number].retire()
+                guest.ending.append(guest.attachments.pop(number))
+            self.ending.add(guest)
 
     def _end_retired(self) -> None:
         for guest in list(self.ending):
             for attachment in [each for each in guest.ending if each.retired]:
-                attachment.close()
-                guest.ending.remove(attachment)
+                with self._counting:
+                    attachment.close()
+                    guest.ending.remove(attachment)
             if not guest.ending:
-                self.ending.remove(guest)
+                with self._counting:
+                    self.ending.remove(guest)
                 if guest.over:
                     guest.close()
 
@@ -391,13 +392,14 @@ class Host:
     def figures(self) -> dict[str, Any]:
         """What is known of workers and clients, and of the service."""
         guests = list(self.guests)
-        total = Counter(self.past)
-        counted = {}
-        for guest in guests:
-            counted[guest] = Counter[str]()
-            for attachment in list(guest.attachments.values()):
-                counted[guest].update(attachment.counters())
-            total.update(counted[guest])
+        with self._counting:
+            total = Counter(self.past)
+            counted: dict[Guest, Counter[str]] = {}
+            for guest in {*guests, *(guest for _, guest in self.departing), *self.ending}:
+                counted[guest] = Counter()
+                for attachment in [*guest.attachments.values(), *guest.ending]:
+                    counted[guest].update(attachment.counters())
+                total.update(counted[guest])
         return {
             "address": str(self.address),
             "pid": self._pid,
