@@ -299,27 +299,33 @@ cdef void answer_fixed(void *context, request *asked, response *answer) noexcept
     rfp_copy_out(answer.payload, state.payload, answer.length)
 
 
-# What no honest client does
+# What no honest peer does
 
-def alternate(RemoteRegion region not None, uint64_t offset, list versions not None, double seconds):
-    """Writes one after the other to the same place, as fast as it can, beginning and ending with the first."""
+def alternate(region not None, uint64_t offset, list versions not None, double seconds):
+    """Writes one after the other to the same place in a Region or RemoteRegion, as fast as it can; the first is also the last."""
     cdef const char *texts[16]
     cdef uint64_t lengths[16]
     cdef uint64_t until = rfp_now() + <uint64_t> (seconds * 1e9)
     cdef int n = len(versions)
     cdef int i
+    cdef char *base
+    cdef uint64_t length
+    if isinstance(region, Region):
+        base, length = (<Region> region).c.base, (<Region> region).c.length
+    else:
+        base, length = (<RemoteRegion?> region).c.base, (<RemoteRegion> region).c.length
     if not 1 <= n <= 16:
         raise ValueError("1 to 16 versions")
     for i in range(n):
         texts[i] = PyBytes_AS_STRING(versions[i])
         lengths[i] = len(versions[i])
-        if offset > region.c.length or lengths[i] > region.c.length - offset:
+        if offset > length or lengths[i] > length - offset:
             raise ValueError("outside the region")
     with nogil:
         while rfp_now() < until:
             for i in range(n):
-                rfp_copy_out(region.c.base + offset, texts[i], lengths[i])
-        rfp_copy_out(region.c.base + offset, texts[0], lengths[0])
+                rfp_copy_out(base + offset, texts[i], lengths[i])
+        rfp_copy_out(base + offset, texts[0], lengths[0])
 
 
 def calls(ClientRing ring not None, uint64_t n, uint32_t length, *, double timeout=30.0):

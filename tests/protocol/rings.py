@@ -43,6 +43,7 @@ class Ends(NamedTuple):
     server_pair: QueuePair
     client_events: EventChannel
     server_events: EventChannel
+    scratch: Region  # the client's: requests under construction, then what its READs bring
 
     @property
     def largest_request(self) -> int:
@@ -91,7 +92,8 @@ def connected(
             slots, slot_size, proven,
         )  # fmt: skip
         yield Ends(
-            client, server, requests, written, responses, reply, replies, client_pair, server_pair, client_events, server_events
+            client, server, requests, written, responses, reply, replies, client_pair, server_pair, client_events, server_events,
+            scratch,
         )  # fmt: skip
 
 
