@@ -10,7 +10,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc
 
 from rfp._fabric cimport SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, completion, local_region, queue_pair, work_request
-from rfp._operations cimport DEPTH, alive, arm, check, complete, disarm, perform, sleep, take_completions, wake
+from rfp._operations cimport DEPTH, alive, arm, check, complete, disarm, perform, sleep, take_completions, tend, wake
 
 cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_copy_in(void *to, const void *source, size_t n)
@@ -148,7 +148,7 @@ cdef void abandon(pair_state *state, int status) noexcept nogil:
 
 
 cdef provider emulated = provider(
-    post=emulated_post, poll=emulated_poll, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake)
+    post=emulated_post, poll=emulated_poll, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
 
 
 cdef provider *emulated_operations() noexcept nogil:

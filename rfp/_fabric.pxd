@@ -1,4 +1,4 @@
-# The fabric: one contract, several providers (shm, reorder; verbs).  docs/fabric.md explains it.
+# The fabric: one contract, several providers (shm, verbs; reorder).  docs/fabric.md explains it.
 #
 # Everything above cimports this and nothing of a provider.  The structs are plain C so that the hot path runs without the
 # GIL; the classes own them and are the cold path.  The fabric knows no message.
@@ -12,6 +12,7 @@ cpdef enum:                    # rights that a region gives to peers
     REMOTE_READ = 1
     REMOTE_WRITE = 2
     REMOTE_ATOMIC = 4
+    CONSTANT = 8               # local_region only: not even work requests of this process may write it (a read-only buffer)
 
 cpdef enum:                    # opcodes of a work request
     READ = 1
@@ -28,7 +29,7 @@ cpdef enum:                    # statuses of a completion
     BOUNDS = 1                 # local or remote range outside its region
     RIGHTS = 2                 # the region does not grant this
     PEER_GONE = 3              # the connection is lost; what was posted may or may not have happened
-    FLUSHED = 4                # never executed, because the queue pair was closed or in error
+    FLUSHED = 4                # posted to a queue pair that was closed or in error (then never executed), or under way at close()
 
 cdef struct local_region:      # memory of this process that work requests may name
     char *base
@@ -81,10 +82,14 @@ cdef struct provider:          # the operations; every one noexcept nogil
     void (*disarm)(event_channel *channel) noexcept nogil
     # Wakes the sleeper of this channel from another thread of this process.
     void (*wake)(event_channel *channel) noexcept nogil
+    # Makes room for more notifies (verbs: posts receives anew).  The channel's thread calls it after each turn in which it found
+    # work; poll() of a pair and sleep() do it too.
+    void (*tend)(event_channel *channel) noexcept nogil
 
 cdef struct queue_pair:        # one end of a connection; what stands here holds from connect() on
     const provider *ops
     bint reads_ordered         # one READ sees the peer's release order: its first word last
+    bint needs_registration    # local memory must be a Region's: a local_region made by hand completes with RIGHTS (verbs)
     uint32_t max_outstanding_reads
     uint32_t max_inline        # a WRITE up to this length may reuse its local memory at once, without its completion
     uint32_t depth             # work requests that may be outstanding
@@ -99,6 +104,7 @@ cdef struct event_channel:
 cdef class Region:
     """Registered memory of this process."""
     cdef local_region c
+    cdef uint64_t within(self, uint64_t offset, uint64_t n) except? 0
     cpdef bytes descriptor(self)       # what a peer needs to attach()
     cpdef int fileno(self) except? -2  # shm: the file descriptor to send along with it; -1 where there is none
     cpdef close(self)
@@ -120,19 +126,33 @@ cdef class QueuePair:
     """One end of a connection."""
     cdef queue_pair c
     cpdef bytes descriptor(self)       # what the peer's connect() needs
-    # region: where the peer's sleeping word stands (shm), else None
+    # region: where the peer's sleeping word stands (shm); elsewhere it is not looked at and may be None
     cpdef connect(self, bytes descriptor, RemoteRegion region)
     cpdef close(self)
 
 
 cdef class Fabric:
     """A provider: makes the four things above."""
+    # A protection domain of its own on the same device: what is registered in it only its queue pairs' peers reach, and event
+    # channels may be those of another domain.  shm, where who holds a file descriptor has the memory: the fabric itself.
+    cpdef Fabric domain(self)
     # memory that peers may use as `rights` says; length is rounded up to whole pages; filled with zeros
     cpdef Region register(self, uint64_t length, uint32_t rights)
+    # memory that share() will give to peers, with no more than these rights; nobody reaches it yet (shm: the same as register)
+    cpdef Region reserve(self, uint64_t length, uint32_t rights)
+    # a region over memory that there is: a part of a region (of this or another domain), or a buffer (which is kept, and whose
+    # rights are 0: it is for local use).  Peers get at most share_limit bytes with one; on shm the whole region or none of it.
+    cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights)
     # a peer's region from its descriptor and, on shm, the file descriptor that came with it (always taken over, also on error)
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=*)
     # sleeps on the word that begins the 64-byte line at offset, in one of our own regions that peers may write: the line belongs
-    # to the channel (verbs: a completion channel)
+    # to the channel (verbs: a completion channel; region and offset are not looked at, and region may be None)
     cpdef EventChannel event_channel(self, Region region, uint64_t offset)
     # pidfd and control: what alive() watches (-1: nothing); both stay the caller's, who keeps them open as long as the pair
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control)
+    # gives the device back as soon as all that was made with it is closed, too; what is open stays usable
+    cpdef close(self)
+
+# For share() of a buffer: a view of its bytes (WrongBuffer unless they are contiguous), and where they stand.
+cdef object buffer_bytes(object buffer)
+cdef char *buffer_base(object view) except? NULL

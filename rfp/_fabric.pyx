@@ -1,7 +1,15 @@
 # cython: language_level=3
 """The fabric's base classes: what a provider must define (the contract is in _fabric.pxd)."""
 
-from rfp.errors import DeadlineExceeded, InvalidArgument
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+
+from rfp.errors import Closed, DeadlineExceeded, InvalidArgument, RequestFailed, WrongBuffer
+
+cdef extern from "rfp/core/atomics.h" nogil:
+    void rfp_fetch(char *to, const char *source, size_t n)
+    void rfp_copy_out(void *to, const void *source, size_t n)
+    void rfp_fence_release()
 
 cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
@@ -18,7 +26,30 @@ cdef class Region:
     @property
     def rights(self):
         """What peers may do with it: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed."""
-        return self.c.rights
+        return self.c.rights & ~<uint32_t>CONSTANT
+
+    def read(self, uint64_t offset, uint64_t n):
+        """A copy of n bytes.  Raises InvalidArgument (outside the region), Closed."""
+        result = PyBytes_FromStringAndSize(NULL, self.within(offset, n))
+        rfp_fetch(PyBytes_AS_STRING(result), self.c.base + offset, n)
+        return result
+
+    def write(self, uint64_t offset, data):
+        """Copies bytes in, with release order.  Raises InvalidArgument (outside the region, or it is read-only), Closed."""
+        cdef bytes source = bytes(data)
+        cdef uint64_t n = len(source)
+        if self.c.rights & CONSTANT:
+            raise InvalidArgument("the region's memory is read-only")
+        self.within(offset, n)
+        rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(source), n)
+        rfp_fence_release()
+
+    cdef uint64_t within(self, uint64_t offset, uint64_t n) except? 0:
+        if self.c.base == NULL:
+            raise Closed("the region is closed")
+        if offset > self.c.length or n > self.c.length - offset:
+            raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {self.c.length}")
+        return n
 
     cpdef bytes descriptor(self):
         raise NotImplementedError
@@ -82,6 +113,10 @@ cdef class EventChannel:
         """Wakes the thread that sleeps on this channel, from another thread of this process."""
         self.c.ops.wake(&self.c)
 
+    def tend(self):
+        """Makes room for more notifies; sleep() and poll() do it too."""
+        self.c.ops.tend(&self.c)
+
     cpdef close(self):
         raise NotImplementedError
 
@@ -99,6 +134,16 @@ cdef class QueuePair:
     def reads_ordered(self):
         """Whether one READ sees the peer's release order: its first word last."""
         return self.c.reads_ordered
+
+    @property
+    def needs_registration(self):
+        """Whether local memory must be a Region's."""
+        return self.c.needs_registration
+
+    @property
+    def failure(self):
+        """What the device said of the first request that failed, or None: the status text, and what to do about it."""
+        return None
 
     @property
     def max_outstanding_reads(self):
@@ -152,10 +197,12 @@ cdef class QueuePair:
         return [(completions[i].id, completions[i].opcode, completions[i].status) for i in range(n)]
 
     def execute(self, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
-                uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, double timeout=1.0):
+                uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, double timeout=1.0,
+                bint check=False):
         """Does one work request and waits for it: one network round trip; for set-up and tests, with nothing else outstanding.
 
-        timeout: seconds.  Returns the status of the completion.  Raises DeadlineExceeded after the time-out.
+        timeout: seconds.  Returns the status of the completion; check: raises RequestFailed unless that is SUCCESS.  Raises
+        DeadlineExceeded after the time-out.
         """
         cdef completion done
         cdef int n = 0
@@ -169,13 +216,52 @@ cdef class QueuePair:
                     break
         if n == 0:
             raise DeadlineExceeded(f"no completion within {timeout} s")
+        if check and done.status != SUCCESS:
+            raise self.failed(
+                done.opcode, done.status,
+                f"of {length} bytes, {local_offset} in a local region of {local.c.length}, {remote_offset} in a remote one of "
+                f"{remote.c.length}")
         return done.status
+
+    def failed(self, uint32_t opcode, uint32_t status, str arguments=""):
+        """The exception for a completion that was not SUCCESS; arguments: what was asked for."""
+        verb = VERBS.get(opcode, f"opcode {opcode}")
+        text, hint = STATUSES.get(status, (f"status {status}", None))
+        request = f"{verb} {arguments}".rstrip()
+        return RequestFailed(f"{request}: {self.failure or text}", verb=verb, status=status, hint=hint)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *exception):
         self.close()
+
+
+VERBS = {READ: "READ", WRITE: "WRITE", WRITE_NOTIFY: "WRITE_NOTIFY", COMPARE_SWAP: "COMPARE_SWAP", FETCH_ADD: "FETCH_ADD"}
+STATUSES = {                   # what it means, and the way out
+    BOUNDS: ("a range is outside its region", "the region may be closed; otherwise this is a programming error"),
+    RIGHTS: ("the region does not grant this", "register it with the right that the request needs"),
+    PEER_GONE: ("the connection is lost", "connect again; what was under way may or may not have happened"),
+    FLUSHED: ("the queue pair is closed, in error, or not connected", "connect again"),
+}
+
+
+cdef object buffer_bytes(object buffer):
+    try:
+        view = memoryview(buffer)
+        return view.cast("B")
+    except (TypeError, ValueError, BufferError) as error:
+        raise WrongBuffer(f"{type(buffer).__name__}: {error}",
+                          hint="give a contiguous buffer, such as numpy.ascontiguousarray makes") from None
+
+
+cdef char *buffer_base(object view) except? NULL:
+    cdef Py_buffer found
+    cdef char *base
+    PyObject_GetBuffer(view, &found, PyBUF_SIMPLE)
+    base = <char *>found.buf
+    PyBuffer_Release(&found)       # the view keeps it where it is
+    return base
 
 
 cdef class Fabric:
@@ -186,7 +272,26 @@ cdef class Fabric:
         """What its queue pairs will say of themselves: whether one READ sees the peer's release order."""
         raise NotImplementedError
 
+    @property
+    def share_limit(self):
+        """Bytes that peers get with one share(): a larger region is shared in several."""
+        raise NotImplementedError
+
+    @property
+    def closing_revokes(self):
+        """Whether a closed queue pair's peer can do nothing more to our memory, though it has attached it."""
+        raise NotImplementedError
+
+    cpdef Fabric domain(self):
+        raise NotImplementedError
+
     cpdef Region register(self, uint64_t length, uint32_t rights):
+        raise NotImplementedError
+
+    cpdef Region reserve(self, uint64_t length, uint32_t rights):
+        raise NotImplementedError
+
+    cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights):
         raise NotImplementedError
 
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
@@ -197,3 +302,12 @@ cdef class Fabric:
 
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):
         raise NotImplementedError
+
+    cpdef close(self):
+        pass
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()

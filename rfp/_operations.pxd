@@ -16,8 +16,6 @@ cdef struct pair_state:        # what queue_pair.state points to
     completion completions[DEPTH]
     void *more                 # of a provider that queues its requests, else NULL
 
-# Shared memory -> private memory, the first word before all others.
-cdef void fetch(char *to, const char *source, uint64_t n) noexcept nogil
 # The status that a request will complete with, as far as its checks say.
 cdef uint32_t check(const work_request *request) noexcept nogil
 # Does a request that has passed its checks.
@@ -33,6 +31,7 @@ cdef uint32_t arm(event_channel *channel) noexcept nogil
 cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
 cdef void disarm(event_channel *channel) noexcept nogil
 cdef void wake(event_channel *channel) noexcept nogil
+cdef void tend(event_channel *channel) noexcept nogil
 
 cdef provider *direct_operations() noexcept nogil        # at once, by the caller's own core
 cdef provider *unconnected_operations() noexcept nogil   # before connect(): everything is flushed

@@ -1,21 +1,15 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """One-sided operations on memory that both sides have mapped.  docs/fabric.md says which orders they keep."""
 
-from libc.stdint cimport uintptr_t
-
 from rfp._fabric cimport (
-    BOUNDS, COMPARE_SWAP, FETCH_ADD, FLUSHED, READ, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, RIGHTS, SIGNALED, SUCCESS, WRITE,
-    WRITE_NOTIFY)
+    BOUNDS, COMPARE_SWAP, CONSTANT, FETCH_ADD, FLUSHED, READ, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, RIGHTS, SIGNALED,
+    SUCCESS, WRITE, WRITE_NOTIFY)
 
 cdef extern from "rfp/core/atomics.h" nogil:
-    enum:
-        RFP_BULK
-    void rfp_copy_bulk(void *to, const void *source, size_t n)
-    void rfp_copy_in(void *to, const void *source, size_t n)
+    void rfp_fetch(char *to, const char *source, size_t n)
     void rfp_copy_out(void *to, const void *source, size_t n)
     uint64_t rfp_add64(void *p, uint64_t v)
     int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
-    void rfp_fence_acquire()
     void rfp_fence_release()
 
 cdef extern from "rfp/core/bell.h" nogil:
@@ -44,6 +38,8 @@ cdef uint32_t check(const work_request *request) noexcept nogil:
     cdef uint32_t need = needs[request.opcode] if request.opcode < 8 else ~0u
     if (request.remote.rights & need) != need:
         return RIGHTS
+    if request.local.rights & CONSTANT and need != REMOTE_WRITE:
+        return RIGHTS
     # Compared so that nothing can overflow, whatever the offsets are.
     if request.remote_offset > request.remote.length or request.length > request.remote.length - request.remote_offset:
         return BOUNDS
@@ -54,27 +50,12 @@ cdef uint32_t check(const work_request *request) noexcept nogil:
     return SUCCESS
 
 
-cdef void fetch(char *to, const char *source, uint64_t n) noexcept nogil:
-    # The first word is loaded before all others: who publishes with a release store to it has written the rest before.
-    cdef uint64_t first = 8 - (<uintptr_t>source & 7)
-    if n <= first:
-        rfp_copy_in(to, source, n)
-    else:
-        rfp_copy_in(to, source, first)
-        rfp_fence_acquire()
-        if n >= RFP_BULK:
-            rfp_copy_bulk(to + first, source + first, n - first)
-        else:
-            rfp_copy_in(to + first, source + first, n - first)
-    rfp_fence_acquire()        # and what is posted after this READ happens after it
-
-
 cdef void perform(pair_state *state, const work_request *request) noexcept nogil:
     cdef char *local = request.local.base + request.local_offset
     cdef char *remote = request.remote.base + request.remote_offset
     cdef uint64_t old
     if request.opcode == READ:
-        fetch(local, remote, request.length)
+        rfp_fetch(local, remote, request.length)
     elif request.opcode == WRITE or request.opcode == WRITE_NOTIFY:
         rfp_copy_out(remote, local, request.length)
         rfp_fence_release()    # WRITEs become visible in the order of posting
@@ -162,6 +143,10 @@ cdef void wake(event_channel *channel) noexcept nogil:
     rfp_bell_ring(channel.word)
 
 
+cdef void tend(event_channel *channel) noexcept nogil:
+    pass                       # a bell rings as often as one likes
+
+
 cdef uint32_t closed_arm(event_channel *channel) noexcept nogil:
     return 0
 
@@ -175,13 +160,13 @@ cdef void closed_channel(event_channel *channel) noexcept nogil:
 
 
 cdef provider direct = provider(
-    post=direct_post, poll=take_completions, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake)
+    post=direct_post, poll=take_completions, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
 cdef provider unconnected = provider(
     post=flush_post, poll=take_completions, alive=alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel)
+    wake=closed_channel, tend=tend)
 cdef provider closed = provider(
     post=flush_post, poll=take_completions, alive=never_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel)
+    wake=closed_channel, tend=tend)
 
 
 cdef provider *direct_operations() noexcept nogil:

@@ -16,7 +16,7 @@ from rfp._fabric cimport (
     FLUSHED, PEER_GONE, READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel, QueuePair, completion, local_region, provider,
     queue_pair, work_request)
 from rfp._operations cimport (
-    DEPTH, alive, arm, check, complete, disarm, flush_post, pair_state, perform, sleep, take_completions, wake)
+    DEPTH, alive, arm, check, complete, disarm, flush_post, pair_state, perform, sleep, take_completions, tend, wake)
 from rfp._shm cimport ShmFabric, ShmQueuePair
 
 cdef extern from "rfp/core/atomics.h" nogil:
@@ -209,7 +209,7 @@ cdef bint reorder_alive(queue_pair *pair) noexcept nogil:
 
 
 cdef provider reorder = provider(
-    post=reorder_post, poll=reorder_poll, alive=reorder_alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake)
+    post=reorder_post, poll=reorder_poll, alive=reorder_alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
 
 
 cdef class ReorderQueuePair(ShmQueuePair):

@@ -7,15 +7,25 @@ from rfp._fabric cimport EventChannel, Fabric, QueuePair, Region, RemoteRegion
 from rfp._operations cimport pair_state
 
 
-cdef class ShmRegion(Region):
+cdef class Memory:
+    """A memfd mapped here; unmapped and closed with the last region over it."""
+    cdef char *base
+    cdef uint64_t length
     cdef int fd
-    cdef uint64_t engine                # offset of the bell line whose in-bound engine all channels in this region share
+    cdef uint64_t engine                # offset of the bell line whose in-bound engine all channels in it share
+    cdef void forget(self) noexcept     # in a forked child there is no mapping any more
+
+
+cdef class ShmRegion(Region):
+    cdef Memory memory                  # None: over a buffer, or closed
+    cdef object buffer                  # the memoryview that keeps it
     cdef object __weakref__
-    cdef void release(self) noexcept
+    cdef int shared(self) except -1     # raises unless peers can map it
 
 
 cdef class ShmRemoteRegion(RemoteRegion):
     cdef object __weakref__
+    cdef within(self, uint64_t offset, uint64_t n, uint32_t right, str name)
     cdef void release(self) noexcept
 
 

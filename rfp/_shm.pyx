@@ -17,12 +17,14 @@ from posix.unistd cimport close as close_fd
 from rfp import _memory
 from rfp._emulation cimport (
     INLINE, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network, rfp_network_between, rfp_network_emulated)
-from rfp._fabric cimport FLUSHED, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
-from rfp._operations cimport DEPTH, closed_operations, direct_operations, fetch, pair_state, unconnected_operations
+from rfp._fabric cimport (
+    CONSTANT, FLUSHED, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, buffer_base, buffer_bytes, local_region)
+from rfp._operations cimport DEPTH, closed_operations, direct_operations, pair_state, unconnected_operations
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
 
 cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_copy_out(void *to, const void *source, size_t n)
+    void rfp_fetch(char *to, const char *source, size_t n)
     void rfp_store64(void *p, uint64_t v)
     void rfp_fence_release()
 
@@ -74,6 +76,7 @@ cdef extern from "rfp/core/memfd.h" nogil:
         RFP_MEMFD_GOOD
 
 cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
+cdef uint64_t LONGEST = <uint64_t>1 << 47      # bytes: what processes can address
 cdef uint64_t NO_LINE = ~<uint64_t>0
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -103,79 +106,63 @@ cdef void unmap(char *base, uint64_t length) noexcept:
             munmap(base, length)
 
 
-cdef bytes read_bytes(char *base, uint64_t length, uint64_t offset, uint64_t n):
-    if base == NULL:
-        raise Closed("the region is closed")
-    if offset > length or n > length - offset:
-        raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {length}")
-    result = PyBytes_FromStringAndSize(NULL, n)
-    fetch(PyBytes_AS_STRING(result), base + offset, n)
-    return result
-
-
-cdef write_bytes(char *base, uint64_t length, uint64_t offset, data):
-    cdef bytes source = bytes(data)
-    cdef uint64_t n = len(source)
-    if base == NULL:
-        raise Closed("the region is closed")
-    if offset > length or n > length - offset:
-        raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {length}")
-    rfp_copy_out(base + offset, PyBytes_AS_STRING(source), n)
-    rfp_fence_release()
-
-
-cdef class ShmRegion(Region):
-    """Memory of this process in a sealed memfd, mapped here."""
+cdef class Memory:
+    """A memfd mapped here."""
 
     def __cinit__(self):
         self.fd = -1
         self.engine = NO_LINE
 
     def __dealloc__(self):
-        self.release()
+        unmap(self.base, self.length)
+        self.forget()
 
-    cdef void release(self) noexcept:
-        cdef char *base = self.c.base
+    cdef void forget(self) noexcept:
         cdef int fd = self.fd
-        self.c.base = NULL
+        self.base = NULL
         self.fd = -1
-        unmap(base, self.c.length)
-        self.c.length = 0
         if fd >= 0:
             close_fd(fd)
 
+
+cdef class ShmRegion(Region):
+    """Memory of this process: a sealed memfd, which peers may map; or a buffer, for local use."""
+
     cpdef bytes descriptor(self):
-        """What a peer's attach() needs, beside fileno().  Raises Closed."""
+        """What a peer's attach() needs, beside fileno().  Raises CallerError (the region is for local use), Closed."""
         cdef rfp_region_descriptor d
-        if self.fd < 0:
-            raise Closed("the region is closed")
+        self.shared()
         d.magic, d.version, d.provider = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
         d.length, d.rights, d.key, d.reserved = self.c.length, self.c.rights, self.c.key, 0
         d.checksum = rfp_descriptor_sum(&d, sizeof(d))
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
 
     cpdef int fileno(self) except? -2:
-        """The file descriptor to send along with descriptor(); it stays the region's.  Raises Closed."""
-        if self.fd < 0:
+        """The file descriptor to send along with descriptor(); it stays the region's.  Raises what that raises."""
+        self.shared()
+        return self.memory.fd
+
+    cdef int shared(self) except -1:
+        if self.c.base == NULL:
             raise Closed("the region is closed")
-        return self.fd
-
-    def read(self, uint64_t offset, uint64_t n):
-        """A copy of n bytes.  Raises InvalidArgument (outside the region), Closed."""
-        return read_bytes(self.c.base, self.c.length, offset, n)
-
-    def write(self, uint64_t offset, data):
-        """Copies bytes in, with release order.  Raises InvalidArgument (outside the region), Closed."""
-        write_bytes(self.c.base, self.c.length, offset, data)
+        if self.memory is None:
+            raise CallerError("the region is over a buffer, for local use: peers cannot map it")
+        return 0
 
     cpdef close(self):
-        """Unmaps the memory here; peers keep theirs until they close it.  Only when no thread can still post or use it."""
+        """Ends it; the memory is unmapped here with the last region over it, and peers keep theirs until they close it.
+
+        Only when no thread can still post or use it.
+        """
         live.discard(self)
-        self.release()
+        self.c.base = NULL
+        self.c.length = 0
+        self.memory = self.buffer = None
 
     def _forget(self):
-        self.c.base = NULL
-        self.release()
+        if self.memory is not None:
+            self.memory.forget()
+        self.close()
 
 
 cdef class ShmRemoteRegion(RemoteRegion):
@@ -192,15 +179,25 @@ cdef class ShmRemoteRegion(RemoteRegion):
 
     def read(self, uint64_t offset, uint64_t n):
         """A copy of n bytes.  Raises InvalidArgument (outside the region), CallerError (no REMOTE_READ), Closed."""
-        if self.c.base != NULL and not self.c.rights & REMOTE_READ:
-            raise CallerError("the region does not grant REMOTE_READ")
-        return read_bytes(self.c.base, self.c.length, offset, n)
+        self.within(offset, n, REMOTE_READ, "REMOTE_READ")
+        result = PyBytes_FromStringAndSize(NULL, n)
+        rfp_fetch(PyBytes_AS_STRING(result), self.c.base + offset, n)
+        return result
 
     def write(self, uint64_t offset, data):
         """Copies bytes in, with release order.  Raises InvalidArgument (outside it), CallerError (no REMOTE_WRITE), Closed."""
-        if self.c.base != NULL and not self.c.rights & REMOTE_WRITE:
-            raise CallerError("the region does not grant REMOTE_WRITE")
-        write_bytes(self.c.base, self.c.length, offset, data)
+        cdef bytes source = bytes(data)
+        self.within(offset, len(source), REMOTE_WRITE, "REMOTE_WRITE")
+        rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(source), len(source))
+        rfp_fence_release()
+
+    cdef within(self, uint64_t offset, uint64_t n, uint32_t right, str name):
+        if self.c.base == NULL:
+            raise Closed("the region is closed")
+        if not self.c.rights & right:
+            raise CallerError(f"the region does not grant {name}")
+        if offset > self.c.length or n > self.c.length - offset:
+            raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {self.c.length}")
 
     cpdef close(self):
         """Unmaps it.  Only when no thread can still post or use it."""
@@ -254,10 +251,10 @@ cdef class ShmQueuePair(QueuePair):
     cpdef bytes descriptor(self):
         """What the peer's connect() needs.  Raises Closed."""
         cdef rfp_pair_descriptor d
-        if self.channel is None or self.channel.region is None:
-            raise Closed("the queue pair or its event channel is closed")
+        if self.channel is None or self.channel.region is None or self.channel.region.memory is None:
+            raise Closed("the queue pair, its event channel or that one's region is closed")
         d.magic, d.version, d.provider = RFP_PAIR_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
-        d.bell, d.engine, d.key = self.channel.offset, self.channel.region.engine, self.channel.region.c.key
+        d.bell, d.engine, d.key = self.channel.offset, self.channel.region.memory.engine, self.channel.region.c.key
         d.rtt, d.in_gap, d.out_gap = self.fabric.network.rtt, self.fabric.network.in_gap, self.fabric.network.out_gap
         d.reserved = d.unused = 0
         d.checksum = rfp_descriptor_sum(&d, sizeof(d))
@@ -342,6 +339,26 @@ cdef uint64_t gap(str name, iops) except? 0:
     return max(1, round(1e9 / iops))
 
 
+cdef ShmRegion over(Memory memory, uint32_t key, uint32_t rights):
+    cdef ShmRegion region = ShmRegion.__new__(ShmRegion)
+    region.memory = memory
+    region.c = local_region(base=memory.base, length=memory.length, key=key, rights=rights)
+    live.add(region)
+    return region
+
+
+cdef ShmRegion over_buffer(object memory, uint64_t offset, uint64_t length):
+    cdef ShmRegion region = ShmRegion.__new__(ShmRegion)
+    region.buffer = buffer_bytes(memory)
+    region.c = local_region(base=buffer_base(region.buffer), length=len(region.buffer), key=0,
+                            rights=CONSTANT if region.buffer.readonly else 0)
+    region.within(offset, length)
+    region.c.base += offset
+    region.c.length = length
+    live.add(region)
+    return region
+
+
 cdef class ShmFabric(Fabric):
     """Shared memory between the processes of one user on one host.
 
@@ -377,6 +394,20 @@ cdef class ShmFabric(Fabric):
         return True
 
     @property
+    def share_limit(self):
+        """No limit: a region is shared as a whole."""
+        return LONGEST
+
+    @property
+    def closing_revokes(self):
+        """No: a peer that has mapped a region keeps it."""
+        return False
+
+    cpdef Fabric domain(self):
+        """The fabric itself: memory is only for those who were sent its file descriptor."""
+        return self
+
+    @property
     def emulated(self):
         """Whether this side emulates a network: what is measured over it must be labelled so."""
         return bool(rfp_network_emulated(&self.network))
@@ -387,12 +418,12 @@ cdef class ShmFabric(Fabric):
         length: bytes, rounded up to whole pages.  Filled with zeros, and really there.  Raises InvalidArgument, FabricError
         (out of memory or file descriptors).
         """
-        cdef ShmRegion region
+        cdef Memory memory = Memory.__new__(Memory)
         cdef bint writable = rights & (REMOTE_WRITE | REMOTE_ATOMIC)
         cdef int error = 0
         if rights & ~ALL_RIGHTS:
             raise InvalidArgument(f"unknown rights {rights:#x}")
-        if length == 0 or length > (<uint64_t>1 << 47):
+        if length == 0 or length > LONGEST:
             raise InvalidArgument(f"a region cannot have {length} bytes")
         length = (length + PAGE - 1) // PAGE * PAGE
         # Asked first, because the kernel grants almost anything and then kills somebody.
@@ -400,22 +431,40 @@ cdef class ShmFabric(Fabric):
         if length > available:
             raise FabricError(f"no room for {length} bytes of shared memory: {available} are available",
                               hint="ask for less memory, or end what uses it")
-        region = ShmRegion.__new__(ShmRegion)
-        region.c.rights = rights
-        region.c.key = int.from_bytes(os.urandom(4), "little") | 1
         with nogil:
-            region.fd = rfp_memfd_create()
-            if region.fd >= 0:
-                region.c.base = rfp_memfd_map_new(region.fd, length)
-            if region.c.base == NULL or rfp_memfd_seal(region.fd, writable):
+            memory.fd = rfp_memfd_create()
+            if memory.fd >= 0:
+                memory.base = rfp_memfd_map_new(memory.fd, length)
+            if memory.base != NULL:
+                memory.length = length
+            if memory.base == NULL or rfp_memfd_seal(memory.fd, writable):
                 error = errno
-        if region.c.base != NULL:
-            region.c.length = length
         if error:
-            region.close()
             raise refused(f"cannot share {length} bytes of memory", error, "ask for less memory, or see `ulimit -n`")
-        live.add(region)
-        return region
+        return over(memory, int.from_bytes(os.urandom(4), "little") | 1, rights)
+
+    cpdef Region reserve(self, uint64_t length, uint32_t rights):
+        """The same as register(): there is nothing to save by not letting peers in yet."""
+        return self.register(length, rights)
+
+    cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights):
+        """Another region over a whole region, with rights that it has; or one over a part of a buffer, for local use (rights 0).
+
+        Raises InvalidArgument (peers map regions as they are, or not at all), WrongBuffer, Closed.  Cost: none.
+        """
+        cdef ShmRegion whole
+        if isinstance(memory, Region):
+            if not isinstance(memory, ShmRegion):
+                raise InvalidArgument("shm shares memory that was registered with it")
+            whole = memory
+            whole.shared()
+            if offset != 0 or length != whole.c.length or rights != whole.c.rights:
+                raise InvalidArgument(f"{length} bytes at {offset} with rights {rights:#x} of a region of {whole.c.length} with "
+                                      f"{whole.c.rights:#x}: on shm only all of it can be shared, with the rights it has")
+            return over(whole.memory, whole.c.key, rights)
+        if rights:
+            raise InvalidArgument("peers cannot map a buffer on shm", hint="register memory, and copy into it")
+        return over_buffer(memory, offset, length)
 
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
         """A peer's region, mapped with the rights it grants, after all that it says was checked against what the kernel says.
@@ -458,8 +507,7 @@ cdef class ShmFabric(Fabric):
         cdef ShmEventChannel channel
         if not isinstance(region, ShmRegion):
             raise InvalidArgument("shm sleeps on memory that was registered with it")
-        if region.c.base == NULL:
-            raise Closed("the region is closed")
+        (<ShmRegion>region).shared()
         if not region.c.rights & REMOTE_WRITE:
             raise InvalidArgument("peers cannot wake a sleeper in a region without REMOTE_WRITE",
                                   hint="register a small region for event channels")
@@ -470,8 +518,8 @@ cdef class ShmFabric(Fabric):
         channel.offset = offset
         channel.c.ops = direct_operations()
         channel.c.word = <uint32_t *>(region.c.base + offset)
-        if channel.region.engine == NO_LINE:
-            channel.region.engine = offset
+        if channel.region.memory.engine == NO_LINE:
+            channel.region.memory.engine = offset
             rfp_store64(&(<rfp_bell *>channel.c.word).in_bound, 0)
         rfp_bell_disarm(channel.c.word)
         live.add(channel)

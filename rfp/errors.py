@@ -137,5 +137,14 @@ class FabricError(RfpError, OSError):
     """The operating system or the device refused something that the fabric needs."""
 
 
+class RequestFailed(FabricError):
+    """A one-sided operation failed.  verb: its name; status: of its completion, as `rfp._fabric` numbers them."""
+
+    def __init__(self, message: str, *, verb: str = "", status: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.verb = verb
+        self.status = status
+
+
 class AddressInUse(FabricError):
     """Another server has this address."""

@@ -101,6 +101,21 @@ static inline void rfp_copy_in(void *to, const void *from, size_t n)
     for (; n; n--) *t++ = (char)rfp_load8(f++);
 }
 
+/* The same, but the first word is loaded before all others, and all of it before what follows: who publishes with a release
+ * store to that word has written the rest before. */
+static inline void rfp_fetch(char *to, const char *from, size_t n)
+{
+    size_t first = 8 - ((uintptr_t)from & 7);
+    if (n <= first) {
+        rfp_copy_in(to, from, n);
+    } else {
+        rfp_copy_in(to, from, first);
+        rfp_fence_acquire();
+        rfp_copy_in(to + first, from + first, n - first);
+    }
+    rfp_fence_acquire();
+}
+
 /* Private memory -> shared memory.  Says nothing about order: the caller publishes with a release store after it. */
 static inline void rfp_copy_out(void *to, const void *from, size_t n)
 {

@@ -156,6 +156,7 @@ cdef void worker_run(worker *w) noexcept nogil:
     while obey(w):
         w.turns += 1
         if turn(w, tick):
+            w.channel.ops.tend(w.channel)
             if idle and worked and w.spin.skip == 0:
                 rfp_spin_won(&w.spin)
             worked = True
