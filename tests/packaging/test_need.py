@@ -38,7 +38,7 @@ class Machine:
 
     def need(self, python: str = "python3") -> subprocess.CompletedProcess:
         environment = {key: value for key, value in os.environ.items() if key != "CC"} | {"PATH": str(self.folder)}
-        return subprocess.run([NEED, python], env=environment, capture_output=True, text=True, timeout=30)
+        return subprocess.run([NEED, "build", python], env=environment, capture_output=True, text=True, timeout=30)
 
 
 @pytest.fixture
