@@ -3,24 +3,55 @@
 docs/handshake.md says in prose what travels here.
 """
 
-from rfp.control.connection import Connection, connect, deadline_in
-from rfp.control.listener import Listener
+from __future__ import annotations
+
+from rfp.address import Address
+from rfp.control.connection import Connection, deadline_in
+from rfp.control.credentials import Credentials
 from rfp.control.message import Attach, Attached, Detach, GetStats, Hello, Message, Refused, Stats, Welcome
 from rfp.control.schema import Handle
+from rfp.control.tcp import TcpConnection, connect_tcp
+from rfp.control.tcp_listener import TcpListener
+from rfp.control.unix import UnixConnection, connect_unix
+from rfp.control.unix_listener import UnixListener
 
 __all__ = [
     "Attach",
     "Attached",
     "Connection",
+    "Credentials",
     "Detach",
     "GetStats",
     "Handle",
     "Hello",
-    "Listener",
     "Message",
     "Refused",
     "Stats",
+    "TcpConnection",
+    "TcpListener",
+    "UnixConnection",
+    "UnixListener",
     "Welcome",
     "connect",
     "deadline_in",
+    "listen",
 ]
+
+
+def connect(address: Address, deadline: float, credentials: Credentials | None = None) -> Connection:
+    """Connects to the server at an address.
+
+    Raises ConnectionFailed if nobody is there, HandshakeFailed if the two sides do not accept each other, DeadlineExceeded.
+    """
+    if address.provider == "rdma":
+        return connect_tcp(address, deadline, credentials or Credentials())
+    return connect_unix(address, deadline)
+
+
+def listen(
+    address: Address, credentials: Credentials | None = None, *, allow_anyone: bool = False
+) -> UnixListener | TcpListener:
+    """Listens at an address, as the only server there; see UnixListener and TcpListener."""
+    if address.provider == "rdma":
+        return TcpListener(address, credentials or Credentials(), allow_anyone=allow_anyone)
+    return UnixListener(address)

@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
-import errno
 import os
 import select
-import shlex
 import socket
-import struct
 import threading
 import time
 import weakref
 from collections.abc import Callable
 from typing import TypeVar
 
-from rfp.address import EMBEDDED, Address, default
 from rfp.control import frame
 from rfp.control.message import Attached, Detach, Message, Refused
-from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidAddress, RfpError
+from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, RfpError
 
 M = TypeVar("M", bound=Message)
-
-_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
-_SO_PEERPIDFD = 77  # Linux 6.5
-_FD = struct.calcsize("i")
-_ANCILLARY = socket.CMSG_SPACE(frame.FD_LIMIT * _FD)
 
 
 def deadline_in(seconds: float) -> float:
@@ -35,7 +25,8 @@ def deadline_in(seconds: float) -> float:
 
 
 class Connection:
-    """A stream socket that carries messages and file descriptors, each call with a deadline (a time.monotonic() time).
+    """A stream socket that carries messages, each call with a deadline (a time.monotonic() time); the base of what goes over
+    Unix sockets (unix.py) and over TCP (tcp.py).
 
     One thread at a time is let through; `call` is what many threads share.  After any failure but a deadline the
     connection is closed, since nothing tells where the next message would begin.
@@ -44,18 +35,22 @@ class Connection:
     `deadline=0` drops a client that does not read, instead of waiting for it.
     """
 
+    FD_LIMIT = 0  # file descriptors that may come with a message
+
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
         self._lock = threading.RLock()  # reentrant: a signal handler of the thread inside may call close()
-        self._pidfd = -1
         self._ended: Callable[[], RfpError] | None = None  # why nothing can be done any more
         self._data = bytearray()  # of the message that is arriving
         self._fds: list[int] = []
         self._preface: frame.Preface | None = None
         self._number = 0  # of the last call
         self._abandoned: set[int] = set()  # calls whose answers may still come
-        self.pid, self.uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        self._awaited = select.POLLIN
+        self.limit = frame.BODY_LIMIT  # bytes of a message's body that may arrive
+        self.transcript: bytearray | None = None  # of all that has passed, while somebody wants it
+        self.pid = 0  # of the peer's process, where the transport or the peer tells
         _open.add(self)
 
     def fileno(self) -> int:
@@ -67,32 +62,13 @@ class Connection:
         return self._ended is not None
 
     def pidfd(self) -> int:
-        """A file descriptor that becomes readable when the peer's process ends.  It is closed with the connection.
+        """A file descriptor that becomes readable when the peer's process ends; -1 where there is none, as over a network."""
+        return -1
 
-        Raises ConnectionFailed if the process has already ended.
-        """
-        with self._lock:
-            self._check()
-            if self._pidfd < 0:
-                self._pidfd = self._open_pidfd()
-            return self._pidfd
-
-    def _open_pidfd(self) -> int:
-        gone = ConnectionFailed(f"the peer, process {self.pid}, has ended", hint="connect again")
-        try:
-            return self._socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-        except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
-                raise gone from error
-        # Before Linux 6.5: by number, which may since belong to another process; but then the peer's socket has closed.
-        try:
-            pidfd = os.pidfd_open(self.pid)
-        except OSError as error:
-            raise gone from error
-        if wait(self._socket.fileno(), 0, 0.0) & (select.POLLHUP | select.POLLERR):
-            os.close(pidfd)
-            raise gone
-        return pidfd
+    @property
+    def pending(self) -> bool:
+        """Whether bytes have been taken from the socket already, so that waiting on it says nothing about them (TLS)."""
+        return False
 
     # Messages
 
@@ -167,12 +143,12 @@ class Connection:
     def _send(self, message: Message, deadline: float) -> None:
         body, fds = message.to_message()
         data = memoryview(frame.pack(message.KIND, message.number, body, len(fds)))
-        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        self._note(data)
         sent = 0
         try:
             while sent < len(data):
-                count = self._write(data[sent:], [] if sent else ancillary)  # file descriptors travel with the first byte
-                if not count and not wait(self._socket.fileno(), select.POLLOUT, deadline):
+                count = self._write(data[sent:], [] if sent else fds)  # file descriptors travel with the first byte
+                if not count and not wait(self._socket.fileno(), self._awaited, deadline):
                     raise DeadlineExceeded("the peer did not take a control message in time", hint="is its process stopped?")
                 sent += count
         except BaseException:
@@ -180,18 +156,20 @@ class Connection:
                 self._fail(ConnectionFailed("a control message was cut off"))
             raise
 
-    def _write(self, data: memoryview, ancillary: list[tuple[int, int, array.array[int]]]) -> int:
+    def _note(self, data: bytes | bytearray | memoryview) -> None:
+        if self.transcript is not None:
+            self.transcript += data
+
+    def _write(self, data: memoryview, fds: list[int]) -> int:
         """Writes what the socket takes now: 0 bytes if it takes nothing."""
         try:
-            return self._socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
-        except BlockingIOError:
-            return 0
+            return self._put(data, fds)
         except OSError as error:
             raise self._fail(_lost(error)) from error
 
     def _receive(self, deadline: float) -> Message:
         while (message := self._advance()) is None:
-            if not wait(self._socket.fileno(), select.POLLIN, deadline):
+            if not wait(self._socket.fileno(), self._awaited, deadline):
                 raise DeadlineExceeded("the peer did not answer on the control channel in time", hint="is its process stopped?")
         return message
 
@@ -200,7 +178,8 @@ class Connection:
         try:
             while True:
                 if self._preface is None and len(self._data) == frame.PREFACE.size:
-                    self._preface = frame.unpack_preface(self._data)
+                    self._preface = frame.unpack_preface(self._data, self.limit, self.FD_LIMIT)
+                    self._note(self._data)
                     self._data = bytearray()
                 wanted = frame.PREFACE.size if self._preface is None else self._preface.length
                 if self._preface is not None and len(self._data) == wanted:
@@ -213,22 +192,13 @@ class Connection:
     def _read(self, count: int) -> bool:
         """Reads up to count bytes and the file descriptors among them; False if nothing is there."""
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(count, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
-            return False
+            data = self._get(count)
+        except RfpError:
+            raise
         except OSError as error:
             raise _lost(error) from error
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(content[: len(content) - len(content) % _FD])
-                self._fds.extend(fds)
-        if flags & socket.MSG_CTRUNC:
-            raise HandshakeFailed(
-                "file descriptors from the peer were lost", hint="raise the limit of open files (ulimit -n) of this process"
-            )
-        if len(self._fds) > frame.FD_LIMIT:
-            raise HandshakeFailed(f"the peer sent more than {frame.FD_LIMIT} file descriptors with one message")
+        if data is None:
+            return False
         if not data:
             if self._data or self._preface:
                 raise HandshakeFailed("the peer closed the connection in the middle of a message")
@@ -236,7 +206,18 @@ class Connection:
         self._data += data
         return True
 
+    # The transport.  Where nothing can be done now, _awaited becomes the events to wait for.
+
+    def _put(self, data: memoryview, fds: list[int]) -> int:
+        """Sends some of the data, and the file descriptors with its first byte; returns how many bytes: 0 if none now."""
+        raise NotImplementedError
+
+    def _get(self, count: int) -> bytes | None:
+        """Up to count bytes; None if there are none now, b"" at the end.  File descriptors among them go to _fds."""
+        raise NotImplementedError
+
     def _take(self, preface: frame.Preface) -> Message:
+        self._note(self._data)
         kind = Message.KINDS.get(preface.kind)
         if kind is not Refused:  # a refusal can be read whatever version it comes from
             frame.check_version(preface)
@@ -256,7 +237,7 @@ class Connection:
         if self._ended is None:
             self._ended = lambda: Closed("the control channel is closed", hint="connect again")
         with contextlib.suppress(OSError):  # the peer, or another thread, was faster
-            self._socket.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # and not TLS's, which another thread may be inside of
 
     def close(self) -> None:
         """Ends the connection and closes its file descriptors.  May be called at any time, by any thread, repeatedly."""
@@ -269,9 +250,6 @@ class Connection:
         for fd in self._fds:
             os.close(fd)
         self._fds = []
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
         _open.discard(self)
 
     def _fail(self, error: RfpError) -> RfpError:
@@ -327,60 +305,8 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def connect(address: Address, deadline: float) -> Connection:
-    """Connects to the server at an shm address.
-
-    Raises ConnectionFailed if nobody is there, HandshakeFailed if it is another user's server, DeadlineExceeded.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        sock.setblocking(False)
-        while True:
-            try:
-                sock.connect(os.fsencode(address.path))
-                break
-            except BlockingIOError:  # its queue is full; a Unix socket has no event for that
-                if time.monotonic() >= deadline:
-                    raise DeadlineExceeded(f"the server at {address} is too busy to accept a connection") from None
-                time.sleep(0.001)
-            except OSError as error:
-                raise _unreachable(address, error) from error
-        connection = Connection(sock)
-    except BaseException:
-        sock.close()
-        raise
-    if connection.uid != os.geteuid():
-        connection.close()
-        raise HandshakeFailed(
-            f"the server at {address} runs as user {connection.uid}, and this is user {os.geteuid()}",
-            hint="server and clients must run as the same user",
-        )
-    return connection
-
-
-def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
-    if os.path.basename(address.path).startswith(EMBEDDED):
-        start = "the program that it was part of has ended"
-    elif _is_default(address):
-        start = "start one: rfp serve"
-    else:
-        start = f"start one: rfp serve --address {shlex.quote(str(address))}"
-    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
-        return ConnectionFailed(f"there is no server at {address}", hint=start)
-    if isinstance(error, ConnectionRefusedError):
-        return ConnectionFailed(f"the server at {address} is gone", hint=start)
-    return ConnectionFailed(f"cannot connect to {address}: {error.strerror}", hint="is it a server of this user?")
-
-
-def _is_default(address: Address) -> bool:
-    try:
-        return address.path == default().path
-    except InvalidAddress:
-        return False
-
-
 def _lost(error: OSError) -> ConnectionFailed:
-    return ConnectionFailed(f"the connection to the peer was lost: {error.strerror}", hint="connect again")
+    return ConnectionFailed(f"the connection to the peer was lost: {error.strerror or error}", hint="connect again")
 
 
 def wait(fd: int, events: int, deadline: float) -> int:

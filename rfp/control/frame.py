@@ -14,8 +14,9 @@ from rfp.errors import HandshakeFailed, InvalidArgument
 
 MAGIC = b"RFP1"
 MAJOR = 1  # both sides must have the same
-MINOR = 0  # later minors add messages and fields that have defaults
+MINOR = 1  # later minors add messages and fields that have defaults
 BODY_LIMIT = 64 << 10  # bytes
+STRANGER_LIMIT = 1 << 10  # bytes, as long as the peer has not proved who it is
 FD_LIMIT = 128  # file descriptors beside one message; the kernel allows 253
 
 # magic, major, minor, kind, count of file descriptors, number of the call (0: not one), length of the body
@@ -43,18 +44,20 @@ def pack(kind: int, number: int, body: dict[str, Any], fds: int) -> bytes:
     return PREFACE.pack(MAGIC, MAJOR, MINOR, kind, fds, number, len(text)) + text
 
 
-def unpack_preface(data: bytes | bytearray) -> Preface:
-    """The checked preface; raises HandshakeFailed on anything that a peer of ours would not send."""
+def unpack_preface(data: bytes | bytearray, limit: int = BODY_LIMIT, fds: int = FD_LIMIT) -> Preface:
+    """The checked preface; raises HandshakeFailed on anything that a peer of ours would not send.
+
+    limit: bytes of the body, and fds: file descriptors, that there may be.
+    """
     magic, *rest = PREFACE.unpack(data)
     preface = Preface(*rest)
     if magic != MAGIC:
         raise HandshakeFailed(
             f"the peer does not speak RFP: it began with {bytes(magic)!r}", hint="is this the address of another program?"
         )
-    if preface.length > BODY_LIMIT or preface.fds > FD_LIMIT:
+    if preface.length > limit or preface.fds > fds:
         raise HandshakeFailed(
-            f"the peer announced {preface.length} bytes and {preface.fds} file descriptors; at most"
-            f" {BODY_LIMIT} and {FD_LIMIT} may be"
+            f"the peer announced {preface.length} bytes and {preface.fds} file descriptors; at most {limit} and {fds} may be"
         )
     return preface
 

@@ -1,6 +1,8 @@
 """The messages of the control channel.
 
     client                        server
+    Greet            ->           Challenge     over a network, first of all (authentication.py)
+    Prove            ->           Proven
     Hello            ->           Welcome       once
     Attach           ->           Attached      for each thread of the client
     Detach           ->                         its end
@@ -19,10 +21,11 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from rfp import errors
-from rfp.control.schema import Binary, Fds, Figures, Handle, Integer, Invalid, Many, Maybe, Memory, Spec, Text, failed
+from rfp.control.schema import Binary, Fds, Figures, Flag, Handle, Integer, Invalid, Many, Maybe, Memory, Spec, Text, failed
 from rfp.errors import HandshakeFailed, InvalidArgument, RfpError, ServerRefused
 
 MAX_PARTITIONS = 64
+NONCE = PROOF = 32  # bytes
 
 U32 = Annotated[int, Integer(0, 2**32 - 1)]
 U64 = Annotated[int, Integer(0, 2**64 - 1)]
@@ -33,6 +36,8 @@ Region = Annotated[Handle, Memory()]
 MaybeRegion = Annotated[Handle | None, Maybe(Memory())]
 Regions = Annotated[list[Handle], Many(Memory(), MAX_PARTITIONS)]
 Offsets = Annotated[list[int], Many(Integer(0, 2**63 - 1, multiple=64), MAX_PARTITIONS)]
+Nonce = Annotated[bytes, Binary(NONCE, exactly=True)]
+Proof = Annotated[bytes, Binary(PROOF, exactly=True)]
 Descriptors = Annotated[list[bytes], Many(Binary(256), MAX_PARTITIONS)]  # of queue pairs
 
 M = TypeVar("M", bound="Message")
@@ -204,6 +209,39 @@ class Stats(Message):
 
     KIND: ClassVar[int] = 7
     figures: Annotated[dict[str, Any], Figures()]
+
+
+@dataclass
+class Greet(Message):
+    """A client's first words over a network."""
+
+    KIND: ClassVar[int] = 8
+    nonce: Nonce
+
+
+@dataclass
+class Challenge(Message):
+    """The server's."""
+
+    KIND: ClassVar[int] = 9
+    nonce: Nonce
+    secret: Annotated[bool, Flag()]  # whether the client is to prove that it knows one
+
+
+@dataclass
+class Prove(Message):
+    """The client knows the secret."""
+
+    KIND: ClassVar[int] = 10
+    proof: Proof
+
+
+@dataclass
+class Proven(Message):
+    """So does the server."""
+
+    KIND: ClassVar[int] = 11
+    proof: Proof
 
 
 @dataclass

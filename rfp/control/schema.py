@@ -97,6 +97,14 @@ class Integer(Spec):
 
 
 @dataclass(frozen=True)
+class Flag(Spec):
+    def check(self, value: Any, where: str) -> bool:
+        if type(value) is not bool:
+            raise Invalid(f"{where} is {_shown(value)}, not true or false")
+        return value
+
+
+@dataclass(frozen=True)
 class Text(Spec):
     """Printable text (what comes from a peer ends up on terminals)."""
 
@@ -113,6 +121,7 @@ class Binary(Spec):
     """Opaque bytes: base64 in JSON."""
 
     limit: int
+    exactly: bool = False  # so many, not fewer
 
     def encode(self, value: Any, fds: list[int], where: str) -> str:
         return base64.b64encode(self.check(value, where)).decode()
@@ -126,8 +135,8 @@ class Binary(Spec):
             raise Invalid(f"{where} is {_shown(value)}, not base64") from None
 
     def check(self, value: Any, where: str) -> bytes:
-        if not isinstance(value, bytes) or len(value) > self.limit:
-            raise Invalid(f"{where} is not a string of at most {self.limit} bytes")
+        if not isinstance(value, bytes) or len(value) > self.limit or (self.exactly and len(value) != self.limit):
+            raise Invalid(f"{where} is not a string of {'' if self.exactly else 'at most '}{self.limit} bytes")
         return value
 
 

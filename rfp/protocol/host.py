@@ -22,7 +22,7 @@ from typing import Any
 
 from rfp._fabric import Fabric, Region
 from rfp.address import Address
-from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Listener, Message, Refused, Stats, Welcome
+from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Message, Refused, Stats, Welcome, listen
 from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError
 from rfp.protocol._server_ring import ServerRing
 from rfp.protocol._service import Service
@@ -204,7 +204,7 @@ class Host:
         self._wake = -1
         self.workers: list[Worker] = []
         self.bells: Region | None = None
-        self.listener = Listener(address)
+        self.listener = listen(address)
         try:
             self.bells = fabric.register(BELL * len(services), REMOTE_READ | REMOTE_WRITE)
             for i, each in enumerate(services):

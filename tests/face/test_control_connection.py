@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfp.address import EMBEDDED, parse
-from rfp.control import Attached, Detach, GetStats, Hello, Listener, Refused, Stats, Welcome, connect, deadline_in, frame
+from rfp.control import Attached, Detach, GetStats, Hello, Refused, Stats, UnixListener, Welcome, connect, deadline_in, frame
 from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, OutOfMemory
 
 
@@ -477,7 +477,7 @@ def test_the_peers_process_is_known_by_number_and_by_pidfd(private):
         "import sys; from rfp.address import EMBEDDED, parse; from rfp.control import connect, deadline_in;"
         "c = connect(parse(sys.argv[1]), deadline_in(5)); sys.stdin.read()"
     )
-    with Listener(address) as listener:
+    with UnixListener(address) as listener:
         process = programs.start("-c", script, address, stdin=subprocess.PIPE)
         with process, listener.accept(soon()) as connection:
             assert connection.pid == process.pid
@@ -495,7 +495,7 @@ def test_the_peers_process_is_known_by_number_and_by_pidfd(private):
 
 
 def test_without_peer_pidfd_the_pid_of_a_gone_peer_is_not_trusted(monkeypatch):
-    import rfp.control.connection as module
+    import rfp.control.unix as module
 
     monkeypatch.setattr(module, "_SO_PEERPIDFD", 9999)  # as before Linux 6.5: ENOPROTOOPT
     a, b = pair()
@@ -543,7 +543,7 @@ def test_connect_to_a_full_queue_ends_at_its_deadline(private):
 
 def test_a_server_of_another_user_is_not_trusted(private, monkeypatch):
     address = parse(f"shm://{private}/s")
-    with Listener(address):
+    with UnixListener(address):
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
         with pytest.raises(HandshakeFailed, match="same user"):
             connect(address, soon())

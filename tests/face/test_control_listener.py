@@ -15,8 +15,8 @@ import pytest
 from control_tools import hello, soon
 
 from rfp.address import parse, unique
-from rfp.control import Listener, connect, deadline_in
-from rfp.control.listener import _Lock, sweep
+from rfp.control import UnixListener, connect, deadline_in
+from rfp.control.unix_listener import _Lock, sweep
 from rfp.errors import AddressInUse, ConnectionFailed, FabricError, InvalidAddress
 
 
@@ -26,14 +26,14 @@ def address(private):
 
 
 def test_a_client_is_accepted_and_talks(address):
-    with Listener(address) as listener, connect(address, soon()) as client, listener.accept(soon()) as server:
+    with UnixListener(address) as listener, connect(address, soon()) as client, listener.accept(soon()) as server:
         client.send(hello(), soon())
         assert server.receive(soon()) == hello()
         assert server.pid == client.pid == os.getpid()
 
 
 def test_accept_ends_at_its_deadline(address):
-    with Listener(address) as listener:
+    with UnixListener(address) as listener:
         assert listener.accept(0.0) is None
         assert listener.accept(deadline_in(0.01)) is None
 
@@ -42,7 +42,7 @@ def test_the_socket_and_its_directory_are_this_users_alone(private):
     old = os.umask(0)
     try:
         address = parse(f"shm://{private}/made/deep/s")
-        with Listener(address):
+        with UnixListener(address):
             assert stat.S_IMODE(os.stat(address.path).st_mode) == 0o600
             assert stat.S_IMODE(os.stat(f"{private}/made/deep").st_mode) == 0o700
     finally:
@@ -53,22 +53,22 @@ def test_the_socket_and_its_directory_are_this_users_alone(private):
 def test_a_directory_that_others_can_reach_is_refused(address, private, mode):
     private.chmod(mode)
     with pytest.raises(InvalidAddress, match="chmod 700"):
-        Listener(address)
+        UnixListener(address)
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InvalidAddress, match="cannot make the directory"):
-        Listener(parse(f"shm://{tmp_path}/file/s"))
+        UnixListener(parse(f"shm://{tmp_path}/file/s"))
 
 
 def test_an_rdma_address_is_not_listened_to():
     with pytest.raises(InvalidAddress, match="not an shm"):
-        Listener(parse("rdma://h:1"))
+        UnixListener(parse("rdma://h:1"))
 
 
 def test_closing_removes_the_socket_and_the_lock_and_may_be_repeated(address, private):
-    listener = Listener(address)
+    listener = UnixListener(address)
     listener.close()
     listener.close()
     assert os.listdir(private) == []
@@ -77,20 +77,20 @@ def test_closing_removes_the_socket_and_the_lock_and_may_be_repeated(address, pr
 
 
 def test_a_second_server_is_refused_and_told_who_has_the_address(address):
-    with Listener(address):
+    with UnixListener(address):
         with pytest.raises(AddressInUse, match=f"already running at {address}, process {os.getpid()}.*connect to it"):
-            Listener(address)
+            UnixListener(address)
         with connect(address, soon()):  # and the first goes on
             pass
-    Listener(address).close()
+    UnixListener(address).close()
 
 
 @contextlib.contextmanager
 def listening_process(address, body="sys.stdin.read()"):
     """Another process that listens, until the end of the block at the latest."""
     script = (
-        "import os, sys, signal; from rfp.address import parse; from rfp.control import Listener;"
-        f"l = Listener(parse(sys.argv[1])); print(flush=True); {body}"
+        "import os, sys, signal; from rfp.address import parse; from rfp.control import UnixListener;"
+        f"l = UnixListener(parse(sys.argv[1])); print(flush=True); {body}"
     )
     with programs.start("-c", script, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
@@ -103,10 +103,10 @@ def listening_process(address, body="sys.stdin.read()"):
 def test_what_a_killed_server_left_is_taken_over(address, private):
     with listening_process(address) as process:
         with pytest.raises(AddressInUse, match=f"process {process.pid}"):
-            Listener(address)
+            UnixListener(address)
         process.kill()
     assert sorted(os.listdir(private)) == ["s", "s.lock"]
-    with Listener(address), connect(address, soon()):
+    with UnixListener(address), connect(address, soon()):
         pass
     assert os.listdir(private) == []
 
@@ -115,7 +115,7 @@ def test_a_stopped_server_keeps_its_address(address):
     with listening_process(address) as process:
         process.send_signal(signal.SIGSTOP)
         with pytest.raises(AddressInUse):
-            Listener(address)
+            UnixListener(address)
 
 
 def test_a_server_without_a_lock_is_not_taken_over(address):
@@ -124,19 +124,19 @@ def test_a_server_without_a_lock_is_not_taken_over(address):
         foreign.bind(address.path)
         foreign.listen()
         with pytest.raises(AddressInUse):
-            Listener(address)
+            UnixListener(address)
         assert os.path.exists(address.path)
 
 
 def test_a_file_that_is_not_a_socket_is_not_removed(address, private):
     (private / "s").write_text("precious")
     with pytest.raises(InvalidAddress, match="not a socket"):
-        Listener(address)
+        UnixListener(address)
     assert (private / "s").read_text() == "precious"
     (private / "s").unlink()
     (private / "s").symlink_to(private / "t")
     with pytest.raises((InvalidAddress, FabricError)):
-        Listener(address)
+        UnixListener(address)
     assert (private / "s").is_symlink()
 
 
@@ -144,12 +144,12 @@ def test_a_lock_that_is_a_link_is_not_followed(address, private):
     (private / "victim").write_text("precious")
     (private / "s.lock").symlink_to(private / "victim")
     with pytest.raises(FabricError, match="cannot lock"):
-        Listener(address)
+        UnixListener(address)
     assert (private / "victim").read_text() == "precious"
 
 
 def test_a_socket_that_somebody_put_in_its_place_is_not_removed(address, private):
-    listener = Listener(address)
+    listener = UnixListener(address)
     os.unlink(address.path)
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(address.path)
@@ -165,7 +165,7 @@ def test_of_many_servers_that_start_at_once_one_wins_again_and_again(address):
             together.wait(10)
             listener = None
             with contextlib.suppress(AddressInUse):
-                listener = Listener(address)
+                listener = UnixListener(address)
             together.wait(10)
             if listener is not None:
                 wins.append(1)
@@ -186,7 +186,7 @@ def test_servers_that_come_and_go_never_take_each_others_socket(address):
 
     def contend():
         for _ in range(100):
-            with contextlib.suppress(AddressInUse), Listener(address):
+            with contextlib.suppress(AddressInUse), UnixListener(address):
                 holders.append(1)
                 worst.append(len(holders))
                 connect(address, soon()).close()
@@ -203,7 +203,7 @@ def test_servers_that_come_and_go_never_take_each_others_socket(address):
 
 def test_the_lock_on_a_file_that_its_holder_has_removed_meanwhile_is_no_lock(address, monkeypatch):
     """An opener may be held up between open and flock: here until the holder has gone and the next has locked a new file."""
-    holder = Listener(address)
+    holder = UnixListener(address)
     next_lock = []
     flock = fcntl.flock
 
@@ -215,12 +215,12 @@ def test_the_lock_on_a_file_that_its_holder_has_removed_meanwhile_is_no_lock(add
 
     monkeypatch.setattr(fcntl, "flock", held_up)
     with pytest.raises(AddressInUse):
-        Listener(address)
+        UnixListener(address)
     next_lock[0].release()
 
 
 def test_another_users_client_is_closed_and_counted(address, monkeypatch):
-    with Listener(address) as listener, connect(address, soon()) as client:
+    with UnixListener(address) as listener, connect(address, soon()) as client:
         monkeypatch.setattr(os, "geteuid", lambda: client.uid + 1)
         assert listener.accept(0.0) is None
         monkeypatch.undo()
@@ -230,7 +230,7 @@ def test_another_users_client_is_closed_and_counted(address, monkeypatch):
 
 
 def test_a_client_that_left_before_it_was_accepted_disturbs_nobody(address):
-    with Listener(address) as listener:
+    with UnixListener(address) as listener:
         connect(address, soon()).close()
         with connect(address, soon()):
             listener.accept(soon()).close()
@@ -238,7 +238,7 @@ def test_a_client_that_left_before_it_was_accepted_disturbs_nobody(address):
 
 
 def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on(address):
-    with Listener(address) as listener:
+    with UnixListener(address) as listener:
         clients = [connect(address, soon()) for _ in range(3)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))
@@ -263,7 +263,7 @@ def test_a_forked_child_does_not_keep_the_address(address):
         try:
             process.kill()
             process.wait()
-            with Listener(address), connect(address, soon()):
+            with UnixListener(address), connect(address, soon()):
                 pass
         finally:
             os.kill(child, signal.SIGKILL)
@@ -271,7 +271,7 @@ def test_a_forked_child_does_not_keep_the_address(address):
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_that_closes_its_copy_leaves_the_parents_socket(address):
-    with Listener(address) as listener:
+    with UnixListener(address) as listener:
         pid = os.fork()
         if pid == 0:
             listener.close()
@@ -283,13 +283,13 @@ def test_a_forked_child_that_closes_its_copy_leaves_the_parents_socket(address):
 
 def test_what_killed_embedded_servers_left_is_swept_by_the_next(monkeypatch, private):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
-    alive = Listener(unique())
+    alive = UnixListener(unique())
     with listening_process(unique()):
         pass
     starting = private / "rfp" / "embedded-1-x.lock"
     starting.touch()  # of a server that has made its lock file and not locked it yet
     assert len(os.listdir(private / "rfp")) == 5
-    with Listener(unique()):
+    with UnixListener(unique()):
         assert len(os.listdir(private / "rfp")) == 5  # two alive, and the one that starts
     with connect(alive.address, soon()):
         pass

@@ -4,7 +4,7 @@ import array
 import os
 import socket
 
-from rfp.control import Attach, Attached, Connection, Handle, Hello, Welcome, deadline_in, frame
+from rfp.control import Attach, Attached, Handle, Hello, UnixConnection, Welcome, deadline_in, frame
 
 
 def soon() -> float:
@@ -18,15 +18,15 @@ def memory(size: int = 4096) -> int:
     return fd
 
 
-def pair() -> tuple[Connection, Connection]:
+def pair() -> tuple[UnixConnection, UnixConnection]:
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return Connection(a), Connection(b)
+    return UnixConnection(a), UnixConnection(b)
 
 
-def raw_pair() -> tuple[socket.socket, Connection]:
+def raw_pair() -> tuple[socket.socket, UnixConnection]:
     """A peer that may send anything, and the connection that must bear it."""
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    return a, Connection(b)
+    return a, UnixConnection(b)
 
 
 def send_raw(sock: socket.socket, data: bytes, fds: list[int]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import select
@@ -12,7 +11,9 @@ import stat
 import weakref
 
 from rfp.address import EMBEDDED, Address, check_private
-from rfp.control.connection import Connection, wait
+from rfp.control.accepting import Acceptor
+from rfp.control.connection import wait
+from rfp.control.unix import UnixConnection
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
 
 _BACKLOG = 128
@@ -66,7 +67,7 @@ def _same(fd: int, path: str) -> bool:
     return (found.st_dev, found.st_ino) == (ours.st_dev, ours.st_ino)
 
 
-class Listener:
+class UnixListener:
     """Listens at an shm address, as the only server there.
 
     Raises AddressInUse if a server lives there; what a killed one has left is removed.  Raises InvalidAddress if the
@@ -78,9 +79,7 @@ class Listener:
             raise InvalidAddress(f"{address} is not an shm:// address")
         self.address = address
         self.foreign = 0  # connections of other users, closed at once
-        self.dropped = 0  # connections closed because this process had no file descriptor left
-        self._socket: socket.socket | None = None
-        self._spare = -1
+        self._acceptor: Acceptor | None = None
         self._identity: tuple[int, int] | None = None
         path = address.path
         directory = os.path.dirname(path)
@@ -109,7 +108,8 @@ class Listener:
 
     def _listen(self, path: str) -> None:
         _remove_stale(self.address, path)
-        self._socket = sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._acceptor = Acceptor(sock, self.address)
         os.fchmod(sock.fileno(), 0o600)  # before bind, so that it never stands there with more
         try:
             sock.bind(os.fsencode(path))
@@ -118,37 +118,31 @@ class Listener:
             sock.listen(_BACKLOG)
         except OSError as error:
             raise FabricError(f"cannot listen at {self.address}: {error.strerror}") from error
-        sock.setblocking(False)
-        self._spare = _spare()
 
     def fileno(self) -> int:
         """The socket, to wait on: readable when `accept` has something to do.  -1 when closed."""
-        return self._socket.fileno() if self._socket is not None else -1
+        return self._acceptor.socket.fileno() if self._acceptor is not None else -1
 
-    def accept(self, deadline: float) -> Connection | None:
+    expires: float | None = None  # when `accept` has something to do though nothing comes: never
+
+    @property
+    def dropped(self) -> int:
+        """Connections closed because this process had no file descriptor left."""
+        return self._acceptor.dropped if self._acceptor is not None else 0
+
+    def accept(self, deadline: float) -> UnixConnection | None:
         """The next connection of this user's, or None when the deadline passes or the listener is closed.
 
         A deadline in the past means: without waiting.  Others' connections are closed and counted in `foreign`.
         """
-        while (sock := self._socket) is not None:
-            try:
-                client, _ = sock.accept()
-            except BlockingIOError:
-                if not wait(sock.fileno(), select.POLLIN, deadline):
+        while (acceptor := self._acceptor) is not None:
+            client = acceptor.take()
+            if client is None:
+                if acceptor.closed or acceptor.exhausted or not wait(acceptor.socket.fileno(), select.POLLIN, deadline):
                     return None
                 continue
-            except ConnectionAbortedError:
-                continue
-            except OSError as error:
-                if self._socket is None:
-                    return None
-                if error.errno in (errno.EMFILE, errno.ENFILE):
-                    if self._drop_one(sock) or (self._spare >= 0 and wait(sock.fileno(), select.POLLIN, deadline)):
-                        continue
-                    return None
-                raise FabricError(f"cannot accept connections at {self.address}: {error.strerror}") from error
             try:
-                connection = Connection(client)
+                connection = UnixConnection(client)
             except OSError:  # it has already gone
                 client.close()
                 continue
@@ -158,25 +152,10 @@ class Listener:
             self.foreign += 1
         return None
 
-    def _drop_one(self, sock: socket.socket) -> bool:
-        """Out of file descriptors: closes one waiting connection by means of the spare, or whoever waits on this socket
-        would spin on it.  False if none waits (the kernel looks for a free number before it looks for a connection)."""
-        if self._spare >= 0:
-            os.close(self._spare)
-        try:
-            sock.accept()[0].close()
-        except OSError:
-            return False
-        else:
-            self.dropped += 1
-            return True
-        finally:
-            self._spare = _spare()
-
     def close(self) -> None:
         """Stops listening and removes the socket, unless somebody has put another in its place.  Repeatable."""
         _open.discard(self)
-        sock, self._socket = self._socket, None
+        acceptor, self._acceptor = self._acceptor, None
         if self._identity is not None:
             try:
                 found = os.lstat(self.address.path)
@@ -185,11 +164,8 @@ class Listener:
             except OSError:
                 pass
             self._identity = None
-        if sock is not None:
-            sock.close()
-        if self._spare >= 0:
-            os.close(self._spare)
-            self._spare = -1
+        if acceptor is not None:
+            acceptor.close()
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
@@ -201,14 +177,14 @@ class Listener:
         self._lock = self._identity = None
         self.close()
 
-    def __enter__(self) -> Listener:
+    def __enter__(self) -> UnixListener:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-_open: weakref.WeakSet[Listener] = weakref.WeakSet()
+_open: weakref.WeakSet[UnixListener] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
@@ -217,13 +193,6 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _spare() -> int:
-    try:
-        return os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return -1
 
 
 def _in_use(address: Address, pid: int | None) -> AddressInUse:

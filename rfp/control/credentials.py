@@ -1,0 +1,139 @@
+"""What a side of a network connection proves itself with, and what it asks of the other: a shared secret, certificates."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rfp.errors import InvalidArgument, WrongType
+
+LEAST, MOST = 16, 4096  # bytes of a secret: fewer could be guessed from one overheard proof
+SECRET_FILE = "RFP_SECRET_FILE"  # the environment's, where no secret is given
+SYSTEM = "system"  # as tls_ca: the certificate authorities that this system trusts
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """secret: what both sides know.  certificate, key: PEM files of this side's own certificate.  authorities: PEM file of those
+    whose certificates this side trusts: a client then speaks TLS and verifies the server's, a server asks its clients for one."""
+
+    secret: bytes | None = field(default=None, repr=False)
+    certificate: str | None = None
+    key: str | None = None
+    authorities: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        secret: str | bytes | None = None,
+        secret_file: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+    ) -> Credentials:
+        """From what a caller gave, checked.  Raises InvalidArgument, naming what is wrong and the way out."""
+        if secret is not None and secret_file is not None:
+            raise InvalidArgument("secret and secret_file exclude each other")
+        if secret is None and secret_file is None:
+            secret_file = os.environ.get(SECRET_FILE) or None
+        if (tls_cert is None) != (tls_key is None):
+            raise InvalidArgument("tls_cert and tls_key belong together", hint="give the certificate and its private key")
+        return cls(
+            read_secret(secret_file) if secret_file is not None else _checked(secret, "the secret"),
+            *(None if path is None else os.fspath(path) for path in (tls_cert, tls_key, tls_ca)),
+        )
+
+    def server_context(self) -> ssl.SSLContext | None:
+        """What a server speaks TLS with, or None where it has no certificate."""
+        if self.certificate is None:
+            if self.authorities is not None:
+                raise InvalidArgument("a server that asks for its clients' certificates needs one itself",
+                                      hint="give tls_cert and tls_key too")  # fmt: skip
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._load(context)
+        if self.authorities is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+    def client_context(self) -> ssl.SSLContext | None:
+        """What a client speaks TLS with: the server's certificate and its name are verified.  None for no TLS."""
+        if self.authorities is None:
+            if self.certificate is not None:
+                raise InvalidArgument("a client with a certificate must also know whom to trust", hint="give tls_ca too")
+            return None
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies certificate and name
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._load(context)
+        return context
+
+    def _load(self, context: ssl.SSLContext) -> None:
+        try:
+            if self.authorities == SYSTEM:
+                context.load_default_certs()
+            elif self.authorities is not None:
+                context.load_verify_locations(self.authorities)
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(f"tls_ca={self.authorities!r} cannot be used: {error}", hint="a PEM file of certificates") from None
+        try:
+            if self.certificate is not None:
+                context.load_cert_chain(self.certificate, self.key, password=_no_password)
+        except (OSError, ValueError) as error:
+            raise InvalidArgument(
+                f"tls_cert={self.certificate!r} with tls_key={self.key!r} cannot be used: {error}",
+                hint="PEM files of a certificate and of the private key that belongs to it, without a password",
+            ) from None
+
+    def binding(self) -> bytes:
+        """What a server's proof of the secret is bound to: the SHA-256 of its certificate, as clients see it."""
+        if self.certificate is None:
+            return b""
+        text = Path(self.certificate).read_text(encoding="ascii", errors="replace")
+        begin, end = text.find("-----BEGIN CERTIFICATE-----"), text.find("-----END CERTIFICATE-----")
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin : end + len("-----END CERTIFICATE-----")])).digest()
+
+
+def _no_password() -> str:
+    raise ValueError("the private key is encrypted")  # and would otherwise be asked for on the terminal
+
+
+def read_secret(path: str | os.PathLike[str]) -> bytes:
+    """The secret in a file, without the newline at its end.  Raises InvalidArgument if others can read the file."""
+    name = os.fspath(path)
+    make = f"make one: (umask 077; head -c 32 /dev/urandom | base64 > {name})"
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError as error:
+        raise InvalidArgument(f"cannot read the secret in {name!r}: {error.strerror}", hint=make) from None
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidArgument(f"the secret's file {name!r} is not a regular file", hint=make)
+        if found.st_uid not in (os.geteuid(), 0):
+            raise InvalidArgument(f"the secret's file {name!r} belongs to user {found.st_uid}, and this is user {os.geteuid()}",
+                                  hint="use a file of your own")  # fmt: skip
+        if found.st_mode & 0o077:
+            raise InvalidArgument(f"the secret's file {name!r} has mode {stat.S_IMODE(found.st_mode):04o}: others can reach it",
+                                  hint=f"chmod 600 {name}")  # fmt: skip
+        content = os.read(fd, MOST + 3)
+    finally:
+        os.close(fd)
+    return _checked(content.removesuffix(b"\n").removesuffix(b"\r"), f"the secret in {name!r}") or b""
+
+
+def _checked(secret: str | bytes | None, what: str) -> bytes | None:
+    if secret is None:
+        return None
+    if isinstance(secret, str):
+        secret = secret.encode()
+    if not isinstance(secret, (bytes, bytearray)):
+        raise WrongType(f"{what} is a {type(secret).__name__}, not bytes or text")
+    if not LEAST <= len(secret) <= MOST:
+        raise InvalidArgument(f"{what} has {len(secret)} bytes, and {LEAST} to {MOST} are right",
+                              hint="a random one: head -c 32 /dev/urandom | base64")  # fmt: skip
+    return bytes(secret)

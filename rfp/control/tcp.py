@@ -1,0 +1,165 @@
+"""The control channel over TCP, with TLS where it is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import shlex
+import socket
+import ssl
+
+from rfp.address import Address
+from rfp.control.authentication import introduce
+from rfp.control.connection import Connection, wait
+from rfp.control.credentials import Credentials
+from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed
+
+# The peer's process ending is seen at once; its machine or the way there, by the kernel, within these.
+USER_TIMEOUT = 3000  # ms that what was sent may stay unacknowledged
+KEEPALIVE = (1, 1, 3)  # idle: seconds before the first probe and between two, and how many may stay unanswered
+
+
+class TcpConnection(Connection):
+    """A control channel to another host.  It carries no file descriptors."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
+        for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), KEEPALIVE, strict=True):
+            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+        # Taken now, since a connection that was lost can no longer tell.
+        self.local = _numeric(sock.getsockname())
+        self.remote = _numeric(sock.getpeername())
+        super().__init__(sock)
+
+    @property
+    def pending(self) -> bool:
+        """Whether bytes have been taken from the socket already, so that waiting on it says nothing about them (TLS)."""
+        sock = self._socket
+        return not self.closed and isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
+
+    def encrypted(self) -> bool:
+        """Goes on with TLS's own handshake; returns whether it is done.  Raises HandshakeFailed."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return True
+        try:
+            self._socket.do_handshake()
+            return True
+        except ssl.SSLWantReadError:
+            self._awaited = select.POLLIN
+        except ssl.SSLWantWriteError:
+            self._awaited = select.POLLOUT
+        except ssl.SSLCertVerificationError as error:
+            raise self._fail(
+                HandshakeFailed(
+                    f"the peer's certificate is not to be trusted: {error.verify_message}",
+                    hint="tls_ca= must be who signed it, and the address must name the host as the certificate does",
+                )
+            ) from None
+        except ssl.SSLError as error:
+            raise self._fail(
+                HandshakeFailed(f"TLS with the peer failed: {error.reason or error}", hint="do both sides use TLS (--tls-...)?")
+            ) from None
+        except OSError as error:
+            raise self._fail(HandshakeFailed(f"the peer left in the middle of TLS: {error.strerror or error}")) from None
+        return False
+
+    def encrypt(self, deadline: float) -> None:
+        """All of TLS's handshake."""
+        while not self.encrypted():
+            if not wait(self._socket.fileno(), self._awaited, deadline):
+                raise self._fail(DeadlineExceeded("the peer did not answer in time", hint="do both sides use TLS (--tls-...)?"))
+
+    def certificate(self) -> bytes:
+        """The SHA-256 of the peer's certificate, b"" without TLS."""
+        if not isinstance(self._socket, ssl.SSLSocket):
+            return b""
+        return hashlib.sha256(self._socket.getpeercert(binary_form=True) or b"").digest()
+
+    @property
+    def awaits(self) -> int:
+        """The event that the connection waits for before it can go on: POLLIN, and POLLOUT within TLS."""
+        return self._awaited
+
+    def _put(self, data: memoryview, fds: list[int]) -> int:
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, ssl.SSLWantWriteError):
+            self._awaited = select.POLLOUT
+        except ssl.SSLWantReadError:
+            self._awaited = select.POLLIN
+        return 0
+
+    def _get(self, count: int) -> bytes | None:
+        if count == 0:
+            return b""
+        try:
+            return self._socket.recv(count)
+        except (BlockingIOError, ssl.SSLWantReadError):
+            self._awaited = select.POLLIN
+        except ssl.SSLWantWriteError:
+            self._awaited = select.POLLOUT
+        except ssl.SSLEOFError:
+            return b""
+        return None
+
+
+def _numeric(name: tuple[str, int, int, int] | tuple[str, int] | str) -> str:
+    """The address of a socket's name, without zone; IPv4 as such also where it came over IPv6."""
+    return str(name[0]).partition("%")[0].removeprefix("::ffff:")
+
+
+def connect_tcp(address: Address, deadline: float, credentials: Credentials) -> TcpConnection:
+    """Connects to the server at an rdma address; both sides have proved what the credentials ask for when it returns.
+
+    Raises ConnectionFailed if nobody is there, HandshakeFailed if one side does not satisfy the other, DeadlineExceeded.
+    """
+    context = credentials.client_context()
+    connection = _reach(address, context, deadline)
+    try:
+        connection.encrypt(deadline)
+        introduce(connection, credentials.secret, connection.certificate(), deadline)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) -> TcpConnection:
+    """The first of the host's addresses that accepts."""
+    start = f"start one: rfp serve --address {shlex.quote(str(address))}"
+    try:
+        found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConnectionFailed(f"there is no host {address.host!r}: {reason}", hint="is the name right?") from None
+    failure: OSError | None = None
+    for family, kind, protocol, _, place in found:
+        sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+        try:
+            sock.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                sock.connect(place)
+            if not wait(sock.fileno(), select.POLLOUT, deadline):
+                raise DeadlineExceeded(f"{address} does not answer", hint="is the host up, and reachable from here?")
+            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(error, os.strerror(error))
+            if context is not None:
+                sock = context.wrap_socket(
+                    sock, do_handshake_on_connect=False, server_hostname=address.host.partition("%")[0], suppress_ragged_eofs=False
+                )
+            return TcpConnection(sock)
+        except OSError as error:
+            sock.close()
+            if isinstance(error, DeadlineExceeded):
+                raise
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+    assert failure is not None
+    raise ConnectionFailed(f"there is no server at {address}: {failure.strerror}", hint=start)
+

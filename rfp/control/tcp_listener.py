@@ -1,0 +1,223 @@
+"""Where a server waits for clients that come over a network."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import ipaddress
+import os
+import select
+import socket
+import ssl
+import time
+import weakref
+
+from rfp.address import Address
+from rfp.control.accepting import Acceptor
+from rfp.control.authentication import Examination
+from rfp.control.connection import wait
+from rfp.control.credentials import Credentials
+from rfp.control.message import Refused
+from rfp.control.tcp import TcpConnection
+from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
+
+_BACKLOG = 128
+MOST_STRANGERS = 64  # connections that have not proved anything yet; the oldest goes when another comes
+PATIENCE = 5.0  # seconds in which a connection has to prove what is asked for
+
+
+class _Stranger:
+    """A connection that has not proved yet that it may be here."""
+
+    def __init__(self, connection: TcpConnection, credentials: Credentials, binding: bytes) -> None:
+        self.connection = connection
+        self.expires = time.monotonic() + PATIENCE
+        self.encrypted = False
+        self.examination = Examination(connection, credentials.secret, binding)
+
+    def advance(self) -> bool:
+        """Goes on with what has come; returns whether it is trusted now."""
+        if not self.encrypted:
+            self.encrypted = self.connection.encrypted()
+        return self.encrypted and self.examination.advance()
+
+
+class TcpListener:
+    """Listens at an rdma address.  What `accept` returns has proved what the credentials ask for.
+
+    allow_anyone: neither a secret nor clients' certificates are needed, also where others than this host's users can connect.
+
+    Raises AddressInUse, InvalidAddress, InvalidArgument (without a secret on a network), FabricError.
+    """
+
+    def __init__(self, address: Address, credentials: Credentials, *, allow_anyone: bool = False) -> None:
+        self.credentials = credentials
+        self.rejected = 0  # connections that did not prove what they had to
+        self._binding = credentials.binding()
+        self._context = credentials.server_context()
+        self._strangers: dict[int, _Stranger] = {}  # by file descriptor, the oldest first
+        self._acceptors: dict[int, Acceptor] = {}
+        self._epoll = select.epoll()
+        try:
+            self.address = self._listen(address, allow_anyone)
+        except BaseException:
+            self.close()
+            raise
+        _open.add(self)
+
+    def _listen(self, address: Address, allow_anyone: bool) -> Address:
+        """Listens at all that the host's name stands for; returns the address with the port."""
+        try:
+            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        except (OSError, UnicodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InvalidAddress(f"there is no host {address.host!r}: {reason}", hint="is the name right?") from None
+        known = self.credentials.secret is not None or self.credentials.authorities is not None
+        if not (known or allow_anyone or all(_loopback(place[0]) for *_, place in found)):
+            raise InvalidArgument(
+                f"whoever reaches {address} could read and change everything: it is not on loopback, and there is no secret",
+                hint="give secret= or secret_file= (--secret-file), or say that you want it so: no_auth=True (--no-auth)",
+            )
+        port = address.port
+        for family, kind, protocol, _, place in found:
+            sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
+            acceptor = Acceptor(sock, address)
+            self._acceptors[sock.fileno()] = acceptor
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is left of ended connections is no server
+                if family == socket.AF_INET6:
+                    sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")
+                sock.bind((place[0], port, *place[2:]))
+                sock.listen(_BACKLOG)
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    raise AddressInUse(f"a program is already listening at {address}",
+                                       hint="choose another port, or port 0 for any") from None  # fmt: skip
+                raise FabricError(f"cannot listen at {address}: {error.strerror}", hint="is it an address of this host?") from None
+            port = sock.getsockname()[1]
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+        return dataclasses.replace(address, port=port)
+
+    def fileno(self) -> int:
+        """To wait on: readable when `accept` has something to do.  -1 when closed."""
+        return -1 if self._epoll.closed else self._epoll.fileno()
+
+    @property
+    def expires(self) -> float | None:
+        """When (time.monotonic()) `accept` has something to do at the latest, though nothing comes; None: never."""
+        return next((stranger.expires for stranger in self._strangers.values()), None)
+
+    @property
+    def dropped(self) -> int:
+        """Connections closed because this process had no file descriptor left."""
+        return sum(acceptor.dropped for acceptor in self._acceptors.values())
+
+    def accept(self, deadline: float) -> TcpConnection | None:
+        """The next connection that has proved itself, or None when the deadline passes or the listener is closed.
+
+        A deadline in the past means: without waiting.
+        """
+        while not self._epoll.closed:
+            for stranger in self._expired():
+                self._reject(stranger, None)
+            ready = self._epoll.poll(0)
+            for fd, _ in ready:
+                if fd in self._acceptors:
+                    self._let_in(self._acceptors[fd])
+                elif fd in self._strangers and (connection := self._examine(self._strangers[fd])) is not None:
+                    return connection
+            if not ready:
+                until = deadline if self.expires is None else min(deadline, self.expires)
+                if not wait(self.fileno(), select.POLLIN, until) and until == deadline:
+                    return None
+            elif any(acceptor.exhausted for acceptor in self._acceptors.values()):
+                return None
+        return None
+
+    def _let_in(self, acceptor: Acceptor) -> None:
+        while (sock := acceptor.take()) is not None:
+            try:
+                sock.setblocking(False)
+                if self._context is not None:
+                    sock = self._context.wrap_socket(
+                        sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                    )
+                stranger = _Stranger(TcpConnection(sock), self.credentials, self._binding)
+            except (OSError, ssl.SSLError):  # it has already gone
+                sock.close()
+                continue
+            if len(self._strangers) >= MOST_STRANGERS:
+                self._reject(next(iter(self._strangers.values())), None)
+            fd = stranger.connection.fileno()
+            self._strangers[fd] = stranger
+            self._epoll.register(fd, select.EPOLLIN)
+
+    def _examine(self, stranger: _Stranger) -> TcpConnection | None:
+        """Goes on with a stranger; returns its connection if it is none any more."""
+        try:
+            trusted = stranger.advance()
+        except RfpError as error:
+            self._reject(stranger, error)
+            return None
+        if not trusted:
+            self._epoll.modify(stranger.connection.fileno(), stranger.connection.awaits)  # POLLIN and EPOLLIN are one
+            return None
+        self._forget_stranger(stranger)
+        return stranger.connection
+
+    def _expired(self) -> list[_Stranger]:
+        now = time.monotonic()
+        return [stranger for stranger in self._strangers.values() if stranger.expires <= now]
+
+    def _reject(self, stranger: _Stranger, error: RfpError | None) -> None:
+        self.rejected += 1
+        self._forget_stranger(stranger)
+        if error is not None and not stranger.connection.closed:
+            try:
+                stranger.connection.send(Refused.of(error), 0.0)
+            except RfpError:
+                pass  # it does not even listen
+        stranger.connection.close()
+
+    def _forget_stranger(self, stranger: _Stranger) -> None:
+        for fd, each in list(self._strangers.items()):
+            if each is stranger:
+                del self._strangers[fd]
+                if not stranger.connection.closed:  # else the kernel has forgotten it already
+                    self._epoll.unregister(fd)
+
+    def close(self) -> None:
+        """Stops listening, and ends the connections that have proved nothing yet.  Repeatable."""
+        _open.discard(self)
+        for stranger in list(self._strangers.values()):
+            stranger.connection.close()
+        self._strangers.clear()
+        for acceptor in self._acceptors.values():
+            acceptor.close()
+        self._epoll.close()
+
+    def _forget(self) -> None:
+        """In a forked child: closes the child's copies only; the connections see to theirs."""
+        self._strangers.clear()
+        self.close()
+
+    def __enter__(self) -> TcpListener:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+_open: weakref.WeakSet[TcpListener] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for listener in list(_open):
+        listener._forget()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def _loopback(place: str) -> bool:
+    return ipaddress.ip_address(place.partition("%")[0].removeprefix("::ffff:")).is_loopback

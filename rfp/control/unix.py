@@ -1,0 +1,146 @@
+"""The control channel over a Unix socket, which also carries file descriptors and says whose the peer is."""
+
+from __future__ import annotations
+
+import array
+import errno
+import os
+import select
+import shlex
+import socket
+import struct
+import time
+
+from rfp.address import EMBEDDED, Address, default
+from rfp.control import frame
+from rfp.control.connection import Connection, wait
+from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidAddress
+
+_CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+_SO_PEERPIDFD = 77  # Linux 6.5
+_FD = struct.calcsize("i")
+_ANCILLARY = socket.CMSG_SPACE(frame.FD_LIMIT * _FD)
+
+
+class UnixConnection(Connection):
+    """A control channel between two processes of one host; the kernel tells which process the peer is, and whose."""
+
+    FD_LIMIT = frame.FD_LIMIT
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._pidfd = -1
+        super().__init__(sock)
+        self.pid, self.uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+
+    def pidfd(self) -> int:
+        """A file descriptor that becomes readable when the peer's process ends.  It is closed with the connection.
+
+        Raises ConnectionFailed if the process has already ended.
+        """
+        with self._lock:
+            self._check()
+            if self._pidfd < 0:
+                self._pidfd = self._open_pidfd()
+            return self._pidfd
+
+    def _open_pidfd(self) -> int:
+        gone = ConnectionFailed(f"the peer, process {self.pid}, has ended", hint="connect again")
+        try:
+            return self._socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise gone from error
+        # Before Linux 6.5: by number, which may since belong to another process; but then the peer's socket has closed.
+        try:
+            pidfd = os.pidfd_open(self.pid)
+        except OSError as error:
+            raise gone from error
+        if wait(self._socket.fileno(), 0, 0.0) & (select.POLLHUP | select.POLLERR):
+            os.close(pidfd)
+            raise gone
+        return pidfd
+
+    def _put(self, data: memoryview, fds: list[int]) -> int:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        try:
+            return self._socket.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            self._awaited = select.POLLOUT
+            return 0
+
+    def _get(self, count: int) -> bytes | None:
+        try:
+            data, ancillary, flags, _ = self._socket.recvmsg(count, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            self._awaited = select.POLLIN
+            return None
+        for level, kind, content in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(content[: len(content) - len(content) % _FD])
+                self._fds.extend(fds)
+        if flags & socket.MSG_CTRUNC:
+            raise HandshakeFailed(
+                "file descriptors from the peer were lost", hint="raise the limit of open files (ulimit -n) of this process"
+            )
+        if len(self._fds) > frame.FD_LIMIT:
+            raise HandshakeFailed(f"the peer sent more than {frame.FD_LIMIT} file descriptors with one message")
+        return data
+
+    def _close(self) -> None:
+        super()._close()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def connect_unix(address: Address, deadline: float) -> UnixConnection:
+    """Connects to the server at an shm address.
+
+    Raises ConnectionFailed if nobody is there, HandshakeFailed if it is another user's server, DeadlineExceeded.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setblocking(False)
+        while True:
+            try:
+                sock.connect(os.fsencode(address.path))
+                break
+            except BlockingIOError:  # its queue is full; a Unix socket has no event for that
+                if time.monotonic() >= deadline:
+                    raise DeadlineExceeded(f"the server at {address} is too busy to accept a connection") from None
+                time.sleep(0.001)
+            except OSError as error:
+                raise _unreachable(address, error) from error
+        connection = UnixConnection(sock)
+    except BaseException:
+        sock.close()
+        raise
+    if connection.uid != os.geteuid():
+        connection.close()
+        raise HandshakeFailed(
+            f"the server at {address} runs as user {connection.uid}, and this is user {os.geteuid()}",
+            hint="server and clients must run as the same user",
+        )
+    return connection
+
+
+def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
+    if os.path.basename(address.path).startswith(EMBEDDED):
+        start = "the program that it was part of has ended"
+    elif _is_default(address):
+        start = "start one: rfp serve"
+    else:
+        start = f"start one: rfp serve --address {shlex.quote(str(address))}"
+    if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        return ConnectionFailed(f"there is no server at {address}", hint=start)
+    if isinstance(error, ConnectionRefusedError):
+        return ConnectionFailed(f"the server at {address} is gone", hint=start)
+    return ConnectionFailed(f"cannot connect to {address}: {error.strerror}", hint="is it a server of this user?")
+
+
+def _is_default(address: Address) -> bool:
+    try:
+        return address.path == default().path
+    except InvalidAddress:
+        return False

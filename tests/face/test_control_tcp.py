@@ -1,0 +1,618 @@
+"""Over TCP nobody who has not proved what was asked for gets further than that; both sides prove it."""
+
+import contextlib
+import os
+import resource
+import select
+import socket
+import ssl
+import struct
+import threading
+import time
+
+import pytest
+import trustme
+from control_tools import hello, packed, soon, welcome
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rfp.address import parse
+from rfp.control import Credentials, GetStats, Stats, TcpListener, connect, deadline_in, frame, tcp_listener
+from rfp.control.authentication import CLIENT, SERVER, proof
+from rfp.control.message import Challenge, Greet, Prove, Proven
+from rfp.errors import (
+    AddressInUse,
+    ConnectionFailed,
+    DeadlineExceeded,
+    FabricError,
+    HandshakeFailed,
+    InvalidAddress,
+    InvalidArgument,
+    WrongType,
+)
+
+SECRET = Credentials(secret=b"the same on both sides")
+OTHER = Credentials(secret=b"another on this side..")
+NOBODY = Credentials()
+LOOPBACK = parse("rdma://127.0.0.1:0")
+
+
+@contextlib.contextmanager
+def serving(credentials=NOBODY, address=LOOPBACK, **options):
+    """A listener with a thread that accepts; yields it and the list of what it has accepted."""
+    accepted = []
+    over = threading.Event()
+
+    def accept():
+        while not over.is_set():
+            connection = listener.accept(deadline_in(0.02))
+            if connection is not None:
+                accepted.append(connection)
+
+    with TcpListener(address, credentials, **options) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield listener, accepted
+        finally:
+            over.set()
+            thread.join()
+            for connection in accepted:
+                connection.close()
+
+
+def until(fact):
+    deadline = deadline_in(5)
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def raw(listener):
+    sock = socket.create_connection((listener.address.host, listener.address.port), 5)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def take(sock):
+    """The next message on a raw socket, as bytes; b"" at the end."""
+    data = b""
+    with contextlib.suppress(ConnectionError):
+        while len(data) < 16 or len(data) < 16 + struct.unpack("<I", data[12:16])[0]:
+            more = sock.recv(1 if len(data) < 16 else 16 + struct.unpack("<I", data[12:16])[0] - len(data))
+            if not more:
+                return b""
+            data += more
+    return data
+
+
+@pytest.mark.parametrize("credentials", [NOBODY, SECRET], ids=["without a secret", "with a secret"])
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_messages_travel_both_ways(host, credentials):
+    address = parse(f"rdma://[{host}]:0" if ":" in host else f"rdma://{host}:0")
+    with serving(credentials, address) as (listener, accepted), connect(listener.address, soon(), credentials) as client:
+        client.send(hello(), soon())
+        until(lambda: accepted)
+        (server,) = accepted
+        assert server.receive(soon()) == hello()
+        server.send(welcome(), soon())
+        assert client.receive(soon()) == welcome()
+        assert client.local == server.remote
+        assert client.remote == server.local
+
+
+def test_there_is_no_process_to_watch_and_no_file_descriptor_to_send():
+    with serving() as (listener, _), connect(listener.address, soon()) as client:
+        assert client.pidfd() == -1
+        with pytest.raises(HandshakeFailed, match="1 file descriptors"):
+            frame.unpack_preface(frame.PREFACE.pack(frame.MAGIC, 1, 0, 1, 1, 0, 2), fds=client.FD_LIMIT)
+
+
+def test_the_sockets_notice_a_dead_peer_and_delay_nothing():
+    with serving() as (listener, accepted), connect(listener.address, soon()) as client:
+        until(lambda: accepted)
+        for connection in (client, *accepted):
+            sock = connection._socket
+            for option in (socket.TCP_NODELAY, socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+                assert 0 < sock.getsockopt(socket.IPPROTO_TCP, option) <= 3000
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
+def test_the_end_of_one_side_is_the_end_of_the_other():
+    with serving(SECRET) as (listener, accepted):
+        client = connect(listener.address, soon(), SECRET)
+        until(lambda: accepted)
+        client.close()
+        with pytest.raises(ConnectionFailed):
+            accepted[0].receive(soon())
+
+
+# Who is let in
+
+
+@pytest.mark.parametrize(
+    ("server", "client", "reason"),
+    [
+        (SECRET, OTHER, "does not know the secret"),
+        (SECRET, NOBODY, "asks for a secret"),
+        (NOBODY, SECRET, "cannot prove that it knows"),
+    ],
+)
+def test_sides_that_do_not_know_the_same_secret_do_not_come_together(server, client, reason):
+    with serving(server) as (listener, accepted):
+        with pytest.raises(HandshakeFailed, match=reason):
+            connect(listener.address, soon(), client)
+        with connect(listener.address, soon(), server):
+            until(lambda: accepted)
+        assert len(accepted) <= 2  # a server that asks for nothing has accepted the one that wanted more
+
+
+def test_a_client_is_refused_before_the_server_has_proved_anything():
+    """What a stranger could try secrets against is not given to strangers."""
+    with serving(SECRET) as (listener, accepted), raw(listener) as sock:
+        sock.sendall(packed(Greet(nonce=bytes(32))))
+        assert take(sock)[6] == Challenge.KIND
+        sock.sendall(packed(Prove(proof=bytes(32))))
+        refusal = take(sock)
+        assert refusal[6] == 255
+        assert b"does not know the secret" in refusal
+        assert take(sock) == b""
+        assert not accepted
+        assert listener.rejected == 1
+
+
+def rogue(answers):
+    """A server that answers each message with what `answers` makes of all that has passed."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve():
+        with contextlib.suppress(OSError), listening.accept()[0] as sock:
+            heard = b""
+            for answer in answers:
+                heard += take(sock)
+                reply = packed(answer(heard))
+                heard += reply
+                sock.sendall(reply)
+            sock.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return listening, thread, parse(f"rdma://127.0.0.1:{listening.getsockname()[1]}")
+
+
+@pytest.mark.parametrize(
+    ("answers", "reason"),
+    [
+        ([lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: Proven(proof=bytes(32))], "server does not know"),
+        # the client's own proof, sent back
+        (
+            [
+                lambda _: Challenge(nonce=bytes(32), secret=True),
+                lambda heard: Proven(proof=proof(b"the same on both sides", CLIENT, b"", heard)),
+            ],
+            "server does not know",
+        ),
+        ([lambda _: Challenge(nonce=bytes(32), secret=False)], "cannot prove"),
+        ([lambda _: welcome()], "'welcome' where 'challenge' belongs|1024"),
+        ([lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: hello()], "'hello' where 'proven' belongs"),
+    ],
+)
+def test_a_server_that_does_not_know_the_secret_is_not_believed(answers, reason):
+    listening, thread, address = rogue(answers)
+    with listening:
+        with pytest.raises(HandshakeFailed, match=reason):
+            connect(address, soon(), SECRET)
+        thread.join()
+
+
+def test_a_server_that_knows_the_secret_is():
+    secret = SECRET.secret
+    listening, thread, address = rogue(
+        [lambda _: Challenge(nonce=bytes(32), secret=True), lambda heard: Proven(proof=proof(secret, SERVER, b"", heard))]
+    )
+    with listening:
+        connect(address, soon(), SECRET).close()
+        thread.join()
+
+
+@contextlib.contextmanager
+def in_the_middle(listener, change=lambda index, message: message):
+    """A proxy that passes messages on, changed; yields its address and the list of what the client has sent."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    heard = []
+
+    def serve():
+        with contextlib.suppress(OSError), listening.accept()[0] as client, raw(listener) as server:
+            for index in range(4):
+                message = take((client, server)[index % 2])
+                if index % 2 == 0:
+                    heard.append(message)
+                (server, client)[index % 2].sendall(change(index, message))
+            client.recv(1)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    with listening:
+        yield parse(f"rdma://127.0.0.1:{listening.getsockname()[1]}"), heard
+        thread.join()
+
+
+def test_what_is_overheard_is_worth_nothing_on_another_connection():
+    with serving(SECRET) as (listener, accepted):
+        with in_the_middle(listener) as (address, heard), connect(address, soon(), SECRET):
+            until(lambda: accepted)
+        greet, prove = heard
+        with raw(listener) as sock:
+            sock.sendall(greet)
+            take(sock)
+            sock.sendall(prove)
+            assert take(sock)[6] == 255
+        assert len(accepted) == 1
+
+
+def bumped(message):
+    return message[:5] + bytes([message[5] + 1]) + message[6:]  # the minor version
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_a_version_that_was_changed_on_the_way_is_found_out(changed):
+    """Two sides that could do better cannot be made to agree on less."""
+    with serving(SECRET) as (listener, accepted):
+        with in_the_middle(listener, lambda i, message: bumped(message) if i == changed else message) as (address, _):
+            with pytest.raises((HandshakeFailed, ConnectionFailed)):
+                connect(address, soon(), SECRET)
+        assert not accepted
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        packed(hello()),
+        packed(GetStats()),
+        packed(Prove(proof=bytes(32))),
+        packed(Greet(nonce=bytes(32))) + packed(hello()),
+        packed(Greet(nonce=bytes(32))) + packed(Greet(nonce=bytes(32))),
+        frame.PREFACE.pack(frame.MAGIC, 1, 1, Greet.KIND, 0, 0, frame.STRANGER_LIMIT + 1),
+        frame.PREFACE.pack(frame.MAGIC, 1, 1, Greet.KIND, 1, 0, 2) + b"{}",
+        frame.PREFACE.pack(frame.MAGIC, 2, 0, Greet.KIND, 0, 0, 2) + b"{}",
+        frame.pack(Greet.KIND, 0, {"nonce": "AAAA"}, 0),
+        frame.pack(Greet.KIND, 0, {"nonce": 7}, 0),
+    ],
+)
+def test_whoever_begins_otherwise_is_sent_away(data):
+    with serving(SECRET) as (listener, accepted), raw(listener) as sock:
+        sock.sendall(data)
+        while take(sock):
+            pass
+        assert not accepted
+        until(lambda: listener.rejected == 1)
+
+
+def test_whoever_is_too_slow_is_sent_away_and_delays_nobody(monkeypatch):
+    monkeypatch.setattr(tcp_listener, "PATIENCE", 0.3)
+    with serving(SECRET) as (listener, accepted), raw(listener) as silent, raw(listener) as slow:
+        data = packed(Greet(nonce=bytes(32)))
+        for byte in data[:-1]:
+            slow.sendall(bytes([byte]))
+        with connect(listener.address, soon(), SECRET):
+            until(lambda: accepted)
+        for sock in (silent, slow):
+            sock.settimeout(5)
+            assert sock.recv(1) == b""
+        assert listener.rejected == 2
+
+
+def test_the_listener_says_when_it_will_have_something_to_do():
+    with TcpListener(LOOPBACK, SECRET) as listener:
+        assert listener.expires is None
+        with raw(listener):
+            assert listener.accept(deadline_in(0.05)) is None
+            assert 0 < listener.expires - time.monotonic() <= tcp_listener.PATIENCE
+
+
+def test_of_too_many_strangers_the_oldest_goes(monkeypatch):
+    monkeypatch.setattr(tcp_listener, "MOST_STRANGERS", 4)
+    with serving(SECRET) as (listener, accepted), contextlib.ExitStack() as stack:
+        strangers = [stack.enter_context(raw(listener)) for _ in range(7)]
+        until(lambda: listener.rejected == 3)
+        for sock in strangers[:3]:
+            assert sock.recv(1) == b""
+        with connect(listener.address, soon(), SECRET):
+            until(lambda: accepted)
+        assert not any(select.select(strangers[4:], [], [], 0))
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=4), begin=st.booleans())
+def test_random_bytes_let_nobody_in(data, cuts, begin):
+    data = (packed(Greet(nonce=bytes(32))) if begin else b"") + data
+    with TcpListener(LOOPBACK, SECRET) as listener, raw(listener) as sock:
+        at = 0
+        for cut in sorted({*cuts, len(data)}):
+            with contextlib.suppress(ConnectionError):
+                sock.sendall(data[at:cut])
+            at = cut
+            assert listener.accept(0.0) is None
+        with contextlib.suppress(OSError):  # the server was faster
+            sock.shutdown(socket.SHUT_WR)
+        until(lambda: listener.accept(0.0) is None and listener.rejected == 1)
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    """PEM files: who signs, a server's at 127.0.0.1, one with another name, a client's, and who signs for others."""
+    folder = tmp_path_factory.mktemp("tls")
+    ours, others = trustme.CA(), trustme.CA()
+
+    def write(name, authority, *names):
+        certificate = authority.issue_cert(*names)
+        certificate.private_key_pem.write_to_path(str(folder / f"{name}.key"))
+        certificate.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
+
+    ours.cert_pem.write_to_path(str(folder / "ca.pem"))
+    others.cert_pem.write_to_path(str(folder / "others.pem"))
+    write("server", ours, "127.0.0.1")
+    write("second", ours, "127.0.0.1")
+    write("elsewhere", ours, "example.org")
+    write("client", ours, "client@example.org")
+    write("stranger", others, "client@example.org")
+    return folder
+
+
+def tls(folder, name=None, authorities=None, secret=b"the same on both sides"):
+    return Credentials.of(
+        secret=secret, tls_cert=folder / f"{name}.pem" if name else None, tls_key=folder / f"{name}.key" if name else None,
+        tls_ca=folder / f"{authorities}.pem" if authorities else None,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("secret", [None, b"the same on both sides"], ids=["without a secret", "with a secret"])
+def test_over_tls_messages_travel_both_ways(certificates, secret):
+    with (
+        serving(tls(certificates, "server", secret=secret)) as (listener, accepted),
+        connect(listener.address, soon(), tls(certificates, authorities="ca", secret=secret)) as client,
+    ):
+        assert client._socket.version() in ("TLSv1.2", "TLSv1.3")
+        until(lambda: accepted)
+        (server,) = accepted
+        big = Stats({"a": ["x" * 1000] * 50})
+        for _ in range(20):
+            client.send(big, soon())
+            assert server.receive(soon()) == big
+
+
+@pytest.mark.parametrize(
+    ("server", "server_ca", "client", "client_ca", "reason"),
+    [
+        ("server", None, None, "others", "not to be trusted"),
+        ("elsewhere", None, None, "ca", "not to be trusted"),
+        ("server", None, None, None, "left|lost|closed|began with"),  # the client speaks no TLS
+        (None, None, None, "ca", "TLS"),  # the server does not
+        ("server", "ca", None, "ca", "TLS|lost|closed|left"),  # the server wants a certificate
+        ("server", "ca", "stranger", "ca", "TLS|lost|closed|left"),
+    ],
+)
+def test_over_tls_who_is_not_trusted_gets_nowhere(certificates, server, server_ca, client, client_ca, reason):
+    with serving(tls(certificates, server, server_ca)) as (listener, accepted):
+        with pytest.raises(ConnectionFailed, match=reason):
+            connect(listener.address, soon(), tls(certificates, client, client_ca))
+        until(lambda: listener.rejected == 1)
+        assert not accepted
+
+
+def test_a_client_with_a_certificate_is_let_in(certificates):
+    with serving(tls(certificates, "server", "ca", secret=None)) as (listener, accepted):
+        with connect(listener.address, soon(), tls(certificates, "client", "ca", secret=None)):
+            until(lambda: accepted)
+
+
+def test_old_versions_of_tls_are_refused(certificates):
+    old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
+    old.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.warns(DeprecationWarning):
+        old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
+    with serving(tls(certificates, "server")) as (listener, _), raw(listener) as sock:
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            old.wrap_socket(sock)
+
+
+def test_a_proof_is_bound_to_the_certificate(certificates):
+    """A host that the client trusts cannot pass the client's proof on to the server and act for it there."""
+    with serving(tls(certificates, "server")) as (listener, accepted):
+        outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        outer.load_cert_chain(certificates / "second.pem", certificates / "second.key")
+        inner = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        inner.check_hostname, inner.verify_mode = False, ssl.CERT_NONE
+        listening = socket.create_server(("127.0.0.1", 0))
+
+        def relay():
+            with contextlib.suppress(OSError):
+                client = outer.wrap_socket(listening.accept()[0], server_side=True)
+                server = inner.wrap_socket(raw(listener))
+                with client, server:
+                    for index in range(4):
+                        (server, client)[index % 2].sendall(take((client, server)[index % 2]))
+
+        thread = threading.Thread(target=relay)
+        thread.start()
+        with listening:
+            with pytest.raises(HandshakeFailed, match="does not know the secret"):
+                connect(parse(f"rdma://127.0.0.1:{listening.getsockname()[1]}"), soon(), tls(certificates, authorities="ca"))
+            thread.join()
+        assert not accepted
+
+
+def test_what_tls_has_taken_from_the_socket_already_is_pending(certificates):
+    with (
+        serving(tls(certificates, "server")) as (listener, accepted),
+        connect(listener.address, soon(), tls(certificates, authorities="ca")) as client,
+    ):
+        until(lambda: accepted)
+        (server,) = accepted
+        client._socket.sendall(packed(hello()) * 3)  # one record
+        assert server.receive(soon()) == hello()
+        assert server.pending
+        assert [server.try_receive() for _ in range(3)] == [hello(), hello(), None]
+        assert not server.pending
+
+
+def test_a_silent_peer_in_tls_is_left_at_the_deadline(certificates):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = parse(f"rdma://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(DeadlineExceeded):
+            connect(address, deadline_in(0.05), tls(certificates, authorities="ca"))
+        with pytest.raises(DeadlineExceeded):
+            connect(address, deadline_in(0.05), SECRET)
+
+
+def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
+    (tmp_path / "bad.pem").write_text("no certificate")
+    with pytest.raises(InvalidArgument, match="belong together"):
+        Credentials.of(tls_cert="c")
+    with pytest.raises(InvalidArgument, match="tls_ca='.*bad.pem' cannot be used"):
+        Credentials.of(tls_ca=tmp_path / "bad.pem").client_context()
+    with pytest.raises(InvalidArgument, match="tls_cert='.*bad.pem'.*cannot be used"):
+        Credentials.of(tls_cert=tmp_path / "bad.pem", tls_key=certificates / "server.key").server_context()
+    with pytest.raises(InvalidArgument, match="tls_cert=.*cannot be used"):
+        tls(certificates, "missing").server_context()
+    with pytest.raises(InvalidArgument, match="give tls_ca too"):
+        tls(certificates, "client").client_context()
+    with pytest.raises(InvalidArgument, match="needs one itself"):
+        tls(certificates, None, "ca").server_context()
+    assert tls(certificates, authorities="ca").client_context().check_hostname
+    assert Credentials.of(tls_ca="system").client_context().verify_mode == ssl.CERT_REQUIRED
+
+
+# Secrets
+
+
+def test_a_secret_comes_from_a_file_of_this_users_alone(tmp_path, monkeypatch):
+    file = tmp_path / "secret"
+    file.write_bytes(b"0123456789abcdef\n")
+    file.chmod(0o600)
+    assert Credentials.of(secret_file=file).secret == b"0123456789abcdef"
+    assert Credentials.of().secret is None
+    monkeypatch.setenv("RFP_SECRET_FILE", str(file))
+    assert Credentials.of().secret == b"0123456789abcdef"
+    assert Credentials.of("another, given here").secret == b"another, given here"
+    for mode in (0o640, 0o604, 0o620):
+        file.chmod(mode)
+        with pytest.raises(InvalidArgument, match=rf"mode {mode:04o}.*chmod 600"):
+            Credentials.of()
+
+
+def test_a_secret_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+    with pytest.raises(InvalidArgument, match="cannot read.*No such file.*make one"):
+        Credentials.of(secret_file=tmp_path / "missing")
+    with pytest.raises(InvalidArgument, match="not a regular file"):
+        Credentials.of(secret_file=tmp_path)
+    with pytest.raises(InvalidArgument, match="15 bytes"):
+        Credentials.of("x" * 15)
+    with pytest.raises(InvalidArgument, match="4097 bytes"):
+        Credentials.of(b"x" * 4097)
+    with pytest.raises(WrongType):
+        Credentials.of(1234567890123456)
+    with pytest.raises(InvalidArgument, match="exclude each other"):
+        Credentials.of("x" * 16, tmp_path)
+    empty = tmp_path / "empty"
+    empty.touch(0o600)
+    with pytest.raises(InvalidArgument, match="0 bytes"):
+        Credentials.of(secret_file=empty)
+    owner = os.geteuid()
+    monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    if owner != 0:
+        with pytest.raises(InvalidArgument, match="belongs to user"):
+            Credentials.of(secret_file=empty)
+
+
+def test_a_secret_is_not_shown():
+    assert "same" not in repr(SECRET)
+
+
+# The address
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
+def test_without_a_secret_a_server_does_not_listen_beyond_loopback_unless_told_so(host):
+    address = parse(f"rdma://{host}:0")
+    with pytest.raises(InvalidArgument, match="not on loopback.*--no-auth"):
+        TcpListener(address, NOBODY)
+    with serving(NOBODY, address, allow_anyone=True) as (listener, _):
+        connect(parse(f"rdma://127.0.0.1:{listener.address.port}"), soon()).close()
+    TcpListener(address, SECRET).close()
+
+
+def test_two_servers_do_not_share_a_port_and_one_follows_another_at_once():
+    with serving() as (listener, _):
+        assert listener.address.port != 0
+        with pytest.raises(AddressInUse, match="already listening"):
+            TcpListener(listener.address, NOBODY)
+        client = connect(listener.address, soon())
+    with TcpListener(listener.address, NOBODY):
+        client.close()
+
+
+def test_an_address_that_is_not_this_hosts_is_refused():
+    with pytest.raises(FabricError, match="an address of this host"):
+        TcpListener(parse("rdma://192.0.2.1:0"), SECRET)
+    with pytest.raises(InvalidAddress, match="no host"):
+        TcpListener(parse("rdma://no.such.host.invalid:0"), SECRET)
+
+
+def test_where_nobody_listens_the_client_says_how_to_start_a_server():
+    with TcpListener(LOOPBACK, NOBODY) as listener:
+        address = listener.address
+    with pytest.raises(ConnectionFailed, match=rf"no server at {address}.*rfp serve --address {address}"):
+        connect(address, soon())
+    with pytest.raises(ConnectionFailed, match="no host"):
+        connect(parse("rdma://no.such.host.invalid:7001"), soon())
+
+
+def test_closing_wakes_nobody_up_wrongly_and_may_be_repeated():
+    listener = TcpListener(LOOPBACK, SECRET)
+    with raw(listener) as sock:
+        listener.accept(0.0)
+        listener.close()
+        listener.close()
+        assert sock.recv(1) == b""
+    assert listener.fileno() == -1
+    assert listener.accept(soon()) is None
+
+
+def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on():
+    with TcpListener(LOOPBACK, NOBODY) as listener, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(raw(listener)) for _ in range(3)]
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))
+        try:
+            assert listener.accept(0.0) is None
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert listener.dropped == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_does_not_keep_the_port_or_the_connections():
+    with TcpListener(LOOPBACK, SECRET) as listener, raw(listener) as stranger:
+        listener.accept(0.0)
+        ready, go = os.pipe(), os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(ready[1], b"x")
+            os.read(go[0], 1)
+            os._exit(0 if listener.fileno() == -1 else 1)
+        try:
+            os.read(ready[0], 1)
+            listener.close()
+            assert stranger.recv(1) == b""
+            TcpListener(listener.address, SECRET).close()
+        finally:
+            os.write(go[1], b"x")
+            assert os.waitpid(child, 0)[1] == 0
+            for fd in (*ready, *go):
+                os.close(fd)
