@@ -21,7 +21,7 @@ from enum import Enum, auto
 
 from rfp.control import frame
 from rfp.control.connection import Connection
-from rfp.control.message import NONCE, Challenge, Greet, Message, Prove, Proven, Refused
+from rfp.control.message import NONCE, Challenge, Greet, M, Message, Prove, Proven, Refused
 from rfp.errors import HandshakeFailed
 
 CLIENT, SERVER = b"rfp-rnvm client", b"rfp-rnvm server"
@@ -44,7 +44,7 @@ def introduce(connection: Connection, secret: bytes | None, binding: bytes, dead
     connection.send(Greet(nonce=os.urandom(NONCE)), deadline)
     challenge = _expect(connection, Challenge, deadline)
     if challenge.secret and secret is None:
-        raise HandshakeFailed("the server asks for a secret", hint="give secret= or secret_file= (--secret-file, RFP_SECRET_FILE)")
+        raise HandshakeFailed("the server asks for a secret", hint="give secret= or secret_file= (--secret-file)")
     if not challenge.secret and secret is not None:
         # Whoever answers at this address must know it, or anybody could.
         raise HandshakeFailed("the server cannot prove that it knows the secret: it has none",
@@ -58,7 +58,7 @@ def introduce(connection: Connection, secret: bytes | None, binding: bytes, dead
     connection.limit = frame.BODY_LIMIT
 
 
-def _expect(connection: Connection, kind: type[Challenge] | type[Proven], deadline: float) -> Challenge | Proven:
+def _expect(connection: Connection, kind: type[M], deadline: float) -> M:
     message = connection.receive(deadline)
     if isinstance(message, Refused):
         raise message.exception()

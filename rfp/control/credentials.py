@@ -79,7 +79,8 @@ class Credentials:
             elif self.authorities is not None:
                 context.load_verify_locations(self.authorities)
         except (OSError, ValueError) as error:
-            raise InvalidArgument(f"tls_ca={self.authorities!r} cannot be used: {error}", hint="a PEM file of certificates") from None
+            hint = "a PEM file of certificates"
+            raise InvalidArgument(f"tls_ca={self.authorities!r} cannot be used: {error}", hint=hint) from None
         try:
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key, password=_no_password)

@@ -145,12 +145,11 @@ def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) ->
                 sock.connect(place)
             if not wait(sock.fileno(), select.POLLOUT, deadline):
                 raise DeadlineExceeded(f"{address} does not answer", hint="is the host up, and reachable from here?")
-            if error := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-                raise OSError(error, os.strerror(error))
+            if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                raise OSError(number, os.strerror(number))
             if context is not None:
-                sock = context.wrap_socket(
-                    sock, do_handshake_on_connect=False, server_hostname=address.host.partition("%")[0], suppress_ragged_eofs=False
-                )
+                name = address.host.partition("%")[0]
+                sock = context.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=name, suppress_ragged_eofs=False)
             return TcpConnection(sock)
         except OSError as error:
             sock.close()

@@ -73,7 +73,7 @@ class TcpListener:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidAddress(f"there is no host {address.host!r}: {reason}", hint="is the name right?") from None
         known = self.credentials.secret is not None or self.credentials.authorities is not None
-        if not (known or allow_anyone or all(_loopback(place[0]) for *_, place in found)):
+        if not (known or allow_anyone or all(_loopback(str(place[0])) for *_, place in found)):
             raise InvalidArgument(
                 f"whoever reaches {address} could read and change everything: it is not on loopback, and there is no secret",
                 hint="give secret= or secret_file= (--secret-file), or say that you want it so: no_auth=True (--no-auth)",
@@ -93,7 +93,8 @@ class TcpListener:
                 if error.errno == errno.EADDRINUSE:
                     raise AddressInUse(f"a program is already listening at {address}",
                                        hint="choose another port, or port 0 for any") from None  # fmt: skip
-                raise FabricError(f"cannot listen at {address}: {error.strerror}", hint="is it an address of this host?") from None
+                hint = "is it an address of this host?"
+                raise FabricError(f"cannot listen at {address}: {error.strerror}", hint=hint) from None
             port = sock.getsockname()[1]
             self._epoll.register(sock.fileno(), select.EPOLLIN)
         return dataclasses.replace(address, port=port)

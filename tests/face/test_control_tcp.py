@@ -414,7 +414,7 @@ def test_old_versions_of_tls_are_refused(certificates):
     old = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     old.check_hostname, old.verify_mode = False, ssl.CERT_NONE
     old.set_ciphers("ALL:@SECLEVEL=0")
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.minimum_version = old.maximum_version = ssl.TLSVersion.TLSv1_1
     with serving(tls(certificates, "server")) as (listener, _), raw(listener) as sock:
         with pytest.raises((ssl.SSLError, ConnectionError)):
