@@ -7,9 +7,9 @@ from rfp._core cimport rfp_crc32c
 from rfp._fabric cimport READ
 from rfp.protocol._client_ring cimport DONE, client_ring, client_ring_transfer
 from rfp.store._layout cimport (
-    KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_SLOTS, KV_STATE_KEY, kv_board, kv_bucket,
-    kv_mask, kv_overflow, kv_record, kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
-    kv_value_offset,
+    KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_SLOTS, KV_STATE_KEY,
+    kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset,
+    kv_slot_tag, kv_tag, kv_value_crc, kv_value_offset,
 )
 
 
@@ -31,10 +31,12 @@ cdef bint genuine(const char *copy, uint64_t length, const char *key, uint32_t k
     cdef uint32_t crc
     if length < value or (record.state & KV_STATE_KEY) != key_length or record.value_length > length - value:
         return False
-    if record.state >> KV_EXPIRY_SHIFT or not kv_same(copy + sizeof(kv_record), key, key_length):
+    if record.value_length > KV_MAX_SEALED or record.state >> KV_EXPIRY_SHIFT:
+        return False
+    if not kv_same(copy + sizeof(kv_record), key, key_length):
         return False
     crc = rfp_crc32c(0, key, key_length)
-    crc = rfp_crc32c(crc, copy + value, record.value_length)
+    crc = kv_value_crc(crc, copy + value, record.value_length)
     return kv_seal_crc(crc, key_length, record.value_length, record.version) == record.crc
 
 

@@ -7,7 +7,8 @@ from rfp.store._index cimport index_chain, index_hash, index_slot
 from rfp.store._layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_BOARD_MAGIC,
     KV_EXPIRY_SHIFT, KV_LINE, KV_SLOTS, KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow,
-    kv_record, kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_crc32c,
+    kv_record, kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset,
+    rfp_crc32c,
 )
 from rfp.store._messages cimport KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY
 from rfp.store._records cimport BUCKET, MAX_PINS, MAX_UPLOADS, holdings, partition, pin, record_at, upload
@@ -20,7 +21,7 @@ cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
     if not 0 < key_length <= KV_MAX_KEY or size > arena_size(&p.memory, block):
         return "a record is longer than its block"
     crc = rfp_crc32c(0, record + 1, key_length)
-    crc = rfp_crc32c(crc, <char *> record + kv_value_offset(key_length), record.value_length)
+    crc = kv_value_crc(crc, <char *> record + kv_value_offset(key_length), record.value_length)
     if kv_seal_crc(crc, key_length, record.value_length, record.version) != record.crc:
         return "a record's CRC does not fit its content"
     if record.version >= p.version:

@@ -63,7 +63,7 @@ cdef class Session:
 
     >>> from rfp.store._store import Partition
     >>> p = Partition(Memory(1 << 20), seed=1, first_version=1, lease_ns=10**9, session_quota=1 << 20, max_value=1 << 20)
-    >>> Session(p).execute(16)          # KV_PING: status, kind, result, payload
+    >>> Session(p).execute(29)          # KV_RELEASE: status, kind, result, payload
     (0, 0, 0, b'')
     """
     cdef Service service

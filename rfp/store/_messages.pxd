@@ -7,7 +7,6 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_MAX_KEY
         KV_MAX_VALUE
         KV_MAX_PIECE
-        KV_PING
         KV_GET
         KV_EXISTS
         KV_PUT

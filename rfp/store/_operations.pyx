@@ -10,8 +10,8 @@ from rfp.store._index cimport (
 )
 from rfp.store._layout cimport (
     KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask,
-    kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_offset, rfp_copy_out, rfp_crc32c,
-    rfp_store64, rfp_store64_release,
+    kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset, rfp_copy_out,
+    rfp_crc32c, rfp_store64, rfp_store64_release,
 )
 from rfp.store._messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS, KV_C_TOUCHES, KV_EXISTS_ALREADY,
@@ -170,7 +170,7 @@ cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *ke
             slot = index_slot(&p.index, hash, old)
     record_begin(p, block, key, key_length, value_length, expiry, slot != NULL)
     rfp_copy_out(p.memory.base + block + kv_value_offset(key_length), value, value_length)
-    return publish(p, hash, slot, block, rfp_crc32c(rfp_crc32c(0, key, key_length), value, value_length), version)
+    return publish(p, hash, slot, block, kv_value_crc(rfp_crc32c(0, key, key_length), value, value_length), version)
 
 
 cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_t key_length, const char *value,

@@ -16,7 +16,7 @@ from rfp.store._layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offse
 from rfp.store._messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES, KV_C_RECORDS, KV_C_REFUSED, KV_COUNTERS, KV_DEFERRED,
     KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_GET, KV_GET_MANY, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE,
-    KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PING, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
+    KV_NOT_FOUND, KV_OK, KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
     KV_RELEASE, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put,
 )
 from rfp.store._operations cimport (
@@ -191,7 +191,7 @@ cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
             return
         memcpy(&number, r.payload, sizeof(kv_number))
         out.status = upload_abort(p, <holdings *> r.session.state, number.number)
-    elif r.opcode == KV_PING or r.opcode == KV_RELEASE:
+    elif r.opcode == KV_RELEASE:
         out.status = KV_BAD_REQUEST if r.length else KV_OK
     elif r.opcode == KV_STATS:
         if r.length:

@@ -6,7 +6,7 @@ from libc.string cimport memcmp, memcpy
 from rfp.protocol._service cimport session
 from rfp.store._arena cimport arena_allocate
 from rfp.store._layout cimport (
-    KV_BLOCK_RESERVED, kv_record_size, kv_slot_offset, kv_value_offset, rfp_copy_in, rfp_crc32c,
+    KV_BLOCK_RESERVED, KV_MAX_SEALED, kv_record_size, kv_slot_offset, kv_value_offset, rfp_copy_in, rfp_crc32c,
 )
 from rfp.store._messages cimport (
     KV_BAD_REQUEST, KV_C_BYTES_RESERVED, KV_C_PUTS, KV_C_UPLOADS, KV_DEFERRED, KV_MAX_PIECE, KV_OK, KV_OUT_OF_MEMORY,
@@ -187,7 +187,8 @@ cdef uint8_t upload_piece(partition *p, session *s, const kv_piece *piece, uint3
         n = min(piece.length - done, <uint32_t> CHUNK)
         # The checksums are of what was copied: the client may change its own memory at any time.
         rfp_copy_in(to + done, source + done, n)
-        crc = rfp_crc32c(crc, to + done, n)
+        if u.put.value_length <= KV_MAX_SEALED:
+            crc = rfp_crc32c(crc, to + done, n)
         if flags & KV_PIECE_CRC:
             piece_crc = rfp_crc32c(piece_crc, to + done, n)
         done += n

@@ -21,6 +21,7 @@
 #define KV_LINE 64
 #define KV_SLOTS 8
 #define KV_UNIT 16
+#define KV_MAX_SEALED (64u << 10)   /* the longest value that the CRC covers: what does not fit into a slot nobody proves by it */
 #define KV_MAX_LINES 8              /* overflow lines of one bucket */
 #define KV_CHAIN (KV_SLOTS + KV_MAX_LINES * (KV_SLOTS - 1)) /* records that one bucket takes */
 #define KV_MAX_REGION (1ull << 39)
@@ -58,7 +59,7 @@ static inline uint32_t kv_block_kind(uint64_t word) { return (uint32_t)word & 7;
  * its state, and its block word when its neighbours change. */
 struct kv_record {
     uint64_t block;
-    uint32_t crc;          /* CRC32C of key, value, struct kv_seal */
+    uint32_t crc;          /* CRC32C of key, value (unless it is longer than KV_MAX_SEALED), struct kv_seal */
     uint32_t value_length;
     uint64_t version;
     uint64_t state;        /* expiry (40 bits: CLOCK_MONOTONIC in ms, 0 = never), pins (12), referenced (1), key length (11) */
@@ -140,6 +141,12 @@ static inline int kv_same(const char *a, const char *b, uint32_t length)
     memcpy(&x, a + length - 8, 8);
     memcpy(&y, b + length - 8, 8);
     return x == y;
+}
+
+/* The CRC of a key, continued over its value. */
+static inline uint32_t kv_value_crc(uint32_t crc, const void *value, uint32_t length)
+{
+    return length <= KV_MAX_SEALED ? rfp_crc32c(crc, value, length) : crc;
 }
 
 /* crc: of key and value so far. */

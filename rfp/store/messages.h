@@ -13,7 +13,6 @@
 #define KV_MAX_PIECE (256u << 10)
 
 enum kv_opcode {            /* request payload                        -> response payload; result */
-    KV_PING = 16,           /* -                                      -> -; 0 */
     KV_GET = 17,            /* key                                    -> value or rfp_reference; version */
     KV_EXISTS = 18,         /* key                                    -> -; version */
     KV_PUT = 19,            /* kv_put, key, value                     -> -; version */

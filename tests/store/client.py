@@ -9,7 +9,7 @@ from typing import NamedTuple
 from rfp.store._drive import Memory, Session
 from rfp.store._store import Partition
 
-PING, GET, EXISTS, PUT, DELETE, INCR, TOUCH = range(16, 23)
+GET, EXISTS, PUT, DELETE, INCR, TOUCH = range(17, 23)
 GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS = range(23, 31)
 OPCODES = range(16, 31)
 

@@ -26,7 +26,6 @@ from .client import (
     OK,
     OUT_OF_MEMORY,
     OVERFLOW,
-    PING,
     PUT,
     RELEASE,
     STATS,
@@ -34,7 +33,6 @@ from .client import (
     TOUCH,
     UNSUPPORTED,
     VERSION_MISMATCH,
-    Answer,
     Client,
     partition,
 )
@@ -152,7 +150,6 @@ def test_incr_refuses_to_overflow(client, text, delta):
 def test_malformed_payloads_are_refused_and_change_nothing(store, client):
     client.put(b"a", b"1")
     for opcode, payload in [
-        (PING, b"x"),
         (GET, b""),
         (EXISTS, b""),
         (DELETE, b""),
@@ -233,10 +230,6 @@ def test_groups_of_requests_are_prepared_together(client):
     assert client.session.time(GET, 0, keys, 100, group=7) > 0
     assert client.session.time(DELETE, 0, keys, 100, group=64) > 0
     assert not any(client.value(key) for key in keys)
-
-
-def test_ping_answers(client):
-    assert client.ask(PING) == Answer(OK, 0, 0, b"")
 
 
 @pytest.mark.parametrize(
