@@ -2,6 +2,8 @@ from typing import Final
 
 from typing_extensions import Buffer, Self
 
+from rfp.errors import RequestFailed
+
 REMOTE_READ: Final[int]
 REMOTE_WRITE: Final[int]
 REMOTE_ATOMIC: Final[int]
@@ -79,6 +81,7 @@ class QueuePair:
         self, opcode: int, local: Region, local_offset: int, remote: RemoteRegion, remote_offset: int, length: int, *,
         operand: int = 0, compare: int = 0, timeout: float = 1.0, check: bool = False,
     ) -> int: ...
+    def failed(self, opcode: int, status: int, arguments: str = "") -> RequestFailed: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exception: object) -> None: ...
 

@@ -58,6 +58,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Started in the background of a shell: our children would inherit that Ctrl-C is ignored, and be tested for it.
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     seed = config.getoption("seed")
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
