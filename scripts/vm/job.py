@@ -18,7 +18,7 @@ from .link import LOOPBACK, Link
 from .pmem import Image
 
 START = Path(__file__).parent / "guest" / "start"
-PREFIX = "softroce."
+PREFIX = "softroce-job."
 # Made by shells for themselves; or about folders that the guest does not have (/run is its own).
 OURS = {"_", "SHLVL", "PWD", "OLDPWD", "XDG_RUNTIME_DIR"}
 

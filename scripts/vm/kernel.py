@@ -38,7 +38,7 @@ def find(boot: Path, modules: Path = Path("/lib/modules")) -> Kernel:
     kernels = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
     able = [release for release in kernels if any(modules.glob(f"{release}/kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko*"))]
     if not able:
-        found = f"of {', '.join(sorted(kernels))} none has its module rdma_rxe in {modules}" if kernels else "there is no vmlinuz-*"
+        found = f"no module rdma_rxe in {modules} for {', '.join(sorted(kernels))}" if kernels else "there is no vmlinuz-*"
         raise MachineError(f"no kernel for the machine in {boot}: {found} (Debian: apt-get install linux-image-amd64)")
     newest = max(able, key=lambda release: [int(number) for number in re.findall(r"\d+", release)])
     return Kernel(newest, kernels[newest])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ GRACE_SECONDS = 90
 
 @dataclass
 class Machine:
-    """Runs one job, once: `status = await Machine(...).run()`.  Cancelling that, or `kill()`, is a power failure for the guest."""
+    """Runs one job, once: `status = await Machine(...).run()`.  Cancelling that, or `kill()`, is the guest's power failure."""
 
     job: Job
     kernel: Kernel
@@ -35,7 +35,7 @@ class Machine:
     cpus: int = 2
     memory: int = 2048  # MiB; three quarters of it hold what the command writes
     boot_seconds: float = BOOT_SECONDS
-    _pidfd: int | None = field(default=None, init=False)
+    _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     async def run(self) -> int:
         """The command's exit status (124 if it has run into its limit); MachineError if there is none."""
@@ -48,51 +48,51 @@ class Machine:
                 status = await self._boot(folder)
                 if status is not None:
                     return status
-            raise MachineError(f"the machine did not come up in {self.boot_seconds:g} s, {BOOTS} times" + _last_words(folder))
+                hung = f"the machine did not come up in {self.boot_seconds:g} s{_last_words(folder)}"
+                self.err(f"softroce: {hung}\n".encode())
+            raise MachineError(hung)
 
     def kill(self) -> None:
         """SIGKILL to QEMU.  `run` raises MachineError then."""
-        # Not by asyncio's Process: its kill() may reap the child, whose status asyncio then misses.
-        if self._pidfd is not None:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._process is not None:
+            self._process.kill()
 
     async def _boot(self, folder: Path) -> int | None:
         """The command's exit status; None if the machine hung before the command began."""
-        ports = {name: os.pipe() for name in qemu.PORTS}
-        writers = {name: writer for name, (_, writer) in ports.items()}
-        image = unpacked(self.kernel, self.cache)
-        with (folder / "qemu").open("wb") as messages:
-            process = await asyncio.create_subprocess_exec(
-                *qemu.command(self.job, folder, image, self.cpus, self.memory, writers),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=messages,
-                stderr=messages,
-                pass_fds=tuple(writers.values()),
-                start_new_session=True,  # Ctrl-C is for us alone
-            )
-        self._pidfd = os.pidfd_open(process.pid)
-        for writer in writers.values():
-            os.close(writer)
         guest = _Guest(self.job)
         sinks = {"out": self.out, "err": self.err, "control": guest.hear}
-        copies = asyncio.gather(*(_copy(reader, sinks[name]) for name, (reader, _) in ports.items()))
+        self._process, ports = self._start(folder)
+        # They end when QEMU does, in whichever way.
+        copies = asyncio.gather(*(_copy(ports[name], sink) for name, sink in sinks.items()))
         try:
-            await asyncio.wait({guest.up, copies}, timeout=self.boot_seconds, return_when=asyncio.FIRST_COMPLETED)
-            if not (guest.up.done() or copies.done()):
+            await asyncio.wait({guest.begun, copies}, timeout=self.boot_seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not (guest.begun.done() or copies.done()):
                 return None
             await asyncio.wait_for(copies, self.job.limit + GRACE_SECONDS)
         except asyncio.TimeoutError:
             raise MachineError("the machine hung, and was killed" + _last_words(folder)) from None
         finally:
-            self.kill()
-            await process.wait()
+            self._process.kill()
+            self._process.wait()
             await asyncio.wait({copies})
-            os.close(self._pidfd)
-            self._pidfd = None
         if guest.status is None:
             raise MachineError((guest.complaint or "the machine ended before the command did") + _last_words(folder))
         return guest.status
+
+    def _start(self, folder: Path) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
+        """QEMU, and our ends of its ports."""
+        image = unpacked(self.kernel, self.cache)
+        pipes = {name: os.pipe() for name in qemu.PORTS}
+        writers = {name: writer for name, (_, writer) in pipes.items()}
+        command = qemu.command(self.job, folder, image, self.cpus, self.memory, writers)
+        options = {"pass_fds": tuple(writers.values()), "start_new_session": True}  # a session: Ctrl-C is for us alone
+        try:
+            with (folder / "qemu").open("wb") as says:
+                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=says, stderr=says, **options)
+        finally:
+            for writer in writers.values():
+                os.close(writer)
+        return process, {name: reader for name, (reader, _) in pipes.items()}
 
 
 class _Guest:
@@ -100,7 +100,7 @@ class _Guest:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the command, or not for a reason
         self.status: int | None = None
         self.complaint = ""
         self._partial = b""
@@ -109,13 +109,13 @@ class _Guest:
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             match line.split():
-                case [b"up"]:
-                    self.up.set_result(None)
                 case [b"ready"]:
                     for image in self.job.pmem:
                         image.formatted()
+                    self.begun.set_result(None)
                 case [b"failed"]:
                     self.complaint = "the machine's devices could not be set up"
+                    self.begun.set_result(None)
                 case [b"status", status]:
                     self.status = int(status)
 

@@ -31,7 +31,7 @@ class Image:
 
     @property
     def file(self) -> Path:
-        """Where its bytes are.  It has another name until it is formatted, so that a run which dies before leaves no useless one."""
+        """Where its bytes are: under another name until it is formatted, so that a run which dies before leaves nothing."""
         return self.path.with_name(self.path.name + ".new") if self.new else self.path
 
     @contextmanager
