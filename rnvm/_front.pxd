@@ -1,0 +1,158 @@
+# A front-end as plain C: what all its modules work on.  Private memory; one thread at a time uses it.
+#
+# _remote       READs and WRITEs, calls of the back-end
+# _journal      its two logs: append, wait until durable
+# _cache        local copies of nodes
+# _changes      what the present transaction changes: undo, commit
+# _slabs        space for nodes
+# _turns        locks; how operations and queries begin and end
+# _structure    the base class of structures
+# _frontend     the class that owns all of it: connect, reconnect, batch, transaction
+
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
+from rfp._fabric cimport local_region, remote_region
+from rfp.protocol._client_ring cimport client_ring
+from rnvm._layout cimport rnvm_geometry
+
+cdef struct journal:           # one ring of the session, as its writer sees it; positions are LSNs
+    uint64_t at                # offset in the pool
+    uint64_t offset            # in the region that may be written
+    uint64_t size
+    uint32_t seed
+    uint64_t head              # space before it may be reused; what was last heard
+    uint64_t tail              # where the next record goes
+    uint64_t durable           # all before it is
+
+cdef struct node:              # a local copy; its bytes follow
+    node *next                 # in its bucket
+    node *later                # in the list of those that the transaction changes
+    instance *owner
+    uint64_t address
+    uint32_t length
+    uint32_t generation        # right as long as it is the owner's
+    uint64_t pinned            # number of the transaction that wrote it: kept until that was applied
+    uint64_t used              # when it was last asked for
+    uint64_t changed           # granules that the present transaction has changed: bit by bit
+    uint32_t slot              # place in front.nodes
+    bint listed                # is in the list
+    bint fresh                 # was allocated by it
+    bint freed
+
+cdef struct undo:              # how to take one step of an operation back
+    uint32_t what
+    node *subject
+    uint64_t first             # mask; block; number
+    uint64_t count
+    uint64_t bytes             # where in front.before the old ones stand
+
+cdef struct run:               # consecutive blocks
+    instance *owner
+    uint64_t first             # block
+    uint64_t count
+
+cdef struct runs:
+    run *items
+    uint64_t count
+    uint64_t room
+
+cdef struct frontend:
+    # the connection
+    client_ring *ring
+    remote_region *pool        # all of it, to read
+    remote_region *logs        # this session's two rings, to write
+    remote_region *desk        # a line of the back-end's: whether we are inside an operation
+    local_region *buffer       # registered memory of our own: records in the making, then what READs bring
+    uint64_t landing           # offset there where READs land
+    uint64_t landing_length
+    rnvm_geometry g
+    uint32_t session
+    uint64_t epoch
+    bint near                  # what is mapped here is the pool's memory itself, and no network is emulated: loads instead of READs
+    bint direct                # our own stores become durable by flushing cache lines
+    bint lost                  # the connection or the session: everything answers LOST or FENCED until it is made anew
+    int trouble                # which of them
+    const uint32_t *closing
+    uint64_t deadline          # of the present call, ns
+    # what was agreed
+    bint persistent
+    bint oplog
+    bint sticky                # locks are kept until others ask
+    uint64_t budget            # bytes of the cache
+    uint64_t lease             # ns that the back-end waits for a lock to come back
+    # logs
+    journal operations
+    journal memory
+    # the cache
+    node **buckets
+    uint64_t bucket_count      # a power of two
+    node **nodes               # all of them, in no order: what evictions sample from
+    uint64_t node_count
+    uint64_t node_room
+    uint64_t bytes
+    uint64_t clock
+    uint64_t random
+    uint64_t hits
+    uint64_t misses
+    uint64_t evictions
+    # the present transaction
+    node *changed              # list
+    uint64_t volume            # bytes that its record takes, at most
+    undo *undone
+    uint64_t undo_count
+    uint64_t undo_room
+    char *before               # old bytes
+    uint64_t before_length
+    uint64_t before_room
+    runs taken                 # of the granted blocks, for its structures
+    runs returned
+    bint batching
+    bint transacting
+    # space
+    runs granted               # blocks that nobody uses yet
+    # the answer of the last operation
+    char *answer
+    uint64_t answer_length
+    uint64_t answer_room
+    # structures that are open here
+    instance **instances
+    uint32_t instance_count
+    # figures
+    uint64_t reads
+    uint64_t writes
+    uint64_t calls
+    uint64_t restarts
+    uint64_t commits
+    uint64_t executed_again
+
+cdef struct instance:          # a structure that is open at a front-end
+    frontend *fe
+    const kind *kind
+    uint32_t id                # its name in logs
+    uint32_t index             # of its naming entry
+    uint64_t slabs             # address of its first node
+    uint64_t root              # and of the one that it knows
+    # the writer lock
+    bint holds
+    bint entered               # the operation, batch or transaction under way has asked for it
+    uint64_t number            # of its last transaction
+    uint64_t operations        # number of its last operation
+    uint64_t covered           # operations up to this one are in transactions that were written
+    bint touched               # the present transaction changes it
+    # reading
+    uint64_t seen              # sequence for which nodes of this generation are right
+    uint32_t generation
+    bint fetched               # since the operation began
+    uint64_t steps             # nodes that it has read
+    # what went wrong
+    int error
+    uint64_t fault_at
+    const char *fault
+    # the structure's own
+    void *own
+
+cdef struct kind:
+    uint32_t number
+    uint32_t format
+    uint32_t root
+    int (*apply)(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil
+    int (*walk)(instance *s, int (*visit)(void *context, uint64_t address, uint32_t length) noexcept nogil, void *context) noexcept nogil
