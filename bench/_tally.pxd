@@ -15,10 +15,10 @@ cdef enum status:              # YCSB's names for how an operation ended
     SERVICE_UNAVAILABLE = 4
     STATUSES = 5
 
-cdef enum metric:              # the first four are the kinds of requests
-    VERIFY = 4
-    CLEANUP = 5
-    METRICS = 6
+cdef enum metric:              # the first five are the kinds of requests
+    VERIFY = 5
+    CLEANUP = 6
+    METRICS = 7
 
 cdef struct tally:                 # the three arrays are used as one, too
     histogram done[METRICS]        # latency since the operation began

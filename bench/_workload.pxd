@@ -13,6 +13,7 @@ cdef enum kind:
     UPDATE = 1
     INSERT = 2
     READ_MODIFY_WRITE = 3
+    SCAN = 4
 
 cdef enum length_law:
     CONSTANT_LENGTH = 0
@@ -25,7 +26,7 @@ cdef enum:
 
 cdef struct request:           # 64 bytes
     uint64_t number            # of the record
-    int32_t field              # the one field to read or write, or ALL_FIELDS
+    int32_t field              # the one field to read or write, or ALL_FIELDS; SCAN: how many records
     uint8_t kind
     uint8_t key_length
     char key[KEY_MAX]
@@ -42,7 +43,8 @@ cdef struct records:           # in memory that all threads of a phase write
 cdef struct workload:
     double read                # the mix, cumulative: below this a read,
     double update              # below this an update,
-    double insert              # below this an insert, else a read-modify-write
+    double insert              # below this an insert,
+    double scan                # below this a scan, else a read-modify-write
     bint loading
     bint hashed
     bint read_all
@@ -54,6 +56,10 @@ cdef struct workload:
     uint32_t longest
     int law                    # of field lengths
     zipf lengths
+    uint32_t shortest_scan
+    uint32_t longest_scan
+    int scan_law
+    zipf scans
     uint64_t record_size       # the most that a record takes
     const char *pool           # POOL + longest random printable bytes
 

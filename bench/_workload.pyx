@@ -14,7 +14,7 @@ import random
 from bench import _generators
 from rfp.errors import InvalidArgument
 
-KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE")
+KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")
 
 cdef enum:
     POOL = 1 << 16             # a random field starts at one of so many places of the pool
@@ -29,6 +29,13 @@ cdef inline int32_t draw_field(stream *s) noexcept nogil:
     return <int32_t>random_below(&s.random, s.w.fields) if s.w.fields > 1 else ALL_FIELDS
 
 
+cdef inline int32_t draw_scan(stream *s) noexcept nogil:
+    cdef const workload *w = s.w
+    if w.scan_law == UNIFORM_LENGTH:
+        return <int32_t>(w.shortest_scan + random_below(&s.random, w.longest_scan - w.shortest_scan + 1))
+    return <int32_t>(w.shortest_scan + zipf_rank(<zipf *>&w.scans, &s.random))
+
+
 cdef void draw_now(stream *s, request *r) noexcept nogil:
     cdef double choice
     cdef const workload *w = s.w
@@ -41,12 +48,15 @@ cdef void draw_now(stream *s, request *r) noexcept nogil:
             r.kind = READ
             if not w.read_all:
                 r.field = draw_field(s)
-        elif choice < w.update or choice >= w.insert:
+        elif choice < w.update or choice >= w.scan:
             r.kind = UPDATE if choice < w.update else READ_MODIFY_WRITE
             if not w.write_all:
                 r.field = draw_field(s)
-        else:
+        elif choice < w.insert:
             r.kind = INSERT
+        else:
+            r.kind = SCAN
+            r.field = draw_scan(s)
     if r.kind == INSERT:
         r.number = rfp_add64(&s.shared.next, 1)
     else:
@@ -210,11 +220,8 @@ def record_size(properties) -> int:
 
 
 def operation_shares(properties) -> tuple:
-    """The shares of reads, updates, inserts and read-modify-writes, 1 together.  Raises InvalidArgument."""
-    if properties["scanproportion"] > 0:
-        raise InvalidArgument("scanproportion is not 0",
-                              hint="a hash table has no ordered keys to scan; use workload A, B, C, D or F")
-    given = [properties[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")]
+    """The shares of the kinds, 1 together.  Raises InvalidArgument."""
+    given = [properties[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite", "scan")]
     total = sum(given)
     if total <= 0:
         raise InvalidArgument("all proportions are 0", hint="give readproportion, updateproportion ...")
@@ -256,16 +263,23 @@ cdef class Workload:
             self.count += known - record_count
         self.operations = self.count if loading else p["operationcount"]
 
-        reads, updates, inserts, both = operation_shares(p)
+        reads, updates, inserts, both, scans = operation_shares(p)
         w.read = reads
         w.update = w.read + updates
         w.insert = w.update + inserts
-        if both == 0:
-            w.insert = 2                          # rounding shall not make a read-modify-write that nobody asked for
-            if inserts == 0:
-                w.update = 2
-                if updates == 0:
-                    w.read = 2
+        w.scan = w.insert + scans
+        if both == 0:                             # rounding shall not make an operation that nobody asked for
+            w.scan = 2
+            if scans == 0:
+                w.insert = 2
+                if inserts == 0:
+                    w.update = 2
+                    if updates == 0:
+                        w.read = 2
+        w.shortest_scan = min(p["minscanlength"], p["maxscanlength"])
+        w.longest_scan = p["maxscanlength"]
+        w.scan_law = {"uniform": UNIFORM_LENGTH, "zipfian": ZIPFIAN_LENGTH}[p["scanlengthdistribution"]]
+        set_zipf(&w.scans, w.longest_scan - w.shortest_scan + 1)
 
         w.loading = loading
         w.hashed = p["insertorder"] == "hashed"
@@ -306,6 +320,11 @@ cdef class Workload:
     def writes_fields(self) -> bool:
         """Whether an update changes one field of a record, so that it has to read it first."""
         return not self.c.write_all
+
+    @property
+    def scans(self) -> bool:
+        """Whether ranges of keys are asked for, in the run if this is the load before it."""
+        return self.properties["scanproportion"] > 0
 
     @property
     def verifies(self) -> bool:
@@ -355,7 +374,7 @@ cdef class Stream:
         self.c.tape_length, self.c.tape_next = n, 0
 
     def draw(self) -> tuple:
-        """The next request: its kind (an index of KINDS), key, field (-1: all) and record number."""
+        """The next request: its kind (an index of KINDS), key, field (-1: all; of a scan: how many records) and record number."""
         cdef request r
         draw(&self.c, &r)
         return r.kind, r.key[:r.key_length], r.field, r.number

@@ -150,8 +150,8 @@ def _alternate(
 
 
 def metric_of(comparison: Comparison) -> str:
-    """The metric whose latency stands for a workload: reads where there are any."""
-    for metric in ("READ", "UPDATE", "INSERT"):
+    """The metric whose latency stands for a workload: reads or scans where there are any."""
+    for metric in ("READ", "SCAN", "UPDATE", "INSERT"):
         if any(standing.latency(metric, 50) is not None for standing in comparison.standings):
             return metric
     return "READ"
@@ -197,7 +197,7 @@ def as_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
             "first_does_times_as_much": comparison.ratio(standing),
             "latency_us": {
                 metric: {f"{p:g}": standing.latency(metric, p) for p in POINTS}
-                for metric in ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE")
+                for metric in ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")
                 if standing.latency(metric, 50) is not None
             },
             "failed": standing.failures,

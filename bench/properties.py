@@ -132,8 +132,11 @@ KNOWN = _table(
     ("readproportion", "0.95", weight, "share of reads"),
     ("updateproportion", "0.05", weight, "share of updates"),
     ("insertproportion", "0", weight, "share of inserts"),
-    ("scanproportion", "0", weight, "share of scans; must be 0, there are no ordered keys here"),
+    ("scanproportion", "0", weight, "share of scans: only where a database keeps its keys in order"),
     ("readmodifywriteproportion", "0", weight, "share of read-modify-writes"),
+    ("minscanlength", "1", positive, "records of a scan, at least"),
+    ("maxscanlength", "1000", positive, "and at most"),
+    ("scanlengthdistribution", "uniform", choice("uniform", "zipfian"), "how many records scans take"),
     (
         "requestdistribution",
         "uniform",
@@ -184,6 +187,11 @@ KNOWN = _table(
     ("lmdb.path", None, str, "directory of the environment (default with bench and compare: a temporary one)"),
     ("lmdb.mapsize", "4G", count, "bytes that it may grow to"),
     ("lmdb.sync", "false", boolean, "sync to disk at every commit"),
+    ("rocksdb.path", None, str, "directory of the database (default with bench and compare: a temporary one)"),
+    ("rocksdb.sync", "false", boolean, "sync the log to disk at every write"),
+    ("sqlite.path", None, str, "file of the database (default with bench and compare: a temporary one)"),
+    ("sqlite.sync", "false", boolean, "sync the log to disk at every commit"),
+    ("redis.sync", "false", boolean, "private server: an append-only file, synced to disk before every answer"),
 )
 # fmt: on
 
@@ -194,9 +202,6 @@ WITHOUT_EFFECT = {
     "table": "a key-value store has one",
     "readallfieldsbyname": "records are single values",
     "fieldnameprefix": "fields of a record are known by their place",
-    "maxscanlength": "there are no scans",
-    "minscanlength": "there are no scans",
-    "scanlengthdistribution": "there are no scans",
     "measurementtype": "every latency goes into a histogram of three significant digits",
     "histogram.buckets": "every latency goes into a histogram of three significant digits",
     "measurement.raw.output_file": "every latency goes into a histogram of three significant digits",
@@ -321,8 +326,6 @@ def find_workload(name: str | Path) -> Path:
     for path in (Path(name), WORKLOADS / short, WORKLOADS / f"workload{short}"):
         if path.is_file():
             return path
-    if short in ("e", "workloade"):
-        raise InvalidArgument("workload E scans ranges of keys, which a hash table cannot", hint="A, B, C, D and F are built in")
     names = ", ".join(sorted(path.name for path in WORKLOADS.glob("workload?")))
     raise InvalidArgument(f"no workload file {str(name)!r}", hint=f"a path, or one of {names}")
 

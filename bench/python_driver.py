@@ -15,7 +15,7 @@ from bench._tally import METRIC_NAMES, STATUS_NAMES, Tally
 from bench._workload import KINDS, Stream
 from rfp.errors import ConnectionFailed
 
-READ, UPDATE, INSERT, READ_MODIFY_WRITE = range(len(KINDS))
+READ, UPDATE, INSERT, READ_MODIFY_WRITE, SCAN = range(len(KINDS))
 VERIFY = METRIC_NAMES.index("VERIFY")
 OK, ERROR, NOT_FOUND, UNEXPECTED_STATE, SERVICE_UNAVAILABLE = range(len(STATUS_NAMES))
 ALL_FIELDS = -1
@@ -24,7 +24,11 @@ clock = time.monotonic_ns
 
 
 class Client(Protocol):
-    """What a database's Python client must do: keys and values are bytes, a record is one value."""
+    """What a database's Python client must do: keys and values are bytes, a record is one value.
+
+    One whose database keeps keys in order (Database.scans) also has `scan(key, count)`: a list of up to `count` records, from the
+    first whose key is not less.
+    """
 
     errors: tuple[type[BaseException], ...]  # what a failed operation raises
 
@@ -64,7 +68,8 @@ class Driver:
         Raises ConnectionFailed after 100 failures in a row.
         """
         draw, finish, stopped = self.requests.draw, self.measured.finish, self.stop.is_set
-        work = {READ: self._read, UPDATE: self._update, INSERT: self._insert, READ_MODIFY_WRITE: self._read_modify_write}
+        work = {READ: self._read, UPDATE: self._update, INSERT: self._insert, READ_MODIFY_WRITE: self._read_modify_write,
+                SCAN: self._scan}  # fmt: skip
         pace = 1e9 / target if target else 0
         start = clock() + int(offset * 1e9)
         drawn = failures = 0
@@ -141,6 +146,11 @@ class Driver:
         ended = clock()
         self._count(UPDATE, OK, wrote, ended)
         self._count(READ_MODIFY_WRITE, OK, began, ended)
+
+    def _scan(self, key: bytes, count: int, number: int) -> None:
+        began = self.began = clock()
+        self.client.scan(key, count)  # type: ignore[attr-defined]  # phases made sure that there is one
+        self._count(SCAN, OK, began, clock())
 
     def _change(self, kind: int, record: bytes | None, field: int, number: int) -> bytes | None:
         """The record to write in place of the one read; None, and counted, if there is nothing to change."""

@@ -24,13 +24,14 @@ class Database:
     """One database, open.
 
     name: as the user calls it.  client: what speaks to it.  native: whether the loop in C drives it.  emulated: the emulated
-    network between client and server, empty if there is none.
+    network between client and server, empty if there is none.  scans: whether its connections can `scan` (its keys are in order).
     """
 
     name = ""
     client = ""
     native = False
     emulated = ""
+    scans = False
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
         raise NotImplementedError
@@ -65,6 +66,8 @@ DATABASES = {
     "redis": Entry("redis", "Redis", "Redis through redis-py"),
     "memcached": Entry("memcached", "Memcached", "memcached through pylibmc, else pymemcache"),
     "lmdb": Entry("lmdb", "Lmdb", "LMDB in this process, one transaction per operation"),
+    "rocksdb": Entry("rocksdb", "RocksDb", "RocksDB in this process, through rocksdict"),
+    "sqlite": Entry("sqlite", "Sqlite", "SQLite in this process, one transaction per operation"),
     "dict": Entry("in_process", "Dict", "a Python dict: what the driver in Python itself costs"),
     "inproc": Entry("in_process", "Inproc", "a hash table in C in this process: what the driver in C itself costs"),
 }

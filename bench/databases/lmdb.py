@@ -2,54 +2,39 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from bench.databases import Database
+from bench.databases.embedded import Embedded
 from bench.peers.process import package
-from rfp.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from bench.placement import Placement
     from bench.properties import Properties
 
 
-class Lmdb(Database):
-    """Each read is a read transaction, each write a write transaction; lmdb.sync decides whether it reaches the disk."""
+class Lmdb(Embedded):
+    """Each read is a read transaction, each write a write transaction."""
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def open(self, path: str, properties: Properties) -> None:
         self._lmdb = lmdb = package("lmdb")
         self.client = f"lmdb {lmdb.__version__}"
-        self._temporary = None
-        path = properties["lmdb.path"]
-        if path is None:
-            if not private:
-                raise InvalidArgument(
-                    "load and run must use the same files", hint="-p lmdb.path=DIRECTORY, or rfp-ycsb bench lmdb"
-                )
-            path = self._temporary = tempfile.mkdtemp(prefix="rfp-ycsb-lmdb-")
-        sync = properties["lmdb.sync"]
-        try:
-            self._environment = lmdb.open(
-                path, map_size=properties["lmdb.mapsize"], sync=sync, metasync=sync, writemap=not sync, max_readers=1024
-            )
-        except lmdb.Error as error:
-            self._remove()
-            raise InvalidArgument(
-                f"cannot open LMDB in {path}: {error}", hint="-p lmdb.path= names a directory to write to"
-            ) from None
+        self._environment = lmdb.open(
+            path,
+            map_size=properties["lmdb.mapsize"],
+            sync=self.sync,
+            metasync=self.sync,
+            writemap=not self.sync,
+            max_readers=1024,
+        )
+
+    def errors(self) -> tuple[type[BaseException], ...]:
+        return (package("lmdb").Error,)
 
     def connect(self) -> LmdbClient:
-        return LmdbClient(self._environment, (self._lmdb.Error,))
+        return LmdbClient(self._environment, self.errors())
 
-    def close(self) -> None:
+    def end(self) -> None:
         self._environment.close()
-        self._remove()
-
-    def _remove(self) -> None:
-        if self._temporary:
-            shutil.rmtree(self._temporary, ignore_errors=True)
 
 
 class LmdbClient:
@@ -60,6 +45,10 @@ class LmdbClient:
     def read(self, key: bytes) -> Any:
         with self._begin() as transaction:
             return transaction.get(key)
+
+    def scan(self, key: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        with self._begin() as transaction, transaction.cursor() as cursor:
+            return list(islice(cursor, count)) if cursor.set_range(key) else []
 
     def insert(self, key: bytes, value: bytes) -> None:
         with self._begin(write=True) as transaction:

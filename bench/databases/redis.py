@@ -28,7 +28,7 @@ class Redis(Database):
         elif private and not properties.given.keys() & {"redis.host", "redis.port"}:
             from bench.peers import redis as peer
 
-            self._peer = peer.start(placement.server if placement else None)
+            self._peer = peer.start(placement.server if placement else None, sync=properties["redis.sync"])
             self._where = {"unix_socket_path": self._peer.socket}
         self._timeout = properties["redis.timeout"]
         try:

@@ -92,7 +92,7 @@ def memory_for(properties: Properties) -> int:
     """
     from bench._workload import operation_shares, record_size
 
-    _, _, inserts, _ = operation_shares(properties)
+    _, _, inserts, *_ = operation_shares(properties)
     records: int = 2 * properties["recordcount"] + 4 * int(properties["operationcount"] * inserts)
     return max(256 << 20, records * (record_size(properties) + BESIDE))
 

@@ -64,7 +64,7 @@ def test_json_is_printed_on_demand():
     [
         (("bench", "oracle"), "one of rfp"),
         (("bench", "dict", "-P", "nonsense"), "no workload file 'nonsense'"),
-        (("bench", "dict", "-P", "e"), "A, B, C, D and F are built in"),
+        (("bench", "dict", "-P", "e"), "dict cannot scan"),
         (("bench", "dict", "-p", "recordcount"), "name=value"),
         (("bench", "dict", "-p", "recordcount=x"), "property recordcount='x'"),
         (("run", "dict"), "rfp-ycsb bench dict"),

@@ -12,7 +12,7 @@ from bench._workload import Stream, Workload
 from bench.properties import read
 from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument
 
-READ, UPDATE, INSERT, READ_MODIFY_WRITE, VERIFY, CLEANUP = range(len(METRIC_NAMES))
+READ, UPDATE, INSERT, READ_MODIFY_WRITE, SCAN, VERIFY, CLEANUP = range(len(METRIC_NAMES))
 MS = 1_000_000
 
 

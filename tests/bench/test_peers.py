@@ -18,9 +18,10 @@ from bench.peers import memcached, redis
 from bench.peers.process import PeerMissing, PeerProcess, program
 from bench.placement import Placement, pinned
 from bench.properties import read
-from rfp.errors import ConnectionFailed
+from rfp.errors import ConnectionFailed, InvalidArgument
 
-PEERS = {"redis": ("redis-server", "redis"), "memcached": ("memcached", "pylibmc"), "lmdb": (None, "lmdb")}
+PEERS = {"redis": ("redis-server", "redis"), "memcached": ("memcached", "pylibmc"), "lmdb": (None, "lmdb"),
+         "rocksdb": (None, "rocksdict"), "sqlite": (None, "sqlite3")}
 
 
 def needs(name):
@@ -52,8 +53,50 @@ def test_a_peer_serves_workloads_and_leaves_nothing_behind(name):
     if peer is not None:
         assert not peer.directory.exists()
         assert peer._process is None
-    elif name == "lmdb":
+    else:
         assert not Path(database._temporary).exists()
+
+
+@pytest.mark.parametrize("sync", ["false", "true"])
+@pytest.mark.parametrize("name", ["lmdb", "rocksdb", "sqlite"])
+def test_a_database_with_ordered_keys_scans_them(name, sync):
+    needs(name)
+    p = read(["e"], ["recordcount=100", "operationcount=300", "threadcount=2", f"{name}.sync={sync}"])
+    with open_database(name, p, private=True) as database:
+        loaded = phases.load(database, p)
+        client = database.connect()
+        keys = sorted(key for key, _ in client.scan(b"", 1000))
+        assert len(keys) == loaded.operations == 100
+        assert [key for key, _ in client.scan(keys[40], 7)] == keys[40:47]
+        assert [key for key, _ in client.scan(keys[40] + b"!", 3)] == keys[41:44]
+        assert [key for key, _ in client.scan(keys[-1], 3)] == keys[-1:]
+        assert client.scan(keys[-1] + b"!", 3) == []
+        assert client.scan(keys[5], 1)[0][1] == client.read(keys[5])
+        client.close()
+        result = phases.run(database, p)
+        assert set(result.metric("SCAN").returns) == {"OK"}
+        assert result.metric("SCAN").done.count + result.metric("INSERT").done.count == 300
+
+
+@pytest.mark.parametrize("name", ["rfp", "dict", "redis"])
+def test_a_database_without_an_order_refuses_scans_and_says_which_have_one(name):
+    if name == "redis":
+        needs(name)
+    p = read(["e"])
+    with open_database(name, p, private=True) as database:
+        for phase in (phases.load, phases.run):
+            with pytest.raises(InvalidArgument, match=r"does not keep its keys in order.*lmdb"):
+                phase(database, p)
+
+
+def test_redis_with_sync_answers_from_its_append_only_file():
+    needs("redis")
+    p = read(["a"], ["redis.sync=true", "recordcount=20", "operationcount=20"])
+    with open_database("redis", p, private=True) as database:
+        phases.load(database, p)
+        client = database.connect()
+        assert list(database._peer.directory.glob("**/*.aof"))
+        client.close()
 
 
 def test_memcached_through_pymemcache():
@@ -75,7 +118,7 @@ def test_a_missing_program_is_named_with_its_package(start, binary, package, mon
         start()
 
 
-@pytest.mark.parametrize(("name", "module"), [("redis", "redis"), ("memcached", "pylibmc"), ("lmdb", "lmdb")])
+@pytest.mark.parametrize(("name", "module"), [("redis", "redis"), ("memcached", "pylibmc"), ("lmdb", "lmdb"), ("rocksdb", "rocksdict")])
 def test_a_missing_package_is_named_with_the_extra(name, module, monkeypatch):
     for gone in (module, "pymemcache"):
         monkeypatch.setitem(sys.modules, gone, None)

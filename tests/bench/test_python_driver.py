@@ -12,7 +12,7 @@ from bench.properties import read
 from bench.python_driver import FAILURES, Driver
 from rfp.errors import ConnectionFailed
 
-READ, UPDATE, INSERT, READ_MODIFY_WRITE, VERIFY, CLEANUP = range(len(METRIC_NAMES))
+READ, UPDATE, INSERT, READ_MODIFY_WRITE, SCAN, VERIFY, CLEANUP = range(len(METRIC_NAMES))
 
 
 class Refused(Exception):

@@ -210,7 +210,6 @@ def test_requests_that_depend_on_inserts_are_not_drawn_ahead(given):
     ("given", "why"),
     [
         ({"recordcount": 10, "insertstart": 5, "insertcount": 6}, "insertstart"),
-        ({"scanproportion": 0.5}, "scan"),
         ({"readproportion": 0, "updateproportion": 0}, "proportions"),
         ({"zeropadding": 47}, "zeropadding"),
         ({"fieldlength": "1G"}, "bytes"),
@@ -222,5 +221,23 @@ def test_properties_that_do_not_fit_together_are_refused(given, why):
         workload(**given)
 
 
+@pytest.mark.parametrize(
+    ("given", "least", "most", "mean"),
+    [
+        ({"maxscanlength": 100}, 1, 100, (48, 53)),
+        ({"minscanlength": 20, "maxscanlength": 20}, 20, 20, (20, 20)),
+        ({"maxscanlength": 100, "scanlengthdistribution": "zipfian"}, 1, 100, (15, 25)),
+    ],
+)
+def test_scans_take_as_many_records_as_they_are_told(given, least, most, mean):
+    stream = Stream(workload("e", **given))
+    drawn = [stream.draw() for _ in range(20_000)]
+    lengths = [field for kind, _, field, _ in drawn if KINDS[kind] == "SCAN"]
+    assert 0.94 < len(lengths) / len(drawn) < 0.96
+    assert {KINDS[kind] for kind, *_ in drawn} == {"SCAN", "INSERT"}
+    assert (min(lengths), max(lengths)) == (least, most)
+    assert mean[0] <= sum(lengths) / len(lengths) <= mean[1]
+
+
 def test_kinds_have_ycsbs_names():
-    assert KINDS == ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE")
+    assert KINDS == ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")

@@ -23,6 +23,8 @@ SHM_FILES = re.compile(r"rfp|rnvm")
 # matplotlib keeps the fonts that it has used open, on purpose.
 KEPT = re.compile(r"/mpl-data/fonts/|/fonts/.*\.(ttf|otf|ttc)$")
 
+POOLS = ("rocksdb:",)  # threads that a library of others keeps as long as the process lives
+
 
 def inventory() -> Inventory:
     """Count what this process holds now."""
@@ -40,7 +42,8 @@ def inventory() -> Inventory:
             first, last = (int(address, 16) for address in span.split("-"))
             held["mapping", f"{path[0]} (inode {inode})"] += last - first
     for tid in os.listdir("/proc/self/task"):
-        held["thread", tid] += 1
+        if not _read(f"/proc/self/task/{tid}/comm").startswith(POOLS):
+            held["thread", tid] += 1
         try:
             children = Path(f"/proc/self/task/{tid}/children").read_text()
         except FileNotFoundError:  # it ended meanwhile

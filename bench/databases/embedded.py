@@ -1,0 +1,59 @@
+"""Databases of other projects that live in this process and keep their records in files."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+from bench.databases import Database
+from rfp.errors import InvalidArgument, RfpError
+
+if TYPE_CHECKING:
+    from bench.placement import Placement
+    from bench.properties import Properties
+
+
+class Embedded(Database):
+    """Opens its files at NAME.path, or in a temporary directory that goes when it is closed; `sync`: NAME.sync."""
+
+    scans = True
+
+    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+        kind = type(self).__name__.lower()
+        self._temporary = ""
+        self.sync: bool = properties[f"{kind}.sync"]
+        path: str | None = properties[f"{kind}.path"]
+        if path is None:
+            if not private:
+                raise InvalidArgument(
+                    "load and run must use the same files", hint=f"-p {kind}.path=PATH, or rfp-ycsb bench {kind}"
+                )
+            path = self._temporary = tempfile.mkdtemp(prefix=f"rfp-ycsb-{kind}-")
+        try:
+            self.open(path, properties)
+        except BaseException as error:
+            self._remove()
+            if isinstance(error, RfpError) or not isinstance(error, self.errors()):
+                raise
+            raise InvalidArgument(f"cannot open {path} as a database of {kind}: {error}",
+                                  hint=f"-p {kind}.path= names a place to write to") from None  # fmt: skip
+
+    def open(self, path: str, properties: Properties) -> None:
+        """Opens what is at a path, or makes it."""
+        raise NotImplementedError
+
+    def errors(self) -> tuple[type[BaseException], ...]:
+        """What its operations raise when they fail."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """Closes what open() opened."""
+
+    def close(self) -> None:
+        self.end()
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
