@@ -11,7 +11,8 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
-from rfp._client cimport Client, as_key, refusal, take_buffer
+from rfp._buffers cimport take_buffer
+from rfp._client cimport Client, as_key, refusal
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_worker
 from rfp.protocol._caller cimport RETRY

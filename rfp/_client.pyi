@@ -1,10 +1,10 @@
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from typing_extensions import Buffer
 
-from rfp.protocol._caller import Caller
-from rfp.protocol.link import Link
+from rfp._buffers import Registration as Registration
+from rfp.protocol._caller import Caller, _Opener
 
 COUNTERS: tuple[str, ...]
 
@@ -14,7 +14,7 @@ class Item(NamedTuple):
 
 class Client(Caller):
     def __init__(
-        self, open_link: Callable[[int], Link], *, timeout: float = 5.0, reconnect: bool = True, mode: str = "auto",
+        self, open_link: _Opener, *, timeout: float = 5.0, reconnect: bool = True, mode: str = "auto",
         fetch: int | None = None, retries: int | None = None, tuned: Any = None,
     ) -> None: ...
     @property
@@ -39,4 +39,5 @@ class Client(Caller):
         timeout: float | None = None,
     ) -> list[int | Exception]: ...
     def delete_many(self, keys: Iterable[Buffer], *, timeout: float | None = None) -> list[bool]: ...
+    def register(self, buffer: Any) -> Registration: ...
     def stats(self, *, timeout: float | None = None) -> dict[str, Any]: ...

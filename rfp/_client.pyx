@@ -4,35 +4,37 @@
 from collections import namedtuple
 from operator import index
 
-from cpython.buffer cimport Py_buffer, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rfp._batch cimport delete_many, get_many, put_many
+from rfp._buffers cimport take_buffer
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker
 from rfp._large cimport fetch_reference, upload
 from rfp.protocol._caller cimport Caller
-from rfp.protocol._channel cimport Channel, channel
+from rfp.protocol._channel cimport NOTES, Channel, channel
 from rfp.protocol._client_ring cimport (
-    AUTO, DONE, FETCH, REPLY, SIZES, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_pop,
-    client_ring_response,
+    AUTO, DONE, FETCH, GONE, MALFORMED, REPLY, SIZES, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
+    client_ring_pop, client_ring_response,
 )
 from rfp.protocol._wire cimport (
     RFP_FEATURE_BYPASS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_reference,
     rfp_response_header,
 )
-from rfp.store._bypass cimport BYPASS_FOUND, BYPASS_UNSURE, bypass, bypass_get
+from rfp.store._bypass cimport BYPASS_FOUND, BYPASS_MISSING, BYPASS_UNSURE, bypass, bypass_get
 from rfp.store._messages cimport (
     KV_COUNTERS, KV_DELETE, KV_EXISTS, KV_EXISTS_ALREADY, KV_GET, KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY,
     KV_MAX_VALUE, KV_NOT_A_NUMBER, KV_NOT_FOUND, KV_OK, KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_PUT, KV_QUOTA, KV_STATS,
     KV_TOO_LARGE, KV_TOUCH, KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH,
 )
 
+from rfp._buffers import Registration
 from rfp.errors import (
-    AlreadyExists, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded, ServerRefused, TooLarge, Unsupported,
-    VersionMismatch, WrongBuffer, WrongType,
+    AlreadyExists, Closed, ConnectionFailed, HandshakeFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded,
+    ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType,
 )
 from rfp.store.counters import COUNTERS
 
@@ -54,21 +56,6 @@ cdef bytes as_key(key):
     if not 1 <= len(key) <= KV_MAX_KEY:
         raise InvalidArgument(f"a key of {len(key)} bytes", hint=f"1 to {KV_MAX_KEY}")
     return key
-
-
-cdef int take_buffer(object thing, Py_buffer *view, bint writable) except -1:
-    """The memory of a value, or of a buffer for one; to be given back with PyBuffer_Release."""
-    if isinstance(thing, str):
-        raise WrongType(f"values are bytes or buffers, and this is a str of {len(thing)} characters", hint="value.encode()")
-    try:
-        PyObject_GetBuffer(thing, view, PyBUF_SIMPLE | PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
-    except TypeError:
-        raise WrongType(f"values are bytes or buffers, not {type(thing).__name__}",
-                        hint="a bytearray, say, or a numpy array" if writable else "encode it: json, pickle, struct") from None
-    except (BufferError, ValueError) as error:      # numpy raises the latter
-        raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}",
-                          hint="a contiguous buffer that may be written" if writable else "make a copy: bytes(value)") from None
-    return 0
 
 
 cdef uint64_t whole_number(str name, value, lowest, highest) except? 0:
@@ -146,6 +133,7 @@ cdef class Client(Caller):
         self.fetch = fetch
         self.retries = retries
         self.tuned = tuned
+        self.registrations = []
 
     @property
     def seed(self):
@@ -270,7 +258,7 @@ cdef class Client(Caller):
                             memcpy(&reference, <const char *> header + RFP_RESPONSE_HEADER, RFP_REFERENCE)
                     finally:
                         client_ring_pop(ring)
-                    value = fetch_reference(owner, worker, &reference, started, deadline, view, &found)
+                    value = fetch_reference(self, owner, worker, &reference, started, deadline, view, &found)
                     if found == DONE:
                         return Item(value, version) if with_version else value
                 elif found == TIMED_OUT:
@@ -285,13 +273,29 @@ cdef class Client(Caller):
         cdef channel *c = &owner.c
         cdef const char *text = PyBytes_AS_STRING(key)
         cdef uint32_t size = <uint32_t> PyBytes_GET_SIZE(key)
+        cdef bypass *b = <bypass *> &c.notes[NOTES * worker]
         cdef int found
         if c.arenas[worker] == NULL:
             return BYPASS_UNSURE
-        with nogil:
-            found = bypass_get(<bypass *> &c.notes[4 * worker], c.rings[worker], c.arenas[worker], text, size,
-                               rfp_hash(text, size, c.seed), deadline, value, length, version)
-        return found
+        while True:
+            with nogil:
+                found = bypass_get(b, c.rings[worker], c.arenas[worker], text, size, rfp_hash(text, size, c.seed), deadline,
+                                   value, length, version)
+            if found != BYPASS_MISSING:
+                return found
+            found = self.reach(owner, worker, b.missing, 1, deadline)
+            if found != DONE:
+                return BYPASS_UNSURE        # to ask the server tells why
+
+    cdef int reach(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length, uint64_t deadline) except -1:
+        """Attaches what is missing of a range of a worker's arena: DONE, or why not."""
+        try:
+            owner.link.reach(worker, offset, length, deadline)
+        except HandshakeFailed:
+            return MALFORMED
+        except ConnectionFailed:
+            return GONE
+        return DONE
 
     cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1:
         """Sends what was submitted last and takes its answer; returns what client_ring_wait or make_room found."""
@@ -477,6 +481,25 @@ cdef class Client(Caller):
         """
         return delete_many(self, keys, self.deadline(timeout))
 
+    def register(self, buffer):
+        """Lets calls reach this buffer (any contiguous one: bytearray, numpy array, torch tensor on the CPU) without a copy in
+        between, until the registration that it returns, a context manager, is closed.
+
+        For values that do not fit into a slot: put() of what stands in it, get_into() of a range of it.  Over RDMA, registering
+        pins the memory and costs a device from microseconds to (soft-RoCE) a second for 64 MiB, so do it once for a buffer that
+        is used often; what is not registered goes through a buffer of the client's.  On shared memory it costs nothing.
+        Raises WrongBuffer, WrongType, FabricError (too much memory pinned: see `ulimit -l`).
+
+        >>> buffer = bytearray(100_000)
+        >>> with kv.register(buffer):
+        ...     version = kv.put(b"large", buffer)
+        ...     kv.get_into(b"large", buffer)
+        100000
+        """
+        if self.is_closed:
+            raise Closed("this handle was closed")
+        return Registration(self.registrations, buffer, self.link)
+
     def stats(self, *, timeout=None):
         """What the server counts, as a dict: the sums over its workers, "partitions" with each one's, and "client" with what
         this thread's rings count.  2 round trips for each worker."""
@@ -531,7 +554,7 @@ cdef dict bypass_counters(Channel owner):
     cdef uint32_t i
     total = {"walks": 0, "found": 0, "reads": 0}
     for i in range(owner.c.count):
-        b = <bypass *> &owner.c.notes[4 * i]
+        b = <bypass *> &owner.c.notes[NOTES * i]
         total["walks"] += b.walks
         total["found"] += b.found
         total["reads"] += b.reads

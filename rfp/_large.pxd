@@ -7,7 +7,7 @@ from rfp.protocol._channel cimport Channel
 from rfp.protocol._client_ring cimport client_ring
 from rfp.protocol._wire cimport rfp_reference
 
-cdef object fetch_reference(Channel owner, uint32_t worker, rfp_reference *reference, uint64_t started, uint64_t deadline,
-                            Py_buffer *view, int *found)
+cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_reference *reference, uint64_t started,
+                            uint64_t deadline, Py_buffer *view, int *found)
 cdef int upload(Client client, Channel owner, client_ring *ring, bytes key, Py_buffer *view, uint64_t ttl, uint32_t flags,
                 uint64_t version, uint64_t deadline, answer *out, bint *sent) except -1

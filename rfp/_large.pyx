@@ -2,15 +2,17 @@
 """Values too large for a slot (the contract is in _large.pxd)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.string cimport memset
+from libc.string cimport memcpy
 
+from rfp._buffers cimport Lane, open_lane
 from rfp._core cimport rfp_crc32c, rfp_now
-from rfp._fabric cimport READ, WRITE, local_region
+from rfp._fabric cimport READ, WRITE, remote_region
 from rfp._kv cimport kv_submit_number, kv_submit_piece, kv_submit_put
 from rfp.protocol._caller cimport FULL, RETRY
-from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_flush,
+from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, TIMED_OUT, ClientRing, client_ring_abandon, client_ring_flush,
                                         client_ring_discard, client_ring_pop, client_ring_release, client_ring_response,
                                         client_ring_transfer)
+from rfp.protocol._remote_arena cimport ARENA_HERE, ARENA_OUTSIDE, remote_arena, remote_arena_find
 from rfp.protocol._wire cimport rfp_response_header
 from rfp.store._messages cimport KV_DEFERRED, KV_OK, KV_PIECE_CRC, KV_PUT_ABORT, KV_PUT_BEGIN, KV_UNSUPPORTED
 
@@ -19,49 +21,92 @@ from rfp.errors import InvalidArgument
 cdef enum:
     PIECE = 131072            # bytes of an upload that travel with one request
     READ_PIECE = 16777216     # bytes of one READ: between two the deadline is looked at
+    PIECE_OVER_NETWORK = 1048576    # the same where the server's beat has to come through between two
 
 
-cdef object fetch_reference(Channel owner, uint32_t worker, rfp_reference *reference, uint64_t started, uint64_t deadline,
-                            Py_buffer *view, int *found):
+cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_reference *reference, uint64_t started,
+                            uint64_t deadline, Py_buffer *view, int *found):
     """READs a value from where it stands in the server's arena; found: DONE, or why not (then to be asked for again).
 
     started: when the request was posted.  The server grants the lease after that, so a READ that ends before started + lease
     has ended before the memory can be reused; a later one is discarded.
     """
     cdef client_ring *ring = owner.c.rings[worker]
-    cdef local_region local
+    cdef remote_arena *arena = owner.c.arenas[worker]
+    cdef remote_region *region
+    cdef Lane lane
     cdef uint64_t at = 0
-    cdef uint64_t step
+    cdef uint64_t place, size
+    cdef uint64_t piece = PIECE_OVER_NETWORK if ring.pair.needs_registration else READ_PIECE
     cdef uint64_t limit = started + min(reference.lease, owner.c.lease)
+    cdef char *target
     cdef object value = None
-    if owner.c.arenas[worker] == NULL or reference.pin == 0 or reference.offset > owner.c.arenas[worker].length or \
-            reference.length > owner.c.arenas[worker].length - reference.offset:
+    if arena == NULL or reference.pin == 0 or \
+            remote_arena_find(arena, reference.offset, reference.length, &region, &place, &size) == ARENA_OUTSIDE:
         found[0] = MALFORMED
         return None
-    memset(&local, 0, sizeof(local))
-    local.length = reference.length
     if view == NULL:
         value = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> reference.length)
-        local.base = PyBytes_AS_STRING(value)
+        target = PyBytes_AS_STRING(value)
     else:
         if reference.length > <uint64_t> view.len:
             client_ring_release(ring, reference.pin)
             raise InvalidArgument(f"the value has {reference.length} bytes and the buffer {view.len}",
                                   hint="give a larger buffer")
         value = reference.length
-        local.base = <char *> view.buf
-    found[0] = DONE
-    with nogil:
-        while at < reference.length and found[0] == DONE:
-            step = min(<uint64_t> READ_PIECE, reference.length - at)
-            found[0] = client_ring_transfer(ring, READ, &local, at, owner.c.arenas[worker], reference.offset + at, step,
-                                            deadline)
-            at += step
+        target = <char *> view.buf
+    if not whole(arena, reference):
+        # Attaching may take longer than the lease: ask again, and find it attached.
         client_ring_release(ring, reference.pin)
-        if found[0] == DONE and rfp_now() > limit:
-            # Too late to be sure: the caller asks again.
+        found[0] = client.reach(owner, worker, reference.offset, reference.length, deadline)
+        if found[0] == DONE:
             found[0] = TIMED_OUT if rfp_now() > deadline else RETRY
+        return None
+    lane = open_lane(owner.link, client.registrations, target, reference.length, ring.pair.needs_registration)
+    try:
+        found[0] = DONE
+        with nogil:
+            if lane.bounce != NULL:
+                piece = lane.bounce.length
+            while at < reference.length and found[0] == DONE:
+                remote_arena_find(arena, reference.offset + at, reference.length - at, &region, &place, &size)
+                size = min(size, piece)
+                if lane.bounce != NULL:
+                    found[0] = client_ring_transfer(ring, READ, lane.bounce, 0, region, place, size, deadline)
+                    if found[0] == DONE:
+                        memcpy(target + at, lane.bounce.base, size)
+                else:
+                    found[0] = client_ring_transfer(ring, READ, &lane.direct, lane.offset + at, region, place, size, deadline)
+                at += size
+            client_ring_release(ring, reference.pin)
+            if found[0] == DONE and rfp_now() > limit:
+                # Too late to be sure: the caller asks again.
+                found[0] = TIMED_OUT if rfp_now() > deadline else RETRY
+        settle(owner, worker, found[0])
+    finally:
+        lane.end()
     return value
+
+
+cdef bint whole(remote_arena *arena, rfp_reference *reference) noexcept nogil:
+    """Whether all that a reference names is attached."""
+    cdef remote_region *region
+    cdef uint64_t place, size
+    cdef uint64_t at = 0
+    while at < reference.length:
+        if remote_arena_find(arena, reference.offset + at, reference.length - at, &region, &place, &size) != ARENA_HERE:
+            return False
+        at += size
+    return True
+
+
+cdef int settle(Channel owner, uint32_t worker, int found) except -1:
+    """What a server that is gone may leave under way ends here: nothing touches the caller's memory after the call."""
+    cdef ClientRing ring
+    if found == GONE and not owner.c.rings[worker].beside:
+        ring = owner.rings[worker]
+        ring.pair.close()
+    return 0
 
 
 cdef int drain(Client client, Channel owner, uint64_t deadline) except -1:
@@ -126,10 +171,25 @@ cdef int announce(Client client, Channel owner, client_ring *ring, bytes key, Py
 cdef int stream(Client client, Channel owner, client_ring *ring, Py_buffer *view, uint64_t id, uint64_t deadline, answer *out,
                 bint *sent) except -1:
     """The pieces.  The staging memory is used as a ring of them: while the server copies one, the next is written."""
+    cdef Lane lane = open_lane(owner.link, client.registrations, <char *> view.buf, <uint64_t> view.len,
+                               ring.pair.needs_registration)
+    cdef uint32_t worker = 0
+    cdef int found
+    while owner.c.rings[worker] != ring:
+        worker += 1
+    try:
+        found = stream_through(client, owner, ring, lane, <uint64_t> view.len, id, deadline, out, sent)
+        settle(owner, worker, found)
+        return found
+    finally:
+        lane.end()
+
+
+cdef int stream_through(Client client, Channel owner, client_ring *ring, Lane lane, uint64_t length, uint64_t id,
+                        uint64_t deadline, answer *out, bint *sent) except -1:
     cdef const rfp_response_header *header
-    cdef local_region local
+    cdef const char *source
     cdef uint64_t staged = owner.c.staging.length // PIECE * PIECE if owner.c.staging != NULL else 0
-    cdef uint64_t length = <uint64_t> view.len
     cdef uint64_t at = 0          # bytes posted
     cdef uint64_t place
     cdef uint32_t size
@@ -140,17 +200,21 @@ cdef int stream(Client client, Channel owner, client_ring *ring, Py_buffer *view
     if most == 0:
         out.status = KV_UNSUPPORTED
         return DONE
-    memset(&local, 0, sizeof(local))
-    local.base = <char *> view.buf
-    local.length = length
     while at < length or under_way:
         if at < length and under_way < most:
             size = <uint32_t> min(<uint64_t> PIECE, length - at)
             place = at % staged
             with nogil:
-                found = client_ring_transfer(ring, WRITE, &local, at, owner.c.staging, place, size, deadline)
+                source = lane.base + at
+                if lane.bounce != NULL:
+                    memcpy(lane.bounce.base, source, size)
+                    source = lane.bounce.base
+                    found = client_ring_transfer(ring, WRITE, lane.bounce, 0, owner.c.staging, place, size, deadline)
+                else:
+                    found = client_ring_transfer(ring, WRITE, &lane.direct, lane.offset + at, owner.c.staging, place, size,
+                                                 deadline)
                 # Where the fabric keeps no order between lines, only a checksum tells that all of the piece has arrived.
-                crc = rfp_crc32c(0, local.base + at, size) if ring.checked else 0
+                crc = rfp_crc32c(0, source, size) if ring.checked else 0
                 if found == DONE and not kv_submit_piece(ring, KV_PIECE_CRC if ring.checked else 0, id, at, size, crc, place, 0):
                     found = GONE
                 if found == DONE:

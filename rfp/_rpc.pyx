@@ -17,6 +17,7 @@ from rfp.protocol._service cimport Service, request, response, session
 from rfp.protocol._wire cimport (RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER,
                                  rfp_response_header)
 
+from rfp.control.credentials import Credentials
 from rfp.errors import HandlerFailed, InvalidArgument, TooLarge, Unsupported, WrongType
 
 cdef enum:
@@ -96,7 +97,7 @@ cdef class RpcClient(Caller):
     """Calls the handler of an RpcServer; usable from many threads.
 
     timeout: seconds a call may take; mode: "auto", "fetch" or "reply"; reconnect: whether to find the server again when it
-    was lost.
+    was lost.  secret and what follows: as rfp.connect() takes them.
 
     >>> import rfp
     >>> with rfp.RpcServer(bytes.upper) as server, rfp.RpcClient(server.address) as client:
@@ -105,12 +106,14 @@ cdef class RpcClient(Caller):
     """
     cdef object mode
 
-    def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto"):
-        from rfp.connecting import opener
+    def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None, secret_file=None, tls_ca=None,
+                 tls_cert=None, tls_key=None):
+        from rfp.connecting import Opener
         if mode not in ("auto", "fetch", "reply"):
             raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint="auto, fetch or reply")
         self.mode = mode
-        super().__init__(opener(address, "rpc"), timeout=timeout, reconnect=reconnect)
+        credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+        super().__init__(Opener(address, "rpc", credentials=credentials), timeout=timeout, reconnect=reconnect)
 
     def prepare(self, Channel owner not None):
         cdef uint32_t i

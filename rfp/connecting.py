@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
 
 from rfp import address as addresses
-from rfp import tune
+from rfp import control, tune
 from rfp._client import Client
 from rfp._fabric import Fabric
 from rfp.address import Address
+from rfp.control import Credentials
 from rfp.errors import InvalidArgument
 from rfp.protocol.link import BYPASS, Link
 from rfp.provider import open_fabric
@@ -18,14 +18,39 @@ from rfp.provider import open_fabric
 MODES = ("auto", "fetch", "reply", "bypass")
 
 
-def opener(
-    address: str | Address | None, service: str, *, features: int = 0, fabric: Fabric | None = None
-) -> Callable[[int], Link]:
-    """What a handle calls, with a deadline (ns), to connect and to connect again."""
-    place = addresses.default() if address is None else addresses.parse(address)
-    used = fabric or open_fabric(place)
-    name = os.path.basename(sys.argv[0] or "python") if sys.argv else "python"
-    return lambda deadline: Link(place, used, service, deadline, features=features, name=name)
+class Opener:
+    """What a handle calls, with a deadline (ns), to connect and to connect again.
+
+    The fabric, with the device and what is registered with it, is the same for all its connections.
+    """
+
+    def __init__(
+        self,
+        address: str | Address | None,
+        service: str,
+        *,
+        features: int = 0,
+        fabric: Fabric | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.address = addresses.default() if address is None else addresses.parse(address)
+        self.service = service
+        self.features = features
+        self.credentials = credentials
+        self.name = os.path.basename(sys.argv[0] or "python") if sys.argv else "python"
+        self._opened = None if fabric else open_fabric(self.address)
+        self.fabric: Fabric = fabric or self._opened  # type: ignore[assignment]
+
+    def __call__(self, deadline: int) -> Link:
+        connection = control.connect(self.address, deadline / 1e9, self.credentials)
+        return Link(
+            self.address, self.fabric, connection, self.service, deadline, features=self.features, name=self.name
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Gives the device back, unless it was the caller's.  Safe to call again."""
+        if self._opened is not None:
+            self._opened.close()
 
 
 def connect(
@@ -36,16 +61,25 @@ def connect(
     reconnect: bool = True,
     fetch: int | None = None,
     retries: int | None = None,
+    secret: str | bytes | None = None,
+    secret_file: str | os.PathLike[str] | None = None,
+    tls_ca: str | os.PathLike[str] | None = None,
+    tls_cert: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
 ) -> Client:
     """Connects to a store and returns its client.
 
-    address: `shm://PATH`, what `Server.address` says; None for this user's default server (`rfp serve`).  timeout: seconds
-    that a call may take unless it says otherwise.  mode: how results come back: "fetch" (the client READs them), "reply" (the
-    server WRITEs them), "auto" (the first, until it costs too many READs) or "bypass" (GETs walk the server's index without it;
-    needs allow_bypass there).  reconnect: find the server again when it was lost.  fetch, retries: the paper's F (bytes) and R,
-    instead of those that `rfp tune` chose (RFP, section 3.2).
+    address: `shm://PATH` or `rdma://HOST:PORT`, what `Server.address` says; None for this user's default server (`rfp serve`).
+    timeout: seconds that a call may take unless it says otherwise.  mode: how results come back: "fetch" (the client READs
+    them), "reply" (the server WRITEs them), "auto" (the first, until it costs too many READs) or "bypass" (GETs walk the
+    server's index without it; needs allow_bypass there).  reconnect: find the server again when it was lost.  fetch, retries: the
+    paper's F (bytes) and R, instead of those that `rfp tune` chose (RFP, section 3.2).
 
-    Raises ConnectionFailed if no server is there, HandshakeFailed if it does not fit.
+    Over RDMA.  secret: what the server was started with; secret_file: a file with it, of this user's alone (else that of
+    $RFP_SECRET_FILE).  Each side proves to the other that it knows it.  tls_ca: PEM file of who signed the server's certificate,
+    or "system": the control connection then speaks TLS.  tls_cert, tls_key: PEM files, where the server asks for a certificate.
+
+    Raises ConnectionFailed if no server is there, HandshakeFailed if it does not fit, FabricError if there is no device for it.
 
     >>> import rfp
     >>> with rfp.Server(memory="16MiB") as server:
@@ -60,12 +94,14 @@ def connect(
             raise InvalidArgument(f"{option}={value!r}", hint=f"a whole number from {least} to {most}")
     place = addresses.default() if address is None else addresses.parse(address)
     features = BYPASS if mode == "bypass" else 0
+    credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+    opener = Opener(place, "kv", features=features, credentials=credentials)
     return Client(
-        opener(place, "kv", features=features),
+        opener,
         timeout=timeout,
         mode=mode,
         reconnect=reconnect,
         fetch=fetch,
         retries=retries,
-        tuned=tune.load(place),
+        tuned=tune.load(place, opener.fabric),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -11,6 +12,7 @@ from rfp import units
 from rfp._fabric import Fabric
 from rfp._rpc import HandlerService
 from rfp.address import Address
+from rfp.control import Credentials
 from rfp.errors import InvalidArgument, WrongType
 from rfp.protocol.host import Host
 from rfp.provider import open_fabric
@@ -23,7 +25,7 @@ class RpcServer:
 
     address: where to listen; None for a new address of its own.  max_message: the longest request or response, in bytes.
     slots: calls that one client thread may have under way.  An exception of the handler's is printed and reaches the caller as
-    HandlerFailed.
+    HandlerFailed.  secret and what follows: as a store's Server takes them.
 
     >>> with RpcServer(lambda request: request[::-1]) as server:
     ...     from rfp import RpcClient
@@ -41,6 +43,12 @@ class RpcServer:
         slots: int = 16,
         idle: str = "adaptive",
         fabric: Fabric | None = None,
+        secret: str | bytes | None = None,
+        secret_file: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        no_auth: bool = False,
     ) -> None:
         if not callable(handler):
             raise WrongType(f"the handler is a {type(handler).__name__}, not a function of bytes")
@@ -50,9 +58,29 @@ class RpcServer:
         place = addresses.unique() if address is None else addresses.parse(address)
         # An odd number of cache lines, so that the slots' first lines spread over all sets of a cache.
         lines = (longest + HEADER + 63) // 64 | 1
-        used = fabric or open_fabric(place)
+        credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         service = HandlerService(handler)
-        self._host = Host(place, used, [service], service="rpc", slots=slots, slot_size=64 * lines, idle=idle)
+        self._opened = None if fabric else open_fabric(place)  # the device, if it is not the caller's
+        used: Fabric = fabric or self._opened  # type: ignore[assignment]
+        try:
+            self._host = Host(
+                place,
+                used,
+                [service],
+                service="rpc",
+                slots=slots,
+                slot_size=64 * lines,
+                idle=idle,
+                credentials=credentials,
+                allow_anyone=no_auth,
+            )
+        except BaseException:
+            self._give_back()
+            raise
+
+    def _give_back(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
 
     @property
     def address(self) -> str:
@@ -70,6 +98,7 @@ class RpcServer:
     def close(self) -> None:
         """Ends all connections; waits for a handler that is at work.  Safe to call again.  Raises CallerError in a handler."""
         self._host.close()
+        self._give_back()
 
     def __enter__(self) -> RpcServer:
         return self

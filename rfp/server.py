@@ -13,6 +13,7 @@ from rfp import address as addresses
 from rfp import units
 from rfp._fabric import Fabric, Region
 from rfp.address import Address
+from rfp.control import Credentials
 from rfp.errors import InvalidArgument
 from rfp.protocol.host import BYPASS, RESPONSE_CRC, SLOT_SIZE, Host
 from rfp.protocol.layout import REMOTE_READ
@@ -38,7 +39,12 @@ class Server:
     quota: bytes of large values that one client thread may hold at one worker; None for half of the worker's memory.
     cpus: processors to keep the workers on, in turn.
 
-    Raises InvalidArgument, AddressInUse if a server lives there, FabricError if the memory cannot be had.
+    At an `rdma://HOST:PORT` address.  secret: what clients must know, at least 16 bytes; secret_file: a file with it, of this
+    user's alone (else that of $RFP_SECRET_FILE).  Without either a server beyond loopback needs no_auth=True.  tls_cert,
+    tls_key: PEM files; control connections then speak TLS.  tls_ca: PEM file of who signs clients' certificates, which are
+    then asked for.
+
+    Raises InvalidArgument, AddressInUse if a server lives there, FabricError if the memory or the device cannot be had.
 
     >>> with Server(memory="16MiB", workers=1) as server:
     ...     from rfp import connect
@@ -61,6 +67,12 @@ class Server:
         quota: int | str | None = None,
         cpus: Sequence[int] | None = None,
         fabric: Fabric | None = None,
+        secret: str | bytes | None = None,
+        secret_file: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        no_auth: bool = False,
     ) -> None:
         self.memory = units.size(memory)
         self.eviction = eviction
@@ -77,14 +89,16 @@ class Server:
         # What goes beyond the quota could be neither sent nor fetched; what fits into a slot does not count.
         largest = min(LARGEST_VALUE, share, max(held, SLOT_SIZE))
         place = addresses.unique() if address is None else addresses.parse(address)
-        used = fabric or open_fabric(place)
+        credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+        self._opened = None if fabric else open_fabric(place)  # the device, if it is not the caller's
+        used: Fabric = fabric or self._opened  # type: ignore[assignment]
         seed = secrets.randbits(64)
         # Versions grow over restarts because the clock does, and no worker makes a thousand million changes a second.
         first_version = time.time_ns()
         self._arenas: list[Region] = []
         try:
             for _ in range(workers):
-                self._arenas.append(used.register(share, REMOTE_READ))
+                self._arenas.append(used.reserve(share, REMOTE_READ))
             self._partitions = [
                 Partition(
                     arena,
@@ -111,11 +125,18 @@ class Server:
                 idle=idle,
                 cpus=cpus,
                 describe=self._describe,
+                credentials=credentials,
+                allow_anyone=no_auth,
             )
         except BaseException:
-            for arena in self._arenas:
-                arena.close()
+            self._give_back()
             raise
+
+    def _give_back(self) -> None:
+        for arena in self._arenas:
+            arena.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def _describe(self) -> dict[str, Any]:
         return {"memory": self.memory, "eviction": self.eviction}
@@ -124,6 +145,11 @@ class Server:
     def address(self) -> str:
         """Where clients find it."""
         return str(self._host.address)
+
+    @property
+    def device(self) -> str:
+        """Over RDMA: the device, port and GID that serve, and why these; else ""."""
+        return str(getattr(self._host.fabric, "choice", ""))
 
     @property
     def pid(self) -> int:
@@ -140,8 +166,7 @@ class Server:
     def close(self) -> None:
         """Ends all connections and gives the memory back; what was stored is gone.  Safe to call again."""
         self._host.close()
-        for arena in self._arenas:
-            arena.close()
+        self._give_back()
 
     def __enter__(self) -> Server:
         return self

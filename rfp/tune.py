@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -19,8 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from rfp import address as addresses
+from rfp import control
+from rfp._fabric import Fabric
 from rfp._tune import SpinService, call_rate, read_rate
 from rfp.address import Address
+from rfp.control import Credentials
 from rfp.protocol.host import Host
 from rfp.protocol.link import Link
 from rfp.provider import open_fabric
@@ -66,8 +70,11 @@ class Calibration:
         return "?" in self.device
 
 
-def device(address: Address) -> str:
-    """The name under which a device's measurements are kept."""
+def device(address: Address, fabric: Fabric) -> str:
+    """The name under which a device's measurements are kept: over RDMA its own, on shm with what is emulated."""
+    if address.provider == "rdma":
+        choice = fabric.choice  # type: ignore[attr-defined]  # which only verbs has
+        return f"rdma {choice.device}:{choice.port}"
     text = str(address)
     return address.provider + (text[text.index("?") :] if "?" in text else "")
 
@@ -80,11 +87,13 @@ def calibrate(
     seconds: for each measurement; there are about fifty.  progress: called with what is being measured.
     """
     place = addresses.unique() if address is None else addresses.parse(address)
-    private = addresses.Address(place.provider, path=addresses.unique().path, options=place.options)
+    path = "" if place.provider == "rdma" else addresses.unique().path
+    private = addresses.Address(place.provider, path=path, host=place.host, port=0, options=place.options)
+    credentials = Credentials(secret=secrets.token_bytes(32))
     fabric = open_fabric(private)
-    host = Host(private, fabric, [SpinService()], service="spin")
+    host = Host(private, fabric, [SpinService()], service="spin", credentials=credentials)
     try:
-        link = Link(private, fabric, "spin", _ns(10))
+        link = Link(host.address, fabric, control.connect(host.address, time.monotonic() + 10, credentials), "spin", _ns(10))
         try:
             channel = link.attach(_ns(10))
             rates = [0.0] * CLASSES
@@ -104,12 +113,14 @@ def calibrate(
                     rates_of.append(_best(answered, seconds))
         finally:
             link.close()
+        name = device(place, fabric)
     finally:
         host.close()
+        fabric.close()
     trip = 1 / fetch[0]
     worth = [each for each, f, r in zip(PROCESS_TIMES, fetch, reply, strict=True) if f >= GAIN * r]
     most_retries = max(1, min(MOST_RETRIES, round(max(worth, default=0) / 1e9 / trip)))
-    return Calibration(device(place), rates, trip, list(PROCESS_TIMES), fetch, reply, most_retries)
+    return Calibration(name, rates, trip, list(PROCESS_TIMES), fetch, reply, most_retries)
 
 
 def _best(measure: Callable[[float], float], seconds: float) -> float:
@@ -191,9 +202,9 @@ def save(calibration: Calibration) -> Path:
     return target
 
 
-def load(address: Address) -> Calibration | None:
+def load(address: Address, fabric: Fabric) -> Calibration | None:
     """What was measured for the device of this address, or None.  A file that cannot be used is as none."""
-    found = _read(path()).get(device(address))
+    found = _read(path()).get(device(address, fabric))
     if not isinstance(found, dict):
         return None
     try:

@@ -9,8 +9,7 @@ from typing import NoReturn
 
 import click
 
-from rfp.address import Address
-from rfp.cli.options import DURATION, connect, connected, emulated
+from rfp.cli.options import DURATION, Target, connected
 from rfp.server import LARGEST_VALUE
 
 
@@ -34,7 +33,7 @@ def _missing(key: bytes) -> NoReturn:
 @click.command()
 @click.option("--count", "-c", type=click.IntRange(1), default=1, show_default=True, help="How often.")
 @connected
-def ping(address: Address | None, timeout: float, count: int) -> None:
+def ping(target: Target, count: int) -> None:
     """Measure how long all workers of the server take to answer.
 
     \b
@@ -42,14 +41,14 @@ def ping(address: Address | None, timeout: float, count: int) -> None:
       rfp ping
       rfp ping --count 1000
     """
-    with connect(address, timeout) as kv:
+    with target.connect() as kv:
         times = [kv.ping() * 1e6 for _ in range(count)]
         if count == 1:
-            click.echo(f"{kv.link.address} answered in {times[0]:.1f} us{emulated(address)}")
+            click.echo(f"{kv.link.address} answered in {times[0]:.1f} us{target.emulated}")
         else:
             click.echo(
                 f"{kv.link.address} answered {count} times: min {min(times):.1f} us, median {statistics.median(times):.1f} us,"
-                f" max {max(times):.1f} us{emulated(address)}"
+                f" max {max(times):.1f} us{target.emulated}"
             )
 
 
@@ -57,7 +56,7 @@ def ping(address: Address | None, timeout: float, count: int) -> None:
 @click.argument("key", type=KEY)
 @click.option("--show-version", is_flag=True, help="Also write the value's version, to stderr (for put --if-version).")
 @connected
-def get(address: Address | None, timeout: float, key: bytes, show_version: bool) -> None:
+def get(target: Target, key: bytes, show_version: bool) -> None:
     """Write the value of KEY to stdout, byte for byte.
 
     On a terminal a newline is added.  Without a value the exit status is 1 and nothing is written to stdout.
@@ -68,7 +67,7 @@ def get(address: Address | None, timeout: float, key: bytes, show_version: bool)
       rfp get picture > picture.png
       rfp get flag || echo "not set"
     """
-    with connect(address, timeout) as kv:
+    with target.connect() as kv:
         item = kv.item(key)
     if item is None:
         _missing(key)
@@ -89,7 +88,7 @@ def get(address: Address | None, timeout: float, key: bytes, show_version: bool)
 @click.option("--if-version", type=click.IntRange(0, 2**64 - 1), metavar="N", help="Only over the value with this version.")
 @connected
 def put(
-    address: Address | None, timeout: float, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_version: int | None
+    target: Target, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_version: int | None
 ) -> None:  # fmt: skip
     """Store VALUE under KEY, and print its version.
 
@@ -108,21 +107,21 @@ def put(
         raise click.UsageError("--if-absent and --if-version exclude each other")
     if value == b"-":
         value = sys.stdin.buffer.read(LARGEST_VALUE + 1)  # one more than goes: the server's refusal says it best
-    with connect(address, timeout) as kv:
+    with target.connect() as kv:
         click.echo(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version))
 
 
 @click.command()
 @click.argument("key", type=KEY)
 @connected
-def delete(address: Address | None, timeout: float, key: bytes) -> None:
+def delete(target: Target, key: bytes) -> None:
     """Delete KEY and its value.  The exit status is 1 if it had none.
 
     \b
     Example:
       rfp delete greeting
     """
-    with connect(address, timeout) as kv:
+    with target.connect() as kv:
         if not kv.delete(key):
             _missing(key)
 
@@ -131,7 +130,7 @@ def delete(address: Address | None, timeout: float, key: bytes) -> None:
 @click.argument("key", type=KEY)
 @click.argument("amount", type=click.IntRange(-(2**63), 2**63 - 1), default=1)
 @connected
-def incr(address: Address | None, timeout: float, key: bytes, amount: int) -> None:
+def incr(target: Target, key: bytes, amount: int) -> None:
     """Add AMOUNT to the decimal number under KEY.
 
     Prints the sum.  AMOUNT is 1 unless given; a missing key starts at 0.  The exit status is 1 if the value is no 64-bit number.
@@ -141,5 +140,5 @@ def incr(address: Address | None, timeout: float, key: bytes, amount: int) -> No
       rfp incr visits
       rfp incr stock -3
     """
-    with connect(address, timeout) as kv:
+    with target.connect() as kv:
         click.echo(kv.incr(key, amount))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Any
 
 import click
 
@@ -11,8 +13,6 @@ import rfp
 from rfp import units
 from rfp.address import Address, parse
 from rfp.errors import InvalidArgument
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -42,20 +42,50 @@ SIZE = Quantity("size", units.size)
 DURATION = Quantity("duration", _seconds)  # seconds
 ADDRESS = Quantity("address", parse)
 
-_ADDRESS = "Where the server is: shm://PATH.  [default: this user's default server]"
+_ADDRESS = "Where the server is: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]"
+SECRET_FILE = click.option(
+    "--secret-file",
+    type=click.Path(),
+    envvar="RFP_SECRET_FILE",
+    show_envvar=True,
+    help="Over RDMA: a file, of this user's alone, with what server and clients both know.",
+)
+_TLS = (
+    click.option("--tls-ca", type=click.Path(), help='Over RDMA, for TLS: PEM file of who signed the server; or "system".'),
+    click.option("--tls-cert", type=click.Path(), help="PEM file of a certificate, where the server asks for one."),
+    click.option("--tls-key", type=click.Path(), help="PEM file of its private key."),
+)
 
 
-def connected(command: F) -> F:
-    """Gives a command the options --address and --timeout."""
-    command = click.option("--timeout", type=DURATION, default="5s", show_default=True, help="For each answer.")(command)
-    return click.option("--address", "-a", type=ADDRESS, help=_ADDRESS)(command)
+@dataclass(frozen=True)
+class Target:
+    """The server that a command talks to, and how."""
+
+    address: Address | None
+    timeout: float  # seconds, for each answer
+    access: dict[str, Any] = field(default_factory=dict)  # how to prove who we are: arguments of rfp.connect()
+
+    def connect(self, reconnect: bool = False) -> rfp.Client:
+        """A handle for a command: one that says at once when the server goes away, rather than wait for the next."""
+        return rfp.connect(self.address, timeout=self.timeout, reconnect=reconnect, **self.access)
+
+    @property
+    def emulated(self) -> str:
+        """The label that results over an emulated network carry."""
+        place = self.address
+        return " (emulated network)" if place is not None and place.provider == "shm" and place.shm.emulated else ""
 
 
-def connect(address: Address | None, timeout: float, reconnect: bool = False) -> rfp.Client:
-    """A handle for a command: one that says at once when the server goes away, rather than wait for the next."""
-    return rfp.connect(address, timeout=timeout, reconnect=reconnect)
+def connected(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options that say which server it talks to and how; they come as its first argument, a Target."""
 
+    @functools.wraps(command)
+    def with_target(address: Address | None, timeout: float, **options: Any) -> Any:
+        access = {name: options.pop(name) for name in ("secret_file", "tls_ca", "tls_cert", "tls_key")}
+        return command(Target(address, timeout, access), **options)
 
-def emulated(address: Address | None) -> str:
-    """The label that results over an emulated network carry."""
-    return " (emulated network)" if address is not None and address.provider == "shm" and address.shm.emulated else ""
+    decorated: Callable[..., Any] = with_target
+    for option in reversed((SECRET_FILE, *_TLS)):
+        decorated = option(decorated)
+    decorated = click.option("--timeout", type=DURATION, default="5s", show_default=True, help="For each answer.")(decorated)
+    return click.option("--address", "-a", type=ADDRESS, help=_ADDRESS)(decorated)

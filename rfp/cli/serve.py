@@ -7,13 +7,14 @@ import shlex
 import signal
 import time
 from types import FrameType
+from typing import Any
 
 import click
 
 import rfp
 from rfp import units
 from rfp.address import Address, default
-from rfp.cli.options import ADDRESS, SIZE
+from rfp.cli.options import ADDRESS, SECRET_FILE, SIZE
 from rfp.cli.text import plural
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -41,7 +42,12 @@ def _stop_on_signals() -> None:
 
 
 @click.command()
-@click.option("--address", "-a", type=ADDRESS, help="Where to listen: shm://PATH.  [default: this user's default server]")
+@click.option(
+    "--address",
+    "-a",
+    type=ADDRESS,
+    help="Where to listen: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]",
+)
 @click.option("--memory", "-m", type=SIZE, default="256MiB", show_default=True, help="For keys, values and their index.")
 @click.option(
     "--workers",
@@ -68,9 +74,12 @@ def _stop_on_signals() -> None:
 )
 @click.option("--allow-bypass", is_flag=True, help='Let clients with mode="bypass" walk the index by themselves.')
 @click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
-def serve(
-    address: Address | None, memory: int, workers: int, idle: str, eviction: str, allow_bypass: bool, quota: int | None
-) -> None:  # fmt: skip
+@SECRET_FILE
+@click.option("--no-auth", is_flag=True, help="Over RDMA: let anybody in who reaches the address.")
+@click.option("--tls-cert", type=click.Path(), help="Over RDMA, for TLS on control connections: PEM file of our certificate.")
+@click.option("--tls-key", type=click.Path(), help="PEM file of its private key.")
+@click.option("--tls-ca", type=click.Path(), help="PEM file of who signs clients' certificates, which are then asked for.")
+def serve(address: Address | None, memory: int, workers: int, idle: str, eviction: str, **options: Any) -> None:
     """Serve a store in the foreground, until Ctrl-C or SIGTERM.
 
     \b
@@ -79,6 +88,7 @@ def serve(
       rfp serve --memory 4GiB --workers 2
       rfp serve --address shm:///run/user/1000/cache.d/socket
       rfp serve --idle spin                         lowest latency, at the price of whole processors
+      rfp serve --address rdma://10.0.0.1:7001 --secret-file ~/.rfp-secret
 
     What was stored is gone when it ends.  A second signal ends it at once.
     """
@@ -86,11 +96,9 @@ def serve(
     server = None
     _stop_on_signals()
     try:
-        server = rfp.Server(
-            memory, workers=workers, address=place, idle=idle, eviction=eviction, allow_bypass=allow_bypass, quota=quota
-        )
-        _greet(server, place, address is None, f"{units.show_size(memory)}, {plural(workers, 'worker')}, "
-                                               f"eviction {eviction}, idle {idle}")  # fmt: skip
+        server = rfp.Server(memory, workers=workers, address=place, idle=idle, eviction=eviction, **options)
+        what = f"{units.show_size(memory)}, {plural(workers, 'worker')}, eviction {eviction}, idle {idle}"
+        _greet(server, address is None, options, what)
         while True:
             time.sleep(3600)
     except Stop:
@@ -101,11 +109,19 @@ def serve(
     click.echo("stopped")
 
 
-def _greet(server: rfp.Server, place: Address, is_default: bool, what: str) -> None:
+def _greet(server: rfp.Server, is_default: bool, access: dict[str, Any], what: str) -> None:
     """Says where it is and how to use it."""
-    option = "" if is_default else f" --address {shlex.quote(str(place))}"
-    argument = "" if is_default else repr(str(place))
+    option = "" if is_default else f" --address {shlex.quote(server.address)}"
+    argument = "" if is_default else repr(server.address)
+    if access["secret_file"]:
+        option += f" --secret-file {shlex.quote(access['secret_file'])}"
+        argument += f", secret_file={access['secret_file']!r}"
+    if access["tls_cert"]:
+        option += " --tls-ca FILE"
+        argument += ", tls_ca=FILE"
     click.echo(f"serving at {server.address}  (process {os.getpid()}; {what})")
+    if server.device:
+        click.echo(f"  over {server.device}")
     click.echo(f"  from Python:  kv = rfp.connect({argument})")
     click.echo(f"  from a shell: rfp ping{option}")
     click.echo("  Ctrl-C stops it")

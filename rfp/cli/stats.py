@@ -10,8 +10,7 @@ import click
 
 import rfp
 from rfp import units
-from rfp.address import Address
-from rfp.cli.options import connect, connected
+from rfp.cli.options import Target, connected
 from rfp.cli.text import clock, grouped, plural, share, size, table
 
 OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
@@ -26,7 +25,7 @@ def fetch(kv: rfp.Client, timeout: float) -> dict[str, Any]:
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
 @connected
-def stats(address: Address | None, timeout: float, as_json: bool) -> None:
+def stats(target: Target, as_json: bool) -> None:
     """Print what the server has counted since it started.
 
     \b
@@ -34,8 +33,8 @@ def stats(address: Address | None, timeout: float, as_json: bool) -> None:
       rfp stats
       rfp stats --json | python -m json.tool
     """
-    with connect(address, timeout) as kv:
-        figures = fetch(kv, timeout)
+    with target.connect() as kv:
+        figures = fetch(kv, target.timeout)
     click.echo(json.dumps(figures) if as_json else "\n".join(show(figures)))
 
 

@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 import rfp
-from rfp.address import Address
-from rfp.cli.options import DURATION, connect, connected, emulated
+from rfp.cli.options import DURATION, Target, connected
 from rfp.cli.stats import OPERATIONS, fetch, heading
 from rfp.cli.text import bar, clock, grouped, share, short, size, table
 
@@ -39,7 +38,7 @@ class Sample:
 @click.option("--interval", "-i", type=DURATION, default="1s", show_default=True, help="Between two looks.")
 @click.option("--once", is_flag=True, help="One look over one interval, then end; so it does where stdout is no terminal.")
 @connected
-def top(address: Address | None, timeout: float, interval: float, once: bool) -> None:
+def top(target: Target, interval: float, once: bool) -> None:
     """Watch a server at work: rates, hits, memory, workers, clients.  Ctrl-C ends it.
 
     \b
@@ -48,16 +47,16 @@ def top(address: Address | None, timeout: float, interval: float, once: bool) ->
       rfp top --interval 200ms
       rfp top --once | mail -s "the cache today" ops
     """
-    with connect(address, timeout, reconnect=True) as kv:
-        label = emulated(address)
+    with target.connect(reconnect=True) as kv:
+        label = target.emulated
         if once or not sys.stdout.isatty():
-            before = Sample.take(kv, timeout)
+            before = Sample.take(kv, target.timeout)
             time.sleep(interval)
-            click.echo("\n".join(render(before, Sample.take(kv, timeout), label)))
+            click.echo("\n".join(render(before, Sample.take(kv, target.timeout), label)))
             return
         sys.stdout.write(ENTER)
         try:
-            watch(kv, timeout, interval, label)
+            watch(kv, target.timeout, interval, label)
         except KeyboardInterrupt:
             pass
         finally:

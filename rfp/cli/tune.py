@@ -9,8 +9,7 @@ import click
 
 from rfp import address as addresses
 from rfp import tune as tuning
-from rfp.address import Address
-from rfp.cli.options import DURATION, connect, connected
+from rfp.cli.options import DURATION, Target, connected
 from rfp.cli.text import grouped, short, table
 from rfp.errors import ConnectionFailed, InvalidArgument
 
@@ -27,7 +26,7 @@ ROWS = 8  # choices shown
 @click.option("--dry-run", is_flag=True, help="Print the choice, keep nothing.")
 @connected
 def tune(
-    address: Address | None, timeout: float, value_size: tuple[int, ...], process_time: float, seconds: float, dry_run: bool
+    target: Target, value_size: tuple[int, ...], process_time: float, seconds: float, dry_run: bool
 ) -> None:
     """Measure this device, and choose how clients fetch results.
 
@@ -41,8 +40,8 @@ def tune(
       rfp tune --value-size 32 --value-size 1000   for these sizes, without a server
       rfp tune --address 'shm:///run/me/cache?rtt=2us' --value-size 32    for an emulated network
     """
-    sizes = _given(value_size) if value_size else _sampled(address, timeout)
-    place = addresses.default() if address is None else address
+    sizes = _given(value_size) if value_size else _sampled(target)
+    place = target.address or addresses.default()
     steps = len(tuning.steps())
     with click.progressbar(length=steps, label="measuring", show_pos=True, file=sys.stderr) as bar:
         calibration = tuning.calibrate(place, seconds=seconds, progress=lambda _: bar.update(1))
@@ -75,12 +74,12 @@ def _given(values: tuple[int, ...]) -> list[int]:
     return sizes
 
 
-def _sampled(address: Address | None, timeout: float) -> list[int]:
+def _sampled(target: Target) -> list[int]:
     """What the server's workers have answered with so far."""
     try:
-        with connect(address, timeout) as kv:
+        with target.connect() as kv:
             kv.ping()
-            sizes = list(kv.link.figures(time.monotonic_ns() + int(timeout * 1e9))["sizes"])
+            sizes = list(kv.link.figures(time.monotonic_ns() + int(target.timeout * 1e9))["sizes"])
     except ConnectionFailed as error:
         why = Exception.__str__(error)
         raise ConnectionFailed(f"no server to ask for sizes: {why}", hint="give --value-size, or start one") from None

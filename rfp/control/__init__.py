@@ -8,7 +8,7 @@ from __future__ import annotations
 from rfp.address import Address
 from rfp.control.connection import Connection, deadline_in
 from rfp.control.credentials import Credentials
-from rfp.control.message import Attach, Attached, Detach, GetStats, Hello, Message, Refused, Stats, Welcome
+from rfp.control.message import Attach, Attached, Detach, GetStats, Hello, Map, Mapped, Message, Refused, Stats, Welcome
 from rfp.control.schema import Handle
 from rfp.control.tcp import TcpConnection, connect_tcp
 from rfp.control.tcp_listener import TcpListener
@@ -24,6 +24,8 @@ __all__ = [
     "GetStats",
     "Handle",
     "Hello",
+    "Map",
+    "Mapped",
     "Message",
     "Refused",
     "Stats",

@@ -6,6 +6,7 @@
     Hello            ->           Welcome       once
     Attach           ->           Attached      for each thread of the client
     Detach           ->                         its end
+    Map              ->           Mapped        a chunk of an arena that does not come as a whole
     GetStats         ->           Stats         what the server knows about itself beside the store's counters
                                   Refused       in place of any answer
 
@@ -151,10 +152,16 @@ class Welcome(Message):
     max_value: U64  # bytes
     name: Name  # of the server
     pid: Pid
+    arena_size: U64 = 0  # bytes of each arena that does not come as a whole
+    chunk_size: U64 = 0  # bytes in which it is to be asked for (Map)
+    beat: MaybeRegion = None  # whose first 8 bytes change at least ten times a second while the server lives
 
     def check(self) -> None:
         if len(self.arenas) not in (0, self.partitions):
             raise Invalid(f"arenas has {len(self.arenas)} items and partitions is {self.partitions}")
+        if bool(self.arena_size) != bool(self.chunk_size) or (self.arenas and self.arena_size):
+            sizes = f"arena_size is {self.arena_size}, chunk_size {self.chunk_size}"
+            raise Invalid(f"{sizes}, and there are {len(self.arenas)} arenas")
 
 
 @dataclass
@@ -194,6 +201,23 @@ class Detach(Message):
 
     KIND: ClassVar[int] = 5
     channel: U32
+
+
+@dataclass
+class Map(Message):
+    """The client is about to READ in this chunk of an arena."""
+
+    KIND: ClassVar[int] = 12
+    partition: Annotated[int, Integer(0, MAX_PARTITIONS - 1)]
+    chunk: U32  # from its byte chunk * chunk_size on
+
+
+@dataclass
+class Mapped(Message):
+    """Now it can."""
+
+    KIND: ClassVar[int] = 13
+    memory: Region  # read-only
 
 
 @dataclass

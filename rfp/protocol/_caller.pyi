@@ -1,5 +1,5 @@
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Iterator
+from typing import Final, Protocol
 
 from typing_extensions import Self
 
@@ -17,6 +17,10 @@ identities: Iterator[int]
 def close_handles() -> None: ...
 def forget_parents_handles() -> None: ...
 
+class _Opener(Protocol):
+    def __call__(self, deadline: int, /) -> Link: ...
+    def close(self) -> None: ...
+
 class ThreadChannel:
     spare: list[Channel]
     channel: Channel | None
@@ -24,7 +28,7 @@ class ThreadChannel:
     def __del__(self) -> None: ...
 
 class Caller:
-    def __init__(self, open_link: Callable[[int], Link], *, timeout: float = 5.0, reconnect: bool = True) -> None: ...
+    def __init__(self, open_link: _Opener, *, timeout: float = 5.0, reconnect: bool = True) -> None: ...
     @property
     def link(self) -> Link: ...
     @property

@@ -55,8 +55,8 @@ class ThreadChannel:
 cdef class Caller:
     """A handle to a server: usable from many threads, each of which gets rings of its own.
 
-    address: the server's; open: called with a deadline (ns), returns a link; timeout: seconds a call may take unless it says
-    otherwise; reconnect: whether to find the server again after it was lost.
+    open_link: called with a deadline (ns), returns a link; its close() ends what its links share.  timeout: seconds a call may
+    take unless it says otherwise.  reconnect: whether to find the server again after it was lost.
     """
 
     def __init__(self, open_link, *, timeout=5.0, bint reconnect=True):
@@ -67,7 +67,11 @@ cdef class Caller:
         self.spare = []
         self.old = []
         self.open_link = open_link
-        self.link = open_link(self.deadline(None))
+        try:
+            self.link = open_link(self.deadline(None))
+        except BaseException:
+            open_link.close()
+            raise
         self.identity = next(identities)
         callers.add(self)
 
@@ -372,6 +376,7 @@ cdef class Caller:
             link.close()
         self.old.clear()
         self.spare.clear()
+        self.open_link.close()
 
     @property
     def closed(self):

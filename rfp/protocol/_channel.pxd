@@ -3,18 +3,20 @@
 from libc.stdint cimport uint32_t, uint64_t
 from rfp._fabric cimport EventChannel, Region, RemoteRegion, remote_region
 from rfp.protocol._client_ring cimport client_ring
+from rfp.protocol._remote_arena cimport remote_arena
 
 cdef enum:
     MOST_WORKERS = 64
+    NOTES = 5
 
 cdef struct channel:
     uint32_t count
     client_ring *rings[MOST_WORKERS]
-    remote_region *arenas[MOST_WORKERS]     # where references point to, by worker
+    remote_arena *arenas[MOST_WORKERS]      # where references point to, by worker
     remote_region *staging                  # for values too large for a slot
     uint64_t lease                          # ns that a reference holds, as the handshake said
     uint64_t seed                           # of the hash that tells a key's worker; a restarted server has another
-    uint64_t notes[4 * MOST_WORKERS]        # what the service's client remembers of each worker
+    uint64_t notes[NOTES * MOST_WORKERS]        # what the service's client remembers of each worker
     uint64_t used                           # when the last call began, ns
     uint32_t busy                           # a call is under way; changed with the GIL held
     uint32_t closing                        # non-zero: calls are to return at once

@@ -2,11 +2,12 @@ from typing import Any
 
 from rfp._fabric import EventChannel, Region, RemoteRegion
 from rfp.protocol._client_ring import ClientRing
+from rfp.protocol._remote_arena import RemoteArena
 
 class Channel:
     link: Any
     def __new__(
-        cls, number: object, rings: list[ClientRing], arenas: list[RemoteRegion | None], staging: RemoteRegion | None,
+        cls, number: object, rings: list[ClientRing], arenas: list[RemoteArena | None], staging: RemoteRegion | None,
         reply: Region, scratch: Region, requests: RemoteRegion, responses: RemoteRegion, events: EventChannel, lease: int,
         seed: int,
     ) -> Channel: ...
@@ -15,7 +16,7 @@ class Channel:
     @property
     def rings(self) -> list[ClientRing]: ...
     @property
-    def arenas(self) -> list[RemoteRegion | None]: ...
+    def arenas(self) -> list[RemoteArena | None]: ...
     @property
     def reply(self) -> Region: ...
     @property

@@ -6,12 +6,13 @@ from libc.string cimport memset
 from rfp._core cimport rfp_store32
 from rfp._fabric cimport EventChannel, Region, RemoteRegion
 from rfp.protocol._client_ring cimport ClientRing
+from rfp.protocol._remote_arena cimport RemoteArena
 
 
 cdef class Channel:
     """One client thread's rings, one to each worker of a server.
 
-    rings: one ClientRing per worker; arenas: one RemoteRegion per worker, or None where it has none; staging: the server's region
+    rings: one ClientRing per worker; arenas: one RemoteArena per worker, or None where it has none; staging: the server's region
     for large values, or None; reply, requests, responses, events: what the rings use; number: the server's name for this channel.
     """
 
@@ -19,7 +20,7 @@ cdef class Channel:
                   Region scratch not None, RemoteRegion requests not None, RemoteRegion responses not None,
                   EventChannel events not None, uint64_t lease, uint64_t seed):
         cdef ClientRing ring
-        cdef RemoteRegion arena
+        cdef RemoteArena arena
         memset(&self.c, 0, sizeof(self.c))
         if not 1 <= len(rings) <= MOST_WORKERS or len(arenas) != len(rings):
             raise ValueError(f"{len(rings)} rings and {len(arenas)} arenas: one each per worker, at most {MOST_WORKERS}")

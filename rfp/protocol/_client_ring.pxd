@@ -50,7 +50,7 @@ cdef struct client_ring:
     uint64_t response_offset
     local_region *reply            # own memory that the server writes replies to
     uint64_t reply_offset
-    local_region *scratch          # slots requests being built, then slots responses that were fetched, then one line for WAIT
+    local_region *scratch          # slots requests being built, slots responses that were fetched, a line for WAIT and beat
     uint64_t scratch_offset
     uint32_t slot_size
     uint32_t slots
@@ -71,6 +71,11 @@ cdef struct client_ring:
     bint beside                    # client_ring_transfer's work request is complete
     client_slot slot[MOST_SLOTS]
     uint64_t asked                 # when a waiting call last asked whether the server lives, ns
+    # the server's beat, where only its machine's silence would tell of its end
+    remote_region *beat            # NULL: the operating system tells
+    bint listening                 # a READ of it is under way
+    uint64_t last_beat             # what the last one brought
+    uint64_t silence               # ns for which this thread has listened and nothing new came
     # pins to release with the next requests
     uint64_t release[MOST_SLOTS]
     uint32_t releases
@@ -111,7 +116,8 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil
 cdef void client_ring_discard(client_ring *ring) noexcept nogil
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
-# One READ or WRITE beside the ring's own, to its end: DONE, GONE or TIMED_OUT (only when nothing can touch local any more).
+# One READ or WRITE beside the ring's own, to its end: DONE, TIMED_OUT (in both cases nothing can touch local any more) or GONE
+# (then only after the queue pair was closed, unless ring.beside).
 cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
                               remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil
 
@@ -125,3 +131,4 @@ cdef class ClientRing:
     cdef readonly RemoteRegion responses
     cdef readonly Region reply
     cdef readonly Region scratch
+    cdef readonly RemoteRegion beat

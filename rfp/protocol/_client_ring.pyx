@@ -25,6 +25,7 @@ cdef enum:                      # client_slot.stage
 
 cdef enum:
     STEP = 50000000             # ns: the longest sleep, and the time between two looks whether the server still lives
+    SILENCE = 900000000         # ns without a beat after which the server is taken for gone
     COMPLETIONS = 32
     BURST = 16                  # WRITEs of requests that are posted at once
     REAP = 10000                # steps that a call spends on freeing a slot before it is told that there is none
@@ -33,6 +34,7 @@ cdef enum:
 
 cdef uint64_t BESIDE = <uint64_t> 1 << 63      # ids of client_ring_transfer; the others are sequences
 cdef uint64_t REST = <uint64_t> 1 << 62        # with a sequence: the second READ
+cdef uint64_t BEAT = <uint64_t> 1 << 61        # the READ of the server's beat
 
 
 cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
@@ -215,6 +217,9 @@ cdef void collect(client_ring *ring) noexcept nogil:
             continue
         if done[i].id & BESIDE:
             continue
+        if done[i].id & BEAT:
+            heard(ring)
+            continue
         if done[i].opcode != READ:
             ring.writing -= 1
             continue
@@ -320,6 +325,47 @@ cdef void tell(client_ring *ring) noexcept nogil:
         ring.writes += 1
 
 
+cdef void listen(client_ring *ring) noexcept nogil:
+    """Starts a READ of the server's beat, if there is room for it."""
+    cdef work_request work
+    work.id = BEAT
+    work.opcode = READ
+    work.flags = SIGNALED
+    work.length = 8
+    work.local = ring.scratch
+    work.local_offset = ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size + 8
+    work.remote = ring.beat
+    work.remote_offset = 0
+    ring.listening = ring.pair.ops.post(ring.pair, &work, 1) == 1
+
+
+cdef void heard(client_ring *ring) noexcept nogil:
+    cdef uint64_t beat = rfp_load64_acquire(ring.scratch.base + ring.scratch_offset
+                                            + <uint64_t> 2 * ring.slots * ring.slot_size + 8)
+    ring.listening = False
+    if beat != ring.last_beat:
+        ring.last_beat = beat
+        ring.silence = 0
+
+
+cdef bint lives(client_ring *ring, uint64_t now) noexcept nogil:
+    """Whether the server still lives, for all that can be known; to be asked about once in STEP.
+
+    What tells of its process is asked first.  Where nothing tells of its machine, its beat must go on: a READ of it that does
+    not come back counts as much as one that brings nothing new.  Only time in which this thread looked counts.
+    """
+    cdef uint64_t since = now - ring.asked
+    ring.asked = now
+    if not ring.pair.ops.alive(ring.pair):
+        return False
+    if ring.beat == NULL:
+        return True
+    ring.silence += min(since, <uint64_t> 2 * STEP)
+    if not ring.listening:
+        listen(ring)
+    return ring.silence < SILENCE
+
+
 cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     """Waits for the oldest request that somebody waits for; deadline: ns of the monotonic clock, 0 for none.
 
@@ -362,14 +408,12 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
             break
         if sleep_from == 0:
             sleep_from = now + spin
-        if now - ring.asked >= STEP:
-            ring.asked = now
-            if not ring.pair.ops.alive(ring.pair):
-                # It may have answered before it died.
-                found = client_ring_step(ring)
-                if found == NOT_YET:
-                    ring.lost = found = GONE
-                break
+        if now - ring.asked >= STEP and not lives(ring, now):
+            # It may have answered before it died.
+            found = client_ring_step(ring)
+            if found == NOT_YET:
+                ring.lost = found = GONE
+            break
         # What is posted must have landed before anybody sleeps.
         if now < sleep_from or ring.due or ring.writing:
             continue
@@ -516,9 +560,14 @@ cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
 
 cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
                               remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil:
-    """One READ or WRITE beside the ring's own; returns when nothing can touch the local memory any more."""
+    """One READ or WRITE beside the ring's own.
+
+    Returns when nothing can touch the local memory any more.  From a server that is gone nothing may ever come: after GONE it
+    is for the caller to close the queue pair first, unless ring.beside.
+    """
     cdef work_request work
     cdef uint32_t looks = 0
+    cdef uint64_t now
     work.id = BESIDE
     work.opcode = opcode
     work.flags = SIGNALED
@@ -536,18 +585,22 @@ cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *
         collect(ring)                           # makes room
         looks += 1
         rfp_pause()
-        if ring.lost or looks % 1024 == 0 and not ring.pair.ops.alive(ring.pair):
-            ring.lost = ring.lost or GONE
+        if looks % 64 == 0:
+            now = rfp_now()
+            if now - ring.asked >= STEP and not lives(ring, now):
+                ring.lost = GONE
+            if deadline and now > deadline and not ring.lost:
+                return TIMED_OUT
+        if ring.lost:
             return GONE
-        if looks % 64 == 0 and deadline and rfp_now() > deadline:
-            return TIMED_OUT
-    while not ring.beside:
+    while not ring.beside and not ring.lost:
         collect(ring)
         looks += 1
         rfp_pause()
-        # A completion is owed for everything posted, also by a dead peer; only asking makes a provider notice the death.
-        if looks % 1024 == 0 and not ring.pair.ops.alive(ring.pair):
-            ring.lost = GONE
+        if looks % 1024 == 0:
+            now = rfp_now()
+            if now - ring.asked >= STEP and not lives(ring, now):
+                ring.lost = GONE
     if ring.lost:
         return GONE
     if deadline and rfp_now() > deadline:
@@ -560,13 +613,13 @@ cdef class ClientRing:
 
     requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
     may write, with the offset of this ring's reply slots; scratch: own region, with the offset of
-    (2 * slots) * slot_size + 64 bytes.
+    (2 * slots) * slot_size + 64 bytes; beat: the server's region whose first word tells that it lives, if that is needed.
     """
 
     def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
                   uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
                   uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size,
-                  bint checked):
+                  bint checked, RemoteRegion beat=None):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
         if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
@@ -584,6 +637,7 @@ cdef class ClientRing:
         self.responses = responses
         self.reply = reply
         self.scratch = scratch
+        self.beat = beat
         memset(&self.c, 0, sizeof(self.c))
         self.c.pair = &pair.c
         self.c.channel = &channel.c
@@ -595,6 +649,7 @@ cdef class ClientRing:
         self.c.reply_offset = reply_offset
         self.c.scratch = &scratch.c
         self.c.scratch_offset = scratch_offset
+        self.c.beat = NULL if beat is None else &beat.c
         self.c.slots = slots
         self.c.slot_size = slot_size
         self.c.checked = checked or not pair.c.reads_ordered

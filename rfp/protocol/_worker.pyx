@@ -8,7 +8,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from rfp._core cimport (rfp_futex_wait, rfp_futex_wake, rfp_load64_acquire, rfp_now, rfp_pause, rfp_spin_lost,
-                        rfp_spin_ns, rfp_spin_won, rfp_store64, rfp_store64_release, rfp_tick_length, rfp_ticks)
+                        rfp_spin_ns, rfp_spin_won, rfp_store64_release, rfp_tick_length, rfp_ticks)
 from rfp.protocol._server_ring cimport (ServerRing, ring_notify, ring_publish, ring_room, ring_take)
 from rfp.protocol._service cimport request, response
 from rfp.protocol._wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
@@ -181,8 +181,6 @@ cdef void worker_run(worker *w) noexcept nogil:
                 calibrated = now
             more = w.service.tend != NULL and w.service.tend(w.service.context, now)
             tended = now
-            if w.beat != NULL:
-                rfp_store64(w.beat, now)
         if idle == 0 or more or not w.sleeps or now - idle_since < rfp_spin_ns(&w.spin) or outstanding(w):
             continue
         if worked:
@@ -204,8 +202,6 @@ cdef void worker_run(worker *w) noexcept nogil:
         now = rfp_now()
         more = w.service.tend != NULL and w.service.tend(w.service.context, now)
         tended = now
-        if w.beat != NULL:
-            rfp_store64(w.beat, now)
         idle = 0
         # One look after a time-out is enough: the next sleep follows at once.
         idle_since = now - w.spin.ns

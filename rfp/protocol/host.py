@@ -10,6 +10,7 @@ through it, so a Python program that keeps the interpreter busy delays new clien
 from __future__ import annotations
 
 import atexit
+import dataclasses
 import os
 import select
 import threading
@@ -22,12 +23,26 @@ from typing import Any
 
 from rfp._fabric import Fabric, Region
 from rfp.address import Address
-from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Message, Refused, Stats, Welcome, listen
+from rfp.control import (
+    Attach,
+    Credentials,
+    Detach,
+    GetStats,
+    Hello,
+    Map,
+    Mapped,
+    Message,
+    Refused,
+    Stats,
+    Welcome,
+    listen,
+)
 from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError
-from rfp.protocol._server_ring import ServerRing
+from rfp.protocol._heart import Heart
 from rfp.protocol._service import Service
 from rfp.protocol._worker import Worker
-from rfp.protocol.layout import BELL, NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
+from rfp.protocol.guest import Attachment, Guest, handle
+from rfp.protocol.layout import BELL, LINE, REMOTE_READ, REMOTE_WRITE
 
 MOST_CHANNELS = 1024  # of one client process
 MOST_MESSAGES = 16  # of one guest before the others have their turn
@@ -37,130 +52,11 @@ SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones sprea
 RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 
 
-class Attachment:
-    """What one client thread has here: a ring to each worker, and the memory for them."""
-
-    def __init__(self, host: Host, guest: Guest, number: int, question: Attach) -> None:
-        self.number = number
-        self.host = host
-        self.rings: list[ServerRing] = []
-        self.orders: list[int | None] | None = None  # that end them
-        self.opened: list[Any] = []  # what to close, in this order
-        try:
-            self.answer = self._set_up(guest, question)
-        except BaseException:
-            self.close()
-            raise
-
-    def _set_up(self, guest: Guest, question: Attach) -> Attached:
-        host = self.host
-        ring = host.slots * host.slot_size
-        count = len(host.workers)
-        if len(question.pairs) != count:
-            raise HandshakeFailed(f"attach brought {len(question.pairs)} queue pairs, and there are {count} workers")
-        reply = host.fabric.attach(question.reply.descriptor, question.reply.take())
-        self.opened.append(reply)
-        if reply.length < REPLIES + count * ring:
-            raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {REPLIES + count * ring}")
-        requests = self._register(count * ring, REMOTE_READ | REMOTE_WRITE)
-        responses = self._register(count * ring, REMOTE_READ)
-        staging = self._register(host.staging_size, REMOTE_READ | REMOTE_WRITE) if host.staging_size else None
-        pairs = []
-        for i, worker in enumerate(host.workers):
-            pair = host.fabric.queue_pair(worker.channel, guest.pidfd, guest.control)
-            self.opened.insert(0, pair)  # before the memory that it works on
-            pair.connect(question.pairs[i], reply)
-            pairs.append(pair.descriptor())
-            self.rings.append(
-                ServerRing(
-                    requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
-                    host.slots, host.slot_size, bool(guest.features & RESPONSE_CRC),
-                )
-            )  # fmt: skip
-        for server_ring, worker in zip(self.rings, host.workers, strict=True):
-            worker.add(server_ring)
-        offsets = [i * ring for i in range(count)]
-        return Attached(
-            channel=self.number,
-            request=Handle(requests.descriptor(), requests.fileno()),
-            response=Handle(responses.descriptor(), responses.fileno()),
-            staging=None if staging is None else Handle(staging.descriptor(), staging.fileno()),
-            request_offsets=offsets,
-            response_offsets=offsets,
-            staging_offsets=[0] * count if staging is not None else [],
-            reply_offsets=[REPLIES + offset for offset in offsets],
-            pairs=pairs,
-        )
-
-    def _register(self, length: int, rights: int) -> Region:
-        region = self.host.fabric.register(length, rights)
-        self.opened.append(region)
-        return region
-
-    def retire(self) -> None:
-        """Begins to end the rings: `retired` says when no worker touches them any more, and close() then waits for nobody."""
-        if self.orders is None:
-            self.orders = [worker.retire(ring) for ring, worker in zip(self.rings, self.host.workers, strict=False)]
-
-    @property
-    def retired(self) -> bool:
-        pairs = zip(self.orders or (), self.host.workers, strict=False)
-        return self.orders is not None and all(worker.retired(order) for order, worker in pairs)
-
-    def close(self) -> None:
-        """Ends the rings; waits until no worker touches them any more."""
-        self.retire()
-        while not self.retired:
-            time.sleep(0.0001)
-        for thing in self.opened:
-            thing.close()
-        self.host.past.update(self.counters())
-        self.rings.clear()
-        self.opened.clear()
-
-    def counters(self) -> Counter[str]:
-        """What has passed through the rings, added up."""
-        total: Counter[str] = Counter()
-        for ring in self.rings:
-            total.update(ring.counters)
-        return total
-
-
-class Guest:
-    """A connected client process."""
-
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
-        self.control = -1
-        self.pidfd = os.dup(connection.pidfd())
-        try:
-            self.control = os.dup(connection.fileno())
-        except OSError:
-            self.close()
-            raise
-        self.features = 0
-        self.greeted = False
-        self.name = ""
-        self.attachments: dict[int, Attachment] = {}
-        self.ending: list[Attachment] = []
-        self.over = False  # and is to be closed with the last of them
-        self.numbers = 0
-        self.since = time.time()
-
-    def close(self) -> None:
-        self.connection.close()
-        for fd in (self.control, self.pidfd):
-            if fd >= 0:
-                os.close(fd)
-        self.control = self.pidfd = -1
-
-
 class Host:
     """Serves services at an address until it is closed.
 
-    services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures.
-    Everything else is told to clients at the handshake.
+    services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures;
+    credentials, allow_anyone: who may connect over a network.  Everything else is told to clients at the handshake.
     """
 
     def __init__(
@@ -181,8 +77,9 @@ class Host:
         idle: str = "adaptive",
         cpus: Sequence[int] | None = None,
         describe: Callable[[], dict[str, Any]] = dict,
+        credentials: Credentials | None = None,
+        allow_anyone: bool = False,
     ) -> None:
-        self.address = address
         self.fabric = fabric
         self.slots = slots
         self.slot_size = slot_size
@@ -203,10 +100,18 @@ class Host:
         self._pid = os.getpid()
         self._wake = -1
         self.workers: list[Worker] = []
-        self.bells: Region | None = None
-        self.listener = listen(address)
+        self.bells: Region | None = None  # where the workers' sleeping words stand
+        self.pulse: Region | None = None  # where the heart beats
+        self.heart: Heart | None = None
+        self.listener = listen(address, credentials, allow_anyone=allow_anyone)
+        self.address = self.listener.address
         try:
-            self.bells = fabric.register(BELL * len(services), REMOTE_READ | REMOTE_WRITE)
+            if self.isolated:
+                self.pulse = fabric.reserve(LINE, REMOTE_READ)
+                self.heart = Heart(self.pulse)
+                self.heart.start()
+            else:
+                self.bells = fabric.register(BELL * len(services), REMOTE_WRITE)
             for i, each in enumerate(services):
                 self.workers.append(
                     Worker(each, fabric.event_channel(self.bells, BELL * i), idle=idle, slot_size=slot_size)
@@ -219,14 +124,17 @@ class Host:
                 hash="xxh3-64",
                 seed=seed,
                 partitions=len(services),
-                arenas=[Handle(arena.descriptor(), arena.fileno()) for arena in self.arenas],
-                bells=Handle(self.bells.descriptor(), self.bells.fileno()),
+                arenas=[] if self.isolated else [handle(arena) for arena in self.arenas],
+                bells=None if self.bells is None else handle(self.bells),
                 lease_ns=lease_ns,
                 staging_size=staging_size,
                 max_value=max_value,
                 name=os.path.basename(address.path)[:128] or "rfp",
                 pid=self._pid,
             )
+            if self.isolated and self.arenas:
+                self.welcome.arena_size = self.arenas[0].length
+                self.welcome.chunk_size = min(self.arenas[0].length, fabric.share_limit)
             for i, worker in enumerate(self.workers):
                 worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -237,6 +145,11 @@ class Host:
         self._thread.start()
         _hosts.add(self)
 
+    @property
+    def isolated(self) -> bool:
+        """Whether what is for one client is out of the others' reach, so that it is made and registered for each one."""
+        return self.fabric.closing_revokes
+
     # The control thread
 
     def _watch(self) -> None:
@@ -246,12 +159,16 @@ class Host:
         poll.register(self._wake, select.POLLIN)
         owners: dict[int, Guest] = {}
         while not self._closed:
-            pause = None
-            if self.departing:
-                pause = max(0, int((self.departing[0][0] - time.monotonic()) * 1000) + 1)
-            if self.ending:
-                pause = min(pause or ENDING, ENDING)
-            for fd, _ in poll.poll(pause):
+            until = [self.departing[0][0]] if self.departing else []
+            until += [self.listener.expires] if self.listener.expires is not None else []
+            pauses = [max(0, int((min(until) - time.monotonic()) * 1000) + 1)] if until else []
+            pauses += [ENDING] if self.ending else []
+            # What TLS has taken from a socket already does not show there.
+            heard = [guest.control for guest in self.guests if guest.connection.pending]
+            ready = [fd for fd, _ in poll.poll(0 if heard else min(pauses, default=None))]
+            if self.listener.expires is not None:
+                ready.append(self.listener.fileno())
+            for fd in dict.fromkeys([*ready, *heard]):
                 if fd == self._wake:
                     continue
                 if fd == self.listener.fileno():
@@ -261,7 +178,7 @@ class Host:
                 if guest is None or self._hear(guest, fd):
                     continue
                 # One that may still READ is watched until its process has ended too.
-                kept = guest in self.guests and bool(guest.attachments) and not _readable(guest.pidfd)
+                kept = guest in self.guests and bool(guest.attachments) and not self._cut_off(guest)
                 for each in (guest.control,) if kept else (guest.pidfd, guest.control):
                     if owners.pop(each, None) is not None:
                         poll.unregister(each)
@@ -282,14 +199,19 @@ class Host:
             if connection is None:
                 return
             try:
-                guest = Guest(connection)
+                guest = Guest(connection, self)
             except (RfpError, OSError):  # it has gone already, or there is no file descriptor left for it
                 connection.close()
                 continue
-            for fd in (guest.pidfd, guest.control):
+            for fd in guest.watched():
                 owners[fd] = guest
                 poll.register(fd, select.POLLIN)
             self.guests.add(guest)
+
+    def _cut_off(self, guest: Guest) -> bool:
+        """Whether a guest that has gone can READ nothing any more: its access has been taken away, or its process has ended."""
+        guest.revoke()
+        return self.isolated or _readable(guest.pidfd)
 
     def _hear(self, guest: Guest, fd: int) -> bool:
         """Acts on what a guest has sent; returns False when it is to go."""
@@ -321,8 +243,13 @@ class Host:
             guest.greeted = True
             guest.name = message.name
             guest.features = message.features & self.features
-            self.welcome.features = guest.features
-            guest.connection.answer(message, self.welcome, 0.0)
+            guest.pid = guest.pid or message.pid
+            welcome = dataclasses.replace(self.welcome, features=guest.features)
+            if self.pulse is not None:
+                if guest.beat is None:
+                    guest.beat = guest.fabric.share(self.pulse, 0, self.pulse.length, REMOTE_READ)
+                welcome.beat = handle(guest.beat)
+            guest.connection.answer(message, welcome, 0.0)
         elif not guest.greeted:
             raise HandshakeFailed(f"the first message was {type(message).__name__}, not Hello")
         elif isinstance(message, Attach):
@@ -341,10 +268,22 @@ class Host:
         elif isinstance(message, Detach):
             if message.channel in guest.attachments:
                 self._retire(guest, [message.channel])
+        elif isinstance(message, Map):
+            guest.connection.answer(message, Mapped(handle(self._chunk(guest, message))), 0.0)
         elif isinstance(message, GetStats):
             guest.connection.answer(message, Stats(self.figures()), 0.0)
         else:
             raise HandshakeFailed(f"a client does not send {type(message).__name__}")
+
+    def _chunk(self, guest: Guest, message: Map) -> Region:
+        """A chunk of an arena, for this guest alone.  Registering may take a device a second: only this thread waits."""
+        size, place = self.welcome.chunk_size, (message.partition, message.chunk)
+        if message.partition >= len(self.arenas) or size == 0 or message.chunk * size >= self.welcome.arena_size:
+            raise HandshakeFailed(f"there is no chunk {message.chunk} of arena {message.partition}")
+        if place not in guest.chunks:
+            arena, at = self.arenas[message.partition], message.chunk * size
+            guest.chunks[place] = guest.fabric.share(arena, at, min(size, arena.length - at), REMOTE_READ)
+        return guest.chunks[place]
 
     def _see_off(self, guest: Guest, at_once: bool) -> None:
         """Frees what a guest held: at once if its process has died, else when it can READ nothing of it any more."""
@@ -407,7 +346,7 @@ class Host:
             "workers": [worker.counters for worker in self.workers],
             "clients": [
                 {
-                    "pid": guest.connection.pid,
+                    "pid": guest.pid,
                     "name": guest.name,
                     "threads": len(guest.attachments),
                     "since": guest.since,
@@ -456,8 +395,11 @@ class Host:
         self.departing.clear()
         for worker in self.workers:
             worker.channel.close()
-        if self.bells is not None:
-            self.bells.close()
+        if self.heart is not None:
+            self.heart.stop()
+        for region in (self.bells, self.pulse):
+            if region is not None:
+                region.close()
         if self._wake >= 0:
             os.close(self._wake)
 

@@ -3,38 +3,51 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import Any
 
-from rfp._fabric import Fabric, RemoteRegion
+from rfp._fabric import Fabric, Region, RemoteRegion
 from rfp.address import Address
-from rfp.control import Attach, Attached, Detach, GetStats, Handle, Hello, Stats, Welcome, connect
+from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Map, Mapped, Stats, Welcome
 from rfp.errors import Closed, HandshakeFailed, RfpError
 from rfp.protocol._channel import Channel
 from rfp.protocol._client_ring import ClientRing
+from rfp.protocol._remote_arena import RemoteArena
 from rfp.protocol.layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES
 
 RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 SLOTS = 256  # the largest window that a client takes part in
 SLOT_SIZE = 1 << 20
+BOUNCE = 1 << 20  # bytes of a registered buffer that others are copied through
 
 
 class Link:
-    """Connects to the host at an address.
+    """A client process at the host at an address, over a control channel that is the link's from here on.
 
     service: what must be served there; features: to ask for; deadline: ns of the monotonic clock.  Raises ConnectionFailed,
     HandshakeFailed or DeadlineExceeded.
     """
 
     def __init__(
-        self, address: Address, fabric: Fabric, service: str, deadline: int, *, features: int = 0, name: str = ""
+        self,
+        address: Address,
+        fabric: Fabric,
+        connection: Connection,
+        service: str,
+        deadline: int,
+        *,
+        features: int = 0,
+        name: str = "",
     ) -> None:
         self.address = address
         self.fabric = fabric
         self.channels: list[Channel] = []
         self.regions: list[Any] = []
         self._closed = False
+        self._mapping = threading.Lock()
+        self._spare: list[Region] = []
         self.pidfd = self.control = -1
-        self.connection = connect(address, deadline / 1e9)
+        self.connection = connection
         try:
             if not fabric.reads_ordered:
                 features |= RESPONSE_CRC
@@ -42,8 +55,8 @@ class Link:
             with self.connection.call(hello, Welcome, deadline / 1e9) as welcome:
                 self._take(welcome, service, features)
             # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
-            self.pidfd = os.dup(self.connection.pidfd())
-            self.control = os.dup(self.connection.fileno())
+            self.pidfd = os.dup(pidfd) if (pidfd := connection.pidfd()) >= 0 else -1
+            self.control = os.dup(connection.fileno())
         except BaseException:
             self.close()
             raise
@@ -60,8 +73,6 @@ class Link:
                                   hint=f"this client takes part in at most {SLOTS} of {SLOT_SIZE}")  # fmt: skip
         if welcome.features & ~features:
             raise HandshakeFailed(f"the server granted features {welcome.features:#x}, and {features:#x} were asked for")
-        if welcome.bells is None:
-            raise HandshakeFailed("the server sent no bells")
         self.features = welcome.features
         self.seed = welcome.seed
         self.slots = welcome.slots
@@ -70,10 +81,49 @@ class Link:
         self.lease_ns = welcome.lease_ns
         self.max_value = welcome.max_value
         self.server_pid = welcome.pid
-        self.arenas: list[RemoteRegion | None] = [None] * welcome.partitions
-        if welcome.arenas:
-            self.arenas = [self._keep(handle, REMOTE_READ) for handle in welcome.arenas]
-        self.bells = self._keep(welcome.bells, REMOTE_WRITE)
+        self.arenas: list[RemoteArena | None] = [None] * welcome.partitions
+        for i, handle in enumerate(welcome.arenas):
+            region = self._map(handle, REMOTE_READ)
+            self.arenas[i] = self._arena(region.length, region.length)
+            self.arenas[i].attach(0, region)  # type: ignore[union-attr]
+        if welcome.arena_size:
+            self.arenas = [self._arena(welcome.arena_size, welcome.chunk_size) for _ in self.arenas]
+        self.bells = None if welcome.bells is None else self._keep(welcome.bells, REMOTE_WRITE)
+        self.beat = None if welcome.beat is None else self._keep(welcome.beat, REMOTE_READ)
+
+    def _arena(self, length: int, chunk: int) -> RemoteArena:
+        arena = RemoteArena(length, chunk)
+        self.regions.append(arena)
+        return arena
+
+    @property
+    def needs_registration(self) -> bool:
+        """Whether local memory must be registered before requests may name it."""
+        return self.fabric.closing_revokes
+
+    def lend(self) -> Region:
+        """A registered buffer for what is not registered itself: the values of one call, piece by piece."""
+        if self._spare:
+            return self._spare.pop()
+        region = self.fabric.register(BOUNCE, 0)
+        self.regions.append(region)
+        return region
+
+    def take_back(self, region: Region) -> None:
+        """Nothing uses it any more."""
+        self._spare.append(region)
+
+    def reach(self, partition: int, offset: int, length: int, deadline: int) -> None:
+        """Attaches what is missing of a range of a worker's arena: one call on the control channel for each chunk.
+
+        Raises what that call raises.  Cost: the server registers up to 64 MiB for each, which may take a device a second.
+        """
+        arena = self.arenas[partition]
+        assert arena is not None
+        with self._mapping:  # of two threads that miss the same chunk, the second finds it there
+            for index in arena.needed(offset, length):
+                with self.connection.call(Map(partition, index), Mapped, deadline / 1e9) as answer:
+                    arena.attach(index, self._map(answer.memory, REMOTE_READ))
 
     def _keep(self, handle: Handle, rights: int) -> RemoteRegion:
         region = self._map(handle, rights)
@@ -99,7 +149,7 @@ class Link:
         count, ring = self.partitions, self.slots * self.slot_size
         number = None
         try:
-            reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_READ | REMOTE_WRITE))
+            reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_WRITE))
             scratch = keep(self.fabric.register(count * (2 * ring + LINE), 0))
             events = keep(self.fabric.event_channel(reply, 0))
             pairs = [keep(self.fabric.queue_pair(events, self.pidfd, self.control)) for _ in range(count)]
@@ -125,7 +175,7 @@ class Link:
                         ClientRing(
                             pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
                             reply, answer.reply_offsets[i], scratch, i * (2 * ring + LINE), self.slots, self.slot_size,
-                            bool(self.features & RESPONSE_CRC),
+                            bool(self.features & RESPONSE_CRC), self.beat,
                         )
                     )  # fmt: skip
             channel = Channel(

@@ -4,8 +4,9 @@
 from libc.string cimport memcpy
 
 from rfp._core cimport rfp_crc32c
-from rfp._fabric cimport READ
+from rfp._fabric cimport READ, remote_region
 from rfp.protocol._client_ring cimport DONE, client_ring, client_ring_transfer
+from rfp.protocol._remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena, remote_arena_find
 from rfp.store._layout cimport (
     KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_SLOTS, KV_STATE_KEY,
     kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset,
@@ -13,15 +14,24 @@ from rfp.store._layout cimport (
 )
 
 
-cdef int fetch(bypass *b, client_ring *ring, remote_region *arena, uint64_t offset, uint64_t length, uint64_t deadline,
+cdef int fetch(bypass *b, client_ring *ring, remote_arena *arena, uint64_t offset, uint64_t length, uint64_t deadline,
                char **copy) noexcept nogil:
     """READs a piece of the region into the landing slot of the ring's next request, which nothing else uses now."""
     cdef uint64_t landing = ring.scratch_offset + <uint64_t> (ring.slots + ring.head) * ring.slot_size
-    if length > ring.slot_size or offset > arena.length or length > arena.length - offset:
+    cdef remote_region *region
+    cdef uint64_t at, size
+    cdef int found
+    if length > ring.slot_size:
         return BYPASS_UNSURE
+    found = remote_arena_find(arena, offset, length, &region, &at, &size)
+    if found == ARENA_MISSING:
+        b.missing = offset
+        return BYPASS_MISSING
+    if found != ARENA_HERE or size < length:
+        return BYPASS_UNSURE            # outside, or across two chunks
     b.reads += 1
     copy[0] = ring.scratch.base + landing
-    return client_ring_transfer(ring, READ, ring.scratch, landing, arena, offset, length, deadline)
+    return client_ring_transfer(ring, READ, ring.scratch, landing, region, at, length, deadline)
 
 
 cdef bint genuine(const char *copy, uint64_t length, const char *key, uint32_t key_length) noexcept nogil:
@@ -40,7 +50,7 @@ cdef bint genuine(const char *copy, uint64_t length, const char *key, uint32_t k
     return kv_seal_crc(crc, key_length, record.value_length, record.version) == record.crc
 
 
-cdef int bypass_get(bypass *b, client_ring *ring, remote_region *arena, const char *key, uint32_t key_length, uint64_t hash,
+cdef int bypass_get(bypass *b, client_ring *ring, remote_arena *arena, const char *key, uint32_t key_length, uint64_t hash,
                     uint64_t deadline, const char **value, uint32_t *value_length, uint64_t *version) noexcept nogil:
     """Board (once, and again after a miss), bucket, record: two READs for most GETs."""
     cdef uint64_t line[8]

@@ -62,7 +62,7 @@ BODY, _ = welcome().to_message()
         ("arenas", [{"descriptor": 1}]), ("arenas", [{"descriptor": "!"}]), ("arenas", [{"descriptor": "A" * 1000}]),
         ("arenas", [{"descriptor": "", "fd": 0}]), ("arenas", [{"descriptor": "", "fd": -1}]), ("arenas", [{"descriptor": "é"}]),
         ("bells", [{"descriptor": "", "fd": "0"}]), ("bells", 7), ("name", "x" * 129), ("name", "\x1b[2J"), ("name", "\ud800"),
-        ("name", 1), ("hash", "x" * 17), ("pid", -1), ("arenas", [{"descriptor": ""}] * 65),
+        ("arena_size", 1), ("chunk_size", 1), ("beat", 1), ("name", 1), ("hash", "x" * 17), ("pid", -1), ("arenas", [{"descriptor": ""}] * 65),
     ],
 )  # fmt: skip
 def test_a_field_out_of_bounds_is_refused_by_name(field, value):
@@ -70,11 +70,26 @@ def test_a_field_out_of_bounds_is_refused_by_name(field, value):
         Welcome.from_message({**BODY, field: value}, [])
 
 
-@pytest.mark.parametrize("field", sorted(BODY))
+LATER = {"arena_size", "chunk_size", "beat"}  # than the first minor version
+
+
+@pytest.mark.parametrize("field", sorted(BODY.keys() - LATER))
 def test_a_missing_field_is_refused_by_name(field):
     body = {name: value for name, value in BODY.items() if name != field}
     with pytest.raises(HandshakeFailed, match=f"{field} is missing"):
         Welcome.from_message(body, [])
+
+
+def test_a_field_of_the_first_minor_version_is_enough():
+    assert Welcome.from_message({name: value for name, value in BODY.items() if name not in LATER}, []) == welcome()
+
+
+def test_arenas_come_whole_or_in_chunks_and_not_both():
+    handle = Handle(b"beat")
+    chunked = welcome(arenas=[], bells=None, arena_size=10, chunk_size=4, beat=handle)
+    assert Welcome.from_message(*chunked.to_message()) == chunked
+    with pytest.raises(InvalidArgument, match="arena_size is 10, chunk_size 4, and there are 1 arenas"):
+        welcome(arena_size=10, chunk_size=4).to_message()
 
 
 def test_a_field_of_a_later_minor_version_is_skipped():

@@ -7,6 +7,7 @@ import rfp.address as address
 from rfp.cli import main
 from rfp.control import Message, frame
 
+COMMON = {"--address", "--timeout", "--secret-file", "--tls-ca", "--tls-cert", "--tls-key"}
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -35,4 +36,4 @@ def test_the_documentation_has_every_command_with_every_option():
     assert set(rows) == set(main.commands)
     for name, command in main.commands.items():
         options = {parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"}
-        assert set(re.findall(r"`(--[a-z-]+)`", rows[name])) == options - {"--address", "--timeout"}
+        assert set(re.findall(r"`(--[a-z-]+)`", rows[name])) == options - COMMON

@@ -68,6 +68,11 @@ class Intruder:
         return struct.unpack("<4xI", self.channel.reply.read(REPLIES + slot * SLOT, 8))[0]
 
 
+def opened(address: str) -> Link:
+    place = addresses.parse(address)
+    return Link(place, ShmFabric(), connect(place, soon() / 1e9), "rpc", soon())
+
+
 def soon() -> int:
     return time.monotonic_ns() + 20 * 10**9
 
@@ -83,7 +88,7 @@ class House:
 
     def __init__(self, server: RpcServer, honest: rfp.RpcClient, heard: list[bytes]) -> None:
         self.server, self.honest, self.heard = server, honest, heard
-        self.link = Link(addresses.parse(server.address), ShmFabric(), "rpc", soon())
+        self.link = opened(server.address)
         self.calls = 0
 
     @contextlib.contextmanager
@@ -272,7 +277,7 @@ def test_what_a_client_writes_into_its_own_reply_region_is_its_own_affair(house,
 @pytest.mark.parametrize("written", [8, 16, 32, 40])
 def test_a_client_that_leaves_in_the_middle_of_a_request_leaves_nothing(house, written):
     rings = house.server.figures()["workers"][0]["rings"]
-    link = Link(addresses.parse(house.server.address), ShmFabric(), "rpc", soon())
+    link = opened(house.server.address)
     intruder = Intruder(link)
     until(lambda: house.server.figures()["workers"][0]["rings"] == rings + 1)
     intruder.write(0, sealed(1, b"x" * 100)[:written])

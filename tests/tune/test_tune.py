@@ -9,6 +9,7 @@ from click.testing import CliRunner
 
 import rfp
 from rfp import tune
+from rfp._shm import ShmFabric
 from rfp.address import parse
 from rfp.cli import main
 
@@ -64,8 +65,8 @@ def test_what_is_saved_is_loaded_for_the_same_device_only(config):
     calibration = flat()
     calibration.chosen = {"retries": 3, "fetch": 320}
     assert tune.save(calibration) == config
-    assert tune.load(parse("shm:///any/where")) == calibration
-    assert tune.load(parse("shm:///any/where?rtt=2us")) is None
+    assert tune.load(parse("shm:///any/where"), ShmFabric()) == calibration
+    assert tune.load(parse("shm:///any/where?rtt=2us"), ShmFabric()) is None
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_what_is_saved_is_loaded_for_the_same_device_only(config):
 def test_a_file_that_cannot_be_used_is_as_none(config, text):
     config.parent.mkdir()
     config.write_text(text)
-    assert tune.load(parse("shm:///x")) is None
+    assert tune.load(parse("shm:///x"), ShmFabric()) is None
 
 
 @pytest.mark.parametrize("chosen", [{"retries": 0, "fetch": 64}, {"retries": 1, "fetch": 65}, {"retries": "many"}])
@@ -84,7 +85,7 @@ def test_a_choice_out_of_bounds_is_as_none(config, chosen):
     calibration = flat()
     calibration.chosen = chosen
     tune.save(calibration)
-    assert tune.load(parse("shm:///x")) is None
+    assert tune.load(parse("shm:///x"), ShmFabric()) is None
 
 
 def test_clients_begin_with_the_f_that_was_chosen(config):

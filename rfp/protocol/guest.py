@@ -1,0 +1,166 @@
+"""A connected client process, and what each of its threads has at the server."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from rfp._fabric import Region
+from rfp.control import Attach, Attached, Connection, Handle
+from rfp.errors import HandshakeFailed
+from rfp.protocol._server_ring import ServerRing
+from rfp.protocol.layout import NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
+
+if TYPE_CHECKING:
+    from rfp.protocol.host import Host
+
+RESPONSE_CRC = 1  # a feature (wire.h)
+
+
+def handle(region: Region) -> Handle:
+    """What a client needs of a region of ours."""
+    return Handle(region.descriptor(), region.fileno())
+
+
+class Attachment:
+    """What one client thread has here: a ring to each worker, and the memory for them."""
+
+    def __init__(self, host: Host, guest: Guest, number: int, question: Attach) -> None:
+        self.number = number
+        self.host = host
+        self.rings: list[ServerRing] = []
+        self.orders: list[int | None] | None = None  # that end them
+        self.opened: list[Any] = []  # what to close, in this order
+        try:
+            self.answer = self._set_up(guest, question)
+        except BaseException:
+            self.close()
+            raise
+
+    def _set_up(self, guest: Guest, question: Attach) -> Attached:
+        host = self.host
+        ring = host.slots * host.slot_size
+        count = len(host.workers)
+        if len(question.pairs) != count:
+            raise HandshakeFailed(f"attach brought {len(question.pairs)} queue pairs, and there are {count} workers")
+        reply = guest.fabric.attach(question.reply.descriptor, question.reply.take())
+        self.opened.append(reply)
+        if reply.length < REPLIES + count * ring:
+            raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {REPLIES + count * ring}")
+        requests = self._register(guest, count * ring, REMOTE_WRITE)
+        responses = self._register(guest, count * ring, REMOTE_READ)
+        staging = self._register(guest, host.staging_size, REMOTE_WRITE) if host.staging_size else None
+        pairs = []
+        for i, worker in enumerate(host.workers):
+            pair = guest.fabric.queue_pair(worker.channel, guest.pidfd, guest.control)
+            self.opened.insert(0, pair)  # before the memory that it works on
+            pair.connect(question.pairs[i], reply)
+            pairs.append(pair.descriptor())
+            self.rings.append(
+                ServerRing(
+                    requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
+                    host.slots, host.slot_size, bool(guest.features & RESPONSE_CRC),
+                )
+            )  # fmt: skip
+        for server_ring, worker in zip(self.rings, host.workers, strict=True):
+            worker.add(server_ring)
+        offsets = [i * ring for i in range(count)]
+        return Attached(
+            channel=self.number,
+            request=handle(requests),
+            response=handle(responses),
+            staging=None if staging is None else handle(staging),
+            request_offsets=offsets,
+            response_offsets=offsets,
+            staging_offsets=[0] * count if staging is not None else [],
+            reply_offsets=[REPLIES + offset for offset in offsets],
+            pairs=pairs,
+        )
+
+    def _register(self, guest: Guest, length: int, rights: int) -> Region:
+        region = guest.fabric.register(length, rights)
+        self.opened.append(region)
+        return region
+
+    def retire(self) -> None:
+        """Begins to end the rings: `retired` says when no worker touches them any more, and close() then waits for nobody."""
+        if self.orders is None:
+            self.orders = [worker.retire(ring) for ring, worker in zip(self.rings, self.host.workers, strict=False)]
+
+    @property
+    def retired(self) -> bool:
+        pairs = zip(self.orders or (), self.host.workers, strict=False)
+        return self.orders is not None and all(worker.retired(order) for order, worker in pairs)
+
+    def close(self) -> None:
+        """Ends the rings; waits until no worker touches them any more."""
+        self.retire()
+        while not self.retired:
+            time.sleep(0.0001)
+        for thing in self.opened:
+            thing.close()
+        self.host.past.update(self.counters())
+        self.rings.clear()
+        self.opened.clear()
+
+    def counters(self) -> Counter[str]:
+        """What has passed through the rings, added up."""
+        total: Counter[str] = Counter()
+        for ring in self.rings:
+            total.update(ring.counters)
+        return total
+
+
+class Guest:
+    """A connected client process, and what it alone can reach."""
+
+    def __init__(self, connection: Connection, host: Host) -> None:
+        self.connection = connection
+        self.isolated = host.isolated
+        self.fabric = host.fabric.domain()  # of its own, where there are such
+        self.chunks: dict[tuple[int, int], Region] = {}  # of the arenas, as far as it has asked for them
+        self.beat: Region | None = None
+        # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
+        self.control = self.pidfd = -1
+        try:
+            self.pidfd = _copy(connection.pidfd())
+            self.control = _copy(connection.fileno())
+        except BaseException:
+            self.close()
+            raise
+        self.pid = connection.pid
+        self.features = 0
+        self.greeted = False
+        self.name = ""
+        self.attachments: dict[int, Attachment] = {}
+        self.ending: list[Attachment] = []
+        self.over = False  # and is to be closed with the last of them
+        self.numbers = 0
+        self.since = time.time()
+
+    def watched(self) -> list[int]:
+        """The file descriptors that tell of it."""
+        return [fd for fd in (self.pidfd, self.control) if fd >= 0]
+
+    def revoke(self) -> None:
+        """Takes the arenas away from it, where that can be done: what it READs from now on fails."""
+        for chunk in self.chunks.values():
+            chunk.close()
+        self.chunks.clear()
+
+    def close(self) -> None:
+        self.connection.close()
+        self.revoke()
+        if self.beat is not None:
+            self.beat.close()
+        for fd in self.watched():
+            os.close(fd)
+        self.control = self.pidfd = -1
+        if self.isolated:
+            self.fabric.close()
+
+
+def _copy(fd: int) -> int:
+    return os.dup(fd) if fd >= 0 else -1
