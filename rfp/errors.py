@@ -75,6 +75,34 @@ class Unsupported(ServerRefused):
     """This server does not offer what was asked for."""
 
 
+class PoolRefused(ServerRefused):
+    """A pool of persistent structures cannot be opened or made here.  It was not changed."""
+
+
+class NotAPool(PoolRefused):
+    """The file is something else, or a pool whose making was never finished."""
+
+
+class PoolInUse(PoolRefused):
+    """Another process has the pool open."""
+
+
+class PoolTooNew(PoolRefused):
+    """The pool was made by a version of this package that this one does not understand."""
+
+
+class PoolDamaged(PoolRefused):
+    """The pool is not whole.  findings: what is wrong, one text each."""
+
+    def __init__(self, message: str, *, findings: list[str] | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.findings = findings or []
+
+
+class VolatileMedium(PoolRefused):
+    """The pool's file would not survive the machine, and nobody said that this is meant."""
+
+
 class HandlerFailed(ServerRefused):
     """The RPC server's handler raised an exception."""
 
@@ -148,3 +176,7 @@ class RequestFailed(FabricError):
 
 class AddressInUse(FabricError):
     """Another server has this address."""
+
+
+class StorageFailed(FabricError):
+    """A pool's medium did not take what had to be durable.  Nothing that was not acknowledged before is promised."""

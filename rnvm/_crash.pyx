@@ -1,0 +1,334 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The crash model (the contract is in _crash.pxd).  docs/testing.md shows how to use it.
+
+A Model is a medium that records every store, flush and drain.  At any of these events the machine may have stopped, and what was
+not drained by then may or may not have survived:
+
+- on memory, any 8 bytes of it, in any order (`kind="words"`, the default: what non-temporal stores and remote writes allow), or
+  in each cache line a prefix of its stores (`kind="lines"`: what ordinary stores allow);
+- in a file (`kind="sectors"`), each sector of 512 bytes as any of the writes to it left it.
+
+What a crash leaves is drawn from a seed, so it can be repeated.  Of what was stored behind the model's back, as peers do it, only
+that survives which a flush sent on its way.
+"""
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from rnvm._layout cimport RNVM_LINE, rfp_copy_out, rfp_store64
+from rnvm._persistence cimport medium, medium_operations
+
+from rfp.errors import InvalidArgument
+
+cdef enum:
+    STORE = 1                  # bytes, not yet on their way (a file: written)
+    FLUSH = 2                  # what was stored there is on its way
+    DRAIN = 3                  # what was on its way has arrived
+    MARK = 4                   # the caller's
+
+cdef enum:                     # rules: planted bugs
+    SKIP_FLUSH = 1             # what is written or flushed there is never sent on its way
+    SKIP_DRAIN = 2             # drains after something there was sent on its way do nothing
+
+cdef enum:
+    SECTOR = 512
+    WORD = 8
+
+cdef uint64_t NO_FAILURE = ~<uint64_t> 0
+cdef enum:
+    EIO = 5
+
+RULES = {"skip-flush": SKIP_FLUSH, "skip-drain": SKIP_DRAIN}
+
+
+cdef inline uint64_t mix(uint64_t x) noexcept nogil:
+    """A number that looks like chance (splitmix64)."""
+    x += <uint64_t> 0x9e3779b97f4a7c15
+    x = (x ^ x >> 30) * <uint64_t> 0xbf58476d1ce4e5b9
+    x = (x ^ x >> 27) * <uint64_t> 0x94d049bb133111eb
+    return x ^ x >> 31
+
+
+# Recording
+
+
+cdef event *add(recorder *r, uint8_t kind, uint64_t offset, uint64_t length) noexcept nogil:
+    cdef event *e
+    if r.count == r.room:
+        r.room = 2 * r.room + 256
+        r.events = <event *> realloc(r.events, r.room * sizeof(event))
+    e = &r.events[r.count]
+    r.count += 1
+    memset(e, 0, sizeof(event))
+    e.kind = kind
+    e.offset = offset
+    e.length = length
+    return e
+
+
+cdef void record(recorder *r, uint64_t offset, uint64_t length) noexcept nogil:
+    """A store, with the bytes of the range; in a file, of the sectors that it touches."""
+    cdef event *e
+    cdef uint64_t end = offset + length
+    if r.sectors:
+        offset = offset // SECTOR * SECTOR
+        end = (end + SECTOR - 1) // SECTOR * SECTOR
+    e = add(r, STORE, offset, end - offset)
+    if r.used + e.length > r.data_room:
+        r.data_room = 2 * (r.data_room + e.length)
+        r.data = <char *> realloc(r.data, r.data_room)
+    e.data = r.used
+    memcpy(r.data + r.used, r.view + offset, e.length)
+    r.used += e.length
+
+
+cdef bint ruled(const recorder *r, int verb, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef int i
+    for i in range(r.rule_count):
+        if r.rules[i][0] == <uint64_t> verb and offset < r.rules[i][2] and offset + n > r.rules[i][1]:
+            return True
+    return False
+
+
+cdef void send(recorder *r, uint64_t offset, uint64_t n) noexcept nogil:
+    r.last = offset
+    if not ruled(r, SKIP_FLUSH, offset, n):
+        add(r, FLUSH, offset, n)
+
+
+cdef void stored(recorder *r, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef bint lost = ruled(r, SKIP_FLUSH, offset, n)
+    # A file knows nothing of what was never written to it; memory may have kept it.
+    if not (lost and r.sectors):
+        memcpy(r.view + offset, r.m.base + offset, n)
+        record(r, offset, n)
+    send(r, offset, n)
+
+
+# The verbs
+
+
+cdef void model_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    rfp_copy_out(m.base + offset, source, n)
+    stored(<recorder *> m.state, offset, n)
+
+
+cdef void model_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(m.base + offset, value)
+    stored(<recorder *> m.state, offset, WORD)
+
+
+cdef void model_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    cdef uint64_t at, end
+    if not n:
+        return
+    if r.sectors:
+        stored(r, offset, n)
+        return
+    # Cache lines are flushed whole; a file is written as it was asked for.
+    at = offset & ~<uint64_t> (RNVM_LINE - 1)
+    end = min((offset + n + RNVM_LINE - 1) & ~<uint64_t> (RNVM_LINE - 1), m.length)
+    while at < end:                          # what peers stored meanwhile
+        if memcmp(r.view + at, m.base + at, WORD):
+            memcpy(r.view + at, m.base + at, WORD)
+            record(r, at, WORD)
+        at += WORD
+    send(r, offset, n)
+
+
+cdef int model_drain(medium *m) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    if m.error:
+        return -1
+    if r.drains != NO_FAILURE:
+        if not r.drains:
+            m.error = EIO
+            return -1
+        r.drains -= 1
+    if not ruled(r, SKIP_DRAIN, r.last, 1):
+        add(r, DRAIN, 0, 0)
+    return 0
+
+
+cdef medium_operations model_operations = medium_operations(model_write, model_write64, model_flush, model_drain)
+
+
+cdef class Model(Medium):
+    """A medium in memory whose crashes can be looked at, one by one.
+
+    length: bytes.  kind: "words", "lines" or "sectors".  content: what is durable at first; zeros unless given.
+    """
+
+    def __init__(self, uint64_t length, str kind="words", bytes content=None):
+        cdef void *base
+        if kind not in ("words", "lines", "sectors"):
+            raise InvalidArgument(f"no medium behaves like {kind!r}", hint="words, lines or sectors")
+        if self.c.base != NULL or length % SECTOR or not length:
+            raise InvalidArgument(f"a model of {length} bytes", hint="a multiple of 512, and only once")
+        self.r.sectors = kind == "sectors"
+        self.r.grain = SECTOR if self.r.sectors else WORD if kind == "words" else RNVM_LINE
+        self.r.m = &self.c
+        self.r.drains = NO_FAILURE
+        base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        if base == MAP_FAILED:
+            raise MemoryError(f"no memory for a model of {length} bytes")
+        self.c.length = length
+        self.c.base = <char *> base
+        self.c.state = &self.r
+        self.r.view = <char *> malloc(length)
+        self.r.begin = <char *> malloc(length)
+        if self.r.view == NULL or self.r.begin == NULL:
+            raise MemoryError(f"no memory for a model of {length} bytes")
+        memset(self.r.begin, 0, length)
+        if content is not None:
+            memcpy(self.r.begin, PyBytes_AS_STRING(content), min(length, <uint64_t> len(content)))
+        memcpy(self.r.view, self.r.begin, length)
+        memcpy(self.c.base, self.r.begin, length)
+        self.c.ops = &model_operations
+
+    def __dealloc__(self):
+        self.release()
+        free(self.r.view)
+        free(self.r.begin)
+        free(self.r.events)
+        free(self.r.data)
+
+    cdef void release(self) noexcept:
+        if self.c.base != NULL:
+            munmap(self.c.base, self.c.length)
+            self.c.base = NULL
+
+    cpdef close(self):
+        """Give the memory back; what was recorded stays."""
+        self.release()
+        Medium.close(self)
+
+    @property
+    def kind(self):
+        """words, lines or sectors."""
+        return "sectors" if self.r.sectors else "words" if self.r.grain == WORD else "lines"
+
+    @property
+    def events_so_far(self):
+        """How many events there were: a crash can be after any number of them."""
+        return self.r.count
+
+    def mark(self, uint64_t number=0):
+        """An event of the caller's own: how many there were before."""
+        add(&self.r, MARK, 0, 0).data = number
+        return self.r.count - 1
+
+    def fail_drain(self, uint64_t after=0):
+        """Let a drain fail, once so many have succeeded, as a sync of a broken disk does."""
+        self.r.drains = after
+
+    def plant(self, str bug, uint64_t begin=0, uint64_t end=1 << 62):
+        """Plant a bug, for what is sent on its way between two offsets.
+
+        "skip-flush": it never is.  "skip-drain": a drain right after it does nothing.  "torn-words": 8 bytes are stored in halves.
+        """
+        if bug == "torn-words":
+            self.r.torn_words = True
+            return
+        if bug not in RULES or self.r.rule_count == 8:
+            raise InvalidArgument(f"no bug {bug!r}", hint=", ".join([*RULES, "torn-words"]))
+        self.r.rules[self.r.rule_count][0] = RULES[bug]
+        self.r.rules[self.r.rule_count][1] = begin
+        self.r.rules[self.r.rule_count][2] = end
+        self.r.rule_count += 1
+
+    def kinds(self):
+        """The events' kinds, as text: s(tore), f(lush), d(rain), m(ark)."""
+        cdef uint64_t i
+        return "".join("?sfdm"[self.r.events[i].kind] for i in range(self.r.count))
+
+    def crash(self, uint64_t point, uint64_t seed):
+        """What a crash after this many events leaves: bytes."""
+        return Crashes(self).at_point(point, seed)
+
+
+cdef class Crashes:
+    """The crashes of a model, in the order of its events: each costs what happened since the one before."""
+
+    def __init__(self, Model model not None):
+        self.model = model
+        self.durable = <char *> malloc(model.c.length)
+        self.out = <char *> malloc(model.c.length)
+        if self.durable == NULL or self.out == NULL:
+            raise MemoryError("no memory for what a crash leaves")
+        memcpy(self.durable, model.r.begin, model.c.length)
+
+    def __dealloc__(self):
+        free(self.durable)
+        free(self.out)
+        free(self.pending)
+
+    def at_point(self, uint64_t point, uint64_t seed):
+        """What a crash after this many events leaves; points rise from call to call."""
+        if point < self.at or point > self.model.r.count:
+            raise InvalidArgument(f"a crash after {point} events", hint=f"from {self.at} to {self.model.r.count}")
+        with nogil:
+            while self.at < point:
+                self.step()
+            self.survive(mix(seed ^ mix(point)))
+        return PyBytes_FromStringAndSize(self.out, self.model.c.length)
+
+    cdef void apply(self, event *e, char *to) noexcept nogil:
+        memcpy(to + e.offset, self.model.r.data + e.data, e.length)
+
+    cdef void step(self) noexcept nogil:
+        cdef event *e = &self.model.r.events[self.at]
+        cdef event *each
+        cdef uint64_t i, kept = 0, begin, end
+        if e.kind == STORE:
+            if self.waiting == self.room:
+                self.room = 2 * self.room + 64
+                self.pending = <uint64_t *> realloc(self.pending, self.room * sizeof(uint64_t))
+            self.pending[self.waiting] = self.at
+            self.waiting += 1
+            e.flushed = False
+        elif e.kind == FLUSH:
+            begin = e.offset & ~<uint64_t> (RNVM_LINE - 1)
+            end = e.offset + e.length
+            for i in range(self.waiting):
+                each = &self.model.r.events[self.pending[i]]
+                if each.offset < end and each.offset + each.length > begin:
+                    each.flushed = True
+        elif e.kind == DRAIN:
+            for i in range(self.waiting):
+                each = &self.model.r.events[self.pending[i]]
+                if each.flushed:
+                    self.apply(each, self.durable)
+                else:
+                    self.pending[kept] = self.pending[i]
+                    kept += 1
+            self.waiting = kept
+        self.at += 1
+
+    cdef void survive(self, uint64_t seed) noexcept nogil:
+        """Each grain of what is pending survives or not.  How likely it is, is drawn too: all, none and few are worth as much."""
+        cdef uint64_t i, at, end, piece = self.model.r.grain, place, chance
+        cdef uint64_t likely = mix(seed) % 5 * 64          # of 256
+        cdef event *e
+        if piece == RNVM_LINE:
+            piece = WORD
+        if self.model.r.torn_words and not self.model.r.sectors:
+            piece = WORD // 2
+        memcpy(self.out, self.durable, self.model.c.length)
+        for i in range(self.waiting):
+            e = &self.model.r.events[self.pending[i]]
+            at = e.offset
+            while at < e.offset + e.length:
+                end = min((at // piece + 1) * piece, e.offset + e.length)
+                if self.model.r.grain == RNVM_LINE:
+                    # One threshold for each line, which its stores cross in their order: a prefix survives.
+                    place = mix(seed ^ mix(at // RNVM_LINE))
+                    chance = 0 if likely == 256 or i < place % (self.waiting + 1) and likely else 256
+                else:
+                    chance = mix(seed ^ mix(self.pending[i] << 32 ^ at)) & 255
+                if chance < likely:
+                    memcpy(self.out + at, self.model.r.data + e.data + (at - e.offset), end - at)
+                at = end

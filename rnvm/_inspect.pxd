@@ -1,0 +1,17 @@
+# Looking at a pool without changing it, and before anything in it is believed.
+
+from rnvm._layout cimport rnvm_geometry, rnvm_header, rnvm_superblock
+from rnvm._persistence cimport Medium
+
+
+cdef class Inspection:
+    """What header and superblock say, and what is wrong with the rest."""
+    cdef Medium medium
+    cdef rnvm_header header
+    cdef rnvm_superblock superblock
+    cdef rnvm_geometry g
+    cdef int headers                   # which copies are whole (_format.pxd)
+    cdef int superblocks
+    cdef readonly list findings        # of Finding
+    cdef readonly dict names           # bytes -> index
+    cdef register(self, str what, at)

@@ -1,0 +1,3 @@
+checks: int
+
+def _skip_checks(skipped: int) -> None: ...

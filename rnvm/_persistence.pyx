@@ -1,0 +1,166 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The base of all media (the contract is in _persistence.pxd), and one that forgets."""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport uint64_t
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from rnvm._layout cimport rfp_copy_in, rfp_copy_out, rfp_store64
+
+from rfp.errors import Closed, FabricError, InvalidArgument, StorageFailed
+
+
+cdef void closed_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    pass
+
+
+cdef void closed_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    pass
+
+
+cdef void closed_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    pass
+
+
+cdef int closed_drain(medium *m) noexcept nogil:
+    return -1
+
+
+cdef medium_operations closed_operations = medium_operations(closed_write, closed_write64, closed_flush, closed_drain)
+
+
+cdef class Medium:
+    """What a pool stands on.
+
+    Its methods are for the cold path and for tests; the hot path uses the struct.
+    """
+
+    def __cinit__(self):
+        self.c.ops = &closed_operations
+
+    cpdef int fileno(self):
+        """The file that peers of this host can map to see what stands at base; -1 where there is none."""
+        return -1
+
+    cpdef close(self):
+        """Give the memory and the file back; may be called again."""
+        self.c.ops = &closed_operations
+        self.c.base = NULL
+
+    @property
+    def length(self):
+        """Bytes that a pool may use."""
+        return self.c.length
+
+    @property
+    def failed(self):
+        """The errno of the failure that ended it, or 0."""
+        return self.c.error
+
+    cdef int check(self, uint64_t offset, uint64_t n) except -1:
+        if self.c.base == NULL:
+            raise Closed("the medium is closed")
+        if offset > self.c.length or n > self.c.length - offset:
+            raise InvalidArgument(f"{n} bytes at {offset} are not within the medium's {self.c.length}")
+        return 0
+
+    def read(self, uint64_t offset, uint64_t n):
+        """These bytes."""
+        self.check(offset, n)
+        result = PyBytes_FromStringAndSize(NULL, n)
+        rfp_copy_in(PyBytes_AS_STRING(result), self.c.base + offset, n)
+        return result
+
+    def write(self, uint64_t offset, bytes data):
+        """Put bytes there, on their way to the medium."""
+        self.check(offset, len(data))
+        self.c.ops.write(&self.c, offset, PyBytes_AS_STRING(data), len(data))
+
+    def write64(self, uint64_t offset, uint64_t value):
+        """Put an aligned word there, on its way to the medium."""
+        self.check(offset, 8)
+        if offset & 7:
+            raise InvalidArgument(f"{offset} is no multiple of 8")
+        self.c.ops.write64(&self.c, offset, value)
+
+    def flush(self, uint64_t offset, uint64_t n):
+        """Send on its way what stands there."""
+        self.check(offset, n)
+        self.c.ops.flush(&self.c, offset, n)
+
+    def drain(self):
+        """Wait until all that is on its way has arrived."""
+        cdef int failed
+        with nogil:
+            failed = self.c.ops.drain(&self.c)
+        if failed:
+            raise_failed(&self.c)
+
+    def poke(self, uint64_t offset, bytes data):
+        """Put bytes there behind the medium's back, as a peer does: flush() has to send them on their way."""
+        self.check(offset, len(data))
+        rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(data), len(data))
+
+
+cdef int raise_failed(medium *m) except -1:
+    failure = StorageFailed(
+        f"the pool's medium failed: {os.strerror(m.error) if m.error else 'it is closed'}",
+        hint="nothing more is answered; open the pool again when the device is well, and it recovers")
+    failure.errno = m.error or None
+    raise failure
+
+
+# Memory that forgets
+
+
+cdef void put(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    rfp_copy_out(m.base + offset, source, n)
+
+
+cdef void put64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(m.base + offset, value)
+
+
+cdef int drained(medium *m) noexcept nogil:
+    return -1 if m.error else 0
+
+
+cdef medium_operations private_operations = medium_operations(put, put64, closed_flush, drained)
+
+
+cdef class Private(Medium):
+    """Memory of this process alone, which nothing reaches a medium from: to look at a pool without changing it.
+
+    length: bytes.  fd: a file to begin with, of at least so many bytes, which is never written; else it begins with zeros.
+    """
+    cdef uint64_t mapped
+
+    def __init__(self, uint64_t length, int fd=-1):
+        cdef void *base
+        cdef int flags = MAP_PRIVATE | MAP_NORESERVE | (MAP_ANONYMOUS if fd < 0 else 0)
+        if self.c.base != NULL:
+            raise InvalidArgument("it was made already")
+        base = mmap(NULL, max(length, 1), PROT_READ | PROT_WRITE, flags, fd, 0)
+        if base == MAP_FAILED:
+            failure = FabricError(f"{length} bytes cannot be mapped: {os.strerror(errno)}", hint="free some memory")
+            failure.errno = errno
+            raise failure
+        self.mapped = max(length, 1)
+        self.c.length = length
+        self.c.base = <char *> base
+        self.c.ops = &private_operations
+
+    def __dealloc__(self):
+        self.unmap()
+
+    cdef void unmap(self) noexcept:
+        if self.c.base != NULL:
+            munmap(self.c.base, self.mapped)
+            self.c.base = NULL
+
+    cpdef close(self):
+        """Give the memory back; may be called again."""
+        self.unmap()
+        Medium.close(self)

@@ -1,0 +1,108 @@
+"""Crashes at every moment of random histories: what was acknowledged is there, whole and once, and nothing else is."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from rfp.errors import RfpError
+from rnvm import _drive
+
+from . import history
+from .history import PLACES, History, Wrong
+
+KINDS = ["words", "lines", "sectors"]
+FAST = 1500  # crash points for each kind
+
+
+def crash_many(kind: str, seed: int, points: int, steps: int = 80) -> int:
+    done = 0
+    while done < points:
+        past = History(random.Random(seed), kind)
+        past.run(steps)
+        done += past.crashes(seed, again=1)
+        seed += 1
+    return done
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crash_at_any_moment_loses_nothing_that_was_acknowledged(kind, seed):
+    crash_many(kind, seed, FAST)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kind", KINDS)
+def test_nor_does_one_of_very_many(kind, seed):
+    assert crash_many(kind, seed, 40_000, steps=150) >= 40_000
+
+
+def test_a_history_repeats_from_its_seed(seed):
+    def run() -> tuple[str, list[bytes]]:
+        past = History(random.Random(seed), "words")
+        past.run(40)
+        cursor = history.Crashes(past.model)
+        return past.model.kinds(), [cursor.at_point(point, seed) for point in range(0, past.now, 7)]
+
+    assert run() == run()
+
+
+RINGS = PLACES["rings"], PLACES["groups"]
+NAMES = PLACES["names"], PLACES["sessions"]
+SESSIONS = PLACES["sessions"], PLACES["rings"]
+OWNERS = PLACES["groups"], PLACES["groups"] + PLACES["map"]
+DATA = PLACES["groups"] + PLACES["map"], PLACES["end"]
+SUPERBLOCKS = 8192, 16384
+HEADERS = 0, 8192
+
+# What is planted, and on which medium it matters: a fence between two stores into one sector is none to a file.
+BUGS = {
+    "the log is acknowledged without a flush": ("skip-flush", RINGS, KINDS),
+    "the log is applied before it is durable": ("skip-drain", RINGS, KINDS),
+    "applied data is not flushed": ("skip-flush", DATA, KINDS),
+    "the log is truncated before applied data is durable": ("skip-drain", DATA, KINDS),
+    "an owner is not flushed": ("skip-flush", OWNERS, KINDS),
+    "a grant is answered before it is durable": ("skip-drain", OWNERS, KINDS),
+    "a naming entry is not flushed": ("skip-flush", NAMES, KINDS),
+    "a structure lives before its parts are durable": ("skip-drain", NAMES, KINDS),
+    "a ring's cursor is not flushed": ("skip-flush", SESSIONS, KINDS),
+    "log space is reused before its cursor is durable": ("skip-drain", SESSIONS, ["words", "lines"]),
+    "the superblock is not flushed": ("skip-flush", SUPERBLOCKS, KINDS),
+    "both copies of the superblock are under way at once": ("skip-drain", SUPERBLOCKS, ["words"]),
+    "the magic number goes out with the rest of the header": ("skip-drain", HEADERS, KINDS),
+    "a word of eight bytes is stored in two halves": ("torn-words", (), ["words"]),
+}
+
+
+@pytest.mark.parametrize(("bug", "kind"), [(bug, kind) for bug, (_, _, kinds) in BUGS.items() for kind in kinds])
+def test_the_model_catches(bug, kind):
+    verb, places, _ = BUGS[bug]
+    assert_caught(kind, lambda model, _: model.plant(verb, *places))
+
+
+CHECKS = {
+    "a log record whose checksum nobody looks at": _drive.CHECK_CRC,
+    "an old lap's record that is taken for a new one": _drive.CHECK_LSN,
+    "a record of a session that is over": _drive.CHECK_EPOCH,
+}
+
+
+@pytest.mark.parametrize("bug", CHECKS)
+def test_the_model_catches_also(bug):
+    _drive.skip_checks(CHECKS[bug])
+    try:
+        assert_caught("words", None)
+    finally:
+        _drive.skip_checks(0)
+
+
+def assert_caught(kind, plant):
+    for seed in range(40):
+        try:
+            past = History(random.Random(seed), kind, plant)
+            past.run(120)
+            past.crashes(seed, again=1)
+        except (Wrong, RfpError, AssertionError):
+            return
+    pytest.fail("nobody noticed")
