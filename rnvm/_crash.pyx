@@ -228,7 +228,7 @@ cdef class Model(Medium):
     def plant(self, str bug, uint64_t begin=0, uint64_t end=1 << 62):
         """Plant a bug, for what is sent on its way between two offsets.
 
-        "skip-flush": it never is.  "skip-drain": a drain right after it does nothing.  "torn-words": 8 bytes are stored in halves.
+        "skip-flush": never.  "skip-drain": a drain right after it does nothing.  "torn-words": 8 bytes are stored in halves.
         """
         if bug == "torn-words":
             self.r.torn_words = True
