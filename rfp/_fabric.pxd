@@ -6,7 +6,7 @@
 # Never assumed above: that one READ sees several cache lines in order (ask reads_ordered), that a completed WRITE is
 # durable, that the peer is honest.
 
-from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 cpdef enum:                    # rights that a region gives to peers
     REMOTE_READ = 1
@@ -156,3 +156,6 @@ cdef class Fabric:
 # For share() of a buffer: a view of its bytes (WrongBuffer unless they are contiguous), and where they stand.
 cdef object buffer_bytes(object buffer)
 cdef char *buffer_base(object view) except? NULL
+
+# Copies a descriptor that a peer sent, and checks it; `what` it is, for the message.  Raises HandshakeFailed.
+cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, uint16_t provider, str what)

@@ -4,12 +4,17 @@
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from rfp.errors import Closed, DeadlineExceeded, InvalidArgument, RequestFailed, WrongBuffer
+from rfp.errors import Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, WrongBuffer
 
 cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_fetch(char *to, const char *source, size_t n)
     void rfp_copy_out(void *to, const void *source, size_t n)
     void rfp_fence_release()
+
+cdef extern from "rfp/core/descriptor.h" nogil:
+    int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic, uint16_t provider)
+    enum:
+        RFP_DESCRIPTOR_GOOD
 
 cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
@@ -197,7 +202,7 @@ cdef class QueuePair:
         return [(completions[i].id, completions[i].opcode, completions[i].status) for i in range(n)]
 
     def execute(self, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
-                uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, double timeout=1.0,
+                uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, double timeout=10.0,
                 bint check=False):
         """Does one work request and waits for it: one network round trip; for set-up and tests, with nothing else outstanding.
 
@@ -262,6 +267,18 @@ cdef char *buffer_base(object view) except? NULL:
     base = <char *>found.buf
     PyBuffer_Release(&found)       # the view keeps it where it is
     return base
+
+
+cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, uint16_t provider, str what):
+    cdef int found
+    if received is None:
+        raise InvalidArgument(f"no {what} descriptor")
+    found = rfp_descriptor_check(PyBytes_AS_STRING(received), len(received), copy, size, magic, provider)
+    if found != RFP_DESCRIPTOR_GOOD:
+        reason = ("", f"it has {len(received)} bytes instead of {size}", "it is something else", "its version is another",
+                  "it is of another provider", "its checksum does not fit")[found]
+        raise HandshakeFailed(f"the peer's {what} descriptor is not valid: {reason}",
+                              hint="both sides must run the same release of rfp-rnvm")
 
 
 cdef class Fabric:

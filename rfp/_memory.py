@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pathlib
+import resource
 
 _NO_LIMIT = 1 << 62
+_CAP_IPC_LOCK = 14
 
 
 def available() -> int:
@@ -71,3 +73,16 @@ def _group_v2() -> int:
 
 def _group_v1() -> int:
     return _room("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", ("total_rss", "total_shmem"))
+
+
+def lockable(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> int:
+    """Bytes that this process may still pin for a device, by its limit (`ulimit -l`) and what it has pinned."""
+    try:
+        lines = status.read_text().splitlines()
+    except OSError:
+        return _NO_LIMIT
+    said = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft == resource.RLIM_INFINITY or int(said.get("CapEff", ["0"])[0], 16) >> _CAP_IPC_LOCK & 1:
+        return _NO_LIMIT
+    return max(0, soft - int(said.get("VmPin", ["0"])[0]) * 1024)

@@ -18,7 +18,8 @@ from rfp import _memory
 from rfp._emulation cimport (
     INLINE, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network, rfp_network_between, rfp_network_emulated)
 from rfp._fabric cimport (
-    CONSTANT, FLUSHED, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, buffer_base, buffer_bytes, local_region)
+    CONSTANT, FLUSHED, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, buffer_base, buffer_bytes, local_region,
+    take_descriptor)
 from rfp._operations cimport DEPTH, closed_operations, direct_operations, pair_state, unconnected_operations
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
 
@@ -62,9 +63,7 @@ cdef extern from "rfp/core/descriptor.h" nogil:
         RFP_PAIR_MAGIC
         RFP_DESCRIPTOR_VERSION
         RFP_PROVIDER_SHM
-        RFP_DESCRIPTOR_GOOD
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
-    int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic)
 
 cdef extern from "rfp/core/memfd.h" nogil:
     int rfp_memfd_create()
@@ -275,7 +274,7 @@ cdef class ShmQueuePair(QueuePair):
             raise InvalidArgument("shm connects over the region in which the peer's event channel stands")
         if region.c.base == NULL:
             raise Closed("the peer's region is closed")
-        take_descriptor(descriptor, &d, sizeof(d), RFP_PAIR_MAGIC, "queue pair")
+        take_descriptor(descriptor, &d, sizeof(d), RFP_PAIR_MAGIC, RFP_PROVIDER_SHM, "queue pair")
         if d.key != region.c.key:
             raise HandshakeFailed(f"the peer's event channel stands in region {d.key:#x}, not in {region.c.key:#x}")
         if not region.c.rights & REMOTE_WRITE:
@@ -317,18 +316,6 @@ cdef class ShmQueuePair(QueuePair):
 
 cdef bint is_line(uint64_t offset, uint64_t length) noexcept:
     return offset % sizeof(rfp_bell) == 0 and offset <= length and sizeof(rfp_bell) <= length - offset
-
-
-cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, str what):
-    cdef int found
-    if received is None:
-        raise InvalidArgument(f"no {what} descriptor")
-    found = rfp_descriptor_check(PyBytes_AS_STRING(received), len(received), copy, size, magic)
-    if found != RFP_DESCRIPTOR_GOOD:
-        reason = ("", f"it has {len(received)} bytes instead of {size}", "it is something else", "its version is another",
-                  "it is of another provider", "its checksum does not fit")[found]
-        raise HandshakeFailed(f"the peer's {what} descriptor is not valid: {reason}",
-                              hint="both sides must run the same release of rfp-rnvm")
 
 
 cdef uint64_t gap(str name, iops) except? 0:
@@ -477,7 +464,7 @@ cdef class ShmFabric(Fabric):
         cdef bint writable
         cdef int found
         try:
-            take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, "region")
+            take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_SHM, "region")
             if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % PAGE:
                 raise HandshakeFailed(f"the peer's region has {d.length} bytes and rights {d.rights:#x}: that cannot be")
             writable = d.rights & (REMOTE_WRITE | REMOTE_ATOMIC)

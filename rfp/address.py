@@ -44,11 +44,17 @@ class ShmOptions:
 
 @dataclass(frozen=True)
 class RdmaOptions:
-    """Which device to use, where the automatic choice is not wanted."""
+    """Which device to use, where the automatic choice is not wanted, and how patient to be (docs/verbs.md)."""
 
     device: str = ""  # as ibv_devices prints it; "" = the one whose address routes to the peer
     port: int = 0  # of the device, from 1; 0 = the first active one
     gid_index: int = -1  # -1 = the GID that carries the address, RoCE v2 first
+    timeout: int = 16  # a packet's, 4.096 us times two to this power: 268 ms; 0 = for ever
+    retry_cnt: int = 6  # times that an unanswered packet is sent again; 7 is for ever on soft-RoCE
+    rnr_retry: int = 7  # times that a notify is sent again for which the peer has no room; 7 = for ever
+    min_rnr_timer: int = 12  # how long a peer for whose notify we have no room is to wait: 0.64 ms
+    traffic_class: int = 0  # of our packets: DSCP times four
+    patience: int = 800_000_000  # ns after which a peer whose device answers nothing is taken for dead
 
 
 @dataclass(frozen=True)
@@ -112,7 +118,17 @@ _OPTIONS: dict[str, dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]]
         "in_iops": (units.rate, units.show_rate),
         "out_iops": (units.rate, units.show_rate),
     },
-    "rdma": {"device": (_device, str), "port": (_between(1, 255), str), "gid_index": (_between(0, 255), str)},
+    "rdma": {
+        "device": (_device, str),
+        "port": (_between(1, 255), str),
+        "gid_index": (_between(0, 4095), str),
+        "timeout": (_between(0, 31), str),
+        "retry_cnt": (_between(0, 7), str),
+        "rnr_retry": (_between(0, 7), str),
+        "min_rnr_timer": (_between(0, 31), str),
+        "traffic_class": (_between(0, 255), str),
+        "patience": (units.duration, units.show_duration),
+    },
 }
 
 

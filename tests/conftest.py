@@ -44,12 +44,14 @@ seed_key = pytest.StashKey[int]()
 failed_key = pytest.StashKey[bool]()
 started_key = pytest.StashKey[float]()
 stderr_key = pytest.StashKey[int]()
+left_out_key = pytest.StashKey[list[pytest.Item]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rfp")
     group.addoption("--seed", type=int, help="of everything random in this run; as printed by the run to repeat")
     group.addoption("--settle", type=float, default=2 * SLOWER, help="seconds in which what a test held has to be gone")
+    group.addoption("--roce", action="store_true", help="what is marked verbs has to run: an error where there is no RDMA device")
     group.addoption("--seconds", type=float, help="in an order drawn from the seed; start no test after so many seconds")
 
 
@@ -65,6 +67,8 @@ def pytest_configure(config: pytest.Config) -> None:
         seed = random.SystemRandom().randrange(2**32)
     config.stash[seed_key] = seed
     config.stash[started_key] = time.monotonic()
+    if config.getoption("roce") and not rdma_devices():
+        raise pytest.UsageError("--roce: there is no RDMA device here (scripts/softroce -- COMMAND gives one)")
     config.stash[stderr_key] = os.dup(sys.__stderr__.fileno())
     if config.option.timeout is None:
         config.option.timeout = SLOWER * float(config.getini("timeout"))
@@ -83,9 +87,29 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     return [f"seed: {config.stash[seed_key]} (--seed repeats it)", f"testing: {where}"]
 
 
+def rdma_devices() -> list[str]:
+    """The RDMA devices of this machine."""
+    try:
+        return os.listdir("/sys/class/infiniband")
+    except FileNotFoundError:
+        return []
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not rdma_devices():
+        config.stash[left_out_key] = left_out = [item for item in items if item.get_closest_marker("verbs")]
+        items[:] = [item for item in items if not item.get_closest_marker("verbs")]
+        config.hook.pytest_deselected(items=left_out)
     if config.getoption("seconds") is not None:
         random.Random(config.stash[seed_key]).shuffle(items)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if left_out := config.stash.get(left_out_key, []):
+        functions = sorted({item.nodeid.partition("[")[0] for item in left_out})
+        terminalreporter.section("not run here: no RDMA device (scripts/softroce gives one)")
+        terminalreporter.write_line(f"{len(left_out)} tests marked verbs, of {len(functions)} functions" + (
+            ":\n" + "\n".join(functions) if config.option.verbose > 0 else "; -v names them"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,7 +1,7 @@
-/* What two shm processes tell each other about their memory and their ends of a connection, beside the file descriptors.
+/* What two processes tell each other about their memory and their ends of a connection (shm: beside the file descriptors).
  *
  * Fixed size, little-endian, naturally aligned; checksum: CRC32C of all that stands before it.  It finds damage and
- * mismatched versions; honesty is checked elsewhere (memfd.h), against what the kernel says.
+ * mismatched versions; honesty is checked elsewhere: on shm (memfd.h) against what the kernel says, on verbs by the target's device.
  */
 #ifndef RFP_CORE_DESCRIPTOR_H
 #define RFP_CORE_DESCRIPTOR_H
@@ -10,6 +10,7 @@
 
 #define RFP_DESCRIPTOR_VERSION 1
 #define RFP_PROVIDER_SHM 1
+#define RFP_PROVIDER_VERBS 2
 #define RFP_REGION_MAGIC 0x4d504652u /* "RFPM" */
 #define RFP_PAIR_MAGIC 0x51504652u   /* "RFPQ" */
 
@@ -39,8 +40,39 @@ struct rfp_pair_descriptor {
     uint32_t checksum;
 };
 
+struct rfp_verbs_region_descriptor {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t provider;
+    uint64_t length;
+    uint32_t rights;
+    uint32_t key;        /* rkey */
+    uint64_t address;    /* of the first byte, as the owner's device knows it */
+    uint32_t reserved;
+    uint32_t checksum;
+};
+
+struct rfp_verbs_pair_descriptor {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t provider;
+    uint32_t number;     /* of the queue pair */
+    uint32_t sequence;   /* of the first packet that it sends, 24 bits */
+    uint8_t gid[16];
+    uint16_t lid;        /* 0 on Ethernet */
+    uint8_t mtu;         /* enum ibv_mtu: 1 = 256 ... 5 = 4096 bytes */
+    uint8_t link;        /* enum: 1 InfiniBand, 2 Ethernet */
+    uint8_t reads_in;    /* READs and atomics at once that it answers */
+    uint8_t reads_out;   /* and that it sends */
+    uint8_t unused[2];
+    uint32_t reserved;
+    uint32_t checksum;
+};
+
 _Static_assert(sizeof(struct rfp_region_descriptor) == 32, "region descriptor");
 _Static_assert(sizeof(struct rfp_pair_descriptor) == 64, "pair descriptor");
+_Static_assert(sizeof(struct rfp_verbs_region_descriptor) == 40, "region descriptor over verbs");
+_Static_assert(sizeof(struct rfp_verbs_pair_descriptor) == 48, "pair descriptor over verbs");
 
 /* What rfp_descriptor_check found. */
 #define RFP_DESCRIPTOR_GOOD 0
@@ -55,17 +87,19 @@ static inline uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
     return rfp_crc32c(0, descriptor, size - sizeof(uint32_t));
 }
 
-/* received, n: what the peer sent.  copy: private, `size` bytes; filled when the result is GOOD.  Both kinds begin alike. */
-static inline int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic)
+/* received, n: what the peer sent.  copy: private, `size` bytes; filled when the result is GOOD.  All kinds begin and end alike.
+ * The provider is looked at before the size, which depends on it. */
+static inline int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic, uint16_t provider)
 {
     struct rfp_region_descriptor start;
     uint32_t checksum;
-    if (n != size) return RFP_DESCRIPTOR_SIZE;
-    memcpy(copy, received, size);
-    memcpy(&start, copy, offsetof(struct rfp_region_descriptor, length));
+    if (n < sizeof start) return RFP_DESCRIPTOR_SIZE;
+    memcpy(&start, received, offsetof(struct rfp_region_descriptor, length));
     if (start.magic != magic) return RFP_DESCRIPTOR_MAGIC;
     if (start.version != RFP_DESCRIPTOR_VERSION) return RFP_DESCRIPTOR_VERSION_UNKNOWN;
-    if (start.provider != RFP_PROVIDER_SHM) return RFP_DESCRIPTOR_PROVIDER;
+    if (start.provider != provider) return RFP_DESCRIPTOR_PROVIDER;
+    if (n != size) return RFP_DESCRIPTOR_SIZE;
+    memcpy(copy, received, size);
     memcpy(&checksum, (const char *)copy + size - sizeof checksum, sizeof checksum);
     if (checksum != rfp_descriptor_sum(copy, size)) return RFP_DESCRIPTOR_CHECKSUM;
     return RFP_DESCRIPTOR_GOOD;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
@@ -29,12 +30,40 @@ def at_once(first: Callable[[], First], second: Callable[[], Second]) -> tuple[F
 
 
 class End(NamedTuple):
-    """One side of a connection: its memory (line 0: its bell), the peer's, its channel and queue pair."""
+    """One side of a connection: its fabric, its memory (line 0: its bell), the peer's, its channel and queue pair."""
 
+    fabric: Fabric
     memory: Region
     theirs: RemoteRegion
     channel: EventChannel
     pair: QueuePair
+
+
+def attached(fabric: Fabric, region: Region) -> RemoteRegion:
+    """What is a region of ours to the peer, or to ourselves."""
+    fd = region.fileno()
+    return fabric.attach(region.descriptor(), os.dup(fd) if fd >= 0 else -1)
+
+
+def until(fact: Callable[[], object], seconds: float = 10.0) -> float:
+    """Waits until fact(); returns how long that took."""
+    began = time.monotonic()
+    while not fact():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.0002)
+    return time.monotonic() - began
+
+
+def completions(pair: QueuePair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
+    """The next n."""
+    done: list[tuple[int, int, int]] = []
+
+    def enough() -> bool:
+        done.extend(pair.poll(min(64, n - len(done))))
+        return len(done) == n
+
+    until(enough, seconds)
+    return done
 
 
 @contextlib.contextmanager
@@ -45,14 +74,11 @@ def connected(
     with contextlib.ExitStack() as stack:
         own = stack.enter_context
 
-        def attach(fabric: Fabric, region: Region) -> RemoteRegion:
-            return own(fabric.attach(region.descriptor(), os.dup(region.fileno())))
-
         memory, peers = own(mine.register(length, ALL)), own(yours.register(length, ALL))
         channel = own(mine.event_channel(memory, 0))
         bell_region, peers_channel = bells or (peers, own(yours.event_channel(peers, 0)))
-        theirs, ours = attach(mine, peers), attach(yours, memory)
+        theirs, ours = own(attached(mine, peers)), own(attached(yours, memory))
         pair, peers_pair = own(mine.queue_pair(channel, -1, -1)), own(yours.queue_pair(peers_channel, -1, -1))
-        pair.connect(peers_pair.descriptor(), attach(mine, bell_region) if bells else theirs)
+        pair.connect(peers_pair.descriptor(), own(attached(mine, bell_region)) if bells else theirs)
         peers_pair.connect(pair.descriptor(), ours)
-        yield End(memory, theirs, channel, pair), End(peers, ours, peers_channel, peers_pair)
+        yield End(mine, memory, theirs, channel, pair), End(yours, peers, ours, peers_channel, peers_pair)

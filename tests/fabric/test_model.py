@@ -13,14 +13,16 @@ from rfp._reorder import ReorderFabric
 from rfp._shm import ShmFabric
 
 from .ends import PAGE, connected
+from .providers import VERBS, verbs
 
 SPACE = 1024
 LARGEST = 2**64 - 1
-PROVIDERS: dict[str, Callable[[], Fabric]] = {
-    "shm": ShmFabric,
-    "emulated": lambda: ShmFabric(rtt_ns=1000, in_iops=1e7, out_iops=1e7),
-    "reorder": lambda: ReorderFabric(seed=7),
-}
+PROVIDERS = [
+    pytest.param(ShmFabric, id="shm"),
+    pytest.param(lambda: ShmFabric(rtt_ns=1000, in_iops=1e7, out_iops=1e7), id="emulated"),
+    pytest.param(lambda: ReorderFabric(seed=7), id="reorder"),
+    VERBS,
+]
 
 byte = st.integers(64, SPACE + 8)
 word = st.integers(8, SPACE // 8).map(lambda n: 8 * n)
@@ -29,6 +31,11 @@ requests = st.lists(max_size=40, elements=st.one_of(
     st.tuples(st.just(FETCH_ADD), byte, word, st.integers(0, LARGEST)),
     st.tuples(st.just(COMPARE_SWAP), byte, word, st.integers(0, 3)),
 ))
+
+
+def other(provider: Callable[[], Fabric]) -> Fabric:
+    """The peer's side, which does nothing: plain shared memory does for all that are built on it."""
+    return verbs() if provider is verbs else ShmFabric()
 
 
 class Model:
@@ -65,7 +72,7 @@ def arguments(opcode: int, n: int) -> dict[str, int]:
 @settings(deadline=None)
 @given(requests, st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
 def test_requests_one_by_one_do_what_the_model_says(provider, requests, start):
-    with connected(PROVIDERS[provider](), ShmFabric(), length=PAGE) as (a, b):
+    with provider() as mine, other(provider) as yours, connected(mine, yours, length=PAGE) as (a, b):
         model = Model(start)
         b.memory.write(64, start)
         for opcode, here, there, n in requests:
@@ -80,7 +87,7 @@ def test_requests_one_by_one_do_what_the_model_says(provider, requests, start):
 @given(requests, st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
 def test_requests_posted_together_do_what_the_model_says_where_the_contract_keeps_their_order(provider, requests, start):
     # A WRITE waits for all that reads; everything else is posted without waiting.  Long WRITEs leave their memory alone.
-    with connected(PROVIDERS[provider](), ShmFabric(), length=PAGE) as (a, b):
+    with provider() as mine, other(provider) as yours, connected(mine, yours, length=PAGE) as (a, b):
         model = Model(start)
         b.memory.write(64, start)
         outstanding: list[int] = []

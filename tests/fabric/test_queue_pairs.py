@@ -1,4 +1,4 @@
-"""Work requests on shared memory: what they do, what they refuse, and the life of a queue pair."""
+"""Work requests: what they do, what they refuse, and the life of a queue pair."""
 
 from __future__ import annotations
 
@@ -27,15 +27,22 @@ from rfp._fabric import (
 from rfp._shm import ShmFabric
 from rfp.errors import CallerError, Closed, HandshakeFailed, InvalidArgument
 
-from .ends import ALL, PAGE, connected
+from .ends import ALL, PAGE, attached, completions, connected, until
+from .providers import SHM_AND_VERBS
 from .test_regions import crc32c
 
 LARGEST = 2**64 - 1
 
 
 @pytest.fixture
-def ends():
+def shm_ends():
     with connected(ShmFabric(), ShmFabric()) as ends:
+        yield ends
+
+
+@pytest.fixture(params=SHM_AND_VERBS)
+def ends(request):
+    with request.param() as mine, request.param() as yours, connected(mine, yours) as ends:
         yield ends
 
 
@@ -46,11 +53,11 @@ def test_a_read_brings_the_peers_memory(ends):
     assert a.memory.read(63, 7) == b"\0hello\0"
 
 
-def test_shared_memory_promises_much(ends):
-    for each in (ends[0].pair, ShmFabric()):
+def test_shared_memory_promises_much(shm_ends):
+    for each in (shm_ends[0].pair, ShmFabric()):
         assert each.reads_ordered
-    assert ends[0].pair.max_inline == 2**32 - 1
-    assert ends[0].pair.max_outstanding_reads == ends[0].pair.depth == 256
+    assert shm_ends[0].pair.max_inline == 2**32 - 1
+    assert shm_ends[0].pair.max_outstanding_reads == shm_ends[0].pair.depth == 256
 
 
 def test_a_write_puts_memory_there_and_nothing_beside_it(ends):
@@ -137,9 +144,8 @@ def test_an_unknown_opcode_is_refused(ends, opcode):
     (REMOTE_ATOMIC, FETCH_ADD, SUCCESS), (REMOTE_ATOMIC, COMPARE_SWAP, SUCCESS), (REMOTE_ATOMIC, WRITE, RIGHTS),
 ])
 def test_a_region_gives_only_the_rights_it_was_registered_with(ends, rights, opcode, status):
-    a, _ = ends
-    fabric = ShmFabric()
-    with fabric.register(PAGE, rights) as memory, fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as theirs:
+    a, b = ends
+    with b.fabric.register(PAGE, rights) as memory, attached(a.fabric, memory) as theirs:
         assert a.pair.execute(opcode, a.memory, 64, theirs, 64, 8) == status
 
 
@@ -148,8 +154,7 @@ def test_completions_come_in_the_order_of_posting_and_name_their_request(ends):
     requests = [(7, READ, 0, SUCCESS), (5, WRITE, LARGEST, BOUNDS), (9, 77, 0, RIGHTS), (LARGEST, WRITE, 64, SUCCESS)]
     for each, opcode, offset, _ in requests:
         assert a.pair.post(opcode, a.memory, 64, a.theirs, offset, 8, id=each) == 1
-    assert a.pair.poll(3) == [(each, opcode, status) for each, opcode, _, status in requests[:3]]
-    assert a.pair.poll(3) == [(LARGEST, WRITE, SUCCESS)]
+    assert completions(a.pair, 4) == [(each, opcode, status) for each, opcode, _, status in requests]
     assert a.pair.poll(1) == []
 
 
@@ -157,9 +162,9 @@ def test_an_unsignaled_request_completes_only_when_it_fails(ends):
     a, b = ends
     a.memory.write(64, b"hello")
     assert a.pair.post(WRITE, a.memory, 64, a.theirs, 128, 5, flags=0, id=1) == 1
-    assert b.memory.read(128, 5) == b"hello"
+    until(lambda: b.memory.read(128, 5) == b"hello")
     assert a.pair.post(READ, a.memory, 64, a.theirs, LARGEST, 5, flags=0, id=2) == 1
-    assert a.pair.poll(2) == [(2, READ, BOUNDS)]
+    assert completions(a.pair, 1) == [(2, READ, BOUNDS)]
 
 
 def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
@@ -167,9 +172,9 @@ def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
     for each in range(a.pair.depth):
         assert a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=each) == 1
     assert a.pair.post(WRITE, a.memory, 0, a.theirs, 64, 8, id=999) == 0
-    assert a.pair.poll(1) == [(0, READ, SUCCESS)]
+    assert completions(a.pair, 1) == [(0, READ, SUCCESS)]
     assert a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=1000) == 1
-    rest = [completion for _ in range(5) for completion in a.pair.poll(64)]
+    rest = completions(a.pair, a.pair.depth)
     assert [each for each, _, _ in rest] == [*range(1, a.pair.depth), 1000]
 
 
@@ -180,22 +185,24 @@ def test_polling_for_no_or_too_many_completions_is_refused(ends):
 
 
 def test_a_closed_region_is_out_of_bounds(ends):
-    a, _ = ends
-    with ShmFabric().register(PAGE, ALL) as memory:
-        theirs = ShmFabric().attach(memory.descriptor(), os.dup(memory.fileno()))
+    a, b = ends
+    with b.fabric.register(PAGE, ALL) as memory, attached(a.fabric, memory) as theirs:
         theirs.close()
         assert a.pair.execute(READ, a.memory, 64, theirs, 0, 8) == BOUNDS
-    assert a.pair.execute(READ, memory, 64, a.theirs, 0, 8) == BOUNDS
+    mine = a.fabric.register(PAGE, 0)
+    mine.close()
+    assert a.pair.execute(READ, mine, 64, a.theirs, 0, 8) == BOUNDS
 
 
 def test_a_closed_pair_flushes_what_is_posted_and_closes_again(ends):
     a, b = ends
     a.memory.write(64, b"hello")
     assert a.pair.post(READ, a.memory, 192, a.theirs, 64, 8, id=1) == 1
+    assert completions(a.pair, 1) == [(1, READ, SUCCESS)]
     a.pair.close()
     a.pair.close()
     assert a.pair.post(WRITE, a.memory, 64, a.theirs, 128, 5, flags=0, id=2) == 1
-    assert a.pair.poll(2) == [(1, READ, SUCCESS), (2, WRITE, FLUSHED)]
+    assert a.pair.poll(2) == [(2, WRITE, FLUSHED)]
     assert b.memory.read(128, 5) == bytes(5)
     assert not a.pair.alive()
     with pytest.raises(Closed):
@@ -204,17 +211,24 @@ def test_a_closed_pair_flushes_what_is_posted_and_closes_again(ends):
         a.pair.connect(b.pair.descriptor(), a.theirs)
 
 
-def test_everything_closes_in_any_order():
-    with connected(ShmFabric(), ShmFabric()) as (a, b):
-        for each in (a.memory, b.theirs, b.channel, a.theirs, b.memory, b.pair, a.channel, a.pair):
-            each.close()
-        assert a.pair.execute(READ, a.memory, 0, a.theirs, 0, 8) == FLUSHED
-        assert not a.channel.sleep(a.channel.arm(), 0.001)
+def test_everything_closes_in_any_order(ends):
+    a, b = ends
+    for order in ((6, 5, 4, 3, 2, 1, 0, 7), (0, 3, 1, 7, 5, 2, 6, 4)):
+        with connected(a.fabric, b.fabric) as (c, d):
+            things = (c.memory, d.theirs, d.channel, c.theirs, d.memory, d.pair, c.channel, c.pair)
+            for each in order:
+                things[each].close()
+            assert c.pair.execute(READ, c.memory, 0, c.theirs, 0, 8) == FLUSHED
+            assert not c.channel.sleep(c.channel.arm(), 0.001)
+    for each in (a.fabric, a.memory, b.theirs, b.channel, a.theirs, b.memory, b.pair, a.channel, a.pair):
+        each.close()
+    assert a.pair.execute(READ, a.memory, 0, a.theirs, 0, 8) == FLUSHED
+    assert not a.channel.sleep(a.channel.arm(), 0.001)
 
 
-def test_a_pair_flushes_before_it_is_connected():
-    fabric = ShmFabric()
-    with connected(fabric, fabric) as (a, _), fabric.queue_pair(a.channel, -1, -1) as pair:
+def test_a_pair_flushes_before_it_is_connected(ends):
+    a, _ = ends
+    with a.fabric.queue_pair(a.channel, -1, -1) as pair:
         assert pair.execute(WRITE, a.memory, 64, a.theirs, 128, 5) == FLUSHED
         assert pair.alive()
 
@@ -245,8 +259,8 @@ def forged(good: bytes, **changes) -> bytes:
     (lambda good: forged(good, rtt=10**9 + 1), "slower"),
     (lambda good: forged(good, in_gap=2**64 - 1), "slower"),
 ])
-def test_a_pair_descriptor_that_is_not_right_is_refused_and_a_good_one_still_connects(ends, change, reason):
-    a, b = ends
+def test_a_pair_descriptor_that_is_not_right_is_refused_and_a_good_one_still_connects(shm_ends, change, reason):
+    a, b = shm_ends
     with ShmFabric().queue_pair(a.channel, -1, -1) as pair:
         with pytest.raises(HandshakeFailed, match=reason):
             pair.connect(change(b.pair.descriptor()), a.theirs)
@@ -260,8 +274,8 @@ def test_a_pair_connects_once(ends):
         a.pair.connect(b.pair.descriptor(), a.theirs)
 
 
-def test_a_bell_that_we_could_not_ring_is_refused(ends):
-    a, b = ends
+def test_a_bell_that_we_could_not_ring_is_refused(shm_ends):
+    a, b = shm_ends
     fabric = ShmFabric()
     with (
         fabric.register(PAGE, REMOTE_READ) as memory, fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as remote,
@@ -272,8 +286,8 @@ def test_a_bell_that_we_could_not_ring_is_refused(ends):
             pair.connect(forged(b.pair.descriptor(), key=key), remote)
 
 
-def test_connecting_without_the_peers_region_is_refused(ends):
-    a, b = ends
+def test_connecting_without_the_peers_region_is_refused(shm_ends):
+    a, b = shm_ends
     with ShmFabric().queue_pair(a.channel, -1, -1) as pair:
         with pytest.raises(InvalidArgument):
             pair.connect(b.pair.descriptor(), None)
@@ -285,7 +299,7 @@ def test_connecting_without_the_peers_region_is_refused(ends):
 
 
 def pair_watching(a, *, pidfd: int = -1, control: int = -1) -> QueuePair:
-    return ShmFabric().queue_pair(a.channel, pidfd, control)
+    return a.fabric.queue_pair(a.channel, pidfd, control)
 
 
 def test_a_peer_lives_until_its_process_ends_also_as_a_zombie(ends):
