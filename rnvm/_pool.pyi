@@ -10,8 +10,15 @@ EVERYTHING: int
 UNIX_EPOCH_NOW: int | None
 
 def format_medium(
-    target: Medium, sizes: Sizes, *, backend: int = 1, identity: UUID | None = None, assume_persistent: bool = False
+    target: Medium,
+    sizes: Sizes,
+    *,
+    backend: int = 1,
+    identity: UUID | None = None,
+    assume_persistent: bool = False,
+    size: int | None = None,
 ) -> None: ...
+def grow_medium(target: Medium, size: int) -> int: ...
 
 class Pool:
     medium: Medium

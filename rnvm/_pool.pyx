@@ -13,8 +13,8 @@ from rnvm._inspect cimport Inspection
 from rnvm._layout cimport (
     RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_FREE, RNVM_GRANTED, RNVM_HEADERS, RNVM_MAGIC, RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR,
     RNVM_MOST_CODEC, RNVM_MOST_NAME, RNVM_NO_BLOCK, RNVM_NO_LIMIT, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_SESSION_STATE,
-    RNVM_SUPERBLOCK_MAGIC, rnvm_address, rnvm_block_at, rnvm_first_lsn, rnvm_geometry_of, rnvm_header, rnvm_longest_record,
-    rnvm_name, rnvm_name_at, rnvm_session_at, rnvm_structure_index, rnvm_superblock,
+    RNVM_SUPERBLOCK_MAGIC, rnvm_address, rnvm_block_at, rnvm_first_lsn, rnvm_geometry, rnvm_geometry_of, rnvm_header,
+    rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at, rnvm_structure_index, rnvm_superblock,
 )
 from rnvm._log cimport FAULT_END
 from rnvm._names cimport name_create, name_drop, name_state
@@ -25,6 +25,7 @@ from rnvm._replay cimport pool_checkpoint, pool_collect, pool_replay
 from rnvm._sessions cimport NO_SESSION, session_attach, session_fence, session_release, session_seal
 from rnvm._state cimport pool, ring, session as session_state, structure
 
+from rfp import units
 from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory, PoolDamaged
 from rnvm._inspect import REPAIR
 from rnvm.findings import Finding
@@ -37,10 +38,11 @@ cdef uint64_t unix_time():
     return int(time.time()) if UNIX_EPOCH_NOW is None else UNIX_EPOCH_NOW
 
 
-def format_medium(Medium target not None, sizes, *, backend=1, identity=None, assume_persistent=False):
+def format_medium(Medium target not None, sizes, *, backend=1, identity=None, assume_persistent=False, size=None):
     """Make a pool of a medium, whatever was there before: of all of it that `sizes` can use (rnvm.sizes).
 
-    backend: the logical back-end's number, 1 to 65535, which its addresses carry.  identity: its UUID.
+    backend: the logical back-end's number, 1 to 65535, which its addresses carry.  identity: its UUID.  size: bytes of the
+    medium to use, all unless given.
     Raises StorageFailed where the medium fails.
     """
     cdef rnvm_header header
@@ -48,7 +50,7 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     cdef pool p
     cdef char[16] zeros
     cdef bytes name = (identity or uuid.uuid4()).bytes
-    cdef uint64_t size = sizes.fit(target.length)
+    cdef uint64_t total = sizes.fit(target.length if size is None else min(size, target.length))
     cdef medium *m = &target.c
     if not 1 <= backend <= 0xffff:
         raise InvalidArgument(f"back-end {backend}", hint="1 to 65535")
@@ -69,7 +71,7 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     header.sessions_at = header.names_at + up(header.names * sizeof(rnvm_name), RNVM_PAGE)
     header.rings_at = header.sessions_at + up(header.sessions * 256, RNVM_PAGE)
     header.groups_at = sizes.groups_at
-    if not rnvm_geometry_of(&header, size, &p.g):
+    if not rnvm_geometry_of(&header, total, &p.g):
         raise InvalidArgument(f"no pool can be made of {sizes}", hint="see rnvm.sizes")
     p.m = m
     with nogil:
@@ -81,11 +83,36 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
         format_entries(&p)
         blocks_format(&p, 0)
     superblock.magic = RNVM_SUPERBLOCK_MAGIC
-    superblock.size = size
+    superblock.size = total
     superblock.state = RNVM_CLEAN
     memcpy(superblock.uuid, <const char *> name, 16)
     if superblock_write(m, &superblock) or header_write(m, &header):
         raise_failed(m)
+
+
+def grow_medium(Medium target not None, uint64_t size):
+    """Make a pool that was closed in order as large as this, as far as whole blocks go: its new size.
+
+    Until the superblock says so the pool is as it was.  Raises InvalidArgument where it would not grow.
+    """
+    cdef Inspection inspection = Inspection(target)
+    cdef rnvm_geometry g
+    cdef pool p
+    cdef uint64_t rest = (size - inspection.g.groups_at) % inspection.g.group
+    size -= rest if rest < inspection.g.group_map + inspection.g.block else (rest - inspection.g.group_map) % inspection.g.block
+    if size <= inspection.g.size or not rnvm_geometry_of(&inspection.header, size, &g):
+        raise InvalidArgument(f"the pool has {units.show_size(inspection.g.size)} already, {units.show_size(size)} is no more",
+                              hint="pools grow, they do not shrink")
+    memset(&p, 0, sizeof(p))
+    p.m = &target.c
+    p.g = g
+    with nogil:
+        blocks_format(&p, inspection.g.size)
+    target.drain()
+    inspection.superblock.size = size
+    if superblock_write(p.m, &inspection.superblock):
+        raise_failed(p.m)
+    return size
 
 
 cdef uint64_t up(uint64_t n, uint64_t to):

@@ -1,0 +1,338 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The media that persist (the contract is in _pmem.pxd and _persistence.pxd)."""
+
+import os
+
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint64_t
+from libc.string cimport memset
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close as close_fd, pread, pwrite
+from rnvm._layout cimport rfp_copy_out, rfp_store64
+from rnvm._persistence cimport Medium, medium, medium_operations
+
+from rfp.errors import FabricError, InvalidArgument
+
+cdef extern from "rfp/core/memfd.h" nogil:
+    int rfp_memfd_create()
+    char *rfp_memfd_map_new(int fd, uint64_t length)
+    int rfp_memfd_seal(int fd, int writable)
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *start, size_t length, int advice)
+    enum:
+        MADV_DONTFORK
+
+cdef extern from "<sys/vfs.h>" nogil:
+    struct statfs_buffer "statfs":
+        long f_type
+    int fstatfs(int fd, statfs_buffer *buffer)
+
+cdef extern from *:
+    """
+    #include <sys/mman.h>
+    #ifndef MAP_SYNC
+    #define MAP_SYNC 0x80000
+    #endif
+    #ifndef MAP_SHARED_VALIDATE
+    #define MAP_SHARED_VALIDATE 0x03
+    #endif
+    """
+    enum:
+        MAP_SYNC
+        MAP_SHARED_VALIDATE
+
+cdef enum:
+    PAGE = 4096
+
+FLUSHES = ("unknown", "none", "clflush", "clflushopt", "clwb", "dc cvap")  # rnvm_flush_kind()
+MEMORY_FILE_SYSTEMS = {0x01021994: "tmpfs", 0x858458f6: "ramfs", 0x958458f6: "hugetlbfs"}
+
+
+def flush_instruction():
+    """How this processor's caches are flushed: "clwb", "clflushopt", "clflush", "dc cvap", or "none"."""
+    return FLUSHES[rnvm_flush_kind()]
+
+
+def file_system(int fd):
+    """The name of the file system in memory that a file is on, or None where it is on another one."""
+    cdef statfs_buffer buffer
+    if fstatfs(fd, &buffer):
+        raise refused("fstatfs")
+    return MEMORY_FILE_SYSTEMS.get(buffer.f_type & 0xffffffff)
+
+
+def maps_synchronously(int fd):
+    """Whether a mapping of the file is the medium itself (MAP_SYNC): only then do flushed cache lines persist."""
+    cdef void *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd, 0)
+    if base == MAP_FAILED:
+        return False
+    munmap(base, PAGE)
+    return True
+
+
+cdef object refused(str what, str hint=None):
+    failure = FabricError(f"{what}: {os.strerror(errno)}", hint=hint)
+    failure.errno = errno
+    return failure
+
+
+# Direct
+
+
+cdef void direct_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    rnvm_store_flushed(m.base + offset, source, n)
+
+
+cdef void direct_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(m.base + offset, value)
+    rnvm_flush(m.base + offset, sizeof(value))
+
+
+cdef void direct_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    rnvm_flush(m.base + offset, n)
+
+
+cdef int direct_drain(medium *m) noexcept nogil:
+    rnvm_flush_drain()
+    return -1 if m.error else 0
+
+
+cdef medium_operations direct_operations = medium_operations(direct_write, direct_write64, direct_flush, direct_drain)
+
+
+# The same where no cache has to be flushed: the machine's memory is all there is, and only the process may die.
+
+cdef void plain_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    rfp_copy_out(m.base + offset, source, n)
+
+
+cdef void plain_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(m.base + offset, value)
+
+
+cdef void plain_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    pass
+
+
+cdef medium_operations plain_operations = medium_operations(plain_write, plain_write64, plain_flush, direct_drain)
+
+
+# The same through libpmem2.
+
+cdef void library_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    rfp_copy_out(m.base + offset, source, n)
+    (<rnvm_pmem2 *> m.state).flush(m.base + offset, n)
+
+
+cdef void library_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(m.base + offset, value)
+    (<rnvm_pmem2 *> m.state).flush(m.base + offset, sizeof(value))
+
+
+cdef void library_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    (<rnvm_pmem2 *> m.state).flush(m.base + offset, n)
+
+
+cdef int library_drain(medium *m) noexcept nogil:
+    (<rnvm_pmem2 *> m.state).drain()
+    return -1 if m.error else 0
+
+
+cdef medium_operations library_operations = medium_operations(library_write, library_write64, library_flush, library_drain)
+
+
+cdef class Direct(Medium):
+    """A mapping of the medium itself.
+
+    fd: a DAX device, or a file on a file system in memory or with DAX; the medium keeps a descriptor of its own.  length: bytes.
+    flushing: "lines" (cache lines are flushed), "none" (file systems in memory), or "libpmem2".  sync: ask for MAP_SYNC.
+    Raises FabricError where it cannot be mapped, or where this processor or libpmem2 cannot flush it.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+        memset(&self.library, 0, sizeof(rnvm_pmem2))
+
+    def __init__(self, int fd, uint64_t length, str flushing="lines", bint sync=True):
+        cdef void *base
+        if self.fd >= 0 or flushing not in ("lines", "none", "libpmem2"):
+            raise InvalidArgument(f"flushing={flushing!r}", hint="lines, none or libpmem2; a medium is opened once")
+        self.fd = dup_private(fd)
+        self.mapped = length
+        if flushing == "libpmem2":
+            if rnvm_pmem2_open(&self.library, self.fd):
+                trouble = (<char *> self.library.trouble).decode(errors="replace")
+                raise FabricError(f"libpmem2 cannot map this: {trouble}", hint="apt-get install libpmem2-1, or do without it")
+            self.c.base = <char *> self.library.address(self.library.map)
+            self.c.state = &self.library
+            self.c.ops = &library_operations
+            self.flushing = flushing
+        else:
+            if flushing == "lines" and flush_instruction() == "none":
+                raise FabricError("this processor has no instruction that flushes its caches to persistent memory",
+                                  hint="use libpmem2, or a file on a disk")
+            base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC if sync else MAP_SHARED, self.fd, 0)
+            if base == MAP_FAILED:
+                raise refused(f"{length} bytes cannot be mapped")
+            self.c.base = <char *> base
+            self.c.ops = &direct_operations if flushing == "lines" else &plain_operations
+            self.flushing = flush_instruction() if flushing == "lines" else flushing
+        self.c.length = length
+        self.direct = True
+        # Devices may refuse it; then a forked child sees the pool, which it must not touch anyway.
+        madvise(self.c.base, length, MADV_DONTFORK)
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        if self.library.library != NULL:
+            rnvm_pmem2_close(&self.library)
+        elif self.c.base != NULL:
+            munmap(self.c.base, self.mapped)
+        self.c.base = NULL
+        if self.fd >= 0:
+            close_fd(self.fd)
+            self.fd = -1
+
+    cpdef int fileno(self):
+        """The file: peers of this host map it."""
+        return self.fd
+
+    cpdef close(self):
+        """Give mapping and file back; may be called again."""
+        self.release()
+        Medium.close(self)
+
+
+cdef int dup_private(int fd) except -1:
+    cdef int own = os.dup(fd)
+    return own
+
+
+# Image
+
+
+cdef void image_send(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef image *i = <image *> m.state
+    cdef ssize_t done
+    if i.fd < 0 or m.error:
+        return
+    while n:
+        done = pwrite(i.fd, m.base + offset, n, offset)
+        if done > 0:
+            offset += done
+            n -= done
+        elif done == 0 or errno != EINTR:
+            m.error = rnvm_group_fail(&i.group, errno if done else 5)
+            return
+
+
+cdef void image_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    rfp_copy_out(m.base + offset, source, n)
+    image_send(m, offset, n)
+
+
+cdef void image_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(m.base + offset, value)
+    image_send(m, offset, sizeof(value))
+
+
+cdef int image_drain(medium *m) noexcept nogil:
+    cdef image *i = <image *> m.state
+    cdef int error
+    if m.error:
+        return -1
+    if i.fd < 0:
+        return 0
+    error = rnvm_group_sync(&i.group, i.fd)
+    if error:
+        m.error = error
+        return -1
+    return 0
+
+
+cdef medium_operations image_operations = medium_operations(image_write, image_write64, image_send, image_drain)
+
+
+cdef class Image(Medium):
+    """Memory that peers of this host can share (a sealed memfd), and the file that it is written to.
+
+    length: bytes.  fd: the file, read into memory now, of which the medium keeps a descriptor of its own; -1: there is none, and
+    nothing survives.  Raises FabricError.
+    """
+
+    def __cinit__(self):
+        self.memory = -1
+        self.i.fd = -1
+
+    def __init__(self, uint64_t length, int fd=-1):
+        if self.memory >= 0 or not length:
+            raise InvalidArgument(f"an image of {length} bytes", hint="at least one; and it is made once")
+        rnvm_group_open(&self.i.group)
+        self.i.grouped = True
+        self.memory = rfp_memfd_create()
+        if self.memory < 0:
+            raise refused("no memory file can be made")
+        self.mapped = (length + PAGE - 1) // PAGE * PAGE
+        self.c.base = rfp_memfd_map_new(self.memory, self.mapped)
+        if self.c.base == NULL:
+            raise refused(f"no memory for a pool of {length} bytes", hint="free some memory, or use a DAX device or file system")
+        if rfp_memfd_seal(self.memory, 1):
+            raise refused("the memory file cannot be sealed")
+        self.c.length = length
+        self.c.state = &self.i
+        if fd >= 0:
+            self.i.fd = dup_private(fd)
+            self.load()
+        self.c.ops = &image_operations
+
+    def load(self):
+        """The file's bytes into memory."""
+        cdef uint64_t at = 0
+        cdef ssize_t got
+        while at < self.c.length:
+            with nogil:
+                got = pread(self.i.fd, self.c.base + at, min(self.c.length - at, <uint64_t> 1 << 30), at)
+            if got > 0:
+                at += got
+            elif got == 0:
+                raise FabricError(f"the file ends at {at} of {self.c.length} bytes", hint="somebody has shortened it")
+            elif errno != EINTR:
+                raise refused("the pool's file cannot be read")
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        if self.c.base != NULL:
+            munmap(self.c.base, self.mapped)
+            self.c.base = NULL
+        if self.memory >= 0:
+            close_fd(self.memory)
+            self.memory = -1
+        if self.i.fd >= 0:
+            close_fd(self.i.fd)
+            self.i.fd = -1
+        if self.i.grouped:
+            rnvm_group_close(&self.i.group)
+            self.i.grouped = False
+
+    cpdef int fileno(self):
+        """The memory file: peers of this host map it."""
+        return self.memory
+
+    cpdef close(self):
+        """Give memory and file back; may be called again.  No thread may be in drain()."""
+        self.release()
+        Medium.close(self)
+
+    @property
+    def syncs(self):
+        """How often the file was synced."""
+        return self.i.group.begun
+
+    def break_sync(self, int error):
+        """Let the next sync fail with this errno, as a broken disk does.  For tests."""
+        self.i.group.broken = error

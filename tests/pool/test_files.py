@@ -1,0 +1,388 @@
+"""Pools in files: made, opened, locked, refused, grown; and what each medium does with what it is given."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import crc32c
+import pytest
+
+from rfp.errors import (
+    Closed,
+    FabricError,
+    InvalidArgument,
+    NotAPool,
+    OutOfMemory,
+    PoolDamaged,
+    PoolInUse,
+    PoolRefused,
+    PoolTooNew,
+    StorageFailed,
+    VolatileMedium,
+)
+from rnvm import _drive, pools
+from rnvm._pmem import Direct, Image, flush_instruction
+from rnvm._pool import Pool
+
+SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
+
+
+@pytest.fixture
+def shm():
+    """A folder on a file system in memory."""
+    path = Path("/dev/shm") / f"rnvm-test-{os.getpid()}"
+    path.mkdir()
+    yield path
+    for file in path.iterdir():
+        file.unlink()
+    path.rmdir()
+
+
+@pytest.fixture(params=["disk", "memory", "memory, flushed"])
+def place(request, tmp_path, shm):
+    """A path for a pool, and how it is made and opened there."""
+    if request.param == "disk":
+        return tmp_path / "p.pool", {}, {}
+    return shm / "p.pool", {"assume_persistent": True}, {"force_flush": request.param != "memory"}
+
+
+def test_a_pool_keeps_its_structures(place):
+    path, making, opening = place
+    pools.create(path, "2MiB", **SMALL, **making)
+    with pools.open_pool(path, **opening) as pool:
+        made = pool.create(b"jobs", kind=3, codec=b"utf-8")
+        session, _ = pool.attach()
+        address = pool.grant(session, 2)
+        writer = _drive.Writer(pool, session)
+        body = _drive.entry(_drive.TAKE, address, 2) + _drive.entry(_drive.WRITE, address + 4096, b"persistent memory" * 64)
+        assert writer.transaction([_drive.part(made, 1, body)])[0]
+        assert writer.operations([_drive.part(made, 1, b"do it")])[0]
+        assert pool.collect()
+        assert pool.replay() == 1
+        owners = _drive.owners(pool)
+    with pools.open_pool(path, **opening) as pool:
+        assert _drive.progress(pool, b"jobs") == (made, 1, 0)
+        assert pool.medium.read((address & (1 << 48) - 1) + 4096, 17 * 64) == b"persistent memory" * 64
+        assert _drive.owners(pool) == owners
+        assert [each[1:] for each in _drive.pending(pool, session)] == [(made, 0, 1, b"do it")]
+        assert pool.recovered == ["1 operations wait to be executed by the next writer of their structure"]
+
+
+def test_a_killed_process_loses_nothing_that_it_was_told_is_durable(place):
+    path, making, opening = place
+    pools.create(path, "2MiB", **SMALL, **making)
+    program = f"""
+import os
+from rnvm import _drive, pools
+pool = pools.open_pool({str(path)!r}, **{opening!r})
+made = pool.create(b"jobs", kind=3)
+session, _ = pool.attach()
+writer = _drive.Writer(pool, session)
+for number in range(1, 51):
+    assert writer.operations([_drive.part(made, number, b"operation %d" % number)])[0]
+    pool.collect()
+    assert writer.durable[0]
+    if number == 50:
+        os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    with pools.open_pool(path, **opening) as pool:
+        waiting = [body for *_, body in _drive.pending(pool, 0)]
+        assert waiting == [b"operation %d" % number for number in range(1, 51)]
+        assert "it had not been closed" in pool.recovered
+
+
+# Refusals
+
+
+def pool_at(path, **options):
+    pools.create(path, "2MiB", **{**SMALL, **options})
+    return path
+
+
+def refused(path, kind, match):
+    before = path.read_bytes()
+    with pytest.raises(kind, match=match) as caught:
+        pools.open_pool(path)
+    assert path.read_bytes() == before
+    assert caught.value.hint
+    return caught.value
+
+
+def test_a_pool_that_is_open_cannot_be_opened_again(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    with pools.open_pool(path):
+        with pytest.raises(PoolInUse, match="open in another process"):
+            pools.open_pool(path)
+        with pytest.raises(PoolInUse), pools.view(path):
+            pass
+        with pytest.raises(PoolInUse):
+            pools.grow(path, "4MiB")
+    pools.open_pool(path).close()
+
+
+def test_nor_in_another_process(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    with pools.open_pool(path):
+        program = f"from rnvm import pools\npools.open_pool({str(path)!r})"
+        done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+        assert "PoolInUse" in done.stderr
+
+
+def test_a_file_that_is_something_else_is_refused(tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text("dear diary, " * 2000)
+    refused(path, NotAPool, "begins with something else")
+    path.write_bytes(b"")
+    refused(path, NotAPool, "0 bytes are too few")
+    path.write_bytes(bytes(1 << 20))
+    refused(path, NotAPool, "its making was never finished")
+
+
+def test_no_file_is_refused(tmp_path):
+    with pytest.raises(NotAPool, match="there is no pool at"):
+        pools.open_pool(tmp_path / "nothing")
+    with pytest.raises((NotAPool, PoolRefused)):
+        pools.open_pool(tmp_path)
+    with pytest.raises(NotAPool, match="no DAX device"):
+        pools.open_pool("/dev/zero")
+
+
+def test_a_truncated_pool_is_refused(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    os.truncate(path, 1 << 20)
+    refused(path, PoolDamaged, "truncated: it has 1MiB of")
+    os.truncate(path, 20000)
+    refused(path, PoolDamaged, "truncated")
+
+
+def flip(path, offset, mask=1):
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ mask]))
+
+
+def test_a_newer_pool_is_refused(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    header = bytearray(path.read_bytes()[:256])
+    for offset, what in ((8, "has format 2.0"), (16, "features"), (24, "features")):
+        newer = bytearray(header)
+        newer[offset] = 2 if offset == 8 else 0x80
+        newer[252:] = crc32c.crc32c(bytes(newer[:252])).to_bytes(4, "little")
+        with open(path, "r+b") as file:
+            for at in (0, 4096):
+                file.seek(at)
+                file.write(newer)
+        refused(path, PoolTooNew, what)
+
+
+def test_one_damaged_copy_of_header_or_superblock_is_mended_by_opening(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    for offset in (100, 4096 + 100, 8192 + 20, 12288 + 20):
+        flip(path, offset)
+        with pools.open_pool(path) as pool:
+            assert any("this copy is not whole" in text for text in pool.recovered), offset
+        with pools.open_pool(path) as pool:
+            assert pool.recovered == []
+
+
+def test_two_damaged_copies_are_refused(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    flip(path, 100)
+    flip(path, 4096 + 100)
+    refused(path, PoolDamaged, "neither copy of the header")
+
+
+def test_what_exists_is_never_overwritten(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    with pytest.raises(PoolRefused, match="is there already"):
+        pools.create(path, "2MiB", **SMALL)
+    pools.open_pool(path).close()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"size": "64KiB"}, "too few"), ({"block": 1000}, "power of two"), ({"names": 0}, "names"), ({"front_ends": 2000}, "front-ends"),
+     ({"operation_log": 5000}, "multiple of 4096"), ({"backend": 0}, "back-end 0"), ({"size": 1 << 60}, "256 TiB")],
+)  # fmt: skip
+def test_impossible_pools_are_refused_and_leave_no_file(tmp_path, options, match):
+    path = tmp_path / "p.pool"
+    with pytest.raises(InvalidArgument, match=match):
+        pools.create(path, **{"size": "2MiB", **SMALL, **options})
+    assert not path.exists()
+
+
+def test_a_pool_for_which_there_is_no_room_leaves_no_file(tmp_path):
+    path = tmp_path / "p.pool"
+    with pytest.raises(FabricError, match="for the pool"):
+        pools.create(path, "200TiB")
+    assert not path.exists()
+
+
+def test_a_medium_that_forgets_is_refused_unless_it_was_said(shm, tmp_path):
+    path = shm / "p.pool"
+    with pytest.raises(VolatileMedium, match="tmpfs"):
+        pools.create(path, "2MiB", **SMALL)
+    assert not path.exists()
+    made = pool_at(tmp_path / "p.pool")
+    path.write_bytes(made.read_bytes())
+    refused(path, VolatileMedium, "made for a medium that does not")
+
+
+# Media
+
+
+def test_the_medium_is_detected(tmp_path, shm):
+    for folder, kind, mode, promise in (
+        (tmp_path, "page cache", "image", "power failure"),
+        (shm, "tmpfs", "direct", "process crash only"),
+    ):
+        path = folder / "file"
+        path.write_bytes(bytes(8192))
+        with open(path, "r+b") as file:
+            found = pools.media(file.fileno())
+        assert (found.kind, found.mode, found.volatile) == (kind, mode, kind == "tmpfs")
+        assert promise in found.promise
+
+
+def test_lines_are_flushed_by_what_the_processor_has():
+    flags = Path("/proc/cpuinfo").read_text()
+    best = next((name for name in ("clwb", "clflushopt", "clflush") if f" {name} " in flags or f" {name}\n" in flags), None)
+    if best:
+        assert flush_instruction() == best
+
+
+def test_stores_of_every_length_and_alignment_arrive(shm):
+    path = shm / "file"
+    path.write_bytes(bytes(1 << 16))
+    with open(path, "r+b") as file:
+        for flushing in ("lines", "none", "libpmem2"):
+            try:
+                medium = Direct(file.fileno(), 1 << 16, flushing, sync=False)
+            except FabricError as error:
+                assert flushing == "libpmem2" and "libpmem2" in str(error), error
+                continue
+            for n in (1, 7, 8, 63, 64, 65, 511, 512, 513, 1000, 4096, 5000):
+                for at in (0, 1, 8, 60, 64, 100):
+                    data = os.urandom(n)
+                    medium.write(4096 + at, data)
+                    medium.flush(4096 + at, n)
+                    medium.drain()
+                    assert medium.read(4096 + at - 1, n + 2)[1:-1] == data
+                    assert os.pread(file.fileno(), n, 4096 + at) == data
+            medium.write64(8, 0x0102030405060708)
+            assert os.pread(file.fileno(), 8, 8) == bytes(range(8, 0, -1))
+            medium.close()
+            medium.close()
+
+
+def test_an_image_writes_what_it_is_given_and_nothing_else(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 64)
+    with open(path, "r+b") as file:
+        medium = Image(1 << 14, file.fileno())
+    assert medium.read(0, 256) == bytes(range(256))
+    medium.write(100, b"written")
+    medium.poke(200, b"poked")
+    medium.poke(300, b"flushed")
+    medium.flush(300, 7)
+    medium.drain()
+    content = path.read_bytes()
+    assert content[100:107] == b"written" and content[300:307] == b"flushed" and content[200:205] == bytes(range(200, 205))
+    assert os.fstat(medium.fileno()).st_size == 1 << 14
+    medium.close()
+
+
+def test_many_who_drain_share_a_sync(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(bytes(1 << 16))
+    with open(path, "r+b") as file:
+        medium = Image(1 << 16, file.fileno())
+    rounds, start = 50, threading.Barrier(8)
+
+    def work(index: int) -> None:
+        start.wait()
+        for i in range(rounds):
+            medium.write(index * 4096, i.to_bytes(8, "little"))
+            medium.drain()
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert rounds <= medium.syncs < 8 * rounds
+    medium.close()
+
+
+def test_a_failed_sync_ends_the_pool_and_recovery_loses_nothing(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    pool = pools.open_pool(path)
+    made = pool.create(b"jobs", kind=1)
+    session, _ = pool.attach()
+    writer = _drive.Writer(pool, session)
+    for number in range(1, 11):
+        writer.operations([_drive.part(made, number, b"%d" % number)])
+        pool.collect()
+    durable = writer.durable
+    pool.medium.break_sync(errno.EIO)
+    writer.operations([_drive.part(made, 11, b"11")])
+    with pytest.raises(StorageFailed, match="Input/output error") as caught:
+        pool.collect()
+    assert caught.value.errno == errno.EIO
+    assert writer.durable == durable
+    pool.medium.break_sync(0)  # the disk says that it is well again: nobody can know what it kept
+    for call in (pool.collect, pool.checkpoint, pool.attach, lambda: pool.create(b"more", kind=1), pool.replay):
+        with pytest.raises(StorageFailed):
+            call()
+    pool.close()
+    with pytest.raises(Closed):
+        pool.collect()
+    with pools.open_pool(path) as pool:
+        waiting = [body for *_, body in _drive.pending(pool, session)]
+        assert waiting[:10] == [b"%d" % number for number in range(1, 11)]
+        assert len(waiting) in (10, 11)
+
+
+# Growth
+
+
+def test_a_pool_grows_and_keeps_what_it_has(tmp_path):
+    path = pool_at(tmp_path / "p.pool")
+    with pools.open_pool(path) as pool:
+        made = pool.create(b"jobs", kind=1, root_blocks=40)
+        free = pool.free_blocks
+        with pytest.raises(OutOfMemory):
+            pool.create(b"more", kind=1, root_blocks=free)
+            pool.create(b"yet more", kind=1, root_blocks=free)
+    assert pools.grow(path, "6MiB") > 5 << 20
+    with pytest.raises(InvalidArgument, match="no more"):
+        pools.grow(path, "6MiB")
+    with pools.open_pool(path) as pool:
+        assert pool.free_blocks > 1000
+        assert _drive.progress(pool, b"jobs")[0] == made
+
+
+def test_a_closed_pool_says_so(tmp_path):
+    pool = pools.open_pool(pool_at(tmp_path / "p.pool"))
+    pool.close()
+    pool.close()
+    with pytest.raises(Closed):
+        pool.attach()
+    with pytest.raises(Closed):
+        pool.medium.read(0, 1)
+
+
+def test_a_pool_is_opened_once(tmp_path):
+    with pools.open_pool(pool_at(tmp_path / "p.pool")) as pool:
+        with pytest.raises(InvalidArgument):
+            pool.__init__(pool.medium)
+        assert isinstance(pool, Pool)
