@@ -1,6 +1,6 @@
 """The control channel: set-up, descriptors, file descriptors and the end of a connection; nothing per request.
 
-docs/handshake.md says in prose what travels here.
+docs/protocol.md says in prose what travels here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What docs/addresses.md and docs/handshake.md state as lists is what the code has."""
+"""What docs/addresses.md and docs/protocol.md state as lists is what the code has."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ def test_the_documentation_has_every_option():
 
 
 def test_the_documentation_has_every_message_with_every_field():
-    text = (DOCS / "handshake.md").read_text()
+    text = (DOCS / "protocol.md").read_text()
     rows = {int(kind): (name, rest) for kind, name, rest in re.findall(r"^\| (\d+) \| `(\w+)` \|(.*)$", text, re.M)}
     assert set(rows) == set(Message.KINDS)
     for number, kind in Message.KINDS.items():
