@@ -166,7 +166,10 @@ KNOWN = _table(
     ("core_workload_insertion_retry_limit", "0", count, "how often a failed insert is tried again (Python drivers)"),
     ("core_workload_insertion_retry_interval", "3", above_zero, "seconds to wait before that, more or less"),
     # Of this driver.
-    ("rfp.address", None, str, "rfp server (default: a private one where there is no other; for load and run the local default)"),
+    ("rfp.address", None, str, ("rfp server (default: a private one where there is no other; for load and run the local default);"
+     " rdma://HOST:0 is a private one over RDMA")),
+    ("rfp.secret_file", None, str, "file with the secret of a server over RDMA (default: that of RFP_SECRET_FILE)"),
+    ("rfp.tls_ca", None, str, "PEM file of who signed the certificate of a server over RDMA"),
     ("rfp.api", "native", choice("native", "python"), "native: the driver's loop in C; python: rfp.connect() and its methods"),
     ("rfp.window", "1", positive, "native: operations in flight per thread"),
     ("rfp.predraw", "0", count, "native: draw this many requests per thread before the clock starts, and repeat them"),

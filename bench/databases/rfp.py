@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,10 @@ BESIDE = 128  # bytes of key, header and index that a record takes, at most
 
 
 class Rfp(Database):
-    """rfp.address names the server; a private one is embedded in this process.  handle: what rfp.connect() gave."""
+    """rfp.address names the server; without it, or with port 0 of an RDMA address, a private one is embedded in this process.
+
+    handle: what rfp.connect() gave.
+    """
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
         self._properties = properties
@@ -32,9 +36,14 @@ class Rfp(Database):
             raise InvalidArgument(
                 "the driver in C does not walk the server's index", hint="-p rfp.api=python, or another rfp.mode"
             )
-        place = addresses.default() if properties["rfp.address"] is None else addresses.parse(properties["rfp.address"])
-        if properties["rfp.address"] is None and private:
-            place = addresses.unique()
+        access = {name: properties[f"rfp.{name}"] for name in ("secret_file", "tls_ca")}
+        given = properties["rfp.address"]
+        place = addresses.default() if given is None else addresses.parse(given)
+        if private and (given is None or (place.provider == "rdma" and place.port == 0)):
+            if given is None:
+                place = addresses.unique()
+            elif access["secret_file"] is None:
+                access["secret"] = secrets.token_hex(32)
             if properties["rfp.network"]:
                 place = replace(place, options=addresses.parse(f"shm:///x?{properties['rfp.network']}").options)
             self._server = rfp.Server(
@@ -43,11 +52,13 @@ class Rfp(Database):
                 address=place,
                 cpus=sorted(placement.server) if placement else None,
                 allow_bypass=mode == "bypass",
+                **{name: access[name] for name in access if name != "tls_ca"},
             )
+            place = addresses.parse(self._server.address)
         self.emulated = emulation(place)
         self._timeout = properties["rfp.timeout"]
         try:
-            self.handle = rfp.connect(place, mode=mode, timeout=self._timeout)
+            self.handle = rfp.connect(place, mode=mode, timeout=self._timeout, **access)
         except BaseException:
             if self._server is not None:
                 self._server.close()
