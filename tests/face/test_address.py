@@ -47,7 +47,7 @@ def test_a_parsed_address_is_accepted_as_it_is():
     [
         "", "/run/x", "shm", "shm:", "shm:/x", "http://x", "tcp://h:1", "shm://", "shm:///x/", "shm://?rtt=1us", "shm:///a%00b",
         "rdma://", "rdma://h", "rdma://:1", "rdma://h:", "rdma://h:x", "rdma://h:65536", "rdma://fe80::1:7", "rdma://[h]:7",
-        "rdma://[::1]", "rdma://a b:1", "rdma://h/x:1", "rdma://h:1?gid_index=300", "rdma://h:1?device=../x", "rdma://h:1?port=0",
+        "rdma://[::1]", "rdma://a b:1", "rdma://h/x:1", "rdma://h:1?gid_index=5000", "rdma://h:1?device=../x", "rdma://h:1?port=0",
         "rdma://h:1?port=x", "shm:///x?rtt", "shm:///x?rtt=", "shm:///x?rtt=fast", "shm:///x?rtt=2us&rtt=2us", "shm:///x?&",
         "shm:///x?device=rxe0", "rdma://h:1?rtt=2us", b"shm:///x", None,
     ],
