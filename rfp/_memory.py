@@ -5,7 +5,7 @@ from __future__ import annotations
 import pathlib
 import resource
 
-_NO_LIMIT = 1 << 62
+NO_LIMIT = 1 << 62
 _CAP_IPC_LOCK = 14
 
 
@@ -34,7 +34,7 @@ def _number(path: pathlib.Path) -> int | None:
 
 def _machine() -> int:
     meminfo = _fields(pathlib.Path("/proc/meminfo"))
-    return meminfo["MemAvailable"] * 1024 if "MemAvailable" in meminfo else _NO_LIMIT
+    return meminfo["MemAvailable"] * 1024 if "MemAvailable" in meminfo else NO_LIMIT
 
 
 def _group(controller: str) -> str | None:
@@ -54,9 +54,9 @@ def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, .
     """The least room of this process's group and those around it: limit less what cannot be reclaimed."""
     path = _group(controller)
     if path is None:
-        return _NO_LIMIT
+        return NO_LIMIT
     top = pathlib.Path(root)
-    group, room = top / path, _NO_LIMIT
+    group, room = top / path, NO_LIMIT
     while True:
         limit = _number(group / limit_file)
         if limit is not None:
@@ -80,9 +80,9 @@ def lockable(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> int:
     try:
         lines = status.read_text().splitlines()
     except OSError:
-        return _NO_LIMIT
+        return NO_LIMIT
     said = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY or int(said.get("CapEff", ["0"])[0], 16) >> _CAP_IPC_LOCK & 1:
-        return _NO_LIMIT
+        return NO_LIMIT
     return max(0, soft - int(said.get("VmPin", ["0"])[0]) * 1024)

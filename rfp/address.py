@@ -121,7 +121,7 @@ _OPTIONS: dict[str, dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]]
     "rdma": {
         "device": (_device, str),
         "port": (_between(1, 255), str),
-        "gid_index": (_between(0, 4095), str),
+        "gid_index": (_between(0, 255), str),
         "timeout": (_between(0, 31), str),
         "retry_cnt": (_between(0, 7), str),
         "rnr_retry": (_between(0, 7), str),

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 import rfp
-from rfp.cli import keys, serve, stats, top, tune
+from rfp.cli import doctor, keys, serve, stats, top, tune
 from rfp.errors import CallerError, RfpError, ServerRefused
 
 REFUSED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
@@ -57,5 +57,7 @@ def main() -> None:
     """
 
 
-for command in (serve.serve, keys.ping, keys.get, keys.put, keys.delete, keys.incr, stats.stats, top.top, tune.tune):
-    main.add_command(command)
+for store in (serve.serve, keys.ping, keys.get, keys.put, keys.delete, keys.incr, stats.stats, top.top):
+    main.add_command(store)
+for device in (tune.tune, doctor.doctor):
+    main.add_command(device)

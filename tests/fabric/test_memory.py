@@ -32,7 +32,7 @@ def test_there_is_some_memory_here_and_less_than_a_pebibyte():
 def test_a_group_without_a_limit_does_not_count(groups):
     say, room = groups
     say("outer/inner", "max", GIB)
-    assert room() == _memory._NO_LIMIT
+    assert room() == _memory.NO_LIMIT
 
 
 def test_what_cannot_be_reclaimed_counts_against_the_limit(groups):
@@ -56,4 +56,4 @@ def test_a_group_that_is_over_its_limit_leaves_nothing(monkeypatch):
 def test_without_control_groups_the_machine_counts(monkeypatch):
     monkeypatch.setattr(_memory, "_group", lambda controller: None)
     assert _memory.available() <= _memory._machine() * 2
-    assert _memory._group_v1() == _memory._group_v2() == _memory._NO_LIMIT
+    assert _memory._group_v1() == _memory._group_v2() == _memory.NO_LIMIT
