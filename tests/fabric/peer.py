@@ -44,10 +44,11 @@ class Side:
         self.memory: Region = fabric.register(LENGTH, ALL)
         self.channel: EventChannel = fabric.event_channel(self.memory, 0)
         self.pair: QueuePair = fabric.queue_pair(self.channel, pidfd, control.fileno())
-        socket.send_fds(control, [self.memory.descriptor() + self.pair.descriptor()], [self.memory.fileno()])
-        message, (fd,), _, _ = socket.recv_fds(control, 4096, 1)
-        self.theirs: RemoteRegion = fabric.attach(message[:32], fd)
-        self.pair.connect(message[32:], self.theirs)
+        region, fd = self.memory.descriptor(), self.memory.fileno()
+        socket.send_fds(control, [region + self.pair.descriptor()], [fd] if fd >= 0 else [])
+        message, fds, _, _ = socket.recv_fds(control, 4096, 1)
+        self.theirs: RemoteRegion = fabric.attach(message[:len(region)], *fds)
+        self.pair.connect(message[len(region):], self.theirs)
 
     def add(self, rounds: int) -> None:
         for _ in range(rounds):
@@ -125,7 +126,9 @@ def main() -> None:
             here, there, n = map(int, arguments)
             result = side.pair.execute(WRITE_NOTIFY, side.memory, here, side.theirs, there, n)
         elif verb == "sleep":
-            result = side.channel.sleep(side.channel.arm(), float(arguments[0]))
+            armed = side.channel.arm()
+            print("armed", flush=True)
+            result = side.channel.sleep(armed, float(arguments[0]))
         elif verb == "sleeper":
             result = _litmus.sleeper(side.channel, side.memory, int(arguments[0]), int(arguments[1]), step=10.0)
         elif verb == "publisher":
