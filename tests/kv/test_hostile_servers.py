@@ -43,9 +43,9 @@ def liar() -> Iterator[Liar]:
     with fabric.register(ARENA, REMOTE_READ) as arena:
         arena.write(0, content[:ARENA])
         host = Host(addresses.unique(), fabric, [service], service="kv", arenas=[arena], staging_size=1 << 19,
-                    lease_ns=2 * 10**9, max_value=1 << 20)  # fmt: skip
+                    lease_ns=20 * 10**9, max_value=1 << 20)  # fmt: skip
         try:
-            with rfp.connect(str(host.address), timeout=2) as kv:
+            with rfp.connect(str(host.address), timeout=20) as kv:
                 kv.ping()
                 yield Liar(service, kv, content[:ARENA])
         finally:
@@ -109,7 +109,7 @@ def test_get_into_writes_nothing_outside_its_buffer(liar, payload, kind, length)
 @same_liar
 @given(offset=st.integers(0, ARENA), length=st.integers(0, ARENA))
 def test_a_reference_within_the_arena_is_read_and_one_beyond_it_is_not(liar, offset, length):
-    liar.service.say(struct.pack("<QQQQ", offset, length, 1, 10**9), kind=REFERENCE, result=7)
+    liar.service.say(struct.pack("<QQQQ", offset, length, 1, 20 * 10**9), kind=REFERENCE, result=7)
     if offset + length <= ARENA:
         assert liar.kv.get(b"k") == liar.arena[offset : offset + length]
     else:
@@ -118,7 +118,7 @@ def test_a_reference_within_the_arena_is_read_and_one_beyond_it_is_not(liar, off
 
 
 def test_a_reference_to_more_than_the_buffer_holds_is_the_callers_error(liar):
-    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 10**9), kind=REFERENCE, result=7)
+    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
     with pytest.raises(InvalidArgument, match="1000"):
         liar.kv.get_into(b"k", bytearray(999))
 
@@ -147,11 +147,11 @@ def test_an_upload_whose_pieces_are_refused_or_never_end_fails_alone(liar):
 def test_a_value_that_changes_while_it_is_read_stays_within_the_buffer(liar):
     """The server may write into its arena at any time: what the client gets is what stood there, of one moment or another."""
     other = liar.kv
-    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 10**9), kind=REFERENCE, result=7)
+    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
     results: list[bytes] = []
     thread = threading.Thread(target=lambda: results.extend(other.get(b"k") for _ in range(50)))
     thread.start()
     for length in range(0, 2000, 20):
-        liar.service.say(struct.pack("<QQQQ", 0, length, 1, 10**9), kind=REFERENCE, result=7)
+        liar.service.say(struct.pack("<QQQQ", 0, length, 1, 20 * 10**9), kind=REFERENCE, result=7)
     thread.join()
     assert all(liar.arena.startswith(result) for result in results)
