@@ -23,7 +23,7 @@ from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from rfp import errors
 from rfp.control.schema import Binary, Fds, Figures, Flag, Handle, Integer, Invalid, Many, Maybe, Memory, Spec, Text, failed
-from rfp.errors import HandshakeFailed, InvalidArgument, RfpError, ServerRefused
+from rfp.errors import ConnectionFailed, HandshakeFailed, InvalidArgument, RfpError, ServerRefused
 
 MAX_PARTITIONS = 64
 NONCE = PROOF = 32  # bytes
@@ -288,7 +288,7 @@ class Refused(Message):
     def exception(self) -> RfpError:
         """The same on this side."""
         kind = getattr(errors, self.error, None)
-        if not (isinstance(kind, type) and issubclass(kind, (ServerRefused, HandshakeFailed))):
+        if kind is not ConnectionFailed and not (isinstance(kind, type) and issubclass(kind, (ServerRefused, HandshakeFailed))):
             kind = ServerRefused
         error: RfpError = kind(self.message, hint=self.hint)
         return error

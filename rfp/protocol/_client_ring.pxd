@@ -50,7 +50,7 @@ cdef struct client_ring:
     uint64_t response_offset
     local_region *reply            # own memory that the server writes replies to
     uint64_t reply_offset
-    local_region *scratch          # slots requests being built, slots responses that were fetched, a line for WAIT and beat
+    local_region *scratch          # slots requests being built, slots responses that were fetched, a line for the beat
     uint64_t scratch_offset
     uint32_t slot_size
     uint32_t slots

@@ -30,6 +30,7 @@ cdef enum:
     BURST = 16                  # WRITEs of requests that are posted at once
     REAP = 10000                # steps that a call spends on freeing a slot before it is told that there is none
     RETUNE = 1024               # responses between two choices of F
+    WAIT = 4                    # offset of the word in a request's header
     STAY = 1024                 # completions in reply mode before trying to fetch again, if nothing else says so
 
 cdef uint64_t BESIDE = <uint64_t> 1 << 63      # ids of client_ring_transfer; the others are sequences
@@ -309,17 +310,18 @@ cdef void client_ring_discard(client_ring *ring) noexcept nogil:
 cdef void tell(client_ring *ring) noexcept nogil:
     """Writes WAIT into the oldest request's slot: the server then notifies when it has published."""
     cdef work_request work
-    cdef uint64_t line = ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size
-    cdef uint32_t *word = <uint32_t *> (ring.scratch.base + line)
-    word[0] = ring.slot[ring.tail].sequence
-    work.id = word[0]
+    cdef uint64_t at = <uint64_t> ring.tail * ring.slot_size + WAIT
+    # From its own place in our copy of the request: that stays as it is until the response has come, however late a device
+    # reads it; and a request that carries it already says the same.
+    (<rfp_request_header *> (ring.scratch.base + ring.scratch_offset + at - WAIT)).wait = ring.slot[ring.tail].sequence
+    work.id = ring.slot[ring.tail].sequence
     work.opcode = WRITE
     work.flags = 0
     work.length = 4
     work.local = ring.scratch
-    work.local_offset = line
+    work.local_offset = ring.scratch_offset + at
     work.remote = ring.requests
-    work.remote_offset = ring.request_offset + <uint64_t> ring.tail * ring.slot_size + 4
+    work.remote_offset = ring.request_offset + at
     if ring.pair.ops.post(ring.pair, &work, 1):
         ring.slot[ring.tail].told = True
         ring.writes += 1
@@ -333,7 +335,7 @@ cdef void listen(client_ring *ring) noexcept nogil:
     work.flags = SIGNALED
     work.length = 8
     work.local = ring.scratch
-    work.local_offset = ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size + 8
+    work.local_offset = ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size
     work.remote = ring.beat
     work.remote_offset = 0
     ring.listening = ring.pair.ops.post(ring.pair, &work, 1) == 1
@@ -341,7 +343,7 @@ cdef void listen(client_ring *ring) noexcept nogil:
 
 cdef void heard(client_ring *ring) noexcept nogil:
     cdef uint64_t beat = rfp_load64_acquire(ring.scratch.base + ring.scratch_offset
-                                            + <uint64_t> 2 * ring.slots * ring.slot_size + 8)
+                                            + <uint64_t> 2 * ring.slots * ring.slot_size)
     ring.listening = False
     if beat != ring.last_beat:
         ring.last_beat = beat

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rfp._fabric import Region
 from rfp.control import Attach, Attached, Connection, Handle
-from rfp.errors import HandshakeFailed
+from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed
 from rfp.protocol._server_ring import ServerRing
 from rfp.protocol.layout import NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
 
@@ -56,7 +56,10 @@ class Attachment:
         for i, worker in enumerate(host.workers):
             pair = guest.fabric.queue_pair(worker.channel, guest.pidfd, guest.control)
             self.opened.insert(0, pair)  # before the memory that it works on
-            pair.connect(question.pairs[i], reply)
+            try:
+                pair.connect(question.pairs[i], reply)
+            except FabricError as error:  # no way to this client now, and perhaps again in a moment
+                raise ConnectionFailed(f"the server cannot reach this client: {Exception.__str__(error)}") from error
             pairs.append(pair.descriptor())
             self.rings.append(
                 ServerRing(

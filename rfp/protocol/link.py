@@ -9,7 +9,7 @@ from typing import Any
 from rfp._fabric import Fabric, Region, RemoteRegion
 from rfp.address import Address
 from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Map, Mapped, Stats, Welcome
-from rfp.errors import Closed, HandshakeFailed, RfpError
+from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError
 from rfp.protocol._channel import Channel
 from rfp.protocol._client_ring import ClientRing
 from rfp.protocol._remote_arena import RemoteArena
@@ -168,7 +168,10 @@ class Link:
                     staging = keep(self._map(answer.staging, REMOTE_WRITE))
                 rings = []
                 for i, pair in enumerate(pairs):
-                    pair.connect(answer.pairs[i], self.bells)
+                    try:
+                        pair.connect(answer.pairs[i], self.bells)
+                    except FabricError as error:  # no way to the server now, and perhaps again in a moment
+                        raise ConnectionFailed(f"{self.address} cannot be reached: {Exception.__str__(error)}") from error
                     if not pair.reads_ordered and not self.features & RESPONSE_CRC:
                         raise HandshakeFailed("the server puts no checksums into responses, and over this fabric they are needed")
                     rings.append(

@@ -18,7 +18,7 @@ import rfp
 from rfp import address as addresses
 from rfp._fabric import REMOTE_READ, REMOTE_WRITE, WRITE_NOTIFY
 from rfp._shm import ShmFabric
-from rfp.control import Attach, Attached, Handle, Hello, Welcome, connect
+from rfp.control import Attach, Attached, Handle, Hello, Map, Mapped, Welcome, connect
 from rfp.errors import ConnectionFailed, HandshakeFailed
 from rfp.protocol import _steps as steps
 from rfp.protocol._channel import Channel
@@ -354,6 +354,12 @@ def test_ending_rings_twice_or_those_of_others_does_nothing(house):
         attach(connection, ShmFabric()).close()
         house.serves()
     until(lambda: house.server.figures()["workers"][0]["rings"] == before)
+
+
+def test_memory_that_is_not_handed_out_in_chunks_cannot_be_asked_for(house):
+    with greeted(house) as connection, pytest.raises(HandshakeFailed, match="no chunk 0 of arena 0"):
+        connection.call(Map(0, 0), Mapped, time.monotonic() + 20)
+    house.serves()
 
 
 def test_who_does_not_greet_first_is_sent_away(house):
