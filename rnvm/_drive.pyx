@@ -2,13 +2,14 @@
 """A pool's logs by hand, for tests and tools: what a front-end does, without one."""
 
 import struct
+import uuid
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm._blocks cimport block_owner
 from rnvm._layout cimport (
-    RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE, rfp_copy_out, rfp_load64_acquire, rnvm_block_at,
-    rnvm_block_of, rnvm_geometry, rnvm_offset, rnvm_session, rnvm_session_at,
+    RNVM_MOST_CODEC, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE, rfp_copy_out, rfp_load64_acquire, rnvm_block_at,
+    rnvm_block_of, rnvm_geometry, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session, rnvm_session_at,
 )
 from rnvm._log cimport ring_append
 from rnvm._persistence cimport medium, medium_operations
@@ -105,6 +106,16 @@ def progress(Pool pool not None, bytes name not None):
     """Of a structure: its name in logs, the number of the last transaction that was applied, what operations are covered."""
     cdef structure *each = &pool.c.structures[<uint32_t> pool.names[name]]
     return each.id, each.number, each.covers
+
+
+def entry_of(Pool pool not None, bytes name not None):
+    """The naming entry of a structure."""
+    cdef rnvm_name *entry
+    pool.check()
+    entry = <rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, <uint32_t> pool.names[name]))
+    return {"kind": entry.kind, "format": entry.format, "codec": (<char *> entry.codec)[:RNVM_MOST_CODEC].rstrip(b"\0"),
+            "uuid": uuid.UUID(bytes=(<char *> entry.uuid)[:16]), "root": entry.root, "root_blocks": entry.root_blocks,
+            "created": entry.created}
 
 
 def session(Pool pool not None, uint32_t index):

@@ -1,5 +1,6 @@
 # Looking at a pool without changing it, and before anything in it is believed.
 
+from libc.stdint cimport uint32_t
 from rnvm._layout cimport rnvm_geometry, rnvm_header, rnvm_superblock
 from rnvm._persistence cimport Medium
 
@@ -14,4 +15,4 @@ cdef class Inspection:
     cdef int superblocks
     cdef readonly list findings        # of Finding
     cdef readonly dict names           # bytes -> index
-    cdef register(self, str what, at)
+    cdef register(self, str part, uint32_t index, str what, at)

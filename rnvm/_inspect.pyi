@@ -6,6 +6,7 @@ from rnvm.findings import Finding
 REPAIR: str
 ONE_COPY: str
 FROM_THE_OTHER: str
+LOSSES: dict[str, str]
 
 class Inspection:
     findings: list[Finding]

@@ -23,6 +23,15 @@ cdef enum:
 
 REPAIR = "`rnvm check --repair` mends what can be mended; a copy from before the damage is better"
 ONE_COPY = "this copy is not whole, the other is"
+# What repair does where it cannot say what stood there.
+LOSSES = {
+    "session": "the session is ended, and what only its logs held is lost",
+    "progress": "nobody knows how far the structure had come: it is closed for good, and its blocks are kept",
+    "lock": "the lock is nobody's",
+    "state": "the entry is closed for good, and the blocks are kept",
+    "name": "the structure is closed for good, and its blocks are kept",
+    "owners": "the blocks are not handed out again",
+}
 FROM_THE_OTHER = "it is made like the other copy"
 
 
@@ -103,9 +112,9 @@ cdef class Inspection:
             self.name(i)
         for i in range(self.g.sessions):
             at = rnvm_session_at(&self.g, i)
-            self.register(f"state of session {i}", at + RNVM_SESSION_STATE)
-            self.register(f"operation ring of session {i}", at + RNVM_OPERATIONS)
-            self.register(f"memory ring of session {i}", at + RNVM_MEMORY)
+            self.register("session", i, f"state of session {i}", at + RNVM_SESSION_STATE)
+            self.register("session", i, f"operation ring of session {i}", at + RNVM_OPERATIONS)
+            self.register("session", i, f"memory ring of session {i}", at + RNVM_MEMORY)
         self.map()
         return self.findings
 
@@ -118,21 +127,21 @@ cdef class Inspection:
         """A doubled structure of which one copy may be bad."""
         for bit, place in ((FIRST_COPY, at), (SECOND_COPY, at + RNVM_PAGE)):
             if not whole & bit:
-                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER))
+                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
 
-    cdef register(self, str what, at):
+    cdef register(self, str part, uint32_t index, str what, at):
         cdef uint64_t[3] words
         cdef int whole = register_read(&self.medium.c, self.g.seed, at, words)
         if whole & ALIKE:
             return
         if not whole:
-            self.findings.append(Finding("damage", f"{what} at {at}", "neither copy is whole"))
+            self.findings.append(Finding("damage", f"{what} at {at}", "neither copy is whole", LOSSES[part], part, at, index))
             return
         for bit, place in ((FIRST_WHOLE, at), (SECOND_WHOLE, at + 32)):
             if not whole & bit:
-                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER))
+                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
         if whole == FIRST_WHOLE | SECOND_WHOLE and self.superblock.state == RNVM_CLEAN:
-            self.findings.append(Finding("doubt", f"{what} at {at}", "its copies differ", "the later one counts"))
+            self.findings.append(Finding("doubt", f"{what} at {at}", "its copies differ", "the later one counts", "copy", at))
 
     def name(self, uint32_t i):
         """One naming entry."""
@@ -144,24 +153,25 @@ cdef class Inspection:
         whole = rnvm_word_whole(self.g.seed, at, entry.state) and state in (RNVM_FREE, RNVM_LIVE, RNVM_DROPPING, RNVM_LOST)
         body = entry.crc == name_crc(self.g.seed, at, &entry) and 0 < entry.name_length <= RNVM_MOST_NAME
         if not whole:
-            self.findings.append(Finding("damage", where, "its state is damaged",
-                                         "its contents are whole: it is taken to live" if body else None))
+            self.findings.append(Finding("damage", where, "its state is damaged", LOSSES["state"], "state", at, i))
             return
         if state == RNVM_FREE:
             return
-        self.register(f"progress of naming entry {i}", at + RNVM_PROGRESS)
-        self.register(f"lock of naming entry {i}", at + RNVM_LOCK)
+        self.register("progress", i, f"progress of naming entry {i}", at + RNVM_PROGRESS)
+        self.register("lock", i, f"lock of naming entry {i}", at + RNVM_LOCK)
         if state != RNVM_LIVE:
             return
         root = rnvm_block_of(&self.g, rnvm_offset(entry.root))
         if not body:
-            self.findings.append(Finding("damage", where, "name, kind and root are damaged"))
+            self.findings.append(Finding("damage", where, "name, kind and root are damaged", LOSSES["name"], "name", at, i))
         elif rnvm_backend(entry.root) != self.g.backend or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
-            self.findings.append(Finding("damage", where, f"its root {entry.root:#x} is no block of this pool"))
+            self.findings.append(Finding("damage", where, f"its root {entry.root:#x} is no block of this pool",
+                                         LOSSES["name"], "name", at, i))
         else:
             name = entry.name[:entry.name_length]
             if name in self.names:
-                self.findings.append(Finding("damage", where, f"entry {self.names[name]} has its name {name!r} too"))
+                self.findings.append(Finding("damage", where, f"entry {self.names[name]} has its name {name!r} too",
+                                             LOSSES["name"], "name", at, i))
             self.names[name] = i
 
     def map(self):
@@ -175,6 +185,6 @@ cdef class Inspection:
                     first = block + (at - map_at) // 8 * OWNERS
                     self.findings.append(Finding(
                         "damage", f"owners of blocks {first} to {first + OWNERS - 1} at {at}", "the word is damaged",
-                        "from what the structures reach, else they are kept for good"))
+                        LOSSES["owners"], "owners", at, first))
             map_at += self.g.group
             block += self.g.group_blocks

@@ -55,3 +55,9 @@ cdef inline void medium_flush(medium *m, uint64_t offset, uint64_t n) noexcept n
 
 cdef inline int medium_drain(medium *m) noexcept nogil:
     return m.ops.drain(m)
+
+
+cdef class Private(Medium):
+    """Memory of this process alone."""
+    cdef uint64_t mapped
+    cdef void unmap(self) noexcept

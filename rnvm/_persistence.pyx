@@ -135,7 +135,6 @@ cdef class Private(Medium):
 
     length: bytes.  fd: a file to begin with, of at least so many bytes, which is never written; else it begins with zeros.
     """
-    cdef uint64_t mapped
 
     def __init__(self, uint64_t length, int fd=-1):
         cdef void *base

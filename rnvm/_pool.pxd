@@ -11,6 +11,7 @@ cdef class Pool:
     cdef readonly Medium medium
     cdef readonly dict names           # bytes -> index of the entry, of all structures that live
     cdef readonly list recovered       # what opening it found to do, one text each
+    cdef readonly list losses          # Findings: logs that were durable and are gone (accept_loss)
     cdef bint closed
     cdef allocate(self)
     cdef recover(self, bint clean)

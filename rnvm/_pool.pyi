@@ -24,6 +24,7 @@ class Pool:
     medium: Medium
     names: dict[bytes, int]
     recovered: list[str]
+    losses: list[Finding]
     def __init__(self, on: Medium, *, accept_loss: bool = False) -> None: ...
     def __enter__(self) -> Pool: ...
     def __exit__(

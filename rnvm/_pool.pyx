@@ -169,6 +169,7 @@ cdef class Pool:
         if lost and not accept_loss:
             self.refuse(lost)
         self.names = dict(inspection.names)
+        self.losses = lost
         self.recovered = [str(finding) for finding in inspection.findings + lost]
         clean = inspection.clean
         # All was read and is right; from here on it is changed.
@@ -225,7 +226,8 @@ cdef class Pool:
                     findings.append(Finding(
                         "damage", f"{what} ring of session {i} at {r.at + r.tail % r.size}",
                         f"the record with LSN {r.tail} is not whole; what was acknowledged from there to LSN {r.end} is lost",
-                        "the log ends before it; what followed is lost"))
+                        "the log ends before it; what followed is lost", "operations" if r == &self.c.operations[i] else "memory",
+                        r.at + r.tail % r.size, i))
                     r.faulty = 0
         return findings
 

@@ -196,6 +196,12 @@ def open_medium(path: str | os.PathLike[str], *, force_flush: bool = False) -> M
             return _medium(fd, inspection.size, kind, force_flush=force_flush)
 
 
+def open_raw(path: str | os.PathLike[str]) -> Medium:
+    """The bytes of a file or device, whatever they are, locked for this process: for repair."""
+    with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
+        return _medium(fd, length(fd), media(fd), force_flush=False)
+
+
 def open_pool(path: str | os.PathLike[str], *, force_flush: bool = False, accept_loss: bool = False) -> Pool:
     """Open a pool for writing, and recover it if need be.
 
@@ -243,4 +249,4 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
             return grow_medium(medium, total)
 
 
-__all__ = ["Media", "create", "grow", "length", "media", "open_medium", "open_pool", "view"]
+__all__ = ["Media", "create", "grow", "length", "media", "open_medium", "open_pool", "open_raw", "view"]

@@ -1,0 +1,205 @@
+"""Checking a pool: what is wrong with it, and mending what can be mended.
+
+`check()` looks at a private copy of the pool, so nothing it does changes the pool.  It looks at all that is doubled or checksummed, then
+recovers the copy as opening would, and compares who owns each block with what the structures reach.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from rfp.errors import PoolDamaged
+from rnvm import _drive, _mend, pools
+from rnvm._inspect import LOSSES, Inspection
+from rnvm._persistence import Private
+from rnvm._pool import Pool
+from rnvm.findings import Finding
+
+Walker = Callable[[Pool, bytes], Iterable[int]]
+WALKERS: dict[int, Walker] = {}
+
+NOBODY, GRANTED, USED, UNKNOWN = 0, 0x4000, 0x8000, 0xC000
+PIECE = 1 << 16
+
+
+def register_walker(kind: int, walker: Walker) -> None:
+    """What a kind of structure reaches: walker(pool, name) gives the numbers of its blocks, and raises PoolDamaged where it is broken.
+
+    Only with it can a check tell leaked blocks from used ones, and repair give owners back.
+    """
+    WALKERS[kind] = walker
+
+
+class Checked:
+    """What a check found.  findings: Finding each.  figures: counts of blocks by owner, and of what waits in the logs."""
+
+    def __init__(self, findings: list[Finding], figures: dict[str, Any]) -> None:
+        self.findings = findings
+        self.figures = figures
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is damaged or leaked (a doubt does no harm)."""
+        return all(finding.kind == "doubt" for finding in self.findings)
+
+
+def check(path: str | os.PathLike[str]) -> Checked:
+    """Look at a pool that nobody has open; it is not changed.
+
+    Raises NotAPool, PoolTooNew or PoolInUse; what is wrong with a pool is returned.
+    """
+    with pools.view(path) as (view, _):
+        return check_copy(view)
+
+
+def check_copy(view: Private) -> Checked:
+    """Look at the bytes of a pool, which this may change."""
+    try:
+        inspection = Inspection(view)
+    except PoolDamaged as error:
+        return Checked([Finding("damage", "pool", str(error), None, "fatal")], {})
+    findings = list(inspection.run())
+    if inspection.fatal:
+        return Checked(findings, {})
+    try:
+        with Pool(view, accept_loss=True) as pool:
+            findings += pool.losses
+            reached, broken = reach(pool)
+            findings += broken
+            owners, figures = account(pool, reached)
+            return Checked(findings + owners, figures)
+    except PoolDamaged as error:
+        return Checked([*findings, Finding("damage", "pool", str(error), None, "fatal")], {})
+
+
+def reach(pool: Pool) -> tuple[dict[bytes, set[int]], list[Finding]]:
+    """The blocks that each structure reaches, of the kinds that have a walker."""
+    reached: dict[bytes, set[int]] = {}
+    findings = []
+    for name in pool.names:
+        walker = WALKERS.get(_drive.entry_of(pool, name)["kind"])
+        if walker is None:
+            continue
+        try:
+            reached[name] = set(walker(pool, name))
+        except PoolDamaged as error:
+            findings.append(Finding("damage", f"structure {name!r}", str(error), None, "structure"))
+    return reached, findings
+
+
+def account(pool: Pool, reached: dict[bytes, set[int]]) -> tuple[list[Finding], dict[str, Any]]:
+    """Blocks by owner, and where that is not what is reached."""
+    findings = []
+    owners = _drive.owners(pool)
+    by_index = {index: name for name, index in pool.names.items()}
+    used: dict[bytes, set[int]] = {name: set() for name in pool.names}
+    for block, owner in enumerate(owners):
+        if owner & UNKNOWN == USED and (owner & 0x3FFF) - 1 in by_index:
+            used[by_index[(owner & 0x3FFF) - 1]].add(block)
+    for name, blocks in reached.items():
+        leaked = used[name] - blocks
+        if leaked:
+            findings.append(Finding("leak", f"structure {name!r}", f"{len(leaked)} blocks are its own, but not reached: {some(leaked)}"))
+        foreign = {block for block in blocks - used[name] if owners[block] != UNKNOWN}
+        if foreign:
+            findings.append(Finding("damage", f"structure {name!r}", f"it reaches blocks that are not its own: {some(foreign)}"))
+    figures = {
+        "blocks": len(owners),
+        "free": owners.count(NOBODY),
+        "granted": sum(owner & UNKNOWN == GRANTED for owner in owners),
+        "unknown": owners.count(UNKNOWN),
+        "used": {name: len(blocks) for name, blocks in used.items()},
+        "walked": sorted(reached),
+        "recovered": pool.recovered,
+    }
+    return findings, figures
+
+
+def some(blocks: set[int]) -> str:
+    """The first few of them."""
+    return ", ".join(map(str, sorted(blocks)[:8])) + (", ..." if len(blocks) > 8 else "")
+
+
+# Repair
+
+
+def mend_copy(view: Private) -> tuple[list[str], list[str]]:
+    """Mend the bytes of a pool: what was mended, and what was lost for good.  Raises PoolDamaged where there is no pool to mend."""
+    mended, lost = [], []
+    try:
+        inspection = Inspection(view)
+    except PoolDamaged:
+        if _mend.header(view):
+            mended.append("header: one bit was turned back")
+        if _mend.superblock(view):
+            mended.append("superblock: one bit was turned back")
+        inspection = Inspection(view)
+    for finding in inspection.run():
+        if finding.kind != "damage":
+            mended.append(f"{finding.where}: {finding.mend}")
+        elif _mend.bit(view, inspection, finding.part, finding.at):
+            mended.append(f"{finding.where}: one bit was turned back")
+    # The rest is given up; what became whole may show more.
+    for _ in range(3):
+        inspection = Inspection(view)
+        damage = [finding for finding in inspection.run() if finding.kind == "damage"]
+        for finding in damage:
+            _mend.lose(view, inspection, finding.part, finding.at, finding.index)
+            lost.append(f"{finding.where}: {finding.what}: {LOSSES[finding.part]}")
+        if not damage:
+            break
+    mend_logs(view, mended, lost)
+    return mended, lost
+
+
+def copied(view: Private) -> Private:
+    """The same bytes once more."""
+    copy = Private(view.length)
+    for at in range(0, view.length, PIECE):
+        copy.poke(at, view.read(at, min(PIECE, view.length - at)))
+    return copy
+
+
+def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
+    """Turn bits of log records back, one record after the other, as long as that helps."""
+    given_up: set[tuple[str, int]] = set()
+    while True:
+        with contextlib.closing(copied(view)) as copy, Pool(copy, accept_loss=True) as pool:
+            losses = [loss for loss in pool.losses if (loss.part, loss.index) not in given_up]
+            if not losses:
+                return
+            for loss in losses:
+                if _mend.record(view, pool, loss.part, loss.index):
+                    mended.append(f"{loss.where}: one bit was turned back")
+                else:
+                    given_up.add((loss.part, loss.index))
+                    lost.append(f"{loss.where}: {loss.what}: {loss.mend}")
+
+
+def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """Mend a pool that nobody has open: what was mended, and what was lost for good.
+
+    One flipped bit in anything that is checksummed is turned back.  Where more is damaged, what cannot be known is given up, so that
+    the rest can be used: copy the pool first.  Raises PoolDamaged where nothing can be done; the pool is unchanged then.
+    """
+    with contextlib.ExitStack() as stack:
+        view, kind = stack.enter_context(pools.view(path))
+        before = stack.enter_context(contextlib.closing(copied(view)))
+        mended, lost = mend_copy(view)
+        changes = [
+            (at, new)
+            for at in range(0, view.length, PIECE)
+            if (new := view.read(at, min(PIECE, view.length - at))) != before.read(at, len(new))
+        ]
+    if changes:
+        with contextlib.closing(pools.open_raw(path)) as medium:
+            for at, new in changes:
+                medium.write(at, new)
+            medium.drain()
+    # Opening mends copies and recovers.
+    with pools.open_pool(path, accept_loss=True) as pool:
+        mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
+    return mended, lost

@@ -1,0 +1,279 @@
+"""What a check finds and repair mends: flipped bits anywhere that is covered."""
+
+from __future__ import annotations
+
+import random
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rfp.errors import PoolDamaged
+from rnvm import _drive, check, pools
+from rnvm._crash import Model
+from rnvm._persistence import Private
+from rnvm._pool import Pool, format_medium
+
+from .history import LENGTH, PLACES, SIZES
+
+KIND = 77
+COVERED: list[tuple[int, int, str]] = []  # offset, bytes, what a finding about it names
+
+
+def make() -> tuple[bytes, dict[bytes, list[int]]]:
+    """A pool with structures, blocks and operations that wait; its bytes after it was closed, and what the structures reach."""
+    model = Model(LENGTH)
+    format_medium(model, SIZES)
+    pool = Pool(model)
+    chance = random.Random(1)
+    for name in (b"dropped", b"a", b"b"):
+        pool.create(name, kind=KIND, codec=b"utf-8")
+    pool.drop(b"dropped")
+    session, _ = pool.attach()
+    writer = _drive.Writer(pool, session)
+    reached = {name: [_drive.block_of(pool, _drive.entry_of(pool, name)["root"])] for name in (b"a", b"b")}
+    for number in range(1, 6):
+        for name in (b"a", b"b"):
+            id_, _, _ = _drive.progress(pool, name)
+            address = pool.grant(session, 2)
+            reached[name] += [_drive.block_of(pool, address + 512 * i) for i in range(2)]
+            body = _drive.entry(_drive.TAKE, address, 2) + _drive.entry(_drive.WRITE, address, chance.randbytes(64))
+            assert writer.transaction([_drive.part(id_, number, body)])[0]
+            assert writer.operations([_drive.part(id_, number, chance.randbytes(50))])[0]
+            pool.collect()
+            pool.replay()
+            pool.checkpoint()
+    names = dict(pool.names)
+    pool.close()
+    image = model.crash(model.events_so_far, 0)
+    for at, length, what in ((0, 256, "header"), (4096, 256, "header"), (8192, 64, "superblock"), (12288, 64, "superblock")):
+        COVERED.append((at, length, what))
+    for index in range(SIZES.names):
+        at = PLACES["names"] + 512 * index
+        COVERED.append((at, 8, f"naming entry {index}"))
+        if index in names.values():
+            COVERED.append((at + 8, 248, f"naming entry {index}"))
+            COVERED.append((at + 320, 64, f"progress of naming entry {index}"))
+            COVERED.append((at + 384, 64, f"lock of naming entry {index}"))
+    for index in range(SIZES.sessions):
+        for i, what in enumerate(("state", "operation ring", "memory ring")):
+            COVERED.append((PLACES["sessions"] + 256 * index + 64 * i, 64, f"{what} of session {index}"))
+    for at in range(PLACES["groups"], PLACES["groups"] + PLACES["map"], 8):
+        COVERED.append((at, 8, "owners of blocks"))
+    place = PLACES["rings"]
+    while True:  # the operation ring of session 0, which never wrapped: its records wait
+        length, payload = struct.unpack_from("<I", image, place + 4)[0], struct.unpack_from("<I", image, place + 28)[0]
+        if not length or place >= PLACES["rings"] + SIZES.operation_ring:
+            break
+        COVERED.append((place, 32 + payload, "operation ring of session 0"))
+        place += length
+    return image, reached
+
+
+IMAGE, REACHED = make()
+
+
+def opened(image: bytes) -> Pool:
+    private = Private(LENGTH)
+    private.poke(0, image)
+    return Pool(private)
+
+
+def contents(image: bytes) -> object:
+    """All that a pool says."""
+    with opened(image) as pool:
+        entries = {name: (_drive.progress(pool, name), _drive.entry_of(pool, name)) for name in pool.names}
+        return entries, _drive.owners(pool), [_drive.pending(pool, session) for session in range(SIZES.sessions)]
+
+
+def flipped(image: bytes, bits: list[tuple[int, int]]) -> bytes:
+    damaged = bytearray(image)
+    for at, bit in bits:
+        damaged[at] ^= 1 << bit
+    return bytes(damaged)
+
+
+def checked(image: bytes) -> check.Checked:
+    private = Private(LENGTH)
+    private.poke(0, image)
+    return check.check_copy(private)
+
+
+def mended(image: bytes) -> tuple[bytes, list[str], list[str]]:
+    private = Private(LENGTH)
+    private.poke(0, image)
+    done, lost = check.mend_copy(private)
+    result = private.read(0, LENGTH)
+    private.close()
+    return result, done, lost
+
+
+@st.composite
+def bits(draw: st.DrawFn) -> tuple[int, int, str]:
+    at, length, what = draw(st.sampled_from(COVERED))
+    return at + draw(st.integers(0, length - 1)), draw(st.integers(0, 7)), what
+
+
+def test_a_whole_pool_has_no_findings():
+    found = checked(IMAGE)
+    assert found.findings == []
+    assert found.sound
+    assert found.figures["used"] == {name: len(blocks) for name, blocks in REACHED.items()}
+
+
+def test_every_kind_of_thing_is_covered():
+    assert {what.split(" ")[0] for _, _, what in COVERED} == {
+        "header", "superblock", "naming", "progress", "lock", "state", "operation", "memory", "owners",
+    }  # fmt: skip
+    assert sum(what == "operation ring of session 0" for _, _, what in COVERED) >= 10
+
+
+@given(bits())
+def test_one_flipped_bit_is_found_named_and_turned_back(flip):
+    at, bit, what = flip
+    damaged = flipped(IMAGE, [(at, bit)])
+    found = checked(damaged)
+    assert any(what in finding.where for finding in found.findings), found.findings
+    image, done, lost = mended(damaged)
+    assert lost == []
+    assert done
+    assert contents(image) == contents(IMAGE)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_so_is_every_single_one():
+    for at, length, what in COVERED:
+        for place in range(at, at + length):
+            damaged = flipped(IMAGE, [(place, place * 5 % 8)])
+            assert any(what in finding.where for finding in checked(damaged).findings), place
+            image, _, lost = mended(damaged)
+            assert lost == []
+            assert contents(image) == contents(IMAGE), place
+
+
+@given(st.lists(bits(), min_size=2, max_size=6, unique_by=lambda flip: flip[:2]))
+def test_several_flipped_bits_are_found_and_what_cannot_be_mended_is_said(flips):
+    damaged = flipped(IMAGE, [flip[:2] for flip in flips])
+    found = checked(damaged).findings
+    assert found
+    if len({flip[2] for flip in flips}) == len(flips) and not any(finding.part == "fatal" for finding in found):
+        hidden = any(finding.kind == "damage" for finding in found)  # logs are looked at only in a pool that can be opened
+        assert all(any(flip[2] in finding.where for finding in found) or ("ring" in flip[2] and hidden) for flip in flips)
+    try:
+        image, done, lost = mended(damaged)
+    except PoolDamaged as error:
+        assert {flip[2] for flip in flips} & {"header", "superblock"}, error
+        return
+    assert done or lost
+    private = Private(LENGTH)
+    private.poke(0, image)
+    with Pool(private, accept_loss=True) as pool:
+        assert set(pool.names) <= {b"a", b"b"}
+        if not lost:
+            assert set(pool.names) == {b"a", b"b"}
+
+
+def test_words_find_every_single_and_double_flip():
+    # 48 bits of value, 16 of check: whatever two bits of a word flip, it is no longer whole.
+    at = PLACES["groups"] + 8
+    word = int.from_bytes(IMAGE[at : at + 8], "little")
+    private = Private(LENGTH)
+    private.poke(0, IMAGE)
+    for i in range(64):
+        for j in range(i, 64):
+            private.poke(at, (word ^ (1 << i | 1 << j)).to_bytes(8, "little"))
+            assert check.Inspection(private).run(), (i, j)
+    private.close()
+
+
+# What structures reach
+
+
+@pytest.fixture
+def walker():
+    """Structures of this file's kind reach what they were made to reach, less what a test takes from or adds to that."""
+    reached = {name: set(blocks) for name, blocks in REACHED.items()}
+    check.register_walker(KIND, lambda pool, name: reached[name])
+    yield reached
+    del check.WALKERS[KIND]
+
+
+def test_blocks_that_nothing_reaches_are_leaks(walker):
+    assert checked(IMAGE).sound
+    lost = walker[b"a"].pop()
+    found = checked(IMAGE)
+    assert [(finding.kind, str(lost) in finding.what) for finding in found.findings] == [("leak", True)]
+    assert not found.sound
+
+
+def test_blocks_that_a_structure_reaches_but_does_not_own_are_damage(walker):
+    walker[b"a"].add(max(REACHED[b"b"]))
+    assert [(finding.kind, "not its own" in finding.what) for finding in checked(IMAGE).findings] == [("damage", True)]
+
+
+def test_a_structure_that_its_walker_finds_broken_is_damage(walker):
+    def broken(pool: Pool, name: bytes) -> list[int]:
+        raise PoolDamaged(f"node 7 of {name!r} is not whole")
+
+    check.register_walker(KIND, broken)
+    assert {finding.kind for finding in checked(IMAGE).findings} == {"damage"}
+
+
+# Files
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "p.pool"
+    path.write_bytes(IMAGE)
+    return path
+
+
+def test_checking_a_file_does_not_change_it(path, rng):
+    damaged = flipped(IMAGE, [(PLACES["groups"] + 3, 2), (9000, 1)])
+    path.write_bytes(damaged)
+    assert not check.check(path).sound
+    assert path.read_bytes() == damaged
+
+
+def test_a_file_is_repaired(path):
+    at, _, _ = next(each for each in COVERED if PLACES["rings"] <= each[0] < PLACES["groups"])
+    path.write_bytes(flipped(IMAGE, [(PLACES["groups"] + 3, 2), (100, 1), (4096 + 200, 5), (PLACES["names"] + 512 + 40, 0), (at + 70, 3)]))
+    with pytest.raises(PoolDamaged, match="damaged|neither"):
+        pools.open_pool(path)
+    done, lost = check.repair(path)
+    assert lost == []
+    assert len(done) >= 4
+    assert contents(path.read_bytes()) == contents(IMAGE)
+    assert check.check(path).findings == []
+
+
+def test_what_is_beyond_repair_is_given_up_and_said(path):
+    entry = PLACES["names"] + 512  # the first one is free
+    path.write_bytes(flipped(IMAGE, [(entry + 40, 0), (entry + 90, 1), (entry + 512 + 330, 0), (entry + 512 + 340, 2),
+                                     (entry + 512 + 362, 0), (entry + 512 + 371, 2)]))  # fmt: skip
+    done, lost = check.repair(path)
+    assert len(lost) == 2
+    assert "naming entry 1" in lost[0] and "naming entry 2" in lost[1]
+    assert all("closed for good" in text for text in lost)
+    with pools.open_pool(path) as pool:
+        assert pool.names == {}
+        owners = _drive.owners(pool)
+        assert all(owners[block] for blocks in REACHED.values() for block in blocks), "the blocks of what was given up are kept"
+    assert check.check(path).findings == []
+
+
+def test_a_torn_log_record_that_was_durable_is_a_loss_that_is_said(path):
+    at, length, _ = [each for each in COVERED if PLACES["rings"] <= each[0] < PLACES["groups"]][4]
+    damaged = bytearray(IMAGE)
+    damaged[at + 40 : at + length] = bytes(length - 40)
+    path.write_bytes(bytes(damaged))
+    with pytest.raises(PoolDamaged, match="acknowledged from there"):
+        pools.open_pool(path)
+    assert path.read_bytes() == bytes(damaged)
+    done, lost = check.repair(path)
+    assert len(lost) == 1 and "what followed is lost" in lost[0]
+    with pools.open_pool(path) as pool:
+        assert len(_drive.pending(pool, 0)) == 4
