@@ -8,8 +8,8 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm._blocks cimport block_owner
 from rnvm._layout cimport (
-    RNVM_MOST_CODEC, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE, rfp_copy_out, rfp_load64_acquire, rnvm_block_at,
-    rnvm_block_of, rnvm_geometry, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session, rnvm_session_at,
+    RNVM_MOST_CODEC, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE, rfp_copy_out, rfp_load64_acquire,
+    rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session, rnvm_session_at,
 )
 from rnvm._log cimport ring_append
 from rnvm._persistence cimport medium, medium_operations

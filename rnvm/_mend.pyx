@@ -8,9 +8,10 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm._format cimport header_read, superblock_read
 from rnvm._inspect cimport Inspection
 from rnvm._layout cimport (
-    RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MEMORY, RNVM_NAME_LIVE, RNVM_NO_LIMIT, RNVM_OPERATIONS, RNVM_PAGE,
-    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_header, rnvm_memory_ring_at, rnvm_name, rnvm_name_at,
-    rnvm_operation_ring_at, rnvm_record, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_value, rnvm_word_whole,
+    RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MEMORY, RNVM_NAME_LIVE, RNVM_NO_LIMIT, RNVM_OPERATIONS,
+    RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_header, rnvm_memory_ring_at, rnvm_name,
+    rnvm_name_at, rnvm_operation_ring_at, rnvm_record, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_value,
+    rnvm_word_whole,
 )
 from rnvm._log cimport ring_read
 from rnvm._names cimport name_crc, name_state
@@ -93,7 +94,8 @@ def header(Private private not None):
     cdef subject s
     s.what = HEADER
     s.m = &private.c
-    return turn_back(&s, RNVM_HEADERS, sizeof(rnvm_header)) >= 0 or turn_back(&s, RNVM_HEADERS + RNVM_PAGE, sizeof(rnvm_header)) >= 0
+    return (turn_back(&s, RNVM_HEADERS, sizeof(rnvm_header)) >= 0
+            or turn_back(&s, RNVM_HEADERS + RNVM_PAGE, sizeof(rnvm_header)) >= 0)
 
 
 def superblock(Private private not None):

@@ -1,6 +1,6 @@
 """Checking a pool: what is wrong with it, and mending what can be mended.
 
-`check()` looks at a private copy of the pool, so nothing it does changes the pool.  It looks at all that is doubled or checksummed, then
+`check()` looks at a private copy of the pool, so the pool does not change.  It looks at all that is doubled or checksummed, then
 recovers the copy as opening would, and compares who owns each block with what the structures reach.
 """
 
@@ -26,9 +26,10 @@ PIECE = 1 << 16
 
 
 def register_walker(kind: int, walker: Walker) -> None:
-    """What a kind of structure reaches: walker(pool, name) gives the numbers of its blocks, and raises PoolDamaged where it is broken.
+    """How to find what a kind of structure reaches.
 
-    Only with it can a check tell leaked blocks from used ones, and repair give owners back.
+    walker(pool, name) gives the numbers of its blocks, and raises PoolDamaged where the structure is broken.
+    Only with it can a check tell leaked blocks from used ones.
     """
     WALKERS[kind] = walker
 
@@ -102,7 +103,8 @@ def account(pool: Pool, reached: dict[bytes, set[int]]) -> tuple[list[Finding], 
     for name, blocks in reached.items():
         leaked = used[name] - blocks
         if leaked:
-            findings.append(Finding("leak", f"structure {name!r}", f"{len(leaked)} blocks are its own, but not reached: {some(leaked)}"))
+            what = f"{len(leaked)} blocks are its own, but not reached: {some(leaked)}"
+            findings.append(Finding("leak", f"structure {name!r}", what))
         foreign = {block for block in blocks - used[name] if owners[block] != UNKNOWN}
         if foreign:
             findings.append(Finding("damage", f"structure {name!r}", f"it reaches blocks that are not its own: {some(foreign)}"))
@@ -127,7 +129,7 @@ def some(blocks: set[int]) -> str:
 
 
 def mend_copy(view: Private) -> tuple[list[str], list[str]]:
-    """Mend the bytes of a pool: what was mended, and what was lost for good.  Raises PoolDamaged where there is no pool to mend."""
+    """Mend the bytes of a pool: what was mended, and what was lost for good.  Raises PoolDamaged where nothing can be done."""
     mended, lost = [], []
     try:
         inspection = Inspection(view)
@@ -147,7 +149,7 @@ def mend_copy(view: Private) -> tuple[list[str], list[str]]:
         inspection = Inspection(view)
         damage = [finding for finding in inspection.run() if finding.kind == "damage"]
         for finding in damage:
-            _mend.lose(view, inspection, finding.part, finding.at, finding.index)
+            _mend.lose(view, inspection, finding.part, finding.at, finding.number)
             lost.append(f"{finding.where}: {finding.what}: {LOSSES[finding.part]}")
         if not damage:
             break
@@ -168,25 +170,25 @@ def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
     given_up: set[tuple[str, int]] = set()
     while True:
         with contextlib.closing(copied(view)) as copy, Pool(copy, accept_loss=True) as pool:
-            losses = [loss for loss in pool.losses if (loss.part, loss.index) not in given_up]
+            losses = [loss for loss in pool.losses if (loss.part, loss.number) not in given_up]
             if not losses:
                 return
             for loss in losses:
-                if _mend.record(view, pool, loss.part, loss.index):
+                if _mend.record(view, pool, loss.part, loss.number):
                     mended.append(f"{loss.where}: one bit was turned back")
                 else:
-                    given_up.add((loss.part, loss.index))
+                    given_up.add((loss.part, loss.number))
                     lost.append(f"{loss.where}: {loss.what}: {loss.mend}")
 
 
 def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Mend a pool that nobody has open: what was mended, and what was lost for good.
 
-    One flipped bit in anything that is checksummed is turned back.  Where more is damaged, what cannot be known is given up, so that
-    the rest can be used: copy the pool first.  Raises PoolDamaged where nothing can be done; the pool is unchanged then.
+    One flipped bit in anything that is checksummed is turned back.  Where more is damaged, what cannot be known is given up, so
+    that the rest can be used: copy the pool first.  Raises PoolDamaged where nothing can be done; the pool is unchanged then.
     """
     with contextlib.ExitStack() as stack:
-        view, kind = stack.enter_context(pools.view(path))
+        view, _ = stack.enter_context(pools.view(path))
         before = stack.enter_context(contextlib.closing(copied(view)))
         mended, lost = mend_copy(view)
         changes = [

@@ -10,8 +10,8 @@ class Finding(NamedTuple):
 
     kind: `"damage"` (it is not what was written), `"doubt"` (damaged, or in the middle of a change when the machine stopped;
     nothing is lost either way) or `"leak"` (memory that belongs to nobody).  where: the place, in words, with its offset.
-    what: what is wrong.  mend: what `rnvm check --repair` does about it, or None where nothing can be done.  part, index: for repair,
-    what kind of thing it is, and which of them.  at: its offset.
+    what: what is wrong.  mend: what `rnvm check --repair` does about it, or None where nothing can be done.  part, number: for
+    repair, what kind of thing it is, and which of them.  at: its offset.
     """
 
     kind: str
@@ -20,7 +20,7 @@ class Finding(NamedTuple):
     mend: str | None = None
     part: str = ""
     at: int = 0
-    index: int = 0
+    number: int = 0
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.where}: {self.what}"

@@ -245,7 +245,7 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
             if not os.path.isfile(path):
                 raise InvalidArgument(f"the device has only {units.show_size(length(fd))}", hint="a smaller --size")
             _allocate(fd, total)
-        with contextlib.closing(_medium(fd, total, media(fd), force_flush=False)) as medium:
+        with contextlib.closing(_medium(fd, length(fd), media(fd), force_flush=False)) as medium:
             return grow_medium(medium, total)
 
 

@@ -1,0 +1,35 @@
+"""The command line: `rnvm create`, and commands that look at a pool that nobody has open.
+
+Exit status: 0 done; 1 refused, or the check found something; 2 the command was wrong; 3 the system or the device failed.
+docs/pool.md says it in prose.
+"""
+
+from __future__ import annotations
+
+import click
+
+import rfp
+from rfp.cli.group import Commands
+from rnvm.cli import look, make
+
+
+class _Commands(Commands):
+    program = "rnvm"
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(rfp.__version__, message="rnvm %(version)s")
+def main() -> None:
+    """Persistent data structures that processes share: the pools that they live in.
+
+    \b
+    To start:
+      rnvm create orders.pool --size 1GiB
+      rnvm info orders.pool
+
+    Exit status: 0 done; 1 refused, or the check found something; 2 the command was wrong; 3 the system or the device failed.
+    """
+
+
+for command in (make.create, look.info, look.check, look.ls, look.dump, make.grow):
+    main.add_command(command)

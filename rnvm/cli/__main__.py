@@ -1,0 +1,5 @@
+"""`python -m rnvm.cli`: for where the command `rnvm` is not on the PATH."""
+
+from rnvm.cli import main
+
+main(prog_name="rnvm")

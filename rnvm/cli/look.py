@@ -1,0 +1,202 @@
+"""`rnvm info`, `check`, `ls` and `dump`: they change nothing (but for `check --repair`)."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from rfp import units
+from rfp.cli.text import grouped, plural, table
+from rfp.errors import PoolDamaged
+from rnvm import _dump, pools
+from rnvm import check as checking
+from rnvm._inspect import Inspection
+from rnvm.cli.make import POOL
+
+
+def when(seconds: int) -> str:
+    """A time of the wall clock, as people read it."""
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def text(value: bytes) -> str:
+    """Bytes that are mostly text."""
+    return value.decode(errors="backslashreplace")
+
+
+def figures(path: str) -> dict[str, Any]:
+    """What `rnvm info` tells."""
+    with pools.view(path) as (view, media):
+        inspection = Inspection(view)
+        inspection.run()
+        runs = _dump.owners(inspection)
+        sessions = _dump.sessions(inspection)
+        return {
+            "pool": path,
+            **_dump.description(inspection),
+            "medium": media.kind,
+            "mode": media.mode,
+            "promise": media.promise,
+            "free_blocks": sum(count for _, count, whose in runs if whose == "free"),
+            "structures": len(inspection.names),
+            "attached": sum(session["state"] != "free" for session in sessions),
+            "findings": len(inspection.findings),
+        }
+
+
+@click.command()
+@POOL
+@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+def info(pool: str, as_json: bool) -> None:
+    """Print what a pool is, and what its medium promises.
+
+    \b
+    Examples:
+      rnvm info orders.pool
+      rnvm info orders.pool --json
+    """
+    found = figures(pool)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    logs = f"{units.show_size(found['operation_log'])} and {units.show_size(found['memory_log'])} of logs each"
+    rows = [
+        ["pool", f"{found['uuid']}, format {found['format']}, back-end {found['backend']}"],
+        ["made", when(found["created"])],
+        ["medium", f"{found['medium']}, {found['mode']} mode"],
+        ["promise", found["promise"]],
+        ["state", "closed in order" if found["closed"] else "not closed: the next opening recovers it"],
+        ["size", units.show_size(found["size"])],
+        ["blocks", f"{grouped(found['blocks'])} of {units.show_size(found['block'])}, {grouped(found['free_blocks'])} free"],
+        ["structures", f"{found['structures']} of at most {grouped(found['names'])}"],
+        ["front-ends", f"{found['attached']} of at most {grouped(found['front_ends'])}, {logs}"],
+    ]
+    if found["findings"]:
+        rows.append(["findings", f"{found['findings']}: rnvm check {pool}"])
+    click.echo("\n".join(table(None, rows, "<<")))
+
+
+@click.command()
+@POOL
+@click.option("--repair", is_flag=True, help="Mend what can be mended, and say what cannot.  Copy the pool first.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def check(pool: str, repair: bool, as_json: bool) -> None:
+    """Look for damage and leaks.  Without --repair nothing is changed.
+
+    The exit status is 1 if anything is damaged or leaked, or was lost in the repair.
+
+    \b
+    Examples:
+      rnvm check orders.pool
+      rnvm check orders.pool --repair
+    """
+    mended: list[str] = []
+    lost: list[str] = []
+    if repair:
+        mended, lost = checking.repair(pool)
+    found = checking.check(pool)
+    if as_json:
+        findings = [{"kind": each.kind, "where": each.where, "what": each.what, "mend": each.mend} for each in found.findings]
+        click.echo(json.dumps({"findings": findings, "mended": mended, "lost": lost, "sound": found.sound}))
+    else:
+        for line in mended:
+            click.echo(f"mended: {line}")
+        for line in lost:
+            click.echo(f"LOST: {line}")
+        for finding in found.findings:
+            click.echo(str(finding))
+            if finding.mend and finding.kind != "doubt":
+                click.echo(f"  --repair: {finding.mend}")
+        for line in found.figures.get("recovered", []):
+            if not line.startswith(("doubt", "damage")):
+                click.echo(f"note: {line}")
+        click.echo(summary(found))
+    if not found.sound or lost:
+        raise click.exceptions.Exit(1)
+
+
+def summary(found: checking.Checked) -> str:
+    """The last line of a check."""
+    if not found.figures:
+        return "the pool cannot be opened as it is"
+    blocks = found.figures
+    used = sum(blocks["used"].values())
+    walked = f"{len(blocks['walked'])} of {plural(len(blocks['used']), 'structure')} walked"
+    counts = f"{grouped(used)} of {grouped(blocks['blocks'])} blocks used, {grouped(blocks['granted'])} granted, {walked}"
+    return ("sound" if found.sound else "NOT sound") + f": {counts}"
+
+
+@click.command()
+@POOL
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def ls(pool: str, as_json: bool) -> None:
+    """List the structures of a pool.
+
+    \b
+    Example:
+      rnvm ls orders.pool
+    """
+    with pools.view(pool) as (view, _):
+        inspection = Inspection(view)
+        names = _dump.names(inspection)
+        blocks: dict[str, int] = {}
+        for _, count, whose in _dump.owners(inspection):
+            blocks[whose] = blocks.get(whose, 0) + count
+    for each in names:
+        each["blocks"] = blocks.get(f"used by entry {each['entry']}", 0)
+    if as_json:
+        click.echo(json.dumps(plain(names)))
+        return
+    rows = [
+        [
+            text(each["name"]), str(each["kind"]), str(each["format"]), text(each["codec"]) or "-", grouped(each["blocks"]),
+            "?" if each["transaction"] is None else grouped(each["transaction"]), when(each["created"]), each["state"],
+        ]
+        for each in names
+    ]  # fmt: skip
+    head = ["name", "kind", "format", "codec", "blocks", "transactions", "made", "state"]
+    click.echo("\n".join(table(head, rows, "<>><>><<")))
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON: bytes as text, and in hexadecimal where they are none."""
+    if isinstance(value, bytes):
+        return value.decode() if value.isascii() and value.decode().isprintable() else value.hex()
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+@click.command()
+@POOL
+def dump(pool: str) -> None:
+    """Print all that stands in a pool, but for the contents of its blocks, as JSON: one object for each part.
+
+    Logs are those that still count; what was applied and checkpointed is not shown.
+
+    \b
+    Examples:
+      rnvm dump orders.pool
+      rnvm dump orders.pool | grep '"part": "record"'
+    """
+    with pools.view(pool) as (view, _):
+        try:
+            inspection = Inspection(view)
+        except PoolDamaged as error:
+            click.echo(json.dumps({"part": "finding", "what": str(error)}))
+            raise
+        out = [{"part": "pool", **_dump.description(inspection)}]
+        out += [{"part": "name", **each} for each in _dump.names(inspection)]
+        for session in _dump.sessions(inspection):
+            out.append({"part": "session", **session})
+            for which in ("operations", "memory"):
+                records = _dump.records(inspection, session["session"], which)
+                out += [{"part": "record", "log": which, "session": session["session"], **record} for record in records]
+        runs = _dump.owners(inspection)
+        out += [{"part": "blocks", "first": first, "count": count, "owner": whose} for first, count, whose in runs]
+        out += [{"part": "finding", "kind": each.kind, "where": each.where, "what": each.what} for each in inspection.run()]
+    for each in out:
+        click.echo(json.dumps(plain(each)))

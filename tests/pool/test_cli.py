@@ -1,0 +1,120 @@
+"""The commands of `rnvm`, on real files."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from rnvm import _drive, pools
+from rnvm.cli import main
+
+
+@pytest.fixture
+def rnvm(tmp_path, monkeypatch):
+    """Runs a command in a folder of the test's own; keyword arguments are CliRunner's."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, status=0):
+        result = CliRunner().invoke(main, [*arguments])
+        assert result.exit_code == status, result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def pool(rnvm):
+    """A pool with a structure and an operation that waits."""
+    rnvm("create", "p.pool", "--size", "2MiB", "--front-ends", "2", "--names", "16", "--operation-log", "8KiB", "--memory-log", "8KiB")
+    with pools.open_pool("p.pool") as pool:
+        made = pool.create(b"jobs", kind=3, format=2, codec=b"json")
+        session, _ = pool.attach()
+        writer = _drive.Writer(pool, session)
+        writer.operations([_drive.part(made, 1, b"work", code=9)])
+        address = pool.grant(session, 1)
+        body = _drive.entry(_drive.TAKE, address, 1) + _drive.entry(_drive.WRITE, address, bytes(8))
+        writer.transaction([_drive.part(made, 1, body)])
+        pool.collect()
+    return "p.pool"
+
+
+def test_create_says_what_the_medium_promises(rnvm):
+    assert "survives a power failure" in rnvm("create", "p.pool", "--size", "4MiB").stdout
+    assert "is there already" in rnvm("create", "p.pool", "--size", "4MiB", status=1).stderr
+    assert "too few" in rnvm("create", "q.pool", "--size", "8KiB", status=2).stderr
+    assert not Path("q.pool").exists()
+
+
+def test_create_on_a_medium_that_forgets_needs_a_word(rnvm, request):
+    path = Path("/dev/shm") / f"rnvm-cli-{id(request)}.pool"
+    try:
+        assert "tmpfs" in rnvm("create", str(path), "--size", "4MiB", status=1).stderr
+        assert "survives process crash only" in rnvm("create", str(path), "--size", "4MiB", "--assume-persistent").stdout
+        assert "survives process crash only" in rnvm("info", str(path)).stdout
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def test_info_tells_what_a_pool_is(rnvm, pool):
+    out = rnvm("info", pool).stdout
+    for text in ("page cache, image mode", "closed in order", "1 of at most 16", "1 of at most 2, 8KiB and 8KiB of logs each", "of 4KiB"):
+        assert text in out
+    figures = json.loads(rnvm("info", pool, "--json").stdout)
+    assert figures["structures"] == 1 and figures["closed"] and figures["block"] == 4096 and figures["mode"] == "image"
+
+
+def test_ls_lists_structures(rnvm, pool):
+    head, line = rnvm("ls", pool).stdout.splitlines()
+    assert head.split() == ["name", "kind", "format", "codec", "blocks", "transactions", "made", "state"]
+    assert line.split()[:6] == ["jobs", "3", "2", "json", "2", "1"]
+    assert json.loads(rnvm("ls", pool, "--json").stdout)[0]["name"] == "jobs"
+
+
+def test_dump_shows_every_part(rnvm, pool):
+    lines = [json.loads(line) for line in rnvm("dump", pool).stdout.splitlines()]
+    assert [each["part"] for each in lines[:2]] == ["pool", "name"]
+    records = [each for each in lines if each["part"] == "record"]
+    assert [record["parts"] for record in records] == [[{"structure": 1, "code": 9, "number": 1, "bytes": "work"}]]
+    assert {each["owner"] for each in lines if each["part"] == "blocks"} == {"used by entry 0", "free"}
+    assert sum(each["count"] for each in lines if each["part"] == "blocks") == lines[0]["blocks"]
+
+
+def test_check_ends_with_a_verdict(rnvm, pool):
+    out = rnvm("check", pool).stdout
+    assert out.splitlines()[-1].startswith("sound: 2 of")
+    assert "1 operations wait" in out
+    content = bytearray(Path(pool).read_bytes())
+    content[16384 + 50] ^= 4
+    Path(pool).write_bytes(content)
+    found = rnvm("check", pool, status=1).stdout
+    assert "damage: naming entry 0 at 16384" in found
+    assert "the pool cannot be opened as it is" in found
+    assert "one bit was turned back" in rnvm("check", pool, "--repair").stdout
+    verdict = json.loads(rnvm("check", pool, "--json").stdout)
+    assert verdict["sound"] and verdict["findings"] == []
+
+
+def test_grow_makes_a_pool_larger(rnvm, pool):
+    assert "has 4MiB now" in rnvm("grow", pool, "--size", "4MiB").stdout
+    assert "is no more" in rnvm("grow", pool, "--size", "3MiB", status=2).stderr
+    assert rnvm("check", pool).stdout.splitlines()[-1].startswith("sound: 2 of")
+
+
+def test_what_is_wrong_is_one_line_with_a_way_out(rnvm, pool):
+    for command in ("info", "check", "ls", "dump"):
+        error = rnvm(command, "nothing.pool", status=1).stderr
+        assert error.startswith("rnvm: there is no pool at nothing.pool (make one: rnvm create nothing.pool")
+        with pools.open_pool(pool):
+            assert "is open in another process" in rnvm(command, pool, status=1).stderr
+
+
+def test_the_documentation_has_every_command_with_every_option():
+    text = (Path(__file__).parents[2] / "docs" / "pool.md").read_text()
+    rows = dict(re.findall(r"^\| `rnvm (\w+)[^`]*` \|(.*)$", text, re.M))
+    for name in ("create", "info", "check", "ls", "dump", "grow"):
+        options = {each.opts[0] for each in main.commands[name].params if each.param_type_name == "option"}
+        assert set(re.findall(r"`(--[a-z-]+)`", rows[name])) == options
