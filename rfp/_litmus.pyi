@@ -14,3 +14,6 @@ def round_trips(
     pair: QueuePair, local: Region, remote: RemoteRegion, opcode: int, offset: int, length: int, rounds: int, *,
     timeout: float = 20.0,
 ) -> list[int]: ...
+def burst(
+    pair: QueuePair, local: Region, remote: RemoteRegion, opcode: int, offsets: list[int], length: int,
+) -> int: ...

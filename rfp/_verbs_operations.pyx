@@ -191,7 +191,7 @@ cdef void settle(pair_state *p) noexcept nogil:
 
 
 cdef uint32_t status_of(pair_state *p, int status) noexcept nogil:
-    if status == IBV_WC_LOC_LEN_ERR or status == IBV_WC_LOC_PROT_ERR or status == IBV_WC_LOC_QP_OP_ERR:
+    if status == IBV_WC_LOC_LEN_ERR or status == IBV_WC_LOC_PROT_ERR:
         return BOUNDS
     if status == IBV_WC_REM_ACCESS_ERR or status == IBV_WC_REM_INV_REQ_ERR:
         return RIGHTS

@@ -22,8 +22,8 @@ from rfp._verbs_device cimport (
     IBV_QP_RETRY_CNT, IBV_QP_RNR_RETRY, IBV_QP_RQ_PSN, IBV_QP_SQ_PSN, IBV_QP_STATE, IBV_QP_TIMEOUT, device_error, ibv_qp_attr,
     ibv_qp_init_attr, open_library, verbs)
 from rfp._verbs_operations cimport (
-    DEPTH, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, MOST_QUEUES,
-    QUEUE_PAIRS, RECEIVES, closed_operations, drain, ibv_req_notify_cq, pair_flush, pair_prepare, pthread_mutex_destroy,
+    DEPTH, IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_RETRY_EXC_ERR,
+    IBV_WC_RNR_RETRY_EXC_ERR, MOST_QUEUES, QUEUE_PAIRS, RECEIVES, closed_operations, drain, ibv_req_notify_cq, pair_flush, pair_prepare, pthread_mutex_destroy,
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, receive, receiver, unconnected_operations, verbs_operations)
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed
 
@@ -190,6 +190,7 @@ cdef class VerbsEventChannel(EventChannel):
 HINTS = {                      # what to do about a request that the device gave up, by the status it gave
     IBV_WC_RETRY_EXC_ERR: "the peer's process, host or link is down, or nothing gets through (a firewall on UDP port 4791, "
                           "different MTUs); a slow network may need a larger timeout= or retry_cnt=",
+    IBV_WC_LOC_QP_OP_ERR: "this host's link may be down: `rfp doctor` shows it",
     IBV_WC_RNR_RETRY_EXC_ERR: "the peer takes no notifications: its thread hangs",
     IBV_WC_REM_ACCESS_ERR: "the peer has closed the region, or grants less than its descriptor said",
     IBV_WC_REM_INV_REQ_ERR: "the peer's device does not do this (atomic operations?)",

@@ -24,6 +24,7 @@ from rfp._fabric import (
     WRITE_NOTIFY,
     QueuePair,
 )
+from rfp._litmus import burst
 from rfp._shm import ShmFabric
 from rfp.errors import CallerError, Closed, HandshakeFailed, InvalidArgument
 
@@ -176,6 +177,36 @@ def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
     assert a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=1000) == 1
     rest = completions(a.pair, a.pair.depth)
     assert [each for each, _, _ in rest] == [*range(1, a.pair.depth), 1000]
+
+
+@pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 200])
+def test_a_batch_is_done_in_order_and_one_completion_tells_of_all_of_it(ends, n):
+    a, b = ends
+    for round_ in range(3):                     # the chain of requests is whole again after each
+        a.memory.write(64, b"".join(struct.pack("<Q", 1000 * round_ + i) for i in range(n)))
+        assert burst(a.pair, a.memory, a.theirs, WRITE, [64 + 8 * i for i in range(n)], 8) == n
+        assert completions(a.pair, 1) == [(n - 1, WRITE, SUCCESS)]
+        assert b.memory.read(64, 8 * n) == a.memory.read(64, 8 * n)
+    assert a.pair.poll(64) == []
+
+
+def test_of_a_batch_only_what_cannot_be_done_fails_and_in_its_turn(ends):
+    a, b = ends
+    a.memory.write(64, b"x" * 80)
+    offsets = [64, LARGEST, 72, 16 * PAGE, 80, 88]
+    assert burst(a.pair, a.memory, a.theirs, WRITE, offsets, 8) == 6
+    assert completions(a.pair, 3) == [(1, WRITE, BOUNDS), (3, WRITE, BOUNDS), (5, WRITE, SUCCESS)]
+    assert b.memory.read(64, 40) == b"x" * 32 + bytes(8)
+
+
+def test_of_a_batch_that_is_too_long_the_beginning_is_taken(ends):
+    a, _ = ends
+    taken = burst(a.pair, a.memory, a.theirs, READ, [64] * 512, 8)
+    assert a.pair.depth <= taken <= 512         # on shm what succeeds unsignaled takes no room
+    if taken == 512:
+        assert completions(a.pair, 1) == [(511, READ, SUCCESS)]
+    until(lambda: a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=999))
+    assert completions(a.pair, 1) == [(999, READ, SUCCESS)]
 
 
 def test_polling_for_no_or_too_many_completions_is_refused(ends):

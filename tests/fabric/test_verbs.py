@@ -199,6 +199,38 @@ def test_a_peer_whose_queue_pair_is_gone_is_not_alive_though_nobody_watches_its_
     assert 0.4 < until(lambda: not a.pair.alive()) < 8      # patience, less what had been answered
 
 
+@pytest.fixture
+def link():
+    """The interface beneath the device, where it is ours to take down: that of the machine of scripts/softroce."""
+    if os.geteuid() != 0 or "dummy0" not in os.listdir("/sys/class/net"):
+        pytest.skip("not run here: the network of this machine is not ours to take down")
+
+    def set_link(state: str) -> None:
+        subprocess.run(["ip", "link", "set", "dummy0", state], check=True)
+
+    yield set_link
+    set_link("up")
+
+
+def test_a_link_that_goes_down_ends_its_connections_and_one_that_is_back_takes_new_ones(ends, link):
+    a, _ = ends
+    link("down")
+    assert a.pair.execute(READ, a.memory, 64, a.theirs, 0, 8, timeout=20) == PEER_GONE
+    assert a.pair.failure
+    assert not a.pair.alive()
+    with pytest.raises(FabricError, match="DOWN"):
+        verbs()
+    link("up")
+
+    def anew() -> bool:
+        try:
+            with verbs() as fabric, connected(fabric, fabric) as (c, _):
+                return c.pair.execute(READ, c.memory, 64, c.theirs, 0, 8) == SUCCESS
+        except FabricError:
+            return False
+    until(anew, 20)
+
+
 def test_an_idle_connection_is_alive_after_a_long_time_without_asking(ends):
     a, _ = ends
     assert a.pair.alive()
