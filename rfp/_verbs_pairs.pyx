@@ -23,8 +23,9 @@ from rfp._verbs_device cimport (
     ibv_qp_init_attr, open_library, verbs)
 from rfp._verbs_operations cimport (
     DEPTH, IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR, IBV_WC_RETRY_EXC_ERR,
-    IBV_WC_RNR_RETRY_EXC_ERR, MOST_QUEUES, QUEUE_PAIRS, RECEIVES, closed_operations, drain, ibv_req_notify_cq, pair_flush, pair_prepare, pthread_mutex_destroy,
-    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, receive, receiver, unconnected_operations, verbs_operations)
+    IBV_WC_RNR_RETRY_EXC_ERR, MOST_QUEUES, QUEUE_PAIRS, RECEIVES, closed_operations, drain, ibv_req_notify_cq, pair_flush,
+    pair_prepare, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, receive, receiver,
+    unconnected_operations, verbs_operations)
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed
 
 cdef extern from "<sys/eventfd.h>" nogil:
