@@ -126,7 +126,8 @@ cdef struct pair_state:
     bint probing               # a WRITE of no bytes is under way, to see whether the peer answers
     bint waiting               # something was under way when alive() last looked
     uint32_t seen              # done, then
-    uint64_t since             # since when nothing has been done, ns
+    uint64_t asked             # when that was, ns
+    uint64_t silent            # ns for which nothing of it has been answered
     uint64_t patience          # ns after which a peer that answers nothing is not alive
     posted requests[DEPTH]
     ibv_send_wr work[DEPTH]    # a chain that is made once, and cut for each batch

@@ -39,6 +39,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef enum:
     COMPLETIONS = 32           # taken from a device's queue at once
+    LOOKS = 8                  # in vain, at least, before a peer is taken for dead
     TENDING = 16               # polls of a pair between two looks at its channel
 
 cdef uint64_t PROBE = <uint64_t>1 << 63        # in a work request's id; the others are places
@@ -323,8 +324,12 @@ cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
         return False
     now = rfp_now()
     if not p.waiting or p.done != p.seen or not (p.done != p.tail or p.probing):
-        p.since = now
+        p.silent = 0
         p.seen = p.done
+    else:
+        # At most so much at a time: what was stopped meanwhile may have been this whole machine, and not the peer.
+        p.silent += min(now - p.asked, p.patience // LOOKS)
+    p.asked = now
     if not p.probing:
         memset(&probe, 0, sizeof(probe))
         probe.wr_id = PROBE | p.tail
@@ -332,7 +337,7 @@ cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
         nothing(&probe)
         p.probing = ibv_post_send(p.qp, &probe, &bad) == 0
     p.waiting = True
-    return (p.probing or p.done != p.tail) and now - p.since < p.patience
+    return (p.probing or p.done != p.tail) and p.silent < p.patience
 
 
 cdef bint unconnected_alive(queue_pair *pair) noexcept nogil:
