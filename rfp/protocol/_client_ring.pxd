@@ -75,6 +75,7 @@ cdef struct client_ring:
     remote_region *beat            # NULL: the operating system tells
     bint listening                 # a READ of it is under way
     uint64_t last_beat             # what the last one brought
+    uint64_t longest_silence       # ns
     uint64_t silence               # ns for which this thread has listened and nothing new came
     # pins to release with the next requests
     uint64_t release[MOST_SLOTS]

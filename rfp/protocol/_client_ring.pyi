@@ -7,6 +7,7 @@ class ClientRing:
         cls, pair: QueuePair, channel: EventChannel, requests: RemoteRegion, request_offset: int, responses: RemoteRegion,
         response_offset: int, reply: Region, reply_offset: int, scratch: Region, scratch_offset: int, slots: int, slot_size: int,
         checked: bool, beat: RemoteRegion | None = None,
+        longest_silence: int = 900_000_000,
     ) -> ClientRing: ...
     @property
     def pair(self) -> QueuePair: ...

@@ -25,7 +25,6 @@ cdef enum:                      # client_slot.stage
 
 cdef enum:
     STEP = 50000000             # ns: the longest sleep, and the time between two looks whether the server still lives
-    SILENCE = 900000000         # ns without a beat after which the server is taken for gone
     COMPLETIONS = 32
     BURST = 16                  # WRITEs of requests that are posted at once
     REAP = 10000                # steps that a call spends on freeing a slot before it is told that there is none
@@ -365,7 +364,7 @@ cdef bint lives(client_ring *ring, uint64_t now) noexcept nogil:
     ring.silence += min(since, <uint64_t> 2 * STEP)
     if not ring.listening:
         listen(ring)
-    return ring.silence < SILENCE
+    return ring.silence < ring.longest_silence
 
 
 cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
@@ -615,13 +614,14 @@ cdef class ClientRing:
 
     requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
     may write, with the offset of this ring's reply slots; scratch: own region, with the offset of
-    (2 * slots) * slot_size + 64 bytes; beat: the server's region whose first word tells that it lives, if that is needed.
+    (2 * slots) * slot_size + 64 bytes; beat: the server's region whose first word tells that it lives, if that is needed;
+    longest_silence: ns without a new beat after which the server is taken for gone.
     """
 
     def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
                   uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
                   uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size,
-                  bint checked, RemoteRegion beat=None):
+                  bint checked, RemoteRegion beat=None, uint64_t longest_silence=900_000_000):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
         if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
@@ -652,6 +652,7 @@ cdef class ClientRing:
         self.c.scratch = &scratch.c
         self.c.scratch_offset = scratch_offset
         self.c.beat = NULL if beat is None else &beat.c
+        self.c.longest_silence = longest_silence
         self.c.slots = slots
         self.c.slot_size = slot_size
         self.c.checked = checked or not pair.c.reads_ordered

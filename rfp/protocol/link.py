@@ -97,6 +97,11 @@ class Link:
         return arena
 
     @property
+    def longest_silence(self) -> int:
+        """How long (ns) the server's beat may stay away: a little longer than a device's answers, which know better why."""
+        return (self.address.rdma.patience if self.address.provider == "rdma" else 800_000_000) + 100_000_000
+
+    @property
     def needs_registration(self) -> bool:
         """Whether local memory must be registered before requests may name it."""
         return self.fabric.closing_revokes
@@ -178,7 +183,7 @@ class Link:
                         ClientRing(
                             pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
                             reply, answer.reply_offsets[i], scratch, i * (2 * ring + LINE), self.slots, self.slot_size,
-                            bool(self.features & RESPONSE_CRC), self.beat,
+                            bool(self.features & RESPONSE_CRC), self.beat, self.longest_silence,
                         )
                     )  # fmt: skip
             channel = Channel(
