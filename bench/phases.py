@@ -6,6 +6,7 @@ import queue
 import sys
 import threading
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bench import _driver
@@ -73,6 +74,7 @@ def measure(
     if phase.error is not None:
         raise phase.error
     return Result(
+        verbs=dict(phase.verbs),
         database=database.name,
         client=database.client,
         phase="load" if loading else "run",
@@ -108,6 +110,7 @@ class _Phase:
             )
         self.tallies = [Tally() for _ in range(count)]
         self.connections: list[Any] = []
+        self.verbs: Counter[str] = Counter()
         self._streams = [Stream(requests, thread) for thread in range(count)]
         if properties["rfp.predraw"] and database.native and not loading:
             for stream in self._streams:
@@ -120,6 +123,7 @@ class _Phase:
         """Connects, then lets all threads go at the same moment."""
         for _ in self.tallies:
             self.connections.append(self.database.connect())
+        self._before = self._counted()
         share, rest = divmod(self.requests.operations, len(self.tallies))
         for number in range(len(self.tallies)):
             operations = share + (number < rest)
@@ -192,7 +196,17 @@ class _Phase:
                 interrupted = True
                 self.stop.set()
         status.tick(last=True)
+        self.verbs = self._counted()
+        self.verbs.subtract(self._before)  # rings are used again
         return interrupted
+
+    def _counted(self) -> Counter[str]:
+        """What the rings of all connections have counted, where they have rings."""
+        total: Counter[str] = Counter()
+        for connection in self.connections:
+            counters = getattr(connection, "counters", {})
+            total.update({name: counters[name] for name in ("submitted", "writes", "reads", "switches") if name in counters})
+        return total
 
     def close(self) -> None:
         """Stops what still runs and closes the connections; how long that takes counts as CLEANUP."""

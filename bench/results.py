@@ -27,7 +27,7 @@ class Metric:
 
 @dataclass
 class Result:
-    """One phase of one database.  runtime: ns."""
+    """One phase of one database.  runtime: ns; verbs: what the clients' rings have counted, where they count."""
 
     database: str
     client: str
@@ -42,6 +42,7 @@ class Result:
     interrupted: bool = False
     records: int = 0
     intervals: list[tuple[float, float, dict[str, Histogram]]] = field(default_factory=list)
+    verbs: dict[str, int] = field(default_factory=dict)
 
     @property
     def throughput(self) -> float:
@@ -60,6 +61,12 @@ class Result:
             yield "OVERALL", "Network", f"emulated ({self.emulated})"
         if self.interrupted:
             yield "OVERALL", "Interrupted", 1
+        if calls := self.verbs.get("submitted", 0):
+            # The paper's round trips per call (RFP, figure 10: 2.005): a WRITE, and the READs until the result is there.
+            yield "VERBS", "Calls", calls
+            yield "VERBS", "WritesPerCall", round(self.verbs["writes"] / calls, 3)
+            yield "VERBS", "ReadsPerCall", round(self.verbs["reads"] / calls, 3)
+            yield "VERBS", "ModeSwitches", self.verbs["switches"]
         for metric in self.metrics:
             first = metric.intended if interval == "intended" else metric.done
             yield from _latencies(metric.name, first, percentiles, verbose)

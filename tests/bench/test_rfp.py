@@ -74,6 +74,18 @@ def test_what_one_driver_loads_the_other_reads():
             assert phases.run(python, p).metric("VERIFY").returns == {"OK": 300}
 
 
+@pytest.mark.parametrize("mode", ["fetch", "reply"])
+def test_the_results_say_what_a_call_costs(mode):
+    p = properties("c", operationcount=300, rfp__mode=mode)
+    with open_database("rfp", p, private=True) as database:
+        phases.load(database, p)
+        for _ in range(2):  # the second run uses the first's rings
+            rows = {name: value for metric, name, value in phases.run(database, p).rows() if metric == "VERBS"}
+            assert rows["Calls"] == 300
+            assert 1 <= rows["WritesPerCall"] <= 2  # the request, and WAIT where the client goes to sleep
+            assert (rows["ReadsPerCall"] >= 1) if mode == "fetch" else (rows["ReadsPerCall"] < 1)
+
+
 def test_without_a_server_there_is_an_error_that_says_so(tmp_path):
     with pytest.raises(ConnectionFailed):
         open_database("rfp", properties("c", rfp__address=f"shm://{tmp_path}/nobody"))
