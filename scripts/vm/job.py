@@ -58,7 +58,8 @@ class Job:
 
     def _write(self, folder: Path) -> None:
         (folder / "start").symlink_to(START)
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in self.environment.items() if _exported(name)]
+        environment = {**self.environment, "SOFTROCE": self.link.name}  # by which a command can tell where it runs
+        exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items() if _exported(name)]
         lines = [*exports, f"cd {shlex.quote(str(self.directory))} || exit", f"exec env -- {shlex.join(self.command)}"]
         (folder / "command").write_text("\n".join(lines) + "\n")
         (folder / "shares").write_text("".join(f"share{i} {share.resolve()}\n" for i, share in enumerate(self.shares)))

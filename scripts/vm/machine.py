@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,7 @@ Sink = Callable[[bytes], None]
 BOOTS, BOOT_SECONDS = 3, 60
 # Beyond the command's limit, which counts in the guest: what setting up and ending may take on a busy machine.
 GRACE_SECONDS = 90
+TIMED_OUT = (124, 137)  # timeout(1)'s status: ended when asked to, or killed
 
 
 @dataclass
@@ -75,6 +77,8 @@ class Machine:
             self._process.kill()
             self._process.wait()
             await asyncio.wait({copies})
+        if guest.status in TIMED_OUT and guest.took >= self.job.limit:
+            self.err(f"softroce: the command was still running after {self.job.limit:g} s, and was ended\n".encode())
         if guest.status is None:
             raise MachineError((guest.complaint or "the machine ended before the command did") + _last_words(folder))
         return guest.status
@@ -103,6 +107,8 @@ class _Guest:
         self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the command, or not for a reason
         self.status: int | None = None
         self.complaint = ""
+        self.took = 0.0  # seconds from there to the status
+        self._began = 0.0
         self._partial = b""
 
     def hear(self, data: bytes) -> None:
@@ -110,6 +116,7 @@ class _Guest:
         for line in lines:
             match line.split():
                 case [b"ready"]:
+                    self._began = time.monotonic()
                     for image in self.job.pmem:
                         image.formatted()
                     self.begun.set_result(None)
@@ -118,6 +125,7 @@ class _Guest:
                     self.begun.set_result(None)
                 case [b"status", status]:
                     self.status = int(status)
+                    self.took = time.monotonic() - self._began
 
 
 async def _copy(descriptor: int, sink: Sink) -> None:

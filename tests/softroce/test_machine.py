@@ -37,8 +37,9 @@ def test_a_killed_command_has_a_shells_exit_status(softroce):
 
 
 def test_a_command_that_hangs_is_ended_and_so_is_what_it_started(softroce):
-    run = softroce("--timeout", 2, "--", "bash", "-c", "trap '' TERM; echo begun; sleep 1000 & wait; sleep 1000")
+    run = softroce("--timeout", 2, "--", "bash", "-c", "trap '' INT; echo begun; sleep 1000 & wait; sleep 1000")
     assert (run.returncode, run.stdout) == (137, b"begun\n")
+    assert run.stderr.endswith(b"softroce: the command was still running after 2 s, and was ended\n")
 
 
 def test_there_is_a_soft_roce_device_with_two_addresses(softroce):
@@ -119,16 +120,6 @@ def test_persistent_memory_outlives_the_machines_sudden_end(tmp_path):
     assert last >= 50
     assert int(found) >= last
     assert device == b"True"
-
-
-def test_two_machines_reach_each_other_over_rdma(softroce):
-    server = "ibv_rc_pingpong -g 1 -n 20"
-    client = "until ibv_rc_pingpong -g 1 -n 20 10.2.0.1; do sleep 0.5; done; hostname; exit 3"
-    run = softroce("--two-hosts", server, "--", "bash", "-c", client)
-    assert run.returncode == 3
-    assert b"20 iters in" in run.stdout
-    assert run.stdout.endswith(b"client\n")
-    assert b"server: 20 iters in" in run.stderr
 
 
 def test_a_killed_launcher_takes_its_machine_along(tmp_path):
