@@ -22,7 +22,8 @@ import leaks
 import pytest
 
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
-SLOWER = 4 if SANITIZED else 1
+EMULATED = "SOFTROCE" in os.environ  # in the machine of scripts/softroce
+SLOWER = 8 if EMULATED else 4 if SANITIZED else 1
 
 # A server of the user's, or what they tuned, is neither met nor touched.  Short: a socket's path has 107 bytes.
 PRIVATE = Path(tempfile.mkdtemp(prefix="rfp-tests-"))
@@ -51,7 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rfp")
     group.addoption("--seed", type=int, help="of everything random in this run; as printed by the run to repeat")
     group.addoption("--settle", type=float, default=2 * SLOWER, help="seconds in which what a test held has to be gone")
-    group.addoption("--roce", action="store_true", help="what is marked verbs has to run: an error where there is no RDMA device")
+    group.addoption("--over", choices=("shm", "verbs"), default="shm", help="what servers without an address are reached over")
     group.addoption("--seconds", type=float, help="in an order drawn from the seed; start no test after so many seconds")
 
 
@@ -67,8 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
         seed = random.SystemRandom().randrange(2**32)
     config.stash[seed_key] = seed
     config.stash[started_key] = time.monotonic()
-    if config.getoption("roce") and not rdma_devices():
-        raise pytest.UsageError("--roce: there is no RDMA device here (scripts/softroce -- COMMAND gives one)")
+    if config.getoption("over") == "verbs" and not rdma_devices():
+        raise pytest.UsageError("--over=verbs: there is no RDMA device here (scripts/softroce -- COMMAND gives one)")
     config.stash[stderr_key] = os.dup(sys.__stderr__.fileno())
     if config.option.timeout is None:
         config.option.timeout = SLOWER * float(config.getini("timeout"))
@@ -139,13 +140,17 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _children_import_what_is_tested() -> Iterator[None]:
+def _children_import_what_is_tested(pytestconfig: pytest.Config) -> Iterator[None]:
     """Run where no source folder is: `python -c "import rfp"` looks into the current folder before anywhere else."""
     spec = importlib.util.find_spec("rfp")
     with pytest.MonkeyPatch.context() as patch:
         if isinstance(spec.loader, SourceFileLoader):  # an editable install has a loader of its own, in every child too
             patch.setenv("PYTHONPATH", str(Path(spec.origin).parents[1]), prepend=os.pathsep)
         patch.chdir(PRIVATE)
+        if pytestconfig.getoption("over") == "verbs":
+            import places
+
+            places.use_verbs(patch, PRIVATE)
         yield
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import places
 import pytest
 
 import rfp
@@ -25,7 +26,7 @@ def server() -> Iterator[rfp.Server]:
 def place(tmp_path: Path) -> Iterator[str]:
     """An address of this test's own; at the end nothing may be left of the servers that were there."""
     tmp_path.chmod(0o700)
-    yield f"shm://{tmp_path}/s"
+    yield places.own(tmp_path)
     left = [path.name for path in tmp_path.iterdir()]
     assert left in ([], ["s.lock", "s"], ["s", "s.lock"]), left  # a killed server's; its successor takes them over
 

@@ -107,6 +107,7 @@ def test_what_can_be_repeated_waits_for_the_server_and_is_repeated(start: Callab
         kv.close()
 
 
+@pytest.mark.anywhere
 def test_a_change_that_had_been_sent_is_not_repeated(start: Callable[..., Any]) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=25) as kv:

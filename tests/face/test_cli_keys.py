@@ -9,6 +9,8 @@ from click.testing import CliRunner
 import rfp
 from rfp.cli import main
 
+pytestmark = pytest.mark.anywhere
+
 
 @pytest.fixture(scope="module")
 def server():
@@ -123,6 +125,7 @@ def test_ping_measures(rfp_command, server):
     assert "answered 20 times: min " in rfp_command("ping", "--count", "20").stdout
 
 
+@pytest.mark.shm
 def test_results_over_an_emulated_network_are_labelled(server):
     address = f"{server.address}?rtt=20us"
     result = CliRunner().invoke(main, ["ping", "--address", address])

@@ -13,6 +13,8 @@ from rfp.errors import DeadlineExceeded, OutOfMemory, TooLarge
 
 from .content import longest_inline_put, pattern
 
+pytestmark = pytest.mark.anywhere
+
 
 def test_an_empty_batch_asks_nobody(each_mode: rfp.Client) -> None:
     submitted = each_mode.stats()["client"]["submitted"]
@@ -119,6 +121,7 @@ def test_each_value_that_is_refused_has_its_own_error() -> None:
         assert [value is not None for value in kv.get_many(b"fill %d" % i for i in range(3000))] == stored
 
 
+@pytest.mark.shm
 def test_a_batch_that_is_cut_off_tells_what_is_known(server: rfp.Server) -> None:
     with rfp.connect(server.address, timeout=20) as kv:
         items = [(b"key %d" % i, b"v") for i in range(100_000)]

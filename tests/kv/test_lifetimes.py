@@ -6,12 +6,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import places
 import pytest
 
 import rfp
 from rfp.errors import VersionMismatch
 
 from .content import pattern
+
+pytestmark = pytest.mark.anywhere
 
 SIZES = (5, 3000, 300_000)
 
@@ -28,7 +31,7 @@ def until(condition: Callable[[], bool], seconds: float = 20) -> float:
 def place(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = Path(tmp_path_factory.mktemp("place", numbered=True))
     folder.chmod(0o700)
-    return f"shm://{folder}/s"
+    return places.own(folder)
 
 
 def test_versions_only_grow_over_all_keys_of_a_worker(kv: rfp.Client) -> None:

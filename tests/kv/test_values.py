@@ -16,6 +16,8 @@ from rfp.errors import InvalidArgument, OutOfMemory, QuotaExceeded, TooLarge, Wr
 
 from .content import edges, longest_inline_get, longest_inline_put, pattern
 
+pytestmark = pytest.mark.anywhere
+
 MIB = 1 << 20
 
 

@@ -31,6 +31,8 @@ from rfp.rpc import RpcServer
 
 from .services import CLIENT, SERVER, said, started
 
+pytestmark = pytest.mark.anywhere
+
 SOON = 10.0  # seconds: what must happen at once may take so long on a machine that is very busy
 
 
@@ -171,6 +173,7 @@ def test_a_call_ends_at_its_deadline_and_its_slot_is_free_once_answered(slow, ga
             assert client.call(bytes([i])) == bytes([i])
 
 
+@pytest.mark.shm
 def test_calls_are_busy_when_all_slots_wait_for_late_answers_and_work_again_after_them(slow, gate):
     with rfp.RpcClient(slow.address) as client:
         for _ in range(3):
@@ -338,6 +341,7 @@ def test_closing_a_handle_ends_the_calls_of_other_threads(slow, gate):
     assert raised == [Closed] * 4
 
 
+@pytest.mark.shm
 def test_a_handler_at_work_keeps_nobody_from_connecting_or_leaving(slow, gate):
     """New rings and old ones wait for the worker; the control channel does not."""
     with rfp.RpcClient(slow.address) as client:
@@ -414,7 +418,7 @@ def test_a_forked_child_cannot_use_the_handle_and_the_parent_still_can(echo):
                 try:
                     client.close()
                     echo.close()
-                    with rfp.RpcClient(echo.address, timeout=5) as mine:
+                    with rfp.RpcClient(echo.address, timeout=20) as mine:
                         status = 0 if mine.call(b"mine") == b"mine" else 2
                 except BaseException:
                     status = 3

@@ -10,6 +10,8 @@ import pytest
 import rfp
 from rfp.errors import Unsupported
 
+pytestmark = pytest.mark.anywhere
+
 
 @pytest.fixture
 def server():

@@ -1,0 +1,34 @@
+"""Where the servers of this run are: on this host, or reached through its RDMA device (--over=verbs)."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from pathlib import Path
+
+import pytest
+
+from rfp import address
+
+HOST = "10.0.0.1"  # an address of the device in the machine of scripts/softroce
+_over = "shm"
+
+
+def use_verbs(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """From here on servers without an address are at rdma://, and both sides know a secret."""
+    global _over
+    _over = "verbs"
+    secret = folder / "secret"
+    secret.touch(0o600)
+    secret.write_text(secrets.token_hex(32))
+    patch.setenv("RFP_SECRET_FILE", str(secret))
+    patch.setattr(address, "unique", lambda: address.parse(f"rdma://{HOST}:0"))
+
+
+def own(folder: Path) -> str:
+    """An address that a test has for itself, so that one server may follow another there; folder: mode 0700."""
+    if _over == "shm":
+        return f"shm://{folder}/s"
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return f"rdma://{HOST}:{probe.getsockname()[1]}"
