@@ -4,6 +4,7 @@
 #   make test                 the fast suite;  ARGS='-k eviction -x' goes to pytest
 #   make test SANITIZE=1      the same, compiled with the address and undefined-behaviour sanitizers
 #   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 stops starting tests after ten minutes
+#   make test-roce            on verbs: the suites in a machine with a soft-RoCE device, another client, two hosts
 #   make dev                  .venv-dev: an editable debug build that compiles what was changed when it is imported
 #   make lint                 ruff, cython-lint, mypy, stubtest
 #   make docs                 docs/_build/html
@@ -17,7 +18,7 @@ SHELL := /bin/bash
 export PYTHON V
 BIN := .venv/bin
 
-.PHONY: help demo test test-long dev lint docs bench clean
+.PHONY: help demo test test-long test-roce dev lint docs bench clean
 help:
 	@sed -n '/^# *make /,/^$$/s/^# \{0,1\}//p' Makefile
 
@@ -33,6 +34,11 @@ test-long:
 	@scripts/install $(if $(SANITIZE),sanitize,release)
 	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) -m long \
 	  $(if $(SEED),--seed=$(SEED)) $(if $(SECONDS),--seconds=$(SECONDS)) $(ARGS)
+
+test-roce:
+	@scripts/need softroce
+	@scripts/install release
+	@scripts/test-roce $(ARGS)
 
 dev:
 	@scripts/install dev

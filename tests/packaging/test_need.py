@@ -36,9 +36,9 @@ class Machine:
         for name in names:
             (self.folder / name).unlink()
 
-    def need(self, python: str = "python3") -> subprocess.CompletedProcess:
+    def need(self, python: str = "python3", what: str = "build") -> subprocess.CompletedProcess:
         environment = {key: value for key, value in os.environ.items() if key != "CC"} | {"PATH": str(self.folder)}
-        return subprocess.run([NEED, "build", python], env=environment, capture_output=True, text=True, timeout=30)
+        return subprocess.run([NEED, what, python], env=environment, capture_output=True, text=True, timeout=30)
 
 
 @pytest.fixture
@@ -138,3 +138,43 @@ def test_a_python_that_is_not_there_is_named(machine):
     run = machine.need("python3.99")
     assert run.returncode == 1
     assert "PYTHON=python3.99: there is no such command" in run.stderr
+
+
+@pytest.fixture
+def host(machine):
+    """A computer for scripts/softroce, as far as commands tell; which files it has is this one's affair."""
+    for name in ("qemu-system-x86_64", "cpio", "modprobe", "ip", "rdma", "setpriv", "ndctl", "mkfs.ext4", "ibv_devinfo", "busybox"):
+        machine.command(name, "exit 0")
+    machine.command("uname", "echo x86_64")
+    machine.command("ldd", "exit 1")
+    machine.have("grep", Path(shutil.which("grep") or "grep"))
+    machine.command("apt-get", "exit 9")
+    return machine
+
+
+def named(run):
+    """The packages that the user is told to install."""
+    line = next((line for line in run.stderr.splitlines() if "sudo apt-get install" in line or " && sudo apt-get" in line), "")
+    return set(line.rpartition("--no-install-recommends ")[2].split())
+
+
+def test_what_the_machine_of_softroce_needs_is_named_too(host):
+    before = named(host.need("", "softroce"))
+    host.lack("qemu-system-x86_64", "cpio")
+    run = host.need("", "softroce")
+    assert run.returncode == 1
+    assert named(run) - before == {"qemu-system-x86", "cpio"}
+    assert "Missing on this machine: qemu-system-x86_64, cpio" in run.stderr
+
+
+def test_a_busybox_that_needs_libraries_will_not_do(host):
+    before = named(host.need("", "softroce"))
+    host.command("ldd", "echo 'libc.so.6 => /lib/libc.so.6'")
+    assert named(host.need("", "softroce")) - before == {"busybox-static"}
+
+
+def test_on_another_architecture_there_is_no_such_machine(host):
+    host.command("uname", "echo aarch64")
+    run = host.need("", "softroce")
+    assert run.returncode == 1
+    assert "needs an x86-64 computer" in run.stderr
