@@ -32,7 +32,7 @@ cdef class Lane:
     cdef local_region *bounce      # NULL: no need for one
     cdef Registration registration
     cdef Region spare
-    cdef object link
+    cdef list spares               # where it goes back to
     cdef void end(self) noexcept
 
 # To be ended when no request can touch the memory any more.  link: whose registered buffers are lent.

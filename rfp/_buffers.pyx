@@ -118,12 +118,12 @@ cdef class Lane:
     """How a request reaches a range of the caller's memory."""
 
     cdef void end(self) noexcept:
-        """Nothing uses it any more."""
+        """Nothing uses it any more.  No line of Python runs here, and so no signal handler: what that raises would be lost."""
         if self.registration is not None:
             self.registration.leave()
             self.registration = None
         if self.spare is not None:
-            self.link.take_back(self.spare)
+            self.spares.append(self.spare)
             self.spare = None
             self.bounce = NULL
 
@@ -132,7 +132,6 @@ cdef Lane open_lane(object link, list registrations, char *base, uint64_t length
     """To be ended when no request can touch the memory any more."""
     cdef Lane lane = Lane.__new__(Lane)
     memset(&lane.direct, 0, sizeof(lane.direct))
-    lane.link = link
     lane.base = base
     lane.direct.base = base
     lane.direct.length = length
@@ -144,6 +143,7 @@ cdef Lane open_lane(object link, list registrations, char *base, uint64_t length
         lane.direct = lane.registration.region.c
         lane.offset = base - lane.registration.base
     else:
+        lane.spares = link.spares
         lane.spare = link.lend()
         lane.bounce = &lane.spare.c
     return lane

@@ -164,6 +164,8 @@ class Connection:
         """Writes what the socket takes now: 0 bytes if it takes nothing."""
         try:
             return self._put(data, fds)
+        except RfpError:
+            raise
         except OSError as error:
             raise self._fail(_lost(error)) from error
 

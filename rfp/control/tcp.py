@@ -14,7 +14,7 @@ from rfp.address import Address
 from rfp.control.authentication import introduce
 from rfp.control.connection import Connection, wait
 from rfp.control.credentials import Credentials
-from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed
+from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument
 
 # The peer's process ending is seen at once; its machine or the way there, by the kernel, within these.
 USER_TIMEOUT = 3000  # ms that what was sent may stay unacknowledged
@@ -85,6 +85,8 @@ class TcpConnection(Connection):
         return self._awaited
 
     def _put(self, data: memoryview, fds: list[int]) -> int:
+        if fds:
+            raise InvalidArgument("file descriptors do not travel over a network", hint="use an shm:// address")
         try:
             return self._socket.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):

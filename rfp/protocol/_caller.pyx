@@ -30,6 +30,7 @@ cdef extern from "rfp/core/thread.h" nogil:
 cdef enum:
     SLICE = 100000000     # ns between two looks for signals (Ctrl-C) while waiting
     TRIALS = 9            # pings that calibrate a ring
+    PROMPT = 100000000    # ns in which calls return once they are interrupted
     IDLE = 50000000       # ns without a call after which the first one asks whether the server lives
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.25    # seconds between attempts to reconnect
@@ -288,6 +289,8 @@ cdef class Caller:
         because = "it answered what cannot be" if found == MALFORMED else "the server is gone"
         held = getattr(self.threads, "held", None)
         if held is not None and held.channel is not None:
+            failure = next((ring.pair.failure for ring in held.channel.rings if ring.pair.failure), None)
+            because = f"{because}: {failure}" if failure else because
             self.lost(held.channel.link, because)
         if not repeatable:
             raise OutcomeUnknown(f"the connection to {self.link.address} was lost after the request was sent ({because})",
@@ -362,6 +365,7 @@ cdef class Caller:
     def close_links(self):
         """Waits for the calls under way and gives everything back."""
         cdef double pause = 0.00001
+        cdef uint64_t patience = rfp_now() + PROMPT
         links = [self.link, *self.old]
         while True:
             # Calls return within microseconds once interrupted; nothing may be unmapped under them.
@@ -370,6 +374,9 @@ cdef class Caller:
                 channel.interrupt()
             if not busy:
                 break
+            if rfp_now() > patience:            # one that waits on the control channel, and not for its rings
+                for link in links:
+                    link.connection.shutdown()
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
         for link in links:

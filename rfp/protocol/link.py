@@ -45,7 +45,7 @@ class Link:
         self.regions: list[Any] = []
         self._closed = False
         self._mapping = threading.Lock()
-        self._spare: list[Region] = []
+        self.spares: list[Region] = []
         self.pidfd = self.control = -1
         self.connection = connection
         try:
@@ -107,16 +107,12 @@ class Link:
         return self.fabric.closing_revokes
 
     def lend(self) -> Region:
-        """A registered buffer for what is not registered itself: the values of one call, piece by piece."""
-        if self._spare:
-            return self._spare.pop()
+        """A registered buffer for what is not registered itself, which passes piece by piece; it goes back to `spares`."""
+        if self.spares:
+            return self.spares.pop()
         region = self.fabric.register(BOUNCE, 0)
         self.regions.append(region)
         return region
-
-    def take_back(self, region: Region) -> None:
-        """Nothing uses it any more."""
-        self._spare.append(region)
 
     def reach(self, partition: int, offset: int, length: int, deadline: int) -> None:
         """Attaches what is missing of a range of a worker's arena: one call on the control channel for each chunk.

@@ -8,6 +8,7 @@ import secrets
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from rfp.cli import main
 from rfp.control import Credentials
 from rfp.errors import (
     AlreadyExists,
+    Closed,
     ConnectionFailed,
     DeadlineExceeded,
     HandlerFailed,
@@ -218,7 +220,43 @@ def test_the_command_line_takes_the_address_and_the_secret(server: rfp.Server, s
     run("get", "greeting", status=1)
 
 
+def test_a_server_in_the_foreground_says_over_which_device_it_serves(address: str, secret: Path) -> None:
+    command = [sys.executable, "-m", "rfp.cli", "serve", "--address", address, "--memory", "16MiB"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
+        assert process.stdout is not None
+        try:
+            lines = [process.stdout.readline() for _ in range(5)]
+            assert lines[0].startswith(f"serving at {address} ")
+            assert "port 1, GID" in lines[1]
+            assert f"secret_file='{secret}'" in lines[2]
+            with rfp.connect(address, timeout=30) as kv:
+                assert kv.put(b"k", b"v")
+            process.terminate()
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+
+
 # Who may do what
+
+
+def test_the_control_connection_may_speak_tls(tmp_path: Path) -> None:
+    import trustme
+
+    authority = trustme.CA()
+    certificate = authority.issue_cert(HOST)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca"))
+    certificate.private_key_pem.write_to_path(str(tmp_path / "key"))
+    certificate.cert_chain_pems[0].write_to_path(str(tmp_path / "cert"))
+    options = {"tls_cert": tmp_path / "cert", "tls_key": tmp_path / "key"}
+    with rfp.Server(memory="16MiB", address=f"rdma://{HOST}:0", **options) as server:
+        with rfp.connect(server.address, tls_ca=tmp_path / "ca", timeout=30) as kv:
+            kv.put(b"k", pattern(3000))
+            assert kv.get(b"k") == pattern(3000)
+            for _ in range(30):  # more than one goes into a record
+                assert kv.link.figures(time.monotonic_ns() + 30 * 10**9)["connected"] == 1
+        with pytest.raises(ConnectionFailed):
+            rfp.connect(server.address, timeout=5)
 
 
 def test_who_does_not_know_the_secret_gets_nothing(server: rfp.Server) -> None:
@@ -408,17 +446,45 @@ def test_a_signal_ends_a_call_and_leaves_the_handle_usable(kv: rfp.Client) -> No
     def enough(*_: object) -> None:
         raise Enough
 
-    before = signal.signal(signal.SIGALRM, enough)
+    before = signal.signal(signal.SIGUSR1, enough)
     try:
-        signal.setitimer(signal.ITIMER_REAL, 0.3)
-        with pytest.raises(Enough):
-            while True:
-                kv.put(b"k", bytes(300_000))
+        for i in range(12):
+            timer = threading.Timer(0.05 + 0.02 * i, os.kill, (os.getpid(), signal.SIGUSR1))
+            with pytest.raises(Enough):
+                timer.start()
+                started = time.monotonic()
+                while time.monotonic() - started < 20:
+                    kv.put(b"k", bytes(300_000))
+            timer.join()
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
     kv.put(b"k", b"v")
     assert kv.get(b"k") == b"v"
+
+
+def test_closing_does_not_wait_for_an_answer_on_the_control_channel(server: rfp.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    registering = threading.Event()
+    attach = server._host._chunk
+
+    def slowly(*arguments: Any) -> Any:
+        registering.set()
+        time.sleep(2)
+        return attach(*arguments)
+
+    before = len(server._host.guests)
+    kv = rfp.connect(server.address, timeout=30)
+    kv.put(b"k", pattern(5000))
+    monkeypatch.setattr(server._host, "_chunk", slowly)
+    found: list[tuple[float, RfpError]] = []
+    thread = threading.Thread(target=lambda: found.append(heard(lambda: kv.get(b"k"))))
+    thread.start()
+    assert registering.wait(30)
+    started = time.monotonic()
+    kv.close()
+    assert time.monotonic() - started < 1.5
+    thread.join()
+    assert isinstance(found[0][1], Closed)
+    until(lambda: len(server._host.guests) == before and not server._host.ending)
 
 
 def test_a_server_closes_under_load(address: str) -> None:

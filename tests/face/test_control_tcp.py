@@ -12,7 +12,7 @@ import time
 
 import pytest
 import trustme
-from control_tools import hello, packed, soon, welcome
+from control_tools import attach, hello, memory, packed, soon, welcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -104,6 +104,10 @@ def test_messages_travel_both_ways(host, credentials):
 def test_there_is_no_process_to_watch_and_no_file_descriptor_to_send():
     with serving() as (listener, _), connect(listener.address, soon()) as client:
         assert client.pidfd() == -1
+        fd = memory()
+        with pytest.raises(InvalidArgument, match="do not travel"):
+            client.send(attach(fd), soon())
+        os.close(fd)
         with pytest.raises(HandshakeFailed, match="1 file descriptors"):
             frame.unpack_preface(frame.PREFACE.pack(frame.MAGIC, 1, 0, 1, 1, 0, 2), fds=client.FD_LIMIT)
 
