@@ -367,7 +367,7 @@ def test_clients_hear_of_a_killed_server_within_a_second_and_find_the_next(addre
         found: list[tuple[float, RfpError]] = []
         threads = [
             threading.Thread(target=lambda: found.append(heard(lambda: hasty.get(b"k")))),
-            threading.Thread(target=lambda: found.append(heard(lambda: patient.put(b"k", b"v")))),
+            threading.Thread(target=lambda: found.append(heard(lambda: hasty.put(b"k", b"v")))),
         ]
         for thread in threads:
             thread.start()
