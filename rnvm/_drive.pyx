@@ -135,6 +135,11 @@ def owners(Pool pool not None):
     return [block_owner(&pool.c, block) for block in range(pool.c.g.blocks)]
 
 
+def is_free(Pool pool not None, uint64_t block):
+    """Whether a block may be handed out now."""
+    return not pool.c.taken[block >> 6] >> (block & 63) & 1
+
+
 def block_of(Pool pool not None, uint64_t address):
     """The number of the block at this address."""
     return rnvm_block_of(&pool.c.g, rnvm_offset(address))

@@ -7,7 +7,7 @@ from rnvm._layout cimport (
     RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_NO_LIMIT, RNVM_SESSION_STATE, rfp_fence_full, rfp_store64,
     rfp_store64_release, rnvm_longest_record, rnvm_session, rnvm_session_at,
 )
-from rnvm._log cimport ring_begin, ring_collect, ring_finish
+from rnvm._log cimport FAULT_NUMBER, ring_begin, ring_collect, ring_finish
 from rnvm._persistence cimport medium_drain
 from rnvm._register cimport register_begin, register_finish
 from rnvm._state cimport pool, ring
@@ -102,10 +102,27 @@ cdef int session_seal(pool *p, uint32_t index) noexcept nogil:
     return save_rings(p, index)
 
 
+cdef bint stuck(const pool *p, uint32_t index) noexcept nogil:
+    """Whether a record waits for a predecessor that is nowhere: all other rings have been replayed."""
+    cdef uint32_t other
+    if p.memory[index].replayed == p.memory[index].durable:
+        return False
+    for other in range(p.g.sessions):
+        if other != index and p.memory[other].replayed != p.memory[other].durable:
+            return False
+    return True
+
+
 cdef int session_release(pool *p, uint32_t index) noexcept nogil:
     cdef ring *operations = &p.operations[index]
     cdef ring *memory = &p.memory[index]
-    if p.sessions[index].state != RNVM_FENCED or operations.head != operations.limit or memory.head != memory.limit:
+    if p.sessions[index].state != RNVM_FENCED:
+        return 0
+    if not memory.faulty and stuck(p, index):
+        memory.faulty = FAULT_NUMBER
+    if (memory.faulty or operations.faulty) and session_seal(p, index):
+        return -1
+    if operations.head != operations.limit or memory.head != memory.limit:
         return 0
     blocks_free_all(p, RNVM_GRANTED | index)
     if medium_drain(p.m):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from rfp.errors import NotAPool, OutOfMemory
+from rfp.errors import NotAPool, OutOfMemory, StorageFailed
 from rnvm import _drive
 from rnvm._crash import Crashes, Model
 from rnvm._pool import Pool, format_medium
@@ -81,6 +81,7 @@ class Session:
     fenced: int = NEVER
     released: int = NEVER
     grants: list[Grant] = field(default_factory=list)
+    cut_off: bool = False  # in the middle of a grant: of which blocks nobody knows
     unacknowledged: list[tuple[str, int, Structure, int]] = field(default_factory=list)  # log, next LSN, structure, number
 
 
@@ -189,6 +190,9 @@ class History:
                 address = self.pool.grant(session.index, count)
             except OutOfMemory:
                 return
+            except StorageFailed:
+                session.cut_off = True
+                raise
             session.grants.append(Grant(begun, self.now, address, count))
 
     def lock(self) -> tuple[Session, Structure] | None:
@@ -394,6 +398,9 @@ class History:
             raise Wrong(f"the structure {structure.name!r} is back")
         if not there:
             return
+        if not structure.id:  # its making was cut off, and yet it was made
+            structure.id, structure.index = _drive.progress(pool, structure.name)[0], index
+            structure.root = _drive.block_of(pool, _drive.entry_of(pool, structure.name)["root"])
         _, number, covers = _drive.progress(pool, structure.name)
         least = max((n for event, n in structure.durable if event <= point), default=0)
         most = max((n for event, n in structure.written if event <= point), default=0)
@@ -442,6 +449,8 @@ class History:
         waiting = bool(_drive.pending(pool, session.index))
         if state != (FENCED if waiting else FREE):
             raise Wrong(f"session {session.index} is in state {state}; operations wait in its log: {waiting}")
+        if session.cut_off:
+            maybe.update((block, GRANTED | session.index) for block in range(len(owners)))
         for grant in session.grants:
             for i in range(grant.count):
                 block = _drive.block_of(pool, grant.address + 512 * i)
