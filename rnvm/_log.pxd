@@ -33,6 +33,8 @@ cdef uint64_t ring_collect(ring *r, char *buffer, uint64_t capacity) noexcept no
 cdef uint64_t ring_append(ring *r, uint16_t kind, uint16_t parts, const char *payload, uint32_t length) noexcept nogil
 # Looks for whole records behind tail, and moves it.
 cdef void ring_scan(ring *r, char *buffer, uint64_t capacity) noexcept nogil
+# The LSN of the first whole record behind the one at tail, which is not; 0: there is none.
+cdef uint64_t ring_behind(const ring *r, char *buffer, uint64_t capacity) noexcept nogil
 # Writes head, limit and durable into the register: begin, drain, finish, drain; the space before head is free after the second.
 cdef void ring_begin(ring *r, uint64_t head) noexcept nogil
 cdef void ring_finish(ring *r) noexcept nogil

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 from rnvm._layout cimport (
-    rfp_copy_in, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record, rnvm_record_crc, rnvm_record_fits,
+    RNVM_LINE, rfp_copy_in, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record, rnvm_record_crc, rnvm_record_fits,
     rnvm_record_length, rnvm_record_seal, rnvm_ring_seed,
 )
 from rnvm._persistence cimport medium, medium_flush, medium_write
@@ -99,6 +99,15 @@ cdef void ring_scan(ring *r, char *buffer, uint64_t capacity) noexcept nogil:
     while length:
         r.tail += length
         length = ring_read(r, r.tail, buffer, capacity)
+
+
+cdef uint64_t ring_behind(const ring *r, char *buffer, uint64_t capacity) noexcept nogil:
+    cdef uint64_t lsn = r.tail + RNVM_LINE
+    while lsn < r.head + r.size:
+        if ring_read(r, lsn, buffer, capacity):
+            return lsn
+        lsn += RNVM_LINE
+    return 0
 
 
 cdef void ring_begin(ring *r, uint64_t head) noexcept nogil:

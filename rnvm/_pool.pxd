@@ -12,8 +12,10 @@ cdef class Pool:
     cdef readonly dict names           # bytes -> index of the entry, of all structures that live
     cdef readonly list recovered       # what opening it found to do, one text each
     cdef readonly list losses          # Findings: logs that were durable and are gone (accept_loss)
+    cdef readonly list torn            # Findings: records that are not whole, with whole ones behind them
     cdef bint closed
     cdef allocate(self)
+    cdef uint64_t capacity(self)       # bytes of the longest record
     cdef recover(self, bint clean)
     cpdef close(self)
     cdef int known(self, uint32_t session) except -1   # raises InvalidArgument where there is no such session

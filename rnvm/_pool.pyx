@@ -16,7 +16,7 @@ from rnvm._layout cimport (
     RNVM_SUPERBLOCK_MAGIC, rnvm_address, rnvm_block_at, rnvm_first_lsn, rnvm_geometry, rnvm_geometry_of, rnvm_header,
     rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at, rnvm_structure_index, rnvm_superblock,
 )
-from rnvm._log cimport FAULT_END
+from rnvm._log cimport FAULT_END, ring_behind
 from rnvm._names cimport name_create, name_drop, name_state
 from rnvm._persistence cimport Medium, medium, medium_drain, medium_write, medium_write64, raise_failed
 from rnvm._recovery cimport pool_load, pool_recover, pool_settle, recovery
@@ -170,7 +170,8 @@ cdef class Pool:
             self.refuse(lost)
         self.names = dict(inspection.names)
         self.losses = lost
-        self.recovered = [str(finding) for finding in inspection.findings + lost]
+        self.torn = [] if inspection.clean else self.behind()
+        self.recovered = [str(finding) for finding in inspection.findings + lost + self.torn]
         clean = inspection.clean
         # All was read and is right; from here on it is changed.
         inspection.superblock.state = RNVM_OPEN
@@ -210,7 +211,7 @@ cdef class Pool:
         p.memory = <ring *> calloc(p.g.sessions, sizeof(ring))
         p.sessions = <session_state *> calloc(p.g.sessions, sizeof(session_state))
         p.structures = <structure *> calloc(p.g.names, sizeof(structure))
-        p.scratch = <char *> malloc(rnvm_longest_record(max(p.g.operation_ring, p.g.memory_ring)))
+        p.scratch = <char *> malloc(self.capacity())
         if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch:
             raise MemoryError("no memory for the state of a pool")
 
@@ -220,16 +221,40 @@ cdef class Pool:
         cdef ring *r
         findings = []
         for i in range(self.c.g.sessions):
-            for what in ("operation", "memory"):
-                r = &self.c.operations[i] if what == "operation" else &self.c.memory[i]
+            for which in ("operations", "memory"):
+                r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
                 if r.faulty == FAULT_END:
                     findings.append(Finding(
-                        "damage", f"{what} ring of session {i} at {r.at + r.tail % r.size}",
+                        "damage", self.place(which, i),
                         f"the record with LSN {r.tail} is not whole; what was acknowledged from there to LSN {r.end} is lost",
-                        "the log ends before it; what followed is lost", "operations" if r == &self.c.operations[i] else "memory",
-                        r.at + r.tail % r.size, i))
+                        "the log ends before it; what followed is lost", which, r.at + r.tail % r.size, i))
                     r.faulty = 0
         return findings
+
+    def behind(self):
+        """Records that are not whole, and have whole ones behind them."""
+        cdef uint32_t i
+        cdef ring *r
+        cdef uint64_t lsn
+        findings = []
+        for i in range(self.c.g.sessions):
+            for which in ("operations", "memory"):
+                r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
+                lsn = ring_behind(r, self.c.scratch, self.capacity()) if r.epoch and r.tail >= r.end else 0
+                if lsn:
+                    findings.append(Finding(
+                        "doubt", self.place(which, i),
+                        f"the record with LSN {r.tail} is not whole, but one behind it is ({lsn}): torn, or damaged",
+                        "one flipped bit is turned back", which, r.at + r.tail % r.size, i))
+        return findings
+
+    def place(self, str which, uint32_t i):
+        """Where the scan of a ring ended, in words."""
+        cdef ring *r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
+        return f"{'operation' if which == 'operations' else 'memory'} ring of session {i} at {r.at + r.tail % r.size}"
+
+    cdef uint64_t capacity(self):
+        return rnvm_longest_record(max(self.c.g.operation_ring, self.c.g.memory_ring))
 
     cdef recover(self, bint clean):
         cdef recovery done

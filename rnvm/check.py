@@ -67,7 +67,7 @@ def check_copy(view: Private) -> Checked:
         return Checked(findings, {})
     try:
         with Pool(view, accept_loss=True) as pool:
-            findings += pool.losses
+            findings += pool.losses + pool.torn
             reached, broken = reach(pool)
             findings += broken
             owners, figures = account(pool, reached)
@@ -170,7 +170,7 @@ def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
     given_up: set[tuple[str, int]] = set()
     while True:
         with contextlib.closing(copied(view)) as copy, Pool(copy, accept_loss=True) as pool:
-            losses = [loss for loss in pool.losses if (loss.part, loss.number) not in given_up]
+            losses = [loss for loss in pool.losses + pool.torn if (loss.part, loss.number) not in given_up]
             if not losses:
                 return
             for loss in losses:
@@ -178,7 +178,8 @@ def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
                     mended.append(f"{loss.where}: one bit was turned back")
                 else:
                     given_up.add((loss.part, loss.number))
-                    lost.append(f"{loss.where}: {loss.what}: {loss.mend}")
+                    if loss.kind == "damage":
+                        lost.append(f"{loss.where}: {loss.what}: {loss.mend}")
 
 
 def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:

@@ -188,6 +188,25 @@ def test_words_find_every_single_and_double_flip():
     private.close()
 
 
+def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_it():
+    model = Model(LENGTH)
+    format_medium(model, SIZES)
+    pool = Pool(model)
+    made = pool.create(b"a", kind=KIND)
+    writer = _drive.Writer(pool, pool.attach()[0])
+    for number in range(1, 6):
+        assert writer.operations([_drive.part(made, number, bytes(50))])[0]
+    pool.collect()
+    image = flipped(model.crash(model.events_so_far, 0), [(PLACES["rings"] + 2 * 128 + 70, 3)])
+    doubts = [finding for finding in checked(image).findings if "one behind it is" in finding.what]
+    assert [finding.kind for finding in doubts] == ["doubt"]
+    image, done, lost = mended(image)
+    assert lost == [] and any("turned back" in text for text in done)
+    with opened(image) as again:
+        assert [each[3] for each in _drive.pending(again, 0)] == [1, 2, 3, 4, 5]
+    pool.close()
+
+
 # What structures reach
 
 

@@ -8,9 +8,10 @@ import pytest
 
 from rfp.errors import RfpError
 from rnvm import _drive
+from rnvm._crash import Crashes, Model
+from rnvm._pool import Pool, format_medium, grow_medium
 
-from . import history
-from .history import PLACES, History, Wrong
+from .history import LENGTH, PLACES, SIZES, History, Wrong
 
 KINDS = ["words", "lines", "sectors"]
 FAST = 1500  # crash points for each kind
@@ -42,10 +43,31 @@ def test_a_history_repeats_from_its_seed(seed):
     def run() -> tuple[str, list[bytes]]:
         past = History(random.Random(seed), "words")
         past.run(40)
-        cursor = history.Crashes(past.model)
+        cursor = Crashes(past.model)
         return past.model.kinds(), [cursor.at_point(point, seed) for point in range(0, past.now, 7)]
 
     assert run() == run()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_crash_while_a_pool_grows_leaves_it_as_it_was_or_larger(kind, seed):
+    full = SIZES.groups_at + 2 * SIZES.group
+    small = Model(full, kind)
+    format_medium(small, SIZES, size=LENGTH)
+    with Pool(small) as pool:
+        pool.create(b"a", kind=1, root_blocks=20)
+        before = _drive.owners(pool)
+    whole = Model(full, kind, small.crash(small.events_so_far, 0))
+    assert grow_medium(whole, full) == full
+    cursor, seen = Crashes(whole), set()
+    for point in range(whole.events_so_far + 1):
+        with Pool(Model(full, kind, cursor.at_point(point, seed))) as pool:
+            owners = _drive.owners(pool)
+            assert owners[: len(before)] == before
+            assert not any(owners[len(before) :])
+            seen.add(len(owners))
+            pool.create(b"b", kind=1, root_blocks=len(owners) // 3)
+    assert seen == {48, 2 * 192}
 
 
 RINGS = PLACES["rings"], PLACES["groups"]
