@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def test_create_says_what_the_medium_promises(rnvm):
     assert not Path("q.pool").exists()
 
 
-def test_create_on_a_medium_that_forgets_needs_a_word(rnvm, request):
-    path = Path("/dev/shm") / f"rnvm-cli-{id(request)}.pool"
+def test_create_on_a_medium_that_forgets_needs_a_word(rnvm):
+    path = Path("/dev/shm") / f"test-pools-cli-{os.getpid()}.pool"
     try:
         assert "tmpfs" in rnvm("create", str(path), "--size", "4MiB", status=1).stderr
         assert "survives process crash only" in rnvm("create", str(path), "--size", "4MiB", "--assume-persistent").stdout

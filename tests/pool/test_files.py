@@ -35,7 +35,7 @@ SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
 @pytest.fixture
 def shm():
     """A folder on a file system in memory."""
-    path = Path("/dev/shm") / f"rnvm-test-{os.getpid()}"
+    path = Path("/dev/shm") / f"test-pools-{os.getpid()}"  # a name that tests beside this run do not take for their own leak
     path.mkdir()
     yield path
     for file in path.iterdir():
