@@ -123,7 +123,7 @@ class _Phase:
         """Connects, then lets all threads go at the same moment."""
         for _ in self.tallies:
             self.connections.append(self.database.connect())
-        self._before = self._counted()
+        self._before = Counter(self.database.verbs())
         share, rest = divmod(self.requests.operations, len(self.tallies))
         for number in range(len(self.tallies)):
             operations = share + (number < rest)
@@ -196,17 +196,9 @@ class _Phase:
                 interrupted = True
                 self.stop.set()
         status.tick(last=True)
-        self.verbs = self._counted()
-        self.verbs.subtract(self._before)  # rings are used again
+        self.verbs = Counter(self.database.verbs())
+        self.verbs.subtract(self._before)
         return interrupted
-
-    def _counted(self) -> Counter[str]:
-        """What the rings of all connections have counted, where they have rings."""
-        total: Counter[str] = Counter()
-        for connection in self.connections:
-            counters = getattr(connection, "counters", {})
-            total.update({name: counters[name] for name in ("submitted", "writes", "reads", "switches") if name in counters})
-        return total
 
     def close(self) -> None:
         """Stops what still runs and closes the connections; how long that takes counts as CLEANUP."""

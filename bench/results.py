@@ -61,11 +61,11 @@ class Result:
             yield "OVERALL", "Network", f"emulated ({self.emulated})"
         if self.interrupted:
             yield "OVERALL", "Interrupted", 1
-        if calls := self.verbs.get("submitted", 0):
+        if any(self.verbs.values()) and self.operations:
             # The paper's round trips per call (RFP, figure 10: 2.005): a WRITE, and the READs until the result is there.
-            yield "VERBS", "Calls", calls
-            yield "VERBS", "WritesPerCall", round(self.verbs["writes"] / calls, 3)
-            yield "VERBS", "ReadsPerCall", round(self.verbs["reads"] / calls, 3)
+            yield "VERBS", "CallsPerOperation", round(self.verbs["calls"] / self.operations, 3)
+            yield "VERBS", "WritesPerOperation", round(self.verbs["writes"] / self.operations, 3)
+            yield "VERBS", "ReadsPerOperation", round(self.verbs["reads"] / self.operations, 3)
             yield "VERBS", "ModeSwitches", self.verbs["switches"]
         for metric in self.metrics:
             first = metric.intended if interval == "intended" else metric.done

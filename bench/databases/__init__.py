@@ -40,6 +40,10 @@ class Database:
         """A connection for one thread."""
         raise NotImplementedError
 
+    def verbs(self) -> dict[str, int]:
+        """What its clients have posted so far, by name, where they post work requests: calls, writes, reads, switches."""
+        return {}
+
     def close(self) -> None:
         """Closes the database, and stops the server if it is its own.  Connections are closed before."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections import Counter
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,13 @@ class Rfp(Database):
         connection = StoreConnection(self.handle, record_size(self._properties), self._timeout)
         self._connections.append(connection)
         return connection
+
+    def verbs(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for channel in self.handle.link.channels:
+            counters = channel.counters
+            total.update(calls=counters["submitted"], **{name: counters[name] for name in ("writes", "reads", "switches")})
+        return dict(total)
 
     def close(self) -> None:
         for connection in self._connections:

@@ -90,6 +90,9 @@ def test_an_error_of_one_thread_stops_all_and_is_raised():
         def __init__(self):
             self.closed = 0
 
+        def verbs(self):
+            return {}
+
         def connect(self):
             return BreakingClient(self)
 

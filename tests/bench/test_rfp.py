@@ -81,9 +81,9 @@ def test_the_results_say_what_a_call_costs(mode):
         phases.load(database, p)
         for _ in range(2):  # the second run uses the first's rings
             rows = {name: value for metric, name, value in phases.run(database, p).rows() if metric == "VERBS"}
-            assert rows["Calls"] == 300
-            assert 1 <= rows["WritesPerCall"] <= 2  # the request, and WAIT where the client goes to sleep
-            assert (rows["ReadsPerCall"] >= 1) if mode == "fetch" else (rows["ReadsPerCall"] < 1)
+            assert rows["CallsPerOperation"] == 1
+            assert 1 <= rows["WritesPerOperation"] <= 2  # the request, and WAIT where the client goes to sleep
+            assert (rows["ReadsPerOperation"] >= 1) if mode == "fetch" else (rows["ReadsPerOperation"] < 1)
 
 
 def test_without_a_server_there_is_an_error_that_says_so(tmp_path):
