@@ -260,7 +260,8 @@ def test_lines_are_flushed_by_what_the_processor_has():
         assert flush_instruction() == best
 
 
-def test_stores_of_every_length_and_alignment_arrive(shm):
+def test_stores_of_every_length_and_alignment_arrive(shm, monkeypatch):
+    monkeypatch.setenv("PMEM2_FORCE_GRANULARITY", "CACHE_LINE")  # else the library takes no file of a file system in memory
     path = shm / "file"
     path.write_bytes(bytes(1 << 16))
     with open(path, "r+b") as file:
@@ -268,7 +269,8 @@ def test_stores_of_every_length_and_alignment_arrive(shm):
             try:
                 medium = Direct(file.fileno(), 1 << 16, flushing, sync=False)
             except FabricError as error:
-                assert flushing == "libpmem2" and "libpmem2" in str(error), error
+                # Only where the library is not installed.
+                assert flushing == "libpmem2" and "cannot open shared object" in str(error), error
                 continue
             for n in (1, 7, 8, 63, 64, 65, 511, 512, 513, 1000, 4096, 5000):
                 for at in (0, 1, 8, 60, 64, 100):
