@@ -1,9 +1,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-KINDS: tuple[str, str, str, str]
+KINDS: tuple[str, str, str, str, str]
 
-def operation_shares(properties: Mapping[str, Any]) -> tuple[float, float, float, float]: ...
+def operation_shares(properties: Mapping[str, Any]) -> tuple[float, ...]: ...
 def record_size(properties: Mapping[str, Any]) -> int: ...
 
 class Workload:

@@ -2,6 +2,8 @@ from typing_extensions import Buffer
 
 from rfp._fabric import EventChannel, Fabric, QueuePair, Region, RemoteRegion
 
+class Memory: ...
+
 class ShmRegion(Region): ...
 
 class ShmRemoteRegion(RemoteRegion):
