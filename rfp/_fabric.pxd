@@ -143,6 +143,10 @@ cdef class Fabric:
     # a region over memory that there is: a part of a region (of this or another domain), or a buffer (which is kept, and whose
     # rights are 0: it is for local use).  Peers get at most share_limit bytes with one; on shm the whole region or none of it.
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights)
+    # a region over `length` bytes that this process has mapped from `offset` of a file (at `base`; keeper keeps them mapped),
+    # for peers
+    # to use as `rights` says.  Whole pages.  The file is neither sealed nor ours alone: nobody may truncate it meanwhile.
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
     # a peer's region from its descriptor and, on shm, the file descriptor that came with it (always taken over, also on error)
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=*)
     # sleeps on the word that begins the 64-byte line at offset, in one of our own regions that peers may write: the line belongs

@@ -79,7 +79,7 @@ cdef uint64_t LONGEST = <uint64_t>1 << 47      # bytes: what processes can addre
 cdef uint64_t NO_LINE = ~<uint64_t>0
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
-live = weakref.WeakSet()       # everything below that is open
+live = weakref.WeakSet()       # everything below, and in _shm_files, that is open
 
 
 def _after_fork_in_child():
@@ -453,6 +453,16 @@ cdef class ShmFabric(Fabric):
             raise InvalidArgument("peers cannot map a buffer on shm", hint="register memory, and copy into it")
         return over_buffer(memory, offset, length)
 
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+        """A region over a range of a file that is mapped here.
+
+        keeper: what keeps it mapped at `base`; fd: of the file, stays the caller's; offset, length: bytes, whole pages; rights:
+        peers get
+        the file opened for reading only, unless they may write.  Raises InvalidArgument, FabricError.
+        """
+        from rfp import _shm_files
+        return _shm_files.share(keeper, base, fd, offset, length, rights)
+
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
         """A peer's region, mapped with the rights it grants, after all that it says was checked against what the kernel says.
 
@@ -463,6 +473,9 @@ cdef class ShmFabric(Fabric):
         cdef rfp_region_descriptor d
         cdef bint writable
         cdef int found
+        if descriptor is not None and descriptor.startswith(b"RFPF"):
+            from rfp import _shm_files
+            return _shm_files.attach(descriptor, fd)
         try:
             take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_SHM, "region")
             if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % PAGE:

@@ -103,6 +103,14 @@ class VolatileMedium(PoolRefused):
     """The pool's file would not survive the machine, and nobody said that this is meant."""
 
 
+class NotFound(ServerRefused):
+    """There is no structure of this name."""
+
+
+class StructureDamaged(ServerRefused):
+    """A structure's nodes do not fit together."""
+
+
 class HandlerFailed(ServerRefused):
     """The RPC server's handler raised an exception."""
 
@@ -124,6 +132,10 @@ class WrongType(CallerError, TypeError):
 
 class WrongBuffer(CallerError, BufferError):
     """An object's memory cannot be used: it is not contiguous, or it is read-only."""
+
+
+class WrongKind(InvalidArgument):
+    """The name belongs to a structure of another kind, format or codec."""
 
 
 class InvalidAddress(InvalidArgument):

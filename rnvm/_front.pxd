@@ -17,6 +17,7 @@ from rnvm._layout cimport rnvm_geometry
 cdef struct journal:           # one ring of the session, as its writer sees it; positions are LSNs
     uint64_t at                # offset in the pool
     uint64_t offset            # in the region that may be written
+    uint64_t staging           # where in front.buffer its records are made; their first byte is aligned to 64
     uint64_t size
     uint32_t seed
     uint64_t head              # space before it may be reused; what was last heard
@@ -34,16 +35,19 @@ cdef struct node:              # a local copy; its bytes follow
     uint64_t used              # when it was last asked for
     uint64_t changed           # granules that the present transaction has changed: bit by bit
     uint32_t slot              # place in front.nodes
+    uint64_t born              # number of the operation that allocated it here
     bint listed                # is in the list
-    bint fresh                 # was allocated by it
-    bint freed
+    bint freed                 # is no more; kept until that cannot be taken back
 
 cdef struct undo:              # how to take one step of an operation back
     uint32_t what
+    instance *owner
     node *subject
-    uint64_t first             # mask; block; number
-    uint64_t count
+    uint64_t first             # offset of old bytes; block
+    uint64_t count             # of them
     uint64_t bytes             # where in front.before the old ones stand
+    uint64_t mask              # what was changed before
+    uint64_t volume
 
 cdef struct run:               # consecutive blocks
     instance *owner
@@ -60,25 +64,28 @@ cdef struct frontend:
     client_ring *ring
     remote_region *pool        # all of it, to read
     remote_region *logs        # this session's two rings, to write
-    remote_region *desk        # a line of the back-end's: whether we are inside an operation
+    remote_region *desk        # of the back-end's: a word for each naming entry, odd while we are inside it
+    uint64_t turns             # makes each of those another one
     local_region *buffer       # registered memory of our own: records in the making, then what READs bring
     uint64_t landing           # offset there where READs land
     uint64_t landing_length
     rnvm_geometry g
     uint32_t session
     uint64_t epoch
-    bint near                  # what is mapped here is the pool's memory itself, and no network is emulated: loads instead of READs
-    bint direct                # our own stores become durable by flushing cache lines
-    bint lost                  # the connection or the session: everything answers LOST or FENCED until it is made anew
-    int trouble                # which of them
-    const uint32_t *closing
+    bint near                  # the pool's memory itself is mapped here, and no network is emulated: loads instead of READs
+    bint direct                # our own stores become durable without the back-end
+    bint flushed               # when cache lines are flushed
+    int trouble                # LOST or FENCED: everything answers that until the session is made anew; 0: all is well
+    uint32_t refusal           # status of the last call (messages.h)
+    void *owner                # the FrontEnd
     uint64_t deadline          # of the present call, ns
     # what was agreed
     bint persistent
     bint oplog
+    uint64_t lease             # ns that a lock is still ours after it was asked back
     bint sticky                # locks are kept until others ask
+    bint applied               # a call returns only when what it did is applied, so that nothing of it need be remembered here
     uint64_t budget            # bytes of the cache
-    uint64_t lease             # ns that the back-end waits for a lock to come back
     # logs
     journal operations
     journal memory
@@ -95,7 +102,9 @@ cdef struct frontend:
     uint64_t misses
     uint64_t evictions
     # the present transaction
+    uint64_t operation         # counts operations here
     node *changed              # list
+    node *released             # nodes that are to be forgotten when nobody can point to them any more
     uint64_t volume            # bytes that its record takes, at most
     undo *undone
     uint64_t undo_count
@@ -109,6 +118,11 @@ cdef struct frontend:
     bint transacting
     # space
     runs granted               # blocks that nobody uses yet
+    # what the present call has written and does not know the outcome of
+    int result                 # what apply answered
+    bint doubtful
+    uint32_t doubt_ring        # 0: operations, 1: memory
+    uint64_t doubt_lsn
     # the answer of the last operation
     char *answer
     uint64_t answer_length
@@ -133,6 +147,8 @@ cdef struct instance:          # a structure that is open at a front-end
     uint64_t root              # and of the one that it knows
     # the writer lock
     bint holds
+    uint64_t word              # that says so in its line
+    uint64_t looked            # when that was last looked at, ns
     bint entered               # the operation, batch or transaction under way has asked for it
     uint64_t number            # of its last transaction
     uint64_t operations        # number of its last operation
@@ -140,6 +156,7 @@ cdef struct instance:          # a structure that is open at a front-end
     bint touched               # the present transaction changes it
     # reading
     uint64_t seen              # sequence for which nodes of this generation are right
+    uint64_t applied           # number of a transaction that is applied, as far as we have heard
     uint32_t generation
     bint fetched               # since the operation began
     uint64_t steps             # nodes that it has read
@@ -155,4 +172,5 @@ cdef struct kind:
     uint32_t format
     uint32_t root
     int (*apply)(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil
-    int (*walk)(instance *s, int (*visit)(void *context, uint64_t address, uint32_t length) noexcept nogil, void *context) noexcept nogil
+    int (*walk)(instance *s, int (*visit)(void *context, uint64_t address, uint32_t length) noexcept nogil,
+                void *context) noexcept nogil

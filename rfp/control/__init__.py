@@ -8,7 +8,21 @@ from __future__ import annotations
 from rfp.address import Address
 from rfp.control.connection import Connection, deadline_in
 from rfp.control.credentials import Credentials
-from rfp.control.message import Attach, Attached, Detach, GetStats, Hello, Map, Mapped, Message, Refused, Stats, Welcome
+from rfp.control.message import (
+    Attach,
+    Attached,
+    Detach,
+    GetMemory,
+    GetStats,
+    Hello,
+    Map,
+    Mapped,
+    Message,
+    Refused,
+    SharedMemory,
+    Stats,
+    Welcome,
+)
 from rfp.control.schema import Handle
 from rfp.control.tcp import TcpConnection, connect_tcp
 from rfp.control.tcp_listener import TcpListener
@@ -21,6 +35,7 @@ __all__ = [
     "Connection",
     "Credentials",
     "Detach",
+    "GetMemory",
     "GetStats",
     "Handle",
     "Hello",
@@ -28,6 +43,7 @@ __all__ = [
     "Mapped",
     "Message",
     "Refused",
+    "SharedMemory",
     "Stats",
     "TcpConnection",
     "TcpListener",

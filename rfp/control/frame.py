@@ -14,7 +14,7 @@ from rfp.errors import HandshakeFailed, InvalidArgument
 
 MAGIC = b"RFP1"
 MAJOR = 1  # both sides must have the same
-MINOR = 1  # later minors add messages and fields that have defaults
+MINOR = 2  # later minors add messages and fields that have defaults
 BODY_LIMIT = 64 << 10  # bytes
 STRANGER_LIMIT = 1 << 10  # bytes, as long as the peer has not proved who it is
 FD_LIMIT = 128  # file descriptors beside one message; the kernel allows 253

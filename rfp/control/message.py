@@ -8,6 +8,7 @@
     Detach           ->                         its end
     Map              ->           Mapped        a chunk of an arena that does not come as a whole
     GetStats         ->           Stats         what the server knows about itself beside the store's counters
+    GetMemory        ->           SharedMemory  memory of the service's that not all clients share
                                   Refused       in place of any answer
 
 To add a field, add it at the end with a default and raise frame.MINOR: older peers leave it out, and skip what they do
@@ -139,7 +140,7 @@ class Welcome(Message):
 
     KIND: ClassVar[int] = 2
     features: U32  # granted
-    service: Annotated[str, Text(16)]  # "kv" or "rpc"
+    service: Annotated[str, Text(16)]  # "kv", "rpc" or "rnvm"
     slot_size: Annotated[int, Integer(64, 1 << 20, multiple=64)]  # bytes
     slots: Annotated[int, Integer(1, 4096)]  # the window W of each ring
     hash: Annotated[str, Text(16)]  # of keys: "xxh3-64"
@@ -266,6 +267,22 @@ class Proven(Message):
 
     KIND: ClassVar[int] = 11
     proof: Proof
+
+
+@dataclass
+class GetMemory(Message):
+    """Memory beside what Welcome offers."""
+
+    KIND: ClassVar[int] = 14
+    which: U64  # what it means is the service's own
+
+
+@dataclass
+class SharedMemory(Message):
+    """That memory."""
+
+    KIND: ClassVar[int] = 15
+    region: Region
 
 
 @dataclass

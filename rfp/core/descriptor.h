@@ -13,6 +13,7 @@
 #define RFP_PROVIDER_VERBS 2
 #define RFP_REGION_MAGIC 0x4d504652u /* "RFPM" */
 #define RFP_PAIR_MAGIC 0x51504652u   /* "RFPQ" */
+#define RFP_FILE_MAGIC 0x46504652u   /* "RFPF" */
 
 struct rfp_region_descriptor {
     uint32_t magic;
@@ -69,7 +70,21 @@ struct rfp_verbs_pair_descriptor {
     uint32_t checksum;
 };
 
+/* A region over a range of a file (shm). */
+struct rfp_file_descriptor {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t provider;
+    uint64_t length;
+    uint64_t offset;     /* in the file */
+    uint32_t rights;
+    uint32_t key;
+    uint32_t reserved;
+    uint32_t checksum;
+};
+
 _Static_assert(sizeof(struct rfp_region_descriptor) == 32, "region descriptor");
+_Static_assert(sizeof(struct rfp_file_descriptor) == 40, "file descriptor");
 _Static_assert(sizeof(struct rfp_pair_descriptor) == 64, "pair descriptor");
 _Static_assert(sizeof(struct rfp_verbs_region_descriptor) == 40, "region descriptor over verbs");
 _Static_assert(sizeof(struct rfp_verbs_pair_descriptor) == 48, "pair descriptor over verbs");

@@ -11,7 +11,8 @@
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from rfp._core cimport rfp_spin
-from rfp._fabric cimport EventChannel, QueuePair, Region, RemoteRegion, event_channel, local_region, queue_pair, remote_region
+from rfp._fabric cimport (
+    EventChannel, QueuePair, Region, RemoteRegion, event_channel, local_region, queue_pair, remote_region, work_request)
 from rfp.protocol._wire cimport rfp_reference, rfp_response_header
 
 cdef enum:                         # what step and wait found out about the oldest request
@@ -117,8 +118,10 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil
 cdef void client_ring_discard(client_ring *ring) noexcept nogil
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
-# One READ or WRITE beside the ring's own, to its end: DONE, TIMED_OUT (in both cases nothing can touch local any more) or GONE
-# (then only after the queue pair was closed, unless ring.beside).
+# READs, WRITEs and atomics beside the ring's own, in order, to their end: DONE, TIMED_OUT (in both cases nothing can touch local
+# memory
+# any more) or GONE (then only after the queue pair was closed, unless ring.beside).  ids and flags are filled in here.
+cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil
 cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
                               remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil
 

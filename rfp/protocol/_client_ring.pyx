@@ -559,30 +559,28 @@ cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
         ring.releases += 1
 
 
-cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
-                              remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil:
-    """One READ or WRITE beside the ring's own.
+cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil:
+    """Requests beside the ring's own; the completion of the last one says that all are done.
 
     Returns when nothing can touch the local memory any more.  From a server that is gone nothing may ever come: after GONE it
     is for the caller to close the queue pair first, unless ring.beside.
     """
-    cdef work_request work
     cdef uint32_t looks = 0
     cdef uint64_t now
-    work.id = BESIDE
-    work.opcode = opcode
-    work.flags = SIGNALED
-    work.length = length
-    work.local = local
-    work.local_offset = local_offset
-    work.remote = remote
-    work.remote_offset = remote_offset
-    if opcode == READ:
-        ring.reads += 1
-    else:
-        ring.writes += 1
+    cdef int posted = 0
+    cdef int i
+    for i in range(n):
+        works[i].id = BESIDE
+        works[i].flags = SIGNALED if i == n - 1 else 0
+        if works[i].opcode == READ:
+            ring.reads += 1
+        else:
+            ring.writes += 1
     ring.beside = False
-    while not ring.pair.ops.post(ring.pair, &work, 1):
+    while True:
+        posted += ring.pair.ops.post(ring.pair, works + posted, n - posted)
+        if posted == n:
+            break
         collect(ring)                           # makes room
         looks += 1
         rfp_pause()
@@ -590,23 +588,37 @@ cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *
             now = rfp_now()
             if now - ring.asked >= STEP and not lives(ring, now):
                 ring.lost = GONE
-            if deadline and now > deadline and not ring.lost:
+            if deadline and now > deadline and not ring.lost and posted == 0:
                 return TIMED_OUT
         if ring.lost:
             return GONE
+    collect(ring)
     while not ring.beside and not ring.lost:
+        rfp_pause()
         collect(ring)
         looks += 1
-        rfp_pause()
         if looks % 1024 == 0:
             now = rfp_now()
             if now - ring.asked >= STEP and not lives(ring, now):
                 ring.lost = GONE
     if ring.lost:
         return GONE
-    if deadline and rfp_now() > deadline:
+    if looks and deadline and rfp_now() > deadline:
         return TIMED_OUT
     return DONE
+
+
+cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
+                              remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil:
+    """One READ or WRITE beside the ring's own."""
+    cdef work_request work
+    work.opcode = opcode
+    work.length = length
+    work.local = local
+    work.local_offset = local_offset
+    work.remote = remote
+    work.remote_offset = remote_offset
+    return client_ring_transfers(ring, &work, 1, deadline)
 
 
 cdef class ClientRing:

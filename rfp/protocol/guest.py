@@ -125,6 +125,7 @@ class Guest:
         self.fabric = host.fabric.domain()  # of its own, where there are such
         self.chunks: dict[tuple[int, int], Region] = {}  # of the arenas, as far as it has asked for them
         self.beat: Region | None = None
+        self.regions: list[Region] = []  # that the service gave it
         # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
         self.control = self.pidfd = -1
         try:
@@ -152,6 +153,9 @@ class Guest:
         for chunk in self.chunks.values():
             chunk.close()
         self.chunks.clear()
+        for region in self.regions:
+            region.close()
+        self.regions.clear()
 
     def close(self) -> None:
         self.connection.close()

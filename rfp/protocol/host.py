@@ -27,12 +27,14 @@ from rfp.control import (
     Attach,
     Credentials,
     Detach,
+    GetMemory,
     GetStats,
     Hello,
     Map,
     Mapped,
     Message,
     Refused,
+    SharedMemory,
     Stats,
     Welcome,
     listen,
@@ -56,7 +58,9 @@ class Host:
     """Serves services at an address until it is closed.
 
     services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures;
-    credentials, allow_anyone: who may connect over a network.  Everything else is told to clients at the handshake.
+    memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses;
+    credentials,
+    allow_anyone: who may connect over a network.  Everything else is told to clients at the handshake.
     """
 
     def __init__(
@@ -77,6 +81,7 @@ class Host:
         idle: str = "adaptive",
         cpus: Sequence[int] | None = None,
         describe: Callable[[], dict[str, Any]] = dict,
+        memory: Callable[[int, Fabric], Region] | None = None,
         credentials: Credentials | None = None,
         allow_anyone: bool = False,
     ) -> None:
@@ -87,6 +92,7 @@ class Host:
         self.lease_ns = lease_ns
         self.features = features
         self.describe = describe
+        self.memory = memory
         self.arenas = list(arenas)
         self.guests: set[Guest] = set()
         self.departing: list[tuple[float, Guest]] = []  # gone, but their processes may still READ what is pinned for them
@@ -272,6 +278,11 @@ class Host:
             guest.connection.answer(message, Mapped(handle(self._chunk(guest, message))), 0.0)
         elif isinstance(message, GetStats):
             guest.connection.answer(message, Stats(self.figures()), 0.0)
+        elif isinstance(message, GetMemory):
+            if self.memory is None or len(guest.regions) >= MOST_CHANNELS:
+                raise QuotaExceeded("this server has no more memory to share")
+            guest.regions.append(self.memory(message.which, guest.fabric))
+            guest.connection.answer(message, SharedMemory(handle(guest.regions[-1])), 0.0)
         else:
             raise HandshakeFailed(f"a client does not send {type(message).__name__}")
 

@@ -8,7 +8,21 @@ from typing import Any
 
 from rfp._fabric import Fabric, Region, RemoteRegion
 from rfp.address import Address
-from rfp.control import Attach, Attached, Connection, Detach, GetStats, Handle, Hello, Map, Mapped, Stats, Welcome
+from rfp.control import (
+    Attach,
+    Attached,
+    Connection,
+    Detach,
+    GetMemory,
+    GetStats,
+    Handle,
+    Hello,
+    Map,
+    Mapped,
+    SharedMemory,
+    Stats,
+    Welcome,
+)
 from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError
 from rfp.protocol._channel import Channel
 from rfp.protocol._client_ring import ClientRing
@@ -138,6 +152,11 @@ class Link:
             region.close()
             raise HandshakeFailed(f"the server shared memory with rights {region.rights:#x}, and {rights:#x} is needed")
         return region
+
+    def memory(self, number: int, rights: int, deadline: int) -> RemoteRegion:
+        """Memory of the service's that not all clients share, for as long as the connection."""
+        with self.connection.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
+            return self._keep(answer.region, rights)
 
     def attach(self, deadline: int) -> Channel:
         """Rings for one more thread."""

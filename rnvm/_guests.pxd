@@ -1,0 +1,60 @@
+# What a back-end knows of its front-ends: who holds and who waits for which lock, whose session has ended and how.
+# Private memory of the service's thread.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rnvm._state cimport pool
+
+cdef enum:
+    NOBODY = 0xffffffff        # in place of a session
+
+cdef struct guest:             # of a session
+    const char *desk           # memory that it writes: a word for each naming entry, odd while inside, another one each time
+    uint64_t process           # pid | start time << 22
+    bint attached              # its front-end is connected
+    bint quiet                 # nobody stores into its rings any more
+    uint64_t sealed_epoch      # the last epoch that was cut off here, and where: that judges its last records
+    uint64_t sealed_operations
+    uint64_t sealed_memory
+
+cdef struct lock:              # of a structure
+    uint32_t holder
+    uint64_t epoch
+    uint64_t revoked           # when it was asked back, or 0
+    uint64_t offered           # when it was granted, as long as the holder has not been inside since
+    uint64_t desk              # what stood on its desk then
+    uint64_t orphans           # highest operation of dead writers that is to be executed again, or 0
+
+cdef struct waiter:
+    uint32_t index             # of the structure
+    uint32_t session
+
+cdef struct guests:
+    pool *p
+    guest *each
+    lock *locks
+    waiter *waiters            # in the order in which they came; a session waits for one lock at a time
+    uint32_t waiting
+    uint64_t now
+    uint64_t lease
+    uint64_t fenced            # how many were
+    uint64_t granted
+    uint64_t stolen            # locks taken back from holders that were not inside
+
+# 0, or -1: the medium failed.
+cdef int guests_begin(guests *g) noexcept nogil
+# Everything that the session has written is applied.
+cdef int guests_settle(guests *g) noexcept nogil
+# GRANTED, WAITING, or -1.
+cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil
+cdef int lock_leave(guests *g, uint32_t index, uint32_t session) noexcept nogil
+cdef uint64_t lock_word(const guests *g, uint32_t index) noexcept nogil
+# Takes locks back that others wait for, and grants them.  0, or -1.
+cdef int locks_tend(guests *g) noexcept nogil
+# What a front-end has written until now counts, and nothing later; its locks are free.
+cdef int guest_fence(guests *g, uint32_t session) noexcept nogil
+# Publishes how far the holders' transactions are applied, and which operations are still orphans.
+cdef void locks_publish(guests *g) noexcept nogil
+
+cdef enum:
+    GRANTED = 0
+    WAITING = 1

@@ -1,0 +1,15 @@
+# The two logs of a front-end's session, as it writes them.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from rnvm._front cimport frontend, journal
+
+# Where the payload of the next record is to be made: private memory, journal_room() bytes.
+cdef char *journal_payload(frontend *fe, journal *j) noexcept nogil
+cdef uint64_t journal_room(const journal *j) noexcept nogil
+# Waits until there is space in the ring for a record with this payload: OK, TOO_LONG, LATE, LOST ...
+cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil
+# Writes the records whose payloads have been made: one WRITE each, one round trip for both.  0 bytes: none of that log.
+cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_parts, uint32_t memory,
+                       uint16_t memory_parts) noexcept nogil
+# What has been written is as durable as was agreed when this answers OK; FENCED: it may be or not.
+cdef int journal_settle(frontend *fe) noexcept nogil

@@ -1,0 +1,191 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The logs of a session, as their writer sees them (the contract is in _journal.pxd)."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memset
+
+from rfp._core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause
+from rfp._fabric cimport WRITE, WRITE_NOTIFY, work_request
+from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_transfers
+from rnvm._flush cimport flush_drain, flush_lines
+from rnvm._layout cimport (
+    RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
+    rnvm_record_length, rnvm_record_seal, rnvm_session_at)
+from rnvm._messages cimport RNVM_ROOM, RNVM_SYNC, RNVM_GOOD
+from rnvm._remote cimport remote_ask, remote_patience, remote_read
+from rnvm._structure cimport FENCED, LATE, LOST, OK, TOO_LONG
+
+cdef enum:
+    LINES = 64                 # between the pad's header and the record, where they are made
+    LOOKS = 200                # at the durable LSN, before the back-end is asked to make it so
+
+
+cdef struct live:              # what peers READ of a session
+    uint64_t epoch
+    uint64_t operations_head
+    uint64_t operations_durable
+    uint64_t memory_head
+    uint64_t memory_durable
+
+
+cdef inline char *pad_of(frontend *fe, journal *j) noexcept nogil:
+    return fe.buffer.base + j.staging
+
+
+cdef inline rnvm_record *record_of(frontend *fe, journal *j) noexcept nogil:
+    return <rnvm_record *> (fe.buffer.base + j.staging + LINES)
+
+
+cdef char *journal_payload(frontend *fe, journal *j) noexcept nogil:
+    return <char *> (record_of(fe, j) + 1)
+
+
+cdef uint64_t journal_room(const journal *j) noexcept nogil:
+    return rnvm_longest_record(j.size) - sizeof(rnvm_record)
+
+
+cdef int look(frontend *fe) noexcept nogil:
+    """Hears how far the back-end is; FENCED where it has taken the session away."""
+    cdef live shown
+    cdef int found = remote_read(fe, rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE, &shown, sizeof(shown))
+    if found != OK:
+        return found
+    if shown.epoch != fe.epoch:
+        fe.trouble = FENCED
+        return FENCED
+    # Never believed beyond what this side knows: a wrong number would let it overwrite what is still needed.
+    if fe.operations.head <= shown.operations_head <= fe.operations.tail:
+        fe.operations.head = shown.operations_head
+    if fe.memory.head <= shown.memory_head <= fe.memory.tail:
+        fe.memory.head = shown.memory_head
+    fe.operations.durable = shown.operations_durable
+    fe.memory.durable = shown.memory_durable
+    return OK
+
+
+cdef bint fits(const journal *j, uint64_t length) noexcept nogil:
+    return j.tail + rnvm_pad_before(j.tail, length, j.size) + length - j.head <= j.size
+
+
+cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil:
+    cdef uint64_t length = rnvm_record_length(payload)
+    cdef uint64_t pause = 0
+    cdef int found
+    if length > rnvm_longest_record(j.size):
+        return TOO_LONG
+    while not fits(j, length):
+        found = look(fe)
+        if found != OK:
+            return found
+        if fits(j, length):
+            break
+        found = remote_ask(fe, RNVM_ROOM, 0)
+        if found != OK:
+            return found
+        found = look(fe)
+        if found == OK and not fits(j, length):
+            found = remote_patience(fe, &pause)
+        if found != OK:
+            return found
+    return OK
+
+
+cdef int add(frontend *fe, journal *j, uint16_t kind, uint16_t parts, uint32_t length, work_request *works) noexcept nogil:
+    """Seals a record (and a pad) and says what is to be WRITTEN; how many requests."""
+    cdef rnvm_record *record = record_of(fe, j)
+    cdef rnvm_record *pad = <rnvm_record *> pad_of(fe, j)
+    cdef uint64_t before = rnvm_pad_before(j.tail, rnvm_record_length(length), j.size)
+    cdef int n = 0
+    if before:
+        rnvm_pad_seal(pad, j.seed, j.tail, fe.epoch, <uint32_t> before)
+        works[n].local_offset = j.staging
+        works[n].remote_offset = j.offset + j.tail % j.size
+        works[n].length = sizeof(rnvm_record)
+        n += 1
+        j.tail += before
+    rnvm_record_seal(record, j.seed, j.tail, fe.epoch, kind, parts, record + 1, length)
+    works[n].local_offset = j.staging + LINES
+    works[n].remote_offset = j.offset + j.tail % j.size
+    works[n].length = sizeof(rnvm_record) + length
+    if not fe.doubtful or j == &fe.memory:
+        fe.doubtful = True
+        fe.doubt_ring = j == &fe.memory
+        fe.doubt_lsn = j.tail
+    j.tail += record.length
+    return n + 1
+
+
+cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_parts, uint32_t memory,
+                       uint16_t memory_parts) noexcept nogil:
+    cdef work_request[4] works
+    cdef int n = 0, i, found
+    if fe.trouble:
+        return fe.trouble
+    memset(works, 0, sizeof(works))
+    if operations:
+        n += add(fe, &fe.operations, RNVM_OPERATION, operation_parts, operations, works)
+    if memory:
+        n += add(fe, &fe.memory, RNVM_TRANSACTION, memory_parts, memory, works + n)
+    fe.writes += n
+    if fe.near:
+        for i in range(n):
+            rfp_copy_out(fe.logs.base + works[i].remote_offset, fe.buffer.base + works[i].local_offset, works[i].length)
+            if fe.flushed and fe.persistent:
+                flush_lines(fe.logs.base + works[i].remote_offset, works[i].length)
+        rfp_fence_release()
+        if fe.direct or not fe.persistent:
+            return OK
+        # The back-end makes it durable: it may sleep.
+        memset(works, 0, sizeof(work_request))
+        n = 1
+    for i in range(n):
+        works[i].opcode = WRITE
+        works[i].local = fe.buffer
+        works[i].remote = fe.logs
+    works[n - 1].opcode = WRITE_NOTIFY
+    found = client_ring_transfers(fe.ring, works, n, fe.deadline)
+    if found == DONE:
+        return OK
+    if found == TIMED_OUT:
+        return LATE
+    fe.trouble = LOST
+    return LOST
+
+
+cdef int journal_settle(frontend *fe) noexcept nogil:
+    cdef int found, looks
+    if fe.trouble:
+        return fe.trouble
+    if fe.near and (fe.direct or not fe.persistent):
+        if fe.persistent and fe.flushed:
+            flush_drain()
+        # What was written must be visible before the epoch is looked at: the back-end raises it, and then looks at what was
+        # written.
+        rfp_fence_full()
+        if rfp_load64(fe.pool.base + rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE) != fe.epoch:
+            fe.trouble = FENCED
+            return FENCED
+        fe.doubtful = False
+        return OK
+    for looks in range(LOOKS):
+        found = look(fe)
+        if found != OK:
+            return found
+        if not fe.persistent or fe.operations.durable >= fe.operations.tail and fe.memory.durable >= fe.memory.tail:
+            fe.doubtful = False
+            return OK
+        if fe.near:
+            rfp_pause()
+    found = remote_ask(fe, RNVM_SYNC, 0)
+    if found == OK and fe.refusal != RNVM_GOOD:
+        fe.trouble = LOST
+        return LOST
+    if found == OK:
+        found = look(fe)
+    if found == OK and (fe.operations.durable < fe.operations.tail or fe.memory.durable < fe.memory.tail):
+        # What is whole there was made durable: so something is not whole.
+        fe.trouble = LOST
+        return LOST
+    if found == OK:
+        fe.doubtful = False
+    return found

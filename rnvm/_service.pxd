@@ -1,0 +1,28 @@
+# The back-end's side of front-ends: what executes their calls and does the daily work of the pool.
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp.protocol._service cimport Service, request, response
+from rnvm._guests cimport guests
+from rnvm._pool cimport Pool
+
+
+cdef struct backend:
+    guests g
+    uint64_t checkpointed              # when, ns
+    uint64_t swept
+    uint64_t applied                   # transactions since then
+    uint64_t transactions
+    uint64_t collected                 # bytes
+    uint64_t checkpoints
+    uint32_t flags
+    bint stopped                       # the medium failed
+    void *owner                        # the PoolService
+
+
+cdef class PoolService(Service):
+    """Serves a pool to front-ends; its worker's thread alone touches the pool."""
+    cdef readonly Pool pool
+    cdef backend b
+    cdef int open(self, const request *asked, response *answer) except -1
+    cdef int drop(self, const request *asked, response *answer, int64_t user) except -1
+    cdef int list(self, const request *asked, response *answer) except -1

@@ -1,0 +1,133 @@
+"""The back-end: a pool, served to front-ends."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from rfp import address as addresses
+from rfp._fabric import Fabric
+from rfp.address import Address
+from rfp.errors import InvalidArgument
+from rfp.protocol.host import Host
+from rfp.provider import open_fabric
+from rnvm import pools
+from rnvm._pool import Pool
+from rnvm._service import PoolService
+
+WORD = 8  # bytes: what a front-end says of each structure
+PAGE = 4096
+
+
+class Backend:
+    """Opens a pool, recovers it if need be, and serves it until it is closed.
+
+    path: of the pool, or a `Pool` that is open (then size
+                                                 and assume_persistent are not looked at).  size: bytes or text like "1GiB":
+    makes the pool if there is none.  assume_persistent: allow a new one on a medium that forgets, like /dev/shm; it survives
+    process
+    crash only.  address: where to listen; None for a new address of its own.  lease: seconds after which a front-end that keeps a
+    lock which others wait for is fenced.  force_flush: flush cache lines also where that is of no use, to measure what it costs.
+    idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  cpus: the processor to keep its thread on.
+
+    Raises what `rnvm.pools.open_pool` raises, AddressInUse if a server lives there, FabricError.
+
+    >>> import os, tempfile, rnvm
+    >>> path = os.path.join(tempfile.mkdtemp(), "orders.pool")
+    >>> with rnvm.Backend(path, size="4MiB", assume_persistent=True) as backend:
+    ...     with rnvm.connect(backend.address) as fe:
+    ...         fe.names()
+    {}
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str] | Pool,
+        size: int | str | None = None,
+        *,
+        assume_persistent: bool = False,
+        address: str | Address | None = None,
+        lease: float = 2.0,
+        force_flush: bool = False,
+        idle: str = "adaptive",
+        cpus: Sequence[int] | None = None,
+        fabric: Fabric | None = None,
+    ) -> None:
+        if not 0.01 <= lease <= 3600:
+            raise InvalidArgument(f"lease={lease!r}", hint="0.01 to 3600 seconds")
+        place = addresses.unique() if address is None else addresses.parse(address)
+        used = fabric or open_fabric(place)
+        if isinstance(path, Pool):
+            self.pool, forgetful = path, True
+        else:
+            if size is not None and not os.path.exists(path):
+                pools.create(path, size, assume_persistent=assume_persistent)
+            self.pool = pools.open_pool(path, force_flush=force_flush)
+            with open(path, "rb") as file:
+                forgetful = pools.media(file.fileno()).volatile
+        try:
+            flushed = getattr(self.pool.medium, "flushing", "none") != "none"
+            self._service = PoolService(self.pool, lease, flushed=flushed, forgetful=forgetful)
+            names = self._service.names
+            self._host = Host(
+                place,
+                used,
+                [self._service],
+                service="rnvm",
+                slots=16,
+                staging_size=-(-WORD * names // PAGE) * PAGE,
+                lease_ns=int(lease * 1e9),
+                idle=idle,
+                cpus=cpus,
+                describe=self._describe,
+                memory=lambda number, fabric: self._service.share(fabric, number),
+            )
+        except BaseException:
+            self.pool.close()
+            raise
+
+    def _describe(self) -> dict[str, Any]:
+        return {"pool": self._service.counters, "recovered": self.pool.recovered[:16]}
+
+    @property
+    def address(self) -> str:
+        """Where front-ends find it."""
+        return str(self._host.address)
+
+    @property
+    def recovered(self) -> list[str]:
+        """What opening the pool found to do, one text each."""
+        return list(self.pool.recovered)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the pool's medium has failed: nothing is answered any more; close it, and open the pool when the device is
+        well."""
+        return self._service.failed
+
+    def figures(self) -> dict[str, Any]:
+        """What is known of the pool and of front-ends, as a dict."""
+        return self._host.figures()
+
+    @property
+    def closed(self) -> bool:
+        return self._host.closed
+
+    def close(self) -> None:
+        """Ends all sessions, applies what is in the logs and closes the pool.  Safe to call again."""
+        self._host.close()
+        self.pool.close()
+
+    def __enter__(self) -> Backend:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<rnvm.Backend at {self.address}{' (closed)' if self.closed else ''}>"
+
+
+__all__ = ["Backend"]

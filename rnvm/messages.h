@@ -1,0 +1,134 @@
+/* What a front-end asks of its back-end: payloads of requests and responses over RFP.  docs/rnvm.md says it in prose.
+ *
+ * Little-endian, naturally aligned.
+ */
+#ifndef RNVM_MESSAGES_H
+#define RNVM_MESSAGES_H
+
+#include <stdint.h>
+
+enum rnvm_opcode {              /* request payload                    -> response payload */
+    RNVM_ATTACH = 17,           /* rnvm_attach                        -> rnvm_attached */
+    RNVM_DETACH = 18,           /* -: nothing will be written any more */
+    RNVM_FIND = 19,             /* rnvm_open, name                    -> rnvm_opened */
+    RNVM_DROP = 20,             /* name */
+    RNVM_LIST = 21,             /* rnvm_number (index to begin with)  -> rnvm_listed and name, many; result: index to go on with, or 0 */
+    RNVM_GRANT = 22,            /* rnvm_number (blocks in a row)      -> rnvm_number (address of the first) */
+    RNVM_ACQUIRE = 23,             /* rnvm_number (structure)            -> rnvm_locked; or RNVM_QUEUED: ask again */
+    RNVM_LEAVE = 24,            /* rnvm_number (structure): gives its lock back, or stops waiting for it */
+    RNVM_PENDING = 25,          /* rnvm_after                         -> rnvm_pending: the next operation to be executed again */
+    RNVM_SYNC = 26,             /* -: all that is whole in the session's rings is durable when this is answered */
+    RNVM_APPLY = 27,            /* -: and applied */
+    RNVM_ROOM = 28,             /* -: and the space of what need not be kept is free */
+    RNVM_OUTCOME = 29,          /* rnvm_outcome: RNVM_GOOD if that record counts, RNVM_ABSENT if it never will */
+};
+
+enum rnvm_status {
+    RNVM_GOOD = 0,
+    RNVM_BAD_REQUEST = 1,
+    RNVM_STOPPED = 2,           /* the medium failed: nothing is promised any more */
+    RNVM_NO_SESSION_LEFT = 3,
+    RNVM_NOT_ATTACHED = 4,      /* or fenced meanwhile */
+    RNVM_ABSENT = 5,
+    RNVM_QUEUED = 6,
+    RNVM_NO_SPACE = 7,
+    RNVM_OTHER_KIND = 8,        /* result: kind << 32 | format */
+    RNVM_OTHER_CODEC = 9,       /* payload: its codec */
+    RNVM_IN_USE = 10,           /* a structure whose lock another session holds is not dropped */
+    RNVM_FORGOTTEN = 11,        /* nobody knows any more */
+};
+
+struct rnvm_number {
+    uint64_t number;
+};
+
+struct rnvm_attach {
+    uint64_t process;           /* whose stores into the rings are over when it is gone */
+    uint32_t previous;          /* session of before, whose rings nobody here writes any more */
+    uint32_t reserved;
+    uint64_t previous_epoch;    /* 0: there was none */
+};
+
+struct rnvm_attached {
+    uint32_t session;
+    uint32_t flags;
+    uint64_t epoch;
+    uint64_t operations;        /* where the next record goes: LSNs */
+    uint64_t memory;
+    uint64_t lease;             /* ns */
+    uint64_t size;              /* of the pool, bytes */
+};
+#define RNVM_DIRECT 1           /* who maps the pool makes his own stores durable */
+#define RNVM_FLUSHED 4          /* by flushing cache lines */
+#define RNVM_FORGETFUL 2        /* the medium does not survive the machine */
+
+struct rnvm_open {
+    uint32_t kind;
+    uint32_t format;
+    uint32_t root;              /* bytes that its first nodes take */
+    uint32_t create;            /* 0: it must be there.  1: unless it is */
+    char codec[16];
+};
+
+struct rnvm_opened {
+    uint32_t structure;         /* rnvm_structure() */
+    uint32_t kind;
+    uint64_t root;              /* address of its first block */
+    uint64_t blocks;
+    uint64_t number;            /* of its last transaction */
+};
+
+struct rnvm_listed {
+    uint32_t structure;
+    uint32_t kind;
+    uint32_t format;
+    uint32_t name_length;       /* bytes that follow, padded to a multiple of 8 */
+    uint8_t uuid[16];
+    char codec[16];
+    uint64_t created;
+};
+
+struct rnvm_locked {
+    uint64_t word;              /* what stands in the structure's line as long as this holds */
+    uint64_t number;            /* of the last transaction; it is applied */
+    uint64_t covered;           /* operation number */
+    uint64_t operations;        /* the highest that was ever logged: those in between are to be executed first */
+};
+
+struct rnvm_after {
+    uint64_t structure;
+    uint64_t number;
+};
+
+struct rnvm_pending {
+    uint64_t number;
+    uint64_t lsn;               /* of its record in the operation ring of this session */
+    uint32_t session;
+    uint32_t code;
+    uint32_t at;                /* where its bytes stand in the record */
+    uint32_t length;
+    uint64_t epoch;             /* that the record carries */
+};
+
+struct rnvm_outcome {
+    uint32_t session;
+    uint32_t ring;              /* 0: operations, 1: memory */
+    uint64_t epoch;
+    uint64_t lsn;
+};
+
+/* The six spare live words of a naming entry. */
+#define RNVM_LIVE_HOLDER 0      /* word of the lock: epoch << 16 | session + 1, or 0 */
+#define RNVM_LIVE_REPLAYED 1    /* LSN in the holder's memory ring: all before it is applied */
+#define RNVM_LIVE_ORPHANS 2     /* highest number of an operation of a dead writer that is still to be executed, or 0 */
+
+_Static_assert(sizeof(struct rnvm_attach) == 24, "attach");
+_Static_assert(sizeof(struct rnvm_attached) == 48, "attached");
+_Static_assert(sizeof(struct rnvm_open) == 32, "open");
+_Static_assert(sizeof(struct rnvm_opened) == 32, "opened");
+_Static_assert(sizeof(struct rnvm_listed) == 56, "listed");
+_Static_assert(sizeof(struct rnvm_locked) == 32, "locked");
+_Static_assert(sizeof(struct rnvm_pending) == 40, "pending");
+_Static_assert(sizeof(struct rnvm_outcome) == 24, "outcome");
+
+#endif

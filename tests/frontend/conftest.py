@@ -1,0 +1,62 @@
+"""Back-ends on each medium and over each kind of way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import rnvm
+from rfp import address as addresses
+
+# name -> folder of the pool, options of the address
+MEDIA = {
+    "direct": ("/dev/shm", ""),
+    "image": (None, ""),
+    "emulated": ("/dev/shm", "?rtt=2us"),
+}
+
+
+@contextlib.contextmanager
+def new_path(medium: str) -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="rnvm-", dir=MEDIA[medium][0]) as folder:
+        yield os.path.join(folder, "pool")
+
+
+def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Backend:
+    address = str(addresses.unique()) + MEDIA[medium][1]
+    # Over a network a front-end that does nothing keeps its locks for a lease.
+    lease = 0.05 if medium == "emulated" else 2.0
+    return rnvm.Backend(path, size="8MiB", assume_persistent=True, **{"address": address, "lease": lease, **options})
+
+
+@pytest.fixture(params=list(MEDIA))
+def medium(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def backend(medium: str) -> Iterator[rnvm.Backend]:
+    with new_path(medium) as path, open_backend(path, medium) as served:
+        yield served
+
+
+@pytest.fixture
+def direct() -> Iterator[rnvm.Backend]:
+    """One medium is enough for what does not depend on it."""
+    with new_path("direct") as path, open_backend(path) as served:
+        yield served
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Front-ends that are closed at the end."""
+    with contextlib.ExitStack() as stack:
+        yield lambda backend, **options: stack.enter_context(rnvm.connect(backend.address, **options))

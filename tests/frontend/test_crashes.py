@@ -1,0 +1,250 @@
+"""Processes that are killed or stopped: nothing acknowledged is lost, nothing is done twice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import pytest
+
+import rnvm
+from rfp.errors import ConnectionFailed
+from rnvm._sample import Sample
+
+from .conftest import Connect, new_path
+
+BACKEND = """
+import signal, sys, rnvm
+backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2], lease=float(sys.argv[3]))
+print("serving", *backend.recovered, sep="; ", flush=True)
+signal.pause()
+"""
+
+# Says what it was told, one number at a time.
+WRITER = """
+import os, sys, rnvm
+from rnvm._sample import Sample
+fe = rnvm.connect(sys.argv[1], timeout=20)
+sample = Sample(fe, "s")
+batch = int(sys.argv[2])
+while True:
+    if batch:
+        with fe.batch():
+            for _ in range(batch):
+                os.write(1, b"%d\\n" % sample.add(1))
+    else:
+        os.write(1, b"%d\\n" % sample.add(1))
+"""
+
+
+class Process:
+    """A Python process; what it says goes to a file, so that it never waits for us to read it."""
+
+    def __init__(self, code: str, *arguments: object) -> None:
+        self.out = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self.running = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=self.out)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.out.close()
+
+    def kill(self) -> None:
+        self.running.kill()
+        self.running.wait()
+
+    def signal(self, number: int) -> None:
+        self.running.send_signal(number)
+
+    def said(self) -> bytes:
+        """All whole lines until now."""
+        text = os.pread(self.out.fileno(), 1 << 26, 0)
+        return text[: text.rfind(b"\n") + 1]
+
+    def wait_for(self, lines: int) -> None:
+        """Until it has said so many more lines than now."""
+        wanted = len(self.said().splitlines()) + lines
+        end = time.monotonic() + 20
+        while len(self.said().splitlines()) < wanted:
+            assert time.monotonic() < end
+            assert self.running.poll() is None
+            time.sleep(0.002)
+
+    def numbers(self) -> list[int]:
+        return [int(line) for line in self.said().split()]
+
+
+def fenced(backend: rnvm.Backend, number: int) -> None:
+    """Waits until the back-end has cut off so many front-ends."""
+    end = time.monotonic() + 20
+    while backend.figures()["pool"]["fenced"] < number:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("batch", [0, 7])
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_what_a_killed_writer_was_told_is_there_once(medium: str, batch: int, rng: random.Random, connect: Connect) -> None:
+    with new_path(medium) as path, rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend:
+        reader = Sample(connect(backend, timeout=20), "s")
+        done = 0
+        for i in range(4):
+            with Process(WRITER, backend.address, batch) as writer:
+                writer.wait_for(1)
+                time.sleep(rng.random() * 0.05)
+                writer.kill()
+                told = writer.numbers()
+            assert told == list(range(done + 1, done + 1 + len(told)))
+            # What an unfinished batch did shows when its writer is known to be dead.
+            fenced(backend, i + 1)
+            done, changes = reader.numbers()
+            # One more may have been made durable and not been told any more.
+            assert told[-1] <= done == changes <= told[-1] + 1
+        reader.check()
+        assert reader.add(1) == done + 1
+
+
+def test_a_reader_executes_what_a_dead_writer_left_in_a_batch(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct, timeout=20)
+    sample = Sample(fe, "s")
+    with Process(WRITER.replace("sample.add(1))", "sample.add(1)); time.sleep(0.001)").replace("import", "import time,", 1),
+                 direct.address, 1_000_000) as writer:  # fmt: skip
+        writer.wait_for(20)
+        writer.kill()
+        told = writer.numbers()[-1]
+    fenced(direct, 1)
+    count, changes = sample.numbers()
+    assert told <= count == changes <= told + 1
+    assert fe.figures["executed_again"] == count
+    assert sample.numbers() == (count, changes)
+    assert fe.figures["executed_again"] == count
+    sample.check()
+
+
+def test_sessions_of_dead_processes_are_free_again(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct, timeout=20)
+    for _ in range(3):
+        with Process(WRITER, direct.address, 0) as writer:
+            writer.wait_for(1)
+    Sample(fe, "s").add(1)
+    end = time.monotonic() + 20
+    while direct.figures()["pool"]["ending"] or direct.figures()["pool"]["attached"] != 1:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def served(path: str, lease: float = 2.0) -> Iterator[Process]:
+    with Process(BACKEND, path, address_of(path), lease) as backend:
+        backend.wait_for(1)
+        yield backend
+
+
+def address_of(path: str) -> str:
+    return f"shm://{path}.socket"
+
+
+@pytest.mark.parametrize("batch", [0, 5])
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_front_ends_go_on_after_a_back_end_was_killed(medium: str, batch: int, rng: random.Random) -> None:
+    with new_path(medium) as path, contextlib.ExitStack() as stack:
+        with served(path):
+            writers = [stack.enter_context(Process(WRITER, address_of(path), batch)) for _ in range(2)]
+            for writer in writers:
+                writer.wait_for(3)
+        for _ in range(3):
+            with served(path):
+                for writer in writers:
+                    writer.wait_for(10)
+                time.sleep(rng.random() * 0.05)
+        with served(path), rnvm.connect(address_of(path), timeout=20) as fe:
+            sample = Sample(fe, "s")
+            for writer in writers:
+                writer.wait_for(10)
+            for writer in writers:
+                writer.kill()
+            told = [number for writer in writers for number in writer.numbers()]
+            end = time.monotonic() + 20
+            while sample.numbers()[0] < max(told):
+                assert time.monotonic() < end
+            # Taking the lock shows also what a batch had not shown yet.
+            count = sample.add(1)
+            assert sample.numbers() == (count, count)
+            # Each number was told once; one of each writer may have been made and not been told any more.
+            assert len(set(told)) == len(told)
+            assert len(set(range(1, count)) - set(told)) <= 2
+            sample.check()
+
+
+def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_lost(rng: random.Random) -> None:
+    with (
+        new_path("direct") as path,
+        served(path, lease=0.05),
+        rnvm.connect(address_of(path), timeout=20) as fe,
+        Process(WRITER, address_of(path), 0) as writer,
+    ):
+        sample = Sample(fe, "s")
+        writer.wait_for(1)
+        ours: list[int] = []
+        for _ in range(15):
+            time.sleep(rng.random() * 0.01)
+            writer.signal(signal.SIGSTOP)
+            ours += [sample.add(1) for _ in range(3)]
+            writer.signal(signal.SIGCONT)
+        writer.wait_for(10)
+        writer.kill()
+        count = sample.add(1)
+        told = [*ours, *writer.numbers(), count]
+        assert sample.numbers() == (count, count)
+        assert len(set(told)) == len(told)
+        assert len(set(range(1, count + 1)) - set(told)) <= 1
+        sample.check()
+
+
+def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
+    with new_path("direct") as path, served(path) as backend, rnvm.connect(address_of(path), reconnect=False) as fe:
+        Sample(fe, "s").add(1)
+        backend.kill()
+        with pytest.raises(ConnectionFailed):
+            fe.names()
+
+
+def test_what_is_durable_without_the_back_end_is_done_also_when_that_is_gone() -> None:
+    with new_path("direct") as path, contextlib.ExitStack() as stack:
+        with served(path):
+            fe = stack.enter_context(rnvm.connect(address_of(path), timeout=10))
+            sample = Sample(fe, "s")
+            sample.add(1)
+        assert sample.add(1) == 2
+        with fe.transaction(sample):
+            sample.add(1)
+        with served(path):
+            assert sample.add(1) == 4
+            assert Sample(stack.enter_context(rnvm.connect(address_of(path))), "s").numbers() == (4, 4)
+
+
+def test_a_transaction_that_loses_its_session_is_not_done() -> None:
+    with new_path("image") as path, contextlib.ExitStack() as stack:
+        with served(path):
+            fe = stack.enter_context(rnvm.connect(address_of(path), timeout=10))
+            sample = Sample(fe, "s")
+            sample.add(1)
+        with served(path):
+            assert sample.add(1) == 2
+        # The back-end is gone: nobody can say what it made durable at the end.
+        with pytest.raises(ConnectionFailed), fe.transaction(sample):
+            sample.add(1)
+        with served(path):
+            assert sample.numbers() == (2, 2)
+            with fe.transaction(sample):
+                sample.add(1)
+            assert sample.numbers() == (3, 3)

@@ -1,0 +1,409 @@
+"""Operations, queries, batches and transactions of front-ends at one back-end."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from typing import Any
+
+import pytest
+
+import rnvm
+from rfp.errors import (
+    AlreadyExists,
+    CallerError,
+    Closed,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    OutOfMemory,
+    StructureDamaged,
+    TooLarge,
+    Unsupported,
+    WrongKind,
+    WrongType,
+)
+from rnvm._sample import Sample
+
+from .conftest import Connect
+
+
+def test_what_was_done_is_there(backend: rnvm.Backend, connect: Connect) -> None:
+    sample = Sample(connect(backend), "s")
+    assert [sample.add(2), sample.add(3)] == [2, 5]
+    sample.put(7, b"value")
+    assert (sample.get(7), sample.get(8), sample.numbers()) == (b"value", None, (5, 3))
+    assert (sample.take(7), sample.take(7), sample.get(7)) == (b"value", None, None)
+    sample.check()
+
+
+def test_another_front_end_sees_it_at_once(backend: rnvm.Backend, connect: Connect) -> None:
+    one, two = Sample(connect(backend), "s"), Sample(connect(backend), "s")
+    for i in range(20):
+        assert one.add(1) == 2 * i + 1
+        assert two.numbers()[0] == 2 * i + 1
+        assert two.add(1) == 2 * i + 2
+        assert one.numbers()[0] == 2 * i + 2
+    one.check()
+    two.check()
+
+
+def test_a_reader_sees_what_a_writer_was_told_is_done(backend: rnvm.Backend, connect: Connect) -> None:
+    writer, reader = Sample(connect(backend), "s"), Sample(connect(backend), "s")
+    for i in range(200):
+        writer.put(i % 5, b"%d" % i * 20)
+        assert reader.get(i % 5) == b"%d" % i * 20
+
+
+@pytest.mark.parametrize("length", [0, 1, 24, 100, 1000, 4000, 5000, 30_000])
+def test_values_of_every_length_are_kept(direct: rnvm.Backend, connect: Connect, length: int) -> None:
+    one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
+    value = bytes(range(256)) * (length // 256 + 1)
+    one.put(0, value[:length])
+    assert one.get(0) == two.get(0) == value[:length]
+    one.check()
+    one.take(0)
+    one.check()
+
+
+def test_what_does_not_fit_into_a_log_is_refused_and_changes_nothing(direct: rnvm.Backend, connect: Connect) -> None:
+    sample = Sample(connect(direct), "s")
+    sample.put(1, b"small")
+    with pytest.raises(TooLarge):
+        sample.put(1, bytes(1 << 20))
+    assert sample.get(1) == b"small"
+    sample.check()
+
+
+def test_a_full_pool_refuses_and_goes_on(direct: rnvm.Backend, connect: Connect) -> None:
+    sample = Sample(connect(direct), "s")
+    with pytest.raises(OutOfMemory):
+        for i in range(100):
+            other = Sample(sample.fe, f"s{i}")
+            for place in range(32):
+                other.put(place, bytes(28_000))
+    sample.add(1)
+    sample.check()
+
+
+def test_an_operation_that_fails_leaves_nothing(direct: rnvm.Backend, connect: Connect) -> None:
+    sample = Sample(connect(direct), "s")
+    sample.put(1, b"x" * 500)
+    before = sample.numbers()
+    with pytest.raises(StructureDamaged, match="as was asked for"):
+        sample.fail(1)
+    assert sample.numbers() == before
+    assert sample.get(1) == b"x" * 500
+    sample.check()
+
+
+# Batches
+
+
+def test_others_see_a_batch_when_it_ends(backend: rnvm.Backend, connect: Connect) -> None:
+    one, two = Sample(connect(backend), "s"), Sample(connect(backend), "s")
+    one.add(1)
+    with one.fe.batch():
+        for _ in range(10):
+            one.add(1)
+        one.put(2, b"in a batch")
+        assert one.numbers()[0] == 11
+        assert one.get(2) == b"in a batch"
+        assert two.numbers()[0] == 1
+    assert two.numbers()[0] == 11
+    assert two.get(2) == b"in a batch"
+    two.check()
+
+
+def test_a_batch_longer_than_the_logs_is_written_in_parts(direct: rnvm.Backend, connect: Connect) -> None:
+    one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
+    with one.fe.batch():
+        for i in range(3000):
+            one.put(i % 32, b"%d" % i * 50)
+    assert [two.get(i % 32) for i in range(2968, 3000)] == [b"%d" % i * 50 for i in range(2968, 3000)]
+    assert two.numbers()[1] == 3000
+    two.check()
+
+
+def test_an_exception_in_a_batch_ends_it_and_keeps_what_was_done(direct: rnvm.Backend, connect: Connect) -> None:
+    one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
+    with pytest.raises(ZeroDivisionError), one.fe.batch():
+        one.add(4)
+        _ = 1 / 0
+    assert two.numbers()[0] == 4
+    assert one.add(1) == 5
+
+
+def test_a_batch_spans_structures(backend: rnvm.Backend, connect: Connect) -> None:
+    fe, other = connect(backend), connect(backend)
+    a, b = Sample(fe, "a"), Sample(fe, "b")
+    with fe.batch():
+        for i in range(20):
+            a.add(1)
+            b.put(i % 4, b"%d" % i)
+    assert Sample(other, "a").numbers()[0] == 20
+    assert Sample(other, "b").get(3) == b"19"
+
+
+# Transactions
+
+
+def test_a_transaction_holds_as_a_whole(backend: rnvm.Backend, connect: Connect) -> None:
+    fe, other = connect(backend), connect(backend)
+    a, b = Sample(fe, "a"), Sample(fe, "b")
+    a.put(0, b"job")
+    with fe.transaction(a, b):
+        b.put(0, a.take(0))
+        b.add(1)
+    assert (a.get(0), b.get(0)) == (None, b"job")
+    assert (Sample(other, "a").get(0), Sample(other, "b").get(0)) == (None, b"job")
+    a.check()
+    b.check()
+
+
+def test_an_exception_discards_a_transaction(backend: rnvm.Backend, connect: Connect) -> None:
+    fe, other = connect(backend), connect(backend)
+    a, b = Sample(fe, "a"), Sample(fe, "b")
+    a.put(0, b"job" * 100)
+    with pytest.raises(ZeroDivisionError), fe.transaction(a, b):
+        b.put(0, a.take(0))
+        b.put(1, b"more" * 1000)
+        a.add(7)
+        _ = 1 / 0
+    for each in (a, Sample(other, "a")):
+        assert (each.get(0), each.numbers()) == (b"job" * 100, (0, 1))
+    assert (b.get(0), b.numbers()) == (None, (0, 0))
+    a.check()
+    b.check()
+    a.add(1)
+    assert Sample(connect(backend), "a").numbers() == (1, 2)
+
+
+def test_transactions_over_the_same_structures_in_any_order_do_not_lock_each_other_out(direct: rnvm.Backend, connect: Connect) -> None:
+    def work(first: str, second: str) -> None:
+        fe = connect(direct, timeout=20)
+        a, b = Sample(fe, first), Sample(fe, second)
+        for _ in range(100):
+            with fe.transaction(a, b):
+                a.add(1)
+                b.add(1)
+
+    threads = [threading.Thread(target=work, args=names) for names in (("x", "y"), ("y", "x"))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    fe = connect(direct)
+    assert [Sample(fe, name).numbers()[0] for name in "xy"] == [200, 200]
+
+
+def test_a_transaction_needs_structures_of_its_own_front_end(direct: rnvm.Backend, connect: Connect) -> None:
+    fe, other = connect(direct), connect(direct)
+    a = Sample(fe, "a")
+    for wrong in ((), (a, a), (a, Sample(other, "b"))):
+        with pytest.raises(InvalidArgument), fe.transaction(*wrong):
+            pass
+    with fe.transaction(a), pytest.raises(CallerError), fe.transaction(a):
+        pass
+    assert a.add(1) == 1
+
+
+# Names
+
+
+def test_a_name_belongs_to_one_kind_and_one_codec(direct: rnvm.Backend, connect: Connect) -> None:
+    fe, other = connect(direct), connect(direct)
+    text = Sample(fe, "text", codec="utf-8")
+    text.put(0, "grüße")
+    assert text.get(0) == "grüße"
+    with pytest.raises(WrongKind, match="utf-8"):
+        Sample(other, "text")
+    assert fe.names()["text"]["kind"] == Sample.KIND
+    assert fe.names()["text"]["codec"] == "utf-8"
+
+
+def test_codecs_map_values(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct)
+    for codec, value in (("json", {"a": [1, None]}), ("pickle", (1, b"x")), (None, b"plain")):
+        sample = Sample(fe, f"by {codec}", codec=codec)
+        sample.put(0, value)
+        assert sample.get(0) == value
+    with pytest.raises(WrongType, match="codec"):
+        sample.put(0, "text")
+    with pytest.raises(InvalidArgument, match="utf-8"):
+        Sample(fe, "other", codec="rot13")
+
+
+def test_names_are_found_listed_and_dropped(direct: rnvm.Backend, connect: Connect) -> None:
+    fe, other = connect(direct), connect(direct)
+    with pytest.raises(NotFound):
+        Sample(fe, "none", create=False)
+    names = {f"structure number {i:03d}" for i in range(40)}
+    free = direct.figures()["pool"]["free_blocks"]
+    for name in names:
+        Sample(fe, name)
+        gc.collect()
+    assert set(other.names()) == names
+    for name in names:
+        other.drop(name)
+    assert other.names() == {}
+    with pytest.raises(NotFound):
+        other.drop("structure number 000")
+    other.release()
+    assert direct.figures()["pool"]["free_blocks"] <= free
+
+
+def test_a_structure_is_open_once_at_a_front_end(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct)
+    sample = Sample(fe, "s")
+    with pytest.raises(AlreadyExists):
+        Sample(fe, "s")
+    with pytest.raises(CallerError):
+        fe.drop("s")
+    sample.add(1)
+    del sample
+    gc.collect()
+    assert Sample(fe, "s").add(1) == 2
+
+
+@pytest.mark.parametrize("name", ["", "x" * 161])
+def test_names_have_bounds(direct: rnvm.Backend, connect: Connect, name: str) -> None:
+    with pytest.raises(InvalidArgument):
+        Sample(connect(direct), name)
+
+
+# Options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"durability": "volatile"}, {"cache": 0}, {"oplog": False}, {"lock": "each"}, {"cache": 0, "oplog": False, "lock": "each"}],
+    ids=["volatile", "uncached", "unlogged", "unsticky", "naive"],
+)
+def test_options_change_how_and_not_what(backend: rnvm.Backend, connect: Connect, options: dict[str, Any]) -> None:
+    one, two = Sample(connect(backend, **options), "s"), Sample(connect(backend), "s")
+    for i in range(10):
+        one.put(i % 3, b"%d" % i * 30)
+        assert two.get(i % 3) == one.get(i % 3) == b"%d" % i * 30
+        assert two.add(1) == 2 * i + 1
+        assert one.add(1) == 2 * i + 2
+    with one.fe.batch():
+        one.add(1)
+        one.add(1)
+    assert two.numbers()[0] == 22
+    two.check()
+
+
+def test_what_there_is_not_is_refused(direct: rnvm.Backend) -> None:
+    with pytest.raises(Unsupported):
+        rnvm.connect(direct.address, durability="replicated")
+    with pytest.raises(InvalidArgument):
+        rnvm.connect(direct.address, durability="eternal")
+    with pytest.raises(InvalidArgument):
+        rnvm.connect(direct.address, lock="none")
+
+
+def test_a_small_cache_keeps_its_budget(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct, cache="16KiB")
+    sample = Sample(fe, "s")
+    for i in range(300):
+        sample.put(i % 32, b"%d" % i * 300)
+        assert sample.get(i % 32) == b"%d" % i * 300
+    fe.release()
+    for i in range(32):
+        assert sample.get(i) is not None
+    figures = fe.figures
+    assert figures["cached"] <= 16 << 10
+    assert figures["evictions"] > 0
+    sample.check()
+
+
+def test_a_cached_read_of_a_holder_costs_no_round_trip(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct)
+    sample = Sample(fe, "s")
+    sample.put(0, b"v")
+    before = fe.figures
+    for _ in range(100):
+        assert sample.get(0) == b"v"
+    after = fe.figures
+    assert (after["reads"], after["calls"], after["misses"]) == (before["reads"], before["calls"], before["misses"])
+
+
+def test_a_cached_read_costs_one_read_of_a_header(direct: rnvm.Backend, connect: Connect) -> None:
+    Sample(connect(direct), "s").put(0, b"v")
+    fe = connect(direct)
+    sample = Sample(fe, "s")
+    sample.get(0)
+    misses = fe.figures["misses"]
+    for _ in range(100):
+        assert sample.get(0) == b"v"
+    assert fe.figures["misses"] == misses
+
+
+# Handles
+
+
+def test_a_closed_front_end_says_so(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct)
+    sample = Sample(fe, "s")
+    fe.close()
+    fe.close()
+    for call in (lambda: sample.add(1), lambda: sample.numbers(), lambda: fe.names(), lambda: Sample(fe, "t")):
+        with pytest.raises(Closed):
+            call()
+
+
+def test_threads_take_turns(direct: rnvm.Backend, connect: Connect) -> None:
+    sample = Sample(connect(direct, timeout=20), "s")
+
+    def work() -> None:
+        for _ in range(500):
+            sample.add(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sample.numbers()[0] == 2000
+
+
+def test_who_waits_for_a_lock_gives_up_at_the_deadline(direct: rnvm.Backend, connect: Connect) -> None:
+    one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
+    with one.fe.transaction(one):
+        one.add(1)
+        with pytest.raises(DeadlineExceeded):
+            two.add(1, timeout=0.05)
+        assert two.numbers() == (0, 0)
+    assert two.add(1) == 2
+    assert direct.figures()["pool"]["waiting"] == 0
+
+
+def test_waiters_get_a_lock_in_the_order_in_which_they_came(direct: rnvm.Backend, connect: Connect) -> None:
+    holder = Sample(connect(direct), "s")
+    waiters = [Sample(connect(direct, timeout=20), "s") for _ in range(4)]
+    order: list[int] = []
+
+    def wait(number: int) -> None:
+        waiters[number].add(1)
+        order.append(number)
+
+    threads = [threading.Thread(target=wait, args=(i,)) for i in range(4)]
+    with holder.fe.transaction(holder):
+        for number, thread in enumerate(threads):
+            thread.start()
+            while direct.figures()["pool"]["waiting"] != number + 1:
+                time.sleep(0.001)
+    for thread in threads:
+        thread.join()
+    # Who was granted it first need not be the first to write that down.
+    assert sorted(order) == [0, 1, 2, 3]
+    assert holder.numbers()[0] == 4
+
+
+def test_all_sessions_taken_is_an_error(direct: rnvm.Backend, connect: Connect) -> None:
+    for _ in range(16):
+        connect(direct)
+    with pytest.raises(Exception, match="front-ends"):
+        rnvm.connect(direct.address)
