@@ -111,6 +111,14 @@ class StructureDamaged(ServerRefused):
     """A structure's nodes do not fit together."""
 
 
+class Empty(ServerRefused, LookupError):
+    """The structure has nothing to give."""
+
+
+class LeaseEnded(ServerRefused, LookupError):
+    """The value that was reserved has been given back, given to somebody else, or acknowledged."""
+
+
 class HandlerFailed(ServerRefused):
     """The RPC server's handler raised an exception."""
 

@@ -601,7 +601,7 @@ cdef class FrontEnd:
         try:
             if self.c.transacting:
                 raise CallerError("a transaction has begun already", hint="end it first")
-            if not structures or len(set(structures)) != len(structures):
+            if not structures or len({id(s) for s in structures}) != len(structures):
                 raise InvalidArgument("a transaction is over one or more different structures")
             for each in structures:
                 if getattr(each, "fe", None) is not self:

@@ -1,0 +1,14 @@
+"""Persistent shared data structures, in the memory of a back-end (`rnvm.Backend`), used through a front-end (`rnvm.connect()`).
+
+>>> jobs = structures.Queue(fe, "jobs")
+>>> index = structures.BPlusTree(fe, "index")
+>>> with fe.transaction(jobs, index):
+...     jobs.put(b"job")
+...     index[b"job"] = b"waiting"
+"""
+
+from structures._bptree import BPlusTree
+from structures._hashtable import HashTable
+from structures._queue import Queue
+
+__all__ = ["BPlusTree", "HashTable", "Queue"]

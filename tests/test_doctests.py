@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import gc
 import importlib
 import importlib.util
 import inspect
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 import rfp
+import rnvm
+import structures
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
@@ -35,10 +38,11 @@ def pages() -> list[Path]:
 
 
 @pytest.fixture
-def names():
-    """What examples may take for granted: a client of an empty store."""
+def names(tmp_path):
+    """What examples may take for granted: a client of an empty store, a front-end of a pool without structures."""
     with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
-        yield {"kv": kv, "server": server, "rfp": rfp}
+        with rnvm.Backend(tmp_path / "pool", size="32MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+            yield {"kv": kv, "server": server, "rfp": rfp, "fe": fe, "rnvm": rnvm, "structures": structures}
 
 
 def examples(module: types.ModuleType, names: Mapping[str, object]) -> list[doctest.DocTest]:
@@ -67,6 +71,9 @@ def test_the_examples_of_a_module_are_true(name, names):
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     for example in examples(module, names):
         runner.run(example)
+        gc.collect()
+        for left in names["fe"].names():
+            names["fe"].drop(left)       # each begins with an empty pool
     assert runner.failures == 0          # what differed stands above
     if name == "rfp.errors":
         assert runner.tries > 0          # lest this test find nothing anywhere

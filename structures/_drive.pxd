@@ -1,0 +1,48 @@
+# The contract of rnvm._structure over plain memory.  Its declarations are those of rnvm/_structure.pxd, word for word, so that
+# the module of a structure finds here what it imports from there.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from rnvm._front cimport instance, kind
+
+cdef enum:
+    OK = 0
+    AGAIN = -1
+    DAMAGED = -2
+    FULL = -3
+    TOO_LONG = -4
+    NO_MEMORY = -5
+
+ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexcept nogil
+
+cdef const char *node_read(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil
+cdef const char *root_read(instance *s) noexcept nogil
+cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type, uint32_t offset, uint32_t n) noexcept nogil
+cdef char *root_change(instance *s, uint32_t offset, uint32_t n) noexcept nogil
+cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
+cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil
+cdef void nodes_release(instance *s) noexcept nogil
+cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
+cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:
+    s.error = DAMAGED
+    s.fault_at = address
+    s.fault = what
+    return DAMAGED
+
+ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
+
+cdef int register_kind(const kind *k, object cls) except -1
+
+
+cdef class Structure:
+    cdef instance c
+    cdef readonly object fe
+    cdef readonly str name
+    cdef readonly object codec
+    cdef object __weakref__
+    cdef uint64_t before
+    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=*) except -1
+    cdef int query(self, query_function ask, void *context, object timeout=*) except -1
+    cdef bytes answer(self)
+    cdef const char *answer_bytes(self, uint64_t *n) noexcept
+    cdef bytes encode(self, object value)
+    cdef object decode(self, bytes value)

@@ -1,0 +1,4 @@
+from structures._mapping import Mapping
+
+class HashTable(Mapping):
+    KIND: int

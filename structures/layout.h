@@ -1,0 +1,176 @@
+/* Nodes of the structures.  docs/structures.md has them as tables.
+ *
+ * Little-endian, naturally aligned.  Each begins with the header of rnvm/node.h, which proves whose it is, where, and that it is whole.
+ */
+#ifndef STRUCTURES_LAYOUT_H
+#define STRUCTURES_LAYOUT_H
+
+#include <string.h>
+
+#include "rnvm/node.h"
+
+#define MOST_KEY 1024u
+#define MOST_VALUE (1u << 20)
+#define UP8(n) (((n) + 7u) & ~7u)
+
+/* Of all structures: a value too long for the node that lists it.  Its length stands in the entry that points to it. */
+struct value_node {
+    struct rnvm_node node;
+    char bytes[];
+};
+#define VALUE_NODE(length) ((uint32_t)(RNVM_NODE + UP8(length)))
+
+/* An array of addresses that grows: at depth 0 its only element stands in the root, at depth d in FAN^d leaves. */
+#define DIRECTORY_FAN 500u
+struct directory_node {
+    struct rnvm_node node;
+    uint64_t children[DIRECTORY_FAN];
+};
+
+#define TYPE_DIRECTORY 2
+#define TYPE_VALUE 3
+#define TYPE_SEGMENT 4 /* Queue */
+#define TYPE_TABLE 5
+#define TYPE_BUCKET 6  /* HashTable */
+#define TYPE_PAGE 7    /* BPlusTree */
+
+/* Queue: segments of entries, in the order of their numbers; and slots for what was reserved. */
+#define SEGMENT_BYTES 2016u
+#define SEGMENT_FIRST 56u /* offset of the first entry */
+#define QUEUE_INLINE 480u /* longer values have nodes of their own */
+#define TABLE_SLOTS 30u
+struct queue_root {
+    struct rnvm_node node;
+    uint64_t head;       /* the segment with the next entry, or 0 */
+    uint64_t given;      /* number of that entry: so many were taken out of the segments */
+    uint32_t at;         /* its offset there */
+    uint32_t vacant;     /* first slot that is free again, + 1; linked by next */
+    uint64_t tickets;    /* number of the last reservation */
+    uint64_t earliest;   /* no lease ends before, ns since 1970 */
+    uint32_t reserved;   /* slots under a lease */
+    uint32_t returned;   /* slots that wait to be given again */
+    uint32_t first;      /* of these, + 1; linked by next */
+    uint32_t last;
+    uint64_t tail;       /* the segment that entries are put into, or 0 */
+    uint64_t tables;     /* directory of tables */
+    uint32_t depth;
+    uint32_t slots;      /* that were ever used */
+};
+struct queue_segment {
+    struct rnvm_node node;
+    uint64_t next;
+    uint64_t first;      /* number of its first entry */
+    uint32_t count;
+    uint32_t end;        /* offset behind the last entry */
+};
+struct queue_entry {     /* then the value, or its address */
+    uint32_t length;
+    uint32_t number;     /* low half of its number */
+};
+struct queue_slot {
+    uint64_t ticket;     /* of the reservation; 0: free */
+    uint64_t deadline;   /* of the lease; 0: returned */
+    uint64_t value;
+    uint32_t length;
+    uint32_t next;
+};
+struct queue_table {
+    struct rnvm_node node;
+    struct queue_slot slots[TABLE_SLOTS];
+};
+#define QUEUE_ENTRY(length) ((uint32_t)(sizeof(struct queue_entry) + ((length) <= QUEUE_INLINE ? UP8(length) : 8)))
+
+/* Of mappings: the root begins with the number of keys; what sizes mean. */
+struct mapping_root {
+    struct rnvm_node node;
+    uint64_t count;
+};
+
+/* Sizes of a key and a value in one word. */
+#define SIZES(key, value) ((uint32_t)(key) | (uint32_t)(value) << 11)
+#define KEY_OF(sizes) ((sizes) & 0x7ffu)
+#define VALUE_OF(sizes) ((sizes) >> 11)
+
+/* HashTable: linear hashing; a bucket is a chain of nodes. */
+#define BUCKET_BYTES 1008u
+#define BUCKET_FIRST 48u
+#define BUCKET_ROOM (BUCKET_BYTES - BUCKET_FIRST)
+#define HASH_INLINE_KEY 128u   /* a longer key stands with its value in a node of its own */
+#define HASH_INLINE 256u       /* key and value, each rounded up to 8; longer: the value in a node of its own */
+struct hash_root {
+    struct rnvm_node node;
+    uint64_t count;      /* keys */
+    uint64_t bytes;      /* of their entries in the buckets */
+    uint64_t seed;       /* of the hash */
+    uint64_t directory;  /* of buckets */
+    uint32_t depth;
+    uint32_t buckets;
+};
+struct hash_bucket {
+    struct rnvm_node node;
+    uint64_t next;       /* in the chain, or 0 */
+    uint32_t index;      /* of the bucket */
+    uint16_t end;        /* offset behind the last entry */
+    uint16_t holes;      /* bytes of holes */
+};
+struct hash_entry {      /* then: address of its node if it has one; key, rounded up to 8, if it is short; value, if inline */
+    uint32_t hash;
+    uint32_t sizes;      /* key | value << 11; key 0: a hole of so many bytes, these 8 included */
+};
+
+#define HASH_SHORT_KEY(sizes) (KEY_OF(sizes) <= HASH_INLINE_KEY)
+#define HASH_INSIDE(sizes) (HASH_SHORT_KEY(sizes) && UP8(KEY_OF(sizes)) + UP8(VALUE_OF(sizes)) <= HASH_INLINE)
+/* Bytes of an entry, and of what its node holds. */
+static inline uint32_t hash_entry_size(uint32_t sizes)
+{
+    uint32_t key = HASH_SHORT_KEY(sizes) ? UP8(KEY_OF(sizes)) : 0;
+    if (!KEY_OF(sizes)) return VALUE_OF(sizes);
+    return (uint32_t)sizeof(struct hash_entry) + key + (HASH_INSIDE(sizes) ? UP8(VALUE_OF(sizes)) : 8);
+}
+static inline uint32_t hash_outside(uint32_t sizes) { return (HASH_SHORT_KEY(sizes) ? 0 : KEY_OF(sizes)) + VALUE_OF(sizes); }
+
+/* Where in an entry its key stands (a short one), and its value (one that is inside). */
+static inline uint32_t hash_key_at(uint32_t sizes) { return (uint32_t)sizeof(struct hash_entry) + (HASH_INSIDE(sizes) ? 0 : 8); }
+static inline uint32_t hash_value_at(uint32_t sizes) { return (uint32_t)sizeof(struct hash_entry) + UP8(KEY_OF(sizes)); }
+
+static inline uint32_t hash_reversed(uint32_t h)
+{
+    h = (h & 0x55555555u) << 1 | (h >> 1 & 0x55555555u);
+    h = (h & 0x33333333u) << 2 | (h >> 2 & 0x33333333u);
+    h = (h & 0x0f0f0f0fu) << 4 | (h >> 4 & 0x0f0f0f0fu);
+    return __builtin_bswap32(h);
+}
+/* The lowest so many bits of a hash tell its bucket: of those that were split in the present round one more. */
+static inline uint32_t hash_level(uint32_t buckets) { return 31u - (uint32_t)__builtin_clz(buckets); }
+static inline uint32_t hash_bucket_of(uint32_t hash, uint32_t buckets)
+{
+    uint64_t whole = 1ull << hash_level(buckets);
+    uint64_t bucket = hash & (2 * whole - 1);
+    return (uint32_t)(bucket < buckets ? bucket : hash & (whole - 1));
+}
+static inline uint32_t hash_bits(uint32_t bucket, uint32_t buckets)
+{
+    uint32_t level = hash_level(buckets), whole = 1u << level;
+    return bucket >= whole || bucket < buckets - whole ? level + 1 : level;
+}
+
+/* BPlusTree: pages (page.h). */
+struct tree_root {
+    struct rnvm_node node;
+    uint64_t count;      /* keys */
+    uint64_t top;        /* page, or 0 */
+    uint32_t levels;     /* of pages */
+    uint32_t reserved;
+};
+
+_Static_assert(sizeof(struct directory_node) == 4032, "directory");
+_Static_assert(sizeof(struct queue_root) == 112, "root of a queue");
+_Static_assert(sizeof(struct queue_segment) == SEGMENT_FIRST, "segment");
+_Static_assert(sizeof(struct queue_entry) == 8, "entry of a queue");
+_Static_assert(sizeof(struct queue_table) == 992, "table");
+_Static_assert(sizeof(struct hash_root) == 72, "root of a hash table");
+_Static_assert(sizeof(struct hash_bucket) == BUCKET_FIRST, "bucket");
+_Static_assert(sizeof(struct hash_entry) == 8, "entry of a hash table");
+_Static_assert(sizeof(struct tree_root) == 56, "root of a tree");
+
+#endif

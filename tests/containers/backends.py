@@ -1,0 +1,21 @@
+"""Back-ends with small pools on shared memory."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import rnvm
+
+
+@contextlib.contextmanager
+def backend(size: str = "32MiB", **options: object) -> Iterator[rnvm.Backend]:
+    folder = tempfile.mkdtemp(prefix="rnvm-", dir="/dev/shm")
+    try:
+        with rnvm.Backend(Path(folder) / "pool", size=size, assume_persistent=True, **options) as served:
+            yield served
+    finally:
+        shutil.rmtree(folder)

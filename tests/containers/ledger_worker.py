@@ -1,0 +1,84 @@
+"""A producer or a consumer of the ledger test, in a process of its own: python ledger_worker.py ROLE ADDRESS NUMBER LEDGER
+
+A producer writes each number to its ledger before it puts it ("t") and after that was acknowledged ("a").  A consumer moves jobs to `done` in
+one transaction, or by reservation.  Both end at SIGTERM, and go on after whatever a failing connection raises.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+
+import rnvm
+import structures
+from rfp.errors import Empty, LeaseEnded, RfpError
+
+stopping = False
+
+
+def stop(*_: object) -> None:
+    global stopping
+    stopping = True
+
+
+def note(ledger: int, what: str) -> None:
+    os.write(ledger, f"{what}\n".encode())
+
+
+def produce(jobs: structures.Queue, number: int, ledger: int) -> None:
+    serial = 0
+    while not stopping:
+        serial += 1
+        job = f"{number}.{serial}"
+        note(ledger, f"t {job}")
+        jobs.put(job.encode() + b" " * (serial % 7 * 100))
+        note(ledger, f"a {job}")
+        time.sleep(0.0005)
+
+
+def consume(fe: rnvm.FrontEnd, jobs: structures.Queue, done: structures.BPlusTree, number: int) -> None:
+    """Moves jobs; each adds one to its count in `done`."""
+    turn = number
+    while not stopping:
+        turn += 1
+        try:
+            if turn % 2:
+                with fe.transaction(jobs, done):
+                    job = jobs.get().rstrip()
+                    done[job] = b"%d" % (int(done.get(job, b"0")) + 1)
+            else:
+                token, value = jobs.reserve(lease=0.5)
+                job = value.rstrip()
+                with fe.transaction(jobs, done):
+                    jobs.ack(token)
+                    done[job] = b"%d" % (int(done.get(job, b"0")) + 1)
+        except Empty:
+            time.sleep(0.002)
+        except LeaseEnded:
+            pass
+
+
+def main(role: str, address: str, number: int, path: str) -> None:
+    signal.signal(signal.SIGTERM, stop)
+    ledger = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    fe = None
+    while not stopping:
+        try:
+            fe = rnvm.connect(address, timeout=20)
+            jobs, done = structures.Queue(fe, "jobs"), structures.BPlusTree(fe, "done")
+            note(ledger, "r")
+            if role == "producer":
+                produce(jobs, number, ledger)
+            else:
+                consume(fe, jobs, done, number)
+        except RfpError as error:
+            note(ledger, f"e {error!r}")
+            number += 1000000          # another life: its jobs have other names
+        finally:
+            if fe is not None:
+                fe.close()
+
+
+main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,315 @@
+"""What structures should do, as state machines over plain Python models; on what they run is for their subclasses to say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from rfp.errors import Empty, LeaseEnded
+
+NEVER = 1e8
+OVER = 1e-9  # a lease that has ended when anybody looks
+INLINE, LONGEST = 480, 1 << 20
+queue_lengths = st.one_of(st.integers(0, 80), st.sampled_from([INLINE - 1, INLINE, INLINE + 1, 2000, 5000]))
+
+
+@dataclass
+class Reserved:
+    token: bytes
+    value: bytes
+    over: bool
+
+
+class Model:
+    """What a queue should contain."""
+
+    def __init__(self) -> None:
+        self.waiting: list[bytes] = []
+        self.returned: list[bytes] = []
+        self.reserved: list[Reserved] = []
+        self.lost: list[bytes] = []  # tokens
+
+    def over(self) -> list[Reserved]:
+        return [r for r in self.reserved if r.over]
+
+    def reclaim(self, order: list[bytes]) -> None:
+        """What get() does first; ends of leases at the same moment may be seen in any order."""
+        for value in order:
+            r = next(r for r in self.reserved if r.over and r.value == value)
+            self.reserved.remove(r)
+            self.lost.append(r.token)
+            self.returned.append(r.value)
+
+
+class QueueModel(RuleBasedStateMachine):
+    """A queue against lists.  queue, other: two handles of it.  Values are all different, so that the order can be seen."""
+
+    queue: Any
+    other: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = Model()
+        self.serial = 0
+
+    def value(self, length: int) -> bytes:
+        self.serial += 1
+        return b"%d:" % self.serial + bytes([self.serial % 256]) * length
+
+    def expected(self) -> list[bytes]:
+        """The order in which it gives; reads it from the queue where leases have ended, after a look that these are the right ones."""
+        ended = sorted(r.value for r in self.model.over())
+        given = list(self.queue)
+        first = len(self.model.returned)
+        assert sorted(given[first : first + len(ended)]) == ended
+        return self.model.returned + given[first : first + len(ended)] + self.model.waiting
+
+    def begin_taking(self) -> bytes | None:
+        order = self.expected()
+        first = len(self.model.returned)
+        self.model.reclaim(order[first : first + len(self.model.over())])
+        return order[0] if order else None
+
+    def pop(self) -> bytes:
+        return (self.model.returned or self.model.waiting).pop(0)
+
+    @rule(length=queue_lengths)
+    def put(self, length: int) -> None:
+        value = self.value(length)
+        self.queue.put(value)
+        self.model.waiting.append(value)
+
+    @rule(n=st.integers(1, 60))
+    def put_many(self, n: int) -> None:
+        for _ in range(n):
+            self.put(40)
+
+    @rule()
+    def get(self) -> None:
+        first = self.begin_taking()
+        if first is None:
+            assert self.queue.get(None) is None
+            with pytest.raises(Empty):
+                self.queue.get()
+        else:
+            assert self.queue.get() == first
+            assert self.pop() == first
+
+    @rule(n=st.integers(1, 60))
+    def get_many(self, n: int) -> None:
+        for _ in range(n):
+            self.get()
+
+    @rule()
+    def peek(self) -> None:
+        order = self.expected()
+        assert self.other.peek(None) == (order[0] if order else None)
+
+    @rule(over=st.booleans())
+    def reserve(self, over: bool) -> None:
+        first = self.begin_taking()
+        if first is None:
+            with pytest.raises(Empty):
+                self.queue.reserve()
+            return
+        token, value = self.queue.reserve(lease=OVER if over else NEVER)
+        assert value == first == self.pop()
+        assert token not in self.model.lost and token not in [r.token for r in self.model.reserved]
+        self.model.reserved.append(Reserved(token, value, over))
+
+    @rule(n=st.integers(20, 70), over=st.booleans())
+    def reserve_many(self, n: int, over: bool) -> None:
+        for _ in range(n):
+            self.reserve(over)
+
+    @precondition(lambda self: self.model.reserved)
+    @rule(data=st.data())
+    def ack(self, data: st.DataObject) -> None:
+        r = self.model.reserved.pop(data.draw(st.integers(0, len(self.model.reserved) - 1)))
+        self.queue.ack(r.token)
+        self.model.lost.append(r.token)
+
+    @precondition(lambda self: self.model.reserved)
+    @rule(data=st.data())
+    def nack(self, data: st.DataObject) -> None:
+        r = self.model.reserved.pop(data.draw(st.integers(0, len(self.model.reserved) - 1)))
+        self.queue.nack(r.token)
+        self.model.lost.append(r.token)
+        self.model.returned.append(r.value)
+
+    @precondition(lambda self: self.model.lost)
+    @rule(data=st.data())
+    def a_lost_reservation_cannot_be_settled(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(self.model.lost))
+        for settle in (self.queue.ack, self.queue.nack):
+            with pytest.raises(LeaseEnded):
+                settle(token)
+
+    @invariant()
+    def it_gives_what_the_model_does(self) -> None:
+        order = self.expected()
+        assert list(self.other) == order
+        assert len(self.other) == len(order)
+        assert self.other.reserved == len(self.model.reserved) - len(self.model.over())
+
+    @invariant()
+    def it_is_sound(self) -> None:
+        self.queue.check()
+
+    def teardown(self) -> None:
+        for r in self.model.reserved:
+            self.queue.ack(r.token)
+        while self.queue.get(None) is not None:
+            pass
+        self.queue.check()
+        assert len(self.queue) == self.queue.reserved == 0
+
+
+# Few enough that they meet; of all lengths; with long prefixes in common; with bytes on both ends of the order.
+keys = st.one_of(
+    st.integers(0, 300).map(lambda i: b"%d" % i),
+    st.integers(0, 60).map(lambda i: b"prefix/" * 20 + b"%03d" % i),
+    st.integers(0, 12).map(lambda i: b"long" * 250 + b"%d" % i),
+    st.sampled_from([b"\0", b"\xff", b"\xff" * 1024, b"k" * 128, b"k" * 129, b"\0" * 1024]),
+    st.binary(min_size=1, max_size=3),
+)
+lengths = st.one_of(st.integers(0, 60), st.sampled_from([64, 200, 248, 255, 256, 257, 600, 1500]))
+
+
+class MappingModel(RuleBasedStateMachine):
+    """A mapping against a dict.  mapping, other: two handles of it."""
+
+    ordered = False
+    mapping: Any
+    other: Any
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model: dict[bytes, bytes] = {}
+        self.serial = 0
+
+    def value(self, length: int) -> bytes:
+        self.serial += 1
+        return (b"%d:" % self.serial * (length // 2 + 1))[:length]
+
+    @initialize(n=st.sampled_from([0, 0, 10, 200]), length=st.sampled_from([10, 100]))
+    def fill(self, n: int, length: int) -> None:
+        for i in range(n):
+            self.set(b"%d" % (i * 7919 % 1000), length)
+
+    @rule(key=keys, length=lengths)
+    def set(self, key: bytes, length: int) -> None:
+        value = self.value(length)
+        self.mapping[key] = value
+        self.model[key] = value
+
+    @rule(key=keys, length=lengths)
+    def setdefault(self, key: bytes, length: int) -> None:
+        value = self.value(length)
+        assert self.mapping.setdefault(key, value) == self.model.setdefault(key, value)
+
+    @rule(more=st.dictionaries(keys, lengths, max_size=40))
+    def update(self, more: dict[bytes, int]) -> None:
+        items = {key: self.value(length) for key, length in more.items()}
+        self.mapping.update(items)
+        self.model.update(items)
+
+    @rule(key=keys)
+    def delete(self, key: bytes) -> None:
+        if key in self.model:
+            del self.mapping[key]
+            del self.model[key]
+        else:
+            with pytest.raises(KeyError):
+                del self.mapping[key]
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data(), most=st.sampled_from([1, 5, 100]))
+    def pop(self, data: st.DataObject, most: int) -> None:
+        for key in data.draw(st.lists(st.sampled_from(sorted(self.model)), max_size=most, unique=True)):
+            assert self.mapping.pop(key) == self.model.pop(key)
+            assert self.mapping.pop(key, b"none") == b"none"
+
+    @rule(n=st.sampled_from([1, 3, 100]))
+    def popitem(self, n: int) -> None:
+        for _ in range(n):
+            if not self.model:
+                with pytest.raises(KeyError):
+                    self.mapping.popitem()
+                return
+            key, value = self.mapping.popitem()
+            assert self.model.pop(key) == value
+            assert not self.ordered or all(key < other for other in self.model)
+
+    @rule()
+    def clear(self) -> None:
+        self.mapping.clear()
+        self.model.clear()
+
+    @rule(key=keys)
+    def get(self, key: bytes) -> None:
+        assert self.other.get(key) == self.model.get(key)
+        assert (key in self.other) == (key in self.model)
+        if key in self.model:
+            assert self.other[key] == self.model[key]
+        else:
+            with pytest.raises(KeyError):
+                self.other[key]
+
+    def order(self) -> list[tuple[bytes, bytes]]:
+        return sorted(self.model.items())
+
+    @invariant()
+    def it_is_what_the_model_is(self) -> None:
+        items = list(self.other.items())
+        assert (items if self.ordered else sorted(items)) == self.order()
+        assert len(self.other) == len(self.model)
+
+    @invariant()
+    def it_is_sound(self) -> None:
+        self.mapping.check()
+
+    def teardown(self) -> None:
+        for key in list(self.model):
+            del self.mapping[key]
+        self.mapping.check()
+        assert len(self.mapping) == 0
+
+
+class TreeModel(MappingModel):
+    """An ordered one against a sorted dict."""
+
+    ordered = True
+
+    @rule(lo=st.none() | keys, hi=st.none() | keys, reverse=st.booleans())
+    def range(self, lo: bytes | None, hi: bytes | None, reverse: bool) -> None:
+        expected = [(k, v) for k, v in self.order() if (lo is None or k >= lo) and (hi is None or k < hi)]
+        if reverse:
+            expected.reverse()
+        assert list(self.other.range(lo, hi, reverse=reverse)) == expected
+
+    @rule()
+    def both_ends(self) -> None:
+        order = self.order()
+        assert list(reversed(self.other)) == [k for k, _ in reversed(order)]
+        assert list(reversed(self.other.items())) == order[::-1]
+        assert list(reversed(self.other.values())) == [v for _, v in reversed(order)]
+        assert list(reversed(self.other.keys())) == [k for k, _ in reversed(order)]
+        if order:
+            assert self.other.first() == order[0]
+            assert self.other.last() == order[-1]
+        else:
+            for end in (self.other.first, self.other.last):
+                with pytest.raises(KeyError):
+                    end()
+
+    @rule(first=st.integers(0, 900), n=st.integers(0, 400), length=lengths, ascending=st.booleans())
+    def bulk_load(self, first: int, n: int, length: int, ascending: bool) -> None:
+        items = [(b"%d" % i, self.value(length)) for i in range(first, first + n)]
+        items.sort(reverse=not ascending)
+        assert self.mapping.bulk_load(items) == n
+        self.model.update(items)
