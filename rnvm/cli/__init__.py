@@ -10,7 +10,7 @@ import click
 
 import rfp
 from rfp.cli.group import Commands
-from rnvm.cli import look, make
+from rnvm.cli import look, make, serve
 
 
 class _Commands(Commands):
@@ -26,10 +26,11 @@ def main() -> None:
     To start:
       rnvm create orders.pool --size 1GiB
       rnvm info orders.pool
+      rnvm serve orders.pool
 
     Exit status: 0 done; 1 refused, or the check found something; 2 the command was wrong; 3 the system or the device failed.
     """
 
 
-for command in (make.create, look.info, look.check, look.ls, look.dump, make.grow):
+for command in (make.create, look.info, look.check, look.ls, look.dump, make.grow, serve.serve, serve.recover):
     main.add_command(command)

@@ -1,0 +1,107 @@
+"""`rnvm serve` and `rnvm recover`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+
+import click
+
+from rfp.address import Address, unique
+from rfp.cli.options import ADDRESS
+from rfp.cli.serve import Stop, _stop_on_signals
+from rfp.cli.text import plural
+from rfp.errors import InvalidArgument
+from rnvm._structure import kinds
+from rnvm.backend import Backend
+from rnvm.cli.make import POOL
+from rnvm.connecting import connect
+
+LOOK = 0.2  # seconds between two looks whether the medium has failed
+
+
+@click.command()
+@POOL
+@click.option("--address", "-a", type=ADDRESS, help="Where to listen: shm://PATH.  [default: POOL.socket beside the pool]")
+@click.option("--lease", type=float, default=2.0, show_default=True, help="Seconds until who keeps a lock is fenced.")
+@click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
+              help="What its thread does without work: spin briefly and then sleep, or spin for ever.")  # fmt: skip
+def serve(pool: str, address: Address | None, lease: float, idle: str) -> None:
+    """Serve a pool to front-ends in the foreground, until Ctrl-C or SIGTERM.
+
+    \b
+    Examples:
+      rnvm serve orders.pool
+      rnvm serve orders.pool --address shm:///run/user/1000/orders.d/socket
+
+    Ends by itself, with status 3, when the pool's medium fails: nothing is answered from then on.
+    """
+    place = f"shm://{os.path.abspath(pool)}.socket" if address is None else address
+    backend = None
+    _stop_on_signals()
+    try:
+        backend = Backend(pool, address=place, lease=lease, idle=idle)
+        for text in backend.recovered:
+            click.echo(f"recovered: {text}")
+        click.echo(f"serving {pool} at {backend.address}, pid {os.getpid()}")
+        while not backend.failed:
+            time.sleep(LOOK)
+        click.echo("the pool's medium has failed: look at the device, then serve the pool again", err=True)
+        raise SystemExit(3)
+    except Stop:
+        pass
+    finally:
+        if backend is not None:
+            backend.close()
+    click.echo("stopped")
+
+
+class Untouched:
+    """Stands for a codec where values stay as they are."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def encode(self, value: bytes) -> bytes:
+        return value
+
+    decode = encode
+
+
+@click.command()
+@POOL
+@click.option("--with", "modules", multiple=True, default=("structures",), show_default=True,
+              help="Python module that defines the kinds of structures in it; may be given again.")  # fmt: skip
+def recover(pool: str, modules: tuple[str, ...]) -> None:
+    """Recover a pool that nobody has open: apply its logs, execute what dead front-ends had left, and check.
+
+    Opening a pool applies its logs in any case; what is left to be executed waits for the next writer of its structure, or
+    for this.
+    """
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InvalidArgument(f"--with {module}: {error}", hint="a module that can be imported") from None
+    with Backend(pool, address=unique()) as backend, connect(backend.address, timeout=60) as fe:
+        for text in backend.recovered:
+            click.echo(text)
+        unknown = []
+        for name, about in fe.names().items():
+            known = kinds.get(about["kind"])
+            if known is None or known.format != about["format"]:
+                unknown.append(name)
+                continue
+            # Under its writer lock, and so after what was left to be done.
+            codec = Untouched(about["codec"]) if about["codec"] else None
+            known.cls(fe, name, codec=codec, create=False).check(timeout=3600)
+        done = fe.figures["executed_again"]
+        click.echo(f"{plural(done, 'operation')} executed")
+        for name in unknown:
+            click.echo(f"{name!r} is of a kind or format that is not known here: what it has in the logs is kept", err=True)
+    if unknown:
+        raise SystemExit(1)
+
+
+__all__ = ["recover", "serve"]

@@ -1,0 +1,63 @@
+"""`rnvm serve` and `rnvm recover`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import rnvm
+from rnvm._sample import Sample
+
+from .conftest import new_path
+from .test_crashes import WRITER, Process, fenced
+
+RNVM = [sys.executable, "-m", "rnvm.cli"]
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RNVM, *arguments], capture_output=True, text=True, timeout=50)
+
+
+def test_a_served_pool_is_found_beside_its_file_and_ends_on_a_signal() -> None:
+    with new_path("direct") as path:
+        assert run("create", path, "--size", "8MiB", "--assume-persistent").returncode == 0
+        served = subprocess.Popen([*RNVM, "serve", path], stdout=subprocess.PIPE, text=True)
+        assert served.stdout is not None
+        with served.stdout:
+            assert f"shm://{path}.socket" in served.stdout.readline()
+            with rnvm.connect(f"shm://{path}.socket") as fe:
+                assert Sample(fe, "s").add(1) == 1
+            served.send_signal(signal.SIGTERM)
+            assert served.stdout.read() == "stopped\n"
+        assert served.wait(20) == 0
+        assert "s" in run("ls", path).stdout
+
+
+def test_what_a_dead_writer_left_is_executed_offline() -> None:
+    with new_path("direct") as path:
+        slow = WRITER.replace("import", "import time,", 1).replace("sample.add(1))", "sample.add(1)); time.sleep(0.001)")
+        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend:
+            with Process(slow, backend.address, 1_000_000) as writer:
+                writer.wait_for(10)
+                writer.kill()
+                told = writer.numbers()[-1]
+            fenced(backend, 1)
+        found = run("recover", path, "--with", "rnvm._sample")
+        assert found.returncode == 0, found.stderr
+        assert any(f"{number} operation" in found.stdout for number in (told, told + 1))
+        assert "0 operations executed" in run("recover", path, "--with", "rnvm._sample").stdout
+        with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
+            assert told <= Sample(fe, "s").numbers()[0] <= told + 1
+            assert fe.figures["executed_again"] == 0
+
+
+def test_kinds_that_are_not_known_are_left_alone() -> None:
+    with new_path("direct") as path:
+        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+            Sample(fe, "s").add(1)
+        found = run("recover", path, "--with", "os")
+        assert (found.returncode, "'s' is of a kind" in found.stderr) == (1, True)
+        assert run("recover", path, "--with", "no_such_module").returncode == 2
+        assert os.path.exists(path)
