@@ -1,0 +1,42 @@
+"""A medium that fails."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+import rnvm
+from rfp.errors import ConnectionFailed, RfpError, StorageFailed
+from rnvm._sample import Sample
+
+from .conftest import new_path, open_backend
+
+
+def fill_disk(path: str) -> None:
+    """From now on what this process writes to the pool's file goes nowhere, with an error."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) != full and os.path.realpath(f"/proc/self/fd/{name}") == os.path.realpath(path):
+            os.dup2(full, int(name), inheritable=False)
+    os.close(full)
+
+
+def test_after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is_lost() -> None:
+    with new_path("image") as path:
+        backend = open_backend(path, "image")
+        fe = rnvm.connect(backend.address, timeout=0.5)
+        sample = Sample(fe, "s")
+        done = max(sample.add(1) for _ in range(10))
+        fill_disk(path)
+        with pytest.raises(ConnectionFailed):
+            sample.add(1)
+        assert backend.failed
+        with pytest.raises(RfpError):
+            sample.add(1)
+        with pytest.raises(StorageFailed):
+            rnvm.connect(backend.address)
+        fe.close()
+        backend.close()
+        with open_backend(path, "image") as again, rnvm.connect(again.address) as fe:
+            assert Sample(fe, "s").numbers() in ((done, done), (done + 1, done + 1))
