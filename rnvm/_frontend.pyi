@@ -4,6 +4,12 @@ from typing import Any
 from rfp.address import Address
 from rfp.connecting import Opener
 
+LONGEST_TIME: float
+FIRST_PAUSE: float
+LONGEST_PAUSE: float
+DURABILITIES: tuple[str, ...]
+GOODBYE: float
+
 def process_identity() -> int: ...
 
 def unknown(address: object) -> Exception: ...
