@@ -100,7 +100,7 @@ cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil:
             earliest = min(earliest, slot.deadline)
             continue
         if reclaimed == MOST_RECLAIMED:
-            earliest = now
+            earliest = 0                   # of those that are left some have ended before
             break
         reclaimed += 1
         slot = slot_change(s, root, number)

@@ -8,7 +8,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from unittest import mock
 
 from structures import _drive
@@ -39,4 +39,5 @@ for below in ("_segments", "_reservations", "_mapping", "_buckets", "_tree"):
     load(below)
 Queue = load("_queue").Queue
 HashTable = load("_hashtable").HashTable
+loaded["structures._hashtable"].os = SimpleNamespace(urandom=bytes)  # the same order of keys in every run
 BPlusTree = load("_bptree").BPlusTree
