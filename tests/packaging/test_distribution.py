@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"rfp", "rnvm", "structures", "bench"}
-SCRIPTS = {"rfp", "rfp-ycsb", "rfp-experiments"}
+SCRIPTS = {"rfp", "rnvm", "rfp-ycsb", "rfp-experiments"}
 
 
 @pytest.fixture(scope="module")
