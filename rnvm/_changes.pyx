@@ -110,7 +110,8 @@ cdef bint set_aside(instance *s, const char *bytes, uint64_t n) noexcept nogil:
             return False
         fe.before = grown
         fe.before_room = room
-    memcpy(fe.before + fe.before_length, bytes, n)
+    if n:
+        memcpy(fe.before + fe.before_length, bytes, n)
     fe.before_length += n
     return True
 
@@ -320,7 +321,8 @@ cdef bint put(writer *w, uint64_t address, uint32_t length, uint32_t kind, const
     entry.address = address
     entry.length = length
     entry.kind = kind
-    memcpy(entry + 1, bytes, n)
+    if n:
+        memcpy(entry + 1, bytes, n)
     w.at += sizeof(rnvm_entry) + n
     return True
 

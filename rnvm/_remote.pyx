@@ -106,7 +106,8 @@ cdef int remote_call(frontend *fe, uint8_t opcode, const void *question, uint32_
             return trouble(fe, found)
         client_ring_discard(fe.ring)
         payload = client_ring_payload(fe.ring)
-    memcpy(payload, question, n)
+    if n:                                       # else there may be no question at all
+        memcpy(payload, question, n)
     client_ring_submit(fe.ring, opcode, 0, 0, n, 0)
     client_ring_flush(fe.ring)
     while True:
@@ -124,7 +125,8 @@ cdef int remote_call(frontend *fe, uint8_t opcode, const void *question, uint32_
     fe.refusal = header.status
     if got != NULL:
         got[0] = min(header.length, capacity)
-        memcpy(answer, <const char *> header + RFP_RESPONSE_HEADER, got[0])
+        if got[0]:
+            memcpy(answer, <const char *> header + RFP_RESPONSE_HEADER, got[0])
     client_ring_pop(fe.ring)
     return OK
 

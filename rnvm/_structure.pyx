@@ -84,7 +84,8 @@ cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil:
             return NO_MEMORY
         fe.answer = grown
         fe.answer_room = room
-    memcpy(fe.answer + fe.answer_length, bytes, n)
+    if n:
+        memcpy(fe.answer + fe.answer_length, bytes, n)
     fe.answer_length += n
     return OK
 

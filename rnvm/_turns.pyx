@@ -380,7 +380,8 @@ cdef uint32_t make_operation(instance *s, uint32_t code, const char *bytes, uint
     part.code = code
     part.number = s.operations
     part.length = length
-    memcpy(part + 1, bytes, length)
+    if length:
+        memcpy(part + 1, bytes, length)
     memset(end, 0, rnvm_up(length, 8) - length)
     return <uint32_t> (sizeof(rnvm_part) + rnvm_up(length, 8))
 
