@@ -341,7 +341,8 @@ cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil:
             return s.error
         a.answer = grown
         a.answer_room = 2 * (a.answer_length + n)
-    memcpy(a.answer + a.answer_length, bytes, n)
+    if n:
+        memcpy(a.answer + a.answer_length, bytes, n)
     a.answer_length += n
     return OK
 
