@@ -179,8 +179,8 @@ def test_front_ends_go_on_after_a_back_end_was_killed(medium: str, batch: int, r
             # Taking the lock shows also what a batch had not shown yet.
             count = sample.add(1)
             assert sample.numbers() == (count, count)
-            # Each number was told once; one of each writer may have been made and not been told any more.  Within a batch each death
-            # of the back-end may have had one operation of each writer done twice: docs/rnvm.md, "What is missing".
+            # Each number was told once; one of each writer may have been made and not been told any more.  Within a batch each
+            # death of the back-end may have had one operation of each writer done twice: docs/rnvm.md, "What is missing".
             assert len(set(told)) == len(told)
             assert len(set(range(1, count)) - set(told)) <= 2 + (2 * 4 if batch else 0)
             sample.check()
