@@ -33,6 +33,8 @@ for kind in ("RUNTIME_DIR", "CACHE_HOME", "CONFIG_HOME", "DATA_HOME", "STATE_HOM
     folder = PRIVATE / kind.split("_")[0].lower()
     folder.mkdir(mode=0o700)
     os.environ[f"XDG_{kind}"] = str(folder)
+MEMORY = tempfile.mkdtemp(prefix="rfp-tests-", dir="/dev/shm")  # for pools
+os.environ["TESTS_MEMORY"] = MEMORY
 
 # Neither starts when the first test happens to need it: they would look like that test's leaks.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
@@ -80,7 +82,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     os.close(config.stash[stderr_key])
-    shutil.rmtree(PRIVATE, ignore_errors=True)
+    for folder in (PRIVATE, MEMORY):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import rnvm
 
 @contextlib.contextmanager
 def backend(size: str = "32MiB", **options: object) -> Iterator[rnvm.Backend]:
-    folder = tempfile.mkdtemp(prefix="rnvm-", dir="/dev/shm")
+    folder = tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"])
     try:
         with rnvm.Backend(Path(folder) / "pool", size=size, assume_persistent=True, **options) as served:
             yield served

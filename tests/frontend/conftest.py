@@ -15,15 +15,15 @@ from rfp import address as addresses
 
 # name -> folder of the pool, options of the address
 MEDIA = {
-    "direct": ("/dev/shm", ""),
+    "direct": (os.environ["TESTS_MEMORY"], ""),
     "image": (None, ""),
-    "emulated": ("/dev/shm", "?rtt=2us"),
+    "emulated": (os.environ["TESTS_MEMORY"], "?rtt=2us"),
 }
 
 
 @contextlib.contextmanager
 def new_path(medium: str) -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="rnvm-", dir=MEDIA[medium][0]) as folder:
+    with tempfile.TemporaryDirectory(dir=MEDIA[medium][0]) as folder:
         yield os.path.join(folder, "pool")
 
 

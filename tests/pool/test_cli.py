@@ -51,7 +51,7 @@ def test_create_says_what_the_medium_promises(rnvm):
 
 
 def test_create_on_a_medium_that_forgets_needs_a_word(rnvm):
-    path = Path("/dev/shm") / f"test-pools-cli-{os.getpid()}.pool"
+    path = Path(os.environ["TESTS_MEMORY"]) / "cli.pool"
     try:
         assert "tmpfs" in rnvm("create", str(path), "--size", "4MiB", status=1).stderr
         assert "survives process crash only" in rnvm("create", str(path), "--size", "4MiB", "--assume-persistent").stdout

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -35,12 +36,8 @@ SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
 @pytest.fixture
 def shm():
     """A folder on a file system in memory."""
-    path = Path("/dev/shm") / f"test-pools-{os.getpid()}"  # a name that tests beside this run do not take for their own leak
-    path.mkdir()
-    yield path
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as path:
+        yield Path(path)
 
 
 @pytest.fixture(params=["disk", "memory", "memory, flushed"])

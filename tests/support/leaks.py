@@ -17,9 +17,6 @@ from pathlib import Path
 Inventory = Counter[tuple[str, str]]
 
 SHARED = ("/memfd:", "/dev/shm/", "/dev/zero")
-# Ours by name: other programs of this machine have files there too.
-SHM_FILES = re.compile(r"rfp|rnvm")
-
 # matplotlib keeps the fonts that it has used open, on purpose.
 KEPT = re.compile(r"/mpl-data/fonts/|/fonts/.*\.(ttf|otf|ttc)$")
 
@@ -49,9 +46,10 @@ def inventory() -> Inventory:
         except FileNotFoundError:  # it ended meanwhile
             continue
         held.update(("process", pid) for pid in children.split())
-    held.update(("shared-memory file", name) for name in os.listdir("/dev/shm") if SHM_FILES.search(name))
-    runtime = Path(os.environ["XDG_RUNTIME_DIR"])
-    held.update(("runtime file", str(path.relative_to(runtime))) for path in runtime.rglob("*") if not path.is_dir())
+    # Folders of this run's own: what other programs of this machine have beside them is not ours.
+    for kind, variable in (("shared-memory file", "TESTS_MEMORY"), ("runtime file", "XDG_RUNTIME_DIR")):
+        folder = Path(os.environ[variable])
+        held.update((kind, str(path.relative_to(folder))) for path in folder.rglob("*") if not path.is_dir())
     return held
 
 

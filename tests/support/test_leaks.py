@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -37,6 +38,15 @@ def test_a_listening_socket_is_named_with_its_path_and_so_is_its_file():
     assert left[0].endswith(f"a Unix socket {path}")
     assert left[1] == "runtime file listener"
     os.unlink(path)
+
+
+def test_a_file_of_shared_memory_is_named_and_another_runs_is_not():
+    before = leaks.inventory()
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as ours, tempfile.TemporaryDirectory(dir="/dev/shm") as others:
+        for folder in (ours, others):
+            Path(folder, "pool").touch()
+        assert leaks.left_behind(before, seconds=0) == [f"shared-memory file {Path(ours).name}/pool"]
+    assert leaks.left_behind(before, seconds=0) == []
 
 
 def test_a_mapping_is_counted_even_when_its_descriptor_is_closed():
