@@ -101,37 +101,38 @@ cdef struct event_channel:
     void *state
 
 
-cdef class Region:
+cdef class Resource:
+    """What is open until it is closed: again, in any order, also in a forked child."""
+    cpdef close(self)
+
+
+cdef class Region(Resource):
     """Registered memory of this process."""
     cdef local_region c
     cdef uint64_t within(self, uint64_t offset, uint64_t n) except? 0
     cpdef bytes descriptor(self)       # what a peer needs to attach()
     cpdef int fileno(self) except? -2  # shm: the file descriptor to send along with it; -1 where there is none
-    cpdef close(self)
 
 
-cdef class RemoteRegion:
+cdef class RemoteRegion(Resource):
     """A peer's memory, made only from a checked descriptor."""
     cdef remote_region c
-    cpdef close(self)
 
 
-cdef class EventChannel:
+cdef class EventChannel(Resource):
     """What one thread sleeps on."""
     cdef event_channel c
-    cpdef close(self)
 
 
-cdef class QueuePair:
+cdef class QueuePair(Resource):
     """One end of a connection."""
     cdef queue_pair c
     cpdef bytes descriptor(self)       # what the peer's connect() needs
     # region: where the peer's sleeping word stands (shm); elsewhere it is not looked at and may be None
     cpdef connect(self, bytes descriptor, RemoteRegion region)
-    cpdef close(self)
 
 
-cdef class Fabric:
+cdef class Fabric(Resource):
     """A provider: makes the four things above."""
     # A protection domain of its own on the same device: what is registered in it only its queue pairs' peers reach, and event
     # channels may be those of another domain.  shm, where who holds a file descriptor has the memory: the fabric itself.
@@ -144,8 +145,7 @@ cdef class Fabric:
     # rights are 0: it is for local use).  Peers get at most share_limit bytes with one; on shm the whole region or none of it.
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights)
     # a region over `length` bytes that this process has mapped from `offset` of a file (at `base`; keeper keeps them mapped),
-    # for peers
-    # to use as `rights` says.  Whole pages.  The file is neither sealed nor ours alone: nobody may truncate it meanwhile.
+    # for peers to use as `rights` says.  Whole pages.  The file is neither sealed nor ours alone: nobody may truncate it meanwhile.
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
     # a peer's region from its descriptor and, on shm, the file descriptor that came with it (always taken over, also on error)
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=*)
@@ -154,8 +154,7 @@ cdef class Fabric:
     cpdef EventChannel event_channel(self, Region region, uint64_t offset)
     # pidfd and control: what alive() watches (-1: nothing); both stay the caller's, who keeps them open as long as the pair
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control)
-    # gives the device back as soon as all that was made with it is closed, too; what is open stays usable
-    cpdef close(self)
+    # close() gives the device back as soon as all that was made with it is closed, too; what is open stays usable
 
 # For share() of a buffer: a view of its bytes (WrongBuffer unless they are contiguous), and where they stand.
 cdef object buffer_bytes(object buffer)

@@ -20,7 +20,20 @@ cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
 
 
-cdef class Region:
+cdef class Resource:
+    """What is open until it is closed."""
+
+    cpdef close(self):
+        raise NotImplementedError
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()
+
+
+cdef class Region(Resource):
     """Registered memory of this process."""
 
     @property
@@ -62,17 +75,8 @@ cdef class Region:
     cpdef int fileno(self) except? -2:
         return -1
 
-    cpdef close(self):
-        raise NotImplementedError
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-
-cdef class RemoteRegion:
+cdef class RemoteRegion(Resource):
     """A peer's memory, made only from a checked descriptor."""
 
     @property
@@ -85,17 +89,8 @@ cdef class RemoteRegion:
         """What we may do with it: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed."""
         return self.c.rights
 
-    cpdef close(self):
-        raise NotImplementedError
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-
-cdef class EventChannel:
+cdef class EventChannel(Resource):
     """What one thread sleeps on."""
 
     def arm(self):
@@ -122,17 +117,8 @@ cdef class EventChannel:
         """Makes room for more notifies; sleep() and poll() do it too."""
         self.c.ops.tend(&self.c)
 
-    cpdef close(self):
-        raise NotImplementedError
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
-
-cdef class QueuePair:
+cdef class QueuePair(Resource):
     """One end of a connection."""
 
     @property
@@ -168,9 +154,6 @@ cdef class QueuePair:
         raise NotImplementedError
 
     cpdef connect(self, bytes descriptor, RemoteRegion region):
-        raise NotImplementedError
-
-    cpdef close(self):
         raise NotImplementedError
 
     def alive(self):
@@ -235,12 +218,6 @@ cdef class QueuePair:
         request = f"{verb} {arguments}".rstrip()
         return RequestFailed(f"{request}: {self.failure or text}", verb=verb, status=status, hint=hint)
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()
-
 
 VERBS = {READ: "READ", WRITE: "WRITE", WRITE_NOTIFY: "WRITE_NOTIFY", COMPARE_SWAP: "COMPARE_SWAP", FETCH_ADD: "FETCH_ADD"}
 STATUSES = {                   # what it means, and the way out
@@ -281,7 +258,7 @@ cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, ui
                               hint="both sides must run the same release of rfp-rnvm")
 
 
-cdef class Fabric:
+cdef class Fabric(Resource):
     """A provider of the fabric."""
 
     @property
@@ -325,9 +302,3 @@ cdef class Fabric:
 
     cpdef close(self):
         pass
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        self.close()

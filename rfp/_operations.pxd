@@ -32,6 +32,10 @@ cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept no
 cdef void disarm(event_channel *channel) noexcept nogil
 cdef void wake(event_channel *channel) noexcept nogil
 cdef void tend(event_channel *channel) noexcept nogil
+cdef bint never_alive(queue_pair *pair) noexcept nogil
+cdef uint32_t closed_arm(event_channel *channel) noexcept nogil
+cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
+cdef void closed_channel(event_channel *channel) noexcept nogil
 
 cdef provider *direct_operations() noexcept nogil        # at once, by the caller's own core
 cdef provider *unconnected_operations() noexcept nogil   # before connect(): everything is flushed

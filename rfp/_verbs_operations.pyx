@@ -13,7 +13,7 @@ from posix.unistd cimport read as read_fd, write as write_fd
 from rfp._fabric cimport (
     BOUNDS, COMPARE_SWAP, FLUSHED, PEER_GONE, READ, RIGHTS, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, completion,
     event_channel, queue_pair, work_request)
-from rfp._operations cimport check
+from rfp._operations cimport check, closed_arm, closed_channel, closed_sleep, never_alive
 
 cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
@@ -344,10 +344,6 @@ cdef bint unconnected_alive(queue_pair *pair) noexcept nogil:
     return watched(<pair_state *>pair.state)
 
 
-cdef bint never_alive(queue_pair *pair) noexcept nogil:
-    return False
-
-
 # ------------------------------------------------------------------------------------------------------------------- sleeping
 
 
@@ -448,18 +444,6 @@ cdef void disarm(event_channel *channel) noexcept nogil:
 cdef void wake(event_channel *channel) noexcept nogil:
     cdef uint64_t one = 1
     write_fd((<channel_state *>channel.state).wake, &one, sizeof(one))
-
-
-cdef uint32_t closed_arm(event_channel *channel) noexcept nogil:
-    return 0
-
-
-cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
-    return False
-
-
-cdef void closed_channel(event_channel *channel) noexcept nogil:
-    pass
 
 
 cdef provider connected = provider(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any
 
 from rfp import address as addresses
 from rfp import units
@@ -15,12 +13,13 @@ from rfp.address import Address
 from rfp.control import Credentials
 from rfp.errors import InvalidArgument, WrongType
 from rfp.protocol.host import Host
+from rfp.protocol.hosted import Hosted
 from rfp.provider import open_fabric
 
 HEADER = 32  # bytes of a request's header: the larger of the two
 
 
-class RpcServer:
+class RpcServer(Hosted):
     """Answers calls with `handler(request: bytes) -> bytes`, one at a time, in a thread of its own.
 
     address: where to listen; None for a new address of its own.  max_message: the longest request or response, in bytes.
@@ -81,27 +80,3 @@ class RpcServer:
     def _give_back(self) -> None:
         if self._opened is not None:
             self._opened.close()
-
-    @property
-    def address(self) -> str:
-        """Where clients find it."""
-        return str(self._host.address)
-
-    def figures(self) -> dict[str, Any]:
-        """What is known of the worker and the clients, as a dict."""
-        return self._host.figures()
-
-    @property
-    def closed(self) -> bool:
-        return self._host.closed
-
-    def close(self) -> None:
-        """Ends all connections; waits for a handler that is at work.  Safe to call again.  Raises CallerError in a handler."""
-        self._host.close()
-        self._give_back()
-
-    def __enter__(self) -> RpcServer:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()

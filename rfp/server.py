@@ -6,7 +6,6 @@ import os
 import secrets
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rfp import address as addresses
@@ -16,6 +15,7 @@ from rfp.address import Address
 from rfp.control import Credentials
 from rfp.errors import InvalidArgument
 from rfp.protocol.host import BYPASS, RESPONSE_CRC, SLOT_SIZE, Host
+from rfp.protocol.hosted import Hosted
 from rfp.protocol.layout import REMOTE_READ
 from rfp.provider import open_fabric
 from rfp.store._store import Partition
@@ -27,7 +27,7 @@ LARGEST_VALUE = 256 << 20
 EVICTIONS = ("clock", "bucket", "none")
 
 
-class Server:
+class Server(Hosted):
     """Keeps a store in memory and serves it until it is closed.
 
     memory: for keys, values and their index, in bytes or as text ("1GiB"); shared evenly among the workers, and limits
@@ -142,11 +142,6 @@ class Server:
         return {"memory": self.memory, "eviction": self.eviction}
 
     @property
-    def address(self) -> str:
-        """Where clients find it."""
-        return str(self._host.address)
-
-    @property
     def device(self) -> str:
         """Over RDMA: the device, port and GID that serve, and why these; else ""."""
         return str(getattr(self._host.fabric, "choice", ""))
@@ -154,25 +149,3 @@ class Server:
     @property
     def pid(self) -> int:
         return os.getpid()
-
-    def figures(self) -> dict[str, Any]:
-        """What is known of workers and clients, as a dict."""
-        return self._host.figures()
-
-    @property
-    def closed(self) -> bool:
-        return self._host.closed
-
-    def close(self) -> None:
-        """Ends all connections and gives the memory back; what was stored is gone.  Safe to call again."""
-        self._host.close()
-        self._give_back()
-
-    def __enter__(self) -> Server:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<rfp.Server at {self.address}{' (closed)' if self.closed else ''}>"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any
 
 from rfp import address as addresses
@@ -12,6 +11,7 @@ from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.errors import InvalidArgument
 from rfp.protocol.host import Host
+from rfp.protocol.hosted import Hosted
 from rfp.provider import open_fabric
 from rnvm import pools
 from rnvm._pool import Pool
@@ -21,7 +21,7 @@ WORD = 8  # bytes: what a front-end says of each structure
 PAGE = 4096
 
 
-class Backend:
+class Backend(Hosted):
     """Opens a pool, recovers it if need be, and serves it until it is closed.
 
     path: of the pool, or a `Pool` that is open (then size
@@ -85,16 +85,14 @@ class Backend:
                 memory=lambda number, fabric: self._service.share(fabric, number),
             )
         except BaseException:
-            self.pool.close()
+            self._give_back()
             raise
+
+    def _give_back(self) -> None:
+        self.pool.close()
 
     def _describe(self) -> dict[str, Any]:
         return {"pool": self._service.counters, "recovered": self.pool.recovered[:16]}
-
-    @property
-    def address(self) -> str:
-        """Where front-ends find it."""
-        return str(self._host.address)
 
     @property
     def recovered(self) -> list[str]:
@@ -106,28 +104,6 @@ class Backend:
         """Whether the pool's medium has failed: nothing is answered any more; close it, and open the pool when the device is
         well."""
         return self._service.failed
-
-    def figures(self) -> dict[str, Any]:
-        """What is known of the pool and of front-ends, as a dict."""
-        return self._host.figures()
-
-    @property
-    def closed(self) -> bool:
-        return self._host.closed
-
-    def close(self) -> None:
-        """Ends all sessions, applies what is in the logs and closes the pool.  Safe to call again."""
-        self._host.close()
-        self.pool.close()
-
-    def __enter__(self) -> Backend:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return f"<rnvm.Backend at {self.address}{' (closed)' if self.closed else ''}>"
 
 
 __all__ = ["Backend"]
