@@ -3,6 +3,13 @@
 from libc.stdint cimport uint8_t, uint64_t
 from rnvm._persistence cimport Medium, medium
 
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+
+cdef enum:
+    MOST_RULES = 16
+
 cdef struct event:
     uint8_t kind
     bint flushed               # STORE: a flush has passed it
@@ -12,6 +19,7 @@ cdef struct event:
 
 cdef struct recorder:          # medium.state
     medium *m
+    pthread_mutex_t lock       # over what follows: a back-end's thread stores while another one marks
     bint sectors               # a file; else memory that persists
     bint torn_words            # planted: a store of 8 bytes may be cut in half
     uint64_t grain             # bytes that survive together: 8, 64 (a prefix of its stores) or 512
@@ -25,13 +33,14 @@ cdef struct recorder:          # medium.state
     uint64_t data_room
     uint64_t drains            # still to come before one fails; ~0: never
     uint64_t last              # offset of what was sent on its way last
-    uint64_t[3][16] rules      # planted bugs: verb, begin, end
+    uint64_t[MOST_RULES][3] rules      # planted bugs: verb, begin, end
     int rule_count
 
 
 cdef class Model(Medium):
     """A medium in memory whose crashes can be looked at, one by one, from a seed."""
     cdef recorder r
+    cdef int memory                    # memfd, where peers are to share it; else -1
     cdef void release(self) noexcept
 
 

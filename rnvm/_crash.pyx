@@ -12,15 +12,29 @@ What a crash leaves is drawn from a seed, so it can be repeated.  Of what was st
 that survives which a flush sent on its way.
 """
 
+import os
+
+from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close as close_fd
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from rnvm._layout cimport RNVM_LINE, rfp_copy_out, rfp_store64
 from rnvm._persistence cimport medium, medium_operations
 
-from rfp.errors import InvalidArgument
+from rfp.errors import FabricError, InvalidArgument
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+cdef extern from "rfp/core/memfd.h" nogil:
+    int rfp_memfd_create()
+    char *rfp_memfd_map_new(int fd, uint64_t length)
+    int rfp_memfd_seal(int fd, int writable)
 
 cdef enum:
     STORE = 1                  # bytes, not yet on their way (a file: written)
@@ -33,6 +47,7 @@ cdef enum:                     # rules: planted bugs
     SKIP_DRAIN = 2             # drains after something there was sent on its way do nothing
 
 cdef enum:
+    PAGE = 4096
     SECTOR = 512
     WORD = 8
 
@@ -111,20 +126,31 @@ cdef void stored(recorder *r, uint64_t offset, uint64_t n) noexcept nogil:
 
 
 cdef void model_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    pthread_mutex_lock(&r.lock)
     rfp_copy_out(m.base + offset, source, n)
-    stored(<recorder *> m.state, offset, n)
+    stored(r, offset, n)
+    pthread_mutex_unlock(&r.lock)
 
 
 cdef void model_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    pthread_mutex_lock(&r.lock)
     rfp_store64(m.base + offset, value)
-    stored(<recorder *> m.state, offset, WORD)
+    stored(r, offset, WORD)
+    pthread_mutex_unlock(&r.lock)
 
 
 cdef void model_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
     cdef recorder *r = <recorder *> m.state
+    pthread_mutex_lock(&r.lock)
+    if n:
+        flush(r, m, offset, n)
+    pthread_mutex_unlock(&r.lock)
+
+
+cdef void flush(recorder *r, medium *m, uint64_t offset, uint64_t n) noexcept nogil:
     cdef uint64_t at, end
-    if not n:
-        return
     if r.sectors:
         stored(r, offset, n)
         return
@@ -141,6 +167,14 @@ cdef void model_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
 
 cdef int model_drain(medium *m) noexcept nogil:
     cdef recorder *r = <recorder *> m.state
+    cdef int result
+    pthread_mutex_lock(&r.lock)
+    result = drain(r, m)
+    pthread_mutex_unlock(&r.lock)
+    return result
+
+
+cdef int drain(recorder *r, medium *m) noexcept nogil:
     if m.error:
         return -1
     if r.drains != NO_FAILURE:
@@ -159,23 +193,34 @@ cdef medium_operations model_operations = medium_operations(model_write, model_w
 cdef class Model(Medium):
     """A medium in memory whose crashes can be looked at, one by one.
 
-    length: bytes.  kind: "words", "lines" or "sectors".  content: what is durable at first; zeros unless given.
+    length: bytes.  kind: "words", "lines" or "sectors".  content: what is durable at first; zeros unless given.  shared: peers of
+    this host can map it, so that a back-end can serve it.
     """
 
-    def __init__(self, uint64_t length, str kind="words", bytes content=None):
+    def __cinit__(self):
+        self.memory = -1
+
+    def __init__(self, uint64_t length, str kind="words", bytes content=None, bint shared=False):
         cdef void *base
         if kind not in ("words", "lines", "sectors"):
             raise InvalidArgument(f"no medium behaves like {kind!r}", hint="words, lines or sectors")
-        if self.c.base != NULL or length % SECTOR or not length:
-            raise InvalidArgument(f"a model of {length} bytes", hint="a multiple of 512, and only once")
+        if self.c.base != NULL or length % (PAGE if shared else SECTOR) or not length:
+            raise InvalidArgument(f"a model of {length} bytes", hint="a multiple of 512 (shared: of 4096), and only once")
         self.r.sectors = kind == "sectors"
         self.r.grain = SECTOR if self.r.sectors else WORD if kind == "words" else RNVM_LINE
         self.r.m = &self.c
         self.r.drains = NO_FAILURE
-        base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-        if base == MAP_FAILED:
-            raise MemoryError(f"no memory for a model of {length} bytes")
+        pthread_mutex_init(&self.r.lock, NULL)
         self.c.length = length
+        if shared:
+            self.memory = rfp_memfd_create()
+            base = rfp_memfd_map_new(self.memory, length) if self.memory >= 0 else NULL
+            if base == NULL or rfp_memfd_seal(self.memory, 1):
+                raise FabricError(f"no memory file of {length} bytes: {os.strerror(errno)}")
+        else:
+            base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            if base == MAP_FAILED:
+                raise MemoryError(f"no memory for a model of {length} bytes")
         self.c.base = <char *> base
         self.c.state = &self.r
         self.r.view = <char *> malloc(length)
@@ -200,6 +245,12 @@ cdef class Model(Medium):
         if self.c.base != NULL:
             munmap(self.c.base, self.c.length)
             self.c.base = NULL
+        if self.memory >= 0:
+            close_fd(self.memory)
+            self.memory = -1
+
+    cpdef int fileno(self):
+        return self.memory
 
     cpdef close(self):
         """Give the memory back; what was recorded stays."""
@@ -218,8 +269,11 @@ cdef class Model(Medium):
 
     def mark(self, uint64_t number=0):
         """An event of the caller's own: how many there were before."""
+        pthread_mutex_lock(&self.r.lock)
         add(&self.r, MARK, 0, 0).data = number
-        return self.r.count - 1
+        number = self.r.count - 1
+        pthread_mutex_unlock(&self.r.lock)
+        return number
 
     def fail_drain(self, uint64_t after=0):
         """Let a drain fail, once so many have succeeded, as a sync of a broken disk does."""
@@ -233,7 +287,7 @@ cdef class Model(Medium):
         if bug == "torn-words":
             self.r.torn_words = True
             return
-        if bug not in RULES or self.r.rule_count == 8:
+        if bug not in RULES or self.r.rule_count == MOST_RULES:
             raise InvalidArgument(f"no bug {bug!r}", hint=", ".join([*RULES, "torn-words"]))
         self.r.rules[self.r.rule_count][0] = RULES[bug]
         self.r.rules[self.r.rule_count][1] = begin

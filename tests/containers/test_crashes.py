@@ -1,0 +1,49 @@
+"""Structures, front-ends and a back-end on the crash model."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from .crashes import LENGTH, SIZES, History, Wrong
+
+KINDS = ("words", "lines", "sectors")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_acknowledged_survives_a_crash_at_any_moment_and_of_the_rest_all_or_nothing(kind, rng):
+    assert History(rng, kind, steps=40).crash(25, again=1) == 50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_was_acknowledged_survives_thousands_of_crashes(kind, rng):
+    looked = 0
+    for _ in range(20):
+        looked += History(rng, kind, steps=rng.randrange(20, 120)).crash(50, again=1)
+    assert looked == 2000
+
+
+RINGS = SIZES.operation_ring + SIZES.memory_ring
+RINGS_AT = SIZES.groups_at - SIZES.sessions * RINGS
+OPERATIONS = [(RINGS_AT + i * RINGS, RINGS_AT + i * RINGS + SIZES.operation_ring) for i in range(SIZES.sessions)]
+CHANGES = [(end, end + SIZES.memory_ring) for _, end in OPERATIONS]
+DATA = [(SIZES.groups_at, LENGTH)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("bug", "places"),
+    [("skip-flush", OPERATIONS), ("skip-drain", OPERATIONS), ("skip-flush", CHANGES), ("skip-drain", CHANGES), ("skip-flush", DATA)],
+    ids=["operations-unflushed", "operations-undrained", "changes-unflushed", "changes-undrained", "data-unflushed"],
+)
+def test_a_back_end_that_makes_less_durable_than_it_says_is_found_out(kind, bug, places, rng):
+    def plant(model):
+        for begin, end in places:
+            model.plant(bug, begin, end)
+
+    with pytest.raises(Wrong):
+        for _ in range(10):
+            History(random.Random(rng.random()), kind, 40, plant).crash(20)
