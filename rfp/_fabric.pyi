@@ -1,4 +1,5 @@
-from typing import Final
+from typing import Any, Final
+from weakref import WeakSet
 
 from typing_extensions import Buffer, Self
 
@@ -16,6 +17,8 @@ COMPARE_SWAP: Final[int]
 FETCH_ADD: Final[int]
 
 SIGNALED: Final[int]
+
+live: WeakSet[Any]
 
 SUCCESS: Final[int]
 BOUNDS: Final[int]

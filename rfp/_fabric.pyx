@@ -1,6 +1,9 @@
 # cython: language_level=3
 """The fabric's base classes: what a provider must define (the contract is in _fabric.pxd)."""
 
+import os
+import weakref
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
@@ -18,6 +21,23 @@ cdef extern from "rfp/core/descriptor.h" nogil:
 
 cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
+
+
+live = weakref.WeakSet()       # what is open of all providers
+
+
+def _after_fork_in_child():
+    # The child has no mappings (MADV_DONTFORK); here it also loses the file descriptors, every pointer to what may by then be
+    # other memory, and what would end the parent's things on a device.  Its handles answer FLUSHED and BOUNDS.
+    # Here, and not in the providers, since the handlers run in the order in which modules are imported: what stands above the
+    # fabric closes its regions in the child, and they must have forgotten by then that a device knows them.
+    kept = list(live)          # none goes before all have forgotten
+    for each in kept:
+        each._forget()
+        live.discard(each)
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 cdef class Resource:

@@ -5,7 +5,6 @@ What it protects against: bugs and crashes of the same user's processes, not a m
 """
 
 import os
-import weakref
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport errno
@@ -15,6 +14,7 @@ from posix.mman cimport munmap
 from posix.unistd cimport close as close_fd
 
 from rfp import _memory
+from rfp._fabric import live
 from rfp._emulation cimport (
     INLINE, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network, rfp_network_between, rfp_network_emulated)
 from rfp._fabric cimport (
@@ -78,19 +78,6 @@ cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
 cdef uint64_t LONGEST = <uint64_t>1 << 47      # bytes: what processes can address
 cdef uint64_t NO_LINE = ~<uint64_t>0
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
-
-live = weakref.WeakSet()       # everything below, and in _shm_files, that is open
-
-
-def _after_fork_in_child():
-    # The child has no mappings (MADV_DONTFORK); here it also loses the file descriptors, and every pointer to what may by then
-    # be other memory.  Its handles answer FLUSHED and BOUNDS.
-    for each in list(live):
-        each._forget()
-        live.discard(each)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 cdef object refused(str what, int error, str hint=None):

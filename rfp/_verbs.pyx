@@ -2,13 +2,13 @@
 """The verbs provider: RC queue pairs on any device that libibverbs knows.  docs/verbs.md explains it."""
 
 import os
-import weakref
 
 cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close as close_fd
 
 from rfp import device as devices
+from rfp._fabric import live
 from rfp._fabric cimport CONSTANT, REMOTE_READ, EventChannel, QueuePair, Region, RemoteRegion, buffer_base, buffer_bytes
 from rfp._verbs_device cimport Device, open_library
 from rfp._verbs_device import check_lockable
@@ -19,18 +19,6 @@ from rfp.errors import Closed, InvalidArgument
 
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 cdef uint64_t SHARE = 64 << 20          # bytes; registering 256 MiB takes soft-RoCE three seconds
-
-live = weakref.WeakSet()       # fabrics that are open
-
-
-def _after_fork_in_child():
-    # The child's is of no use: it opens the device anew.
-    for each in list(live):
-        each._forget()
-        live.discard(each)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @cython.no_gc_clear                     # what it was made in goes after it

@@ -2,13 +2,13 @@
 """libibverbs, an opened device, and a protection domain."""
 
 import os
-import weakref
 
 cimport cython
 from libc.errno cimport EACCES, EMFILE, ENFILE, EPERM, errno
 from posix.unistd cimport close as close_fd
 
 from rfp import _memory
+from rfp._fabric import live
 from rfp.errors import FabricError, Unsupported
 
 cdef extern from "rfp/core/verbs.h" nogil:
@@ -17,17 +17,6 @@ cdef extern from "rfp/core/verbs.h" nogil:
     int rfp_verbs_query_port(const rfp_verbs *table, ibv_context *context, uint8_t port, ibv_port_attr *attributes)
 
 cdef bint library_is_open = False
-live = weakref.WeakSet()       # devices and domains
-
-
-def _after_fork_in_child():
-    # The child must not end what is the parent's: it only lets go its copies of the file descriptors.
-    for each in list(live):
-        each._forget()
-        live.discard(each)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 cdef object device_error(str what, int error, str hint=None):

@@ -3,7 +3,6 @@
 
 import os
 import random
-import weakref
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -14,6 +13,7 @@ from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
 from posix.unistd cimport close as close_fd
 
 from rfp import device as devices
+from rfp._fabric import live
 from rfp._fabric cimport RemoteRegion, take_descriptor
 from rfp._verbs_device cimport (
     IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ, IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE, IBV_LINK_LAYER_ETHERNET,
@@ -42,17 +42,6 @@ cdef extern from "rfp/core/descriptor.h" nogil:
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
 
 cdef uint32_t INLINE = 256              # bytes asked for; the device says what it gives
-live = weakref.WeakSet()       # everything below that is open
-
-
-def _after_fork_in_child():
-    # What the device does for the parent is none of the child's business: its handles forget it, and answer FLUSHED.
-    for each in list(live):
-        each._forget()
-        live.discard(each)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 @cython.no_gc_clear                     # what it was made in goes after it

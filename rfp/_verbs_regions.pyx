@@ -1,9 +1,6 @@
 # cython: language_level=3
 """The verbs provider's memory: mapped, given to the device, and what peers gave us."""
 
-import os
-import weakref
-
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.errno cimport ENOMEM, errno
@@ -12,6 +9,7 @@ from libc.string cimport memset
 from posix.mman cimport munmap
 
 from rfp import _memory
+from rfp._fabric import live
 from rfp._fabric cimport CONSTANT, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor
 from rfp._verbs_device cimport (
     IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ, IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE,
@@ -38,18 +36,6 @@ cdef extern from "rfp/core/descriptor.h" nogil:
         RFP_DESCRIPTOR_VERSION
         RFP_PROVIDER_VERBS
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
-
-live = weakref.WeakSet()       # everything below that is open
-
-
-def _after_fork_in_child():
-    # The memory is not there (MADV_DONTFORK), and what the device knows of it is the parent's.
-    for each in list(live):
-        each._forget()
-        live.discard(each)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 cdef class Memory:
