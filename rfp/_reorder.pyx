@@ -10,7 +10,10 @@ the order of posting.  Things move only in poll(), a step at each call.
 import weakref
 
 from libc.stdint cimport uint32_t, uint64_t
+from libc.signal cimport SIGKILL
 from libc.stdlib cimport calloc, free, malloc
+from posix.signal cimport kill
+from posix.unistd cimport getpid
 
 from rfp._fabric cimport (
     FLUSHED, PEER_GONE, READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel, QueuePair, completion, local_region, provider,
@@ -37,6 +40,8 @@ cdef enum:
     DELAY = 4                  # poll steps that a request may wait, less one, before it starts and again before it completes
     STEPS = 16                 # in which a long request moves; a short one moves a line at a time
 
+cdef uint32_t ALIVE = ~<uint32_t>0
+
 cdef enum:
     MOVING = 0
     MOVED = 1
@@ -48,6 +53,7 @@ cdef struct scattered:         # a request under way
     uint32_t delay             # poll steps
     uint32_t lines             # of remote memory that it touches
     uint32_t moved             # order[0:moved] have been copied
+    uint32_t last              # the process dies when so many lines have moved; ALIVE: it does not
     uint32_t *order
     local_region taken         # stands for the local region of a WRITE whose bytes were taken along
     char bytes[INLINE]
@@ -56,6 +62,7 @@ cdef struct reordering:        # what pair_state.more points to; indices modulo 
     uint64_t random
     uint32_t held              # poll steps in which nothing moves; these two may be set by another thread
     uint32_t dropped
+    uint32_t fatal             # requests to be posted until one that the process does not outlive; 0: none is
     uint32_t done
     uint32_t posted
     scattered requests[DEPTH]
@@ -77,7 +84,7 @@ cdef bint start(reordering *r, scattered *s, const work_request *request) noexce
     # False: no memory for the order of its lines.
     cdef uint32_t i, j
     s.request = request[0]
-    s.stage, s.moved, s.lines, s.order = MOVING, 0, 0, NULL
+    s.stage, s.moved, s.lines, s.last, s.order = MOVING, 0, 0, ALIVE, NULL
     s.delay = below(r, DELAY)
     s.status = check(request)
     if s.status != SUCCESS:
@@ -96,6 +103,10 @@ cdef bint start(reordering *r, scattered *s, const work_request *request) noexce
             j = below(r, i + 1)
             s.order[i] = s.order[j]
             s.order[j] = i
+    if r.fatal:
+        r.fatal -= 1
+        if not r.fatal:
+            s.last = below(r, s.lines + 1)
     return True
 
 
@@ -125,6 +136,8 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
         return
     if s.status == SUCCESS:
         s.status = check(&s.request)           # once more: its regions may have been closed meanwhile
+    if s.status == SUCCESS and s.last == s.moved:
+        kill(getpid(), SIGKILL)
     if s.status == SUCCESS and s.order == NULL:
         perform(state, &s.request)
     elif s.status == SUCCESS:
@@ -133,6 +146,8 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
             move_line(s, s.order[s.moved])
             s.moved += 1
             n -= 1
+            if s.last == s.moved:
+                kill(getpid(), SIGKILL)
         if s.moved != s.lines:
             return
         if s.request.opcode == WRITE_NOTIFY:
@@ -290,6 +305,12 @@ cdef class ReorderFabric(ShmFabric):
         self.new_pair(pair, channel, pidfd, control)
         self.pairs.add(pair)
         return pair
+
+    def die(self, uint32_t n):
+        """Kills this process, as kill -9 does, at the n-th request that a connection posts from now on: before it, after it, or
+        when some of its cache lines have moved."""
+        for pair in list(self.pairs):
+            (<reordering *>(<ReorderQueuePair>pair).state.more).fatal = n
 
     def drop_peers(self):
         """Loses all connections, from any thread: see ReorderQueuePair.drop_peer()."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
 import struct
 
 import pytest
 
 from rfp import _litmus
-from rfp._fabric import BOUNDS, FETCH_ADD, FLUSHED, PEER_GONE, READ, RIGHTS, SUCCESS, WRITE, WRITE_NOTIFY
+from rfp._fabric import BOUNDS, FETCH_ADD, FLUSHED, PEER_GONE, READ, REMOTE_WRITE, RIGHTS, SUCCESS, WRITE, WRITE_NOTIFY
 from rfp._reorder import ReorderFabric
 from rfp._shm import ShmFabric
 
@@ -250,6 +253,41 @@ def test_a_dropped_peer_wins_over_a_hold(ends):
     a.pair.hold(1000)
     a.pair.drop_peer()
     assert a.pair.poll(1) == [(0, READ, PEER_GONE)]
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_process_dies_at_the_request_that_it_was_told_to_with_any_of_its_lines_moved():
+    moved = set()
+    for seed in range(30):
+        fabric = ShmFabric()
+        with (
+            fabric.register(PAGE, REMOTE_WRITE) as memory,
+            fabric.event_channel(memory, 0) as channel,
+            fabric.queue_pair(channel, -1, -1) as pair,
+        ):
+            peer, descriptor, fd = pair.descriptor(), memory.descriptor(), os.dup(memory.fileno())
+            pid = os.fork()
+            if pid == 0:
+                with contextlib.suppress(BaseException):
+                    write_and_die(peer, descriptor, fd, seed)
+                os._exit(1)
+            os.close(fd)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+            assert memory.read(512, 64) == LINES[1]
+            moved.add(sum(line == 2 for line in lines_of(memory, 1024, 4)))
+            assert memory.read(2048, 64) == LINES[0]
+    assert moved == set(range(5))
+
+
+def write_and_die(peer, descriptor, fd, seed):
+    fabric = ReorderFabric(seed=seed)
+    with fabric.attach(descriptor, fd) as theirs, fabric.register(PAGE, REMOTE_WRITE) as mine:
+        pair = fabric.queue_pair(fabric.event_channel(mine, 0), -1, -1)
+        pair.connect(peer, theirs)
+        fabric.die(2)
+        for line, (at, n) in enumerate([(512, 1), (1024, 4), (2048, 1)], start=1):
+            mine.write(64, LINES[line] * n)
+            pair.execute(WRITE, mine, 64, theirs, at, 64 * n)
 
 
 def test_liveness_is_the_operating_systems_otherwise():
