@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,12 +13,15 @@ import pytest
 
 import rnvm
 from rfp import address as addresses
+from rfp._reorder import ReorderFabric
+from rfp.connecting import Opener
 
 # name -> folder of the pool, options of the address
 MEDIA = {
     "direct": (os.environ["TESTS_MEMORY"], ""),
     "image": (None, ""),
     "emulated": (os.environ["TESTS_MEMORY"], "?rtt=2us"),
+    "reorder": (os.environ["TESTS_MEMORY"], ""),  # as bad as the fabric's contract allows
 }
 
 
@@ -30,7 +34,7 @@ def new_path(medium: str) -> Iterator[str]:
 def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Backend:
     address = str(addresses.unique()) + MEDIA[medium][1]
     # Over a network a front-end that does nothing keeps its locks for a lease.
-    lease = 0.05 if medium == "emulated" else 2.0
+    lease = 0.05 if medium in ("emulated", "reorder") else 2.0
     return rnvm.Backend(path, size="8MiB", assume_persistent=True, **{"address": address, "lease": lease, **options})
 
 
@@ -56,7 +60,9 @@ Connect = Callable[..., Any]
 
 
 @pytest.fixture
-def connect() -> Iterator[Connect]:
+def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, seed: int) -> Iterator[Connect]:
     """Front-ends that are closed at the end."""
+    if "medium" in request.fixturenames and request.getfixturevalue("medium") == "reorder":
+        monkeypatch.setattr("rnvm.connecting.Opener", functools.partial(Opener, fabric=ReorderFabric(seed=seed)))
     with contextlib.ExitStack() as stack:
         yield lambda backend, **options: stack.enter_context(rnvm.connect(backend.address, **options))
