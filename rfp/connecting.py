@@ -12,7 +12,8 @@ from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.control import Credentials
 from rfp.errors import InvalidArgument
-from rfp.protocol.link import BYPASS, Link
+from rfp.protocol.layout import BYPASS
+from rfp.protocol.link import Link
 from rfp.provider import open_fabric
 
 MODES = ("auto", "fetch", "reply", "bypass")

@@ -14,9 +14,9 @@ from rfp._fabric import Fabric, Region
 from rfp.address import Address
 from rfp.control import Credentials
 from rfp.errors import InvalidArgument
-from rfp.protocol.host import BYPASS, RESPONSE_CRC, SLOT_SIZE, Host
+from rfp.protocol.host import SLOT_SIZE, Host
 from rfp.protocol.hosted import Hosted
-from rfp.protocol.layout import REMOTE_READ
+from rfp.protocol.layout import BYPASS, REMOTE_READ, RESPONSE_CRC
 from rfp.provider import open_fabric
 from rfp.store._store import Partition
 

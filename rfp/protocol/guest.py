@@ -5,18 +5,16 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from rfp._fabric import Region
+from rfp._fabric import Fabric, Region
 from rfp.control import Attach, Attached, Connection, Handle
 from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed
 from rfp.protocol._server_ring import ServerRing
-from rfp.protocol.layout import NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES
-
-if TYPE_CHECKING:
-    from rfp.protocol.host import Host
-
-RESPONSE_CRC = 1  # a feature (wire.h)
+from rfp.protocol._worker import Worker
+from rfp.protocol.layout import NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
 
 
 def handle(region: Region) -> Handle:
@@ -24,12 +22,22 @@ def handle(region: Region) -> Handle:
     return Handle(region.descriptor(), region.fileno())
 
 
+@dataclass(frozen=True)
+class Offer:
+    """What every client thread gets: a ring to each of the workers, of so many slots; slot and staging ring in bytes."""
+
+    workers: Sequence[Worker]
+    slots: int
+    slot_size: int
+    staging_size: int
+
+
 class Attachment:
     """What one client thread has here: a ring to each worker, and the memory for them."""
 
-    def __init__(self, host: Host, guest: Guest, number: int, question: Attach) -> None:
+    def __init__(self, offer: Offer, guest: Guest, number: int, question: Attach) -> None:
         self.number = number
-        self.host = host
+        self.offer = offer
         self.rings: list[ServerRing] = []
         self.orders: list[int | None] | None = None  # that end them
         self.opened: list[Any] = []  # what to close, in this order
@@ -40,9 +48,9 @@ class Attachment:
             raise
 
     def _set_up(self, guest: Guest, question: Attach) -> Attached:
-        host = self.host
-        ring = host.slots * host.slot_size
-        count = len(host.workers)
+        offer = self.offer
+        ring = offer.slots * offer.slot_size
+        count = len(offer.workers)
         if len(question.pairs) != count:
             raise HandshakeFailed(f"attach brought {len(question.pairs)} queue pairs, and there are {count} workers")
         reply = guest.fabric.attach(question.reply.descriptor, question.reply.take())
@@ -51,9 +59,9 @@ class Attachment:
             raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {REPLIES + count * ring}")
         requests = self._register(guest, count * ring, REMOTE_WRITE)
         responses = self._register(guest, count * ring, REMOTE_READ)
-        staging = self._register(guest, host.staging_size, REMOTE_WRITE) if host.staging_size else None
+        staging = self._register(guest, offer.staging_size, REMOTE_WRITE) if offer.staging_size else None
         pairs = []
-        for i, worker in enumerate(host.workers):
+        for i, worker in enumerate(offer.workers):
             pair = guest.fabric.queue_pair(worker.channel, guest.pidfd, guest.control)
             self.opened.insert(0, pair)  # before the memory that it works on
             try:
@@ -64,10 +72,10 @@ class Attachment:
             self.rings.append(
                 ServerRing(
                     requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
-                    host.slots, host.slot_size, bool(guest.features & RESPONSE_CRC),
+                    offer.slots, offer.slot_size, bool(guest.features & RESPONSE_CRC),
                 )
             )  # fmt: skip
-        for server_ring, worker in zip(self.rings, host.workers, strict=True):
+        for server_ring, worker in zip(self.rings, offer.workers, strict=True):
             worker.add(server_ring)
         offsets = [i * ring for i in range(count)]
         return Attached(
@@ -90,23 +98,24 @@ class Attachment:
     def retire(self) -> None:
         """Begins to end the rings: `retired` says when no worker touches them any more, and close() then waits for nobody."""
         if self.orders is None:
-            self.orders = [worker.retire(ring) for ring, worker in zip(self.rings, self.host.workers, strict=False)]
+            self.orders = [worker.retire(ring) for ring, worker in zip(self.rings, self.offer.workers, strict=False)]
 
     @property
     def retired(self) -> bool:
-        pairs = zip(self.orders or (), self.host.workers, strict=False)
+        pairs = zip(self.orders or (), self.offer.workers, strict=False)
         return self.orders is not None and all(worker.retired(order) for order, worker in pairs)
 
-    def close(self) -> None:
-        """Ends the rings; waits until no worker touches them any more."""
+    def close(self) -> Counter[str]:
+        """Ends the rings; waits until no worker touches them any more.  Returns what has passed through them."""
         self.retire()
         while not self.retired:
             time.sleep(0.0001)
         for thing in self.opened:
             thing.close()
-        self.host.past.update(self.counters())
+        passed = self.counters()
         self.rings.clear()
         self.opened.clear()
+        return passed
 
     def counters(self) -> Counter[str]:
         """What has passed through the rings, added up."""
@@ -119,10 +128,10 @@ class Attachment:
 class Guest:
     """A connected client process, and what it alone can reach."""
 
-    def __init__(self, connection: Connection, host: Host) -> None:
+    def __init__(self, connection: Connection, fabric: Fabric) -> None:
         self.connection = connection
-        self.isolated = host.isolated
-        self.fabric = host.fabric.domain()  # of its own, where there are such
+        self.isolated = fabric.closing_revokes
+        self.fabric = fabric.domain()  # of its own, where there are such
         self.chunks: dict[tuple[int, int], Region] = {}  # of the arenas, as far as it has asked for them
         self.beat: Region | None = None
         self.regions: list[Region] = []  # that the service gave it

@@ -43,15 +43,14 @@ from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded,
 from rfp.protocol._heart import Heart
 from rfp.protocol._service import Service
 from rfp.protocol._worker import Worker
-from rfp.protocol.guest import Attachment, Guest, handle
-from rfp.protocol.layout import BELL, LINE, REMOTE_READ, REMOTE_WRITE
+from rfp.protocol.guest import Attachment, Guest, Offer, handle
+from rfp.protocol.layout import BELL, LINE, REMOTE_READ, REMOTE_WRITE, RESPONSE_CRC
 
 MOST_CHANNELS = 1024  # of one client process
 MOST_MESSAGES = 16  # of one guest before the others have their turn
 ENDING = 5  # ms between two looks whether a worker has let go a ring that is to end
 MOST_SHOWN = 200  # clients in figures(), which must fit into one control message
 SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
-RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 
 
 class Host:
@@ -86,9 +85,6 @@ class Host:
         allow_anyone: bool = False,
     ) -> None:
         self.fabric = fabric
-        self.slots = slots
-        self.slot_size = slot_size
-        self.staging_size = staging_size
         self.lease_ns = lease_ns
         self.features = features
         self.describe = describe
@@ -106,6 +102,7 @@ class Host:
         self._pid = os.getpid()
         self._wake = -1
         self.workers: list[Worker] = []
+        self.offer = Offer(self.workers, slots, slot_size, staging_size)
         self.bells: Region | None = None  # where the workers' sleeping words stand
         self.pulse: Region | None = None  # where the heart beats
         self.heart: Heart | None = None
@@ -205,7 +202,7 @@ class Host:
             if connection is None:
                 return
             try:
-                guest = Guest(connection, self)
+                guest = Guest(connection, self.fabric)
             except (RfpError, OSError):  # it has gone already, or there is no file descriptor left for it
                 connection.close()
                 continue
@@ -263,7 +260,7 @@ class Host:
                 raise QuotaExceeded(f"this process has {MOST_CHANNELS} threads connected", hint="close handles, or end threads")
             guest.numbers += 1
             try:
-                attachment = Attachment(self, guest, guest.numbers, message)
+                attachment = Attachment(self.offer, guest, guest.numbers, message)
             except RfpError:
                 raise
             except ValueError as error:
@@ -329,7 +326,7 @@ class Host:
         for guest in list(self.ending):
             for attachment in [each for each in guest.ending if each.retired]:
                 with self._counting:
-                    attachment.close()
+                    self.past.update(attachment.close())
                     guest.ending.remove(attachment)
             if not guest.ending:
                 with self._counting:

@@ -27,9 +27,8 @@ from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, R
 from rfp.protocol._channel import Channel
 from rfp.protocol._client_ring import ClientRing
 from rfp.protocol._remote_arena import RemoteArena
-from rfp.protocol.layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES
+from rfp.protocol.layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
 
-RESPONSE_CRC, BYPASS = 1, 2  # features (wire.h)
 SLOTS = 256  # the largest window that a client takes part in
 SLOT_SIZE = 1 << 20
 BOUNCE = 1 << 20  # bytes of a registered buffer that others are copied through
