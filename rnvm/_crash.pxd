@@ -31,6 +31,7 @@ cdef struct recorder:          # medium.state
     char *data
     uint64_t used
     uint64_t data_room
+    unsigned delay             # of a drain, us
     uint64_t drains            # still to come before one fails; ~0: never
     uint64_t last              # offset of what was sent on its way last
     uint64_t[MOST_RULES][3] rules      # planted bugs: verb, begin, end

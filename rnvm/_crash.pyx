@@ -19,7 +19,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
-from posix.unistd cimport close as close_fd
+from posix.unistd cimport close as close_fd, usleep
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from rnvm._layout cimport RNVM_LINE, rfp_copy_out, rfp_store64
 from rnvm._persistence cimport medium, medium_operations
@@ -168,6 +168,8 @@ cdef void flush(recorder *r, medium *m, uint64_t offset, uint64_t n) noexcept no
 cdef int model_drain(medium *m) noexcept nogil:
     cdef recorder *r = <recorder *> m.state
     cdef int result
+    if r.delay:
+        usleep(r.delay)
     pthread_mutex_lock(&r.lock)
     result = drain(r, m)
     pthread_mutex_unlock(&r.lock)
@@ -278,6 +280,10 @@ cdef class Model(Medium):
     def fail_drain(self, uint64_t after=0):
         """Let a drain fail, once so many have succeeded, as a sync of a broken disk does."""
         self.r.drains = after
+
+    def delay_drain(self, double seconds):
+        """Let each drain take so long, as on a busy disk."""
+        self.r.delay = <unsigned> (seconds * 1e6)
 
     def plant(self, str bug, uint64_t begin=0, uint64_t end=1 << 62):
         """Plant a bug, for what is sent on its way between two offsets.

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memmove, memset
+from rfp._core cimport rfp_now
 from rnvm._layout cimport (
     RNVM_ATTACHED, RNVM_FREE, RNVM_LIVE, RNVM_LOCK, RNVM_NAME_LIVE, RNVM_NO_LIMIT, rfp_fence_full,
     rfp_load64_acquire,
@@ -213,13 +214,14 @@ cdef int revoke(guests *g, uint32_t index) noexcept nogil:
     if g.now - it.offered < GRACE and g.each[it.holder].desk != NULL and desk_word(g, index) == it.desk:
         return 0                                # it waited for its turn, and has not had it yet
     if not it.revoked:
-        it.revoked = g.now
         show(g, index, REVOKE, it.epoch)
         rfp_fence_full()
+        # Not g.now, which is as old as this turn is long: a holder that looked before this counts a lease from then on.
+        it.revoked = rfp_now()
     if not desk_word(g, index) & 1:
         g.stolen += 1
         return -1 if give_back(g, index) or grant_next(g, index) else 0
-    if g.now - it.revoked > g.lease:
+    if g.now > it.revoked + g.lease:
         return -1 if guest_fence(g, it.holder) or grant_next(g, index) else 0
     return 0
 

@@ -11,7 +11,8 @@ from rfp.protocol._client_ring cimport (
     CLOSED, DONE, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush, client_ring_payload, client_ring_pop,
     client_ring_response, client_ring_submit, client_ring_transfers, client_ring_wait)
 from rfp.protocol._wire cimport RFP_RESPONSE_HEADER, rfp_response_header
-from rnvm._structure cimport LATE, LOST, OK, STOPPED
+from rnvm._messages cimport RNVM_NOT_ATTACHED
+from rnvm._structure cimport FENCED, LATE, LOST, OK, STOPPED
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -128,6 +129,10 @@ cdef int remote_call(frontend *fe, uint8_t opcode, const void *question, uint32_
         if got[0]:
             memcpy(answer, <const char *> header + RFP_RESPONSE_HEADER, got[0])
     client_ring_pop(fe.ring)
+    if fe.refusal == RNVM_NOT_ATTACHED:
+        # Cut off: nothing was done, and what we know of the pool may be of another time.
+        fe.trouble = FENCED
+        return FENCED
     return OK
 
 

@@ -163,8 +163,8 @@ cdef int acquire(instance *s) noexcept nogil:
             say(s, 0)
             continue
         if fe.refusal != RNVM_QUEUED:
-            fe.trouble = FENCED if fe.refusal == RNVM_NOT_ATTACHED else LOST
-            return fe.trouble
+            fe.trouble = LOST
+            return LOST
         pause = 0
         for looks in range(LOOKS):
             found = look(s, &seen)
@@ -386,6 +386,14 @@ cdef uint32_t make_operation(instance *s, uint32_t code, const char *bytes, uint
     return <uint32_t> (sizeof(rnvm_part) + rnvm_up(length, 8))
 
 
+cdef int have_applied(frontend *fe) noexcept nogil:
+    """What is whole in anybody's log is applied when this returns OK."""
+    cdef int found = remote_ask(fe, RNVM_APPLY, 0)
+    if found == OK and fe.refusal != RNVM_GOOD:
+        fe.trouble = LOST
+    return fe.trouble if fe.trouble else found
+
+
 cdef int wait_applied(frontend *fe) noexcept nogil:
     """Without anything kept here: until the back-end has applied what was written."""
     cdef line seen
@@ -397,7 +405,7 @@ cdef int wait_applied(frontend *fe) noexcept nogil:
         while fe.instances[i].applied < fe.instances[i].number:
             found = look(fe.instances[i], &seen)
             if found == OK and seen.sequence // 2 < fe.instances[i].number:
-                found = remote_ask(fe, RNVM_APPLY, 0)
+                found = have_applied(fe)
                 if found == OK:
                     found = remote_patience(fe, &pause)
             elif found == OK:
@@ -545,17 +553,33 @@ cdef int run(instance *s, int (*ask)(instance *s, void *context) noexcept nogil,
     return ask(s, context)
 
 
+cdef int settled(instance *s, int found) noexcept nogil:
+    """What a query has found under the lock.  Who was stopped for longer than a lease may have lost it meanwhile: then what was
+    fetched is of different moments."""
+    cdef frontend *fe = s.fe
+    cdef line seen
+    cdef int outcome
+    if found != AGAIN and (not s.fetched or not fe.near and rfp_now() - s.looked <= fe.lease):
+        return found
+    outcome = look(s, &seen)
+    if outcome == OK and seen.holder != s.word:
+        outcome = fe.trouble = FENCED
+    if outcome != OK:
+        return outcome
+    return DAMAGED if found == AGAIN else found
+
+
 cdef int turn_alone(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef bint was = s.entered
     cdef int found = enter(s)
     if found != OK:
         return found
-    found = run(s, ask, context)
+    found = settled(s, run(s, ask, context))
     if not was and not fe.batching and not fe.transacting:
         turn_leave(fe)
         cache_forget(fe)
-    return DAMAGED if found == AGAIN else found
+    return found
 
 
 cdef int turn_query(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
@@ -579,11 +603,11 @@ cdef int turn_query(instance *s, int (*ask)(instance *s, void *context) noexcept
         say(s, 1)
         if still_ours(s):
             s.entered = True
-            found = run(s, ask, context)
+            found = settled(s, run(s, ask, context))
             if not fe.batching and not fe.transacting:
                 turn_leave(fe)
                 cache_forget(fe)
-            return DAMAGED if found == AGAIN else found
+            return found
         say(s, 0)
         s.holds = False
     while restarts < RESTARTS:
@@ -604,7 +628,7 @@ cdef int turn_query(instance *s, int (*ask)(instance *s, void *context) noexcept
             found = pending(s, &seen, &waiting)
             if found == OK and waiting:
                 # Somebody may have been told already that it is done.
-                found = remote_ask(fe, RNVM_APPLY, 0)
+                found = have_applied(fe)
             if found == OK:
                 found = look(s, &seen)
             if found != OK:

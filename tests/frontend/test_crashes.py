@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 
 import pytest
 
 import rnvm
+from rfp import address as addresses
 from rfp.errors import ConnectionFailed
+from rnvm._crash import Model
+from rnvm._pool import Pool, format_medium
 from rnvm._sample import Sample
+from rnvm.sizes import choose
 
 from .conftest import Connect, new_path
 
@@ -209,6 +214,34 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_l
         assert len(set(told)) == len(told)
         assert len(set(range(1, count + 1)) - set(told)) <= 1
         sample.check()
+
+
+def test_a_busy_back_end_gives_no_lock_away_before_its_holder_has_stopped_using_it() -> None:
+    """Over a network, where a holder trusts its clock for a part of the lease."""
+    model = Model(1 << 20, shared=True)
+    format_medium(model, choose(1 << 20, front_ends=3))
+    address = str(addresses.unique()) + "?rtt=2us"
+    over = threading.Event()
+
+    def keep_it_busy(sample: Sample) -> None:
+        while not over.is_set():
+            sample.add(1)
+
+    with rnvm.Backend(Pool(model), address=address, lease=0.05), contextlib.ExitStack() as stack:
+        one, two, three = (stack.enter_context(rnvm.connect(address, timeout=30)) for _ in range(3))
+        writer, reader = Sample(one, "s"), Sample(two, "s")
+        busy = threading.Thread(target=keep_it_busy, args=(Sample(three, "other"),))
+        model.delay_drain(0.03)
+        busy.start()
+        try:
+            for i in range(1, 5):
+                assert writer.add(1) == i
+                assert reader.numbers()[0] == i
+                writer, reader = reader, writer
+        finally:
+            over.set()
+            busy.join()
+            model.delay_drain(0)
 
 
 def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
