@@ -242,6 +242,27 @@ cdef int run_again(instance *s) noexcept nogil:
     return found
 
 
+cdef int heed(instance *s) noexcept nogil:
+    """Over a network we say that we are inside for as long as we have the lock.  Here it goes back, if somebody waits for it."""
+    cdef line seen
+    cdef uint64_t now = rfp_now()
+    cdef int found = look(s, &seen)
+    if found != OK:
+        return found
+    s.looked = now
+    if seen.holder == s.word and seen.revoke != s.word >> 16:
+        return OK
+    s.holds = False
+    found = say(s, 0)
+    return remote_ask(s.fe, RNVM_LEAVE, s.id) if found == OK else found
+
+
+cdef int look_now_and_then(instance *s) noexcept nogil:
+    """Over a network: s.holds is right for half a lease, since the lock is not taken away before a whole one has passed after we last
+    saw that nobody wants it."""
+    return heed(s) if rfp_now() - s.looked > s.fe.lease // 2 else OK
+
+
 cdef int enter(instance *s) noexcept nogil:
     """The writer lock for what follows."""
     cdef frontend *fe = s.fe
@@ -250,10 +271,14 @@ cdef int enter(instance *s) noexcept nogil:
         return OK
     if fe.trouble:
         return fe.trouble
-    if s.holds:
-        if not fe.near:
+    if s.holds and not fe.near:
+        found = look_now_and_then(s)
+        if found != OK:
+            return found
+        if s.holds:
             s.entered = True
             return OK
+    if s.holds:
         say(s, 1)
         if still_ours(s):
             s.entered = True
@@ -280,21 +305,6 @@ cdef int enter(instance *s) noexcept nogil:
 
 cdef int turn_enter(instance *s) noexcept nogil:
     return enter(s)
-
-
-cdef int heed(instance *s) noexcept nogil:
-    """Over a network we say that we are inside for as long as we have the lock.  Here it goes back, if somebody waits for it."""
-    cdef line seen
-    cdef uint64_t now = rfp_now()
-    cdef int found = look(s, &seen)
-    if found != OK:
-        return found
-    s.looked = now
-    if seen.holder == s.word and seen.revoke != s.word >> 16:
-        return OK
-    s.holds = False
-    found = say(s, 0)
-    return remote_ask(s.fe, RNVM_LEAVE, s.id) if found == OK else found
 
 
 cdef void turn_leave(frontend *fe) noexcept nogil:
@@ -592,11 +602,9 @@ cdef int turn_query(instance *s, int (*ask)(instance *s, void *context) noexcept
     if s.entered:
         return turn_alone(s, ask, context)
     if s.holds and not fe.near:
-        # Not taken away before a lease has passed since we last saw that nobody wants it.
-        if rfp_now() - s.looked > fe.lease // 2:
-            found = heed(s)
-            if found != OK:
-                return found
+        found = look_now_and_then(s)
+        if found != OK:
+            return found
         if s.holds:
             return turn_alone(s, ask, context)
     if s.holds:

@@ -22,6 +22,7 @@ from rnvm._crash import Model
 from rnvm._pool import Pool, format_medium
 from rnvm._sample import Sample
 from rnvm.sizes import choose
+from structures import HashTable
 
 from .conftest import Connect, new_path
 
@@ -214,6 +215,44 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_l
         assert len(set(told)) == len(told)
         assert len(set(range(1, count + 1)) - set(told)) <= 1
         sample.check()
+
+
+READER = """
+import os, sys, rnvm
+from rfp.errors import ConnectionFailed
+from structures import HashTable
+fe = rnvm.connect(sys.argv[1], timeout=20, cache=0)
+table = HashTable(fe, "t")
+while True:
+    try:
+        with fe.transaction(table):
+            found = {table[b"%d" % i] for i in range(64)}
+        os.write(1, b"%d\\n" % len(found))
+    except ConnectionFailed:
+        os.write(1, b"0\\n")
+"""
+
+
+@pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "emulated"])
+def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(options: str, rng: random.Random) -> None:
+    address = str(addresses.unique()) + options
+    with contextlib.ExitStack() as stack:
+        path = stack.enter_context(new_path("direct"))
+        stack.enter_context(rnvm.Backend(path, size="8MiB", assume_persistent=True, address=address, lease=0.2))
+        table = HashTable(stack.enter_context(rnvm.connect(address, timeout=20)), "t")
+        table.update({b"%d" % i: b"" for i in range(64)})
+        reader = stack.enter_context(Process(READER, address))
+        for n in range(12):
+            reader.wait_for(2)
+            time.sleep(rng.random() * 0.002)  # not to wait for something: to hit another moment
+            reader.signal(signal.SIGSTOP)
+            with table.fe.transaction(table):
+                table.update(dict.fromkeys(table, b"%d" % n))
+            reader.signal(signal.SIGCONT)
+        found = reader.numbers()
+    assert 1 in found
+    assert 0 in found  # it was cut off now and then
+    assert set(found) == {0, 1}
 
 
 def test_a_busy_back_end_gives_no_lock_away_before_its_holder_has_stopped_using_it() -> None:
