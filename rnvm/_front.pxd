@@ -89,6 +89,8 @@ cdef struct frontend:
     # logs
     journal operations
     journal memory
+    uint64_t linger            # ns that the back-end is given to make a record durable before it is asked, over a network
+    int looks                  # at the durable positions that are worth while before the back-end is asked to make them so
     # the cache
     node **buckets
     uint64_t bucket_count      # a power of two

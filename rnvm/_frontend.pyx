@@ -40,6 +40,7 @@ cdef enum:
     LIVE = 256                 # for lines of live words
     OPENING = 300              # bytes of a call that opens a structure
     LISTING = 1 << 20
+    FIRST_LINGER = 1000        # ns
 
 LONGEST_TIME = 1e9             # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1
@@ -119,6 +120,8 @@ cdef class FrontEnd:
         self.c.sticky = lock == "sticky"
         self.c.applied = cache == 0 and not oplog
         self.c.budget = cache
+        self.c.linger = FIRST_LINGER
+        self.c.looks = 1
         self.c.random = secrets.randbits(64) | 1
         self.c.deadline = rfp_now() + <uint64_t> (timeout * 1e9)
         self.is_closed = False

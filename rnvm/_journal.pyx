@@ -2,11 +2,11 @@
 """The logs of a session, as their writer sees them (the contract is in _journal.pxd)."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause
-from rfp._fabric cimport WRITE, WRITE_NOTIFY, work_request
-from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_transfers
+from rfp._fabric cimport READ, WRITE, WRITE_NOTIFY, work_request
+from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_staggered, client_ring_transfers
 from rnvm._flush cimport flush_drain, flush_lines
 from rnvm._layout cimport (
     RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
@@ -18,6 +18,8 @@ from rnvm._structure cimport FENCED, LATE, LOST, OK, TOO_LONG
 cdef enum:
     LINES = 64                 # between the pad's header and the record, where they are made
     LOOKS = 200                # at the durable LSN, before the back-end is asked to make it so
+    SHORTEST = 200             # ns between a record's WRITE and the READ that finds it durable
+    LONGEST = 10000
 
 
 cdef struct live:              # what peers READ of a session
@@ -44,12 +46,12 @@ cdef uint64_t journal_room(const journal *j) noexcept nogil:
     return rnvm_longest_record(j.size) - sizeof(rnvm_record)
 
 
-cdef int look(frontend *fe) noexcept nogil:
-    """Hears how far the back-end is; FENCED where it has taken the session away."""
-    cdef live shown
-    cdef int found = remote_read(fe, rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE, &shown, sizeof(shown))
-    if found != OK:
-        return found
+cdef inline uint64_t live_at(const frontend *fe) noexcept nogil:
+    return rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE
+
+
+cdef int hear(frontend *fe, const live *shown) noexcept nogil:
+    """How far the back-end is; FENCED where it has taken the session away."""
     if shown.epoch != fe.epoch:
         fe.trouble = FENCED
         return FENCED
@@ -61,6 +63,16 @@ cdef int look(frontend *fe) noexcept nogil:
     fe.operations.durable = shown.operations_durable
     fe.memory.durable = shown.memory_durable
     return OK
+
+
+cdef int look(frontend *fe) noexcept nogil:
+    cdef live shown
+    cdef int found = remote_read(fe, live_at(fe), &shown, sizeof(shown))
+    return hear(fe, &shown) if found == OK else found
+
+
+cdef inline bint all_durable(const frontend *fe) noexcept nogil:
+    return fe.operations.durable >= fe.operations.tail and fe.memory.durable >= fe.memory.tail
 
 
 cdef bint fits(const journal *j, uint64_t length) noexcept nogil:
@@ -117,7 +129,8 @@ cdef int add(frontend *fe, journal *j, uint16_t kind, uint16_t parts, uint32_t l
 
 cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_parts, uint32_t memory,
                        uint16_t memory_parts) noexcept nogil:
-    cdef work_request[4] works
+    cdef work_request[5] works
+    cdef live shown
     cdef int n = 0, i, found
     if fe.trouble:
         return fe.trouble
@@ -143,7 +156,26 @@ cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_par
         works[i].local = fe.buffer
         works[i].remote = fe.logs
     works[n - 1].opcode = WRITE_NOTIFY
-    found = client_ring_transfers(fe.ring, works, n, fe.deadline)
+    if fe.near or not fe.persistent:
+        found = client_ring_transfers(fe.ring, works, n, fe.deadline)
+    else:
+        # Behind them comes a READ of how far the back-end is, as late as it needs to make them durable: then one is enough.
+        works[n].opcode = READ
+        works[n].local = fe.buffer
+        works[n].local_offset = fe.landing
+        works[n].remote = fe.pool
+        works[n].remote_offset = live_at(fe)
+        works[n].length = sizeof(live)
+        fe.reads += 1
+        found = client_ring_staggered(fe.ring, works, n + 1, fe.linger, fe.deadline)
+        if found == DONE:
+            memcpy(&shown, fe.buffer.base + fe.landing, sizeof(live))
+            found = hear(fe, &shown)
+            if all_durable(fe):
+                fe.linger = max(fe.linger - fe.linger // 64, <uint64_t> SHORTEST)
+            else:
+                fe.linger = min(fe.linger + fe.linger // 4, <uint64_t> LONGEST)
+            return found
     if found == DONE:
         return OK
     if found == TIMED_OUT:
@@ -153,7 +185,7 @@ cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_par
 
 
 cdef int journal_settle(frontend *fe) noexcept nogil:
-    cdef int found, looks
+    cdef int found, looks, most = LOOKS
     if fe.trouble:
         return fe.trouble
     if fe.near and (fe.direct or not fe.persistent):
@@ -167,22 +199,29 @@ cdef int journal_settle(frontend *fe) noexcept nogil:
             return FENCED
         fe.doubtful = False
         return OK
-    for looks in range(LOOKS):
-        found = look(fe)
-        if found != OK:
-            return found
-        if not fe.persistent or fe.operations.durable >= fe.operations.tail and fe.memory.durable >= fe.memory.tail:
+    if fe.near:
+        most = fe.looks
+    for looks in range(most):
+        # Where journal_write() has heard enough already, it has also heard that the session is still ours.
+        if fe.near or not fe.persistent or not all_durable(fe):
+            found = look(fe)
+            if found != OK:
+                return found
+        if not fe.persistent or all_durable(fe):
+            fe.looks = LOOKS
             fe.doubtful = False
             return OK
         if fe.near:
             rfp_pause()
+    # Waiting for a disk, looks only take the processor from those who have something to do.
+    fe.looks = max(fe.looks // 2, 1)
     found = remote_ask(fe, RNVM_SYNC, 0)
     if found == OK and fe.refusal != RNVM_GOOD:
         fe.trouble = LOST
         return LOST
     if found == OK:
         found = look(fe)
-    if found == OK and (fe.operations.durable < fe.operations.tail or fe.memory.durable < fe.memory.tail):
+    if found == OK and not all_durable(fe):
         # What is whole there was made durable: so something is not whole.
         fe.trouble = LOST
         return LOST

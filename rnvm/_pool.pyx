@@ -24,6 +24,7 @@ from rnvm._register cimport register_format
 from rnvm._replay cimport pool_checkpoint, pool_collect, pool_replay
 from rnvm._sessions cimport NO_SESSION, session_attach, session_fence, session_release, session_seal
 from rnvm._state cimport pool, ring, session as session_state, structure
+from rnvm._unsent cimport unsent_begin, unsent_end
 
 from rfp import units
 from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory, PoolDamaged
@@ -191,6 +192,7 @@ cdef class Pool:
         free(self.c.structures)
         free(self.c.scratch)
         free(self.c.limbo)
+        unsent_end(&self.c)
 
     def __enter__(self):
         return self
@@ -204,6 +206,10 @@ cdef class Pool:
         raise PoolDamaged(f"the pool is damaged: {findings[0].where}: {findings[0].what}{more}",
                           findings=[str(finding) for finding in findings], hint=REPAIR)
 
+    def at_once(self):
+        """Whether what is applied is on its way at once, because the medium is memory, or a model of that."""
+        return self.medium.direct or getattr(self.medium, "kind", "sectors") != "sectors"
+
     cdef allocate(self):
         cdef pool *p = &self.c
         p.taken = <uint64_t *> calloc((p.g.blocks + 63) // 64, sizeof(uint64_t))
@@ -212,7 +218,8 @@ cdef class Pool:
         p.sessions = <session_state *> calloc(p.g.sessions, sizeof(session_state))
         p.structures = <structure *> calloc(p.g.names, sizeof(structure))
         p.scratch = <char *> malloc(self.capacity())
-        if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch:
+        if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch \
+                or unsent_begin(p, self.at_once()):
             raise MemoryError("no memory for the state of a pool")
 
     def lost(self):

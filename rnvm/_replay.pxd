@@ -8,6 +8,8 @@ from rnvm._state cimport pool
 # Makes durable what the sessions have written since (one drain for all of them) and publishes how far that is.  Bytes; -1: the
 # medium failed.
 cdef int64_t pool_collect(pool *p) noexcept nogil
+# Whether all that a session has written is durable already.
+cdef bint pool_settled(pool *p, uint32_t session) noexcept nogil
 # Applies durable transactions, each all or nothing, those of a structure in the order of their numbers.  At most so many records;
 # how many.  A ring with a record that must not be applied becomes faulty and stands still.
 cdef int64_t pool_replay(pool *p, int64_t most) noexcept nogil

@@ -21,7 +21,7 @@ from rnvm._layout cimport (
     RNVM_PAGE, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_structure_index, rnvm_up)
 from rnvm._messages cimport *
 from rnvm._persistence cimport medium_drain
-from rnvm._replay cimport pool_checkpoint, pool_collect, pool_pending, pool_replay
+from rnvm._replay cimport pool_checkpoint, pool_collect, pool_pending, pool_replay, pool_settled
 from rnvm._sessions cimport NO_SESSION, session_attach, session_release
 from rnvm._state cimport pool
 
@@ -70,6 +70,7 @@ cdef class PoolService(Service):
         self.c.prepare = NULL
         self.c.execute = execute
         self.c.tend = tend
+        self.c.watchful = True
         if guests_begin(&self.b.g):
             self.b.stopped = True
 
@@ -511,7 +512,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
     elif asked.opcode == RNVM_DETACH:
         detach(s, answer, c)
     elif asked.opcode == RNVM_SYNC:
-        if pool_collect(s.g.p) < 0:
+        # Others may have written since the last sync: who waits for that one does not wait for theirs.
+        if not pool_settled(s.g.p, <uint32_t> c.session) and pool_collect(s.g.p) < 0:
             fail(s, answer)
     elif asked.opcode == RNVM_APPLY or asked.opcode == RNVM_ROOM:
         if guests_settle(&s.g) or asked.opcode == RNVM_ROOM and checkpoint(s):

@@ -122,6 +122,7 @@ cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
 # memory
 # any more) or GONE (then only after the queue pair was closed, unless ring.beside).  ids and flags are filled in here.
 cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil
+cdef int client_ring_staggered(client_ring *ring, work_request *works, int n, uint64_t pause, uint64_t deadline) noexcept nogil
 cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
                               remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil
 

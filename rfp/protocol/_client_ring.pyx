@@ -559,16 +559,46 @@ cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
         ring.releases += 1
 
 
+cdef int post_beside(client_ring *ring, work_request *works, int n, bint begun, uint64_t deadline) noexcept nogil:
+    """Posts all of them.  TIMED_OUT only if nothing was posted, here or, where `begun`, before."""
+    cdef uint32_t looks = 0
+    cdef uint64_t now
+    cdef int posted = 0
+    while True:
+        posted += ring.pair.ops.post(ring.pair, works + posted, n - posted)
+        if posted == n:
+            return DONE
+        collect(ring)                           # makes room
+        looks += 1
+        rfp_pause()
+        if looks % 64 == 0:
+            now = rfp_now()
+            if now - ring.asked >= STEP and not lives(ring, now):
+                ring.lost = GONE
+            if deadline and now > deadline and not ring.lost and posted == 0 and not begun:
+                return TIMED_OUT
+        if ring.lost:
+            return GONE
+
+
 cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil:
     """Requests beside the ring's own; the completion of the last one says that all are done.
 
     Returns when nothing can touch the local memory any more.  From a server that is gone nothing may ever come: after GONE it
     is for the caller to close the queue pair first, unless ring.beside.
     """
+    return client_ring_staggered(ring, works, n, 0, deadline)
+
+
+cdef int client_ring_staggered(client_ring *ring, work_request *works, int n, uint64_t pause, uint64_t deadline) noexcept nogil:
+    """The same, with so many ns between the others and the last, a READ of what the server makes of them.
+
+    It then sees the result one round trip after that, although nobody has waited for the WRITEs to complete.
+    """
     cdef uint32_t looks = 0
     cdef uint64_t now
-    cdef int posted = 0
-    cdef int i
+    cdef int first = n - 1 if pause else n
+    cdef int found, i
     for i in range(n):
         works[i].id = BESIDE
         works[i].flags = SIGNALED if i == n - 1 else 0
@@ -577,21 +607,15 @@ cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, ui
         else:
             ring.writes += 1
     ring.beside = False
-    while True:
-        posted += ring.pair.ops.post(ring.pair, works + posted, n - posted)
-        if posted == n:
-            break
-        collect(ring)                           # makes room
-        looks += 1
-        rfp_pause()
-        if looks % 64 == 0:
-            now = rfp_now()
-            if now - ring.asked >= STEP and not lives(ring, now):
-                ring.lost = GONE
-            if deadline and now > deadline and not ring.lost and posted == 0:
-                return TIMED_OUT
-        if ring.lost:
-            return GONE
+    found = post_beside(ring, works, first, False, deadline)
+    if found == DONE and pause:
+        now = rfp_now() + pause
+        while rfp_now() < now:
+            collect(ring)
+            rfp_pause()
+        found = post_beside(ring, works + first, 1, True, deadline)
+    if found != DONE:
+        return found
     collect(ring)
     while not ring.beside and not ring.lost:
         rfp_pause()

@@ -40,6 +40,9 @@ cdef struct service:
     # Called with the time (CLOCK_MONOTONIC, ns) at least once a millisecond while busy and before the first execute after a
     # sleep: the service keeps it as its clock, and expires pins and values. Returns True if it has more to do. May be NULL.
     bint (*tend)(void *context, uint64_t now) noexcept nogil
+    # Its work comes without requests too, such as records that clients WRITE into logs: tend() looks for it whenever the worker
+    # finds no request, and what it finds counts as work.
+    bint watchful
 
 
 cdef class Service:

@@ -24,6 +24,7 @@ cdef enum:
     TEND = 1000000         # ns between two tend() of a busy worker
     PROMPT = 2000          # ns after which a waiting client is not kept for the rest of its group
     TURNS = 64             # idle turns between two looks at the clock
+    WATCH = 4              # the same where tend() has to look for work
     PATIENCE = 10000       # looks whether an order was carried out before sleeping until it is
     ORDER = 10000000       # ns of such a sleep
 
@@ -149,6 +150,7 @@ cdef void worker_run(worker *w) noexcept nogil:
     cdef uint64_t tended = 0
     cdef uint64_t idle_since = 0
     cdef uint32_t idle = 0
+    cdef uint32_t turns = WATCH if w.service.watchful else TURNS
     cdef uint32_t armed
     cdef bint woken
     cdef bint worked = False        # since the last sleep
@@ -169,18 +171,23 @@ cdef void worker_run(worker *w) noexcept nogil:
         else:
             rfp_pause()
             idle += 1
-            if idle % TURNS and (w.spin.ns or not w.sleeps):
+            if idle % turns and (w.spin.ns or not w.sleeps):
                 continue
             now = rfp_now()
             if idle_since == 0:
                 idle_since = now
-        if now - tended > TEND or more:
+        if now - tended > TEND or more or w.service.watchful:
             if now - calibrated > TEND:
                 # The longer the way back to the start, the better this is; so it is done again now and then.
                 tick = rfp_tick_length(start, ticks)
                 calibrated = now
             more = w.service.tend != NULL and w.service.tend(w.service.context, now)
             tended = now
+            if more and w.service.watchful:
+                if worked and w.spin.skip == 0:
+                    rfp_spin_won(&w.spin)
+                worked = True
+                idle_since = now
         if idle == 0 or more or not w.sleeps or now - idle_since < rfp_spin_ns(&w.spin) or outstanding(w):
             continue
         if worked:
@@ -205,6 +212,9 @@ cdef void worker_run(worker *w) noexcept nogil:
         idle = 0
         # One look after a time-out is enough: the next sleep follows at once.
         idle_since = now - w.spin.ns
+        if more and w.service.watchful:
+            worked = True
+            idle_since = now
         if not woken and turn(w, tick):
             w.overslept += 1
             idle_since = 0

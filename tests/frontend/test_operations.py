@@ -26,7 +26,7 @@ from rfp.errors import (
 )
 from rnvm._sample import Sample
 
-from .conftest import Connect
+from .conftest import Connect, new_path, open_backend
 
 
 def test_what_was_done_is_there(backend: rnvm.Backend, connect: Connect) -> None:
@@ -407,3 +407,17 @@ def test_all_sessions_taken_is_an_error(direct: rnvm.Backend, connect: Connect) 
         connect(direct)
     with pytest.raises(Exception, match="front-ends"):
         rnvm.connect(direct.address)
+
+
+def test_a_back_end_that_is_awake_makes_records_durable_without_being_asked() -> None:
+    with new_path("emulated") as path, open_backend(path, "emulated", idle="spin") as backend, rnvm.connect(backend.address) as fe:
+        sample = Sample(fe, "s")
+
+        def calls_of_some_operations() -> int:
+            before = fe.figures["calls"]
+            for _ in range(20):
+                sample.add(1)
+            return int(fe.figures["calls"] - before)
+
+        # A busy machine may keep it from running for a while.
+        assert any(calls_of_some_operations() == 0 for _ in range(300))

@@ -1,0 +1,125 @@
+"""What each of the paper's techniques gives, over an emulated network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import rnvm
+import structures
+from bench.experiments import pool
+from bench.experiments.baselines import clock
+from bench.experiments.keys import drawn
+from bench.experiments.pool import BATCH, VALUE
+from bench.experiments.rows import Figures, Row, Setting, Side, number, take_turns
+from bench.placement import pinned
+from rfp import address as addresses
+
+QUESTION = "What do lock, operation log, cache and batches give, over an emulated round trip of 3 us (AsymNVM, evaluation)?"
+RTT = "3us"
+NAIVE: dict[str, Any] = {"cache": 0, "oplog": False, "lock": "each"}
+STEPS: dict[str, dict[str, Any]] = {
+    "naive": NAIVE,
+    "+ lock kept": {"cache": 0, "oplog": False},
+    "+ operation log": {"cache": 0},
+    "+ cache": {},
+    "+ batch": {},
+}
+KINDS = {"Queue.put": structures.Queue, "HashTable[k] = v": structures.HashTable, "BPlusTree[k] = v": structures.BPlusTree}
+RECORDS = 20_000
+TURN = 0.4  # of the seconds that a turn may take elsewhere: there are many
+
+
+def operation(structure: Any) -> Callable[[bytes], None]:
+    """What is done with each key."""
+    if isinstance(structure, structures.Queue):
+        put = structure.put
+        return lambda key: put(VALUE)
+
+    def store(key: bytes) -> None:
+        structure[key] = VALUE
+
+    return store
+
+
+def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]) -> Figures:
+    """A front-end that has been told to do without the techniques that are still to come: {"rate"}."""
+    together = step == "+ batch"
+    with rnvm.connect(address, timeout=30, **STEPS[step]) as fe, pinned(setting.client):
+        act = operation(KINDS[name](fe, name))
+        done, began = 0, clock()
+        now, until = began, began + int(TURN * setting.seconds * 1e9)
+        while now < until:
+            at = done % len(keys)
+            with fe.batch() if together else contextlib.nullcontext():
+                for key in keys[at : at + BATCH]:
+                    act(key)
+            done += BATCH
+            now = clock()
+        del act
+    return {"rate": done * 1e9 / (now - began)}
+
+
+@contextlib.contextmanager
+def sides(setting: Setting) -> Iterator[dict[tuple[str, str], Side]]:
+    """All steps of all structures, on one back-end that never sleeps: only the network is to count."""
+    records = setting.count(RECORDS, 2000)
+    keys = drawn(RECORDS, records)
+    place = replace(addresses.unique(), options=addresses.parse(f"shm:///x?rtt={RTT}").options)
+    with pool.served(setting, address=place, idle="spin") as backend:
+        with rnvm.connect(backend.address, timeout=30) as fe:
+            for name, kind in KINDS.items():
+                structure = kind(fe, name)
+                if not isinstance(structure, structures.Queue):
+                    pool.fill(fe, structure, records)
+            del structure
+        yield {
+            (name, step): lambda name=name, step=step: turn(setting, backend.address, name, step, keys)
+            for name in KINDS
+            for step in STEPS
+        }
+
+
+def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
+    """A row for each structure, its steps in the note."""
+    with sides(setting) as all_sides:
+        measured = take_turns({f"{name}\n{step}": side for (name, step), side in all_sides.items()}, setting.rounds)
+    found = {name: {step: measured[f"{name}\n{step}"]["rate"] for step in STEPS} for name in KINDS}
+    if picture:
+        draw(found, picture)
+    return [
+        Row(f"{name}, all techniques", rates["+ batch"], "op/s", rates["naive"], f"naive, rtt={RTT} emulated", 6, note=steps(rates))
+        for name, rates in found.items()
+    ]
+
+
+def steps(rates: dict[str, float]) -> str:
+    """The line of a structure as the paper's table has it: the rate with each technique more, and how many times naive's."""
+    return "; ".join(f"{step} {number(rate, 'op/s')} ({rate / rates['naive']:.2f} x)" for step, rate in rates.items())
+
+
+def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
+    """The same as bars."""
+    from bench.plot import COLOURS, pyplot, save
+
+    plt = pyplot()
+    figure, axes = plt.subplots(figsize=(8, 4.4))
+    width = 0.8 / len(STEPS)
+    for i, step in enumerate(STEPS):
+        places = [group + (i - (len(STEPS) - 1) / 2) * width for group in range(len(found))]
+        rates = [found[name][step] / 1e3 for name in found]
+        axes.bar(places, rates, width * 0.95, color=COLOURS[i], label=step)
+        for place, rate, name in zip(places, rates, found):
+            axes.annotate(f"{rate * 1e3 / found[name]['naive']:.1f}x", (place, rate), ha="center", va="bottom", fontsize=8)
+    axes.set_xticks(range(len(found)), list(found))
+    axes.set_ylabel("thousand durable operations per second")
+    axes.set_title(f"emulated network, round trip {RTT}", fontsize=10)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.tight_layout()
+    save(figure, path)

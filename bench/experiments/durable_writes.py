@@ -1,0 +1,86 @@
+"""Durable operations of structures, one at a time and in batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import rnvm
+import structures
+from bench.experiments import durable_peers, pool
+from bench.experiments.baselines import rate_of
+from bench.experiments.keys import drawn
+from bench.experiments.pool import BATCH, VALUE
+from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
+from bench.peers.process import PeerMissing
+from bench.placement import pinned
+
+QUESTION = "How fast are durable operations of a queue, a hash table, a B+tree in memory, against RocksDB that syncs its log there?"
+
+
+@contextlib.contextmanager
+def queue_put(setting: Setting) -> Iterator[Side]:
+    """put of 64 B, one at a time, and in batches of 100: {"rate", "batch"} in values per second."""
+    values = [VALUE] * setting.count(200_000, BATCH)
+    batches = [values[:BATCH]] * (len(values) // BATCH)
+    with pool.served(setting) as backend, rnvm.connect(backend.address) as fe:
+
+        def together(queue: structures.Queue, some: list[bytes]) -> None:
+            put = queue.put
+            with fe.batch():
+                for value in some:
+                    put(value)
+
+        def side() -> Figures:
+            queue = structures.Queue(fe, "queue")
+            with pinned(setting.client):
+                figures = {
+                    "rate": rate_of(queue.put, values, setting.seconds),
+                    "batch": rate_of(lambda some: together(queue, some), batches, setting.seconds) * BATCH,
+                }
+            del queue
+            fe.drop("queue")
+            return figures
+
+        yield side
+
+
+@contextlib.contextmanager
+def mapping_set(setting: Setting, kind: Any) -> Iterator[Side]:
+    """`mapping[key] = value` of 16 + 64 B: {"rate"}."""
+    keys = drawn(setting.count(200_000), setting.records)
+    with pool.served(setting) as backend, rnvm.connect(backend.address) as fe:
+        mapping = kind(fe, "mapping")
+        pool.fill(fe, mapping, setting.records)
+
+        def side() -> Figures:
+            with pinned(setting.client):
+                return {"rate": pool.rate_of_stores(mapping, keys, setting.seconds)}
+
+        yield side
+        del mapping
+
+
+def measure(setting: Setting) -> list[Row]:
+    """All sides by turns; RocksDB may be missing."""
+    sides: dict[str, Side] = {}
+    why = ""
+    with ExitStack() as stack:
+        sides["queue"] = stack.enter_context(queue_put(setting))
+        sides["hash"] = stack.enter_context(mapping_set(setting, structures.HashTable))
+        sides["tree"] = stack.enter_context(mapping_set(setting, structures.BPlusTree))
+        try:
+            sides["rocksdb"] = stack.enter_context(durable_peers.rocksdb_put(setting))
+        except PeerMissing as error:
+            why = str(error)
+        found = take_turns(sides, setting.rounds)
+    one, many = (found.get("rocksdb", {}).get(name) for name in ("rate", "batch"))
+    put = "RocksDB put, synced"
+    return [
+        Row("Queue.put, 64 B", found["queue"]["rate"], "op/s", one, put, 2, why=why),
+        Row(f"Queue.put, batches of {BATCH}", found["queue"]["batch"], "op/s", many, f"RocksDB WriteBatch of {BATCH}", 2, why=why),
+        Row("HashTable[k] = v, 16 + 64 B", found["hash"]["rate"], "op/s", one, put, 1.5, why=why),
+        Row("BPlusTree[k] = v, 16 + 64 B", found["tree"]["rate"], "op/s", one, put, 1.2, why=why),
+    ]

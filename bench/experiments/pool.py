@@ -1,0 +1,69 @@
+"""A pool in memory or on a disk, served by a thread on its own CPU, and front-ends of it."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import rfp
+import rnvm
+from bench.experiments.baselines import CHUNK, clock
+from bench.experiments.keys import all_keys
+from bench.experiments.rows import Setting
+from rnvm import pools
+
+MEMORY = "/dev/shm"
+VALUE = bytes(64)
+BATCH = 100
+
+
+@contextlib.contextmanager
+def folder_on(medium: str | None) -> Iterator[Path]:
+    """A folder in `medium`, or where temporary files stand if that is a disk; it goes at the end.  Raises RfpError."""
+    path = Path(tempfile.mkdtemp(prefix="rfp-experiment-", dir=medium))
+    try:
+        if medium is None:
+            with open(path / "probe", "wb") as probe:
+                if pools.media(probe.fileno()).volatile:
+                    raise rfp.RfpError(f"{path.parent} is in memory", hint="TMPDIR= names a folder on a disk")
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def served(setting: Setting, medium: str | None = MEMORY, **options: Any) -> Iterator[rnvm.Backend]:
+    """A back-end; on memory it flushes cache lines as on persistent memory, for which it stands here."""
+    cpus = sorted(setting.server) if setting.server else None
+    if medium:
+        options = {"assume_persistent": True, "force_flush": True, **options}
+    with folder_on(medium) as folder:
+        with rnvm.Backend(folder / "pool", size="512MiB", cpus=cpus, **options) as backend:
+            yield backend
+
+
+def fill(fe: Any, mapping: MutableMapping[bytes, bytes], records: int) -> None:
+    """All records, some in each batch."""
+    keys = all_keys(records)
+    for at in range(0, records, BATCH):
+        with fe.batch():
+            for key in keys[at : at + BATCH]:
+                mapping[key] = VALUE
+
+
+def rate_of_stores(target: Any, keys: list[bytes], seconds: float) -> float:
+    """`target[key] = VALUE` per second, until the keys or the seconds are used up."""
+    began = now = clock()
+    until = began + int(seconds * 1e9)
+    done = 0
+    value = VALUE
+    while done < len(keys) and now < until:
+        for key in keys[done : done + CHUNK]:
+            target[key] = value
+        done += CHUNK
+        now = clock()
+    return min(done, len(keys)) * 1e9 / (now - began)
