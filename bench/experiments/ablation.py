@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,7 @@ def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]
 
 
 @contextlib.contextmanager
-def sides(setting: Setting) -> Iterator[dict[tuple[str, str], Side]]:
+def sides(setting: Setting) -> Iterator[dict[str, Side]]:
     """All steps of all structures, on one back-end that never sleeps: only the network is to count."""
     records = setting.count(RECORDS, 2000)
     keys = drawn(RECORDS, records)
@@ -76,22 +77,18 @@ def sides(setting: Setting) -> Iterator[dict[tuple[str, str], Side]]:
                 if not isinstance(structure, structures.Queue):
                     pool.fill(fe, structure, records)
             del structure
-        yield {
-            (name, step): lambda name=name, step=step: turn(setting, backend.address, name, step, keys)
-            for name in KINDS
-            for step in STEPS
-        }
+        yield {f"{name}, {step}": partial(turn, setting, backend.address, name, step, keys) for name in KINDS for step in STEPS}
 
 
 def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
     """A row for each structure, its steps in the note."""
     with sides(setting) as all_sides:
-        measured = take_turns({f"{name}\n{step}": side for (name, step), side in all_sides.items()}, setting.rounds)
-    found = {name: {step: measured[f"{name}\n{step}"]["rate"] for step in STEPS} for name in KINDS}
+        measured = take_turns(all_sides, setting.rounds)
+    found = {name: {step: measured[f"{name}, {step}"]["rate"] for step in STEPS} for name in KINDS}
     if picture:
         draw(found, picture)
     return [
-        Row(f"{name}, all techniques", rates["+ batch"], "op/s", rates["naive"], f"naive, rtt={RTT} emulated", 6, note=steps(rates))
+        Row(f"{name}, emulated {RTT}", rates["+ batch"], "op/s", rates["naive"], "naive, emulated", 6, note=steps(rates))
         for name, rates in found.items()
     ]
 

@@ -128,8 +128,8 @@ def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
 
 
 @contextlib.contextmanager
-def lmdb_get(setting: Setting) -> Iterator[Side]:
-    """LMDB in this process, one read transaction per get of 32 B: {"rate", "p50"}."""
+def lmdb_get(setting: Setting, value: bytes = VALUE) -> Iterator[Side]:
+    """LMDB in this process, one read transaction per get: {"rate", "p50"}."""
     lmdb = package("lmdb")
     keys, timed = drawn(setting.count(400_000), setting.records), drawn(setting.count(100_000), setting.records)
     path = tempfile.mkdtemp(prefix="rfp-experiment-lmdb-")
@@ -137,7 +137,7 @@ def lmdb_get(setting: Setting) -> Iterator[Side]:
         environment = lmdb.open(path, map_size=1 << 30, sync=False, metasync=False, writemap=True)
         with environment.begin(write=True) as transaction:
             for key in all_keys(setting.records):
-                transaction.put(key, VALUE)
+                transaction.put(key, value)
         begin = environment.begin
 
         def get(key: bytes) -> Any:

@@ -33,7 +33,6 @@ def tree_get(setting: Setting) -> Iterator[Side]:
                     return {"rate": rate_of(get, keys, setting.seconds)}
 
             yield side
-            del get
 
 
 def measure(setting: Setting) -> list[Row]:

@@ -16,7 +16,10 @@ from bench.experiments.rows import Row, Setting, machine, table
 from rfp.errors import RfpError
 
 # In the order of the table.
-NAMES = ("python_get", "python_get_many", "window", "large_values", "large_put", "idle", "capacity", "growth")
+NAMES = (
+    "python_get", "python_get_many", "window", "large_values", "large_put", "idle", "capacity", "growth",
+    "durable_writes", "cached_read", "disk_file", "ablation",
+)  # fmt: skip
 
 
 def run(name: str, setting: Setting, **options: Any) -> list[Row]:
@@ -43,8 +46,17 @@ def run(name: str, setting: Setting, **options: Any) -> list[Row]:
     help="Shrinks all counts, for a quick look.",
 )
 @click.option("--curve", metavar="FILE", help="Draw the curve of `growth` (PNG, SVG or PDF; needs matplotlib).")
+@click.option("--bars", metavar="FILE", help="Draw the steps of `ablation`, likewise.")
 @click.option("--list", "listing", is_flag=True, help="Print the experiments and their questions.")
-def main(names: Sequence[str], json_file: str | None, rounds: int, scale: float, curve: str | None, listing: bool) -> None:
+def main(
+    names: Sequence[str],
+    json_file: str | None,
+    rounds: int,
+    scale: float,
+    curve: str | None,
+    bars: str | None,
+    listing: bool,
+) -> None:
     """Measure the speed table, or the experiments NAMEd: measured, peer, ratio, bar, met or MISSED.
 
     All of it takes some minutes; use a machine that does nothing else.
@@ -67,14 +79,15 @@ def main(names: Sequence[str], json_file: str | None, rounds: int, scale: float,
         click.echo("there is one CPU: client and server share it, and no bar was set for that", err=True)
     rows: list[Row] = []
     began = time.monotonic()
+    pictures = {"growth": curve, "ablation": bars}
     for name in names or NAMES:
         click.echo(f"{name} ...", err=True)
-        rows += run(name, setting, **({"picture": curve} if name == "growth" and curve else {}))
+        rows += run(name, setting, **({"picture": pictures[name]} if pictures.get(name) else {}))
     click.echo(table(rows))
-    bars = [row for row in rows if row.bar is not None]
-    met = sum(row.met is True for row in bars)
+    promised = [row for row in rows if row.bar is not None]
+    met = sum(row.met is True for row in promised)
     scaled = f", counts scaled by {scale:g}" if scale != 1 else ""
-    click.echo(f"\n{met} of {len(bars)} bars met; medians of {rounds} rounds{scaled}; {time.monotonic() - began:.0f} s; "
+    click.echo(f"\n{met} of {len(promised)} bars met; medians of {rounds} rounds{scaled}; {time.monotonic() - began:.0f} s; "
                f"{before['cpu']}, {before['cpus']} CPUs, load before {before['load']}")  # fmt: skip
     if json_file:
         if os.path.dirname(json_file):

@@ -47,7 +47,6 @@ def one_put(setting: Setting) -> Iterator[Side]:
                 return {"p50": median_of(queue.put, values, setting.seconds)}
 
         yield side
-        del queue
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ FILE = 8 << 20
 
 @contextlib.contextmanager
 def rocksdb_put(setting: Setting) -> Iterator[Side]:
-    """RocksDB in memory, 16 + 64 B, one synced put at a time, and a synced WriteBatch of 100: {"rate", "batch"} in keys per second."""
+    """RocksDB in memory, 16 + 64 B, one synced put each, and a synced WriteBatch of 100: {"rate", "batch"} in keys a second."""
     rocksdict = package("rocksdict")
     keys = drawn(setting.count(200_000, BATCH), setting.records)
     with folder_on(MEMORY) as folder:

@@ -17,7 +17,7 @@ from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 
-QUESTION = "How fast are durable operations of a queue, a hash table, a B+tree in memory, against RocksDB that syncs its log there?"
+QUESTION = "How fast are durable operations of a queue, a hash table, a B+tree in memory, against RocksDB with a synced log?"
 
 
 @contextlib.contextmanager
@@ -27,20 +27,20 @@ def queue_put(setting: Setting) -> Iterator[Side]:
     batches = [values[:BATCH]] * (len(values) // BATCH)
     with pool.served(setting) as backend, rnvm.connect(backend.address) as fe:
 
-        def together(queue: structures.Queue, some: list[bytes]) -> None:
-            put = queue.put
-            with fe.batch():
-                for value in some:
-                    put(value)
+        def puts(put: Any) -> Figures:
+            def together(some: list[bytes]) -> None:
+                with fe.batch():
+                    for value in some:
+                        put(value)
+
+            with pinned(setting.client):
+                return {
+                    "rate": rate_of(put, values, setting.seconds),
+                    "batch": rate_of(together, batches, setting.seconds) * BATCH,
+                }
 
         def side() -> Figures:
-            queue = structures.Queue(fe, "queue")
-            with pinned(setting.client):
-                figures = {
-                    "rate": rate_of(queue.put, values, setting.seconds),
-                    "batch": rate_of(lambda some: together(queue, some), batches, setting.seconds) * BATCH,
-                }
-            del queue
+            figures = puts(structures.Queue(fe, "queue").put)
             fe.drop("queue")
             return figures
 
@@ -60,7 +60,6 @@ def mapping_set(setting: Setting, kind: Any) -> Iterator[Side]:
                 return {"rate": pool.rate_of_stores(mapping, keys, setting.seconds)}
 
         yield side
-        del mapping
 
 
 def measure(setting: Setting) -> list[Row]:
@@ -80,7 +79,7 @@ def measure(setting: Setting) -> list[Row]:
     put = "RocksDB put, synced"
     return [
         Row("Queue.put, 64 B", found["queue"]["rate"], "op/s", one, put, 2, why=why),
-        Row(f"Queue.put, batches of {BATCH}", found["queue"]["batch"], "op/s", many, f"RocksDB WriteBatch of {BATCH}", 2, why=why),
+        Row(f"Queue.put, batches of {BATCH}", found["queue"]["batch"], "op/s", many, "RocksDB WriteBatch, synced", 2, why=why),
         Row("HashTable[k] = v, 16 + 64 B", found["hash"]["rate"], "op/s", one, put, 1.5, why=why),
         Row("BPlusTree[k] = v, 16 + 64 B", found["tree"]["rate"], "op/s", one, put, 1.2, why=why),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,12 +41,11 @@ def served(setting: Setting, medium: str | None = MEMORY, **options: Any) -> Ite
     cpus = sorted(setting.server) if setting.server else None
     if medium:
         options = {"assume_persistent": True, "force_flush": True, **options}
-    with folder_on(medium) as folder:
-        with rnvm.Backend(folder / "pool", size="512MiB", cpus=cpus, **options) as backend:
-            yield backend
+    with folder_on(medium) as folder, rnvm.Backend(folder / "pool", size="512MiB", cpus=cpus, **options) as backend:
+        yield backend
 
 
-def fill(fe: Any, mapping: MutableMapping[bytes, bytes], records: int) -> None:
+def fill(fe: Any, mapping: Any, records: int) -> None:
     """All records, some in each batch."""
     keys = all_keys(records)
     for at in range(0, records, BATCH):

@@ -3,6 +3,7 @@
 import importlib
 import json
 import shutil
+import tempfile
 import threading
 import time
 
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 
 from bench._ring_baseline import RingBaseline, load_latency
 from bench._workload import Stream, Workload
-from bench.experiments import baselines, command, growth, idle, large_put, large_values, window
+from bench.experiments import ablation, baselines, command, durable_peers, growth, idle, large_put, large_values, pool, window
 from bench.experiments.keys import all_keys, drawn, properties
 from bench.experiments.other_process import OtherProcess
 from bench.experiments.rows import Row, Setting, number, table, take_turns
@@ -178,6 +179,7 @@ def without_peers(monkeypatch):
 
     for peer in ("redis_benchmark", "pylibmc_get", "pylibmc_get_multi", "lmdb_get"):
         monkeypatch.setattr(baselines, peer, missing)
+    monkeypatch.setattr(durable_peers, "rocksdb_put", missing)
 
 
 @pytest.mark.parametrize("name", command.NAMES)
@@ -214,6 +216,25 @@ def test_the_curve_is_drawn(tmp_path, drawing, monkeypatch):
     monkeypatch.setattr(growth, "SIZES", (10_000, 1_000_000))
     growth.measure(TINY, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_steps_of_the_ablation_are_drawn_and_told(tmp_path, drawing):
+    rates = {step: 1e4 * (1 + number) for number, step in enumerate(ablation.STEPS)}
+    ablation.draw(dict.fromkeys(ablation.KINDS, rates), tmp_path / "bars.png")
+    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
+    assert ablation.steps(rates).startswith("naive 10 kop/s (1.00 x); + lock kept 20 kop/s (2.00 x); ")
+
+
+def test_each_durable_peer_gives_its_figures():
+    pytest.importorskip("rocksdict")
+    with durable_peers.rocksdb_put(TINY) as measure:
+        assert min(measure().values()) > 100
+
+
+def test_a_folder_in_memory_is_no_disk(monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", pool.MEMORY)
+    with pytest.raises(RfpError, match="is in memory"), pool.folder_on(None):
+        pass
 
 
 def test_an_experiment_that_cannot_be_measured_is_a_row_that_says_why(monkeypatch):
