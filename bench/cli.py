@@ -42,7 +42,7 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that YCSB's commands have, as people type them."""
     options = [
         click.option(
-            "-P", "files", multiple=True, metavar="FILE", help="Properties from a file, or a built-in workload: a b c d f."
+            "-P", "files", multiple=True, metavar="FILE", help="Properties from a file, or a built-in workload: a b c d e f."
         ),
         click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property; overrides files."),
         click.option("-threads", "--threads", type=click.IntRange(1), metavar="N", help="Client threads."),
@@ -84,7 +84,7 @@ def properties_of(
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(rfp.__version__, message="rfp-ycsb %(version)s")
 def main() -> None:
-    """Run YCSB's core workloads against this package's key-value store, Redis, memcached, LMDB.
+    """Run YCSB's core workloads against this package's store and persistent mappings, Redis, memcached, LMDB, RocksDB, SQLite.
 
     \b
     One command with its own servers, nothing to set up:
@@ -97,7 +97,8 @@ def main() -> None:
       rfp-ycsb run  rfp -P workloada -p recordcount=1000000 -p rfp.address=shm:///run/rfp/default \\
                     -p operationcount=5000000 -threads 4 -target 200000 -s
 
-    Databases: rfp, rfp-python, redis, memcached, lmdb, dict, inproc (`rfp-ycsb databases` says what each is).
+    Databases: rfp, rfp-python, rnvm-hashtable, rnvm-bptree, redis, memcached, lmdb, rocksdb, sqlite, dict, inproc
+    (`rfp-ycsb databases` says what each is).
 
     Exit status: 0 done; 1 reads returned wrong data; 2 the command was wrong, or something is not installed; 3 the connection
     failed; 130 Ctrl-C.
@@ -192,6 +193,7 @@ def bench(db: str, **options: Any) -> None:
     Examples:
       rfp-ycsb bench rfp -P a -p recordcount=100000 -p operationcount=1000000
       rfp-ycsb bench rfp -P c -p rfp.window=32 -p fieldcount=1 -p fieldlength=32
+      rfp-ycsb bench rnvm-bptree -P e -p rnvm.pool=/data/ycsb.pool -p rnvm.batch=100
       rfp-ycsb bench redis -P a -p operationcount=50000 -target 5000 --plot redis.png
       rfp-ycsb bench memcached -P f -p exporter=json -p dataintegrity=true
     """
@@ -289,7 +291,7 @@ def databases() -> None:
     from bench.databases import DATABASES
 
     for name, entry in DATABASES.items():
-        click.echo(f"{name:<11} {entry.meaning}")
+        click.echo(f"{name:<14} {entry.meaning}")
 
 
 @main.command()

@@ -53,7 +53,7 @@ def measure(
     requests = Workload(properties, loading=loading, known=known)
     if requests.scans and not database.scans:
         raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
-                              hint="a workload other than E, or one of lmdb, rocksdb, sqlite")  # fmt: skip
+                              hint="a workload other than E, or one of rnvm-bptree, lmdb, rocksdb, sqlite")  # fmt: skip
     seconds = seconds or (0 if loading else properties["maxexecutiontime"])
     if not requests.operations and not seconds:
         raise InvalidArgument("operationcount=0 runs until maxexecutiontime", hint="-p maxexecutiontime=SECONDS")

@@ -67,6 +67,8 @@ class Entry:
 DATABASES = {
     "rfp": Entry("rfp", "Rfp", "this package's store, driven without Python in the way"),
     "rfp-python": Entry("rfp", "Rfp", "the same through rfp.connect() and its methods", (("rfp.api", "python"),)),
+    "rnvm-hashtable": Entry("rnvm", "RnvmHashTable", "this package's persistent hash table, structures.HashTable"),
+    "rnvm-bptree": Entry("rnvm", "RnvmBPlusTree", "this package's persistent B+tree, structures.BPlusTree"),
     "redis": Entry("redis", "Redis", "Redis through redis-py"),
     "memcached": Entry("memcached", "Memcached", "memcached through pylibmc, else pymemcache"),
     "lmdb": Entry("lmdb", "Lmdb", "LMDB in this process, one transaction per operation"),

@@ -1,0 +1,169 @@
+"""This package's persistent mappings, through a front-end of its own for each thread."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import rnvm
+import structures
+from bench.databases import Database
+from bench.databases.rfp import emulation
+from rfp import address as addresses
+from rfp import units
+from rfp.errors import InvalidArgument, RfpError
+from rnvm import pools
+
+if TYPE_CHECKING:
+    from bench.placement import Placement
+    from bench.properties import Properties
+    from rnvm._frontend import FrontEnd
+
+MEMORY = "/dev/shm"
+TABLE = "usertable"
+SPACE = 3  # bytes of a pool for a byte of records: nodes that are half full, and blocks that are still to be reused
+BESIDE = 128  # bytes of key and entry that a record takes, at most
+LOGS = 64 << 20
+FRONT_ENDS = 16
+
+
+class Mapping(Database):
+    """rnvm.address names the back-end; without it one is embedded in this process.
+
+    rnvm.pool: the pool that it serves, made if there is none; by default one in memory, that goes when it is closed.
+    """
+
+    kind: Any
+
+    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+        self._properties = properties
+        self._backend: rnvm.Backend | None = None
+        self._temporary = ""
+        self.client = f"rnvm.connect(), structures.{self.kind.__name__}"
+        address = properties["rnvm.address"]
+        if address is not None:
+            self._place = addresses.parse(address)
+        else:
+            self._backend = self._embed(properties, private, placement)
+            self._place = addresses.parse(self._backend.address)
+        self.emulated = emulation(self._place)
+
+    def _embed(self, properties: Properties, private: bool, placement: Placement | None) -> rnvm.Backend:
+        path = properties["rnvm.pool"]
+        if path is None:
+            if not private:
+                raise InvalidArgument(
+                    "load and run must use the same pool",
+                    hint="-p rnvm.pool=PATH, or -p rnvm.address= of one that is served; or rfp-ycsb bench",
+                )
+            self._temporary = tempfile.mkdtemp(prefix="rfp-ycsb-rnvm-", dir=MEMORY if os.path.isdir(MEMORY) else None)
+            path = os.path.join(self._temporary, "pool")
+        try:
+            if not os.path.exists(path):
+                size = properties["rnvm.size"] or size_for(properties)
+                pools.create(path, size, front_ends=max(FRONT_ENDS, properties["threadcount"] + 1), assume_persistent=True)
+            return rnvm.Backend(path, cpus=sorted(placement.server) if placement else None)
+        except BaseException:
+            self._remove()
+            raise
+
+    def connect(self) -> MappingClient:
+        given = self._properties
+        fe = rnvm.connect(
+            self._place,
+            durability=given["rnvm.durability"],
+            cache=units.size(given["rnvm.cache"]),
+            timeout=given["rnvm.timeout"],
+            secret_file=given["rnvm.secret_file"],
+        )
+        return MappingClient(fe, self.kind, given["rnvm.batch"])
+
+    def close(self) -> None:
+        if self._backend is not None:
+            self._backend.close()
+        self._remove()
+
+    def _remove(self) -> None:
+        if self._temporary:
+            shutil.rmtree(self._temporary, ignore_errors=True)
+
+
+class RnvmHashTable(Mapping):
+    """structures.HashTable."""
+
+    kind = structures.HashTable
+
+
+class RnvmBPlusTree(Mapping):
+    """structures.BPlusTree."""
+
+    kind = structures.BPlusTree
+    scans = True
+
+
+class MappingClient:
+    """A front-end and the mapping.  batch: so many writes become visible to others together, and each is durable by itself."""
+
+    errors: tuple[type[BaseException], ...] = (RfpError,)
+
+    def __init__(self, fe: FrontEnd, kind: Any, batch: int) -> None:
+        self._fe = fe
+        self._batch = batch
+        self._open: Any = None  # the batch under way
+        self._left = 0
+        try:
+            self._mapping = mapping = kind(fe, TABLE)
+        except BaseException:
+            fe.close()
+            raise
+        self.read = mapping.get
+        if batch <= 1:
+            self.insert = self.update = mapping.set  # type: ignore[method-assign]
+
+    def insert(self, key: bytes, value: bytes) -> None:
+        """Stores a record."""
+        self._count()
+        self._mapping[key] = value
+
+    update = insert
+
+    def delete(self, key: bytes) -> None:
+        """Removes a record, if it is there."""
+        self._count()
+        self._mapping.pop(key, None)
+
+    def scan(self, key: bytes, count: int) -> list[tuple[bytes, bytes]]:
+        """So many records from a key on."""
+        return list(islice(self._mapping.range(key, None), count))
+
+    def _count(self) -> None:
+        if self._batch <= 1:
+            return
+        if not self._left:
+            if self._open is not None:
+                self._open.__exit__(None, None, None)
+            self._open = self._fe.batch()
+            self._open.__enter__()
+            self._left = self._batch
+        self._left -= 1
+
+    def close(self) -> None:
+        """Ends the session, and the batch with it: this may be another thread than that which began it."""
+        self._fe.close()
+
+
+def size_for(properties: Properties) -> int:
+    """Bytes of a pool for the records, and for the inserts of four runs.
+
+    >>> from bench.properties import Properties
+    >>> size_for(Properties({"recordcount": "1M"})) // 10**6
+    3571
+    """
+    from bench._workload import operation_shares, record_size
+
+    _, _, inserts, *_ = operation_shares(properties)
+    records: int = properties["recordcount"] + 4 * int(properties["operationcount"] * inserts)
+    return LOGS + SPACE * records * (record_size(properties) + BESIDE)
