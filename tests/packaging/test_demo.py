@@ -13,7 +13,7 @@ DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-def test_the_demo_measures_draws_and_gets_back_what_it_put(tmp_path):
+def test_the_demo_measures_draws_gets_back_what_it_put_and_survives_its_kills(tmp_path):
     pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib")
     (tmp_path / "scripts").mkdir()
     demo = shutil.copy(DEMO, tmp_path / "scripts")          # its results go beside it
@@ -26,5 +26,8 @@ def test_the_demo_measures_draws_and_gets_back_what_it_put(tmp_path):
     assert not any(row["failed"] for row in numbers)
     assert (tmp_path / "out" / "demo.png").read_bytes().startswith(b"\x89PNG")
     assert "got b'demo.png'" in run.stdout
+    assert run.stdout.count("killed with -9 at work") == 6
+    assert "none was lost, none was done twice" in run.stdout
+    assert not (tmp_path / "out" / "demo.pool").exists()
     missing = {"redis", "memcached"} - {row["database"] for row in numbers}
     assert all(f"left out {name}" in run.stderr and "install" in run.stderr for name in missing)
