@@ -7,10 +7,10 @@ from libc.string cimport memcpy, memset
 from rfp._core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause
 from rfp._fabric cimport READ, WRITE, WRITE_NOTIFY, work_request
 from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_staggered, client_ring_transfers
-from rnvm._flush cimport flush_drain, flush_lines
+from rnvm._flush cimport flush_drain, store_lines
 from rnvm._layout cimport (
-    RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
-    rnvm_record_length, rnvm_record_seal, rnvm_session_at)
+    RNVM_LINE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
+    rnvm_record_length, rnvm_record_seal, rnvm_session_at, rnvm_up)
 from rnvm._messages cimport RNVM_ROOM, RNVM_SYNC, RNVM_GOOD
 from rnvm._remote cimport remote_ask, remote_patience, remote_read
 from rnvm._structure cimport FENCED, LATE, LOST, OK, TOO_LONG
@@ -142,9 +142,12 @@ cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_par
     fe.writes += n
     if fe.near:
         for i in range(n):
-            rfp_copy_out(fe.logs.base + works[i].remote_offset, fe.buffer.base + works[i].local_offset, works[i].length)
             if fe.flushed and fe.persistent:
-                flush_lines(fe.logs.base + works[i].remote_offset, works[i].length)
+                # Records begin with a line and end with one, in the ring as where they were made.
+                store_lines(fe.logs.base + works[i].remote_offset, fe.buffer.base + works[i].local_offset,
+                            rnvm_up(works[i].length, RNVM_LINE))
+            else:
+                rfp_copy_out(fe.logs.base + works[i].remote_offset, fe.buffer.base + works[i].local_offset, works[i].length)
         rfp_fence_release()
         if fe.direct or not fe.persistent:
             return OK

@@ -89,31 +89,34 @@ static inline void rnvm_flush_drain(void)
 #endif
 }
 
+/* Stores whole lines and sends them on their way.  Past the caches: else each line is first fetched from whoever read it last. */
+static inline void rnvm_store_lines(void *to, const void *from, size_t n)
+{
+#if defined(__x86_64__)
+    typedef long long lanes __attribute__((vector_size(16)));
+    for (size_t i = 0; i < n; i += 16) {
+        lanes piece;
+        memcpy(&piece, (const char *)from + i, 16);
+        __builtin_ia32_movntdq((lanes *)((char *)to + i), piece);
+    }
+#else
+    rfp_copy_out(to, from, n);
+    rnvm_flush(to, n);
+#endif
+}
+
 /* Stores a range and sends it on its way; a long one past the caches, which it would only empty. */
 static inline void rnvm_store_flushed(void *to, const void *from, size_t n)
 {
-#if defined(__x86_64__)
     if (n >= RNVM_STREAM) {
-        typedef long long lanes __attribute__((vector_size(16)));
-        char *t = (char *)to;
-        const char *f = (const char *)from;
-        size_t head = -(uintptr_t)t & (RNVM_FLUSH_LINE - 1), body = (n - head) & ~(size_t)(RNVM_FLUSH_LINE - 1);
-        if (head) {
-            rfp_copy_out(t, f, head);
-            rnvm_flush(t, head);
-        }
-        for (size_t i = 0; i < body; i += 16) {
-            lanes piece;
-            memcpy(&piece, f + head + i, 16);
-            __builtin_ia32_movntdq((lanes *)(t + head + i), piece);
-        }
-        if (n - head - body) {
-            rfp_copy_out(t + head + body, f + head + body, n - head - body);
-            rnvm_flush(t + head + body, n - head - body);
-        }
-        return;
+        size_t head = -(uintptr_t)to & (RNVM_FLUSH_LINE - 1), body = (n - head) & ~(size_t)(RNVM_FLUSH_LINE - 1);
+        rfp_copy_out(to, from, head);
+        rnvm_flush(to, head);
+        rnvm_store_lines((char *)to + head, (const char *)from + head, body);
+        to = (char *)to + head + body;
+        from = (const char *)from + head + body;
+        n -= head + body;
     }
-#endif
     rfp_copy_out(to, from, n);
     rnvm_flush(to, n);
 }
