@@ -20,12 +20,14 @@ cdef inline uint32_t header_of(uint32_t slots) noexcept nogil:
     return <uint32_t> sizeof(rnvm_slab) + (slots + 63) // 64 * 8
 
 
-cdef rnvm_slabs *heads(instance *s) noexcept nogil:
-    """The heads of the lists, to be changed."""
+cdef rnvm_slabs *heads(instance *s, uint32_t sort) noexcept nogil:
+    """The counts and the head of one class's list, to be changed."""
     cdef node *n = cache_get(s, s.slabs, sizeof(rnvm_slabs), RNVM_TYPE_SLABS)
     if n == NULL:
         return NULL
-    return <rnvm_slabs *> change_node(s, n, RNVM_NODE, sizeof(rnvm_slabs) - RNVM_NODE)
+    if sort < RNVM_CLASSES and change_node(s, n, RNVM_NODE + 8 * sort, 8) == NULL:
+        return NULL
+    return <rnvm_slabs *> change_node(s, n, RNVM_NODE + 8 * RNVM_CLASSES, 16)
 
 
 cdef rnvm_slab *slab_at(instance *s, uint64_t address, uint32_t slots) noexcept nogil:
@@ -59,14 +61,13 @@ cdef uint64_t new_slab(instance *s, uint32_t slot, uint32_t slots, uint32_t firs
 
 
 cdef uint64_t slabs_take(instance *s, uint32_t length) noexcept nogil:
-    cdef rnvm_slabs *all = heads(s)
+    cdef uint32_t sort = rnvm_class_of(length, s.fe.g.block), slots, first = 0, word = 0
+    cdef rnvm_slabs *all = heads(s, sort)
     cdef rnvm_slab *slab
     cdef rnvm_slab *next
-    cdef uint32_t sort, slots, first = 0, word = 0
     cdef uint64_t address, block, at
     if all == NULL:
         return 0
-    sort = rnvm_class_of(length, s.fe.g.block)
     if sort == RNVM_CLASSES:
         block = change_take(s, blocks_for(s, length))
         if block == RNVM_NO_BLOCK:
@@ -126,12 +127,12 @@ cdef int unlink(instance *s, rnvm_slabs *all, rnvm_slab *slab, uint32_t sort) no
 
 
 cdef int slabs_return(instance *s, uint64_t address, uint32_t length) noexcept nogil:
-    cdef rnvm_slabs *all = heads(s)
+    cdef uint32_t sort = rnvm_class_of(length, s.fe.g.block), slots, first = 0
+    cdef rnvm_slabs *all = heads(s, sort)
     cdef rnvm_slab *slab
     cdef rnvm_slab *other
     cdef node *n
     cdef uint64_t block = rnvm_block_of(&s.fe.g, rnvm_offset(address)), start, at
-    cdef uint32_t sort = rnvm_class_of(length, s.fe.g.block), slots, first = 0
     cdef int found
     if all == NULL:
         return s.error
