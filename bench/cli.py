@@ -193,7 +193,7 @@ def bench(db: str, **options: Any) -> None:
     Examples:
       rfp-ycsb bench rfp -P a -p recordcount=100000 -p operationcount=1000000
       rfp-ycsb bench rfp -P c -p rfp.window=32 -p fieldcount=1 -p fieldlength=32
-      rfp-ycsb bench rnvm-bptree -P e -p rnvm.pool=/data/ycsb.pool -p rnvm.batch=100
+      rfp-ycsb bench rnvm-bptree -P e -p rnvm.pool=/data -p rnvm.batch=100
       rfp-ycsb bench redis -P a -p operationcount=50000 -target 5000 --plot redis.png
       rfp-ycsb bench memcached -P f -p exporter=json -p dataintegrity=true
     """

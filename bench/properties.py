@@ -180,7 +180,7 @@ KNOWN = _table(
     ("rfp.workers", "1", positive, "private server: worker threads"),
     ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"), "how results come back"),
     ("rnvm.address", None, str, "back-end of a pool (default: one of its own, within this process)"),
-    ("rnvm.pool", None, str, "its pool, made if there is none (default with bench and compare: a temporary one in memory)"),
+    ("rnvm.pool", None, str, "its pool, made if there is none; or a folder for a temporary one (default: /dev/shm)"),
     ("rnvm.size", None, str, "bytes of a pool that is made (default: three times what the workload needs)"),
     ("rnvm.durability", "persistent", choice("volatile", "persistent", "replicated"), "what a write has made sure of"),
     ("rnvm.batch", "1", positive, "so many writes of a thread become visible to others together; each is durable by itself"),

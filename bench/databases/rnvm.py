@@ -33,7 +33,7 @@ FRONT_ENDS = 16
 class Mapping(Database):
     """rnvm.address names the back-end; without it one is embedded in this process.
 
-    rnvm.pool: the pool that it serves, made if there is none; by default one in memory, that goes when it is closed.
+    rnvm.pool: the pool that it serves, made if there is none; or a folder for one that goes at the end, by default in memory.
     """
 
     kind: Any
@@ -52,14 +52,14 @@ class Mapping(Database):
         self.emulated = emulation(self._place)
 
     def _embed(self, properties: Properties, private: bool, placement: Placement | None) -> rnvm.Backend:
-        path = properties["rnvm.pool"]
-        if path is None:
+        path = properties["rnvm.pool"] or MEMORY
+        if os.path.isdir(path):
             if not private:
                 raise InvalidArgument(
                     "load and run must use the same pool",
                     hint="-p rnvm.pool=PATH, or -p rnvm.address= of one that is served; or rfp-ycsb bench",
                 )
-            self._temporary = tempfile.mkdtemp(prefix="rfp-ycsb-rnvm-", dir=MEMORY if os.path.isdir(MEMORY) else None)
+            self._temporary = tempfile.mkdtemp(prefix="rfp-ycsb-rnvm-", dir=path)
             path = os.path.join(self._temporary, "pool")
         try:
             if not os.path.exists(path):

@@ -72,6 +72,17 @@ def test_what_was_loaded_into_a_pools_file_is_there_for_the_run(name, tmp_path):
     assert result.metric("VERIFY").returns == {"OK": 200}
 
 
+def test_two_temporary_pools_stand_in_one_folder(tmp_path):
+    p = read(["a"], [*FEW, f"rnvm.pool={tmp_path}"])
+    with open_database("rnvm-bptree", p, private=True) as one, open_database("rnvm-bptree", p, private=True) as two:
+        phases.load(one, p)
+        assert len(list(tmp_path.glob("*/pool"))) == 2
+        client = two.connect()
+        assert client.read(b"user") is None
+        client.close()
+    assert not list(tmp_path.iterdir())
+
+
 def test_load_and_run_without_a_pool_are_refused():
     with pytest.raises(InvalidArgument, match=r"rnvm\.pool=PATH"):
         open_database("rnvm-bptree", read(["a"], []))
