@@ -1,6 +1,6 @@
 # Each target makes the virtual environment that it needs and brings it up to date (scripts/install); none asks anything.
 #
-#   make demo                 the main job on this machine: a server, five workloads, a table next to Redis and memcached
+#   make demo                 five workloads next to Redis and memcached; a queue that goes on when its processes are killed
 #   make test                 the fast suite;  ARGS='-k eviction -x' goes to pytest
 #   make test SANITIZE=1      the same, compiled with the address and undefined-behaviour sanitizers
 #   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 stops starting tests after ten minutes
