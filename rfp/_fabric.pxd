@@ -146,7 +146,10 @@ cdef class Fabric(Resource):
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights)
     # a region over `length` bytes that this process has mapped from `offset` of a file (at `base`; keeper keeps them mapped),
     # for peers to use as `rights` says.  Whole pages.  The file is neither sealed nor ours alone: nobody may truncate it meanwhile.
+    # On verbs it need not be a file: what stands at base is registered.
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
+    # the same for share() to give to peers part by part, with no more than these rights (shm: the same as share_file)
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
     # a peer's region from its descriptor and, on shm, the file descriptor that came with it (always taken over, also on error)
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=*)
     # sleeps on the word that begins the 64-byte line at offset, in one of our own regions that peers may write: the line belongs

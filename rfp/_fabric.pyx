@@ -311,6 +311,9 @@ cdef class Fabric(Resource):
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
         raise NotImplementedError
 
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+        raise NotImplementedError
+
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
         raise NotImplementedError
 

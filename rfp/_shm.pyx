@@ -450,6 +450,10 @@ cdef class ShmFabric(Fabric):
         from rfp import _shm_files
         return _shm_files.share(keeper, base, fd, offset, length, rights)
 
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+        """The same as share_file()."""
+        return self.share_file(keeper, base, fd, offset, length, rights)
+
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
         """A peer's region, mapped with the rights it grants, after all that it says was checked against what the kernel says.
 

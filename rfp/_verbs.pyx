@@ -85,7 +85,8 @@ cdef class VerbsFabric(Fabric):
 
     cpdef Region reserve(self, uint64_t length, uint32_t rights):
         """Memory that share() gives to peers part by part, with no more than these rights; the device is not told of it."""
-        return keep(new_memory(pages(length, rights)), rights)
+        cdef Memory memory = new_memory(pages(length, rights))
+        return keep(memory, memory.base, memory.length, rights)
 
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights):
         """A region in this domain over a part of another region, or of a buffer, which is kept as it is.
@@ -118,6 +119,18 @@ cdef class VerbsFabric(Fabric):
                     raise InvalidArgument("peers cannot be given a read-only buffer to write")
                 rights |= CONSTANT
         return give(self.here(), kept, base + offset, length, rights)
+
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+        """A region in this domain over whole pages that are mapped at `base`, for as long as `keeper` is kept.
+
+        fd and offset are not looked at.  Raises InvalidArgument, FabricError (also where the device cannot be given such memory: a
+        file on a file system with DAX).  Cost: as register().
+        """
+        return give(self.here(), keeper, <char *>base, mapped(base, length, rights), rights)
+
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+        """The same for share() to give part by part, with no more than these rights; the device is not told of it."""
+        return keep(keeper, <char *>base, mapped(base, length, rights), rights)
 
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
         """A peer's region.  fd: what came with it is closed.  Raises HandshakeFailed (it is not what it should be)."""
@@ -161,3 +174,9 @@ cdef uint64_t pages(uint64_t length, uint32_t rights) except 0:
     if length == 0 or length > (<uint64_t>1 << 47):
         raise InvalidArgument(f"a region cannot have {length} bytes")
     return (length + PAGE - 1) // PAGE * PAGE
+
+
+cdef uint64_t mapped(uint64_t base, uint64_t length, uint32_t rights) except 0:
+    if base == 0 or base % PAGE or length % PAGE:
+        raise InvalidArgument(f"{length} bytes at {base:#x} are no whole pages")
+    return pages(length, rights)

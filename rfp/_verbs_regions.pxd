@@ -20,7 +20,8 @@ cdef class Memory:
 cdef class VerbsRegion(Region):
     cdef ibv_mr *mr                     # NULL: reserved, or closed
     cdef Domain domain
-    cdef object memory                  # Memory, or the memoryview of a buffer: whose it is
+    cdef object memory                  # Memory, the memoryview of a buffer, or a keeper: whose it is
+    cdef bint leaving                   # a thread is taking it from the device
     cdef object __weakref__
     cdef void release(self) noexcept
 
@@ -34,6 +35,6 @@ cdef Memory new_memory(uint64_t length)
 # Gives a device access to memory that `memory` keeps.  Raises InvalidArgument, FabricError.
 cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length, uint32_t rights)
 # A region that no device knows of.
-cdef VerbsRegion keep(Memory memory, uint32_t rights)
+cdef VerbsRegion keep(object memory, char *base, uint64_t length, uint32_t rights)
 # Raises HandshakeFailed.
 cdef VerbsRemoteRegion describe(bytes descriptor)

@@ -3,10 +3,11 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.errno cimport ENOMEM, errno
+from libc.errno cimport ENOMEM, EOPNOTSUPP, errno
 from libc.stdint cimport uint16_t
 from libc.string cimport memset
 from posix.mman cimport munmap
+from posix.unistd cimport usleep
 
 from rfp import _memory
 from rfp._fabric import live
@@ -36,6 +37,10 @@ cdef extern from "rfp/core/descriptor.h" nogil:
         RFP_DESCRIPTOR_VERSION
         RFP_PROVIDER_VERBS
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
+
+
+UNPINNABLE = ("a file on a file system with DAX cannot be kept in its place for a device: use a DAX device (/dev/daxN.M), a file on "
+              "another file system, or an shm:// address")
 
 
 cdef class Memory:
@@ -68,10 +73,11 @@ cdef Memory new_memory(uint64_t length):
     return memory
 
 
-cdef VerbsRegion keep(Memory memory, uint32_t rights):
+cdef VerbsRegion keep(object memory, char *base, uint64_t length, uint32_t rights):
+    """Memory that the device is not told of."""
     cdef VerbsRegion region = VerbsRegion.__new__(VerbsRegion)
     region.memory = memory
-    region.c = local_region(base=memory.base, length=memory.length, key=0, rights=rights)
+    region.c = local_region(base=base, length=length, key=0, rights=rights)
     live.add(region)
     return region
 
@@ -120,7 +126,8 @@ cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length,
         if error == ENOMEM:
             # Others may have pinned memory meanwhile, or the control group has a limit of its own.
             raise memory_is_not_lockable(length, _memory.lockable())
-        raise device_error(f"{domain.device.choice.device} cannot be given {length} bytes of memory", error)
+        raise device_error(f"{domain.device.choice.device} cannot be given {length} bytes of memory", error,
+                           UNPINNABLE if error == EOPNOTSUPP else None)
     region.domain = domain
     region.memory = memory
     region.c = local_region(base=base, length=length, key=region.mr.lkey, rights=rights)
@@ -138,13 +145,18 @@ cdef class VerbsRegion(Region):
     cdef void release(self) noexcept:
         # The memory goes after the device's access to it: `memory` is let go when this returns.
         cdef ibv_mr *mr = self.mr
+        while self.leaving:            # another thread is at it: whoever closes it may rely on its being closed
+            with nogil:
+                usleep(100)
         self.mr = NULL
         self.c.base = NULL
         self.c.length = 0
         self.c.key = 0
         if mr != NULL:
+            self.leaving = True
             with nogil:
                 verbs.dereg_mr(mr)
+            self.leaving = False
 
     cpdef bytes descriptor(self):
         """What a peer's attach() needs.  Raises CallerError (reserved: only what is shared of it has one), Closed."""
@@ -171,6 +183,7 @@ cdef class VerbsRegion(Region):
 
     def _forget(self):
         self.mr = NULL
+        self.leaving = False
         self.close()
 
 

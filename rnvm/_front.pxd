@@ -12,6 +12,7 @@
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from rfp._fabric cimport local_region, remote_region
 from rfp.protocol._client_ring cimport client_ring
+from rfp.protocol._remote_arena cimport remote_arena
 from rnvm._layout cimport rnvm_geometry
 
 cdef struct journal:           # one ring of the session, as its writer sees it; positions are LSNs
@@ -62,7 +63,8 @@ cdef struct runs:
 cdef struct frontend:
     # the connection
     client_ring *ring
-    remote_region *pool        # all of it, to read
+    remote_arena *arena        # all of the pool, to read: attached in parts where it is far
+    remote_region *pool        # its first part: all of it where it is near
     remote_region *logs        # this session's two rings, to write
     remote_region *desk        # of the back-end's: a word for each naming entry, odd while we are inside it
     uint64_t turns             # makes each of those another one

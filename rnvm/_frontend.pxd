@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp._fabric cimport Region, RemoteRegion
 from rfp.protocol._channel cimport Channel
+from rfp.protocol._remote_arena cimport RemoteArena
 from rnvm._front cimport frontend, instance, journal
 
 cdef class FrontEnd:
@@ -16,7 +17,7 @@ cdef class FrontEnd:
     cdef object link
     cdef Channel channel
     cdef Region buffer
-    cdef RemoteRegion pool
+    cdef RemoteArena pool
     cdef RemoteRegion logs
     cdef object interruption               # what a signal handler raised during a wait
     cdef uint64_t busy                     # thread that is inside, or 0
@@ -45,6 +46,8 @@ cdef class FrontEnd:
     cdef int connect_again(self) except -1
     cdef int wait_turn(self, uint64_t me, double seconds) except -1
     cdef int raise_for(self, int found) except -1
+    cdef int raise_detached(self) except -1
+    cdef int unless_lost(self) except -1
     cdef int outcome(self, uint32_t session, uint64_t epoch, uint32_t ring, uint64_t lsn) except -1
     cdef int find(self, object structure, instance *s, bint create) except -1
     cdef int open_structure(self, object structure, instance *s, bint create, object timeout) except -1

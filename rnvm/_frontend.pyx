@@ -13,7 +13,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_now
-from rfp._fabric cimport REMOTE_READ, REMOTE_WRITE
+from rfp._fabric cimport REMOTE_WRITE
 from rfp._shm cimport ShmFabric
 from rfp.protocol._client_ring cimport FETCH
 from rnvm._cache cimport cache_clear, cache_forget
@@ -190,9 +190,13 @@ cdef class FrontEnd:
         self.c.direct = answer.flags & RNVM_DIRECT != 0
         self.c.flushed = answer.flags & RNVM_FLUSHED != 0
         self.forgetful = answer.flags & RNVM_FORGETFUL
-        self.pool = self.link.memory(0, REMOTE_READ, deadline)
-        self.logs = self.link.memory(1 + answer.session, REMOTE_WRITE, deadline)
-        self.c.pool = &self.pool.c
+        self.pool = self.link.arenas[0]
+        if self.pool is None:
+            raise HandshakeFailed("the back-end shares no pool", hint="are both of the same release?")
+        self.link.reach(0, 0, 1, deadline)
+        self.logs = self.link.memory(answer.ticket, REMOTE_WRITE, deadline)
+        self.c.arena = &self.pool.c
+        self.c.pool = self.pool.c.chunks[0]
         self.c.logs = &self.logs.c
         self.take_geometry(answer.size)
         self.begin_journal(&self.c.operations, rnvm_operation_ring_at(&self.c.g, answer.session), 0, self.c.g.operation_ring,
@@ -203,6 +207,10 @@ cdef class FrontEnd:
         self.previous = answer.session
         self.previous_epoch = answer.epoch
         return 0
+
+    def reach(self, uint64_t offset, uint64_t length):
+        """Attaches what is missing of a range of the pool, within the time of the call under way."""
+        self.link.reach(0, offset, length, self.c.deadline)
 
     cdef int take_geometry(self, uint64_t size) except -1:
         """Where everything stands in the pool, by its own header, and our buffer for records."""
@@ -294,6 +302,19 @@ cdef class FrontEnd:
                                            hint="give the call more timeout; is the back-end running?") from None
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
+
+    cdef int raise_detached(self) except -1:
+        """The back-end may have ended the session while nobody called."""
+        if self.c.refusal == RNVM_NOT_ATTACHED:
+            self.c.trouble = FENCED
+            self.raise_for(LOST)
+        return 0
+
+    cdef int unless_lost(self) except -1:
+        """In the handler of a ConnectionFailed of what can be asked again: raises it, unless a new session may help."""
+        if not self.c.trouble or rfp_now() >= self.c.deadline:
+            raise
+        return 0
 
     # Calls of structures
 
@@ -418,9 +439,14 @@ cdef class FrontEnd:
                                 hint="use that object, or connect once more")
         self.enter(timeout)
         try:
-            self.ready()
             s.fe = &self.c
-            self.find(structure, s, create)
+            while True:
+                self.ready()
+                try:
+                    self.find(structure, s, create)
+                    break
+                except ConnectionFailed:
+                    self.unless_lost()
             grown = <instance **> realloc(self.c.instances, (self.c.instance_count + 1) * sizeof(instance *))
             if grown == NULL:
                 raise MemoryError()
@@ -458,6 +484,7 @@ cdef class FrontEnd:
         memcpy(text, &question, sizeof(question))
         memcpy(text + sizeof(question), <const char *> name, len(name))
         self.raise_for(self.call(RNVM_FIND, text, <uint32_t> (sizeof(question) + len(name)), answer, sizeof(answer), &got))
+        self.raise_detached()
         if self.c.refusal == RNVM_ABSENT:
             raise NotFound(f"there is no structure {structure.name!r}", hint="create=True makes one")
         if self.c.refusal == RNVM_NO_SPACE:
@@ -506,9 +533,14 @@ cdef class FrontEnd:
         result = {}
         self.enter(timeout)
         try:
-            self.ready()
             while True:
-                self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LISTING, &got))
+                self.ready()
+                try:
+                    self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LISTING, &got))
+                    self.raise_detached()
+                except ConnectionFailed:
+                    self.unless_lost()
+                    continue
                 if self.c.refusal != RNVM_GOOD:
                     self.raise_for(LOST)
                 at = 0
@@ -533,8 +565,12 @@ cdef class FrontEnd:
             raise CallerError(f"{name!r} is open at this front-end", hint="let go of that object first")
         self.enter(timeout)
         try:
-            self.ready()
-            self.raise_for(self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded), NULL, 0, NULL))
+            while True:
+                self.ready()
+                self.raise_for(self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded), NULL, 0, NULL))
+                if self.c.refusal != RNVM_NOT_ATTACHED:
+                    break
+                self.c.trouble = FENCED
             if self.c.refusal == RNVM_ABSENT:
                 raise NotFound(f"there is no structure {name!r}")
             if self.c.refusal == RNVM_IN_USE:

@@ -12,6 +12,7 @@ cdef struct guest:             # of a session
     uint64_t process           # pid | start time << 22
     bint attached              # its front-end is connected
     bint quiet                 # nobody stores into its rings any more
+    uint64_t ticket            # for which its rings are given out, or 0; read by another thread
     uint64_t sealed_epoch      # the last epoch that was cut off here, and where: that judges its last records
     uint64_t sealed_operations
     uint64_t sealed_memory
@@ -39,6 +40,9 @@ cdef struct guests:
     uint64_t fenced            # how many were
     uint64_t granted
     uint64_t stolen            # locks taken back from holders that were not inside
+    # Takes its rings away from a session, so that it can store into them no more; NULL where that cannot be done.
+    void (*cut_off)(void *owner, uint32_t session) noexcept nogil
+    void *owner
 
 # 0, or -1: the medium failed.
 cdef int guests_begin(guests *g) noexcept nogil

@@ -248,7 +248,13 @@ cdef int guest_fence(guests *g, uint32_t session) noexcept nogil:
     # The new epoch is durable and visible, then a full fence: what it acknowledges from now on it has written before.  Only then
     # its
     # rings are looked at; what is whole there counts.
-    if session_fence(g.p, session) or session_seal(g.p, session):
+    if session_fence(g.p, session):
+        return -1
+    rfp_store64_release(&g.each[session].ticket, 0)
+    if g.cut_off != NULL:
+        g.cut_off(g.owner, session)
+        g.each[session].quiet = True
+    if session_seal(g.p, session):
         return -1
     pool_replay(g.p, EVERYTHING)
     stop_waiting(g, session)

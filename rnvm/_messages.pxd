@@ -52,6 +52,7 @@ cdef extern from "rnvm/messages.h" nogil:
         uint64_t memory
         uint64_t lease
         uint64_t size
+        uint64_t ticket
 
     struct rnvm_open:
         uint32_t kind

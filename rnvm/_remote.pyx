@@ -6,13 +6,16 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rfp._core cimport rfp_copy_in, rfp_fence_acquire, rfp_now, rfp_pause
-from rfp._fabric cimport READ, local_region, work_request
+from rfp._fabric cimport READ, local_region, remote_region, work_request
 from rfp.protocol._client_ring cimport (
     CLOSED, DONE, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush, client_ring_payload, client_ring_pop,
     client_ring_response, client_ring_submit, client_ring_transfers, client_ring_wait)
 from rfp.protocol._wire cimport RFP_RESPONSE_HEADER, rfp_response_header
+from rfp.protocol._remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena_find
 from rnvm._messages cimport RNVM_NOT_ATTACHED
 from rnvm._structure cimport FENCED, LATE, LOST, OK, STOPPED
+
+from rfp.errors import DeadlineExceeded, RfpError
 
 cdef extern from "<time.h>" nogil:
     struct timespec:
@@ -46,10 +49,39 @@ cdef int trouble(frontend *fe, int found) noexcept nogil:
     return LOST
 
 
+cdef int attach(frontend *fe, uint64_t offset, uint64_t n) noexcept with gil:
+    """A part of the pool that was not looked at before; the back-end registers it for us."""
+    try:
+        (<object> fe.owner).reach(offset, n)
+        return OK
+    except DeadlineExceeded:
+        return LATE
+    except RfpError:
+        fe.trouble = LOST
+        return LOST
+    except BaseException as error:
+        (<object> fe.owner).interrupt(error)
+        return STOPPED
+
+
+cdef int remote_place(frontend *fe, uint64_t offset, uint64_t n, remote_region **region, uint64_t *at,
+                      uint64_t *size) noexcept nogil:
+    cdef int found = remote_arena_find(fe.arena, offset, n, region, at, size)
+    if found == ARENA_MISSING:
+        found = attach(fe, offset, n)
+        if found != OK:
+            return found
+        found = remote_arena_find(fe.arena, offset, n, region, at, size)
+    if found != ARENA_HERE:
+        fe.trouble = LOST
+        return LOST
+    return OK
+
+
 cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexcept nogil:
     cdef local_region here
     cdef work_request work
-    cdef uint64_t part
+    cdef uint64_t part = 0
     cdef int found
     if fe.trouble:
         return fe.trouble
@@ -62,19 +94,20 @@ cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexce
         rfp_fence_acquire()
         return OK
     work.opcode = READ
-    work.remote = fe.pool
     if not fe.ring.pair.needs_registration:
         here = local_region(base=<char *> to, length=n, key=0, rights=0)
         work.local = &here
         work.local_offset = 0
+        work.remote = fe.pool
         work.remote_offset = offset
         work.length = n
         return trouble(fe, client_ring_transfers(fe.ring, &work, 1, fe.deadline))
     while n:
-        part = min(n, fe.landing_length)
+        found = remote_place(fe, offset, min(n, fe.landing_length), &work.remote, &work.remote_offset, &part)
+        if found != OK:
+            return found
         work.local = fe.buffer
         work.local_offset = fe.landing
-        work.remote_offset = offset
         work.length = part
         found = trouble(fe, client_ring_transfers(fe.ring, &work, 1, fe.deadline))
         if found != OK:

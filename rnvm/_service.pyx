@@ -1,6 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The service behind a pool (RFP's rings carry its calls, messages.h says what they are)."""
 
+import threading
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -9,7 +11,10 @@ from libc.string cimport memcpy, memset
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
 
-from rfp._core cimport rfp_copy_out
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
+
+from rfp._core cimport rfp_copy_out, rfp_load64, rfp_store64
 from rfp._fabric cimport REMOTE_READ, REMOTE_WRITE
 from rfp.protocol._service cimport Service, request, response, session
 from rnvm._blocks cimport blocks_allocate, blocks_reclaim
@@ -47,11 +52,13 @@ cdef class PoolService(Service):
 
     lease: seconds after which who keeps a lock that others wait for is fenced; flushed: on its medium stores persist when their
     cache
-    lines are flushed; forgetful: it does not survive the machine.
+    lines are flushed; forgetful: it does not survive the machine; revoking: what a front-end may write can be taken away from it.
     """
 
-    def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False):
+    def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False, bint revoking=False):
         self.pool = opened
+        self.giving = threading.Lock()
+        self.rings = {}
         memset(&self.b, 0, sizeof(self.b))
         self.b.g.p = &opened.c
         self.b.g.lease = <uint64_t> (lease * 1e9)
@@ -63,7 +70,9 @@ cdef class PoolService(Service):
         self.b.flags = RNVM_DIRECT if opened.medium.direct else 0
         self.b.flags |= RNVM_FLUSHED if flushed else 0
         self.b.flags |= RNVM_FORGETFUL if forgetful else 0
-        self.b.owner = <void *> self
+        self.b.owner = self.b.g.owner = <void *> self
+        if revoking:
+            self.b.g.cut_off = cut_off
         self.c.context = &self.b
         self.c.opened = began
         self.c.closed = ended
@@ -84,19 +93,34 @@ cdef class PoolService(Service):
         """How many structures there may be."""
         return self.b.g.p.g.names
 
-    def share(self, fabric, uint64_t number):
-        """Memory for a front-end: 0 is the whole pool, to read; 1 + session the session's rings, to write."""
+    def reserve(self, fabric):
+        """The whole pool, for front-ends to read."""
         cdef pool *p = self.b.g.p
-        cdef uint64_t offset = 0, length = rnvm_up(p.g.size, RNVM_PAGE)
-        cdef uint32_t rights = REMOTE_READ
-        if number > p.g.sessions:
-            raise InvalidArgument(f"there is no memory number {number}")
-        if number:
-            offset = rnvm_operation_ring_at(&p.g, <uint32_t> (number - 1))
-            length = p.g.operation_ring + p.g.memory_ring
-            rights = REMOTE_WRITE
-        return fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset, length,
-                                 rights)
+        return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(), 0,
+                                   rnvm_up(p.g.size, RNVM_PAGE), REMOTE_READ)
+
+    def share(self, uint64_t number, fabric):
+        """A session's rings for its front-end to write; number: its ticket.  Raises InvalidArgument."""
+        cdef pool *p = self.b.g.p
+        cdef uint64_t offset
+        cdef uint32_t session
+        with self.giving:                       # or it might be cut off while it is given what it is to lose
+            for session in range(p.g.sessions):
+                if number and rfp_load64(&self.b.g.each[session].ticket) == number:
+                    break
+            else:
+                raise InvalidArgument("the session has ended, or never was")
+            offset = rnvm_operation_ring_at(&p.g, session)
+            region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset,
+                                       p.g.operation_ring + p.g.memory_ring, REMOTE_WRITE)
+            if self.b.g.cut_off != NULL:
+                self.rings.setdefault(session, []).append(region)
+            return region
+
+    cdef void take_back(self, uint32_t session) noexcept:
+        with self.giving:
+            for region in self.rings.pop(session, ()):
+                region.close()
 
     @property
     def failed(self):
@@ -232,6 +256,10 @@ cdef void cold(backend *s, const request *asked, response *answer, int64_t user)
         fail(s, answer)
 
 
+cdef void cut_off(void *owner, uint32_t session) noexcept with gil:
+    (<PoolService> owner).take_back(session)
+
+
 # Sessions
 
 
@@ -274,6 +302,7 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
     cdef rnvm_attached done
     cdef guest *each
     cdef int64_t index
+    cdef uint64_t ticket = 0
     if asked.length != sizeof(question) or present(s, c):
         answer.status = RNVM_BAD_REQUEST
         return
@@ -286,6 +315,8 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
             return
         s.g.each[question.previous].quiet = True
         sweep(s)
+    if s.g.cut_off != NULL:
+        question.process = 0                    # no process of this host, and nothing of it has to be waited for
     index = session_attach(s.g.p, question.process)
     if index == NO_SESSION:
         sweep(s)
@@ -301,6 +332,9 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
     each.process = question.process
     each.attached = True
     each.quiet = False
+    while getrandom(&ticket, sizeof(ticket), 0) != sizeof(ticket) or not ticket:
+        pass
+    rfp_store64(&each.ticket, ticket)
     c.session = index
     c.process = question.process
     c.epoch = s.g.p.sessions[index].epoch
@@ -311,6 +345,7 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
     done.memory = s.g.p.memory[index].tail
     done.lease = s.g.lease
     done.size = s.g.p.g.size
+    done.ticket = ticket
     reply(answer, &done, sizeof(done))
 
 

@@ -6,7 +6,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_fence_full, rfp_load64, rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64_release
-from rfp._fabric cimport READ, WRITE, local_region, work_request
+from rfp._fabric cimport READ, WRITE, local_region, remote_region, work_request
 from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_transfers
 from rnvm._cache cimport cache_forget
 from rnvm._changes cimport change_touch, changes_keep, changes_record, changes_undo, changes_written
@@ -16,7 +16,7 @@ from rnvm._layout cimport (
     RNVM_NAME_LIVE, RNVM_OPERATION, rnvm_memory_ring_at, rnvm_name_at, rnvm_operation_ring_at, rnvm_part,
     rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed, rnvm_up, rnvm_longest_record)
 from rnvm._messages cimport *
-from rnvm._remote cimport remote_ask, remote_call, remote_patience, remote_read
+from rnvm._remote cimport remote_ask, remote_call, remote_patience, remote_place, remote_read
 from rnvm._slabs cimport slabs_begin
 from rnvm._structure cimport AGAIN, DAMAGED, FENCED, LATE, LOST, NO_MEMORY, OK, TOO_LONG
 
@@ -47,6 +47,8 @@ cdef int look(instance *s, line *seen) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef local_region here
     cdef work_request[2] works
+    cdef remote_region *region = NULL
+    cdef uint64_t place = 0, size = 0
     cdef const char *at
     cdef int found, i
     if fe.trouble:
@@ -61,13 +63,16 @@ cdef int look(instance *s, line *seen) noexcept nogil:
         return OK
     # Two READs in order, one round trip: the other words of the first, the sequence of the second.
     fe.reads += 2
+    found = remote_place(fe, line_at(s), sizeof(line), &region, &place, &size)
+    if found != OK:
+        return found
     here = fe.buffer[0]
     for i in range(2):
         works[i].opcode = READ
         works[i].local = &here
         works[i].local_offset = fe.landing + 64 * i
-        works[i].remote = fe.pool
-        works[i].remote_offset = line_at(s)
+        works[i].remote = region
+        works[i].remote_offset = place
         works[i].length = sizeof(line)
     found = client_ring_transfers(fe.ring, works, 2, fe.deadline)
     if found != DONE:

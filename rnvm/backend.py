@@ -9,9 +9,11 @@ from typing import Any
 from rfp import address as addresses
 from rfp._fabric import Fabric
 from rfp.address import Address
+from rfp.control import Credentials
 from rfp.errors import InvalidArgument
 from rfp.protocol.host import Host
 from rfp.protocol.hosted import Hosted
+from rfp.protocol.layout import REMOTE_READ
 from rfp.provider import open_fabric
 from rnvm import pools
 from rnvm._pool import Pool
@@ -31,6 +33,9 @@ class Backend(Hosted):
     crash only.  address: where to listen; None for a new address of its own.  lease: seconds after which a front-end that keeps a
     lock which others wait for is fenced.  force_flush: flush cache lines also where that is of no use, to measure what it costs.
     idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  cpus: the processor to keep its thread on.
+
+    At an `rdma://HOST:PORT` address.  secret and what follows: as a store's `rfp.Server` takes them.  A pool on a file system with
+    DAX cannot be served there.
 
     Raises what `rnvm.pools.open_pool` raises, AddressInUse if a server lives there, FabricError.
 
@@ -54,42 +59,63 @@ class Backend(Hosted):
         idle: str = "adaptive",
         cpus: Sequence[int] | None = None,
         fabric: Fabric | None = None,
+        secret: str | bytes | None = None,
+        secret_file: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        no_auth: bool = False,
     ) -> None:
         if not 0.01 <= lease <= 3600:
             raise InvalidArgument(f"lease={lease!r}", hint="0.01 to 3600 seconds")
         place = addresses.unique() if address is None else addresses.parse(address)
-        used = fabric or open_fabric(place)
-        if isinstance(path, Pool):
-            self.pool, forgetful = path, True
-        else:
-            if size is not None and not os.path.exists(path):
-                pools.create(path, size, assume_persistent=assume_persistent)
-            self.pool = pools.open_pool(path, force_flush=force_flush)
-            with open(path, "rb") as file:
-                forgetful = pools.media(file.fileno()).volatile
+        credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+        self._owned: list[Any] = []  # to be closed, last first
         try:
+            used = fabric or self._keep(open_fabric(place))
+            if isinstance(path, Pool):
+                self.pool, forgetful = self._keep(path), True
+            else:
+                if size is not None and not os.path.exists(path):
+                    pools.create(path, size, assume_persistent=assume_persistent)
+                self.pool = self._keep(pools.open_pool(path, force_flush=force_flush))
+                with open(path, "rb") as file:
+                    forgetful = pools.media(file.fileno()).volatile
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"
-            self._service = PoolService(self.pool, lease, flushed=flushed, forgetful=forgetful)
+            revoking = used.closing_revokes
+            self._service = PoolService(self.pool, lease, flushed=flushed, forgetful=forgetful, revoking=revoking)
+            arena = self._keep(self._service.reserve(used))
+            if revoking:
+                # What the device cannot be given is refused now, and not to the first front-end.
+                used.share(arena, 0, PAGE, REMOTE_READ).close()
             names = self._service.names
             self._host = Host(
                 place,
                 used,
                 [self._service],
                 service="rnvm",
+                arenas=[arena],
                 slots=16,
                 staging_size=-(-WORD * names // PAGE) * PAGE,
                 lease_ns=int(lease * 1e9),
                 idle=idle,
                 cpus=cpus,
                 describe=self._describe,
-                memory=lambda number, fabric: self._service.share(fabric, number),
+                memory=self._service.share,
+                credentials=credentials,
+                allow_anyone=no_auth,
             )
         except BaseException:
             self._give_back()
             raise
 
+    def _keep(self, thing: Any) -> Any:
+        self._owned.append(thing)
+        return thing
+
     def _give_back(self) -> None:
-        self.pool.close()
+        while self._owned:
+            self._owned.pop().close()
 
     def _describe(self) -> dict[str, Any]:
         return {"pool": self._service.counters, "recovered": self.pool.recovered[:16]}

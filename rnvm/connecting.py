@@ -25,6 +25,9 @@ def connect(
     lock: str = "sticky",
     secret: str | bytes | None = None,
     secret_file: str | os.PathLike[str] | None = None,
+    tls_ca: str | os.PathLike[str] | None = None,
+    tls_cert: str | os.PathLike[str] | None = None,
+    tls_key: str | os.PathLike[str] | None = None,
 ) -> FrontEnd:
     """Connects to a back-end and returns the front-end in which structures are opened.
 
@@ -37,7 +40,8 @@ def connect(
     no cache either, waits until the back-end has applied them.  lock: "sticky" (a writer lock is kept until others want it) or
     "each"
     (it goes back after each operation).  The last three exist to be measured (AsymNVM, evaluation); leave them alone otherwise.
-    secret, secret_file: what the back-end was started with, over RDMA.
+
+    Over RDMA.  secret and what follows: as `rfp.connect` takes them.
 
     Raises ConnectionFailed if no back-end is there, QuotaExceeded if all sessions of the pool are taken, StorageFailed.
 
@@ -52,7 +56,7 @@ def connect(
     if lock not in LOCKS:
         raise InvalidArgument(f"lock={lock!r}", hint=", ".join(LOCKS))
     return FrontEnd(
-        Opener(address, "rnvm", credentials=Credentials.of(secret, secret_file, None, None, None)),
+        Opener(address, "rnvm", credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)),
         durability=durability,
         timeout=timeout,
         reconnect=reconnect,

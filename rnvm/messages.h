@@ -57,6 +57,7 @@ struct rnvm_attached {
     uint64_t memory;
     uint64_t lease;             /* ns */
     uint64_t size;              /* of the pool, bytes */
+    uint64_t ticket;            /* for which the session's rings are given out, to be written: the number of GetMemory */
 };
 #define RNVM_DIRECT 1           /* who maps the pool makes his own stores durable */
 #define RNVM_FLUSHED 4          /* by flushing cache lines */
@@ -123,7 +124,7 @@ struct rnvm_outcome {
 #define RNVM_LIVE_ORPHANS 2     /* highest number of an operation of a dead writer that is still to be executed, or 0 */
 
 _Static_assert(sizeof(struct rnvm_attach) == 24, "attach");
-_Static_assert(sizeof(struct rnvm_attached) == 48, "attached");
+_Static_assert(sizeof(struct rnvm_attached) == 56, "attached");
 _Static_assert(sizeof(struct rnvm_open) == 32, "open");
 _Static_assert(sizeof(struct rnvm_opened) == 32, "opened");
 _Static_assert(sizeof(struct rnvm_listed) == 56, "listed");
