@@ -30,7 +30,7 @@ from rnvm._replay cimport pool_checkpoint, pool_collect, pool_pending, pool_repl
 from rnvm._sessions cimport NO_SESSION, session_attach, session_release
 from rnvm._state cimport pool
 
-from rfp.errors import InvalidArgument, OutOfMemory, RfpError
+from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError
 
 cdef enum:
     EVERYTHING = 0x7fffffffffffffff
@@ -100,7 +100,7 @@ cdef class PoolService(Service):
                                    rnvm_up(p.g.size, RNVM_PAGE), REMOTE_READ)
 
     def share(self, uint64_t number, fabric):
-        """A session's rings for its front-end to write; number: its ticket.  Raises InvalidArgument."""
+        """A session's rings for its front-end to write; number: its ticket.  Raises ConnectionFailed."""
         cdef pool *p = self.b.g.p
         cdef uint64_t offset
         cdef uint32_t session
@@ -109,7 +109,7 @@ cdef class PoolService(Service):
                 if number and rfp_load64(&self.b.g.each[session].ticket) == number:
                     break
             else:
-                raise InvalidArgument("the session has ended, or never was")
+                raise ConnectionFailed("the session has ended, or there never was such a one")
             offset = rnvm_operation_ring_at(&p.g, session)
             region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset,
                                        p.g.operation_ring + p.g.memory_ring, REMOTE_WRITE)

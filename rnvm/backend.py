@@ -34,8 +34,8 @@ class Backend(Hosted):
     lock which others wait for is fenced.  force_flush: flush cache lines also where that is of no use, to measure what it costs.
     idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  cpus: the processor to keep its thread on.
 
-    At an `rdma://HOST:PORT` address.  secret and what follows: as a store's `rfp.Server` takes them.  A pool on a file system with
-    DAX cannot be served there.
+    At an `rdma://HOST:PORT` address.  secret and what follows: as a store's `rfp.Server` takes them.  A pool on a file system
+    with DAX cannot be served there.
 
     Raises what `rnvm.pools.open_pool` raises, AddressInUse if a server lives there, FabricError.
 

@@ -55,6 +55,20 @@ _TLS = (
     click.option("--tls-cert", type=click.Path(), help="PEM file of a certificate, where the server asks for one."),
     click.option("--tls-key", type=click.Path(), help="PEM file of its private key."),
 )
+_ACCESS = (
+    SECRET_FILE,
+    click.option("--no-auth", is_flag=True, help="Over RDMA: let anybody in who reaches the address."),
+    click.option("--tls-cert", type=click.Path(), help="Over RDMA, for TLS on control connections: PEM file of our certificate."),
+    click.option("--tls-key", type=click.Path(), help="PEM file of its private key."),
+    click.option("--tls-ca", type=click.Path(), help="PEM file of who signs clients' certificates, which are then asked for."),
+)
+
+
+def serving(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command that serves the options that say who may connect over RDMA."""
+    for option in reversed(_ACCESS):
+        command = option(command)
+    return command
 
 
 @dataclass(frozen=True)

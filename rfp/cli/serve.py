@@ -14,7 +14,7 @@ import click
 import rfp
 from rfp import units
 from rfp.address import Address, default
-from rfp.cli.options import ADDRESS, SECRET_FILE, SIZE
+from rfp.cli.options import ADDRESS, SIZE, serving
 from rfp.cli.text import plural
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -74,11 +74,7 @@ def _stop_on_signals() -> None:
 )
 @click.option("--allow-bypass", is_flag=True, help='Let clients with mode="bypass" walk the index by themselves.')
 @click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
-@SECRET_FILE
-@click.option("--no-auth", is_flag=True, help="Over RDMA: let anybody in who reaches the address.")
-@click.option("--tls-cert", type=click.Path(), help="Over RDMA, for TLS on control connections: PEM file of our certificate.")
-@click.option("--tls-key", type=click.Path(), help="PEM file of its private key.")
-@click.option("--tls-ca", type=click.Path(), help="PEM file of who signs clients' certificates, which are then asked for.")
+@serving
 def serve(address: Address | None, memory: int, workers: int, idle: str, eviction: str, **options: Any) -> None:
     """Serve a store in the foreground, until Ctrl-C or SIGTERM.
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import time
+from typing import Any
 
 import click
 
 from rfp.address import Address, unique
-from rfp.cli.options import ADDRESS
+from rfp.cli.options import ADDRESS, serving
 from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
 from rfp.errors import InvalidArgument
@@ -23,17 +24,20 @@ LOOK = 0.2  # seconds between two looks whether the medium has failed
 
 @click.command()
 @POOL
-@click.option("--address", "-a", type=ADDRESS, help="Where to listen: shm://PATH.  [default: POOL.socket beside the pool]")
+@click.option("--address", "-a", type=ADDRESS,
+              help="Where to listen: shm://PATH or rdma://HOST:PORT.  [default: POOL.socket beside the pool]")  # fmt: skip
 @click.option("--lease", type=float, default=2.0, show_default=True, help="Seconds until who keeps a lock is fenced.")
 @click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
               help="What its thread does without work: spin briefly and then sleep, or spin for ever.")  # fmt: skip
-def serve(pool: str, address: Address | None, lease: float, idle: str) -> None:
+@serving
+def serve(pool: str, address: Address | None, lease: float, idle: str, **access: Any) -> None:
     """Serve a pool to front-ends in the foreground, until Ctrl-C or SIGTERM.
 
     \b
     Examples:
       rnvm serve orders.pool
       rnvm serve orders.pool --address shm:///run/user/1000/orders.d/socket
+      rnvm serve orders.pool --address rdma://10.0.0.1:7002 --secret-file ~/.rfp-secret
 
     Ends by itself, with status 3, when the pool's medium fails: nothing is answered from then on.
     """
@@ -41,7 +45,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str) -> None:
     backend = None
     _stop_on_signals()
     try:
-        backend = Backend(pool, address=place, lease=lease, idle=idle)
+        backend = Backend(pool, address=place, lease=lease, idle=idle, **access)
         for text in backend.recovered:
             click.echo(f"recovered: {text}")
         click.echo(f"serving {pool} at {backend.address}, pid {os.getpid()}")

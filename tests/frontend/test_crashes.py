@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import random
 import signal
@@ -12,7 +13,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
+import places
 import pytest
 
 import rnvm
@@ -25,6 +28,8 @@ from rnvm.sizes import choose
 from structures import HashTable
 
 from .conftest import Connect, new_path
+
+pytestmark = pytest.mark.anywhere
 
 BACKEND = """
 import signal, sys, rnvm
@@ -155,8 +160,10 @@ def served(path: str, lease: float = 2.0) -> Iterator[Process]:
         yield backend
 
 
+@functools.cache
 def address_of(path: str) -> str:
-    return f"shm://{path}.socket"
+    """The same for one back-end after another."""
+    return places.own(Path(path).parent)
 
 
 @pytest.mark.parametrize("batch", [0, 5])
@@ -291,6 +298,7 @@ def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
             fe.names()
 
 
+@pytest.mark.shm
 def test_what_is_durable_without_the_back_end_is_done_also_when_that_is_gone() -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):

@@ -12,6 +12,8 @@ from rnvm._sample import Sample
 
 from .conftest import new_path, open_backend
 
+pytestmark = pytest.mark.anywhere
+
 
 def fill_disk(path: str) -> None:
     """From now on what this process writes to the pool's file goes nowhere, with an error."""

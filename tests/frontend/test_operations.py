@@ -28,6 +28,8 @@ from rnvm._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
 
+pytestmark = pytest.mark.anywhere
+
 
 def test_what_was_done_is_there(backend: rnvm.Backend, connect: Connect) -> None:
     sample = Sample(connect(backend), "s")
@@ -319,6 +321,7 @@ def test_a_small_cache_keeps_its_budget(direct: rnvm.Backend, connect: Connect) 
     sample.check()
 
 
+@pytest.mark.shm
 def test_a_cached_read_of_a_holder_costs_no_round_trip(direct: rnvm.Backend, connect: Connect) -> None:
     fe = connect(direct)
     sample = Sample(fe, "s")
