@@ -2,6 +2,7 @@
 """The media that persist (the contract is in _pmem.pxd and _persistence.pxd)."""
 
 import os
+import stat
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint64_t
@@ -159,7 +160,7 @@ cdef class Direct(Medium):
         if self.fd >= 0 or flushing not in ("lines", "none", "libpmem2"):
             raise InvalidArgument(f"flushing={flushing!r}", hint="lines, none or libpmem2; a medium is opened once")
         self.fd = dup_private(fd)
-        self.mapped = length
+        self.mapped = whole(self.fd, length)
         if flushing == "libpmem2":
             if rnvm_pmem2_open(&self.library, self.fd):
                 trouble = (<char *> self.library.trouble).decode(errors="replace")
@@ -172,7 +173,8 @@ cdef class Direct(Medium):
             if flushing == "lines" and flush_instruction() == "none":
                 raise FabricError("this processor has no instruction that flushes its caches to persistent memory",
                                   hint="use libpmem2, or a file on a disk")
-            base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC if sync else MAP_SHARED, self.fd, 0)
+            base = mmap(NULL, self.mapped, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC if sync else MAP_SHARED,
+                        self.fd, 0)
             if base == MAP_FAILED:
                 raise refused(f"{length} bytes cannot be mapped")
             self.c.base = <char *> base
@@ -181,7 +183,7 @@ cdef class Direct(Medium):
         self.c.length = length
         self.direct = True
         # Devices may refuse it; then a forked child sees the pool, which it must not touch anyway.
-        madvise(self.c.base, length, MADV_DONTFORK)
+        madvise(self.c.base, self.mapped, MADV_DONTFORK)
 
     def __dealloc__(self):
         self.release()
@@ -204,6 +206,16 @@ cdef class Direct(Medium):
         """Give mapping and file back; may be called again."""
         self.release()
         Medium.close(self)
+
+
+cdef uint64_t whole(int fd, uint64_t length) except 0:
+    """So many bytes, rounded up to what can be mapped of a device: its pages are large, and it has whole ones."""
+    cdef uint64_t page = PAGE
+    status = os.fstat(fd)
+    if stat.S_ISCHR(status.st_mode):
+        with open(f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/align") as file:
+            page = int(file.read())
+    return (length + page - 1) // page * page
 
 
 cdef int dup_private(int fd) except -1:
