@@ -145,8 +145,8 @@ cdef class Fabric(Resource):
     # rights are 0: it is for local use).  Peers get at most share_limit bytes with one; on shm the whole region or none of it.
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights)
     # a region over `length` bytes that this process has mapped from `offset` of a file (at `base`; keeper keeps them mapped),
-    # for peers to use as `rights` says.  Whole pages.  The file is neither sealed nor ours alone: nobody may truncate it meanwhile.
-    # On verbs it need not be a file: what stands at base is registered.
+    # for peers to use as `rights` says.  Whole pages.  The file is neither sealed nor ours alone: nobody may truncate it
+    # meanwhile.  On verbs it need not be a file: what stands at base is registered.
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
     # the same for share() to give to peers part by part, with no more than these rights (shm: the same as share_file)
     cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)

@@ -123,8 +123,8 @@ cdef class VerbsFabric(Fabric):
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
         """A region in this domain over whole pages that are mapped at `base`, for as long as `keeper` is kept.
 
-        fd and offset are not looked at.  Raises InvalidArgument, FabricError (also where the device cannot be given such memory: a
-        file on a file system with DAX).  Cost: as register().
+        fd and offset are not looked at.  Raises InvalidArgument, FabricError (also where the device cannot be given such memory:
+        a file on a file system with DAX).  Cost: as register().
         """
         return give(self.here(), keeper, <char *>base, mapped(base, length, rights), rights)
 

@@ -39,8 +39,8 @@ cdef extern from "rfp/core/descriptor.h" nogil:
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
 
 
-UNPINNABLE = ("a file on a file system with DAX cannot be kept in its place for a device: use a DAX device (/dev/daxN.M), a file on "
-              "another file system, or an shm:// address")
+UNPINNABLE = ("a file on a file system with DAX cannot be kept in its place for a device: use a DAX device (/dev/daxN.M), a file "
+              "on another file system, or an shm:// address")
 
 
 cdef class Memory:

@@ -7,7 +7,8 @@ from rnvm._front cimport frontend, instance, journal
 # n bytes at an offset of the pool.
 cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexcept nogil
 # Where the first part of a range of the pool stands: *size bytes at *at of *region.
-cdef int remote_place(frontend *fe, uint64_t offset, uint64_t n, remote_region **region, uint64_t *at, uint64_t *size) noexcept nogil
+cdef int remote_place(frontend *fe, uint64_t offset, uint64_t n, remote_region **region, uint64_t *at,
+                      uint64_t *size) noexcept nogil
 # A call; its status is in fe.refusal.  answer may be NULL; got: bytes of the answer that were copied there, at most capacity.
 cdef int remote_call(frontend *fe, uint8_t opcode, const void *question, uint32_t n, void *answer, uint32_t capacity,
                      uint32_t *got) noexcept nogil

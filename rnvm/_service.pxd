@@ -25,7 +25,7 @@ cdef class PoolService(Service):
     cdef backend b
     cdef object giving                 # held while rings are given out or taken back
     cdef dict rings                    # session -> regions that its front-end writes
-    cdef void take_back(self, uint32_t session) noexcept
+    cdef void take_back(self, uint32_t index) noexcept
     cdef int open(self, const request *asked, response *answer) except -1
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1
     cdef int list(self, const request *asked, response *answer) except -1

@@ -103,23 +103,23 @@ cdef class PoolService(Service):
         """A session's rings for its front-end to write; number: its ticket.  Raises ConnectionFailed."""
         cdef pool *p = self.b.g.p
         cdef uint64_t offset
-        cdef uint32_t session
+        cdef uint32_t index
         with self.giving:                       # or it might be cut off while it is given what it is to lose
-            for session in range(p.g.sessions):
-                if number and rfp_load64(&self.b.g.each[session].ticket) == number:
+            for index in range(p.g.sessions):
+                if number and rfp_load64(&self.b.g.each[index].ticket) == number:
                     break
             else:
                 raise ConnectionFailed("the session has ended, or there never was such a one")
-            offset = rnvm_operation_ring_at(&p.g, session)
+            offset = rnvm_operation_ring_at(&p.g, index)
             region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset,
                                        p.g.operation_ring + p.g.memory_ring, REMOTE_WRITE)
             if self.b.g.cut_off != NULL:
-                self.rings.setdefault(session, []).append(region)
+                self.rings.setdefault(index, []).append(region)
             return region
 
-    cdef void take_back(self, uint32_t session) noexcept:
+    cdef void take_back(self, uint32_t index) noexcept:
         with self.giving:
-            for region in self.rings.pop(session, ()):
+            for region in self.rings.pop(index, ()):
                 region.close()
 
     @property
@@ -256,8 +256,8 @@ cdef void cold(backend *s, const request *asked, response *answer, int64_t user)
         fail(s, answer)
 
 
-cdef void cut_off(void *owner, uint32_t session) noexcept with gil:
-    (<PoolService> owner).take_back(session)
+cdef void cut_off(void *owner, uint32_t index) noexcept with gil:
+    (<PoolService> owner).take_back(index)
 
 
 # Sessions

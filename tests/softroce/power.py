@@ -28,7 +28,7 @@ class Side:
 
     def __init__(self, path: str, stack: contextlib.ExitStack) -> None:
         self.name = KINDS[path]
-        if not os.path.exists(path) or path == DEVICE and os.environ.get("FIRST"):
+        if not os.path.exists(path) or (path == DEVICE and "FIRST" in os.environ):
             pools.create(path, "32MiB")
         backend = stack.enter_context(rnvm.Backend(path, address=ADDRESSES[path], no_auth=True))
         with open(path, "r+b", buffering=0) as file:
