@@ -46,7 +46,6 @@ cdef class FrontEnd:
     cdef int connect_again(self) except -1
     cdef int wait_turn(self, uint64_t me, double seconds) except -1
     cdef int raise_for(self, int found) except -1
-    cdef int raise_detached(self) except -1
     cdef int unless_lost(self) except -1
     cdef int outcome(self, uint32_t session, uint64_t epoch, uint32_t ring, uint64_t lsn) except -1
     cdef int find(self, object structure, instance *s, bint create) except -1

@@ -303,13 +303,6 @@ cdef class FrontEnd:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
 
-    cdef int raise_detached(self) except -1:
-        """The back-end may have ended the session while nobody called."""
-        if self.c.refusal == RNVM_NOT_ATTACHED:
-            self.c.trouble = FENCED
-            self.raise_for(LOST)
-        return 0
-
     cdef int unless_lost(self) except -1:
         """In the handler of a ConnectionFailed of what can be asked again: raises it, unless a new session may help."""
         if not self.c.trouble or rfp_now() >= self.c.deadline:
@@ -484,7 +477,6 @@ cdef class FrontEnd:
         memcpy(text, &question, sizeof(question))
         memcpy(text + sizeof(question), <const char *> name, len(name))
         self.raise_for(self.call(RNVM_FIND, text, <uint32_t> (sizeof(question) + len(name)), answer, sizeof(answer), &got))
-        self.raise_detached()
         if self.c.refusal == RNVM_ABSENT:
             raise NotFound(f"there is no structure {structure.name!r}", hint="create=True makes one")
         if self.c.refusal == RNVM_NO_SPACE:
@@ -537,7 +529,6 @@ cdef class FrontEnd:
                 self.ready()
                 try:
                     self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LISTING, &got))
-                    self.raise_detached()
                 except ConnectionFailed:
                     self.unless_lost()
                     continue
@@ -567,10 +558,10 @@ cdef class FrontEnd:
         try:
             while True:
                 self.ready()
-                self.raise_for(self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded), NULL, 0, NULL))
-                if self.c.refusal != RNVM_NOT_ATTACHED:
+                found = self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded), NULL, 0, NULL)
+                if found != FENCED:
                     break
-                self.c.trouble = FENCED
+            self.raise_for(found)
             if self.c.refusal == RNVM_ABSENT:
                 raise NotFound(f"there is no structure {name!r}")
             if self.c.refusal == RNVM_IN_USE:
