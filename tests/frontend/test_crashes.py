@@ -104,8 +104,8 @@ def fenced(backend: rnvm.Backend, number: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("batch", [0, 7])
-@pytest.mark.parametrize("medium", ["direct", "image"])
+@pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 7])
+@pytest.mark.parametrize("medium", ["direct", pytest.param("image", marks=pytest.mark.shm)])
 def test_what_a_killed_writer_was_told_is_there_once(medium: str, batch: int, rng: random.Random, connect: Connect) -> None:
     with new_path(medium) as path, rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend:
         reader = Sample(connect(backend, timeout=20), "s")
@@ -168,8 +168,8 @@ def address_of(path: str) -> str:
     return places.own(Path(path).parent)
 
 
-@pytest.mark.parametrize("batch", [0, 5])
-@pytest.mark.parametrize("medium", ["direct", "image"])
+@pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 5])
+@pytest.mark.parametrize("medium", [pytest.param("direct", marks=pytest.mark.shm), "image"])
 def test_front_ends_go_on_after_a_back_end_was_killed(medium: str, batch: int, rng: random.Random) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         with served(path):
@@ -242,6 +242,7 @@ while True:
 """
 
 
+@pytest.mark.shm
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "emulated"])
 def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(options: str, rng: random.Random) -> None:
     address = str(addresses.unique()) + options
@@ -264,6 +265,7 @@ def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(options: str,
     assert set(found) == {0, 1}
 
 
+@pytest.mark.shm
 def test_a_busy_back_end_gives_no_lock_away_before_its_holder_has_stopped_using_it() -> None:
     """Over a network, where a holder trusts its clock for a part of the lease."""
     model = Model(1 << 20, shared=True)

@@ -28,9 +28,8 @@ from rnvm._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
 
-pytestmark = pytest.mark.anywhere
 
-
+@pytest.mark.anywhere
 def test_what_was_done_is_there(backend: rnvm.Backend, connect: Connect) -> None:
     sample = Sample(connect(backend), "s")
     assert [sample.add(2), sample.add(3)] == [2, 5]
@@ -40,6 +39,7 @@ def test_what_was_done_is_there(backend: rnvm.Backend, connect: Connect) -> None
     sample.check()
 
 
+@pytest.mark.anywhere
 def test_another_front_end_sees_it_at_once(backend: rnvm.Backend, connect: Connect) -> None:
     one, two = Sample(connect(backend), "s"), Sample(connect(backend), "s")
     for i in range(20):
@@ -51,6 +51,7 @@ def test_another_front_end_sees_it_at_once(backend: rnvm.Backend, connect: Conne
     two.check()
 
 
+@pytest.mark.anywhere
 def test_a_reader_sees_what_a_writer_was_told_is_done(backend: rnvm.Backend, connect: Connect) -> None:
     writer, reader = Sample(connect(backend), "s"), Sample(connect(backend), "s")
     for i in range(200):
@@ -103,6 +104,7 @@ def test_an_operation_that_fails_leaves_nothing(direct: rnvm.Backend, connect: C
 # Batches
 
 
+@pytest.mark.anywhere
 def test_others_see_a_batch_when_it_ends(backend: rnvm.Backend, connect: Connect) -> None:
     one, two = Sample(connect(backend), "s"), Sample(connect(backend), "s")
     one.add(1)
@@ -151,6 +153,7 @@ def test_a_batch_spans_structures(backend: rnvm.Backend, connect: Connect) -> No
 # Transactions
 
 
+@pytest.mark.anywhere
 def test_a_transaction_holds_as_a_whole(backend: rnvm.Backend, connect: Connect) -> None:
     fe, other = connect(backend), connect(backend)
     a, b = Sample(fe, "a"), Sample(fe, "b")
@@ -237,6 +240,7 @@ def test_codecs_map_values(direct: rnvm.Backend, connect: Connect) -> None:
         Sample(fe, "other", codec="rot13")
 
 
+@pytest.mark.anywhere
 def test_names_are_found_listed_and_dropped(direct: rnvm.Backend, connect: Connect) -> None:
     fe, other = connect(direct), connect(direct)
     with pytest.raises(NotFound):
@@ -321,7 +325,6 @@ def test_a_small_cache_keeps_its_budget(direct: rnvm.Backend, connect: Connect) 
     sample.check()
 
 
-@pytest.mark.shm
 def test_a_cached_read_of_a_holder_costs_no_round_trip(direct: rnvm.Backend, connect: Connect) -> None:
     fe = connect(direct)
     sample = Sample(fe, "s")
