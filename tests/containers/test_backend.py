@@ -127,6 +127,7 @@ def test_a_name_is_of_one_kind(served):
             structures.BPlusTree(fe, "taken")
 
 
+@pytest.mark.anywhere
 @pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
 def test_what_was_stored_is_there_for_the_next_front_end(served, kind):
     name = f"kept {kind.__name__}"
