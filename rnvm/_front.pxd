@@ -60,6 +60,11 @@ cdef struct runs:
     uint64_t count
     uint64_t room
 
+cdef struct doubt:             # records that were written, and of which it is not known yet whether they count
+    bint any
+    bint[2] written            # to the log of operations, to the memory log
+    uint64_t[2] lsn
+
 cdef struct frontend:
     # the connection
     client_ring *ring
@@ -124,9 +129,7 @@ cdef struct frontend:
     runs granted               # blocks that nobody uses yet
     # what the present call has written and does not know the outcome of
     int result                 # what apply answered
-    bint doubtful
-    uint32_t doubt_ring        # 0: operations, 1: memory
-    uint64_t doubt_lsn
+    doubt doubt
     # the answer of the last operation
     char *answer
     uint64_t answer_length
@@ -134,6 +137,7 @@ cdef struct frontend:
     # structures that are open here
     instance **instances
     uint32_t instance_count
+    uint32_t gone              # how many of them are
     # figures
     uint64_t reads
     uint64_t writes
@@ -142,13 +146,14 @@ cdef struct frontend:
     uint64_t commits
     uint64_t executed_again
 
-cdef struct instance:          # a structure that is open at a front-end
+cdef struct instance:          # a structure that is open at a front-end; in memory of its own: it may outlive the object
     frontend *fe
     const kind *kind
     uint32_t id                # its name in logs
     uint32_t index             # of its naming entry
     uint64_t slabs             # address of its first node
     uint64_t root              # and of the one that it knows
+    bint gone                  # the object is no more: to be forgotten at the end of the call that is under way
     # the writer lock
     bint holds
     uint64_t word              # that says so in its line

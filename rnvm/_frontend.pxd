@@ -4,7 +4,8 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp._fabric cimport Region, RemoteRegion
 from rfp.protocol._channel cimport Channel
 from rfp.protocol._remote_arena cimport RemoteArena
-from rnvm._front cimport frontend, instance, journal
+from rnvm._baton cimport Baton
+from rnvm._front cimport doubt, frontend, instance, journal
 
 cdef class FrontEnd:
     cdef frontend c
@@ -20,12 +21,12 @@ cdef class FrontEnd:
     cdef RemoteArena pool
     cdef RemoteRegion logs
     cdef object interruption               # what a signal handler raised during a wait
-    cdef uint64_t busy                     # thread that is inside, or 0
-    cdef uint64_t owner                    # thread whose batch or transaction is under way, or 0
+    cdef Baton baton                       # threads that share it take turns
     cdef object members                    # structures of the transaction
     cdef uint64_t previous_epoch
     cdef uint32_t previous
-    cdef bint is_closed
+    cdef bint is_closed                    # nothing more is begun
+    cdef bint has_ended                    # nothing of the connection is left
     cdef bint is_forked
     cdef bint broken                       # the transaction under way lost its session
     cdef int settled                       # what an operation answered of which it is known by now that it holds
@@ -44,10 +45,11 @@ cdef class FrontEnd:
     cdef int end(self) except -1
     cdef int forget_session(self) except -1
     cdef int connect_again(self) except -1
-    cdef int wait_turn(self, uint64_t me, double seconds) except -1
     cdef int raise_for(self, int found) except -1
     cdef int unless_lost(self) except -1
-    cdef int outcome(self, uint32_t session, uint64_t epoch, uint32_t ring, uint64_t lsn) except -1
+    cdef int outcome(self, uint32_t session, uint64_t epoch, const doubt *written) except -1
     cdef int find(self, object structure, instance *s, bint create) except -1
     cdef int open_structure(self, object structure, instance *s, bint create, object timeout) except -1
     cdef void forget(self, instance *s) noexcept
+    cdef void reap(self) noexcept
+    cdef int finish(self) except -1

@@ -7,6 +7,7 @@ import secrets
 import time
 import weakref
 
+cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
@@ -16,10 +17,12 @@ from rfp._core cimport rfp_now
 from rfp._fabric cimport REMOTE_WRITE
 from rfp._shm cimport ShmFabric
 from rfp.protocol._client_ring cimport FETCH
+from rnvm._baton cimport Baton
 from rnvm._cache cimport cache_clear, cache_forget
 from rnvm._changes cimport changes_abandon, changes_undo
 from rnvm._format cimport header_whole
-from rnvm._front cimport instance, journal
+from rnvm._front cimport doubt, instance, journal
+from rnvm._journal cimport journal_trust
 from rnvm._layout cimport (
     RNVM_HEADERS, RNVM_MAJOR, RNVM_PAGE, rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_memory_ring_at,
     rnvm_operation_ring_at, rnvm_ring_seed, rnvm_structure_index, rnvm_up)
@@ -90,6 +93,7 @@ class Transaction:
         self.fe._end_transaction(kind is None)
 
 
+@cython.no_gc_clear                     # its structures still need it when they go
 cdef class FrontEnd:
     """A session at a back-end, in which structures are opened; made by `rnvm.connect`.
 
@@ -113,6 +117,7 @@ cdef class FrontEnd:
         self.reconnect = reconnect
         self.durability = durability
         self.structures = weakref.WeakValueDictionary()
+        self.baton = Baton.__new__(Baton)
         self.members = ()
         self.c.owner = <void *> self
         self.c.persistent = durability != "volatile"
@@ -134,7 +139,10 @@ cdef class FrontEnd:
         handles.add(self)
 
     def __dealloc__(self):
+        cdef uint32_t i
         cache_clear(&self.c, NULL)
+        for i in range(self.c.instance_count):
+            free(self.c.instances[i])
         free(self.c.buckets)
         free(self.c.nodes)
         free(self.c.undone)
@@ -265,6 +273,7 @@ cdef class FrontEnd:
         cdef instance *s
         cdef uint32_t i
         changes_abandon(&self.c)
+        journal_trust(&self.c)
         cache_clear(&self.c, NULL)
         self.c.granted.count = 0
         for i in range(self.c.instance_count):
@@ -289,6 +298,8 @@ cdef class FrontEnd:
                 raise Closed("this front-end was closed")
             try:
                 self.begin(min(deadline, rfp_now() + <uint64_t> 1000000000))
+                if self.is_closed:
+                    raise Closed("this front-end was closed")
                 for structure in list(self.structures.values()):
                     structure._reopen()
                 return 0
@@ -312,40 +323,34 @@ cdef class FrontEnd:
     # Calls of structures
 
     cdef int enter(self, object timeout) except -1:
-        cdef uint64_t me = <uint64_t> PyThread_get_thread_ident()
         cdef double seconds = self.timeout
+        cdef uint64_t now = rfp_now()
         if timeout is not None:
             seconds = timeout
             if not 0 < seconds < LONGEST_TIME:
                 raise InvalidArgument(f"timeout={timeout!r} is not a time", hint="seconds, more than 0")
-        self.c.deadline = rfp_now() + <uint64_t> (seconds * 1e9) if not self.busy else self.c.deadline
         if self.is_forked:
             raise Forked("this front-end belongs to the parent process", hint="connect again in the child; or use 'spawn'")
         if self.is_closed:
             raise Closed("this front-end was closed")
-        if self.busy or self.owner and self.owner != me:
-            self.wait_turn(me, seconds)
-        self.busy = me
-        return 0
-
-    cdef int wait_turn(self, uint64_t me, double seconds) except -1:
-        """Another thread is inside, or in a batch or transaction."""
-        cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
-        if self.busy == me:
+        if self.baton.holder and self.baton.holder == <uint64_t> PyThread_get_thread_ident():
             raise CallerError("this thread is inside another call of this front-end",
                               hint="a signal handler, a finalizer or a codec must not use the front-end that it interrupts")
-        while self.busy or self.owner and self.owner != me:
-            if self.is_closed:
-                raise Closed("this front-end was closed")
-            if rfp_now() >= deadline:
-                raise DeadlineExceeded("another thread is using this front-end",
-                                       hint="give the call more timeout, or connect once for each thread")
-            time.sleep(0.0001)
-        self.c.deadline = deadline
+        if not self.baton.take(seconds):
+            raise DeadlineExceeded("another thread is using this front-end",
+                                   hint="give the call more timeout, or connect once for each thread")
+        if self.is_closed:
+            self.leave()
+            raise Closed("this front-end was closed")
+        self.c.deadline = now + <uint64_t> (seconds * 1e9)
         return 0
 
     cdef void leave(self) noexcept:
-        self.busy = 0
+        if self.c.gone:
+            self.reap()
+        if self.is_closed:
+            self.finish()
+        self.baton.give()
 
     cdef int ready(self) except -1:
         if self.c.trouble:
@@ -378,9 +383,7 @@ cdef class FrontEnd:
         raise ConnectionFailed(f"the session at {self.address} was lost", hint="is the back-end running?")
 
     cdef int again(self, instance *s, int found, bint operation) except -1:
-        cdef bint doubtful = self.c.doubtful and operation
-        cdef uint32_t ring = self.c.doubt_ring
-        cdef uint64_t lsn = self.c.doubt_lsn
+        cdef doubt written = self.c.doubt
         cdef uint32_t session = self.c.session
         cdef uint64_t epoch = self.c.epoch
         cdef int result = self.c.result
@@ -393,31 +396,35 @@ cdef class FrontEnd:
         try:
             self.ready()
         except ConnectionFailed as error:
-            if doubtful:
+            if operation and written.any:
                 raise unknown(self.address) from error
             raise
-        if not doubtful:
-            return 0
-        self.c.doubtful = False
-        if self.outcome(session, epoch, ring, lsn):
+        if operation and self.outcome(session, epoch, &written):
             self.settled = result
             return 1
         return 0
 
-    cdef int outcome(self, uint32_t session, uint64_t epoch, uint32_t ring, uint64_t lsn) except -1:
-        """Whether a record of an earlier session of ours counts; if it does not, it never will."""
+    cdef int outcome(self, uint32_t session, uint64_t epoch, const doubt *written) except -1:
+        """Whether what an earlier session of ours wrote last counts; if it does not, it never will.
+
+        An operation whose record counts is done, also where that of what it changed does not: it is executed again.
+        """
         cdef rnvm_outcome question
+        cdef int ring, found
         memset(&question, 0, sizeof(question))
         question.session = session
-        question.ring = ring
         question.epoch = epoch
-        question.lsn = lsn
-        found = self.call(RNVM_OUTCOME, &question, sizeof(question), NULL, 0, NULL)
-        if found == OK and self.c.refusal == RNVM_GOOD:
-            return True
-        if found == OK and self.c.refusal == RNVM_ABSENT:
-            return False
-        raise unknown(self.address)
+        for ring in range(2):
+            if not written.written[ring]:
+                continue
+            question.ring = ring
+            question.lsn = written.lsn[ring]
+            found = self.call(RNVM_OUTCOME, &question, sizeof(question), NULL, 0, NULL)
+            if found == OK and self.c.refusal == RNVM_GOOD:
+                return True
+            if found != OK or self.c.refusal != RNVM_ABSENT:
+                raise unknown(self.address)
+        return False
 
     def interrupt(self, error):
         """What a signal handler raised while a call waits: the call raises it."""
@@ -502,17 +509,38 @@ cdef class FrontEnd:
         return 0
 
     cdef void forget(self, instance *s) noexcept:
+        """The object is no more.  Its instance goes now, or when the thread that is inside leaves."""
         cdef uint32_t i
         for i in range(self.c.instance_count):
             if self.c.instances[i] == s:
-                if s.touched or s.entered or s.holds:
-                    self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
-                    with nogil:
-                        turn_settle(s)
-                cache_clear(&self.c, s)
-                self.c.instance_count -= 1
-                self.c.instances[i] = self.c.instances[self.c.instance_count]
-                return
+                break
+        else:
+            free(s)                             # it was not opened
+            return
+        s.gone = True
+        self.c.gone += 1
+        if not self.baton.holder:
+            self.baton.holder = <uint64_t> PyThread_get_thread_ident()
+            self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
+            self.leave()
+
+    cdef void reap(self) noexcept:
+        """Forgets the instances whose objects are no more."""
+        cdef instance *s
+        cdef uint32_t i = 0
+        while i < self.c.instance_count:
+            s = self.c.instances[i]
+            if s.gone:
+                with nogil:
+                    turn_settle(s)
+            if not s.gone or s.touched:         # the transaction under way still names it
+                i += 1
+                continue
+            cache_clear(&self.c, s)
+            self.c.gone -= 1
+            self.c.instance_count -= 1
+            self.c.instances[i] = self.c.instances[self.c.instance_count]
+            free(s)
 
     def names(self, *, timeout=None):
         """The structures of the pool: a dict, name -> {"kind", "format", "codec", "uuid", "created"}.  One call for some
@@ -598,7 +626,7 @@ cdef class FrontEnd:
                 raise CallerError("a batch has begun already, or a transaction", hint="end it first")
             self.ready()
             self.c.batching = True
-            self.owner = self.busy
+            self.baton.keep(True)
         finally:
             self.leave()
 
@@ -622,7 +650,7 @@ cdef class FrontEnd:
             self.raise_for(found)
         finally:
             self.c.batching = False
-            self.owner = 0
+            self.baton.keep(False)
             self.leave()
 
     def _begin_transaction(self, structures, timeout):
@@ -652,7 +680,7 @@ cdef class FrontEnd:
                 if found != LOST and found != FENCED:
                     self.raise_for(found)
             self.broken = False
-            self.owner = self.busy
+            self.baton.keep(True)
             self.members = structures
             for each in structures:
                 each._mark()
@@ -661,7 +689,7 @@ cdef class FrontEnd:
 
     def _end_transaction(self, bint good):
         cdef int found = OK
-        cdef bint doubtful
+        cdef doubt written
         self.enter(None)
         try:
             if not good or self.broken or self.c.trouble:
@@ -675,8 +703,8 @@ cdef class FrontEnd:
                     raise ConnectionFailed(f"the session at {self.address} was lost during a transaction: nothing of it was done",
                                            hint="do the transaction again")
                 return
-            self.c.doubtful = False
             with nogil:
+                journal_trust(&self.c)
                 found = turn_commit(&self.c)
             if found == TOO_LONG:
                 changes_undo(&self.c, 0)
@@ -684,16 +712,15 @@ cdef class FrontEnd:
                     each._unmark()
             self.c.transacting = False
             if found == LOST or found == FENCED:
-                doubtful, ring, lsn = self.c.doubtful, self.c.doubt_ring, self.c.doubt_lsn
+                written = self.c.doubt
                 session, epoch = self.c.session, self.c.epoch
                 try:
                     self.connect_again()
                 except ConnectionFailed as error:
-                    if doubtful:
+                    if written.any:
                         raise unknown(self.address) from error
                     raise
-                self.c.doubtful = False
-                if not doubtful or not self.outcome(session, epoch, ring, lsn):
+                if not self.outcome(session, epoch, &written):
                     raise ConnectionFailed(f"the session at {self.address} was lost at the end of a transaction: nothing of it "
                                            "was done",
                                            hint="do the transaction again")
@@ -705,7 +732,7 @@ cdef class FrontEnd:
         finally:
             self.c.transacting = False
             self.members = ()
-            self.owner = 0
+            self.baton.keep(False)
             self.leave()
 
     # The end
@@ -750,11 +777,20 @@ cdef class FrontEnd:
         self.is_closed = True
         if self.is_forked:
             return
-        while self.busy and self.busy != <uint64_t> PyThread_get_thread_ident():
-            if self.channel is not None:
-                self.channel.interrupt()
-            time.sleep(0.0001)
+        if self.baton.holder:
+            self.channel.interrupt()
+            if self.baton.holder == <uint64_t> PyThread_get_thread_ident():
+                return                          # a signal handler of the call that is under way, which will end it
+        self.baton.keeper = 0                   # no batch or transaction goes on
+        self.baton.take(LONGEST_TIME)
         self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
+        self.leave()
+
+    cdef int finish(self) except -1:
+        """Nobody will be inside any more."""
+        if self.has_ended:
+            return 0
+        self.has_ended = True
         if not self.c.trouble and not self.channel.c.closing:
             if self.c.transacting:
                 changes_undo(&self.c, 0)
@@ -767,6 +803,7 @@ cdef class FrontEnd:
         close = getattr(self.opener, "close", None)
         if close is not None:
             close()
+        return 0
 
     def forked(self):
         """The child of a fork has no part in the session."""

@@ -11,5 +11,10 @@ cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil
 # Writes the records whose payloads have been made: one WRITE each, one round trip for both.  0 bytes: none of that log.
 cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_parts, uint32_t memory,
                        uint16_t memory_parts) noexcept nogil
-# What has been written is as durable as was agreed when this answers OK; FENCED: it may be or not.
+# What has been written is as durable as was agreed when this answers OK.  Else fe.doubt says what may count or not, and there is
+# fe.trouble: only the end of the session tells.
 cdef int journal_settle(frontend *fe) noexcept nogil
+# Nothing is in doubt (for the caller) any more.
+cdef void journal_trust(frontend *fe) noexcept nogil
+# How far the back-end is: what space is free, what is durable.
+cdef int journal_hear(frontend *fe) noexcept nogil

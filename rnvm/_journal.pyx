@@ -65,7 +65,7 @@ cdef int hear(frontend *fe, const live *shown) noexcept nogil:
     return OK
 
 
-cdef int look(frontend *fe) noexcept nogil:
+cdef int journal_hear(frontend *fe) noexcept nogil:
     cdef live shown
     cdef int found = remote_read(fe, live_at(fe), &shown, sizeof(shown))
     return hear(fe, &shown) if found == OK else found
@@ -86,7 +86,7 @@ cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil
     if length > rnvm_longest_record(j.size):
         return TOO_LONG
     while not fits(j, length):
-        found = look(fe)
+        found = journal_hear(fe)
         if found != OK:
             return found
         if fits(j, length):
@@ -94,7 +94,7 @@ cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil
         found = remote_ask(fe, RNVM_ROOM, 0)
         if found != OK:
             return found
-        found = look(fe)
+        found = journal_hear(fe)
         if found == OK and not fits(j, length):
             found = remote_patience(fe, &pause)
         if found != OK:
@@ -107,7 +107,7 @@ cdef int add(frontend *fe, journal *j, uint16_t kind, uint16_t parts, uint32_t l
     cdef rnvm_record *record = record_of(fe, j)
     cdef rnvm_record *pad = <rnvm_record *> pad_of(fe, j)
     cdef uint64_t before = rnvm_pad_before(j.tail, rnvm_record_length(length), j.size)
-    cdef int n = 0
+    cdef int n = 0, which = j == &fe.memory
     if before:
         rnvm_pad_seal(pad, j.seed, j.tail, fe.epoch, <uint32_t> before)
         works[n].local_offset = j.staging
@@ -119,10 +119,8 @@ cdef int add(frontend *fe, journal *j, uint16_t kind, uint16_t parts, uint32_t l
     works[n].local_offset = j.staging + LINES
     works[n].remote_offset = j.offset + j.tail % j.size
     works[n].length = sizeof(rnvm_record) + length
-    if not fe.doubtful or j == &fe.memory:
-        fe.doubtful = True
-        fe.doubt_ring = j == &fe.memory
-        fe.doubt_lsn = j.tail
+    fe.doubt.any = fe.doubt.written[which] = True
+    fe.doubt.lsn[which] = j.tail
     j.tail += record.length
     return n + 1
 
@@ -181,13 +179,25 @@ cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_par
             return found
     if found == DONE:
         return OK
-    if found == TIMED_OUT:
-        return LATE
+    # Also where only the time is over: what may be in the log must not be written a second time.  A new session tells.
     fe.trouble = LOST
-    return LOST
+    return LATE if found == TIMED_OUT else LOST
+
+
+cdef void journal_trust(frontend *fe) noexcept nogil:
+    memset(&fe.doubt, 0, sizeof(fe.doubt))
 
 
 cdef int journal_settle(frontend *fe) noexcept nogil:
+    cdef int found = settle(fe)
+    if found == OK:
+        journal_trust(fe)
+    elif fe.doubt.any and not fe.trouble:
+        fe.trouble = LOST                       # only the end of the session tells what counts
+    return found
+
+
+cdef int settle(frontend *fe) noexcept nogil:
     cdef int found, looks, most = LOOKS
     if fe.trouble:
         return fe.trouble
@@ -200,19 +210,17 @@ cdef int journal_settle(frontend *fe) noexcept nogil:
         if rfp_load64(fe.pool.base + rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE) != fe.epoch:
             fe.trouble = FENCED
             return FENCED
-        fe.doubtful = False
         return OK
     if fe.near:
         most = fe.looks
     for looks in range(most):
         # Where journal_write() has heard enough already, it has also heard that the session is still ours.
         if fe.near or not fe.persistent or not all_durable(fe):
-            found = look(fe)
+            found = journal_hear(fe)
             if found != OK:
                 return found
         if not fe.persistent or all_durable(fe):
             fe.looks = LOOKS
-            fe.doubtful = False
             return OK
         if fe.near:
             rfp_pause()
@@ -223,11 +231,9 @@ cdef int journal_settle(frontend *fe) noexcept nogil:
         fe.trouble = LOST
         return LOST
     if found == OK:
-        found = look(fe)
+        found = journal_hear(fe)
     if found == OK and not all_durable(fe):
         # What is whole there was made durable: so something is not whole.
         fe.trouble = LOST
         return LOST
-    if found == OK:
-        fe.doubtful = False
     return found

@@ -5,7 +5,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_copy_in, rfp_fence_acquire, rfp_now, rfp_pause
+from rfp._core cimport rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_now, rfp_pause
 from rfp._fabric cimport READ, local_region, remote_region, work_request
 from rfp.protocol._client_ring cimport (
     CLOSED, DONE, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush, client_ring_payload, client_ring_pop,
@@ -188,6 +188,8 @@ cdef int remote_patience(frontend *fe, uint64_t *pause) noexcept nogil:
     pause[0] = 1000 if pause[0] == 0 else min(2 * pause[0], <uint64_t> LONGEST_PAUSE)
     if now >= fe.deadline:
         return LATE
+    if rfp_load32(fe.ring.closing):
+        return STOPPED
     if pause[0] == LONGEST_PAUSE:
         if interrupted(fe):
             return STOPPED

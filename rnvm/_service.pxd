@@ -16,6 +16,7 @@ cdef struct backend:
     uint64_t checkpoints
     uint32_t flags
     bint stopped                       # the medium failed
+    uint64_t *nap                      # how long the worker may sleep
     void *owner                        # the PoolService
 
 

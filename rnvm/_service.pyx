@@ -36,6 +36,7 @@ cdef enum:
     EVERYTHING = 0x7fffffffffffffff
     TURN = 256                 # transactions applied at once, before calls have their turn again
     CHECKPOINT = 20000000      # ns after which what was applied is made durable although there is still room in the logs
+    NAP = 50000                # ns between two looks whether the holder of a lock is outside
     SWEEP = 100000000          # ns between two looks at sessions that have ended
 
 
@@ -80,6 +81,7 @@ cdef class PoolService(Service):
         self.c.execute = execute
         self.c.tend = tend
         self.c.watchful = True
+        self.b.nap = &self.c.nap
         if guests_begin(&self.b.g):
             self.b.stopped = True
 
@@ -592,4 +594,6 @@ cdef bint tend(void *context, uint64_t now) noexcept nogil:
         return False
     if now - s.swept > SWEEP:
         sweep(s)
-    return bytes != 0 or applied != 0 or s.g.waiting != 0
+    # A holder says nothing when it is outside: while others wait for it, somebody has to look.
+    s.nap[0] = NAP if s.g.waiting else 0
+    return bytes != 0 or applied != 0

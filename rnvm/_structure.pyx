@@ -4,10 +4,11 @@
 import json
 import pickle
 
+cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport realloc
-from libc.string cimport memcpy, memset
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy
 
 from rnvm._cache cimport cache_forget, cache_get, node_bytes
 from rnvm._changes cimport change_add, change_node
@@ -160,6 +161,7 @@ def codec_name(codec):
     return str(getattr(codec, "name", "own")).encode()[:16]
 
 
+@cython.no_gc_clear                     # its instance belongs to the front-end
 cdef class Structure:
     """The base of all structures.
 
@@ -173,7 +175,9 @@ cdef class Structure:
     KIND = 0
 
     def __cinit__(self, *arguments, **options):
-        memset(&self.c, 0, sizeof(self.c))
+        self.c = <instance *> calloc(1, sizeof(instance))
+        if self.c == NULL:
+            raise MemoryError()
 
     def __init__(self, FrontEnd fe not None, str name not None, *, codec=None, bint create=True, timeout=None):
         cdef Registered entry = kinds.get(type(self).KIND)
@@ -185,11 +189,13 @@ cdef class Structure:
         self.name = name
         self.c.kind = entry.c
         self.fe = fe
-        fe.open_structure(self, &self.c, create, timeout)
+        fe.open_structure(self, self.c, create, timeout)
 
     def __dealloc__(self):
         if self.fe is not None:
-            (<FrontEnd> self.fe).forget(&self.c)
+            (<FrontEnd> self.fe).forget(self.c)
+        else:
+            free(self.c)
 
     @property
     def codec_name(self):
@@ -204,10 +210,10 @@ cdef class Structure:
             while True:
                 fe.ready()
                 with nogil:
-                    found = turn_execute(&self.c, code, bytes, length)
+                    found = turn_execute(self.c, code, bytes, length)
                 if found >= 0:
                     return found
-                if fe.again(&self.c, found, True):
+                if fe.again(self.c, found, True):
                     return fe.settled
         finally:
             fe.leave()
@@ -220,10 +226,10 @@ cdef class Structure:
             while True:
                 fe.ready()
                 with nogil:
-                    found = turn_query(&self.c, ask, context)
+                    found = turn_query(self.c, ask, context)
                 if found >= 0:
                     return found
-                fe.again(&self.c, found, False)
+                fe.again(self.c, found, False)
         finally:
             fe.leave()
 
@@ -264,17 +270,17 @@ cdef class Structure:
             while True:
                 fe.ready()
                 with nogil:
-                    found = turn_alone(&self.c, reach, NULL)
+                    found = turn_alone(self.c, reach, NULL)
                 if found == OK:
                     return
-                fe.again(&self.c, found, False)
+                fe.again(self.c, found, False)
         finally:
             fe.leave()
 
     # For the front-end
 
     def _reopen(self):
-        (<FrontEnd> self.fe).find(self, &self.c, False)
+        (<FrontEnd> self.fe).find(self, self.c, False)
 
     def _index(self):
         return self.c.index
@@ -282,14 +288,14 @@ cdef class Structure:
     def _enter(self):
         cdef int found
         with nogil:
-            found = turn_enter(&self.c)
+            found = turn_enter(self.c)
         return found
 
     def _take_lock(self):
         """Takes the writer lock, and thereby executes what a dead session of ours has left."""
         cdef int found
         with nogil:
-            found = turn_enter(&self.c)
+            found = turn_enter(self.c)
             turn_leave(self.c.fe)
         return found
 

@@ -11,7 +11,8 @@ from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_transfers
 from rnvm._cache cimport cache_forget
 from rnvm._changes cimport change_touch, changes_keep, changes_record, changes_undo, changes_written
 from rnvm._front cimport frontend, instance
-from rnvm._journal cimport journal_payload, journal_room, journal_settle, journal_wait, journal_write
+from rnvm._journal cimport (
+    journal_hear, journal_payload, journal_room, journal_settle, journal_trust, journal_wait, journal_write)
 from rnvm._layout cimport (
     RNVM_NAME_LIVE, RNVM_OPERATION, rnvm_memory_ring_at, rnvm_name_at, rnvm_operation_ring_at, rnvm_part,
     rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed, rnvm_up, rnvm_longest_record)
@@ -55,10 +56,10 @@ cdef int look(instance *s, line *seen) noexcept nogil:
         return fe.trouble
     if fe.near:
         at = fe.pool.base + line_at(s)
+        seen.revoke = rfp_load64_acquire(at + 8 * REVOKE)
         seen.holder = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_HOLDER))
         seen.replayed = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_REPLAYED))
         seen.orphans = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_ORPHANS))
-        seen.revoke = rfp_load64_acquire(at + 8 * REVOKE)
         seen.sequence = rfp_load64_acquire(at)
         return OK
     # Two READs in order, one round trip: the other words of the first, the sequence of the second.
@@ -119,7 +120,8 @@ cdef bint still_ours(instance *s) noexcept nogil:
     """After say(): whether the lock is ours, and will be until we say that we are out."""
     cdef const char *at = s.fe.pool.base + line_at(s)
     rfp_fence_full()
-    return rfp_load64(at + 8 * (SPARE + RNVM_LIVE_HOLDER)) == s.word and rfp_load64(at + 8 * REVOKE) != s.word >> 16
+    # In this order: once a lock was asked back and taken, its holder changes first, and only then nobody asks for it any more.
+    return rfp_load64_acquire(at + 8 * REVOKE) != s.word >> 16 and rfp_load64(at + 8 * (SPARE + RNVM_LIVE_HOLDER)) == s.word
 
 
 cdef void take_over(instance *s, const rnvm_locked *locked) noexcept nogil:
@@ -263,8 +265,8 @@ cdef int heed(instance *s) noexcept nogil:
 
 
 cdef int look_now_and_then(instance *s) noexcept nogil:
-    """Over a network: s.holds is right for half a lease, since the lock is not taken away before a whole one has passed after we last
-    saw that nobody wants it."""
+    """Over a network: s.holds is right for half a lease, since the lock is not taken away before a whole one has passed after we
+    last saw that nobody wants it."""
     return heed(s) if rfp_now() - s.looked > s.fe.lease // 2 else OK
 
 
@@ -358,12 +360,12 @@ cdef int do(instance *s, uint32_t code, const char *bytes, uint32_t length) noex
     fe.operation += 1
     fe.answer_length = 0
     s.steps = 0
+    s.fetched = False
     s.error = AGAIN
     found = s.kind.apply(s, code, bytes, length)
     if found < 0:
         changes_undo(fe, mark)
-        # Nobody but us changes anything: what does not fit together will not by another look.
-        return DAMAGED if found == AGAIN else found
+        return settled(s, found)
     return found
 
 
@@ -432,10 +434,10 @@ cdef int wait_applied(frontend *fe) noexcept nogil:
 
 cdef int turn_commit(frontend *fe) noexcept nogil:
     cdef int found = write_transaction(fe)
-    if found == OK and fe.doubtful:
+    if found == OK and fe.doubt.any:
         found = journal_settle(fe)
     if found == OK and fe.applied:
-        found = wait_applied(fe)
+        wait_applied(fe)                        # it holds, also where nobody can say when it shows
     return found
 
 
@@ -477,10 +479,14 @@ cdef int log_both(instance *s, uint32_t code, const char *bytes, uint32_t length
     return found
 
 
-cdef bint long_batch(const frontend *fe) noexcept nogil:
+cdef bint long_batch(frontend *fe) noexcept nogil:
     """Whether a batch must be written now: its record grows long, or its operations fill the ring."""
-    return fe.volume * 2 > rnvm_longest_record(fe.memory.size) \
-        or (fe.operations.tail - fe.operations.head) * 2 > fe.operations.size
+    if fe.volume * 2 > rnvm_longest_record(fe.memory.size):
+        return True
+    if (fe.operations.tail - fe.operations.head) * 2 <= fe.operations.size:
+        return False
+    # Some of that may be free by now.
+    return journal_hear(fe) != OK or (fe.operations.tail - fe.operations.head) * 2 > fe.operations.size
 
 
 cdef int log_operation(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
@@ -496,8 +502,9 @@ cdef int log_operation(instance *s, uint32_t code, const char *bytes, uint32_t l
     found = log_alone(s, code, bytes, length)
     if found == OK:
         changes_keep(fe)
+        # Should that fail, what comes next in the batch or its end says so.  This operation holds.
         if long_batch(fe):
-            found = turn_commit(fe)
+            turn_commit(fe)
     return found
 
 
@@ -505,9 +512,10 @@ cdef int turn_execute(instance *s, uint32_t code, const char *bytes, uint32_t le
     cdef frontend *fe = s.fe
     cdef uint64_t mark, operations, before
     cdef int result, found = enter(s)
+    # Whatever that wrote was of other operations.
+    journal_trust(fe)
     if found != OK:
         return found
-    fe.doubtful = False
     before = fe.volume
     mark = fe.undo_count
     operations = s.operations
@@ -522,16 +530,19 @@ cdef int turn_execute(instance *s, uint32_t code, const char *bytes, uint32_t le
         # Once more without what the batch has changed before.
         s.operations = operations
         found = turn_commit(fe)
-        return turn_execute(s, code, bytes, length) if found == OK else found
+        if found == OK:
+            return turn_execute(s, code, bytes, length)
+        journal_trust(fe)
+        return found
     if result < 0 or fe.undo_count == mark:
         s.operations = operations               # nothing happened, nothing is logged
     elif not fe.transacting:
         fe.result = result
         found = log_operation(s, code, bytes, length)
         if found == OK and fe.applied:
-            found = wait_applied(fe)
+            wait_applied(fe)
         if found != OK:
-            if fe.doubtful:
+            if fe.doubt.any:
                 changes_keep(fe)                # it may hold
             else:
                 changes_undo(fe, mark)
@@ -570,7 +581,7 @@ cdef int run(instance *s, int (*ask)(instance *s, void *context) noexcept nogil,
 
 
 cdef int settled(instance *s, int found) noexcept nogil:
-    """What a query has found under the lock.  Who was stopped for longer than a lease may have lost it meanwhile: then what was
+    """What came of reading under the lock.  Who was stopped for longer than a lease may have lost it meanwhile: then what was
     fetched is of different moments."""
     cdef frontend *fe = s.fe
     cdef line seen

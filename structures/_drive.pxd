@@ -34,7 +34,7 @@ cdef int register_kind(const kind *k, object cls) except -1
 
 
 cdef class Structure:
-    cdef instance c
+    cdef instance *c
     cdef readonly object fe
     cdef readonly str name
     cdef readonly object codec

@@ -585,6 +585,14 @@ cdef int failure(instance *s, int outcome) except -1:
 cdef class Structure:
     """The base class of structures, on a Memory."""
 
+    def __cinit__(self, *arguments, **options):
+        self.c = <instance *> calloc(1, sizeof(instance))
+        if self.c == NULL:
+            raise MemoryError()
+
+    def __dealloc__(self):
+        free(self.c)
+
     def __init__(self, Memory fe not None, str name, *, codec=None):
         cdef uint64_t found
         cdef arena *a = &fe.a
@@ -598,7 +606,7 @@ cdef class Structure:
         if known is None:
             self.c.id = len(fe.names) + 1
             a.operation += 1
-            if make(&self.c, self.c.kind.root, 1, &self.c.root) == NULL:
+            if make(self.c, self.c.kind.root, 1, &self.c.root) == NULL:
                 raise Fault(self.c.error, CODES[self.c.error])
             fe.names[name] = (self.KIND, self.c.id, self.c.root)
             if not fe.depth:
@@ -624,7 +632,7 @@ cdef class Structure:
         self.c.steps = 0
         self.c.fault = NULL
         with nogil:
-            outcome = self.c.kind.apply(&self.c, code, private, length)
+            outcome = self.c.kind.apply(self.c, code, private, length)
         a.applying = False
         if a.strict:
             fe.recorded.append((self.name, code, private[:length]))
@@ -634,7 +642,7 @@ cdef class Structure:
             raise Fault(DAMAGED, "the operation changed what it did not name")
         if outcome < 0:
             roll_back(a, mark)
-            failure(&self.c, outcome)
+            failure(self.c, outcome)
         if not fe.depth:
             commit(a)
         return outcome
@@ -654,13 +662,13 @@ cdef class Structure:
             self.c.steps = 0
             self.c.fault = NULL
             with nogil:
-                outcome = ask(&self.c, context)
+                outcome = ask(self.c, context)
             drop_copies(a)
             if a.mixing or (outcome == AGAIN and a.again):
                 continue
             a.mixing = mixing
             if outcome < 0:
-                failure(&self.c, outcome)
+                failure(self.c, outcome)
             return outcome
 
     cdef bytes answer(self):
@@ -692,7 +700,7 @@ cdef class Structure:
         cdef int outcome
         cdef uint64_t i
         w.a = &fe.a
-        w.s = &self.c
+        w.s = self.c
         w.seen = <uint8_t *> calloc(1, fe.a.count)
         if w.seen == NULL:
             raise MemoryError
@@ -704,11 +712,11 @@ cdef class Structure:
             with nogil:
                 outcome = show(&w, self.c.root, self.c.kind.root)
                 if outcome == OK:
-                    outcome = self.c.kind.walk(&self.c, show, &w)
+                    outcome = self.c.kind.walk(self.c, show, &w)
             fe.a.walking = False
             drop_copies(&fe.a)
             if outcome != OK:
-                failure(&self.c, outcome)
+                failure(self.c, outcome)
             for i in range(fe.a.count):
                 if fe.a.cells[i].taken and fe.a.cells[i].structure == self.c.id and not w.seen[i]:
                     raise Fault(DAMAGED, f"the node at {address_of(i):#x} has leaked")

@@ -43,6 +43,7 @@ cdef struct service:
     # Its work comes without requests too, such as records that clients WRITE into logs: tend() looks for it whenever the worker
     # finds no request, and what it finds counts as work.
     bint watchful
+    uint64_t nap               # ns that a sleep may take; 0: as long as the worker likes
 
 
 cdef class Service:

@@ -20,7 +20,7 @@ cdef enum:
     ADD = 1
     REMOVE = 2
     STOP = 3
-    SLEEP = 100000000      # ns: the longest sleep; orders and notifications end it at once
+    SLEEP = 100000000      # ns: the longest sleep, unless the service wants it shorter; orders and notifications end it at once
     TEND = 1000000         # ns between two tend() of a busy worker
     PROMPT = 2000          # ns after which a waiting client is not kept for the rest of its group
     TURNS = 64             # idle turns between two looks at the clock
@@ -203,7 +203,7 @@ cdef void worker_run(worker *w) noexcept nogil:
             idle_since = 0
             continue
         w.sleeps_taken += 1
-        woken = w.channel.ops.sleep(w.channel, armed, SLEEP)
+        woken = w.channel.ops.sleep(w.channel, armed, w.service.nap if w.service.nap else SLEEP)
         w.wakes += woken
         forgive(w)
         now = rfp_now()

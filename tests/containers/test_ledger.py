@@ -19,9 +19,6 @@ from .backends import backend
 WORKER = Path(__file__).with_name("ledger_worker.py")
 LEASE = 0.3
 
-# Seen to stand still now and then on a busy machine: to be mended before it counts (docs/rnvm.md, "What is missing").
-pytestmark = pytest.mark.xfail(run=False, reason="stands still now and then: a known defect of front-ends that contend")
-
 
 class Workers:
     """Processes that are started again when they are killed, each life with a ledger of its own."""

@@ -94,7 +94,7 @@ class Plan:
 
     def step(self) -> Step:
         way, most = self.rng.choices(
-            [("one", 1), ("batch", 12), ("transaction", 8), ("discarded", 4)], [70, 15, 10, 5]
+            [("one", 1), ("batch", 12), ("transaction", 5), ("discarded", 4)], [70, 15, 10, 5]
         )[0]  # fmt: skip
         before, reserved = self.now, list(self.reserved)
         actions, after = [], []

@@ -1,0 +1,5 @@
+class Baton:
+    holder: int
+    keeper: int
+
+class Waiter: ...
