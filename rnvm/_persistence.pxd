@@ -35,6 +35,7 @@ cdef class Medium:
     """What a pool stands on; owns the mapping and the file."""
     cdef medium c
     cdef readonly bint direct          # base is the medium itself: who maps it can make stores durable by flushing cache lines
+    cdef readonly bint in_lines        # stores are sent on their way in cache lines, at once; else in writes to a file, later
     # The file whose bytes from 0 on are base, for peers of this host to map; -1: there is none.  It stays the medium's.
     cpdef int fileno(self)
     cpdef close(self)

@@ -181,7 +181,7 @@ cdef class Direct(Medium):
             self.c.ops = &direct_operations if flushing == "lines" else &plain_operations
             self.flushing = flush_instruction() if flushing == "lines" else flushing
         self.c.length = length
-        self.direct = True
+        self.direct = self.in_lines = True
         # Devices may refuse it; then a forked child sees the pool, which it must not touch anyway.
         madvise(self.c.base, self.mapped, MADV_DONTFORK)
 

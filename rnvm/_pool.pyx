@@ -206,10 +206,6 @@ cdef class Pool:
         raise PoolDamaged(f"the pool is damaged: {findings[0].where}: {findings[0].what}{more}",
                           findings=[str(finding) for finding in findings], hint=REPAIR)
 
-    def at_once(self):
-        """Whether what is applied is on its way at once, because the medium is memory, or a model of that."""
-        return self.medium.direct or getattr(self.medium, "kind", "sectors") != "sectors"
-
     cdef allocate(self):
         cdef pool *p = &self.c
         p.taken = <uint64_t *> calloc((p.g.blocks + 63) // 64, sizeof(uint64_t))
@@ -219,7 +215,7 @@ cdef class Pool:
         p.structures = <structure *> calloc(p.g.names, sizeof(structure))
         p.scratch = <char *> malloc(self.capacity())
         if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch \
-                or unsent_begin(p, self.at_once()):
+                or unsent_begin(p, self.medium.in_lines):
             raise MemoryError("no memory for the state of a pool")
 
     def lost(self):

@@ -11,5 +11,5 @@ cdef void unsent_write(pool *p, uint64_t offset, const void *source, uint64_t n)
 # Sends all that was put there.
 cdef void unsent_send(pool *p) noexcept nogil
 # Allocates what is needed for that; 0, or -1.  Before anything is replayed.
-cdef int unsent_begin(pool *p, bint direct) noexcept nogil
+cdef int unsent_begin(pool *p, bint in_lines) noexcept nogil
 cdef void unsent_end(pool *p) noexcept nogil

@@ -11,8 +11,8 @@ cdef enum:
     ROOM = 1024                # pages, at first
 
 
-cdef int unsent_begin(pool *p, bint direct) noexcept nogil:
-    if direct:
+cdef int unsent_begin(pool *p, bint in_lines) noexcept nogil:
+    if in_lines:
         return 0
     p.unsent = <uint64_t *> calloc((p.g.size // RNVM_PAGE + 64) // 64, sizeof(uint64_t))
     return 0 if p.unsent != NULL else -1
