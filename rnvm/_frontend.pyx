@@ -25,7 +25,7 @@ from rnvm._front cimport doubt, instance, journal
 from rnvm._journal cimport journal_trust
 from rnvm._layout cimport (
     RNVM_HEADERS, RNVM_MAJOR, RNVM_PAGE, rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_memory_ring_at,
-    rnvm_operation_ring_at, rnvm_ring_seed, rnvm_structure_index, rnvm_up)
+    rnvm_operation_ring_at, rnvm_ring_seed, rnvm_session_at, rnvm_structure_index, rnvm_up)
 from rnvm._messages cimport *
 from rnvm._node cimport rnvm_slabs
 from rnvm._remote cimport remote_call, remote_read
@@ -234,7 +234,8 @@ cdef class FrontEnd:
         if not header_whole(&header):
             self.raise_for(remote_read(&self.c, RNVM_HEADERS + RNVM_PAGE, &header, sizeof(header)))
         if not header_whole(&header) or header.major != RNVM_MAJOR or not rnvm_geometry_of(&header, size, &self.c.g) \
-                or self.pool.c.length < size or self.logs.c.length != self.c.g.operation_ring + self.c.g.memory_ring:
+                or self.pool.c.length < size or self.logs.c.length != self.c.g.operation_ring + self.c.g.memory_ring \
+                or self.c.pool.length < (size if near else rnvm_session_at(&self.c.g, self.c.g.sessions)):
             raise HandshakeFailed("the back-end's pool is not one that this version understands",
                                   hint="are both of the same release?")
         self.buffer.close()
