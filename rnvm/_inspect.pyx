@@ -147,6 +147,7 @@ cdef class Inspection:
         """One naming entry."""
         cdef rnvm_name entry
         cdef uint64_t at = rnvm_name_at(&self.g, i), root
+        cdef uint64_t[3] words
         rfp_copy_in(&entry, self.medium.c.base + at, sizeof(rnvm_name))
         where = f"naming entry {i} at {at}"
         state = rnvm_word_value(entry.state) & 0xff
@@ -154,12 +155,13 @@ cdef class Inspection:
         body = entry.crc == name_crc(self.g.seed, at, &entry) and 0 < entry.name_length <= RNVM_MOST_NAME
         if not whole:
             self.findings.append(Finding("damage", where, "its state is damaged", LOSSES["state"], "state", at, i))
+        if whole and state == RNVM_FREE:
             return
-        if state == RNVM_FREE:
-            return
-        self.register("progress", i, f"progress of naming entry {i}", at + RNVM_PROGRESS)
-        self.register("lock", i, f"lock of naming entry {i}", at + RNVM_LOCK)
-        if state != RNVM_LIVE:
+        for part, offset in (("progress", RNVM_PROGRESS), ("lock", RNVM_LOCK)):
+            # An entry whose state is damaged may be one that was never used, and then has neither.
+            if whole or register_read(&self.medium.c, self.g.seed, at + <uint64_t> offset, words):
+                self.register(part, i, f"{part} of naming entry {i}", at + <uint64_t> offset)
+        if not whole or state != RNVM_LIVE:
             return
         root = rnvm_block_of(&self.g, rnvm_offset(entry.root))
         if not body:

@@ -6,7 +6,7 @@ import random
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rfp.errors import PoolDamaged
@@ -154,6 +154,7 @@ def test_so_is_every_single_one():
 
 
 @given(st.lists(bits(), min_size=2, max_size=6, unique_by=lambda flip: flip[:2]))
+@example([(16896, 0, "naming entry 1"), (16896 + 320, 0, "progress of naming entry 1")])
 def test_several_flipped_bits_are_found_and_what_cannot_be_mended_is_said(flips):
     damaged = flipped(IMAGE, [flip[:2] for flip in flips])
     found = checked(damaged).findings
