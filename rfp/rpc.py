@@ -59,8 +59,8 @@ class RpcServer(Hosted):
         lines = (longest + HEADER + 63) // 64 | 1
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         service = HandlerService(handler)
-        self._opened = None if fabric else open_fabric(place)  # the device, if it is not the caller's
-        used: Fabric = fabric or self._opened  # type: ignore[assignment]
+        super().__init__()
+        used = fabric or self._keep(open_fabric(place))
         try:
             self._host = Host(
                 place,
@@ -76,7 +76,3 @@ class RpcServer(Hosted):
         except BaseException:
             self._give_back()
             raise
-
-    def _give_back(self) -> None:
-        if self._opened is not None:
-            self._opened.close()

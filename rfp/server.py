@@ -10,7 +10,7 @@ from typing import Any
 
 from rfp import address as addresses
 from rfp import units
-from rfp._fabric import Fabric, Region
+from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.control import Credentials
 from rfp.errors import InvalidArgument
@@ -90,15 +90,13 @@ class Server(Hosted):
         largest = min(LARGEST_VALUE, share, max(held, SLOT_SIZE))
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
-        self._opened = None if fabric else open_fabric(place)  # the device, if it is not the caller's
-        used: Fabric = fabric or self._opened  # type: ignore[assignment]
+        super().__init__()
+        used = fabric or self._keep(open_fabric(place))
         seed = secrets.randbits(64)
         # Versions grow over restarts because the clock does, and no worker makes a thousand million changes a second.
         first_version = time.time_ns()
-        self._arenas: list[Region] = []
         try:
-            for _ in range(workers):
-                self._arenas.append(used.reserve(share, REMOTE_READ))
+            arenas = [self._keep(used.reserve(share, REMOTE_READ)) for _ in range(workers)]
             self._partitions = [
                 Partition(
                     arena,
@@ -109,14 +107,14 @@ class Server(Hosted):
                     session_quota=held,
                     max_value=largest,
                 )
-                for arena in self._arenas
+                for arena in arenas
             ]
             self._host = Host(
                 place,
                 used,
                 self._partitions,
                 service="kv",
-                arenas=self._arenas,
+                arenas=arenas,
                 seed=seed,
                 staging_size=STAGING,
                 lease_ns=int(lease * 1e9),
@@ -131,12 +129,6 @@ class Server(Hosted):
         except BaseException:
             self._give_back()
             raise
-
-    def _give_back(self) -> None:
-        for arena in self._arenas:
-            arena.close()
-        if self._opened is not None:
-            self._opened.close()
 
     def _describe(self) -> dict[str, Any]:
         return {"memory": self.memory, "eviction": self.eviction}

@@ -70,7 +70,7 @@ class Backend(Hosted):
             raise InvalidArgument(f"lease={lease!r}", hint="0.01 to 3600 seconds")
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
-        self._owned: list[Any] = []  # to be closed, last first
+        super().__init__()
         try:
             used = fabric or self._keep(open_fabric(place))
             if isinstance(path, Pool):
@@ -108,14 +108,6 @@ class Backend(Hosted):
         except BaseException:
             self._give_back()
             raise
-
-    def _keep(self, thing: Any) -> Any:
-        self._owned.append(thing)
-        return thing
-
-    def _give_back(self) -> None:
-        while self._owned:
-            self._owned.pop().close()
 
     def _describe(self) -> dict[str, Any]:
         return {"pool": self._service.counters, "recovered": self.pool.recovered[:16]}

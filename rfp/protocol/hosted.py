@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from rfp.protocol.host import Host
 
@@ -11,14 +11,29 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
+class Closeable(Protocol):
+    def close(self) -> object: ...
+
+
+Thing = TypeVar("Thing", bound=Closeable)
+
+
 class Hosted:
     """A service that a Host serves from its making until close()."""
 
     _host: Host
 
+    def __init__(self) -> None:
+        self._owned: list[Closeable] = []
+
+    def _keep(self, thing: Thing) -> Thing:
+        """What was made for the host, and is closed after it, the last one first."""
+        self._owned.append(thing)
+        return thing
+
     def _give_back(self) -> None:
-        """Gives back what was made for the host, once that is closed or was never made."""
-        raise NotImplementedError
+        for thing in reversed(self._owned):  # each of them may be closed again, also by two threads at once
+            thing.close()
 
     @property
     def address(self) -> str:
