@@ -9,9 +9,10 @@ from rfp._core cimport rfp_crc32c, rfp_now
 from rfp._fabric cimport READ, WRITE, remote_region
 from rfp._kv cimport kv_submit_number, kv_submit_piece, kv_submit_put
 from rfp.protocol._caller cimport FULL, RETRY
-from rfp.protocol._client_ring cimport (DONE, GONE, MALFORMED, TIMED_OUT, ClientRing, client_ring_abandon, client_ring_flush,
-                                        client_ring_discard, client_ring_pop, client_ring_release, client_ring_response,
-                                        client_ring_transfer)
+from rfp.protocol._client_ring cimport (
+    DONE, GONE, MALFORMED, TIMED_OUT, ClientRing, client_ring_abandon, client_ring_flush, client_ring_discard, client_ring_pop,
+    client_ring_release, client_ring_response)
+from rfp.protocol._transfers cimport client_ring_transfer
 from rfp.protocol._remote_arena cimport ARENA_HERE, ARENA_OUTSIDE, remote_arena, remote_arena_find
 from rfp.protocol._wire cimport rfp_response_header
 from rfp.store._messages cimport KV_DEFERRED, KV_OK, KV_PIECE_CRC, KV_PUT_ABORT, KV_PUT_BEGIN, KV_UNSUPPORTED

@@ -7,8 +7,9 @@ from libc.string cimport memset
 from rfp._core cimport rfp_now, rfp_store8
 from rfp._fabric cimport READ, SIGNALED, completion, work_request
 from rfp.protocol._channel cimport Channel
-from rfp.protocol._client_ring cimport (DONE, client_ring, client_ring_flush, client_ring_payload, client_ring_pop,
-                                        client_ring_submit, client_ring_wait)
+from rfp.protocol._client_ring cimport (
+    DONE, client_ring, client_ring_flush, client_ring_payload, client_ring_pop, client_ring_submit)
+from rfp.protocol._client_wait cimport client_ring_wait
 from rfp.protocol._service cimport Service, request, response, session
 from rfp.protocol._wire cimport RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL
 

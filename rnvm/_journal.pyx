@@ -6,7 +6,8 @@ from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause
 from rfp._fabric cimport READ, WRITE, WRITE_NOTIFY, work_request
-from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_staggered, client_ring_transfers
+from rfp.protocol._client_ring cimport DONE, TIMED_OUT
+from rfp.protocol._transfers cimport client_ring_staggered, client_ring_transfers
 from rnvm._flush cimport flush_drain, store_lines
 from rnvm._layout cimport (
     RNVM_LINE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal,

@@ -7,7 +7,8 @@ from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_fence_full, rfp_load64, rfp_load64_acquire, rfp_now, rfp_pause, rfp_store64_release
 from rfp._fabric cimport READ, WRITE, local_region, remote_region, work_request
-from rfp.protocol._client_ring cimport DONE, TIMED_OUT, client_ring_transfers
+from rfp.protocol._client_ring cimport DONE, TIMED_OUT
+from rfp.protocol._transfers cimport client_ring_transfers
 from rnvm._cache cimport cache_forget
 from rnvm._changes cimport change_touch, changes_keep, changes_record, changes_undo, changes_written
 from rnvm._front cimport frontend, instance

@@ -14,8 +14,8 @@ from rfp._core cimport rfp_now
 from rfp._fabric cimport queue_pair
 from rfp.protocol._client_ring cimport (
     CLOSED, DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush, client_ring_payload,
-    client_ring_pop, client_ring_submit, client_ring_wait,
-)
+    client_ring_pop, client_ring_submit)
+from rfp.protocol._client_wait cimport client_ring_wait
 from rfp.protocol._wire cimport RFP_OPCODE_PING
 
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,

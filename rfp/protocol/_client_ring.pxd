@@ -5,7 +5,7 @@
 #     payload = client_ring_payload(ring)                    where to build it; NULL: all slots are taken
 #     client_ring_submit(ring, opcode, ...)                  sealed, not sent yet
 #     client_ring_flush(ring)                                sent, with all that were submitted
-#     client_ring_step(ring) / client_ring_wait(ring, ...)   until the oldest is DONE
+#     client_ring_step(ring), or wait (_client_wait.pxd)     until the oldest is DONE
 #     client_ring_response(ring)                             its header, payload behind it, in private memory
 #     client_ring_pop(ring)                                  its slot is free again
 
@@ -28,6 +28,23 @@ cdef enum:                         # client_ring.paradigm
     FETCH = 1
     REPLY = 2
 
+cdef enum:                         # client_slot.stage
+    LOOK = 0                       # no READ under way
+    LOOKING = 1                    # the READ of the first F bytes is
+    LONGER = 2                     # they have come, and the READ of the rest found no room yet
+    FETCHING = 3                   # the READ of the rest is under way
+    HERE = 4                       # the whole response is in the landing slot
+
+cdef extern from *:                # ids of work requests: a sequence is the first READ of that request's response
+    """
+    #define RFP_ID_REST (1ull << 62)
+    #define RFP_ID_BEAT (1ull << 61)
+    #define RFP_ID_BESIDE (1ull << 63)
+    """
+    const uint64_t REST "RFP_ID_REST"          # with a sequence: the second READ
+    const uint64_t BEAT "RFP_ID_BEAT"          # the READ of the server's beat
+    const uint64_t BESIDE "RFP_ID_BESIDE"      # what is beside the ring's own (_transfers.pxd)
+
 cdef enum:
     MOST_SLOTS = 256
     SIZES = 65                     # classes of response sizes, in lines: 64 and more fall into the last
@@ -37,7 +54,7 @@ cdef struct client_slot:
     uint8_t mode
     bint abandoned                 # nobody waits for it any more
     bint told                      # WAIT was written
-    uint8_t stage                  # of fetching: see _client_ring.pyx
+    uint8_t stage                  # of fetching
     uint32_t sequence
     uint32_t looks                 # READs that brought nothing
     uint32_t fetched               # bytes of the first READ: F may change while it is under way
@@ -69,7 +86,7 @@ cdef struct client_ring:
     uint32_t writing               # signalled WRITEs that are not complete
     uint32_t sequence              # of the next request
     uint8_t lost                   # GONE or MALFORMED: nothing more will come
-    bint beside                    # client_ring_transfer's work request is complete
+    bint beside                    # the last transfer's work requests are complete
     client_slot slot[MOST_SLOTS]
     uint64_t asked                 # when a waiting call last asked whether the server lives, ns
     # the server's beat, where only its machine's silence would tell of its end
@@ -110,7 +127,6 @@ cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t cou
                                  uint64_t tag) noexcept nogil
 cdef void client_ring_flush(client_ring *ring) noexcept nogil
 cdef int client_ring_step(client_ring *ring) noexcept nogil
-cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil
 cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil
 cdef uint64_t client_ring_tag(client_ring *ring) noexcept nogil
 cdef void client_ring_pop(client_ring *ring) noexcept nogil
@@ -118,13 +134,8 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil
 cdef void client_ring_discard(client_ring *ring) noexcept nogil
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
-# READs, WRITEs and atomics beside the ring's own, in order, to their end: DONE, TIMED_OUT (in both cases nothing can touch local
-# memory
-# any more) or GONE (then only after the queue pair was closed, unless ring.beside).  ids and flags are filled in here.
-cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil
-cdef int client_ring_staggered(client_ring *ring, work_request *works, int n, uint64_t pause, uint64_t deadline) noexcept nogil
-cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
-                              remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil
+# Takes completions: for whoever waits for something else than a response.
+cdef void client_ring_collect(client_ring *ring) noexcept nogil
 
 
 cdef class ClientRing:

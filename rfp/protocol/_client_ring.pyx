@@ -5,8 +5,7 @@ import os
 
 from libc.string cimport memcpy, memset
 
-from rfp._core cimport (rfp_copy_in, rfp_fence_full, rfp_load32, rfp_load64_acquire, rfp_now, rfp_pause, rfp_spin_lost,
-                        rfp_spin_ns, rfp_spin_won)
+from rfp._core cimport rfp_copy_in, rfp_load64_acquire, rfp_pause
 from rfp._fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
                                  RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE,
@@ -16,25 +15,12 @@ from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, R
 from rfp.errors import InvalidArgument
 
 
-cdef enum:                      # client_slot.stage
-    LOOK = 0                    # no READ under way
-    LOOKING = 1                 # the READ of the first F bytes is
-    LONGER = 2                  # they have come, and the READ of the rest found no room yet
-    FETCHING = 3                # the READ of the rest is under way
-    HERE = 4                    # the whole response is in the landing slot
-
 cdef enum:
-    STEP = 50000000             # ns: the longest sleep, and the time between two looks whether the server still lives
     COMPLETIONS = 32
     BURST = 16                  # WRITEs of requests that are posted at once
     REAP = 10000                # steps that a call spends on freeing a slot before it is told that there is none
     RETUNE = 1024               # responses between two choices of F
-    WAIT = 4                    # offset of the word in a request's header
     STAY = 1024                 # completions in reply mode before trying to fetch again, if nothing else says so
-
-cdef uint64_t BESIDE = <uint64_t> 1 << 63      # ids of client_ring_transfer; the others are sequences
-cdef uint64_t REST = <uint64_t> 1 << 62        # with a sequence: the second READ
-cdef uint64_t BEAT = <uint64_t> 1 << 61        # the READ of the server's beat
 
 
 cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
@@ -138,7 +124,7 @@ cdef void push(client_ring *ring) noexcept nogil:
         ring.due -= posted
         ring.writes += posted
         if posted < n:
-            collect(ring)
+            client_ring_collect(ring)
             return
         if not ring.direct:
             ring.writing += 1
@@ -203,7 +189,7 @@ cdef void judge(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
         ring.lost = MALFORMED
 
 
-cdef void collect(client_ring *ring) noexcept nogil:
+cdef void client_ring_collect(client_ring *ring) noexcept nogil:
     """Takes completions."""
     cdef completion done[COMPLETIONS]
     cdef int n, i
@@ -284,13 +270,13 @@ cdef int client_ring_step(client_ring *ring) noexcept nogil:
                     index += 1
                     if index == ring.slots:
                         index = 0
-            collect(ring)
+            client_ring_collect(ring)
             if slot.stage == FETCHING:
-                collect(ring)
+                client_ring_collect(ring)
             if slot.stage != HERE:
                 return ring.lost
         elif not ring.direct:
-            collect(ring)                       # what is not polled need not move
+            client_ring_collect(ring)                       # what is not polled need not move
         if not slot.abandoned:
             return DONE
         client_ring_discard(ring)
@@ -306,40 +292,6 @@ cdef void client_ring_discard(client_ring *ring) noexcept nogil:
     client_ring_pop(ring)
 
 
-cdef void tell(client_ring *ring) noexcept nogil:
-    """Writes WAIT into the oldest request's slot: the server then notifies when it has published."""
-    cdef work_request work
-    cdef uint64_t at = <uint64_t> ring.tail * ring.slot_size + WAIT
-    # From its own place in our copy of the request: that stays as it is until the response has come, however late a device
-    # reads it; and a request that carries it already says the same.
-    (<rfp_request_header *> (ring.scratch.base + ring.scratch_offset + at - WAIT)).wait = ring.slot[ring.tail].sequence
-    work.id = ring.slot[ring.tail].sequence
-    work.opcode = WRITE
-    work.flags = 0
-    work.length = 4
-    work.local = ring.scratch
-    work.local_offset = ring.scratch_offset + at
-    work.remote = ring.requests
-    work.remote_offset = ring.request_offset + at
-    if ring.pair.ops.post(ring.pair, &work, 1):
-        ring.slot[ring.tail].told = True
-        ring.writes += 1
-
-
-cdef void listen(client_ring *ring) noexcept nogil:
-    """Starts a READ of the server's beat, if there is room for it."""
-    cdef work_request work
-    work.id = BEAT
-    work.opcode = READ
-    work.flags = SIGNALED
-    work.length = 8
-    work.local = ring.scratch
-    work.local_offset = ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size
-    work.remote = ring.beat
-    work.remote_offset = 0
-    ring.listening = ring.pair.ops.post(ring.pair, &work, 1) == 1
-
-
 cdef void heard(client_ring *ring) noexcept nogil:
     cdef uint64_t beat = rfp_load64_acquire(ring.scratch.base + ring.scratch_offset
                                             + <uint64_t> 2 * ring.slots * ring.slot_size)
@@ -347,119 +299,6 @@ cdef void heard(client_ring *ring) noexcept nogil:
     if beat != ring.last_beat:
         ring.last_beat = beat
         ring.silence = 0
-
-
-cdef bint lives(client_ring *ring, uint64_t now) noexcept nogil:
-    """Whether the server still lives, for all that can be known; to be asked about once in STEP.
-
-    What tells of its process is asked first.  Where nothing tells of its machine, its beat must go on: a READ of it that does
-    not come back counts as much as one that brings nothing new.  Only time in which this thread looked counts.
-    """
-    cdef uint64_t since = now - ring.asked
-    ring.asked = now
-    if not ring.pair.ops.alive(ring.pair):
-        return False
-    if ring.beat == NULL:
-        return True
-    ring.silence += min(since, <uint64_t> 2 * STEP)
-    if not ring.listening:
-        listen(ring)
-    return ring.silence < ring.longest_silence
-
-
-cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
-    """Waits for the oldest request that somebody waits for; deadline: ns of the monotonic clock, 0 for none.
-
-    Spins for a while, then sleeps in bounded steps; as often as that it asks the operating system whether the server still
-    lives.  The clock is not read before the first 16 looks: most responses are there by then.
-
-    Before it sleeps it arms the event channel, writes WAIT, and then takes one more look that began after both: without it a
-    response published in between would be slept through.  WAIT before the look, here as at the server publishing before
-    looking for WAIT: one of the two sees the other.
-    """
-    cdef client_slot *slot
-    cdef uint32_t looks = 0
-    cdef uint64_t now
-    cdef uint64_t sleep_from = 0
-    cdef uint64_t step
-    cdef bint arming = False
-    cdef uint32_t armed = 0
-    cdef uint32_t sequence = 0            # of the oldest request when the channel was armed
-    cdef uint32_t enough = 0              # its looks when one has begun after that
-    cdef uint64_t torn = 0
-    cdef bint late = False                # a whole step was slept
-    cdef uint64_t spin = rfp_spin_ns(&ring.spin)
-    cdef bint slept = False
-    cdef int found
-    while True:
-        found = client_ring_step(ring)
-        if found != NOT_YET:
-            break
-        late = False
-        looks += 1
-        rfp_pause()
-        if looks & 15 and spin and not arming:
-            continue
-        now = rfp_now()
-        if deadline and now >= deadline:
-            found = TIMED_OUT
-            break
-        if rfp_load32(ring.closing):
-            found = CLOSED
-            break
-        if sleep_from == 0:
-            sleep_from = now + spin
-        if now - ring.asked >= STEP and not lives(ring, now):
-            # It may have answered before it died.
-            found = client_ring_step(ring)
-            if found == NOT_YET:
-                ring.lost = found = GONE
-            break
-        # What is posted must have landed before anybody sleeps.
-        if now < sleep_from or ring.due or ring.writing:
-            continue
-        slot = &ring.slot[ring.tail]
-        if arming and (slot.sequence != sequence or ring.torn != torn):
-            # Another is the oldest now, and was not told; or the response is there but was caught in the making.
-            ring.channel.ops.disarm(ring.channel)
-            arming = False
-        if not slept:
-            slept = True
-            rfp_spin_lost(&ring.spin)
-        if not arming:
-            armed = ring.channel.ops.arm(ring.channel)
-            arming = True
-            sequence = slot.sequence
-            torn = ring.torn
-            enough = slot.looks + (1 if slot.stage == LOOK else 2)
-            if slot.mode == RFP_MODE_REPLY:
-                enough = slot.looks + 1
-            elif not slot.told:
-                tell(ring)
-            rfp_fence_full()
-            continue
-        if slot.mode == RFP_MODE_FETCH and not slot.told:
-            # There was no room for it.
-            tell(ring)
-            enough = slot.looks + 2
-            rfp_fence_full()
-            continue
-        if slot.looks < enough:
-            continue
-        step = STEP
-        if deadline and deadline - now < step:
-            step = deadline - now
-        ring.slept += 1
-        # Awake it would have looked in vain more often than is fine: choose_mode is to know.
-        slot.looks += ring.retries * ring.looks_per_trip + 1
-        late = not ring.channel.ops.sleep(ring.channel, armed, step) and step == STEP
-        arming = False
-    if arming:
-        ring.channel.ops.disarm(ring.channel)
-    if spin and not slept and found == DONE:
-        rfp_spin_won(&ring.spin)
-    ring.overslept += late and found == DONE
-    return found
 
 
 cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil:
@@ -557,92 +396,6 @@ cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
     if pin and ring.releases < MOST_SLOTS:
         ring.release[ring.releases] = pin
         ring.releases += 1
-
-
-cdef int post_beside(client_ring *ring, work_request *works, int n, bint begun, uint64_t deadline) noexcept nogil:
-    """Posts all of them.  TIMED_OUT only if nothing was posted, here or, where `begun`, before."""
-    cdef uint32_t looks = 0
-    cdef uint64_t now
-    cdef int posted = 0
-    while True:
-        posted += ring.pair.ops.post(ring.pair, works + posted, n - posted)
-        if posted == n:
-            return DONE
-        collect(ring)                           # makes room
-        looks += 1
-        rfp_pause()
-        if looks % 64 == 0:
-            now = rfp_now()
-            if now - ring.asked >= STEP and not lives(ring, now):
-                ring.lost = GONE
-            if deadline and now > deadline and not ring.lost and posted == 0 and not begun:
-                return TIMED_OUT
-        if ring.lost:
-            return GONE
-
-
-cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil:
-    """Requests beside the ring's own; the completion of the last one says that all are done.
-
-    Returns when nothing can touch the local memory any more.  From a server that is gone nothing may ever come: after GONE it
-    is for the caller to close the queue pair first, unless ring.beside.
-    """
-    return client_ring_staggered(ring, works, n, 0, deadline)
-
-
-cdef int client_ring_staggered(client_ring *ring, work_request *works, int n, uint64_t pause, uint64_t deadline) noexcept nogil:
-    """The same, with so many ns between the others and the last, a READ of what the server makes of them.
-
-    It then sees the result one round trip after that, although nobody has waited for the WRITEs to complete.
-    """
-    cdef uint32_t looks = 0
-    cdef uint64_t now
-    cdef int first = n - 1 if pause else n
-    cdef int found, i
-    for i in range(n):
-        works[i].id = BESIDE
-        works[i].flags = SIGNALED if i == n - 1 else 0
-        if works[i].opcode == READ:
-            ring.reads += 1
-        else:
-            ring.writes += 1
-    ring.beside = False
-    found = post_beside(ring, works, first, False, deadline)
-    if found == DONE and pause:
-        now = rfp_now() + pause
-        while rfp_now() < now:
-            collect(ring)
-            rfp_pause()
-        found = post_beside(ring, works + first, 1, True, deadline)
-    if found != DONE:
-        return found
-    collect(ring)
-    while not ring.beside and not ring.lost:
-        rfp_pause()
-        collect(ring)
-        looks += 1
-        if looks % 1024 == 0:
-            now = rfp_now()
-            if now - ring.asked >= STEP and not lives(ring, now):
-                ring.lost = GONE
-    if ring.lost:
-        return GONE
-    if looks and deadline and rfp_now() > deadline:
-        return TIMED_OUT
-    return DONE
-
-
-cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
-                              remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil:
-    """One READ or WRITE beside the ring's own."""
-    cdef work_request work
-    work.opcode = opcode
-    work.length = length
-    work.local = local
-    work.local_offset = local_offset
-    work.remote = remote
-    work.remote_offset = remote_offset
-    return client_ring_transfers(ring, &work, 1, deadline)
 
 
 cdef class ClientRing:

@@ -14,8 +14,10 @@ from rfp._fabric cimport Region, RemoteRegion
 from rfp.protocol cimport _client_ring as client
 from rfp.protocol cimport _server_ring as server
 from rfp.protocol._client_ring cimport ClientRing
+from rfp.protocol._client_wait cimport client_ring_wait
 from rfp.protocol._server_ring cimport ServerRing
 from rfp.protocol._service cimport Service, request, response, session
+from rfp.protocol._transfers cimport client_ring_transfer
 from rfp.protocol._worker cimport Worker
 from rfp.protocol._wire cimport (RFP_KIND_INLINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_RESPONSE_HEADER,
                                  RFP_TAKE_LENGTH, RFP_TAKE_NONE, RFP_TAKE_UNFINISHED, RFP_TAKE_VALID,
@@ -90,7 +92,7 @@ def wait(ClientRing ring not None, double seconds):
     cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
     cdef int found
     with nogil:
-        found = client.client_ring_wait(&ring.c, deadline)
+        found = client_ring_wait(&ring.c, deadline)
     return OUTCOMES[found]
 
 
@@ -127,7 +129,7 @@ def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, u
     cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
     cdef int found
     with nogil:
-        found = client.client_ring_transfer(&ring.c, opcode, &local.c, local_offset, &remote.c, remote_offset, length, deadline)
+        found = client_ring_transfer(&ring.c, opcode, &local.c, local_offset, &remote.c, remote_offset, length, deadline)
     return OUTCOMES[found]
 
 
@@ -351,7 +353,7 @@ def calls(ClientRing ring not None, uint64_t n, uint32_t length, *, double timeo
             memset(place, <int> (i & 255), length)
             client.client_ring_submit(&ring.c, RFP_OPCODE_CALL, 0, 0, length, i)
             client.client_ring_flush(&ring.c)
-            if client.client_ring_wait(&ring.c, deadline) != client.DONE:
+            if client_ring_wait(&ring.c, deadline) != client.DONE:
                 break
             header = client.client_ring_response(&ring.c)
             text = <const char *> header + RFP_RESPONSE_HEADER

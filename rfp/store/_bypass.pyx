@@ -5,7 +5,8 @@ from libc.string cimport memcpy
 
 from rfp._core cimport rfp_crc32c
 from rfp._fabric cimport READ, remote_region
-from rfp.protocol._client_ring cimport DONE, client_ring, client_ring_transfer
+from rfp.protocol._client_ring cimport DONE, client_ring
+from rfp.protocol._transfers cimport client_ring_transfer
 from rfp.protocol._remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena, remote_arena_find
 from rfp.store._layout cimport (
     KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_SLOTS, KV_STATE_KEY,
