@@ -443,9 +443,8 @@ cdef class ShmFabric(Fabric):
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
         """A region over a range of a file that is mapped here.
 
-        keeper: what keeps it mapped at `base`; fd: of the file, stays the caller's; offset, length: bytes, whole pages; rights:
-        peers get
-        the file opened for reading only, unless they may write.  Raises InvalidArgument, FabricError.
+        keeper: what keeps it mapped at `base`; fd: of the file, stays the caller's; offset, length: bytes, whole pages;
+        rights: peers get the file opened for reading only, unless they may write.  Raises InvalidArgument, FabricError.
         """
         from rfp import _shm_files
         return _shm_files.share(keeper, base, fd, offset, length, rights)

@@ -1,9 +1,8 @@
 # cython: language_level=3
 """Regions over files, for the shm provider: memory that outlives its processes (a pool on persistent memory).
 
-A file cannot be sealed as a memfd is: whoever may write to it may also truncate it, and then an access faults.  So what such a
-region
-is made of must be a file that only its owner and the peers it trusts can open.
+A file cannot be sealed as a memfd is: whoever may write to it may also truncate it, and then an access faults.  So what such
+a region is made of must be a file that only its owner and the peers it trusts can open.
 """
 
 import os

@@ -26,13 +26,12 @@ PAGE = 4096
 class Backend(Hosted):
     """Opens a pool, recovers it if need be, and serves it until it is closed.
 
-    path: of the pool, or a `Pool` that is open (then size
-                                                 and assume_persistent are not looked at).  size: bytes or text like "1GiB":
-    makes the pool if there is none.  assume_persistent: allow a new one on a medium that forgets, like /dev/shm; it survives
-    process
-    crash only.  address: where to listen; None for a new address of its own.  lease: seconds after which a front-end that keeps a
-    lock which others wait for is fenced.  force_flush: flush cache lines also where that is of no use, to measure what it costs.
-    idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  cpus: the processor to keep its thread on.
+    path: of the pool, or a `Pool` that is open (then size and assume_persistent are not looked at).  size: bytes or text like
+    "1GiB": makes the pool if there is none.  assume_persistent: allow a new one on a medium that forgets, like /dev/shm; it
+    survives process crash only.  address: where to listen; None for a new address of its own.  lease: seconds after which a
+    front-end that keeps a lock which others wait for is fenced.  force_flush: flush cache lines also where that is of no use,
+    to measure what it costs.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  cpus: the processor to
+    keep its thread on.
 
     At an `rdma://HOST:PORT` address.  secret and what follows: as a store's `rfp.Server` takes them.  A pool on a file system
     with DAX cannot be served there.
