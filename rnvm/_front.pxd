@@ -5,7 +5,12 @@
 # _cache        local copies of nodes
 # _changes      what the present transaction changes: undo, commit
 # _slabs        space for nodes
-# _turns        locks; how operations and queries begin and end
+# _writer_lock  a structure's line; its lock: wait for it, keep it, give it back
+# _transaction  operations on the nodes here, and the record that says what they have changed
+# _orphans      operations that dead writers have left
+# _turns        the lock for what follows, and first what was left to do
+# _operations   an operation, from the lock to the logs
+# _queries      a query, on a state that is whole
 # _structure    the base class of structures
 # _frontend     the class that owns all of it: connect, reconnect, batch, transaction
 

@@ -30,7 +30,8 @@ from rnvm._messages cimport *
 from rnvm._node cimport rnvm_slabs
 from rnvm._remote cimport remote_call, remote_read
 from rnvm._structure cimport AGAIN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG
-from rnvm._turns cimport turn_begin, turn_commit, turn_leave, turn_release, turn_settle
+from rnvm._transaction cimport transaction_commit
+from rnvm._turns cimport turn_begin, turn_leave, turn_release, turn_settle
 
 from rfp.errors import (
     AlreadyExists, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument, NotFound,
@@ -636,7 +637,7 @@ cdef class FrontEnd:
         self.enter(None)
         try:
             with nogil:
-                found = turn_commit(&self.c)
+                found = transaction_commit(&self.c)
             self.c.batching = False
             while found != OK and (found == LOST or found == FENCED):
                 # Each operation was durable by itself, and is executed again by whoever takes the lock: that is us.
@@ -668,7 +669,7 @@ cdef class FrontEnd:
             while True:
                 self.ready()
                 with nogil:
-                    found = turn_commit(&self.c)
+                    found = transaction_commit(&self.c)
                     turn_leave(&self.c)
                 self.c.transacting = True
                 for each in sorted(structures, key=lambda each: each._index()):
@@ -706,7 +707,7 @@ cdef class FrontEnd:
                 return
             with nogil:
                 journal_trust(&self.c)
-                found = turn_commit(&self.c)
+                found = transaction_commit(&self.c)
             if found == TOO_LONG:
                 changes_undo(&self.c, 0)
                 for each in self.members:
@@ -797,7 +798,7 @@ cdef class FrontEnd:
                 changes_undo(&self.c, 0)
             else:
                 with nogil:
-                    turn_commit(&self.c)
+                    transaction_commit(&self.c)
             self.call(RNVM_DETACH, NULL, 0, NULL, 0, NULL)
         self.forget_session()
         self.end()

@@ -16,8 +16,10 @@ from rnvm._front cimport frontend, instance, kind, node
 from rnvm._frontend cimport FrontEnd
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE
 from rnvm._slabs cimport slabs_return, slabs_take
+from rnvm._operations cimport operation_execute
+from rnvm._queries cimport query_alone, query_ask
 from rnvm._reach cimport reach
-from rnvm._turns cimport turn_alone, turn_enter, turn_execute, turn_leave, turn_query
+from rnvm._turns cimport turn_enter, turn_leave
 
 from rfp.errors import InvalidArgument, WrongType
 
@@ -210,7 +212,7 @@ cdef class Structure:
             while True:
                 fe.ready()
                 with nogil:
-                    found = turn_execute(self.c, code, bytes, length)
+                    found = operation_execute(self.c, code, bytes, length)
                 if found >= 0:
                     return found
                 if fe.again(self.c, found, True):
@@ -226,7 +228,7 @@ cdef class Structure:
             while True:
                 fe.ready()
                 with nogil:
-                    found = turn_query(self.c, ask, context)
+                    found = query_ask(self.c, ask, context)
                 if found >= 0:
                     return found
                 fe.again(self.c, found, False)
@@ -270,7 +272,7 @@ cdef class Structure:
             while True:
                 fe.ready()
                 with nogil:
-                    found = turn_alone(self.c, reach, NULL)
+                    found = query_alone(self.c, reach, NULL)
                 if found == OK:
                     return
                 fe.again(self.c, found, False)

@@ -1,0 +1,122 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""How a query sees a state that is whole (the contract is in _queries.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from rfp._core cimport rfp_pause
+from rnvm._cache cimport cache_forget
+from rnvm._front cimport frontend, instance
+from rnvm._layout cimport rnvm_memory_ring_at, rnvm_record
+from rnvm._remote cimport remote_patience, remote_read
+from rnvm._structure cimport AGAIN, LATE, NO_MEMORY, OK
+from rnvm._transaction cimport transactions_apply
+from rnvm._turns cimport turn_enter, turn_leave
+from rnvm._writer_lock cimport line, line_look, lock_confirm, lock_resume
+
+cdef enum:
+    RESTARTS = 8               # of a query, before it takes the lock
+    SPINS = 1000               # looks at a sequence that is odd
+
+
+cdef int pending(instance *s, const line *seen, bint *found) noexcept nogil:
+    """Whether the holder has written what is not applied yet: the header of the next record in its ring tells."""
+    cdef frontend *fe = s.fe
+    cdef rnvm_record record
+    cdef uint64_t lsn = seen.replayed, size = fe.g.memory_ring
+    cdef uint64_t session = (seen.holder & 0xffff) - 1
+    cdef int outcome
+    if session >= fe.g.sessions:
+        found[0] = True
+        return OK
+    outcome = remote_read(fe, rnvm_memory_ring_at(&fe.g, <uint32_t> session) + lsn % size, &record, sizeof(record))
+    found[0] = record.lsn >= lsn and record.lsn - lsn < 4 * size
+    return outcome
+
+
+cdef int run(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
+    s.fe.answer_length = 0
+    s.steps = 0
+    s.fetched = False
+    s.error = AGAIN
+    return ask(s, context)
+
+
+cdef int under_lock(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
+    """A query for which the lock was taken."""
+    cdef frontend *fe = s.fe
+    cdef int found = lock_confirm(s, run(s, ask, context))
+    if not fe.batching and not fe.transacting:
+        turn_leave(fe)
+        cache_forget(fe)
+    return found
+
+
+cdef int query_alone(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
+    cdef bint was = s.entered
+    cdef int found = turn_enter(s)
+    if found != OK:
+        return found
+    return lock_confirm(s, run(s, ask, context)) if was else under_lock(s, ask, context)
+
+
+cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef line seen, after
+    cdef bint waiting = False
+    cdef uint32_t restarts = 0, spins = 0
+    cdef uint64_t pause = 0
+    cdef int found
+    if s.entered:
+        return query_alone(s, ask, context)
+    found = lock_resume(s)
+    if found != OK:
+        return found
+    if s.holds:
+        s.entered = True
+        return under_lock(s, ask, context)
+    while restarts < RESTARTS:
+        found = line_look(s, &seen)
+        if found != OK:
+            return found
+        if seen.orphans:
+            break                               # a dead writer's operations: only who has the lock may execute them
+        if seen.sequence & 1:
+            spins += 1
+            rfp_pause()
+            if spins % SPINS == 0:
+                found = remote_patience(fe, &pause)
+                if found != OK:
+                    return found
+            continue
+        if seen.holder:
+            found = pending(s, &seen, &waiting)
+            if found == OK and waiting:
+                # Somebody may have been told already that it is done.
+                found = transactions_apply(fe)
+            if found == OK:
+                found = line_look(s, &seen)
+            if found != OK:
+                return found
+            if seen.sequence & 1:
+                continue
+        if seen.sequence != s.seen:
+            s.seen = seen.sequence
+            s.generation += 1
+        found = run(s, ask, context)
+        if not s.fetched and found >= 0:
+            cache_forget(fe)
+            return found
+        if fe.trouble:
+            return fe.trouble
+        if found == LATE or found == NO_MEMORY:
+            return found
+        if line_look(s, &after) != OK:
+            return fe.trouble if fe.trouble else LATE
+        if after.sequence == seen.sequence and found >= 0:
+            cache_forget(fe)
+            return found
+        # What was fetched may be of different moments.
+        s.generation += 1
+        restarts += 1
+        fe.restarts += 1
+    return query_alone(s, ask, context)
