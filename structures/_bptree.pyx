@@ -6,18 +6,16 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from rnvm._front cimport instance, kind
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport (
-    OK, answer_put, fault, node_change, node_free, node_read, nodes_release, register_kind, root_change, root_read, visitor,
-)
-from structures._layout cimport MOST_KEY, SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF, tree_root, value_node
+from rnvm._structure cimport OK, fault, node_change, node_free, node_read, register_kind, root_change
+from structures._layout cimport SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF, tree_root, value_node
+from structures._leaf cimport answer_item, answer_value, entry_in, leaf_of, root_of
 from structures._mapping cimport (
-    CLEAR, DELETE, FOUND, MISSING, MORE, POP, POP_ITEM, SET, SET_DEFAULT, Mapping, lookup, pair, pair_header, pair_of, told,
-)
-from structures._page cimport (
-    PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, keys_compare, page, page_entry, page_entry_at, page_entry_size, page_remove,
-)
-from structures._shared cimport value_answer, value_bytes, value_free, value_new
-from structures._tree cimport MOST_LEVELS, child_of, page_read, path, tree_descend, tree_insert, tree_remove
+    CLEAR, DELETE, FOUND, MISSING, MORE, POP, POP_ITEM, SET, SET_DEFAULT, Mapping, lookup, pair, pair_header, pair_of)
+from structures._page cimport PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_remove
+from structures._ranges cimport read_stretch, stretch
+from structures._shared cimport value_free, value_new
+from structures._tree cimport child_of, path, tree_descend, tree_insert, tree_remove
+from structures._tree_walk cimport tree_walk
 
 cdef enum:
     LOAD = 16                  # any number of pairs
@@ -25,41 +23,6 @@ cdef enum:
 cdef enum:
     ENOUGH = 64                # nodes that one clear() frees: a transaction has to fit into the log
     LOAD_BYTES = 16384         # of pairs in one operation
-
-
-cdef inline const tree_root *root_of(instance *s) noexcept nogil:
-    return <const tree_root *> root_read(s)
-
-
-cdef int leaf_of(instance *s, const path *p, const page **leaf) noexcept nogil:
-    leaf[0] = page_read(s, p.pages[p.levels - 1], 0)
-    return s.error if leaf[0] == NULL else OK
-
-
-cdef int entry_in(instance *s, const path *p, page_entry *e) noexcept nogil:
-    """The entry that a path leads to."""
-    cdef const page *leaf
-    if leaf_of(s, p, &leaf) != OK:
-        return s.error
-    if p.indexes[p.levels - 1] >= leaf.count or not page_entry_at(leaf, p.indexes[p.levels - 1], e):
-        return fault(s, leaf.node.address, b"an entry goes beyond its page")
-    return OK
-
-
-cdef int answer_value(instance *s, const page_entry *e) noexcept nogil:
-    if VALUE_OF(e.sizes) <= PAGE_INLINE:
-        return answer_put(s, e.payload, e.payload_length)
-    return value_answer(s, child_of(e), VALUE_OF(e.sizes))
-
-
-cdef int answer_item(instance *s, const page_entry *e, bint value, bint outside) noexcept nogil:
-    """As `told`.  value: with it; outside: also if it has a node of its own."""
-    cdef told header
-    header.sizes = e.sizes
-    header.bytes = VALUE_OF(e.sizes) if value and (outside or VALUE_OF(e.sizes) <= PAGE_INLINE) else 0
-    if answer_put(s, &header, sizeof(header)) != OK or answer_put(s, e.key, e.key_length) != OK:
-        return s.error
-    return answer_value(s, e) if header.bytes else OK
 
 
 cdef int free_value(instance *s, const page_entry *e) noexcept nogil:
@@ -296,258 +259,9 @@ cdef int find(instance *s, void *context) noexcept nogil:
     return answer_value(s, &e) if outcome == OK else outcome
 
 
-cdef struct bound:
-    const char *key            # NULL: none
-    uint32_t length
-
-cdef struct stretch:           # what is still to be told of a range
-    bound low                  # not below it
-    bound high                 # below it
-    bint after                 # above low, not low itself
-    bint reverse
-    bint values
-    uint32_t most              # items
-
-
-cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogil:
-    """From a path to its next leaf on the right; MISSING if there is none."""
-    cdef uint32_t at = p.levels - 1
-    cdef const page *inner
-    cdef page_entry e
-    while at:
-        at -= 1
-        inner = page_read(s, p.pages[at], p.levels - 1 - at)
-        if inner == NULL:
-            return s.error
-        if p.indexes[at] + 1 < inner.count:
-            if not page_entry_at(inner, p.indexes[at] + 1, &e):
-                return fault(s, inner.node.address, b"an entry goes beyond its page")
-            return tree_descend(s, root, e.key, e.key_length, p)
-    return MISSING
-
-
-cdef int to_last_leaf(instance *s, uint64_t address, uint32_t level, const page **leaf) noexcept nogil:
-    """The last one under a page."""
-    cdef const page *node
-    cdef page_entry e
-    while True:
-        node = page_read(s, address, level)
-        if node == NULL:
-            return s.error
-        if not level:
-            leaf[0] = node
-            return OK
-        if not page_entry_at(node, node.count - 1, &e):
-            return fault(s, address, b"an entry goes beyond its page")
-        address = child_of(&e)
-        level -= 1
-
-
-cdef int to_previous_leaf(instance *s, const path *p, const page **leaf) noexcept nogil:
-    """The leaf on the left of a path; MISSING if there is none."""
-    cdef uint32_t at = p.levels - 1
-    cdef const page *inner
-    cdef page_entry e
-    while at:
-        at -= 1
-        if p.indexes[at]:
-            inner = page_read(s, p.pages[at], p.levels - 1 - at)
-            if inner == NULL:
-                return s.error
-            if p.indexes[at] > inner.count or not page_entry_at(inner, p.indexes[at] - 1, &e):
-                return fault(s, inner.node.address, b"an entry goes beyond its page")
-            return to_last_leaf(s, child_of(&e), p.levels - 2 - at, leaf)
-    return MISSING
-
-
-cdef int tell(instance *s, const stretch *c, const page *leaf, int first) noexcept nogil:
-    """Answers items of a leaf, from this one on."""
-    cdef page_entry e
-    cdef bound last = c.high if c.reverse else c.low   # each key is beyond the one before it, or an iteration might never end
-    cdef uint32_t answered = 0
-    cdef int step = -1 if c.reverse else 1, order
-    cdef bint same = not c.reverse and not c.after     # the bound itself belongs to the range
-    while 0 <= first < leaf.count and answered < c.most:
-        if not page_entry_at(leaf, <uint32_t> first, &e):
-            return fault(s, leaf.node.address, b"an entry goes beyond its page")
-        if c.reverse and c.low.key != NULL and keys_compare(e.key, e.key_length, c.low.key, c.low.length) < 0:
-            break
-        if not c.reverse and c.high.key != NULL and keys_compare(e.key, e.key_length, c.high.key, c.high.length) >= 0:
-            break
-        if last.key != NULL:
-            order = step * keys_compare(e.key, e.key_length, last.key, last.length)
-            if order < 0 or (order == 0 and not same):
-                return fault(s, leaf.node.address, b"the keys of a page are not in order")
-        last.key = e.key
-        last.length = e.key_length
-        same = False
-        if answer_item(s, &e, c.values, False) != OK:
-            return s.error
-        answered += 1
-        first += step
-    return OK if answered else MISSING
-
-
-cdef int read_stretch(instance *s, void *context) noexcept nogil:
-    """Answers the next items of a range, as many as one leaf has of them; MISSING after the last."""
-    cdef const stretch *c = <const stretch *> context
-    cdef const tree_root *root = root_of(s)
-    cdef const page *leaf = NULL
-    cdef path p
-    cdef int outcome, index
-    if root == NULL:
-        return s.error
-    if not root.levels:
-        return MISSING
-    if root.levels > MOST_LEVELS:
-        return fault(s, s.root, b"the tree is too high")
-    if c.reverse and c.high.key == NULL:
-        outcome = to_last_leaf(s, root.top, root.levels - 1, &leaf)
-        return tell(s, c, leaf, leaf.count - 1) if outcome == OK else outcome
-    if c.reverse:
-        outcome = tree_descend(s, root, c.high.key, c.high.length, &p)
-    elif c.low.key == NULL:
-        outcome = tree_descend(s, root, b"", 0, &p)
-    else:
-        outcome = tree_descend(s, root, c.low.key, c.low.length, &p)
-    if outcome == OK:
-        outcome = leaf_of(s, &p, &leaf)
-    if outcome != OK:
-        return outcome
-    index = p.indexes[p.levels - 1]
-    if c.reverse:
-        index -= 1
-        if index < 0:
-            outcome = to_previous_leaf(s, &p, &leaf)
-            if outcome != OK:
-                return outcome
-            index = leaf.count - 1
-        return tell(s, c, leaf, index)
-    index += p.found and c.after
-    if index >= leaf.count:
-        outcome = to_next_leaf(s, root, &p)
-        if outcome == OK:
-            outcome = leaf_of(s, &p, &leaf)
-        if outcome != OK:
-            return outcome
-        index = p.indexes[p.levels - 1]
-    return tell(s, c, leaf, index)
-
-
-# Checking
-
-
-cdef struct survey:
-    visitor visit
-    void *context
-    uint64_t count
-
-cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept nogil:
-    """The order of its entries, and that they and what is dead fill its heap."""
-    cdef page_entry e, before
-    cdef uint32_t i, total = p.dead, first = 1 if p.level else 0
-    before.key = NULL
-    for i in range(p.count):
-        if not page_entry_at(p, i, &e):
-            return fault(s, p.node.address, b"an entry goes beyond its page")
-        total += page_entry_size(e.sizes)
-        if p.level and e.payload_length != 8:
-            return fault(s, p.node.address, b"an entry of an inner page has no child")
-        if i < first:
-            continue
-        if not p.level and not e.key_length:
-            return fault(s, p.node.address, b"an empty key")
-        if before.key != NULL and keys_compare(before.key, before.key_length, e.key, e.key_length) >= 0:
-            return fault(s, p.node.address, b"the keys of a page are not in order")
-        if low.key != NULL and keys_compare(e.key, e.key_length, low.key, low.length) < 0:
-            return fault(s, p.node.address, b"a key is below those that its page is for")
-        if high.key != NULL and keys_compare(e.key, e.key_length, high.key, high.length) >= 0:
-            return fault(s, p.node.address, b"a key is above those that its page is for")
-        before = e
-    if total != PAGE_BYTES - p.heap:
-        return fault(s, p.node.address, b"a page has other room than it says")
-    return OK
-
-
-cdef void copy_key(bound *to, char *room, const page_entry *e) noexcept nogil:
-    memcpy(room, e.key, min(e.key_length, MOST_KEY))
-    to.key = room
-    to.length = min(e.key_length, MOST_KEY)
-
-
-cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bound high, survey *w) noexcept nogil:
-    cdef char[MOST_KEY] low_room, high_room         # pages are released while their children are looked at
-    cdef bound child_low, child_high
-    cdef const page *p = page_read(s, address, level)
-    cdef page_entry e
-    cdef uint64_t child
-    cdef uint32_t i, length, count
-    cdef int outcome
-    if p == NULL:
-        return s.error
-    outcome = check_page(s, p, low, high)
-    if outcome == OK:
-        outcome = w.visit(w.context, address, PAGE_BYTES)
-    count = p.count
-    if not level:
-        w.count += count
-    for i in range(count):
-        if outcome != OK:
-            return outcome
-        p = page_read(s, address, level)
-        if p == NULL:
-            return s.error
-        if i >= p.count or not page_entry_at(p, i, &e):
-            return fault(s, address, b"an entry goes beyond its page")
-        child = child_of(&e)
-        if level:
-            child_low = low
-            child_high = high
-            if i:
-                copy_key(&child_low, low_room, &e)
-            if i + 1 < count:
-                if not page_entry_at(p, i + 1, &e):
-                    return fault(s, address, b"an entry goes beyond its page")
-                copy_key(&child_high, high_room, &e)
-            nodes_release(s)
-            outcome = walk_page(s, child, level - 1, child_low, child_high, w)
-        elif VALUE_OF(e.sizes) > PAGE_INLINE:
-            length = VALUE_OF(e.sizes)
-            if value_bytes(s, child, length) == NULL:
-                return s.error
-            outcome = w.visit(w.context, child, VALUE_NODE(length))
-            nodes_release(s)
-    return outcome
-
-
-cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
-    cdef const tree_root *root = root_of(s)
-    cdef survey w
-    cdef bound none
-    cdef int outcome
-    if root == NULL:
-        return s.error
-    if (root.levels == 0) != (root.top == 0) or root.levels > MOST_LEVELS:
-        return fault(s, s.root, b"the tree has levels without pages, or too many")
-    w.visit = visit
-    w.context = context
-    w.count = 0
-    none.key = NULL
-    none.length = 0
-    if root.levels:
-        outcome = walk_page(s, root.top, root.levels - 1, none, none, &w)
-        if outcome != OK:
-            return outcome
-    nodes_release(s)
-    root = root_of(s)
-    if root == NULL:
-        return s.error
-    return OK if root.count == w.count else fault(s, s.root, b"the tree counts other keys than it has")
-
-
 cdef kind tree_kind
 tree_kind.number, tree_kind.format, tree_kind.root = 3, 1, sizeof(tree_root)
-tree_kind.apply, tree_kind.walk = apply, walk
+tree_kind.apply, tree_kind.walk = apply, tree_walk
 
 
 cdef class BPlusTree(Mapping):

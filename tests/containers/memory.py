@@ -35,7 +35,7 @@ def load(name: str) -> ModuleType:
         return loaded[name]
 
 
-for below in ("_segments", "_reservations", "_mapping", "_buckets", "_tree"):
+for below in ("_segments", "_reservations", "_mapping", "_buckets", "_tree", "_ranges", "_tree_walk"):
     load(below)
 Queue = load("_queue").Queue
 HashTable = load("_hashtable").HashTable
