@@ -12,10 +12,10 @@ from typing import Any
 import rnvm
 import structures
 from bench.experiments import pool
-from bench.experiments.baselines import clock
 from bench.experiments.keys import drawn
 from bench.experiments.pool import BATCH, VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, number, take_turns
+from bench.experiments.timing import clock
 from bench.placement import pinned
 from rfp import address as addresses
 

@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,44 +18,13 @@ from bench._ring_baseline import RingBaseline
 from bench._workload import Stream, Workload
 from bench.experiments.keys import all_keys, drawn, properties
 from bench.experiments.rows import Figures, Setting, Side
+from bench.experiments.timing import CHUNK, clock, many_at_a_time, median_of, one_at_a_time
 from bench.peers import memcached, redis
 from bench.peers.process import package, program
 from bench.placement import pinned
 from rfp.errors import RfpError
 
 VALUE = bytes(32)
-clock = time.perf_counter_ns
-CHUNK = 500  # calls between two looks at the clock
-
-
-def rate_of(get: Any, keys: list[Any], seconds: float) -> float:
-    """Calls per second of get(key), in the plainest loop there is, until the keys or the seconds are used up."""
-    began = now = clock()
-    until = began + int(seconds * 1e9)
-    done = 0
-    while done < len(keys) and now < until:
-        for key in keys[done : done + CHUNK]:
-            get(key)
-        done += CHUNK
-        now = clock()
-    return min(done, len(keys)) * 1e9 / (now - began)
-
-
-def median_of(get: Any, keys: list[Any], seconds: float) -> float:
-    """The median time of get(key) in seconds, each call timed, until the keys or the seconds are used up."""
-    times = []
-    until = clock() + int(seconds * 1e9)
-    for key in keys:
-        began = clock()
-        get(key)
-        ended = clock()
-        times.append(ended - began)
-        if ended > until:
-            break
-    times.sort()
-    return times[len(times) // 2] / 1e9
-
-
 @contextlib.contextmanager
 def redis_benchmark(setting: Setting, *, pipeline: int = 64, tcp: bool = True) -> Iterator[Side]:
     """redis-benchmark's GETs of 32 B, `pipeline` at a time on each of its connections: {"rate": GETs per second}.
@@ -103,28 +71,15 @@ def pylibmc_client(setting: Setting) -> Iterator[Any]:
 @contextlib.contextmanager
 def pylibmc_get(setting: Setting) -> Iterator[Side]:
     """get of 32 B, one at a time: {"rate", "p50"}."""
-    keys, timed = drawn(setting.count(60_000), setting.records), drawn(setting.count(10_000), setting.records)
     with pylibmc_client(setting) as client:
-
-        def side() -> Figures:
-            with pinned(setting.client):
-                return {"rate": rate_of(client.get, keys, setting.seconds), "p50": median_of(client.get, timed, setting.seconds)}
-
-        yield side
+        yield one_at_a_time(setting, client.get, 60_000, 10_000)
 
 
 @contextlib.contextmanager
 def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
     """get_multi of `size` keys of 32 B values: {"rate": keys per second}."""
-    keys = drawn(setting.count(300_000, size), setting.records)
-    batches = [keys[at : at + size] for at in range(0, len(keys) - size + 1, size)]
     with pylibmc_client(setting) as client:
-
-        def side() -> Figures:
-            with pinned(setting.client):
-                return {"rate": rate_of(client.get_multi, batches, setting.seconds) * size}
-
-        yield side
+        yield many_at_a_time(setting, client.get_multi, 300_000, size)
 
 
 @contextlib.contextmanager

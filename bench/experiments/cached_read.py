@@ -9,9 +9,9 @@ from contextlib import ExitStack
 import rnvm
 import structures
 from bench.experiments import baselines, pool
-from bench.experiments.baselines import rate_of
 from bench.experiments.keys import drawn
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
+from bench.experiments.timing import rate_of
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 

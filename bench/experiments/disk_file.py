@@ -9,10 +9,10 @@ from contextlib import ExitStack
 import rnvm
 import structures
 from bench.experiments import durable_peers, pool
-from bench.experiments.baselines import median_of
 from bench.experiments.other_process import OtherProcess
 from bench.experiments.pool import VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
+from bench.experiments.timing import median_of
 from bench.placement import pinned
 
 QUESTION = "What does a durable operation cost on a disk, against write and fdatasync, and do writers share the latter?"

@@ -7,10 +7,10 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from bench.experiments.baselines import median_of, rate_of
 from bench.experiments.keys import all_keys, drawn
 from bench.experiments.pool import BATCH, MEMORY, VALUE, folder_on, rate_of_stores
 from bench.experiments.rows import Figures, Setting, Side
+from bench.experiments.timing import median_of, rate_of
 from bench.peers.process import package
 from bench.placement import pinned
 

@@ -10,10 +10,10 @@ from typing import Any
 import rnvm
 import structures
 from bench.experiments import durable_peers, pool
-from bench.experiments.baselines import rate_of
 from bench.experiments.keys import drawn
 from bench.experiments.pool import BATCH, VALUE
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
+from bench.experiments.timing import rate_of
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 

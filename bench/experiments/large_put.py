@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from bench.experiments import baselines, store
+from bench.experiments import baselines, store, timing
 from bench.experiments.keys import drawn
 from bench.experiments.other_process import OtherProcess
 from bench.experiments.rows import Figures, Row, Setting, take_turns
@@ -38,7 +38,7 @@ def measure(setting: Setting) -> list[Row]:
 
             def alone() -> Figures:
                 with pinned(setting.client):
-                    return {"p50": baselines.median_of(kv.get, keys, setting.seconds)}
+                    return {"p50": timing.median_of(kv.get, keys, setting.seconds)}
 
             def beside() -> Figures:
                 times = []
@@ -48,9 +48,9 @@ def measure(setting: Setting) -> list[Row]:
                     done = None
                     while done is None:
                         for _ in range(50):
-                            began = baselines.clock()
+                            began = timing.clock()
                             kv.get(keys[at % len(keys)])
-                            times.append(baselines.clock() - began)
+                            times.append(timing.clock() - began)
                             at += 1
                         done = putter.said()
                 times.sort()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from bench.experiments import baselines, store
+from bench.experiments import baselines, store, timing
 from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.placement import pinned
 from rfp.errors import RfpError
@@ -25,11 +25,11 @@ def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
 
         def put() -> Figures:
             with pinned(setting.client):
-                return {"rate": SIZE / baselines.median_of(lambda key: kv.put(key, values[key]), turns, setting.seconds)}
+                return {"rate": SIZE / timing.median_of(lambda key: kv.put(key, values[key]), turns, setting.seconds)}
 
         def get() -> Figures:
             with pinned(setting.client):
-                seconds = baselines.median_of(lambda key: kv.get_into(key, buffer), turns, setting.seconds)
+                seconds = timing.median_of(lambda key: kv.get_into(key, buffer), turns, setting.seconds)
             if buffer not in values.values():
                 raise RfpError("get_into brought other bytes than were put")
             return {"rate": SIZE / seconds}

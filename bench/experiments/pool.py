@@ -11,9 +11,9 @@ from typing import Any
 
 import rfp
 import rnvm
-from bench.experiments.baselines import CHUNK, clock
 from bench.experiments.keys import all_keys
 from bench.experiments.rows import Setting
+from bench.experiments.timing import CHUNK, clock
 from rnvm import pools
 
 MEMORY = "/dev/shm"

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 import rfp
 from bench import phases
 from bench.databases import Database, open_database
-from bench.experiments.baselines import VALUE, median_of, rate_of
-from bench.experiments.keys import all_keys, drawn, properties
+from bench.experiments.baselines import VALUE
+from bench.experiments.keys import all_keys, properties
 from bench.experiments.rows import Figures, Setting, Side
+from bench.experiments.timing import many_at_a_time, one_at_a_time
 from bench.placement import pinned
 from bench.properties import Properties
 
@@ -36,28 +37,15 @@ def loaded(setting: Setting) -> Iterator[rfp.Client]:
 @contextlib.contextmanager
 def python_get(setting: Setting) -> Iterator[Side]:
     """kv.get of 32 B, one at a time: {"rate", "p50"}."""
-    keys, timed = drawn(setting.count(400_000), setting.records), drawn(setting.count(100_000), setting.records)
     with loaded(setting) as kv:
-
-        def side() -> Figures:
-            with pinned(setting.client):
-                return {"rate": rate_of(kv.get, keys, setting.seconds), "p50": median_of(kv.get, timed, setting.seconds)}
-
-        yield side
+        yield one_at_a_time(setting, kv.get, 400_000, 100_000)
 
 
 @contextlib.contextmanager
 def python_get_many(setting: Setting, size: int = 64) -> Iterator[Side]:
     """kv.get_many of `size` keys of 32 B values: {"rate": keys per second}."""
-    keys = drawn(setting.count(1_000_000, size), setting.records)
-    batches = [keys[at : at + size] for at in range(0, len(keys) - size + 1, size)]
     with loaded(setting) as kv:
-
-        def side() -> Figures:
-            with pinned(setting.client):
-                return {"rate": rate_of(kv.get_many, batches, setting.seconds) * size}
-
-        yield side
+        yield many_at_a_time(setting, kv.get_many, 1_000_000, size)
 
 
 @contextlib.contextmanager
