@@ -2,18 +2,17 @@
 """The cache of a front-end (the contract is in _cache.pxd).
 
 Which copies go is decided as the paper does: of a random sample the one that was asked for least recently.  What this front-end
-wrote
-and the back-end has not applied yet is pinned: it stands nowhere else.
+wrote and the back-end has not applied yet is pinned: it stands nowhere else.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
+from rnvm._answers cimport AGAIN, NO_MEMORY, OK
 from rnvm._front cimport frontend, instance, node
 from rnvm._layout cimport RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm._remote cimport remote_read
-from rnvm._structure cimport AGAIN, NO_MEMORY, OK
 
 cdef enum:
     SAMPLE = 8

@@ -8,6 +8,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
+from rnvm._answers cimport FULL, LOST, NO_MEMORY, OK, fault
 from rnvm._cache cimport cache_add, cache_find, cache_remove, node_bytes
 from rnvm._front cimport frontend, instance, node, run, runs, undo
 from rnvm._layout cimport (
@@ -16,7 +17,6 @@ from rnvm._layout cimport (
 from rnvm._messages cimport RNVM_GOOD, RNVM_GRANT, RNVM_NO_SPACE
 from rnvm._node cimport RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm._remote cimport remote_call
-from rnvm._structure cimport FULL, LOST, NO_MEMORY, OK, fault
 
 cdef extern from *:
     int __builtin_popcountll(unsigned long long) nogil

@@ -1,5 +1,6 @@
 # A front-end as plain C: what all its modules work on.  Private memory; one thread at a time uses it.
 #
+# _answers      what functions answer
 # _remote       READs and WRITEs, calls of the back-end
 # _journal      its two logs: append, wait until durable
 # _cache        local copies of nodes
@@ -12,7 +13,9 @@
 # _operations   an operation, from the lock to the logs
 # _queries      a query, on a state that is whole
 # _structure    the base class of structures
-# _frontend     the class that owns all of it: connect, reconnect, batch, transaction
+# _attachment   the class that owns all of it: the session, connecting again, how calls begin and end
+# _batch        batches and transactions
+# _frontend     the class that users have: what is open in a session
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from rfp._fabric cimport local_region, remote_region

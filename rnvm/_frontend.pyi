@@ -1,39 +1,15 @@
-from types import TracebackType
 from typing import Any
 
-from rfp.address import Address
 from rfp.connecting import Opener
+from rnvm._attachment import LONGEST_TIME as LONGEST_TIME
+from rnvm._attachment import Attachment
+from rnvm._batch import Batch, Transaction
 
-LONGEST_TIME: float
-FIRST_PAUSE: float
-LONGEST_PAUSE: float
 DURABILITIES: tuple[str, ...]
 GOODBYE: float
 
-def process_identity() -> int: ...
-
-def unknown(address: object) -> Exception: ...
-
-class Batch:
-    fe: FrontEnd
-    def __init__(self, fe: FrontEnd) -> None: ...
-    def __enter__(self) -> FrontEnd: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
-
-class Transaction:
-    fe: FrontEnd
-    structures: tuple[Any, ...]
-    timeout: float | None
-    def __init__(self, fe: FrontEnd, structures: tuple[Any, ...], timeout: float | None) -> None: ...
-    def __enter__(self) -> FrontEnd: ...
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
-
-class FrontEnd:
-    address: Address
-    timeout: float
-    reconnect: bool
+class FrontEnd(Attachment):
     durability: str
-    structures: Any
     def __init__(
         self,
         opener: Opener,
@@ -45,8 +21,6 @@ class FrontEnd:
         oplog: bool = True,
         lock: str = "sticky",
     ) -> None: ...
-    def interrupt(self, error: BaseException) -> None: ...
-    def reach(self, offset: int, length: int) -> None: ...
     def names(self, *, timeout: float | None = None) -> dict[str, dict[str, Any]]: ...
     def drop(self, name: str, *, timeout: float | None = None) -> None: ...
     def batch(self) -> Batch: ...

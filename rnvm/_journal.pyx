@@ -8,13 +8,13 @@ from rfp._core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load
 from rfp._fabric cimport READ, WRITE, WRITE_NOTIFY, work_request
 from rfp.protocol._client_ring cimport DONE, TIMED_OUT
 from rfp.protocol._transfers cimport client_ring_staggered, client_ring_transfers
+from rnvm._answers cimport FENCED, LATE, LOST, OK, TOO_LONG
 from rnvm._flush cimport flush_drain, store_lines
 from rnvm._layout cimport (
     RNVM_LINE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal,
     rnvm_record, rnvm_record_length, rnvm_record_seal, rnvm_session_at, rnvm_up)
 from rnvm._messages cimport RNVM_ROOM, RNVM_SYNC, RNVM_GOOD
 from rnvm._remote cimport remote_ask, remote_patience, remote_read
-from rnvm._structure cimport FENCED, LATE, LOST, OK, TOO_LONG
 
 cdef enum:
     LINES = 64                 # between the pad's header and the record, where they are made

@@ -4,13 +4,13 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from rnvm._answers cimport OK, TOO_LONG
 from rnvm._cache cimport cache_forget
 from rnvm._changes cimport changes_keep, changes_record, changes_undo, changes_written
 from rnvm._front cimport frontend, instance
 from rnvm._journal cimport (
     journal_hear, journal_payload, journal_room, journal_settle, journal_trust, journal_wait, journal_write)
 from rnvm._layout cimport rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up
-from rnvm._structure cimport OK, TOO_LONG
 from rnvm._transaction cimport transaction_await, transaction_commit, transaction_do, transaction_write
 from rnvm._turns cimport turn_enter, turn_leave
 

@@ -4,6 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
+from rnvm._answers cimport AGAIN, LOST, NO_MEMORY, OK
 from rnvm._changes cimport change_touch
 from rnvm._front cimport frontend, instance
 from rnvm._journal cimport journal_settle
@@ -11,7 +12,6 @@ from rnvm._layout cimport (
     RNVM_OPERATION, rnvm_longest_record, rnvm_operation_ring_at, rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed)
 from rnvm._messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending
 from rnvm._remote cimport remote_call, remote_read
-from rnvm._structure cimport AGAIN, LOST, NO_MEMORY, OK
 from rnvm._transaction cimport transaction_do, transaction_write
 
 

@@ -4,11 +4,11 @@
 from libc.stdint cimport uint32_t, uint64_t
 
 from rfp._core cimport rfp_pause
+from rnvm._answers cimport AGAIN, LATE, NO_MEMORY, OK
 from rnvm._cache cimport cache_forget
 from rnvm._front cimport frontend, instance
 from rnvm._layout cimport rnvm_memory_ring_at, rnvm_record
 from rnvm._remote cimport remote_patience, remote_read
-from rnvm._structure cimport AGAIN, LATE, NO_MEMORY, OK
 from rnvm._transaction cimport transactions_apply
 from rnvm._turns cimport turn_enter, turn_leave
 from rnvm._writer_lock cimport line, line_look, lock_confirm, lock_resume

@@ -5,6 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
+from rnvm._answers cimport NO_MEMORY, OK, fault
 from rnvm._cache cimport cache_forget, cache_get, node_bytes
 from rnvm._front cimport frontend, instance, node
 from rnvm._layout cimport (
@@ -15,7 +16,6 @@ from rnvm._messages cimport RNVM_APPLY
 from rnvm._node cimport (
     RNVM_CLASSES, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of, rnvm_slab, rnvm_slab_slots, rnvm_slabs)
 from rnvm._remote cimport remote_ask, remote_read
-from rnvm._structure cimport NO_MEMORY, OK, fault
 
 cdef extern from *:
     int __builtin_popcountll(unsigned long long) nogil

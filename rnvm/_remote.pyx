@@ -14,8 +14,8 @@ from rfp.protocol._client_wait cimport client_ring_wait
 from rfp.protocol._transfers cimport client_ring_transfers
 from rfp.protocol._wire cimport RFP_RESPONSE_HEADER, rfp_response_header
 from rfp.protocol._remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena_find
+from rnvm._answers cimport FENCED, LATE, LOST, OK, STOPPED
 from rnvm._messages cimport RNVM_NOT_ATTACHED
-from rnvm._structure cimport FENCED, LATE, LOST, OK, STOPPED
 
 from rfp.errors import DeadlineExceeded, RfpError
 

@@ -3,6 +3,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from rnvm._answers cimport OK, fault
 from rnvm._cache cimport cache_find, cache_get, node_bytes
 from rnvm._changes cimport change_add, change_drop, change_node, change_return, change_take
 from rnvm._front cimport instance, node
@@ -10,7 +11,6 @@ from rnvm._layout cimport RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_block
 from rnvm._node cimport (
     RNVM_CLASSES, RNVM_NODE, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of, rnvm_slab, rnvm_slab_slots,
     rnvm_slabs)
-from rnvm._structure cimport OK, fault
 
 cdef extern from *:
     int __builtin_ctzll(unsigned long long) nogil

@@ -9,23 +9,12 @@
 #     walk     shows every node that is in use: for check(), and to find leaks.
 #
 # and a Python class derived from Structure.  Locks, logs, durability, batches, transactions, caching, restarts of readers,
-# reconnecting
-# and executing again what a dead writer left are done here.
+# connecting again, and executing again what a dead writer left are done here.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+# What apply, query and walk answer, and fault(s, address, what) that says why something is damaged.
+from rnvm._answers cimport AGAIN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, fault
 from rnvm._front cimport frontend, instance, kind
-
-cdef enum:                     # what the functions below, apply, query and walk answer; from 1 on: the structure's own
-    OK = 0
-    AGAIN = -1                 # what was read does not fit together: a reader starts over; where nobody writes, it is damage
-    DAMAGED = -2               # an invariant does not hold; fault() says which
-    FULL = -3                  # no block is left in the pool
-    TOO_LONG = -4              # a node over RNVM_LARGEST_NODE, or a transaction that does not fit into the log
-    NO_MEMORY = -5             # in this process
-    LOST = -6                  # the connection; from here on they come from the driver
-    LATE = -7                  # the deadline passed
-    FENCED = -8                # the back-end took the session away
-    STOPPED = -9               # the handle is being closed
 
 ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexcept nogil
 
@@ -35,9 +24,8 @@ ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexce
 #   root     bytes of its root node, header included: a multiple of 8, at most 3072.  Zeros when the structure is new
 #   apply    executes one operation.  OK or 1...: the changes count, if there are any; below 0: none of them does
 #   walk     calls visit for the address and length of every node it has allocated (not for the root), each once, and passes on
-# what
-#            that answers unless it is OK.  Verifies its invariants on the way: DAMAGED and fault() at the first that does not
-# hold
+#            what that answers unless it is OK.  Verifies its invariants on the way: DAMAGED and fault() at the first that does
+#            not hold
 
 
 # Nodes
@@ -45,8 +33,7 @@ ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexce
 # Pointers to nodes stay valid until the end of the operation, or nodes_release().  A NULL: return s.error.
 
 # The node at an address: fetched, if it is not in the cache, and checked: that the address lies in the pool, owner, type,
-# length, version, CRC.
-# length: what it must be; 0: whatever its header says (then a node that is not in the cache takes two READs).
+# length, CRC.  length: what it must be; 0: whatever its header says (then a node that is not in the cache takes two READs).
 cdef const char *node_read(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil
 # The root: type 1, s.kind.root bytes.
 cdef const char *root_read(instance *s) noexcept nogil
@@ -61,12 +48,6 @@ cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogi
 cdef void nodes_release(instance *s) noexcept nogil
 # Appends to the answer of the operation (Structure.answer); begun anew with each apply and each (re)start of a query.
 cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
-# DAMAGED, with the reason: a literal.
-cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:
-    s.error = DAMAGED
-    s.fault_at = address
-    s.fault = what
-    return DAMAGED
 
 ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
 
@@ -83,9 +64,8 @@ cdef class Structure:
     cdef readonly object codec
     cdef object __weakref__
     cdef uint64_t before                   # number of its last operation when the transaction began
-    # One operation: what apply answered, 0 or more; else raises.  timeout: seconds, None for the front-end's.  Outside a
-    # transaction,
-    # when it returns the operation is durable, and outside a batch all who begin later see it.
+    # One operation: what apply answered, 0 or more; else raises.  timeout: seconds, None for the front-end's.  When it returns,
+    # outside a transaction the operation is durable, and outside a batch all who begin later see it.
     cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=*) except -1
     # What query answered, 0 or more, on a state that was whole; else raises.
     cdef int query(self, query_function ask, void *context, object timeout=*) except -1

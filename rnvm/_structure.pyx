@@ -168,8 +168,7 @@ cdef class Structure:
     """The base of all structures.
 
     fe: the front-end; name: 1 to 160 bytes of UTF-8; codec: "utf-8", "json", "pickle", or an object with encode and decode, for
-    values that
-    are no bytes; create: whether to make it, if there is none; timeout: seconds.
+    values that are no bytes; create: whether to make it, if there is none; timeout: seconds.
 
     Raises NotFound where there is none and create is False, WrongKind where the name is that of something else.
     Cost: one call, and a transaction if it is new.
@@ -260,10 +259,10 @@ cdef class Structure:
         return value if self.codec is None else self.codec.decode(value)
 
     def check(self, *, timeout=None):
-        """Verify every invariant, and that what is allocated is what can be reached.  Raises StructureDamaged at the first that
-        fails.
+        """Verifies every invariant, and that what is allocated is what can be reached.
 
-        Takes the writer lock meanwhile.  Cost: a READ for each node that is not in the cache.
+        Takes the writer lock meanwhile.  Raises StructureDamaged at the first that fails.  Cost: a READ for each node that is
+        not in the cache.
         """
         cdef FrontEnd fe = <FrontEnd> self.fe
         cdef int found

@@ -3,12 +3,12 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
+from rnvm._answers cimport AGAIN, LOST, OK, TOO_LONG
 from rnvm._changes cimport changes_keep, changes_record, changes_undo, changes_written
 from rnvm._front cimport frontend, instance
 from rnvm._journal cimport journal_payload, journal_room, journal_settle, journal_wait, journal_write
 from rnvm._messages cimport RNVM_APPLY, RNVM_GOOD
 from rnvm._remote cimport remote_ask, remote_patience
-from rnvm._structure cimport AGAIN, LOST, OK, TOO_LONG
 from rnvm._writer_lock cimport line, line_look, lock_confirm
 
 cdef int transaction_do(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:

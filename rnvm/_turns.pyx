@@ -3,11 +3,11 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
+from rnvm._answers cimport OK
 from rnvm._changes cimport changes_undo
 from rnvm._front cimport frontend, instance
 from rnvm._orphans cimport orphans_execute
 from rnvm._slabs cimport slabs_begin
-from rnvm._structure cimport OK
 from rnvm._transaction cimport transaction_commit
 from rnvm._writer_lock cimport lock_acquire, lock_pause, lock_release, lock_resume
 

@@ -8,11 +8,11 @@ from rfp._core cimport rfp_fence_full, rfp_load64, rfp_load64_acquire, rfp_now, 
 from rfp._fabric cimport READ, WRITE, local_region, remote_region, work_request
 from rfp.protocol._client_ring cimport DONE, TIMED_OUT
 from rfp.protocol._transfers cimport client_ring_transfers
+from rnvm._answers cimport AGAIN, DAMAGED, FENCED, LATE, LOST, OK
 from rnvm._front cimport frontend, instance
 from rnvm._layout cimport RNVM_NAME_LIVE, rnvm_name_at
 from rnvm._messages cimport *
 from rnvm._remote cimport remote_ask, remote_call, remote_patience, remote_place
-from rnvm._structure cimport AGAIN, DAMAGED, FENCED, LATE, LOST, OK
 
 cdef enum:
     REVOKE = 1                 # words of the line

@@ -1,0 +1,19 @@
+from typing import Any
+
+from rfp.address import Address
+
+LONGEST_TIME: float
+FIRST_PAUSE: float
+LONGEST_PAUSE: float
+
+def process_identity() -> int: ...
+
+def unknown(address: object) -> Exception: ...
+
+class Attachment:
+    address: Address
+    timeout: float
+    reconnect: bool
+    structures: Any
+    def interrupt(self, error: BaseException) -> None: ...
+    def reach(self, offset: int, length: int) -> None: ...
