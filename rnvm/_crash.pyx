@@ -209,7 +209,6 @@ cdef class Model(Medium):
         if self.c.base != NULL or length % (PAGE if shared else SECTOR) or not length:
             raise InvalidArgument(f"a model of {length} bytes", hint="a multiple of 512 (shared: of 4096), and only once")
         self.r.sectors = kind == "sectors"
-        self.in_lines = not self.r.sectors
         self.r.grain = SECTOR if self.r.sectors else WORD if kind == "words" else RNVM_LINE
         self.r.m = &self.c
         self.r.drains = NO_FAILURE

@@ -34,7 +34,8 @@ def description(Inspection i not None):
         "front_ends": i.header.sessions,
         "operation_log": i.header.operation_ring, "memory_log": i.header.memory_ring, "group_map": i.header.group_map,
         "names_at": i.header.names_at, "sessions_at": i.header.sessions_at, "logs_at": i.header.rings_at,
-        "groups_at": i.header.groups_at, "blocks": i.g.blocks, "size": i.superblock.size, "generation": i.superblock.generation,
+        "write_ahead": i.header.ahead, "write_ahead_at": i.header.ahead_at, "groups_at": i.header.groups_at,
+        "blocks": i.g.blocks, "size": i.superblock.size, "generation": i.superblock.generation,
         "opened": i.superblock.opened, "closed": i.clean,
     }
 

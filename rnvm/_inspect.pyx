@@ -4,12 +4,13 @@
 import uuid
 
 from libc.stdint cimport uint32_t, uint64_t
+from rnvm._ahead cimport ahead, ahead_scan
 from rnvm._format cimport FIRST_COPY, SECOND_COPY, header_read, superblock_read
 from rnvm._layout cimport (
     RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOCK, RNVM_LOST, RNVM_MAGIC,
     RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_MOST_NAME, RNVM_NAMES, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_PROGRESS,
-    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, rfp_copy_in, rfp_load64, rnvm_backend, rnvm_block_at, rnvm_block_of, rnvm_geometry_of,
-    rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session_at, rnvm_word_value, rnvm_word_whole,
+    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_WRITE_AHEAD, rfp_copy_in, rfp_load64, rnvm_backend, rnvm_block_at,
+    rnvm_block_of, rnvm_geometry_of, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session_at, rnvm_word_value, rnvm_word_whole,
 )
 from rnvm._names cimport name_crc
 from rnvm._register cimport ALIKE, FIRST_WHOLE, SECOND_WHOLE, register_read
@@ -31,6 +32,8 @@ LOSSES = {
     "state": "the entry is closed for good, and the blocks are kept",
     "name": "the structure is closed for good, and its blocks are kept",
     "owners": "the blocks are not handed out again",
+    "ahead": "what stands in the area counts as far as it is whole",
+    "frame": "what was acknowledged from there on is lost",
 }
 FROM_THE_OTHER = "it is made like the other copy"
 
@@ -54,7 +57,7 @@ cdef class Inspection:
             raise PoolTooNew(
                 f"the pool has format {self.header.major}.{self.header.minor}, this version reads {RNVM_MAJOR}.{RNVM_MINOR}",
                 hint="use the version that made it")
-        if self.header.incompatible or self.header.read_compatible:
+        if self.header.incompatible & ~<uint64_t> RNVM_WRITE_AHEAD or self.header.read_compatible:
             raise PoolTooNew(
                 f"the pool uses features that this version does not know ({self.header.incompatible:#x},"
                 f" {self.header.read_compatible:#x})", hint="use the version that made it")
@@ -116,6 +119,7 @@ cdef class Inspection:
             self.register("session", i, f"operation ring of session {i}", at + RNVM_OPERATIONS)
             self.register("session", i, f"memory ring of session {i}", at + RNVM_MEMORY)
         self.map()
+        self.write_ahead()
         return self.findings
 
     @property
@@ -190,3 +194,19 @@ cdef class Inspection:
                         LOSSES["owners"], "owners", at, first))
             map_at += self.g.group
             block += self.g.group_blocks
+
+    def write_ahead(self):
+        """The write-ahead area, as it was when the pool was opened."""
+        cdef ahead a
+        ahead_scan(&self.medium.c, self.medium.c.length, &a)
+        if not a.at:
+            return
+        if not a.headers:
+            self.findings.append(Finding("damage", f"write-ahead area at {a.at}", "neither copy of its header is whole",
+                                         LOSSES["ahead"], "ahead", a.at))
+        else:
+            self.copies("header of the write-ahead area", a.at, a.headers)
+        if a.behind:
+            self.findings.append(Finding(
+                "damage", f"write-ahead area at {a.end}", f"frame {a.frames} is not whole, but one behind it is ({a.behind})",
+                LOSSES["frame"], "frame", a.end))

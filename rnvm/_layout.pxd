@@ -35,9 +35,11 @@ cdef extern from "rnvm/layout.h" nogil:
         RNVM_LEAST_BLOCK
         RNVM_LARGEST_BLOCK
         RNVM_LEAST_RING
+        RNVM_LEAST_AHEAD
         RNVM_MOST_NAMES
         RNVM_MOST_SESSIONS
         RNVM_ASSUME_PERSISTENT
+        RNVM_WRITE_AHEAD
         RNVM_CLEAN
         RNVM_OPEN
         RNVM_MOST_NAME
@@ -83,6 +85,8 @@ cdef extern from "rnvm/layout.h" nogil:
         uint64_t rings_at
         uint64_t groups_at
         uint64_t group_map
+        uint64_t ahead_at
+        uint64_t ahead
         uint32_t crc
 
     struct rnvm_superblock:
@@ -134,9 +138,11 @@ cdef extern from "rnvm/layout.h" nogil:
         uint64_t names_at
         uint64_t sessions_at
         uint64_t rings_at
+        uint64_t ahead_at
         uint64_t groups_at
         uint64_t operation_ring
         uint64_t memory_ring
+        uint64_t ahead
         uint64_t block
         uint64_t group_map
         uint64_t group

@@ -5,6 +5,7 @@ Everything works on a private copy of the pool; the caller writes to the pool it
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rnvm._ahead cimport ahead, ahead_find, ahead_headers, ahead_whole
 from rnvm._format cimport header_read, superblock_read
 from rnvm._inspect cimport Inspection
 from rnvm._layout cimport (
@@ -28,9 +29,12 @@ cdef enum:                     # what is tested
     NAME = 5
     OWNERS = 6
     RECORD = 7
+    AREA = 8
+    FRAME = 9
 
 cdef enum:
-    RECORD_BYTES = 4096        # of a log record that are searched for the bit
+    RECORD_BYTES = 4096        # of a log record, or of a frame, that are searched for the bit
+    AREA_BYTES = 64            # of the header of the write-ahead area
 
 cdef struct subject:
     int what
@@ -39,6 +43,7 @@ cdef struct subject:
     uint32_t seed
     uint64_t at
     ring *r
+    ahead *a
     char *buffer
     uint64_t capacity
 
@@ -61,6 +66,11 @@ cdef bint whole(const subject *s) noexcept nogil:
         return entry.crc == name_crc(s.seed, s.at, entry)
     if s.what == RECORD:
         return ring_read(s.r, s.r.tail, s.buffer, s.capacity) != 0
+    if s.what == FRAME:
+        return ahead_whole(s.m, s.a, s.at, s.a.generation, s.a.frames)
+    if s.what == AREA:
+        ahead_headers(s.m, s.a)
+        return s.a.headers != 0
     word = rfp_load64(s.m.base + s.at)
     if not rnvm_word_whole(s.seed, s.at, word):
         return False
@@ -109,6 +119,33 @@ def superblock(Private private not None):
         return False
     return (turn_back(&s, RNVM_SUPERBLOCKS, sizeof(rnvm_superblock)) >= 0
             or turn_back(&s, RNVM_SUPERBLOCKS + RNVM_PAGE, sizeof(rnvm_superblock)) >= 0)
+
+
+def area(Private private not None):
+    """Both copies of the header of the write-ahead area are damaged.  Whether one is whole again."""
+    cdef subject s
+    cdef ahead a
+    s.what = AREA
+    s.m = &private.c
+    s.a = &a
+    if not ahead_find(s.m, s.m.length, &a):
+        return False
+    return turn_back(&s, a.at, AREA_BYTES) >= 0 or turn_back(&s, a.at + RNVM_PAGE, AREA_BYTES) >= 0
+
+
+def frame(Private private not None, uint64_t number, uint64_t at):
+    """Of the frame with this number, which stands there and is not whole."""
+    cdef subject s
+    cdef ahead a
+    s.what = FRAME
+    s.m = &private.c
+    s.a = &a
+    s.at = at
+    if not ahead_find(s.m, s.m.length, &a):
+        return False
+    ahead_headers(s.m, &a)
+    a.frames = number
+    return turn_back(&s, at, min(<uint64_t> RECORD_BYTES, a.at + a.size - at)) >= 0
 
 
 def bit(Private private not None, Inspection inspection not None, str part, uint64_t at):

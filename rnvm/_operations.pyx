@@ -82,8 +82,7 @@ cdef int log_operation(instance *s, uint32_t code, const char *bytes, uint32_t l
     """Makes what was done hold."""
     cdef frontend *fe = s.fe
     cdef int found
-    # On a disk a second record is a second page to write, and alone the transaction's says as much.
-    if not fe.oplog or not fe.direct and not fe.batching:
+    if not fe.oplog:
         found = transaction_write(fe)
         return journal_settle(fe) if found == OK else found
     if not fe.batching:

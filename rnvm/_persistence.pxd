@@ -1,7 +1,7 @@
 # The persistence contract: the one way in which anything of a pool reaches its medium.  docs/pool.md explains it.
 #
 # Four verbs, the same on memory that persists (write = store and flush the lines, drain = fence) and on files (write = store and
-# write, drain = fdatasync); so whoever uses them is right on both, and the crash model (_crash) sees all that happens.
+# note, drain = log and fdatasync); so whoever uses them is right on both, and the crash model (_crash) sees all that happens.
 #
 #   write, write64   put bytes into the pool's memory, on their way to the medium
 #   flush            sends on their way what already stands there: what a peer wrote
@@ -35,7 +35,6 @@ cdef class Medium:
     """What a pool stands on; owns the mapping and the file."""
     cdef medium c
     cdef readonly bint direct          # base is the medium itself: who maps it can make stores durable by flushing cache lines
-    cdef readonly bint in_lines        # stores are sent on their way in cache lines, at once; else in writes to a file, later
     # The file whose bytes from 0 on are base, for peers of this host to map; -1: there is none.  It stays the medium's.
     cpdef int fileno(self)
     cpdef close(self)

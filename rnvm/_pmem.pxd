@@ -1,4 +1,4 @@
-# The media that persist: direct (memory that is the medium) and image (memory beside a file).
+# The medium of pools in memory that persists: its mapping.
 
 from libc.stdint cimport uint64_t
 from rnvm._persistence cimport Medium
@@ -8,16 +8,6 @@ cdef extern from "rnvm/flush.h" nogil:
     void rnvm_flush_drain()
     void rnvm_store_flushed(void *to, const void *source, size_t n)
     int rnvm_flush_kind()
-
-cdef extern from "rnvm/group.h" nogil:
-    struct rnvm_group:
-        uint64_t begun
-        int broken
-        int error
-    void rnvm_group_open(rnvm_group *g)
-    void rnvm_group_close(rnvm_group *g)
-    int rnvm_group_fail(rnvm_group *g, int error)
-    int rnvm_group_sync(rnvm_group *g, int fd)
 
 cdef extern from "rnvm/pmem2.h":
     struct rnvm_pmem2:
@@ -37,18 +27,4 @@ cdef class Direct(Medium):
     cdef uint64_t mapped
     cdef rnvm_pmem2 library
     cdef readonly str flushing         # how: "clwb", ..., "libpmem2", or "none"
-    cdef void release(self) noexcept
-
-
-cdef struct image:             # medium.state
-    int fd                     # of the file, or -1
-    bint grouped
-    rnvm_group group
-
-
-cdef class Image(Medium):
-    """Memory that peers share, and the file that it is written to."""
-    cdef image i
-    cdef int memory            # the memfd
-    cdef uint64_t mapped
     cdef void release(self) noexcept

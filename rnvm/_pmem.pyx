@@ -1,23 +1,18 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The media that persist (the contract is in _pmem.pxd and _persistence.pxd)."""
+"""Pools in memory that persists (the contract is in _pmem.pxd and _persistence.pxd)."""
 
 import os
 import stat
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint64_t
 from libc.string cimport memset
 from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
-from posix.unistd cimport close as close_fd, pread, pwrite
+from posix.unistd cimport close as close_fd
 from rnvm._layout cimport rfp_copy_out, rfp_store64
 from rnvm._persistence cimport Medium, medium, medium_operations
 
 from rfp.errors import FabricError, InvalidArgument
-
-cdef extern from "rfp/core/memfd.h" nogil:
-    int rfp_memfd_create()
-    char *rfp_memfd_map_new(int fd, uint64_t length)
-    int rfp_memfd_seal(int fd, int writable)
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *start, size_t length, int advice)
@@ -76,9 +71,6 @@ cdef object refused(str what, str hint=None):
     failure = FabricError(f"{what}: {os.strerror(errno)}", hint=hint)
     failure.errno = errno
     return failure
-
-
-# Direct
 
 
 cdef void direct_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
@@ -181,7 +173,7 @@ cdef class Direct(Medium):
             self.c.ops = &direct_operations if flushing == "lines" else &plain_operations
             self.flushing = flush_instruction() if flushing == "lines" else flushing
         self.c.length = length
-        self.direct = self.in_lines = True
+        self.direct = True
         # Devices may refuse it; then a forked child sees the pool, which it must not touch anyway.
         madvise(self.c.base, self.mapped, MADV_DONTFORK)
 
@@ -221,130 +213,3 @@ cdef uint64_t whole(int fd, uint64_t length) except 0:
 cdef int dup_private(int fd) except -1:
     cdef int own = os.dup(fd)
     return own
-
-
-# Image
-
-
-cdef void image_send(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
-    cdef image *i = <image *> m.state
-    cdef ssize_t done
-    if i.fd < 0 or m.error:
-        return
-    while n:
-        done = pwrite(i.fd, m.base + offset, n, offset)
-        if done > 0:
-            offset += done
-            n -= done
-        elif done == 0 or errno != EINTR:
-            m.error = rnvm_group_fail(&i.group, errno if done else 5)
-            return
-
-
-cdef void image_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
-    rfp_copy_out(m.base + offset, source, n)
-    image_send(m, offset, n)
-
-
-cdef void image_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
-    rfp_store64(m.base + offset, value)
-    image_send(m, offset, sizeof(value))
-
-
-cdef int image_drain(medium *m) noexcept nogil:
-    cdef image *i = <image *> m.state
-    cdef int error
-    if m.error:
-        return -1
-    if i.fd < 0:
-        return 0
-    error = rnvm_group_sync(&i.group, i.fd)
-    if error:
-        m.error = error
-        return -1
-    return 0
-
-
-cdef medium_operations image_operations = medium_operations(image_write, image_write64, image_send, image_drain)
-
-
-cdef class Image(Medium):
-    """Memory that peers of this host can share (a sealed memfd), and the file that it is written to.
-
-    length: bytes.  fd: the file, read into memory now, of which the medium keeps a descriptor of its own; -1: there is none, and
-    nothing survives.  Raises FabricError.
-    """
-
-    def __cinit__(self):
-        self.memory = -1
-        self.i.fd = -1
-
-    def __init__(self, uint64_t length, int fd=-1):
-        if self.memory >= 0 or not length:
-            raise InvalidArgument(f"an image of {length} bytes", hint="at least one; and it is made once")
-        rnvm_group_open(&self.i.group)
-        self.i.grouped = True
-        self.memory = rfp_memfd_create()
-        if self.memory < 0:
-            raise refused("no memory file can be made")
-        self.mapped = (length + PAGE - 1) // PAGE * PAGE
-        self.c.base = rfp_memfd_map_new(self.memory, self.mapped)
-        if self.c.base == NULL:
-            raise refused(f"no memory for a pool of {length} bytes", hint="free some memory, or use a DAX device or file system")
-        if rfp_memfd_seal(self.memory, 1):
-            raise refused("the memory file cannot be sealed")
-        self.c.length = length
-        self.c.state = &self.i
-        if fd >= 0:
-            self.i.fd = dup_private(fd)
-            self.load()
-        self.c.ops = &image_operations
-
-    def load(self):
-        """The file's bytes into memory."""
-        cdef uint64_t at = 0
-        cdef ssize_t got
-        while at < self.c.length:
-            with nogil:
-                got = pread(self.i.fd, self.c.base + at, min(self.c.length - at, <uint64_t> 1 << 30), at)
-            if got > 0:
-                at += got
-            elif got == 0:
-                raise FabricError(f"the file ends at {at} of {self.c.length} bytes", hint="somebody has shortened it")
-            elif errno != EINTR:
-                raise refused("the pool's file cannot be read")
-
-    def __dealloc__(self):
-        self.release()
-
-    cdef void release(self) noexcept:
-        if self.c.base != NULL:
-            munmap(self.c.base, self.mapped)
-            self.c.base = NULL
-        if self.memory >= 0:
-            close_fd(self.memory)
-            self.memory = -1
-        if self.i.fd >= 0:
-            close_fd(self.i.fd)
-            self.i.fd = -1
-        if self.i.grouped:
-            rnvm_group_close(&self.i.group)
-            self.i.grouped = False
-
-    cpdef int fileno(self):
-        """The memory file: peers of this host map it."""
-        return self.memory
-
-    cpdef close(self):
-        """Give memory and file back; may be called again.  No thread may be in drain()."""
-        self.release()
-        Medium.close(self)
-
-    @property
-    def syncs(self):
-        """How often the file was synced."""
-        return self.i.group.begun
-
-    def break_sync(self, int error):
-        """Let the next sync fail with this errno, as a broken disk does.  For tests."""
-        self.i.group.broken = error

@@ -7,14 +7,15 @@ import uuid
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
+from rnvm._ahead cimport ahead_format
 from rnvm._blocks cimport blocks_allocate, blocks_format, blocks_reclaim
 from rnvm._format cimport header_write, superblock_write
 from rnvm._inspect cimport Inspection
 from rnvm._layout cimport (
     RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_FREE, RNVM_GRANTED, RNVM_HEADERS, RNVM_MAGIC, RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR,
     RNVM_MOST_CODEC, RNVM_MOST_NAME, RNVM_NO_BLOCK, RNVM_NO_LIMIT, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_SESSION_STATE,
-    RNVM_SUPERBLOCK_MAGIC, rnvm_address, rnvm_block_at, rnvm_first_lsn, rnvm_geometry, rnvm_geometry_of, rnvm_header,
-    rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at, rnvm_structure_index, rnvm_superblock,
+    RNVM_SUPERBLOCK_MAGIC, RNVM_WRITE_AHEAD, rnvm_address, rnvm_block_at, rnvm_first_lsn, rnvm_geometry, rnvm_geometry_of,
+    rnvm_header, rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at, rnvm_structure_index, rnvm_superblock,
 )
 from rnvm._log cimport FAULT_END, ring_behind
 from rnvm._names cimport name_create, name_drop, name_state
@@ -24,7 +25,6 @@ from rnvm._register cimport register_format
 from rnvm._replay cimport pool_checkpoint, pool_collect, pool_replay
 from rnvm._sessions cimport NO_SESSION, session_attach, session_fence, session_release, session_seal
 from rnvm._state cimport pool, ring, session as session_state, structure
-from rnvm._unsent cimport unsent_begin, unsent_end
 
 from rfp import units
 from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory, PoolDamaged
@@ -67,10 +67,13 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     header.created = unix_time()
     header.backend = backend
     header.flags = RNVM_ASSUME_PERSISTENT if assume_persistent else 0
-    header.block, header.names, header.sessions, header.operation_ring, header.memory_ring, header.group_map = sizes
+    (header.block, header.names, header.sessions, header.operation_ring, header.memory_ring, header.group_map,
+     header.ahead) = sizes
+    header.incompatible = RNVM_WRITE_AHEAD if header.ahead else 0
     header.names_at = 4 * RNVM_PAGE
     header.sessions_at = header.names_at + up(header.names * sizeof(rnvm_name), RNVM_PAGE)
     header.rings_at = header.sessions_at + up(header.sessions * 256, RNVM_PAGE)
+    header.ahead_at = header.rings_at + header.sessions * (header.operation_ring + header.memory_ring) if header.ahead else 0
     header.groups_at = sizes.groups_at
     if not rnvm_geometry_of(&header, total, &p.g):
         raise InvalidArgument(f"no pool can be made of {sizes}", hint="see rnvm.sizes")
@@ -83,6 +86,7 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     with nogil:
         format_entries(&p)
         blocks_format(&p, 0)
+        ahead_format(m, &p.g, header.uuid)
     superblock.magic = RNVM_SUPERBLOCK_MAGIC
     superblock.size = total
     superblock.state = RNVM_CLEAN
@@ -192,7 +196,6 @@ cdef class Pool:
         free(self.c.structures)
         free(self.c.scratch)
         free(self.c.limbo)
-        unsent_end(&self.c)
 
     def __enter__(self):
         return self
@@ -214,8 +217,7 @@ cdef class Pool:
         p.sessions = <session_state *> calloc(p.g.sessions, sizeof(session_state))
         p.structures = <structure *> calloc(p.g.names, sizeof(structure))
         p.scratch = <char *> malloc(self.capacity())
-        if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch \
-                or unsent_begin(p, self.medium.in_lines):
+        if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch:
             raise MemoryError("no memory for the state of a pool")
 
     def lost(self):

@@ -10,10 +10,9 @@ from rnvm._layout cimport (
     rnvm_part_next, rnvm_record, rnvm_session, rnvm_session_at, rnvm_structure_index,
 )
 from rnvm._log cimport FAULT_ADDRESS, FAULT_MALFORMED, FAULT_OWNER, ring_begin, ring_collect, ring_finish, ring_read
-from rnvm._persistence cimport medium_drain
+from rnvm._persistence cimport medium_drain, medium_write
 from rnvm._register cimport register_begin, register_finish
 from rnvm._state cimport pool, ring, structure
-from rnvm._unsent cimport unsent_send, unsent_write
 
 cdef enum:                     # what may be done with a record; faults are above 0
     APPLICABLE = 0
@@ -159,7 +158,7 @@ cdef void apply_entry(pool *p, const rnvm_entry *entry, uint32_t user) noexcept 
     cdef uint64_t offset = rnvm_offset(entry.address)
     cdef uint64_t first = rnvm_block_of(&p.g, offset)
     if entry.kind == RNVM_WRITE:
-        unsent_write(p, offset, entry + 1, entry.length)
+        medium_write(p.m, offset, entry + 1, entry.length)
     elif entry.kind == RNVM_TAKE:
         blocks_claim(p, first, entry.length, user)
     else:
@@ -332,7 +331,6 @@ cdef inline void free_space(ring *r, uint64_t *published) noexcept nogil:
 
 cdef int pool_checkpoint(pool *p) noexcept nogil:
     # Applied data first; then what says that they were applied; then, that their log is no longer needed.
-    unsent_send(p)
     if medium_drain(p.m) or save_progress(p) or save_heads(p):
         return -1
     p.checkpoints += 1

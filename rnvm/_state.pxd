@@ -4,7 +4,6 @@
 # _blocks     who owns which block
 # _log        one ring: append, read, collect, truncate
 # _replay     all rings: collect (make durable), replay (apply), checkpoint (give the space back)
-# _unsent     what was applied and not sent to a file yet
 # _sessions   attach, fence, release
 # _names      structures: create, drop
 # _pool       the class that owns all of it: create, open and recover, grow, close
@@ -60,10 +59,6 @@ cdef struct pool:
     session *sessions
     structure *structures
     char *scratch              # room for the longest record
-    uint64_t *unsent           # bit: this page was applied and goes to the file with the next checkpoint; NULL: there is no file
-    uint64_t *unsent_pages     # their numbers
-    uint64_t unsent_count
-    uint64_t unsent_room
     uint64_t moment            # advanced by whoever knows the readers; tags retired blocks
     uint64_t checkpoints
     retired *limbo             # a queue of blocks that readers may still see

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rfp.errors import PoolDamaged
-from rnvm import _drive, _mend, pools
+from rnvm import _ahead, _drive, _mend, pools
 from rnvm._inspect import LOSSES, Inspection
 from rnvm._persistence import Private
 from rnvm._pool import Pool
@@ -130,12 +130,15 @@ def some(blocks: set[int]) -> str:
 
 def mend_copy(view: Private) -> tuple[list[str], list[str]]:
     """Mend the bytes of a pool: what was mended, and what was lost for good.  Raises PoolDamaged where nothing can be done."""
-    mended, lost = [], []
+    mended: list[str] = []
+    lost: list[str] = []
     try:
+        mend_area(view, mended, lost)
         inspection = Inspection(view)
     except PoolDamaged:
         if _mend.header(view):
             mended.append("header: one bit was turned back")
+            mend_area(view, mended, lost)
         if _mend.superblock(view):
             mended.append("superblock: one bit was turned back")
         inspection = Inspection(view)
@@ -155,6 +158,27 @@ def mend_copy(view: Private) -> tuple[list[str], list[str]]:
             break
     mend_logs(view, mended, lost)
     return mended, lost
+
+
+def mend_area(view: Private, mended: list[str], lost: list[str]) -> None:
+    """The write-ahead area: what counts in it comes to its place, and then nothing in it counts any more."""
+    while area := _ahead.look(view):
+        where = f"write-ahead area at {area['at']}"
+        if not area["headers"]:
+            if _mend.area(view):
+                mended.append(f"{where}: one bit of its header was turned back")
+            else:
+                _ahead.rebuild(view)
+                lost.append(f"{where}: neither copy of its header is whole: {LOSSES['ahead']}")
+        elif area["behind"] and _mend.frame(view, area["frames"], area["end"]):
+            mended.append(f"{where}: one bit of frame {area['frames']} was turned back")
+        elif area["frames"] or area["behind"]:
+            if area["behind"]:
+                lost.append(f"{where}: frame {area['frames']} is not whole: {LOSSES['frame']}")
+            _ahead.apply(view)
+            _ahead.forget(view)
+        else:
+            return
 
 
 def copied(view: Private) -> Private:

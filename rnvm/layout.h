@@ -5,6 +5,7 @@
  *   names_at     naming entries, 512 bytes each
  *   sessions_at  sessions of front-ends, 256 bytes each
  *   rings_at     for each session its operation ring, then its memory ring
+ *   ahead_at     the write-ahead area of a pool in a file (ahead.h); it may be missing
  *   groups_at    groups: a map of owners, then the blocks that it describes; the last group may be short of blocks
  *
  * Little-endian, naturally aligned.  Two means make each change of metadata atomic, and each damage visible, without a log: the
@@ -31,6 +32,7 @@
 #define RNVM_LARGEST_BLOCK (1u << 20)
 #define RNVM_LEAST_RING 4096
 #define RNVM_LARGEST_RING (1ull << 30)
+#define RNVM_LEAST_AHEAD (8 * 4096)
 #define RNVM_MOST_NAMES 0x3fff    /* what an owner can say */
 #define RNVM_MOST_SESSIONS 1024
 
@@ -63,11 +65,14 @@ struct rnvm_header {
     uint64_t rings_at;
     uint64_t groups_at;
     uint64_t group_map;         /* bytes of a group's map */
-    uint64_t reserved[14];
+    uint64_t ahead_at;          /* the write-ahead area */
+    uint64_t ahead;             /* its bytes; 0: there is none */
+    uint64_t reserved[12];
     uint32_t unused;
     uint32_t crc;               /* of all before it */
 };
 #define RNVM_ASSUME_PERSISTENT 1 /* flags: the medium forgets, and whoever made the pool knows it */
+#define RNVM_WRITE_AHEAD 1       /* incompatible: what counts may stand in the write-ahead area alone */
 
 /* What changes when a pool is opened, closed or grown. */
 struct rnvm_superblock {
@@ -198,8 +203,8 @@ static inline uint32_t rnvm_copy_crc(uint32_t seed, uint64_t at, const struct rn
 /* Where everything stands, as header and superblock say; private memory. */
 struct rnvm_geometry {
     uint64_t size;
-    uint64_t names_at, sessions_at, rings_at, groups_at;
-    uint64_t operation_ring, memory_ring;
+    uint64_t names_at, sessions_at, rings_at, ahead_at, groups_at;
+    uint64_t operation_ring, memory_ring, ahead;
     uint64_t block, group_map, group; /* bytes; group: of a whole one */
     uint64_t group_blocks;
     uint64_t blocks;                  /* in the pool */
@@ -223,12 +228,17 @@ static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size, s
     g->names_at = RNVM_NAMES;
     g->sessions_at = g->names_at + rnvm_up(h->names * sizeof(struct rnvm_name), RNVM_PAGE);
     g->rings_at = g->sessions_at + rnvm_up(h->sessions * sizeof(struct rnvm_session), RNVM_PAGE);
-    g->groups_at = rnvm_up(g->rings_at + h->sessions * (h->operation_ring + h->memory_ring), h->block > RNVM_PAGE ? h->block : RNVM_PAGE);
+    if (h->ahead % RNVM_PAGE || h->ahead > RNVM_LARGEST_RING || (h->ahead && h->ahead < RNVM_LEAST_AHEAD)) return 0;
+    if (!h->ahead != !(h->incompatible & RNVM_WRITE_AHEAD)) return 0;
+    g->ahead_at = g->rings_at + h->sessions * (h->operation_ring + h->memory_ring);
+    g->groups_at = rnvm_up(g->ahead_at + h->ahead, h->block > RNVM_PAGE ? h->block : RNVM_PAGE);
     if (g->names_at != h->names_at || g->sessions_at != h->sessions_at || g->rings_at != h->rings_at) return 0;
+    if (h->ahead && g->ahead_at != h->ahead_at) return 0;
     if (g->groups_at != h->groups_at || size > RNVM_OFFSET || size < g->groups_at + h->group_map + h->block) return 0;
     g->size = size;
     g->operation_ring = h->operation_ring;
     g->memory_ring = h->memory_ring;
+    g->ahead = h->ahead;
     g->block = h->block;
     g->group_map = h->group_map;
     g->group_blocks = h->group_map / 8 * RNVM_OWNERS;

@@ -21,15 +21,16 @@ from typing import NamedTuple
 
 from rfp import units
 from rfp.errors import FabricError, InvalidArgument, NotAPool, PoolInUse, PoolRefused, VolatileMedium
-from rnvm import sizes
+from rnvm import _ahead, sizes
+from rnvm._image import Image
 from rnvm._inspect import Inspection
 from rnvm._persistence import Medium, Private
-from rnvm._pmem import Direct, Image, file_system, flush_instruction, maps_synchronously
+from rnvm._pmem import Direct, file_system, flush_instruction, maps_synchronously
 from rnvm._pool import Pool, format_medium, grow_medium
 
 PROMISES = {
     "direct": "what was acknowledged survives a power failure: cache lines are flushed ({how})",
-    "image": "what was acknowledged survives a power failure, if the disk keeps what it syncs: logs are written and synced",
+    "image": "what was acknowledged survives a power failure, if the disk keeps what it syncs",
     "volatile": "survives process crash only: the machine's memory is all there is",
 }
 
@@ -109,6 +110,7 @@ def create(
     names: int | None = None,
     operation_log: str | int | None = None,
     memory_log: str | int | None = None,
+    write_ahead: str | int | None = None,
     backend: int = 1,
     assume_persistent: bool = False,
 ) -> None:
@@ -116,17 +118,23 @@ def create(
 
     size: bytes or text like `"1GiB"`; all of it is allocated now.  block: what front-ends get and give back.  front_ends: how
     many may be attached at once.  names: how many structures there may be.  operation_log, memory_log: bytes for each front-end.
-    backend: the number that its addresses carry.  assume_persistent: allow a medium that forgets, like /dev/shm.
+    write_ahead: bytes of the area in which a file on a disk keeps what it syncs; 0: it has none, and syncs pages where they are.
+    Pools in memory need none, and have none unless it is given.  backend: the number that its addresses carry.
+    assume_persistent: allow a medium that forgets, like /dev/shm.
 
     Raises InvalidArgument, VolatileMedium, PoolRefused (something is there), or FabricError; then nothing is left there.
     """
     total = units.size(size)
-    parts = sizes.choose(
-        total, block=units.size(block), front_ends=front_ends, names=names,
-        operation_log=None if operation_log is None else units.size(operation_log),
-        memory_log=None if memory_log is None else units.size(memory_log),
-    )  # fmt: skip
-    total = parts.fit(total)
+
+    def parts_for(mode: str) -> sizes.Sizes:
+        return sizes.choose(
+            total, block=units.size(block), front_ends=front_ends, names=names,
+            operation_log=None if operation_log is None else units.size(operation_log),
+            memory_log=None if memory_log is None else units.size(memory_log),
+            write_ahead=units.size(write_ahead) if write_ahead is not None else None if mode == "image" else 0,
+        )  # fmt: skip
+
+    parts_for("image").fit(total)  # what cannot be is refused before there is a file
     device = os.path.exists(path) and not os.path.isfile(path)
     with _opened(path, os.O_RDWR if device else os.O_RDWR | os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX) as fd:
         try:
@@ -136,6 +144,8 @@ def create(
                     f"{os.fspath(path)} is on {kind.kind}, which forgets when the machine stops",
                     hint="another folder; or --assume-persistent (assume_persistent=True): it survives process crash only",
                 )
+            parts = parts_for(kind.mode)
+            total = parts.fit(total)
             if device:
                 if length(fd) < total:
                     raise InvalidArgument(f"the device has only {units.show_size(length(fd))}", hint="a smaller --size")
@@ -193,7 +203,14 @@ def open_medium(path: str | os.PathLike[str], *, force_flush: bool = False) -> M
                     f"{os.fspath(path)} is on {kind.kind}, which forgets, and was made for a medium that does not",
                     hint="copy it back to a disk",
                 )
-            return _medium(fd, inspection.size, kind, force_flush=force_flush)
+            area = _ahead.look(view)
+            carry = kind.mode == "direct" and area and area["frames"] and not (inspection.run() and inspection.fatal)
+            medium = _medium(fd, inspection.size, kind, force_flush=force_flush)
+    if carry:
+        # A copy, in what is memory, of a file that was not closed: nothing else would look at its area.
+        _ahead.apply(medium)
+        _ahead.forget(medium)
+    return medium
 
 
 def open_raw(path: str | os.PathLike[str]) -> Medium:
@@ -217,7 +234,13 @@ def open_pool(path: str | os.PathLike[str], *, force_flush: bool = False, accept
 
 
 def _view(fd: int, total: int) -> Private:
-    """The bytes of a pool in memory of our own."""
+    """The bytes of a pool in memory of our own, with what its write-ahead area says."""
+    view = _copied(fd, total)
+    _ahead.apply(view)
+    return view
+
+
+def _copied(fd: int, total: int) -> Private:
     if not stat.S_ISCHR(os.fstat(fd).st_mode):
         return Private(total, fd)
     with contextlib.closing(Direct(fd, total, "none", sync=False)) as device:  # it can neither be read nor be mapped privately

@@ -11,6 +11,7 @@ PAGE = 4096
 NAME, SESSION = 512, 256  # bytes of an entry
 LARGEST = 1 << 48  # what an address reaches
 BLOCKS_PER_WORD, WORD = 3, 8
+LEAST_AHEAD, MOST_AHEAD = 8 * PAGE, 16 << 20
 
 
 def _up(n: int, to: int) -> int:
@@ -26,13 +27,14 @@ class Sizes(NamedTuple):
     operation_ring: int
     memory_ring: int
     group_map: int
+    ahead: int = 0
 
     @property
     def groups_at(self) -> int:
         """Where the data area begins."""
         sessions_at = 4 * PAGE + _up(self.names * NAME, PAGE)
         rings_at = sessions_at + _up(self.sessions * SESSION, PAGE)
-        return _up(rings_at + self.sessions * (self.operation_ring + self.memory_ring), max(PAGE, self.block))
+        return _up(rings_at + self.sessions * (self.operation_ring + self.memory_ring) + self.ahead, max(PAGE, self.block))
 
     @property
     def group(self) -> int:
@@ -55,11 +57,12 @@ class Sizes(NamedTuple):
 
 def choose(
     size: int, *, block: int = 4096, front_ends: int = 16, names: int | None = None, operation_log: int | None = None,
-    memory_log: int | None = None,
+    memory_log: int | None = None, write_ahead: int | None = None,
 ) -> Sizes:  # fmt: skip
     """Sizes for a pool of so many bytes.
 
-    Unless they are given, its logs take a quarter of it, at most 8 MiB each, and there is a name for each 16 KiB, at most 1024.
+    Unless they are given, its logs take a quarter of it, at most 8 MiB each, its write-ahead area a sixteenth, at most 16 MiB,
+    and there is a name for each 16 KiB, at most 1024.
     """
     if not 0 < size <= LARGEST:
         raise InvalidArgument(f"a pool of {units.show_size(size)}", hint="256 TiB is the most that an address reaches")
@@ -74,5 +77,10 @@ def choose(
     for ring in rings:
         if ring % PAGE or not PAGE <= ring <= 1 << 30:
             raise InvalidArgument(f"a log of {ring} bytes", hint="a multiple of 4096, from 4KiB to 1GiB")
+    if write_ahead is None:
+        write_ahead = min(MOST_AHEAD, size // 16 // PAGE * PAGE)
+        write_ahead = write_ahead if write_ahead >= LEAST_AHEAD else 0
+    if write_ahead % PAGE or (write_ahead and not LEAST_AHEAD <= write_ahead <= 1 << 30):
+        raise InvalidArgument(f"a write-ahead area of {write_ahead} bytes", hint="a multiple of 4096, from 32KiB to 1GiB; or 0")
     # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group.
-    return Sizes(block, names, front_ends, rings[0], rings[1], block if size < 1 << 20 else 8 * block)
+    return Sizes(block, names, front_ends, rings[0], rings[1], block if size < 1 << 20 else 8 * block, write_ahead)

@@ -11,7 +11,7 @@ import click
 from rfp import units
 from rfp.cli.text import grouped, plural, table
 from rfp.errors import PoolDamaged
-from rnvm import _dump, pools
+from rnvm import _ahead, _dump, pools
 from rnvm import check as checking
 from rnvm._inspect import Inspection
 from rnvm.cli.make import POOL
@@ -43,6 +43,7 @@ def figures(path: str) -> dict[str, Any]:
             "free_blocks": sum(count for _, count, whose in runs if whose == "free"),
             "structures": len(inspection.names),
             "attached": sum(session["state"] != "free" for session in sessions),
+            "frames": (_ahead.look(view) or {}).get("frames", 0),
             "findings": len(inspection.findings),
         }
 
@@ -74,6 +75,9 @@ def info(pool: str, as_json: bool) -> None:
         ["structures", f"{found['structures']} of at most {grouped(found['names'])}"],
         ["front-ends", f"{found['attached']} of at most {grouped(found['front_ends'])}, {logs}"],
     ]
+    if found["write_ahead"]:
+        waiting = plural(found["frames"], "frame")
+        rows.append(["write-ahead", f"{units.show_size(found['write_ahead'])}, {waiting} not written back"])
     if found["findings"]:
         rows.append(["findings", f"{found['findings']}: rnvm check {pool}"])
     click.echo("\n".join(table(None, rows, "<<")))
@@ -195,6 +199,8 @@ def dump(pool: str) -> None:
             for which in ("operations", "memory"):
                 records = _dump.records(inspection, session["session"], which)
                 out += [{"part": "record", "log": which, "session": session["session"], **record} for record in records]
+        if area := _ahead.look(view):
+            out.append({"part": "write-ahead area", **area})
         runs = _dump.owners(inspection)
         out += [{"part": "blocks", "first": first, "count": count, "owner": whose} for first, count, whose in runs]
         out += [{"part": "finding", "kind": each.kind, "where": each.where, "what": each.what} for each in inspection.run()]

@@ -19,6 +19,7 @@ POOL = click.argument("pool", type=click.Path())
 @click.option("--names", type=click.IntRange(1, 16383), help="Structures at most.  [default: one for each 16KiB, at most 1024]")
 @click.option("--operation-log", type=SIZE, help="For each front-end.  [default: an eighth of the pool, at most 8MiB each]")
 @click.option("--memory-log", type=SIZE, help="For each front-end.  [default: the same]")
+@click.option("--write-ahead", type=SIZE, help="For syncs of a file.  [default: a sixteenth, at most 16MiB; none in memory]")
 @click.option("--backend", type=click.IntRange(1, 65535), default=1, show_default=True, help="The number in its addresses.")
 @click.option("--assume-persistent", is_flag=True, help="Also on a medium that forgets (/dev/shm): survives process crash only.")
 def create(
@@ -29,6 +30,7 @@ def create(
     names: int | None,
     operation_log: int | None,
     memory_log: int | None,
+    write_ahead: int | None,
     backend: int,
     assume_persistent: bool,
 ) -> None:
@@ -42,7 +44,7 @@ def create(
     """
     pools.create(
         pool, size, block=block, front_ends=front_ends, names=names, operation_log=operation_log, memory_log=memory_log,
-        backend=backend, assume_persistent=assume_persistent,
+        write_ahead=write_ahead, backend=backend, assume_persistent=assume_persistent,
     )  # fmt: skip
     with pools.view(pool) as (view, media):
         click.echo(f"made {pool}: {units.show_size(view.length)} on {media.kind}; {media.promise}")

@@ -1,0 +1,259 @@
+"""Pools whose file is not whole without its write-ahead area: opened, looked at, copied, grown, damaged and mended."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from rfp.errors import InvalidArgument, PoolDamaged, PoolTooNew
+from rnvm import _ahead, _drive, check, pools, sizes
+from rnvm._persistence import Private
+
+PAGE = 4096
+SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
+OPERATIONS = 12
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory) -> bytes:
+    """The file of a pool whose process was killed: each of its operations was durable, and stands in a frame of its own."""
+    path = tmp_path_factory.mktemp("killed") / "p.pool"
+    pools.create(path, "4MiB", write_ahead="1MiB", **SMALL)
+    program = f"""
+import os
+from rnvm import _drive, pools
+pool = pools.open_pool({str(path)!r})
+made = pool.create(b"jobs", kind=3)
+session, _ = pool.attach()
+writer = _drive.Writer(pool, session)
+for number in range(1, {OPERATIONS + 1}):
+    writer.operations([_drive.part(made, number, b"operation %d" % number)])
+    pool.collect()
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
+    assert done.returncode == -9, done.stderr
+    return path.read_bytes()
+
+
+@pytest.fixture
+def path(killed, tmp_path):
+    path = tmp_path / "p.pool"
+    path.write_bytes(killed)
+    return path
+
+
+def look(path: Path) -> dict[str, int]:
+    content = path.read_bytes()
+    view = Private(len(content))
+    view.poke(0, content)
+    area = _ahead.look(view)
+    assert area is not None
+    return area
+
+
+def waiting(path: Path) -> list[bytes]:
+    with pools.open_pool(path) as pool:
+        return [body for *_, body in _drive.pending(pool, 0)]
+
+
+ALL = [b"operation %d" % number for number in range(1, OPERATIONS + 1)]
+
+
+def flip(path: Path, *places: int) -> None:
+    content = bytearray(path.read_bytes())
+    for place in places:
+        content[place] ^= 16
+    path.write_bytes(content)
+
+
+def frame(path: Path, number: int) -> int:
+    """Where a frame stands."""
+    content, at = path.read_bytes(), look(path)["at"] + 2 * PAGE
+    for _ in range(number):
+        at += -(-int.from_bytes(content[at + 4 : at + 8], "little") // PAGE) * PAGE
+    return at
+
+
+def test_what_stands_in_frames_alone_is_there_for_all_who_look(path):
+    before = path.read_bytes()
+    assert look(path)["frames"] >= OPERATIONS
+    found = check.check(path)
+    assert found.sound and found.figures["used"] == {b"jobs": 1}
+    with pools.view(path) as (view, _):
+        assert view.read(0, view.length) != before
+    assert path.read_bytes() == before
+    assert waiting(path) == ALL
+    assert look(path)["frames"] == 0
+    assert waiting(path) == ALL
+
+
+def test_a_copy_in_memory_has_them_too(path):
+    area = look(path)
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
+        copy = Path(folder) / "p.pool"
+        # As one that was made with --assume-persistent, whose process was killed on a disk.
+        content = bytearray(path.read_bytes())
+        assumed(content)
+        copy.write_bytes(content)
+        assert look(copy)["frames"] == area["frames"]
+        with pools.open_pool(copy) as pool:
+            assert pool.medium.direct
+            assert [body for *_, body in _drive.pending(pool, 0)] == ALL
+        assert look(copy)["frames"] == 0
+        path.write_bytes(copy.read_bytes())
+    assert waiting(path) == ALL
+
+
+def assumed(content: bytearray) -> None:
+    """Turn the flag on, in both copies of the header."""
+    import crc32c
+
+    for at in (0, PAGE):
+        content[at + 66] |= 1
+        content[at + 252 : at + 256] = crc32c.crc32c(bytes(content[at : at + 252])).to_bytes(4, "little")
+
+
+def test_a_pool_grows_out_of_its_frames(path):
+    assert pools.grow(path, "6MiB") > 5 << 20
+    assert waiting(path) == ALL
+
+
+def test_a_pool_without_an_area_works_as_well(tmp_path):
+    path = tmp_path / "p.pool"
+    pools.create(path, "2MiB", write_ahead=0, **SMALL)
+    with pools.open_pool(path) as pool:
+        pool.create(b"jobs", kind=3)
+        assert pool.medium.counters["frames"] == 0
+    with pools.open_pool(path) as pool:
+        assert list(pool.names) == [b"jobs"]
+
+
+def test_what_is_made_in_memory_has_no_area(tmp_path):
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
+        memory = Path(folder) / "p.pool"
+        pools.create(memory, "2MiB", assume_persistent=True, **SMALL)
+        with pools.view(memory) as (view, _):
+            assert _ahead.look(view) is None
+        path = tmp_path / "p.pool"
+        path.write_bytes(memory.read_bytes())
+    with pools.open_pool(path) as pool:
+        pool.create(b"jobs", kind=3)
+
+
+def test_a_full_area_begins_anew_and_nothing_is_lost(tmp_path):
+    path = tmp_path / "p.pool"
+    pools.create(path, "2MiB", write_ahead="32KiB", **SMALL)
+    with pools.open_pool(path) as pool:
+        made = pool.create(b"jobs", kind=3)
+        session, _ = pool.attach()
+        writer = _drive.Writer(pool, session)
+        for number in range(1, 41):
+            assert writer.operations([_drive.part(made, number, b"operation %d" % number)])[0]
+            pool.collect()
+        assert pool.medium.counters["pages"] > 10
+        generation = look(path)["generation"]
+        assert generation > 6
+        content = path.read_bytes()  # as a killed process would leave it
+    path.write_bytes(content)
+    assert waiting(path) == [b"operation %d" % number for number in range(1, 41)]
+    assert look(path)["generation"] > generation
+
+
+@pytest.mark.parametrize("size", [1000, 4096, 28672, 2 << 30])
+def test_an_impossible_area_is_refused(size):
+    with pytest.raises(InvalidArgument, match="write-ahead area"):
+        sizes.choose(1 << 24, write_ahead=size)
+
+
+def test_a_version_without_areas_refuses_the_pool(path):
+    # What says so is a bit among the features that a version has to know.
+    assert int.from_bytes(path.read_bytes()[16:24], "little") == 1
+    content = bytearray(path.read_bytes())
+    import crc32c
+
+    for at in (0, PAGE):
+        content[at + 16] |= 2
+        content[at + 252 : at + 256] = crc32c.crc32c(bytes(content[at : at + 252])).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(PoolTooNew, match="features"):
+        pools.open_pool(path)
+
+
+# Damage
+
+
+def test_a_torn_last_frame_is_what_a_crash_leaves(path):
+    last = look(path)["frames"] - 1
+    flip(path, frame(path, last) + 40)
+    assert check.check(path).sound
+    assert waiting(path) == ALL[:-1]
+
+
+def test_one_damaged_copy_of_the_areas_header_does_no_harm(path):
+    for copy in (0, PAGE):
+        place = look(path)["at"] + copy
+        flip(path, place + 8)
+        found = check.check(path)
+        assert found.sound and any("write-ahead area" in finding.where for finding in found.findings)
+        flip(path, place + 8)
+    flip(path, look(path)["at"] + 8)
+    assert waiting(path) == ALL
+    assert check.check(path).findings == []
+
+
+@pytest.mark.parametrize(("number", "place"), [(0, 8), (3, 0), (3, 4), (5, 16), (6, 33), (6, 60)])
+def test_a_damaged_frame_with_whole_ones_behind_it_is_refused_and_one_bit_is_turned_back(path, number, place):
+    where = frame(path, number)
+    flip(path, where + place)
+    before = path.read_bytes()
+    with pytest.raises(PoolDamaged, match=f"frame {number} is not whole"):
+        pools.open_pool(path)
+    found = check.check(path)
+    assert not found.sound and any(finding.at == where for finding in found.findings)
+    assert path.read_bytes() == before
+    mended, lost = check.repair(path)
+    assert not lost and any(f"frame {number} was turned back" in text for text in mended)
+    assert waiting(path) == ALL
+
+
+def test_what_is_behind_a_frame_beyond_repair_is_lost_and_that_is_said(path):
+    number = look(path)["frames"] - 5
+    flip(path, frame(path, number) + 8, frame(path, number) + 20)
+    mended, lost = check.repair(path)
+    assert any(f"frame {number} is not whole" in text for text in lost)
+    assert check.check(path).sound
+    assert waiting(path) == ALL[: len(ALL) - 5]
+
+
+@pytest.mark.parametrize("places", [(8, PAGE + 9), (0, PAGE + 60)])
+def test_damage_to_both_copies_of_the_areas_header_is_refused_and_mended(path, places):
+    at = look(path)["at"]
+    flip(path, *(at + place for place in places))
+    with pytest.raises(PoolDamaged, match="neither copy of its header"):
+        pools.open_pool(path)
+    mended, lost = check.repair(path)
+    assert not lost and any("one bit of its header" in text for text in mended)
+    assert waiting(path) == ALL
+
+
+def test_and_where_more_is_damaged_the_frames_themselves_say_which_count(path):
+    at = look(path)["at"]
+    flip(path, at + 8, at + 9, at + PAGE + 8, at + PAGE + 9)
+    _, lost = check.repair(path)
+    assert any("neither copy of its header" in text for text in lost)
+    assert waiting(path) == ALL
+
+
+def test_frames_count_also_where_the_pools_header_has_to_be_mended_first(path):
+    flip(path, 100, PAGE + 100)
+    with pytest.raises(PoolDamaged, match="neither copy of the header"):
+        pools.open_pool(path)
+    mended, lost = check.repair(path)
+    assert not lost and any(text.startswith("header: one bit") for text in mended)
+    assert waiting(path) == ALL
