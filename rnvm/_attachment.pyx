@@ -25,6 +25,7 @@ from rnvm._layout cimport (
     RNVM_HEADERS, RNVM_MAJOR, RNVM_PAGE, rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_memory_ring_at,
     rnvm_operation_ring_at, rnvm_ring_seed, rnvm_session_at, rnvm_up)
 from rnvm._messages cimport *
+from rnvm._overlay cimport overlay_clear, overlay_free
 from rnvm._remote cimport remote_call, remote_read
 from rnvm._transaction cimport transaction_commit
 from rnvm._turns cimport turn_settle
@@ -66,6 +67,7 @@ cdef class Attachment:
         cdef uint32_t i
         cache_clear(&self.c, NULL)
         for i in range(self.c.instance_count):
+            overlay_free(self.c.instances[i])
             free(self.c.instances[i])
         free(self.c.buckets)
         free(self.c.nodes)
@@ -104,6 +106,7 @@ cdef class Attachment:
         question.process = process_identity()
         question.previous = self.previous
         question.previous_epoch = self.previous_epoch
+        question.flags = (RNVM_WAITS if self.c.persistent else 0) | (RNVM_MAPS if self.c.near else 0)
         found = self.call(RNVM_ATTACH, &question, sizeof(question), &answer, sizeof(answer), &got)
         self.raise_for(found)
         if self.c.refusal == RNVM_STOPPED:
@@ -203,6 +206,7 @@ cdef class Attachment:
             s.holds = s.entered = False
             s.generation += 1
             s.seen = 1                          # no sequence that is ever looked for
+            overlay_clear(s)
             s.number = s.applied = s.operations = s.covered = 0
         return 0
 
@@ -367,6 +371,7 @@ cdef class Attachment:
             self.c.gone -= 1
             self.c.instance_count -= 1
             self.c.instances[i] = self.c.instances[self.c.instance_count]
+            overlay_free(s)
             free(s)
 
     cdef int finish(self) except -1:

@@ -12,6 +12,7 @@ from rnvm._answers cimport AGAIN, NO_MEMORY, OK
 from rnvm._front cimport frontend, instance, node
 from rnvm._layout cimport RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
+from rnvm._overlay cimport overlay_patch
 from rnvm._remote cimport remote_read
 
 cdef enum:
@@ -205,6 +206,8 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
         found = remote_read(fe, rnvm_offset(address), &header, RNVM_NODE)
         if found != OK:
             return failed(s, found)
+        if not s.entered:
+            overlay_patch(s, rnvm_offset(address), <char *> &header, RNVM_NODE)
         length = header.length
     if not plausible(s, address, length):
         return failed(s, AGAIN)
@@ -212,6 +215,8 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
     if n == NULL:
         return failed(s, NO_MEMORY)
     found = remote_read(fe, rnvm_offset(address), node_bytes(n), length)
+    if not s.entered:
+        overlay_patch(s, rnvm_offset(address), node_bytes(n), length)
     if found != OK or not fits(s, <rnvm_node *> node_bytes(n), address, length, type) \
             or rnvm_node_crc(fe.g.seed, <rnvm_node *> node_bytes(n)) != (<rnvm_node *> node_bytes(n)).crc:
         cache_remove(fe, n)

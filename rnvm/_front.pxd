@@ -11,6 +11,7 @@
 # _orphans      operations that dead writers have left
 # _turns        the lock for what follows, and first what was left to do
 # _operations   an operation, from the lock to the logs
+# _overlay      what is logged and not applied, laid over what is READ
 # _queries      a query, on a state that is whole
 # _structure    the base class of structures
 # _attachment   the class that owns all of it: the session, connecting again, how calls begin and end
@@ -57,6 +58,25 @@ cdef struct undo:              # how to take one step of an operation back
     uint64_t bytes             # where in front.before the old ones stand
     uint64_t mask              # what was changed before
     uint64_t volume
+
+cdef struct patch:             # bytes that a transaction writes into one page of the pool
+    uint64_t offset            # in the pool
+    uint32_t length
+    uint32_t bytes             # where in overlay.log
+    uint32_t next              # in the list of its page
+
+cdef struct overlay:           # of a structure: what stands in its writer's log and is, perhaps, not applied
+    uint64_t word              # of the lock whose holder wrote it; 0: nothing
+    uint64_t first             # LSNs in the holder's memory log, from ... to
+    uint64_t upto
+    uint64_t number            # of the structure's last transaction in there, 0: none
+    char *log                  # all records of it
+    uint64_t log_room
+    patch *patches
+    uint32_t count
+    uint32_t patch_room
+    uint32_t[128] heads        # lists of patches, by page
+    uint32_t[128] tails
 
 cdef struct run:               # consecutive blocks
     instance *owner
@@ -176,6 +196,7 @@ cdef struct instance:          # a structure that is open at a front-end; in mem
     uint64_t applied           # number of a transaction that is applied, as far as we have heard
     uint32_t generation
     bint fetched               # since the operation began
+    overlay *pulled            # NULL: nothing was ever pulled
     uint64_t steps             # nodes that it has read
     # what went wrong
     int error

@@ -3,6 +3,14 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm._front cimport frontend, journal
 
+cdef struct live:              # what everybody READs of a session, as layout.h has it
+    uint64_t epoch
+    uint64_t operations_head
+    uint64_t operations_durable
+    uint64_t memory_head
+    uint64_t memory_durable
+    uint64_t awaits
+
 # Where the payload of the next record is to be made: private memory, journal_room() bytes.
 cdef char *journal_payload(frontend *fe, journal *j) noexcept nogil
 cdef uint64_t journal_room(const journal *j) noexcept nogil

@@ -23,14 +23,6 @@ cdef enum:
     LONGEST = 10000
 
 
-cdef struct live:              # what peers READ of a session
-    uint64_t epoch
-    uint64_t operations_head
-    uint64_t operations_durable
-    uint64_t memory_head
-    uint64_t memory_durable
-
-
 cdef inline char *pad_of(frontend *fe, journal *j) noexcept nogil:
     return fe.buffer.base + j.staging
 

@@ -132,6 +132,7 @@ cdef extern from "rnvm/layout.h" nogil:
         uint64_t operations_durable
         uint64_t memory_head
         uint64_t memory_durable
+        uint64_t awaits
 
     struct rnvm_geometry:
         uint64_t size

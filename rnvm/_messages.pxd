@@ -29,6 +29,8 @@ cdef extern from "rnvm/messages.h" nogil:
         RNVM_OTHER_CODEC
         RNVM_IN_USE
         RNVM_FORGOTTEN
+        RNVM_WAITS
+        RNVM_MAPS
         RNVM_DIRECT
         RNVM_FLUSHED
         RNVM_FORGETFUL
@@ -42,6 +44,7 @@ cdef extern from "rnvm/messages.h" nogil:
     struct rnvm_attach:
         uint64_t process
         uint32_t previous
+        uint32_t flags
         uint64_t previous_epoch
 
     struct rnvm_attached:

@@ -8,6 +8,7 @@ from rnvm._answers cimport AGAIN, LATE, NO_MEMORY, OK
 from rnvm._cache cimport cache_forget
 from rnvm._front cimport frontend, instance
 from rnvm._layout cimport rnvm_memory_ring_at, rnvm_record
+from rnvm._overlay cimport ASK, overlay_clear, overlay_pull
 from rnvm._remote cimport remote_patience, remote_read
 from rnvm._transaction cimport transactions_apply
 from rnvm._turns cimport turn_enter, turn_leave
@@ -31,6 +32,15 @@ cdef int pending(instance *s, const line *seen, bint *found) noexcept nogil:
     outcome = remote_read(fe, rnvm_memory_ring_at(&fe.g, <uint32_t> session) + lsn % size, &record, sizeof(record))
     found[0] = record.lsn >= lsn and record.lsn - lsn < 4 * size
     return outcome
+
+
+cdef int have_applied(instance *s, line *seen) noexcept nogil:
+    """Has the back-end apply what the holder has written, if there is anything; seen: the line behind that."""
+    cdef bint waiting = False
+    cdef int found = pending(s, seen, &waiting)
+    if found == OK and waiting:
+        found = transactions_apply(s.fe)
+    return line_look(s, seen) if found == OK else found
 
 
 cdef int run(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
@@ -62,7 +72,7 @@ cdef int query_alone(instance *s, int (*ask)(instance *s, void *context) noexcep
 cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef line seen, after
-    cdef bint waiting = False
+    cdef uint64_t state
     cdef uint32_t restarts = 0, spins = 0
     cdef uint64_t pause = 0
     cdef int found
@@ -80,7 +90,16 @@ cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept 
             return found
         if seen.orphans:
             break                               # a dead writer's operations: only who has the lock may execute them
-        if seen.sequence & 1:
+        state = seen.sequence
+        if seen.holder:
+            # Somebody may have been told already that it is done.
+            found = overlay_pull(s, &seen, &state)
+            if found == ASK or found == AGAIN and spins and spins % SPINS == 0:
+                found = have_applied(s, &seen)
+                state = seen.sequence
+        else:
+            overlay_clear(s)
+        if found == AGAIN or found == OK and state & 1:
             spins += 1
             rfp_pause()
             if spins % SPINS == 0:
@@ -88,19 +107,10 @@ cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept 
                 if found != OK:
                     return found
             continue
-        if seen.holder:
-            found = pending(s, &seen, &waiting)
-            if found == OK and waiting:
-                # Somebody may have been told already that it is done.
-                found = transactions_apply(fe)
-            if found == OK:
-                found = line_look(s, &seen)
-            if found != OK:
-                return found
-            if seen.sequence & 1:
-                continue
-        if seen.sequence != s.seen:
-            s.seen = seen.sequence
+        if found != OK:
+            return found
+        if state != s.seen:
+            s.seen = state
             s.generation += 1
         found = run(s, ask, context)
         if not s.fetched and found >= 0:
@@ -112,7 +122,7 @@ cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept 
             return found
         if line_look(s, &after) != OK:
             return fe.trouble if fe.trouble else LATE
-        if after.sequence == seen.sequence and found >= 0:
+        if after.sequence <= state and found >= 0:
             cache_forget(fe)
             return found
         # What was fetched may be of different moments.

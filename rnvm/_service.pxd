@@ -16,6 +16,8 @@ cdef struct backend:
     uint64_t checkpoints
     uint32_t flags
     bint stopped                       # the medium failed
+    bint collecting                    # of itself, and not only where it is asked to
+    bint replaying
     uint64_t *nap                      # how long the worker may sleep
     void *owner                        # the PoolService
 

@@ -23,7 +23,7 @@ from rnvm._guests cimport (
     waiter)
 from rnvm._layout cimport (
     RNVM_ATTACHED, RNVM_FENCED, RNVM_GRANTED, RNVM_LIVE, RNVM_MOST_CODEC, RNVM_NO_BLOCK, rnvm_address, rnvm_block_at,
-    RNVM_PAGE, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_structure_index, rnvm_up)
+    RNVM_PAGE, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_session, rnvm_session_at, rnvm_structure_index, rnvm_up)
 from rnvm._messages cimport *
 from rnvm._persistence cimport medium_drain
 from rnvm._replay cimport pool_checkpoint, pool_collect, pool_pending, pool_replay, pool_settled
@@ -82,6 +82,7 @@ cdef class PoolService(Service):
         self.c.tend = tend
         self.c.watchful = True
         self.b.nap = &self.c.nap
+        self.b.collecting = self.b.replaying = True
         if guests_begin(&self.b.g):
             self.b.stopped = True
 
@@ -138,6 +139,11 @@ cdef class PoolService(Service):
                 "granted": self.b.g.granted, "stolen": self.b.g.stolen, "fenced": self.b.g.fenced, "waiting": self.b.g.waiting,
                 "attached": states.count(RNVM_ATTACHED), "ending": states.count(RNVM_FENCED),
                 "free_blocks": self.b.g.p.free, "blocks": self.b.g.p.g.blocks}
+
+    def _go_slow(self, *, bint collecting=False, bint replaying=False):
+        """From now on looks at logs, and applies them, only where somebody asks for it.  For tests alone."""
+        self.b.collecting = collecting
+        self.b.replaying = replaying
 
     # Cold calls, with the GIL
 
@@ -329,6 +335,9 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
     if index < 0:
         fail(s, answer)
         return
+    # Before anybody can read that it holds a lock.  Who maps a log that is itself persistent makes it durable without us.
+    rfp_store64(&(<rnvm_session *> (s.g.p.m.base + rnvm_session_at(&s.g.p.g, <uint32_t> index))).awaits,
+                question.flags & RNVM_WAITS and not (question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT))
     each = &s.g.each[index]
     each.desk = c.desk
     each.process = question.process
@@ -579,12 +588,12 @@ cdef bint tend(void *context, uint64_t now) noexcept nogil:
     s.g.now = now
     if s.stopped:
         return False
-    bytes = pool_collect(s.g.p)
+    bytes = pool_collect(s.g.p) if s.collecting else 0
     if bytes < 0:
         s.stopped = True
         return False
     s.collected += <uint64_t> bytes
-    applied = pool_replay(s.g.p, TURN)
+    applied = pool_replay(s.g.p, TURN) if s.replaying else 0
     if applied:
         s.applied += <uint64_t> applied
         s.transactions += <uint64_t> applied

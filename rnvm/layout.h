@@ -149,7 +149,8 @@ struct rnvm_session {
     uint64_t operations_durable; /* records before it are durable */
     uint64_t memory_head;
     uint64_t memory_durable;
-    uint64_t live[3];
+    uint64_t awaits;            /* 1: the front-end acknowledges nothing beyond what is published as durable */
+    uint64_t live[2];
 };
 #define RNVM_ATTACHED 5
 #define RNVM_FENCED 6

@@ -45,9 +45,11 @@ struct rnvm_number {
 struct rnvm_attach {
     uint64_t process;           /* whose stores into the rings are over when it is gone */
     uint32_t previous;          /* session of before, whose rings nobody here writes any more */
-    uint32_t reserved;
+    uint32_t flags;
     uint64_t previous_epoch;    /* 0: there was none */
 };
+#define RNVM_WAITS 1            /* it acknowledges only what is durable */
+#define RNVM_MAPS 2             /* its rings are mapped where it runs */
 
 struct rnvm_attached {
     uint32_t session;
