@@ -53,7 +53,7 @@ cdef struct scattered:         # a request under way
     uint32_t delay             # poll steps
     uint32_t lines             # of remote memory that it touches
     uint32_t moved             # order[0:moved] have been copied
-    uint32_t last              # the process dies when so many lines have moved; ALIVE: it does not
+    uint32_t last              # it strikes when so many lines have moved; ALIVE: it does not
     uint32_t *order
     local_region taken         # stands for the local region of a WRITE whose bytes were taken along
     char bytes[INLINE]
@@ -62,7 +62,8 @@ cdef struct reordering:        # what pair_state.more points to; indices modulo 
     uint64_t random
     uint32_t held              # poll steps in which nothing moves; these two may be set by another thread
     uint32_t dropped
-    uint32_t fatal             # requests to be posted until one that the process does not outlive; 0: none is
+    uint32_t fatal             # requests to be posted until one that strikes; 0: none does
+    bint kills                 # the process then; else the connection
     uint32_t done
     uint32_t posted
     scattered requests[DEPTH]
@@ -127,6 +128,12 @@ cdef void move_line(scattered *s, uint32_t line) noexcept nogil:
         rfp_fence_release()
 
 
+cdef void strike(reordering *r) noexcept nogil:
+    if r.kills:
+        kill(getpid(), SIGKILL)
+    rfp_store32(&r.dropped, 1)
+
+
 cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
     cdef uint32_t n
     if s.delay:
@@ -137,7 +144,8 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
     if s.status == SUCCESS:
         s.status = check(&s.request)           # once more: its regions may have been closed meanwhile
     if s.status == SUCCESS and s.last == s.moved:
-        kill(getpid(), SIGKILL)
+        strike(r)
+        return
     if s.status == SUCCESS and s.order == NULL:
         perform(state, &s.request)
     elif s.status == SUCCESS:
@@ -147,7 +155,8 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
             s.moved += 1
             n -= 1
             if s.last == s.moved:
-                kill(getpid(), SIGKILL)
+                strike(r)
+                return
         if s.moved != s.lines:
             return
         if s.request.opcode == WRITE_NOTIFY:
@@ -309,8 +318,18 @@ cdef class ReorderFabric(ShmFabric):
     def die(self, uint32_t n):
         """Kills this process, as kill -9 does, at the n-th request that a connection posts from now on: before it, after it, or
         when some of its cache lines have moved."""
+        self.doom(n, True)
+
+    def lose(self, uint32_t n):
+        """Loses a connection, as drop_peer() does, at the n-th request that it posts from now on: the same moments."""
+        self.doom(n, False)
+
+    cdef void doom(self, uint32_t n, bint kills) except *:
+        cdef reordering *r
         for pair in list(self.pairs):
-            (<reordering *>(<ReorderQueuePair>pair).state.more).fatal = n
+            r = <reordering *>(<ReorderQueuePair>pair).state.more
+            r.kills = kills
+            r.fatal = n
 
     def drop_peers(self):
         """Loses all connections, from any thread: see ReorderQueuePair.drop_peer()."""

@@ -28,6 +28,7 @@ cdef class Attachment:
     cdef bint is_forked
     cdef bint broken                       # the transaction under way lost its session
     cdef int settled                       # what an operation answered of which it is known by now that it holds
+    cdef bint oplog                        # was asked for: c.oplog says whether this session does it
     cdef bint forgetful                    # the pool's medium does not survive the machine
 
     # The session

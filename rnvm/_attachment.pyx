@@ -39,6 +39,7 @@ cdef enum:
 
 LONGEST_TIME = 1e9             # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1
+FIRST_ATTEMPT = 1.0            # seconds that one to connect again may take; twice as much after each that took them all
 
 
 def process_identity():
@@ -116,9 +117,11 @@ cdef class Attachment:
             raise QuotaExceeded("all front-ends that this pool was made for are connected", hint="rnvm create --front-ends")
         if self.c.refusal != RNVM_GOOD or got != sizeof(answer) or self.c.desk == NULL:
             raise HandshakeFailed("the back-end does not answer as one", hint="are both of the same release?")
-        self.c.session = answer.session
-        self.c.epoch = answer.epoch
+        # Should what follows fail, the next attempt gives this session back.
+        self.previous = self.c.session = answer.session
+        self.previous_epoch = self.c.epoch = answer.epoch
         self.c.lease = answer.lease
+        self.c.oplog = self.oplog and answer.flags & RNVM_LAST == 0
         self.c.direct = answer.flags & RNVM_DIRECT != 0
         self.c.flushed = answer.flags & RNVM_FLUSHED != 0
         self.forgetful = answer.flags & RNVM_FORGETFUL
@@ -136,8 +139,6 @@ cdef class Attachment:
         self.begin_journal(&self.c.memory, rnvm_memory_ring_at(&self.c.g, answer.session), self.c.g.operation_ring,
                            self.c.g.memory_ring,
                            answer.memory)
-        self.previous = answer.session
-        self.previous_epoch = answer.epoch
         return 0
 
     def reach(self, uint64_t offset, uint64_t length):
@@ -213,7 +214,7 @@ cdef class Attachment:
     cdef int connect_again(self) except -1:
         """A new session, before the deadline of the call; structures are found again by their names."""
         cdef uint64_t deadline = self.c.deadline
-        cdef double pause = FIRST_PAUSE
+        cdef double pause = FIRST_PAUSE, attempt = FIRST_ATTEMPT
         if not self.reconnect:
             raise ConnectionFailed(f"the session at {self.address} was lost", hint="connect again, or use reconnect=True")
         self.broken = self.c.transacting
@@ -223,7 +224,7 @@ cdef class Attachment:
             if self.is_closed:
                 raise Closed("this front-end was closed")
             try:
-                self.begin(min(deadline, rfp_now() + <uint64_t> 1000000000))
+                self.begin(min(deadline, rfp_now() + <uint64_t> (attempt * 1e9)))
                 if self.is_closed:
                     raise Closed("this front-end was closed")
                 for structure in list(self.structures.values()):
@@ -233,6 +234,8 @@ cdef class Attachment:
                 self.end()
                 if isinstance(error, HandshakeFailed):
                     raise
+                if isinstance(error, DeadlineExceeded):
+                    attempt *= 2                # what is there may be slow
                 if (<double> deadline - <double> rfp_now()) / 1e9 <= pause:
                     raise ConnectionFailed(f"the session at {self.address} was lost, and not made anew before the deadline: "
                                            f"{error}",

@@ -31,7 +31,7 @@ def description(Inspection i not None):
     return {
         "format": f"{i.header.major}.{i.header.minor}", "uuid": str(i.uuid), "created": i.header.created,
         "backend": i.header.backend, "assume_persistent": i.assume_persistent, "block": i.header.block, "names": i.header.names,
-        "front_ends": i.header.sessions,
+        "front_ends": max(1, i.header.sessions - 1),
         "operation_log": i.header.operation_ring, "memory_log": i.header.memory_ring, "group_map": i.header.group_map,
         "names_at": i.header.names_at, "sessions_at": i.header.sessions_at, "logs_at": i.header.rings_at,
         "write_ahead": i.header.ahead, "write_ahead_at": i.header.ahead_at, "groups_at": i.header.groups_at,

@@ -58,7 +58,7 @@ cdef class FrontEnd(Attachment):
         self.durability = durability
         self.structures = weakref.WeakValueDictionary()
         self.c.persistent = durability != "volatile"
-        self.c.oplog = oplog
+        self.oplog = oplog
         self.c.sticky = lock == "sticky"
         self.c.applied = cache == 0 and not oplog
         self.c.budget = cache

@@ -6,6 +6,12 @@ from rnvm._state cimport pool
 
 cdef enum:
     NOBODY = 0xffffffff        # in place of a session
+    SEALS = 8                  # a front-end that comes back may need several attempts, each of which begins and ends a session
+
+cdef struct seal:              # an epoch that was cut off, and where: that judges its last records
+    uint64_t epoch
+    uint64_t operations
+    uint64_t memory
 
 cdef struct guest:             # of a session
     const char *desk           # memory that it writes: a word for each naming entry, odd while inside, another one each time
@@ -13,9 +19,8 @@ cdef struct guest:             # of a session
     bint attached              # its front-end is connected
     bint quiet                 # nobody stores into its rings any more
     uint64_t ticket            # for which its rings are given out, or 0; read by another thread
-    uint64_t sealed_epoch      # the last epoch that was cut off here, and where: that judges its last records
-    uint64_t sealed_operations
-    uint64_t sealed_memory
+    seal[SEALS] seals          # the last ones, in turn
+    uint32_t sealed            # how many there have been
 
 cdef struct lock:              # of a structure
     uint32_t holder
@@ -56,6 +61,8 @@ cdef uint64_t lock_word(const guests *g, uint32_t index) noexcept nogil
 cdef int locks_tend(guests *g) noexcept nogil
 # What a front-end has written until now counts, and nothing later; its locks are free.
 cdef int guest_fence(guests *g, uint32_t session) noexcept nogil
+# Where this epoch of a session was cut off; NULL: it was not, or that is too long ago.
+cdef const seal *guest_seal(const guests *g, uint32_t session, uint64_t epoch) noexcept nogil
 # Publishes how far the holders' transactions are applied, and which operations are still orphans.
 cdef void locks_publish(guests *g) noexcept nogil
 

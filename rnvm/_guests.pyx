@@ -42,10 +42,23 @@ cdef bint found_orphan(void *context, uint32_t session, uint64_t lsn, uint32_t s
 cdef void remember(guests *g, uint32_t session) noexcept nogil:
     """Where a session was cut off, and which of its operations are still to be executed."""
     cdef guest *each = &g.each[session]
-    each.sealed_epoch = g.p.sessions[session].epoch
-    each.sealed_operations = g.p.operations[session].limit
-    each.sealed_memory = g.p.memory[session].limit
+    cdef seal *last
+    if guest_seal(g, session, g.p.sessions[session].epoch) == NULL:
+        last = &each.seals[each.sealed % SEALS]
+        last.epoch = g.p.sessions[session].epoch
+        last.operations = g.p.operations[session].limit
+        last.memory = g.p.memory[session].limit
+        each.sealed += 1
     pool_pending(g.p, session, found_orphan, g)
+
+
+cdef const seal *guest_seal(const guests *g, uint32_t session, uint64_t epoch) noexcept nogil:
+    cdef const guest *each = &g.each[session]
+    cdef uint32_t i
+    for i in range(min(each.sealed, <uint32_t> SEALS)):
+        if each.seals[i].epoch == epoch:
+            return &each.seals[i]
+    return NULL
 
 
 cdef int guests_begin(guests *g) noexcept nogil:

@@ -34,6 +34,7 @@ cdef extern from "rnvm/messages.h" nogil:
         RNVM_DIRECT
         RNVM_FLUSHED
         RNVM_FORGETFUL
+        RNVM_LAST
         RNVM_LIVE_HOLDER
         RNVM_LIVE_REPLAYED
         RNVM_LIVE_ORPHANS

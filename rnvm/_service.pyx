@@ -19,10 +19,10 @@ from rfp._fabric cimport REMOTE_READ, REMOTE_WRITE
 from rfp.protocol._service cimport Service, request, response, session
 from rnvm._blocks cimport blocks_allocate, blocks_reclaim
 from rnvm._guests cimport (
-    GRANTED, guest, guest_fence, guests_begin, guests_settle, lock, lock_ask, lock_leave, lock_word, locks_publish, locks_tend,
-    waiter)
+    GRANTED, guest, guest_fence, guest_seal, guests_begin, guests_settle, lock, lock_ask, lock_leave, lock_word, locks_publish,
+    locks_tend, seal, waiter)
 from rnvm._layout cimport (
-    RNVM_ATTACHED, RNVM_FENCED, RNVM_GRANTED, RNVM_LIVE, RNVM_MOST_CODEC, RNVM_NO_BLOCK, rnvm_address, rnvm_block_at,
+    RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE, RNVM_MOST_CODEC, RNVM_NO_BLOCK, rnvm_address, rnvm_block_at,
     RNVM_PAGE, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_session, rnvm_session_at, rnvm_structure_index, rnvm_up)
 from rnvm._messages cimport *
 from rnvm._persistence cimport medium_drain
@@ -305,6 +305,14 @@ cdef void locks(backend *s) noexcept nogil:
         s.stopped = True
 
 
+cdef uint32_t in_state(const backend *s, uint32_t state) noexcept nogil:
+    """How many sessions are."""
+    cdef uint32_t i, count = 0
+    for i in range(s.g.p.g.sessions):
+        count += s.g.p.sessions[i].state == state
+    return count
+
+
 cdef void attach(backend *s, const request *asked, response *answer, client *c) noexcept nogil:
     cdef rnvm_attach question
     cdef rnvm_attached done
@@ -323,12 +331,16 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
             return
         s.g.each[question.previous].quiet = True
         sweep(s)
+    # A dead front-end's session stays until another front-end has executed its operations.  For that one there is a session more
+    # than front-ends.  It logs no operations, so it is free again as soon as its front-end is gone, whatever happens.
+    if in_state(s, RNVM_ATTACHED) >= max(s.g.p.g.sessions - 1, <uint32_t> 1):
+        answer.status = RNVM_NO_SESSION_LEFT
+        return
     if s.g.cut_off != NULL:
         question.process = 0                    # no process of this host, and nothing of it has to be waited for
-    index = session_attach(s.g.p, question.process)
-    if index == NO_SESSION:
+    if in_state(s, RNVM_FREE) < 2:
         sweep(s)
-        index = session_attach(s.g.p, question.process)
+    index = session_attach(s.g.p, question.process)
     if index == NO_SESSION:
         answer.status = RNVM_NO_SESSION_LEFT
         return
@@ -350,7 +362,7 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
     c.process = question.process
     c.epoch = s.g.p.sessions[index].epoch
     done.session = <uint32_t> index
-    done.flags = s.flags
+    done.flags = s.flags if in_state(s, RNVM_FREE) else s.flags | RNVM_LAST
     done.epoch = c.epoch
     done.operations = s.g.p.operations[index].tail
     done.memory = s.g.p.memory[index].tail
@@ -507,7 +519,7 @@ cdef void next_pending(backend *s, const request *asked, response *answer) noexc
 
 cdef void outcome(backend *s, const request *asked, response *answer) noexcept nogil:
     cdef rnvm_outcome question
-    cdef const guest *each
+    cdef const seal *end
     if asked.length != sizeof(question):
         answer.status = RNVM_BAD_REQUEST
         return
@@ -515,10 +527,10 @@ cdef void outcome(backend *s, const request *asked, response *answer) noexcept n
     if question.session >= s.g.p.g.sessions:
         answer.status = RNVM_BAD_REQUEST
         return
-    each = &s.g.each[question.session]
-    if each.sealed_epoch != question.epoch:
+    end = guest_seal(&s.g, question.session, question.epoch)
+    if end == NULL:
         answer.status = RNVM_FORGOTTEN
-    elif question.lsn >= (each.sealed_memory if question.ring else each.sealed_operations):
+    elif question.lsn >= (end.memory if question.ring else end.operations):
         answer.status = RNVM_ABSENT
 
 

@@ -64,6 +64,7 @@ struct rnvm_attached {
 #define RNVM_DIRECT 1           /* who maps the pool makes his own stores durable */
 #define RNVM_FLUSHED 4          /* by flushing cache lines */
 #define RNVM_FORGETFUL 2        /* the medium does not survive the machine */
+#define RNVM_LAST 8             /* no session is left behind this one: log no operations, so that it never waits for their execution */
 
 struct rnvm_open {
     uint32_t kind;

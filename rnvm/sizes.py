@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
         if fitting < self.groups_at + self.group_map + self.block:
             least = self.groups_at + self.group_map + self.block
             raise InvalidArgument(
-                f"{units.show_size(size)} are too few for a pool with {self.sessions} front-ends",
+                f"{units.show_size(size)} are too few for a pool with {max(1, self.sessions - 1)} front-ends",
                 hint=f"these logs and maps alone need {units.show_size(least)}: a larger size, smaller logs or fewer front-ends",
             )
         return fitting
@@ -83,4 +83,5 @@ def choose(
     if write_ahead % PAGE or (write_ahead and not LEAST_AHEAD <= write_ahead <= 1 << 30):
         raise InvalidArgument(f"a write-ahead area of {write_ahead} bytes", hint="a multiple of 4096, from 32KiB to 1GiB; or 0")
     # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group.
-    return Sizes(block, names, front_ends, rings[0], rings[1], block if size < 1 << 20 else 8 * block, write_ahead)
+    # One session more than front-ends, which only sessions of dead ones leave to somebody: see _service.attach().
+    return Sizes(block, names, front_ends + 1, rings[0], rings[1], block if size < 1 << 20 else 8 * block, write_ahead)
