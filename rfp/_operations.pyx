@@ -11,6 +11,7 @@ cdef extern from "rfp/core/atomics.h" nogil:
     uint64_t rfp_add64(void *p, uint64_t v)
     int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
     void rfp_fence_release()
+    void rfp_fence_full()
 
 cdef extern from "rfp/core/bell.h" nogil:
     uint32_t rfp_bell_arm(uint32_t *word)
@@ -64,9 +65,11 @@ cdef void perform(pair_state *state, const work_request *request) noexcept nogil
     elif request.opcode == COMPARE_SWAP:
         old = request.compare
         rfp_compare_swap64(remote, &old, request.operand)
+        rfp_fence_full()       # no READ behind an atomic overtakes it
         rfp_copy_out(local, &old, 8)
     elif request.opcode == FETCH_ADD:
         old = rfp_add64(remote, request.operand)
+        rfp_fence_full()
         rfp_copy_out(local, &old, 8)
 
 
