@@ -19,6 +19,8 @@ cdef class Attachment:
     cdef Region buffer
     cdef RemoteArena pool
     cdef RemoteRegion logs
+    cdef bint swapping                     # locks are settled by compare-and-swap
+    cdef RemoteRegion words                # in these
     cdef object interruption               # what a signal handler raised during a wait
     cdef Baton baton                       # threads that share it take turns
     cdef uint64_t previous_epoch

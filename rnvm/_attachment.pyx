@@ -11,7 +11,7 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from rfp._core cimport rfp_now
-from rfp._fabric cimport REMOTE_WRITE
+from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
 from rfp._shm cimport ShmFabric
 from rfp.protocol._client_ring cimport FETCH
 from rnvm._answers cimport AGAIN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG
@@ -133,6 +133,9 @@ cdef class Attachment:
         self.c.arena = &self.pool.c
         self.c.pool = self.pool.c.chunks[0]
         self.c.logs = &self.logs.c
+        if self.swapping:
+            self.words = self.link.memory(RNVM_LOCK_WORDS, REMOTE_ATOMIC | REMOTE_READ, deadline)
+            self.c.words = &self.words.c
         self.take_geometry(answer.size)
         self.begin_journal(&self.c.operations, rnvm_operation_ring_at(&self.c.g, answer.session), 0, self.c.g.operation_ring,
                            answer.operations)
@@ -160,6 +163,7 @@ cdef class Attachment:
             self.raise_for(remote_read(&self.c, RNVM_HEADERS + RNVM_PAGE, &header, sizeof(header)))
         if not header_whole(&header) or header.major != RNVM_MAJOR or not rnvm_geometry_of(&header, size, &self.c.g) \
                 or self.pool.c.length < size or self.logs.c.length != self.c.g.operation_ring + self.c.g.memory_ring \
+                or self.words is not None and self.words.c.length < 8 * <uint64_t> self.c.g.names \
                 or self.c.pool.length < (size if near else rnvm_session_at(&self.c.g, self.c.g.sessions)):
             raise HandshakeFailed("the back-end's pool is not one that this version understands",
                                   hint="are both of the same release?")
@@ -208,7 +212,7 @@ cdef class Attachment:
             s.generation += 1
             s.seen = 1                          # no sequence that is ever looked for
             overlay_clear(s)
-            s.number = s.applied = s.operations = s.covered = 0
+            s.number = s.applied = s.operations = s.covered = s.word = s.left = 0
         return 0
 
     cdef int connect_again(self) except -1:

@@ -6,7 +6,9 @@
 # _cache        local copies of nodes
 # _changes      what the present transaction changes: undo, commit
 # _slabs        space for nodes
-# _writer_lock  a structure's line; its lock: wait for it, keep it, give it back
+# _line         a structure's live words
+# _swap_lock    its lock by compare-and-swap
+# _writer_lock  its lock: wait for it, keep it, give it back
 # _transaction  operations on the nodes here, and the record that says what they have changed
 # _orphans      operations that dead writers have left
 # _turns        the lock for what follows, and first what was left to do
@@ -119,6 +121,8 @@ cdef struct frontend:
     bint oplog
     uint64_t lease             # ns that a lock is still ours after it was asked back
     bint sticky                # locks are kept until others ask
+    remote_region *words       # one for each structure, to compare and swap; NULL: the back-end grants locks one by one
+    uint64_t swaps             # counts them, and makes each of ours another one
     bint applied               # a call returns only when what it did is applied, so that nothing of it need be remembered here
     uint64_t budget            # bytes of the cache
     # logs
@@ -186,6 +190,8 @@ cdef struct instance:          # a structure that is open at a front-end; in mem
     bint holds
     uint64_t word              # that says so in its line
     uint64_t looked            # when that was last looked at, ns
+    uint64_t token             # what we have written into its word, where locks are settled by compare-and-swap
+    uint64_t left              # and left there; 0: nothing that is known
     bint entered               # the operation, batch or transaction under way has asked for it
     uint64_t number            # of its last transaction
     uint64_t operations        # number of its last operation

@@ -60,6 +60,7 @@ cdef class FrontEnd(Attachment):
         self.c.persistent = durability != "volatile"
         self.oplog = oplog
         self.c.sticky = lock == "sticky"
+        self.swapping = lock == "cas"
         self.c.applied = cache == 0 and not oplog
         self.c.budget = cache
         self.c.linger = FIRST_LINGER
@@ -258,7 +259,7 @@ cdef class FrontEnd(Attachment):
     @property
     def figures(self):
         """What it has done, as a dict."""
-        return {"reads": self.c.reads, "writes": self.c.writes, "calls": self.c.calls, "hits": self.c.hits,
+        return {"reads": self.c.reads, "writes": self.c.writes, "calls": self.c.calls, "swaps": self.c.swaps, "hits": self.c.hits,
                 "misses": self.c.misses, "evictions": self.c.evictions, "restarts": self.c.restarts,
                 "executed_again": self.c.executed_again,
                 "cached": self.c.bytes, "nodes": self.c.node_count, "session": self.c.session, "epoch": self.c.epoch}

@@ -23,21 +23,25 @@ cdef struct guest:             # of a session
     uint32_t sealed            # how many there have been
 
 cdef struct lock:              # of a structure
-    uint32_t holder
+    uint32_t holder            # RNVM_SHARED: those who settle it among themselves
     uint64_t epoch
     uint64_t revoked           # when it was asked back, or 0
     uint64_t offered           # when it was granted, as long as the holder has not been inside since
-    uint64_t desk              # what stood on its desk then
+    uint64_t desk              # what stood on its desk then, or in the word
+    uint64_t watched           # a word that others wait for to change, and since when
+    uint64_t since
     uint64_t orphans           # highest operation of dead writers that is to be executed again, or 0
 
 cdef struct waiter:
     uint32_t index             # of the structure
     uint32_t session
+    bint shared                # it wants the lock together with others
 
 cdef struct guests:
     pool *p
     guest *each
     lock *locks
+    const char *words          # of structures, for locks that are shared: front-ends alone change them; NULL: there are none
     waiter *waiters            # in the order in which they came; a session waits for one lock at a time
     uint32_t waiting
     uint64_t now
@@ -55,6 +59,9 @@ cdef int guests_begin(guests *g) noexcept nogil
 cdef int guests_settle(guests *g) noexcept nogil
 # GRANTED, WAITING, or -1.
 cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil
+# The lock for all who settle it by compare-and-swap.  word: the caller's own that stands there, or 0.  GRANTED: he is inside;
+# WAITING; ABANDONED: *dead stands there, and nothing will come of the session that it names; or -1.
+cdef int lock_share(guests *g, uint32_t index, uint32_t session, uint64_t word, uint64_t *dead) noexcept nogil
 cdef int lock_leave(guests *g, uint32_t index, uint32_t session) noexcept nogil
 cdef uint64_t lock_word(const guests *g, uint32_t index) noexcept nogil
 # Takes locks back that others wait for, and grants them.  0, or -1.
@@ -69,3 +76,4 @@ cdef void locks_publish(guests *g) noexcept nogil
 cdef enum:
     GRANTED = 0
     WAITING = 1
+    ABANDONED = 2

@@ -9,7 +9,8 @@ from rnvm._layout cimport (
     rfp_load64_acquire,
     rfp_store64_release, rnvm_name_at, rnvm_structure_index,
 )
-from rnvm._messages cimport RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED
+from rnvm._messages cimport (
+    RNVM_HELD, RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_SHARED, rnvm_lock_of, rnvm_lock_session)
 from rnvm._persistence cimport medium_drain
 from rnvm._register cimport register_begin, register_finish, register_read
 from rnvm._replay cimport pool_collect, pool_pending, pool_replay
@@ -102,7 +103,7 @@ cdef void locks_publish(guests *g) noexcept nogil:
     cdef uint32_t i
     for i in range(g.p.g.names):
         it = &g.locks[i]
-        if it.holder != NOBODY:
+        if it.holder < g.p.g.sessions:
             show(g, i, SPARE + RNVM_LIVE_REPLAYED, g.p.memory[it.holder].replayed)
         if it.orphans and (g.p.structures[i].state != RNVM_LIVE or it.orphans <= g.p.structures[i].covers):
             it.orphans = 0
@@ -136,8 +137,31 @@ cdef void stop_waiting(guests *g, uint32_t session) noexcept nogil:
 
 
 cdef inline uint64_t desk_word(const guests *g, uint32_t index) noexcept nogil:
-    cdef const char *desk = g.each[g.locks[index].holder].desk
+    """What the holder says of itself, or who of those that share the lock is inside."""
+    cdef const char *desk = g.words if g.locks[index].holder == RNVM_SHARED else g.each[g.locks[index].holder].desk
     return rfp_load64_acquire(desk + 8 * <uint64_t> index) if desk != NULL else 0
+
+
+cdef uint32_t user(const guests *g, uint32_t index, uint64_t word) noexcept nogil:
+    """Which session is inside, as the holder's desk or the structure's word says; NOBODY who still may do anything."""
+    cdef uint32_t session
+    if g.locks[index].holder != RNVM_SHARED:
+        return g.locks[index].holder if word & 1 else NOBODY
+    session = rnvm_lock_session(word)
+    if not word & RNVM_HELD or session >= g.p.g.sessions or g.p.sessions[session].state != RNVM_ATTACHED:
+        return NOBODY
+    return session if rnvm_lock_of(word, g.p.sessions[session].epoch) else NOBODY
+
+
+cdef bint stuck(guests *g, uint32_t index, uint64_t word) noexcept nogil:
+    """Whether for a lease, while somebody waited, the holder or who is inside has been the same."""
+    cdef lock *it = &g.locks[index]
+    if it.holder != RNVM_SHARED:
+        return g.now > it.revoked + g.lease
+    if it.watched != word:
+        it.watched = word
+        it.since = rfp_now()
+    return g.now > it.since + g.lease
 
 
 cdef int grant(guests *g, uint32_t index, uint32_t session) noexcept nogil:
@@ -159,7 +183,8 @@ cdef int grant(guests *g, uint32_t index, uint32_t session) noexcept nogil:
     it.desk = desk_word(g, index)
     g.granted += 1
     show(g, index, REVOKE, 0)
-    show(g, index, SPARE + RNVM_LIVE_REPLAYED, g.p.memory[session].replayed)
+    if session < g.p.g.sessions:
+        show(g, index, SPARE + RNVM_LIVE_REPLAYED, g.p.memory[session].replayed)
     # Last: who reads this one first sees the others as they belong to it.
     show(g, index, SPARE + RNVM_LIVE_HOLDER, lock_word(g, index))
     return 0
@@ -170,20 +195,40 @@ cdef int grant_next(guests *g, uint32_t index) noexcept nogil:
     cdef uint32_t session
     if g.locks[index].holder != NOBODY or place == g.waiting:
         return 0
+    if g.waiters[place].shared:
+        while place < g.waiting:
+            if g.waiters[place].index == index and g.waiters[place].shared:
+                wait_no_more(g, place)
+            else:
+                place += 1
+        return grant(g, index, RNVM_SHARED)
     session = g.waiters[place].session
     wait_no_more(g, place)
     return grant(g, index, session)
+
+
+cdef void free(guests *g, uint32_t index) noexcept nogil:
+    g.locks[index].holder = NOBODY
+    g.locks[index].revoked = 0
+    show(g, index, SPARE + RNVM_LIVE_HOLDER, 0)
+    show(g, index, REVOKE, 0)
 
 
 cdef int give_back(guests *g, uint32_t index) noexcept nogil:
     """The holder is not inside and will not be: all that it did is in its log, and is applied before anybody else is let in."""
     if guests_settle(g):
         return -1
-    g.locks[index].holder = NOBODY
-    g.locks[index].revoked = 0
-    show(g, index, SPARE + RNVM_LIVE_HOLDER, 0)
-    show(g, index, REVOKE, 0)
+    free(g, index)
     return 0
+
+
+cdef int queue(guests *g, uint32_t index, uint32_t session, bint shared) noexcept nogil:
+    """Lets a session wait, if it does not yet, and sees whether it has to."""
+    if place_of(g, index, session) == g.waiting:
+        stop_waiting(g, session)
+        g.waiters[g.waiting] = waiter(index, session, shared)
+        g.waiting += 1
+    return revoke(g, index)
 
 
 cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil:
@@ -194,15 +239,30 @@ cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil:
         # It saw that others wait, and comes again: they are first.
         if give_back(g, index):
             return -1
-    if place_of(g, index, session) == g.waiting:
-        stop_waiting(g, session)
-        g.waiters[g.waiting] = waiter(index, session)
-        g.waiting += 1
-    if grant_next(g, index):
+    if queue(g, index, session, False):
         return -1
-    if it.holder == session:
-        return GRANTED
-    return -1 if revoke(g, index) else GRANTED if it.holder == session else WAITING
+    return GRANTED if it.holder == session else WAITING
+
+
+cdef int lock_share(guests *g, uint32_t index, uint32_t session, uint64_t word, uint64_t *dead) noexcept nogil:
+    cdef lock *it = &g.locks[index]
+    cdef uint64_t found
+    if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True):
+        return -1
+    if it.holder != RNVM_SHARED or it.revoked:
+        return WAITING
+    found = desk_word(g, index)
+    if found == word and user(g, index, found) == session:
+        return -1 if guests_settle(g) else GRANTED
+    if not found & RNVM_HELD:
+        return WAITING
+    # What is written there now stays: its writer cannot take it for his own again, and who waits puts his in its place.
+    if user(g, index, found) == NOBODY or stuck(g, index, found):
+        if user(g, index, found) != NOBODY and guest_fence(g, user(g, index, found)):
+            return -1
+        dead[0] = found
+        return ABANDONED
+    return WAITING
 
 
 cdef int lock_leave(guests *g, uint32_t index, uint32_t session) noexcept nogil:
@@ -218,25 +278,31 @@ cdef int revoke(guests *g, uint32_t index) noexcept nogil:
     """Takes a lock from a holder that is not inside.
 
     It says that it goes inside and then looks whether the lock was asked back; we ask it back and then look whether it is
-    inside; with a
-    full fence between on both sides, so at least one of us sees the other.
+    inside; with a full fence between on both sides, so at least one of us sees the other.
     """
     cdef lock *it = &g.locks[index]
+    cdef uint64_t word
+    cdef uint32_t inside
     if it.holder == NOBODY:
         return grant_next(g, index)
-    if g.now - it.offered < GRACE and g.each[it.holder].desk != NULL and desk_word(g, index) == it.desk:
+    if g.now - it.offered < GRACE and desk_word(g, index) == it.desk and (
+            it.holder == RNVM_SHARED or g.each[it.holder].desk != NULL):
         return 0                                # it waited for its turn, and has not had it yet
     if not it.revoked:
         show(g, index, REVOKE, it.epoch)
         rfp_fence_full()
         # Not g.now, which is as old as this turn is long: a holder that looked before this counts a lease from then on.
         it.revoked = rfp_now()
-    if not desk_word(g, index) & 1:
+    word = desk_word(g, index)
+    inside = user(g, index, word)
+    if inside == NOBODY:
         g.stolen += 1
         return -1 if give_back(g, index) or grant_next(g, index) else 0
-    if g.now > it.revoked + g.lease:
-        return -1 if guest_fence(g, it.holder) or grant_next(g, index) else 0
-    return 0
+    if not stuck(g, index, word):
+        return 0
+    if guest_fence(g, inside) or it.holder == RNVM_SHARED and give_back(g, index):
+        return -1
+    return grant_next(g, index)
 
 
 cdef int locks_tend(guests *g) noexcept nogil:
@@ -254,13 +320,23 @@ cdef int locks_tend(guests *g) noexcept nogil:
 # Fencing
 
 
+cdef void free_shared(guests *g, uint32_t index) noexcept nogil:
+    """Who was the last inside has gone: readers need not ask any more whether something is still to be applied."""
+    cdef bint revoked = g.locks[index].revoked
+    show(g, index, REVOKE, g.locks[index].epoch)
+    rfp_fence_full()
+    if user(g, index, desk_word(g, index)) == NOBODY:
+        free(g, index)
+    elif not revoked:
+        show(g, index, REVOKE, 0)
+
+
 cdef int guest_fence(guests *g, uint32_t session) noexcept nogil:
     cdef uint32_t i
     if g.p.sessions[session].state != RNVM_ATTACHED:
         return 0
     # The new epoch is durable and visible, then a full fence: what it acknowledges from now on it has written before.  Only then
-    # its
-    # rings are looked at; what is whole there counts.
+    # its rings are looked at; what is whole there counts.
     if session_fence(g.p, session):
         return -1
     rfp_store64_release(&g.each[session].ticket, 0)
@@ -274,10 +350,9 @@ cdef int guest_fence(guests *g, uint32_t session) noexcept nogil:
     remember(g, session)
     for i in range(g.p.g.names):
         if g.locks[i].holder == session:
-            g.locks[i].holder = NOBODY
-            g.locks[i].revoked = 0
-            show(g, i, SPARE + RNVM_LIVE_HOLDER, 0)
-            show(g, i, REVOKE, 0)
+            free(g, i)
+        elif g.locks[i].holder == RNVM_SHARED and rnvm_lock_session(desk_word(g, i)) == session:
+            free_shared(g, i)
     locks_publish(g)
     g.fenced += 1
     return 0

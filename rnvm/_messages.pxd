@@ -17,6 +17,7 @@ cdef extern from "rnvm/messages.h" nogil:
         RNVM_APPLY
         RNVM_ROOM
         RNVM_OUTCOME
+        RNVM_SHARE
         RNVM_GOOD
         RNVM_BAD_REQUEST
         RNVM_STOPPED
@@ -29,6 +30,7 @@ cdef extern from "rnvm/messages.h" nogil:
         RNVM_OTHER_CODEC
         RNVM_IN_USE
         RNVM_FORGOTTEN
+        RNVM_ABANDONED
         RNVM_WAITS
         RNVM_MAPS
         RNVM_DIRECT
@@ -38,6 +40,12 @@ cdef extern from "rnvm/messages.h" nogil:
         RNVM_LIVE_HOLDER
         RNVM_LIVE_REPLAYED
         RNVM_LIVE_ORPHANS
+        RNVM_SHARED
+        RNVM_LOCK_WORDS
+    uint64_t RNVM_HELD
+    uint64_t rnvm_lock_word(uint32_t session, uint64_t epoch, uint64_t turn)
+    uint32_t rnvm_lock_session(uint64_t word)
+    bint rnvm_lock_of(uint64_t word, uint64_t epoch)
 
     struct rnvm_number:
         uint64_t number
@@ -86,6 +94,10 @@ cdef extern from "rnvm/messages.h" nogil:
         uint64_t number
         uint64_t covered
         uint64_t operations
+
+    struct rnvm_share:
+        uint64_t structure
+        uint64_t word
 
     struct rnvm_after:
         uint64_t structure

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint64_t
 from rnvm._front cimport instance
-from rnvm._writer_lock cimport line
+from rnvm._line cimport line
 
 cdef enum:
     ASK = 1                    # its log does not tell, or would take too long: the back-end has to be asked

@@ -34,8 +34,8 @@ from rnvm._layout cimport (
     RNVM_NO_BLOCK, RNVM_PAD, RNVM_SESSION_LIVE, RNVM_TRANSACTION, RNVM_WRITE, rnvm_backend, rnvm_block_of, rnvm_entry,
     rnvm_entry_next, rnvm_longest_record, rnvm_memory_ring_at, rnvm_offset, rnvm_part, rnvm_part_next, rnvm_record,
     rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed, rnvm_session_at)
+from rnvm._line cimport line
 from rnvm._remote cimport remote_read
-from rnvm._writer_lock cimport line
 
 cdef enum:
     LOG = 16384                # bytes of log that there is room for at first
@@ -341,7 +341,8 @@ cdef int overlay_pull(instance *s, const line *seen, uint64_t *state) noexcept n
     cdef uint64_t session = (seen.holder & 0xffff) - 1
     cdef overlay *o
     cdef int found
-    if session >= fe.g.sessions:
+    if session >= fe.g.sessions:                # several front-ends have the lock together
+        overlay_clear(s)
         return ASK
     if s.pulled == NULL:
         s.pulled = <overlay *> calloc(1, sizeof(overlay))

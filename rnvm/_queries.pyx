@@ -8,11 +8,13 @@ from rnvm._answers cimport AGAIN, LATE, NO_MEMORY, OK
 from rnvm._cache cimport cache_forget
 from rnvm._front cimport frontend, instance
 from rnvm._layout cimport rnvm_memory_ring_at, rnvm_record
+from rnvm._line cimport line, line_look
 from rnvm._overlay cimport ASK, overlay_clear, overlay_pull
 from rnvm._remote cimport remote_patience, remote_read
+from rnvm._swap_lock cimport swap_applied
 from rnvm._transaction cimport transactions_apply
 from rnvm._turns cimport turn_enter, turn_leave
-from rnvm._writer_lock cimport line, line_look, lock_confirm, lock_resume
+from rnvm._writer_lock cimport lock_confirm, lock_resume
 
 cdef enum:
     RESTARTS = 8               # of a query, before it takes the lock
@@ -26,9 +28,11 @@ cdef int pending(instance *s, const line *seen, bint *found) noexcept nogil:
     cdef uint64_t lsn = seen.replayed, size = fe.g.memory_ring
     cdef uint64_t session = (seen.holder & 0xffff) - 1
     cdef int outcome
-    if session >= fe.g.sessions:
-        found[0] = True
-        return OK
+    cdef bint applied = False
+    if session >= fe.g.sessions:                # several have it together
+        outcome = swap_applied(s, seen, &applied) if fe.words != NULL else OK
+        found[0] = not applied
+        return outcome
     outcome = remote_read(fe, rnvm_memory_ring_at(&fe.g, <uint32_t> session) + lsn % size, &record, sizeof(record))
     found[0] = record.lsn >= lsn and record.lsn - lsn < 4 * size
     return outcome

@@ -51,6 +51,10 @@ cdef int trouble(frontend *fe, int found) noexcept nogil:
     return LOST
 
 
+cdef int remote_transfers(frontend *fe, work_request *works, int n, uint64_t deadline) noexcept nogil:
+    return trouble(fe, client_ring_transfers(fe.ring, works, n, deadline))
+
+
 cdef int attach(frontend *fe, uint64_t offset, uint64_t n) noexcept with gil:
     """A part of the pool that was not looked at before; the back-end registers it for us."""
     try:
@@ -103,7 +107,7 @@ cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexce
         work.remote = fe.pool
         work.remote_offset = offset
         work.length = n
-        return trouble(fe, client_ring_transfers(fe.ring, &work, 1, fe.deadline))
+        return remote_transfers(fe, &work, 1, fe.deadline)
     while n:
         found = remote_place(fe, offset, min(n, fe.landing_length), &work.remote, &work.remote_offset, &part)
         if found != OK:
@@ -111,7 +115,7 @@ cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexce
         work.local = fe.buffer
         work.local_offset = fe.landing
         work.length = part
-        found = trouble(fe, client_ring_transfers(fe.ring, &work, 1, fe.deadline))
+        found = remote_transfers(fe, &work, 1, fe.deadline)
         if found != OK:
             return found
         memcpy(to, fe.buffer.base + fe.landing, part)

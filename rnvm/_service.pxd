@@ -1,6 +1,7 @@
 # The back-end's side of front-ends: what executes their calls and does the daily work of the pool.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp._fabric cimport Region
 from rfp.protocol._service cimport Service, request, response
 from rnvm._guests cimport guests
 from rnvm._pool cimport Pool
@@ -28,6 +29,7 @@ cdef class PoolService(Service):
     cdef backend b
     cdef object giving                 # held while rings are given out or taken back
     cdef dict rings                    # session -> regions that its front-end writes
+    cdef Region words                  # of locks that front-ends settle by compare-and-swap
     cdef void take_back(self, uint32_t index) noexcept
     cdef int open(self, const request *asked, response *answer) except -1
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1

@@ -15,12 +15,12 @@ cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
 
 from rfp._core cimport rfp_copy_out, rfp_load64, rfp_store64
-from rfp._fabric cimport REMOTE_READ, REMOTE_WRITE
+from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region
 from rfp.protocol._service cimport Service, request, response, session
 from rnvm._blocks cimport blocks_allocate, blocks_reclaim
 from rnvm._guests cimport (
-    GRANTED, guest, guest_fence, guest_seal, guests_begin, guests_settle, lock, lock_ask, lock_leave, lock_word, locks_publish,
-    locks_tend, seal, waiter)
+    ABANDONED, GRANTED, guest, guest_fence, guest_seal, guests_begin, guests_settle, lock, lock_ask, lock_leave, lock_share,
+    lock_word, locks_publish, locks_tend, seal, waiter)
 from rnvm._layout cimport (
     RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE, RNVM_MOST_CODEC, RNVM_NO_BLOCK, rnvm_address, rnvm_block_at,
     RNVM_PAGE, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_session, rnvm_session_at, rnvm_structure_index, rnvm_up)
@@ -30,7 +30,7 @@ from rnvm._replay cimport pool_checkpoint, pool_collect, pool_pending, pool_repl
 from rnvm._sessions cimport NO_SESSION, session_attach, session_release
 from rnvm._state cimport pool
 
-from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError
+from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError, Unsupported
 
 cdef enum:
     EVERYTHING = 0x7fffffffffffffff
@@ -102,11 +102,25 @@ cdef class PoolService(Service):
         return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(), 0,
                                    rnvm_up(p.g.size, RNVM_PAGE), REMOTE_READ)
 
+    def keep_words(self, Region words not None):
+        """Memory of zeros in which front-ends settle by compare-and-swap who has a lock: 8 bytes for each structure."""
+        self.words = words
+        self.b.g.words = words.c.base
+
     def share(self, uint64_t number, fabric):
-        """A session's rings for its front-end to write; number: its ticket.  Raises ConnectionFailed."""
+        """What a front-end writes: a session's rings, number: its ticket; or the words of locks.
+
+        Raises ConnectionFailed; Unsupported where a device has no atomic operations.
+        """
         cdef pool *p = self.b.g.p
         cdef uint64_t offset
         cdef uint32_t index
+        if number == RNVM_LOCK_WORDS and self.words is not None:
+            try:
+                return fabric.share(self.words, 0, self.words.length, REMOTE_READ | REMOTE_ATOMIC)
+            except InvalidArgument as error:
+                raise Unsupported(f"locks cannot be settled by compare-and-swap here: {Exception.__str__(error)}",
+                                  hint='lock="sticky"') from error
         with self.giving:                       # or it might be cut off while it is given what it is to lose
             for index in range(p.g.sessions):
                 if number and rfp_load64(&self.b.g.each[index].ticket) == number:
@@ -355,7 +369,7 @@ cdef void attach(backend *s, const request *asked, response *answer, client *c) 
     each.process = question.process
     each.attached = True
     each.quiet = False
-    while getrandom(&ticket, sizeof(ticket), 0) != sizeof(ticket) or not ticket:
+    while getrandom(&ticket, sizeof(ticket), 0) != sizeof(ticket) or ticket <= RNVM_LOCK_WORDS:
         pass
     rfp_store64(&each.ticket, ticket)
     c.session = index
@@ -454,8 +468,16 @@ cdef int64_t index_of(backend *s, uint64_t structure) noexcept nogil:
     return index
 
 
-cdef void take_lock(backend *s, uint64_t structure, response *answer, const client *c) noexcept nogil:
+cdef void say_granted(backend *s, uint32_t index, response *answer) noexcept nogil:
     cdef rnvm_locked done
+    done.word = lock_word(&s.g, index)
+    done.number = s.g.p.structures[index].number
+    done.covered = s.g.p.structures[index].covers
+    done.operations = max(s.g.locks[index].orphans, done.covered)
+    reply(answer, &done, sizeof(done))
+
+
+cdef void take_lock(backend *s, uint64_t structure, response *answer, const client *c) noexcept nogil:
     cdef int64_t index = index_of(s, structure)
     cdef int found
     if index < 0:
@@ -468,11 +490,32 @@ cdef void take_lock(backend *s, uint64_t structure, response *answer, const clie
     if found != GRANTED:
         answer.status = RNVM_QUEUED
         return
-    done.word = lock_word(&s.g, <uint32_t> index)
-    done.number = s.g.p.structures[index].number
-    done.covered = s.g.p.structures[index].covers
-    done.operations = max(s.g.locks[index].orphans, done.covered)
-    reply(answer, &done, sizeof(done))
+    say_granted(s, <uint32_t> index, answer)
+
+
+cdef void share_lock(backend *s, const request *asked, response *answer, const client *c) noexcept nogil:
+    cdef rnvm_share question
+    cdef rnvm_number dead
+    cdef int64_t index
+    cdef int found
+    if asked.length != sizeof(question) or s.g.words == NULL:
+        answer.status = RNVM_BAD_REQUEST
+        return
+    memcpy(&question, asked.payload, sizeof(question))
+    index = index_of(s, question.structure)
+    if index < 0:
+        answer.status = RNVM_ABSENT
+        return
+    found = lock_share(&s.g, <uint32_t> index, <uint32_t> c.session, question.word, &dead.number)
+    if found < 0:
+        fail(s, answer)
+    elif found == GRANTED:
+        say_granted(s, <uint32_t> index, answer)
+    elif found == ABANDONED:
+        answer.status = RNVM_ABANDONED
+        reply(answer, &dead, sizeof(dead))
+    else:
+        answer.status = RNVM_QUEUED
 
 
 cdef struct search:
@@ -567,6 +610,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
             take_lock(s, number, answer, c)
         elif index_of(s, number) >= 0 and lock_leave(&s.g, <uint32_t> index_of(s, number), <uint32_t> c.session):
             fail(s, answer)
+    elif asked.opcode == RNVM_SHARE:
+        share_lock(s, asked, answer, c)
     elif asked.opcode == RNVM_DETACH:
         detach(s, answer, c)
     elif asked.opcode == RNVM_SYNC:

@@ -7,9 +7,10 @@ from rnvm._answers cimport AGAIN, LOST, OK, TOO_LONG
 from rnvm._changes cimport changes_keep, changes_record, changes_undo, changes_written
 from rnvm._front cimport frontend, instance
 from rnvm._journal cimport journal_payload, journal_room, journal_settle, journal_wait, journal_write
+from rnvm._line cimport line, line_look
 from rnvm._messages cimport RNVM_APPLY, RNVM_GOOD
 from rnvm._remote cimport remote_ask, remote_patience
-from rnvm._writer_lock cimport line, line_look, lock_confirm
+from rnvm._writer_lock cimport lock_confirm
 
 cdef int transaction_do(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     cdef frontend *fe = s.fe

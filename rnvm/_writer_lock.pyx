@@ -1,77 +1,31 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A structure's line of live words, and its writer lock (the contract is in _writer_lock.pxd)."""
+"""A structure's writer lock (the contract is in _writer_lock.pxd).
+
+The back-end grants it, and it is kept until others ask for it (lock="sticky") or goes back after each operation ("each").  With
+"cas" front-ends settle it among themselves: _swap_lock.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_fence_full, rfp_load64, rfp_load64_acquire, rfp_now, rfp_store64_release
-from rfp._fabric cimport READ, WRITE, local_region, remote_region, work_request
-from rfp.protocol._client_ring cimport DONE, TIMED_OUT
-from rfp.protocol._transfers cimport client_ring_transfers
-from rnvm._answers cimport AGAIN, DAMAGED, FENCED, LATE, LOST, OK
+from rfp._core cimport rfp_fence_full, rfp_now, rfp_store64_release
+from rfp._fabric cimport WRITE, work_request
+from rnvm._answers cimport AGAIN, DAMAGED, FENCED, LOST, OK
 from rnvm._front cimport frontend, instance
-from rnvm._layout cimport RNVM_NAME_LIVE, rnvm_name_at
-from rnvm._messages cimport *
-from rnvm._remote cimport remote_ask, remote_call, remote_patience, remote_place
+from rnvm._line cimport line, line_grants, line_look, line_take_over
+from rnvm._messages cimport RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked
+from rnvm._remote cimport remote_ask, remote_call, remote_patience, remote_transfers
+from rnvm._swap_lock cimport swap_acquire, swap_confirm, swap_release
 
 cdef enum:
-    REVOKE = 1                 # words of the line
-    SPARE = 2
     LOOKS = 128                # whether a lock was granted, before it is asked for again
     HEED = 200000              # ns between two looks whether somebody else wants a lock, over a network
-
-
-cdef inline uint64_t line_at(const instance *s) noexcept nogil:
-    return rnvm_name_at(&s.fe.g, s.index) + RNVM_NAME_LIVE
-
-
-cdef int line_look(instance *s, line *seen) noexcept nogil:
-    cdef frontend *fe = s.fe
-    cdef local_region here
-    cdef work_request[2] works
-    cdef remote_region *region = NULL
-    cdef uint64_t place = 0, size = 0
-    cdef const char *at
-    cdef int found, i
-    if fe.trouble:
-        return fe.trouble
-    if fe.near:
-        at = fe.pool.base + line_at(s)
-        seen.revoke = rfp_load64_acquire(at + 8 * REVOKE)
-        seen.holder = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_HOLDER))
-        seen.replayed = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_REPLAYED))
-        seen.orphans = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_ORPHANS))
-        seen.sequence = rfp_load64_acquire(at)
-        return OK
-    # Two READs in order, one round trip: the other words of the first, the sequence of the second.
-    fe.reads += 2
-    found = remote_place(fe, line_at(s), sizeof(line), &region, &place, &size)
-    if found != OK:
-        return found
-    here = fe.buffer[0]
-    for i in range(2):
-        works[i].opcode = READ
-        works[i].local = &here
-        works[i].local_offset = fe.landing + 64 * i
-        works[i].remote = region
-        works[i].remote_offset = place
-        works[i].length = sizeof(line)
-    found = client_ring_transfers(fe.ring, works, 2, fe.deadline)
-    if found != DONE:
-        if found == TIMED_OUT:
-            return LATE
-        fe.trouble = LOST
-        return LOST
-    memcpy(seen, fe.buffer.base + fe.landing, sizeof(line))
-    memcpy(&seen.sequence, fe.buffer.base + fe.landing + 64, sizeof(uint64_t))
-    return OK
 
 
 cdef int say(instance *s, uint64_t inside) noexcept nogil:
     """Tells the back-end whether we are inside an operation of this structure."""
     cdef frontend *fe = s.fe
     cdef work_request work
-    cdef int found
     fe.turns += 2
     inside |= fe.turns
     if fe.near:
@@ -85,33 +39,17 @@ cdef int say(instance *s, uint64_t inside) noexcept nogil:
     work.length = 8
     memcpy(fe.buffer.base + work.local_offset, &inside, 8)
     fe.writes += 1
-    found = client_ring_transfers(fe.ring, &work, 1, fe.deadline)
-    if found == DONE:
-        return OK
-    if found == TIMED_OUT:
-        return LATE
-    fe.trouble = LOST
-    return LOST
+    return remote_transfers(fe, &work, 1, fe.deadline)
 
 
-cdef bint still_ours(instance *s) noexcept nogil:
+cdef int still_ours(instance *s, bint *ours) noexcept nogil:
     """After say(): whether the lock is ours, and will be until we say that we are out."""
-    cdef const char *at = s.fe.pool.base + line_at(s)
+    cdef line seen
+    cdef int found
     rfp_fence_full()
-    # In this order: once a lock was asked back and taken, its holder changes first, and only then nobody asks for it any more.
-    return rfp_load64_acquire(at + 8 * REVOKE) != s.word >> 16 and rfp_load64(at + 8 * (SPARE + RNVM_LIVE_HOLDER)) == s.word
-
-
-cdef void take_over(instance *s, const rnvm_locked *locked) noexcept nogil:
-    """The lock was granted: what others did meanwhile shows."""
-    s.holds = True
-    s.word = locked.word
-    if 2 * locked.number != s.seen:
-        s.generation += 1
-        s.seen = 2 * locked.number
-    s.number = s.applied = locked.number
-    s.operations = locked.operations
-    s.covered = locked.covered
+    found = line_look(s, &seen)
+    ours[0] = found == OK and line_grants(&seen, s.word)
+    return found
 
 
 cdef int lock_acquire(instance *s) noexcept nogil:
@@ -120,7 +58,10 @@ cdef int lock_acquire(instance *s) noexcept nogil:
     cdef line seen
     cdef uint64_t pause, asked, id = s.id
     cdef uint32_t got = 0, looks
+    cdef bint ours = False
     cdef int found
+    if fe.words != NULL:
+        return swap_acquire(s)
     s.holds = False
     while True:
         asked = rfp_now()
@@ -128,21 +69,16 @@ cdef int lock_acquire(instance *s) noexcept nogil:
         if found != OK:
             return found
         if fe.refusal == RNVM_GOOD and got == sizeof(locked):
+            s.word = locked.word
             found = say(s, 1)
+            if found == OK:
+                # Asked for back before we said that we are inside?
+                found = still_ours(s, &ours)
             if found != OK:
                 return found
-            s.word = locked.word
-            if not fe.near:
-                # Asked for back before we said that we are inside?
-                found = line_look(s, &seen)
-                if found != OK:
-                    return found
-                if seen.holder == s.word and seen.revoke != s.word >> 16:
-                    s.looked = asked
-                    take_over(s, &locked)
-                    return OK
-            elif still_ours(s):
-                take_over(s, &locked)
+            if ours:
+                s.looked = asked
+                line_take_over(s, &locked)
                 return OK
             say(s, 0)
             continue
@@ -181,13 +117,13 @@ cdef int heed(instance *s) noexcept nogil:
     if found != OK:
         return found
     s.looked = now
-    if seen.holder == s.word and seen.revoke != s.word >> 16:
-        return OK
-    return give_back(s)
+    return OK if line_grants(&seen, s.word) else give_back(s)
 
 
 cdef int lock_resume(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
+    cdef bint ours = False
+    cdef int found
     if fe.trouble:
         return fe.trouble
     if not s.holds:
@@ -197,16 +133,19 @@ cdef int lock_resume(instance *s) noexcept nogil:
         # we last saw that nobody wants it.
         return heed(s) if rfp_now() - s.looked > fe.lease // 2 else OK
     say(s, 1)
-    if not still_ours(s):
+    found = still_ours(s, &ours)
+    if not ours:
         say(s, 0)
         s.holds = False
-    return OK
+    return found
 
 
 cdef int lock_pause(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
     if fe.trouble or not s.holds:
         return fe.trouble
+    if fe.words != NULL:
+        return swap_release(s)
     if not fe.sticky:
         return give_back(s)
     if fe.near:
@@ -217,17 +156,20 @@ cdef int lock_pause(instance *s) noexcept nogil:
 cdef int lock_release(instance *s) noexcept nogil:
     if s.fe.trouble or not s.holds:
         return s.fe.trouble
-    return give_back(s)
+    return give_back(s) if s.fe.words == NULL else swap_release(s)
 
 
 cdef int lock_confirm(instance *s, int found) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef line seen
+    cdef bint ours = True
     cdef int outcome
     if found != AGAIN and (not s.fetched or not fe.near and rfp_now() - s.looked <= fe.lease):
         return found
     outcome = line_look(s, &seen)
-    if outcome == OK and seen.holder != s.word:
+    if outcome == OK and fe.words != NULL:
+        outcome = swap_confirm(s, &ours)
+    if outcome == OK and (seen.holder != s.word or not ours):
         outcome = fe.trouble = FENCED
     if outcome != OK:
         return outcome

@@ -13,7 +13,7 @@ from rfp.control import Credentials
 from rfp.errors import InvalidArgument
 from rfp.protocol.host import Host
 from rfp.protocol.hosted import Hosted
-from rfp.protocol.layout import REMOTE_READ
+from rfp.protocol.layout import REMOTE_ATOMIC, REMOTE_READ
 from rfp.provider import open_fabric
 from rnvm import pools
 from rnvm._pool import Pool
@@ -88,6 +88,7 @@ class Backend(Hosted):
                 # What the device cannot be given is refused now, and not to the first front-end.
                 used.share(arena, 0, PAGE, REMOTE_READ).close()
             names = self._service.names
+            self._service.keep_words(self._keep(used.reserve(WORD * names, REMOTE_READ | REMOTE_ATOMIC)))
             self._host = Host(
                 place,
                 used,

@@ -11,7 +11,7 @@ from rfp.control import Credentials
 from rfp.errors import InvalidArgument, Unsupported
 from rnvm._frontend import FrontEnd
 
-LOCKS = ("sticky", "each")
+LOCKS = ("sticky", "each", "cas")
 
 
 def connect(
@@ -34,16 +34,16 @@ def connect(
     address: what `Backend.address` says.  durability: what a call that returns has made sure of: "persistent" (it survives any
     crash), "volatile" (others see it), "replicated" (also a mirror has it: not yet).  timeout: seconds that a call may take.
     reconnect: find the back-end again when it was lost.  cache: bytes of nodes that are kept here; 0: none.  oplog: write
-    operations
-    to the operation log first, and what they change in batches later; without it every operation writes its changes and, if
-    there is
-    no cache either, waits until the back-end has applied them.  lock: "sticky" (a writer lock is kept until others want it) or
-    "each"
-    (it goes back after each operation).  The last three exist to be measured (AsymNVM, evaluation); leave them alone otherwise.
+    operations to the operation log first, and what they change in batches later; without it every operation writes its changes
+    and, if there is no cache either, waits until the back-end has applied them.  lock: "sticky" (a writer lock is kept until
+    others want it), "each" (it goes back after each operation), or "cas" (front-ends settle it by compare-and-swap: two round
+    trips for each operation, and a call where another one was inside since).  The last three exist to be measured (AsymNVM,
+    evaluation and section on concurrency); leave them alone otherwise.
 
     Over RDMA.  secret and what follows: as `rfp.connect` takes them.
 
-    Raises ConnectionFailed if no back-end is there, QuotaExceeded if all sessions of the pool are taken, StorageFailed.
+    Raises ConnectionFailed if no back-end is there, QuotaExceeded if all sessions of the pool are taken, StorageFailed; for
+    "cas" Unsupported where a device has no atomic operations.
 
     >>> import os, tempfile, rnvm
     >>> with rnvm.Backend(os.path.join(tempfile.mkdtemp(), "p"), size="4MiB", assume_persistent=True) as backend:

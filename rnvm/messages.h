@@ -21,6 +21,7 @@ enum rnvm_opcode {              /* request payload                    -> respons
     RNVM_APPLY = 27,            /* -: and applied */
     RNVM_ROOM = 28,             /* -: and the space of what need not be kept is free */
     RNVM_OUTCOME = 29,          /* rnvm_outcome: RNVM_GOOD if that record counts, RNVM_ABSENT if it never will */
+    RNVM_SHARE = 30,            /* rnvm_share                         -> rnvm_locked; RNVM_ABANDONED: rnvm_number; RNVM_QUEUED */
 };
 
 enum rnvm_status {
@@ -36,6 +37,7 @@ enum rnvm_status {
     RNVM_OTHER_CODEC = 9,       /* payload: its codec */
     RNVM_IN_USE = 10,           /* a structure whose lock another session holds is not dropped */
     RNVM_FORGOTTEN = 11,        /* nobody knows any more */
+    RNVM_ABANDONED = 12,        /* a word that who wrote it will not take back: the caller may, by compare-and-swap */
 };
 
 struct rnvm_number {
@@ -99,6 +101,11 @@ struct rnvm_locked {
     uint64_t operations;        /* the highest that was ever logged: those in between are to be executed first */
 };
 
+struct rnvm_share {
+    uint64_t structure;
+    uint64_t word;              /* that the caller has written into its word, or 0: it waits for another one to go */
+};
+
 struct rnvm_after {
     uint64_t structure;
     uint64_t number;
@@ -126,12 +133,26 @@ struct rnvm_outcome {
 #define RNVM_LIVE_REPLAYED 1    /* LSN in the holder's memory ring: all before it is applied */
 #define RNVM_LIVE_ORPHANS 2     /* highest number of an operation of a dead writer that is still to be executed, or 0 */
 
+/* Where front-ends settle by compare-and-swap who of them has a lock (lock="cas"), the back-end lets all of them have it together.
+ * Each structure has a word then, in memory that the back-end makes anew when it starts, and never stores into: a device's atomics
+ * and a processor's do not exclude each other. */
+#define RNVM_SHARED 0xfffeu     /* in place of the session that holds a lock */
+#define RNVM_LOCK_WORDS 1       /* the number of GetMemory that gives them; tickets are greater */
+#define RNVM_HELD (1ull << 63)  /* somebody is inside; without it: who was the last */
+static inline uint64_t rnvm_lock_word(uint32_t session, uint64_t epoch, uint64_t turn)
+{
+    return RNVM_HELD | (turn & 0x7fffff) << 40 | (epoch & 0xffffff) << 16 | (session + 1);
+}
+static inline uint32_t rnvm_lock_session(uint64_t word) { return (uint32_t)(word & 0xffff) - 1; }
+static inline int rnvm_lock_of(uint64_t word, uint64_t epoch) { return (word >> 16 & 0xffffff) == (epoch & 0xffffff); }
+
 _Static_assert(sizeof(struct rnvm_attach) == 24, "attach");
 _Static_assert(sizeof(struct rnvm_attached) == 56, "attached");
 _Static_assert(sizeof(struct rnvm_open) == 32, "open");
 _Static_assert(sizeof(struct rnvm_opened) == 32, "opened");
 _Static_assert(sizeof(struct rnvm_listed) == 56, "listed");
 _Static_assert(sizeof(struct rnvm_locked) == 32, "locked");
+_Static_assert(sizeof(struct rnvm_share) == 16, "share");
 _Static_assert(sizeof(struct rnvm_pending) == 40, "pending");
 _Static_assert(sizeof(struct rnvm_outcome) == 24, "outcome");
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 REMOTE_READ = 1  # rights (_fabric.pxd)
 REMOTE_WRITE = 2
+REMOTE_ATOMIC = 4
 
 RESPONSE_CRC = 1  # features (wire.h)
 BYPASS = 2

@@ -22,12 +22,12 @@ from .work import Contents, Handles, Plan
 WARM, STEPS = 12, 8  # of the work: before the request that kills is drawn, and from then on
 
 
-def write(address: str, seed: int, dies: int, told: int) -> None:
+def write(address: str, lock: str, seed: int, dies: int, told: int) -> None:
     """The writer: says what will be there before each operation, and that it was acknowledged; dies at its request number `dies`
     after some work."""
     fabric = ReorderFabric(seed=seed)
     opener = Opener(address, "rnvm", fabric=fabric)
-    fe = FrontEnd(opener, durability="persistent", timeout=30, reconnect=True, cache=1 << 20, oplog=True, lock="sticky")
+    fe = FrontEnd(opener, durability="persistent", timeout=30, reconnect=True, cache=1 << 20, oplog=True, lock=lock)
     at, plan = Handles(fe), Plan(random.Random(seed))
 
     def say(what: object) -> None:
@@ -41,7 +41,7 @@ def write(address: str, seed: int, dies: int, told: int) -> None:
     fe.close()
 
 
-def killed_writer(address: str, seed: int, dies: int) -> tuple[list[object], bool]:
+def killed_writer(address: str, lock: str, seed: int, dies: int) -> tuple[list[object], bool]:
     """What it said, and whether it died."""
     here, there = os.pipe()
     pid = os.fork()
@@ -49,7 +49,7 @@ def killed_writer(address: str, seed: int, dies: int) -> tuple[list[object], boo
         status = 1
         with contextlib.suppress(BaseException):
             os.close(here)
-            write(address, seed, dies, there)
+            write(address, lock, seed, dies, there)
             status = 0
         os._exit(status)
     os.close(there)
@@ -65,11 +65,11 @@ def killed_writer(address: str, seed: int, dies: int) -> tuple[list[object], boo
     return said, status != 0
 
 
-def look(address: str, said: list[object]) -> None:
+def look(address: str, lock: str, said: list[object]) -> None:
     """Compares what is there with what the writer said before it died."""
     states = [Contents().seen(), *(what for what in said if what is not None)]
     allowed = states[-2:] if said and said[-1] is not None else states[-1:]
-    with rnvm.connect(address, timeout=30) as fe:
+    with rnvm.connect(address, timeout=30, lock=lock) as fe:
         at = Handles(fe)
         assert at.seen() in allowed
         at.check()
@@ -78,15 +78,16 @@ def look(address: str, said: list[object]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("lock", ["sticky", "cas"])
 @pytest.mark.parametrize("histories", [1, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_a_writer_may_die_at_any_request(histories: int, rng: random.Random) -> None:
+def test_a_writer_may_die_at_any_request(histories: int, lock: str, rng: random.Random) -> None:
     deaths = 0
     for _ in range(histories):
         seed, dies, died = rng.getrandbits(32), 0, True
         while died:
             dies += 1
             with backend("8MiB", lease=0.2) as served:
-                said, died = killed_writer(served.address, seed, dies)
-                look(served.address, said)
+                said, died = killed_writer(served.address, lock, seed, dies)
+                look(served.address, rng.choice(["sticky", "cas"]), said)
         deaths += dies - 1
     assert deaths > 15 * histories

@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import os
 import random
 import signal
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
-import places
 import pytest
 
 import rnvm
@@ -28,80 +20,9 @@ from rnvm.sizes import choose
 from structures import HashTable
 
 from .conftest import Connect, new_path
+from .processes import SOON, WRITER, Process, address_of, fenced, served
 
 pytestmark = pytest.mark.anywhere
-
-SOON = 80 if "SOFTROCE" in os.environ else 20  # seconds: there a process takes ten to start
-
-BACKEND = """
-import signal, sys, rnvm
-backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2], lease=float(sys.argv[3]))
-print("serving", *backend.recovered, sep="; ", flush=True)
-signal.pause()
-"""
-
-# Says what it was told, one number at a time.
-WRITER = """
-import os, sys, rnvm
-from rnvm._sample import Sample
-fe = rnvm.connect(sys.argv[1], timeout=SOON)
-sample = Sample(fe, "s")
-batch = int(sys.argv[2])
-while True:
-    if batch:
-        with fe.batch():
-            for _ in range(batch):
-                os.write(1, b"%d\\n" % sample.add(1))
-    else:
-        os.write(1, b"%d\\n" % sample.add(1))
-""".replace("SOON", str(SOON))
-
-
-class Process:
-    """A Python process; what it says goes to a file, so that it never waits for us to read it."""
-
-    def __init__(self, code: str, *arguments: object) -> None:
-        self.out = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self.running = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=self.out)
-
-    def __enter__(self) -> Process:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.kill()
-        self.out.close()
-
-    def kill(self) -> None:
-        self.running.kill()
-        self.running.wait()
-
-    def signal(self, number: int) -> None:
-        self.running.send_signal(number)
-
-    def said(self) -> bytes:
-        """All whole lines until now."""
-        text = os.pread(self.out.fileno(), 1 << 26, 0)
-        return text[: text.rfind(b"\n") + 1]
-
-    def wait_for(self, lines: int) -> None:
-        """Until it has said so many more lines than now."""
-        wanted = len(self.said().splitlines()) + lines
-        end = time.monotonic() + SOON
-        while len(self.said().splitlines()) < wanted:
-            assert time.monotonic() < end
-            assert self.running.poll() is None
-            time.sleep(0.002)
-
-    def numbers(self) -> list[int]:
-        return [int(line) for line in self.said().split()]
-
-
-def fenced(backend: rnvm.Backend, number: int) -> None:
-    """Waits until the back-end has cut off so many front-ends."""
-    end = time.monotonic() + SOON
-    while backend.figures()["pool"]["fenced"] < number:
-        assert time.monotonic() < end
-        time.sleep(0.001)
 
 
 @pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 7])
@@ -155,19 +76,6 @@ def test_sessions_of_dead_processes_are_free_again(direct: rnvm.Backend, connect
     while direct.figures()["pool"]["ending"] or direct.figures()["pool"]["attached"] != 1:
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-@contextlib.contextmanager
-def served(path: str, lease: float = 2.0) -> Iterator[Process]:
-    with Process(BACKEND, path, address_of(path), lease) as backend:
-        backend.wait_for(1)
-        yield backend
-
-
-@functools.cache
-def address_of(path: str) -> str:
-    """The same for one back-end after another."""
-    return places.own(Path(path).parent)
 
 
 @pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 5])
@@ -231,7 +139,7 @@ READER = """
 import os, sys, rnvm
 from rfp.errors import ConnectionFailed
 from structures import HashTable
-fe = rnvm.connect(sys.argv[1], timeout=20, cache=0)
+fe = rnvm.connect(sys.argv[1], timeout=20, cache=0, lock=sys.argv[2])
 table = HashTable(fe, "t")
 while True:
     try:
@@ -244,15 +152,16 @@ while True:
 
 
 @pytest.mark.shm
+@pytest.mark.parametrize("lock", ["sticky", "cas"])
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "emulated"])
-def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(options: str, rng: random.Random) -> None:
+def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(options: str, lock: str, rng: random.Random) -> None:
     address = str(addresses.unique()) + options
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(new_path("direct"))
         stack.enter_context(rnvm.Backend(path, size="8MiB", assume_persistent=True, address=address, lease=0.2))
-        table = HashTable(stack.enter_context(rnvm.connect(address, timeout=20)), "t")
+        table = HashTable(stack.enter_context(rnvm.connect(address, timeout=20, lock=rng.choice(["sticky", lock]))), "t")
         table.update({b"%d" % i: b"" for i in range(64)})
-        reader = stack.enter_context(Process(READER, address))
+        reader = stack.enter_context(Process(READER, address, lock))
         for n in range(100):
             if n >= 12 and 0 in reader.numbers():
                 break

@@ -16,9 +16,15 @@ from .conftest import new_path, open_backend
 
 PLACES = st.integers(0, 31)
 VALUES = st.one_of(st.binary(max_size=60), st.integers(0, 9000).map(lambda n: b"v" * n))
-WHO = st.integers(0, 2)
+WHO = st.integers(0, 4)
 NAMES = st.sampled_from(["a", "b"])
-OPTIONS: list[dict[str, Any]] = [{}, {"cache": "8KiB"}, {"cache": 0, "oplog": False, "lock": "each"}]
+OPTIONS: list[dict[str, Any]] = [
+    {},
+    {"cache": "8KiB"},
+    {"cache": 0, "oplog": False, "lock": "each"},
+    {"lock": "cas"},
+    {"lock": "cas", "cache": "8KiB"},
+]
 STEPS = st.lists(st.tuples(NAMES, PLACES, VALUES), min_size=1, max_size=5)
 
 
@@ -27,7 +33,7 @@ class Discarded(Exception):
 
 
 class Histories(RuleBasedStateMachine):
-    """Three front-ends, two structures; every answer is the model's."""
+    """Five front-ends, two structures; every answer is the model's."""
 
     @initialize()
     def begin(self) -> None:

@@ -1,0 +1,102 @@
+"""Back-ends and writers in processes of their own."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import places
+
+import rnvm
+
+SOON = 80 if "SOFTROCE" in os.environ else 20  # seconds: there a process takes ten to start
+
+BACKEND = """
+import signal, sys, rnvm
+backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2], lease=float(sys.argv[3]))
+print("serving", *backend.recovered, sep="; ", flush=True)
+signal.pause()
+"""
+
+# Says what it was told, one number at a time.
+WRITER = """
+import os, sys, rnvm
+from rnvm._sample import Sample
+fe = rnvm.connect(sys.argv[1], timeout=SOON, lock=(sys.argv[3:] or ["sticky"])[0])
+sample = Sample(fe, "s")
+batch = int(sys.argv[2])
+while True:
+    if batch:
+        with fe.batch():
+            for _ in range(batch):
+                os.write(1, b"%d\\n" % sample.add(1))
+    else:
+        os.write(1, b"%d\\n" % sample.add(1))
+""".replace("SOON", str(SOON))
+
+
+class Process:
+    """A Python process; what it says goes to a file, so that it never waits for us to read it."""
+
+    def __init__(self, code: str, *arguments: object) -> None:
+        self.out = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
+        self.running = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=self.out)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        self.out.close()
+
+    def kill(self) -> None:
+        self.running.kill()
+        self.running.wait()
+
+    def signal(self, number: int) -> None:
+        self.running.send_signal(number)
+
+    def said(self) -> bytes:
+        """All whole lines until now."""
+        text = os.pread(self.out.fileno(), 1 << 26, 0)
+        return text[: text.rfind(b"\n") + 1]
+
+    def wait_for(self, lines: int) -> None:
+        """Until it has said so many more lines than now."""
+        wanted = len(self.said().splitlines()) + lines
+        end = time.monotonic() + SOON
+        while len(self.said().splitlines()) < wanted:
+            assert time.monotonic() < end
+            assert self.running.poll() is None
+            time.sleep(0.002)
+
+    def numbers(self) -> list[int]:
+        return [int(line) for line in self.said().split()]
+
+
+def fenced(backend: rnvm.Backend, number: int) -> None:
+    """Waits until the back-end has cut off so many front-ends."""
+    end = time.monotonic() + SOON
+    while backend.figures()["pool"]["fenced"] < number:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def served(path: str, lease: float = 2.0) -> Iterator[Process]:
+    with Process(BACKEND, path, address_of(path), lease) as backend:
+        backend.wait_for(1)
+        yield backend
+
+
+@functools.cache
+def address_of(path: str) -> str:
+    """The same for one back-end after another."""
+    return places.own(Path(path).parent)
