@@ -29,13 +29,13 @@ class Contents:
 
 
 class Handles:
-    """One front-end's handles of the three structures."""
+    """One front-end's handles of the three structures; prefix: of their names."""
 
-    def __init__(self, fe: rnvm.FrontEnd) -> None:
+    def __init__(self, fe: rnvm.FrontEnd, prefix: str = "") -> None:
         self.fe = fe
-        self.queue = structures.Queue(fe, "queue")
-        self.table = structures.HashTable(fe, "table")
-        self.tree = structures.BPlusTree(fe, "tree")
+        self.queue = structures.Queue(fe, prefix + "queue")
+        self.table = structures.HashTable(fe, prefix + "table")
+        self.tree = structures.BPlusTree(fe, prefix + "tree")
 
     def all(self) -> tuple[structures.Queue, structures.HashTable, structures.BPlusTree]:
         return self.queue, self.table, self.tree
