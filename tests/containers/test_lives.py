@@ -104,6 +104,13 @@ class Worker(threading.Thread):
         self.at = self.insist(lambda: Handles(fe, f"{self.name}."))
         self.both = self.insist(lambda: structures.Queue(fe, "both"))
 
+    def give_up(self) -> None:
+        """Nobody serves it any more."""
+        self.given_up.set()
+        self.over.set()
+        if self.fe is not None:
+            self.fe.close()
+
     def insist(self, call: Callable[[], Result]) -> Result:
         """Until it is known to be done; for calls that may be done twice."""
         while True:
@@ -195,8 +202,7 @@ def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
             lives.end()
         finally:
             for worker in workers:
-                worker.given_up.set()
-                worker.over.set()
+                worker.give_up()
             lives.close()
             for worker in workers:
                 worker.join()
