@@ -5,6 +5,7 @@ from rfp.address import Address
 LONGEST_TIME: float
 FIRST_PAUSE: float
 LONGEST_PAUSE: float
+FIRST_ATTEMPT: float
 
 def process_identity() -> int: ...
 
