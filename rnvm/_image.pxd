@@ -29,8 +29,10 @@ cdef extern from "rnvm/group.h" nogil:
 cdef struct file:              # a file that is written at places and synced: 0, or an errno
     int (*write)(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept nogil
     int (*sync)(file *f) noexcept nogil
+    int (*log)(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept nogil     # both, of whole pages that lie in pages
     void *owner
     int fd
+    int direct                 # the same file past the page cache, or -1
     int broken                 # tests: syncs fail with this
 
 

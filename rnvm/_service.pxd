@@ -19,6 +19,7 @@ cdef struct backend:
     bint stopped                       # the medium failed
     bint collecting                    # of itself, and not only where it is asked to
     bint replaying
+    bint asked                         # somebody waits until it has collected
     uint64_t *nap                      # how long the worker may sleep
     void *owner                        # the PoolService
 

@@ -615,9 +615,9 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
     elif asked.opcode == RNVM_DETACH:
         detach(s, answer, c)
     elif asked.opcode == RNVM_SYNC:
-        # Others may have written since the last sync: who waits for that one does not wait for theirs.
-        if not pool_settled(s.g.p, <uint32_t> c.session) and pool_collect(s.g.p) < 0:
-            fail(s, answer)
+        # Who waited for the last sync is answered before the next one, which is for all who have written by then.
+        answer.later = not pool_settled(s.g.p, <uint32_t> c.session)
+        s.asked |= answer.later
     elif asked.opcode == RNVM_APPLY or asked.opcode == RNVM_ROOM:
         if guests_settle(&s.g) or asked.opcode == RNVM_ROOM and checkpoint(s):
             fail(s, answer)
@@ -645,11 +645,6 @@ cdef bint tend(void *context, uint64_t now) noexcept nogil:
     s.g.now = now
     if s.stopped:
         return False
-    bytes = pool_collect(s.g.p) if s.collecting else 0
-    if bytes < 0:
-        s.stopped = True
-        return False
-    s.collected += <uint64_t> bytes
     applied = pool_replay(s.g.p, TURN) if s.replaying else 0
     if applied:
         s.applied += <uint64_t> applied
@@ -660,6 +655,14 @@ cdef bint tend(void *context, uint64_t now) noexcept nogil:
         return False
     if now - s.swept > SWEEP:
         sweep(s)
+    # Last, so that who waits for it is answered at once; and those who were answered before may have written again by now, and
+    # share the sync.
+    bytes = pool_collect(s.g.p) if s.collecting or s.asked else 0
+    s.asked = False
+    if bytes < 0:
+        s.stopped = True
+        return False
+    s.collected += <uint64_t> bytes
     # A holder says nothing when it is outside: while others wait for it, somebody has to look.
     s.nap[0] = NAP if s.g.waiting else 0
     return bytes != 0 or applied != 0

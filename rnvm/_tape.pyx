@@ -27,6 +27,11 @@ cdef int sync_tape(file *f) noexcept nogil:
     return 0
 
 
+cdef int log_tape(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept nogil:
+    cdef int error = write_tape(f, bytes, n, at)
+    return error if error else sync_tape(f)
+
+
 cdef class Tape(File):
     """A file in memory, and all that was written to it.
 
@@ -42,6 +47,7 @@ cdef class Tape(File):
         self.f.owner = <void *> self
         self.f.write = write_tape
         self.f.sync = sync_tape
+        self.f.log = log_tape
 
     cdef bytes load(self, uint64_t length, char *to):
         if length > <uint64_t> len(self.content):

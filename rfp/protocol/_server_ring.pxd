@@ -29,6 +29,7 @@ cdef struct server_ring:
     uint32_t sequence             # and its sequence
     uint32_t unfinished           # how often in a row it was found unfinished
     uint32_t skip                 # turns to leave out because of that
+    uint64_t put_off              # ticks when the next request was first answered "later", or 0
     uint32_t replies              # posts of replies and notifications, of at most two WRITEs each, that have not completed
     uint64_t posted               # id of the last WRITE posted
     bint broken                   # the way back failed: the control channel will end this ring

@@ -26,6 +26,7 @@ cdef struct response:          # where to put the answer
     uint8_t status
     uint8_t kind
     bint heavy                 # this took long (a 64 KiB copy or more): let the other clients have their turn
+    bint later                 # no answer yet: tend() has to run first, and then this request is executed again
     uint64_t result
 
 cdef struct service:

@@ -198,24 +198,28 @@ cdef struct echo:
     uint64_t delay
     uint64_t random
     int sessions
+    uint64_t tends
+    uint64_t tended            # since the last answer
 
 
 cdef class Echo(Service):
     """Answers every request with its own payload, after a delay of its own.
 
-    delay: ns, on average; each request takes a random time from none to twice that, the same ones for the same seed.
+    delay: ns, on average; each request takes a random time from none to twice that, the same ones for the same seed.  tends: how
+    often the worker has to tend it before each answer.
     """
     cdef echo state
 
-    def __cinit__(self, *, uint64_t delay=0, uint64_t seed=1):
+    def __cinit__(self, *, uint64_t delay=0, uint64_t seed=1, uint64_t tends=0):
         self.state.delay = delay
+        self.state.tends = tends
         self.state.random = seed
         self.c.context = &self.state
         self.c.opened = count_in
         self.c.closed = count_out
         self.c.prepare = NULL
         self.c.execute = repeat
-        self.c.tend = NULL
+        self.c.tend = count_tend
 
     def slow_down(self, uint64_t delay):
         """Another delay from now on."""
@@ -235,9 +239,18 @@ cdef void count_out(void *context, session *_) noexcept nogil:
     (<echo *> context).sessions -= 1
 
 
+cdef bint count_tend(void *context, uint64_t _) noexcept nogil:
+    (<echo *> context).tended += 1
+    return False
+
+
 cdef void repeat(void *context, request *asked, response *answer) noexcept nogil:
     cdef echo *state = <echo *> context
     cdef uint64_t until
+    if state.tended < state.tends:
+        answer.later = True
+        return
+    state.tended = 0
     if state.delay:
         state.random = state.random * 6364136223846793005u + 1442695040888963407u
         until = rfp_now() + (((state.random >> 33) * (2 * state.delay)) >> 31)

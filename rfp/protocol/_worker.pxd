@@ -25,6 +25,7 @@ cdef struct worker:
     uint32_t slot_size      # of the largest ring it may serve: the stride of copies
     rfp_spin spin           # without work, before it sleeps
     bint sleeps             # False: never (idle="spin")
+    bint later              # a request waits for tend()
     # orders from the threads that own the worker, who hold its lock; it carries them out one after the other between two turns
     order orders[MOST_ORDERS]       # those from `obeyed` to `given`, modulo MOST_ORDERS
     uint64_t given

@@ -62,10 +62,18 @@ cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
         answer.length = 0
         answer.status = 0
         answer.kind = 0
-        answer.heavy = False
+        answer.heavy = answer.later = False
         answer.result = 0
         if taken[i].opcode != RFP_OPCODE_PING:
             w.service.execute(w.service.context, &taken[i], &answer)
+        if answer.later:
+            w.later = True
+            ring.put_off = ring.put_off if ring.put_off else last
+            break
+        if ring.put_off:
+            # It has taken that long, as its client sees it.
+            last = ring.put_off
+            ring.put_off = 0
         now = rfp_ticks()
         ring_publish(ring, copy, answer.length, <uint64_t> (tick * <double> (now - last)), answer.status, answer.kind,
                      answer.result)
@@ -157,7 +165,7 @@ cdef void worker_run(worker *w) noexcept nogil:
     cdef bint more = False
     while obey(w):
         w.turns += 1
-        if turn(w, tick):
+        if turn(w, tick) or w.later:
             w.channel.ops.tend(w.channel)
             if idle and worked and w.spin.skip == 0:
                 rfp_spin_won(&w.spin)
@@ -165,7 +173,7 @@ cdef void worker_run(worker *w) noexcept nogil:
             idle = 0
             idle_since = 0
             # The clock is read once in 16 turns with work: tend() promises the service a clock that is at most 1 ms old.
-            if w.turns & 15:
+            if w.turns & 15 and not w.later:
                 continue
             now = rfp_now()
         else:
@@ -176,7 +184,8 @@ cdef void worker_run(worker *w) noexcept nogil:
             now = rfp_now()
             if idle_since == 0:
                 idle_since = now
-        if now - tended > TEND or more or w.service.watchful:
+        if now - tended > TEND or more or w.later or w.service.watchful:
+            w.later = False
             if now - calibrated > TEND:
                 # The longer the way back to the start, the better this is; so it is done again now and then.
                 tick = rfp_tick_length(start, ticks)
@@ -196,7 +205,7 @@ cdef void worker_run(worker *w) noexcept nogil:
         armed = w.channel.ops.arm(w.channel)
         forgive(w)
         # Whoever wrote before it could see the armed word is found now; whoever writes later sees it.
-        if rfp_load64_acquire(&w.given) != w.obeyed or turn(w, tick):
+        if rfp_load64_acquire(&w.given) != w.obeyed or turn(w, tick) or w.later:
             w.channel.ops.disarm(w.channel)
             worked = True
             idle = 0

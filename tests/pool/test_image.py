@@ -13,7 +13,7 @@ import pytest
 from rfp.errors import StorageFailed
 from rnvm import _ahead, sizes
 from rnvm._crash import Model
-from rnvm._image import Image
+from rnvm._image import File, Image
 from rnvm._pool import format_medium
 from rnvm._tape import Tape
 
@@ -252,6 +252,23 @@ def test_a_file_that_was_closed_is_whole_without_its_area():
     assert frames(left) == 0
     assert left[DATA + 100 : DATA + 5100] == random.Random(1).randbytes(5000)
     assert left[DATA + 9000 : DATA + 9011] == b"not drained"
+
+
+@pytest.mark.parametrize("direct", [True, False])
+def test_frames_reach_a_real_file_past_the_page_cache_or_through_it(tmp_path, direct):
+    path = tmp_path / "file"
+    path.write_bytes(FRESH)
+    with open(path, "r+b") as opened:
+        image = Image(LENGTH, file=File(opened.fileno(), direct))
+    for number in range(20):  # the area begins anew on the way
+        image.write(DATA + 100 * number, b"%04d" % number)
+        image.drain()
+        again = Image(LENGTH, file=Tape(path.read_bytes()))
+        assert again.read(DATA + 100 * number, 4) == b"%04d" % number
+    assert image.counters["frames"] > 10
+    image.close()
+    left = path.read_bytes()
+    assert all(left[DATA + 100 * number :][:4] == b"%04d" % number for number in range(20))
 
 
 def test_a_file_to_which_nothing_is_sent_is_not_changed():

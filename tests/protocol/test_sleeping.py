@@ -34,22 +34,22 @@ def told(ends: Ends, slot: int = 0) -> int:
     return struct.unpack("<I", ends.requests.read(slot * ends.slot_size + 4, 4))[0]
 
 
-def ping_pong(provider: str, mode: str, calls: int, *, delay: int, seed: int, length: int = 100) -> dict[str, int]:
+def ping_pong(provider: str, mode: str, calls: int, *, delay: int, seed: int, length: int = 100, tends: int = 0) -> dict[str, int]:
     """Calls from a client that never spins to a worker that never spins; the sleeps of both, and the wake-ups lost."""
     with connected(provider, slots=2, slot_size=256, seed=seed) as ends:
         steps.begin(ends.client, spin=0, mode=mode, paradigm=mode)
-        with working(ends, steps.Echo(delay=delay, seed=seed), spin=False) as worker:
+        with working(ends, steps.Echo(delay=delay, seed=seed, tends=tends), spin=False) as worker:
             assert steps.calls(ends.client, calls, length, timeout=50.0) == calls
         client, server = ends.client.counters, worker.counters
         return {"slept": client["slept"], "server slept": server["sleeps"],
                 "lost": client["overslept"] + server["overslept"]}
 
 
-def least_lost(provider: str, mode: str, calls: int, *, delay: int, seed: int) -> dict[str, int]:
+def least_lost(provider: str, mode: str, calls: int, *, delay: int, seed: int, tends: int = 0) -> dict[str, int]:
     """A machine that stops a thread for 50 ms between two instructions makes a wake-up late, which looks like a lost one; but
     not three times in a row."""
     for trial in range(3):
-        found = ping_pong(provider, mode, calls, delay=delay, seed=seed + trial)
+        found = ping_pong(provider, mode, calls, delay=delay, seed=seed + trial, tends=tends)
         if not found["lost"]:
             break
     return found
@@ -64,6 +64,22 @@ def test_no_wake_up_is_lost_when_both_sides_sleep_at_once(provider, mode, delay,
     # Over a fabric that has to be polled, replies on their way keep the server awake.
     assert found["server slept"] > 0 or provider != "shm"
     assert found["lost"] == 0
+
+
+@mode
+@pytest.mark.parametrize("tends", [1, 4])
+def test_nor_is_one_for_an_answer_that_waits_until_the_service_was_tended(mode, tends, seed):
+    found = least_lost("shm", mode, 1_000, delay=0, seed=seed, tends=tends)
+    assert found["slept"] > 5, "the client did not sleep: this proves nothing"
+    assert found["lost"] == 0
+
+
+def test_the_time_for_which_an_answer_had_to_wait_counts_as_processing_time():
+    with connected("shm") as ends, working(ends, steps.Echo(tends=3_000)):
+        steps.submit(ends.client, b"x")
+        steps.flush(ends.client)
+        assert steps.wait(ends.client, 20.0) == "done"
+        assert result(ends).time >= 100  # units of 100 ns: 3,000 turns take more, the last one alone less
 
 
 @pytest.mark.long
