@@ -11,4 +11,4 @@ cdef class ReorderFabric(ShmFabric):
     cdef readonly unsigned long long seed
     cdef object pairs          # that exist
     cdef unsigned long long made
-    cdef void doom(self, unsigned int n, bint kills) except *
+    cdef void doom(self, unsigned int n, unsigned int how) except *

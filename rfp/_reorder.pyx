@@ -42,9 +42,16 @@ cdef enum:
 
 cdef uint32_t ALIVE = ~<uint32_t>0
 
+cdef uint32_t FOREVER = ~<uint32_t>0
+
 cdef enum:
     MOVING = 0
     MOVED = 1
+
+cdef enum:                     # what a request does that strikes
+    LOSES = 0                  # the connection
+    KILLS = 1                  # the process
+    STOPS = 2                  # everything, until it is let go on
 
 cdef struct scattered:         # a request under way
     work_request request
@@ -63,7 +70,7 @@ cdef struct reordering:        # what pair_state.more points to; indices modulo 
     uint32_t held              # poll steps in which nothing moves; these two may be set by another thread
     uint32_t dropped
     uint32_t fatal             # requests to be posted until one that strikes; 0: none does
-    bint kills                 # the process then; else the connection
+    uint32_t how               # it does: LOSES ...
     uint32_t done
     uint32_t posted
     scattered requests[DEPTH]
@@ -128,10 +135,14 @@ cdef void move_line(scattered *s, uint32_t line) noexcept nogil:
         rfp_fence_release()
 
 
-cdef void strike(reordering *r) noexcept nogil:
-    if r.kills:
+cdef void strike(reordering *r, scattered *s) noexcept nogil:
+    s.last = ALIVE
+    if r.how == KILLS:
         kill(getpid(), SIGKILL)
-    rfp_store32(&r.dropped, 1)
+    if r.how == STOPS:
+        rfp_store32(&r.held, FOREVER)
+    else:
+        rfp_store32(&r.dropped, 1)
 
 
 cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
@@ -144,7 +155,7 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
     if s.status == SUCCESS:
         s.status = check(&s.request)           # once more: its regions may have been closed meanwhile
     if s.status == SUCCESS and s.last == s.moved:
-        strike(r)
+        strike(r, s)
         return
     if s.status == SUCCESS and s.order == NULL:
         perform(state, &s.request)
@@ -155,7 +166,7 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
             s.moved += 1
             n -= 1
             if s.last == s.moved:
-                strike(r)
+                strike(r, s)
                 return
         if s.moved != s.lines:
             return
@@ -222,7 +233,8 @@ cdef int reorder_poll(queue_pair *pair, completion *completions, int n) noexcept
     if rfp_load32(&r.dropped):
         drop(state, r, PEER_GONE)
     elif held:
-        rfp_store32(&r.held, held - 1)
+        if held != FOREVER:
+            rfp_store32(&r.held, held - 1)
     else:
         progress(state, r)
     return take_completions(pair, completions, n)
@@ -318,17 +330,27 @@ cdef class ReorderFabric(ShmFabric):
     def die(self, uint32_t n):
         """Kills this process, as kill -9 does, at the n-th request that a connection posts from now on: before it, after it, or
         when some of its cache lines have moved."""
-        self.doom(n, True)
+        self.doom(n, KILLS)
 
     def lose(self, uint32_t n):
         """Loses a connection, as drop_peer() does, at the n-th request that it posts from now on: the same moments."""
-        self.doom(n, False)
+        self.doom(n, LOSES)
 
-    cdef void doom(self, uint32_t n, bint kills) except *:
+    def stop(self, uint32_t n):
+        """Lets nothing move any more at the n-th request that a connection posts from now on, at one of the same moments, until
+        hold(0)."""
+        self.doom(n, STOPS)
+
+    @property
+    def stopped(self):
+        """Whether that has happened."""
+        return any(rfp_load32(&(<reordering *>(<ReorderQueuePair>pair).state.more).held) == FOREVER for pair in list(self.pairs))
+
+    cdef void doom(self, uint32_t n, uint32_t how) except *:
         cdef reordering *r
         for pair in list(self.pairs):
             r = <reordering *>(<ReorderQueuePair>pair).state.more
-            r.kills = kills
+            r.how = how
             r.fatal = n
 
     def drop_peers(self):

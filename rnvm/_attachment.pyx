@@ -14,7 +14,7 @@ from rfp._core cimport rfp_now
 from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
 from rfp._shm cimport ShmFabric
 from rfp.protocol._client_ring cimport FETCH
-from rnvm._answers cimport AGAIN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG
+from rnvm._answers cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG
 from rnvm._baton cimport Baton
 from rnvm._cache cimport cache_clear
 from rnvm._changes cimport changes_abandon, changes_undo
@@ -31,11 +31,16 @@ from rnvm._transaction cimport transaction_commit
 from rnvm._turns cimport turn_settle
 
 from rfp.errors import (
-    CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument, OutcomeUnknown,
-    OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge)
+    CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument, NotFound,
+    OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge)
 
 cdef enum:
     LANDING = 65536            # bytes that one READ brings at most where memory must be registered
+
+cdef double LOOK = 0.01        # seconds
+# Whoever begins a call so long after the back-end was seen alive sees a state that is not older than its death.  A new back-end
+# waits longer than that before it serves.
+DEATH = 2 * LOOK
 
 LONGEST_TIME = 1e9             # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1
@@ -123,6 +128,8 @@ cdef class Attachment:
         self.c.lease = answer.lease
         self.c.oplog = self.oplog and answer.flags & RNVM_LAST == 0
         self.c.direct = answer.flags & RNVM_DIRECT != 0
+        self.c.copied = not self.c.direct and not self.c.ring.pair.needs_registration
+        self.c.alive = rfp_now()
         self.c.flushed = answer.flags & RNVM_FLUSHED != 0
         self.forgetful = answer.flags & RNVM_FORGETFUL
         self.pool = self.link.arenas[0]
@@ -301,6 +308,10 @@ cdef class Attachment:
             self.leave()
             raise Closed("this front-end was closed")
         self.c.deadline = now + <uint64_t> (seconds * 1e9)
+        if self.c.copied and now > self.c.alive + <uint64_t> (LOOK * 1e9) and not self.c.trouble:
+            self.c.alive = now
+            if not self.c.ring.pair.ops.alive(self.c.ring.pair):
+                self.c.trouble = LOST
         return 0
 
     cdef void leave(self) noexcept:
@@ -338,6 +349,8 @@ cdef class Attachment:
                            hint=f"half of a ring at most: {self.c.memory.size // 2} bytes here; make the pool with larger ones")
         if found == NO_MEMORY:
             raise MemoryError()
+        if found == GONE:
+            raise NotFound("the structure was dropped", hint="open it anew: that makes a new one")
         raise ConnectionFailed(f"the session at {self.address} was lost", hint="is the back-end running?")
 
     cdef int again(self, instance *s, int found, bint operation) except -1:

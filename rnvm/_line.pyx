@@ -4,12 +4,12 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_load64_acquire
+from rfp._core cimport rfp_load64, rfp_load64_acquire
 from rfp._fabric cimport READ, remote_region, work_request
-from rnvm._answers cimport OK
+from rnvm._answers cimport FENCED, GONE, OK
 from rnvm._front cimport frontend, instance
-from rnvm._layout cimport RNVM_NAME_LIVE, rnvm_name_at
-from rnvm._messages cimport RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, rnvm_locked
+from rnvm._layout cimport RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at, rnvm_session_at
+from rnvm._messages cimport RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked
 from rnvm._remote cimport remote_place, remote_transfers
 
 cdef enum:
@@ -22,7 +22,7 @@ cdef inline uint64_t line_at(const instance *s) noexcept nogil:
 
 
 cdef int line_ask(instance *s, work_request *works) noexcept nogil:
-    """READs in order: the other words of the first, the sequence of the second."""
+    """READs in order: the other words of the first, sequence and structure of the second."""
     cdef frontend *fe = s.fe
     cdef remote_region *region = NULL
     cdef uint64_t place = 0, size = 0
@@ -41,10 +41,13 @@ cdef int line_ask(instance *s, work_request *works) noexcept nogil:
     return OK
 
 
-cdef void line_answer(instance *s, line *seen) noexcept nogil:
+cdef int line_answer(instance *s, line *seen) noexcept nogil:
     cdef const char *landed = s.fe.buffer.base + s.fe.landing
+    cdef const line *second = <const line *> (landed + 64)
     memcpy(seen, landed, sizeof(line))
-    memcpy(&seen.sequence, landed + 64, sizeof(uint64_t))
+    seen.sequence = second.sequence
+    seen.structure = second.structure
+    return OK if seen.structure == s.id else GONE
 
 
 cdef int line_look(instance *s, line *seen) noexcept nogil:
@@ -62,13 +65,16 @@ cdef int line_look(instance *s, line *seen) noexcept nogil:
         seen.replayed = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_REPLAYED))
         seen.orphans = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_ORPHANS))
         seen.sequence = rfp_load64_acquire(at)
-        return OK
+        # A sequence that begins anew, for another structure or while a new back-end replays logs, comes after these have changed.
+        seen.structure = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_STRUCTURE))
+        if rfp_load64(fe.pool.base + rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE) != fe.epoch:
+            fe.trouble = FENCED
+            return FENCED
+        return OK if seen.structure == s.id else GONE
     found = line_ask(s, works)
     if found == OK:
         found = remote_transfers(fe, works, 2, fe.deadline)
-    if found == OK:
-        line_answer(s, seen)
-    return found
+    return line_answer(s, seen) if found == OK else found
 
 
 cdef bint line_grants(const line *seen, uint64_t word) noexcept nogil:

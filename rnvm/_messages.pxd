@@ -40,6 +40,7 @@ cdef extern from "rnvm/messages.h" nogil:
         RNVM_LIVE_HOLDER
         RNVM_LIVE_REPLAYED
         RNVM_LIVE_ORPHANS
+        RNVM_LIVE_STRUCTURE
         RNVM_SHARED
         RNVM_LOCK_WORDS
     uint64_t RNVM_HELD

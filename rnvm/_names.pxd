@@ -9,6 +9,8 @@ from rnvm._state cimport pool
 cdef uint32_t name_create(pool *p, rnvm_name *entry) noexcept nogil
 # Frees all that the structure has, and its entry; durable.  0; -1: the medium failed.
 cdef int name_drop(pool *p, uint32_t index) noexcept nogil
+# Shows peers which structure lives in an entry, if any.
+cdef void name_show(pool *p, uint32_t index) noexcept nogil
 # CRC of an entry in private memory.
 cdef uint32_t name_crc(uint32_t seed, uint64_t at, const rnvm_name *entry) noexcept nogil
 # The state word of an entry: state, incarnation << 8.

@@ -7,7 +7,9 @@ from rnvm._blocks cimport blocks_allocate, blocks_free_all
 from rnvm._layout cimport (
     RNVM_DROPPING, RNVM_FREE, RNVM_LIVE, RNVM_LOCK, RNVM_NAME_LIVE, RNVM_NO_BLOCK, RNVM_PROGRESS, RNVM_USED, rfp_crc32c,
     rfp_load64, rfp_store64, rnvm_address, rnvm_block_at, rnvm_name, rnvm_name_at, rnvm_structure, rnvm_word, rnvm_word_value,
+    rfp_fence_full, rfp_store64_release,
 )
+from rnvm._messages cimport RNVM_LIVE_STRUCTURE
 from rnvm._persistence cimport medium_drain, medium_write, medium_write64
 from rnvm._register cimport register_format
 from rnvm._state cimport pool, structure
@@ -15,6 +17,7 @@ from rnvm._state cimport pool, structure
 
 cdef enum:
     COVERED = 12               # offset of the first field that the CRC covers
+    SPARE = 2                  # words of the line that peers READ, before those that messages.h names
     ZEROS = 512                # written at a time: the smallest block
 
 
@@ -39,6 +42,11 @@ cdef void zero_blocks(pool *p, uint64_t first, uint64_t count) noexcept nogil:
 
 cdef uint32_t incarnation_at(pool *p, uint64_t at) noexcept nogil:
     return <uint32_t> (rnvm_word_value(rfp_load64(p.m.base + at)) >> 8 & 0xffff)
+
+
+cdef void name_show(pool *p, uint32_t index) noexcept nogil:
+    rfp_store64_release(p.m.base + rnvm_name_at(&p.g, index) + RNVM_NAME_LIVE + 8 * (SPARE + RNVM_LIVE_STRUCTURE),
+                        p.structures[index].id)
 
 
 cdef uint32_t name_create(pool *p, rnvm_name *entry) noexcept nogil:
@@ -75,6 +83,7 @@ cdef uint32_t name_create(pool *p, rnvm_name *entry) noexcept nogil:
     memset(made, 0, sizeof(structure))
     made.id = rnvm_structure(index, incarnation)
     made.state = RNVM_LIVE
+    name_show(p, index)
     return made.id
 
 
@@ -84,6 +93,9 @@ cdef int name_drop(pool *p, uint32_t index) noexcept nogil:
     # From here on what is in the logs for it does not matter, and after a crash this goes on.
     p.structures[index].id = 0
     p.structures[index].state = RNVM_DROPPING
+    # Readers look at this last: those that still find it here have read nothing that stands in its place.
+    name_show(p, index)
+    rfp_fence_full()
     medium_write64(p.m, at, name_state(p.g.seed, at, RNVM_DROPPING, incarnation))
     if medium_drain(p.m):
         return -1

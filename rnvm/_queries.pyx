@@ -79,7 +79,7 @@ cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept 
     cdef uint64_t state
     cdef uint32_t restarts = 0, spins = 0
     cdef uint64_t pause = 0
-    cdef int found
+    cdef int found, outcome
     if s.entered:
         return query_alone(s, ask, context)
     found = lock_resume(s)
@@ -124,8 +124,9 @@ cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept 
             return fe.trouble
         if found == LATE or found == NO_MEMORY:
             return found
-        if line_look(s, &after) != OK:
-            return fe.trouble if fe.trouble else LATE
+        outcome = line_look(s, &after)
+        if outcome != OK:
+            return outcome
         if after.sequence <= state and found >= 0:
             cache_forget(fe)
             return found

@@ -6,12 +6,12 @@ from libc.string cimport memset
 from rnvm._blocks cimport block_owner, blocks_assign, blocks_load, blocks_reclaim, blocks_release
 from rnvm._layout cimport (
     RNVM_DROPPING, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE, RNVM_LOCK, RNVM_MEMORY, RNVM_NOBODY, RNVM_OPERATIONS, RNVM_PROGRESS,
-    RNVM_SESSION_STATE, RNVM_UNKNOWN, RNVM_USED, rfp_load64, rfp_store64, rfp_store64_release, rnvm_longest_record,
-    rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_session, rnvm_session_at, rnvm_structure,
-    rnvm_word_value,
+    RNVM_SESSION_LIVE, RNVM_SESSION_STATE, RNVM_UNKNOWN, RNVM_USED, rfp_fence_full, rfp_load64, rfp_store64,
+    rfp_store64_release, rnvm_longest_record, rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_session,
+    rnvm_session_at, rnvm_structure, rnvm_word_value,
 )
 from rnvm._log cimport FAULT_END, FAULT_NUMBER, ring_open, ring_scan
-from rnvm._names cimport name_drop
+from rnvm._names cimport name_drop, name_show
 from rnvm._persistence cimport medium_drain, medium_flush
 from rnvm._register cimport register_finish, register_read
 from rnvm._replay cimport pool_checkpoint, pool_pending, pool_replay
@@ -187,6 +187,7 @@ cdef void show(pool *p) noexcept nogil:
         name = <rnvm_name *> (p.m.base + rnvm_name_at(&p.g, i))
         rfp_store64(&name.revoke, 0)
         rfp_store64_release(&name.sequence, 2 * p.structures[i].number)
+        name_show(p, i)
     for i in range(p.g.sessions):
         shown = <rnvm_session *> (p.m.base + rnvm_session_at(&p.g, i))
         rfp_store64(&shown.operations_head, p.operations[i].head)
@@ -196,9 +197,19 @@ cdef void show(pool *p) noexcept nogil:
         rfp_store64_release(&shown.epoch, p.sessions[i].epoch + 1)
 
 
+cdef void warn(pool *p) noexcept nogil:
+    """Front-ends of before may still read this memory, and what is replayed takes structures back to what they were: their
+    sessions are over, and they see that before anything else."""
+    cdef uint32_t i
+    for i in range(p.g.sessions):
+        rfp_store64(p.m.base + rnvm_session_at(&p.g, i) + RNVM_SESSION_LIVE, p.sessions[i].epoch + 1)
+    rfp_fence_full()
+
+
 cdef int pool_recover(pool *p, recovery *done) noexcept nogil:
     cdef uint32_t i
     memset(done, 0, sizeof(recovery))
+    warn(p)
     p.recovering = True
     done.applied = pool_replay(p, <int64_t> (<uint64_t> -1 >> 1))
     p.recovering = False

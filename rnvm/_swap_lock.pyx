@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from rfp._core cimport rfp_compare_swap64, rfp_fence_full, rfp_load64_acquire, rfp_now
 from rfp._fabric cimport COMPARE_SWAP, READ, work_request
-from rnvm._answers cimport FENCED, LATE, LOST, OK
+from rnvm._answers cimport FENCED, GONE, LATE, LOST, OK
 from rnvm._front cimport frontend, instance
 from rnvm._line cimport line, line_answer, line_ask, line_grants, line_look, line_take_over
 from rnvm._messages cimport *
@@ -93,7 +93,9 @@ cdef int enter(instance *s) noexcept nogil:
         return OK
     if s.fe.trouble:
         return s.fe.trouble
-    if found == OK and s.fe.refusal != RNVM_QUEUED:
+    if found == OK and s.fe.refusal == RNVM_ABSENT:
+        found = GONE
+    elif found == OK and s.fe.refusal != RNVM_QUEUED:
         s.fe.trouble = LOST
         return LOST
     s.word = 0
@@ -130,6 +132,8 @@ cdef int await_word(instance *s, uint64_t word, uint32_t trials, uint64_t *pause
         if fe.refusal == RNVM_ABANDONED and got == sizeof(dead):
             expected[0] = dead.number
             return OK
+        if fe.refusal == RNVM_ABSENT:
+            return GONE
         if fe.refusal != RNVM_QUEUED:
             fe.trouble = LOST
             return LOST

@@ -10,10 +10,10 @@ from libc.string cimport memcpy
 
 from rfp._core cimport rfp_fence_full, rfp_now, rfp_store64_release
 from rfp._fabric cimport WRITE, work_request
-from rnvm._answers cimport AGAIN, DAMAGED, FENCED, LOST, OK
+from rnvm._answers cimport AGAIN, DAMAGED, FENCED, GONE, LOST, OK
 from rnvm._front cimport frontend, instance
 from rnvm._line cimport line, line_grants, line_look, line_take_over
-from rnvm._messages cimport RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked
+from rnvm._messages cimport RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked
 from rnvm._remote cimport remote_ask, remote_call, remote_patience, remote_transfers
 from rnvm._swap_lock cimport swap_acquire, swap_confirm, swap_release
 
@@ -82,6 +82,8 @@ cdef int lock_acquire(instance *s) noexcept nogil:
                 return OK
             say(s, 0)
             continue
+        if fe.refusal == RNVM_ABSENT:
+            return GONE
         if fe.refusal != RNVM_QUEUED:
             fe.trouble = LOST
             return LOST

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ from rfp.protocol.hosted import Hosted
 from rfp.protocol.layout import REMOTE_ATOMIC, REMOTE_READ
 from rfp.provider import open_fabric
 from rnvm import pools
+from rnvm._attachment import DEATH
 from rnvm._pool import Pool
 from rnvm._service import PoolService
 
@@ -77,7 +79,11 @@ class Backend(Hosted):
             else:
                 if size is not None and not os.path.exists(path):
                     pools.create(path, size, assume_persistent=assume_persistent)
+                began = time.monotonic()
                 self.pool = self._keep(pools.open_pool(path, force_flush=force_flush))
+                if not self.pool.medium.direct:
+                    # Front-ends of a back-end that has died have its copy of the file before them, until they notice.
+                    time.sleep(max(0.0, DEATH + began - time.monotonic()))
                 with open(path, "rb") as file:
                     forgetful = pools.media(file.fileno()).volatile
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"

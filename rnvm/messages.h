@@ -132,6 +132,7 @@ struct rnvm_outcome {
 #define RNVM_LIVE_HOLDER 0      /* word of the lock: epoch << 16 | session + 1, or 0 */
 #define RNVM_LIVE_REPLAYED 1    /* LSN in the holder's memory ring: all before it is applied */
 #define RNVM_LIVE_ORPHANS 2     /* highest number of an operation of a dead writer that is still to be executed, or 0 */
+#define RNVM_LIVE_STRUCTURE 3   /* rnvm_structure() of the one that lives here, or 0.  It goes before anything of it is freed */
 
 /* Where front-ends settle by compare-and-swap who of them has a lock (lock="cas"), the back-end lets all of them have it together.
  * Each structure has a word then, in memory that the back-end makes anew when it starts, and never stores into: a device's atomics

@@ -1,0 +1,75 @@
+"""What was freed, dropped or replayed is never taken for what once stood there."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+
+import pytest
+
+import rnvm
+from rfp.errors import NotFound
+from rnvm._sample import Sample
+
+from .conftest import Connect, new_path
+
+
+def check_dropped(sample: Sample) -> None:
+    for call in (lambda: sample.get(0), sample.numbers, lambda: sample.add(1)):
+        with pytest.raises(NotFound, match="dropped"):
+            call()
+
+
+@pytest.mark.anywhere
+def test_a_dropped_structure_is_not_read_any_more(backend: rnvm.Backend, connect: Connect) -> None:
+    writer, reader, other = connect(backend), connect(backend), connect(backend)
+    one, two = Sample(writer, "s"), Sample(reader, "s")
+    one.put(0, b"old")
+    assert two.get(0) == two.get(0) == b"old"  # from its cache by now
+    del one
+    writer.drop("s")
+    check_dropped(two)
+    # Another one in the same place, that has come as far.
+    three = Sample(other, "s")
+    three.put(0, b"new")
+    assert three.numbers() == (0, 1)
+    check_dropped(two)
+    del two
+    assert Sample(reader, "s").get(0) == b"new"
+
+
+BACKEND = """
+import signal, sys, rnvm
+backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2])
+print("serving", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_who_still_looks_at_the_memory_of_a_killed_back_end_reads_nothing_old_there(medium: str) -> None:
+    with new_path(medium) as path, contextlib.ExitStack() as stack:
+        address = f"shm://{path}.socket"
+
+        def serve() -> subprocess.Popen[bytes]:
+            running = stack.enter_context(
+                subprocess.Popen([sys.executable, "-c", BACKEND, path, address], stdout=subprocess.PIPE)
+            )
+            stack.callback(running.kill)
+            assert running.stdout is not None
+            assert running.stdout.readline() == b"serving\n"
+            return running
+
+        first = serve()
+        writer, reader = (stack.enter_context(rnvm.connect(address, timeout=20)) for _ in range(2))
+        one, two = Sample(writer, "s"), Sample(reader, "s")
+        one.put(0, b"old")
+        assert two.get(0) == two.get(0) == b"old"
+        first.kill()
+        first.wait()
+        serve()
+        one.put(0, b"new")
+        assert two.get(0) == b"new"
+        writer.close()
+        reader.close()
