@@ -128,7 +128,8 @@ cdef class Attachment:
         self.c.lease = answer.lease
         self.c.oplog = self.oplog and answer.flags & RNVM_LAST == 0
         self.c.direct = answer.flags & RNVM_DIRECT != 0
-        self.c.copied = not self.c.direct and not self.c.ring.pair.needs_registration
+        # Of a copy of a file nothing changes any more then; who is far trusts his locks for a while without reading at all.
+        self.c.watches = not self.c.ring.pair.needs_registration and not (self.c.direct and self.c.near)
         self.c.alive = rfp_now()
         self.c.flushed = answer.flags & RNVM_FLUSHED != 0
         self.forgetful = answer.flags & RNVM_FORGETFUL
@@ -308,7 +309,7 @@ cdef class Attachment:
             self.leave()
             raise Closed("this front-end was closed")
         self.c.deadline = now + <uint64_t> (seconds * 1e9)
-        if self.c.copied and now > self.c.alive + <uint64_t> (LOOK * 1e9) and not self.c.trouble:
+        if self.c.watches and now > self.c.alive + <uint64_t> (LOOK * 1e9) and not self.c.trouble:
             self.c.alive = now
             if not self.c.ring.pair.ops.alive(self.c.ring.pair):
                 self.c.trouble = LOST

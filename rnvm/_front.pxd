@@ -110,7 +110,7 @@ cdef struct frontend:
     uint32_t session
     uint64_t epoch
     bint near                  # the pool's memory itself is mapped here, and no network is emulated: loads instead of READs
-    bint copied                # what is mapped here is the back-end's copy of a file: when it dies, nobody changes that any more
+    bint watches               # nothing that it reads shows that the back-end is dead, so it looks now and then
     uint64_t alive             # when it was last known to be alive, ns; looked at where what is mapped is a copy
     bint direct                # our own stores become durable without the back-end
     bint flushed               # when cache lines are flushed

@@ -26,6 +26,7 @@ class Pool:
     recovered: list[str]
     losses: list[Finding]
     torn: list[Finding]
+    clean: bool
     def __init__(self, on: Medium, *, accept_loss: bool = False) -> None: ...
     def __enter__(self) -> Pool: ...
     def __exit__(

@@ -177,7 +177,7 @@ cdef class Pool:
         self.losses = lost
         self.torn = [] if inspection.clean else self.behind()
         self.recovered = [str(finding) for finding in inspection.findings + lost + self.torn]
-        clean = inspection.clean
+        self.clean = inspection.clean
         # All was read and is right; from here on it is changed.
         inspection.superblock.state = RNVM_OPEN
         inspection.superblock.opened += 1
@@ -186,7 +186,7 @@ cdef class Pool:
         if inspection.headers != 3 and header_write(self.c.m, &inspection.header):
             raise_failed(self.c.m)
         self.closed = False
-        self.recover(clean)
+        self.recover()
 
     def __dealloc__(self):
         free(self.c.taken)
@@ -261,7 +261,7 @@ cdef class Pool:
     cdef uint64_t capacity(self):
         return rnvm_longest_record(max(self.c.g.operation_ring, self.c.g.memory_ring))
 
-    cdef recover(self, bint clean):
+    cdef recover(self):
         cdef recovery done
         cdef int failed
         with nogil:
@@ -277,7 +277,7 @@ cdef class Pool:
         ):
             if number:
                 self.recovered.append(f"{number} {what}")
-        if not clean:
+        if not self.clean:
             self.recovered.append("it had not been closed")
 
     cdef int check(self) except -1:

@@ -79,11 +79,12 @@ class Backend(Hosted):
             else:
                 if size is not None and not os.path.exists(path):
                     pools.create(path, size, assume_persistent=assume_persistent)
-                began = time.monotonic()
+                opened = time.monotonic()
                 self.pool = self._keep(pools.open_pool(path, force_flush=force_flush))
-                if not self.pool.medium.direct:
-                    # Front-ends of a back-end that has died have its copy of the file before them, until they notice.
-                    time.sleep(max(0.0, DEATH + began - time.monotonic()))
+                if not self.pool.clean:
+                    # Front-ends of a back-end that has died believe in it until they notice; over a network, in their locks.
+                    notice = max(DEATH, lease / 2) if used.closing_revokes else DEATH
+                    time.sleep(max(0.0, opened + notice - time.monotonic()))
                 with open(path, "rb") as file:
                     forgetful = pools.media(file.fileno()).volatile
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"
