@@ -3,9 +3,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
-from rnvm._format cimport FIRST_COPY, SECOND_COPY, header_read
 from rnvm._layout cimport RNVM_LEAST_AHEAD, RNVM_MAJOR, RNVM_PAGE, RNVM_WRITE_AHEAD, rfp_crc32c, rnvm_header, rnvm_up
 from rnvm._persistence cimport Medium, medium, medium_drain, medium_write, raise_failed
+from rnvm.pool._format cimport FIRST_COPY, SECOND_COPY, header_read
 
 bugs = {"no CRC": AHEAD_NO_CRC, "same generation": AHEAD_SAME_GENERATION, "no padding": AHEAD_NO_PADDING}
 cdef uint32_t planted = 0

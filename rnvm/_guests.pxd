@@ -2,7 +2,7 @@
 # Private memory of the service's thread.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from rnvm._state cimport pool
+from rnvm.pool._state cimport pool
 
 cdef enum:
     NOBODY = 0xffffffff        # in place of a session

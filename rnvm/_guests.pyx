@@ -12,9 +12,9 @@ from rnvm._layout cimport (
 from rnvm._messages cimport (
     RNVM_HELD, RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_SHARED, rnvm_lock_of, rnvm_lock_session)
 from rnvm._persistence cimport medium_drain
-from rnvm._register cimport register_begin, register_finish, register_read
-from rnvm._replay cimport pool_collect, pool_pending, pool_replay
-from rnvm._sessions cimport session_fence, session_seal
+from rnvm.pool._register cimport register_begin, register_finish, register_read
+from rnvm.pool._replay cimport pool_collect, pool_pending, pool_replay
+from rnvm.pool._sessions cimport session_fence, session_seal
 
 cdef enum:
     REVOKE = 1                 # words of the line that peers READ: sequence, revoke, then those that messages.h names

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rfp._fabric cimport Region
 from rfp.protocol._service cimport Service, request, response
 from rnvm._guests cimport guests
-from rnvm._pool cimport Pool
+from rnvm.pool._pool cimport Pool
 
 
 cdef struct backend:

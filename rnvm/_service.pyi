@@ -1,6 +1,6 @@
 from rfp._fabric import Fabric, Region
 from rfp.protocol._service import Service
-from rnvm._pool import Pool
+from rnvm.pool._pool import Pool
 
 class PoolService(Service):
     pool: Pool

@@ -17,7 +17,6 @@ cdef extern from "<sys/random.h>" nogil:
 from rfp._core cimport rfp_copy_out, rfp_load64, rfp_store64
 from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region
 from rfp.protocol._service cimport Service, request, response, session
-from rnvm._blocks cimport blocks_allocate, blocks_reclaim
 from rnvm._guests cimport (
     ABANDONED, GRANTED, guest, guest_fence, guest_seal, guests_begin, guests_settle, lock, lock_ask, lock_leave, lock_share,
     lock_word, locks_publish, locks_tend, seal, waiter)
@@ -26,9 +25,10 @@ from rnvm._layout cimport (
     RNVM_PAGE, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_session, rnvm_session_at, rnvm_structure_index, rnvm_up)
 from rnvm._messages cimport *
 from rnvm._persistence cimport medium_drain
-from rnvm._replay cimport pool_checkpoint, pool_collect, pool_pending, pool_replay, pool_settled
-from rnvm._sessions cimport NO_SESSION, session_attach, session_release
-from rnvm._state cimport pool
+from rnvm.pool._blocks cimport blocks_allocate, blocks_reclaim
+from rnvm.pool._replay cimport pool_checkpoint, pool_collect, pool_pending, pool_replay, pool_settled
+from rnvm.pool._sessions cimport NO_SESSION, session_attach, session_release
+from rnvm.pool._state cimport pool
 
 from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError, Unsupported
 

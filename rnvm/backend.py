@@ -17,9 +17,9 @@ from rfp.protocol.hosted import Hosted
 from rfp.protocol.layout import REMOTE_ATOMIC, REMOTE_READ
 from rfp.provider import open_fabric
 from rnvm import pools
-from rnvm._attachment import DEATH
-from rnvm._pool import Pool
 from rnvm._service import PoolService
+from rnvm.frontend._attachment import DEATH
+from rnvm.pool._pool import Pool
 
 WORD = 8  # bytes: what a front-end says of each structure
 PAGE = 4096

@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rfp.errors import PoolDamaged
-from rnvm import _ahead, _drive, _mend, pools
-from rnvm._inspect import LOSSES, Inspection
+from rnvm import _ahead, pools
 from rnvm._persistence import Private
-from rnvm._pool import Pool
 from rnvm.findings import Finding
+from rnvm.pool import _drive, _mend
+from rnvm.pool._inspect import LOSSES, Inspection
+from rnvm.pool._pool import Pool
 
 Walker = Callable[[Pool, bytes], Iterable[int]]
 WALKERS: dict[int, Walker] = {}

@@ -9,7 +9,7 @@ from rfp.address import Address
 from rfp.connecting import Opener
 from rfp.control import Credentials
 from rfp.errors import InvalidArgument, Unsupported
-from rnvm._frontend import FrontEnd
+from rnvm.frontend._frontend import FrontEnd
 
 LOCKS = ("sticky", "each", "cas")
 

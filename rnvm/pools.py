@@ -23,10 +23,10 @@ from rfp import units
 from rfp.errors import FabricError, InvalidArgument, NotAPool, PoolInUse, PoolRefused, VolatileMedium
 from rnvm import _ahead, sizes
 from rnvm._image import Image
-from rnvm._inspect import Inspection
 from rnvm._persistence import Medium, Private
 from rnvm._pmem import Direct, file_system, flush_instruction, maps_synchronously
-from rnvm._pool import Pool, format_medium, grow_medium
+from rnvm.pool._inspect import Inspection
+from rnvm.pool._pool import Pool, format_medium, grow_medium
 
 PROMISES = {
     "direct": "what was acknowledged survives a power failure: cache lines are flushed ({how})",

@@ -4,9 +4,9 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from rnvm._front cimport instance, kind
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport OK, fault, node_change, node_free, node_read, register_kind, root_change
+from rnvm.frontend._front cimport instance, kind
+from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_read, register_kind, root_change
 from structures._layout cimport SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF, tree_root, value_node
 from structures._leaf cimport answer_item, answer_value, entry_in, leaf_of, root_of
 from structures._mapping cimport (

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp._core cimport rfp_hash
-from rnvm._front cimport instance
+from rnvm.frontend._front cimport instance
 from structures._layout cimport HASH_INSIDE, hash_bucket, hash_entry, hash_root
 from structures._mapping cimport pair
 

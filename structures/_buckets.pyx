@@ -3,9 +3,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
-from rnvm._front cimport instance
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read
 from structures._layout cimport (
     BUCKET_BYTES, BUCKET_FIRST, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, SIZES, TYPE_BUCKET, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF,
     hash_bucket, hash_bucket_of, hash_entry, hash_entry_size, hash_key_at, hash_level, hash_outside, hash_root, hash_value_at,

@@ -14,8 +14,8 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
-from rnvm._front cimport frontend, instance, kind
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
+from rnvm.frontend._front cimport frontend, instance, kind
 
 from rfp.errors import WrongKind, WrongType
 

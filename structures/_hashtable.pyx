@@ -5,9 +5,10 @@ import os
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from rnvm._front cimport instance, kind
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport OK, fault, node_free, node_new, nodes_release, register_kind, root_change, root_read, visitor
+from rnvm.frontend._front cimport instance, kind
+from rnvm.frontend._structure cimport (
+    OK, fault, node_free, node_new, nodes_release, register_kind, root_change, root_read, visitor)
 from structures._buckets cimport (
     LONGEST_CHAIN, answer_item, answer_value, bucket_read, buckets_grow, buckets_shrink, entry_at, entry_insert, entry_remove,
     entry_replace, hash_of, locate, node_of, place,

@@ -1,8 +1,8 @@
 # The leaf that a path leads to, and its entries: how they are read and answered.
 
 from libc.stdint cimport uint32_t
-from rnvm._front cimport instance
-from rnvm._structure cimport OK, answer_put, fault, root_read
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, answer_put, fault, root_read
 from structures._layout cimport VALUE_OF, tree_root
 from structures._mapping cimport told
 from structures._page cimport PAGE_INLINE, page, page_entry, page_entry_at

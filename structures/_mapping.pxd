@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
-from rnvm._structure cimport Structure, query_function
+from rnvm.frontend._structure cimport Structure, query_function
 from structures._layout cimport KEY_OF, MOST_KEY, MOST_VALUE, VALUE_OF
 
 cdef enum:                     # operations; the bytes of all but the last two are a pair

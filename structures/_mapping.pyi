@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping as AbstractMapping
 from typing import Any
 
-from rnvm._structure import Structure
+from rnvm.frontend._structure import Structure
 from structures.views import Items, Keys, Values
 
 class Mapping(Structure):

@@ -7,8 +7,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from rnvm._front cimport instance
-from rnvm._structure cimport OK, Structure, fault, root_read
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, Structure, fault, root_read
 from structures._layout cimport KEY_OF, MOST_KEY, MOST_VALUE, SIZES, VALUE_OF, mapping_root
 
 from rfp.errors import InvalidArgument, TooLarge

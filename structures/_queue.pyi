@@ -1,7 +1,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from rnvm._structure import Structure
+from rnvm.frontend._structure import Structure
 
 class Queue(Structure):
     KIND: int

@@ -4,8 +4,8 @@
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from rnvm._front cimport instance, kind
-from rnvm._structure cimport OK, Structure, answer_put, fault, node_read, nodes_release, register_kind, visitor
+from rnvm.frontend._front cimport instance, kind
+from rnvm.frontend._structure cimport OK, Structure, answer_put, fault, node_read, nodes_release, register_kind, visitor
 from structures._layout cimport (
     MOST_VALUE, QUEUE_ENTRY, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, queue_entry, queue_root, queue_segment, queue_slot,
 )

@@ -2,8 +2,8 @@
 """Ranges of a B+tree (the contract is in _ranges.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm._front cimport instance
-from rnvm._structure cimport OK, fault
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, fault
 from structures._layout cimport tree_root
 from structures._leaf cimport answer_item, leaf_of, root_of
 from structures._mapping cimport MISSING

@@ -1,8 +1,8 @@
 # The reservations of a queue: each has a slot, and slots stand in tables.
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm._front cimport instance
-from rnvm._structure cimport visitor
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport visitor
 from structures._layout cimport queue_root, queue_slot
 
 # A slot, to look at only.

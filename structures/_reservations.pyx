@@ -3,9 +3,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
-from rnvm._front cimport instance
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport OK, fault, node_change, node_new, node_read, nodes_release, visitor
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, fault, node_change, node_new, node_read, nodes_release, visitor
 from structures._layout cimport MOST_VALUE, TABLE_SLOTS, TYPE_TABLE, VALUE_NODE, queue_root, queue_slot, queue_table
 from structures._segments cimport root_of
 from structures._shared cimport directory_get, directory_set, directory_walk, value_bytes

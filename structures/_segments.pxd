@@ -1,9 +1,9 @@
 # The segments of a queue: entries in the order of their numbers.
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm._front cimport instance
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport root_change, root_read, visitor
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport root_change, root_read, visitor
 from structures._layout cimport QUEUE_INLINE, queue_entry, queue_root, queue_segment
 
 cdef enum:

@@ -3,9 +3,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from rnvm._front cimport instance
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
 from structures._layout cimport (
     MOST_VALUE, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_NODE, queue_entry, queue_root,
     queue_segment,

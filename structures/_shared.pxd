@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from rnvm._front cimport instance
-from rnvm._structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read, visitor
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read, visitor
 from structures._layout cimport DIRECTORY_FAN, TYPE_DIRECTORY, TYPE_VALUE, VALUE_NODE, directory_node, value_node
 
 

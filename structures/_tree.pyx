@@ -5,9 +5,9 @@ Pages are not linked to their neighbours: an iteration goes on by key, and a spl
 """
 
 from libc.string cimport memcpy
-from rnvm._front cimport instance
 from rnvm._node cimport RNVM_NODE
-from rnvm._structure cimport OK, fault, node_change, node_free, node_new, node_read, root_change, root_read
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_new, node_read, root_change, root_read
 from structures._layout cimport MOST_KEY, SIZES, TYPE_PAGE, tree_root
 from structures._page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at, page_entry_size, page_gap,

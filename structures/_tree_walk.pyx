@@ -3,8 +3,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from rnvm._front cimport instance
-from rnvm._structure cimport OK, fault, nodes_release, visitor
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, fault, nodes_release, visitor
 from structures._layout cimport MOST_KEY, VALUE_NODE, VALUE_OF, tree_root
 from structures._leaf cimport root_of
 from structures._page cimport PAGE_BYTES, PAGE_INLINE, keys_compare, page, page_entry, page_entry_at, page_entry_size

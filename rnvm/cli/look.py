@@ -11,10 +11,11 @@ import click
 from rfp import units
 from rfp.cli.text import grouped, plural, table
 from rfp.errors import PoolDamaged
-from rnvm import _ahead, _dump, pools
+from rnvm import _ahead, pools
 from rnvm import check as checking
-from rnvm._inspect import Inspection
 from rnvm.cli.make import POOL
+from rnvm.pool import _dump
+from rnvm.pool._inspect import Inspection
 
 
 def when(seconds: int) -> str:

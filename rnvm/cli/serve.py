@@ -14,10 +14,10 @@ from rfp.cli.options import ADDRESS, serving
 from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
 from rfp.errors import InvalidArgument
-from rnvm._structure import kinds
 from rnvm.backend import Backend
 from rnvm.cli.make import POOL
 from rnvm.connecting import connect
+from rnvm.frontend._structure import kinds
 
 LOOK = 0.2  # seconds between two looks whether the medium has failed
 

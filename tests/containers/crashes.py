@@ -16,7 +16,7 @@ import rnvm
 import structures
 from rfp.errors import RfpError
 from rnvm._crash import Crashes, Model
-from rnvm._pool import Pool, format_medium
+from rnvm.pool._pool import Pool, format_medium
 from rnvm.sizes import Sizes
 
 from .work import Contents, Handles, Plan, Seen

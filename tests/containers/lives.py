@@ -15,7 +15,7 @@ from pathlib import Path
 import rnvm
 from rnvm import pools
 from rnvm._mortal import Mortal
-from rnvm._pool import Pool
+from rnvm.pool._pool import Pool
 
 LEASE = 0.3
 

@@ -1,4 +1,4 @@
-"""Loads the structures a second time, on structures._drive in the place of rnvm._structure: for tests that need to be fast and cruel."""
+"""Loads the structures a second time, on structures._drive in the place of rnvm.frontend._structure: for tests that need to be fast and cruel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AGAIN", "DAMAGED", "FULL", "LOST", "NO_MEMORY", "TOO_LONG", "BPlusTr
 AGAIN, DAMAGED, FULL, TOO_LONG, NO_MEMORY, LOST = -1, -2, -3, -4, -5, -6
 
 
-loaded: dict[str, ModuleType] = {"rnvm._structure": _drive}
+loaded: dict[str, ModuleType] = {"rnvm.frontend._structure": _drive}
 
 
 def load(name: str) -> ModuleType:

@@ -14,7 +14,7 @@ import pytest
 import rnvm
 from rfp._reorder import ReorderFabric
 from rfp.connecting import Opener
-from rnvm._frontend import FrontEnd
+from rnvm.frontend._frontend import FrontEnd
 
 from .backends import backend
 from .work import Contents, Handles, Plan

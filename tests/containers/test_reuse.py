@@ -17,8 +17,8 @@ from rfp._reorder import ReorderFabric
 from rfp.connecting import Opener
 from rfp.errors import NotFound, OutOfMemory
 from rnvm import pools
-from rnvm._frontend import FrontEnd
-from rnvm._sample import Sample
+from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend._sample import Sample
 from structures import BPlusTree, HashTable, Queue
 
 MOMENTS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 18, 23, 29, 37, 47, 60)  # the n-th request

@@ -28,7 +28,7 @@ signal.pause()
 # Says what it was told, one number at a time.
 WRITER = """
 import os, sys, rnvm
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 fe = rnvm.connect(sys.argv[1], timeout=SOON, lock=(sys.argv[3:] or ["sticky"])[0])
 sample = Sample(fe, "s")
 batch = int(sys.argv[2])

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import rnvm
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 
 from .conftest import new_path
 from .test_crashes import WRITER, Process, fenced
@@ -44,10 +44,10 @@ def test_what_a_dead_writer_left_is_executed_offline() -> None:
                 writer.kill()
                 told = writer.numbers()[-1]
             fenced(backend, 1)
-        found = run("recover", path, "--with", "rnvm._sample")
+        found = run("recover", path, "--with", "rnvm.frontend._sample")
         assert found.returncode == 0, found.stderr
         assert any(f"{number} operation" in found.stdout for number in (told, told + 1))
-        assert "0 operations executed" in run("recover", path, "--with", "rnvm._sample").stdout
+        assert "0 operations executed" in run("recover", path, "--with", "rnvm.frontend._sample").stdout
         with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
             assert told <= Sample(fe, "s").numbers()[0] <= told + 1
             assert fe.figures["executed_again"] == 0

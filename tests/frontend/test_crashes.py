@@ -14,8 +14,8 @@ import rnvm
 from rfp import address as addresses
 from rfp.errors import ConnectionFailed
 from rnvm._crash import Model
-from rnvm._pool import Pool, format_medium
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
+from rnvm.pool._pool import Pool, format_medium
 from rnvm.sizes import choose
 from structures import HashTable
 

@@ -8,7 +8,7 @@ import pytest
 
 import rnvm
 from rfp.errors import ConnectionFailed, RfpError, StorageFailed
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 
 from .conftest import new_path, open_backend
 

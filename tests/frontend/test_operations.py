@@ -24,7 +24,7 @@ from rfp.errors import (
     WrongKind,
     WrongType,
 )
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
 

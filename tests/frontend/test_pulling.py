@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 import rnvm
-from rnvm import _drive, _overlay, pools
-from rnvm._sample import Sample
+from rnvm import pools
+from rnvm.frontend import _overlay
+from rnvm.frontend._sample import Sample
+from rnvm.pool import _drive
 
 from .conftest import Connect, new_path, open_backend
 

@@ -10,7 +10,7 @@ import pytest
 
 import rnvm
 from rfp.errors import NotFound
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path
 

@@ -16,7 +16,7 @@ from rfp.control import Credentials
 from rfp.errors import ConnectionFailed, HandshakeFailed
 from rfp.protocol import _steps as steps
 from rfp.protocol.link import Link
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path
 

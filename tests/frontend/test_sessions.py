@@ -16,8 +16,8 @@ from rfp.connecting import Opener
 from rfp.errors import ConnectionFailed, QuotaExceeded
 from rfp.protocol.link import Link
 from rnvm import pools
-from rnvm._frontend import FrontEnd
-from rnvm._sample import Sample
+from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend._sample import Sample
 
 from .conftest import new_path, open_backend
 
@@ -68,7 +68,7 @@ def test_a_writer_learns_what_its_last_record_came_to_although_its_rings_had_oth
 # Does what it is told in a batch that never ends, and says so.
 WRITER = """
 import os, sys, time, rnvm
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 fe = rnvm.connect(sys.argv[1], timeout=30)
 samples = [Sample(fe, name) for name in sys.argv[2:]]
 with fe.batch():
@@ -106,5 +106,5 @@ def test_a_pool_whose_only_session_waits_for_its_operations_to_be_executed_is_re
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
         with open_backend(path) as backend:
             killed_in_a_batch(backend, "a")
-        result = CliRunner().invoke(rnvm.cli.main, ["recover", path, "--with", "rnvm._sample"])
+        result = CliRunner().invoke(rnvm.cli.main, ["recover", path, "--with", "rnvm.frontend._sample"])
         assert (result.exit_code, "1 operation executed" in result.output) == (0, True), result.output

@@ -15,7 +15,7 @@ import rnvm
 from rfp import _fabric
 from rfp._shm import ShmFabric
 from rfp.errors import CallerError, DeadlineExceeded, InvalidArgument, OutcomeUnknown, Unsupported
-from rnvm._sample import Sample
+from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
 from .processes import SOON, WRITER, Process, address_of, fenced, served

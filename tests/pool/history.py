@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from rfp.errors import NotAPool, OutOfMemory, StorageFailed
-from rnvm import _drive
 from rnvm._crash import Crashes, Model
-from rnvm._pool import Pool, format_medium
+from rnvm.pool import _drive
+from rnvm.pool._pool import Pool, format_medium
 from rnvm.sizes import Sizes
 
 SIZES = Sizes(block=512, names=4, sessions=2, operation_ring=4096, memory_ring=4096, group_map=512)

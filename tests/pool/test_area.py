@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from rfp.errors import InvalidArgument, PoolDamaged, PoolTooNew
-from rnvm import _ahead, _drive, check, pools, sizes
+from rnvm import _ahead, check, pools, sizes
 from rnvm._persistence import Private
+from rnvm.pool import _drive
 
 PAGE = 4096
 SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
@@ -26,7 +27,8 @@ def killed(tmp_path_factory) -> bytes:
     pools.create(path, "4MiB", write_ahead="1MiB", **SMALL)
     program = f"""
 import os
-from rnvm import _drive, pools
+from rnvm import pools
+from rnvm.pool import _drive
 pool = pools.open_pool({str(path)!r})
 made = pool.create(b"jobs", kind=3)
 session, _ = pool.attach()

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rfp.errors import OutOfMemory
-from rnvm import _drive
 from rnvm._persistence import Private
-from rnvm._pool import Pool, format_medium
+from rnvm.pool import _drive
+from rnvm.pool._pool import Pool, format_medium
 from rnvm.sizes import Sizes
 
 SIZES = Sizes(block=512, names=4, sessions=3, operation_ring=4096, memory_ring=4096, group_map=512)

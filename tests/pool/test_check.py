@@ -10,10 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rfp.errors import PoolDamaged
-from rnvm import _drive, check, pools
+from rnvm import check, pools
 from rnvm._crash import Model
 from rnvm._persistence import Private
-from rnvm._pool import Pool, format_medium
+from rnvm.pool import _drive
+from rnvm.pool._pool import Pool, format_medium
 
 from .history import LENGTH, PLACES, SIZES
 

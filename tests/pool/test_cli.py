@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from rnvm import _drive, pools
+from rnvm import pools
 from rnvm.cli import main
+from rnvm.pool import _drive
 
 
 @pytest.fixture

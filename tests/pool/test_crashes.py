@@ -7,9 +7,9 @@ import random
 import pytest
 
 from rfp.errors import RfpError
-from rnvm import _drive
 from rnvm._crash import Crashes, Model
-from rnvm._pool import Pool, format_medium, grow_medium
+from rnvm.pool import _drive
+from rnvm.pool._pool import Pool, format_medium, grow_medium
 
 from .history import LENGTH, PLACES, SIZES, History, Wrong
 

@@ -26,10 +26,11 @@ from rfp.errors import (
     StorageFailed,
     VolatileMedium,
 )
-from rnvm import _drive, pools
+from rnvm import pools
 from rnvm._image import Image
 from rnvm._pmem import Direct, flush_instruction
-from rnvm._pool import Pool
+from rnvm.pool import _drive
+from rnvm.pool._pool import Pool
 
 SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
 
@@ -76,7 +77,8 @@ def test_a_killed_process_loses_nothing_that_it_was_told_is_durable(place):
     pools.create(path, "2MiB", **SMALL, **making)
     program = f"""
 import os
-from rnvm import _drive, pools
+from rnvm import pools
+from rnvm.pool import _drive
 pool = pools.open_pool({str(path)!r}, **{opening!r})
 made = pool.create(b"jobs", kind=3)
 session, _ = pool.attach()

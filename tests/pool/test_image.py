@@ -14,8 +14,8 @@ from rfp.errors import StorageFailed
 from rnvm import _ahead, sizes
 from rnvm._crash import Model
 from rnvm._image import File, Image
-from rnvm._pool import format_medium
 from rnvm._tape import Tape
+from rnvm.pool._pool import format_medium
 
 PAGE, SECTOR, WORD = 4096, 512, 8
 SIZES = sizes.Sizes(block=512, names=1, sessions=1, operation_ring=4096, memory_ring=4096, group_map=512, ahead=10 * PAGE)

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfp.errors import StorageFailed
-from rnvm import _drive
 from rnvm._crash import Model
 from rnvm._persistence import Private
-from rnvm._pool import Pool, format_medium
+from rnvm.pool import _drive
+from rnvm.pool._pool import Pool, format_medium
 
 from .history import FENCED, FREE, LENGTH, PLACES, SIZES, History
 

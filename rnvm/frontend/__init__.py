@@ -1,0 +1,1 @@
+"""A front-end: its session, logs, cache, locks, transactions, queries; and the base of structures."""

@@ -1,0 +1,164 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Batches and transactions: operations of which others see all at once, or none."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from rnvm.frontend._answers cimport FENCED, LOST, OK, TOO_LONG
+from rnvm.frontend._attachment cimport Attachment
+from rnvm.frontend._cache cimport cache_forget
+from rnvm.frontend._changes cimport changes_undo
+from rnvm.frontend._front cimport doubt
+from rnvm.frontend._journal cimport journal_trust
+from rnvm.frontend._transaction cimport transaction_commit
+from rnvm.frontend._turns cimport turn_leave
+
+from rfp.errors import CallerError, ConnectionFailed, InvalidArgument
+from rnvm.frontend._attachment import unknown
+
+
+cdef class Batch:
+    """What `FrontEnd.batch()` gives: operations in it are durable one by one and seen by others together."""
+    cdef readonly Attachment fe
+
+    def __init__(self, Attachment fe not None):
+        self.fe = fe
+
+    def __enter__(self):
+        cdef Attachment fe = self.fe
+        fe.enter(None)
+        try:
+            if fe.c.batching or fe.c.transacting:
+                raise CallerError("a batch has begun already, or a transaction", hint="end it first")
+            fe.ready()
+            fe.c.batching = True
+            fe.baton.keep(True)
+        finally:
+            fe.leave()
+        return fe
+
+    def __exit__(self, kind, error, trace):
+        cdef Attachment fe = self.fe
+        cdef int found
+        fe.enter(None)
+        try:
+            with nogil:
+                found = transaction_commit(&fe.c)
+            fe.c.batching = False
+            while found != OK and (found == LOST or found == FENCED):
+                # Each operation was durable by itself, and is executed again by whoever takes the lock: that is us.
+                written = [each for each in fe.structures.values() if each._was_entered()]
+                fe.connect_again()
+                found = OK
+                for each in written:
+                    found = found or each._take_lock()
+            with nogil:
+                turn_leave(&fe.c)
+            cache_forget(&fe.c)
+            fe.raise_for(found)
+        finally:
+            fe.c.batching = False
+            fe.baton.keep(False)
+            fe.leave()
+
+
+cdef class Transaction:
+    """What `FrontEnd.transaction()` gives: all of it or nothing."""
+    cdef readonly Attachment fe
+    cdef readonly tuple structures
+    cdef readonly object timeout
+
+    def __init__(self, Attachment fe not None, tuple structures not None, timeout):
+        self.fe, self.structures, self.timeout = fe, structures, timeout
+
+    def __enter__(self):
+        cdef Attachment fe = self.fe
+        cdef int found = OK
+        fe.enter(self.timeout)
+        try:
+            if fe.c.transacting:
+                raise CallerError("a transaction has begun already", hint="end it first")
+            if not self.structures or len({id(s) for s in self.structures}) != len(self.structures):
+                raise InvalidArgument("a transaction is over one or more different structures")
+            for each in self.structures:
+                if getattr(each, "fe", None) is not fe:
+                    raise InvalidArgument(f"{each!r} is no structure of this front-end")
+            while True:
+                fe.ready()
+                with nogil:
+                    found = transaction_commit(&fe.c)
+                    turn_leave(&fe.c)
+                fe.c.transacting = True
+                for each in sorted(self.structures, key=lambda each: each._index()):
+                    found = found or each._enter()
+                if found == OK:
+                    break
+                fe.c.transacting = False
+                with nogil:
+                    turn_leave(&fe.c)
+                if found != LOST and found != FENCED:
+                    fe.raise_for(found)
+            fe.broken = False
+            fe.baton.keep(True)
+            for each in self.structures:
+                each._mark()
+        finally:
+            fe.leave()
+        return fe
+
+    def __exit__(self, kind, error, trace):
+        cdef Attachment fe = self.fe
+        fe.enter(None)
+        try:
+            if kind is not None or fe.broken or fe.c.trouble:
+                self.take_back()
+                fe.c.transacting = False
+                with nogil:
+                    turn_leave(&fe.c)
+                if kind is None:
+                    raise self.nothing_done("during a transaction")
+            else:
+                self.commit()
+        finally:
+            fe.c.transacting = False
+            fe.baton.keep(False)
+            fe.leave()
+
+    cdef int take_back(self) except -1:
+        changes_undo(&self.fe.c, 0)
+        for each in self.structures:
+            each._unmark()
+        return 0
+
+    cdef int commit(self) except -1:
+        cdef Attachment fe = self.fe
+        cdef doubt written
+        cdef uint32_t session
+        cdef uint64_t epoch
+        cdef int found
+        with nogil:
+            journal_trust(&fe.c)
+            found = transaction_commit(&fe.c)
+        if found == TOO_LONG:
+            self.take_back()
+        fe.c.transacting = False
+        if found == LOST or found == FENCED:
+            written = fe.c.doubt
+            session, epoch = fe.c.session, fe.c.epoch
+            try:
+                fe.connect_again()
+            except ConnectionFailed as error:
+                if written.any:
+                    raise unknown(fe.address) from error
+                raise
+            if not fe.outcome(session, epoch, &written):
+                raise self.nothing_done("at the end of a transaction")
+            return 0
+        with nogil:
+            turn_leave(&fe.c)
+        cache_forget(&fe.c)
+        fe.raise_for(found)
+        return 0
+
+    cdef object nothing_done(self, str when):
+        return ConnectionFailed(f"the session at {self.fe.address} was lost {when}: nothing of it was done",
+                                hint="do the transaction again")

@@ -1,0 +1,142 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""How an operation is done and comes to hold (the contract is in _operations.pxd)."""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+from rnvm._layout cimport rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up
+from rnvm.frontend._answers cimport OK, TOO_LONG
+from rnvm.frontend._cache cimport cache_forget
+from rnvm.frontend._changes cimport changes_keep, changes_record, changes_undo, changes_written
+from rnvm.frontend._front cimport frontend, instance
+from rnvm.frontend._journal cimport (
+    journal_hear, journal_payload, journal_room, journal_settle, journal_trust, journal_wait, journal_write)
+from rnvm.frontend._transaction cimport transaction_await, transaction_commit, transaction_do, transaction_write
+from rnvm.frontend._turns cimport turn_enter, turn_leave
+
+
+cdef uint32_t make_operation(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
+    """The payload of an operation's record."""
+    cdef rnvm_part *part = <rnvm_part *> journal_payload(s.fe, &s.fe.operations)
+    cdef char *end = <char *> (part + 1) + length
+    memset(part, 0, sizeof(rnvm_part))
+    part.structure = s.id
+    part.code = code
+    part.number = s.operations
+    part.length = length
+    if length:
+        memcpy(part + 1, bytes, length)
+    memset(end, 0, rnvm_up(length, 8) - length)
+    return <uint32_t> (sizeof(rnvm_part) + rnvm_up(length, 8))
+
+
+cdef int log_alone(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
+    """In a batch: the operation is durable, what it changed comes later."""
+    cdef frontend *fe = s.fe
+    cdef uint32_t payload = <uint32_t> (sizeof(rnvm_part) + rnvm_up(length, 8))
+    cdef int found
+    found = journal_wait(fe, &fe.operations, payload)
+    if found != OK:
+        return found
+    make_operation(s, code, bytes, length)
+    found = journal_write(fe, payload, 1, 0, 0)
+    if found == OK:
+        found = journal_settle(fe)
+    return found
+
+
+cdef int log_both(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
+    """The operation, and what it changed behind it: two WRITEs, one round trip."""
+    cdef frontend *fe = s.fe
+    cdef uint32_t payload = <uint32_t> (sizeof(rnvm_part) + rnvm_up(length, 8)), memory
+    cdef uint16_t parts = 0
+    cdef int found
+    found = journal_wait(fe, &fe.operations, payload)
+    if found != OK:
+        return found
+    memory = changes_record(fe, journal_payload(fe, &fe.memory), journal_room(&fe.memory), &parts)
+    if not memory:
+        return TOO_LONG
+    found = journal_wait(fe, &fe.memory, memory)
+    if found != OK:
+        return found
+    make_operation(s, code, bytes, length)
+    found = journal_write(fe, payload, 1, memory, parts)
+    if found == OK:
+        changes_written(fe)
+        found = journal_settle(fe)
+    return found
+
+
+cdef bint long_batch(frontend *fe) noexcept nogil:
+    """Whether a batch must be written now: its record grows long, or its operations fill the ring."""
+    if fe.volume * 2 > rnvm_longest_record(fe.memory.size):
+        return True
+    if (fe.operations.tail - fe.operations.head) * 2 <= fe.operations.size:
+        return False
+    # Some of that may be free by now.
+    return journal_hear(fe) != OK or (fe.operations.tail - fe.operations.head) * 2 > fe.operations.size
+
+
+cdef int log_operation(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
+    """Makes what was done hold."""
+    cdef frontend *fe = s.fe
+    cdef int found
+    if not fe.oplog:
+        found = transaction_write(fe)
+        return journal_settle(fe) if found == OK else found
+    if not fe.batching:
+        return log_both(s, code, bytes, length)
+    found = log_alone(s, code, bytes, length)
+    if found == OK:
+        changes_keep(fe)
+        # Should that fail, what comes next in the batch or its end says so.  This operation holds.
+        if long_batch(fe):
+            transaction_commit(fe)
+    return found
+
+
+cdef int operation_execute(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef uint64_t mark, operations, before
+    cdef int result, found = turn_enter(s)
+    # Whatever that wrote was of other operations.
+    journal_trust(fe)
+    if found != OK:
+        return found
+    before = fe.volume
+    mark = fe.undo_count
+    operations = s.operations
+    s.operations += 1
+    result = TOO_LONG
+    if sizeof(rnvm_record) + sizeof(rnvm_part) + rnvm_up(length, 8) <= rnvm_longest_record(fe.operations.size):
+        result = transaction_do(s, code, bytes, length)
+    if result >= 0 and fe.volume > journal_room(&fe.memory):
+        changes_undo(fe, mark)
+        result = TOO_LONG
+    if result == TOO_LONG and before and not fe.transacting:
+        # Once more without what the batch has changed before.
+        s.operations = operations
+        found = transaction_commit(fe)
+        if found == OK:
+            return operation_execute(s, code, bytes, length)
+        journal_trust(fe)
+        return found
+    if result < 0 or fe.undo_count == mark:
+        s.operations = operations               # nothing happened, nothing is logged
+    elif not fe.transacting:
+        fe.result = result
+        found = log_operation(s, code, bytes, length)
+        if found == OK and fe.applied:
+            transaction_await(fe)
+        if found != OK:
+            if fe.doubt.any:
+                changes_keep(fe)                # it may hold
+            else:
+                changes_undo(fe, mark)
+                s.operations = operations
+            result = found
+    if not fe.batching and not fe.transacting:
+        turn_leave(fe)
+        cache_forget(fe)
+    return result

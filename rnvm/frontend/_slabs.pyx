@@ -1,0 +1,190 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Space for nodes (the contract is in _slabs.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from rnvm._layout cimport RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_offset
+from rnvm._node cimport (
+    RNVM_CLASSES, RNVM_NODE, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of, rnvm_slab, rnvm_slab_slots,
+    rnvm_slabs)
+from rnvm.frontend._answers cimport OK, fault
+from rnvm.frontend._cache cimport cache_find, cache_get, node_bytes
+from rnvm.frontend._changes cimport change_add, change_drop, change_node, change_return, change_take
+from rnvm.frontend._front cimport instance, node
+
+cdef extern from *:
+    int __builtin_ctzll(unsigned long long) nogil
+
+
+cdef inline uint32_t header_of(uint32_t slots) noexcept nogil:
+    return <uint32_t> sizeof(rnvm_slab) + (slots + 63) // 64 * 8
+
+
+cdef rnvm_slabs *heads(instance *s, uint32_t sort) noexcept nogil:
+    """The counts and the head of one class's list, to be changed."""
+    cdef node *n = cache_get(s, s.slabs, sizeof(rnvm_slabs), RNVM_TYPE_SLABS)
+    if n == NULL:
+        return NULL
+    if sort < RNVM_CLASSES and change_node(s, n, RNVM_NODE + 8 * sort, 8) == NULL:
+        return NULL
+    return <rnvm_slabs *> change_node(s, n, RNVM_NODE + 8 * RNVM_CLASSES, 16)
+
+
+cdef rnvm_slab *slab_at(instance *s, uint64_t address, uint32_t slots) noexcept nogil:
+    """A slab, all of its header to be changed."""
+    cdef node *n = cache_get(s, address, header_of(slots), RNVM_TYPE_SLAB)
+    if n == NULL:
+        return NULL
+    return <rnvm_slab *> change_node(s, n, RNVM_NODE, n.length - RNVM_NODE)
+
+
+cdef uint64_t blocks_for(const instance *s, uint32_t length) noexcept nogil:
+    return (length + s.fe.g.block - 1) // s.fe.g.block
+
+
+cdef uint64_t new_slab(instance *s, uint32_t slot, uint32_t slots, uint32_t first) noexcept nogil:
+    cdef uint64_t block = change_take(s, 1)
+    cdef uint64_t address
+    cdef node *n
+    cdef rnvm_slab *slab
+    if block == RNVM_NO_BLOCK:
+        return 0
+    address = rnvm_address(s.fe.g.backend, rnvm_block_at(&s.fe.g, block))
+    n = change_add(s, address, header_of(slots), RNVM_TYPE_SLAB)
+    if n == NULL:
+        return 0
+    slab = <rnvm_slab *> node_bytes(n)
+    slab.slot = slot
+    slab.slots = slots
+    slab.first = first
+    return address
+
+
+cdef uint64_t slabs_take(instance *s, uint32_t length) noexcept nogil:
+    cdef uint32_t sort = rnvm_class_of(length, s.fe.g.block), slots, first = 0, word = 0
+    cdef rnvm_slabs *all = heads(s, sort)
+    cdef rnvm_slab *slab
+    cdef rnvm_slab *next
+    cdef uint64_t address, block, at
+    if all == NULL:
+        return 0
+    if sort == RNVM_CLASSES:
+        block = change_take(s, blocks_for(s, length))
+        if block == RNVM_NO_BLOCK:
+            return 0
+        all.blocks += blocks_for(s, length)
+        all.bytes += length
+        return rnvm_address(s.fe.g.backend, rnvm_block_at(&s.fe.g, block))
+    slots = rnvm_slab_slots(s.fe.g.block, rnvm_class_bytes[sort], &first)
+    address = all.partial[sort]
+    if not address:
+        address = new_slab(s, rnvm_class_bytes[sort], slots, first)
+        if not address:
+            return 0
+        all.partial[sort] = address
+        all.blocks += 1
+    slab = slab_at(s, address, slots)
+    if slab == NULL:
+        return 0
+    if slab.slot != rnvm_class_bytes[sort] or slab.slots != slots or slab.used >= slots:
+        fault(s, address, "a slab in the list of those with a free slot has none, or another size")
+        return 0
+    while not ~slab.taken[word]:
+        word += 1
+    at = 64 * word + __builtin_ctzll(~slab.taken[word])
+    if at >= slots:
+        fault(s, address, "a slab counts fewer slots as taken than are")
+        return 0
+    slab.taken[word] |= <uint64_t> 1 << (at & 63)
+    slab.used += 1
+    all.bytes += length
+    if slab.used == slots:
+        all.partial[sort] = slab.next
+        if slab.next:
+            next = slab_at(s, slab.next, slots)
+            if next == NULL:
+                return 0
+            next.previous = 0
+        slab.next = 0
+    return address + first + at * slab.slot
+
+
+cdef int unlink(instance *s, rnvm_slabs *all, rnvm_slab *slab, uint32_t sort) noexcept nogil:
+    cdef rnvm_slab *other
+    if slab.previous:
+        other = slab_at(s, slab.previous, slab.slots)
+        if other == NULL:
+            return s.error
+        other.next = slab.next
+    else:
+        all.partial[sort] = slab.next
+    if slab.next:
+        other = slab_at(s, slab.next, slab.slots)
+        if other == NULL:
+            return s.error
+        other.previous = slab.previous
+    return OK
+
+
+cdef int slabs_return(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    cdef uint32_t sort = rnvm_class_of(length, s.fe.g.block), slots, first = 0
+    cdef rnvm_slabs *all = heads(s, sort)
+    cdef rnvm_slab *slab
+    cdef rnvm_slab *other
+    cdef node *n
+    cdef uint64_t block = rnvm_block_of(&s.fe.g, rnvm_offset(address)), start, at
+    cdef int found
+    if all == NULL:
+        return s.error
+    if block == RNVM_NO_BLOCK:
+        return fault(s, address, "what is freed is no data of the pool")
+    n = cache_find(s.fe, address)
+    if n != NULL:
+        found = change_drop(s, n)
+        if found != OK:
+            return found
+    start = rnvm_address(s.fe.g.backend, rnvm_block_at(&s.fe.g, block))
+    all.bytes -= length
+    if sort == RNVM_CLASSES:
+        if start != address:
+            return fault(s, address, "a long node that is freed does not begin with a block")
+        all.blocks -= blocks_for(s, length)
+        return change_return(s, block, blocks_for(s, length))
+    slots = rnvm_slab_slots(s.fe.g.block, rnvm_class_bytes[sort], &first)
+    slab = slab_at(s, start, slots)
+    if slab == NULL:
+        return s.error
+    at = (address - start - first) // rnvm_class_bytes[sort]
+    if address < start + first or at >= slots or start + first + at * rnvm_class_bytes[sort] != address or slab.slots != slots \
+            or not slab.taken[at >> 6] >> (at & 63) & 1:
+        return fault(s, address, "a node that is freed is not taken")
+    slab.taken[at >> 6] &= ~(<uint64_t> 1 << (at & 63))
+    slab.used -= 1
+    if slab.used == slots - 1:
+        slab.previous = 0
+        slab.next = all.partial[sort]
+        if slab.next:
+            other = slab_at(s, slab.next, slots)
+            if other == NULL:
+                return s.error
+            other.previous = start
+        all.partial[sort] = start
+    # The last one of its size stays: who frees and takes one node in turn would else pay a block each time.
+    if slab.used == 0 and (slab.next or slab.previous):
+        found = unlink(s, all, slab, sort)
+        if found != OK:
+            return found
+        found = change_drop(s, cache_find(s.fe, start))
+        if found != OK:
+            return found
+        all.blocks -= 1
+        return change_return(s, block, 1)
+    return OK
+
+
+cdef int slabs_begin(instance *s, uint64_t blocks) noexcept nogil:
+    cdef node *n = change_add(s, s.slabs, sizeof(rnvm_slabs), RNVM_TYPE_SLABS)
+    if n == NULL:
+        return s.error
+    (<rnvm_slabs *> node_bytes(n)).blocks = blocks
+    return OK if change_add(s, s.root, s.kind.root, 1) != NULL else s.error

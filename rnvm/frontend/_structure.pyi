@@ -1,0 +1,34 @@
+from collections.abc import Callable
+from typing import Any
+
+from rnvm.frontend._frontend import FrontEnd
+
+ROOT: int
+MOST_ROOT: int
+kinds: dict[int, Any]
+CODECS: dict[str, Codec]
+
+class Codec:
+    name: str
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+    def __init__(self, name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> None: ...
+
+def codec_of(codec: Any) -> Any: ...
+def codec_name(codec: Any) -> bytes: ...
+
+class Registered:
+    cls: type
+    @property
+    def format(self) -> int: ...
+
+class Structure:
+    KIND: int
+    fe: FrontEnd
+    name: str
+    codec: Any
+    def __init__(self, fe: FrontEnd, name: str, *, codec: Any = None, create: bool = True,
+                 timeout: float | None = None) -> None: ...
+    @property
+    def codec_name(self) -> str: ...
+    def check(self, *, timeout: float | None = None) -> None: ...

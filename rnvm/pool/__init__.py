@@ -1,0 +1,1 @@
+"""A pool: its format, logs, replay, recovery; looking at one, and mending it."""

@@ -1,0 +1,231 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Repair: turning back the one bit that flipped, and where there was more, what loses least.
+
+Everything works on a private copy of the pool; the caller writes to the pool itself what has changed (rnvm.check).
+"""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rnvm._ahead cimport ahead, ahead_find, ahead_headers, ahead_whole
+from rnvm._layout cimport (
+    RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MEMORY, RNVM_NAME_LIVE, RNVM_NO_LIMIT, RNVM_OPERATIONS,
+    RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_header, rnvm_memory_ring_at, rnvm_name,
+    rnvm_name_at, rnvm_operation_ring_at, rnvm_record, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_value,
+    rnvm_word_whole,
+)
+from rnvm._persistence cimport Private, medium
+from rnvm.pool._format cimport header_read, superblock_read
+from rnvm.pool._inspect cimport Inspection
+from rnvm.pool._log cimport ring_read
+from rnvm.pool._names cimport name_crc, name_state
+from rnvm.pool._pool cimport Pool
+from rnvm.pool._register cimport register_format, register_read
+from rnvm.pool._state cimport ring
+
+cdef enum:                     # what is tested
+    HEADER = 1
+    SUPERBLOCK = 2
+    REGISTER = 3
+    STATE = 4
+    NAME = 5
+    OWNERS = 6
+    RECORD = 7
+    AREA = 8
+    FRAME = 9
+
+cdef enum:
+    RECORD_BYTES = 4096        # of a log record, or of a frame, that are searched for the bit
+    AREA_BYTES = 64            # of the header of the write-ahead area
+
+cdef struct subject:
+    int what
+    medium *m
+    rnvm_header *header
+    uint32_t seed
+    uint64_t at
+    ring *r
+    ahead *a
+    char *buffer
+    uint64_t capacity
+
+
+cdef bint whole(const subject *s) noexcept nogil:
+    """Whether it is, as it now stands."""
+    cdef rnvm_header header
+    cdef rnvm_superblock superblock
+    cdef uint64_t[3] words
+    cdef uint64_t word
+    cdef rnvm_name *entry
+    if s.what == HEADER:
+        return header_read(s.m, &header) != 0
+    if s.what == SUPERBLOCK:
+        return superblock_read(s.m, s.header, &superblock) != 0
+    if s.what == REGISTER:
+        return register_read(s.m, s.seed, s.at, words) != 0
+    if s.what == NAME:
+        entry = <rnvm_name *> (s.m.base + s.at)
+        return entry.crc == name_crc(s.seed, s.at, entry)
+    if s.what == RECORD:
+        return ring_read(s.r, s.r.tail, s.buffer, s.capacity) != 0
+    if s.what == FRAME:
+        return ahead_whole(s.m, s.a, s.at, s.a.generation, s.a.frames)
+    if s.what == AREA:
+        ahead_headers(s.m, s.a)
+        return s.a.headers != 0
+    word = rfp_load64(s.m.base + s.at)
+    if not rnvm_word_whole(s.seed, s.at, word):
+        return False
+    if s.what == STATE:
+        word = rnvm_word_value(word) & 0xff
+        return word == RNVM_FREE or word == RNVM_LIVE or word == RNVM_DROPPING or word == RNVM_LOST
+    return True
+
+
+cdef int64_t turn_back(const subject *s, uint64_t begin, uint64_t length) noexcept nogil:
+    """Turns back the one bit in this range that makes it whole.  Its number; -1: there is none, or more than one."""
+    cdef uint64_t bit, found = ~<uint64_t> 0
+    cdef char *bytes = s.m.base + begin
+    for bit in range(8 * length):
+        bytes[bit >> 3] ^= 1 << (bit & 7)
+        if whole(s):
+            if found != ~<uint64_t> 0:
+                found = ~<uint64_t> 0
+                bytes[bit >> 3] ^= 1 << (bit & 7)
+                break
+            found = bit
+        bytes[bit >> 3] ^= 1 << (bit & 7)
+    if found == ~<uint64_t> 0:
+        return -1
+    bytes[found >> 3] ^= 1 << (found & 7)
+    return found
+
+
+def header(Private private not None):
+    """Both copies of the header are damaged.  Whether one is whole again."""
+    cdef subject s
+    s.what = HEADER
+    s.m = &private.c
+    return (turn_back(&s, RNVM_HEADERS, sizeof(rnvm_header)) >= 0
+            or turn_back(&s, RNVM_HEADERS + RNVM_PAGE, sizeof(rnvm_header)) >= 0)
+
+
+def superblock(Private private not None):
+    """Both copies of the superblock are damaged.  Whether one is whole again."""
+    cdef subject s
+    cdef rnvm_header header
+    s.what = SUPERBLOCK
+    s.m = &private.c
+    s.header = &header
+    if not header_read(s.m, &header):
+        return False
+    return (turn_back(&s, RNVM_SUPERBLOCKS, sizeof(rnvm_superblock)) >= 0
+            or turn_back(&s, RNVM_SUPERBLOCKS + RNVM_PAGE, sizeof(rnvm_superblock)) >= 0)
+
+
+def area(Private private not None):
+    """Both copies of the header of the write-ahead area are damaged.  Whether one is whole again."""
+    cdef subject s
+    cdef ahead a
+    s.what = AREA
+    s.m = &private.c
+    s.a = &a
+    if not ahead_find(s.m, s.m.length, &a):
+        return False
+    return turn_back(&s, a.at, AREA_BYTES) >= 0 or turn_back(&s, a.at + RNVM_PAGE, AREA_BYTES) >= 0
+
+
+def frame(Private private not None, uint64_t number, uint64_t at):
+    """Of the frame with this number, which stands there and is not whole."""
+    cdef subject s
+    cdef ahead a
+    s.what = FRAME
+    s.m = &private.c
+    s.a = &a
+    s.at = at
+    if not ahead_find(s.m, s.m.length, &a):
+        return False
+    ahead_headers(s.m, &a)
+    a.frames = number
+    return turn_back(&s, at, min(<uint64_t> RECORD_BYTES, a.at + a.size - at)) >= 0
+
+
+def bit(Private private not None, Inspection inspection not None, str part, uint64_t at):
+    """Of what an inspection found damaged here.  Whether one bit was turned back and it is whole again."""
+    cdef subject s
+    cdef uint64_t length = 8
+    s.m = &private.c
+    s.seed = inspection.g.seed
+    s.at = at
+    if part == "state":
+        s.what = STATE
+    elif part == "owners":
+        s.what = OWNERS
+    elif part == "name":
+        s.what = NAME
+        length = RNVM_NAME_LIVE
+    else:
+        s.what = REGISTER
+        length = 64
+    return not whole(&s) and turn_back(&s, at, length) >= 0
+
+
+def record(Private private not None, Pool pool not None, str which, uint32_t session):
+    """Of the log record that is not whole where a ring's scan ended (the pool is opened on a copy of `private`)."""
+    cdef subject s
+    cdef ring r = pool.c.operations[session] if which == "operations" else pool.c.memory[session]
+    cdef uint64_t place = r.tail % r.size
+    r.m = &private.c
+    r.limit = RNVM_NO_LIMIT
+    s.what = RECORD
+    s.m = &private.c
+    s.r = &r
+    s.buffer = pool.c.scratch
+    s.capacity = r.size // 2
+    return turn_back(&s, r.at + place, min(<uint64_t> RECORD_BYTES, r.size - place)) >= 0
+
+
+def lose(Private private not None, Inspection inspection not None, str part, uint64_t at, uint32_t index):
+    """What cannot be known is given up, so that the rest can be used (_inspect.LOSSES says how)."""
+    cdef uint64_t[3] words
+    cdef uint64_t entry
+    cdef uint32_t seed = inspection.g.seed
+    cdef medium *m = &private.c
+    words[0] = words[1] = words[2] = 0
+    if part == "owners":
+        private.write64(at, rnvm_word(seed, at, <uint64_t> RNVM_UNKNOWN << 32 | <uint64_t> RNVM_UNKNOWN << 16 | RNVM_UNKNOWN))
+    elif part == "lock":
+        # No epoch that was ever given may be given again.
+        words[0] = <uint64_t> 1 << 48
+        register_format(m, seed, at, words)
+    elif part == "session":
+        forget_session(inspection, m, index)
+    else:
+        entry = rnvm_name_at(&inspection.g, index)
+        private.write64(entry, name_state(seed, entry, RNVM_LOST, 0xffff))
+        if part == "progress":
+            register_format(m, seed, at, words)
+
+
+cdef void forget_session(Inspection inspection, medium *m, uint32_t index) noexcept:
+    """Ended, with rings whose next LSNs are beyond all that they hold."""
+    cdef uint64_t[3] words
+    cdef uint64_t at = rnvm_session_at(&inspection.g, index)
+    cdef uint32_t seed = inspection.g.seed
+    words[0] = <uint64_t> 1 << 48        # an epoch that no record carries
+    words[1] = RNVM_FREE
+    words[2] = 0
+    register_format(m, seed, at + RNVM_SESSION_STATE, words)
+    words[1] = RNVM_NO_LIMIT
+    words[0] = words[2] = beyond(m, rnvm_operation_ring_at(&inspection.g, index), inspection.g.operation_ring)
+    register_format(m, seed, at + RNVM_OPERATIONS, words)
+    words[0] = words[2] = beyond(m, rnvm_memory_ring_at(&inspection.g, index), inspection.g.memory_ring)
+    register_format(m, seed, at + RNVM_MEMORY, words)
+
+
+cdef uint64_t beyond(medium *m, uint64_t ring_at, uint64_t size) noexcept nogil:
+    """The beginning of a lap behind every LSN in a ring that can be one: what stands at its place."""
+    cdef uint64_t place, lsn, last = size
+    for place in range(0, size, 64):
+        lsn = (<rnvm_record *> (m.base + ring_at + place)).lsn
+        if lsn % size == place and lsn < <uint64_t> 1 << 60:
+            last = max(last, lsn)
+    return (last // size + 2) * size
