@@ -1,27 +1,10 @@
 # The back-end's side of front-ends: what executes their calls and does the daily work of the pool.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t
 from rfp._fabric cimport Region
 from rfp.protocol._service cimport Service, request, response
-from rnvm._guests cimport guests
+from rnvm._backend cimport backend
 from rnvm.pool._pool cimport Pool
-
-
-cdef struct backend:
-    guests g
-    uint64_t checkpointed              # when, ns
-    uint64_t swept
-    uint64_t applied                   # transactions since then
-    uint64_t transactions
-    uint64_t collected                 # bytes
-    uint64_t checkpoints
-    uint32_t flags
-    bint stopped                       # the medium failed
-    bint collecting                    # of itself, and not only where it is asked to
-    bint replaying
-    bint asked                         # somebody waits until it has collected
-    uint64_t *nap                      # how long the worker may sleep
-    void *owner                        # the PoolService
 
 
 cdef class PoolService(Service):

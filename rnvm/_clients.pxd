@@ -1,0 +1,23 @@
+# Connections of front-ends to a back-end, and their sessions.
+
+from libc.stdint cimport int64_t, uint64_t
+from rfp.protocol._service cimport request, response, session
+from rnvm._backend cimport backend
+
+cdef struct client:            # a front-end's connection
+    const char *desk
+    uint64_t process
+    int64_t session            # -1: not attached
+    uint64_t epoch
+    bint own                   # it is the session's present one
+
+# A connection begins and ends, with a session or without; context: the backend.
+cdef void client_began(void *context, session *connection) noexcept nogil
+cdef void client_ended(void *context, session *connection) noexcept nogil
+# Whether the client's session is still its own.
+cdef bint client_present(backend *s, const client *c) noexcept nogil
+# Calls.
+cdef void client_attach(backend *s, const request *asked, response *answer, client *c) noexcept nogil
+cdef void client_detach(backend *s, response *answer, client *c) noexcept nogil
+# Frees the sessions that have ended, as far as nothing of them is needed any more.
+cdef void clients_sweep(backend *s) noexcept nogil
