@@ -1,7 +1,8 @@
 """Checking a pool: what is wrong with it, and mending what can be mended.
 
 `check()` looks at a private copy of the pool, so the pool does not change.  It looks at all that is doubled or checksummed, then
-recovers the copy as opening would, and compares who owns each block with what the structures reach.
+recovers the copy as opening would, and walks the structures whose kinds this process knows: each invariant, and that the blocks
+that a structure owns are those that it reaches.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from rfp.errors import PoolDamaged
-from rnvm import _ahead, pools
+from rnvm import _ahead, _offline, pools
 from rnvm._persistence import Private
 from rnvm.findings import Finding
 from rnvm.pool import _drive, _mend
@@ -70,8 +71,10 @@ def check_copy(view: Private) -> Checked:
         with Pool(view, accept_loss=True) as pool:
             findings += pool.losses + pool.torn
             reached, broken = reach(pool)
-            findings += broken
+            examined, unsound = examine(pool)
+            findings += broken + unsound
             owners, figures = account(pool, reached)
+            figures["walked"] = sorted({*reached, *examined})
             return Checked(findings + owners, figures)
     except PoolDamaged as error:
         return Checked([*findings, Finding("damage", "pool", str(error), None, "fatal")], {})
@@ -90,6 +93,17 @@ def reach(pool: Pool) -> tuple[dict[bytes, set[int]], list[Finding]]:
         except PoolDamaged as error:
             findings.append(Finding("damage", f"structure {name!r}", str(error), None, "structure"))
     return reached, findings
+
+
+def examine(pool: Pool) -> tuple[list[bytes], list[Finding]]:
+    """The structures of which this process knows the kind, and what their own walks find wrong with them."""
+    examined = [name for name in pool.names if _offline.known(pool, name)]
+    findings = []
+    for name in examined:
+        wrong = _offline.examine(pool, name)
+        if wrong is not None:
+            findings.append(Finding("damage", f"structure {name!r}", wrong, None, "structure"))
+    return examined, findings
 
 
 def account(pool: Pool, reached: dict[bytes, set[int]]) -> tuple[list[Finding], dict[str, Any]]:
@@ -115,7 +129,6 @@ def account(pool: Pool, reached: dict[bytes, set[int]]) -> tuple[list[Finding], 
         "granted": sum(owner & UNKNOWN == GRANTED for owner in owners),
         "unknown": owners.count(UNKNOWN),
         "used": {name: len(blocks) for name, blocks in used.items()},
-        "walked": sorted(reached),
         "recovered": pool.recovered,
     }
     return findings, figures

@@ -13,6 +13,7 @@ from rfp.cli.text import grouped, plural, table
 from rfp.errors import PoolDamaged
 from rnvm import _ahead, pools
 from rnvm import check as checking
+from rnvm.cli.kinds import WITH, load
 from rnvm.cli.make import POOL
 from rnvm.pool import _dump
 from rnvm.pool._inspect import Inspection
@@ -88,8 +89,11 @@ def info(pool: str, as_json: bool) -> None:
 @POOL
 @click.option("--repair", is_flag=True, help="Mend what can be mended, and say what cannot.  Copy the pool first.")
 @click.option("--json", "as_json", is_flag=True, help="For programs.")
-def check(pool: str, repair: bool, as_json: bool) -> None:
+@WITH
+def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> None:
     """Look for damage and leaks.  Without --repair nothing is changed.
+
+    Structures whose kind is known are walked: all that they have allocated has to be reached from their roots.
 
     The exit status is 1 if anything is damaged or leaked, or was lost in the repair.
 
@@ -98,6 +102,7 @@ def check(pool: str, repair: bool, as_json: bool) -> None:
       rnvm check orders.pool
       rnvm check orders.pool --repair
     """
+    load(modules)
     mended: list[str] = []
     lost: list[str] = []
     if repair:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import time
 from typing import Any
@@ -13,8 +12,8 @@ from rfp.address import Address, unique
 from rfp.cli.options import ADDRESS, serving
 from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
-from rfp.errors import InvalidArgument
 from rnvm.backend import Backend
+from rnvm.cli.kinds import WITH, load
 from rnvm.cli.make import POOL
 from rnvm.connecting import connect
 from rnvm.frontend._structure import kinds
@@ -75,19 +74,14 @@ class Untouched:
 
 @click.command()
 @POOL
-@click.option("--with", "modules", multiple=True, default=("structures",), show_default=True,
-              help="Python module that defines the kinds of structures in it; may be given again.")  # fmt: skip
+@WITH
 def recover(pool: str, modules: tuple[str, ...]) -> None:
     """Recover a pool that nobody has open: apply its logs, execute what dead front-ends had left, and check.
 
     Opening a pool applies its logs in any case; what is left to be executed waits for the next writer of its structure, or
     for this.
     """
-    for module in modules:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise InvalidArgument(f"--with {module}: {error}", hint="a module that can be imported") from None
+    load(modules)
     with Backend(pool, address=unique()) as backend, connect(backend.address, timeout=60) as fe:
         for text in backend.recovered:
             click.echo(text)

@@ -56,6 +56,11 @@ ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
 cdef int register_kind(const kind *k, object cls) except -1
 
 
+cdef class Registered:
+    cdef const kind *c
+    cdef readonly object cls
+
+
 cdef class Structure:
     """The base of all structures."""
     cdef instance *c

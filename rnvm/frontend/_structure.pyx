@@ -101,8 +101,6 @@ kinds = {}                     # number -> Registered
 
 cdef class Registered:
     """A kind of structure that this process knows."""
-    cdef const kind *c
-    cdef readonly object cls
 
     @property
     def format(self):

@@ -8,7 +8,10 @@ import subprocess
 import sys
 
 import rnvm
+from rnvm import pools
 from rnvm.frontend._sample import Sample
+from rnvm.pool import _drive
+from structures import BPlusTree, HashTable, Queue
 
 from .conftest import new_path
 from .test_crashes import WRITER, Process, fenced
@@ -61,3 +64,36 @@ def test_kinds_that_are_not_known_are_left_alone() -> None:
         assert (found.returncode, "'s' is of a kind" in found.stderr) == (1, True)
         assert run("recover", path, "--with", "no_such_module").returncode == 2
         assert os.path.exists(path)
+
+
+def test_a_check_walks_the_structures_and_names_the_one_that_is_damaged() -> None:
+    with new_path("direct") as path:
+        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+            queue, table, tree = (kind(fe, kind.__name__) for kind in (Queue, HashTable, BPlusTree))
+            for i in range(500):
+                queue.put(b"%d" % i)
+                table[b"%d" % i] = b"%d" % i
+                tree[b"%d" % i] = b"a needle of %d" % i
+        assert "sound: " in (before := run("check", path)).stdout and "3 of 3 structures walked" in before.stdout
+        assert before.returncode == 0
+        with open(path, "r+b") as file:
+            at = file.read().rindex(b"a needle of 77")
+            file.seek(at)
+            file.write(b"A")
+        after = run("check", path)
+        assert (after.returncode, "structure b'BPlusTree'" in after.stdout) == (1, True), after.stdout
+
+
+def test_a_check_finds_blocks_that_a_structure_owns_and_does_not_reach() -> None:
+    with new_path("direct") as path:
+        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+            HashTable(fe, "table")[b"a"] = b"1"
+        with pools.open_pool(path) as pool:
+            session, _ = pool.attach()
+            body = _drive.entry(_drive.TAKE, pool.grant(session, 3), 3)
+            structure, number, _ = _drive.progress(pool, b"table")
+            assert _drive.Writer(pool, session).transaction([_drive.part(structure, number + 1, body)])[0]
+            pool.collect()
+            assert pool.replay() == 1
+        found = run("check", path)
+        assert (found.returncode, "structure b'table'" in found.stdout) == (1, True), found.stdout

@@ -1,0 +1,76 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A look at structures without a back-end: their walks, on the memory of a pool that this process has open."""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
+
+from rfp._fabric cimport remote_region
+from rnvm._layout cimport rnvm_name, rnvm_name_at
+from rnvm._node cimport rnvm_slabs
+from rnvm.frontend._answers cimport DAMAGED, NO_MEMORY, OK
+from rnvm.frontend._cache cimport cache_clear
+from rnvm.frontend._front cimport frontend, instance
+from rnvm.frontend._reach cimport reach
+from rnvm.frontend._structure cimport Registered
+from rnvm.pool._pool cimport Pool
+
+from rnvm.frontend._structure import kinds
+
+cdef enum:
+    BUDGET = 16 << 20          # bytes of nodes that are kept
+
+
+def known(Pool pool not None, bytes name not None):
+    """Whether this process knows the kind and the format of a structure."""
+    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, pool.names[name]))
+    registered = kinds.get(entry.kind)
+    return registered is not None and registered.format == entry.format
+
+
+def examine(Pool pool not None, bytes name not None):
+    """Verify every invariant of a structure that is known, and that what it has allocated is what can be reached.
+
+    Returns None, or what is wrong.  Nobody may change the pool meanwhile.
+    """
+    cdef uint32_t index = pool.names[name]
+    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, index))
+    cdef Registered registered = kinds[entry.kind]
+    cdef frontend *fe
+    cdef instance *s
+    cdef remote_region region
+    cdef int found
+    if not pool.c.structures[index].number:
+        return None                             # its first transaction never came: there is nothing yet
+    fe = <frontend *> calloc(1, sizeof(frontend))
+    s = <instance *> calloc(1, sizeof(instance))
+    if fe == NULL or s == NULL:
+        free(fe)
+        free(s)
+        raise MemoryError()
+    region = remote_region(base=pool.c.m.base, length=pool.c.g.size, key=0, rights=0)
+    fe.near = True
+    fe.pool = &region
+    fe.g = pool.c.g
+    fe.budget = BUDGET
+    s.fe = fe
+    s.kind = registered.c
+    s.id = pool.c.structures[index].id
+    s.index = index
+    s.slabs = entry.root
+    s.root = entry.root + sizeof(rnvm_slabs)
+    s.number = pool.c.structures[index].number
+    s.holds = s.entered = True
+    with nogil:
+        found = reach(s, NULL)
+        cache_clear(fe, NULL)
+    what = None if found == OK else "nodes do not fit together"
+    if found == DAMAGED and s.fault != NULL:
+        what = f"{(<bytes> s.fault).decode()} (at {s.fault_at:#x})"
+    free(fe.buckets)
+    free(fe.nodes)
+    free(fe.answer)
+    free(fe)
+    free(s)
+    if found == NO_MEMORY:
+        raise MemoryError()
+    return what

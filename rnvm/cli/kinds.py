@@ -1,0 +1,21 @@
+"""Modules that define kinds of structures, for commands that look into structures."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from rfp.errors import InvalidArgument
+
+WITH = click.option("--with", "modules", multiple=True, default=("structures",), show_default=True,
+                    help="Python module that defines the kinds of structures in it; may be given again.")  # fmt: skip
+
+
+def load(modules: tuple[str, ...]) -> None:
+    """Imports them."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            raise InvalidArgument(f"--with {module}: {error}", hint="a module that can be imported") from None
