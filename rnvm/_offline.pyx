@@ -3,18 +3,17 @@
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
+from libc.string cimport memset
 
 from rfp._fabric cimport remote_region
 from rnvm._layout cimport rnvm_name, rnvm_name_at
 from rnvm._node cimport rnvm_slabs
 from rnvm.frontend._answers cimport DAMAGED, NO_MEMORY, OK
 from rnvm.frontend._cache cimport cache_clear
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._reach cimport reach
-from rnvm.frontend._structure cimport Registered
+from rnvm.frontend._front cimport frontend, instance, kind
+from rnvm.frontend._reach cimport reach, reachable
+from rnvm.frontend._structure cimport kind_of
 from rnvm.pool._pool cimport Pool
-
-from rnvm.frontend._structure import kinds
 
 cdef enum:
     BUDGET = 16 << 20          # bytes of nodes that are kept
@@ -23,24 +22,26 @@ cdef enum:
 def known(Pool pool not None, bytes name not None):
     """Whether this process knows the kind and the format of a structure."""
     cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, pool.names[name]))
-    registered = kinds.get(entry.kind)
-    return registered is not None and registered.format == entry.format
+    cdef const kind *k = kind_of(entry.kind)
+    return k != NULL and k.format == entry.format
 
 
 def examine(Pool pool not None, bytes name not None):
     """Verify every invariant of a structure that is known, and that what it has allocated is what can be reached.
 
-    Returns None, or what is wrong.  Nobody may change the pool meanwhile.
+    Returns None or what is wrong, and the counts of what can be reached and of what has leaked.  Nobody may change the pool
+    meanwhile.
     """
     cdef uint32_t index = pool.names[name]
     cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, index))
-    cdef Registered registered = kinds[entry.kind]
     cdef frontend *fe
     cdef instance *s
     cdef remote_region region
+    cdef reachable counted
     cdef int found
+    memset(&counted, 0, sizeof(counted))
     if not pool.c.structures[index].number:
-        return None                             # its first transaction never came: there is nothing yet
+        return None, counted                    # its first transaction never came: there is nothing yet
     fe = <frontend *> calloc(1, sizeof(frontend))
     s = <instance *> calloc(1, sizeof(instance))
     if fe == NULL or s == NULL:
@@ -53,7 +54,7 @@ def examine(Pool pool not None, bytes name not None):
     fe.g = pool.c.g
     fe.budget = BUDGET
     s.fe = fe
-    s.kind = registered.c
+    s.kind = kind_of(entry.kind)
     s.id = pool.c.structures[index].id
     s.index = index
     s.slabs = entry.root
@@ -61,7 +62,7 @@ def examine(Pool pool not None, bytes name not None):
     s.number = pool.c.structures[index].number
     s.holds = s.entered = True
     with nogil:
-        found = reach(s, NULL)
+        found = reach(s, &counted)
         cache_clear(fe, NULL)
     what = None if found == OK else "nodes do not fit together"
     if found == DAMAGED and s.fault != NULL:
@@ -73,4 +74,4 @@ def examine(Pool pool not None, bytes name not None):
     free(s)
     if found == NO_MEMORY:
         raise MemoryError()
-    return what
+    return what, counted

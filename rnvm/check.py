@@ -7,9 +7,9 @@ that a structure owns are those that it reaches.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from rfp.errors import PoolDamaged
@@ -20,20 +20,8 @@ from rnvm.pool import _drive, _mend
 from rnvm.pool._inspect import LOSSES, Inspection
 from rnvm.pool._pool import Pool
 
-Walker = Callable[[Pool, bytes], Iterable[int]]
-WALKERS: dict[int, Walker] = {}
-
 NOBODY, GRANTED, USED, UNKNOWN = 0, 0x4000, 0x8000, 0xC000
 PIECE = 1 << 16
-
-
-def register_walker(kind: int, walker: Walker) -> None:
-    """How to find what a kind of structure reaches.
-
-    walker(pool, name) gives the numbers of its blocks, and raises PoolDamaged where the structure is broken.
-    Only with it can a check tell leaked blocks from used ones.
-    """
-    WALKERS[kind] = walker
 
 
 class Checked:
@@ -70,73 +58,41 @@ def check_copy(view: Private) -> Checked:
     try:
         with Pool(view, accept_loss=True) as pool:
             findings += pool.losses + pool.torn
-            reached, broken = reach(pool)
-            examined, unsound = examine(pool)
-            findings += broken + unsound
-            owners, figures = account(pool, reached)
-            figures["walked"] = sorted({*reached, *examined})
-            return Checked(findings + owners, figures)
+            reached, wrong = walk(pool)
+            return Checked(findings + wrong, {**account(pool), "reached": reached})
     except PoolDamaged as error:
         return Checked([*findings, Finding("damage", "pool", str(error), None, "fatal")], {})
 
 
-def reach(pool: Pool) -> tuple[dict[bytes, set[int]], list[Finding]]:
-    """The blocks that each structure reaches, of the kinds that have a walker."""
-    reached: dict[bytes, set[int]] = {}
+def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
+    """What can be reached of each structure of a kind that this process knows, and what is wrong with them."""
+    reached: dict[bytes, dict[str, int]] = {}
     findings = []
     for name in pool.names:
-        walker = WALKERS.get(_drive.entry_of(pool, name)["kind"])
-        if walker is None:
+        if not _offline.known(pool, name):
             continue
-        try:
-            reached[name] = set(walker(pool, name))
-        except PoolDamaged as error:
-            findings.append(Finding("damage", f"structure {name!r}", str(error), None, "structure"))
+        wrong, reached[name] = _offline.examine(pool, name)
+        blocks, slots, at = (reached[name].pop("lost_" + what) for what in ("blocks", "slots", "at"))
+        if at:
+            what = f"{blocks} blocks and {slots} slots in others are its own and cannot be reached; the first at {at:#x}"
+            findings.append(Finding("leak", f"structure {name!r}", what))
+        if wrong is not None:
+            findings.append(Finding("damage", f"structure {name!r}", wrong))
     return reached, findings
 
 
-def examine(pool: Pool) -> tuple[list[bytes], list[Finding]]:
-    """The structures of which this process knows the kind, and what their own walks find wrong with them."""
-    examined = [name for name in pool.names if _offline.known(pool, name)]
-    findings = []
-    for name in examined:
-        wrong = _offline.examine(pool, name)
-        if wrong is not None:
-            findings.append(Finding("damage", f"structure {name!r}", wrong, None, "structure"))
-    return examined, findings
-
-
-def account(pool: Pool, reached: dict[bytes, set[int]]) -> tuple[list[Finding], dict[str, Any]]:
-    """Blocks by owner, and where that is not what is reached."""
-    findings = []
+def account(pool: Pool) -> dict[str, Any]:
+    """Counts of blocks by owner.  Those of structures that are gone were freed when it was opened."""
     owners = _drive.owners(pool)
-    by_index = {index: name for name, index in pool.names.items()}
-    used: dict[bytes, set[int]] = {name: set() for name in pool.names}
-    for block, owner in enumerate(owners):
-        if owner & UNKNOWN == USED and (owner & 0x3FFF) - 1 in by_index:
-            used[by_index[(owner & 0x3FFF) - 1]].add(block)
-    for name, blocks in reached.items():
-        leaked = used[name] - blocks
-        if leaked:
-            what = f"{len(leaked)} blocks are its own, but not reached: {some(leaked)}"
-            findings.append(Finding("leak", f"structure {name!r}", what))
-        foreign = {block for block in blocks - used[name] if owners[block] != UNKNOWN}
-        if foreign:
-            findings.append(Finding("damage", f"structure {name!r}", f"it reaches blocks that are not its own: {some(foreign)}"))
-    figures = {
+    of = collections.Counter(owner - USED - 1 for owner in owners if owner & UNKNOWN == USED)
+    return {
         "blocks": len(owners),
         "free": owners.count(NOBODY),
         "granted": sum(owner & UNKNOWN == GRANTED for owner in owners),
         "unknown": owners.count(UNKNOWN),
-        "used": {name: len(blocks) for name, blocks in used.items()},
+        "used": {name: of[index] for name, index in pool.names.items()},
         "recovered": pool.recovered,
     }
-    return findings, figures
-
-
-def some(blocks: set[int]) -> str:
-    """The first few of them."""
-    return ", ".join(map(str, sorted(blocks)[:8])) + (", ..." if len(blocks) > 8 else "")
 
 
 # Repair

@@ -110,7 +110,10 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
     found = checking.check(pool)
     if as_json:
         findings = [{"kind": each.kind, "where": each.where, "what": each.what, "mend": each.mend} for each in found.findings]
-        click.echo(json.dumps({"findings": findings, "mended": mended, "lost": lost, "sound": found.sound}))
+        structures = [{"name": plain(name), **found.figures["reached"].get(name, {}), "used": used}
+                      for name, used in found.figures.get("used", {}).items()]  # fmt: skip
+        click.echo(json.dumps({"findings": findings, "mended": mended, "lost": lost, "sound": found.sound,
+                               "structures": structures}))  # fmt: skip
     else:
         for line in mended:
             click.echo(f"mended: {line}")
@@ -123,9 +126,21 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         for line in found.figures.get("recovered", []):
             if not line.startswith(("doubt", "damage")):
                 click.echo(f"note: {line}")
+        if found.figures.get("used"):
+            click.echo("\n".join(reached(found)))
         click.echo(summary(found))
     if not found.sound or lost:
         raise click.exceptions.Exit(1)
+
+
+def reached(found: checking.Checked) -> list[str]:
+    """A table: what was reached of each structure, and how many blocks it has."""
+    rows = []
+    for name, used in found.figures["used"].items():
+        counts = found.figures["reached"].get(name)
+        cells = [grouped(counts[each]) for each in ("nodes", "bytes", "blocks")] if counts else ["not walked", "-", "-"]
+        rows.append([text(name), *cells, grouped(used)])
+    return table(["structure", "nodes", "bytes", "blocks reached", "owned"], rows, "<>>>>")
 
 
 def summary(found: checking.Checked) -> str:
@@ -134,7 +149,7 @@ def summary(found: checking.Checked) -> str:
         return "the pool cannot be opened as it is"
     blocks = found.figures
     used = sum(blocks["used"].values())
-    walked = f"{len(blocks['walked'])} of {plural(len(blocks['used']), 'structure')} walked"
+    walked = f"{len(blocks['reached'])} of {plural(len(blocks['used']), 'structure')} walked"
     counts = f"{grouped(used)} of {grouped(blocks['blocks'])} blocks used, {grouped(blocks['granted'])} granted, {walked}"
     return ("sound" if found.sound else "NOT sound") + f": {counts}"
 

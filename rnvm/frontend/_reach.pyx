@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from rnvm._layout cimport (
-    RNVM_NO_BLOCK, RNVM_USED, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_offset, rnvm_owner_shift,
+    RNVM_NO_BLOCK, RNVM_UNKNOWN, RNVM_USED, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_offset, rnvm_owner_shift,
     rnvm_owner_word_at,
     rnvm_word_value, rnvm_word_whole)
 from rnvm._messages cimport RNVM_APPLY
@@ -33,8 +33,9 @@ cdef struct reached:
     place *places              # a hash table
     uint64_t room              # a power of two
     uint64_t used
-    uint64_t bytes
-    uint64_t blocks
+    uint64_t *mine             # a bit for each block of the pool: something of the structure stands in it
+    bint counts                # leaks are counted
+    reachable found
 
 
 cdef place *find(reached *r, uint64_t block) noexcept nogil:
@@ -61,6 +62,23 @@ cdef bint grow(reached *r) noexcept nogil:
     return True
 
 
+cdef void mark(reached *r, uint64_t block, uint64_t count) noexcept nogil:
+    """Blocks that are needed.  Past the last one: their node would not have been whole."""
+    cdef uint64_t i
+    r.found.blocks += count
+    for i in range(block, min(block + count, r.s.fe.g.blocks)):
+        r.mine[i >> 6] |= <uint64_t> 1 << (i & 63)
+
+
+cdef int leak(reached *r, uint64_t address, uint64_t *count, uint64_t n, const char *what) noexcept nogil:
+    if not r.counts:
+        return fault(r.s, address, what)
+    if not r.found.lost_at:
+        r.found.lost_at = address
+    count[0] += n
+    return OK
+
+
 cdef int visit(void *context, uint64_t address, uint32_t length) noexcept nogil:
     """A node that can be reached."""
     cdef reached *r = <reached *> context
@@ -76,7 +94,8 @@ cdef int visit(void *context, uint64_t address, uint32_t length) noexcept nogil:
     start = rnvm_address(s.fe.g.backend, rnvm_block_at(&s.fe.g, block))
     sort = rnvm_class_of(length, s.fe.g.block)
     p = find(r, block)
-    r.bytes += length
+    r.found.nodes += 1
+    r.found.bytes += length
     if sort == RNVM_CLASSES:
         if p.block:
             return fault(s, address, "two nodes that can be reached share a block that is no slab")
@@ -86,7 +105,7 @@ cdef int visit(void *context, uint64_t address, uint32_t length) noexcept nogil:
         p.sort = sort
         p.count = (length + s.fe.g.block - 1) // s.fe.g.block
         r.used += 1
-        r.blocks += p.count
+        mark(r, block, p.count)
         return OK
     slots = rnvm_slab_slots(s.fe.g.block, rnvm_class_bytes[sort], &first)
     if not p.block:
@@ -95,7 +114,7 @@ cdef int visit(void *context, uint64_t address, uint32_t length) noexcept nogil:
         p.count = slots
         p.slots = <uint64_t *> calloc((slots + 63) // 64, sizeof(uint64_t))
         r.used += 1
-        r.blocks += 1
+        mark(r, block, 1)
         if p.slots == NULL:
             return NO_MEMORY
     at = (address - start - first) // rnvm_class_bytes[sort]
@@ -107,13 +126,14 @@ cdef int visit(void *context, uint64_t address, uint32_t length) noexcept nogil:
     return OK
 
 
-cdef int compare(reached *r, const rnvm_slabs *all) noexcept nogil:
+cdef int compare(reached *r) noexcept nogil:
     """Slots that were reached against slots that are taken."""
     cdef instance *s = r.s
     cdef uint64_t i, word, address
     cdef const rnvm_slab *slab
     cdef place *p
     cdef node *n
+    cdef int found
     for i in range(r.room):
         p = &r.places[i]
         if not p.block or p.sort == RNVM_CLASSES:
@@ -127,7 +147,10 @@ cdef int compare(reached *r, const rnvm_slabs *all) noexcept nogil:
             if p.slots[word] & ~slab.taken[word]:
                 return fault(s, address, "a node that can be reached stands in a slot that is free")
             if slab.taken[word] & ~p.slots[word]:
-                return fault(s, address, "a slot is taken and cannot be reached: it has leaked")
+                found = leak(r, address, &r.found.lost_slots, __builtin_popcountll(slab.taken[word] & ~p.slots[word]),
+                             "a slot is taken and cannot be reached: it has leaked")
+                if found != OK:
+                    return found
         cache_forget(s.fe)
     return OK
 
@@ -158,7 +181,7 @@ cdef int empty_slabs(reached *r, const rnvm_slabs *all) noexcept nogil:
             if slab.previous != previous:
                 return fault(s, address, "the list of slabs does not lead back")
             if not taken:
-                r.blocks += 1
+                mark(r, rnvm_block_of(&s.fe.g, rnvm_offset(address)), 1)
             previous = address
             address = slab.next
             steps += 1
@@ -167,13 +190,14 @@ cdef int empty_slabs(reached *r, const rnvm_slabs *all) noexcept nogil:
     return OK
 
 
-cdef int own_blocks(instance *s, uint64_t *count) noexcept nogil:
-    """The blocks that the pool says are the structure's."""
+cdef int own_blocks(reached *r) noexcept nogil:
+    """The blocks that the pool says are the structure's against those in which something of it stands."""
+    cdef instance *s = r.s
     cdef frontend *fe = s.fe
-    cdef uint64_t block, word = 0, at, last = 0
+    cdef uint64_t block, word = 0, at, last = 0, address, owner
+    cdef bint needed
     # Without a back-end nothing waits to be applied.
     cdef int found = remote_ask(fe, RNVM_APPLY, 0) if fe.ring != NULL else OK
-    count[0] = 0
     for block in range(fe.g.blocks):
         at = rnvm_owner_word_at(&fe.g, block)
         if at != last:
@@ -181,44 +205,53 @@ cdef int own_blocks(instance *s, uint64_t *count) noexcept nogil:
             last = at
         if found != OK:
             return found
-        if not rnvm_word_whole(fe.g.seed, at, word):
+        address = rnvm_address(fe.g.backend, rnvm_block_at(&fe.g, block))
+        owner = rnvm_word_value(word) >> rnvm_owner_shift(&fe.g, block) & 0xffff
+        needed = r.mine[block >> 6] >> (block & 63) & 1
+        # Whose blocks they were that a damaged word is about, nobody knows, also not once it is repaired.
+        if not rnvm_word_whole(fe.g.seed, at, word) or owner & RNVM_UNKNOWN == RNVM_UNKNOWN:
             continue
-        if (rnvm_word_value(word) >> rnvm_owner_shift(&fe.g, block) & 0xffff) == (RNVM_USED | s.index + 1):
-            count[0] += 1
-    return OK
+        if needed and owner != (RNVM_USED | s.index + 1):
+            return fault(s, address, "a node stands in a block that is not the structure's")
+        if not needed and owner == (RNVM_USED | s.index + 1):
+            found = leak(r, address, &r.found.lost_blocks, 1, "a block is the structure's and cannot be reached: it has leaked")
+    return found
 
 
 cdef int reach(instance *s, void *context) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef reached r
     cdef rnvm_slabs all
-    cdef uint64_t owned = 0, i, roots
+    cdef uint64_t i
     cdef int found
     cdef node *n
     memset(&r, 0, sizeof(r))
     r.s = s
+    r.counts = context != NULL
     n = cache_get(s, s.slabs, sizeof(rnvm_slabs), RNVM_TYPE_SLABS)
     if n == NULL:
         return s.error
     all = (<rnvm_slabs *> node_bytes(n))[0]
-    roots = (s.root + s.kind.root - s.slabs + fe.g.block - 1) // fe.g.block
-    found = OK if grow(&r) else NO_MEMORY
+    r.mine = <uint64_t *> calloc((fe.g.blocks + 63) // 64, sizeof(uint64_t))
+    found = OK if r.mine != NULL and grow(&r) else NO_MEMORY
     if found == OK:
+        mark(&r, rnvm_block_of(&fe.g, rnvm_offset(s.slabs)), (s.root + s.kind.root - s.slabs + fe.g.block - 1) // fe.g.block)
         found = s.kind.walk(s, visit, &r)
         cache_forget(fe)
     if found == OK:
-        found = compare(&r, &all)
+        found = compare(&r)
     if found == OK:
         found = empty_slabs(&r, &all)
-    if found == OK and r.bytes != all.bytes:
-        found = fault(s, s.slabs, "the bytes of the nodes that can be reached are not those that are counted")
-    if found == OK and r.blocks + roots != all.blocks:
-        found = fault(s, s.slabs, "the blocks of the nodes that can be reached are not those that are counted")
     if found == OK and not fe.changed:
-        found = own_blocks(s, &owned)
-        if found == OK and owned != all.blocks:
-            found = fault(s, s.slabs, "the pool counts other blocks as the structure's than it does itself")
+        found = own_blocks(&r)
+    if found == OK and not r.found.lost_at and r.found.bytes != all.bytes:
+        found = fault(s, s.slabs, "the bytes of the nodes that can be reached are not those that are counted")
+    if found == OK and not r.found.lost_at and r.found.blocks != all.blocks:
+        found = fault(s, s.slabs, "the blocks of the nodes that can be reached are not those that are counted")
+    if context != NULL:
+        (<reachable *> context)[0] = r.found
     for i in range(r.room):
         free(r.places[i].slots)
     free(r.places)
+    free(r.mine)
     return found

@@ -20,6 +20,8 @@ cdef enum:                     # operations
     PUT = 2
     TAKE = 3
     FAIL = 4                   # changes something, then finds an invariant broken
+    LOSE = 5                   # two mistakes that a structure could make: a node that is forgotten and not freed,
+    DANGLE = 6                 # and one that is freed and not forgotten
 
 cdef enum:
     NOTHING = 1                # apply and query: the place is empty
@@ -69,6 +71,11 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     if code == FAIL:
         clear(s, root, <uint32_t> place)
         return fault(s, s.root, "as was asked for")
+    if code == LOSE:
+        root.places[place] = root.lengths[place] = 0
+        return OK
+    if code == DANGLE:
+        return node_free(s, root.places[place], root.lengths[place])
     if code == TAKE:
         found = value_of(s, root, <uint32_t> place)
         return clear(s, root, <uint32_t> place) if found == OK else found
@@ -158,6 +165,14 @@ cdef class Sample(Structure):
     def fail(self, uint64_t place):
         """An operation that finds damage half way."""
         self.execute(FAIL, <const char *> &place, 8)
+
+    def lose(self, uint64_t place):
+        """A mistake: forgets what is there and does not free it."""
+        self.execute(LOSE, <const char *> &place, 8)
+
+    def dangle(self, uint64_t place):
+        """A mistake: frees what is there and does not forget it."""
+        self.execute(DANGLE, <const char *> &place, 8)
 
 
 register_kind(&sample, Sample)

@@ -52,13 +52,10 @@ cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
 ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
 
 
-# kind: of static storage; cls: opened for it by recovery and by `rnvm check`: cls(fe, name).
+# kind: of static storage; cls: opened for it by recovery: cls(fe, name).
 cdef int register_kind(const kind *k, object cls) except -1
-
-
-cdef class Registered:
-    cdef const kind *c
-    cdef readonly object cls
+# NULL: this process does not know it.
+cdef const kind *kind_of(uint32_t number) noexcept
 
 
 cdef class Structure:

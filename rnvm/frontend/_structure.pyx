@@ -101,6 +101,8 @@ kinds = {}                     # number -> Registered
 
 cdef class Registered:
     """A kind of structure that this process knows."""
+    cdef const kind *c
+    cdef readonly object cls
 
     @property
     def format(self):
@@ -120,6 +122,11 @@ cdef int register_kind(const kind *k, object cls) except -1:
         raise InvalidArgument(f"{cls.__name__}.KIND is {cls.KIND}, and the kind's number {k.number}")
     kinds[k.number] = entry
     return 0
+
+
+cdef const kind *kind_of(uint32_t number) noexcept:
+    cdef Registered entry = kinds.get(number)
+    return entry.c if entry is not None else NULL
 
 
 # Codecs
@@ -179,14 +186,14 @@ cdef class Structure:
             raise MemoryError()
 
     def __init__(self, FrontEnd fe not None, str name not None, *, codec=None, bint create=True, timeout=None):
-        cdef Registered entry = kinds.get(type(self).KIND)
-        if entry is None:
+        cdef const kind *known = kind_of(type(self).KIND)
+        if known == NULL:
             raise InvalidArgument(f"{type(self).__name__} is no kind of structure that is registered")
         if self.fe is not None:
             raise InvalidArgument("a structure is opened once")
         self.codec = codec_of(codec)
         self.name = name
-        self.c.kind = entry.c
+        self.c.kind = known
         self.fe = fe
         fe.open_structure(self, self.c, create, timeout)
 

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 
+import pytest
+
 import rnvm
+from rfp.errors import StructureDamaged
 from rnvm import pools
 from rnvm.frontend._sample import Sample
 from rnvm.pool import _drive
@@ -84,16 +87,48 @@ def test_a_check_walks_the_structures_and_names_the_one_that_is_damaged() -> Non
         assert (after.returncode, "structure b'BPlusTree'" in after.stdout) == (1, True), after.stdout
 
 
-def test_a_check_finds_blocks_that_a_structure_owns_and_does_not_reach() -> None:
+def take(path: str, kind: int, blocks: int) -> None:
+    """A transaction of the structure `table` that only says: these blocks are mine (TAKE), or are not (RETURN its last ones)."""
+    with pools.open_pool(path) as pool:
+        session, _ = pool.attach()
+        if kind == _drive.TAKE:
+            address = pool.grant(session, blocks)
+        else:
+            owned = [block for block, owner in enumerate(_drive.owners(pool)) if owner == 0x8000 | pool.names[b"table"] + 1]
+            address = (1 << 48) + _drive.offset_of(pool, owned[-blocks])
+        structure, number, _ = _drive.progress(pool, b"table")
+        part = _drive.part(structure, number + 1, _drive.entry(kind, address, blocks))
+        assert _drive.Writer(pool, session).transaction([part])[0]
+        pool.collect()
+        assert pool.replay() == 1
+
+
+@pytest.mark.parametrize(("kind", "what"), [
+    (_drive.TAKE, "leak: structure b'table': 3 blocks and 0 slots in others are its own and cannot be reached"),
+    (_drive.RETURN, "damage: structure b'table': a node stands in a block that is not the structure's"),
+])  # fmt: skip
+def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_reaches(kind: int, what: str) -> None:
     with new_path("direct") as path:
         with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
-            HashTable(fe, "table")[b"a"] = b"1"
-        with pools.open_pool(path) as pool:
-            session, _ = pool.attach()
-            body = _drive.entry(_drive.TAKE, pool.grant(session, 3), 3)
-            structure, number, _ = _drive.progress(pool, b"table")
-            assert _drive.Writer(pool, session).transaction([_drive.part(structure, number + 1, body)])[0]
-            pool.collect()
-            assert pool.replay() == 1
+            table = HashTable(fe, "table")
+            for i in range(4):
+                table[b"%d" % i] = bytes(10_000)
+        take(path, kind, 3)
         found = run("check", path)
-        assert (found.returncode, "structure b'table'" in found.stdout) == (1, True), found.stdout
+        assert (found.returncode, what in found.stdout) == (1, True), found.stdout
+
+
+def test_a_check_finds_nodes_that_are_taken_and_forgotten_or_free_and_pointed_to() -> None:
+    for mistake, what in (("lose", "leak: structure b's': 0 blocks and 1 slots"),
+                          ("dangle", "damage: structure b's': a node that can be reached stands in a slot that is free")):  # fmt: skip
+        with new_path("direct") as path:
+            with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+                sample = Sample(fe, "s")
+                sample.put(1, b"a")
+                sample.put(2, b"b")
+                sample.check()
+                getattr(sample, mistake)(1)
+                with pytest.raises(StructureDamaged, match="slot"):
+                    sample.check()
+            found = run("check", path, "--with", "rnvm.frontend._sample")
+            assert (found.returncode, what in found.stdout) == (1, True), found.stdout

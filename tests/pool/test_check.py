@@ -209,39 +209,6 @@ def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_
     pool.close()
 
 
-# What structures reach
-
-
-@pytest.fixture
-def walker():
-    """Structures of this file's kind reach what they were made to reach, less what a test takes from or adds to that."""
-    reached = {name: set(blocks) for name, blocks in REACHED.items()}
-    check.register_walker(KIND, lambda pool, name: reached[name])
-    yield reached
-    del check.WALKERS[KIND]
-
-
-def test_blocks_that_nothing_reaches_are_leaks(walker):
-    assert checked(IMAGE).sound
-    lost = walker[b"a"].pop()
-    found = checked(IMAGE)
-    assert [(finding.kind, str(lost) in finding.what) for finding in found.findings] == [("leak", True)]
-    assert not found.sound
-
-
-def test_blocks_that_a_structure_reaches_but_does_not_own_are_damage(walker):
-    walker[b"a"].add(max(REACHED[b"b"]))
-    assert [(finding.kind, "not its own" in finding.what) for finding in checked(IMAGE).findings] == [("damage", True)]
-
-
-def test_a_structure_that_its_walker_finds_broken_is_damage(walker):
-    def broken(pool: Pool, name: bytes) -> list[int]:
-        raise PoolDamaged(f"node 7 of {name!r} is not whole")
-
-    check.register_walker(KIND, broken)
-    assert {finding.kind for finding in checked(IMAGE).findings} == {"damage"}
-
-
 # Files
 
 
