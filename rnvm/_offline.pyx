@@ -6,9 +6,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
 from rfp._fabric cimport remote_region
-from rnvm._layout cimport rnvm_name, rnvm_name_at
+from rnvm._layout cimport rnvm_name, rnvm_name_at, rnvm_offset
 from rnvm._node cimport rnvm_slabs
-from rnvm.frontend._answers cimport DAMAGED, NO_MEMORY, OK
+from rnvm.frontend._answers cimport AGAIN, DAMAGED, NO_MEMORY, OK
 from rnvm.frontend._cache cimport cache_clear
 from rnvm.frontend._front cimport frontend, instance, kind
 from rnvm.frontend._reach cimport reach, reachable
@@ -29,8 +29,8 @@ def known(Pool pool not None, bytes name not None):
 def examine(Pool pool not None, bytes name not None):
     """Verify every invariant of a structure that is known, and that what it has allocated is what can be reached.
 
-    Returns None or what is wrong, and the counts of what can be reached and of what has leaked.  Nobody may change the pool
-    meanwhile.
+    Returns None or what is wrong, the offset of the node that is not whole (0: it is something else), and the counts of what can
+    be reached and of what has leaked.  Nobody may change the pool meanwhile.
     """
     cdef uint32_t index = pool.names[name]
     cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, index))
@@ -41,7 +41,7 @@ def examine(Pool pool not None, bytes name not None):
     cdef int found
     memset(&counted, 0, sizeof(counted))
     if not pool.c.structures[index].number:
-        return None, counted                    # its first transaction never came: there is nothing yet
+        return None, 0, counted                  # its first transaction never came: there is nothing yet
     fe = <frontend *> calloc(1, sizeof(frontend))
     s = <instance *> calloc(1, sizeof(instance))
     if fe == NULL or s == NULL:
@@ -64,9 +64,14 @@ def examine(Pool pool not None, bytes name not None):
     with nogil:
         found = reach(s, &counted)
         cache_clear(fe, NULL)
-    what = None if found == OK else "nodes do not fit together"
-    if found == DAMAGED and s.fault != NULL:
+    what, at = None, 0
+    if found == DAMAGED:
         what = f"{(<bytes> s.fault).decode()} (at {s.fault_at:#x})"
+    elif found == AGAIN and s.fault_at:
+        what = f"what stands at {s.fault_at:#x} is not the node that leads there, or not whole"
+        at = rnvm_offset(s.fault_at)
+    elif found != OK:
+        what = "nodes do not fit together"
     free(fe.buckets)
     free(fe.nodes)
     free(fe.answer)
@@ -74,4 +79,4 @@ def examine(Pool pool not None, bytes name not None):
     free(s)
     if found == NO_MEMORY:
         raise MemoryError()
-    return what, counted
+    return what, at, counted

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 from rfp.errors import PoolDamaged
@@ -71,13 +72,14 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
     for name in pool.names:
         if not _offline.known(pool, name):
             continue
-        wrong, reached[name] = _offline.examine(pool, name)
-        blocks, slots, at = (reached[name].pop("lost_" + what) for what in ("blocks", "slots", "at"))
-        if at:
-            what = f"{blocks} blocks and {slots} slots in others are its own and cannot be reached; the first at {at:#x}"
+        wrong, at, reached[name] = _offline.examine(pool, name)
+        blocks, slots, first = (reached[name].pop("lost_" + what) for what in ("blocks", "slots", "at"))
+        if first:
+            what = f"{blocks} blocks and {slots} slots in others are its own and cannot be reached; the first at {first:#x}"
             findings.append(Finding("leak", f"structure {name!r}", what))
         if wrong is not None:
-            findings.append(Finding("damage", f"structure {name!r}", wrong))
+            mend = "one flipped bit is turned back" if at else None
+            findings.append(Finding("damage", f"structure {name!r}", wrong, mend, "node", at, pool.names[name]))
     return reached, findings
 
 
@@ -176,16 +178,43 @@ def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
                         lost.append(f"{loss.where}: {loss.what}: {loss.mend}")
 
 
+def mend_nodes(view: Private, mended: list[str]) -> None:
+    """Turn bits of nodes back, one node after the other, as long as that helps.  What cannot be mended, a check still finds."""
+    while True:
+        with contextlib.closing(copied(view)) as copy, Pool(copy) as pool:
+            done = [
+                f"{finding.where}: one bit of the node at {finding.at} was turned back"
+                for finding in walk(pool)[1]
+                if finding.at and _mend.node(view, pool, finding.number, finding.at)
+            ]
+        if not done:
+            return
+        mended += done
+
+
 def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Mend a pool that nobody has open: what was mended, and what was lost for good.
 
     One flipped bit in anything that is checksummed is turned back.  Where more is damaged, what cannot be known is given up, so
     that the rest can be used: copy the pool first.  Raises PoolDamaged where nothing can be done; the pool is unchanged then.
     """
+    with changing(path) as view:
+        mended, lost = mend_copy(view)
+    # Opening mends copies and recovers.
+    with pools.open_pool(path, accept_loss=True) as pool:
+        mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
+    with changing(path) as view:
+        mend_nodes(view, mended)
+    return mended, lost
+
+
+@contextlib.contextmanager
+def changing(path: str | os.PathLike[str]) -> Iterator[Private]:
+    """A private copy of a pool that nobody has open; what has changed in it in the end is written to the pool."""
     with contextlib.ExitStack() as stack:
         view, _ = stack.enter_context(pools.view(path))
         before = stack.enter_context(contextlib.closing(copied(view)))
-        mended, lost = mend_copy(view)
+        yield view
         changes = [
             (at, new)
             for at in range(0, view.length, PIECE)
@@ -196,7 +225,3 @@ def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             for at, new in changes:
                 medium.write(at, new)
             medium.drain()
-    # Opening mends copies and recovers.
-    with pools.open_pool(path, accept_loss=True) as pool:
-        mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
-    return mended, lost

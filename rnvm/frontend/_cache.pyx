@@ -161,8 +161,9 @@ cdef void cache_clear(frontend *fe, const instance *s) noexcept nogil:
         free(n)
 
 
-cdef node *failed(instance *s, int error) noexcept nogil:
+cdef node *failed(instance *s, uint64_t address, int error) noexcept nogil:
     s.error = error
+    s.fault_at = address
     return NULL
 
 
@@ -188,10 +189,10 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
     cdef int found
     s.steps += 1
     if s.steps > STEPS and not s.entered:
-        return failed(s, AGAIN)
+        return failed(s, address, AGAIN)
     if n != NULL and n.owner == s and n.generation == s.generation:
         if not fits(s, <rnvm_node *> node_bytes(n), address, length if length else n.length, type):
-            return failed(s, AGAIN)
+            return failed(s, address, AGAIN)
         fe.hits += 1
         fe.clock += 1
         n.used = fe.clock
@@ -202,23 +203,23 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
     s.fetched = True
     if not length:
         if not plausible(s, address, RNVM_NODE):
-            return failed(s, AGAIN)
+            return failed(s, address, AGAIN)
         found = remote_read(fe, rnvm_offset(address), &header, RNVM_NODE)
         if found != OK:
-            return failed(s, found)
+            return failed(s, address, found)
         if not s.entered:
             overlay_patch(s, rnvm_offset(address), <char *> &header, RNVM_NODE)
         length = header.length
     if not plausible(s, address, length):
-        return failed(s, AGAIN)
+        return failed(s, address, AGAIN)
     n = cache_add(s, address, length)
     if n == NULL:
-        return failed(s, NO_MEMORY)
+        return failed(s, address, NO_MEMORY)
     found = remote_read(fe, rnvm_offset(address), node_bytes(n), length)
     if not s.entered:
         overlay_patch(s, rnvm_offset(address), node_bytes(n), length)
     if found != OK or not fits(s, <rnvm_node *> node_bytes(n), address, length, type) \
             or rnvm_node_crc(fe.g.seed, <rnvm_node *> node_bytes(n)) != (<rnvm_node *> node_bytes(n)).crc:
         cache_remove(fe, n)
-        return failed(s, found if found != OK else AGAIN)
+        return failed(s, address, found if found != OK else AGAIN)
     return n

@@ -49,7 +49,7 @@ cdef int have_applied(instance *s, line *seen) noexcept nogil:
 
 cdef int run(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
     s.fe.answer_length = 0
-    s.steps = 0
+    s.steps = s.fault_at = 0
     s.fetched = False
     s.error = AGAIN
     return ask(s, context)

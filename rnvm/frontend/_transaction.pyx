@@ -18,7 +18,7 @@ cdef int transaction_do(instance *s, uint32_t code, const char *bytes, uint32_t 
     cdef int found
     fe.operation += 1
     fe.answer_length = 0
-    s.steps = 0
+    s.steps = s.fault_at = 0
     s.fetched = False
     s.error = AGAIN
     found = s.kind.apply(s, code, bytes, length)

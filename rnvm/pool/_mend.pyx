@@ -8,10 +8,11 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm._ahead cimport ahead, ahead_find, ahead_headers, ahead_whole
 from rnvm._layout cimport (
     RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MEMORY, RNVM_NAME_LIVE, RNVM_NO_LIMIT, RNVM_OPERATIONS,
-    RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_header, rnvm_memory_ring_at, rnvm_name,
+    RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_address, rnvm_header, rnvm_memory_ring_at, rnvm_name,
     rnvm_name_at, rnvm_operation_ring_at, rnvm_record, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_value,
     rnvm_word_whole,
 )
+from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm._persistence cimport Private, medium
 from rnvm.pool._format cimport header_read, superblock_read
 from rnvm.pool._inspect cimport Inspection
@@ -31,9 +32,10 @@ cdef enum:                     # what is tested
     RECORD = 7
     AREA = 8
     FRAME = 9
+    NODE = 10
 
 cdef enum:
-    RECORD_BYTES = 4096        # of a log record, or of a frame, that are searched for the bit
+    RECORD_BYTES = 4096        # of a log record, a frame or a node that are searched for the bit
     AREA_BYTES = 64            # of the header of the write-ahead area
 
 cdef struct subject:
@@ -46,6 +48,14 @@ cdef struct subject:
     ahead *a
     char *buffer
     uint64_t capacity
+    uint64_t address
+    uint32_t owner
+
+
+cdef bint node_whole(const medium *m, uint32_t seed, uint64_t at, uint64_t address, uint32_t owner) noexcept nogil:
+    cdef const rnvm_node *node = <const rnvm_node *> (m.base + at)
+    return (node.address == address and node.structure == owner and node.length >= RNVM_NODE and node.length <= RNVM_LARGEST_NODE
+            and node.length <= m.length - at and rnvm_node_crc(seed, node) == node.crc)
 
 
 cdef bint whole(const subject *s) noexcept nogil:
@@ -68,6 +78,8 @@ cdef bint whole(const subject *s) noexcept nogil:
         return ring_read(s.r, s.r.tail, s.buffer, s.capacity) != 0
     if s.what == FRAME:
         return ahead_whole(s.m, s.a, s.at, s.a.generation, s.a.frames)
+    if s.what == NODE:
+        return node_whole(s.m, s.seed, s.at, s.address, s.owner)
     if s.what == AREA:
         ahead_headers(s.m, s.a)
         return s.a.headers != 0
@@ -181,6 +193,18 @@ def record(Private private not None, Pool pool not None, str which, uint32_t ses
     s.buffer = pool.c.scratch
     s.capacity = r.size // 2
     return turn_back(&s, r.at + place, min(<uint64_t> RECORD_BYTES, r.size - place)) >= 0
+
+
+def node(Private private not None, Pool pool not None, uint32_t index, uint64_t at):
+    """Of a node of the structure with this naming entry, which should stand there (the pool is opened on a copy of `private`, with nothing in its logs)."""
+    cdef subject s
+    s.what = NODE
+    s.m = &private.c
+    s.seed = pool.c.g.seed
+    s.at = at
+    s.address = rnvm_address(pool.c.g.backend, at)
+    s.owner = pool.c.structures[index].id
+    return not whole(&s) and turn_back(&s, at, min(<uint64_t> RECORD_BYTES, private.c.length - at)) >= 0
 
 
 def lose(Private private not None, Inspection inspection not None, str part, uint64_t at, uint32_t index):
