@@ -8,8 +8,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm._ahead cimport ahead, ahead_find, ahead_headers, ahead_whole
 from rnvm._layout cimport (
     RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MEMORY, RNVM_NAME_LIVE, RNVM_NO_LIMIT, RNVM_OPERATIONS,
-    RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_address, rnvm_header, rnvm_memory_ring_at, rnvm_name,
-    rnvm_name_at, rnvm_operation_ring_at, rnvm_record, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_value,
+    RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_address, rnvm_header, rnvm_memory_ring_at,
+    rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_record, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_value,
     rnvm_word_whole,
 )
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
@@ -196,7 +196,10 @@ def record(Private private not None, Pool pool not None, str which, uint32_t ses
 
 
 def node(Private private not None, Pool pool not None, uint32_t index, uint64_t at):
-    """Of a node of the structure with this naming entry, which should stand there (the pool is opened on a copy of `private`, with nothing in its logs)."""
+    """Of a node that should stand there, of the structure with this naming entry.
+
+    The pool is opened on a copy of `private`, which has nothing in its logs that would change the node.
+    """
     cdef subject s
     s.what = NODE
     s.m = &private.c
