@@ -16,125 +16,18 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm.frontend._front cimport frontend, instance, kind
+from structures._arena cimport (
+    CHANGED, FREED, NEW, address_of, all_named, arena, cell, commit, copy, draw, drop_copies, failing, find, more, release,
+    remember, roll_back)
 
 from rfp.errors import WrongKind, WrongType
 
 cdef enum:
     STEPS = 65536              # nodes that a query may read
-    UNIT = 64                  # addresses are that far apart
-    CHANGED = 1
-    NEW = 2
-    FREED = 3
 
-cdef uint64_t BACKEND = <uint64_t> 1 << 48
-
-cdef struct cell:              # a node
-    char *bytes
-    char *older                # what it was before the last operation that changed it, to mix with
-    uint32_t length
-    uint32_t older_length
-    uint32_t structure
-    uint64_t touched           # number of the operation that changed it last
-    bint taken
-    bint pending               # changed by a transaction that has not ended: its CRC is not of what it contains
-
-cdef struct step:              # how to undo
-    int what
-    uint64_t number            # of the cell
-    char *bytes                # what it was
-    char *named                # a byte for each of it: was it named to node_change()?
-
-cdef struct arena:
-    cell *cells
-    uint64_t count
-    uint64_t room
-    uint64_t *vacant
-    uint64_t vacant_count
-    uint64_t vacant_room
-    step *steps
-    uint64_t step_count
-    uint64_t step_room
-    char **copies              # that a query or walk was given
-    uint64_t copy_count
-    uint64_t copy_room
-    uint64_t operation         # number
-    uint64_t bytes             # of taken nodes
-    uint64_t limit
-    char *answer
-    uint64_t answer_length
-    uint64_t answer_room
-    uint64_t random
-    # what goes wrong
-    int64_t fail_reads         # this many more succeed; below 0: all
-    int64_t fail_news
-    int64_t fail_changes
-    int fail_code
-    bint failed
-    uint32_t again             # of 2^16 reads
-    bint mixing
-    bint applying
-    bint walking
-    bint strict
-    uint64_t reads
-    uint64_t changes
-    uint64_t news
 
 cdef inline arena *arena_of(instance *s) noexcept nogil:
     return <arena *> s.fe
-
-cdef inline uint64_t draw(arena *a) noexcept nogil:
-    a.random ^= a.random << 13
-    a.random ^= a.random >> 7
-    a.random ^= a.random << 17
-    return a.random
-
-cdef inline uint64_t address_of(uint64_t number) noexcept nogil:
-    return BACKEND | (number + 1) * UNIT
-
-cdef bint more(void **items, uint64_t *room, uint64_t count, uint64_t size) noexcept nogil:
-    """Room for one more."""
-    cdef void *grown
-    if count < room[0]:
-        return True
-    grown = realloc(items[0], (room[0] * 2 + 64) * size)
-    if grown == NULL:
-        return False
-    items[0] = grown
-    room[0] = room[0] * 2 + 64
-    return True
-
-cdef cell *find(arena *a, uint64_t address) noexcept nogil:
-    cdef uint64_t number
-    if address >> 48 != 1 or address % UNIT:
-        return NULL
-    number = (address & (BACKEND - 1)) // UNIT - 1
-    return &a.cells[number] if number < a.count else NULL
-
-cdef bint failing(arena *a, int64_t *left) noexcept nogil:
-    if left[0] < 0:
-        return False
-    left[0] -= 1
-    if left[0] >= 0:
-        return False
-    a.failed = True
-    return True
-
-cdef const char *copy(arena *a, const char *bytes, uint32_t length) noexcept nogil:
-    cdef char *made
-    if not more(<void **> &a.copies, &a.copy_room, a.copy_count, sizeof(char *)):
-        return NULL
-    made = <char *> malloc(length)
-    if made != NULL:
-        memcpy(made, bytes, length)
-        a.copies[a.copy_count] = made
-        a.copy_count += 1
-    return made
-
-cdef void drop_copies(arena *a) noexcept nogil:
-    while a.copy_count:
-        a.copy_count -= 1
-        memset(a.copies[a.copy_count], 0xdd, 32)
-        free(a.copies[a.copy_count])
 
 
 # The contract
@@ -187,27 +80,6 @@ cdef const char *node_read(instance *s, uint64_t address, uint32_t length, uint1
 
 cdef const char *root_read(instance *s) noexcept nogil:
     return node_read(s, s.root, s.kind.root, 1)
-
-
-cdef bint remember(arena *a, int what, uint64_t number, bint bytes) noexcept nogil:
-    cdef step *taken
-    cdef cell *c = &a.cells[number]
-    if not more(<void **> &a.steps, &a.step_room, a.step_count, sizeof(step)):
-        return False
-    taken = &a.steps[a.step_count]
-    memset(taken, 0, sizeof(step))
-    taken.what = what
-    taken.number = number
-    if bytes:
-        taken.bytes = <char *> malloc(c.length)
-        taken.named = <char *> calloc(1, c.length)
-        if taken.bytes == NULL or taken.named == NULL:
-            free(taken.bytes)
-            free(taken.named)
-            return False
-        memcpy(taken.bytes, c.bytes, c.length)
-    a.step_count += 1
-    return True
 
 
 cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type, uint32_t offset, uint32_t n) noexcept nogil:
@@ -347,70 +219,6 @@ cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil:
     return OK
 
 
-# Ends of operations
-
-
-cdef void roll_back(arena *a, uint64_t mark) noexcept nogil:
-    cdef step *last
-    cdef cell *c
-    while a.step_count > mark:
-        a.step_count -= 1
-        last = &a.steps[a.step_count]
-        c = &a.cells[last.number]
-        if last.what == CHANGED:
-            memcpy(c.bytes, last.bytes, c.length)
-            free(last.bytes)
-            free(last.named)
-        elif last.what == NEW:
-            c.taken = False
-            a.bytes -= c.length
-            if more(<void **> &a.vacant, &a.vacant_room, a.vacant_count, sizeof(uint64_t)):
-                a.vacant[a.vacant_count] = last.number
-                a.vacant_count += 1
-        else:
-            c.taken = True
-            a.bytes += c.length
-
-
-cdef bint all_named(arena *a, uint64_t mark) noexcept nogil:
-    """Whether an operation changed only what it said it would."""
-    cdef step *s
-    cdef cell *c
-    cdef uint64_t i
-    cdef uint32_t at
-    for i in range(mark, a.step_count):
-        s = &a.steps[i]
-        c = &a.cells[s.number]
-        if s.what == CHANGED and c.taken:
-            for at in range(c.length):
-                if not s.named[at] and c.bytes[at] != s.bytes[at]:
-                    return False
-    return True
-
-
-cdef void commit(arena *a) noexcept nogil:
-    cdef step *last
-    cdef cell *c
-    cdef uint64_t i
-    for i in range(a.step_count):
-        last = &a.steps[i]
-        c = &a.cells[last.number]
-        if last.what == CHANGED:
-            free(c.older)
-            c.older = last.bytes
-            c.older_length = c.length
-            free(last.named)
-        elif last.what == FREED and not c.taken:
-            if more(<void **> &a.vacant, &a.vacant_room, a.vacant_count, sizeof(uint64_t)):
-                a.vacant[a.vacant_count] = last.number
-                a.vacant_count += 1
-        if c.taken and c.pending:
-            (<rnvm_node *> c.bytes).version = a.operation
-            (<rnvm_node *> c.bytes).crc = rnvm_node_crc(0, <rnvm_node *> c.bytes)
-        c.pending = False
-    a.step_count = 0
-
-
 class Fault(Exception):
     """An operation or query came back with an error.  code: as the contract numbers them."""
 
@@ -445,17 +253,7 @@ cdef class Memory:
         self.recorded = []
 
     def __dealloc__(self):
-        cdef uint64_t i
-        roll_back(&self.a, 0)
-        drop_copies(&self.a)
-        for i in range(self.a.count):
-            free(self.a.cells[i].bytes)
-            free(self.a.cells[i].older)
-        free(self.a.cells)
-        free(self.a.vacant)
-        free(self.a.steps)
-        free(self.a.copies)
-        free(self.a.answer)
+        release(&self.a)
 
     @contextlib.contextmanager
     def transaction(self, *structures):
