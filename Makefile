@@ -24,6 +24,7 @@ help:
 
 demo:
 	@scripts/install release
+	@scripts/need peers
 	@$(BIN)/python scripts/demo $(ARGS)
 
 test:
@@ -56,6 +57,7 @@ docs:
 # -I: the package that is installed, not the sources in this folder
 bench:
 	@scripts/install release
+	@scripts/need peers
 	@$(BIN)/rfp-experiments $(ARGS)
 
 clean:

@@ -102,6 +102,17 @@ def test_root_on_debian_gets_it_installed(machine, tmp_path):
     ]
 
 
+def test_comparisons_go_on_without_peers_that_are_missing_and_say_which(machine):
+    machine.command("memcached", "exit 0")
+    machine.command("apt-get", "exit 9")
+    run = machine.need(what="peers")
+    assert run.returncode == 0
+    assert "Missing on this machine: Redis.\n" in run.stderr
+    assert "install --no-install-recommends redis-server\n" in run.stderr
+    machine.command("id", "echo 0")
+    assert machine.need(what="peers").returncode == 0, "nor where installing them fails"
+
+
 def test_an_installation_that_does_not_help_ends(machine):
     machine.lack("cc")
     machine.command("id", "echo 0")
