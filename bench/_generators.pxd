@@ -117,11 +117,24 @@ cdef inline uint64_t fnv64(uint64_t number) noexcept nogil:
         number >>= 8
     return 0 - h if h >> 63 else h
 
+cdef inline uint64_t exponential_below(xoshiro *r, double rate, uint64_t n) noexcept nogil:
+    """A whole number of [0, n), as drawing from an exponential distribution until one is below n; without the loop, which ends
+    hardly ever where the rate is small."""
+    cdef double back
+    cdef double u = random_unit(r)
+    if rate * <double>n < 1e-12:             # flat
+        return <uint64_t>(u * <double>n)
+    back = -log1p(u * expm1(-rate * <double>n)) / rate
+    return <uint64_t>back if back < <double>n else n - 1
+
+cdef enum:
+    ATTEMPTS_MAX = 65536
+
 cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
     """The number of the record to ask for; `last` is the newest that exists."""
     cdef uint64_t n
-    cdef double back
-    while True:
+    cdef uint32_t _attempt
+    for _attempt in range(ATTEMPTS_MAX):
         if g.kind == ZIPFIAN:
             n = g.first + fnv64(ycsb_rank(&g.random)) % g.space
         elif g.kind == UNIFORM:
@@ -140,12 +153,11 @@ cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
         elif g.kind == SEQUENTIAL:
             n = g.first + rfp_add64(g.cursor, 1) % g.count
         else:
-            back = -log(1.0 - random_unit(&g.random)) / g.rate
-            if back > <double>(last - g.first):
-                continue
-            n = last - <uint64_t>back
+            n = last - exponential_below(&g.random, g.rate, last - g.first + 1)
         if n <= last:
             return n
+    # Only where nearly all of what is drawn does not exist yet: zipfian with room for very many inserts.
+    return g.first + random_below(&g.random, last - g.first + 1)
 
 # Writes "user" and the number, zero-padded, at most KEY_MAX bytes; returns the length.
 cdef enum:

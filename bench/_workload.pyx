@@ -19,6 +19,7 @@ KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")
 cdef enum:
     POOL = 1 << 16             # a random field starts at one of so many places of the pool
     LARGEST = 256 << 20        # bytes of a record
+    EXPECTED_MAX = 1 << 62     # inserts that zipfian leaves room for
 
 
 cdef inline void draw_key(stream *s, request *r) noexcept nogil:
@@ -253,13 +254,15 @@ cdef class Workload:
         cdef workload *w = &self.c
         record_count = p["recordcount"]
         self.first = p["insertstart"]
-        self.count = record_count - self.first if p["insertcount"] is None else p["insertcount"]
+        self.count = max(record_count - p["insertstart"], 0) if p["insertcount"] is None else p["insertcount"]
         if self.count == 0 or self.first + self.count > record_count:
             raise InvalidArgument(f"insertstart={self.first} and insertcount={p['insertcount']} do not fit "
                                   f"recordcount={record_count}",
                                   hint="recordcount is the size of the whole database; insertstart + insertcount stays within it")
-        known = record_count if known is None else max(known, record_count)
-        if not loading:
+        if loading:
+            known = self.first + self.count       # what there is once it is loaded
+        else:
+            known = record_count if known is None else max(known, record_count)
             self.count += known - record_count
         self.operations = self.count if loading else p["operationcount"]
 
@@ -341,14 +344,14 @@ cdef class Stream:
     def __init__(self, Workload workload not None, unsigned thread=0):
         p = workload.properties
         cdef uint64_t count = workload.count
-        cdef uint64_t seed = p["rfp.seed"] * 1000003 + 2 * thread
+        cdef uint64_t seed = (p["rfp.seed"] * 1000003 + 2 * thread) % 2**64
         self.workload = workload
         self.c.w = &workload.c
         self.c.shared = workload.shared
         seed_random(&self.c.random, seed)
         expected = 0
         if not workload.c.loading:
-            expected = int(workload.operations * operation_shares(p)[INSERT] * 2)
+            expected = min(int(workload.operations * operation_shares(p)[INSERT] * 2), EXPECTED_MAX)
         set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected,
                       seed + 1, p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"],
                       p["exponential.frac"], workload.records, &workload.shared.cursor)

@@ -9,33 +9,16 @@ from typing import Any
 import click
 
 import rfp
-from rfp.errors import CallerError, RfpError
+import rfp.cli.group
+from rfp.cli.group import UNREACHABLE, WRONG, Failed
+from rfp.errors import RfpError
 
-WRONG_DATA, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
-
-
-class Failed(click.ClickException):
-    """An error as one line that names the way out, and an exit status."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.exit_code = status  # type: ignore[misc,unused-ignore]
-
-    def show(self, file: Any = None) -> None:
-        click.echo(f"rfp-ycsb: {self.format_message()}", file=file, err=file is None)
+WRONG_DATA = 1  # beside the statuses of rfp.cli.group
 
 
-class Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order in which one needs them, not by name
-
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except RfpError as error:
-            raise Failed(str(error), WRONG if isinstance(error, CallerError) else UNREACHABLE) from error
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(INTERRUPTED) from None
+class Commands(rfp.cli.group.Commands):
+    program = "rfp-ycsb"
+    refused = UNREACHABLE  # a database that refuses what a workload does is of no use
 
 
 def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -45,7 +28,7 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "-P", "files", multiple=True, metavar="FILE", help="Properties from a file, or a built-in workload: a b c d e f."
         ),
         click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property; overrides files."),
-        click.option("-threads", "--threads", type=click.IntRange(1), metavar="N", help="Client threads."),
+        click.option("-threads", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Client threads."),
         click.option(
             "-target",
             "--target",
@@ -108,29 +91,33 @@ def main() -> None:
 def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
     from bench import phases
     from bench.databases import open_database
-    from bench.exporters import export, hdr_package
+    from bench.exporters import check_outputs, check_writable, export
     from bench.placement import Placement, pinned
 
     pin, plot = options.pop("pin", False), options.pop("plot", None)
     workload = ", ".join(options["files"])
     properties = properties_of(name, **options)
-    if properties["hdrhistogram.fileoutput"]:
-        hdr_package()
+    check_outputs(properties)
     if plot:
         from bench.plot import pyplot
 
         pyplot()
+        check_writable(plot)
     placement = Placement.choose() if pin else None
     progress = sys.stderr.isatty() and not properties["status"]
     known = None
     client = placement.client if placement else None
     with open_database(name, properties, private=phase == "bench", placement=placement) as database, pinned(client):
+        if phase == "bench":
+            phases.check(database, properties, loading=False)
         if phase in ("load", "bench"):
             # The target is for what is measured: a load before it is over as soon as can be.
             loading = properties.with_(target=0) if phase == "bench" else properties
             result = phases.load(database, loading, workload=workload, progress=progress)
             known = result.records
             if phase == "bench":
+                # What a run may ask for is what this load has inserted, also with an insertcount of less than recordcount.
+                properties = properties.with_(recordcount=known)
                 click.echo(f"loaded {result.operations:,} records in {result.runtime / 1e9:.2f} s", err=True)
         if phase in ("run", "bench") and not (phase == "bench" and result.interrupted):
             result = phases.run(database, properties, workload=workload, known=known, progress=progress)
@@ -143,7 +130,7 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
         raise KeyboardInterrupt
     verified = result.metric("VERIFY")
     if verified and set(verified.returns) != {"OK"}:
-        raise Failed("reads returned other data than was written: see the VERIFY lines", WRONG_DATA)
+        raise Failed("reads returned other data than was written: see the VERIFY lines", Commands.program, WRONG_DATA)
 
 
 plot_option = click.option(
@@ -274,7 +261,7 @@ def compare(
     )
     for comparison in comparisons:
         if not comparison.standings:
-            raise Failed("none of these databases can be measured here", WRONG)
+            raise Failed("none of these databases can be measured here", Commands.program, WRONG)
         click.echo(f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n{comparing.table(comparison)}")
     if json_file:
         write_file(json_file, json.dumps(comparing.as_json(comparisons), indent=1) + "\n")

@@ -60,11 +60,53 @@ def export(result: Result, properties: Properties, out: TextIO | None = None) ->
     )
     written = FORMATS[properties["exporter"]](rows)
     if properties["exportfile"]:
-        write_file(properties["exportfile"], written)
+        try:
+            write_file(properties["exportfile"], written)
+        except InvalidArgument:
+            (out or sys.stdout).write(written)  # measured is measured
+            raise
     else:
         (out or sys.stdout).write(written)
     if properties["hdrhistogram.fileoutput"]:
         write_hdr(result, properties["hdrhistogram.output.path"], interval)
+
+
+def check_outputs(properties: Properties) -> None:
+    """Makes sure, before anything is measured, that the results can be written; makes missing directories.
+
+    Raises InvalidArgument.
+    """
+    if properties["exportfile"]:
+        check_writable(properties["exportfile"])
+    if properties["hdrhistogram.fileoutput"]:
+        hdr_package()
+        directory = Path(properties["hdrhistogram.output.path"] + "NAME.hdr").parent
+        make_directory(directory, directory)
+
+
+def check_writable(path: str | Path) -> None:
+    """Opens a file to append to it, in a directory that is made if need be; raises InvalidArgument."""
+    make_directory(Path(path).parent, path)
+    new = not Path(path).exists()
+    try:
+        with Path(path).open("a"):
+            pass
+        if new:
+            Path(path).unlink()
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def make_directory(directory: Path, path: str | Path) -> None:
+    """Makes the directory of `path`; raises InvalidArgument if it cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: str | Path, error: OSError) -> InvalidArgument:
+    return InvalidArgument(f"cannot write {path}: {error.strerror}", hint="name a file that you may write, on a disk with room")
 
 
 def latency_interval(properties: Properties) -> str:
@@ -74,10 +116,11 @@ def latency_interval(properties: Properties) -> str:
 
 def write_file(path: str | Path, content: str) -> None:
     """Writes a text file; raises InvalidArgument if it cannot be."""
+    make_directory(Path(path).parent, path)
     try:
         Path(path).write_text(content, encoding="utf-8")
     except OSError as error:
-        raise InvalidArgument(f"cannot write {path}: {error.strerror}", hint="give a path in a directory that exists") from None
+        raise _unwritable(path, error) from None
 
 
 def hdr_package() -> Any:
@@ -87,7 +130,7 @@ def hdr_package() -> Any:
         import hdrh.log
     except ImportError:
         raise InvalidArgument(
-            ".hdr files need the package hdrhistogram", hint="pip install 'rfp-rnvm[bench]', or leave hdrhistogram.fileoutput out"
+            ".hdr files need the package hdrhistogram", hint="pip install hdrhistogram, or leave hdrhistogram.fileoutput out"
         ) from None
     return hdrh
 

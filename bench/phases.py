@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bench.databases import Database
     from bench.properties import Properties
 
+WINDOWS_MAX = 1 << 15  # operations in flight, all threads together
 CLEANUP = METRIC_NAMES.index("CLEANUP")
 
 
@@ -32,6 +33,24 @@ def load(database: Database, properties: Properties, **options: Any) -> Result:
 def run(database: Database, properties: Properties, **options: Any) -> Result:
     """Runs the requests of a workload; see measure()."""
     return measure(database, properties, loading=False, **options)
+
+
+def check(
+    database: Database, properties: Properties, *, loading: bool, known: int | None = None, seconds: float = 0
+) -> Workload:
+    """The requests of a phase; raises InvalidArgument for what measure() cannot do, before anything is done."""
+    requests = Workload(properties, loading=loading, known=known)
+    if requests.scans and not database.scans:
+        raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
+                              hint="a workload other than E, or one of rnvm-bptree, lmdb, rocksdb, sqlite")  # fmt: skip
+    if not requests.operations and not (seconds or (0 if loading else properties["maxexecutiontime"])):
+        raise InvalidArgument("operationcount=0 runs until maxexecutiontime", hint="-p maxexecutiontime=SECONDS")
+    if properties["threadcount"] * properties["rfp.window"] > WINDOWS_MAX:
+        raise InvalidArgument(
+            f"{properties['threadcount']} threads with a window of {properties['rfp.window']}",
+            hint=f"threadcount x rfp.window must be at most {WINDOWS_MAX}",
+        )
+    return requests
 
 
 def measure(
@@ -50,13 +69,8 @@ def measure(
     seconds: ends the phase early (0: maxexecutiontime does).  progress: show a line that moves on standard error.
     The first Ctrl-C ends the phase, and the result says `interrupted`.  Raises what the database raises, InvalidArgument.
     """
-    requests = Workload(properties, loading=loading, known=known)
-    if requests.scans and not database.scans:
-        raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
-                              hint="a workload other than E, or one of rnvm-bptree, lmdb, rocksdb, sqlite")  # fmt: skip
+    requests = check(database, properties, loading=loading, known=known, seconds=seconds)
     seconds = seconds or (0 if loading else properties["maxexecutiontime"])
-    if not requests.operations and not seconds:
-        raise InvalidArgument("operationcount=0 runs until maxexecutiontime", hint="-p maxexecutiontime=SECONDS")
     phase = _Phase(database, requests, loading)
     try:
         status = Status(
@@ -104,10 +118,6 @@ class _Phase:
         count = min(wanted, requests.operations) if requests.operations else wanted
         if count < wanted:
             print(f"rfp-ycsb: {count} threads, as there are no more operations", file=sys.stderr)
-        if count * properties["rfp.window"] > 1 << 15:
-            raise InvalidArgument(
-                f"{count} threads with a window of {properties['rfp.window']}", hint="threadcount x rfp.window may be 32768"
-            )
         self.tallies = [Tally() for _ in range(count)]
         self.connections: list[Any] = []
         self.verbs: Counter[str] = Counter()

@@ -23,7 +23,7 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise InvalidArgument("pictures need matplotlib", hint="pip install 'rfp-rnvm[plot]', or leave --plot out") from None
+        raise InvalidArgument("pictures need matplotlib", hint="pip install matplotlib, or leave --plot out") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot
 

@@ -25,20 +25,27 @@ def boolean(text: str) -> bool:
     return text.lower() == "true"
 
 
-def count(text: str) -> int:
-    """A whole number from 0 on; underscores and k, M, G (decimal) are allowed."""
-    scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
-    number = int(text[:-1] if scale > 1 else text)
-    if number < 0:
-        raise ValueError("not negative")
-    return number * scale
+COUNT_MAX = 2**62  # record numbers and sums of two counts fit into 64 bits
+THREADS_MAX = 1024  # clients of one process, as the server lets them in
+PREDRAW_MAX = 10**7  # requests of a thread, 64 bytes each
 
 
-def positive(text: str) -> int:
-    number = count(text)
-    if number == 0:
-        raise ValueError("at least 1")
-    return number
+def between(least: int, most: int) -> Callable[[str], int]:
+    """A whole number from `least` to `most`; underscores and k, M, G (decimal) are allowed."""
+
+    def parse(text: str) -> int:
+        scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
+        number = int(text[:-1] if scale > 1 else text) * scale
+        if not least <= number <= most:
+            raise ValueError(f"must be between {least} and {most}")
+        return number
+
+    return parse
+
+
+count = between(0, COUNT_MAX)
+positive = between(1, COUNT_MAX)
+length = between(0, 2**31 - 1)
 
 
 def share(text: str) -> float:
@@ -86,7 +93,8 @@ def choice(*names: str) -> Callable[[str], str]:
 
 
 def core_workload(text: str) -> str:
-    if text.rpartition(".")[2] != "CoreWorkload":
+    """YCSB's class name, with or without its package, or go-ycsb's name of it."""
+    if text.rpartition(".")[2] not in ("CoreWorkload", "core"):
         raise ValueError("only CoreWorkload is built in")
     return "CoreWorkload"
 
@@ -122,9 +130,9 @@ KNOWN = _table(
     ("operationcount", "1000", count, "operations of the run, all threads together (0: until maxexecutiontime)"),
     ("insertstart", "0", count, "number of the first record of this load"),
     ("insertcount", None, count, "records of this load (default: recordcount - insertstart)"),
-    ("fieldcount", "10", positive, "fields of a record"),
-    ("fieldlength", "100", count, "bytes of a field, or the most of them"),
-    ("minfieldlength", "1", count, "the least bytes of a field, unless fieldlengthdistribution is constant"),
+    ("fieldcount", "10", between(1, 2**28), "fields of a record"),
+    ("fieldlength", "100", length, "bytes of a field, or the most of them"),
+    ("minfieldlength", "1", length, "the least bytes of a field, unless fieldlengthdistribution is constant"),
     ("fieldlengthdistribution", "constant", choice("constant", "uniform", "zipfian"), "how long fields are"),
     ("readallfields", "true", boolean, "a read takes the whole record, not one field of it"),
     ("writeallfields", "false", boolean, "an update writes the whole record, not one field of it"),
@@ -134,8 +142,8 @@ KNOWN = _table(
     ("insertproportion", "0", weight, "share of inserts"),
     ("scanproportion", "0", weight, "share of scans: only where a database keeps its keys in order"),
     ("readmodifywriteproportion", "0", weight, "share of read-modify-writes"),
-    ("minscanlength", "1", positive, "records of a scan, at least"),
-    ("maxscanlength", "1000", positive, "and at most"),
+    ("minscanlength", "1", between(1, 2**31 - 1), "records of a scan, at least"),
+    ("maxscanlength", "1000", between(1, 2**31 - 1), "and at most"),
     ("scanlengthdistribution", "uniform", choice("uniform", "zipfian"), "how many records scans take"),
     (
         "requestdistribution",
@@ -149,7 +157,7 @@ KNOWN = _table(
     ("exponential.frac", "0.8571428571", above_zero, "... goes to this fraction of the records, the newest"),
     ("insertorder", "hashed", choice("hashed", "ordered"), "key names from hashed or from plain record numbers"),
     ("zeropadding", "1", count, "digits of a key name, at least"),
-    ("threadcount", "1", positive, "client threads (-threads)"),
+    ("threadcount", "1", between(1, THREADS_MAX), "client threads (-threads)"),
     ("target", "0", count, "operations per second to aim at, all threads together (-target; 0: as many as go)"),
     ("maxexecutiontime", "0", weight, "seconds after which the run ends (0: when its operations are done)"),
     ("measurement.interval", None, choice("op", "intended", "both"), ("latency since the operation began, or since it should "
@@ -172,12 +180,12 @@ KNOWN = _table(
     ("rfp.tls_ca", None, str, "PEM file of who signed the certificate of a server over RDMA"),
     ("rfp.api", "native", choice("native", "python"), "native: the driver's loop in C; python: rfp.connect() and its methods"),
     ("rfp.window", "1", positive, "native: operations in flight per thread"),
-    ("rfp.predraw", "0", count, "native: draw this many requests per thread before the clock starts, and repeat them"),
+    ("rfp.predraw", "0", between(0, PREDRAW_MAX), "native: requests that each thread draws before the clock starts, and repeats"),
     ("rfp.timeout", "10", above_zero, "seconds without any answer after which a thread gives up"),
-    ("rfp.seed", "1", count, "of all random numbers"),
+    ("rfp.seed", "1", between(0, 2**64 - 1), "of all random numbers"),
     ("rfp.memory", None, str, "private server: memory for records (default: twice what the workload needs, at least 256MiB)"),
     ("rfp.network", None, str, "private server: emulated network, such as rtt=2us&in_iops=1M (see docs/addresses.md)"),
-    ("rfp.workers", "1", positive, "private server: worker threads"),
+    ("rfp.workers", "1", between(1, 64), "private server: worker threads"),
     ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"), "how results come back"),
     ("rnvm.address", None, str, "back-end of a pool (default: one of its own, within this process)"),
     ("rnvm.pool", None, str, "its pool, made if there is none; or a folder for a temporary one (default: /dev/shm)"),
@@ -188,13 +196,13 @@ KNOWN = _table(
     ("rnvm.timeout", "10", above_zero, "seconds for one call"),
     ("rnvm.secret_file", None, str, "file with the secret of a back-end over RDMA (default: that of RFP_SECRET_FILE)"),
     ("redis.host", "127.0.0.1", str, "Redis server"),
-    ("redis.port", "6379", positive, "its port"),
+    ("redis.port", "6379", between(1, 65535), "its port"),
     ("redis.socket", None, str, "its Unix socket, instead of host and port"),
     ("redis.timeout", "10", above_zero, "seconds for one answer"),
     ("memcached.hosts", "127.0.0.1:11211", str, "memcached server: HOST:PORT, or the path of its Unix socket"),
     ("memcached.client", None, choice("pylibmc", "pymemcache"), "Python client (default: pylibmc, else pymemcache)"),
     ("memcached.timeout", "10", above_zero, "seconds for one answer"),
-    ("memcached.memory", "1024", positive, "private server: MiB for records"),
+    ("memcached.memory", "1024", between(1, 2**31 - 1), "private server: MiB for records"),
     ("lmdb.path", None, str, "directory of the environment (default with bench and compare: a temporary one)"),
     ("lmdb.mapsize", "4G", count, "bytes that it may grow to"),
     ("lmdb.sync", "false", boolean, "sync to disk at every commit"),
@@ -246,7 +254,8 @@ class Properties(Mapping[str, Any]):
             try:
                 self._values[name] = known.parse(text)
             except ValueError as error:
-                raise InvalidArgument(f"property {name}={text!r} does not fit: {error}", hint=known.meaning) from None
+                why = str(error)[:200]
+                raise InvalidArgument(f"property {name}={text[:100]!r} does not fit: {why}", hint=known.meaning) from None
         for known in KNOWN.values():
             if known.name not in self._values:
                 self._values[known.name] = None if known.default is None else known.parse(known.default)
@@ -328,6 +337,14 @@ def _unescape(text: str) -> str:
     return "".join(out)
 
 
+def decoded(content: bytes) -> str:
+    """The text of a property file: UTF-8, with or without a byte order mark, else ISO 8859-1 as Java defines such files."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def find_workload(name: str | Path) -> Path:
     """The property file called `name`: a path, or one of the built-in workloads as `workloada` or `a`.
 
@@ -350,8 +367,8 @@ def read(files: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> Prop
     for name in files:
         path = find_workload(name)
         try:
-            given |= parse(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeError, ValueError) as error:
+            given |= parse(decoded(path.read_bytes()))
+        except (OSError, ValueError) as error:
             raise InvalidArgument(f"cannot read the properties of {path}: {error}") from None
     for setting in settings:
         name, equals, value = setting.partition("=")

@@ -12,6 +12,8 @@ from bench._histogram import Histogram
 from bench._tally import METRIC_NAMES, Tally
 from bench.results import KINDS, total_of
 
+WAIT_MAX = 3600.0  # seconds
+
 
 def remaining(seconds: float) -> str:
     """A time in the two greatest units that it has.
@@ -58,7 +60,7 @@ class Status:
         now = time.monotonic()
         waits = [0.25 - (now - self._shown_at)] if self.progress else []
         waits += [self.every - (now - self._line_at)] if self.every else []
-        return max(min(waits, default=3600.0), 0.0)
+        return max(min([*waits, WAIT_MAX]), 0.0)  # status.interval may be longer than the system can wait
 
     def tick(self, *, last: bool = False) -> None:
         """Prints what is due."""

@@ -9,7 +9,17 @@ b'hello'
 """
 
 from rfp import errors
-from rfp._client import Client, Item
+
+try:
+    from rfp._client import Client, Item
+except ModuleNotFoundError as missing:
+    if missing.name != "rfp._client":
+        raise
+    # The folder of a checkout shadows the installed package: its extensions were compiled elsewhere.
+    raise ImportError(
+        f"{__path__[0]} contains the sources of rfp, which are not compiled there: start Python in another folder, or with -P"
+        " (Python 3.11 and newer) or -I, so that it finds the installed package"
+    ) from None
 from rfp._rpc import RpcClient
 from rfp.connecting import connect
 from rfp.errors import RfpError

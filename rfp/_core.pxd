@@ -26,6 +26,11 @@ cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_copy_out(void *to, const void *source, size_t n)
 
 cdef extern from "rfp/core/crc32c.h" nogil:
+    enum:
+        RFP_CRC32C_TABLE
+        RFP_CRC32C_INSTRUCTION
+        RFP_CRC32C_STREAMS
+    int rfp_crc32c_kind()
     uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
 
 cdef extern from "rfp/core/clock.h" nogil:

@@ -20,6 +20,7 @@ enum rnvm_flush_kind { RNVM_FLUSH_UNKNOWN, RNVM_FLUSH_NONE, RNVM_FLUSH_CLFLUSH, 
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <emmintrin.h>
 
 static inline int rnvm_flush_detect(void)
 {
@@ -93,12 +94,8 @@ static inline void rnvm_flush_drain(void)
 static inline void rnvm_store_lines(void *to, const void *from, size_t n)
 {
 #if defined(__x86_64__)
-    typedef long long lanes __attribute__((vector_size(16)));
-    for (size_t i = 0; i < n; i += 16) {
-        lanes piece;
-        memcpy(&piece, (const char *)from + i, 16);
-        __builtin_ia32_movntdq((lanes *)((char *)to + i), piece);
-    }
+    for (size_t i = 0; i < n; i += 16)
+        _mm_stream_si128((__m128i *)((char *)to + i), _mm_loadu_si128((const __m128i *)((const char *)from + i)));
 #else
     rfp_copy_out(to, from, n);
     rnvm_flush(to, n);

@@ -7,6 +7,7 @@
 ...     index[b"job"] = b"waiting"
 """
 
+import rfp  # noqa: F401  its ImportError explains what a checkout's folder shadows
 from structures._bptree import BPlusTree
 from structures._hashtable import HashTable
 from structures._queue import Queue

@@ -33,7 +33,7 @@ for kind in ("RUNTIME_DIR", "CACHE_HOME", "CONFIG_HOME", "DATA_HOME", "STATE_HOM
     folder = PRIVATE / kind.split("_")[0].lower()
     folder.mkdir(mode=0o700)
     os.environ[f"XDG_{kind}"] = str(folder)
-MEMORY = tempfile.mkdtemp(prefix="rfp-tests-", dir="/dev/shm")  # for pools
+MEMORY = tempfile.mkdtemp(prefix="rfp-tests-", dir=os.environ.get("TESTS_MEMORY", "/dev/shm"))  # for pools
 os.environ["TESTS_MEMORY"] = MEMORY
 
 # Neither starts when the first test happens to need it: they would look like that test's leaks.
@@ -55,6 +55,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--seed", type=int, help="of everything random in this run; as printed by the run to repeat")
     group.addoption("--settle", type=float, default=2 * SLOWER, help="seconds in which what a test held has to be gone")
     group.addoption("--over", choices=("shm", "verbs"), default="shm", help="what servers without an address are reached over")
+    group.addoption("--examples", type=int, help="of each hypothesis test, instead of the profile's number")
     group.addoption("--seconds", type=float, help="in an order drawn from the seed; start no test after so many seconds")
 
 
@@ -77,7 +78,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.timeout = SLOWER * float(config.getini("timeout"))
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(seed)
-    hypothesis.settings.load_profile("long" if "long" in config.option.markexpr.replace("not long", "") else "fast")
+    profile = "long" if "long" in config.option.markexpr.replace("not long", "") else "fast"
+    if config.option.examples is not None:
+        hypothesis.settings.register_profile("asked for", hypothesis.settings.get_profile(profile), max_examples=config.option.examples)
+        profile = "asked for"
+    hypothesis.settings.load_profile(profile)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Collection
@@ -30,19 +31,34 @@ def program(name: str, package: str) -> str:
     """The path of a program; raises PeerMissing, naming the package to install."""
     path = shutil.which(name)
     if path is None:
-        raise PeerMissing(f"{name} is not installed", hint=f"apt-get install {package}")
+        raise PeerMissing(f"{name} is not installed", hint=f"sudo apt-get install {package}")
     return path
 
 
+# Python packages whose name differs from their module's, or that pip alone does not bring.
+INSTALL = {
+    "hdrh": "pip install hdrhistogram",
+    "pylibmc": "pip install pylibmc"
+    if sys.version_info < (3, 12)
+    else "pylibmc has no wheel for this Python: sudo apt-get install libmemcached-dev zlib1g-dev gcc, then pip install pylibmc",
+}
+
+
+def install(module: str) -> str:
+    """The command that installs a Python module."""
+    return INSTALL.get(module, f"pip install {module}")
+
+
 def package(*names: str) -> Any:
-    """The first of these modules that is installed; raises PeerMissing, naming the extra to install."""
+    """The first of these modules that is installed; raises PeerMissing, naming what to install."""
     for name in names:
         try:
             return importlib.import_module(name)
         except ImportError:
             pass
-    wanted = " or ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-    raise PeerMissing(f"the Python package {wanted} is not installed", hint="pip install 'rfp-rnvm[bench]'")
+    wanted = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    # The last is the one that needs the least.
+    raise PeerMissing(f"the Python package {' or '.join(wanted)} is not installed", hint=install(wanted[-1]))
 
 
 def free_port() -> int:
@@ -56,14 +72,16 @@ def free_port() -> int:
 class PeerProcess:
     """Runs a server until stop() or our own end, however that comes.
 
-    command: its words, where {socket} stands for the path that it shall listen on.  cpus: where it may run (None: anywhere).
-    port: of TCP, if it listens there, too.  Raises ConnectionFailed with what the server said if it is not ready within
+    command: its words, where {socket} is replaced by the path of its socket.  cpus: where it may run (None: anywhere).
+    port: of TCP, if it listens there, too.  stdin: what it reads there, such as a configuration with a secret, which would be
+    visible to every user in the command.  Raises ConnectionFailed with what the server said if it is not ready within
     `deadline` seconds.
     """
 
     def __init__(
-        self, name: str, command: list[str], *, cpus: Collection[int] | None = None, port: int = 0, deadline: float = 10
-    ) -> None:
+        self, name: str, command: list[str], *, cpus: Collection[int] | None = None, port: int = 0, stdin: str = "",
+        deadline: float = 10,
+    ) -> None:  # fmt: skip
         self.name, self.port = name, port
         self.directory = Path(tempfile.mkdtemp(prefix=f"rfp-ycsb-{name}-"))
         self.socket = str(self.directory / "socket")
@@ -82,10 +100,12 @@ class PeerProcess:
                 os.sched_setaffinity(0, cpus)
 
         try:
-            with self._log.open("wb") as log:
+            with self._log.open("wb") as log, tempfile.TemporaryFile(dir=self.directory) as given:
+                given.write(stdin.encode())
+                given.seek(0)
                 arguments = [part.replace("{socket}", self.socket) for part in command]
                 self._process = subprocess.Popen(
-                    arguments, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory, preexec_fn=set_up
+                    arguments, stdin=given, stdout=log, stderr=log, cwd=self.directory, preexec_fn=set_up
                 )
             self._wait_until_ready(time.monotonic() + deadline, deadline)
         except BaseException:

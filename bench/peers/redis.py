@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import secrets
+import subprocess
+from collections.abc import Collection, Iterable
 
 from bench.peers.process import PeerProcess, free_port, program
+from rfp.errors import RfpError
+
+# Over TCP every user of the machine reaches the server: without the password a client may read, and nothing else.
+STRANGERS = "user default on nopass ~* -@all +get +ping +config|get"
 
 
-def start(cpus: Collection[int] | None = None, *, tcp: bool = False, sync: bool = False) -> PeerProcess:
+class RedisProcess(PeerProcess):
+    """A redis-server; `password` is that of the user "loader", where it listens on TCP."""
+
+    password = ""
+
+    def __enter__(self) -> RedisProcess:
+        return self
+
+    def load(self, commands: Iterable[str]) -> None:
+        """Executes commands, one a line, over the Unix socket.  Raises PeerMissing or RfpError."""
+        tool = [program("redis-cli", "redis-tools"), "-s", self.socket]
+        if self.password:
+            tool += ["--user", "loader"]
+        # The password is in the environment: every user may read the command line of a process.
+        environment = os.environ | {"REDISCLI_AUTH": self.password}
+        text = "".join(command + "\r\n" for command in commands)
+        done = subprocess.run([*tool, "--pipe"], input=text, env=environment, capture_output=True, text=True, timeout=120)
+        if done.returncode or "errors: 0" not in done.stdout:
+            raise RfpError(f"Redis refused what it was to load: {(done.stdout + done.stderr).strip()[-200:]}")
+
+
+def start(cpus: Collection[int] | None = None, *, tcp: bool = False, sync: bool = False) -> RedisProcess:
     """Starts it; tcp: also on a free port of loopback, its `port`; sync: with an append-only file, synced before every answer.
 
     Raises PeerMissing or ConnectionFailed.
     """
     port = free_port() if tcp else 0
+    password = secrets.token_hex(16) if tcp else ""
     durable = ["--appendonly", "yes", "--appendfsync", "always"] if sync else ["--appendonly", "no"]
     quiet = ["--save", "", *durable, "--bind", "127.0.0.1"]
-    command = [program("redis-server", "redis-server"), "--port", str(port), "--unixsocket", "{socket}", *quiet]
-    return PeerProcess("redis", command, cpus=cpus, port=port)
+    command = [program("redis-server", "redis-server"), "-", "--port", str(port), "--unixsocket", "{socket}", *quiet]
+    users = f"{STRANGERS}\nuser loader on >{password} ~* +@all\n" if tcp else ""
+    server = RedisProcess("redis", command, cpus=cpus, port=port, stdin=users)
+    server.password = password
+    return server

@@ -1,6 +1,7 @@
 """The command line: `rfp serve`, and commands that talk to a server.
 
-Exit status: 0 done; 1 the server refused, or the key has no value; 2 the command was wrong; 3 the connection failed.
+Exit status: 0 done; 1 the server refused, or the key has no value; 2 the command was wrong; 3 the connection or the
+system failed, also where the output cannot be written.
 docs/cli.md says it in prose.
 """
 
@@ -24,7 +25,8 @@ def main() -> None:
       rfp put greeting hello         in another
       rfp get greeting
 
-    Exit status: 0 done; 1 the server refused, or the key has no value; 2 the command was wrong; 3 the connection failed.
+    Exit status: 0 done; 1 the server refused, or the key has no value; 2 the command was wrong; 3 the connection
+    or the system failed.
     """
 
 

@@ -1,8 +1,10 @@
-"""What the programs of this package share: how their errors end them."""
+"""What the programs of this package share: how errors end them."""
 
 from __future__ import annotations
 
-from typing import Any
+import errno
+import sys
+from typing import Any, BinaryIO
 
 import click
 
@@ -12,12 +14,11 @@ REFUSED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 class Failed(click.ClickException):
-    """An error of the package's, as one line and an exit status."""
+    """An error as one line, and an exit status."""
 
-    def __init__(self, error: RfpError, program: str) -> None:
-        super().__init__(str(error))
+    def __init__(self, message: str, program: str, status: int) -> None:
+        super().__init__(message)
         self.program = program
-        status = REFUSED if isinstance(error, ServerRefused) else WRONG if isinstance(error, CallerError) else UNREACHABLE
         self.exit_code = status  # type: ignore[misc,unused-ignore]
 
     def show(self, file: Any = None) -> None:
@@ -28,14 +29,46 @@ class Commands(click.Group):
     """The commands of a program."""
 
     program = "rfp"
+    refused = REFUSED  # exit status where a server has refused
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)  # in the order in which one needs them, not by name
+
+    def status(self, error: RfpError) -> int:
+        """The exit status that an error's family has."""
+        if isinstance(error, ServerRefused):
+            return self.refused
+        return WRONG if isinstance(error, CallerError) else UNREACHABLE
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except RfpError as error:
-            raise Failed(error, self.program) from error
+            raise Failed(str(error), self.program, self.status(error)) from error
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise  # click ends quietly, as `| head` expects
+            # The system's: most often an output that cannot be written, since commands read and write nothing else by themselves.
+            where = f"{error.filename}: " if error.filename else ""
+            raise Failed(f"{where}{error.strerror or error}", self.program, UNREACHABLE) from error
         except KeyboardInterrupt:
             raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def standard(name: str) -> BinaryIO:
+    """The binary stream under sys.stdin or sys.stdout; raises OSError where the program was started without it (`<&-`, `>&-`)."""
+    stream = getattr(sys, name)
+    if stream is None:
+        raise OSError(errno.EBADF, f"{name} is closed")
+    binary: BinaryIO = stream.buffer
+    return binary
+
+
+def report(text: object, done: str) -> None:
+    """Prints a result of something that has happened; raises OSError that says so if it cannot be printed."""
+    try:
+        click.echo(text)
+    except OSError as error:
+        if error.errno == errno.EPIPE:
+            raise
+        raise OSError(error.errno, f"cannot write the output: {error.strerror} ({done})") from None

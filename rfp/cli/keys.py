@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import click
 
+from rfp.cli.group import report, standard
 from rfp.cli.options import DURATION, Target, connected
 from rfp.server import LARGEST_VALUE
 
@@ -67,11 +68,11 @@ def get(target: Target, key: bytes, show_version: bool) -> None:
       rfp get picture > picture.png
       rfp get flag || echo "not set"
     """
+    out = standard("stdout")
     with target.connect() as kv:
         item = kv.item(key)
     if item is None:
         _missing(key)
-    out = sys.stdout.buffer
     out.write(item.value)
     if sys.stdout.isatty() and not item.value.endswith(b"\n"):
         out.write(b"\n")
@@ -106,9 +107,9 @@ def put(
     if if_absent and if_version is not None:
         raise click.UsageError("--if-absent and --if-version exclude each other")
     if value == b"-":
-        value = sys.stdin.buffer.read(LARGEST_VALUE + 1)  # one more than goes: the server's refusal says it best
+        value = standard("stdin").read(LARGEST_VALUE + 1)  # one more than goes: the server's refusal says it best
     with target.connect() as kv:
-        click.echo(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version))
+        report(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version), "the value is stored")
 
 
 @click.command()
@@ -141,4 +142,4 @@ def incr(target: Target, key: bytes, amount: int) -> None:
       rfp incr stock -3
     """
     with target.connect() as kv:
-        click.echo(kv.incr(key, amount))
+        report(kv.incr(key, amount), "the amount is added")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import signal
@@ -94,7 +95,10 @@ def serve(address: Address | None, memory: int, workers: int, idle: str, evictio
     try:
         server = rfp.Server(memory, workers=workers, address=place, idle=idle, eviction=eviction, **options)
         what = f"{units.show_size(memory)}, {plural(workers, 'worker')}, eviction {eviction}, idle {idle}"
-        _greet(server, address is None, options, what)
+        try:
+            _greet(server, address is None, options, what)
+        except OSError as error:  # a log on a full disk is no reason not to serve
+            click.echo(f"rfp: serving at {server.address}; cannot write the output: {error.strerror}", err=True)
         while True:
             time.sleep(3600)
     except Stop:
@@ -102,7 +106,8 @@ def serve(address: Address | None, memory: int, workers: int, idle: str, evictio
     finally:
         if server is not None:
             server.close()
-    click.echo("stopped")
+    with contextlib.suppress(OSError):
+        click.echo("stopped")
 
 
 def _greet(server: rfp.Server, is_default: bool, access: dict[str, Any], what: str) -> None:

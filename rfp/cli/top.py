@@ -71,7 +71,8 @@ def watch(kv: rfp.Client, timeout: float, interval: float, label: str) -> None:
     while True:
         time.sleep(pause)
         now = Sample.take(kv, timeout)
-        width, height = shutil.get_terminal_size()
+        # Before Python 3.11 a terminal that nobody has sized is 0 x 0.
+        width, height = (given or usual for given, usual in zip(shutil.get_terminal_size(), (80, 24), strict=True))
         lines = [line[:width] for line in render(before, now, label)][: height - 1]
         sys.stdout.write(HOME + "".join(line + END_OF_LINE + "\n" for line in lines) + END_OF_SCREEN)
         sys.stdout.flush()

@@ -1,7 +1,10 @@
 /* CRC32C (Castagnoli), the checksum of every wire and pool format: crc32c(0, "123456789") == 0xe3069283.
  *
- * Inline so that the few words of a small request cost a few instructions.  The instruction is chosen at run time on
- * x86 (one wheel serves all), at compile time on aarch64 (every core we support has it), else a table. */
+ * Inline so that the few words of a small request cost a few instructions.  The processor is asked at run time whether it has
+ * the instruction, so that one wheel serves all; without the instruction a table does the work, some 200 times slower.
+ *
+ * The processor itself is asked (CPUID, or the kernel's HWCAP), and no compiler: a default build for aarch64 does not define
+ * __ARM_FEATURE_CRC32, clang takes no target("+crc"), and __builtin_cpu_supports() needs a runtime library of the compiler. */
 #ifndef RFP_CORE_CRC32C_H
 #define RFP_CORE_CRC32C_H
 
@@ -9,9 +12,37 @@
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
-#include <arm_acle.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
+
+enum rfp_crc32c_kind { RFP_CRC32C_UNKNOWN, RFP_CRC32C_TABLE, RFP_CRC32C_INSTRUCTION, RFP_CRC32C_STREAMS };
+
+static inline int rfp_crc32c_detect(void)
+{
+#if defined(__x86_64__)
+    unsigned a, b, c, d;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & 1u << 20)) return RFP_CRC32C_TABLE; /* SSE 4.2 */
+    return c & 1u << 1 ? RFP_CRC32C_STREAMS : RFP_CRC32C_INSTRUCTION;                /* PCLMULQDQ */
+#elif defined(__aarch64__)
+    return getauxval(AT_HWCAP) & 1ul << 7 ? RFP_CRC32C_INSTRUCTION : RFP_CRC32C_TABLE; /* HWCAP_CRC32 */
+#else
+    return RFP_CRC32C_TABLE;
+#endif
+}
+
+static inline int rfp_crc32c_kind(void)
+{
+    static int known = RFP_CRC32C_UNKNOWN;
+    int kind = __atomic_load_n(&known, __ATOMIC_RELAXED);
+    if (kind == RFP_CRC32C_UNKNOWN) {
+        kind = rfp_crc32c_detect();
+        __atomic_store_n(&known, kind, __ATOMIC_RELAXED);
+    }
+    return kind;
+}
 
 static inline uint32_t rfp_crc32c_portable(uint32_t crc, const unsigned char *p, size_t n)
 {
@@ -70,15 +101,16 @@ __attribute__((target("sse4.2,pclmul"))) static inline uint32_t rfp_crc32c_strea
     }
     return rfp_crc32c_hardware(crc, p, n);
 }
-#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
+#elif defined(__aarch64__)
+/* In assembly, which every compiler takes without a flag. */
 static inline uint32_t rfp_crc32c_hardware(uint32_t crc, const unsigned char *p, size_t n)
 {
     for (; n >= 8; n -= 8, p += 8) {
         uint64_t word;
         memcpy(&word, p, 8);
-        crc = __crc32cd(crc, word);
+        __asm__(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
     }
-    for (; n; n--) crc = __crc32cb(crc, *p++);
+    for (; n; n--, p++) __asm__(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1" : "+r"(crc) : "r"((uint32_t)*p));
     return crc;
 }
 #endif
@@ -89,11 +121,10 @@ static inline uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
     const unsigned char *p = (const unsigned char *)data;
     crc = ~crc;
 #if defined(__x86_64__)
-    if (n >= 3 * RFP_CRC32C_STREAM && __builtin_cpu_supports("pclmul") && __builtin_cpu_supports("sse4.2"))
-        return ~rfp_crc32c_streams(crc, p, n);
-    if (__builtin_cpu_supports("sse4.2")) return ~rfp_crc32c_hardware(crc, p, n);
-#elif defined(__aarch64__) && defined(__ARM_FEATURE_CRC32)
-    return ~rfp_crc32c_hardware(crc, p, n);
+    if (n >= 3 * RFP_CRC32C_STREAM && rfp_crc32c_kind() == RFP_CRC32C_STREAMS) return ~rfp_crc32c_streams(crc, p, n);
+#endif
+#if defined(__x86_64__) || defined(__aarch64__)
+    if (rfp_crc32c_kind() >= RFP_CRC32C_INSTRUCTION) return ~rfp_crc32c_hardware(crc, p, n);
 #endif
     return ~rfp_crc32c_portable(crc, p, n);
 }

@@ -23,6 +23,10 @@ class Response(NamedTuple):
 
 OUTCOMES: dict[int, str]
 TAKEN: dict[int, str]
+CHECKSUMS: dict[int, str]
+
+def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int: ...
+def checksum_method() -> str: ...
 
 def begin(
     ring: ClientRing, server_ring: ServerRing | None = None, *, sequence: int | None = None, fetch: int | None = None,

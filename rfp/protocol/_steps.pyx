@@ -9,7 +9,9 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
-from rfp._core cimport rfp_copy_out, rfp_now, rfp_pause
+from rfp._core cimport (
+    RFP_CRC32C_INSTRUCTION, RFP_CRC32C_STREAMS, RFP_CRC32C_TABLE, rfp_copy_out, rfp_crc32c, rfp_crc32c_kind, rfp_now, rfp_pause,
+)
 from rfp._fabric cimport Region, RemoteRegion
 from rfp.protocol cimport _client_ring as client
 from rfp.protocol cimport _server_ring as server
@@ -31,6 +33,19 @@ Response = namedtuple("Response", "sequence status kind time result payload")
 OUTCOMES = {client.NOT_YET: "not yet", client.DONE: "done", client.TIMED_OUT: "timed out", client.GONE: "gone",
             client.CLOSED: "closed", client.MALFORMED: "malformed"}
 TAKEN = {RFP_TAKE_NONE: "none", RFP_TAKE_VALID: "valid", RFP_TAKE_UNFINISHED: "unfinished", RFP_TAKE_LENGTH: "length"}
+
+
+CHECKSUMS = {RFP_CRC32C_TABLE: "table", RFP_CRC32C_INSTRUCTION: "instruction", RFP_CRC32C_STREAMS: "streams"}
+
+
+def checksum(const unsigned char[::1] data, uint32_t crc=0) -> int:
+    """The CRC32C of the wire format; crc: that of the bytes before these."""
+    return rfp_crc32c(crc, &data[0] if data.shape[0] else NULL, data.shape[0])
+
+
+def checksum_method() -> str:
+    """How this build computes it on this processor: by a table, the processor's instruction, or three streams of it."""
+    return CHECKSUMS[rfp_crc32c_kind()]
 
 
 # The client's end

@@ -13,6 +13,7 @@
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the wire format is little-endian and so must the machine be"
 #endif
+_Static_assert(sizeof(void *) == 8, "64-bit lengths and 8-byte atomics: x86-64 or aarch64, not a 32-bit system");
 
 #define RFP_MAGIC 0x31504652u /* "RFP1" */
 #define RFP_MAJOR 1

@@ -12,7 +12,7 @@ from rfp.store._arena cimport (
     arena, arena_allocate, arena_check, arena_extend, arena_extend_back, arena_free, arena_kind, arena_may_shrink, arena_open,
     arena_previous, arena_shrink, arena_size, arena_slide, arena_take, arena_trim,
 )
-from rfp.store._index cimport index_chain
+from rfp.store._index cimport index_chain, rfp_hash
 from rfp.store._layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RECORD, KV_LINE, KV_STATE_KEY, KV_UNIT, kv_record, kv_slot_offset, rfp_now,
 )
@@ -25,6 +25,11 @@ cdef extern from "stdlib.h" nogil:
 cdef enum:
     GUARD = 64                 # bytes behind the room for a response that must stay as they are
     PATTERN = 0xa5
+
+
+def key_hash(const unsigned char[::1] key, uint64_t seed) -> int:
+    """The hash that places a key."""
+    return rfp_hash(&key[0] if key.shape[0] else NULL, key.shape[0], seed)
 
 
 cdef class Memory(Region):

@@ -121,7 +121,7 @@ def test_a_missing_program_is_an_error_that_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("bench", "redis")
     assert result.exit_code == 2
-    assert result.stderr == "rfp-ycsb: redis-server is not installed (apt-get install redis-server)\n"
+    assert result.stderr == "rfp-ycsb: redis-server is not installed (sudo apt-get install redis-server)\n"
 
 
 def test_an_unreachable_server_is_another_exit_status(tmp_path):
@@ -135,7 +135,7 @@ def test_compare_goes_on_without_a_missing_peer(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("compare", "inproc", "redis", "--seconds", "0.05", "--rounds", "1")
     assert result.exit_code == 0
-    assert "left out redis: redis-server is not installed (apt-get install redis-server)" in result.stderr
+    assert "left out redis: redis-server is not installed (sudo apt-get install redis-server)" in result.stderr
     assert result.stdout.splitlines()[-1].startswith("inproc")
 
 
@@ -191,3 +191,51 @@ def test_the_command_starts_without_optional_packages_and_without_the_modules_th
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
     assert run.returncode == 0, run.stderr
     assert "[READ], Operations," in run.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        (["operationcount=0"], "operationcount=0 runs until maxexecutiontime"),
+        (["threadcount=1100"], "threadcount='1100'"),
+        (["threadcount=1000", "rfp.window=100"], "1000 threads with a window of 100"),
+        (["exportfile=/dev/null/out.txt"], "cannot write /dev/null/out.txt"),
+        (["hdrhistogram.fileoutput=true", "hdrhistogram.output.path=/dev/null/out-"], "cannot write"),
+        (["recordcount=10", "insertstart=100"], "do not fit recordcount=10"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_before_the_load(settings, why):
+    result = ycsb("bench", "dict", "-P", "a", *(word for setting in settings for word in ("-p", setting)))
+    assert result.exit_code == 2
+    assert why in result.stderr
+    assert "loaded" not in result.stderr
+    assert result.stdout == ""
+
+
+def test_the_directories_of_an_export_file_are_made(tmp_path):
+    path = tmp_path / "results" / "today" / "out.txt"
+    assert ycsb("bench", "dict", "-P", "c", "-p", f"exportfile={path}").exit_code == 0
+    assert "[READ], Return=OK, 1000" in path.read_text()
+
+
+def test_results_that_the_export_file_has_no_room_for_are_printed(tmp_path):
+    result = ycsb("bench", "dict", "-P", "c", "-p", "exportfile=/dev/full")
+    assert found(result)["READ", "Return=OK"] == "1000"
+    assert (result.exit_code, "cannot write /dev/full: No space left on device" in result.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("distribution", ["zipfian", "latest", "exponential", "uniform"])
+def test_bench_asks_for_the_records_that_it_has_loaded(distribution):
+    settings = ("recordcount=1000", "insertstart=100", "insertcount=50", f"requestdistribution={distribution}")
+    result = ycsb("bench", "dict", "-P", "c", *(word for setting in settings for word in ("-p", setting)))
+    assert "loaded 50 records" in result.stderr
+    assert found(result)["READ", "Return=OK"] == "1000"
+
+
+@pytest.mark.parametrize("command", [["properties"], ["databases"], ["bench", "dict", "-P", "c"]])
+def test_an_output_that_cannot_be_written_is_one_line(command):
+    with open("/dev/full", "w") as full:
+        run = subprocess.run([sys.executable, "-c", "from bench.cli import main; main(prog_name='rfp-ycsb')", *command], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert run.returncode == 3
+    assert run.stderr.splitlines()[-1] == "rfp-ycsb: No space left on device"
+    assert "Traceback" not in run.stderr

@@ -202,3 +202,29 @@ def test_what_cannot_be_drawn_from_is_refused():
         Generator("gaussian", 10)
     with pytest.raises(InvalidArgument, match="recordcount"):
         Generator("uniform", 0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 10])
+def test_exponential_asks_for_every_record_also_the_oldest(count):
+    assert set(Generator("exponential", count, seed=5).sample(20_000)) == set(range(count))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"fraction": 1e300}, {"fraction": 1e-9}, {"percentile": 1e-4}, {"percentile": 99.9999}, {"fraction": 1e308}]
+)
+@pytest.mark.parametrize("count", [1, 7, 2**40])
+def test_exponential_draws_without_trying_again_and_again(options, count):
+    assert all(0 <= n < count for n in Generator("exponential", count, **options).sample(2000))
+
+
+def test_exponential_is_the_law_that_trying_again_gives():
+    """YCSB draws until the record exists; this draws once, from the same law."""
+    items, percentile, fraction = 50, 95.0, 0.857
+    rate = -math.log(1 - percentile / 100) / (items * fraction)
+    whole = 1 - math.exp(-rate * items)
+    law = {items - 1 - back: (math.exp(-rate * back) - math.exp(-rate * (back + 1))) / whole for back in range(items)}
+    assert fits(Counter(Generator("exponential", items, percentile=percentile, fraction=fraction, seed=9).sample(DRAWS)), law)
+
+
+def test_zipfian_with_room_for_more_inserts_than_there_will_be_records_still_draws():
+    assert all(0 <= n < 10 for n in Generator("zipfian", 10, expected=2**62).sample(20))

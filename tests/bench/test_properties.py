@@ -2,8 +2,11 @@
 
 import pytest
 
-from bench import properties
+from bench import phases, properties
+from bench._workload import Stream, Workload
+from bench.databases import open_database
 from bench.properties import KNOWN, WORKLOADS, Properties, find_workload, parse, read
+from bench.status import Status
 from rfp.errors import InvalidArgument
 
 
@@ -82,8 +85,8 @@ def test_an_unknown_property_is_warned_about_once_by_name(capsys, monkeypatch):
     ("setting", "why"),
     [
         ("recordcount=many", "recordcount"),
-        ("recordcount=0", "at least 1"),
-        ("threadcount=-1", "not negative"),
+        ("recordcount=0", "between 1 and"),
+        ("threadcount=-1", "between 1 and 1024"),
         ("readproportion=-0.5", "not negative"),
         ("requestdistribution=normal", "zipfian_exact"),
         ("readallfields=perhaps", "true or false"),
@@ -122,3 +125,45 @@ def test_every_default_fits_its_own_property_and_has_a_meaning():
         assert known.meaning
         assert known.default is None or known.parse(known.default) is not None
     assert not KNOWN.keys() & properties.WITHOUT_EFFECT.keys()
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xef\xbb\xbfrecordcount=5\r\nlabel=\xc3\xbc\r\n", b"# f\xfcr den Test\nrecordcount=5\nlabel=\xfc\n",
+                "recordcount=5\nlabel=ü\n".encode()],
+    ids=["utf-8 with a byte order mark", "iso 8859-1", "utf-8"],
+)  # fmt: skip
+def test_a_file_is_read_in_the_encodings_that_editors_and_java_write(tmp_path, content, capsys):
+    (tmp_path / "file").write_bytes(content)
+    found = read([tmp_path / "file"])
+    assert (found["recordcount"], found["label"]) == (5, "ü")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", ["CoreWorkload", "site.ycsb.workloads.CoreWorkload", "core"])
+def test_the_core_workload_has_the_names_of_ycsb_and_of_go_ycsb(name):
+    assert Properties({"workload": name})["workload"] == "CoreWorkload"
+
+
+EXTREMES = ["-1", "0", "1", "3", str(2**31 - 1), str(2**31), str(2**32), str(2**62), str(2**63), str(2**64 - 1), str(10**20),
+            "1e300", "1e-300", "0.5", "nan", "inf", "", "x", "9" * 5000]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(name for name in KNOWN if not name.startswith(("rnvm.", "redis.", "lmdb.", "memcached."))))
+def test_any_number_in_any_property_is_used_or_refused_in_words(name):
+    """From the command line to the first requests drawn: an OverflowError or MemoryError would be a traceback."""
+    for base in ({}, {"requestdistribution": "zipfian", "insertproportion": "0.5"}, {"requestdistribution": "exponential"},
+                 {"insertcount": "10", "insertstart": "1"}, {"scanproportion": "1", "scanlengthdistribution": "zipfian"}):  # fmt: skip
+        for text in EXTREMES:
+            try:
+                p = Properties({"fieldcount": "2", "fieldlength": "10", "zeropadding": "1"} | base | {name: text})
+                with open_database("dict", Properties({}), private=True) as database:
+                    database.scans = True
+                    for loading in (True, False):
+                        phases.check(database, p, loading=loading)
+                        stream = Stream(Workload(p, loading=loading), 3)
+                        [stream.draw() for _ in range(5)]
+                        if p["rfp.predraw"] and not loading:
+                            stream.predraw(min(p["rfp.predraw"], 100))
+                assert Status([], 1, every=p["status.interval"]).next() <= 3600
+            except InvalidArgument as error:
+                assert len(str(error)) < 400, "the value is cut"

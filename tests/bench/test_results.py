@@ -1,5 +1,6 @@
 """What is printed, written and drawn of a result."""
 
+import contextlib
 import io
 import json
 import sys
@@ -99,8 +100,8 @@ def test_results_go_to_the_file_and_in_the_format_asked_for(result, tmp_path):
         if metric == "READ" and measure[0].isdigit() and "P" not in measure
     ]
     assert [(round(us * 1e3), times) for us, times in buckets] == result.metric("READ").done.buckets()
-    with pytest.raises(InvalidArgument, match="directory that exists"):
-        export(result, read([], [f"exportfile={tmp_path}/missing/out"]))
+    with pytest.raises(InvalidArgument, match="cannot write"):
+        export(result, read([], ["exportfile=/dev/null/out"]))
 
 
 def test_hdr_files_hold_the_same_histogram(result, tmp_path):
@@ -109,12 +110,12 @@ def test_hdr_files_hold_the_same_histogram(result, tmp_path):
 
     paths = write_hdr(result, f"{tmp_path}/run-")
     assert {path.name for path in paths} >= {"run-READ.hdr", "run-UPDATE.hdr", "run-READ-MODIFY-WRITE.hdr"}
-    reader = hdrh.HistogramLogReader(str(tmp_path / "run-READ.hdr"), HdrHistogram(1, 1 << 42, 3))
-    read_back, ours = reader.get_next_interval_histogram(), result.metric("READ").done
-    assert read_back.get_total_count() == ours.count
-    for p in (50, 95, 99, 99.9):
-        assert read_back.get_value_at_percentile(p) == pytest.approx(ours.percentile(p), rel=1e-3, abs=1)
-    assert reader.get_next_interval_histogram() is None
+    with contextlib.closing(hdrh.HistogramLogReader(str(tmp_path / "run-READ.hdr"), HdrHistogram(1, 1 << 42, 3))) as reader:
+        read_back, ours = reader.get_next_interval_histogram(), result.metric("READ").done
+        assert read_back.get_total_count() == ours.count
+        for p in (50, 95, 99, 99.9):
+            assert read_back.get_value_at_percentile(p) == pytest.approx(ours.percentile(p), rel=1e-3, abs=1)
+        assert reader.get_next_interval_histogram() is None
 
 
 def test_hdr_files_have_one_line_per_status_interval(tmp_path):
@@ -127,9 +128,9 @@ def test_hdr_files_have_one_line_per_status_interval(tmp_path):
     assert sum(each["READ"].count for _, _, each in result.intervals if "READ" in each) == 400
 
 
-def test_hdr_without_its_package_names_the_extra(result, tmp_path, monkeypatch):
+def test_hdr_without_its_package_names_it(result, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "hdrh.histogram", None)
-    with pytest.raises(InvalidArgument, match=r"rfp-rnvm\[bench\]"):
+    with pytest.raises(InvalidArgument, match="pip install hdrhistogram"):
         write_hdr(result, str(tmp_path))
 
 
@@ -177,11 +178,11 @@ def test_a_picture_is_drawn(result, tmp_path, drawing):
         plot_result(result, tmp_path / "result.nonsense")
 
 
-def test_a_picture_without_matplotlib_names_the_extra(result, tmp_path, monkeypatch):
+def test_a_picture_without_matplotlib_names_it(result, tmp_path, monkeypatch):
     from bench.plot import plot_result
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(InvalidArgument, match=r"rfp-rnvm\[plot\]"):
+    with pytest.raises(InvalidArgument, match="pip install matplotlib"):
         plot_result(result, tmp_path / "x.png")
 
 

@@ -17,6 +17,8 @@ from rfp.errors import Closed
 
 from .ends import PAGE, connected
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 
 def in_child(check) -> None:
     """Runs check() in a forked child; fails here with what it printed if it failed there."""

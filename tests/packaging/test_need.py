@@ -21,7 +21,6 @@ class Machine:
             self.have(name, Path(shutil.which(name) or name))
         self.have("python3", Path(sys.executable))
         self.command("cc", "cat >/dev/null")
-        self.command("pkg-config", "exit 0")
         self.command("id", "echo 1000")
 
     def have(self, name: str, target: Path) -> None:
@@ -36,8 +35,8 @@ class Machine:
         for name in names:
             (self.folder / name).unlink()
 
-    def need(self, python: str = "python3", what: str = "build") -> subprocess.CompletedProcess:
-        environment = {key: value for key, value in os.environ.items() if key != "CC"} | {"PATH": str(self.folder)}
+    def need(self, python: str = "python3", what: str = "build", **variables: str) -> subprocess.CompletedProcess:
+        environment = {key: value for key, value in os.environ.items() if key != "CC"} | {"PATH": str(self.folder)} | variables
         return subprocess.run([NEED, what, python], env=environment, capture_output=True, text=True, timeout=30)
 
 
@@ -69,7 +68,7 @@ def test_a_machine_with_everything_is_left_alone(machine):
 
 @pytest.mark.parametrize(
     ("lacking", "packages"),
-    [(["cc"], "gcc libc6-dev"), (["pkg-config"], "pkg-config"), (["python3"], "python3 python3-venv python3-dev")],
+    [(["cc"], "gcc libc6-dev"), (["python3"], "python3 python3-venv python3-dev")],
 )
 def test_a_user_is_told_the_command_that_installs_what_is_missing(machine, lacking, packages):
     machine.lack(*lacking)
@@ -88,17 +87,17 @@ def test_elsewhere_than_on_debian_the_packages_are_named(machine):
 
 
 def test_root_on_debian_gets_it_installed(machine, tmp_path):
-    machine.lack("cc", "pkg-config")
+    machine.lack("cc")
     machine.command("id", "echo 0")
     program = machine.folder / "program"
     machine.command("program", "cat >/dev/null")
-    install = f"for name in cc pkg-config; do ln -s {program} {machine.folder}/$name; done"
+    install = f"ln -s {program} {machine.folder}/cc"
     machine.command("apt-get", f'echo "$@" >> {tmp_path}/log; [ "$1" = update ] || {{ {install}; }}')
     run = machine.need()
     assert run.returncode == 0
     assert (tmp_path / "log").read_text().splitlines() == [
         "update -qq",
-        "install --no-install-recommends gcc libc6-dev pkg-config -qq -y",
+        "install --no-install-recommends gcc libc6-dev -qq -y",
     ]
 
 
@@ -189,3 +188,22 @@ def test_on_another_architecture_there_is_no_such_machine(host):
     run = host.need("", "softroce")
     assert run.returncode == 1
     assert "needs an x86-64 computer" in run.stderr
+
+
+def test_a_compiler_that_is_not_there_is_named(machine):
+    run = machine.need(CC="no-such-compiler -O2")
+    assert run.returncode == 1
+    assert run.stderr == "CC=no-such-compiler -O2: there is no such command\n"
+
+
+def test_a_compiler_that_compiles_nothing_is_told_from_one_that_is_not_there(machine):
+    machine.command("broken", "cat >/dev/null; exit 1")
+    assert machine.need(CC="broken").stderr == "CC=broken: this compiler does not compile a C program\n"
+
+
+def test_a_package_that_several_lacks_need_is_named_once(machine):
+    machine.command("uname", "echo x86_64")
+    machine.command("apt-get", "exit 9")
+    run = machine.need(what="softroce")
+    command = next(line for line in run.stderr.splitlines() if "sudo apt-get install" in line)
+    assert command.split().count("iproute2") == 1

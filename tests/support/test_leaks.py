@@ -94,8 +94,8 @@ def suite(tmp_path):
     shutil.copy(CONFTEST, tmp_path)
     support = Path(leaks.__file__).parent
 
-    # A run that ends in a hang leaves its private folder: here, where pytest sweeps.
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    # A run that ends in a hang leaves its private folders: here, where pytest sweeps.
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "TESTS_MEMORY": str(tmp_path)}
 
     def run(text, *options):
         (tmp_path / "test_it.py").write_text(text)
@@ -121,6 +121,11 @@ def test_a_hang_in_c_ends_the_run_with_a_stack(suite):
     run = suite(text)
     assert run.returncode == 1
     assert "test_hangs" in run.stderr
+
+
+def test_a_run_that_hangs_leaves_nothing_outside_its_own_folder(suite, tmp_path):
+    suite(f"import ctypes, pytest\n@pytest.mark.timeout({1.5 - 15 * SLOWER})\ndef test_hangs(): ctypes.PyDLL(None).sleep(40)\n")
+    assert len(list(tmp_path.glob("rfp-tests-*"))) == 2         # its private folder, and that for pools
 
 
 def test_a_printed_seed_repeats_a_run(suite):
