@@ -151,7 +151,7 @@ cdef class Fabric(Resource):
     # the same for share() to give to peers part by part, with no more than these rights (shm: the same as share_file)
     cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights)
     # a peer's region from its descriptor and, on shm, the file descriptor that came with it (always taken over, also on error)
-    cpdef RemoteRegion attach(self, bytes descriptor, int fd=*)
+    cpdef RemoteRegion attach(self, bytes descriptor, int fd=*, bint files=*)
     # sleeps on the word that begins the 64-byte line at offset, in one of our own regions that peers may write: the line belongs
     # to the channel (verbs: a completion channel; region and offset are not looked at, and region may be None)
     cpdef EventChannel event_channel(self, Region region, uint64_t offset)

@@ -314,7 +314,7 @@ cdef class Fabric(Resource):
     cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
         raise NotImplementedError
 
-    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
+    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1, bint files=False):
         raise NotImplementedError
 
     cpdef EventChannel event_channel(self, Region region, uint64_t offset):

@@ -50,8 +50,11 @@ def _group(controller: str) -> str | None:
     return None
 
 
-def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, ...]) -> int:
-    """The least room of this process's group and those around it: limit less what cannot be reclaimed."""
+def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, ...], kernel_file: str = "") -> int:
+    """The least room of this process's group and those around it: limit less what cannot be reclaimed.
+
+    kernel_file: says what the kernel holds for the group, where memory.stat does not.
+    """
     path = _group(controller)
     if path is None:
         return NO_LIMIT
@@ -61,10 +64,16 @@ def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, .
         limit = _number(group / limit_file)
         if limit is not None:
             usage = _fields(group / "memory.stat")
-            room = min(room, limit - sum(usage.get(name, 0) for name in used_fields))
+            kernel = (_number(group / kernel_file) or 0) if kernel_file else 0
+            if "kernel" in used_fields and "kernel" not in usage:  # before Linux 5.18
+                kernel = sum(usage.get(name, 0) for name in _KERNEL)
+            room = min(room, limit - kernel - sum(usage.get(name, 0) for name in used_fields))
         if group == top:
             return room
         group = group.parent
+
+
+_KERNEL = ("kernel_stack", "pagetables", "percpu", "sock", "slab_unreclaimable")  # what `kernel` adds up
 
 
 def _group_v2() -> int:
@@ -72,7 +81,8 @@ def _group_v2() -> int:
 
 
 def _group_v1() -> int:
-    return _room("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", ("total_rss", "total_shmem"))
+    used = ("total_rss", "total_shmem")
+    return _room("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", used, "memory.kmem.usage_in_bytes")
 
 
 def lockable(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> int:

@@ -7,7 +7,8 @@ What it protects against: bugs and crashes of the same user's processes, not a m
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport errno
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint16_t
 from libc.stdlib cimport calloc, free
 from posix.mman cimport munmap
@@ -67,7 +68,8 @@ cdef extern from "rfp/core/descriptor.h" nogil:
 
 cdef extern from "rfp/core/memfd.h" nogil:
     int rfp_memfd_create()
-    char *rfp_memfd_map_new(int fd, uint64_t length)
+    char *rfp_memfd_map_empty(int fd, uint64_t length)
+    int rfp_memfd_fill(int fd, char *base, uint64_t offset, uint64_t length)
     char *rfp_memfd_map(int fd, uint64_t length, int writable)
     int rfp_memfd_check(int fd, uint64_t length, int writable)
     int rfp_memfd_seal(int fd, int writable)
@@ -78,6 +80,7 @@ cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
 cdef uint64_t LONGEST = <uint64_t>1 << 47      # bytes: what processes can address
 cdef uint64_t NO_LINE = ~<uint64_t>0
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
+cdef uint64_t FILL = <uint64_t>1 << 28         # bytes that are made to be there between two looks for signals
 
 
 cdef object refused(str what, int error, str hint=None):
@@ -394,6 +397,7 @@ cdef class ShmFabric(Fabric):
         """
         cdef Memory memory = Memory.__new__(Memory)
         cdef bint writable = rights & (REMOTE_WRITE | REMOTE_ATOMIC)
+        cdef uint64_t filled = 0
         cdef int error = 0
         if rights & ~ALL_RIGHTS:
             raise InvalidArgument(f"unknown rights {rights:#x}")
@@ -408,11 +412,21 @@ cdef class ShmFabric(Fabric):
         with nogil:
             memory.fd = rfp_memfd_create()
             if memory.fd >= 0:
-                memory.base = rfp_memfd_map_new(memory.fd, length)
-            if memory.base != NULL:
-                memory.length = length
-            if memory.base == NULL or rfp_memfd_seal(memory.fd, writable):
+                memory.base = rfp_memfd_map_empty(memory.fd, length)
+            if memory.base == NULL:
                 error = errno
+            else:
+                memory.length = length
+        while not error and filled < length:
+            PyErr_CheckSignals()  # many GiB take long
+            with nogil:
+                error = rfp_memfd_fill(memory.fd, memory.base, filled, min(length - filled, FILL))
+            if error == EINTR:
+                error = 0
+            else:
+                filled += min(length - filled, FILL)
+        if not error and rfp_memfd_seal(memory.fd, writable):
+            error = errno
         if error:
             raise refused(f"cannot share {length} bytes of memory", error, "ask for less memory, or see `ulimit -n`")
         return over(memory, int.from_bytes(os.urandom(4), "little") | 1, rights)
@@ -453,20 +467,23 @@ cdef class ShmFabric(Fabric):
         """The same as share_file()."""
         return self.share_file(keeper, base, fd, offset, length, rights)
 
-    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
+    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1, bint files=False):
         """A peer's region, mapped with the rights it grants, after all that it says was checked against what the kernel says.
 
-        fd: the file descriptor that came with the descriptor; it is closed in any case.  Raises HandshakeFailed (it is not what
-        it should be), FabricError.
+        fd: the file descriptor that came with the descriptor; it is closed in any case.  files: whether a range of a file
+        (share_file()) is taken too; nothing seals a file, so a peer that truncates it makes an access here fault.  Raises
+        HandshakeFailed (it is not what it should be), FabricError.
         """
         cdef ShmRemoteRegion region
         cdef rfp_region_descriptor d
         cdef bint writable
         cdef int found
-        if descriptor is not None and descriptor.startswith(b"RFPF"):
+        if files and descriptor is not None and descriptor.startswith(b"RFPF"):
             from rfp import _shm_files
             return _shm_files.attach(descriptor, fd)
         try:
+            if descriptor is not None and descriptor.startswith(b"RFPF"):
+                raise HandshakeFailed("the peer's shared memory is refused: it is a file, where only sealed memory is taken")
             take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_SHM, "region")
             if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % PAGE:
                 raise HandshakeFailed(f"the peer's region has {d.length} bytes and rights {d.rights:#x}: that cannot be")

@@ -132,7 +132,7 @@ cdef class VerbsFabric(Fabric):
         """The same for share() to give part by part, with no more than these rights; the device is not told of it."""
         return keep(keeper, <char *>base, mapped(base, length, rights), rights)
 
-    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1):
+    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1, bint files=False):
         """A peer's region.  fd: what came with it is closed.  Raises HandshakeFailed (it is not what it should be)."""
         if fd >= 0:
             close_fd(fd)

@@ -11,6 +11,8 @@ docs/addresses.md says it in prose.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import re
 import secrets
@@ -189,9 +191,17 @@ def _checked_path(text: str, path: str) -> str:
     if (length := len(os.fsencode(path))) > PATH_LIMIT:
         raise InvalidAddress(
             f"the path of the socket {path!r} is {length} bytes long, and the system allows {PATH_LIMIT}",
-            hint=f"choose a shorter one, e.g. under {os.environ.get('XDG_RUNTIME_DIR') or '/tmp'}",
+            hint=_shorter(text),
         )
     return path
+
+
+def _shorter(text: str) -> str:
+    """What to do about a path that is too long."""
+    if text.startswith("the "):  # of ours: made of the user's directory
+        return f"XDG_RUNTIME_DIR is too long: set a shorter one, unset it for {_fallback()}, or give an address (shm:///tmp/...)"
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or ""
+    return f"choose a shorter one, e.g. under {runtime if 0 < len(os.fsencode(runtime)) <= PATH_LIMIT // 2 else _fallback()}"
 
 
 def _parse_host(text: str, place: str) -> tuple[str, int]:
@@ -238,9 +248,60 @@ def _directory() -> str:
             )
         directory = os.path.join(runtime, "rfp")
     else:
-        directory = f"/tmp/rfp-{os.geteuid()}"
+        directory = _fallback()
     check_private(directory)
     return directory
+
+
+def _fallback() -> str:
+    return f"/tmp/rfp-{os.geteuid()}"
+
+
+def elsewhere() -> Address | None:
+    """A default server of this user's that another setting of XDG_RUNTIME_DIR leads to: that of a login, say, for cron or sudo."""
+    for directory in (f"/run/user/{os.geteuid()}/rfp", _fallback()):
+        path = os.path.join(directory, "default")
+        try:
+            if directory != _directory() and check_private(directory) and stat.S_ISSOCK(os.lstat(path).st_mode):
+                return Address("shm", path=path)
+        except (InvalidAddress, OSError):
+            continue
+    return None
+
+
+def open_private(directory: str) -> int:
+    """A file descriptor of a directory that is this user's alone, made with all that is missing above it.
+
+    What it checks is what it returns: whoever owns a directory above may put another in its place afterwards.  Raises
+    InvalidAddress.
+    """
+    try:
+        _make(directory)
+        fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        check_private(directory)  # which says more
+        raise InvalidAddress(
+            f"cannot make the directory {directory}: {error.strerror}", hint="give an address elsewhere"
+        ) from error
+    try:
+        _check(directory, os.fstat(fd))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _make(directory: str) -> None:
+    """Each directory that is missing gets mode 0700: in one that others may write, they could move the last one away."""
+    if os.path.isdir(directory):
+        return
+    parent = os.path.dirname(directory)
+    if parent != directory:
+        _make(parent)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(directory, 0o700)
 
 
 def check_private(directory: str) -> bool:
@@ -251,6 +312,11 @@ def check_private(directory: str) -> bool:
         return False
     except OSError as error:
         raise InvalidAddress(f"cannot look at {directory}: {error.strerror}", hint="give another address") from error
+    _check(directory, found)
+    return True
+
+
+def _check(directory: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a directory"
         raise InvalidAddress(f"{directory} is {kind}", hint="remove it, or give an address in a directory of your own")
@@ -264,4 +330,3 @@ def check_private(directory: str) -> bool:
             f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: others may reach into it",
             hint=f"chmod 700 {directory}, or give an address in a directory with mode 0700",
         )
-    return True

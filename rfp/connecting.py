@@ -11,7 +11,8 @@ from rfp._client import Client
 from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.control import Credentials
-from rfp.errors import InvalidArgument
+from rfp.control.message import printable
+from rfp.errors import InvalidArgument, RfpError, explained
 from rfp.protocol.layout import BYPASS
 from rfp.protocol.link import Link
 from rfp.provider import open_fabric
@@ -38,15 +39,20 @@ class Opener:
         self.service = service
         self.features = features
         self.credentials = credentials
-        self.name = os.path.basename(sys.argv[0] or "python") if sys.argv else "python"
+        self.name = printable(os.path.basename(sys.argv[0] or "python") if sys.argv else "python", 128)
         self._opened = None if fabric else open_fabric(self.address)
         self.fabric: Fabric = fabric or self._opened  # type: ignore[assignment]
 
     def __call__(self, deadline: int) -> Link:
-        connection = control.connect(self.address, deadline / 1e9, self.credentials)
-        return Link(
-            self.address, self.fabric, connection, self.service, deadline, features=self.features, name=self.name
-        )  # fmt: skip
+        try:
+            connection = control.connect(self.address, deadline / 1e9, self.credentials)
+            return Link(
+                self.address, self.fabric, connection, self.service, deadline, features=self.features, name=self.name
+            )  # fmt: skip
+        except RfpError:
+            raise
+        except OSError as error:
+            raise explained(error, f"cannot connect to {self.address}") from error
 
     def close(self) -> None:
         """Gives the device back, unless it was the caller's.  Safe to call again."""

@@ -11,6 +11,7 @@ no room for 1 MiB (give the server more memory=)
 
 from __future__ import annotations
 
+import errno
 from typing import Any
 
 
@@ -44,7 +45,7 @@ class OutOfMemory(ServerRefused):
 
 
 class QuotaExceeded(ServerRefused):
-    """This client holds as many pins or uploads as one client may."""
+    """This client has as much of the server (pins, uploads, rings, connections) as one client may."""
 
 
 class TooLarge(ServerRefused, ValueError):
@@ -183,6 +184,14 @@ class DeadlineExceeded(RfpError, TimeoutError):
 
 class FabricError(RfpError, OSError):
     """The operating system or the device refused something that the fabric needs."""
+
+
+def explained(error: OSError, what: str) -> FabricError:
+    """What to raise where the system refused something: a FabricError that says what for, and whose limit it was."""
+    hints = {errno.EMFILE: "raise this process's limit of open files (ulimit -n)", errno.ENFILE: "the whole system has no more files"}
+    failure = FabricError(f"{what}: {error.strerror or error}", hint=hints.get(error.errno or 0))
+    failure.errno = error.errno
+    return failure
 
 
 class RequestFailed(FabricError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfp import address as addresses
@@ -36,13 +36,17 @@ class Server(Hosted):
     over all values), "bucket" (the paper's: least recently used within a bucket of 8) or "none" (puts fail with OutOfMemory).
     allow_bypass: let clients walk the index by themselves.  lease: seconds that a large value stays readable for a client that
     asked for it.
-    quota: bytes of large values that one client thread may hold at one worker; None for half of the worker's memory.
+    quota: bytes of large values that one client thread may hold at one worker, and that all threads of a client may be uploading
+    there; None for half of the worker's memory.  rings: bytes that all clients' threads may have beside memory=, each client half
+    of that: 0.5 MiB a thread and 0.26 MiB for each worker; None for as much as memory=, at least 1GiB and what 256 threads need.
     cpus: processors to keep the workers on, in turn.
 
     At an `rdma://HOST:PORT` address.  secret: what clients must know, at least 16 bytes; secret_file: a file with it, of this
     user's alone (else that of $RFP_SECRET_FILE).  Without either a server beyond loopback needs no_auth=True.  tls_cert,
     tls_key: PEM files; control connections then speak TLS.  tls_ca: PEM file of who signs clients' certificates, which are
-    then asked for.
+    then asked for: an authority that signs for nobody else.
+
+    One that is dropped without close() is closed when Python collects it, with a ResourceWarning.
 
     Raises InvalidArgument, AddressInUse if a server lives there, FabricError if the memory or the device cannot be had.
 
@@ -65,6 +69,7 @@ class Server(Hosted):
         allow_bypass: bool = False,
         lease: float = 2.0,
         quota: int | str | None = None,
+        rings: int | str | None = None,
         cpus: Sequence[int] | None = None,
         fabric: Fabric | None = None,
         secret: str | bytes | None = None,
@@ -88,6 +93,9 @@ class Server(Hosted):
         held = share // 2 if quota is None else units.size(quota)
         # What goes beyond the quota could be neither sent nor fetched; what fits into a slot does not count.
         largest = min(LARGEST_VALUE, share, max(held, SLOT_SIZE))
+        for_rings = None if rings is None else units.size(rings)
+        if for_rings is not None and for_rings < LEAST_MEMORY:
+            raise InvalidArgument(f"rings={rings!r}", hint="at least 1MiB")
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()
@@ -122,16 +130,15 @@ class Server(Hosted):
                 features=RESPONSE_CRC | (BYPASS if allow_bypass else 0),
                 idle=idle,
                 cpus=cpus,
-                describe=self._describe,
+                describe=_description(self.memory, eviction),
+                rings=for_rings,
+                store=self.memory,
                 credentials=credentials,
                 allow_anyone=no_auth,
             )
         except BaseException:
             self._give_back()
             raise
-
-    def _describe(self) -> dict[str, Any]:
-        return {"memory": self.memory, "eviction": self.eviction}
 
     @property
     def device(self) -> str:
@@ -141,3 +148,8 @@ class Server(Hosted):
     @property
     def pid(self) -> int:
         return os.getpid()
+
+
+def _description(memory: int, eviction: str) -> Callable[[], dict[str, Any]]:
+    """What a host tells of its server, which it must not keep alive."""
+    return lambda: {"memory": memory, "eviction": eviction}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfp import address as addresses
 from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.control import Credentials
+from rfp.control.message import printable
 from rfp.errors import InvalidArgument
 from rfp.protocol.host import Host
 from rfp.protocol.hosted import Hosted
@@ -107,7 +108,7 @@ class Backend(Hosted):
                 lease_ns=int(lease * 1e9),
                 idle=idle,
                 cpus=cpus,
-                describe=self._describe,
+                describe=_description(self._service, list(self.pool.recovered)),
                 memory=self._service.share,
                 credentials=credentials,
                 allow_anyone=no_auth,
@@ -115,9 +116,6 @@ class Backend(Hosted):
         except BaseException:
             self._give_back()
             raise
-
-    def _describe(self) -> dict[str, Any]:
-        return {"pool": self._service.counters, "recovered": self.pool.recovered[:16]}
 
     @property
     def recovered(self) -> list[str]:
@@ -129,6 +127,12 @@ class Backend(Hosted):
         """Whether the pool's medium has failed: nothing is answered any more; close it, and open the pool when the device is
         well."""
         return self._service.failed
+
+
+def _description(service: PoolService, recovered: list[str]) -> Callable[[], dict[str, Any]]:
+    """What a host tells of its back-end, which it must not keep alive."""
+    texts = [printable(text, 1024) for text in recovered[:16]]
+    return lambda: {"pool": service.counters, "recovered": texts}
 
 
 __all__ = ["Backend"]

@@ -17,6 +17,7 @@ from rfp import units
 from rfp.address import Address, default
 from rfp.cli.options import ADDRESS, SIZE, serving
 from rfp.cli.text import plural
+from rfp.protocol.shares import raise_open_files
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -75,6 +76,7 @@ def _stop_on_signals() -> None:
 )
 @click.option("--allow-bypass", is_flag=True, help='Let clients with mode="bypass" walk the index by themselves.')
 @click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
+@click.option("--rings", type=SIZE, help="For clients' rings, beside --memory; each client may have half.  [default: 1GiB or more]")
 @serving
 def serve(address: Address | None, memory: int, workers: int, idle: str, eviction: str, **options: Any) -> None:
     """Serve a store in the foreground, until Ctrl-C or SIGTERM.
@@ -91,6 +93,7 @@ def serve(address: Address | None, memory: int, workers: int, idle: str, evictio
     """
     place = default() if address is None else address
     server = None
+    raise_open_files()
     _stop_on_signals()
     try:
         server = rfp.Server(memory, workers=workers, address=place, idle=idle, eviction=eviction, **options)

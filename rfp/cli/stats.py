@@ -55,6 +55,12 @@ def show(figures: dict[str, Any]) -> list[str]:
         ["pins", grouped(figures["pins"])],
         ["uploads", grouped(figures["uploads"])],
     ]
+    if shares := server.get("shares"):
+        rows += [
+            ["clients' rings", f"{size(shares['memory'])} of {size(shares['most_memory'])}"],
+            ["clients' files", f"{grouped(shares['descriptors'])} of {grouped(shares['most_descriptors'])}"],
+            ["turned away", grouped(server["turned_away"])],
+        ]
     return [*heading(server), *table(None, rows, "<>")]
 
 

@@ -111,7 +111,8 @@ def clients(server: dict[str, Any]) -> list[list[str]]:
     """A row for each client process."""
     now = time.time()
     return [
-        [each["name"] or "-", str(each["pid"]), str(each["threads"]), clock(max(0.0, now - each["since"]))]
+        # An older server says since when, by a clock that may have been set since.
+        [each["name"] or "-", str(each["pid"]), str(each["threads"]), clock(max(0.0, each.get("connected", now - each["since"])))]
         for each in server["clients"]
     ]
 

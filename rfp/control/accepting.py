@@ -9,6 +9,9 @@ import socket
 from rfp.errors import FabricError
 
 
+MOST_DROPPED = 16  # in one take(): who floods the socket must not keep its owner here
+
+
 class Acceptor:
     """A listening socket, with a file descriptor in reserve.
 
@@ -25,8 +28,8 @@ class Acceptor:
         self._spare = _spare()
 
     def take(self) -> socket.socket | None:
-        """The next connection, or None if none waits."""
-        while True:
+        """The next connection, or None if none waits, or if several had to be dropped."""
+        for _ in range(MOST_DROPPED):
             try:
                 return self.socket.accept()[0]
             except BlockingIOError:
@@ -41,6 +44,7 @@ class Acceptor:
                         continue
                     return None
                 raise FabricError(f"cannot accept connections at {self.what}: {error.strerror}") from error
+        return None
 
     @property
     def exhausted(self) -> bool:

@@ -84,6 +84,11 @@ class Examination:
         connection.transcript = bytearray()
         connection.limit = frame.STRANGER_LIMIT
 
+    @property
+    def greeted(self) -> bool:
+        """Whether a whole greeting has come."""
+        return self.state is not State.GREET
+
     def advance(self) -> bool:
         """Takes what has come; returns whether the client is trusted now.  Raises HandshakeFailed when it never will be."""
         while self.state is not State.TRUSTED:

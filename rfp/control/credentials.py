@@ -54,6 +54,10 @@ class Credentials:
                 raise InvalidArgument("a server that asks for its clients' certificates needs one itself",
                                       hint="give tls_cert and tls_key too")  # fmt: skip
             return None
+        if self.authorities is not None and _public(self.authorities):
+            # They sign for anybody, and no name in a client's certificate is looked at.
+            raise InvalidArgument(f"tls_ca={self.authorities!r} at a server lets in everybody with a certificate of a public authority",
+                                  hint="give the PEM file of an authority that signs certificates for these clients only")  # fmt: skip
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load(context)
@@ -99,6 +103,13 @@ class Credentials:
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin : end + len("-----END CERTIFICATE-----")])).digest()
 
 
+def _public(authorities: str) -> bool:
+    """Whether these are the authorities that the system trusts, by that name or as their file."""
+    known = ssl.get_default_verify_paths()
+    bundles = [path for path in (known.cafile, known.openssl_cafile) if path and os.path.exists(path)]
+    return authorities == SYSTEM or (os.path.exists(authorities) and any(os.path.samefile(authorities, each) for each in bundles))
+
+
 def _no_password() -> str:
     raise ValueError("the private key is encrypted")  # and would otherwise be asked for on the terminal
 
@@ -109,8 +120,9 @@ def read_secret(path: str | os.PathLike[str]) -> bytes:
     make = f"make one: (umask 077; head -c 32 /dev/urandom | base64 > {name})"
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError as error:
-        raise InvalidArgument(f"cannot read the secret in {name!r}: {error.strerror}", hint=make) from None
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InvalidArgument(f"cannot read the secret in {name!r}: {reason}", hint=make) from None
     try:
         found = os.fstat(fd)
         if not stat.S_ISREG(found.st_mode):
@@ -131,7 +143,10 @@ def _checked(secret: str | bytes | None, what: str) -> bytes | None:
     if secret is None:
         return None
     if isinstance(secret, str):
-        secret = secret.encode()
+        try:
+            secret = secret.encode()
+        except UnicodeEncodeError:
+            raise InvalidArgument(f"{what} is not text that UTF-8 can encode", hint="give bytes") from None
     if not isinstance(secret, (bytes, bytearray)):
         raise WrongType(f"{what} is a {type(secret).__name__}, not bytes or text")
     if not LEAST <= len(secret) <= MOST:

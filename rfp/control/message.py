@@ -299,8 +299,8 @@ class Refused(Message):
         """What to send when `error` was raised."""
         message = Exception.__str__(error) or type(error).__name__
         if not isinstance(error, RfpError):
-            return cls(ServerRefused.__name__, _printable(f"{type(error).__name__}: {message}"), None)
-        return cls(type(error).__name__, _printable(message), error.hint and _printable(error.hint))
+            return cls(ServerRefused.__name__, printable(f"{type(error).__name__}: {message}"), None)
+        return cls(type(error).__name__, printable(message), error.hint and printable(error.hint))
 
     def exception(self) -> RfpError:
         """The same on this side."""
@@ -311,5 +311,16 @@ class Refused(Message):
         return error
 
 
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)[:2048]
+def printable(text: str, limit: int = 2048) -> str:
+    """A text as a peer takes it, to be shown: what is not printable is escaped, and what is too long cut.
+
+    >>> printable("caf\\udce9\\n")                        # a file name with a byte that is not UTF-8
+    'caf\\\\xe9\\\\n'
+    """
+    shown = "".join(c if c.isprintable() else _escaped(c) for c in text)
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def _escaped(c: str) -> str:
+    byte = ord(c) - 0xDC00  # as os.fsdecode() has it
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else c.encode("unicode_escape").decode()

@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 import weakref
+from collections import Counter
 
 from rfp.address import Address
 from rfp.control.accepting import Acceptor
@@ -21,8 +22,10 @@ from rfp.control.message import Refused
 from rfp.control.tcp import TcpConnection
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
 
-_BACKLOG = 128
-MOST_STRANGERS = 64  # connections that have not proved anything yet; the oldest goes when another comes
+_BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
+MOST_STRANGERS = 64  # connections that have not proved anything yet; one goes when another comes
+MOST_EVENTS, MOST_EVENTS_TLS = 16, 4  # of strangers that are looked at in one turn; TLS costs a millisecond each
+MOST_NEWCOMERS = 8  # connections that are taken in one turn
 PATIENCE = 5.0  # seconds in which a connection has to prove what is asked for
 
 
@@ -32,6 +35,7 @@ class _Stranger:
     def __init__(self, connection: TcpConnection, credentials: Credentials, binding: bytes) -> None:
         self.connection = connection
         self.expires = time.monotonic() + PATIENCE
+        self.origin = _origin(connection.remote)
         self.encrypted = False
         self.examination = Examination(connection, credentials.secret, binding)
 
@@ -53,8 +57,8 @@ class TcpListener:
     def __init__(self, address: Address, credentials: Credentials, *, allow_anyone: bool = False) -> None:
         self.credentials = credentials
         self.rejected = 0  # connections that did not prove what they had to
+        self._context = credentials.server_context()  # which says what is wrong with the certificate
         self._binding = credentials.binding()
-        self._context = credentials.server_context()
         self._strangers: dict[int, _Stranger] = {}  # by file descriptor, the oldest first
         self._acceptors: dict[int, Acceptor] = {}
         self._epoll = select.epoll()
@@ -72,7 +76,7 @@ class TcpListener:
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidAddress(f"there is no host {address.host!r}: {reason}", hint="is the name right?") from None
-        known = self.credentials.secret is not None or self.credentials.authorities is not None
+        known = self.credentials.secret is not None or self.credentials.authorities is not None  # never public ones
         if not (known or allow_anyone or all(_loopback(str(place[0])) for *_, place in found)):
             raise InvalidArgument(
                 f"whoever reaches {address} could read and change everything: it is not on loopback, and there is no secret",
@@ -116,27 +120,33 @@ class TcpListener:
     def accept(self, deadline: float) -> TcpConnection | None:
         """The next connection that has proved itself, or None when the deadline passes or the listener is closed.
 
-        A deadline in the past means: without waiting.
+        A deadline in the past means: one turn, without waiting.  A turn is bounded, however many strangers knock.
         """
         while not self._epoll.closed:
             for stranger in self._expired():
                 self._reject(stranger, None)
-            ready = self._epoll.poll(0)
+            ready = self._epoll.poll(0, MOST_EVENTS if self._context is None else MOST_EVENTS_TLS)
             for fd, _ in ready:
                 if fd in self._acceptors:
                     self._let_in(self._acceptors[fd])
                 elif fd in self._strangers and (connection := self._examine(self._strangers[fd])) is not None:
                     return connection
-            if not ready:
-                until = deadline if self.expires is None else min(deadline, self.expires)
-                if not wait(self.fileno(), select.POLLIN, until) and until == deadline:
+            if any(acceptor.exhausted for acceptor in self._acceptors.values()):
+                return None
+            if ready:
+                if time.monotonic() >= deadline:
                     return None
-            elif any(acceptor.exhausted for acceptor in self._acceptors.values()):
+                continue
+            until = deadline if self.expires is None else min(deadline, self.expires)
+            if not wait(self.fileno(), select.POLLIN, until) and until == deadline:
                 return None
         return None
 
     def _let_in(self, acceptor: Acceptor) -> None:
-        while (sock := acceptor.take()) is not None:
+        for _ in range(MOST_NEWCOMERS):
+            sock = acceptor.take()
+            if sock is None:
+                return
             try:
                 sock.setblocking(False)
                 if self._context is not None:
@@ -148,10 +158,17 @@ class TcpListener:
                 sock.close()
                 continue
             if len(self._strangers) >= MOST_STRANGERS:
-                self._reject(next(iter(self._strangers.values())), None)
+                self._reject(self._least_likely(), None)
             fd = stranger.connection.fileno()
             self._strangers[fd] = stranger
             self._epoll.register(fd, select.EPOLLIN)
+
+    def _least_likely(self) -> _Stranger:
+        """The stranger that is to make room: of the place that most came from, one that has not greeted, the oldest."""
+        counts = Counter(stranger.origin for stranger in self._strangers.values())
+        most = max(counts.values())
+        candidates = [stranger for stranger in self._strangers.values() if counts[stranger.origin] == most]
+        return next((stranger for stranger in candidates if not stranger.examination.greeted), candidates[0])
 
     def _examine(self, stranger: _Stranger) -> TcpConnection | None:
         """Goes on with a stranger; returns its connection if it is none any more."""
@@ -218,6 +235,11 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def _origin(place: str) -> str:
+    """What connections of one stranger have in common: an IPv4 address, or the network of an IPv6 one, of which it has many."""
+    return place if ":" not in place else str(ipaddress.ip_network(f"{place}/64", strict=False))
 
 
 def _loopback(place: str) -> bool:

@@ -11,7 +11,7 @@ import socket
 import struct
 import time
 
-from rfp.address import EMBEDDED, Address, default
+from rfp.address import EMBEDDED, Address, default, elsewhere
 from rfp.control import frame
 from rfp.control.connection import Connection, wait
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidAddress
@@ -19,7 +19,6 @@ from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, Inva
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _SO_PEERPIDFD = 77  # Linux 6.5
 _FD = struct.calcsize("i")
-_ANCILLARY = socket.CMSG_SPACE(frame.FD_LIMIT * _FD)
 
 
 class UnixConnection(Connection):
@@ -70,7 +69,7 @@ class UnixConnection(Connection):
 
     def _get(self, count: int) -> bytes | None:
         try:
-            data, ancillary, flags, _ = self._socket.recvmsg(count, _ANCILLARY, socket.MSG_CMSG_CLOEXEC)
+            data, ancillary, flags, _ = self._socket.recvmsg(count, socket.CMSG_SPACE(self.FD_LIMIT * _FD), socket.MSG_CMSG_CLOEXEC)
         except BlockingIOError:
             self._awaited = select.POLLIN
             return None
@@ -83,8 +82,8 @@ class UnixConnection(Connection):
             raise HandshakeFailed(
                 "file descriptors from the peer were lost", hint="raise the limit of open files (ulimit -n) of this process"
             )
-        if len(self._fds) > frame.FD_LIMIT:
-            raise HandshakeFailed(f"the peer sent more than {frame.FD_LIMIT} file descriptors with one message")
+        if len(self._fds) > self.FD_LIMIT:
+            raise HandshakeFailed(f"the peer sent more than {self.FD_LIMIT} file descriptors with one message")
         return data
 
     def _close(self) -> None:
@@ -133,10 +132,26 @@ def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
     else:
         start = f"start one: rfp serve --address {shlex.quote(str(address))}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        if (pid := _holder(address.path)) is not None:
+            return ConnectionFailed(f"the socket of the server at {address}, process {pid}, was removed while it runs",
+                                    hint=f"start it again (kill {pid})")  # fmt: skip
+        if _is_default(address) and (other := elsewhere()) is not None:
+            start += f"; or connect to the one at {other}, to which another XDG_RUNTIME_DIR leads"
         return ConnectionFailed(f"there is no server at {address}", hint=start)
     if isinstance(error, ConnectionRefusedError):
         return ConnectionFailed(f"the server at {address} is gone", hint=start)
     return ConnectionFailed(f"cannot connect to {address}: {error.strerror}", hint="is it a server of this user?")
+
+
+def _holder(path: str) -> int | None:
+    """The process that a server's lock file names, if it lives.  The lock itself is left alone: a server may be taking it."""
+    try:
+        with open(path + ".lock", "rb") as file:
+            pid = int(file.read(16))
+        os.kill(pid, 0)
+        return pid
+    except (OSError, ValueError):
+        return None
 
 
 def _is_default(address: Address) -> bool:

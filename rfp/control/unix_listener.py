@@ -8,15 +8,18 @@ import os
 import select
 import socket
 import stat
+import time
 import weakref
 
-from rfp.address import EMBEDDED, Address, check_private
+from rfp.address import EMBEDDED, Address, open_private
 from rfp.control.accepting import Acceptor
 from rfp.control.connection import wait
 from rfp.control.unix import UnixConnection
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
 
-_BACKLOG = 128
+_BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
+MOST_FOREIGN = 16  # connections of other users that are closed in one turn
+CLIENTS_FDS = 1  # file descriptors that come with a client's message: those that it sends half would be kept here
 
 
 class _Lock:
@@ -24,17 +27,20 @@ class _Lock:
 
     It decides who may replace the socket.  The socket alone could not: between a look at it and its removal another
     server may have put a new one there.  flock rather than fcntl locks: two servers of one process must exclude each other.
+
+    folder: a file descriptor of its directory, to which the path is then relative.
     """
 
-    def __init__(self, path: str, fd: int) -> None:
+    def __init__(self, path: str, fd: int, folder: int | None) -> None:
         self.path = path
         self.fd = fd
+        self.folder = folder
 
     @classmethod
-    def take(cls, path: str) -> _Lock | int | None:
+    def take(cls, path: str, folder: int | None = None) -> _Lock | int | None:
         """The lock; or who has it: a pid, None if unknown."""
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
             try:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -42,10 +48,10 @@ class _Lock:
                     text = os.pread(fd, 16, 0).strip()
                     os.close(fd)
                     return int(text) if text.isdigit() else None
-                if _same(fd, path):
+                if _same(fd, path, folder):
                     os.ftruncate(fd, 0)
                     os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-                    return cls(path, fd)
+                    return cls(path, fd, folder)
             except BaseException:
                 os.close(fd)
                 raise
@@ -54,13 +60,13 @@ class _Lock:
     def release(self) -> None:
         """Removes the file first, while nobody else can hold it, so that no litter is left."""
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path)
+            os.unlink(self.path, dir_fd=self.folder)
         os.close(self.fd)
 
 
-def _same(fd: int, path: str) -> bool:
+def _same(fd: int, path: str, folder: int | None) -> bool:
     try:
-        found = os.lstat(path)
+        found = os.stat(path, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return False
     ours = os.fstat(fd)
@@ -81,26 +87,21 @@ class UnixListener:
         self.foreign = 0  # connections of other users, closed at once
         self._acceptor: Acceptor | None = None
         self._identity: tuple[int, int] | None = None
-        path = address.path
-        directory = os.path.dirname(path)
+        self._lock: _Lock | None = None
+        directory, self._name = os.path.split(address.path)
+        # From here on all is relative to the directory that was checked, wherever its path leads meanwhile.
+        self._folder = open_private(directory)
         try:
-            os.makedirs(directory, 0o700, exist_ok=True)
-        except OSError as error:
-            raise InvalidAddress(
-                f"cannot make the directory {directory}: {error.strerror}", hint="give an address elsewhere"
-            ) from error
-        check_private(directory)
-        if os.path.basename(path).startswith(EMBEDDED):
-            sweep(directory)
-        try:
-            lock = _Lock.take(path + ".lock")
-        except OSError as error:
-            raise FabricError(f"cannot lock {path}.lock: {error.strerror}") from error
-        if not isinstance(lock, _Lock):
-            raise _in_use(address, lock)
-        self._lock: _Lock | None = lock
-        try:
-            self._listen(path)
+            if self._name.startswith(EMBEDDED):
+                sweep(directory)
+            try:
+                lock = _Lock.take(self._name + ".lock", self._folder)
+            except OSError as error:
+                raise FabricError(f"cannot lock {address.path}.lock: {error.strerror}") from error
+            if not isinstance(lock, _Lock):
+                raise _in_use(address, lock)
+            self._lock = lock
+            self._listen(address.path)
         except BaseException:
             self.close()
             raise
@@ -112,12 +113,21 @@ class UnixListener:
         self._acceptor = Acceptor(sock, self.address)
         os.fchmod(sock.fileno(), 0o600)  # before bind, so that it never stands there with more
         try:
-            sock.bind(os.fsencode(path))
-            found = os.lstat(path)
+            sock.bind(os.fsencode(path))  # which knows no directory but by its path: what it made must stand in ours
+            made, found = os.lstat(path), self._stat()
+            if found is None or (made.st_dev, made.st_ino) != (found.st_dev, found.st_ino):
+                raise InvalidAddress(f"the directory of {path} was moved away", hint="who owns the directories above it?")
             self._identity = found.st_dev, found.st_ino
             sock.listen(_BACKLOG)
         except OSError as error:
             raise FabricError(f"cannot listen at {self.address}: {error.strerror}") from error
+
+    def _stat(self) -> os.stat_result | None:
+        """What stands where the socket was put."""
+        try:
+            return os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
 
     def fileno(self) -> int:
         """The socket, to wait on: readable when `accept` has something to do.  -1 when closed."""
@@ -135,7 +145,8 @@ class UnixListener:
 
         A deadline in the past means: without waiting.  Others' connections are closed and counted in `foreign`.
         """
-        while (acceptor := self._acceptor) is not None:
+        foreign = 0
+        while (acceptor := self._acceptor) is not None and (foreign < MOST_FOREIGN or time.monotonic() < deadline):
             client = acceptor.take()
             if client is None:
                 if acceptor.closed or acceptor.exhausted or not wait(acceptor.socket.fileno(), select.POLLIN, deadline):
@@ -147,9 +158,11 @@ class UnixListener:
                 client.close()
                 continue
             if connection.uid == os.geteuid():
+                connection.FD_LIMIT = CLIENTS_FDS
                 return connection
             connection.close()
             self.foreign += 1
+            foreign += 1
         return None
 
     def close(self) -> None:
@@ -157,18 +170,19 @@ class UnixListener:
         _open.discard(self)
         acceptor, self._acceptor = self._acceptor, None
         if self._identity is not None:
-            try:
-                found = os.lstat(self.address.path)
-                if (found.st_dev, found.st_ino) == self._identity:
-                    os.unlink(self.address.path)
-            except OSError:
-                pass
+            with contextlib.suppress(OSError):
+                found = self._stat()
+                if found is not None and (found.st_dev, found.st_ino) == self._identity:
+                    os.unlink(self._name, dir_fd=self._folder)
             self._identity = None
         if acceptor is not None:
             acceptor.close()
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()
+        folder, self._folder = self._folder, -1
+        if folder >= 0:
+            os.close(folder)
 
     def _forget(self) -> None:
         """In a forked child: closes the child's copies only.  Otherwise a child would keep a dead server's lock."""
@@ -198,6 +212,9 @@ os.register_at_fork(after_in_child=_after_fork)
 def _in_use(address: Address, pid: int | None) -> AddressInUse:
     who = f", process {pid}" if pid else ""
     stop = f"stop it (kill {pid})" if pid else "stop it"
+    if not os.path.lexists(address.path):
+        return AddressInUse(f"a server is already running at {address}{who}, but its socket was removed: no client can find it",
+                            hint=f"{stop}, or choose another address")  # fmt: skip
     return AddressInUse(
         f"a server is already running at {address}{who}", hint=f"connect to it, {stop}, or choose another address"
     )

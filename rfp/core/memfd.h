@@ -30,6 +30,7 @@
 /* SHRINK: the peer cannot be made to fault by a truncation.  SEAL: what was verified stays so. */
 #define RFP_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define RFP_HUGE_PAGE (2u << 20)
+#define RFP_LEAST_PIECE (64u << 10) /* bytes: of every size that pages have */
 
 /* A new memfd, or -1 with errno. */
 static inline int rfp_memfd_create(void)
@@ -40,20 +41,54 @@ static inline int rfp_memfd_create(void)
     return fd;
 }
 
-/* Sizes, maps and preallocates.  Returns the mapping, or NULL with errno and nothing left mapped. */
-static inline char *rfp_memfd_map_new(int fd, uint64_t length)
+/* Sizes and maps; what it maps is not there yet: rfp_memfd_fill.  Returns the mapping, or NULL with errno and nothing mapped. */
+static inline char *rfp_memfd_map_empty(int fd, uint64_t length)
 {
     char *base;
     int error;
     if (ftruncate(fd, (off_t)length)) return NULL;
     base = (char *)mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (base == MAP_FAILED) return NULL;
-    /* Huge pages come only from a page fault in memory so advised, never from fallocate: hence this order.  Both may be
-     * refused; fallocate then does what is still to do, and reports a lack of memory as an error instead of a SIGBUS. */
-    if (length >= RFP_HUGE_PAGE && !madvise(base, length, MADV_HUGEPAGE)) madvise(base, length, MADV_POPULATE_WRITE);
-    do error = fallocate(fd, 0, 0, (off_t)length) ? errno : 0;
+    if (length >= RFP_HUGE_PAGE) madvise(base, length, MADV_HUGEPAGE); /* may be refused */
+    if (!madvise(base, length, MADV_DONTFORK)) return base;
+    error = errno;
+    munmap(base, length);
+    errno = error;
+    return NULL;
+}
+
+/* Preallocates a range of such a mapping; offset: of a page.  Returns 0, or an errno; EINTR: see to the signal, and call again.
+ *
+ * Huge pages come only from a page fault in memory so advised, never from fallocate: hence this order.  Both report a lack of
+ * memory as an error instead of a SIGBUS.  Kernels before 6.10 give up a fallocate on tmpfs at every signal, with all that it had
+ * allocated; so it is done in pieces, smaller ones where a signal came, lest a timer of the program's keep it from ever ending. */
+static inline int rfp_memfd_fill(int fd, char *base, uint64_t offset, uint64_t length)
+{
+    uint64_t piece = 8 * RFP_HUGE_PAGE;
+    if (length >= RFP_HUGE_PAGE && !madvise(base + offset, length, MADV_POPULATE_WRITE)) return 0;
+    while (length) {
+        if (piece > length) piece = length;
+        if (!fallocate(fd, 0, (off_t)offset, (off_t)piece)) {
+            offset += piece;
+            length -= piece;
+        } else if (errno != EINTR || piece <= RFP_LEAST_PIECE) {
+            return errno;
+        } else {
+            piece = piece / 2 / RFP_LEAST_PIECE * RFP_LEAST_PIECE;
+            if (!piece) piece = RFP_LEAST_PIECE;
+        }
+    }
+    return 0;
+}
+
+/* Sizes, maps and preallocates.  Returns the mapping, or NULL with errno and nothing left mapped. */
+static inline char *rfp_memfd_map_new(int fd, uint64_t length)
+{
+    char *base = rfp_memfd_map_empty(fd, length);
+    int error = 0;
+    if (!base) return NULL;
+    do error = rfp_memfd_fill(fd, base, 0, length);
     while (error == EINTR);
-    if (!error && madvise(base, length, MADV_DONTFORK)) error = errno;
     if (!error) return base;
     munmap(base, length);
     errno = error;

@@ -4,12 +4,12 @@
 A thread of its own beats, not a worker: a worker may be inside an RPC handler for as long as that likes.  It never needs the GIL.
 """
 
-import threading
-
 from libc.stdint cimport uint32_t
 
 from rfp._core cimport rfp_futex_wait, rfp_futex_wake, rfp_load32, rfp_now, rfp_store32, rfp_store64_release
 from rfp._fabric cimport Region
+
+from rfp.protocol._real_thread import RealThread
 
 cdef enum:
     PERIOD = 50000000        # ns between two beats
@@ -31,8 +31,10 @@ cdef class Heart:
         self.region = region
 
     def start(self):
-        self.thread = threading.Thread(target=self._run, name="rfp-heart", daemon=True)
-        self.thread.start()
+        """Raises FabricError (no thread can be started)."""
+        thread = RealThread(self._run, "rfp-heart")
+        thread.start()
+        self.thread = thread
 
     def _run(self):
         cdef char *word = self.region.c.base
@@ -41,8 +43,9 @@ cdef class Heart:
 
     def stop(self):
         """Safe to call again."""
-        thread, self.thread = self.thread, None
+        thread = self.thread
         rfp_store32(&self.stopped, 1)
         rfp_futex_wake(&self.stopped)
         if thread is not None:
             thread.join()
+            self.thread = None  # only now: a signal handler may raise out of join(), and then this is called again

@@ -6,6 +6,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef struct session:           # one client thread's connection to one worker, as the service sees it
     void *state                # the service's own (pins, uploads); set by opened()
+    uint64_t peer              # which client process or host this is; 0: unknown, and then each session is one by itself
     const char *staging        # memory that the client WRITEs large values into (it may change at any time), or NULL
     uint64_t staging_length
 

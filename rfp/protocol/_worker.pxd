@@ -9,7 +9,8 @@ from rfp.protocol._service cimport Service, service
 cdef enum:
     GROUP = 16              # requests taken from one ring before they are executed
     MOST_RINGS = 4096
-    MOST_ORDERS = 256       # that are not carried out yet
+    # That are not carried out yet: add() refuses from MOST_RINGS on, so there is room to remove each ring, and to stop.
+    MOST_ORDERS = 3 * MOST_RINGS
     SIZES = 65              # classes of response sizes, in lines: 64 and more fall into the last
 
 cdef struct order:
@@ -50,5 +51,6 @@ cdef class Worker:
     cdef readonly list rings
     cdef object thread
     cdef object lock
+    cdef object stopping    # the number of the order to stop, once it was given
     cdef uint64_t give(self, uint32_t what, server_ring *subject)
-    cdef void wait(self, uint64_t number)
+    cdef int wait(self, uint64_t number) except -1

@@ -1,9 +1,11 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A worker: the thread that serves rings (the contract is in _worker.pxd)."""
 
+import contextlib
 import os
 import threading
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 
@@ -14,6 +16,7 @@ from rfp.protocol._service cimport request, response
 from rfp.protocol._wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
 
 from rfp.errors import Closed, InvalidArgument, QuotaExceeded
+from rfp.protocol._real_thread import RealThread
 
 
 cdef enum:
@@ -263,37 +266,43 @@ cdef class Worker:
         free(self.c.copies)
 
     def start(self, *, cpu=None):
-        """Starts the thread; cpu: the processor to stay on, or None.  Raises InvalidArgument if there is no such processor."""
+        """Starts the thread; cpu: the processor to stay on, or None.
+
+        Raises InvalidArgument (there is no such processor), FabricError (no thread can be started).
+        """
         if cpu is not None and cpu not in os.sched_getaffinity(0):
             # Found out by the thread it would end the thread, and nobody would carry out its orders.
             raise InvalidArgument(f"there is no processor {cpu!r} for a worker",
                                   hint=f"this process may use {sorted(os.sched_getaffinity(0))}")
         with self.lock:
             if self.thread is None:
-                self.thread = threading.Thread(target=self._run, args=(cpu,), name="rfp-worker", daemon=True)
-                self.thread.start()
+                self.thread = RealThread(self._run, "rfp-worker", (cpu,))
+                try:
+                    self.thread.start()
+                except Exception:
+                    self.thread = None  # it carries out no orders: nobody may wait for that
+                    raise
 
     def _run(self, cpu):
         if cpu is not None:
-            os.sched_setaffinity(0, {cpu})
+            with contextlib.suppress(OSError):  # taken away meanwhile: a worker that ended would carry out no orders
+                os.sched_setaffinity(0, {cpu})
         with nogil:
             worker_run(&self.c)
 
     cdef uint64_t give(self, uint32_t what, server_ring *subject):
         """Gives an order, without waiting until it was carried out; the lock is held.  Returns its number."""
         cdef uint64_t given = self.c.given
-        if given >= MOST_ORDERS:
-            self.wait(given - MOST_ORDERS)
         self.c.orders[given % MOST_ORDERS].what = what
         self.c.orders[given % MOST_ORDERS].subject = subject
         rfp_store64_release(&self.c.given, given + 1)
         self.c.channel.ops.wake(self.c.channel)
         return given
 
-    cdef void wait(self, uint64_t number):
-        """Waits until an order was carried out.
+    cdef int wait(self, uint64_t number) except -1:
+        """Waits until an order was carried out.  Raises what a signal handler raises meanwhile; it may be called again then.
 
-        The worker looks after each turn, so this is short; but an RPC handler may keep it for as long as it likes.
+        The worker polls for orders after each turn, so this is short; but an RPC handler may keep it for as long as it likes.
         """
         cdef uint32_t looks = 0
         cdef uint64_t obeyed
@@ -307,6 +316,9 @@ cdef class Worker:
                     rfp_pause()
                 else:
                     rfp_futex_wait(&self.c.obeyed, <uint32_t> obeyed, ORDER)
+                    with gil:
+                        PyErr_CheckSignals()
+        return 0
 
     def add(self, ServerRing ring not None):
         """Begins to serve this ring, as soon as the worker is done with what it is at."""
@@ -317,6 +329,10 @@ cdef class Worker:
                 raise InvalidArgument(f"slots of {ring.c.slot_size} bytes: this worker takes {self.c.slot_size}")
             if len(self.rings) >= MOST_RINGS:
                 raise QuotaExceeded(f"this worker serves {MOST_RINGS} rings already", hint="close clients, or end threads")
+            if self.c.given - rfp_load64_acquire(&self.c.obeyed) >= MOST_RINGS:
+                # Only an RPC handler keeps a worker for so long.  What removes rings still finds room: see MOST_ORDERS.
+                raise QuotaExceeded(f"this worker has not begun with {MOST_RINGS} orders before this one",
+                                    hint="its handler has been at work for long: connect when it is done")
             self.give(ADD, &ring.c)
             self.rings.append(ring)
 
@@ -348,11 +364,13 @@ cdef class Worker:
         return self.thread is threading.current_thread()
 
     def stop(self):
-        """Ends the thread and all sessions.  Safe to call again."""
+        """Ends the thread and all sessions.  Safe to call again, also after a signal handler has raised out of it."""
         with self.lock:
             if self.thread is None:
                 return
-            self.wait(self.give(STOP, NULL))
+            if self.stopping is None:  # else a signal handler has raised out of an earlier call
+                self.stopping = self.give(STOP, NULL)
+            self.wait(self.stopping)
             self.thread.join()
             self.thread = None
             self.rings.clear()

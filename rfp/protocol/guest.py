@@ -11,10 +11,13 @@ from typing import Any
 
 from rfp._fabric import Fabric, Region
 from rfp.control import Attach, Attached, Connection, Handle
-from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed
+from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed, RfpError
 from rfp.protocol._server_ring import ServerRing
 from rfp.protocol._worker import Worker
 from rfp.protocol.layout import NOTIFY, REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
+from rfp.protocol.shares import Cost, Peer
+
+LARGEST_PAGE = 64 << 10  # bytes: what a client's region may have been rounded up by
 
 
 def handle(region: Region) -> Handle:
@@ -30,6 +33,7 @@ class Offer:
     slots: int
     slot_size: int
     staging_size: int
+    cost: Cost
 
 
 class Attachment:
@@ -38,6 +42,7 @@ class Attachment:
     def __init__(self, offer: Offer, guest: Guest, number: int, question: Attach) -> None:
         self.number = number
         self.offer = offer
+        self.cost = offer.cost
         self.rings: list[ServerRing] = []
         self.orders: list[int | None] | None = None  # that end them
         self.opened: list[Any] = []  # what to close, in this order
@@ -55,8 +60,9 @@ class Attachment:
             raise HandshakeFailed(f"attach brought {len(question.pairs)} queue pairs, and there are {count} workers")
         reply = guest.fabric.attach(question.reply.descriptor, question.reply.take())
         self.opened.append(reply)
-        if reply.length < REPLIES + count * ring:
-            raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {REPLIES + count * ring}")
+        needed = REPLIES + count * ring
+        if not needed <= reply.length <= needed + LARGEST_PAGE:  # a longer one would cost only us, in addresses
+            raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {needed}")
         requests = self._register(guest, count * ring, REMOTE_WRITE)
         responses = self._register(guest, count * ring, REMOTE_READ)
         staging = self._register(guest, offer.staging_size, REMOTE_WRITE) if offer.staging_size else None
@@ -72,7 +78,7 @@ class Attachment:
             self.rings.append(
                 ServerRing(
                     requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
-                    offer.slots, offer.slot_size, bool(guest.features & RESPONSE_CRC),
+                    offer.slots, offer.slot_size, bool(guest.features & RESPONSE_CRC), guest.peer.number,
                 )
             )  # fmt: skip
         for server_ring, worker in zip(self.rings, offer.workers, strict=True):
@@ -126,19 +132,26 @@ class Attachment:
 
 
 class Guest:
-    """A connected client process, and what it alone can reach."""
+    """A connected client process, and what it alone can reach.
 
-    def __init__(self, connection: Connection, fabric: Fabric) -> None:
+    cost: what its peer's share was charged for it.  refusal: why it is let in only to be told so.
+    """
+
+    def __init__(self, connection: Connection, fabric: Fabric, peer: Peer, cost: Cost, refusal: RfpError | None = None) -> None:
         self.connection = connection
-        self.isolated = fabric.closing_revokes
-        self.fabric = fabric.domain()  # of its own, where there are such
+        self.peer = peer
+        self.cost = cost
+        self.refusal = refusal
+        self.isolated = fabric.closing_revokes and refusal is None
+        self.fabric = fabric.domain() if refusal is None else fabric  # of its own, where there are such
         self.chunks: dict[tuple[int, int], Region] = {}  # of the arenas, as far as it has asked for them
         self.beat: Region | None = None
         self.regions: list[Region] = []  # that the service gave it
         # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
         self.control = self.pidfd = -1
         try:
-            self.pidfd = _copy(connection.pidfd())
+            if refusal is None:
+                self.pidfd = _copy(connection.pidfd())
             self.control = _copy(connection.fileno())
         except BaseException:
             self.close()
@@ -146,12 +159,14 @@ class Guest:
         self.pid = connection.pid
         self.features = 0
         self.greeted = False
+        self.settled = False  # its share was given back
         self.name = ""
         self.attachments: dict[int, Attachment] = {}
         self.ending: list[Attachment] = []
         self.over = False  # and is to be closed with the last of them
         self.numbers = 0
-        self.since = time.time()
+        self.given = 0  # regions, of those of the service
+        self.since = time.monotonic()
 
     def watched(self) -> list[int]:
         """The file descriptors that tell of it."""

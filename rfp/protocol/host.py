@@ -25,6 +25,7 @@ from rfp._fabric import Fabric, Region
 from rfp.address import Address
 from rfp.control import (
     Attach,
+    Connection,
     Credentials,
     Detach,
     GetMemory,
@@ -39,16 +40,26 @@ from rfp.control import (
     Welcome,
     listen,
 )
-from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError
+from rfp.control.message import printable
+from rfp.control.tcp_listener import MOST_STRANGERS
+from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused, explained
 from rfp.protocol._heart import Heart
+from rfp.protocol._real_thread import RealThread
 from rfp.protocol._service import Service
 from rfp.protocol._worker import Worker
 from rfp.protocol.guest import Attachment, Guest, Offer, handle
 from rfp.protocol.layout import BELL, LINE, REMOTE_READ, REMOTE_WRITE, RESPONSE_CRC
+from rfp.protocol.shares import LEAST_CHANNELS, LEAST_MEMORY, Cost, Shares
 
-MOST_CHANNELS = 1024  # of one client process
-MOST_MESSAGES = 16  # of one guest before the others have their turn
+MOST_REGIONS = 1024  # that a service gives one client process beside its rings
+MOST_MESSAGES = 16  # of those that take no time, of one guest before the others have their turn
 ENDING = 5  # ms between two looks whether a worker has let go a ring that is to end
+MOST_NEWCOMERS = 8  # connections taken in one turn of the control thread
+MOST_TURNED_AWAY = 16  # connections that wait to be told why they are refused
+GUEST_MEMORY = 64 << 10  # bytes, about, for a connection
+SESSION_MEMORY = 24 << 10  # and for what a service keeps of a session
+PAIR_MEMORY = 64 << 10  # and for a queue pair of a device
+REGION = Cost(descriptors=1)  # of what a service gives
 MOST_SHOWN = 200  # clients in figures(), which must fit into one control message
 SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
 
@@ -57,9 +68,11 @@ class Host:
     """Serves services at an address until it is closed.
 
     services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures;
-    memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses;
-    credentials,
-    allow_anyone: who may connect over a network.  Everything else is told to clients at the handshake.
+    memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses; rings: bytes
+    that all clients' rings may take, None for a gigabyte, what 256 threads need or as much as the store has; credentials, allow_anyone: who may connect over
+    a network.  Everything else is told to clients at the handshake.
+
+    Raises what listening raises, FabricError (memory, file descriptors or threads cannot be had); nothing is left then.
     """
 
     def __init__(
@@ -81,6 +94,8 @@ class Host:
         cpus: Sequence[int] | None = None,
         describe: Callable[[], dict[str, Any]] = dict,
         memory: Callable[[int, Fabric], Region] | None = None,
+        rings: int | None = None,
+        store: int = 0,
         credentials: Credentials | None = None,
         allow_anyone: bool = False,
     ) -> None:
@@ -95,18 +110,34 @@ class Host:
         self.ending: set[Guest] = set()  # with rings that their workers have not let go yet
         self.past: Counter[str] = Counter()  # what passed through rings that have ended
         self.refused = 0
-        self.since = time.time()
+        self.since = time.monotonic()
         self._closed = False
+        self._ended = False
+        self._closer: int | None = None  # the thread that is inside close()
         self._lock = threading.Lock()
         self._counting = threading.Lock()  # while counters move from one who leaves to `past`
         self._pid = os.getpid()
         self._wake = -1
         self.workers: list[Worker] = []
-        self.offer = Offer(self.workers, slots, slot_size, staging_size)
+        isolated = fabric.closing_revokes
+        per_ring = 2 * slots * slot_size + SESSION_MEMORY + (PAIR_MEMORY if isolated else 0)
+        # On shm each region of ours has a file descriptor; a connection has the socket, a pidfd, copies of both, and one that may
+        # be coming in with a message.
+        cost = Cost(len(services) * per_ring + staging_size, 0 if isolated else 3 if staging_size else 2, 1)
+        self.guest_cost = Cost(GUEST_MEMORY, 2 if isolated else 5)
+        self.offer = Offer(self.workers, slots, slot_size, staging_size, cost)
+        self.shares = Shares(rings or max(LEAST_MEMORY, LEAST_CHANNELS * cost.memory, store), MOST_STRANGERS if isolated else 0)
+        self.turned_away = 0
         self.bells: Region | None = None  # where the workers' sleeping words stand
         self.pulse: Region | None = None  # where the heart beats
         self.heart: Heart | None = None
-        self.listener = listen(address, credentials, allow_anyone=allow_anyone)
+        self._thread: RealThread | None = None
+        try:
+            self.listener = listen(address, credentials, allow_anyone=allow_anyone)
+        except RfpError:
+            raise
+        except OSError as error:
+            raise explained(error, f"cannot listen at {address}") from error
         self.address = self.listener.address
         try:
             if self.isolated:
@@ -132,7 +163,7 @@ class Host:
                 lease_ns=lease_ns,
                 staging_size=staging_size,
                 max_value=max_value,
-                name=os.path.basename(address.path)[:128] or "rfp",
+                name=printable(os.path.basename(address.path), 128) or "rfp",
                 pid=self._pid,
             )
             if self.isolated and self.arenas:
@@ -141,12 +172,17 @@ class Host:
             for i, worker in enumerate(self.workers):
                 worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        except BaseException:
+            _hosts.add(self)
+            thread = RealThread(self._watch, "rfp-control")
+            thread.start()
+            self._thread = thread
+        except BaseException as error:
+            self._closed = True
             self._end()
+            self._ended = True
+            if isinstance(error, OSError) and not isinstance(error, RfpError):
+                raise explained(error, f"cannot serve at {address}") from error
             raise
-        self._thread = threading.Thread(target=self._watch, name="rfp-control", daemon=True)
-        self._thread.start()
-        _hosts.add(self)
 
     @property
     def isolated(self) -> bool:
@@ -169,47 +205,63 @@ class Host:
             # What TLS has taken from a socket already does not show there.
             heard = [guest.control for guest in self.guests if guest.connection.pending]
             ready = [fd for fd, _ in poll.poll(0 if heard else min(pauses, default=None))]
-            if self.listener.expires is not None:
-                ready.append(self.listener.fileno())
             for fd in dict.fromkeys([*ready, *heard]):
-                if fd == self._wake:
-                    continue
-                if fd == self.listener.fileno():
-                    self._welcome_guests(poll, owners)
-                    continue
                 guest = owners.get(fd)
-                if guest is None or self._hear(guest, fd):
-                    continue
-                # One that may still READ is watched until its process has ended too.
-                kept = guest in self.guests and bool(guest.attachments) and not self._cut_off(guest)
-                for each in (guest.control,) if kept else (guest.pidfd, guest.control):
-                    if owners.pop(each, None) is not None:
-                        poll.unregister(each)
-                self._see_off(guest, at_once=not kept)
+                if guest is not None and not self._hear(guest, fd):
+                    self._part(guest, poll, owners)
+            # Those that are in come first, and one turn of the listener between two of theirs: strangers cannot delay them.
+            if self.listener.fileno() in ready or self.listener.expires is not None:
+                self._welcome_guests(poll, owners)
             for guest in self._departed():
                 poll.unregister(guest.pidfd)
                 del owners[guest.pidfd]
                 self._free(guest)
             self._end_retired()
 
+    def _part(self, guest: Guest, poll: select.poll, owners: dict[int, Guest]) -> None:
+        """Lets go of a guest that has gone or has to go."""
+        # One that may still READ is watched until its process has ended too.
+        kept = guest in self.guests and bool(guest.attachments) and not self._cut_off(guest)
+        for each in (guest.control,) if kept else (guest.pidfd, guest.control):
+            if owners.pop(each, None) is not None:
+                poll.unregister(each)
+        self._see_off(guest, at_once=not kept)
+
     def _welcome_guests(self, poll: select.poll, owners: dict[int, Guest]) -> None:
-        while True:
+        """Lets a few of those in that wait, so that the others have their turn."""
+        for _ in range(MOST_NEWCOMERS):
             try:
                 connection = self.listener.accept(0.0)
-            except FabricError:
+            except (RfpError, OSError):
                 traceback.print_exc()
                 return
             if connection is None:
                 return
-            try:
-                guest = Guest(connection, self.fabric)
-            except (RfpError, OSError):  # it has gone already, or there is no file descriptor left for it
-                connection.close()
+            guest = self._welcome(connection)
+            if guest is None:
                 continue
             for fd in guest.watched():
                 owners[fd] = guest
                 poll.register(fd, select.POLLIN)
             self.guests.add(guest)
+            waiting = [each for each in self.guests if each.refusal is not None]
+            if len(waiting) > MOST_TURNED_AWAY:
+                self._part(min(waiting, key=lambda each: each.since), poll, owners)
+
+    def _welcome(self, connection: Connection) -> Guest | None:
+        """A guest for a connection; one that is only to be told why not, where its share or the server's is used up."""
+        peer, cost, refusal = self.shares.peer(connection), self.guest_cost, None
+        try:
+            self.shares.take(peer, cost)
+        except ServerRefused as error:
+            self.turned_away += 1
+            cost, refusal = Cost(), error
+        try:
+            return Guest(connection, self.fabric, peer, cost, refusal)
+        except (RfpError, OSError):  # it has gone already, or this process has no file descriptor left for it
+            self.shares.give_back(peer, cost)
+            connection.close()
+            return None
 
     def _cut_off(self, guest: Guest) -> bool:
         """Whether a guest that has gone can READ nothing any more: its access has been taken away, or its process has ended."""
@@ -232,8 +284,10 @@ class Host:
                     except RfpError as error:
                         self.refused += 1
                         guest.connection.answer(message, Refused.of(error), 0.0)
-                        if isinstance(error, HandshakeFailed):
+                        if isinstance(error, HandshakeFailed) or guest.refusal is not None:
                             return False
+                if not isinstance(message, Detach):  # all others may take long: the next guest's turn comes first
+                    break
             return not guest.connection.closed
         except (RfpError, OSError):
             return False
@@ -242,6 +296,8 @@ class Host:
             return False
 
     def _act(self, guest: Guest, message: Message) -> None:
+        if guest.refusal is not None:
+            raise guest.refusal
         if isinstance(message, Hello):
             guest.greeted = True
             guest.name = message.name
@@ -256,15 +312,18 @@ class Host:
         elif not guest.greeted:
             raise HandshakeFailed(f"the first message was {type(message).__name__}, not Hello")
         elif isinstance(message, Attach):
-            if len(guest.attachments) >= MOST_CHANNELS:
-                raise QuotaExceeded(f"this process has {MOST_CHANNELS} threads connected", hint="close handles, or end threads")
             guest.numbers += 1
+            self.shares.take(guest.peer, self.offer.cost)
             try:
                 attachment = Attachment(self.offer, guest, guest.numbers, message)
-            except RfpError:
+            except BaseException as error:
+                self.shares.give_back(guest.peer, self.offer.cost)
+                if isinstance(error, ValueError) and not isinstance(error, RfpError):
+                    raise HandshakeFailed(str(error)) from None
+                if isinstance(error, FabricError):
+                    raise ServerRefused(f"the server has no room for another thread: {Exception.__str__(error)}",
+                                        hint="the limits are those of the server's process (memory, `ulimit -n`)") from error  # fmt: skip
                 raise
-            except ValueError as error:
-                raise HandshakeFailed(str(error)) from None
             # Before the answer: a client that has it finds itself in the figures.
             guest.attachments[guest.numbers] = attachment
             guest.connection.answer(message, attachment.answer, 0.0)
@@ -276,9 +335,15 @@ class Host:
         elif isinstance(message, GetStats):
             guest.connection.answer(message, Stats(self.figures()), 0.0)
         elif isinstance(message, GetMemory):
-            if self.memory is None or len(guest.regions) >= MOST_CHANNELS:
+            if self.memory is None or len(guest.regions) >= MOST_REGIONS:
                 raise QuotaExceeded("this server has no more memory to share")
-            guest.regions.append(self.memory(message.which, guest.fabric))
+            self.shares.take(guest.peer, REGION)
+            try:
+                guest.regions.append(self.memory(message.which, guest.fabric))
+            except BaseException:
+                self.shares.give_back(guest.peer, REGION)
+                raise
+            guest.given += 1
             guest.connection.answer(message, SharedMemory(handle(guest.regions[-1])), 0.0)
         else:
             raise HandshakeFailed(f"a client does not send {type(message).__name__}")
@@ -328,17 +393,22 @@ class Host:
                 with self._counting:
                     self.past.update(attachment.close())
                     guest.ending.remove(attachment)
+                self.shares.give_back(guest.peer, attachment.cost)
             if not guest.ending:
                 with self._counting:
                     self.ending.remove(guest)
                 if guest.over:
                     guest.close()
+                    if not guest.settled:
+                        guest.settled = True
+                        self.shares.give_back(guest.peer, Cost(guest.cost.memory, guest.cost.descriptors + guest.given))
 
     # For the owner
 
     def figures(self) -> dict[str, Any]:
         """What is known of workers and clients, and of the service."""
-        guests = list(self.guests)
+        guests = [guest for guest in list(self.guests) if guest.refusal is None]
+        now = time.monotonic()
         with self._counting:
             total = Counter(self.past)
             counted: dict[Guest, Counter[str]] = {}
@@ -350,14 +420,15 @@ class Host:
         return {
             "address": str(self.address),
             "pid": self._pid,
-            "uptime": time.time() - self.since,
+            "uptime": now - self.since,
             "workers": [worker.counters for worker in self.workers],
             "clients": [
                 {
                     "pid": guest.pid,
                     "name": guest.name,
                     "threads": len(guest.attachments),
-                    "since": guest.since,
+                    "connected": now - guest.since,
+                    "since": time.time() - (now - guest.since),
                     "served": counted[guest]["served"],
                     "malformed": counted[guest]["malformed"],
                 }
@@ -367,6 +438,8 @@ class Host:
             **{name: total[name] for name in ("served", "replied", "notified", "malformed")},
             "sizes": [sum(each) for each in zip(*(worker.sizes for worker in self.workers), strict=True)],
             "refused": self.refused,
+            "turned_away": self.turned_away + self.listener.dropped,
+            "shares": self.shares.figures(),
             **self.describe(),
         }
 
@@ -374,25 +447,41 @@ class Host:
     def closed(self) -> bool:
         return self._closed
 
+    @property
+    def inside(self) -> bool:
+        """Whether this is one of the host's own threads, for which close() would wait."""
+        return any(worker.inside for worker in self.workers) or threading.current_thread() is self._thread
+
     def close(self) -> None:
         """Ends all connections and workers, and gives all memory back; waits for an RPC handler that is at work.
 
-        Safe to call again.  Raises CallerError in a handler.
+        Safe to call again: it waits where another thread is at it, and goes on where a signal handler has raised out of it.  Raises
+        CallerError in a handler.
         """
         if any(worker.inside for worker in self.workers):
             raise CallerError("a handler cannot close its own server: the server waits for the handler",
                               hint="let the handler tell another thread")  # fmt: skip
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-        if os.getpid() != self._pid:
+        # A forked child finds it ended; a signal handler may interrupt the thread that is closing it.
+        if self._ended or self._closer == threading.get_ident():
             return
-        os.eventfd_write(self._wake, 1)
-        self._thread.join()
-        self._end()
+        with self._lock:
+            if self._ended:
+                return
+            self._closer = threading.get_ident()
+            try:
+                self._closed = True
+                if os.getpid() == self._pid:
+                    if self._thread is not None:
+                        os.eventfd_write(self._wake, 1)
+                        self._thread.join()
+                        self._thread = None
+                    self._end()
+                self._ended = True
+            finally:
+                self._closer = None
 
     def _end(self) -> None:
+        """Ends all that there is.  It may be called again after a signal handler has raised out of it."""
         self.listener.close()
         for worker in self.workers:
             worker.stop()
@@ -408,13 +497,16 @@ class Host:
         for region in (self.bells, self.pulse):
             if region is not None:
                 region.close()
-        if self._wake >= 0:
-            os.close(self._wake)
+        wake, self._wake = self._wake, -1
+        if wake >= 0:
+            os.close(wake)
 
     def forked(self) -> None:
         """In the child of a fork there are no workers: the handle is closed there."""
-        self._closed = True
-        os.close(self._wake)
+        self._closed = self._ended = True
+        wake, self._wake = self._wake, -1
+        if wake >= 0:
+            os.close(wake)
         for guest in [*self.guests, *(guest for _, guest in self.departing), *self.ending]:
             guest.close()
 

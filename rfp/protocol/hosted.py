@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _thread
+import warnings
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -32,8 +34,7 @@ class Hosted:
         return thing
 
     def _give_back(self) -> None:
-        for thing in reversed(self._owned):  # each of them may be closed again, also by two threads at once
-            thing.close()
+        _close_all(self._owned)
 
     @property
     def address(self) -> str:
@@ -62,6 +63,26 @@ class Hosted:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
+    def __del__(self) -> None:
+        host = getattr(self, "_host", None)  # there is none where making it failed
+        if host is None or host.closed:
+            return
+        warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self)
+        if host.inside:  # the garbage collector runs in any thread, also in those that close() waits for
+            _thread.start_new_thread(_close, (host, self._owned))
+        else:
+            _close(host, self._owned)
+
     def __repr__(self) -> str:
         kind = type(self)
         return f"<{kind.__module__.partition('.')[0]}.{kind.__name__} at {self.address}{' (closed)' if self.closed else ''}>"
+
+
+def _close_all(owned: list[Closeable]) -> None:
+    for thing in reversed(owned):  # each of them may be closed again, also by two threads at once
+        thing.close()
+
+
+def _close(host: Host, owned: list[Closeable]) -> None:
+    host.close()
+    _close_all(owned)

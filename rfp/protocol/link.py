@@ -96,7 +96,7 @@ class Link:
         self.server_pid = welcome.pid
         self.arenas: list[RemoteArena | None] = [None] * welcome.partitions
         for i, handle in enumerate(welcome.arenas):
-            region = self._map(handle, REMOTE_READ)
+            region = self._map(handle, REMOTE_READ, files=service == "rnvm")  # a pool is a file
             self.arenas[i] = self._arena(region.length, region.length)
             self.arenas[i].attach(0, region)  # type: ignore[union-attr]
         if welcome.arena_size:
@@ -139,23 +139,26 @@ class Link:
                 with self.connection.call(Map(partition, index), Mapped, deadline / 1e9) as answer:
                     arena.attach(index, self._map(answer.memory, REMOTE_READ))
 
-    def _keep(self, handle: Handle, rights: int) -> RemoteRegion:
-        region = self._map(handle, rights)
+    def _keep(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
+        region = self._map(handle, rights, files)
         self.regions.append(region)
         return region
 
-    def _map(self, handle: Handle, rights: int) -> RemoteRegion:
-        """The server's memory, if it grants what we are going to do with it."""
-        region = self.fabric.attach(handle.descriptor, handle.take())
+    def _map(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
+        """The server's memory, if it grants what we are going to do with it.
+
+        files: also a range of a file, which the server can truncate under us: of a pool only.
+        """
+        region = self.fabric.attach(handle.descriptor, handle.take(), files)
         if region.rights & rights != rights:
             region.close()
             raise HandshakeFailed(f"the server shared memory with rights {region.rights:#x}, and {rights:#x} is needed")
         return region
 
-    def memory(self, number: int, rights: int, deadline: int) -> RemoteRegion:
-        """Memory of the service's that not all clients share, for as long as the connection."""
+    def memory(self, number: int, rights: int, deadline: int, *, files: bool = False) -> RemoteRegion:
+        """Memory of the service's that not all clients share, for as long as the connection.  files: it may be of a file."""
         with self.connection.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
-            return self._keep(answer.region, rights)
+            return self._keep(answer.region, rights, files)
 
     def attach(self, deadline: int) -> Channel:
         """Rings for one more thread."""

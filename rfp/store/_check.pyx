@@ -11,7 +11,7 @@ from rfp.store._layout cimport (
     rfp_crc32c,
 )
 from rfp.store._messages cimport KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY
-from rfp.store._records cimport BUCKET, MAX_PINS, MAX_UPLOADS, holdings, partition, pin, record_at, upload
+from rfp.store._records cimport BUCKET, MAX_PINS, MAX_UPLOADS, account, holdings, partition, pin, record_at, upload
 
 
 cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
@@ -132,6 +132,7 @@ cdef const char *check_sessions(partition *p) noexcept nogil:
     cdef uint64_t bytes, pins = 0, uploads = 0, reserved = 0, unused, listed = 0
     cdef pin *x
     cdef upload *u
+    cdef account *a = p.accounts
     cdef bint fresh = False
     cdef int i
     while h != NULL:
@@ -178,6 +179,13 @@ cdef const char *check_sessions(partition *p) noexcept nogil:
         u = u.next
     if listed != uploads or uploads != p.counters[KV_C_UPLOADS] or reserved != p.counters[KV_C_BYTES_RESERVED]:
         return "the uploads are counted wrongly"
+    while a != NULL:
+        if a.uploading > p.quota or a.uploading > reserved:
+            return "a client is uploading more than it may"
+        reserved -= a.uploading
+        a = a.next
+    if reserved:
+        return "what clients are uploading is counted wrongly"
     return NULL
 
 

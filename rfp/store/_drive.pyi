@@ -12,7 +12,7 @@ class Memory(Region):
 class Session:
     capacity: int
     heavy: bool
-    def __init__(self, service: Service, *, staging: int = 0, capacity: int = 4096) -> None: ...
+    def __init__(self, service: Service, *, staging: int = 0, capacity: int = 4096, peer: int = 0) -> None: ...
     def execute(
         self,
         opcode: int,

@@ -64,7 +64,7 @@ cdef class Session:
     """One client's session with a service, whose requests are executed by the caller's own thread.
 
     service: e.g. a Partition.  staging: bytes of memory for uploads.  capacity: bytes that a response may have, unless execute()
-    says otherwise.
+    says otherwise.  peer: number of the client that it belongs to; 0: one of its own.
 
     >>> from rfp.store._store import Partition
     >>> p = Partition(Memory(1 << 20), seed=1, first_version=1, lease_ns=10**9, session_quota=1 << 20, max_value=1 << 20)
@@ -78,11 +78,12 @@ cdef class Session:
     cdef readonly bint heavy           # what the last response said
     cdef bint open
 
-    def __init__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096):
+    def __init__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096, uint64_t peer=0):
         if self.service is not None:
             raise ValueError("a session begins only once")
         self.service = service
         self.capacity = capacity
+        self.c.peer = peer
         if staging:
             self.memory = <char *> calloc(staging, 1)
             if self.memory == NULL:

@@ -7,7 +7,8 @@ from libc.stdint cimport uint8_t, uint64_t
 from rfp.store._layout cimport kv_record
 from rfp.store._records cimport holdings, partition, pin
 
-cdef holdings *holdings_open(partition *p) noexcept nogil
+# peer: session.peer.
+cdef holdings *holdings_open(partition *p, uint64_t peer) noexcept nogil
 # Releases all; the caller knows that no READ of this client can be accepted any more.
 cdef void holdings_close(partition *p, holdings *h) noexcept nogil
 # The pin, or NULL when the session holds as much as it may.

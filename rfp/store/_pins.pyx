@@ -6,13 +6,43 @@ from libc.stdlib cimport calloc, free
 from rfp.store._arena cimport arena_size
 from rfp.store._layout cimport KV_STATE_PIN, KV_STATE_PINS, kv_record, rfp_store64
 from rfp.store._messages cimport KV_C_PINS, KV_C_UNKNOWN_PINS
-from rfp.store._records cimport MAX_PINS, holdings, partition, pin, record_unpin
+from rfp.store._records cimport MAX_PINS, account, holdings, partition, pin, record_unpin
 
 
-cdef holdings *holdings_open(partition *p) noexcept nogil:
+cdef account *account_open(partition *p, uint64_t peer) noexcept nogil:
+    cdef account *a = p.accounts if peer else NULL
+    while a != NULL and a.peer != peer:
+        a = a.next
+    if a == NULL:
+        a = <account *> calloc(1, sizeof(account))
+        if a == NULL:
+            return NULL
+        a.peer = peer
+        a.next = p.accounts
+        p.accounts = a
+    a.sessions += 1
+    return a
+
+
+cdef void account_close(partition *p, account *a) noexcept nogil:
+    cdef account **link = &p.accounts
+    a.sessions -= 1
+    if a.sessions:
+        return
+    while link[0] != a:
+        link = &link[0].next
+    link[0] = a.next
+    free(a)
+
+
+cdef holdings *holdings_open(partition *p, uint64_t peer) noexcept nogil:
     cdef holdings *h = <holdings *> calloc(1, sizeof(holdings))
     cdef int i
     if h == NULL:
+        return NULL
+    h.account = account_open(p, peer)
+    if h.account == NULL:
+        free(h)
         return NULL
     for i in range(MAX_PINS - 1):
         h.pins[i].next = &h.pins[i + 1]
@@ -35,6 +65,7 @@ cdef void holdings_close(partition *p, holdings *h) noexcept nogil:
         p.sessions = h.next
     if h.next != NULL:
         h.next.previous = h.previous
+    account_close(p, h.account)
     free(h)
 
 

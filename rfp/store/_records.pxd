@@ -41,14 +41,21 @@ cdef struct upload:
     uint32_t received
     uint32_t crc               # of the key and what was received
     kv_put put
-    uint64_t touched           # time of the last piece
+    uint64_t touched           # time of the last piece that was taken
     holdings *owner
     upload *next               # in the order of the last piece
     upload *previous
     char[KV_MAX_KEY] key
 
+cdef struct account:           # what the sessions of one client hold together
+    uint64_t peer              # session.peer
+    uint64_t sessions          # that share it
+    uint64_t uploading         # bytes
+    account *next
+
 cdef struct holdings:          # what one session holds; session.state
     uint64_t bytes             # pinned and uploading
+    account *account
     pin *unused
     pin[MAX_PINS] pins
     upload[MAX_UPLOADS] uploads
@@ -63,13 +70,14 @@ cdef struct partition:
     int policy
     uint64_t version           # the next to be given
     uint64_t lease             # ns
-    uint64_t quota             # bytes that a session may hold
+    uint64_t quota             # bytes that a session may hold, and that all sessions of a client may be uploading
     uint64_t max_value
     uint64_t now               # ns, as of the last tend()
     uint64_t now_ms            # rounded down: what has expired
     uint64_t patience          # insertions before the index tries again to grow
     uint64_t[KV_COUNTERS] counters
     holdings *sessions
+    account *accounts
     pin *first_pin             # in the order of granting, and so of their deadlines
     pin *last_pin
     pin *new_pin               # the first without a deadline

@@ -23,7 +23,7 @@ from rfp.store._operations cimport (
     partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_touch,
 )
 from rfp.store._pins cimport holdings_close, holdings_open, pin_grant, pin_release, pins_tend
-from rfp.store._records cimport BUCKET, CLOCK, NONE, holdings, partition, pin
+from rfp.store._records cimport BUCKET, CLOCK, NONE, account, holdings, partition, pin
 from rfp.store._uploads cimport upload_abort, upload_begin, upload_piece, uploads_close, uploads_tend
 
 from rfp.errors import InvalidArgument
@@ -208,7 +208,7 @@ cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
 
 
 cdef void opened(void *context, session *s) noexcept nogil:
-    s.state = holdings_open(<partition *> context)
+    s.state = holdings_open(<partition *> context, s.peer)
 
 
 cdef void closed(void *context, session *s) noexcept nogil:
@@ -275,7 +275,7 @@ cdef class Partition(Service):
     up: "clock" (what was not used lately), "bucket" (the least recently used of a bucket of 8, as in the paper), "none".
     first_version: versions count up from here, so it must be beyond all that were given before a restart.  lease_ns: how long a
     value that was too large for a response stands still for the client.  session_quota: bytes that one session may have pinned
-    and uploading.  max_value: bytes of the longest value.
+    and uploading, and that all sessions of one client may be uploading.  max_value: bytes of the longest value.
 
     Raises InvalidArgument.  Section 4.2 of the RFP paper describes the table that "bucket" follows.
     """
@@ -310,11 +310,16 @@ cdef class Partition(Service):
 
     def __dealloc__(self):
         cdef holdings *h
+        cdef account *a
         if self.p != NULL:
             while self.p.sessions != NULL:
                 h = self.p.sessions
                 self.p.sessions = h.next
                 free(h)
+            while self.p.accounts != NULL:
+                a = self.p.accounts
+                self.p.accounts = a.next
+                free(a)
             free(self.p)
 
     def stats(self):

@@ -8,6 +8,9 @@ from rfp.protocol._service cimport session
 from rfp.store._messages cimport kv_piece, kv_put
 from rfp.store._records cimport holdings, partition, upload
 
+# An upload that takes its time does so on its own account: those of one client together hold at most the quota, and one that was
+# quiet for 2 s goes when another needs its room.
+#
 # Each returns a kv_status.
 cdef uint8_t upload_begin(partition *p, holdings *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags,
                           uint64_t *result) noexcept nogil

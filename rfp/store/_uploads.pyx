@@ -23,6 +23,7 @@ cdef enum:
     CHUNK = 12288
 
 cdef uint64_t STALLED = 30 * 1000000000     # ns without a piece
+cdef uint64_t QUIET = 2 * 1000000000        # the same where another upload needs the room
 
 
 # The partition's list of uploads, the one that was quiet longest first
@@ -61,6 +62,7 @@ cdef void finish(partition *p, upload *u) noexcept nogil:
     delist(p, u)
     u.id = 0
     u.owner.bytes -= u.place.size
+    u.owner.account.uploading -= u.place.size
     p.counters[KV_C_UPLOADS] -= 1
     p.counters[KV_C_BYTES_RESERVED] -= u.place.size
 
@@ -95,6 +97,7 @@ cdef upload *start(partition *p, holdings *h, uint64_t hash, const kv_put *put, 
     u.crc = rfp_crc32c(0, key, put.key_length)
     memcpy(u.key, key, put.key_length)
     h.bytes += u.place.size
+    h.account.uploading += u.place.size
     p.counters[KV_C_UPLOADS] += 1
     p.counters[KV_C_BYTES_RESERVED] += u.place.size
     enlist(p, u)
@@ -111,6 +114,18 @@ cdef upload *find_unready(holdings *h, const kv_put *put, const char *key, uint3
                 not memcmp(u.key, key, put.key_length):
             return u
     return NULL
+
+
+cdef bint take_quiet(partition *p, upload *u) noexcept nogil:
+    """Gives up the upload that was quiet longest, where `u` finds no room for itself; False if none is quiet."""
+    cdef upload *quiet = p.first_upload
+    if quiet == NULL or quiet == u or p.now - quiet.touched <= QUIET:
+        return False
+    finish(p, quiet)
+    u.place.passed = 0
+    u.place.block = arena_allocate(&p.memory, u.place.size, KV_BLOCK_RESERVED)
+    u.ready = u.place.block != 0
+    return True
 
 
 cdef uint8_t upload_begin(partition *p, holdings *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags,
@@ -133,6 +148,9 @@ cdef uint8_t upload_begin(partition *p, holdings *h, uint64_t hash, const kv_put
             return KV_OUT_OF_MEMORY
         if h == NULL or size > p.quota - h.bytes:
             return KV_QUOTA
+        if size > p.quota - h.account.uploading:
+            # Its client is uploading as much in other sessions, and asks again until one of them is done.
+            return KV_DEFERRED
         u = start(p, h, hash, put, key, flags)
         if u == NULL:
             return KV_QUOTA
@@ -143,9 +161,11 @@ cdef uint8_t upload_begin(partition *p, holdings *h, uint64_t hash, const kv_put
         u.place.keep = kv_slot_offset(slot[0]) if slot != NULL else 0
         made = room_sweep(p, &u.place, SWEEP_SLICE) if p.policy != NONE else <int> ROOM_NONE
         if made == ROOM_NONE:
-            finish(p, u)
-            return KV_OUT_OF_MEMORY
-        u.ready = made == ROOM_MADE
+            if not take_quiet(p, u):
+                finish(p, u)
+                return KV_OUT_OF_MEMORY
+        else:
+            u.ready = made == ROOM_MADE
     result[0] = u.id
     return KV_OK if u.ready else <uint8_t> KV_DEFERRED
 
@@ -172,7 +192,6 @@ cdef uint8_t upload_piece(partition *p, session *s, const kv_piece *piece, uint3
     version[0] = 0
     if u == NULL or not u.ready:
         return KV_UNKNOWN_UPLOAD
-    touch(p, u)
     if piece.offset != u.received or piece.length > KV_MAX_PIECE or piece.length > u.put.value_length - u.received:
         return KV_BAD_REQUEST
     if not piece.length and u.put.value_length:
@@ -194,6 +213,7 @@ cdef uint8_t upload_piece(partition *p, session *s, const kv_piece *piece, uint3
         done += n
     if flags & KV_PIECE_CRC and piece_crc != piece.crc:
         return KV_BAD_REQUEST  # the same piece may come again
+    touch(p, u)  # only what brings it forward counts: an upload must not last by pieces that are refused
     u.crc = crc
     u.received += piece.length
     return complete(p, u, version) if u.received == u.put.value_length else <uint8_t> KV_OK

@@ -12,6 +12,7 @@ from rfp.address import Address, unique
 from rfp.cli.options import ADDRESS, serving
 from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
+from rfp.protocol.shares import raise_open_files
 from rnvm.backend import Backend
 from rnvm.cli.kinds import WITH, load
 from rnvm.cli.make import POOL
@@ -42,6 +43,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, **access:
     """
     place = f"shm://{os.path.abspath(pool)}.socket" if address is None else address
     backend = None
+    raise_open_files()
     _stop_on_signals()
     try:
         backend = Backend(pool, address=place, lease=lease, idle=idle, **access)

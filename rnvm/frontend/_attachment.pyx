@@ -137,7 +137,7 @@ cdef class Attachment:
         if self.pool is None:
             raise HandshakeFailed("the back-end shares no pool", hint="are both of the same release?")
         self.link.reach(0, 0, 1, deadline)
-        self.logs = self.link.memory(answer.ticket, REMOTE_WRITE, deadline)
+        self.logs = self.link.memory(answer.ticket, REMOTE_WRITE, deadline, files=True)
         self.c.arena = &self.pool.c
         self.c.pool = self.pool.c.chunks[0]
         self.c.logs = &self.logs.c

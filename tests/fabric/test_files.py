@@ -45,7 +45,7 @@ def file(tmp_path: Path) -> Iterator[File]:
 
 def test_a_peer_sees_the_range_and_nothing_else_of_the_file(file: File) -> None:
     with file.share(2, 3, REMOTE_READ) as region:
-        peer = ShmFabric().attach(region.descriptor(), os.dup(region.fileno()))
+        peer = ShmFabric().attach(region.descriptor(), os.dup(region.fileno()), files=True)
         assert peer.length == 3 * mmap.PAGESIZE
         assert [peer.read(page * mmap.PAGESIZE, 1) for page in range(3)] == [b"\2", b"\3", b"\4"]
         with pytest.raises(InvalidArgument):
@@ -55,7 +55,7 @@ def test_a_peer_sees_the_range_and_nothing_else_of_the_file(file: File) -> None:
 
 def test_what_a_peer_writes_is_in_the_file(file: File) -> None:
     with file.share(1, 1, REMOTE_READ | REMOTE_WRITE) as region:
-        peer = ShmFabric().attach(region.descriptor(), os.dup(region.fileno()))
+        peer = ShmFabric().attach(region.descriptor(), os.dup(region.fileno()), files=True)
         peer.write(64, b"hello")
         assert os.pread(file.fd, 5, mmap.PAGESIZE + 64) == b"hello"
         peer.close()
@@ -70,7 +70,7 @@ def test_one_sided_operations_work_on_it_as_its_rights_say(file: File) -> None:
     fabric = ShmFabric()
     with file.share(0, 2, REMOTE_READ) as region, fabric.register(4096, REMOTE_READ | REMOTE_WRITE) as mine:
         theirs = fabric.attach(mine.descriptor(), os.dup(mine.fileno()))
-        remote = fabric.attach(region.descriptor(), os.dup(region.fileno()))
+        remote = fabric.attach(region.descriptor(), os.dup(region.fileno()), files=True)
         far = fabric.queue_pair(fabric.event_channel(mine, 0), -1, -1)
         near = fabric.queue_pair(fabric.event_channel(mine, 64), -1, -1)
         near.connect(far.descriptor(), theirs)
@@ -98,15 +98,15 @@ def test_a_file_that_has_become_too_short_is_refused(file: File) -> None:
     with file.share(4, 4, REMOTE_READ) as region:
         os.ftruncate(file.fd, 6 * mmap.PAGESIZE)
         with pytest.raises(HandshakeFailed, match="truncated"):
-            ShmFabric().attach(region.descriptor(), os.dup(region.fileno()))
+            ShmFabric().attach(region.descriptor(), os.dup(region.fileno()), files=True)
 
 
 def test_what_is_no_file_is_refused(file: File) -> None:
     with file.share(0, 1, REMOTE_READ) as region:
         with pytest.raises(HandshakeFailed, match="neither"):
-            ShmFabric().attach(region.descriptor(), os.open(os.path.dirname(__file__), os.O_RDONLY))
+            ShmFabric().attach(region.descriptor(), os.open(os.path.dirname(__file__), os.O_RDONLY), files=True)
         with pytest.raises(HandshakeFailed, match="no file descriptor"):
-            ShmFabric().attach(region.descriptor())
+            ShmFabric().attach(region.descriptor(), files=True)
 
 
 @pytest.mark.parametrize("place", range(40))
@@ -115,7 +115,7 @@ def test_a_damaged_descriptor_is_refused(file: File, place: int) -> None:
         damaged = bytearray(region.descriptor())
         damaged[place] ^= 1
         with pytest.raises(HandshakeFailed):
-            ShmFabric().attach(bytes(damaged), os.dup(region.fileno()))
+            ShmFabric().attach(bytes(damaged), os.dup(region.fileno()), files=True)
 
 
 def test_a_closed_one_says_so_and_closes_again(file: File) -> None:

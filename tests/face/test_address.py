@@ -184,3 +184,14 @@ def test_the_mode_of_a_checked_directory_is_what_the_kernel_says(private):
     assert address.check_private(str(private))
     assert stat.S_IMODE(os.stat(private).st_mode) == 0o700
     assert not address.check_private(str(private / "missing"))
+
+
+def test_a_runtime_directory_that_is_too_long_is_not_what_the_hint_advises(tmp_path, monkeypatch):
+    runtime = tmp_path / ("x" * 90)
+    runtime.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+    for make in (address.default, address.unique, lambda: address.parse("shm:///" + "a" * 107)):
+        with pytest.raises(InvalidAddress) as refusal:
+            make()
+        assert "xxx" not in refusal.value.hint
+        assert f"/tmp/rfp-{os.geteuid()}" in refusal.value.hint

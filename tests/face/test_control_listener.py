@@ -44,7 +44,8 @@ def test_the_socket_and_its_directory_are_this_users_alone(private):
         address = parse(f"shm://{private}/made/deep/s")
         with UnixListener(address):
             assert stat.S_IMODE(os.stat(address.path).st_mode) == 0o600
-            assert stat.S_IMODE(os.stat(f"{private}/made/deep").st_mode) == 0o700
+            for made in ("made", "made/deep"):  # whoever may write the upper one may move the lower one away
+                assert stat.S_IMODE(os.stat(f"{private}/{made}").st_mode) == 0o700
     finally:
         os.umask(old)
 
@@ -58,8 +59,10 @@ def test_a_directory_that_others_can_reach_is_refused(address, private, mode):
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(InvalidAddress, match="cannot make the directory"):
+    with pytest.raises(InvalidAddress, match="is not a directory"):
         UnixListener(parse(f"shm://{tmp_path}/file/s"))
+    with pytest.raises(InvalidAddress, match="cannot make the directory"):
+        UnixListener(parse(f"shm://{tmp_path}/file/deep/s"))
 
 
 def test_an_rdma_address_is_not_listened_to():
@@ -146,6 +149,25 @@ def test_a_lock_that_is_a_link_is_not_followed(address, private):
     with pytest.raises(FabricError, match="cannot lock"):
         UnixListener(address)
     assert (private / "victim").read_text() == "precious"
+
+
+def test_a_directory_that_is_exchanged_meanwhile_is_not_written_to(private, monkeypatch):
+    """Whoever owns what is above it can do that: what was checked is what is used."""
+    checked, other = private / "d", private / "other"
+    other.mkdir(mode=0o700)
+    (other / "s.lock").write_text("precious")
+    take = _Lock.take
+
+    def exchanged(*where):
+        checked.rename(private / "gone")
+        checked.symlink_to(other)
+        return take(*where)
+
+    monkeypatch.setattr(_Lock, "take", exchanged)
+    with pytest.raises(InvalidAddress, match="moved away"):
+        UnixListener(parse(f"shm://{checked}/s"))
+    assert (other / "s.lock").read_text() == "precious"
+    assert os.listdir(private / "gone") == []
 
 
 def test_a_socket_that_somebody_put_in_its_place_is_not_removed(address, private):

@@ -327,6 +327,103 @@ def test_of_too_many_strangers_the_oldest_goes(monkeypatch):
         assert not any(select.select(strangers[4:], [], [], 0))
 
 
+def test_one_turn_takes_a_few_of_those_that_knock_however_many_wait():
+    """A flood has no end: who calls accept() has other things to do between two turns."""
+    with TcpListener(LOOPBACK, SECRET) as listener, contextlib.ExitStack() as stack:
+        for _ in range(100):
+            stack.enter_context(raw(listener)).sendall(b"R")
+        turns, before = 0, 0
+        while before < 100:
+            assert listener.accept(0.0) is None
+            now = len(listener._strangers) + listener.rejected
+            assert now - before <= tcp_listener.MOST_NEWCOMERS
+            turns, before = turns + 1, now
+            assert turns < 1000
+        assert len(listener._strangers) == tcp_listener.MOST_STRANGERS
+
+
+def test_one_turn_looks_at_a_few_of_the_strangers_that_talk(monkeypatch):
+    with TcpListener(LOOPBACK, SECRET) as listener, contextlib.ExitStack() as stack:
+        strangers = [stack.enter_context(raw(listener)) for _ in range(60)]
+        while len(listener._strangers) < 60:
+            listener.accept(0.0)
+        for sock in strangers:
+            sock.sendall(packed(Greet(nonce=bytes(32))))
+        looked = []
+        examine = listener._examine
+        monkeypatch.setattr(listener, "_examine", lambda stranger: (looked.append(stranger), examine(stranger))[1])
+        listener.accept(0.0)
+        assert 0 < len(looked) <= tcp_listener.MOST_EVENTS
+        while not all(stranger.examination.greeted for stranger in listener._strangers.values()):
+            listener.accept(0.0)  # each of them has its turn
+        assert len(looked) < 60 + tcp_listener.MOST_EVENTS
+
+
+def test_who_has_greeted_is_not_driven_out_by_those_that_only_knock(monkeypatch):
+    monkeypatch.setattr(tcp_listener, "MOST_STRANGERS", 8)
+    with TcpListener(LOOPBACK, SECRET) as listener, contextlib.ExitStack() as stack:
+        honest = stack.enter_context(raw(listener))
+        honest.sendall(packed(Greet(nonce=bytes(32))))
+        while not any(stranger.examination.greeted for stranger in listener._strangers.values()):
+            listener.accept(0.0)
+        for _ in range(50):
+            stack.enter_context(raw(listener)).sendall(b"R")
+        while listener.rejected < 43:
+            listener.accept(0.0)
+        assert take(honest)[6] == Challenge.KIND
+        assert any(stranger.examination.greeted for stranger in listener._strangers.values())
+
+
+def test_strangers_of_one_place_make_room_before_the_one_of_another(monkeypatch):
+    monkeypatch.setattr(tcp_listener, "MOST_STRANGERS", 4)
+    with TcpListener(parse("rdma://localhost:0"), SECRET) as listener, contextlib.ExitStack() as stack:
+        lone = stack.enter_context(socket.socket())
+        lone.bind(("127.0.0.2", 0))
+        lone.connect(("127.0.0.1", listener.address.port))
+        while not listener._strangers:
+            listener.accept(0.0)
+        for _ in range(20):
+            flood = stack.enter_context(socket.create_connection(("127.0.0.1", listener.address.port), 5))
+            flood.sendall(packed(Greet(nonce=bytes(32))))
+        while listener.rejected < 17:
+            listener.accept(0.0)
+        assert "127.0.0.2" in {stranger.origin for stranger in listener._strangers.values()}
+
+
+def test_addresses_of_one_ipv6_network_are_one_place():
+    origin = tcp_listener._origin
+    assert origin("2001:db8::1") == origin("2001:db8:0:0:ffff::2") != origin("2001:db8:0:1::1")
+    assert origin("10.0.0.1") != origin("10.0.0.2")
+
+
+@pytest.mark.parametrize("which", ["system", "the system's file"])
+def test_the_systems_authorities_let_nobody_into_a_server(tmp_path, monkeypatch, which):
+    """They sign for anybody, and no name in a client's certificate is looked at."""
+    authority = trustme.CA()
+    mine = authority.issue_cert("127.0.0.1")
+    for name, pem in ("bundle", authority.cert_pem), ("key", mine.private_key_pem), ("cert", mine.cert_chain_pems[0]):
+        pem.write_to_path(tmp_path / name)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "bundle"))
+    ca = "system" if which == "system" else tmp_path / "bundle"
+    for secret in (None, b"the same on both sides"):
+        credentials = Credentials.of(secret, None, tmp_path / "cert", tmp_path / "key", ca)
+        with pytest.raises(InvalidArgument, match="public authority.*for these clients only"):
+            TcpListener(LOOPBACK, credentials, allow_anyone=True)
+    assert Credentials.of(None, None, None, None, ca).client_context() is not None  # a client may trust them
+
+
+def test_a_certificate_that_is_not_there_is_an_error_with_its_name(tmp_path):
+    with pytest.raises(InvalidArgument, match="tls_cert=.*nowhere"):
+        TcpListener(LOOPBACK, Credentials.of(None, None, tmp_path / "nowhere", tmp_path / "nowhere", None))
+
+
+def test_a_secret_that_is_no_text_is_an_error_of_this_package():
+    with pytest.raises(InvalidArgument, match="UTF-8"):
+        Credentials.of(secret="\ud800" * 20)
+    with pytest.raises(InvalidArgument, match="cannot read the secret"):
+        Credentials.of(secret_file="a\0b")
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=4), begin=st.booleans())
 def test_random_bytes_let_nobody_in(data, cuts, begin):

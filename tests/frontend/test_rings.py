@@ -55,7 +55,7 @@ class Client:
         self.session, _, self.epoch, *_, self.ticket = ATTACHED.unpack(payload)
 
     def rings(self) -> object:
-        return self.link.memory(self.ticket, REMOTE_WRITE, deadline())
+        return self.link.memory(self.ticket, REMOTE_WRITE, deadline(), files=True)
 
 
 @contextlib.contextmanager

@@ -68,8 +68,8 @@ def partition(
 class Client:
     """One session, with a method for each opcode."""
 
-    def __init__(self, store: Partition, *, capacity: int = 4096, staging: int = 0) -> None:
-        self.session = Session(store, capacity=capacity, staging=staging)
+    def __init__(self, store: Partition, *, capacity: int = 4096, staging: int = 0, peer: int = 0) -> None:
+        self.session = Session(store, capacity=capacity, staging=staging, peer=peer)
 
     def ask(self, opcode: int, payload: bytes = b"", **options: int) -> Answer:
         return Answer(*self.session.execute(opcode, payload, **options))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import struct
 
 import crc32c
 import pytest
 
 from .client import (
     BAD_REQUEST,
+    DEFERRED,
     EXISTS_ALREADY,
     IF_ABSENT,
     IF_VERSION,
@@ -17,6 +19,7 @@ from .client import (
     NOT_FOUND,
     OK,
     OUT_OF_MEMORY,
+    PUT_ABORT,
     QUOTA,
     SECOND,
     TOO_LARGE,
@@ -167,12 +170,12 @@ def test_uploads_of_another_session_are_out_of_reach(store, client):
 def test_an_upload_whose_client_stops_sending_is_freed(store, client):
     stalled = client.put_begin(b"a", 1000).result
     alive = client.put_begin(b"b", 1000).result
-    for second in range(2, 60, 10):
-        client.tend(second * SECOND)
-        assert client.put_piece(alive, second, b"x").status == (OK if second == 0 else BAD_REQUEST)
+    for piece in range(6):
+        client.tend((2 + 10 * piece) * SECOND)
+        assert client.put_piece(alive, piece, b"x").status == OK
     assert store.stats()["uploads"] == 1
     assert client.put_piece(stalled, 0, b"x").status == UNKNOWN_UPLOAD
-    assert client.put_piece(alive, 0, b"x").status == OK
+    assert client.put_piece(alive, 6, b"x").status == OK
     store.check()
 
 
@@ -224,3 +227,45 @@ def test_the_lifetime_begins_with_the_last_piece(client):
     assert client.value(b"a") == b"ab"
     client.tend(3 * SECOND + 10 * MS)
     assert client.value(b"a") is None
+
+
+def test_a_client_uploads_no_more_than_its_quota_in_all_its_sessions_together(store):
+    mine, mine_too, other = (Client(store, staging=STAGING, peer=peer) for peer in (1, 1, 2))
+    mine.tend(SECOND)
+    first = mine.put_begin(b"a", 5 << 20).result
+    assert mine_too.put_begin(b"b", 5 << 20).status == DEFERRED  # until the first is done
+    assert mine_too.put_begin(b"b", 2 << 20).status == OK
+    assert other.put_begin(b"c", 5 << 20).status == OK
+    store.check()
+    assert mine.ask(PUT_ABORT, struct.pack("<Q", first)).status == OK
+    assert mine_too.put_begin(b"d", 5 << 20).status == OK
+    store.check()
+    for client in (mine, mine_too, other):
+        client.session.close()
+        store.check()
+
+
+@pytest.mark.parametrize("eviction", ["clock", "bucket", "none"])
+def test_who_announces_and_sends_nothing_makes_room_for_another(eviction):
+    store = partition(16 << 20, quota=8 << 20, eviction=eviction)
+    silent = [Client(store, staging=STAGING, peer=peer) for peer in (1, 2)]
+    silent[0].tend(SECOND)
+    uploads = [client.put_begin(b"silent", 7 << 20).result for client in silent]
+    honest = Client(store, staging=STAGING, peer=3)
+    assert announced(honest, 7 << 20).status == OUT_OF_MEMORY
+    silent[0].tend(2 * SECOND)
+    # What is refused brings an upload no further, and so does not make it last.
+    assert silent[0].put_piece(uploads[0], 77, b"x").status == BAD_REQUEST
+    assert silent[1].put_piece(uploads[1], 0, b"x").status == OK
+    honest.tend(3 * SECOND + 100 * MS)
+    assert announced(honest, 7 << 20).status == OK
+    store.check()
+    assert silent[0].put_piece(uploads[0], 0, b"x").status == UNKNOWN_UPLOAD
+    assert silent[1].put_piece(uploads[1], 1, b"x").status == OK
+
+
+def announced(client, length):
+    answer = client.put_begin(b"honest", length)
+    while answer.status == DEFERRED:
+        answer = client.put_begin(b"honest", length)
+    return answer

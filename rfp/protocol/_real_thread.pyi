@@ -1,0 +1,6 @@
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+class RealThread(threading.Thread):
+    def __init__(self, run: Callable[..., Any], name: str, arguments: Sequence[Any] = ()) -> None: ...

@@ -1,0 +1,447 @@
+"""One client that takes all it can get: it is refused, with whose limit that is, and the others are served as before."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import crc32c
+import programs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import rfp
+from rfp import _memory
+from rfp import address as addresses
+from rfp._fabric import WRITE_NOTIFY
+from rfp._shm import ShmFabric
+from rfp.control import Attach, Attached, Connection, GetStats, Handle, Hello, Stats, Welcome, connect
+from rfp.control.message import GetMemory
+from rfp.errors import ConnectionFailed, HandshakeFailed, QuotaExceeded, ServerRefused
+from rfp.protocol import shares
+from rfp.protocol.layout import REPLIES
+from rfp.protocol.link import Link
+from rfp.protocol.shares import Cost, Shares
+
+SERVER = """
+import json, resource, sys
+import rfp
+files, memory, rings = int(sys.argv[2]), sys.argv[3], sys.argv[4]
+resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+with rfp.Server(memory, address=sys.argv[1], rings=rings) as server:
+    print("ready", flush=True)
+    for line in sys.stdin:
+        print(json.dumps(server.figures()["shares"]), flush=True)
+"""
+
+CLIENT = """
+import sys
+import rfp
+try:
+    kv = rfp.connect(sys.argv[1], timeout=30)
+    for line in sys.stdin:
+        value = line.encode() * int(sys.argv[2])
+        kv.put(b"key", value)
+        print("served" if kv.get(b"key") == value else "wrong", flush=True)
+except rfp.errors.ServerRefused as error:
+    print("refused", flush=True)
+    sys.stdin.read()
+"""
+
+
+class Client:
+    """An honest client, in a process of its own."""
+
+    def __init__(self, address: str, times: int = 1) -> None:
+        self.process = programs.start("-c", CLIENT, address, times, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def is_served(self) -> bool:
+        self.process.stdin.write(b"some value\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline() == b"served\n"
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(20)
+
+
+class House:
+    """A server in a process of its own, with a client that has been there from the beginning."""
+
+    def __init__(self, address: str, files: int, memory: str, rings: str) -> None:
+        self.address = address
+        self.process = programs.start("-c", SERVER, address, files, memory, rings, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert self.process.stdout.readline() == b"ready\n"
+        self.client = Client(address)
+        assert self.client.is_served()
+
+    @property
+    def shares(self) -> dict[str, int]:
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def serves_everybody(self, times: int = 1) -> None:
+        """Its client, and one that comes only now."""
+        assert self.client.is_served()
+        with contextlib.closing(Client(self.address, times)) as newcomer:
+            assert newcomer.is_served()
+
+    def close(self) -> None:
+        self.client.close()
+        self.process.stdin.close()
+        self.process.stdout.close()
+        self.process.wait(20)
+
+
+@pytest.fixture
+def private(tmp_path):
+    """A directory of this user's alone, short enough for the path of a socket."""
+    directory = tmp_path / "p"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+@pytest.fixture
+def house(request: pytest.FixtureRequest, private) -> Iterator[House]:
+    options = {"files": 200, "memory": "16MiB", "rings": "1GiB", **getattr(request, "param", {})}
+    house = House(f"shm://{private}/s", **options)
+    yield house
+    house.close()
+
+
+def soon() -> float:
+    return time.monotonic() + 30
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = soon()
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+def opened(address: str) -> Link:
+    place = addresses.parse(address)
+    return Link(place, ShmFabric(), connect(place, soon()), "kv", int(soon() * 1e9))
+
+
+def greeted(stack: contextlib.ExitStack, address: str) -> tuple[Connection, Welcome]:
+    connection = stack.enter_context(connect(addresses.parse(address), soon()))
+    return connection, connection.call(Hello(features=0, name="x", pid=1), Welcome, soon())
+
+
+def exhaust(take: Callable[[], object]) -> ServerRefused:
+    """Takes until it is refused."""
+    for _ in range(2000):
+        try:
+            take()
+        except ServerRefused as error:
+            return error
+    raise AssertionError("never refused")
+
+
+def everything_comes_back(house: House, before: dict[str, int]) -> None:
+    until(lambda: house.shares == before)
+    house.serves_everybody()
+
+
+@pytest.mark.parametrize(
+    ("house", "whose"),
+    [
+        ({"files": 200}, "of the server's file descriptors, and one client may have"),
+        ({"files": 20000, "rings": "32MiB"}, "bytes of the server's memory, and one client may have 16777216"),
+    ],
+    indirect=["house"],
+)
+def test_a_client_that_attaches_without_end_has_half_and_leaves_the_others_theirs(house, whose):
+    before = house.shares
+    link = opened(house.address)
+    refusal = exhaust(lambda: link.attach(int(soon() * 1e9)))
+    assert isinstance(refusal, QuotaExceeded)
+    assert whose in str(refusal)
+    assert f"client process {os.getpid()} has" in str(refusal)
+    assert link.channels
+    house.serves_everybody()
+    link.detach(link.channels[0])  # what it gives back it may take again
+    until(lambda: isinstance(exhaust(lambda: link.attach(int(soon() * 1e9))), QuotaExceeded))
+    assert link.figures(int(soon() * 1e9))["turned_away"] == 0
+    link.close()
+    everything_comes_back(house, before)
+
+
+def test_a_client_that_connects_without_end_is_told_whose_limit_that_is(house):
+    before = house.shares
+    with contextlib.ExitStack() as stack:
+        refusal = exhaust(lambda: greeted(stack, house.address)[1].close())
+        assert isinstance(refusal, QuotaExceeded)
+        assert "of the server's file descriptors" in str(refusal)
+        assert "ulimit -n" in str(refusal)
+        house.serves_everybody()
+    everything_comes_back(house, before)
+
+
+def test_connections_that_say_nothing_keep_nobody_out(house):
+    before = house.shares
+    with contextlib.ExitStack() as stack:
+        for _ in range(300):  # more than the server has file descriptors
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.connect(addresses.parse(house.address).path)
+        house.serves_everybody()
+    everything_comes_back(house, before)
+
+
+def test_file_descriptors_of_half_messages_are_not_kept(house):
+    before = len(os.listdir(f"/proc/{house.process.pid}/fd"))
+    with contextlib.ExitStack() as stack:
+        for _ in range(10):
+            sock = stack.enter_context(socket.socket(socket.AF_UNIX))
+            sock.settimeout(30)
+            sock.connect(addresses.parse(house.address).path)
+            socket.send_fds(sock, [b"R"], [0] * 100)
+            assert sock.recv(1) == b""
+        until(lambda: len(os.listdir(f"/proc/{house.process.pid}/fd")) <= before)
+        house.serves_everybody()
+
+
+def test_clients_that_all_have_theirs_leave_room_for_one_to_be_told_so(house):
+    """Several processes may have all that there is; the next one learns why it has to go, and nobody hangs."""
+    with contextlib.ExitStack() as stack:
+        others = [stack.enter_context(contextlib.closing(Client(house.address))) for _ in range(40)]
+        for other in others:
+            other.process.stdin.write(b"some value\n")
+            other.process.stdin.flush()
+        answers = [other.process.stdout.readline() for other in others]
+        assert answers.count(b"served\n") >= 10
+        assert answers.count(b"refused\n") == 40 - answers.count(b"served\n")
+        with pytest.raises(QuotaExceeded, match="the server's clients have .* of the server's file descriptors"):
+            greeted(stack, house.address)
+        assert house.client.is_served()
+
+
+@pytest.mark.parametrize("too_long", [1 << 20, 1 << 30, 30 << 40])
+def test_a_reply_region_is_as_long_as_it_has_to_be(house, too_long):
+    """Sealed memory has no page before it is written: a longer one costs a client nothing, and the server addresses."""
+    with contextlib.ExitStack() as stack:
+        connection, welcome = greeted(stack, house.address)
+        welcome.close()
+        fd = os.memfd_create("reply", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        stack.callback(os.close, fd)
+        os.ftruncate(fd, too_long)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
+        question = Attach(reply=Handle(sealed_memory(too_long), fd), pairs=[queue_pair()] * welcome.partitions)
+        with pytest.raises((HandshakeFailed, ServerRefused), match="needs|cannot map"):
+            connection.call(question, Attached, soon())
+    house.serves_everybody()
+
+
+def sealed_memory(length: int) -> bytes:
+    body = struct.pack("<IHHQIII", 0x4D504652, 1, 1, length, 3, 77, 0)
+    return body + struct.pack("<I", crc32c.crc32c(body))
+
+
+def file_range(length: int) -> bytes:
+    body = struct.pack("<IHHQQIII", 0x46504652, 1, 1, length, 0, 3, 77, 0)
+    return body + struct.pack("<I", crc32c.crc32c(body))
+
+
+def queue_pair() -> bytes:
+    body = struct.pack("<IHHQQQQQIII", 0x51504652, 1, 1, 0, 0, 0, 0, 0, 77, 0, 0)
+    return body + struct.pack("<I", crc32c.crc32c(body))
+
+
+def test_a_file_in_place_of_sealed_memory_is_refused(house, tmp_path):
+    """Its owner could truncate it: the server's next reply would then be a SIGBUS."""
+    with contextlib.ExitStack() as stack:
+        connection, welcome = greeted(stack, house.address)
+        welcome.close()
+        size = -(-(REPLIES + welcome.slots * welcome.slot_size * welcome.partitions) // 4096) * 4096
+        file = stack.enter_context((tmp_path / "reply").open("w+b"))
+        file.truncate(size)
+        question = Attach(reply=Handle(file_range(size), file.fileno()), pairs=[queue_pair()] * welcome.partitions)
+        with pytest.raises(HandshakeFailed, match="it is a file"):
+            connection.call(question, Attached, soon())
+    house.serves_everybody()
+
+
+@pytest.mark.parametrize("which", ["arenas", "bells"])
+def test_a_server_that_offers_a_file_is_not_believed(private, tmp_path, monkeypatch, which):
+    """The other way round: it could kill its clients."""
+    from rfp.protocol import host
+
+    real = host.handle
+    with (tmp_path / "file").open("w+b") as file:
+        file.truncate(64 << 20)
+
+        def offer(region):
+            is_bell = region.length == 4096
+            return Handle(file_range(region.length), file.fileno()) if is_bell == (which == "bells") else real(region)
+
+        monkeypatch.setattr(host, "handle", offer)
+        with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
+            with pytest.raises(HandshakeFailed, match="it is a file"):
+                rfp.connect(server.address, timeout=20).get(b"k")
+
+
+def test_memory_that_a_service_gives_beside_its_rings_counts(house):
+    with contextlib.ExitStack() as stack:
+        connection, welcome = greeted(stack, house.address)
+        welcome.close()
+        with pytest.raises(QuotaExceeded, match="no more memory to share"):
+            connection.call(GetMemory(1), Stats, soon())
+        assert connection.call(GetStats(), Stats, soon()).figures["shares"]["descriptors"] > 0
+
+
+PUT_BEGIN = 26
+
+
+def test_announced_uploads_of_one_client_leave_room_for_the_others_large_values(house):
+    link = opened(house.address)
+    try:
+        for number in range(4):
+            channel = link.attach(int(soon() * 1e9))
+            key, length = b"key %d" % number, 7 << 20
+            payload = struct.pack("<IIQQ", len(key), length, 0, 0) + key
+            body = struct.pack("<IIBBHIQ", 1, len(payload), PUT_BEGIN, 0, 0, 0, 0) + payload
+            channel.requests.write(0, struct.pack("<II", crc32c.crc32c(body), 0) + body)
+            channel.rings[0].pair.execute(WRITE_NOTIFY, channel.scratch, 0, channel.requests, 0, 0)
+            until(lambda channel=channel: channel.responses.read(4, 4) == struct.pack("<I", 1))
+        house.serves_everybody(times=500_000)  # 5.5 MB, in 16 MiB
+    finally:
+        link.close()
+
+
+def test_a_server_near_its_containers_limit_refuses_whom_it_has_no_memory_for(private, monkeypatch):
+    with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server, rfp.connect(server.address, timeout=20) as kv:
+        kv.put(b"precious", b"data")
+        refused = []
+
+        def another_thread() -> None:
+            try:
+                kv.get(b"precious")
+            except ServerRefused as error:
+                refused.append(error)
+
+        left = _memory.available
+        monkeypatch.setattr(_memory, "available", lambda: shares.MARGIN + (512 << 10))  # the rings of one are 0.78 MiB
+        thread = threading.Thread(target=another_thread)
+        thread.start()
+        thread.join()
+        assert "its machine or container has 8.5MiB left" in str(refused[0])
+        assert kv.get(b"precious") == b"data"
+        monkeypatch.setattr(_memory, "available", lambda: shares.MARGIN - 1)
+        with pytest.raises(ServerRefused, match="no memory for another client"):
+            rfp.connect(server.address, timeout=20).get(b"precious")
+        monkeypatch.setattr(_memory, "available", left)
+        with rfp.connect(server.address, timeout=20) as late:
+            assert late.get(b"precious") == b"data"
+
+
+def test_a_process_may_have_so_many_threads_over_all_its_connections(private, monkeypatch):
+    monkeypatch.setattr(shares, "MOST_CHANNELS", 3)
+    with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
+        links = [opened(server.address) for _ in range(2)]
+        try:
+            for link in (*links, links[0]):
+                link.attach(int(soon() * 1e9))
+            with pytest.raises(QuotaExceeded, match="3 threads connected, and one client may have 3"):
+                links[1].attach(int(soon() * 1e9))
+            links[0].detach(links[0].channels[0])
+            links[1].attach(int(soon() * 1e9))
+        finally:
+            for link in links:
+                link.close()
+
+
+class Far:
+    """A connection as far as Shares knows one."""
+
+    def __init__(self, pid: int, remote: str | None) -> None:
+        self.pid = pid
+        if remote is not None:
+            self.remote = remote
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.integers(0, 5), st.integers(0, 400), st.integers(0, 40), st.booleans()), min_size=1, max_size=60
+    ),
+    remote=st.booleans(),
+)
+def test_no_client_has_more_than_half_nor_all_together_more_than_there_is(steps, remote):
+    """Against a model: what was taken is what was not given back."""
+    counted = Shares(1000, 0)
+    counted.most_descriptors = 100
+    held: list[tuple[int, shares.Peer, Cost]] = []
+    for client, memory, files, gives in steps:
+        if gives and held:
+            _, peer, cost = held.pop(client % len(held))
+            counted.give_back(peer, cost)
+        else:
+            peer, cost = counted.peer(Far(client, f"10.0.0.{client}" if remote else None)), Cost(memory, files, 1)
+            theirs = [each for number, _, each in held if number == client]
+            every = [each for *_, each in held]
+            fits = all(
+                sum(getattr(each, what) for each in theirs) + getattr(cost, what) <= most // 2
+                and sum(getattr(each, what) for each in every) + getattr(cost, what) <= most
+                for what, most in (("memory", 1000), ("descriptors", 100))
+            )
+            if fits:
+                counted.take(peer, cost)
+                held.append((client, peer, cost))
+            else:
+                with pytest.raises(QuotaExceeded):
+                    counted.take(peer, cost)
+        assert counted.memory == sum(cost.memory for *_, cost in held)
+        assert counted.descriptors == sum(cost.descriptors for *_, cost in held)
+        assert set(counted.peers) == {peer.key for _, peer, _ in held}
+    for _, peer, cost in held:
+        counted.give_back(peer, cost)
+    assert (counted.memory, counted.descriptors, counted.peers) == (0, 0, {})
+
+
+def test_the_soft_limit_of_open_files_is_no_limit_for_a_server_of_the_command_line(private):
+    script = (
+        "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 5000));"
+        "sys.argv[0] = 'rfp'; from rfp.cli import main; main()"
+    )
+    with programs.start("-c", script, "serve", "-a", f"shm://{private}/s", "-m", "4MiB", stdout=subprocess.PIPE) as server:
+        try:
+            assert b"serving" in server.stdout.readline()
+            limits = next(line for line in open(f"/proc/{server.pid}/limits") if line.startswith("Max open files"))
+            assert limits.split()[3:5] == ["5000", "5000"]
+        finally:
+            server.terminate()
+
+
+def test_where_this_process_has_no_file_descriptor_left_the_error_says_so(private):
+    import resource
+
+    from rfp.errors import FabricError
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
+        for most in range(len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/fd")) + 12):
+            clients = []
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            try:
+                with contextlib.suppress(FabricError, ConnectionFailed, ServerRefused):
+                    clients.append(rfp.connect(server.address, timeout=20))
+                    clients[0].get(b"k")
+                with contextlib.suppress(FabricError):
+                    clients.append(rfp.Server(memory="1MiB", address=f"shm://{private}/other"))
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for client in clients:
+                    client.close()
+        with rfp.connect(server.address, timeout=20) as kv:
+            assert kv.get(b"k") is None
