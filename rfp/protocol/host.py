@@ -313,6 +313,7 @@ class Host:
             raise HandshakeFailed(f"the first message was {type(message).__name__}, not Hello")
         elif isinstance(message, Attach):
             guest.numbers += 1
+            self._end_retired()  # what a thread that has just ended gave back is there for the next
             self.shares.take(guest.peer, self.offer.cost)
             try:
                 attachment = Attachment(self.offer, guest, guest.numbers, message)
