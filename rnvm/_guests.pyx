@@ -235,7 +235,8 @@ cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil:
     cdef lock *it = &g.locks[index]
     if it.holder == session:
         if not it.revoked:
-            return GRANTED
+            # It has lost sight of that, and what it is told now must count in all that it has written.
+            return -1 if guests_settle(g) else GRANTED
         # It saw that others wait, and comes again: they are first.
         if give_back(g, index):
             return -1

@@ -15,6 +15,7 @@ cdef enum:                     # from 1 on: the structure's own
     FENCED = -8                # the back-end took the session away
     STOPPED = -9               # the handle is being closed
     GONE = -10                 # the structure was dropped
+    TOO_MANY = -11             # structures in one transaction
 
 # DAMAGED, with the reason: a literal.
 cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:

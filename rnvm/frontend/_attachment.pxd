@@ -29,6 +29,8 @@ cdef class Attachment:
     cdef bint has_ended                    # nothing of the connection is left
     cdef bint is_forked
     cdef bint broken                       # the transaction under way lost its session
+    cdef object open_batch                 # the one that is under way, or None
+    cdef object open_transaction           # it keeps its structures alive
     cdef int settled                       # what an operation answered of which it is known by now that it holds
     cdef bint oplog                        # was asked for: c.oplog says whether this session does it
     cdef bint forgetful                    # the pool's medium does not survive the machine
@@ -44,6 +46,9 @@ cdef class Attachment:
     cdef int unless_lost(self) except -1
     cdef int outcome(self, uint32_t session, uint64_t epoch, const doubt *written) except -1
     cdef int finish(self) except -1
+    # What is under way is ended: a transaction discarded, a batch written.
+    cdef int end_transaction(self) except -1
+    cdef int end_orphans(self) except -1
     # Calls: enter, ready, then what is to be done; again or raise_for what that answered; leave.
     cdef int enter(self, object timeout) except -1
     cdef int ready(self) except -1

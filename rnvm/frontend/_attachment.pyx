@@ -15,10 +15,10 @@ from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
 from rfp._shm cimport ShmFabric
 from rfp.protocol._client_ring cimport FETCH
 from rnvm._layout cimport (
-    RNVM_HEADERS, RNVM_MAJOR, RNVM_PAGE, rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_memory_ring_at,
+    RNVM_HEADERS, RNVM_MAJOR, RNVM_MOST_PARTS, RNVM_PAGE, rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_memory_ring_at,
     rnvm_operation_ring_at, rnvm_ring_seed, rnvm_session_at, rnvm_up)
 from rnvm._messages cimport *
-from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG
+from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY
 from rnvm.frontend._baton cimport Baton
 from rnvm.frontend._cache cimport cache_clear
 from rnvm.frontend._changes cimport changes_abandon, changes_undo
@@ -27,7 +27,7 @@ from rnvm.frontend._journal cimport journal_trust
 from rnvm.frontend._overlay cimport overlay_clear, overlay_free
 from rnvm.frontend._remote cimport remote_call, remote_read
 from rnvm.frontend._transaction cimport transaction_commit
-from rnvm.frontend._turns cimport turn_settle
+from rnvm.frontend._turns cimport turn_leave, turn_settle
 from rnvm.pool._format cimport header_whole
 
 from rfp.errors import (
@@ -303,12 +303,21 @@ cdef class Attachment:
             raise CallerError("this thread is inside another call of this front-end",
                               hint="a signal handler, a finalizer or a codec must not use the front-end that it interrupts")
         if not self.baton.take(seconds):
+            if self.baton.keeper:
+                raise DeadlineExceeded("another thread has a batch or a transaction of this front-end under way",
+                                       hint="end it, give the call more timeout, or connect once for each thread")
             raise DeadlineExceeded("another thread is using this front-end",
                                    hint="give the call more timeout, or connect once for each thread")
         if self.is_closed:
             self.leave()
             raise Closed("this front-end was closed")
         self.c.deadline = now + <uint64_t> (seconds * 1e9)
+        if self.baton.orphaned:
+            try:
+                self.end_orphans()
+            except BaseException:
+                self.leave()
+                raise
         if self.c.watches and now > self.c.alive + <uint64_t> (LOOK * 1e9) and not self.c.trouble:
             self.c.alive = now
             if not self.c.ring.pair.ops.alive(self.c.ring.pair):
@@ -344,10 +353,21 @@ cdef class Attachment:
             raise DeadlineExceeded(f"the back-end at {self.address} did not answer in time",
                                    hint="a change may still happen; is the back-end stopped, or does somebody keep a lock?")
         if found == FULL:
+            if self.c.lacking > 1:
+                raise OutOfMemory(f"no {self.c.lacking} blocks in a row ({self.c.lacking * self.c.g.block} bytes) are free in the "
+                                  "pool", hint="free something, use smaller values, or grow the pool: rnvm grow")
             raise OutOfMemory("no block is free in the pool", hint="free something, or grow the pool: rnvm grow")
+        if found == TOO_LONG and self.c.transacting:
+            raise TooLarge("with this operation the transaction does not fit into one record of the memory log",
+                           hint=f"{rnvm_longest_record(self.c.memory.size)} bytes at most here: do it in several transactions, or "
+                                "make the pool with larger logs (rnvm create --memory-log)")
         if found == TOO_LONG:
             raise TooLarge("an operation does not fit into the pool's logs",
-                           hint=f"half of a ring at most: {self.c.memory.size // 2} bytes here; make the pool with larger ones")
+                           hint=f"half of a ring at most: {min(self.c.operations.size, self.c.memory.size) // 2} bytes here; "
+                                "make the pool with larger ones (rnvm create --operation-log, --memory-log)")
+        if found == TOO_MANY:
+            raise TooLarge(f"a transaction changes {RNVM_MOST_PARTS} structures at most",
+                           hint="do it in several transactions, or in a batch")
         if found == NO_MEMORY:
             raise MemoryError()
         if found == GONE:
@@ -380,12 +400,14 @@ cdef class Attachment:
         """Forgets the instances whose objects are no more."""
         cdef instance *s
         cdef uint32_t i = 0
+        cdef bint settled
         while i < self.c.instance_count:
             s = self.c.instances[i]
+            settled = False
             if s.gone:
                 with nogil:
-                    turn_settle(s)
-            if not s.gone or s.touched:         # the transaction under way still names it
+                    settled = turn_settle(s)
+            if not settled:
                 i += 1
                 continue
             cache_clear(&self.c, s)
@@ -394,6 +416,32 @@ cdef class Attachment:
             self.c.instances[i] = self.c.instances[self.c.instance_count]
             overlay_free(s)
             free(s)
+
+    cdef int end_transaction(self) except -1:
+        changes_undo(&self.c, 0)
+        for each in self.open_transaction.structures:
+            each._unmark()
+        self.c.transacting = False
+        self.open_transaction = None
+        self.baton.keep(self.c.batching)
+        with nogil:
+            turn_leave(&self.c)
+        return 0
+
+    cdef int end_orphans(self) except -1:
+        self.baton.orphaned = False
+        if self.open_transaction is not None:
+            self.end_transaction()
+        if self.open_batch is not None:
+            with nogil:
+                transaction_commit(&self.c)
+                turn_leave(&self.c)
+            if self.c.trouble:
+                self.end()                      # what could not be written others execute, at once
+            self.c.batching = False
+            self.open_batch = None
+        self.baton.keep(False)
+        return 0
 
     cdef int finish(self) except -1:
         """Nobody will be inside any more."""
@@ -405,8 +453,10 @@ cdef class Attachment:
                 changes_undo(&self.c, 0)
             else:
                 with nogil:
-                    transaction_commit(&self.c)
+                    transaction_commit(&self.c)     # where that fails, others execute the operations
             self.call(RNVM_DETACH, NULL, 0, NULL, 0, NULL)
+        self.open_batch = self.open_transaction = None
+        self.baton.keep(False)
         self.forget_session()
         self.end()
         close = getattr(self.opener, "close", None)

@@ -3,10 +3,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rnvm.frontend._answers cimport FENCED, LOST, OK, TOO_LONG
+from rnvm.frontend._answers cimport FENCED, LOST, OK
 from rnvm.frontend._attachment cimport Attachment
 from rnvm.frontend._cache cimport cache_forget
-from rnvm.frontend._changes cimport changes_undo
 from rnvm.frontend._front cimport doubt
 from rnvm.frontend._journal cimport journal_trust
 from rnvm.frontend._transaction cimport transaction_commit
@@ -17,7 +16,7 @@ from rnvm.frontend._attachment import unknown
 
 
 cdef class Batch:
-    """What `FrontEnd.batch()` gives: operations in it are durable one by one and seen by others together."""
+    """What `FrontEnd.batch()` gives: operations in it are durable one by one and written together."""
     cdef readonly Attachment fe
 
     def __init__(self, Attachment fe not None):
@@ -30,8 +29,9 @@ cdef class Batch:
             if fe.c.batching or fe.c.transacting:
                 raise CallerError("a batch has begun already, or a transaction", hint="end it first")
             fe.ready()
-            fe.c.batching = True
             fe.baton.keep(True)
+            fe.open_batch = self
+            fe.c.batching = True
         finally:
             fe.leave()
         return fe
@@ -39,8 +39,14 @@ cdef class Batch:
     def __exit__(self, kind, error, trace):
         cdef Attachment fe = self.fe
         cdef int found
-        fe.enter(None)
+        come_in(fe, fe.open_batch is self)
         try:
+            if fe.open_batch is not self:
+                if kind is None:
+                    raise not_open("batch")
+                return
+            if fe.c.transacting:
+                raise CallerError("a transaction is under way in this batch", hint="end the transaction first")
             with nogil:
                 found = transaction_commit(&fe.c)
             fe.c.batching = False
@@ -54,10 +60,14 @@ cdef class Batch:
             with nogil:
                 turn_leave(&fe.c)
             cache_forget(&fe.c)
+            if fe.c.trouble:
+                fe.end()                        # so that nobody waits for the lease of what is given up
             fe.raise_for(found)
         finally:
-            fe.c.batching = False
-            fe.baton.keep(False)
+            if fe.open_batch is self and not fe.c.transacting:
+                fe.c.batching = False
+                fe.open_batch = None
+                fe.baton.keep(False)
             fe.leave()
 
 
@@ -80,54 +90,56 @@ cdef class Transaction:
             if not self.structures or len({id(s) for s in self.structures}) != len(self.structures):
                 raise InvalidArgument("a transaction is over one or more different structures")
             for each in self.structures:
-                if getattr(each, "fe", None) is not fe:
+                if fe.structures.get(getattr(each, "name", None)) is not each:
                     raise InvalidArgument(f"{each!r} is no structure of this front-end")
+            fe.baton.keep(True)
             while True:
                 fe.ready()
                 with nogil:
                     found = transaction_commit(&fe.c)
-                    turn_leave(&fe.c)
-                fe.c.transacting = True
-                for each in sorted(self.structures, key=lambda each: each._index()):
-                    found = found or each._enter()
                 if found == OK:
-                    break
-                fe.c.transacting = False
-                with nogil:
-                    turn_leave(&fe.c)
+                    with nogil:
+                        turn_leave(&fe.c)
+                    fe.c.transacting = True
+                    for each in sorted(self.structures, key=lambda each: each._index()):
+                        found = found or each._enter()
+                    if found == OK:
+                        break
+                    fe.c.transacting = False
+                    with nogil:
+                        turn_leave(&fe.c)
                 if found != LOST and found != FENCED:
                     fe.raise_for(found)
             fe.broken = False
-            fe.baton.keep(True)
+            fe.open_transaction = self
             for each in self.structures:
                 each._mark()
         finally:
+            if not fe.c.transacting:
+                fe.baton.keep(fe.c.batching)
             fe.leave()
         return fe
 
     def __exit__(self, kind, error, trace):
         cdef Attachment fe = self.fe
-        fe.enter(None)
+        come_in(fe, fe.open_transaction is self)
         try:
+            if fe.open_transaction is not self:
+                if kind is None:
+                    raise not_open("transaction")
+                return
             if kind is not None or fe.broken or fe.c.trouble:
-                self.take_back()
-                fe.c.transacting = False
-                with nogil:
-                    turn_leave(&fe.c)
+                fe.end_transaction()
                 if kind is None:
                     raise self.nothing_done("during a transaction")
             else:
                 self.commit()
         finally:
-            fe.c.transacting = False
-            fe.baton.keep(False)
+            if fe.open_transaction is self:
+                fe.c.transacting = False
+                fe.open_transaction = None
+                fe.baton.keep(fe.c.batching)
             fe.leave()
-
-    cdef int take_back(self) except -1:
-        changes_undo(&self.fe.c, 0)
-        for each in self.structures:
-            each._unmark()
-        return 0
 
     cdef int commit(self) except -1:
         cdef Attachment fe = self.fe
@@ -138,8 +150,9 @@ cdef class Transaction:
         with nogil:
             journal_trust(&fe.c)
             found = transaction_commit(&fe.c)
-        if found == TOO_LONG:
-            self.take_back()
+        if found != OK and not fe.c.trouble:
+            fe.end_transaction()                # nothing was written
+            fe.raise_for(found)
         fe.c.transacting = False
         if found == LOST or found == FENCED:
             written = fe.c.doubt
@@ -162,3 +175,20 @@ cdef class Transaction:
     cdef object nothing_done(self, str when):
         return ConnectionFailed(f"the session at {self.fe.address} was lost {when}: nothing of it was done",
                                 hint="do the transaction again")
+
+
+cdef int come_in(Attachment fe, bint open) except -1:
+    """To end a batch or a transaction, in whatever thread: it is not always the one in which a generator is closed."""
+    if open:
+        fe.baton.keep(True)
+    try:
+        fe.enter(None)
+    except BaseException:
+        if open:
+            fe.baton.orphan()
+        raise
+    return 0
+
+
+cdef object not_open(str what):
+    return CallerError(f"this {what} is not under way", hint="it has ended before, or its thread had")

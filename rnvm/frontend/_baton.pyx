@@ -5,11 +5,24 @@ Who leaves hands over to the first who waits.  Leaving it to whoever comes next 
 still has the GIL, and those who wait would hardly ever find the front-end free.
 """
 
+import weakref
 from collections import deque
-from threading import Lock
+from threading import Lock, local
 
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint64_t
+
+
+class Life:
+    """Ends with its thread.  The number of a thread does not say that: the next thread may get it."""
+
+
+class Lives(local):
+    def __init__(self):
+        self.life = Life()
+
+
+lives = Lives()
 
 
 cdef class Waiter:
@@ -49,13 +62,35 @@ cdef class Baton:
         return waiter.called
 
     cdef void give(self) noexcept:
-        cdef Waiter next
         self.holder = 0
-        if self.waiting and not self.keeper:
-            next = self.waiting.popleft()
-            self.holder = next.thread
-            next.called = True
-            next.door.release()
+        if self.waiting:
+            self.call_next()
 
-    cdef void keep(self, bint kept) noexcept:
-        self.keeper = self.holder if kept else 0
+    cdef void call_next(self) noexcept:
+        """Lets the first in who may come in."""
+        cdef Waiter each
+        for each in self.waiting:
+            if not self.keeper or each.thread == self.keeper:
+                self.waiting.remove(each)
+                self.holder = each.thread
+                each.called = True
+                each.door.release()
+                return
+
+    cdef int keep(self, bint kept) except -1:
+        cdef uint64_t me = <uint64_t> PyThread_get_thread_ident()
+        self.life = weakref.ref(lives.life, self.keeper_ended) if kept else None
+        self.keeper = me if kept else 0
+        return 0
+
+    def keeper_ended(self, life):
+        """The keeper's thread has come to its end: in that thread, and at any moment for others."""
+        if life is self.life:
+            self.orphan()
+
+    cdef void orphan(self) noexcept:
+        self.life = None
+        self.keeper = 0
+        self.orphaned = True
+        if not self.holder and self.waiting:
+            self.call_next()

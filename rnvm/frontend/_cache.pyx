@@ -18,6 +18,7 @@ from rnvm.frontend._remote cimport remote_read
 cdef enum:
     SAMPLE = 8
     TRIALS = 64                # samples without anything to evict, before it is given up for now
+    SLACK = 65536              # bytes by which the cache grows then before that is tried again in a batch or transaction
     STEPS = 65536              # nodes that a query may look at
     BUCKETS = 1024             # at first
 
@@ -121,8 +122,10 @@ cdef node *sample(frontend *fe) noexcept nogil:
         fe.random ^= fe.random >> 7
         fe.random ^= fe.random << 17
         n = fe.nodes[fe.random % fe.node_count]
-        if n.listed or n.pinned > n.owner.applied:
-            if n.pinned <= n.owner.applied or n.pinned > n.owner.number:
+        if n.listed:
+            continue                            # also where what it was before is applied by now
+        if n.pinned > n.owner.applied:
+            if n.pinned > n.owner.number:
                 continue
             hear(n.owner)
             if n.pinned > n.owner.applied:
@@ -132,7 +135,7 @@ cdef node *sample(frontend *fe) noexcept nogil:
     return best
 
 
-cdef void cache_forget(frontend *fe) noexcept nogil:
+cdef void evict(frontend *fe) noexcept nogil:
     cdef uint32_t trials = 0
     cdef node *n
     while fe.bytes > fe.budget and fe.node_count and trials < TRIALS:
@@ -142,6 +145,14 @@ cdef void cache_forget(frontend *fe) noexcept nogil:
         else:
             cache_remove(fe, n)
             fe.evictions += 1
+    fe.futile = fe.bytes + SLACK if trials == TRIALS else 0
+
+
+cdef void cache_forget(frontend *fe) noexcept nogil:
+    cdef node *n
+    # What a batch or transaction has changed stays until it is written, however much that is.
+    if fe.bytes > fe.budget and (fe.bytes > fe.futile or not fe.batching and not fe.transacting):
+        evict(fe)
     while fe.released != NULL:
         n = fe.released
         fe.released = n.next

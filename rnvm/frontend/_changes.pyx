@@ -30,6 +30,7 @@ cdef enum:                     # undo.what
     TOOK = 5
     RETURNED = 6
     TOUCHED = 7                # a structure came into the transaction
+    REUSED = 8                 # of the blocks that the transaction returns
 
 cdef enum:
     GRANULES = 64
@@ -82,6 +83,7 @@ cdef bint touch(instance *s) noexcept nogil:
         if note(s, TOUCHED, NULL, 0, 0) == NULL:
             return False
         s.touched = True
+        s.fe.touched += 1
         s.fe.volume += sizeof(rnvm_part)
     return True
 
@@ -207,6 +209,7 @@ cdef int ask(instance *s, uint64_t count) noexcept nogil:
             fe.trouble = LOST
             return LOST
         if wanted == count:
+            fe.lacking = count
             return FULL
         wanted = count
     if rnvm_block_of(&fe.g, rnvm_offset(address)) == RNVM_NO_BLOCK:
@@ -219,6 +222,20 @@ cdef int ask(instance *s, uint64_t count) noexcept nogil:
     return OK
 
 
+cdef uint64_t take_again(instance *s, uint64_t count) noexcept nogil:
+    """Of the blocks that this transaction returns: they are the structure's until then, so no record has to say anything."""
+    cdef runs *returned = &s.fe.returned
+    cdef uint64_t i
+    for i in range(returned.count):
+        if returned.items[i].owner == s and returned.items[i].count >= count:
+            if note(s, REUSED, NULL, i, count) == NULL:
+                return RNVM_NO_BLOCK
+            returned.items[i].count -= count
+            return returned.items[i].first + returned.items[i].count
+    s.error = FULL
+    return RNVM_NO_BLOCK
+
+
 cdef uint64_t change_take(instance *s, uint64_t count) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef uint64_t i = 0, first
@@ -227,6 +244,8 @@ cdef uint64_t change_take(instance *s, uint64_t count) noexcept nogil:
         i += 1
     if i == fe.granted.count:
         found = ask(s, count)
+        if found == FULL:
+            return take_again(s, count)
         if found != OK:
             s.error = found
             return RNVM_NO_BLOCK
@@ -296,8 +315,11 @@ cdef void changes_undo(frontend *fe, uint64_t to) noexcept nogil:
             put_back(fe, u.first, u.count)
         elif u.what == RETURNED:
             fe.returned.count -= 1
+        elif u.what == REUSED:
+            fe.returned.items[u.first].count += u.count
         else:
             u.owner.touched = False
+            fe.touched -= 1
 
 
 cdef void changes_keep(frontend *fe) noexcept nogil:
@@ -346,8 +368,9 @@ cdef bint put_node(writer *w, node *n) noexcept nogil:
 cdef bint put_blocks(writer *w, instance *s, const runs *r, uint32_t kind) noexcept nogil:
     cdef uint64_t i
     for i in range(r.count):
-        if r.items[i].owner == s and not put(w, rnvm_address(s.fe.g.backend, rnvm_block_at(&s.fe.g, r.items[i].first)),
-                                             <uint32_t> r.items[i].count, kind, NULL):
+        if r.items[i].owner == s and r.items[i].count \
+                and not put(w, rnvm_address(s.fe.g.backend, rnvm_block_at(&s.fe.g, r.items[i].first)),
+                            <uint32_t> r.items[i].count, kind, NULL):
             return False
     return True
 
@@ -412,6 +435,7 @@ cdef void finish(frontend *fe, bint written) noexcept nogil:
         n = later
     fe.changed = NULL
     fe.volume = 0
+    fe.touched = 0
     fe.taken.count = 0
     fe.returned.count = 0
     changes_keep(fe)

@@ -127,6 +127,7 @@ cdef struct frontend:
     uint64_t swaps             # counts them, and makes each of ours another one
     bint applied               # a call returns only when what it did is applied, so that nothing of it need be remembered here
     uint64_t budget            # bytes of the cache
+    uint64_t futile            # within a batch or transaction no node is evicted before the cache has so many bytes
     # logs
     journal operations
     journal memory
@@ -149,6 +150,7 @@ cdef struct frontend:
     node *changed              # list
     node *released             # nodes that are to be forgotten when nobody can point to them any more
     uint64_t volume            # bytes that its record takes, at most
+    uint32_t touched           # structures that it changes: parts of its record
     undo *undone
     uint64_t undo_count
     uint64_t undo_room
@@ -161,6 +163,7 @@ cdef struct frontend:
     bint transacting
     # space
     runs granted               # blocks that nobody uses yet
+    uint64_t lacking           # blocks in a row that the pool did not have when it was last FULL
     # what the present call has written and does not know the outcome of
     int result                 # what apply answered
     doubt doubt

@@ -19,7 +19,8 @@ from rnvm._node cimport rnvm_slabs
 from rnvm.frontend._answers cimport FENCED, LOST, OK
 from rnvm.frontend._attachment cimport Attachment
 from rnvm.frontend._front cimport instance
-from rnvm.frontend._turns cimport turn_begin, turn_release
+from rnvm.frontend._transaction cimport transaction_commit, transactions_apply
+from rnvm.frontend._turns cimport turn_begin, turn_release, turn_settle
 
 from rfp.errors import AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind
 from rnvm.frontend._attachment import LONGEST_TIME
@@ -83,19 +84,34 @@ cdef class FrontEnd(Attachment):
 
     cdef int open_structure(self, object structure, instance *s, bint create, object timeout) except -1:
         cdef instance **grown
-        if structure.name in self.structures:
-            raise AlreadyExists(f"{structure.name!r} is open at this front-end already",
-                                hint="use that object, or connect once more")
+        cdef int found
         self.enter(timeout)
         try:
+            # Not before: another thread may be opening it, and two instances would share a lock.
+            if structure.name in self.structures:
+                raise AlreadyExists(f"{structure.name!r} is open at this front-end already",
+                                    hint="use that object, or connect once more")
             s.fe = &self.c
             while True:
                 self.ready()
                 try:
-                    self.find(structure, s, create)
+                    self.find(structure, s, create and not self.c.transacting)
+                    if s.number == 0 and self.c.transacting:
+                        # What makes it may be in its maker's log, and not be applied yet.
+                        with nogil:
+                            found = transactions_apply(&self.c)
+                        self.raise_for(found)
+                        self.find(structure, s, False)
+                        if s.number == 0:
+                            raise NotFound(f"the structure {structure.name!r} has not been begun")
                     break
                 except ConnectionFailed:
                     self.unless_lost()
+                except NotFound:
+                    if not create or not self.c.transacting:
+                        raise
+                    raise CallerError(f"{structure.name!r} cannot be made within a transaction, which could not take that back",
+                                      hint="open it before the transaction") from None
             grown = <instance **> realloc(self.c.instances, (self.c.instance_count + 1) * sizeof(instance *))
             if grown == NULL:
                 raise MemoryError()
@@ -103,12 +119,20 @@ cdef class FrontEnd(Attachment):
             grown[self.c.instance_count] = s
             self.c.instance_count += 1
             self.structures[structure.name] = structure
-            while s.number == 0:
+            try:
+                while s.number == 0:
+                    with nogil:
+                        found = turn_begin(s, (sizeof(rnvm_slabs) + s.kind.root + self.c.g.block - 1) // self.c.g.block)
+                    if found == OK:
+                        break
+                    self.again(s, found, False)
+            except BaseException:
+                # Its name may be opened again, so this object must not have the lock.
+                del self.structures[structure.name]
                 with nogil:
-                    found = turn_begin(s, (sizeof(rnvm_slabs) + s.kind.root + self.c.g.block - 1) // self.c.g.block)
-                if found == OK:
-                    break
-                self.again(s, found, False)
+                    turn_settle(s)
+                s.id = 0
+                raise
         finally:
             self.leave()
         return 0
@@ -210,15 +234,26 @@ cdef class FrontEnd(Attachment):
             self.leave()
 
     def drop(self, str name not None, *, timeout=None):
-        """Frees a structure with all that is in it.  Raises NotFound, CallerError where it is open or in use.  One call."""
+        """Frees a structure with all that is in it; what a batch did before is written first.
+
+        Raises NotFound; CallerError where it is open or in use, and within a transaction, which could not take that back.
+        Cost: one call.
+        """
         cdef bytes encoded = name.encode()
-        if name in self.structures:
-            raise CallerError(f"{name!r} is open at this front-end", hint="let go of that object first")
+        cdef int found
         self.enter(timeout)
         try:
+            if name in self.structures:
+                raise CallerError(f"{name!r} is open at this front-end", hint="let go of that object first")
             while True:
                 self.ready()
-                found = self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded), NULL, 0, NULL)
+                if self.c.transacting:
+                    raise CallerError("a structure cannot be dropped within a transaction, which could not take that back",
+                                      hint="end the transaction first")
+                with nogil:
+                    found = transaction_commit(&self.c)
+                if found == OK:
+                    found = self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded), NULL, 0, NULL)
                 if found != FENCED:
                     break
             self.raise_for(found)
@@ -274,13 +309,21 @@ cdef class FrontEnd(Attachment):
         return "persistent"
 
     def release(self, *, timeout=None):
-        """Gives all writer locks back, as if others had asked for them."""
+        """Gives all writer locks back, as if others had asked for them; what a batch did so far is written first.
+
+        Raises CallerError within a transaction, whose locks nobody else may have before it ends.  Cost: one call for each lock.
+        """
         cdef int found
         self.enter(timeout)
         try:
-            self.ready()
-            with nogil:
-                found = turn_release(&self.c)
+            while True:
+                self.ready()
+                if self.c.transacting:
+                    raise CallerError("a transaction keeps its locks until it ends", hint="end the transaction first")
+                with nogil:
+                    found = turn_release(&self.c)
+                if found != LOST and found != FENCED:
+                    break
             self.raise_for(found)
         finally:
             self.leave()
@@ -296,7 +339,7 @@ cdef class FrontEnd(Attachment):
             self.channel.interrupt()
             if self.baton.holder == <uint64_t> PyThread_get_thread_ident():
                 return                          # a signal handler of the call that is under way, which will end it
-        self.baton.keeper = 0                   # no batch or transaction goes on
+        self.baton.keep(False)                  # no batch or transaction goes on
         self.baton.take(LONGEST_TIME)
         self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
         self.leave()

@@ -14,6 +14,8 @@ cdef struct live:              # what everybody READs of a session, as layout.h 
 # Where the payload of the next record is to be made: private memory, journal_room() bytes.
 cdef char *journal_payload(frontend *fe, journal *j) noexcept nogil
 cdef uint64_t journal_room(const journal *j) noexcept nogil
+# Whether there is, as far as the back-end has published.
+cdef bint journal_has_room(frontend *fe, journal *j, uint64_t payload) noexcept nogil
 # Waits until there is space in the ring for a record with this payload: OK, TOO_LONG, LATE, LOST ...
 cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil
 # Writes the records whose payloads have been made: one WRITE each, one round trip for both.  0 bytes: none of that log.

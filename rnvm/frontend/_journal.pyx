@@ -72,6 +72,11 @@ cdef bint fits(const journal *j, uint64_t length) noexcept nogil:
     return j.tail + rnvm_pad_before(j.tail, length, j.size) + length - j.head <= j.size
 
 
+cdef bint journal_has_room(frontend *fe, journal *j, uint64_t payload) noexcept nogil:
+    cdef uint64_t length = rnvm_record_length(payload)
+    return fits(j, length) or journal_hear(fe) == OK and fits(j, length)
+
+
 cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil:
     cdef uint64_t length = rnvm_record_length(payload)
     cdef uint64_t pause = 0

@@ -4,13 +4,13 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rnvm._layout cimport rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up
-from rnvm.frontend._answers cimport OK, TOO_LONG
+from rnvm._layout cimport RNVM_MOST_PARTS, rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up
+from rnvm.frontend._answers cimport FULL, OK, TOO_LONG, TOO_MANY
 from rnvm.frontend._cache cimport cache_forget
 from rnvm.frontend._changes cimport changes_keep, changes_record, changes_undo, changes_written
 from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._journal cimport (
-    journal_hear, journal_payload, journal_room, journal_settle, journal_trust, journal_wait, journal_write)
+    journal_has_room, journal_hear, journal_payload, journal_room, journal_settle, journal_trust, journal_wait, journal_write)
 from rnvm.frontend._transaction cimport transaction_await, transaction_commit, transaction_do, transaction_write
 from rnvm.frontend._turns cimport turn_enter, turn_leave
 
@@ -96,10 +96,28 @@ cdef int log_operation(instance *s, uint32_t code, const char *bytes, uint32_t l
     return found
 
 
+cdef inline int beyond_record(const frontend *fe) noexcept nogil:
+    """Whether what was changed fits into one record: OK, TOO_LONG or TOO_MANY."""
+    if fe.volume > journal_room(&fe.memory):
+        return TOO_LONG
+    return TOO_MANY if fe.touched > RNVM_MOST_PARTS else OK
+
+
+cdef bint without_batch(const frontend *fe, int result) noexcept nogil:
+    """Whether an operation may succeed when what the batch has changed before it is written."""
+    if result == FULL:
+        return fe.returned.count != 0           # blocks are granted again behind the transaction that returned them
+    return result == TOO_LONG or result == TOO_MANY
+
+
 cdef int operation_execute(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef uint64_t mark, operations, before
     cdef int result, found = turn_enter(s)
+    if found == OK and fe.batching and fe.volume and not journal_has_room(fe, &fe.operations,
+                                                                          sizeof(rnvm_part) + rnvm_up(length, 8)):
+        # The batch's own operations fill the ring, and only what they have changed, once it is written, makes room.
+        found = transaction_commit(fe)
     # Whatever that wrote was of other operations.
     journal_trust(fe)
     if found != OK:
@@ -111,11 +129,12 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes, uint32
     result = TOO_LONG
     if sizeof(rnvm_record) + sizeof(rnvm_part) + rnvm_up(length, 8) <= rnvm_longest_record(fe.operations.size):
         result = transaction_do(s, code, bytes, length)
-    if result >= 0 and fe.volume > journal_room(&fe.memory):
-        changes_undo(fe, mark)
-        result = TOO_LONG
-    if result == TOO_LONG and before and not fe.transacting:
-        # Once more without what the batch has changed before.
+    if result >= 0:
+        found = beyond_record(fe)
+        if found != OK:
+            changes_undo(fe, mark)
+            result = found
+    if result < 0 and before and not fe.transacting and without_batch(fe, result):
         s.operations = operations
         found = transaction_commit(fe)
         if found == OK:
@@ -138,5 +157,5 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes, uint32
             result = found
     if not fe.batching and not fe.transacting:
         turn_leave(fe)
-        cache_forget(fe)
+    cache_forget(fe)
     return result

@@ -8,7 +8,7 @@ from rnvm._layout cimport (
     RNVM_OPERATION, rnvm_longest_record, rnvm_operation_ring_at, rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed)
 from rnvm._messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending
 from rnvm.frontend._answers cimport AGAIN, LOST, NO_MEMORY, OK
-from rnvm.frontend._changes cimport change_touch
+from rnvm.frontend._changes cimport change_touch, changes_undo
 from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._journal cimport journal_settle
 from rnvm.frontend._remote cimport remote_call, remote_read
@@ -67,6 +67,8 @@ cdef int orphans_execute(instance *s) noexcept nogil:
         if found == OK:
             found = journal_settle(fe)
         if found != OK:
+            if not fe.trouble:
+                changes_undo(fe, 0)             # nothing was written: it stays to be executed
             break
         s.covered = pending.number
         fe.executed_again += 1

@@ -61,7 +61,7 @@ cdef int under_lock(instance *s, int (*ask)(instance *s, void *context) noexcept
     cdef int found = lock_confirm(s, run(s, ask, context))
     if not fe.batching and not fe.transacting:
         turn_leave(fe)
-        cache_forget(fe)
+    cache_forget(fe)
     return found
 
 
@@ -70,7 +70,11 @@ cdef int query_alone(instance *s, int (*ask)(instance *s, void *context) noexcep
     cdef int found = turn_enter(s)
     if found != OK:
         return found
-    return lock_confirm(s, run(s, ask, context)) if was else under_lock(s, ask, context)
+    if not was:
+        return under_lock(s, ask, context)
+    found = lock_confirm(s, run(s, ask, context))
+    cache_forget(s.fe)
+    return found
 
 
 cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:

@@ -75,3 +75,4 @@ cdef class Structure:
     cdef const char *answer_bytes(self, uint64_t *n) noexcept
     cdef bytes encode(self, object value)  # by the codec; WrongType with a hint where that is bytes and the value is not
     cdef object decode(self, bytes value)
+    cdef object not_named(self)

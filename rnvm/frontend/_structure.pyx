@@ -21,7 +21,7 @@ from rnvm.frontend._reach cimport reach
 from rnvm.frontend._slabs cimport slabs_return, slabs_take
 from rnvm.frontend._turns cimport turn_enter, turn_leave
 
-from rfp.errors import InvalidArgument, WrongType
+from rfp.errors import CallerError, InvalidArgument, WrongType
 
 ROOT = 1                       # type of a root
 MOST_ROOT = 3072
@@ -215,6 +215,8 @@ cdef class Structure:
         try:
             while True:
                 fe.ready()
+                if fe.c.transacting and not self.c.entered:
+                    raise self.not_named()
                 with nogil:
                     found = operation_execute(self.c, code, bytes, length)
                 if found >= 0:
@@ -231,6 +233,8 @@ cdef class Structure:
         try:
             while True:
                 fe.ready()
+                if fe.c.transacting and not self.c.entered:
+                    raise self.not_named()
                 with nogil:
                     found = query_ask(self.c, ask, context)
                 if found >= 0:
@@ -275,6 +279,8 @@ cdef class Structure:
         try:
             while True:
                 fe.ready()
+                if fe.c.transacting and not self.c.entered:
+                    raise self.not_named()
                 with nogil:
                     found = query_alone(self.c, reach, NULL)
                 if found == OK:
@@ -282,6 +288,10 @@ cdef class Structure:
                 fe.again(self.c, found, False)
         finally:
             fe.leave()
+
+    cdef object not_named(self):
+        return CallerError(f"the transaction that is under way is not over {self!r}",
+                           hint="name all structures that it reads or changes: fe.transaction(a, b); or end it first")
 
     # For the front-end
 
@@ -312,7 +322,7 @@ cdef class Structure:
         self.before = self.c.operations
 
     def _unmark(self):
-        self.c.operations = self.before
+        self.c.operations = max(self.before, self.c.covered)
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.name!r}>"

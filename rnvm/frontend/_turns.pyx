@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rnvm.frontend._answers cimport OK
+from rnvm.frontend._answers cimport LOST, OK
 from rnvm.frontend._changes cimport changes_undo
 from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._orphans cimport orphans_execute
@@ -36,6 +36,9 @@ cdef int turn_enter(instance *s) noexcept nogil:
     if s.covered < s.operations:
         found = orphans_execute(s)
         if found < 0:
+            # With the lock kept the next operation would begin without what is left of them, and cover it.
+            s.entered = False
+            lock_release(s)
             if not fe.transacting:
                 turn_leave(fe)
             return found
@@ -45,6 +48,9 @@ cdef int turn_enter(instance *s) noexcept nogil:
 cdef void turn_leave(frontend *fe) noexcept nogil:
     cdef instance *s
     cdef uint32_t i
+    if fe.volume and not fe.trouble:
+        # Of acknowledged operations.  Others would change the same nodes, and never see what these have done.
+        fe.trouble = LOST
     for i in range(fe.instance_count):
         s = fe.instances[i]
         if s.entered:
@@ -54,9 +60,10 @@ cdef void turn_leave(frontend *fe) noexcept nogil:
 
 cdef int turn_release(frontend *fe) noexcept nogil:
     cdef uint32_t i
-    cdef int found = OK
+    cdef int found = transaction_commit(fe)
     for i in range(fe.instance_count):
         if found == OK:
+            fe.instances[i].entered = False
             found = lock_release(fe.instances[i])
     return found
 
@@ -69,16 +76,19 @@ cdef int turn_begin(instance *s, uint64_t blocks) noexcept nogil:
         found = slabs_begin(s, blocks)
         if found == OK:
             found = transaction_commit(fe)
-        else:
+        if found != OK and not fe.trouble:
             changes_undo(fe, 0)
     if not fe.batching and not fe.transacting:
         turn_leave(fe)
     return found
 
 
-cdef void turn_settle(instance *s) noexcept nogil:
+cdef bint turn_settle(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
-    if not fe.trouble and s.touched and not fe.transacting:
-        transaction_commit(fe)
+    if fe.transacting and s.entered:
+        return False
+    if s.touched and not fe.trouble and transaction_commit(fe) != OK and not fe.trouble:
+        fe.trouble = LOST                       # as in turn_leave()
     s.entered = False
     lock_release(s)
+    return not s.touched

@@ -347,16 +347,17 @@ def test_a_cached_read_costs_one_read_of_a_header(direct: rnvm.Backend, connect:
     assert fe.figures["misses"] == misses
 
 
-def test_structures_that_go_in_a_batch_or_a_transaction_keep_what_they_did(direct: rnvm.Backend, connect: Connect) -> None:
+def test_structures_whose_objects_go_in_a_batch_or_a_transaction_keep_what_they_did(direct: rnvm.Backend, connect: Connect) -> None:
     fe, other = connect(direct), connect(direct)
     kept = Sample(fe, "kept")
     with fe.batch():
         Sample(fe, "a").add(1)
         kept.add(1)
-    with fe.transaction(kept):
-        Sample(fe, "b").add(1)
-        gc.collect()
+    transaction = fe.transaction(kept, Sample(fe, "b"))
+    with transaction:
         kept.add(1)
+        transaction.structures[1].add(1)
+        gc.collect()
     assert [Sample(other, name).numbers()[0] for name in ("a", "b", "kept")] == [1, 1, 2]
 
 
