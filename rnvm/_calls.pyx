@@ -6,7 +6,7 @@ from libc.string cimport memcpy, memset
 
 from rnvm._backend cimport backend_checkpoint, fail, reply
 from rnvm._guests cimport (
-    ABANDONED, GRANTED, guest_seal, lock_ask, lock_leave, lock_share, lock_word, seal)
+    ABANDONED, GRANTED, guest_seal, guests_settle, lock_ask, lock_leave, lock_share, lock_word, seal)
 from rnvm._layout cimport (
     RNVM_FENCED, RNVM_GRANTED, RNVM_LIVE, RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_structure_index)
 from rnvm._messages cimport (
@@ -20,8 +20,8 @@ from rnvm.pool._replay cimport pool_pending
 cdef void call_grant(backend *s, uint64_t count, response *answer, const client *c) noexcept nogil:
     cdef rnvm_number done
     cdef uint64_t block = blocks_allocate(s.g.p, count, RNVM_GRANTED | <uint32_t> c.session)
-    if block == RNVM_NO_BLOCK and not backend_checkpoint(s):
-        # What was given back may be free by now.
+    # What was returned in a transaction may be free behind a checkpoint; that transaction need not be applied yet.
+    if block == RNVM_NO_BLOCK and not guests_settle(&s.g) and not backend_checkpoint(s):
         block = blocks_allocate(s.g.p, count, RNVM_GRANTED | <uint32_t> c.session)
     if block == RNVM_NO_BLOCK:
         answer.status = RNVM_NO_SPACE

@@ -13,7 +13,17 @@ from typing import Any
 import pytest
 
 import rnvm
-from rfp.errors import CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NotFound, OutOfMemory, TooLarge
+from rfp.errors import (
+    AlreadyExists,
+    CallerError,
+    Closed,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    OutOfMemory,
+    TooLarge,
+)
 from rnvm import pools
 from rnvm.frontend._sample import Sample
 
@@ -72,13 +82,12 @@ def roomy() -> Iterator[rnvm.Backend]:
 
 def fill(fe: Any) -> None:
     """Until no block is left in the pool."""
-    kept = []
-    for length in (28_000, 3000, 3000):
+    places = [(sample, place) for sample in [Sample(fe, f"fill {i}") for i in range(30)] for place in range(32)]
+    for length in (28_000, 3000):
         with contextlib.suppress(OutOfMemory):
             while True:
-                kept.append(Sample(fe, f"fill {len(kept)} {length}"))
-                for place in range(32):
-                    kept[-1].put(place, bytes(length))
+                places[-1][0].put(places[-1][1], bytes(length))
+                places.pop()
 
 
 # More structures than a record has parts
@@ -359,3 +368,348 @@ def test_what_finds_no_room_in_the_log_until_its_deadline_is_done_as_a_whole_or_
                 assert sample.add(1) == done + 2
             assert Sample(last, "s").numbers()[0] == done + 2 - (how == "object")
         other.check()
+
+
+# Room: in the logs, in the pool, in the cache
+
+
+@pytest.mark.parametrize("memory_log", ["64KiB", "256KiB"])
+def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_itself_gives(memory_log: str) -> None:
+    """Half a ring at most is one operation; wherever in the ring it comes, it goes on at once."""
+    with new_path("direct") as path:
+        pools.create(path, "8MiB", front_ends=2, operation_log="64KiB", memory_log=memory_log, assume_persistent=True)
+        with open_backend(path) as backend, rnvm.connect(backend.address, timeout=1) as fe:
+            sample = Sample(fe, "s")
+            with fe.batch():
+                for n in range(200):
+                    sample.put(0, bytes(64 * n))
+                    sample.put(1, bytes(30_000 + 5 * n))
+            assert len(sample.get(1)) == 30_995
+            assert counts(backend, "s") == [0]
+
+
+@pytest.mark.parametrize("many", ["batch", "transaction", "alone"])
+@pytest.mark.parametrize("length", [3000, 20_000])
+def test_in_a_full_pool_what_is_freed_is_used_again(roomy: rnvm.Backend, connect: Connect, many: str, length: int) -> None:
+    fe = connect(roomy)
+    sample = Sample(fe, "s")
+    for place in range(10):
+        sample.put(place, bytes(length))
+    fill(fe)
+    with pytest.raises(OutOfMemory):
+        sample.put(11, bytes(length))
+    for turn in range(3):
+        with contextlib.nullcontext() if many == "alone" else fe.batch() if many == "batch" else fe.transaction(sample):
+            for place in range(10):
+                assert sample.take(place) is not None
+            for place in range(10):
+                sample.put(place, bytes([turn]) * length)
+        with pytest.raises(Discarded), fe.transaction(sample):
+            for place in range(10):
+                sample.take(place)
+            for place in range(12, 22):
+                sample.put(place, b"x" * length)
+            raise Discarded
+        assert [sample.get(place) for place in range(10)] == [bytes([turn]) * length] * 10
+        sample.check()
+    assert counts(roomy, "s") == [0]
+
+
+def test_a_batch_frees_in_one_structure_what_another_one_needs(roomy: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(roomy)
+    one, two = Sample(fe, "one"), Sample(fe, "two")
+    one.put(0, bytes(50_000))
+    two.add(1)
+    fill(fe)
+    with fe.batch():
+        for n in range(6):
+            source, to = (one, two) if n % 2 == 0 else (two, one)
+            to.put(0, source.take(0))
+    assert len(one.get(0)) == 50_000
+    one.check()
+    two.check()
+
+
+def test_a_pool_without_consecutive_blocks_says_how_many_it_lacks(roomy: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(roomy)
+    fill(fe)
+    sample = Sample(fe, "fill 0")
+    with pytest.raises(OutOfMemory, match=r"no 13 blocks in a row \(53248 bytes\)"):
+        sample.put(0, bytes(50_000))
+
+
+@pytest.mark.parametrize("medium", ["direct", "emulated"])
+@pytest.mark.parametrize("kind", ["batch", "transaction"])
+def test_the_cache_keeps_its_budget_within_a_batch_and_a_transaction(backend: rnvm.Backend, connect: Connect, kind: str) -> None:
+    fe = connect(backend, cache="64KiB", timeout=20)
+    samples = [Sample(fe, f"s{i}") for i in range(30)]
+    for each in samples:
+        for place in range(32):
+            each.put(place, b"%d" % place * 500)
+    most = 0
+    with fe.batch() if kind == "batch" else fe.transaction(*samples):
+        for turn in range(2):
+            for each in samples:
+                for place in range(32):
+                    assert each.get(place) == b"%d" % place * 500
+                    if kind == "batch":
+                        each.put(place, b"%d" % place * 500)
+                    most = max(most, fe.figures["cached"])
+                each.check()
+    # What one record changes cannot go before it is written.
+    assert most < 400 << 10
+    for each in samples:
+        each.check()
+
+
+def test_a_check_in_a_batch_drops_nothing_that_is_not_written(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct, cache=0)
+    sample = Sample(fe, "s")
+    for turn in range(20):
+        with fe.batch():
+            for place in range(8):
+                sample.put(place, b"%d" % turn * 300)
+            sample.check()
+            assert sample.add(1) == turn + 1
+        assert [sample.get(place) for place in range(8)] == [b"%d" % turn * 300] * 8
+        sample.check()
+
+
+# Objects and threads that go
+
+
+@every_option
+def test_objects_may_go_anywhere_in_a_batch_or_a_transaction(
+    backend: rnvm.Backend, connect: Connect, options: dict[str, Any]
+) -> None:
+    fe, other = connect(backend, **options), connect(backend, timeout=20)
+    with fe.batch():
+        for n in range(5):
+            Sample(fe, "s").add(1)
+            gc.collect()
+            assert Sample(other, "s").add(1) == 2 * n + 2
+            gc.collect()
+    opened = fe.transaction(Sample(fe, "s"), Sample(fe, "t"))
+    with opened:
+        opened.structures[0].add(1)
+        opened.structures[1].add(1)
+        gc.collect()
+        assert Sample(other, "s").numbers()[0] == 10
+    del opened
+    gc.collect()
+    assert counts(backend, "s", "t") == [11, 1]
+
+
+def test_a_transaction_that_nobody_refers_to_keeps_its_structures_and_is_discarded_with_its_front_end(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    other = Sample(connect(direct), "s")
+    fe = rnvm.connect(direct.address)
+    fe.transaction(Sample(fe, "s")).__enter__()
+    fe.structures["s"].add(1)
+    gc.collect()
+    fe.structures["s"].add(1)
+    del fe
+    gc.collect()
+    assert other.add(1) == 1
+    assert direct.figures()["pool"]["fenced"] <= 1
+
+
+def in_thread(work: Callable[[], Any]) -> Any:
+    found: list[Any] = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+@every_option
+@pytest.mark.parametrize("kind", ["batch", "transaction", "both"])
+def test_a_thread_that_ends_leaves_no_batch_and_no_transaction_behind(
+    direct: rnvm.Backend, connect: Connect, options: dict[str, Any], kind: str
+) -> None:
+    fe, other = connect(direct, **options), connect(direct)
+    sample, theirs = Sample(fe, "s"), Sample(other, "s")
+    left: list[Any] = []
+
+    def leave_open() -> None:
+        if kind != "transaction":
+            fe.batch().__enter__()
+            sample.add(10)
+        if kind != "batch":
+            left.append(fe.transaction(sample))
+            left[-1].__enter__()
+            sample.add(1)
+
+    kept = 0 if kind == "transaction" else 10
+    for n in range(20):  # the next thread gets the number of the last one
+        in_thread(leave_open)
+        assert in_thread(lambda: sample.add(100)) == (kept + 100) * (n + 1)
+        assert theirs.numbers()[0] == (kept + 100) * (n + 1)
+    for each in left:
+        with pytest.raises(CallerError, match="not under way"):
+            each.__exit__(None, None, None)
+        each.__exit__(Discarded, Discarded(), None)
+    assert theirs.add(0) == 20 * (kept + 100)
+
+
+def test_a_thread_that_waits_is_let_in_when_the_one_with_the_transaction_ends(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct, timeout=20)
+    sample = Sample(fe, "s")
+    begun, end = threading.Event(), threading.Event()
+
+    def leave_open() -> None:
+        fe.transaction(sample).__enter__()
+        sample.add(1)
+        begun.set()
+        end.wait(20)
+
+    holder = threading.Thread(target=leave_open)
+    holder.start()
+    begun.wait(20)
+    with pytest.raises(DeadlineExceeded, match="a batch or a transaction"):
+        sample.add(10, timeout=0.01)
+    waiting = threading.Thread(target=lambda: sample.add(10))
+    waiting.start()
+    end.set()
+    holder.join()
+    waiting.join()
+    assert sample.numbers() == (10, 1)
+
+
+@pytest.mark.parametrize("kind", ["batch", "transaction"])
+@pytest.mark.parametrize("how", ["ended", "closed", "collected"])
+def test_a_generator_may_be_ended_in_another_thread(direct: rnvm.Backend, connect: Connect, kind: str, how: str) -> None:
+    fe, other = connect(direct, timeout=1), connect(direct)
+    sample, theirs = Sample(fe, "s"), Sample(other, "s")
+
+    def work() -> Iterator[None]:
+        with fe.batch() if kind == "batch" else fe.transaction(sample):
+            sample.add(1)
+            yield
+
+    generators = [work()]
+    in_thread_begun, end = threading.Event(), threading.Event()
+    holder = threading.Thread(target=lambda: (next(generators[0]), in_thread_begun.set(), end.wait(20)))
+    holder.start()
+    try:
+        in_thread_begun.wait(20)
+        if how == "ended":
+            assert next(generators[0], None) is None
+        elif how == "closed":
+            generators[0].close()
+        generators.clear()
+        gc.collect()
+        expected = 1 if kind == "batch" or how == "ended" else 0
+        assert theirs.numbers()[0] == expected
+        assert sample.add(1) == expected + 1
+    finally:
+        end.set()
+        holder.join()
+
+
+def test_an_object_that_goes_in_another_thread_does_not_lock_out_the_one_with_the_transaction(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
+    fe = connect(direct, timeout=20)
+    sample = Sample(fe, "s")
+    over = threading.Event()
+
+    def let_go() -> None:
+        while not over.is_set():
+            with contextlib.suppress(DeadlineExceeded):
+                Sample(fe, "t", timeout=0.0001)
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    try:
+        for n in range(300):
+            with fe.transaction(sample, timeout=20) if n % 2 else fe.batch():
+                for _ in range(3):
+                    sample.add(1)
+    finally:
+        over.set()
+        thread.join()
+    assert sample.numbers() == (900, 900)
+
+
+def test_threads_that_open_a_structure_at_once_get_one_object_of_it(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct, timeout=20)
+    for n in range(30):
+        opened: list[Sample] = []
+        start = threading.Barrier(4)
+
+        def open_it(opened: list[Sample] = opened, start: threading.Barrier = start, n: int = n) -> None:
+            start.wait()
+            with contextlib.suppress(AlreadyExists):
+                opened.append(Sample(fe, f"s{n % 3}"))
+
+        threads = [threading.Thread(target=open_it) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(opened) == 1
+        assert opened[0].add(1) == n // 3 + 1
+
+
+# Contexts in any order
+
+
+def test_contexts_end_what_they_began_and_nothing_else(direct: rnvm.Backend, connect: Connect) -> None:
+    fe, other = connect(direct), connect(direct)
+    sample, theirs = Sample(fe, "s"), Sample(other, "s")
+    batch, transaction = fe.batch(), fe.transaction(sample)
+    for each in (batch, transaction):
+        with pytest.raises(CallerError, match="not under way"):
+            each.__exit__(None, None, None)
+    with batch:
+        sample.add(1)
+        with pytest.raises(CallerError), fe.batch():
+            pass
+        with transaction:
+            sample.add(1)
+            for begun in (fe.batch(), fe.transaction(sample)):
+                with pytest.raises(CallerError):
+                    begun.__enter__()
+            for wrong in (batch, fe.batch(), fe.transaction(sample)):
+                with pytest.raises(CallerError):
+                    wrong.__exit__(None, None, None)
+            assert theirs.numbers()[0] == 1
+        assert theirs.numbers()[0] == 2
+        sample.add(1)
+        # The batch goes on, and is this thread's.
+        assert theirs.numbers()[0] == 2
+        assert in_thread(lambda: pytest.raises(DeadlineExceeded, sample.add, 1, timeout=0.01))
+    assert theirs.numbers()[0] == 3
+    with pytest.raises(Discarded), batch, transaction:
+        sample.add(1)
+        raise Discarded
+    with batch, transaction:
+        sample.add(1)
+    assert counts(direct, "s") == [4]
+
+
+def test_what_only_looks_like_a_structure_is_in_no_transaction(direct: rnvm.Backend, connect: Connect) -> None:
+    class Pretender:
+        def __init__(self, fe: Any, name: str) -> None:
+            self.fe, self.name = fe, name
+
+    fe = connect(direct)
+    sample = Sample(fe, "s")
+    for name in ("s", "t"):
+        with pytest.raises(InvalidArgument), fe.transaction(sample, Pretender(fe, name)):
+            pass
+    assert in_thread(lambda: sample.add(1)) == 1
+
+
+@pytest.mark.parametrize("kind", ["batch", "transaction"])
+def test_closing_within_keeps_a_batch_and_discards_a_transaction(direct: rnvm.Backend, connect: Connect, kind: str) -> None:
+    fe = connect(direct)
+    sample = Sample(fe, "s")
+    with pytest.raises(Closed), fe.batch() if kind == "batch" else fe.transaction(sample):
+        sample.add(1)
+        fe.close()
+        with pytest.raises(Closed):
+            sample.add(1)
+    assert counts(direct, "s") == [1 if kind == "batch" else 0]
