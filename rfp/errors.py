@@ -151,6 +151,22 @@ class InvalidAddress(InvalidArgument):
     """An address does not follow `shm://PATH` or `rdma://HOST:PORT`, or has options that it should not."""
 
 
+class Undecodable(CallerError, ValueError):
+    """The codec of a structure raised an exception for bytes that are stored there; it is the `__cause__`.
+
+    raw: the bytes of the value, or of the key that could not be decoded.  key: the bytes of its key, in a mapping.  token: of the
+    reservation, where `Queue.reserve()` has taken it; ack() and nack() take that.
+    """
+
+    def __init__(
+        self, message: str, *, raw: bytes = b"", key: bytes | None = None, token: bytes | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.raw = raw
+        self.key = key
+        self.token = token
+
+
 class Closed(CallerError):
     """The handle was closed."""
 

@@ -40,6 +40,7 @@ cdef struct arena:
     uint64_t operation         # number
     uint64_t bytes             # of taken nodes
     uint64_t limit
+    uint64_t record            # bytes that an operation may change
     char *answer
     uint64_t answer_length
     uint64_t answer_room

@@ -6,23 +6,38 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance, kind
-from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_read, register_kind, root_change
-from structures._layout cimport SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF, tree_root, value_node
+from rnvm.frontend._structure cimport (
+    OK, fault, node_change, node_cost, node_free, node_read, record_room, register_kind, root_change)
+from structures._layout cimport (
+    KEY_OF, MOST_KEY, MOST_VALUE, SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF, tree_root, value_node)
 from structures._leaf cimport answer_item, answer_value, entry_in, leaf_of, root_of
 from structures._mapping cimport (
-    CLEAR, DELETE, FOUND, MISSING, MORE, POP, POP_ITEM, SET, SET_DEFAULT, Mapping, lookup, pair, pair_header, pair_of)
-from structures._page cimport PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_remove
+    ANOTHER, CLEAR, DELETE, FOUND, MISSING, MORE, POP, POP_ITEM, POP_SAME, SET, SET_DEFAULT, Mapping, digest_is, lookup, pair,
+    pair_header, pair_of,
+)
+from structures._page cimport PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_entry_size, page_remove
 from structures._ranges cimport read_stretch, stretch
-from structures._shared cimport value_free, value_new
-from structures._tree cimport child_of, path, tree_descend, tree_insert, tree_remove
+from structures._shared cimport value_bytes, value_free, value_new
+from structures._tree cimport MADE, child_of, page_read, path, tree_descend, tree_insert, tree_make_room, tree_remove
 from structures._tree_walk cimport tree_walk
+
+from rfp.errors import TooLarge
 
 cdef enum:
     LOAD = 16                  # any number of pairs
+    SPLIT = 17                 # a key, and the sizes of the entry that it needs room for: like a pair, but without its value
+
+cdef enum:                     # bytes that operations change at most, beside nodes that come and go: what else is done has to fit
+    REMOVING = 2300
+    ENDING = 2500              # of a step of clear()
+    DROPPING = 64              # a value, beside its node
+    LEAVING = 1700             # a leaf, beside its node: its entry in the page above
+    MOST_CLEARED = 65536       # bytes that one clear() changes: others wait meanwhile
 
 cdef enum:
-    ENOUGH = 64                # nodes that one clear() frees: a transaction has to fit into the log
     LOAD_BYTES = 16384         # of pairs in one operation
+
+cdef uint64_t TOO_MUCH = <uint64_t> 1 << 62            # bytes beside which nothing fits
 
 
 cdef int free_value(instance *s, const page_entry *e) noexcept nogil:
@@ -119,9 +134,10 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
 
 cdef int remove_found(instance *s, path *where, const page_entry *e) noexcept nogil:
     cdef tree_root *changed
+    cdef uint64_t beside = REMOVING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
     cdef int outcome = free_value(s, e)
     if outcome == OK:
-        outcome = tree_remove(s, where)
+        outcome = tree_remove(s, where, beside)
     if outcome != OK:
         return outcome
     changed = <tree_root *> root_change(s, RNVM_NODE, 8)
@@ -131,10 +147,11 @@ cdef int remove_found(instance *s, path *where, const page_entry *e) noexcept no
     return OK
 
 
-cdef int remove(instance *s, const pair *p, bint answer) noexcept nogil:
+cdef int remove(instance *s, const pair *p, uint32_t code) noexcept nogil:
     cdef const tree_root *root = root_of(s)
     cdef page_entry e
     cdef path where
+    cdef const char *value
     cdef int outcome
     if root == NULL:
         return s.error
@@ -144,8 +161,16 @@ cdef int remove(instance *s, const pair *p, bint answer) noexcept nogil:
     if not where.found:
         return MISSING
     outcome = entry_in(s, &where, &e)
-    if outcome == OK and answer:
+    if outcome == OK and code == POP:
         outcome = answer_value(s, &e)
+    if outcome == OK and code == POP_SAME:
+        value = e.payload
+        if VALUE_OF(e.sizes) > PAGE_INLINE:
+            value = value_bytes(s, child_of(&e), VALUE_OF(e.sizes))
+        if value == NULL:
+            return s.error
+        if not digest_is(p, value, VALUE_OF(e.sizes)):
+            return ANOTHER
     return remove_found(s, &where, &e) if outcome == OK else outcome
 
 
@@ -166,32 +191,69 @@ cdef int pop_first(instance *s) noexcept nogil:
     return remove_found(s, &where, &e) if outcome == OK else outcome
 
 
+cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t most, bint any) noexcept nogil:
+    """any: whether the operation has done anything.  Frees the values of a leaf that have nodes, from its end, and takes their entries out: OK, or MORE where the log has no room
+    for the rest."""
+    cdef uint64_t address = where.pages[where.levels - 1], cost
+    cdef const page *leaf = page_read(s, address, 0)
+    cdef page *changed = NULL
+    cdef tree_root *root
+    cdef page_entry e
+    cdef uint32_t i
+    if leaf == NULL:
+        return s.error
+    i = leaf.count
+    while i:
+        i -= 1
+        if not page_entry_at(leaf, i, &e):
+            return fault(s, address, b"an entry goes beyond its page")
+        if VALUE_OF(e.sizes) <= PAGE_INLINE:
+            continue
+        cost = DROPPING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
+        if any and spent[0] + cost > most:
+            return MORE
+        any = True
+        spent[0] += cost
+        if free_value(s, &e) != OK:
+            return s.error
+        if leaf.count == 1:
+            return OK                      # the leaf goes as a whole: one without entries must not be
+        if changed == NULL:
+            changed = <page *> node_change(s, address, PAGE_BYTES, TYPE_PAGE, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * leaf.count)
+            root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
+            if changed == NULL or root == NULL:
+                return s.error
+            spent[0] += LEAVING
+        page_remove(changed, i)
+        root.count -= 1
+    return OK
+
+
 cdef int clear(instance *s) noexcept nogil:
-    """Takes the first leaves away, with all that is in them."""
+    """Takes the first leaves away, with all that is in them, for as long as the log has room: OK, or MORE."""
     cdef tree_root *root
     cdef const page *leaf
-    cdef page_entry e
     cdef path where
-    cdef uint32_t i, freed = 0
+    cdef uint64_t spent = ENDING, most = min(record_room(s), <uint64_t> MOST_CLEARED), cost = LEAVING + node_cost(s, PAGE_BYTES)
     cdef uint64_t address
     cdef int outcome
-    while freed < ENOUGH:
+    while True:
         root = <tree_root *> root_of(s)
         if root == NULL:
             return s.error
         if not root.levels:
             return OK
+        if spent > ENDING and spent + cost > most:
+            return MORE
         outcome = tree_descend(s, root, b"", 0, &where)
+        if outcome == OK:
+            # What the leaf itself takes is set aside: once its last value is freed it has to go.
+            outcome = clear_leaf(s, &where, &spent, most - min(most, cost), spent > ENDING)
+            spent += cost
         if outcome == OK:
             outcome = leaf_of(s, &where, &leaf)
         if outcome != OK:
             return outcome
-        for i in range(leaf.count):
-            if not page_entry_at(leaf, i, &e):
-                return fault(s, leaf.node.address, b"an entry goes beyond its page")
-            if free_value(s, &e) != OK:
-                return s.error
-            freed += VALUE_OF(e.sizes) > PAGE_INLINE
         root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
         if root == NULL:
             return s.error
@@ -199,15 +261,21 @@ cdef int clear(instance *s) noexcept nogil:
         address = where.pages[where.levels - 1]
         if node_free(s, address, PAGE_BYTES) != OK:
             return s.error
-        freed += 1
         where.levels -= 1
         if where.levels:
-            outcome = tree_remove(s, &where)
+            outcome = tree_remove(s, &where, TOO_MUCH)
             if outcome != OK:
                 return outcome
         else:
             root.top = root.levels = 0
-    return MORE
+
+
+cdef int make_room(instance *s, const char *bytes, uint32_t length) noexcept nogil:
+    cdef pair_header header
+    memcpy(&header, bytes, sizeof(header))
+    if length != sizeof(header) + KEY_OF(header.sizes) or not KEY_OF(header.sizes) or VALUE_OF(header.sizes) > MOST_VALUE:
+        return fault(s, 0, b"an operation that no tree knows")
+    return tree_make_room(s, bytes + sizeof(header), KEY_OF(header.sizes), page_entry_size(header.sizes))
 
 
 cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
@@ -219,6 +287,8 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
         return pop_first(s)
     if code == CLEAR and length == 0:
         return clear(s)
+    if code == SPLIT and length > sizeof(pair_header):
+        return make_room(s, bytes, length)
     while code == LOAD and at < length:
         taken = pair_of(bytes + at, length - at, &p)
         if not taken:
@@ -232,8 +302,8 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     if pair_of(bytes, length, &p) == length:
         if code == SET or code == SET_DEFAULT:
             return put(s, &p, code == SET_DEFAULT)
-        if code == DELETE or code == POP:
-            return remove(s, &p, code == POP)
+        if code == DELETE or code == POP or code == POP_SAME:
+            return remove(s, &p, code)
     return fault(s, 0, b"an operation that no tree knows")
 
 
@@ -259,6 +329,22 @@ cdef int find(instance *s, void *context) noexcept nogil:
     return answer_value(s, &e) if outcome == OK else outcome
 
 
+cdef int find_first(instance *s, void *context) noexcept nogil:
+    """Answers the item that pop_first() takes."""
+    cdef const tree_root *root = root_of(s)
+    cdef page_entry e
+    cdef path where
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    if not root.levels:
+        return MISSING
+    outcome = tree_descend(s, root, b"", 0, &where)
+    if outcome == OK:
+        outcome = entry_in(s, &where, &e)
+    return answer_item(s, &e, True, True) if outcome == OK else outcome
+
+
 cdef kind tree_kind
 tree_kind.number, tree_kind.format, tree_kind.root = 3, 1, sizeof(tree_root)
 tree_kind.apply, tree_kind.walk = apply, tree_walk
@@ -269,7 +355,7 @@ cdef class BPlusTree(Mapping):
 
     fe: of rnvm.connect().  name: of the tree in the pool; it is created if there is none.  codec: how other keys and values
     than bytes are stored: "utf-8" (which keeps the order of strings), "json", "pickle", or an object with encode() and
-    decode().  Keys have 1 to 1024 bytes, values 0 bytes to 1 MiB.
+    decode().  Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's logs take.
 
     Raises WrongKind for a name that is not a B+tree's.  `tree[key] = value` and `del` cost 2 WRITEs: the operation, and what
     it changes; a lookup costs no round trip where this front-end has the writer lock, else 1 READ, and 1 more for each page
@@ -285,20 +371,47 @@ cdef class BPlusTree(Mapping):
 
     def __cinit__(self, *args, **options):
         self.find = find
+        self.any_item = find_first
+
+    cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
+        if code != SET and code != SET_DEFAULT:
+            return Mapping.change(self, code, key, value, timeout)
+        try:
+            return Mapping.change(self, code, key, value, timeout)
+        except TooLarge:
+            # All the splits that it takes are too much for the log at once.
+            self.make_room(key, value, timeout)
+        return Mapping.change(self, code, key, value, timeout)
+
+    cdef int make_room(self, bytes key, bytes value, object timeout) except -1:
+        cdef pair_header header
+        cdef bytes operation
+        header.sizes = SIZES(<uint32_t> len(key), <uint32_t> len(value))
+        header.salt = 0
+        operation = (<const char *> &header)[:sizeof(header)] + key
+        while self.execute(SPLIT, operation, <uint32_t> len(operation), timeout) == MADE:
+            pass
+        return 0
+
+    cdef bytes bound(self, object key):
+        """What a range begins or ends with: any bytes.  Behind the longest key nothing counts."""
+        cdef bytes raw
+        if key is None:
+            return None
+        raw = key if self.codec is None and type(key) is bytes else self.encode(key)
+        return raw[:MOST_KEY + 1]
 
     def range(self, lo=None, hi=None, *, bint reverse=False):
         """Iterates over (key, value) with lo <= key < hi, in the order of the keys.
 
-        lo, hi: keys; None: no bound.  reverse: from the last to the first.  1 READ for each leaf that is not in the cache.
+        lo, hi: keys, or what would be one but for its length; None: no bound.  reverse: from the last to the first.  1 READ for each leaf that is not in the cache.
 
         >>> index = structures.BPlusTree(fe, "index")
         >>> index.update({b"a": b"1", b"b": b"2", b"c": b"3"})
         >>> list(index.range(b"b")), list(index.range(hi=b"c", reverse=True))
         ([(b'b', b'2'), (b'c', b'3')], [(b'b', b'2'), (b'a', b'1')])
         """
-        lo = None if lo is None else self.raw_key(lo)
-        hi = None if hi is None else self.raw_key(hi)
-        return self._each(True, reverse=reverse, lo=lo, hi=hi)
+        return self._each(True, reverse=reverse, lo=self.bound(lo), hi=self.bound(hi))
 
     def _each(self, bint values, *, bint reverse=False, bytes lo=None, bytes hi=None, most=None):
         cdef stretch c
@@ -321,12 +434,12 @@ cdef class BPlusTree(Mapping):
                 return
             for last, value in self.items_told():
                 if not values:
-                    yield self.decode(last)
+                    yield self.decode(last, last)
                     continue
                 if value is None:
                     value = self.fetch(last, None)
                 if value is not None:
-                    yield self.decode(last), self.decode(value)
+                    yield self.decode(last, last), self.decode(value, last)
 
     def __reversed__(self):
         return self._each(False, reverse=True)
@@ -361,30 +474,48 @@ cdef class BPlusTree(Mapping):
 
         items: a mapping, or an iterable of (key, value); in the order of the keys it is fastest, and fills the pages
         completely.  Each operation is atomic, all of them together only in a transaction.  timeout: seconds, of each
-        operation.  2 WRITEs for each 16 KiB.
+        operation.  2 WRITEs for each 16 KiB, or for as much as the pool's logs take.
 
         >>> structures.BPlusTree(fe, "index").bulk_load((b"%03d" % i, b"") for i in range(1000))
         1000
         """
-        cdef bytearray pairs = bytearray()
-        cdef pair_header header
+        cdef list pairs = []
         cdef bytes key, value
-        cdef uint64_t n = 0
-        header.salt = 0
+        cdef uint64_t n = 0, length = 0
         for k, v in (items.items() if hasattr(items, "items") else items):
             key = self.raw_key(k)
             value = self.raw_value(v)
-            if pairs and len(pairs) + len(key) + len(value) > LOAD_BYTES:
-                self.execute(LOAD, pairs, <uint32_t> len(pairs), timeout)
-                pairs = bytearray()
-            header.sizes = SIZES(<uint32_t> len(key), <uint32_t> len(value))
-            pairs += (<const char *> &header)[:sizeof(header)]
-            pairs += key
-            pairs += value
+            if pairs and length + len(key) + len(value) > LOAD_BYTES:
+                self.load(pairs, timeout)
+                pairs = []
+                length = 0
+            length += sizeof(pair_header) + len(key) + len(value)
+            pairs.append((key, value))
             n += 1
-        if pairs:
-            self.execute(LOAD, pairs, <uint32_t> len(pairs), timeout)
+        self.load(pairs, timeout)
         return n
+
+    cdef int load(self, list pairs, object timeout) except -1:
+        """In one operation if it fits into the log, else in two."""
+        cdef bytearray operation = bytearray()
+        cdef pair_header header
+        cdef Py_ssize_t half = len(pairs) // 2
+        header.salt = 0
+        for key, value in pairs:
+            header.sizes = SIZES(<uint32_t> len(key), <uint32_t> len(value))
+            operation += (<const char *> &header)[:sizeof(header)]
+            operation += key
+            operation += value
+        if not pairs:
+            return 0
+        if half:
+            try:
+                return self.execute(LOAD, operation, <uint32_t> len(operation), timeout)
+            except TooLarge:
+                self.load(pairs[:half], timeout)
+                return self.load(pairs[half:], timeout)
+        self.change(SET, pairs[0][0], pairs[0][1], timeout)
+        return 0
 
 
 register_kind(&tree_kind, BPlusTree)

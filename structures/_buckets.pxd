@@ -39,6 +39,12 @@ cdef int entry_remove(instance *s, uint32_t index, const place *p) noexcept nogi
 cdef int entry_insert(instance *s, const hash_root *root, uint32_t hash, const pair *p, uint32_t sizes) noexcept nogil
 # Writes another value over that of a key, if it takes the same room: OK; else MISSING, and nothing has changed.
 cdef int entry_replace(instance *s, const place *where, const hash_entry *entry, const pair *p, uint32_t sizes) noexcept nogil
-# Splits the bucket whose turn it is; takes the last split back.
-cdef int buckets_grow(instance *s, hash_root *root) noexcept nogil
-cdef int buckets_shrink(instance *s, hash_root *root) noexcept nogil
+# What stands in the entry's node or not, `bytes` points to its value.
+cdef int entry_value(instance *s, const hash_entry *entry, const char **bytes) noexcept nogil
+# Whether the table has too few or too many buckets for its entries.
+cdef bint buckets_short(const hash_root *root) noexcept nogil
+cdef bint buckets_idle(const hash_root *root) noexcept nogil
+# Splits the bucket whose turn it is, or takes the last split back, if it fits into the log beside what the operation changes
+# otherwise (bytes); else that is left for later: no lookup needs it.  OK and whether it was done.
+cdef int buckets_grow(instance *s, hash_root *root, uint64_t beside, bint *done) noexcept nogil
+cdef int buckets_shrink(instance *s, hash_root *root, uint64_t beside, bint *done) noexcept nogil

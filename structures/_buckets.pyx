@@ -5,9 +5,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read
+from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_cost, node_free, node_new, node_read, room_for
 from structures._layout cimport (
-    BUCKET_BYTES, BUCKET_FIRST, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, SIZES, TYPE_BUCKET, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF,
+    BUCKET_BYTES, BUCKET_FIRST, BUCKET_ROOM, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, SIZES, TYPE_BUCKET, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF,
     hash_bucket, hash_bucket_of, hash_entry, hash_entry_size, hash_key_at, hash_level, hash_outside, hash_root, hash_value_at,
     value_node,
 )
@@ -16,6 +16,11 @@ from structures._shared cimport directory_get, directory_set, value_bytes
 
 cdef enum:
     HEADER_AT = BUCKET_FIRST - 8           # what an entry that comes or goes changes beside itself
+    FULL_ENOUGH = BUCKET_ROOM * 2 // 3     # bytes of entries for each bucket: beyond it the table grows
+    EMPTY_ENOUGH = BUCKET_ROOM // 6        # below it, it shrinks
+    LARGEST_ENTRY = 272                    # bytes: sizes, key and value inside
+    SPLITTING = 1500                       # bytes that a split changes beside the nodes: root, directory
+    MERGING = 700                          # the same of what takes one back
 
 
 cdef const hash_bucket *bucket_read(instance *s, uint64_t address, uint32_t index) noexcept nogil:
@@ -91,15 +96,23 @@ cdef int locate(instance *s, const hash_root *root, const char *key, uint32_t le
     return MISSING
 
 
-cdef int answer_value(instance *s, const hash_entry *entry) noexcept nogil:
-    cdef uint32_t length = VALUE_OF(entry.sizes)
+cdef int entry_value(instance *s, const hash_entry *entry, const char **bytes) noexcept nogil:
     cdef const char *there
     if HASH_INSIDE(entry.sizes):
-        return answer_put(s, <const char *> entry + hash_value_at(entry.sizes), length)
+        bytes[0] = <const char *> entry + hash_value_at(entry.sizes)
+        return OK
     there = value_bytes(s, node_of(entry), hash_outside(entry.sizes))
     if there == NULL:
         return s.error
-    return answer_put(s, there + hash_outside(entry.sizes) - length, length)
+    bytes[0] = there + hash_outside(entry.sizes) - VALUE_OF(entry.sizes)
+    return OK
+
+
+cdef int answer_value(instance *s, const hash_entry *entry) noexcept nogil:
+    cdef const char *bytes = NULL
+    if entry_value(s, entry, &bytes) != OK:
+        return s.error
+    return answer_put(s, bytes, VALUE_OF(entry.sizes))
 
 
 cdef int answer_item(instance *s, const hash_entry *entry, bint value, bint outside) noexcept nogil:
@@ -366,11 +379,54 @@ cdef int distribute(instance *s, const hash_root *root, uint32_t index, chain *l
     return OK
 
 
-cdef int buckets_grow(instance *s, hash_root *root) noexcept nogil:
-    cdef uint32_t whole = <uint32_t> 1 << hash_level(root.buckets), added = root.buckets, split = root.buckets - whole
+cdef int chain_measure(instance *s, const hash_root *root, uint32_t index, uint32_t *nodes, uint64_t *bytes) noexcept nogil:
+    """Adds its nodes, and the bytes of its entries."""
+    cdef uint64_t address = directory_get(s, root.directory, root.depth, index)
+    cdef const hash_bucket *bucket
+    cdef uint32_t links = 0
+    if not address:
+        return s.error
+    while address:
+        bucket = bucket_read(s, address, index)
+        if bucket == NULL:
+            return s.error
+        if bucket.holes > bucket.end - BUCKET_FIRST:
+            return fault(s, address, b"a bucket has other holes than it says")
+        bytes[0] += bucket.end - BUCKET_FIRST - bucket.holes
+        nodes[0] += 1
+        links += 1
+        if links > LONGEST_CHAIN:
+            return fault(s, address, b"the chain of a bucket never ends")
+        address = bucket.next
+    return OK
+
+
+cdef uint64_t split_cost(instance *s, uint32_t nodes, uint64_t bytes) noexcept nogil:
+    """What the split of a chain changes at most."""
+    cdef uint64_t made = bytes // (BUCKET_ROOM - LARGEST_ENTRY) + 2
+    return SPLITTING + made * (BUCKET_BYTES + 32) + (made + nodes) * node_cost(s, BUCKET_BYTES)
+
+
+cdef bint buckets_short(const hash_root *root) noexcept nogil:
+    return root.bytes > <uint64_t> root.buckets * FULL_ENOUGH
+
+
+cdef bint buckets_idle(const hash_root *root) noexcept nogil:
+    return root.buckets > 1 and root.bytes < <uint64_t> root.buckets * EMPTY_ENOUGH
+
+
+cdef int buckets_grow(instance *s, hash_root *root, uint64_t beside, bint *done) noexcept nogil:
+    cdef uint32_t whole = <uint32_t> 1 << hash_level(root.buckets), added = root.buckets, split = root.buckets - whole, nodes = 0
+    cdef uint64_t bytes = 0
     cdef chain low, high
+    done[0] = False
     if root.buckets >= <uint32_t> 1 << 31:
         return OK
+    if chain_measure(s, root, split, &nodes, &bytes) != OK:
+        return s.error
+    if not room_for(s, beside + split_cost(s, nodes, bytes)):
+        return OK
+    done[0] = True
     if chain_begin(s, &low, split) != OK or chain_begin(s, &high, added) != OK:
         return s.error
     if distribute(s, root, split, &low, &high, whole) != OK:
@@ -381,14 +437,82 @@ cdef int buckets_grow(instance *s, hash_root *root) noexcept nogil:
     return directory_set(s, &root.directory, &root.depth, added, high.first)
 
 
-cdef int buckets_shrink(instance *s, hash_root *root) noexcept nogil:
-    cdef uint32_t last = root.buckets - 1, into = hash_bucket_of(last, last)
-    cdef chain merged
-    if chain_begin(s, &merged, into) != OK:
+cdef int move_entries(instance *s, uint64_t source, uint64_t target, uint32_t index) noexcept nogil:
+    """Appends the entries of a node to another one, which has room for them; and frees it."""
+    cdef const hash_bucket *node = <const hash_bucket *> node_read(s, source, BUCKET_BYTES, TYPE_BUCKET)
+    cdef const hash_bucket *seen = bucket_read(s, target, index)
+    cdef hash_bucket *into
+    cdef const hash_entry *entry
+    cdef uint32_t at = BUCKET_FIRST, size, live
+    if node == NULL or seen == NULL:
         return s.error
-    if distribute(s, root, into, &merged, &merged, 0) != OK or distribute(s, root, last, &merged, &merged, 0) != OK:
+    live = node.end - BUCKET_FIRST - node.holes
+    if live:
+        if live > BUCKET_BYTES - seen.end:
+            into = <hash_bucket *> node_change(s, target, BUCKET_BYTES, TYPE_BUCKET, HEADER_AT, BUCKET_BYTES - HEADER_AT)
+            if into == NULL:
+                return s.error
+            compact(into)
+        else:
+            into = <hash_bucket *> node_change(s, target, BUCKET_BYTES, TYPE_BUCKET, HEADER_AT, 8)
+            if into == NULL or node_change(s, target, BUCKET_BYTES, TYPE_BUCKET, seen.end, live) == NULL:
+                return s.error
+        while at < node.end:
+            entry = entry_at(s, node, source, at)
+            if entry == NULL:
+                return s.error
+            size = hash_entry_size(entry.sizes)
+            if KEY_OF(entry.sizes):
+                if size > BUCKET_BYTES - into.end:
+                    return fault(s, source, b"a bucket has other holes than it says")
+                memcpy(<char *> into + into.end, entry, size)
+                into.end += size
+            at += size
+    return node_free(s, source, BUCKET_BYTES)
+
+
+cdef int buckets_shrink(instance *s, hash_root *root, uint64_t beside, bint *done) noexcept nogil:
+    # Takes no new node: also in a full pool what was deleted leaves.
+    cdef uint32_t last = root.buckets - 1, into = hash_bucket_of(last, last), nodes = 0, moved = 0, live
+    cdef uint64_t bytes = 0, address, next, tail
+    cdef const hash_bucket *bucket
+    cdef const hash_bucket *end
+    cdef hash_bucket *changed
+    done[0] = False
+    if chain_measure(s, root, last, &moved, &bytes) != OK or chain_measure(s, root, into, &nodes, &bytes) != OK:
         return s.error
-    if directory_set(s, &root.directory, &root.depth, into, merged.first) != OK:
-        return s.error
+    # A chain that could not be split again must not come to be.
+    if not room_for(s, split_cost(s, nodes + moved, bytes)) or not room_for(
+            s, beside + MERGING + (moved + 1) * (2 * BUCKET_BYTES + node_cost(s, BUCKET_BYTES))):
+        return OK
+    done[0] = True
+    tail = directory_get(s, root.directory, root.depth, into)
+    end = bucket_read(s, tail, into)
+    while end != NULL and end.next:
+        tail = end.next
+        end = bucket_read(s, tail, into)
+    address = directory_get(s, root.directory, root.depth, last)
+    while address:
+        bucket = bucket_read(s, address, last)
+        end = bucket_read(s, tail, into)
+        if bucket == NULL or end == NULL:
+            return s.error
+        next = bucket.next
+        live = bucket.end - BUCKET_FIRST - bucket.holes
+        if live <= BUCKET_BYTES - end.end + end.holes:
+            if move_entries(s, address, tail, into) != OK:
+                return s.error
+        else:
+            changed = <hash_bucket *> node_change(s, address, BUCKET_BYTES, TYPE_BUCKET, RNVM_NODE, 16)
+            if changed == NULL:
+                return s.error
+            changed.next = 0
+            changed.index = into
+            changed = <hash_bucket *> node_change(s, tail, BUCKET_BYTES, TYPE_BUCKET, RNVM_NODE, 8)
+            if changed == NULL:
+                return s.error
+            changed.next = address
+            tail = address
+        address = next
     root.buckets = last
     return directory_set(s, &root.directory, &root.depth, last, 0)

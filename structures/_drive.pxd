@@ -22,6 +22,11 @@ cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *addre
 cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil
 cdef void nodes_release(instance *s) noexcept nogil
 cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
+cdef uint64_t record_room(const instance *s) noexcept nogil
+cdef bint room_for(const instance *s, uint64_t bytes) noexcept nogil
+cdef uint64_t node_cost(const instance *s, uint32_t length) noexcept nogil
+cdef uint64_t pool_bytes(const instance *s) noexcept nogil
+cdef uint64_t structure_identity(const instance *s) noexcept nogil
 cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:
     s.error = DAMAGED
     s.fault_at = address
@@ -45,4 +50,5 @@ cdef class Structure:
     cdef bytes answer(self)
     cdef const char *answer_bytes(self, uint64_t *n) noexcept
     cdef bytes encode(self, object value)
-    cdef object decode(self, bytes value)
+    cdef object decode(self, bytes value, bytes key=*, bytes token=*)
+    cdef uint64_t longest(self, uint64_t most) except? 0

@@ -24,6 +24,7 @@ from rfp.errors import WrongKind, WrongType
 
 cdef enum:
     STEPS = 65536              # nodes that a query may read
+    COST = 450                 # of a slab with blocks of 4096 bytes
 
 
 cdef inline arena *arena_of(instance *s) noexcept nogil:
@@ -219,6 +220,26 @@ cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil:
     return OK
 
 
+cdef uint64_t record_room(const instance *s) noexcept nogil:
+    return (<arena *> s.fe).record
+
+
+cdef bint room_for(const instance *s, uint64_t bytes) noexcept nogil:
+    return bytes <= record_room(s)
+
+
+cdef uint64_t node_cost(const instance *s, uint32_t length) noexcept nogil:
+    return COST
+
+
+cdef uint64_t pool_bytes(const instance *s) noexcept nogil:
+    return (<arena *> s.fe).limit
+
+
+cdef uint64_t structure_identity(const instance *s) noexcept nogil:
+    return s.id
+
+
 class Fault(Exception):
     """An operation or query came back with an error.  code: as the contract numbers them."""
 
@@ -234,7 +255,7 @@ cdef dict CODES = {AGAIN: "again", DAMAGED: "damaged", FULL: "full", TOO_LONG: "
 cdef class Memory:
     """In the place of a front-end: holds structures in plain memory.
 
-    limit: bytes of nodes.  strict: look for breaches of the contract, at some cost.  seed: of what is random.
+    limit: bytes of nodes.  record: those that an operation may change.  strict: look for breaches of the contract, at some cost.  seed: of what is random.
 
     >>> with Memory().transaction():
     ...     pass
@@ -244,7 +265,8 @@ cdef class Memory:
     cdef list recorded
     cdef uint32_t depth
 
-    def __init__(self, *, uint64_t limit=1 << 40, bint strict=True, uint64_t seed=1):
+    def __init__(self, *, uint64_t limit=1 << 40, uint64_t record=1 << 22, bint strict=True, uint64_t seed=1):
+        self.a.record = record
         self.a.limit = limit
         self.a.strict = strict
         self.a.random = seed * 2 + 1
@@ -488,8 +510,11 @@ cdef class Structure:
         except TypeError:
             raise WrongType(f"{type(value).__name__} is not bytes", hint="a codec=") from None
 
-    cdef object decode(self, bytes value):
+    cdef object decode(self, bytes value, bytes key=None, bytes token=None):
         return value if self.codec is None else self.codec.decode(value)
+
+    cdef uint64_t longest(self, uint64_t most) except? 0:
+        return most
 
     def check(self):
         """Verifies all invariants; raises on the first that does not hold."""

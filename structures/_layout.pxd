@@ -14,10 +14,14 @@ cdef extern from "structures/layout.h" nogil:
         TYPE_TABLE
         TYPE_BUCKET
         TYPE_PAGE
+        TYPE_SHELF
         SEGMENT_BYTES
         SEGMENT_FIRST
         QUEUE_INLINE
         TABLE_SLOTS
+        SHELF_FAN
+        PLACE_TAKEN
+        PLACE_FULL
         BUCKET_BYTES
         BUCKET_FIRST
         BUCKET_ROOM
@@ -39,12 +43,19 @@ cdef extern from "structures/layout.h" nogil:
         rnvm_node node
         uint64_t *children
 
+    uint64_t LEASE_NEVER
+    uint32_t ENTRY_HELD
+    uint64_t PLACE_ADDRESS(uint64_t child)
+    uint32_t SLOT_LENGTH(uint32_t length)
+    uint32_t SLOT_AT(uint32_t length)
+    uint32_t SLOT_INSIDE(uint32_t length, uint32_t at)
+
     struct queue_root:
         rnvm_node node
         uint64_t head
         uint64_t given
         uint32_t at
-        uint32_t vacant
+        uint32_t tables
         uint64_t tickets
         uint64_t earliest
         uint32_t reserved
@@ -52,15 +63,15 @@ cdef extern from "structures/layout.h" nogil:
         uint32_t first
         uint32_t last
         uint64_t tail
-        uint64_t tables
+        uint64_t top
         uint32_t depth
-        uint32_t slots
 
     struct queue_segment:
         rnvm_node node
         uint64_t next
         uint64_t first
-        uint32_t count
+        uint16_t count
+        uint16_t held
         uint32_t end
 
     struct queue_entry:
@@ -77,6 +88,14 @@ cdef extern from "structures/layout.h" nogil:
     struct queue_table:
         rnvm_node node
         queue_slot *slots
+
+    struct queue_place:
+        uint64_t child
+        uint64_t earliest
+
+    struct queue_shelf:
+        rnvm_node node
+        queue_place *places
 
     struct hash_root:
         rnvm_node node

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, Structure, fault, root_read
+from rnvm.frontend._structure cimport OK, Structure, fault, pool_bytes, root_read
 from structures._layout cimport KEY_OF, MOST_KEY, MOST_VALUE, SIZES, VALUE_OF, mapping_root
 
 from rfp.errors import InvalidArgument, TooLarge
@@ -18,6 +18,8 @@ cdef enum:
     SMALL = 1024               # operations up to this size are put together on the stack
 
 cdef object RAISE = object()
+cdef enum:
+    LEAST_ENTRY = 7            # bytes of a key in a page, with its offset
 
 
 cdef int count(instance *s, void *context) noexcept nogil:
@@ -25,7 +27,8 @@ cdef int count(instance *s, void *context) noexcept nogil:
     if root == NULL:
         return s.error
     (<uint64_t *> context)[0] = root.count
-    return OK if root.count < <uint64_t> 1 << 62 else fault(s, s.root, b"more keys than there can be")
+    # list() makes room for as many before it has seen one.
+    return OK if root.count <= pool_bytes(s) // LEAST_ENTRY else fault(s, s.root, b"more keys than there can be")
 
 
 cdef class Mapping(Structure):
@@ -37,10 +40,16 @@ cdef class Mapping(Structure):
             raise InvalidArgument(f"a key of {len(raw)} bytes", hint=f"1 to {MOST_KEY}")
         return raw
 
+    cdef bytes key_or_none(self, object key):
+        """None for a key that no mapping can have."""
+        cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
+        return raw if 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> MOST_KEY else None
+
     cdef bytes raw_value(self, object value):
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
-        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> MOST_VALUE:
-            raise TooLarge(f"a value of {len(raw)} bytes", hint=f"at most {MOST_VALUE}")
+        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> LEAST_LONGEST and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(MOST_VALUE):
+            raise TooLarge(f"a value of {len(raw)} bytes",
+                           hint=f"at most {self.largest_value} in this pool: half of a log less 8 KiB, and never over 1 MiB")
         return raw
 
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
@@ -67,9 +76,22 @@ cdef class Mapping(Structure):
         finally:
             free(operation)
 
+    @property
+    def largest_value(self):
+        """Bytes of the longest value that it takes: half of the pool's smaller log less 8 KiB, at most 1 MiB."""
+        return self.longest(MOST_VALUE)
+
+    cdef int take_same(self, bytes key, bytes value, object timeout) except -1:
+        """Removes a key that still has this value: OK, MISSING or ANOTHER."""
+        cdef digest d
+        digest_of(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &d)
+        return self.change(POP_SAME, key, (<const char *> &d)[:sizeof(d)], timeout)
+
     cdef bytes fetch(self, bytes key, object timeout):
         """The value of a key as bytes, or None."""
         cdef lookup wanted
+        if key is None:
+            return None
         wanted.key = PyBytes_AS_STRING(key)
         wanted.length = <uint32_t> PyBytes_GET_SIZE(key)
         wanted.answer = True
@@ -93,21 +115,25 @@ cdef class Mapping(Structure):
         return items
 
     def __getitem__(self, key):
-        value = self.fetch(self.raw_key(key), None)
+        cdef bytes raw = self.key_or_none(key)
+        value = self.fetch(raw, None)
         if value is None:
             raise KeyError(key)
-        return value if self.codec is None else self.decode(value)
+        return value if self.codec is None else self.decode(value, raw)
 
     def __setitem__(self, key, value):
         self.change(SET, self.raw_key(key), self.raw_value(value), None)
 
     def __delitem__(self, key):
-        if self.change(DELETE, self.raw_key(key), None, None) == MISSING:
+        cdef bytes raw = self.key_or_none(key)
+        if raw is None or self.change(DELETE, raw, None, None) == MISSING:
             raise KeyError(key)
 
     def __contains__(self, key):
-        cdef bytes raw = self.raw_key(key)
+        cdef bytes raw = self.key_or_none(key)
         cdef lookup wanted
+        if raw is None:
+            return False
         wanted.key = PyBytes_AS_STRING(raw)
         wanted.length = <uint32_t> PyBytes_GET_SIZE(raw)
         wanted.answer = False
@@ -121,12 +147,14 @@ cdef class Mapping(Structure):
     def get(self, key, default=None, *, timeout=None):
         """The value of a key, or the default.
 
-        key: 1 to 1024 bytes, or what the codec takes.  timeout: seconds.  Costs as `mapping[key]`.
+        key: bytes, or what the codec takes; one that is empty or over 1024 bytes has no value.  timeout: seconds.  Raises
+        Undecodable for a value that the codec cannot decode.  Costs as `mapping[key]`.
         """
-        value = self.fetch(self.raw_key(key), timeout)
+        cdef bytes raw = self.key_or_none(key)
+        value = self.fetch(raw, timeout)
         if value is None:
             return default
-        return value if self.codec is None else self.decode(value)
+        return value if self.codec is None else self.decode(value, raw)
 
     def set(self, key, value, *, timeout=None):
         """`mapping[key] = value`, with a timeout in seconds."""
@@ -135,33 +163,57 @@ cdef class Mapping(Structure):
     def setdefault(self, key, default=None, *, timeout=None):
         """The value of a key; if it has none, it gets the default, in the same operation.
 
-        key: 1 to 1024 bytes, value: 0 bytes to 1 MiB, or what the codec takes.  timeout: seconds.  2 WRITEs where it changes
-        something.
+        key: 1 to 1024 bytes, value: 0 bytes to `largest_value`, or what the codec takes.  timeout: seconds.  2 WRITEs where it
+        changes something.
         """
-        if self.change(SET_DEFAULT, self.raw_key(key), self.raw_value(default), timeout) == FOUND:
-            return self.decode(self.answer())
+        cdef bytes raw = self.raw_key(key)
+        if self.change(SET_DEFAULT, raw, self.raw_value(default), timeout) == FOUND:
+            return self.decode(self.answer(), raw)
         return default
 
     def pop(self, key, default=RAISE, *, timeout=None):
         """Removes a key, and returns the value that it had.
 
-        default: returned if there is none; without it, KeyError is raised.  timeout: seconds.  2 WRITEs.
+        default: returned if there is none; without it, KeyError is raised.  timeout: seconds.  Raises Undecodable, and removes
+        nothing, where the codec cannot decode the value.  2 WRITEs.
         """
-        if self.change(POP, self.raw_key(key), None, timeout) != MISSING:
-            return self.decode(self.answer())
+        cdef bytes raw = self.key_or_none(key), value
+        if raw is not None and self.codec is None:
+            if self.change(POP, raw, None, timeout) != MISSING:
+                return self.answer()
+        elif raw is not None:
+            # Decoded before it is taken: what cannot be decoded stays.
+            while (value := self.fetch(raw, timeout)) is not None:
+                decoded = self.decode(value, raw)
+                if self.take_same(raw, value, timeout) == OK:
+                    return decoded
         if default is RAISE:
             raise KeyError(key)
         return default
 
     def popitem(self, *, timeout=None):
-        """Removes a key, and returns (key, value); KeyError if there is none.  timeout: seconds.  2 WRITEs."""
-        if self.execute(POP_ITEM, b"", 0, timeout) == MISSING:
-            raise KeyError(f"{self.name!r} is empty")
-        key, value = self.items_told()[0]
-        return self.decode(key), self.decode(value)
+        """Removes a key, and returns (key, value); KeyError if there is none.
+
+        timeout: seconds.  Raises Undecodable, and removes nothing, where the codec cannot decode them.  2 WRITEs.
+        """
+        cdef int outcome = MORE
+        if self.codec is None:
+            while outcome == MORE:
+                outcome = self.execute(POP_ITEM, b"", 0, timeout)
+            if outcome == OK:
+                return self.items_told()[0]
+        while self.codec is not None and self.query(self.any_item, NULL, timeout) != MISSING:
+            raw, value = self.items_told()[0]
+            item = self.decode(raw, raw), self.decode(value, raw)
+            if self.take_same(raw, value, timeout) == OK:
+                return item
+        raise KeyError(f"{self.name!r} is empty")
 
     def clear(self, *, timeout=None):
-        """Removes all keys, a few hundred in each operation: readers see them vanish.  timeout: seconds, of each operation."""
+        """Removes all keys, as many in each operation as the pool's logs have room for: readers see them vanish.
+
+        timeout: seconds, of each operation.
+        """
         while self.execute(CLEAR, b"", 0, timeout) == MORE:
             pass
 

@@ -1,61 +1,125 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A persistent queue: put at one end, get at the other, or reserve, and acknowledge when the work is done."""
 
+import os
+from typing import NamedTuple
+
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 from rnvm.frontend._front cimport instance, kind
-from rnvm.frontend._structure cimport OK, Structure, answer_put, fault, node_read, nodes_release, register_kind, visitor
+from rnvm.frontend._structure cimport (
+    FULL, OK, Structure, answer_put, fault, node_read, nodes_release, register_kind, structure_identity, visitor)
 from structures._layout cimport (
-    MOST_VALUE, QUEUE_ENTRY, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, queue_entry, queue_root, queue_segment, queue_slot,
+    LEASE_NEVER, MOST_VALUE, QUEUE_ENTRY, SEGMENT_BYTES, SEGMENT_FIRST, SLOT_AT, SLOT_INSIDE, SLOT_LENGTH, TABLE_SLOTS,
+    TYPE_SEGMENT, queue_entry, queue_root, queue_segment, queue_slot,
 )
-from structures._reservations cimport give_back, reclaim, reservations_walk, slot_change, slot_new, slot_read, slot_vacate
+from structures._reservations cimport (
+    NO_SLOT, give_back, next_ended, reclaim, reservations_provide, reservations_walk, search, slot_bytes, slot_change, slot_find,
+    slot_new, slot_note, slot_read, slot_vacate,
+)
 from structures._segments cimport (
-    EMPTY, change_root, entry_at, entry_value, root_of, segment_read, segments_put, segments_take, segments_walk, taken,
+    EMPTY, change_root, entry_at, entry_bytes, entry_hold, entry_length, entry_value, root_of, segment_read, segments_count,
+    segments_put, segments_take, segments_walk, taken,
 )
-from structures._shared cimport value_answer, value_bytes, value_free, value_new
+from structures._shared cimport value_bytes, value_free, value_new
 
 from rfp.errors import Empty, InvalidArgument, LeaseEnded, TooLarge
 
 cdef enum:                     # operations, and their bytes
     PUT = 1                    # the value
-    GET = 2                    # now (ns since 1970)
-    RESERVE = 3                # now, end of the lease
+    GET = 2                    # now (ns since 1970); and the entry that is meant, if it has to be that one
+    RESERVE = 3                # now, end of the lease, random bits of the ticket
     ACK = 4                    # ticket, slot
     NACK = 5                   # the same
 
 cdef enum:                     # answers
     NOT_YOURS = 2
+    ANOTHER = 3                # of GET: the next is another one than was meant
 
 cdef enum:
     ENOUGH = 65536             # bytes that one step of an iteration brings
+    TICKET_BITS = 24           # random ones of a ticket: a pool that was restored gives the same numbers again
 
-cdef uint64_t LAST_NUMBER = <uint64_t> 1 << 62         # of an entry: what goes beyond was never put
+cdef struct upcoming:          # which entry is the next to be given
+    uint64_t number            # its ticket, if it was reserved before; else its number in the segments
+    uint64_t slot              # + 1, or 0
 
 cdef struct moment:
     uint64_t now
     uint64_t deadline
+    uint64_t salt
+
+cdef struct meant:
+    uint64_t now
+    upcoming next
 
 cdef struct ticket:
     uint64_t number
     uint64_t slot
 
+cdef struct token_bytes:       # what reserve() gives, and ack() and nack() take
+    uint64_t identity          # of the queue in its pool, in the life of its name
+    ticket t
+
 
 # Operations
 
 
-cdef int take(instance *s, uint64_t now, taken *t) noexcept nogil:
+cdef int find_next(instance *s, const queue_root *root, uint64_t now, upcoming *next) noexcept nogil:
+    """What take() would take at this moment: OK, or EMPTY."""
+    cdef const queue_slot *slot
+    cdef search f
+    cdef uint64_t waiting
+    cdef uint32_t i
+    cdef int outcome
+    memset(next, 0, sizeof(next[0]))
+    if root.first:
+        slot = slot_read(s, root, root.first - 1)
+        if slot == NULL:
+            return s.error
+        next.number = slot.ticket
+        next.slot = root.first
+        return OK
+    memset(&f, 0, sizeof(f))
+    f.now = now
+    outcome = next_ended(s, root, &f)
+    if outcome < OK:
+        return outcome
+    for i in range(TABLE_SLOTS if outcome == OK else 0):
+        if f.table.slots[i].ticket and f.table.slots[i].deadline and f.table.slots[i].deadline <= now:
+            next.number = f.table.slots[i].ticket
+            next.slot = f.number + i + 1
+            return OK
+    if segments_count(s, root, &waiting) != OK:
+        return s.error
+    next.number = root.given
+    return OK if waiting else EMPTY
+
+
+cdef int take(instance *s, uint64_t now, const meant *only, taken *t) noexcept nogil:
     """Takes out the entry that is the next to be given; EMPTY if there is none.  One with a slot keeps it."""
     cdef const queue_root *seen = root_of(s)
     cdef queue_root *root
     cdef queue_slot *slot
+    cdef upcoming next
+    cdef int outcome
     if seen == NULL:
         return s.error
     if seen.reserved and seen.earliest <= now:
         root = change_root(s)
-        if root == NULL or reclaim(s, root, now) != OK:
+        if root == NULL:
             return s.error
+        outcome = reclaim(s, root, now)
+        if outcome != OK:
+            return outcome
         seen = root
+    if only != NULL:
+        outcome = find_next(s, seen, now, &next)
+        if outcome != OK:
+            return outcome
+        if next.number != only.next.number or next.slot != only.next.slot:
+            return ANOTHER
     if not seen.first:
         return segments_take(s, t)
     root = change_root(s)
@@ -65,8 +129,9 @@ cdef int take(instance *s, uint64_t now, taken *t) noexcept nogil:
     if slot == NULL:
         return s.error
     t.slot = root.first
-    t.length = slot.length
+    t.length = SLOT_LENGTH(slot.length)
     t.value = slot.value
+    t.at = SLOT_AT(slot.length)
     root.first = slot.next
     if not root.first:
         root.last = 0
@@ -74,24 +139,26 @@ cdef int take(instance *s, uint64_t now, taken *t) noexcept nogil:
     return OK
 
 
-cdef int get(instance *s, const moment *when) noexcept nogil:
+cdef const char *taken_bytes(instance *s, const taken *t) noexcept nogil:
+    return entry_bytes(s, t.value, t.at, t.length) if t.at else value_bytes(s, t.value, t.length)
+
+
+cdef int get(instance *s, uint64_t now, const meant *only) noexcept nogil:
     cdef taken t
     cdef queue_root *root
     cdef queue_slot *slot
-    cdef int outcome = take(s, when.now, &t)
+    cdef const char *bytes
+    cdef int outcome = take(s, now, only, &t)
     if outcome != OK:
         return outcome
+    bytes = taken_bytes(s, &t)
+    if bytes == NULL or answer_put(s, bytes, t.length) != OK:
+        return s.error
     if t.slot:
         root = change_root(s)
         slot = NULL if root == NULL else slot_change(s, root, t.slot - 1)
-        if slot == NULL:
-            return s.error
-        slot_vacate(root, slot, t.slot - 1)
-    if not t.value:
-        return answer_put(s, t.bytes, t.length)
-    if value_answer(s, t.value, t.length) != OK:
-        return s.error
-    return value_free(s, t.value, t.length)
+        return s.error if slot == NULL else slot_vacate(s, root, slot, t.slot - 1)
+    return OK if t.at else value_free(s, t.value, t.length)
 
 
 cdef int reserve(instance *s, const moment *when) noexcept nogil:
@@ -99,12 +166,17 @@ cdef int reserve(instance *s, const moment *when) noexcept nogil:
     cdef ticket given
     cdef queue_root *root
     cdef queue_slot *slot
+    cdef const char *bytes
+    cdef uint64_t own
     cdef uint32_t number = 0
-    cdef int outcome = take(s, when.now, &t)
+    cdef int outcome = take(s, when.now, NULL, &t)
     if outcome != OK:
         return outcome
     root = change_root(s)
     if root == NULL:
+        return s.error
+    bytes = taken_bytes(s, &t)
+    if bytes == NULL:
         return s.error
     if t.slot:
         number = t.slot - 1
@@ -113,58 +185,72 @@ cdef int reserve(instance *s, const moment *when) noexcept nogil:
         slot = slot_new(s, root, &number)
     if slot == NULL:
         return s.error
-    if not t.value:
-        t.value = value_new(s, t.bytes, t.length)
-        if not t.value:
+    if t.at and not t.slot:
+        # In a node of its own it keeps no segment from being freed.  In a full pool it stays: workers have to go on there.
+        own = value_new(s, bytes, t.length)
+        if own:
+            t.value = own
+            t.at = 0
+        elif s.error != FULL or entry_hold(s, t.value, t.at) != OK:
             return s.error
     root.tickets += 1
-    slot.ticket = root.tickets
+    slot.ticket = root.tickets << TICKET_BITS | (when.salt & ((1 << TICKET_BITS) - 1))
     slot.deadline = when.deadline
     slot.value = t.value
-    slot.length = t.length
+    slot.length = SLOT_INSIDE(t.length, t.at)
     slot.next = 0
-    root.earliest = when.deadline if not root.reserved else min(root.earliest, when.deadline)
     root.reserved += 1
     given.number = slot.ticket
     given.slot = number
     if answer_put(s, &given, sizeof(given)) != OK:
         return s.error
-    return value_answer(s, t.value, t.length)
+    bytes = taken_bytes(s, &t)
+    if bytes == NULL or answer_put(s, bytes, t.length) != OK:
+        return s.error
+    return slot_note(s, root, number)
 
 
 cdef int settle(instance *s, const ticket *t, bint acknowledged) noexcept nogil:
     cdef queue_root *root = <queue_root *> root_of(s)
-    cdef queue_slot *slot
+    cdef queue_slot *slot = NULL
+    cdef int outcome
     if root == NULL:
         return s.error
-    if t.slot >= root.slots or not t.number:
-        return NOT_YOURS
-    slot = slot_read(s, root, t.slot)
-    if slot == NULL:
-        return s.error
-    if slot.ticket != t.number or not slot.deadline:
+    outcome = slot_find(s, root, t.slot, &slot)
+    if outcome < OK:
+        return outcome
+    if outcome == NO_SLOT or not t.number or slot.ticket != t.number or not slot.deadline:
         return NOT_YOURS
     root = change_root(s)
     slot = NULL if root == NULL else slot_change(s, root, t.slot)
     if slot == NULL:
         return s.error
     if not acknowledged:
-        return give_back(s, root, slot, <uint32_t> t.slot)
-    if value_free(s, slot.value, slot.length) != OK:
-        return s.error
+        if give_back(s, root, slot, <uint32_t> t.slot) != OK:
+            return s.error
+        return slot_note(s, root, t.slot)
     root.reserved -= 1
-    slot_vacate(root, slot, <uint32_t> t.slot)
-    return OK
+    return slot_vacate(s, root, slot, <uint32_t> t.slot)
+
+
+cdef int put(instance *s, const char *bytes, uint32_t length) noexcept nogil:
+    cdef bint grown = False
+    cdef int outcome = segments_put(s, bytes, length, &grown)
+    return reservations_provide(s) if outcome == OK and grown else outcome
 
 
 cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     cdef moment when
+    cdef meant only
     cdef ticket t
     if code == PUT and length <= MOST_VALUE:
-        return segments_put(s, bytes, length)
+        return put(s, bytes, length)
     if code == GET and length == 8:
         memcpy(&when.now, bytes, 8)
-        return get(s, &when)
+        return get(s, when.now, NULL)
+    if code == GET and length == sizeof(only):
+        memcpy(&only, bytes, sizeof(only))
+        return get(s, only.now, &only)
     if code == RESERVE and length == sizeof(when):
         memcpy(&when, bytes, sizeof(when))
         return reserve(s, &when)
@@ -185,29 +271,43 @@ cdef struct sizes:
 cdef int measure(instance *s, void *context) noexcept nogil:
     cdef sizes *n = <sizes *> context
     cdef const queue_root *root = root_of(s)
-    cdef const queue_segment *tail
-    cdef const queue_slot *slot
-    cdef uint32_t number
-    if root == NULL:
+    cdef search f
+    cdef uint32_t i
+    cdef int outcome
+    if root == NULL or segments_count(s, root, &n.waiting) != OK:
         return s.error
-    n.waiting = root.returned
+    n.waiting += root.returned
     n.reserved = root.reserved
-    if root.tail:
-        tail = segment_read(s, root.tail)
-        if tail == NULL:
-            return s.error
-        if tail.first + tail.count < root.given or tail.first > LAST_NUMBER:
-            return fault(s, root.tail, b"the queue has given entries that it never had")
-        n.waiting += tail.first + tail.count - root.given
-    if root.reserved and root.earliest <= n.now:
-        for number in range(root.slots):
-            slot = slot_read(s, root, number)
-            if slot == NULL:
-                return s.error
-            if slot.ticket and slot.deadline and slot.deadline <= n.now:
+    memset(&f, 0, sizeof(f))
+    f.now = n.now
+    while True:
+        outcome = next_ended(s, root, &f)
+        if outcome != OK:
+            return outcome if outcome < OK else OK
+        for i in range(TABLE_SLOTS):
+            if f.table.slots[i].ticket and f.table.slots[i].deadline and f.table.slots[i].deadline <= n.now:
                 n.waiting += 1
                 n.reserved -= 1
-    return OK
+
+
+cdef int list_ended(instance *s, const queue_root *root, uint64_t now, bint with_ends) noexcept nogil:
+    """Answers a ticket for each lease that has ended by then; with_ends: and when it does."""
+    cdef search f
+    cdef ticket t
+    cdef uint32_t i
+    cdef int outcome
+    memset(&f, 0, sizeof(f))
+    f.now = now
+    while True:
+        outcome = next_ended(s, root, &f)
+        if outcome != OK:
+            return outcome if outcome < OK else OK
+        for i in range(TABLE_SLOTS):
+            if f.table.slots[i].ticket and f.table.slots[i].deadline and f.table.slots[i].deadline <= now:
+                t.number = f.table.slots[i].ticket
+                t.slot = f.number + i
+                if answer_put(s, &t, sizeof(t)) != OK or (with_ends and answer_put(s, &f.table.slots[i].deadline, 8) != OK):
+                    return s.error
 
 
 cdef int list_returned(instance *s, void *context) noexcept nogil:
@@ -216,7 +316,7 @@ cdef int list_returned(instance *s, void *context) noexcept nogil:
     cdef const queue_root *root = root_of(s)
     cdef const queue_slot *slot
     cdef ticket t
-    cdef uint32_t number
+    cdef uint32_t number, count = 0
     if root == NULL:
         return s.error
     number = root.first
@@ -229,18 +329,16 @@ cdef int list_returned(instance *s, void *context) noexcept nogil:
         if answer_put(s, &t, sizeof(t)) != OK:
             return s.error
         number = slot.next
-    if not root.reserved or root.earliest > now:
-        return OK
-    for number in range(root.slots):
-        slot = slot_read(s, root, number)
-        if slot == NULL:
-            return s.error
-        if slot.ticket and slot.deadline and slot.deadline <= now:
-            t.number = slot.ticket
-            t.slot = number
-            if answer_put(s, &t, sizeof(t)) != OK:
-                return s.error
-    return OK
+        count += 1
+        if count > root.returned:
+            return fault(s, root.node.address, b"the list of slots that were returned never ends")
+    return list_ended(s, root, now, False)
+
+
+cdef int list_reserved(instance *s, void *context) noexcept nogil:
+    """Answers a ticket for each reservation, and when its lease ends."""
+    cdef const queue_root *root = root_of(s)
+    return s.error if root == NULL else list_ended(s, root, LEASE_NEVER - 1, True)
 
 
 cdef struct look:
@@ -250,15 +348,54 @@ cdef struct look:
 cdef int read_returned(instance *s, void *context) noexcept nogil:
     cdef const look *wanted = <const look *> context
     cdef const queue_root *root = root_of(s)
-    cdef const queue_slot *slot
+    cdef const char *bytes
+    cdef queue_slot *slot = NULL
+    cdef int outcome
     if root == NULL:
         return s.error
-    slot = slot_read(s, root, wanted.t.slot)
-    if slot == NULL:
-        return s.error
-    if slot.ticket != wanted.t.number or slot.deadline > wanted.now:
+    outcome = slot_find(s, root, wanted.t.slot, &slot)
+    if outcome < OK:
+        return outcome
+    if outcome == NO_SLOT or slot.ticket != wanted.t.number or slot.deadline > wanted.now:
         return NOT_YOURS
-    return value_answer(s, slot.value, slot.length)
+    bytes = slot_bytes(s, slot)
+    return s.error if bytes == NULL else answer_put(s, bytes, SLOT_LENGTH(slot.length))
+
+
+cdef int read_next(instance *s, void *context) noexcept nogil:
+    """Answers the value that get() would take, and says which entry that is."""
+    cdef meant *m = <meant *> context
+    cdef const queue_root *root = root_of(s)
+    cdef const queue_segment *segment
+    cdef const queue_entry *entry
+    cdef const queue_slot *slot
+    cdef const char *bytes
+    cdef uint64_t address
+    cdef uint32_t at
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    outcome = find_next(s, root, m.now, &m.next)
+    if outcome != OK:
+        return outcome
+    if m.next.slot:
+        slot = slot_read(s, root, m.next.slot - 1)
+        bytes = NULL if slot == NULL else slot_bytes(s, slot)
+        return s.error if bytes == NULL else answer_put(s, bytes, SLOT_LENGTH(slot.length))
+    address = root.head
+    at = root.at
+    segment = segment_read(s, address)
+    if segment != NULL and at == segment.end and segment.next:
+        address = segment.next
+        at = SEGMENT_FIRST
+        segment = segment_read(s, address)
+    entry = NULL if segment == NULL else entry_at(s, segment, address, at)
+    if entry == NULL:
+        return s.error
+    bytes = <const char *> (entry + 1)
+    if entry_value(entry):
+        bytes = value_bytes(s, entry_value(entry), entry_length(entry))
+    return s.error if bytes == NULL else answer_put(s, bytes, entry_length(entry))
 
 
 cdef struct cursor:
@@ -274,7 +411,7 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
     cdef const queue_segment *segment = NULL
     cdef const queue_entry *entry
     cdef uint64_t address, next = c.next, number, value
-    cdef uint32_t at = SEGMENT_FIRST, told = 0
+    cdef uint32_t at = SEGMENT_FIRST, told = 0, length
     cdef const char *bytes
     if root == NULL:
         return s.error
@@ -304,25 +441,27 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
             return s.error
         if number >= next:
             value = entry_value(entry)
-            bytes = value_bytes(s, value, entry.length) if value else <const char *> (entry + 1)
-            if bytes == NULL or answer_put(s, &entry.length, 4) != OK or answer_put(s, bytes, entry.length) != OK:
+            length = entry_length(entry)
+            bytes = value_bytes(s, value, length) if value else <const char *> (entry + 1)
+            if bytes == NULL or answer_put(s, &length, 4) != OK or answer_put(s, bytes, length) != OK:
                 return s.error
-            told += 4 + entry.length
+            told += 4 + length
         number += 1
-        at += QUEUE_ENTRY(entry.length)
+        at += QUEUE_ENTRY(entry_length(entry))
     c.then = number
     c.then_hint = address if at < segment.end else segment.next
     return OK if told else fault(s, address, b"a segment has fewer entries than it says")
 
 
 cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
-    cdef int outcome = segments_walk(s, visit, context)
+    cdef uint64_t held = 0
+    cdef int outcome = segments_walk(s, visit, context, &held)
     nodes_release(s)
-    return reservations_walk(s, visit, context) if outcome == OK else outcome
+    return reservations_walk(s, held, visit, context) if outcome == OK else outcome
 
 
 cdef kind queue_kind
-queue_kind.number, queue_kind.format, queue_kind.root = 1, 1, sizeof(queue_root)
+queue_kind.number, queue_kind.format, queue_kind.root = 1, 2, sizeof(queue_root)
 queue_kind.apply, queue_kind.walk = apply, walk
 
 
@@ -344,11 +483,28 @@ cdef object RAISE = object()
 cdef double LONGEST_LEASE = 1e9        # seconds
 
 
+class Reservation(NamedTuple):
+    """What `Queue.reservations()` lists.
+
+    token: what ack() and nack() take.  left: seconds until the lease ends, by this host's clock; below 0: it has ended.
+    """
+
+    token: bytes
+    left: float
+
+
+# Of an identity: all but the incarnation of the naming entry (rnvm_structure()), which rises with each drop().
+cdef uint64_t ANY_LIFE = 0xffffffff0000ffff
+cdef enum:
+    LEAST_LONGEST = 256        # bytes that every pool takes
+
+
 cdef class Queue(Structure):
     """A persistent queue of values, which any number of producers and consumers share.
 
     fe: of rnvm.connect().  name: of the queue in the pool; it is created if there is none.  codec: how other values than
-    bytes are stored: "utf-8", "json", "pickle", or an object with encode() and decode().  Values have 0 bytes to 1 MiB.
+    bytes are stored: "utf-8", "json", "pickle", or an object with encode() and decode().  Values have 0 bytes to
+    `largest_value`, which is 1 MiB or what the pool's logs take.
 
     Raises WrongKind for a name that is not a queue's.  Costs are given in round trips where this front-end has the queue's
     writer lock and the nodes it needs in its cache, outside a batch; another front-end's use of the queue costs one READ for
@@ -361,19 +517,24 @@ cdef class Queue(Structure):
     (2, [b'first', b'second'], b'first')
     """
     KIND = 1
+    cdef uint64_t salt
+
+    def __cinit__(self, *arguments, **options):
+        self.salt = int.from_bytes(os.urandom(8), "little") | 1
 
     def put(self, value, *, timeout=None):
         """Puts a value at the end.
 
-        value: 0 bytes to 1 MiB, or what the codec takes.  timeout: seconds.  Raises TooLarge.  2 WRITEs: the operation, and
+        value: 0 bytes to `largest_value`, or what the codec takes.  timeout: seconds.  Raises TooLarge.  2 WRITEs: the operation, and
         what it changes (rNVM, section 4.2).
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
         """
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
-        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> MOST_VALUE:
-            raise TooLarge(f"a value of {len(raw)} bytes", hint=f"at most {MOST_VALUE}")
+        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> LEAST_LONGEST and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(MOST_VALUE):
+            raise TooLarge(f"a value of {len(raw)} bytes",
+                           hint=f"at most {self.largest_value} in this pool: half of a log less 8 KiB, and never over 1 MiB")
         self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
 
     def get(self, default=RAISE, *, timeout=None):
@@ -386,12 +547,28 @@ cdef class Queue(Structure):
         >>> jobs.get(None) is None
         True
         """
-        cdef uint64_t when = now()
-        if self.execute(GET, <const char *> &when, 8, timeout) == EMPTY:
-            if default is RAISE:
-                raise Empty(f"the queue {self.name!r} has nothing to give")
-            return default
-        return self.answer() if self.codec is None else self.decode(self.answer())
+        cdef meant only
+        cdef int outcome
+        only.now = now()
+        if self.codec is None:
+            outcome = self.execute(GET, <const char *> &only.now, 8, timeout)
+            if outcome == OK:
+                return self.answer()
+        else:
+            # Decoded before it is taken: what cannot be decoded stays.
+            outcome = ANOTHER
+            while outcome == ANOTHER:
+                only.now = now()
+                outcome = self.query(read_next, &only, timeout)
+                if outcome == OK:
+                    value = self.decode(self.answer())
+                    outcome = self.execute(GET, <const char *> &only, sizeof(only), timeout)
+                    if outcome == OK:
+                        return value
+                    outcome = ANOTHER
+        if default is RAISE:
+            raise Empty(f"the queue {self.name!r} has nothing to give")
+        return default
 
     def peek(self, default=RAISE, *, timeout=None):
         """The value that get() would take now.
@@ -404,8 +581,10 @@ cdef class Queue(Structure):
         >>> jobs.peek()
         b'job'
         """
-        for value in self:
-            return value
+        cdef meant only
+        only.now = now()
+        if self.query(read_next, &only, timeout) == OK:
+            return self.decode(self.answer())
         if default is RAISE:
             raise Empty(f"the queue {self.name!r} has nothing to give")
         return default
@@ -414,8 +593,9 @@ cdef class Queue(Structure):
         """Takes the next value for a while: (token, value).
 
         Nobody else gets it until the lease has ended; then, or after nack(token), it is given again, before all that was
-        never given.  After ack(token) it is gone.  So each value is worked on at least once.  lease: seconds, by the clocks
-        (of the day) of the hosts that use the queue.  timeout: seconds.  Raises Empty.  2 WRITEs.
+        never given.  After ack(token) it is gone.  So each value is worked on at least once.  lease: seconds, more than 0 and at
+        most 1e9, by the clocks (of the day) of the hosts that use the queue.  timeout: seconds.  Raises Empty; and Undecodable,
+        whose token ack() and nack() take, for a value that the codec cannot decode: that one is reserved, too.  2 WRITEs.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -429,21 +609,26 @@ cdef class Queue(Structure):
         cdef const char *bytes
         cdef double seconds = lease
         if not 0 < seconds <= LONGEST_LEASE:
-            raise InvalidArgument(f"lease={lease!r} is not a time", hint="seconds, more than 0")
+            raise InvalidArgument(f"lease={lease!r} is not a time", hint=f"seconds, more than 0 and at most {LONGEST_LEASE:.0e}")
         when.now = now()
         when.deadline = when.now + <uint64_t> (seconds * 1e9) + 1
+        self.salt ^= self.salt << 13
+        self.salt ^= self.salt >> 7
+        self.salt ^= self.salt << 17
+        when.salt = self.salt
         if self.execute(RESERVE, <const char *> &when, sizeof(when), timeout) == EMPTY:
             raise Empty(f"the queue {self.name!r} has nothing to give")
         bytes = self.answer_bytes(&length)
-        token = PyBytes_FromStringAndSize(bytes, sizeof(ticket))
+        token = self.token(<const ticket *> bytes)
         value = PyBytes_FromStringAndSize(bytes + sizeof(ticket), length - sizeof(ticket))
-        return token, value if self.codec is None else self.decode(value)
+        return token, value if self.codec is None else self.decode(value, None, token)
 
     def ack(self, bytes token not None, *, timeout=None):
         """The work on a reserved value is done: it leaves the queue.
 
-        token: of reserve().  timeout: seconds.  Raises LeaseEnded if the value was given back, or somebody else has come for
-        it since the lease ended. 2 WRITEs.
+        token: of reserve() or reservations().  timeout: seconds.  Raises LeaseEnded if the value was given back, or somebody
+        else has come for it since the lease ended, or the queue was dropped; InvalidArgument for another queue's token.
+        2 WRITEs.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -455,7 +640,7 @@ cdef class Queue(Structure):
     def nack(self, bytes token not None, *, timeout=None):
         """Gives a reserved value back: it is the next to be given, after those that came back before.
 
-        token: of reserve().  timeout: seconds.  Raises LeaseEnded as ack() does.  2 WRITEs.
+        token: of reserve() or reservations().  timeout: seconds.  Raises as ack() does.  2 WRITEs.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -466,10 +651,58 @@ cdef class Queue(Structure):
         """
         self.settle(NACK, token, timeout)
 
+    def reservations(self, *, timeout=None):
+        """All reservations that nobody has acknowledged or given back: a list of Reservation, in no order.
+
+        For what dead workers have left: nack(token) gives it back before its lease ends, also where that was made by a clock far
+        ahead.  timeout: seconds.  A READ for each 30 of them that are not in the cache.
+
+        >>> jobs = structures.Queue(fe, "jobs")
+        >>> jobs.put(b"job")
+        >>> token, job = jobs.reserve(lease=3600)
+        >>> for reservation in jobs.reservations():
+        ...     jobs.nack(reservation.token)
+        >>> jobs.get()
+        b'job'
+        """
+        cdef bytes listed
+        cdef uint64_t moment = now()
+        cdef uint64_t ends
+        cdef ticket t
+        cdef Py_ssize_t i
+        self.query(list_reserved, NULL, timeout)
+        listed = self.answer()
+        result = []
+        for i in range(0, len(listed), sizeof(ticket) + 8):
+            memcpy(&t, PyBytes_AS_STRING(listed) + i, sizeof(ticket))
+            memcpy(&ends, PyBytes_AS_STRING(listed) + i + sizeof(ticket), 8)
+            result.append(Reservation(self.token(&t), (<double> ends - <double> moment) / 1e9))
+        return result
+
+    @property
+    def largest_value(self):
+        """Bytes of the longest value that this queue takes: half of the pool's smaller log less 8 KiB, at most 1 MiB."""
+        return self.longest(MOST_VALUE)
+
+    cdef bytes token(self, const ticket *t):
+        cdef token_bytes token
+        token.identity = structure_identity(self.c)
+        token.t = t[0]
+        return PyBytes_FromStringAndSize(<const char *> &token, sizeof(token))
+
     cdef int settle(self, uint32_t code, bytes token, object timeout) except -1:
-        if len(token) != sizeof(ticket):
+        cdef token_bytes there
+        cdef uint64_t mine
+        if len(token) != sizeof(there):
             raise InvalidArgument("this is no token", hint="what reserve() returned first")
-        if self.execute(code, PyBytes_AS_STRING(token), sizeof(ticket), timeout) == NOT_YOURS:
+        memcpy(&there, PyBytes_AS_STRING(token), sizeof(there))
+        self.longest(MOST_VALUE)           # raises where it was never opened
+        mine = structure_identity(self.c)
+        if (there.identity ^ mine) & ANY_LIFE:
+            raise InvalidArgument(f"this token is of another queue than {self.name!r}", hint="settle it at the queue that gave it")
+        if there.identity != mine:
+            raise LeaseEnded(f"the queue {self.name!r} was dropped since, and made again", hint="its values are gone")
+        if self.execute(code, <const char *> &there.t, sizeof(ticket), timeout) == NOT_YOURS:
             raise LeaseEnded(f"this reservation of the queue {self.name!r} has ended",
                              hint="its value was given again, or acknowledged before")
         return 0

@@ -7,10 +7,12 @@ from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
 from structures._layout cimport (
-    MOST_VALUE, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_NODE, queue_entry, queue_root,
+    ENTRY_HELD, MOST_VALUE, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_NODE, queue_entry, queue_root,
     queue_segment,
 )
 from structures._shared cimport value_bytes, value_new
+
+cdef uint64_t LAST_NUMBER = <uint64_t> 1 << 62         # of an entry: what goes beyond was never put
 
 
 cdef const queue_segment *segment_read(instance *s, uint64_t address) noexcept nogil:
@@ -23,14 +25,88 @@ cdef const queue_segment *segment_read(instance *s, uint64_t address) noexcept n
 
 cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint64_t address, uint32_t at) noexcept nogil:
     cdef const queue_entry *entry = <const queue_entry *> (<const char *> segment + at)
-    if (at < SEGMENT_FIRST or at & 7 or at >= segment.end or entry.length > MOST_VALUE
-            or QUEUE_ENTRY(entry.length) > segment.end - at):
+    if (at < SEGMENT_FIRST or at & 7 or at >= segment.end or entry_length(entry) > MOST_VALUE
+            or QUEUE_ENTRY(entry_length(entry)) > segment.end - at):
         s.error = fault(s, address, b"an entry of the queue goes beyond its segment")
         return NULL
     return entry
 
 
-cdef int segments_put(instance *s, const char *bytes, uint32_t length) noexcept nogil:
+cdef const char *entry_bytes(instance *s, uint64_t address, uint32_t at, uint32_t length) noexcept nogil:
+    cdef const queue_segment *segment = segment_read(s, address)
+    cdef const queue_entry *entry = NULL if segment == NULL else entry_at(s, segment, address, at)
+    if entry == NULL:
+        return NULL
+    if entry_length(entry) != length or length > QUEUE_INLINE:
+        s.error = fault(s, address, b"a reserved entry is not the one that its slot names")
+        return NULL
+    return <const char *> (entry + 1)
+
+
+cdef int set_held(instance *s, uint64_t address, uint32_t at, bint held) noexcept nogil:
+    cdef const queue_segment *seen = segment_read(s, address)
+    cdef const queue_entry *entry = NULL if seen == NULL else entry_at(s, seen, address, at)
+    cdef queue_segment *segment
+    if entry == NULL:
+        return s.error
+    if ((entry.length & ENTRY_HELD) != 0) == held:
+        return fault(s, address, b"an entry is reserved twice, or was not reserved")
+    segment = <queue_segment *> node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, SEGMENT_FIRST - 8, 8)
+    if segment == NULL or node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, at, 4) == NULL:
+        return s.error
+    (<queue_entry *> (<char *> segment + at)).length ^= ENTRY_HELD
+    segment.held += 1 if held else -1
+    return OK
+
+
+cdef int entry_hold(instance *s, uint64_t address, uint32_t at) noexcept nogil:
+    return set_held(s, address, at, True)
+
+
+cdef int entry_release(instance *s, const queue_root *root, uint64_t address, uint32_t at) noexcept nogil:
+    cdef const queue_segment *segment
+    if set_held(s, address, at, False) != OK:
+        return s.error
+    segment = segment_read(s, address)
+    if segment == NULL:
+        return s.error
+    return node_free(s, address, SEGMENT_BYTES) if not segment.held and address != root.head else OK
+
+
+cdef int entry_leads(instance *s, uint64_t address, uint32_t at) noexcept nogil:
+    cdef const queue_segment *segment = segment_read(s, address)
+    cdef const queue_entry *entry
+    cdef uint32_t each = SEGMENT_FIRST
+    cdef int count = 0
+    if segment == NULL:
+        return s.error
+    while each < segment.end:
+        entry = entry_at(s, segment, address, each)
+        if entry == NULL:
+            return s.error
+        if entry.length & ENTRY_HELD:
+            if not count and each != at:
+                return 0
+            count += 1
+        each += QUEUE_ENTRY(entry_length(entry))
+    return count if count == segment.held else fault(s, address, b"a segment holds another number of entries than it says")
+
+
+cdef int segments_count(instance *s, const queue_root *root, uint64_t *count) noexcept nogil:
+    cdef const queue_segment *tail
+    count[0] = 0
+    if not root.tail:
+        return OK
+    tail = segment_read(s, root.tail)
+    if tail == NULL:
+        return s.error
+    if tail.first + tail.count < root.given or tail.first > LAST_NUMBER:
+        return fault(s, root.tail, b"the queue has given entries that it never had")
+    count[0] = tail.first + tail.count - root.given
+    return OK
+
+
+cdef int segments_put(instance *s, const char *bytes, uint32_t length, bint *grown) noexcept nogil:
     cdef const queue_root *root = root_of(s)
     cdef queue_root *changed
     cdef const queue_segment *tail = NULL
@@ -51,7 +127,8 @@ cdef int segments_put(instance *s, const char *bytes, uint32_t length) noexcept 
             return s.error
         number = tail.first + tail.count
         end = tail.end
-    if tail != NULL and end + size <= SEGMENT_BYTES:
+    grown[0] = tail == NULL or end + size > SEGMENT_BYTES
+    if not grown[0]:
         address = root.tail
         segment = <queue_segment *> node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, SEGMENT_FIRST - 8, 8)
         if segment == NULL or node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, end, size) == NULL:
@@ -105,7 +182,7 @@ cdef int segments_take(instance *s, taken *t) noexcept nogil:
     if root.at == head.end:
         root.head = head.next
         root.at = SEGMENT_FIRST
-        if node_free(s, address, SEGMENT_BYTES) != OK:
+        if not head.held and node_free(s, address, SEGMENT_BYTES) != OK:
             return s.error
         address = root.head
         head = segment_read(s, address)
@@ -117,19 +194,25 @@ cdef int segments_take(instance *s, taken *t) noexcept nogil:
     t.slot = 0
     t.length = entry.length
     t.value = entry_value(entry)
-    t.bytes = <const char *> (entry + 1)
+    t.at = 0
+    if not t.value:
+        t.value = address
+        t.at = root.at
+    if t.length & ENTRY_HELD:
+        return fault(s, address, b"an entry is reserved before it was given")
     root.given += 1
     root.at += QUEUE_ENTRY(entry.length)
     return OK
 
 
-cdef int segments_walk(instance *s, visitor visit, void *context) noexcept nogil:
+cdef int segments_walk(instance *s, visitor visit, void *context, uint64_t *held) noexcept nogil:
     cdef const queue_root *root = root_of(s)
     cdef const queue_segment *segment
     cdef const queue_entry *entry
     cdef uint64_t address, next, number, given, value, tail
-    cdef uint32_t at, start, length
+    cdef uint32_t at, start, length, stay
     cdef int outcome
+    held[0] = 0
     if root == NULL:
         return s.error
     if not root.head or not root.tail:
@@ -151,6 +234,7 @@ cdef int segments_walk(instance *s, visitor visit, void *context) noexcept nogil
         if not segment.count:
             return fault(s, address, b"an empty segment")
         at = SEGMENT_FIRST
+        stay = 0
         while at < segment.end:
             if at == start and number != given:
                 return fault(s, address, b"the head of the queue is not at the entry that it names")
@@ -160,7 +244,10 @@ cdef int segments_walk(instance *s, visitor visit, void *context) noexcept nogil
             if entry.number != <uint32_t> number:
                 return fault(s, address, b"an entry has another entry's number")
             value = entry_value(entry)
-            length = entry.length
+            length = entry_length(entry)
+            stay += entry.length & ENTRY_HELD != 0
+            if entry.length & ENTRY_HELD and (number >= given or value):
+                return fault(s, address, b"an entry is reserved before it was given")
             if value and number >= given:
                 if value_bytes(s, value, length) == NULL:
                     return s.error
@@ -175,6 +262,9 @@ cdef int segments_walk(instance *s, visitor visit, void *context) noexcept nogil
             at += QUEUE_ENTRY(length)
         if number != segment.first + segment.count:
             return fault(s, address, b"a segment has another number of entries than it says")
+        if stay != segment.held:
+            return fault(s, address, b"a segment holds another number of entries than it says")
+        held[0] += stay
         if start == at and number != given:
             return fault(s, address, b"the head of the queue is not at the entry that it names")
         if start and (number < given or (start < at and number == given)):

@@ -4,10 +4,11 @@
 Pages are not linked to their neighbours: an iteration goes on by key, and a split changes its parent only.
 """
 
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_new, node_read, root_change, root_read
+from rnvm.frontend._structure cimport OK, fault, node_change, node_cost, node_free, node_new, node_read, room_for, root_change, root_read
 from structures._layout cimport MOST_KEY, SIZES, TYPE_PAGE, tree_root
 from structures._page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at, page_entry_size, page_gap,
@@ -17,6 +18,8 @@ from structures._page cimport (
 cdef enum:
     SPARSE = PAGE_ROOM // 3                # a page with less in it is joined with its neighbour
     JOINED = PAGE_ROOM // 4 * 3            # if both together have at most this
+    JOINING = 6600                         # bytes that a join changes at most, beside the page that goes
+    SEPARATOR = 4 + MOST_KEY + 8 + 2       # room for any entry of an inner page
 
 
 cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexcept nogil:
@@ -255,7 +258,7 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
     return node_free(s, gone[0], PAGE_BYTES)
 
 
-cdef int tree_remove(instance *s, path *p) noexcept nogil:
+cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
     cdef uint32_t at = p.levels, index
     cdef uint64_t gone
     cdef const page *parent
@@ -280,7 +283,8 @@ cdef int tree_remove(instance *s, path *p) noexcept nogil:
             if node_free(s, p.pages[at], PAGE_BYTES) != OK:
                 return s.error
             continue
-        if page_used(changed) >= SPARSE:
+        beside += JOINING + node_cost(s, PAGE_BYTES)
+        if page_used(changed) >= SPARSE or not room_for(s, beside):
             return OK
         parent = <const page *> node_read(s, p.pages[at - 1], PAGE_BYTES, TYPE_PAGE)
         if parent == NULL:
@@ -321,3 +325,113 @@ cdef int tree_remove(instance *s, path *p) noexcept nogil:
             return s.error
         rest = <const page *> node_read(s, root.top, PAGE_BYTES, TYPE_PAGE)
     return OK if rest != NULL else s.error
+
+
+# Room, step by step
+
+
+cdef int one_level_more(instance *s, const tree_root *root) noexcept nogil:
+    """A new top over the old one, which can then be cut as every other page."""
+    cdef uint64_t address = 0, old = root.top
+    cdef uint32_t level = root.levels
+    cdef page *top
+    if level == MOST_LEVELS:
+        return fault(s, s.root, b"the tree is too high")
+    top = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &address)
+    if top == NULL:
+        return s.error
+    page_clear(top, level)
+    page_put(top, 0, SIZES(0, 8), b"", <const char *> &old)
+    return new_top(s, address, level)
+
+
+cdef int compact(instance *s, uint64_t address) noexcept nogil:
+    cdef char[PAGE_BYTES] copy
+    cdef page *old = <page *> copy
+    cdef page *p = page_rewrite(s, address)
+    if p == NULL:
+        return s.error
+    memcpy(copy, p, PAGE_BYTES)
+    page_clear(p, old.level)
+    return OK if page_take(p, old, 0, old.count) else fault(s, address, b"an entry goes beyond its page")
+
+
+cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) noexcept nogil:
+    """Moves the upper half of a page into a new one.  The parent has room for any separator."""
+    cdef const page *p = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
+    cdef const page *seen
+    cdef page *left
+    cdef page *right
+    cdef page *above
+    cdef page_entry a, b
+    cdef uint64_t right_address = 0
+    cdef uint32_t total, half = 0, stay = 0, gone = 0, i, length, size
+    if p == NULL:
+        return s.error
+    total = page_used(p)
+    while stay < p.count - 1 and (not stay or half < total // 2):
+        if not page_entry_at(p, stay, &a):
+            return fault(s, address, b"an entry goes beyond its page")
+        half += page_entry_size(a.sizes) + 2
+        stay += 1
+    for i in range(stay, p.count):
+        if not page_entry_at(p, i, &b):
+            return fault(s, address, b"an entry goes beyond its page")
+        gone += page_entry_size(b.sizes)
+    if not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b) or b.key_length > MOST_KEY:
+        return fault(s, address, b"an entry goes beyond its page")
+    right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &right_address)
+    if right == NULL:
+        return s.error
+    page_clear(right, p.level)
+    if not page_take(right, p, stay, p.count):
+        return fault(s, address, b"an entry goes beyond its page")
+    length = b.key_length if p.level else separator_length(a.key, a.key_length, b.key, b.key_length)
+    # The left one only says that it has less: its log entry stays short.
+    left = page_change(s, address, RNVM_NODE, PAGE_FIRST - RNVM_NODE)
+    if left == NULL:
+        return s.error
+    left.count = <uint16_t> stay
+    left.dead = <uint16_t> (left.dead + gone)
+    seen = <const page *> node_read(s, parent, PAGE_BYTES, TYPE_PAGE)
+    size = page_entry_size(SIZES(length, 8))
+    if seen == NULL:
+        return s.error
+    if page_gap(seen) < size + 2:
+        return fault(s, parent, b"a page has less room than it says")
+    above = page_change(s, parent, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * (seen.count + 1))
+    if above == NULL or page_change(s, parent, above.heap - size, size) == NULL:
+        return s.error
+    if not page_put(above, index + 1, SIZES(length, 8), b.key, <const char *> &right_address):
+        return fault(s, parent, b"a page has less room than it says")
+    return MADE
+
+
+cdef int tree_make_room(instance *s, const char *key, uint32_t length, uint32_t size) noexcept nogil:
+    cdef const tree_root *root = <const tree_root *> root_read(s)
+    cdef const page *p
+    cdef path way
+    cdef uint32_t at, needed
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    if not root.levels:
+        return OK
+    outcome = tree_descend(s, root, key, length, &way)
+    if outcome != OK:
+        return outcome
+    for at in range(way.levels):
+        p = <const page *> node_read(s, way.pages[at], PAGE_BYTES, TYPE_PAGE)
+        if p == NULL:
+            return s.error
+        needed = SEPARATOR if p.level else size + 2
+        if page_gap(p) >= needed:
+            continue
+        if page_gap(p) + p.dead >= needed:
+            outcome = compact(s, way.pages[at])
+        elif at:
+            return split(s, way.pages[at - 1], way.indexes[at - 1], way.pages[at])
+        else:
+            outcome = one_level_more(s, root)
+        return MADE if outcome == OK else outcome
+    return OK

@@ -33,52 +33,72 @@ struct directory_node {
 #define TYPE_TABLE 5
 #define TYPE_BUCKET 6  /* HashTable */
 #define TYPE_PAGE 7    /* BPlusTree */
+#define TYPE_SHELF 8   /* Queue */
 
-/* Queue: segments of entries, in the order of their numbers; and slots for what was reserved. */
+/* Queue (format 2): segments of entries, in the order of their numbers; and slots for what was reserved, in tables, with shelves
+ * over them that say where a slot is vacant, and where a lease ends first. */
 #define SEGMENT_BYTES 2016u
 #define SEGMENT_FIRST 56u /* offset of the first entry */
 #define QUEUE_INLINE 480u /* longer values have nodes of their own */
 #define TABLE_SLOTS 30u
+#define SHELF_FAN 60u
+#define LEASE_NEVER (~0ull)
 struct queue_root {
     struct rnvm_node node;
     uint64_t head;       /* the segment with the next entry, or 0 */
     uint64_t given;      /* number of that entry: so many were taken out of the segments */
     uint32_t at;         /* its offset there */
-    uint32_t vacant;     /* first slot that is free again, + 1; linked by next */
+    uint32_t tables;     /* how many there are */
     uint64_t tickets;    /* number of the last reservation */
-    uint64_t earliest;   /* no lease ends before, ns since 1970 */
+    uint64_t earliest;   /* while there are reservations: the end of the lease that ends first, ns since 1970 */
     uint32_t reserved;   /* slots under a lease */
     uint32_t returned;   /* slots that wait to be given again */
     uint32_t first;      /* of these, + 1; linked by next */
     uint32_t last;
     uint64_t tail;       /* the segment that entries are put into, or 0 */
-    uint64_t tables;     /* directory of tables */
-    uint32_t depth;
-    uint32_t slots;      /* that were ever used */
+    uint64_t top;        /* the topmost shelf; at depth 0 the only table, or 0 */
+    uint32_t depth;      /* levels of shelves */
+    uint32_t unused;
 };
 struct queue_segment {
     struct rnvm_node node;
     uint64_t next;
     uint64_t first;      /* number of its first entry */
-    uint32_t count;
+    uint16_t count;
+    uint16_t held;       /* entries that are reserved and stay here; a segment that has any outlives its turn at the head */
     uint32_t end;        /* offset behind the last entry */
 };
 struct queue_entry {     /* then the value, or its address */
-    uint32_t length;
+    uint32_t length;     /* ENTRY_HELD: reserved, and a slot points here */
     uint32_t number;     /* low half of its number */
 };
 struct queue_slot {
-    uint64_t ticket;     /* of the reservation; 0: free */
+    uint64_t ticket;     /* of the reservation: its number << 24 | random bits; 0: vacant */
     uint64_t deadline;   /* of the lease; 0: returned */
-    uint64_t value;
-    uint32_t length;
+    uint64_t value;      /* the value's node, or the segment that it stays in */
+    uint32_t length;     /* of the value; in a segment | offset of the entry / 8 << 24 */
     uint32_t next;
 };
 struct queue_table {
     struct rnvm_node node;
     struct queue_slot slots[TABLE_SLOTS];
 };
+struct queue_place {     /* of a table or shelf below; zeros: there is none */
+    uint64_t child;      /* its address | PLACE_... */
+    uint64_t earliest;   /* end of the lease that ends first there, or LEASE_NEVER */
+};
+struct queue_shelf {
+    struct rnvm_node node;
+    struct queue_place places[SHELF_FAN];
+};
+#define ENTRY_HELD 0x80000000u
+#define PLACE_TAKEN 1u   /* no slot of the tables below is vacant */
+#define PLACE_FULL 2u    /* no further table fits below */
+#define PLACE_ADDRESS(child) ((child) & ~(uint64_t)7)
 #define QUEUE_ENTRY(length) ((uint32_t)(sizeof(struct queue_entry) + ((length) <= QUEUE_INLINE ? UP8(length) : 8)))
+#define SLOT_LENGTH(length) ((length) & 0xffffffu)
+#define SLOT_AT(length) ((length) >> 24 << 3)      /* offset of the entry in its segment; 0: the value has a node */
+#define SLOT_INSIDE(length, at) ((uint32_t)(length) | (uint32_t)(at) << 21)
 
 /* Of mappings: the root begins with the number of keys; what sizes mean. */
 struct mapping_root {
@@ -168,6 +188,8 @@ _Static_assert(sizeof(struct queue_root) == 112, "root of a queue");
 _Static_assert(sizeof(struct queue_segment) == SEGMENT_FIRST, "segment");
 _Static_assert(sizeof(struct queue_entry) == 8, "entry of a queue");
 _Static_assert(sizeof(struct queue_table) == 992, "table");
+_Static_assert(sizeof(struct queue_shelf) == 992, "shelf");
+_Static_assert(MOST_VALUE < 1u << 24 && SEGMENT_BYTES >> 3 < 256, "a slot says where in a segment its value is");
 _Static_assert(sizeof(struct hash_root) == 72, "root of a hash table");
 _Static_assert(sizeof(struct hash_bucket) == BUCKET_FIRST, "bucket");
 _Static_assert(sizeof(struct hash_entry) == 8, "entry of a hash table");

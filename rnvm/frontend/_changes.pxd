@@ -3,6 +3,8 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.frontend._front cimport frontend, instance, node
 
+# Bytes of a record that a change of a whole node of this length takes at most.
+cdef uint64_t change_whole(uint32_t length) noexcept nogil
 # Makes bytes of a node (with its header) changeable.  NULL: s.error.
 cdef char *change_node(instance *s, node *n, uint32_t offset, uint32_t length) noexcept nogil
 # A node of zeros that stands there from now on, all of it changed.

@@ -53,6 +53,10 @@ cdef inline uint64_t volume_of(uint64_t mask, uint32_t length) noexcept nogil:
     return <uint64_t> __builtin_popcountll(mask) * (granule_of(length) + sizeof(rnvm_entry))
 
 
+cdef uint64_t change_whole(uint32_t length) noexcept nogil:
+    return volume_of(mask_of(length, 0, length), length)
+
+
 cdef undo *note(instance *s, uint32_t what, node *subject, uint64_t first, uint64_t count) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef undo *u

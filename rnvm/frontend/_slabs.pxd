@@ -6,5 +6,7 @@ from rnvm.frontend._front cimport instance
 # Space for a node: its address, or 0 (s.error).
 cdef uint64_t slabs_take(instance *s, uint32_t length) noexcept nogil
 cdef int slabs_return(instance *s, uint64_t address, uint32_t length) noexcept nogil
+# Bytes of a record that taking or returning space for a node of this length takes at most, beside the node.
+cdef uint64_t slabs_cost(const instance *s, uint32_t length) noexcept nogil
 # The first nodes of a new structure, in blocks of zeros.
 cdef int slabs_begin(instance *s, uint64_t blocks) noexcept nogil

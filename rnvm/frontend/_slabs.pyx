@@ -3,13 +3,13 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rnvm._layout cimport RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_offset
+from rnvm._layout cimport RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_entry, rnvm_offset
 from rnvm._node cimport (
     RNVM_CLASSES, RNVM_NODE, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of, rnvm_slab, rnvm_slab_slots,
     rnvm_slabs)
 from rnvm.frontend._answers cimport OK, fault
 from rnvm.frontend._cache cimport cache_find, cache_get, node_bytes
-from rnvm.frontend._changes cimport change_add, change_drop, change_node, change_return, change_take
+from rnvm.frontend._changes cimport change_add, change_drop, change_node, change_return, change_take, change_whole
 from rnvm.frontend._front cimport instance, node
 
 cdef extern from *:
@@ -58,6 +58,14 @@ cdef uint64_t new_slab(instance *s, uint32_t slot, uint32_t slots, uint32_t firs
     slab.slots = slots
     slab.first = first
     return address
+
+
+cdef uint64_t slabs_cost(const instance *s, uint32_t length) noexcept nogil:
+    """The node's own slab and a neighbour in the list, or two neighbours and the block that goes."""
+    cdef uint32_t sort = rnvm_class_of(length, s.fe.g.block), first = 0
+    if sort == RNVM_CLASSES:
+        return 4 * sizeof(rnvm_entry)
+    return 2 * change_whole(header_of(rnvm_slab_slots(s.fe.g.block, rnvm_class_bytes[sort], &first))) + 2 * sizeof(rnvm_entry)
 
 
 cdef uint64_t slabs_take(instance *s, uint32_t length) noexcept nogil:

@@ -49,6 +49,19 @@ cdef void nodes_release(instance *s) noexcept nogil
 # Appends to the answer of the operation (Structure.answer); begun anew with each apply and each (re)start of a query.
 cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
 
+# How much one operation may change.  The record of a transaction has so many bytes at most; the same for all sessions of a pool, so
+# apply may decide by it.
+cdef uint64_t record_room(const instance *s) noexcept nogil
+# Whether work that can be left for later (splits, joins) fits, for an operation that changes so many bytes in all.  Also False
+# where a transaction has grown too long for it.
+cdef bint room_for(const instance *s, uint64_t bytes) noexcept nogil
+# What making or freeing a node of this length changes at most, beside the node.
+cdef uint64_t node_cost(const instance *s, uint32_t length) noexcept nogil
+# Bytes of the pool: more than that, nothing in it can count.
+cdef uint64_t pool_bytes(const instance *s) noexcept nogil
+# The number that tells this structure, in this pool and in this life of its name, from all others.
+cdef uint64_t structure_identity(const instance *s) noexcept nogil
+
 ctypedef int (*query_function)(instance *s, void *context) noexcept nogil
 
 
@@ -74,5 +87,8 @@ cdef class Structure:
     cdef bytes answer(self)                # what answer_put() gathered in the last call
     cdef const char *answer_bytes(self, uint64_t *n) noexcept
     cdef bytes encode(self, object value)  # by the codec; WrongType with a hint where that is bytes and the value is not
-    cdef object decode(self, bytes value)
+    # Raises Undecodable with the bytes, and what else the caller of the structure needs to get rid of them.
+    cdef object decode(self, bytes value, bytes key=*, bytes token=*)
+    # Bytes of the longest value that one operation can take.
+    cdef uint64_t longest(self, uint64_t most) except? 0
     cdef object not_named(self)

@@ -10,6 +10,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
+from rnvm._layout cimport rnvm_longest_record, rnvm_record
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE
 from rnvm.frontend._cache cimport cache_forget, cache_get, node_bytes
 from rnvm.frontend._changes cimport change_add, change_node
@@ -18,13 +19,17 @@ from rnvm.frontend._frontend cimport FrontEnd
 from rnvm.frontend._operations cimport operation_execute
 from rnvm.frontend._queries cimport query_alone, query_ask
 from rnvm.frontend._reach cimport reach
-from rnvm.frontend._slabs cimport slabs_return, slabs_take
+from rnvm.frontend._slabs cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend._turns cimport turn_enter, turn_leave
 
-from rfp.errors import CallerError, InvalidArgument, WrongType
+from rfp.errors import CallerError, InvalidArgument, Undecodable, WrongType
 
 ROOT = 1                       # type of a root
 MOST_ROOT = 3072
+
+cdef enum:
+    BESIDE = 8192              # what an operation may change beside the value that it brings
+    LEAST = 256                # bytes of a value that fit in any case
 
 
 # Nodes
@@ -91,6 +96,26 @@ cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil:
         memcpy(fe.answer + fe.answer_length, bytes, n)
     fe.answer_length += n
     return OK
+
+
+cdef uint64_t record_room(const instance *s) noexcept nogil:
+    return rnvm_longest_record(s.fe.g.memory_ring) - sizeof(rnvm_record)
+
+
+cdef bint room_for(const instance *s, uint64_t bytes) noexcept nogil:
+    return bytes + (s.fe.volume if s.fe.transacting else 0) <= record_room(s)
+
+
+cdef uint64_t node_cost(const instance *s, uint32_t length) noexcept nogil:
+    return slabs_cost(s, (length + 7) & ~7)
+
+
+cdef uint64_t pool_bytes(const instance *s) noexcept nogil:
+    return s.fe.g.size
+
+
+cdef uint64_t structure_identity(const instance *s) noexcept nogil:
+    return <uint64_t> s.fe.g.seed << 32 | s.id
 
 
 # Kinds
@@ -168,6 +193,14 @@ def codec_name(codec):
     return str(getattr(codec, "name", "own")).encode()[:16]
 
 
+cdef FrontEnd front_of(Structure s):
+    """The front-end, for a call that needs it: an object that was never opened has none."""
+    if s.fe is None:
+        raise CallerError(f"this {type(s).__name__} was never opened",
+                          hint="its __init__ has to call super().__init__(fe, name)")
+    return <FrontEnd> s.fe
+
+
 @cython.no_gc_clear                     # its instance belongs to the front-end
 cdef class Structure:
     """The base of all structures.
@@ -203,13 +236,17 @@ cdef class Structure:
         else:
             free(self.c)
 
+    def __reduce_ex__(self, protocol):
+        raise WrongType(f"a {type(self).__name__} is bound to its front-end: it can be neither pickled nor copied",
+                        hint="pass the back-end's address and the name, and open it there")
+
     @property
     def codec_name(self):
         """The name of its codec, as the pool has it."""
         return codec_name(self.codec).decode()
 
     cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=None) except -1:
-        cdef FrontEnd fe = <FrontEnd> self.fe
+        cdef FrontEnd fe = front_of(self)
         cdef int found
         fe.enter(timeout)
         try:
@@ -227,7 +264,7 @@ cdef class Structure:
             fe.leave()
 
     cdef int query(self, query_function ask, void *context, object timeout=None) except -1:
-        cdef FrontEnd fe = <FrontEnd> self.fe
+        cdef FrontEnd fe = front_of(self)
         cdef int found
         fe.enter(timeout)
         try:
@@ -259,13 +296,30 @@ cdef class Structure:
                 return bytes(value)
             raise WrongType(f"{type(value).__name__} is no bytes",
                             hint='give bytes, or open the structure with codec="json" (say)')
-        encoded = self.codec.encode(value)
+        try:
+            encoded = self.codec.encode(value)
+        except (AttributeError, TypeError) as error:
+            raise WrongType(f"the codec {self.codec_name!r} takes no {type(value).__name__}: {error}",
+                            hint="what encode(value) of the codec takes") from error
         if not isinstance(encoded, bytes):
             raise WrongType(f"the codec made a {type(encoded).__name__}, not bytes")
         return encoded
 
-    cdef object decode(self, bytes value):
-        return value if self.codec is None else self.codec.decode(value)
+    cdef object decode(self, bytes value, bytes key=None, bytes token=None):
+        if self.codec is None:
+            return value
+        try:
+            return self.codec.decode(value)
+        except Exception as error:
+            raise Undecodable(f"the codec {self.codec_name!r} cannot decode {len(value)} bytes of {self.name!r}:"
+                              f" {type(error).__name__}: {error}", raw=value, key=key, token=token,
+                              hint="nothing was lost: .raw has the bytes" + (", ack(.token) removes them" if token else "")
+                              ) from error
+
+    cdef uint64_t longest(self, uint64_t most) except? 0:
+        cdef FrontEnd fe = front_of(self)
+        cdef uint64_t half = rnvm_longest_record(min(fe.c.g.operation_ring, fe.c.g.memory_ring))
+        return min(most, max(half - BESIDE, <uint64_t> LEAST) if half > BESIDE else LEAST)
 
     def check(self, *, timeout=None):
         """Verifies every invariant, and that what is allocated is what can be reached.
@@ -273,7 +327,7 @@ cdef class Structure:
         Takes the writer lock meanwhile.  Raises StructureDamaged at the first that fails.  Cost: a READ for each node that is
         not in the cache.
         """
-        cdef FrontEnd fe = <FrontEnd> self.fe
+        cdef FrontEnd fe = front_of(self)
         cdef int found
         fe.enter(timeout)
         try:
@@ -296,13 +350,14 @@ cdef class Structure:
     # For the front-end
 
     def _reopen(self):
-        (<FrontEnd> self.fe).find(self, self.c, False)
+        front_of(self).find(self, self.c, False)
 
     def _index(self):
         return self.c.index
 
     def _enter(self):
         cdef int found
+        front_of(self)
         with nogil:
             found = turn_enter(self.c)
         return found
@@ -310,6 +365,7 @@ cdef class Structure:
     def _take_lock(self):
         """Takes the writer lock, and thereby executes what a dead session of ours has left."""
         cdef int found
+        front_of(self)
         with nogil:
             found = turn_enter(self.c)
             turn_leave(self.c.fe)
