@@ -230,8 +230,12 @@ def default() -> Address:
 
 def unique() -> Address:
     """An address that nobody else has, for an embedded server: in the default directory, with an unpredictable name."""
-    name = f"{EMBEDDED}{os.getpid()}-{secrets.token_hex(8)}"
-    return Address("shm", path=_checked_path("the address of an embedded server", os.path.join(_directory(), name)))
+    return own(f"{EMBEDDED}{os.getpid()}-{secrets.token_hex(8)}")
+
+
+def own(name: str) -> Address:
+    """The address with this name in the default directory.  Raises what default() raises."""
+    return Address("shm", path=_checked_path(f"the address {name}", os.path.join(_directory(), name)))
 
 
 EMBEDDED = "embedded-"  # how the names of embedded servers begin
@@ -326,7 +330,9 @@ def _check(directory: str, found: os.stat_result) -> None:
             hint="give an address in a directory of your own",
         )
     if found.st_mode & 0o077:
+        hint = "give an address in a directory with mode 0700"
+        if not found.st_mode & stat.S_ISVTX:  # a place for everybody, like /tmp, is to stay one
+            hint = f"chmod 700 {directory}, or {hint}"
         raise InvalidAddress(
-            f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: others may reach into it",
-            hint=f"chmod 700 {directory}, or give an address in a directory with mode 0700",
+            f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: others may reach into it", hint=hint
         )

@@ -89,7 +89,11 @@ class PoolInUse(PoolRefused):
 
 
 class PoolTooNew(PoolRefused):
-    """The pool was made by a version of this package that this one does not understand."""
+    """The pool was made by a later version of this package, which this one does not understand."""
+
+
+class PoolTooOld(PoolRefused):
+    """The pool was made by an earlier version of this package, whose layout this one does not read."""
 
 
 class PoolDamaged(PoolRefused):

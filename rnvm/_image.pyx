@@ -4,12 +4,12 @@
 import contextlib
 import os
 
-from libc.errno cimport EINTR, EINVAL, EIO, EOPNOTSUPP, errno
-from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy, memset
+from libc.errno cimport EINTR, EINVAL, EIO, ENXIO, EOPNOTSUPP, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy, memset
 from posix.mman cimport munmap
-from posix.unistd cimport close as close_fd, fdatasync, pread, pwrite
+from posix.unistd cimport close as close_fd, fdatasync, lseek, pread, pwrite
 from rnvm._ahead cimport (
     AHEAD_SAME_GENERATION, RNVM_AHEAD_FRAMES, ahead_bugs, ahead_header, ahead_read, ahead_room, ahead_scan, rnvm_ahead,
     rnvm_frame, rnvm_frame_crc, rnvm_range)
@@ -21,7 +21,13 @@ from rfp.errors import FabricError, InvalidArgument
 cdef extern from "rfp/core/memfd.h" nogil:
     int rfp_memfd_create()
     char *rfp_memfd_map_new(int fd, uint64_t length)
+    char *rfp_memfd_map_sparse(int fd, uint64_t length)
     int rfp_memfd_seal(int fd, int writable)
+
+cdef extern from "<unistd.h>" nogil:
+    enum:
+        SEEK_DATA
+        SEEK_HOLE
 
 cdef extern from "<stdlib.h>" nogil:
     void *aligned_alloc(size_t alignment, size_t n)
@@ -37,6 +43,9 @@ cdef extern from "<sys/uio.h>" nogil:
 cdef enum:
     MOST_NOTES = 4096          # between two drains
     LONGEST = 1 << 20          # bytes of a frame; more is written back at once
+    PIECE = 1 << 20            # bytes of a file that are read at once
+
+cdef uint64_t KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef object refused(str what, str hint=None):
@@ -125,17 +134,62 @@ cdef class File:
             close_fd(self.f.direct)
 
     cdef bytes load(self, uint64_t length, char *to):
-        cdef uint64_t at = 0
-        cdef ssize_t got
-        while at < length:
-            with nogil:
-                got = pread(self.f.fd, to + at, min(length - at, <uint64_t> 1 << 30), at)
-            if got > 0:
-                at += got
-            elif got == 0:
-                raise FabricError(f"the file ends at {at} of {length} bytes", hint="somebody has shortened it")
-            elif errno != EINTR:
-                raise refused("the pool's file cannot be read")
+        cdef uint64_t at = 0, end
+        cdef int error
+        cdef char *buffer
+        size = os.lseek(self.f.fd, 0, os.SEEK_END)
+        if size < length:
+            raise FabricError(f"the file ends at {size} of {length} bytes", hint="somebody has shortened it")
+        buffer = <char *> malloc(PIECE)
+        if buffer == NULL:
+            raise MemoryError("no memory to read a pool's file")
+        try:
+            while data_from(self.f.fd, length, &at, &end):
+                with nogil:
+                    error = load_range(self.f.fd, at, end, to, buffer)
+                if error == EIO:
+                    raise FabricError(f"the file cannot be read from {at} to {end}", hint="somebody has shortened it, or the disk fails")
+                if error:
+                    errno = error
+                    raise refused("the pool's file cannot be read")
+                at = end
+        finally:
+            free(buffer)
+
+
+cdef bint data_from(int fd, uint64_t length, uint64_t *begin, uint64_t *end):
+    """The next range from *begin on that a file has bytes for: what lies between is zeros, and need not be read."""
+    cdef int64_t found = lseek(fd, begin[0], SEEK_DATA) if begin[0] < length else -1
+    end[0] = length
+    if found < 0:                              # there is none, or (a device) nobody knows
+        return begin[0] < length and errno != ENXIO
+    begin[0] = found
+    found = lseek(fd, found, SEEK_HOLE)
+    if found >= 0:
+        end[0] = min(<uint64_t> found, length)
+    return begin[0] < length
+
+
+cdef int load_range(int fd, uint64_t at, uint64_t end, char *to, char *buffer) noexcept nogil:
+    """Reads a range of a file to the same place in memory of zeros, of which pages of zeros take none.  0, or an errno."""
+    cdef ssize_t got
+    cdef uint64_t place, n
+    while at < end:
+        got = pread(fd, buffer, min(end - at, <uint64_t> PIECE), at)
+        if got == 0:
+            return EIO
+        if got < 0:
+            if errno != EINTR:
+                return errno
+            continue
+        place = 0
+        while place < <uint64_t> got:
+            n = min(RNVM_PAGE - (at + place) % RNVM_PAGE, got - place)
+            if buffer[place] or memcmp(buffer + place, buffer + place + 1, n - 1):
+                memcpy(to + at + place, buffer + place, n)
+            place += n
+        at += got
+    return 0
 
 
 # Notes
@@ -357,6 +411,13 @@ cdef void take_over(void *context, uint64_t offset, const void *bytes, uint64_t 
         mark(i, offset, offset + n)
 
 
+cdef bint accounted():
+    """Whether this system grants no memory beyond what it has (vm.overcommit_memory)."""
+    with contextlib.suppress(OSError), open("/proc/sys/vm/overcommit_memory") as file:
+        return file.read().strip() == "2"
+    return False
+
+
 cdef class Image(Medium):
     """Memory that peers of this host can share (a sealed memfd), and the file that it is written to.
 
@@ -374,8 +435,13 @@ cdef class Image(Medium):
         self.memory = rfp_memfd_create()
         if self.memory < 0:
             raise refused("no memory file can be made")
-        self.mapped = rnvm_up(length, RNVM_PAGE)
-        self.c.base = rfp_memfd_map_new(self.memory, self.mapped)
+        self.mapped = rnvm_up(length, KERNEL_PAGE)
+        # What of a pool was never used takes no memory: unless the system gives memory only to those who reserve it first,
+        # and ends the process (SIGBUS) where a page is missing later.
+        if accounted():
+            self.c.base = rfp_memfd_map_new(self.memory, self.mapped)
+        else:
+            self.c.base = rfp_memfd_map_sparse(self.memory, self.mapped)
         if self.c.base == NULL:
             raise refused(f"no memory for a pool of {length} bytes", hint="free some memory, or use a DAX device or file system")
         if rfp_memfd_seal(self.memory, 1):

@@ -144,6 +144,7 @@ cdef extern from "rnvm/layout.h" nogil:
         uint64_t operation_ring
         uint64_t memory_ring
         uint64_t ahead
+        uint64_t rings
         uint64_t block
         uint64_t group_map
         uint64_t group
@@ -165,6 +166,7 @@ cdef extern from "rnvm/layout.h" nogil:
     bint rnvm_word_whole(uint32_t seed, uint64_t at, uint64_t word)
     uint32_t rnvm_copy_crc(uint32_t seed, uint64_t at, const rnvm_copy *c)
     uint64_t rnvm_up(uint64_t n, uint64_t to)
+    bint rnvm_parts_of(const rnvm_header *h, rnvm_geometry *g)
     bint rnvm_geometry_of(const rnvm_header *h, uint64_t size, rnvm_geometry *g)
     uint64_t rnvm_name_at(const rnvm_geometry *g, uint32_t index)
     uint64_t rnvm_session_at(const rnvm_geometry *g, uint32_t session)
@@ -172,6 +174,8 @@ cdef extern from "rnvm/layout.h" nogil:
     uint64_t rnvm_memory_ring_at(const rnvm_geometry *g, uint32_t session)
     uint64_t rnvm_block_at(const rnvm_geometry *g, uint64_t block)
     uint64_t rnvm_owner_word_at(const rnvm_geometry *g, uint64_t block)
+    uint64_t rnvm_words(const rnvm_geometry *g)
+    uint64_t rnvm_word_at(const rnvm_geometry *g, uint64_t word)
     uint32_t rnvm_owner_shift(const rnvm_geometry *g, uint64_t block)
     uint64_t rnvm_block_of(const rnvm_geometry *g, uint64_t offset)
 

@@ -60,4 +60,7 @@ cdef inline int medium_drain(medium *m) noexcept nogil:
 cdef class Private(Medium):
     """Memory of this process alone."""
     cdef uint64_t mapped
+    cdef int fd                # the file that it began with, or -1
+    cdef object refused(self, uint64_t length)
+    cdef int map_file(self) except -1
     cdef void unmap(self) noexcept

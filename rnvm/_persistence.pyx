@@ -4,12 +4,25 @@
 import os
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport errno
-from libc.stdint cimport uint64_t
-from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from libc.errno cimport ENXIO, errno
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
+from posix.unistd cimport close as close_fd, lseek
 from rnvm._layout cimport rfp_copy_in, rfp_copy_out, rfp_store64
 
 from rfp.errors import Closed, FabricError, InvalidArgument, StorageFailed
+
+cdef extern from "<unistd.h>" nogil:
+    enum:
+        SEEK_DATA
+        SEEK_HOLE
+
+cdef enum:
+    MOST_PIECES = 10000        # of a file that are mapped one by one: a process has a limited number of mappings
+
+cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef void closed_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
@@ -133,23 +146,69 @@ cdef medium_operations private_operations = medium_operations(put, put64, closed
 cdef class Private(Medium):
     """Memory of this process alone, which nothing reaches a medium from: to look at a pool without changing it.
 
-    length: bytes.  fd: a file to begin with, of at least so many bytes, which is never written; else it begins with zeros.
+    length: bytes.  fd: a file to begin with, of at least so many bytes, which is never written; else it begins with zeros.  Only
+    pages that are changed take memory.
     """
+
+    def __cinit__(self):
+        self.fd = -1
 
     def __init__(self, uint64_t length, int fd=-1):
         cdef void *base
-        cdef int flags = MAP_PRIVATE | MAP_NORESERVE | (MAP_ANONYMOUS if fd < 0 else 0)
         if self.c.base != NULL:
             raise InvalidArgument("it was made already")
-        base = mmap(NULL, max(length, 1), PROT_READ | PROT_WRITE, flags, fd, 0)
+        base = mmap(NULL, max(length, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_ANONYMOUS, -1, 0)
         if base == MAP_FAILED:
-            failure = FabricError(f"{length} bytes cannot be mapped: {os.strerror(errno)}", hint="free some memory")
-            failure.errno = errno
-            raise failure
+            raise self.refused(length)
         self.mapped = max(length, 1)
         self.c.length = length
         self.c.base = <char *> base
         self.c.ops = &private_operations
+        if fd >= 0:
+            self.fd = os.dup(fd)
+            self.map_file()
+
+    cdef object refused(self, uint64_t length):
+        failure = FabricError(f"{length} bytes cannot be mapped: {os.strerror(errno)}", hint="free some memory")
+        failure.errno = errno
+        return failure
+
+    cdef int map_file(self) except -1:
+        """What the file has bytes for.  Its holes stay memory of zeros: on a file system in memory, looking into a hole takes a
+        page, and ends the process (SIGBUS) where none is left."""
+        cdef uint64_t at = 0, begin, end, pieces = 0
+        cdef int64_t found
+        while at < self.c.length:
+            begin, end = at, self.c.length
+            found = lseek(self.fd, at, SEEK_DATA)
+            if found < 0 and errno == ENXIO:
+                break
+            if found >= 0:                     # else it is a device, which has none
+                begin = <uint64_t> found // PAGE * PAGE
+                found = lseek(self.fd, found, SEEK_HOLE) if pieces < MOST_PIECES else -1
+                if found >= 0:
+                    end = min(end, (<uint64_t> found + PAGE - 1) // PAGE * PAGE)
+            if begin >= end:
+                break
+            if mmap(self.c.base + begin, end - begin, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, self.fd,
+                    begin) == MAP_FAILED:
+                raise self.refused(end - begin)
+            pieces += 1
+            at = end
+        return 0
+
+    def copy(self):
+        """The same bytes once more; what is the file's in this one is so in that one, too."""
+        cdef Private other = Private(self.c.length, self.fd)
+        cdef uint64_t at = 0, n
+        self.check(0, self.c.length)
+        with nogil:
+            while at < self.c.length:
+                n = min(PAGE, self.c.length - at)
+                if memcmp(self.c.base + at, other.c.base + at, n):
+                    memcpy(other.c.base + at, self.c.base + at, n)
+                at += n
+        return other
 
     def __dealloc__(self):
         self.unmap()
@@ -158,6 +217,9 @@ cdef class Private(Medium):
         if self.c.base != NULL:
             munmap(self.c.base, self.mapped)
             self.c.base = NULL
+        if self.fd >= 0:
+            close_fd(self.fd)
+            self.fd = -1
 
     cpdef close(self):
         """Give the memory back; may be called again."""

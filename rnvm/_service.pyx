@@ -1,6 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The service behind a pool (RFP's rings carry its calls, messages.h says what they are)."""
 
+import os
 import threading
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -19,7 +20,7 @@ from rnvm._calls cimport call_acquire, call_grant, call_leave, call_outcome, cal
 from rnvm._clients cimport client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep
 from rnvm._guests cimport GRANTED, guest, guests_begin, guests_settle, lock, lock_ask, lock_leave, locks_publish, waiter
 from rnvm._layout cimport (
-    RNVM_ATTACHED, RNVM_FENCED, RNVM_MOST_CODEC, RNVM_PAGE, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_up)
+    RNVM_ATTACHED, RNVM_FENCED, RNVM_MOST_CODEC, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_up)
 from rnvm._messages cimport *
 from rnvm.pool._replay cimport pool_collect, pool_replay, pool_settled
 from rnvm.pool._state cimport pool
@@ -31,6 +32,8 @@ cdef enum:
     CHECKPOINT = 20000000      # ns after which what was applied is made durable although there is still room in the logs
     NAP = 50000                # ns between two looks whether the holder of a lock is outside
     SWEEP = 100000000          # ns between two looks at sessions that have ended
+
+cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef class PoolService(Service):
@@ -85,7 +88,7 @@ cdef class PoolService(Service):
         """The whole pool, for front-ends to read."""
         cdef pool *p = self.b.g.p
         return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(), 0,
-                                   rnvm_up(p.g.size, RNVM_PAGE), REMOTE_READ)
+                                   rnvm_up(p.g.size, PAGE), REMOTE_READ)
 
     def keep_words(self, Region words not None):
         """Memory of zeros in which front-ends settle by compare-and-swap who has a lock: 8 bytes for each structure."""
@@ -114,7 +117,7 @@ cdef class PoolService(Service):
                 raise ConnectionFailed("the session has ended, or there never was such a one")
             offset = rnvm_operation_ring_at(&p.g, index)
             region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset,
-                                       p.g.operation_ring + p.g.memory_ring, REMOTE_WRITE)
+                                       p.g.rings, REMOTE_WRITE)
             if self.b.g.cut_off != NULL:
                 self.rings.setdefault(index, []).append(region)
             return region

@@ -23,7 +23,7 @@ from rnvm.frontend._attachment import DEATH
 from rnvm.pool._pool import Pool
 
 WORD = 8  # bytes: what a front-end says of each structure
-PAGE = 4096
+PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Backend(Hosted):

@@ -7,7 +7,6 @@ that a structure owns are those that it reaches.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 from collections.abc import Iterator
@@ -41,7 +40,7 @@ class Checked:
 def check(path: str | os.PathLike[str]) -> Checked:
     """Look at a pool that nobody has open; it is not changed.
 
-    Raises NotAPool, PoolTooNew or PoolInUse; what is wrong with a pool is returned.
+    Raises NotAPool, PoolTooNew, PoolTooOld or PoolInUse; what is wrong with a pool is returned.
     """
     with pools.view(path) as (view, _):
         return check_copy(view)
@@ -85,14 +84,13 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
 
 def account(pool: Pool) -> dict[str, Any]:
     """Counts of blocks by owner.  Those of structures that are gone were freed when it was opened."""
-    owners = _drive.owners(pool)
-    of = collections.Counter(owner - USED - 1 for owner in owners if owner & UNKNOWN == USED)
+    owners = _drive.counts(pool)
     return {
-        "blocks": len(owners),
-        "free": owners.count(NOBODY),
-        "granted": sum(owner & UNKNOWN == GRANTED for owner in owners),
-        "unknown": owners.count(UNKNOWN),
-        "used": {name: of[index] for name, index in pool.names.items()},
+        "blocks": sum(owners.values()),
+        "free": owners.get(NOBODY, 0),
+        "granted": sum(count for owner, count in owners.items() if owner & UNKNOWN == GRANTED),
+        "unknown": owners.get(UNKNOWN, 0),
+        "used": {name: owners.get(USED + index + 1, 0) for name, index in pool.names.items()},
         "recovered": pool.recovered,
     }
 
@@ -117,6 +115,10 @@ def mend_copy(view: Private) -> tuple[list[str], list[str]]:
     for finding in inspection.run():
         if finding.kind != "damage":
             mended.append(f"{finding.where}: {finding.mend}")
+        elif finding.part == "owners":
+            turned, _ = mend_owners(view, inspection, finding)
+            if turned:
+                mended.append(f"{finding.where}: one bit was turned back" + (f", in {turned} words" if turned > 1 else ""))
         elif _mend.bit(view, inspection, finding.part, finding.at):
             mended.append(f"{finding.where}: one bit was turned back")
     # The rest is given up; what became whole may show more.
@@ -124,11 +126,23 @@ def mend_copy(view: Private) -> tuple[list[str], list[str]]:
         inspection = Inspection(view)
         damage = [finding for finding in inspection.run() if finding.kind == "damage"]
         for finding in damage:
-            _mend.lose(view, inspection, finding.part, finding.at, finding.number)
+            if finding.part == "owners":
+                mend_owners(view, inspection, finding, give_up=True)
+            else:
+                _mend.lose(view, inspection, finding.part, finding.at, finding.number)
             lost.append(f"{finding.where}: {finding.what}: {LOSSES[finding.part]}")
         if not damage:
             break
     mend_logs(view, mended, lost)
+    return mended, lost
+
+
+def mend_owners(view: Private, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
+    """Turn bits back in damaged words of owners, and give up what cannot be mended: how many words of each."""
+    mended = lost = 0
+    for first in range(finding.number, finding.number + finding.count, PIECE):  # of millions of words: Ctrl-C comes through
+        turned, left = _mend.owners(view, inspection, first, min(PIECE, finding.number + finding.count - first), give_up)
+        mended, lost = mended + turned, lost + left
     return mended, lost
 
 
@@ -153,19 +167,11 @@ def mend_area(view: Private, mended: list[str], lost: list[str]) -> None:
             return
 
 
-def copied(view: Private) -> Private:
-    """The same bytes once more."""
-    copy = Private(view.length)
-    for at in range(0, view.length, PIECE):
-        copy.poke(at, view.read(at, min(PIECE, view.length - at)))
-    return copy
-
-
 def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
     """Turn bits of log records back, one record after the other, as long as that helps."""
     given_up: set[tuple[str, int]] = set()
     while True:
-        with contextlib.closing(copied(view)) as copy, Pool(copy, accept_loss=True) as pool:
+        with contextlib.closing(view.copy()) as copy, Pool(copy, accept_loss=True) as pool:
             losses = [loss for loss in pool.losses + pool.torn if (loss.part, loss.number) not in given_up]
             if not losses:
                 return
@@ -181,7 +187,7 @@ def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
 def mend_nodes(view: Private, mended: list[str]) -> None:
     """Turn bits of nodes back, one node after the other, as long as that helps.  What cannot be mended, a check still finds."""
     while True:
-        with contextlib.closing(copied(view)) as copy, Pool(copy) as pool:
+        with contextlib.closing(view.copy()) as copy, Pool(copy) as pool:
             done = [
                 f"{finding.where}: one bit of the node at {finding.at} was turned back"
                 for finding in walk(pool)[1]
@@ -196,32 +202,58 @@ def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """Mend a pool that nobody has open: what was mended, and what was lost for good.
 
     One flipped bit in anything that is checksummed is turned back.  Where more is damaged, what cannot be known is given up, so
-    that the rest can be used: copy the pool first.  Raises PoolDamaged where nothing can be done; the pool is unchanged then.
+    that the rest can be used: copy the pool first.  Front-ends that still have the pool of a dead back-end mapped are told that
+    their sessions are over before the repair looks at anything: what they had acknowledged by then is in the logs, and counts.
+    Raises PoolDamaged where nothing can be done; the pool is unchanged then.
     """
-    with changing(path) as view:
-        mended, lost = mend_copy(view)
-    # Opening mends copies and recovers.
-    with pools.open_pool(path, accept_loss=True) as pool:
-        mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
-    with changing(path) as view:
-        mend_nodes(view, mended)
+    with pools.claim(path) as claimed:
+        with _changing(claimed) as view:
+            mended, lost = mend_copy(view)
+        # Opening mends copies and recovers.
+        with claimed.pool(accept_loss=True) as pool:
+            mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
+        with _changing(claimed) as view:
+            mend_nodes(view, mended)
     return mended, lost
 
 
 @contextlib.contextmanager
 def changing(path: str | os.PathLike[str]) -> Iterator[Private]:
-    """A private copy of a pool that nobody has open; what has changed in it in the end is written to the pool."""
-    with contextlib.ExitStack() as stack:
-        view, _ = stack.enter_context(pools.view(path))
-        before = stack.enter_context(contextlib.closing(copied(view)))
+    """A private copy of a pool that nobody has open; what has changed in it in the end is written to the pool.
+
+    Nobody else opens the pool meanwhile, and the sessions of front-ends that still have it mapped are ended first.
+    """
+    with pools.claim(path) as claimed, _changing(claimed) as view:
         yield view
-        changes = [
-            (at, new)
-            for at in range(0, view.length, PIECE)
-            if (new := view.read(at, min(PIECE, view.length - at))) != before.read(at, len(new))
-        ]
-    if changes:
-        with contextlib.closing(pools.open_raw(path)) as medium:
+
+
+@contextlib.contextmanager
+def _changing(claimed: pools.Claim) -> Iterator[Private]:
+    with contextlib.closing(claimed.view()) as view:
+        yield view
+        with contextlib.closing(claimed.view()) as now:
+            changes = [
+                (at, new)
+                for at in range(0, view.length, PIECE)
+                if (new := view.read(at, min(PIECE, view.length - at))) != now.read(at, len(new))
+            ]
+        area = _ahead.look(view) or {"at": 0, "bytes": 0}
+    if not changes:
+        return
+    # What frames say counts until their area says otherwise: so that goes last.  (In a file the medium itself sees to it.)
+    last = range(area["at"], area["at"] + area["bytes"])
+    with contextlib.closing(claimed.raw()) as medium:
+        for within in (False, True):
             for at, new in changes:
-                medium.write(at, new)
+                for begin, end, inside in _cut(at, at + len(new), last):
+                    if inside == within:
+                        medium.write(begin, new[begin - at : end - at])
             medium.drain()
+
+
+def _cut(begin: int, end: int, area: range) -> Iterator[tuple[int, int, bool]]:
+    """The parts of a range before, within and behind another one, and whether they are within."""
+    at, behind = max(begin, min(end, area.start)), max(begin, min(end, area.stop))
+    for first, last, inside in ((begin, at, False), (at, behind, True), (behind, end, False)):
+        if first < last:
+            yield first, last, inside

@@ -2,20 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 
+from rfp import address as addresses
 from rfp import units
-from rfp.address import Address
+from rfp.address import PATH_LIMIT, Address
 from rfp.connecting import Opener
 from rfp.control import Credentials
-from rfp.errors import InvalidArgument, Unsupported
+from rfp.errors import InvalidAddress, InvalidArgument, Unsupported
 from rnvm.frontend._frontend import FrontEnd
 
 LOCKS = ("sticky", "each", "cas")
 
 
+def address_of(pool: str | os.PathLike[str]) -> Address:
+    """Where `rnvm serve` serves a pool unless it is given another address.
+
+    That is POOL.socket beside it where its folder is this user's alone, else a socket in this user's run directory whose name
+    is made of the pool's path.  Raises InvalidAddress where that directory cannot be used.
+    """
+    path = os.path.realpath(pool)
+    beside = f"{path}.socket"
+    try:
+        if len(os.fsencode(beside)) <= PATH_LIMIT and addresses.check_private(os.path.dirname(path)):
+            return Address("shm", path=beside)
+    except InvalidAddress:
+        pass
+    return addresses.own("pool-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:32])
+
+
+def _find(address: str | os.PathLike[str] | Address) -> Address:
+    """The address that is given, or that of the pool with this path."""
+    if isinstance(address, Address) or (isinstance(address, str) and "://" in address):
+        return addresses.parse(address)
+    if not isinstance(address, (str, os.PathLike)) or not os.path.exists(address):
+        raise InvalidAddress(
+            f"{address!r} is neither an address nor the path of a pool",
+            hint="write shm://PATH-OF-SOCKET, rdma://HOST:PORT, or the path of a pool that `rnvm serve` serves on this host",
+        )
+    return address_of(address)
+
+
 def connect(
-    address: str | Address,
+    address: str | os.PathLike[str] | Address,
     *,
     durability: str = "persistent",
     timeout: float = 5.0,
@@ -31,7 +61,7 @@ def connect(
 ) -> FrontEnd:
     """Connects to a back-end and returns the front-end in which structures are opened.
 
-    address: what `Backend.address` says.  durability: what a call that returns has made sure of: "persistent" (it survives any
+    address: what `Backend.address` says; or the path of a pool that `rnvm serve` serves on this host.  durability: what a call that returns has made sure of: "persistent" (it survives any
     crash), "volatile" (others see it), "replicated" (also a mirror has it: not yet).  timeout: seconds that a call may take.
     reconnect: find the back-end again when it was lost.  cache: bytes of nodes that are kept here; 0: none.  oplog: write
     operations to the operation log first, and what they change in batches later; without it every operation writes its changes
@@ -56,7 +86,7 @@ def connect(
     if lock not in LOCKS:
         raise InvalidArgument(f"lock={lock!r}", hint=", ".join(LOCKS))
     return FrontEnd(
-        Opener(address, "rnvm", credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)),
+        Opener(_find(address), "rnvm", credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)),
         durability=durability,
         timeout=timeout,
         reconnect=reconnect,

@@ -4,7 +4,7 @@
  *   8192         superblock, and its second copy a page later
  *   names_at     naming entries, 512 bytes each
  *   sessions_at  sessions of front-ends, 256 bytes each
- *   rings_at     for each session its operation ring, then its memory ring
+ *   rings_at     for each session its operation ring, then its memory ring; each pair begins at a multiple of 64 KiB
  *   ahead_at     the write-ahead area of a pool in a file (ahead.h); it may be missing
  *   groups_at    groups: a map of owners, then the blocks that it describes; the last group may be short of blocks
  *
@@ -20,10 +20,13 @@
 
 #define RNVM_MAGIC 0x6c6f6f704d564e72ull            /* "rNVMpool" */
 #define RNVM_SUPERBLOCK_MAGIC 0x7265707553564e72ull /* "rNVSuper" */
-#define RNVM_MAJOR 1
+#define RNVM_MAJOR 2
 #define RNVM_MINOR 0
 #define RNVM_LINE 64
 #define RNVM_PAGE 4096
+/* A front-end maps its two rings alone, and a kernel maps whole pages: of 4, 16 or 64 KiB.  So the rings of a session begin and end at
+ * multiples of the largest, on every machine, and a pool can be carried from one to the other. */
+#define RNVM_ALIGN 65536
 #define RNVM_HEADERS 0       /* offsets of the first copies; the second ones stand a page later */
 #define RNVM_SUPERBLOCKS 8192
 #define RNVM_NAMES 16384
@@ -34,7 +37,7 @@
 #define RNVM_LARGEST_RING (1ull << 30)
 #define RNVM_LEAST_AHEAD (8 * 4096)
 #define RNVM_MOST_NAMES 0x3fff    /* what an owner can say */
-#define RNVM_MOST_SESSIONS 1024
+#define RNVM_MOST_SESSIONS 1025 /* 1024 front-ends, and the one that is left to somebody */
 
 /* Addresses: 16 bits of back-end, 48 of offset; 0 is null; the low 3 bits are the structures' own. */
 #define RNVM_OFFSET ((1ull << 48) - 1)
@@ -206,6 +209,7 @@ struct rnvm_geometry {
     uint64_t size;
     uint64_t names_at, sessions_at, rings_at, ahead_at, groups_at;
     uint64_t operation_ring, memory_ring, ahead;
+    uint64_t rings;                   /* bytes from one session's rings to the next one's: what a front-end maps */
     uint64_t block, group_map, group; /* bytes; group: of a whole one */
     uint64_t group_blocks;
     uint64_t blocks;                  /* in the pool */
@@ -216,10 +220,9 @@ struct rnvm_geometry {
 
 static inline uint64_t rnvm_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-/* Whether the numbers of a header are possible; then its geometry for a pool of so many bytes. */
-static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size, struct rnvm_geometry *g)
+/* Whether the numbers of a header are possible; then where its parts stand, whatever the size of the pool. */
+static inline int rnvm_parts_of(const struct rnvm_header *h, struct rnvm_geometry *g)
 {
-    uint64_t rest;
     if (h->block < RNVM_LEAST_BLOCK || h->block > RNVM_LARGEST_BLOCK || h->block & (h->block - 1)) return 0;
     if (!h->names || h->names > RNVM_MOST_NAMES || !h->sessions || h->sessions > RNVM_MOST_SESSIONS) return 0;
     if (!h->group_map || h->group_map % h->block || h->group_map > RNVM_LARGEST_RING || !h->backend) return 0;
@@ -228,15 +231,15 @@ static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size, s
     if (h->operation_ring > RNVM_LARGEST_RING || h->memory_ring > RNVM_LARGEST_RING) return 0;
     g->names_at = RNVM_NAMES;
     g->sessions_at = g->names_at + rnvm_up(h->names * sizeof(struct rnvm_name), RNVM_PAGE);
-    g->rings_at = g->sessions_at + rnvm_up(h->sessions * sizeof(struct rnvm_session), RNVM_PAGE);
+    g->rings_at = rnvm_up(g->sessions_at + h->sessions * sizeof(struct rnvm_session), RNVM_ALIGN);
+    g->rings = rnvm_up(h->operation_ring + h->memory_ring, RNVM_ALIGN);
     if (h->ahead % RNVM_PAGE || h->ahead > RNVM_LARGEST_RING || (h->ahead && h->ahead < RNVM_LEAST_AHEAD)) return 0;
     if (!h->ahead != !(h->incompatible & RNVM_WRITE_AHEAD)) return 0;
-    g->ahead_at = g->rings_at + h->sessions * (h->operation_ring + h->memory_ring);
-    g->groups_at = rnvm_up(g->ahead_at + h->ahead, h->block > RNVM_PAGE ? h->block : RNVM_PAGE);
+    g->ahead_at = g->rings_at + h->sessions * g->rings;
+    g->groups_at = rnvm_up(g->ahead_at + h->ahead, h->block > RNVM_ALIGN ? h->block : RNVM_ALIGN);
     if (g->names_at != h->names_at || g->sessions_at != h->sessions_at || g->rings_at != h->rings_at) return 0;
     if (h->ahead && g->ahead_at != h->ahead_at) return 0;
-    if (g->groups_at != h->groups_at || size > RNVM_OFFSET || size < g->groups_at + h->group_map + h->block) return 0;
-    g->size = size;
+    if (g->groups_at != h->groups_at) return 0;
     g->operation_ring = h->operation_ring;
     g->memory_ring = h->memory_ring;
     g->ahead = h->ahead;
@@ -244,13 +247,22 @@ static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size, s
     g->group_map = h->group_map;
     g->group_blocks = h->group_map / 8 * RNVM_OWNERS;
     g->group = h->group_map + g->group_blocks * h->block;
-    rest = (size - g->groups_at) % g->group;
-    if (rest && (rest <= h->group_map || (rest - h->group_map) % h->block)) return 0;
-    g->blocks = (size - g->groups_at) / g->group * g->group_blocks + (rest ? (rest - h->group_map) / h->block : 0);
     g->names = h->names;
     g->sessions = h->sessions;
     g->seed = rfp_crc32c(0, h->uuid, sizeof h->uuid);
     g->backend = h->backend;
+    return 1;
+}
+
+/* The same for a pool of so many bytes. */
+static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size, struct rnvm_geometry *g)
+{
+    uint64_t rest;
+    if (!rnvm_parts_of(h, g) || size > RNVM_OFFSET || size < g->groups_at + g->group_map + g->block) return 0;
+    g->size = size;
+    rest = (size - g->groups_at) % g->group;
+    if (rest && (rest <= g->group_map || (rest - g->group_map) % g->block)) return 0;
+    g->blocks = (size - g->groups_at) / g->group * g->group_blocks + (rest ? (rest - g->group_map) / g->block : 0);
     return 1;
 }
 
@@ -264,7 +276,7 @@ static inline uint64_t rnvm_session_at(const struct rnvm_geometry *g, uint32_t s
 }
 static inline uint64_t rnvm_operation_ring_at(const struct rnvm_geometry *g, uint32_t session)
 {
-    return g->rings_at + session * (g->operation_ring + g->memory_ring);
+    return g->rings_at + session * g->rings;
 }
 static inline uint64_t rnvm_memory_ring_at(const struct rnvm_geometry *g, uint32_t session)
 {
@@ -284,6 +296,15 @@ static inline uint64_t rnvm_owner_word_at(const struct rnvm_geometry *g, uint64_
 static inline uint32_t rnvm_owner_shift(const struct rnvm_geometry *g, uint64_t block)
 {
     return (uint32_t)(block % g->group_blocks % RNVM_OWNERS * 16);
+}
+/* The words of owners of all groups, in order; also those at the end of the last map, whose blocks are still to come. */
+static inline uint64_t rnvm_words(const struct rnvm_geometry *g)
+{
+    return (g->size - g->groups_at + g->group - 1) / g->group * (g->group_map / 8);
+}
+static inline uint64_t rnvm_word_at(const struct rnvm_geometry *g, uint64_t word)
+{
+    return g->groups_at + word / (g->group_map / 8) * g->group + word % (g->group_map / 8) * 8;
 }
 /* The block that an offset lies in, or RNVM_NO_BLOCK. */
 static inline uint64_t rnvm_block_of(const struct rnvm_geometry *g, uint64_t offset)

@@ -25,9 +25,11 @@ from rnvm import _ahead, sizes
 from rnvm._image import Image
 from rnvm._persistence import Medium, Private
 from rnvm._pmem import Direct, file_system, flush_instruction, maps_synchronously
-from rnvm.pool._inspect import Inspection
-from rnvm.pool._pool import Pool, format_medium, grow_medium
+from rnvm.pool import _mend
+from rnvm.pool._inspect import Inspection, damaged
+from rnvm.pool._pool import Pool, format_medium, grow_medium, grown
 
+PAGE = os.sysconf("SC_PAGE_SIZE")
 PROMISES = {
     "direct": "what was acknowledged survives a power failure: cache lines are flushed ({how})",
     "image": "what was acknowledged survives a power failure, if the disk keeps what it syncs",
@@ -75,7 +77,10 @@ def length(fd: int) -> int:
     if stat.S_ISCHR(status.st_mode):
         with open(f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/size") as file:
             return int(file.read())
-    return os.lseek(fd, 0, os.SEEK_END)
+    try:
+        return os.lseek(fd, 0, os.SEEK_END)
+    except OSError as error:
+        raise NotAPool(f"this is no file that holds a pool: {error.strerror}", hint="another path?") from error
 
 
 @contextlib.contextmanager
@@ -84,6 +89,9 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
     try:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
+        folder = os.path.dirname(os.path.abspath(path))
+        if flags & os.O_CREAT:
+            raise PoolRefused(f"there is no folder {folder} for the pool", hint="make it first, or look for a typing error") from None
         hint = f"make one: rnvm create {os.fspath(path)} --size 1GiB"
         raise NotAPool(f"there is no pool at {os.fspath(path)}", hint=hint) from None
     except FileExistsError:
@@ -106,7 +114,7 @@ def create(
     size: str | int,
     *,
     block: str | int = 4096,
-    front_ends: int = 16,
+    front_ends: int | None = None,
     names: int | None = None,
     operation_log: str | int | None = None,
     memory_log: str | int | None = None,
@@ -117,7 +125,8 @@ def create(
     """Make a pool at a path where nothing is yet, or on a device, whose content is lost.
 
     size: bytes or text like `"1GiB"`; all of it is allocated now.  block: what front-ends get and give back.  front_ends: how
-    many may be attached at once.  names: how many structures there may be.  operation_log, memory_log: bytes for each front-end.
+    many may be attached at once; 16 unless given, fewer in small pools.  names: how many structures there may be.  operation_log,
+    memory_log: bytes for each front-end, and what the longest value depends on (docs/pool.md).
     write_ahead: bytes of the area in which a file on a disk keeps what it syncs; 0: it has none, and syncs pages where they are.
     Pools in memory need none, and have none unless it is given.  backend: the number that its addresses carry.
     assume_persistent: allow a medium that forgets, like /dev/shm.
@@ -150,7 +159,7 @@ def create(
                 if length(fd) < total:
                     raise InvalidArgument(f"the device has only {units.show_size(length(fd))}", hint="a smaller --size")
             else:
-                _allocate(fd, total)
+                _allocate(fd, _whole(total, kind))
             with contextlib.closing(_medium(fd, total, media(fd), force_flush=False)) as medium:
                 format_medium(medium, parts, backend=backend, assume_persistent=assume_persistent)
             if not device:
@@ -162,12 +171,39 @@ def create(
 
 
 def _allocate(fd: int, total: int) -> None:
+    """So many bytes for a file.  Raises FabricError where there is no room, and then has not made the file longer."""
+    before = length(fd)
     try:
         os.posix_fallocate(fd, 0, total)
     except OSError as error:
+        # A file system may have given all that it has before it found that this is too little.
+        with contextlib.suppress(OSError):
+            os.ftruncate(fd, before)
         hint = "a smaller size, or more room on the device"
-        raise FabricError(f"no {units.show_size(total)} for the pool: {error.strerror}", hint=hint) from error
+        failure = FabricError(f"no {units.show_size(total)} for the pool: {error.strerror}", hint=hint)
+        failure.errno = error.errno
+        raise failure from error
     os.fsync(fd)
+
+
+def _whole(size: int, kind: Media) -> int:
+    """The length of a file for a pool of so many bytes: of one that is mapped, processes map whole pages."""
+    return -(-size // PAGE) * PAGE if kind.mode == "direct" else size
+
+
+def _has_holes(fd: int, total: int) -> bool:
+    return stat.S_ISREG(os.fstat(fd).st_mode) and (length(fd) < total or os.lseek(fd, 0, os.SEEK_HOLE) < total)
+
+
+def _fill(fd: int, size: int, kind: Media) -> None:
+    """See to it that a file has a place on its device for each byte of its pool.
+
+    A copy may have holes (cp --sparse, rsync -S), and storing into one where a file system in memory is full ends the process
+    (SIGBUS); its end may be within a page, which front-ends cannot map.
+    """
+    total = _whole(size, kind)
+    if _has_holes(fd, total):
+        _allocate(fd, total)
 
 
 def _sync_folder(path: str | os.PathLike[str]) -> None:
@@ -195,28 +231,29 @@ def open_medium(path: str | os.PathLike[str], *, force_flush: bool = False) -> M
     Raises NotAPool, PoolInUse, PoolRefused, VolatileMedium or FabricError.
     """
     with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
-        kind, total = media(fd), length(fd)
-        with contextlib.closing(_view(fd, total)) as view:
-            inspection = Inspection(view)
-            if kind.volatile and not inspection.assume_persistent:
-                raise VolatileMedium(
-                    f"{os.fspath(path)} is on {kind.kind}, which forgets, and was made for a medium that does not",
-                    hint="copy it back to a disk",
-                )
-            area = _ahead.look(view)
-            carry = kind.mode == "direct" and area and area["frames"] and not (inspection.run() and inspection.fatal)
-            medium = _medium(fd, inspection.size, kind, force_flush=force_flush)
+        return _medium_at(path, fd, force_flush=force_flush)
+
+
+def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = False) -> Medium:
+    kind, total = media(fd), length(fd)
+    with contextlib.closing(_view(fd, total)) as view:
+        inspection = Inspection(view)
+        if kind.volatile and not inspection.assume_persistent:
+            raise VolatileMedium(
+                f"{os.fspath(path)} is on {kind.kind}, which forgets, and was made for a medium that does not",
+                hint="copy it back to a disk",
+            )
+        area = _ahead.look(view)
+        carry = kind.mode == "direct" and area is not None and area["frames"] > 0
+        if (carry or _has_holes(fd, inspection.size)) and inspection.run() and inspection.fatal:
+            raise damaged(inspection.fatal)  # before anything is carried over, or holes are filled that may be all there is
+    _fill(fd, inspection.size, kind)
+    medium = _medium(fd, inspection.size, kind, force_flush=force_flush)
     if carry:
         # A copy, in what is memory, of a file that was not closed: nothing else would look at its area.
         _ahead.apply(medium)
         _ahead.forget(medium)
     return medium
-
-
-def open_raw(path: str | os.PathLike[str]) -> Medium:
-    """The bytes of a file or device, whatever they are, locked for this process: for repair."""
-    with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
-        return _medium(fd, length(fd), media(fd), force_flush=False)
 
 
 def open_pool(path: str | os.PathLike[str], *, force_flush: bool = False, accept_loss: bool = False) -> Pool:
@@ -225,7 +262,10 @@ def open_pool(path: str | os.PathLike[str], *, force_flush: bool = False, accept
     accept_loss: also where logs that were durable are gone.  Raises what open_medium() raises, PoolTooNew and PoolDamaged; the
     pool is unchanged then.
     """
-    medium = open_medium(path, force_flush=force_flush)
+    return _pool_on(open_medium(path, force_flush=force_flush), accept_loss=accept_loss)
+
+
+def _pool_on(medium: Medium, *, accept_loss: bool = False) -> Pool:
     try:
         return Pool(medium, accept_loss=accept_loss)
     except BaseException:
@@ -254,22 +294,73 @@ def _copied(fd: int, total: int) -> Private:
 def view(path: str | os.PathLike[str]) -> Iterator[tuple[Private, Media]]:
     """The bytes of a pool that nobody has open, to look at: whatever is done to them, the pool does not change."""
     flags = os.O_RDONLY if os.path.isfile(path) else os.O_RDWR
-    with _opened(path, flags, fcntl.LOCK_SH) as fd, contextlib.closing(_view(fd, length(fd))) as private:
-        yield private, media(fd)
+    with _opened(path, flags, fcntl.LOCK_SH) as fd:
+        kind = media(fd)
+        with contextlib.closing(_view(fd, length(fd))) as private:
+            yield private, kind
+
+
+class Claim:
+    """A pool that this process alone may open until the claim ends, and that no front-end changes any more.
+
+    The front-ends of a back-end that was killed may still have a pool in memory mapped, and go on with what needs no back-end:
+    each record in a log of theirs is acknowledged when it stands there.  Before somebody writes to the pool what was derived from
+    an earlier state of it, they have to stop.  So their sessions are ended first, as opening the pool does; a front-end looks at
+    its session before it acknowledges anything.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], fd: int) -> None:
+        self.path = path
+        self.fd = fd
+        kind, total = media(fd), length(fd)
+        if kind.mode == "image":  # what they have mapped is a copy, which nobody reads any more
+            return
+        with contextlib.closing(_copied(fd, total)) as view:
+            at, count = _mend.session_table(view)
+        if count:
+            _fill(fd, total, kind)
+            with contextlib.closing(_medium(fd, total, kind, force_flush=False)) as medium:
+                _mend.end_sessions(medium, at, count)
+
+    def view(self) -> Private:
+        """The bytes of the pool as they are now, in memory of our own."""
+        return _view(self.fd, length(self.fd))
+
+    def raw(self) -> Medium:
+        """All of the file or device, whatever it holds."""
+        kind, total = media(self.fd), length(self.fd)
+        _fill(self.fd, total, kind)
+        return _medium(self.fd, total, kind, force_flush=False)
+
+    def pool(self, *, accept_loss: bool = False) -> Pool:
+        """The same as open_pool()."""
+        return _pool_on(_medium_at(self.path, self.fd), accept_loss=accept_loss)
+
+
+@contextlib.contextmanager
+def claim(path: str | os.PathLike[str]) -> Iterator[Claim]:
+    """Claim a pool that no process has open.  Raises NotAPool, PoolInUse or PoolRefused."""
+    with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
+        yield Claim(path, fd)
 
 
 def grow(path: str | os.PathLike[str], size: str | int) -> int:
-    """Make a pool that nobody has open larger: its new size in bytes.  Raises InvalidArgument where it would not grow."""
+    """Make a pool that nobody has open larger: its new size in bytes.
+
+    Raises InvalidArgument where it would not grow, FabricError where there is no room; it is as large as before then.
+    """
     total = units.size(size)
-    with open_pool(path):
-        pass  # it is whole, and closed in order
-    with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
-        if total > length(fd):
+    with claim(path) as claimed:
+        with contextlib.closing(claimed.view()) as view:
+            total = grown(Inspection(view), total)
+        if total > length(claimed.fd):
             if not os.path.isfile(path):
-                raise InvalidArgument(f"the device has only {units.show_size(length(fd))}", hint="a smaller --size")
-            _allocate(fd, total)
-        with contextlib.closing(_medium(fd, length(fd), media(fd), force_flush=False)) as medium:
+                raise InvalidArgument(f"the device has only {units.show_size(length(claimed.fd))}", hint="a smaller --size")
+        with claimed.pool():
+            pass  # it is whole, and closed in order
+        _fill(claimed.fd, total, media(claimed.fd))
+        with contextlib.closing(claimed.raw()) as medium:
             return grow_medium(medium, total)
 
 
-__all__ = ["Media", "create", "grow", "length", "media", "open_medium", "open_pool", "open_raw", "view"]
+__all__ = ["Claim", "Media", "claim", "create", "grow", "length", "media", "open_medium", "open_pool", "view"]

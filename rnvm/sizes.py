@@ -8,10 +8,22 @@ from rfp import units
 from rfp.errors import InvalidArgument
 
 PAGE = 4096
+ALIGN = 65536  # of what processes map for themselves: the largest pages that a kernel has
 NAME, SESSION = 512, 256  # bytes of an entry
 LARGEST = 1 << 48  # what an address reaches
+MOST_FRONT_ENDS = 1024  # a pool has one session more
 BLOCKS_PER_WORD, WORD = 3, 8
 LEAST_AHEAD, MOST_AHEAD = 8 * PAGE, 16 << 20
+
+# What structures ask of a memory log: the longest transaction of one operation is half of it at most.  That is one of a B+tree with
+# keys so long that its pages have two children each: it may cut a page on each level, which writes two pages.
+TREE_PAGE, TREE_CUT, TREE_REST, TREE_LEVELS = 4096, 8160, 16384, 32
+HEADROOM = 3  # levels: pools grow, to eight times of what they had, and their logs do not
+LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen here
+STEP = 32 << 10  # of the logs that are chosen here: the two of a front-end have whole units of ALIGN then
+LARGEST_VALUE = 1 << 20  # of a structure
+LARGEST_NODE = LARGEST_VALUE + PAGE
+RECORD, KEY = 256, 1024  # bytes of headers, at most, and of the longest key
 
 
 def _up(n: int, to: int) -> int:
@@ -30,11 +42,29 @@ class Sizes(NamedTuple):
     ahead: int = 0
 
     @property
+    def sessions_at(self) -> int:
+        """Where the sessions begin, behind the naming entries."""
+        return 4 * PAGE + _up(self.names * NAME, PAGE)
+
+    @property
+    def rings_at(self) -> int:
+        """Where the first session's rings begin."""
+        return _up(self.sessions_at + self.sessions * SESSION, ALIGN)
+
+    @property
+    def rings(self) -> int:
+        """Bytes from the rings of one session to those of the next."""
+        return _up(self.operation_ring + self.memory_ring, ALIGN)
+
+    @property
+    def ahead_at(self) -> int:
+        """Where the write-ahead area begins, if there is one."""
+        return self.rings_at + self.sessions * self.rings
+
+    @property
     def groups_at(self) -> int:
         """Where the data area begins."""
-        sessions_at = 4 * PAGE + _up(self.names * NAME, PAGE)
-        rings_at = sessions_at + _up(self.sessions * SESSION, PAGE)
-        return _up(rings_at + self.sessions * (self.operation_ring + self.memory_ring) + self.ahead, max(PAGE, self.block))
+        return _up(self.ahead_at + self.ahead, max(ALIGN, self.block))
 
     @property
     def group(self) -> int:
@@ -54,14 +84,31 @@ class Sizes(NamedTuple):
             )
         return fitting
 
+    def largest_value(self, size: int) -> int:
+        """Bytes of a value that each structure takes, whatever else it holds, in a pool of so many bytes."""
+        operation = self.operation_ring // 2 - RECORD - KEY
+        memory = self.memory_ring // 2 - cascade(size) - RECORD
+        return max(0, min(LARGEST_VALUE, operation, memory, self.group - self.group_map - RECORD))
+
+
+def cascade(size: int, levels: int = 0) -> int:
+    """The longest transaction of an operation without its value, in a pool of so many bytes; levels: with so many more levels."""
+    return min((size // (2 * TREE_PAGE)).bit_length() + levels, TREE_LEVELS) * TREE_CUT + TREE_REST
+
+
+def least_log(size: int) -> int:
+    """The least that a log must have so that every structure works to the last block of a pool of so many bytes."""
+    return _up(2 * cascade(size), PAGE)
+
 
 def choose(
-    size: int, *, block: int = 4096, front_ends: int = 16, names: int | None = None, operation_log: int | None = None,
+    size: int, *, block: int = 4096, front_ends: int | None = None, names: int | None = None, operation_log: int | None = None,
     memory_log: int | None = None, write_ahead: int | None = None,
 ) -> Sizes:  # fmt: skip
     """Sizes for a pool of so many bytes.
 
-    Unless they are given, its logs take a quarter of it, at most 8 MiB each, its write-ahead area a sixteenth, at most 16 MiB,
+    Unless they are given, its logs take a quarter of it, at most 8 MiB each, but no less than structures need; then there are
+    16 front-ends, or as many as logs in five eighths of the pool allow; its write-ahead area takes a sixteenth, at most 16 MiB,
     and there is a name for each 16 KiB, at most 1024.
     """
     if not 0 < size <= LARGEST:
@@ -70,18 +117,35 @@ def choose(
         raise InvalidArgument(f"blocks of {block} bytes", hint="a power of two from 512 to 1MiB")
     if names is None:
         names = min(1024, max(16, size >> 14))
-    if not 1 <= front_ends <= 1024 or not 1 <= names <= 0x3FFF:
-        raise InvalidArgument(f"{front_ends} front-ends, {names} names", hint="1 to 1024 front-ends, 1 to 16383 names")
-    default = min(8 << 20, max(4 * PAGE, size // (8 * front_ends) // PAGE * PAGE))
+    if not 1 <= (front_ends or 1) <= MOST_FRONT_ENDS or not 1 <= names <= 0x3FFF:
+        hint = f"1 to {MOST_FRONT_ENDS} front-ends, 1 to 16383 names"
+        raise InvalidArgument(f"{front_ends} front-ends, {names} names", hint=hint)
+    default = min(8 << 20, size // (8 * (front_ends or 16)) // PAGE * PAGE)
+    if default < _up(2 * cascade(size, HEADROOM), STEP):
+        # What the structures need, and to grow if there is room for that.
+        default = next(
+            (log for levels in range(HEADROOM, 0, -1)
+             if ((front_ends or 1) + 1) * 2 * (log := _up(2 * cascade(size, levels), STEP)) <= LOGS * size),
+            _up(least_log(size), STEP),
+        )  # fmt: skip
     rings = [default if ring is None else ring for ring in (operation_log, memory_log)]
     for ring in rings:
-        if ring % PAGE or not PAGE <= ring <= 1 << 30:
-            raise InvalidArgument(f"a log of {ring} bytes", hint="a multiple of 4096, from 4KiB to 1GiB")
+        if ring % PAGE or not least_log(size) <= ring <= 1 << 30:
+            raise InvalidArgument(
+                f"a log of {units.show_size(ring)} in a pool of {units.show_size(size)}",
+                hint=f"a multiple of 4096, from {units.show_size(least_log(size))} (what the structures need) to 1GiB",
+            )
+    if front_ends is None:
+        front_ends = max(1, min(16, int(LOGS * size) // _up(sum(rings), ALIGN) - 1))
     if write_ahead is None:
         write_ahead = min(MOST_AHEAD, size // 16 // PAGE * PAGE)
         write_ahead = write_ahead if write_ahead >= LEAST_AHEAD else 0
     if write_ahead % PAGE or (write_ahead and not LEAST_AHEAD <= write_ahead <= 1 << 30):
         raise InvalidArgument(f"a write-ahead area of {write_ahead} bytes", hint="a multiple of 4096, from 32KiB to 1GiB; or 0")
-    # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group.
+    # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group, so the longest node has
+    # to fit into one.
+    maps = 1 if size < 1 << 20 else 8
+    while maps > 1 and maps * block // WORD * BLOCKS_PER_WORD * block < LARGEST_NODE:
+        maps += 1
     # One session more than front-ends, which only sessions of dead ones leave to somebody: see _service.attach().
-    return Sizes(block, names, front_ends + 1, rings[0], rings[1], block if size < 1 << 20 else 8 * block, write_ahead)
+    return Sizes(block, names, front_ends + 1, rings[0], rings[1], maps * block, write_ahead)

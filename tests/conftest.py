@@ -188,6 +188,14 @@ def seed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture
+def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pools may be made with logs that some structures need more than: they wrap soon, and are full soon."""
+    from rnvm import sizes
+
+    monkeypatch.setattr(sizes, "least_log", lambda size: 4096)
+
+
+@pytest.fixture
 def rng(seed: int) -> random.Random:
     """A random generator of this test's own, drawn from the run's seed."""
     return random.Random(seed)

@@ -95,6 +95,19 @@ static inline char *rfp_memfd_map_new(int fd, uint64_t length)
     return NULL;
 }
 
+/* The same without preallocation: pages that are never touched take no memory. */
+static inline char *rfp_memfd_map_sparse(int fd, uint64_t length)
+{
+    char *base;
+    if (ftruncate(fd, (off_t)length)) return NULL;
+    base = (char *)mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (base == MAP_FAILED) return NULL;
+    if (length >= RFP_HUGE_PAGE) madvise(base, length, MADV_HUGEPAGE);
+    if (!madvise(base, length, MADV_DONTFORK)) return base;
+    munmap(base, length);
+    return NULL;
+}
+
 /* After this nobody can resize it, and, unless it is meant to be writable, only the owner's own mapping can write to it. */
 static inline int rfp_memfd_seal(int fd, int writable)
 {

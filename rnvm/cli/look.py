@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
 from typing import Any
 
@@ -13,10 +14,12 @@ from rfp.cli.text import grouped, plural, table
 from rfp.errors import PoolDamaged
 from rnvm import _ahead, pools
 from rnvm import check as checking
+from rnvm._persistence import Private
 from rnvm.cli.kinds import WITH, load
 from rnvm.cli.make import POOL
 from rnvm.pool import _dump
 from rnvm.pool._inspect import Inspection
+from rnvm.sizes import Sizes
 
 
 def when(seconds: int) -> str:
@@ -24,9 +27,15 @@ def when(seconds: int) -> str:
     return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+MOST_LINES = 1000  # of findings that are printed
+
+
 def text(value: bytes) -> str:
-    """Bytes that are mostly text."""
-    return value.decode(errors="backslashreplace")
+    """A name for a terminal: what could steer it, or is no text, is written as Python would write it, and so is a backslash."""
+    return "".join(
+        each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode()
+        for each in value.decode(errors="surrogateescape")
+    )
 
 
 def figures(path: str) -> dict[str, Any]:
@@ -34,15 +43,18 @@ def figures(path: str) -> dict[str, Any]:
     with pools.view(path) as (view, media):
         inspection = Inspection(view)
         inspection.run()
-        runs = _dump.owners(inspection)
         sessions = _dump.sessions(inspection)
+        about = _dump.description(inspection)
+        parts = Sizes(about["block"], about["names"], len(sessions), about["operation_log"], about["memory_log"],
+                      about["group_map"], about["write_ahead"])  # fmt: skip
         return {
             "pool": path,
-            **_dump.description(inspection),
+            **about,
+            "largest_value": parts.largest_value(about["size"]),
             "medium": media.kind,
             "mode": media.mode,
             "promise": media.promise,
-            "free_blocks": sum(count for _, count, whose in runs if whose == "free"),
+            "free_blocks": _dump.counts(inspection).get("free", 0),
             "structures": len(inspection.names),
             "attached": sum(session["state"] != "free" for session in sessions),
             "frames": (_ahead.look(view) or {}).get("frames", 0),
@@ -77,6 +89,7 @@ def info(pool: str, as_json: bool) -> None:
         ["structures", f"{found['structures']} of at most {grouped(found['names'])}"],
         ["front-ends", f"{found['attached']} of at most {grouped(found['front_ends'])}, {logs}"],
     ]
+    rows.append(["values", f"up to {units.show_size(found['largest_value'])} always fit"])
     if found["write_ahead"]:
         waiting = plural(found["frames"], "frame")
         rows.append(["write-ahead", f"{units.show_size(found['write_ahead'])}, {waiting} not written back"])
@@ -109,20 +122,22 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         mended, lost = checking.repair(pool)
     found = checking.check(pool)
     if as_json:
-        findings = [{"kind": each.kind, "where": each.where, "what": each.what, "mend": each.mend} for each in found.findings]
+        findings = [
+            {"kind": each.kind, "where": each.where, "what": each.what, "mend": each.mend}
+            for each in found.findings[:MOST_LINES]
+        ]
         structures = [{"name": plain(name), **found.figures["reached"].get(name, {}), "used": used}
                       for name, used in found.figures.get("used", {}).items()]  # fmt: skip
-        click.echo(json.dumps({"findings": findings, "mended": mended, "lost": lost, "sound": found.sound,
-                               "structures": structures}))  # fmt: skip
+        left_out = max(0, len(found.findings) - MOST_LINES)
+        click.echo(json.dumps({"findings": findings, "findings_left_out": left_out, "mended": mended, "lost": lost,
+                               "sound": found.sound, "structures": structures}))  # fmt: skip
     else:
-        for line in mended:
-            click.echo(f"mended: {line}")
-        for line in lost:
-            click.echo(f"LOST: {line}")
-        for finding in found.findings:
-            click.echo(str(finding))
-            if finding.mend and finding.kind != "doubt":
-                click.echo(f"  --repair: {finding.mend}")
+        print_some([f"mended: {line}" for line in mended])
+        print_some([f"LOST: {line}" for line in lost])
+        print_some(
+            f"{finding}\n  --repair: {finding.mend}" if finding.mend and finding.kind != "doubt" else str(finding)
+            for finding in found.findings
+        )
         for line in found.figures.get("recovered", []):
             if not line.startswith(("doubt", "damage")):
                 click.echo(f"note: {line}")
@@ -131,6 +146,16 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         click.echo(summary(found))
     if not found.sound or lost:
         raise click.exceptions.Exit(1)
+
+
+def print_some(lines: Iterable[str]) -> None:
+    """Lines of which there may be very many."""
+    count = 0
+    for count, line in enumerate(lines, 1):
+        if count <= MOST_LINES:
+            click.echo(line)
+    if count > MOST_LINES:
+        click.echo(f"... and {grouped(count - MOST_LINES)} more")
 
 
 def reached(found: checking.Checked) -> list[str]:
@@ -167,9 +192,7 @@ def ls(pool: str, as_json: bool) -> None:
     with pools.view(pool) as (view, _):
         inspection = Inspection(view)
         names = _dump.names(inspection)
-        blocks: dict[str, int] = {}
-        for _, count, whose in _dump.owners(inspection):
-            blocks[whose] = blocks.get(whose, 0) + count
+        blocks = _dump.counts(inspection)
     for each in names:
         each["blocks"] = blocks.get(f"used by entry {each['entry']}", 0)
     if as_json:
@@ -187,9 +210,9 @@ def ls(pool: str, as_json: bool) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same for JSON: bytes as text, and in hexadecimal where they are none."""
+    """The same for JSON: bytes as the text that they are in UTF-8; such as are none, as Python's "surrogateescape" has them."""
     if isinstance(value, bytes):
-        return value.decode() if value.isascii() and value.decode().isprintable() else value.hex()
+        return value.decode(errors="surrogateescape")
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items()}
     return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
@@ -213,17 +236,23 @@ def dump(pool: str) -> None:
         except PoolDamaged as error:
             click.echo(json.dumps({"part": "finding", "what": str(error)}))
             raise
-        out = [{"part": "pool", **_dump.description(inspection)}]
-        out += [{"part": "name", **each} for each in _dump.names(inspection)]
-        for session in _dump.sessions(inspection):
-            out.append({"part": "session", **session})
-            for which in ("operations", "memory"):
-                records = _dump.records(inspection, session["session"], which)
-                out += [{"part": "record", "log": which, "session": session["session"], **record} for record in records]
-        if area := _ahead.look(view):
-            out.append({"part": "write-ahead area", **area})
-        runs = _dump.owners(inspection)
-        out += [{"part": "blocks", "first": first, "count": count, "owner": whose} for first, count, whose in runs]
-        out += [{"part": "finding", "kind": each.kind, "where": each.where, "what": each.what} for each in inspection.run()]
-    for each in out:
-        click.echo(json.dumps(plain(each)))
+        for each in parts(view, inspection):
+            click.echo(json.dumps(plain(each)))
+
+
+def parts(view: Private, inspection: Inspection) -> Iterator[dict[str, Any]]:
+    """What `rnvm dump` prints."""
+    yield {"part": "pool", **_dump.description(inspection)}
+    for name in _dump.names(inspection):
+        yield {"part": "name", **name}
+    for session in _dump.sessions(inspection):
+        yield {"part": "session", **session}
+        for which in ("operations", "memory"):
+            for record in _dump.records(inspection, session["session"], which):
+                yield {"part": "record", "log": which, "session": session["session"], **record}
+    if area := _ahead.look(view):
+        yield {"part": "write-ahead area", **area}
+    for first, count, whose in _dump.owners(inspection):
+        yield {"part": "blocks", "first": first, "count": count, "owner": whose}
+    for each in inspection.run():
+        yield {"part": "finding", "kind": each.kind, "where": each.where, "what": each.what}

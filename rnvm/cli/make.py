@@ -7,6 +7,7 @@ import click
 from rfp import units
 from rfp.cli.options import SIZE
 from rnvm import pools
+from rnvm.sizes import MOST_FRONT_ENDS
 
 POOL = click.argument("pool", type=click.Path())
 
@@ -15,9 +16,9 @@ POOL = click.argument("pool", type=click.Path())
 @POOL
 @click.option("--size", "-s", type=SIZE, required=True, help="All of it is allocated now, e.g. 1GiB.")
 @click.option("--block", type=SIZE, default="4KiB", show_default=True, help="What front-ends get and give back.")
-@click.option("--front-ends", type=click.IntRange(1, 1024), default=16, show_default=True, help="At most, at the same time.")
+@click.option("--front-ends", type=click.IntRange(1, MOST_FRONT_ENDS), help="At most, at the same time.  [default: 16, fewer in small pools]")
 @click.option("--names", type=click.IntRange(1, 16383), help="Structures at most.  [default: one for each 16KiB, at most 1024]")
-@click.option("--operation-log", type=SIZE, help="For each front-end.  [default: an eighth of the pool, at most 8MiB each]")
+@click.option("--operation-log", type=SIZE, help="For each front-end.  [default: what structures need, an eighth of the pool for all, at most 8MiB each]")
 @click.option("--memory-log", type=SIZE, help="For each front-end.  [default: the same]")
 @click.option("--write-ahead", type=SIZE, help="For syncs of a file.  [default: a sixteenth, at most 16MiB; none in memory]")
 @click.option("--backend", type=click.IntRange(1, 65535), default=1, show_default=True, help="The number in its addresses.")
@@ -26,7 +27,7 @@ def create(
     pool: str,
     size: int,
     block: int,
-    front_ends: int,
+    front_ends: int | None,
     names: int | None,
     operation_log: int | None,
     memory_log: int | None,
@@ -48,6 +49,8 @@ def create(
     )  # fmt: skip
     with pools.view(pool) as (view, media):
         click.echo(f"made {pool}: {units.show_size(view.length)} on {media.kind}; {media.promise}")
+        if media.mode == "image":
+            click.echo("its back-end holds in memory what of it is in use, up to all of it")
 
 
 @click.command()

@@ -16,7 +16,7 @@ from rfp.protocol.shares import raise_open_files
 from rnvm.backend import Backend
 from rnvm.cli.kinds import WITH, load
 from rnvm.cli.make import POOL
-from rnvm.connecting import connect
+from rnvm.connecting import address_of, connect
 from rnvm.frontend._structure import kinds
 
 LOOK = 0.2  # seconds between two looks whether the medium has failed
@@ -25,7 +25,7 @@ LOOK = 0.2  # seconds between two looks whether the medium has failed
 @click.command()
 @POOL
 @click.option("--address", "-a", type=ADDRESS,
-              help="Where to listen: shm://PATH or rdma://HOST:PORT.  [default: POOL.socket beside the pool]")  # fmt: skip
+              help="Where to listen: shm://PATH or rdma://HOST:PORT.  [default: POOL.socket beside the pool where its folder is yours alone, else a name in your run directory; rnvm.connect(POOL) finds either]")  # fmt: skip
 @click.option("--lease", type=float, default=2.0, show_default=True, help="Seconds until who keeps a lock is fenced.")
 @click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
               help="What its thread does without work: spin briefly and then sleep, or spin for ever.")  # fmt: skip
@@ -41,7 +41,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, **access:
 
     Ends by itself, with status 3, when the pool's medium fails: nothing is answered from then on.
     """
-    place = f"shm://{os.path.abspath(pool)}.socket" if address is None else address
+    place = address_of(pool) if address is None else address
     backend = None
     raise_open_files()
     _stop_on_signals()

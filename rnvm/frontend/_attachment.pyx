@@ -170,7 +170,7 @@ cdef class Attachment:
         if not header_whole(&header):
             self.raise_for(remote_read(&self.c, RNVM_HEADERS + RNVM_PAGE, &header, sizeof(header)))
         if not header_whole(&header) or header.major != RNVM_MAJOR or not rnvm_geometry_of(&header, size, &self.c.g) \
-                or self.pool.c.length < size or self.logs.c.length != self.c.g.operation_ring + self.c.g.memory_ring \
+                or self.pool.c.length < size or self.logs.c.length != self.c.g.rings \
                 or self.words is not None and self.words.c.length < 8 * <uint64_t> self.c.g.names \
                 or self.c.pool.length < (size if near else rnvm_session_at(&self.c.g, self.c.g.sessions)):
             raise HandshakeFailed("the back-end's pool is not one that this version understands",

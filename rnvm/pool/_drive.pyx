@@ -6,6 +6,7 @@ import uuid
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from rnvm._layout cimport (
     RNVM_MOST_CODEC, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE, rfp_copy_out, rfp_load64_acquire,
     rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session, rnvm_session_at,
@@ -15,7 +16,7 @@ from rnvm.pool._blocks cimport block_owner
 from rnvm.pool._log cimport ring_append
 from rnvm.pool._pool cimport Pool
 from rnvm.pool._replay cimport pool_pending
-from rnvm.pool._state cimport ring, structure
+from rnvm.pool._state cimport pool as pool_state, ring, structure
 
 from rnvm.pool import _log
 
@@ -133,6 +134,23 @@ def owners(Pool pool not None):
     cdef uint64_t block
     pool.check()
     return [block_owner(&pool.c, block) for block in range(pool.c.g.blocks)]
+
+
+def counts(Pool pool not None):
+    """How many blocks each owner has: owner -> count."""
+    cdef const pool_state *p = &pool.c
+    cdef uint64_t block
+    cdef uint64_t *of = <uint64_t *> calloc(1 << 16, sizeof(uint64_t))
+    if of == NULL:
+        raise MemoryError()
+    try:
+        pool.check()
+        with nogil:
+            for block in range(p.g.blocks):
+                of[block_owner(p, block)] += 1
+        return {owner: of[owner] for owner in range(1 << 16) if of[owner]}
+    finally:
+        free(of)
 
 
 def is_free(Pool pool not None, uint64_t block):

@@ -4,14 +4,15 @@
 import uuid
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, malloc
+from libc.stdlib cimport calloc, free, malloc
 from rnvm._layout cimport (
     RNVM_ATTACHED, RNVM_DROPPING, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE, RNVM_LOCK, RNVM_LOST, RNVM_MEMORY,
     RNVM_MOST_CODEC, RNVM_NO_LIMIT, RNVM_NOBODY, RNVM_OPERATION, RNVM_OPERATIONS, RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN,
     RNVM_SESSION_STATE, RNVM_TAKE, RNVM_TRANSACTION, RNVM_UNKNOWN, RNVM_WRITE, rfp_load64, rnvm_entry, rnvm_entry_next,
-    rnvm_longest_record, rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_owner_shift,
+    rnvm_geometry, rnvm_longest_record, rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_owner_shift,
     rnvm_owner_word_at, rnvm_part, rnvm_part_next, rnvm_record, rnvm_session_at, rnvm_word_value, rnvm_word_whole,
 )
+from rnvm._persistence cimport medium
 from rnvm.pool._inspect cimport Inspection
 from rnvm.pool._log cimport ring_open, ring_read
 from rnvm.pool._register cimport register_read
@@ -157,24 +158,45 @@ cdef dict describe(const rnvm_part *part, int kind):
 
 
 def owners(Inspection i not None):
-    """Who owns the blocks: (first, how many, whose) for each run."""
-    cdef uint64_t block, at, word, first = 0
-    cdef uint32_t owner, before = RNVM_NOBODY
-    result = []
-    for block in range(i.g.blocks + 1):
-        owner = ~<uint32_t> 0
-        if block < i.g.blocks:
-            at = rnvm_owner_word_at(&i.g, block)
-            word = rfp_load64(i.medium.c.base + at)
-            owner = RNVM_UNKNOWN
-            if rnvm_word_whole(i.g.seed, at, word):
-                owner = word >> rnvm_owner_shift(&i.g, block) & 0xffff
-        if owner != before:
-            if block > first:
-                result.append((first, block - first, whose(before)))
-            first = block
-            before = owner
-    return result
+    """Who owns the blocks: (first, how many, whose), one run after the other."""
+    cdef const medium *m = &i.medium.c
+    cdef const rnvm_geometry *g = &i.g
+    cdef uint64_t block = 0, first
+    cdef uint32_t owner
+    while block < i.g.blocks:
+        first = block
+        with nogil:
+            owner = owner_of(m, g, first)
+            while block < g.blocks and owner_of(m, g, block) == owner:
+                block += 1
+        yield first, block - first, whose(owner)
+
+
+def counts(Inspection i not None):
+    """How many blocks each owner has, as owners() names them."""
+    cdef const medium *m = &i.medium.c
+    cdef const rnvm_geometry *g = &i.g
+    cdef uint64_t block
+    cdef uint64_t *of = <uint64_t *> calloc(1 << 16, sizeof(uint64_t))
+    if of == NULL:
+        raise MemoryError("no memory for counts")
+    try:
+        with nogil:
+            for block in range(g.blocks):
+                of[owner_of(m, g, block)] += 1
+        result = {}
+        for owner in range(1 << 16):
+            if of[owner]:
+                result[whose(owner)] = result.get(whose(owner), 0) + of[owner]
+        return result
+    finally:
+        free(of)
+
+
+cdef inline uint32_t owner_of(const medium *m, const rnvm_geometry *g, uint64_t block) noexcept nogil:
+    cdef uint64_t at = rnvm_owner_word_at(g, block)
+    cdef uint64_t word = rfp_load64(m.base + at)
+    return word >> rnvm_owner_shift(g, block) & 0xffff if rnvm_word_whole(g.seed, at, word) else RNVM_UNKNOWN
 
 
 cdef str whose(uint32_t owner):

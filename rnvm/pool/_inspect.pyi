@@ -1,5 +1,6 @@
 from uuid import UUID
 
+from rfp.errors import PoolDamaged
 from rnvm._persistence import Medium
 from rnvm.findings import Finding
 
@@ -7,6 +8,8 @@ REPAIR: str
 ONE_COPY: str
 FROM_THE_OTHER: str
 LOSSES: dict[str, str]
+
+def damaged(findings: list[Finding]) -> PoolDamaged: ...
 
 class Inspection:
     findings: list[Finding]

@@ -7,20 +7,23 @@ from libc.stdint cimport uint32_t, uint64_t
 from rnvm._ahead cimport ahead, ahead_scan
 from rnvm._layout cimport (
     RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOCK, RNVM_LOST, RNVM_MAGIC,
-    RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_MOST_NAME, RNVM_NAMES, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_PROGRESS,
-    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_WRITE_AHEAD, rfp_copy_in, rfp_load64, rnvm_backend, rnvm_block_at,
-    rnvm_block_of, rnvm_geometry_of, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session_at, rnvm_word_value, rnvm_word_whole,
+    RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_MOST_NAME, RNVM_NAMES, RNVM_NO_BLOCK, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE,
+    RNVM_PROGRESS, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_WRITE_AHEAD, rfp_copy_in, rfp_load64, rnvm_backend, rnvm_block_at,
+    rnvm_block_of, rnvm_geometry, rnvm_geometry_of, rnvm_name, rnvm_name_at, rnvm_offset, rnvm_session_at, rnvm_word_at,
+    rnvm_word_value, rnvm_word_whole, rnvm_words,
 )
+from rnvm._persistence cimport medium
 from rnvm.pool._format cimport FIRST_COPY, SECOND_COPY, header_read, superblock_read
 from rnvm.pool._names cimport name_crc
 from rnvm.pool._register cimport ALIKE, FIRST_WHOLE, SECOND_WHOLE, register_read
 
 from rfp import units
-from rfp.errors import NotAPool, PoolDamaged, PoolTooNew
+from rfp.errors import NotAPool, PoolDamaged, PoolTooNew, PoolTooOld
 from rnvm.findings import Finding
 
 cdef enum:
     OWNERS = 3                 # of a word
+    MOST_RUNS = 1000           # of damaged words that are findings of their own
 
 REPAIR = "`rnvm check --repair` mends what can be mended; a copy from before the damage is better"
 ONE_COPY = "this copy is not whole, the other is"
@@ -38,10 +41,28 @@ LOSSES = {
 FROM_THE_OTHER = "it is made like the other copy"
 
 
+def damaged(findings):
+    """What opening a pool with these findings raises."""
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return PoolDamaged(f"the pool is damaged: {findings[0].where}: {findings[0].what}{more}",
+                       findings=[str(finding) for finding in findings], hint=REPAIR)
+
+
+cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word, bint whole) noexcept nogil:
+    """The first word of owners from this one on that is whole, or is not; how many there are, if there is none."""
+    cdef uint64_t at, last = rnvm_words(g)
+    while word < last:
+        at = rnvm_word_at(g, word)
+        if rnvm_word_whole(g.seed, at, rfp_load64(m.base + at)) == whole:
+            break
+        word += 1
+    return word
+
+
 cdef class Inspection:
     """What header and superblock say, and what is wrong with the rest.
 
-    medium: what it stands on.  Raises NotAPool, PoolTooNew or PoolDamaged where header or superblock cannot be used at all.
+    medium: what it stands on.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged where header or superblock cannot be used at all.
     """
 
     def __init__(self, Medium medium not None):
@@ -53,7 +74,11 @@ cdef class Inspection:
         self.headers = header_read(&medium.c, &self.header)
         if not self.headers:
             self.refuse()
-        if self.header.major != RNVM_MAJOR:
+        if self.header.major < RNVM_MAJOR:
+            raise PoolTooOld(
+                f"the pool has format {self.header.major}.{self.header.minor}, this version reads {RNVM_MAJOR}.{RNVM_MINOR}",
+                hint="open it with the version that made it, and copy its structures into a new pool")
+        if self.header.major > RNVM_MAJOR:
             raise PoolTooNew(
                 f"the pool has format {self.header.major}.{self.header.minor}, this version reads {RNVM_MAJOR}.{RNVM_MINOR}",
                 hint="use the version that made it")
@@ -170,7 +195,7 @@ cdef class Inspection:
         root = rnvm_block_of(&self.g, rnvm_offset(entry.root))
         if not body:
             self.findings.append(Finding("damage", where, "name, kind and root are damaged", LOSSES["name"], "name", at, i))
-        elif rnvm_backend(entry.root) != self.g.backend or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
+        elif root == RNVM_NO_BLOCK or rnvm_backend(entry.root) != self.g.backend or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
             self.findings.append(Finding("damage", where, f"its root {entry.root:#x} is no block of this pool",
                                          LOSSES["name"], "name", at, i))
         else:
@@ -182,18 +207,22 @@ cdef class Inspection:
 
     def map(self):
         """The words of the owners."""
-        cdef uint64_t map_at = self.g.groups_at, at, block = 0
-        cdef uint64_t word
-        while map_at < self.g.size:
-            for at in range(map_at, min(map_at + self.g.group_map, self.g.size), 8):
-                word = rfp_load64(self.medium.c.base + at)
-                if not rnvm_word_whole(self.g.seed, at, word):
-                    first = block + (at - map_at) // 8 * OWNERS
-                    self.findings.append(Finding(
-                        "damage", f"owners of blocks {first} to {first + OWNERS - 1} at {at}", "the word is damaged",
-                        LOSSES["owners"], "owners", at, first))
-            map_at += self.g.group
-            block += self.g.group_blocks
+        cdef uint64_t word = 0, first, last = rnvm_words(&self.g), runs = 0
+        # Neighbours are one finding, and of these there is a bound: a hole of a file may be a map of millions of words.
+        while word < last:
+            with nogil:
+                first = next_word(&self.medium.c, &self.g, word, False)
+                word = next_word(&self.medium.c, &self.g, first, True)
+            if first == last:
+                break
+            runs += 1
+            what = "the word is damaged" if word - first == 1 else f"{word - first} words are damaged"
+            if runs > MOST_RUNS:
+                word = last
+                what = "more words are damaged, here and behind"
+            at = rnvm_word_at(&self.g, first)
+            self.findings.append(Finding("damage", f"owners of blocks {first * OWNERS} to {word * OWNERS - 1} at {at}", what,
+                                         LOSSES["owners"], "owners", at, first, word - first))
 
     def write_ahead(self):
         """The write-ahead area, as it was when the pool was opened."""

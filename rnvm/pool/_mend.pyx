@@ -7,13 +7,14 @@ Everything works on a private copy of the pool; the caller writes to the pool it
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm._ahead cimport ahead, ahead_find, ahead_headers, ahead_whole
 from rnvm._layout cimport (
-    RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MEMORY, RNVM_NAME_LIVE, RNVM_NO_LIMIT, RNVM_OPERATIONS,
-    RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN, rfp_load64, rnvm_address, rnvm_header, rnvm_memory_ring_at,
-    rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_record, rnvm_session_at, rnvm_superblock, rnvm_word, rnvm_word_value,
-    rnvm_word_whole,
+    RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE, RNVM_LOST, RNVM_MAJOR, RNVM_MEMORY, RNVM_NAMES, RNVM_NAME_LIVE,
+    RNVM_NO_LIMIT, RNVM_OPERATIONS, RNVM_PAGE, RNVM_SESSION_LIVE, RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_UNKNOWN,
+    rfp_fence_full, rfp_load64, rfp_store64, rnvm_address, rnvm_geometry, rnvm_header, rnvm_memory_ring_at, rnvm_name,
+    rnvm_name_at, rnvm_operation_ring_at, rnvm_parts_of, rnvm_record, rnvm_session, rnvm_session_at,
+    rnvm_superblock, rnvm_word, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
 )
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
-from rnvm._persistence cimport Private, medium
+from rnvm._persistence cimport Medium, Private, medium
 from rnvm.pool._format cimport header_read, superblock_read
 from rnvm.pool._inspect cimport Inspection
 from rnvm.pool._log cimport ring_read
@@ -21,6 +22,10 @@ from rnvm.pool._names cimport name_crc, name_state
 from rnvm.pool._pool cimport Pool
 from rnvm.pool._register cimport register_format, register_read
 from rnvm.pool._state cimport ring
+
+from rfp.errors import InvalidArgument
+
+cdef uint64_t NO_EPOCH = ~<uint64_t> 0     # that no session ever had
 
 cdef enum:                     # what is tested
     HEADER = 1
@@ -96,6 +101,9 @@ cdef int64_t turn_back(const subject *s, uint64_t begin, uint64_t length) noexce
     """Turns back the one bit in this range that makes it whole.  Its number; -1: there is none, or more than one."""
     cdef uint64_t bit, found = ~<uint64_t> 0
     cdef char *bytes = s.m.base + begin
+    # Where it stands is what the pool says itself.
+    if begin > s.m.length or length > s.m.length - begin:
+        return -1
     for bit in range(8 * length):
         bytes[bit >> 3] ^= 1 << (bit & 7)
         if whole(s):
@@ -116,6 +124,8 @@ def header(Private private not None):
     cdef subject s
     s.what = HEADER
     s.m = &private.c
+    if private.c.length < RNVM_NAMES:
+        return False
     return (turn_back(&s, RNVM_HEADERS, sizeof(rnvm_header)) >= 0
             or turn_back(&s, RNVM_HEADERS + RNVM_PAGE, sizeof(rnvm_header)) >= 0)
 
@@ -127,7 +137,7 @@ def superblock(Private private not None):
     s.what = SUPERBLOCK
     s.m = &private.c
     s.header = &header
-    if not header_read(s.m, &header):
+    if private.c.length < RNVM_NAMES or not header_read(s.m, &header):
         return False
     return (turn_back(&s, RNVM_SUPERBLOCKS, sizeof(rnvm_superblock)) >= 0
             or turn_back(&s, RNVM_SUPERBLOCKS + RNVM_PAGE, sizeof(rnvm_superblock)) >= 0)
@@ -169,15 +179,41 @@ def bit(Private private not None, Inspection inspection not None, str part, uint
     s.at = at
     if part == "state":
         s.what = STATE
-    elif part == "owners":
-        s.what = OWNERS
     elif part == "name":
         s.what = NAME
         length = RNVM_NAME_LIVE
     else:
         s.what = REGISTER
         length = 64
+    private.check(at, length)
     return not whole(&s) and turn_back(&s, at, length) >= 0
+
+
+def owners(Private private not None, Inspection inspection not None, uint64_t first, uint64_t count, bint give_up=False):
+    """Of those of these words of owners that are damaged.  In how many one bit was turned back, and how many could not be mended;
+    give_up: the blocks of these are not handed out again."""
+    cdef subject s
+    cdef uint64_t word, mended = 0, lost = 0
+    cdef const rnvm_geometry *g = &inspection.g
+    if first > rnvm_words(g) or count > rnvm_words(g) - first:
+        raise InvalidArgument(f"{count} words from {first} on are not all in this pool")
+    s.what = OWNERS
+    s.m = &private.c
+    s.seed = g.seed
+    private.check(0, g.size)
+    with nogil:
+        for word in range(first, first + count):
+            s.at = rnvm_word_at(g, word)
+            if whole(&s):
+                continue
+            if turn_back(&s, s.at, sizeof(uint64_t)) >= 0:
+                mended += 1
+                continue
+            lost += 1
+            if give_up:
+                rfp_store64(s.m.base + s.at, rnvm_word(g.seed, s.at, <uint64_t> RNVM_UNKNOWN << 32
+                                                       | <uint64_t> RNVM_UNKNOWN << 16 | RNVM_UNKNOWN))
+    return mended, lost
 
 
 def record(Private private not None, Pool pool not None, str which, uint32_t session):
@@ -207,7 +243,36 @@ def node(Private private not None, Pool pool not None, uint32_t index, uint64_t 
     s.at = at
     s.address = rnvm_address(pool.c.g.backend, at)
     s.owner = pool.c.structures[index].id
+    # A pointer led there, and may lead anywhere.
+    if at & 7 or at >= private.c.length or private.c.length - at < sizeof(rnvm_node):
+        return False
     return not whole(&s) and turn_back(&s, at, min(<uint64_t> RECORD_BYTES, private.c.length - at)) >= 0
+
+
+def session_table(Private private not None):
+    """Where the sessions of a pool stand, and how many there are, as its header says, or says when one bit of it is turned back.
+
+    (0, 0): there is no such header, and so no way to open this as a pool.
+    """
+    cdef rnvm_header found
+    cdef rnvm_geometry g
+    if private.c.length < RNVM_NAMES:
+        return 0, 0
+    if not header_read(&private.c, &found) and not (header(private) and header_read(&private.c, &found)):
+        return 0, 0
+    if found.major != RNVM_MAJOR or not rnvm_parts_of(&found, &g) or g.rings_at > private.c.length:
+        return 0, 0
+    return g.sessions_at, g.sessions
+
+
+def end_sessions(Medium medium not None, uint64_t at, uint32_t count):
+    """No front-end that still has this memory mapped acknowledges anything from now on: its session has another epoch."""
+    cdef uint32_t i
+    medium.check(at, count * sizeof(rnvm_session))
+    for i in range(count):
+        rfp_store64(medium.c.base + at + i * sizeof(rnvm_session) + RNVM_SESSION_LIVE, NO_EPOCH)
+    # A front-end stores its record, then looks at its epoch: who still sees the old one has stored what is read from now on.
+    rfp_fence_full()
 
 
 def lose(Private private not None, Inspection inspection not None, str part, uint64_t at, uint32_t index):
@@ -217,9 +282,8 @@ def lose(Private private not None, Inspection inspection not None, str part, uin
     cdef uint32_t seed = inspection.g.seed
     cdef medium *m = &private.c
     words[0] = words[1] = words[2] = 0
-    if part == "owners":
-        private.write64(at, rnvm_word(seed, at, <uint64_t> RNVM_UNKNOWN << 32 | <uint64_t> RNVM_UNKNOWN << 16 | RNVM_UNKNOWN))
-    elif part == "lock":
+    private.check(at, 64)
+    if part == "lock":
         # No epoch that was ever given may be given again.
         words[0] = <uint64_t> 1 << 48
         register_format(m, seed, at, words)

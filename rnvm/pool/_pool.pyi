@@ -3,7 +3,8 @@ from uuid import UUID
 
 from rnvm._persistence import Medium
 from rnvm.findings import Finding
-from rnvm.pool._inspect import REPAIR as REPAIR
+from rnvm.pool._inspect import Inspection
+from rnvm.pool._inspect import damaged as damaged
 from rnvm.sizes import Sizes
 
 EVERYTHING: int
@@ -18,6 +19,7 @@ def format_medium(
     assume_persistent: bool = False,
     size: int | None = None,
 ) -> None: ...
+def grown(inspection: Inspection, size: int) -> int: ...
 def grow_medium(target: Medium, size: int) -> int: ...
 
 class Pool:

@@ -27,9 +27,9 @@ from rnvm.pool._sessions cimport NO_SESSION, session_attach, session_fence, sess
 from rnvm.pool._state cimport pool, ring, session as session_state, structure
 
 from rfp import units
-from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory, PoolDamaged
+from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory
 from rnvm.findings import Finding
-from rnvm.pool._inspect import REPAIR
+from rnvm.pool._inspect import damaged
 
 EVERYTHING = (1 << 63) - 1
 UNIX_EPOCH_NOW = None          # tests set it, so that the same history makes the same bytes
@@ -71,9 +71,9 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
      header.ahead) = sizes
     header.incompatible = RNVM_WRITE_AHEAD if header.ahead else 0
     header.names_at = 4 * RNVM_PAGE
-    header.sessions_at = header.names_at + up(header.names * sizeof(rnvm_name), RNVM_PAGE)
-    header.rings_at = header.sessions_at + up(header.sessions * 256, RNVM_PAGE)
-    header.ahead_at = header.rings_at + header.sessions * (header.operation_ring + header.memory_ring) if header.ahead else 0
+    header.sessions_at = sizes.sessions_at
+    header.rings_at = sizes.rings_at
+    header.ahead_at = sizes.ahead_at if header.ahead else 0
     header.groups_at = sizes.groups_at
     if not rnvm_geometry_of(&header, total, &p.g):
         raise InvalidArgument(f"no pool can be made of {sizes}", hint="see rnvm.sizes")
@@ -95,22 +95,29 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
         raise_failed(m)
 
 
+def grown(Inspection inspection not None, uint64_t size):
+    """What a pool would have that is made as large as this, as far as whole blocks go.  Raises InvalidArgument: no more."""
+    cdef rnvm_geometry g
+    cdef uint64_t whole = max(size, inspection.g.size)
+    cdef uint64_t rest = (whole - inspection.g.groups_at) % inspection.g.group
+    whole -= rest if rest < inspection.g.group_map + inspection.g.block else (rest - inspection.g.group_map) % inspection.g.block
+    if whole <= inspection.g.size or not rnvm_geometry_of(&inspection.header, whole, &g):
+        raise InvalidArgument(f"the pool has {units.show_size(inspection.g.size)} already, {units.show_size(size)} is no more",
+                              hint="pools grow, they do not shrink, and by whole blocks")
+    return whole
+
+
 def grow_medium(Medium target not None, uint64_t size):
     """Make a pool that was closed in order as large as this, as far as whole blocks go: its new size.
 
     Until the superblock says so the pool is as it was.  Raises InvalidArgument where it would not grow.
     """
     cdef Inspection inspection = Inspection(target)
-    cdef rnvm_geometry g
     cdef pool p
-    cdef uint64_t rest = (size - inspection.g.groups_at) % inspection.g.group
-    size -= rest if rest < inspection.g.group_map + inspection.g.block else (rest - inspection.g.group_map) % inspection.g.block
-    if size <= inspection.g.size or not rnvm_geometry_of(&inspection.header, size, &g):
-        raise InvalidArgument(f"the pool has {units.show_size(inspection.g.size)} already, {units.show_size(size)} is no more",
-                              hint="pools grow, they do not shrink")
+    size = grown(inspection, size)
     memset(&p, 0, sizeof(p))
     p.m = &target.c
-    p.g = g
+    rnvm_geometry_of(&inspection.header, size, &p.g)
     with nogil:
         blocks_format(&p, inspection.g.size)
     target.drain()
@@ -118,10 +125,6 @@ def grow_medium(Medium target not None, uint64_t size):
     if superblock_write(p.m, &inspection.superblock):
         raise_failed(p.m)
     return size
-
-
-cdef uint64_t up(uint64_t n, uint64_t to):
-    return (n + to - 1) // to * to
 
 
 cdef void format_entries(pool *p) noexcept nogil:
@@ -149,7 +152,7 @@ cdef class Pool:
     """A pool that is open for writing; one thread at a time may use it.
 
     on: what it stands on; closed with the pool.  accept_loss: open it also where logs that were durable are gone (repair).
-    Opening recovers it, if it was not closed in order.  Raises NotAPool, PoolTooNew or PoolDamaged, and has then changed nothing;
+    Opening recovers it, if it was not closed in order.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged, and has then changed nothing;
     StorageFailed where the medium fails.
     """
 
@@ -163,7 +166,7 @@ cdef class Pool:
         if self.medium is not None:
             raise InvalidArgument("a pool is opened once")
         if inspection.fatal:
-            self.refuse(inspection.fatal)
+            raise damaged(inspection.fatal)
         self.medium = on
         self.c.m = &on.c
         self.c.g = inspection.g
@@ -172,7 +175,7 @@ cdef class Pool:
             pool_load(&self.c)
         lost = self.lost()
         if lost and not accept_loss:
-            self.refuse(lost)
+            raise damaged(lost)
         self.names = dict(inspection.names)
         self.losses = lost
         self.torn = [] if inspection.clean else self.behind()
@@ -202,12 +205,6 @@ cdef class Pool:
 
     def __exit__(self, *failure):
         self.close()
-
-    def refuse(self, findings):
-        """Not to be opened."""
-        more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
-        raise PoolDamaged(f"the pool is damaged: {findings[0].where}: {findings[0].what}{more}",
-                          findings=[str(finding) for finding in findings], hint=REPAIR)
 
     cdef allocate(self):
         cdef pool *p = &self.c

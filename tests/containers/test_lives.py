@@ -24,6 +24,8 @@ from rnvm import check, pools
 
 from .work import Contents, Handles, Plan, Reserved
 
+pytestmark = pytest.mark.usefixtures("small_logs")
+
 SCRIPT = Path(__file__).with_name("lives.py")
 SOON = 60.0  # seconds
 

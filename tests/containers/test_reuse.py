@@ -21,6 +21,8 @@ from rnvm.frontend._frontend import FrontEnd
 from rnvm.frontend._sample import Sample
 from structures import BPlusTree, HashTable, Queue
 
+pytestmark = pytest.mark.usefixtures("small_logs")
+
 MOMENTS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 18, 23, 29, 37, 47, 60)  # the n-th request
 KEYS = [b"%03d" % i for i in range(24)]
 OTHERS = [b"%03d" % i for i in range(123, 100, -1)]  # one less; they stand where KEYS stood

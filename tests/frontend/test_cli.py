@@ -6,11 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import rnvm
-from rfp.errors import StructureDamaged
+from rfp.errors import ConnectionFailed, InvalidAddress, StructureDamaged
 from rnvm import pools
 from rnvm.frontend._sample import Sample
 from rnvm.pool import _drive
@@ -39,6 +40,30 @@ def test_a_served_pool_is_found_beside_its_file_and_ends_on_a_signal() -> None:
             assert served.stdout.read() == "stopped\n"
         assert served.wait(20) == 0
         assert "s" in run("ls", path).stdout
+
+
+@pytest.mark.parametrize("folder", ["open", "private", "open, with a long path"])
+def test_a_served_pool_is_found_by_its_path_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    place = tmp_path / ("l" * 120 if "long" in folder else "folder")
+    place.mkdir()
+    place.chmod(0o700 if folder == "private" else 0o755)
+    (tmp_path / "link").symlink_to(place / "orders.pool")
+    monkeypatch.chdir(place)
+    assert run("create", "orders.pool", "--size", "8MiB").returncode == 0
+    served = subprocess.Popen([*RNVM, "serve", "orders.pool"], stdout=subprocess.PIPE, text=True)
+    assert served.stdout is not None
+    with served.stdout:
+        assert served.stdout.readline().startswith("serving orders.pool at shm:///")
+        for path in ("orders.pool", place / "orders.pool", str(tmp_path / "link")):
+            with rnvm.connect(path) as fe:
+                assert Sample(fe, "s").add(1)
+        served.send_signal(signal.SIGTERM)
+        assert served.stdout.read() == "stopped\n"
+    assert served.wait(20) == 0
+    assert place.stat().st_mode & 0o777 == (0o700 if folder == "private" else 0o755)
+    for path in ("orders.pool", "there/is/none", "shm:/orders.pool"):
+        with pytest.raises((ConnectionFailed, InvalidAddress)):
+            rnvm.connect(path, timeout=0.1)
 
 
 def test_what_a_dead_writer_left_is_executed_offline() -> None:

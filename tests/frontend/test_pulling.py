@@ -20,6 +20,8 @@ from rnvm.pool import _drive
 
 from .conftest import Connect, new_path, open_backend
 
+pytestmark = pytest.mark.usefixtures("small_logs")
+
 MEMORY_LOG = 16384  # bytes: some dozen records to a lap
 SIZES = {"size": "8MiB", "operation_log": MEMORY_LOG, "memory_log": MEMORY_LOG, "assume_persistent": True}
 # Offsets of the words that everybody READs: in a naming entry, in a session.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from unittest import mock
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from rnvm import _ahead, check, pools, sizes
 from rnvm._persistence import Private
 from rnvm.pool import _drive
 
+pytestmark = pytest.mark.usefixtures("small_logs")
+
 PAGE = 4096
 SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
 OPERATIONS = 12
@@ -24,7 +27,8 @@ OPERATIONS = 12
 def killed(tmp_path_factory) -> bytes:
     """The file of a pool whose process was killed: each of its operations was durable, and stands in a frame of its own."""
     path = tmp_path_factory.mktemp("killed") / "p.pool"
-    pools.create(path, "4MiB", write_ahead="1MiB", **SMALL)
+    with mock.patch.object(sizes, "least_log", lambda size: 4096):
+        pools.create(path, "4MiB", write_ahead="1MiB", **SMALL)
     program = f"""
 import os
 from rnvm import pools

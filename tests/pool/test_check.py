@@ -18,6 +18,8 @@ from rnvm.pool._pool import Pool, format_medium
 
 from .history import LENGTH, PLACES, SIZES
 
+pytestmark = pytest.mark.usefixtures("small_logs")
+
 KIND = 77
 COVERED: list[tuple[int, int, str]] = []  # offset, bytes, what a finding about it names
 

@@ -14,6 +14,8 @@ from rnvm import pools
 from rnvm.cli import main
 from rnvm.pool import _drive
 
+pytestmark = pytest.mark.usefixtures("small_logs")
+
 
 @pytest.fixture
 def rnvm(tmp_path, monkeypatch):
@@ -112,6 +114,57 @@ def test_what_is_wrong_is_one_line_with_a_way_out(rnvm, pool):
         assert error.startswith("rnvm: there is no pool at nothing.pool (make one: rnvm create nothing.pool")
         with pools.open_pool(pool):
             assert "is open in another process" in rnvm(command, pool, status=1).stderr
+
+
+HOSTILE = "orders\x1b]0;title\x07\x1b[2K\r\x1b[32msound: all well\x1b[0m\nroot \u202e\\x1b é".encode()
+
+
+@pytest.mark.parametrize("command", [["ls"], ["check"], ["check", "--repair"], ["info"], ["dump"], ["ls", "--json"], ["check", "--json"]])
+@pytest.mark.parametrize("name", [HOSTILE, b"not utf-8: \xff\x9b2J"])
+def test_no_name_of_a_structure_steers_a_terminal_or_forges_a_line(rnvm, pool, command, name):
+    before = rnvm(command[0], pool, *command[1:]).stdout.count("\n")
+    with pools.open_pool(pool) as opened:
+        opened.create(name, kind=3)
+    out = rnvm(command[0], pool, *command[1:]).stdout
+    assert all(each.isprintable() or each == "\n" for each in out)
+    if command != ["dump"]:  # which has a line for the name, and one for its blocks
+        assert out.count("\n") == before + (command[0] in ("ls", "check") and "--json" not in command)
+
+
+def test_names_that_differ_are_printed_differently(rnvm, pool):
+    names = ["é", "c3a9", "\\xe9", "\\\\xe9", "\n", "\\n", "a b", "\x1b", "\\x1b", "jobs "]
+    with pools.open_pool(pool) as opened:
+        for name in names:
+            opened.create(name.encode(), kind=3)
+        opened.create(b"\xff", kind=3)
+    said = [each["name"] for each in json.loads(rnvm("ls", pool, "--json").stdout)]
+    assert said == ["jobs", *names, "\udcff"]
+    lines = [line.split("  ")[0] for line in rnvm("ls", pool).stdout.splitlines()[1:]]
+    assert len(set(lines)) >= len(names) + 1
+    assert "é" in lines
+
+
+@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero", "/proc/self/mem", "/proc/self/status", ".", "fifo", "empty", "/"])
+@pytest.mark.parametrize("command", [["info"], ["check"], ["check", "--repair"], ["ls"], ["dump"], ["recover"], ["grow", "--size", "4MiB"]])
+def test_what_cannot_hold_a_pool_is_refused_in_one_line(rnvm, path, command):
+    os.mkfifo("fifo")
+    Path("empty").touch()
+    result = rnvm(command[0], path, *command[1:], status=1)
+    assert isinstance(result.exception, SystemExit)
+    assert result.stderr.startswith("rnvm: ") and result.stderr.count("\n") == 1
+
+
+def test_create_says_which_folder_is_missing(rnvm):
+    error = rnvm("create", "nowhere/x.pool", "--size", "4MiB", status=1).stderr
+    assert "there is no folder" in error and "nowhere for the pool" in error and "rnvm create" not in error
+
+
+@pytest.mark.parametrize("count", [1, 1023, 1024])
+def test_create_takes_as_many_front_ends_as_its_help_says(rnvm, count):
+    rnvm("create", "p.pool", "--size", "80MiB", "--front-ends", str(count), "--operation-log", "4KiB", "--memory-log", "4KiB",
+         "--block", "512")  # fmt: skip
+    assert json.loads(rnvm("info", "p.pool", "--json").stdout)["front_ends"] == count
+    assert "1<=x<=1024" in rnvm("create", "q.pool", "--size", "1GiB", "--front-ends", "1025", status=2).stderr
 
 
 def test_the_documentation_has_every_command_with_every_option():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import subprocess
@@ -26,11 +27,14 @@ from rfp.errors import (
     StorageFailed,
     VolatileMedium,
 )
-from rnvm import pools
+from rnvm import check, pools
 from rnvm._image import Image
+from rnvm._persistence import Private
 from rnvm._pmem import Direct, flush_instruction
 from rnvm.pool import _drive
 from rnvm.pool._pool import Pool
+
+pytestmark = pytest.mark.usefixtures("small_logs")
 
 SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
 
@@ -77,7 +81,7 @@ def test_a_killed_process_loses_nothing_that_it_was_told_is_durable(place):
     pools.create(path, "2MiB", **SMALL, **making)
     program = f"""
 import os
-from rnvm import pools
+from rnvm import check, pools
 from rnvm.pool import _drive
 pool = pools.open_pool({str(path)!r}, **{opening!r})
 made = pool.create(b"jobs", kind=3)
@@ -173,9 +177,9 @@ def flip(path, offset, mask=1):
 def test_a_newer_pool_is_refused(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     header = bytearray(path.read_bytes()[:256])
-    for offset, what in ((8, "has format 2.0"), (16, "features"), (24, "features")):
+    for offset, what in ((8, "has format 3.0"), (16, "features"), (24, "features")):
         newer = bytearray(header)
-        newer[offset] = 2 if offset == 8 else 0x80
+        newer[offset] = 3 if offset == 8 else 0x80
         newer[252:] = crc32c.crc32c(bytes(newer[:252])).to_bytes(4, "little")
         with open(path, "r+b") as file:
             for at in (0, 4096):
@@ -389,3 +393,104 @@ def test_a_pool_is_opened_once(tmp_path):
         with pytest.raises(InvalidArgument):
             pool.__init__(pool.medium)
         assert isinstance(pool, Pool)
+
+
+# Holes, and devices that are full
+
+
+def test_a_pool_with_holes_is_filled_before_it_is_used(place):
+    path, making, opening = place
+    pools.create(path, "2MiB", **SMALL, **making)
+    content = path.read_bytes()
+    with open(path, "r+b") as file:          # a sparse copy: pages of zeros are holes
+        os.ftruncate(file.fileno(), 0)
+        os.ftruncate(file.fileno(), len(content))
+        for at in range(0, len(content), 4096):
+            if any(content[at : at + 4096]):
+                os.pwrite(file.fileno(), content[at : at + 4096], at)
+    assert path.stat().st_blocks * 512 < len(content)
+    with pools.open_pool(path, **opening):
+        assert path.stat().st_blocks * 512 >= len(content)
+    assert check.check(path).findings == []
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A device that gives all that it has, and then says that this was too little."""
+
+    def allocate(fd, offset, length):
+        os.ftruncate(fd, max(os.fstat(fd).st_size, offset + length // 2))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+
+
+def test_a_pool_with_holes_for_which_there_is_no_room_is_refused(place, request):
+    path, making, opening = place
+    pools.create(path, "2MiB", **SMALL, **making)
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        os.ftruncate(file.fileno(), size - 65536)
+        os.ftruncate(file.fileno(), size)
+    request.getfixturevalue("full")
+    content = path.read_bytes()
+    with pytest.raises(FabricError, match="No space left"):
+        pools.open_pool(path, **opening)
+    assert path.read_bytes() == content
+
+
+def test_a_growth_for_which_there_is_no_room_leaves_the_file_as_it_was(place, request):
+    path, making, _ = place
+    pools.create(path, "2MiB", **SMALL, **making)
+    size = path.stat().st_size
+    request.getfixturevalue("full")
+    with pytest.raises(FabricError, match="No space left"):
+        pools.grow(path, "64MiB")
+    assert path.stat().st_size == size
+
+
+@pytest.mark.parametrize("size", ["2MiB", "2049KiB", "1MiB", (2 << 20) + 4095])
+def test_a_growth_by_less_than_a_block_leaves_the_file_as_it_was(place, size):
+    path, making, _ = place
+    pools.create(path, "2MiB", **SMALL, **making)
+    before = path.stat().st_size
+    with pytest.raises(InvalidArgument, match="is no more"):
+        pools.grow(path, size)
+    assert path.stat().st_size == before
+
+
+def test_looking_at_a_file_in_memory_fills_no_holes_and_takes_memory_only_for_what_is_changed(shm):
+    path = shm / "p.pool"
+    with open(path, "wb") as file:
+        for at in range(0, 64 << 20, 1 << 20):
+            os.pwrite(file.fileno(), b"x" * 100, at)
+        os.ftruncate(file.fileno(), (64 << 20) + 100)
+        before = os.fstat(file.fileno()).st_blocks
+    with contextlib.closing(open_private(path)) as view:
+        assert sum(len(view.read(at, 4096).rstrip(b"\0")) for at in range(0, 64 << 20, 4096)) == 64 * 100
+        view.poke((64 << 20) + 96, b"last")
+        with contextlib.closing(view.copy()) as copy:
+            assert copy.read((64 << 20) + 90, 10) == bytes(6) + b"last"
+            copy.poke(0, b"other")
+        assert view.read(0, 5) == b"x" * 5
+    assert path.stat().st_blocks == before
+    assert path.read_bytes()[-4:] == bytes(4)
+
+
+def open_private(path):
+    with open(path, "rb") as file:
+        return Private(os.fstat(file.fileno()).st_size, file.fileno())
+
+
+def test_a_pool_on_a_disk_takes_memory_only_for_what_is_in_it(tmp_path):
+    path = tmp_path / "p.pool"
+    code = """
+import resource, sys
+from rnvm import check, pools
+start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+getattr(pools, sys.argv[1])(sys.argv[2], *sys.argv[3:])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start >> 10)
+"""
+    for command in (["create", path, "512MiB"], ["open_pool", path], ["grow", path, "600MiB"]):
+        done = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=True, timeout=60)
+        assert int(done.stdout) < 64, command    # of which the write-ahead area has 16

@@ -1,0 +1,160 @@
+"""What is done to a pool in memory whose back-end was killed, while a front-end still writes into it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import rnvm
+from rfp.errors import PoolInUse, RfpError
+from rnvm import check, pools
+from structures import Queue
+
+from .conftest import new_path
+
+SERVE = """
+import sys, rnvm
+backend = rnvm.Backend(sys.argv[1])
+print(backend.address, flush=True)
+sys.stdin.read()
+"""
+
+
+class Producer(threading.Thread):
+    """Puts the numbers from 0 on into a queue until a put fails; `acknowledged` many came back."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__()
+        self.fe = rnvm.connect(address, timeout=1)
+        self.jobs = Queue(self.fe, "jobs")
+        self.acknowledged = 0
+        self.progress = threading.Semaphore(0)
+
+    def run(self) -> None:
+        try:
+            while True:
+                self.jobs.put(b"%d" % self.acknowledged)
+                self.acknowledged += 1
+                self.progress.release()
+                time.sleep(0.0002)             # its log has room for more than what a test takes
+        except RfpError:
+            pass
+
+    def wait_for(self, more: int) -> None:
+        for _ in range(more):
+            assert self.progress.acquire(timeout=10)
+
+
+@pytest.fixture
+def orphaned() -> Iterator[tuple[str, Producer]]:
+    """A pool whose back-end was killed, and a front-end that goes on."""
+    with new_path("direct") as path:
+        pools.create(path, "64MiB", front_ends=2, assume_persistent=True)
+        served = subprocess.Popen([sys.executable, "-c", SERVE, path], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+        assert served.stdout is not None and served.stdin is not None
+        with served.stdout, served.stdin:
+            producer = Producer(served.stdout.readline().strip())
+            producer.start()
+            producer.wait_for(50)
+            served.kill()
+            served.wait()
+        producer.wait_for(50)                 # what needs no back-end goes on
+        yield path, producer
+        producer.join(30)
+        producer.fe.close()
+
+
+def contents(path: str) -> list[int]:
+    with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
+        return [int(value) for value in Queue(fe, "jobs")]
+
+
+def complete(path: str, producer: Producer) -> bool:
+    """Whether the queue has all that was acknowledged, and at most one more, which was under way."""
+    found = contents(path)
+    return found == list(range(len(found))) and producer.acknowledged <= len(found) <= producer.acknowledged + 1
+
+
+def change(path: str) -> None:
+    with check.changing(path) as view:
+        view.poke(200, view.read(200, 8))
+
+
+def damage(path: str, at: int) -> None:
+    fd = os.open(path, os.O_RDWR)
+    byte = os.pread(fd, 1, at)[0]
+    os.pwrite(fd, bytes([byte ^ 1]), at)
+    os.close(fd)
+
+
+@pytest.mark.parametrize("damaged", [(), (4096 + 50,), (50, 4096 + 70), (8192 + 30,), (8192 + 30, 12288 + 20)],
+                         ids=["whole", "a-copy-of-the-header", "both-headers", "a-superblock", "both-superblocks"])  # fmt: skip
+def test_a_repair_loses_nothing_that_was_acknowledged_beside_it(orphaned: tuple[str, Producer], damaged: tuple[int, ...]) -> None:
+    path, producer = orphaned
+    for at in damaged:
+        damage(path, at)
+    mended, lost = check.repair(path)
+    producer.join(30)
+    assert lost == []
+    assert len(mended) >= (1 if damaged else 0)
+    assert complete(path, producer)
+
+
+@pytest.mark.parametrize("action", [
+    change, check.check, lambda path: pools.grow(path, "65MiB"), lambda path: pools.open_pool(path).close(),
+    lambda path: subprocess.run([sys.executable, "-m", "rnvm.cli", "recover", path], check=True, capture_output=True),
+], ids=["changing", "check", "grow", "open_pool", "recover"])  # fmt: skip
+def test_nothing_that_is_done_to_a_pool_loses_what_was_acknowledged_beside_it(
+    orphaned: tuple[str, Producer], action: Callable[[str], object]
+) -> None:
+    path, producer = orphaned
+    action(path)
+    contents(path)                           # a back-end ends what still goes on
+    producer.join(30)
+    assert complete(path, producer)
+
+
+def test_who_is_told_that_its_session_is_over_acknowledges_nothing_more(orphaned: tuple[str, Producer]) -> None:
+    path, producer = orphaned
+    with pools.claim(path):
+        producer.join(2)                      # a put waits for a second for a new back-end; the log would take some more
+        told = producer.acknowledged
+        assert not producer.is_alive()
+    assert contents(path)[:told] == list(range(told))
+
+
+def test_a_repair_keeps_everybody_else_out_until_it_is_done(orphaned: tuple[str, Producer]) -> None:
+    path, producer = orphaned
+    with check.changing(path):
+        for open_it in (pools.open_pool, check.check, check.repair, rnvm.Backend):
+            with pytest.raises(PoolInUse):
+                open_it(path)
+    producer.join(30)
+    assert complete(path, producer)
+
+
+@pytest.mark.parametrize("turn", range(4))
+def test_a_repair_that_is_killed_loses_nothing_either(orphaned: tuple[str, Producer], turn: int, seed: int) -> None:
+    path, producer = orphaned
+    damage(path, 4096 + 50)
+    code = "import sys, time; from rnvm import check; print(flush=True); check.repair(sys.argv[1])"
+    repair = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
+    assert repair.stdout is not None
+    with repair.stdout:
+        repair.stdout.readline()
+        try:
+            repair.wait(random.Random(seed + turn).uniform(0, 0.05))
+        except subprocess.TimeoutExpired:
+            repair.send_signal(signal.SIGKILL)
+            repair.wait()
+    assert check.repair(path)[1] == []
+    producer.join(30)
+    assert complete(path, producer)
