@@ -25,7 +25,7 @@ from .conftest import new_path, open_backend
 class LostLink(Link):
     """Is lost when the session has begun at the back-end, and its front-end does not know which it is."""
 
-    def memory(self, *_: Any) -> Any:
+    def memory(self, *_: Any, **__: Any) -> Any:
         raise ConnectionFailed("the connection was lost in the test")
 
 
