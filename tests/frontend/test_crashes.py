@@ -180,8 +180,8 @@ def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(options: str,
 @pytest.mark.shm
 def test_a_busy_back_end_gives_no_lock_away_before_its_holder_has_stopped_using_it() -> None:
     """Over a network, where a holder trusts its clock for a part of the lease."""
-    model = Model(1 << 20, shared=True)
-    format_medium(model, choose(1 << 20, front_ends=3))
+    model = Model(2 << 20, shared=True)
+    format_medium(model, choose(2 << 20, front_ends=3))
     address = str(addresses.unique()) + "?rtt=2us"
     over = threading.Event()
 
