@@ -114,8 +114,8 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes, uint32
     cdef frontend *fe = s.fe
     cdef uint64_t mark, operations, before
     cdef int result, found = turn_enter(s)
-    if found == OK and fe.batching and fe.volume and not journal_has_room(fe, &fe.operations,
-                                                                          sizeof(rnvm_part) + rnvm_up(length, 8)):
+    if found == OK and fe.batching and not fe.transacting and fe.volume and not journal_has_room(
+            fe, &fe.operations, sizeof(rnvm_part) + rnvm_up(length, 8)):
         # The batch's own operations fill the ring, and only what they have changed, once it is written, makes room.
         found = transaction_commit(fe)
     # Whatever that wrote was of other operations.

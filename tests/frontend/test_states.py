@@ -1,0 +1,454 @@
+"""Every public call of a front-end and of its structures, in every state, with every end: what it answers and what then holds."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import rfp.errors
+import rnvm
+from rfp.errors import ConnectionFailed
+from rnvm.frontend._sample import Sample
+
+from .conftest import new_path, open_backend
+
+# What a call answers: done, or the class of the error.  `lost`: a transaction whose session is no more.  `busy`: another thread has a
+# batch or a transaction under way.
+TABLE = """
+call                 free           batch          transaction    lost              closed  busy              forked
+change named         done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
+read named           done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
+check named          done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
+change unnamed       done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+read unnamed         done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+check unnamed        done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+too large            TooLarge       TooLarge       TooLarge       ConnectionFailed  Closed  DeadlineExceeded  Forked
+fails half way       Damaged        Damaged        Damaged        ConnectionFailed  Closed  DeadlineExceeded  Forked
+list names           done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
+drop                 done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+drop what is open    CallerError    CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
+drop what is not     NotFound       NotFound       CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+make                 done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+open                 done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
+open what is not     NotFound       NotFound       NotFound       ConnectionFailed  Closed  DeadlineExceeded  Forked
+open twice           AlreadyExists  AlreadyExists  AlreadyExists  AlreadyExists     Closed  DeadlineExceeded  Forked
+let go               done           done           done           done              done    done              done
+use and let go       done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+begin batch          done           CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
+begin transaction    done           done           CallerError    CallerError       Closed  DeadlineExceeded  Forked
+discard transaction  done           done           CallerError    CallerError       Closed  DeadlineExceeded  Forked
+end another batch    CallerError    CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
+end another one      CallerError    CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
+release              done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
+close                done           done           done           done              done    done              done
+ask about it         done           done           done           done              done    done              done
+"""
+COLUMNS, *ROWS = ([cell.strip() for cell in [line[:20], *line[20:].split()]] for line in TABLE.strip().splitlines())
+EXPECTED = {(row[0], column): answer for row in ROWS for column, answer in zip(COLUMNS[1:], row[1:], strict=True)}
+
+
+class Discarded(Exception):
+    """Ends a transaction."""
+
+
+class Case:
+    """A front-end with structures of its own, and what they should hold in the end.
+
+    count: of `named`, what is acknowledged; pending: what the transaction under way has added.
+    """
+
+    def __init__(self, backend: rnvm.Backend, admin: Any, key: str, **options: Any) -> None:
+        self.backend, self.admin, self.key = backend, admin, key
+        for name in ("named", "unnamed", "spare", "other", "gone"):
+            Sample(admin, self.name(name)).add(1)
+        self.fe = rnvm.connect(backend.address, **options)
+        self.named, self.unnamed, self.let = (Sample(self.fe, self.name(name)) for name in ("named", "unnamed", "gone"))
+        self.count, self.pending, self.unnamed_count = 1, 0, 1
+        self.dropped = self.closed = False
+
+    def name(self, name: str) -> str:
+        return f"{self.key} {name}"
+
+    def add(self) -> None:
+        assert self.named.add(1) == self.count + self.pending + 1
+        self.did(1)
+
+    def did(self, n: int) -> None:
+        if self.fe_transacting:
+            self.pending += n
+        else:
+            self.count += n
+
+    fe_transacting = False
+
+    def verify(self) -> None:
+        found = {name: Sample(self.admin, self.name(name), create=False) for name in ("named", "unnamed", "other")}
+        for each in found.values():
+            each.check()  # takes the lock: waits until a dead process is known to be dead
+        assert {name: each.numbers()[0] for name, each in found.items()} == {
+            "named": self.count, "unnamed": self.unnamed_count, "other": 1}  # fmt: skip
+        assert (self.name("spare") in self.admin.names()) != self.dropped
+        assert found["named"].add(1) == self.count + 1
+
+
+def change_unnamed(case: Case) -> None:
+    assert case.unnamed.add(1) == case.unnamed_count + 1
+    case.unnamed_count += 1
+
+
+def use_and_let_go(case: Case) -> None:
+    del case.unnamed
+    gc.collect()
+    Sample(case.fe, case.name("unnamed")).add(1)
+    gc.collect()
+    case.unnamed_count += 1
+
+
+def drop(case: Case) -> None:
+    case.fe.drop(case.name("spare"))
+    case.dropped = True
+
+
+def transact(case: Case, discard: bool) -> None:
+    with contextlib.suppress(Discarded), case.fe.transaction(case.named, case.unnamed):
+        assert case.named.add(1) == case.count + 1
+        if discard:
+            raise Discarded
+    case.count += not discard
+
+
+def begin_batch(case: Case) -> None:
+    with case.fe.batch():
+        case.add()
+
+
+def let_go(case: Case) -> None:
+    del case.let
+    gc.collect()
+
+
+def close(case: Case) -> None:
+    case.fe.close()
+    case.fe.close()
+    case.closed = True
+
+
+def ask(case: Case) -> None:
+    assert (case.fe.figures["epoch"] >= 0, bool(case.fe.promise), repr(case.fe) != "", case.named.name) == (
+        True, True, True, case.name("named"))  # fmt: skip
+    assert case.named.codec_name == ""
+    assert repr(case.named)
+
+
+CALLS: dict[str, Callable[[Case], Any]] = {
+    "change named": Case.add,
+    "read named": lambda case: case.named.numbers()[0] == case.count + case.pending or pytest.fail("read something else"),
+    "check named": lambda case: case.named.check(),
+    "change unnamed": change_unnamed,
+    "read unnamed": lambda case: case.unnamed.numbers()[0] == case.unnamed_count or pytest.fail("read something else"),
+    "check unnamed": lambda case: case.unnamed.check(),
+    "too large": lambda case: case.named.put(0, bytes(1 << 20)),
+    "fails half way": lambda case: case.named.fail(0),
+    "list names": lambda case: {case.name("named"), case.name("other")} <= set(case.fe.names()) or pytest.fail("missing"),
+    "drop": drop,
+    "drop what is open": lambda case: case.fe.drop(case.name("named")),
+    "drop what is not": lambda case: case.fe.drop(case.name("none")),
+    "make": lambda case: Sample(case.fe, case.name("new")).add(1),
+    "open": lambda case: Sample(case.fe, case.name("other")),
+    "open what is not": lambda case: Sample(case.fe, case.name("none"), create=False),
+    "open twice": lambda case: Sample(case.fe, case.name("named")),
+    "let go": let_go,
+    "use and let go": use_and_let_go,
+    "begin batch": begin_batch,
+    "begin transaction": lambda case: transact(case, False),
+    "discard transaction": lambda case: transact(case, True),
+    "end another batch": lambda case: case.fe.batch().__exit__(None, None, None),
+    "end another one": lambda case: case.fe.transaction(case.named).__exit__(None, None, None),
+    "release": lambda case: case.fe.release(),
+    "close": close,
+    "ask about it": ask,
+}
+assert set(CALLS) == {row[0] for row in ROWS}
+
+
+# States: each yields the column of the table that holds in it.
+
+
+def cut_off(case: Case) -> None:
+    """Another front-end waits for the lock for longer than a lease."""
+    assert Sample(case.admin, case.name("named")).add(100, timeout=20) == case.count + 100
+    case.count += 100
+
+
+@contextlib.contextmanager
+def idle(case: Case) -> Iterator[str]:
+    yield "free"
+
+
+@contextlib.contextmanager
+def batch(case: Case) -> Iterator[str]:
+    with case.fe.batch():
+        case.add()
+        change_unnamed(case)
+        yield "batch"
+
+
+@contextlib.contextmanager
+def batch_of_which_a_part_is_written(case: Case) -> Iterator[str]:
+    with case.fe.batch():
+        case.add()
+        case.fe.release()
+        case.add()
+        yield "batch"
+
+
+@contextlib.contextmanager
+def batch_cut_off(case: Case) -> Iterator[str]:
+    with case.fe.batch():
+        case.add()
+        change_unnamed(case)
+        cut_off(case)
+        yield "batch"
+
+
+@contextlib.contextmanager
+def transaction(case: Case) -> Iterator[str]:
+    with case.fe.transaction(case.named):
+        case.fe_transacting = True
+        try:
+            case.add()
+            yield "transaction"
+        except BaseException:
+            case.pending = 0
+            raise
+        finally:
+            case.fe_transacting = False
+    case.count, case.pending = case.count + case.pending, 0
+
+
+@contextlib.contextmanager
+def transaction_in_a_batch(case: Case) -> Iterator[str]:
+    with batch(case):
+        with transaction(case) as column:
+            yield column
+        if not case.closed:
+            case.add()
+
+
+@contextlib.contextmanager
+def transaction_cut_off(case: Case) -> Iterator[str]:
+    with case.fe.transaction(case.named):
+        assert case.named.add(1) == 2
+        cut_off(case)
+        with pytest.raises(ConnectionFailed):
+            case.fe.names()
+        yield "lost"
+
+
+@contextlib.contextmanager
+def closed(case: Case) -> Iterator[str]:
+    case.fe.close()
+    yield "closed"
+
+
+def beside(case: Case, kind: Callable[[], Any], end: bool) -> Iterator[str]:
+    """Another thread has begun it, and waits; or ended without ending it."""
+    begun, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        context = kind()
+        context.__enter__()
+        case.named.add(1, timeout=20)
+        begun.set()
+        if not end:
+            over.wait(60)
+            with contextlib.suppress(rfp.errors.Closed, rfp.errors.Forked):
+                context.__exit__(None, None, None)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    begun.wait(60)
+    try:
+        if end:
+            thread.join()
+        yield "free" if end else "busy"
+    finally:
+        over.set()
+        thread.join()
+
+
+@contextlib.contextmanager
+def batch_of_another_thread(case: Case) -> Iterator[str]:
+    case.count += 1
+    yield from beside(case, case.fe.batch, False)
+
+
+@contextlib.contextmanager
+def transaction_of_another_thread(case: Case) -> Iterator[str]:
+    yield from beside(case, lambda: case.fe.transaction(case.named), False)
+    case.count += not case.closed
+
+
+@contextlib.contextmanager
+def batch_of_a_thread_that_has_ended(case: Case) -> Iterator[str]:
+    case.count += 1
+    yield from beside(case, case.fe.batch, True)
+
+
+@contextlib.contextmanager
+def transaction_of_a_thread_that_has_ended(case: Case) -> Iterator[str]:
+    yield from beside(case, lambda: case.fe.transaction(case.named), True)
+
+
+STATES = [
+    idle,
+    batch,
+    batch_of_which_a_part_is_written,
+    batch_cut_off,
+    transaction,
+    transaction_in_a_batch,
+    transaction_cut_off,
+    closed,
+    batch_of_another_thread,
+    transaction_of_another_thread,
+    batch_of_a_thread_that_has_ended,
+    transaction_of_a_thread_that_has_ended,
+]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sticky": {},
+    "cas": {"lock": "cas"},
+    "naive": {"cache": 0, "oplog": False, "lock": "each"},
+}
+
+
+def error_of(name: str) -> type[BaseException]:
+    return rfp.errors.StructureDamaged if name == "Damaged" else getattr(rfp.errors, name)
+
+
+def call(case: Case, what: str, column: str) -> None:
+    answer = EXPECTED[what, column]
+    if answer == "done":
+        CALLS[what](case)
+    else:
+        with pytest.raises(error_of(answer)):
+            CALLS[what](case)
+
+
+@pytest.fixture
+def served(request: pytest.FixtureRequest) -> Iterator[rnvm.Backend]:
+    with new_path("direct") as path, open_backend(path, lease=0.05 if "cut_off" in request.node.name else 2.0) as backend:
+        yield backend
+
+
+@pytest.fixture
+def admin(served: rnvm.Backend) -> Iterator[Any]:
+    """Makes structures, and sees what is left of them."""
+    with rnvm.connect(served.address, timeout=20) as fe:
+        yield fe
+
+
+def options_of(state: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Where a call waits for another thread, it gives up soon."""
+    return {"timeout": 0.1 if "of_another_thread" in state.__name__ else 20, **options}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
+def test_each_call_answers_what_the_table_says_and_what_was_acknowledged_holds(
+    served: rnvm.Backend, admin: Any, state: Any, options: dict[str, Any]
+) -> None:
+    for what in CALLS:
+        case = Case(served, admin, what, **options_of(state, options))
+        with contextlib.ExitStack() as ends:
+            # A transaction that lost its session says so at its end, and what was closed meanwhile, too.
+            ends.enter_context(contextlib.suppress(rfp.errors.Closed))
+            if state is transaction_cut_off:
+                ends.enter_context(contextlib.suppress(ConnectionFailed) if what == "close" else pytest.raises(ConnectionFailed))
+            with state(case) as column:
+                call(case, what, column)
+        if not case.closed and state is not closed:
+            case.add()
+        case.fe.close()
+        case.verify()
+        assert served.figures()["pool"]["attached"] == 1
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("state", [batch, transaction, transaction_in_a_batch, batch_of_which_a_part_is_written],
+                         ids=lambda state: state.__name__)  # fmt: skip
+def test_an_exception_behind_each_call_discards_a_transaction_and_no_batch(
+    served: rnvm.Backend, admin: Any, state: Any, options: dict[str, Any]
+) -> None:
+    for what in CALLS:
+        case = Case(served, admin, what, **options_of(state, options))
+        with contextlib.suppress(Discarded, rfp.errors.Closed), state(case) as column:
+            call(case, what, column)
+            raise Discarded
+        if not case.closed:
+            for _ in range(3):
+                case.add()
+        case.fe.close()
+        case.verify()
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+@pytest.mark.parametrize("state", [batch, transaction, transaction_in_a_batch, batch_of_which_a_part_is_written, batch_cut_off],
+                         ids=lambda state: state.__name__)  # fmt: skip
+def test_a_process_that_is_killed_behind_each_call_leaves_all_that_was_acknowledged(
+    served: rnvm.Backend, admin: Any, state: Any, options: dict[str, Any]
+) -> None:
+    for what in CALLS:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                with rnvm.connect(served.address) as mine:
+                    case = Case(served, mine, what, **options_of(state, options))
+                case.admin = rnvm.connect(served.address)
+                context = state(case)
+                call(case, what, context.__enter__())
+                if not case.closed and not case.fe_transacting:
+                    case.add()
+                os.write(writer, repr((case.count, case.unnamed_count, case.dropped)).encode())
+                os.kill(os.getpid(), signal.SIGKILL)
+            finally:
+                os._exit(1)
+        os.close(writer)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL, what
+        case = Case.__new__(Case)
+        case.admin, case.key = admin, what
+        case.count, case.unnamed_count, case.dropped = eval(os.read(reader, 1000))
+        os.close(reader)
+        case.verify()
+
+
+@pytest.mark.parametrize("state", [idle, batch, transaction, batch_of_another_thread], ids=lambda state: state.__name__)
+def test_in_a_forked_child_each_call_says_so_and_the_parent_goes_on(
+    served: rnvm.Backend, admin: Any, state: Any
+) -> None:
+    case = Case(served, admin, "s", timeout=20)
+    with state(case):
+        child = os.fork()
+        if not child:
+            try:
+                for what in CALLS:
+                    call(copy.copy(case), what, "forked")
+                os._exit(0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == 0
+        if state is not batch_of_another_thread:
+            case.add()
+    case.fe.close()
+    case.verify()
