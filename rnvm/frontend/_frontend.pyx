@@ -269,19 +269,24 @@ cdef class FrontEnd(Attachment):
     # Batches and transactions
 
     def batch(self):
-        """Operations that are durable one by one, and that others see together when the context ends (AsymNVM, section on
-        batching).
+        """Operations that are durable one by one, and whose changes are written together when the context ends (AsymNVM, section
+        on batching).
 
-        A batch whose changes do not fit into one record of the memory log becomes visible in several steps.  One thread at a
-        time.
+        It saves writes and isolates nothing: it is written, and others see it, before its end where it needs a lock that this
+        front-end does not have, more than 64 structures or one record of the memory log, makes or drops a structure, calls
+        `release()`, or loses its session.  What must be seen as a whole belongs into a transaction.  It is of this thread.
+        Raises CallerError within a batch or a transaction.
         """
         return Batch(self)
 
     def transaction(self, *structures, timeout=None):
         """Operations on these structures of which all hold or none; an exception discards them.
 
-        Their locks are taken at the start, in an order that is the same for all.  Raises TooLarge at the end if it does not fit
-        into one record of the memory log, ConnectionFailed if the session was lost before: nothing was done then.
+        Their locks are taken at the start, in an order that is the same for all.  Within it calls on other structures, making,
+        dropping and `release()` raise CallerError.  The operation with which it would change more than 64 structures, or no longer
+        fit into one record of the memory log, raises TooLarge and is not done.  It is of this thread.  Raises CallerError within
+        another one, InvalidArgument for what is not open here, and at its end ConnectionFailed if the session was lost before:
+        nothing was done then.
         """
         return Transaction(self, structures, timeout)
 

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import gc
 import os
+import random
 import signal
 import threading
 import traceback
@@ -17,6 +18,7 @@ import pytest
 import rfp.errors
 import rnvm
 from rfp.errors import ConnectionFailed
+from rnvm import pools
 from rnvm.frontend._sample import Sample
 
 from .conftest import new_path, open_backend
@@ -452,3 +454,152 @@ def test_in_a_forked_child_each_call_says_so_and_the_parent_goes_on(
             case.add()
     case.fe.close()
     case.verify()
+
+
+class History:
+    """Random calls of one front-end; what it was told and what another one sees is compared with a model at each step."""
+
+    def __init__(self, backend: rnvm.Backend, rng: random.Random, key: str) -> None:
+        self.rng, self.key = rng, key
+        options = rng.choice([*OPTIONS.values(), {"cache": "64KiB"}])
+        self.fe, self.reader = rnvm.connect(backend.address, timeout=20, **options), rnvm.connect(backend.address, timeout=20)
+        self.open: dict[str, Sample] = {}
+        self.told: dict[str, int] = {}  # acknowledged
+        self.pending: dict[str, int] | None = None  # what a transaction has added, of the structures that it names
+        self.seen: dict[str, int] = {}  # by the reader
+        self.contexts: list[Any] = []
+        self.batching = False
+
+    def step(self) -> None:
+        self.rng.choice([self.add, self.add, self.add, self.add, self.put, self.make, self.let_go, self.drop, self.release,
+                         self.begin_batch, self.begin_transaction, self.end, self.end, self.read, self.check])()  # fmt: skip
+
+    def allowed(self, name: str) -> contextlib.AbstractContextManager[Any]:
+        named = self.pending is None or name in self.pending
+        return contextlib.nullcontext() if named else pytest.raises(rfp.errors.CallerError)
+
+    def value(self, name: str) -> int:
+        return self.told[name] + (self.pending or {}).get(name, 0)
+
+    def add(self) -> None:
+        for name in self.rng.sample(list(self.open), self.rng.randint(0, len(self.open))):
+            with self.allowed(name):
+                assert self.open[name].add(1) == self.value(name) + 1
+                if self.pending is None:
+                    self.told[name] += 1
+                else:
+                    self.pending[name] += 1
+
+    def put(self) -> None:
+        for name in list(self.open)[:2]:
+            value = b"v" * self.rng.choice([10, 1000, 9000, 24_000])
+            with self.allowed(name), contextlib.suppress(rfp.errors.TooLarge):
+                self.open[name].put(3, value)
+                assert self.open[name].get(3) == value
+
+    def make(self) -> None:
+        for _ in range(self.rng.choice([1, 1, 40])):
+            name = f"{self.key} {self.rng.randrange(90)}"
+            if name not in self.open:
+                with contextlib.nullcontext() if name in self.told or self.pending is None else pytest.raises(rfp.errors.CallerError):
+                    self.open[name] = Sample(self.fe, name)
+                    self.told.setdefault(name, 0)
+
+    def let_go(self) -> None:
+        for name in list(self.open)[: self.rng.choice([1, 30])]:
+            if self.pending is None or name not in self.pending:
+                del self.open[name]
+
+    def drop(self) -> None:
+        name = f"{self.key} {self.rng.randrange(90)}"
+        if name in self.told:
+            allowed = self.pending is None and name not in self.open
+            with contextlib.nullcontext() if allowed else pytest.raises(rfp.errors.CallerError):
+                self.fe.drop(name)
+                del self.told[name]
+                self.seen.pop(name, None)
+
+    def release(self) -> None:
+        with contextlib.nullcontext() if self.pending is None else pytest.raises(rfp.errors.CallerError):
+            self.fe.release()
+            self.seen = dict(self.told)
+
+    def begin_batch(self) -> None:
+        with contextlib.nullcontext() if not self.contexts else pytest.raises(rfp.errors.CallerError):
+            context = self.fe.batch()
+            context.__enter__()
+            self.contexts.append(context)
+            self.seen = dict(self.told)
+
+    def begin_transaction(self) -> None:
+        if self.open:
+            names = self.rng.sample(list(self.open), self.rng.randint(1, len(self.open)))
+            with contextlib.nullcontext() if self.pending is None else pytest.raises(rfp.errors.CallerError):
+                context = self.fe.transaction(*(self.open[name] for name in names))
+                context.__enter__()
+                self.contexts.append(context)
+                self.pending = dict.fromkeys(names, 0)
+                self.seen = dict(self.told)
+
+    def end(self) -> None:
+        if self.contexts:
+            discard = self.rng.random() < 0.5
+            self.contexts.pop().__exit__(*((Discarded, Discarded(), None) if discard else (None, None, None)))
+            for name, n in (self.pending or {}).items():
+                self.told[name] += 0 if discard else n
+            self.pending = None
+            if not self.contexts:
+                self.seen = dict(self.told)
+
+    def read(self) -> None:
+        for name in self.rng.sample(list(self.told), min(len(self.told), 3)):
+            found = Sample(self.reader, name, create=False).numbers()[0]
+            assert self.seen.get(name, 0) <= found <= self.told[name]
+            assert self.contexts or found == self.told[name]
+            self.seen[name] = found
+
+    def check(self) -> None:
+        for name in list(self.open)[-1:]:
+            with self.allowed(name):
+                self.open[name].check()
+                assert self.open[name].numbers()[0] == self.value(name)
+
+
+@pytest.fixture
+def roomy() -> Iterator[rnvm.Backend]:
+    with new_path("direct") as path:
+        pools.create(path, "32MiB", front_ends=4, names=128, operation_log="256KiB", memory_log="256KiB", assume_persistent=True)
+        with open_backend(path) as backend:
+            yield backend
+
+
+@pytest.mark.timeout(300)
+def test_what_random_calls_were_told_holds_whenever_their_process_is_killed(roomy: rnvm.Backend, rng: random.Random) -> None:
+    with rnvm.connect(roomy.address, timeout=20) as fe:
+        for n in range(40):
+            reader, writer = os.pipe()
+            child = os.fork()
+            if not child:
+                try:
+                    history = History(roomy, rng, f"h{n}")
+                    for _ in range(rng.randint(1, 80)):
+                        history.step()
+                    os.write(writer, repr(history.told).encode())
+                    os.kill(os.getpid(), signal.SIGKILL)
+                except BaseException:
+                    traceback.print_exc()
+                finally:
+                    os._exit(1)
+            os.close(writer)
+            with os.fdopen(reader, "rb") as file:
+                told = file.read()
+            assert os.waitpid(child, 0)[1] == signal.SIGKILL
+            rng.random()  # the next child draws something else
+            for name, value in eval(told).items():
+                sample = Sample(fe, name, create=False)
+                sample.check()
+                assert sample.numbers()[0] == value
+                del sample
+                fe.drop(name)
+            for name in fe.names():
+                fe.drop(name)
