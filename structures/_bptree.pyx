@@ -31,7 +31,8 @@ cdef enum:                     # bytes that operations change at most, beside no
     REMOVING = 2300
     ENDING = 2500              # of a step of clear()
     DROPPING = 64              # a value, beside its node
-    LEAVING = 1700             # a leaf, beside its node: its entry in the page above
+    LEAVING = 1700             # a leaf: its entry in the page above
+    EMPTIED = 100              # a page that goes, beside its node
     MOST_CLEARED = 65536       # bytes that one clear() changes: others wait meanwhile
 
 cdef enum:
@@ -134,7 +135,9 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
 
 cdef int remove_found(instance *s, path *where, const page_entry *e) noexcept nogil:
     cdef tree_root *changed
-    cdef uint64_t beside = REMOVING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
+    # At each level a page may become empty, and go.
+    cdef uint64_t beside = (REMOVING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
+                            + where.levels * (EMPTIED + node_cost(s, PAGE_BYTES)))
     cdef int outcome = free_value(s, e)
     if outcome == OK:
         outcome = tree_remove(s, where, beside)
@@ -234,7 +237,7 @@ cdef int clear(instance *s) noexcept nogil:
     cdef tree_root *root
     cdef const page *leaf
     cdef path where
-    cdef uint64_t spent = ENDING, most = min(record_room(s), <uint64_t> MOST_CLEARED), cost = LEAVING + node_cost(s, PAGE_BYTES)
+    cdef uint64_t spent = ENDING, most = min(record_room(s), <uint64_t> MOST_CLEARED), cost
     cdef uint64_t address
     cdef int outcome
     while True:
@@ -243,6 +246,7 @@ cdef int clear(instance *s) noexcept nogil:
             return s.error
         if not root.levels:
             return OK
+        cost = LEAVING + root.levels * (EMPTIED + node_cost(s, PAGE_BYTES))
         if spent > ENDING and spent + cost > most:
             return MORE
         outcome = tree_descend(s, root, b"", 0, &where)

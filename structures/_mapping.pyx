@@ -49,7 +49,7 @@ cdef class Mapping(Structure):
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
         if PyBytes_GET_SIZE(raw) > <Py_ssize_t> LEAST_LONGEST and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(MOST_VALUE):
             raise TooLarge(f"a value of {len(raw)} bytes",
-                           hint=f"at most {self.largest_value} in this pool: half of a log less 8 KiB, and never over 1 MiB")
+                           hint=f"at most {self.largest_value} in this pool: its logs set the limit (docs/structures.md)")
         return raw
 
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
@@ -78,7 +78,8 @@ cdef class Mapping(Structure):
 
     @property
     def largest_value(self):
-        """Bytes of the longest value that it takes: half of the pool's smaller log less 8 KiB, at most 1 MiB."""
+        """Bytes of the longest value that it takes: half of the pool's memory log less 8 KiB, half of its
+        operation log less 2 KiB, and 1 MiB: the least of these."""
         return self.longest(MOST_VALUE)
 
     cdef int take_same(self, bytes key, bytes value, object timeout) except -1:

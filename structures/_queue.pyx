@@ -534,7 +534,7 @@ cdef class Queue(Structure):
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
         if PyBytes_GET_SIZE(raw) > <Py_ssize_t> LEAST_LONGEST and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(MOST_VALUE):
             raise TooLarge(f"a value of {len(raw)} bytes",
-                           hint=f"at most {self.largest_value} in this pool: half of a log less 8 KiB, and never over 1 MiB")
+                           hint=f"at most {self.largest_value} in this pool: its logs set the limit (docs/structures.md)")
         self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
 
     def get(self, default=RAISE, *, timeout=None):
@@ -681,7 +681,8 @@ cdef class Queue(Structure):
 
     @property
     def largest_value(self):
-        """Bytes of the longest value that this queue takes: half of the pool's smaller log less 8 KiB, at most 1 MiB."""
+        """Bytes of the longest value that this queue takes: half of the pool's memory log less 8 KiB, half of its
+        operation log less 2 KiB, and 1 MiB: the least of these."""
         return self.longest(MOST_VALUE)
 
     cdef bytes token(self, const ticket *t):

@@ -28,7 +28,8 @@ ROOT = 1                       # type of a root
 MOST_ROOT = 3072
 
 cdef enum:
-    BESIDE = 8192              # what an operation may change beside the value that it brings
+    BESIDE = 8192              # bytes that an operation may change beside the value that it brings
+    BEFORE = 2048              # and bytes of its own record before it
     LEAST = 256                # bytes of a value that fit in any case
 
 
@@ -318,8 +319,8 @@ cdef class Structure:
 
     cdef uint64_t longest(self, uint64_t most) except? 0:
         cdef FrontEnd fe = front_of(self)
-        cdef uint64_t half = rnvm_longest_record(min(fe.c.g.operation_ring, fe.c.g.memory_ring))
-        return min(most, max(half - BESIDE, <uint64_t> LEAST) if half > BESIDE else LEAST)
+        cdef uint64_t memory = rnvm_longest_record(fe.c.g.memory_ring), operations = rnvm_longest_record(fe.c.g.operation_ring)
+        return min(most, min(max(memory, BESIDE + LEAST) - BESIDE, max(operations, BEFORE + LEAST) - BEFORE))
 
     def check(self, *, timeout=None):
         """Verifies every invariant, and that what is allocated is what can be reached.
