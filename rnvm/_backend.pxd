@@ -21,7 +21,10 @@ cdef struct backend:
     uint64_t collected                 # bytes
     uint64_t checkpoints
     uint32_t flags
-    bint stopped                       # the medium failed
+    unsigned char[16] uuid             # of the pool
+    int file                           # descriptor of the pool's file, or -1: it cannot be removed
+    bint removed                       # nobody can open the file any more
+    bint stopped                       # the medium failed, or the file was removed
     bint collecting                    # of itself, and not only where it is asked to
     bint replaying
     bint asked                         # somebody waits until it has collected

@@ -149,7 +149,8 @@ cdef void call_outcome(backend *s, const request *asked, response *answer) noexc
         answer.status = RNVM_BAD_REQUEST
         return
     end = guest_seal(&s.g, question.session, question.epoch)
-    if end == NULL:
+    if end == NULL or end.ticket and end.ticket != question.ticket:
+        # Not known any more; or of another history, which this pool has had since a copy of it was put back.
         answer.status = RNVM_FORGOTTEN
     elif question.lsn >= (end.memory if question.ring else end.operations):
         answer.status = RNVM_ABSENT

@@ -6,19 +6,22 @@ from rnvm.pool._state cimport pool
 
 cdef enum:
     NOBODY = 0xffffffff        # in place of a session
+    UNNAMED = 0x7fffffffffffffff # in place of a process of this host that cannot be named
     SEALS = 8                  # a front-end that comes back may need several attempts, each of which begins and ends a session
 
 cdef struct seal:              # an epoch that was cut off, and where: that judges its last records
     uint64_t epoch
     uint64_t operations
     uint64_t memory
+    uint64_t ticket            # of the session that wrote them; 0: it was another back-end's, before this one began
 
 cdef struct guest:             # of a session
     const char *desk           # memory that it writes: a word for each naming entry, odd while inside, another one each time
-    uint64_t process           # pid | start time << 22
+    uint64_t process           # pid | start time << 22; 0: none of this host; UNNAMED
     bint attached              # its front-end is connected
     bint quiet                 # nobody stores into its rings any more
     uint64_t ticket            # for which its rings are given out, or 0; read by another thread
+    uint64_t proof             # the same, kept when it is fenced: who says it had the session; 0: that was before we began
     seal[SEALS] seals          # the last ones, in turn
     uint32_t sealed            # how many there have been
 
@@ -46,6 +49,7 @@ cdef struct guests:
     uint32_t waiting
     uint64_t now
     uint64_t lease
+    bint lasting               # rings are memory that outlives the back-end: whoever mapped them before may still store there
     uint64_t fenced            # how many were
     uint64_t granted
     uint64_t stolen            # locks taken back from holders that were not inside
@@ -70,6 +74,8 @@ cdef int locks_tend(guests *g) noexcept nogil
 cdef int guest_fence(guests *g, uint32_t session) noexcept nogil
 # Where this epoch of a session was cut off; NULL: it was not, or that is too long ago.
 cdef const seal *guest_seal(const guests *g, uint32_t session, uint64_t epoch) noexcept nogil
+# Fences all: nothing that they do from now on counts.
+cdef int guests_end(guests *g) noexcept nogil
 # Publishes how far the holders' transactions are applied, and which operations are still orphans.
 cdef void locks_publish(guests *g) noexcept nogil
 

@@ -49,6 +49,7 @@ cdef void remember(guests *g, uint32_t session) noexcept nogil:
         last.epoch = g.p.sessions[session].epoch
         last.operations = g.p.operations[session].limit
         last.memory = g.p.memory[session].limit
+        last.ticket = each.proof
         each.sealed += 1
     pool_pending(g.p, session, found_orphan, g)
 
@@ -80,8 +81,16 @@ cdef int guests_begin(guests *g) noexcept nogil:
         if g.p.operations[i].limit != RNVM_NO_LIMIT:
             remember(g, i)
         g.each[i].process = g.p.sessions[i].detail
-        g.each[i].quiet = g.p.sessions[i].state == RNVM_FREE
+        g.each[i].quiet = g.p.sessions[i].state == RNVM_FREE or not g.lasting
     locks_publish(g)
+    return 0
+
+
+cdef int guests_end(guests *g) noexcept nogil:
+    cdef uint32_t i
+    for i in range(g.p.g.sessions):
+        if guest_fence(g, i):
+            return -1
     return 0
 
 

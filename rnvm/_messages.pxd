@@ -30,7 +30,11 @@ cdef extern from "rnvm/messages.h" nogil:
         RNVM_OTHER_CODEC
         RNVM_IN_USE
         RNVM_FORGOTTEN
+        RNVM_OTHER_VERSION
+        RNVM_OTHER_POOL
+        RNVM_TOO_MANY
         RNVM_ABANDONED
+        RNVM_MESSAGES
         RNVM_WAITS
         RNVM_MAPS
         RNVM_DIRECT
@@ -52,10 +56,11 @@ cdef extern from "rnvm/messages.h" nogil:
         uint64_t number
 
     struct rnvm_attach:
-        uint64_t process
-        uint32_t previous
+        uint32_t version
         uint32_t flags
-        uint64_t previous_epoch
+        uint8_t *pool
+        uint64_t ticket
+        uint32_t previous
 
     struct rnvm_attached:
         uint32_t session
@@ -66,6 +71,7 @@ cdef extern from "rnvm/messages.h" nogil:
         uint64_t lease
         uint64_t size
         uint64_t ticket
+        uint8_t *pool
 
     struct rnvm_open:
         uint32_t kind
@@ -80,6 +86,7 @@ cdef extern from "rnvm/messages.h" nogil:
         uint64_t root
         uint64_t blocks
         uint64_t number
+        uint8_t *uuid
 
     struct rnvm_listed:
         uint32_t structure
@@ -118,3 +125,4 @@ cdef extern from "rnvm/messages.h" nogil:
         uint32_t ring
         uint64_t epoch
         uint64_t lsn
+        uint64_t ticket

@@ -8,6 +8,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
+from posix.stat cimport fstat, struct_stat
 
 cdef extern from "<string.h>" nogil:
     size_t strnlen(const char *text, size_t most)
@@ -18,10 +19,12 @@ from rfp.protocol._service cimport Service, request, response
 from rnvm._backend cimport backend, backend_checkpoint, backend_locks, fail, reply
 from rnvm._calls cimport call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share
 from rnvm._clients cimport client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep
-from rnvm._guests cimport GRANTED, guest, guests_begin, guests_settle, lock, lock_ask, lock_leave, locks_publish, waiter
+from rnvm._guests cimport GRANTED, guest, guests_begin, guests_end, guests_settle, lock, lock_ask, lock_leave, locks_publish, waiter
 from rnvm._layout cimport (
-    RNVM_ATTACHED, RNVM_FENCED, RNVM_MOST_CODEC, rnvm_name, rnvm_name_at, rnvm_operation_ring_at, rnvm_up)
+    RNVM_ATTACHED, RNVM_FENCED, RNVM_HEADERS, RNVM_MOST_CODEC, RNVM_PAGE, rnvm_header, rnvm_name, rnvm_name_at,
+    rnvm_operation_ring_at, rnvm_up)
 from rnvm._messages cimport *
+from rnvm.pool._format cimport header_whole
 from rnvm.pool._replay cimport pool_collect, pool_replay, pool_settled
 from rnvm.pool._state cimport pool
 
@@ -41,10 +44,12 @@ cdef class PoolService(Service):
 
     lease: seconds after which who keeps a lock that others wait for is fenced; flushed: on its medium stores persist when their
     cache lines are flushed; forgetful: it does not survive the machine; revoking: what a front-end may write can be taken away
-    from it.
+    from it; file: a descriptor of the pool's file, which stays the caller's, or -1: to stop when the file has been removed.
     """
 
-    def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False, bint revoking=False):
+    def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False, bint revoking=False,
+                  int file=-1):
+        cdef const rnvm_header *header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS)
         self.pool = opened
         self.giving = threading.Lock()
         self.rings = {}
@@ -60,6 +65,11 @@ cdef class PoolService(Service):
         self.b.flags |= RNVM_FLUSHED if flushed else 0
         self.b.flags |= RNVM_FORGETFUL if forgetful else 0
         self.b.owner = self.b.g.owner = <void *> self
+        self.b.g.lasting = opened.medium.direct and not revoking
+        if not header_whole(header):
+            header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS + RNVM_PAGE)
+        memcpy(self.b.uuid, header.uuid, sizeof(self.b.uuid))
+        self.b.file = file
         if revoking:
             self.b.g.cut_off = cut_off
         self.c.context = &self.b
@@ -133,6 +143,11 @@ cdef class PoolService(Service):
         return self.b.stopped
 
     @property
+    def removed(self):
+        """Whether the pool's file was removed, or another one was put in its place."""
+        return self.b.removed
+
+    @property
     def counters(self):
         """What it has done, as a dict."""
         cdef uint32_t i
@@ -191,6 +206,7 @@ cdef class PoolService(Service):
         found.root = entry.root
         found.blocks = entry.root_blocks
         found.number = self.b.g.p.structures[index].number
+        memcpy(found.uuid, entry.uuid, sizeof(found.uuid))
         reply(answer, &found, sizeof(found))
         return 0
 
@@ -270,6 +286,10 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
     if asked.opcode == RNVM_OUTCOME:
         call_outcome(s, asked, answer)
         return
+    if asked.opcode == RNVM_DETACH:
+        client_detach(s, answer, c)
+        return
+    c.used = True
     if not client_present(s, c):
         answer.status = RNVM_NOT_ATTACHED
         return
@@ -292,8 +312,6 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
             call_leave(s, number, answer, c)
     elif asked.opcode == RNVM_SHARE:
         call_share(s, asked, answer, c)
-    elif asked.opcode == RNVM_DETACH:
-        client_detach(s, answer, c)
     elif asked.opcode == RNVM_SYNC:
         # Who waited for the last sync is answered before the next one, which is for all who have written by then.
         answer.later = not pool_settled(s.g.p, <uint32_t> c.session)
@@ -303,7 +321,7 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
             fail(s, answer)
     else:
         answer.status = RNVM_BAD_REQUEST
-    if not s.stopped and not client_present(s, c) and asked.opcode != RNVM_DETACH:
+    if not s.stopped and not client_present(s, c):
         answer.status = RNVM_NOT_ATTACHED          # cut off while we were at it
         answer.length = 0
 
@@ -317,6 +335,11 @@ cdef bint crowded(const pool *p) noexcept nogil:
         if (p.memory[i].tail - p.memory[i].head) * 2 > p.memory[i].size:
             return True
     return False
+
+
+cdef bint removed(const backend *s) noexcept nogil:
+    cdef struct_stat about
+    return s.file >= 0 and fstat(s.file, &about) == 0 and about.st_nlink == 0
 
 
 cdef bint tend(void *context, uint64_t now) noexcept nogil:
@@ -335,6 +358,11 @@ cdef bint tend(void *context, uint64_t now) noexcept nogil:
         return False
     if now - s.swept > SWEEP:
         clients_sweep(s)
+        if removed(s):
+            # What is stored from now on is gone with this process, so nobody may believe that it is kept.
+            s.removed = s.stopped = True
+            guests_end(&s.g)
+            return False
     # Last, so that who waits for it is answered at once; and those who were answered before may have written again by now, and
     # share the sync.
     bytes = pool_collect(s.g.p) if s.collecting or s.asked else 0

@@ -73,6 +73,7 @@ class Backend(Hosted):
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()
+        file = None
         try:
             used = fabric or self._keep(open_fabric(place))
             if isinstance(path, Pool):
@@ -86,11 +87,18 @@ class Backend(Hosted):
                     # Front-ends of a back-end that has died believe in it until they notice; over a network, in their locks.
                     notice = max(DEATH, lease / 2) if used.closing_revokes else DEATH
                     time.sleep(max(0.0, opened + notice - time.monotonic()))
-                with open(path, "rb") as file:
-                    forgetful = pools.media(file.fileno()).volatile
+                file = self._keep(open(path, "rb"))  # noqa: SIM115 - closed with the back-end
+                forgetful = pools.media(file.fileno()).volatile
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"
             revoking = used.closing_revokes
-            self._service = PoolService(self.pool, lease, flushed=flushed, forgetful=forgetful, revoking=revoking)
+            self._service = PoolService(
+                self.pool,
+                lease,
+                flushed=flushed,
+                forgetful=forgetful,
+                revoking=revoking,
+                file=-1 if file is None else file.fileno(),
+            )
             arena = self._keep(self._service.reserve(used))
             if revoking:
                 # What the device cannot be given is refused now, and not to the first front-end.
@@ -124,9 +132,14 @@ class Backend(Hosted):
 
     @property
     def failed(self) -> bool:
-        """Whether the pool's medium has failed: nothing is answered any more; close it, and open the pool when the device is
-        well."""
+        """Whether the pool's medium has failed, or its file was removed: nothing is answered any more; close it, and open the pool
+        when the device is well."""
         return self._service.failed
+
+    @property
+    def removed(self) -> bool:
+        """Whether it failed because the pool's file was removed, or another one was put in its place."""
+        return self._service.removed
 
 
 def _description(service: PoolService, recovered: list[str]) -> Callable[[], dict[str, Any]]:

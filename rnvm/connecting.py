@@ -61,18 +61,20 @@ def connect(
 ) -> FrontEnd:
     """Connects to a back-end and returns the front-end in which structures are opened.
 
-    address: what `Backend.address` says; or the path of a pool that `rnvm serve` serves on this host.  durability: what a call that returns has made sure of: "persistent" (it survives any
-    crash), "volatile" (others see it), "replicated" (also a mirror has it: not yet).  timeout: seconds that a call may take.
-    reconnect: find the back-end again when it was lost.  cache: bytes of nodes that are kept here; 0: none.  oplog: write
-    operations to the operation log first, and what they change in batches later; without it every operation writes its changes
-    and, if there is no cache either, waits until the back-end has applied them.  lock: "sticky" (a writer lock is kept until
+    address: what `Backend.address` says; or the path of a pool that `rnvm serve` serves on this host.  durability: what a call
+    that returns has made sure of: "persistent" (it survives any crash), "volatile" (others see it), "replicated" (also a mirror
+    has it: not yet).  timeout: seconds that a call may take, this one too.  reconnect: wait for a back-end that is not there
+    yet, and find it again when it was lost.  cache: bytes of nodes that are kept here; 0: none.  oplog: write operations to the
+    operation log first, and what they change in batches later; without it every operation writes its changes and, if there is
+    no cache either, waits until the back-end has applied them.  lock: "sticky" (a writer lock is kept until
     others want it), "each" (it goes back after each operation), or "cas" (front-ends settle it by compare-and-swap: two round
     trips for each operation, and a call where another one was inside since).  The last three exist to be measured (AsymNVM,
     evaluation and section on concurrency); leave them alone otherwise.
 
     Over RDMA.  secret and what follows: as `rfp.connect` takes them.
 
-    Raises ConnectionFailed if no back-end is there, QuotaExceeded if all sessions of the pool are taken, StorageFailed; for
+    Raises ConnectionFailed if no back-end is there before the time is over (at once with reconnect=False), QuotaExceeded if all
+    sessions of the pool are taken, or as many of them by this process as one process may have, StorageFailed; for
     "cas" Unsupported where a device has no atomic operations.
 
     >>> import os, tempfile, rnvm

@@ -1,15 +1,18 @@
 /* What a front-end asks of its back-end: payloads of requests and responses over RFP.  docs/rnvm.md says it in prose.
  *
- * Little-endian, naturally aligned.
+ * Little-endian, naturally aligned.  A back-end answers an attach call of another version with RNVM_OTHER_VERSION, and one of another
+ * length with RNVM_BAD_REQUEST: version 1 had no number.
  */
 #ifndef RNVM_MESSAGES_H
 #define RNVM_MESSAGES_H
 
 #include <stdint.h>
 
+#define RNVM_MESSAGES 2         /* version: of everything here */
+
 enum rnvm_opcode {              /* request payload                    -> response payload */
     RNVM_ATTACH = 17,           /* rnvm_attach                        -> rnvm_attached */
-    RNVM_DETACH = 18,           /* -: nothing will be written any more */
+    RNVM_DETACH = 18,           /* -: nothing will be written any more, also where the session was fenced before */
     RNVM_FIND = 19,             /* rnvm_open, name                    -> rnvm_opened */
     RNVM_DROP = 20,             /* name */
     RNVM_LIST = 21,             /* rnvm_number (index to begin with)  -> rnvm_listed and name, many; result: index to go on with, or 0 */
@@ -37,6 +40,9 @@ enum rnvm_status {
     RNVM_OTHER_CODEC = 9,       /* payload: its codec */
     RNVM_IN_USE = 10,           /* a structure whose lock another session holds is not dropped */
     RNVM_FORGOTTEN = 11,        /* nobody knows any more */
+    RNVM_OTHER_VERSION = 13,    /* result: RNVM_MESSAGES of the back-end */
+    RNVM_OTHER_POOL = 14,       /* not the one in which the front-end had its session before */
+    RNVM_TOO_MANY = 15,         /* the process has as many sessions as one may: result */
     RNVM_ABANDONED = 12,        /* a word that who wrote it will not take back: the caller may, by compare-and-swap */
 };
 
@@ -45,10 +51,12 @@ struct rnvm_number {
 };
 
 struct rnvm_attach {
-    uint64_t process;           /* whose stores into the rings are over when it is gone */
-    uint32_t previous;          /* session of before, whose rings nobody here writes any more */
+    uint32_t version;           /* RNVM_MESSAGES */
     uint32_t flags;
-    uint64_t previous_epoch;    /* 0: there was none */
+    uint8_t pool[16];           /* UUID of the one in which it had a session before; zeros: any will do */
+    uint64_t ticket;            /* of that session, whose rings nobody there writes any more; 0: there was none */
+    uint32_t previous;          /* which it was */
+    uint32_t reserved;
 };
 #define RNVM_WAITS 1            /* it acknowledges only what is durable */
 #define RNVM_MAPS 2             /* its rings are mapped where it runs */
@@ -61,7 +69,9 @@ struct rnvm_attached {
     uint64_t memory;
     uint64_t lease;             /* ns */
     uint64_t size;              /* of the pool, bytes */
-    uint64_t ticket;            /* for which the session's rings are given out, to be written: the number of GetMemory */
+    uint64_t ticket;            /* for which the session's rings are given out, to be written: the number of GetMemory; and which
+                                 * says later that the session was its own */
+    uint8_t pool[16];           /* UUID */
 };
 #define RNVM_DIRECT 1           /* who maps the pool makes his own stores durable */
 #define RNVM_FLUSHED 4          /* by flushing cache lines */
@@ -82,6 +92,7 @@ struct rnvm_opened {
     uint64_t root;              /* address of its first block */
     uint64_t blocks;
     uint64_t number;            /* of its last transaction */
+    uint8_t uuid[16];           /* of the structure */
 };
 
 struct rnvm_listed {
@@ -126,6 +137,7 @@ struct rnvm_outcome {
     uint32_t ring;              /* 0: operations, 1: memory */
     uint64_t epoch;
     uint64_t lsn;
+    uint64_t ticket;            /* that it had */
 };
 
 /* The six spare live words of a naming entry. */
@@ -147,14 +159,14 @@ static inline uint64_t rnvm_lock_word(uint32_t session, uint64_t epoch, uint64_t
 static inline uint32_t rnvm_lock_session(uint64_t word) { return (uint32_t)(word & 0xffff) - 1; }
 static inline int rnvm_lock_of(uint64_t word, uint64_t epoch) { return (word >> 16 & 0xffffff) == (epoch & 0xffffff); }
 
-_Static_assert(sizeof(struct rnvm_attach) == 24, "attach");
-_Static_assert(sizeof(struct rnvm_attached) == 56, "attached");
+_Static_assert(sizeof(struct rnvm_attach) == 40, "attach");
+_Static_assert(sizeof(struct rnvm_attached) == 72, "attached");
 _Static_assert(sizeof(struct rnvm_open) == 32, "open");
-_Static_assert(sizeof(struct rnvm_opened) == 32, "opened");
+_Static_assert(sizeof(struct rnvm_opened) == 48, "opened");
 _Static_assert(sizeof(struct rnvm_listed) == 56, "listed");
 _Static_assert(sizeof(struct rnvm_locked) == 32, "locked");
 _Static_assert(sizeof(struct rnvm_share) == 16, "share");
 _Static_assert(sizeof(struct rnvm_pending) == 40, "pending");
-_Static_assert(sizeof(struct rnvm_outcome) == 24, "outcome");
+_Static_assert(sizeof(struct rnvm_outcome) == 32, "outcome");
 
 #endif

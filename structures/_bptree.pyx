@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance, kind
 from rnvm.frontend._structure cimport (
-    OK, fault, node_change, node_cost, node_free, node_read, record_room, register_kind, root_change)
+    ALIEN, OK, fault, node_change, node_cost, node_free, node_read, record_room, register_kind, root_change)
 from structures._layout cimport (
     KEY_OF, MOST_KEY, MOST_VALUE, SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF, tree_root, value_node)
 from structures._leaf cimport answer_item, answer_value, entry_in, leaf_of, root_of
@@ -308,7 +308,7 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
             return put(s, &p, code == SET_DEFAULT)
         if code == DELETE or code == POP or code == POP_SAME:
             return remove(s, &p, code)
-    return fault(s, 0, b"an operation that no tree knows")
+    return ALIEN
 
 
 # Queries

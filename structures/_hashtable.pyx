@@ -9,8 +9,8 @@ from libc.string cimport memset
 from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance, kind
 from rnvm.frontend._structure cimport (
-    OK, answer_put, fault, node_cost, node_free, node_new, nodes_release, record_room, register_kind, root_change, root_read,
-    visitor,
+    ALIEN, OK, answer_put, fault, node_cost, node_free, node_new, nodes_release, record_room, register_kind, root_change,
+    root_read, visitor,
 )
 from structures._buckets cimport (
     LONGEST_CHAIN, answer_item, answer_value, bucket_read, buckets_grow, buckets_idle, buckets_short, buckets_shrink, entry_at,
@@ -328,7 +328,7 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
             return put(s, &p, code == SET_DEFAULT)
         if code == DELETE or code == POP or code == POP_SAME:
             return remove(s, &p, code)
-    return fault(s, 0, b"an operation that no hash table knows")
+    return ALIEN
 
 
 # Queries

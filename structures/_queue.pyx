@@ -9,7 +9,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from rnvm.frontend._front cimport instance, kind
 from rnvm.frontend._structure cimport (
-    FULL, OK, Structure, answer_put, fault, node_read, nodes_release, register_kind, structure_identity, visitor)
+    ALIEN, FULL, OK, Structure, answer_put, fault, node_read, nodes_release, register_kind, structure_identity, visitor)
 from structures._layout cimport (
     LEASE_NEVER, MOST_VALUE, QUEUE_ENTRY, SEGMENT_BYTES, SEGMENT_FIRST, SLOT_AT, SLOT_INSIDE, SLOT_LENGTH, TABLE_SLOTS,
     TYPE_SEGMENT, queue_entry, queue_root, queue_segment, queue_slot,
@@ -257,7 +257,7 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     if (code == ACK or code == NACK) and length == sizeof(t):
         memcpy(&t, bytes, sizeof(t))
         return settle(s, &t, code == ACK)
-    return fault(s, 0, b"an operation that no queue knows")
+    return ALIEN
 
 
 # Queries

@@ -166,13 +166,14 @@ cdef class ServerRing:
     """The server's end of one client thread's ring to one worker.
 
     requests, responses: own regions, with the offset of this ring's slots in each; staging: own region for large values or
-    None; reply: the client's region, with the offsets of this ring's reply slots and of its notification line; peer: number of the client.
+    None; reply: the client's region, with the offsets of this ring's reply slots and of its notification line; peer: number of the
+    client; process: that of its process, as the kernel says, or 0.
     """
 
     def __cinit__(self, Region requests not None, uint64_t request_offset, Region responses not None,
                   uint64_t response_offset, Region staging, QueuePair pair not None, RemoteRegion reply not None,
                   uint64_t reply_offset, uint64_t notify_offset, uint32_t slots, uint32_t slot_size, bint checked,
-                  uint64_t peer=0):
+                  uint64_t peer=0, uint32_t process=0):
         cdef uint64_t length = <uint64_t> slots * slot_size
         if slots < 1 or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % 64:
             raise ValueError(f"a ring of {slots} slots of {slot_size} bytes cannot be: slots are multiples of 64 bytes")
@@ -202,6 +203,7 @@ cdef class ServerRing:
         self.c.notify_offset = notify_offset
         self.c.sequence = 1
         self.c.session.peer = peer
+        self.c.session.process = process
         if staging is not None:
             self.c.session.staging = staging.c.base
             self.c.session.staging_length = staging.c.length

@@ -9,6 +9,7 @@ cdef struct session:           # one client thread's connection to one worker, a
     uint64_t peer              # which client process or host this is; 0: unknown, and then each session is one by itself
     const char *staging        # memory that the client WRITEs large values into (it may change at any time), or NULL
     uint64_t staging_length
+    uint32_t process           # number of the client's process, as the kernel says; 0: it is on another host, or not known
 
 cdef struct request:           # a private, checked copy: header and payload can no longer change
     session *session

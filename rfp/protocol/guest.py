@@ -78,7 +78,7 @@ class Attachment:
             self.rings.append(
                 ServerRing(
                     requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
-                    offer.slots, offer.slot_size, bool(guest.features & RESPONSE_CRC), guest.peer.number,
+                    offer.slots, offer.slot_size, bool(guest.features & RESPONSE_CRC), guest.peer.number, guest.connection.pid,
                 )
             )  # fmt: skip
         for server_ring, worker in zip(self.rings, offer.workers, strict=True):

@@ -39,7 +39,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, **access:
       rnvm serve orders.pool --address shm:///run/user/1000/orders.d/socket
       rnvm serve orders.pool --address rdma://10.0.0.1:7002 --secret-file ~/.rfp-secret
 
-    Ends by itself, with status 3, when the pool's medium fails: nothing is answered from then on.
+    Ends by itself, with status 3, when the pool's medium fails or its file is removed: nothing is answered from then on.
     """
     place = address_of(pool) if address is None else address
     backend = None
@@ -52,7 +52,10 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, **access:
         click.echo(f"serving {pool} at {backend.address}, pid {os.getpid()}")
         while not backend.failed:
             time.sleep(LOOK)
-        click.echo("the pool's medium has failed: look at the device, then serve the pool again", err=True)
+        if backend.removed:
+            click.echo(f"{pool} was removed, or another file put in its place, while it was served: what it held is gone", err=True)
+        else:
+            click.echo("the pool's medium has failed: look at the device, then serve the pool again", err=True)
         raise SystemExit(3)
     except Stop:
         pass
@@ -98,6 +101,8 @@ def recover(pool: str, modules: tuple[str, ...]) -> None:
             known.cls(fe, name, codec=codec, create=False).check(timeout=3600)
         done = fe.figures["executed_again"]
         click.echo(f"{plural(done, 'operation')} executed")
+        if passed := fe.figures["passed_over"]:
+            click.echo(f"{plural(passed, 'operation')} passed over, which their structures do not know: no front-end logs such")
         for name in unknown:
             click.echo(f"{name!r} is of a kind or format that is not known here: what it has in the logs is kept", err=True)
     if unknown:

@@ -16,6 +16,7 @@ cdef enum:                     # from 1 on: the structure's own
     STOPPED = -9               # the handle is being closed
     GONE = -10                 # the structure was dropped
     TOO_MANY = -11             # structures in one transaction
+    ALIEN = -12                # apply: an operation that the kind does not know; whoever logged it was no front-end of ours
 
 # DAMAGED, with the reason: a literal.
 cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:

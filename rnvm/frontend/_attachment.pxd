@@ -23,8 +23,9 @@ cdef class Attachment:
     cdef RemoteRegion words                # in these
     cdef object interruption               # what a signal handler raised during a wait
     cdef Baton baton                       # threads that share it take turns
-    cdef uint64_t previous_epoch
+    cdef uint64_t ticket                   # of the last session, 0: there was none; and which it was
     cdef uint32_t previous
+    cdef unsigned char[16] uuid            # of the pool; zeros: none is known
     cdef bint is_closed                    # nothing more is begun
     cdef bint has_ended                    # nothing of the connection is left
     cdef bint is_forked
@@ -38,13 +39,14 @@ cdef class Attachment:
     # The session
     cdef int call(self, uint8_t opcode, const void *question, uint32_t n, void *answer, uint32_t capacity, uint32_t *got) noexcept
     cdef int begin(self, uint64_t deadline) except -1
+    cdef int begin_patiently(self) except -1
     cdef int take_geometry(self, uint64_t size) except -1
     cdef int begin_journal(self, journal *j, uint64_t at, uint64_t offset, uint64_t size, uint64_t tail) except -1
     cdef int end(self) except -1
     cdef int forget_session(self) except -1
     cdef int connect_again(self) except -1
     cdef int unless_lost(self) except -1
-    cdef int outcome(self, uint32_t session, uint64_t epoch, const doubt *written) except -1
+    cdef int outcome(self, uint32_t session, uint64_t epoch, uint64_t ticket, const doubt *written) except -1
     cdef int finish(self) except -1
     # What is under way is ended: a transaction discarded, a batch written.
     cdef int end_transaction(self) except -1

@@ -8,7 +8,6 @@ FIRST_PAUSE: float
 LONGEST_PAUSE: float
 FIRST_ATTEMPT: float
 
-def process_identity() -> int: ...
 
 def unknown(address: object) -> Exception: ...
 

@@ -1,14 +1,13 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A front-end's session at its back-end: begun, lost, begun anew (the contract is in _attachment.pxd)."""
 
-import os
 import time
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from rfp._core cimport rfp_now
 from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
@@ -22,7 +21,7 @@ from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LO
 from rnvm.frontend._baton cimport Baton
 from rnvm.frontend._cache cimport cache_clear
 from rnvm.frontend._changes cimport changes_abandon, changes_undo
-from rnvm.frontend._front cimport doubt, instance, journal
+from rnvm.frontend._front cimport WATCH, doubt, instance, journal
 from rnvm.frontend._journal cimport journal_trust
 from rnvm.frontend._overlay cimport overlay_clear, overlay_free
 from rnvm.frontend._remote cimport remote_call, remote_read
@@ -32,26 +31,18 @@ from rnvm.pool._format cimport header_whole
 
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument, NotFound,
-    OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge)
+    OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge, WrongKind)
 
 cdef enum:
     LANDING = 65536            # bytes that one READ brings at most where memory must be registered
 
-cdef double LOOK = 0.01        # seconds
-# Whoever begins a call so long after the back-end was seen alive sees a state that is not older than its death.  A new back-end
-# waits longer than that before it serves.
-DEATH = 2 * LOOK
+# Whoever begins a call so long (seconds) after the back-end was seen alive sees a state that is not older than its death.  A new
+# back-end waits longer than that before it serves.
+DEATH = 2 * WATCH / 1e9
 
 LONGEST_TIME = 1e9             # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1
 FIRST_ATTEMPT = 1.0            # seconds that one to connect again may take; twice as much after each that took them all
-
-
-def process_identity():
-    """This process, told from one that has its number later: pid | start time << 22."""
-    with open("/proc/self/stat", "rb") as file:
-        started = int(file.read().rsplit(b")", 1)[1].split()[19])
-    return os.getpid() & 0x3fffff | (started & 0x3ffffffffff) << 22
 
 
 def unknown(address):
@@ -109,27 +100,39 @@ cdef class Attachment:
         self.c.near = type(self.link.fabric) is ShmFabric and not self.channel.rings[0].pair.emulated
         self.c.desk = self.channel.c.staging
         memset(&question, 0, sizeof(question))
-        question.process = process_identity()
+        question.version = RNVM_MESSAGES
+        memcpy(question.pool, self.uuid, sizeof(self.uuid))
         question.previous = self.previous
-        question.previous_epoch = self.previous_epoch
+        question.ticket = self.ticket
         question.flags = (RNVM_WAITS if self.c.persistent else 0) | (RNVM_MAPS if self.c.near else 0)
         found = self.call(RNVM_ATTACH, &question, sizeof(question), &answer, sizeof(answer), &got)
         self.raise_for(found)
         if self.c.refusal == RNVM_STOPPED:
-            raise StorageFailed("the pool's medium has failed, and its back-end has stopped",
-                                hint="look at the device, then start the back-end again: it recovers the pool")
+            raise StorageFailed("the pool's medium has failed or its file was removed, and its back-end has stopped",
+                                hint="look at both, then start the back-end again: it recovers the pool")
         if self.c.refusal == RNVM_NO_SESSION_LEFT:
             raise QuotaExceeded("all front-ends that this pool was made for are connected", hint="rnvm create --front-ends")
+        if self.c.refusal == RNVM_TOO_MANY:
+            raise QuotaExceeded("this process has as many front-ends of this pool as one process may have",
+                                hint="close some; or a pool for more of them: rnvm create --front-ends")
+        if self.c.refusal == RNVM_OTHER_POOL:
+            raise HandshakeFailed(f"{self.address} serves another pool now than the one that this front-end was connected to",
+                                  hint="connect again, if that pool is the one that is wanted")
+        if self.c.refusal == RNVM_OTHER_VERSION:
+            raise HandshakeFailed("the back-end speaks another version of the pool's messages", hint="are both of the same release?")
         if self.c.refusal != RNVM_GOOD or got != sizeof(answer) or self.c.desk == NULL:
             raise HandshakeFailed("the back-end does not answer as one", hint="are both of the same release?")
         # Should what follows fail, the next attempt gives this session back.
         self.previous = self.c.session = answer.session
-        self.previous_epoch = self.c.epoch = answer.epoch
+        self.ticket = answer.ticket
+        memcpy(self.uuid, answer.pool, sizeof(self.uuid))
+        self.c.epoch = answer.epoch
         self.c.lease = answer.lease
         self.c.oplog = self.oplog and answer.flags & RNVM_LAST == 0
         self.c.direct = answer.flags & RNVM_DIRECT != 0
-        # Of a copy of a file nothing changes any more then; who is far trusts his locks for a while without reading at all.
-        self.c.watches = not self.c.ring.pair.needs_registration and not (self.c.direct and self.c.near)
+        # Nothing that it maps shows that the back-end is dead: of a copy of a file nothing changes any more, and the file itself may
+        # have been replaced.  A device refuses to READ what has gone.
+        self.c.watches = not self.c.ring.pair.needs_registration
         self.c.alive = rfp_now()
         self.c.flushed = answer.flags & RNVM_FLUSHED != 0
         self.forgetful = answer.flags & RNVM_FORGETFUL
@@ -152,6 +155,21 @@ cdef class Attachment:
                            answer.memory)
         return 0
 
+    cdef int begin_patiently(self) except -1:
+        """The first session: a back-end that is being started, or started again, may be there before the deadline."""
+        cdef double pause = FIRST_PAUSE
+        while True:
+            try:
+                return self.begin(self.c.deadline)
+            except (ConnectionFailed, QuotaExceeded) as error:
+                self.end()
+                # One session or the other may be given back by then; this process's own are not by waiting.
+                if isinstance(error, HandshakeFailed) or isinstance(error, QuotaExceeded) and self.c.refusal == RNVM_TOO_MANY \
+                        or not self.reconnect or (<double> self.c.deadline - <double> rfp_now()) / 1e9 <= pause:
+                    raise
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
     def reach(self, uint64_t offset, uint64_t length):
         """Attaches what is missing of a range of the pool, within the time of the call under way."""
         self.link.reach(0, offset, length, self.c.deadline)
@@ -160,15 +178,18 @@ cdef class Attachment:
         """Where everything stands in the pool, by its own header, and our buffer for records."""
         cdef rnvm_header header
         cdef uint64_t longest, each
+        cdef int found
         self.c.near, near = False, self.c.near
         # Before there is a geometry nothing says what READs may reach: the region's own bounds do.
         self.c.landing = 0
         self.c.landing_length = RNVM_PAGE
         self.buffer = self.link.fabric.register(RNVM_PAGE, 0)
         self.c.buffer = &self.buffer.c
-        self.raise_for(remote_read(&self.c, RNVM_HEADERS, &header, sizeof(header)))
-        if not header_whole(&header):
-            self.raise_for(remote_read(&self.c, RNVM_HEADERS + RNVM_PAGE, &header, sizeof(header)))
+        with nogil:
+            found = remote_read(&self.c, RNVM_HEADERS, &header, sizeof(header))
+            if found == OK and not header_whole(&header):
+                found = remote_read(&self.c, RNVM_HEADERS + RNVM_PAGE, &header, sizeof(header))
+        self.raise_for(found)
         if not header_whole(&header) or header.major != RNVM_MAJOR or not rnvm_geometry_of(&header, size, &self.c.g) \
                 or self.pool.c.length < size or self.logs.c.length != self.c.g.rings \
                 or self.words is not None and self.words.c.length < 8 * <uint64_t> self.c.g.names \
@@ -229,6 +250,7 @@ cdef class Attachment:
         cdef double pause = FIRST_PAUSE, attempt = FIRST_ATTEMPT
         if not self.reconnect:
             raise ConnectionFailed(f"the session at {self.address} was lost", hint="connect again, or use reconnect=True")
+        reason = None
         self.broken = self.c.transacting
         self.forget_session()
         self.end()
@@ -240,7 +262,10 @@ cdef class Attachment:
                 if self.is_closed:
                     raise Closed("this front-end was closed")
                 for structure in list(self.structures.values()):
-                    structure._reopen()
+                    try:
+                        structure._reopen()
+                    except (NotFound, WrongKind):
+                        pass                    # it was dropped: that concerns only who uses it, whose calls say so
                 return 0
             except (ConnectionFailed, DeadlineExceeded, QuotaExceeded, StorageFailed) as error:
                 self.end()
@@ -248,9 +273,11 @@ cdef class Attachment:
                     raise
                 if isinstance(error, DeadlineExceeded):
                     attempt *= 2                # what is there may be slow
+                if reason is None or not isinstance(error, DeadlineExceeded):
+                    reason = error              # says more than that the last attempt had little time left
                 if (<double> deadline - <double> rfp_now()) / 1e9 <= pause:
                     raise ConnectionFailed(f"the session at {self.address} was lost, and not made anew before the deadline: "
-                                           f"{error}",
+                                           f"{reason}",
                                            hint="give the call more timeout; is the back-end running?") from None
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
@@ -260,7 +287,7 @@ cdef class Attachment:
         if not self.c.trouble or rfp_now() >= self.c.deadline:
             raise
 
-    cdef int outcome(self, uint32_t session, uint64_t epoch, const doubt *written) except -1:
+    cdef int outcome(self, uint32_t session, uint64_t epoch, uint64_t ticket, const doubt *written) except -1:
         """Whether what an earlier session of ours wrote last counts; if it does not, it never will.
 
         An operation whose record counts is done, also where that of what it changed does not: it is executed again.
@@ -270,6 +297,7 @@ cdef class Attachment:
         memset(&question, 0, sizeof(question))
         question.session = session
         question.epoch = epoch
+        question.ticket = ticket
         for ring in range(2):
             if not written.written[ring]:
                 continue
@@ -318,7 +346,7 @@ cdef class Attachment:
             except BaseException:
                 self.leave()
                 raise
-        if self.c.watches and now > self.c.alive + <uint64_t> (LOOK * 1e9) and not self.c.trouble:
+        if self.c.watches and now > self.c.alive + WATCH and not self.c.trouble:
             self.c.alive = now
             if not self.c.ring.pair.ops.alive(self.c.ring.pair):
                 self.c.trouble = LOST
@@ -378,6 +406,7 @@ cdef class Attachment:
         cdef doubt written = self.c.doubt
         cdef uint32_t session = self.c.session
         cdef uint64_t epoch = self.c.epoch
+        cdef uint64_t ticket = self.ticket
         cdef int result = self.c.result
         if found == DAMAGED or found == AGAIN:
             what = s.fault.decode() if s.fault != NULL else "a node is not what leads to it says"
@@ -391,7 +420,7 @@ cdef class Attachment:
             if operation and written.any:
                 raise unknown(self.address) from error
             raise
-        if operation and self.outcome(session, epoch, &written):
+        if operation and self.outcome(session, epoch, ticket, &written):
             self.settled = result
             return 1
         return 0
@@ -448,13 +477,16 @@ cdef class Attachment:
         if self.has_ended:
             return 0
         self.has_ended = True
-        if not self.c.trouble and not self.channel.c.closing:
+        if self.channel is not None and not self.channel.c.closing:
             if self.c.transacting:
                 changes_undo(&self.c, 0)
-            else:
+            elif not self.c.trouble:
                 with nogil:
                     transaction_commit(&self.c)     # where that fails, others execute the operations
-            self.call(RNVM_DETACH, NULL, 0, NULL, 0, NULL)
+            # Also where the session was fenced: nobody gets its rings before we say that we are through with them.
+            if self.link is not None and not self.c.ring.lost:
+                self.c.trouble = 0
+                self.call(RNVM_DETACH, NULL, 0, NULL, 0, NULL)
         self.open_batch = self.open_transaction = None
         self.baton.keep(False)
         self.forget_session()

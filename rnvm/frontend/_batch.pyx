@@ -145,7 +145,7 @@ cdef class Transaction:
         cdef Attachment fe = self.fe
         cdef doubt written
         cdef uint32_t session
-        cdef uint64_t epoch
+        cdef uint64_t epoch, ticket
         cdef int found
         with nogil:
             journal_trust(&fe.c)
@@ -156,14 +156,14 @@ cdef class Transaction:
         fe.c.transacting = False
         if found == LOST or found == FENCED:
             written = fe.c.doubt
-            session, epoch = fe.c.session, fe.c.epoch
+            session, epoch, ticket = fe.c.session, fe.c.epoch, fe.ticket
             try:
                 fe.connect_again()
             except ConnectionFailed as error:
                 if written.any:
                     raise unknown(fe.address) from error
                 raise
-            if not fe.outcome(session, epoch, &written):
+            if not fe.outcome(session, epoch, ticket, &written):
                 raise self.nothing_done("at the end of a transaction")
             return 0
         with nogil:

@@ -26,6 +26,9 @@ from rfp.protocol._client_ring cimport client_ring
 from rfp.protocol._remote_arena cimport remote_arena
 from rnvm._layout cimport rnvm_geometry
 
+cdef enum:
+    WATCH = 10000000           # ns between two looks whether the back-end lives
+
 cdef struct journal:           # one ring of the session, as its writer sees it; positions are LSNs
     uint64_t at                # offset in the pool
     uint64_t offset            # in the region that may be written
@@ -111,7 +114,7 @@ cdef struct frontend:
     uint64_t epoch
     bint near                  # the pool's memory itself is mapped here, and no network is emulated: loads instead of READs
     bint watches               # nothing that it reads shows that the back-end is dead, so it looks now and then
-    uint64_t alive             # when it was last known to be alive, ns; looked at where what is mapped is a copy
+    uint64_t alive             # when it was last known to be, ns
     bint direct                # our own stores become durable without the back-end
     bint flushed               # when cache lines are flushed
     int trouble                # LOST or FENCED: everything answers that until the session is made anew; 0: all is well
@@ -182,11 +185,13 @@ cdef struct frontend:
     uint64_t restarts
     uint64_t commits
     uint64_t executed_again
+    uint64_t passed_over       # operations of dead writers that their structure's kind does not know
 
 cdef struct instance:          # a structure that is open at a front-end; in memory of its own: it may outlive the object
     frontend *fe
     const kind *kind
     uint32_t id                # its name in logs
+    unsigned char[16] uuid     # of the structure, also where another pool has one with this name and id
     uint32_t index             # of its naming entry
     uint64_t slabs             # address of its first node
     uint64_t root              # and of the one that it knows

@@ -10,7 +10,7 @@ cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 from rfp._core cimport rfp_now
 from rnvm._layout cimport rnvm_structure_index, rnvm_up
@@ -70,7 +70,7 @@ cdef class FrontEnd(Attachment):
         self.c.deadline = rfp_now() + <uint64_t> (timeout * 1e9)
         self.is_closed = False
         try:
-            self.begin(self.c.deadline)
+            self.begin_patiently()
         except BaseException:
             self.is_closed = True
             self.end()
@@ -170,10 +170,11 @@ cdef class FrontEnd(Attachment):
         if self.c.refusal != RNVM_GOOD or got != sizeof(found):
             self.raise_for(LOST)
         memcpy(&found, answer, sizeof(found))
-        if s.id and s.id != found.structure:
+        if s.id and (s.id != found.structure or memcmp(s.uuid, found.uuid, sizeof(s.uuid))):
             raise NotFound(f"the structure {structure.name!r} was dropped, and another one has its name",
                            hint="open that one anew")
         s.id = found.structure
+        memcpy(s.uuid, found.uuid, sizeof(s.uuid))
         s.index = rnvm_structure_index(found.structure)
         s.slabs = found.root
         s.root = found.root + sizeof(rnvm_slabs)
@@ -301,7 +302,7 @@ cdef class FrontEnd(Attachment):
         """What it has done, as a dict."""
         return {"reads": self.c.reads, "writes": self.c.writes, "calls": self.c.calls, "swaps": self.c.swaps, "hits": self.c.hits,
                 "misses": self.c.misses, "evictions": self.c.evictions, "restarts": self.c.restarts,
-                "executed_again": self.c.executed_again,
+                "executed_again": self.c.executed_again, "passed_over": self.c.passed_over,
                 "cached": self.c.bytes, "nodes": self.c.node_count, "session": self.c.session, "epoch": self.c.epoch}
 
     @property

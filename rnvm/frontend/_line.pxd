@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 from rfp._fabric cimport work_request
 from rnvm._messages cimport rnvm_locked
-from rnvm.frontend._front cimport instance
+from rnvm.frontend._front cimport frontend, instance
 
 cdef struct line:              # as layout.h has it
     uint64_t sequence
@@ -20,6 +20,8 @@ cdef int line_look(instance *s, line *seen) noexcept nogil
 # The same where something goes before it in one round trip, over a network: two requests, then what they brought.
 cdef int line_ask(instance *s, work_request *works) noexcept nogil
 cdef int line_answer(instance *s, line *seen) noexcept nogil
+# Whether the session is still ours: one load, or one READ.  Whatever was read before this was read while it was.  OK, FENCED, ...
+cdef int line_session(frontend *fe) noexcept nogil
 # What a grant of the lock says: what others did meanwhile shows.
 cdef void line_take_over(instance *s, const rnvm_locked *locked) noexcept nogil
 # Whether a lock was granted with this word, and is not asked back.

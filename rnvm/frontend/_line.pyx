@@ -4,13 +4,13 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_load64, rfp_load64_acquire
+from rfp._core cimport rfp_load64_acquire
 from rfp._fabric cimport READ, remote_region, work_request
 from rnvm._layout cimport RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at, rnvm_session_at
 from rnvm._messages cimport RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked
 from rnvm.frontend._answers cimport FENCED, GONE, OK
 from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._remote cimport remote_place, remote_transfers
+from rnvm.frontend._remote cimport remote_place, remote_read, remote_transfers
 
 cdef enum:
     REVOKE = 1                 # words of the line
@@ -50,6 +50,21 @@ cdef int line_answer(instance *s, line *seen) noexcept nogil:
     return OK if seen.structure == s.id else GONE
 
 
+cdef int line_session(frontend *fe) noexcept nogil:
+    cdef uint64_t epoch = 0
+    cdef uint64_t at = rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE
+    cdef int found = fe.trouble
+    if found != OK:
+        return found
+    if fe.near:
+        epoch = rfp_load64_acquire(fe.pool.base + at)
+    else:
+        found = remote_read(fe, at, &epoch, sizeof(epoch))
+    if found == OK and epoch != fe.epoch:
+        found = fe.trouble = FENCED
+    return found
+
+
 cdef int line_look(instance *s, line *seen) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef work_request[2] works
@@ -67,9 +82,9 @@ cdef int line_look(instance *s, line *seen) noexcept nogil:
         seen.sequence = rfp_load64_acquire(at)
         # A sequence that begins anew, for another structure or while a new back-end replays logs, comes after these have changed.
         seen.structure = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_STRUCTURE))
-        if rfp_load64(fe.pool.base + rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE) != fe.epoch:
-            fe.trouble = FENCED
-            return FENCED
+        found = line_session(fe)
+        if found != OK:
+            return found
         return OK if seen.structure == s.id else GONE
     found = line_ask(s, works)
     if found == OK:

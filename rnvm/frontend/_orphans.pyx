@@ -7,7 +7,7 @@ from libc.stdlib cimport free, malloc
 from rnvm._layout cimport (
     RNVM_OPERATION, rnvm_longest_record, rnvm_operation_ring_at, rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed)
 from rnvm._messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending
-from rnvm.frontend._answers cimport AGAIN, LOST, NO_MEMORY, OK
+from rnvm.frontend._answers cimport AGAIN, ALIEN, LOST, NO_MEMORY, OK
 from rnvm.frontend._changes cimport change_touch, changes_undo
 from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._journal cimport journal_settle
@@ -22,6 +22,7 @@ cdef int orphans_execute(instance *s) noexcept nogil:
     cdef uint64_t upto = s.operations, at, seed, capacity = rnvm_longest_record(fe.g.operation_ring)
     cdef uint32_t got = 0
     cdef rnvm_record *record
+    cdef bint known
     cdef int found = OK
     cdef char *buffer = <char *> malloc(capacity)
     if buffer == NULL:
@@ -34,7 +35,8 @@ cdef int orphans_execute(instance *s) noexcept nogil:
         if found != OK:
             break
         if fe.refusal == RNVM_ABSENT:
-            break                               # a transaction without operations of its own had the numbers between
+            s.covered = upto                    # a transaction without operations of its own had the numbers between
+            break
         if fe.refusal != RNVM_GOOD or got != sizeof(pending) or pending.session >= fe.g.sessions:
             fe.trouble = LOST
             found = LOST
@@ -59,6 +61,9 @@ cdef int orphans_execute(instance *s) noexcept nogil:
             break
         s.operations = pending.number
         found = transaction_do(s, pending.code, buffer + pending.at, pending.length)
+        known = found != ALIEN
+        if not known:
+            found = OK                          # nobody was told that it is done: it is passed over, and nobody meets it again
         if found >= 0:
             found = change_touch(s)             # the transaction says that it was executed, also where that changed nothing
         if found < 0:
@@ -71,7 +76,10 @@ cdef int orphans_execute(instance *s) noexcept nogil:
                 changes_undo(fe, 0)             # nothing was written: it stays to be executed
             break
         s.covered = pending.number
-        fe.executed_again += 1
+        if known:
+            fe.executed_again += 1
+        else:
+            fe.passed_over += 1
     s.operations = max(s.operations, upto)
     free(buffer)
     return found

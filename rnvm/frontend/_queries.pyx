@@ -3,12 +3,12 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rfp._core cimport rfp_pause
+from rfp._core cimport rfp_now, rfp_pause
 from rnvm._layout cimport rnvm_memory_ring_at, rnvm_record
 from rnvm.frontend._answers cimport AGAIN, LATE, NO_MEMORY, OK
 from rnvm.frontend._cache cimport cache_forget
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._line cimport line, line_look
+from rnvm.frontend._front cimport WATCH, frontend, instance
+from rnvm.frontend._line cimport line, line_look, line_session
 from rnvm.frontend._overlay cimport ASK, overlay_clear, overlay_pull
 from rnvm.frontend._remote cimport remote_patience, remote_read
 from rnvm.frontend._swap_lock cimport swap_applied
@@ -132,6 +132,10 @@ cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept 
         if outcome != OK:
             return outcome
         if after.sequence <= state and found >= 0:
+            if not fe.near and fe.watches and rfp_now() - fe.alive > WATCH:
+                outcome = line_session(fe)      # sequences begin anew where a back-end recovers
+                if outcome != OK:
+                    return outcome
             cache_forget(fe)
             return found
         # What was fetched may be of different moments.

@@ -198,6 +198,7 @@ cdef int own_blocks(reached *r) noexcept nogil:
     cdef bint needed
     # Without a back-end nothing waits to be applied.
     cdef int found = remote_ask(fe, RNVM_APPLY, 0) if fe.ring != NULL else OK
+    r.s.fetched = True
     for block in range(fe.g.blocks):
         at = rnvm_owner_word_at(&fe.g, block)
         if at != last:

@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 from rnvm._node cimport RNVM_NODE, rnvm_node
 from rnvm.frontend._front cimport instance, kind
 from rnvm.frontend._structure cimport (
-    OK, Structure, answer_put, fault, node_free, node_new, node_read, register_kind, root_change, root_read, visitor)
+    ALIEN, OK, Structure, answer_put, fault, node_free, node_new, node_read, register_kind, root_change, root_read, visitor)
 
 from rfp.errors import InvalidArgument
 
@@ -22,6 +22,8 @@ cdef enum:                     # operations
     FAIL = 4                   # changes something, then finds an invariant broken
     LOSE = 5                   # two mistakes that a structure could make: a node that is forgotten and not freed,
     DANGLE = 6                 # and one that is freed and not forgotten
+    SEE = 7                    # changes nothing: the values of two places, and Python code between them
+    FORGE = 8                  # known only to a process that forges
 
 cdef enum:
     NOTHING = 1                # apply and query: the place is empty
@@ -54,11 +56,42 @@ cdef int value_of(instance *s, const shelf *root, uint32_t place) noexcept nogil
     return answer_put(s, value + RNVM_NODE + 8, (<const uint64_t *> (value + RNVM_NODE))[0])
 
 
+cdef object between = None     # what is to be called, once, between the two
+cdef bint forging = False
+
+
+cdef void pause() noexcept with gil:
+    global between
+    hook, between = between, None
+    if hook is not None:
+        hook()
+
+
+cdef int both(instance *s, const uint64_t *places) noexcept nogil:
+    cdef shelf root
+    cdef const char *node = root_read(s)
+    cdef int found
+    if node == NULL:
+        return s.error
+    root = (<const shelf *> node)[0]
+    found = value_of(s, &root, <uint32_t> places[0])
+    if found == OK:
+        pause()
+        found = answer_put(s, b"|", 1)
+    return value_of(s, &root, <uint32_t> places[1]) if found == OK else found
+
+
+cdef int see(instance *s, void *context) noexcept nogil:
+    return both(s, <const uint64_t *> context)
+
+
 cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     cdef shelf *root
     cdef char *value
     cdef uint64_t place = (<const uint64_t *> bytes)[0], address = 0
     cdef int found
+    if code == SEE:
+        return both(s, <const uint64_t *> bytes)
     if code == TAKE and not (<const shelf *> root_read(s)).places[place]:
         return NOTHING
     root = <shelf *> root_change(s, RNVM_NODE, sizeof(shelf) - RNVM_NODE)
@@ -79,6 +112,10 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     if code == TAKE:
         found = value_of(s, root, <uint32_t> place)
         return clear(s, root, <uint32_t> place) if found == OK else found
+    if code == FORGE and forging:
+        return OK
+    if code != PUT:
+        return ALIEN
     found = clear(s, root, <uint32_t> place)
     if found != OK:
         return found
@@ -165,6 +202,28 @@ cdef class Sample(Structure):
     def fail(self, uint64_t place):
         """An operation that finds damage half way."""
         self.execute(FAIL, <const char *> &place, 8)
+
+    def see(self, uint64_t first, uint64_t second, hook, *, bint operation=False, timeout=None):
+        """What is in two places, with b"|" between; after the first one was read the hook is called.  operation: not a query."""
+        global between
+        cdef uint64_t[2] places
+        cdef int found
+        if first >= PLACES or second >= PLACES:
+            raise InvalidArgument(f"places {first} and {second}")
+        places[0], places[1] = first, second
+        between = hook
+        if operation:
+            found = self.execute(SEE, <const char *> places, sizeof(places), timeout)
+        else:
+            found = self.query(see, places, timeout)
+        return None if found == NOTHING else self.answer()
+
+    def forge(self):
+        """An operation that no other process knows."""
+        global forging
+        cdef uint64_t place = 0
+        forging = True
+        self.execute(FORGE, <const char *> &place, 8)
 
     def lose(self, uint64_t place):
         """A mistake: forgets what is there and does not free it."""

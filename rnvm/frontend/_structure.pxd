@@ -13,7 +13,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 # What apply, query and walk answer, and fault(s, address, what) that says why something is damaged.
-from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, fault
+from rnvm.frontend._answers cimport AGAIN, ALIEN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, fault
 from rnvm.frontend._front cimport frontend, instance, kind
 
 ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexcept nogil
@@ -22,7 +22,8 @@ ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexce
 #   number   of the kind: Queue 1, HashTable 2, BPlusTree 3, ... never used for anything else again
 #   format   version of its nodes and operations
 #   root     bytes of its root node, header included: a multiple of 8, at most 3072.  Zeros when the structure is new
-#   apply    executes one operation.  OK or 1...: the changes count, if there are any; below 0: none of them does
+#   apply    executes one operation.  OK or 1...: the changes count, if there are any; below 0: none of them does.  ALIEN: it does not
+#            know the code, or not such bytes
 #   walk     calls visit for the address and length of every node it has allocated (not for the root), each once, and passes on
 #            what that answers unless it is OK.  Verifies its invariants on the way: DAMAGED and fault() at the first that does
 #            not hold

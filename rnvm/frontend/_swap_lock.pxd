@@ -6,7 +6,5 @@ from rnvm.frontend._line cimport line
 # Waits for the lock.  OK: s.holds.
 cdef int swap_acquire(instance *s) noexcept nogil
 cdef int swap_release(instance *s) noexcept nogil
-# Whether nobody has taken our place: *ours.
-cdef int swap_confirm(instance *s, bint *ours) noexcept nogil
 # Whether all that was acknowledged is applied, as far as a look at the line, and then at the word, can tell.
 cdef int swap_applied(instance *s, const line *seen, bint *applied) noexcept nogil

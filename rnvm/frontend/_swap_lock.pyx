@@ -194,13 +194,6 @@ cdef int swap_release(instance *s) noexcept nogil:
     return found
 
 
-cdef int swap_confirm(instance *s, bint *ours) noexcept nogil:
-    cdef uint64_t word = 0
-    cdef int found = look(s, &word)
-    ours[0] = word == s.token
-    return found
-
-
 cdef int swap_applied(instance *s, const line *seen, bint *applied) noexcept nogil:
     cdef uint64_t word = 0
     cdef int found = look(s, &word)

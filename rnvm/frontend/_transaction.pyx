@@ -10,7 +10,7 @@ from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._journal cimport journal_payload, journal_room, journal_settle, journal_wait, journal_write
 from rnvm.frontend._line cimport line, line_look
 from rnvm.frontend._remote cimport remote_ask, remote_patience
-from rnvm.frontend._writer_lock cimport lock_confirm
+from rnvm.frontend._writer_lock cimport lock_confirm, locks_confirm
 
 cdef int transaction_do(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     cdef frontend *fe = s.fe
@@ -22,9 +22,11 @@ cdef int transaction_do(instance *s, uint32_t code, const char *bytes, uint32_t 
     s.fetched = False
     s.error = AGAIN
     found = s.kind.apply(s, code, bytes, length)
+    # What changes something outside a transaction is confirmed by its record.
+    if found < 0 or fe.undo_count == mark or fe.transacting:
+        found = lock_confirm(s, found)
     if found < 0:
         changes_undo(fe, mark)
-        return lock_confirm(s, found)
     return found
 
 
@@ -77,6 +79,8 @@ cdef int transaction_commit(frontend *fe) noexcept nogil:
     cdef int found = transaction_write(fe)
     if found == OK and fe.doubt.any:
         found = journal_settle(fe)
+    elif found == OK and fe.transacting:
+        found = locks_confirm(fe)
     if found == OK and fe.applied:
         transaction_await(fe)                        # it holds, also where nobody can say when it shows
     return found

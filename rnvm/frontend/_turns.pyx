@@ -9,14 +9,14 @@ from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._orphans cimport orphans_execute
 from rnvm.frontend._slabs cimport slabs_begin
 from rnvm.frontend._transaction cimport transaction_commit
-from rnvm.frontend._writer_lock cimport lock_acquire, lock_pause, lock_release, lock_resume
+from rnvm.frontend._writer_lock cimport lock_acquire, lock_keep, lock_pause, lock_release, lock_resume
 
 
 cdef int turn_enter(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef int found
     if s.entered:
-        return OK
+        return lock_keep(s)
     found = lock_resume(s)
     if found != OK:
         return found

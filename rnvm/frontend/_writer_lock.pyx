@@ -12,10 +12,10 @@ from rfp._core cimport rfp_fence_full, rfp_now, rfp_store64_release
 from rfp._fabric cimport WRITE, work_request
 from rnvm._messages cimport RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked
 from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, GONE, LOST, OK
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._line cimport line, line_grants, line_look, line_take_over
+from rnvm.frontend._front cimport WATCH, frontend, instance
+from rnvm.frontend._line cimport line, line_grants, line_look, line_session, line_take_over
 from rnvm.frontend._remote cimport remote_ask, remote_call, remote_patience, remote_transfers
-from rnvm.frontend._swap_lock cimport swap_acquire, swap_confirm, swap_release
+from rnvm.frontend._swap_lock cimport swap_acquire, swap_release
 
 cdef enum:
     LOOKS = 128                # whether a lock was granted, before it is asked for again
@@ -161,18 +161,58 @@ cdef int lock_release(instance *s) noexcept nogil:
     return give_back(s) if s.fe.words == NULL else swap_release(s)
 
 
-cdef int lock_confirm(instance *s, int found) noexcept nogil:
+cdef bint covered(const instance *s, uint64_t since) noexcept nogil:
+    """Over a network: whether the lock is ours at this moment although nothing is READ.  We saw, so short a time ago, that nobody
+    wants it, and the back-end lived a moment ago; another one waits longer than that before it serves."""
+    cdef const frontend *fe = s.fe
+    cdef uint64_t now
+    if fe.near:
+        return False
+    now = rfp_now()
+    return now - s.looked <= since and (not fe.watches or now - fe.alive <= WATCH)
+
+
+cdef int lock_keep(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
+    cdef uint64_t now
     cdef line seen
-    cdef bint ours = True
+    cdef int found
+    if fe.trouble:
+        return fe.trouble
+    if fe.near:
+        return line_session(fe)
+    if covered(s, fe.lease // 2):
+        return OK
+    if fe.words != NULL:
+        return line_session(fe)                 # the line does not say who of those that share the lock is inside
+    now = rfp_now()
+    found = line_look(s, &seen)
+    if found == OK and seen.holder != s.word:
+        found = fe.trouble = FENCED
+    if found == OK and line_grants(&seen, s.word):
+        s.looked = now
+    return found
+
+
+cdef int locks_confirm(frontend *fe) noexcept nogil:
+    cdef instance *s
+    cdef uint32_t i
+    if fe.trouble:
+        return fe.trouble
+    for i in range(fe.instance_count):
+        s = fe.instances[i]
+        if s.entered and not covered(s, fe.lease):
+            return line_session(fe)
+    return OK
+
+
+cdef int lock_confirm(instance *s, int found) noexcept nogil:
+    cdef bint suspect = found == AGAIN or found == DAMAGED
     cdef int outcome
-    if found != AGAIN and (not s.fetched or not fe.near and rfp_now() - s.looked <= fe.lease):
+    if not suspect and (not s.fetched or covered(s, s.fe.lease)):
         return found
-    outcome = line_look(s, &seen)
-    if outcome == OK and fe.words != NULL:
-        outcome = swap_confirm(s, &ours)
-    if outcome == OK and (seen.holder != s.word or not ours):
-        outcome = fe.trouble = FENCED
+    # While the session is ours, so is each lock that we are inside of: whoever takes one of them raises the epoch first.
+    outcome = line_session(s.fe)
     if outcome != OK:
         return outcome
-    return DAMAGED if found == AGAIN else found
+    return DAMAGED if suspect else found

@@ -90,8 +90,8 @@ def fenced(backend: rnvm.Backend, number: int) -> None:
 
 
 @contextlib.contextmanager
-def served(path: str, lease: float = 2.0) -> Iterator[Process]:
-    with Process(BACKEND, path, address_of(path), lease) as backend:
+def served(path: str, lease: float = 2.0, address: str | None = None) -> Iterator[Process]:
+    with Process(BACKEND, path, address or address_of(path), lease) as backend:
         backend.wait_for(1)
         yield backend
 

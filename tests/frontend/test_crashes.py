@@ -216,18 +216,18 @@ def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
 
 
 @pytest.mark.shm
-def test_what_is_durable_without_the_back_end_is_done_also_when_that_is_gone() -> None:
+def test_who_maps_the_pool_waits_for_its_back_end_too_and_what_it_did_before_it_noticed_is_there() -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):
             fe = stack.enter_context(rnvm.connect(address_of(path), timeout=10))
             sample = Sample(fe, "s")
-            sample.add(1)
-        assert sample.add(1) == 2
-        with fe.transaction(sample):
-            sample.add(1)
+            done = sample.add(1)
+        with pytest.raises(ConnectionFailed):
+            while True:
+                done = sample.add(1, timeout=0.1)
         with served(path):
-            assert sample.add(1) == 4
-            assert Sample(stack.enter_context(rnvm.connect(address_of(path))), "s").numbers() == (4, 4)
+            assert sample.add(1) == done + 1
+            assert Sample(stack.enter_context(rnvm.connect(address_of(path))), "s").numbers() == (done + 1, done + 1)
 
 
 @pytest.mark.shm

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import subprocess
+import sys
 import threading
 import time
 from typing import Any
@@ -18,12 +21,14 @@ from rfp.errors import (
     InvalidArgument,
     NotFound,
     OutOfMemory,
+    QuotaExceeded,
     StructureDamaged,
     TooLarge,
     Unsupported,
     WrongKind,
     WrongType,
 )
+from rnvm import pools
 from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
@@ -494,11 +499,28 @@ def test_waiters_get_a_lock_in_the_order_in_which_they_came(direct: rnvm.Backend
     assert holder.numbers()[0] == 4
 
 
-def test_all_sessions_taken_is_an_error(direct: rnvm.Backend, connect: Connect) -> None:
-    for _ in range(16):
-        connect(direct)
-    with pytest.raises(Exception, match="front-ends"):
+def test_all_sessions_taken_is_an_error() -> None:
+    with new_path("direct") as path:
+        pools.create(path, "8MiB", front_ends=4, assume_persistent=True)
+        with open_backend(path) as backend, contextlib.ExitStack() as stack:
+            held = [stack.enter_context(rnvm.connect(backend.address)) for _ in range(4)]
+            with pytest.raises(QuotaExceeded, match="all front-ends"):
+                rnvm.connect(backend.address, timeout=0.2)
+            # One that is given back meanwhile will do.
+            giving = threading.Timer(0.1, held[0].close)
+            giving.start()
+            rnvm.connect(backend.address, timeout=20).close()
+            giving.join()
+
+
+def test_a_process_never_takes_all_sessions(direct: rnvm.Backend, connect: Connect) -> None:
+    held = [connect(direct) for _ in range(14)]
+    with pytest.raises(QuotaExceeded, match="this process"):
         rnvm.connect(direct.address)
+    code = f"import rnvm; print(rnvm.connect({direct.address!r}).names())"
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"{}\n"
+    held[0].close()
+    connect(direct)
 
 
 def test_a_back_end_that_is_awake_makes_records_durable_without_being_asked() -> None:

@@ -13,7 +13,7 @@ import rnvm
 from rfp._fabric import REMOTE_WRITE, SUCCESS, WRITE
 from rfp.connecting import Opener
 from rfp.control import Credentials
-from rfp.errors import ConnectionFailed, HandshakeFailed
+from rfp.errors import ConnectionFailed, HandshakeFailed, QuotaExceeded
 from rfp.protocol import _steps as steps
 from rfp.protocol.link import Link
 from rnvm.frontend._sample import Sample
@@ -22,8 +22,11 @@ from .conftest import Connect, new_path
 
 pytestmark = [pytest.mark.anywhere]
 
-ATTACH, DETACH = 17, 18
-ATTACHED = struct.Struct("<IIQQQQQQ")  # session, flags, epoch, operations, memory, lease, size, ticket
+ATTACH, DETACH, LIST = 17, 18, 21
+NOT_ATTACHED = 4
+VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 2, 13, 14, 1
+ATTACHMENT = struct.Struct("<II16sQII")  # version, flags, pool, ticket, previous, 0
+ATTACHED = struct.Struct("<IIQQQQQQ16s")  # session, flags, epoch, operations, memory, lease, size, ticket, pool
 SOON = 20.0
 
 
@@ -49,10 +52,10 @@ class Client:
         steps.pop(self.ring)
         return answer.status, answer.payload
 
-    def attach(self, previous: int = 0, previous_epoch: int = 0) -> None:
-        status, payload = self.call(ATTACH, struct.pack("<QIIQ", 0, previous, 0, previous_epoch))
+    def attach(self, previous: int = 0, ticket: int = 0) -> None:
+        status, payload = self.call(ATTACH, ATTACHMENT.pack(VERSION, 0, bytes(16), ticket, previous, 0))
         assert status == 0
-        self.session, _, self.epoch, *_, self.ticket = ATTACHED.unpack(payload)
+        self.session, _, self.epoch, *_, self.ticket, self.pool = ATTACHED.unpack(payload)
 
     def rings(self) -> object:
         return self.link.memory(self.ticket, REMOTE_WRITE, deadline(), files=True)
@@ -85,13 +88,69 @@ def test_a_sessions_rings_are_given_to_who_was_told_its_ticket(direct: rnvm.Back
         two.rings()
 
 
+def test_what_is_of_another_version_or_for_another_pool_gets_no_session(direct: rnvm.Backend) -> None:
+    with client(direct) as one:
+        for version in (0, 1, 3, 2**32 - 1):
+            assert one.call(ATTACH, ATTACHMENT.pack(version, 0, bytes(16), 0, 0, 0))[0] == OTHER_VERSION
+        assert one.call(ATTACH, ATTACHMENT.pack(VERSION, 0, b"another pool's :", 0, 0, 0))[0] == OTHER_POOL
+        assert one.call(ATTACH, struct.pack("<QIIQ", 0, 0, 0, 0))[0] == BAD_REQUEST  # as version 1 asked
+        assert direct.figures()["pool"]["attached"] == 0
+        one.attach()
+        with client(direct) as two:
+            assert two.call(ATTACH, ATTACHMENT.pack(VERSION, 0, one.pool, 0, 0, 0))[0] == 0
+
+
+def test_nobody_ends_a_session_without_its_ticket(direct: rnvm.Backend, connect: Connect, seed: int) -> None:
+    victim = connect(direct)
+    sample = Sample(victim, "s")
+    before = victim.figures["session"], victim.figures["epoch"]
+    for guess in (before[1], before[1] + 1, 1, seed | 1, 2**64 - 1):
+        with client(direct) as attacker:
+            with victim.batch():
+                sample.add(1)
+                attacker.attach(before[0], guess)
+                sample.add(1)
+            assert attacker.session != before[0]
+    assert (victim.figures["session"], victim.figures["epoch"]) == before
+    assert direct.figures()["pool"]["fenced"] <= 5  # the attackers' own
+
+
+def test_who_has_its_ticket_gives_a_session_back(direct: rnvm.Backend) -> None:
+    with client(direct) as one, client(direct) as two:
+        one.attach()
+        assert one.call(LIST, struct.pack("<Q", 0))[0] == 0
+        two.attach(one.session, one.ticket)
+        assert one.call(LIST, struct.pack("<Q", 0))[0] == NOT_ATTACHED
+        assert direct.figures()["pool"]["attached"] == 1
+        assert direct.figures()["pool"]["ending"] == 0
+
+
+@pytest.mark.shm
+def test_sessions_that_were_fenced_count_as_their_processs_as_long_as_that_may_write_there(direct: rnvm.Backend) -> None:
+    """One connection after another that was used, and then lost without a word."""
+    for _ in range(14):
+        with client(direct) as one:
+            one.attach()
+            assert one.call(LIST, struct.pack("<Q", 0))[0] == 0
+            session, ticket = one.session, one.ticket
+    end = time.monotonic() + SOON
+    while direct.figures()["pool"]["ending"] < 14:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    with pytest.raises(QuotaExceeded, match="this process"):
+        rnvm.connect(direct.address)
+    with client(direct) as one:
+        one.attach(session, ticket)
+    rnvm.connect(direct.address).close()
+
+
 @pytest.mark.verbs
 def test_who_was_fenced_can_write_to_its_rings_no_more(direct: rnvm.Backend) -> None:
     with client(direct) as one, client(direct) as two:
         one.attach()
         rings = one.rings()
         assert one.ring.pair.execute(WRITE, one.buffer, 0, rings, 0, 64) == SUCCESS
-        two.attach(one.session, one.epoch)  # "my session of before, whose rings nobody writes any more"
+        two.attach(one.session, one.ticket)  # "my session of before, whose rings nobody writes any more"
         assert direct.figures()["pool"]["fenced"] == 1
         assert one.ring.pair.execute(WRITE, one.buffer, 0, rings, 0, 64) != SUCCESS
         assert two.ring.pair.execute(WRITE, two.buffer, 0, two.rings(), 0, 64) == SUCCESS

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 import subprocess
 import sys
+import threading
+import time
 from typing import Any
 
 import pytest
@@ -13,13 +18,18 @@ import rnvm
 import rnvm.cli
 from rfp._reorder import ReorderFabric
 from rfp.connecting import Opener
-from rfp.errors import ConnectionFailed, QuotaExceeded
+from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, NotFound, OutOfMemory, QuotaExceeded, StorageFailed
+from rfp.protocol._channel import Channel
 from rfp.protocol.link import Link
 from rnvm import pools
 from rnvm.frontend._frontend import FrontEnd
 from rnvm.frontend._sample import Sample
 
+from structures import HashTable, Queue
+
 from .conftest import new_path, open_backend
+from .processes import Process, address_of, served
+from .test_rings import client
 
 
 class LostLink(Link):
@@ -108,3 +118,267 @@ def test_a_pool_whose_only_session_waits_for_its_operations_to_be_executed_is_re
             killed_in_a_batch(backend, "a")
         result = CliRunner().invoke(rnvm.cli.main, ["recover", path, "--with", "rnvm.frontend._sample"])
         assert (result.exit_code, "1 operation executed" in result.output) == (0, True), result.output
+
+
+class GivingUp(Opener):
+    """Its connections come to nothing at one moment or another after the back-end may have begun a session."""
+
+    def __init__(self, *arguments: Any, moment: int, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.moment = moment
+
+    def __call__(self, deadline: int) -> Link:
+        link = super().__call__(deadline)
+        attach, memory = link.attach, link.memory
+
+        def stopped(deadline: int) -> Channel:
+            channel = attach(deadline)
+            self.fabric.stop(self.moment)  # type: ignore[attr-defined]
+            return channel
+
+        def late(*arguments: Any) -> Any:
+            if self.moment == -1:
+                memory(*arguments)
+            raise DeadlineExceeded("it took too long in the test")
+
+        if self.moment > 0:
+            link.attach = stopped  # type: ignore[method-assign]
+        else:
+            link.memory = late  # type: ignore[method-assign]
+        return link
+
+
+def test_who_gives_up_while_it_connects_leaves_no_session_behind(seed: int) -> None:
+    gave_up = 0
+    with new_path("direct") as path:
+        pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
+        with open_backend(path) as backend:
+            for moment in (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8):
+                fabric = ReorderFabric(seed=seed + moment) if moment > 0 else None
+                for _ in range(2):
+                    # A device brings each request to an end, but later than the caller has time for.
+                    late = threading.Timer(0.06, fabric.hold, [0]) if fabric is not None else threading.Timer(0, int)
+                    late.start()
+                    with contextlib.suppress(DeadlineExceeded, ConnectionFailed):
+                        FrontEnd(GivingUp(backend.address, "rnvm", fabric=fabric, moment=moment), timeout=0.05).close()
+                        gave_up -= 1
+                    gave_up += 1
+                    late.join()
+                rnvm.connect(backend.address, timeout=20).close()
+    assert gave_up > 8
+
+
+def test_a_front_end_that_was_fenced_and_closed_leaves_no_session_behind() -> None:
+    with new_path("direct") as path:
+        pools.create(path, "8MiB", front_ends=2, assume_persistent=True)
+        with open_backend(path, lease=0.02) as backend, rnvm.connect(backend.address) as other:
+            theirs = Sample(other, "s")
+            for i in range(6):
+                fe = rnvm.connect(backend.address, timeout=20)
+                sample = Sample(fe, "s")
+                with contextlib.suppress(ConnectionFailed), fe.transaction(sample):
+                    theirs.add(1, timeout=20)  # it has to wait until the other one is fenced
+                del sample
+                fe.close()
+                assert theirs.numbers()[0] == i + 1
+
+
+def test_a_new_back_end_takes_a_session_from_no_process_that_had_it_and_lives(seed: int) -> None:
+    """Which tickets the one before had given, it does not know."""
+    with new_path("direct") as path, contextlib.ExitStack() as stack:
+        with served(path):
+            victim = stack.enter_context(Process(WRITER, address_of(path), "s"))
+            end = time.monotonic() + 60
+            while os.fstat(victim.out.fileno()).st_size < len("done"):
+                assert time.monotonic() < end
+                time.sleep(0.001)
+        backend = stack.enter_context(rnvm.Backend(path, address=address_of(path)))
+        with rnvm.connect(address_of(path)) as fe:
+            assert Sample(fe, "s").add(1) == 2  # what it had left is done, and nothing but the process itself keeps its session
+        for session in range(3):
+            with client(backend) as attacker:
+                attacker.attach(session, seed | 1)
+        end = time.monotonic() + 20
+        while backend.figures()["pool"]["attached"] or backend.figures()["pool"]["ending"] > 1:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        assert backend.figures()["pool"]["ending"] == 1
+        victim.kill()
+        while backend.figures()["pool"]["ending"]:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+# Leaves an operation that no other process knows, and one that all know.
+FORGER = WRITER.replace("sample.add(1)", "(sample.forge(), sample.add(1))")
+
+
+def test_an_operation_that_a_structure_does_not_know_costs_nobody_an_error(seed: int) -> None:
+    with new_path("direct") as path, open_backend(path) as backend:
+        writer = subprocess.Popen([sys.executable, "-c", FORGER, str(backend.address), "s"], stdout=subprocess.PIPE)
+        assert writer.stdout
+        with writer, writer.stdout:
+            assert writer.stdout.read(4) == b"done"
+            writer.kill()
+        with rnvm.connect(backend.address, timeout=20) as fe, rnvm.connect(backend.address, timeout=20) as other:
+            assert Sample(fe, "s").add(1) == 2
+            assert (fe.figures["passed_over"], fe.figures["executed_again"]) == (1, 1)
+            assert Sample(other, "s").add(1) == 3
+            assert (other.figures["passed_over"], other.figures["executed_again"]) == (0, 0)
+
+
+PUTTER = WRITER.replace("sample.add(1)", "sample.put(3, b'v' * 12_000)")
+
+
+def test_what_a_dead_writer_did_is_not_lost_where_executing_it_failed_at_first() -> None:
+    with new_path("direct") as path, open_backend(path) as backend, rnvm.connect(backend.address, timeout=20) as fe:
+        full = HashTable(fe, "full")
+        writer = subprocess.Popen([sys.executable, "-c", PUTTER, str(backend.address), "s"], stdout=subprocess.PIPE)
+        assert writer.stdout
+        with writer, writer.stdout:
+            assert writer.stdout.read(4) == b"done"
+            # While that is alive nobody has executed it yet; and from here on there is no room for it.
+            with pytest.raises(OutOfMemory):
+                for i in range(100_000):
+                    full[b"%d" % i] = b"v" * 4000
+            writer.kill()
+        sample = Sample(fe, "s")
+        for _ in range(3):
+            with pytest.raises(OutOfMemory):
+                sample.add(1)
+        full.clear()
+        assert sample.add(1) == 1
+        assert sample.get(3) == b"v" * 12_000
+
+
+def test_a_structure_that_was_dropped_concerns_nobody_but_who_uses_it() -> None:
+    with new_path("direct") as path, contextlib.ExitStack() as stack:
+        with served(path):
+            fe = stack.enter_context(rnvm.connect(address_of(path), timeout=20))
+            jobs, old, behind = Queue(fe, "jobs"), HashTable(fe, "old"), HashTable(fe, "behind")
+            fe.release()
+            with rnvm.connect(address_of(path)) as admin:
+                admin.drop("old")
+        with served(path):
+            jobs.put(b"0")
+            with pytest.raises(NotFound):
+                old[b"k"] = b"v"
+            with pytest.raises(NotFound):
+                old.get(b"k")
+            behind[b"k"] = b"v"
+            assert list(jobs) == [b"0"]
+
+
+# Another file in the place of the pool's.
+
+
+@pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_front_end_goes_on_in_the_backup_that_was_restored(medium: str, options: str) -> None:
+    with new_path(medium) as path, contextlib.ExitStack() as stack:
+        address = address_of(path) + options
+        with served(path, 2, address), rnvm.connect(address) as first:
+            Queue(first, "q").put(b"in the backup")
+        shutil.copy(path, path + ".bak")
+        with served(path, 2, address) as backend:
+            fe = stack.enter_context(rnvm.connect(address, timeout=20))
+            queue = Queue(fe, "q")
+            queue.put(b"after it")
+            backend.kill()
+            os.replace(path + ".bak", path)
+        with served(path, 2, address):
+            for i in range(3):
+                queue.put(b"%d" % i)
+            with rnvm.connect(address) as other:
+                assert list(queue) == list(Queue(other, "q")) == [b"in the backup", b"0", b"1", b"2"]
+
+
+@pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_front_end_does_not_go_over_to_another_pool(medium: str, options: str) -> None:
+    with new_path(medium) as path, contextlib.ExitStack() as stack:
+        address = address_of(path) + options
+        with served(path, 2, address):
+            fe = stack.enter_context(rnvm.connect(address, timeout=20))
+            queue = Queue(fe, "q")
+            queue.put(b"mine")
+        os.rename(path, path + ".old")
+        with served(path, 2, address), rnvm.connect(address) as other:  # made anew
+            theirs = Queue(other, "q")
+            for call in (lambda: queue.put(b"1"), lambda: len(queue), fe.names):
+                with pytest.raises(HandshakeFailed, match="another pool"):
+                    call()
+            assert len(theirs) == 0
+        os.replace(path + ".old", path)
+        with served(path, 2, address):
+            queue.put(b"2")
+            assert list(queue) == [b"mine", b"2"]
+
+
+@pytest.mark.parametrize("by", ["removing", "replacing"])
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str, by: str) -> None:
+    with new_path(medium) as path, open_backend(path, medium) as backend, rnvm.connect(backend.address, timeout=1) as fe:
+        queue = Queue(fe, "q")
+        queue.put(b"before")
+        if by == "removing":
+            os.unlink(path)
+        else:
+            shutil.copy(path, path + ".bak")
+            os.replace(path + ".bak", path)
+        end = time.monotonic() + 20
+        with pytest.raises(ConnectionFailed):
+            while time.monotonic() < end:
+                queue.put(b"after")
+        with pytest.raises(ConnectionFailed, match="removed"):
+            queue.put(b"after")
+        with pytest.raises(StorageFailed, match="removed"):
+            rnvm.connect(backend.address)
+        assert backend.failed
+        assert backend.removed
+
+
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_pool_that_was_moved_or_has_another_name_is_served_on(medium: str) -> None:
+    with new_path(medium) as path, open_backend(path, medium) as backend, rnvm.connect(backend.address) as fe:
+        queue = Queue(fe, "q")
+        os.rename(path, path + ".moved")
+        end = time.monotonic() + 0.3  # some of the back-end's looks
+        while time.monotonic() < end:
+            queue.put(b"v")
+        assert not backend.failed
+        os.rename(path + ".moved", path)
+
+
+def test_serving_a_pool_whose_file_is_removed_ends_with_an_error() -> None:
+    with new_path("direct") as path:
+        pools.create(path, "8MiB", assume_persistent=True)
+        os.chmod(os.path.dirname(path), 0o700)
+        code = "import sys, rnvm.cli; rnvm.cli.main(['serve', sys.argv[1]])"
+        server = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        assert server.stdout
+        assert "serving" in server.stdout.readline()
+        os.unlink(path)
+        out, err = server.communicate(timeout=30)
+        assert (server.returncode, "removed" in err) == (3, True), (out, err)
+
+
+# Starting together with the back-end.
+
+
+def test_connecting_waits_for_a_back_end_that_is_being_started() -> None:
+    with new_path("direct") as path:
+        found: list[object] = []
+
+        def connect() -> None:
+            with rnvm.connect(address_of(path), timeout=30) as fe:
+                found.append(fe.names())
+
+        waiting = threading.Thread(target=connect)
+        waiting.start()
+        with served(path):
+            waiting.join()
+        assert found == [{}]
+        for options in ({"timeout": 0.1}, {"reconnect": False}):
+            with pytest.raises(ConnectionFailed, match="server"):
+                rnvm.connect(address_of(path), **options)  # type: ignore[arg-type]

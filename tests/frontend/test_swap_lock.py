@@ -14,7 +14,7 @@ import pytest
 import rnvm
 from rfp import _fabric
 from rfp._shm import ShmFabric
-from rfp.errors import CallerError, DeadlineExceeded, InvalidArgument, OutcomeUnknown, Unsupported
+from rfp.errors import CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, Unsupported
 from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
@@ -131,7 +131,7 @@ def test_who_keeps_the_lock_past_a_lease_is_cut_off_and_takes_nothing_from_its_s
                 assert two.add(1) == 2
                 assert backend.figures()["pool"]["fenced"] == 1
                 # The lock is the successor's now, whatever the first one does.
-                with pytest.raises((DeadlineExceeded, OutcomeUnknown)):
+                with pytest.raises((DeadlineExceeded, ConnectionFailed)):
                     one.add(1, timeout=0.05)
                 with pytest.raises(DeadlineExceeded):
                     three.add(1, timeout=0.05)
