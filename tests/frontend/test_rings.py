@@ -22,8 +22,8 @@ from .conftest import Connect, new_path
 
 pytestmark = [pytest.mark.anywhere]
 
-ATTACH, DETACH, LIST = 17, 18, 21
-NOT_ATTACHED = 4
+ATTACH, DETACH, LIST, OUTCOME = 17, 18, 21, 29
+NOT_ATTACHED, ABSENT, FORGOTTEN = 4, 5, 11
 VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 2, 13, 14, 1
 ATTACHMENT = struct.Struct("<II16sQII")  # version, flags, pool, ticket, previous, 0
 ATTACHED = struct.Struct("<IIQQQQQQ16s")  # session, flags, epoch, operations, memory, lease, size, ticket, pool
@@ -123,6 +123,17 @@ def test_who_has_its_ticket_gives_a_session_back(direct: rnvm.Backend) -> None:
         assert one.call(LIST, struct.pack("<Q", 0))[0] == NOT_ATTACHED
         assert direct.figures()["pool"]["attached"] == 1
         assert direct.figures()["pool"]["ending"] == 0
+
+
+def test_what_a_record_came_to_is_told_for_the_ticket_of_its_session_alone(direct: rnvm.Backend) -> None:
+    """A pool that was restored from a copy has had other sessions with the same number and epoch."""
+    with client(direct) as one, client(direct) as two:
+        one.attach()
+        assert one.call(DETACH)[0] == 0
+        outcome = struct.Struct("<IIQQQ")
+        assert two.call(OUTCOME, outcome.pack(one.session, 0, one.epoch, 1 << 40, one.ticket))[0] == ABSENT
+        for ticket in (0, one.ticket ^ 1, one.epoch):
+            assert two.call(OUTCOME, outcome.pack(one.session, 0, one.epoch, 1 << 40, ticket))[0] == FORGOTTEN
 
 
 @pytest.mark.shm
