@@ -468,10 +468,10 @@ class History:
         self.pending: dict[str, int] | None = None  # what a transaction has added, of the structures that it names
         self.seen: dict[str, int] = {}  # by the reader
         self.contexts: list[Any] = []
-        self.batching = False
+        self.inside: set[str] = set()  # whose locks it may have until the contexts end: who comes for them waits
 
     def step(self) -> None:
-        self.rng.choice([self.add, self.add, self.add, self.add, self.put, self.make, self.let_go, self.drop, self.release,
+        self.rng.choice([self.add, self.add, self.add, self.add, self.others_add, self.others_add, self.put, self.make, self.let_go, self.drop, self.release,
                          self.begin_batch, self.begin_transaction, self.end, self.end, self.read, self.check])()  # fmt: skip
 
     def allowed(self, name: str) -> contextlib.AbstractContextManager[Any]:
@@ -483,6 +483,7 @@ class History:
 
     def add(self) -> None:
         for name in self.rng.sample(list(self.open), self.rng.randint(0, len(self.open))):
+            self.inside.add(name)
             with self.allowed(name):
                 assert self.open[name].add(1) == self.value(name) + 1
                 if self.pending is None:
@@ -490,8 +491,16 @@ class History:
                 else:
                     self.pending[name] += 1
 
+    def others_add(self) -> None:
+        for name in self.rng.sample(list(self.told), min(len(self.told), 5)):
+            if not self.contexts or name not in self.inside:
+                assert Sample(self.reader, name, create=False).add(1) == self.told[name] + 1
+                self.told[name] += 1
+                self.seen[name] = self.told[name]
+
     def put(self) -> None:
         for name in list(self.open)[:2]:
+            self.inside.add(name)
             value = b"v" * self.rng.choice([10, 1000, 9000, 24_000])
             with self.allowed(name), contextlib.suppress(rfp.errors.TooLarge):
                 self.open[name].put(3, value)
@@ -523,11 +532,13 @@ class History:
         with contextlib.nullcontext() if self.pending is None else pytest.raises(rfp.errors.CallerError):
             self.fe.release()
             self.seen = dict(self.told)
+            self.inside.clear()
 
     def begin_batch(self) -> None:
         with contextlib.nullcontext() if not self.contexts else pytest.raises(rfp.errors.CallerError):
             context = self.fe.batch()
             context.__enter__()
+            self.inside.clear()
             self.contexts.append(context)
             self.seen = dict(self.told)
 
@@ -540,6 +551,7 @@ class History:
                 self.contexts.append(context)
                 self.pending = dict.fromkeys(names, 0)
                 self.seen = dict(self.told)
+                self.inside = set(names)
 
     def end(self) -> None:
         if self.contexts:
@@ -560,6 +572,7 @@ class History:
 
     def check(self) -> None:
         for name in list(self.open)[-1:]:
+            self.inside.add(name)
             with self.allowed(name):
                 self.open[name].check()
                 assert self.open[name].numbers()[0] == self.value(name)
