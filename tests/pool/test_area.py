@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from unittest import mock
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 import pytest
 

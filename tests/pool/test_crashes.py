@@ -97,6 +97,7 @@ BUGS = {
 }
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize(("bug", "kind"), [(bug, kind) for bug, (_, _, kinds) in BUGS.items() for kind in kinds])
 def test_the_model_catches(bug, kind):
     verb, places, _ = BUGS[bug]

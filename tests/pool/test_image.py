@@ -21,7 +21,7 @@ PAGE, SECTOR, WORD = 4096, 512, 8
 SIZES = sizes.Sizes(block=512, names=1, sessions=1, operation_ring=4096, memory_ring=4096, group_map=512, ahead=10 * PAGE)
 LENGTH = SIZES.groups_at + 10 * PAGE
 DATA = SIZES.groups_at  # bytes that nobody but the test cares about
-AREA = (DATA - SIZES.ahead, DATA)
+AREA = (SIZES.ahead_at, SIZES.ahead_at + SIZES.ahead)
 PLACES = LENGTH - DATA
 
 
