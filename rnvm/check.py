@@ -25,11 +25,16 @@ PIECE = 1 << 16
 
 
 class Checked:
-    """What a check found.  findings: Finding each.  figures: counts of blocks by owner, and of what waits in the logs."""
+    """What a check found.
 
-    def __init__(self, findings: list[Finding], figures: dict[str, Any]) -> None:
+    findings: Finding each.  figures: counts of blocks by owner, and of what waits in the logs.  closed: the pool was closed in
+    order, as far as is known.
+    """
+
+    def __init__(self, findings: list[Finding], figures: dict[str, Any], *, closed: bool = True) -> None:
         self.findings = findings
         self.figures = figures
+        self.closed = closed
 
     @property
     def sound(self) -> bool:
@@ -54,14 +59,14 @@ def check_copy(view: Private) -> Checked:
         return Checked([Finding("damage", "pool", str(error), None, "fatal")], {})
     findings = list(inspection.run())
     if inspection.fatal:
-        return Checked(findings, {})
+        return Checked(findings, {}, closed=inspection.clean)
     try:
         with Pool(view, accept_loss=True) as pool:
             findings += pool.losses + pool.torn
             reached, wrong = walk(pool)
-            return Checked(findings + wrong, {**account(pool), "reached": reached})
+            return Checked(findings + wrong, {**account(pool), "reached": reached}, closed=inspection.clean)
     except PoolDamaged as error:
-        return Checked([*findings, Finding("damage", "pool", str(error), None, "fatal")], {})
+        return Checked([*findings, Finding("damage", "pool", str(error), None, "fatal")], {}, closed=inspection.clean)
 
 
 def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:

@@ -30,6 +30,8 @@ from rnvm.pool._inspect import Inspection, damaged
 from rnvm.pool._pool import Pool, format_medium, grow_medium, grown
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+PIECE = 1 << 16  # bytes of a device that are copied at once
+HEADERS = 16384  # bytes of a pool in which its header stands
 PROMISES = {
     "direct": "what was acknowledged survives a power failure: cache lines are flushed ({how})",
     "image": "what was acknowledged survives a power failure, if the disk keeps what it syncs",
@@ -285,8 +287,9 @@ def _copied(fd: int, total: int) -> Private:
         return Private(total, fd)
     with contextlib.closing(Direct(fd, total, "none", sync=False)) as device:  # it can neither be read nor be mapped privately
         view = Private(total)
-        for at in range(0, total, 1 << 20):
-            view.poke(at, device.read(at, min(1 << 20, total - at)))
+        for at in range(0, total, PIECE):
+            if (data := device.read(at, min(PIECE, total - at))) != bytes(len(data)):
+                view.poke(at, data)
     return view
 
 
@@ -315,8 +318,8 @@ class Claim:
         kind, total = media(fd), length(fd)
         if kind.mode == "image":  # what they have mapped is a copy, which nobody reads any more
             return
-        with contextlib.closing(_copied(fd, total)) as view:
-            at, count = _mend.session_table(view)
+        with contextlib.closing(_copied(fd, min(total, HEADERS))) as view:
+            at, count = _mend.session_table(view, total)
         if count:
             _fill(fd, total, kind)
             with contextlib.closing(_medium(fd, total, kind, force_flush=False)) as medium:

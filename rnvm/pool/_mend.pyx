@@ -249,10 +249,10 @@ def node(Private private not None, Pool pool not None, uint32_t index, uint64_t 
     return not whole(&s) and turn_back(&s, at, min(<uint64_t> RECORD_BYTES, private.c.length - at)) >= 0
 
 
-def session_table(Private private not None):
+def session_table(Private private not None, uint64_t length):
     """Where the sessions of a pool stand, and how many there are, as its header says, or says when one bit of it is turned back.
 
-    (0, 0): there is no such header, and so no way to open this as a pool.
+    private: its first pages; length: of all of it.  (0, 0): there is no such header, and so no way to open this as a pool.
     """
     cdef rnvm_header found
     cdef rnvm_geometry g
@@ -260,7 +260,7 @@ def session_table(Private private not None):
         return 0, 0
     if not header_read(&private.c, &found) and not (header(private) and header_read(&private.c, &found)):
         return 0, 0
-    if found.major != RNVM_MAJOR or not rnvm_parts_of(&found, &g) or g.rings_at > private.c.length:
+    if found.major != RNVM_MAJOR or not rnvm_parts_of(&found, &g) or g.rings_at > length:
         return 0, 0
     return g.sessions_at, g.sessions
 

@@ -167,6 +167,17 @@ def test_create_takes_as_many_front_ends_as_its_help_says(rnvm, count):
     assert "1<=x<=1024" in rnvm("create", "q.pool", "--size", "1GiB", "--front-ends", "1025", status=2).stderr
 
 
+def test_a_copy_of_an_open_pool_is_said_to_be_of_many_moments(rnvm, pool):
+    with pools.open_pool(pool) as opened:
+        opened.checkpoint()
+        content = bytearray(Path(pool).read_bytes())
+    content[16384 + 50] ^= 4
+    Path("copy.pool").write_bytes(content)
+    result = rnvm("check", "copy.pool", status=1)
+    assert "NOT sound" in result.stdout or "cannot be opened" in result.stdout
+    assert "a copy that is made while a pool is open" in result.stdout
+
+
 def test_the_documentation_has_every_command_with_every_option():
     text = (Path(__file__).parents[2] / "docs" / "pool.md").read_text()
     rows = dict(re.findall(r"^\| `rnvm (\w+)[^`]*` \|(.*)$", text, re.M))
