@@ -16,12 +16,12 @@ from structures._mapping cimport (
     pair_header, pair_of,
 )
 from structures._page cimport PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_entry_size, page_remove
-from structures._ranges cimport read_stretch, stretch
+from structures._ranges cimport read_next_bound, read_stretch, stretch
 from structures._shared cimport value_bytes, value_free, value_new
 from structures._tree cimport MADE, child_of, page_read, path, tree_descend, tree_insert, tree_make_room, tree_remove
 from structures._tree_walk cimport tree_walk
 
-from rfp.errors import TooLarge
+from rfp.errors import StructureDamaged, TooLarge
 
 cdef enum:
     LOAD = 16                  # any number of pairs
@@ -447,6 +447,36 @@ cdef class BPlusTree(Mapping):
 
     def __reversed__(self):
         return self._each(False, reverse=True)
+
+    def _salvage(self, list damages not None):
+        cdef stretch c
+        cdef bytes low = None
+        cdef list told
+        memset(&c, 0, sizeof(c))
+        c.values = True
+        c.most = 0xffffffff
+        while True:
+            c.low.key = NULL if low is None else PyBytes_AS_STRING(low)
+            c.low.length = 0 if low is None else <uint32_t> PyBytes_GET_SIZE(low)
+            try:
+                if self.query(read_stretch, &c) == MISSING:
+                    return
+                told = self.items_told()
+                low = told[len(told) - 1][0]
+                c.after = True
+            except StructureDamaged as error:
+                # On with what the pages above say comes next.
+                if not damages or str(damages[len(damages) - 1]) != str(error):
+                    damages.append(error)
+                told = self.items_told()
+                if self.query(read_next_bound, &c) == MISSING:
+                    low = None
+                else:
+                    low = self.answer()
+                c.after = False
+            yield from self.salvaged(told, damages)
+            if low is None:
+                return
 
     def first(self):
         """(key, value) of the lowest key; KeyError if there is none.  No round trip where this front-end has the writer lock

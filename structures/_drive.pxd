@@ -20,6 +20,7 @@ cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t 
 cdef char *root_change(instance *s, uint32_t offset, uint32_t n) noexcept nogil
 cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
 cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil
+cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil
 cdef void nodes_release(instance *s) noexcept nogil
 cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
 cdef uint64_t record_room(const instance *s) noexcept nogil

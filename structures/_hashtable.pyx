@@ -26,7 +26,7 @@ from structures._mapping cimport (
 )
 from structures._shared cimport directory_get, directory_set, directory_walk, value_bytes, value_free
 
-from rfp.errors import OutOfMemory, TooLarge
+from rfp.errors import OutOfMemory, StructureDamaged, TooLarge
 
 cdef enum:
     GROW = 16                  # an operation: nothing; the split that had no room beside what made it necessary
@@ -547,6 +547,22 @@ cdef class HashTable(Mapping):
                     value = self.fetch(key, None)
                 if value is not None:
                     yield self.decode(key, key), self.decode(value, key)
+
+    def _salvage(self, list damages not None):
+        cdef cursor c
+        c.next = 0
+        c.values = True
+        while c.next < <uint64_t> 1 << 32:
+            c.then = 0
+            try:
+                if self.query(read_bucket, &c) != OK:
+                    return
+            except StructureDamaged as error:
+                damages.append(error)
+                if c.then <= c.next:
+                    return                 # not even the root says what there is
+            c.next = c.then
+            yield from self.salvaged(self.items_told(), damages)
 
 
 register_kind(&hash_kind, HashTable)

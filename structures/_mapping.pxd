@@ -88,3 +88,4 @@ cdef class Mapping(Structure):
     cdef int take_same(self, bytes key, bytes value, object timeout) except -1
     cdef bytes fetch(self, bytes key, object timeout)
     cdef list items_told(self)
+    cdef list salvaged(self, list items, list damages)

@@ -11,7 +11,7 @@ from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, Structure, fault, pool_bytes, root_read
 from structures._layout cimport KEY_OF, MOST_KEY, MOST_VALUE, SIZES, VALUE_OF, mapping_root
 
-from rfp.errors import InvalidArgument, TooLarge
+from rfp.errors import InvalidArgument, StructureDamaged, TooLarge, Undecodable
 from structures.views import Items, Keys, Values
 
 cdef enum:
@@ -107,6 +107,8 @@ cdef class Mapping(Structure):
         cdef list items = []
         while at + sizeof(header) <= length:
             memcpy(&header, answer + at, sizeof(header))
+            if length - at < sizeof(header) + KEY_OF(header.sizes) + header.bytes:
+                break                      # of a step that came upon damage
             at += sizeof(header)
             raw = PyBytes_FromStringAndSize(answer + at, KEY_OF(header.sizes))
             at += KEY_OF(header.sizes)
@@ -114,6 +116,33 @@ cdef class Mapping(Structure):
             items.append((raw, value))
             at += header.bytes
         return items
+
+    cdef list salvaged(self, list items, list damages):
+        """What can be read of the items of a step."""
+        cdef list read = []
+        for key, value in items:
+            try:
+                if value is None:
+                    value = self.fetch(key, None)
+                if value is not None:
+                    read.append((self.decode(key, key), self.decode(value, key)))
+            except (StructureDamaged, Undecodable) as error:
+                damages.append(error)
+        return read
+
+    def salvage(self, list damages=None):
+        """Iterates over all items that can still be read, where the structure is damaged: (key, value).
+
+        damages: a list, to which StructureDamaged or Undecodable is appended for each place that had to be passed over.  To go
+        on working, put what it gives into another structure, and drop this one.  Costs as an iteration.
+
+        >>> index = structures.BPlusTree(fe, "index")
+        >>> index[b"k"] = b"v"
+        >>> damages = []
+        >>> list(index.salvage(damages)), damages
+        ([(b'k', b'v')], [])
+        """
+        return self._salvage([] if damages is None else damages)
 
     def __getitem__(self, key):
         cdef bytes raw = self.key_or_none(key)

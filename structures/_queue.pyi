@@ -1,7 +1,12 @@
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+from rfp.errors import RfpError
 from rnvm.frontend._structure import Structure
+
+class Reservation(NamedTuple):
+    token: bytes
+    left: float
 
 class Queue(Structure):
     KIND: int
@@ -13,5 +18,9 @@ class Queue(Structure):
     def nack(self, token: bytes, *, timeout: float | None = None) -> None: ...
     @property
     def reserved(self) -> int: ...
+    def reservations(self, *, timeout: float | None = None) -> list[Reservation]: ...
+    @property
+    def largest_value(self) -> int: ...
+    def salvage(self, damages: list[RfpError] | None = None) -> Iterator[Any]: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...

@@ -9,7 +9,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from rnvm.frontend._front cimport instance, kind
 from rnvm.frontend._structure cimport (
-    ALIEN, FULL, OK, Structure, answer_put, fault, node_read, nodes_release, register_kind, structure_identity, visitor)
+    ALIEN, FULL, OK, Structure, answer_put, fault, node_glimpse, node_read, nodes_release, register_kind, structure_identity,
+    visitor)
 from structures._layout cimport (
     LEASE_NEVER, MOST_VALUE, QUEUE_ENTRY, SEGMENT_BYTES, SEGMENT_FIRST, SLOT_AT, SLOT_INSIDE, SLOT_LENGTH, TABLE_SLOTS,
     TYPE_SEGMENT, queue_entry, queue_root, queue_segment, queue_slot,
@@ -24,7 +25,7 @@ from structures._segments cimport (
 )
 from structures._shared cimport value_bytes, value_free, value_new
 
-from rfp.errors import Empty, InvalidArgument, LeaseEnded, TooLarge
+from rfp.errors import Empty, InvalidArgument, LeaseEnded, StructureDamaged, TooLarge, Undecodable
 
 cdef enum:                     # operations, and their bytes
     PUT = 1                    # the value
@@ -38,6 +39,7 @@ cdef enum:                     # answers
     ANOTHER = 3                # of GET: the next is another one than was meant
 
 cdef enum:
+    LONGEST_LIST = 60000       # segments that are looked at for a way around a damaged one
     ENOUGH = 65536             # bytes that one step of an iteration brings
     TICKET_BITS = 24           # random ones of a ticket: a pool that was restored gives the same numbers again
 
@@ -413,6 +415,7 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
     cdef uint64_t address, next = c.next, number, value
     cdef uint32_t at = SEGMENT_FIRST, told = 0, length
     cdef const char *bytes
+    c.then = next
     if root == NULL:
         return s.error
     if not root.head:
@@ -440,6 +443,8 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
         if entry == NULL:
             return s.error
         if number >= next:
+            c.then = number + 1                # where to go on if this value cannot be read
+            c.then_hint = address
             value = entry_value(entry)
             length = entry_length(entry)
             bytes = value_bytes(s, value, length) if value else <const char *> (entry + 1)
@@ -451,6 +456,35 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
     c.then = number
     c.then_hint = address if at < segment.end else segment.next
     return OK if told else fault(s, address, b"a segment has fewer entries than it says")
+
+
+cdef int pass_damaged(instance *s, void *context) noexcept nogil:
+    """Sets the cursor to the first segment that can be read behind one that cannot; EMPTY if that leads to none."""
+    cdef cursor *c = <cursor *> context
+    cdef const queue_root *root = root_of(s)
+    cdef const queue_segment *segment
+    cdef queue_segment there
+    cdef uint64_t address, links = 0
+    cdef bint damaged = False
+    if root == NULL:
+        return s.error
+    address = c.hint if c.hint else root.head
+    while address and links < LONGEST_LIST:
+        segment = segment_read(s, address)
+        if segment != NULL:
+            if damaged and segment.first + segment.count > c.next:
+                c.then = max(segment.first, c.next)
+                c.then_hint = address
+                s.fault = NULL
+                return OK
+            address = segment.next
+        else:
+            damaged = True
+            if node_glimpse(s, address, &there, sizeof(there)) != OK:
+                return EMPTY
+            address = there.next
+        links += 1
+    return EMPTY
 
 
 cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
@@ -755,6 +789,82 @@ cdef class Queue(Structure):
                 memcpy(&length, PyBytes_AS_STRING(step) + at, 4)
                 yield self.decode(step[at + 4:at + 4 + length])
                 at += 4 + length
+
+    def salvage(self, list damages=None):
+        """Iterates over all values that can still be read, where the queue is damaged: also those that are reserved.
+
+        damages: a list, to which StructureDamaged or Undecodable is appended for each place that had to be passed over.  To go
+        on working, put what it gives into another queue, and drop this one.  Costs as an iteration.
+
+        >>> jobs = structures.Queue(fe, "jobs")
+        >>> jobs.put(b"job")
+        >>> damages = []
+        >>> list(jobs.salvage(damages)), damages
+        ([b'job'], [])
+        """
+        return self._salvage([] if damages is None else damages)
+
+    def _salvage(self, list damages not None):
+        cdef look wanted
+        cdef cursor c
+        cdef bytes step
+        cdef uint32_t length
+        cdef Py_ssize_t i, at, size
+        cdef list raw = []
+        wanted.now = 0
+        for everything in (False, True):
+            size = sizeof(ticket) + (8 if everything else 0)
+            wanted.now = 0
+            try:
+                if everything:
+                    self.query(list_reserved, NULL)
+                else:
+                    self.query(list_returned, &wanted.now)
+            except StructureDamaged as error:
+                damages.append(error)
+            step = self.answer()
+            wanted.now = LEASE_NEVER - 1
+            for i in range(len(step) // size):
+                memcpy(&wanted.t, PyBytes_AS_STRING(step) + i * size, sizeof(ticket))
+                try:
+                    if self.query(read_returned, &wanted) == OK:
+                        raw.append(self.answer())
+                except StructureDamaged as error:
+                    damages.append(error)
+        c.next = c.hint = 0
+        while True:
+            yield from self.salvaged(raw, damages)
+            raw = []
+            try:
+                if self.query(read_segment, &c) != OK:
+                    return
+                step = self.answer()
+            except StructureDamaged as error:
+                damages.append(error)
+                step = self.answer()
+                if c.then <= c.next:           # not a value in a node of its own: the segment itself
+                    try:
+                        if self.query(pass_damaged, &c) != OK:
+                            return
+                    except StructureDamaged:
+                        return
+            c.next = c.then
+            c.hint = c.then_hint
+            at = 0
+            while at < len(step):
+                memcpy(&length, PyBytes_AS_STRING(step) + at, 4)
+                raw.append(step[at + 4:at + 4 + length])
+                at += 4 + length
+
+    cdef list salvaged(self, list raw, list damages):
+        """What can be decoded of these."""
+        cdef list values = []
+        for value in raw:
+            try:
+                values.append(self.decode(value))
+            except Undecodable as error:
+                damages.append(error)
+        return values
 
 
 register_kind(&queue_kind, Queue)

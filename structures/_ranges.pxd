@@ -17,3 +17,6 @@ cdef struct stretch:           # what is still to be told of a range
 
 # A query on a stretch.  Answers the next items, as many as one leaf has of them; MISSING after the last.
 cdef int read_stretch(instance *s, void *context) noexcept nogil
+# A query on a stretch, where a page below is damaged.  Answers the lowest key above `low` at which another page begins; MISSING:
+# there is none.
+cdef int read_next_bound(instance *s, void *context) noexcept nogil

@@ -3,11 +3,11 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, fault
+from rnvm.frontend._structure cimport OK, answer_put, fault
 from structures._layout cimport tree_root
 from structures._leaf cimport answer_item, leaf_of, root_of
 from structures._mapping cimport MISSING
-from structures._page cimport keys_compare, page, page_entry, page_entry_at
+from structures._page cimport keys_compare, page, page_entry, page_entry_at, page_search
 from structures._tree cimport MOST_LEVELS, child_of, page_read, path, tree_descend
 
 
@@ -133,3 +133,41 @@ cdef int read_stretch(instance *s, void *context) noexcept nogil:
             return outcome
         index = p.indexes[p.levels - 1]
     return tell(s, c, leaf, index)
+
+
+cdef int read_next_bound(instance *s, void *context) noexcept nogil:
+    cdef const stretch *c = <const stretch *> context
+    cdef const tree_root *root = root_of(s)
+    cdef const page *inner
+    cdef page_entry e, next
+    cdef uint64_t address
+    cdef uint32_t level
+    cdef int index
+    cdef bint found = False
+    cdef const char *low = c.low.key
+    if root == NULL:
+        return s.error
+    if not root.levels or root.levels > MOST_LEVELS:
+        return MISSING
+    if low == NULL:
+        low = b""
+    next.key = NULL
+    next.key_length = 0
+    address = root.top
+    level = root.levels - 1
+    while level:
+        inner = page_read(s, address, level)
+        if inner == NULL:
+            break
+        index = page_search(inner, low, c.low.length, &found)
+        if index < 0:
+            break
+        if not found:
+            index -= 1
+        if <uint32_t> index + 1 < inner.count and page_entry_at(inner, <uint32_t> index + 1, &e):
+            next = e
+        if not page_entry_at(inner, <uint32_t> index, &e):
+            break
+        address = child_of(&e)
+        level -= 1
+    return MISSING if next.key == NULL else answer_put(s, next.key, next.key_length)

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
 """Batches and transactions: operations of which others see all at once, or none."""
 
 from libc.stdint cimport uint32_t, uint64_t

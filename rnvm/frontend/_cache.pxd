@@ -16,3 +16,6 @@ cdef void cache_forget(frontend *fe) noexcept nogil
 cdef void cache_clear(frontend *fe, const instance *s) noexcept nogil
 # A node that is right, fetched if need be; its header and CRC are checked.  NULL: s.error says why.
 cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil
+
+# The first bytes of a node as they stand there, whole or not: for a way around what is damaged.  OK, or what was wrong.
+cdef int cache_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil

@@ -234,3 +234,9 @@ cdef node *cache_get(instance *s, uint64_t address, uint32_t length, uint16_t ty
         cache_remove(fe, n)
         return failed(s, address, found if found != OK else AGAIN)
     return n
+
+
+cdef int cache_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil:
+    if not plausible(s, address, n):
+        return AGAIN
+    return remote_read(s.fe, rnvm_offset(address), to, n)

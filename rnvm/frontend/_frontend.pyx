@@ -22,7 +22,7 @@ from rnvm.frontend._front cimport instance
 from rnvm.frontend._transaction cimport transaction_commit, transactions_apply
 from rnvm.frontend._turns cimport turn_begin, turn_release, turn_settle
 
-from rfp.errors import AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind
+from rfp.errors import AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, WrongType
 from rnvm.frontend._attachment import LONGEST_TIME
 from rnvm.frontend._batch import Batch, Transaction
 from rnvm.frontend._structure import codec_name
@@ -79,6 +79,10 @@ cdef class FrontEnd(Attachment):
 
     def __del__(self):
         self.close()
+
+    def __reduce_ex__(self, protocol):
+        raise WrongType("a front-end is a session of this process: it can be neither pickled nor copied",
+                        hint="pass the back-end's address, and connect there")
 
     # Structures
 

@@ -45,6 +45,8 @@ cdef char *root_change(instance *s, uint32_t offset, uint32_t n) noexcept nogil
 cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
 # In apply only.  It may be used for other nodes from now on.
 cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil
+# The first n bytes that stand there, whole or not: to find a way around a damaged node.  Nothing in them can be relied on.
+cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil
 # For walks and long iterations: no pointer to a node is used any more; the cache may drop what it likes.
 cdef void nodes_release(instance *s) noexcept nogil
 # Appends to the answer of the operation (Structure.answer); begun anew with each apply and each (re)start of a query.

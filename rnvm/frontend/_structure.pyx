@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 
 from rnvm._layout cimport rnvm_longest_record, rnvm_record
 from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE
-from rnvm.frontend._cache cimport cache_forget, cache_get, node_bytes
+from rnvm.frontend._cache cimport cache_forget, cache_get, cache_glimpse, node_bytes
 from rnvm.frontend._changes cimport change_add, change_node
 from rnvm.frontend._front cimport frontend, instance, kind, node
 from rnvm.frontend._frontend cimport FrontEnd
@@ -76,6 +76,10 @@ cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogi
     return slabs_return(s, address, (length + 7) & ~7)
 
 
+cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil:
+    return cache_glimpse(s, address, to, n)
+
+
 cdef void nodes_release(instance *s) noexcept nogil:
     cache_forget(s.fe)
 
@@ -132,7 +136,7 @@ cdef class Registered:
 
     @property
     def format(self):
-        return self.c.format
+        return self.c.format if self.c != NULL else None
 
 
 cdef int register_kind(const kind *k, object cls) except -1:

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
 """A pool's logs by hand, for tests and tools: what a front-end does, without one."""
 
 import struct
@@ -70,6 +70,7 @@ cdef class Writer:
     @property
     def durable(self):
         """Up to where the back-end says that the two logs are durable."""
+        self.pool.check()
         return rfp_load64_acquire(&self.shown.operations_durable), rfp_load64_acquire(&self.shown.memory_durable)
 
 
