@@ -310,6 +310,9 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
         return s.error
     rest = <const page *> node_read(s, root.top, PAGE_BYTES, TYPE_PAGE)
     while rest != NULL and (rest.count == 0 or (rest.level and rest.count == 1)):
+        beside += node_cost(s, PAGE_BYTES)
+        if rest.count and not room_for(s, beside):
+            return OK                      # a top with one child harms nobody
         root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
         if root == NULL:
             return s.error

@@ -61,11 +61,11 @@ cdef uint64_t new_slab(instance *s, uint32_t slot, uint32_t slots, uint32_t firs
 
 
 cdef uint64_t slabs_cost(const instance *s, uint32_t length) noexcept nogil:
-    """The node's own slab and a neighbour in the list, or two neighbours and the block that goes."""
+    """The node's own slab, and two neighbours in the list where that one goes."""
     cdef uint32_t sort = rnvm_class_of(length, s.fe.g.block), first = 0
     if sort == RNVM_CLASSES:
         return 4 * sizeof(rnvm_entry)
-    return 2 * change_whole(header_of(rnvm_slab_slots(s.fe.g.block, rnvm_class_bytes[sort], &first))) + 2 * sizeof(rnvm_entry)
+    return 3 * change_whole(header_of(rnvm_slab_slots(s.fe.g.block, rnvm_class_bytes[sort], &first))) + 2 * sizeof(rnvm_entry)
 
 
 cdef uint64_t slabs_take(instance *s, uint32_t length) noexcept nogil:
