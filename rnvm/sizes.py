@@ -23,7 +23,7 @@ LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen
 STEP = 32 << 10  # of the logs that are chosen here: the two of a front-end have whole units of ALIGN then
 LARGEST_VALUE = 1 << 20  # of a structure
 LARGEST_NODE = LARGEST_VALUE + PAGE
-RECORD, KEY = 256, 1024  # bytes of headers, at most, and of the longest key
+LEAST_VALUE, BEFORE, BESIDE = 256, 2048, 8192  # as in rnvm/frontend/_structure.pyx
 
 
 def _up(n: int, to: int) -> int:
@@ -84,11 +84,10 @@ class Sizes(NamedTuple):
             )
         return fitting
 
-    def largest_value(self, size: int) -> int:
-        """Bytes of a value that each structure takes, whatever else it holds, in a pool of so many bytes."""
-        operation = self.operation_ring // 2 - RECORD - KEY
-        memory = self.memory_ring // 2 - cascade(size) - RECORD
-        return max(0, min(LARGEST_VALUE, operation, memory, self.group - self.group_map - RECORD))
+    @property
+    def largest_value(self) -> int:
+        """Bytes of a value that each structure takes, whatever else it holds: what Structure.largest_value says, too."""
+        return max(LEAST_VALUE, min(LARGEST_VALUE, self.operation_ring // 2 - BEFORE, self.memory_ring // 2 - BESIDE))
 
 
 def cascade(size: int, levels: int = 0) -> int:

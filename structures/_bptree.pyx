@@ -18,7 +18,8 @@ from structures._mapping cimport (
 from structures._page cimport PAGE_BYTES, PAGE_FIRST, PAGE_INLINE, page, page_entry, page_entry_at, page_entry_size, page_remove
 from structures._ranges cimport read_next_bound, read_stretch, stretch
 from structures._shared cimport value_bytes, value_free, value_new
-from structures._tree cimport MADE, child_of, page_read, path, tree_descend, tree_insert, tree_make_room, tree_remove
+from structures._tree cimport (
+    MADE, child_of, page_read, path, tree_descend, tree_insert, tree_make_room, tree_remove)
 from structures._tree_walk cimport tree_walk
 
 from rfp.errors import StructureDamaged, TooLarge
@@ -195,8 +196,10 @@ cdef int pop_first(instance *s) noexcept nogil:
 
 
 cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t most, bint any) noexcept nogil:
-    """any: whether the operation has done anything.  Frees the values of a leaf that have nodes, from its end, and takes their entries out: OK, or MORE where the log has no room
-    for the rest."""
+    """Frees the values of a leaf that have nodes, from its end, and takes their entries out.
+
+    any: whether the operation has done anything.  OK, or MORE where the log has no room for the rest.
+    """
     cdef uint64_t address = where.pages[where.levels - 1], cost
     cdef const page *leaf = page_read(s, address, 0)
     cdef page *changed = NULL
@@ -359,7 +362,8 @@ cdef class BPlusTree(Mapping):
 
     fe: of rnvm.connect().  name: of the tree in the pool; it is created if there is none.  codec: how other keys and values
     than bytes are stored: "utf-8" (which keeps the order of strings), "json", "pickle", or an object with encode() and
-    decode().  Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's logs take.
+    decode().  Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's
+    logs take.
 
     Raises WrongKind for a name that is not a B+tree's.  `tree[key] = value` and `del` cost 2 WRITEs: the operation, and what
     it changes; a lookup costs no round trip where this front-end has the writer lock, else 1 READ, and 1 more for each page

@@ -7,7 +7,8 @@ from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_cost, node_free, node_new, node_read, room_for
 from structures._layout cimport (
-    BUCKET_BYTES, BUCKET_FIRST, BUCKET_ROOM, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, SIZES, TYPE_BUCKET, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF,
+    BUCKET_BYTES, BUCKET_FIRST, BUCKET_ROOM, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, SIZES, TYPE_BUCKET, TYPE_VALUE, UP8,
+    VALUE_NODE, VALUE_OF,
     hash_bucket, hash_bucket_of, hash_entry, hash_entry_size, hash_key_at, hash_level, hash_outside, hash_root, hash_value_at,
     value_node,
 )

@@ -263,7 +263,8 @@ cdef dict CODES = {AGAIN: "again", DAMAGED: "damaged", FULL: "full", TOO_LONG: "
 cdef class Memory:
     """In the place of a front-end: holds structures in plain memory.
 
-    limit: bytes of nodes.  record: those that an operation may change.  strict: look for breaches of the contract, at some cost.  seed: of what is random.
+    limit: bytes of nodes.  record: those that an operation may change.  strict: look for
+    breaches of the contract, at some cost.  seed: of what is random.
 
     >>> with Memory().transaction():
     ...     pass

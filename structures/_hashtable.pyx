@@ -230,7 +230,7 @@ cdef int pop_any(instance *s) noexcept nogil:
 
 
 cdef int clear_node(instance *s, uint32_t index, uint64_t address, uint64_t *spent, uint64_t most) noexcept nogil:
-    """Frees what the entries of a node have outside, and leaves holes there: OK, or MORE where the log has no room for the rest."""
+    """Frees what the entries of a node have outside, and leaves holes there: OK, or MORE without room for the rest."""
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
     cdef hash_root *root
@@ -272,7 +272,8 @@ cdef int clear(instance *s) noexcept nogil:
     cdef hash_root *root = <hash_root *> root_of(s)
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
-    cdef uint64_t spent = ENDING, most = min(record_room(s), <uint64_t> MOST_CLEARED), cost = DROPPING + node_cost(s, BUCKET_BYTES)
+    cdef uint64_t most = min(record_room(s), <uint64_t> MOST_CLEARED), cost = DROPPING + node_cost(s, BUCKET_BYTES)
+    cdef uint64_t spent = ENDING
     cdef uint64_t address, next
     cdef uint32_t at, last
     cdef int outcome

@@ -79,7 +79,7 @@ cdef inline uint32_t pair_of(const char *bytes, uint32_t length, pair *p) noexce
 
 cdef class Mapping(Structure):
     cdef query_function find   # context: a lookup; OK or MISSING
-    cdef query_function any_item # what popitem() would take, as `told` with its value; OK or MISSING
+    cdef query_function any_item  # what popitem() would take, as `told` with its value; OK or MISSING
     cdef uint32_t salt
     cdef bytes raw_key(self, object key)
     cdef bytes key_or_none(self, object key)

@@ -559,8 +559,8 @@ cdef class Queue(Structure):
     def put(self, value, *, timeout=None):
         """Puts a value at the end.
 
-        value: 0 bytes to `largest_value`, or what the codec takes.  timeout: seconds.  Raises TooLarge.  2 WRITEs: the operation, and
-        what it changes (rNVM, section 4.2).
+        value: 0 bytes to `largest_value`, or what the codec takes.  timeout: seconds.  Raises TooLarge.  2 WRITEs: the
+        operation, and what it changes (rNVM, section 4.2).
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -734,7 +734,7 @@ cdef class Queue(Structure):
         self.longest(MOST_VALUE)           # raises where it was never opened
         mine = structure_identity(self.c)
         if (there.identity ^ mine) & ANY_LIFE:
-            raise InvalidArgument(f"this token is of another queue than {self.name!r}", hint="settle it at the queue that gave it")
+            raise InvalidArgument(f"this token is of another queue than {self.name!r}", hint="settle it at its own queue")
         if there.identity != mine:
             raise LeaseEnded(f"the queue {self.name!r} was dropped since, and made again", hint="its values are gone")
         if self.execute(code, <const char *> &there.t, sizeof(ticket), timeout) == NOT_YOURS:

@@ -1,6 +1,6 @@
-# The reservations of a queue: each has a slot, slots stand in tables, and shelves lead to the tables.  What a shelf says of a table
-# (whether a slot is vacant there, and when the first lease ends) is exact, so the next vacant slot and the next lease that ends are
-# found by one way down, and a table in which nothing is reserved is given back.
+# The reservations of a queue: each has a slot, slots stand in tables, and shelves lead to the tables.  What a shelf says of
+# a table (whether a slot is vacant there, and when the first lease ends) is exact, so the next vacant slot and the next
+# lease that ends are found by one way down, and a table in which nothing is reserved is given back.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend._front cimport instance
@@ -25,8 +25,8 @@ cdef int slot_find(instance *s, const queue_root *root, uint64_t number, queue_s
 # One that has to be there; NULL: s.error.
 cdef queue_slot *slot_read(instance *s, const queue_root *root, uint64_t number) noexcept nogil
 cdef const char *slot_bytes(instance *s, const queue_slot *slot) noexcept nogil
-# The tables in which a lease has ended by `now`, which is set; the rest is zeros.  Nothing may be changed meanwhile.  NO_SLOT after
-# the last one.
+# The tables in which a lease has ended by `now`, which is set; the rest is zeros.  Nothing may be changed meanwhile.
+# NO_SLOT after the last one.
 cdef int next_ended(instance *s, const queue_root *root, search *f) noexcept nogil
 # The rest in apply, with the root as it is being changed.
 cdef queue_slot *slot_change(instance *s, const queue_root *root, uint64_t number) noexcept nogil

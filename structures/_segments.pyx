@@ -7,8 +7,8 @@ from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
 from structures._layout cimport (
-    ENTRY_HELD, MOST_VALUE, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_NODE, queue_entry, queue_root,
-    queue_segment,
+    ENTRY_HELD, MOST_VALUE, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_NODE, queue_entry,
+    queue_root, queue_segment,
 )
 from structures._shared cimport value_bytes, value_new
 

@@ -21,9 +21,9 @@ cdef uint64_t child_of(const page_entry *e) noexcept nogil
 cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint32_t length, path *p) noexcept nogil
 # Puts an entry where the path leads; the path means nothing any more.
 cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, const char *payload) noexcept nogil
-# Takes the entry out to which the path leads; the same.  Pages that have become sparse are joined if that fits into the log beside
-# what the operation changes otherwise (bytes); else that is left for later.
+# Takes the entry out to which the path leads; the same.  Pages that have become sparse are joined if that fits into the
+# log beside what the operation changes otherwise (bytes); else that is left for later.
 cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil
-# One step towards room for an entry of this size, where a put with all the splits that it takes does not fit into the log: MADE, or
-# OK if there is room in all pages of the way.  From the top down, so that each step is small and leaves a tree that is whole.
+# One step towards room for an entry of this size, where a put with all its splits does not fit into the log: MADE, or OK if
+# there is room in all pages of the way.  From the top down, so that each step is small and leaves a tree that is whole.
 cdef int tree_make_room(instance *s, const char *key, uint32_t length, uint32_t size) noexcept nogil

@@ -8,7 +8,8 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm._node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, fault, node_change, node_cost, node_free, node_new, node_read, room_for, root_change, root_read
+from rnvm.frontend._structure cimport (
+    OK, fault, node_change, node_cost, node_free, node_new, node_read, room_for, root_change, root_read)
 from structures._layout cimport MOST_KEY, SIZES, TYPE_PAGE, tree_root
 from structures._page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at, page_entry_size, page_gap,

@@ -50,7 +50,7 @@ def figures(path: str) -> dict[str, Any]:
         return {
             "pool": path,
             **about,
-            "largest_value": parts.largest_value(about["size"]),
+            "largest_value": parts.largest_value,
             "medium": media.kind,
             "mode": media.mode,
             "promise": media.promise,

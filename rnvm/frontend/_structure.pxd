@@ -52,8 +52,8 @@ cdef void nodes_release(instance *s) noexcept nogil
 # Appends to the answer of the operation (Structure.answer); begun anew with each apply and each (re)start of a query.
 cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil
 
-# How much one operation may change.  The record of a transaction has so many bytes at most; the same for all sessions of a pool, so
-# apply may decide by it.
+# How much one operation may change.  The record of a transaction has so many bytes at most; the same for all sessions of
+# a pool, so apply may decide by it.
 cdef uint64_t record_room(const instance *s) noexcept nogil
 # Whether work that can be left for later (splits, joins) fits, for an operation that changes so many bytes in all.  Also False
 # where a transaction has grown too long for it.

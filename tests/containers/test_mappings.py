@@ -257,6 +257,18 @@ def test_a_successor_executes_operations_to_the_same_end(kind, rng):
     assert one.nodes() == two.nodes()
 
 
+@BOTH
+def test_a_root_that_counts_more_keys_than_a_pool_has_room_for_is_damaged(memory, kind):
+    m = kind(memory, "m")
+    m[b"k"] = b"v"
+    root = next(address for address, type_of, _ in memory.nodes() if type_of == 1)
+    memory.damage(root, 32, (1 << 45).to_bytes(8, "little"), sealed=True)
+    for ask in (lambda: len(m), lambda: list(m.items()), lambda: list(m)):
+        with pytest.raises(Fault):
+            ask()
+    assert m[b"k"] == b"v"
+
+
 def filled(memory: Memory, kind: type) -> MutableMapping[bytes, bytes]:
     m = kind(memory, "m")
     for i in range(150):
