@@ -1,0 +1,59 @@
+"""A history: what several processes asked, what was answered, and when (CLOCK_MONOTONIC of one machine, ns)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FOREVER = 1 << 62  # the end of what nobody knows the end of
+UNKNOWN = ("unknown",)  # the answer of a call that may or may not have happened
+
+
+@dataclass
+class Call:
+    """One call: its arguments, its answer, and the time between which it took effect, if it did."""
+
+    name: str
+    arguments: tuple[Any, ...]
+    answer: Any
+    begin: int
+    end: int
+
+
+@dataclass
+class Step:
+    """One call, or the calls of a batch or transaction, between two moments.
+
+    cuts: how many of the calls may have taken effect at a moment at which the others had not; the last is their number.
+    due: so many of the calls have to take effect, also if the step has no end; until `owed`, then.
+    """
+
+    who: str
+    calls: list[Call]
+    begin: int
+    end: int
+    cuts: tuple[int, ...] = ()
+    due: int = 0
+    owed: int = FOREVER
+    note: str = ""
+    number: int = field(default=-1, compare=False)
+
+    def __post_init__(self) -> None:
+        self.cuts = self.cuts or (len(self.calls),)
+        if self.end != FOREVER:
+            self.due = len(self.calls)
+
+    def __str__(self) -> str:
+        def moment(time: int) -> str:
+            return "..." if time == FOREVER else f"{(time - (self.begin if relative else 0)) / 1e6:.3f}"
+
+        relative = False
+        first = f"{self.who:>8} [{moment(self.begin)} .. {moment(self.end)} ms] {self.note}"
+        return first + "; ".join(f"{call.name}{call.arguments!r} -> {call.answer!r}" for call in self.calls)
+
+
+def single(who: str, name: str, arguments: tuple[Any, ...], answer: Any, begin: int, end: int) -> Step:
+    """One call outside of everything; what has no known answer has no end."""
+    if answer == UNKNOWN:
+        return Step(who, [Call(name, arguments, UNKNOWN, begin, FOREVER)], begin, FOREVER)
+    return Step(who, [Call(name, arguments, answer, begin, end)], begin, end)

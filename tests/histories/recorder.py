@@ -1,0 +1,157 @@
+"""How a process records what it calls: a line before each call and a line after it, in a file that outlives a kill.
+
+Lines are JSON: ["c", time, name, arguments] a call begins; ["a", time, answer] and has ended; ["b", time, kind] a block (a batch or a
+transaction) begins; ["x", time] its end begins; ["e", time, outcome, whole] and is over; ["m", time, name, arguments of each] a call for many keys
+begins; ["n", time, answers] and has ended; ["r", time] the process is ready.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .history import FOREVER, UNKNOWN, Call, Step, single
+
+READS = ("peek", "in", "len", "exists", "item")  # and get, of all but a queue
+
+NOT = ("not",)  # the answer of a call that did not happen
+
+
+class Recorder:
+    """The record of one thread."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+    def note(self, what: str, *rest: Any) -> None:
+        os.write(self.fd, json.dumps([what, time.monotonic_ns(), *rest]).encode() + b"\n")
+
+    def call(self, name: str, arguments: tuple[Any, ...], act: Callable[[], Any], classes: Callable[[Exception], Any]) -> Any:
+        """Calls, and records what came of it; an exception is recorded as `classes` says (None: it goes on)."""
+        self.note("c", name, arguments)
+        try:
+            answer = act()
+        except Exception as error:
+            answer = classes(error)
+            if answer is None:
+                raise
+            self.note("a", answer)
+            return answer
+        self.note("a", answer)
+        return answer
+
+
+def tuples(value: Any) -> Any:
+    return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+
+def lines(path: Path) -> list[Any]:
+    """What one process recorded; the last line may be cut off."""
+    data = path.read_bytes() if path.exists() else b""
+    return [tuples(json.loads(line)) for line in data[: data.rfind(b"\n") + 1].splitlines()]
+
+
+def steps_of(who: str, recorded: list[Any], *, split: bool = False) -> list[Step]:
+    """The steps of one process.  split: a batch may be seen in pieces wherever it goes to another structure."""
+    found: list[Step] = []
+    block: list[Call] | None = None
+    kind = ""
+    pending: Any = None
+    many: Any = None
+    ending = False
+    for what, when, *rest in recorded:
+        if what == "c":
+            pending = (rest[0], rest[1], when)
+        elif what == "a":
+            name, arguments, begin = pending
+            pending = None
+            if rest[0] == NOT:
+                continue
+            call = Call(name, arguments, rest[0], begin, FOREVER if rest[0] == UNKNOWN else when)
+            if block is None:
+                found += [single(who, name, arguments, rest[0], begin, when)]
+            else:
+                block.append(call)
+        elif what == "m":
+            many = (rest[0], rest[1], when)
+        elif what == "n":
+            name, each, begin = many
+            many = None
+            found += [single(who, name, arguments, answer, begin, when) for arguments, answer in zip(each, rest[0]) if answer != NOT]
+        elif what == "b":
+            block, kind, ending = [], rest[0], False
+        elif what == "x":
+            ending = True
+        elif what == "e":
+            if block is not None:
+                found += block_of(who, kind, block, when, rest[0], rest[1], split)
+            block = None
+    if block is not None:  # it was killed inside
+        if kind == "batch":
+            if pending:
+                block.append(Call(pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
+            found += block_of(who, kind, block, FOREVER, "cut", False, split)
+        elif ending:
+            found += block_of(who, kind, block, FOREVER, "unknown", True, split)
+    elif pending:
+        found.append(single(who, pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
+    elif many:
+        found += [single(who, many[0], arguments, UNKNOWN, many[2], FOREVER) for arguments in many[1]]
+    return [step for step in found if step.due or not all(is_read(call) for call in step.calls)]
+
+
+def block_of(who: str, kind: str, calls: list[Call], end: int, outcome: str, whole: bool, split: bool) -> list[Step]:
+    """A batch or a transaction as one step.  whole: its session lasted; outcome: well, not, unknown, cut.
+
+    What a batch reads of a structure that it has not changed yet is as if it was read outside.
+    """
+    if outcome == "not":
+        return []
+    if kind == "transaction":
+        return [Step(who, calls, calls[0].begin, FOREVER if outcome == "unknown" else end, note="transaction: ")] if calls else []
+    found: list[Step] = []
+    entered: set[str] = set()
+    inside: list[Call] = []
+    for call in calls:
+        name = call.arguments[0]
+        if name not in entered and is_read(call):
+            found.append(single(who, call.name, call.arguments, call.answer, call.begin, call.end))
+        else:
+            entered.add(name)
+            inside.append(call)
+    if not inside:
+        return found
+    cuts = [at for at in range(1, len(inside)) if inside[at].arguments[0] != inside[at - 1].arguments[0]] if split else []
+    if not whole or outcome != "well":
+        cuts = list(range(1, len(inside)))
+    known = len([call for call in inside if call.answer != UNKNOWN])
+    end = end if outcome == "well" and known == len(inside) else FOREVER
+    return [*found, Step(who, inside, inside[0].begin, end, (*cuts, len(inside)), known, note="batch: ")]
+
+
+def is_read(call: Call) -> bool:
+    return call.name in READS or (call.name == "get" and not call.arguments[0].startswith("queue"))
+
+
+def value_of(name: str, sizes: list[int]) -> bytes:
+    """The bytes that stand for a value: its name, again and again, so that a mixture of two is none."""
+    size = sizes[zlib.crc32(name.encode()) % len(sizes)]
+    raw = name.encode() + b"|"
+    return (raw * (size // len(raw) + 1))[: max(size, len(raw))]
+
+
+def name_of(value: bytes, sizes: list[int]) -> str:
+    """Whose bytes these are; a number is one as it is."""
+    raw, mark, _ = bytes(value).partition(b"|")
+    name = raw.decode(errors="replace")
+    if not mark and name.lstrip("-").isdigit():
+        return name
+    return name if value == value_of(name, sizes) else f"torn: {name} {len(value)}"
