@@ -7,11 +7,12 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 import rnvm
 import structures
-from rfp.errors import ConnectionFailed, DeadlineExceeded, Empty, LeaseEnded, OutcomeUnknown, RfpError
+from rfp.errors import ConnectionFailed, DeadlineExceeded, Empty, LeaseEnded, OutcomeUnknown, RfpError, TooLarge
 
 from .gate import SECONDS, Gate
 from .group_model import DONE, NOTHING
@@ -32,7 +33,7 @@ def classes(error: Exception) -> Any:
         return NOTHING
     if isinstance(error, (OutcomeUnknown, DeadlineExceeded)):
         return UNKNOWN
-    if isinstance(error, ConnectionFailed):
+    if isinstance(error, (ConnectionFailed, TooLarge)):
         return NOT
     return None
 
@@ -141,19 +142,60 @@ class Worker:
         self.last[name, key] = value
         return value
 
-    def pause(self) -> None:
-        """Stops this process now; the runner lets it go on after more or less than a lease."""
-        os.kill(os.getpid(), signal.SIGSTOP)
-
     def block(self, kind: str) -> None:
         """A batch or a transaction of some calls, perhaps with a stop in its midst."""
         rng, mix = self.rng, self.mix
         over = rng.sample(self.names, min(len(self.names), rng.choice(mix[kind + "_over"])))
         calls = rng.randrange(2, 5)
-        stop = rng.randrange(calls) if rng.random() < mix.get("hold", 0) else -1
+        stop = self.stop(calls)
         aborts = kind == "transaction" and rng.random() < 0.1
+        looks = rng.random() < mix["looks"]  # it only reads, or takes what may not be there
+
+        def body() -> None:
+            for number in range(calls):
+                name = over[number % len(over)] if rng.random() < 0.7 else rng.choice(over)
+                if looks:
+                    what = "peek" if name.startswith("queue") else rng.choice(("get", "pop"))
+                    self.act(name, what, f"k{rng.randrange(mix['keys'])}", "")
+                else:
+                    self.one(name)
+                self.go_on(number == stop)
+            if aborts:
+                raise Aborted
+
+        self.whole(kind, over, body)
+
+    def across(self, moves: bool) -> None:
+        """A transaction that moves what a key has from one mapping to the other, or looks into both, perhaps with a stop between."""
+        first, second = self.rng.sample([name for name in self.names if not name.startswith("queue")], 2)
+        key, new, stop = f"k{self.rng.randrange(self.mix['keys'])}", self.new(), self.stop(1) == 0
+        what = "pop" if moves or self.rng.random() < 0.6 else "get"  # that finds nothing changes nothing
+
+        def body() -> None:
+            found = self.act(first, what, key, "")
+            self.go_on(stop)
+            other = self.act(second, what, key, "")
+            self.go_on(False)
+            if moves:
+                self.act(second if found != NOTHING and other == NOTHING else first, "set", key, new)
+                self.go_on(False)
+
+        self.whole("transaction", [first, second], body)
+
+    def stop(self, calls: int) -> int:
+        """After which call this process stops itself; -1: after none."""
+        number = self.rng.randrange(calls)
+        return number if self.rng.random() < self.mix["hold"] else -1
+
+    def go_on(self, stop: bool) -> None:
+        if self.trouble is not None:
+            raise self.trouble
+        if stop:
+            os.kill(os.getpid(), signal.SIGSTOP)  # the runner lets it go on, after more or less than a lease
+
+    def whole(self, kind: str, over: list[str], body: Callable[[], None]) -> None:
+        """Runs the body as a batch or a transaction, and records what became of it."""
         tokens = {name: list(held) for name, held in self.tokens.items()}
-        looks = rng.random() < mix.get("looks", 0)  # it only reads, or takes what may not be there
         self.trouble = None
         self.recorder.note("b", kind)
         before = self.session()
@@ -161,19 +203,7 @@ class Worker:
         outcome, inside = "well", True
         try:
             with context:
-                for number in range(calls):
-                    name = over[number % len(over)] if rng.random() < 0.7 else rng.choice(over)
-                    if looks:
-                        self.act(name, "peek" if name.startswith("queue") else rng.choice(("get", "pop")),
-                                 f"k{rng.randrange(mix['keys'])}", "")  # fmt: skip
-                    else:
-                        self.one(name)
-                    if self.trouble is not None:
-                        raise self.trouble
-                    if number == stop:
-                        self.pause()
-                if aborts:
-                    raise Aborted
+                body()
                 inside = False
                 self.recorder.note("x")
         except Aborted:
@@ -200,6 +230,8 @@ class Worker:
         elif what == "in order":  # reads one structure after another, without a transaction
             for name in self.names:
                 self.act(name, "peek" if name.startswith("queue") else "get", f"k{self.rng.randrange(self.mix['keys'])}", "")
+        elif what in ("move", "look"):
+            self.across(what == "move")
         else:
             self.block(what)
 

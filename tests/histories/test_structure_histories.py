@@ -1,0 +1,106 @@
+"""Several front-ends change structures at the same time, some are killed or stopped; all answers agree with one order of the calls.
+
+Queue, HashTable and BPlusTree are one state, so a transaction over them is one step.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from .structure_runs import Situation, play
+
+STICKY: dict[str, Any] = {}
+CAS, EACH = {"lock": "cas"}, {"lock": "each"}
+LOCKS = (STICKY, CAS, EACH)
+NO_CACHE, SMALL_CACHE = {"cache": 0}, {"cache": "64KiB"}
+FAR = "?rtt=2us"
+PAIR = ("table", "tree")
+CROWD = {"put": 1, "get": 0.7, "reserve": 4, "ack": 0.3, "nack": 4, "peek": 6}
+MOVES = {"look": 2, "move": 3, "transaction": 0.5, "one": 0.5}
+BATCHES = {"batch": 3, "one": 3}
+
+# What nobody disturbs.
+QUIET = {
+    "sticky locks": Situation(),
+    "locks by compare-and-swap": Situation(options=(CAS,)),
+    "a lock for each operation": Situation(options=(EACH,)),
+    "all locks": Situation(options=LOCKS),
+    "no cache and small ones": Situation(options=(NO_CACHE, SMALL_CACHE, STICKY)),
+    "volatile": Situation(options=({"durability": "volatile"},)),
+    "without an operation log": Situation(options=({"oplog": False}, STICKY)),
+    "far away": Situation(rtt=(FAR,)),
+    "one far away": Situation(rtt=("", FAR)),
+    "far away with all locks": Situation(rtt=(FAR, "", FAR), options=LOCKS),
+    "on a disk": Situation(disk=True),
+    "pages that split and join": Situation(churn=True, names=PAIR),
+    "pages that split and join far away": Situation(churn=True, names=PAIR, rtt=(FAR, "")),
+    "large values": Situation(sizes=(20, 9000, 40_000)),
+    "readers without transactions": Situation(turns={"in order": 5, "transaction": 2, "batch": 0.5}, clients=4),
+    "much that comes back": Situation(names=("queue",), turns={"one": 1}, queue=CROWD, options=LOCKS),
+    "much that comes back, by compare-and-swap": Situation(names=("queue",), turns={"one": 1}, queue=CROWD, options=(CAS,)),
+    "batches over several structures": Situation(turns=BATCHES, batch_over=(1, 2, 3), options=LOCKS),
+    "batches": Situation(names=PAIR, turns=BATCHES, options=LOCKS),
+}
+DISTURBED = {
+    "front-ends killed": Situation(actions={"kill": 1}),
+    "front-ends killed that swap": Situation(actions={"kill": 1}, options=(CAS,)),
+    "front-ends killed far away": Situation(actions={"kill": 1}, rtt=(FAR, "")),
+    "all front-ends killed": Situation(actions={"kill all": 1}, options=LOCKS),
+    "front-ends stopped for longer than a lease": Situation(actions={"stop": 1}),
+    "back-end killed": Situation(actions={"kill backend": 1}),
+    "back-end killed, all locks": Situation(actions={"kill backend": 1}, options=LOCKS),
+    "back-end killed, on a disk": Situation(actions={"kill backend": 1, "kill": 1}, disk=True),
+    "back-end stopped": Situation(actions={"stop backend": 1}, timeout=0.3),
+}
+# Processes that stop themselves in the midst of a batch or a transaction, for less or more than a lease, and are fenced.
+SHORT: dict[str, Any] = {"lease": 0.05, "pause": 0.05}
+STOPPED = {
+    "stopped within transactions": Situation(names=PAIR, over=(2,), hold=0.3, looks=0.5, turns=MOVES, keys=1, **SHORT),
+    "stopped within transactions, all locks": Situation(names=PAIR, over=(2,), hold=0.3, looks=0.5, turns=MOVES, keys=1,
+                                                       options=LOCKS, **SHORT),
+    "stopped within transactions far away": Situation(names=PAIR, over=(2,), hold=0.3, looks=0.5, turns=MOVES, keys=1,
+                                                     rtt=(FAR, ""), **SHORT),
+    "stopped within batches": Situation(names=PAIR, hold=0.3, looks=0.3, turns=BATCHES, keys=2, **SHORT),
+    "stopped within batches, all locks": Situation(names=PAIR, hold=0.3, looks=0.3, turns=BATCHES, keys=2, options=LOCKS, **SHORT),
+    "stopped within batches far away": Situation(names=PAIR, hold=0.3, looks=0.3, turns=BATCHES, keys=2, rtt=(FAR, ""), **SHORT),
+    "stopped within anything": Situation(hold=0.3, looks=0.4, options=LOCKS, **SHORT),
+    "stopped and killed": Situation(hold=0.1, actions={"kill": 1, "stop": 1}, options=LOCKS, **SHORT),
+    "stopped, back-end killed": Situation(hold=0.1, actions={"kill backend": 1, "stop": 1}, options=LOCKS, **SHORT),
+    "everything": Situation(hold=0.05, timeout=1, options=LOCKS, rtt=("", FAR, "", ""), clients=4,
+                            actions={"kill": 2, "stop": 2, "kill all": 0.5, "stop backend": 1, "kill backend": 1}),
+}  # fmt: skip
+SITUATIONS = {**QUIET, **DISTURBED, **STOPPED}
+FAST = ("all locks", "much that comes back, by compare-and-swap", "front-ends killed", "back-end killed, all locks",
+        "stopped within transactions", "stopped within batches")  # fmt: skip
+
+
+def run(name: str, seed: int, turns: int, actions: int) -> None:
+    situation = SITUATIONS[name]
+    verdict = play(situation, seed, turns=turns // 4 if situation.hold else turns, actions=actions if situation.actions else 0).judge()
+    assert verdict.legal, verdict.told
+    assert verdict.steps
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", FAST)
+def test_all_answers_agree_with_one_order(name: str, seed: int) -> None:
+    run(name, seed, turns=200, actions=4)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("number", range(12))
+@pytest.mark.parametrize("name", SITUATIONS)
+def test_all_answers_agree_with_one_order_in_long_runs(name: str, number: int, seed: int) -> None:
+    run(name, seed, turns=1500, actions=25)
+
+
+@pytest.mark.timeout(300)
+def test_a_front_end_that_answers_what_it_saw_before_now_and_then_is_found_out(rng: random.Random) -> None:
+    for _ in range(5):  # it may be that nothing changed between
+        if not play(Situation(plant=0.05), rng.randrange(2**32), turns=200).judge():
+            return
+    raise AssertionError("nobody noticed the stale answers")
