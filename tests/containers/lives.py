@@ -1,4 +1,4 @@
-"""Back-ends that are started again and again on one pool: python lives.py POOL ADDRESS
+"""Back-ends that are started again and again on one pool: python lives.py POOL ADDRESS [LEASE]
 
 Each line read is the persist point at which the next one is killed, or 0.  Says its process, and later its exit status.  They are forked from
 this process, which has imported everything and has no threads, so a life begins within milliseconds.
@@ -17,24 +17,24 @@ from rnvm import pools
 from rnvm._mortal import Mortal
 from rnvm.pool._pool import Pool
 
-LEASE = 0.3
+LEASE = 0.3  # seconds, unless another one is given
 
 
-def live(path: Path, address: str, points: int) -> None:
+def live(path: Path, address: str, points: int, lease: float) -> None:
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
-    with rnvm.Backend(Pool(Mortal(pools.open_medium(path), points)), address=address, lease=LEASE):
+    with rnvm.Backend(Pool(Mortal(pools.open_medium(path), points)), address=address, lease=lease):
         while not ended:
             signal.sigtimedwait([], 0.05)
 
 
-def main(path: Path, address: str) -> None:
+def main(path: Path, address: str, lease: float) -> None:
     for line in sys.stdin:
         pid = os.fork()
         if not pid:
             status = 1
             try:
-                live(path, address, int(line))
+                live(path, address, int(line), lease)
                 status = 0
             except BaseException:
                 traceback.print_exc()
@@ -45,4 +45,4 @@ def main(path: Path, address: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], float((sys.argv[3:] or [LEASE])[0]))

@@ -1,0 +1,679 @@
+"""Front-ends, their batches and transactions, the lives of structures and of handles, and crashes, as a state machine.
+
+The model is what was acknowledged.  `worlds` are all contents of all structures that are possible: one, unless the outcome of a
+call is unknown; each answer leaves those to which it fits.  Every change takes a structure's writer lock, so it applies to the
+latest content, whoever made that.  What the open batch of one front-end has done, others see later, in its order: `behind` has
+the contents that a reader may still find.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+import rnvm
+from rfp.errors import (
+    AlreadyExists, CallerError, ConnectionFailed, DeadlineExceeded, NotFound, OutcomeUnknown, OutOfMemory, RfpError, TooLarge)  # fmt: skip
+
+from . import calls
+from .calls import EMPTY, KINDS, UNKNOWN, Call, Content
+
+World = dict[str, Content]
+FAILED = object()
+
+MOST_WORLDS = 64
+WIDE = 70  # more structures than a record has parts for
+SHORT, BRIEF = 0.03, 2.0  # seconds that a call may take, where somebody keeps the lock for longer; that and others by default
+PATIENT = 20.0  # where nobody does
+KIND_OF = {"q": "queue", "h": "table", "t": "tree"}
+
+
+class Wrong(AssertionError):
+    """What was answered, or is there, contradicts what was acknowledged."""
+
+
+class Discarded(Exception):
+    """Ends a transaction."""
+
+
+@dataclass
+class Handle:
+    """An open structure.  life: which one of those that had this name."""
+
+    structure: Any
+    life: int
+
+
+@dataclass
+class Front:
+    """A front-end.
+
+    touched: structures that the open batch has changed, or that the open transaction is over.  inside: contents that the
+    transaction has changed.  doomed: somebody else has changed one of its structures, so it must fail; suspect: it may fail.
+    """
+
+    number: int
+    fe: rnvm.FrontEnd
+    far: bool
+    handles: dict[str, Handle] = field(default_factory=dict)
+    batch: Any = None
+    transaction: Any = None
+    named: set[str] = field(default_factory=set)
+    touched: set[str] = field(default_factory=set)
+    inside: World = field(default_factory=dict)
+    doomed: bool = False
+    suspect: bool = False
+
+    def __repr__(self) -> str:
+        return f"front-end {self.number}"
+
+
+Rule = TypeVar("Rule", bound=Callable[..., Any])
+
+
+def step(function: Rule) -> Rule:
+    """A rule: nothing is verified in the end where it has failed."""
+
+    @functools.wraps(function)
+    def run(self: Machine, *arguments: Any, **named: Any) -> Any:
+        sound, self.sound = self.sound, False
+        result = function(self, *arguments, **named)
+        self.sound = sound
+        return result
+
+    return run  # type: ignore[return-value]
+
+
+def kind_of(name: str) -> str:
+    return KIND_OF[name[0]]
+
+
+names = st.sampled_from(["q0", "h0", "t0", "q1", "h1"])
+queues = names.filter(lambda name: name[0] == "q")
+queues, mappings, trees = st.sampled_from(["q0", "q1"]), st.sampled_from(["h0", "t0", "h1"]), st.just("t0")
+keys = st.integers(0, 20).map(lambda n: b"k%02d" % n)
+lengths = st.sampled_from([0, 3, 40, 200, 600, 1500])
+who = st.integers(0, 9)
+"""Which front-end, modulo their number."""
+
+OPTIONS = st.fixed_dictionaries(
+    {},
+    optional={
+        "lock": st.sampled_from(["sticky", "cas", "each"]),
+        "oplog": st.booleans(),
+        "cache": st.sampled_from([0, "8KiB"]),
+    },
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """What holds wherever it runs; a subclass makes `place`, and says what its crashes leave."""
+
+    place: Any
+    drops_open = True  # whether a structure is dropped also where others have it open
+    lossy = False  # whether a back-end may die at any moment
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sound = True
+        self.worlds: list[World] = [{}]
+        self.before: list[World] = [{}]
+        self.behind: dict[str, list[Content]] = {}
+        self.lives: dict[str, int] = {}
+        self.fronts: list[Front] = []
+        self.serial = 0
+        self.moment = 0
+        self.full = False
+        self.impatient = False
+
+    # What is possible
+
+    def begin(self) -> None:
+        """What happens from now on may have happened at the next crash, or not."""
+        self.before = self.worlds
+        self.moment = self.place.moment
+
+    def contents(self, name: str) -> list[Content]:
+        return [world[name] for world in self.worlds]
+
+    def shrink(self, worlds: list[World], what: str) -> None:
+        """From now on these are possible."""
+        if not worlds:
+            raise Wrong(what)
+        unique: list[World] = []
+        for world in worlds:
+            if world not in unique:
+                unique.append(world)
+        assert len(unique) <= MOST_WORLDS
+        self.worlds = unique
+
+    def exists(self, name: str) -> bool | None:
+        """None: nobody can say."""
+        found = {name in world for world in self.worlds}
+        return found.pop() if len(found) == 1 else None
+
+    # Who is in whose way
+
+    def front(self, number: int) -> Front:
+        return self.fronts[number % len(self.fronts)]
+
+    def rivals(self, front: Front, wanted: set[str]) -> list[Front]:
+        """Who is inside one of these structures."""
+        return [
+            other
+            for other in self.fronts
+            if other is not front and (other.batch or other.transaction) and other.touched & wanted
+        ]
+
+    def met(self, front: Front, rivals: list[Front], name: str) -> None:
+        """A front-end has had the structure's writer lock, so what others did until then is seen, and their transactions failed."""
+        for other in rivals:
+            if other.transaction:
+                other.doomed = True
+        if rivals or name not in front.touched:
+            self.behind.pop(name, None)
+
+    def asked(self, rivals: list[Front]) -> None:
+        """Somebody waited for them, perhaps for a lease."""
+        for other in rivals:
+            other.suspect = True
+
+    def timeout(self, rivals: list[Front]) -> float | None:
+        return SHORT if rivals and self.impatient else None
+
+    # One call
+
+    def call(self, front: Front, name: str, what: Call) -> Any:
+        """A call, whatever comes of it.  Returns its answer, or FAILED."""
+        handle = self.open(front, name)
+        if handle is None:
+            return FAILED
+        self.begin()
+        rivals = self.rivals(front, {name})
+        self.asked(rivals)
+        if front.far:
+            front.suspect = True
+        try:
+            answer = what.answer(handle.structure, self.timeout(rivals))
+        except RfpError as error:
+            self.failed(front, name, what, error, rivals)
+            return FAILED
+        if handle.life != self.lives[name] and not front.doomed:
+            raise Wrong(f"{front}: {name}.{what.text} answered {answer!r}, and the structure was dropped")
+        if front.transaction:
+            self.answered_inside(front, name, what, answer, rivals)
+        else:
+            self.answered(front, name, what, answer, rivals)
+        return answer
+
+    def answered(self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]) -> None:
+        here = f"{front}: {name}.{what.text} answered {answer!r}"
+        if what.changes:
+            self.shrink(
+                [{**world, name: after} for world in self.worlds for after in what.follow(world[name], answer)],
+                f"{here}, and it contains {self.contents(name)}",
+            )
+            self.met(front, rivals, name)
+            if front.batch:
+                front.touched.add(name)
+                self.behind.setdefault(name, [world[name] for world in self.before]).extend(self.contents(name))
+            return
+        owners = [other for other in self.fronts if other.batch and name in other.touched]
+        if name in self.behind and front not in owners:
+            seen = self.behind[name]
+            for at, content in enumerate(seen):
+                if what.follow(content, answer):
+                    del seen[:at]  # nobody sees what was before
+                    return
+            raise Wrong(f"{here}, and it contained {seen}")
+        self.shrink(
+            [world for world in self.worlds if what.follow(world[name], answer)], f"{here}, and it contains {self.contents(name)}"
+        )
+
+    def answered_inside(self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]) -> None:
+        """In a transaction.  One that cannot come to hold may read anything."""
+        if what.changes:
+            self.met(front, rivals, name)
+        if front.doomed:
+            return
+        if name in front.inside:
+            contents = [front.inside[name]]
+        elif what.changes or name in front.named:
+            contents = self.contents(name)
+        else:
+            contents = self.behind.get(name, self.contents(name))
+        after = [after for content in contents for after in what.follow(content, answer)]
+        if not after:
+            if not front.suspect:
+                raise Wrong(f"{front}: in a transaction {name}.{what.text} answered {answer!r}, and it contains {contents}")
+            front.doomed = True
+        elif what.changes:
+            front.inside[name] = after[0]
+            front.touched.add(name)
+
+    def failed(self, front: Front, name: str, what: Call, error: RfpError, rivals: list[Front]) -> None:
+        """A call has raised; nothing else may have happened than its class says."""
+        here = f"{front}: {name}.{what.text} raised {type(error).__name__}: {error}"
+        if isinstance(error, NotFound) and front.handles[name].life != self.lives[name]:
+            del front.handles[name]
+        elif isinstance(error, OutOfMemory):
+            if not (self.full and what.grows):
+                raise Wrong(here) from error
+        elif isinstance(error, TooLarge):
+            if not front.transaction:
+                raise Wrong(here) from error
+        elif isinstance(error, DeadlineExceeded) and (rivals and self.impatient or self.lossy):
+            self.perhaps(front, name, what)
+        elif isinstance(error, OutcomeUnknown) and self.lossy:
+            self.perhaps(front, name, what)
+        elif isinstance(error, ConnectionFailed) and not isinstance(error, OutcomeUnknown):
+            if front.transaction and (front.suspect or self.lossy):
+                front.doomed = True
+            elif not self.lossy:
+                raise Wrong(here) from error
+        elif isinstance(error, CallerError) and front.transaction and name not in front.named:
+            pass  # it is not a part of the transaction
+        else:
+            raise Wrong(here) from error
+
+    def perhaps(self, front: Front, name: str, what: Call) -> None:
+        """Nobody can say whether it happened."""
+        if front.transaction or not what.changes:
+            return
+        after = [{**world, name: after} for world in self.worlds for after in what.follow(world[name], UNKNOWN)]
+        self.shrink([*self.worlds, *after], "")
+        if name in self.behind:
+            self.behind[name].extend(self.contents(name))
+        else:
+            self.behind[name] = self.contents(name)
+
+    # Structures and their handles
+
+    def open(self, front: Front, name: str) -> Handle | None:
+        """A handle, of a new structure if there is none."""
+        if name in front.handles:
+            return front.handles[name]
+        self.begin()
+        new = self.exists(name) is not True
+        try:
+            structure = KINDS[kind_of(name)](front.fe, name)
+        except RfpError as error:
+            self.not_opened(front, name, error, new)
+            return None
+        if new:
+            self.lives[name] = self.lives.get(name, 0) + 1
+            self.shrink([{**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds], "")
+            if front.batch or front.transaction:
+                front.touched.add(name)  # its maker is inside
+        front.handles[name] = Handle(structure, self.lives[name])
+        return front.handles[name]
+
+    def not_opened(self, front: Front, name: str, error: RfpError, new: bool) -> None:
+        here = f"{front}: opening {name} raised {type(error).__name__}: {error}"
+        if isinstance(error, OutOfMemory) and new and self.full:
+            return
+        if isinstance(error, CallerError) and new and front.transaction:
+            return
+        if isinstance(error, AlreadyExists) and name in front.named:
+            return  # the transaction keeps it open
+        if isinstance(error, (ConnectionFailed, DeadlineExceeded)) and (
+            self.lossy or front.transaction and (front.suspect or front.doomed) or isinstance(error, DeadlineExceeded) and self.impatient
+        ):
+            if front.transaction and isinstance(error, ConnectionFailed):
+                front.doomed = True
+            if new:
+                self.lives[name] = self.lives.get(name, 0) + 1
+                self.shrink([*self.worlds, *({**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds)], "")
+            return
+        raise Wrong(here) from error
+
+    def value(self, length: int) -> bytes:
+        self.serial += 1
+        return b"%d " % self.serial + bytes(length)
+
+    @rule(number=who, name=names)
+    @step
+    def open_it(self, number: int, name: str) -> None:
+        self.open(self.front(number), name)
+
+    @rule(number=who, name=names)
+    @step
+    def let_go(self, number: int, name: str) -> None:
+        """The last reference goes."""
+        self.front(number).handles.pop(name, None)
+        gc.collect()
+
+    @rule(number=who, name=names)
+    @step
+    def drop(self, number: int, name: str) -> None:
+        front = self.front(number)
+        if front.batch or front.transaction:
+            return
+        for other in [front] if self.drops_open else self.fronts:
+            if not other.transaction:
+                other.handles.pop(name, None)
+        self.begin()
+        try:
+            front.fe.drop(name)
+        except NotFound:
+            self.shrink([world for world in self.worlds if name not in world], f"{front}: {name} was not found")
+        except CallerError:
+            assert any(name in other.handles for other in self.fronts if other is not front), f"{name} is not in use"
+        except (ConnectionFailed, DeadlineExceeded):
+            if not self.lossy:
+                raise
+            self.lives[name] = self.lives.get(name, 0) + 1
+            self.shrink([*self.worlds, *({n: c for n, c in world.items() if n != name} for world in self.worlds)], "")
+        else:
+            if self.exists(name) is False:
+                raise Wrong(f"{front}: dropped {name}, which is not there")
+            self.met(front, self.rivals(front, {name}), name)
+            for other in self.fronts:
+                other.touched.discard(name)
+                other.inside.pop(name, None)
+            self.lives[name] = self.lives.get(name, 0) + 1
+            self.shrink([{n: c for n, c in world.items() if n != name} for world in self.worlds], "")
+
+    # Calls of queues and mappings
+
+    @rule(number=who, name=queues, length=lengths)
+    @step
+    def put(self, number: int, name: str, length: int) -> None:
+        self.call(self.front(number), name, calls.put(self.value(length)))
+
+    @rule(number=who, name=queues, way=st.sampled_from([calls.get, calls.peek, calls.reserve]))
+    @step
+    def take(self, number: int, name: str, way: Callable[[], Call]) -> None:
+        self.call(self.front(number), name, way())
+
+    @rule(number=who, name=queues, back=st.booleans(), which=st.integers(0, 5))
+    @step
+    def settle(self, number: int, name: str, back: bool, which: int) -> None:
+        front = self.front(number)
+        content = front.inside.get(name) or self.worlds[0].get(name) or ((), (), ())
+        tokens = [token for token, _ in content[2] if token]
+        if tokens:
+            token = tokens[which % len(tokens)]
+            self.call(front, name, calls.nack(token) if back else calls.ack(token))
+
+    @rule(number=who, name=mappings, key=keys, length=lengths)
+    @step
+    def store(self, number: int, name: str, key: bytes, length: int) -> None:
+        self.call(self.front(number), name, calls.store(key, self.value(length)))
+
+    @rule(number=who, name=mappings, key=keys, way=st.sampled_from([calls.delete, calls.pop, calls.look_up]))
+    @step
+    def by_key(self, number: int, name: str, key: bytes, way: Callable[[bytes], Call]) -> None:
+        self.call(self.front(number), name, way(key))
+
+    @rule(number=who, name=mappings, key=keys, length=lengths)
+    @step
+    def setdefault(self, number: int, name: str, key: bytes, length: int) -> None:
+        self.call(self.front(number), name, calls.setdefault(key, self.value(length)))
+
+    @rule(number=who, name=mappings)
+    @step
+    def popitem(self, number: int, name: str) -> None:
+        self.call(self.front(number), name, calls.popitem(name[0] == "t"))
+
+    @rule(number=who, name=mappings)
+    @step
+    def clear(self, number: int, name: str) -> None:
+        self.call(self.front(number), name, calls.clear())
+
+    @rule(number=who, name=mappings, found=st.dictionaries(keys, lengths, max_size=5))
+    @step
+    def update(self, number: int, name: str, found: dict[bytes, int]) -> None:
+        self.call(self.front(number), name, calls.update({key: self.value(length) for key, length in found.items()}))
+
+    @rule(number=who, name=trees, found=st.dictionaries(keys, st.integers(0, 100), max_size=5))
+    @step
+    def bulk_load(self, number: int, name: str, found: dict[bytes, int]) -> None:
+        items = {key: self.value(length) for key, length in sorted(found.items())}
+        self.call(self.front(number), name, calls.bulk_load(items))
+
+    @rule(number=who, name=trees, lo=keys, hi=keys, reverse=st.booleans())
+    @step
+    def order(self, number: int, name: str, lo: bytes, hi: bytes, reverse: bool) -> None:
+        self.call(self.front(number), name, calls.range_of(lo, hi, reverse))
+        self.call(self.front(number), name, calls.both_ends())
+
+    @rule(number=who, name=names)
+    @step
+    def look(self, number: int, name: str) -> None:
+        self.call(self.front(number), name, calls.look(kind_of(name)))
+
+    @rule(number=who, name=names)
+    @step
+    def check(self, number: int, name: str) -> None:
+        front = self.front(number)
+        if not front.transaction and not self.rivals(front, {name}):
+            self.call(front, name, calls.check())
+
+    @rule(number=who)
+    @step
+    def use_many(self, number: int) -> None:
+        """More structures than a record has parts for, each with a value of its own."""
+        front = self.front(number)
+        for i in range(WIDE):
+            if self.call(front, f"q{100 + i}", calls.put(self.value(3))) is FAILED:
+                break
+
+    # Batches and transactions
+
+    @rule(number=who)
+    @step
+    def begin_batch(self, number: int) -> None:
+        front = self.front(number)
+        if not front.batch and not front.transaction:
+            self.enter_batch(front)
+
+    def enter_batch(self, front: Front) -> None:
+        batch = front.fe.batch()
+        with self.expected(front):
+            batch.__enter__()
+            front.batch, front.touched = batch, set()
+
+    @contextmanager
+    def expected(self, front: Front) -> Iterator[None]:
+        """Around what changes nothing that counts."""
+        try:
+            yield
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            if not self.lossy:
+                raise Wrong(f"{front}: {error}") from error
+
+    def shown(self, front: Front) -> None:
+        """Its batch has ended: others see it, but for what somebody else does in a batch."""
+        for name in front.touched:
+            if not any(other.batch and name in other.touched for other in self.fronts if other is not front):
+                self.behind.pop(name, None)
+        front.touched = set()
+
+    @rule(number=who)
+    @step
+    def end_batch(self, number: int) -> None:
+        front = self.front(number)
+        if front.batch and not front.transaction:
+            self.leave_batch(front)
+
+    def leave_batch(self, front: Front) -> None:
+        self.begin()
+        batch, front.batch = front.batch, None
+        try:
+            batch.__exit__(None, None, None)
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            # Each operation holds.  When they are seen, nobody can say.
+            if not self.lossy and not (self.impatient and isinstance(error, DeadlineExceeded)):
+                raise Wrong(f"{front}: the end of a batch raised {error}") from error
+            front.touched = set()
+        except RfpError as error:
+            raise Wrong(f"{front}: the end of a batch raised {type(error).__name__}: {error}") from error
+        else:
+            self.shown(front)
+
+    @rule(number=who, wanted=st.lists(names, min_size=1, max_size=3, unique=True))
+    @step
+    def begin_transaction(self, number: int, wanted: list[str]) -> None:
+        front = self.front(number)
+        if front.transaction or len(self.worlds) != 1:
+            return
+        for name in wanted:
+            if self.open(front, name) is None or front.handles[name].life != self.lives[name]:
+                return
+        self.enter_transaction(front, set(wanted))
+
+    def enter_transaction(self, front: Front, wanted: set[str]) -> None:
+        self.begin()
+        rivals = self.rivals(front, wanted)
+        self.asked(rivals)
+        transaction = front.fe.transaction(*(front.handles[name].structure for name in wanted), timeout=self.timeout(rivals))
+        try:
+            transaction.__enter__()
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            if not self.lossy and not (rivals and self.impatient):
+                raise Wrong(f"{front}: a transaction could not begin: {error}") from error
+            return
+        if front.batch:
+            self.shown(front)
+        for name in wanted:
+            self.met(front, self.rivals(front, {name}), name)
+        front.transaction, front.named, front.touched, front.inside = transaction, set(wanted), set(wanted), {}
+        front.doomed, front.suspect = False, front.far
+
+    @rule(number=who, hold=st.booleans())
+    @step
+    def end_transaction(self, number: int, hold: bool) -> None:
+        front = self.front(number)
+        if front.transaction:
+            self.leave_transaction(front, hold)
+
+    def leave_transaction(self, front: Front, hold: bool) -> None:
+        self.begin()
+        transaction, front.transaction = front.transaction, None
+        inside, front.inside, front.touched, front.named = front.inside, {}, set(), set()
+        error: BaseException | None = None
+        discarded = Discarded()
+        try:
+            if hold:
+                transaction.__exit__(None, None, None)
+            else:
+                transaction.__exit__(Discarded, discarded, None)
+        except RfpError as raised:
+            error = raised
+        if error is None:
+            if hold and front.doomed:
+                raise Wrong(f"{front}: a transaction came to hold, although others changed what it is over")
+            if hold:
+                self.shrink([{**world, **inside} for world in self.worlds], "")
+                for name in inside:
+                    self.behind.pop(name, None)
+            return
+        here = f"{front}: the end of a transaction raised {type(error).__name__}: {error}"
+        if isinstance(error, OutcomeUnknown) and self.lossy:
+            self.shrink([*self.worlds, *({**world, **inside} for world in self.worlds)], "")
+            for name in inside:
+                self.behind[name] = self.contents(name)
+        elif isinstance(error, DeadlineExceeded) and self.lossy:
+            self.shrink([*self.worlds, *({**world, **inside} for world in self.worlds)], "")
+            for name in inside:
+                self.behind[name] = self.contents(name)
+        elif isinstance(error, TooLarge) and len(inside) > 64:
+            pass
+        elif isinstance(error, ConnectionFailed) and (self.lossy or front.doomed or front.suspect):
+            pass
+        else:
+            raise Wrong(here) from error
+
+    @rule(number=who)
+    @step
+    def release(self, number: int) -> None:
+        front = self.front(number)
+        self.begin()
+        try:
+            self.release_now(front)
+        except CallerError:
+            assert front.batch or front.transaction
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            if not self.lossy and not (front.transaction and front.suspect):
+                raise Wrong(f"{front}: release() raised {error}") from error
+
+    def release_now(self, front: Front) -> None:
+        front.fe.release()
+
+    # Front-ends
+
+    @precondition(lambda self: len(self.fronts) < 5)
+    @rule(options=OPTIONS, far=st.booleans())
+    @step
+    def connect(self, options: dict[str, Any], far: bool) -> None:
+        self.add_front(options, far and not self.impatient and not any(front.far for front in self.fronts))
+
+    def add_front(self, options: dict[str, Any], far: bool) -> None:
+        self.serial += 1
+        options = {"timeout": BRIEF if self.impatient else PATIENT, **options}
+        self.fronts.append(Front(self.serial, self.place.connect(far, **options), far))
+
+    @precondition(lambda self: len(self.fronts) > 2)
+    @rule(number=who)
+    @step
+    def close(self, number: int) -> None:
+        """Also in the middle of a batch, which stays, or of a transaction, which does not."""
+        front = self.front(number)
+        self.begin()
+        self.fronts.remove(front)
+        front.fe.close()
+        if not front.transaction:
+            self.shown(front)
+
+    # The end
+
+    def leave_all(self) -> None:
+        for front in self.fronts:
+            if front.transaction:
+                self.leave_transaction(front, True)
+            if front.batch:
+                self.leave_batch(front)
+
+    def look_at_all(self) -> None:
+        """A fresh front-end finds what the model has, and all of it sound."""
+        self.add_front({"timeout": PATIENT}, False)
+        fresh = self.fronts.pop()
+        for name, found in fresh.fe.names().items():
+            self.shrink([world for world in self.worlds if name in world], f"there is {name}")
+        there = fresh.fe.names()
+        self.shrink([world for world in self.worlds if world.keys() == there.keys()],
+                    f"there are {sorted(there)}, and not {[sorted(world) for world in self.worlds]}")  # fmt: skip
+        for name in there:
+            self.call(fresh, name, calls.look(kind_of(name)))
+            self.call(fresh, name, calls.check())
+        fresh.handles.clear()
+        fresh.fe.close()
+
+    def gone(self) -> None:
+        """No front-end is there any more."""
+        for front in self.fronts:
+            front.fe.close()
+        self.fronts = []
+        self.behind = {}
+
+    def teardown(self) -> None:
+        try:
+            if self.sound and hasattr(self, "place"):
+                self.leave_all()
+                self.look_at_all()
+                self.gone()
+                checked = self.place.end()
+                assert not checked.findings, checked.findings
+        finally:
+            for front in self.fronts:
+                front.fe.close()
+            if hasattr(self, "place"):
+                self.place.close()

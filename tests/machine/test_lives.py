@@ -1,0 +1,208 @@
+"""The machine over a back-end that is killed and started again, and over a pool that an operator mends, grows or replaces."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import initialize, precondition, rule
+
+from rfp.errors import PoolRefused
+from rnvm import check, pools
+
+from . import calls
+from .calls import Call
+from .lives import Lives, Nursery
+from .machine import FAILED, OPTIONS, Front, Handle, Machine, World, queues, step, who
+from .running import run
+
+BRIEF = 0.3  # seconds that a call may take: longer than a new back-end needs
+SHARED: list[Nursery] = []
+
+
+def look(path: Path, between: Callable[[], None]) -> None:
+    check.check(path)
+    between()
+
+
+def recover(path: Path, between: Callable[[], None]) -> None:
+    with pools.open_pool(path):
+        between()
+
+
+def change(path: Path, between: Callable[[], None]) -> None:
+    with check.changing(path):
+        between()
+
+
+def repair(path: Path, between: Callable[[], None]) -> None:
+    """A front-end goes on in each of its steps."""
+
+    def during(function: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            between()
+            result = function(*arguments)
+            between()
+            return result
+
+        return run
+
+    with mock.patch.object(check, "mend_copy", during(check.mend_copy)), mock.patch.object(check, "mend_nodes", during(check.mend_nodes)):
+        check.repair(path)
+
+
+def grow(path: Path, between: Callable[[], None]) -> None:
+    pools.grow(path, path.stat().st_size + (1 << 20))
+    between()
+
+
+class LivesMachine(Machine):
+    """Front-ends live on whatever becomes of the back-end."""
+
+    lossy = True
+    place: Lives
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dead = self.operating = False
+        self.numb: set[int] = set()
+        """Front-ends that wait for a back-end: that takes a while."""
+        self.copied: list[World] | None = None
+
+    @initialize(
+        ring=st.sampled_from(["64KiB", "256KiB"]),
+        options=st.lists(OPTIONS, min_size=2, max_size=3),
+    )
+    def start(self, ring: str, options: list[dict[str, Any]]) -> None:
+        self.place = Lives(SHARED[0], operation_log=ring, memory_log=ring)
+        for each in options:
+            self.add_front(each, False)
+
+    def add_front(self, options: dict[str, Any], far: bool) -> None:
+        if not self.dead:
+            super().add_front({"timeout": BRIEF, **options}, far)
+
+    def open(self, front: Front, name: str) -> Handle | None:
+        if front.number in self.numb:
+            return None
+        began = time.monotonic()
+        handle = super().open(front, name)
+        self.waited(front, began)
+        return handle
+
+    def call(self, front: Front, name: str, what: Call) -> Any:
+        if front.number in self.numb:
+            return FAILED
+        began = time.monotonic()
+        answer = super().call(front, name, what)
+        self.waited(front, began)
+        return answer
+
+    def waited(self, front: Front, began: float) -> None:
+        if self.dead and time.monotonic() - began > BRIEF / 2:
+            self.numb.add(front.number)
+            if len(self.numb) == len(self.fronts) and not self.operating:
+                self.serve_again()
+
+    def interrupted(self) -> None:
+        """The back-end has died: a transaction may fail."""
+        for front in self.fronts:
+            front.suspect = True
+
+    @precondition(lambda self: not self.dead)
+    @rule()
+    @step
+    def kill(self) -> None:
+        self.place.kill()
+        self.dead = True
+        self.interrupted()
+
+    @precondition(lambda self: not self.dead)
+    @rule(copy=st.booleans())
+    @step
+    def stop(self, copy: bool) -> None:
+        self.place.stop()
+        self.dead = True
+        self.interrupted()
+        if copy and len(self.worlds) == 1:
+            self.place.back_up()
+            self.copied = self.worlds
+
+    @precondition(lambda self: self.dead)
+    @rule(points=st.sampled_from([0, 0, 1, 3, 10, 30, 100, 300]))
+    @step
+    def serve(self, points: int) -> None:
+        if points:
+            self.place.begin_and_revive(points)
+            self.interrupted()
+        self.serve_again()
+
+    @rule(tool=st.sampled_from([look, recover, change, repair, grow]), number=who, name=queues)
+    @step
+    def operate(self, tool: Callable[[Path, Callable[[], None]], None], number: int, name: str) -> None:
+        """An operator's tool, while no back-end is there, and a front-end that goes on in the midst of it."""
+        front = self.front(number)
+        if not self.dead:
+            self.call(front, name, calls.put(self.value(3)))
+            self.kill()
+        self.operating = True
+        with contextlib.suppress(PoolRefused):
+            tool(self.place.path, lambda: self.call(front, name, calls.put(self.value(3))) and None)
+        self.operating = False
+        self.serve_again()
+
+    @precondition(lambda self: self.copied is not None)
+    @rule(number=who, name=queues)
+    @step
+    def restore(self, number: int, name: str) -> None:
+        """An older copy takes the pool's place; what is acknowledged from then on is there."""
+        assert self.copied is not None
+        front = self.front(number)
+        if not self.dead:
+            self.call(front, name, calls.put(self.value(3)))
+            self.kill()
+        self.place.restore()
+        for gone in {gone for world in self.worlds for gone in world} - set(self.copied[0]):
+            self.lives[gone] += 1
+            for each in self.fronts:
+                each.handles.pop(gone, None)
+        self.worlds, self.behind = self.copied, {}
+        for each in self.fronts:
+            each.doomed = each.suspect = True
+        self.serve_again()
+        for _ in range(3):
+            self.call(front, name, calls.put(self.value(3)))
+
+    def serve_again(self) -> None:
+        if not self.place.pid:
+            self.place.begin()
+        self.dead = False
+        self.numb = set()
+
+    def look_at_all(self) -> None:
+        self.serve_again()
+        super().look_at_all()
+
+
+@pytest.fixture
+def nursery() -> Iterator[None]:
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
+        os.chmod(folder, 0o700)
+        SHARED.append(Nursery(Path(folder)))
+        try:
+            yield
+        finally:
+            SHARED.pop().close()
+
+
+@pytest.mark.usefixtures("nursery")
+def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools() -> None:
+    run(LivesMachine, 30, 30)

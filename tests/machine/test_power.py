@@ -1,0 +1,55 @@
+"""The machine on the crash model: the power fails at any moment."""
+
+from __future__ import annotations
+
+import hypothesis.strategies as st
+from hypothesis.stateful import initialize, rule
+
+from .machine import OPTIONS, Machine, step, who
+from .power import Power
+from .running import run
+
+
+class PowerMachine(Machine):
+    """The power may fail at any moment; also in the recovery from that."""
+
+    @initialize(
+        kind=st.sampled_from(["words", "lines", "sectors"]),
+        ring=st.sampled_from([32 << 10, 256 << 10]),
+        impatient=st.booleans(),
+        options=st.lists(OPTIONS, min_size=2, max_size=3),
+    )
+    def start(self, kind: str, ring: int, impatient: bool, options: list[dict[str, object]]) -> None:
+        self.impatient = impatient
+        self.place = Power(kind, ring, 60.0 if impatient else 0.02)
+        self.begin()
+        for each in options:
+            self.add_front(each, False)
+
+    @rule(part=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]), seed=st.integers(0, 2**32), again=st.booleans())
+    @step
+    def power_fails(self, part: float, seed: int, again: bool) -> None:
+        image = self.place.fail(self.moment, part, seed)
+        if part < 1:
+            self.worlds = [*self.worlds, *(world for world in self.before if world not in self.worlds)]
+        self.gone()
+        self.place.go_on(image)
+        if again:
+            self.place.go_on(self.place.fail(0, part, seed))
+        self.begin()
+        self.look_at_all()
+        self.add_front({}, False)
+        self.add_front({}, False)
+
+    @rule()
+    @step
+    def restart(self) -> None:
+        """In order; front-ends find it again."""
+        for front in self.fronts:
+            front.doomed = front.suspect = True
+        self.place.restart()
+        self.begin()
+
+
+def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails() -> None:
+    run(PowerMachine, 100, 30)
