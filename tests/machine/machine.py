@@ -57,6 +57,7 @@ class Front:
 
     touched: structures that the open batch has changed, or that the open transaction is over.  inside: contents that the
     transaction has changed.  doomed: somebody else has changed one of its structures, so it must fail; suspect: it may fail.
+    hides: whether others see nothing of its batches before they end; room: for so many calls of a batch, whatever they change.
     """
 
     number: int
@@ -70,9 +71,37 @@ class Front:
     inside: World = field(default_factory=dict)
     doomed: bool = False
     suspect: bool = False
+    hides: bool = True
+    room: int = 0
 
     def __repr__(self) -> str:
         return f"front-end {self.number}"
+
+
+class Hands:
+    """What does to the package what the machine says.  The tests of the machine put others in its place."""
+
+    def open(self, front: Front, name: str) -> Any:
+        return KINDS[kind_of(name)](front.fe, name)
+
+    def let_go(self, front: Front, name: str) -> None:
+        front.handles.pop(name, None)
+        gc.collect()
+
+    def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
+        return what.answer(front.handles[name].structure, timeout)
+
+    def end_batch(self, front: Front) -> None:
+        front.batch.__exit__(None, None, None)
+
+    def end_transaction(self, front: Front, hold: bool) -> None:
+        if hold:
+            front.transaction.__exit__(None, None, None)
+        else:
+            front.transaction.__exit__(Discarded, Discarded(), None)
+
+    def release(self, front: Front) -> None:
+        front.fe.release()
 
 
 Rule = TypeVar("Rule", bound=Callable[..., Any])
@@ -117,6 +146,8 @@ class Machine(RuleBasedStateMachine):
     """What holds wherever it runs; a subclass makes `place`, and says what its crashes leave."""
 
     place: Any
+    hands = Hands()
+    room = 0  # calls of a batch that a record has room for in any case
     drops_open = True  # whether a structure is dropped also where others have it open
     lossy = False  # whether a back-end may die at any moment
 
@@ -126,6 +157,8 @@ class Machine(RuleBasedStateMachine):
         self.worlds: list[World] = [{}]
         self.before: list[World] = [{}]
         self.behind: dict[str, list[Content]] = {}
+        self.shows: dict[str, int] = {}
+        """Up to which of these others may have been shown, though no reader has found it."""
         self.lives: dict[str, int] = {}
         self.fronts: list[Front] = []
         self.serial = 0
@@ -201,7 +234,7 @@ class Machine(RuleBasedStateMachine):
         if front.far:
             front.suspect = True
         try:
-            answer = what.answer(handle.structure, self.timeout(rivals))
+            answer = self.hands.call(front, name, what, self.timeout(rivals))
         except RfpError as error:
             self.failed(front, name, what, error, rivals)
             return FAILED
@@ -222,20 +255,35 @@ class Machine(RuleBasedStateMachine):
             )
             self.met(front, rivals, name)
             if front.batch:
+                if name not in front.touched:
+                    self.show(front)  # who waits for one lock keeps no other
+                    self.shows[name] = 0
                 front.touched.add(name)
                 self.behind.setdefault(name, [world[name] for world in self.before]).extend(self.contents(name))
+                front.room -= 1
+                if front.room < 0 or not front.hides or len(self.worlds) > 1:
+                    self.show(front)
             return
         owners = [other for other in self.fronts if other.batch and name in other.touched]
         if name in self.behind and front not in owners:
             seen = self.behind[name]
             for at, content in enumerate(seen):
                 if what.follow(content, answer):
+                    if at > self.shows.get(name, len(seen)):
+                        raise Wrong(f"{here}, which is of a batch that has not ended")
                     del seen[:at]  # nobody sees what was before
+                    if name in self.shows:
+                        self.shows[name] -= at
                     return
             raise Wrong(f"{here}, and it contained {seen}")
         self.shrink(
             [world for world in self.worlds if what.follow(world[name], answer)], f"{here}, and it contains {self.contents(name)}"
         )
+
+    def show(self, front: Front) -> None:
+        """Others may see what its batch has done until now."""
+        for name in front.touched & self.behind.keys():
+            self.shows[name] = len(self.behind[name])
 
     def answered_inside(self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]) -> None:
         """In a transaction.  One that cannot come to hold may read anything."""
@@ -301,9 +349,10 @@ class Machine(RuleBasedStateMachine):
         if name in front.handles:
             return front.handles[name]
         self.begin()
+        self.show(front)
         new = self.exists(name) is not True
         try:
-            structure = KINDS[kind_of(name)](front.fe, name)
+            structure = self.hands.open(front, name)
         except RfpError as error:
             self.not_opened(front, name, error, new)
             return None
@@ -347,15 +396,16 @@ class Machine(RuleBasedStateMachine):
     @step
     def let_go(self, number: int, name: str) -> None:
         """The last reference goes."""
-        self.front(number).handles.pop(name, None)
-        gc.collect()
+        self.show(self.front(number))
+        self.hands.let_go(self.front(number), name)
 
     @rule(number=who, name=names)
     @step
     def drop(self, number: int, name: str) -> None:
         front = self.front(number)
-        if front.batch or front.transaction:
+        if front.transaction and name in front.named:
             return
+        self.show(front)
         for other in [front] if self.drops_open else self.fronts:
             if not other.transaction:
                 other.handles.pop(name, None)
@@ -365,15 +415,17 @@ class Machine(RuleBasedStateMachine):
         except NotFound:
             self.shrink([world for world in self.worlds if name not in world], f"{front}: {name} was not found")
         except CallerError:
-            assert any(name in other.handles for other in self.fronts if other is not front), f"{name} is not in use"
-        except (ConnectionFailed, DeadlineExceeded):
+            assert front.transaction or any(name in other.handles for other in self.fronts if other is not front), f"{name} is not in use"
+        except (ConnectionFailed, DeadlineExceeded) as error:
+            if front.transaction and front.suspect and not isinstance(error, DeadlineExceeded):
+                return
             if not self.lossy:
                 raise
             self.lives[name] = self.lives.get(name, 0) + 1
             self.shrink([*self.worlds, *({n: c for n, c in world.items() if n != name} for world in self.worlds)], "")
         else:
-            if self.exists(name) is False:
-                raise Wrong(f"{front}: dropped {name}, which is not there")
+            if self.exists(name) is False or front.transaction and not front.doomed:
+                raise Wrong(f"{front}: dropped {name}, which is not there, or cannot be taken back")
             self.met(front, self.rivals(front, {name}), name)
             for other in self.fronts:
                 other.touched.discard(name)
@@ -466,6 +518,21 @@ class Machine(RuleBasedStateMachine):
             if self.call(front, f"q{100 + i}", calls.put(self.value(3))) is FAILED:
                 break
 
+    @rule(number=who, name=st.sampled_from(["q0", "h0", "t0"]))
+    @step
+    def fill(self, number: int, name: str) -> None:
+        """No block is left in the pool; only what needs one may fail from then on."""
+        front = self.front(number)
+        if front.transaction or front.far:
+            return
+        self.full = True
+        for length in (60_000, 5_000, 900, 200, 0):
+            for i in range(200):
+                value = self.value(length)
+                what = calls.put(value) if name == "q0" else calls.store(b"full %d %d" % (length, i), value)
+                if self.call(front, name, what) is FAILED:
+                    break
+
     # Batches and transactions
 
     @rule(number=who)
@@ -479,7 +546,7 @@ class Machine(RuleBasedStateMachine):
         batch = front.fe.batch()
         with self.expected(front):
             batch.__enter__()
-            front.batch, front.touched = batch, set()
+            front.batch, front.touched, front.room = batch, set(), self.room
 
     @contextmanager
     def expected(self, front: Front) -> Iterator[None]:
@@ -506,9 +573,8 @@ class Machine(RuleBasedStateMachine):
 
     def leave_batch(self, front: Front) -> None:
         self.begin()
-        batch, front.batch = front.batch, None
         try:
-            batch.__exit__(None, None, None)
+            self.hands.end_batch(front)
         except (ConnectionFailed, DeadlineExceeded) as error:
             # Each operation holds.  When they are seen, nobody can say.
             if not self.lossy and not (self.impatient and isinstance(error, DeadlineExceeded)):
@@ -518,6 +584,7 @@ class Machine(RuleBasedStateMachine):
             raise Wrong(f"{front}: the end of a batch raised {type(error).__name__}: {error}") from error
         else:
             self.shown(front)
+        front.batch = None
 
     @rule(number=who, wanted=st.lists(names, min_size=1, max_size=3, unique=True))
     @step
@@ -529,6 +596,15 @@ class Machine(RuleBasedStateMachine):
             if self.open(front, name) is None or front.handles[name].life != self.lives[name]:
                 return
         self.enter_transaction(front, set(wanted))
+
+    @rule(number=who)
+    @step
+    def begin_wide_transaction(self, number: int) -> None:
+        """Over more structures than a record has parts for."""
+        front = self.front(number)
+        wanted = {name for name, handle in front.handles.items() if len(name) == 4 and handle.life == self.lives[name]}
+        if wanted and not front.transaction and len(self.worlds) == 1:
+            self.enter_transaction(front, wanted)
 
     def enter_transaction(self, front: Front, wanted: set[str]) -> None:
         self.begin()
@@ -557,17 +633,13 @@ class Machine(RuleBasedStateMachine):
 
     def leave_transaction(self, front: Front, hold: bool) -> None:
         self.begin()
-        transaction, front.transaction = front.transaction, None
-        inside, front.inside, front.touched, front.named = front.inside, {}, set(), set()
         error: BaseException | None = None
-        discarded = Discarded()
         try:
-            if hold:
-                transaction.__exit__(None, None, None)
-            else:
-                transaction.__exit__(Discarded, discarded, None)
+            self.hands.end_transaction(front, hold)
         except RfpError as raised:
             error = raised
+        inside, front.inside, front.touched, front.named = front.inside, {}, set(), set()
+        front.transaction = None
         if error is None:
             if hold and front.doomed:
                 raise Wrong(f"{front}: a transaction came to hold, although others changed what it is over")
@@ -585,7 +657,7 @@ class Machine(RuleBasedStateMachine):
             self.shrink([*self.worlds, *({**world, **inside} for world in self.worlds)], "")
             for name in inside:
                 self.behind[name] = self.contents(name)
-        elif isinstance(error, TooLarge) and len(inside) > 64:
+        elif isinstance(error, TooLarge) and len(inside) > 64 or isinstance(error, OutOfMemory) and self.full:
             pass
         elif isinstance(error, ConnectionFailed) and (self.lossy or front.doomed or front.suspect):
             pass
@@ -597,16 +669,14 @@ class Machine(RuleBasedStateMachine):
     def release(self, number: int) -> None:
         front = self.front(number)
         self.begin()
+        self.show(front)
         try:
-            self.release_now(front)
+            self.hands.release(front)
         except CallerError:
             assert front.batch or front.transaction
         except (ConnectionFailed, DeadlineExceeded) as error:
             if not self.lossy and not (front.transaction and front.suspect):
                 raise Wrong(f"{front}: release() raised {error}") from error
-
-    def release_now(self, front: Front) -> None:
-        front.fe.release()
 
     # Front-ends
 
@@ -619,7 +689,9 @@ class Machine(RuleBasedStateMachine):
     def add_front(self, options: dict[str, Any], far: bool) -> None:
         self.serial += 1
         options = {"timeout": BRIEF if self.impatient else PATIENT, **options}
-        self.fronts.append(Front(self.serial, self.place.connect(far, **options), far))
+        front = Front(self.serial, self.place.connect(far, **options), far)
+        front.hides = not far and bool(options.get("oplog", True))
+        self.fronts.append(front)
 
     @precondition(lambda self: len(self.fronts) > 2)
     @rule(number=who)

@@ -28,40 +28,48 @@ BRIEF = 0.3  # seconds that a call may take: longer than a new back-end needs
 SHARED: list[Nursery] = []
 
 
-def look(path: Path, between: Callable[[], None]) -> None:
+def look(path: Path) -> None:
     check.check(path)
-    between()
 
 
-def recover(path: Path, between: Callable[[], None]) -> None:
-    with pools.open_pool(path):
-        between()
+def recover(path: Path) -> None:
+    pools.open_pool(path).close()
 
 
-def change(path: Path, between: Callable[[], None]) -> None:
+def change(path: Path) -> None:
     with check.changing(path):
-        between()
+        pass
 
 
-def repair(path: Path, between: Callable[[], None]) -> None:
-    """A front-end goes on in each of its steps."""
+def repair(path: Path) -> None:
+    check.repair(path)
 
-    def during(function: Any) -> Any:
-        def run(*arguments: Any) -> Any:
+
+def grow(path: Path) -> None:
+    pools.grow(path, path.stat().st_size + (1 << 20))
+
+
+STEPS = [(check, "copied"), (check, "mend_copy"), (check, "mend_nodes"), (check, "check_copy"), (pools, "open_raw"), (pools, "open_pool")]
+"""Of these tools."""
+
+
+@contextlib.contextmanager
+def disturbed(between: Callable[[], None]) -> Iterator[None]:
+    """Calls `between` before and after each step of a tool."""
+
+    def disturb(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*arguments: Any, **named: Any) -> Any:
             between()
-            result = function(*arguments)
+            result = function(*arguments, **named)
             between()
             return result
 
         return run
 
-    with mock.patch.object(check, "mend_copy", during(check.mend_copy)), mock.patch.object(check, "mend_nodes", during(check.mend_nodes)):
-        check.repair(path)
-
-
-def grow(path: Path, between: Callable[[], None]) -> None:
-    pools.grow(path, path.stat().st_size + (1 << 20))
-    between()
+    with contextlib.ExitStack() as stack:
+        for module, name in STEPS:
+            stack.enter_context(mock.patch.object(module, name, disturb(getattr(module, name))))
+        yield
 
 
 class LivesMachine(Machine):
@@ -147,15 +155,15 @@ class LivesMachine(Machine):
 
     @rule(tool=st.sampled_from([look, recover, change, repair, grow]), number=who, name=queues)
     @step
-    def operate(self, tool: Callable[[Path, Callable[[], None]], None], number: int, name: str) -> None:
+    def operate(self, tool: Callable[[Path], None], number: int, name: str) -> None:
         """An operator's tool, while no back-end is there, and a front-end that goes on in the midst of it."""
         front = self.front(number)
         if not self.dead:
             self.call(front, name, calls.put(self.value(3)))
             self.kill()
         self.operating = True
-        with contextlib.suppress(PoolRefused):
-            tool(self.place.path, lambda: self.call(front, name, calls.put(self.value(3))) and None)
+        with contextlib.suppress(PoolRefused), disturbed(lambda: self.call(front, name, calls.put(self.value(3))) and None):
+            tool(self.place.path)
         self.operating = False
         self.serve_again()
 

@@ -22,6 +22,7 @@ class PowerMachine(Machine):
     def start(self, kind: str, ring: int, impatient: bool, options: list[dict[str, object]]) -> None:
         self.impatient = impatient
         self.place = Power(kind, ring, 60.0 if impatient else 0.02)
+        self.room = 4 if ring > 100_000 else 0
         self.begin()
         for each in options:
             self.add_front(each, False)
@@ -47,6 +48,7 @@ class PowerMachine(Machine):
         """In order; front-ends find it again."""
         for front in self.fronts:
             front.doomed = front.suspect = True
+            self.show(front)
         self.place.restart()
         self.begin()
 

@@ -1,0 +1,188 @@
+"""That the machine would notice: what it is given to drive has, one after the other, faults that the package once had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from .doubles import (
+    DeleteFails, FullPoolSticks, HandleCommits, MakingCommits, ReleaseCommits, SplitBatch, StaleBatch, TornTransaction,
+    WideBatchFails)  # fmt: skip
+from . import calls
+from .machine import Hands, Machine, Wrong
+from .running import run
+from .test_power import PowerMachine
+
+
+def start(machine: Machine, fronts: int = 2) -> None:
+    machine.start(kind="words", ring=256 << 10, impatient=False, options=[{}] * fronts)
+
+
+def wide_batch(machine: Machine) -> None:
+    """One batch over structures whose locks this front-end has, while others come between and afterwards."""
+    start(machine)
+    machine.use_many(0)
+    machine.begin_batch(0)
+    machine.use_many(0)
+    machine.end_batch(0)
+    machine.call(machine.fronts[1], "q100", calls.put(machine.value(3)))
+    machine.use_many(0)
+    machine.power_fails(part=1.0, seed=1, again=False)
+
+
+def making_in_a_transaction(machine: Machine) -> None:
+    start(machine)
+    machine.begin_transaction(0, ["q0"])
+    machine.put(0, "q0", 3)
+    machine.open_it(0, "h0")
+    machine.end_transaction(0, False)
+    machine.begin_batch(0)
+    machine.put(0, "q0", 3)
+    machine.put(0, "q0", 3)
+    machine.power_fails(part=1.0, seed=1, again=False)
+
+
+def release_in_a_batch(machine: Machine) -> None:
+    start(machine)
+    machine.open_it(1, "q0")
+    machine.begin_batch(0)
+    machine.put(0, "q0", 3)
+    machine.release(0)
+    machine.put(1, "q0", 3)
+    machine.put(0, "q0", 3)
+    machine.end_batch(0)
+
+
+def release_in_a_transaction(machine: Machine) -> None:
+    start(machine)
+    machine.store(0, "h0", b"k", 3)
+    machine.begin_transaction(0, ["h0"])
+    machine.store(0, "h0", b"k", 3)
+    machine.release(0)
+    machine.look(1, "h0")
+    machine.store(1, "h0", b"k", 3)
+    machine.end_transaction(0, True)
+
+
+def handle_that_goes_in_a_transaction(machine: Machine) -> None:
+    start(machine)
+    machine.open_it(0, "q0")
+    machine.open_it(0, "q1")
+    machine.open_it(1, "q1")
+    machine.begin_transaction(0, ["q0"])
+    machine.put(0, "q0", 3)
+    machine.put(0, "q1", 3)
+    machine.let_go(0, "q1")
+    machine.look(1, "q0")
+    machine.put(1, "q1", 3)
+    machine.end_transaction(0, True)
+
+
+def torn_transaction(machine: Machine) -> None:
+    """One that changes nothing, and that others cut off in the middle."""
+    start(machine)
+    machine.store(0, "h1", b"k", 3)
+    machine.open_it(0, "h0")
+    machine.begin_transaction(0, ["h0", "h1"])
+    machine.by_key(0, "h0", b"k", calls.pop)
+    machine.by_key(1, "h1", b"k", calls.pop)
+    machine.store(1, "h0", b"k", 3)
+    machine.by_key(0, "h1", b"k", calls.look_up)
+    machine.end_transaction(0, True)
+
+
+def stale_batch(machine: Machine) -> None:
+    """One that others cut off in the middle answers what is there."""
+    start(machine)
+    machine.store(0, "h0", b"k1", 3)
+    machine.by_key(0, "h0", b"k2", calls.look_up)
+    machine.begin_batch(0)
+    machine.by_key(0, "h0", b"k1", calls.look_up)
+    machine.by_key(0, "h0", b"k1", calls.pop)
+    machine.store(1, "h0", b"k1", 3)
+    machine.by_key(0, "h0", b"k1", calls.look_up)
+    machine.by_key(0, "h0", b"k1", calls.delete)
+    machine.end_batch(0)
+
+
+def short_batch(machine: Machine) -> None:
+    start(machine)
+    machine.store(0, "h0", b"k1", 3)
+    machine.open_it(1, "h0")
+    machine.begin_batch(0)
+    machine.store(0, "h0", b"k1", 3)
+    machine.look(1, "h0")
+    machine.store(0, "h0", b"k2", 3)
+    machine.look(1, "h0")
+    machine.end_batch(0)
+    machine.look(1, "h0")
+
+
+def full_pool(machine: Machine) -> None:
+    start(machine)
+    for _ in range(3):
+        machine.put(0, "q0", 3)
+    machine.fill(0, "h0")
+    for _ in range(3):
+        machine.take(1, "q0", calls.reserve)
+        machine.settle(1, "q0", False, 0)
+
+
+def emptied_table(machine: Machine) -> None:
+    start(machine)
+    for key in (b"k1", b"k2"):
+        machine.store(0, "h0", key, 3)
+    for key in (b"k1", b"k2"):
+        machine.by_key(1, "h0", key, calls.delete)
+
+
+Sequence = Callable[[Machine], None]
+CASES: list[tuple[type[Hands], Sequence]] = [
+    (WideBatchFails, wide_batch),
+    (MakingCommits, making_in_a_transaction),
+    (ReleaseCommits, release_in_a_transaction),
+    (HandleCommits, handle_that_goes_in_a_transaction),
+    (TornTransaction, torn_transaction),
+    (StaleBatch, stale_batch),
+    (SplitBatch, short_batch),
+    (FullPoolSticks, full_pool),
+    (DeleteFails, emptied_table),
+]
+SEQUENCES = [*(sequence for _, sequence in CASES), release_in_a_batch]
+
+
+def replay(machine: Machine, sequence: Sequence) -> None:
+    try:
+        sequence(machine)
+    finally:
+        machine.teardown()
+
+
+@pytest.mark.parametrize("sequence", SEQUENCES, ids=lambda sequence: sequence.__name__)
+def test_sequences_that_once_lost_something_lose_nothing(sequence: Sequence) -> None:
+    replay(PowerMachine(), sequence)
+
+
+def with_hands(hands: Callable[[], Hands]) -> type[Machine]:
+    class Double(PowerMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hands = hands()
+
+    return Double
+
+
+@pytest.mark.parametrize(("hands", "sequence"), CASES, ids=lambda case: case.__name__)
+def test_each_fault_that_is_planted_is_noticed_where_it_shows(hands: type[Hands], sequence: Sequence) -> None:
+    with pytest.raises(Wrong):
+        replay(with_hands(hands)(), sequence)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("hands", [hands for hands, _ in CASES])
+def test_each_fault_that_is_planted_is_found_by_chance(hands: type[Hands]) -> None:
+    with pytest.raises(Wrong):
+        run(with_hands(hands), 1000, 50)
