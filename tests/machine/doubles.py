@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from rfp.errors import ConnectionFailed, OutOfMemory, TooLarge
+from rnvm import check
+from rnvm._persistence import Private
 
 from .calls import Call
 from .machine import Front, Hands
@@ -146,10 +148,14 @@ class WritesAstray(Hands):
         return super().call(front, name, what, timeout)
 
 
+changing = check.changing
+
+
 @contextlib.contextmanager
-def changing_all(path: str | os.PathLike[str]) -> Iterator[None]:
-    """In the place of `check.changing`: it writes the whole file as it was."""
+def changing_all(path: str | os.PathLike[str]) -> Iterator[Private]:
+    """In the place of `check.changing`: the whole file is in the end what it was in the beginning."""
     content = Path(path).read_bytes()
-    yield
+    with changing(path) as view:
+        yield view
     with open(path, "r+b") as file:
         file.write(content)

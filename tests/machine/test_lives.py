@@ -20,8 +20,9 @@ from rnvm import check, pools
 
 from . import calls
 from .calls import Call
+from .doubles import WritesAstray, changing_all
 from .lives import Lives, Nursery
-from .machine import FAILED, OPTIONS, Front, Handle, Machine, World, queues, step, who
+from .machine import FAILED, OPTIONS, Front, Handle, Machine, World, Wrong, queues, step, who
 from .running import run
 
 BRIEF = 0.3  # seconds that a call may take: longer than a new back-end needs
@@ -49,6 +50,7 @@ def grow(path: Path) -> None:
     pools.grow(path, path.stat().st_size + (1 << 20))
 
 
+TOOLS = [look, recover, change, repair, grow]
 STEPS = [(check, "copied"), (check, "mend_copy"), (check, "mend_nodes"), (check, "check_copy"), (pools, "open_raw"), (pools, "open_pool")]
 """Of these tools."""
 
@@ -153,7 +155,7 @@ class LivesMachine(Machine):
             self.interrupted()
         self.serve_again()
 
-    @rule(tool=st.sampled_from([look, recover, change, repair, grow]), number=who, name=queues)
+    @rule(tool=st.sampled_from(TOOLS), number=who, name=queues)
     @step
     def operate(self, tool: Callable[[Path], None], number: int, name: str) -> None:
         """An operator's tool, while no back-end is there, and a front-end that goes on in the midst of it."""
@@ -211,6 +213,53 @@ def nursery() -> Iterator[None]:
             SHARED.pop().close()
 
 
-@pytest.mark.usefixtures("nursery")
+pytestmark = pytest.mark.usefixtures("nursery")
+
+
+def replay(machine: LivesMachine, sequence: Callable[[LivesMachine], None]) -> None:
+    machine.start(ring="64KiB", options=[{}, {}])
+    try:
+        sequence(machine)
+    finally:
+        machine.teardown()
+
+
+def operated(machine: LivesMachine) -> None:
+    for tool in TOOLS:
+        machine.operate(tool=tool, number=0, name="q0")
+
+
+def restored(machine: LivesMachine) -> None:
+    machine.put(0, "q0", 3)
+    machine.stop(copy=True)
+    machine.serve(points=0)
+    machine.put(0, "q0", 3)
+    machine.restore(0, "q0")
+
+
+@pytest.mark.parametrize("sequence", [operated, restored], ids=lambda sequence: sequence.__name__)
+def test_sequences_that_once_lost_something_lose_nothing(sequence: Callable[[LivesMachine], None]) -> None:
+    replay(LivesMachine(), sequence)
+
+
+def test_a_tool_that_overwrites_what_a_front_end_has_written_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check, "changing", changing_all)
+    with pytest.raises(Wrong):
+        replay(LivesMachine(), operated)
+
+
+def test_calls_that_go_to_a_pool_that_was_replaced_are_noticed() -> None:
+    machine = LivesMachine()
+    machine.hands = WritesAstray(lambda: machine.place)
+    with pytest.raises(Wrong):
+        replay(machine, restored)
+
+
 def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools() -> None:
-    run(LivesMachine, 30, 30)
+    run(LivesMachine, 10, 30)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools_for_long() -> None:
+    run(LivesMachine, 400, 50)

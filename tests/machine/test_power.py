@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis.stateful import initialize, rule
 
 from .machine import OPTIONS, Machine, step, who
@@ -54,4 +55,10 @@ class PowerMachine(Machine):
 
 
 def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails() -> None:
-    run(PowerMachine, 100, 30)
+    run(PowerMachine, 40, 30)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1200)
+def test_what_was_acknowledged_is_there_whatever_front_ends_do_for_long() -> None:
+    run(PowerMachine, 1500, 50)
