@@ -27,7 +27,7 @@ class Call:
 
     run: calls a handle, with a timeout or None.  follow: what the structure may contain behind it, by the content before and the
     answer (an exception's class, where one was raised); nothing, where that answer is wrong.  changes: whether it changes
-    anything.  grows: whether it may fail because the pool is full.
+    anything.  grows: whether it may fail because the pool is full.  several: whether it is several operations.
     """
 
     text: str
@@ -35,6 +35,7 @@ class Call:
     follow: Callable[[Content, Any], list[Content]]
     changes: bool = False
     grows: bool = False
+    several: bool = False
 
     def answer(self, handle: Any, timeout: float | None) -> Any:
         """What it returns, or the class of what it raises because of the content."""
@@ -218,7 +219,7 @@ def update(items: dict[bytes, bytes]) -> Call:
             for key, value in items.items():
                 mapping.set(key, value, timeout=timeout)
 
-    return Call(f"update({sorted(items)})", run, follow, changes=True, grows=True)
+    return Call(f"update({sorted(items)})", run, follow, changes=True, grows=True, several=True)
 
 
 def bulk_load(items: dict[bytes, bytes]) -> Call:

@@ -51,22 +51,24 @@ class Nursery:
 
 
 class Lives:
-    """What one example has: a new pool, served by one back-end after another.  size, options: of the pool."""
+    """What one example has: a new pool, served by one back-end after another.  size: of the pool."""
 
     moment = 0  # of no use here: nothing that was stored is lost
 
-    def __init__(self, nursery: Nursery, size: str = "8MiB", **options: Any) -> None:
+    def __init__(self, nursery: Nursery, size: str = "8MiB") -> None:
         self.nursery = nursery
         self.path, self.address = nursery.path, nursery.address
         for path in (self.path, nursery.backup):
             path.unlink(missing_ok=True)
-        self.make(size, **options)
+        self.make(size)
         self.pid = self.mortal = 0
         self.reviver: threading.Thread | None = None
         self.begin()
 
-    def make(self, size: str, **options: Any) -> None:
-        pools.create(self.path, size, block=1024, front_ends=8, names=128, assume_persistent=True, **options)
+    def make(self, size: str) -> None:
+        log = "256KiB"
+        pools.create(self.path, size, block=1024, front_ends=6, names=128, operation_log=log, memory_log=log,
+                     assume_persistent=True)  # fmt: skip
 
     # Lives
 
@@ -77,11 +79,14 @@ class Lives:
         self.reachable()
 
     def reachable(self) -> None:
+        self.connect(False, timeout=SOON).close()
+
+    def connect(self, far: bool, **options: Any) -> rnvm.FrontEnd:
+        """As soon as a back-end is there."""
         end = time.monotonic() + SOON
         while True:
             with contextlib.suppress(ConnectionFailed):
-                rnvm.connect(self.address, timeout=SOON).close()
-                return
+                return rnvm.connect(self.address + "?rtt=2us" * far, **options)
             assert time.monotonic() < end
             time.sleep(0.002)
 
@@ -132,15 +137,12 @@ class Lives:
         shutil.copy(self.nursery.backup, copy)
         os.replace(copy, self.path)
 
-    def replace(self, size: str, **options: Any) -> None:
+    def replace(self, size: str) -> None:
         """By a new pool."""
         self.path.unlink()
-        self.make(size, **options)
+        self.make(size)
 
     # For the machine
-
-    def connect(self, far: bool, **options: Any) -> rnvm.FrontEnd:
-        return rnvm.connect(self.address + "?rtt=2us" * far, **options)
 
     def end(self) -> check.Checked:
         """What `rnvm check` finds in the end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,13 +31,16 @@ FAILED = object()
 
 MOST_WORLDS = 64
 WIDE = 70  # more structures than a record has parts for
-SHORT, BRIEF = 0.03, 2.0  # seconds that a call may take, where somebody keeps the lock for longer; that and others by default
+SHORT, BRIEF = 0.03, 5.0  # seconds that a call may take, where somebody keeps the lock for longer; that and others by default
 PATIENT = 20.0  # where nobody does
 KIND_OF = {"q": "queue", "h": "table", "t": "tree"}
 
 
 class Wrong(AssertionError):
     """What was answered, or is there, contradicts what was acknowledged."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(re.sub(r"(\\x00)+", "..", what))
 
 
 class Discarded(Exception):
@@ -147,7 +151,7 @@ class Machine(RuleBasedStateMachine):
 
     place: Any
     hands = Hands()
-    room = 0  # calls of a batch that a record has room for in any case
+    room = 4  # calls of a batch that a record has room for in any case
     drops_open = True  # whether a structure is dropped also where others have it open
     lossy = False  # whether a back-end may die at any moment
 
@@ -163,7 +167,8 @@ class Machine(RuleBasedStateMachine):
         self.fronts: list[Front] = []
         self.serial = 0
         self.moment = 0
-        self.full = False
+        self.may_fill = self.full = self.clogged = False
+        """The last: what an unfinished batch has left needs room, so others may be told that there is none."""
         self.impatient = False
 
     # What is possible
@@ -216,7 +221,13 @@ class Machine(RuleBasedStateMachine):
     def asked(self, rivals: list[Front]) -> None:
         """Somebody waited for them, perhaps for a lease."""
         for other in rivals:
-            other.suspect = True
+            self.cut(other)
+
+    def cut(self, front: Front) -> None:
+        """It may have lost its session."""
+        front.suspect = True
+        self.clogged |= bool(front.batch and front.touched)
+        self.show(front)
 
     def timeout(self, rivals: list[Front]) -> float | None:
         return SHORT if rivals and self.impatient else None
@@ -229,6 +240,8 @@ class Machine(RuleBasedStateMachine):
         if handle is None:
             return FAILED
         self.begin()
+        if what.several and not front.transaction:
+            self.before = [{**world, name: after} for world in self.worlds for after in what.follow(world[name], UNKNOWN)]
         rivals = self.rivals(front, {name})
         self.asked(rivals)
         if front.far:
@@ -312,19 +325,19 @@ class Machine(RuleBasedStateMachine):
         if isinstance(error, NotFound) and front.handles[name].life != self.lives[name]:
             del front.handles[name]
         elif isinstance(error, OutOfMemory):
-            if not (self.full and what.grows):
+            if not (self.full and (what.grows or self.clogged)):
                 raise Wrong(here) from error
         elif isinstance(error, TooLarge):
             if not front.transaction:
                 raise Wrong(here) from error
         elif isinstance(error, DeadlineExceeded) and (rivals and self.impatient or self.lossy):
             self.perhaps(front, name, what)
-        elif isinstance(error, OutcomeUnknown) and self.lossy:
+        elif isinstance(error, OutcomeUnknown) and (rivals and self.impatient or self.lossy):
             self.perhaps(front, name, what)
         elif isinstance(error, ConnectionFailed) and not isinstance(error, OutcomeUnknown):
             if front.transaction and (front.suspect or self.lossy):
                 front.doomed = True
-            elif not self.lossy:
+            elif not self.lossy and not (rivals and self.impatient):
                 raise Wrong(here) from error
         elif isinstance(error, CallerError) and front.transaction and name not in front.named:
             pass  # it is not a part of the transaction
@@ -518,6 +531,7 @@ class Machine(RuleBasedStateMachine):
             if self.call(front, f"q{100 + i}", calls.put(self.value(3))) is FAILED:
                 break
 
+    @precondition(lambda self: self.may_fill)
     @rule(number=who, name=st.sampled_from(["q0", "h0", "t0"]))
     @step
     def fill(self, number: int, name: str) -> None:
@@ -526,8 +540,8 @@ class Machine(RuleBasedStateMachine):
         if front.transaction or front.far:
             return
         self.full = True
-        for length in (60_000, 5_000, 900, 200, 0):
-            for i in range(200):
+        for length in (60_000, 5_000, 900, 200):
+            for i in range(500):
                 value = self.value(length)
                 what = calls.put(value) if name == "q0" else calls.store(b"full %d %d" % (length, i), value)
                 if self.call(front, name, what) is FAILED:
@@ -581,7 +595,9 @@ class Machine(RuleBasedStateMachine):
                 raise Wrong(f"{front}: the end of a batch raised {error}") from error
             front.touched = set()
         except RfpError as error:
-            raise Wrong(f"{front}: the end of a batch raised {type(error).__name__}: {error}") from error
+            if not (self.clogged and isinstance(error, OutOfMemory)):
+                raise Wrong(f"{front}: the end of a batch raised {type(error).__name__}: {error}") from error
+            front.touched = set()
         else:
             self.shown(front)
         front.batch = None

@@ -20,23 +20,22 @@ PAGE = 4096
 PIECE = 1 << 16
 
 
-def sizes(ring: int) -> Sizes:
-    """With logs of so many bytes."""
-    return Sizes(block=1024, names=128, sessions=8, operation_ring=ring, memory_ring=ring, group_map=1024)
+RING = 192 << 10
+"""Enough for each operation of each structure, and little enough to be filled."""
+SIZES = Sizes(block=1024, names=128, sessions=7, operation_ring=RING, memory_ring=RING, group_map=1024)
+LENGTH = -(-(SIZES.groups_at + SIZES.group_map + 800 * SIZES.block) // PAGE) * PAGE
 
 
 class Power:
-    """Serves a model of memory or of a disk.  kind: of model; ring: bytes of each log; lease: seconds; blocks: for data."""
+    """Serves a model of memory or of a disk.  kind: of model; lease: seconds."""
 
-    def __init__(self, kind: str, ring: int, lease: float, blocks: int = 1500) -> None:
+    def __init__(self, kind: str, lease: float) -> None:
         self.kind, self.lease = kind, lease
-        parts = sizes(ring)
-        self.length = -(-(parts.groups_at + parts.group_map + blocks * parts.block) // PAGE) * PAGE
         self.address = str(addresses.unique())
         self.stack = contextlib.ExitStack()
         self.stack.enter_context(mock.patch.object(structures._hashtable, "os", SimpleNamespace(urandom=bytes)))
-        self.model = Model(self.length, kind, shared=True)
-        format_medium(self.model, parts)
+        self.model = Model(LENGTH, kind, shared=True)
+        format_medium(self.model, SIZES)
         self.serve()
 
     def serve(self) -> None:
@@ -57,7 +56,7 @@ class Power:
     def go_on(self, image: bytes) -> None:
         """Serves what a crash has left; no front-end is there any more."""
         self.backend.close()
-        self.model = Model(self.length, self.kind, content=image, shared=True)
+        self.model = Model(LENGTH, self.kind, content=image, shared=True)
         self.serve()
 
     def restart(self) -> None:
@@ -69,8 +68,8 @@ class Power:
         """What `rnvm check` finds in the end."""
         self.backend.close()
         image = Crashes(self.model).at_point(self.moment, 0)
-        with contextlib.closing(Private(self.length)) as view:
-            for at in range(0, self.length, PIECE):
+        with contextlib.closing(Private(LENGTH)) as view:
+            for at in range(0, LENGTH, PIECE):
                 view.poke(at, image[at : at + PIECE])
             return check.check_copy(view)
 

@@ -17,7 +17,7 @@ from .test_power import PowerMachine
 
 
 def start(machine: Machine, fronts: int = 2) -> None:
-    machine.start(kind="words", ring=256 << 10, impatient=False, options=[{}] * fronts)
+    machine.start(kind="words", impatient=False, may_fill=True, options=[{}] * fronts)
 
 
 def wide_batch(machine: Machine) -> None:

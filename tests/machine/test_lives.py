@@ -87,12 +87,9 @@ class LivesMachine(Machine):
         """Front-ends that wait for a back-end: that takes a while."""
         self.copied: list[World] | None = None
 
-    @initialize(
-        ring=st.sampled_from(["64KiB", "256KiB"]),
-        options=st.lists(OPTIONS, min_size=2, max_size=3),
-    )
-    def start(self, ring: str, options: list[dict[str, Any]]) -> None:
-        self.place = Lives(SHARED[0], operation_log=ring, memory_log=ring)
+    @initialize(options=st.lists(OPTIONS, min_size=2, max_size=3))
+    def start(self, options: list[dict[str, Any]]) -> None:
+        self.place = Lives(SHARED[0])
         for each in options:
             self.add_front(each, False)
 
@@ -125,7 +122,7 @@ class LivesMachine(Machine):
     def interrupted(self) -> None:
         """The back-end has died: a transaction may fail."""
         for front in self.fronts:
-            front.suspect = True
+            self.cut(front)
 
     @precondition(lambda self: not self.dead)
     @rule()
@@ -217,7 +214,7 @@ pytestmark = pytest.mark.usefixtures("nursery")
 
 
 def replay(machine: LivesMachine, sequence: Callable[[LivesMachine], None]) -> None:
-    machine.start(ring="64KiB", options=[{}, {}])
+    machine.start(options=[{}, {}])
     try:
         sequence(machine)
     finally:

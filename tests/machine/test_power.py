@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import initialize, rule
@@ -16,14 +18,13 @@ class PowerMachine(Machine):
 
     @initialize(
         kind=st.sampled_from(["words", "lines", "sectors"]),
-        ring=st.sampled_from([32 << 10, 256 << 10]),
         impatient=st.booleans(),
+        may_fill=st.sampled_from([False, False, False, True]),
         options=st.lists(OPTIONS, min_size=2, max_size=3),
     )
-    def start(self, kind: str, ring: int, impatient: bool, options: list[dict[str, object]]) -> None:
-        self.impatient = impatient
-        self.place = Power(kind, ring, 60.0 if impatient else 0.02)
-        self.room = 4 if ring > 100_000 else 0
+    def start(self, kind: str, impatient: bool, may_fill: bool, options: list[dict[str, Any]]) -> None:
+        self.impatient, self.may_fill = impatient, may_fill
+        self.place = Power(kind, 60.0 if impatient else 0.02)
         self.begin()
         for each in options:
             self.add_front(each, False)
@@ -31,6 +32,8 @@ class PowerMachine(Machine):
     @rule(part=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]), seed=st.integers(0, 2**32), again=st.booleans())
     @step
     def power_fails(self, part: float, seed: int, again: bool) -> None:
+        for front in self.fronts:
+            self.cut(front)
         image = self.place.fail(self.moment, part, seed)
         if part < 1:
             self.worlds = [*self.worlds, *(world for world in self.before if world not in self.worlds)]
@@ -48,8 +51,8 @@ class PowerMachine(Machine):
     def restart(self) -> None:
         """In order; front-ends find it again."""
         for front in self.fronts:
-            front.doomed = front.suspect = True
-            self.show(front)
+            self.cut(front)
+            front.doomed = True
         self.place.restart()
         self.begin()
 
