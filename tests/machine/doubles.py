@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rfp.errors import ConnectionFailed, OutOfMemory, TooLarge
 from rnvm import check
-from rnvm._persistence import Private
 
 from .calls import Call
 from .machine import Front, Hands
@@ -95,18 +93,6 @@ class StaleBatch(Hands):
         return self.answers[at]
 
 
-class SplitBatch(Hands):
-    """Others see each operation of a batch at once."""
-
-    def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
-        answer = super().call(front, name, what, timeout)
-        if front.batch and not front.transaction:
-            front.batch.__exit__(None, None, None)
-            front.batch = front.fe.batch()
-            front.batch.__enter__()
-        return answer
-
-
 class FullPoolSticks(Hands):
     """In a full pool nothing can be reserved."""
 
@@ -148,14 +134,9 @@ class WritesAstray(Hands):
         return super().call(front, name, what, timeout)
 
 
-changing = check.changing
-
-
-@contextlib.contextmanager
-def changing_all(path: str | os.PathLike[str]) -> Iterator[Private]:
-    """In the place of `check.changing`: the whole file is in the end what it was in the beginning."""
-    content = Path(path).read_bytes()
-    with changing(path) as view:
-        yield view
+def overwrite(path: Path) -> None:
+    """A tool that writes to the pool what it has read before, whoever has written to it meanwhile."""
+    content = path.read_bytes()
+    check.check(path)
     with open(path, "r+b") as file:
         file.write(content)

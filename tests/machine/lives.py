@@ -137,10 +137,10 @@ class Lives:
         shutil.copy(self.nursery.backup, copy)
         os.replace(copy, self.path)
 
-    def replace(self, size: str) -> None:
+    def replace(self) -> None:
         """By a new pool."""
         self.path.unlink()
-        self.make(size)
+        self.make("8MiB")
 
     # For the machine
 

@@ -61,7 +61,6 @@ class Front:
 
     touched: structures that the open batch has changed, or that the open transaction is over.  inside: contents that the
     transaction has changed.  doomed: somebody else has changed one of its structures, so it must fail; suspect: it may fail.
-    hides: whether others see nothing of its batches before they end; room: for so many calls of a batch, whatever they change.
     """
 
     number: int
@@ -75,8 +74,6 @@ class Front:
     inside: World = field(default_factory=dict)
     doomed: bool = False
     suspect: bool = False
-    hides: bool = True
-    room: int = 0
 
     def __repr__(self) -> str:
         return f"front-end {self.number}"
@@ -151,7 +148,6 @@ class Machine(RuleBasedStateMachine):
 
     place: Any
     hands = Hands()
-    room = 4  # calls of a batch that a record has room for in any case
     drops_open = True  # whether a structure is dropped also where others have it open
     lossy = False  # whether a back-end may die at any moment
 
@@ -161,8 +157,6 @@ class Machine(RuleBasedStateMachine):
         self.worlds: list[World] = [{}]
         self.before: list[World] = [{}]
         self.behind: dict[str, list[Content]] = {}
-        self.shows: dict[str, int] = {}
-        """Up to which of these others may have been shown, though no reader has found it."""
         self.lives: dict[str, int] = {}
         self.fronts: list[Front] = []
         self.serial = 0
@@ -227,7 +221,6 @@ class Machine(RuleBasedStateMachine):
         """It may have lost its session."""
         front.suspect = True
         self.clogged |= bool(front.batch and front.touched)
-        self.show(front)
 
     def timeout(self, rivals: list[Front]) -> float | None:
         return SHORT if rivals and self.impatient else None
@@ -268,35 +261,20 @@ class Machine(RuleBasedStateMachine):
             )
             self.met(front, rivals, name)
             if front.batch:
-                if name not in front.touched:
-                    self.show(front)  # who waits for one lock keeps no other
-                    self.shows[name] = 0
                 front.touched.add(name)
                 self.behind.setdefault(name, [world[name] for world in self.before]).extend(self.contents(name))
-                front.room -= 1
-                if front.room < 0 or not front.hides or len(self.worlds) > 1:
-                    self.show(front)
             return
         owners = [other for other in self.fronts if other.batch and name in other.touched]
         if name in self.behind and front not in owners:
             seen = self.behind[name]
             for at, content in enumerate(seen):
                 if what.follow(content, answer):
-                    if at > self.shows.get(name, len(seen)):
-                        raise Wrong(f"{here}, which is of a batch that has not ended")
                     del seen[:at]  # nobody sees what was before
-                    if name in self.shows:
-                        self.shows[name] -= at
                     return
             raise Wrong(f"{here}, and it contained {seen}")
         self.shrink(
             [world for world in self.worlds if what.follow(world[name], answer)], f"{here}, and it contains {self.contents(name)}"
         )
-
-    def show(self, front: Front) -> None:
-        """Others may see what its batch has done until now."""
-        for name in front.touched & self.behind.keys():
-            self.shows[name] = len(self.behind[name])
 
     def answered_inside(self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]) -> None:
         """In a transaction.  One that cannot come to hold may read anything."""
@@ -362,7 +340,6 @@ class Machine(RuleBasedStateMachine):
         if name in front.handles:
             return front.handles[name]
         self.begin()
-        self.show(front)
         new = self.exists(name) is not True
         try:
             structure = self.hands.open(front, name)
@@ -409,7 +386,6 @@ class Machine(RuleBasedStateMachine):
     @step
     def let_go(self, number: int, name: str) -> None:
         """The last reference goes."""
-        self.show(self.front(number))
         self.hands.let_go(self.front(number), name)
 
     @rule(number=who, name=names)
@@ -418,7 +394,6 @@ class Machine(RuleBasedStateMachine):
         front = self.front(number)
         if front.transaction and name in front.named:
             return
-        self.show(front)
         for other in [front] if self.drops_open else self.fronts:
             if not other.transaction:
                 other.handles.pop(name, None)
@@ -560,7 +535,7 @@ class Machine(RuleBasedStateMachine):
         batch = front.fe.batch()
         with self.expected(front):
             batch.__enter__()
-            front.batch, front.touched, front.room = batch, set(), self.room
+            front.batch, front.touched = batch, set()
 
     @contextmanager
     def expected(self, front: Front) -> Iterator[None]:
@@ -685,7 +660,6 @@ class Machine(RuleBasedStateMachine):
     def release(self, number: int) -> None:
         front = self.front(number)
         self.begin()
-        self.show(front)
         try:
             self.hands.release(front)
         except CallerError:
@@ -705,9 +679,7 @@ class Machine(RuleBasedStateMachine):
     def add_front(self, options: dict[str, Any], far: bool) -> None:
         self.serial += 1
         options = {"timeout": BRIEF if self.impatient else PATIENT, **options}
-        front = Front(self.serial, self.place.connect(far, **options), far)
-        front.hides = not far and bool(options.get("oplog", True))
-        self.fronts.append(front)
+        self.fronts.append(Front(self.serial, self.place.connect(far, **options), far))
 
     @precondition(lambda self: len(self.fronts) > 2)
     @rule(number=who)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from .doubles import (
-    DeleteFails, FullPoolSticks, HandleCommits, MakingCommits, ReleaseCommits, SplitBatch, StaleBatch, TornTransaction,
+    DeleteFails, FullPoolSticks, HandleCommits, MakingCommits, ReleaseCommits, StaleBatch, TornTransaction,
     WideBatchFails)  # fmt: skip
 from . import calls
 from .machine import Hands, Machine, Wrong
@@ -107,19 +107,6 @@ def stale_batch(machine: Machine) -> None:
     machine.end_batch(0)
 
 
-def short_batch(machine: Machine) -> None:
-    start(machine)
-    machine.store(0, "h0", b"k1", 3)
-    machine.open_it(1, "h0")
-    machine.begin_batch(0)
-    machine.store(0, "h0", b"k1", 3)
-    machine.look(1, "h0")
-    machine.store(0, "h0", b"k2", 3)
-    machine.look(1, "h0")
-    machine.end_batch(0)
-    machine.look(1, "h0")
-
-
 def full_pool(machine: Machine) -> None:
     start(machine)
     for _ in range(3):
@@ -146,7 +133,6 @@ CASES: list[tuple[type[Hands], Sequence]] = [
     (HandleCommits, handle_that_goes_in_a_transaction),
     (TornTransaction, torn_transaction),
     (StaleBatch, stale_batch),
-    (SplitBatch, short_batch),
     (FullPoolSticks, full_pool),
     (DeleteFails, emptied_table),
 ]
