@@ -1,13 +1,11 @@
 # cython: language_level=3
 """The fabric's base classes: what a provider must define (the contract is in _fabric.pxd)."""
 
-import os
-import weakref
-
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
-from rfp.errors import Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, WrongBuffer
+from rfp.errors import Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, WrongBuffer, not_copied
+from rfp.forks import live
 
 cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_fetch(char *to, const char *source, size_t n)
@@ -23,21 +21,9 @@ cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
 
 
-live = weakref.WeakSet()       # what is open of all providers
-
-
-def _after_fork_in_child():
-    # The child has no mappings (MADV_DONTFORK); here it also loses the file descriptors, every pointer to what may by then be
-    # other memory, and what would end the parent's things on a device.  Its handles answer FLUSHED and BOUNDS.
-    # Here, and not in the providers, since the handlers run in the order in which modules are imported: what stands above the
-    # fabric closes its regions in the child, and they must have forgotten by then that a device knows them.
-    kept = list(live)          # none goes before all have forgotten
-    for each in kept:
-        each._forget()
-        live.discard(each)
-
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
+# The child of a fork has no mappings (MADV_DONTFORK); it also loses the file descriptors, every pointer to what may by then be
+# other memory, and what would end the parent's things on a device.  Its handles answer FLUSHED and BOUNDS.  That comes before
+# what stands above the fabric closes its regions in the child (rfp/forks.py).
 
 
 cdef class Resource:
@@ -51,6 +37,9 @@ cdef class Resource:
 
     def __exit__(self, *exception):
         self.close()
+
+    def __reduce__(self):
+        raise not_copied(self, "make another one")
 
 
 cdef class Region(Resource):
@@ -110,8 +99,42 @@ cdef class RemoteRegion(Resource):
         return self.c.rights
 
 
+# Of an object that no provider has made: nothing is taken, nothing comes, nobody sleeps.
+
+
+cdef int no_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
+    return 0
+
+
+cdef int no_poll(queue_pair *pair, completion *completions, int n) noexcept nogil:
+    return 0
+
+
+cdef bint not_alive(queue_pair *pair) noexcept nogil:
+    return False
+
+
+cdef uint32_t no_arm(event_channel *channel) noexcept nogil:
+    return 0
+
+
+cdef bint no_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    return False
+
+
+cdef void nothing(event_channel *channel) noexcept nogil:
+    pass
+
+
+cdef provider unmade = provider(
+    post=no_post, poll=no_poll, alive=not_alive, arm=no_arm, sleep=no_sleep, disarm=nothing, wake=nothing, tend=nothing)
+
+
 cdef class EventChannel(Resource):
     """What one thread sleeps on."""
+
+    def __cinit__(self):
+        self.c.ops = &unmade
 
     def arm(self):
         """The first of three steps of going to sleep: from here on a notify makes sleep() return at once.  Returns its token."""
@@ -140,6 +163,9 @@ cdef class EventChannel(Resource):
 
 cdef class QueuePair(Resource):
     """One end of a connection."""
+
+    def __cinit__(self):
+        self.c.ops = &unmade
 
     @property
     def reads_ordered(self):

@@ -15,7 +15,7 @@ from posix.mman cimport munmap
 from posix.unistd cimport close as close_fd
 
 from rfp import _memory
-from rfp._fabric import live
+from rfp.forks import live
 from rfp._emulation cimport (
     INLINE, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network, rfp_network_between, rfp_network_emulated)
 from rfp._fabric cimport (

@@ -16,7 +16,7 @@ from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, mun
 from rfp._fabric cimport REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor
 from rfp._shm cimport ShmRegion, ShmRemoteRegion
 
-from rfp._fabric import live
+from rfp.forks import live
 from rfp.errors import Closed, FabricError, HandshakeFailed, InvalidArgument
 
 cdef extern from "<sys/mman.h>" nogil:

@@ -8,7 +8,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close as close_fd
 
 from rfp import device as devices
-from rfp._fabric import live
+from rfp.forks import live
 from rfp._fabric cimport CONSTANT, REMOTE_READ, EventChannel, QueuePair, Region, RemoteRegion, buffer_base, buffer_bytes
 from rfp._verbs_device cimport Device, open_library
 from rfp._verbs_device import check_lockable

@@ -8,7 +8,7 @@ from libc.errno cimport EACCES, EMFILE, ENFILE, EPERM, errno
 from posix.unistd cimport close as close_fd
 
 from rfp import _memory
-from rfp._fabric import live
+from rfp.forks import live
 from rfp.errors import FabricError, Unsupported
 
 cdef extern from "rfp/core/verbs.h" nogil:

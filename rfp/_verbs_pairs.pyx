@@ -13,7 +13,7 @@ from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
 from posix.unistd cimport close as close_fd
 
 from rfp import device as devices
-from rfp._fabric import live
+from rfp.forks import live
 from rfp._fabric cimport RemoteRegion, take_descriptor
 from rfp._verbs_device cimport (
     IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ, IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE, IBV_LINK_LAYER_ETHERNET,

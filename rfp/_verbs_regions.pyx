@@ -10,7 +10,7 @@ from posix.mman cimport munmap
 from posix.unistd cimport usleep
 
 from rfp import _memory
-from rfp._fabric import live
+from rfp.forks import live
 from rfp._fabric cimport CONSTANT, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor
 from rfp._verbs_device cimport (
     IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ, IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE,

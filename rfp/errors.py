@@ -33,6 +33,11 @@ class RfpError(Exception):
         return f"{message} ({self.hint})" if self.hint else message
 
 
+def not_copied(thing: object, hint: str) -> WrongType:
+    """What copy.copy(), copy.deepcopy() and pickle raise for an object that owns memory, rings or a session of this process."""
+    return WrongType(f"a {type(thing).__name__} cannot be copied or pickled", hint=hint)
+
+
 # The server refused: it is alive, it understood, and it says no.
 
 

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rfp import address as addresses
-from rfp import control
+from rfp import clock, control
 from rfp._fabric import Fabric
 from rfp._tune import SpinService, call_rate, read_rate
 from rfp.address import Address
@@ -93,7 +92,7 @@ def calibrate(
     fabric = open_fabric(private)
     host = Host(private, fabric, [SpinService()], service="spin", credentials=credentials)
     try:
-        link = Link(host.address, fabric, control.connect(host.address, time.monotonic() + 10, credentials), "spin", _ns(10))
+        link = Link(host.address, fabric, control.connect(host.address, clock.now() + 10, credentials), "spin", _ns(10))
         try:
             channel = link.attach(_ns(10))
             rates = [0.0] * CLASSES
@@ -129,7 +128,7 @@ def _best(measure: Callable[[float], float], seconds: float) -> float:
 
 
 def _ns(seconds: float) -> int:
-    return time.monotonic_ns() + int(seconds * 1e9)
+    return clock.now_ns() + int(seconds * 1e9)
 
 
 def _fill_gaps(rates: list[float]) -> None:

@@ -17,6 +17,7 @@ from rnvm._layout cimport RNVM_PAGE, rfp_copy_in, rfp_copy_out, rfp_store64, rnv
 from rnvm._persistence cimport medium_operations, raise_failed
 
 from rfp.errors import FabricError, InvalidArgument
+from rfp.forks import live
 
 cdef extern from "rfp/core/memfd.h" nogil:
     int rfp_memfd_create()
@@ -447,6 +448,7 @@ cdef class Image(Medium):
         if rfp_memfd_seal(self.memory, 1):
             raise refused("the memory file cannot be sealed")
         self.c.length = length
+        live.add(self)
         self.c.state = &self.i
         self.i.m = &self.c
         if fd >= 0:
@@ -507,6 +509,11 @@ cdef class Image(Medium):
         self.i.file = NULL
         self.file = None
 
+    def _forget(self):
+        Medium._forget(self)
+        self.locked = False                     # another thread may have held it
+        self.release()
+
     cpdef int fileno(self):
         """The memory file: peers of this host map it."""
         return self.memory
@@ -522,6 +529,7 @@ cdef class Image(Medium):
             with nogil:
                 failed = write_back(&self.i)
             self.c.error = failed
+        live.discard(self)
         self.release()
         Medium.close(self)
         if failed:

@@ -34,6 +34,7 @@ cdef struct medium:
 cdef class Medium:
     """What a pool stands on; owns the mapping and the file."""
     cdef medium c
+    cdef object __weakref__
     cdef readonly bint direct          # base is the medium itself: who maps it can make stores durable by flushing cache lines
     # The file whose bytes from 0 on are base, for peers of this host to map; -1: there is none.  It stays the medium's.
     cpdef int fileno(self)

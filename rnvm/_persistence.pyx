@@ -53,6 +53,11 @@ cdef class Medium:
     def __cinit__(self):
         self.c.ops = &closed_operations
 
+    def _forget(self):
+        """In the child of a fork, which has no part in the pool: nothing of it may be read, written back or unmapped there."""
+        self.c.ops = &closed_operations
+        self.c.base = NULL
+
     cpdef int fileno(self):
         """The file that peers of this host can map to see what stands at base; -1 where there is none."""
         return -1

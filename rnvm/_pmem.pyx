@@ -13,6 +13,7 @@ from rnvm._layout cimport rfp_copy_out, rfp_store64
 from rnvm._persistence cimport Medium, medium, medium_operations
 
 from rfp.errors import FabricError, InvalidArgument
+from rfp.forks import live
 
 cdef extern from "<sys/mman.h>" nogil:
     int madvise(void *start, size_t length, int advice)
@@ -176,6 +177,7 @@ cdef class Direct(Medium):
         self.direct = True
         # Devices may refuse it; then a forked child sees the pool, which it must not touch anyway.
         madvise(self.c.base, self.mapped, MADV_DONTFORK)
+        live.add(self)
 
     def __dealloc__(self):
         self.release()
@@ -190,12 +192,18 @@ cdef class Direct(Medium):
             close_fd(self.fd)
             self.fd = -1
 
+    def _forget(self):
+        Medium._forget(self)
+        self.library.library = NULL
+        self.release()
+
     cpdef int fileno(self):
         """The file: peers of this host map it."""
         return self.fd
 
     cpdef close(self):
         """Give mapping and file back; may be called again."""
+        live.discard(self)
         self.release()
         Medium.close(self)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfp import address as addresses
+from rfp import clock
 from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.control import Credentials
@@ -81,12 +82,12 @@ class Backend(Hosted):
             else:
                 if size is not None and not os.path.exists(path):
                     pools.create(path, size, assume_persistent=assume_persistent)
-                opened = time.monotonic()
+                opened = clock.now()
                 self.pool = self._keep(pools.open_pool(path, force_flush=force_flush))
                 if not self.pool.clean:
                     # Front-ends of a back-end that has died believe in it until they notice; over a network, in their locks.
                     notice = max(DEATH, lease / 2) if used.closing_revokes else DEATH
-                    time.sleep(max(0.0, opened + notice - time.monotonic()))
+                    time.sleep(max(0.0, opened + notice - clock.now()))
                 file = self._keep(open(path, "rb"))  # noqa: SIM115 - closed with the back-end
                 forgetful = pools.media(file.fileno()).volatile
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import click
@@ -12,6 +11,7 @@ import rfp
 from rfp import units
 from rfp.cli.options import Target, connected
 from rfp.cli.text import clock, grouped, plural, share, size, table
+from rfp.clock import now_ns
 
 OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 
@@ -19,7 +19,7 @@ OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 def fetch(kv: rfp.Client, timeout: float) -> dict[str, Any]:
     """The store's counters, with what the server knows of workers and clients under "server"."""
     figures = kv.stats()  # first: it finds the server again if need be
-    return {**figures, "server": kv.link.figures(time.monotonic_ns() + int(timeout * 1e9))}
+    return {**figures, "server": kv.link.figures(now_ns() + int(timeout * 1e9))}
 
 
 @click.command()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-import time
 
 import click
 
 from rfp import address as addresses
+from rfp import clock
 from rfp import tune as tuning
 from rfp.cli.options import DURATION, Target, connected
 from rfp.cli.text import grouped, short, table
@@ -79,7 +79,7 @@ def _sampled(target: Target) -> list[int]:
     try:
         with target.connect() as kv:
             kv.ping()
-            sizes = list(kv.link.figures(time.monotonic_ns() + int(target.timeout * 1e9))["sizes"])
+            sizes = list(kv.link.figures(clock.now_ns() + int(target.timeout * 1e9))["sizes"])
     except ConnectionFailed as error:
         why = Exception.__str__(error)
         raise ConnectionFailed(f"no server to ask for sizes: {why}", hint="give --value-size, or start one") from None

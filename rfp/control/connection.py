@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import socket
 import threading
-import time
 import weakref
 from collections.abc import Callable
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
+from rfp import clock
 from rfp.control import frame
+from rfp.control._uninterrupted import Descriptor, in_turn
 from rfp.control.message import Attached, Detach, Message, Refused
-from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, RfpError
+from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, RfpError, not_copied
+from rfp.forks import in_child
 
 M = TypeVar("M", bound=Message)
 
 
 def deadline_in(seconds: float) -> float:
-    """The deadline that many seconds from now, as all calls here take it: a time of time.monotonic()."""
-    return time.monotonic() + seconds
+    """The deadline that many seconds from now, as all calls here take it: a time of clock.now()."""
+    return clock.now() + seconds
 
 
 class Connection:
-    """A stream socket that carries messages, each call with a deadline (a time.monotonic() time); the base of what goes over
+    """A stream socket that carries messages, each call with a deadline (a clock.now() time); the base of what goes over
     Unix sockets (unix.py) and over TCP (tcp.py).
 
     One thread at a time is let through; `call` is what many threads share.  After any failure but a deadline the
@@ -41,9 +42,10 @@ class Connection:
         sock.setblocking(False)
         self._socket = sock
         self._lock = threading.RLock()  # reentrant: a signal handler of the thread inside may call close()
-        self._ended: Callable[[], RfpError] | None = None  # why nothing can be done any more
+        self._inside = False  # a thread is
+        self._torn = False  # in the middle of a message, where nobody else could go on
         self._data = bytearray()  # of the message that is arriving
-        self._fds: list[int] = []
+        self._fds: list[Descriptor] = []
         self._preface: frame.Preface | None = None
         self._number = 0  # of the last call
         self._abandoned: set[int] = set()  # calls whose answers may still come
@@ -51,6 +53,7 @@ class Connection:
         self.limit = frame.BODY_LIMIT  # bytes of a message's body that may arrive
         self.transcript: bytearray | None = None  # of all that has passed, while somebody wants it
         self.pid = 0  # of the peer's process, where the transport or the peer tells
+        self._ended: Callable[[], RfpError] | None = None  # why nothing can be done any more
         _open.add(self)
 
     def fileno(self) -> int:
@@ -74,11 +77,7 @@ class Connection:
 
     def send(self, message: Message, deadline: float) -> None:
         """Sends a message, with the file descriptors of its handles; they stay the caller's."""
-        self._acquire(deadline)
-        try:
-            self._send(message, deadline)
-        finally:
-            self._lock.release()
+        in_turn(self, deadline, self._send, message, deadline)
 
     def answer(self, question: Message, answer: Message, deadline: float) -> None:
         """Sends the answer to a message that was received."""
@@ -87,45 +86,41 @@ class Connection:
 
     def receive(self, deadline: float) -> Message:
         """The next message.  Raises DeadlineExceeded (and may be called again), HandshakeFailed, ConnectionFailed."""
-        self._acquire(deadline)
-        try:
-            return self._receive(deadline)
-        finally:
-            self._lock.release()
+        return in_turn(self, deadline, self._receive, deadline)
 
     def try_receive(self) -> Message | None:
         """The next message if all of it is there, else None: for event loops, which no slow peer can hold up."""
-        self._acquire(0.0)
-        try:
-            return self._advance()
-        finally:
-            self._lock.release()
+        return in_turn(self, 0.0, self._advance)
 
     def call(self, question: Message, kind: type[M], deadline: float) -> M:
         """Sends a message and returns its answer, of this kind; raises what the server refused with.
 
-        A call whose deadline passes leaves the connection usable: its answer is dropped when it comes.
+        A call whose deadline passes leaves the connection usable: its answer is dropped when it comes.  So does an exception of a
+        signal handler, unless it comes in the middle of a message: then the connection is closed.
         """
-        self._acquire(deadline)
+        return in_turn(self, deadline, self._call, question, kind, deadline)
+
+    def _call(self, question: Message, kind: type[M], deadline: float) -> M:
+        self._number = question.number = self._number % 0xFFFFFFFF + 1
+        # Before it is sent: whatever ends this call, the answer may still come.
+        self._abandoned.add(question.number)
         try:
-            self._number = self._number % 0xFFFFFFFF + 1
-            question.number = self._number
             self._send(question, deadline)
-            try:
-                answer = self._receive_answer(deadline)
-            except BaseException:
-                self._abandoned.add(question.number)
-                raise
-            if isinstance(answer, Refused):
-                raise answer.exception()
-            if not isinstance(answer, kind):
-                answer.close()
-                raise self._fail(
-                    HandshakeFailed(f"the server answered {question.title()!r} with {answer.title()!r}, not {kind.title()!r}")
-                )
-            return answer
-        finally:
-            self._lock.release()
+        except DeadlineExceeded:
+            self._abandoned.discard(question.number)  # nothing of it was sent, or the connection is closed
+            raise
+        answer = self._receive_answer(deadline)
+        question.answered = answer
+        self._abandoned.discard(question.number)
+        if isinstance(answer, Refused):
+            self._torn = False
+            raise answer.exception()
+        if not isinstance(answer, kind):
+            answer.close()
+            raise self._fail(
+                HandshakeFailed(f"the server answered {question.title()!r} with {answer.title()!r}, not {kind.title()!r}")
+            )
+        return answer
 
     def _receive_answer(self, deadline: float) -> Message:
         """The answer to the last call, or a refusal that concerns the whole connection."""
@@ -145,16 +140,16 @@ class Connection:
         data = memoryview(frame.pack(message.KIND, message.number, body, len(fds)))
         self._note(data)
         sent = 0
-        try:
-            while sent < len(data):
-                count = self._write(data[sent:], [] if sent else fds)  # file descriptors travel with the first byte
-                if not count and not wait(self._socket.fileno(), self._awaited, deadline):
-                    raise DeadlineExceeded("the peer did not take a control message in time", hint="is its process stopped?")
-                sent += count
-        except BaseException:
-            if sent:  # the peer would take what follows for the rest of this message
-                self._fail(ConnectionFailed("a control message was cut off"))
-            raise
+        self._torn = True
+        while sent < len(data):
+            count = self._write(data[sent:], [] if sent else fds)  # file descriptors travel with the first byte
+            if not count and not wait(self._socket.fileno(), self._awaited, deadline):
+                if sent:  # the peer would take what follows for the rest of this message
+                    self._fail(ConnectionFailed("a control message was cut off"))
+                self._torn = False
+                raise DeadlineExceeded("the peer did not take a control message in time", hint="is its process stopped?")
+            sent += count
+        self._torn = False
 
     def _note(self, data: bytes | bytearray | memoryview) -> None:
         if self.transcript is not None:
@@ -177,6 +172,7 @@ class Connection:
 
     def _advance(self) -> Message | None:
         """Takes what has arrived of one message, never a byte of the next; returns the message once it is whole."""
+        self._torn = True
         try:
             while True:
                 if self._preface is None and len(self._data) == frame.PREFACE.size:
@@ -187,6 +183,7 @@ class Connection:
                 if self._preface is not None and len(self._data) == wanted:
                     return self._take(self._preface)
                 if not self._read(wanted - len(self._data)):
+                    self._torn = False
                     return None
         except RfpError as error:
             raise self._fail(error) from None
@@ -250,7 +247,7 @@ class Connection:
     def _close(self) -> None:
         self._socket.close()
         for fd in self._fds:
-            os.close(fd)
+            fd.close()
         self._fds = []
         _open.discard(self)
 
@@ -263,17 +260,6 @@ class Connection:
             self._ended = lambda: ConnectionFailed(f"the control channel is closed, since {text}", hint=hint)
         self._close()
         return error
-
-    def _acquire(self, deadline: float) -> None:
-        self._check()
-        if not self._lock.acquire(timeout=max(0.0, min(deadline - time.monotonic(), threading.TIMEOUT_MAX))):
-            self._check()
-            raise DeadlineExceeded("another thread used the control channel until the deadline", hint="give it more time")
-        try:
-            self._check()
-        except BaseException:
-            self._lock.release()
-            raise
 
     def _check(self) -> None:
         if self._ended is not None:
@@ -291,8 +277,11 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "connect again")
+
     def __del__(self) -> None:
-        if getattr(self, "_ended", self) is None:
+        if getattr(self, "_ended", self) is None:  # it was made, and not closed
             self._close()
 
 
@@ -304,7 +293,7 @@ def _after_fork() -> None:
         connection._forget()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)
 
 
 def _lost(error: OSError) -> ConnectionFailed:
@@ -318,7 +307,7 @@ def wait(fd: int, events: int, deadline: float) -> int:
     poller = select.poll()
     poller.register(fd, events)
     while True:
-        left = deadline - time.monotonic()
+        left = deadline - clock.now()
         found = poller.poll(min(max(0.0, left * 1000), 60_000.0))
         if found:
             return found[0][1]

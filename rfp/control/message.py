@@ -23,6 +23,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from rfp import errors
+from rfp.control._uninterrupted import Descriptor
 from rfp.control.schema import Binary, Fds, Figures, Flag, Handle, Integer, Invalid, Many, Maybe, Memory, Spec, Text, failed
 from rfp.errors import ConnectionFailed, HandshakeFailed, InvalidArgument, RfpError, ServerRefused
 
@@ -52,6 +53,7 @@ class Message:
     KIND: ClassVar[int]
     KINDS: ClassVar[dict[int, type[Message]]] = {}
     number: int = 0  # which call this belongs to; set by the connection
+    answered: Message | None = None  # with this, also where the asker was interrupted before it had it
 
     def __init_subclass__(cls) -> None:
         assert cls.KIND not in Message.KINDS
@@ -82,7 +84,7 @@ class Message:
             raise InvalidArgument(f"in a {self.title()!r} message {error}") from None
 
     @classmethod
-    def from_message(cls: type[M], body: dict[str, Any], fds: Sequence[int]) -> M:
+    def from_message(cls: type[M], body: dict[str, Any], fds: Sequence[int | Descriptor]) -> M:
         """The checked message.  Raises HandshakeFailed naming the field; the file descriptors are then still the caller's."""
         ours = Fds(fds)
         values: dict[str, Any] = {}

@@ -12,31 +12,48 @@ import os
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rfp.control._uninterrupted import Descriptor, hand_over
 from rfp.errors import HandshakeFailed
+
+if TYPE_CHECKING:
+    from rfp._fabric import Fabric, RemoteRegion
 
 
 class Invalid(ValueError):
     """A value does not fit; the message names the field and says how."""
 
 
+def _number(fd: int | Descriptor) -> int:
+    return fd.fd if isinstance(fd, Descriptor) else fd
+
+
 class Handle:
     """Memory that one side offers the other: a descriptor of the fabric and, on shm, the file descriptor beside it.
 
-    Of a message that was received, the file descriptor belongs to the message until `take()`.
+    Of a message that was received, the file descriptor belongs to the message until `take()` or `attach()`.
     """
 
-    __slots__ = ("descriptor", "fd")
+    __slots__ = ("_fd", "descriptor")
 
-    def __init__(self, descriptor: bytes, fd: int = -1) -> None:
+    def __init__(self, descriptor: bytes, fd: int | Descriptor = -1) -> None:
         self.descriptor = descriptor
-        self.fd = fd
+        self._fd = fd
+
+    @property
+    def fd(self) -> int:
+        """The file descriptor, or -1 where there is none."""
+        return _number(self._fd)
 
     def take(self) -> int:
         """The file descriptor, or -1 where there is none; closing it is the caller's from here on."""
-        fd, self.fd = self.fd, -1
-        return fd
+        fd, self._fd = self._fd, -1
+        return fd.take() if isinstance(fd, Descriptor) else fd
+
+    def attach(self, fabric: Fabric, files: bool = False) -> RemoteRegion:
+        """The memory, over the fabric that made the descriptor; files: also a range of a file."""
+        return hand_over(fabric.attach, self.descriptor, self._fd, files)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Handle) and (self.descriptor, self.fd) == (other.descriptor, other.fd)
@@ -63,16 +80,16 @@ class Spec:
 class Fds:
     """The file descriptors that came with a message; each belongs to exactly one field."""
 
-    def __init__(self, fds: Sequence[int]) -> None:
+    def __init__(self, fds: Sequence[int | Descriptor]) -> None:
         self._fds = list(fds)
         self._used = [False] * len(fds)
 
-    def use(self, index: int, where: str) -> int:
+    def use(self, index: int, where: str) -> int | Descriptor:
         if index >= len(self._fds) or self._used[index]:
             raise Invalid(f"{where} names file descriptor {index}, which did not come or belongs to another field")
         fd = self._fds[index]
         # The fabric checks seals and size; here, that it is memory at all and not a terminal or a device.
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+        if not stat.S_ISREG(os.fstat(_number(fd)).st_mode):
             raise Invalid(f"{where} came with a file descriptor that is not memory")
         self._used[index] = True
         return fd

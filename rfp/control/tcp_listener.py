@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import ipaddress
-import os
 import select
 import socket
 import ssl
-import time
 import weakref
 from collections import Counter
 
+from rfp import clock
 from rfp.address import Address
 from rfp.control.accepting import Acceptor
 from rfp.control.authentication import Examination
@@ -21,6 +20,7 @@ from rfp.control.credentials import Credentials
 from rfp.control.message import Refused
 from rfp.control.tcp import TcpConnection
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
+from rfp.forks import in_child
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
 MOST_STRANGERS = 64  # connections that have not proved anything yet; one goes when another comes
@@ -34,7 +34,7 @@ class _Stranger:
 
     def __init__(self, connection: TcpConnection, credentials: Credentials, binding: bytes) -> None:
         self.connection = connection
-        self.expires = time.monotonic() + PATIENCE
+        self.expires = clock.now() + PATIENCE
         self.origin = _origin(connection.remote)
         self.encrypted = False
         self.examination = Examination(connection, credentials.secret, binding)
@@ -109,7 +109,7 @@ class TcpListener:
 
     @property
     def expires(self) -> float | None:
-        """When (time.monotonic()) `accept` has something to do at the latest, though nothing comes; None: never."""
+        """When (clock.now()) `accept` has something to do at the latest, though nothing comes; None: never."""
         return next((stranger.expires for stranger in self._strangers.values()), None)
 
     @property
@@ -134,7 +134,7 @@ class TcpListener:
             if any(acceptor.exhausted for acceptor in self._acceptors.values()):
                 return None
             if ready:
-                if time.monotonic() >= deadline:
+                if clock.now() >= deadline:
                     return None
                 continue
             until = deadline if self.expires is None else min(deadline, self.expires)
@@ -184,7 +184,7 @@ class TcpListener:
         return stranger.connection
 
     def _expired(self) -> list[_Stranger]:
-        now = time.monotonic()
+        now = clock.now()
         return [stranger for stranger in self._strangers.values() if stranger.expires <= now]
 
     def _reject(self, stranger: _Stranger, error: RfpError | None) -> None:
@@ -234,7 +234,7 @@ def _after_fork() -> None:
         listener._forget()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)
 
 
 def _origin(place: str) -> str:

@@ -11,14 +11,15 @@ import socket
 import struct
 import time
 
+from rfp import clock
 from rfp.address import EMBEDDED, Address, default, elsewhere
 from rfp.control import frame
+from rfp.control._uninterrupted import Descriptor, peer_pidfd, pidfd_open, receive
 from rfp.control.connection import Connection, wait
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidAddress
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _SO_PEERPIDFD = 77  # Linux 6.5
-_FD = struct.calcsize("i")
 
 
 class UnixConnection(Connection):
@@ -27,7 +28,7 @@ class UnixConnection(Connection):
     FD_LIMIT = frame.FD_LIMIT
 
     def __init__(self, sock: socket.socket) -> None:
-        self._pidfd = -1
+        self._pidfd: Descriptor | None = None
         super().__init__(sock)
         self.pid, self.uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
 
@@ -38,24 +39,23 @@ class UnixConnection(Connection):
         """
         with self._lock:
             self._check()
-            if self._pidfd < 0:
+            if self._pidfd is None:
                 self._pidfd = self._open_pidfd()
-            return self._pidfd
+            return self._pidfd.fd
 
-    def _open_pidfd(self) -> int:
+    def _open_pidfd(self) -> Descriptor:
         gone = ConnectionFailed(f"the peer, process {self.pid}, has ended", hint="connect again")
         try:
-            return self._socket.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
+            return peer_pidfd(self._socket.fileno(), _SO_PEERPIDFD)
         except OSError as error:
             if error.errno != errno.ENOPROTOOPT:
                 raise gone from error
         # Before Linux 6.5: by number, which may since belong to another process; but then the peer's socket has closed.
         try:
-            pidfd = os.pidfd_open(self.pid)
+            pidfd = pidfd_open(self.pid)
         except OSError as error:
             raise gone from error
         if wait(self._socket.fileno(), 0, 0.0) & (select.POLLHUP | select.POLLERR):
-            os.close(pidfd)
             raise gone
         return pidfd
 
@@ -68,17 +68,11 @@ class UnixConnection(Connection):
             return 0
 
     def _get(self, count: int) -> bytes | None:
-        try:
-            data, ancillary, flags, _ = self._socket.recvmsg(count, socket.CMSG_SPACE(self.FD_LIMIT * _FD), socket.MSG_CMSG_CLOEXEC)
-        except BlockingIOError:
+        data, whole = receive(self._socket.fileno(), count, self._fds, self.FD_LIMIT)
+        if data is None:
             self._awaited = select.POLLIN
             return None
-        for level, kind, content in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                fds = array.array("i")
-                fds.frombytes(content[: len(content) - len(content) % _FD])
-                self._fds.extend(fds)
-        if flags & socket.MSG_CTRUNC:
+        if not whole:
             raise HandshakeFailed(
                 "file descriptors from the peer were lost", hint="raise the limit of open files (ulimit -n) of this process"
             )
@@ -88,9 +82,9 @@ class UnixConnection(Connection):
 
     def _close(self) -> None:
         super()._close()
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
+        if self._pidfd is not None:
+            self._pidfd.close()
+            self._pidfd = None
 
 
 def connect_unix(address: Address, deadline: float) -> UnixConnection:
@@ -106,7 +100,7 @@ def connect_unix(address: Address, deadline: float) -> UnixConnection:
                 sock.connect(os.fsencode(address.path))
                 break
             except BlockingIOError:  # its queue is full; a Unix socket has no event for that
-                if time.monotonic() >= deadline:
+                if clock.now() >= deadline:
                     raise DeadlineExceeded(f"the server at {address} is too busy to accept a connection") from None
                 time.sleep(0.001)
             except OSError as error:

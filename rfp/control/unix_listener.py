@@ -8,14 +8,15 @@ import os
 import select
 import socket
 import stat
-import time
 import weakref
 
+from rfp import clock
 from rfp.address import EMBEDDED, Address, open_private
 from rfp.control.accepting import Acceptor
 from rfp.control.connection import wait
 from rfp.control.unix import UnixConnection
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
+from rfp.forks import in_child
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
 MOST_FOREIGN = 16  # connections of other users that are closed in one turn
@@ -146,7 +147,7 @@ class UnixListener:
         A deadline in the past means: without waiting.  Others' connections are closed and counted in `foreign`.
         """
         foreign = 0
-        while (acceptor := self._acceptor) is not None and (foreign < MOST_FOREIGN or time.monotonic() < deadline):
+        while (acceptor := self._acceptor) is not None and (foreign < MOST_FOREIGN or clock.now() < deadline):
             client = acceptor.take()
             if client is None:
                 if acceptor.closed or acceptor.exhausted or not wait(acceptor.socket.fileno(), select.POLLIN, deadline):
@@ -206,7 +207,7 @@ def _after_fork() -> None:
         listener._forget()
 
 
-os.register_at_fork(after_in_child=_after_fork)
+in_child(_after_fork)
 
 
 def _in_use(address: Address, pid: int | None) -> AddressInUse:

@@ -8,6 +8,12 @@ cdef enum:
     FULL = 16                      # beside the outcomes of _client_ring.pxd: no slot was free
     RETRY = 17                     # the answer came too late to be used: ask again
 
+# 0 in a child of a fork that has not forgotten its parent's yet (core/born.h): forks.notice() does that.
+cdef uint64_t *born
+
+cdef enum:
+    SLICE = 100000000              # ns between two polls for signals (Ctrl-C)
+
 cdef class Caller:
     """Base of handles (the store's client, the RPC client)."""
     cdef object open_link
@@ -35,7 +41,13 @@ cdef class Caller:
     cdef void give_back(self, Channel channel) noexcept
     cdef void leave(self, Channel channel) noexcept
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
+    cdef int signals(self) except -1
     # No slot was free: waits for one; RETRY when there is one, FULL at the deadline, or why the connection is no good.
     cdef int make_room(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
     cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1
     cdef int lost(self, object link, object because) except -1
+
+# Checks of what callers give.
+cdef double seconds_of(object timeout) except -1
+cdef double number_of(str name, object value) except? -1
+cdef str shown(object value)

@@ -1,9 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The client side of a service (the contract is in _caller.pxd)."""
 
-import atexit
 import itertools
-import os
 import threading
 import time
 import weakref
@@ -19,7 +17,9 @@ from rfp.protocol._client_wait cimport client_ring_wait
 from rfp.protocol._wire cimport RFP_OPCODE_PING
 
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
-                        OutcomeUnknown, WrongType)
+                        OutcomeUnknown, WrongType, not_copied)
+from rfp.forks import in_child, notice
+from rfp.leaving import at_exit
 
 cdef extern from "rfp/core/thread.h" nogil:
     struct rfp_thread_cache:
@@ -27,8 +27,12 @@ cdef extern from "rfp/core/thread.h" nogil:
         void *channel
     rfp_thread_cache rfp_thread
 
+cdef extern from "rfp/core/born.h" nogil:
+    uint64_t *rfp_born_word()
+
+born = rfp_born_word()
+
 cdef enum:
-    SLICE = 100000000     # ns between two looks for signals (Ctrl-C) while waiting
     TRIALS = 9            # pings that calibrate a ring
     PROMPT = 100000000    # ns in which calls return once they are interrupted
     IDLE = 50000000       # ns without a call after which the first one asks whether the server lives
@@ -50,7 +54,7 @@ class ThreadChannel:
 
     def __del__(self):
         if self.channel is not None:
-            self.spare.append(self.channel)
+            self.channel.spare(self.spare)
 
 
 cdef class Caller:
@@ -61,6 +65,7 @@ cdef class Caller:
     """
 
     def __init__(self, open_link, *, timeout=5.0, bint reconnect=True):
+        notice()
         self.timeout = seconds_of(timeout)
         self.reconnect = reconnect
         self.lock = threading.RLock()
@@ -87,12 +92,21 @@ cdef class Caller:
         cdef queue_pair *pair
         while True:
             # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
-            while rfp_thread.identity != self.identity or self.identity == 0:
+            while (rfp_thread.identity != self.identity or self.identity == 0 or
+                   (<Channel> rfp_thread.channel).c.owner != <void *> &rfp_thread or
+                   not born[0]):
+                if not born[0]:
+                    notice()
                 if self.is_closed and not self.is_forked:
                     raise closed("this handle was closed")
                 self.find_channel(deadline)
             channel = <Channel> rfp_thread.channel
             if channel.c.busy:
+                held = getattr(self.threads, "held", None)
+                if held is None or held.channel is not channel:
+                    # Another greenlet of this thread is inside a call: this one gets a channel of its own.
+                    self.find_channel(deadline)
+                    continue
                 raise CallerError("this thread is inside another call of this handle",
                                   hint="a signal handler or finalizer must not use the handle that it may have interrupted")
             # A server that ended while nobody called is found out before anything is sent to it: then the call can be made
@@ -141,6 +155,7 @@ cdef class Caller:
                         raise
                     time.sleep(FIRST_PAUSE)
                     continue
+            channel.c.owner = <void *> &rfp_thread
             rfp_thread.channel = <void *> channel
             rfp_thread.identity = self.identity
         finally:
@@ -168,21 +183,26 @@ cdef class Caller:
     cdef Channel attach(self, uint64_t deadline):
         """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
         cdef Channel channel
-        while self.spare:
-            channel = self.spare.pop()
+        for channel in self.spare[::-1]:
+            # Its thread state ended without its thread, which is inside a call.
+            if channel.c.busy:
+                continue
+            self.spare.remove(channel)
             if channel.link is self.link:
                 self.threads.held = ThreadChannel(self.spare, channel)
                 return channel
         link = self.link
         channel = link.attach(deadline)
         # Busy and held while we calibrate: a signal handler that closes the handle then leaves the rest to us.
-        self.threads.held = ThreadChannel(self.spare, channel)
         channel.c.busy = 1
         try:
+            self.threads.held = ThreadChannel(self.spare, channel)
             self.prepare(channel)
             self.calibrate(channel, deadline)
         except BaseException:
-            self.threads.held.channel = None
+            held = getattr(self.threads, "held", None)
+            if held is not None and held.channel is channel:
+                held.channel = None
             self.leave(channel)
             link.detach(channel)
             raise
@@ -254,12 +274,17 @@ cdef class Caller:
             if now >= deadline:
                 return TIMED_OUT
             try:
-                PyErr_CheckSignals()
-                if self.is_forked:
-                    raise Forked("a signal handler forked inside a call: this is the child, and the call the parent's")
+                self.signals()
             except BaseException:
                 client_ring_abandon(ring)
                 raise
+
+    cdef int signals(self) except -1:
+        """Runs the handlers of signals that have come; to be called at least every SLICE by all that does not wait()."""
+        PyErr_CheckSignals()
+        if self.is_forked:
+            raise Forked("a signal handler forked inside a call: this is the child, and the call the parent's")
+        return 0
 
     cdef int make_room(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
         """Waits for the oldest answer that nobody waits for any more."""
@@ -280,7 +305,7 @@ cdef class Caller:
             raise DeadlineExceeded(f"no answer from {self.link.address} in time",
                                    hint=None if repeatable else "the change may still happen")
         if found == RETRY:
-            return 0
+            return self.signals()
         if found == FULL:
             raise Busy("all slots wait for the answers of calls that timed out", hint="the server is slow or stopped: wait")
         if found == CLOSED or self.is_closed:
@@ -339,6 +364,7 @@ cdef class Caller:
 
     def close(self):
         """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
+        notice()
         self.is_closed = True
         self.identity = 0
         # Whoever holds the lock for long is connecting or attaching: that ends with the connection.
@@ -403,6 +429,9 @@ cdef class Caller:
     def __exit__(self, *_):
         self.close()
 
+    def __reduce__(self):
+        raise not_copied(self, "connect again: each process, and each copy, needs a handle of its own")
+
     def __del__(self):
         # Without close(): a program that forgets it leaks nothing.
         if self.link is not None and not self.is_closed:
@@ -437,40 +466,54 @@ cdef class Caller:
 
 
 def forget_parents_handles():
+    born[0] = 1
     for caller in list(callers):
         caller.forked()
-
-
-leaving = False
 
 
 def closed(message):
     """What a call of a closed handle raises.  At exit only daemon threads are left beside the one that ends the interpreter: it
     ends all that they do without a word, and so it does their calls."""
-    while leaving and threading.current_thread() is not threading.main_thread():
+    while handles_closed and threading.current_thread() is not threading.main_thread():
         time.sleep(LONGEST_TIME / 1000)
-    return Closed(message)
+    return Closed(message, hint="the interpreter is ending: save what is to be kept in a function of atexit"
+                  if handles_closed else None)
+
+
+handles_closed = False
 
 
 def close_handles():
     """At exit, while all that close() needs is still there."""
-    global leaving
-    leaving = True
+    global handles_closed
+    handles_closed = True
     for caller in list(callers):
         caller.close()
 
 
-os.register_at_fork(after_in_child=forget_parents_handles)
-atexit.register(close_handles)
+in_child(forget_parents_handles)
+at_exit(close_handles)
 
 
 cdef double seconds_of(object timeout) except -1:
     """A time in seconds that a caller gave, checked."""
-    cdef double seconds
-    try:
-        seconds = timeout
-    except TypeError:
-        raise WrongType(f"timeout={timeout!r} is not a time", hint="seconds, more than 0") from None
+    cdef double seconds = number_of("timeout", timeout)
     if not 0 < seconds < LONGEST_TIME:
-        raise InvalidArgument(f"timeout={timeout!r} is not a time", hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}")
+        raise InvalidArgument(f"timeout={shown(timeout)} is not a time",
+                              hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}")
     return seconds
+
+
+cdef double number_of(str name, object value) except? -1:
+    """A number of seconds that a caller gave; infinity for one that is larger than any."""
+    try:
+        return value
+    except TypeError:
+        raise WrongType(f"{name}={shown(value)} is not a number of seconds") from None
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+cdef str shown(object value):
+    text = repr(value) if type(value) is not int or -1e30 < value < 1e30 else "a number beyond all bounds"
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -17,6 +17,7 @@ cdef struct channel:
     uint64_t lease                          # ns that a reference holds, as the handshake said
     uint64_t seed                           # of the hash that tells a key's worker; a restarted server has another
     uint64_t notes[NOTES * MOST_WORKERS]        # what the service's client remembers of each worker
+    void *owner                             # the cache (core/thread.h) of the thread that may use it, or NULL
     uint64_t used                           # when the last call began, ns
     uint32_t busy                           # a call is under way; changed with the GIL held
     uint32_t closing                        # non-zero: calls are to return at once

@@ -49,6 +49,11 @@ cdef class Channel:
         if not self.closed:
             self.events.c.ops.wake(&self.events.c)
 
+    def spare(self, list spares not None):
+        """Its thread has ended: the next thread that needs a channel may take this one out of `spares`."""
+        self.c.owner = NULL
+        spares.append(self)
+
     @property
     def busy(self):
         """Whether a call is under way."""

@@ -247,6 +247,8 @@ cdef class Worker:
     def __cinit__(self, Service service not None, EventChannel channel not None, *, str idle="adaptive",
                   uint32_t slot_size=2112):
         memset(&self.c, 0, sizeof(self.c))
+        if service.c.execute == NULL:
+            raise InvalidArgument(f"a {type(service).__name__} that was never made serves nothing")
         if idle not in ("adaptive", "spin"):
             raise InvalidArgument(f"idle={idle!r} is not a way to idle", hint="adaptive or spin")
         self.service = service

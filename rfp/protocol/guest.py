@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rfp import clock
 from rfp._fabric import Fabric, Region
 from rfp.control import Attach, Attached, Connection, Handle
 from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed, RfpError
@@ -166,7 +167,7 @@ class Guest:
         self.over = False  # and is to be closed with the last of them
         self.numbers = 0
         self.given = 0  # regions, of those of the service
-        self.since = time.monotonic()
+        self.since = clock.now()
 
     def watched(self) -> list[int]:
         """The file descriptors that tell of it."""

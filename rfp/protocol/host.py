@@ -9,7 +9,6 @@ through it, so a Python program that keeps the interpreter busy delays new clien
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
 import os
 import select
@@ -21,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rfp import clock
 from rfp._fabric import Fabric, Region
 from rfp.address import Address
 from rfp.control import (
@@ -43,6 +43,8 @@ from rfp.control import (
 from rfp.control.message import printable
 from rfp.control.tcp_listener import MOST_STRANGERS
 from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused, explained
+from rfp.forks import in_child, notice
+from rfp.leaving import at_exit
 from rfp.protocol._heart import Heart
 from rfp.protocol._real_thread import RealThread
 from rfp.protocol._service import Service
@@ -110,7 +112,7 @@ class Host:
         self.ending: set[Guest] = set()  # with rings that their workers have not let go yet
         self.past: Counter[str] = Counter()  # what passed through rings that have ended
         self.refused = 0
-        self.since = time.monotonic()
+        self.since = clock.now()
         self._closed = False
         self._ended = False
         self._closer: int | None = None  # the thread that is inside close()
@@ -200,7 +202,7 @@ class Host:
         while not self._closed:
             until = [self.departing[0][0]] if self.departing else []
             until += [self.listener.expires] if self.listener.expires is not None else []
-            pauses = [max(0, int((min(until) - time.monotonic()) * 1000) + 1)] if until else []
+            pauses = [max(0, int((min(until) - clock.now()) * 1000) + 1)] if until else []
             pauses += [ENDING] if self.ending else []
             # What TLS has taken from a socket already does not show there.
             heard = [guest.control for guest in self.guests if guest.connection.pending]
@@ -367,12 +369,12 @@ class Host:
             self.departing = [(until, each) for until, each in self.departing if each is not guest]
             self._free(guest)
         else:
-            self.departing.append((time.monotonic() + 1.25 * self.lease_ns / 1e9, guest))
+            self.departing.append((clock.now() + 1.25 * self.lease_ns / 1e9, guest))
 
     def _departed(self) -> list[Guest]:
         """Those whose time is over."""
         over = []
-        while self.departing and self.departing[0][0] <= time.monotonic():
+        while self.departing and self.departing[0][0] <= clock.now():
             over.append(self.departing.pop(0)[1])
         return over
 
@@ -409,7 +411,7 @@ class Host:
     def figures(self) -> dict[str, Any]:
         """What is known of workers and clients, and of the service."""
         guests = [guest for guest in list(self.guests) if guest.refusal is None]
-        now = time.monotonic()
+        now = clock.now()
         with self._counting:
             total = Counter(self.past)
             counted: dict[Guest, Counter[str]] = {}
@@ -453,12 +455,21 @@ class Host:
         """Whether this is one of the host's own threads, for which close() would wait."""
         return any(worker.inside for worker in self.workers) or threading.current_thread() is self._thread
 
+    @property
+    def foreign(self) -> bool:
+        """Whether this is the child of a fork, and the host its parent's."""
+        notice()
+        return os.getpid() != self._pid
+
     def close(self) -> None:
         """Ends all connections and workers, and gives all memory back; waits for an RPC handler that is at work.
 
         Safe to call again: it waits where another thread is at it, and goes on where a signal handler has raised out of it.  Raises
         CallerError in a handler.
         """
+        if self.foreign:
+            self._closed = True
+            return
         if any(worker.inside for worker in self.workers):
             raise CallerError("a handler cannot close its own server: the server waits for the handler",
                               hint="let the handler tell another thread")  # fmt: skip
@@ -533,5 +544,5 @@ def _close_hosts() -> None:
         host.close()
 
 
-os.register_at_fork(after_in_child=_forget_parents_hosts)
-atexit.register(_close_hosts)
+in_child(_forget_parents_hosts)
+at_exit(_close_hosts)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import _thread
 import warnings
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
+from rfp.errors import not_copied
 from rfp.protocol.host import Host
 
 if TYPE_CHECKING:
@@ -52,8 +53,10 @@ class Hosted:
     def close(self) -> None:
         """Ends all connections, after the requests that are under way, and gives back what was served.  Safe to call again.
 
-        Raises CallerError in a handler of its own.
+        Raises CallerError in a handler of its own.  In a forked child nothing of it is there to be closed.
         """
+        if self._host.foreign:
+            return
         self._host.close()
         self._give_back()
 
@@ -62,6 +65,9 @@ class Hosted:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "start another one")
 
     def __del__(self) -> None:
         host = getattr(self, "_host", None)  # there is none where making it failed

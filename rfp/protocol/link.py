@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
+from typing import Any, NoReturn
 
 from rfp._fabric import Fabric, Region, RemoteRegion
 from rfp.address import Address
@@ -23,7 +23,8 @@ from rfp.control import (
     Stats,
     Welcome,
 )
-from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError
+from rfp.control._uninterrupted import Descriptor, duplicate
+from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError, not_copied
 from rfp.protocol._channel import Channel
 from rfp.protocol._client_ring import ClientRing
 from rfp.protocol._remote_arena import RemoteArena
@@ -59,7 +60,7 @@ class Link:
         self._closed = False
         self._mapping = threading.Lock()
         self.spares: list[Region] = []
-        self.pidfd = self.control = -1
+        self._watched: list[Descriptor] = []
         self.connection = connection
         try:
             if not fabric.reads_ordered:
@@ -68,8 +69,9 @@ class Link:
             with self.connection.call(hello, Welcome, deadline / 1e9) as welcome:
                 self._take(welcome, service, features)
             # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
-            self.pidfd = os.dup(pidfd) if (pidfd := connection.pidfd()) >= 0 else -1
-            self.control = os.dup(connection.fileno())
+            for fd in (connection.fileno(), connection.pidfd()):
+                if fd >= 0:
+                    self._watched.append(duplicate(fd))
         except BaseException:
             self.close()
             raise
@@ -108,6 +110,16 @@ class Link:
         arena = RemoteArena(length, chunk)
         self.regions.append(arena)
         return arena
+
+    @property
+    def control(self) -> int:
+        """The socket of the control channel, for those who watch whether the server lives; -1 when closed."""
+        return self._watched[0].fd if self._watched else -1
+
+    @property
+    def pidfd(self) -> int:
+        """The server's process, for the same; -1 where there is none."""
+        return self._watched[1].fd if len(self._watched) > 1 else -1
 
     @property
     def longest_silence(self) -> int:
@@ -149,7 +161,7 @@ class Link:
 
         files: also a range of a file, which the server can truncate under us: of a pool only.
         """
-        region = self.fabric.attach(handle.descriptor, handle.take(), files)
+        region = handle.attach(self.fabric, files)
         if region.rights & rights != rights:
             region.close()
             raise HandshakeFailed(f"the server shared memory with rights {region.rights:#x}, and {rights:#x} is needed")
@@ -169,7 +181,8 @@ class Link:
             return thing
 
         count, ring = self.partitions, self.slots * self.slot_size
-        number = None
+        question: Attach | None = None
+        channel: Channel | None = None
         try:
             reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_WRITE))
             scratch = keep(self.fabric.register(count * (2 * ring + LINE), 0))
@@ -179,7 +192,6 @@ class Link:
                 reply=Handle(reply.descriptor(), reply.fileno()), pairs=[pair.descriptor() for pair in pairs]
             )
             with self.connection.call(question, Attached, deadline / 1e9) as answer:
-                number = answer.channel
                 lengths = (answer.pairs, answer.request_offsets, answer.response_offsets, answer.reply_offsets)
                 if any(len(each) != count for each in lengths):
                     raise HandshakeFailed(f"the server answered for {len(answer.pairs)} workers, and it has {count}")
@@ -204,22 +216,26 @@ class Link:
                         )
                     )  # fmt: skip
             channel = Channel(
-                number, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
+                answer.channel, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
             )  # fmt: skip
+            channel.link = self
+            if self._closed:
+                raise Closed("the connection was closed")
+            self.channels.append(channel)
+            return channel
         except BaseException as error:
+            if channel in self.channels:
+                self.channels.remove(channel)
             for thing in reversed(opened):
                 thing.close()
-            if number is not None:
-                self._detach(number)
+            if self._closed and isinstance(error, (RfpError, OSError, ValueError)):
+                raise Closed("the connection was closed") from error  # by a signal handler, under this thread
+            # Also where the answer came and a signal handler's exception after it.
+            if question is not None and isinstance(question.answered, Attached):
+                self._detach(question.answered.channel)
                 if isinstance(error, ValueError):
                     raise HandshakeFailed(f"the server's answer cannot be used: {error}") from None
             raise
-        if self._closed:  # by a signal handler, while this thread was in here
-            channel.close()
-            raise Closed("the connection was closed")
-        channel.link = self
-        self.channels.append(channel)
-        return channel
 
     def detach(self, channel: Channel) -> None:
         """Gives one thread's rings back; the caller made sure that no call is under way."""
@@ -252,10 +268,12 @@ class Link:
         self._close_copies()
 
     def _close_copies(self) -> None:
-        for fd in (self.pidfd, self.control):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self.control = -1
+        for descriptor in self._watched:
+            descriptor.close()
+        self._watched = []
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "connect again")
 
     def forked(self) -> None:
         """In the child of a fork nothing of this can be used; the control channel and the fabric see to their own."""

@@ -12,6 +12,7 @@ from libc.string cimport memcpy, memset
 from rfp._core cimport rfp_now
 from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
 from rfp._shm cimport ShmFabric
+from rfp.protocol._caller cimport born, seconds_of
 from rfp.protocol._client_ring cimport FETCH
 from rnvm._layout cimport (
     RNVM_HEADERS, RNVM_MAJOR, RNVM_MOST_PARTS, RNVM_PAGE, rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_memory_ring_at,
@@ -30,8 +31,9 @@ from rnvm.frontend._turns cimport turn_leave, turn_settle
 from rnvm.pool._format cimport header_whole
 
 from rfp.errors import (
-    CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument, NotFound,
+    CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, NotFound,
     OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge, WrongKind)
+from rfp.forks import notice
 
 cdef enum:
     LANDING = 65536            # bytes that one READ brings at most where memory must be registered
@@ -40,7 +42,6 @@ cdef enum:
 # back-end waits longer than that before it serves.
 DEATH = 2 * WATCH / 1e9
 
-LONGEST_TIME = 1e9             # seconds
 FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1
 FIRST_ATTEMPT = 1.0            # seconds that one to connect again may take; twice as much after each that took them all
 
@@ -320,9 +321,9 @@ cdef class Attachment:
         cdef double seconds = self.timeout
         cdef uint64_t now = rfp_now()
         if timeout is not None:
-            seconds = timeout
-            if not 0 < seconds < LONGEST_TIME:
-                raise InvalidArgument(f"timeout={timeout!r} is not a time", hint="seconds, more than 0")
+            seconds = seconds_of(timeout)
+        if not born[0]:
+            notice()
         if self.is_forked:
             raise Forked("this front-end belongs to the parent process", hint="connect again in the child; or use 'spawn'")
         if self.is_closed:

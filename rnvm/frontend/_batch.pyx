@@ -11,7 +11,7 @@ from rnvm.frontend._journal cimport journal_trust
 from rnvm.frontend._transaction cimport transaction_commit
 from rnvm.frontend._turns cimport turn_leave
 
-from rfp.errors import CallerError, ConnectionFailed, InvalidArgument
+from rfp.errors import CallerError, ConnectionFailed, InvalidArgument, not_copied
 from rnvm.frontend._attachment import unknown
 
 
@@ -19,8 +19,11 @@ cdef class Batch:
     """What `FrontEnd.batch()` gives: operations in it are durable one by one and written together."""
     cdef readonly Attachment fe
 
-    def __init__(self, Attachment fe not None):
+    def __cinit__(self, Attachment fe not None):
         self.fe = fe
+
+    def __reduce__(self):
+        raise not_copied(self, "begin another one")
 
     def __enter__(self):
         cdef Attachment fe = self.fe
@@ -39,6 +42,8 @@ cdef class Batch:
     def __exit__(self, kind, error, trace):
         cdef Attachment fe = self.fe
         cdef int found
+        if fe.is_forked:                        # the parent's; this child has no part in it
+            return
         come_in(fe, fe.open_batch is self)
         try:
             if fe.open_batch is not self:
@@ -77,8 +82,11 @@ cdef class Transaction:
     cdef readonly tuple structures
     cdef readonly object timeout
 
-    def __init__(self, Attachment fe not None, tuple structures not None, timeout):
+    def __cinit__(self, Attachment fe not None, tuple structures not None, timeout):
         self.fe, self.structures, self.timeout = fe, structures, timeout
+
+    def __reduce__(self):
+        raise not_copied(self, "begin another one")
 
     def __enter__(self):
         cdef Attachment fe = self.fe
@@ -122,6 +130,8 @@ cdef class Transaction:
 
     def __exit__(self, kind, error, trace):
         cdef Attachment fe = self.fe
+        if fe.is_forked:
+            return
         come_in(fe, fe.open_transaction is self)
         try:
             if fe.open_transaction is not self:

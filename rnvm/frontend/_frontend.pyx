@@ -1,8 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The front-end: a session at a back-end, and what is open in it (docs/rnvm.md says what it promises)."""
 
-import atexit
-import os
 import secrets
 import weakref
 
@@ -13,6 +11,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 from rfp._core cimport rfp_now
+from rfp.protocol._caller cimport seconds_of
 from rnvm._layout cimport rnvm_structure_index, rnvm_up
 from rnvm._messages cimport *
 from rnvm._node cimport rnvm_slabs
@@ -22,8 +21,11 @@ from rnvm.frontend._front cimport instance
 from rnvm.frontend._transaction cimport transaction_commit, transactions_apply
 from rnvm.frontend._turns cimport turn_begin, turn_release, turn_settle
 
-from rfp.errors import AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, WrongType
-from rnvm.frontend._attachment import LONGEST_TIME
+from rfp.errors import (
+    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, WrongType, not_copied)
+from rfp.forks import in_child, notice
+from rfp.leaving import at_exit
+from rfp.protocol._caller import LONGEST_TIME
 from rnvm.frontend._batch import Batch, Transaction
 from rnvm.frontend._structure import codec_name
 
@@ -45,16 +47,14 @@ cdef class FrontEnd(Attachment):
     Usable from several threads, which take turns.  Closing it gives its locks back; what it did stays.
     """
 
-    def __init__(self, opener, *, str durability="persistent", double timeout=5.0, bint reconnect=True, uint64_t cache=64 << 20,
+    def __init__(self, opener, *, str durability="persistent", timeout=5.0, bint reconnect=True, uint64_t cache=64 << 20,
                  bint oplog=True, str lock="sticky"):
         if durability not in DURABILITIES:
             raise InvalidArgument(f"durability={durability!r}", hint=", ".join(DURABILITIES))
-        if not 0 < timeout < LONGEST_TIME:
-            raise InvalidArgument(f"timeout={timeout!r} is not a time",
-                                  hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}")
+        notice()
         self.opener = opener
         self.address = opener.address
-        self.timeout = timeout
+        self.timeout = seconds_of(timeout)
         self.reconnect = reconnect
         self.durability = durability
         self.structures = weakref.WeakValueDictionary()
@@ -67,7 +67,7 @@ cdef class FrontEnd(Attachment):
         self.c.linger = FIRST_LINGER
         self.c.looks = 1
         self.c.random = secrets.randbits(64) | 1
-        self.c.deadline = rfp_now() + <uint64_t> (timeout * 1e9)
+        self.c.deadline = rfp_now() + <uint64_t> (self.timeout * 1e9)
         self.is_closed = False
         try:
             self.begin_patiently()
@@ -76,6 +76,9 @@ cdef class FrontEnd(Attachment):
             self.end()
             raise
         handles.add(self)
+
+    def __reduce__(self):
+        raise not_copied(self, "connect again: each process, and each copy, needs a session of its own")
 
     def __del__(self):
         self.close()
@@ -342,6 +345,7 @@ cdef class FrontEnd(Attachment):
         """Ends the session.  Waits for a call of another thread that is under way.  Safe to call again."""
         if self.is_closed:
             return
+        notice()
         self.is_closed = True
         if self.is_forked:
             return
@@ -381,5 +385,5 @@ def close_handles():
         handle.close()
 
 
-os.register_at_fork(after_in_child=forget_parents_handles)
-atexit.register(close_handles)
+in_child(forget_parents_handles)
+at_exit(close_handles)

@@ -15,6 +15,9 @@ cdef class Pool:
     cdef readonly list torn            # Findings: records that are not whole, with whole ones behind them
     cdef readonly bint clean           # it had been closed
     cdef bint closed
+    cdef list lost(self)
+    cdef list behind(self)
+    cdef str place(self, str which, uint32_t i)
     cdef allocate(self)
     cdef uint64_t capacity(self)       # bytes of the longest record
     cdef recover(self)

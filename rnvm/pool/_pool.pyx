@@ -217,7 +217,7 @@ cdef class Pool:
         if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch:
             raise MemoryError("no memory for the state of a pool")
 
-    def lost(self):
+    cdef list lost(self):
         """Logs that are not as long as they were once."""
         cdef uint32_t i
         cdef ring *r
@@ -233,7 +233,7 @@ cdef class Pool:
                     r.faulty = 0
         return findings
 
-    def behind(self):
+    cdef list behind(self):
         """Records that are not whole, and have whole ones behind them."""
         cdef uint32_t i
         cdef ring *r
@@ -250,7 +250,7 @@ cdef class Pool:
                         "one flipped bit is turned back", which, r.at + r.tail % r.size, i))
         return findings
 
-    def place(self, str which, uint32_t i):
+    cdef str place(self, str which, uint32_t i):
         """Where the scan of a ring ended, in words."""
         cdef ring *r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
         return f"{'operation' if which == 'operations' else 'memory'} ring of session {i} at {r.at + r.tail % r.size}"
@@ -278,7 +278,7 @@ cdef class Pool:
             self.recovered.append("it had not been closed")
 
     cdef int check(self) except -1:
-        if self.closed:
+        if self.closed or self.c.m.base == NULL:            # or its medium, e.g. since this is a forked child
             raise Closed("the pool is closed")
         if self.c.m.error:
             raise_failed(self.c.m)
@@ -294,7 +294,7 @@ cdef class Pool:
             return
         self.closed = True
         try:
-            if self.c.m.error:
+            if self.c.m.error or self.c.m.base == NULL:
                 return
             with nogil:
                 failed = close_logs(&self.c)

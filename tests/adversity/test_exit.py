@@ -109,3 +109,49 @@ def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
     """
     done = run(program)
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nb'after'\n", "")
+
+
+def test_handles_work_in_what_a_program_registered_for_its_end_before_the_import() -> None:
+    program = """if True:
+        import atexit, logging, logging.handlers, weakref, sys
+        atexit.register(lambda: (kv.put(b"state", b"saved"), print("state:", kv.get(b"state"))))
+        class Thing: pass
+        thing = Thing()
+        weakref.finalize(thing, lambda: print("finalized:", kv.get(b"early")))
+        import rfp, rnvm, structures, os, shutil, tempfile
+        class Store(logging.Handler):
+            def emit(self, record):
+                kv.put(b"log", self.format(record).encode())
+                print("log:", kv.get(b"log"))
+        server = rfp.Server(memory="8MiB")                      # of this very process
+        kv = rfp.connect(server.address)
+        logging.getLogger().addHandler(logging.handlers.MemoryHandler(100, target=Store()))
+        logging.warning("the last words")
+        folder = tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"])
+        backend = rnvm.Backend(folder + "/p", size="4MiB", assume_persistent=True)
+        queue = structures.Queue(rnvm.connect(backend.address), "q")
+        atexit.register(lambda: (queue.put(b"late"), print("queue:", queue.get())))
+        kv.put(b"early", b"was there")
+        shutil.rmtree(folder)
+    """
+    before = litter()
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert done.stdout.splitlines() == ["queue: b'late'", "finalized: b'was there'", "state: b'saved'", "log: b'the last words'"]
+    assert litter() == before
+
+
+def test_what_calls_too_late_is_told_that_the_interpreter_ends() -> None:
+    program = """if True:
+        import rfp
+        server = rfp.Server(memory="8MiB")
+        kv = rfp.connect(server.address)
+        class Late:
+            def __del__(self, kv=kv, print=print, Closed=rfp.errors.Closed):
+                try: kv.put(b"k", b"v")
+                except Closed as error: print(error.hint)
+        late = Late()
+    """
+    done = run(program)
+    assert (done.returncode, done.stderr) == (0, ""), done
+    assert "the interpreter is ending" in done.stdout

@@ -1,0 +1,211 @@
+"""Calls everything of objects that were never made properly, each in a child process, and prints what ended one.
+
+As a program: `half_made.py`.  One line for each finding: the type, how the object was made, what was called, and how that ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import importlib
+import inspect
+import operator
+import os
+import pickle
+import pkgutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+PACKAGES = ("rfp", "rnvm", "structures", "bench")
+SECONDS = 10  # that one call may take
+HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement of Python
+SKIPPED = {"__class__", "__init_subclass__", "__subclasshook__", "__new__", "__getattribute__", "__dir__", "__doc__", "__reduce_ex__"}
+GIVEN = (
+    [()] + [(None,) * n for n in range(1, 8)] + [(0,) * n for n in range(1, 5)] + [(1,), (b"k",), (b"k", b"v"), (b"k", 1), ("k",)]
+    + [([],), ([b"k"],), ([(b"k", b"v")],), (0, b"v"), (1, 1, b"v"), (b"k", bytearray(8))]
+)
+
+
+def modules() -> Iterator[Any]:
+    for package in PACKAGES:
+        yield importlib.import_module(package)
+        for found in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+            if found.name.rpartition(".")[2] != "__main__":
+                with contextlib.suppress(ImportError):  # of what is not installed here: plots, libibverbs
+                    yield importlib.import_module(found.name)
+
+
+def extension_types() -> list[type]:
+    """Every extension type of the packages, whether its name is public or not."""
+    found = {}
+    for module in modules():
+        for thing in vars(module).values():
+            if isinstance(thing, type) and not thing.__flags__ & HEAP and thing.__module__.partition(".")[0] in PACKAGES:
+                found[f"{thing.__module__}.{thing.__qualname__}"] = thing
+    return [found[name] for name in sorted(found)]
+
+
+def ways(cls: type) -> Iterator[tuple[str, Callable[[], object]]]:
+    """How an object of this type can come to be without having been made."""
+    yield "__new__", lambda: cls.__new__(cls)
+    for n in range(1, 13):
+        yield f"{n} x None", lambda n=n: cls(*[None] * n)
+    yield "a subclass without __init__", lambda: subclass(cls)()
+    yield "resurrected", lambda: resurrected(cls)
+    yield "an __init__ that failed", lambda: failed(cls)
+
+
+def subclass(cls: type) -> type:
+    return type("Sub", (cls,), {"__init__": lambda self: None})
+
+
+def resurrected(cls: type) -> object:
+    kept = []
+    made = type("Back", (cls,), {"__init__": lambda self: None, "__del__": kept.append})()
+    made.me = made
+    del made
+    gc.collect()
+    return kept.pop()
+
+
+def failed(cls: type) -> object:
+    """What is left when __init__ raises, as a subclass sees that which catches it."""
+    made = cls.__new__(cls)
+    with contextlib.suppress(Exception):
+        made.__init__()
+    with contextlib.suppress(Exception):
+        made.__init__(None, None)
+    return made
+
+
+def uses(thing: object) -> Iterator[tuple[str, Callable[[], object]]]:
+    """All that can be done with an object."""
+    cls = type(thing)
+    for name in sorted(set(dir(cls)) - SKIPPED):
+        described = inspect.getattr_static(cls, name, None)
+        if not callable(described) and not isinstance(described, (staticmethod, classmethod)):
+            yield name, lambda name=name: getattr(thing, name)
+            yield f"{name} = None", lambda name=name: setattr(thing, name, None)
+            yield f"{name} = 1", lambda name=name: setattr(thing, name, 1)
+            continue
+        for given in GIVEN:
+            yield f"{name}{given!r:.40}", lambda name=name, given=given: consumed(getattr(thing, name)(*given))
+    yield "itself", lambda: operator.eq(thing, thing)
+    yield "iter", lambda: list(zip(range(3), thing))
+    yield "with", lambda: entered(thing)
+    yield "in a cycle", lambda: cycle(thing)
+    for name, function in COPIES.items():
+        yield name, lambda function=function: refused(function, thing)
+
+
+def consumed(result: object) -> None:
+    if inspect.isgenerator(result):
+        next(result)
+
+
+def entered(thing: Any) -> None:
+    with thing:
+        pass
+
+
+def cycle(thing: object) -> None:
+    holder = [thing]
+    holder.append(holder)
+    del holder
+    gc.collect()
+
+
+COPIES = {
+    "copy": copy.copy, "deepcopy": copy.deepcopy,
+    **{f"pickle {protocol}": lambda thing, protocol=protocol: pickle.dumps(thing, protocol) for protocol in range(6)},
+}  # fmt: skip
+
+
+class Copied(BaseException):
+    pass
+
+
+def refused(function: Callable[[object], object], thing: object) -> None:
+    if type(thing).__flags__ & HEAP:
+        return  # a class of Python: it may be copied if all that it refers to may be
+    try:
+        function(thing)
+    except TypeError:
+        return
+    except Exception as error:
+        raise Copied(f"refused by {type(error).__name__}: {error}") from None
+    if function is copy.copy or function is copy.deepcopy:
+        raise Copied("copied")
+    raise Copied("pickled")
+
+
+def attempt(make: Callable[[], object], begin: int, tell: Callable[[str], object]) -> None:
+    """In the child: does everything from the use number `begin` on, and tells what it is about to do."""
+    try:
+        thing = make()
+    except Exception:
+        return
+    for number, (name, use) in enumerate(uses(thing)):
+        if number < begin:
+            continue
+        tell(f"{number} {name!r}\n")
+        signal.alarm(SECONDS)
+        try:
+            use()
+        except Copied as error:
+            tell(f"! {name}: {error}\n")
+        except BaseException as error:  # any other will do
+            del error
+    thing = None
+    tell("the end of it\n")
+    gc.collect()
+
+
+def crashes(name: str, make: Callable[[], object]) -> Iterator[str]:
+    """What ends a process that does anything with what make() gives, and what copies it: one text each."""
+    begin = 0
+    while True:
+        theirs, ours = os.pipe()
+        sys.stdout.flush()
+        child = os.fork()
+        if child == 0:
+            with contextlib.suppress(BaseException):
+                null = os.open(os.devnull, os.O_RDWR)
+                for fd in (0, 1, 2):
+                    os.dup2(null, fd)
+                attempt(make, begin, lambda text, ours=ours: os.write(ours, text.encode(errors="replace")))
+            os._exit(0)
+        os.close(ours)
+        with os.fdopen(theirs, errors="replace") as pipe:
+            lines = pipe.read().splitlines()
+        status = os.waitpid(child, 0)[1]
+        yield from (f"{name}: {line[2:]}" for line in lines if line.startswith("!"))
+        if status == 0:
+            return
+        last = lines[-1] if lines else "its making"
+        yield f"{name}: {last}: {signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else status}"
+        number = last.partition(" ")[0]
+        if not number.isdigit():
+            return
+        begin = int(number) + 1
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    wanted = sys.argv[1:]
+    types = extension_types()
+    for cls in types:
+        if wanted and cls.__name__ not in wanted:
+            continue
+        for how, make in ways(cls):
+            for finding in crashes(f"{cls.__module__}.{cls.__qualname__} ({how})", make):
+                print(finding, flush=True)
+    print(f"{len(types)} types", flush=True)
+
+
+if __name__ == "__main__":
+    main()
