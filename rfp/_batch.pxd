@@ -3,6 +3,6 @@
 from libc.stdint cimport uint64_t
 from rfp._client cimport Client
 
-cdef list get_many(Client client, object keys, uint64_t deadline)
-cdef list put_many(Client client, object items, uint64_t ttl, uint64_t deadline)
-cdef list delete_many(Client client, object keys, uint64_t deadline)
+cdef list get_many(Client client, object keys, object timeout)
+cdef list put_many(Client client, object items, uint64_t ttl, object timeout)
+cdef list delete_many(Client client, object keys, object timeout)

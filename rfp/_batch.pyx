@@ -5,8 +5,9 @@ A batch fills requests worker by worker and sends each as soon as it is full: wh
 built.  Answers come in order, so each worker's queue of positions says whose they are.
 """
 
-from cpython.buffer cimport PyBuffer_Release
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -15,16 +16,16 @@ from rfp._buffers cimport take_buffer
 from rfp._client cimport Client, as_key, refusal
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_worker
-from rfp.protocol._caller cimport RETRY
+from rfp.protocol._caller cimport RETRY, SLICE
 from rfp.protocol._channel cimport Channel
-from rfp.protocol._client_ring cimport (DONE, MALFORMED, TIMED_OUT, client_ring, client_ring_abandon,
+from rfp.protocol._client_ring cimport (CLOSED, DONE, MALFORMED, TIMED_OUT, client_ring, client_ring_abandon,
                                         client_ring_flush, client_ring_payload, client_ring_pop, client_ring_response,
                                         client_ring_step, client_ring_submit)
 from rfp.protocol._wire cimport RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, rfp_response_header
 from rfp.store._messages cimport (KV_DEFERRED, KV_DELETE_MANY, KV_GET_MANY, KV_MAX_KEY, KV_NOT_FOUND, KV_OK, KV_PUT_MANY,
                                   kv_item, kv_key, kv_number, kv_pair)
 
-from rfp.errors import RfpError, ServerRefused
+from rfp.errors import RfpError, ServerRefused, WrongType
 
 cdef enum:
     MOST_ITEMS = 16              # in one request: enough to spread its cost, few enough to overlap
@@ -47,6 +48,7 @@ cdef class Batch:
     cdef uint8_t opcode
     cdef uint64_t ttl
     cdef uint64_t deadline
+    cdef uint64_t polled         # when signals were polled last
     cdef list keys
     cdef list results
     cdef list again              # positions whose items are to be asked for alone, after all others
@@ -55,7 +57,8 @@ cdef class Batch:
     cdef uint32_t workers
     cdef bundle bundles[MOST_WORKERS]
 
-    def __cinit__(self, Client client, Channel owner, uint8_t opcode, list keys, uint64_t ttl, uint64_t deadline):
+    def __cinit__(self, Client client not None, Channel owner not None, uint8_t opcode, list keys not None,
+                  list results not None, uint64_t ttl, uint64_t deadline):
         cdef uint32_t i
         self.client = client
         self.owner = owner
@@ -63,7 +66,8 @@ cdef class Batch:
         self.keys = keys
         self.ttl = ttl
         self.deadline = deadline
-        self.results = [None] * len(keys)
+        self.results = results
+        self.polled = rfp_now()
         self.again = []
         self.alone = set()
         self.workers = owner.c.count
@@ -91,9 +95,16 @@ cdef class Batch:
     cdef int open(self, bundle *b) except -1:
         """Begins a request; takes answers while all slots are taken.  DONE, or why not."""
         cdef int found
-        # Answers that are always there already, because the server is the quicker one, would never meet the deadline.
-        if rfp_now() > self.deadline:
+        cdef uint64_t now = rfp_now()
+        # Answers that are always there already, because the server is the quicker one, would never meet the deadline, nor
+        # a signal, nor close().
+        if now > self.deadline:
             return TIMED_OUT
+        if now - self.polled >= SLICE:
+            self.polled = now
+            self.client.signals()
+        if self.owner.c.closing:
+            return CLOSED
         while True:
             b.payload = client_ring_payload(b.ring)
             if b.payload != NULL:
@@ -229,107 +240,167 @@ cdef class Batch:
                 client_ring_abandon(self.bundles[i].ring)
 
 
-cdef list run(Client client, uint8_t opcode, list keys, list values, uint64_t ttl, uint64_t deadline, list again):
+cdef class Held:
+    """A value of a batch whose memory is used in place: until the batch ends nothing can resize or free it."""
+    cdef Py_buffer view
+    cdef object thing
+
+    def __cinit__(self, thing):
+        take_buffer(thing, &self.view, False)
+        self.thing = thing
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self.view)
+
+
+cdef int run(Client client, uint8_t opcode, list keys, list values, list results, uint64_t ttl, uint64_t deadline,
+             list again) except -1:
     """One pass over all keys; positions to be asked for alone are appended to `again`."""
     cdef Channel owner
     cdef Batch batch
-    cdef Py_buffer view
+    cdef Held held
     cdef uint32_t i
     cdef int found
     cdef bint repeatable = opcode == KV_GET_MANY
     while True:
         owner = client.enter(deadline)
-        batch = Batch(client, owner, opcode, keys, ttl, deadline)
         found = DONE
+        batch = None
         try:
+            batch = Batch(client, owner, opcode, keys, results, ttl, deadline)
             for i in range(<uint32_t> len(keys)):
                 if values is None:
                     found = batch.add(i, <bytes> keys[i], NULL, 0)
                 elif type(values[i]) is bytes:
                     found = batch.add(i, <bytes> keys[i], PyBytes_AS_STRING(values[i]), PyBytes_GET_SIZE(values[i]))
                 else:
-                    take_buffer(values[i], &view, False)
-                    try:
-                        found = batch.add(i, <bytes> keys[i], <const char *> view.buf, view.len)
-                    finally:
-                        PyBuffer_Release(&view)
+                    held = <Held> values[i]
+                    found = batch.add(i, <bytes> keys[i], <const char *> held.view.buf, held.view.len)
                 if found != DONE:
                     break
             if found == DONE:
                 found = batch.finish()
             if found == DONE:
                 again.extend(batch.again)
-                return batch.results
+                return 0
         finally:
-            batch.give_up()
+            if batch is not None:
+                batch.give_up()
             client.leave(owner)
-        try:
-            client.again(found, deadline, repeatable or not batch.sent)
-        except RfpError as error:
-            error.results = batch.results
-            raise
+        client.again(found, deadline, repeatable or not batch.sent)
+
+
+cdef int poll(Py_ssize_t i) except -1:
+    """In loops over what a caller gave, which may be long: lets signal handlers run now and then."""
+    return PyErr_CheckSignals() if i & 4095 == 4095 else 0
 
 
 cdef list as_keys(keys):
     # A copy also of a list: another thread may change the caller's during the call.
-    cdef list checked = list(keys)
+    cdef list checked
     cdef Py_ssize_t i
+    try:
+        names = iter(keys)
+    except TypeError:
+        raise WrongType(f"keys is an iterable of bytes, not {type(keys).__name__}") from None
+    checked = list(names)
     for i in range(len(checked)):
+        poll(i)
         key = checked[i]
         if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
             checked[i] = as_key(key)
     return checked
 
 
-cdef object as_value(value):
-    """Bytes, or a view that holds the buffer as it is: all values are checked before the first is sent."""
+cdef object as_value(value, bint copied):
+    """Bytes, or what holds the buffer as it is: all values are checked before the first is sent."""
     cdef Py_buffer view
     if type(value) is bytes:
         return value
+    if not copied:
+        return Held(value)
     take_buffer(value, &view, False)
-    PyBuffer_Release(&view)
-    return memoryview(value)
+    try:
+        return PyBytes_FromStringAndSize(<char *> view.buf, view.len)
+    finally:
+        PyBuffer_Release(&view)
 
 
-cdef list get_many(Client client, object keys, uint64_t deadline):
-    cdef list names = as_keys(keys)
-    cdef list again = []
-    cdef list results = run(client, KV_GET_MANY, names, None, 0, deadline, again)
-    for position in again:
-        results[position] = client.get(names[position], timeout=remaining(client, deadline))
-    return results
+cdef int take_items(object items, list names, list values) except -1:
+    """All keys and values of a put_many, checked."""
+    cdef Py_ssize_t i = 0
+    cdef bint copied
+    items = items.items() if hasattr(items, "items") else items
+    # What makes its values one by one may make all of them in the same memory.
+    copied = not isinstance(items, (list, tuple, DictItems))
+    try:
+        pairs = iter(items)
+    except TypeError:
+        raise WrongType(f"items is a mapping or an iterable of pairs, not {type(items).__name__}") from None
+    for pair in pairs:
+        try:
+            key, value = pair
+        except (TypeError, ValueError):
+            raise WrongType(f"items are pairs of a key and a value, and item {i} is not") from None
+        poll(i)
+        i += 1
+        names.append(as_key(key))
+        values.append(as_value(value, copied))
+    return 0
 
 
-cdef list delete_many(Client client, object keys, uint64_t deadline):
-    cdef list names = as_keys(keys)
-    cdef list again = []
-    cdef list results = run(client, KV_DELETE_MANY, names, None, 0, deadline, again)
-    for position in again:
-        results[position] = client.delete(names[position], timeout=remaining(client, deadline))
-    return results
+DictItems = type({}.items())
 
 
-cdef list put_many(Client client, object items, uint64_t ttl, uint64_t deadline):
+cdef list get_many(Client client, object keys, object timeout):
+    return many(client, KV_GET_MANY, keys, timeout)
+
+
+cdef list delete_many(Client client, object keys, object timeout):
+    return many(client, KV_DELETE_MANY, keys, timeout)
+
+
+cdef list many(Client client, uint8_t opcode, object keys, object timeout):
+    client.deadline(timeout)                # what is wrong with it is said before anything is taken
+    return complete(client, opcode, as_keys(keys), None, 0, client.deadline(timeout))
+
+
+cdef list put_many(Client client, object items, uint64_t ttl, object timeout):
     cdef list names = []
     cdef list values = []
+    client.deadline(timeout)
+    take_items(items, names, values)
+    return complete(client, KV_PUT_MANY, names, values, ttl, client.deadline(timeout))
+
+
+cdef list complete(Client client, uint8_t opcode, list names, list values, uint64_t ttl, uint64_t deadline):
+    """All that is short in one pass, then what has to go alone; an error carries what is known by then."""
     cdef list again = []
-    cdef list results
-    for key, value in (items.items() if hasattr(items, "items") else items):
-        names.append(as_key(key))
-        values.append(as_value(value))
-    results = run(client, KV_PUT_MANY, names, values, ttl, deadline, again)
-    for position in again:
-        try:
-            results[position] = client.put(names[position], values[position], ttl=<double> ttl / 1000 if ttl else None,
-                                           timeout=remaining(client, deadline))
-        except ServerRefused as error:
-            results[position] = error
-        except RfpError as error:
-            error.results = results
-            raise
+    cdef list results = [None] * len(names)
+    try:
+        run(client, opcode, names, values, results, ttl, deadline, again)
+        for position in sorted(again):          # not as the workers answered
+            PyErr_CheckSignals()
+            results[position] = alone(client, opcode, names[position], None if values is None else values[position], ttl,
+                                      remaining(deadline))
+    except RfpError as error:
+        error.results = results
+        raise
     return results
 
 
-cdef object remaining(Client client, uint64_t deadline):
+cdef object alone(Client client, uint8_t opcode, bytes name, object value, uint64_t ttl, double timeout):
+    if opcode == KV_GET_MANY:
+        return client.get(name, timeout=timeout)
+    if opcode == KV_DELETE_MANY:
+        return client.delete(name, timeout=timeout)
+    try:
+        return client.put(name, (<Held> value).thing if type(value) is Held else value,
+                          ttl=<double> ttl / 1000 if ttl else None, timeout=timeout)
+    except ServerRefused as error:
+        return error
+
+
+cdef double remaining(uint64_t deadline):
     """Seconds left; a call that has none left still fails with the error that says so."""
     return max(1e-6, (<double> deadline - <double> rfp_now()) / 1e9)

@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from rfp._fabric cimport Fabric, Region, local_region
 
 
-cdef int take_buffer(object thing, Py_buffer *view, bint writable) except -1
+cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun=*) except -1
 
 
 cdef class Registration:

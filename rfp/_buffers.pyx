@@ -1,31 +1,103 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Memory of the caller's (the contract is in _buffers.pxd)."""
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release, PyObject_GetBuffer
-from libc.stdint cimport uintptr_t
-from libc.string cimport memset
+import re
+import sys
 
-from rfp.errors import WrongBuffer, WrongType
+from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release,
+                             PyObject_GetBuffer)
+from libc.stdint cimport uintptr_t
+from libc.string cimport memset, strpbrk
+
+from rfp.errors import WrongBuffer, WrongType, not_copied
 
 cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
 
 
-cdef int take_buffer(object thing, Py_buffer *view, bint writable) except -1:
+# What stands in a buffer's format for each element that is an address: objects, pointers, C strings, functions.  "Zf", "Zd" and
+# "Zg" are complex numbers.  The names of fields, between colons, may hold any letters.
+FIELD_NAME = re.compile(r":[^:]*:")
+ADDRESS = re.compile(r"[OPz&X]|Z(?![fdg])")
+
+
+cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun="values") except -1:
     """The memory of a value, or of a buffer for one; to be given back with PyBuffer_Release."""
+    cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
+    cdef int described = flags
     if isinstance(thing, str):
-        raise WrongType(f"values are bytes or buffers, and this is a str of {len(thing)} characters", hint="value.encode()")
+        raise WrongType(f"{noun} are bytes or buffers, and this is a str of {len(thing)} characters",
+                        hint=f"{noun.removesuffix('s')}.encode()")
+    if type(thing) is not bytes and type(thing) is not bytearray:
+        refuse_elements(thing, noun)
+        described |= PyBUF_ND | PyBUF_FORMAT
     try:
-        PyObject_GetBuffer(thing, view, PyBUF_SIMPLE | PyBUF_WRITABLE if writable else PyBUF_SIMPLE)
+        try:
+            PyObject_GetBuffer(thing, view, described)
+        except (BufferError, ValueError):
+            if described == flags:
+                raise
+            # Numpy has no format for its dates; whether they are objects was asked before.
+            PyObject_GetBuffer(thing, view, flags)
     except TypeError:
         if not is_tensor(thing):
-            raise WrongType(f"values are bytes or buffers, not {type(thing).__name__}", hint="a bytearray, say, or a numpy array"
+            raise WrongType(f"{noun} are bytes or buffers, not {type(thing).__name__}", hint="a bytearray, say, or a numpy array"
                             if writable else "encode it: json, pickle, struct") from None
         PyObject_GetBuffer(tensor_memory(thing), view, PyBUF_SIMPLE | PyBUF_WRITABLE)
     except (BufferError, ValueError) as error:      # numpy raises the latter
         raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}",
                           hint="a contiguous buffer that may be written" if writable else "make a copy: bytes(value)") from None
+    try:
+        refuse_addresses(view.format, thing, noun)
+    except BaseException:
+        PyBuffer_Release(view)
+        raise
     return 0
+
+
+cdef int refuse_addresses(const char *format, object thing, str noun) except -1:
+    """Raises WrongType if a buffer's elements are addresses of this process, which mean nothing to anybody else."""
+    if format != NULL and strpbrk(format, "OPzZ&X") != NULL:
+        if ADDRESS.search(FIELD_NAME.sub("", format.decode(errors="replace"))):
+            raise addresses(thing, noun)
+    return 0
+
+
+cdef int refuse_elements(object thing, str noun) except -1:
+    """Raises WrongType for what numpy exports as bytes although its value is another: addresses, numbers, parts of an array."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return 0
+    if isinstance(thing, numpy.ndarray):
+        if thing.dtype.hasobject:
+            raise addresses(thing, noun)
+        if type(thing) is not numpy.ndarray and isinstance(thing, numpy.ma.MaskedArray):
+            raise WrongType(f"{noun} are bytes or buffers, and this array has a mask, which would be lost",
+                            hint="array.filled(), or store array.data and array.mask")
+    elif isinstance(thing, numpy.generic) and not isinstance(thing, (bytes, numpy.void)):
+        raise WrongType(f"{noun} are bytes or buffers, not {type(thing).__name__}",
+                        hint="encode it: str(number).encode(), or numpy.asarray(number) for its bytes")
+    return 0
+
+
+cdef object addresses(object thing, str noun):
+    return WrongType(f"{noun} are bytes, and the elements of this {type(thing).__name__} are objects or pointers: only their "
+                     "addresses would be taken", hint="encode them: pickle, json, numpy's astype('S')")
+
+
+def checked(thing, noun):
+    """A memoryview of a buffer of any shape, whose elements are no addresses.  Raises WrongType, WrongBuffer."""
+    cdef bytes format
+    refuse_elements(thing, noun)
+    try:
+        view = memoryview(thing)
+        format = view.format.encode()
+    except TypeError:
+        raise WrongType(f"{noun} are bytes, not {type(thing).__name__}") from None
+    except (BufferError, ValueError) as error:
+        raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}", hint="make a copy: bytes(value)") from None
+    refuse_addresses(format, thing, noun)
+    return view
 
 
 cdef bint is_tensor(object thing):
@@ -53,7 +125,11 @@ cdef class Registration:
         take_buffer(thing, &found, False)
         try:
             self.kept = thing
-            self.view = memoryview(<object> found.obj).cast("B") if found.len else b""
+            try:
+                self.view = memoryview(<object> found.obj).cast("B") if found.len else b""
+            except (TypeError, ValueError) as error:        # of dates
+                raise WrongBuffer(f"this {type(thing).__name__} cannot be registered: {error}",
+                                  hint="register its numbers: array.view('i8')") from None
             self.base = <char *> found.buf
             self.length = <uint64_t> found.len
         finally:
@@ -100,6 +176,9 @@ cdef class Registration:
 
     def __exit__(self, *_):
         self.close()
+
+    def __reduce__(self):
+        raise not_copied(self, "register the buffer again")
 
     def __repr__(self):
         return f"<rfp.Registration of {self.length} bytes{' (closed)' if self.closed else ''}>"

@@ -14,7 +14,7 @@ from rfp._buffers cimport take_buffer
 from rfp._core cimport rfp_hash, rfp_now
 from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker
 from rfp._large cimport fetch_reference, upload
-from rfp.protocol._caller cimport Caller
+from rfp.protocol._caller cimport Caller, number_of, shown
 from rfp.protocol._channel cimport NOTES, Channel, channel
 from rfp.protocol._client_ring cimport (
     AUTO, DONE, FETCH, GONE, MALFORMED, REPLY, SIZES, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
@@ -31,11 +31,12 @@ from rfp.store._messages cimport (
     KV_TOO_LARGE, KV_TOUCH, KV_UNKNOWN_UPLOAD, KV_VERSION_MISMATCH,
 )
 
-from rfp._buffers import Registration
+from rfp._buffers import Registration, checked
 from rfp.errors import (
     AlreadyExists, Closed, ConnectionFailed, HandshakeFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded,
     ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType,
 )
+from rfp.protocol._caller import LONGEST_TIME
 from rfp.store.counters import COUNTERS
 
 Item = namedtuple("Item", ["value", "version"])
@@ -49,10 +50,7 @@ cdef bytes as_key(key):
     if type(key) is not bytes:
         if isinstance(key, str):
             raise WrongType(f"keys are bytes, and {key!r} is a str", hint="key.encode()")
-        try:
-            key = bytes(memoryview(key))
-        except TypeError:
-            raise WrongType(f"keys are bytes, not {type(key).__name__}") from None
+        key = bytes(checked(key, "keys"))
     if not 1 <= len(key) <= KV_MAX_KEY:
         raise InvalidArgument(f"a key of {len(key)} bytes", hint=f"1 to {KV_MAX_KEY}")
     return key
@@ -102,12 +100,10 @@ cdef uint64_t milliseconds(ttl) except? 0:
     cdef double seconds
     if ttl is None:
         return 0
-    try:
-        seconds = ttl
-    except TypeError:
-        raise WrongType(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever") from None
-    if not 0 < seconds < 1e9:
-        raise InvalidArgument(f"ttl={ttl!r} is not a time to live", hint="seconds, more than 0; None for ever")
+    seconds = number_of("ttl", ttl)
+    if not 0 < seconds < LONGEST_TIME:
+        raise InvalidArgument(f"ttl={shown(ttl)} is not a time to live",
+                              hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}; None for ever")
     return max(<uint64_t> 1, <uint64_t> (seconds * 1000 + 0.5))
 
 
@@ -452,17 +448,20 @@ cdef class Client(Caller):
     def get_many(self, keys, *, timeout=None):
         """The values of many keys, as a list in their order with None for those that have none.
 
-        Not atomic.  Keys of one worker share requests: about 2 round trips for each 16 of them, overlapping.
+        The timeout begins when all keys have been taken from the iterable.  Not atomic.  Keys of one worker share requests: about 2 round trips for each 16 of them, overlapping.
 
         >>> kv.put(b"a", b"1") > 0
         True
         >>> kv.get_many([b"a", b"nobody"])
         [b'1', None]
         """
-        return get_many(self, keys, self.deadline(timeout))
+        return get_many(self, keys, timeout)
 
     def put_many(self, items, *, ttl=None, timeout=None):
         """Stores many values (a mapping, or pairs); returns a list with, for each, its version or the ServerRefused that it met.
+
+        All items are taken and checked before the first is sent, and the timeout begins then.  The values of a list, a tuple or
+        a dict are used in place; those of any other iterable, which may use its memory again, are copied as they come.
 
         Not atomic.  About 2 round trips for each 16 values, overlapping.  What ends the whole call (the deadline, the loss of the
         server) is raised, with `results`: what is known by then.
@@ -471,7 +470,7 @@ cdef class Client(Caller):
         >>> versions[0] < versions[1]
         True
         """
-        return put_many(self, items, milliseconds(ttl), self.deadline(timeout))
+        return put_many(self, items, milliseconds(ttl), timeout)
 
     def delete_many(self, keys, *, timeout=None):
         """Deletes many keys; returns a list of whether each had a value.  Not atomic; costs as get_many.
@@ -479,7 +478,7 @@ cdef class Client(Caller):
         >>> kv.delete_many([b"a", b"nobody"])
         [True, False]
         """
-        return delete_many(self, keys, self.deadline(timeout))
+        return delete_many(self, keys, timeout)
 
     def register(self, buffer):
         """Lets calls reach this buffer (any contiguous one: bytearray, numpy array, torch tensor on the CPU) without a copy in

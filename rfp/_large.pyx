@@ -8,7 +8,7 @@ from rfp._buffers cimport Lane, open_lane
 from rfp._core cimport rfp_crc32c, rfp_now
 from rfp._fabric cimport READ, WRITE, remote_region
 from rfp._kv cimport kv_submit_number, kv_submit_piece, kv_submit_put
-from rfp.protocol._caller cimport FULL, RETRY
+from rfp.protocol._caller cimport FULL, RETRY, SLICE
 from rfp.protocol._client_ring cimport (
     DONE, GONE, MALFORMED, TIMED_OUT, ClientRing, client_ring_abandon, client_ring_flush, client_ring_discard, client_ring_pop,
     client_ring_release, client_ring_response)
@@ -65,28 +65,43 @@ cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_r
         return None
     lane = open_lane(owner.link, client.registrations, target, reference.length, ring.pair.needs_registration)
     try:
+        if lane.bounce != NULL:
+            piece = lane.bounce.length
         found[0] = DONE
-        with nogil:
-            if lane.bounce != NULL:
-                piece = lane.bounce.length
+        try:
             while at < reference.length and found[0] == DONE:
-                remote_arena_find(arena, reference.offset + at, reference.length - at, &region, &place, &size)
-                size = min(size, piece)
-                if lane.bounce != NULL:
-                    found[0] = client_ring_transfer(ring, READ, lane.bounce, 0, region, place, size, deadline)
-                    if found[0] == DONE:
-                        memcpy(target + at, lane.bounce.base, size)
-                else:
-                    found[0] = client_ring_transfer(ring, READ, &lane.direct, lane.offset + at, region, place, size, deadline)
-                at += size
+                client.signals()
+                with nogil:
+                    found[0] = fetch_pieces(ring, arena, reference, lane, target, piece, &at, deadline)
+        finally:
             client_ring_release(ring, reference.pin)
-            if found[0] == DONE and rfp_now() > limit:
-                # Too late to be sure: the caller asks again.
-                found[0] = TIMED_OUT if rfp_now() > deadline else RETRY
+        if found[0] == DONE and rfp_now() > limit:
+            # Too late to be sure: the caller asks again.
+            found[0] = TIMED_OUT if rfp_now() > deadline else RETRY
         settle(owner, worker, found[0])
     finally:
         lane.end()
     return value
+
+
+cdef int fetch_pieces(client_ring *ring, remote_arena *arena, rfp_reference *reference, Lane lane, char *target, uint64_t piece,
+                      uint64_t *at, uint64_t deadline) noexcept nogil:
+    """READs from `at` on, until all is there, something fails, or signals are to be polled."""
+    cdef uint64_t until = rfp_now() + SLICE
+    cdef remote_region *region
+    cdef uint64_t place, size
+    cdef int found = DONE
+    while at[0] < reference.length and found == DONE and rfp_now() < until:
+        remote_arena_find(arena, reference.offset + at[0], reference.length - at[0], &region, &place, &size)
+        size = min(size, piece)
+        if lane.bounce != NULL:
+            found = client_ring_transfer(ring, READ, lane.bounce, 0, region, place, size, deadline)
+            if found == DONE:
+                memcpy(target + at[0], lane.bounce.base, size)
+        else:
+            found = client_ring_transfer(ring, READ, &lane.direct, lane.offset + at[0], region, place, size, deadline)
+        at[0] += size
+    return found
 
 
 cdef bint whole(remote_arena *arena, rfp_reference *reference) noexcept nogil:
@@ -167,6 +182,7 @@ cdef int announce(Client client, Channel owner, client_ring *ring, bytes key, Py
             return found
         if rfp_now() > deadline:
             return TIMED_OUT
+        client.signals()
 
 
 cdef int stream(Client client, Channel owner, client_ring *ring, Py_buffer *view, uint64_t id, uint64_t deadline, answer *out,
@@ -198,10 +214,16 @@ cdef int stream_through(Client client, Channel owner, client_ring *ring, Lane la
     cdef uint32_t under_way = 0
     cdef uint32_t most = min(<uint32_t> (staged // PIECE), ring.slots - 1)
     cdef int found = DONE
+    cdef uint64_t polled = rfp_now()
+    cdef uint64_t now
     if most == 0:
         out.status = KV_UNSUPPORTED
         return DONE
     while at < length or under_way:
+        now = rfp_now()
+        if now - polled >= SLICE:
+            polled = now
+            client.signals()
         if at < length and under_way < most:
             size = <uint32_t> min(<uint64_t> PIECE, length - at)
             place = at % staged

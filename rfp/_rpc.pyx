@@ -3,11 +3,12 @@
 
 import traceback
 
-from cpython.buffer cimport PyBUF_SIMPLE, Py_buffer, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from rfp._buffers cimport take_buffer
 from rfp._core cimport rfp_copy_out
 from rfp.protocol._caller cimport Caller
 from rfp.protocol._channel cimport Channel
@@ -17,8 +18,9 @@ from rfp.protocol._service cimport Service, request, response, session
 from rfp.protocol._wire cimport (RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER,
                                  rfp_response_header)
 
+from rfp._buffers import checked
 from rfp.control.credentials import Credentials
-from rfp.errors import HandlerFailed, InvalidArgument, TooLarge, Unsupported, WrongType
+from rfp.errors import HandlerFailed, InvalidArgument, TooLarge, Unsupported
 
 cdef enum:
     ANSWERED = 0
@@ -49,7 +51,7 @@ cdef class HandlerService(Service):
         try:
             result = self.handler(PyBytes_FromStringAndSize(asked.payload, asked.length))
             if isinstance(result, (bytes, bytearray, memoryview)):
-                text = bytes(result)
+                text = bytes(checked(result, "responses"))
                 answer.status = ANSWERED
             else:
                 text = named(result, answer.capacity)
@@ -135,9 +137,7 @@ cdef class RpcClient(Caller):
         cdef char *payload
         cdef Py_buffer view
         cdef int found
-        if isinstance(message, str):
-            raise WrongType("messages are bytes or buffers, and this is a str", hint="message.encode()")
-        PyObject_GetBuffer(message, &view, PyBUF_SIMPLE)
+        take_buffer(message, &view, False, "messages")
         try:
             while True:
                 owner = self.enter(deadline)

@@ -22,7 +22,8 @@ from rnvm.frontend._reach cimport reach
 from rnvm.frontend._slabs cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend._turns cimport turn_enter, turn_leave
 
-from rfp.errors import CallerError, InvalidArgument, Undecodable, WrongType
+from rfp._buffers import checked
+from rfp.errors import CallerError, InvalidArgument, Undecodable, WrongType, not_copied
 
 ROOT = 1                       # type of a root
 MOST_ROOT = 3072
@@ -298,7 +299,7 @@ cdef class Structure:
             if isinstance(value, bytes):
                 return value
             if isinstance(value, (bytearray, memoryview)):
-                return bytes(value)
+                return bytes(checked(value, "values"))
             raise WrongType(f"{type(value).__name__} is no bytes",
                             hint='give bytes, or open the structure with codec="json" (say)')
         try:
@@ -384,6 +385,9 @@ cdef class Structure:
 
     def _unmark(self):
         self.c.operations = max(self.before, self.c.covered)
+
+    def __reduce__(self):
+        raise not_copied(self, "open the structure again, at the front-end of the process that uses it")
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.name!r}>"

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import random
+import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 
 import rfp
-from rfp.errors import DeadlineExceeded, OutOfMemory, TooLarge
+from rfp import clock
+from rfp.connecting import Opener
+from rfp.errors import Closed, DeadlineExceeded, OutOfMemory, TooLarge, WrongType
 
 from .content import longest_inline_put, pattern
 
@@ -172,3 +180,166 @@ def test_the_list_of_keys_may_change_during_the_call(kv: rfp.Client) -> None:
         ended.set()
         thread.join()
     assert all(kv.delete_many(wanted))
+
+
+def until(fact: Callable[[], bool]) -> None:
+    deadline = clock.now() + 30
+    while not fact() and clock.now() < deadline:
+        time.sleep(0.001)
+
+
+class Ending(rfp.Client):
+    """A handle that is closed, or has no time left, when a batch comes to a certain value that has to go alone."""
+
+    def __init__(self, server: rfp.Server, last: bytes, how: str) -> None:
+        super().__init__(Opener(server.address, "kv"), timeout=20)
+        self.last, self.how = last, how
+
+    def _end(self, key: bytes) -> None:
+        if key == self.last:
+            if self.how == "late":
+                raise DeadlineExceeded("no time is left")
+            self.close()
+
+    def get(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
+        self._end(key)
+        return super().get(key, timeout=timeout)
+
+    def put(self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None) -> int:
+        self._end(key)
+        return super().put(key, value, ttl=ttl, timeout=timeout)
+
+
+@pytest.mark.parametrize(("how", "error"), [("closed", Closed), ("late", DeadlineExceeded)])
+def test_a_batch_with_large_values_that_is_cut_off_tells_what_is_known(server: rfp.Server, how: str, error: type[Exception]) -> None:
+    values = {b"small": b"1", b"large": pattern(9000), b"last": pattern(9000, 1), b"after": pattern(9000, 2), b"small too": b"2"}
+    with rfp.connect(server.address, timeout=20) as kv:
+        with Ending(server, b"last", how) as ending, pytest.raises(error) as cut_off:
+            ending.put_many(values)
+        assert [type(known) for known in cut_off.value.results] == [int, int, type(None), type(None), int]
+        kv.put_many(values)
+        with Ending(server, b"last", how) as ending, pytest.raises(error) as cut_off:
+            ending.get_many(values)
+        assert cut_off.value.results == [b"1", values[b"large"], None, None, b"2"]
+
+
+@pytest.mark.parametrize("call", ["put_many", "get_many", "put"])
+def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) -> None:
+    value = bytes(1 << 20)
+    count = 20_000  # many seconds' worth
+    done = 0
+
+    class Counting(rfp.Client):
+        def get(self, key: bytes, *, timeout: float | None = None) -> bytes | None:
+            nonlocal done
+            done += 1
+            return super().get(key, timeout=timeout)
+
+        def put(self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None) -> int:
+            nonlocal done
+            done += 1
+            return super().put(key, value, ttl=ttl, timeout=timeout)
+
+    def interrupt() -> None:
+        until(lambda: done >= 10)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    def handle(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    thread = threading.Thread(target=interrupt)
+    try:
+        with rfp.Server(memory="64MiB") as server, Counting(Opener(server.address, "kv"), timeout=60) as kv:
+            kv.put(b"k", value)
+            thread.start()
+            with pytest.raises(KeyboardInterrupt):
+                if call == "put_many":
+                    kv.put_many([(b"k%d" % (i % 8), value) for i in range(count)])
+                elif call == "get_many":
+                    kv.get_many([b"k"] * count)
+                else:
+                    while True:
+                        kv.put(b"k", value)
+            assert 10 <= done < count // 2
+            assert kv.get(b"k") == value
+    finally:
+        thread.join()
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_the_time_that_a_generator_takes_is_not_the_calls(kv: rfp.Client) -> None:
+    def slowly(items: list[Any]) -> Iterator[Any]:
+        until = clock.now() + 1.2
+        while clock.now() < until:
+            time.sleep(0.05)
+        yield from items
+
+    assert [type(version) for version in kv.put_many(slowly([(b"a", b"1"), (b"b", b"2")]), timeout=1)] == [int, int]
+    assert kv.get_many(slowly([b"a", b"b"]), timeout=1) == [b"1", b"2"]
+    assert kv.delete_many(slowly([b"a", b"nobody"]), timeout=1) == [True, False]
+    with rfp.connect(kv.link.address) as fresh:
+        assert fresh.get_many(slowly([b"b"]), timeout=1) == [b"2"]
+
+
+@pytest.mark.parametrize("size", [4, 9000])
+def test_a_generator_may_use_its_memory_again(kv: rfp.Client, size: int) -> None:
+    buffer = bytearray(size)
+
+    def reusing(kind: Any) -> Iterator[tuple[bytes, Any]]:
+        for i in range(20):
+            buffer[:] = b"%d" % (i % 10) * size
+            yield b"r%d" % i, kind(buffer)
+
+    wanted = [b"%d" % (i % 10) * size for i in range(20)]
+    for kind in (lambda memory: memory, memoryview, lambda memory: np.frombuffer(memory, np.uint8)):
+        for items in (reusing(kind), map(tuple, reusing(kind))):
+            kv.put_many(items)
+            assert kv.get_many(b"r%d" % i for i in range(20)) == wanted
+
+
+def test_values_of_a_list_or_a_dict_are_used_where_they_are(kv: rfp.Client) -> None:
+    values = [bytearray(b"%d" % i * 9000) for i in range(5)]
+    for items in ({b"%d" % i: value for i, value in enumerate(values)}, [(b"%d" % i, value) for i, value in enumerate(values)]):
+        kv.put_many(items)
+        assert kv.get_many(b"%d" % i for i in range(5)) == values
+    values[0] += b"resized"  # nothing holds it after the call
+
+
+def test_a_batch_takes_all_values_that_put_takes(kv: rfp.Client) -> None:
+    class Tensor:  # like torch.Tensor, which exports no buffer
+        def __init__(self, data: bytes) -> None:
+            self.memory = ctypes.create_string_buffer(data, len(data))
+
+        def data_ptr(self) -> int:
+            return ctypes.addressof(self.memory)
+
+        def element_size(self) -> int:
+            return 1
+
+        def numel(self) -> int:
+            return len(self.memory)
+
+        def is_contiguous(self) -> bool:
+            return True
+
+    values = [
+        b"bytes", bytearray(b"bytearray"), memoryview(b"view"), np.arange(5), np.array([], "i8"), Tensor(b"a tensor"), Tensor(bytes(9000)),
+        np.arange("2020-01-01", "2020-02-01", dtype="M8[D]"), np.zeros(3, "c16"), np.zeros((3, 3), order="F")[0:0], np.void(b"raw"),
+        np.array([(1, 2.0)], dtype=[("Object", "i4"), ("Z", "f8")]), (ctypes.c_int * 3)(1, 2, 3), np.bytes_(b"text"),
+    ]  # fmt: skip
+    for number, value in enumerate(values):
+        kv.put(b"put %d" % number, value)
+    for items in ({b"many %d" % number: value for number, value in enumerate(values)}, ((b"many %d" % n, v) for n, v in enumerate(values))):
+        assert all(isinstance(version, int) for version in kv.put_many(items))
+        assert kv.get_many(b"many %d" % n for n in range(len(values))) == kv.get_many(b"put %d" % n for n in range(len(values)))
+
+
+def test_what_is_no_iterable_of_keys_or_pairs_is_refused_with_the_item(kv: rfp.Client) -> None:
+    for call in (kv.get_many, kv.delete_many, kv.put_many):
+        with pytest.raises(WrongType, match="int"):
+            call(5)
+    with pytest.raises(WrongType, match="item 1"):
+        kv.put_many([(b"k", b"v"), 5])
+    with pytest.raises(WrongType, match="item 0"):
+        kv.put_many([(b"k", b"v", b"w")])
