@@ -116,7 +116,7 @@ cdef class StoreConnection(Connection):
     cdef Client client
     cdef Channel channel
 
-    def __init__(self, Client client not None, uint64_t largest, double timeout=10):
+    def __cinit__(self, Client client not None, uint64_t largest, double timeout=10):
         self.client = client
         self.channel = client.lend(rfp_now() + <uint64_t> (timeout * 1e9))
         limit = kv_inline_limit(self.channel.c.rings[0], KEY_MAX)

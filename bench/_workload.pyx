@@ -341,7 +341,7 @@ cdef class Stream:
     workload: of this phase.  thread: its number, for its own random numbers.
     """
 
-    def __init__(self, Workload workload not None, unsigned thread=0):
+    def __cinit__(self, Workload workload not None, unsigned thread=0):
         p = workload.properties
         cdef uint64_t count = workload.count
         cdef uint64_t seed = (p["rfp.seed"] * 1000003 + 2 * thread) % 2**64

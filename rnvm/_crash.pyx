@@ -313,7 +313,7 @@ cdef class Model(Medium):
 cdef class Crashes:
     """The crashes of a model, in the order of its events: each costs what happened since the one before."""
 
-    def __init__(self, Model model not None):
+    def __cinit__(self, Model model not None):
         self.model = model
         self.durable = <char *> malloc(model.c.length)
         self.out = <char *> malloc(model.c.length)

@@ -74,7 +74,7 @@ cdef class Mortal(Medium):
     cdef life own
     cdef Medium inner
 
-    def __init__(self, Medium inner not None, uint64_t points):
+    def __cinit__(self, Medium inner not None, uint64_t points):
         self.inner = inner
         self.direct = inner.direct
         self.own.inner = &inner.c

@@ -78,9 +78,9 @@ cdef class Session:
     cdef readonly bint heavy           # what the last response said
     cdef bint open
 
-    def __init__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096, uint64_t peer=0):
-        if self.service is not None:
-            raise ValueError("a session begins only once")
+    def __cinit__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096, uint64_t peer=0):
+        if service.c.opened == NULL:
+            raise ValueError("the service serves nothing")
         self.service = service
         self.capacity = capacity
         self.c.peer = peer
@@ -125,8 +125,9 @@ cdef class Session:
             out.payload = slot
             out.capacity = room
             with nogil:
-                self.service.c.prepare(self.service.c.context, &r, 0)
-                self.service.c.prepare(self.service.c.context, &r, 1)
+                if self.service.c.prepare != NULL:
+                    self.service.c.prepare(self.service.c.context, &r, 0)
+                    self.service.c.prepare(self.service.c.context, &r, 1)
                 self.service.c.execute(self.service.c.context, &r, &out)
             self.heavy = out.heavy
             if out.length > room:
@@ -247,9 +248,9 @@ cdef class Arena:
     cdef arena a
     cdef char *memory
 
-    def __init__(self, uint64_t length):
-        if self.memory != NULL or length < 1024 or length % KV_UNIT:
-            raise ValueError("an arena is made once, of a multiple of 16 bytes")
+    def __cinit__(self, uint64_t length):
+        if length < 1024 or length % KV_UNIT:
+            raise ValueError("an arena has a multiple of 16 bytes")
         self.memory = <char *> calloc(1, length)
         if self.memory == NULL:
             raise MemoryError

@@ -6,8 +6,8 @@ EVICTION: dict[str, int]
 
 class Partition(Service):
     region: Region
-    def __init__(
-        self,
+    def __new__(
+        cls,
         region: Region,
         *,
         seed: int,
@@ -16,6 +16,6 @@ class Partition(Service):
         lease_ns: int,
         session_quota: int,
         max_value: int,
-    ) -> None: ...
+    ) -> Partition: ...
     def stats(self) -> dict[str, int]: ...
     def check(self) -> None: ...

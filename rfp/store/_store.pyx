@@ -280,11 +280,9 @@ cdef class Partition(Service):
     Raises InvalidArgument.  Section 4.2 of the RFP paper describes the table that "bucket" follows.
     """
 
-    def __init__(self, Region region not None, *, uint64_t seed, str eviction="clock", uint64_t first_version, uint64_t lease_ns,
-                 uint64_t session_quota, uint64_t max_value):
+    def __cinit__(self, Region region not None, *, uint64_t seed, str eviction="clock", uint64_t first_version, uint64_t lease_ns,
+                  uint64_t session_quota, uint64_t max_value):
         cdef uint64_t length = region.c.length // KV_LINE * KV_LINE
-        if self.p != NULL:
-            raise InvalidArgument("a partition is made only once")
         if eviction not in EVICTION:
             raise InvalidArgument(f"eviction cannot be {eviction!r}", hint="it is one of " + ", ".join(EVICTION))
         if region.c.base == NULL or not LEAST_REGION <= length <= KV_MAX_REGION:

@@ -45,7 +45,7 @@ cdef class Writer:
     cdef ring rings[2]
     cdef rnvm_session *shown
 
-    def __init__(self, Pool pool not None, uint32_t session):
+    def __cinit__(self, Pool pool not None, uint32_t session):
         pool.known(session)
         self.pool = pool
         self.m = pool.c.m[0]

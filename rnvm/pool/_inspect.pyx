@@ -65,7 +65,8 @@ cdef class Inspection:
     medium: what it stands on.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged where header or superblock cannot be used at all.
     """
 
-    def __init__(self, Medium medium not None):
+    def __cinit__(self, Medium medium not None):
+        medium.check(0, 0)
         self.medium = medium
         self.findings = []
         self.names = {}

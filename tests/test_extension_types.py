@@ -1,0 +1,52 @@
+"""No object of the packages' extension types crashes the interpreter, however it came to be."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import tempfile
+from collections.abc import Callable
+
+import half_made
+import programs
+import pytest
+
+import rfp
+import rnvm
+import structures
+from rfp.errors import WrongType
+
+
+@pytest.mark.timeout(240)
+def test_an_object_that_was_never_made_crashes_nothing_and_cannot_be_copied() -> None:
+    done = programs.run(half_made.__file__, seconds=220, text=True, stdin=-3)
+    assert done.returncode == 0, done.stderr
+    *findings, counted = done.stdout.splitlines()
+    assert not findings, "\n".join(findings)
+    assert int(counted.split()[0]) > 70  # the walk finds the types
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [copy.copy, copy.deepcopy, *(lambda thing, protocol=protocol: pickle.dumps(thing, protocol) for protocol in range(6))],
+    ids=["copy", "deepcopy", *(f"pickle {protocol}" for protocol in range(6))],
+)
+def test_what_a_program_holds_is_not_copied_and_the_hint_says_what_to_do(copied: Callable[[object], object]) -> None:
+    with (
+        tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder, rfp.Server(memory="8MiB") as server,
+        rfp.connect(server.address) as kv, rfp.RpcServer(bytes) as other, rfp.RpcClient(other.address) as rpc, rnvm.Backend(f"{folder}/p", size="4MiB", assume_persistent=True) as backend,
+        rnvm.connect(backend.address) as fe, kv.register(bytearray(100)) as registration,
+    ):  # fmt: skip
+        kv.put(b"k", b"v")
+        table = structures.HashTable(fe, "h")
+        tree, queue = structures.BPlusTree(fe, "t"), structures.Queue(fe, "q")
+        batch, transaction = fe.batch(), fe.transaction(table)
+        for thing in (
+            server, kv, other, rpc, backend, fe, table, tree, queue, batch, transaction, registration, kv.link, kv.link.connection,
+            kv.link.channels[0].reply, kv.link.fabric,
+        ):  # fmt: skip
+            with pytest.raises(WrongType, match="cannot be copied") as refused:
+                copied(thing)
+            assert refused.value.hint
+        assert kv.get(b"k") == b"v"
