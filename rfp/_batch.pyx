@@ -332,7 +332,7 @@ cdef int take_items(object items, list names, list values) except -1:
     cdef bint copied
     items = items.items() if hasattr(items, "items") else items
     # What makes its values one by one may make all of them in the same memory.
-    copied = not isinstance(items, (list, tuple, DictItems))
+    copied = not isinstance(items, (list, tuple, _DictItems))
     try:
         pairs = iter(items)
     except TypeError:
@@ -349,7 +349,7 @@ cdef int take_items(object items, list names, list values) except -1:
     return 0
 
 
-DictItems = type({}.items())
+_DictItems = type({}.items())
 
 
 cdef list get_many(Client client, object keys, object timeout):

@@ -1,6 +1,12 @@
-from typing import Any
+import re
+from typing import Any, Final
 
 from rfp._fabric import Fabric
+
+FIELD_NAME: Final[re.Pattern[str]]
+ADDRESS: Final[re.Pattern[str]]
+
+def checked(thing: Any, noun: str) -> memoryview: ...
 
 class Registration:
     def __new__(cls, owner: list[Registration], thing: Any, link: Any) -> Registration: ...

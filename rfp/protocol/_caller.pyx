@@ -474,19 +474,19 @@ def forget_parents_handles():
 def closed(message):
     """What a call of a closed handle raises.  At exit only daemon threads are left beside the one that ends the interpreter: it
     ends all that they do without a word, and so it does their calls."""
-    while handles_closed and threading.current_thread() is not threading.main_thread():
+    while _handles_closed and threading.current_thread() is not threading.main_thread():
         time.sleep(LONGEST_TIME / 1000)
     return Closed(message, hint="the interpreter is ending: save what is to be kept in a function of atexit"
-                  if handles_closed else None)
+                  if _handles_closed else None)
 
 
-handles_closed = False
+_handles_closed = False
 
 
 def close_handles():
     """At exit, while all that close() needs is still there."""
-    global handles_closed
-    handles_closed = True
+    global _handles_closed
+    _handles_closed = True
     for caller in list(callers):
         caller.close()
 
