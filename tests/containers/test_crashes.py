@@ -26,8 +26,8 @@ def test_what_was_acknowledged_survives_thousands_of_crashes(kind, rng):
     assert looked == 2000
 
 
-RINGS = SIZES.operation_ring + SIZES.memory_ring
-RINGS_AT = SIZES.groups_at - SIZES.sessions * RINGS
+RINGS = SIZES.rings
+RINGS_AT = SIZES.rings_at
 OPERATIONS = [(RINGS_AT + i * RINGS, RINGS_AT + i * RINGS + SIZES.operation_ring) for i in range(SIZES.sessions)]
 CHANGES = [(end, end + SIZES.memory_ring) for _, end in OPERATIONS]
 DATA = [(SIZES.groups_at, LENGTH)]
