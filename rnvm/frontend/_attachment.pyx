@@ -354,10 +354,11 @@ cdef class Attachment:
         return 0
 
     cdef void leave(self) noexcept:
-        if self.c.gone:
-            self.reap()
-        if self.is_closed:
-            self.finish()
+        if not self.is_forked:                  # the session is the parent's
+            if self.c.gone:
+                self.reap()
+            if self.is_closed:
+                self.finish()
         self.baton.give()
 
     cdef int ready(self) except -1:

@@ -200,7 +200,7 @@ cdef class FrontEnd(Attachment):
             return
         s.gone = True
         self.c.gone += 1
-        if not self.baton.holder:
+        if not self.baton.holder and not self.is_forked:     # a child has no session in which it could give locks back
             self.baton.holder = <uint64_t> PyThread_get_thread_ident()
             self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
             self.leave()
