@@ -384,13 +384,13 @@ cdef class Attachment:
                                    hint="a change may still happen; is the back-end stopped, or does somebody keep a lock?")
         if found == FULL:
             if self.c.lacking > 1:
-                raise OutOfMemory(f"no {self.c.lacking} blocks in a row ({self.c.lacking * self.c.g.block} bytes) are free in the "
-                                  "pool", hint="free something, use smaller values, or grow the pool: rnvm grow")
+                raise OutOfMemory(f"no {self.c.lacking} blocks in a row ({self.c.lacking * self.c.g.block} bytes) are free in "
+                                  "the pool", hint="free something, use smaller values, or grow the pool: rnvm grow")
             raise OutOfMemory("no block is free in the pool", hint="free something, or grow the pool: rnvm grow")
         if found == TOO_LONG and self.c.transacting:
             raise TooLarge("with this operation the transaction does not fit into one record of the memory log",
-                           hint=f"{rnvm_longest_record(self.c.memory.size)} bytes at most here: do it in several transactions, or "
-                                "make the pool with larger logs (rnvm create --memory-log)")
+                           hint=f"{rnvm_longest_record(self.c.memory.size)} bytes at most here: do it in several transactions, "
+                                "or make the pool with larger logs (rnvm create --memory-log)")
         if found == TOO_LONG:
             raise TooLarge("an operation does not fit into the pool's logs",
                            hint=f"half of a ring at most: {min(self.c.operations.size, self.c.memory.size) // 2} bytes here; "
