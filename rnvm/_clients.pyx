@@ -70,8 +70,8 @@ cdef uint32_t kept_by(const backend *s, uint64_t process) noexcept nogil:
 
 
 cdef bint was_its_own(const backend *s, const rnvm_attach *question, uint64_t process) noexcept nogil:
-    """Whether the session that a front-end names was its own.  Tickets of before we began are not known: then it is enough that it
-    was the same process's."""
+    """Whether the session that a front-end names was its own.  Tickets of before we began are not known: then it is enough that
+    it was the same process's."""
     cdef const guest *each = &s.g.each[question.previous]
     if each.proof:
         return question.ticket == each.proof

@@ -6,7 +6,7 @@ from rnvm.pool._state cimport pool
 
 cdef enum:
     NOBODY = 0xffffffff        # in place of a session
-    UNNAMED = 0x7fffffffffffffff # in place of a process of this host that cannot be named
+    UNNAMED = 0x7fffffffffffffff  # in place of a process of this host that cannot be named
     SEALS = 8                  # a front-end that comes back may need several attempts, each of which begins and ends a session
 
 cdef struct seal:              # an epoch that was cut off, and where: that judges its last records

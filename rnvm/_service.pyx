@@ -19,7 +19,8 @@ from rfp.protocol._service cimport Service, request, response
 from rnvm._backend cimport backend, backend_checkpoint, backend_locks, fail, reply
 from rnvm._calls cimport call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share
 from rnvm._clients cimport client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep
-from rnvm._guests cimport GRANTED, guest, guests_begin, guests_end, guests_settle, lock, lock_ask, lock_leave, locks_publish, waiter
+from rnvm._guests cimport (
+    GRANTED, guest, guests_begin, guests_end, guests_settle, lock, lock_ask, lock_leave, locks_publish, waiter)
 from rnvm._layout cimport (
     RNVM_ATTACHED, RNVM_FENCED, RNVM_HEADERS, RNVM_MOST_CODEC, RNVM_PAGE, rnvm_header, rnvm_name, rnvm_name_at,
     rnvm_operation_ring_at, rnvm_up)

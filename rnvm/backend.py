@@ -133,8 +133,8 @@ class Backend(Hosted):
 
     @property
     def failed(self) -> bool:
-        """Whether the pool's medium has failed, or its file was removed: nothing is answered any more; close it, and open the pool
-        when the device is well."""
+        """Whether the pool's medium has failed, or its file was removed: nothing is answered any more; close it, and open the
+        pool when the device is well."""
         return self._service.failed
 
     @property

@@ -166,8 +166,8 @@ cdef class ServerRing:
     """The server's end of one client thread's ring to one worker.
 
     requests, responses: own regions, with the offset of this ring's slots in each; staging: own region for large values or
-    None; reply: the client's region, with the offsets of this ring's reply slots and of its notification line; peer: number of the
-    client; process: that of its process, as the kernel says, or 0.
+    None; reply: the client's region, with the offsets of this ring's reply slots and of its notification line; peer: number of
+    the client; process: that of its process, as the kernel says, or 0.
     """
 
     def __cinit__(self, Region requests not None, uint64_t request_offset, Region responses not None,

@@ -53,7 +53,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, **access:
         while not backend.failed:
             time.sleep(LOOK)
         if backend.removed:
-            click.echo(f"{pool} was removed, or another file put in its place, while it was served: what it held is gone", err=True)
+            click.echo(f"{pool} was removed, or replaced, while it was served: what it held is gone", err=True)
         else:
             click.echo("the pool's medium has failed: look at the device, then serve the pool again", err=True)
         raise SystemExit(3)

@@ -120,7 +120,8 @@ cdef class Attachment:
             raise HandshakeFailed(f"{self.address} serves another pool now than the one that this front-end was connected to",
                                   hint="connect again, if that pool is the one that is wanted")
         if self.c.refusal == RNVM_OTHER_VERSION:
-            raise HandshakeFailed("the back-end speaks another version of the pool's messages", hint="are both of the same release?")
+            raise HandshakeFailed("the back-end speaks another version of the pool's messages",
+                                  hint="are both of the same release?")
         if self.c.refusal != RNVM_GOOD or got != sizeof(answer) or self.c.desk == NULL:
             raise HandshakeFailed("the back-end does not answer as one", hint="are both of the same release?")
         # Should what follows fail, the next attempt gives this session back.
@@ -131,8 +132,8 @@ cdef class Attachment:
         self.c.lease = answer.lease
         self.c.oplog = self.oplog and answer.flags & RNVM_LAST == 0
         self.c.direct = answer.flags & RNVM_DIRECT != 0
-        # Nothing that it maps shows that the back-end is dead: of a copy of a file nothing changes any more, and the file itself may
-        # have been replaced.  A device refuses to READ what has gone.
+        # Nothing that it maps shows that the back-end is dead: of a copy of a file nothing changes any more, and the file itself
+        # may have been replaced.  A device refuses to READ what has gone.
         self.c.watches = not self.c.ring.pair.needs_registration
         self.c.alive = rfp_now()
         self.c.flushed = answer.flags & RNVM_FLUSHED != 0

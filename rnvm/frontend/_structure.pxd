@@ -22,8 +22,8 @@ ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexce
 #   number   of the kind: Queue 1, HashTable 2, BPlusTree 3, ... never used for anything else again
 #   format   version of its nodes and operations
 #   root     bytes of its root node, header included: a multiple of 8, at most 3072.  Zeros when the structure is new
-#   apply    executes one operation.  OK or 1...: the changes count, if there are any; below 0: none of them does.  ALIEN: it does not
-#            know the code, or not such bytes
+#   apply    executes one operation.  OK or 1...: the changes count, if there are any; below 0: none of them does.  ALIEN: it
+#            does not know the code, or not such bytes
 #   walk     calls visit for the address and length of every node it has allocated (not for the root), each once, and passes on
 #            what that answers unless it is OK.  Verifies its invariants on the way: DAMAGED and fault() at the first that does
 #            not hold

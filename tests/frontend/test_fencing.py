@@ -7,7 +7,6 @@ the lock returns when the first one has been fenced, and no clock has to be wait
 from __future__ import annotations
 
 import contextlib
-import os
 import random
 import threading
 import time
@@ -257,7 +256,7 @@ def test_a_key_that_was_always_there_is_found_wherever_a_call_was_stopped_and_fe
             backend = stack.enter_context(rnvm.Backend(path, size="4MiB", assume_persistent=True, lease=LEASE))
             other = stack.enter_context(rnvm.connect(backend.address, timeout=20))
             theirs = kind(other, "s")
-            theirs.update({key: b"value" * 40 for key in GROWN[:30]})
+            theirs.update(dict.fromkeys(GROWN[:30], b"value" * 40))
             fabric = ReorderFabric(seed=seed + moment)
             mine = stack.enter_context(FrontEnd(Opener(backend.address, "rnvm", fabric=fabric), timeout=20, lock=lock, cache=0))
             ours = kind(mine, "s")
@@ -295,7 +294,7 @@ def let_go(fabric: ReorderFabric, theirs: Any, reader: threading.Thread | None =
         time.sleep(0.0005)
     stopped = fabric.stopped
     if stopped:
-        theirs.update({key: b"value" * 40 for key in GROWN})
+        theirs.update(dict.fromkeys(GROWN, b"value" * 40))
     fabric.hold(0)
     return stopped
 

@@ -24,7 +24,6 @@ from rfp.protocol.link import Link
 from rnvm import pools
 from rnvm.frontend._frontend import FrontEnd
 from rnvm.frontend._sample import Sample
-
 from structures import HashTable, Queue
 
 from .conftest import new_path, open_backend
@@ -136,9 +135,9 @@ class GivingUp(Opener):
             self.fabric.stop(self.moment)  # type: ignore[attr-defined]
             return channel
 
-        def late(*arguments: Any) -> Any:
+        def late(*arguments: Any, **options: Any) -> Any:
             if self.moment == -1:
-                memory(*arguments)
+                memory(*arguments, **options)
             raise DeadlineExceeded("it took too long in the test")
 
         if self.moment > 0:
