@@ -16,8 +16,8 @@ BLOCKS_PER_WORD, WORD = 3, 8
 LEAST_AHEAD, MOST_AHEAD = 8 * PAGE, 16 << 20
 
 # What structures ask of a memory log: the longest transaction of one operation is half of it at most.  That is one of a B+tree with
-# keys so long that its pages have two children each: it may cut a page on each level, which writes two pages.
-TREE_PAGE, TREE_CUT, TREE_REST, TREE_LEVELS = 4096, 8160, 16384, 32
+# keys so long that its pages have one or two children each: it may cut a page on each level, which writes two pages.
+TREE_CUT, TREE_REST, TREE_LEVELS = 8160, 16384, 32
 HEADROOM = 3  # levels: pools grow, to eight times of what they had, and their logs do not
 LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen here
 STEP = 32 << 10  # of the logs that are chosen here: the two of a front-end have whole units of ALIGN then
@@ -92,7 +92,9 @@ class Sizes(NamedTuple):
 
 def cascade(size: int, levels: int = 0) -> int:
     """The longest transaction of an operation without its value, in a pool of so many bytes; levels: with so many more levels."""
-    return min((size // (2 * TREE_PAGE)).bit_length() + levels, TREE_LEVELS) * TREE_CUT + TREE_REST
+    # Measured with keys of 1 KiB that come from both ends: 13 levels in 16 MiB, 1.6 more for each doubling.
+    doublings = max(0, (size - 1).bit_length() - 12)
+    return min(max(8, 8 * doublings // 5 - 5) + 1 + levels, TREE_LEVELS) * TREE_CUT + TREE_REST
 
 
 def least_log(size: int) -> int:
@@ -121,10 +123,10 @@ def choose(
         raise InvalidArgument(f"{front_ends} front-ends, {names} names", hint=hint)
     default = min(8 << 20, size // (8 * (front_ends or 16)) // PAGE * PAGE)
     if default < _up(2 * cascade(size, HEADROOM), STEP):
-        # What the structures need, and to grow if there is room for that.
+        # What the structures need, and to grow if there is room for that; or, unless their number was given, fewer front-ends.
         default = next(
-            (log for levels in range(HEADROOM, 0, -1)
-             if ((front_ends or 1) + 1) * 2 * (log := _up(2 * cascade(size, levels), STEP)) <= LOGS * size),
+            (log for count in ((front_ends,) if front_ends else (16, 1)) for levels in range(HEADROOM, 0, -1)
+             if (count + 1) * 2 * (log := _up(2 * cascade(size, levels), STEP)) <= LOGS * size),
             _up(least_log(size), STEP),
         )  # fmt: skip
     rings = [default if ring is None else ring for ring in (operation_log, memory_log)]

@@ -24,7 +24,10 @@ from rnvm.sizes import Sizes
 
 def when(seconds: int) -> str:
     """A time of the wall clock, as people read it."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):  # what a faulty program wrote
+        return f"{seconds} s after 1970"
 
 
 MOST_LINES = 1000  # of findings that are printed
