@@ -93,7 +93,8 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
     except FileNotFoundError:
         folder = os.path.dirname(os.path.abspath(path))
         if flags & os.O_CREAT:
-            raise PoolRefused(f"there is no folder {folder} for the pool", hint="make it first, or look for a typing error") from None
+            hint = "make it first, or look for a typing error"
+            raise PoolRefused(f"there is no folder {folder} for the pool", hint=hint) from None
         hint = f"make one: rnvm create {os.fspath(path)} --size 1GiB"
         raise NotAPool(f"there is no pool at {os.fspath(path)}", hint=hint) from None
     except FileExistsError:
@@ -356,9 +357,8 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
     with claim(path) as claimed:
         with contextlib.closing(claimed.view()) as view:
             total = grown(Inspection(view), total)
-        if total > length(claimed.fd):
-            if not os.path.isfile(path):
-                raise InvalidArgument(f"the device has only {units.show_size(length(claimed.fd))}", hint="a smaller --size")
+        if total > length(claimed.fd) and not os.path.isfile(path):
+            raise InvalidArgument(f"the device has only {units.show_size(length(claimed.fd))}", hint="a smaller --size")
         with claimed.pool():
             pass  # it is whole, and closed in order
         _fill(claimed.fd, total, media(claimed.fd))

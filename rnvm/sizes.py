@@ -15,8 +15,8 @@ MOST_FRONT_ENDS = 1024  # a pool has one session more
 BLOCKS_PER_WORD, WORD = 3, 8
 LEAST_AHEAD, MOST_AHEAD = 8 * PAGE, 16 << 20
 
-# What structures ask of a memory log: the longest transaction of one operation is half of it at most.  That is one of a B+tree with
-# keys so long that its pages have one or two children each: it may cut a page on each level, which writes two pages.
+# What structures ask of a memory log: the longest transaction of one operation is half of it at most.  That is one of a B+tree
+# with keys so long that its pages have one or two children each: it may cut a page on each level, which writes two pages.
 TREE_CUT, TREE_REST, TREE_LEVELS = 8160, 16384, 32
 HEADROOM = 3  # levels: pools grow, to eight times of what they had, and their logs do not
 LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen here
@@ -143,8 +143,8 @@ def choose(
         write_ahead = write_ahead if write_ahead >= LEAST_AHEAD else 0
     if write_ahead % PAGE or (write_ahead and not LEAST_AHEAD <= write_ahead <= 1 << 30):
         raise InvalidArgument(f"a write-ahead area of {write_ahead} bytes", hint="a multiple of 4096, from 32KiB to 1GiB; or 0")
-    # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group, so the longest node has
-    # to fit into one.
+    # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group, so the longest node
+    # has to fit into one.
     maps = 1 if size < 1 << 20 else 8
     while maps > 1 and maps * block // WORD * BLOCKS_PER_WORD * block < LARGEST_NODE:
         maps += 1

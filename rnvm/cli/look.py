@@ -147,7 +147,8 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         if found.figures.get("used"):
             click.echo("\n".join(reached(found)))
         if not found.sound and not found.closed:
-            click.echo("note: it was not closed; a copy that is made while a pool is open is of many moments, and cannot be made whole")
+            click.echo("note: it was not closed; a copy that is made while a pool is open is of many moments,"
+                       " and cannot be made whole")  # fmt: skip
         click.echo(summary(found))
     if not found.sound or lost:
         raise click.exceptions.Exit(1)

@@ -16,9 +16,11 @@ POOL = click.argument("pool", type=click.Path())
 @POOL
 @click.option("--size", "-s", type=SIZE, required=True, help="All of it is allocated now, e.g. 1GiB.")
 @click.option("--block", type=SIZE, default="4KiB", show_default=True, help="What front-ends get and give back.")
-@click.option("--front-ends", type=click.IntRange(1, MOST_FRONT_ENDS), help="At most, at the same time.  [default: 16, fewer in small pools]")
+@click.option("--front-ends", type=click.IntRange(1, MOST_FRONT_ENDS),
+              help="At most, at the same time.  [default: 16, fewer in small pools]")  # fmt: skip
 @click.option("--names", type=click.IntRange(1, 16383), help="Structures at most.  [default: one for each 16KiB, at most 1024]")
-@click.option("--operation-log", type=SIZE, help="For each front-end.  [default: what structures need, an eighth of the pool for all, at most 8MiB each]")
+@click.option("--operation-log", type=SIZE,
+              help="For each front-end.  [default: what structures need, an eighth of the pool for all, at most 8MiB each]")  # fmt: skip
 @click.option("--memory-log", type=SIZE, help="For each front-end.  [default: the same]")
 @click.option("--write-ahead", type=SIZE, help="For syncs of a file.  [default: a sixteenth, at most 16MiB; none in memory]")
 @click.option("--backend", type=click.IntRange(1, 65535), default=1, show_default=True, help="The number in its addresses.")

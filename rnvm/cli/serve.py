@@ -25,7 +25,9 @@ LOOK = 0.2  # seconds between two looks whether the medium has failed
 @click.command()
 @POOL
 @click.option("--address", "-a", type=ADDRESS,
-              help="Where to listen: shm://PATH or rdma://HOST:PORT.  [default: POOL.socket beside the pool where its folder is yours alone, else a name in your run directory; rnvm.connect(POOL) finds either]")  # fmt: skip
+              help="Where to listen: shm://PATH or rdma://HOST:PORT.  "
+                   "[default: POOL.socket beside the pool where its folder is yours alone, else a name in your run directory; "
+                   "rnvm.connect(POOL) finds either]")  # fmt: skip
 @click.option("--lease", type=float, default=2.0, show_default=True, help="Seconds until who keeps a lock is fenced.")
 @click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
               help="What its thread does without work: spin briefly and then sleep, or spin for ever.")  # fmt: skip

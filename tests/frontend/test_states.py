@@ -581,7 +581,7 @@ class History:
 @pytest.fixture
 def roomy() -> Iterator[rnvm.Backend]:
     with new_path("direct") as path:
-        pools.create(path, "32MiB", front_ends=4, names=128, operation_log="256KiB", memory_log="256KiB", assume_persistent=True)
+        pools.create(path, "32MiB", front_ends=4, names=128, operation_log="320KiB", memory_log="320KiB", assume_persistent=True)
         with open_backend(path) as backend:
             yield backend
 

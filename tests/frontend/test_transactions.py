@@ -376,6 +376,7 @@ def test_what_finds_no_room_in_the_log_until_its_deadline_is_done_as_a_whole_or_
 # Room: in the logs, in the pool, in the cache
 
 
+@pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("memory_log", ["64KiB", "256KiB"])
 def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_itself_gives(memory_log: str) -> None:
     """Half a ring at most is one operation; wherever in the ring it comes, it goes on at once."""

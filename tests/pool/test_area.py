@@ -27,7 +27,7 @@ OPERATIONS = 12
 def killed(tmp_path_factory) -> bytes:
     """The file of a pool whose process was killed: each of its operations was durable, and stands in a frame of its own."""
     path = tmp_path_factory.mktemp("killed") / "p.pool"
-    with mock.patch.object(sizes, "least_log", lambda size: 4096):
+    with mock.patch.object(sizes, "least_log", return_value=4096):
         pools.create(path, "4MiB", write_ahead="1MiB", **SMALL)
     program = f"""
 import os
