@@ -262,7 +262,7 @@ def _fallback() -> str:
 
 
 def elsewhere() -> Address | None:
-    """A default server of this user's that another setting of XDG_RUNTIME_DIR leads to: that of a login, say, for cron or sudo."""
+    """A default server of this user's that another setting of XDG_RUNTIME_DIR leads to: that of a login, say, for cron."""
     for directory in (f"/run/user/{os.geteuid()}/rfp", _fallback()):
         path = os.path.join(directory, "default")
         try:

@@ -213,7 +213,10 @@ class FabricError(RfpError, OSError):
 
 def explained(error: OSError, what: str) -> FabricError:
     """What to raise where the system refused something: a FabricError that says what for, and whose limit it was."""
-    hints = {errno.EMFILE: "raise this process's limit of open files (ulimit -n)", errno.ENFILE: "the whole system has no more files"}
+    hints = {
+        errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
+        errno.ENFILE: "the whole system has no more files (fs.file-max)",
+    }
     failure = FabricError(f"{what}: {error.strerror or error}", hint=hints.get(error.errno or 0))
     failure.errno = error.errno
     return failure

@@ -76,7 +76,7 @@ def _stop_on_signals() -> None:
 )
 @click.option("--allow-bypass", is_flag=True, help='Let clients with mode="bypass" walk the index by themselves.')
 @click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
-@click.option("--rings", type=SIZE, help="For clients' rings, beside --memory; each client may have half.  [default: 1GiB or more]")
+@click.option("--rings", type=SIZE, help="For clients' rings, beside --memory; one client gets half.  [default: 1GiB or more]")
 @serving
 def serve(address: Address | None, memory: int, workers: int, idle: str, eviction: str, **options: Any) -> None:
     """Serve a store in the foreground, until Ctrl-C or SIGTERM.

@@ -8,7 +8,6 @@ import socket
 
 from rfp.errors import FabricError
 
-
 MOST_DROPPED = 16  # in one take(): who floods the socket must not keep its owner here
 
 

@@ -56,8 +56,10 @@ class Credentials:
             return None
         if self.authorities is not None and _public(self.authorities):
             # They sign for anybody, and no name in a client's certificate is looked at.
-            raise InvalidArgument(f"tls_ca={self.authorities!r} at a server lets in everybody with a certificate of a public authority",
-                                  hint="give the PEM file of an authority that signs certificates for these clients only")  # fmt: skip
+            raise InvalidArgument(
+                f"tls_ca={self.authorities!r} at a server lets in everybody with a certificate of a public authority",
+                hint="give the PEM file of an authority that signs certificates for these clients only",
+            )
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load(context)

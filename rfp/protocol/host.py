@@ -70,9 +70,9 @@ class Host:
     """Serves services at an address until it is closed.
 
     services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures;
-    memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses; rings: bytes
-    that all clients' rings may take, None for a gigabyte, what 256 threads need or as much as the store has; credentials, allow_anyone: who may connect over
-    a network.  Everything else is told to clients at the handshake.
+    memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses; rings:
+    bytes that all clients' rings may take, None for a gigabyte, what 256 threads need or as much as the store has; store: bytes
+    of that; credentials, allow_anyone: who may connect over a network.  Everything else is told to clients at the handshake.
 
     Raises what listening raises, FabricError (memory, file descriptors or threads cannot be had); nothing is left then.
     """
@@ -324,8 +324,10 @@ class Host:
                 if isinstance(error, ValueError) and not isinstance(error, RfpError):
                     raise HandshakeFailed(str(error)) from None
                 if isinstance(error, FabricError):
-                    raise ServerRefused(f"the server has no room for another thread: {Exception.__str__(error)}",
-                                        hint="the limits are those of the server's process (memory, `ulimit -n`)") from error  # fmt: skip
+                    raise ServerRefused(
+                        f"the server has no room for another thread: {Exception.__str__(error)}",
+                        hint="the limits are those of the server's process (memory, `ulimit -n`)",
+                    ) from error
                 raise
             # Before the answer: a client that has it finds itself in the figures.
             guest.attachments[guest.numbers] = attachment
@@ -464,8 +466,8 @@ class Host:
     def close(self) -> None:
         """Ends all connections and workers, and gives all memory back; waits for an RPC handler that is at work.
 
-        Safe to call again: it waits where another thread is at it, and goes on where a signal handler has raised out of it.  Raises
-        CallerError in a handler.
+        Safe to call again: it waits where another thread is at it, and goes on where a signal handler has raised out of it.
+        Raises CallerError in a handler.
         """
         if self.foreign:
             self._closed = True
@@ -474,7 +476,8 @@ class Host:
             raise CallerError("a handler cannot close its own server: the server waits for the handler",
                               hint="let the handler tell another thread")  # fmt: skip
         # A forked child finds it ended; a signal handler may interrupt the thread that is closing it.
-        if self._ended or self._closer == threading.get_ident():
+        ended = self._ended
+        if ended or self._closer == threading.get_ident():
             return
         with self._lock:
             if self._ended:

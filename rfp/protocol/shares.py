@@ -76,8 +76,10 @@ class Shares:
 
     def _check(self, peer: Peer, cost: Cost) -> None:
         if peer.channels + cost.channels > MOST_CHANNELS:
-            raise QuotaExceeded(f"{peer} has {peer.channels} threads connected, and one client may have {MOST_CHANNELS} at a server",
-                                hint="close handles, or end threads")  # fmt: skip
+            raise QuotaExceeded(
+                f"{peer} has {peer.channels} threads connected, and one client may have {MOST_CHANNELS} at a server",
+                hint="close handles, or end threads",
+            )
         for what, theirs, all_, more, most, more_of_it in (
             ("bytes of the server's memory", peer.memory, self.memory, cost.memory, self.most_memory,
              "serve with more for clients' rings (rings=, --rings)"),

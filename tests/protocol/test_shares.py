@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import crc32c
 import programs
@@ -419,8 +420,8 @@ def test_the_soft_limit_of_open_files_is_no_limit_for_a_server_of_the_command_li
     with programs.start("-c", script, "serve", "-a", f"shm://{private}/s", "-m", "4MiB", stdout=subprocess.PIPE) as server:
         try:
             assert b"serving" in server.stdout.readline()
-            limits = next(line for line in open(f"/proc/{server.pid}/limits") if line.startswith("Max open files"))
-            assert limits.split()[3:5] == ["5000", "5000"]
+            limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()
+            assert next(line.split()[3:5] for line in limits if line.startswith("Max open files")) == ["5000", "5000"]
         finally:
             server.terminate()
 
@@ -433,7 +434,7 @@ def test_where_this_process_has_no_file_descriptor_left_the_error_says_so(privat
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             try:
                 with contextlib.suppress(RfpError):  # never a bare OSError; it may also look for the server until its deadline
-                    clients.append(rfp.connect(server.address, timeout=1))
+                    clients.append(rfp.connect(server.address, timeout=0.3))
                     clients[0].get(b"k")
                 with contextlib.suppress(FabricError):
                     clients.append(rfp.Server(memory="1MiB", address=f"shm://{private}/other"))
