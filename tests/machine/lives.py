@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import rnvm
-from rfp.errors import ConnectionFailed
+from rfp.errors import ConnectionFailed, DeadlineExceeded
 from rnvm import check, pools
 
 SCRIPT = Path(__file__).parents[1] / "containers" / "lives.py"
@@ -29,22 +29,27 @@ class Nursery:
         self.backup = folder / "backup"
         command = [sys.executable, str(SCRIPT), str(self.path), self.address, str(LEASE)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.statuses: list[int] = []
+        self.pid = 0
 
     def begin(self, points: int) -> int:
         """Its process."""
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(f"{points}\n")
         self.process.stdin.flush()
-        return int(self.process.stdout.readline())
+        self.pid = int(self.process.stdout.readline())
+        return self.pid
 
     def wait(self) -> int:
         """Its exit status."""
         assert self.process.stdout
-        return int(self.process.stdout.readline())
+        status = int(self.process.stdout.readline())
+        self.pid = 0
+        return status
 
     def close(self) -> None:
         assert self.process.stdin and self.process.stdout
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
         self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
@@ -85,7 +90,7 @@ class Lives:
         """As soon as a back-end is there."""
         end = time.monotonic() + SOON
         while True:
-            with contextlib.suppress(ConnectionFailed):
+            with contextlib.suppress(ConnectionFailed, DeadlineExceeded):
                 return rnvm.connect(self.address + "?rtt=2us" * far, **options)
             assert time.monotonic() < end
             time.sleep(0.002)

@@ -171,4 +171,4 @@ def test_each_fault_that_is_planted_is_noticed_where_it_shows(hands: type[Hands]
 @pytest.mark.parametrize("hands", [hands for hands, _ in CASES])
 def test_each_fault_that_is_planted_is_found_by_chance(hands: type[Hands]) -> None:
     with pytest.raises(Wrong):
-        run(with_hands(hands), 1000, 50)
+        run(with_hands(hands), 3000, 50, 400)

@@ -276,10 +276,10 @@ def test_calls_that_go_to_a_pool_that_was_replaced_are_noticed() -> None:
 
 
 def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools() -> None:
-    run(LivesMachine, 10, 30)
+    run(LivesMachine, 20, 25, 8)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools_for_long() -> None:
-    run(LivesMachine, 400, 50)
+    run(LivesMachine, 2000, 50, 400)

@@ -58,10 +58,10 @@ class PowerMachine(Machine):
 
 
 def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails() -> None:
-    run(PowerMachine, 40, 30)
+    run(PowerMachine, 40, 30, 8)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_what_was_acknowledged_is_there_whatever_front_ends_do_for_long() -> None:
-    run(PowerMachine, 1500, 50)
+    run(PowerMachine, 5000, 50, 400)
