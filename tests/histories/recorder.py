@@ -59,8 +59,8 @@ def lines(path: Path) -> list[Any]:
     return [tuples(json.loads(line)) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
-def steps_of(who: str, recorded: list[Any], *, split: bool = False) -> list[Step]:
-    """The steps of one process.  split: a batch may be seen in pieces wherever it goes to another structure."""
+def steps_of(who: str, recorded: list[Any]) -> list[Step]:
+    """The steps of one process."""
     found: list[Step] = []
     block: list[Call] | None = None
     kind = ""
@@ -92,15 +92,15 @@ def steps_of(who: str, recorded: list[Any], *, split: bool = False) -> list[Step
             ending = True
         elif what == "e":
             if block is not None:
-                found += block_of(who, kind, block, when, rest[0], rest[1], split)
+                found += block_of(who, kind, block, when, rest[0], rest[1])
             block = None
     if block is not None:  # it was killed inside
         if kind == "batch":
             if pending:
                 block.append(Call(pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
-            found += block_of(who, kind, block, FOREVER, "cut", False, split)
+            found += block_of(who, kind, block, FOREVER, "cut", False)
         elif ending:
-            found += block_of(who, kind, block, FOREVER, "unknown", True, split)
+            found += block_of(who, kind, block, FOREVER, "unknown", True)
     elif pending:
         found.append(single(who, pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
     elif many:
@@ -108,10 +108,11 @@ def steps_of(who: str, recorded: list[Any], *, split: bool = False) -> list[Step
     return [step for step in found if step.due or not all(is_read(call) for call in step.calls)]
 
 
-def block_of(who: str, kind: str, calls: list[Call], end: int, outcome: str, whole: bool, split: bool) -> list[Step]:
+def block_of(who: str, kind: str, calls: list[Call], end: int, outcome: str, whole: bool) -> list[Step]:
     """A batch or a transaction as one step.  whole: its session lasted; outcome: well, not, unknown, cut.
 
-    What a batch reads of a structure that it has not changed yet is as if it was read outside.
+    What a batch reads of a structure that it has not changed yet is as if it was read outside.  One that has to do with several
+    structures may be seen after each of its calls, because it is written before it takes a lock (docs/rnvm.md, "Batches").
     """
     if outcome == "not":
         return []
@@ -129,9 +130,8 @@ def block_of(who: str, kind: str, calls: list[Call], end: int, outcome: str, who
             inside.append(call)
     if not inside:
         return found
-    cuts = [at for at in range(1, len(inside)) if inside[at].arguments[0] != inside[at - 1].arguments[0]] if split else []
-    if not whole or outcome != "well":
-        cuts = list(range(1, len(inside)))
+    several = len({call.arguments[0] for call in calls}) > 1
+    cuts = range(1, len(inside)) if several or not whole or outcome != "well" else ()
     known = len([call for call in inside if call.answer != UNKNOWN])
     end = end if outcome == "well" and known == len(inside) else FOREVER
     return [*found, Step(who, inside, inside[0].begin, end, (*cuts, len(inside)), known, note="batch: ")]

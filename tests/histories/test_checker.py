@@ -25,7 +25,7 @@ def together(kind, calls, begin, end, *, outcome="well", whole=True, owed=FOREVE
     length = (end - begin) // 10 if end != FOREVER else 1
     listed = [Call(name, arguments, answer, begin + at * length, begin + (at + 1) * length - 1)
               for at, (name, arguments, answer) in enumerate(calls)]  # fmt: skip
-    steps = block_of("p", kind, listed, end, outcome, whole, False)
+    steps = block_of("p", kind, listed, end, outcome, whole)
     for step in steps:
         step.owed = owed
     return steps
@@ -133,6 +133,9 @@ LEGAL_GROUPS = {
     "a killed batch is there later": [
         *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), UNKNOWN)], 0, FOREVER, outcome="cut", owed=55),
         one("get", ("table", "k"), N, 30, 50), one("get", ("table", "k"), "a", 60, 70)],
+    "a batch over two structures is seen in pieces": [
+        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("tree", "l", "b"), None)], 0, 100),
+        one("pop", ("table", "k"), "a", 51, 60), one("get", ("tree", "l"), N, 70, 80)],
     "a batch that lost its session is seen in pieces": [
         *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)], 0, 100, whole=False),
         one("get", ("table", "k"), "a", 30, 50), one("pop", ("table", "k"), "a", 51, 60), one("get", ("table", "l"), N, 70, 80)],
@@ -175,6 +178,9 @@ ILLEGAL_GROUPS = {
     "a torn batch": [
         *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)], 0, 100),
         one("get", ("table", "k"), "a", 30, 50), one("get", ("table", "l"), N, 60, 70)],
+    "a batch over two structures in the wrong order": [
+        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("tree", "l", "b"), None)], 0, 100),
+        one("get", ("tree", "l"), "b", 51, 60), one("get", ("table", "k"), N, 70, 80)],
     "another's change in the midst of a batch": [
         *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "k", "b"), None)], 0, 100),
         one("pop", ("table", "k"), "a", 30, 50)],
