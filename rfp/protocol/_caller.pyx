@@ -193,6 +193,9 @@ cdef class Caller:
                 return channel
         link = self.link
         channel = link.attach(deadline)
+        if self.is_closed:                      # by a signal handler: that has unmapped the rings
+            link.detach(channel)
+            raise closed("this handle was closed")
         # Busy and held while we calibrate: a signal handler that closes the handle then leaves the rest to us.
         channel.c.busy = 1
         try:
