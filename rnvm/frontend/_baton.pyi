@@ -5,6 +5,7 @@ class Life: ...
 
 class Lives(threading.local):
     life: Life
+    def __init__(self) -> None: ...
 
 lives: Lives
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import rnvm
+from rfp import address as addresses
 from rfp.errors import (
     AlreadyExists,
     CallerError,
@@ -442,10 +443,16 @@ def test_a_pool_without_consecutive_blocks_says_how_many_it_lacks(roomy: rnvm.Ba
         sample.put(0, bytes(50_000))
 
 
-@pytest.mark.parametrize("medium", ["direct", "emulated"])
+@pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "emulated"])
 @pytest.mark.parametrize("kind", ["batch", "transaction"])
-def test_the_cache_keeps_its_budget_within_a_batch_and_a_transaction(backend: rnvm.Backend, connect: Connect, kind: str) -> None:
-    fe = connect(backend, cache="64KiB", timeout=20)
+def test_the_cache_keeps_its_budget_within_a_batch_and_a_transaction(connect: Connect, kind: str, options: str) -> None:
+    with new_path("direct") as path:
+        pools.create(path, "16MiB", front_ends=4, operation_log="256KiB", memory_log="256KiB", assume_persistent=True)
+        with open_backend(path, address=str(addresses.unique()) + options) as backend:
+            keep_to_the_budget(connect(backend, cache="64KiB", timeout=20), kind)
+
+
+def keep_to_the_budget(fe: Any, kind: str) -> None:
     samples = [Sample(fe, f"s{i}") for i in range(30)]
     for each in samples:
         for place in range(32):
