@@ -145,8 +145,8 @@ def mend_copy(view: Private) -> tuple[list[str], list[str]]:
 def mend_owners(view: Private, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
     """Turn bits back in damaged words of owners, and give up what cannot be mended: how many words of each."""
     mended = lost = 0
-    for first in range(finding.number, finding.number + finding.count, PIECE):  # of millions of words: Ctrl-C comes through
-        turned, left = _mend.owners(view, inspection, first, min(PIECE, finding.number + finding.count - first), give_up)
+    for first in range(finding.number, finding.number + finding.words, PIECE):  # of millions of words: Ctrl-C comes through
+        turned, left = _mend.owners(view, inspection, first, min(PIECE, finding.number + finding.words - first), give_up)
         mended, lost = mended + turned, lost + left
     return mended, lost
 

@@ -20,7 +20,7 @@ POOL = click.argument("pool", type=click.Path())
               help="At most, at the same time.  [default: 16, fewer in small pools]")  # fmt: skip
 @click.option("--names", type=click.IntRange(1, 16383), help="Structures at most.  [default: one for each 16KiB, at most 1024]")
 @click.option("--operation-log", type=SIZE,
-              help="For each front-end.  [default: what structures need, an eighth of the pool for all, at most 8MiB each]")  # fmt: skip
+              help="For each front-end.  [default: what structures need; else an eighth of the pool, at most 8MiB]")  # fmt: skip
 @click.option("--memory-log", type=SIZE, help="For each front-end.  [default: the same]")
 @click.option("--write-ahead", type=SIZE, help="For syncs of a file.  [default: a sixteenth, at most 16MiB; none in memory]")
 @click.option("--backend", type=click.IntRange(1, 65535), default=1, show_default=True, help="The number in its addresses.")
