@@ -531,6 +531,8 @@ cdef class Structure:
         cdef shown w
         cdef int outcome
         cdef uint64_t i
+        if fe is None:
+            raise ValueError("a structure that was never opened")
         w.a = &fe.a
         w.s = self.c
         w.seen = <uint8_t *> calloc(1, fe.a.count)
