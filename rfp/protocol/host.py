@@ -453,6 +453,11 @@ class Host:
         return self._closed
 
     @property
+    def ended(self) -> bool:
+        """Whether close() is done: no thread of the host's touches anything any more."""
+        return self._ended
+
+    @property
     def inside(self) -> bool:
         """Whether this is one of the host's own threads, for which close() would wait."""
         return any(worker.inside for worker in self.workers) or threading.current_thread() is self._thread

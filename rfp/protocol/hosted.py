@@ -58,7 +58,8 @@ class Hosted:
         if self._host.foreign:
             return
         self._host.close()
-        self._give_back()
+        if self._host.ended:  # else this is a signal handler within close(), and workers may still use what would be given back
+            self._give_back()
 
     def __enter__(self) -> Self:
         return self

@@ -143,6 +143,28 @@ def test_a_signal_ends_a_close_that_waits_for_a_handler_and_another_close_goes_o
     assert os.listdir(private) == []
 
 
+def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_in_use(private, monkeypatch):
+    with blocked_handler(f"shm://{private}/s") as (server, go):
+        running, give_back = [], server._give_back
+
+        def noted() -> None:
+            running.append([worker.running for worker in server._host.workers])
+            give_back()
+
+        def close(number, frame) -> None:
+            server.close()
+            go.set()
+
+        monkeypatch.setattr(server, "_give_back", noted)
+        old = signal.signal(signal.SIGALRM, close)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            server.close()
+        finally:
+            signal.signal(signal.SIGALRM, old)
+        assert running == [[False]]
+
+
 def test_of_two_threads_that_close_the_second_waits_for_the_first(private):
     """Else it would give back memory that a worker still uses."""
     with blocked_handler(f"shm://{private}/s") as (server, go):
