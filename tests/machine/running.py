@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 
 import hypothesis
@@ -9,28 +10,17 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from .machine import Machine
 
+ROUND = 8  # examples
 
-def run(machine: type[Machine], examples: int, steps: int, seconds: float) -> None:
-    """So many examples, of so many steps each at most; no new one after so many seconds, unless one has failed and is made shorter."""
-    over = time.monotonic() + seconds
 
-    class Timed(machine):  # type: ignore[valid-type, misc]
-        failed = False
-
-        def __init__(self) -> None:
-            hypothesis.assume(Timed.failed or time.monotonic() < over)
-            super().__init__()
-
-        def teardown(self) -> None:
-            try:
-                super().teardown()
-            except BaseException:
-                Timed.failed = True
-                raise
-            Timed.failed |= not self.sound
-
+def run(machine: type[Machine], rng: random.Random, steps: int, seconds: float) -> None:
+    """Examples of so many steps each at most; no further round of them after so many seconds."""
     settings = hypothesis.settings(
-        max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(hypothesis.HealthCheck),
-        phases=[hypothesis.Phase.reuse, hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        max_examples=ROUND, stateful_step_count=steps, deadline=None, database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
     )  # fmt: skip
-    run_state_machine_as_test(Timed, settings=settings)
+    over = time.monotonic() + seconds
+    while time.monotonic() < over:
+        seeded = hypothesis.seed(rng.getrandbits(64))(type("Seeded", (machine,), {}))
+        run_state_machine_as_test(seeded, settings=settings)

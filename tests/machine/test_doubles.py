@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from . import calls
 from .doubles import (
     DeleteFails, FullPoolSticks, HandleCommits, MakingCommits, ReleaseCommits, StaleBatch, TornTransaction,
     WideBatchFails)  # fmt: skip
-from . import calls
 from .machine import Hands, Machine, Wrong
 from .running import run
 from .test_power import PowerMachine
@@ -169,6 +170,6 @@ def test_each_fault_that_is_planted_is_noticed_where_it_shows(hands: type[Hands]
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("hands", [hands for hands, _ in CASES])
-def test_each_fault_that_is_planted_is_found_by_chance(hands: type[Hands]) -> None:
+def test_each_fault_that_is_planted_is_found_by_chance(hands: type[Hands], rng: random.Random) -> None:
     with pytest.raises(Wrong):
-        run(with_hands(hands), 3000, 50, 400)
+        run(with_hands(hands), rng, 50, 400)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -275,11 +276,12 @@ def test_calls_that_go_to_a_pool_that_was_replaced_are_noticed() -> None:
         replay(machine, restored)
 
 
-def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools() -> None:
-    run(LivesMachine, 20, 25, 8)
+@pytest.mark.timeout(300)
+def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools(rng: random.Random) -> None:
+    run(LivesMachine, rng, 25, 5)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools_for_long() -> None:
-    run(LivesMachine, 2000, 50, 400)
+def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools_for_long(rng: random.Random) -> None:
+    run(LivesMachine, rng, 50, 400)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import hypothesis.strategies as st
@@ -57,11 +58,12 @@ class PowerMachine(Machine):
         self.begin()
 
 
-def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails() -> None:
-    run(PowerMachine, 40, 30, 8)
+@pytest.mark.timeout(300)
+def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails(rng: random.Random) -> None:
+    run(PowerMachine, rng, 30, 5)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_what_was_acknowledged_is_there_whatever_front_ends_do_for_long() -> None:
-    run(PowerMachine, 5000, 50, 400)
+def test_what_was_acknowledged_is_there_whatever_front_ends_do_for_long(rng: random.Random) -> None:
+    run(PowerMachine, rng, 50, 400)
