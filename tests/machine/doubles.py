@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from rfp.errors import ConnectionFailed, OutOfMemory, TooLarge
-from rnvm import check
 
 from .calls import Call
 from .machine import Front, Hands
@@ -134,9 +133,12 @@ class WritesAstray(Hands):
         return super().call(front, name, what, timeout)
 
 
-def overwrite(path: Path) -> None:
-    """A tool that writes to the pool what it has read before, whoever has written to it meanwhile."""
-    content = path.read_bytes()
-    check.check(path)
-    with open(path, "r+b") as file:
-        file.write(content)
+class Overwrite:
+    """A tool that writes to the pool what it has read before, although a front-end has written to it meanwhile."""
+
+    def __init__(self, path: Path) -> None:
+        self.content = path.read_bytes()
+
+    def __call__(self, path: Path) -> None:
+        with open(path, "r+b") as file:
+            file.write(self.content)

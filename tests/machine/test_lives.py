@@ -21,7 +21,7 @@ from rnvm import check, pools
 
 from . import calls
 from .calls import Call
-from .doubles import WritesAstray, overwrite
+from .doubles import Overwrite, WritesAstray
 from .lives import Lives, Nursery
 from .machine import FAILED, OPTIONS, Front, Handle, Machine, World, Wrong, kind_of, queues, step, who
 from .running import run
@@ -265,8 +265,12 @@ def test_sequences_that_once_lost_something_lose_nothing(sequence: Callable[[Liv
 
 
 def test_a_tool_that_overwrites_what_a_front_end_has_written_is_noticed() -> None:
+    def overwritten(machine: LivesMachine) -> None:
+        machine.put(0, "q0", 3)
+        machine.operate(tool=Overwrite(machine.place.path), number=0, name="q0")
+
     with pytest.raises(Wrong):
-        replay(LivesMachine(), lambda machine: machine.operate(tool=overwrite, number=0, name="q0"))
+        replay(LivesMachine(), overwritten)
 
 
 def test_calls_that_go_to_a_pool_that_was_replaced_are_noticed() -> None:
