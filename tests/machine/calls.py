@@ -95,7 +95,7 @@ def reserve() -> Call:
         if value is Empty:
             return sure(answer, Empty, content)
         token = b"" if answer is UNKNOWN else answer[0] if isinstance(answer, tuple) and answer[1] == value else None
-        if token is None or token and token in dict(reserved):
+        if token is None or (token and token in dict(reserved)):
             return []
         return [(back, waiting, (*reserved, (token, value)))]
 

@@ -17,11 +17,20 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import hypothesis.strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 import rnvm
 from rfp.errors import (
-    AlreadyExists, CallerError, ConnectionFailed, DeadlineExceeded, NotFound, OutcomeUnknown, OutOfMemory, RfpError, TooLarge)  # fmt: skip
+    AlreadyExists,  # fmt: skip
+    CallerError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    NotFound,
+    OutcomeUnknown,
+    OutOfMemory,
+    RfpError,
+    TooLarge,
+)
 
 from . import calls
 from .calls import EMPTY, KINDS, UNKNOWN, Call, Content
@@ -199,9 +208,7 @@ class Machine(RuleBasedStateMachine):
     def rivals(self, front: Front, wanted: set[str]) -> list[Front]:
         """Who is inside one of these structures."""
         return [
-            other
-            for other in self.fronts
-            if other is not front and (other.batch or other.transaction) and other.touched & wanted
+            other for other in self.fronts if other is not front and (other.batch or other.transaction) and other.touched & wanted
         ]
 
     def met(self, front: Front, rivals: list[Front], name: str) -> None:
@@ -308,9 +315,9 @@ class Machine(RuleBasedStateMachine):
         elif isinstance(error, TooLarge):
             if not front.transaction:
                 raise Wrong(here) from error
-        elif isinstance(error, DeadlineExceeded) and (rivals and self.impatient or self.lossy):
-            self.perhaps(front, name, what)
-        elif isinstance(error, OutcomeUnknown) and (rivals and self.impatient or self.lossy):
+        elif (isinstance(error, DeadlineExceeded) and ((rivals and self.impatient) or self.lossy)) or (
+            isinstance(error, OutcomeUnknown) and ((rivals and self.impatient) or self.lossy)
+        ):
             self.perhaps(front, name, what)
         elif isinstance(error, ConnectionFailed) and not isinstance(error, OutcomeUnknown):
             if front.transaction and (front.suspect or self.lossy):
@@ -363,13 +370,17 @@ class Machine(RuleBasedStateMachine):
         if isinstance(error, AlreadyExists) and name in front.named:
             return  # the transaction keeps it open
         if isinstance(error, (ConnectionFailed, DeadlineExceeded)) and (
-            self.lossy or front.transaction and (front.suspect or front.doomed) or isinstance(error, DeadlineExceeded) and self.impatient
+            self.lossy
+            or (front.transaction and (front.suspect or front.doomed))
+            or (isinstance(error, DeadlineExceeded) and self.impatient)
         ):
             if front.transaction and isinstance(error, ConnectionFailed):
                 front.doomed = True
             if new:
                 self.lives[name] = self.lives.get(name, 0) + 1
-                self.shrink([*self.worlds, *({**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds)], "")
+                self.shrink(
+                    [*self.worlds, *({**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds)], ""
+                )
             return
         raise Wrong(here) from error
 
@@ -403,7 +414,9 @@ class Machine(RuleBasedStateMachine):
         except NotFound:
             self.shrink([world for world in self.worlds if name not in world], f"{front}: {name} was not found")
         except CallerError:
-            assert front.transaction or any(name in other.handles for other in self.fronts if other is not front), f"{name} is not in use"
+            assert front.transaction or any(name in other.handles for other in self.fronts if other is not front), (
+                f"{name} is not in use"
+            )
         except (ConnectionFailed, DeadlineExceeded) as error:
             if front.transaction and front.suspect and not isinstance(error, DeadlineExceeded):
                 return
@@ -412,7 +425,7 @@ class Machine(RuleBasedStateMachine):
             self.lives[name] = self.lives.get(name, 0) + 1
             self.shrink([*self.worlds, *({n: c for n, c in world.items() if n != name} for world in self.worlds)], "")
         else:
-            if self.exists(name) is False or front.transaction and not front.doomed:
+            if self.exists(name) is False or (front.transaction and not front.doomed):
                 raise Wrong(f"{front}: dropped {name}, which is not there, or cannot be taken back")
             self.met(front, self.rivals(front, {name}), name)
             for other in self.fronts:
@@ -640,17 +653,15 @@ class Machine(RuleBasedStateMachine):
                     self.behind.pop(name, None)
             return
         here = f"{front}: the end of a transaction raised {type(error).__name__}: {error}"
-        if isinstance(error, OutcomeUnknown) and self.lossy:
+        if (isinstance(error, OutcomeUnknown) and self.lossy) or (isinstance(error, DeadlineExceeded) and self.lossy):
             self.shrink([*self.worlds, *({**world, **inside} for world in self.worlds)], "")
             for name in inside:
                 self.behind[name] = self.contents(name)
-        elif isinstance(error, DeadlineExceeded) and self.lossy:
-            self.shrink([*self.worlds, *({**world, **inside} for world in self.worlds)], "")
-            for name in inside:
-                self.behind[name] = self.contents(name)
-        elif isinstance(error, TooLarge) and len(inside) > 64 or isinstance(error, OutOfMemory) and self.full:
-            pass
-        elif isinstance(error, ConnectionFailed) and (self.lossy or front.doomed or front.suspect):
+        elif (
+            (isinstance(error, TooLarge) and len(inside) > 64)
+            or (isinstance(error, OutOfMemory) and self.full)
+            or (isinstance(error, ConnectionFailed) and (self.lossy or front.doomed or front.suspect))
+        ):
             pass
         else:
             raise Wrong(here) from error
@@ -706,8 +717,6 @@ class Machine(RuleBasedStateMachine):
         """A fresh front-end finds what the model has, and all of it sound."""
         self.add_front({"timeout": PATIENT}, False)
         fresh = self.fronts.pop()
-        for name, found in fresh.fe.names().items():
-            self.shrink([world for world in self.worlds if name in world], f"there is {name}")
         there = fresh.fe.names()
         self.shrink([world for world in self.worlds if world.keys() == there.keys()],
                     f"there are {sorted(there)}, and not {[sorted(world) for world in self.worlds]}")  # fmt: skip

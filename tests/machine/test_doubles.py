@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from . import calls
 from .doubles import (
-    DeleteFails, FullPoolSticks, HandleCommits, MakingCommits, ReleaseCommits, StaleBatch, TornTransaction,
-    WideBatchFails)  # fmt: skip
+    DeleteFails,
+    FullPoolSticks,
+    HandleCommits,
+    MakingCommits,
+    ReleaseCommits,
+    StaleBatch,
+    TornTransaction,
+    WideBatchFails,  # fmt: skip
+)
 from .machine import Hands, Machine, Wrong
 from .running import run
 from .test_power import PowerMachine

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis.stateful import initialize, rule
 
-from .machine import OPTIONS, Machine, step, who
+from .machine import OPTIONS, Machine, step
 from .power import Power
 from .running import run
 
