@@ -487,7 +487,8 @@ cdef class Attachment:
                 with nogil:
                     transaction_commit(&self.c)     # where that fails, others execute the operations
             # Also where the session was fenced: nobody gets its rings before we say that we are through with them.
-            if self.link is not None and not self.c.ring.lost:
+            # (In the child of a fork the session is the parent's.)
+            if self.link is not None and not self.is_forked and not self.c.ring.lost:
                 self.c.trouble = 0
                 self.call(RNVM_DETACH, NULL, 0, NULL, 0, NULL)
         self.open_batch = self.open_transaction = None

@@ -513,14 +513,17 @@ def test_all_sessions_taken_is_an_error() -> None:
             giving.join()
 
 
-def test_a_process_never_takes_all_sessions(direct: rnvm.Backend, connect: Connect) -> None:
-    held = [connect(direct) for _ in range(14)]
-    with pytest.raises(QuotaExceeded, match="this process"):
-        rnvm.connect(direct.address)
-    code = f"import rnvm; print(rnvm.connect({direct.address!r}).names())"
-    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"{}\n"
-    held[0].close()
-    connect(direct)
+def test_a_process_never_takes_all_sessions() -> None:
+    with new_path("direct") as path, contextlib.ExitStack() as stack:
+        pools.create(path, "32MiB", front_ends=16, assume_persistent=True)
+        backend = stack.enter_context(open_backend(path))
+        held = [stack.enter_context(rnvm.connect(backend.address)) for _ in range(14)]
+        with pytest.raises(QuotaExceeded, match="this process"):
+            rnvm.connect(backend.address)
+        code = f"import rnvm; print(rnvm.connect({backend.address!r}).names())"
+        assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"{}\n"
+        held[0].close()
+        rnvm.connect(backend.address).close()
 
 
 def test_a_back_end_that_is_awake_makes_records_durable_without_being_asked() -> None:

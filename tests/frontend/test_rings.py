@@ -16,9 +16,10 @@ from rfp.control import Credentials
 from rfp.errors import ConnectionFailed, HandshakeFailed, QuotaExceeded
 from rfp.protocol import _steps as steps
 from rfp.protocol.link import Link
+from rnvm import pools
 from rnvm.frontend._sample import Sample
 
-from .conftest import Connect, new_path
+from .conftest import Connect, new_path, open_backend
 
 pytestmark = [pytest.mark.anywhere]
 
@@ -137,22 +138,25 @@ def test_what_a_record_came_to_is_told_for_the_ticket_of_its_session_alone(direc
 
 
 @pytest.mark.shm
-def test_sessions_that_were_fenced_count_as_their_processs_as_long_as_that_may_write_there(direct: rnvm.Backend) -> None:
+def test_sessions_that_were_fenced_count_as_their_processs_as_long_as_that_may_write_there() -> None:
     """One connection after another that was used, and then lost without a word."""
-    for _ in range(14):
-        with client(direct) as one:
-            one.attach()
-            assert one.call(LIST, struct.pack("<Q", 0))[0] == 0
-            session, ticket = one.session, one.ticket
-    end = time.monotonic() + SOON
-    while direct.figures()["pool"]["ending"] < 14:
-        assert time.monotonic() < end
-        time.sleep(0.001)
-    with pytest.raises(QuotaExceeded, match="this process"):
-        rnvm.connect(direct.address)
-    with client(direct) as one:
-        one.attach(session, ticket)
-    rnvm.connect(direct.address).close()
+    with new_path("direct") as path:
+        pools.create(path, "32MiB", front_ends=16, assume_persistent=True)
+        with open_backend(path) as backend:
+            for _ in range(14):
+                with client(backend) as one:
+                    one.attach()
+                    assert one.call(LIST, struct.pack("<Q", 0))[0] == 0
+                    session, ticket = one.session, one.ticket
+            end = time.monotonic() + SOON
+            while backend.figures()["pool"]["ending"] < 14:
+                assert time.monotonic() < end
+                time.sleep(0.001)
+            with pytest.raises(QuotaExceeded, match="this process"):
+                rnvm.connect(backend.address)
+            with client(backend) as one:
+                one.attach(session, ticket)
+            rnvm.connect(backend.address, timeout=20).close()
 
 
 @pytest.mark.verbs

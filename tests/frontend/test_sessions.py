@@ -182,6 +182,28 @@ def test_a_front_end_that_was_fenced_and_closed_leaves_no_session_behind() -> No
                 assert theirs.numbers()[0] == i + 1
 
 
+def test_the_child_of_a_fork_leaves_its_parents_session_alone() -> None:
+    """Also where its last structure is let go there."""
+    code = """
+import os, rnvm, sys
+from rnvm.frontend._sample import Sample
+backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True)
+fe = rnvm.connect(backend.address)
+sample = Sample(fe, "s")
+sample.add(1)
+before = fe.figures["session"], fe.figures["epoch"]
+child = os.fork()
+if not child:
+    del sample
+    os._exit(0)
+os.waitpid(child, 0)
+print(sample.add(1), before == (fe.figures["session"], fe.figures["epoch"]), flush=True)
+"""
+    with new_path("direct") as path:
+        done = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True, timeout=50)
+        assert done.stdout == b"2 True\n"
+
+
 def test_a_new_back_end_takes_a_session_from_no_process_that_had_it_and_lives(seed: int) -> None:
     """Which tickets the one before had given, it does not know."""
     with new_path("direct") as path, contextlib.ExitStack() as stack:
