@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 from typing_extensions import Buffer
 
 from rfp._buffers import Registration as Registration
+from rfp.protocol._caller import LONGEST_TIME as LONGEST_TIME
 from rfp.protocol._caller import Caller, _Opener
 
 COUNTERS: tuple[str, ...]

@@ -448,7 +448,8 @@ cdef class Client(Caller):
     def get_many(self, keys, *, timeout=None):
         """The values of many keys, as a list in their order with None for those that have none.
 
-        The timeout begins when all keys have been taken from the iterable.  Not atomic.  Keys of one worker share requests: about 2 round trips for each 16 of them, overlapping.
+        The timeout begins when all keys have been taken from the iterable.  Not atomic.  Keys of one worker share requests: about
+        2 round trips for each 16 of them, overlapping.
 
         >>> kv.put(b"a", b"1") > 0
         True

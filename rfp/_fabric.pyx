@@ -5,7 +5,6 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 
 from rfp.errors import Closed, DeadlineExceeded, HandshakeFailed, InvalidArgument, RequestFailed, WrongBuffer, not_copied
-from rfp.forks import live
 
 cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_fetch(char *to, const char *source, size_t n)

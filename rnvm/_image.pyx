@@ -49,9 +49,11 @@ cdef enum:
 cdef uint64_t KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-cdef object refused(str what, str hint=None):
-    failure = FabricError(f"{what}: {os.strerror(errno)}", hint=hint)
-    failure.errno = errno
+cdef object refused(str what, str hint=None, int error=0):
+    """error: the errno; 0: that of the last call."""
+    error = error or errno
+    failure = FabricError(f"{what}: {os.strerror(error)}", hint=hint)
+    failure.errno = error
     return failure
 
 
@@ -149,10 +151,10 @@ cdef class File:
                 with nogil:
                     error = load_range(self.f.fd, at, end, to, buffer)
                 if error == EIO:
-                    raise FabricError(f"the file cannot be read from {at} to {end}", hint="somebody has shortened it, or the disk fails")
+                    raise FabricError(f"the file cannot be read from {at} to {end}",
+                                      hint="see whether a program has shortened it, or the disk fails")
                 if error:
-                    errno = error
-                    raise refused("the pool's file cannot be read")
+                    raise refused("the pool's file cannot be read", error=error)
                 at = end
         finally:
             free(buffer)

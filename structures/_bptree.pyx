@@ -412,7 +412,8 @@ cdef class BPlusTree(Mapping):
     def range(self, lo=None, hi=None, *, bint reverse=False):
         """Iterates over (key, value) with lo <= key < hi, in the order of the keys.
 
-        lo, hi: keys, or what would be one but for its length; None: no bound.  reverse: from the last to the first.  1 READ for each leaf that is not in the cache.
+        lo, hi: keys, or what would be one but for its length; None: no bound.  reverse: from the last to the first.  1 READ for
+        each leaf that is not in the cache.
 
         >>> index = structures.BPlusTree(fe, "index")
         >>> index.update({b"a": b"1", b"b": b"2", b"c": b"3"})

@@ -1,9 +1,9 @@
 # cython: language_level=3
 """What no signal handler may come in between of.
 
-Python runs the handlers of signals between two instructions of its own code, and what they raise (Ctrl-C) ends that code there: after
-a system call has made a file descriptor and before anybody owns it, after bytes were taken from a socket and before they were
-kept.  In compiled code there is no such place.
+Python runs the handlers of signals between two instructions of its own code, and what they raise (Ctrl-C) ends that code there:
+after a system call has made a file descriptor and before an object owns it, after bytes were taken from a socket and before they
+were kept.  In compiled code there is no such place.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -118,7 +118,8 @@ def pidfd_open(int pid):
 def receive(int sock, Py_ssize_t count, list kept not None, int most):
     """Up to `count` bytes, and whether all file descriptors arrived that came with them: those are appended to `kept`.
 
-    most: file descriptors for which there is room, and perhaps one more.  None instead of the bytes if nothing is there.  Raises OSError.
+    most: file descriptors for which there is room, and perhaps one more.  None instead of the bytes if nothing is there.
+    Raises OSError.
     """
     cdef uint64_t room[ROOM]
     cdef msghdr message

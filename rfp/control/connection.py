@@ -98,7 +98,8 @@ class Connection:
         A call whose deadline passes leaves the connection usable: its answer is dropped when it comes.  So does an exception of a
         signal handler, unless it comes in the middle of a message: then the connection is closed.
         """
-        return in_turn(self, deadline, self._call, question, kind, deadline)
+        answer: M = in_turn(self, deadline, self._call, question, kind, deadline)
+        return answer
 
     def _call(self, question: Message, kind: type[M], deadline: float) -> M:
         self._number = question.number = self._number % 0xFFFFFFFF + 1

@@ -32,7 +32,7 @@ class RealThread(threading.Thread):
             super().start()
         except RuntimeError as error:
             raise FabricError(f"the thread {self.name!r} cannot be started: {error}",
-                              hint="see `ulimit -u`, and how many processes its container may have (the limit of pids)") from error
+                              hint="see `ulimit -u`, and the limit of processes (pids) of its container") from error
         self._begun.wait()
         if self._greenlet:
             raise FabricError(f"the thread {self.name!r} would be a greenlet, which this thread would never leave",

@@ -3,7 +3,6 @@ from typing import Any
 from rfp.address import Address
 
 DEATH: float
-LONGEST_TIME: float
 FIRST_PAUSE: float
 LONGEST_PAUSE: float
 FIRST_ATTEMPT: float

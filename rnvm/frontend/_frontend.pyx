@@ -292,9 +292,9 @@ cdef class FrontEnd(Attachment):
 
         Their locks are taken at the start, in an order that is the same for all.  Within it calls on other structures, making,
         dropping and `release()` raise CallerError.  The operation with which it would change more than 64 structures, or no
-        longer fit into one record of the memory log, raises TooLarge and is not done.  It is of this thread.  Raises CallerError within
-        another one, InvalidArgument for what is not open here, and at its end ConnectionFailed if the session was lost before:
-        nothing was done then.
+        longer fit into one record of the memory log, raises TooLarge and is not done.  It is of this thread.  Raises CallerError
+        within another one, InvalidArgument for what is not open here, and at its end ConnectionFailed if the session was lost
+        before: nothing was done then.
         """
         return Transaction(self, structures, timeout)
 

@@ -62,12 +62,12 @@ cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word, 
 cdef class Inspection:
     """What header and superblock say, and what is wrong with the rest.
 
-    medium: what it stands on.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged where header or superblock cannot be used at all.
+    on: the medium.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged where header or superblock cannot be used at all.
     """
 
-    def __cinit__(self, Medium medium not None):
-        medium.check(0, 0)
-        self.medium = medium
+    def __cinit__(self, Medium on not None):
+        on.check(0, 0)
+        self.medium = on
         self.findings = []
         self.names = {}
         if medium.length < RNVM_NAMES:
@@ -196,7 +196,8 @@ cdef class Inspection:
         root = rnvm_block_of(&self.g, rnvm_offset(entry.root))
         if not body:
             self.findings.append(Finding("damage", where, "name, kind and root are damaged", LOSSES["name"], "name", at, i))
-        elif root == RNVM_NO_BLOCK or rnvm_backend(entry.root) != self.g.backend or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
+        elif root == RNVM_NO_BLOCK or rnvm_backend(entry.root) != self.g.backend \
+                or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
             self.findings.append(Finding("damage", where, f"its root {entry.root:#x} is no block of this pool",
                                          LOSSES["name"], "name", at, i))
         else:

@@ -265,12 +265,12 @@ def session_table(Private private not None, uint64_t length):
     return g.sessions_at, g.sessions
 
 
-def end_sessions(Medium medium not None, uint64_t at, uint32_t count):
+def end_sessions(Medium on not None, uint64_t at, uint32_t count):
     """No front-end that still has this memory mapped acknowledges anything from now on: its session has another epoch."""
     cdef uint32_t i
-    medium.check(at, count * sizeof(rnvm_session))
+    on.check(at, count * sizeof(rnvm_session))
     for i in range(count):
-        rfp_store64(medium.c.base + at + i * sizeof(rnvm_session) + RNVM_SESSION_LIVE, NO_EPOCH)
+        rfp_store64(on.c.base + at + i * sizeof(rnvm_session) + RNVM_SESSION_LIVE, NO_EPOCH)
     # A front-end stores its record, then looks at its epoch: who still sees the old one has stored what is read from now on.
     rfp_fence_full()
 

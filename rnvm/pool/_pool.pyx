@@ -152,8 +152,8 @@ cdef class Pool:
     """A pool that is open for writing; one thread at a time may use it.
 
     on: what it stands on; closed with the pool.  accept_loss: open it also where logs that were durable are gone (repair).
-    Opening recovers it, if it was not closed in order.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged, and has then changed nothing;
-    StorageFailed where the medium fails.
+    Opening recovers it, if it was not closed in order.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged, and has then
+    changed nothing; StorageFailed where the medium fails.
     """
 
     def __cinit__(self):
