@@ -160,11 +160,17 @@ cdef class Attachment:
     cdef int begin_patiently(self) except -1:
         """The first session: a back-end that is being started, or started again, may be there before the deadline."""
         cdef double pause = FIRST_PAUSE
+        reason = None
         while True:
             try:
                 return self.begin(self.c.deadline)
+            except DeadlineExceeded:
+                if reason is None:
+                    raise
+                raise reason from None          # says more than that the last attempt had little time left
             except (ConnectionFailed, QuotaExceeded) as error:
                 self.end()
+                reason = error
                 # One session or the other may be given back by then; this process's own are not by waiting.
                 if isinstance(error, HandshakeFailed) or isinstance(error, QuotaExceeded) and self.c.refusal == RNVM_TOO_MANY \
                         or not self.reconnect or (<double> self.c.deadline - <double> rfp_now()) / 1e9 <= pause:

@@ -367,6 +367,7 @@ def test_a_pool_that_was_moved_or_has_another_name_is_served_on(medium: str) -> 
         end = time.monotonic() + 0.3  # some of the back-end's looks
         while time.monotonic() < end:
             queue.put(b"v")
+            assert queue.get() == b"v"
         assert not backend.failed
         os.rename(path + ".moved", path)
 
