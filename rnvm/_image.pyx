@@ -154,7 +154,7 @@ cdef class File:
                     raise FabricError(f"the file cannot be read from {at} to {end}",
                                       hint="see whether a program has shortened it, or the disk fails")
                 if error:
-                    raise refused("the pool's file cannot be read", error=error)
+                    raise refused("the pool's file cannot be read", None, error)
                 at = end
         finally:
             free(buffer)

@@ -63,8 +63,11 @@ class Mapping(Database):
             path = os.path.join(self._temporary, "pool")
         try:
             if not os.path.exists(path):
-                size = properties["rnvm.size"] or size_for(properties)
-                pools.create(path, size, front_ends=max(FRONT_ENDS, properties["threadcount"] + 1), assume_persistent=True)
+                threads = properties["threadcount"] + 1
+                if properties["rnvm.size"]:  # perhaps too small for the logs of more
+                    pools.create(path, properties["rnvm.size"], front_ends=threads, assume_persistent=True)
+                else:
+                    pools.create(path, size_for(properties), front_ends=max(FRONT_ENDS, threads), assume_persistent=True)
             return rnvm.Backend(path, cpus=sorted(placement.server) if placement else None)
         except BaseException:
             self._remove()

@@ -70,9 +70,9 @@ cdef class Inspection:
         self.medium = on
         self.findings = []
         self.names = {}
-        if medium.length < RNVM_NAMES:
-            raise NotAPool(f"{medium.length} bytes are too few to be a pool", hint="make one: rnvm create")
-        self.headers = header_read(&medium.c, &self.header)
+        if on.length < RNVM_NAMES:
+            raise NotAPool(f"{on.length} bytes are too few to be a pool", hint="make one: rnvm create")
+        self.headers = header_read(&on.c, &self.header)
         if not self.headers:
             self.refuse()
         if self.header.major < RNVM_MAJOR:
@@ -87,14 +87,14 @@ cdef class Inspection:
             raise PoolTooNew(
                 f"the pool uses features that this version does not know ({self.header.incompatible:#x},"
                 f" {self.header.read_compatible:#x})", hint="use the version that made it")
-        self.superblocks = superblock_read(&medium.c, &self.header, &self.superblock)
+        self.superblocks = superblock_read(&on.c, &self.header, &self.superblock)
         if not self.superblocks:
             raise PoolDamaged(
                 f"neither copy of the superblock is whole (offsets {RNVM_SUPERBLOCKS}, {RNVM_SUPERBLOCKS + RNVM_PAGE})",
                 findings=["both copies of the superblock"], hint="restore the pool from a copy")
-        if self.superblock.size > medium.length:
+        if self.superblock.size > on.length:
             raise PoolDamaged(
-                f"the pool is truncated: it has {units.show_size(medium.length)} of {units.show_size(self.superblock.size)}",
+                f"the pool is truncated: it has {units.show_size(on.length)} of {units.show_size(self.superblock.size)}",
                 findings=["truncated"], hint="restore the pool from a copy")
         if (not rnvm_geometry_of(&self.header, self.superblock.size, &self.g)
                 or self.superblock.state not in (RNVM_CLEAN, RNVM_OPEN)):
