@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t, uint32_t
 from rfp._fabric cimport Region
 from rfp.protocol._service cimport Service, request, response
 from rnvm._backend cimport backend
+from rnvm._messages cimport rnvm_open
 from rnvm.pool._pool cimport Pool
 
 
@@ -16,5 +17,6 @@ cdef class PoolService(Service):
     cdef Region words                  # of locks that front-ends settle by compare-and-swap
     cdef void take_back(self, uint32_t index) noexcept
     cdef int open(self, const request *asked, response *answer) except -1
+    cdef bint make(self, bytes name, const rnvm_open *question, bytes codec) except -1
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1
     cdef int list(self, const request *asked, response *answer) except -1

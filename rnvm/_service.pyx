@@ -181,13 +181,15 @@ cdef class PoolService(Service):
                 answer.status = RNVM_ABSENT
                 return 0
             try:
-                self.pool.create(name, question.kind, question.format, codec,
-                                 (question.root + self.b.g.p.g.block - 1) // self.b.g.p.g.block)
-            except OutOfMemory:
-                answer.status = RNVM_NO_SPACE
-                return 0
+                made = self.make(name, &question, codec)
+                if not made and not guests_settle(&self.b.g) and not backend_checkpoint(&self.b):
+                    # As for blocks that a front-end asks for: what was returned may be free behind a checkpoint.
+                    made = self.make(name, &question, codec)
             except InvalidArgument:
                 answer.status = RNVM_BAD_REQUEST
+                return 0
+            if not made:
+                answer.status = RNVM_NO_SPACE
                 return 0
         index = self.pool.names[name]
         entry = <const rnvm_name *> (self.b.g.p.m.base + rnvm_name_at(&self.b.g.p.g, index))
@@ -210,6 +212,15 @@ cdef class PoolService(Service):
         memcpy(found.uuid, entry.uuid, sizeof(found.uuid))
         reply(answer, &found, sizeof(found))
         return 0
+
+    cdef bint make(self, bytes name, const rnvm_open *question, bytes codec) except -1:
+        """Whether there was room for it."""
+        try:
+            self.pool.create(name, question.kind, question.format, codec,
+                             (question.root + self.b.g.p.g.block - 1) // self.b.g.p.g.block)
+        except OutOfMemory:
+            return False
+        return True
 
     cdef int drop(self, const request *asked, response *answer, int64_t user) except -1:
         name = PyBytes_FromStringAndSize(asked.payload, asked.length)

@@ -292,3 +292,11 @@ def test_a_token_is_taken_by_its_own_queue_only_and_once():
             one.ack(mine)
         with pytest.raises(Empty):
             one.get()
+
+
+def test_a_structure_is_made_in_the_room_that_another_has_just_freed():
+    with small_pool(64 * KIB) as served, rnvm.connect(served.address) as fe:
+        tree = BPlusTree(fe, "t")
+        fill(lambda i: tree.__setitem__(b"%08d" % i, bytes(100)))
+        tree.clear()
+        assert len(HashTable(fe, "h")) == 0
