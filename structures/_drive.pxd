@@ -53,3 +53,4 @@ cdef class Structure:
     cdef bytes encode(self, object value)
     cdef object decode(self, bytes value, bytes key=*, bytes token=*)
     cdef uint64_t longest(self, uint64_t most) except? 0
+    cdef object not_named(self)

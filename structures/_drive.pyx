@@ -525,6 +525,9 @@ cdef class Structure:
     cdef uint64_t longest(self, uint64_t most) except? 0:
         return most
 
+    cdef object not_named(self):
+        return None                            # there are no transactions
+
     def check(self):
         """Verifies all invariants; raises on the first that does not hold."""
         cdef Memory fe = self.fe
