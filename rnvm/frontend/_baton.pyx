@@ -69,9 +69,13 @@ cdef class Baton:
     cdef void call_next(self) noexcept:
         """Lets the first in who may come in."""
         cdef Waiter each
-        for each in self.waiting:
+        cdef Py_ssize_t i
+        # Nothing here may allocate what the garbage collector tracks: a finalizer, or another thread while that one runs, would
+        # find the front-end free, and two would be inside.  An iterator over the deque is such an object.
+        for i in range(<Py_ssize_t> len(self.waiting)):
+            each = self.waiting[i]
             if not self.keeper or each.thread == self.keeper:
-                self.waiting.remove(each)
+                del self.waiting[i]
                 self.holder = each.thread
                 each.called = True
                 each.door.release()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import gc
 import subprocess
@@ -29,6 +30,7 @@ from rfp.errors import (
     WrongType,
 )
 from rnvm import pools
+from rnvm.frontend._baton import Baton
 from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
@@ -384,6 +386,58 @@ def test_structures_may_go_while_another_thread_is_inside(direct: rnvm.Backend, 
         done.set()
         thread.join()
     assert [Sample(fe, f"other {i}").numbers()[0] for i in range(4)] == [25] * 4
+
+
+def waiting(fe: Any) -> int:
+    """How many threads wait until it is their turn."""
+    (baton,) = (each for each in gc.get_referents(fe) if isinstance(each, Baton))
+    (queue,) = (each for each in gc.get_referents(baton) if isinstance(each, collections.deque))
+    return len(queue)
+
+
+def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(direct: rnvm.Backend, connect: Connect) -> None:
+    fe = connect(direct, timeout=20)
+    sample = Sample(fe, "s")
+    sample.put(0, b"a")
+    sample.put(1, b"b")
+    leaving = threading.get_ident()
+    done = threading.Event()
+    seen: list[bool] = []
+
+    def inside() -> None:
+        seen.append(done.wait(0.2))
+
+    def second() -> None:
+        sample.get(0)
+        done.set()
+
+    threads = [threading.Thread(target=lambda: sample.see(0, 1, inside)), threading.Thread(target=second)]
+
+    def collected(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and threading.get_ident() == leaving:
+            with contextlib.suppress(CallerError):
+                sample.get(2)
+
+    def leave_soon() -> None:
+        for n, thread in enumerate(threads, 1):
+            thread.start()
+            while waiting(fe) < n:
+                time.sleep(0.001)
+        gc.disable()
+        garbage: list[list[int]] = [[] for _ in range(1000)]
+        gc.callbacks.append(collected)
+        gc.set_threshold(len(garbage) // 2, 10, 10)
+        gc.enable()                             # the next object that the collector tracks starts it
+
+    before = gc.get_threshold()
+    try:
+        sample.see(0, 1, leave_soon)
+    finally:
+        gc.callbacks.remove(collected)
+        gc.set_threshold(*before)
+        for thread in threads:
+            thread.join()
+    assert seen == [False]
 
 
 # Handles
