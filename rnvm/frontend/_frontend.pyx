@@ -138,8 +138,10 @@ cdef class FrontEnd(Attachment):
                 del self.structures[structure.name]
                 with nogil:
                     turn_settle(s)
-                s.id = 0
                 raise
+        except BaseException:
+            s.id = 0                            # the object may be kept, and must not be used
+            raise
         finally:
             self.leave()
         return 0

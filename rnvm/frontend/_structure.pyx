@@ -200,8 +200,9 @@ def codec_name(codec):
 
 
 cdef FrontEnd front_of(Structure s):
-    """The front-end, for a call that needs it: an object that was never opened has none."""
-    if s.fe is None:
+    """The front-end, for a call that needs it: an object that was never opened has none.  One that could not be opened has no
+    number, and its instance may have no front-end."""
+    if s.fe is None or not s.c.id:
         raise CallerError(f"this {type(s).__name__} was never opened",
                           hint="its __init__ has to call super().__init__(fe, name)")
     return <FrontEnd> s.fe

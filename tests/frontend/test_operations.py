@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -441,6 +442,35 @@ def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(direct: rn
 
 
 # Handles
+
+
+@pytest.mark.parametrize("reason", ["open already", "another codec", "not there", "another thread is inside"])
+def test_an_object_that_could_not_be_opened_is_refused_by_every_call(direct: rnvm.Backend, connect: Connect, reason: str) -> None:
+    fe = connect(direct)
+    kept = Sample(fe, "s")
+    kept.put(0, b"a")
+    half: Any = Sample.__new__(Sample)
+
+    def open_it() -> None:
+        if reason == "open already":
+            half.__init__(fe, "s")
+        elif reason == "another codec":
+            half.__init__(connect(direct), "s", codec="json")
+        elif reason == "not there":
+            half.__init__(fe, "t", create=False)
+        else:
+            half.__init__(fe, "t", timeout=0.001)
+
+    with pytest.raises((AlreadyExists, WrongKind, NotFound, DeadlineExceeded)):
+        if reason == "another thread is inside":
+            with ThreadPoolExecutor(1) as executor, fe.batch():
+                executor.submit(open_it).result()
+        else:
+            open_it()
+    for call in (lambda: half.add(1), lambda: half.get(0), half.check):
+        with pytest.raises(CallerError):
+            call()
+    assert kept.get(0) == b"a"
 
 
 def test_a_closed_front_end_says_so(direct: rnvm.Backend, connect: Connect) -> None:
