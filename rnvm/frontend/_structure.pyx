@@ -23,7 +23,7 @@ from rnvm.frontend._slabs cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend._turns cimport turn_enter, turn_leave
 
 from rfp._buffers import checked
-from rfp.errors import CallerError, InvalidArgument, Undecodable, WrongType, not_copied
+from rfp.errors import CallerError, InvalidArgument, NotFound, Undecodable, WrongKind, WrongType, not_copied
 
 ROOT = 1                       # type of a root
 MOST_ROOT = 3072
@@ -32,6 +32,8 @@ cdef enum:
     BESIDE = 8192              # bytes that an operation may change beside the value that it brings
     BEFORE = 2048              # and bytes of its own record before it
     LEAST = 256                # bytes of a value that fit in any case
+
+cdef uint32_t NONE = 0xffffffff        # in place of a structure's number: none has it
 
 
 # Nodes
@@ -357,7 +359,11 @@ cdef class Structure:
     # For the front-end
 
     def _reopen(self):
-        front_of(self).find(self, self.c, False)
+        try:
+            front_of(self).find(self, self.c, False)
+        except (NotFound, WrongKind):
+            self.c.id = NONE               # in the backup of a pool another structure may have our number
+            raise
 
     def _index(self):
         return self.c.index

@@ -316,6 +316,32 @@ def test_a_front_end_goes_on_in_the_backup_that_was_restored(medium: str, option
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_structure_that_a_backup_does_not_have_is_not_taken_for_the_one_that_has_its_number_there(medium: str, options: str) -> None:
+    with new_path(medium) as path, contextlib.ExitStack() as stack:
+        address = address_of(path) + options
+        with served(path, 2, address), rnvm.connect(address) as first:
+            Queue(first, "q").put(b"in the backup")
+        shutil.copy(path, path + ".bak")
+        with served(path, 2, address) as backend:
+            fe = stack.enter_context(rnvm.connect(address, timeout=20))
+            queue, mine = Queue(fe, "q"), HashTable(fe, "mine")
+            mine[b"k"] = b"v"
+            backend.kill()
+            os.replace(path + ".bak", path)
+        with served(path, 2, address), rnvm.connect(address) as other:
+            theirs = HashTable(other, "theirs")
+            theirs[b"k"] = b"theirs"
+            assert queue.get() == b"in the backup"
+            with pytest.raises(NotFound):
+                mine[b"k"] = b"mine"
+            with pytest.raises(NotFound):
+                mine.get(b"k")
+            assert dict(theirs.items()) == {b"k": b"theirs"}
+            theirs.check()
+
+
+@pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
+@pytest.mark.parametrize("medium", ["direct", "image"])
 def test_a_front_end_does_not_go_over_to_another_pool(medium: str, options: str) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
