@@ -256,6 +256,7 @@ cdef class Model(Medium):
 
     cpdef close(self):
         """Give the memory back; what was recorded stays."""
+        self.check_unserved()
         self.release()
         Medium.close(self)
 

@@ -524,9 +524,11 @@ cdef class Image(Medium):
         """Write everything to its place, so that the file is whole without its area, and give memory and file back.
 
         May be called again.  No thread may be in drain().  A file to which nothing was sent is not changed, and one that has
-        failed neither.  Raises StorageFailed where it fails now; the area has what was made durable before.
+        failed neither.  Raises StorageFailed where it fails now; the area has what was made durable before.  Raises CallerError
+        while a back-end serves it.
         """
         cdef int failed = 0
+        self.check_unserved()
         if self.c.base != NULL and self.i.file != NULL and self.i.used and not self.c.error:
             with nogil:
                 failed = write_back(&self.i)

@@ -35,11 +35,13 @@ cdef class Medium:
     """What a pool stands on; owns the mapping and the file."""
     cdef medium c
     cdef object __weakref__
+    cdef bint served                   # a back-end uses it: what it stands on must not go
     cdef readonly bint direct          # base is the medium itself: who maps it can make stores durable by flushing cache lines
     # The file whose bytes from 0 on are base, for peers of this host to map; -1: there is none.  It stays the medium's.
     cpdef int fileno(self)
     cpdef close(self)
     cdef int check(self, uint64_t offset, uint64_t n) except -1   # within its length, and open
+    cdef int check_unserved(self) except -1                       # raises CallerError; first of all in close()
 
 # Raises StorageFailed for a medium whose drain failed.
 cdef int raise_failed(medium *m) except -1

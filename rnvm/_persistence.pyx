@@ -12,7 +12,7 @@ from posix.mman cimport (
 from posix.unistd cimport close as close_fd, lseek
 from rnvm._layout cimport rfp_copy_in, rfp_copy_out, rfp_store64
 
-from rfp.errors import Closed, FabricError, InvalidArgument, StorageFailed
+from rfp.errors import CallerError, Closed, FabricError, InvalidArgument, StorageFailed
 
 cdef extern from "<unistd.h>" nogil:
     enum:
@@ -57,13 +57,20 @@ cdef class Medium:
         """In the child of a fork, which has no part in the pool: nothing of it may be read, written back or unmapped there."""
         self.c.ops = &closed_operations
         self.c.base = NULL
+        self.served = False
+
+    cdef int check_unserved(self) except -1:
+        if self.served:
+            raise CallerError("a back-end serves this pool", hint="close the back-end, which closes its pool")
+        return 0
 
     cpdef int fileno(self):
         """The file that peers of this host can map to see what stands at base; -1 where there is none."""
         return -1
 
     cpdef close(self):
-        """Give the memory and the file back; may be called again."""
+        """Give the memory and the file back; may be called again.  Raises CallerError while a back-end serves it."""
+        self.check_unserved()
         self.c.ops = &closed_operations
         self.c.base = NULL
 
@@ -228,5 +235,6 @@ cdef class Private(Medium):
 
     cpdef close(self):
         """Give the memory back; may be called again."""
+        self.check_unserved()
         self.unmap()
         Medium.close(self)

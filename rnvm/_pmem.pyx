@@ -203,6 +203,7 @@ cdef class Direct(Medium):
 
     cpdef close(self):
         """Give mapping and file back; may be called again."""
+        self.check_unserved()
         live.discard(self)
         self.release()
         Medium.close(self)

@@ -50,7 +50,10 @@ cdef class PoolService(Service):
 
     def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False, bint revoking=False,
                   int file=-1):
-        cdef const rnvm_header *header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS)
+        cdef const rnvm_header *header
+        opened.check()
+        opened.medium.check_unserved()              # by another one
+        header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS)
         self.pool = opened
         self.giving = threading.Lock()
         self.rings = {}
@@ -84,6 +87,11 @@ cdef class PoolService(Service):
         self.b.collecting = self.b.replaying = True
         if guests_begin(&self.b.g):
             self.b.stopped = True
+        opened.medium.served = True
+
+    def close(self):
+        """The pool may be closed: nobody serves it any more.  May be called again."""
+        self.pool.medium.served = False
 
     def __dealloc__(self):
         free(self.b.g.each)

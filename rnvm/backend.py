@@ -92,13 +92,15 @@ class Backend(Hosted):
                 forgetful = pools.media(file.fileno()).volatile
             flushed = getattr(self.pool.medium, "flushing", "none") != "none"
             revoking = used.closing_revokes
-            self._service = PoolService(
-                self.pool,
-                lease,
-                flushed=flushed,
-                forgetful=forgetful,
-                revoking=revoking,
-                file=-1 if file is None else file.fileno(),
+            self._service = self._keep(
+                PoolService(
+                    self.pool,
+                    lease,
+                    flushed=flushed,
+                    forgetful=forgetful,
+                    revoking=revoking,
+                    file=-1 if file is None else file.fileno(),
+                )
             )
             arena = self._keep(self._service.reserve(used))
             if revoking:

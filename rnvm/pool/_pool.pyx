@@ -287,11 +287,13 @@ cdef class Pool:
     cpdef close(self):
         """Apply what is in the logs, mark the pool as closed in order, and close the medium; may be called again.
 
-        Where the medium has failed nothing more is written, and the next opening recovers the pool.
+        Where the medium has failed nothing more is written, and the next opening recovers the pool.  Raises CallerError while a
+        back-end serves it.
         """
         cdef Inspection inspection
         if self.closed:
             return
+        self.medium.check_unserved()
         self.closed = True
         try:
             if self.c.m.error or self.c.m.base == NULL:

@@ -473,6 +473,26 @@ def test_an_object_that_could_not_be_opened_is_refused_by_every_call(direct: rnv
     assert kept.get(0) == b"a"
 
 
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_pool_is_not_closed_under_the_back_end_that_serves_it(medium: str, connect: Connect) -> None:
+    with new_path(medium) as path:
+        with open_backend(path, medium) as backend:
+            sample = Sample(connect(backend), "s")
+            for close in (backend.pool.close, backend.pool.medium.close):
+                with pytest.raises(CallerError):
+                    close()
+            with pytest.raises(CallerError):
+                rnvm.Backend(backend.pool)
+            assert sample.add(1) == 1
+            pool = backend.pool
+        pool.close()
+        pool.medium.close()
+        with pytest.raises(Closed):
+            rnvm.Backend(pool)
+        with pools.open_pool(path) as pool:
+            assert pool.clean
+
+
 def test_a_closed_front_end_says_so(direct: rnvm.Backend, connect: Connect) -> None:
     fe = connect(direct)
     sample = Sample(fe, "s")
