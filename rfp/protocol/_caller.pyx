@@ -206,6 +206,9 @@ cdef class Caller:
             held = getattr(self.threads, "held", None)
             if held is not None and held.channel is channel:
                 held.channel = None
+            if rfp_thread.channel == <void *> channel:
+                # A signal handler has called this handle meanwhile and found this channel: the entry must not outlive it.
+                rfp_thread.identity = 0
             self.leave(channel)
             link.detach(channel)
             raise

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -159,3 +161,40 @@ def test_a_handler_may_close_the_handle_in_its_first_call(address: str, step: in
             except rfp.errors.RfpError as error:
                 assert isinstance(error, rfp.errors.Closed), (number, repr(error))
         assert descriptors() == before, number
+
+
+def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_that_are_gone() -> None:
+    """The handler finds the rings that are being set up, and is refused; they go with the call, which its error ends."""
+    inside, go = threading.Event(), threading.Event()
+    kept = []
+
+    def busy(request: bytes) -> bytes:
+        if request == b"busy":
+            inside.set()
+            go.wait()
+        return request
+
+    def handler(*_: object) -> None:
+        kept.extend(client.link.channels)  # else their memory would be anybody's
+        client.call(b"within")
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        with rfp.RpcServer(busy) as server, rfp.RpcClient(server.address) as other, rfp.RpcClient(server.address) as client:
+            thread = threading.Thread(target=partial(other.call, b"busy", timeout=60))
+            thread.start()
+            inside.wait()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(CallerError, match="inside another call"):
+                    client.call(b"first", timeout=60)
+            finally:
+                go.set()
+                thread.join()
+            link = client.link
+            assert len(kept) == 1
+            assert client.call(b"next") == b"next"
+            assert client.link is link, "the call used the rings that are gone"
+            assert kept[0] not in link.channels
+    finally:
+        signal.signal(signal.SIGALRM, old)
