@@ -107,8 +107,9 @@ class Shares:
         peer.channels += sign * cost.channels
 
     def _forget(self, peer: Peer) -> None:
-        if not (peer.memory or peer.descriptors or peer.channels):
-            self.peers.pop(peer.key, None)
+        # A peer that was refused is forgotten before its connection ends; by then its process may count as another.
+        if not (peer.memory or peer.descriptors or peer.channels) and self.peers.get(peer.key) is peer:
+            del self.peers[peer.key]
 
     def figures(self) -> dict[str, int]:
         """For people who look why a client was refused."""
