@@ -1,6 +1,7 @@
 # cython: language_level=3
 """Threads that stay in C for as long as they like."""
 
+import _thread
 import threading
 
 from rfp.errors import FabricError
@@ -14,26 +15,35 @@ class RealThread(threading.Thread):
     """A daemon thread that runs run(*arguments) and may keep its processor without ever coming back to Python.
 
     Where something has put greenlets in the place of threads (gevent, eventlet) it is refused: a greenlet runs in the thread that
-    starts it, which would never come out again.
+    starts it, which would never come out again.  begun: whether start() has returned; run() is not called before.
     """
 
     def __init__(self, run, name, arguments=()):
         super().__init__(name=name, daemon=True)
+        self.begun = False
         self._body = run
         self._arguments = arguments
         self._starter = None
-        self._begun = threading.Event()
+        self._answered = threading.Event()
         self._greenlet = False
+        self._permission = _thread.allocate_lock()      # no Event: its set() is Python code, out of which a handler may raise
+        self._permission.acquire()
 
     def start(self):
-        """Raises FabricError: the system gives no more threads, or this would be a greenlet."""
+        """Raises FabricError: the system gives no more threads, or this would be a greenlet.
+
+        What a signal handler raises meanwhile comes out too.  Whatever is raised, run() is never called.
+        """
         self._starter = <unsigned long> pthread_self()
         try:
             super().start()
+            self._answered.wait()
+            self.begun = not self._greenlet
         except RuntimeError as error:
             raise FabricError(f"the thread {self.name!r} cannot be started: {error}",
                               hint="see `ulimit -u`, and the limit of processes (pids) of its container") from error
-        self._begun.wait()
+        finally:
+            self._permission.release()
         if self._greenlet:
             raise FabricError(f"the thread {self.name!r} would be a greenlet, which this thread would never leave",
                               hint="run the server in a process of its own, or keep real threads: "
@@ -41,6 +51,9 @@ class RealThread(threading.Thread):
 
     def run(self):
         self._greenlet = <unsigned long> pthread_self() == self._starter
-        self._begun.set()
-        if not self._greenlet:
+        self._answered.set()
+        if self._greenlet:
+            return
+        self._permission.acquire()
+        if self.begun:
             self._body(*self._arguments)

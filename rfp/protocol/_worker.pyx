@@ -281,7 +281,7 @@ cdef class Worker:
                 self.thread = RealThread(self._run, "rfp-worker", (cpu,))
                 try:
                     self.thread.start()
-                except Exception:
+                except BaseException:
                     self.thread = None  # it carries out no orders: nobody may wait for that
                     raise
 

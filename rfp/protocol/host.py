@@ -116,7 +116,7 @@ class Host:
         self._closed = False
         self._ended = False
         self._closer: int | None = None  # the thread that is inside close()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # of close(): a signal handler of the thread inside may call it too
         self._counting = threading.Lock()  # while counters move from one who leaves to `past`
         self._pid = os.getpid()
         self._wake = -1
@@ -175,11 +175,11 @@ class Host:
                 worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             _hosts.add(self)
-            thread = RealThread(self._watch, "rfp-control")
-            thread.start()
-            self._thread = thread
+            self._thread = RealThread(self._watch, "rfp-control")
+            self._thread.start()
         except BaseException as error:
             self._closed = True
+            self._stop_watching()
             self._end()
             self._ended = True
             if isinstance(error, OSError) and not isinstance(error, RfpError):
@@ -491,14 +491,18 @@ class Host:
             try:
                 self._closed = True
                 if os.getpid() == self._pid:
-                    if self._thread is not None:
-                        os.eventfd_write(self._wake, 1)
-                        self._thread.join()
-                        self._thread = None
+                    self._stop_watching()
                     self._end()
                 self._ended = True
             finally:
                 self._closer = None
+
+    def _stop_watching(self) -> None:
+        """Ends the control thread, if it has begun."""
+        if self._thread is not None and self._thread.begun:
+            os.eventfd_write(self._wake, 1)
+            self._thread.join()
+        self._thread = None
 
     def _end(self) -> None:
         """Ends all that there is.  It may be called again after a signal handler has raised out of it."""

@@ -74,11 +74,13 @@ class Hosted:
         host = getattr(self, "_host", None)  # there is none where making it failed
         if host is None or host.closed:
             return
-        warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
-        if host.inside:  # the garbage collector runs in any thread, also in those that close() waits for
-            _thread.start_new_thread(_close, (host, self._owned))
-        else:
-            _close(host, self._owned)
+        try:
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
+        finally:  # a program may make errors of warnings
+            if host.inside:  # the garbage collector runs in any thread, also in those that close() waits for
+                _thread.start_new_thread(_close, (host, self._owned))
+            else:
+                _close(host, self._owned)
 
     def __repr__(self) -> str:
         kind = type(self)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 import warnings
@@ -21,6 +22,7 @@ from rfp.control import GetStats, Hello, Refused, Stats, Welcome, connect, frame
 from rfp.errors import AddressInUse, FabricError, HandshakeFailed
 from rfp.protocol import host as host_module
 from rfp.protocol._heart import Heart
+from rfp.protocol._real_thread import RealThread
 from rfp.protocol.link import Link
 
 
@@ -78,6 +80,51 @@ def test_a_heart_whose_thread_cannot_be_started_can_be_stopped(monkeypatch):
         heart.stop()
 
 
+class Stopped(Exception):
+    """What a signal handler raises."""
+
+
+@contextlib.contextmanager
+def stopped_at_wait(number: int):
+    """Raises Stopped, as a signal handler would, at the end of the number-th wait for an event of this thread."""
+    waits, wait, starter = [], threading.Event.wait, threading.get_ident()
+
+    def stopped(event, timeout=None):
+        found = wait(event, timeout)
+        if threading.get_ident() == starter:
+            waits.append(event)
+            if len(waits) == number + 1:
+                raise Stopped
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Event, "wait", stopped)
+        yield
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_an_interrupt_while_a_servers_threads_begin_leaves_none_of_them(private, number):
+    """Of the two workers and the control thread, which would wait for ever on what is closed."""
+    address = f"shm://{private}/s"
+    before = set(threading.enumerate())
+    with stopped_at_wait(number), pytest.raises(Stopped):
+        rfp.Server(memory="4MiB", workers=2, address=address)
+    until(lambda: set(threading.enumerate()) <= before)
+    assert os.listdir(private) == []
+    with rfp.Server(memory="4MiB", workers=2, address=address) as server, rfp.connect(server.address) as kv:
+        kv.put(b"k", b"v")
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_a_thread_whose_start_was_interrupted_runs_nothing(number):
+    ran: list[int] = []
+    thread = RealThread(ran.append, "real", (1,))
+    with stopped_at_wait(number), pytest.raises(Stopped):
+        thread.start()
+    thread.join()
+    assert not ran
+
+
 def test_greenlets_in_place_of_threads_are_refused(private, monkeypatch):
     """They run in the thread that starts them, and a worker would never come out of its loop."""
     with monkeypatch.context() as patch:
@@ -88,10 +135,6 @@ def test_greenlets_in_place_of_threads_are_refused(private, monkeypatch):
 
 
 # The end
-
-
-class Stopped(Exception):
-    pass
 
 
 @contextlib.contextmanager
@@ -165,6 +208,31 @@ def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_
         assert running == [[False]]
 
 
+def test_a_signal_handler_may_close_at_any_line_of_a_close(private):
+    """Also at one where the thread that it interrupts has the lock of close(), and has not yet said so."""
+    code = host_module.Host.close.__code__
+    numbers = sorted({line for *_, line in code.co_lines() if line is not None and line > code.co_firstlineno})
+    for number in numbers:
+        server = rfp.RpcServer(bytes.upper, f"shm://{private}/s")
+
+        def local(frame, event, argument, number=number, server=server):
+            if event == "line" and frame.f_lineno == number:
+                sys.settrace(None)
+                server.close()
+            return local
+
+        def close(server=server, local=local) -> None:
+            sys.settrace(lambda frame, event, argument: local if frame.f_code is code else None)
+            server.close()
+
+        thread = threading.Thread(target=close, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), number
+        assert server._host.ended
+        assert os.listdir(private) == []
+
+
 def test_of_two_threads_that_close_the_second_waits_for_the_first(private):
     """Else it would give back memory that a worker still uses."""
     with blocked_handler(f"shm://{private}/s") as (server, go):
@@ -210,6 +278,16 @@ def test_a_server_that_is_dropped_is_closed_and_says_that_it_was_not(private, ki
         closed.close()
         del closed
         gc.collect()
+
+
+def test_a_server_that_is_dropped_is_closed_also_where_warnings_are_errors(private, monkeypatch):
+    kept, raised = [rfp.Server(memory="4MiB", address=f"shm://{private}/s")], []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept.clear()
+    assert [each.exc_type for each in raised] == [ResourceWarning]
+    assert os.listdir(private) == []
 
 
 @pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")
