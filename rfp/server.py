@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfp import address as addresses
-from rfp import units
+from rfp import clock, units
 from rfp._fabric import Fabric
 from rfp.address import Address
 from rfp.control import Credentials
@@ -38,7 +37,7 @@ class Server(Hosted):
     asked for it.
     quota: bytes of large values that one client thread may hold at one worker, and that all threads of a client may be uploading
     there; None for half of the worker's memory.  rings: bytes that all clients' threads may have beside memory=, each client half
-    of that: 0.5 MiB a thread and 0.26 MiB for each worker; None for as much as memory=, at least 1GiB and what 256 threads need.
+    of that: 0.5 MiB a thread and 0.28 MiB for each worker; None for as much as memory=, at least 1GiB and what 256 threads need.
     cpus: processors to keep the workers on, in turn.
 
     At an `rdma://HOST:PORT` address.  secret: what clients must know, at least 16 bytes; secret_file: a file with it, of this
@@ -102,7 +101,7 @@ class Server(Hosted):
         used = fabric or self._keep(open_fabric(place))
         seed = secrets.randbits(64)
         # Versions grow over restarts because the clock does, and no worker makes a thousand million changes a second.
-        first_version = time.time_ns()
+        first_version = clock.real_ns()
         try:
             arenas = [self._keep(used.reserve(share, REMOTE_READ)) for _ in range(workers)]
             self._partitions = [

@@ -43,6 +43,14 @@ def test_servers_clients_and_pools_work_while_the_time_stands_still(frozen: None
         assert queue.get() == b"v"
 
 
+def test_versions_grow_over_restarts_while_the_time_stands_still(frozen: None) -> None:
+    versions = []
+    for _ in range(2):
+        with rfp.Server(memory="8MiB") as server, rfp.connect(server.address) as kv:
+            versions += [kv.put(b"k", b"v"), kv.put(b"k", b"w")]
+    assert versions == sorted(set(versions))
+
+
 def test_a_deadline_passes_while_the_time_stands_still(frozen: None, start: object) -> None:
     server: Process = start("server")  # type: ignore[operator]
     with rfp.connect(server.address) as kv:
