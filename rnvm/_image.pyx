@@ -22,7 +22,7 @@ from rfp.forks import live
 cdef extern from "rfp/core/memfd.h" nogil:
     int rfp_memfd_create()
     char *rfp_memfd_map_new(int fd, uint64_t length)
-    char *rfp_memfd_map_sparse(int fd, uint64_t length)
+    char *rfp_memfd_map_empty(int fd, uint64_t length)
     int rfp_memfd_seal(int fd, int writable)
 
 cdef extern from "<unistd.h>" nogil:
@@ -444,7 +444,7 @@ cdef class Image(Medium):
         if accounted():
             self.c.base = rfp_memfd_map_new(self.memory, self.mapped)
         else:
-            self.c.base = rfp_memfd_map_sparse(self.memory, self.mapped)
+            self.c.base = rfp_memfd_map_empty(self.memory, self.mapped)
         if self.c.base == NULL:
             raise refused(f"no memory for a pool of {length} bytes", hint="free some memory, or use a DAX device or file system")
         if rfp_memfd_seal(self.memory, 1):

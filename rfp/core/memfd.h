@@ -41,7 +41,8 @@ static inline int rfp_memfd_create(void)
     return fd;
 }
 
-/* Sizes and maps; what it maps is not there yet: rfp_memfd_fill.  Returns the mapping, or NULL with errno and nothing mapped. */
+/* Sizes and maps; no page is there yet (rfp_memfd_fill), and one that is never touched takes no memory.  Returns the mapping, or
+ * NULL with errno and nothing mapped. */
 static inline char *rfp_memfd_map_empty(int fd, uint64_t length)
 {
     char *base;
@@ -92,19 +93,6 @@ static inline char *rfp_memfd_map_new(int fd, uint64_t length)
     if (!error) return base;
     munmap(base, length);
     errno = error;
-    return NULL;
-}
-
-/* The same without preallocation: pages that are never touched take no memory. */
-static inline char *rfp_memfd_map_sparse(int fd, uint64_t length)
-{
-    char *base;
-    if (ftruncate(fd, (off_t)length)) return NULL;
-    base = (char *)mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (base == MAP_FAILED) return NULL;
-    if (length >= RFP_HUGE_PAGE) madvise(base, length, MADV_HUGEPAGE);
-    if (!madvise(base, length, MADV_DONTFORK)) return base;
-    munmap(base, length);
     return NULL;
 }
 
