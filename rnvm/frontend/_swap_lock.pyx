@@ -28,13 +28,19 @@ cdef int swap(instance *s, uint64_t expected, uint64_t wanted, uint64_t *old, li
     """The word; and behind it, where `seen` is not NULL, the line: who asks the lock back looks at the word after he said so."""
     cdef frontend *fe = s.fe
     cdef work_request[3] works
+    cdef uint64_t again
     cdef int found = OK
     fe.swaps += 1
     if fe.near:
         old[0] = expected
         rfp_compare_swap64(fe.words.base + 8 * <uint64_t> s.index, old, wanted)
         rfp_fence_full()
-        return line_look(s, seen) if seen != NULL else OK
+        found = line_look(s, seen) if seen != NULL else OK
+        if found == GONE and old[0] == expected:
+            # The word is that of another structure by now, whose front-ends would wait until we are fenced.
+            again = wanted
+            rfp_compare_swap64(fe.words.base + 8 * <uint64_t> s.index, &again, expected)
+        return found
     works[0].opcode = COMPARE_SWAP
     works[0].local = fe.buffer
     works[0].local_offset = fe.landing + WORD

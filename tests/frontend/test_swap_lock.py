@@ -14,7 +14,7 @@ import pytest
 import rnvm
 from rfp import _fabric
 from rfp._shm import ShmFabric
-from rfp.errors import CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, Unsupported
+from rfp.errors import CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NotFound, Unsupported
 from rnvm.frontend._sample import Sample
 
 from .conftest import Connect, new_path, open_backend
@@ -54,6 +54,18 @@ def test_one_writer_needs_two_swaps_for_an_operation_and_no_call(backend: rnvm.B
     # A disk's back-end is asked to make it durable; any other one only when it had no processor for a while.
     assert (1 if medium == "image" else 0, 2) in costs
     assert {swaps for _, swaps in costs} == {2}
+
+
+def test_who_finds_a_structure_dropped_leaves_the_word_of_the_next_one_alone(direct: rnvm.Backend, connect: Connect) -> None:
+    late, other = (connect(direct, lock="cas", timeout=20) for _ in range(2))
+    dropped = Sample(late, "s")
+    dropped.add(1)
+    late.release()
+    other.drop("s")
+    with pytest.raises(NotFound):
+        dropped.add(1)
+    assert Sample(other, "t").add(1) == 1       # its entry, and so its word, are those of the one that was dropped
+    assert direct.figures()["pool"]["fenced"] == 0
 
 
 def test_who_comes_back_after_another_one_needs_one_call(direct: rnvm.Backend, connect: Connect) -> None:
