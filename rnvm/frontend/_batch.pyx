@@ -42,7 +42,7 @@ cdef class Batch:
     def __exit__(self, kind, error, trace):
         cdef Attachment fe = self.fe
         cdef int found
-        if fe.is_forked:                        # the parent's; this child has no part in it
+        if fe.is_forked and fe.open_batch is self:      # the parent's; this child has no part in it
             return
         come_in(fe, fe.open_batch is self)
         try:
@@ -130,7 +130,7 @@ cdef class Transaction:
 
     def __exit__(self, kind, error, trace):
         cdef Attachment fe = self.fe
-        if fe.is_forked:
+        if fe.is_forked and fe.open_transaction is self:
             return
         come_in(fe, fe.open_transaction is self)
         try:
