@@ -316,7 +316,7 @@ def test_a_front_end_goes_on_in_the_backup_that_was_restored(medium: str, option
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_structure_that_a_backup_does_not_have_is_not_taken_for_the_one_that_has_its_number_there(medium: str, options: str) -> None:
+def test_a_structure_that_a_backup_lacks_is_not_taken_for_the_one_that_has_its_number_there(medium: str, options: str) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         with served(path, 2, address), rnvm.connect(address) as first:
