@@ -312,6 +312,10 @@ class Machine(RuleBasedStateMachine):
         elif isinstance(error, OutOfMemory):
             if not (self.full and (what.grows or self.clogged)):
                 raise Wrong(here) from error
+            if what.several and front.transaction:
+                self.leave_transaction(front, False)  # how many of its operations were done is not known
+            elif what.several:
+                self.perhaps(front, name, what)
         elif isinstance(error, TooLarge):
             if not front.transaction:
                 raise Wrong(here) from error

@@ -124,6 +124,13 @@ def full_pool(machine: Machine) -> None:
         machine.settle(1, "q0", False, 0)
 
 
+def update_in_a_full_pool(machine: Machine) -> None:
+    """Its first operations still have room, its last one has none."""
+    start(machine)
+    machine.fill(0, "t0")
+    machine.update(1, "t0", {b"k1": 3, b"k2": 0, b"k3": 1500})
+
+
 def emptied_table(machine: Machine) -> None:
     start(machine)
     for key in (b"k1", b"k2"):
@@ -143,7 +150,7 @@ CASES: list[tuple[type[Hands], Sequence]] = [
     (FullPoolSticks, full_pool),
     (DeleteFails, emptied_table),
 ]
-SEQUENCES = [*(sequence for _, sequence in CASES), release_in_a_batch]
+SEQUENCES = [*(sequence for _, sequence in CASES), release_in_a_batch, update_in_a_full_pool]
 
 
 def replay(machine: Machine, sequence: Sequence) -> None:

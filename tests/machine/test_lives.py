@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -38,9 +39,21 @@ def recover(path: Path) -> None:
     pools.open_pool(path).close()
 
 
+def midway() -> None:
+    """A moment within a tool."""
+
+
 def change(path: Path) -> None:
     with check.changing(path):
-        pass
+        midway()
+
+
+def touch(path: Path) -> None:
+    """As a repair that has something to mend on every page."""
+    with check.changing(path) as view:
+        for at in range(0, view.length, 1 << 20):
+            view.poke(at, view.read(at, min(1 << 20, view.length - at)))
+        midway()
 
 
 def repair(path: Path) -> None:
@@ -51,10 +64,10 @@ def grow(path: Path) -> None:
     pools.grow(path, path.stat().st_size + (1 << 20))
 
 
-TOOLS = [look, recover, change, repair, grow]
+TOOLS = [look, recover, change, touch, repair, grow]
 STEPS: list[tuple[Any, str]] = [
     (check, "mend_copy"), (check, "mend_nodes"), (check, "check_copy"), (pools, "open_pool"),
-    (pools.Claim, "view"), (pools.Claim, "raw"), (pools.Claim, "pool"),
+    (pools.Claim, "view"), (pools.Claim, "raw"), (pools.Claim, "pool"), (sys.modules[__name__], "midway"),
 ]  # fmt: skip
 """Of these tools."""
 
@@ -259,7 +272,12 @@ def restored(machine: LivesMachine) -> None:
     machine.restore(0, "q0")
 
 
-@pytest.mark.parametrize("sequence", [operated, restored], ids=lambda sequence: sequence.__name__)
+def replaced(machine: LivesMachine) -> None:
+    machine.put(0, "q0", 3)
+    machine.replace()
+
+
+@pytest.mark.parametrize("sequence", [operated, restored, replaced], ids=lambda sequence: sequence.__name__)
 def test_sequences_that_once_lost_something_lose_nothing(sequence: Callable[[LivesMachine], None]) -> None:
     replay(LivesMachine(), sequence)
 
