@@ -55,7 +55,7 @@ class Producer(threading.Thread):
 
 @pytest.fixture
 def orphaned() -> Iterator[tuple[str, Producer]]:
-    """A pool whose back-end was killed, and a front-end that goes on."""
+    """A pool whose back-end was killed a moment ago, and a front-end that goes on until it notices, some 10 ms later."""
     with new_path("direct") as path:
         pools.create(path, "64MiB", front_ends=2, assume_persistent=True)
         served = subprocess.Popen([sys.executable, "-c", SERVE, path], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
@@ -66,7 +66,6 @@ def orphaned() -> Iterator[tuple[str, Producer]]:
             producer.wait_for(50)
             served.kill()
             served.wait()
-        producer.wait_for(50)                 # what needs no back-end goes on
         yield path, producer
         producer.join(30)
         producer.fe.close()

@@ -377,6 +377,7 @@ def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str
         with pytest.raises(ConnectionFailed):
             while time.monotonic() < end:
                 queue.put(b"after")
+                queue.get()                     # so that the pool does not get full meanwhile
         with pytest.raises(ConnectionFailed, match="removed"):
             queue.put(b"after")
         with pytest.raises(StorageFailed, match="removed"):

@@ -447,7 +447,7 @@ def test_a_pool_without_consecutive_blocks_says_how_many_it_lacks(roomy: rnvm.Ba
 @pytest.mark.parametrize("kind", ["batch", "transaction"])
 def test_the_cache_keeps_its_budget_within_a_batch_and_a_transaction(connect: Connect, kind: str, options: str) -> None:
     with new_path("direct") as path:
-        pools.create(path, "16MiB", front_ends=4, operation_log="256KiB", memory_log="256KiB", assume_persistent=True)
+        pools.create(path, "16MiB", front_ends=4, operation_log="288KiB", memory_log="288KiB", assume_persistent=True)
         with open_backend(path, address=str(addresses.unique()) + options) as backend:
             keep_to_the_budget(connect(backend, cache="64KiB", timeout=20), kind)
 
