@@ -18,7 +18,6 @@ FETCH_ADD: Final[int]
 
 SIGNALED: Final[int]
 
-live: WeakSet[Any]
 
 SUCCESS: Final[int]
 BOUNDS: Final[int]

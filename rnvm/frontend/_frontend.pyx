@@ -22,7 +22,7 @@ from rnvm.frontend._transaction cimport transaction_commit, transactions_apply
 from rnvm.frontend._turns cimport turn_begin, turn_release, turn_settle
 
 from rfp.errors import (
-    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, WrongType, not_copied)
+    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, not_copied)
 from rfp.forks import in_child, notice
 from rfp.leaving import at_exit
 from rfp.protocol._caller import LONGEST_TIME
@@ -82,10 +82,6 @@ cdef class FrontEnd(Attachment):
 
     def __del__(self):
         self.close()
-
-    def __reduce_ex__(self, protocol):
-        raise WrongType("a front-end is a session of this process: it can be neither pickled nor copied",
-                        hint="pass the back-end's address, and connect there")
 
     # Structures
 

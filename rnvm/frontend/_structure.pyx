@@ -245,10 +245,6 @@ cdef class Structure:
         else:
             free(self.c)
 
-    def __reduce_ex__(self, protocol):
-        raise WrongType(f"a {type(self).__name__} is bound to its front-end: it can be neither pickled nor copied",
-                        hint="pass the back-end's address and the name, and open it there")
-
     @property
     def codec_name(self):
         """The name of its codec, as the pool has it."""

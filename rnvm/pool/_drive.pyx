@@ -69,8 +69,9 @@ cdef class Writer:
 
     @property
     def durable(self):
-        """Up to where the back-end says that the two logs are durable."""
-        self.pool.check()
+        """Up to where the back-end says that the two logs are durable; also when the medium has failed."""
+        if self.pool.closed:
+            self.pool.check()
         return rfp_load64_acquire(&self.shown.operations_durable), rfp_load64_acquire(&self.shown.memory_durable)
 
 

@@ -13,7 +13,7 @@ def test_a_value_lives_as_long_as_was_asked_and_not_much_longer():
         client.put(b"a", b"1", ttl=5)
         client.tend(now + 5 * MS - 1)
         assert client.value(b"a") == b"1"
-        client.tend(now + 6 * MS)
+        client.tend(now + 7 * MS)
         assert client.get(b"a").status == NOT_FOUND
     store.check()
 
@@ -27,7 +27,7 @@ def test_what_has_expired_is_not_there_for_any_request():
         client.put(b"where the sweep begins %d" % i, b"")
     for key in keys:
         client.put(key, b"5", ttl=1)
-    client.tend(SECOND + 2 * MS)
+    client.tend(SECOND + 3 * MS)
     client.put(b"7", b"", flags=1)
     assert client.get(keys[0]).status == NOT_FOUND
     assert client.exists(keys[1]).status == NOT_FOUND
@@ -48,7 +48,7 @@ def test_incr_keeps_the_expiry_and_put_replaces_it():
     client.put(b"m", b"1", ttl=10)
     client.incr(b"n", 1)
     client.put(b"m", b"2")
-    client.tend(SECOND + 11 * MS)
+    client.tend(SECOND + 12 * MS)
     assert client.value(b"n") is None
     assert client.value(b"m") == b"2"
 
@@ -62,11 +62,11 @@ def test_touch_gives_a_new_expiry_or_none():
     client.touch(b"longer", 20)
     client.touch(b"for ever", 0)
     client.touch(b"shorter", 5)
-    client.tend(SECOND + 11 * MS)
+    client.tend(SECOND + 12 * MS)
     assert client.value(b"longer") == b"1"
     assert client.value(b"for ever") == b"1"
     assert client.value(b"shorter") is None
-    client.tend(SECOND + 21 * MS)
+    client.tend(SECOND + 22 * MS)
     assert client.value(b"longer") is None
     client.tend(SECOND * 10**9)
     assert client.value(b"for ever") == b"1"

@@ -94,7 +94,7 @@ class Machine(RuleBasedStateMachine):
         self.model[key] = Value(value, version, expiry)
 
     def expiry(self, ttl: int) -> int:
-        return min((self.now + MS - 1) // MS + ttl, (1 << 40) - 1) * MS if ttl else 0
+        return min((self.now + 2 * MS - 1) // MS + ttl, (1 << 40) - 1) * MS if ttl else 0
 
     @rule(key=keys, value=st.one_of(small, lengths), ttl=ttls)
     def put(self, key: bytes, value: bytes | int, ttl: int) -> None:

@@ -225,7 +225,7 @@ def test_the_lifetime_begins_with_the_last_piece(client):
     client.put_piece(upload, 1, b"b")
     client.tend(3 * SECOND + 9 * MS)
     assert client.value(b"a") == b"ab"
-    client.tend(3 * SECOND + 10 * MS)
+    client.tend(3 * SECOND + 11 * MS)
     assert client.value(b"a") is None
 
 
