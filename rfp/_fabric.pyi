@@ -1,5 +1,4 @@
-from typing import Any, Final
-from weakref import WeakSet
+from typing import Final
 
 from typing_extensions import Buffer, Self
 
