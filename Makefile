@@ -12,10 +12,12 @@
 #   make clean                removes all that was made here
 #
 #   PYTHON=/usr/bin/python3.12   another interpreter (3.10 or newer)
+#   JOBS=1                       processes of `make test` (2 unless given)
 #   V=1                          show what pip and the compiler say
 
 SHELL := /bin/bash
 export PYTHON V
+JOBS ?= 2
 BIN := .venv/bin
 
 .PHONY: help demo test test-long test-roce dev lint docs bench clean
@@ -29,7 +31,7 @@ demo:
 
 test:
 	@scripts/install $(if $(SANITIZE),sanitize,release)
-	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) $(ARGS)
+	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) -n $(JOBS) --dist loadfile $(ARGS)
 
 test-long:
 	@scripts/install $(if $(SANITIZE),sanitize,release)

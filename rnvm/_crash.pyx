@@ -320,7 +320,8 @@ cdef class Crashes:
         self.out = <char *> malloc(model.c.length)
         if self.durable == NULL or self.out == NULL:
             raise MemoryError("no memory for what a crash leaves")
-        memcpy(self.durable, model.r.begin, model.c.length)
+        if model.c.length:                      # not of a model that was never made
+            memcpy(self.durable, model.r.begin, model.c.length)
 
     def __dealloc__(self):
         free(self.durable)

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import leaks
@@ -67,6 +68,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
     seed = config.getoption("seed")
+    if seed is None:  # one seed for all processes of a run (pytest-xdist)
+        seed = getattr(config, "workerinput", {}).get("seed")
     if seed is None:
         seed = random.SystemRandom().randrange(2**32)
     config.stash[seed_key] = seed
@@ -83,6 +86,11 @@ def pytest_configure(config: pytest.Config) -> None:
         hypothesis.settings.register_profile("asked for", hypothesis.settings.get_profile(profile), max_examples=config.option.examples)
         profile = "asked for"
     hypothesis.settings.load_profile(profile)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    node.workerinput["seed"] = node.config.stash[seed_key]
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
