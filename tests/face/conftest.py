@@ -1,9 +1,11 @@
+import tempfile
+from pathlib import Path
+
 import pytest
 
 
 @pytest.fixture
-def private(tmp_path):
-    """A directory of this user's alone, short enough for the path of a socket."""
-    directory = tmp_path / "private"
-    directory.mkdir(mode=0o700)
-    return directory
+def private():
+    """A directory of this user's alone; its path is short enough for a socket's, which pytest's own (in several processes) is not."""
+    with tempfile.TemporaryDirectory(prefix="rfp-") as directory:
+        yield Path(directory)

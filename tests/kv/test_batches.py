@@ -210,6 +210,7 @@ class Ending(rfp.Client):
         return super().put(key, value, ttl=ttl, timeout=timeout)
 
 
+@pytest.mark.shm
 @pytest.mark.parametrize(("how", "error"), [("closed", Closed), ("late", DeadlineExceeded)])
 def test_a_batch_with_large_values_that_is_cut_off_tells_what_is_known(server: rfp.Server, how: str, error: type[Exception]) -> None:
     values = {b"small": b"1", b"large": pattern(9000), b"last": pattern(9000, 1), b"after": pattern(9000, 2), b"small too": b"2"}
@@ -223,6 +224,7 @@ def test_a_batch_with_large_values_that_is_cut_off_tells_what_is_known(server: r
         assert cut_off.value.results == [b"1", values[b"large"], None, None, b"2"]
 
 
+@pytest.mark.shm
 @pytest.mark.parametrize("call", ["put_many", "get_many", "put"])
 def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) -> None:
     value = bytes(1 << 20)
