@@ -19,7 +19,9 @@ KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")
 cdef enum:
     POOL = 1 << 16             # a random field starts at one of so many places of the pool
     LARGEST = 256 << 20        # bytes of a record
-    EXPECTED_MAX = 1 << 62     # inserts that zipfian leaves room for
+
+
+EXPECTED_MAX = 2**62           # inserts that zipfian leaves room for
 
 
 cdef inline void draw_key(stream *s, request *r) noexcept nogil:

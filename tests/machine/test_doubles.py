@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 
 import pytest
@@ -19,7 +18,6 @@ from .doubles import (
     WideBatchFails,  # fmt: skip
 )
 from .machine import Hands, Machine, Wrong
-from .running import run
 from .test_power import PowerMachine
 
 
@@ -178,11 +176,3 @@ def with_hands(hands: Callable[[], Hands]) -> type[Machine]:
 def test_each_fault_that_is_planted_is_noticed_where_it_shows(hands: type[Hands], sequence: Sequence) -> None:
     with pytest.raises(Wrong):
         replay(with_hands(hands)(), sequence)
-
-
-@pytest.mark.long
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("hands", [hands for hands, _ in CASES])
-def test_each_fault_that_is_planted_is_found_by_chance(hands: type[Hands], rng: random.Random) -> None:
-    with pytest.raises(Wrong):
-        run(with_hands(hands), rng, 50, 400)
