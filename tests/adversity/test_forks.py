@@ -314,6 +314,7 @@ def test_a_child_leaves_its_parents_with_blocks_without_a_word(context: str) -> 
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")
 
 
+@pytest.mark.timeout(150)
 def test_the_child_of_a_fork_that_python_did_not_see_is_refused_as_any_other() -> None:
     program = """if True:
         import ctypes, os, sys, tempfile
@@ -341,6 +342,6 @@ def test_the_child_of_a_fork_that_python_did_not_see_is_refused_as_any_other() -
         os.unlink(path)
         print("fine")
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60,
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=140,
                           env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")

@@ -165,8 +165,8 @@ def test_a_directory_of_another_user_is_refused(monkeypatch, tmp_path):
         address.check_private(str(directory))
 
 
-def test_unique_addresses_differ_and_stand_beside_the_default(monkeypatch, tmp_path):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+def test_unique_addresses_differ_and_stand_beside_the_default(monkeypatch, private):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
     made = {unique().path for _ in range(100)}
     assert len(made) == 100
     assert {os.path.dirname(path) for path in made} == {os.path.dirname(default().path)}
