@@ -29,9 +29,10 @@ demo:
 	@scripts/need peers
 	@$(BIN)/python scripts/demo $(ARGS)
 
+# A process that dies ends the run: pytest-xdist would start another and wait for ever for what the dead one was to do.
 test:
 	@scripts/install $(if $(SANITIZE),sanitize,release)
-	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) -n $(JOBS) --dist loadfile $(ARGS)
+	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
 
 test-long:
 	@scripts/install $(if $(SANITIZE),sanitize,release)

@@ -2,6 +2,7 @@ from collections.abc import Mapping
 from typing import Any
 
 KINDS: tuple[str, str, str, str, str]
+EXPECTED_MAX: int
 
 def operation_shares(properties: Mapping[str, Any]) -> tuple[float, ...]: ...
 def record_size(properties: Mapping[str, Any]) -> int: ...

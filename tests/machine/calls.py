@@ -204,7 +204,10 @@ def clear() -> Call:
 
 
 def update(items: dict[bytes, bytes]) -> Call:
-    """One operation for each item, so some of them may be there where the answer never came."""
+    """One operation for each item, so some of them may be there where the answer never came.
+
+    items: at least one.  An update with nothing is no call of the structure: it takes no lock and ends nobody's transaction.
+    """
 
     def follow(content: Content, answer: Any) -> list[Content]:
         if answer is not UNKNOWN:

@@ -485,12 +485,12 @@ class Machine(RuleBasedStateMachine):
     def clear(self, number: int, name: str) -> None:
         self.call(self.front(number), name, calls.clear())
 
-    @rule(number=who, name=mappings, found=st.dictionaries(keys, lengths, max_size=5))
+    @rule(number=who, name=mappings, found=st.dictionaries(keys, lengths, min_size=1, max_size=5))
     @step
     def update(self, number: int, name: str, found: dict[bytes, int]) -> None:
         self.call(self.front(number), name, calls.update({key: self.value(length) for key, length in found.items()}))
 
-    @rule(number=who, name=trees, found=st.dictionaries(keys, st.integers(0, 100), max_size=5))
+    @rule(number=who, name=trees, found=st.dictionaries(keys, st.integers(0, 100), min_size=1, max_size=5))
     @step
     def bulk_load(self, number: int, name: str, found: dict[bytes, int]) -> None:
         items = {key: self.value(length) for key, length in sorted(found.items())}
