@@ -103,6 +103,7 @@ class LivesMachine(Machine):
         self.numb: set[int] = set()
         """Front-ends that wait for a back-end: that takes a while."""
         self.copied: list[World] | None = None
+        self.lives_copied: dict[str, int] = {}
 
     @initialize(options=st.lists(OPTIONS, min_size=2, max_size=3))
     def start(self, options: list[dict[str, Any]]) -> None:
@@ -158,7 +159,7 @@ class LivesMachine(Machine):
         self.interrupted()
         if copy and len(self.worlds) == 1:
             self.place.back_up()
-            self.copied = self.worlds
+            self.copied, self.lives_copied = self.worlds, dict(self.lives)
 
     @precondition(lambda self: self.dead)
     @rule(points=st.sampled_from([0, 0, 1, 3, 10, 30, 100, 300]))
@@ -194,7 +195,8 @@ class LivesMachine(Machine):
             self.call(front, name, calls.put(self.value(3)))
             self.kill()
         self.place.restore()
-        for gone in {gone for world in self.worlds for gone in world} - set(self.copied[0]):
+        # Of these the copy has an earlier one, or none.
+        for gone in [name for name, life in self.lives.items() if life != self.lives_copied.get(name)]:
             self.lives[gone] += 1
             for each in self.fronts:
                 each.handles.pop(gone, None)
