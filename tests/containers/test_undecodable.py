@@ -274,10 +274,11 @@ def test_peek_gives_what_get_would_take_while_others_reserve_and_give_back(serve
         for value in (b"a", b"b", b"c")[: 3 if last else 2]:
             work.put(value)
 
-        def move() -> None:
+        token, _ = work.reserve(lease=LONG)
+        work.nack(work.reserve(lease=LONG)[0])
+
+        def move(token: bytes) -> None:
             try:
-                token, _ = work.reserve(lease=LONG)
-                work.nack(work.reserve(lease=LONG)[0])
                 for _ in range(3000):
                     work.nack(token)
                     token, _ = work.reserve(lease=LONG)
@@ -286,9 +287,7 @@ def test_peek_gives_what_get_would_take_while_others_reserve_and_give_back(serve
             finally:
                 over.set()
 
-        thread = threading.Thread(target=move)
-        token, _ = work.reserve(lease=LONG)
-        work.nack(token)
+        thread = threading.Thread(target=move, args=(token,))
         thread.start()
         answers = set()
         while not over.is_set():

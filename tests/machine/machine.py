@@ -182,7 +182,7 @@ class Machine(RuleBasedStateMachine):
         self.moment = self.place.moment
 
     def contents(self, name: str) -> list[Content]:
-        return [world[name] for world in self.worlds]
+        return [world[name] for world in self.worlds if name in world]
 
     def shrink(self, worlds: list[World], what: str) -> None:
         """From now on these are possible."""
@@ -241,7 +241,7 @@ class Machine(RuleBasedStateMachine):
             return FAILED
         self.begin()
         if what.several and not front.transaction:
-            self.before = [{**world, name: after} for world in self.worlds for after in what.follow(world[name], UNKNOWN)]
+            self.before = self.any_of(name, what)
         rivals = self.rivals(front, {name})
         self.asked(rivals)
         if front.far:
@@ -337,12 +337,18 @@ class Machine(RuleBasedStateMachine):
         """Nobody can say whether it happened."""
         if front.transaction or not what.changes:
             return
-        after = [{**world, name: after} for world in self.worlds for after in what.follow(world[name], UNKNOWN)]
-        self.shrink([*self.worlds, *after], "")
+        self.shrink([*self.worlds, *self.any_of(name, what)], "")
+        if self.exists(name) is False:
+            return
         if name in self.behind:
             self.behind[name].extend(self.contents(name))
         else:
             self.behind[name] = self.contents(name)
+
+    def any_of(self, name: str, what: Call) -> list[World]:
+        """What there may be after a call of which nothing is known; of a structure that was dropped a handle may be left."""
+        worlds = [{**world, name: after} for world in self.worlds if name in world for after in what.follow(world[name], UNKNOWN)]
+        return worlds or self.worlds
 
     # Structures and their handles
 
