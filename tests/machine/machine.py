@@ -216,6 +216,8 @@ class Machine(RuleBasedStateMachine):
         for other in rivals:
             if other.transaction:
                 other.doomed = True
+            else:
+                other.touched.discard(name)  # its lock is gone, so from now on it reads as everybody else
         if rivals or name not in front.touched:
             self.behind.pop(name, None)
 
