@@ -434,6 +434,8 @@ class Machine(RuleBasedStateMachine):
                 return
             if not self.lossy:
                 raise
+            for other in self.fronts:  # which of them still work nobody can say
+                other.handles.pop(name, None)
             self.lives[name] = self.lives.get(name, 0) + 1
             self.shrink([*self.worlds, *({n: c for n, c in world.items() if n != name} for world in self.worlds)], "")
         else:
