@@ -13,8 +13,8 @@ from rnvm.frontend._overlay cimport ASK, overlay_clear, overlay_pull
 from rnvm.frontend._remote cimport remote_patience, remote_read
 from rnvm.frontend._swap_lock cimport swap_applied
 from rnvm.frontend._transaction cimport transactions_apply
-from rnvm.frontend._turns cimport turn_enter, turn_leave
-from rnvm.frontend._writer_lock cimport lock_confirm, lock_resume
+from rnvm.frontend._turns cimport turn_enter
+from rnvm.frontend._writer_lock cimport lock_confirm, lock_pause, lock_resume
 
 cdef enum:
     RESTARTS = 8               # of a query, before it takes the lock
@@ -59,8 +59,10 @@ cdef int under_lock(instance *s, int (*ask)(instance *s, void *context) noexcept
     """A query for which the lock was taken."""
     cdef frontend *fe = s.fe
     cdef int found = lock_confirm(s, run(s, ask, context))
-    if not fe.batching and not fe.transacting:
-        turn_leave(fe)
+    if not fe.transacting:
+        # Also in a batch, which has changed nothing here: others would wait for its end, or for the lease.
+        s.entered = False
+        lock_pause(s)
     cache_forget(fe)
     return found
 

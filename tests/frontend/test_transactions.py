@@ -316,6 +316,18 @@ def test_release_in_a_batch_lets_others_see_it_and_go_on(backend: rnvm.Backend, 
 
 
 @every_option
+def test_a_batch_keeps_nobody_from_what_it_has_only_read(connect: Connect, options: dict[str, Any]) -> None:
+    with new_path("direct") as path, open_backend(path, lease=60.0) as backend:
+        fe, other = connect(backend, **options), connect(backend, timeout=10)
+        mine, theirs = Sample(fe, "s"), Sample(other, "s")
+        mine.add(1)
+        with fe.batch():
+            for n in range(1, 4):
+                assert mine.numbers() == (n, n)
+                assert theirs.add(1) == n + 1
+
+
+@every_option
 def test_release_in_a_transaction_is_refused_and_changes_nothing(
     backend: rnvm.Backend, connect: Connect, options: dict[str, Any]
 ) -> None:
