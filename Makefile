@@ -1,4 +1,4 @@
-# Each target makes the virtual environment that it needs and brings it up to date (scripts/install); none asks anything.
+# Each target makes the virtual environment that it needs and brings it up to date (scripts/update-venv); none asks anything.
 #
 #   make demo                 five workloads next to Redis and memcached; a queue that goes on when its processes are killed
 #   make test                 the fast suite;  ARGS='-k eviction -x' goes to pytest
@@ -25,42 +25,42 @@ help:
 	@sed -n '/^# *make /,/^$$/s/^# \{0,1\}//p' Makefile
 
 demo:
-	@scripts/install release
-	@scripts/need peers
+	@scripts/update-venv release
+	@scripts/bootstrap-deps peers
 	@$(BIN)/python scripts/demo $(ARGS)
 
 # A process that dies ends the run: pytest-xdist would start another and wait for ever for what the dead one was to do.
 test:
-	@scripts/install $(if $(SANITIZE),sanitize,release)
-	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
+	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
+	@$(if $(SANITIZE),scripts/with-sanitizers .venv-sanitize/bin/pytest,$(BIN)/pytest) -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
 
 test-long:
-	@scripts/install $(if $(SANITIZE),sanitize,release)
-	@$(if $(SANITIZE),scripts/sanitized .venv-sanitize/bin/pytest,$(BIN)/pytest) -m long \
+	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
+	@$(if $(SANITIZE),scripts/with-sanitizers .venv-sanitize/bin/pytest,$(BIN)/pytest) -m long \
 	  $(if $(SEED),--seed=$(SEED)) $(if $(SECONDS),--seconds=$(SECONDS)) $(ARGS)
 
 test-roce:
-	@scripts/need softroce
-	@scripts/install release
+	@scripts/bootstrap-deps softroce
+	@scripts/update-venv release
 	@scripts/test-roce $(ARGS)
 
 dev:
-	@scripts/install dev
+	@scripts/update-venv dev
 	@echo 'now: source .venv-dev/bin/activate'
 
 lint:
-	@scripts/install release lint
+	@scripts/update-venv release lint
 	@scripts/lint $(BIN)
 
 docs:
-	@scripts/install release docs
+	@scripts/update-venv release docs
 	@$(BIN)/sphinx-build -W --keep-going -q -j 2 docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
 # -I: the package that is installed, not the sources in this folder
 bench:
-	@scripts/install release
-	@scripts/need peers
+	@scripts/update-venv release
+	@scripts/bootstrap-deps peers
 	@$(BIN)/rfp-experiments $(ARGS)
 
 clean:

@@ -8,10 +8,10 @@ reaped, so with a window above 1 they are at most a turn too long and never too 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 
-from rfp._core cimport rfp_load32, rfp_now, rfp_pause, rfp_store32, rfp_store64
 from bench._tally cimport (OK, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
 from bench._workload cimport (ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDATE, Stream, acknowledge, build_record, draw,
                               record_is_intact, replace_field, request, stream)
+from rfp.core.core cimport rfp_load32, rfp_now, rfp_pause, rfp_store32, rfp_store64
 
 from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument
 

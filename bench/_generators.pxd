@@ -5,7 +5,7 @@
 from libc.math cimport exp, expm1, floor, log, log1p, pow
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from rfp._core cimport rfp_add64
+from rfp.core.core cimport rfp_add64
 
 cdef extern from *:
     """

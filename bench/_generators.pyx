@@ -3,7 +3,7 @@
 
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_now
+from rfp.core.core cimport rfp_now
 
 from rfp.errors import InvalidArgument
 

@@ -5,7 +5,7 @@
 
 from libc.stdint cimport uint64_t
 
-from rfp._core cimport rfp_store64
+from rfp.core.core cimport rfp_store64
 
 cdef enum:
     COUNTS = 33792

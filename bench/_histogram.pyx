@@ -1,10 +1,10 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Latencies in nanoseconds, three significant digits, cheap enough to record every operation."""
 
-from libc.stdlib cimport calloc, free
 from libc.stdint cimport UINT64_MAX
+from libc.stdlib cimport calloc, free
 
-from rfp._core cimport rfp_load64
+from rfp.core.core cimport rfp_load64
 
 from rfp.errors import InvalidArgument
 

@@ -8,9 +8,9 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcmp, memcpy
 
-from rfp._core cimport rfp_exchange32, rfp_hash, rfp_now, rfp_pause, rfp_store32_release
 from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
 from bench._tally cimport ERROR, NOT_FOUND, OK
+from rfp.core.core cimport rfp_exchange32, rfp_hash, rfp_now, rfp_pause, rfp_store32_release
 
 from rfp.errors import InvalidArgument
 

@@ -7,16 +7,20 @@ from libc.string cimport memcpy
 from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, operation
 from bench._generators cimport KEY_MAX
 from bench._tally cimport ERROR, NOT_FOUND, OK, UNEXPECTED_STATE
-from rfp._client cimport Client
-from rfp._core cimport rfp_hash, rfp_now
-from rfp._kv cimport kv_inline_limit, kv_submit, kv_submit_put, kv_worker
-from rfp.protocol._channel cimport Channel, channel
-from rfp.protocol._client_ring cimport (
-    CLOSED, DONE, MALFORMED, NOT_YET, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_pop,
-    client_ring_release, client_ring_response, client_ring_step, client_ring_tag)
-from rfp.protocol._client_wait cimport client_ring_wait
-from rfp.protocol._wire cimport (RFP_KIND_REFERENCE, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header)
-from rfp.store._messages cimport KV_GET, KV_NOT_FOUND, KV_OK, KV_PUT
+from rfp.core.core cimport rfp_hash, rfp_now
+from rfp.protocol.client.channel cimport Channel, channel
+from rfp.protocol.client.client_ring cimport (
+    CLOSED, DONE, MALFORMED, NOT_YET, TIMED_OUT, client_ring, client_ring_abandon,
+    client_ring_flush, client_ring_pop, client_ring_release, client_ring_response, client_ring_step,
+    client_ring_tag,
+)
+from rfp.protocol.client.client_wait cimport client_ring_wait
+from rfp.protocol.wire cimport (
+    RFP_KIND_REFERENCE, RFP_REFERENCE, RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header,
+)
+from rfp.store.client.client cimport Client
+from rfp.store.client.requests cimport kv_inline_limit, kv_submit, kv_submit_put, kv_worker
+from rfp.store.messages cimport KV_GET, KV_NOT_FOUND, KV_OK, KV_PUT
 
 from rfp.errors import InvalidArgument
 

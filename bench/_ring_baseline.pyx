@@ -12,8 +12,10 @@ from libc.string cimport memcmp, memcpy, memset
 from bench._generators cimport KEY_MAX, random_below, seed_random, write_key, xoshiro
 from bench._histogram cimport Histogram, histogram, record
 from bench._workload cimport UPDATE, Stream, draw, request, stream
-from rfp._core cimport (rfp_hash, rfp_load32, rfp_load32_acquire, rfp_now, rfp_pause, rfp_prefetch, rfp_store32,
-                        rfp_store32_release)
+from rfp.core.core cimport (
+    rfp_hash, rfp_load32, rfp_load32_acquire, rfp_now, rfp_pause, rfp_prefetch, rfp_store32,
+    rfp_store32_release,
+)
 
 from rfp.errors import DeadlineExceeded, InvalidArgument
 

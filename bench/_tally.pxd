@@ -4,8 +4,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rfp._core cimport rfp_store64
 from bench._histogram cimport histogram, record
+from rfp.core.core cimport rfp_store64
 
 cdef enum status:              # YCSB's names for how an operation ended
     OK = 0

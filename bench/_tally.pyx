@@ -5,7 +5,7 @@ from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport calloc, free
 
 from bench._histogram cimport COUNTS, Histogram, add
-from rfp._core cimport rfp_load64, rfp_store64
+from rfp.core.core cimport rfp_load64, rfp_store64
 
 from bench import _workload
 

@@ -4,10 +4,12 @@
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from rfp._core cimport (rfp_add64, rfp_exchange32, rfp_fence_full, rfp_load64_acquire, rfp_load8, rfp_store32_release,
-                        rfp_store64_release, rfp_store8)
 from bench._generators cimport (LATEST, EXPONENTIAL, PADDING_MAX, next_number, random_bits, random_unit, seed_random,
                                 set_generator, set_zipf, write_key)
+from rfp.core.core cimport (
+    rfp_add64, rfp_exchange32, rfp_fence_full, rfp_load64_acquire, rfp_load8, rfp_store32_release,
+    rfp_store64_release, rfp_store8,
+)
 
 import random
 

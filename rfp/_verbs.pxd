@@ -1,7 +1,7 @@
 # The verbs provider.
 
-from rfp._fabric cimport Fabric
-from rfp._verbs_device cimport Domain
+from rfp.fabric.fabric cimport Fabric
+from rfp.fabric.verbs.device cimport Domain
 
 
 cdef class VerbsFabric(Fabric):

@@ -1,10 +1,10 @@
 from typing_extensions import Buffer
 
-from rfp._fabric import EventChannel, Fabric, Region
-from rfp._verbs_pairs import VerbsEventChannel, VerbsQueuePair
-from rfp._verbs_regions import VerbsRegion, VerbsRemoteRegion
 from rfp.address import RdmaOptions
-from rfp.device import Choice
+from rfp.fabric.fabric import EventChannel, Fabric, Region
+from rfp.fabric.verbs.memory_region import VerbsRegion, VerbsRemoteRegion
+from rfp.fabric.verbs.queue_pair import VerbsEventChannel, VerbsQueuePair
+from rfp.fabric.verbs.select_device import Choice
 
 class VerbsFabric(Fabric):
     def __init__(self, host: str = "", options: RdmaOptions | None = None) -> None: ...

@@ -7,13 +7,17 @@ cimport cython
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport close as close_fd
 
-from rfp import device as devices
-from rfp.forks import live
-from rfp._fabric cimport CONSTANT, REMOTE_READ, EventChannel, QueuePair, Region, RemoteRegion, buffer_base, buffer_bytes
-from rfp._verbs_device cimport Device, open_library
-from rfp._verbs_device import check_lockable
-from rfp._verbs_pairs cimport VerbsEventChannel, VerbsQueuePair
-from rfp._verbs_regions cimport ALL_RIGHTS, Memory, VerbsRegion, describe, give, keep, new_memory
+from rfp.core.forks import live
+from rfp.fabric.verbs import select_device as devices
+from rfp.fabric.fabric cimport (
+    CONSTANT, REMOTE_READ, EventChannel, QueuePair, Region, RemoteRegion, buffer_base, buffer_bytes,
+)
+from rfp.fabric.verbs.device cimport Device, open_library
+from rfp.fabric.verbs.device import check_lockable
+from rfp.fabric.verbs.memory_region cimport (
+    ALL_RIGHTS, Memory, VerbsRegion, describe, give, keep, new_memory,
+)
+from rfp.fabric.verbs.queue_pair cimport VerbsEventChannel, VerbsQueuePair
 from rfp.address import RdmaOptions
 from rfp.errors import Closed, InvalidArgument
 
@@ -40,7 +44,7 @@ cdef class VerbsFabric(Fabric):
 
     @property
     def choice(self):
-        """Which device, port and GID this is, and why (rfp.device.Choice)."""
+        """Which device, port and GID this is, and why (rfp.fabric.verbs.select_device.Choice)."""
         return self.here().device.choice
 
     @property

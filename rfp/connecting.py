@@ -6,16 +6,17 @@ import os
 import sys
 
 from rfp import address as addresses
-from rfp import control, tune
-from rfp._client import Client
-from rfp._fabric import Fabric
+from rfp import control
 from rfp.address import Address
 from rfp.control import Credentials
 from rfp.control.message import printable
 from rfp.errors import InvalidArgument, RfpError, explained
-from rfp.protocol.layout import BYPASS
-from rfp.protocol.link import Link
-from rfp.provider import open_fabric
+from rfp.fabric.fabric import Fabric
+from rfp.fabric.provider import open_fabric
+from rfp.protocol.client.connection import Link
+from rfp.protocol.handshake_layout import BYPASS
+from rfp.store.client.client import Client
+from rfp.tools import tune
 
 MODES = ("auto", "fetch", "reply", "bypass")
 

@@ -223,7 +223,7 @@ def explained(error: OSError, what: str) -> FabricError:
 
 
 class RequestFailed(FabricError):
-    """A one-sided operation failed.  verb: its name; status: of its completion, as `rfp._fabric` numbers them."""
+    """A one-sided operation failed.  verb: its name; status: of its completion, as `rfp.fabric.fabric` numbers them."""
 
     def __init__(self, message: str, *, verb: str = "", status: int = 0, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)

@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from rfp import address as addresses
-from rfp import clock, units
-from rfp._fabric import Fabric
+from rfp import units
 from rfp.address import Address
 from rfp.control import Credentials
+from rfp.core import clock
 from rfp.errors import InvalidArgument
-from rfp.protocol.host import SLOT_SIZE, Host
-from rfp.protocol.hosted import Hosted
-from rfp.protocol.layout import BYPASS, REMOTE_READ, RESPONSE_CRC
-from rfp.provider import open_fabric
-from rfp.store._store import Partition
+from rfp.fabric.fabric import Fabric
+from rfp.fabric.provider import open_fabric
+from rfp.protocol.handshake_layout import BYPASS, REMOTE_READ, RESPONSE_CRC
+from rfp.protocol.server.server import SLOT_SIZE, Host
+from rfp.protocol.server.server_base import Hosted
+from rfp.store.server.partition import Partition
 
 MOST_WORKERS = 64
 LEAST_MEMORY = 1 << 20  # bytes, for each worker

@@ -21,13 +21,14 @@ from typing import NamedTuple
 
 from rfp import units
 from rfp.errors import FabricError, InvalidArgument, NotAPool, PoolInUse, PoolRefused, VolatileMedium
-from rnvm import _ahead, sizes
-from rnvm._image import Image
-from rnvm._persistence import Medium, Private
-from rnvm._pmem import Direct, file_system, flush_instruction, maps_synchronously
-from rnvm.pool import _mend
-from rnvm.pool._inspect import Inspection, damaged
-from rnvm.pool._pool import Pool, format_medium, grow_medium, grown
+from rnvm import sizes
+from rnvm.media import wal
+from rnvm.media.file import Image
+from rnvm.media.medium import Medium, Private
+from rnvm.media.pmem import Direct, file_system, flush_instruction, maps_synchronously
+from rnvm.pool import repair
+from rnvm.pool.inspect import Inspection, damaged
+from rnvm.pool.pool import Pool, format_medium, grow_medium, grown
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PIECE = 1 << 16  # bytes of a device that are copied at once
@@ -246,7 +247,7 @@ def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = Fal
                 f"{os.fspath(path)} is on {kind.kind}, which forgets, and was made for a medium that does not",
                 hint="copy it back to a disk",
             )
-        area = _ahead.look(view)
+        area = wal.look(view)
         carry = kind.mode == "direct" and area is not None and area["frames"] > 0
         if (carry or _has_holes(fd, inspection.size)) and inspection.run() and inspection.fatal:
             raise damaged(inspection.fatal)  # before anything is carried over, or holes are filled that may be all there is
@@ -254,8 +255,8 @@ def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = Fal
     medium = _medium(fd, inspection.size, kind, force_flush=force_flush)
     if carry:
         # A copy, in what is memory, of a file that was not closed: nothing else would look at its area.
-        _ahead.apply(medium)
-        _ahead.forget(medium)
+        wal.apply(medium)
+        wal.forget(medium)
     return medium
 
 
@@ -279,7 +280,7 @@ def _pool_on(medium: Medium, *, accept_loss: bool = False) -> Pool:
 def _view(fd: int, total: int) -> Private:
     """The bytes of a pool in memory of our own, with what its write-ahead area says."""
     view = _copied(fd, total)
-    _ahead.apply(view)
+    wal.apply(view)
     return view
 
 
@@ -320,11 +321,11 @@ class Claim:
         if kind.mode == "image":  # what they have mapped is a copy, which nobody reads any more
             return
         with contextlib.closing(_copied(fd, min(total, HEADERS))) as view:
-            at, count = _mend.session_table(view, total)
+            at, count = repair.session_table(view, total)
         if count:
             _fill(fd, total, kind)
             with contextlib.closing(_medium(fd, total, kind, force_flush=False)) as medium:
-                _mend.end_sessions(medium, at, count)
+                repair.end_sessions(medium, at, count)
 
     def view(self) -> Private:
         """The bytes of the pool as they are now, in memory of our own."""

@@ -148,5 +148,5 @@ def choose(
     maps = 1 if size < 1 << 20 else 8
     while maps > 1 and maps * block // WORD * BLOCKS_PER_WORD * block < LARGEST_NODE:
         maps += 1
-    # One session more than front-ends, which only sessions of dead ones leave to somebody: see _service.attach().
+    # One session more than front-ends, which only sessions of dead ones leave to somebody: see service.attach().
     return Sizes(block, names, front_ends + 1, rings[0], rings[1], maps * block, write_ahead)

@@ -8,8 +8,8 @@
 """
 
 import rfp  # noqa: F401  its ImportError explains what a checkout's folder shadows
-from structures._bptree import BPlusTree
-from structures._hashtable import HashTable
-from structures._queue import Queue
+from structures.bptree import BPlusTree
+from structures.hash_table import HashTable
+from structures.queue import Queue
 
 __all__ = ["BPlusTree", "HashTable", "Queue"]

@@ -1,13 +1,13 @@
 /* Nodes of the structures.  docs/structures.md has them as tables.
  *
- * Little-endian, naturally aligned.  Each begins with the header of rnvm/node.h, which proves whose it is, where, and that it is whole.
+ * Little-endian, naturally aligned.  Each begins with the header of rnvm/format/node.h, which proves whose it is, where, and that it is whole.
  */
 #ifndef STRUCTURES_LAYOUT_H
 #define STRUCTURES_LAYOUT_H
 
 #include <string.h>
 
-#include "rnvm/node.h"
+#include "rnvm/format/node.h"
 
 #define MOST_KEY 1024u
 #define MOST_VALUE (1u << 20)

@@ -164,9 +164,9 @@ def _children_import_what_is_tested(pytestconfig: pytest.Config) -> Iterator[Non
             patch.setenv("PYTHONPATH", str(Path(spec.origin).parents[1]), prepend=os.pathsep)
         patch.chdir(PRIVATE)
         if pytestconfig.getoption("over") == "verbs":
-            import places
+            import server_addresses
 
-            places.use_verbs(patch, PRIVATE)
+            server_addresses.use_verbs(patch, PRIVATE)
         yield
 
 
@@ -207,3 +207,10 @@ def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
 def rng(seed: int) -> random.Random:
     """A random generator of this test's own, drawn from the run's seed."""
     return random.Random(seed)
+
+
+@pytest.fixture
+def private() -> Iterator[Path]:
+    """A directory of this user's alone; its path is short enough for a socket's, unlike pytest's own (in several processes)."""
+    with tempfile.TemporaryDirectory(prefix="rfp-") as directory:
+        yield Path(directory)

@@ -9,8 +9,8 @@ import tempfile
 from collections.abc import Callable
 
 import half_made
-import programs
 import pytest
+import python_programs
 
 import rfp
 import rnvm
@@ -20,7 +20,7 @@ from rfp.errors import WrongType
 
 @pytest.mark.timeout(240)
 def test_an_object_that_was_never_made_crashes_nothing_and_cannot_be_copied() -> None:
-    done = programs.run(half_made.__file__, seconds=220, text=True, stdin=-3)
+    done = python_programs.run(half_made.__file__, seconds=220, text=True, stdin=-3)
     assert done.returncode == 0, done.stderr
     *findings, counted = done.stdout.splitlines()
     assert not findings, "\n".join(findings)

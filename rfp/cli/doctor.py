@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import click
 
-from rfp import doctor as examination
 from rfp.address import RdmaOptions
-from rfp.doctor import FAILED, GOOD
+from rfp.tools import doctor as examination
+from rfp.tools.doctor import FAILED, GOOD
 
 STATES = {GOOD: "green", "warning": "yellow", FAILED: "red"}
 

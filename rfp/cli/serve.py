@@ -17,7 +17,7 @@ from rfp import units
 from rfp.address import Address, default
 from rfp.cli.options import ADDRESS, SIZE, serving
 from rfp.cli.text import plural
-from rfp.protocol.shares import raise_open_files
+from rfp.protocol.server.shares import raise_open_files
 
 STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

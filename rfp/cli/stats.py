@@ -11,7 +11,7 @@ import rfp
 from rfp import units
 from rfp.cli.options import Target, connected
 from rfp.cli.text import clock, grouped, plural, share, size, table
-from rfp.clock import now_ns
+from rfp.core.clock import now_ns
 
 OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 

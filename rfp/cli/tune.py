@@ -7,11 +7,11 @@ import sys
 import click
 
 from rfp import address as addresses
-from rfp import clock
-from rfp import tune as tuning
 from rfp.cli.options import DURATION, Target, connected
 from rfp.cli.text import grouped, short, table
+from rfp.core import clock
 from rfp.errors import ConnectionFailed, InvalidArgument
+from rfp.tools import tune as tuning
 
 LINE = tuning.LINE
 ROWS = 8  # choices shown

@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable
 from typing import NoReturn, TypeVar
 
-from rfp import clock
 from rfp.control import frame
-from rfp.control._uninterrupted import Descriptor, in_turn
 from rfp.control.message import Attached, Detach, Message, Refused
+from rfp.control.uninterrupted import Descriptor, in_turn
+from rfp.core import clock
+from rfp.core.forks import in_child
 from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, RfpError, not_copied
-from rfp.forks import in_child
 
 M = TypeVar("M", bound=Message)
 

@@ -23,8 +23,8 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from rfp import errors
-from rfp.control._uninterrupted import Descriptor
 from rfp.control.schema import Binary, Fds, Figures, Flag, Handle, Integer, Invalid, Many, Maybe, Memory, Spec, Text, failed
+from rfp.control.uninterrupted import Descriptor
 from rfp.errors import ConnectionFailed, HandshakeFailed, InvalidArgument, RfpError, ServerRefused
 
 MAX_PARTITIONS = 64

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rfp.control._uninterrupted import Descriptor, hand_over
+from rfp.control.uninterrupted import Descriptor, hand_over
 from rfp.errors import HandshakeFailed
 
 if TYPE_CHECKING:
-    from rfp._fabric import Fabric, RemoteRegion
+    from rfp.fabric.fabric import Fabric, RemoteRegion
 
 
 class Invalid(ValueError):

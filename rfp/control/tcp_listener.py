@@ -11,16 +11,16 @@ import ssl
 import weakref
 from collections import Counter
 
-from rfp import clock
 from rfp.address import Address
-from rfp.control.accepting import Acceptor
+from rfp.control.acceptor import Acceptor
 from rfp.control.authentication import Examination
 from rfp.control.connection import wait
 from rfp.control.credentials import Credentials
 from rfp.control.message import Refused
 from rfp.control.tcp import TcpConnection
+from rfp.core import clock
+from rfp.core.forks import in_child
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
-from rfp.forks import in_child
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
 MOST_STRANGERS = 64  # connections that have not proved anything yet; one goes when another comes

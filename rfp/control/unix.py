@@ -11,11 +11,11 @@ import socket
 import struct
 import time
 
-from rfp import clock
 from rfp.address import EMBEDDED, Address, default, elsewhere
 from rfp.control import frame
-from rfp.control._uninterrupted import Descriptor, peer_pidfd, pidfd_open, receive
 from rfp.control.connection import Connection, wait
+from rfp.control.uninterrupted import Descriptor, peer_pidfd, pidfd_open, receive
+from rfp.core import clock
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidAddress
 
 _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid

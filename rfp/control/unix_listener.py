@@ -10,13 +10,13 @@ import socket
 import stat
 import weakref
 
-from rfp import clock
 from rfp.address import EMBEDDED, Address, open_private
-from rfp.control.accepting import Acceptor
+from rfp.control.acceptor import Acceptor
 from rfp.control.connection import wait
 from rfp.control.unix import UnixConnection
+from rfp.core import clock
+from rfp.core.forks import in_child
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
-from rfp.forks import in_child
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
 MOST_FOREIGN = 16  # connections of other users that are closed in one turn

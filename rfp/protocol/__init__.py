@@ -1,0 +1,1 @@
+"""Requests and responses in rings of slots (docs/protocol.md); wire.h has the format."""

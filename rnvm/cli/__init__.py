@@ -10,7 +10,7 @@ import click
 
 import rfp
 from rfp.cli.group import Commands
-from rnvm.cli import look, make, serve
+from rnvm.cli import create, inspect, serve
 
 
 class _Commands(Commands):
@@ -32,5 +32,5 @@ def main() -> None:
     """
 
 
-for command in (make.create, look.info, look.check, look.ls, look.dump, make.grow, serve.serve, serve.recover):
+for command in (create.create, inspect.info, inspect.check, inspect.ls, inspect.dump, create.grow, serve.serve, serve.recover):
     main.add_command(command)

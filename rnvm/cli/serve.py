@@ -12,10 +12,10 @@ from rfp.address import Address, unique
 from rfp.cli.options import ADDRESS, serving
 from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
-from rfp.protocol.shares import raise_open_files
-from rnvm.backend import Backend
+from rfp.protocol.server.shares import raise_open_files
+from rnvm.backend.backend import Backend
+from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load
-from rnvm.cli.make import POOL
 from rnvm.connecting import address_of, connect
 from rnvm.frontend._structure import kinds
 

@@ -1,9 +1,9 @@
 # A front-end's session at its back-end, which may be lost and begun anew during any call; and how each call begins and ends.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from rfp._fabric cimport Region, RemoteRegion
-from rfp.protocol._channel cimport Channel
-from rfp.protocol._remote_arena cimport RemoteArena
+from rfp.fabric.fabric cimport Region, RemoteRegion
+from rfp.protocol.client.channel cimport Channel
+from rfp.protocol.client.remote_arena cimport RemoteArena
 from rnvm.frontend._baton cimport Baton
 from rnvm.frontend._front cimport doubt, frontend, instance, journal
 

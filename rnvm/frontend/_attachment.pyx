@@ -9,15 +9,17 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
-from rfp._core cimport rfp_now
-from rfp._fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
-from rfp._shm cimport ShmFabric
-from rfp.protocol._caller cimport born, seconds_of
-from rfp.protocol._client_ring cimport FETCH
-from rnvm._layout cimport (
-    RNVM_HEADERS, RNVM_MAJOR, RNVM_MOST_PARTS, RNVM_PAGE, rnvm_geometry_of, rnvm_header, rnvm_longest_record, rnvm_memory_ring_at,
-    rnvm_operation_ring_at, rnvm_ring_seed, rnvm_session_at, rnvm_up)
-from rnvm._messages cimport *
+from rfp.core.core cimport rfp_now
+from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
+from rfp.fabric.shm.region cimport ShmFabric
+from rfp.protocol.client.client_base cimport born, seconds_of
+from rfp.protocol.client.client_ring cimport FETCH
+from rnvm.format.layout cimport (
+    RNVM_HEADERS, RNVM_MAJOR, RNVM_MOST_PARTS, RNVM_PAGE, rnvm_geometry_of, rnvm_header,
+    rnvm_longest_record, rnvm_memory_ring_at, rnvm_operation_ring_at, rnvm_ring_seed,
+    rnvm_session_at, rnvm_up,
+)
+from rnvm.format.messages cimport *
 from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY
 from rnvm.frontend._baton cimport Baton
 from rnvm.frontend._cache cimport cache_clear
@@ -28,12 +30,12 @@ from rnvm.frontend._overlay cimport overlay_clear, overlay_free
 from rnvm.frontend._remote cimport remote_call, remote_read
 from rnvm.frontend._transaction cimport transaction_commit
 from rnvm.frontend._turns cimport turn_leave, turn_settle
-from rnvm.pool._format cimport header_whole
+from rnvm.media.pool_header cimport header_whole
 
+from rfp.core.forks import notice
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, NotFound,
     OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge, WrongKind)
-from rfp.forks import notice
 
 cdef enum:
     LANDING = 65536            # bytes that one READ brings at most where memory must be registered

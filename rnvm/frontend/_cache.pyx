@@ -8,8 +8,10 @@ wrote and the back-end has not applied yet is pinned: it stands nowhere else.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 
-from rnvm._layout cimport RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset
-from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
+from rnvm.format.layout cimport (
+    RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
+)
+from rnvm.format.node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm.frontend._answers cimport AGAIN, NO_MEMORY, OK
 from rnvm.frontend._front cimport frontend, instance, node
 from rnvm.frontend._overlay cimport overlay_patch

@@ -8,11 +8,12 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
-from rnvm._layout cimport (
-    RNVM_MOST_PARTS, RNVM_NO_BLOCK, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_entry,
-    rnvm_offset, rnvm_part)
-from rnvm._messages cimport RNVM_GOOD, RNVM_GRANT, RNVM_NO_SPACE
-from rnvm._node cimport RNVM_NODE, rnvm_node, rnvm_node_crc
+from rnvm.format.layout cimport (
+    RNVM_MOST_PARTS, RNVM_NO_BLOCK, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address, rnvm_block_at,
+    rnvm_block_of, rnvm_entry, rnvm_offset, rnvm_part,
+)
+from rnvm.format.messages cimport RNVM_GOOD, RNVM_GRANT, RNVM_NO_SPACE
+from rnvm.format.node cimport RNVM_NODE, rnvm_node, rnvm_node_crc
 from rnvm.frontend._answers cimport FULL, LOST, NO_MEMORY, OK, fault
 from rnvm.frontend._cache cimport cache_add, cache_find, cache_remove, node_bytes
 from rnvm.frontend._front cimport frontend, instance, node, run, runs, undo

@@ -21,10 +21,10 @@
 # _frontend     the class that users have: what is open in a session
 
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
-from rfp._fabric cimport local_region, remote_region
-from rfp.protocol._client_ring cimport client_ring
-from rfp.protocol._remote_arena cimport remote_arena
-from rnvm._layout cimport rnvm_geometry
+from rfp.fabric.fabric cimport local_region, remote_region
+from rfp.protocol.client.client_ring cimport client_ring
+from rfp.protocol.client.remote_arena cimport remote_arena
+from rnvm.format.layout cimport rnvm_geometry
 
 cdef enum:
     WATCH = 10000000           # ns between two looks whether the back-end lives

@@ -10,22 +10,22 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-from rfp._core cimport rfp_now
-from rfp.protocol._caller cimport seconds_of
-from rnvm._layout cimport rnvm_structure_index, rnvm_up
-from rnvm._messages cimport *
-from rnvm._node cimport rnvm_slabs
+from rfp.core.core cimport rfp_now
+from rfp.protocol.client.client_base cimport seconds_of
+from rnvm.format.layout cimport rnvm_structure_index, rnvm_up
+from rnvm.format.messages cimport *
+from rnvm.format.node cimport rnvm_slabs
 from rnvm.frontend._answers cimport FENCED, LOST, OK
 from rnvm.frontend._attachment cimport Attachment
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._transaction cimport transaction_commit, transactions_apply
 from rnvm.frontend._turns cimport turn_begin, turn_release, turn_settle
 
+from rfp.core.at_exit import at_exit
+from rfp.core.forks import in_child, notice
 from rfp.errors import (
     AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, not_copied)
-from rfp.forks import in_child, notice
-from rfp.leaving import at_exit
-from rfp.protocol._caller import LONGEST_TIME
+from rfp.protocol.client.client_base import LONGEST_TIME
 from rnvm.frontend._batch import Batch, Transaction
 from rnvm.frontend._structure import codec_name
 

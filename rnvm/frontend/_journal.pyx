@@ -4,17 +4,19 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rfp._core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause
-from rfp._fabric cimport READ, WRITE, WRITE_NOTIFY, work_request
-from rfp.protocol._client_ring cimport DONE, TIMED_OUT
-from rfp.protocol._transfers cimport client_ring_staggered, client_ring_transfers
-from rnvm._flush cimport flush_drain, store_lines
-from rnvm._layout cimport (
-    RNVM_LINE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal,
-    rnvm_record, rnvm_record_length, rnvm_record_seal, rnvm_session_at, rnvm_up)
-from rnvm._messages cimport RNVM_ROOM, RNVM_SYNC, RNVM_GOOD
+from rfp.core.core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause
+from rfp.fabric.fabric cimport READ, WRITE, WRITE_NOTIFY, work_request
+from rfp.protocol.client.client_ring cimport DONE, TIMED_OUT
+from rfp.protocol.client.one_sided cimport client_ring_staggered, client_ring_transfers
+from rnvm.format.layout cimport (
+    RNVM_LINE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record,
+    rnvm_pad_before, rnvm_pad_seal, rnvm_record, rnvm_record_length, rnvm_record_seal,
+    rnvm_session_at, rnvm_up,
+)
+from rnvm.format.messages cimport RNVM_ROOM, RNVM_SYNC, RNVM_GOOD
 from rnvm.frontend._answers cimport FENCED, LATE, LOST, OK, TOO_LONG
 from rnvm.frontend._remote cimport remote_ask, remote_patience, remote_read
+from rnvm.media.flush cimport flush_drain, store_lines
 
 cdef enum:
     LINES = 64                 # between the pad's header and the record, where they are made

@@ -1,8 +1,8 @@
 # A structure's line of live words, which the back-end writes and everybody READs.
 
 from libc.stdint cimport uint64_t
-from rfp._fabric cimport work_request
-from rnvm._messages cimport rnvm_locked
+from rfp.fabric.fabric cimport work_request
+from rnvm.format.messages cimport rnvm_locked
 from rnvm.frontend._front cimport frontend, instance
 
 cdef struct line:              # as layout.h has it

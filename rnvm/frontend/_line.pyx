@@ -4,10 +4,12 @@
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_load64_acquire
-from rfp._fabric cimport READ, remote_region, work_request
-from rnvm._layout cimport RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at, rnvm_session_at
-from rnvm._messages cimport RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked
+from rfp.core.core cimport rfp_load64_acquire
+from rfp.fabric.fabric cimport READ, remote_region, work_request
+from rnvm.format.layout cimport RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at, rnvm_session_at
+from rnvm.format.messages cimport (
+    RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked,
+)
 from rnvm.frontend._answers cimport FENCED, GONE, OK
 from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._remote cimport remote_place, remote_read, remote_transfers

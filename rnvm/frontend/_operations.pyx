@@ -4,7 +4,9 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rnvm._layout cimport RNVM_MOST_PARTS, rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up
+from rnvm.format.layout cimport (
+    RNVM_MOST_PARTS, rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up,
+)
 from rnvm.frontend._answers cimport FULL, OK, TOO_LONG, TOO_MANY
 from rnvm.frontend._cache cimport cache_forget
 from rnvm.frontend._changes cimport changes_keep, changes_record, changes_undo, changes_written

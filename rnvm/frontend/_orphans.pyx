@@ -4,9 +4,11 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 
-from rnvm._layout cimport (
-    RNVM_OPERATION, rnvm_longest_record, rnvm_operation_ring_at, rnvm_record, rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed)
-from rnvm._messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending
+from rnvm.format.layout cimport (
+    RNVM_OPERATION, rnvm_longest_record, rnvm_operation_ring_at, rnvm_record, rnvm_record_crc,
+    rnvm_record_fits, rnvm_ring_seed,
+)
+from rnvm.format.messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending
 from rnvm.frontend._answers cimport AGAIN, ALIEN, LOST, NO_MEMORY, OK
 from rnvm.frontend._changes cimport change_touch, changes_undo
 from rnvm.frontend._front cimport frontend, instance

@@ -25,17 +25,19 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
-from rfp._core cimport rfp_fence_full, rfp_load64, rfp_load64_acquire
-from rnvm._flush cimport flush, flush_drain
-from rnvm._layout cimport (
-    RNVM_NO_BLOCK, RNVM_PAD, RNVM_SESSION_LIVE, RNVM_TRANSACTION, RNVM_WRITE, rnvm_backend, rnvm_block_of, rnvm_entry,
-    rnvm_entry_next, rnvm_longest_record, rnvm_memory_ring_at, rnvm_offset, rnvm_part, rnvm_part_next, rnvm_record,
-    rnvm_record_crc, rnvm_record_fits, rnvm_ring_seed, rnvm_session_at)
+from rfp.core.core cimport rfp_fence_full, rfp_load64, rfp_load64_acquire
+from rnvm.format.layout cimport (
+    RNVM_NO_BLOCK, RNVM_PAD, RNVM_SESSION_LIVE, RNVM_TRANSACTION, RNVM_WRITE, rnvm_backend,
+    rnvm_block_of, rnvm_entry, rnvm_entry_next, rnvm_longest_record, rnvm_memory_ring_at,
+    rnvm_offset, rnvm_part, rnvm_part_next, rnvm_record, rnvm_record_crc, rnvm_record_fits,
+    rnvm_ring_seed, rnvm_session_at,
+)
 from rnvm.frontend._answers cimport AGAIN, NO_MEMORY, OK
 from rnvm.frontend._front cimport frontend, instance, overlay, patch
 from rnvm.frontend._journal cimport live
 from rnvm.frontend._line cimport line
 from rnvm.frontend._remote cimport remote_read
+from rnvm.media.flush cimport flush, flush_drain
 
 cdef enum:
     LOG = 16384                # bytes of log that there is room for at first

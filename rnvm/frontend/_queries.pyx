@@ -3,8 +3,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rfp._core cimport rfp_now, rfp_pause
-from rnvm._layout cimport rnvm_memory_ring_at, rnvm_record
+from rfp.core.core cimport rfp_now, rfp_pause
+from rnvm.format.layout cimport rnvm_memory_ring_at, rnvm_record
 from rnvm.frontend._answers cimport AGAIN, LATE, NO_MEMORY, OK
 from rnvm.frontend._cache cimport cache_forget
 from rnvm.frontend._front cimport WATCH, frontend, instance

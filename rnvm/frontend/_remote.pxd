@@ -1,7 +1,7 @@
 # What a front-end does to its back-end: READs of the pool, WRITEs of its own rings, calls.  All answer OK, LOST, LATE or STOPPED.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from rfp._fabric cimport remote_region, work_request
+from rfp.fabric.fabric cimport remote_region, work_request
 from rnvm.frontend._front cimport frontend, instance, journal
 
 # n bytes at an offset of the pool.

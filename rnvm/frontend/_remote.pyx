@@ -5,16 +5,17 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_now, rfp_pause
-from rfp._fabric cimport READ, local_region, remote_region, work_request
-from rfp.protocol._client_ring cimport (
-    CLOSED, DONE, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush, client_ring_payload, client_ring_pop,
-    client_ring_response, client_ring_submit)
-from rfp.protocol._client_wait cimport client_ring_wait
-from rfp.protocol._transfers cimport client_ring_transfers
-from rfp.protocol._wire cimport RFP_RESPONSE_HEADER, rfp_response_header
-from rfp.protocol._remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena_find
-from rnvm._messages cimport RNVM_NOT_ATTACHED
+from rfp.core.core cimport rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_now, rfp_pause
+from rfp.fabric.fabric cimport READ, local_region, remote_region, work_request
+from rfp.protocol.client.client_ring cimport (
+    CLOSED, DONE, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush,
+    client_ring_payload, client_ring_pop, client_ring_response, client_ring_submit,
+)
+from rfp.protocol.client.client_wait cimport client_ring_wait
+from rfp.protocol.client.one_sided cimport client_ring_transfers
+from rfp.protocol.client.remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena_find
+from rfp.protocol.wire cimport RFP_RESPONSE_HEADER, rfp_response_header
+from rnvm.format.messages cimport RNVM_NOT_ATTACHED
 from rnvm.frontend._answers cimport FENCED, LATE, LOST, OK, STOPPED
 
 from rfp.errors import DeadlineExceeded, RfpError

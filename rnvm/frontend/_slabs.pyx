@@ -3,10 +3,13 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rnvm._layout cimport RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_entry, rnvm_offset
-from rnvm._node cimport (
-    RNVM_CLASSES, RNVM_NODE, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of, rnvm_slab, rnvm_slab_slots,
-    rnvm_slabs)
+from rnvm.format.layout cimport (
+    RNVM_NO_BLOCK, rnvm_address, rnvm_block_at, rnvm_block_of, rnvm_entry, rnvm_offset,
+)
+from rnvm.format.node cimport (
+    RNVM_CLASSES, RNVM_NODE, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of,
+    rnvm_slab, rnvm_slab_slots, rnvm_slabs,
+)
 from rnvm.frontend._answers cimport OK, fault
 from rnvm.frontend._cache cimport cache_find, cache_get, node_bytes
 from rnvm.frontend._changes cimport change_add, change_drop, change_node, change_return, change_take, change_whole

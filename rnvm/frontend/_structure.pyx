@@ -10,20 +10,20 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
-from rnvm._layout cimport rnvm_longest_record, rnvm_record
-from rnvm._node cimport RNVM_LARGEST_NODE, RNVM_NODE
+from rnvm.format.layout cimport rnvm_longest_record, rnvm_record
+from rnvm.format.node cimport RNVM_LARGEST_NODE, RNVM_NODE
 from rnvm.frontend._cache cimport cache_forget, cache_get, cache_glimpse, node_bytes
 from rnvm.frontend._changes cimport change_add, change_node
 from rnvm.frontend._front cimport frontend, instance, kind, node
 from rnvm.frontend._frontend cimport FrontEnd
 from rnvm.frontend._operations cimport operation_execute
 from rnvm.frontend._queries cimport query_alone, query_ask
-from rnvm.frontend._reach cimport reach
 from rnvm.frontend._slabs cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend._turns cimport turn_enter, turn_leave
+from rnvm.frontend.leak_check cimport reach
 
-from rfp._buffers import checked
 from rfp.errors import CallerError, InvalidArgument, NotFound, Undecodable, WrongKind, WrongType, not_copied
+from rfp.protocol.client.caller_memory import checked
 
 ROOT = 1                       # type of a root
 MOST_ROOT = 3072

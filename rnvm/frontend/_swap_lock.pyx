@@ -10,9 +10,9 @@ back-end looks at it, and says of which session nothing will come any more; then
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_compare_swap64, rfp_fence_full, rfp_load64_acquire, rfp_now
-from rfp._fabric cimport COMPARE_SWAP, READ, work_request
-from rnvm._messages cimport *
+from rfp.core.core cimport rfp_compare_swap64, rfp_fence_full, rfp_load64_acquire, rfp_now
+from rfp.fabric.fabric cimport COMPARE_SWAP, READ, work_request
+from rnvm.format.messages cimport *
 from rnvm.frontend._answers cimport FENCED, GONE, LATE, LOST, OK
 from rnvm.frontend._front cimport frontend, instance
 from rnvm.frontend._line cimport line, line_answer, line_ask, line_grants, line_look, line_take_over

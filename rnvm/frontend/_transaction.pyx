@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
-from rnvm._messages cimport RNVM_APPLY, RNVM_GOOD
+from rnvm.format.messages cimport RNVM_APPLY, RNVM_GOOD
 from rnvm.frontend._answers cimport AGAIN, LOST, OK, TOO_LONG
 from rnvm.frontend._changes cimport changes_keep, changes_record, changes_undo, changes_written
 from rnvm.frontend._front cimport frontend, instance

@@ -8,9 +8,11 @@ The back-end grants it, and it is kept until others ask for it (lock="sticky") o
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
-from rfp._core cimport rfp_fence_full, rfp_now, rfp_store64_release
-from rfp._fabric cimport WRITE, work_request
-from rnvm._messages cimport RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked
+from rfp.core.core cimport rfp_fence_full, rfp_now, rfp_store64_release
+from rfp.fabric.fabric cimport WRITE, work_request
+from rnvm.format.messages cimport (
+    RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked,
+)
 from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, GONE, LOST, OK
 from rnvm.frontend._front cimport WATCH, frontend, instance
 from rnvm.frontend._line cimport line, line_grants, line_look, line_session, line_take_over

@@ -1,4 +1,4 @@
-"""Started by every interpreter under scripts/sanitized: sends the undefined-behaviour sanitizer's reports to files too.
+"""Started by every interpreter under scripts/with-sanitizers: sends the undefined-behaviour sanitizer's reports to files too.
 
 Its log_path option does not: libubsan calls __sanitizer_set_report_path, and gets that of libasan, which is loaded before it.
 """

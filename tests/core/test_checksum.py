@@ -7,7 +7,7 @@ from pathlib import Path
 import crc32c
 import pytest
 
-from rfp.protocol._steps import checksum, checksum_method
+from rfp.testing.ring_harness import checksum, checksum_method
 
 
 def test_the_check_value_of_the_standard():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from rfp.store._drive import key_hash
+from rfp.testing.partition_harness import key_hash
 
 VENDOR = Path(__file__).parents[2] / "rfp" / "vendor"
 

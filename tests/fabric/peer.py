@@ -15,8 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from rfp import _litmus
-from rfp._fabric import (
+from rfp.fabric.fabric import (
     COMPARE_SWAP,
     FETCH_ADD,
     READ,
@@ -31,6 +30,7 @@ from rfp._fabric import (
     Region,
     RemoteRegion,
 )
+from rfp.testing import litmus
 
 LENGTH = 1 << 16
 ALL = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
@@ -99,7 +99,7 @@ class Peer(Side):
 
 
 @contextlib.contextmanager
-def another_process(fabric: Fabric, spec: str = "rfp._shm:ShmFabric") -> Iterator[Peer]:
+def another_process(fabric: Fabric, spec: str = "rfp.fabric.shm.region:ShmFabric") -> Iterator[Peer]:
     """spec: module:class of the other process's fabric."""
     with contextlib.closing(Peer(fabric, spec)) as peer:
         yield peer
@@ -130,9 +130,9 @@ def main() -> None:
             print("armed", flush=True)
             result = side.channel.sleep(armed, float(arguments[0]))
         elif verb == "sleeper":
-            result = _litmus.sleeper(side.channel, side.memory, int(arguments[0]), int(arguments[1]), step=10.0)
+            result = litmus.sleeper(side.channel, side.memory, int(arguments[0]), int(arguments[1]), step=10.0)
         elif verb == "publisher":
-            _litmus.publisher(side.memory, *map(int, arguments))
+            litmus.publisher(side.memory, *map(int, arguments))
         elif verb == "holding":
             result = len([fd for fd in os.listdir("/proc/self/fd") if "memfd:rfp" in _target(fd)])
         elif verb == "hang_up":

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rfp._fabric import Fabric
-from rfp._shm import ShmFabric
+from rfp.fabric.fabric import Fabric
+from rfp.fabric.shm.region import ShmFabric
 
 
 def shm() -> Fabric:
@@ -18,6 +18,6 @@ def verbs() -> Fabric:
     return VerbsFabric()
 
 
-SPECS = {shm: "rfp._shm:ShmFabric", verbs: "rfp._verbs:VerbsFabric"}  # what a peer process is told
+SPECS = {shm: "rfp.fabric.shm.region:ShmFabric", verbs: "rfp._verbs:VerbsFabric"}  # what a peer process is told
 VERBS = pytest.param(verbs, marks=pytest.mark.verbs, id="verbs")
 SHM_AND_VERBS = [pytest.param(shm, id="shm"), VERBS]

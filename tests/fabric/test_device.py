@@ -8,9 +8,10 @@ import resource
 import pytest
 from fake_sysfs import add_interface, add_port
 
-from rfp import _memory, device
 from rfp.address import RdmaOptions, parse
 from rfp.errors import ConnectionFailed, FabricError, InvalidArgument
+from rfp.fabric import memory_limits
+from rfp.fabric.verbs import select_device as device
 
 V1, V2 = "IB/RoCE v1", "RoCE v2"
 LOCAL = "fe80::1"
@@ -126,12 +127,12 @@ def test_what_may_be_locked_is_the_limit_less_what_is_pinned(tmp_path, monkeypat
     status = tmp_path / "status"
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
     status.write_text("CapEff:\t0000000000000000\nVmPin:\t    1024 kB\n")
-    assert _memory.lockable(status) == 7 << 20
+    assert memory_limits.lockable(status) == 7 << 20
     status.write_text("CapEff:\t0000000000000000\nVmPin:\t    9999999 kB\n")
-    assert _memory.lockable(status) == 0
+    assert memory_limits.lockable(status) == 0
     status.write_text("CapEff:\t0000000000004000\nVmPin:\t    0 kB\n")      # CAP_IPC_LOCK
-    assert _memory.lockable(status) == _memory.NO_LIMIT
+    assert memory_limits.lockable(status) == memory_limits.NO_LIMIT
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     status.write_text("CapEff:\t0000000000000000\n")
-    assert _memory.lockable(status) == _memory.NO_LIMIT
-    assert _memory.lockable() > 0
+    assert memory_limits.lockable(status) == memory_limits.NO_LIMIT
+    assert memory_limits.lockable() > 0

@@ -11,12 +11,12 @@ from itertools import pairwise
 
 import pytest
 
-from rfp._fabric import BOUNDS, FETCH_ADD, FLUSHED, READ, RIGHTS, SUCCESS, WRITE, WRITE_NOTIFY
-from rfp._litmus import round_trips
-from rfp._shm import ShmFabric
 from rfp.errors import InvalidArgument
+from rfp.fabric.fabric import BOUNDS, FETCH_ADD, FLUSHED, READ, RIGHTS, SUCCESS, WRITE, WRITE_NOTIFY
+from rfp.fabric.shm.region import ShmFabric
+from rfp.testing.litmus import round_trips
 
-from .ends import ALL, connected
+from .connected_pairs import ALL, connected
 
 MS = 1_000_000
 US = 1_000

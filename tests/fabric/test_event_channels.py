@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from rfp import _litmus
-from rfp._fabric import REMOTE_READ, REMOTE_WRITE, SUCCESS, WRITE, WRITE_NOTIFY
-from rfp._shm import ShmFabric
 from rfp.errors import Closed, InvalidArgument
+from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, SUCCESS, WRITE, WRITE_NOTIFY
+from rfp.fabric.shm.region import ShmFabric
+from rfp.testing import litmus
 
-from .ends import PAGE, at_once, connected
+from .connected_pairs import PAGE, at_once, connected
 from .providers import SHM_AND_VERBS
 
 LONG = 10.0        # seconds; no test sleeps that long unless a wake-up was lost
@@ -163,8 +163,8 @@ def test_no_wake_up_is_lost(ends):
 
 def lost_wake_ups(ends, rounds: int) -> int:
     a, b = ends
-    lost, _ = at_once(lambda: _litmus.sleeper(b.channel, b.memory, 128, rounds, step=LONG),
-                      lambda: _litmus.waker(a.pair, a.memory, a.theirs, 128, rounds))
+    lost, _ = at_once(lambda: litmus.sleeper(b.channel, b.memory, 128, rounds, step=LONG),
+                      lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, rounds))
     return lost
 
 
@@ -193,6 +193,6 @@ def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_fo
 @pytest.mark.parametrize("length", [16, 64, 128, 504, 512, 4096])
 def test_a_read_of_what_is_being_published_sees_it_in_order(shm_ends, length):
     a, b = shm_ends
-    _, torn = at_once(lambda: _litmus.publisher(b.memory, 4096, length, 5000),
-                      lambda: _litmus.fetcher(a.pair, a.memory, a.theirs, 4096, length, 5000))
+    _, torn = at_once(lambda: litmus.publisher(b.memory, 4096, length, 5000),
+                      lambda: litmus.fetcher(a.pair, a.memory, a.theirs, 4096, length, 5000))
     assert torn == 0

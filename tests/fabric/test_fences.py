@@ -11,16 +11,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("_fabric", "_operations", "_emulation", "_shm", "_litmus")
+MODULES = ("fabric/fabric", "fabric/shm/datapath", "fabric/shm/netem", "fabric/shm/region", "testing/litmus")
+PYTHON = ("errors.py", "core/forks.py", "fabric/memory_limits.py")
 
 SCRIPT = """
-from ends import at_once, connected
-from rfp import _litmus
-from rfp._shm import ShmFabric
+from connected_pairs import at_once, connected
+from rfp.testing import litmus
+from rfp.fabric.shm.region import ShmFabric
 
 with connected(ShmFabric(), ShmFabric()) as (a, b):
-    lost, _ = at_once(lambda: _litmus.sleeper(b.channel, b.memory, 128, 100_000, step=0.2),
-                      lambda: _litmus.waker(a.pair, a.memory, a.theirs, 128, 100_000))
+    lost, _ = at_once(lambda: litmus.sleeper(b.channel, b.memory, 128, 100_000, step=0.2),
+                      lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, 100_000))
 print(lost)
 """
 
@@ -38,14 +39,13 @@ def build(folder: Path, *options: str) -> Path:
     made = folder / "build"
     run("meson", "setup", made, ROOT, "--buildtype=release", *options)
     targets = [line.split(":")[0] for line in run("ninja", "-C", made, "-t", "targets", "all").splitlines()]
-    libraries = [each for each in targets if each.startswith("rfp/_") and each.endswith(".so")]
-    libraries = [each for each in libraries if Path(each).name.split(".")[0] in MODULES]
+    libraries = [each for each in targets if each.endswith(".so") and each.split(".")[0].removeprefix("rfp/") in MODULES]
     run("ninja", "-C", made, "-j", "2", *libraries)
-    package = folder / "rfp"
-    package.mkdir()
-    (package / "__init__.py").touch()
-    for file in [ROOT / "rfp/errors.py", ROOT / "rfp/_memory.py", *(made / each for each in libraries)]:
-        shutil.copy(file, package)
+    for origin, file in [*((ROOT, f"rfp/{each}") for each in PYTHON), *((made, each) for each in libraries)]:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(origin / file, folder / file)
+    for each in ("", "core", "fabric", "fabric/shm", "testing"):
+        (folder / "rfp" / each / "__init__.py").touch()
     return folder
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rfp._fabric import READ, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, RIGHTS, SUCCESS, WRITE
-from rfp._shm import ShmFabric, ShmRegion
 from rfp.errors import Closed, HandshakeFailed, InvalidArgument
+from rfp.fabric.fabric import READ, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, RIGHTS, SUCCESS, WRITE
+from rfp.fabric.shm.region import ShmFabric, ShmRegion
 
 PAGES = 8
 

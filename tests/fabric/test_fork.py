@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from rfp._fabric import FLUSHED, READ, SUCCESS, WRITE
-from rfp._shm import ShmFabric
 from rfp.errors import Closed
+from rfp.fabric.fabric import FLUSHED, READ, SUCCESS, WRITE
+from rfp.fabric.shm.region import ShmFabric
 
-from .ends import PAGE, connected
+from .connected_pairs import PAGE, connected
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rfp._fabric import COMPARE_SWAP, FETCH_ADD, READ, SUCCESS, WRITE, Fabric
-from rfp._reorder import ReorderFabric
-from rfp._shm import ShmFabric
+from rfp.fabric.fabric import COMPARE_SWAP, FETCH_ADD, READ, SUCCESS, WRITE, Fabric
+from rfp.fabric.shm.region import ShmFabric
+from rfp.testing.reordering_fabric import ReorderFabric
 
-from .ends import PAGE, connected
+from .connected_pairs import PAGE, connected
 from .providers import VERBS, verbs
 
 SPACE = 1024

@@ -7,14 +7,14 @@ import pathlib
 import shutil
 import subprocess
 
-import programs
 import pytest
+import python_programs
 
 SOURCE = pathlib.Path(__file__).with_name("old_kernel.c")
 PROGRAM = """
 import os, signal
-from rfp._fabric import REMOTE_READ
-from rfp._shm import ShmFabric
+from rfp.fabric.fabric import REMOTE_READ
+from rfp.fabric.shm.region import ShmFabric
 def tick(number, frame):
     raise TimeoutError
 signal.signal(signal.SIGALRM, tick)
@@ -36,8 +36,8 @@ def on_an_older_kernel(tmp_path: pathlib.Path, between_two_ticks: int) -> bytes:
     kernel = tmp_path / "old_kernel.so"
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", kernel, SOURCE], check=True, timeout=60)
     preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(kernel)]))
-    environment = {**programs.environment(), "LD_PRELOAD": preload, "BETWEEN_TWO_TICKS": str(between_two_ticks)}
-    done = programs.run("-c", PROGRAM, env=environment, seconds=60)
+    environment = {**python_programs.environment(), "LD_PRELOAD": preload, "BETWEEN_TWO_TICKS": str(between_two_ticks)}
+    done = python_programs.run("-c", PROGRAM, env=environment, seconds=60)
     assert done.stdout, done.stderr.decode()
     return done.stdout
 

@@ -8,11 +8,11 @@ import time
 
 import pytest
 
-from rfp import _litmus
-from rfp._fabric import PEER_GONE, READ, SUCCESS, WRITE, WRITE_NOTIFY
-from rfp._shm import ShmFabric
+from rfp.fabric.fabric import PEER_GONE, READ, SUCCESS, WRITE, WRITE_NOTIFY
+from rfp.fabric.shm.region import ShmFabric
+from rfp.testing import litmus
 
-from .ends import until
+from .connected_pairs import until
 from .peer import another_process
 from .providers import SHM_AND_VERBS, SPECS, VERBS
 
@@ -72,7 +72,7 @@ def test_a_process_is_woken_by_its_peers_notify(peer):
 def test_no_wake_up_is_lost_between_processes(peer):
     rounds = 20_000 if peer.pair.reads_ordered else 500
     peer.tell("sleeper", 4096, rounds)
-    _litmus.waker(peer.pair, peer.memory, peer.theirs, 4096, rounds)
+    litmus.waker(peer.pair, peer.memory, peer.theirs, 4096, rounds)
     assert peer.answer() == "0"
 
 
@@ -80,7 +80,7 @@ def test_no_wake_up_is_lost_between_processes(peer):
 def test_what_another_process_publishes_is_seen_in_order(shm_peer, length):
     peer = shm_peer
     peer.tell("publisher", 8192, length, 5_000)
-    assert _litmus.fetcher(peer.pair, peer.memory, peer.theirs, 8192, length, 5_000) == 0
+    assert litmus.fetcher(peer.pair, peer.memory, peer.theirs, 8192, length, 5_000) == 0
     assert peer.answer() == "None"
 
 

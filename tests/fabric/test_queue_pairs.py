@@ -9,7 +9,8 @@ import subprocess
 
 import pytest
 
-from rfp._fabric import (
+from rfp.errors import CallerError, Closed, HandshakeFailed, InvalidArgument
+from rfp.fabric.fabric import (
     BOUNDS,
     COMPARE_SWAP,
     FETCH_ADD,
@@ -24,11 +25,10 @@ from rfp._fabric import (
     WRITE_NOTIFY,
     QueuePair,
 )
-from rfp._litmus import burst
-from rfp._shm import ShmFabric
-from rfp.errors import CallerError, Closed, HandshakeFailed, InvalidArgument
+from rfp.fabric.shm.region import ShmFabric
+from rfp.testing.litmus import burst
 
-from .ends import ALL, PAGE, attached, completions, connected, until
+from .connected_pairs import ALL, PAGE, attached, completions, connected, until
 from .providers import SHM_AND_VERBS
 from .test_regions import crc32c
 

@@ -11,10 +11,10 @@ import zlib
 
 import pytest
 
-from rfp import _memory
-from rfp._fabric import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
-from rfp._shm import ShmFabric
 from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
+from rfp.fabric import memory_limits
+from rfp.fabric.fabric import REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE
+from rfp.fabric.shm.region import ShmFabric
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -128,7 +128,7 @@ def test_more_memory_than_there_is_gets_an_error_and_not_the_oom_killer(fabric):
 
 
 def test_less_memory_than_the_control_group_allows_is_noticed(fabric, monkeypatch):
-    monkeypatch.setattr(_memory, "available", lambda: 3 * PAGE)
+    monkeypatch.setattr(memory_limits, "available", lambda: 3 * PAGE)
     fabric.register(3 * PAGE, REMOTE_READ).close()
     with pytest.raises(FabricError, match=f"{3 * PAGE} are available"):
         fabric.register(3 * PAGE + 1, REMOTE_READ)

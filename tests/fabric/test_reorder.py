@@ -10,12 +10,23 @@ import struct
 
 import pytest
 
-from rfp import _litmus
-from rfp._fabric import BOUNDS, FETCH_ADD, FLUSHED, PEER_GONE, READ, REMOTE_WRITE, RIGHTS, SUCCESS, WRITE, WRITE_NOTIFY
-from rfp._reorder import ReorderFabric
-from rfp._shm import ShmFabric
+from rfp.fabric.fabric import (
+    BOUNDS,
+    FETCH_ADD,
+    FLUSHED,
+    PEER_GONE,
+    READ,
+    REMOTE_WRITE,
+    RIGHTS,
+    SUCCESS,
+    WRITE,
+    WRITE_NOTIFY,
+)
+from rfp.fabric.shm.region import ShmFabric
+from rfp.testing import litmus
+from rfp.testing.reordering_fabric import ReorderFabric
 
-from .ends import PAGE, at_once, connected
+from .connected_pairs import PAGE, at_once, connected
 
 STEPS = 10_000     # more than anything here takes
 LINES = [bytes([n]) * 64 for n in range(256)]
@@ -357,6 +368,6 @@ def test_who_trusts_the_order_of_a_read_is_found_out():
 
 def test_no_wake_up_is_lost():
     with connected(ReorderFabric(seed=1), ShmFabric()) as (a, b):
-        lost, _ = at_once(lambda: _litmus.sleeper(b.channel, b.memory, 128, 5000, step=10.0),
-                          lambda: _litmus.waker(a.pair, a.memory, a.theirs, 128, 5000))
+        lost, _ = at_once(lambda: litmus.sleeper(b.channel, b.memory, 128, 5000, step=10.0),
+                          lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, 5000))
         assert lost == 0

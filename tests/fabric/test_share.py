@@ -6,12 +6,21 @@ import os
 
 import pytest
 
-from rfp._fabric import BOUNDS, FETCH_ADD, READ, REMOTE_READ, REMOTE_WRITE, RIGHTS, SUCCESS, WRITE
-from rfp._reorder import ReorderFabric
-from rfp._shm import ShmFabric
 from rfp.errors import CallerError, Closed, InvalidArgument, RequestFailed, WrongBuffer
+from rfp.fabric.fabric import (
+    BOUNDS,
+    FETCH_ADD,
+    READ,
+    REMOTE_READ,
+    REMOTE_WRITE,
+    RIGHTS,
+    SUCCESS,
+    WRITE,
+)
+from rfp.fabric.shm.region import ShmFabric
+from rfp.testing.reordering_fabric import ReorderFabric
 
-from .ends import PAGE, connected
+from .connected_pairs import PAGE, connected
 
 
 @pytest.fixture(params=[ShmFabric, ReorderFabric])

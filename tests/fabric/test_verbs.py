@@ -11,7 +11,9 @@ import time
 
 import pytest
 
-from rfp._fabric import (
+from rfp.address import RdmaOptions
+from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument, RequestFailed
+from rfp.fabric.fabric import (
     FLUSHED,
     PEER_GONE,
     READ,
@@ -22,11 +24,9 @@ from rfp._fabric import (
     WRITE,
     WRITE_NOTIFY,
 )
-from rfp._shm import ShmFabric
-from rfp.address import RdmaOptions
-from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument, RequestFailed
+from rfp.fabric.shm.region import ShmFabric
 
-from .ends import ALL, PAGE, attached, completions, connected, until
+from .connected_pairs import ALL, PAGE, attached, completions, connected, until
 from .providers import verbs
 from .test_fork import in_child
 from .test_regions import crc32c

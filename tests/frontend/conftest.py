@@ -13,8 +13,8 @@ import pytest
 
 import rnvm
 from rfp import address as addresses
-from rfp._reorder import ReorderFabric
 from rfp.connecting import Opener
+from rfp.testing.reordering_fabric import ReorderFabric
 
 # name -> folder of the pool, options of the address
 MEDIA = {

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import places
+import server_addresses
 
 import rnvm
 
@@ -28,7 +28,7 @@ signal.pause()
 # Says what it was told, one number at a time.
 WRITER = """
 import os, sys, rnvm
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 fe = rnvm.connect(sys.argv[1], timeout=SOON, lock=(sys.argv[3:] or ["sticky"])[0])
 sample = Sample(fe, "s")
 batch = int(sys.argv[2])
@@ -99,4 +99,4 @@ def served(path: str, lease: float = 2.0, address: str | None = None) -> Iterato
 @functools.cache
 def address_of(path: str) -> str:
     """The same for one back-end after another."""
-    return places.own(Path(path).parent)
+    return server_addresses.own(Path(path).parent)

@@ -13,8 +13,8 @@ import pytest
 import rnvm
 from rfp.errors import ConnectionFailed, InvalidAddress, StructureDamaged
 from rnvm import pools
-from rnvm.frontend._sample import Sample
-from rnvm.pool import _drive
+from rnvm.testing import log_driver
+from rnvm.testing.sample_structure import Sample
 from structures import BPlusTree, HashTable, Queue
 
 from .conftest import new_path
@@ -75,10 +75,10 @@ def test_what_a_dead_writer_left_is_executed_offline() -> None:
                 writer.kill()
                 told = writer.numbers()[-1]
             fenced(backend, 1)
-        found = run("recover", path, "--with", "rnvm.frontend._sample")
+        found = run("recover", path, "--with", "rnvm.testing.sample_structure")
         assert found.returncode == 0, found.stderr
         assert any(f"{number} operation" in found.stdout for number in (told, told + 1))
-        assert "0 operations executed" in run("recover", path, "--with", "rnvm.frontend._sample").stdout
+        assert "0 operations executed" in run("recover", path, "--with", "rnvm.testing.sample_structure").stdout
         with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
             assert told <= Sample(fe, "s").numbers()[0] <= told + 1
             assert fe.figures["executed_again"] == 0
@@ -116,21 +116,21 @@ def take(path: str, kind: int, blocks: int) -> None:
     """A transaction of the structure `table` that only says: these blocks are mine (TAKE), or are not (RETURN its last ones)."""
     with pools.open_pool(path) as pool:
         session, _ = pool.attach()
-        if kind == _drive.TAKE:
+        if kind == log_driver.TAKE:
             address = pool.grant(session, blocks)
         else:
-            owned = [block for block, owner in enumerate(_drive.owners(pool)) if owner == 0x8000 | pool.names[b"table"] + 1]
-            address = (1 << 48) + _drive.offset_of(pool, owned[-blocks])
-        structure, number, _ = _drive.progress(pool, b"table")
-        part = _drive.part(structure, number + 1, _drive.entry(kind, address, blocks))
-        assert _drive.Writer(pool, session).transaction([part])[0]
+            owned = [block for block, owner in enumerate(log_driver.owners(pool)) if owner == 0x8000 | pool.names[b"table"] + 1]
+            address = (1 << 48) + log_driver.offset_of(pool, owned[-blocks])
+        structure, number, _ = log_driver.progress(pool, b"table")
+        part = log_driver.part(structure, number + 1, log_driver.entry(kind, address, blocks))
+        assert log_driver.Writer(pool, session).transaction([part])[0]
         pool.collect()
         assert pool.replay() == 1
 
 
 @pytest.mark.parametrize(("kind", "what"), [
-    (_drive.TAKE, "leak: structure b'table': 3 blocks and 0 slots in others are its own and cannot be reached"),
-    (_drive.RETURN, "damage: structure b'table': a node stands in a block that is not the structure's"),
+    (log_driver.TAKE, "leak: structure b'table': 3 blocks and 0 slots in others are its own and cannot be reached"),
+    (log_driver.RETURN, "damage: structure b'table': a node stands in a block that is not the structure's"),
 ])  # fmt: skip
 def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_reaches(kind: int, what: str) -> None:
     with new_path("direct") as path:
@@ -155,5 +155,5 @@ def test_a_check_finds_nodes_that_are_taken_and_forgotten_or_free_and_pointed_to
                 getattr(sample, mistake)(1)
                 with pytest.raises(StructureDamaged, match="slot"):
                     sample.check()
-            found = run("check", path, "--with", "rnvm.frontend._sample")
+            found = run("check", path, "--with", "rnvm.testing.sample_structure")
             assert (found.returncode, what in found.stdout) == (1, True), found.stdout

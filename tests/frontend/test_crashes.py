@@ -13,10 +13,10 @@ import pytest
 import rnvm
 from rfp import address as addresses
 from rfp.errors import ConnectionFailed
-from rnvm._crash import Model
-from rnvm.frontend._sample import Sample
-from rnvm.pool._pool import Pool, format_medium
+from rnvm.pool.pool import Pool, format_medium
 from rnvm.sizes import choose
+from rnvm.testing.crash_model import Model
+from rnvm.testing.sample_structure import Sample
 from structures import HashTable
 
 from .conftest import Connect, new_path

@@ -8,7 +8,7 @@ import pytest
 
 import rnvm
 from rfp.errors import ConnectionFailed, RfpError, StorageFailed
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import new_path, open_backend
 

@@ -17,11 +17,11 @@ import pytest
 
 import rnvm
 from rfp import address as addresses
-from rfp._reorder import ReorderFabric
 from rfp.connecting import Opener
 from rfp.errors import ConnectionFailed, Empty
+from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm.frontend._frontend import FrontEnd
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 from structures import BPlusTree, HashTable, Queue
 
 from .conftest import new_path

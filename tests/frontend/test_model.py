@@ -10,7 +10,7 @@ import hypothesis.strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 import rnvm
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import new_path, open_backend
 

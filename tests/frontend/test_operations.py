@@ -32,7 +32,7 @@ from rfp.errors import (
 )
 from rnvm import pools
 from rnvm.frontend._baton import Baton
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import Connect, new_path, open_backend
 

@@ -15,8 +15,8 @@ import pytest
 import rnvm
 from rnvm import pools
 from rnvm.frontend import _overlay
-from rnvm.frontend._sample import Sample
-from rnvm.pool import _drive
+from rnvm.testing import log_driver
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import Connect, new_path, open_backend
 
@@ -141,11 +141,11 @@ class Scene:
         self.pool = backend.pool
         self.writer, self.reader = Sample(connect(backend), "s"), Sample(connect(backend), "s")
         self.writer.add(1)
-        while self.reader.numbers() != (1, 1) or _drive.progress(self.pool, b"s")[1] != 2:
+        while self.reader.numbers() != (1, 1) or log_driver.progress(self.pool, b"s")[1] != 2:
             time.sleep(0.001)
         backend._service._go_slow(**options)
         self.writer.fe.names()  # by now it does
-        places = _drive.places(self.pool)
+        places = log_driver.places(self.pool)
         session = self.writer.fe.figures["session"]
         self.line = places["names"] + NAME * self.pool.names[b"s"] + LINE
         self.live = places["sessions"] + SESSION * session + LIVE

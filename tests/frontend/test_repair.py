@@ -15,7 +15,8 @@ import pytest
 
 import rnvm
 from rfp.errors import PoolInUse, RfpError
-from rnvm import check, pools
+from rnvm import pools
+from rnvm.check import check
 from structures import Queue
 
 from .conftest import new_path

@@ -10,7 +10,7 @@ import pytest
 
 import rnvm
 from rfp.errors import NotFound
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import Connect, new_path
 

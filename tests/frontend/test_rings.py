@@ -10,14 +10,14 @@ from collections.abc import Iterator
 import pytest
 
 import rnvm
-from rfp._fabric import REMOTE_WRITE, SUCCESS, WRITE
 from rfp.connecting import Opener
 from rfp.control import Credentials
 from rfp.errors import ConnectionFailed, HandshakeFailed, QuotaExceeded
-from rfp.protocol import _steps as steps
-from rfp.protocol.link import Link
+from rfp.fabric.fabric import REMOTE_WRITE, SUCCESS, WRITE
+from rfp.protocol.client.connection import Link
+from rfp.testing import ring_harness as steps
 from rnvm import pools
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import Connect, new_path, open_backend
 

@@ -16,14 +16,14 @@ from click.testing import CliRunner
 
 import rnvm
 import rnvm.cli
-from rfp._reorder import ReorderFabric
 from rfp.connecting import Opener
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, NotFound, OutOfMemory, QuotaExceeded, StorageFailed
-from rfp.protocol._channel import Channel
-from rfp.protocol.link import Link
+from rfp.protocol.client.channel import Channel
+from rfp.protocol.client.connection import Link
+from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
 from rnvm.frontend._frontend import FrontEnd
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 from structures import HashTable, Queue
 
 from .conftest import new_path, open_backend
@@ -77,7 +77,7 @@ def test_a_writer_learns_what_its_last_record_came_to_although_its_rings_had_oth
 # Does what it is told in a batch that never ends, and says so.
 WRITER = """
 import os, sys, time, rnvm
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 fe = rnvm.connect(sys.argv[1], timeout=30)
 samples = [Sample(fe, name) for name in sys.argv[2:]]
 with fe.batch():
@@ -115,7 +115,7 @@ def test_a_pool_whose_only_session_waits_for_its_operations_to_be_executed_is_re
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
         with open_backend(path) as backend:
             killed_in_a_batch(backend, "a")
-        result = CliRunner().invoke(rnvm.cli.main, ["recover", path, "--with", "rnvm.frontend._sample"])
+        result = CliRunner().invoke(rnvm.cli.main, ["recover", path, "--with", "rnvm.testing.sample_structure"])
         assert (result.exit_code, "1 operation executed" in result.output) == (0, True), result.output
 
 
@@ -186,7 +186,7 @@ def test_the_child_of_a_fork_leaves_its_parents_session_alone() -> None:
     """Also where its last structure is let go there."""
     code = """
 import os, rnvm, sys
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True)
 fe = rnvm.connect(backend.address)
 sample = Sample(fe, "s")

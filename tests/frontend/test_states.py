@@ -19,7 +19,7 @@ import rfp.errors
 import rnvm
 from rfp.errors import ConnectionFailed
 from rnvm import pools
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import new_path, open_backend
 

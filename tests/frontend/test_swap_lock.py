@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 import rnvm
-from rfp import _fabric
-from rfp._shm import ShmFabric
 from rfp.errors import CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NotFound, Unsupported
-from rnvm.frontend._sample import Sample
+from rfp.fabric import fabric as fabric_module
+from rfp.fabric.shm.region import ShmFabric
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import Connect, new_path, open_backend
 from .processes import SOON, WRITER, Process, address_of, fenced, served
@@ -234,8 +234,8 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_l
 class NoAtomics(ShmFabric):
     """A device that has none."""
 
-    def share(self, memory: Any, offset: int, length: int, rights: int) -> _fabric.Region:
-        if rights & _fabric.REMOTE_ATOMIC:
+    def share(self, memory: Any, offset: int, length: int, rights: int) -> fabric_module.Region:
+        if rights & fabric_module.REMOTE_ATOMIC:
             raise InvalidArgument("this device has no atomic operations")
         return super().share(memory, offset, length, rights)
 

@@ -26,7 +26,7 @@ from rfp.errors import (
     TooLarge,
 )
 from rnvm import pools
-from rnvm.frontend._sample import Sample
+from rnvm.testing.sample_structure import Sample
 
 from .conftest import Connect, new_path, open_backend
 from .processes import address_of, served

@@ -1,4 +1,4 @@
-"""Starts processes within milliseconds: `python -m histories.nursery` forks one for each line of JSON that it reads.
+"""Starts processes within milliseconds: `python -m tests.histories.nursery` forks one for each line of JSON that it reads.
 
 It has imported everything and has no threads.  Says {"started": pid}, {"stopped": pid}, {"ended": pid, "status": status}; kills what is
 left when nobody writes to it any more.

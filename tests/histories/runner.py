@@ -53,8 +53,8 @@ class Run:
         self.stopped: dict[int, float] = {}  # pid -> when it goes on
         self.expected: set[int] = set()  # stopped by us, and when to go on is known
         self.data = b""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-        self.nursery = subprocess.Popen([sys.executable, "-m", "histories.nursery"], stdin=subprocess.PIPE,
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])}
+        self.nursery = subprocess.Popen([sys.executable, "-m", "tests.histories.nursery"], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, env=environment, cwd=folder)  # fmt: skip
         self.starting: list[Life] = []
 

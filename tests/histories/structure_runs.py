@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rnvm import check as pool_check
+from rnvm.check import check as pool_check
 
 from .checker import Verdict, check
 from .group_model import Group

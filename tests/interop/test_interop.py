@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from places import HOST
+from server_addresses import HOST
 
 import rfp
 

@@ -15,9 +15,10 @@ from typing import Any
 
 import rnvm
 from rfp.errors import ConnectionFailed, DeadlineExceeded
-from rnvm import check, pools
+from rnvm import pools
+from rnvm.check import check
 
-SCRIPT = Path(__file__).parents[1] / "containers" / "lives.py"
+SCRIPT = Path(__file__).parents[1] / "structures" / "restarting_backend.py"
 SOON, LEASE = 20.0, 0.05  # seconds
 
 

@@ -10,11 +10,11 @@ from unittest import mock
 import rnvm
 import structures
 from rfp import address as addresses
-from rnvm import check
-from rnvm._crash import Crashes, Model
-from rnvm._persistence import Private
-from rnvm.pool._pool import Pool, format_medium
+from rnvm.check import check
+from rnvm.media.medium import Private
+from rnvm.pool.pool import Pool, format_medium
 from rnvm.sizes import Sizes
+from rnvm.testing.crash_model import Crashes, Model
 
 PAGE = 4096
 PIECE = 1 << 16
@@ -33,7 +33,7 @@ class Power:
         self.kind, self.lease = kind, lease
         self.address = str(addresses.unique())
         self.stack = contextlib.ExitStack()
-        self.stack.enter_context(mock.patch.object(structures._hashtable, "os", SimpleNamespace(urandom=bytes)))
+        self.stack.enter_context(mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes)))
         self.model = Model(LENGTH, kind, shared=True)
         format_medium(self.model, SIZES)
         self.serve()

@@ -18,7 +18,8 @@ import pytest
 from hypothesis.stateful import initialize, precondition, rule
 
 from rfp.errors import ConnectionFailed, PoolRefused
-from rnvm import check, pools
+from rnvm import pools
+from rnvm.check import check
 
 from . import calls
 from .calls import Call

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = {"rfp", "rnvm", "structures", "bench"}
+VERBS = ("rfp/_verbs", "rfp/fabric/verbs/")
 SCRIPTS = {"rfp", "rnvm", "rfp-ycsb", "rfp-experiments"}
 
 
@@ -58,15 +59,15 @@ def test_every_source_is_in_the_wheel(installed):
     }
     missing = sorted(expected - {str(file) for file in installed})
     if not Path("/usr/include/infiniband/verbs.h").exists():  # without it the RDMA provider is left out, as a whole
-        assert [name for name in missing if name.startswith("rfp/_verbs")] == sorted(
-            name for name in expected if name.startswith("rfp/_verbs") and name.endswith(compiled))
-        missing = [name for name in missing if not name.startswith("rfp/_verbs")]
+        assert [name for name in missing if name.startswith(VERBS)] == sorted(
+            name for name in expected if name.startswith(VERBS) and name.endswith(compiled))
+        missing = [name for name in missing if not name.startswith(VERBS)]
     assert missing == []
 
 
 def test_the_rdma_provider_links_nothing_so_that_it_imports_anywhere(installed):
     """libibverbs is opened when it is asked for."""
-    built = [file for file in installed if file.name.startswith("_verbs") and file.suffix == ".so"]
+    built = [file for file in installed if str(file).startswith(VERBS) and file.suffix == ".so"]
     assert bool(built) == Path("/usr/include/infiniband/verbs.h").exists()
     for file in built:
         path = metadata.distribution("rfp-rnvm").locate_file(file)
@@ -102,10 +103,10 @@ def test_a_plain_pip_install_from_the_sdist_works(tmp_path, monkeypatch):
     subprocess.run([python, "-m", "build", "-q", "--sdist", "--outdir", tmp_path, clone], check=True)
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
-        assert any(name.endswith("rfp/_fabric.pyx") for name in archive.getnames())
+        assert any(name.endswith("rfp/fabric/fabric.pyx") for name in archive.getnames())
     shutil.rmtree(clone)
     subprocess.run([python, "-m", "pip", "-q", "install", sdist], check=True)
-    where = subprocess.check_output([python, "-I", "-c", "import rfp._fabric as m; print(m.__file__)"], cwd=tmp_path, text=True)
+    where = subprocess.check_output([python, "-I", "-c", "import rfp.fabric.fabric as m; print(m.__file__)"], cwd=tmp_path, text=True)
     assert where.startswith(str(environment))
 
 
@@ -126,6 +127,8 @@ def test_another_module_that_is_missing_is_not_taken_for_it(tmp_path):
     (tmp_path / "rfp").mkdir()
     shutil.copy(ROOT / "rfp" / "__init__.py", tmp_path / "rfp")
     shutil.copy(ROOT / "rfp" / "errors.py", tmp_path / "rfp")
-    (tmp_path / "rfp" / "_client.py").write_text("raise ModuleNotFoundError('broken', name='numpy')")
+    folder = tmp_path / "rfp" / "store" / "client"
+    folder.mkdir(parents=True)
+    (folder / "client.py").write_text("raise ModuleNotFoundError('broken', name='numpy')")
     run = subprocess.run([sys.executable, "-c", "import rfp"], cwd=tmp_path, capture_output=True, text=True)
     assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: broken"

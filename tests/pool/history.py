@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from rfp.errors import NotAPool, OutOfMemory, StorageFailed
-from rnvm._crash import Crashes, Model
-from rnvm.pool import _drive
-from rnvm.pool._pool import Pool, format_medium
+from rnvm.pool.pool import Pool, format_medium
 from rnvm.sizes import Sizes
+from rnvm.testing import log_driver
+from rnvm.testing.crash_model import Crashes, Model
 
 SIZES = Sizes(block=512, names=4, sessions=2, operation_ring=4096, memory_ring=4096, group_map=512)
 LENGTH = SIZES.groups_at + SIZES.group_map + 48 * 512
@@ -76,7 +76,7 @@ class Session:
     index: int
     begun: int
     acknowledged: int
-    writer: _drive.Writer
+    writer: log_driver.Writer
     fence_begun: int = NEVER
     fenced: int = NEVER
     released: int = NEVER
@@ -105,7 +105,7 @@ class History:
         format_medium(self.model, SIZES, identity=IDENTITY)
         self.format_done = self.model.events_so_far
         self.pool = Pool(self.model)
-        self.places = _drive.places(self.pool)
+        self.places = log_driver.places(self.pool)
         self.taking: list[Grant] = []  # by the transaction that is being made
 
     @property
@@ -143,7 +143,7 @@ class History:
             return
         made.acknowledged = self.now
         made.index = self.pool.names[made.name]
-        owners = _drive.owners(self.pool)
+        owners = log_driver.owners(self.pool)
         made.root = owners.index(USED | made.index + 1)
 
     def drop(self) -> None:
@@ -161,7 +161,7 @@ class History:
             index, _ = self.pool.attach()
         except OutOfMemory:
             return
-        self.sessions.append(Session(index, begun, self.now, _drive.Writer(self.pool, index)))
+        self.sessions.append(Session(index, begun, self.now, log_driver.Writer(self.pool, index)))
 
     def fence(self) -> None:
         if not self.attached():
@@ -214,7 +214,7 @@ class History:
         session, structure = locked
         body = self.rng.randbytes(self.rng.choice([0, 1, 7, 40, 200]))
         number = len(structure.operations) + 1
-        lsn, after = session.writer.operations([_drive.part(structure.id, number, body, code=number % 7)])
+        lsn, after = session.writer.operations([log_driver.part(structure.id, number, body, code=number % 7)])
         if not lsn:
             return
         structure.operations.append(body)
@@ -226,25 +226,25 @@ class History:
         """The structure's next state, and the entries that bring it about."""
         state, entries = structure.states[-1].after(), []
         number = len(structure.states)
-        root = (1 << 48) + _drive.offset_of(self.pool, structure.root)
+        root = (1 << 48) + log_driver.offset_of(self.pool, structure.root)
         for _ in range(self.rng.randint(1, 4)):
             first = self.rng.randrange(WORDS)
             values = [number * 1000 + i for i in range(self.rng.randint(1, min(6, WORDS - first)))]
             state.words[first : first + len(values)] = values
-            entries.append(_drive.entry(_drive.WRITE, root + 8 * first, b"".join(v.to_bytes(8, "little") for v in values)))
+            entries.append(log_driver.entry(log_driver.WRITE, root + 8 * first, b"".join(v.to_bytes(8, "little") for v in values)))
         untaken = [grant for grant in session.grants if grant.taken == NEVER and grant not in self.taking]
         if untaken and self.rng.random() < 0.4:
             grant = self.rng.choice(untaken)
-            entries.append(_drive.entry(_drive.TAKE, grant.address, grant.count))
+            entries.append(log_driver.entry(log_driver.TAKE, grant.address, grant.count))
             for i in range(grant.count):
                 content = (number * 100 + i).to_bytes(8, "little") * 64
                 state.blocks[grant.address + 512 * i] = content
-                entries.append(_drive.entry(_drive.WRITE, grant.address + 512 * i, content))
+                entries.append(log_driver.entry(log_driver.WRITE, grant.address + 512 * i, content))
             self.taking.append(grant)
         elif state.blocks and self.rng.random() < 0.4:
             address = self.rng.choice(sorted(state.blocks))
             del state.blocks[address]
-            entries.append(_drive.entry(_drive.RETURN, address, 1))
+            entries.append(log_driver.entry(log_driver.RETURN, address, 1))
         if self.rng.random() < 0.6:
             state.covers = len(structure.operations)
         return state, b"".join(entries)
@@ -270,7 +270,7 @@ class History:
         parts, states = [], []
         for structure in structures:
             state, body = self.change(session, structure)
-            parts.append(_drive.part(structure.id, len(structure.states), body, covers=state.covers))
+            parts.append(log_driver.part(structure.id, len(structure.states), body, covers=state.covers))
             states.append(state)
         lsn, after = session.writer.transaction(parts)
         if not lsn:
@@ -291,8 +291,8 @@ class History:
         late = [each for each in self.sessions if each.fenced != NEVER and each.released == NEVER]
         if late and self.living():
             structure = self.rng.choice(self.living())
-            entry = _drive.entry(_drive.WRITE, (1 << 48) + _drive.offset_of(self.pool, structure.root), b"too late")
-            part = _drive.part(structure.id, len(structure.states), entry)
+            entry = log_driver.entry(log_driver.WRITE, (1 << 48) + log_driver.offset_of(self.pool, structure.root), b"too late")
+            part = log_driver.part(structure.id, len(structure.states), entry)
             self.rng.choice(late).writer.transaction([part])
 
     def acknowledge(self, session: Session) -> None:
@@ -318,7 +318,7 @@ class History:
         self.pool.checkpoint()
         for session in self.sessions:
             if session.released == NEVER:
-                state = _drive.session(self.pool, session.index)
+                state = log_driver.session(self.pool, session.index)
                 assert not state["operations"][4] and not state["memory"][4], state
 
     def reclaim(self) -> None:
@@ -367,7 +367,7 @@ class History:
             raise Wrong(where + str(error)) from None
 
     def compare(self, pool: Pool, point: int) -> dict[bytes, int]:
-        owners = _drive.owners(pool)
+        owners = log_driver.owners(pool)
         expected = [0] * len(owners)
         numbers: dict[int, int] = {}
         names = {}
@@ -382,7 +382,7 @@ class History:
         for block, (found, wanted) in enumerate(zip(owners, expected, strict=True)):
             if found != wanted and (block, found) not in maybe:
                 raise Wrong(f"block {block} belongs to {found:#x}, should to {wanted:#x}")
-        names = {name: _drive.progress(pool, name)[1] for name in pool.names}
+        names = {name: log_driver.progress(pool, name)[1] for name in pool.names}
         return names
 
     def compare_structure(
@@ -391,7 +391,7 @@ class History:
         if point < structure.begun:
             return
         index = pool.names.get(structure.name)
-        there = index is not None and (structure.id == 0 or _drive.progress(pool, structure.name)[0] == structure.id)
+        there = index is not None and (structure.id == 0 or log_driver.progress(pool, structure.name)[0] == structure.id)
         if structure.acknowledged <= point < structure.drop_begun and not there:
             raise Wrong(f"the structure {structure.name!r} is gone")
         if structure.dropped <= point and there:
@@ -399,9 +399,9 @@ class History:
         if not there:
             return
         if not structure.id:  # its making was cut off, and yet it was made
-            structure.id, structure.index = _drive.progress(pool, structure.name)[0], index
-            structure.root = _drive.block_of(pool, _drive.entry_of(pool, structure.name)["root"])
-        _, number, covers = _drive.progress(pool, structure.name)
+            structure.id, structure.index = log_driver.progress(pool, structure.name)[0], index
+            structure.root = log_driver.block_of(pool, log_driver.entry_of(pool, structure.name)["root"])
+        _, number, covers = log_driver.progress(pool, structure.name)
         least = max((n for event, n in structure.durable if event <= point), default=0)
         most = max((n for event, n in structure.written if event <= point), default=0)
         if not least <= number <= most:
@@ -410,7 +410,7 @@ class History:
         state = structure.states[number]
         if covers != state.covers:
             raise Wrong(f"{structure.name!r} covers {covers} operations after transaction {number}, should {state.covers}")
-        content = pool.medium.read(_drive.offset_of(pool, structure.root), 512)
+        content = pool.medium.read(log_driver.offset_of(pool, structure.root), 512)
         words = [int.from_bytes(content[i : i + 8], "little") for i in range(0, 512, 8)]
         if words != state.words:
             wrong = next(i for i in range(WORDS) if words[i] != state.words[i])
@@ -419,14 +419,14 @@ class History:
         for address, block in state.blocks.items():
             if pool.medium.read(address & (1 << 48) - 1, 512) != block:
                 raise Wrong(f"a block of {structure.name!r} at {address:#x} has other contents after transaction {number}")
-            expected[_drive.block_of(pool, address)] = USED | structure.index + 1
+            expected[log_driver.block_of(pool, address)] = USED | structure.index + 1
         self.compare_operations(pool, point, structure, covers)
 
     def compare_operations(self, pool: Pool, point: int, structure: Structure, covers: int) -> None:
         found = sorted(
             (number, body)
             for session in range(SIZES.sessions)
-            for _, id_, _, number, body in _drive.pending(pool, session)
+            for _, id_, _, number, body in log_driver.pending(pool, session)
             if id_ == structure.id
         )
         least = max((n for event, n in structure.durable_operations if event <= point), default=0)
@@ -445,15 +445,15 @@ class History:
     ) -> None:  # fmt: skip
         if point < session.begun or session.released <= point:
             return
-        state = _drive.session(pool, session.index)["state"]
-        waiting = bool(_drive.pending(pool, session.index))
+        state = log_driver.session(pool, session.index)["state"]
+        waiting = bool(log_driver.pending(pool, session.index))
         if state != (FENCED if waiting else FREE):
             raise Wrong(f"session {session.index} is in state {state}; operations wait in its log: {waiting}")
         if session.cut_off:
             maybe.update((block, GRANTED | session.index) for block in range(len(owners)))
         for grant in session.grants:
             for i in range(grant.count):
-                block = _drive.block_of(pool, grant.address + 512 * i)
+                block = log_driver.block_of(pool, grant.address + 512 * i)
                 if grant.begun > point or expected[block]:
                     continue
                 if waiting and grant.acknowledged <= point < grant.taken:
@@ -464,5 +464,5 @@ class History:
 
 with_model = Model(LENGTH)
 format_medium(with_model, SIZES, identity=IDENTITY)
-PLACES = _drive.places(Pool(with_model))
+PLACES = log_driver.places(Pool(with_model))
 with_model.close()

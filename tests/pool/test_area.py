@@ -12,9 +12,11 @@ from unittest import mock
 import pytest
 
 from rfp.errors import InvalidArgument, PoolDamaged, PoolTooNew
-from rnvm import _ahead, check, pools, sizes
-from rnvm._persistence import Private
-from rnvm.pool import _drive
+from rnvm import pools, sizes
+from rnvm.check import check
+from rnvm.media import wal
+from rnvm.media.medium import Private
+from rnvm.testing import log_driver
 
 pytestmark = pytest.mark.usefixtures("small_logs")
 
@@ -32,13 +34,13 @@ def killed(tmp_path_factory) -> bytes:
     program = f"""
 import os
 from rnvm import pools
-from rnvm.pool import _drive
+from rnvm.testing import log_driver
 pool = pools.open_pool({str(path)!r})
 made = pool.create(b"jobs", kind=3)
 session, _ = pool.attach()
-writer = _drive.Writer(pool, session)
+writer = log_driver.Writer(pool, session)
 for number in range(1, {OPERATIONS + 1}):
-    writer.operations([_drive.part(made, number, b"operation %d" % number)])
+    writer.operations([log_driver.part(made, number, b"operation %d" % number)])
     pool.collect()
 os.kill(os.getpid(), 9)
 """
@@ -58,14 +60,14 @@ def look(path: Path) -> dict[str, int]:
     content = path.read_bytes()
     view = Private(len(content))
     view.poke(0, content)
-    area = _ahead.look(view)
+    area = wal.look(view)
     assert area is not None
     return area
 
 
 def waiting(path: Path) -> list[bytes]:
     with pools.open_pool(path) as pool:
-        return [body for *_, body in _drive.pending(pool, 0)]
+        return [body for *_, body in log_driver.pending(pool, 0)]
 
 
 ALL = [b"operation %d" % number for number in range(1, OPERATIONS + 1)]
@@ -110,7 +112,7 @@ def test_a_copy_in_memory_has_them_too(path):
         assert look(copy)["frames"] == area["frames"]
         with pools.open_pool(copy) as pool:
             assert pool.medium.direct
-            assert [body for *_, body in _drive.pending(pool, 0)] == ALL
+            assert [body for *_, body in log_driver.pending(pool, 0)] == ALL
         assert look(copy)["frames"] == 0
         path.write_bytes(copy.read_bytes())
     assert waiting(path) == ALL
@@ -145,7 +147,7 @@ def test_what_is_made_in_memory_has_no_area(tmp_path):
         memory = Path(folder) / "p.pool"
         pools.create(memory, "2MiB", assume_persistent=True, **SMALL)
         with pools.view(memory) as (view, _):
-            assert _ahead.look(view) is None
+            assert wal.look(view) is None
         path = tmp_path / "p.pool"
         path.write_bytes(memory.read_bytes())
     with pools.open_pool(path) as pool:
@@ -158,9 +160,9 @@ def test_a_full_area_begins_anew_and_nothing_is_lost(tmp_path):
     with pools.open_pool(path) as pool:
         made = pool.create(b"jobs", kind=3)
         session, _ = pool.attach()
-        writer = _drive.Writer(pool, session)
+        writer = log_driver.Writer(pool, session)
         for number in range(1, 41):
-            assert writer.operations([_drive.part(made, number, b"operation %d" % number)])[0]
+            assert writer.operations([log_driver.part(made, number, b"operation %d" % number)])[0]
             pool.collect()
         assert pool.medium.counters["pages"] > 10
         generation = look(path)["generation"]

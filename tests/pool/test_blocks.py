@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rfp.errors import OutOfMemory
-from rnvm._persistence import Private
-from rnvm.pool import _drive
-from rnvm.pool._pool import Pool, format_medium
+from rnvm.media.medium import Private
+from rnvm.pool.pool import Pool, format_medium
 from rnvm.sizes import Sizes
+from rnvm.testing import log_driver
 
 SIZES = Sizes(block=512, names=4, sessions=3, operation_ring=4096, memory_ring=4096, group_map=512)
 GROUP = 512 // 8 * 3
@@ -39,7 +39,7 @@ class BlocksMachine(RuleBasedStateMachine):
         self.sessions.append(self.pool.attach()[0])
 
     def address(self, block: int) -> int:
-        return (1 << 48) + _drive.offset_of(self.pool, block)
+        return (1 << 48) + log_driver.offset_of(self.pool, block)
 
     def own(self, first: int, count: int, owner: int) -> None:
         assert all(self.model[block] == 0 and block not in self.waiting for block in range(first, first + count))
@@ -62,7 +62,7 @@ class BlocksMachine(RuleBasedStateMachine):
         except OutOfMemory:
             assert not self.has_row(count)
             return
-        first = _drive.block_of(self.pool, address)
+        first = log_driver.block_of(self.pool, address)
         self.own(first, count, GRANTED | session)
         self.grants.append((session, first, count))
 
@@ -76,15 +76,15 @@ class BlocksMachine(RuleBasedStateMachine):
         except OutOfMemory:
             assert not self.has_row(count)
             return
-        first = _drive.block_of(self.pool, _drive.entry_of(self.pool, name)["root"])
+        first = log_driver.block_of(self.pool, log_driver.entry_of(self.pool, name)["root"])
         self.own(first, count, USED | self.pool.names[name] + 1)
-        assert self.pool.medium.read(_drive.offset_of(self.pool, first), 512 * count) == bytes(512 * count)
+        assert self.pool.medium.read(log_driver.offset_of(self.pool, first), 512 * count) == bytes(512 * count)
         self.numbers[name], self.blocks[name] = 0, list(range(first, first + count))
 
     def transact(self, name: bytes, session: int, entry: bytes) -> None:
         self.numbers[name] += 1
-        part = _drive.part(_drive.progress(self.pool, name)[0], self.numbers[name], entry)
-        assert _drive.Writer(self.pool, session).transaction([part])[0]
+        part = log_driver.part(log_driver.progress(self.pool, name)[0], self.numbers[name], entry)
+        assert log_driver.Writer(self.pool, session).transaction([part])[0]
         self.pool.collect()
         assert self.pool.replay() == 1
 
@@ -94,7 +94,7 @@ class BlocksMachine(RuleBasedStateMachine):
         session, first, count = grant = data.draw(st.sampled_from(self.grants))
         name = data.draw(st.sampled_from(sorted(self.numbers)))
         self.grants.remove(grant)
-        self.transact(name, session, _drive.entry(_drive.TAKE, self.address(first), count))
+        self.transact(name, session, log_driver.entry(log_driver.TAKE, self.address(first), count))
         self.model[first : first + count] = [USED | self.pool.names[name] + 1] * count
         self.blocks[name] += range(first, first + count)
 
@@ -104,7 +104,7 @@ class BlocksMachine(RuleBasedStateMachine):
         name = data.draw(st.sampled_from([each for each, blocks in sorted(self.blocks.items()) if blocks]))
         block = data.draw(st.sampled_from(self.blocks[name]))
         self.blocks[name].remove(block)
-        self.transact(name, self.sessions[0], _drive.entry(_drive.RETURN, self.address(block), 1))
+        self.transact(name, self.sessions[0], log_driver.entry(log_driver.RETURN, self.address(block), 1))
         self.free([block])
 
     def free(self, blocks: list[int]) -> None:
@@ -147,11 +147,11 @@ class BlocksMachine(RuleBasedStateMachine):
             self.waiting = {block for block in self.waiting if not self.handed(block)}
 
     def handed(self, block: int) -> bool:
-        return _drive.is_free(self.pool, block)
+        return log_driver.is_free(self.pool, block)
 
     @invariant()
     def owners_are_those_of_the_model(self) -> None:
-        assert _drive.owners(self.pool) == self.model
+        assert log_driver.owners(self.pool) == self.model
         assert self.pool.free_blocks == self.model.count(0) - len(self.waiting)
 
     def teardown(self) -> None:

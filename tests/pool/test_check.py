@@ -10,11 +10,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rfp.errors import PoolDamaged
-from rnvm import check, pools
-from rnvm._crash import Model
-from rnvm._persistence import Private
-from rnvm.pool import _drive
-from rnvm.pool._pool import Pool, format_medium
+from rnvm import pools
+from rnvm.check import check
+from rnvm.media.medium import Private
+from rnvm.pool.pool import Pool, format_medium
+from rnvm.testing import log_driver
+from rnvm.testing.crash_model import Model
 
 from .history import LENGTH, PLACES, SIZES
 
@@ -34,16 +35,16 @@ def make() -> tuple[bytes, dict[bytes, list[int]]]:
         pool.create(name, kind=KIND, codec=b"utf-8")
     pool.drop(b"dropped")
     session, _ = pool.attach()
-    writer = _drive.Writer(pool, session)
-    reached = {name: [_drive.block_of(pool, _drive.entry_of(pool, name)["root"])] for name in (b"a", b"b")}
+    writer = log_driver.Writer(pool, session)
+    reached = {name: [log_driver.block_of(pool, log_driver.entry_of(pool, name)["root"])] for name in (b"a", b"b")}
     for number in range(1, 6):
         for name in (b"a", b"b"):
-            id_, _, _ = _drive.progress(pool, name)
+            id_, _, _ = log_driver.progress(pool, name)
             address = pool.grant(session, 2)
-            reached[name] += [_drive.block_of(pool, address + 512 * i) for i in range(2)]
-            body = _drive.entry(_drive.TAKE, address, 2) + _drive.entry(_drive.WRITE, address, chance.randbytes(64))
-            assert writer.transaction([_drive.part(id_, number, body)])[0]
-            assert writer.operations([_drive.part(id_, number, chance.randbytes(50))])[0]
+            reached[name] += [log_driver.block_of(pool, address + 512 * i) for i in range(2)]
+            body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(log_driver.WRITE, address, chance.randbytes(64))
+            assert writer.transaction([log_driver.part(id_, number, body)])[0]
+            assert writer.operations([log_driver.part(id_, number, chance.randbytes(50))])[0]
             pool.collect()
             pool.replay()
             pool.checkpoint()
@@ -86,8 +87,8 @@ def opened(image: bytes) -> Pool:
 def contents(image: bytes) -> object:
     """All that a pool says."""
     with opened(image) as pool:
-        entries = {name: (_drive.progress(pool, name), _drive.entry_of(pool, name)) for name in pool.names}
-        return entries, _drive.owners(pool), [_drive.pending(pool, session) for session in range(SIZES.sessions)]
+        entries = {name: (log_driver.progress(pool, name), log_driver.entry_of(pool, name)) for name in pool.names}
+        return entries, log_driver.owners(pool), [log_driver.pending(pool, session) for session in range(SIZES.sessions)]
 
 
 def flipped(image: bytes, bits: list[tuple[int, int]]) -> bytes:
@@ -197,9 +198,9 @@ def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_
     format_medium(model, SIZES)
     pool = Pool(model)
     made = pool.create(b"a", kind=KIND)
-    writer = _drive.Writer(pool, pool.attach()[0])
+    writer = log_driver.Writer(pool, pool.attach()[0])
     for number in range(1, 6):
-        assert writer.operations([_drive.part(made, number, bytes(50))])[0]
+        assert writer.operations([log_driver.part(made, number, bytes(50))])[0]
     pool.collect()
     image = flipped(model.crash(model.events_so_far, 0), [(PLACES["rings"] + 2 * 128 + 70, 3)])
     doubts = [finding for finding in checked(image).findings if "one behind it is" in finding.what]
@@ -207,7 +208,7 @@ def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_
     image, done, lost = mended(image)
     assert lost == [] and any("turned back" in text for text in done)
     with opened(image) as again:
-        assert [each[3] for each in _drive.pending(again, 0)] == [1, 2, 3, 4, 5]
+        assert [each[3] for each in log_driver.pending(again, 0)] == [1, 2, 3, 4, 5]
     pool.close()
 
 
@@ -250,7 +251,7 @@ def test_what_is_beyond_repair_is_given_up_and_said(path):
     assert all("closed for good" in text for text in lost)
     with pools.open_pool(path) as pool:
         assert pool.names == {}
-        owners = _drive.owners(pool)
+        owners = log_driver.owners(pool)
         assert all(owners[block] for blocks in REACHED.values() for block in blocks), "the blocks of what was given up are kept"
     assert check.check(path).findings == []
 
@@ -266,4 +267,4 @@ def test_a_torn_log_record_that_was_durable_is_a_loss_that_is_said(path):
     done, lost = check.repair(path)
     assert len(lost) == 1 and "what followed is lost" in lost[0]
     with pools.open_pool(path) as pool:
-        assert len(_drive.pending(pool, 0)) == 4
+        assert len(log_driver.pending(pool, 0)) == 4

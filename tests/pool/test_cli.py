@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from rnvm import pools
 from rnvm.cli import main
-from rnvm.pool import _drive
+from rnvm.testing import log_driver
 
 pytestmark = pytest.mark.usefixtures("small_logs")
 
@@ -38,11 +38,11 @@ def pool(rnvm):
     with pools.open_pool("p.pool") as pool:
         made = pool.create(b"jobs", kind=3, format=2, codec=b"json")
         session, _ = pool.attach()
-        writer = _drive.Writer(pool, session)
-        writer.operations([_drive.part(made, 1, b"work", code=9)])
+        writer = log_driver.Writer(pool, session)
+        writer.operations([log_driver.part(made, 1, b"work", code=9)])
         address = pool.grant(session, 1)
-        body = _drive.entry(_drive.TAKE, address, 1) + _drive.entry(_drive.WRITE, address, bytes(8))
-        writer.transaction([_drive.part(made, 1, body)])
+        body = log_driver.entry(log_driver.TAKE, address, 1) + log_driver.entry(log_driver.WRITE, address, bytes(8))
+        writer.transaction([log_driver.part(made, 1, body)])
         pool.collect()
     return "p.pool"
 

@@ -27,8 +27,8 @@ def memory() -> Iterator[Path]:
 
 
 def tried(folder: Path, seed: int, count: int) -> None:
-    command = [sys.executable, "-m", "pool.crafted", str(folder), str(seed), str(count)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    command = [sys.executable, "-m", "tests.pool.crafted", str(folder), str(seed), str(count)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])}
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, f"seed and command: {lines[-1:]}; ended with {done.returncode}\n{done.stderr[-3000:]}"

@@ -7,9 +7,9 @@ import random
 import pytest
 
 from rfp.errors import RfpError
-from rnvm._crash import Crashes, Model
-from rnvm.pool import _drive
-from rnvm.pool._pool import Pool, format_medium, grow_medium
+from rnvm.pool.pool import Pool, format_medium, grow_medium
+from rnvm.testing import log_driver
+from rnvm.testing.crash_model import Crashes, Model
 
 from .history import LENGTH, PLACES, SIZES, History, Wrong
 
@@ -56,13 +56,13 @@ def test_a_crash_while_a_pool_grows_leaves_it_as_it_was_or_larger(kind, seed):
     format_medium(small, SIZES, size=LENGTH)
     with Pool(small) as pool:
         pool.create(b"a", kind=1, root_blocks=20)
-        before = _drive.owners(pool)
+        before = log_driver.owners(pool)
     whole = Model(full, kind, small.crash(small.events_so_far, 0))
     assert grow_medium(whole, full) == full
     cursor, seen = Crashes(whole), set()
     for point in range(whole.events_so_far + 1):
         with Pool(Model(full, kind, cursor.at_point(point, seed))) as pool:
-            owners = _drive.owners(pool)
+            owners = log_driver.owners(pool)
             assert owners[: len(before)] == before
             assert not any(owners[len(before) :])
             seen.add(len(owners))
@@ -105,19 +105,19 @@ def test_the_model_catches(bug, kind):
 
 
 CHECKS = {
-    "a log record whose checksum nobody looks at": _drive.CHECK_CRC,
-    "an old lap's record that is taken for a new one": _drive.CHECK_LSN,
-    "a record of a session that is over": _drive.CHECK_EPOCH,
+    "a log record whose checksum nobody looks at": log_driver.CHECK_CRC,
+    "an old lap's record that is taken for a new one": log_driver.CHECK_LSN,
+    "a record of a session that is over": log_driver.CHECK_EPOCH,
 }
 
 
 @pytest.mark.parametrize("bug", CHECKS)
 def test_the_model_catches_also(bug):
-    _drive.skip_checks(CHECKS[bug])
+    log_driver.skip_checks(CHECKS[bug])
     try:
         assert_caught("words", None)
     finally:
-        _drive.skip_checks(0)
+        log_driver.skip_checks(0)
 
 
 def assert_caught(kind, plant):

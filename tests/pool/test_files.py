@@ -27,12 +27,13 @@ from rfp.errors import (
     StorageFailed,
     VolatileMedium,
 )
-from rnvm import check, pools
-from rnvm._image import Image
-from rnvm._persistence import Private
-from rnvm._pmem import Direct, flush_instruction
-from rnvm.pool import _drive
-from rnvm.pool._pool import Pool
+from rnvm import pools
+from rnvm.check import check
+from rnvm.media.file import Image
+from rnvm.media.medium import Private
+from rnvm.media.pmem import Direct, flush_instruction
+from rnvm.pool.pool import Pool
+from rnvm.testing import log_driver
 
 pytestmark = pytest.mark.usefixtures("small_logs")
 
@@ -61,18 +62,18 @@ def test_a_pool_keeps_its_structures(place):
         made = pool.create(b"jobs", kind=3, codec=b"utf-8")
         session, _ = pool.attach()
         address = pool.grant(session, 2)
-        writer = _drive.Writer(pool, session)
-        body = _drive.entry(_drive.TAKE, address, 2) + _drive.entry(_drive.WRITE, address + 4096, b"persistent memory" * 64)
-        assert writer.transaction([_drive.part(made, 1, body)])[0]
-        assert writer.operations([_drive.part(made, 1, b"do it")])[0]
+        writer = log_driver.Writer(pool, session)
+        body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(log_driver.WRITE, address + 4096, b"persistent memory" * 64)
+        assert writer.transaction([log_driver.part(made, 1, body)])[0]
+        assert writer.operations([log_driver.part(made, 1, b"do it")])[0]
         assert pool.collect()
         assert pool.replay() == 1
-        owners = _drive.owners(pool)
+        owners = log_driver.owners(pool)
     with pools.open_pool(path, **opening) as pool:
-        assert _drive.progress(pool, b"jobs") == (made, 1, 0)
+        assert log_driver.progress(pool, b"jobs") == (made, 1, 0)
         assert pool.medium.read((address & (1 << 48) - 1) + 4096, 17 * 64) == b"persistent memory" * 64
-        assert _drive.owners(pool) == owners
-        assert [each[1:] for each in _drive.pending(pool, session)] == [(made, 0, 1, b"do it")]
+        assert log_driver.owners(pool) == owners
+        assert [each[1:] for each in log_driver.pending(pool, session)] == [(made, 0, 1, b"do it")]
         assert pool.recovered == ["1 operations wait to be executed by the next writer of their structure"]
 
 
@@ -81,14 +82,15 @@ def test_a_killed_process_loses_nothing_that_it_was_told_is_durable(place):
     pools.create(path, "2MiB", **SMALL, **making)
     program = f"""
 import os
-from rnvm import check, pools
-from rnvm.pool import _drive
+from rnvm import pools
+from rnvm.check import check
+from rnvm.testing import log_driver
 pool = pools.open_pool({str(path)!r}, **{opening!r})
 made = pool.create(b"jobs", kind=3)
 session, _ = pool.attach()
-writer = _drive.Writer(pool, session)
+writer = log_driver.Writer(pool, session)
 for number in range(1, 51):
-    assert writer.operations([_drive.part(made, number, b"operation %d" % number)])[0]
+    assert writer.operations([log_driver.part(made, number, b"operation %d" % number)])[0]
     pool.collect()
     assert writer.durable[0]
     if number == 50:
@@ -97,7 +99,7 @@ for number in range(1, 51):
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
     assert done.returncode == -9, done.stderr
     with pools.open_pool(path, **opening) as pool:
-        waiting = [body for *_, body in _drive.pending(pool, 0)]
+        waiting = [body for *_, body in log_driver.pending(pool, 0)]
         assert waiting == [b"operation %d" % number for number in range(1, 51)]
         assert "it had not been closed" in pool.recovered
 
@@ -335,13 +337,13 @@ def test_a_failed_sync_ends_the_pool_and_recovery_loses_nothing(tmp_path):
     pool = pools.open_pool(path)
     made = pool.create(b"jobs", kind=1)
     session, _ = pool.attach()
-    writer = _drive.Writer(pool, session)
+    writer = log_driver.Writer(pool, session)
     for number in range(1, 11):
-        writer.operations([_drive.part(made, number, b"%d" % number)])
+        writer.operations([log_driver.part(made, number, b"%d" % number)])
         pool.collect()
     durable = writer.durable
     pool.medium.break_sync(errno.EIO)
-    writer.operations([_drive.part(made, 11, b"11")])
+    writer.operations([log_driver.part(made, 11, b"11")])
     with pytest.raises(StorageFailed, match="Input/output error") as caught:
         pool.collect()
     assert caught.value.errno == errno.EIO
@@ -354,7 +356,7 @@ def test_a_failed_sync_ends_the_pool_and_recovery_loses_nothing(tmp_path):
     with pytest.raises(Closed):
         pool.collect()
     with pools.open_pool(path) as pool:
-        waiting = [body for *_, body in _drive.pending(pool, session)]
+        waiting = [body for *_, body in log_driver.pending(pool, session)]
         assert waiting[:10] == [b"%d" % number for number in range(1, 11)]
         assert len(waiting) in (10, 11)
 
@@ -375,7 +377,7 @@ def test_a_pool_grows_and_keeps_what_it_has(tmp_path):
         pools.grow(path, "6MiB")
     with pools.open_pool(path) as pool:
         assert pool.free_blocks > 1000
-        assert _drive.progress(pool, b"jobs")[0] == made
+        assert log_driver.progress(pool, b"jobs")[0] == made
 
 
 def test_a_closed_pool_says_so(tmp_path):
@@ -486,7 +488,8 @@ def test_a_pool_on_a_disk_takes_memory_only_for_what_is_in_it(tmp_path):
     path = tmp_path / "p.pool"
     code = """
 import sys
-from rnvm import check, pools
+from rnvm import pools
+from rnvm.check import check
 def peak():                 # of this process: ru_maxrss begins with what its parent had
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 start = peak()

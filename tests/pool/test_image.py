@@ -11,11 +11,12 @@ import random
 import pytest
 
 from rfp.errors import StorageFailed
-from rnvm import _ahead, sizes
-from rnvm._crash import Model
-from rnvm._image import File, Image
-from rnvm._tape import Tape
-from rnvm.pool._pool import format_medium
+from rnvm import sizes
+from rnvm.media import wal
+from rnvm.media.file import File, Image
+from rnvm.pool.pool import format_medium
+from rnvm.testing.crash_model import Model
+from rnvm.testing.recording_file import Tape
 
 PAGE, SECTOR, WORD = 4096, 512, 8
 SIZES = sizes.Sizes(block=512, names=1, sessions=1, operation_ring=4096, memory_ring=4096, group_map=512, ahead=10 * PAGE)
@@ -197,14 +198,14 @@ BUGS = ["no CRC", "same generation", "no padding", "reused before it was written
 @pytest.mark.parametrize("bug", BUGS)
 def test_the_model_catches(bug):
     try:
-        _ahead.plant(*[bug] if bug in _ahead.bugs else [])
+        wal.plant(*[bug] if bug in wal.bugs else [])
         for seed in range(40):
             try:
                 run_many(seed, 1, deaf=bug == BUGS[3])
             except Wrong:
                 return
     finally:
-        _ahead.plant()
+        wal.plant()
     pytest.fail("nobody noticed")
 
 
@@ -212,7 +213,7 @@ def test_the_model_catches(bug):
 
 
 def frames(content: bytes) -> int:
-    area = _ahead.look(Image(LENGTH, file=Tape(content)))
+    area = wal.look(Image(LENGTH, file=Tape(content)))
     assert area is not None
     return area["frames"]
 

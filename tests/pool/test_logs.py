@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfp.errors import StorageFailed
-from rnvm._crash import Model
-from rnvm._persistence import Private
-from rnvm.pool import _drive
-from rnvm.pool._pool import Pool, format_medium
+from rnvm.media.medium import Private
+from rnvm.pool.pool import Pool, format_medium
+from rnvm.testing import log_driver
+from rnvm.testing.crash_model import Model
 
 from .history import FENCED, FREE, LENGTH, PLACES, SIZES, History
 
@@ -32,15 +32,15 @@ def new_pool() -> Pool:
 
 
 def root(pool: Pool, name: bytes) -> int:
-    return _drive.entry_of(pool, name)["root"]
+    return log_driver.entry_of(pool, name)["root"]
 
 
 def fault(pool: Pool, session: int = 0) -> str | None:
-    return FAULTS.get(_drive.session(pool, session)["memory"][4])
+    return FAULTS.get(log_driver.session(pool, session)["memory"][4])
 
 
 def write(pool: Pool, address: int, data: bytes) -> bytes:
-    return _drive.entry(_drive.WRITE, address, data)
+    return log_driver.entry(log_driver.WRITE, address, data)
 
 
 @given(st.lists(st.tuples(st.integers(0, 1900), st.sampled_from(["go on", "go on", "collect", "truncate"])), max_size=60))
@@ -48,71 +48,71 @@ def test_operations_come_back_in_order_over_many_laps(steps):
     with new_pool() as pool:
         made = pool.create(b"a", kind=1)
         session, _ = pool.attach()
-        writer = _drive.Writer(pool, session)
+        writer = log_driver.Writer(pool, session)
         number, covered, waiting = 0, 0, []
         transactions = 0
         for length, then in steps:
             body = (number % 251).to_bytes(1, "little") * length
-            lsn, _ = writer.operations([_drive.part(made, number + 1, body, code=7)])
+            lsn, _ = writer.operations([log_driver.part(made, number + 1, body, code=7)])
             if lsn:
                 number += 1
                 waiting.append((number, body))
             if then == "collect":
                 pool.collect()
-                assert [(each[3], each[4]) for each in _drive.pending(pool, session)] == waiting
+                assert [(each[3], each[4]) for each in log_driver.pending(pool, session)] == waiting
             elif then == "truncate":
                 transactions += 1
                 entry = write(pool, root(pool, b"a"), number.to_bytes(8, "little"))
-                assert writer.transaction([_drive.part(made, transactions, entry, covers=number)])[0]
+                assert writer.transaction([log_driver.part(made, transactions, entry, covers=number)])[0]
                 pool.collect()
                 assert pool.replay() == 1
                 pool.checkpoint()
                 covered, waiting = number, []
-                assert _drive.pending(pool, session) == []
-                head, replayed, durable, tail, faulty = _drive.session(pool, session)["operations"]
+                assert log_driver.pending(pool, session) == []
+                head, replayed, durable, tail, faulty = log_driver.session(pool, session)["operations"]
                 assert head == replayed == durable == tail and not faulty
-        assert _drive.progress(pool, b"a") == (made, transactions, covered)
+        assert log_driver.progress(pool, b"a") == (made, transactions, covered)
 
 
 def test_a_full_ring_takes_nothing_more_until_it_is_truncated(pool):
     made = pool.create(b"a", kind=1)
     session, _ = pool.attach()
-    writer = _drive.Writer(pool, session)
+    writer = log_driver.Writer(pool, session)
     number = 0
-    while writer.operations([_drive.part(made, number + 1, bytes(100))])[0]:
+    while writer.operations([log_driver.part(made, number + 1, bytes(100))])[0]:
         number += 1
     assert number == SIZES.operation_ring // 192
     pool.collect()
-    assert len(_drive.pending(pool, session)) == number
-    assert writer.operations([_drive.part(made, number + 1, bytes(100))]) == (0, 0)
-    writer.transaction([_drive.part(made, 1, write(pool, root(pool, b"a"), bytes(8)), covers=number)])
+    assert len(log_driver.pending(pool, session)) == number
+    assert writer.operations([log_driver.part(made, number + 1, bytes(100))]) == (0, 0)
+    writer.transaction([log_driver.part(made, 1, write(pool, root(pool, b"a"), bytes(8)), covers=number)])
     pool.collect()
     pool.replay()
     pool.checkpoint()
-    assert writer.operations([_drive.part(made, number + 1, bytes(100))])[0]
+    assert writer.operations([log_driver.part(made, number + 1, bytes(100))])[0]
 
 
 def test_a_record_longer_than_half_a_ring_is_refused(pool):
     made = pool.create(b"a", kind=1)
     session, _ = pool.attach()
-    writer = _drive.Writer(pool, session)
-    assert writer.operations([_drive.part(made, 1, bytes(SIZES.operation_ring // 2))]) == (0, 0)
-    assert writer.operations([_drive.part(made, 1, bytes(SIZES.operation_ring // 2 - 64))])[0]
+    writer = log_driver.Writer(pool, session)
+    assert writer.operations([log_driver.part(made, 1, bytes(SIZES.operation_ring // 2))]) == (0, 0)
+    assert writer.operations([log_driver.part(made, 1, bytes(SIZES.operation_ring // 2 - 64))])[0]
 
 
 def test_transactions_of_two_sessions_are_applied_in_the_order_of_their_numbers(pool):
     made = pool.create(b"a", kind=1)
-    writers = [_drive.Writer(pool, pool.attach()[0]) for _ in range(2)]
+    writers = [log_driver.Writer(pool, pool.attach()[0]) for _ in range(2)]
     at = root(pool, b"a")
     for number in (2, 4, 6):
-        writers[0].transaction([_drive.part(made, number, write(pool, at, number.to_bytes(8, "little")))])
+        writers[0].transaction([log_driver.part(made, number, write(pool, at, number.to_bytes(8, "little")))])
     pool.collect()
     assert pool.replay() == 0, "their predecessors are missing"
     for number in (1, 3, 5):
-        writers[1].transaction([_drive.part(made, number, write(pool, at, number.to_bytes(8, "little")))])
+        writers[1].transaction([log_driver.part(made, number, write(pool, at, number.to_bytes(8, "little")))])
     pool.collect()
     assert pool.replay() == 6
-    assert _drive.progress(pool, b"a") == (made, 6, 0)
+    assert log_driver.progress(pool, b"a") == (made, 6, 0)
     assert pool.medium.read(at & (1 << 48) - 1, 8) == (6).to_bytes(8, "little")
 
 
@@ -122,41 +122,41 @@ def test_a_gap_that_nothing_fills_ends_the_session_at_recovery_and_the_pool_open
     pool = Pool(model)
     made = pool.create(b"a", kind=1)
     session, _ = pool.attach()
-    writer = _drive.Writer(pool, session)
+    writer = log_driver.Writer(pool, session)
     at = root(pool, b"a")
-    writer.transaction([_drive.part(made, 1, write(pool, at, b"good one"))])
-    writer.transaction([_drive.part(made, 3, write(pool, at, b"too soon"))])
+    writer.transaction([log_driver.part(made, 1, write(pool, at, b"good one"))])
+    writer.transaction([log_driver.part(made, 3, write(pool, at, b"too soon"))])
     pool.collect()
     with Pool(Model(LENGTH, content=model.crash(model.events_so_far, 1))) as again:
         assert again.medium.read(at & (1 << 48) - 1, 8) == b"good one"
         assert any("cannot be applied" in text for text in again.recovered)
-        assert _drive.session(again, session)["state"] == FREE
+        assert log_driver.session(again, session)["state"] == FREE
     pool.close()
 
 
 def test_a_part_of_a_structure_that_was_dropped_does_nothing(pool):
     old = pool.create(b"a", kind=1)
     session, _ = pool.attach()
-    writer = _drive.Writer(pool, session)
+    writer = log_driver.Writer(pool, session)
     pool.drop(b"a")
     pool.checkpoint()
     new = pool.create(b"b", kind=1)
     assert new & 0xFFFF == old & 0xFFFF and new != old
-    writer.transaction([_drive.part(old, 1, write(pool, root(pool, b"b"), b"from old"))])
+    writer.transaction([log_driver.part(old, 1, write(pool, root(pool, b"b"), b"from old"))])
     pool.collect()
     pool.replay()
     assert fault(pool) is None
-    assert _drive.progress(pool, b"b") == (new, 0, 0)
+    assert log_driver.progress(pool, b"b") == (new, 0, 0)
     assert pool.medium.read(root(pool, b"b") & (1 << 48) - 1, 8) == bytes(8)
 
 
 def test_readers_see_the_sequence_odd_only_while_something_is_applied(pool):
     made = pool.create(b"a", kind=1)
     session, _ = pool.attach()
-    writer = _drive.Writer(pool, session)
+    writer = log_driver.Writer(pool, session)
     sequence = PLACES["names"] + 256
     for number in range(1, 4):
-        writer.transaction([_drive.part(made, number, write(pool, root(pool, b"a"), bytes(8)))])
+        writer.transaction([log_driver.part(made, number, write(pool, root(pool, b"a"), bytes(8)))])
         pool.collect()
         pool.replay()
         assert int.from_bytes(pool.medium.read(sequence, 8), "little") == 2 * number
@@ -170,7 +170,7 @@ def bad_transactions(pool: Pool, made: int, other: int, session: int) -> dict[st
     backend = 1 << 48
     mine, theirs = root(pool, b"a"), root(pool, b"b")
     granted, foreign = pool.grant(session, 2), pool.grant(1, 1)
-    entry, part = _drive.entry, _drive.part
+    entry, part = log_driver.entry, log_driver.part
 
     def one(body: bytes) -> list[bytes]:
         return [part(made, 1, body)]
@@ -189,15 +189,15 @@ def bad_transactions(pool: Pool, made: int, other: int, session: int) -> dict[st
         "far away": ("address", one(write(pool, backend + (1 << 47), bytes(8)))),
         "another back-end": ("address", one(write(pool, mine + backend, bytes(8)))),
         "null": ("address", one(write(pool, 0, bytes(8)))),
-        "an address that is no multiple of 8": ("malformed", one(entry(_drive.WRITE, mine + 4, bytes(8)))),
+        "an address that is no multiple of 8": ("malformed", one(entry(log_driver.WRITE, mine + 4, bytes(8)))),
         "nothing": ("address", one(write(pool, mine, b""))),
         "an unknown kind": ("malformed", one(entry(9, mine, 1))),
-        "a take of another structure's block": ("owner", one(entry(_drive.TAKE, theirs, 1))),
-        "a take of a free block": ("owner", one(entry(_drive.TAKE, granted + 512 * 10, 1))),
-        "a take of too many": ("owner", one(entry(_drive.TAKE, granted, 5))),
-        "a take of very many": ("address", one(entry(_drive.TAKE, granted, (1 << 32) - 1))),
-        "a take inside a block": ("address", one(entry(_drive.TAKE, granted + 8, 1))),
-        "a return of another structure's block": ("owner", one(entry(_drive.RETURN, theirs, 1))),
+        "a take of another structure's block": ("owner", one(entry(log_driver.TAKE, theirs, 1))),
+        "a take of a free block": ("owner", one(entry(log_driver.TAKE, granted + 512 * 10, 1))),
+        "a take of too many": ("owner", one(entry(log_driver.TAKE, granted, 5))),
+        "a take of very many": ("address", one(entry(log_driver.TAKE, granted, (1 << 32) - 1))),
+        "a take inside a block": ("address", one(entry(log_driver.TAKE, granted + 8, 1))),
+        "a return of another structure's block": ("owner", one(entry(log_driver.RETURN, theirs, 1))),
         "an entry longer than its part": ("malformed", one(write(pool, mine, bytes(64))[:40])),
         "a structure twice": ("malformed", [part(made, 1, write(pool, mine, bytes(8))), part(made, 2, write(pool, mine, bytes(8)))]),
         "a part longer than the record": ("malformed", [part(made, 1, write(pool, mine, bytes(8)))[:-8]]),
@@ -218,19 +218,19 @@ def test_a_transaction_that_may_not_be_applied_changes_nothing_and_stops_only_it
     session, _ = pool.attach()
     pool.attach()
     kind, parts = bad_transactions(pool, made, other, session)[what]
-    writers = [_drive.Writer(pool, 0), _drive.Writer(pool, 1)]
+    writers = [log_driver.Writer(pool, 0), log_driver.Writer(pool, 1)]
     before = pool.medium.read(PLACES["groups"], PLACES["end"] - PLACES["groups"])
     assert writers[0].transaction(parts)[0]
     pool.collect()
     assert pool.replay() == 0
     assert fault(pool) == kind
     assert pool.medium.read(PLACES["groups"], PLACES["end"] - PLACES["groups"]) == before
-    writers[1].transaction([_drive.part(other, 1, write(pool, root(pool, b"b"), b"go on on"))])
+    writers[1].transaction([log_driver.part(other, 1, write(pool, root(pool, b"b"), b"go on on"))])
     pool.collect()
     assert pool.replay() == 1
     pool.checkpoint()
     pool.fence(0)
-    assert _drive.session(pool, 0)["state"] == FENCED
+    assert log_driver.session(pool, 0)["state"] == FENCED
     pool.checkpoint()
     assert pool.release(0)
     assert pool.attach()[0] == 0
@@ -247,7 +247,7 @@ def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(da
         pool.attach()
         mine, theirs = root(pool, b"a"), root(pool, b"b")
         granted = pool.grant(session, 2)
-        writer = _drive.Writer(pool, session)
+        writer = log_driver.Writer(pool, session)
         untouched = [(0, PLACES["sessions"]), (theirs & (1 << 48) - 1, 512)]
         live = PLACES["names"] + 256
         before = [pool.medium.read(at, n) for at, n in untouched]
@@ -255,12 +255,12 @@ def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(da
             style = chance.randrange(3)
             body = bytearray(
                 write(pool, chance.choice([mine, granted, theirs, chance.getrandbits(64) & ~7]), chance.randbytes(8 * chance.randint(0, 4)))
-                + _drive.entry(chance.choice([_drive.TAKE, _drive.RETURN]), chance.choice([granted, mine, theirs]), chance.randint(0, 3))
+                + log_driver.entry(chance.choice([log_driver.TAKE, log_driver.RETURN]), chance.choice([granted, mine, theirs]), chance.randint(0, 3))
             )
             if style:
                 for _ in range(chance.randint(0, 3)):
                     body[chance.randrange(len(body))] = chance.randrange(256)
-            part = bytearray(_drive.part(made, number, bytes(body)))
+            part = bytearray(log_driver.part(made, number, bytes(body)))
             if style == 2:
                 part[chance.randrange(32)] ^= 1 << chance.randrange(8)
             writer.transaction([bytes(part)])
@@ -277,7 +277,7 @@ def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(da
         entry = slice(live, live + 128)
         assert after[0][: entry.start] == before[0][: entry.start] and after[0][entry.stop :] == before[0][entry.stop :]
         assert after[1] == before[1]
-        assert _drive.progress(pool, b"b") == (other, 0, 0)
+        assert log_driver.progress(pool, b"b") == (other, 0, 0)
         pool.fence(session)
         pool.replay()
         pool.checkpoint()

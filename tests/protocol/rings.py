@@ -7,15 +7,23 @@ import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from rfp._fabric import REMOTE_READ, REMOTE_WRITE, EventChannel, Fabric, QueuePair, Region, RemoteRegion
-from rfp._reorder import ReorderFabric
-from rfp._shm import ShmFabric
-from rfp.protocol import _steps as steps
-from rfp.protocol._client_ring import ClientRing
-from rfp.protocol._server_ring import ServerRing
-from rfp.protocol._service import Service
-from rfp.protocol._worker import Worker
-from rfp.protocol.layout import BELL, LINE, NOTIFY, REPLIES
+from rfp.fabric.fabric import (
+    REMOTE_READ,
+    REMOTE_WRITE,
+    EventChannel,
+    Fabric,
+    QueuePair,
+    Region,
+    RemoteRegion,
+)
+from rfp.fabric.shm.region import ShmFabric
+from rfp.protocol.client.client_ring import ClientRing
+from rfp.protocol.handshake_layout import BELL, LINE, NOTIFY, REPLIES
+from rfp.protocol.server.server_ring import ServerRing
+from rfp.protocol.server.service import Service
+from rfp.protocol.server.worker import Worker
+from rfp.testing import ring_harness as steps
+from rfp.testing.reordering_fabric import ReorderFabric
 
 REQUEST_HEADER, RESPONSE_HEADER, REFERENCE = 32, 24, 32
 INLINE, BY_REFERENCE = 0, 1

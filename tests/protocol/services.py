@@ -6,7 +6,7 @@ import contextlib
 import subprocess
 from collections.abc import Iterator
 
-import programs
+import python_programs
 
 SERVER = """
 import ctypes, os, signal, sys, time
@@ -49,7 +49,7 @@ def said(process: subprocess.Popen[bytes], word: str) -> None:
 @contextlib.contextmanager
 def started(program: str, address: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs one of the programs above, once it is ready; killed at the end."""
-    with programs.start("-c", program, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with python_programs.start("-c", program, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         try:
             said(process, "ready")
             yield process

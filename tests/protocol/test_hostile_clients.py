@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 import rfp
 from rfp import address as addresses
-from rfp._fabric import REMOTE_READ, REMOTE_WRITE, WRITE_NOTIFY
-from rfp._shm import ShmFabric
 from rfp.control import Attach, Attached, Handle, Hello, Map, Mapped, Welcome, connect
 from rfp.errors import ConnectionFailed, HandshakeFailed
-from rfp.protocol import _steps as steps
-from rfp.protocol._channel import Channel
-from rfp.protocol._client_ring import ClientRing
-from rfp.protocol.layout import REPLIES
-from rfp.protocol.link import Link
-from rfp.rpc import RpcServer
+from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, WRITE_NOTIFY
+from rfp.fabric.shm.region import ShmFabric
+from rfp.protocol.client.channel import Channel
+from rfp.protocol.client.client_ring import ClientRing
+from rfp.protocol.client.connection import Link
+from rfp.protocol.handshake_layout import REPLIES
+from rfp.rpc.server import RpcServer
+from rfp.testing import ring_harness as steps
 
 SLOTS, SLOT = 16, 320  # what RpcServer makes of slots=16, max_message=256
 ANSWERED, NO_SUCH_CALL = 0, 4

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rfp.protocol import _steps as steps
-from rfp.protocol.layout import REPLIES
+from rfp.protocol.handshake_layout import REPLIES
+from rfp.testing import ring_harness as steps
 from tests.protocol.rings import Ends, connected
 
 SLOTS, SLOT = 4, 256

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rfp._fabric import REMOTE_READ, RemoteRegion
-from rfp._shm import ShmFabric
 from rfp.errors import HandshakeFailed
-from rfp.protocol._remote_arena import RemoteArena
+from rfp.fabric.fabric import REMOTE_READ, RemoteRegion
+from rfp.fabric.shm.region import ShmFabric
+from rfp.protocol.client.remote_arena import RemoteArena
 
 PAGE = 4096
 

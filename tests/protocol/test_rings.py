@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from rfp.protocol import _steps as steps
+from rfp.testing import ring_harness as steps
 
 from .rings import BY_REFERENCE, INLINE, POLLS, Ends, answer, call, connected, result, settle, taken
 

@@ -27,7 +27,7 @@ from rfp.errors import (
     TooLarge,
     WrongType,
 )
-from rfp.rpc import RpcServer
+from rfp.rpc.server import RpcServer
 
 from .services import CLIENT, SERVER, said, started
 

@@ -16,23 +16,23 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import crc32c
-import programs
 import pytest
+import python_programs
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 import rfp
-from rfp import _memory
 from rfp import address as addresses
-from rfp._fabric import WRITE_NOTIFY
-from rfp._shm import ShmFabric
 from rfp.control import Attach, Attached, Connection, GetStats, Handle, Hello, Stats, Welcome, connect
 from rfp.control.message import GetMemory
 from rfp.errors import FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused
-from rfp.protocol import shares
-from rfp.protocol.layout import REPLIES
-from rfp.protocol.link import Link
-from rfp.protocol.shares import Cost, Shares
+from rfp.fabric import memory_limits
+from rfp.fabric.fabric import WRITE_NOTIFY
+from rfp.fabric.shm.region import ShmFabric
+from rfp.protocol.client.connection import Link
+from rfp.protocol.handshake_layout import REPLIES
+from rfp.protocol.server import shares
+from rfp.protocol.server.shares import Cost, Shares
 
 SERVER = """
 import json, resource, sys
@@ -64,7 +64,7 @@ class Client:
     """An honest client, in a process of its own."""
 
     def __init__(self, address: str, times: int = 1) -> None:
-        self.process = programs.start("-c", CLIENT, address, times, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = python_programs.start("-c", CLIENT, address, times, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
     def is_served(self) -> bool:
         self.process.stdin.write(b"some value\n")
@@ -82,7 +82,7 @@ class House:
 
     def __init__(self, address: str, files: int, memory: str, rings: str) -> None:
         self.address = address
-        self.process = programs.start("-c", SERVER, address, files, memory, rings, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = python_programs.start("-c", SERVER, address, files, memory, rings, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self.process.stdout.readline() == b"ready\n"
         self.client = Client(address)
         assert self.client.is_served()
@@ -278,7 +278,7 @@ def test_a_file_in_place_of_sealed_memory_is_refused(house, tmp_path):
 @pytest.mark.parametrize("which", ["arenas", "bells"])
 def test_a_server_that_offers_a_file_is_not_believed(private, tmp_path, monkeypatch, which):
     """The other way round: it could kill its clients."""
-    from rfp.protocol import host
+    from rfp.protocol.server import server as host
 
     real = host.handle
     with (tmp_path / "file").open("w+b") as file:
@@ -333,17 +333,17 @@ def test_a_server_near_its_containers_limit_refuses_whom_it_has_no_memory_for(pr
             except ServerRefused as error:
                 refused.append(error)
 
-        left = _memory.available
-        monkeypatch.setattr(_memory, "available", lambda: shares.MARGIN + (512 << 10))  # the rings of one are 0.78 MiB
+        left = memory_limits.available
+        monkeypatch.setattr(memory_limits, "available", lambda: shares.MARGIN + (512 << 10))  # the rings of one are 0.78 MiB
         thread = threading.Thread(target=another_thread)
         thread.start()
         thread.join()
         assert "its machine or container has 8.5MiB left" in str(refused[0])
         assert kv.get(b"precious") == b"data"
-        monkeypatch.setattr(_memory, "available", lambda: shares.MARGIN - 1)
+        monkeypatch.setattr(memory_limits, "available", lambda: shares.MARGIN - 1)
         with pytest.raises(ServerRefused, match="no memory for another client"):
             rfp.connect(server.address, timeout=20).get(b"precious")
-        monkeypatch.setattr(_memory, "available", left)
+        monkeypatch.setattr(memory_limits, "available", left)
         with rfp.connect(server.address, timeout=20) as late:
             assert late.get(b"precious") == b"data"
 
@@ -422,7 +422,7 @@ def test_the_soft_limit_of_open_files_is_no_limit_for_a_server_of_the_command_li
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 5000));"
         "sys.argv[0] = 'rfp'; from rfp.cli import main; main()"
     )
-    with programs.start("-c", script, "serve", "-a", f"shm://{private}/s", "-m", "4MiB", stdout=subprocess.PIPE) as server:
+    with python_programs.start("-c", script, "serve", "-a", f"shm://{private}/s", "-m", "4MiB", stdout=subprocess.PIPE) as server:
         try:
             assert b"serving" in server.stdout.readline()
             limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()

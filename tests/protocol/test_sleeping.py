@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from rfp.protocol import _steps as steps
+from rfp.testing import ring_harness as steps
 
 from .rings import REQUEST_HEADER, Ends, answer, connected, result, settle, taken, working
 

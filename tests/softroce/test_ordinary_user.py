@@ -8,8 +8,8 @@ import resource
 import pytest
 
 import rfp
-from rfp._fabric import REMOTE_READ
 from rfp.errors import FabricError
+from rfp.fabric.fabric import REMOTE_READ
 
 pytestmark = [pytest.mark.ordinary]
 

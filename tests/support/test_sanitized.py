@@ -1,4 +1,4 @@
-"""scripts/sanitized fails on any report, whichever process made it and whatever became of that process."""
+"""scripts/with-sanitizers fails on any report, whichever process made it and whatever became of that process."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-SANITIZED = Path(__file__).parents[2] / "scripts" / "sanitized"
+SANITIZED = Path(__file__).parents[2] / "scripts" / "with-sanitizers"
 FAULTS = {
     "heap-buffer-overflow": "char *p = malloc(8); p[n * 8] = 1; return p[0];",
     "signed integer overflow": "n += 2147483647; return n > 0;",

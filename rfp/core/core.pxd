@@ -1,0 +1,54 @@
+# The C headers of rfp/core: atomics, checksum, clock, hash.  Everything is inline; there is no module behind this file.
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+cdef extern from "rfp/core/atomics.h" nogil:
+    uint8_t rfp_load8(const void *p)
+    uint32_t rfp_load32(const void *p)
+    uint64_t rfp_load64(const void *p)
+    uint32_t rfp_load32_acquire(const void *p)
+    uint64_t rfp_load64_acquire(const void *p)
+    void rfp_store8(void *p, uint8_t v)
+    void rfp_store32(void *p, uint32_t v)
+    void rfp_store64(void *p, uint64_t v)
+    void rfp_store32_release(void *p, uint32_t v)
+    void rfp_store64_release(void *p, uint64_t v)
+    uint32_t rfp_exchange32(void *p, uint32_t v)
+    uint64_t rfp_add64(void *p, uint64_t v)
+    bint rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
+    void rfp_fence_acquire()
+    void rfp_fence_release()
+    void rfp_fence_full()
+    void rfp_pause()
+    void rfp_prefetch(const void *p)
+    void rfp_prefetch_write(const void *p)
+    void rfp_copy_in(void *to, const void *source, size_t n)
+    void rfp_copy_out(void *to, const void *source, size_t n)
+
+cdef extern from "rfp/core/crc32c.h" nogil:
+    enum:
+        RFP_CRC32C_TABLE
+        RFP_CRC32C_INSTRUCTION
+        RFP_CRC32C_STREAMS
+    int rfp_crc32c_kind()
+    uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
+
+cdef extern from "rfp/core/clock.h" nogil:
+    uint64_t rfp_now()
+    uint64_t rfp_ticks()
+    double rfp_tick_length(uint64_t now, uint64_t ticks)
+
+cdef extern from "rfp/core/futex.h" nogil:
+    int rfp_futex_wait(const void *word, uint32_t expected, uint64_t ns)
+    void rfp_futex_wake(const void *word)
+
+cdef extern from "rfp/core/adaptive_spin.h" nogil:
+    struct rfp_spin:
+        uint64_t ns
+        uint32_t skip
+    uint64_t rfp_spin_ns(const rfp_spin *s)
+    void rfp_spin_won(rfp_spin *s)
+    void rfp_spin_lost(rfp_spin *s)
+
+cdef extern from "rfp/core/hash.h" nogil:
+    uint64_t rfp_hash(const void *key, size_t n, uint64_t seed)

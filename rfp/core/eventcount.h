@@ -1,0 +1,53 @@
+/* The bell: a word on which one thread sleeps, and which a peer that has written something looks at.
+ *
+ * It stands in memory that the sleeper owns and its peers may write: a waker must be able to take the arming back, or a
+ * wake-up between the sleeper's last look and its futex call would be lost.
+ *
+ *   sleeper: word = ARMED; full fence; look once more at the data; sleep while word == ARMED; word = AWAKE
+ *   waker:   write the data; full fence; if word != AWAKE: exchange it for AWAKE, and wake if it was not yet
+ *
+ * The two fences are one handshake: at least one side sees what the other stored.  If the waker sees ARMED it takes it back
+ * first, so a sleeper that has not yet reached the kernel finds the word changed and returns at once.  One bit is enough:
+ * a waker that takes back a later arming than the one it saw causes one look too many and no sleep too long.
+ */
+#ifndef RFP_CORE_EVENTCOUNT_H
+#define RFP_CORE_EVENTCOUNT_H
+
+#include "rfp/core/atomics.h"
+#include "rfp/core/futex.h"
+
+#define RFP_BELL_AWAKE 0u
+#define RFP_BELL_ARMED 1u
+
+/* A cache line of its own, because peers look at it after each notify. */
+struct rfp_bell {
+    uint32_t word;
+    uint32_t reserved;
+    uint64_t in_bound; /* emulated network: when the owner's in-bound engine is free (CLOCK_MONOTONIC, ns) */
+    uint64_t unused[6];
+};
+_Static_assert(sizeof(struct rfp_bell) == 64, "a bell fills a cache line");
+
+static inline uint32_t rfp_bell_arm(uint32_t *word)
+{
+    rfp_store32(word, RFP_BELL_ARMED);
+    rfp_fence_full();
+    return RFP_BELL_ARMED;
+}
+
+static inline void rfp_bell_disarm(uint32_t *word) { rfp_store32(word, RFP_BELL_AWAKE); }
+
+/* 1: woken (perhaps for nothing), 0: the time is over.  Awake afterwards. */
+static inline int rfp_bell_sleep(uint32_t *word, uint32_t armed, uint64_t ns)
+{
+    int woken = rfp_futex_wait(word, armed, ns);
+    return rfp_exchange32(word, RFP_BELL_AWAKE) != armed || woken;
+}
+
+static inline void rfp_bell_ring(uint32_t *word)
+{
+    rfp_fence_full();
+    if (rfp_load32(word) != RFP_BELL_AWAKE && rfp_exchange32(word, RFP_BELL_AWAKE) != RFP_BELL_AWAKE) rfp_futex_wake(word);
+}
+
+#endif

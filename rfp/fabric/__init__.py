@@ -1,0 +1,1 @@
+"""Registered memory, queue pairs and completions: the contract (fabric.pxd), and the providers of it."""

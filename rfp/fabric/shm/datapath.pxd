@@ -1,0 +1,42 @@
+# One-sided operations on memory that both sides have mapped: the data path of shm, and of providers that build on it.
+
+from libc.stdint cimport uint32_t, uint64_t
+
+from rfp.fabric.fabric cimport completion, event_channel, provider, queue_pair, work_request
+
+cdef enum:
+    DEPTH = 256                # work requests that may be outstanding; a power of two
+
+cdef struct pair_state:        # what queue_pair.state points to
+    uint32_t *bell             # the peer's sleeping word; NULL unless connected
+    int pidfd
+    int control
+    uint32_t head              # completions[head % DEPTH] is the oldest one not yet polled
+    uint32_t tail
+    completion completions[DEPTH]
+    void *more                 # of a provider that queues its requests, else NULL
+
+# The status that a request will complete with, as far as its checks say.
+cdef uint32_t check(const work_request *request) noexcept nogil
+# Does a request that has passed its checks.
+cdef void perform(pair_state *state, const work_request *request) noexcept nogil
+# Adds a completion; the caller has seen that there is room.
+cdef void complete(pair_state *state, const work_request *request, uint32_t status) noexcept nogil
+
+# The operations of provider tables that others share.
+cdef int take_completions(queue_pair *pair, completion *completions, int n) noexcept nogil
+cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept nogil
+cdef bint alive(queue_pair *pair) noexcept nogil
+cdef uint32_t arm(event_channel *channel) noexcept nogil
+cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
+cdef void disarm(event_channel *channel) noexcept nogil
+cdef void wake(event_channel *channel) noexcept nogil
+cdef void tend(event_channel *channel) noexcept nogil
+cdef bint never_alive(queue_pair *pair) noexcept nogil
+cdef uint32_t closed_arm(event_channel *channel) noexcept nogil
+cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
+cdef void closed_channel(event_channel *channel) noexcept nogil
+
+cdef provider *direct_operations() noexcept nogil        # at once, by the caller's own core
+cdef provider *unconnected_operations() noexcept nogil   # before connect(): everything is flushed
+cdef provider *closed_operations() noexcept nogil        # after close() and in a forked child: so too, and nothing is touched

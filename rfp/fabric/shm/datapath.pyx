@@ -1,0 +1,185 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""One-sided operations on memory that both sides have mapped.  docs/fabric.md says which orders they keep."""
+
+from rfp.fabric.fabric cimport (
+    BOUNDS, COMPARE_SWAP, CONSTANT, FETCH_ADD, FLUSHED, READ, REMOTE_ATOMIC, REMOTE_READ,
+    REMOTE_WRITE, RIGHTS, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY,
+)
+
+cdef extern from "rfp/core/atomics.h" nogil:
+    void rfp_fetch(char *to, const char *source, size_t n)
+    void rfp_copy_out(void *to, const void *source, size_t n)
+    uint64_t rfp_add64(void *p, uint64_t v)
+    int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
+    void rfp_fence_release()
+    void rfp_fence_full()
+
+cdef extern from "rfp/core/eventcount.h" nogil:
+    uint32_t rfp_bell_arm(uint32_t *word)
+    void rfp_bell_disarm(uint32_t *word)
+    int rfp_bell_sleep(uint32_t *word, uint32_t armed, uint64_t ns)
+    void rfp_bell_ring(uint32_t *word)
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout)
+    enum:
+        POLLIN
+        POLLRDHUP
+
+
+# What each opcode needs the region to grant; an opcode that does not exist needs what no region grants.
+cdef uint32_t[8] needs
+needs[:] = [~0u, REMOTE_READ, REMOTE_WRITE, REMOTE_WRITE, REMOTE_ATOMIC, REMOTE_ATOMIC, ~0u, ~0u]
+
+
+cdef uint32_t check(const work_request *request) noexcept nogil:
+    cdef uint32_t need = needs[request.opcode] if request.opcode < 8 else ~0u
+    if (request.remote.rights & need) != need:
+        return RIGHTS
+    if request.local.rights & CONSTANT and need != REMOTE_WRITE:
+        return RIGHTS
+    # Compared so that nothing can overflow, whatever the offsets are.
+    if request.remote_offset > request.remote.length or request.length > request.remote.length - request.remote_offset:
+        return BOUNDS
+    if request.local_offset > request.local.length or request.length > request.local.length - request.local_offset:
+        return BOUNDS
+    if need == REMOTE_ATOMIC and (request.length != 8 or request.remote_offset & 7):
+        return BOUNDS
+    return SUCCESS
+
+
+cdef void perform(pair_state *state, const work_request *request) noexcept nogil:
+    cdef char *local = request.local.base + request.local_offset
+    cdef char *remote = request.remote.base + request.remote_offset
+    cdef uint64_t old
+    if request.opcode == READ:
+        rfp_fetch(local, remote, request.length)
+    elif request.opcode == WRITE or request.opcode == WRITE_NOTIFY:
+        rfp_copy_out(remote, local, request.length)
+        rfp_fence_release()    # WRITEs become visible in the order of posting
+        if request.opcode == WRITE_NOTIFY:
+            rfp_bell_ring(state.bell)
+    elif request.opcode == COMPARE_SWAP:
+        old = request.compare
+        rfp_compare_swap64(remote, &old, request.operand)
+        rfp_fence_full()       # no READ behind an atomic overtakes it
+        rfp_copy_out(local, &old, 8)
+    elif request.opcode == FETCH_ADD:
+        old = rfp_add64(remote, request.operand)
+        rfp_fence_full()
+        rfp_copy_out(local, &old, 8)
+
+
+cdef void complete(pair_state *state, const work_request *request, uint32_t status) noexcept nogil:
+    cdef completion *c = &state.completions[state.tail % DEPTH]
+    c.id = request.id
+    c.opcode = request.opcode
+    c.status = status
+    state.tail += 1
+
+
+cdef int direct_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
+    cdef pair_state *state = <pair_state *>pair.state
+    cdef uint32_t status
+    cdef int i
+    for i in range(n):
+        if state.tail - state.head == DEPTH:
+            return i
+        status = check(&requests[i])
+        if status == SUCCESS:
+            perform(state, &requests[i])
+        if status != SUCCESS or requests[i].flags & SIGNALED:
+            complete(state, &requests[i], status)
+    return n
+
+
+cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
+    cdef pair_state *state = <pair_state *>pair.state
+    cdef int i
+    for i in range(n):
+        if state.tail - state.head == DEPTH:
+            return i
+        complete(state, &requests[i], FLUSHED)
+    return n
+
+
+cdef int take_completions(queue_pair *pair, completion *completions, int n) noexcept nogil:
+    cdef pair_state *state = <pair_state *>pair.state
+    cdef int i
+    for i in range(n):
+        if state.head == state.tail:
+            return i
+        completions[i] = state.completions[state.head % DEPTH]
+        state.head += 1
+    return n
+
+
+cdef bint alive(queue_pair *pair) noexcept nogil:
+    # A pidfd becomes readable when its process ends.  On the control socket only its end counts: unread data is not death.
+    cdef pair_state *state = <pair_state *>pair.state
+    cdef pollfd[2] watched
+    watched[0] = pollfd(fd=state.pidfd, events=POLLIN, revents=0)
+    watched[1] = pollfd(fd=state.control, events=POLLRDHUP, revents=0)
+    return poll(watched, 2, 0) <= 0
+
+
+cdef bint never_alive(queue_pair *pair) noexcept nogil:
+    return False
+
+
+cdef uint32_t arm(event_channel *channel) noexcept nogil:
+    return rfp_bell_arm(channel.word)
+
+
+cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    return rfp_bell_sleep(channel.word, armed, ns)
+
+
+cdef void disarm(event_channel *channel) noexcept nogil:
+    rfp_bell_disarm(channel.word)
+
+
+cdef void wake(event_channel *channel) noexcept nogil:
+    rfp_bell_ring(channel.word)
+
+
+cdef void tend(event_channel *channel) noexcept nogil:
+    pass                       # a bell rings as often as one likes
+
+
+cdef uint32_t closed_arm(event_channel *channel) noexcept nogil:
+    return 0
+
+
+cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    return False
+
+
+cdef void closed_channel(event_channel *channel) noexcept nogil:
+    pass
+
+
+cdef provider direct = provider(
+    post=direct_post, poll=take_completions, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
+cdef provider unconnected = provider(
+    post=flush_post, poll=take_completions, alive=alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
+    wake=closed_channel, tend=tend)
+cdef provider closed = provider(
+    post=flush_post, poll=take_completions, alive=never_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
+    wake=closed_channel, tend=tend)
+
+
+cdef provider *direct_operations() noexcept nogil:
+    return &direct
+
+
+cdef provider *unconnected_operations() noexcept nogil:
+    return &unconnected
+
+
+cdef provider *closed_operations() noexcept nogil:
+    return &closed

@@ -1,0 +1,177 @@
+# cython: language_level=3
+"""Regions over files, for the shm provider: memory that outlives its processes (a pool on persistent memory).
+
+A file cannot be sealed as a memfd is: whoever may write to it may also truncate it, and then an access faults.  So what such
+a region is made of must be a file that only its owner and the peers it trusts can open.
+"""
+
+import os
+import stat
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from posix.mman cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap, munmap
+
+from rfp.fabric.fabric cimport REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor
+from rfp.fabric.shm.region cimport ShmRegion, ShmRemoteRegion
+
+from rfp.core.forks import live
+from rfp.errors import Closed, FabricError, HandshakeFailed, InvalidArgument
+
+cdef extern from "<sys/mman.h>" nogil:
+    int madvise(void *base, size_t length, int advice)
+    enum:
+        MADV_DONTFORK
+
+cdef extern from *:
+    """
+    #ifndef MAP_SYNC
+    #define MAP_SYNC 0x80000
+    #endif
+    #ifndef MAP_SHARED_VALIDATE
+    #define MAP_SHARED_VALIDATE 0x03
+    #endif
+    """
+    enum:
+        MAP_SYNC
+        MAP_SHARED_VALIDATE
+
+cdef extern from "rfp/core/descriptor.h" nogil:
+    struct rfp_file_descriptor:
+        uint32_t magic
+        uint16_t version
+        uint16_t provider
+        uint64_t length
+        uint64_t offset
+        uint32_t rights
+        uint32_t key
+        uint32_t reserved
+        uint32_t checksum
+    enum:
+        RFP_FILE_MAGIC
+        RFP_DESCRIPTOR_VERSION
+        RFP_PROVIDER_SHM
+    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
+
+cdef uint64_t LONGEST = <uint64_t> 1 << 47
+cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+cdef bint possible(uint64_t offset, uint64_t length, uint32_t rights):
+    """Whether peers could map such a range so.  Atomics need a device that takes part in them."""
+    return (not offset % PAGE and not length % PAGE and 0 < length <= LONGEST and offset <= LONGEST
+            and not rights & ~(REMOTE_READ | REMOTE_WRITE))
+
+
+cdef class ShmFileRegion(ShmRegion):
+    """A range of a file that is mapped here."""
+    cdef object keeper
+    cdef int fd
+    cdef uint64_t offset
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        self.end()
+
+    cdef void end(self) noexcept:
+        cdef int fd = self.fd
+        self.fd = -1
+        if fd >= 0:
+            os.close(fd)
+
+    cpdef bytes descriptor(self):
+        """What a peer's attach() needs, beside fileno().  Raises Closed."""
+        cdef rfp_file_descriptor d
+        self.shared()
+        d.magic, d.version, d.provider = RFP_FILE_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
+        d.length, d.offset, d.rights, d.key, d.reserved = self.c.length, self.offset, self.c.rights, self.c.key, 0
+        d.checksum = rfp_descriptor_sum(&d, sizeof(d))
+        return PyBytes_FromStringAndSize(<char *> &d, sizeof(d))
+
+    cpdef int fileno(self) except? -2:
+        """The file descriptor to send along: open for reading only, unless peers may write."""
+        self.shared()
+        return self.fd
+
+    cdef int shared(self) except -1:
+        if self.c.base == NULL:
+            raise Closed("the region is closed")
+        return 0
+
+    cpdef close(self):
+        """Ends it; peers keep the mappings that they have.  Only when no thread can still post or use it."""
+        self.end()
+        self.keeper = None
+        ShmRegion.close(self)
+
+    def _forget(self):
+        self.close()
+
+
+def share(object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+    """What ShmFabric.share_file() gives."""
+    cdef ShmFileRegion region = ShmFileRegion.__new__(ShmFileRegion)
+    if not possible(offset, length, rights) or base == 0:
+        raise InvalidArgument(f"{length} bytes at {offset} of a file cannot be shared with rights {rights:#x}",
+                              hint="whole pages, to read and to write")
+    try:
+        # Opened anew, so that who may only read cannot map it otherwise by mistake.
+        region.fd = os.open(f"/proc/self/fd/{fd}", (os.O_RDWR if rights & REMOTE_WRITE else os.O_RDONLY) | os.O_CLOEXEC)
+    except OSError as error:
+        failure = FabricError(f"the file cannot be opened for peers: {error.strerror}", hint="see `ulimit -n`")
+        failure.errno = error.errno
+        raise failure from None
+    region.keeper = keeper
+    region.offset = offset
+    region.c = local_region(base=<char *> base, length=length, key=int.from_bytes(os.urandom(4), "little") | 1, rights=rights)
+    live.add(region)
+    return region
+
+
+def attach(bytes descriptor, int fd):
+    """What ShmFabric.attach() gives for a descriptor of share_file(); fd is closed in any case."""
+    cdef rfp_file_descriptor d
+    cdef ShmRemoteRegion region
+    try:
+        take_descriptor(descriptor, &d, sizeof(d), RFP_FILE_MAGIC, RFP_PROVIDER_SHM, "file")
+        if not possible(d.offset, d.length, d.rights):
+            raise HandshakeFailed(f"the peer shares {d.length} bytes at {d.offset} of a file with rights {d.rights:#x}: "
+                                  "that cannot be")
+        if fd < 0:
+            raise HandshakeFailed("the peer sent no file descriptor with its region")
+        found = os.fstat(fd)
+        if stat.S_ISREG(found.st_mode):
+            if found.st_size < d.offset + d.length:
+                raise HandshakeFailed(f"the peer's file has {found.st_size} bytes and should have {d.offset + d.length}",
+                                      hint="has somebody truncated it?")
+        elif not stat.S_ISCHR(found.st_mode):
+            raise HandshakeFailed("the peer's memory is refused: it is neither a file nor a device")
+        region = ShmRemoteRegion.__new__(ShmRemoteRegion)
+        region.c.base = map_range(fd, d.offset, d.length, d.rights & REMOTE_WRITE)
+        if region.c.base == NULL:
+            failure = FabricError(f"cannot map {d.length} bytes of the peer's file: {os.strerror(errno)}")
+            failure.errno = errno
+            raise failure
+        region.c.length, region.c.rights, region.c.key = d.length, d.rights, d.key
+        live.add(region)
+        return region
+    finally:
+        if fd >= 0:
+            os.close(fd)
+
+
+cdef char *map_range(int fd, uint64_t offset, uint64_t length, bint writable) noexcept nogil:
+    cdef int protection = PROT_READ | PROT_WRITE if writable else PROT_READ
+    # With MAP_SYNC, where the file stands on persistent memory, flushed lines are durable without a word to the file system.
+    cdef void *base = mmap(NULL, length, protection, MAP_SHARED_VALIDATE | MAP_SYNC, fd, offset)
+    if base == MAP_FAILED:
+        base = mmap(NULL, length, protection, MAP_SHARED, fd, offset)
+    if base == MAP_FAILED:
+        return NULL
+    if madvise(base, length, MADV_DONTFORK):
+        munmap(base, length)
+        return NULL
+    return <char *> base

@@ -1,0 +1,159 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""An emulated network, so that one host can show what a network would do.  docs/fabric.md: what it models and what not.
+
+A request takes a turn of the poster's out-bound engine, travels half a round trip, takes a turn of the target's in-bound
+engine, is done there, and is complete half a round trip later.  It moves on when its pair is posted to or polled: what nobody
+polls does not land.  All is in order of posting, as on one reliable connection.
+"""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc
+
+from rfp.fabric.fabric cimport (
+    SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, completion, local_region, queue_pair, work_request,
+)
+from rfp.fabric.shm.datapath cimport (
+    DEPTH, alive, arm, check, complete, disarm, perform, sleep, take_completions, tend, wake,
+)
+
+cdef extern from "rfp/core/atomics.h" nogil:
+    void rfp_copy_in(void *to, const void *source, size_t n)
+    void rfp_pause()
+
+cdef extern from "rfp/core/clock.h" nogil:
+    uint64_t rfp_now()
+
+cdef extern from "rfp/core/netem.h" nogil:
+    uint64_t rfp_engine_turn(uint64_t *engine, uint64_t earliest, uint64_t gap)
+
+cdef enum:
+    SPIN = 200                 # ns before the next event from which poll() waits for it, for the sake of accuracy
+
+cdef struct travelling:        # a request under way
+    work_request request
+    uint64_t due               # when it reaches the target; then when it is done there; then when it is complete
+    uint32_t status
+    local_region taken         # stands for the local region of a WRITE whose bytes were taken along
+    char bytes[INLINE]
+
+# What pair_state.more points to.  Of its requests, all indices modulo DEPTH, [done, landed) are on the way back,
+# [landed, reached) wait for their turn at the target, [reached, posted) are on the way there.
+cdef struct emulation:
+    rfp_network network
+    uint64_t *in_bound
+    uint64_t *out_bound
+    uint32_t done
+    uint32_t landed
+    uint32_t reached
+    uint32_t posted
+    travelling requests[DEPTH]
+
+
+cdef bint emulate(pair_state *state, const rfp_network *network, uint64_t *in_bound, uint64_t *out_bound) noexcept nogil:
+    cdef emulation *e = <emulation *>calloc(1, sizeof(emulation))
+    if e == NULL:
+        return False
+    e.network = network[0]
+    e.in_bound = in_bound
+    e.out_bound = out_bound
+    state.more = e
+    return True
+
+
+cdef void progress(pair_state *state, emulation *e, uint64_t now) noexcept nogil:
+    cdef travelling *t
+    while e.reached != e.posted:
+        t = &e.requests[e.reached % DEPTH]
+        if t.due > now:
+            break
+        # The turn is taken on arrival, not when the request is posted: a turn that lies ahead would keep others from an engine
+        # that is still free until then.
+        if t.status == SUCCESS:
+            t.due = rfp_engine_turn(e.in_bound, t.due, e.network.in_gap)
+        e.reached += 1
+    while e.landed != e.reached:
+        t = &e.requests[e.landed % DEPTH]
+        if t.due > now:
+            break
+        if t.status == SUCCESS:
+            t.status = check(&t.request)       # once more: its regions may have been closed meanwhile
+        if t.status == SUCCESS:
+            perform(state, &t.request)
+            t.due += e.network.rtt - e.network.rtt // 2
+        e.landed += 1
+    while e.done != e.landed:
+        t = &e.requests[e.done % DEPTH]
+        if t.due > now:
+            break
+        if t.status != SUCCESS or t.request.flags & SIGNALED:
+            complete(state, &t.request, t.status)
+        e.done += 1
+
+
+cdef uint64_t next_event(emulation *e) noexcept nogil:
+    # The earliest of the three queues' heads; something is under way.
+    cdef uint64_t next = ~<uint64_t>0
+    if e.done != e.landed:
+        next = e.requests[e.done % DEPTH].due
+    if e.landed != e.reached and e.requests[e.landed % DEPTH].due < next:
+        next = e.requests[e.landed % DEPTH].due
+    if e.reached != e.posted and e.requests[e.reached % DEPTH].due < next:
+        next = e.requests[e.reached % DEPTH].due
+    return next
+
+
+cdef int emulated_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
+    cdef pair_state *state = <pair_state *>pair.state
+    cdef emulation *e = <emulation *>state.more
+    cdef uint64_t now = rfp_now()
+    cdef travelling *t
+    cdef int i
+    progress(state, e, now)
+    for i in range(n):
+        # A place among the requests and, when it is done, one among the completions.
+        if e.posted - e.done + state.tail - state.head >= DEPTH:
+            return i
+        t = &e.requests[e.posted % DEPTH]
+        t.request = requests[i]
+        t.status = check(&t.request)
+        t.due = now
+        if t.status == SUCCESS:
+            if (t.request.opcode == WRITE or t.request.opcode == WRITE_NOTIFY) and t.request.length <= INLINE:
+                rfp_copy_in(t.bytes, t.request.local.base + t.request.local_offset, t.request.length)
+                t.taken = local_region(base=&t.bytes[0], length=INLINE, key=0, rights=0)
+                t.request.local = &t.taken
+                t.request.local_offset = 0
+            t.due = rfp_engine_turn(e.out_bound, now, e.network.out_gap) + e.network.rtt // 2
+        e.posted += 1
+    return n
+
+
+cdef int emulated_poll(queue_pair *pair, completion *completions, int n) noexcept nogil:
+    cdef pair_state *state = <pair_state *>pair.state
+    cdef emulation *e = <emulation *>state.more
+    cdef uint64_t now
+    if e.done != e.posted:
+        now = rfp_now()
+        progress(state, e, now)
+        while state.head == state.tail and e.done != e.posted and next_event(e) <= now + SPIN:
+            rfp_pause()
+            now = rfp_now()
+            progress(state, e, now)
+    return take_completions(pair, completions, n)
+
+
+cdef void abandon(pair_state *state, int status) noexcept nogil:
+    cdef emulation *e = <emulation *>state.more
+    if e != NULL:
+        while e.done != e.posted:
+            complete(state, &e.requests[e.done % DEPTH].request, status)
+            e.done += 1
+        e.landed = e.reached = e.posted
+
+
+cdef provider emulated = provider(
+    post=emulated_post, poll=emulated_poll, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
+
+
+cdef provider *emulated_operations() noexcept nogil:
+    return &emulated

@@ -1,0 +1,558 @@
+# cython: language_level=3
+"""The shm provider: processes of one host that share sealed memory.  docs/fabric.md explains it.
+
+What it protects against: bugs and crashes of the same user's processes, not a malicious one.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EINTR, errno
+from libc.stdint cimport uint16_t
+from libc.stdlib cimport calloc, free
+from posix.mman cimport munmap
+from posix.unistd cimport close as close_fd
+
+from rfp.core.forks import live
+from rfp.fabric import memory_limits
+from rfp.fabric.fabric cimport (
+    CONSTANT, FLUSHED, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, buffer_base, buffer_bytes,
+    local_region, take_descriptor,
+)
+from rfp.fabric.shm.datapath cimport (
+    DEPTH, closed_operations, direct_operations, pair_state, unconnected_operations,
+)
+from rfp.fabric.shm.netem cimport (
+    INLINE, RFP_NETWORK_SLOWEST, abandon, emulate, emulated_operations, rfp_network,
+    rfp_network_between, rfp_network_emulated,
+)
+from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
+
+cdef extern from "rfp/core/atomics.h" nogil:
+    void rfp_copy_out(void *to, const void *source, size_t n)
+    void rfp_fetch(char *to, const char *source, size_t n)
+    void rfp_store64(void *p, uint64_t v)
+    void rfp_fence_release()
+
+cdef extern from "rfp/core/eventcount.h" nogil:
+    struct rfp_bell:
+        uint32_t word
+        uint64_t in_bound
+    void rfp_bell_disarm(uint32_t *word)
+
+cdef extern from "rfp/core/descriptor.h" nogil:
+    struct rfp_region_descriptor:
+        uint32_t magic
+        uint16_t version
+        uint16_t provider
+        uint64_t length
+        uint32_t rights
+        uint32_t key
+        uint32_t reserved
+        uint32_t checksum
+    struct rfp_pair_descriptor:
+        uint32_t magic
+        uint16_t version
+        uint16_t provider
+        uint64_t bell
+        uint64_t engine
+        uint64_t rtt
+        uint64_t in_gap
+        uint64_t out_gap
+        uint32_t key
+        uint32_t reserved
+        uint32_t unused
+        uint32_t checksum
+    enum:
+        RFP_REGION_MAGIC
+        RFP_PAIR_MAGIC
+        RFP_DESCRIPTOR_VERSION
+        RFP_PROVIDER_SHM
+    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
+
+cdef extern from "rfp/core/memfd.h" nogil:
+    int rfp_memfd_create()
+    char *rfp_memfd_map_empty(int fd, uint64_t length)
+    int rfp_memfd_fill(int fd, char *base, uint64_t offset, uint64_t length)
+    char *rfp_memfd_map(int fd, uint64_t length, int writable)
+    int rfp_memfd_check(int fd, uint64_t length, int writable)
+    int rfp_memfd_seal(int fd, int writable)
+    enum:
+        RFP_MEMFD_GOOD
+
+cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
+cdef uint64_t LONGEST = <uint64_t>1 << 47      # bytes: what processes can address
+cdef uint64_t NO_LINE = ~<uint64_t>0
+cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
+cdef uint64_t FILL = <uint64_t>1 << 28         # bytes that are made to be there between two looks for signals
+
+
+cdef object refused(str what, int error, str hint=None):
+    failure = FabricError(f"{what}: {os.strerror(error)}", hint=hint)
+    failure.errno = error
+    return failure
+
+
+cdef void unmap(char *base, uint64_t length) noexcept:
+    if base != NULL:
+        with nogil:
+            munmap(base, length)
+
+
+cdef class Memory:
+    """A memfd mapped here."""
+
+    def __cinit__(self):
+        self.fd = -1
+        self.engine = NO_LINE
+
+    def __dealloc__(self):
+        unmap(self.base, self.length)
+        self.forget()
+
+    cdef void forget(self) noexcept:
+        cdef int fd = self.fd
+        self.base = NULL
+        self.fd = -1
+        if fd >= 0:
+            close_fd(fd)
+
+
+cdef class ShmRegion(Region):
+    """Memory of this process: a sealed memfd, which peers may map; or a buffer, for local use."""
+
+    cpdef bytes descriptor(self):
+        """What a peer's attach() needs, beside fileno().  Raises CallerError (the region is for local use), Closed."""
+        cdef rfp_region_descriptor d
+        self.shared()
+        d.magic, d.version, d.provider = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
+        d.length, d.rights, d.key, d.reserved = self.c.length, self.c.rights, self.c.key, 0
+        d.checksum = rfp_descriptor_sum(&d, sizeof(d))
+        return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
+
+    cpdef int fileno(self) except? -2:
+        """The file descriptor to send along with descriptor(); it stays the region's.  Raises what that raises."""
+        self.shared()
+        return self.memory.fd
+
+    cdef int shared(self) except -1:
+        if self.c.base == NULL:
+            raise Closed("the region is closed")
+        if self.memory is None:
+            raise CallerError("the region is over a buffer, for local use: peers cannot map it")
+        return 0
+
+    cpdef close(self):
+        """Ends it; the memory is unmapped here with the last region over it, and peers keep theirs until they close it.
+
+        Only when no thread can still post or use it.
+        """
+        live.discard(self)
+        self.c.base = NULL
+        self.c.length = 0
+        self.memory = self.buffer = None
+
+    def _forget(self):
+        if self.memory is not None:
+            self.memory.forget()
+        self.close()
+
+
+cdef class ShmRemoteRegion(RemoteRegion):
+    """A peer's memory, mapped here with the rights that it grants."""
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        cdef char *base = self.c.base
+        self.c.base = NULL
+        unmap(base, self.c.length)
+        self.c.length = 0
+
+    def read(self, uint64_t offset, uint64_t n):
+        """A copy of n bytes.  Raises InvalidArgument (outside the region), CallerError (no REMOTE_READ), Closed."""
+        self.within(offset, n, REMOTE_READ, "REMOTE_READ")
+        result = PyBytes_FromStringAndSize(NULL, n)
+        rfp_fetch(PyBytes_AS_STRING(result), self.c.base + offset, n)
+        return result
+
+    def write(self, uint64_t offset, data):
+        """Copies bytes in, with release order.  Raises InvalidArgument (outside it), CallerError (no REMOTE_WRITE), Closed."""
+        cdef bytes source = bytes(data)
+        self.within(offset, len(source), REMOTE_WRITE, "REMOTE_WRITE")
+        rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(source), len(source))
+        rfp_fence_release()
+
+    cdef within(self, uint64_t offset, uint64_t n, uint32_t right, str name):
+        if self.c.base == NULL:
+            raise Closed("the region is closed")
+        if not self.c.rights & right:
+            raise CallerError(f"the region does not grant {name}")
+        if offset > self.c.length or n > self.c.length - offset:
+            raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {self.c.length}")
+
+    cpdef close(self):
+        """Unmaps it.  Only when no thread can still post or use it."""
+        live.discard(self)
+        self.release()
+
+    def _forget(self):
+        self.c.base = NULL
+        self.release()
+
+
+cdef class ShmEventChannel(EventChannel):
+    """A thread's bell: it sleeps on a word that its peers look at after a notify, and take back."""
+
+    cpdef close(self):
+        """Ends it; arm, sleep and wake then do nothing.  Only when no thread sleeps on it."""
+        live.discard(self)
+        self._forget()
+
+    def _forget(self):
+        self.c.ops = closed_operations()
+        self.c.word = NULL
+        self.region = None
+
+
+cdef class ShmQueuePair(QueuePair):
+    """One end of a connection between two processes of a host."""
+
+    def __cinit__(self):
+        self.state = <pair_state *>calloc(1, sizeof(pair_state))
+        if self.state == NULL:
+            raise MemoryError
+        self.state.pidfd = self.state.control = -1
+        self.c.state = self.state
+        self.c.ops = unconnected_operations()
+        self.c.reads_ordered = True
+        self.c.max_outstanding_reads = DEPTH
+        self.c.max_inline = ~<uint32_t>0
+        self.c.depth = DEPTH
+
+    def __dealloc__(self):
+        if self.state != NULL:
+            free(self.state.more)
+            free(self.state)
+
+    @property
+    def emulated(self):
+        """Whether a network is emulated between the two ends: what is measured over it must be labelled so."""
+        return bool(rfp_network_emulated(&self.network))
+
+    cpdef bytes descriptor(self):
+        """What the peer's connect() needs.  Raises Closed."""
+        cdef rfp_pair_descriptor d
+        if self.channel is None or self.channel.region is None or self.channel.region.memory is None:
+            raise Closed("the queue pair, its event channel or that one's region is closed")
+        d.magic, d.version, d.provider = RFP_PAIR_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
+        d.bell, d.engine, d.key = self.channel.offset, self.channel.region.memory.engine, self.channel.region.c.key
+        d.rtt, d.in_gap, d.out_gap = self.fabric.network.rtt, self.fabric.network.in_gap, self.fabric.network.out_gap
+        d.reserved = d.unused = 0
+        d.checksum = rfp_descriptor_sum(&d, sizeof(d))
+        return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
+
+    cpdef connect(self, bytes descriptor, RemoteRegion region):
+        """Joins this end to the peer's: descriptor is its descriptor(), region the memory in which its event channel stands.
+
+        Raises HandshakeFailed (they do not fit), CallerError (already connected), Closed.
+        """
+        cdef rfp_pair_descriptor d
+        cdef rfp_network theirs
+        if self.channel is None:
+            raise Closed("the queue pair is closed")
+        if self.bell_region is not None:
+            raise CallerError("the queue pair is already connected")
+        if not isinstance(region, ShmRemoteRegion):
+            raise InvalidArgument("shm connects over the region in which the peer's event channel stands")
+        if region.c.base == NULL:
+            raise Closed("the peer's region is closed")
+        take_descriptor(descriptor, &d, sizeof(d), RFP_PAIR_MAGIC, RFP_PROVIDER_SHM, "queue pair")
+        if d.key != region.c.key:
+            raise HandshakeFailed(f"the peer's event channel stands in region {d.key:#x}, not in {region.c.key:#x}")
+        if not region.c.rights & REMOTE_WRITE:
+            raise HandshakeFailed("the peer's event channel stands in a region that we may not write")
+        if not is_line(d.bell, region.c.length) or not is_line(d.engine, region.c.length):
+            raise HandshakeFailed(f"an event channel at {d.bell} is not within the peer's region of {region.c.length} bytes")
+        if max(d.rtt, d.in_gap, d.out_gap) > RFP_NETWORK_SLOWEST:
+            raise HandshakeFailed("the peer emulates a network that is slower than any")
+        theirs = rfp_network(rtt=d.rtt, in_gap=d.in_gap, out_gap=d.out_gap)
+        self.network = rfp_network_between(&self.fabric.network, &theirs)
+        self.state.bell = <uint32_t *>(region.c.base + d.bell)
+        self.begin(&(<rfp_bell *>(region.c.base + d.engine)).in_bound)
+        self.bell_region = region
+
+    cdef begin(self, uint64_t *in_bound):
+        if not rfp_network_emulated(&self.network):
+            self.c.ops = direct_operations()
+        elif emulate(self.state, &self.network, in_bound, &self.fabric.out_bound):
+            self.c.ops = emulated_operations()
+            self.c.max_inline = INLINE
+        else:
+            raise MemoryError
+
+    cdef void end(self) noexcept:
+        abandon(self.state, FLUSHED)
+
+    cpdef close(self):
+        """Ends it: what is under way or posted from now on is flushed, alive() says no.  Only when no thread uses it."""
+        live.discard(self)
+        self._forget()
+
+    def _forget(self):
+        self.c.ops = closed_operations()
+        self.end()
+        self.state.bell = NULL
+        self.state.pidfd = self.state.control = -1
+        self.channel = self.bell_region = self.fabric = None
+
+
+cdef bint is_line(uint64_t offset, uint64_t length) noexcept:
+    return offset % sizeof(rfp_bell) == 0 and offset <= length and sizeof(rfp_bell) <= length - offset
+
+
+cdef uint64_t gap(str name, iops) except? 0:
+    if iops == 0:
+        return 0
+    if not 1 <= iops <= 1e9:
+        raise InvalidArgument(f"{name} is 1 to 1e9 requests a second, or 0 for no limit, not {iops}")
+    return max(1, round(1e9 / iops))
+
+
+cdef ShmRegion over(Memory memory, uint32_t key, uint32_t rights):
+    cdef ShmRegion region = ShmRegion.__new__(ShmRegion)
+    region.memory = memory
+    region.c = local_region(base=memory.base, length=memory.length, key=key, rights=rights)
+    live.add(region)
+    return region
+
+
+cdef ShmRegion over_buffer(object memory, uint64_t offset, uint64_t length):
+    cdef ShmRegion region = ShmRegion.__new__(ShmRegion)
+    region.buffer = buffer_bytes(memory)
+    region.c = local_region(base=buffer_base(region.buffer), length=len(region.buffer), key=0,
+                            rights=CONSTANT if region.buffer.readonly else 0)
+    region.within(offset, length)
+    region.c.base += offset
+    region.c.length = length
+    live.add(region)
+    return region
+
+
+cdef class ShmFabric(Fabric):
+    """Shared memory between the processes of one user on one host.
+
+    rtt_ns, in_iops, out_iops: emulate a network with this round trip (nanoseconds) and with an adapter on this side that takes
+    so many requests a second in and sends so many out; 0: no limit.  All 0: no emulation, and no cost.  A side that emulates
+    nothing is taken to be like its peer.  Raises InvalidArgument.
+
+    Cost: a READ or WRITE is a copy by the caller's own core; no system call, except the one that wakes a sleeper.
+
+    >>> from rfp.fabric.fabric import READ, REMOTE_READ, REMOTE_WRITE, SUCCESS
+    >>> import os
+    >>> server, client = ShmFabric(), ShmFabric()                      # in one process here, for the example
+    >>> with server.register(4096, REMOTE_READ | REMOTE_WRITE) as memory, client.register(4096, REMOTE_WRITE) as buffer:
+    ...     theirs = client.attach(memory.descriptor(), os.dup(memory.fileno()))
+    ...     server_end = server.queue_pair(server.event_channel(memory, 0), -1, -1)
+    ...     client_end = client.queue_pair(client.event_channel(buffer, 0), -1, -1)
+    ...     client_end.connect(server_end.descriptor(), theirs)
+    ...     memory.write(64, b"hello")
+    ...     client_end.execute(READ, buffer, 64, theirs, 64, 5) == SUCCESS, buffer.read(64, 5)
+    (True, b'hello')
+    """
+
+    def __init__(self, *, rtt_ns=0, in_iops=0, out_iops=0):
+        if not 0 <= rtt_ns <= RFP_NETWORK_SLOWEST:
+            raise InvalidArgument(f"a round trip takes 0 to {RFP_NETWORK_SLOWEST} ns, not {rtt_ns}")
+        self.network.rtt = round(rtt_ns)
+        self.network.in_gap = gap("in_iops", in_iops)
+        self.network.out_gap = gap("out_iops", out_iops)
+
+    @property
+    def reads_ordered(self):
+        """Yes: one READ sees the peer's release order, its first word last."""
+        return True
+
+    @property
+    def share_limit(self):
+        """No limit: a region is shared as a whole."""
+        return LONGEST
+
+    @property
+    def closing_revokes(self):
+        """No: a peer that has mapped a region keeps it."""
+        return False
+
+    cpdef Fabric domain(self):
+        """The fabric itself: memory is only for those who were sent its file descriptor."""
+        return self
+
+    @property
+    def emulated(self):
+        """Whether this side emulates a network: what is measured over it must be labelled so."""
+        return bool(rfp_network_emulated(&self.network))
+
+    cpdef Region register(self, uint64_t length, uint32_t rights):
+        """Memory that peers may use as `rights` says.
+
+        length: bytes, rounded up to whole pages.  Filled with zeros, and really there.  Raises InvalidArgument, FabricError
+        (out of memory or file descriptors).
+        """
+        cdef Memory memory = Memory.__new__(Memory)
+        cdef bint writable = rights & (REMOTE_WRITE | REMOTE_ATOMIC)
+        cdef uint64_t filled = 0
+        cdef int error = 0
+        if rights & ~ALL_RIGHTS:
+            raise InvalidArgument(f"unknown rights {rights:#x}")
+        if length == 0 or length > LONGEST:
+            raise InvalidArgument(f"a region cannot have {length} bytes")
+        length = (length + PAGE - 1) // PAGE * PAGE
+        # Asked first, because the kernel grants almost anything and then kills somebody.
+        available = memory_limits.available()
+        if length > available:
+            raise FabricError(f"no room for {length} bytes of shared memory: {available} are available",
+                              hint="ask for less memory, or end what uses it")
+        with nogil:
+            memory.fd = rfp_memfd_create()
+            if memory.fd >= 0:
+                memory.base = rfp_memfd_map_empty(memory.fd, length)
+            if memory.base == NULL:
+                error = errno
+            else:
+                memory.length = length
+        while not error and filled < length:
+            PyErr_CheckSignals()  # many GiB take long
+            with nogil:
+                error = rfp_memfd_fill(memory.fd, memory.base, filled, min(length - filled, FILL))
+            if error == EINTR:
+                error = 0
+            else:
+                filled += min(length - filled, FILL)
+        if not error and rfp_memfd_seal(memory.fd, writable):
+            error = errno
+        if error:
+            raise refused(f"cannot share {length} bytes of memory", error, "ask for less memory, or see `ulimit -n`")
+        return over(memory, int.from_bytes(os.urandom(4), "little") | 1, rights)
+
+    cpdef Region reserve(self, uint64_t length, uint32_t rights):
+        """The same as register(): there is nothing to save by not letting peers in yet."""
+        return self.register(length, rights)
+
+    cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights):
+        """Another region over a whole region, with rights that it has; or one over a part of a buffer, for local use (rights 0).
+
+        Raises InvalidArgument (peers map regions as they are, or not at all), WrongBuffer, Closed.  Cost: none.
+        """
+        cdef ShmRegion whole
+        if isinstance(memory, Region):
+            if not isinstance(memory, ShmRegion):
+                raise InvalidArgument("shm shares memory that was registered with it")
+            whole = memory
+            whole.shared()
+            if offset != 0 or length != whole.c.length or rights != whole.c.rights:
+                raise InvalidArgument(f"{length} bytes at {offset} with rights {rights:#x} of a region of {whole.c.length} with "
+                                      f"{whole.c.rights:#x}: on shm only all of it can be shared, with the rights it has")
+            return over(whole.memory, whole.c.key, rights)
+        if rights:
+            raise InvalidArgument("peers cannot map a buffer on shm", hint="register memory, and copy into it")
+        return over_buffer(memory, offset, length)
+
+    cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+        """A region over a range of a file that is mapped here.
+
+        keeper: what keeps it mapped at `base`; fd: of the file, stays the caller's; offset, length: bytes, whole pages;
+        rights: peers get the file opened for reading only, unless they may write.  Raises InvalidArgument, FabricError.
+        """
+        from rfp.fabric.shm import file_region
+        return file_region.share(keeper, base, fd, offset, length, rights)
+
+    cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
+        """The same as share_file()."""
+        return self.share_file(keeper, base, fd, offset, length, rights)
+
+    cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1, bint files=False):
+        """A peer's region, mapped with the rights it grants, after all that it says was checked against what the kernel says.
+
+        fd: the file descriptor that came with the descriptor; it is closed in any case.  files: whether a range of a file
+        (share_file()) is taken too; nothing seals a file, so a peer that truncates it makes an access here fault.  Raises
+        HandshakeFailed (it is not what it should be), FabricError.
+        """
+        cdef ShmRemoteRegion region
+        cdef rfp_region_descriptor d
+        cdef bint writable
+        cdef int found
+        if files and descriptor is not None and descriptor.startswith(b"RFPF"):
+            from rfp.fabric.shm import file_region
+            return file_region.attach(descriptor, fd)
+        try:
+            if descriptor is not None and descriptor.startswith(b"RFPF"):
+                raise HandshakeFailed("the peer's shared memory is refused: it is a file, where only sealed memory is taken")
+            take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_SHM, "region")
+            if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % PAGE:
+                raise HandshakeFailed(f"the peer's region has {d.length} bytes and rights {d.rights:#x}: that cannot be")
+            writable = d.rights & (REMOTE_WRITE | REMOTE_ATOMIC)
+            if fd < 0:
+                raise HandshakeFailed("the peer sent no file descriptor with its region")
+            found = rfp_memfd_check(fd, d.length, writable)
+            if found != RFP_MEMFD_GOOD:
+                reason = ("", "it is not a memfd", "it is not sealed as it must be", f"its size is not {d.length}")[found]
+                raise HandshakeFailed(f"the peer's shared memory is refused: {reason}")
+            region = ShmRemoteRegion.__new__(ShmRemoteRegion)
+            with nogil:
+                region.c.base = rfp_memfd_map(fd, d.length, writable)
+            if region.c.base == NULL:
+                raise refused(f"cannot map {d.length} bytes of the peer's memory", errno)
+            region.c.length, region.c.rights, region.c.key = d.length, d.rights, d.key
+            live.add(region)
+            return region
+        finally:
+            if fd >= 0:
+                close_fd(fd)
+
+    cpdef EventChannel event_channel(self, Region region, uint64_t offset):
+        """What one thread sleeps on: the cache line at offset (a multiple of 64) of a region of ours with REMOTE_WRITE.
+
+        Raises InvalidArgument, Closed.
+        """
+        cdef ShmEventChannel channel
+        if not isinstance(region, ShmRegion):
+            raise InvalidArgument("shm sleeps on memory that was registered with it")
+        (<ShmRegion>region).shared()
+        if not region.c.rights & REMOTE_WRITE:
+            raise InvalidArgument("peers cannot wake a sleeper in a region without REMOTE_WRITE",
+                                  hint="register a small region for event channels")
+        if not is_line(offset, region.c.length):
+            raise InvalidArgument(f"no cache line of {sizeof(rfp_bell)} bytes begins at {offset}")
+        channel = ShmEventChannel.__new__(ShmEventChannel)
+        channel.region = region
+        channel.offset = offset
+        channel.c.ops = direct_operations()
+        channel.c.word = <uint32_t *>(region.c.base + offset)
+        if channel.region.memory.engine == NO_LINE:
+            channel.region.memory.engine = offset
+            rfp_store64(&(<rfp_bell *>channel.c.word).in_bound, 0)
+        rfp_bell_disarm(channel.c.word)
+        live.add(channel)
+        return channel
+
+    cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):
+        """One end of a connection; channel: what its thread sleeps on.
+
+        pidfd, control: the peer's process and the socket to it, for alive(); -1: nothing to watch.  They stay the caller's, who
+        keeps them open until the pair is closed.  Raises InvalidArgument, Closed.
+        """
+        return self.new_pair(ShmQueuePair.__new__(ShmQueuePair), channel, pidfd, control)
+
+    cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd, int control):
+        if not isinstance(channel, ShmEventChannel):
+            raise InvalidArgument("a shm queue pair needs a shm event channel")
+        if channel.c.word == NULL:
+            raise Closed("the event channel is closed")
+        pair.fabric = self
+        pair.channel = channel
+        pair.state.pidfd = pidfd
+        pair.state.control = control
+        live.add(pair)
+        return pair

@@ -1,0 +1,1 @@
+"""The provider over RDMA devices: the parts of `rfp._verbs`."""

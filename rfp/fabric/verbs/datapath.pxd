@@ -1,0 +1,146 @@
+# The data path of the verbs provider: plain C structs, made and ended by _verbs.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from rfp.fabric.fabric cimport provider
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_trylock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+cdef extern from "rfp/core/verbs.h" nogil:
+    struct ibv_device:
+        pass
+    struct ibv_context:
+        int cmd_fd
+        int async_fd
+    struct ibv_pd:
+        pass
+    struct ibv_comp_channel:
+        int fd
+    struct ibv_cq:
+        int cqe
+    struct ibv_mr:
+        uint32_t lkey
+        uint32_t rkey
+    struct ibv_qp:
+        uint32_t qp_num
+    struct ibv_sge:
+        uint64_t addr
+        uint32_t length
+        uint32_t lkey
+    struct rfp_rdma "rdma":                 # never named in C: only members of members are
+        uint64_t remote_addr
+        uint32_t rkey
+    struct rfp_atomic "atomic":
+        uint64_t remote_addr
+        uint64_t compare_add
+        uint64_t swap
+        uint32_t rkey
+    union rfp_wr "wr":
+        rfp_rdma rdma
+        rfp_atomic atomic
+    struct ibv_send_wr:
+        uint64_t wr_id
+        ibv_send_wr *next
+        ibv_sge *sg_list
+        int num_sge
+        int opcode
+        unsigned int send_flags
+        uint32_t imm_data
+        rfp_wr wr
+    struct ibv_recv_wr:
+        uint64_t wr_id
+        ibv_recv_wr *next
+        ibv_sge *sg_list
+        int num_sge
+    struct ibv_wc:
+        uint64_t wr_id
+        int status
+        uint32_t vendor_err
+    int IBV_WR_RDMA_READ, IBV_WR_RDMA_WRITE, IBV_WR_RDMA_WRITE_WITH_IMM, IBV_WR_ATOMIC_CMP_AND_SWP, IBV_WR_ATOMIC_FETCH_AND_ADD
+    unsigned int IBV_SEND_SIGNALED, IBV_SEND_SOLICITED, IBV_SEND_INLINE
+    int IBV_WC_SUCCESS, IBV_WC_LOC_LEN_ERR, IBV_WC_LOC_QP_OP_ERR, IBV_WC_LOC_PROT_ERR, IBV_WC_WR_FLUSH_ERR
+    int IBV_WC_REM_INV_REQ_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR
+    int ibv_post_send(ibv_qp *qp, ibv_send_wr *wr, ibv_send_wr **bad)
+    int ibv_post_recv(ibv_qp *qp, ibv_recv_wr *wr, ibv_recv_wr **bad)
+    int ibv_poll_cq(ibv_cq *cq, int n, ibv_wc *wc)
+    int ibv_req_notify_cq(ibv_cq *cq, int solicited_only)
+    struct rfp_verbs:
+        int (*get_cq_event)(ibv_comp_channel *channel, ibv_cq **cq, void **context) noexcept nogil
+        void (*ack_cq_events)(ibv_cq *cq, unsigned int n) noexcept nogil
+
+cdef enum:
+    DEPTH = 256                # work requests that may be outstanding; a power of two
+    RECEIVES = 128             # notifies that a queue pair takes before somebody tends its channel
+    MOST_QUEUES = 64           # completion queues of a channel
+    QUEUE_PAIRS = 64           # queue pairs that share one of them
+
+cdef struct receiver:          # a queue pair as its channel knows it
+    ibv_qp *qp                 # NULL: none
+    uint32_t generation        # of this place, so that what an earlier queue pair left behind is not taken for this one's
+    uint32_t queue             # where its receives complete
+
+cdef struct channel_state:     # what event_channel.state points to
+    const rfp_verbs *verbs
+    ibv_comp_channel *events
+    int wake                   # eventfd
+    pthread_mutex_t lock       # over what follows: queue pairs come and go while the channel's thread works
+    ibv_cq *queues[MOST_QUEUES]
+    uint32_t members[MOST_QUEUES]
+    uint32_t used              # queues
+    receiver *receivers
+    uint32_t places            # that receivers has
+
+cdef struct posted:            # a request that was taken
+    uint64_t id
+    uint32_t opcode
+    uint32_t status            # what it will complete with, unless the device says otherwise
+    bint wanted                # a completion also on success
+
+# What queue_pair.state points to.  Of the requests, indices modulo DEPTH, [head, done) are decided and wait to be polled, and
+# [done, tail) are with the device; those from `cut` on were posted after it had failed, and never reached it.
+cdef struct pair_state:
+    ibv_qp *qp
+    ibv_cq *queue
+    channel_state *channel
+    int pidfd
+    int control
+    uint32_t head
+    uint32_t done
+    uint32_t tail
+    uint32_t cut
+    bint broken
+    uint32_t quiet             # posted since the last one that gives a completion on the device
+    uint32_t polls
+    uint64_t longest           # bytes of a request
+    int failure                # enum ibv_wc_status of the first request that failed, or 0
+    uint32_t failure_detail    # what the device's maker calls it
+    uint32_t failed_opcode     # 0: the probe
+    int refused                # errno of a post that the device did not take, or 0
+    bint probing               # a WRITE of no bytes is under way, to see whether the peer answers
+    bint waiting               # something was under way when alive() last looked
+    uint32_t seen              # done, then
+    uint64_t asked             # when that was, ns
+    uint64_t silent            # ns for which nothing of it has been answered
+    uint64_t patience          # ns after which a peer that answers nothing is not alive
+    posted requests[DEPTH]
+    ibv_send_wr work[DEPTH]    # a chain that is made once, and cut for each batch
+    ibv_sge ranges[DEPTH]
+
+cdef void pair_prepare(pair_state *p) noexcept nogil
+# What is still under way completes with FLUSHED; the queue pair is no more.
+cdef void pair_flush(pair_state *p) noexcept nogil
+# Posts n receives for the queue pair at a place of its channel.  The lock is held, or nobody knows the place yet.
+cdef int receive(receiver *place, uint32_t index, uint32_t n) noexcept nogil
+# Takes all that has arrived and posts receives anew.  The lock is held.
+cdef void drain(channel_state *c) noexcept nogil
+
+cdef provider *verbs_operations() noexcept nogil
+cdef provider *unconnected_operations() noexcept nogil   # before connect(): everything is flushed
+cdef provider *closed_operations() noexcept nogil        # after close() and in a forked child: so too, and nothing is touched

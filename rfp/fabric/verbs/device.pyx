@@ -1,0 +1,150 @@
+# cython: language_level=3
+"""libibverbs, an opened device, and a protection domain."""
+
+import os
+
+cimport cython
+from libc.errno cimport EACCES, EMFILE, ENFILE, EPERM, errno
+from posix.unistd cimport close as close_fd
+
+from rfp.core.forks import live
+from rfp.errors import FabricError, Unsupported
+from rfp.fabric import memory_limits
+
+cdef extern from "rfp/core/verbs.h" nogil:
+    const char *rfp_verbs_open(rfp_verbs *table)
+    const char *rfp_verbs_path(const rfp_verbs *table)
+    int rfp_verbs_query_port(const rfp_verbs *table, ibv_context *context, uint8_t port, ibv_port_attr *attributes)
+
+cdef bint library_is_open = False
+
+
+cdef object device_error(str what, int error, str hint=None):
+    """A refusal of the device's or the kernel's, with its reason."""
+    if hint is None and error in (EACCES, EPERM):
+        hint = "may this user open /dev/infiniband/uverbs*? In a container: --device=/dev/infiniband; `rfp doctor` checks it"
+    elif hint is None and error in (EMFILE, ENFILE):
+        hint = "see `ulimit -n`"
+    failure = FabricError(f"{what}: {os.strerror(error) if error else 'no reason given'}", hint=hint)
+    failure.errno = error
+    return failure
+
+
+cdef const rfp_verbs *open_library() except NULL:
+    """Opens libibverbs once.  Raises Unsupported."""
+    global library_is_open
+    cdef const char *missing
+    if not library_is_open:
+        missing = rfp_verbs_open(<rfp_verbs *>&verbs)
+        if missing != NULL:
+            raise Unsupported(f"there is no RDMA here: {missing.decode(errors='replace')}",
+                              hint="apt install libibverbs1 ibverbs-providers, or dnf install libibverbs")
+        # Before anything is registered.  A no-op where the kernel itself keeps registered pages out of a child.
+        verbs.fork_init()
+        library_is_open = True
+    return <const rfp_verbs *>&verbs
+
+
+def library():
+    """Where libibverbs was found.  Raises Unsupported if nowhere."""
+    return rfp_verbs_path(open_library()).decode(errors="replace")
+
+
+def devices():
+    """The names of the devices that libibverbs has a plugin for.  Raises Unsupported, FabricError."""
+    cdef ibv_device **list_
+    cdef int n = 0
+    open_library()
+    list_ = verbs.get_device_list(&n)
+    if list_ == NULL:
+        raise device_error("cannot list the RDMA devices", errno)
+    try:
+        return [verbs.get_device_name(list_[i]).decode() for i in range(n)]
+    finally:
+        verbs.free_device_list(list_)
+
+
+cdef class Device:
+    """An opened device.
+
+    choice: which one, which port and which GID (rfp.fabric.verbs.select_device.choose).  Raises Unsupported, FabricError.
+    """
+
+    def __init__(self, choice):
+        cdef ibv_device **list_
+        cdef int n = 0
+        cdef int error
+        open_library()
+        self.choice = choice
+        list_ = verbs.get_device_list(&n)
+        if list_ == NULL:
+            raise device_error("cannot list the RDMA devices", errno)
+        try:
+            for i in range(n):
+                if verbs.get_device_name(list_[i]).decode() == choice.device:
+                    self.context = verbs.open_device(list_[i])
+                    error = errno
+                    break
+            else:
+                raise FabricError(f"libibverbs does not know the device {choice.device}",
+                                  hint="its plugin is missing: apt install ibverbs-providers")
+        finally:
+            verbs.free_device_list(list_)
+        if self.context == NULL:
+            raise device_error(f"cannot open {choice.device}", error)
+        live.add(self)
+        error = verbs.query_device(self.context, &self.limits)
+        if not error:
+            error = rfp_verbs_query_port(<const rfp_verbs *>&verbs, self.context, choice.port, &self.port)
+        if not error and verbs.query_gid(self.context, choice.port, choice.gid_index, &self.gid):
+            error = errno or EPERM
+        if error:
+            raise device_error(f"cannot query port {choice.port} and GID {choice.gid_index} of {choice.device}", error)
+        if self.port.state != IBV_PORT_ACTIVE:
+            raise FabricError(f"port {choice.port} of {choice.device} is not active",
+                              hint="is its link up? `rfp doctor` shows its state")
+
+    def __dealloc__(self):
+        if self.context != NULL:
+            verbs.close_device(self.context)
+
+    def _forget(self):
+        if self.context != NULL:
+            close_fd(self.context.cmd_fd)
+            close_fd(self.context.async_fd)
+            self.context = NULL
+
+
+@cython.no_gc_clear                     # the device goes after it
+cdef class Domain:
+    """A protection domain of a device: memory of one is reached only through queue pairs of the same.  Raises FabricError."""
+
+    def __init__(self, Device device not None):
+        self.device = device
+        if device.context == NULL:
+            raise device_error("the device was opened in another process", EPERM)
+        self.pd = verbs.alloc_pd(device.context)
+        if self.pd == NULL:
+            raise device_error(f"{device.choice.device} gives no protection domain", errno)
+        live.add(self)
+
+    def __dealloc__(self):
+        if self.pd != NULL:
+            verbs.dealloc_pd(self.pd)
+
+    def _forget(self):
+        self.pd = NULL
+
+
+def check_lockable(length):
+    """Raises FabricError, with the way out, if this process may not pin so many more bytes of memory."""
+    lockable = memory_limits.lockable()
+    if length > lockable:
+        raise memory_is_not_lockable(length, lockable)
+
+
+def memory_is_not_lockable(length, lockable):
+    return FabricError(
+        f"a device cannot be given {length} bytes of memory: this process may pin {lockable} more (ulimit -l)",
+        hint="add the line `* - memlock unlimited` to /etc/security/limits.conf and log in again; "
+             "for a service LimitMEMLOCK=infinity, for a container --ulimit memlock=-1 or --cap-add IPC_LOCK")

@@ -1,0 +1,200 @@
+# cython: language_level=3
+"""The verbs provider's memory: mapped, given to the device, and what peers gave us."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.errno cimport ENOMEM, EOPNOTSUPP, errno
+from libc.stdint cimport uint16_t
+from libc.string cimport memset
+from posix.mman cimport munmap
+from posix.unistd cimport usleep
+
+from rfp.core.forks import live
+from rfp.fabric import memory_limits
+from rfp.fabric.fabric cimport (
+    CONSTANT, REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, local_region, take_descriptor,
+)
+from rfp.fabric.verbs.device cimport (
+    IBV_ACCESS_LOCAL_WRITE, IBV_ACCESS_REMOTE_ATOMIC, IBV_ACCESS_REMOTE_READ,
+    IBV_ACCESS_REMOTE_WRITE, IBV_ATOMIC_NONE, device_error, verbs,
+)
+from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument
+from rfp.fabric.verbs.device import check_lockable, memory_is_not_lockable
+
+cdef extern from "rfp/core/private_map.h" nogil:
+    char *rfp_anonymous_map(uint64_t length)
+
+cdef extern from "rfp/core/descriptor.h" nogil:
+    struct rfp_verbs_region_descriptor:
+        uint32_t magic
+        uint16_t version
+        uint16_t provider
+        uint64_t length
+        uint32_t rights
+        uint32_t key
+        uint64_t address
+        uint32_t reserved
+        uint32_t checksum
+    enum:
+        RFP_REGION_MAGIC
+        RFP_DESCRIPTOR_VERSION
+        RFP_PROVIDER_VERBS
+    uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
+
+
+UNPINNABLE = ("a file on a file system with DAX cannot be kept in its place for a device: use a DAX device (/dev/daxN.M), a file "
+              "on another file system, or an shm:// address")
+
+
+cdef class Memory:
+    """Anonymous memory mapped here."""
+
+    def __dealloc__(self):
+        cdef char *base = self.base
+        self.base = NULL
+        if base != NULL:
+            with nogil:
+                munmap(base, self.length)
+
+    def _forget(self):
+        self.base = NULL
+
+
+cdef Memory new_memory(uint64_t length):
+    cdef Memory memory = Memory.__new__(Memory)
+    # Asked first, because the kernel grants almost anything and then kills somebody.
+    available = memory_limits.available()
+    if length > available:
+        raise FabricError(f"no room for {length} bytes of memory: {available} are available",
+                          hint="ask for less memory, or end what uses it")
+    with nogil:
+        memory.base = rfp_anonymous_map(length)
+    if memory.base == NULL:
+        raise device_error(f"no room for {length} bytes of memory", errno, "ask for less memory")
+    memory.length = length
+    live.add(memory)
+    return memory
+
+
+cdef VerbsRegion keep(object memory, char *base, uint64_t length, uint32_t rights):
+    """Memory that the device is not told of."""
+    cdef VerbsRegion region = VerbsRegion.__new__(VerbsRegion)
+    region.memory = memory
+    region.c = local_region(base=base, length=length, key=0, rights=rights)
+    live.add(region)
+    return region
+
+
+cdef VerbsRemoteRegion describe(bytes descriptor):
+    cdef VerbsRemoteRegion region
+    cdef rfp_verbs_region_descriptor d
+    take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_VERBS, "region")
+    if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length > (<uint64_t>1 << 47) or d.address > ~<uint64_t>0 - d.length:
+        raise HandshakeFailed(
+            f"the peer's region has {d.length} bytes at {d.address:#x} and rights {d.rights:#x}: that cannot be")
+    region = VerbsRemoteRegion.__new__(VerbsRemoteRegion)
+    region.c.base, region.c.length = <char *>d.address, d.length
+    region.c.key, region.c.rights = d.key, d.rights
+    return region
+
+
+cdef int access(uint32_t rights) noexcept:
+    cdef int flags = 0
+    if not rights & CONSTANT:
+        flags |= IBV_ACCESS_LOCAL_WRITE
+    if rights & REMOTE_READ:
+        flags |= IBV_ACCESS_REMOTE_READ
+    if rights & REMOTE_WRITE:
+        flags |= IBV_ACCESS_REMOTE_WRITE
+    if rights & REMOTE_ATOMIC:
+        flags |= IBV_ACCESS_REMOTE_ATOMIC
+    return flags
+
+
+cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length, uint32_t rights):
+    """Gives the device access to memory that `memory` keeps."""
+    cdef VerbsRegion region = VerbsRegion.__new__(VerbsRegion)
+    cdef int flags = access(rights)
+    cdef int error
+    if length > domain.device.limits.max_mr_size:
+        raise InvalidArgument(
+            f"{domain.device.choice.device} registers at most {domain.device.limits.max_mr_size} bytes at once, not {length}")
+    if rights & REMOTE_ATOMIC and domain.device.limits.atomic_cap == IBV_ATOMIC_NONE:
+        raise InvalidArgument(f"{domain.device.choice.device} has no atomic operations")
+    check_lockable(length)
+    with nogil:
+        region.mr = verbs.reg_mr(domain.pd, base, length, flags)
+        error = errno
+    if region.mr == NULL:
+        if error == ENOMEM:
+            # Others may have pinned memory meanwhile, or the control group has a limit of its own.
+            raise memory_is_not_lockable(length, memory_limits.lockable())
+        raise device_error(f"{domain.device.choice.device} cannot be given {length} bytes of memory", error,
+                           UNPINNABLE if error == EOPNOTSUPP else None)
+    region.domain = domain
+    region.memory = memory
+    region.c = local_region(base=base, length=length, key=region.mr.lkey, rights=rights)
+    live.add(region)
+    return region
+
+
+@cython.no_gc_clear                     # what it was made in goes after it
+cdef class VerbsRegion(Region):
+    """Memory of this process that a device has been given access to (or, reserved, that parts of will be given)."""
+
+    def __dealloc__(self):
+        self.release()
+
+    cdef void release(self) noexcept:
+        # The memory goes after the device's access to it: `memory` is let go when this returns.
+        cdef ibv_mr *mr = self.mr
+        while self.leaving:            # another thread is at it: whoever closes it may rely on its being closed
+            with nogil:
+                usleep(100)
+        self.mr = NULL
+        self.c.base = NULL
+        self.c.length = 0
+        self.c.key = 0
+        if mr != NULL:
+            self.leaving = True
+            with nogil:
+                verbs.dereg_mr(mr)
+            self.leaving = False
+
+    cpdef bytes descriptor(self):
+        """What a peer's attach() needs.  Raises CallerError (reserved: only what is shared of it has one), Closed."""
+        cdef rfp_verbs_region_descriptor d
+        if self.c.base == NULL:
+            raise Closed("the region is closed")
+        if self.mr == NULL:
+            raise CallerError("the memory is reserved and nobody can reach it yet", hint="share() it in a domain")
+        memset(&d, 0, sizeof(d))
+        d.magic, d.version, d.provider = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_VERBS
+        d.length, d.rights, d.key = self.c.length, self.c.rights & ~<uint32_t>CONSTANT, self.mr.rkey
+        d.address = <uint64_t>self.c.base
+        d.checksum = rfp_descriptor_sum(&d, sizeof(d))
+        return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
+
+    cpdef close(self):
+        """Takes it from the device; the memory is unmapped with the last region over it.
+
+        Only when no thread can still post or use it.  Peers' requests for it then fail, and end their connections.
+        """
+        live.discard(self)
+        self.release()
+        self.memory = self.domain = None
+
+    def _forget(self):
+        self.mr = NULL
+        self.leaving = False
+        self.close()
+
+
+cdef class VerbsRemoteRegion(RemoteRegion):
+    """A peer's memory, as its descriptor describes it: what of it is true, the peer's device enforces."""
+
+    cpdef close(self):
+        """Forgets it.  Only when no thread can still post to it."""
+        self.c.base = NULL
+        self.c.length = 0
+        self.c.key = 0

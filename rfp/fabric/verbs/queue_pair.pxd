@@ -1,0 +1,48 @@
+# The verbs provider's event channels and queue pairs: they own what datapath works on.
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+
+from rfp.fabric.fabric cimport EventChannel, QueuePair
+from rfp.fabric.verbs.datapath cimport channel_state, ibv_cq, pair_state
+from rfp.fabric.verbs.device cimport Device, Domain
+
+cdef extern from "rfp/core/descriptor.h" nogil:
+    struct rfp_verbs_pair_descriptor:
+        uint32_t magic
+        uint16_t version
+        uint16_t provider
+        uint32_t number
+        uint32_t sequence
+        uint8_t gid[16]
+        uint16_t lid
+        uint8_t mtu
+        uint8_t link
+        uint8_t reads_in
+        uint8_t reads_out
+        uint32_t checksum
+
+
+cdef class VerbsEventChannel(EventChannel):
+    cdef channel_state *state           # NULL: closed, and no queue pair is left
+    cdef Device device
+    cdef bint open
+    cdef uint32_t pairs
+    cdef object __weakref__
+    cdef join(self, VerbsQueuePair pair)
+    cdef void leave(self, uint32_t index) noexcept
+    cdef void release(self) noexcept
+
+
+cdef class VerbsQueuePair(QueuePair):
+    cdef pair_state *state
+    cdef Domain domain                  # these two are None after close()
+    cdef VerbsEventChannel channel
+    cdef object options                 # rfp.address.RdmaOptions
+    cdef uint32_t place                 # in the channel
+    cdef bint joined                    # it has one
+    cdef uint32_t sequence              # of the first packet that it sends
+    cdef bint connected
+    cdef object __weakref__
+    cdef make(self, ibv_cq *receives)
+    cdef go(self, rfp_verbs_pair_descriptor *d, Device device)
+    cdef void release(self) noexcept

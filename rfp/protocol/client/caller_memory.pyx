@@ -1,0 +1,228 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Memory of the caller's (the contract is in caller_memory.pxd)."""
+
+import re
+import sys
+
+from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release,
+                             PyObject_GetBuffer)
+from libc.stdint cimport uintptr_t
+from libc.string cimport memset, strpbrk
+
+from rfp.errors import WrongBuffer, WrongType, not_copied
+
+cdef extern from "Python.h":
+    object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
+
+
+# What stands in a buffer's format for each element that is an address: objects, pointers, C strings, functions.  "Zf", "Zd" and
+# "Zg" are complex numbers.  The names of fields, between colons, may hold any letters.
+FIELD_NAME = re.compile(r":[^:]*:")
+ADDRESS = re.compile(r"[OPz&X]|Z(?![fdg])")
+
+
+cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun="values") except -1:
+    """The memory of a value, or of a buffer for one; to be given back with PyBuffer_Release."""
+    cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
+    cdef int described = flags
+    if isinstance(thing, str):
+        raise WrongType(f"{noun} are bytes or buffers, and this is a str of {len(thing)} characters",
+                        hint=f"{noun.removesuffix('s')}.encode()")
+    if type(thing) is not bytes and type(thing) is not bytearray:
+        refuse_elements(thing, noun)
+        described |= PyBUF_ND | PyBUF_FORMAT
+    try:
+        try:
+            PyObject_GetBuffer(thing, view, described)
+        except (BufferError, ValueError):
+            if described == flags:
+                raise
+            # Numpy has no format for its dates; whether they are objects was asked before.
+            PyObject_GetBuffer(thing, view, flags)
+    except TypeError:
+        if not is_tensor(thing):
+            raise WrongType(f"{noun} are bytes or buffers, not {type(thing).__name__}", hint="a bytearray, say, or a numpy array"
+                            if writable else "encode it: json, pickle, struct") from None
+        PyObject_GetBuffer(tensor_memory(thing), view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+    except (BufferError, ValueError) as error:      # numpy raises the latter
+        raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}",
+                          hint="a contiguous buffer that may be written" if writable else "make a copy: bytes(value)") from None
+    try:
+        refuse_addresses(view.format, thing, noun)
+    except BaseException:
+        PyBuffer_Release(view)
+        raise
+    return 0
+
+
+cdef int refuse_addresses(const char *format, object thing, str noun) except -1:
+    """Raises WrongType if a buffer's elements are addresses of this process, which mean nothing to anybody else."""
+    if format != NULL and strpbrk(format, "OPzZ&X") != NULL:
+        if ADDRESS.search(FIELD_NAME.sub("", format.decode(errors="replace"))):
+            raise addresses(thing, noun)
+    return 0
+
+
+cdef int refuse_elements(object thing, str noun) except -1:
+    """Raises WrongType for what numpy exports as bytes although its value is another: addresses, numbers, parts of an array."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return 0
+    if isinstance(thing, numpy.ndarray):
+        if thing.dtype.hasobject:
+            raise addresses(thing, noun)
+        if type(thing) is not numpy.ndarray and isinstance(thing, numpy.ma.MaskedArray):
+            raise WrongType(f"{noun} are bytes or buffers, and this array has a mask, which would be lost",
+                            hint="array.filled(), or store array.data and array.mask")
+    elif isinstance(thing, numpy.generic) and not isinstance(thing, (bytes, numpy.void)):
+        raise WrongType(f"{noun} are bytes or buffers, not {type(thing).__name__}",
+                        hint="encode it: str(number).encode(), or numpy.asarray(number) for its bytes")
+    return 0
+
+
+cdef object addresses(object thing, str noun):
+    return WrongType(f"{noun} are bytes, and the elements of this {type(thing).__name__} are objects or pointers: only their "
+                     "addresses would be taken", hint="encode them: pickle, json, numpy's astype('S')")
+
+
+def checked(thing, noun):
+    """A memoryview of a buffer of any shape, whose elements are no addresses.  Raises WrongType, WrongBuffer."""
+    cdef bytes format
+    refuse_elements(thing, noun)
+    try:
+        view = memoryview(thing)
+        format = view.format.encode()
+    except TypeError:
+        raise WrongType(f"{noun} are bytes, not {type(thing).__name__}") from None
+    except (BufferError, ValueError) as error:
+        raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}", hint="make a copy: bytes(value)") from None
+    refuse_addresses(format, thing, noun)
+    return view
+
+
+cdef bint is_tensor(object thing):
+    """Whether this is a tensor as torch has them, which are no buffers."""
+    return hasattr(thing, "data_ptr") and hasattr(thing, "element_size") and hasattr(thing, "is_contiguous")
+
+
+cdef object tensor_memory(object tensor):
+    """A tensor's bytes, as a buffer.  Raises WrongBuffer unless it is one piece of this host's memory."""
+    device = getattr(getattr(tensor, "device", None), "type", "cpu")
+    if device != "cpu" or getattr(tensor, "is_sparse", False):
+        raise WrongBuffer(f"this {type(tensor).__name__} is not in this host's memory, but on {device}", hint="tensor.cpu()")
+    if not tensor.is_contiguous():
+        raise WrongBuffer(f"this {type(tensor).__name__} is not contiguous", hint="tensor.contiguous()")
+    length = tensor.numel() * tensor.element_size()
+    # It does not hold the tensor: whoever asked does.
+    return PyMemoryView_FromMemory(<char *> <uintptr_t> tensor.data_ptr(), length, PyBUF_WRITE) if length else bytearray()
+
+
+cdef class Registration:
+    """A buffer that requests reach without a copy in between, from Client.register() to close()."""
+
+    def __cinit__(self, list owner not None, thing, link):
+        cdef Py_buffer found
+        take_buffer(thing, &found, False)
+        try:
+            self.kept = thing
+            try:
+                self.view = memoryview(<object> found.obj).cast("B") if found.len else b""
+            except (TypeError, ValueError) as error:        # of dates
+                raise WrongBuffer(f"this {type(thing).__name__} cannot be registered: {error}",
+                                  hint="register its numbers: array.view('i8')") from None
+            self.base = <char *> found.buf
+            self.length = <uint64_t> found.len
+        finally:
+            PyBuffer_Release(&found)
+        if link.needs_registration and self.length:
+            self.prepare(link.fabric)
+        self.owner = owner
+        owner.append(self)
+
+    def prepare(self, Fabric fabric not None):
+        """Registers the memory with the device that the connection now uses."""
+        if self.fabric is not fabric:
+            if self.region is not None:
+                self.region.close()
+                self.region = None
+            self.region = fabric.share(self.view, 0, self.length, 0)
+            self.fabric = fabric
+
+    @property
+    def nbytes(self):
+        """How many bytes the buffer has."""
+        return self.length
+
+    def close(self):
+        """Ends it; calls that are using it go on with it.  Safe to call again."""
+        if not self.closed:
+            self.closed = True
+            self.owner.remove(self)
+            self.finish()
+
+    def leave(self):
+        self.users -= 1
+        self.finish()
+
+    def finish(self):
+        if self.closed and not self.users:
+            if self.region is not None:
+                self.region.close()
+            self.region = self.fabric = self.view = self.kept = None
+            self.base = NULL
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __reduce__(self):
+        raise not_copied(self, "register the buffer again")
+
+    def __repr__(self):
+        return f"<rfp.Registration of {self.length} bytes{' (closed)' if self.closed else ''}>"
+
+
+cdef Registration registered(list registrations, const char *base, uint64_t length):
+    cdef Registration each
+    for each in registrations:
+        if each.base <= base and length <= each.length and <uint64_t> (base - each.base) <= each.length - length:
+            each.users += 1
+            return each
+    return None
+
+
+cdef class Lane:
+    """How a request reaches a range of the caller's memory."""
+
+    cdef void end(self) noexcept:
+        """Nothing uses it any more.  No line of Python runs here, and so no signal handler: what that raises would be lost."""
+        if self.registration is not None:
+            self.registration.leave()
+            self.registration = None
+        if self.spare is not None:
+            self.spares.append(self.spare)
+            self.spare = None
+            self.bounce = NULL
+
+
+cdef Lane open_lane(object link, list registrations, char *base, uint64_t length, bint needs_registration):
+    """To be ended when no request can touch the memory any more."""
+    cdef Lane lane = Lane.__new__(Lane)
+    memset(&lane.direct, 0, sizeof(lane.direct))
+    lane.base = base
+    lane.direct.base = base
+    lane.direct.length = length
+    if not needs_registration:
+        return lane
+    lane.registration = registered(registrations, base, length)
+    if lane.registration is not None:
+        lane.registration.prepare(link.fabric)
+        lane.direct = lane.registration.region.c
+        lane.offset = base - lane.registration.base
+    else:
+        lane.spares = link.spares
+        lane.spare = link.lend()
+        lane.bounce = &lane.spare.c
+    return lane

@@ -1,0 +1,85 @@
+# cython: language_level=3
+"""A channel: one client thread's rings (the contract is in channel.pxd)."""
+
+from libc.string cimport memset
+
+from rfp.core.core cimport rfp_store32
+from rfp.fabric.fabric cimport EventChannel, Region, RemoteRegion
+from rfp.protocol.client.client_ring cimport ClientRing
+from rfp.protocol.client.remote_arena cimport RemoteArena
+
+
+cdef class Channel:
+    """One client thread's rings, one to each worker of a server.
+
+    rings: one ClientRing per worker; arenas: one RemoteArena per worker, or None where it has none; staging: the server's region
+    for large values, or None; reply, requests, responses, events: what the rings use; number: the server's name for this channel.
+    """
+
+    def __cinit__(self, number, list rings not None, list arenas not None, RemoteRegion staging, Region reply not None,
+                  Region scratch not None, RemoteRegion requests not None, RemoteRegion responses not None,
+                  EventChannel events not None, uint64_t lease, uint64_t seed):
+        cdef ClientRing ring
+        cdef RemoteArena arena
+        memset(&self.c, 0, sizeof(self.c))
+        if not 1 <= len(rings) <= MOST_WORKERS or len(arenas) != len(rings):
+            raise ValueError(f"{len(rings)} rings and {len(arenas)} arenas: one each per worker, at most {MOST_WORKERS}")
+        self.number = number
+        self.rings = rings
+        self.arenas = arenas
+        self.reply = reply
+        self.scratch = scratch
+        self.requests = requests
+        self.responses = responses
+        self.staging = staging
+        self.events = events
+        self.c.lease = lease
+        self.c.seed = seed
+        self.c.count = len(rings)
+        self.c.staging = NULL if staging is None else &staging.c
+        for i, ring in enumerate(rings):
+            self.c.rings[i] = &ring.c
+            ring.c.closing = &self.c.closing
+            arena = arenas[i]
+            self.c.arenas[i] = NULL if arena is None else &arena.c
+
+    def interrupt(self):
+        """Makes a call that waits on this channel return; safe from any thread."""
+        rfp_store32(&self.c.closing, 1)
+        if not self.closed:
+            self.events.c.ops.wake(&self.events.c)
+
+    def spare(self, list spares not None):
+        """Its thread has ended: the next thread that needs a channel may take this one out of `spares`."""
+        self.c.owner = NULL
+        spares.append(self)
+
+    @property
+    def busy(self):
+        """Whether a call is under way."""
+        return self.c.busy != 0
+
+    def close(self):
+        """Gives everything back; the caller made sure that no call is under way."""
+        if self.closed:
+            return
+        self.closed = True
+        rfp_store32(&self.c.closing, 1)
+        for ring in self.rings:
+            ring.pair.close()
+        self.events.close()
+        for region in (self.reply, self.scratch, self.requests, self.responses, self.staging):
+            if region is not None:
+                region.close()
+
+    @property
+    def counters(self):
+        """The rings' counters, added up."""
+        total = {}
+        for ring in self.rings:
+            for name, value in ring.counters.items():
+                if name not in ("mode", "fetch", "slot_size"):
+                    total[name] = total.get(name, 0) + value
+        total["fetch"] = [ring.counters["fetch"] for ring in self.rings]
+        total["mode"] = [ring.counters["mode"] for ring in self.rings]
+        return total

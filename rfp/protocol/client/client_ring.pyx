@@ -1,0 +1,472 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The client's end of a ring (the contract is in client_ring.pxd)."""
+
+import os
+
+from libc.string cimport memcpy, memset
+
+from rfp.core.core cimport rfp_copy_in, rfp_load64_acquire, rfp_pause
+from rfp.fabric.fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
+from rfp.protocol.wire cimport (
+    RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_REQUEST_HEADER,
+    RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE, RFP_RESPONSE_NONE,
+    RFP_RESPONSE_TORN, RFP_RESPONSE_WHOLE, rfp_next_sequence, rfp_request_header, rfp_request_seal,
+    rfp_response_check, rfp_response_header,
+)
+
+from rfp.errors import InvalidArgument
+
+
+cdef enum:
+    COMPLETIONS = 32
+    BURST = 16                  # WRITEs of requests that are posted at once
+    REAP = 10000                # steps that a call spends on freeing a slot before it is told that there is none
+    RETUNE = 1024               # responses between two choices of F
+    STAY = 1024                 # completions in reply mode before trying to fetch again, if nothing else says so
+
+
+cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
+    return ring.scratch.base + ring.scratch_offset + <uint64_t> (ring.slots + slot) * ring.slot_size
+
+
+cdef char *client_ring_payload(client_ring *ring) noexcept nogil:
+    """Where to build the payload of the next request (slot size - 32 bytes), or NULL when all slots are taken."""
+    if ring.count == ring.slots and ring.slot[ring.tail].abandoned:
+        reap(ring)
+    if ring.count == ring.slots or ring.lost:
+        return NULL
+    return ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size + RFP_REQUEST_HEADER
+
+
+cdef void reap(client_ring *ring) noexcept nogil:
+    """Looks whether the oldest request, which nobody waits for, has been answered meanwhile."""
+    cdef uint32_t enough = ring.slot[ring.tail].looks + 2
+    cdef int i
+    for i in range(REAP):
+        client_ring_step(ring)
+        if ring.count < ring.slots or ring.slot[ring.tail].looks >= enough or ring.lost:
+            return
+        rfp_pause()
+
+
+cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil:
+    return ring.slots - ring.count
+
+
+cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t count, uint32_t flags, uint32_t length,
+                                 uint64_t tag) noexcept nogil:
+    """Seals the request whose payload was just built; returns its sequence."""
+    cdef char *request = ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size
+    cdef rfp_request_header *header = <rfp_request_header *> request
+    cdef client_slot *slot = &ring.slot[ring.head]
+    header.sequence = ring.sequence
+    header.length = length
+    header.opcode = opcode
+    header.mode = ring.mode
+    header.count = count
+    header.flags = flags
+    header.release = 0
+    if ring.releases:
+        ring.releases -= 1
+        header.release = ring.release[ring.releases]
+    rfp_request_seal(request)
+    slot.tag = tag
+    slot.mode = ring.mode
+    slot.abandoned = False
+    slot.told = False
+    slot.stage = LOOK
+    slot.sequence = ring.sequence
+    slot.looks = 0
+    ring.sequence = rfp_next_sequence(ring.sequence)
+    ring.head += 1
+    if ring.head == ring.slots:
+        ring.head = 0
+    ring.count += 1
+    ring.unsent += 1
+    ring.submitted += 1
+    return slot.sequence
+
+
+cdef void client_ring_flush(client_ring *ring) noexcept nogil:
+    """Sends what was submitted, with one notification for all of it.  What finds no room in the send queue is sent by the steps
+    that follow."""
+    ring.due = ring.unsent
+    push(ring)
+
+
+cdef void push(client_ring *ring) noexcept nogil:
+    """Posts what was flushed, as far as the send queue takes it."""
+    cdef work_request work[BURST]
+    cdef uint32_t slot
+    cdef uint32_t n, posted
+    cdef const rfp_request_header *header
+    while ring.due and not ring.lost:
+        n = 0
+        while n < BURST and n < ring.due:
+            slot = ring.head + ring.slots - ring.unsent + n
+            if slot >= ring.slots:
+                slot -= ring.slots
+            work[n].id = ring.slot[slot].sequence
+            work[n].opcode = WRITE
+            work[n].flags = 0
+            work[n].local = ring.scratch
+            work[n].local_offset = ring.scratch_offset + <uint64_t> slot * ring.slot_size
+            work[n].remote = ring.requests
+            work[n].remote_offset = ring.request_offset + <uint64_t> slot * ring.slot_size
+            header = <const rfp_request_header *> (ring.scratch.base + work[n].local_offset)
+            work[n].length = RFP_REQUEST_HEADER + header.length
+            n += 1
+        if n == ring.due:
+            work[n - 1].opcode = WRITE_NOTIFY
+        if not ring.direct:
+            # Tells when they have landed: before that nobody may sleep, since what is not polled need not move.
+            work[n - 1].flags = SIGNALED
+        posted = <uint32_t> ring.pair.ops.post(ring.pair, work, n)
+        ring.unsent -= posted
+        ring.due -= posted
+        ring.writes += posted
+        if posted < n:
+            client_ring_collect(ring)
+            return
+        if not ring.direct:
+            ring.writing += 1
+
+
+cdef void look(client_ring *ring, uint32_t index) noexcept nogil:
+    """Starts the READ that checks the status and fetches the result in one; if there is no room for it, a later step does."""
+    cdef work_request work
+    cdef client_slot *slot = &ring.slot[index]
+    work.id = slot.sequence
+    work.opcode = READ
+    work.flags = SIGNALED
+    work.length = ring.fetch
+    work.local = ring.scratch
+    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size
+    work.remote = ring.responses
+    work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size
+    if ring.pair.ops.post(ring.pair, &work, 1):
+        slot.stage = LOOKING
+        slot.fetched = ring.fetch
+        ring.reads += 1
+
+
+cdef void fetch_rest(client_ring *ring, uint32_t index) noexcept nogil:
+    """Starts the second READ, for what the first did not bring."""
+    cdef work_request work
+    cdef client_slot *slot = &ring.slot[index]
+    cdef uint32_t whole = RFP_RESPONSE_HEADER + (<rfp_response_header *> landing(ring, index)).length
+    work.id = REST | slot.sequence
+    work.opcode = READ
+    work.flags = SIGNALED
+    work.length = whole - slot.fetched
+    work.local = ring.scratch
+    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size + slot.fetched
+    work.remote = ring.responses
+    work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size + slot.fetched
+    slot.stage = LONGER
+    if ring.pair.ops.post(ring.pair, &work, 1):
+        slot.stage = FETCHING
+        ring.reads += 1
+        ring.rests += 1
+
+
+cdef void judge(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
+    """A READ of this slot has completed: is the response there, and whole?"""
+    cdef client_slot *slot = &ring.slot[index]
+    cdef char *copy = landing(ring, index)
+    cdef uint32_t available = ring.slot_size if rest else slot.fetched
+    cdef int found = rfp_response_check(copy, available, ring.slot_size, slot.sequence, ring.checked)
+    if found == RFP_RESPONSE_WHOLE:
+        slot.stage = HERE
+    elif found == RFP_RESPONSE_NONE:
+        slot.looks += 1
+        slot.stage = LOOK
+    elif found == RFP_RESPONSE_MORE:
+        fetch_rest(ring, index)
+    elif found == RFP_RESPONSE_TORN:
+        ring.torn += 1
+        slot.looks += 1
+        slot.stage = LOOK
+    else:
+        ring.lost = MALFORMED
+
+
+cdef void client_ring_collect(client_ring *ring) noexcept nogil:
+    """Takes completions."""
+    cdef completion done[COMPLETIONS]
+    cdef int n, i
+    cdef uint32_t index, distance
+    n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS)
+    for i in range(n):
+        if done[i].id & BESIDE:
+            ring.beside = True
+        if done[i].status != 0:
+            ring.lost = GONE
+            continue
+        if done[i].id & BESIDE:
+            continue
+        if done[i].id & BEAT:
+            heard(ring)
+            continue
+        if done[i].opcode != READ:
+            ring.writing -= 1
+            continue
+        # Sequences of one ring are consecutive, so the way from the oldest one's is the way from its slot.
+        distance = <uint32_t> done[i].id - ring.slot[ring.tail].sequence
+        if <uint32_t> done[i].id < ring.slot[ring.tail].sequence:
+            distance -= 1                                         # 0 was left out
+        if distance >= ring.count:
+            continue
+        index = ring.tail + distance
+        if index >= ring.slots:
+            index -= ring.slots
+        judge(ring, index, (done[i].id & REST) != 0)
+
+
+cdef void look_at_reply(client_ring *ring, uint32_t index) noexcept nogil:
+    """In reply mode the response arrives in our own memory."""
+    cdef client_slot *slot = &ring.slot[index]
+    cdef const char *reply = ring.reply.base + ring.reply_offset + <uint64_t> index * ring.slot_size
+    cdef char *copy = landing(ring, index)
+    cdef uint64_t first = rfp_load64_acquire(reply)
+    cdef uint32_t length
+    cdef int found
+    if <uint32_t> (first >> 32) != slot.sequence:
+        slot.looks += 1
+        return
+    memcpy(copy, &first, 8)
+    rfp_copy_in(copy + 8, reply + 8, RFP_RESPONSE_HEADER - 8)
+    length = (<rfp_response_header *> copy).length
+    if length <= ring.slot_size - RFP_RESPONSE_HEADER:
+        rfp_copy_in(copy + RFP_RESPONSE_HEADER, reply + RFP_RESPONSE_HEADER, length)
+    found = rfp_response_check(copy, ring.slot_size, ring.slot_size, slot.sequence, ring.checked)
+    if found == RFP_RESPONSE_WHOLE:
+        slot.stage = HERE
+    elif found == RFP_RESPONSE_TORN:
+        ring.torn += 1
+        slot.looks += 1
+    elif found == RFP_RESPONSE_LENGTH:
+        ring.lost = MALFORMED
+
+
+cdef int client_ring_step(client_ring *ring) noexcept nogil:
+    """Looks for the response to the oldest request: NOT_YET, DONE, GONE or MALFORMED.  Does not wait."""
+    cdef client_slot *slot
+    cdef uint32_t index, i
+    while True:
+        if ring.due:
+            push(ring)
+        if ring.count == ring.unsent:
+            return ring.lost
+        slot = &ring.slot[ring.tail]
+        if slot.stage != HERE:
+            if slot.mode == RFP_MODE_REPLY:
+                look_at_reply(ring, ring.tail)
+            elif not ring.lost:
+                index = ring.tail
+                for i in range(min(ring.lookahead, ring.count - ring.unsent)):
+                    if ring.slot[index].stage == LOOK and ring.slot[index].mode == RFP_MODE_FETCH:
+                        look(ring, index)
+                    elif ring.slot[index].stage == LONGER:
+                        fetch_rest(ring, index)
+                    index += 1
+                    if index == ring.slots:
+                        index = 0
+            client_ring_collect(ring)
+            if slot.stage == FETCHING:
+                client_ring_collect(ring)
+            if slot.stage != HERE:
+                return ring.lost
+        elif not ring.direct:
+            client_ring_collect(ring)                       # what is not polled need not move
+        if not slot.abandoned:
+            return DONE
+        client_ring_discard(ring)
+
+
+cdef void client_ring_discard(client_ring *ring) noexcept nogil:
+    """Frees the oldest request's slot; what its response holds at the server is given back."""
+    cdef const rfp_response_header *header = client_ring_response(ring)
+    cdef rfp_reference reference
+    if header.kind == RFP_KIND_REFERENCE and header.length >= RFP_REFERENCE:
+        memcpy(&reference, <const char *> header + RFP_RESPONSE_HEADER, sizeof(reference))
+        client_ring_release(ring, reference.pin)
+    client_ring_pop(ring)
+
+
+cdef void heard(client_ring *ring) noexcept nogil:
+    cdef uint64_t beat = rfp_load64_acquire(ring.scratch.base + ring.scratch_offset
+                                            + <uint64_t> 2 * ring.slots * ring.slot_size)
+    ring.listening = False
+    if beat != ring.last_beat:
+        ring.last_beat = beat
+        ring.silence = 0
+
+
+cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil:
+    """The oldest request's response after DONE: a private copy, whole and checked, payload behind the header."""
+    return <const rfp_response_header *> landing(ring, ring.tail)
+
+
+cdef uint64_t client_ring_tag(client_ring *ring) noexcept nogil:
+    return ring.slot[ring.tail].tag
+
+
+cdef void choose_fetch(client_ring *ring) noexcept nogil:
+    """F for the sizes seen lately: the one with the best sum of I(F) if the result fits, I(F) / 2 if not (RFP, section 3.2)."""
+    cdef uint32_t lines, i
+    cdef uint32_t fitting = 0
+    cdef uint32_t most = ring.slot_size // RFP_LINE
+    cdef float value
+    cdef float best = 0
+    cdef uint32_t choice = 1
+    cdef uint32_t total = 0
+    for i in range(SIZES):
+        total += ring.sizes[i]
+    for lines in range(1, min(<uint32_t> SIZES, most + 1)):
+        if lines < SIZES - 1 or most < SIZES:
+            fitting += ring.sizes[lines]        # the last class holds longer ones too, which would not fit
+        value = ring.rate[lines] * (fitting + (total - fitting) * <float> 0.5)
+        if value > best:
+            best = value
+            choice = lines
+    ring.fetch = choice * RFP_LINE
+    # Older sizes fade, so that F follows a change of the load within some thousand responses.
+    for i in range(SIZES):
+        ring.sizes[i] >>= 1
+    ring.sized = 0
+
+
+cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_header *header) noexcept nogil:
+    """The hybrid switch (RFP, section 3.2): two completions in a row with more than R failed fetches go to reply; a shorter
+    processing time goes back.  A failed fetch counts once a round trip, however often a fast fabric lets us look."""
+    if slot.mode == RFP_MODE_FETCH:
+        if slot.looks <= ring.retries * ring.looks_per_trip:
+            ring.slow = 0
+            return
+        ring.slow += 1
+        if ring.slow >= 2 and ring.mode == RFP_MODE_FETCH:
+            ring.mode = RFP_MODE_REPLY
+            ring.switches += 1
+            ring.slow_time = header.time
+            ring.fast = 0
+    elif ring.mode == RFP_MODE_REPLY:
+        if header.time > ring.slow_time:
+            ring.slow_time = header.time        # it became slower still: that is what it must be quicker than
+            ring.fast = 0
+        elif header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
+            ring.fast += STAY // 2              # the server became quicker: two such are enough
+        else:
+            ring.fast += 1                      # it was never slow, the waiting had another cause: try again after a while
+        if ring.fast >= STAY and (header.time < ring.slow_time or ring.slow_time <= 1):
+            ring.mode = RFP_MODE_FETCH
+            ring.switches += 1
+            ring.slow = 0
+
+
+cdef void client_ring_pop(client_ring *ring) noexcept nogil:
+    """Frees the oldest request's slot; what client_ring_response returned is void from here on."""
+    cdef const rfp_response_header *header = client_ring_response(ring)
+    cdef client_slot *slot = &ring.slot[ring.tail]
+    cdef uint32_t lines = (RFP_RESPONSE_HEADER + header.length + RFP_LINE - 1) // RFP_LINE
+    if ring.paradigm == AUTO:
+        choose_mode(ring, slot, header)
+        if not ring.fixed_fetch:
+            ring.sizes[min(lines, <uint32_t> SIZES - 1)] += 1
+            ring.sized += 1
+            if ring.sized >= RETUNE:
+                choose_fetch(ring)
+    ring.tail += 1
+    if ring.tail == ring.slots:
+        ring.tail = 0
+    ring.count -= 1
+
+
+cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
+    """Nobody waits any more for any request in this ring.  The slots stay taken until the responses have come."""
+    cdef uint32_t index = ring.tail
+    cdef uint32_t i
+    for i in range(ring.count):
+        ring.slot[index].abandoned = True
+        index += 1
+        if index == ring.slots:
+            index = 0
+
+
+cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
+    """Gives a pin back with one of the next requests.  One that finds no room ends with its lease."""
+    if pin and ring.releases < MOST_SLOTS:
+        ring.release[ring.releases] = pin
+        ring.releases += 1
+
+
+cdef class ClientRing:
+    """The client's end of one thread's ring to one worker.
+
+    requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
+    may write, with the offset of this ring's reply slots; scratch: own region, with the offset of
+    (2 * slots) * slot_size + 64 bytes; beat: the server's region whose first word tells that it lives, if that is needed;
+    longest_silence: ns without a new beat after which the server is taken for gone.
+    """
+
+    def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
+                  uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
+                  uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size,
+                  bint checked, RemoteRegion beat=None, uint64_t longest_silence=900_000_000):
+        cdef uint64_t length = <uint64_t> slots * slot_size
+        cdef uint32_t i
+        if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
+            raise InvalidArgument(f"a ring of {slots} slots of {slot_size} bytes cannot be",
+                                  hint=f"1 to {MOST_SLOTS} slots, of a multiple of {RFP_LINE} bytes")
+        for name, size, offset, needed in (("request", requests.c.length, request_offset, length),
+                                           ("response", responses.c.length, response_offset, length),
+                                           ("reply", reply.c.length, reply_offset, length),
+                                           ("scratch", scratch.c.length, scratch_offset, 2 * length + RFP_LINE)):
+            if offset % RFP_LINE or offset > size or needed > size - offset:
+                raise InvalidArgument(f"the ring's {name} slots, {needed} bytes at {offset}, do not fit into {size} bytes")
+        self.pair = pair
+        self.channel = channel
+        self.requests = requests
+        self.responses = responses
+        self.reply = reply
+        self.scratch = scratch
+        self.beat = beat
+        memset(&self.c, 0, sizeof(self.c))
+        self.c.pair = &pair.c
+        self.c.channel = &channel.c
+        self.c.requests = &requests.c
+        self.c.request_offset = request_offset
+        self.c.responses = &responses.c
+        self.c.response_offset = response_offset
+        self.c.reply = &reply.c
+        self.c.reply_offset = reply_offset
+        self.c.scratch = &scratch.c
+        self.c.scratch_offset = scratch_offset
+        self.c.beat = NULL if beat is None else &beat.c
+        self.c.longest_silence = longest_silence
+        self.c.slots = slots
+        self.c.slot_size = slot_size
+        self.c.checked = checked or not pair.c.reads_ordered
+        # Where a READ completes at once, looking beyond the oldest request only costs time.
+        self.c.direct = pair.c.max_inline == ~<uint32_t> 0
+        self.c.lookahead = 1 if self.c.direct else max(1, min(pair.c.max_outstanding_reads, slots))
+        self.c.spin.ns = 20_000 if os.cpu_count() > 1 else 0
+        self.c.closing = &not_closing
+        self.c.sequence = 1
+        self.c.mode = RFP_MODE_FETCH
+        self.c.fetch = min(<uint32_t> 256, slot_size)
+        self.c.retries = 5
+        self.c.looks_per_trip = 16
+        for i in range(SIZES):
+            self.c.rate[i] = 1.0 / (1.0 + 0.05 * i)
+
+    @property
+    def counters(self):
+        """What has passed through this ring, by name."""
+        return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes, "rests": self.c.rests,
+                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "overslept": self.c.overslept,
+                "fetch": self.c.fetch, "slot_size": self.c.slot_size,
+                "mode": "reply" if self.c.mode == RFP_MODE_REPLY else "fetch"}
+
+
+cdef uint32_t not_closing = 0

@@ -1,0 +1,281 @@
+"""A link: a client process's connection to a host, and the channels of its threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, NoReturn
+
+from rfp.address import Address
+from rfp.control import (
+    Attach,
+    Attached,
+    Connection,
+    Detach,
+    GetMemory,
+    GetStats,
+    Handle,
+    Hello,
+    Map,
+    Mapped,
+    SharedMemory,
+    Stats,
+    Welcome,
+)
+from rfp.control.uninterrupted import Descriptor, duplicate
+from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError, not_copied
+from rfp.fabric.fabric import Fabric, Region, RemoteRegion
+from rfp.protocol.client.channel import Channel
+from rfp.protocol.client.client_ring import ClientRing
+from rfp.protocol.client.remote_arena import RemoteArena
+from rfp.protocol.handshake_layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
+
+SLOTS = 256  # the largest window that a client takes part in
+SLOT_SIZE = 1 << 20
+BOUNCE = 1 << 20  # bytes of a registered buffer that others are copied through
+
+
+class Link:
+    """A client process at the host at an address, over a control channel that is the link's from here on.
+
+    service: what must be served there; features: to ask for; deadline: ns of the monotonic clock.  Raises ConnectionFailed,
+    HandshakeFailed or DeadlineExceeded.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        fabric: Fabric,
+        connection: Connection,
+        service: str,
+        deadline: int,
+        *,
+        features: int = 0,
+        name: str = "",
+    ) -> None:
+        self.address = address
+        self.fabric = fabric
+        self.channels: list[Channel] = []
+        self.regions: list[Any] = []
+        self._closed = False
+        self._mapping = threading.Lock()
+        self.spares: list[Region] = []
+        self._watched: list[Descriptor] = []
+        self.connection = connection
+        try:
+            if not fabric.reads_ordered:
+                features |= RESPONSE_CRC
+            hello = Hello(features=features, name=name[:128], pid=os.getpid())
+            with self.connection.call(hello, Welcome, deadline / 1e9) as welcome:
+                self._take(welcome, service, features)
+            # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
+            for fd in (connection.fileno(), connection.pidfd()):
+                if fd >= 0:
+                    self._watched.append(duplicate(fd))
+        except BaseException:
+            self.close()
+            raise
+
+    def _take(self, welcome: Welcome, service: str, features: int) -> None:
+        """Checks what the server says and maps what it shares."""
+        if welcome.service != service:
+            raise HandshakeFailed(f"{self.address} serves {welcome.service!r}, not {service!r}",
+                                  hint="is this the address of another server?")  # fmt: skip
+        if welcome.hash != "xxh3-64":
+            raise HandshakeFailed(f"the server hashes keys with {welcome.hash!r}, which this client does not know")
+        if welcome.slots > SLOTS or welcome.slot_size > SLOT_SIZE:
+            raise HandshakeFailed(f"the server's rings have {welcome.slots} slots of {welcome.slot_size} bytes",
+                                  hint=f"this client takes part in at most {SLOTS} of {SLOT_SIZE}")  # fmt: skip
+        if welcome.features & ~features:
+            raise HandshakeFailed(f"the server granted features {welcome.features:#x}, and {features:#x} were asked for")
+        self.features = welcome.features
+        self.seed = welcome.seed
+        self.slots = welcome.slots
+        self.slot_size = welcome.slot_size
+        self.partitions = welcome.partitions
+        self.lease_ns = welcome.lease_ns
+        self.max_value = welcome.max_value
+        self.server_pid = welcome.pid
+        self.arenas: list[RemoteArena | None] = [None] * welcome.partitions
+        for i, handle in enumerate(welcome.arenas):
+            region = self._map(handle, REMOTE_READ, files=service == "rnvm")  # a pool is a file
+            self.arenas[i] = self._arena(region.length, region.length)
+            self.arenas[i].attach(0, region)  # type: ignore[union-attr]
+        if welcome.arena_size:
+            self.arenas = [self._arena(welcome.arena_size, welcome.chunk_size) for _ in self.arenas]
+        self.bells = None if welcome.bells is None else self._keep(welcome.bells, REMOTE_WRITE)
+        self.beat = None if welcome.beat is None else self._keep(welcome.beat, REMOTE_READ)
+
+    def _arena(self, length: int, chunk: int) -> RemoteArena:
+        arena = RemoteArena(length, chunk)
+        self.regions.append(arena)
+        return arena
+
+    @property
+    def control(self) -> int:
+        """The socket of the control channel, for those who watch whether the server lives; -1 when closed."""
+        return self._watched[0].fd if self._watched else -1
+
+    @property
+    def pidfd(self) -> int:
+        """The server's process, for the same; -1 where there is none."""
+        return self._watched[1].fd if len(self._watched) > 1 else -1
+
+    @property
+    def longest_silence(self) -> int:
+        """How long (ns) the server's beat may stay away: a little longer than a device's answers, which know better why."""
+        return (self.address.rdma.patience if self.address.provider == "rdma" else 800_000_000) + 100_000_000
+
+    @property
+    def needs_registration(self) -> bool:
+        """Whether local memory must be registered before requests may name it."""
+        return self.fabric.closing_revokes
+
+    def lend(self) -> Region:
+        """A registered buffer for what is not registered itself, which passes piece by piece; it goes back to `spares`."""
+        if self.spares:
+            return self.spares.pop()
+        region = self.fabric.register(BOUNCE, 0)
+        self.regions.append(region)
+        return region
+
+    def reach(self, partition: int, offset: int, length: int, deadline: int) -> None:
+        """Attaches what is missing of a range of a worker's arena: one call on the control channel for each chunk.
+
+        Raises what that call raises.  Cost: the server registers up to 64 MiB for each, which may take a device a second.
+        """
+        arena = self.arenas[partition]
+        assert arena is not None
+        with self._mapping:  # of two threads that miss the same chunk, the second finds it there
+            for index in arena.needed(offset, length):
+                with self.connection.call(Map(partition, index), Mapped, deadline / 1e9) as answer:
+                    arena.attach(index, self._map(answer.memory, REMOTE_READ))
+
+    def _keep(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
+        region = self._map(handle, rights, files)
+        self.regions.append(region)
+        return region
+
+    def _map(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
+        """The server's memory, if it grants what we are going to do with it.
+
+        files: also a range of a file, which the server can truncate under us: of a pool only.
+        """
+        region = handle.attach(self.fabric, files)
+        if region.rights & rights != rights:
+            region.close()
+            raise HandshakeFailed(f"the server shared memory with rights {region.rights:#x}, and {rights:#x} is needed")
+        return region
+
+    def memory(self, number: int, rights: int, deadline: int, *, files: bool = False) -> RemoteRegion:
+        """Memory of the service's that not all clients share, for as long as the connection.  files: it may be of a file."""
+        with self.connection.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
+            return self._keep(answer.region, rights, files)
+
+    def attach(self, deadline: int) -> Channel:
+        """Rings for one more thread."""
+        opened: list[Any] = []  # to be closed if something fails, last first
+
+        def keep(thing: Any) -> Any:
+            opened.append(thing)
+            return thing
+
+        count, ring = self.partitions, self.slots * self.slot_size
+        question: Attach | None = None
+        channel: Channel | None = None
+        try:
+            reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_WRITE))
+            scratch = keep(self.fabric.register(count * (2 * ring + LINE), 0))
+            events = keep(self.fabric.event_channel(reply, 0))
+            pairs = [keep(self.fabric.queue_pair(events, self.pidfd, self.control)) for _ in range(count)]
+            question = Attach(
+                reply=Handle(reply.descriptor(), reply.fileno()), pairs=[pair.descriptor() for pair in pairs]
+            )
+            with self.connection.call(question, Attached, deadline / 1e9) as answer:
+                lengths = (answer.pairs, answer.request_offsets, answer.response_offsets, answer.reply_offsets)
+                if any(len(each) != count for each in lengths):
+                    raise HandshakeFailed(f"the server answered for {len(answer.pairs)} workers, and it has {count}")
+                requests = keep(self._map(answer.request, REMOTE_WRITE))
+                responses = keep(self._map(answer.response, REMOTE_READ))
+                staging = None
+                if answer.staging is not None:
+                    staging = keep(self._map(answer.staging, REMOTE_WRITE))
+                rings = []
+                for i, pair in enumerate(pairs):
+                    try:
+                        pair.connect(answer.pairs[i], self.bells)
+                    except FabricError as error:  # no way to the server now, and perhaps again in a moment
+                        raise ConnectionFailed(f"{self.address} cannot be reached: {Exception.__str__(error)}") from error
+                    if not pair.reads_ordered and not self.features & RESPONSE_CRC:
+                        raise HandshakeFailed("the server puts no checksums into responses, and over this fabric they are needed")
+                    rings.append(
+                        ClientRing(
+                            pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
+                            reply, answer.reply_offsets[i], scratch, i * (2 * ring + LINE), self.slots, self.slot_size,
+                            bool(self.features & RESPONSE_CRC), self.beat, self.longest_silence,
+                        )
+                    )  # fmt: skip
+            channel = Channel(
+                answer.channel, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
+            )  # fmt: skip
+            channel.link = self
+            if self._closed:
+                raise Closed("the connection was closed")
+            self.channels.append(channel)
+            return channel
+        except BaseException as error:
+            if channel in self.channels:
+                self.channels.remove(channel)
+            for thing in reversed(opened):
+                thing.close()
+            if self._closed and isinstance(error, (RfpError, OSError, ValueError)):
+                raise Closed("the connection was closed") from error  # by a signal handler, under this thread
+            # Also where the answer came and a signal handler's exception after it.
+            if question is not None and isinstance(question.answered, Attached):
+                self._detach(question.answered.channel)
+                if isinstance(error, ValueError):
+                    raise HandshakeFailed(f"the server's answer cannot be used: {error}") from None
+            raise
+
+    def detach(self, channel: Channel) -> None:
+        """Gives one thread's rings back; the caller made sure that no call is under way."""
+        self.channels.remove(channel)
+        channel.close()
+        self._detach(channel.number)
+
+    def _detach(self, number: int) -> None:
+        try:
+            self.connection.send(Detach(number), 0.0)
+        except RfpError:
+            pass  # the connection's end says the same
+
+    def figures(self, deadline: int) -> dict[str, Any]:
+        """What the server tells of its workers and clients."""
+        with self.connection.call(GetStats(), Stats, deadline / 1e9) as answer:
+            return answer.figures
+
+    def close(self) -> None:
+        """Ends the connection; the caller made sure that no call is under way.  Safe to call again."""
+        if self._closed:
+            return
+        self._closed = True
+        for channel in self.channels:
+            channel.close()
+            self._detach(channel.number)
+        self.connection.close()
+        for region in self.regions:
+            region.close()
+        self._close_copies()
+
+    def _close_copies(self) -> None:
+        for descriptor in self._watched:
+            descriptor.close()
+        self._watched = []
+
+    def __reduce__(self) -> NoReturn:
+        raise not_copied(self, "connect again")
+
+    def forked(self) -> None:
+        """In the child of a fork nothing of this can be used; the control channel and the fabric see to their own."""
+        self._closed = True
+        self._close_copies()

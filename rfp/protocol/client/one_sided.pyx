@@ -1,0 +1,93 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""READs, WRITEs and atomics beside a ring's requests (the contract is in one_sided.pxd)."""
+
+from rfp.core.core cimport rfp_now, rfp_pause
+from rfp.fabric.fabric cimport READ, SIGNALED
+from rfp.protocol.client.client_ring cimport BESIDE, DONE, GONE, TIMED_OUT, client_ring_collect
+from rfp.protocol.client.client_wait cimport STEP, client_ring_lives
+
+
+cdef int post_beside(client_ring *ring, work_request *works, int n, bint begun, uint64_t deadline) noexcept nogil:
+    """Posts all of them.  TIMED_OUT only if nothing was posted, here or, where `begun`, before."""
+    cdef uint32_t looks = 0
+    cdef uint64_t now
+    cdef int posted = 0
+    while True:
+        posted += ring.pair.ops.post(ring.pair, works + posted, n - posted)
+        if posted == n:
+            return DONE
+        client_ring_collect(ring)               # makes room
+        looks += 1
+        rfp_pause()
+        if looks % 64 == 0:
+            now = rfp_now()
+            if now - ring.asked >= STEP and not client_ring_lives(ring, now):
+                ring.lost = GONE
+            if deadline and now > deadline and not ring.lost and posted == 0 and not begun:
+                return TIMED_OUT
+        if ring.lost:
+            return GONE
+
+
+cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil:
+    """Requests beside the ring's own; the completion of the last one says that all are done.
+
+    Returns when nothing can touch the local memory any more.  From a server that is gone nothing may ever come: after GONE it
+    is for the caller to close the queue pair first, unless ring.beside.
+    """
+    return client_ring_staggered(ring, works, n, 0, deadline)
+
+
+cdef int client_ring_staggered(client_ring *ring, work_request *works, int n, uint64_t pause, uint64_t deadline) noexcept nogil:
+    """The same, with so many ns between the others and the last, a READ of what the server makes of them.
+
+    It then sees the result one round trip after that, although nobody has waited for the WRITEs to complete.
+    """
+    cdef uint32_t looks = 0
+    cdef uint64_t now
+    cdef int first = n - 1 if pause else n
+    cdef int found, i
+    for i in range(n):
+        works[i].id = BESIDE
+        works[i].flags = SIGNALED if i == n - 1 else 0
+        if works[i].opcode == READ:
+            ring.reads += 1
+        else:
+            ring.writes += 1
+    ring.beside = False
+    found = post_beside(ring, works, first, False, deadline)
+    if found == DONE and pause:
+        now = rfp_now() + pause
+        while rfp_now() < now:
+            client_ring_collect(ring)
+            rfp_pause()
+        found = post_beside(ring, works + first, 1, True, deadline)
+    if found != DONE:
+        return found
+    client_ring_collect(ring)
+    while not ring.beside and not ring.lost:
+        rfp_pause()
+        client_ring_collect(ring)
+        looks += 1
+        if looks % 1024 == 0:
+            now = rfp_now()
+            if now - ring.asked >= STEP and not client_ring_lives(ring, now):
+                ring.lost = GONE
+    if ring.lost:
+        return GONE
+    if looks and deadline and rfp_now() > deadline:
+        return TIMED_OUT
+    return DONE
+
+
+cdef int client_ring_transfer(client_ring *ring, uint32_t opcode, local_region *local, uint64_t local_offset,
+                              remote_region *remote, uint64_t remote_offset, uint64_t length, uint64_t deadline) noexcept nogil:
+    """One READ or WRITE beside the ring's own."""
+    cdef work_request work
+    work.opcode = opcode
+    work.length = length
+    work.local = local
+    work.local_offset = local_offset
+    work.remote = remote
+    work.remote_offset = remote_offset
+    return client_ring_transfers(ring, &work, 1, deadline)

@@ -1,0 +1,71 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A worker's arena as a client sees it (the contract is in remote_arena.pxd)."""
+
+from libc.stdlib cimport calloc, free
+
+from rfp.errors import HandshakeFailed
+
+cdef enum:
+    MOST_CHUNKS = 1 << 20
+
+
+cdef int remote_arena_find(remote_arena *arena, uint64_t offset, uint64_t length, remote_region **region, uint64_t *at,
+                           uint64_t *size) noexcept nogil:
+    cdef uint64_t index
+    if offset > arena.length or length > arena.length - offset:
+        return ARENA_OUTSIDE
+    index = offset // arena.chunk
+    if index >= arena.count:
+        return ARENA_OUTSIDE           # nothing, at the very end
+    at[0] = offset - index * arena.chunk
+    size[0] = min(length, arena.chunk - at[0])
+    region[0] = arena.chunks[index]
+    return ARENA_HERE if region[0] != NULL else ARENA_MISSING
+
+
+cdef class RemoteArena:
+    """A worker's arena of `length` bytes, of which the client attaches chunks of `chunk` bytes as it needs them."""
+
+    def __cinit__(self, uint64_t length, uint64_t chunk):
+        if chunk == 0 or length == 0 or (length - 1) // chunk >= MOST_CHUNKS:
+            raise HandshakeFailed(f"the server's arena has {length} bytes in chunks of {chunk}")
+        self.c.length = length
+        self.c.chunk = chunk
+        self.c.count = <uint32_t> ((length - 1) // chunk) + 1
+        self.c.chunks = <remote_region **> calloc(self.c.count, sizeof(remote_region *))
+        if self.c.chunks == NULL:
+            raise MemoryError()
+        self.regions = []
+
+    def __dealloc__(self):
+        free(self.c.chunks)
+
+    @property
+    def length(self):
+        """Bytes."""
+        return self.c.length
+
+    def needed(self, uint64_t offset, uint64_t length):
+        """The chunks that hold a range (within the arena) and are not attached yet."""
+        cdef uint64_t first = offset // self.c.chunk
+        cdef uint64_t last = (offset + max(length, <uint64_t> 1) - 1) // self.c.chunk
+        return [index for index in range(first, min(last + 1, self.c.count)) if self.c.chunks[index] == NULL]
+
+    def attach(self, uint32_t index, RemoteRegion region not None):
+        """Gives a chunk its region, which is the arena's from here on.  One that has its region already keeps it."""
+        if index >= self.c.count:
+            raise ValueError(f"chunk {index} of {self.c.count}")
+        if region.c.length < min(self.c.chunk, self.c.length - index * self.c.chunk):
+            raise HandshakeFailed(f"the server shared {region.c.length} bytes where a chunk of its arena has {self.c.chunk}")
+        self.regions.append(region)
+        if self.c.chunks[index] == NULL:
+            self.c.chunks[index] = &region.c
+
+    def close(self):
+        """Gives all chunks back; nobody uses them any more."""
+        cdef uint32_t i
+        for i in range(self.c.count):
+            self.c.chunks[i] = NULL
+        for region in self.regions:
+            region.close()
+        self.regions.clear()

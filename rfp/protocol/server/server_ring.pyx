@@ -1,0 +1,215 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The server's end of a ring (the contract is in server_ring.pxd)."""
+
+from libc.string cimport memset
+
+from rfp.core.core cimport rfp_fence_full, rfp_load32
+from rfp.fabric.fabric cimport SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
+from rfp.protocol.wire cimport (
+    RFP_MODE_REPLY, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_TAKE_NONE, RFP_TAKE_VALID,
+    rfp_next_sequence, rfp_request_header, rfp_request_take, rfp_response_publish,
+)
+
+
+cdef enum:
+    PATIENCE = 64        # unfinished looks at one request before the ring is looked at less often
+    MOST_SKIPPED = 1024  # turns
+
+
+cdef int ring_take(server_ring *ring, uint32_t ahead, char *copy, request *taken) noexcept nogil:
+    """Copies the request `ahead` places behind the next one into `copy`; returns RFP_TAKE_*.  Takes no place forward:
+    that is ring_publish."""
+    cdef uint32_t slot = ring.head + ahead
+    cdef uint32_t sequence = ring.sequence
+    cdef uint32_t i
+    cdef int found
+    if ring.skip:
+        ring.skip -= 1
+        return RFP_TAKE_NONE
+    if slot >= ring.slots:
+        slot -= ring.slots
+    for i in range(ahead):
+        sequence = rfp_next_sequence(sequence)
+    found = rfp_request_take(ring.requests + <uint64_t> slot * ring.slot_size, ring.slot_size, sequence, copy)
+    if found != RFP_TAKE_VALID:
+        if found != RFP_TAKE_NONE and ahead == 0:
+            # Still arriving, most likely; but a client that leaves a damaged request there must not cost the others a
+            # checksum every turn.
+            if ring.unfinished < PATIENCE + MOST_SKIPPED:
+                ring.unfinished += 1
+            if ring.unfinished == PATIENCE:
+                ring.malformed += 1
+            if ring.unfinished >= PATIENCE:
+                ring.skip = ring.unfinished - PATIENCE + 1
+        return found
+    cdef rfp_request_header *header = <rfp_request_header *> copy
+    if ahead == 0:
+        # It was only late: its sender was stopped while it wrote.
+        ring.malformed -= ring.unfinished >= PATIENCE
+        ring.unfinished = 0
+    taken.session = &ring.session
+    taken.opcode = header.opcode
+    taken.count = header.count
+    taken.flags = header.flags
+    taken.length = header.length
+    taken.payload = copy + RFP_REQUEST_HEADER
+    taken.release = header.release
+    return RFP_TAKE_VALID
+
+
+cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns, uint8_t status, uint8_t kind,
+                       uint64_t result) noexcept nogil:
+    """Publishes the response to the next request (whose copy this is) and goes one place forward.  The payload stands in
+    the response slot already.  In reply mode it is also sent."""
+    cdef uint64_t offset = <uint64_t> ring.head * ring.slot_size
+    rfp_response_publish(ring.responses + offset, ring.sequence, length, ns, status, kind, result, ring.checked)
+    ring.served += 1
+    if (<const rfp_request_header *> copy).mode == RFP_MODE_REPLY:
+        reply(ring, offset, length)
+    ring.sequence = rfp_next_sequence(ring.sequence)
+    ring.head += 1
+    if ring.head == ring.slots:
+        ring.head = 0
+
+
+cdef void reply(server_ring *ring, uint64_t offset, uint32_t length) noexcept nogil:
+    """Sends the response at this offset: first all but its first eight bytes, which make it valid, then those."""
+    cdef work_request work[2]
+    memset(work, 0, sizeof(work))
+    work[0].opcode = WRITE
+    work[0].length = RFP_RESPONSE_HEADER - 8 + length
+    work[0].local_offset = ring.response_offset + offset + 8
+    work[0].remote_offset = ring.reply_offset + offset + 8
+    work[1].opcode = WRITE_NOTIFY
+    work[1].length = 8
+    work[1].local_offset = ring.response_offset + offset
+    work[1].remote_offset = ring.reply_offset + offset
+    ring.replied += 1
+    send(ring, work, 2)
+
+
+cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil:
+    """Wakes the client if it waits for one of the last `count` responses.
+
+    The client writes WAIT and then looks at the response; here the response was published before WAIT is looked at.  With
+    the fence between on both sides, one of the two sees the other's store, so no wake-up is lost.
+    """
+    cdef uint32_t slot, i
+    cdef uint32_t sequence
+    cdef const rfp_request_header *header
+    cdef work_request work[1]
+    if ring.reply == NULL:
+        return
+    rfp_fence_full()
+    for i in range(count):
+        slot = ring.head + ring.slots - 1 - i
+        if slot >= ring.slots:
+            slot -= ring.slots
+        header = <const rfp_request_header *> (ring.requests + <uint64_t> slot * ring.slot_size)
+        sequence = rfp_load32(&header.wait)
+        # Any value but 0 will do: a client that lies here wakes only itself.
+        if sequence != 0:
+            memset(work, 0, sizeof(work))
+            work[0].opcode = WRITE_NOTIFY
+            work[0].length = 8
+            work[0].local_offset = ring.response_offset + <uint64_t> slot * ring.slot_size
+            work[0].remote_offset = ring.notify_offset
+            ring.notified += 1
+            send(ring, work, 1)
+            return
+
+
+cdef void send(server_ring *ring, work_request *work, int n) noexcept nogil:
+    """Posts WRITEs to the client; only the last one is signalled, so that each call costs one completion."""
+    cdef int i
+    if ring.broken:
+        return
+    for i in range(n):
+        ring.posted += 1
+        work[i].id = ring.posted
+        work[i].local = ring.response_region
+        work[i].remote = ring.reply
+    work[n - 1].flags = SIGNALED
+    # There is room: ring_room saw to it.  What the queue pair does not take all the same it will never take.
+    if ring.pair.ops.post(ring.pair, work, n) < n:
+        ring.broken = True
+        return
+    ring.replies += 1
+    ring_complete(ring)
+
+
+cdef uint32_t ring_room(server_ring *ring) noexcept nogil:
+    """How many requests may be served now: each needs room for two WRITEs of a reply and one of a notification.
+
+    A client that takes its replies too slowly waits here by itself: its requests stay where they are, the worker goes on.
+    """
+    cdef uint32_t posts = max(<uint32_t> 1, ring.pair.depth // 3)
+    ring_complete(ring)
+    if ring.broken:
+        return posts                # there will be no replies
+    return posts - min(posts, ring.replies)
+
+
+cdef void ring_complete(server_ring *ring) noexcept nogil:
+    """Takes the completions of replies; also what moves them on where the network is emulated."""
+    cdef completion done[REPLIES]
+    cdef int n, i
+    n = ring.pair.ops.poll(ring.pair, done, REPLIES)
+    for i in range(n):
+        if done[i].status != 0:
+            ring.broken = True
+        if ring.replies:
+            ring.replies -= 1
+
+
+cdef class ServerRing:
+    """The server's end of one client thread's ring to one worker.
+
+    requests, responses: own regions, with the offset of this ring's slots in each; staging: own region for large values or
+    None; reply: the client's region, with the offsets of this ring's reply slots and of its notification line; peer: number of
+    the client; process: that of its process, as the kernel says, or 0.
+    """
+
+    def __cinit__(self, Region requests not None, uint64_t request_offset, Region responses not None,
+                  uint64_t response_offset, Region staging, QueuePair pair not None, RemoteRegion reply not None,
+                  uint64_t reply_offset, uint64_t notify_offset, uint32_t slots, uint32_t slot_size, bint checked,
+                  uint64_t peer=0, uint32_t process=0):
+        cdef uint64_t length = <uint64_t> slots * slot_size
+        if slots < 1 or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % 64:
+            raise ValueError(f"a ring of {slots} slots of {slot_size} bytes cannot be: slots are multiples of 64 bytes")
+        for name, size, offset in (("request", requests.c.length, request_offset),
+                                   ("response", responses.c.length, response_offset),
+                                   ("reply", reply.c.length, reply_offset)):
+            if offset % 64 or offset > size or length > size - offset:
+                raise ValueError(f"the ring's {name} slots, {length} bytes at {offset}, do not fit into {size} bytes")
+        if notify_offset % 8 or notify_offset > reply.c.length or reply.c.length - notify_offset < 8:
+            raise ValueError(f"the notification line at {notify_offset} does not fit into {reply.c.length} bytes")
+        self.requests = requests
+        self.responses = responses
+        self.staging = staging
+        self.reply = reply
+        self.pair = pair
+        memset(&self.c, 0, sizeof(self.c))
+        self.c.requests = requests.c.base + request_offset
+        self.c.response_region = &responses.c
+        self.c.response_offset = response_offset
+        self.c.responses = responses.c.base + response_offset
+        self.c.slot_size = slot_size
+        self.c.slots = slots
+        self.c.checked = checked
+        self.c.pair = &pair.c
+        self.c.reply = &reply.c
+        self.c.reply_offset = reply_offset
+        self.c.notify_offset = notify_offset
+        self.c.sequence = 1
+        self.c.session.peer = peer
+        self.c.session.process = process
+        if staging is not None:
+            self.c.session.staging = staging.c.base
+            self.c.session.staging_length = staging.c.length
+
+    @property
+    def counters(self):
+        """What has passed through this ring, by name (an approximate moment: the worker goes on)."""
+        return {"served": self.c.served, "replied": self.c.replied, "notified": self.c.notified,
+                "malformed": self.c.malformed}

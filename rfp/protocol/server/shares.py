@@ -1,0 +1,142 @@
+"""What clients have of a server's memory and file descriptors: all together at most so much, and each of them half of that.
+
+A client is a process; over a network, where nothing tells processes apart, a host.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from dataclasses import dataclass
+
+from rfp import units
+from rfp.control import Connection
+from rfp.errors import QuotaExceeded, ServerRefused
+from rfp.fabric import memory_limits
+
+LEAST_MEMORY = 1 << 30  # bytes for all clients, unless the server's owner says otherwise
+LEAST_CHANNELS = 256  # or what so many of their threads need
+MOST_CHANNELS = 1024  # of one client
+MARGIN = 8 << 20  # bytes that the machine or the control group keeps: what it says of itself is a little old
+KEPT = 64  # file descriptors for everything else: those that are refused must be let in to be told so
+MOST_FILES = 1 << 20  # to raise the limit to, where there is none to speak of
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of a connection, or of the rings of a thread."""
+
+    memory: int = 0  # bytes
+    descriptors: int = 0
+    channels: int = 0
+
+
+class Peer:
+    """A client, with all its connections."""
+
+    def __init__(self, number: int, key: tuple[str, object]) -> None:
+        self.number = number  # by which services tell clients apart
+        self.key = key
+        self.memory = self.descriptors = self.channels = 0
+
+    def __str__(self) -> str:
+        return f"client {self.key[0]} {self.key[1]}"
+
+
+class Shares:
+    """Counts what clients take and give back.  descriptors: that the server needs besides, when none is connected."""
+
+    def __init__(self, memory: int, descriptors: int) -> None:
+        self.most_memory = memory
+        self.most_descriptors = for_clients(descriptors)
+        self.memory = self.descriptors = 0
+        self.peers: dict[tuple[str, object], Peer] = {}
+        self._numbers = 0
+
+    def peer(self, connection: Connection) -> Peer:
+        """Who is at the other end."""
+        remote = getattr(connection, "remote", None)
+        key = ("process", connection.pid) if remote is None else ("host", remote)
+        if key not in self.peers:
+            self._numbers += 1
+            self.peers[key] = Peer(self._numbers, key)
+        return self.peers[key]
+
+    def take(self, peer: Peer, cost: Cost) -> None:
+        """Raises QuotaExceeded or ServerRefused, which say whose limit it is, with nothing taken."""
+        try:
+            self._check(peer, cost)
+        except ServerRefused:
+            self._forget(peer)
+            raise
+        self._add(peer, cost, 1)
+
+    def give_back(self, peer: Peer, cost: Cost) -> None:
+        self._add(peer, cost, -1)
+        self._forget(peer)
+
+    def _check(self, peer: Peer, cost: Cost) -> None:
+        if peer.channels + cost.channels > MOST_CHANNELS:
+            raise QuotaExceeded(
+                f"{peer} has {peer.channels} threads connected, and one client may have {MOST_CHANNELS} at a server",
+                hint="close handles, or end threads",
+            )
+        for what, theirs, all_, more, most, more_of_it in (
+            ("bytes of the server's memory", peer.memory, self.memory, cost.memory, self.most_memory,
+             "serve with more for clients' rings (rings=, --rings)"),
+            ("of the server's file descriptors", peer.descriptors, self.descriptors, cost.descriptors, self.most_descriptors,
+             "raise the server's limit of open files (ulimit -n)"),
+        ):  # fmt: skip
+            if theirs + more > most // 2:
+                raise QuotaExceeded(f"{peer} has {theirs} {what}, and one client may have {most // 2}",
+                                    hint=f"close handles or end threads of this client, or {more_of_it}")  # fmt: skip
+            if all_ + more > most:
+                raise QuotaExceeded(f"the server's clients have {all_} {what}, and all together may have {most}",
+                                    hint=f"close clients, or {more_of_it}")  # fmt: skip
+        if cost.memory + MARGIN > (available := memory_limits.available()):
+            raise ServerRefused(
+                f"the server has no memory for another client or thread: its machine or container has "
+                f"{units.show_size(available)} left, and keeps {units.show_size(MARGIN)}",
+                hint="give the server's container more memory, or serve with less memory=",
+            )
+
+    def _add(self, peer: Peer, cost: Cost, sign: int) -> None:
+        self.memory += sign * cost.memory
+        self.descriptors += sign * cost.descriptors
+        peer.memory += sign * cost.memory
+        peer.descriptors += sign * cost.descriptors
+        peer.channels += sign * cost.channels
+
+    def _forget(self, peer: Peer) -> None:
+        # A peer that was refused is forgotten before its connection ends; by then its process may count as another.
+        if not (peer.memory or peer.descriptors or peer.channels) and self.peers.get(peer.key) is peer:
+            del self.peers[peer.key]
+
+    def figures(self) -> dict[str, int]:
+        """For people who look why a client was refused."""
+        return {
+            "memory": self.memory,
+            "most_memory": self.most_memory,
+            "descriptors": self.descriptors,
+            "most_descriptors": self.most_descriptors,
+        }
+
+
+def for_clients(needed: int) -> int:
+    """How many of this process's file descriptors clients may have: its limit, less those that are open or kept back."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, MOST_FILES)
+    try:
+        open_now = len(os.listdir("/proc/self/fd"))
+    except OSError:
+        open_now = 16
+    left = max(0, limit - open_now)
+    return left - min(KEPT + needed, left // 4)
+
+
+def raise_open_files() -> None:
+    """Raises this process's limit of open files as far as it may: the usual soft one, 1024, is for programs that use select()."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -1,0 +1,184 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The RPC layer: the paper's calls under users' own services (RFP, section 3.1)."""
+
+import traceback
+
+from cpython.buffer cimport Py_buffer, PyBuffer_Release
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+
+from rfp.core.core cimport rfp_copy_out
+from rfp.protocol.client.caller_memory cimport take_buffer
+from rfp.protocol.client.channel cimport Channel
+from rfp.protocol.client.client_base cimport Caller
+from rfp.protocol.client.client_ring cimport (
+    DONE, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_payload,
+    client_ring_pop, client_ring_response, client_ring_submit,
+)
+from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.wire cimport (
+    RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER,
+    rfp_response_header,
+)
+
+from rfp.control.credentials import Credentials
+from rfp.errors import HandlerFailed, InvalidArgument, TooLarge, Unsupported
+from rfp.protocol.client.caller_memory import checked
+
+cdef enum:
+    ANSWERED = 0
+    FAILED = 1            # the handler raised; the payload says what
+    NOT_BYTES = 2         # it returned something else
+    TOO_LONG = 3          # its response does not fit; result: its length
+    NO_SUCH_CALL = 4
+
+
+cdef class HandlerService(Service):
+    """Answers calls with a Python function; only that takes the GIL."""
+    cdef object handler
+
+    def __cinit__(self, handler):
+        self.handler = handler
+        self.c.context = <void *> self
+        self.c.opened = nothing
+        self.c.closed = nothing
+        self.c.prepare = NULL
+        self.c.execute = execute
+        self.c.tend = NULL
+
+    cdef void answer(self, const request *asked, response *answer) noexcept:
+        cdef object result
+        cdef bytes text
+        # Until it is known to be otherwise: whatever goes wrong below must not pass for an empty answer.
+        answer.status = FAILED
+        try:
+            result = self.handler(PyBytes_FromStringAndSize(asked.payload, asked.length))
+            if isinstance(result, (bytes, bytearray, memoryview)):
+                text = bytes(checked(result, "responses"))
+                answer.status = ANSWERED
+            else:
+                text = named(result, answer.capacity)
+                answer.status = NOT_BYTES
+        # sys.exit() in a handler ends neither the worker nor the server: it fails this call.
+        except BaseException as error:
+            text = explained(error, answer.capacity)
+        if <uint64_t> PyBytes_GET_SIZE(text) > answer.capacity:
+            answer.status = TOO_LONG
+            answer.result = PyBytes_GET_SIZE(text)
+            return
+        answer.length = <uint32_t> PyBytes_GET_SIZE(text)
+        rfp_copy_out(answer.payload, PyBytes_AS_STRING(text), answer.length)
+
+
+cdef bytes named(object thing, uint32_t limit):
+    return type(thing).__name__.encode(errors="replace")[:limit]
+
+
+cdef bytes explained(object error, uint32_t limit):
+    """What the caller is told of a handler's exception; the whole of it is printed here."""
+    try:
+        traceback.print_exception(type(error), error, error.__traceback__)
+    except Exception:
+        pass                        # nobody reads what this server prints
+    try:
+        return f"{type(error).__name__}: {error}".encode(errors="replace")[:min(limit, <uint32_t> 512)]
+    except Exception:
+        return named(error, limit)
+
+
+cdef void nothing(void *context, session *client) noexcept nogil:
+    pass
+
+
+cdef void execute(void *context, request *asked, response *answer) noexcept nogil:
+    if asked.opcode != RFP_OPCODE_CALL:
+        answer.status = NO_SUCH_CALL
+        return
+    with gil:
+        (<HandlerService> context).answer(asked, answer)
+
+
+cdef class RpcClient(Caller):
+    """Calls the handler of an RpcServer; usable from many threads.
+
+    timeout: seconds a call may take; mode: "auto", "fetch" or "reply"; reconnect: whether to find the server again when it
+    was lost.  secret and what follows: as rfp.connect() takes them.
+
+    >>> import rfp
+    >>> with rfp.RpcServer(bytes.upper) as server, rfp.RpcClient(server.address) as client:
+    ...     client.call(b"hello")
+    b'HELLO'
+    """
+    cdef object mode
+
+    def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None, secret_file=None, tls_ca=None,
+                 tls_cert=None, tls_key=None):
+        from rfp.connecting import Opener
+        if mode not in ("auto", "fetch", "reply"):
+            raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint="auto, fetch or reply")
+        self.mode = mode
+        credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+        super().__init__(Opener(address, "rpc", credentials=credentials), timeout=timeout, reconnect=reconnect)
+
+    def prepare(self, Channel owner not None):
+        cdef uint32_t i
+        for i in range(owner.c.count):
+            owner.c.rings[i].paradigm = {"auto": 0, "fetch": 1, "reply": 2}[self.mode]
+            owner.c.rings[i].mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
+
+    def call(self, message, *, timeout=None):
+        """Sends a message (any contiguous buffer), returns the handler's response as bytes.  2 round trips.
+
+        Raises TooLarge if the message, or the response, is longer than the server's max_message; HandlerFailed if the handler
+        raised; OutcomeUnknown if the connection was lost after the message had been sent.
+        """
+        cdef uint64_t deadline = self.deadline(timeout)
+        cdef Channel owner
+        cdef client_ring *ring
+        cdef const rfp_response_header *header
+        cdef const char *text
+        cdef char *payload
+        cdef Py_buffer view
+        cdef int found
+        take_buffer(message, &view, False, "messages")
+        try:
+            while True:
+                owner = self.enter(deadline)
+                try:
+                    ring = owner.c.rings[0]
+                    if <uint64_t> view.len > ring.slot_size - RFP_REQUEST_HEADER:
+                        raise TooLarge(f"a message of {view.len} bytes",
+                                       hint=f"this server takes {ring.slot_size - RFP_REQUEST_HEADER}: a larger max_message=")
+                    payload = client_ring_payload(ring)
+                    if payload == NULL:
+                        found = self.make_room(owner, ring, deadline)
+                    else:
+                        with nogil:
+                            memcpy(payload, view.buf, view.len)
+                            client_ring_submit(ring, RFP_OPCODE_CALL, 0, 0, <uint32_t> view.len, 0)
+                            client_ring_flush(ring)
+                        found = self.wait(owner, ring, deadline)
+                        if found == DONE:
+                            header = client_ring_response(ring)
+                            text = <const char *> header + RFP_RESPONSE_HEADER
+                            try:
+                                if header.status == ANSWERED:
+                                    return PyBytes_FromStringAndSize(text, header.length)
+                                if header.status == FAILED:
+                                    raise HandlerFailed(f"the handler raised {text[:header.length].decode(errors='replace')}")
+                                if header.status == NOT_BYTES:
+                                    raise HandlerFailed(f"the handler returned a {text[:header.length].decode(errors='replace')}",
+                                                        hint="it must return bytes")
+                                if header.status == TOO_LONG:
+                                    raise TooLarge(f"the response has {header.result} bytes", hint="a larger max_message=")
+                                raise Unsupported("the server does not answer calls")
+                            finally:
+                                client_ring_pop(ring)
+                        if found == TIMED_OUT:
+                            client_ring_abandon(ring)
+                finally:
+                    self.leave(owner)
+                self.again(found, deadline, payload == NULL)
+        finally:
+            PyBuffer_Release(&view)

@@ -1,0 +1,78 @@
+"""A server for users' own services, on the same rings as the store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from rfp import address as addresses
+from rfp import units
+from rfp.address import Address
+from rfp.control import Credentials
+from rfp.errors import InvalidArgument, WrongType
+from rfp.fabric.fabric import Fabric
+from rfp.fabric.provider import open_fabric
+from rfp.protocol.server.server import Host
+from rfp.protocol.server.server_base import Hosted
+from rfp.rpc.rpc import HandlerService
+
+HEADER = 32  # bytes of a request's header: the larger of the two
+
+
+class RpcServer(Hosted):
+    """Answers calls with `handler(request: bytes) -> bytes`, one at a time, in a thread of its own.
+
+    address: where to listen; None for a new address of its own.  max_message: the longest request or response, in bytes.
+    slots: calls that one client thread may have under way.  An exception of the handler's is printed and reaches the caller as
+    HandlerFailed.  secret and what follows: as a store's Server takes them.
+
+    >>> with RpcServer(lambda request: request[::-1]) as server:
+    ...     from rfp import RpcClient
+    ...     with RpcClient(server.address) as client:
+    ...         client.call(b"abc")
+    b'cba'
+    """
+
+    def __init__(
+        self,
+        handler: Callable[[bytes], bytes],
+        address: str | Address | None = None,
+        *,
+        max_message: int | str = "64KiB",
+        slots: int = 16,
+        idle: str = "adaptive",
+        fabric: Fabric | None = None,
+        secret: str | bytes | None = None,
+        secret_file: str | os.PathLike[str] | None = None,
+        tls_cert: str | os.PathLike[str] | None = None,
+        tls_key: str | os.PathLike[str] | None = None,
+        tls_ca: str | os.PathLike[str] | None = None,
+        no_auth: bool = False,
+    ) -> None:
+        if not callable(handler):
+            raise WrongType(f"the handler is a {type(handler).__name__}, not a function of bytes")
+        longest = units.size(max_message)
+        if not 1 <= longest <= 1 << 19 or not 1 <= slots <= 256:
+            raise InvalidArgument(f"max_message={max_message!r}, slots={slots}", hint="1 byte to 512KiB, 1 to 256 slots")
+        place = addresses.unique() if address is None else addresses.parse(address)
+        # An odd number of cache lines, so that the slots' first lines spread over all sets of a cache.
+        lines = (longest + HEADER + 63) // 64 | 1
+        credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
+        service = HandlerService(handler)
+        super().__init__()
+        used = fabric or self._keep(open_fabric(place))
+        try:
+            self._host = Host(
+                place,
+                used,
+                [service],
+                service="rpc",
+                slots=slots,
+                slot_size=64 * lines,
+                idle=idle,
+                credentials=credentials,
+                allow_anyone=no_auth,
+            )
+        except BaseException:
+            self._give_back()
+            raise

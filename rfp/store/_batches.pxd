@@ -1,9 +1,0 @@
-# Batches: many keys in one request, each with its own result.  Not atomic; but a payload that is malformed changes nothing.
-
-from rfp.protocol._service cimport request, response
-from rfp.store._records cimport partition
-
-# Each sets response.status, length and heavy.
-cdef void batch_get(partition *p, const request *r, response *out) noexcept nogil
-cdef void batch_put(partition *p, const request *r, response *out) noexcept nogil
-cdef void batch_delete(partition *p, const request *r, response *out) noexcept nogil

@@ -1,0 +1,1 @@
+"""A partition of the store: index, allocator, eviction, operations."""

@@ -1,0 +1,61 @@
+# The allocator of a partition: one contiguous range, cut into blocks that know both their neighbours (layout.h).
+#
+# TLSF: two levels of free lists by size, each found through a bitmap, so allocate and free take constant time, and free blocks
+# merge at once.  Blocks are named by their offset from base; 0 is none.  Each function keeps the two cursors on block boundaries.
+
+from libc.stdint cimport uint32_t, uint64_t
+from rfp.store.layout cimport kv_block, kv_block_before, kv_block_kind, kv_block_size, rfp_store64
+
+cdef enum:
+    ARENA_LEAST = 32           # bytes of the smallest block: word, next, previous, size
+    ARENA_LEVELS = 32
+    ARENA_LISTS = 32
+
+cdef struct arena:
+    char *base
+    uint64_t start             # offset of the first block
+    uint64_t end               # offset of the end block
+    uint64_t used              # bytes of blocks that are not free
+    uint64_t[2] cursors        # of the sweeps that walk the blocks: [0] makes room, [1] looks for what has expired
+    uint32_t levels
+    uint32_t[32] lists
+    uint64_t[32][32] heads
+
+# start and end are multiples of 16; 16 bytes at end belong to the arena too.
+cdef void arena_open(arena *a, char *base, uint64_t start, uint64_t end) noexcept nogil
+# A block of at least size bytes, or 0.
+cdef uint64_t arena_allocate(arena *a, uint64_t size, uint32_t kind) noexcept nogil
+cdef void arena_free(arena *a, uint64_t block) noexcept nogil
+# The free block becomes a reserved one, of at most `most` bytes.
+cdef void arena_take(arena *a, uint64_t block, uint64_t most) noexcept nogil
+# The reserved block grows into the free block behind it, up to `most` bytes.
+cdef void arena_extend(arena *a, uint64_t block, uint64_t most) noexcept nogil
+# The reserved block grows into the free block before it, up to `most` bytes; returns where it begins now.
+cdef uint64_t arena_extend_back(arena *a, uint64_t block, uint64_t most) noexcept nogil
+# Gives back what the block has beyond size.
+cdef void arena_trim(arena *a, uint64_t block, uint64_t size) noexcept nogil
+# Moves the block behind the reserved one to where that begins, and the reserved one behind it.  Returns where that begins now,
+# or 0 if the block is the larger one.  The caller changes what points to the block before it writes into the reserved one.
+cdef uint64_t arena_slide(arena *a, uint64_t reserved) noexcept nogil
+# The arena ends `bytes` earlier, cut from a free block at its end.
+cdef void arena_shrink(arena *a, uint64_t bytes) noexcept nogil
+# Whether arena_shrink() can cut that much from a block of this size.
+cdef bint arena_may_shrink(uint64_t size, uint64_t bytes) noexcept nogil
+# The block before this one, 0 for the first.
+cdef uint64_t arena_previous(arena *a, uint64_t block) noexcept nogil
+# The first invariant that does not hold, or NULL.
+cdef const char *arena_check(arena *a) noexcept nogil
+
+
+cdef inline uint64_t arena_word(arena *a, uint64_t block) noexcept nogil:
+    return (<uint64_t *> (a.base + block))[0]
+
+cdef inline uint64_t arena_size(arena *a, uint64_t block) noexcept nogil:
+    return kv_block_size(arena_word(a, block))
+
+cdef inline uint32_t arena_kind(arena *a, uint64_t block) noexcept nogil:
+    return kv_block_kind(arena_word(a, block))
+
+cdef inline void arena_become(arena *a, uint64_t block, uint32_t kind) noexcept nogil:
+    cdef uint64_t word = arena_word(a, block)
+    rfp_store64(a.base + block, kv_block(kv_block_size(word), kv_block_before(word), kind))

@@ -1,0 +1,309 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The allocator of a partition (the contract is in arena.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from rfp.store.layout cimport (
+    KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RESERVED, KV_MAX_BLOCK, KV_UNIT, kv_block,
+    kv_block_before, kv_block_kind, kv_block_size, rfp_copy_out, rfp_store64,
+)
+
+cdef extern from *:
+    int __builtin_ctz(unsigned int) nogil
+    int __builtin_clzll(unsigned long long) nogil
+
+# Sizes below this have a list each; from here on every power of two is divided into ARENA_LISTS.
+cdef enum:
+    EXACT = ARENA_LISTS * 16
+    EXACT_LOG = 9
+    LISTS_LOG = 5
+    # How many blocks of a list are tried, when the lists that surely fit are empty, in the one whose blocks may.
+    TRIES = 16
+
+
+cdef inline uint64_t load(arena *a, uint64_t offset) noexcept nogil:
+    return (<uint64_t *> (a.base + offset))[0]
+
+cdef inline void store(arena *a, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(a.base + offset, value)
+
+cdef inline void set_before(arena *a, uint64_t block, uint64_t before) noexcept nogil:
+    cdef uint64_t word = arena_word(a, block)
+    store(a, block, kv_block(kv_block_size(word), before, kv_block_kind(word)))
+
+cdef inline void displaced(arena *a, uint64_t gone, uint64_t block) noexcept nogil:
+    if a.cursors[0] == gone:
+        a.cursors[0] = block
+    if a.cursors[1] == gone:
+        a.cursors[1] = block
+
+cdef inline void place(uint64_t size, uint32_t *level, uint32_t *number) noexcept nogil:
+    cdef uint32_t log
+    if size < EXACT:
+        level[0] = 0
+        number[0] = <uint32_t> (size / KV_UNIT)
+    else:
+        log = 63 - __builtin_clzll(size)
+        level[0] = log - EXACT_LOG + 1
+        number[0] = <uint32_t> (size >> (log - LISTS_LOG)) & (ARENA_LISTS - 1)
+
+
+cdef void link_free(arena *a, uint64_t block, uint64_t size, uint64_t before) noexcept nogil:
+    """Makes the range a free block and tells the next one."""
+    cdef uint32_t level, number
+    cdef uint64_t head
+    place(size, &level, &number)
+    head = a.heads[level][number]
+    store(a, block, kv_block(size, before, KV_BLOCK_FREE))
+    store(a, block + 8, head)
+    store(a, block + 16, 0)
+    store(a, block + size - 8, size)
+    if head:
+        store(a, head + 16, block)
+    a.heads[level][number] = block
+    a.lists[level] |= 1u << number
+    a.levels |= 1u << level
+    set_before(a, block + size, 0)
+
+
+cdef void unlink_free(arena *a, uint64_t block, uint64_t size) noexcept nogil:
+    cdef uint32_t level, number
+    cdef uint64_t next = load(a, block + 8), previous = load(a, block + 16)
+    if next:
+        store(a, next + 16, previous)
+    if previous:
+        store(a, previous + 8, next)
+        return
+    place(size, &level, &number)
+    a.heads[level][number] = next
+    if not next:
+        a.lists[level] &= ~(1u << number)
+        if not a.lists[level]:
+            a.levels &= ~(1u << level)
+
+
+cdef uint64_t find_free(arena *a, uint64_t size) noexcept nogil:
+    """A free block of at least size bytes: the smallest list in which all fit, else the first ones of the list below it."""
+    cdef uint32_t level, number, found, log
+    cdef uint64_t block, up = size
+    cdef int _
+    if size >= EXACT:
+        log = 63 - __builtin_clzll(size)
+        up += (1ull << (log - LISTS_LOG)) - 1
+    place(up, &level, &number)
+    if level < ARENA_LEVELS:
+        found = a.lists[level] & (~0u << number)
+        if not found and level + 1 < ARENA_LEVELS:
+            found = a.levels & (~0u << (level + 1))
+            if found:
+                level = __builtin_ctz(found)
+                found = a.lists[level]
+        if found:
+            return a.heads[level][__builtin_ctz(found)]
+    if size < EXACT:
+        return 0
+    place(size, &level, &number)
+    if level >= ARENA_LEVELS:
+        return 0
+    block = a.heads[level][number]
+    for _ in range(TRIES):
+        if not block or arena_size(a, block) >= size:
+            return block
+        block = load(a, block + 8)
+    return 0
+
+
+cdef void occupy(arena *a, uint64_t block, uint64_t whole, uint64_t size, uint64_t before, uint32_t kind) noexcept nogil:
+    """An unlinked range becomes a block of `size` bytes and, if there is enough left, a free one."""
+    if whole - size >= ARENA_LEAST:
+        link_free(a, block + size, whole - size, size)
+    else:
+        size = whole
+        set_before(a, block + size, size)
+    store(a, block, kv_block(size, before, kind))
+    a.used += size
+
+
+cdef void arena_open(arena *a, char *base, uint64_t start, uint64_t end) noexcept nogil:
+    memset(a, 0, sizeof(arena))
+    a.base = base
+    a.start = start
+    a.end = end
+    a.cursors[0] = start
+    a.cursors[1] = start
+    store(a, end, kv_block(KV_UNIT, 0, KV_BLOCK_END))
+    link_free(a, start, end - start, 0)
+
+
+cdef uint64_t arena_allocate(arena *a, uint64_t size, uint32_t kind) noexcept nogil:
+    cdef uint64_t block, word
+    size = ARENA_LEAST if size < ARENA_LEAST else (size + KV_UNIT - 1) & ~<uint64_t> (KV_UNIT - 1)
+    if size > KV_MAX_BLOCK - ARENA_LEAST:
+        return 0
+    block = find_free(a, size)
+    if block:
+        word = arena_word(a, block)
+        unlink_free(a, block, kv_block_size(word))
+        occupy(a, block, kv_block_size(word), size, kv_block_before(word), kind)
+    return block
+
+
+cdef void arena_free(arena *a, uint64_t block) noexcept nogil:
+    cdef uint64_t word = arena_word(a, block), size = kv_block_size(word), before = kv_block_before(word)
+    cdef uint64_t next = block + size, previous
+    cdef uint64_t other = arena_word(a, next)
+    a.used -= size
+    if kv_block_kind(other) == KV_BLOCK_FREE:
+        unlink_free(a, next, kv_block_size(other))
+        size += kv_block_size(other)
+        displaced(a, next, block)
+    if not before and block != a.start:
+        previous = arena_previous(a, block)
+        other = arena_word(a, previous)
+        unlink_free(a, previous, kv_block_size(other))
+        size += kv_block_size(other)
+        before = kv_block_before(other)
+        displaced(a, block, previous)
+        block = previous
+    link_free(a, block, size, before)
+
+
+cdef void arena_take(arena *a, uint64_t block, uint64_t most) noexcept nogil:
+    cdef uint64_t word = arena_word(a, block), size = kv_block_size(word)
+    unlink_free(a, block, size)
+    occupy(a, block, size, min(size, most), kv_block_before(word), KV_BLOCK_RESERVED)
+
+
+cdef void arena_extend(arena *a, uint64_t block, uint64_t most) noexcept nogil:
+    cdef uint64_t word = arena_word(a, block), size = kv_block_size(word), next = block + size
+    cdef uint64_t free = arena_size(a, next)
+    unlink_free(a, next, free)
+    displaced(a, next, block)
+    a.used -= size
+    occupy(a, block, size + free, min(size + free, most), kv_block_before(word), kv_block_kind(word))
+
+
+cdef uint64_t arena_extend_back(arena *a, uint64_t block, uint64_t most) noexcept nogil:
+    cdef uint64_t previous = arena_previous(a, block), word = arena_word(a, previous), size = arena_size(a, block)
+    cdef uint64_t free = kv_block_size(word), taken = min(free, most - size), before = 0
+    if free - taken < ARENA_LEAST:
+        taken = free
+        before = kv_block_before(word)
+    unlink_free(a, previous, free)
+    displaced(a, block, block - taken)
+    if taken < free:
+        link_free(a, previous, free - taken, kv_block_before(word))
+    store(a, block - taken, kv_block(size + taken, before, KV_BLOCK_RESERVED))
+    set_before(a, block + size, size + taken)
+    a.used += taken
+    return block - taken
+
+
+cdef void arena_trim(arena *a, uint64_t block, uint64_t size) noexcept nogil:
+    cdef uint64_t word = arena_word(a, block), rest
+    size = ARENA_LEAST if size < ARENA_LEAST else (size + KV_UNIT - 1) & ~<uint64_t> (KV_UNIT - 1)
+    if kv_block_size(word) < size + ARENA_LEAST:
+        return
+    rest = kv_block_size(word) - size
+    store(a, block, kv_block(size, kv_block_before(word), kv_block_kind(word)))
+    store(a, block + size, kv_block(rest, size, KV_BLOCK_RESERVED))
+    set_before(a, block + size + rest, rest)
+    arena_free(a, block + size)
+
+
+cdef uint64_t arena_slide(arena *a, uint64_t reserved) noexcept nogil:
+    cdef uint64_t word = arena_word(a, reserved), room = kv_block_size(word), block = reserved + room
+    cdef uint64_t other = arena_word(a, block), size = kv_block_size(other)
+    if size > room:
+        return 0
+    rfp_copy_out(a.base + reserved + 8, a.base + block + 8, size - 8)
+    store(a, reserved, kv_block(size, kv_block_before(word), kv_block_kind(other)))
+    store(a, reserved + size, kv_block(room, size, KV_BLOCK_RESERVED))
+    set_before(a, block + size, room)
+    displaced(a, block, reserved + size)
+    return reserved + size
+
+
+cdef bint arena_may_shrink(uint64_t size, uint64_t bytes) noexcept nogil:
+    return size == bytes or size >= bytes + ARENA_LEAST
+
+
+cdef void arena_shrink(arena *a, uint64_t bytes) noexcept nogil:
+    cdef uint64_t last = arena_previous(a, a.end), word = arena_word(a, last), rest = kv_block_size(word) - bytes
+    unlink_free(a, last, kv_block_size(word))
+    displaced(a, a.end, a.end - bytes)
+    a.end -= bytes
+    store(a, a.end, kv_block(KV_UNIT, kv_block_before(word), KV_BLOCK_END))
+    if rest:
+        link_free(a, last, rest, kv_block_before(word))
+
+
+cdef uint64_t arena_previous(arena *a, uint64_t block) noexcept nogil:
+    cdef uint64_t before
+    if block == a.start:
+        return 0
+    before = kv_block_before(arena_word(a, block))
+    return block - (before if before else load(a, block - 8))
+
+
+cdef const char *arena_check(arena *a) noexcept nogil:
+    cdef uint64_t block = a.start, size, word, before = 0, used = 0, free_blocks = 0, listed = 0, previous
+    cdef uint32_t kind, level, number, want_level, want_number
+    cdef bint free_before = False, hand = False, cursor = False
+    while True:
+        if block > a.end:
+            return "a block reaches beyond the end of the arena"
+        word = arena_word(a, block)
+        kind = kv_block_kind(word)
+        size = kv_block_size(word)
+        hand = hand or block == a.cursors[0]
+        cursor = cursor or block == a.cursors[1]
+        if kv_block_before(word) != (0 if free_before else before):
+            return "a block's word does not say the size of the block before it"
+        if free_before and load(a, block - 8) != before:
+            return "the last word of a free block is not its size"
+        if block == a.end:
+            break
+        if kind == KV_BLOCK_FREE:
+            if free_before:
+                return "two free blocks stand side by side"
+            free_blocks += 1
+        elif kind == KV_BLOCK_END:
+            return "an end block stands inside the arena"
+        else:
+            used += size
+        if size < ARENA_LEAST:
+            return "a block is too small"
+        free_before = kind == KV_BLOCK_FREE
+        before = size
+        block += size
+    if kind != KV_BLOCK_END:
+        return "the arena has no end block"
+    if used != a.used:
+        return "the bytes in use are not those of the blocks in use"
+    if not hand or not cursor:
+        return "a cursor does not stand on a block"
+    for level in range(ARENA_LEVELS):
+        if (a.levels >> level & 1) != (a.lists[level] != 0):
+            return "the bitmap of levels is wrong"
+        for number in range(ARENA_LISTS):
+            if (a.lists[level] >> number & 1) != (a.heads[level][number] != 0):
+                return "the bitmap of lists is wrong"
+            previous = 0
+            block = a.heads[level][number]
+            while block:
+                listed += 1
+                if listed > free_blocks:
+                    return "the free lists hold more than the free blocks"
+                if arena_kind(a, block) != KV_BLOCK_FREE:
+                    return "a free list holds a block in use"
+                place(arena_size(a, block), &want_level, &want_number)
+                if want_level != level or want_number != number:
+                    return "a free block is in another size's list"
+                if load(a, block + 16) != previous:
+                    return "a free list is not linked back"
+                previous = block
+                block = load(a, block + 8)
+    if listed != free_blocks:
+        return "a free block is in no list"
+    return NULL

@@ -1,0 +1,174 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Batches (the contract is in batch_ops.pxd)."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from rfp.protocol.server.service cimport request, response
+from rfp.store.layout cimport kv_record, kv_value_offset, rfp_copy_out
+from rfp.store.messages cimport (
+    KV_BAD_REQUEST, KV_C_GETS, KV_C_HITS, KV_DEFERRED, KV_MAX_KEY, KV_NOT_FOUND, KV_OK,
+    KV_TOO_LARGE, kv_item, kv_key, kv_number, kv_pair,
+)
+from rfp.store.server.index cimport index_prefetch, index_prefetch_records, rfp_hash
+from rfp.store.server.key_ops cimport partition_delete, partition_get, partition_put
+from rfp.store.server.records cimport partition
+
+cdef enum:
+    # Items whose cache misses are started together: as many as a core keeps outstanding.
+    GROUP = 16
+    HEAVY = 64 << 10
+
+cdef struct entry:
+    const char *key
+    const char *value
+    uint32_t key_length
+    uint32_t value_length
+    uint64_t hash
+
+
+cdef inline const char *take(const char *at, const char *end, bint pairs, entry *e) noexcept nogil:
+    """Parses one item; returns where the next begins, or NULL if it is not whole."""
+    cdef kv_pair pair
+    cdef kv_key key
+    cdef uint64_t left = end - at
+    if pairs:
+        if left < sizeof(kv_pair):
+            return NULL
+        memcpy(&pair, at, sizeof(kv_pair))
+        left -= sizeof(kv_pair)
+        e.key = at + sizeof(kv_pair)
+        e.key_length = pair.key_length
+        e.value_length = pair.value_length
+    else:
+        if left < sizeof(kv_key):
+            return NULL
+        memcpy(&key, at, sizeof(kv_key))
+        left -= sizeof(kv_key)
+        e.key = at + sizeof(kv_key)
+        e.key_length = key.key_length
+        e.value_length = 0
+    if not e.key_length or left < <uint64_t> e.key_length + e.value_length:
+        return NULL
+    e.value = e.key + e.key_length
+    return e.value + e.value_length
+
+
+cdef bint well_formed(const request *r, const response *out, const char *at, bint pairs) noexcept nogil:
+    cdef const char *end = r.payload + r.length
+    cdef entry e
+    cdef uint32_t _
+    if out.capacity < r.count * sizeof(kv_item):
+        return False
+    for _ in range(r.count):
+        at = take(at, end, pairs, &e)
+        if at == NULL:
+            return False
+    return at == end
+
+
+cdef const char *gather(partition *p, const char *at, const char *end, bint pairs, entry *entries, uint32_t n) noexcept nogil:
+    """Parses the next n items and starts the cache misses that they will cost."""
+    cdef entry *e
+    cdef uint32_t i
+    for i in range(n):
+        e = entries + i
+        at = take(at, end, pairs, e)
+        e.hash = rfp_hash(e.key, e.key_length, p.seed)
+        index_prefetch(&p.index, e.hash)
+    for i in range(n):
+        index_prefetch_records(&p.index, entries[i].hash)
+    return at
+
+
+cdef inline void answer(response *out, uint32_t i, uint8_t status, uint32_t length, uint64_t version) noexcept nogil:
+    cdef kv_item item
+    memset(&item, 0, sizeof(kv_item))
+    item.status = status
+    item.length = length
+    item.version = version
+    rfp_copy_out(out.payload + i * sizeof(kv_item), &item, sizeof(kv_item))
+
+
+cdef void batch_get(partition *p, const request *r, response *out) noexcept nogil:
+    cdef const char *at = r.payload
+    cdef uint32_t filled = r.count * <uint32_t> sizeof(kv_item), first = 0, n, i
+    cdef entry[GROUP] entries
+    cdef entry *e
+    cdef kv_record *record
+    if not well_formed(r, out, at, False):
+        out.status = KV_BAD_REQUEST
+        return
+    while first < r.count:
+        n = min(<uint32_t> GROUP, r.count - first)
+        at = gather(p, at, r.payload + r.length, False, entries, n)
+        for i in range(n):
+            e = entries + i
+            if e.key_length > KV_MAX_KEY:
+                answer(out, first + i, KV_TOO_LARGE, 0, 0)
+                continue
+            record = partition_get(p, e.hash, e.key, e.key_length)
+            if record == NULL:
+                answer(out, first + i, KV_NOT_FOUND, 0, 0)
+            elif record.value_length > out.capacity - filled:
+                # It will be asked for again and counted then.
+                p.counters[KV_C_GETS] -= 1
+                p.counters[KV_C_HITS] -= 1
+                answer(out, first + i, KV_DEFERRED, 0, record.version)
+            else:
+                rfp_copy_out(out.payload + filled, <char *> record + kv_value_offset(e.key_length), record.value_length)
+                filled += record.value_length
+                answer(out, first + i, KV_OK, record.value_length, record.version)
+        first += n
+    out.length = filled
+    out.heavy = filled >= HEAVY
+
+
+cdef void batch_put(partition *p, const request *r, response *out) noexcept nogil:
+    cdef const char *at = r.payload + sizeof(kv_number)
+    cdef kv_number ttl
+    cdef uint32_t first = 0, n, i
+    cdef entry[GROUP] entries
+    cdef entry *e
+    cdef uint64_t version
+    cdef uint8_t status
+    if r.length < sizeof(kv_number) or not well_formed(r, out, at, True):
+        out.status = KV_BAD_REQUEST
+        return
+    memcpy(&ttl, r.payload, sizeof(kv_number))
+    while first < r.count:
+        n = min(<uint32_t> GROUP, r.count - first)
+        at = gather(p, at, r.payload + r.length, True, entries, n)
+        for i in range(n):
+            e = entries + i
+            version = 0
+            status = KV_TOO_LARGE
+            if e.key_length <= KV_MAX_KEY:
+                status = partition_put(p, e.hash, e.key, e.key_length, e.value, e.value_length, ttl.number, 0, 0, &version)
+            answer(out, first + i, status, 0, version)
+        first += n
+    out.length = r.count * <uint32_t> sizeof(kv_item)
+    out.heavy = r.length >= HEAVY
+
+
+cdef void batch_delete(partition *p, const request *r, response *out) noexcept nogil:
+    cdef const char *at = r.payload
+    cdef uint32_t first = 0, n, i
+    cdef entry[GROUP] entries
+    cdef entry *e
+    cdef uint64_t version
+    cdef uint8_t status
+    if not well_formed(r, out, at, False):
+        out.status = KV_BAD_REQUEST
+        return
+    while first < r.count:
+        n = min(<uint32_t> GROUP, r.count - first)
+        at = gather(p, at, r.payload + r.length, False, entries, n)
+        for i in range(n):
+            e = entries + i
+            version = 0
+            status = KV_TOO_LARGE
+            if e.key_length <= KV_MAX_KEY:
+                status = partition_delete(p, e.hash, e.key, e.key_length, &version)
+            answer(out, first + i, status, 0, version)
+        first += n
+    out.length = r.count * <uint32_t> sizeof(kv_item)

@@ -1,0 +1,205 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Whether a partition's memory is as it should be."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from rfp.store.layout cimport (
+    KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD,
+    KV_BLOCK_RESERVED, KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LINE, KV_SLOTS, KV_STATE_KEY,
+    KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_record,
+    kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset,
+    rfp_crc32c,
+)
+from rfp.store.messages cimport (
+    KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY,
+)
+from rfp.store.server.arena cimport arena, arena_check, arena_kind, arena_size
+from rfp.store.server.index cimport index_chain, index_hash, index_slot
+from rfp.store.server.records cimport (
+    BUCKET, MAX_PINS, MAX_UPLOADS, account, holdings, partition, pin, record_at, upload,
+)
+
+
+cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
+    cdef kv_record *record = record_at(p, block)
+    cdef uint32_t key_length = record.state & KV_STATE_KEY, crc
+    cdef uint64_t size = kv_record_size(key_length, record.value_length)
+    if not 0 < key_length <= KV_MAX_KEY or size > arena_size(&p.memory, block):
+        return "a record is longer than its block"
+    crc = rfp_crc32c(0, record + 1, key_length)
+    crc = kv_value_crc(crc, <char *> record + kv_value_offset(key_length), record.value_length)
+    if kv_seal_crc(crc, key_length, record.value_length, record.version) != record.crc:
+        return "a record's CRC does not fit its content"
+    if record.version >= p.version:
+        return "a record has a version that was not given yet"
+    return NULL
+
+
+cdef const char *check_blocks(partition *p) noexcept nogil:
+    cdef arena *a = &p.memory
+    cdef uint64_t block = a.start, records = 0, lines = 0, reserved = 0, held = 0, pins = 0, values = 0, expiring = 0
+    cdef uint64_t expiry
+    cdef uint32_t kind
+    cdef const char *problem
+    cdef kv_record *record
+    cdef uint64_t *slot
+    cdef upload *u
+    while True:
+        kind = arena_kind(a, block)
+        record = record_at(p, block)
+        if kind == KV_BLOCK_END:
+            break
+        if kind == KV_BLOCK_RECORD or kind == KV_BLOCK_ORPHAN:
+            problem = check_record(p, block)
+            if problem != NULL:
+                return problem
+            pins += (record.state & KV_STATE_PINS) // KV_STATE_PIN
+        if kind == KV_BLOCK_RECORD:
+            records += 1
+            values += record.value_length
+            slot = index_slot(&p.index, index_hash(&p.index, record), block)
+            if slot == NULL:
+                return "a record is not in the index"
+            expiry = record.state >> KV_EXPIRY_SHIFT
+            expiring += expiry != 0
+            if expiry and not p.sweeping and expiry < p.soonest:
+                return "a record expires sooner than the sweep expects"
+        elif kind == KV_BLOCK_ORPHAN:
+            if not record.state & KV_STATE_PINS:
+                return "a record that nobody can reach takes up memory"
+        elif kind == KV_BLOCK_RESERVED:
+            reserved += 1
+        elif kind == KV_BLOCK_OVERFLOW:
+            lines += 1
+        elif kind != KV_BLOCK_FREE:
+            return "a block is of no known kind"
+        block += arena_size(a, block)
+    if records != p.index.records:
+        return "the index counts other records than there are"
+    if lines != p.index.lines:
+        return "the index counts other overflow lines than there are"
+    if values != p.counters[KV_C_VALUE_BYTES]:
+        return "the bytes of all values are counted wrongly"
+    if expiring != p.expiring:
+        return "the records that will expire are counted wrongly"
+    if pins != p.counters[KV_C_PINS]:
+        return "the records' pins are not those that were granted"
+    u = p.first_upload
+    while u != NULL:
+        held += u.place.block != 0
+        u = u.next
+    if reserved != held:
+        return "a reserved block belongs to no upload"
+    return NULL
+
+
+cdef const char *check_index(partition *p) noexcept nogil:
+    cdef uint64_t[64] slots
+    cdef uint64_t[8] lines
+    cdef uint64_t bucket, records = 0, chained = 0, hash, block
+    cdef int n, n_lines, i
+    cdef kv_record *record
+    if p.index.mask != kv_mask(p.index.buckets) or p.index.buckets > p.index.room:
+        return "the index has more buckets than room"
+    if p.index.board.buckets != p.index.buckets or p.index.board.magic != KV_BOARD_MAGIC:
+        return "the board does not say how many buckets there are"
+    if <uint64_t> (p.index.top - p.index.base) - KV_LINE * p.index.room != p.memory.end + KV_UNIT:
+        return "the index does not begin where the arena ends"
+    for bucket in range(p.index.buckets):
+        n = index_chain(&p.index, bucket, slots, lines, &n_lines)
+        records += n
+        chained += n_lines
+        if n_lines and p.policy == BUCKET:
+            return "a fixed table has overflow lines"
+        if n_lines != ((n - 2) // (KV_SLOTS - 1) if n > KV_SLOTS else 0):
+            return "a chain is not dense"
+        for i in range(n_lines):
+            if arena_kind(&p.memory, lines[i]) != KV_BLOCK_OVERFLOW:
+                return "a link leads to something else than an overflow line"
+            if (<kv_overflow *> (p.index.base + lines[i])).bucket != bucket:
+                return "an overflow line names another bucket"
+        for i in range(n):
+            block = kv_slot_offset(slots[i])
+            record = record_at(p, block)
+            if arena_kind(&p.memory, block) != KV_BLOCK_RECORD:
+                return "a slot points to something else than a record"
+            hash = index_hash(&p.index, record)
+            if kv_bucket(hash, p.index.buckets, p.index.mask) != bucket:
+                return "a record is in the wrong bucket"
+            if slots[i] != kv_slot(kv_tag(hash), block, kv_record_size(record.state & KV_STATE_KEY, record.value_length)):
+                return "a slot's tag or length is not its record's"
+    if records != p.index.records or chained != p.index.lines:
+        return "the chains hold other records or lines than were counted"
+    return NULL
+
+
+cdef const char *check_sessions(partition *p) noexcept nogil:
+    cdef holdings *h = p.sessions
+    cdef uint64_t bytes, pins = 0, uploads = 0, reserved = 0, unused, listed = 0
+    cdef pin *x
+    cdef upload *u
+    cdef account *a = p.accounts
+    cdef bint fresh = False
+    cdef int i
+    while h != NULL:
+        bytes = 0
+        unused = 0
+        for i in range(MAX_PINS):
+            if h.pins[i].id:
+                pins += 1
+                bytes += h.pins[i].bytes
+                if not record_at(p, h.pins[i].record).state & KV_STATE_PINS:
+                    return "a pinned record does not know it"
+        x = h.unused
+        while x != NULL and unused <= MAX_PINS:
+            unused += 1
+            x = x.next
+        for i in range(MAX_PINS):
+            unused += h.pins[i].id != 0
+        if unused != MAX_PINS:
+            return "a session has lost pins"
+        for i in range(MAX_UPLOADS):
+            if h.uploads[i].id:
+                uploads += 1
+                bytes += h.uploads[i].place.size
+                reserved += h.uploads[i].place.size
+                if h.uploads[i].place.block and arena_kind(&p.memory, h.uploads[i].place.block) != KV_BLOCK_RESERVED:
+                    return "an upload has no reserved block"
+        if bytes != h.bytes or bytes > p.quota:
+            return "a session's bytes are counted wrongly"
+        h = h.next
+    x = p.first_pin
+    while x != NULL and listed <= pins:
+        if x == p.new_pin:
+            fresh = True
+        if (x.deadline == 0) != fresh:
+            return "the pins are out of order"
+        listed += 1
+        x = x.next
+    if listed != pins or pins != p.counters[KV_C_PINS]:
+        return "the pins are counted wrongly"
+    listed = 0
+    u = p.first_upload
+    while u != NULL and listed <= uploads:
+        listed += 1
+        u = u.next
+    if listed != uploads or uploads != p.counters[KV_C_UPLOADS] or reserved != p.counters[KV_C_BYTES_RESERVED]:
+        return "the uploads are counted wrongly"
+    while a != NULL:
+        if a.uploading > p.quota or a.uploading > reserved:
+            return "a client is uploading more than it may"
+        reserved -= a.uploading
+        a = a.next
+    if reserved:
+        return "what clients are uploading is counted wrongly"
+    return NULL
+
+
+cdef const char *partition_check(partition *p) noexcept nogil:
+    cdef const char *problem = arena_check(&p.memory)
+    if problem == NULL:
+        problem = check_index(p)
+    if problem == NULL:
+        problem = check_blocks(p)
+    if problem == NULL:
+        problem = check_sessions(p)
+    return problem

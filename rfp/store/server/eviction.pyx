@@ -1,0 +1,152 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Making room (the contract is in eviction.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from rfp.store.layout cimport (
+    KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_SLOTS,
+    KV_STATE_PINS, KV_STATE_REFERENCED, kv_bucket, kv_record, kv_slot_link, kv_slot_offset,
+    rfp_store64, rfp_store64_release,
+)
+from rfp.store.messages cimport KV_C_EVICTIONS
+from rfp.store.server.arena cimport (
+    arena, arena_allocate, arena_extend, arena_free, arena_kind, arena_size, arena_slide,
+    arena_take, arena_trim,
+)
+from rfp.store.server.index cimport index_bucket, index_line, index_next_line, index_repoint
+from rfp.store.server.records cimport (
+    BUCKET, NONE, partition, record_at, record_evict, record_expired, record_left, room,
+)
+
+cdef enum:
+    # Second chances that one call gives: where all records are in use, one of them goes anyway, and soon.
+    CHANCES = 1024
+    # Bytes whose move counts as much as looking at a block.
+    BYTES_MOVED = 256
+    # Buckets that one call empties of their last before it gives up on finding a hole by luck.
+    NEIGHBOURS = 64
+
+
+cdef void room_abandon(partition *p, room *r) noexcept nogil:
+    if r.block:
+        arena_free(&p.memory, r.block)
+        r.block = 0
+
+
+cdef bint move_down(partition *p, room *r) noexcept nogil:
+    """Moves the block behind the hole to the hole's beginning."""
+    cdef uint64_t hole = r.block, old = hole + arena_size(&p.memory, hole)
+    cdef uint64_t after = arena_slide(&p.memory, hole)
+    if not after:
+        return False
+    index_repoint(&p.index, old, hole)
+    r.block = after
+    return True
+
+
+cdef int room_sweep(partition *p, room *r, uint64_t budget) noexcept nogil:
+    cdef arena *a = &p.memory
+    cdef uint64_t at, size, rounds = 3 * (a.end - a.start)
+    cdef uint64_t chances = max(<uint64_t> CHANCES, budget) if budget < <uint64_t> -1 else CHANCES
+    cdef uint32_t kind
+    cdef kv_record *record
+    while budget:
+        budget -= 1
+        at = r.block + arena_size(a, r.block) if r.block else a.cursors[0]
+        kind = arena_kind(a, at)
+        size = arena_size(a, at)
+        if kind == KV_BLOCK_FREE:
+            if r.block:
+                arena_extend(a, r.block, r.size)
+            else:
+                arena_take(a, at, r.size)
+                r.block = at
+        elif kind == KV_BLOCK_RECORD and at != r.keep and not record_at(p, at).state & KV_STATE_PINS:
+            record = record_at(p, at)
+            if chances and record.state & KV_STATE_REFERENCED and not record_expired(p, record):
+                chances -= 1
+                rfp_store64(&record.state, record.state & ~<uint64_t> KV_STATE_REFERENCED)
+                if not r.block:
+                    a.cursors[0] = at + size
+                elif move_down(p, r):
+                    budget -= min(budget, size // BYTES_MOVED)
+                else:
+                    room_abandon(p, r)
+                    a.cursors[0] = at + size
+            else:
+                record_evict(p, at)
+                continue       # its place is a free block now, which may begin earlier
+        elif kind != KV_BLOCK_OVERFLOW or not r.block or not move_down(p, r):
+            room_abandon(p, r)
+            a.cursors[0] = a.start if kind == KV_BLOCK_END else at + size
+        if r.block and arena_size(a, r.block) >= r.size:
+            arena_trim(a, r.block, r.size)
+            a.cursors[0] = r.block + arena_size(a, r.block)
+            return ROOM_MADE
+        r.passed += size
+        if r.passed > rounds:
+            room_abandon(p, r)
+            return ROOM_NONE
+    return ROOM_LATER
+
+
+cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint64_t keep) noexcept nogil:
+    """Takes the least recently used of the key's bucket and of those after it, until there is room."""
+    cdef uint64_t bucket = kv_bucket(hash, p.index.buckets, p.index.mask), block
+    cdef uint64_t *line
+    cdef int i, _
+    for _ in range(NEIGHBOURS):
+        line = index_bucket(&p.index, bucket)
+        for i in range(KV_SLOTS - 1, -1, -1):
+            block = kv_slot_offset(line[i])
+            if block and block != keep and not record_at(p, block).state & KV_STATE_PINS:
+                record_evict(p, block)
+                block = arena_allocate(&p.memory, size, KV_BLOCK_RESERVED)
+                if block:
+                    return block
+                break
+        bucket += 1
+        if bucket == p.index.buckets:
+            bucket = 0
+    return 0
+
+
+cdef uint64_t room_make(partition *p, uint64_t hash, uint64_t size, uint64_t keep) noexcept nogil:
+    cdef room r
+    cdef uint64_t block
+    if p.policy == NONE or size > p.memory.end - p.memory.start:
+        return 0
+    if p.policy == BUCKET:
+        block = evict_neighbours(p, hash, size, keep)
+        if block:
+            return block
+    r.block = 0
+    r.size = size
+    r.keep = keep
+    r.passed = 0
+    return r.block if room_sweep(p, &r, <uint64_t> -1) == ROOM_MADE else 0
+
+
+cdef bint room_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept nogil:
+    cdef uint64_t *line = index_line(&p.index, hash)
+    cdef uint64_t *victim = NULL
+    cdef uint64_t block
+    cdef int i
+    if p.policy == NONE:
+        return False
+    while line != NULL:
+        for i in range(KV_SLOTS):
+            if line[i] and not kv_slot_link(line[i]):
+                if victim == NULL:
+                    victim = line + i
+                if not record_at(p, kv_slot_offset(line[i])).state & KV_STATE_REFERENCED:
+                    victim = line + i
+                    break
+        else:
+            line = index_next_line(&p.index, line)
+            continue
+        break
+    block = kv_slot_offset(victim[0])
+    rfp_store64_release(victim, slot)
+    record_left(p, block)
+    p.counters[KV_C_EVICTIONS] += 1
+    return True

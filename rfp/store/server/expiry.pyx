@@ -1,0 +1,47 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The sweep for what has expired (the contract is in expiry.pxd)."""
+
+from libc.stdint cimport uint64_t
+from rfp.store.layout cimport KV_BLOCK_END, KV_BLOCK_RECORD, KV_EXPIRY_SHIFT, rfp_prefetch
+from rfp.store.server.arena cimport arena, arena_kind, arena_size
+from rfp.store.server.records cimport partition, record_at, record_evict, record_expired
+
+cdef enum:
+    SLICE = 128                # blocks per call
+    # ns of rest for each block looked at, so that sweeping takes a percent or two of the worker, however many records wait.
+    REST = 1000
+
+
+cdef bint expiry_tend(partition *p) noexcept nogil:
+    cdef arena *a = &p.memory
+    cdef uint64_t at, size, expiry
+    cdef int _
+    if not p.sweeping:
+        if not p.expiring or p.now_ms < p.soonest or p.now < p.rest:
+            return False
+        p.sweeping = True
+        p.upcoming = <uint64_t> -1
+        p.walked = 0
+        p.moved = p.index.moved
+        a.cursors[1] = a.start
+    for _ in range(SLICE):
+        at = a.cursors[1]
+        if arena_kind(a, at) == KV_BLOCK_END or not p.expiring:
+            p.sweeping = False
+            p.rest = p.now + REST * p.walked
+            # What was moved meanwhile may have passed by unseen.
+            p.soonest = p.upcoming if p.moved == p.index.moved else 0
+            return False
+        if arena_kind(a, at) == KV_BLOCK_RECORD:
+            if record_expired(p, record_at(p, at)):
+                record_evict(p, at)
+                p.walked += 1
+                continue       # its place is an orphan's or a free block's now, which may begin earlier
+            expiry = record_at(p, at).state >> KV_EXPIRY_SHIFT
+            if expiry:
+                p.upcoming = min(p.upcoming, expiry)
+        size = arena_size(a, at)
+        rfp_prefetch(a.base + at + 4 * size)
+        a.cursors[1] = at + size
+        p.walked += 1
+    return True

@@ -1,0 +1,104 @@
+# The index of a partition: linear hashing over buckets of one cache line (layout.h).
+#
+# It grows by one bucket at a time, so that no request ever pays for a rehash, down from the end of the region, where it moves
+# records out of its way.  A bucket that is full chains overflow lines, which are blocks of the arena.  Chains are dense: only the
+# last line has empty slots, and an overflow line holds at least two records.  Where the table is fixed (strict LRU in each
+# bucket) it neither grows nor chains, and the first slot is the latest used.
+
+from libc.stdint cimport uint32_t, uint64_t
+from rfp.store.layout cimport (
+    KV_LINE, KV_SLOTS, KV_STATE_KEY, kv_board, kv_bucket, kv_match, kv_overflow, kv_record, kv_same,
+    kv_slot_link, kv_slot_offset, kv_tag, rfp_prefetch,
+)
+from rfp.store.server.arena cimport arena
+
+cdef extern from "rfp/core/hash.h" nogil:
+    uint64_t rfp_hash(const void *key, size_t n, uint64_t seed)
+
+cdef extern from *:
+    int __builtin_ctz(unsigned int) nogil
+
+cdef enum:
+    INDEX_GRANULE = 64         # buckets that the arena gives at a time: one page
+    # Records per bucket, times two, at which one more is added.
+    INDEX_LOAD = 9
+
+cdef enum:                     # what index_insert() says
+    INDEX_INSERTED = 0
+    INDEX_NO_MEMORY = 1        # for an overflow line
+    INDEX_FULL = 2             # the chain is as long as it may get
+
+cdef struct index:
+    arena *memory
+    char *base
+    char *top                  # bucket b stands at top - 64 * (b + 1)
+    kv_board *board
+    uint64_t seed
+    uint64_t buckets
+    uint64_t mask
+    uint64_t room              # buckets for which there is room
+    uint64_t records
+    uint64_t lines             # overflow lines
+    uint64_t moved             # records and lines moved so far
+
+# Lays out a region: board, arena, buckets.  length is a multiple of 64.
+cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets) noexcept nogil
+cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil
+cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil
+# For strict LRU: puts a record into the first slot of its bucket, which is not full; moves one there.
+cdef void index_insert_first(index *x, uint64_t hash, uint64_t slot) noexcept nogil
+cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nogil
+# The slot that points to the record at this offset, or NULL.
+cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nogil
+# Makes what pointed to a record or overflow line at `old` point to where it was copied.
+cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil
+# Moves a record or overflow line into another block, which is large enough, and frees its own.
+cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil
+# Adds a bucket.  False: no memory, or no room at the end of the arena, where `obstacle` (if not 0) cannot be moved.
+cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil
+# The slots of a bucket and of its overflow lines, at most KV_CHAIN and KV_MAX_LINES.  Returns the number of records.
+cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines, int *n_lines) noexcept nogil
+
+
+cdef inline uint64_t *index_bucket(index *x, uint64_t bucket) noexcept nogil:
+    return <uint64_t *> (x.top - KV_LINE * (bucket + 1))
+
+cdef inline uint64_t *index_line(index *x, uint64_t hash) noexcept nogil:
+    return index_bucket(x, kv_bucket(hash, x.buckets, x.mask))
+
+cdef inline uint64_t *index_next_line(index *x, uint64_t *line) noexcept nogil:
+    cdef uint64_t last = line[KV_SLOTS - 1]
+    return (<kv_overflow *> (x.base + kv_slot_offset(last))).slots if kv_slot_link(last) else NULL
+
+cdef inline uint64_t index_hash(index *x, kv_record *record) noexcept nogil:
+    return rfp_hash(record + 1, record.state & KV_STATE_KEY, x.seed)
+
+cdef inline uint64_t *index_find(index *x, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+    """The slot of the record with this key, or NULL."""
+    cdef uint64_t *line = index_line(x, hash)
+    cdef uint64_t tag = kv_tag(hash)
+    cdef uint32_t found, i
+    cdef kv_record *record
+    while line != NULL:
+        found = kv_match(line, tag)
+        while found:
+            i = __builtin_ctz(found)
+            record = <kv_record *> (x.base + kv_slot_offset(line[i]))
+            if (record.state & KV_STATE_KEY) == key_length and kv_same(<char *> (record + 1), key, key_length):
+                return line + i
+            found &= found - 1
+        line = index_next_line(x, line)
+    return NULL
+
+cdef inline void index_prefetch(index *x, uint64_t hash) noexcept nogil:
+    rfp_prefetch(index_line(x, hash))
+
+cdef inline void index_prefetch_records(index *x, uint64_t hash) noexcept nogil:
+    cdef uint64_t *line = index_line(x, hash)
+    cdef uint32_t found = kv_match(line, kv_tag(hash))
+    cdef char *record
+    while found:
+        record = x.base + kv_slot_offset(line[__builtin_ctz(found)])
+        rfp_prefetch(record)
+        rfp_prefetch(record + KV_LINE)
+        found &= found - 1

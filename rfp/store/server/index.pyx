@@ -1,0 +1,310 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The index of a partition (the contract is in index.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from rfp.store.layout cimport (
+    KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BOARD_MAGIC, KV_LAYOUT_VERSION, KV_LINE,
+    KV_MAX_LINES, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_board, kv_bucket,
+    kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset, rfp_copy_out,
+    rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
+)
+from rfp.store.server.arena cimport (
+    ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind,
+    arena_may_shrink, arena_open, arena_previous, arena_shrink, arena_size, arena_take,
+)
+
+cdef enum:
+    LAST = KV_SLOTS - 1
+
+
+cdef inline void store(uint64_t *slot, uint64_t value) noexcept nogil:
+    rfp_store64(slot, value)
+
+cdef inline kv_overflow *overflow(index *x, uint64_t offset) noexcept nogil:
+    return <kv_overflow *> (x.base + offset)
+
+cdef inline int occupied(uint64_t *line) noexcept nogil:
+    cdef int n = 0
+    while n < KV_SLOTS and line[n]:
+        n += 1
+    return n
+
+
+cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets) noexcept nogil:
+    cdef uint64_t b
+    cdef int i
+    memset(x, 0, sizeof(index))
+    x.memory = memory
+    x.base = base
+    x.top = base + length
+    x.board = <kv_board *> base
+    x.seed = seed
+    x.buckets = buckets
+    x.mask = kv_mask(buckets)
+    x.room = (buckets + INDEX_GRANULE - 1) // INDEX_GRANULE * INDEX_GRANULE
+    rfp_store64(&x.board.magic, 0)
+    rfp_fence_release()
+    for b in range(buckets):
+        for i in range(KV_SLOTS):
+            store(index_bucket(x, b) + i, 0)
+    arena_open(memory, base, sizeof(kv_board), length - KV_LINE * x.room - KV_UNIT)
+    rfp_store32(&x.board.version, KV_LAYOUT_VERSION)
+    rfp_store64(&x.board.seed, seed)
+    rfp_store64(&x.board.length, length)
+    rfp_store64(&x.board.buckets, buckets)
+    rfp_store64_release(&x.board.magic, KV_BOARD_MAGIC)
+
+
+# Chains
+
+
+cdef uint64_t new_line(index *x, uint64_t bucket) noexcept nogil:
+    """An overflow line with empty slots, or 0."""
+    cdef uint64_t offset = arena_allocate(x.memory, sizeof(kv_overflow), KV_BLOCK_OVERFLOW)
+    cdef int i
+    if offset:
+        rfp_store64(&overflow(x, offset).bucket, bucket)
+        for i in range(KV_SLOTS):
+            store(overflow(x, offset).slots + i, 0)
+        x.lines += 1
+    return offset
+
+
+cdef void drop_line(index *x, uint64_t offset) noexcept nogil:
+    arena_free(x.memory, offset)
+    x.lines -= 1
+
+
+cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
+    cdef uint64_t *line = index_line(x, hash)
+    cdef uint64_t *next = index_next_line(x, line)
+    cdef uint64_t added
+    cdef int lines = 0, n
+    while next != NULL:
+        line = next
+        next = index_next_line(x, line)
+        lines += 1
+    n = occupied(line)
+    if n < KV_SLOTS:
+        rfp_store64_release(line + n, slot)
+    else:
+        if lines == KV_MAX_LINES:
+            return INDEX_FULL
+        added = new_line(x, kv_bucket(hash, x.buckets, x.mask))
+        if not added:
+            return INDEX_NO_MEMORY
+        store(overflow(x, added).slots, line[LAST])
+        store(overflow(x, added).slots + 1, slot)
+        rfp_store64_release(line + LAST, kv_slot(0, added, 0))
+    x.records += 1
+    return INDEX_INSERTED
+
+
+cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
+    cdef uint64_t *before = NULL
+    cdef uint64_t *line = index_line(x, hash)
+    cdef uint64_t *next = index_next_line(x, line)
+    cdef uint64_t gone
+    cdef int n
+    x.records -= 1
+    if next == NULL:           # keep their order: with strict LRU it means something
+        while slot < line + LAST and slot[0]:
+            store(slot, slot[1])
+            slot += 1
+        store(slot, 0)
+        return
+    while next != NULL:
+        before = line
+        line = next
+        next = index_next_line(x, line)
+    n = occupied(line) - 1
+    store(slot, line[n])
+    store(line + n, 0)
+    if n == 1:                 # one record needs no line of its own: it takes the link's place
+        gone = kv_slot_offset(before[LAST])
+        store(before + LAST, line[0])
+        drop_line(x, gone)
+
+
+cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nogil:
+    cdef uint64_t *line = index_line(x, hash)
+    cdef int i
+    while line != NULL:
+        for i in range(KV_SLOTS):
+            if kv_slot_offset(line[i]) == offset and not kv_slot_link(line[i]):
+                return line + i
+        line = index_next_line(x, line)
+    return NULL
+
+
+cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines, int *n_lines) noexcept nogil:
+    cdef uint64_t *line = index_bucket(x, bucket)
+    cdef int n = 0, i
+    n_lines[0] = 0
+    while True:
+        for i in range(KV_SLOTS):
+            if not line[i]:
+                return n
+            if kv_slot_link(line[i]):
+                break
+            slots[n] = line[i]
+            n += 1
+        else:
+            return n
+        lines[n_lines[0]] = kv_slot_offset(line[LAST])
+        n_lines[0] += 1
+        line = index_next_line(x, line)
+
+
+cdef inline int lines_for(int n) noexcept nogil:
+    return (n - 2) // (KV_SLOTS - 1) if n > KV_SLOTS else 0
+
+
+cdef void lay_chain(index *x, uint64_t bucket, uint64_t *slots, int n, uint64_t *lines) noexcept nogil:
+    """Writes n records into a bucket and the overflow lines that they need."""
+    cdef uint64_t *line = index_bucket(x, bucket)
+    cdef int i
+    while n > KV_SLOTS:
+        for i in range(LAST):
+            store(line + i, slots[i])
+        store(line + LAST, kv_slot(0, lines[0], 0))
+        line = overflow(x, lines[0]).slots
+        slots += LAST
+        n -= LAST
+        lines += 1
+    for i in range(KV_SLOTS):
+        store(line + i, slots[i] if i < n else 0)
+
+
+# Strict LRU in a bucket
+
+
+cdef void index_insert_first(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
+    cdef uint64_t *line = index_line(x, hash)
+    cdef int i = occupied(line)
+    while i > 0:
+        store(line + i, line[i - 1])
+        i -= 1
+    rfp_store64_release(line, slot)
+    x.records += 1
+
+
+cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
+    cdef uint64_t *line = index_line(x, hash)
+    cdef uint64_t moved = slot[0]
+    while slot > line:
+        store(slot, (slot - 1)[0])
+        slot -= 1
+    store(line, moved)
+
+
+# Moving what the index points to
+
+
+cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
+    cdef uint64_t *place
+    if arena_kind(x.memory, block) == KV_BLOCK_RECORD:
+        place = index_slot(x, index_hash(x, <kv_record *> (x.base + block)), old)
+    else:
+        place = index_bucket(x, overflow(x, block).bucket) + LAST
+        while kv_slot_offset(place[0]) != old:
+            place = overflow(x, kv_slot_offset(place[0])).slots + LAST
+    x.moved += 1
+    rfp_store64_release(place, place[0] - old // KV_UNIT + block // KV_UNIT)
+
+
+cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
+    cdef kv_record *record = <kv_record *> (x.base + old)
+    if arena_kind(x.memory, old) == KV_BLOCK_RECORD:
+        # It may come to stand where the sweep's hand gets to sooner: that shall not shorten its life.
+        rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)
+    rfp_copy_out(x.base + block + 8, x.base + old + 8, arena_size(x.memory, old) - 8)
+    arena_become(x.memory, block, arena_kind(x.memory, old))
+    index_repoint(x, old, block)
+    arena_free(x.memory, old)
+
+
+cdef bint relocate(index *x, uint64_t block) noexcept nogil:
+    """Moves a record or overflow line to wherever there is room."""
+    cdef uint32_t kind = arena_kind(x.memory, block)
+    cdef uint64_t size = arena_size(x.memory, block), moved
+    if kind == KV_BLOCK_RECORD:
+        if (<kv_record *> (x.base + block)).state & KV_STATE_PINS:
+            return False
+    elif kind != KV_BLOCK_OVERFLOW:
+        return False
+    moved = arena_allocate(x.memory, size, kind)
+    if moved:
+        index_move(x, block, moved)
+    return moved != 0
+
+
+# Growth
+
+
+cdef bint widen(index *x, uint64_t *obstacle) noexcept nogil:
+    """Takes INDEX_GRANULE lines from the end of the arena."""
+    cdef arena *a = x.memory
+    cdef uint64_t bytes = KV_LINE * INDEX_GRANULE, run = 0, block
+    while True:
+        block = arena_previous(a, run if run else a.end)
+        if not block:
+            break
+        if arena_kind(a, block) != KV_BLOCK_FREE:
+            if not relocate(x, block):
+                obstacle[0] = block
+                break
+        elif run:
+            run = arena_extend_back(a, run, bytes + ARENA_LEAST)
+        elif arena_may_shrink(arena_size(a, block), bytes):
+            arena_shrink(a, bytes)
+            x.room += INDEX_GRANULE
+            return True
+        else:                  # too small: hold it, lest what is moved away from before it is moved into it
+            arena_take(a, block, arena_size(a, block))
+            run = block
+        if run and arena_may_shrink(arena_size(a, run), bytes):
+            arena_free(a, run)
+            run = 0
+    if run:
+        arena_free(a, run)
+    return False
+
+
+cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
+    cdef uint64_t[64] slots, stay, move
+    cdef uint64_t[8] lines, more
+    cdef uint64_t mask = kv_mask(x.buckets + 1), parent = x.buckets & mask >> 1
+    cdef int n, n_lines = 0, n_stay = 0, n_move = 0, i, needed
+    obstacle[0] = 0
+    if x.buckets == x.room and not widen(x, obstacle):
+        return False
+    n = index_chain(x, parent, slots, lines, &n_lines)
+    for i in range(n):
+        rfp_prefetch(x.base + kv_slot_offset(slots[i]))
+        rfp_prefetch(x.base + kv_slot_offset(slots[i]) + KV_LINE)
+    for i in range(n):
+        if (index_hash(x, <kv_record *> (x.base + kv_slot_offset(slots[i]))) >> 16 & mask) == x.buckets:
+            move[n_move] = slots[i]
+            n_move += 1
+        else:
+            stay[n_stay] = slots[i]
+            n_stay += 1
+    needed = lines_for(n_move)
+    for i in range(needed):
+        more[i] = new_line(x, x.buckets)
+        if not more[i]:
+            while i > 0:
+                i -= 1
+                drop_line(x, more[i])
+            return False
+    # Those who read without asking find a record twice for a moment, or not at all and ask; never in the wrong place.
+    lay_chain(x, x.buckets, move, n_move, more)
+    x.mask = mask
+    x.buckets += 1
+    rfp_store64_release(&x.board.buckets, x.buckets)
+    lay_chain(x, parent, stay, n_stay, lines)
+    for i in range(lines_for(n_stay), n_lines):
+        drop_line(x, lines[i])
+    return True

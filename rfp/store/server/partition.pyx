@@ -1,0 +1,342 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The partition as a service: what each opcode means."""
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+
+from rfp.fabric.fabric cimport Region
+from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.wire cimport RFP_KIND_INLINE, RFP_KIND_REFERENCE, rfp_reference
+from rfp.store.layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offset, rfp_copy_out
+from rfp.store.messages cimport (
+    KV_BAD_REQUEST, KV_C_BYTES_TOTAL, KV_C_BYTES_USED, KV_C_INDEX_BYTES, KV_C_RECORDS, KV_C_REFUSED,
+    KV_COUNTERS, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_GET, KV_GET_MANY,
+    KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK,
+    KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
+    KV_RELEASE, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_VERSION_MISMATCH, kv_number,
+    kv_piece, kv_put,
+)
+from rfp.store.server.batch_ops cimport batch_delete, batch_get, batch_put
+from rfp.store.server.check cimport partition_check
+from rfp.store.server.expiry cimport expiry_tend
+from rfp.store.server.index cimport index_prefetch, index_prefetch_records, rfp_hash
+from rfp.store.server.key_ops cimport (
+    partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_touch,
+)
+from rfp.store.server.pins cimport holdings_close, holdings_open, pin_grant, pin_release, pins_tend
+from rfp.store.server.records cimport BUCKET, CLOCK, NONE, account, holdings, partition, pin
+from rfp.store.server.uploads cimport (
+    upload_abort, upload_begin, upload_piece, uploads_close, uploads_tend,
+)
+
+from rfp.errors import InvalidArgument
+from rfp.store.counters import COUNTERS
+
+assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
+
+cdef enum:
+    LEAST_REGION = 64 << 10
+    # An answer with as much as this to copy says that the other clients should have their turn.
+    HEAVY = 64 << 10
+    HASHED = 1                 # scratch[1], when scratch[0] is the key's hash
+
+EVICTION = {"clock": CLOCK, "bucket": BUCKET, "none": NONE}
+
+
+# Parsing
+
+
+cdef uint8_t single_key(const request *r, const char **key, uint32_t *key_length) noexcept nogil:
+    """The key of a request that has one; KV_UNSUPPORTED for the others."""
+    cdef uint32_t fixed = 0
+    cdef uint64_t length = r.length
+    cdef kv_put put
+    if r.opcode == KV_INCR or r.opcode == KV_TOUCH:
+        fixed = sizeof(kv_number)
+    elif r.opcode == KV_PUT or r.opcode == KV_PUT_BEGIN:
+        fixed = sizeof(kv_put)
+    elif r.opcode != KV_GET and r.opcode != KV_EXISTS and r.opcode != KV_DELETE:
+        return KV_UNSUPPORTED
+    if length <= fixed:
+        return KV_BAD_REQUEST
+    length -= fixed
+    if fixed == sizeof(kv_put):
+        memcpy(&put, r.payload, sizeof(kv_put))
+        if not put.key_length or length != put.key_length + (<uint64_t> put.value_length if r.opcode == KV_PUT else 0):
+            return KV_BAD_REQUEST
+        length = put.key_length
+    if length > KV_MAX_KEY:
+        return KV_TOO_LARGE
+    key[0] = r.payload + fixed
+    key_length[0] = <uint32_t> length
+    return KV_OK
+
+
+cdef uint8_t check_flags(const request *r) noexcept nogil:
+    """A flag that is not known here may mean a condition: to ignore it would be to break it."""
+    cdef uint32_t known = 0
+    if r.opcode == KV_PUT or r.opcode == KV_PUT_BEGIN:
+        known = KV_IF_ABSENT | KV_IF_VERSION
+        if (r.flags & known) == known:
+            return KV_BAD_REQUEST
+    elif r.opcode == KV_PUT_PIECE:
+        known = KV_PIECE_CRC
+    return KV_UNSUPPORTED if r.flags & ~known else <uint8_t> KV_OK
+
+
+# Answers
+
+
+cdef void get(partition *p, const request *r, response *out, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+    cdef kv_record *record = partition_get(p, hash, key, key_length)
+    cdef rfp_reference reference
+    cdef uint64_t value
+    cdef pin *held
+    if record == NULL:
+        out.status = KV_NOT_FOUND
+        return
+    value = kv_value_offset(key_length)
+    if record.value_length <= out.capacity:
+        rfp_copy_out(out.payload, <char *> record + value, record.value_length)
+        out.length = record.value_length
+        out.heavy = record.value_length >= HEAVY
+    elif out.capacity < sizeof(rfp_reference):
+        out.status = KV_TOO_LARGE
+        return
+    else:
+        held = pin_grant(p, <holdings *> r.session.state, record)
+        if held == NULL:
+            out.status = KV_QUOTA
+            return
+        reference.offset = held.record + value
+        reference.length = record.value_length
+        reference.pin = held.id
+        reference.lease = p.lease
+        rfp_copy_out(out.payload, &reference, sizeof(rfp_reference))
+        out.length = sizeof(rfp_reference)
+        out.kind = RFP_KIND_REFERENCE
+    out.result = record.version
+
+
+cdef void incr(partition *p, const request *r, response *out, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
+    cdef kv_number number
+    cdef int64_t total = 0
+    if out.capacity < sizeof(kv_number):
+        out.status = KV_BAD_REQUEST
+        return
+    memcpy(&number, r.payload, sizeof(kv_number))
+    out.status = partition_incr(p, hash, key, key_length, <int64_t> number.number, &total, &out.result)
+    if out.status == KV_OK:
+        number.number = <uint64_t> total
+        rfp_copy_out(out.payload, &number, sizeof(kv_number))
+        out.length = sizeof(kv_number)
+
+
+cdef void with_key(partition *p, request *r, response *out, const char *key, uint32_t key_length) noexcept nogil:
+    cdef uint64_t hash = r.scratch[0] if r.scratch[1] == HASHED else rfp_hash(key, key_length, p.seed)
+    cdef kv_number number
+    cdef kv_record *record
+    cdef kv_put put
+    if r.opcode == KV_GET:
+        get(p, r, out, hash, key, key_length)
+    elif r.opcode == KV_PUT:
+        memcpy(&put, r.payload, sizeof(kv_put))
+        out.status = partition_put(p, hash, key, key_length, key + key_length, put.value_length, put.ttl, r.flags, put.version,
+                                   &out.result)
+        out.heavy = put.value_length >= HEAVY
+    elif r.opcode == KV_DELETE:
+        out.status = partition_delete(p, hash, key, key_length, &out.result)
+    elif r.opcode == KV_EXISTS:
+        record = partition_get(p, hash, key, key_length)
+        if record == NULL:
+            out.status = KV_NOT_FOUND
+        else:
+            out.result = record.version
+    elif r.opcode == KV_INCR:
+        incr(p, r, out, hash, key, key_length)
+    elif r.opcode == KV_TOUCH:
+        memcpy(&number, r.payload, sizeof(kv_number))
+        out.status = partition_touch(p, hash, key, key_length, number.number, &out.result)
+    else:
+        memcpy(&put, r.payload, sizeof(kv_put))
+        out.status = upload_begin(p, <holdings *> r.session.state, hash, &put, key, r.flags, &out.result)
+
+
+cdef void count(partition *p, uint64_t *counters) noexcept nogil:
+    """All counters, those among them that something else counts already."""
+    memcpy(counters, p.counters, sizeof(p.counters))
+    counters[KV_C_RECORDS] = p.index.records
+    counters[KV_C_BYTES_TOTAL] = p.length
+    counters[KV_C_BYTES_USED] = p.length - (p.memory.end - p.memory.start) + p.memory.used
+    counters[KV_C_INDEX_BYTES] = KV_LINE * (p.index.room + p.index.lines)
+
+
+cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
+    cdef uint64_t[KV_COUNTERS] counters
+    cdef kv_number number
+    cdef kv_piece piece
+    if r.opcode == KV_GET_MANY:
+        batch_get(p, r, out)
+    elif r.opcode == KV_PUT_MANY:
+        batch_put(p, r, out)
+    elif r.opcode == KV_DELETE_MANY:
+        batch_delete(p, r, out)
+    elif r.opcode == KV_PUT_PIECE:
+        if r.length != sizeof(kv_piece):
+            out.status = KV_BAD_REQUEST
+            return
+        memcpy(&piece, r.payload, sizeof(kv_piece))
+        out.status = upload_piece(p, r.session, &piece, r.flags, &out.result)
+        out.heavy = True
+    elif r.opcode == KV_PUT_ABORT:
+        if r.length != sizeof(kv_number):
+            out.status = KV_BAD_REQUEST
+            return
+        memcpy(&number, r.payload, sizeof(kv_number))
+        out.status = upload_abort(p, <holdings *> r.session.state, number.number)
+    elif r.opcode == KV_RELEASE:
+        out.status = KV_BAD_REQUEST if r.length else KV_OK
+    elif r.opcode == KV_STATS:
+        if r.length:
+            out.status = KV_BAD_REQUEST
+            return
+        count(p, counters)
+        out.length = min(<uint32_t> KV_COUNTERS, out.capacity // 8) * 8
+        rfp_copy_out(out.payload, counters, out.length)
+    else:
+        out.status = KV_UNSUPPORTED
+
+
+# The service
+
+
+cdef void opened(void *context, session *s) noexcept nogil:
+    s.state = holdings_open(<partition *> context, s.peer)
+
+
+cdef void closed(void *context, session *s) noexcept nogil:
+    if s.state != NULL:
+        uploads_close(<partition *> context, <holdings *> s.state)
+        holdings_close(<partition *> context, <holdings *> s.state)
+        s.state = NULL
+
+
+cdef void prepare(void *context, request *r, int stage) noexcept nogil:
+    cdef partition *p = <partition *> context
+    cdef const char *key
+    cdef uint32_t key_length
+    if stage == 0:
+        r.scratch[1] = 0
+        if single_key(r, &key, &key_length) == KV_OK:
+            r.scratch[0] = rfp_hash(key, key_length, p.seed)
+            r.scratch[1] = HASHED
+            index_prefetch(&p.index, r.scratch[0])
+    elif r.scratch[1] == HASHED:
+        index_prefetch_records(&p.index, r.scratch[0])
+
+
+cdef void execute(void *context, request *r, response *out) noexcept nogil:
+    cdef partition *p = <partition *> context
+    cdef const char *key
+    cdef uint32_t key_length
+    cdef uint8_t status
+    out.status = KV_OK
+    out.kind = RFP_KIND_INLINE
+    out.length = 0
+    out.heavy = False
+    out.result = 0
+    if r.release:
+        pin_release(p, <holdings *> r.session.state, r.release)
+    if r.flags:
+        out.status = check_flags(r)
+    if out.status == KV_OK:
+        status = single_key(r, &key, &key_length)
+        if status == KV_OK:
+            with_key(p, r, out, key, key_length)
+        elif status == KV_UNSUPPORTED:
+            without_key(p, r, out)
+        else:
+            out.status = status
+    if out.status > KV_VERSION_MISMATCH and out.status != KV_DEFERRED:
+        p.counters[KV_C_REFUSED] += 1
+
+
+cdef bint tend(void *context, uint64_t now) noexcept nogil:
+    cdef partition *p = <partition *> context
+    if now > p.now:
+        p.now = now
+        p.now_ms = now // 1000000
+    pins_tend(p)
+    uploads_tend(p)
+    return expiry_tend(p)
+
+
+cdef class Partition(Service):
+    """A key-value store in one region, as a service that one worker runs.
+
+    region: memory that peers may read, at least 64 KiB.  seed: of the hash of keys.  eviction: what goes when memory is used
+    up: "clock" (what was not used lately), "bucket" (the least recently used of a bucket of 8, as in the paper), "none".
+    first_version: versions count up from here, so it must be beyond all that were given before a restart.  lease_ns: how long a
+    value that was too large for a response stands still for the client.  session_quota: bytes that one session may have pinned
+    and uploading, and that all sessions of one client may be uploading.  max_value: bytes of the longest value.
+
+    Raises InvalidArgument.  Section 4.2 of the RFP paper describes the table that "bucket" follows.
+    """
+
+    def __cinit__(self, Region region not None, *, uint64_t seed, str eviction="clock", uint64_t first_version, uint64_t lease_ns,
+                  uint64_t session_quota, uint64_t max_value):
+        cdef uint64_t length = region.c.length // KV_LINE * KV_LINE
+        if eviction not in EVICTION:
+            raise InvalidArgument(f"eviction cannot be {eviction!r}", hint="it is one of " + ", ".join(EVICTION))
+        if region.c.base == NULL or not LEAST_REGION <= length <= KV_MAX_REGION:
+            raise InvalidArgument(f"a partition cannot live in {length} bytes",
+                                  hint=f"give it from {LEAST_REGION} to {KV_MAX_REGION} bytes")
+        if max_value > KV_MAX_VALUE:
+            raise InvalidArgument(f"max_value cannot be {max_value}", hint=f"at most {KV_MAX_VALUE} bytes")
+        if not 0 < lease_ns < 1 << 62:
+            raise InvalidArgument(f"a lease cannot last {lease_ns} ns")
+        if not 0 < first_version < 1 << 63:
+            raise InvalidArgument(f"versions cannot begin at {first_version}")
+        self.p = <partition *> calloc(1, sizeof(partition))
+        if self.p == NULL:
+            raise MemoryError
+        self.region = region
+        partition_open(self.p, region.c.base, length, seed, EVICTION[eviction], first_version, lease_ns, session_quota, max_value)
+        self.c.context = self.p
+        self.c.opened = opened
+        self.c.closed = closed
+        self.c.prepare = prepare
+        self.c.execute = execute
+        self.c.tend = tend
+
+    def __dealloc__(self):
+        cdef holdings *h
+        cdef account *a
+        if self.p != NULL:
+            while self.p.sessions != NULL:
+                h = self.p.sessions
+                self.p.sessions = h.next
+                free(h)
+            while self.p.accounts != NULL:
+                a = self.p.accounts
+                self.p.accounts = a.next
+                free(a)
+            free(self.p)
+
+    def stats(self):
+        """What the partition has counted, by name; the same as the answer to KV_STATS."""
+        cdef uint64_t[KV_COUNTERS] counters
+        count(self.p, counters)
+        return {name: counters[i] for i, name in enumerate(COUNTERS)}
+
+    def check(self):
+        """Verifies every invariant of arena, index, pins and uploads; raises RuntimeError at the first that does not hold.
+
+        Reads all records: not while a worker runs.
+        """
+        cdef const char *problem
+        with nogil:
+            problem = partition_check(self.p)
+        if problem != NULL:
+            raise RuntimeError(problem.decode())

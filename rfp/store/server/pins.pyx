@@ -1,0 +1,132 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Pins (the contract is in pins.pxd)."""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport calloc, free
+from rfp.store.layout cimport KV_STATE_PIN, KV_STATE_PINS, kv_record, rfp_store64
+from rfp.store.messages cimport KV_C_PINS, KV_C_UNKNOWN_PINS
+from rfp.store.server.arena cimport arena_size
+from rfp.store.server.records cimport MAX_PINS, account, holdings, partition, pin, record_unpin
+
+
+cdef account *account_open(partition *p, uint64_t peer) noexcept nogil:
+    cdef account *a = p.accounts if peer else NULL
+    while a != NULL and a.peer != peer:
+        a = a.next
+    if a == NULL:
+        a = <account *> calloc(1, sizeof(account))
+        if a == NULL:
+            return NULL
+        a.peer = peer
+        a.next = p.accounts
+        p.accounts = a
+    a.sessions += 1
+    return a
+
+
+cdef void account_close(partition *p, account *a) noexcept nogil:
+    cdef account **link = &p.accounts
+    a.sessions -= 1
+    if a.sessions:
+        return
+    while link[0] != a:
+        link = &link[0].next
+    link[0] = a.next
+    free(a)
+
+
+cdef holdings *holdings_open(partition *p, uint64_t peer) noexcept nogil:
+    cdef holdings *h = <holdings *> calloc(1, sizeof(holdings))
+    cdef int i
+    if h == NULL:
+        return NULL
+    h.account = account_open(p, peer)
+    if h.account == NULL:
+        free(h)
+        return NULL
+    for i in range(MAX_PINS - 1):
+        h.pins[i].next = &h.pins[i + 1]
+    h.unused = &h.pins[0]
+    h.next = p.sessions
+    if h.next != NULL:
+        h.next.previous = h
+    p.sessions = h
+    return h
+
+
+cdef void holdings_close(partition *p, holdings *h) noexcept nogil:
+    cdef int i
+    for i in range(MAX_PINS):
+        if h.pins[i].id:
+            drop(p, &h.pins[i])
+    if h.previous != NULL:
+        h.previous.next = h.next
+    else:
+        p.sessions = h.next
+    if h.next != NULL:
+        h.next.previous = h.previous
+    account_close(p, h.account)
+    free(h)
+
+
+cdef pin *pin_grant(partition *p, holdings *h, kv_record *record) noexcept nogil:
+    cdef uint64_t block = <uint64_t> (<char *> record - p.memory.base), bytes = arena_size(&p.memory, block)
+    cdef pin *x
+    if h == NULL or h.unused == NULL or bytes > p.quota - h.bytes or (record.state & KV_STATE_PINS) == KV_STATE_PINS:
+        return NULL
+    x = h.unused
+    h.unused = x.next
+    p.serial += 1
+    x.id = p.serial * MAX_PINS + <uint64_t> (x - h.pins)
+    x.record = block
+    x.bytes = bytes
+    x.deadline = 0
+    x.owner = h
+    x.next = NULL
+    x.previous = p.last_pin
+    if p.last_pin != NULL:
+        p.last_pin.next = x
+    else:
+        p.first_pin = x
+    p.last_pin = x
+    if p.new_pin == NULL:
+        p.new_pin = x
+    h.bytes += bytes
+    rfp_store64(&record.state, record.state + KV_STATE_PIN)
+    p.counters[KV_C_PINS] += 1
+    return x
+
+
+cdef void drop(partition *p, pin *x) noexcept nogil:
+    if p.new_pin == x:
+        p.new_pin = x.next
+    if x.previous != NULL:
+        x.previous.next = x.next
+    else:
+        p.first_pin = x.next
+    if x.next != NULL:
+        x.next.previous = x.previous
+    else:
+        p.last_pin = x.previous
+    x.id = 0
+    x.owner.bytes -= x.bytes
+    x.next = x.owner.unused
+    x.owner.unused = x
+    p.counters[KV_C_PINS] -= 1
+    record_unpin(p, x.record)
+
+
+cdef void pin_release(partition *p, holdings *h, uint64_t id) noexcept nogil:
+    cdef pin *x = &h.pins[id % MAX_PINS] if h != NULL else NULL
+    if x != NULL and id and x.id == id:
+        drop(p, x)
+    else:
+        p.counters[KV_C_UNKNOWN_PINS] += 1
+
+
+cdef void pins_tend(partition *p) noexcept nogil:
+    while p.first_pin != NULL and p.first_pin.deadline and p.first_pin.deadline <= p.now:
+        drop(p, p.first_pin)
+    while p.new_pin != NULL:
+        p.new_pin.deadline = p.now + p.lease + p.lease // 4
+        p.new_pin = p.new_pin.next

@@ -1,0 +1,246 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Uploads (the contract is in uploads.pxd)."""
+
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+from rfp.protocol.server.service cimport session
+from rfp.store.layout cimport (
+    KV_BLOCK_RESERVED, KV_MAX_SEALED, kv_record_size, kv_slot_offset, kv_value_offset, rfp_copy_in,
+    rfp_crc32c,
+)
+from rfp.store.messages cimport (
+    KV_BAD_REQUEST, KV_C_BYTES_RESERVED, KV_C_PUTS, KV_C_UPLOADS, KV_DEFERRED, KV_MAX_PIECE, KV_OK,
+    KV_OUT_OF_MEMORY, KV_PIECE_CRC, KV_QUOTA, KV_TOO_LARGE, KV_UNKNOWN_UPLOAD, kv_piece, kv_put,
+)
+from rfp.store.server.arena cimport arena_allocate
+from rfp.store.server.eviction cimport ROOM_MADE, ROOM_NONE, room_abandon, room_sweep
+from rfp.store.server.key_ops cimport publish, put_condition
+from rfp.store.server.records cimport (
+    MAX_UPLOADS, NONE, expiry_of, holdings, partition, record_begin, record_find, upload,
+)
+
+cdef enum:
+    # Blocks that one request looks at to make room: less than a millisecond.
+    SWEEP_SLICE = 4096
+    # Copied and summed at a time: what was copied is still in the first cache when its CRC is taken.
+    CHUNK = 12288
+
+cdef uint64_t STALLED = 30 * 1000000000     # ns without a piece
+cdef uint64_t QUIET = 2 * 1000000000        # the same where another upload needs the room
+
+
+# The partition's list of uploads, the one that was quiet longest first
+
+
+cdef void enlist(partition *p, upload *u) noexcept nogil:
+    u.touched = p.now
+    u.next = NULL
+    u.previous = p.last_upload
+    if p.last_upload != NULL:
+        p.last_upload.next = u
+    else:
+        p.first_upload = u
+    p.last_upload = u
+
+
+cdef void delist(partition *p, upload *u) noexcept nogil:
+    if u.previous != NULL:
+        u.previous.next = u.next
+    else:
+        p.first_upload = u.next
+    if u.next != NULL:
+        u.next.previous = u.previous
+    else:
+        p.last_upload = u.previous
+
+
+cdef void touch(partition *p, upload *u) noexcept nogil:
+    delist(p, u)
+    enlist(p, u)
+
+
+cdef void finish(partition *p, upload *u) noexcept nogil:
+    """Forgets the upload, and frees what it still holds."""
+    room_abandon(p, &u.place)
+    delist(p, u)
+    u.id = 0
+    u.owner.bytes -= u.place.size
+    u.owner.account.uploading -= u.place.size
+    p.counters[KV_C_UPLOADS] -= 1
+    p.counters[KV_C_BYTES_RESERVED] -= u.place.size
+
+
+cdef upload *find(holdings *h, uint64_t id) noexcept nogil:
+    if h == NULL or not id or h.uploads[id % MAX_UPLOADS].id != id:
+        return NULL
+    return &h.uploads[id % MAX_UPLOADS]
+
+
+cdef upload *start(partition *p, holdings *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags) noexcept nogil:
+    """A new upload, or NULL when the session has as many as it may."""
+    cdef upload *u
+    cdef int i
+    for i in range(MAX_UPLOADS):
+        u = &h.uploads[i]
+        if not u.id:
+            break
+    else:
+        return NULL
+    p.serial += 1
+    u.id = p.serial * MAX_UPLOADS + i
+    u.owner = h
+    u.place.size = kv_record_size(put.key_length, put.value_length)
+    u.place.passed = 0
+    u.place.block = arena_allocate(&p.memory, u.place.size, KV_BLOCK_RESERVED)
+    u.ready = u.place.block != 0
+    u.hash = hash
+    u.flags = flags
+    u.put = put[0]
+    u.received = 0
+    u.crc = rfp_crc32c(0, key, put.key_length)
+    memcpy(u.key, key, put.key_length)
+    h.bytes += u.place.size
+    h.account.uploading += u.place.size
+    p.counters[KV_C_UPLOADS] += 1
+    p.counters[KV_C_BYTES_RESERVED] += u.place.size
+    enlist(p, u)
+    return u
+
+
+cdef upload *find_unready(holdings *h, const kv_put *put, const char *key, uint32_t flags) noexcept nogil:
+    """The upload that this very request began and that still has no room, or NULL."""
+    cdef upload *u
+    cdef int i
+    for i in range(MAX_UPLOADS):
+        u = &h.uploads[i]
+        if u.id and not u.ready and u.flags == flags and not memcmp(&u.put, put, sizeof(kv_put)) and \
+                not memcmp(u.key, key, put.key_length):
+            return u
+    return NULL
+
+
+cdef bint take_quiet(partition *p, upload *u) noexcept nogil:
+    """Gives up the upload that was quiet longest, where `u` finds no room for itself; False if none is quiet."""
+    cdef upload *quiet = p.first_upload
+    if quiet == NULL or quiet == u or p.now - quiet.touched <= QUIET:
+        return False
+    finish(p, quiet)
+    u.place.passed = 0
+    u.place.block = arena_allocate(&p.memory, u.place.size, KV_BLOCK_RESERVED)
+    u.ready = u.place.block != 0
+    return True
+
+
+cdef uint8_t upload_begin(partition *p, holdings *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags,
+                          uint64_t *result) noexcept nogil:
+    cdef uint64_t *slot = record_find(p, hash, key, put.key_length)
+    cdef uint64_t size = kv_record_size(put.key_length, put.value_length)
+    cdef upload *u = find_unready(h, put, key, flags) if h != NULL else NULL
+    cdef uint8_t status = put_condition(p, slot, flags, put.version, result)
+    cdef int made
+    if put.value_length > p.max_value:
+        result[0] = 0
+        status = KV_TOO_LARGE
+    if status != KV_OK:
+        if u != NULL:
+            finish(p, u)
+        return status
+    result[0] = 0
+    if u == NULL:
+        if size > p.memory.end - p.memory.start:
+            return KV_OUT_OF_MEMORY
+        if h == NULL or size > p.quota - h.bytes:
+            return KV_QUOTA
+        if size > p.quota - h.account.uploading:
+            # Its client is uploading as much in other sessions, and asks again until one of them is done.
+            return KV_DEFERRED
+        u = start(p, h, hash, put, key, flags)
+        if u == NULL:
+            return KV_QUOTA
+    else:
+        touch(p, u)
+    if not u.ready:
+        # The value that is to be replaced stays until the new one is whole.
+        u.place.keep = kv_slot_offset(slot[0]) if slot != NULL else 0
+        made = room_sweep(p, &u.place, SWEEP_SLICE) if p.policy != NONE else <int> ROOM_NONE
+        if made == ROOM_NONE:
+            if not take_quiet(p, u):
+                finish(p, u)
+                return KV_OUT_OF_MEMORY
+        else:
+            u.ready = made == ROOM_MADE
+    result[0] = u.id
+    return KV_OK if u.ready else <uint8_t> KV_DEFERRED
+
+
+cdef uint8_t complete(partition *p, upload *u, uint64_t *version) noexcept nogil:
+    cdef uint64_t *slot = record_find(p, u.hash, u.key, u.put.key_length)
+    cdef uint64_t block = u.place.block
+    cdef uint8_t status = put_condition(p, slot, u.flags, u.put.version, version)
+    if status == KV_OK:
+        u.place.block = 0      # publish() has it now
+        record_begin(p, block, u.key, u.put.key_length, u.put.value_length, expiry_of(p, u.put.ttl), slot != NULL)
+        status = publish(p, u.hash, slot, block, u.crc, version)
+    if status == KV_OK:
+        p.counters[KV_C_PUTS] += 1
+    finish(p, u)
+    return status
+
+
+cdef uint8_t upload_piece(partition *p, session *s, const kv_piece *piece, uint32_t flags, uint64_t *version) noexcept nogil:
+    cdef upload *u = find(<holdings *> s.state, piece.upload)
+    cdef uint32_t crc, piece_crc = 0, done = 0, n
+    cdef const char *source
+    cdef char *to
+    version[0] = 0
+    if u == NULL or not u.ready:
+        return KV_UNKNOWN_UPLOAD
+    if piece.offset != u.received or piece.length > KV_MAX_PIECE or piece.length > u.put.value_length - u.received:
+        return KV_BAD_REQUEST
+    if not piece.length and u.put.value_length:
+        return KV_BAD_REQUEST
+    if piece.length and (s.staging == NULL or piece.length > s.staging_length or
+                         piece.staging > s.staging_length - piece.length):
+        return KV_BAD_REQUEST
+    source = s.staging + piece.staging
+    to = p.memory.base + u.place.block + kv_value_offset(u.put.key_length) + u.received
+    crc = u.crc
+    while done < piece.length:
+        n = min(piece.length - done, <uint32_t> CHUNK)
+        # The checksums are of what was copied: the client may change its own memory at any time.
+        rfp_copy_in(to + done, source + done, n)
+        if u.put.value_length <= KV_MAX_SEALED:
+            crc = rfp_crc32c(crc, to + done, n)
+        if flags & KV_PIECE_CRC:
+            piece_crc = rfp_crc32c(piece_crc, to + done, n)
+        done += n
+    if flags & KV_PIECE_CRC and piece_crc != piece.crc:
+        return KV_BAD_REQUEST  # the same piece may come again
+    touch(p, u)  # only what brings it forward counts: an upload must not last by pieces that are refused
+    u.crc = crc
+    u.received += piece.length
+    return complete(p, u, version) if u.received == u.put.value_length else <uint8_t> KV_OK
+
+
+cdef uint8_t upload_abort(partition *p, holdings *h, uint64_t id) noexcept nogil:
+    cdef upload *u = find(h, id)
+    if not id and h != NULL:
+        # For who cannot know the number: its announcement is on the way, or its answer was missed.
+        uploads_close(p, h)
+        return KV_OK
+    if u == NULL:
+        return KV_UNKNOWN_UPLOAD
+    finish(p, u)
+    return KV_OK
+
+
+cdef void uploads_close(partition *p, holdings *h) noexcept nogil:
+    cdef int i
+    for i in range(MAX_UPLOADS):
+        if h.uploads[i].id:
+            finish(p, &h.uploads[i])
+
+
+cdef void uploads_tend(partition *p) noexcept nogil:
+    while p.first_upload != NULL and p.now - p.first_upload.touched > STALLED:
+        finish(p, p.first_upload)

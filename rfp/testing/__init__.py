@@ -1,0 +1,1 @@
+"""Test doubles and harnesses.  Only tests import this package."""

@@ -1,0 +1,263 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Litmus tests of what the fabric promises, over any provider; for the tests and for bringing up a new machine.
+
+Those of its order have two sides, to be run in two threads or processes over one connection.  They use the memory of the one
+that waits: its owner speaks in the line at `offset`, its peer in the line after it.
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+
+from rfp.fabric.fabric cimport (
+    READ, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, EventChannel, QueuePair, Region, RemoteRegion,
+    completion, queue_pair, work_request,
+)
+from rfp.errors import ConnectionFailed, DeadlineExceeded
+
+cdef extern from "rfp/core/atomics.h" nogil:
+    uint64_t rfp_load64(const void *p)
+    uint64_t rfp_load64_acquire(const void *p)
+    void rfp_store64(void *p, uint64_t v)
+    void rfp_store64_release(void *p, uint64_t v)
+    void rfp_copy_out(void *to, const void *source, size_t n)
+    void rfp_pause()
+
+cdef extern from "rfp/core/clock.h" nogil:
+    uint64_t rfp_now()
+
+cdef extern from "<sched.h>" nogil:
+    int sched_yield()
+
+cdef enum:
+    LINE = 64
+    LONGEST_WORDS = 512        # of a message
+    SPINS = 200                # before the processor is offered to others: the peer may need this one
+    SPREAD = 128               # ns, about, by which each side varies its moment
+    AIM_STEP = 8
+    FARTHEST = 4000            # ns of aim: beyond that the two are not running at the same time
+
+cdef enum:                     # how a side ended
+    DONE = 0
+    LATE = 1
+    FAILED = 2
+
+
+cdef inline uint64_t below(uint64_t *random, uint64_t n) noexcept nogil:
+    random[0] = random[0] * 6364136223846793005u + 1442695040888963407u
+    return (random[0] >> 32) * n >> 32
+
+
+cdef inline void linger(uint64_t n) noexcept nogil:
+    # About a nanosecond each.
+    cdef uint64_t idle = 0
+    while n:
+        n -= 1
+        rfp_store64(&idle, n)
+
+
+cdef int one(queue_pair *pair, work_request *request, uint64_t deadline) noexcept nogil:
+    cdef completion done
+    cdef int spins = 0
+    while pair.ops.post(pair, request, 1) == 0:
+        if rfp_now() > deadline:
+            return LATE
+    while pair.ops.poll(pair, &done, 1) == 0:
+        spins += 1
+        if spins % SPINS == 0:
+            sched_yield()
+            if rfp_now() > deadline:
+                return LATE
+    return DONE if done.status == SUCCESS else FAILED
+
+
+cdef ended(int how):
+    if how == LATE:
+        raise DeadlineExceeded("the litmus test did not end in time")
+    if how == FAILED:
+        raise ConnectionFailed("a work request of the litmus test failed")
+
+
+def sleeper(EventChannel channel not None, Region memory not None, uint64_t offset, uint64_t rounds, *, double step=1.0,
+            int limit=10, double timeout=20.0):
+    """Waits `rounds` times for what waker() writes, sleeping.  Returns how many wake-ups were lost (ends after `limit`).
+
+    A wake-up is lost when a sleep of `step` seconds ends by time-out although what it was for is there.
+    """
+    cdef char *said = memory.c.base + offset
+    cdef char *heard = said + LINE
+    cdef uint64_t i, ns = <uint64_t>(step * 1e9), deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 1
+    cdef uint32_t armed
+    cdef int lost = 0, how = DONE
+    cdef uint64_t aim = 0
+    cdef bint early
+    with nogil:
+        for i in range(1, rounds + 1):
+            # The two sides race only if they meet within some 100 ns.  So aim at the moment at which what is waited for arrives:
+            # begin later after a round that had to sleep, earlier after one that had not.
+            linger(aim + below(&random, SPREAD))
+            early = False
+            while True:
+                armed = channel.c.ops.arm(&channel.c)
+                if rfp_load64_acquire(heard) >= i:
+                    channel.c.ops.disarm(&channel.c)
+                    break
+                early = True
+                if not channel.c.ops.sleep(&channel.c, armed, ns) and rfp_load64_acquire(heard) >= i:
+                    lost += 1
+                    break
+                if rfp_now() > deadline:
+                    how = LATE
+                    break
+            if lost >= limit or how != DONE:
+                break
+            if early and aim < FARTHEST:
+                aim += AIM_STEP
+            elif not early and aim:
+                aim -= AIM_STEP
+            rfp_store64_release(said, i)
+        rfp_store64_release(said, ~<uint64_t>0)     # the waker need not wait for more
+    ended(how)
+    return lost
+
+
+def waker(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint64_t offset, uint64_t rounds, *,
+          double timeout=20.0):
+    """The other side of sleeper(): a WRITE_NOTIFY for each round.  local: 128 bytes of it, at `offset`, are used."""
+    cdef char *said = local.c.base + offset
+    cdef char *heard = said + LINE
+    cdef uint64_t i = 0, deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 2
+    cdef int how = DONE, spins = 0
+    cdef work_request look, write
+    memset(&look, 0, sizeof(look))
+    look.opcode, look.flags, look.length = READ, SIGNALED, 8
+    look.local, look.local_offset, look.remote, look.remote_offset = &local.c, offset + LINE, &remote.c, offset
+    write = look
+    write.opcode, write.local_offset, write.remote_offset = WRITE_NOTIFY, offset, offset + LINE
+    with nogil:
+        rfp_store64(heard, 0)
+        while i < rounds and how == DONE:
+            how = one(&pair.c, &look, deadline)
+            if rfp_load64(heard) < i:
+                spins += 1
+                if spins % SPINS == 0:
+                    sched_yield()
+                    if rfp_now() > deadline:
+                        how = LATE
+                continue
+            if rfp_load64(heard) == ~<uint64_t>0:
+                break
+            i += 1
+            rfp_store64(said, i)
+            linger(below(&random, SPREAD))
+            if how == DONE:
+                how = one(&pair.c, &write, deadline)
+    ended(how)
+
+
+def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t rounds, *, double timeout=20.0):
+    """Publishes `rounds` messages of `length` bytes (a multiple of 8, at most 4096) as the protocol does: the first word last.
+
+    The message stands from offset + 64 on; each is left alone until fetcher() has it.
+    """
+    cdef uint64_t[LONGEST_WORDS] message
+    cdef char *taken = memory.c.base + offset
+    cdef char *slot = taken + LINE
+    cdef uint64_t i, word, deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 3
+    cdef int how = DONE, spins = 0
+    if not 8 < length <= 8 * LONGEST_WORDS or length % 8:
+        raise ValueError(f"a message has 16 to {8 * LONGEST_WORDS} bytes")
+    with nogil:
+        for i in range(1, rounds + 1):
+            for word in range(length // 8):
+                message[word] = i
+            linger(below(&random, SPREAD))
+            rfp_copy_out(slot + 8, &message[1], length - 8)
+            rfp_store64_release(slot, i)
+            while rfp_load64_acquire(taken) < i and how == DONE:
+                spins += 1
+                if spins % SPINS == 0:
+                    sched_yield()
+                    if rfp_now() > deadline:
+                        how = LATE
+            if how != DONE:
+                break
+    ended(how)
+
+
+def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint64_t offset, uint64_t length,
+            uint64_t rounds, *, double timeout=20.0):
+    """The other side of publisher(): fetches each message with READs of all of it.  Returns how many were torn.
+
+    Torn: the first word is the new one, but not all others are.  local: offset + 64 + length bytes of it are used.
+    """
+    cdef char *copy = local.c.base + offset + LINE
+    cdef uint64_t i, word, torn = 0, old, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
+    cdef int how = DONE, spins = 0
+    cdef work_request look, acknowledge
+    memset(&look, 0, sizeof(look))
+    look.opcode, look.flags, look.length = READ, SIGNALED, length
+    look.local, look.local_offset, look.remote, look.remote_offset = &local.c, offset + LINE, &remote.c, offset + LINE
+    acknowledge = look
+    acknowledge.opcode, acknowledge.length, acknowledge.local_offset, acknowledge.remote_offset = WRITE, 8, offset, offset
+    with nogil:
+        for i in range(1, rounds + 1):
+            rfp_store64(copy, 0)
+            while how == DONE and rfp_load64(copy) != i:
+                how = one(&pair.c, &look, deadline)
+                spins += 1
+                if spins % SPINS == 0:
+                    sched_yield()
+                    if rfp_now() > deadline:
+                        how = LATE
+            old = 0
+            for word in range(1, length // 8):
+                old += rfp_load64(copy + 8 * word) != i
+            torn += old != 0
+            rfp_store64(local.c.base + offset, i)
+            if how == DONE:
+                how = one(&pair.c, &acknowledge, deadline)
+            if how != DONE:
+                break
+    ended(how)
+    return torn
+
+
+def round_trips(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint32_t opcode, uint64_t offset,
+                uint64_t length, int rounds, *, double timeout=20.0):
+    """Does one request after the other.  Returns how long each took from post to completion: a list of nanoseconds."""
+    cdef work_request request
+    cdef uint64_t begin, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
+    cdef int how = DONE
+    memset(&request, 0, sizeof(request))
+    request.opcode, request.flags, request.length = opcode, SIGNALED, length
+    request.local, request.local_offset, request.remote, request.remote_offset = &local.c, offset, &remote.c, offset
+    took = []
+    while len(took) < rounds:
+        with nogil:
+            begin = rfp_now()
+            how = one(&pair.c, &request, deadline)
+            begin = rfp_now() - begin
+        ended(how)
+        took.append(begin)
+    return took
+
+
+def burst(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint32_t opcode, list offsets not None,
+          uint64_t length):
+    """Posts one request for each offset (the same here and there), at most 512, all with one doorbell.
+
+    id: its place in the list.  All but the last are unsignaled.  Returns how many were taken.
+    """
+    cdef work_request requests[LONGEST_WORDS]
+    cdef int n = len(offsets)
+    if not 0 < n <= LONGEST_WORDS:
+        raise ValueError(f"a burst has 1 to {LONGEST_WORDS} requests, not {n}")
+    memset(requests, 0, sizeof(requests))
+    for i in range(n):
+        requests[i].id, requests[i].opcode, requests[i].length = i, opcode, length
+        requests[i].local, requests[i].remote = &local.c, &remote.c
+        requests[i].local_offset = requests[i].remote_offset = offsets[i]
+    requests[n - 1].flags = SIGNALED
+    with nogil:
+        n = pair.c.ops.post(&pair.c, requests, n)
+    return n

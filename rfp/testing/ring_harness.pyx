@@ -1,0 +1,396 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Both ends of a ring driven by hand, a step at a time: for tests, and for bringing up a new provider.
+
+The functions call what workers and clients call, so what they show is what those do.  One thread may hold both ends.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from rfp.core.core cimport (
+    RFP_CRC32C_INSTRUCTION, RFP_CRC32C_STREAMS, RFP_CRC32C_TABLE, rfp_copy_out, rfp_crc32c,
+    rfp_crc32c_kind, rfp_now, rfp_pause,
+)
+from rfp.fabric.fabric cimport Region, RemoteRegion
+from rfp.protocol.client cimport client_ring as client
+from rfp.protocol.client.client_ring cimport ClientRing
+from rfp.protocol.client.client_wait cimport client_ring_wait
+from rfp.protocol.client.one_sided cimport client_ring_transfer
+from rfp.protocol.server cimport server_ring as server
+from rfp.protocol.server.server_ring cimport ServerRing
+from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.server.worker cimport Worker
+from rfp.protocol.wire cimport (
+    RFP_KIND_INLINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_RESPONSE_HEADER,
+    RFP_TAKE_LENGTH, RFP_TAKE_NONE, RFP_TAKE_UNFINISHED, RFP_TAKE_VALID, rfp_response_header,
+)
+
+from collections import namedtuple
+
+Request = namedtuple("Request", "opcode count flags release payload")
+Response = namedtuple("Response", "sequence status kind time result payload")
+
+OUTCOMES = {client.NOT_YET: "not yet", client.DONE: "done", client.TIMED_OUT: "timed out", client.GONE: "gone",
+            client.CLOSED: "closed", client.MALFORMED: "malformed"}
+TAKEN = {RFP_TAKE_NONE: "none", RFP_TAKE_VALID: "valid", RFP_TAKE_UNFINISHED: "unfinished", RFP_TAKE_LENGTH: "length"}
+
+
+CHECKSUMS = {RFP_CRC32C_TABLE: "table", RFP_CRC32C_INSTRUCTION: "instruction", RFP_CRC32C_STREAMS: "streams"}
+
+
+def checksum(const unsigned char[::1] data, uint32_t crc=0) -> int:
+    """The CRC32C of the wire format; crc: that of the bytes before these."""
+    return rfp_crc32c(crc, &data[0] if data.shape[0] else NULL, data.shape[0])
+
+
+def checksum_method() -> str:
+    """How this build computes it on this processor: by a table, the processor's instruction, or three streams of it."""
+    return CHECKSUMS[rfp_crc32c_kind()]
+
+
+# The client's end
+
+def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=None, fixed_fetch=None, mode=None,
+          paradigm=None, retries=None, looks_per_trip=None, spin=None, checked=None):
+    """Sets what a ring begins with.
+
+    sequence: of the first request (and what server_ring, a ServerRing, expects then); fetch: F in bytes; mode: of the next
+    request, "fetch" or "reply"; paradigm: "auto", "fetch" or "reply"; spin: ns before a waiting thread sleeps; checked: False
+    trusts the order of the fabric's READs, whatever it says of itself.
+    """
+    if sequence is not None:
+        ring.c.sequence = sequence
+        if server_ring is not None:
+            (<ServerRing> server_ring).c.sequence = sequence
+    if fetch is not None:
+        ring.c.fetch = fetch
+    if fixed_fetch is not None:
+        ring.c.fixed_fetch = fixed_fetch
+    if mode is not None:
+        ring.c.mode = {"fetch": RFP_MODE_FETCH, "reply": RFP_MODE_REPLY}[mode]
+    if paradigm is not None:
+        ring.c.paradigm = {"auto": client.AUTO, "fetch": client.FETCH, "reply": client.REPLY}[paradigm]
+    if retries is not None:
+        ring.c.retries = retries
+    if looks_per_trip is not None:
+        ring.c.looks_per_trip = looks_per_trip
+    if spin is not None:
+        ring.c.spin.ns = spin
+    if checked is not None:
+        ring.c.checked = checked
+
+
+def submit(ClientRing ring not None, bytes payload not None, *, uint8_t opcode=RFP_OPCODE_CALL, uint16_t count=0,
+           uint32_t flags=0, uint64_t tag=0):
+    """Builds and seals a request; returns its sequence, or None when all slots are taken or the ring is lost."""
+    cdef char *place = client.client_ring_payload(&ring.c)
+    if place == NULL:
+        return None
+    if PyBytes_GET_SIZE(payload) > ring.c.slot_size - 32:
+        raise ValueError(f"{len(payload)} bytes do not fit into a slot of {ring.c.slot_size}")
+    memcpy(place, PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload))
+    return client.client_ring_submit(&ring.c, opcode, count, flags, <uint32_t> PyBytes_GET_SIZE(payload), tag)
+
+
+def flush(ClientRing ring not None):
+    """Sends what was submitted."""
+    client.client_ring_flush(&ring.c)
+
+
+def step(ClientRing ring not None):
+    """One look for the oldest response: "not yet", "done", "gone" or "malformed"."""
+    return OUTCOMES[client.client_ring_step(&ring.c)]
+
+
+def wait(ClientRing ring not None, double seconds):
+    """Waits for it as a client does; returns also "timed out" or "closed"."""
+    cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
+    cdef int found
+    with nogil:
+        found = client_ring_wait(&ring.c, deadline)
+    return OUTCOMES[found]
+
+
+def result(ClientRing ring not None):
+    """The oldest response, after "done"."""
+    cdef const rfp_response_header *header = client.client_ring_response(&ring.c)
+    payload = PyBytes_FromStringAndSize(<const char *> header + RFP_RESPONSE_HEADER, header.length)
+    return Response(header.sequence, header.status, header.kind, header.time, header.result, payload)
+
+
+def tag(ClientRing ring not None):
+    """What the oldest request was submitted with."""
+    return client.client_ring_tag(&ring.c)
+
+
+def pop(ClientRing ring not None):
+    """Frees the oldest request's slot."""
+    client.client_ring_pop(&ring.c)
+
+
+def abandon(ClientRing ring not None):
+    """Nobody waits any more for what is in the ring."""
+    client.client_ring_abandon(&ring.c)
+
+
+def release(ClientRing ring not None, uint64_t pin):
+    """Gives a pin back with one of the next requests."""
+    client.client_ring_release(&ring.c, pin)
+
+
+def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, uint64_t local_offset,
+             RemoteRegion remote not None, uint64_t remote_offset, uint64_t length, double seconds):
+    """A READ or WRITE beside the ring's own, to its end: "done", "gone" or "timed out"."""
+    cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
+    cdef int found
+    with nogil:
+        found = client_ring_transfer(&ring.c, opcode, &local.c, local_offset, &remote.c, remote_offset, length, deadline)
+    return OUTCOMES[found]
+
+
+def room(ClientRing ring not None):
+    """Free slots."""
+    return client.client_ring_room(&ring.c)
+
+
+def mode(ClientRing ring not None):
+    """Of the next request."""
+    return "reply" if ring.c.mode == RFP_MODE_REPLY else "fetch"
+
+
+# The server's end
+
+def take(ServerRing ring not None, uint32_t ahead=0):
+    """Looks at the request `ahead` places behind the next: ("valid", Request), or ("none" | "unfinished" | "length", None)."""
+    cdef request taken
+    cdef bytes copy = PyBytes_FromStringAndSize(NULL, ring.c.slot_size + 8)
+    # The bytes of a bytes object begin at an address that is 8 more than one of 16: aligned as a copy must be.
+    cdef char *place = PyBytes_AS_STRING(copy)
+    place += -<size_t> place & 7
+    cdef int found = server.ring_take(&ring.c, ahead, place, &taken)
+    if found != RFP_TAKE_VALID:
+        return TAKEN[found], None
+    return "valid", Request(taken.opcode, taken.count, taken.flags, taken.release,
+                            PyBytes_FromStringAndSize(taken.payload, taken.length))
+
+
+def publish(ServerRing ring not None, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE,
+            uint64_t result=0, uint64_t ns=0):
+    """Takes the next request, if it is there, and answers it; does not look for WAIT.  Returns whether it was there."""
+    cdef request taken
+    cdef bytes copy = PyBytes_FromStringAndSize(NULL, ring.c.slot_size + 8)
+    cdef char *place = PyBytes_AS_STRING(copy)
+    place += -<size_t> place & 7
+    if PyBytes_GET_SIZE(payload) > ring.c.slot_size - RFP_RESPONSE_HEADER:
+        raise ValueError(f"{len(payload)} bytes do not fit into a slot of {ring.c.slot_size}")
+    if server.ring_take(&ring.c, 0, place, &taken) != RFP_TAKE_VALID:
+        return False
+    rfp_copy_out(ring.c.responses + <uint64_t> ring.c.head * ring.c.slot_size + RFP_RESPONSE_HEADER, PyBytes_AS_STRING(payload),
+                 PyBytes_GET_SIZE(payload))
+    server.ring_publish(&ring.c, place, <uint32_t> PyBytes_GET_SIZE(payload), ns, status, kind, result)
+    return True
+
+
+def notify(ServerRing ring not None, uint32_t count=1):
+    """Looks for WAIT in the last `count` requests that were answered."""
+    server.ring_notify(&ring.c, count)
+
+
+def complete(ServerRing ring not None):
+    """Takes the completions of replies.  Returns how many posts are not complete."""
+    server.ring_complete(&ring.c)
+    return ring.c.replies
+
+
+def impatient(Worker worker not None):
+    """Has a worker that has not been started sleep as soon as it finds nothing to do."""
+    worker.c.spin.ns = 0
+
+
+# Services
+
+cdef struct echo:
+    uint64_t delay
+    uint64_t random
+    int sessions
+    uint64_t tends
+    uint64_t tended            # since the last answer
+
+
+cdef class Echo(Service):
+    """Answers every request with its own payload, after a delay of its own.
+
+    delay: ns, on average; each request takes a random time from none to twice that, the same ones for the same seed.  tends: how
+    often the worker has to tend it before each answer.
+    """
+    cdef echo state
+
+    def __cinit__(self, *, uint64_t delay=0, uint64_t seed=1, uint64_t tends=0):
+        self.state.delay = delay
+        self.state.tends = tends
+        self.state.random = seed
+        self.c.context = &self.state
+        self.c.opened = count_in
+        self.c.closed = count_out
+        self.c.prepare = NULL
+        self.c.execute = repeat
+        self.c.tend = count_tend
+
+    def slow_down(self, uint64_t delay):
+        """Another delay from now on."""
+        self.state.delay = delay
+
+    @property
+    def sessions(self):
+        """How many are open."""
+        return self.state.sessions
+
+
+cdef void count_in(void *context, session *_) noexcept nogil:
+    (<echo *> context).sessions += 1
+
+
+cdef void count_out(void *context, session *_) noexcept nogil:
+    (<echo *> context).sessions -= 1
+
+
+cdef bint count_tend(void *context, uint64_t _) noexcept nogil:
+    (<echo *> context).tended += 1
+    return False
+
+
+cdef void repeat(void *context, request *asked, response *answer) noexcept nogil:
+    cdef echo *state = <echo *> context
+    cdef uint64_t until
+    if state.tended < state.tends:
+        answer.later = True
+        return
+    state.tended = 0
+    if state.delay:
+        state.random = state.random * 6364136223846793005u + 1442695040888963407u
+        until = rfp_now() + (((state.random >> 33) * (2 * state.delay)) >> 31)
+        while rfp_now() < until:
+            rfp_pause()
+    answer.length = min(asked.length, answer.capacity)
+    answer.result = asked.length
+    rfp_copy_out(answer.payload, asked.payload, answer.length)
+
+
+cdef enum:
+    LONGEST = 1 << 20
+
+cdef struct fixed:
+    uint8_t status
+    uint8_t kind
+    uint64_t result
+    uint32_t length
+    char payload[LONGEST]
+
+
+cdef class Fixed(Service):
+    """Gives every request the same answer, however wrong: a server that cannot be trusted."""
+    cdef fixed *state
+
+    def __cinit__(self):
+        self.state = <fixed *> calloc(1, sizeof(fixed))
+        if self.state == NULL:
+            raise MemoryError()
+        self.c.context = self.state
+        self.c.opened = ignore
+        self.c.closed = ignore
+        self.c.prepare = NULL
+        self.c.execute = answer_fixed
+        self.c.tend = NULL
+
+    def __dealloc__(self):
+        free(self.state)
+
+    def say(self, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE, uint64_t result=0):
+        """From now on; only while no request is under way."""
+        if len(payload) > LONGEST:
+            raise ValueError(f"{len(payload)} bytes are more than any slot holds")
+        self.state.status = status
+        self.state.kind = kind
+        self.state.result = result
+        self.state.length = <uint32_t> len(payload)
+        memcpy(self.state.payload, PyBytes_AS_STRING(payload), len(payload))
+
+
+cdef void ignore(void *context, session *_) noexcept nogil:
+    pass
+
+
+cdef void answer_fixed(void *context, request *asked, response *answer) noexcept nogil:
+    cdef fixed *state = <fixed *> context
+    answer.status = state.status
+    answer.kind = state.kind
+    answer.result = state.result
+    answer.length = min(state.length, answer.capacity)
+    rfp_copy_out(answer.payload, state.payload, answer.length)
+
+
+# What no honest peer does
+
+def alternate(region not None, uint64_t offset, list versions not None, double seconds):
+    """Writes one after the other to the same place in a Region or RemoteRegion, as fast as it can; the first is also the last."""
+    cdef const char *texts[16]
+    cdef uint64_t lengths[16]
+    cdef uint64_t until = rfp_now() + <uint64_t> (seconds * 1e9)
+    cdef int n = len(versions)
+    cdef int i
+    cdef char *base
+    cdef uint64_t length
+    if isinstance(region, Region):
+        base, length = (<Region> region).c.base, (<Region> region).c.length
+    else:
+        base, length = (<RemoteRegion?> region).c.base, (<RemoteRegion> region).c.length
+    if not 1 <= n <= 16:
+        raise ValueError("1 to 16 versions")
+    for i in range(n):
+        texts[i] = PyBytes_AS_STRING(versions[i])
+        lengths[i] = len(versions[i])
+        if offset > length or lengths[i] > length - offset:
+            raise ValueError("outside the region")
+    with nogil:
+        while rfp_now() < until:
+            for i in range(n):
+                rfp_copy_out(base + offset, texts[i], lengths[i])
+        rfp_copy_out(base + offset, texts[0], lengths[0])
+
+
+def calls(ClientRing ring not None, uint64_t n, uint32_t length, *, double timeout=30.0):
+    """Makes n calls to an Echo, one after the other, of `length` bytes each; returns how many came back as they should.
+
+    timeout: seconds for all of them; after it, or after a failure, no more are made.
+    """
+    cdef uint64_t deadline = rfp_now() + <uint64_t> (timeout * 1e9)
+    cdef uint64_t i
+    cdef uint64_t good = 0
+    cdef uint32_t k
+    cdef bint same
+    cdef char *place
+    cdef const rfp_response_header *header
+    cdef const char *text
+    if length > ring.c.slot_size - 32:
+        raise ValueError(f"{length} bytes do not fit into a slot of {ring.c.slot_size}")
+    with nogil:
+        for i in range(n):
+            place = client.client_ring_payload(&ring.c)
+            if place == NULL:
+                break
+            memset(place, <int> (i & 255), length)
+            client.client_ring_submit(&ring.c, RFP_OPCODE_CALL, 0, 0, length, i)
+            client.client_ring_flush(&ring.c)
+            if client_ring_wait(&ring.c, deadline) != client.DONE:
+                break
+            header = client.client_ring_response(&ring.c)
+            text = <const char *> header + RFP_RESPONSE_HEADER
+            same = header.length == length
+            if same:
+                for k in range(length):
+                    same = same and text[k] == <char> (i & 255)
+            good += same and client.client_ring_tag(&ring.c) == i
+            client.client_ring_pop(&ring.c)
+    return good

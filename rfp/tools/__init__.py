@@ -1,0 +1,1 @@
+"""Tools: `rfp tune` and `rfp doctor`."""

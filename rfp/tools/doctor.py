@@ -1,0 +1,266 @@
+"""What stands between this machine and RDMA: one finding per question, each with what to do about it.
+
+Everything is read from the file system below a root that tests replace; only the last findings open the library and the device.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rfp.address import RdmaOptions
+from rfp.errors import FabricError, RfpError
+from rfp.fabric import memory_limits
+from rfp.fabric.verbs import select_device as device
+from rfp.fabric.verbs.select_device import AUTOMATIC, V2, Port
+from rfp.units import show_size
+
+GOOD, WARNING, FAILED, NOT_RUN = "ok", "warning", "FAILED", "not run"
+WANTED_LOCKED = 64 << 20  # bytes that a client should be able to pin: one chunk of a server's memory
+FULL_MTU = 4200  # of a network interface, so that RDMA packets carry 4096 bytes
+SOFT_ROCE = "for a device in software: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The answer to one question."""
+
+    question: str
+    state: str  # GOOD, WARNING (it works, but), FAILED, NOT_RUN (something before it has failed)
+    answer: str
+    remedy: str = ""
+
+
+def _provider() -> ModuleType:
+    return importlib.import_module("rfp.fabric.verbs.device")
+
+
+def _lockable() -> int:
+    return memory_limits.lockable()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is looked at."""
+
+    root: Path = Path("/")
+    provider: Callable[[], Any] = _provider  # the module that opens libibverbs
+    lockable: Callable[[], int] = _lockable  # bytes
+    access: Callable[[Path], bool] = field(default=lambda path: os.access(path, os.R_OK | os.W_OK))
+    choose: Callable[[str, RdmaOptions], device.Choice] = device.choose
+
+    @property
+    def sys(self) -> Path:
+        return self.root / "sys"
+
+    def text(self, *parts: str) -> str:
+        try:
+            return self.root.joinpath(*parts).read_text().strip()
+        except OSError:
+            return ""
+
+    @property
+    def container(self) -> bool:
+        """Whether this looks like the inside of one."""
+        marks = (self.root / ".dockerenv", self.root / "run" / ".containerenv")
+        return any(mark.exists() for mark in marks) or "container" in self.text("run", "systemd", "container")
+
+
+def examine(
+    host: str = "",
+    options: RdmaOptions = AUTOMATIC,
+    machine: Machine = Machine(),
+    self_test: Callable[[str, RdmaOptions], str] | None = None,
+) -> Iterator[Finding]:
+    """All findings, in an order in which each makes sense of the next.
+
+    host: to which a way is looked for ("": none in particular); self_test: what to run on the device when nothing has failed
+    (loopback() unless given).
+    """
+    ports = device.ports(machine.sys)
+    broken = False
+    for check in (kernel, library, plugins, devices, links, gids, mtu, nodes, memlock, huge_pages):
+        finding = check(machine, ports)
+        broken |= finding.state == FAILED
+        yield finding
+    last: list[tuple[str, Callable[[], str]]] = [
+        ("choice", lambda: str(machine.choose(host, options))),
+        ("self-test", lambda: (self_test or loopback)(host, options)),
+    ]
+    for question, act in last:
+        if broken:
+            yield Finding(question, NOT_RUN, "what failed above has to work first")
+            continue
+        try:
+            yield Finding(question, GOOD, act())
+        except RfpError as error:
+            broken = True
+            yield Finding(question, FAILED, Exception.__str__(error), error.hint or "")
+
+
+def kernel(machine: Machine, ports: list[Port]) -> Finding:
+    """Is the kernel's part there?"""
+    modules = machine.sys / "module"
+    missing = [name for name in ("ib_core", "ib_uverbs") if not (modules / name).exists()]
+    if missing:
+        remedy = f"modprobe {' '.join(missing)}, as root"
+        if machine.container:
+            remedy += ", on the host of this container"
+        return Finding("kernel modules", FAILED, f"not loaded: {', '.join(missing)}", remedy)
+    return Finding("kernel modules", GOOD, "ib_core and ib_uverbs are loaded")
+
+
+def library(machine: Machine, ports: list[Port]) -> Finding:
+    """Is libibverbs there, and our provider?"""
+    try:
+        return Finding("library", GOOD, machine.provider().library())
+    except ImportError:
+        return Finding("library", FAILED, "this build of rfp-rnvm has no provider for RDMA",
+                       "install the headers (apt install libibverbs-dev) and build it again")  # fmt: skip
+    except RfpError as error:
+        return Finding("library", FAILED, Exception.__str__(error), error.hint or "")
+
+
+def plugins(machine: Machine, ports: list[Port]) -> Finding:
+    """Does libibverbs have a plugin for each device that the kernel has?"""
+    there = sorted({port.device for port in ports})
+    try:
+        known = machine.provider().devices()
+    except (ImportError, RfpError) as error:
+        return Finding("provider plugins", NOT_RUN, f"libibverbs tells none: {Exception.__str__(error)}")
+    unknown = [name for name in there if name not in known]
+    if unknown:
+        return Finding("provider plugins", FAILED, f"libibverbs has none for {', '.join(unknown)}",
+                       "apt install ibverbs-providers, or dnf install libibverbs, of the library's release")  # fmt: skip
+    return Finding("provider plugins", GOOD, f"for {', '.join(there)}" if there else "there is no device to need one")
+
+
+def devices(machine: Machine, ports: list[Port]) -> Finding:
+    """Is there a device?"""
+    if not ports:
+        return Finding("devices", FAILED, "there is no RDMA device",
+                       f"with an adapter: is its driver loaded (lspci -k)? {SOFT_ROCE}")  # fmt: skip
+    return Finding("devices", GOOD, ", ".join(sorted({port.device for port in ports})))
+
+
+def links(machine: Machine, ports: list[Port]) -> Finding:
+    """Is a port up, and of a kind that we speak?"""
+    if not ports:
+        return Finding("ports", NOT_RUN, "there is no device")
+    shown = ", ".join(f"{port.name} {port.state} ({port.link})" for port in ports)
+    if any(port.usable for port in ports):
+        return Finding("ports", GOOD, shown)
+    interfaces = sorted({gid.interface for port in ports for gid in port.gids if gid.interface}) or ["INTERFACE"]
+    return Finding("ports", FAILED, "; ".join(port.complaint for port in ports),
+                   f"ip link set {interfaces[0]} up, and look at cable and switch")  # fmt: skip
+
+
+def gids(machine: Machine, ports: list[Port]) -> Finding:
+    """Has a port an address under which peers find it?"""
+    usable = [port for port in ports if port.usable]
+    if not usable:
+        return Finding("GIDs", NOT_RUN, "no port is usable")
+    shown = ", ".join(f"{port.name} {gid.index}: {gid.address} ({gid.kind})" for port in usable for gid in port.gids)
+    roce = [gid for port in usable for gid in port.gids if port.link == device.ETHERNET]
+    if roce and not any(gid.kind == V2 for gid in roce):
+        return Finding("GIDs", WARNING, shown, "only RoCE v1, which routers do not pass: cma_roce_mode, or another adapter")
+    if roce and all(gid.address.is_link_local for gid in roce):
+        return Finding("GIDs", WARNING, shown, "give the interface an IP address (ip addr add): peers are found by it")
+    return Finding("GIDs", GOOD, shown)
+
+
+def mtu(machine: Machine, ports: list[Port]) -> Finding:
+    """Do RDMA packets carry as much as they can?"""
+    names = sorted({gid.interface for port in ports if port.usable for gid in port.gids if gid.interface})
+    sizes = {name: int(text) for name in names if (text := machine.text("sys", "class", "net", name, "mtu"))}
+    if not sizes:
+        return Finding("MTU", NOT_RUN, "no usable port has a network interface")
+    shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
+    low = [name for name, size in sizes.items() if size < FULL_MTU]
+    if low:
+        return Finding("MTU", WARNING, f"{shown}: packets of at most 1024 or 2048 bytes",
+                       f"ip link set {low[0]} mtu {FULL_MTU}, if all on the way take it")  # fmt: skip
+    return Finding("MTU", GOOD, shown)
+
+
+def nodes(machine: Machine, ports: list[Port]) -> Finding:
+    """May this user open the devices?"""
+    folder = machine.root / "dev" / "infiniband"
+    container = "; in a container: --device=/dev/infiniband" if machine.container else ""
+    found = sorted(folder.glob("uverbs*")) if folder.is_dir() else []
+    if not found:
+        remedy = "modprobe ib_uverbs" if not machine.container else "start the container with --device=/dev/infiniband"
+        return Finding("rights", FAILED, f"there is no {folder}/uverbs*", remedy)
+    closed = [path for path in found if not machine.access(path)]
+    if len(closed) == len(found):
+        return Finding("rights", FAILED, f"this user may not open {closed[0]}",
+                       f"add the user to the group that owns it, or mode 0666 by a udev rule{container}")  # fmt: skip
+    return Finding("rights", GOOD, ", ".join(str(path) for path in found if path not in closed))
+
+
+def memlock(machine: Machine, ports: list[Port]) -> Finding:
+    """May this user pin memory for a device?"""
+    lockable = machine.lockable()
+    if lockable >= memory_limits.NO_LIMIT:
+        return Finding("locked memory", GOOD, "no limit")
+    shown = f"{show_size(lockable)} may be pinned"
+    if lockable < WANTED_LOCKED:
+        return Finding("locked memory", FAILED, shown, MEMLOCK)
+    return Finding("locked memory", WARNING, f"{shown}, and a server pins its memory once for each client",
+                   MEMLOCK)  # fmt: skip
+
+
+MEMLOCK = (
+    "add the line `* - memlock unlimited` to /etc/security/limits.conf and log in again; "
+    "for a service LimitMEMLOCK=infinity, for a container --ulimit memlock=-1 or --cap-add IPC_LOCK"
+)
+
+
+def huge_pages(machine: Machine, ports: list[Port]) -> Finding:
+    """Does the kernel give large regions huge pages?  A device translates fewer addresses then."""
+    text = machine.text("sys", "kernel", "mm", "transparent_hugepage", "enabled")
+    if "[never]" in text or not text:
+        return Finding("huge pages", WARNING, "the kernel gives none: large values are slower",
+                       "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")  # fmt: skip
+    return Finding("huge pages", GOOD, "on request" if "[madvise]" in text else "always")
+
+
+def loopback(host: str, options: RdmaOptions) -> str:
+    """WRITE, READ, an atomic operation and a notify from the device to itself; returns what they took.  Raises FabricError."""
+    fabric_module = importlib.import_module("rfp._verbs")
+    contract = importlib.import_module("rfp.fabric.fabric")
+    took: dict[str, float] = {}
+    with fabric_module.VerbsFabric(host, options) as fabric:
+        rights = contract.REMOTE_READ | contract.REMOTE_WRITE | contract.REMOTE_ATOMIC
+        with (
+            fabric.register(4096, rights) as memory,
+            fabric.event_channel(None, 0) as channel,
+            fabric.queue_pair(channel, -1, -1) as here,
+            fabric.queue_pair(channel, -1, -1) as there,
+        ):
+            here.connect(there.descriptor(), None)
+            there.connect(here.descriptor(), None)
+            with fabric.attach(memory.descriptor()) as remote:
+                memory.write(64, b"doctor")
+                memory.write(512, (41).to_bytes(8, "little"))
+                armed = channel.arm()
+                for name, opcode, local, offset, length in (
+                    ("WRITE", contract.WRITE, 64, 128, 6),
+                    ("READ", contract.READ, 256, 128, 6),
+                    ("FETCH_ADD", contract.FETCH_ADD, 320, 512, 8),
+                    ("WRITE_NOTIFY", contract.WRITE_NOTIFY, 64, 192, 6),
+                ):
+                    began = time.perf_counter()
+                    here.execute(opcode, memory, local, remote, offset, length, operand=1, check=True)
+                    took[name] = time.perf_counter() - began
+                woken = channel.sleep(armed, 5.0)
+                if memory.read(256, 6) != b"doctor" or memory.read(512, 1) != b"\x2a" or not woken:
+                    raise FabricError("operations on the device succeeded, and their data is wrong",
+                                      hint="the driver and the plugin may be of different releases")  # fmt: skip
+    return ", ".join(f"{name} {seconds * 1e6:.0f} us" for name, seconds in took.items())

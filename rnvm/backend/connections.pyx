@@ -1,0 +1,215 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Connections of front-ends (the contract is in connections.pxd)."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+
+cdef extern from "<sys/random.h>" nogil:
+    ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
+
+from rfp.core.core cimport rfp_store64
+from rnvm.backend.lock_manager cimport UNNAMED, guest, guest_fence
+from rnvm.backend.state cimport backend_checkpoint, backend_locks, fail, reply
+from rnvm.format.layout cimport RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, rnvm_session, rnvm_session_at
+from rnvm.format.messages cimport (
+    RNVM_BAD_REQUEST, RNVM_DIRECT, RNVM_LAST, RNVM_LOCK_WORDS, RNVM_MAPS, RNVM_MESSAGES,
+    RNVM_NO_SESSION_LEFT, RNVM_NOT_ATTACHED, RNVM_OTHER_POOL, RNVM_OTHER_VERSION, RNVM_TOO_MANY,
+    RNVM_WAITS, rnvm_attach, rnvm_attached,
+)
+from rnvm.pool.sessions cimport NO_SESSION, session_attach, session_release
+
+
+cdef enum:
+    SPARED = 8                 # one of so many sessions is never given to a process that has all the others
+
+
+cdef void client_began(void *context, session *connection) noexcept nogil:
+    cdef backend *s = <backend *> context
+    cdef client *c = <client *> calloc(1, sizeof(client))
+    connection.state = c
+    if c != NULL:
+        c.session = -1
+        c.peer = connection.process
+        c.desk = connection.staging if connection.staging_length >= 8 * <uint64_t> s.g.p.g.names else NULL
+
+
+cdef bint client_present(backend *s, const client *c) noexcept nogil:
+    return c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch and s.g.p.sessions[c.session].state == RNVM_ATTACHED
+
+
+cdef void client_ended(void *context, session *connection) noexcept nogil:
+    cdef backend *s = <backend *> context
+    cdef client *c = <client *> connection.state
+    connection.state = NULL
+    if c == NULL:
+        return
+    if c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch:
+        s.g.each[c.session].attached = False
+        s.g.each[c.session].desk = NULL
+        if not s.stopped and guest_fence(&s.g, <uint32_t> c.session):
+            s.stopped = True
+        if not c.used:
+            s.g.each[c.session].quiet = True    # it gave up while it connected
+        backend_locks(s)
+    free(c)
+
+
+cdef uint32_t in_state(const backend *s, uint32_t state) noexcept nogil:
+    """How many sessions are."""
+    cdef uint32_t i, count = 0
+    for i in range(s.g.p.g.sessions):
+        count += s.g.p.sessions[i].state == state
+    return count
+
+
+cdef uint32_t kept_by(const backend *s, uint64_t process) noexcept nogil:
+    """How many sessions a process has, or keeps from others by being there."""
+    cdef uint32_t i, count = 0
+    for i in range(s.g.p.g.sessions):
+        count += s.g.p.sessions[i].state != RNVM_FREE and not s.g.each[i].quiet and s.g.each[i].process == process
+    return count
+
+
+cdef bint was_its_own(const backend *s, const rnvm_attach *question, uint64_t process) noexcept nogil:
+    """Whether the session that a front-end names was its own.  Tickets of before we began are not known: then it is enough that
+    it was the same process's."""
+    cdef const guest *each = &s.g.each[question.previous]
+    if each.proof:
+        return question.ticket == each.proof
+    return s.g.p.sessions[question.previous].state == RNVM_FENCED and process and process != UNNAMED and each.process == process
+
+
+cdef void client_attach(backend *s, const request *asked, response *answer, client *c) noexcept nogil:
+    cdef rnvm_attach question
+    cdef rnvm_attached done
+    cdef guest *each
+    cdef int64_t index
+    cdef uint64_t ticket = 0, process = 0
+    cdef uint32_t front_ends = max(s.g.p.g.sessions - 1, <uint32_t> 1)
+    cdef char[16] any_pool
+    memset(any_pool, 0, sizeof(any_pool))
+    if asked.length != sizeof(question) or client_present(s, c):
+        answer.status = RNVM_BAD_REQUEST
+        return
+    memcpy(&question, asked.payload, sizeof(question))
+    if c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch:
+        s.g.each[c.session].attached = False    # it was fenced; this connection has another one from here on
+        s.g.each[c.session].desk = NULL
+    if question.version != RNVM_MESSAGES:
+        answer.status = RNVM_OTHER_VERSION
+        answer.result = RNVM_MESSAGES
+        return
+    if memcmp(question.pool, any_pool, sizeof(any_pool)) and memcmp(question.pool, s.uuid, sizeof(s.uuid)):
+        answer.status = RNVM_OTHER_POOL
+        return
+    if s.g.cut_off == NULL:                     # else: no process of this host, and nothing of it has to be waited for
+        process = identity(c.peer)
+    if question.ticket and question.previous < s.g.p.g.sessions and was_its_own(s, &question, process):
+        # It says that its old rings are no longer written.
+        if guest_fence(&s.g, question.previous):
+            fail(s, answer)
+            return
+        s.g.each[question.previous].quiet = True
+        clients_sweep(s)
+    # A dead front-end's session stays until another front-end has executed its operations.  For that one there is a session more
+    # than front-ends.  It logs no operations, so it is free again as soon as its front-end is gone, whatever happens.
+    if in_state(s, RNVM_ATTACHED) >= front_ends:
+        answer.status = RNVM_NO_SESSION_LEFT
+        return
+    # A program that forgets to close them must not keep all others out.
+    if process and kept_by(s, process) >= front_ends - front_ends // SPARED:
+        answer.status = RNVM_TOO_MANY
+        answer.result = front_ends - front_ends // SPARED
+        return
+    if in_state(s, RNVM_FREE) < 2:
+        clients_sweep(s)
+    index = session_attach(s.g.p, process)
+    if index == NO_SESSION:
+        answer.status = RNVM_NO_SESSION_LEFT
+        return
+    if index < 0:
+        fail(s, answer)
+        return
+    # Before anybody can read that it holds a lock.  Who maps a log that is itself persistent makes it durable without us.
+    rfp_store64(&(<rnvm_session *> (s.g.p.m.base + rnvm_session_at(&s.g.p.g, <uint32_t> index))).awaits,
+                question.flags & RNVM_WAITS and not (question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT))
+    each = &s.g.each[index]
+    each.desk = c.desk
+    each.process = process
+    each.attached = True
+    each.quiet = False
+    while getrandom(&ticket, sizeof(ticket), 0) != sizeof(ticket) or ticket <= RNVM_LOCK_WORDS:
+        pass
+    rfp_store64(&each.ticket, ticket)
+    each.proof = ticket
+    c.session = index
+    c.used = False
+    c.epoch = s.g.p.sessions[index].epoch
+    done.session = <uint32_t> index
+    done.flags = s.flags if in_state(s, RNVM_FREE) else s.flags | RNVM_LAST
+    done.epoch = c.epoch
+    done.operations = s.g.p.operations[index].tail
+    done.memory = s.g.p.memory[index].tail
+    done.lease = s.g.lease
+    done.size = s.g.p.g.size
+    done.ticket = ticket
+    memcpy(done.pool, s.uuid, sizeof(s.uuid))
+    reply(answer, &done, sizeof(done))
+
+
+cdef void client_detach(backend *s, response *answer, client *c) noexcept nogil:
+    if c.session < 0 or s.g.p.sessions[c.session].epoch != c.epoch:
+        answer.status = RNVM_NOT_ATTACHED
+        return
+    if guest_fence(&s.g, <uint32_t> c.session):
+        fail(s, answer)
+        return
+    s.g.each[c.session].quiet = True
+    s.g.each[c.session].attached = False
+    s.g.each[c.session].desk = NULL
+    c.session = -1
+    clients_sweep(s)
+    backend_locks(s)
+
+
+cdef uint64_t identity(uint32_t number) noexcept with gil:
+    """A process of this host, told from one that has its number later: number | start time << 22."""
+    if not number:
+        return UNNAMED
+    try:
+        with open(f"/proc/{number}/stat", "rb") as file:
+            started = int(file.read().rsplit(b")", 1)[1].split()[19])
+        return number & 0x3fffff | (started & 0x1ffffffffff) << 22
+    except Exception:
+        return UNNAMED
+
+
+cdef bint gone(uint64_t process) noexcept with gil:
+    """Whether the process with this identity has ended."""
+    if process == UNNAMED:
+        return False
+    try:
+        with open(f"/proc/{process & 0x3fffff}/stat", "rb") as file:
+            return int(file.read().rsplit(b")", 1)[1].split()[19]) & 0x1ffffffffff != process >> 22
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+    except Exception:
+        return False
+
+
+cdef void clients_sweep(backend *s) noexcept nogil:
+    cdef uint32_t i
+    cdef bint due = False
+    s.swept = s.g.now
+    for i in range(s.g.p.g.sessions):
+        if s.g.p.sessions[i].state == RNVM_FENCED:
+            if not s.g.each[i].quiet and not s.g.each[i].attached and gone(s.g.each[i].process):
+                s.g.each[i].quiet = True
+            due |= s.g.each[i].quiet
+    if not due or s.stopped or backend_checkpoint(s):
+        return
+    for i in range(s.g.p.g.sessions):
+        if s.g.p.sessions[i].state == RNVM_FENCED and s.g.each[i].quiet and session_release(s.g.p, i) < 0:
+            s.stopped = True
+            return

@@ -1,0 +1,369 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Locks and fencing at the back-end (the contract is in lock_manager.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memmove, memset
+from rfp.core.core cimport rfp_now
+from rnvm.format.layout cimport (
+    RNVM_ATTACHED, RNVM_FREE, RNVM_LIVE, RNVM_LOCK, RNVM_NAME_LIVE, RNVM_NO_LIMIT, rfp_fence_full,
+    rfp_load64_acquire, rfp_store64_release, rnvm_name_at, rnvm_structure_index,
+)
+from rnvm.format.messages cimport (
+    RNVM_HELD, RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_SHARED, rnvm_lock_of,
+    rnvm_lock_session,
+)
+from rnvm.media.medium cimport medium_drain
+from rnvm.pool.dual_copy cimport register_begin, register_finish, register_read
+from rnvm.pool.replay cimport pool_collect, pool_pending, pool_replay
+from rnvm.pool.sessions cimport session_fence, session_seal
+
+cdef enum:
+    REVOKE = 1                 # words of the line that peers READ: sequence, revoke, then those that messages.h names
+    SPARE = 2
+    EVERYTHING = 0x7fffffffffffffff
+    GRACE = 20000000           # ns in which who was granted a lock is expected to use it
+
+
+cdef inline void show(guests *g, uint32_t index, uint32_t word, uint64_t value) noexcept nogil:
+    rfp_store64_release(g.p.m.base + rnvm_name_at(&g.p.g, index) + RNVM_NAME_LIVE + 8 * word, value)
+
+
+cdef uint64_t lock_word(const guests *g, uint32_t index) noexcept nogil:
+    cdef const lock *it = &g.locks[index]
+    return it.epoch << 16 | (it.holder + 1) if it.holder != NOBODY else 0
+
+
+cdef bint found_orphan(void *context, uint32_t session, uint64_t lsn, uint32_t structure, uint32_t code, uint64_t number,
+                       const char *bytes, uint32_t length) noexcept nogil:
+    cdef guests *g = <guests *> context
+    cdef lock *it = &g.locks[rnvm_structure_index(structure)]
+    it.orphans = max(it.orphans, number)
+    return True
+
+
+cdef void remember(guests *g, uint32_t session) noexcept nogil:
+    """Where a session was cut off, and which of its operations are still to be executed."""
+    cdef guest *each = &g.each[session]
+    cdef seal *last
+    if guest_seal(g, session, g.p.sessions[session].epoch) == NULL:
+        last = &each.seals[each.sealed % SEALS]
+        last.epoch = g.p.sessions[session].epoch
+        last.operations = g.p.operations[session].limit
+        last.memory = g.p.memory[session].limit
+        last.ticket = each.proof
+        each.sealed += 1
+    pool_pending(g.p, session, found_orphan, g)
+
+
+cdef const seal *guest_seal(const guests *g, uint32_t session, uint64_t epoch) noexcept nogil:
+    cdef const guest *each = &g.each[session]
+    cdef uint32_t i
+    for i in range(min(each.sealed, <uint32_t> SEALS)):
+        if each.seals[i].epoch == epoch:
+            return &each.seals[i]
+    return NULL
+
+
+cdef int guests_begin(guests *g) noexcept nogil:
+    cdef uint64_t[3] words
+    cdef uint32_t i
+    for i in range(g.p.g.names):
+        memset(&g.locks[i], 0, sizeof(lock))
+        g.locks[i].holder = NOBODY
+        if register_read(g.p.m, g.p.g.seed, rnvm_name_at(&g.p.g, i) + RNVM_LOCK, words):
+            g.locks[i].epoch = words[0]
+        show(g, i, REVOKE, 0)
+        show(g, i, SPARE + RNVM_LIVE_HOLDER, 0)
+    for i in range(g.p.g.sessions):
+        memset(&g.each[i], 0, sizeof(guest))
+        # Those of before: their processes may still run, and on direct memory store into their rings.
+        if g.p.sessions[i].state == RNVM_ATTACHED and guest_fence(g, i):
+            return -1
+        if g.p.operations[i].limit != RNVM_NO_LIMIT:
+            remember(g, i)
+        g.each[i].process = g.p.sessions[i].detail
+        g.each[i].quiet = g.p.sessions[i].state == RNVM_FREE or not g.lasting
+    locks_publish(g)
+    return 0
+
+
+cdef int guests_end(guests *g) noexcept nogil:
+    cdef uint32_t i
+    for i in range(g.p.g.sessions):
+        if guest_fence(g, i):
+            return -1
+    return 0
+
+
+cdef int guests_settle(guests *g) noexcept nogil:
+    cdef uint32_t i
+    if pool_collect(g.p) < 0:
+        return -1
+    pool_replay(g.p, EVERYTHING)
+    for i in range(g.p.g.sessions):
+        # A front-end that wrote what must not be applied is cut off there.
+        if (g.p.memory[i].faulty or g.p.operations[i].faulty) and g.p.sessions[i].state == RNVM_ATTACHED and guest_fence(g, i):
+            return -1
+    locks_publish(g)
+    return 0
+
+
+cdef void locks_publish(guests *g) noexcept nogil:
+    cdef lock *it
+    cdef uint32_t i
+    for i in range(g.p.g.names):
+        it = &g.locks[i]
+        if it.holder < g.p.g.sessions:
+            show(g, i, SPARE + RNVM_LIVE_REPLAYED, g.p.memory[it.holder].replayed)
+        if it.orphans and (g.p.structures[i].state != RNVM_LIVE or it.orphans <= g.p.structures[i].covers):
+            it.orphans = 0
+        show(g, i, SPARE + RNVM_LIVE_ORPHANS, it.orphans)
+
+
+# Locks
+
+
+cdef uint32_t place_of(const guests *g, uint32_t index, uint32_t session) noexcept nogil:
+    """Where it waits; with NOBODY: where the first one for this lock does.  g.waiting: nowhere."""
+    cdef uint32_t i
+    for i in range(g.waiting):
+        if g.waiters[i].index == index and (session == NOBODY or g.waiters[i].session == session):
+            return i
+    return g.waiting
+
+
+cdef void wait_no_more(guests *g, uint32_t place) noexcept nogil:
+    g.waiting -= 1
+    memmove(&g.waiters[place], &g.waiters[place + 1], (g.waiting - place) * sizeof(waiter))
+
+
+cdef void stop_waiting(guests *g, uint32_t session) noexcept nogil:
+    cdef uint32_t i = 0
+    while i < g.waiting:
+        if g.waiters[i].session == session:
+            wait_no_more(g, i)
+        else:
+            i += 1
+
+
+cdef inline uint64_t desk_word(const guests *g, uint32_t index) noexcept nogil:
+    """What the holder says of itself, or who of those that share the lock is inside."""
+    cdef const char *desk = g.words if g.locks[index].holder == RNVM_SHARED else g.each[g.locks[index].holder].desk
+    return rfp_load64_acquire(desk + 8 * <uint64_t> index) if desk != NULL else 0
+
+
+cdef uint32_t user(const guests *g, uint32_t index, uint64_t word) noexcept nogil:
+    """Which session is inside, as the holder's desk or the structure's word says; NOBODY who still may do anything."""
+    cdef uint32_t session
+    if g.locks[index].holder != RNVM_SHARED:
+        return g.locks[index].holder if word & 1 else NOBODY
+    session = rnvm_lock_session(word)
+    if not word & RNVM_HELD or session >= g.p.g.sessions or g.p.sessions[session].state != RNVM_ATTACHED:
+        return NOBODY
+    return session if rnvm_lock_of(word, g.p.sessions[session].epoch) else NOBODY
+
+
+cdef bint stuck(guests *g, uint32_t index, uint64_t word) noexcept nogil:
+    """Whether for a lease, while somebody waited, the holder or who is inside has been the same."""
+    cdef lock *it = &g.locks[index]
+    if it.holder != RNVM_SHARED:
+        return g.now > it.revoked + g.lease
+    if it.watched != word:
+        it.watched = word
+        it.since = rfp_now()
+    return g.now > it.since + g.lease
+
+
+cdef int grant(guests *g, uint32_t index, uint32_t session) noexcept nogil:
+    """The lock-ahead record first: who holds it is durable before he may use it."""
+    cdef lock *it = &g.locks[index]
+    cdef uint64_t[3] words
+    cdef uint64_t at = rnvm_name_at(&g.p.g, index) + RNVM_LOCK
+    words[0] = it.epoch + 1
+    words[1] = session + 1
+    words[2] = g.p.structures[index].covers
+    register_begin(g.p.m, g.p.g.seed, at, words)
+    if medium_drain(g.p.m):
+        return -1
+    register_finish(g.p.m, g.p.g.seed, at)
+    it.epoch += 1
+    it.holder = session
+    it.revoked = 0
+    it.offered = g.now
+    it.desk = desk_word(g, index)
+    g.granted += 1
+    show(g, index, REVOKE, 0)
+    if session < g.p.g.sessions:
+        show(g, index, SPARE + RNVM_LIVE_REPLAYED, g.p.memory[session].replayed)
+    # Last: who reads this one first sees the others as they belong to it.
+    show(g, index, SPARE + RNVM_LIVE_HOLDER, lock_word(g, index))
+    return 0
+
+
+cdef int grant_next(guests *g, uint32_t index) noexcept nogil:
+    cdef uint32_t place = place_of(g, index, NOBODY)
+    cdef uint32_t session
+    if g.locks[index].holder != NOBODY or place == g.waiting:
+        return 0
+    if g.waiters[place].shared:
+        while place < g.waiting:
+            if g.waiters[place].index == index and g.waiters[place].shared:
+                wait_no_more(g, place)
+            else:
+                place += 1
+        return grant(g, index, RNVM_SHARED)
+    session = g.waiters[place].session
+    wait_no_more(g, place)
+    return grant(g, index, session)
+
+
+cdef void free(guests *g, uint32_t index) noexcept nogil:
+    g.locks[index].holder = NOBODY
+    g.locks[index].revoked = 0
+    show(g, index, SPARE + RNVM_LIVE_HOLDER, 0)
+    show(g, index, REVOKE, 0)
+
+
+cdef int give_back(guests *g, uint32_t index) noexcept nogil:
+    """The holder is not inside and will not be: all that it did is in its log, and is applied before anybody else is let in."""
+    if guests_settle(g):
+        return -1
+    free(g, index)
+    return 0
+
+
+cdef int queue(guests *g, uint32_t index, uint32_t session, bint shared) noexcept nogil:
+    """Lets a session wait, if it does not yet, and sees whether it has to."""
+    if place_of(g, index, session) == g.waiting:
+        stop_waiting(g, session)
+        g.waiters[g.waiting] = waiter(index, session, shared)
+        g.waiting += 1
+    return revoke(g, index)
+
+
+cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil:
+    cdef lock *it = &g.locks[index]
+    if it.holder == session:
+        if not it.revoked:
+            # It has lost sight of that, and what it is told now must count in all that it has written.
+            return -1 if guests_settle(g) else GRANTED
+        # It saw that others wait, and comes again: they are first.
+        if give_back(g, index):
+            return -1
+    if queue(g, index, session, False):
+        return -1
+    return GRANTED if it.holder == session else WAITING
+
+
+cdef int lock_share(guests *g, uint32_t index, uint32_t session, uint64_t word, uint64_t *dead) noexcept nogil:
+    cdef lock *it = &g.locks[index]
+    cdef uint64_t found
+    if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True):
+        return -1
+    if it.holder != RNVM_SHARED or it.revoked:
+        return WAITING
+    found = desk_word(g, index)
+    if found == word and user(g, index, found) == session:
+        return -1 if guests_settle(g) else GRANTED
+    if not found & RNVM_HELD:
+        return WAITING
+    # What is written there now stays: its writer cannot take it for his own again, and who waits puts his in its place.
+    if user(g, index, found) == NOBODY or stuck(g, index, found):
+        if user(g, index, found) != NOBODY and guest_fence(g, user(g, index, found)):
+            return -1
+        dead[0] = found
+        return ABANDONED
+    return WAITING
+
+
+cdef int lock_leave(guests *g, uint32_t index, uint32_t session) noexcept nogil:
+    cdef uint32_t place = place_of(g, index, session)
+    if place < g.waiting:
+        wait_no_more(g, place)
+    if g.locks[index].holder != session:
+        return 0
+    return -1 if give_back(g, index) or grant_next(g, index) else 0
+
+
+cdef int revoke(guests *g, uint32_t index) noexcept nogil:
+    """Takes a lock from a holder that is not inside.
+
+    It says that it goes inside and then looks whether the lock was asked back; we ask it back and then look whether it is
+    inside; with a full fence between on both sides, so at least one of us sees the other.
+    """
+    cdef lock *it = &g.locks[index]
+    cdef uint64_t word
+    cdef uint32_t inside
+    if it.holder == NOBODY:
+        return grant_next(g, index)
+    if g.now - it.offered < GRACE and desk_word(g, index) == it.desk and (
+            it.holder == RNVM_SHARED or g.each[it.holder].desk != NULL):
+        return 0                                # it waited for its turn, and has not had it yet
+    if not it.revoked:
+        show(g, index, REVOKE, it.epoch)
+        rfp_fence_full()
+        # Not g.now, which is as old as this turn is long: a holder that looked before this counts a lease from then on.
+        it.revoked = rfp_now()
+    word = desk_word(g, index)
+    inside = user(g, index, word)
+    if inside == NOBODY:
+        g.stolen += 1
+        return -1 if give_back(g, index) or grant_next(g, index) else 0
+    if not stuck(g, index, word):
+        return 0
+    if guest_fence(g, inside) or it.holder == RNVM_SHARED and give_back(g, index):
+        return -1
+    return grant_next(g, index)
+
+
+cdef int locks_tend(guests *g) noexcept nogil:
+    cdef uint32_t i = 0, index, waiting
+    while i < g.waiting:
+        index = g.waiters[i].index
+        waiting = g.waiting
+        if revoke(g, index):
+            return -1
+        if g.waiting == waiting:
+            i += 1
+    return 0
+
+
+# Fencing
+
+
+cdef void free_shared(guests *g, uint32_t index) noexcept nogil:
+    """Who was the last inside has gone: readers need not ask any more whether something is still to be applied."""
+    cdef bint revoked = g.locks[index].revoked
+    show(g, index, REVOKE, g.locks[index].epoch)
+    rfp_fence_full()
+    if user(g, index, desk_word(g, index)) == NOBODY:
+        free(g, index)
+    elif not revoked:
+        show(g, index, REVOKE, 0)
+
+
+cdef int guest_fence(guests *g, uint32_t session) noexcept nogil:
+    cdef uint32_t i
+    if g.p.sessions[session].state != RNVM_ATTACHED:
+        return 0
+    # The new epoch is durable and visible, then a full fence: what it acknowledges from now on it has written before.  Only then
+    # its rings are looked at; what is whole there counts.
+    if session_fence(g.p, session):
+        return -1
+    rfp_store64_release(&g.each[session].ticket, 0)
+    if g.cut_off != NULL:
+        g.cut_off(g.owner, session)
+        g.each[session].quiet = True
+    if session_seal(g.p, session):
+        return -1
+    pool_replay(g.p, EVERYTHING)
+    stop_waiting(g, session)
+    remember(g, session)
+    for i in range(g.p.g.names):
+        if g.locks[i].holder == session:
+            free(g, i)
+        elif g.locks[i].holder == RNVM_SHARED and rnvm_lock_session(desk_word(g, i)) == session:
+            free_shared(g, i)
+    locks_publish(g)
+    g.fenced += 1
+    return 0

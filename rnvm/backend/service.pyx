@@ -1,0 +1,403 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The service behind a pool (RFP's rings carry its calls, messages.h says what they are)."""
+
+import os
+import threading
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+from posix.stat cimport fstat, struct_stat
+
+cdef extern from "<string.h>" nogil:
+    size_t strnlen(const char *text, size_t most)
+
+from rfp.core.core cimport rfp_copy_out, rfp_load64
+from rfp.fabric.fabric cimport REMOTE_ATOMIC, REMOTE_READ, REMOTE_WRITE, Region
+from rfp.protocol.server.service cimport Service, request, response
+from rnvm.backend.connections cimport (
+    client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep,
+)
+from rnvm.backend.lock_manager cimport (
+    GRANTED, guest, guests_begin, guests_end, guests_settle, lock, lock_ask, lock_leave,
+    locks_publish, waiter,
+)
+from rnvm.backend.rpc_handlers cimport (
+    call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share,
+)
+from rnvm.backend.state cimport backend, backend_checkpoint, backend_locks, fail, reply
+from rnvm.format.layout cimport (
+    RNVM_ATTACHED, RNVM_FENCED, RNVM_HEADERS, RNVM_MOST_CODEC, RNVM_PAGE, rnvm_header, rnvm_name,
+    rnvm_name_at, rnvm_operation_ring_at, rnvm_up,
+)
+from rnvm.format.messages cimport *
+from rnvm.media.pool_header cimport header_whole
+from rnvm.pool.replay cimport pool_collect, pool_replay, pool_settled
+from rnvm.pool.state cimport pool
+
+from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError, Unsupported
+
+cdef enum:
+    TURN = 256                 # transactions applied at once, before calls have their turn again
+    CHECKPOINT = 20000000      # ns after which what was applied is made durable although there is still room in the logs
+    NAP = 50000                # ns between two looks whether the holder of a lock is outside
+    SWEEP = 100000000          # ns between two looks at sessions that have ended
+
+cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+cdef class PoolService(Service):
+    """Serves a pool.
+
+    lease: seconds after which who keeps a lock that others wait for is fenced; flushed: on its medium stores persist when their
+    cache lines are flushed; forgetful: it does not survive the machine; revoking: what a front-end may write can be taken away
+    from it; file: a descriptor of the pool's file, which stays the caller's, or -1: to stop when the file has been removed.
+    """
+
+    def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False, bint revoking=False,
+                  int file=-1):
+        cdef const rnvm_header *header
+        opened.check()
+        opened.medium.check_unserved()              # by another one
+        header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS)
+        self.pool = opened
+        self.giving = threading.Lock()
+        self.rings = {}
+        memset(&self.b, 0, sizeof(self.b))
+        self.b.g.p = &opened.c
+        self.b.g.lease = <uint64_t> (lease * 1e9)
+        self.b.g.each = <guest *> calloc(opened.c.g.sessions, sizeof(guest))
+        self.b.g.locks = <lock *> calloc(opened.c.g.names, sizeof(lock))
+        self.b.g.waiters = <waiter *> calloc(opened.c.g.sessions + 1, sizeof(waiter))
+        if self.b.g.each == NULL or self.b.g.locks == NULL or self.b.g.waiters == NULL:
+            raise MemoryError()
+        self.b.flags = RNVM_DIRECT if opened.medium.direct else 0
+        self.b.flags |= RNVM_FLUSHED if flushed else 0
+        self.b.flags |= RNVM_FORGETFUL if forgetful else 0
+        self.b.owner = self.b.g.owner = <void *> self
+        self.b.g.lasting = opened.medium.direct and not revoking
+        if not header_whole(header):
+            header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS + RNVM_PAGE)
+        memcpy(self.b.uuid, header.uuid, sizeof(self.b.uuid))
+        self.b.file = file
+        if revoking:
+            self.b.g.cut_off = cut_off
+        self.c.context = &self.b
+        self.c.opened = client_began
+        self.c.closed = client_ended
+        self.c.prepare = NULL
+        self.c.execute = execute
+        self.c.tend = tend
+        self.c.watchful = True
+        self.b.nap = &self.c.nap
+        self.b.collecting = self.b.replaying = True
+        if guests_begin(&self.b.g):
+            self.b.stopped = True
+        opened.medium.served = True
+
+    def close(self):
+        """The pool may be closed: nobody serves it any more.  May be called again."""
+        self.pool.medium.served = False
+
+    def __dealloc__(self):
+        free(self.b.g.each)
+        free(self.b.g.locks)
+        free(self.b.g.waiters)
+
+    @property
+    def names(self):
+        """How many structures there may be."""
+        return self.b.g.p.g.names
+
+    def reserve(self, fabric):
+        """The whole pool, for front-ends to read."""
+        cdef pool *p = self.b.g.p
+        return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(), 0,
+                                   rnvm_up(p.g.size, PAGE), REMOTE_READ)
+
+    def keep_words(self, Region words not None):
+        """Memory of zeros in which front-ends settle by compare-and-swap who has a lock: 8 bytes for each structure."""
+        self.words = words
+        self.b.g.words = words.c.base
+
+    def share(self, uint64_t number, fabric):
+        """What a front-end writes: a session's rings, number: its ticket; or the words of locks.
+
+        Raises ConnectionFailed; Unsupported where a device has no atomic operations.
+        """
+        cdef pool *p = self.b.g.p
+        cdef uint64_t offset
+        cdef uint32_t index
+        if number == RNVM_LOCK_WORDS and self.words is not None:
+            try:
+                return fabric.share(self.words, 0, self.words.length, REMOTE_READ | REMOTE_ATOMIC)
+            except InvalidArgument as error:
+                raise Unsupported(f"locks cannot be settled by compare-and-swap here: {Exception.__str__(error)}",
+                                  hint='lock="sticky"') from error
+        with self.giving:                       # or it might be cut off while it is given what it is to lose
+            for index in range(p.g.sessions):
+                if number and rfp_load64(&self.b.g.each[index].ticket) == number:
+                    break
+            else:
+                raise ConnectionFailed("the session has ended, or there never was such a one")
+            offset = rnvm_operation_ring_at(&p.g, index)
+            region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset,
+                                       p.g.rings, REMOTE_WRITE)
+            if self.b.g.cut_off != NULL:
+                self.rings.setdefault(index, []).append(region)
+            return region
+
+    cdef void take_back(self, uint32_t index) noexcept:
+        with self.giving:
+            for region in self.rings.pop(index, ()):
+                region.close()
+
+    @property
+    def failed(self):
+        """Whether the pool's medium has failed: nothing is answered any more."""
+        return self.b.stopped
+
+    @property
+    def removed(self):
+        """Whether the pool's file was removed, or another one was put in its place."""
+        return self.b.removed
+
+    @property
+    def counters(self):
+        """What it has done, as a dict."""
+        cdef uint32_t i
+        states = [self.b.g.p.sessions[i].state for i in range(self.b.g.p.g.sessions)]
+        return {"transactions": self.b.transactions, "collected": self.b.collected, "checkpoints": self.b.checkpoints,
+                "granted": self.b.g.granted, "stolen": self.b.g.stolen, "fenced": self.b.g.fenced, "waiting": self.b.g.waiting,
+                "attached": states.count(RNVM_ATTACHED), "ending": states.count(RNVM_FENCED),
+                "free_blocks": self.b.g.p.free, "blocks": self.b.g.p.g.blocks}
+
+    def _go_slow(self, *, bint collecting=False, bint replaying=False):
+        """From now on looks at logs, and applies them, only where somebody asks for it.  For tests alone."""
+        self.b.collecting = collecting
+        self.b.replaying = replaying
+
+    # Cold calls, with the GIL
+
+    cdef int open(self, const request *asked, response *answer) except -1:
+        cdef rnvm_open question
+        cdef rnvm_opened found
+        cdef const rnvm_name *entry
+        cdef uint32_t index
+        if asked.length <= sizeof(question):
+            answer.status = RNVM_BAD_REQUEST
+            return 0
+        memcpy(&question, asked.payload, sizeof(question))
+        name = PyBytes_FromStringAndSize(asked.payload + sizeof(question), asked.length - sizeof(question))
+        codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_MOST_CODEC))
+        if name not in self.pool.names:
+            if not question.create:
+                answer.status = RNVM_ABSENT
+                return 0
+            try:
+                made = self.make(name, &question, codec)
+                if not made and not guests_settle(&self.b.g) and not backend_checkpoint(&self.b):
+                    # As for blocks that a front-end asks for: what was returned may be free behind a checkpoint.
+                    made = self.make(name, &question, codec)
+            except InvalidArgument:
+                answer.status = RNVM_BAD_REQUEST
+                return 0
+            if not made:
+                answer.status = RNVM_NO_SPACE
+                return 0
+        index = self.pool.names[name]
+        entry = <const rnvm_name *> (self.b.g.p.m.base + rnvm_name_at(&self.b.g.p.g, index))
+        # Nobody but this thread changes an entry.
+        if question.kind and (entry.kind != question.kind or entry.format != question.format):
+            answer.status = RNVM_OTHER_KIND
+            answer.result = <uint64_t> entry.kind << 32 | entry.format
+            return 0
+        theirs = PyBytes_FromStringAndSize(entry.codec, strnlen(entry.codec, RNVM_MOST_CODEC))
+        if question.kind and theirs != codec:
+            answer.status = RNVM_OTHER_CODEC
+            answer.length = len(theirs)
+            rfp_copy_out(answer.payload, PyBytes_AS_STRING(theirs), len(theirs))
+            return 0
+        found.structure = self.b.g.p.structures[index].id
+        found.kind = entry.kind
+        found.root = entry.root
+        found.blocks = entry.root_blocks
+        found.number = self.b.g.p.structures[index].number
+        memcpy(found.uuid, entry.uuid, sizeof(found.uuid))
+        reply(answer, &found, sizeof(found))
+        return 0
+
+    cdef bint make(self, bytes name, const rnvm_open *question, bytes codec) except -1:
+        """Whether there was room for it."""
+        try:
+            self.pool.create(name, question.kind, question.format, codec,
+                             (question.root + self.b.g.p.g.block - 1) // self.b.g.p.g.block)
+        except OutOfMemory:
+            return False
+        return True
+
+    cdef int drop(self, const request *asked, response *answer, int64_t user) except -1:
+        name = PyBytes_FromStringAndSize(asked.payload, asked.length)
+        if name not in self.pool.names:
+            answer.status = RNVM_ABSENT
+            return 0
+        index = self.pool.names[name]
+        if lock_ask(&self.b.g, index, <uint32_t> user) != GRANTED:
+            lock_leave(&self.b.g, index, <uint32_t> user)
+            answer.status = RNVM_IN_USE
+            return 0
+        if lock_leave(&self.b.g, index, <uint32_t> user):
+            return fail(&self.b, answer)
+        self.pool.drop(name)
+        self.b.g.locks[index].orphans = 0
+        locks_publish(&self.b.g)
+        return 0
+
+    cdef int list(self, const request *asked, response *answer) except -1:
+        cdef rnvm_listed item
+        cdef const rnvm_name *entry
+        cdef uint64_t first = 0, room
+        cdef char[8] zeros
+        memset(zeros, 0, sizeof(zeros))
+        if asked.length == sizeof(first):
+            memcpy(&first, asked.payload, sizeof(first))
+        for index in sorted(self.pool.names.values()):
+            if index < first:
+                continue
+            entry = <const rnvm_name *> (self.b.g.p.m.base + rnvm_name_at(&self.b.g.p.g, index))
+            room = rnvm_up(entry.name_length, 8)
+            if answer.length + sizeof(item) + room > answer.capacity:
+                answer.result = index
+                return 0
+            item.structure = self.b.g.p.structures[<uint32_t> index].id
+            item.kind = entry.kind
+            item.format = entry.format
+            item.name_length = entry.name_length
+            item.created = entry.created
+            memcpy(item.uuid, entry.uuid, 16)
+            memcpy(item.codec, entry.codec, RNVM_MOST_CODEC)
+            rfp_copy_out(answer.payload + answer.length, &item, sizeof(item))
+            rfp_copy_out(answer.payload + answer.length + sizeof(item), entry.name, entry.name_length)
+            rfp_copy_out(answer.payload + answer.length + sizeof(item) + entry.name_length, zeros, room - entry.name_length)
+            answer.length += sizeof(item) + room
+        return 0
+
+
+cdef void cold(backend *s, const request *asked, response *answer, int64_t user) noexcept with gil:
+    try:
+        if asked.opcode == RNVM_FIND:
+            (<PoolService> s.owner).open(asked, answer)
+        elif asked.opcode == RNVM_DROP:
+            (<PoolService> s.owner).drop(asked, answer, user)
+        else:
+            (<PoolService> s.owner).list(asked, answer)
+    except RfpError:
+        fail(s, answer)
+
+
+cdef void cut_off(void *owner, uint32_t index) noexcept with gil:
+    (<PoolService> owner).take_back(index)
+
+
+cdef void execute(void *context, request *asked, response *answer) noexcept nogil:
+    cdef backend *s = <backend *> context
+    cdef client *c = <client *> asked.session.state
+    cdef uint64_t number = 0
+    if s.stopped or c == NULL:
+        answer.status = RNVM_STOPPED
+        return
+    if asked.opcode == RNVM_ATTACH:
+        client_attach(s, asked, answer, c)
+        return
+    if asked.opcode == RNVM_OUTCOME:
+        call_outcome(s, asked, answer)
+        return
+    if asked.opcode == RNVM_DETACH:
+        client_detach(s, answer, c)
+        return
+    c.used = True
+    if not client_present(s, c):
+        answer.status = RNVM_NOT_ATTACHED
+        return
+    if asked.opcode == RNVM_FIND or asked.opcode == RNVM_DROP or asked.opcode == RNVM_LIST:
+        cold(s, asked, answer, c.session)
+        return
+    if asked.opcode == RNVM_PENDING:
+        call_pending(s, asked, answer)
+        return
+    if asked.opcode == RNVM_GRANT or asked.opcode == RNVM_ACQUIRE or asked.opcode == RNVM_LEAVE:
+        if asked.length != sizeof(number):
+            answer.status = RNVM_BAD_REQUEST
+            return
+        memcpy(&number, asked.payload, sizeof(number))
+        if asked.opcode == RNVM_GRANT:
+            call_grant(s, number, answer, c)
+        elif asked.opcode == RNVM_ACQUIRE:
+            call_acquire(s, number, answer, c)
+        else:
+            call_leave(s, number, answer, c)
+    elif asked.opcode == RNVM_SHARE:
+        call_share(s, asked, answer, c)
+    elif asked.opcode == RNVM_SYNC:
+        # Who waited for the last sync is answered before the next one, which is for all who have written by then.
+        answer.later = not pool_settled(s.g.p, <uint32_t> c.session)
+        s.asked |= answer.later
+    elif asked.opcode == RNVM_APPLY or asked.opcode == RNVM_ROOM:
+        if guests_settle(&s.g) or asked.opcode == RNVM_ROOM and backend_checkpoint(s):
+            fail(s, answer)
+    else:
+        answer.status = RNVM_BAD_REQUEST
+    if not s.stopped and not client_present(s, c):
+        answer.status = RNVM_NOT_ATTACHED          # cut off while we were at it
+        answer.length = 0
+
+
+cdef bint crowded(const pool *p) noexcept nogil:
+    """Whether a ring has used half of its space."""
+    cdef uint32_t i
+    for i in range(p.g.sessions):
+        if (p.operations[i].tail - p.operations[i].head) * 2 > p.operations[i].size:
+            return True
+        if (p.memory[i].tail - p.memory[i].head) * 2 > p.memory[i].size:
+            return True
+    return False
+
+
+cdef bint removed(const backend *s) noexcept nogil:
+    cdef struct_stat about
+    return s.file >= 0 and fstat(s.file, &about) == 0 and about.st_nlink == 0
+
+
+cdef bint tend(void *context, uint64_t now) noexcept nogil:
+    cdef backend *s = <backend *> context
+    cdef int64_t bytes, applied
+    s.g.now = now
+    if s.stopped:
+        return False
+    applied = pool_replay(s.g.p, TURN) if s.replaying else 0
+    if applied:
+        s.applied += <uint64_t> applied
+        s.transactions += <uint64_t> applied
+        locks_publish(&s.g)
+    backend_locks(s)
+    if s.stopped or s.applied and (now - s.checkpointed > CHECKPOINT or crowded(s.g.p)) and backend_checkpoint(s):
+        return False
+    if now - s.swept > SWEEP:
+        clients_sweep(s)
+        if removed(s):
+            # What is stored from now on is gone with this process, so nobody may believe that it is kept.
+            s.removed = s.stopped = True
+            guests_end(&s.g)
+            return False
+    # Last, so that who waits for it is answered at once; and those who were answered before may have written again by now, and
+    # share the sync.
+    bytes = pool_collect(s.g.p) if s.collecting or s.asked else 0
+    s.asked = False
+    if bytes < 0:
+        s.stopped = True
+        return False
+    s.collected += <uint64_t> bytes
+    # A holder says nothing when it is outside: while others wait for it, somebody has to look.
+    s.nap[0] = NAP if s.g.waiting else 0
+    return bytes != 0 or applied != 0

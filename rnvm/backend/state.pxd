@@ -1,0 +1,63 @@
+# A back-end as plain C: what the modules of its service work on.  Its worker's thread alone uses it.
+#
+# connections   connections of front-ends, and their sessions: attach, detach, and what is left when they have ended
+# rpc_handlers  what front-ends ask
+# service       the class that owns all of it, calls that need the interpreter, and the daily work
+
+from libc.stdint cimport uint32_t, uint64_t
+from rfp.core.core cimport rfp_copy_out
+from rfp.protocol.server.service cimport response
+from rnvm.backend.lock_manager cimport guests, locks_tend
+from rnvm.format.messages cimport RNVM_STOPPED
+from rnvm.pool.blocks cimport blocks_reclaim
+from rnvm.pool.replay cimport pool_checkpoint
+
+cdef struct backend:
+    guests g
+    uint64_t checkpointed              # when, ns
+    uint64_t swept
+    uint64_t applied                   # transactions since then
+    uint64_t transactions
+    uint64_t collected                 # bytes
+    uint64_t checkpoints
+    uint32_t flags
+    unsigned char[16] uuid             # of the pool
+    int file                           # descriptor of the pool's file, or -1: it cannot be removed
+    bint removed                       # nobody can open the file any more
+    bint stopped                       # the medium failed, or the file was removed
+    bint collecting                    # of itself, and not only where it is asked to
+    bint replaying
+    bint asked                         # somebody waits until it has collected
+    uint64_t *nap                      # how long the worker may sleep
+    void *owner                        # the PoolService
+
+
+cdef inline void reply(response *answer, const void *bytes, uint32_t n) noexcept nogil:
+    rfp_copy_out(answer.payload, bytes, n)
+    answer.length = n
+
+cdef inline int fail(backend *s, response *answer) noexcept nogil:
+    """The medium failed: nobody is told that anything was done."""
+    s.stopped = True
+    answer.status = RNVM_STOPPED
+    answer.length = 0
+    return 0
+
+
+cdef inline void backend_locks(backend *s) noexcept nogil:
+    if not s.stopped and locks_tend(&s.g):
+        s.stopped = True
+
+
+cdef inline int backend_checkpoint(backend *s) noexcept nogil:
+    if pool_checkpoint(s.g.p):
+        s.stopped = True
+        return -1
+    s.checkpointed = s.g.now
+    s.applied = 0
+    s.checkpoints += 1
+    # Readers of structures that are validated by their sequence see nothing of a block that was given back: whatever is written
+    # there next comes after a transaction that moved the sequence.
+    s.g.p.moment += 1
+    blocks_reclaim(s.g.p, s.g.p.moment)
+    return 0

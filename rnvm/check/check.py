@@ -1,0 +1,267 @@
+"""Checking a pool: what is wrong with it, and mending what can be mended.
+
+`check()` looks at a private copy of the pool, so the pool does not change.  It looks at all that is doubled or checksummed, then
+recovers the copy as opening would, and walks the structures whose kinds this process knows: each invariant, and that the blocks
+that a structure owns are those that it reaches.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from rfp.errors import PoolDamaged
+from rnvm import pools
+from rnvm.check import offline_walk
+from rnvm.media import wal
+from rnvm.media.medium import Private
+from rnvm.pool import repair as repair_module
+from rnvm.pool.findings import Finding
+from rnvm.pool.inspect import LOSSES, Inspection
+from rnvm.pool.pool import Pool
+from rnvm.testing import log_driver
+
+NOBODY, GRANTED, USED, UNKNOWN = 0, 0x4000, 0x8000, 0xC000
+PIECE = 1 << 16
+
+
+class Checked:
+    """What a check found.
+
+    findings: Finding each.  figures: counts of blocks by owner, and of what waits in the logs.  closed: the pool was closed in
+    order, as far as is known.
+    """
+
+    def __init__(self, findings: list[Finding], figures: dict[str, Any], *, closed: bool = True) -> None:
+        self.findings = findings
+        self.figures = figures
+        self.closed = closed
+
+    @property
+    def sound(self) -> bool:
+        """Nothing is damaged or leaked (a doubt does no harm)."""
+        return all(finding.kind == "doubt" for finding in self.findings)
+
+
+def check(path: str | os.PathLike[str]) -> Checked:
+    """Look at a pool that nobody has open; it is not changed.
+
+    Raises NotAPool, PoolTooNew, PoolTooOld or PoolInUse; what is wrong with a pool is returned.
+    """
+    with pools.view(path) as (view, _):
+        return check_copy(view)
+
+
+def check_copy(view: Private) -> Checked:
+    """Look at the bytes of a pool, which this may change."""
+    try:
+        inspection = Inspection(view)
+    except PoolDamaged as error:
+        return Checked([Finding("damage", "pool", str(error), None, "fatal")], {})
+    findings = list(inspection.run())
+    if inspection.fatal:
+        return Checked(findings, {}, closed=inspection.clean)
+    try:
+        with Pool(view, accept_loss=True) as pool:
+            findings += pool.losses + pool.torn
+            reached, wrong = walk(pool)
+            return Checked(findings + wrong, {**account(pool), "reached": reached}, closed=inspection.clean)
+    except PoolDamaged as error:
+        return Checked([*findings, Finding("damage", "pool", str(error), None, "fatal")], {}, closed=inspection.clean)
+
+
+def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
+    """What can be reached of each structure of a kind that this process knows, and what is wrong with them."""
+    reached: dict[bytes, dict[str, int]] = {}
+    findings = []
+    for name in pool.names:
+        if not offline_walk.known(pool, name):
+            continue
+        wrong, at, reached[name] = offline_walk.examine(pool, name)
+        blocks, slots, first = (reached[name].pop("lost_" + what) for what in ("blocks", "slots", "at"))
+        if first:
+            what = f"{blocks} blocks and {slots} slots in others are its own and cannot be reached; the first at {first:#x}"
+            findings.append(Finding("leak", f"structure {name!r}", what))
+        if wrong is not None:
+            mend = "one flipped bit is turned back" if at else None
+            findings.append(Finding("damage", f"structure {name!r}", wrong, mend, "node", at, pool.names[name]))
+    return reached, findings
+
+
+def account(pool: Pool) -> dict[str, Any]:
+    """Counts of blocks by owner.  Those of structures that are gone were freed when it was opened."""
+    owners = log_driver.counts(pool)
+    return {
+        "blocks": sum(owners.values()),
+        "free": owners.get(NOBODY, 0),
+        "granted": sum(count for owner, count in owners.items() if owner & UNKNOWN == GRANTED),
+        "unknown": owners.get(UNKNOWN, 0),
+        "used": {name: owners.get(USED + index + 1, 0) for name, index in pool.names.items()},
+        "recovered": pool.recovered,
+    }
+
+
+# Repair
+
+
+def mend_copy(view: Private) -> tuple[list[str], list[str]]:
+    """Mend the bytes of a pool: what was mended, and what was lost for good.  Raises PoolDamaged where nothing can be done."""
+    mended: list[str] = []
+    lost: list[str] = []
+    try:
+        mend_area(view, mended, lost)
+        inspection = Inspection(view)
+    except PoolDamaged:
+        if repair_module.header(view):
+            mended.append("header: one bit was turned back")
+            mend_area(view, mended, lost)
+        if repair_module.superblock(view):
+            mended.append("superblock: one bit was turned back")
+        inspection = Inspection(view)
+    for finding in inspection.run():
+        if finding.kind != "damage":
+            mended.append(f"{finding.where}: {finding.mend}")
+        elif finding.part == "owners":
+            turned, _ = mend_owners(view, inspection, finding)
+            if turned:
+                mended.append(f"{finding.where}: one bit was turned back" + (f", in {turned} words" if turned > 1 else ""))
+        elif repair_module.bit(view, inspection, finding.part, finding.at):
+            mended.append(f"{finding.where}: one bit was turned back")
+    # The rest is given up; what became whole may show more.
+    for _ in range(3):
+        inspection = Inspection(view)
+        damage = [finding for finding in inspection.run() if finding.kind == "damage"]
+        for finding in damage:
+            if finding.part == "owners":
+                mend_owners(view, inspection, finding, give_up=True)
+            else:
+                repair_module.lose(view, inspection, finding.part, finding.at, finding.number)
+            lost.append(f"{finding.where}: {finding.what}: {LOSSES[finding.part]}")
+        if not damage:
+            break
+    mend_logs(view, mended, lost)
+    return mended, lost
+
+
+def mend_owners(view: Private, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
+    """Turn bits back in damaged words of owners, and give up what cannot be mended: how many words of each."""
+    mended = lost = 0
+    for first in range(finding.number, finding.number + finding.words, PIECE):  # of millions of words: Ctrl-C comes through
+        turned, left = repair_module.owners(view, inspection, first, min(PIECE, finding.number + finding.words - first), give_up)
+        mended, lost = mended + turned, lost + left
+    return mended, lost
+
+
+def mend_area(view: Private, mended: list[str], lost: list[str]) -> None:
+    """The write-ahead area: what counts in it comes to its place, and then nothing in it counts any more."""
+    while area := wal.look(view):
+        where = f"write-ahead area at {area['at']}"
+        if not area["headers"]:
+            if repair_module.area(view):
+                mended.append(f"{where}: one bit of its header was turned back")
+            else:
+                wal.rebuild(view)
+                lost.append(f"{where}: neither copy of its header is whole: {LOSSES['ahead']}")
+        elif area["behind"] and repair_module.frame(view, area["frames"], area["end"]):
+            mended.append(f"{where}: one bit of frame {area['frames']} was turned back")
+        elif area["frames"] or area["behind"]:
+            if area["behind"]:
+                lost.append(f"{where}: frame {area['frames']} is not whole: {LOSSES['frame']}")
+            wal.apply(view)
+            wal.forget(view)
+        else:
+            return
+
+
+def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
+    """Turn bits of log records back, one record after the other, as long as that helps."""
+    given_up: set[tuple[str, int]] = set()
+    while True:
+        with contextlib.closing(view.copy()) as copy, Pool(copy, accept_loss=True) as pool:
+            losses = [loss for loss in pool.losses + pool.torn if (loss.part, loss.number) not in given_up]
+            if not losses:
+                return
+            for loss in losses:
+                if repair_module.record(view, pool, loss.part, loss.number):
+                    mended.append(f"{loss.where}: one bit was turned back")
+                else:
+                    given_up.add((loss.part, loss.number))
+                    if loss.kind == "damage":
+                        lost.append(f"{loss.where}: {loss.what}: {loss.mend}")
+
+
+def mend_nodes(view: Private, mended: list[str]) -> None:
+    """Turn bits of nodes back, one node after the other, as long as that helps.  What cannot be mended, a check still finds."""
+    while True:
+        with contextlib.closing(view.copy()) as copy, Pool(copy) as pool:
+            done = [
+                f"{finding.where}: one bit of the node at {finding.at} was turned back"
+                for finding in walk(pool)[1]
+                if finding.at and repair_module.node(view, pool, finding.number, finding.at)
+            ]
+        if not done:
+            return
+        mended += done
+
+
+def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
+    """Mend a pool that nobody has open: what was mended, and what was lost for good.
+
+    One flipped bit in anything that is checksummed is turned back.  Where more is damaged, what cannot be known is given up, so
+    that the rest can be used: copy the pool first.  Front-ends that still have the pool of a dead back-end mapped are told that
+    their sessions are over before the repair looks at anything: what they had acknowledged by then is in the logs, and counts.
+    Raises PoolDamaged where nothing can be done; the pool is unchanged then.
+    """
+    with pools.claim(path) as claimed:
+        with _changing(claimed) as view:
+            mended, lost = mend_copy(view)
+        # Opening mends copies and recovers.
+        with claimed.pool(accept_loss=True) as pool:
+            mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
+        with _changing(claimed) as view:
+            mend_nodes(view, mended)
+    return mended, lost
+
+
+@contextlib.contextmanager
+def changing(path: str | os.PathLike[str]) -> Iterator[Private]:
+    """A private copy of a pool that nobody has open; what has changed in it in the end is written to the pool.
+
+    Nobody else opens the pool meanwhile, and the sessions of front-ends that still have it mapped are ended first.
+    """
+    with pools.claim(path) as claimed, _changing(claimed) as view:
+        yield view
+
+
+@contextlib.contextmanager
+def _changing(claimed: pools.Claim) -> Iterator[Private]:
+    with contextlib.closing(claimed.view()) as view:
+        yield view
+        with contextlib.closing(claimed.view()) as now:
+            changes = [
+                (at, new)
+                for at in range(0, view.length, PIECE)
+                if (new := view.read(at, min(PIECE, view.length - at))) != now.read(at, len(new))
+            ]
+        area = wal.look(view) or {"at": 0, "bytes": 0}
+    if not changes:
+        return
+    # What frames say counts until their area says otherwise: so that goes last.  (In a file the medium itself sees to it.)
+    last = range(area["at"], area["at"] + area["bytes"])
+    with contextlib.closing(claimed.raw()) as medium:
+        for within in (False, True):
+            for at, new in changes:
+                for begin, end, inside in _cut(at, at + len(new), last):
+                    if inside == within:
+                        medium.write(begin, new[begin - at : end - at])
+            medium.drain()
+
+
+def _cut(begin: int, end: int, area: range) -> Iterator[tuple[int, int, bool]]:
+    """The parts of a range before, within and behind another one, and whether they are within."""
+    at, behind = max(begin, min(end, area.start)), max(begin, min(end, area.stop))
+    for first, last, inside in ((begin, at, False), (at, behind, True), (behind, end, False)):
+        if first < last:
+            yield first, last, inside

@@ -1,0 +1,82 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A look at structures without a back-end: their walks, on the memory of a pool that this process has open."""
+
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from rfp.fabric.fabric cimport remote_region
+from rnvm.format.layout cimport rnvm_name, rnvm_name_at, rnvm_offset
+from rnvm.format.node cimport rnvm_slabs
+from rnvm.frontend._answers cimport AGAIN, DAMAGED, NO_MEMORY, OK
+from rnvm.frontend._cache cimport cache_clear
+from rnvm.frontend._front cimport frontend, instance, kind
+from rnvm.frontend._structure cimport kind_of
+from rnvm.frontend.leak_check cimport reach, reachable
+from rnvm.pool.pool cimport Pool
+
+cdef enum:
+    BUDGET = 16 << 20          # bytes of nodes that are kept
+
+
+def known(Pool pool not None, bytes name not None):
+    """Whether this process knows the kind and the format of a structure."""
+    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, pool.names[name]))
+    cdef const kind *k = kind_of(entry.kind)
+    return k != NULL and k.format == entry.format
+
+
+def examine(Pool pool not None, bytes name not None):
+    """Verify every invariant of a structure that is known, and that what it has allocated is what can be reached.
+
+    Returns None or what is wrong, the offset of the node that is not whole (0: it is something else), and the counts of what can
+    be reached and of what has leaked.  Nobody may change the pool meanwhile.
+    """
+    cdef uint32_t index = pool.names[name]
+    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, index))
+    cdef frontend *fe
+    cdef instance *s
+    cdef remote_region region
+    cdef reachable counted
+    cdef int found
+    memset(&counted, 0, sizeof(counted))
+    if not pool.c.structures[index].number:
+        return None, 0, counted                  # its first transaction never came: there is nothing yet
+    fe = <frontend *> calloc(1, sizeof(frontend))
+    s = <instance *> calloc(1, sizeof(instance))
+    if fe == NULL or s == NULL:
+        free(fe)
+        free(s)
+        raise MemoryError()
+    region = remote_region(base=pool.c.m.base, length=pool.c.g.size, key=0, rights=0)
+    fe.near = True
+    fe.pool = &region
+    fe.g = pool.c.g
+    fe.budget = BUDGET
+    s.fe = fe
+    s.kind = kind_of(entry.kind)
+    s.id = pool.c.structures[index].id
+    s.index = index
+    s.slabs = entry.root
+    s.root = entry.root + sizeof(rnvm_slabs)
+    s.number = pool.c.structures[index].number
+    s.holds = s.entered = True
+    with nogil:
+        found = reach(s, &counted)
+        cache_clear(fe, NULL)
+    what, at = None, 0
+    if found == DAMAGED:
+        what = f"{(<bytes> s.fault).decode()} (at {s.fault_at:#x})"
+    elif found == AGAIN and s.fault_at:
+        what = f"what stands at {s.fault_at:#x} is not the node that leads there, or not whole"
+        at = rnvm_offset(s.fault_at)
+    elif found != OK:
+        what = "nodes do not fit together"
+    free(fe.buckets)
+    free(fe.nodes)
+    free(fe.answer)
+    free(fe)
+    free(s)
+    if found == NO_MEMORY:
+        raise MemoryError()
+    return what, at, counted

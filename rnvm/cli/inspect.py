@@ -1,0 +1,265 @@
+"""`rnvm info`, `check`, `ls` and `dump`: they change nothing (but for `check --repair`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+import click
+
+from rfp import units
+from rfp.cli.text import grouped, plural, table
+from rfp.errors import PoolDamaged
+from rnvm import pools
+from rnvm.check import check as checking
+from rnvm.check import dump as dump_module
+from rnvm.cli.create import POOL
+from rnvm.cli.kinds import WITH, load
+from rnvm.media import wal
+from rnvm.media.medium import Private
+from rnvm.pool.inspect import Inspection
+from rnvm.sizes import Sizes
+
+
+def when(seconds: int) -> str:
+    """A time of the wall clock, as people read it."""
+    try:
+        return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):  # what a faulty program wrote
+        return f"{seconds} s after 1970"
+
+
+MOST_LINES = 1000  # of findings that are printed
+
+
+def text(value: bytes) -> str:
+    """A name for a terminal: what could steer it, or is no text, is written as Python would write it, and so is a backslash."""
+    return "".join(
+        each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode()
+        for each in value.decode(errors="surrogateescape")
+    )
+
+
+def figures(path: str) -> dict[str, Any]:
+    """What `rnvm info` tells."""
+    with pools.view(path) as (view, media):
+        inspection = Inspection(view)
+        inspection.run()
+        sessions = dump_module.sessions(inspection)
+        about = dump_module.description(inspection)
+        parts = Sizes(about["block"], about["names"], len(sessions), about["operation_log"], about["memory_log"],
+                      about["group_map"], about["write_ahead"])  # fmt: skip
+        return {
+            "pool": path,
+            **about,
+            "largest_value": parts.largest_value,
+            "medium": media.kind,
+            "mode": media.mode,
+            "promise": media.promise,
+            "free_blocks": dump_module.counts(inspection).get("free", 0),
+            "structures": len(inspection.names),
+            "attached": sum(session["state"] != "free" for session in sessions),
+            "frames": (wal.look(view) or {}).get("frames", 0),
+            "findings": len(inspection.findings),
+        }
+
+
+@click.command()
+@POOL
+@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+def info(pool: str, as_json: bool) -> None:
+    """Print what a pool is, and what its medium promises.
+
+    \b
+    Examples:
+      rnvm info orders.pool
+      rnvm info orders.pool --json
+    """
+    found = figures(pool)
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    logs = f"{units.show_size(found['operation_log'])} and {units.show_size(found['memory_log'])} of logs each"
+    rows = [
+        ["pool", f"{found['uuid']}, format {found['format']}, back-end {found['backend']}"],
+        ["made", when(found["created"])],
+        ["medium", f"{found['medium']}, {found['mode']} mode"],
+        ["promise", found["promise"]],
+        ["state", "closed in order" if found["closed"] else "not closed: the next opening recovers it"],
+        ["size", units.show_size(found["size"])],
+        ["blocks", f"{grouped(found['blocks'])} of {units.show_size(found['block'])}, {grouped(found['free_blocks'])} free"],
+        ["structures", f"{found['structures']} of at most {grouped(found['names'])}"],
+        ["front-ends", f"{found['attached']} of at most {grouped(found['front_ends'])}, {logs}"],
+    ]
+    rows.append(["values", f"up to {units.show_size(found['largest_value'])} always fit"])
+    if found["write_ahead"]:
+        waiting = plural(found["frames"], "frame")
+        rows.append(["write-ahead", f"{units.show_size(found['write_ahead'])}, {waiting} not written back"])
+    if found["findings"]:
+        rows.append(["findings", f"{found['findings']}: rnvm check {pool}"])
+    click.echo("\n".join(table(None, rows, "<<")))
+
+
+@click.command()
+@POOL
+@click.option("--repair", is_flag=True, help="Mend what can be mended, and say what cannot.  Copy the pool first.")
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@WITH
+def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> None:
+    """Look for damage and leaks.  Without --repair nothing is changed.
+
+    Structures whose kind is known are walked: all that they have allocated has to be reached from their roots.
+
+    The exit status is 1 if anything is damaged or leaked, or was lost in the repair.
+
+    \b
+    Examples:
+      rnvm check orders.pool
+      rnvm check orders.pool --repair
+    """
+    load(modules)
+    mended: list[str] = []
+    lost: list[str] = []
+    if repair:
+        mended, lost = checking.repair(pool)
+    found = checking.check(pool)
+    if as_json:
+        findings = [
+            {"kind": each.kind, "where": each.where, "what": each.what, "mend": each.mend}
+            for each in found.findings[:MOST_LINES]
+        ]
+        structures = [{"name": plain(name), **found.figures["reached"].get(name, {}), "used": used}
+                      for name, used in found.figures.get("used", {}).items()]  # fmt: skip
+        left_out = max(0, len(found.findings) - MOST_LINES)
+        click.echo(json.dumps({"findings": findings, "findings_left_out": left_out, "mended": mended, "lost": lost,
+                               "sound": found.sound, "structures": structures}))  # fmt: skip
+    else:
+        print_some([f"mended: {line}" for line in mended])
+        print_some([f"LOST: {line}" for line in lost])
+        print_some(
+            f"{finding}\n  --repair: {finding.mend}" if finding.mend and finding.kind != "doubt" else str(finding)
+            for finding in found.findings
+        )
+        for line in found.figures.get("recovered", []):
+            if not line.startswith(("doubt", "damage")):
+                click.echo(f"note: {line}")
+        if found.figures.get("used"):
+            click.echo("\n".join(reached(found)))
+        if not found.sound and not found.closed:
+            click.echo("note: it was not closed; a copy that is made while a pool is open is of many moments,"
+                       " and cannot be made whole")  # fmt: skip
+        click.echo(summary(found))
+    if not found.sound or lost:
+        raise click.exceptions.Exit(1)
+
+
+def print_some(lines: Iterable[str]) -> None:
+    """Lines of which there may be very many."""
+    count = 0
+    for count, line in enumerate(lines, 1):
+        if count <= MOST_LINES:
+            click.echo(line)
+    if count > MOST_LINES:
+        click.echo(f"... and {grouped(count - MOST_LINES)} more")
+
+
+def reached(found: checking.Checked) -> list[str]:
+    """A table: what was reached of each structure, and how many blocks it has."""
+    rows = []
+    for name, used in found.figures["used"].items():
+        counts = found.figures["reached"].get(name)
+        cells = [grouped(counts[each]) for each in ("nodes", "bytes", "blocks")] if counts else ["not walked", "-", "-"]
+        rows.append([text(name), *cells, grouped(used)])
+    return table(["structure", "nodes", "bytes", "blocks reached", "owned"], rows, "<>>>>")
+
+
+def summary(found: checking.Checked) -> str:
+    """The last line of a check."""
+    if not found.figures:
+        return "the pool cannot be opened as it is"
+    blocks = found.figures
+    used = sum(blocks["used"].values())
+    walked = f"{len(blocks['reached'])} of {plural(len(blocks['used']), 'structure')} walked"
+    counts = f"{grouped(used)} of {grouped(blocks['blocks'])} blocks used, {grouped(blocks['granted'])} granted, {walked}"
+    return ("sound" if found.sound else "NOT sound") + f": {counts}"
+
+
+@click.command()
+@POOL
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def ls(pool: str, as_json: bool) -> None:
+    """List the structures of a pool.
+
+    \b
+    Example:
+      rnvm ls orders.pool
+    """
+    with pools.view(pool) as (view, _):
+        inspection = Inspection(view)
+        names = dump_module.names(inspection)
+        blocks = dump_module.counts(inspection)
+    for each in names:
+        each["blocks"] = blocks.get(f"used by entry {each['entry']}", 0)
+    if as_json:
+        click.echo(json.dumps(plain(names)))
+        return
+    rows = [
+        [
+            text(each["name"]), str(each["kind"]), str(each["format"]), text(each["codec"]) or "-", grouped(each["blocks"]),
+            "?" if each["transaction"] is None else grouped(each["transaction"]), when(each["created"]), each["state"],
+        ]
+        for each in names
+    ]  # fmt: skip
+    head = ["name", "kind", "format", "codec", "blocks", "transactions", "made", "state"]
+    click.echo("\n".join(table(head, rows, "<>><>><<")))
+
+
+def plain(value: Any) -> Any:
+    """The same for JSON: bytes as the text that they are in UTF-8; such as are none, as Python's "surrogateescape" has them."""
+    if isinstance(value, bytes):
+        return value.decode(errors="surrogateescape")
+    if isinstance(value, dict):
+        return {key: plain(each) for key, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+@click.command()
+@POOL
+def dump(pool: str) -> None:
+    """Print all that stands in a pool, but for the contents of its blocks, as JSON: one object for each part.
+
+    Logs are those that still count; what was applied and checkpointed is not shown.
+
+    \b
+    Examples:
+      rnvm dump orders.pool
+      rnvm dump orders.pool | grep '"part": "record"'
+    """
+    with pools.view(pool) as (view, _):
+        try:
+            inspection = Inspection(view)
+        except PoolDamaged as error:
+            click.echo(json.dumps({"part": "finding", "what": str(error)}))
+            raise
+        for each in parts(view, inspection):
+            click.echo(json.dumps(plain(each)))
+
+
+def parts(view: Private, inspection: Inspection) -> Iterator[dict[str, Any]]:
+    """What `rnvm dump` prints."""
+    yield {"part": "pool", **dump_module.description(inspection)}
+    for name in dump_module.names(inspection):
+        yield {"part": "name", **name}
+    for session in dump_module.sessions(inspection):
+        yield {"part": "session", **session}
+        for which in ("operations", "memory"):
+            for record in dump_module.records(inspection, session["session"], which):
+                yield {"part": "record", "log": which, "session": session["session"], **record}
+    if area := wal.look(view):
+        yield {"part": "write-ahead area", **area}
+    for first, count, whose in dump_module.owners(inspection):
+        yield {"part": "blocks", "first": first, "count": count, "owner": whose}
+    for each in inspection.run():
+        yield {"part": "finding", "kind": each.kind, "where": each.where, "what": each.what}

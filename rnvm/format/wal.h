@@ -1,0 +1,69 @@
+/* The write-ahead area of a pool in a file: how it looks, what makes a frame whole.  docs/pool.md explains it.
+ *
+ *   0        header, and its second copy a page later
+ *   8192     frames, each from a page's beginning on: what was to become durable together, in one write and one sync
+ *
+ * A frame counts if it is whole, of the header's generation, and all before it count.  Pages of frames are never written twice within
+ * a generation, so what is durable cannot be torn; and the next frame is begun only when this one is durable, so a whole frame behind
+ * one that is not whole says that the latter was damaged.
+ */
+#ifndef RNVM_FORMAT_WAL_H
+#define RNVM_FORMAT_WAL_H
+
+#include "rnvm/format/layout.h"
+
+#define RNVM_AHEAD_MAGIC 0x6461656861564e72ull /* "rNVahead" */
+#define RNVM_AHEAD_FRAMES (2 * RNVM_PAGE)       /* where the first frame stands */
+
+struct rnvm_ahead {
+    uint64_t magic;
+    uint64_t generation;  /* of the frames that count; the greater of two whole copies */
+    uint8_t uuid[16];     /* the pool's */
+    uint32_t reserved[7];
+    uint32_t crc;         /* of all before it, seeded with pool and place of the area */
+};
+
+struct rnvm_frame {
+    uint32_t crc;         /* of the rest of the frame, seeded likewise */
+    uint32_t length;      /* bytes, with this header */
+    uint64_t generation;
+    uint64_t sequence;    /* within its generation, from 0 */
+    uint32_t ranges;      /* that follow */
+    uint32_t reserved;
+};
+
+struct rnvm_range {       /* its bytes follow */
+    uint64_t offset;      /* in the pool; a multiple of 8 */
+    uint64_t length;      /* bytes, a multiple of 8 */
+};
+
+_Static_assert(sizeof(struct rnvm_ahead) == 64, "header of the write-ahead area");
+_Static_assert(sizeof(struct rnvm_frame) == 32, "frame");
+_Static_assert(sizeof(struct rnvm_range) == 16, "range");
+
+static inline uint32_t rnvm_ahead_seed(uint32_t pool_seed, uint64_t ahead_at) { return rfp_crc32c(pool_seed, &ahead_at, sizeof ahead_at); }
+
+static inline uint32_t rnvm_ahead_crc(uint32_t seed, const struct rnvm_ahead *a) { return rfp_crc32c(seed, a, sizeof *a - sizeof a->crc); }
+
+static inline uint32_t rnvm_frame_crc(uint32_t seed, const struct rnvm_frame *f)
+{
+    return rfp_crc32c(seed, (const char *)f + sizeof f->crc, f->length - sizeof f->crc);
+}
+
+/* Whether this can be a frame, for which there are so many bytes; what its CRC says comes after. */
+static inline int rnvm_frame_fits(const struct rnvm_frame *f, uint64_t generation, uint64_t room)
+{
+    return f->generation == generation && f->length >= sizeof *f + sizeof(struct rnvm_range) && f->length <= room && f->length % 8 == 0;
+}
+
+/* The next range of a frame that is whole, its bytes behind it, or NULL; *at (at first the size of the header) moves behind it. */
+static inline const struct rnvm_range *rnvm_range_next(const struct rnvm_frame *f, uint64_t *at)
+{
+    const struct rnvm_range *range = (const struct rnvm_range *)((const char *)f + *at);
+    if (*at >= f->length || f->length - *at < sizeof *range || range->length > f->length - *at - sizeof *range) return 0;
+    if (range->offset & 7 || range->length & 7 || !range->length) return 0;
+    *at += sizeof *range + range->length;
+    return range;
+}
+
+#endif

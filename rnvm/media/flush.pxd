@@ -1,0 +1,6 @@
+# Stores to persistent memory: cache lines sent on their way, and waited for.
+
+cdef extern from "rnvm/media/flush.h" nogil:
+    void store_lines "rnvm_store_lines"(void *to, const void *from_, size_t n)
+    void flush "rnvm_flush"(const void *from_, size_t n)
+    void flush_drain "rnvm_flush_drain"()

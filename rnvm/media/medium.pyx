@@ -1,0 +1,240 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The base of all media (the contract is in medium.pxd), and one that forgets."""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport ENXIO, errno
+from libc.stdint cimport int64_t, uint64_t
+from libc.string cimport memcmp, memcpy
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
+from posix.unistd cimport close as close_fd, lseek
+from rnvm.format.layout cimport rfp_copy_in, rfp_copy_out, rfp_store64
+
+from rfp.errors import CallerError, Closed, FabricError, InvalidArgument, StorageFailed
+
+cdef extern from "<unistd.h>" nogil:
+    enum:
+        SEEK_DATA
+        SEEK_HOLE
+
+cdef enum:
+    MOST_PIECES = 10000        # of a file that are mapped one by one: a process has a limited number of mappings
+
+cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+cdef void closed_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    pass
+
+
+cdef void closed_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    pass
+
+
+cdef void closed_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    pass
+
+
+cdef int closed_drain(medium *m) noexcept nogil:
+    return -1
+
+
+cdef medium_operations closed_operations = medium_operations(closed_write, closed_write64, closed_flush, closed_drain)
+
+
+cdef class Medium:
+    """What a pool stands on.
+
+    Its methods are for the cold path and for tests; the hot path uses the struct.
+    """
+
+    def __cinit__(self):
+        self.c.ops = &closed_operations
+
+    def _forget(self):
+        """In the child of a fork, which has no part in the pool: nothing of it may be read, written back or unmapped there."""
+        self.c.ops = &closed_operations
+        self.c.base = NULL
+        self.served = False
+
+    cdef int check_unserved(self) except -1:
+        if self.served:
+            raise CallerError("a back-end serves this pool", hint="close the back-end, which closes its pool")
+        return 0
+
+    cpdef int fileno(self):
+        """The file that peers of this host can map to see what stands at base; -1 where there is none."""
+        return -1
+
+    cpdef close(self):
+        """Give the memory and the file back; may be called again.  Raises CallerError while a back-end serves it."""
+        self.check_unserved()
+        self.c.ops = &closed_operations
+        self.c.base = NULL
+
+    @property
+    def length(self):
+        """Bytes that a pool may use."""
+        return self.c.length
+
+    @property
+    def failed(self):
+        """The errno of the failure that ended it, or 0."""
+        return self.c.error
+
+    cdef int check(self, uint64_t offset, uint64_t n) except -1:
+        if self.c.base == NULL:
+            raise Closed("the medium is closed")
+        if offset > self.c.length or n > self.c.length - offset:
+            raise InvalidArgument(f"{n} bytes at {offset} are not within the medium's {self.c.length}")
+        return 0
+
+    def read(self, uint64_t offset, uint64_t n):
+        """These bytes."""
+        self.check(offset, n)
+        result = PyBytes_FromStringAndSize(NULL, n)
+        rfp_copy_in(PyBytes_AS_STRING(result), self.c.base + offset, n)
+        return result
+
+    def write(self, uint64_t offset, bytes data):
+        """Put bytes there, on their way to the medium."""
+        self.check(offset, len(data))
+        self.c.ops.write(&self.c, offset, PyBytes_AS_STRING(data), len(data))
+
+    def write64(self, uint64_t offset, uint64_t value):
+        """Put an aligned word there, on its way to the medium."""
+        self.check(offset, 8)
+        if offset & 7:
+            raise InvalidArgument(f"{offset} is no multiple of 8")
+        self.c.ops.write64(&self.c, offset, value)
+
+    def flush(self, uint64_t offset, uint64_t n):
+        """Send on its way what stands there."""
+        self.check(offset, n)
+        self.c.ops.flush(&self.c, offset, n)
+
+    def drain(self):
+        """Wait until all that is on its way has arrived."""
+        cdef int failed
+        with nogil:
+            failed = self.c.ops.drain(&self.c)
+        if failed:
+            raise_failed(&self.c)
+
+    def poke(self, uint64_t offset, bytes data):
+        """Put bytes there behind the medium's back, as a peer does: flush() has to send them on their way."""
+        self.check(offset, len(data))
+        rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(data), len(data))
+
+
+cdef int raise_failed(medium *m) except -1:
+    failure = StorageFailed(
+        f"the pool's medium failed: {os.strerror(m.error) if m.error else 'it is closed'}",
+        hint="nothing more is answered; open the pool again when the device is well, and it recovers")
+    failure.errno = m.error or None
+    raise failure
+
+
+# Memory that forgets
+
+
+cdef void put(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    rfp_copy_out(m.base + offset, source, n)
+
+
+cdef void put64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    rfp_store64(m.base + offset, value)
+
+
+cdef int drained(medium *m) noexcept nogil:
+    return -1 if m.error else 0
+
+
+cdef medium_operations private_operations = medium_operations(put, put64, closed_flush, drained)
+
+
+cdef class Private(Medium):
+    """Memory of this process alone, which nothing reaches a medium from: to look at a pool without changing it.
+
+    length: bytes.  fd: a file to begin with, of at least so many bytes, which is never written; else it begins with zeros.  Only
+    pages that are changed take memory.
+    """
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __init__(self, uint64_t length, int fd=-1):
+        cdef void *base
+        if self.c.base != NULL:
+            raise InvalidArgument("it was made already")
+        base = mmap(NULL, max(length, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_ANONYMOUS, -1, 0)
+        if base == MAP_FAILED:
+            raise self.refused(length)
+        self.mapped = max(length, 1)
+        self.c.length = length
+        self.c.base = <char *> base
+        self.c.ops = &private_operations
+        if fd >= 0:
+            self.fd = os.dup(fd)
+            self.map_file()
+
+    cdef object refused(self, uint64_t length):
+        failure = FabricError(f"{length} bytes cannot be mapped: {os.strerror(errno)}", hint="free some memory")
+        failure.errno = errno
+        return failure
+
+    cdef int map_file(self) except -1:
+        """What the file has bytes for.  Its holes stay memory of zeros: on a file system in memory, looking into a hole takes a
+        page, and ends the process (SIGBUS) where none is left."""
+        cdef uint64_t at = 0, begin, end, pieces = 0
+        cdef int64_t found
+        while at < self.c.length:
+            begin, end = at, self.c.length
+            found = lseek(self.fd, at, SEEK_DATA)
+            if found < 0 and errno == ENXIO:
+                break
+            if found >= 0:                     # else it is a device, which has none
+                begin = <uint64_t> found // PAGE * PAGE
+                found = lseek(self.fd, found, SEEK_HOLE) if pieces < MOST_PIECES else -1
+                if found >= 0:
+                    end = min(end, (<uint64_t> found + PAGE - 1) // PAGE * PAGE)
+            if begin >= end:
+                break
+            if mmap(self.c.base + begin, end - begin, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, self.fd,
+                    begin) == MAP_FAILED:
+                raise self.refused(end - begin)
+            pieces += 1
+            at = end
+        return 0
+
+    def copy(self):
+        """The same bytes once more; what is the file's in this one is so in that one, too."""
+        cdef Private other = Private(self.c.length, self.fd)
+        cdef uint64_t at = 0, n
+        self.check(0, self.c.length)
+        with nogil:
+            while at < self.c.length:
+                n = min(PAGE, self.c.length - at)
+                if memcmp(self.c.base + at, other.c.base + at, n):
+                    memcpy(other.c.base + at, self.c.base + at, n)
+                at += n
+        return other
+
+    def __dealloc__(self):
+        self.unmap()
+
+    cdef void unmap(self) noexcept:
+        if self.c.base != NULL:
+            munmap(self.c.base, self.mapped)
+            self.c.base = NULL
+        if self.fd >= 0:
+            close_fd(self.fd)
+            self.fd = -1
+
+    cpdef close(self):
+        """Give the memory back; may be called again."""
+        self.check_unserved()
+        self.unmap()
+        Medium.close(self)

@@ -1,0 +1,70 @@
+# The write-ahead area of a pool, as whoever opens the pool sees it: which frames count, and what they say.
+#
+# Nothing here needs a medium that is open for writing: it works on the pool's bytes in memory, whatever brought them there.
+
+from libc.stdint cimport uint32_t, uint64_t
+from rnvm.format.layout cimport rnvm_geometry
+from rnvm.media.medium cimport medium
+
+cdef extern from "rnvm/format/wal.h" nogil:
+    const uint64_t RNVM_AHEAD_MAGIC
+    enum:
+        RNVM_AHEAD_FRAMES
+
+    struct rnvm_ahead:
+        uint64_t magic
+        uint64_t generation
+        unsigned char *uuid
+        uint32_t crc
+
+    struct rnvm_frame:
+        uint32_t crc
+        uint32_t length
+        uint64_t generation
+        uint64_t sequence
+        uint32_t ranges
+        uint32_t reserved
+
+    struct rnvm_range:
+        uint64_t offset
+        uint64_t length
+
+    uint32_t rnvm_ahead_seed(uint32_t pool_seed, uint64_t ahead_at)
+    uint32_t rnvm_ahead_crc(uint32_t seed, const rnvm_ahead *a)
+    uint32_t rnvm_frame_crc(uint32_t seed, const rnvm_frame *f)
+    bint rnvm_frame_fits(const rnvm_frame *f, uint64_t generation, uint64_t room)
+    const rnvm_range *rnvm_range_next(const rnvm_frame *f, uint64_t *at)
+
+cdef struct ahead:
+    uint64_t at                # offset of the area in the pool; 0: there is none, or the pool's header cannot be used
+    uint64_t size
+    uint32_t seed
+    unsigned char[16] uuid
+    int headers                # which copies of the area's header are whole: FIRST_COPY, SECOND_COPY (pool_header.pxd)
+    bint alike                 # both are, and say the same
+    uint64_t generation        # of the frames that count
+    uint64_t used              # the greatest that anything whole in the area has: the next one has to be greater
+    uint64_t frames            # that count
+    uint64_t end               # offset in the pool behind the last of them
+    uint64_t behind            # offset of a whole frame behind one that is not: damage; 0: there is none
+
+cdef enum:                     # planted bugs
+    AHEAD_NO_CRC = 1           # frames count whatever their CRC says
+    AHEAD_SAME_GENERATION = 2  # an area that begins anew keeps its generation
+    AHEAD_NO_PADDING = 4       # frames follow each other within a page
+
+cdef uint32_t ahead_bugs() noexcept nogil
+# Where the next frame can begin, after one of so many bytes.
+cdef uint64_t ahead_room(uint64_t length) noexcept nogil
+# The parts of the next: where the area is (False: there is none); what its header says; whether a frame stands there.
+cdef bint ahead_find(const medium *m, uint64_t length, ahead *a) noexcept nogil
+cdef void ahead_headers(const medium *m, ahead *a) noexcept nogil
+cdef bint ahead_whole(const medium *m, const ahead *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil
+# Looks at the area of the pool at base, of which there are so many bytes.
+cdef void ahead_scan(const medium *m, uint64_t length, ahead *a) noexcept nogil
+# Calls back with the bytes of all frames that count, in their order.
+ctypedef void (*ahead_bytes)(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil
+cdef void ahead_read(const medium *m, const ahead *a, ahead_bytes found, void *context) noexcept nogil
+cdef void ahead_header(const ahead *a, uint64_t generation, rnvm_ahead *header) noexcept nogil
+# Makes an area without frames, before there is a pool; durable with the next drain.
+cdef void ahead_format(medium *m, const rnvm_geometry *g, const unsigned char *uuid) noexcept nogil

@@ -1,0 +1,244 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
+"""Looking at a pool without changing it (the contract is in inspect.pxd)."""
+
+import uuid
+
+from libc.stdint cimport uint32_t, uint64_t
+from rnvm.format.layout cimport (
+    RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE,
+    RNVM_LOCK, RNVM_LOST, RNVM_MAGIC, RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_MOST_NAME,
+    RNVM_NAMES, RNVM_NO_BLOCK, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_PROGRESS,
+    RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_WRITE_AHEAD, rfp_copy_in, rfp_load64, rnvm_backend,
+    rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_geometry_of, rnvm_name, rnvm_name_at,
+    rnvm_offset, rnvm_session_at, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
+)
+from rnvm.media.medium cimport medium
+from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY, header_read, superblock_read
+from rnvm.media.wal cimport ahead, ahead_scan
+from rnvm.pool.catalog cimport name_crc
+from rnvm.pool.dual_copy cimport ALIKE, FIRST_WHOLE, SECOND_WHOLE, register_read
+
+from rfp import units
+from rfp.errors import NotAPool, PoolDamaged, PoolTooNew, PoolTooOld
+from rnvm.pool.findings import Finding
+
+cdef enum:
+    OWNERS = 3                 # of a word
+    MOST_RUNS = 1000           # of damaged words that are findings of their own
+
+REPAIR = "`rnvm check --repair` mends what can be mended; a copy from before the damage is better"
+ONE_COPY = "this copy is not whole, the other is"
+# What repair does where it cannot say what stood there.
+LOSSES = {
+    "session": "the session is ended, and what only its logs held is lost",
+    "progress": "nobody knows how far the structure had come: it is closed for good, and its blocks are kept",
+    "lock": "the lock is nobody's",
+    "state": "the entry is closed for good, and the blocks are kept",
+    "name": "the structure is closed for good, and its blocks are kept",
+    "owners": "the blocks are not handed out again",
+    "ahead": "what stands in the area counts as far as it is whole",
+    "frame": "what was acknowledged from there on is lost",
+}
+FROM_THE_OTHER = "it is made like the other copy"
+
+
+def damaged(findings):
+    """What opening a pool with these findings raises."""
+    more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
+    return PoolDamaged(f"the pool is damaged: {findings[0].where}: {findings[0].what}{more}",
+                       findings=[str(finding) for finding in findings], hint=REPAIR)
+
+
+cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word, bint whole) noexcept nogil:
+    """The first word of owners from this one on that is whole, or is not; how many there are, if there is none."""
+    cdef uint64_t at, last = rnvm_words(g)
+    while word < last:
+        at = rnvm_word_at(g, word)
+        if rnvm_word_whole(g.seed, at, rfp_load64(m.base + at)) == whole:
+            break
+        word += 1
+    return word
+
+
+cdef class Inspection:
+    """What header and superblock say, and what is wrong with the rest.
+
+    on: the medium.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged where header or superblock cannot be used at all.
+    """
+
+    def __cinit__(self, Medium on not None):
+        on.check(0, 0)
+        self.medium = on
+        self.findings = []
+        self.names = {}
+        if on.length < RNVM_NAMES:
+            raise NotAPool(f"{on.length} bytes are too few to be a pool", hint="make one: rnvm create")
+        self.headers = header_read(&on.c, &self.header)
+        if not self.headers:
+            self.refuse()
+        if self.header.major < RNVM_MAJOR:
+            raise PoolTooOld(
+                f"the pool has format {self.header.major}.{self.header.minor}, this version reads {RNVM_MAJOR}.{RNVM_MINOR}",
+                hint="open it with the version that made it, and copy its structures into a new pool")
+        if self.header.major > RNVM_MAJOR:
+            raise PoolTooNew(
+                f"the pool has format {self.header.major}.{self.header.minor}, this version reads {RNVM_MAJOR}.{RNVM_MINOR}",
+                hint="use the version that made it")
+        if self.header.incompatible & ~<uint64_t> RNVM_WRITE_AHEAD or self.header.read_compatible:
+            raise PoolTooNew(
+                f"the pool uses features that this version does not know ({self.header.incompatible:#x},"
+                f" {self.header.read_compatible:#x})", hint="use the version that made it")
+        self.superblocks = superblock_read(&on.c, &self.header, &self.superblock)
+        if not self.superblocks:
+            raise PoolDamaged(
+                f"neither copy of the superblock is whole (offsets {RNVM_SUPERBLOCKS}, {RNVM_SUPERBLOCKS + RNVM_PAGE})",
+                findings=["both copies of the superblock"], hint="restore the pool from a copy")
+        if self.superblock.size > on.length:
+            raise PoolDamaged(
+                f"the pool is truncated: it has {units.show_size(on.length)} of {units.show_size(self.superblock.size)}",
+                findings=["truncated"], hint="restore the pool from a copy")
+        if (not rnvm_geometry_of(&self.header, self.superblock.size, &self.g)
+                or self.superblock.state not in (RNVM_CLEAN, RNVM_OPEN)):
+            raise PoolDamaged("header and superblock are whole, but what they say is impossible", findings=["impossible sizes"],
+                              hint="a faulty program wrote them; restore the pool from a copy")
+        self.copies("header", RNVM_HEADERS, self.headers)
+        self.copies("superblock", RNVM_SUPERBLOCKS, self.superblocks)
+
+    def refuse(self):
+        """Why there is no header."""
+        words = {self.medium.read(at, 8) for at in (RNVM_HEADERS, RNVM_HEADERS + RNVM_PAGE)}
+        if (<uint64_t> RNVM_MAGIC).to_bytes(8, "little") in words:
+            raise PoolDamaged(f"neither copy of the header is whole (offsets {RNVM_HEADERS}, {RNVM_HEADERS + RNVM_PAGE})",
+                              findings=["both copies of the header"], hint="restore the pool from a copy")
+        if words == {bytes(8)}:
+            raise NotAPool("the file has no header: it is no pool, or its making was never finished",
+                           hint="remove it and make the pool again: rnvm create")
+        raise NotAPool("the file is no pool: it begins with something else", hint="another path? make one: rnvm create")
+
+    @property
+    def uuid(self):
+        """The pool's own name."""
+        return uuid.UUID(bytes=(<char *> self.header.uuid)[:16])
+
+    @property
+    def size(self):
+        """Bytes that the pool takes."""
+        return self.g.size
+
+    @property
+    def clean(self):
+        """Whether it was closed in order."""
+        return self.superblock.state == RNVM_CLEAN
+
+    @property
+    def assume_persistent(self):
+        """Whether whoever made it said so."""
+        return bool(self.header.flags & RNVM_ASSUME_PERSISTENT)
+
+    def run(self):
+        """Everything that is doubled or checksummed, but the logs: the findings."""
+        cdef uint32_t i
+        for i in range(self.g.names):
+            self.name(i)
+        for i in range(self.g.sessions):
+            at = rnvm_session_at(&self.g, i)
+            self.register("session", i, f"state of session {i}", at + RNVM_SESSION_STATE)
+            self.register("session", i, f"operation ring of session {i}", at + RNVM_OPERATIONS)
+            self.register("session", i, f"memory ring of session {i}", at + RNVM_MEMORY)
+        self.map()
+        self.write_ahead()
+        return self.findings
+
+    @property
+    def fatal(self):
+        """The findings that forbid to open the pool."""
+        return [finding for finding in self.findings if finding.kind == "damage"]
+
+    def copies(self, str what, at, int whole):
+        """A doubled structure of which one copy may be bad."""
+        for bit, place in ((FIRST_COPY, at), (SECOND_COPY, at + RNVM_PAGE)):
+            if not whole & bit:
+                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
+
+    cdef register(self, str part, uint32_t index, str what, at):
+        cdef uint64_t[3] words
+        cdef int whole = register_read(&self.medium.c, self.g.seed, at, words)
+        if whole & ALIKE:
+            return
+        if not whole:
+            self.findings.append(Finding("damage", f"{what} at {at}", "neither copy is whole", LOSSES[part], part, at, index))
+            return
+        for bit, place in ((FIRST_WHOLE, at), (SECOND_WHOLE, at + 32)):
+            if not whole & bit:
+                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
+        if whole == FIRST_WHOLE | SECOND_WHOLE and self.superblock.state == RNVM_CLEAN:
+            self.findings.append(Finding("doubt", f"{what} at {at}", "its copies differ", "the later one counts", "copy", at))
+
+    def name(self, uint32_t i):
+        """One naming entry."""
+        cdef rnvm_name entry
+        cdef uint64_t at = rnvm_name_at(&self.g, i), root
+        cdef uint64_t[3] words
+        rfp_copy_in(&entry, self.medium.c.base + at, sizeof(rnvm_name))
+        where = f"naming entry {i} at {at}"
+        state = rnvm_word_value(entry.state) & 0xff
+        whole = rnvm_word_whole(self.g.seed, at, entry.state) and state in (RNVM_FREE, RNVM_LIVE, RNVM_DROPPING, RNVM_LOST)
+        body = entry.crc == name_crc(self.g.seed, at, &entry) and 0 < entry.name_length <= RNVM_MOST_NAME
+        if not whole:
+            self.findings.append(Finding("damage", where, "its state is damaged", LOSSES["state"], "state", at, i))
+        if whole and state == RNVM_FREE:
+            return
+        for part, offset in (("progress", RNVM_PROGRESS), ("lock", RNVM_LOCK)):
+            # An entry whose state is damaged may be one that was never used, and then has neither.
+            if whole or register_read(&self.medium.c, self.g.seed, at + <uint64_t> offset, words):
+                self.register(part, i, f"{part} of naming entry {i}", at + <uint64_t> offset)
+        if not whole or state != RNVM_LIVE:
+            return
+        root = rnvm_block_of(&self.g, rnvm_offset(entry.root))
+        if not body:
+            self.findings.append(Finding("damage", where, "name, kind and root are damaged", LOSSES["name"], "name", at, i))
+        elif root == RNVM_NO_BLOCK or rnvm_backend(entry.root) != self.g.backend \
+                or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
+            self.findings.append(Finding("damage", where, f"its root {entry.root:#x} is no block of this pool",
+                                         LOSSES["name"], "name", at, i))
+        else:
+            name = entry.name[:entry.name_length]
+            if name in self.names:
+                self.findings.append(Finding("damage", where, f"entry {self.names[name]} has its name {name!r} too",
+                                             LOSSES["name"], "name", at, i))
+            self.names[name] = i
+
+    def map(self):
+        """The words of the owners."""
+        cdef uint64_t word = 0, first, last = rnvm_words(&self.g), runs = 0
+        # Neighbours are one finding, and of these there is a bound: a hole of a file may be a map of millions of words.
+        while word < last:
+            with nogil:
+                first = next_word(&self.medium.c, &self.g, word, False)
+                word = next_word(&self.medium.c, &self.g, first, True)
+            if first == last:
+                break
+            runs += 1
+            what = "the word is damaged" if word - first == 1 else f"{word - first} words are damaged"
+            if runs > MOST_RUNS:
+                word = last
+                what = "more words are damaged, here and behind"
+            at = rnvm_word_at(&self.g, first)
+            self.findings.append(Finding("damage", f"owners of blocks {first * OWNERS} to {word * OWNERS - 1} at {at}", what,
+                                         LOSSES["owners"], "owners", at, first, word - first))
+
+    def write_ahead(self):
+        """The write-ahead area, as it was when the pool was opened."""
+        cdef ahead a
+        ahead_scan(&self.medium.c, self.medium.c.length, &a)
+        if not a.at:
+            return
+        if not a.headers:
+            self.findings.append(Finding("damage", f"write-ahead area at {a.at}", "neither copy of its header is whole",
+                                         LOSSES["ahead"], "ahead", a.at))
+        else:
+            self.copies("header of the write-ahead area", a.at, a.headers)
+        if a.behind:
+            self.findings.append(Finding(
+                "damage", f"write-ahead area at {a.end}", f"frame {a.frames} is not whole, but one behind it is ({a.behind})",
+                LOSSES["frame"], "frame", a.end))

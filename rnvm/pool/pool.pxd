@@ -1,0 +1,26 @@
+# The pool: made, opened, recovered, grown and closed.  What modules of the back-end share is pool.c (state.pxd).
+
+from libc.stdint cimport uint32_t, uint64_t
+from rnvm.media.medium cimport Medium
+from rnvm.pool.state cimport pool
+
+
+cdef class Pool:
+    """A pool that is open for writing."""
+    cdef pool c
+    cdef readonly Medium medium
+    cdef readonly dict names           # bytes -> index of the entry, of all structures that live
+    cdef readonly list recovered       # what opening it found to do, one text each
+    cdef readonly list losses          # Findings: logs that were durable and are gone (accept_loss)
+    cdef readonly list torn            # Findings: records that are not whole, with whole ones behind them
+    cdef readonly bint clean           # it had been closed
+    cdef bint closed
+    cdef list lost(self)
+    cdef list behind(self)
+    cdef str place(self, str which, uint32_t i)
+    cdef allocate(self)
+    cdef uint64_t capacity(self)       # bytes of the longest record
+    cdef recover(self)
+    cpdef close(self)
+    cdef int known(self, uint32_t session) except -1   # raises InvalidArgument where there is no such session
+    cdef int check(self) except -1     # raises Closed, or StorageFailed where the medium failed

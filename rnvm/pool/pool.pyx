@@ -1,0 +1,452 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The pool (the contract is in pool.pxd).  docs/pool.md explains it."""
+
+import time
+import uuid
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+from rnvm.format.layout cimport (
+    RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_FREE, RNVM_GRANTED, RNVM_HEADERS, RNVM_MAGIC,
+    RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_MOST_CODEC, RNVM_MOST_NAME, RNVM_NO_BLOCK,
+    RNVM_NO_LIMIT, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCK_MAGIC,
+    RNVM_WRITE_AHEAD, rnvm_address, rnvm_block_at, rnvm_first_lsn, rnvm_geometry, rnvm_geometry_of,
+    rnvm_header, rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at,
+    rnvm_structure_index, rnvm_superblock,
+)
+from rnvm.media.medium cimport (
+    Medium, medium, medium_drain, medium_write, medium_write64, raise_failed,
+)
+from rnvm.media.pool_header cimport header_write, superblock_write
+from rnvm.media.wal cimport ahead_format
+from rnvm.pool.blocks cimport blocks_allocate, blocks_format, blocks_reclaim
+from rnvm.pool.catalog cimport name_create, name_drop, name_state
+from rnvm.pool.dual_copy cimport register_format
+from rnvm.pool.inspect cimport Inspection
+from rnvm.pool.recovery cimport pool_load, pool_recover, pool_settle, recovery
+from rnvm.pool.replay cimport pool_checkpoint, pool_collect, pool_replay
+from rnvm.pool.ring_log cimport FAULT_END, ring_behind
+from rnvm.pool.sessions cimport (
+    NO_SESSION, session_attach, session_fence, session_release, session_seal,
+)
+from rnvm.pool.state cimport pool, ring, session as session_state, structure
+
+from rfp import units
+from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory
+from rnvm.pool.findings import Finding
+from rnvm.pool.inspect import damaged
+
+EVERYTHING = (1 << 63) - 1
+UNIX_EPOCH_NOW = None          # tests set it, so that the same history makes the same bytes
+
+
+cdef uint64_t unix_time():
+    return int(time.time()) if UNIX_EPOCH_NOW is None else UNIX_EPOCH_NOW
+
+
+def format_medium(Medium target not None, sizes, *, backend=1, identity=None, assume_persistent=False, size=None):
+    """Make a pool of a medium, whatever was there before: of all of it that `sizes` can use (rnvm.sizes).
+
+    backend: the logical back-end's number, 1 to 65535, which its addresses carry.  identity: its UUID.  size: bytes of the
+    medium to use, all unless given.
+    Raises StorageFailed where the medium fails.
+    """
+    cdef rnvm_header header
+    cdef rnvm_superblock superblock
+    cdef pool p
+    cdef char[16] zeros
+    cdef bytes name = (identity or uuid.uuid4()).bytes
+    cdef uint64_t total = sizes.fit(target.length if size is None else min(size, target.length))
+    cdef medium *m = &target.c
+    if not 1 <= backend <= 0xffff:
+        raise InvalidArgument(f"back-end {backend}", hint="1 to 65535")
+    memset(&header, 0, sizeof(header))
+    memset(&superblock, 0, sizeof(superblock))
+    memset(&p, 0, sizeof(p))
+    memset(zeros, 0, sizeof(zeros))
+    header.magic = RNVM_MAGIC
+    header.major = RNVM_MAJOR
+    header.minor = RNVM_MINOR
+    header.length = sizeof(rnvm_header)
+    memcpy(header.uuid, <const char *> name, 16)
+    header.created = unix_time()
+    header.backend = backend
+    header.flags = RNVM_ASSUME_PERSISTENT if assume_persistent else 0
+    (header.block, header.names, header.sessions, header.operation_ring, header.memory_ring, header.group_map,
+     header.ahead) = sizes
+    header.incompatible = RNVM_WRITE_AHEAD if header.ahead else 0
+    header.names_at = 4 * RNVM_PAGE
+    header.sessions_at = sizes.sessions_at
+    header.rings_at = sizes.rings_at
+    header.ahead_at = sizes.ahead_at if header.ahead else 0
+    header.groups_at = sizes.groups_at
+    if not rnvm_geometry_of(&header, total, &p.g):
+        raise InvalidArgument(f"no pool can be made of {sizes}", hint="see rnvm.sizes")
+    p.m = m
+    with nogil:
+        # Until everything else is durable there is no header.
+        medium_write(m, RNVM_HEADERS, zeros, sizeof(zeros))
+        medium_write(m, RNVM_HEADERS + RNVM_PAGE, zeros, sizeof(zeros))
+    target.drain()
+    with nogil:
+        format_entries(&p)
+        blocks_format(&p, 0)
+        ahead_format(m, &p.g, header.uuid)
+    superblock.magic = RNVM_SUPERBLOCK_MAGIC
+    superblock.size = total
+    superblock.state = RNVM_CLEAN
+    memcpy(superblock.uuid, <const char *> name, 16)
+    if superblock_write(m, &superblock) or header_write(m, &header):
+        raise_failed(m)
+
+
+def grown(Inspection inspection not None, uint64_t size):
+    """What a pool would have that is made as large as this, as far as whole blocks go.  Raises InvalidArgument: no more."""
+    cdef rnvm_geometry g
+    cdef uint64_t whole = max(size, inspection.g.size)
+    cdef uint64_t rest = (whole - inspection.g.groups_at) % inspection.g.group
+    whole -= rest if rest < inspection.g.group_map + inspection.g.block else (rest - inspection.g.group_map) % inspection.g.block
+    if whole <= inspection.g.size or not rnvm_geometry_of(&inspection.header, whole, &g):
+        raise InvalidArgument(f"the pool has {units.show_size(inspection.g.size)} already, {units.show_size(size)} is no more",
+                              hint="pools grow, they do not shrink, and by whole blocks")
+    return whole
+
+
+def grow_medium(Medium target not None, uint64_t size):
+    """Make a pool that was closed in order as large as this, as far as whole blocks go: its new size.
+
+    Until the superblock says so the pool is as it was.  Raises InvalidArgument where it would not grow.
+    """
+    cdef Inspection inspection = Inspection(target)
+    cdef pool p
+    size = grown(inspection, size)
+    memset(&p, 0, sizeof(p))
+    p.m = &target.c
+    rnvm_geometry_of(&inspection.header, size, &p.g)
+    with nogil:
+        blocks_format(&p, inspection.g.size)
+    target.drain()
+    inspection.superblock.size = size
+    if superblock_write(p.m, &inspection.superblock):
+        raise_failed(p.m)
+    return size
+
+
+cdef void format_entries(pool *p) noexcept nogil:
+    """Names that are free, sessions that never were, empty rings."""
+    cdef uint64_t[3] words
+    cdef uint64_t at
+    cdef uint32_t i
+    for i in range(p.g.names):
+        at = rnvm_name_at(&p.g, i)
+        medium_write64(p.m, at, name_state(p.g.seed, at, RNVM_FREE, 0))
+    for i in range(p.g.sessions):
+        at = rnvm_session_at(&p.g, i)
+        words[0] = 0
+        words[1] = RNVM_FREE
+        words[2] = 0
+        register_format(p.m, p.g.seed, at + RNVM_SESSION_STATE, words)
+        words[0] = words[2] = rnvm_first_lsn(p.g.operation_ring)
+        words[1] = RNVM_NO_LIMIT
+        register_format(p.m, p.g.seed, at + RNVM_OPERATIONS, words)
+        words[0] = words[2] = rnvm_first_lsn(p.g.memory_ring)
+        register_format(p.m, p.g.seed, at + RNVM_MEMORY, words)
+
+
+cdef class Pool:
+    """A pool that is open for writing; one thread at a time may use it.
+
+    on: what it stands on; closed with the pool.  accept_loss: open it also where logs that were durable are gone (repair).
+    Opening recovers it, if it was not closed in order.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged, and has then
+    changed nothing; StorageFailed where the medium fails.
+    """
+
+    def __cinit__(self):
+        self.closed = True
+        memset(&self.c, 0, sizeof(pool))
+
+    def __init__(self, Medium on not None, *, bint accept_loss=False):
+        cdef Inspection inspection = Inspection(on)
+        inspection.run()
+        if self.medium is not None:
+            raise InvalidArgument("a pool is opened once")
+        if inspection.fatal:
+            raise damaged(inspection.fatal)
+        self.medium = on
+        self.c.m = &on.c
+        self.c.g = inspection.g
+        self.allocate()
+        with nogil:
+            pool_load(&self.c)
+        lost = self.lost()
+        if lost and not accept_loss:
+            raise damaged(lost)
+        self.names = dict(inspection.names)
+        self.losses = lost
+        self.torn = [] if inspection.clean else self.behind()
+        self.recovered = [str(finding) for finding in inspection.findings + lost + self.torn]
+        self.clean = inspection.clean
+        # All was read and is right; from here on it is changed.
+        inspection.superblock.state = RNVM_OPEN
+        inspection.superblock.opened += 1
+        if superblock_write(self.c.m, &inspection.superblock):
+            raise_failed(self.c.m)
+        if inspection.headers != 3 and header_write(self.c.m, &inspection.header):
+            raise_failed(self.c.m)
+        self.closed = False
+        self.recover()
+
+    def __dealloc__(self):
+        free(self.c.taken)
+        free(self.c.operations)
+        free(self.c.memory)
+        free(self.c.sessions)
+        free(self.c.structures)
+        free(self.c.scratch)
+        free(self.c.limbo)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *failure):
+        self.close()
+
+    cdef allocate(self):
+        cdef pool *p = &self.c
+        p.taken = <uint64_t *> calloc((p.g.blocks + 63) // 64, sizeof(uint64_t))
+        p.operations = <ring *> calloc(p.g.sessions, sizeof(ring))
+        p.memory = <ring *> calloc(p.g.sessions, sizeof(ring))
+        p.sessions = <session_state *> calloc(p.g.sessions, sizeof(session_state))
+        p.structures = <structure *> calloc(p.g.names, sizeof(structure))
+        p.scratch = <char *> malloc(self.capacity())
+        if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch:
+            raise MemoryError("no memory for the state of a pool")
+
+    cdef list lost(self):
+        """Logs that are not as long as they were once."""
+        cdef uint32_t i
+        cdef ring *r
+        findings = []
+        for i in range(self.c.g.sessions):
+            for which in ("operations", "memory"):
+                r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
+                if r.faulty == FAULT_END:
+                    findings.append(Finding(
+                        "damage", self.place(which, i),
+                        f"the record with LSN {r.tail} is not whole; what was acknowledged from there to LSN {r.end} is lost",
+                        "the log ends before it; what followed is lost", which, r.at + r.tail % r.size, i))
+                    r.faulty = 0
+        return findings
+
+    cdef list behind(self):
+        """Records that are not whole, and have whole ones behind them."""
+        cdef uint32_t i
+        cdef ring *r
+        cdef uint64_t lsn
+        findings = []
+        for i in range(self.c.g.sessions):
+            for which in ("operations", "memory"):
+                r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
+                lsn = ring_behind(r, self.c.scratch, self.capacity()) if r.epoch and r.tail >= r.end else 0
+                if lsn:
+                    findings.append(Finding(
+                        "doubt", self.place(which, i),
+                        f"the record with LSN {r.tail} is not whole, but one behind it is ({lsn}): torn, or damaged",
+                        "one flipped bit is turned back", which, r.at + r.tail % r.size, i))
+        return findings
+
+    cdef str place(self, str which, uint32_t i):
+        """Where the scan of a ring ended, in words."""
+        cdef ring *r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
+        return f"{'operation' if which == 'operations' else 'memory'} ring of session {i} at {r.at + r.tail % r.size}"
+
+    cdef uint64_t capacity(self):
+        return rnvm_longest_record(max(self.c.g.operation_ring, self.c.g.memory_ring))
+
+    cdef recover(self):
+        cdef recovery done
+        cdef int failed
+        with nogil:
+            failed = pool_settle(&self.c) or pool_recover(&self.c, &done)
+        if failed:
+            raise_failed(self.c.m)
+        for number, what in (
+            (done.applied, "transactions were applied from the memory logs"),
+            (done.fenced, "sessions had written what cannot be applied; their logs were cut off there"),
+            (done.dropped, "structures were being dropped, and are gone"),
+            (done.freed, "blocks had been allocated for nothing, and are free again"),
+            (done.pending, "operations wait to be executed by the next writer of their structure"),
+        ):
+            if number:
+                self.recovered.append(f"{number} {what}")
+        if not self.clean:
+            self.recovered.append("it had not been closed")
+
+    cdef int check(self) except -1:
+        if self.closed or self.c.m.base == NULL:            # or its medium, e.g. since this is a forked child
+            raise Closed("the pool is closed")
+        if self.c.m.error:
+            raise_failed(self.c.m)
+        return 0
+
+    cpdef close(self):
+        """Apply what is in the logs, mark the pool as closed in order, and close the medium; may be called again.
+
+        Where the medium has failed nothing more is written, and the next opening recovers the pool.  Raises CallerError while a
+        back-end serves it.
+        """
+        cdef Inspection inspection
+        if self.closed:
+            return
+        self.medium.check_unserved()
+        self.closed = True
+        try:
+            if self.c.m.error or self.c.m.base == NULL:
+                return
+            with nogil:
+                failed = close_logs(&self.c)
+            if failed:
+                raise_failed(self.c.m)
+            inspection = Inspection(self.medium)
+            inspection.superblock.state = RNVM_CLEAN
+            if superblock_write(self.c.m, &inspection.superblock):
+                raise_failed(self.c.m)
+        finally:
+            self.medium.close()
+
+    # Structures
+
+    def create(self, bytes name not None, uint32_t kind, uint32_t format=1, bytes codec=b"", uint64_t root_blocks=1,
+               identity=None):
+        """A structure, durable: its name in logs.
+
+        name: 1 to 160 bytes.  kind, format: the structure's own numbers.  root_blocks: how many blocks its root takes; zeros.
+        Raises AlreadyExists, InvalidArgument, or OutOfMemory where there is no entry or no memory left.
+        """
+        cdef rnvm_name entry
+        cdef uint32_t made
+        cdef bytes unique = (identity or uuid.uuid4()).bytes
+        self.check()
+        if not 1 <= len(name) <= RNVM_MOST_NAME or len(codec) > RNVM_MOST_CODEC or not root_blocks:
+            raise InvalidArgument(f"a name of {len(name)} bytes, a codec of {len(codec)}",
+                                  hint=f"names have 1 to {RNVM_MOST_NAME} bytes, codecs at most {RNVM_MOST_CODEC}")
+        if name in self.names:
+            raise AlreadyExists(f"there is a structure {name!r} already", hint="open that one, or drop it")
+        memset(&entry, 0, sizeof(entry))
+        entry.kind = kind
+        entry.format = format
+        entry.name_length = len(name)
+        entry.root_blocks = root_blocks
+        entry.created = unix_time()
+        memcpy(entry.uuid, <const char *> unique, 16)
+        memcpy(entry.codec, <const char *> codec, len(codec))
+        memcpy(entry.name, <const char *> name, len(name))
+        with nogil:
+            made = name_create(&self.c, &entry)
+        if not made:
+            self.check()
+            raise OutOfMemory(f"no room for the structure {name!r}", hint="drop another one, or grow the pool: rnvm grow")
+        self.names[name] = rnvm_structure_index(made)
+        return made
+
+    def drop(self, bytes name not None):
+        """Free all that a structure has, durably.  Raises KeyError."""
+        cdef uint32_t index
+        cdef int failed
+        self.check()
+        index = self.names.pop(name)
+        with nogil:
+            failed = name_drop(&self.c, index)
+        if failed:
+            raise_failed(self.c.m)
+
+    # Sessions
+
+    def attach(self, uint64_t detail=0):
+        """A session for a front-end: its index and its epoch.  Raises OutOfMemory where all are taken."""
+        cdef int64_t index
+        self.check()
+        with nogil:
+            index = session_attach(&self.c, detail)
+        if index == NO_SESSION:
+            raise OutOfMemory(f"all {self.c.g.sessions} sessions of the pool are taken",
+                              hint="close a front-end; a pool's number of front-ends is chosen when it is made")
+        if index < 0:
+            raise_failed(self.c.m)
+        return index, self.c.sessions[index].epoch
+
+    def fence(self, uint32_t session):
+        """End a session: what is whole in its rings counts, nothing that it writes later does."""
+        self.known(session)
+        if session_fence(&self.c, session) or session_seal(&self.c, session):
+            raise_failed(self.c.m)
+
+    def release(self, uint32_t session):
+        """Free a fenced session, whose blocks return.  False: operations in its log are still to be executed."""
+        cdef int done
+        self.known(session)
+        done = -1 if pool_checkpoint(&self.c) else session_release(&self.c, session)
+        if done < 0:
+            raise_failed(self.c.m)
+        return bool(done)
+
+    cdef int known(self, uint32_t session) except -1:
+        self.check()
+        if session >= self.c.g.sessions or self.c.sessions[session].state == RNVM_FREE:
+            raise InvalidArgument(f"there is no session {session}")
+        return 0
+
+    def grant(self, uint32_t session, uint64_t count=1):
+        """Consecutive blocks for a session, durably: the address of the first.  Raises OutOfMemory."""
+        cdef uint64_t block
+        self.known(session)
+        block = blocks_allocate(&self.c, count, RNVM_GRANTED | session)
+        if block == RNVM_NO_BLOCK:
+            raise OutOfMemory(f"no {count} blocks in a row are free", hint="free some, or grow the pool: rnvm grow")
+        if medium_drain(self.c.m):
+            raise_failed(self.c.m)
+        return rnvm_address(self.c.g.backend, rnvm_block_at(&self.c.g, block))
+
+    # The daily work
+
+    def collect(self):
+        """Make durable what sessions have written: how many bytes."""
+        cdef int64_t found
+        self.check()
+        with nogil:
+            found = pool_collect(&self.c)
+        if found < 0:
+            raise_failed(self.c.m)
+        return found
+
+    def replay(self, int64_t most=EVERYTHING):
+        """Apply durable transactions: how many."""
+        self.check()
+        with nogil:
+            most = pool_replay(&self.c, most)
+        return most
+
+    def checkpoint(self):
+        """Make durable what was applied, and give back the space of its log."""
+        cdef int failed
+        self.check()
+        with nogil:
+            failed = pool_checkpoint(&self.c)
+        if failed:
+            raise_failed(self.c.m)
+
+    def reclaim(self):
+        """Hand out again what was returned before the last checkpoint, where no reader can see it any more: how many blocks."""
+        self.check()
+        self.c.moment += 1
+        return blocks_reclaim(&self.c, self.c.moment)
+
+    @property
+    def free_blocks(self):
+        """Blocks that can be handed out now."""
+        return self.c.free
+
+
+cdef int close_logs(pool *p) noexcept nogil:
+    return -1 if pool_collect(p) < 0 else -1 if pool_replay(p, <int64_t> (<uint64_t> -1 >> 1)) < 0 else pool_checkpoint(p)

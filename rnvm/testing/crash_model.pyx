@@ -1,0 +1,396 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The crash model (the contract is in crash_model.pxd).  docs/testing.md shows how to use it.
+
+A Model is a medium that records every store, flush and drain.  At any of these events the machine may have stopped, and what was
+not drained by then may or may not have survived:
+
+- on memory, any 8 bytes of it, in any order (`kind="words"`, the default: what non-temporal stores and remote writes allow), or
+  in each cache line a prefix of its stores (`kind="lines"`: what ordinary stores allow);
+- in a file (`kind="sectors"`), each sector of 512 bytes as any of the writes to it left it.
+
+What a crash leaves is drawn from a seed, so it can be repeated.  Of what was stored behind the model's back, as peers do it, only
+that survives which a flush sent on its way.
+"""
+
+import os
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport errno
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+from posix.mman cimport MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap
+from posix.unistd cimport close as close_fd, usleep
+from rnvm.format.layout cimport RNVM_LINE, rfp_copy_out, rfp_store64
+from rnvm.media.medium cimport medium, medium_operations
+
+from rfp.errors import FabricError, InvalidArgument
+
+cdef extern from "<pthread.h>" nogil:
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+cdef extern from "rfp/core/memfd.h" nogil:
+    int rfp_memfd_create()
+    char *rfp_memfd_map_new(int fd, uint64_t length)
+    int rfp_memfd_seal(int fd, int writable)
+
+cdef enum:
+    STORE = 1                  # bytes, not yet on their way (a file: written)
+    FLUSH = 2                  # what was stored there is on its way
+    DRAIN = 3                  # what was on its way has arrived
+    MARK = 4                   # the caller's
+
+cdef enum:                     # rules: planted bugs
+    SKIP_FLUSH = 1             # what is written or flushed there is never sent on its way
+    SKIP_DRAIN = 2             # drains after something there was sent on its way do nothing
+
+cdef enum:
+    PAGE = 4096
+    SECTOR = 512
+    WORD = 8
+
+cdef uint64_t NO_FAILURE = ~<uint64_t> 0
+cdef enum:
+    EIO = 5
+
+RULES = {"skip-flush": SKIP_FLUSH, "skip-drain": SKIP_DRAIN}
+
+
+cdef inline uint64_t mix(uint64_t x) noexcept nogil:
+    """A number that looks like chance (splitmix64)."""
+    x += <uint64_t> 0x9e3779b97f4a7c15
+    x = (x ^ x >> 30) * <uint64_t> 0xbf58476d1ce4e5b9
+    x = (x ^ x >> 27) * <uint64_t> 0x94d049bb133111eb
+    return x ^ x >> 31
+
+
+# Recording
+
+
+cdef event *add(recorder *r, uint8_t kind, uint64_t offset, uint64_t length) noexcept nogil:
+    cdef event *e
+    if r.count == r.room:
+        r.room = 2 * r.room + 256
+        r.events = <event *> realloc(r.events, r.room * sizeof(event))
+    e = &r.events[r.count]
+    r.count += 1
+    memset(e, 0, sizeof(event))
+    e.kind = kind
+    e.offset = offset
+    e.length = length
+    return e
+
+
+cdef void record(recorder *r, uint64_t offset, uint64_t length) noexcept nogil:
+    """A store, with the bytes of the range; in a file, of the sectors that it touches."""
+    cdef event *e
+    cdef uint64_t end = offset + length
+    if r.sectors:
+        offset = offset // SECTOR * SECTOR
+        end = (end + SECTOR - 1) // SECTOR * SECTOR
+    e = add(r, STORE, offset, end - offset)
+    if r.used + e.length > r.data_room:
+        r.data_room = 2 * (r.data_room + e.length)
+        r.data = <char *> realloc(r.data, r.data_room)
+    e.data = r.used
+    memcpy(r.data + r.used, r.view + offset, e.length)
+    r.used += e.length
+
+
+cdef bint ruled(const recorder *r, int verb, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef int i
+    for i in range(r.rule_count):
+        if r.rules[i][0] == <uint64_t> verb and offset < r.rules[i][2] and offset + n > r.rules[i][1]:
+            return True
+    return False
+
+
+cdef void send(recorder *r, uint64_t offset, uint64_t n) noexcept nogil:
+    r.last = offset
+    if not ruled(r, SKIP_FLUSH, offset, n):
+        add(r, FLUSH, offset, n)
+
+
+cdef void stored(recorder *r, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef bint lost = ruled(r, SKIP_FLUSH, offset, n)
+    # A file knows nothing of what was never written to it; memory may have kept it.
+    if not (lost and r.sectors):
+        memcpy(r.view + offset, r.m.base + offset, n)
+        record(r, offset, n)
+    send(r, offset, n)
+
+
+# The verbs
+
+
+cdef void model_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    pthread_mutex_lock(&r.lock)
+    rfp_copy_out(m.base + offset, source, n)
+    stored(r, offset, n)
+    pthread_mutex_unlock(&r.lock)
+
+
+cdef void model_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    pthread_mutex_lock(&r.lock)
+    rfp_store64(m.base + offset, value)
+    stored(r, offset, WORD)
+    pthread_mutex_unlock(&r.lock)
+
+
+cdef void model_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    pthread_mutex_lock(&r.lock)
+    if n:
+        flush(r, m, offset, n)
+    pthread_mutex_unlock(&r.lock)
+
+
+cdef void flush(recorder *r, medium *m, uint64_t offset, uint64_t n) noexcept nogil:
+    cdef uint64_t at, end
+    if r.sectors:
+        stored(r, offset, n)
+        return
+    # Cache lines are flushed whole; a file is written as it was asked for.
+    at = offset & ~<uint64_t> (RNVM_LINE - 1)
+    end = min((offset + n + RNVM_LINE - 1) & ~<uint64_t> (RNVM_LINE - 1), m.length)
+    while at < end:                          # what peers stored meanwhile
+        if memcmp(r.view + at, m.base + at, WORD):
+            memcpy(r.view + at, m.base + at, WORD)
+            record(r, at, WORD)
+        at += WORD
+    send(r, offset, n)
+
+
+cdef int model_drain(medium *m) noexcept nogil:
+    cdef recorder *r = <recorder *> m.state
+    cdef int result
+    if r.delay:
+        usleep(r.delay)
+    pthread_mutex_lock(&r.lock)
+    result = drain(r, m)
+    pthread_mutex_unlock(&r.lock)
+    return result
+
+
+cdef int drain(recorder *r, medium *m) noexcept nogil:
+    if m.error:
+        return -1
+    if r.drains != NO_FAILURE:
+        if not r.drains:
+            m.error = EIO
+            return -1
+        r.drains -= 1
+    if not ruled(r, SKIP_DRAIN, r.last, 1):
+        add(r, DRAIN, 0, 0)
+    return 0
+
+
+cdef medium_operations model_operations = medium_operations(model_write, model_write64, model_flush, model_drain)
+
+
+cdef class Model(Medium):
+    """A medium in memory whose crashes can be looked at, one by one.
+
+    length: bytes.  kind: "words", "lines" or "sectors".  content: what is durable at first; zeros unless given.  shared: peers of
+    this host can map it, so that a back-end can serve it.
+    """
+
+    def __cinit__(self):
+        self.memory = -1
+
+    def __init__(self, uint64_t length, str kind="words", bytes content=None, bint shared=False):
+        cdef void *base
+        if kind not in ("words", "lines", "sectors"):
+            raise InvalidArgument(f"no medium behaves like {kind!r}", hint="words, lines or sectors")
+        if self.c.base != NULL or length % (PAGE if shared else SECTOR) or not length:
+            raise InvalidArgument(f"a model of {length} bytes", hint="a multiple of 512 (shared: of 4096), and only once")
+        self.r.sectors = kind == "sectors"
+        self.r.grain = SECTOR if self.r.sectors else WORD if kind == "words" else RNVM_LINE
+        self.r.m = &self.c
+        self.r.drains = NO_FAILURE
+        pthread_mutex_init(&self.r.lock, NULL)
+        self.c.length = length
+        if shared:
+            self.memory = rfp_memfd_create()
+            base = rfp_memfd_map_new(self.memory, length) if self.memory >= 0 else NULL
+            if base == NULL or rfp_memfd_seal(self.memory, 1):
+                raise FabricError(f"no memory file of {length} bytes: {os.strerror(errno)}")
+        else:
+            base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+            if base == MAP_FAILED:
+                raise MemoryError(f"no memory for a model of {length} bytes")
+        self.c.base = <char *> base
+        self.c.state = &self.r
+        self.r.view = <char *> malloc(length)
+        self.r.begin = <char *> malloc(length)
+        if self.r.view == NULL or self.r.begin == NULL:
+            raise MemoryError(f"no memory for a model of {length} bytes")
+        memset(self.r.begin, 0, length)
+        if content is not None:
+            memcpy(self.r.begin, PyBytes_AS_STRING(content), min(length, <uint64_t> len(content)))
+        memcpy(self.r.view, self.r.begin, length)
+        memcpy(self.c.base, self.r.begin, length)
+        self.c.ops = &model_operations
+
+    def __dealloc__(self):
+        self.release()
+        free(self.r.view)
+        free(self.r.begin)
+        free(self.r.events)
+        free(self.r.data)
+
+    cdef void release(self) noexcept:
+        if self.c.base != NULL:
+            munmap(self.c.base, self.c.length)
+            self.c.base = NULL
+        if self.memory >= 0:
+            close_fd(self.memory)
+            self.memory = -1
+
+    cpdef int fileno(self):
+        return self.memory
+
+    cpdef close(self):
+        """Give the memory back; what was recorded stays."""
+        self.check_unserved()
+        self.release()
+        Medium.close(self)
+
+    @property
+    def kind(self):
+        """words, lines or sectors."""
+        return "sectors" if self.r.sectors else "words" if self.r.grain == WORD else "lines"
+
+    @property
+    def events_so_far(self):
+        """How many events there were: a crash can be after any number of them."""
+        return self.r.count
+
+    def mark(self, uint64_t number=0):
+        """An event of the caller's own: how many there were before."""
+        pthread_mutex_lock(&self.r.lock)
+        add(&self.r, MARK, 0, 0).data = number
+        number = self.r.count - 1
+        pthread_mutex_unlock(&self.r.lock)
+        return number
+
+    def fail_drain(self, uint64_t after=0):
+        """Let a drain fail, once so many have succeeded, as a sync of a broken disk does."""
+        self.r.drains = after
+
+    def delay_drain(self, double seconds):
+        """Let each drain take so long, as on a busy disk."""
+        self.r.delay = <unsigned> (seconds * 1e6)
+
+    def plant(self, str bug, uint64_t begin=0, uint64_t end=1 << 62):
+        """Plant a bug, for what is sent on its way between two offsets.
+
+        "skip-flush": never.  "skip-drain": a drain right after it does nothing.  "torn-words": 8 bytes are stored in halves.
+        """
+        if bug == "torn-words":
+            self.r.torn_words = True
+            return
+        if bug not in RULES or self.r.rule_count == MOST_RULES:
+            raise InvalidArgument(f"no bug {bug!r}", hint=", ".join([*RULES, "torn-words"]))
+        self.r.rules[self.r.rule_count][0] = RULES[bug]
+        self.r.rules[self.r.rule_count][1] = begin
+        self.r.rules[self.r.rule_count][2] = end
+        self.r.rule_count += 1
+
+    def kinds(self):
+        """The events' kinds, as text: s(tore), f(lush), d(rain), m(ark)."""
+        cdef uint64_t i
+        return "".join("?sfdm"[self.r.events[i].kind] for i in range(self.r.count))
+
+    def crash(self, uint64_t point, uint64_t seed):
+        """What a crash after this many events leaves: bytes."""
+        return Crashes(self).at_point(point, seed)
+
+
+cdef class Crashes:
+    """The crashes of a model, in the order of its events: each costs what happened since the one before."""
+
+    def __cinit__(self, Model model not None):
+        self.model = model
+        self.durable = <char *> malloc(model.c.length)
+        self.out = <char *> malloc(model.c.length)
+        if self.durable == NULL or self.out == NULL:
+            raise MemoryError("no memory for what a crash leaves")
+        if model.c.length:                      # not of a model that was never made
+            memcpy(self.durable, model.r.begin, model.c.length)
+
+    def __dealloc__(self):
+        free(self.durable)
+        free(self.out)
+        free(self.pending)
+
+    def at_point(self, uint64_t point, uint64_t seed):
+        """What a crash after this many events leaves; points rise from call to call."""
+        if point < self.at or point > self.model.r.count:
+            raise InvalidArgument(f"a crash after {point} events", hint=f"from {self.at} to {self.model.r.count}")
+        with nogil:
+            while self.at < point:
+                self.step()
+            self.survive(mix(seed ^ mix(point)))
+        return PyBytes_FromStringAndSize(self.out, self.model.c.length)
+
+    cdef void apply(self, event *e, char *to) noexcept nogil:
+        memcpy(to + e.offset, self.model.r.data + e.data, e.length)
+
+    cdef void step(self) noexcept nogil:
+        cdef event *e = &self.model.r.events[self.at]
+        cdef event *each
+        cdef uint64_t i, kept = 0, begin, end
+        if e.kind == STORE:
+            if self.waiting == self.room:
+                self.room = 2 * self.room + 64
+                self.pending = <uint64_t *> realloc(self.pending, self.room * sizeof(uint64_t))
+            self.pending[self.waiting] = self.at
+            self.waiting += 1
+            e.flushed = False
+        elif e.kind == FLUSH:
+            begin = e.offset & ~<uint64_t> (RNVM_LINE - 1)
+            end = e.offset + e.length
+            for i in range(self.waiting):
+                each = &self.model.r.events[self.pending[i]]
+                if each.offset < end and each.offset + each.length > begin:
+                    each.flushed = True
+        elif e.kind == DRAIN:
+            for i in range(self.waiting):
+                each = &self.model.r.events[self.pending[i]]
+                if each.flushed:
+                    self.apply(each, self.durable)
+                else:
+                    self.pending[kept] = self.pending[i]
+                    kept += 1
+            self.waiting = kept
+        self.at += 1
+
+    cdef void survive(self, uint64_t seed) noexcept nogil:
+        """Each grain of what is pending survives or not.  How likely it is, is drawn too: all, none and few are worth as much."""
+        cdef uint64_t i, at, end, piece = self.model.r.grain, place, chance
+        cdef uint64_t likely = mix(seed) % 5 * 64          # of 256
+        cdef event *e
+        if piece == RNVM_LINE:
+            piece = WORD
+        if self.model.r.torn_words and not self.model.r.sectors:
+            piece = WORD // 2
+        memcpy(self.out, self.durable, self.model.c.length)
+        for i in range(self.waiting):
+            e = &self.model.r.events[self.pending[i]]
+            at = e.offset
+            while at < e.offset + e.length:
+                end = min((at // piece + 1) * piece, e.offset + e.length)
+                if self.model.r.grain == RNVM_LINE:
+                    # One threshold for each line, which its stores cross in their order: a prefix survives.
+                    place = mix(seed ^ mix(at // RNVM_LINE))
+                    chance = 0 if likely == 256 or i < place % (self.waiting + 1) and likely else 256
+                else:
+                    chance = mix(seed ^ mix(self.pending[i] << 32 ^ at)) & 255
+                if chance < likely:
+                    memcpy(self.out + at, self.model.r.data + e.data + (at - e.offset), end - at)
+                at = end

@@ -1,4 +1,0 @@
-from structures._mapping import Mapping
-
-class HashTable(Mapping):
-    KIND: int

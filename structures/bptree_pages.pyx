@@ -1,0 +1,442 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Pages of a B+tree (the contract is in bptree_pages.pxd).
+
+Pages are not linked to their neighbours: an iteration goes on by key, and a split changes its parent only.
+"""
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from rnvm.format.node cimport RNVM_NODE
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport (
+    OK, fault, node_change, node_cost, node_free, node_new, node_read, room_for, root_change, root_read)
+from structures.layout cimport MOST_KEY, SIZES, TYPE_PAGE, tree_root
+from structures.page cimport (
+    PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at,
+    page_entry_size, page_gap, page_put, page_remove, page_search, page_sound, page_take, page_used,
+    separator_length,
+)
+
+cdef enum:
+    SPARSE = PAGE_ROOM // 3                # a page with less in it is joined with its neighbour
+    JOINED = PAGE_ROOM // 4 * 3            # if both together have at most this
+    JOINING = 6600                         # bytes that a join changes at most, beside the page that goes
+    SEPARATOR = 4 + MOST_KEY + 8 + 2       # room for any entry of an inner page
+
+
+cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexcept nogil:
+    cdef const page *p = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
+    if p == NULL:
+        return NULL
+    if not page_sound(p) or p.level != level or not p.count:
+        s.error = fault(s, address, b"a page of the tree does not hold together")
+        return NULL
+    return p
+
+
+cdef page *page_change(instance *s, uint64_t address, uint32_t offset, uint32_t n) noexcept nogil:
+    return <page *> node_change(s, address, PAGE_BYTES, TYPE_PAGE, offset, n)
+
+
+cdef page *page_rewrite(instance *s, uint64_t address) noexcept nogil:
+    return page_change(s, address, RNVM_NODE, PAGE_BYTES - RNVM_NODE)
+
+
+cdef uint64_t child_of(const page_entry *e) noexcept nogil:
+    cdef uint64_t address = 0
+    if e.payload_length == 8:
+        memcpy(&address, e.payload, 8)
+    return address
+
+
+cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint32_t length, path *p) noexcept nogil:
+    cdef uint32_t level = root.levels, at = 0
+    cdef uint64_t address = root.top
+    cdef const page *node
+    cdef page_entry e
+    cdef int index
+    p.levels = level
+    p.found = False
+    if level > MOST_LEVELS:
+        return fault(s, s.root, b"the tree is too high")
+    while level:
+        level -= 1
+        node = page_read(s, address, level)
+        if node == NULL:
+            return s.error
+        index = page_search(node, key, length, &p.found)
+        if index >= 0 and level:
+            if not p.found:
+                index -= 1
+            if not page_entry_at(node, <uint32_t> index, &e):
+                index = -1
+        if index < 0:
+            return fault(s, address, b"an entry goes beyond its page")
+        p.pages[at] = address
+        p.indexes[at] = <uint32_t> index
+        at += 1
+        if level:
+            address = child_of(&e)
+    return OK
+
+
+cdef int new_top(instance *s, uint64_t address, uint32_t level) noexcept nogil:
+    cdef tree_root *root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
+    if root == NULL:
+        return s.error
+    root.top = address
+    root.levels = level + 1
+    return OK
+
+
+cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes, const char *key,
+                      const char *payload) noexcept nogil:
+    """Rewrites a page without what is dead, and with a new entry."""
+    cdef char[PAGE_BYTES] copy
+    cdef page *old = <page *> copy
+    cdef page *p = page_rewrite(s, address)
+    if p == NULL:
+        return s.error
+    memcpy(copy, p, PAGE_BYTES)
+    page_clear(p, old.level)
+    if page_take(p, old, 0, index) and page_put(p, index, sizes, key, payload) and page_take(p, old, index, old.count):
+        return OK
+    return fault(s, address, b"an entry goes beyond its page")
+
+
+cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept nogil:
+    """Where to cut a page into which an entry of this size comes: how many stay on the left, the new one counted."""
+    cdef uint32_t total = page_used(p) + size + 2, left = 0, i, mine
+    cdef page_entry e
+    if index == p.count:                   # keys that come in order fill their pages
+        return index
+    for i in range(p.count + 1):
+        if i == index:
+            mine = size + 2
+        elif not page_entry_at(p, i - (1 if i > index else 0), &e):
+            return fault(s, p.node.address, b"an entry goes beyond its page")
+        else:
+            mine = page_entry_size(e.sizes) + 2
+        if i and (left + mine > PAGE_ROOM or left >= total // 2):
+            return i
+        left += mine
+    return p.count
+
+
+cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes, const char *key, const char *payload,
+                    uint64_t *right_address, char *separator, uint32_t *separator_size) noexcept nogil:
+    """Cuts a page in two, with a new entry in one of them."""
+    cdef char[PAGE_BYTES] copy
+    cdef page *old = <page *> copy
+    cdef page *left
+    cdef page *right
+    cdef page_entry a, b
+    cdef const page *p = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
+    cdef int stay
+    cdef bint whole
+    if p == NULL:
+        return s.error
+    stay = cut(s, p, index, page_entry_size(sizes))
+    if stay < 0:
+        return stay
+    memcpy(copy, p, PAGE_BYTES)
+    right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, right_address)
+    if right == NULL:
+        return s.error
+    page_clear(right, old.level)
+    left = <page *> p
+    if index == old.count and <uint32_t> stay == index:      # the left one stays as it is
+        whole = page_put(right, 0, sizes, key, payload)
+    else:
+        left = page_rewrite(s, address)
+        if left == NULL:
+            return s.error
+        page_clear(left, old.level)
+        if index < <uint32_t> stay:
+            whole = (page_take(left, old, 0, index) and page_put(left, index, sizes, key, payload)
+                     and page_take(left, old, index, stay - 1) and page_take(right, old, stay - 1, old.count))
+        else:
+            whole = (page_take(left, old, 0, stay) and page_take(right, old, stay, index)
+                     and page_put(right, index - stay, sizes, key, payload) and page_take(right, old, index, old.count))
+    if not whole or not page_entry_at(left, left.count - 1, &a) or not page_entry_at(right, 0, &b) or b.key_length > MOST_KEY:
+        return fault(s, address, b"an entry goes beyond its page")
+    separator_size[0] = b.key_length
+    if not old.level:
+        separator_size[0] = separator_length(a.key, a.key_length, b.key, b.key_length)
+    memcpy(separator, b.key, separator_size[0])
+    return OK
+
+
+cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, const char *payload) noexcept nogil:
+    cdef uint32_t at = p.levels, index, size, length = 0
+    cdef uint64_t address = 0, left
+    cdef const page *seen
+    cdef page *changed
+    cdef char[2][MOST_KEY] separators          # of this level, and of the one below
+    cdef int outcome
+    if not at:
+        changed = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &address)
+        if changed == NULL:
+            return s.error
+        page_clear(changed, 0)
+        page_put(changed, 0, sizes, key, payload)
+        return new_top(s, address, 0)
+    while at:
+        at -= 1
+        index = p.indexes[at]
+        if at < p.levels - 1:
+            index += 1                     # right of the child that was cut
+        size = page_entry_size(sizes)
+        seen = <const page *> node_read(s, p.pages[at], PAGE_BYTES, TYPE_PAGE)
+        if seen == NULL:
+            return s.error
+        if page_gap(seen) >= size + 2:
+            changed = page_change(s, p.pages[at], RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * (seen.count + 1))
+            if changed == NULL or page_change(s, p.pages[at], changed.heap - size, size) == NULL:
+                return s.error
+            if page_put(changed, index, sizes, key, payload):
+                return OK
+            return fault(s, p.pages[at], b"a page has less room than it says")
+        if page_gap(seen) + seen.dead >= size + 2:
+            return compact_with(s, p.pages[at], index, sizes, key, payload)
+        outcome = split_with(s, p.pages[at], index, sizes, key, payload, &address, separators[at & 1], &length)
+        if outcome != OK:
+            return outcome
+        sizes = SIZES(length, 8)
+        key = separators[at & 1]
+        payload = <const char *> &address
+        if at:                             # the next split writes address before it reads this
+            left = address
+            payload = <const char *> &left
+    # The top was cut: a new one, whose first key stands for all that is below the second.
+    if p.levels == MOST_LEVELS:
+        return fault(s, s.root, b"the tree is too high")
+    left = p.pages[0]
+    size = p.levels
+    changed = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &p.pages[1])
+    if changed == NULL:
+        return s.error
+    page_clear(changed, size)
+    page_put(changed, 0, SIZES(0, 8), b"", <const char *> &left)
+    page_put(changed, 1, SIZES(length, 8), key, <const char *> &address)
+    return new_top(s, p.pages[1], size)
+
+
+cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) noexcept nogil:
+    """Moves what is in the child behind this one into it, if there is room: OK and which is gone, or 0."""
+    cdef char[PAGE_BYTES] copy
+    cdef page *old = <page *> copy
+    cdef page_entry left, right, first
+    cdef const page *a
+    cdef const page *b
+    cdef page *into
+    cdef char[PAGE_BYTES] moved
+    gone[0] = 0
+    if not page_entry_at(parent, index, &left) or not page_entry_at(parent, index + 1, &right):
+        return fault(s, parent.node.address, b"an entry goes beyond its page")
+    a = page_read(s, child_of(&left), parent.level - 1)
+    if a == NULL:
+        return s.error
+    b = page_read(s, child_of(&right), parent.level - 1)
+    if b == NULL:
+        return s.error
+    if page_used(a) + page_used(b) + right.key_length > JOINED:
+        return OK
+    memcpy(copy, a, PAGE_BYTES)
+    memcpy(moved, b, PAGE_BYTES)
+    b = <const page *> moved
+    into = page_rewrite(s, child_of(&left))
+    if into == NULL:
+        return s.error
+    page_clear(into, old.level)
+    if not page_take(into, old, 0, old.count) or not page_entry_at(b, 0, &first):
+        return fault(s, child_of(&left), b"an entry goes beyond its page")
+    if b.level:                            # its first key stood for all from the parent's key on
+        first.sizes = SIZES(right.key_length, 8)
+        first.key = right.key
+    if not page_append(into, &first) or not page_take(into, b, 1, b.count):
+        return fault(s, child_of(&right), b"an entry goes beyond its page")
+    gone[0] = child_of(&right)
+    return node_free(s, gone[0], PAGE_BYTES)
+
+
+cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
+    cdef uint32_t at = p.levels, index
+    cdef uint64_t gone
+    cdef const page *parent
+    cdef const page *rest
+    cdef page *changed
+    cdef page_entry e
+    cdef tree_root *root
+    cdef int outcome
+    while at:
+        at -= 1
+        index = p.indexes[at]
+        changed = <page *> node_read(s, p.pages[at], PAGE_BYTES, TYPE_PAGE)
+        if changed == NULL:
+            return s.error
+        changed = page_change(s, p.pages[at], RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * changed.count)
+        if changed == NULL:
+            return s.error
+        page_remove(changed, index)
+        if not at:
+            break
+        if not changed.count:              # an empty page goes, and then its entry in the parent
+            if node_free(s, p.pages[at], PAGE_BYTES) != OK:
+                return s.error
+            continue
+        beside += JOINING + node_cost(s, PAGE_BYTES)
+        if page_used(changed) >= SPARSE or not room_for(s, beside):
+            return OK
+        parent = <const page *> node_read(s, p.pages[at - 1], PAGE_BYTES, TYPE_PAGE)
+        if parent == NULL:
+            return s.error
+        index = p.indexes[at - 1]
+        gone = 0
+        if index + 1 < parent.count:
+            outcome = join(s, parent, index, &gone)
+            if outcome != OK:
+                return outcome
+            index += 1
+        if not gone and p.indexes[at - 1]:
+            index = p.indexes[at - 1]
+            outcome = join(s, parent, index - 1, &gone)
+            if outcome != OK:
+                return outcome
+        if not gone:
+            return OK
+        p.indexes[at - 1] = index          # its entry goes, too
+    # The top has changed: while it has one child only, that is the new top.
+    root = <tree_root *> root_read(s)
+    if root == NULL:
+        return s.error
+    rest = <const page *> node_read(s, root.top, PAGE_BYTES, TYPE_PAGE)
+    while rest != NULL and (rest.count == 0 or (rest.level and rest.count == 1)):
+        beside += node_cost(s, PAGE_BYTES)
+        if rest.count and not room_for(s, beside):
+            return OK                      # a top with one child harms nobody
+        root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
+        if root == NULL:
+            return s.error
+        gone = root.top
+        if rest.count == 0:
+            root.top = root.levels = 0
+            return node_free(s, gone, PAGE_BYTES)
+        if not page_entry_at(rest, 0, &e):
+            return fault(s, gone, b"an entry goes beyond its page")
+        root.top = child_of(&e)
+        root.levels -= 1
+        if node_free(s, gone, PAGE_BYTES) != OK:
+            return s.error
+        rest = <const page *> node_read(s, root.top, PAGE_BYTES, TYPE_PAGE)
+    return OK if rest != NULL else s.error
+
+
+# Room, step by step
+
+
+cdef int one_level_more(instance *s, const tree_root *root) noexcept nogil:
+    """A new top over the old one, which can then be cut as every other page."""
+    cdef uint64_t address = 0, old = root.top
+    cdef uint32_t level = root.levels
+    cdef page *top
+    if level == MOST_LEVELS:
+        return fault(s, s.root, b"the tree is too high")
+    top = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &address)
+    if top == NULL:
+        return s.error
+    page_clear(top, level)
+    page_put(top, 0, SIZES(0, 8), b"", <const char *> &old)
+    return new_top(s, address, level)
+
+
+cdef int compact(instance *s, uint64_t address) noexcept nogil:
+    cdef char[PAGE_BYTES] copy
+    cdef page *old = <page *> copy
+    cdef page *p = page_rewrite(s, address)
+    if p == NULL:
+        return s.error
+    memcpy(copy, p, PAGE_BYTES)
+    page_clear(p, old.level)
+    return OK if page_take(p, old, 0, old.count) else fault(s, address, b"an entry goes beyond its page")
+
+
+cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) noexcept nogil:
+    """Moves the upper half of a page into a new one.  The parent has room for any separator."""
+    cdef const page *p = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
+    cdef const page *seen
+    cdef page *left
+    cdef page *right
+    cdef page *above
+    cdef page_entry a, b
+    cdef uint64_t right_address = 0
+    cdef uint32_t total, half = 0, stay = 0, gone = 0, i, length, size
+    if p == NULL:
+        return s.error
+    total = page_used(p)
+    while stay < p.count - 1 and (not stay or half < total // 2):
+        if not page_entry_at(p, stay, &a):
+            return fault(s, address, b"an entry goes beyond its page")
+        half += page_entry_size(a.sizes) + 2
+        stay += 1
+    for i in range(stay, p.count):
+        if not page_entry_at(p, i, &b):
+            return fault(s, address, b"an entry goes beyond its page")
+        gone += page_entry_size(b.sizes)
+    if not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b) or b.key_length > MOST_KEY:
+        return fault(s, address, b"an entry goes beyond its page")
+    right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &right_address)
+    if right == NULL:
+        return s.error
+    page_clear(right, p.level)
+    if not page_take(right, p, stay, p.count):
+        return fault(s, address, b"an entry goes beyond its page")
+    length = b.key_length if p.level else separator_length(a.key, a.key_length, b.key, b.key_length)
+    # The left one only says that it has less: its log entry stays short.
+    left = page_change(s, address, RNVM_NODE, PAGE_FIRST - RNVM_NODE)
+    if left == NULL:
+        return s.error
+    left.count = <uint16_t> stay
+    left.dead = <uint16_t> (left.dead + gone)
+    seen = <const page *> node_read(s, parent, PAGE_BYTES, TYPE_PAGE)
+    size = page_entry_size(SIZES(length, 8))
+    if seen == NULL:
+        return s.error
+    if page_gap(seen) < size + 2:
+        return fault(s, parent, b"a page has less room than it says")
+    above = page_change(s, parent, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * (seen.count + 1))
+    if above == NULL or page_change(s, parent, above.heap - size, size) == NULL:
+        return s.error
+    if not page_put(above, index + 1, SIZES(length, 8), b.key, <const char *> &right_address):
+        return fault(s, parent, b"a page has less room than it says")
+    return MADE
+
+
+cdef int tree_make_room(instance *s, const char *key, uint32_t length, uint32_t size) noexcept nogil:
+    cdef const tree_root *root = <const tree_root *> root_read(s)
+    cdef const page *p
+    cdef path way
+    cdef uint32_t at, needed
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    if not root.levels:
+        return OK
+    outcome = tree_descend(s, root, key, length, &way)
+    if outcome != OK:
+        return outcome
+    for at in range(way.levels):
+        p = <const page *> node_read(s, way.pages[at], PAGE_BYTES, TYPE_PAGE)
+        if p == NULL:
+            return s.error
+        needed = SEPARATOR if p.level else size + 2
+        if page_gap(p) >= needed:
+            continue
+        if page_gap(p) + p.dead >= needed:
+            outcome = compact(s, way.pages[at])
+        elif at:
+            return split(s, way.pages[at - 1], way.indexes[at - 1], way.pages[at])
+        else:
+            outcome = one_level_more(s, root)
+        return MADE if outcome == OK else outcome
+    return OK

@@ -1,0 +1,173 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""Ranges of a B+tree (the contract is in bptree_ranges.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, answer_put, fault
+from structures.bptree_leaf cimport answer_item, leaf_of, root_of
+from structures.bptree_pages cimport MOST_LEVELS, child_of, page_read, path, tree_descend
+from structures.layout cimport tree_root
+from structures.mapping cimport MISSING
+from structures.page cimport keys_compare, page, page_entry, page_entry_at, page_search
+
+
+cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogil:
+    """From a path to its next leaf on the right; MISSING if there is none."""
+    cdef uint32_t at = p.levels - 1
+    cdef const page *inner
+    cdef page_entry e
+    while at:
+        at -= 1
+        inner = page_read(s, p.pages[at], p.levels - 1 - at)
+        if inner == NULL:
+            return s.error
+        if p.indexes[at] + 1 < inner.count:
+            if not page_entry_at(inner, p.indexes[at] + 1, &e):
+                return fault(s, inner.node.address, b"an entry goes beyond its page")
+            return tree_descend(s, root, e.key, e.key_length, p)
+    return MISSING
+
+
+cdef int to_last_leaf(instance *s, uint64_t address, uint32_t level, const page **leaf) noexcept nogil:
+    """The last one under a page."""
+    cdef const page *node
+    cdef page_entry e
+    while True:
+        node = page_read(s, address, level)
+        if node == NULL:
+            return s.error
+        if not level:
+            leaf[0] = node
+            return OK
+        if not page_entry_at(node, node.count - 1, &e):
+            return fault(s, address, b"an entry goes beyond its page")
+        address = child_of(&e)
+        level -= 1
+
+
+cdef int to_previous_leaf(instance *s, const path *p, const page **leaf) noexcept nogil:
+    """The leaf on the left of a path; MISSING if there is none."""
+    cdef uint32_t at = p.levels - 1
+    cdef const page *inner
+    cdef page_entry e
+    while at:
+        at -= 1
+        if p.indexes[at]:
+            inner = page_read(s, p.pages[at], p.levels - 1 - at)
+            if inner == NULL:
+                return s.error
+            if p.indexes[at] > inner.count or not page_entry_at(inner, p.indexes[at] - 1, &e):
+                return fault(s, inner.node.address, b"an entry goes beyond its page")
+            return to_last_leaf(s, child_of(&e), p.levels - 2 - at, leaf)
+    return MISSING
+
+
+cdef int tell(instance *s, const stretch *c, const page *leaf, int first) noexcept nogil:
+    """Answers items of a leaf, from this one on."""
+    cdef page_entry e
+    cdef bound last = c.high if c.reverse else c.low   # each key is beyond the one before it, or an iteration might never end
+    cdef uint32_t answered = 0
+    cdef int step = -1 if c.reverse else 1, order
+    cdef bint same = not c.reverse and not c.after     # the bound itself belongs to the range
+    while 0 <= first < leaf.count and answered < c.most:
+        if not page_entry_at(leaf, <uint32_t> first, &e):
+            return fault(s, leaf.node.address, b"an entry goes beyond its page")
+        if c.reverse and c.low.key != NULL and keys_compare(e.key, e.key_length, c.low.key, c.low.length) < 0:
+            break
+        if not c.reverse and c.high.key != NULL and keys_compare(e.key, e.key_length, c.high.key, c.high.length) >= 0:
+            break
+        if last.key != NULL:
+            order = step * keys_compare(e.key, e.key_length, last.key, last.length)
+            if order < 0 or (order == 0 and not same):
+                return fault(s, leaf.node.address, b"the keys of a page are not in order")
+        last.key = e.key
+        last.length = e.key_length
+        same = False
+        if answer_item(s, &e, c.values, False) != OK:
+            return s.error
+        answered += 1
+        first += step
+    return OK if answered else MISSING
+
+
+cdef int read_stretch(instance *s, void *context) noexcept nogil:
+    cdef const stretch *c = <const stretch *> context
+    cdef const tree_root *root = root_of(s)
+    cdef const page *leaf = NULL
+    cdef path p
+    cdef int outcome, index
+    if root == NULL:
+        return s.error
+    if not root.levels:
+        return MISSING
+    if root.levels > MOST_LEVELS:
+        return fault(s, s.root, b"the tree is too high")
+    if c.reverse and c.high.key == NULL:
+        outcome = to_last_leaf(s, root.top, root.levels - 1, &leaf)
+        return tell(s, c, leaf, leaf.count - 1) if outcome == OK else outcome
+    if c.reverse:
+        outcome = tree_descend(s, root, c.high.key, c.high.length, &p)
+    elif c.low.key == NULL:
+        outcome = tree_descend(s, root, b"", 0, &p)
+    else:
+        outcome = tree_descend(s, root, c.low.key, c.low.length, &p)
+    if outcome == OK:
+        outcome = leaf_of(s, &p, &leaf)
+    if outcome != OK:
+        return outcome
+    index = p.indexes[p.levels - 1]
+    if c.reverse:
+        index -= 1
+        if index < 0:
+            outcome = to_previous_leaf(s, &p, &leaf)
+            if outcome != OK:
+                return outcome
+            index = leaf.count - 1
+        return tell(s, c, leaf, index)
+    index += p.found and c.after
+    if index >= leaf.count:
+        outcome = to_next_leaf(s, root, &p)
+        if outcome == OK:
+            outcome = leaf_of(s, &p, &leaf)
+        if outcome != OK:
+            return outcome
+        index = p.indexes[p.levels - 1]
+    return tell(s, c, leaf, index)
+
+
+cdef int read_next_bound(instance *s, void *context) noexcept nogil:
+    cdef const stretch *c = <const stretch *> context
+    cdef const tree_root *root = root_of(s)
+    cdef const page *inner
+    cdef page_entry e, next
+    cdef uint64_t address
+    cdef uint32_t level
+    cdef int index
+    cdef bint found = False
+    cdef const char *low = c.low.key
+    if root == NULL:
+        return s.error
+    if not root.levels or root.levels > MOST_LEVELS:
+        return MISSING
+    if low == NULL:
+        low = b""
+    next.key = NULL
+    next.key_length = 0
+    address = root.top
+    level = root.levels - 1
+    while level:
+        inner = page_read(s, address, level)
+        if inner == NULL:
+            break
+        index = page_search(inner, low, c.low.length, &found)
+        if index < 0:
+            break
+        if not found:
+            index -= 1
+        if <uint32_t> index + 1 < inner.count and page_entry_at(inner, <uint32_t> index + 1, &e):
+            next = e
+        if not page_entry_at(inner, <uint32_t> index, &e):
+            break
+        address = child_of(&e)
+        level -= 1
+    return MISSING if next.key == NULL else answer_put(s, next.key, next.key_length)

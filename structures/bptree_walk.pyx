@@ -1,0 +1,123 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""A walk over a B+tree (the contract is in bptree_walk.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, fault, nodes_release, visitor
+from structures.bptree_leaf cimport root_of
+from structures.bptree_pages cimport MOST_LEVELS, child_of, page_read
+from structures.bptree_ranges cimport bound
+from structures.layout cimport MOST_KEY, VALUE_NODE, VALUE_OF, tree_root
+from structures.page cimport (
+    PAGE_BYTES, PAGE_INLINE, keys_compare, page, page_entry, page_entry_at, page_entry_size,
+)
+from structures.shared cimport value_bytes
+
+
+cdef struct survey:
+    visitor visit
+    void *context
+    uint64_t count
+
+cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept nogil:
+    """The order of its entries, and that they and what is dead fill its heap."""
+    cdef page_entry e, before
+    cdef uint32_t i, total = p.dead, first = 1 if p.level else 0
+    before.key = NULL
+    for i in range(p.count):
+        if not page_entry_at(p, i, &e):
+            return fault(s, p.node.address, b"an entry goes beyond its page")
+        total += page_entry_size(e.sizes)
+        if p.level and e.payload_length != 8:
+            return fault(s, p.node.address, b"an entry of an inner page has no child")
+        if i < first:
+            continue
+        if not p.level and not e.key_length:
+            return fault(s, p.node.address, b"an empty key")
+        if before.key != NULL and keys_compare(before.key, before.key_length, e.key, e.key_length) >= 0:
+            return fault(s, p.node.address, b"the keys of a page are not in order")
+        if low.key != NULL and keys_compare(e.key, e.key_length, low.key, low.length) < 0:
+            return fault(s, p.node.address, b"a key is below those that its page is for")
+        if high.key != NULL and keys_compare(e.key, e.key_length, high.key, high.length) >= 0:
+            return fault(s, p.node.address, b"a key is above those that its page is for")
+        before = e
+    if total != PAGE_BYTES - p.heap:
+        return fault(s, p.node.address, b"a page has other room than it says")
+    return OK
+
+
+cdef void copy_key(bound *to, char *room, const page_entry *e) noexcept nogil:
+    memcpy(room, e.key, min(e.key_length, MOST_KEY))
+    to.key = room
+    to.length = min(e.key_length, MOST_KEY)
+
+
+cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bound high, survey *w) noexcept nogil:
+    cdef char[MOST_KEY] low_room, high_room         # pages are released while their children are looked at
+    cdef bound child_low, child_high
+    cdef const page *p = page_read(s, address, level)
+    cdef page_entry e
+    cdef uint64_t child
+    cdef uint32_t i, length, count
+    cdef int outcome
+    if p == NULL:
+        return s.error
+    outcome = check_page(s, p, low, high)
+    if outcome == OK:
+        outcome = w.visit(w.context, address, PAGE_BYTES)
+    count = p.count
+    if not level:
+        w.count += count
+    for i in range(count):
+        if outcome != OK:
+            return outcome
+        p = page_read(s, address, level)
+        if p == NULL:
+            return s.error
+        if i >= p.count or not page_entry_at(p, i, &e):
+            return fault(s, address, b"an entry goes beyond its page")
+        child = child_of(&e)
+        if level:
+            child_low = low
+            child_high = high
+            if i:
+                copy_key(&child_low, low_room, &e)
+            if i + 1 < count:
+                if not page_entry_at(p, i + 1, &e):
+                    return fault(s, address, b"an entry goes beyond its page")
+                copy_key(&child_high, high_room, &e)
+            nodes_release(s)
+            outcome = walk_page(s, child, level - 1, child_low, child_high, w)
+        elif VALUE_OF(e.sizes) > PAGE_INLINE:
+            length = VALUE_OF(e.sizes)
+            if value_bytes(s, child, length) == NULL:
+                return s.error
+            outcome = w.visit(w.context, child, VALUE_NODE(length))
+            nodes_release(s)
+    return outcome
+
+
+cdef int tree_walk(instance *s, visitor visit, void *context) noexcept nogil:
+    cdef const tree_root *root = root_of(s)
+    cdef survey w
+    cdef bound none
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    if (root.levels == 0) != (root.top == 0) or root.levels > MOST_LEVELS:
+        return fault(s, s.root, b"the tree has levels without pages, or too many")
+    w.visit = visit
+    w.context = context
+    w.count = 0
+    none.key = NULL
+    none.length = 0
+    if root.levels:
+        outcome = walk_page(s, root.top, root.levels - 1, none, none, &w)
+        if outcome != OK:
+            return outcome
+    nodes_release(s)
+    root = root_of(s)
+    if root == NULL:
+        return s.error
+    return OK if root.count == w.count else fault(s, s.root, b"the tree counts other keys than it has")

@@ -1,0 +1,4 @@
+from structures.mapping import Mapping
+
+class HashTable(Mapping):
+    KIND: int

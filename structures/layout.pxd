@@ -1,0 +1,137 @@
+# layout.h.
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from rnvm.format.node cimport rnvm_node
+
+cdef extern from "structures/layout.h" nogil:
+    enum:
+        MOST_KEY
+        MOST_VALUE
+        DIRECTORY_FAN
+        TYPE_DIRECTORY
+        TYPE_VALUE
+        TYPE_SEGMENT
+        TYPE_TABLE
+        TYPE_BUCKET
+        TYPE_PAGE
+        TYPE_SHELF
+        SEGMENT_BYTES
+        SEGMENT_FIRST
+        QUEUE_INLINE
+        TABLE_SLOTS
+        SHELF_FAN
+        PLACE_TAKEN
+        PLACE_FULL
+        BUCKET_BYTES
+        BUCKET_FIRST
+        BUCKET_ROOM
+        HASH_INLINE_KEY
+    uint32_t UP8(uint32_t n)
+    uint32_t VALUE_NODE(uint32_t length)
+    uint32_t QUEUE_ENTRY(uint32_t length)
+    uint32_t SIZES(uint32_t key, uint32_t value)
+    uint32_t KEY_OF(uint32_t sizes)
+    uint32_t VALUE_OF(uint32_t sizes)
+    bint HASH_SHORT_KEY(uint32_t sizes)
+    bint HASH_INSIDE(uint32_t sizes)
+
+    struct value_node:
+        rnvm_node node
+        char *bytes
+
+    struct directory_node:
+        rnvm_node node
+        uint64_t *children
+
+    uint64_t LEASE_NEVER
+    uint32_t ENTRY_HELD
+    uint64_t PLACE_ADDRESS(uint64_t child)
+    uint32_t SLOT_LENGTH(uint32_t length)
+    uint32_t SLOT_AT(uint32_t length)
+    uint32_t SLOT_INSIDE(uint32_t length, uint32_t at)
+
+    struct queue_root:
+        rnvm_node node
+        uint64_t head
+        uint64_t given
+        uint32_t at
+        uint32_t tables
+        uint64_t tickets
+        uint64_t earliest
+        uint32_t reserved
+        uint32_t returned
+        uint32_t first
+        uint32_t last
+        uint64_t tail
+        uint64_t top
+        uint32_t depth
+
+    struct queue_segment:
+        rnvm_node node
+        uint64_t next
+        uint64_t first
+        uint16_t count
+        uint16_t held
+        uint32_t end
+
+    struct queue_entry:
+        uint32_t length
+        uint32_t number
+
+    struct queue_slot:
+        uint64_t ticket
+        uint64_t deadline
+        uint64_t value
+        uint32_t length
+        uint32_t next
+
+    struct queue_table:
+        rnvm_node node
+        queue_slot *slots
+
+    struct queue_place:
+        uint64_t child
+        uint64_t earliest
+
+    struct queue_shelf:
+        rnvm_node node
+        queue_place *places
+
+    struct hash_root:
+        rnvm_node node
+        uint64_t count
+        uint64_t bytes
+        uint64_t seed
+        uint64_t directory
+        uint32_t depth
+        uint32_t buckets
+
+    struct hash_bucket:
+        rnvm_node node
+        uint64_t next
+        uint32_t index
+        uint16_t end
+        uint16_t holes
+
+    struct hash_entry:
+        uint32_t hash
+        uint32_t sizes
+
+    struct mapping_root:
+        rnvm_node node
+        uint64_t count
+
+    uint32_t hash_entry_size(uint32_t sizes)
+    uint32_t hash_outside(uint32_t sizes)
+    uint32_t hash_key_at(uint32_t sizes)
+    uint32_t hash_value_at(uint32_t sizes)
+    uint32_t hash_reversed(uint32_t h)
+    uint32_t hash_level(uint32_t buckets)
+    uint32_t hash_bucket_of(uint32_t hash, uint32_t buckets)
+    uint32_t hash_bits(uint32_t bucket, uint32_t buckets)
+
+    struct tree_root:
+        rnvm_node node
+        uint64_t count
+        uint64_t top
+        uint32_t levels

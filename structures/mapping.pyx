@@ -1,0 +1,272 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The Python face that persistent mappings share: all of MutableMapping, each call one operation or one query."""
+
+from collections.abc import MutableMapping
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, Structure, fault, pool_bytes, root_read
+from structures.layout cimport KEY_OF, MOST_KEY, MOST_VALUE, SIZES, VALUE_OF, mapping_root
+
+from rfp.errors import InvalidArgument, StructureDamaged, TooLarge, Undecodable
+from structures.views import Items, Keys, Values
+
+cdef enum:
+    SMALL = 1024               # operations up to this size are put together on the stack
+
+cdef object RAISE = object()
+cdef enum:
+    LEAST_ENTRY = 7            # bytes of a key in a page, with its offset
+
+
+cdef int count(instance *s, void *context) noexcept nogil:
+    cdef const mapping_root *root = <const mapping_root *> root_read(s)
+    if root == NULL:
+        return s.error
+    (<uint64_t *> context)[0] = root.count
+    # list() makes room for as many before it has seen one.
+    return OK if root.count <= pool_bytes(s) // LEAST_ENTRY else fault(s, s.root, b"more keys than there can be")
+
+
+cdef class Mapping(Structure):
+    """A persistent mapping: MutableMapping with all that it gives."""
+
+    cdef bytes raw_key(self, object key):
+        cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
+        if not 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> MOST_KEY:
+            raise InvalidArgument(f"a key of {len(raw)} bytes", hint=f"1 to {MOST_KEY}")
+        return raw
+
+    cdef bytes key_or_none(self, object key):
+        """None for a key that no mapping can have."""
+        cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
+        return raw if 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> MOST_KEY else None
+
+    cdef bytes raw_value(self, object value):
+        cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
+        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> LEAST_LONGEST and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(MOST_VALUE):
+            raise TooLarge(f"a value of {len(raw)} bytes",
+                           hint=f"at most {self.largest_value} in this pool: its logs set the limit (docs/structures.md)")
+        return raw
+
+    cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
+        """Executes an operation on a pair."""
+        cdef char[SMALL] small
+        cdef char *operation = small
+        cdef uint32_t key_length = <uint32_t> PyBytes_GET_SIZE(key), value_length = 0, length
+        if value is not None:
+            value_length = <uint32_t> PyBytes_GET_SIZE(value)
+        length = sizeof(pair_header) + key_length + value_length
+        if length > SMALL:
+            operation = <char *> malloc(length)
+            if operation == NULL:
+                raise MemoryError
+        (<pair_header *> operation).sizes = SIZES(key_length, value_length)
+        (<pair_header *> operation).salt = self.salt
+        memcpy(operation + sizeof(pair_header), PyBytes_AS_STRING(key), key_length)
+        if value_length:
+            memcpy(operation + sizeof(pair_header) + key_length, PyBytes_AS_STRING(value), value_length)
+        if operation == small:
+            return self.execute(code, operation, length, timeout)
+        try:
+            return self.execute(code, operation, length, timeout)
+        finally:
+            free(operation)
+
+    @property
+    def largest_value(self):
+        """Bytes of the longest value that it takes: half of the pool's memory log less 8 KiB, half of its
+        operation log less 2 KiB, and 1 MiB: the least of these."""
+        return self.longest(MOST_VALUE)
+
+    cdef int take_same(self, bytes key, bytes value, object timeout) except -1:
+        """Removes a key that still has this value: OK, MISSING or ANOTHER."""
+        cdef digest d
+        digest_of(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &d)
+        return self.change(POP_SAME, key, (<const char *> &d)[:sizeof(d)], timeout)
+
+    cdef bytes fetch(self, bytes key, object timeout):
+        """The value of a key as bytes, or None."""
+        cdef lookup wanted
+        if key is None:
+            return None
+        wanted.key = PyBytes_AS_STRING(key)
+        wanted.length = <uint32_t> PyBytes_GET_SIZE(key)
+        wanted.answer = True
+        return None if self.query(self.find, &wanted, timeout) == MISSING else self.answer()
+
+    cdef list items_told(self):
+        """What a step of an iteration answered: key and value as bytes; None for a value that was left out."""
+        cdef uint64_t length, at = 0
+        cdef const char *answer = self.answer_bytes(&length)
+        cdef told header
+        cdef bytes raw
+        cdef list items = []
+        while at + sizeof(header) <= length:
+            memcpy(&header, answer + at, sizeof(header))
+            if length - at < sizeof(header) + KEY_OF(header.sizes) + header.bytes:
+                break                      # of a step that came upon damage
+            at += sizeof(header)
+            raw = PyBytes_FromStringAndSize(answer + at, KEY_OF(header.sizes))
+            at += KEY_OF(header.sizes)
+            value = PyBytes_FromStringAndSize(answer + at, header.bytes) if header.bytes == VALUE_OF(header.sizes) else None
+            items.append((raw, value))
+            at += header.bytes
+        return items
+
+    cdef list salvaged(self, list items, list damages):
+        """What can be read of the items of a step."""
+        cdef list read = []
+        for key, value in items:
+            try:
+                if value is None:
+                    value = self.fetch(key, None)
+                if value is not None:
+                    read.append((self.decode(key, key), self.decode(value, key)))
+            except (StructureDamaged, Undecodable) as error:
+                damages.append(error)
+        return read
+
+    def salvage(self, list damages=None):
+        """Iterates over all items that can still be read, where the structure is damaged: (key, value).
+
+        damages: a list, to which StructureDamaged or Undecodable is appended for each place that had to be passed over.  To go
+        on working, put what it gives into another structure, and drop this one.  Costs as an iteration.
+
+        >>> index = structures.BPlusTree(fe, "index")
+        >>> index[b"k"] = b"v"
+        >>> damages = []
+        >>> list(index.salvage(damages)), damages
+        ([(b'k', b'v')], [])
+        """
+        return self._salvage([] if damages is None else damages)
+
+    def __getitem__(self, key):
+        cdef bytes raw = self.key_or_none(key)
+        value = self.fetch(raw, None)
+        if value is None:
+            raise KeyError(key)
+        return value if self.codec is None else self.decode(value, raw)
+
+    def __setitem__(self, key, value):
+        self.change(SET, self.raw_key(key), self.raw_value(value), None)
+
+    def __delitem__(self, key):
+        cdef bytes raw = self.key_or_none(key)
+        if raw is None or self.change(DELETE, raw, None, None) == MISSING:
+            raise KeyError(key)
+
+    def __contains__(self, key):
+        cdef bytes raw = self.key_or_none(key)
+        cdef lookup wanted
+        if raw is None:
+            return False
+        wanted.key = PyBytes_AS_STRING(raw)
+        wanted.length = <uint32_t> PyBytes_GET_SIZE(raw)
+        wanted.answer = False
+        return self.query(self.find, &wanted) != MISSING
+
+    def __len__(self):
+        cdef uint64_t n
+        self.query(count, &n)
+        return n
+
+    def get(self, key, default=None, *, timeout=None):
+        """The value of a key, or the default.
+
+        key: bytes, or what the codec takes; one that is empty or over 1024 bytes has no value.  timeout: seconds.  Raises
+        Undecodable for a value that the codec cannot decode.  Costs as `mapping[key]`.
+        """
+        cdef bytes raw = self.key_or_none(key)
+        value = self.fetch(raw, timeout)
+        if value is None:
+            return default
+        return value if self.codec is None else self.decode(value, raw)
+
+    def set(self, key, value, *, timeout=None):
+        """`mapping[key] = value`, with a timeout in seconds."""
+        self.change(SET, self.raw_key(key), self.raw_value(value), timeout)
+
+    def setdefault(self, key, default=None, *, timeout=None):
+        """The value of a key; if it has none, it gets the default, in the same operation.
+
+        key: 1 to 1024 bytes, value: 0 bytes to `largest_value`, or what the codec takes.  timeout: seconds.  2 WRITEs where it
+        changes something.
+        """
+        cdef bytes raw = self.raw_key(key)
+        if self.change(SET_DEFAULT, raw, self.raw_value(default), timeout) == FOUND:
+            return self.decode(self.answer(), raw)
+        return default
+
+    def pop(self, key, default=RAISE, *, timeout=None):
+        """Removes a key, and returns the value that it had.
+
+        default: returned if there is none; without it, KeyError is raised.  timeout: seconds.  Raises Undecodable, and removes
+        nothing, where the codec cannot decode the value.  2 WRITEs.
+        """
+        cdef bytes raw = self.key_or_none(key), value
+        if raw is not None and self.codec is None:
+            if self.change(POP, raw, None, timeout) != MISSING:
+                return self.answer()
+        elif raw is not None:
+            # Decoded before it is taken: what cannot be decoded stays.
+            while (value := self.fetch(raw, timeout)) is not None:
+                decoded = self.decode(value, raw)
+                if self.take_same(raw, value, timeout) == OK:
+                    return decoded
+        if default is RAISE:
+            raise KeyError(key)
+        return default
+
+    def popitem(self, *, timeout=None):
+        """Removes a key, and returns (key, value); KeyError if there is none.
+
+        timeout: seconds.  Raises Undecodable, and removes nothing, where the codec cannot decode them.  2 WRITEs.
+        """
+        cdef int outcome = MORE
+        if self.codec is None:
+            while outcome == MORE:
+                outcome = self.execute(POP_ITEM, b"", 0, timeout)
+            if outcome == OK:
+                return self.items_told()[0]
+        while self.codec is not None and self.query(self.any_item, NULL, timeout) != MISSING:
+            raw, value = self.items_told()[0]
+            item = self.decode(raw, raw), self.decode(value, raw)
+            if self.take_same(raw, value, timeout) == OK:
+                return item
+        raise KeyError(f"{self.name!r} is empty")
+
+    def clear(self, *, timeout=None):
+        """Removes all keys, as many in each operation as the pool's logs have room for: readers see them vanish.
+
+        timeout: seconds, of each operation.
+        """
+        while self.execute(CLEAR, b"", 0, timeout) == MORE:
+            pass
+
+    def __iter__(self):
+        return self._each(False)
+
+    def keys(self):
+        """A set-like view of the keys."""
+        return Keys(self)
+
+    def values(self):
+        """A view of the values."""
+        return Values(self)
+
+    def items(self):
+        """A set-like view of the items: (key, value)."""
+        return Items(self)
+
+    def __eq__(self, other):
+        return MutableMapping.__eq__(self, other)
+
+    __reversed__ = None                    # a mapping without an order has no reverse
+    update = MutableMapping.update
+
+
+MutableMapping.register(Mapping)

@@ -1,0 +1,619 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""The reservations of a queue (the contract is in queue_reservations.pxd)."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memset
+from rnvm.format.node cimport RNVM_NODE
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport (
+    OK, fault, node_change, node_free, node_new, node_read, nodes_release, record_room, visitor)
+from structures.layout cimport (
+    LEASE_NEVER, MOST_VALUE, PLACE_ADDRESS, PLACE_FULL, PLACE_TAKEN, SEGMENT_BYTES, SHELF_FAN,
+    SLOT_AT, SLOT_LENGTH, TABLE_SLOTS, TYPE_SHELF, TYPE_TABLE, VALUE_NODE, queue_place, queue_root,
+    queue_shelf, queue_slot, queue_table,
+)
+from structures.queue_segments cimport (
+    change_root, entry_bytes, entry_leads, entry_release, root_of, segments_count,
+)
+from structures.shared cimport value_bytes, value_free
+
+cdef enum:
+    RECLAIMED = 8              # tables of which one operation takes leases back
+    RECLAIMING = 3000          # bytes that one of them changes at most: an operation has to fit into the log
+    BESIDE = 2500              # and what the operation changes beside them
+    WAITING = 8                # for so many values that wait one reservation is provided for
+    MOST_PROVIDED = 32         # tables
+
+cdef struct way:               # from the top to a table
+    uint64_t[MOST_SHELVES] shelves
+    uint32_t[MOST_SHELVES] places
+    uint64_t table
+
+
+cdef inline uint64_t span_of(uint32_t depth) noexcept nogil:
+    """How many tables so many levels of shelves lead to."""
+    cdef uint64_t span = 1
+    while depth:
+        span *= SHELF_FAN
+        depth -= 1
+    return span
+
+
+cdef const queue_shelf *shelf_read(instance *s, uint64_t address) noexcept nogil:
+    return <const queue_shelf *> node_read(s, address, sizeof(queue_shelf), TYPE_SHELF)
+
+
+cdef queue_table *table_read(instance *s, uint64_t address) noexcept nogil:
+    return <queue_table *> node_read(s, address, sizeof(queue_table), TYPE_TABLE)
+
+
+cdef queue_place *place_change(instance *s, uint64_t shelf, uint32_t place) noexcept nogil:
+    cdef uint32_t at = <uint32_t> (RNVM_NODE + place * sizeof(queue_place))
+    cdef char *changed = node_change(s, shelf, sizeof(queue_shelf), TYPE_SHELF, at, sizeof(queue_place))
+    return NULL if changed == NULL else <queue_place *> (changed + at)
+
+
+cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w) noexcept nogil:
+    """OK and the way to it, or NO_SLOT."""
+    cdef const queue_shelf *shelf
+    cdef uint64_t span
+    cdef uint32_t level
+    if root.depth > MOST_SHELVES:
+        return fault(s, root.top, b"the reservations have too many shelves")
+    span = span_of(root.depth)
+    if table >= span:
+        return NO_SLOT
+    w.table = root.top
+    for level in range(root.depth):
+        shelf = shelf_read(s, w.table)
+        if shelf == NULL:
+            return s.error
+        span = span // SHELF_FAN
+        w.shelves[level] = w.table
+        w.places[level] = <uint32_t> (table // span % SHELF_FAN)
+        w.table = PLACE_ADDRESS(shelf.places[w.places[level]].child)
+        if not w.table:
+            return NO_SLOT
+    return OK if w.table else NO_SLOT
+
+
+cdef int slot_find(instance *s, const queue_root *root, uint64_t number, queue_slot **slot) noexcept nogil:
+    cdef way w
+    cdef queue_table *table
+    cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
+    if outcome != OK:
+        return outcome
+    table = table_read(s, w.table)
+    if table == NULL:
+        return s.error
+    slot[0] = &table.slots[number % TABLE_SLOTS]
+    return OK
+
+
+cdef queue_slot *slot_read(instance *s, const queue_root *root, uint64_t number) noexcept nogil:
+    cdef queue_slot *slot = NULL
+    if slot_find(s, root, number, &slot) == NO_SLOT:
+        s.error = fault(s, root.node.address, b"a slot that the queue does not have")
+    return slot
+
+
+cdef const char *slot_bytes(instance *s, const queue_slot *slot) noexcept nogil:
+    cdef uint32_t at = SLOT_AT(slot.length), length = SLOT_LENGTH(slot.length)
+    return entry_bytes(s, slot.value, at, length) if at else value_bytes(s, slot.value, length)
+
+
+cdef int next_ended(instance *s, const queue_root *root, search *f) noexcept nogil:
+    cdef uint32_t level, each
+    cdef const queue_place *place
+    if not f.begun:
+        f.begun = True
+        f.depth = root.depth
+        if f.depth > MOST_SHELVES:
+            return fault(s, root.top, b"the reservations have too many shelves")
+        if not root.reserved or root.earliest > f.now or not root.top:
+            return NO_SLOT
+        if not f.depth:
+            f.number = 0
+            f.table = table_read(s, root.top)
+            return s.error if f.table == NULL else OK
+        f.shelves[0] = <queue_shelf *> shelf_read(s, root.top)
+        if f.shelves[0] == NULL:
+            return s.error
+        f.places[0] = level = 0
+    elif not f.depth:
+        return NO_SLOT
+    else:
+        level = f.depth - 1
+        f.places[level] += 1
+    while True:
+        if f.places[level] == SHELF_FAN:
+            if not level:
+                return NO_SLOT
+            level -= 1
+            f.places[level] += 1
+            continue
+        place = &f.shelves[level].places[f.places[level]]
+        if not place.child or place.earliest > f.now:
+            f.places[level] += 1
+        elif level + 1 < f.depth:
+            level += 1
+            f.shelves[level] = <queue_shelf *> shelf_read(s, PLACE_ADDRESS(place.child))
+            f.places[level] = 0
+            if f.shelves[level] == NULL:
+                return s.error
+        else:
+            f.table = table_read(s, PLACE_ADDRESS(place.child))
+            f.number = 0
+            for each in range(f.depth):
+                f.number = f.number * SHELF_FAN + f.places[each]
+            f.number *= TABLE_SLOTS
+            return s.error if f.table == NULL else OK
+
+
+# Changes
+
+
+cdef queue_slot *slot_change(instance *s, const queue_root *root, uint64_t number) noexcept nogil:
+    cdef uint32_t at = <uint32_t> (RNVM_NODE + number % TABLE_SLOTS * sizeof(queue_slot))
+    cdef char *table
+    cdef way w
+    cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
+    if outcome == NO_SLOT:
+        s.error = fault(s, root.node.address, b"a slot that the queue does not have")
+    if outcome != OK:
+        return NULL
+    table = node_change(s, w.table, sizeof(queue_table), TYPE_TABLE, at, sizeof(queue_slot))
+    return NULL if table == NULL else <queue_slot *> (table + at)
+
+
+cdef void table_place(const queue_table *table, queue_place *place) noexcept nogil:
+    """What a shelf says of a table."""
+    cdef uint32_t i, taken = 0
+    place.earliest = LEASE_NEVER
+    for i in range(TABLE_SLOTS):
+        if table.slots[i].ticket:
+            taken += 1
+            if table.slots[i].deadline:
+                place.earliest = min(place.earliest, table.slots[i].deadline)
+    place.child = table.node.address | PLACE_FULL | (PLACE_TAKEN if taken == TABLE_SLOTS else 0)
+
+
+cdef void shelf_place(const queue_shelf *shelf, queue_place *place) noexcept nogil:
+    """What a shelf says of one below it; zeros: nothing stands there."""
+    cdef uint32_t i
+    cdef uint64_t all = PLACE_FULL, full = PLACE_TAKEN
+    cdef bint any = False
+    place.earliest = LEASE_NEVER
+    for i in range(SHELF_FAN):
+        if not shelf.places[i].child:
+            all = 0
+            continue
+        any = True
+        all &= shelf.places[i].child
+        full &= shelf.places[i].child
+        place.earliest = min(place.earliest, shelf.places[i].earliest)
+    place.child = shelf.node.address | all | full
+    if not any:
+        place.child = place.earliest = 0
+
+
+cdef int provided(instance *s, const queue_root *root, uint32_t *tables) noexcept nogil:
+    """How many tables there should be in any case."""
+    cdef uint64_t waiting
+    if segments_count(s, root, &waiting) != OK:
+        return s.error
+    tables[0] = <uint32_t> min(1 + waiting // (WAITING * TABLE_SLOTS), <uint64_t> MOST_PROVIDED)
+    return OK
+
+
+cdef int lower_top(instance *s, queue_root *root) noexcept nogil:
+    """A topmost shelf that leads to its first place only goes."""
+    cdef const queue_shelf *shelf
+    cdef uint64_t address
+    cdef uint32_t i
+    while root.depth:
+        shelf = shelf_read(s, root.top)
+        if shelf == NULL:
+            return s.error
+        for i in range(1, SHELF_FAN):
+            if shelf.places[i].child:
+                return OK
+        address = root.top
+        root.top = PLACE_ADDRESS(shelf.places[0].child)
+        root.depth -= 1
+        if node_free(s, address, sizeof(queue_shelf)) != OK:
+            return s.error
+    return OK
+
+
+cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogil:
+    cdef way w
+    cdef const queue_table *table
+    cdef const queue_shelf *shelf
+    cdef queue_place now
+    cdef queue_place *place
+    cdef uint32_t level = root.depth, wanted = 0, used = root.reserved + root.returned, i
+    cdef bint gone = False
+    cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
+    if outcome == NO_SLOT:
+        return fault(s, root.node.address, b"a slot that the queue does not have")
+    if outcome != OK:
+        return outcome
+    table = table_read(s, w.table)
+    if table == NULL:
+        return s.error
+    table_place(table, &now)
+    # One more than is needed stays: who reserves and acknowledges in turn would else make a table each time.
+    if root.tables > 1 and <uint64_t> (root.tables - 1) * TABLE_SLOTS >= <uint64_t> used + TABLE_SLOTS:
+        gone = True
+        for i in range(TABLE_SLOTS):
+            if table.slots[i].ticket:
+                gone = False
+    if gone:
+        if provided(s, root, &wanted) != OK:
+            return s.error
+        gone = root.tables > wanted
+    if gone:
+        if node_free(s, w.table, sizeof(queue_table)) != OK:
+            return s.error
+        root.tables -= 1
+        now.child = now.earliest = 0
+    while level:
+        level -= 1
+        shelf = shelf_read(s, w.shelves[level])
+        if shelf == NULL:
+            return s.error
+        if shelf.places[w.places[level]].child == now.child and shelf.places[w.places[level]].earliest == now.earliest:
+            return OK
+        place = place_change(s, w.shelves[level], w.places[level])
+        if place == NULL:
+            return s.error
+        place[0] = now
+        shelf = shelf_read(s, w.shelves[level])
+        if shelf == NULL:
+            return s.error
+        shelf_place(shelf, &now)
+        if not now.child and node_free(s, w.shelves[level], sizeof(queue_shelf)) != OK:
+            return s.error
+    root.top = PLACE_ADDRESS(now.child)
+    root.earliest = now.earliest
+    if not root.top:
+        root.depth = 0
+    return lower_top(s, root) if gone else OK
+
+
+cdef int deepen(instance *s, queue_root *root) noexcept nogil:
+    """One more shelf, over all that is there."""
+    cdef const queue_shelf *below
+    cdef const queue_table *table
+    cdef queue_shelf *shelf
+    cdef queue_place place
+    cdef uint64_t address = 0
+    if root.depth:
+        below = shelf_read(s, root.top)
+        if below == NULL:
+            return s.error
+        shelf_place(below, &place)
+    else:
+        table = table_read(s, root.top)
+        if table == NULL:
+            return s.error
+        table_place(table, &place)
+    if root.depth == MOST_SHELVES:
+        return fault(s, root.top, b"the reservations have too many shelves")
+    shelf = <queue_shelf *> node_new(s, sizeof(queue_shelf), TYPE_SHELF, &address)
+    if shelf == NULL:
+        return s.error
+    shelf.places[0] = place
+    root.top = address
+    root.depth += 1
+    return OK
+
+
+cdef int table_new(instance *s, queue_root *root, uint64_t *number) noexcept nogil:
+    """One more table, in the first place that has none; number: of its first slot."""
+    cdef const queue_shelf *shelf = NULL
+    cdef queue_place *place
+    cdef queue_place now
+    cdef uint64_t address = 0, above
+    cdef uint32_t level, i
+    cdef bint room = False
+    number[0] = 0
+    if root.top and root.depth:
+        shelf = shelf_read(s, root.top)
+        if shelf == NULL:
+            return s.error
+        shelf_place(shelf, &now)
+        room = not now.child & PLACE_FULL
+    if root.top and not room and deepen(s, root) != OK:
+        return s.error
+    above = root.top
+    for level in range(root.depth):
+        shelf = shelf_read(s, above)
+        if shelf == NULL:
+            return s.error
+        i = 0
+        while i < SHELF_FAN and shelf.places[i].child & PLACE_FULL:
+            i += 1
+        if i == SHELF_FAN:
+            return fault(s, above, b"a shelf has no place where there should be one")
+        number[0] = number[0] * SHELF_FAN + i
+        address = PLACE_ADDRESS(shelf.places[i].child)
+        if not address:
+            if level + 1 < root.depth:
+                if node_new(s, sizeof(queue_shelf), TYPE_SHELF, &address) == NULL:
+                    return s.error
+            elif node_new(s, sizeof(queue_table), TYPE_TABLE, &address) == NULL:
+                return s.error
+            place = place_change(s, above, i)
+            if place == NULL:
+                return s.error
+            place.child = address              # what else it says, slot_note() does
+            place.earliest = 0
+        above = address
+    if not root.depth:
+        if node_new(s, sizeof(queue_table), TYPE_TABLE, &root.top) == NULL:
+            return s.error
+    root.tables += 1
+    number[0] *= TABLE_SLOTS
+    return OK
+
+
+cdef queue_slot *slot_new(instance *s, queue_root *root, uint32_t *number) noexcept nogil:
+    cdef const queue_shelf *shelf
+    cdef const queue_table *table
+    cdef uint64_t address = root.top, found = 0
+    cdef uint32_t level = 0, i
+    cdef bint any = address != 0
+    if root.depth > MOST_SHELVES:
+        s.error = fault(s, root.top, b"the reservations have too many shelves")
+        return NULL
+    while any and level < root.depth:
+        shelf = shelf_read(s, address)
+        if shelf == NULL:
+            return NULL
+        i = 0
+        while i < SHELF_FAN and (not shelf.places[i].child or shelf.places[i].child & PLACE_TAKEN):
+            i += 1
+        any = i < SHELF_FAN
+        if any:
+            found = found * SHELF_FAN + i
+            address = PLACE_ADDRESS(shelf.places[i].child)
+            level += 1
+        elif level:
+            s.error = fault(s, address, b"no slot is vacant where a shelf says so")
+            return NULL
+    if any:
+        table = table_read(s, address)
+        if table == NULL:
+            return NULL
+        i = 0
+        while i < TABLE_SLOTS and table.slots[i].ticket:
+            i += 1
+        any = i < TABLE_SLOTS
+        found = found * TABLE_SLOTS + i
+        if not any and root.depth:
+            s.error = fault(s, address, b"no slot is vacant where a shelf says so")
+            return NULL
+    if not any and table_new(s, root, &found) != OK:
+        return NULL
+    if found >= <uint64_t> 0xffffffff:
+        s.error = fault(s, root.top, b"the reservations have too many shelves")
+        return NULL
+    number[0] = <uint32_t> found
+    return slot_change(s, root, found)
+
+
+cdef int slot_vacate(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil:
+    cdef uint32_t at = SLOT_AT(slot.length)
+    if at:
+        if entry_release(s, root, slot.value, at) != OK:
+            return s.error
+    elif value_free(s, slot.value, SLOT_LENGTH(slot.length)) != OK:
+        return s.error
+    memset(slot, 0, sizeof(queue_slot))
+    return slot_note(s, root, number)
+
+
+cdef int give_back(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil:
+    cdef queue_slot *last
+    if root.last:
+        last = slot_change(s, root, root.last - 1)
+        if last == NULL:
+            return s.error
+        last.next = number + 1
+    else:
+        root.first = number + 1
+    root.last = number + 1
+    slot.deadline = 0
+    slot.next = 0
+    root.reserved -= 1
+    root.returned += 1
+    return OK
+
+
+cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil:
+    cdef search f
+    cdef queue_slot *slot
+    cdef uint64_t first
+    cdef uint32_t i, tables = 0, most = 1
+    cdef int outcome
+    if record_room(s) > BESIDE + RECLAIMING:
+        most = <uint32_t> min((record_room(s) - BESIDE) // RECLAIMING, <uint64_t> RECLAIMED)
+    while tables < most and root.reserved and root.earliest <= now:
+        memset(&f, 0, sizeof(f))
+        f.now = now
+        outcome = next_ended(s, root, &f)
+        if outcome != OK:
+            return outcome if outcome < OK else fault(s, root.top, b"no lease ends when the queue says")
+        first = f.number
+        for i in range(TABLE_SLOTS):
+            if not f.table.slots[i].ticket or not f.table.slots[i].deadline or f.table.slots[i].deadline > now:
+                continue
+            slot = slot_change(s, root, first + i)
+            if slot == NULL or give_back(s, root, slot, <uint32_t> first + i) != OK:
+                return s.error
+        if slot_note(s, root, first) != OK:
+            return s.error
+        tables += 1
+    return OK
+
+
+cdef int reservations_provide(instance *s) noexcept nogil:
+    cdef const queue_root *seen = root_of(s)
+    cdef queue_root *root
+    cdef uint64_t number
+    cdef uint32_t wanted
+    if seen == NULL or provided(s, seen, &wanted) != OK:
+        return s.error
+    if seen.tables >= wanted:
+        return OK
+    root = change_root(s)
+    if root == NULL or table_new(s, root, &number) != OK:
+        return s.error
+    return slot_note(s, root, number)
+
+
+# Checking
+
+
+cdef struct survey:
+    visitor visit
+    void *context
+    uint64_t tables
+    uint64_t reserved
+    uint64_t returned
+    uint64_t held              # entries that stay in their segments
+    uint64_t holding           # the same, as the segments count them
+
+
+cdef int walk_slot(instance *s, uint64_t number, survey *w) noexcept nogil:
+    cdef const queue_root *root = root_of(s)
+    cdef const queue_slot *slot = NULL if root == NULL else slot_read(s, root, number)
+    cdef uint64_t value
+    cdef uint32_t length, at
+    cdef int leads
+    if slot == NULL:
+        return s.error
+    if not slot.ticket:
+        return OK if not slot.deadline and not slot.value else fault(s, 0, b"something is in a slot that is vacant")
+    if slot.ticket >> 24 > root.tickets:
+        return fault(s, 0, b"a ticket that was never given")
+    value = slot.value
+    at = SLOT_AT(slot.length)
+    length = SLOT_LENGTH(slot.length)
+    if length > MOST_VALUE:
+        return fault(s, 0, b"a reserved value is longer than values are")
+    if slot.deadline:
+        w.reserved += 1
+    else:
+        w.returned += 1
+    if slot_bytes(s, slot) == NULL:
+        return s.error
+    if not at:
+        return w.visit(w.context, value, VALUE_NODE(length))
+    w.held += 1
+    if value == root.head:
+        return OK                              # it was visited with the other segments
+    leads = entry_leads(s, value, at)
+    if leads <= 0:
+        return leads
+    w.holding += leads
+    return w.visit(w.context, value, SEGMENT_BYTES)
+
+
+cdef int walk_table(instance *s, uint64_t address, uint64_t number, queue_place *now, survey *w) noexcept nogil:
+    cdef const queue_table *table = table_read(s, address)
+    cdef uint32_t i
+    cdef int outcome
+    if table == NULL:
+        return s.error
+    table_place(table, now)
+    w.tables += 1
+    outcome = w.visit(w.context, address, sizeof(queue_table))
+    for i in range(TABLE_SLOTS):
+        if outcome != OK:
+            return outcome
+        outcome = walk_slot(s, number * TABLE_SLOTS + i, w)
+        nodes_release(s)
+    return outcome
+
+
+cdef int walk_shelf(instance *s, uint64_t address, uint32_t depth, uint64_t number, queue_place *now, survey *w) noexcept nogil:
+    cdef const queue_shelf *shelf
+    cdef queue_place there, below
+    cdef uint32_t i
+    cdef int outcome = w.visit(w.context, address, sizeof(queue_shelf))
+    for i in range(SHELF_FAN):
+        if outcome != OK:
+            return outcome
+        shelf = shelf_read(s, address)
+        if shelf == NULL:
+            return s.error
+        there = shelf.places[i]
+        if not there.child:
+            continue
+        if depth == 1:
+            outcome = walk_table(s, PLACE_ADDRESS(there.child), number * SHELF_FAN + i, &below, w)
+        else:
+            outcome = walk_shelf(s, PLACE_ADDRESS(there.child), depth - 1, number * SHELF_FAN + i, &below, w)
+        if outcome == OK and (below.child != there.child or below.earliest != there.earliest):
+            return fault(s, address, b"a shelf says something else than is below it")
+    shelf = shelf_read(s, address)
+    if shelf == NULL:
+        return s.error
+    shelf_place(shelf, now)
+    return outcome
+
+
+cdef int walk_returned(instance *s, const queue_root *root) noexcept nogil:
+    """Looks whether each slot of the list belongs there."""
+    cdef const queue_slot *slot
+    cdef uint32_t each = root.first, count = 0, last = 0
+    while each:
+        slot = slot_read(s, root, each - 1)
+        if slot == NULL:
+            return s.error
+        if slot.deadline or not slot.ticket:
+            return fault(s, 0, b"a slot is in a list where it does not belong")
+        count += 1
+        if count > root.returned:
+            return fault(s, 0, b"the list of slots that were returned is longer than the queue says")
+        last = each
+        each = slot.next
+    if last != root.last or count != root.returned:
+        return fault(s, 0, b"the last slot that was returned is another one")
+    return OK
+
+
+cdef int reservations_walk(instance *s, uint64_t held, visitor visit, void *context) noexcept nogil:
+    cdef const queue_root *root = root_of(s)
+    cdef survey w
+    cdef queue_place now
+    cdef int outcome = OK
+    if root == NULL:
+        return s.error
+    memset(&w, 0, sizeof(w))
+    w.visit = visit
+    w.context = context
+    w.holding = held
+    now.child = 0
+    now.earliest = LEASE_NEVER
+    if root.depth > MOST_SHELVES:
+        return fault(s, root.top, b"the reservations have too many shelves")
+    if root.top and root.depth:
+        outcome = walk_shelf(s, root.top, root.depth, 0, &now, &w)
+    elif root.top:
+        outcome = walk_table(s, root.top, 0, &now, &w)
+    if outcome != OK:
+        return outcome
+    root = root_of(s)
+    if root == NULL:
+        return s.error
+    if (root.top != 0) != (now.child != 0) or w.tables != root.tables or (root.reserved and root.earliest != now.earliest):
+        return fault(s, 0, b"the queue has other tables of reservations than it says")
+    if w.reserved != root.reserved or w.returned != root.returned:
+        return fault(s, 0, b"the queue counts another number of reservations than it has")
+    if w.held != w.holding:
+        return fault(s, 0, b"a segment holds entries that nobody has reserved")
+    return walk_returned(s, root)

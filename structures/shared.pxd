@@ -1,0 +1,137 @@
+# What the structures share: values in nodes of their own, directories, and how a walk and a handle use them.
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from rnvm.frontend._front cimport instance
+from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read, visitor
+from structures.layout cimport (
+    DIRECTORY_FAN, TYPE_DIRECTORY, TYPE_VALUE, VALUE_NODE, directory_node, value_node,
+)
+
+
+# Values
+
+
+cdef inline uint64_t value_new(instance *s, const char *bytes, uint32_t length) noexcept nogil:
+    """The address of a new node with these bytes, or 0."""
+    cdef uint64_t address = 0
+    cdef value_node *node = <value_node *> node_new(s, VALUE_NODE(length), TYPE_VALUE, &address)
+    if node == NULL:
+        return 0
+    memcpy(node.bytes, bytes, length)
+    return address
+
+
+cdef inline const char *value_bytes(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    cdef const value_node *node = <const value_node *> node_read(s, address, VALUE_NODE(length), TYPE_VALUE)
+    if node == NULL:
+        return NULL
+    return node.bytes
+
+
+cdef inline int value_answer(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    cdef const char *bytes = value_bytes(s, address, length)
+    return s.error if bytes == NULL else answer_put(s, bytes, length)
+
+
+cdef inline int value_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    return node_free(s, address, VALUE_NODE(length))
+
+
+# Directories: arrays of addresses
+
+cdef enum:
+    MOST_DEPTH = 4             # 62,500,000,000 elements
+
+
+cdef inline uint64_t directory_span(uint32_t depth) noexcept nogil:
+    """How many elements one of this depth has."""
+    cdef uint64_t span = 1
+    while depth:
+        span *= DIRECTORY_FAN
+        depth -= 1
+    return span
+
+
+cdef inline uint64_t directory_get(instance *s, uint64_t top, uint32_t depth, uint64_t index) noexcept nogil:
+    """The element, never 0; else 0, and s.error says why."""
+    cdef const directory_node *node
+    cdef uint64_t span
+    if depth > MOST_DEPTH or index >= directory_span(depth):
+        s.error = fault(s, top, b"an index beyond the directory")
+        return 0
+    span = directory_span(depth)
+    while depth:
+        node = <const directory_node *> node_read(s, top, sizeof(directory_node), TYPE_DIRECTORY)
+        if node == NULL:
+            return 0
+        span = span // DIRECTORY_FAN
+        top = node.children[index // span % DIRECTORY_FAN]
+        depth -= 1
+    if not top:
+        s.error = fault(s, top, b"an element of the directory is missing")
+    return top
+
+
+cdef inline int directory_set(instance *s, uint64_t *top, uint32_t *depth, uint64_t index, uint64_t element) noexcept nogil:
+    """In apply.  Makes the directory deeper where it has to be; top and depth are then the root's new ones."""
+    cdef directory_node *node
+    cdef uint64_t address, child, span
+    cdef uint32_t level
+    if depth[0] > MOST_DEPTH:
+        return fault(s, top[0], b"the directory is too deep")
+    span = directory_span(depth[0])
+    if index >= span:
+        node = <directory_node *> node_new(s, sizeof(directory_node), TYPE_DIRECTORY, &address)
+        if node == NULL:
+            return s.error
+        node.children[0] = top[0]
+        top[0] = address
+        depth[0] += 1
+        span *= DIRECTORY_FAN
+    if depth[0] == 0:
+        top[0] = element
+        return OK
+    level = depth[0]
+    address = top[0]
+    while True:
+        span = span // DIRECTORY_FAN
+        child = index // span % DIRECTORY_FAN
+        node = <directory_node *> node_read(s, address, sizeof(directory_node), TYPE_DIRECTORY)
+        if node == NULL:
+            return s.error
+        level -= 1
+        if level and node.children[child]:
+            address = node.children[child]
+            continue
+        node = <directory_node *> node_change(s, address, sizeof(directory_node), TYPE_DIRECTORY,
+                                              <uint32_t> (sizeof(node.node) + 8 * child), 8)
+        if node == NULL:
+            return s.error
+        if not level:
+            node.children[child] = element
+            return OK
+        if node_new(s, sizeof(directory_node), TYPE_DIRECTORY, &address) == NULL:
+            return s.error
+        node.children[child] = address
+
+
+cdef inline int directory_walk(instance *s, uint64_t top, uint32_t depth, visitor visit, void *context) noexcept nogil:
+    """Shows the directory's own nodes."""
+    cdef const directory_node *node
+    cdef uint32_t child
+    cdef int outcome
+    if not depth:
+        return OK
+    outcome = visit(context, top, sizeof(directory_node))
+    if outcome != OK or depth == 1:
+        return outcome
+    for child in range(DIRECTORY_FAN):
+        node = <const directory_node *> node_read(s, top, sizeof(directory_node), TYPE_DIRECTORY)
+        if node == NULL:
+            return s.error
+        if node.children[child]:
+            outcome = directory_walk(s, node.children[child], depth - 1, visit, context)
+            if outcome != OK:
+                return outcome
+    return OK

@@ -1,0 +1,75 @@
+"""Outputs that cannot be written, inputs that are not there: one line, and no status that means something else."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import python_programs
+
+import rfp
+
+NO_SPACE = "No space left on device"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
+        kv.put(b"small", b"v")
+        yield server
+
+
+def run(server, *command, **streams):
+    arguments = [sys.executable, "-m", "rfp.cli", *command, "--address", server.address]
+    return subprocess.run(arguments, stderr=subprocess.PIPE, text=True, timeout=30, cwd="/", **streams)
+
+
+@pytest.mark.parametrize(
+    "command", ["get small", "put other v", "stats", "stats --json", "top --once --interval 10ms", "ping", "ping -c 2", "incr n"]
+)
+def test_a_full_disk_is_one_line_and_not_the_status_of_a_missing_key(server, command):
+    with open("/dev/full", "w") as full:
+        done = run(server, *command.split(), stdout=full)
+    assert done.returncode == 3
+    assert len(done.stderr.splitlines()) == 1
+    assert NO_SPACE in done.stderr
+
+
+@pytest.mark.parametrize(("command", "key", "said"), [("put stored v", b"stored", "the value is stored"), ("incr sum", b"sum", "the amount is added")])
+def test_a_change_that_has_happened_although_the_output_failed_is_said_to(server, command, key, said):
+    with open("/dev/full", "w") as full:
+        done = run(server, *command.split(), stdout=full)
+    assert done.stderr == f"rfp: cannot write the output: {NO_SPACE} ({said})\n"
+    with rfp.connect(server.address) as kv:
+        assert kv.exists(key)
+
+
+def test_a_pipe_that_its_reader_closed_is_quiet(server):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = run(server, "get", "small", stdout=theirs)
+    os.close(theirs)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(("stream", "command"), [("stdout", "get small"), ("stdin", "put k -")])
+def test_a_stream_that_is_closed_is_named(server, stream, command):
+    descriptor = {"stdin": 0, "stdout": 1}[stream]
+    done = run(server, *command.split(), preexec_fn=lambda: os.close(descriptor))
+    assert (done.returncode, done.stderr) == (3, f"rfp: {stream} is closed\n")
+
+
+def test_a_server_whose_log_has_no_room_serves(private):
+    address = f"shm://{private}/socket"
+    with open("/dev/full", "w") as full, python_programs.start(
+        "-m", "rfp.cli", "serve", "--memory", "16MiB", "--address", address, stdout=full, stderr=subprocess.PIPE
+    ) as process:
+        line = process.stderr.readline()
+        try:
+            assert NO_SPACE in (line if isinstance(line, str) else line.decode())
+            with rfp.connect(address) as kv:
+                assert kv.put(b"k", b"v")
+        finally:
+            process.terminate()
+            assert process.wait(20) == 0
+            process.stderr.close()

@@ -1,0 +1,175 @@
+"""`rfp serve` as its users start, stop and kill it."""
+
+import contextlib
+import os
+import signal
+import subprocess
+
+import pytest
+import python_programs
+
+import rfp
+from rfp.errors import ConnectionFailed
+
+
+@pytest.fixture
+def address(private):
+    return f"shm://{private}/s"
+
+
+@contextlib.contextmanager
+def serving(*arguments, first="pass", **options):
+    """A server that has said where it is: the process, and what it said.  first: what the process does before."""
+    program = f"import signal; {first}; from rfp.cli import main; main(prog_name='rfp')"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = python_programs.start("-c", program, "serve", "--memory", "16MiB", *arguments, **pipes, **options)
+    with process:
+        try:
+            said = b""
+            while b"Ctrl-C" not in said:
+                line = process.stdout.readline()
+                assert line, process.stderr.read()
+                said += line
+            yield process, said.decode()
+        finally:
+            process.kill()
+
+
+def command(*arguments, **options):
+    result = python_programs.run("-m", "rfp.cli", *arguments, **options)
+    return result.returncode, result.stdout.decode(), result.stderr.decode()
+
+
+def test_what_it_says_is_how_to_connect(address):
+    with serving("--address", address, "--workers", "2") as (process, said):
+        assert f"serving at {address}  (process {process.pid}; 16MiB, 2 workers, eviction clock, idle adaptive)" in said
+        python = next(line for line in said.splitlines() if "from Python" in line).split(":", 1)[1].split("=", 1)[1]
+        with eval(python, {"rfp": rfp}) as kv:
+            kv.put(b"k", b"v")
+        shell = next(line for line in said.splitlines() if "from a shell" in line).split("rfp ", 1)[1]
+        assert command(*shell.replace("'", "").split())[0] == 0
+        assert command("get", "k", "--address", address) == (0, "v", "")
+
+
+def test_the_default_server_is_found_without_an_address(private):
+    environment = {**python_programs.environment(), "XDG_RUNTIME_DIR": str(private)}
+    with serving(env=environment) as (process, said):
+        assert f"serving at shm://{private}/rfp/default" in said
+        assert "rfp.connect()" in said
+        assert "rfp ping\n" in said
+        assert command("put", "k", "v", env=environment)[0] == 0
+        assert command("get", "k", env=environment) == (0, "v", "")
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_stops_it_cleanly_even_with_clients(address, private, number):
+    with serving("--address", address) as (process, _), rfp.connect(address, reconnect=False) as kv:
+        kv.put(b"k", b"v")
+        process.send_signal(number)
+        out, err = process.communicate(timeout=10)
+        assert (process.returncode, out, err) == (0, b"stopped\n", b"")
+        with pytest.raises(ConnectionFailed):
+            kv.get(b"k")
+    assert os.listdir(private) == []
+
+
+def test_an_ignored_hangup_stays_ignored(address):
+    """As under nohup."""
+    with serving("--address", address, first="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as (process, _):
+        process.send_signal(signal.SIGHUP)
+        assert command("ping", "--address", address)[0] == 0
+        process.terminate()
+        assert process.wait(10) == 0
+
+
+def test_a_second_signal_ends_it_at_once(address):
+    program = (
+        "import sys, time, rfp; from rfp.cli import main\n"
+        "rfp.Server.close = lambda self: (print('closing', flush=True), time.sleep(60))\n"
+        "main(['serve', '--memory', '16MiB', '--address', sys.argv[1]])"
+    )
+    with python_programs.start("-c", program, address, stdout=subprocess.PIPE) as process:
+        while b"Ctrl-C" not in process.stdout.readline():
+            pass
+        process.terminate()
+        assert process.stdout.readline() == b"closing\n"
+        process.terminate()
+        assert process.wait(10) == 128 + signal.SIGTERM
+
+
+def test_a_signal_while_it_starts_stops_it(address):
+    program = (
+        "import sys, time, rfp; from rfp.cli import main\n"
+        "rfp.Server = lambda *a, **k: (print('starting', flush=True), time.sleep(60))\n"
+        "main(['serve', '--address', sys.argv[1]])"
+    )
+    with python_programs.start("-c", program, address, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"starting\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+
+
+def test_a_second_server_is_told_who_has_the_address(address):
+    with serving("--address", address) as (process, _):
+        status, out, err = command("serve", "--address", address)
+        assert (status, out) == (3, "")
+        assert err.startswith(f"rfp: a server is already running at {address}, process {process.pid} (connect to it")
+        assert command("ping", "--address", address)[0] == 0
+
+
+def test_a_killed_server_is_an_error_at_its_clients_and_no_obstacle_to_the_next(address):
+    with serving("--address", address) as (process, _):
+        assert command("put", "k", "v", "--address", address)[0] == 0
+        process.kill()
+        process.wait()
+        status, _, err = command("get", "k", "--address", address)
+        assert status == 3
+        assert err.startswith(f"rfp: the server at {address} is gone (start one: rfp serve")
+    with serving("--address", address):
+        assert command("get", "k", "--address", address) == (1, "", "rfp: 'k' has no value\n")
+
+
+def test_without_a_server_a_command_says_how_to_start_one(address):
+    status, out, err = command("ping", "--address", address)
+    assert (status, out) == (3, "")
+    assert err == f"rfp: there is no server at {address} (start one: rfp serve --address {address})\n"
+
+
+def test_without_the_default_server_a_command_says_how_to_start_it(private):
+    environment = {**python_programs.environment(), "XDG_RUNTIME_DIR": str(private)}
+    status, _, err = command("ping", env=environment)
+    assert (status, err) == (3, f"rfp: there is no server at shm://{private}/rfp/default (start one: rfp serve)\n")
+
+
+def test_a_stopped_server_is_a_deadline_missed(address):
+    with serving("--address", address) as (process, _):
+        process.send_signal(signal.SIGSTOP)
+        status, out, err = command("get", "k", "--address", address, "--timeout", "200ms")
+        assert (status, out) == (3, "")
+        assert "in time" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ("--memory 1KiB", "at least 1MiB for each"),
+        ("--address shm:///proc/nowhere/s", "cannot make the directory /proc/nowhere"),
+        ("--memory 1GiB --quota 0.5B", "not a whole number"),
+    ],
+)
+def test_a_server_that_cannot_be_is_refused(arguments, reason):
+    status, out, err = command("serve", *arguments.split())
+    assert (status, out) == (2, "")
+    assert reason in " ".join(err.split())
+
+
+def test_eviction_none_refuses_when_memory_is_full(address):
+    with serving("--address", address, "--eviction", "none", "--memory", "2MiB"):
+        with rfp.connect(address) as kv, contextlib.suppress(rfp.errors.OutOfMemory):
+            for i in range(10_000):
+                kv.put(b"%d" % i, b"x" * 1000)
+        status, _, err = command("put", "more", "x" * 1000, "--address", address)
+        assert status == 1
+        assert "no room" in err

@@ -1,0 +1,93 @@
+"""Connected queue pairs in one process, and two threads that use them at the same time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+from rfp.fabric.fabric import (
+    REMOTE_ATOMIC,
+    REMOTE_READ,
+    REMOTE_WRITE,
+    EventChannel,
+    Fabric,
+    QueuePair,
+    Region,
+    RemoteRegion,
+)
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+ALL = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
+First, Second = TypeVar("First"), TypeVar("Second")
+
+
+def at_once(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
+    """Runs both in threads, each on a processor of its own where there are two: woken threads tend to move to their waker's."""
+    cpus = sorted(os.sched_getaffinity(0))
+
+    def on(cpu: int, function: Callable[[], First]) -> First:
+        os.sched_setaffinity(0, {cpu})
+        return function()
+
+    with ThreadPoolExecutor(2) as pool:
+        results = pool.submit(on, cpus[0], first), pool.submit(on, cpus[-1], second)
+        return results[0].result(), results[1].result()
+
+
+class End(NamedTuple):
+    """One side of a connection: its fabric, its memory (line 0: its bell), the peer's, its channel and queue pair."""
+
+    fabric: Fabric
+    memory: Region
+    theirs: RemoteRegion
+    channel: EventChannel
+    pair: QueuePair
+
+
+def attached(fabric: Fabric, region: Region) -> RemoteRegion:
+    """What is a region of ours to the peer, or to ourselves."""
+    fd = region.fileno()
+    return fabric.attach(region.descriptor(), os.dup(fd) if fd >= 0 else -1)
+
+
+def until(fact: Callable[[], object], seconds: float = 10.0) -> float:
+    """Waits until fact(); returns how long that took."""
+    began = time.monotonic()
+    while not fact():
+        assert time.monotonic() - began < seconds
+        time.sleep(0.0002)
+    return time.monotonic() - began
+
+
+def completions(pair: QueuePair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
+    """The next n."""
+    done: list[tuple[int, int, int]] = []
+
+    def enough() -> bool:
+        done.extend(pair.poll(min(64, n - len(done))))
+        return len(done) == n
+
+    until(enough, seconds)
+    return done
+
+
+@contextlib.contextmanager
+def connected(
+    mine: Fabric, yours: Fabric, *, length: int = 16 * PAGE, bells: tuple[Region, EventChannel] | None = None,
+) -> Iterator[tuple[End, End]]:
+    """Both ends of a connection, within this process.  bells: your event channel, if it is not in the memory made here."""
+    with contextlib.ExitStack() as stack:
+        own = stack.enter_context
+
+        memory, peers = own(mine.register(length, ALL)), own(yours.register(length, ALL))
+        channel = own(mine.event_channel(memory, 0))
+        bell_region, peers_channel = bells or (peers, own(yours.event_channel(peers, 0)))
+        theirs, ours = own(attached(mine, peers)), own(attached(yours, memory))
+        pair, peers_pair = own(mine.queue_pair(channel, -1, -1)), own(yours.queue_pair(peers_channel, -1, -1))
+        pair.connect(peers_pair.descriptor(), own(attached(mine, bell_region)) if bells else theirs)
+        peers_pair.connect(pair.descriptor(), ours)
+        yield End(mine, memory, theirs, channel, pair), End(yours, peers, ours, peers_channel, peers_pair)

@@ -1,0 +1,200 @@
+"""An exception of a signal handler at any place of the package's Python code: the next call works, and nothing is left open."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+import rfp
+from rfp.core import clock
+from rfp.errors import CallerError
+
+from .processes import Process, until
+
+INTERRUPTED = "/rfp/"
+
+
+class Interrupt(BaseException):
+    """What a signal handler raises; nobody else does."""
+
+
+def interrupt_at(number: int, call: Callable[[], Any], handler: Callable[[], Any]) -> Any:
+    """Runs call(), and handler() at the number-th line of rfp's Python code that it passes, as the handler of a signal that
+    comes there."""
+    passed = 0
+
+    def local(frame: Any, event: str, argument: object) -> Any:
+        nonlocal passed
+        if event == "line":
+            passed += 1
+            if passed == number:
+                sys.settrace(None)
+                handler()
+        return local
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        return local if INTERRUPTED in frame.f_code.co_filename else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return call()
+    finally:
+        sys.settrace(before)
+
+
+def places(call: Callable[[], Any], step: int) -> Iterator[int]:
+    """Every step-th of the lines that a call passes, from a first one that differs from test to test."""
+    count = 0
+
+    def local(frame: Any, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return local
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, event, argument: local if INTERRUPTED in frame.f_code.co_filename else None)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    assert count > 100, "the trace does not see the package"
+    yield from range(1 + os.getpid() % step, count + 1, step)
+
+
+def descriptors() -> int:
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
+def interrupt() -> None:
+    raise Interrupt
+
+
+def first_call(address: str) -> None:
+    with rfp.connect(address) as kv:
+        kv.get(b"k")
+
+
+def alone(kv: rfp.Client) -> bool:
+    """Whether one client, with the rings of one thread, is all that the server has."""
+    return [each["threads"] for each in kv.link.figures(clock.now_ns() + 10**10)["clients"]] == [1]
+
+
+def use(kv: rfp.Client, seen: set[str]) -> None:
+    try:
+        assert kv.get(b"k") == b"v"
+        seen.add("fine")
+    except CallerError as error:
+        assert "inside another call" in str(error)
+        seen.add("refused")
+
+
+@pytest.fixture
+def address(start: Callable[..., Process]) -> str:
+    server = start("server")
+    server.do("kv = rfp.connect(server.address); kv.put(b'k', b'v'); kv.close(); kv = None")
+    return str(server.address)
+
+
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_after_an_interrupt_in_a_first_call_the_next_call_works(address: str, step: int) -> None:
+    with rfp.connect(address) as kv:
+        lines = list(places(partial(kv.get, b"k"), step))
+    for number in lines:
+        before = descriptors()
+        with rfp.connect(address) as kv:
+            try:
+                assert interrupt_at(number, partial(kv.get, b"k"), interrupt) == b"v"
+            except Interrupt:
+                pass
+            assert kv.get(b"k") == b"v", number
+            assert kv.put(b"mine", b"%d" % number) and kv.get(b"mine") == b"%d" % number, number
+            # No rings are left at the server that nobody uses.
+            assert len(kv.link.channels) == 1, number
+            until(partial(alone, kv))
+        assert descriptors() == before, number
+
+
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_an_interrupt_in_connect_leaves_nothing_open(address: str, step: int, capfd: pytest.CaptureFixture[str]) -> None:
+    for number in list(places(lambda: rfp.connect(address).close(), step)):
+        before = descriptors()
+        try:
+            interrupt_at(number, lambda: rfp.connect(address), interrupt).close()
+        except Interrupt:
+            pass
+        assert descriptors() == before, number
+    assert capfd.readouterr().err == ""  # no exception was ignored in a finalizer
+
+
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_a_handler_that_uses_the_handle_harms_no_call_that_it_interrupts(address: str, step: int) -> None:
+    """It may be refused, in the words for that, or succeed; the call goes on as if nothing had been."""
+    with rfp.connect(address) as kv:
+        lines = list(places(partial(kv.get, b"k"), step))
+    seen: set[str] = set()
+    for number in lines:
+        with rfp.connect(address) as kv:
+            assert interrupt_at(number, partial(kv.get, b"k"), partial(use, kv, seen)) == b"v", number
+            assert kv.get(b"k") == b"v", number
+    assert seen == {"fine", "refused"}
+
+
+@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_a_handler_may_close_the_handle_in_its_first_call(address: str, step: int) -> None:
+    with rfp.connect(address) as kv:
+        lines = list(places(partial(kv.get, b"k"), step))
+    for number in lines:
+        before = descriptors()
+        with rfp.connect(address) as kv:
+            try:
+                assert interrupt_at(number, partial(kv.get, b"k"), kv.close) == b"v"
+            except rfp.errors.RfpError as error:
+                assert isinstance(error, rfp.errors.Closed), (number, repr(error))
+        assert descriptors() == before, number
+
+
+def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_that_are_gone() -> None:
+    """The handler finds the rings that are being set up, and is refused; they go with the call, which its error ends."""
+    inside, go = threading.Event(), threading.Event()
+    kept = []
+
+    def busy(request: bytes) -> bytes:
+        if request == b"busy":
+            inside.set()
+            go.wait()
+        return request
+
+    def handler(*_: object) -> None:
+        kept.extend(client.link.channels)  # else their memory would be anybody's
+        client.call(b"within")
+
+    old = signal.signal(signal.SIGALRM, handler)
+    try:
+        with rfp.RpcServer(busy) as server, rfp.RpcClient(server.address) as other, rfp.RpcClient(server.address) as client:
+            thread = threading.Thread(target=partial(other.call, b"busy", timeout=60))
+            thread.start()
+            inside.wait()
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(CallerError, match="inside another call"):
+                    client.call(b"first", timeout=60)
+            finally:
+                go.set()
+                thread.join()
+            link = client.link
+            assert len(kept) == 1
+            assert client.call(b"next") == b"next"
+            assert client.link is link, "the call used the rings that are gone"
+            assert kept[0] not in link.channels
+    finally:
+        signal.signal(signal.SIGALRM, old)

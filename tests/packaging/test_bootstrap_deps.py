@@ -1,0 +1,209 @@
+"""On a machine that lacks something, scripts/bootstrap-deps names the package, and root on Debian gets it installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NEED = Path(__file__).parents[2] / "scripts" / "bootstrap-deps"
+
+
+class Machine:
+    """A folder of commands that stands for a machine's PATH."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        for name in ("bash", "env", "sed", "cat", "ln"):
+            self.have(name, Path(shutil.which(name) or name))
+        self.have("python3", Path(sys.executable))
+        self.command("cc", "cat >/dev/null")
+        self.command("id", "echo 1000")
+
+    def have(self, name: str, target: Path) -> None:
+        (self.folder / name).symlink_to(target)
+
+    def command(self, name: str, text: str) -> None:
+        path = self.folder / name
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(0o755)
+
+    def lack(self, *names: str) -> None:
+        for name in names:
+            (self.folder / name).unlink()
+
+    def need(self, python: str = "python3", what: str = "build", **variables: str) -> subprocess.CompletedProcess:
+        environment = {key: value for key, value in os.environ.items() if key != "CC"} | {"PATH": str(self.folder)} | variables
+        return subprocess.run([NEED, what, python], env=environment, capture_output=True, text=True, timeout=30)
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path / "bin")
+
+
+def python_that_says(machine, *, prefix="/usr", old=False, venv=True, headers=True):
+    """Put a python3 on the machine that answers scripts/bootstrap-deps's questions like one with these properties."""
+    machine.lack("python3")
+    answers = {
+        "sys.exit(sys.version_info": "exit 1" if old else "exit 0",
+        "print(sys.base_prefix)": f"echo {prefix}",
+        "print(\"python%d": "echo python3.11",
+        "import ensurepip, venv": "exit 0" if venv else "exit 1",
+        "sysconfig": f"echo {machine.folder if headers else '/nowhere'}",
+        "-V": "echo Python 3.9.2",
+    }
+    (machine.folder / "Python.h").touch()
+    cases = "\n".join(f"  *{key!r}*) {answer} ;;" for key, answer in answers.items())
+    machine.command("python3", f'case "$*" in\n{cases}\n  *) exit 3 ;;\nesac')
+
+
+def test_a_machine_with_everything_is_left_alone(machine):
+    run = machine.need()
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "packages"),
+    [(["cc"], "gcc libc6-dev"), (["python3"], "python3 python3-venv python3-dev")],
+)
+def test_a_user_is_told_the_command_that_installs_what_is_missing(machine, lacking, packages):
+    machine.lack(*lacking)
+    machine.command("apt-get", "exit 9")
+    run = machine.need()
+    assert run.returncode == 1
+    assert f"sudo apt-get install --no-install-recommends {packages}\n" in run.stderr
+
+
+def test_elsewhere_than_on_debian_the_packages_are_named(machine):
+    machine.lack("cc")
+    run = machine.need()
+    assert run.returncode == 1
+    assert "a C compiler" in run.stderr
+    assert "Fedora" in run.stderr
+
+
+def test_root_on_debian_gets_it_installed(machine, tmp_path):
+    machine.lack("cc")
+    machine.command("id", "echo 0")
+    program = machine.folder / "program"
+    machine.command("program", "cat >/dev/null")
+    install = f"ln -s {program} {machine.folder}/cc"
+    machine.command("apt-get", f'echo "$@" >> {tmp_path}/log; [ "$1" = update ] || {{ {install}; }}')
+    run = machine.need()
+    assert run.returncode == 0
+    assert (tmp_path / "log").read_text().splitlines() == [
+        "update -qq",
+        "install --no-install-recommends gcc libc6-dev -qq -y",
+    ]
+
+
+def test_comparisons_go_on_without_peers_that_are_missing_and_say_which(machine):
+    machine.command("memcached", "exit 0")
+    machine.command("apt-get", "exit 9")
+    run = machine.need(what="peers")
+    assert run.returncode == 0
+    assert "Missing on this machine: Redis.\n" in run.stderr
+    assert "install --no-install-recommends redis-server\n" in run.stderr
+    machine.command("id", "echo 0")
+    assert machine.need(what="peers").returncode == 0, "nor where installing them fails"
+
+
+def test_an_installation_that_does_not_help_ends(machine):
+    machine.lack("cc")
+    machine.command("id", "echo 0")
+    machine.command("apt-get", "exit 0")
+    run = machine.need()
+    assert run.returncode == 1
+    assert "even after installing" in run.stderr
+
+
+def test_a_debian_python_gets_the_packages_of_its_own_version(machine):
+    python_that_says(machine, venv=False, headers=False)
+    machine.command("apt-get", "exit 9")
+    run = machine.need()
+    assert run.returncode == 1
+    assert "install --no-install-recommends python3.11-venv python3.11-dev\n" in run.stderr
+
+
+def test_another_python_without_headers_is_refused_with_the_way_out(machine):
+    python_that_says(machine, prefix="/opt/python", headers=False)
+    run = machine.need()
+    assert run.returncode == 1
+    assert "/opt/python/bin/python3.11 was built without its C headers" in run.stderr
+    assert "PYTHON=/usr/bin/python3" in run.stderr
+
+
+def test_an_old_python_is_refused(machine):
+    python_that_says(machine, old=True)
+    run = machine.need()
+    assert run.returncode == 1
+    assert "Python 3.9.2; 3.10 or newer is needed" in run.stderr
+
+
+def test_a_python_that_is_not_there_is_named(machine):
+    run = machine.need("python3.99")
+    assert run.returncode == 1
+    assert "PYTHON=python3.99: there is no such command" in run.stderr
+
+
+@pytest.fixture
+def host(machine):
+    """A computer for scripts/softroce, as far as commands tell; which files it has is this one's affair."""
+    for name in ("qemu-system-x86_64", "cpio", "modprobe", "ip", "rdma", "setpriv", "ndctl", "mkfs.ext4", "ibv_devinfo", "busybox"):
+        machine.command(name, "exit 0")
+    machine.command("uname", "echo x86_64")
+    machine.command("ldd", "exit 1")
+    machine.have("grep", Path(shutil.which("grep") or "grep"))
+    machine.command("apt-get", "exit 9")
+    return machine
+
+
+def named(run):
+    """The packages that the user is told to install."""
+    line = next((line for line in run.stderr.splitlines() if "sudo apt-get install" in line or " && sudo apt-get" in line), "")
+    return set(line.rpartition("--no-install-recommends ")[2].split())
+
+
+def test_what_the_machine_of_softroce_needs_is_named_too(host):
+    before = named(host.need("", "softroce"))
+    host.lack("qemu-system-x86_64", "cpio")
+    run = host.need("", "softroce")
+    assert run.returncode == 1
+    assert named(run) - before == {"qemu-system-x86", "cpio"}
+    assert "Missing on this machine: qemu-system-x86_64, cpio" in run.stderr
+
+
+def test_a_busybox_that_needs_libraries_will_not_do(host):
+    before = named(host.need("", "softroce"))
+    host.command("ldd", "echo 'libc.so.6 => /lib/libc.so.6'")
+    assert named(host.need("", "softroce")) - before == {"busybox-static"}
+
+
+def test_on_another_architecture_there_is_no_such_machine(host):
+    host.command("uname", "echo aarch64")
+    run = host.need("", "softroce")
+    assert run.returncode == 1
+    assert "needs an x86-64 computer" in run.stderr
+
+
+def test_a_compiler_that_is_not_there_is_named(machine):
+    run = machine.need(CC="no-such-compiler -O2")
+    assert run.returncode == 1
+    assert run.stderr == "CC=no-such-compiler -O2: there is no such command\n"
+
+
+def test_a_compiler_that_compiles_nothing_is_told_from_one_that_is_not_there(machine):
+    machine.command("broken", "cat >/dev/null; exit 1")
+    assert machine.need(CC="broken").stderr == "CC=broken: this compiler does not compile a C program\n"
+
+
+def test_a_package_that_several_lacks_need_is_named_once(machine):
+    machine.command("uname", "echo x86_64")
+    machine.command("apt-get", "exit 9")
+    run = machine.need(what="softroce")
+    command = next(line for line in run.stderr.splitlines() if "sudo apt-get install" in line)
+    assert command.split().count("iproute2") == 1

@@ -1,0 +1,414 @@
+"""A host from its beginning to its end: what cannot be had is an error that leaves nothing, and its end waits for nobody for ever."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable
+
+import pytest
+
+import rfp
+from rfp import address as addresses
+from rfp.control import GetStats, Hello, Refused, Stats, Welcome, connect, frame
+from rfp.errors import AddressInUse, FabricError, HandshakeFailed
+from rfp.fabric.fabric import REMOTE_READ
+from rfp.fabric.shm.region import ShmFabric
+from rfp.protocol.client.connection import Link
+from rfp.protocol.server import server as host_module
+from rfp.protocol.server.heartbeat import Heart
+from rfp.protocol.server.real_thread import RealThread
+
+
+@pytest.fixture
+def private(tmp_path):
+    directory = tmp_path / "p"
+    directory.mkdir(mode=0o700)
+    return directory
+
+
+def soon() -> float:
+    return time.monotonic() + 30
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = soon()
+    while not condition():
+        assert time.monotonic() < deadline
+
+
+# Threads
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_thread_that_cannot_be_started_is_an_error_and_leaves_nothing(private, monkeypatch, number):
+    """The first worker's, the second's, the control thread's."""
+    address, started, start = f"shm://{private}/s", [], threading.Thread.start
+
+    def no_more(thread):
+        if len(started) == number:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_more)
+        with pytest.raises(FabricError, match="can't start new thread.*ulimit -u"):
+            rfp.Server(memory="4MiB", workers=2, address=address)
+    assert not any(thread.is_alive() for thread in started)
+    assert os.listdir(private) == []
+    with rfp.Server(memory="4MiB", workers=2, address=address) as server, rfp.connect(server.address) as kv:
+        kv.put(b"k", b"v")
+
+
+def test_a_heart_whose_thread_cannot_be_started_can_be_stopped(monkeypatch):
+    def no_more(thread):
+        raise RuntimeError("can't start new thread")
+
+    with ShmFabric().register(64, REMOTE_READ) as region:
+        heart = Heart(region)
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", no_more)
+            with pytest.raises(FabricError, match="can't start new thread"):
+                heart.start()
+        heart.stop()
+
+
+class Stopped(Exception):
+    """What a signal handler raises."""
+
+
+@contextlib.contextmanager
+def stopped_at_wait(number: int):
+    """Raises Stopped, as a signal handler would, at the end of the number-th wait for an event of this thread."""
+    waits, wait, starter = [], threading.Event.wait, threading.get_ident()
+
+    def stopped(event, timeout=None):
+        found = wait(event, timeout)
+        if threading.get_ident() == starter:
+            waits.append(event)
+            if len(waits) == number + 1:
+                raise Stopped
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Event, "wait", stopped)
+        yield
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_an_interrupt_while_a_servers_threads_begin_leaves_none_of_them(private, number):
+    """Of the two workers and the control thread, which would wait for ever on what is closed."""
+    address = f"shm://{private}/s"
+    before = set(threading.enumerate())
+    with stopped_at_wait(number), pytest.raises(Stopped):
+        rfp.Server(memory="4MiB", workers=2, address=address)
+    until(lambda: set(threading.enumerate()) <= before)
+    assert os.listdir(private) == []
+    with rfp.Server(memory="4MiB", workers=2, address=address) as server, rfp.connect(server.address) as kv:
+        kv.put(b"k", b"v")
+
+
+@pytest.mark.parametrize("number", range(2))
+def test_a_thread_whose_start_was_interrupted_runs_nothing(number):
+    ran: list[int] = []
+    thread = RealThread(ran.append, "real", (1,))
+    with stopped_at_wait(number), pytest.raises(Stopped):
+        thread.start()
+    thread.join()
+    assert not ran
+
+
+def test_greenlets_in_place_of_threads_are_refused(private, monkeypatch):
+    """They run in the thread that starts them, and a worker would never come out of its loop."""
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda thread: thread.run())
+        with pytest.raises(FabricError, match="greenlet.*patch_all\\(thread=False\\)"):
+            rfp.Server(memory="4MiB", address=f"shm://{private}/s")
+    assert os.listdir(private) == []
+
+
+# The end
+
+
+@contextlib.contextmanager
+def blocked_handler(address: str):
+    """A server whose handler is at work until `go` is set."""
+    inside, go = threading.Event(), threading.Event()
+
+    def handler(request: bytes) -> bytes:
+        inside.set()
+        go.wait()
+        return request
+
+    server = rfp.RpcServer(handler, address)
+    client = rfp.RpcClient(server.address, timeout=30)
+    caller = threading.Thread(target=_call, args=(client,))
+    caller.start()
+    inside.wait()
+    try:
+        yield server, go
+    finally:
+        go.set()
+        server.close()
+        caller.join()
+        client.close()
+
+
+def _call(client: rfp.RpcClient) -> None:
+    with contextlib.suppress(rfp.errors.RfpError):
+        client.call(b"x")
+
+
+def test_a_signal_ends_a_close_that_waits_for_a_handler_and_another_close_goes_on(private):
+    def stop(number, frame):
+        raise Stopped
+
+    old = signal.signal(signal.SIGALRM, stop)
+    try:
+        with blocked_handler(f"shm://{private}/s") as (server, go):
+            for _ in range(3):
+                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                with pytest.raises(Stopped):
+                    server.close()
+            assert server.closed
+            go.set()
+            server.close()
+            assert not any(worker.running for worker in server._host.workers)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert os.listdir(private) == []
+
+
+def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_in_use(private, monkeypatch):
+    with blocked_handler(f"shm://{private}/s") as (server, go):
+        running, give_back = [], server._give_back
+
+        def noted() -> None:
+            running.append([worker.running for worker in server._host.workers])
+            give_back()
+
+        def close(number, frame) -> None:
+            server.close()
+            go.set()
+
+        monkeypatch.setattr(server, "_give_back", noted)
+        old = signal.signal(signal.SIGALRM, close)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            server.close()
+        finally:
+            signal.signal(signal.SIGALRM, old)
+        assert running == [[False]]
+
+
+def test_a_signal_handler_may_close_at_any_line_of_a_close(private):
+    """Also at one where the thread that it interrupts has the lock of close(), and has not yet said so."""
+    code = host_module.Host.close.__code__
+    numbers = sorted({line for *_, line in code.co_lines() if line is not None and line > code.co_firstlineno})
+    for number in numbers:
+        server = rfp.RpcServer(bytes.upper, f"shm://{private}/s")
+
+        def local(frame, event, argument, number=number, server=server):
+            if event == "line" and frame.f_lineno == number:
+                sys.settrace(None)
+                server.close()
+            return local
+
+        def close(server=server, local=local) -> None:
+            sys.settrace(lambda frame, event, argument: local if frame.f_code is code else None)
+            server.close()
+
+        thread = threading.Thread(target=close, daemon=True)
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive(), number
+        assert server._host.ended
+        assert os.listdir(private) == []
+
+
+def test_of_two_threads_that_close_the_second_waits_for_the_first(private):
+    """Else it would give back memory that a worker still uses."""
+    with blocked_handler(f"shm://{private}/s") as (server, go):
+        running = []
+
+        def close() -> None:
+            server.close()
+            running.append(any(worker.running for worker in server._host.workers))
+
+        threads = [threading.Thread(target=close) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        until(lambda: server.closed)
+        go.set()
+        for thread in threads:
+            thread.join()
+        assert running == [False, False]
+
+
+def test_a_handler_that_is_at_work_does_not_keep_the_control_thread(private):
+    """However many threads come and go meanwhile: their rings are orders to the worker, which it does not carry out."""
+    with blocked_handler(f"shm://{private}/s") as (server, _):
+        place = addresses.parse(server.address)
+        link = Link(place, ShmFabric(), connect(place, soon()), "rpc", int(soon() * 1e9))
+        try:
+            for _ in range(150):
+                link.detach(link.attach(int(soon() * 1e9)))
+            assert link.figures(int(soon() * 1e9))["connected"] == 2
+        finally:
+            link.close()
+
+
+@pytest.mark.parametrize("kind", ["store", "rpc"])
+def test_a_server_that_is_dropped_is_closed_and_says_that_it_was_not(private, kind):
+    address = f"shm://{private}/s"
+    kept = [rfp.Server(memory="4MiB", address=address) if kind == "store" else rfp.RpcServer(bytes.upper, address)]
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        kept.clear()
+    assert os.listdir(private) == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        closed = rfp.Server(memory="4MiB", address=address)
+        closed.close()
+        del closed
+        gc.collect()
+
+
+def test_a_server_that_is_dropped_is_closed_also_where_warnings_are_errors(private, monkeypatch):
+    kept, raised = [rfp.Server(memory="4MiB", address=f"shm://{private}/s")], []
+    monkeypatch.setattr(sys, "unraisablehook", raised.append)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kept.clear()
+    assert [each.exc_type for each in raised] == [ResourceWarning]
+    assert os.listdir(private) == []
+
+
+@pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")
+def test_a_server_that_is_dropped_within_its_own_handler_is_closed_too(private):
+    address = f"shm://{private}/s"
+    kept = []
+
+    def handler(request: bytes) -> bytes:
+        kept.clear()
+        gc.collect()
+        return request
+
+    kept.append(rfp.RpcServer(handler, address))
+    with rfp.RpcClient(address, timeout=30) as client:
+        assert client.call(b"x") == b"x"
+    until(lambda: os.listdir(private) == [])
+
+
+# Strangers
+
+
+def test_guests_have_their_turn_after_each_turn_of_the_listener(private, monkeypatch):
+    """Work is counted here, not time: what a guest has sent is acted upon before the listener has had two more turns."""
+    with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
+        place = addresses.parse(server.address)
+        with connect(place, soon()) as guest:
+            guest.call(Hello(features=0, name="x", pid=1), Welcome, soon()).close()
+            host, accept = server._host, server._host.listener.accept
+            turns, sent, heard, knocking = [0], [], [], threading.Event()
+
+            def counted(deadline):
+                turns[0] += 1
+                if len(sent) < 50 and len(sent) == len(heard):
+                    sent.append(turns[0])
+                    guest._socket.sendall(frame.pack(GetStats.KIND, 0, {}, 0))
+                return accept(deadline)
+
+            act = host._act
+
+            def noted(who, message):
+                if isinstance(message, GetStats):
+                    heard.append(turns[0])
+                act(who, message)
+
+            monkeypatch.setattr(host.listener, "accept", counted)
+            monkeypatch.setattr(host, "_act", noted)
+
+            def knock() -> None:
+                while not knocking.is_set():
+                    with contextlib.suppress(rfp.errors.RfpError, OSError):
+                        connect(place, soon()).close()
+
+            threads = [threading.Thread(target=knock) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            try:
+                until(lambda: len(heard) == 50)
+            finally:
+                knocking.set()
+                for thread in threads:
+                    thread.join()
+        assert max(after - before for before, after in zip(sent, heard, strict=True)) <= host_module.MOST_NEWCOMERS
+
+
+def test_a_name_that_cannot_be_shown_is_shown_escaped(private, monkeypatch):
+    """Of the script at the client, and of the socket at the server."""
+    monkeypatch.setattr("sys.argv", [os.fsdecode(b"/bin/caf\xe9\n") + "\u200b" + "x" * 200])
+    folder = os.fsencode(private)
+    with rfp.Server(memory="4MiB", address="shm://" + os.fsdecode(folder) + "/caf%E9") as server:
+        with rfp.connect(server.address, timeout=20) as kv:
+            kv.put(b"k", b"v")
+            (client,) = server.figures()["clients"]
+            assert client["name"].startswith("caf\\xe9\\n\\u200bxxx")
+            assert len(client["name"]) == 128
+            assert kv.link.figures(int(soon() * 1e9))["clients"][0]["name"] == client["name"]
+
+
+def test_times_are_not_those_of_a_clock_that_is_set(private, monkeypatch):
+    with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server, rfp.connect(server.address, timeout=20) as kv:
+        kv.put(b"k", b"v")
+        real = time.time
+        monkeypatch.setattr(time, "time", lambda: real() - 400 * 86400)
+        figures = server.figures()
+        assert 0 <= figures["uptime"] < 3600
+        assert 0 <= figures["clients"][0]["connected"] < 3600
+
+
+def test_a_socket_that_was_removed_is_named_where_somebody_wonders(private):
+    address = f"shm://{private}/s"
+    with rfp.Server(memory="4MiB", address=address):
+        os.unlink(private / "s")
+        with pytest.raises(AddressInUse, match="its socket was removed: no client can find it"):
+            rfp.Server(memory="4MiB", address=address)
+        with pytest.raises(rfp.errors.ConnectionFailed, match=f"process {os.getpid()}, was removed while it runs"):
+            rfp.connect(address).get(b"k")
+
+
+def test_a_default_server_that_another_runtime_directory_leads_to_is_named(private, monkeypatch):
+    monkeypatch.setattr(addresses, "_fallback", lambda: str(private))
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    with rfp.Server(memory="4MiB", address=addresses.default()):
+        runtime = private / "runtime"
+        runtime.mkdir(mode=0o700)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        with pytest.raises(rfp.errors.ConnectionFailed, match=f"or connect to the one at shm://{private}/default, to which another"):
+            rfp.connect().get(b"k")
+
+
+def test_refusals_have_texts_that_can_be_shown():
+    refused = Refused.of(HandshakeFailed("a name\x1b]0;owned\x07 with\n" + "x" * 3000, hint="\udcff"))
+    assert refused.message.startswith("a name\\x1b]0;owned\\x07 with\\n")
+    assert len(refused.message) == 2048
+    assert refused.hint == "\\xff"
+    refused.to_message()
+
+
+def test_the_server_answers_for_its_shares(private):
+    with rfp.Server(memory="4MiB", address=f"shm://{private}/s", rings="8MiB") as server, connect(
+        addresses.parse(server.address), soon()
+    ) as guest:
+        guest.call(Hello(features=0, name="x", pid=1), Welcome, soon()).close()
+        shares = guest.call(GetStats(), Stats, soon()).figures["shares"]
+        assert shares["most_memory"] == 8 << 20
+        assert 0 < shares["descriptors"] < shares["most_descriptors"]

@@ -1,0 +1,157 @@
+"""A store whose answers cannot be trusted: whatever they say, a client's call returns or raises one of our errors before its
+deadline, reads nothing outside the memory that the server shares, and writes nothing outside the caller's buffer."""
+
+from __future__ import annotations
+
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+import rfp
+from rfp import address as addresses
+from rfp.errors import DeadlineExceeded, InvalidArgument, RfpError
+from rfp.fabric.fabric import REMOTE_READ
+from rfp.fabric.shm.region import ShmFabric
+from rfp.protocol.server.server import Host
+from rfp.testing import ring_harness as steps
+
+ARENA = 1 << 20
+INLINE, REFERENCE = 0, 1
+DEFERRED = 10
+
+
+class Liar(NamedTuple):
+    service: steps.Fixed
+    kv: rfp.Client
+    arena: bytes  # what the server shares
+
+
+# One liar serves all examples of a test.
+same_liar = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def liar() -> Iterator[Liar]:
+    fabric, service = ShmFabric(), steps.Fixed()
+    content = bytes(range(251)) * (ARENA // 251 + 1)
+    with fabric.register(ARENA, REMOTE_READ) as arena:
+        arena.write(0, content[:ARENA])
+        host = Host(addresses.unique(), fabric, [service], service="kv", arenas=[arena], staging_size=1 << 19,
+                    lease_ns=20 * 10**9, max_value=1 << 20)  # fmt: skip
+        try:
+            with rfp.connect(str(host.address), timeout=20) as kv:
+                kv.ping()
+                yield Liar(service, kv, content[:ARENA])
+        finally:
+            host.close()
+
+
+CALLS: dict[str, Callable[[rfp.Client, float], Any]] = {
+    "get": lambda kv, t: kv.get(b"k", timeout=t),
+    "item": lambda kv, t: kv.item(b"k", timeout=t),
+    "contains": lambda kv, t: b"k" in kv,
+    "put": lambda kv, t: kv.put(b"k", b"v", timeout=t),
+    "large put": lambda kv, t: kv.put(b"k", bytes(300_000), timeout=t),
+    "delete": lambda kv, t: kv.delete(b"k", timeout=t),
+    "incr": lambda kv, t: kv.incr(b"k", 1, timeout=t),
+    "touch": lambda kv, t: kv.touch(b"k", ttl=5, timeout=t),
+    "get_many": lambda kv, t: kv.get_many([b"%d" % i for i in range(40)], timeout=t),
+    "put_many": lambda kv, t: kv.put_many([(b"%d" % i, b"v") for i in range(40)], timeout=t),
+    "delete_many": lambda kv, t: kv.delete_many([b"%d" % i for i in range(40)], timeout=t),
+}
+
+numbers = st.one_of(st.integers(0, 64), st.integers(0, 2**64 - 1), st.sampled_from([2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1]))
+references = st.builds(lambda *words: struct.pack("<QQQQ", *words), numbers, numbers, numbers, numbers)
+items = st.lists(
+    st.tuples(st.integers(0, 12), st.one_of(st.integers(0, 3000), st.integers(0, 2**32 - 1)), numbers), max_size=40
+).map(lambda each: b"".join(struct.pack("<B3xIQ", status, length, version) for status, length, version in each))
+payloads = st.one_of(st.binary(max_size=2088), references, st.tuples(items, st.binary(max_size=1400)).map(b"".join))
+kinds = st.one_of(st.sampled_from([INLINE, REFERENCE]), st.integers(0, 255))
+
+
+@pytest.mark.parametrize("name", CALLS)
+@same_liar
+@given(payload=payloads, status=st.one_of(st.just(0), st.integers(0, 255)), kind=kinds, result=numbers)
+@example(payload=struct.pack("<QQQQ", ARENA - 8, 16, 1, 10**9), status=0, kind=REFERENCE, result=1)
+@example(payload=struct.pack("<QQQQ", 2**64 - 8, 16, 1, 10**9), status=0, kind=REFERENCE, result=1)
+@example(payload=struct.pack("<QQQQ", 0, 2**64 - 1, 1, 10**9), status=0, kind=REFERENCE, result=1)
+@example(payload=struct.pack("<B3xIQ", 0, 2**32 - 1, 1) * 16, status=0, kind=INLINE, result=0)
+def test_a_call_returns_or_raises_whatever_the_answer_is(liar, name, payload, status, kind, result):
+    liar.service.say(payload, status=status, kind=kind, result=result)
+    began = time.monotonic()
+    try:
+        CALLS[name](liar.kv, 0.02)
+    except RfpError as error:
+        assert str(error)
+    assert time.monotonic() - began < 10
+
+
+@same_liar
+@given(payload=payloads, kind=kinds, length=st.integers(0, 300))
+@example(payload=b"x" * 300, kind=INLINE, length=299)
+def test_get_into_writes_nothing_outside_its_buffer(liar, payload, kind, length):
+    liar.service.say(payload, kind=kind, result=1)
+    whole = bytearray(b"\xa5" * (length + 128))
+    try:
+        got = liar.kv.get_into(b"k", memoryview(whole)[64 : 64 + length], timeout=0.02)
+        assert got <= length
+    except RfpError:
+        pass
+    assert whole[:64] == whole[64 + length :] == b"\xa5" * 64
+
+
+@same_liar
+@given(offset=st.integers(0, ARENA), length=st.integers(0, ARENA))
+def test_a_reference_within_the_arena_is_read_and_one_beyond_it_is_not(liar, offset, length):
+    liar.service.say(struct.pack("<QQQQ", offset, length, 1, 20 * 10**9), kind=REFERENCE, result=7)
+    if offset + length <= ARENA:
+        assert liar.kv.get(b"k") == liar.arena[offset : offset + length]
+    else:
+        with pytest.raises(RfpError, match="damaged|malformed|make sense"):
+            liar.kv.get(b"k")
+
+
+def test_a_reference_to_more_than_the_buffer_holds_is_the_callers_error(liar):
+    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
+    with pytest.raises(InvalidArgument, match="1000"):
+        liar.kv.get_into(b"k", bytearray(999))
+
+
+def test_a_lease_that_is_over_at_once_ends_at_the_deadline(liar):
+    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 0), kind=REFERENCE, result=7)
+    with pytest.raises(DeadlineExceeded):
+        liar.kv.get(b"k", timeout=0.05)
+
+
+def test_an_upload_that_is_put_off_for_ever_ends_at_the_deadline(liar):
+    liar.service.say(b"", status=DEFERRED)
+    with pytest.raises(DeadlineExceeded):
+        liar.kv.put(b"k", bytes(300_000), timeout=0.05)
+
+
+def test_an_upload_whose_pieces_are_refused_or_never_end_fails_alone(liar):
+    for status in range(1, 13):
+        liar.service.say(b"", status=status)
+        with pytest.raises(RfpError):
+            liar.kv.put(b"k", bytes(300_000), timeout=0.05)
+    liar.service.say(b"", result=5)
+    assert liar.kv.put(b"k", b"small") == 5
+
+
+def test_a_value_that_changes_while_it_is_read_stays_within_the_buffer(liar):
+    """The server may write into its arena at any time: what the client gets is what stood there, of one moment or another."""
+    other = liar.kv
+    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
+    results: list[bytes] = []
+    thread = threading.Thread(target=lambda: results.extend(other.get(b"k") for _ in range(50)))
+    thread.start()
+    for length in range(0, 2000, 20):
+        liar.service.say(struct.pack("<QQQQ", 0, length, 1, 20 * 10**9), kind=REFERENCE, result=7)
+    thread.join()
+    assert all(liar.arena.startswith(result) for result in results)

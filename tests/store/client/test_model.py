@@ -1,0 +1,176 @@
+"""The client's calls, in any order and with any arguments, do what the same calls on a dict would do."""
+
+from __future__ import annotations
+
+import re
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
+
+import rfp
+from rfp.errors import AlreadyExists, InvalidArgument, NotANumber, VersionMismatch
+
+from .sample_values import edges, pattern
+
+INT64 = range(-(1 << 63), 1 << 63)
+FOREVER = 1e6  # seconds: a time to live that no test sees the end of
+
+# Few, so that calls meet: of every class of lengths, and alike but for their ends.
+KEYS = [b"\0", b"\xff", b"k", b"kk", b"a" * 8, b"a" * 7 + b"b", b"12345", pattern(63, 1), pattern(64, 2), pattern(65, 3),
+        pattern(1023, 4), pattern(1024, 4), pattern(1023, 4) + b"!"]  # fmt: skip
+keys = st.sampled_from(KEYS) | st.binary(min_size=1, max_size=1024)
+ttls = st.sampled_from([None, FOREVER, 1000])
+numbers = st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-3, 3)
+
+
+def as_number(text: bytes) -> int | None:
+    """What incr reads, or None where it refuses."""
+    if len(text) > 20 or not re.fullmatch(rb"-?[0-9]+", text) or int(text) not in INT64:
+        return None
+    return int(text)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """One client, beside a dict from key to (value, version)."""
+
+    kv: rfp.Client
+    used: set[bytes]  # keys that runs before this one may have left, when they failed
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kv.delete_many(list(self.used))
+        self.used.clear()
+        self.stored: dict[bytes, tuple[bytes, int]] = {}
+        self.versions: dict[bytes, int] = {}  # the last that each key ever had
+        self.salt = 0
+
+    def teardown(self) -> None:
+        assert self.kv.stats()["records"] == len(self.stored)
+        assert all(self.kv.delete_many(list(self.stored)))
+        assert self.kv.stats()["records"] == 0
+
+    # What the rules share
+
+    def value(self, data: st.DataObject, key: bytes) -> bytes:
+        kind = data.draw(st.sampled_from(["short", "short", "number", "edge", "bytes"]))
+        if kind == "number":
+            return str(data.draw(numbers)).encode()
+        if kind == "bytes":
+            return data.draw(st.binary(max_size=40))
+        self.salt += 1
+        size = data.draw(st.integers(0, 80) if kind == "short" else st.sampled_from(edges(self.kv, key)))
+        return pattern(size, self.salt)
+
+    def stored_now(self, key: bytes, value: bytes, version: int) -> None:
+        self.used.add(key)
+        assert version > self.versions.get(key, 0), "a version was used again"
+        self.stored[key] = value, version
+        self.versions[key] = version
+
+    # Single keys
+
+    @rule(key=keys)
+    def get(self, key: bytes) -> None:
+        value, version = self.stored.get(key, (None, None))
+        assert self.kv.get(key) == value
+        assert self.kv.item(key) == (None if value is None else (value, version))
+
+    @rule(key=keys)
+    def exists(self, key: bytes) -> None:
+        assert self.kv.exists(key) is (key in self.stored)
+        assert (key in self.kv) is (key in self.stored)
+
+    @rule(key=keys, more=st.integers(-2, 3))
+    def get_into(self, key: bytes, more: int) -> None:
+        value, _ = self.stored.get(key, (None, None))
+        buffer = bytearray(b"\x5a" * max(0, len(value or b"") + more))
+        if value is not None and len(buffer) < len(value):
+            with pytest.raises(InvalidArgument, match="buffer"):
+                self.kv.get_into(key, buffer)
+            return
+        assert self.kv.get_into(key, buffer) == (None if value is None else len(value))
+        assert buffer == (value or b"").ljust(len(buffer), b"\x5a"), "more than the value was written"
+
+    @rule(data=st.data(), key=keys, ttl=ttls)
+    def put(self, data: st.DataObject, key: bytes, ttl: float | None) -> None:
+        value = self.value(data, key)
+        self.stored_now(key, value, self.kv.put(key, value, ttl=ttl))
+
+    @rule(data=st.data(), key=keys)
+    def put_if_absent(self, data: st.DataObject, key: bytes) -> None:
+        value = self.value(data, key)
+        if key in self.stored:
+            with pytest.raises(AlreadyExists) as caught:
+                self.kv.put(key, value, if_absent=True)
+            assert caught.value.version == self.stored[key][1]
+        else:
+            self.stored_now(key, value, self.kv.put(key, value, if_absent=True))
+
+    @rule(data=st.data(), key=keys, off=st.sampled_from([0, 0, 0, -1, 1, 1 << 40]))
+    def put_if_version(self, data: st.DataObject, key: bytes, off: int) -> None:
+        value = self.value(data, key)
+        expected = self.versions.get(key, 5) + off
+        if key in self.stored and self.stored[key][1] == expected:
+            self.stored_now(key, value, self.kv.put(key, value, if_version=expected))
+        else:
+            with pytest.raises(VersionMismatch) as caught:
+                self.kv.put(key, value, if_version=expected)
+            assert caught.value.version == self.stored.get(key, (None, None))[1]
+
+    @rule(key=keys)
+    def delete(self, key: bytes) -> None:
+        assert self.kv.delete(key) is (self.stored.pop(key, None) is not None)
+
+    @rule(key=keys, amount=numbers)
+    def incr(self, key: bytes, amount: int) -> None:
+        start = as_number(self.stored[key][0]) if key in self.stored else 0
+        if start is None or start + amount not in INT64:
+            with pytest.raises(NotANumber):
+                self.kv.incr(key, amount)
+            return
+        assert self.kv.incr(key, amount) == start + amount
+        item = self.kv.item(key)
+        assert item.value == str(start + amount).encode()
+        self.stored_now(key, item.value, item.version)
+
+    @rule(key=keys, ttl=ttls)
+    def touch(self, key: bytes, ttl: float | None) -> None:
+        assert self.kv.touch(key, ttl) is (key in self.stored)
+
+    # Many keys
+
+    @rule(many=st.lists(keys, max_size=40))
+    def get_many(self, many: list[bytes]) -> None:
+        assert self.kv.get_many(many) == [self.stored.get(key, (None, None))[0] for key in many]
+
+    @rule(data=st.data(), many=st.lists(keys, max_size=25), ttl=ttls)
+    def put_many(self, data: st.DataObject, many: list[bytes], ttl: float | None) -> None:
+        items = [(key, self.value(data, key)) for key in many]
+        versions = self.kv.put_many(items, ttl=ttl)
+        assert len(versions) == len(items)
+        for (key, value), version in zip(items, versions):  # of one key twice, the later put counts
+            self.stored_now(key, value, version)
+
+    @rule(many=st.lists(keys, max_size=40))
+    def delete_many(self, many: list[bytes]) -> None:
+        assert self.kv.delete_many(many) == [self.stored.pop(key, None) is not None for key in many]
+
+
+def compare(kv: rfp.Client, examples: int, steps: int) -> None:
+    machine = type("Machine", (StoreMachine,), {"kv": kv, "used": set()})
+    slow = list(hypothesis.HealthCheck)
+    run_state_machine_as_test(
+        machine, settings=hypothesis.settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=slow)
+    )
+
+
+def test_a_client_is_a_dict(each_mode: rfp.Client) -> None:
+    compare(each_mode, examples=20, steps=25)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_a_client_is_a_dict_for_long(each_mode: rfp.Client) -> None:
+    compare(each_mode, examples=400, steps=60)

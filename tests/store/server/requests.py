@@ -1,0 +1,164 @@
+"""The store's requests, built and answered in Python."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from rfp.store.server.partition import Partition
+from rfp.testing.partition_harness import Memory, Session
+
+GET, EXISTS, PUT, DELETE, INCR, TOUCH = range(17, 23)
+GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS = range(23, 31)
+OPCODES = range(16, 31)
+
+IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
+
+OK, NOT_FOUND, EXISTS_ALREADY, VERSION_MISMATCH, OUT_OF_MEMORY, TOO_LARGE, NOT_A_NUMBER, OVERFLOW = range(8)
+BAD_REQUEST, QUOTA, DEFERRED, UNKNOWN_UPLOAD, UNSUPPORTED = range(8, 13)
+
+INLINE, REFERENCE = 0, 1
+MS = 1_000_000  # ns
+SECOND = 1000 * MS
+MAX_PIECE = 256 << 10
+
+
+class Answer(NamedTuple):
+    status: int
+    kind: int
+    result: int
+    payload: bytes
+
+
+class Reference(NamedTuple):
+    offset: int
+    length: int
+    pin: int
+    lease: int
+
+
+class Result(NamedTuple):
+    status: int
+    version: int
+    value: bytes
+
+
+def partition(
+    size: int = 1 << 20,
+    *,
+    eviction: str = "clock",
+    first_version: int = 1,
+    lease: int = SECOND,
+    quota: int = 1 << 30,
+    max_value: int = 256 << 20,
+    seed: int = 7,
+) -> Partition:
+    return Partition(
+        Memory(size),
+        seed=seed,
+        eviction=eviction,
+        first_version=first_version,
+        lease_ns=lease,
+        session_quota=quota,
+        max_value=max_value,
+    )
+
+
+class Client:
+    """One session, with a method for each opcode."""
+
+    def __init__(self, store: Partition, *, capacity: int = 4096, staging: int = 0, peer: int = 0) -> None:
+        self.session = Session(store, capacity=capacity, staging=staging, peer=peer)
+
+    def ask(self, opcode: int, payload: bytes = b"", **options: int) -> Answer:
+        return Answer(*self.session.execute(opcode, payload, **options))
+
+    def get(self, key: bytes, **options: int) -> Answer:
+        return self.ask(GET, key, **options)
+
+    def value(self, key: bytes) -> bytes | None:
+        answer = self.get(key)
+        assert answer.status in (OK, NOT_FOUND), answer
+        assert answer.kind == INLINE, answer
+        return answer.payload if answer.status == OK else None
+
+    def exists(self, key: bytes) -> Answer:
+        return self.ask(EXISTS, key)
+
+    def put(self, key: bytes, value: bytes, *, ttl: int = 0, version: int = 0, flags: int = 0) -> Answer:
+        return self.ask(PUT, struct.pack("<IIQQ", len(key), len(value), ttl, version) + key + value, flags=flags)
+
+    def delete(self, key: bytes) -> Answer:
+        return self.ask(DELETE, key)
+
+    def incr(self, key: bytes, delta: int) -> Answer:
+        return self.ask(INCR, struct.pack("<q", delta) + key)
+
+    def touch(self, key: bytes, ttl: int) -> Answer:
+        return self.ask(TOUCH, struct.pack("<Q", ttl) + key)
+
+    def get_many(self, keys: Iterable[bytes], **options: int) -> list[Result]:
+        return self._many(GET_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys], **options)
+
+    def delete_many(self, keys: Iterable[bytes]) -> list[Result]:
+        return self._many(DELETE_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys])
+
+    def put_many(self, items: Iterable[tuple[bytes, bytes]], ttl: int = 0, **options: int) -> list[Result]:
+        pairs = [struct.pack("<HHI", len(k), 0, len(v)) + k + v for k, v in items]
+        return self._many(PUT_MANY, struct.pack("<Q", ttl), pairs, **options)
+
+    def _many(self, opcode: int, head: bytes, items: list[bytes], **options: int) -> list[Result]:
+        answer = self.ask(opcode, head + b"".join(items), count=len(items), **options)
+        assert answer.status == OK, answer
+        results = []
+        at = 16 * len(items)
+        for i in range(len(items)):
+            status, length, version = struct.unpack_from("<B3xIQ", answer.payload, 16 * i)
+            results.append(Result(status, version, answer.payload[at : at + length]))
+            at += length
+        assert at == len(answer.payload)
+        return results
+
+    def put_begin(self, key: bytes, length: int, *, ttl: int = 0, version: int = 0, flags: int = 0) -> Answer:
+        return self.ask(PUT_BEGIN, struct.pack("<IIQQ", len(key), length, ttl, version) + key, flags=flags)
+
+    def put_piece(
+        self, upload: int, offset: int, data: bytes, *, crc: int | None = None, staging: int = 0, length: int | None = None
+    ) -> Answer:
+        if length is None:
+            self.session.stage(staging, data)
+            length = len(data)
+        payload = struct.pack("<QQIIQ", upload, offset, length, crc or 0, staging)
+        return self.ask(PUT_PIECE, payload, flags=0 if crc is None else PIECE_CRC)
+
+    def upload(self, key: bytes, value: bytes, *, piece: int = MAX_PIECE, **options: int) -> Answer:
+        """All of it: announces, asks again while room is made, sends the pieces."""
+        answer = self.put_begin(key, len(value), **options)
+        while answer.status == DEFERRED:
+            answer = self.put_begin(key, len(value), **options)
+        if answer.status != OK:
+            return answer
+        upload = answer.result
+        for at in range(0, max(len(value), 1), piece):
+            assert answer.status == OK, answer
+            answer = self.put_piece(upload, at, value[at : at + piece])
+        return answer
+
+    def abort(self, upload: int) -> Answer:
+        return self.ask(PUT_ABORT, struct.pack("<Q", upload))
+
+    def release(self, pin: int) -> Answer:
+        return self.ask(RELEASE, release=pin)
+
+    def tend(self, now: int) -> bool:
+        return self.session.tend(now)
+
+    def close(self) -> None:
+        self.session.close()
+
+
+def reference(answer: Answer) -> Reference:
+    assert answer.status == OK, answer
+    assert answer.kind == REFERENCE, answer
+    return Reference(*struct.unpack("<QQQQ", answer.payload))

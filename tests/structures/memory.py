@@ -1,0 +1,43 @@
+"""Loads the structures a second time, on structures.testing.harness in the place of rnvm.frontend._structure: for tests that need to be fast and cruel."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from unittest import mock
+
+from structures.testing import harness
+from structures.testing.harness import Fault, Memory
+
+__all__ = ["AGAIN", "DAMAGED", "FULL", "LOST", "NO_MEMORY", "TOO_LONG", "BPlusTree", "Fault", "HashTable", "Memory", "Queue"]
+
+AGAIN, DAMAGED, FULL, TOO_LONG, NO_MEMORY, LOST = -1, -2, -3, -4, -5, -6
+
+
+loaded: dict[str, ModuleType] = {"rnvm.frontend._structure": harness}
+
+
+def load(name: str) -> ModuleType:
+    """A module of the structures, bound to harness.  Of a copy: an extension can be loaded only once from one file."""
+    name = f"structures.{name}"
+    origin = Path(importlib.util.find_spec(name).origin)
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(sys.modules, loaded):
+        sys.modules.pop(name, None)
+        copy = shutil.copy(origin, Path(folder) / origin.name)
+        spec = importlib.util.spec_from_file_location(name, copy)
+        loaded[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(loaded[name])
+        return loaded[name]
+
+
+for below in ("queue_segments", "queue_reservations", "mapping", "hash_buckets", "bptree_pages", "bptree_ranges", "bptree_walk"):
+    load(below)
+Queue = load("queue").Queue
+HashTable = load("hash_table").HashTable
+loaded["structures.hash_table"].os = SimpleNamespace(urandom=bytes)  # the same order of keys in every run
+BPlusTree = load("bptree").BPlusTree

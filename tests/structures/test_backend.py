@@ -1,0 +1,222 @@
+"""The same models on a real back-end, through front-ends that take turns, in one thread and in several."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import ClassVar
+from unittest import mock
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import rule
+
+import rnvm
+import structures
+from rfp.errors import Empty, WrongKind
+
+from .backends import backend
+from .models import MappingModel, QueueModel, TreeModel, keys, lengths
+
+FEW = settings(max_examples=6, stateful_step_count=25, deadline=None)
+
+
+class Shared:
+    """Two front-ends of one back-end, each with a handle of the structure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = contextlib.ExitStack()
+        # The same order of keys in every run: hypothesis repeats what it has found.
+        self.stack.enter_context(mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes)))
+        served = self.stack.enter_context(backend())
+        self.one = self.stack.enter_context(rnvm.connect(served.address))
+        self.two = self.stack.enter_context(rnvm.connect(served.address))
+
+    def teardown(self) -> None:
+        try:
+            super().teardown()
+        finally:
+            self.stack.close()
+
+
+class MappingMachine(Shared, MappingModel):
+    kind: ClassVar[type] = structures.HashTable
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mapping = self.kind(self.one, "m")
+        self.other = self.kind(self.two, "m")
+
+    @rule()
+    def they_change_places(self) -> None:
+        self.one, self.two = self.two, self.one
+        self.mapping, self.other = self.other, self.mapping
+
+    @rule(items=st.dictionaries(keys, lengths, max_size=40), fails=st.booleans(), batch=st.booleans())
+    def many_together(self, items: dict[bytes, int], fails: bool, batch: bool) -> None:
+        values = {key: self.value(length) for key, length in items.items()}
+        if batch:
+            with self.one.batch():
+                self.mapping.update(values)
+            self.model.update(values)
+            return
+        with contextlib.suppress(ZeroDivisionError), self.one.transaction(self.mapping):
+            self.mapping.update(values)
+            for key in list(values)[::3]:
+                del self.mapping[key]
+            if fails:
+                raise ZeroDivisionError
+        if not fails:
+            self.model.update(values)
+            for key in list(values)[::3]:
+                del self.model[key]
+
+
+class TreeMachine(MappingMachine, TreeModel):
+    kind = structures.BPlusTree
+
+
+class QueueMachine(Shared, QueueModel):
+    def __init__(self) -> None:
+        super().__init__()
+        self.queue = structures.Queue(self.one, "q")
+        self.other = structures.Queue(self.two, "q")
+
+    @rule()
+    def they_change_places(self) -> None:
+        self.one, self.two = self.two, self.one
+        self.queue, self.other = self.other, self.queue
+
+    @rule(n=st.integers(1, 60), fails=st.booleans(), batch=st.booleans())
+    def many_together(self, n: int, fails: bool, batch: bool) -> None:
+        values = [self.value(i * 10) for i in range(n)]
+        with contextlib.suppress(ZeroDivisionError):
+            with self.one.batch() if batch else self.one.transaction(self.queue):
+                for value in values:
+                    self.queue.put(value)
+                if fails:
+                    raise ZeroDivisionError
+        if batch or not fails:
+            self.model.waiting += values
+
+
+for machine in (MappingMachine, TreeMachine, QueueMachine):
+    machine.TestCase.settings = FEW
+
+TestHashTable = MappingMachine.TestCase
+TestBPlusTree = TreeMachine.TestCase
+TestQueue = QueueMachine.TestCase
+
+
+@pytest.fixture(scope="module")
+def served():
+    with backend("64MiB", lease=5) as made:
+        yield made
+
+
+def test_a_name_is_of_one_kind(served):
+    with rnvm.connect(served.address) as fe:
+        structures.Queue(fe, "taken")
+        with pytest.raises(WrongKind):
+            structures.BPlusTree(fe, "taken")
+
+
+@pytest.mark.anywhere
+@pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
+def test_what_was_stored_is_there_for_the_next_front_end(served, kind):
+    name = f"kept {kind.__name__}"
+    items = {b"%d" % i: bytes(i % 700) for i in range(1000)}
+    with rnvm.connect(served.address) as fe:
+        kind(fe, name).update(items)
+    with rnvm.connect(served.address) as fe:
+        kept = kind(fe, name)
+        assert kept == items
+        kept.check()
+
+
+def all_run(*runs: Callable[[], None], failed: list[BaseException]) -> None:
+    """In threads; raises what any of them raised.  Who waits for another one looks into `failed`: it may never come."""
+
+    def guarded(run: Callable[[], None]) -> None:
+        try:
+            run()
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(run,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failed:
+        raise failed[0]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["each its front-end", "one front-end"])
+def test_producers_and_consumers_in_threads_pass_each_value_on_once(served, own):
+    name = f"passed on {own}"
+    each, producers = 300, 2
+    got: list[bytes] = []
+    failed: list[BaseException] = []
+    with contextlib.ExitStack() as stack:
+        first = structures.Queue(stack.enter_context(rnvm.connect(served.address, timeout=20)), name)
+        queues = [first]
+        while len(queues) < producers + 2:
+            queues.append(structures.Queue(stack.enter_context(rnvm.connect(served.address, timeout=20)), name) if own else first)
+
+        def produce(number: int) -> None:
+            for i in range(each):
+                queues[number].put(b"%d:%d" % (number, i))
+
+        def consume(number: int) -> None:
+            while len(got) < each * producers and not failed:
+                try:
+                    token, value = queues[number].reserve()
+                except Empty:
+                    continue
+                queues[number].ack(token)
+                got.append(value)
+
+        all_run(*(lambda n=n: produce(n) for n in range(producers)), *(lambda n=n: consume(producers + n) for n in range(2)),
+                failed=failed)
+        assert sorted(got) == sorted(b"%d:%d" % (n, i) for n in range(producers) for i in range(each))
+        queues[0].check()
+        assert len(queues[0]) == queues[0].reserved == 0
+
+
+@pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
+def test_readers_see_whole_states_while_a_writer_changes_them(served, kind):
+    """Two keys that change in one transaction are never seen apart, and an iteration misses nothing that stays."""
+    name = f"read {kind.__name__}"
+    stay = {b"stay%d" % i for i in range(300)}
+    done = threading.Event()
+    with rnvm.connect(served.address, timeout=20) as one, rnvm.connect(served.address, timeout=20) as two:
+        written, read = kind(one, name), kind(two, name)
+        written.update(dict.fromkeys(stay, b"x" * 50))
+
+        def write() -> None:
+            try:
+                for i in range(400):
+                    with one.transaction(written):
+                        written[b"pair"] = b"%d" % i
+                        written[b"go%d" % (i % 100)] = bytes(i)
+                        written.pop(b"go%d" % ((i + 50) % 100), None)
+            finally:
+                done.set()
+
+        def look() -> None:
+            last = 0
+            while not done.is_set():
+                now = int(read.get(b"pair", b"0"))
+                assert now >= last
+                last = now
+                seen = list(read)
+                assert len(seen) == len(set(seen))
+                assert stay <= set(seen)
+
+        all_run(write, look, failed=[])
+        read.check()

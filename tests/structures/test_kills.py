@@ -1,0 +1,93 @@
+"""A writer is killed with -9 at each request that it sends, or in the midst of it; what it was told is there, and of the rest all
+or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import random
+import signal
+
+import pytest
+
+import rnvm
+from rfp.connecting import Opener
+from rfp.testing.reordering_fabric import ReorderFabric
+from rnvm.frontend._frontend import FrontEnd
+
+from .backends import backend
+from .workload import Contents, Handles, Plan
+
+WARM, STEPS = 12, 8  # of the work: before the request that kills is drawn, and from then on
+
+
+def write(address: str, lock: str, seed: int, dies: int, told: int) -> None:
+    """The writer: says what will be there before each operation, and that it was acknowledged; dies at its request number `dies`
+    after some work."""
+    fabric = ReorderFabric(seed=seed)
+    opener = Opener(address, "rnvm", fabric=fabric)
+    fe = FrontEnd(opener, durability="persistent", timeout=30, reconnect=True, cache=1 << 20, oplog=True, lock=lock)
+    at, plan = Handles(fe), Plan(random.Random(seed))
+
+    def say(what: object) -> None:
+        message = pickle.dumps(what)
+        os.write(told, len(message).to_bytes(4, "little") + message)
+
+    for i in range(WARM + STEPS):
+        if i == WARM:
+            fabric.die(dies)
+        plan.step().run(at, lambda contents: say(contents.seen()), lambda: say(None))
+    fe.close()
+
+
+def killed_writer(address: str, lock: str, seed: int, dies: int) -> tuple[list[object], bool]:
+    """What it said, and whether it died."""
+    here, there = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        with contextlib.suppress(BaseException):
+            os.close(here)
+            write(address, lock, seed, dies, there)
+            status = 0
+        os._exit(status)
+    os.close(there)
+    with open(here, "rb") as pipe:
+        text = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    assert status in (0, -signal.SIGKILL), f"the writer ended with {status}"
+    said, at = [], 0
+    while at < len(text):
+        length = int.from_bytes(text[at : at + 4], "little")
+        said.append(pickle.loads(text[at + 4 : at + 4 + length]))
+        at += 4 + length
+    return said, status != 0
+
+
+def look(address: str, lock: str, said: list[object]) -> None:
+    """Compares what is there with what the writer said before it died."""
+    states = [Contents().seen(), *(what for what in said if what is not None)]
+    allowed = states[-2:] if said and said[-1] is not None else states[-1:]
+    with rnvm.connect(address, timeout=30, lock=lock) as fe:
+        at = Handles(fe)
+        assert at.seen() in allowed
+        at.check()
+        at.queue.put(b"it goes on")
+        assert list(at.queue)[-1] == b"it goes on"
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("lock", ["sticky", "cas"])
+@pytest.mark.parametrize("histories", [1, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+def test_a_writer_may_die_at_any_request(histories: int, lock: str, rng: random.Random) -> None:
+    deaths = 0
+    for _ in range(histories):
+        seed, dies, died = rng.getrandbits(32), 0, True
+        while died:
+            dies += 1
+            with backend("8MiB", lease=0.2) as served:
+                said, died = killed_writer(served.address, lock, seed, dies)
+                look(served.address, rng.choice(["sticky", "cas"]), said)
+        deaths += dies - 1
+    assert deaths > 15 * histories

@@ -1,0 +1,247 @@
+"""A back-end is killed with -9 at its n-th persist point, and started again, while front-ends go on working by themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+import rnvm
+import structures
+from rfp.errors import ConnectionFailed, NotFound, OutcomeUnknown
+from rnvm import pools
+from rnvm.check import check
+
+from .workload import Contents, Handles, Plan, Reserved
+
+pytestmark = pytest.mark.usefixtures("small_logs")
+
+SCRIPT = Path(__file__).with_name("restarting_backend.py")
+SOON = 60.0  # seconds
+
+Result = TypeVar("Result")
+LEAST = 20  # steps of each worker, however soon the back-ends die
+
+
+class Lives:
+    """One back-end after another."""
+
+    def __init__(self, path: Path, address: str) -> None:
+        command = [sys.executable, str(SCRIPT), str(path), address]
+        self.nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pid = 0
+
+    def begin(self, points: int) -> None:
+        assert self.nursery.stdin and self.nursery.stdout
+        self.nursery.stdin.write(f"{points}\n")
+        self.nursery.stdin.flush()
+        self.pid = int(self.nursery.stdout.readline())
+
+    def wait(self) -> int:
+        """Its exit status."""
+        assert self.nursery.stdout
+        status = int(self.nursery.stdout.readline())
+        self.pid = 0
+        return status
+
+    def end(self) -> None:
+        os.kill(self.pid, signal.SIGTERM)
+        assert self.wait() == 0
+
+    def close(self) -> None:
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+        assert self.nursery.stdin and self.nursery.stdout
+        self.nursery.stdin.close()
+        self.nursery.stdout.close()
+        self.nursery.wait()
+
+
+class Worker(threading.Thread):
+    """A front-end with structures of its own, of which it always knows what has to be there, and a queue that it shares with others."""
+
+    def __init__(self, number: int, address: str, lock: str, seed: int) -> None:
+        super().__init__()
+        self.address, self.lock = address, lock
+        self.name = f"w{number}"
+        self.rng = random.Random(seed)
+        self.plan = Plan(self.rng)
+        self.known = Contents()  # acknowledged
+        self.begun: Contents | None = None
+        self.put: list[bytes] = []  # into the shared queue, in this order
+        self.acknowledged: set[bytes] = set()
+        self.over, self.given_up = threading.Event(), threading.Event()
+        self.error: BaseException | None = None
+        self.steps = 0
+        self.fe: rnvm.FrontEnd | None = None
+
+    def run(self) -> None:
+        try:
+            self.connect()
+            while self.steps < LEAST or not self.over.is_set():
+                ways: list[Callable[[], None]] = [self.step, self.share, self.make_and_drop, self.connect]
+                self.rng.choices(ways, [80, 15, 3, 2])[0]()
+                self.steps += 1
+            self.compare([self.known])
+        except BaseException as error:
+            self.error = error
+        finally:
+            if self.fe is not None:
+                self.fe.close()
+
+    def connect(self) -> None:
+        if self.fe is not None:
+            self.fe.close()
+        self.fe = self.insist(lambda: rnvm.connect(self.address, timeout=SOON, lock=self.lock))
+        fe = self.fe
+        self.at = self.insist(lambda: Handles(fe, f"{self.name}."))
+        self.both = self.insist(lambda: structures.Queue(fe, "both"))
+
+    def give_up(self) -> None:
+        """Nobody serves it any more."""
+        self.given_up.set()
+        self.over.set()
+        if self.fe is not None:
+            self.fe.close()
+
+    def insist(self, call: Callable[[], Result]) -> Result:
+        """Until it is known to be done; for calls that may be done twice."""
+        while True:
+            try:
+                return call()
+            except (ConnectionFailed, OutcomeUnknown):
+                assert not self.given_up.is_set()
+                time.sleep(0.001)
+
+    def compare(self, allowed: list[Contents]) -> Contents:
+        """Which of them is there."""
+        seen = self.insist(self.at.seen)
+        for contents in allowed:
+            if contents.seen() == seen:
+                return contents
+        raise AssertionError(f"{seen}, and not one of {[contents.seen() for contents in allowed]}")
+
+    def begin(self, contents: Contents) -> None:
+        self.begun = contents
+
+    def end(self) -> None:
+        assert self.begun is not None
+        self.known, self.begun = self.begun, None
+
+    def step(self) -> None:
+        reserved = list(self.plan.reserved)
+        try:
+            self.plan.step().run(self.at, self.begin, self.end)
+        except OutcomeUnknown:
+            self.go_on_from([self.known, self.begun or self.known], reserved)
+        except ConnectionFailed:  # of a transaction: nothing was done
+            self.go_on_from([self.known], reserved)
+        if self.rng.random() < 0.1:
+            self.compare([self.known])
+
+    def go_on_from(self, allowed: list[Contents], reserved: list[Reserved]) -> None:
+        """reserved: before the step that failed; of what it did to reservations nothing is known."""
+        self.known = self.plan.now = self.compare(allowed)
+        self.begun = None
+        self.plan.reserved = [each for each in reserved if each in self.plan.reserved]
+
+    def share(self) -> None:
+        value = f"{self.name} {len(self.put)}".encode()
+        self.put.append(value)
+        with contextlib.suppress(OutcomeUnknown):
+            self.both.put(value)
+            self.acknowledged.add(value)
+
+    def make_and_drop(self) -> None:
+        fe, name = self.at.fe, f"{self.name}.now and then"
+        table = [self.insist(lambda: structures.HashTable(fe, name))]
+        content = {b"%d" % i: bytes(self.rng.randrange(900)) for i in range(20)}
+        for each in content.items():
+            self.insist(lambda each=each: table[0].update([each]))  # type: ignore[misc]
+        assert self.insist(lambda: dict(table[0])) == content
+        table.clear()  # an open structure is not dropped
+        with contextlib.suppress(NotFound):  # the first time was heard
+            self.insist(lambda: fe.drop(name))
+
+
+@contextlib.contextmanager
+def pool(medium: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"] if medium == "direct" else None) as folder:
+        path = Path(folder) / "pool"
+        pools.create(path, "4MiB", block=1024, front_ends=4, names=16, operation_log="16KiB", memory_log="64KiB",
+                     assume_persistent=True)  # fmt: skip
+        yield path
+
+
+def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
+    with pool(medium) as path:
+        address = f"shm://{path.parent}/socket"
+        lives = Lives(path, address)
+        workers = [Worker(i, address, rng.choice(["sticky", "cas"]), rng.getrandbits(32)) for i in range(2)]
+        try:
+            for worker in workers:
+                worker.start()
+            for point in points:
+                lives.begin(point)
+                assert lives.wait() == -signal.SIGKILL
+                assert not [worker.error for worker in workers if worker.error]
+            lives.begin(0)
+            for worker in workers:
+                worker.over.set()
+                worker.join()
+                if worker.error:
+                    raise worker.error
+            look(address, workers)
+            lives.end()
+        finally:
+            for worker in workers:
+                worker.give_up()
+            lives.close()
+            for worker in workers:
+                worker.join()
+        checked = check.check(path)
+        assert not checked.findings
+        assert checked.figures["granted"] == 0
+
+
+def look(address: str, workers: list[Worker]) -> None:
+    """Everything that was acknowledged is there once, in its order, and nothing else that nobody has tried."""
+    with rnvm.connect(address, timeout=SOON) as fe:
+        names = {"both", *(f"{worker.name}.{name}" for worker in workers for name in ("queue", "table", "tree"))}
+        assert set(fe.names()) == names
+        both = structures.Queue(fe, "both")
+        both.check()
+        found = list(both)
+        for worker in workers:
+            at = Handles(fe, f"{worker.name}.")
+            assert at.seen() == worker.known.seen()
+            at.check()
+            of_it = [value for value in found if value.startswith(f"{worker.name} ".encode())]
+            there = set(of_it)
+            assert of_it == [value for value in worker.put if value in there]
+            assert worker.acknowledged <= there
+        assert len(found) <= sum(len(worker.put) for worker in workers)
+
+
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_back_end_may_die_at_any_persist_point(medium: str, rng: random.Random) -> None:
+    points = [*rng.sample(range(1, 60), 12), *rng.sample(range(60, 1500), 8)]
+    run(medium, points, rng)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("medium", ["direct", "image"])
+def test_a_back_end_may_die_at_every_persist_point(medium: str, rng: random.Random) -> None:
+    run(medium, [*range(1, 400), *(rng.randrange(400, 5000) for _ in range(300))], rng)

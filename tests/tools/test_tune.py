@@ -1,0 +1,133 @@
+"""Choosing R and F: the enumeration, what is kept, and who uses it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import rfp
+from rfp.address import parse
+from rfp.cli import main
+from rfp.fabric.shm.region import ShmFabric
+from rfp.tools import tune
+
+
+def flat(rate: float = 1e6, most_retries: int = 5) -> tune.Calibration:
+    """A device on which every READ costs the same, a call takes 1 us, and replying is half as fast as fetching."""
+    times = [0, 1000, 100_000]
+    return tune.Calibration("shm", [0.0] + [rate] * 64, 1e-6, times, [1e6, 5e5, 1e4], [5e5, 2.5e5, 5e3], most_retries)
+
+
+def sizes(**lines: int) -> list[int]:
+    counts = [0] * tune.CLASSES
+    for name, count in lines.items():
+        counts[int(name[1:])] = count
+    return counts
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    return tmp_path / "rfp" / "tune.json"
+
+
+def test_f_is_the_least_that_fits_where_reads_cost_the_same():
+    assert tune.enumerate_choices(flat(), sizes(_3=100))[0].fetch == 3 * 64
+
+
+def test_a_result_beyond_f_counts_half():
+    choices = {(c.retries, c.fetch): c.score for c in tune.enumerate_choices(flat(), sizes(_4=10))}
+    assert choices[5, 3 * 64] == choices[5, 4 * 64] / 2
+
+
+def test_a_few_large_results_do_not_make_all_reads_long():
+    calibration = flat()
+    calibration.rates = [0.0] + [1e6 / (10 + lines) for lines in range(1, 65)]
+    assert tune.enumerate_choices(calibration, sizes(_1=95, _16=5))[0].fetch == 64
+    assert tune.enumerate_choices(calibration, sizes(_1=5, _2=95))[0].fetch == 128
+
+
+def test_patience_pays_only_as_far_as_the_processing_time_reaches():
+    choices = tune.enumerate_choices(flat(), sizes(_1=1), process_ns=3000)
+    best = choices[0]
+    assert best.retries >= 3  # three round trips, and fetching is twice as fast as replying... per READ
+    impatient = next(c for c in choices if c.retries == 1)
+    assert impatient.score == pytest.approx(tune._at([0, 1000, 100_000], [5e5, 2.5e5, 5e3], 3000))
+
+
+def test_the_class_of_a_value_counts_its_header_and_large_values_count_as_references():
+    assert [tune.lines(n) for n in (0, 40, 41, 2088, 2089, 1 << 20)] == [1, 1, 2, 33, 1, 1]
+
+
+def test_what_is_saved_is_loaded_for_the_same_device_only(config):
+    calibration = flat()
+    calibration.chosen = {"retries": 3, "fetch": 320}
+    assert tune.save(calibration) == config
+    assert tune.load(parse("shm:///any/where"), ShmFabric()) == calibration
+    assert tune.load(parse("shm:///any/where?rtt=2us"), ShmFabric()) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", '{"version": 1}', '{"version": 2, "devices": {}}', '{"version": 1, "devices": {"shm": 7}}',
+     '{"version": 1, "devices": {"shm": {"device": "shm"}}}'],
+)  # fmt: skip
+def test_a_file_that_cannot_be_used_is_as_none(config, text):
+    config.parent.mkdir()
+    config.write_text(text)
+    assert tune.load(parse("shm:///x"), ShmFabric()) is None
+
+
+@pytest.mark.parametrize("chosen", [{"retries": 0, "fetch": 64}, {"retries": 1, "fetch": 65}, {"retries": "many"}])
+def test_a_choice_out_of_bounds_is_as_none(config, chosen):
+    calibration = flat()
+    calibration.chosen = chosen
+    tune.save(calibration)
+    assert tune.load(parse("shm:///x"), ShmFabric()) is None
+
+
+def test_clients_begin_with_the_f_that_was_chosen(config):
+    calibration = flat()
+    calibration.chosen = {"retries": 2, "fetch": 320}
+    tune.save(calibration)
+    with rfp.Server(memory="4MiB") as server, rfp.connect(server.address) as kv:
+        assert kv.stats()["client"]["fetch"] == [320]
+    with rfp.Server(memory="4MiB") as server, rfp.connect(server.address, fetch=128) as kv:
+        assert kv.stats()["client"]["fetch"] == [128]
+
+
+def test_f_follows_the_sizes_seen():
+    with rfp.Server(memory="4MiB") as server, rfp.connect(server.address) as kv:
+        for length in (1000, 10):
+            kv.put(b"k", bytes(length))
+            for _ in range(5000):
+                kv.get(b"k")
+            fetch = kv.stats()["client"]["fetch"][0]
+            assert fetch >= 24 + 1000 if length == 1000 else fetch == 64
+
+
+def test_the_command_measures_shows_its_table_and_keeps_its_choice(config):
+    result = CliRunner().invoke(main, ["tune", "--value-size", "32", "--value-size", "500", "--seconds", "0.003"])
+    assert result.exit_code == 0, result.output
+    assert "READs/s" in result.stdout and "reply calls/s" in result.stdout and f"kept in {config}" in result.stdout
+    kept = json.loads(config.read_text())["devices"]["shm"]
+    assert f"chosen: R = {kept['chosen']['retries']}, F = {kept['chosen']['fetch']} bytes" in result.stdout
+    assert all(rate > 0 for rate in kept["rates"][1:])
+
+
+def test_the_command_takes_sizes_from_the_server_and_labels_an_emulated_network(config):
+    with rfp.Server(memory="4MiB") as server, rfp.connect(server.address) as kv:
+        kv.put(b"k", bytes(200))
+        for _ in range(100):
+            kv.get(b"k")
+        result = CliRunner().invoke(main, ["tune", "--address", server.address + "?rtt=2us", "--seconds", "0.003", "--dry-run"])
+    assert result.exit_code == 0, result.output
+    assert "(emulated)" in result.stdout and "of 256 bytes" in result.stdout and "nothing kept" in result.stdout
+    assert not config.exists()
+
+
+def test_the_command_without_a_server_or_sizes_says_what_to_do(config, tmp_path):
+    result = CliRunner().invoke(main, ["tune", "--address", f"shm://{tmp_path}/nobody"])
+    assert result.exit_code == 3 and "--value-size" in result.stderr
