@@ -8,9 +8,9 @@ import os
 from rfp import address as addresses
 from rfp import units
 from rfp.address import PATH_LIMIT, Address
-from rfp.connecting import Opener
 from rfp.control import Credentials
 from rfp.errors import InvalidAddress, InvalidArgument, Unsupported
+from rfp.protocol.client.opener import Opener
 from rnvm.frontend._frontend import FrontEnd
 
 LOCKS = ("sticky", "each", "cas")

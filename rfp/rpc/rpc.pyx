@@ -24,6 +24,7 @@ from rfp.protocol.wire cimport (
 
 from rfp.control.credentials import Credentials
 from rfp.errors import HandlerFailed, InvalidArgument, TooLarge, Unsupported
+from rfp.protocol.client.opener import Opener
 from rfp.protocol.client.caller_memory import checked
 
 cdef enum:
@@ -114,7 +115,6 @@ cdef class RpcClient(Caller):
 
     def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None, secret_file=None, tls_ca=None,
                  tls_cert=None, tls_key=None):
-        from rfp.connecting import Opener
         if mode not in ("auto", "fetch", "reply"):
             raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint="auto, fetch or reply")
         self.mode = mode

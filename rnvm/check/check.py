@@ -21,7 +21,6 @@ from rnvm.pool import repair as repair_module
 from rnvm.pool.findings import Finding
 from rnvm.pool.inspect import LOSSES, Inspection
 from rnvm.pool.pool import Pool
-from rnvm.testing import log_driver
 
 NOBODY, GRANTED, USED, UNKNOWN = 0, 0x4000, 0x8000, 0xC000
 PIECE = 1 << 16
@@ -92,7 +91,7 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
 
 def account(pool: Pool) -> dict[str, Any]:
     """Counts of blocks by owner.  Those of structures that are gone were freed when it was opened."""
-    owners = log_driver.counts(pool)
+    owners = pool.blocks_by_owner()
     return {
         "blocks": sum(owners.values()),
         "free": owners.get(NOBODY, 0),

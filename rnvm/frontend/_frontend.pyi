@@ -1,7 +1,7 @@
 from typing import Any
 
-from rfp.connecting import Opener
 from rfp.protocol.client.client_base import LONGEST_TIME as LONGEST_TIME
+from rfp.protocol.client.opener import Opener
 from rnvm.frontend._attachment import Attachment
 from rnvm.frontend._batch import Batch, Transaction
 

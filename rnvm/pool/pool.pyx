@@ -20,7 +20,7 @@ from rnvm.media.medium cimport (
 )
 from rnvm.media.pool_header cimport header_write, superblock_write
 from rnvm.media.wal cimport ahead_format
-from rnvm.pool.blocks cimport blocks_allocate, blocks_format, blocks_reclaim
+from rnvm.pool.blocks cimport block_owner, blocks_allocate, blocks_format, blocks_reclaim
 from rnvm.pool.catalog cimport name_create, name_drop, name_state
 from rnvm.pool.dual_copy cimport register_format
 from rnvm.pool.inspect cimport Inspection
@@ -441,6 +441,21 @@ cdef class Pool:
         self.check()
         self.c.moment += 1
         return blocks_reclaim(&self.c, self.c.moment)
+
+    def blocks_by_owner(self):
+        """Return how many blocks each owner has: owner -> count."""
+        cdef uint64_t block
+        cdef uint64_t *counts = <uint64_t *> calloc(1 << 16, sizeof(uint64_t))
+        if counts == NULL:
+            raise MemoryError()
+        try:
+            self.check()
+            with nogil:
+                for block in range(self.c.g.blocks):
+                    counts[block_owner(&self.c, block)] += 1
+            return {owner: counts[owner] for owner in range(1 << 16) if counts[owner]}
+        finally:
+            free(counts)
 
     @property
     def free_blocks(self):

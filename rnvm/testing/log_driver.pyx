@@ -6,7 +6,6 @@ import uuid
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
 from rnvm.format.layout cimport (
     RNVM_MOST_CODEC, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE,
     rfp_copy_out, rfp_load64_acquire, rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_name,
@@ -17,7 +16,7 @@ from rnvm.pool.blocks cimport block_owner
 from rnvm.pool.pool cimport Pool
 from rnvm.pool.replay cimport pool_pending
 from rnvm.pool.ring_log cimport ring_append
-from rnvm.pool.state cimport pool as pool_state, ring, structure
+from rnvm.pool.state cimport ring, structure
 
 from rnvm.pool import ring_log
 
@@ -137,23 +136,6 @@ def owners(Pool pool not None):
     cdef uint64_t block
     pool.check()
     return [block_owner(&pool.c, block) for block in range(pool.c.g.blocks)]
-
-
-def counts(Pool pool not None):
-    """How many blocks each owner has: owner -> count."""
-    cdef const pool_state *p = &pool.c
-    cdef uint64_t block
-    cdef uint64_t *of = <uint64_t *> calloc(1 << 16, sizeof(uint64_t))
-    if of == NULL:
-        raise MemoryError()
-    try:
-        pool.check()
-        with nogil:
-            for block in range(p.g.blocks):
-                of[block_owner(p, block)] += 1
-        return {owner: of[owner] for owner in range(1 << 16) if of[owner]}
-    finally:
-        free(of)
 
 
 def is_free(Pool pool not None, uint64_t block):

@@ -13,7 +13,7 @@ import pytest
 
 import rnvm
 from rfp import address as addresses
-from rfp.connecting import Opener
+from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 
 # name -> folder of the pool, options of the address

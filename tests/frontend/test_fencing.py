@@ -17,8 +17,8 @@ import pytest
 
 import rnvm
 from rfp import address as addresses
-from rfp.connecting import Opener
 from rfp.errors import ConnectionFailed, Empty
+from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm.frontend._frontend import FrontEnd
 from rnvm.testing.sample_structure import Sample

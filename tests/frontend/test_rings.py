@@ -10,11 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 import rnvm
-from rfp.connecting import Opener
 from rfp.control import Credentials
 from rfp.errors import ConnectionFailed, HandshakeFailed, QuotaExceeded
 from rfp.fabric.fabric import REMOTE_WRITE, SUCCESS, WRITE
 from rfp.protocol.client.connection import Link
+from rfp.protocol.client.opener import Opener
 from rfp.testing import ring_harness as steps
 from rnvm import pools
 from rnvm.testing.sample_structure import Sample

@@ -16,10 +16,10 @@ from click.testing import CliRunner
 
 import rnvm
 import rnvm.cli
-from rfp.connecting import Opener
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, NotFound, OutOfMemory, QuotaExceeded, StorageFailed
 from rfp.protocol.client.channel import Channel
 from rfp.protocol.client.connection import Link
+from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
 from rnvm.frontend._frontend import FrontEnd

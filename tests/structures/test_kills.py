@@ -12,7 +12,7 @@ import signal
 import pytest
 
 import rnvm
-from rfp.connecting import Opener
+from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm.frontend._frontend import FrontEnd
 

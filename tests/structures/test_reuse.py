@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import rnvm
-from rfp.connecting import Opener
 from rfp.errors import NotFound, OutOfMemory
+from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
 from rnvm.frontend._frontend import FrontEnd

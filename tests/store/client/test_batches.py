@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import rfp
-from rfp.connecting import Opener
 from rfp.core import clock
 from rfp.errors import Closed, DeadlineExceeded, OutOfMemory, TooLarge, WrongType
+from rfp.protocol.client.opener import Opener
 
 from .sample_values import longest_inline_put, pattern
 

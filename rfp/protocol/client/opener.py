@@ -1,0 +1,56 @@
+"""How a handle connects to its server, and connects again."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from rfp import address as addresses
+from rfp import control
+from rfp.address import Address
+from rfp.control import Credentials
+from rfp.control.message import printable
+from rfp.errors import RfpError, explained
+from rfp.fabric.fabric import Fabric
+from rfp.fabric.provider import open_fabric
+from rfp.protocol.client.connection import Link
+
+
+class Opener:
+    """What a handle calls, with a deadline (ns), to connect and to connect again.
+
+    The fabric, with the device and what is registered with it, is the same for all its connections.
+    """
+
+    def __init__(
+        self,
+        address: str | Address | None,
+        service: str,
+        *,
+        features: int = 0,
+        fabric: Fabric | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
+        self.address = addresses.default() if address is None else addresses.parse(address)
+        self.service = service
+        self.features = features
+        self.credentials = credentials
+        self.name = printable(os.path.basename(sys.argv[0] or "python") if sys.argv else "python", 128)
+        self._opened = None if fabric else open_fabric(self.address)
+        self.fabric: Fabric = fabric or self._opened  # type: ignore[assignment]
+
+    def __call__(self, deadline: int) -> Link:
+        try:
+            connection = control.connect(self.address, deadline / 1e9, self.credentials)
+            return Link(
+                self.address, self.fabric, connection, self.service, deadline, features=self.features, name=self.name
+            )  # fmt: skip
+        except RfpError:
+            raise
+        except OSError as error:
+            raise explained(error, f"cannot connect to {self.address}") from error
+
+    def close(self) -> None:
+        """Gives the device back, unless it was the caller's.  Safe to call again."""
+        if self._opened is not None:
+            self._opened.close()
