@@ -1,16 +1,21 @@
-/* libibverbs, opened when it is asked for: the package imports on machines that have none, and what is built here runs with any.
+/* libibverbs, loaded at run time when an rdma:// address needs it.  Its declarations come with this
+ * package (rfp/vendor/ibverbs.h), so every build contains the verbs provider, imports on machines
+ * without the library and works with any release of it.
  *
- * Functions of the cold path are looked up by name and symbol version: old and new versions of one name stand side by side in
- * the library, and a plain dlsym would return either.  Those of the hot path (post, poll, arm) are inline in the header and go
- * through the context's table.  Not used: ibv_query_port and ibv_reg_mr as the header's macros, which call newer symbols than
- * the oldest library has.
+ * Functions of the cold path are looked up by name and symbol version: the library contains old and
+ * new versions of one name side by side, and a plain dlsym would return either.  Those of the hot
+ * path (post, poll, arm) are inline in the declarations and go through the context's table.
+ * rdma-core's own header also defines ibv_query_port and ibv_reg_mr as macros, which call newer
+ * symbols than the oldest library has; the declarations here contain only the functions.
  */
 #ifndef RFP_CORE_VERBS_H
 #define RFP_CORE_VERBS_H
 
 #include <dlfcn.h>
-#include <infiniband/verbs.h>
 #include <stddef.h>
+#include <string.h>
+
+#include "rfp/core/verbs_abi.h"
 
 #define RFP_VERBS_LIBRARY "libibverbs.so.1"
 

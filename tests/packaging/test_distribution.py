@@ -58,17 +58,13 @@ def test_every_source_is_in_the_wheel(installed):
         if file.suffix in {".py", ".pyi", ".pyx", ".pxd"}
     }
     missing = sorted(expected - {str(file) for file in installed})
-    if not Path("/usr/include/infiniband/verbs.h").exists():  # without it the RDMA provider is left out, as a whole
-        assert [name for name in missing if name.startswith(VERBS)] == sorted(
-            name for name in expected if name.startswith(VERBS) and name.endswith(compiled))
-        missing = [name for name in missing if not name.startswith(VERBS)]
     assert missing == []
 
 
 def test_the_rdma_provider_links_nothing_so_that_it_imports_anywhere(installed):
-    """libibverbs is opened when it is asked for."""
+    """Every build contains it; libibverbs is loaded when an rdma:// address needs it."""
     built = [file for file in installed if str(file).startswith(VERBS) and file.suffix == ".so"]
-    assert bool(built) == Path("/usr/include/infiniband/verbs.h").exists()
+    assert built
     for file in built:
         path = metadata.distribution("rfp-rnvm").locate_file(file)
         needed = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
@@ -83,7 +79,7 @@ def test_every_package_says_that_it_is_typed(installed, package):
 
 def test_the_patent_notice_and_the_licences_travel_with_it(installed):
     licences = {file.name for file in installed if "licenses" in file.parts}
-    assert licences == {"LICENSE", "PATENTS.md", "LICENSE.xxhash"}
+    assert licences == {"LICENSE", "PATENTS.md", "LICENSE.xxhash", "LICENSE.rdma-core"}
 
 
 @pytest.mark.long
