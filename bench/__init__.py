@@ -1,3 +1,8 @@
 """rfp-ycsb and rfp-experiments: benchmarks of this package and of others."""
 
-import rfp  # noqa: F401  its ImportError explains what a checkout's folder shadows
+import os
+
+if os.path.exists(os.path.join(__path__[0], "meson.build")):
+    from rfp.core.source_tree import import_installed
+
+    import_installed(__name__)

@@ -8,23 +8,22 @@
 b'hello'
 """
 
-from rfp import errors
+import os
+from typing import TYPE_CHECKING
 
-try:
-    from rfp.store.client.client import Client, Item
-except ModuleNotFoundError as missing:
-    if missing.name != "rfp.store.client.client":
-        raise
-    # The folder of a checkout shadows the installed package: its extensions were compiled elsewhere.
-    raise ImportError(
-        f"{__path__[0]} contains the sources of rfp, which are not compiled there: start Python in another folder, or with -P"
-        " (Python 3.11 and newer) or -I, so that it finds the installed package"
-    ) from None
-from rfp.connecting import connect
+from rfp import errors
 from rfp.errors import RfpError
-from rfp.rpc.rpc import RpcClient
-from rfp.rpc.server import RpcServer
-from rfp.server import Server
+
+if not TYPE_CHECKING and os.path.exists(os.path.join(__path__[0], "meson.build")):
+    from rfp.core.source_tree import import_installed
+
+    import_installed(__name__)
+else:
+    from rfp.connecting import connect
+    from rfp.rpc.rpc import RpcClient
+    from rfp.rpc.server import RpcServer
+    from rfp.server import Server
+    from rfp.store.client.client import Client, Item
 
 __all__ = ["Client", "Item", "RfpError", "RpcClient", "RpcServer", "Server", "connect", "errors"]
 __version__ = "0.1.0"

@@ -7,9 +7,16 @@
 ...     index[b"job"] = b"waiting"
 """
 
-import rfp  # noqa: F401  its ImportError explains what a checkout's folder shadows
-from structures.bptree import BPlusTree
-from structures.hash_table import HashTable
-from structures.queue import Queue
+import os
+from typing import TYPE_CHECKING
+
+if not TYPE_CHECKING and os.path.exists(os.path.join(__path__[0], "meson.build")):
+    from rfp.core.source_tree import import_installed
+
+    import_installed(__name__)
+else:
+    from structures.bptree import BPlusTree
+    from structures.hash_table import HashTable
+    from structures.queue import Queue
 
 __all__ = ["BPlusTree", "HashTable", "Queue"]

@@ -104,27 +104,3 @@ def test_a_plain_pip_install_from_the_sdist_works(tmp_path, monkeypatch):
     subprocess.run([python, "-m", "pip", "-q", "install", sdist], check=True)
     where = subprocess.check_output([python, "-I", "-c", "import rfp.fabric.fabric as m; print(m.__file__)"], cwd=tmp_path, text=True)
     assert where.startswith(str(environment))
-
-
-@pytest.mark.parametrize("statement", ["import rfp", "import rnvm", "import structures", "import bench.cli", "from structures import Queue"])
-def test_an_import_that_finds_the_sources_says_what_to_do(statement, tmp_path):
-    """In a checkout the folder of sources comes before the installed package; an editable build has the extensions there."""
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    run = subprocess.run([sys.executable, "-c", statement], cwd=tmp_path, capture_output=True, text=True)
-    assert run.returncode == 1
-    assert run.stderr.splitlines()[-1] == (
-        f"ImportError: {tmp_path}/rfp contains the sources of rfp, which are not compiled there: start Python in another folder,"
-        " or with -P (Python 3.11 and newer) or -I, so that it finds the installed package"
-    )
-
-
-def test_another_module_that_is_missing_is_not_taken_for_it(tmp_path):
-    (tmp_path / "rfp").mkdir()
-    shutil.copy(ROOT / "rfp" / "__init__.py", tmp_path / "rfp")
-    shutil.copy(ROOT / "rfp" / "errors.py", tmp_path / "rfp")
-    folder = tmp_path / "rfp" / "store" / "client"
-    folder.mkdir(parents=True)
-    (folder / "client.py").write_text("raise ModuleNotFoundError('broken', name='numpy')")
-    run = subprocess.run([sys.executable, "-c", "import rfp"], cwd=tmp_path, capture_output=True, text=True)
-    assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: broken"
