@@ -15,7 +15,6 @@ import contextlib
 import errno
 import os
 import re
-import secrets
 import stat
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -230,7 +229,7 @@ def default() -> Address:
 
 def unique() -> Address:
     """An address that nobody else has, for an embedded server: in the default directory, with an unpredictable name."""
-    return own(f"{EMBEDDED}{os.getpid()}-{secrets.token_hex(8)}")
+    return own(f"{EMBEDDED}{os.getpid()}-{os.urandom(8).hex()}")
 
 
 def own(name: str) -> Address:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -100,7 +99,7 @@ class Server(Hosted):
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()
         used = fabric or self._keep(open_fabric(place))
-        seed = secrets.randbits(64)
+        seed = int.from_bytes(os.urandom(8), "little")
         # Versions grow over restarts because the clock does, and no worker makes a thousand million changes a second.
         first_version = clock.real_ns()
         try:

@@ -9,7 +9,6 @@
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 
 from rfp.errors import InvalidArgument
 
@@ -27,6 +26,8 @@ def _parse(what: str, text: str, units: dict[str, int], example: str) -> int:
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match[2] not in units:
         raise InvalidArgument(f"{text!r} is not a {what}", hint=hint)
+    from decimal import Decimal  # here, because most programs give numbers
+
     value = Decimal(match[1]) * units[match[2]]
     if value != int(value):
         raise InvalidArgument(f"{text!r} is not a whole number of the smallest unit of a {what}", hint=hint)

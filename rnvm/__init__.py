@@ -3,12 +3,20 @@
 import os
 from typing import TYPE_CHECKING
 
-if not TYPE_CHECKING and os.path.exists(os.path.join(__path__[0], "meson.build")):
+from rfp.core.lazy_names import lazy_names
+
+if TYPE_CHECKING:
+    from rnvm.backend.backend import Backend
+    from rnvm.connecting import connect
+elif os.path.exists(os.path.join(__path__[0], "meson.build")):
     from rfp.core.source_tree import import_installed
 
     import_installed(__name__)
 else:
-    from rnvm.backend.backend import Backend
-    from rnvm.connecting import connect
+    __getattr__ = lazy_names(__name__, {"Backend": "rnvm.backend.backend", "connect": "rnvm.connecting"})
 
 __all__ = ["Backend", "connect"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

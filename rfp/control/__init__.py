@@ -5,6 +5,8 @@ docs/protocol.md says in prose what travels here.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from rfp.address import Address
 from rfp.control.connection import Connection, deadline_in
 from rfp.control.credentials import Credentials
@@ -24,10 +26,11 @@ from rfp.control.message import (
     Welcome,
 )
 from rfp.control.schema import Handle
-from rfp.control.tcp import TcpConnection, connect_tcp
-from rfp.control.tcp_listener import TcpListener
 from rfp.control.unix import UnixConnection, connect_unix
 from rfp.control.unix_listener import UnixListener
+
+if TYPE_CHECKING:
+    from rfp.control.tcp_listener import TcpListener
 
 __all__ = [
     "Attach",
@@ -45,8 +48,6 @@ __all__ = [
     "Refused",
     "SharedMemory",
     "Stats",
-    "TcpConnection",
-    "TcpListener",
     "UnixConnection",
     "UnixListener",
     "Welcome",
@@ -62,6 +63,8 @@ def connect(address: Address, deadline: float, credentials: Credentials | None =
     Raises ConnectionFailed if nobody is there, HandshakeFailed if the two sides do not accept each other, DeadlineExceeded.
     """
     if address.provider == "rdma":
+        from rfp.control.tcp import connect_tcp  # here, because only rdma addresses need ssl
+
         return connect_tcp(address, deadline, credentials or Credentials())
     return connect_unix(address, deadline)
 
@@ -71,5 +74,7 @@ def listen(
 ) -> UnixListener | TcpListener:
     """Listens at an address, as the only server there; see UnixListener and TcpListener."""
     if address.provider == "rdma":
+        from rfp.control.tcp_listener import TcpListener
+
         return TcpListener(address, credentials or Credentials(), allow_anyone=allow_anyone)
     return UnixListener(address)

@@ -8,6 +8,7 @@ import socket
 
 from rfp.errors import FabricError
 
+MOST_STRANGERS = 64  # connections over a network that have not proved anything yet; one goes when another comes
 MOST_DROPPED = 16  # in one take(): who floods the socket must not keep its owner here
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-import ssl
 import stat
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rfp.errors import InvalidArgument, WrongType
+
+if TYPE_CHECKING:
+    import ssl  # at run time imported where it is used: few connections speak TLS
 
 LEAST, MOST = 16, 4096  # bytes of a secret: fewer could be guessed from one overheard proof
 SECRET_FILE = "RFP_SECRET_FILE"  # the environment's, where no secret is given
@@ -60,6 +62,8 @@ class Credentials:
                 f"tls_ca={self.authorities!r} at a server lets in everybody with a certificate of a public authority",
                 hint="give the PEM file of an authority that signs certificates for these clients only",
             )
+        import ssl
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load(context)
@@ -73,6 +77,8 @@ class Credentials:
             if self.certificate is not None:
                 raise InvalidArgument("a client with a certificate must also know whom to trust", hint="give tls_ca too")
             return None
+        import ssl
+
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies certificate and name
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load(context)
@@ -100,13 +106,18 @@ class Credentials:
         """What a server's proof of the secret is bound to: the SHA-256 of its certificate, as clients see it."""
         if self.certificate is None:
             return b""
-        text = Path(self.certificate).read_text(encoding="ascii", errors="replace")
+        import ssl
+
+        with open(self.certificate, encoding="ascii", errors="replace") as file:
+            text = file.read()
         begin, end = text.find("-----BEGIN CERTIFICATE-----"), text.find("-----END CERTIFICATE-----")
         return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin : end + len("-----END CERTIFICATE-----")])).digest()
 
 
 def _public(authorities: str) -> bool:
     """Whether these are the authorities that the system trusts, by that name or as their file."""
+    import ssl
+
     known = ssl.get_default_verify_paths()
     bundles = [path for path in (known.cafile, known.openssl_cafile) if path and os.path.exists(path)]
     return authorities == SYSTEM or (os.path.exists(authorities) and any(os.path.samefile(authorities, each) for each in bundles))

@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 
 from rfp.address import Address
-from rfp.control.acceptor import Acceptor
+from rfp.control.acceptor import MOST_STRANGERS, Acceptor
 from rfp.control.authentication import Examination
 from rfp.control.connection import wait
 from rfp.control.credentials import Credentials
@@ -23,7 +23,6 @@ from rfp.core.forks import in_child
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
-MOST_STRANGERS = 64  # connections that have not proved anything yet; one goes when another comes
 MOST_EVENTS, MOST_EVENTS_TLS = 16, 4  # of strangers that are looked at in one turn; TLS costs a millisecond each
 MOST_NEWCOMERS = 8  # connections that are taken in one turn
 PATIENCE = 5.0  # seconds in which a connection has to prove what is asked for

@@ -9,7 +9,6 @@ one has returned, and then all of the interpreter still works.
 from __future__ import annotations
 
 import atexit
-import traceback
 from collections.abc import Callable
 
 from rfp.core.forks import notice
@@ -38,6 +37,8 @@ class _End:
             try:
                 _closers.pop()()
             except Exception:  # noqa: BLE001 - the others are to be closed all the same
+                import traceback  # here, because it takes milliseconds to import
+
                 traceback.print_exc()
 
 

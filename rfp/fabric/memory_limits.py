@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+import os
 import resource
 
 NO_LIMIT = 1 << 62
@@ -14,36 +14,35 @@ def available() -> int:
     return max(0, min(_machine(), _group_v2(), _group_v1()))
 
 
-def _fields(path: pathlib.Path) -> dict[str, int]:
-    """`name value` lines of a file under /proc or /sys; empty where it cannot be read."""
+def _text(path: str | os.PathLike[str]) -> str | None:
+    """The content of a file under /proc or /sys; None if it cannot be read."""
     try:
-        lines = path.read_text().splitlines()
+        with open(path) as file:
+            return file.read()
     except OSError:
-        return {}
+        return None
+
+
+def _fields(path: str) -> dict[str, int]:
+    """`name value` lines of a file under /proc or /sys; empty where it cannot be read."""
+    lines = (_text(path) or "").splitlines()
     pairs = (line.replace(":", " ").split()[:2] for line in lines)
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
 
 
-def _number(path: pathlib.Path) -> int | None:
-    try:
-        text = path.read_text().strip()
-    except OSError:
-        return None
+def _number(path: str) -> int | None:
+    text = (_text(path) or "").strip()
     return int(text) if text.isdigit() else None
 
 
 def _machine() -> int:
-    meminfo = _fields(pathlib.Path("/proc/meminfo"))
+    meminfo = _fields("/proc/meminfo")
     return meminfo["MemAvailable"] * 1024 if "MemAvailable" in meminfo else NO_LIMIT
 
 
 def _group(controller: str) -> str | None:
     """The path of this process's control group; controller "" means version 2."""
-    try:
-        lines = pathlib.Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return None
-    for line in lines:
+    for line in (_text("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
             return path.strip("/")
@@ -58,19 +57,18 @@ def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, .
     path = _group(controller)
     if path is None:
         return NO_LIMIT
-    top = pathlib.Path(root)
-    group, room = top / path, NO_LIMIT
+    group, room = os.path.join(root, path) if path else root, NO_LIMIT
     while True:
-        limit = _number(group / limit_file)
+        limit = _number(f"{group}/{limit_file}")
         if limit is not None:
-            usage = _fields(group / "memory.stat")
-            kernel = (_number(group / kernel_file) or 0) if kernel_file else 0
+            usage = _fields(f"{group}/memory.stat")
+            kernel = (_number(f"{group}/{kernel_file}") or 0) if kernel_file else 0
             if "kernel" in used_fields and "kernel" not in usage:  # before Linux 5.18
                 kernel = sum(usage.get(name, 0) for name in _KERNEL)
             room = min(room, limit - kernel - sum(usage.get(name, 0) for name in used_fields))
-        if group == top:
+        if group == root:
             return room
-        group = group.parent
+        group = os.path.dirname(group)
 
 
 _KERNEL = ("kernel_stack", "pagetables", "percpu", "sock", "slab_unreclaimable")  # what `kernel` adds up
@@ -85,13 +83,12 @@ def _group_v1() -> int:
     return _room("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", used, "memory.kmem.usage_in_bytes")
 
 
-def lockable(status: pathlib.Path = pathlib.Path("/proc/self/status")) -> int:
+def lockable(status: str | os.PathLike[str] = "/proc/self/status") -> int:
     """Bytes that this process may still pin for a device, by its limit (`ulimit -l`) and what it has pinned."""
-    try:
-        lines = status.read_text().splitlines()
-    except OSError:
+    text = _text(status)
+    if text is None:
         return NO_LIMIT
-    said = {name: value.split() for name, _, value in (line.partition(":") for line in lines)}
+    said = {name: value.split() for name, _, value in (line.partition(":") for line in text.splitlines())}
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY or int(said.get("CapEff", ["0"])[0], 16) >> _CAP_IPC_LOCK & 1:
         return NO_LIMIT

@@ -11,7 +11,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -26,8 +25,6 @@ from rfp.core import clock
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.client.connection import Link
-from rfp.protocol.server.server import Host
-from rfp.tools.tune_probe import SpinService, call_rate, read_rate
 
 VERSION = 1
 LINE = 64
@@ -86,10 +83,14 @@ def calibrate(
 
     seconds: for each measurement; there are about fifty.  progress: called with what is being measured.
     """
+    # Here, because every rfp.connect() imports this module, to read what was measured.
+    from rfp.protocol.server.server import Host
+    from rfp.tools.tune_probe import SpinService, call_rate, read_rate
+
     place = addresses.unique() if address is None else addresses.parse(address)
     path = "" if place.provider == "rdma" else addresses.unique().path
     private = addresses.Address(place.provider, path=path, host=place.host, port=0, options=place.options)
-    credentials = Credentials(secret=secrets.token_bytes(32))
+    credentials = Credentials(secret=os.urandom(32))
     fabric = open_fabric(private)
     host = Host(private, fabric, [SpinService()], service="spin", credentials=credentials)
     try:

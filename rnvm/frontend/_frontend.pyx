@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The front-end: a session at a back-end, and what is open in it (docs/rnvm.md says what it promises)."""
 
-import secrets
+import os
 import weakref
 
 cimport cython
@@ -27,7 +27,6 @@ from rfp.errors import (
     AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, not_copied)
 from rfp.protocol.client.client_base import LONGEST_TIME
 from rnvm.frontend._batch import Batch, Transaction
-from rnvm.frontend._structure import codec_name
 
 cdef enum:
     OPENING = 300              # bytes of a call that opens a structure
@@ -66,7 +65,7 @@ cdef class FrontEnd(Attachment):
         self.c.budget = cache
         self.c.linger = FIRST_LINGER
         self.c.looks = 1
-        self.c.random = secrets.randbits(64) | 1
+        self.c.random = int.from_bytes(os.urandom(8), "little") | 1
         self.c.deadline = rfp_now() + <uint64_t> (self.timeout * 1e9)
         self.is_closed = False
         try:
@@ -150,6 +149,7 @@ cdef class FrontEnd(Attachment):
         cdef rnvm_opened found
         cdef uint32_t got = 0
         cdef bytes name = structure.name.encode()
+        from rnvm.frontend._structure import codec_name  # here, because that module imports this one
         cdef bytes codec = codec_name(structure.codec)
         if not 1 <= len(name) <= 160:
             raise InvalidArgument(f"a name of {len(name)} bytes", hint="1 to 160, in UTF-8")

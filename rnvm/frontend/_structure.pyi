@@ -6,7 +6,8 @@ from rnvm.frontend._frontend import FrontEnd
 ROOT: int
 MOST_ROOT: int
 kinds: dict[int, Any]
-CODECS: dict[str, Codec]
+CODECS: dict[str, Callable[[], Codec]]
+made: dict[str, Codec]
 
 class Codec:
     name: str
@@ -14,6 +15,9 @@ class Codec:
     decode: Callable[[bytes], Any]
     def __init__(self, name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> None: ...
 
+def utf8_codec() -> Codec: ...
+def json_codec() -> Codec: ...
+def pickle_codec() -> Codec: ...
 def codec_of(codec: Any) -> Any: ...
 def codec_name(codec: Any) -> bytes: ...
 

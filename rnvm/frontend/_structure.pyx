@@ -1,8 +1,6 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The base of structures (the contract is in _structure.pxd; docs/rnvm-structures.md explains it)."""
 
-import json
-import pickle
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -172,12 +170,23 @@ class Codec:
         self.name, self.encode, self.decode = name, encode, decode
 
 
-CODECS = {
-    "utf-8": Codec("utf-8", lambda text: text.encode(), lambda data: data.decode()),
-    "json": Codec("json", lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), json.loads),
-    # Only where the program asks for it: what a pool says never makes anybody unpickle.
-    "pickle": Codec("pickle", pickle.dumps, pickle.loads),
-}
+def utf8_codec():
+    return Codec("utf-8", lambda text: text.encode(), lambda data: data.decode())
+
+
+def json_codec():
+    import json  # here, because it takes milliseconds to import
+    return Codec("json", lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), json.loads)
+
+
+# Only where the program asks for it: what a pool says never makes anybody unpickle.
+def pickle_codec():
+    import pickle
+    return Codec("pickle", pickle.dumps, pickle.loads)
+
+
+CODECS = {"utf-8": utf8_codec, "json": json_codec, "pickle": pickle_codec}
+made = {}                      # name -> codec
 
 
 def codec_of(codec):
@@ -187,7 +196,9 @@ def codec_of(codec):
     if isinstance(codec, str):
         if codec not in CODECS:
             raise InvalidArgument(f"codec={codec!r}", hint=f"{', '.join(CODECS)}, or an object with encode and decode")
-        return CODECS[codec]
+        if codec not in made:
+            made[codec] = CODECS[codec]()
+        return made[codec]
     if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
         raise WrongType(f"a codec of type {type(codec).__name__}",
                         hint="an object with encode(value) -> bytes and decode(bytes) -> value")

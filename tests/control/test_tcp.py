@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfp.address import parse
-from rfp.control import Credentials, GetStats, Stats, TcpListener, connect, deadline_in, frame, tcp_listener
+from rfp.control import Credentials, GetStats, Stats, connect, deadline_in, frame, tcp_listener
 from rfp.control.authentication import CLIENT, SERVER, proof
 from rfp.control.message import Challenge, Greet, Prove, Proven
+from rfp.control.tcp_listener import TcpListener
 from rfp.errors import (
     AddressInUse,
     ConnectionFailed,

@@ -38,8 +38,8 @@ from rfp.control import (
     Welcome,
     listen,
 )
+from rfp.control.acceptor import MOST_STRANGERS
 from rfp.control.message import printable
-from rfp.control.tcp_listener import MOST_STRANGERS
 from rfp.core import clock
 from rfp.core.at_exit import at_exit
 from rfp.core.forks import in_child, notice
