@@ -27,7 +27,7 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     BATCH = 64                 # completions taken at once
     SPINS = 2000               # empty reaps before the thread offers its CPU to others
-    LONGEST_NAP = 1000000      # ns; a stop is noticed after this
+    NAP_NS_MAX = 1000000       # ns; a stop is noticed after this
     CLOSE = 60000              # ns: nearer than this the driver spins, as a sleep may take that much longer
 
 cdef enum stage:               # of a slot
@@ -164,7 +164,7 @@ cdef void rest(driver *d, uint64_t until, uint64_t at) noexcept nogil:
     cdef timespec nap
     if until > at + CLOSE:
         nap.tv_sec = 0
-        nap.tv_nsec = <long>min(until - at - CLOSE, LONGEST_NAP)
+        nap.tv_nsec = <long>min(until - at - CLOSE, NAP_NS_MAX)
         nanosleep(&nap, NULL)
     else:
         rfp_pause()
@@ -226,7 +226,7 @@ cdef int drive(driver *d) noexcept nogil:
                     return TIMED_OUT
             if d.ready_count == 0 and not (d.free_count and d.left):
                 if d.db.wait != NULL:
-                    d.db.wait(d.db.self, LONGEST_NAP)
+                    d.db.wait(d.db.self, NAP_NS_MAX)
                 elif empty > SPINS:
                     sched_yield()
                 else:

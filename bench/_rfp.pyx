@@ -10,7 +10,7 @@ from bench._tally cimport ERROR, NOT_FOUND, OK, UNEXPECTED_STATE
 from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DONE, MALFORMED, NOT_YET, TIMED_OUT, client_ring, client_ring_abandon,
+    CLOSED, DONE, PENDING, PROTOCOL_ERROR, TIMED_OUT, client_ring, client_ring_abandon,
     client_ring_flush, client_ring_pop, client_ring_release, client_ring_response, client_ring_step,
     client_ring_tag,
 )
@@ -84,7 +84,7 @@ cdef int reap(void *self, finished *done, int n) noexcept nogil:
             client_ring_flush(ring)
         while taken < n:
             found = client_ring_step(ring)
-            if found == NOT_YET:
+            if found == PENDING:
                 break
             if found != DONE:
                 way.trouble = found
@@ -122,7 +122,7 @@ cdef class StoreConnection(Connection):
 
     def __cinit__(self, Client client not None, uint64_t largest, double timeout=10):
         self.client = client
-        self.channel = client.lend(rfp_now() + <uint64_t> (timeout * 1e9))
+        self.channel = client.checkout_channel(rfp_now() + <uint64_t> (timeout * 1e9))
         limit = kv_inline_limit(self.channel.c.rings[0], KEY_MAX)
         if largest > limit:
             self.close()
@@ -137,9 +137,9 @@ cdef class StoreConnection(Connection):
     cpdef str failure(self):
         if self.way.trouble == CLOSED:
             return "the handle was closed during the run"
-        if self.way.trouble == MALFORMED:
-            return f"the server at {self.client.link.address} answered what cannot be"
-        return f"the connection to {self.client.link.address} was lost: the server is gone"
+        if self.way.trouble == PROTOCOL_ERROR:
+            return f"the server at {self.client.connection.address} answered what cannot be"
+        return f"the connection to {self.client.connection.address} was lost: the server is gone"
 
     cpdef close(self):
         """Gives the channel back to the handle; answers still under way are waited for by whoever uses it next."""
@@ -151,7 +151,7 @@ cdef class StoreConnection(Connection):
         self.way.trouble = self.way.trouble or CLOSED
         for i in range(mine.c.count):
             client_ring_abandon(mine.c.rings[i])
-        self.client.give_back(mine)
+        self.client.return_channel(mine)
 
     @property
     def counters(self):

@@ -16,17 +16,17 @@ from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.handshake_layout import BYPASS, REMOTE_READ, RESPONSE_CRC
 from rfp.protocol.server.server import SLOT_SIZE, Host
-from rfp.protocol.server.server_base import Hosted
+from rfp.protocol.server.server_base import ServerBase
 from rfp.store.server.partition import Partition
 
-MOST_WORKERS = 64
-LEAST_MEMORY = 1 << 20  # bytes, for each worker
+WORKERS_MAX = 64
+MEMORY_MIN = 1 << 20    # bytes, for each worker
 STAGING = 512 << 10  # bytes for each client thread: four pieces of a large value
-LARGEST_VALUE = 256 << 20
+VALUE_MAX = 256 << 20
 EVICTIONS = ("clock", "bucket", "none")
 
 
-class Server(Hosted):
+class Server(ServerBase):
     """Keeps a store in memory and serves it until it is closed.
 
     memory: for keys, values and their index, in bytes or as text ("1GiB"); shared evenly among the workers, and limits
@@ -80,20 +80,20 @@ class Server(Hosted):
     ) -> None:
         self.memory = units.size(memory)
         self.eviction = eviction
-        if not isinstance(workers, int) or not 1 <= workers <= MOST_WORKERS:
-            raise InvalidArgument(f"workers={workers!r}", hint=f"1 to {MOST_WORKERS}; more than processors help nobody")
+        if not isinstance(workers, int) or not 1 <= workers <= WORKERS_MAX:
+            raise InvalidArgument(f"workers={workers!r}", hint=f"1 to {WORKERS_MAX}; more than processors help nobody")
         if eviction not in EVICTIONS:
             raise InvalidArgument(f"eviction={eviction!r} is not a way to make room", hint=", ".join(EVICTIONS))
         if not 0.01 <= lease <= 3600:
             raise InvalidArgument(f"lease={lease!r}", hint="0.01 to 3600 seconds")
         share = self.memory // workers
-        if share < LEAST_MEMORY:
+        if share < MEMORY_MIN:
             raise InvalidArgument(f"memory={memory!r} for {workers} workers", hint="at least 1MiB for each")
         held = share // 2 if quota is None else units.size(quota)
         # What goes beyond the quota could be neither sent nor fetched; what fits into a slot does not count.
-        largest = min(LARGEST_VALUE, share, max(held, SLOT_SIZE))
+        largest = min(VALUE_MAX, share, max(held, SLOT_SIZE))
         for_rings = None if rings is None else units.size(rings)
-        if for_rings is not None and for_rings < LEAST_MEMORY:
+        if for_rings is not None and for_rings < MEMORY_MIN:
             raise InvalidArgument(f"rings={rings!r}", hint="at least 1MiB")
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)

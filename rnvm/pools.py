@@ -23,8 +23,8 @@ from rfp import units
 from rfp.errors import FabricError, InvalidArgument, NotAPool, PoolInUse, PoolRefused, VolatileMedium
 from rnvm import sizes
 from rnvm.media import wal
-from rnvm.media.file import Image
-from rnvm.media.medium import Medium, Private
+from rnvm.media.file import FileMedium
+from rnvm.media.medium import Medium, VolatileMemory
 from rnvm.media.pmem import Direct, file_system, flush_instruction, maps_synchronously
 from rnvm.pool import repair
 from rnvm.pool.inspect import Inspection, damaged
@@ -221,7 +221,7 @@ def _sync_folder(path: str | os.PathLike[str]) -> None:
 
 def _medium(fd: int, total: int, kind: Media, *, force_flush: bool) -> Medium:
     if kind.mode == "image":
-        return Image(total, fd)
+        return FileMedium(total, fd)
     if kind.volatile:
         return Direct(fd, total, "lines" if force_flush else "none", sync=False)
     return Direct(fd, total, os.environ.get("RNVM_FLUSHING", "lines"), sync=kind.kind == "fsdax")
@@ -277,18 +277,18 @@ def _pool_on(medium: Medium, *, accept_loss: bool = False) -> Pool:
         raise
 
 
-def _view(fd: int, total: int) -> Private:
+def _view(fd: int, total: int) -> VolatileMemory:
     """The bytes of a pool in memory of our own, with what its write-ahead area says."""
     view = _copied(fd, total)
     wal.apply(view)
     return view
 
 
-def _copied(fd: int, total: int) -> Private:
+def _copied(fd: int, total: int) -> VolatileMemory:
     if not stat.S_ISCHR(os.fstat(fd).st_mode):
-        return Private(total, fd)
+        return VolatileMemory(total, fd)
     with contextlib.closing(Direct(fd, total, "none", sync=False)) as device:  # it can neither be read nor be mapped privately
-        view = Private(total)
+        view = VolatileMemory(total)
         for at in range(0, total, PIECE):
             if (data := device.read(at, min(PIECE, total - at))) != bytes(len(data)):
                 view.poke(at, data)
@@ -296,7 +296,7 @@ def _copied(fd: int, total: int) -> Private:
 
 
 @contextlib.contextmanager
-def view(path: str | os.PathLike[str]) -> Iterator[tuple[Private, Media]]:
+def view(path: str | os.PathLike[str]) -> Iterator[tuple[VolatileMemory, Media]]:
     """The bytes of a pool that nobody has open, to look at: whatever is done to them, the pool does not change."""
     flags = os.O_RDONLY if os.path.isfile(path) else os.O_RDWR
     with _opened(path, flags, fcntl.LOCK_SH) as fd:
@@ -327,7 +327,7 @@ class Claim:
             with contextlib.closing(_medium(fd, total, kind, force_flush=False)) as medium:
                 repair.end_sessions(medium, at, count)
 
-    def view(self) -> Private:
+    def view(self) -> VolatileMemory:
         """The bytes of the pool as they are now, in memory of our own."""
         return _view(self.fd, length(self.fd))
 

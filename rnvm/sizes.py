@@ -11,9 +11,9 @@ PAGE = 4096
 ALIGN = 65536  # of what processes map for themselves: the largest pages that a kernel has
 NAME, SESSION = 512, 256  # bytes of an entry
 LARGEST = 1 << 48  # what an address reaches
-MOST_FRONT_ENDS = 1024  # a pool has one session more
+FRONT_ENDS_MAX = 1024   # a pool has one session more
 BLOCKS_PER_WORD, WORD = 3, 8
-LEAST_AHEAD, MOST_AHEAD = 8 * PAGE, 16 << 20
+WAL_MIN, WAL_MAX = 8 * PAGE, 16 << 20
 
 # What structures ask of a memory log: the longest transaction of one operation is half of it at most.  That is one of a B+tree
 # with keys so long that its pages have one or two children each: it may cut a page on each level, which writes two pages.
@@ -21,9 +21,9 @@ TREE_CUT, TREE_REST, TREE_LEVELS = 8160, 16384, 32
 HEADROOM = 3  # levels: pools grow, to eight times of what they had, and their logs do not
 LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen here
 STEP = 32 << 10  # of the logs that are chosen here: the two of a front-end have whole units of ALIGN then
-LARGEST_VALUE = 1 << 20  # of a structure
-LARGEST_NODE = LARGEST_VALUE + PAGE
-LEAST_VALUE, BEFORE, BESIDE = 256, 2048, 8192  # as in rnvm/frontend/_structure.pyx
+VALUE_MAX = 1 << 20      # of a structure
+NODE_MAX = VALUE_MAX + PAGE
+VALUE_MIN, BEFORE, BESIDE = 256, 2048, 8192    # as in rnvm/frontend/_structure.pyx
 
 
 def _up(n: int, to: int) -> int:
@@ -39,7 +39,7 @@ class Sizes(NamedTuple):
     operation_ring: int
     memory_ring: int
     group_map: int
-    ahead: int = 0
+    wal: int = 0
 
     @property
     def sessions_at(self) -> int:
@@ -57,14 +57,14 @@ class Sizes(NamedTuple):
         return _up(self.operation_ring + self.memory_ring, ALIGN)
 
     @property
-    def ahead_at(self) -> int:
+    def wal_at(self) -> int:
         """Where the write-ahead area begins, if there is one."""
         return self.rings_at + self.sessions * self.rings
 
     @property
     def groups_at(self) -> int:
         """Where the data area begins."""
-        return _up(self.ahead_at + self.ahead, max(ALIGN, self.block))
+        return _up(self.wal_at + self.wal, max(ALIGN, self.block))
 
     @property
     def group(self) -> int:
@@ -87,7 +87,7 @@ class Sizes(NamedTuple):
     @property
     def largest_value(self) -> int:
         """Bytes of a value that each structure takes, whatever else it holds: what Structure.largest_value says, too."""
-        return max(LEAST_VALUE, min(LARGEST_VALUE, self.operation_ring // 2 - BEFORE, self.memory_ring // 2 - BESIDE))
+        return max(VALUE_MIN, min(VALUE_MAX, self.operation_ring // 2 - BEFORE, self.memory_ring // 2 - BESIDE))
 
 
 def cascade(size: int, levels: int = 0) -> int:
@@ -118,8 +118,8 @@ def choose(
         raise InvalidArgument(f"blocks of {block} bytes", hint="a power of two from 512 to 1MiB")
     if names is None:
         names = min(1024, max(16, size >> 14))
-    if not 1 <= (front_ends or 1) <= MOST_FRONT_ENDS or not 1 <= names <= 0x3FFF:
-        hint = f"1 to {MOST_FRONT_ENDS} front-ends, 1 to 16383 names"
+    if not 1 <= (front_ends or 1) <= FRONT_ENDS_MAX or not 1 <= names <= 0x3FFF:
+        hint = f"1 to {FRONT_ENDS_MAX} front-ends, 1 to 16383 names"
         raise InvalidArgument(f"{front_ends} front-ends, {names} names", hint=hint)
     default = min(8 << 20, size // (8 * (front_ends or 16)) // PAGE * PAGE)
     if default < _up(2 * cascade(size, HEADROOM), STEP):
@@ -139,14 +139,14 @@ def choose(
     if front_ends is None:
         front_ends = max(1, min(16, int(LOGS * size) // _up(sum(rings), ALIGN) - 1))
     if write_ahead is None:
-        write_ahead = min(MOST_AHEAD, size // 16 // PAGE * PAGE)
-        write_ahead = write_ahead if write_ahead >= LEAST_AHEAD else 0
-    if write_ahead % PAGE or (write_ahead and not LEAST_AHEAD <= write_ahead <= 1 << 30):
+        write_ahead = min(WAL_MAX, size // 16 // PAGE * PAGE)
+        write_ahead = write_ahead if write_ahead >= WAL_MIN else 0
+    if write_ahead % PAGE or (write_ahead and not WAL_MIN <= write_ahead <= 1 << 30):
         raise InvalidArgument(f"a write-ahead area of {write_ahead} bytes", hint="a multiple of 4096, from 32KiB to 1GiB; or 0")
     # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group, so the longest node
     # has to fit into one.
     maps = 1 if size < 1 << 20 else 8
-    while maps > 1 and maps * block // WORD * BLOCKS_PER_WORD * block < LARGEST_NODE:
+    while maps > 1 and maps * block // WORD * BLOCKS_PER_WORD * block < NODE_MAX:
         maps += 1
     # One session more than front-ends, which only sessions of dead ones leave to somebody: see service.attach().
     return Sizes(block, names, front_ends + 1, rings[0], rings[1], maps * block, write_ahead)

@@ -15,8 +15,8 @@ from structures.bptree_pages cimport (
 from structures.bptree_ranges cimport read_next_bound, read_stretch, stretch
 from structures.bptree_walk cimport tree_walk
 from structures.layout cimport (
-    KEY_OF, MOST_KEY, MOST_VALUE, SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF,
-    tree_root, value_node,
+    KEY_MAX, KEY_OF, SIZES, TYPE_PAGE, TYPE_VALUE, UP8, VALUE_MAX, VALUE_NODE, VALUE_OF, tree_root,
+    value_node,
 )
 from structures.mapping cimport (
     ANOTHER, CLEAR, DELETE, FOUND, MISSING, MORE, POP, POP_ITEM, POP_SAME, SET, SET_DEFAULT,
@@ -40,7 +40,7 @@ cdef enum:                     # bytes that operations change at most, beside no
     DROPPING = 64              # a value, beside its node
     LEAVING = 1700             # a leaf: its entry in the page above
     EMPTIED = 100              # a page that goes, beside its node
-    MOST_CLEARED = 65536       # bytes that one clear() changes: others wait meanwhile
+    CLEARED_MAX = 65536        # bytes that one clear() changes: others wait meanwhile
 
 cdef enum:
     LOAD_BYTES = 16384         # of pairs in one operation
@@ -246,7 +246,7 @@ cdef int clear(instance *s) noexcept nogil:
     cdef tree_root *root
     cdef const page *leaf
     cdef path where
-    cdef uint64_t spent = ENDING, most = min(record_room(s), <uint64_t> MOST_CLEARED), cost
+    cdef uint64_t spent = ENDING, most = min(record_room(s), <uint64_t> CLEARED_MAX), cost
     cdef uint64_t address
     cdef int outcome
     while True:
@@ -286,7 +286,7 @@ cdef int clear(instance *s) noexcept nogil:
 cdef int make_room(instance *s, const char *bytes, uint32_t length) noexcept nogil:
     cdef pair_header header
     memcpy(&header, bytes, sizeof(header))
-    if length != sizeof(header) + KEY_OF(header.sizes) or not KEY_OF(header.sizes) or VALUE_OF(header.sizes) > MOST_VALUE:
+    if length != sizeof(header) + KEY_OF(header.sizes) or not KEY_OF(header.sizes) or VALUE_OF(header.sizes) > VALUE_MAX:
         return fault(s, 0, b"an operation that no tree knows")
     return tree_make_room(s, bytes + sizeof(header), KEY_OF(header.sizes), page_entry_size(header.sizes))
 
@@ -413,7 +413,7 @@ cdef class BPlusTree(Mapping):
         if key is None:
             return None
         raw = key if self.codec is None and type(key) is bytes else self.encode(key)
-        return raw[:MOST_KEY + 1]
+        return raw[:KEY_MAX + 1]
 
     def range(self, lo=None, hi=None, *, bint reverse=False):
         """Iterates over (key, value) with lo <= key < hi, in the order of the keys.

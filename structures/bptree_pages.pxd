@@ -6,13 +6,13 @@ from structures.layout cimport tree_root
 from structures.page cimport page, page_entry
 
 cdef enum:
-    MOST_LEVELS = 32
+    LEVELS_MAX = 32
     MADE = 3
 
 cdef struct path:              # from the top to a leaf
     uint32_t levels
-    uint64_t[MOST_LEVELS] pages
-    uint32_t[MOST_LEVELS] indexes  # the child that was followed; in the leaf: where the key is or should be
+    uint64_t[LEVELS_MAX] pages
+    uint32_t[LEVELS_MAX] indexes   # the child that was followed; in the leaf: where the key is or should be
     bint found
 
 cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexcept nogil

@@ -10,7 +10,7 @@ from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport (
     OK, fault, node_change, node_cost, node_free, node_new, node_read, room_for, root_change, root_read)
-from structures.layout cimport MOST_KEY, SIZES, TYPE_PAGE, tree_root
+from structures.layout cimport KEY_MAX, SIZES, TYPE_PAGE, tree_root
 from structures.page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at,
     page_entry_size, page_gap, page_put, page_remove, page_search, page_sound, page_take, page_used,
@@ -21,7 +21,7 @@ cdef enum:
     SPARSE = PAGE_ROOM // 3                # a page with less in it is joined with its neighbour
     JOINED = PAGE_ROOM // 4 * 3            # if both together have at most this
     JOINING = 6600                         # bytes that a join changes at most, beside the page that goes
-    SEPARATOR = 4 + MOST_KEY + 8 + 2       # room for any entry of an inner page
+    SEPARATOR = 4 + KEY_MAX + 8 + 2        # room for any entry of an inner page
 
 
 cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexcept nogil:
@@ -57,7 +57,7 @@ cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint3
     cdef int index
     p.levels = level
     p.found = False
-    if level > MOST_LEVELS:
+    if level > LEVELS_MAX:
         return fault(s, s.root, b"the tree is too high")
     while level:
         level -= 1
@@ -158,7 +158,7 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
         else:
             whole = (page_take(left, old, 0, stay) and page_take(right, old, stay, index)
                      and page_put(right, index - stay, sizes, key, payload) and page_take(right, old, index, old.count))
-    if not whole or not page_entry_at(left, left.count - 1, &a) or not page_entry_at(right, 0, &b) or b.key_length > MOST_KEY:
+    if not whole or not page_entry_at(left, left.count - 1, &a) or not page_entry_at(right, 0, &b) or b.key_length > KEY_MAX:
         return fault(s, address, b"an entry goes beyond its page")
     separator_size[0] = b.key_length
     if not old.level:
@@ -172,7 +172,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
     cdef uint64_t address = 0, left
     cdef const page *seen
     cdef page *changed
-    cdef char[2][MOST_KEY] separators          # of this level, and of the one below
+    cdef char[2][KEY_MAX] separators           # of this level, and of the one below
     cdef int outcome
     if not at:
         changed = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &address)
@@ -209,7 +209,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
             left = address
             payload = <const char *> &left
     # The top was cut: a new one, whose first key stands for all that is below the second.
-    if p.levels == MOST_LEVELS:
+    if p.levels == LEVELS_MAX:
         return fault(s, s.root, b"the tree is too high")
     left = p.pages[0]
     size = p.levels
@@ -340,7 +340,7 @@ cdef int one_level_more(instance *s, const tree_root *root) noexcept nogil:
     cdef uint64_t address = 0, old = root.top
     cdef uint32_t level = root.levels
     cdef page *top
-    if level == MOST_LEVELS:
+    if level == LEVELS_MAX:
         return fault(s, s.root, b"the tree is too high")
     top = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &address)
     if top == NULL:
@@ -383,7 +383,7 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
         if not page_entry_at(p, i, &b):
             return fault(s, address, b"an entry goes beyond its page")
         gone += page_entry_size(b.sizes)
-    if not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b) or b.key_length > MOST_KEY:
+    if not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b) or b.key_length > KEY_MAX:
         return fault(s, address, b"an entry goes beyond its page")
     right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &right_address)
     if right == NULL:

@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, answer_put, fault
 from structures.bptree_leaf cimport answer_item, leaf_of, root_of
-from structures.bptree_pages cimport MOST_LEVELS, child_of, page_read, path, tree_descend
+from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read, path, tree_descend
 from structures.layout cimport tree_root
 from structures.mapping cimport MISSING
 from structures.page cimport keys_compare, page, page_entry, page_entry_at, page_search
@@ -100,7 +100,7 @@ cdef int read_stretch(instance *s, void *context) noexcept nogil:
         return s.error
     if not root.levels:
         return MISSING
-    if root.levels > MOST_LEVELS:
+    if root.levels > LEVELS_MAX:
         return fault(s, s.root, b"the tree is too high")
     if c.reverse and c.high.key == NULL:
         outcome = to_last_leaf(s, root.top, root.levels - 1, &leaf)
@@ -147,7 +147,7 @@ cdef int read_next_bound(instance *s, void *context) noexcept nogil:
     cdef const char *low = c.low.key
     if root == NULL:
         return s.error
-    if not root.levels or root.levels > MOST_LEVELS:
+    if not root.levels or root.levels > LEVELS_MAX:
         return MISSING
     if low == NULL:
         low = b""

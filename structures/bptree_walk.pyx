@@ -6,9 +6,9 @@ from libc.string cimport memcpy
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, fault, nodes_release, visitor
 from structures.bptree_leaf cimport root_of
-from structures.bptree_pages cimport MOST_LEVELS, child_of, page_read
+from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read
 from structures.bptree_ranges cimport bound
-from structures.layout cimport MOST_KEY, VALUE_NODE, VALUE_OF, tree_root
+from structures.layout cimport KEY_MAX, VALUE_NODE, VALUE_OF, tree_root
 from structures.page cimport (
     PAGE_BYTES, PAGE_INLINE, keys_compare, page, page_entry, page_entry_at, page_entry_size,
 )
@@ -48,13 +48,13 @@ cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept 
 
 
 cdef void copy_key(bound *to, char *room, const page_entry *e) noexcept nogil:
-    memcpy(room, e.key, min(e.key_length, MOST_KEY))
+    memcpy(room, e.key, min(e.key_length, KEY_MAX))
     to.key = room
-    to.length = min(e.key_length, MOST_KEY)
+    to.length = min(e.key_length, KEY_MAX)
 
 
 cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bound high, survey *w) noexcept nogil:
-    cdef char[MOST_KEY] low_room, high_room         # pages are released while their children are looked at
+    cdef char[KEY_MAX] low_room, high_room          # pages are released while their children are looked at
     cdef bound child_low, child_high
     cdef const page *p = page_read(s, address, level)
     cdef page_entry e
@@ -105,7 +105,7 @@ cdef int tree_walk(instance *s, visitor visit, void *context) noexcept nogil:
     cdef int outcome
     if root == NULL:
         return s.error
-    if (root.levels == 0) != (root.top == 0) or root.levels > MOST_LEVELS:
+    if (root.levels == 0) != (root.top == 0) or root.levels > LEVELS_MAX:
         return fault(s, s.root, b"the tree has levels without pages, or too many")
     w.visit = visit
     w.context = context

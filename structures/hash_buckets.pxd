@@ -7,7 +7,7 @@ from structures.layout cimport HASH_INSIDE, hash_bucket, hash_entry, hash_root
 from structures.mapping cimport pair
 
 cdef enum:
-    LONGEST_CHAIN = 65536      # nodes: a chain that is longer runs in a circle
+    CHAIN_MAX = 65536          # nodes: a chain that is longer runs in a circle
 
 cdef struct place:             # where a key stands
     uint64_t address           # of the bucket's node

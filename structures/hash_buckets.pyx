@@ -18,7 +18,7 @@ cdef enum:
     HEADER_AT = BUCKET_FIRST - 8           # what an entry that comes or goes changes beside itself
     FULL_ENOUGH = BUCKET_ROOM * 2 // 3     # bytes of entries for each bucket: beyond it the table grows
     EMPTY_ENOUGH = BUCKET_ROOM // 6        # below it, it shrinks
-    LARGEST_ENTRY = 272                    # bytes: sizes, key and value inside
+    ENTRY_MAX = 272                        # bytes: sizes, key and value inside
     SPLITTING = 1500                       # bytes that a split changes beside the nodes: root, directory
     MERGING = 700                          # the same of what takes one back
 
@@ -89,7 +89,7 @@ cdef int locate(instance *s, const hash_root *root, const char *key, uint32_t le
                     return OK
             p.at += hash_entry_size(entry.sizes)
         links += 1
-        if links > LONGEST_CHAIN:
+        if links > CHAIN_MAX:
             return fault(s, address, b"the chain of a bucket never ends")
         p.previous = address
         address = bucket.next
@@ -252,7 +252,7 @@ cdef int entry_insert(instance *s, const hash_root *root, uint32_t hash, const p
         if BUCKET_BYTES - seen.end + seen.holes >= size:
             break
         links += 1
-        if links > LONGEST_CHAIN:
+        if links > CHAIN_MAX:
             return fault(s, address, b"the chain of a bucket never ends")
         previous = address
         address = seen.next
@@ -370,7 +370,7 @@ cdef int distribute(instance *s, const hash_root *root, uint32_t index, chain *l
                 return s.error
             at += hash_entry_size(entry.sizes)
         links += 1
-        if links > LONGEST_CHAIN:
+        if links > CHAIN_MAX:
             return fault(s, address, b"the chain of a bucket never ends")
         next = bucket.next
         if node_free(s, address, BUCKET_BYTES) != OK:
@@ -395,7 +395,7 @@ cdef int chain_measure(instance *s, const hash_root *root, uint32_t index, uint3
         bytes[0] += bucket.end - BUCKET_FIRST - bucket.holes
         nodes[0] += 1
         links += 1
-        if links > LONGEST_CHAIN:
+        if links > CHAIN_MAX:
             return fault(s, address, b"the chain of a bucket never ends")
         address = bucket.next
     return OK
@@ -403,7 +403,7 @@ cdef int chain_measure(instance *s, const hash_root *root, uint32_t index, uint3
 
 cdef uint64_t split_cost(instance *s, uint32_t nodes, uint64_t bytes) noexcept nogil:
     """What the split of a chain changes at most."""
-    cdef uint64_t made = bytes // (BUCKET_ROOM - LARGEST_ENTRY) + 2
+    cdef uint64_t made = bytes // (BUCKET_ROOM - ENTRY_MAX) + 2
     return SPLITTING + made * (BUCKET_BYTES + 32) + (made + nodes) * node_cost(s, BUCKET_BYTES)
 
 

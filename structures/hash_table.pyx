@@ -13,9 +13,9 @@ from rnvm.frontend._structure cimport (
     root_read, visitor,
 )
 from structures.hash_buckets cimport (
-    LONGEST_CHAIN, answer_item, answer_value, bucket_read, buckets_grow, buckets_idle,
-    buckets_short, buckets_shrink, entry_at, entry_insert, entry_remove, entry_replace, entry_value,
-    hash_of, locate, node_of, place,
+    CHAIN_MAX, answer_item, answer_value, bucket_read, buckets_grow, buckets_idle, buckets_short,
+    buckets_shrink, entry_at, entry_insert, entry_remove, entry_replace, entry_value, hash_of,
+    locate, node_of, place,
 )
 from structures.layout cimport (
     BUCKET_BYTES, BUCKET_FIRST, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, SIZES, TYPE_BUCKET, VALUE_NODE,
@@ -38,7 +38,7 @@ cdef enum:                     # bytes that operations change at most, beside no
     REMOVING = 1200
     ENDING = 2500              # of a step of clear() or popitem()
     DROPPING = 200             # an entry or a bucket, beside its node
-    MOST_CLEARED = 65536       # bytes that one clear() changes: others wait meanwhile
+    CLEARED_MAX = 65536        # bytes that one clear() changes: others wait meanwhile
 
 cdef enum:
     SHRINKING = 9000           # bytes that one of them changes at most, beside those of the last buckets' nodes
@@ -192,7 +192,7 @@ cdef int last_item(instance *s, const hash_root *root, uint32_t last, place *whe
         if not bucket.next:
             return MISSING
         links += 1
-        if links > LONGEST_CHAIN:
+        if links > CHAIN_MAX:
             return fault(s, where.address, b"the chain of a bucket never ends")
         where.previous = where.address
         where.address = bucket.next
@@ -274,7 +274,7 @@ cdef int clear(instance *s) noexcept nogil:
     cdef hash_root *root = <hash_root *> root_of(s)
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
-    cdef uint64_t most = min(record_room(s), <uint64_t> MOST_CLEARED), cost = DROPPING + node_cost(s, BUCKET_BYTES)
+    cdef uint64_t most = min(record_room(s), <uint64_t> CLEARED_MAX), cost = DROPPING + node_cost(s, BUCKET_BYTES)
     cdef uint64_t spent = ENDING
     cdef uint64_t address, next
     cdef uint32_t at, last
@@ -399,7 +399,7 @@ cdef int read_bucket(instance *s, void *context) noexcept nogil:
                 return s.error
             at += hash_entry_size(entry.sizes)
         links += 1
-        if links > LONGEST_CHAIN:
+        if links > CHAIN_MAX:
             return fault(s, address, b"the chain of a bucket never ends")
         address = bucket.next
     return OK
@@ -485,7 +485,7 @@ cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
             if outcome != OK:
                 return outcome
             links += 1
-            if links > LONGEST_CHAIN:
+            if links > CHAIN_MAX:
                 return fault(s, address, b"the chain of a bucket never ends")
             address = bucket.next
     root = root_of(s)

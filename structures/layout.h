@@ -9,8 +9,8 @@
 
 #include "rnvm/format/node.h"
 
-#define MOST_KEY 1024u
-#define MOST_VALUE (1u << 20)
+#define KEY_MAX 1024u
+#define VALUE_MAX (1u << 20)
 #define UP8(n) (((n) + 7u) & ~7u)
 
 /* Of all structures: a value too long for the node that lists it.  Its length stands in the entry that points to it. */
@@ -46,13 +46,13 @@ struct directory_node {
 struct queue_root {
     struct rnvm_node node;
     uint64_t head;       /* the segment with the next entry, or 0 */
-    uint64_t given;      /* number of that entry: so many were taken out of the segments */
-    uint32_t at;         /* its offset there */
+    uint64_t dequeued;   /* number of that entry: so many were taken out of the segments */
+    uint32_t head_offset; /* its offset there */
     uint32_t tables;     /* how many there are */
     uint64_t tickets;    /* number of the last reservation */
     uint64_t earliest;   /* while there are reservations: the end of the lease that ends first, ns since 1970 */
     uint32_t reserved;   /* slots under a lease */
-    uint32_t returned;   /* slots that wait to be given again */
+    uint32_t requeued;   /* slots that wait to be given again */
     uint32_t first;      /* of these, + 1; linked by next */
     uint32_t last;
     uint64_t tail;       /* the segment that entries are put into, or 0 */
@@ -189,7 +189,7 @@ _Static_assert(sizeof(struct queue_segment) == SEGMENT_FIRST, "segment");
 _Static_assert(sizeof(struct queue_entry) == 8, "entry of a queue");
 _Static_assert(sizeof(struct queue_table) == 992, "table");
 _Static_assert(sizeof(struct queue_shelf) == 992, "shelf");
-_Static_assert(MOST_VALUE < 1u << 24 && SEGMENT_BYTES >> 3 < 256, "a slot says where in a segment its value is");
+_Static_assert(VALUE_MAX < 1u << 24 && SEGMENT_BYTES >> 3 < 256, "a slot says where in a segment its value is");
 _Static_assert(sizeof(struct hash_root) == 72, "root of a hash table");
 _Static_assert(sizeof(struct hash_bucket) == BUCKET_FIRST, "bucket");
 _Static_assert(sizeof(struct hash_entry) == 8, "entry of a hash table");

@@ -5,8 +5,8 @@ from rnvm.format.node cimport rnvm_node
 
 cdef extern from "structures/layout.h" nogil:
     enum:
-        MOST_KEY
-        MOST_VALUE
+        KEY_MAX
+        VALUE_MAX
         DIRECTORY_FAN
         TYPE_DIRECTORY
         TYPE_VALUE
@@ -53,13 +53,13 @@ cdef extern from "structures/layout.h" nogil:
     struct queue_root:
         rnvm_node node
         uint64_t head
-        uint64_t given
-        uint32_t at
+        uint64_t dequeued
+        uint32_t head_offset
         uint32_t tables
         uint64_t tickets
         uint64_t earliest
         uint32_t reserved
-        uint32_t returned
+        uint32_t requeued
         uint32_t first
         uint32_t last
         uint64_t tail

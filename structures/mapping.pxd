@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from rfp.core.core cimport rfp_hash
 from rnvm.frontend._structure cimport Structure, query_function
-from structures.layout cimport KEY_OF, MOST_KEY, MOST_VALUE, VALUE_OF
+from structures.layout cimport KEY_MAX, KEY_OF, VALUE_MAX, VALUE_OF
 
 cdef enum:                     # operations; the bytes of all but POP_ITEM and CLEAR are a pair
     SET = 1
@@ -47,7 +47,7 @@ cdef struct digest:            # of a value
     uint64_t length
 
 cdef enum:
-    LEAST_LONGEST = 256        # bytes of a value that every pool takes
+    GUARANTEED_BYTES = 256     # bytes of a value that every pool takes
 
 cdef inline void digest_of(const char *bytes, uint64_t length, digest *d) noexcept nogil:
     d.hash = rfp_hash(bytes, length, 0)
@@ -70,7 +70,7 @@ cdef inline uint32_t pair_of(const char *bytes, uint32_t length, pair *p) noexce
     p.value_length = VALUE_OF(header.sizes)
     p.key = bytes + sizeof(header)
     p.value = p.key + p.key_length
-    if not 1 <= p.key_length <= MOST_KEY or p.value_length > MOST_VALUE:
+    if not 1 <= p.key_length <= KEY_MAX or p.value_length > VALUE_MAX:
         return 0
     if p.key_length + p.value_length > length - sizeof(header):
         return 0

@@ -9,7 +9,7 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, Structure, fault, pool_bytes, root_read
-from structures.layout cimport KEY_OF, MOST_KEY, MOST_VALUE, SIZES, VALUE_OF, mapping_root
+from structures.layout cimport KEY_MAX, KEY_OF, SIZES, VALUE_MAX, VALUE_OF, mapping_root
 
 from rfp.errors import InvalidArgument, StructureDamaged, TooLarge, Undecodable
 from structures.views import Items, Keys, Values
@@ -19,7 +19,7 @@ cdef enum:
 
 cdef object RAISE = object()
 cdef enum:
-    LEAST_ENTRY = 7            # bytes of a key in a page, with its offset
+    ENTRY_MIN = 7              # bytes of a key in a page, with its offset
 
 
 cdef int count(instance *s, void *context) noexcept nogil:
@@ -28,7 +28,7 @@ cdef int count(instance *s, void *context) noexcept nogil:
         return s.error
     (<uint64_t *> context)[0] = root.count
     # list() makes room for as many before it has seen one.
-    return OK if root.count <= pool_bytes(s) // LEAST_ENTRY else fault(s, s.root, b"more keys than there can be")
+    return OK if root.count <= pool_bytes(s) // ENTRY_MIN else fault(s, s.root, b"more keys than there can be")
 
 
 cdef class Mapping(Structure):
@@ -36,18 +36,18 @@ cdef class Mapping(Structure):
 
     cdef bytes raw_key(self, object key):
         cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
-        if not 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> MOST_KEY:
-            raise InvalidArgument(f"a key of {len(raw)} bytes", hint=f"1 to {MOST_KEY}")
+        if not 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> KEY_MAX:
+            raise InvalidArgument(f"a key of {len(raw)} bytes", hint=f"1 to {KEY_MAX}")
         return raw
 
     cdef bytes key_or_none(self, object key):
         """None for a key that no mapping can have."""
         cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
-        return raw if 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> MOST_KEY else None
+        return raw if 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> KEY_MAX else None
 
     cdef bytes raw_value(self, object value):
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
-        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> LEAST_LONGEST and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(MOST_VALUE):
+        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> GUARANTEED_BYTES and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(VALUE_MAX):
             raise TooLarge(f"a value of {len(raw)} bytes",
                            hint=f"at most {self.largest_value} in this pool: its logs set the limit (docs/structures.md)")
         return raw
@@ -80,7 +80,7 @@ cdef class Mapping(Structure):
     def largest_value(self):
         """Bytes of the longest value that it takes: half of the pool's memory log less 8 KiB, half of its
         operation log less 2 KiB, and 1 MiB: the least of these."""
-        return self.longest(MOST_VALUE)
+        return self.longest(VALUE_MAX)
 
     cdef int take_same(self, bytes key, bytes value, object timeout) except -1:
         """Removes a key that still has this value: OK, MISSING or ANOTHER."""

@@ -35,7 +35,7 @@ _Static_assert(sizeof(struct page) <= PAGE_BYTES && __builtin_offsetof(struct pa
 static inline uint32_t page_payload(uint32_t sizes) { return VALUE_OF(sizes) <= PAGE_INLINE ? VALUE_OF(sizes) : 8; }
 static inline uint32_t page_entry_size(uint32_t sizes) { return 4 + KEY_OF(sizes) + page_payload(sizes); }
 /* The most that an entry and its slot take: a third of a page, so that any page that is too full can be cut in two. */
-_Static_assert(2 + 4 + MOST_KEY + PAGE_INLINE <= PAGE_ROOM / 3, "largest entry");
+_Static_assert(2 + 4 + KEY_MAX + PAGE_INLINE <= PAGE_ROOM / 3, "largest entry");
 
 static inline uint32_t page_used(const struct page *p) { return 2u * p->count + (PAGE_BYTES - p->heap) - p->dead; }
 static inline uint32_t page_gap(const struct page *p) { return p->heap - PAGE_FIRST - 2u * p->count; }

@@ -12,8 +12,8 @@ from rnvm.frontend._structure cimport (
     ALIEN, FULL, OK, Structure, answer_put, fault, node_glimpse, node_read, nodes_release, register_kind, structure_identity,
     visitor)
 from structures.layout cimport (
-    LEASE_NEVER, MOST_VALUE, QUEUE_ENTRY, SEGMENT_BYTES, SEGMENT_FIRST, SLOT_AT, SLOT_INSIDE,
-    SLOT_LENGTH, TABLE_SLOTS, TYPE_SEGMENT, queue_entry, queue_root, queue_segment, queue_slot,
+    LEASE_NEVER, QUEUE_ENTRY, SEGMENT_BYTES, SEGMENT_FIRST, SLOT_AT, SLOT_INSIDE, SLOT_LENGTH,
+    TABLE_SLOTS, TYPE_SEGMENT, VALUE_MAX, queue_entry, queue_root, queue_segment, queue_slot,
 )
 from structures.queue_reservations cimport (
     NO_SLOT, give_back, next_ended, reclaim, reservations_provide, reservations_walk, search,
@@ -39,7 +39,7 @@ cdef enum:                     # answers
     ANOTHER = 3                # of GET: the next is another one than was meant
 
 cdef enum:
-    LONGEST_LIST = 60000       # segments that are looked at for a way around a damaged one
+    LIST_MAX = 60000           # segments that are looked at for a way around a damaged one
     ENOUGH = 65536             # bytes that one step of an iteration brings
     TICKET_BITS = 24           # random ones of a ticket: a pool that was restored gives the same numbers again
 
@@ -95,7 +95,7 @@ cdef int find_next(instance *s, const queue_root *root, uint64_t now, upcoming *
             return OK
     if segments_count(s, root, &waiting) != OK:
         return s.error
-    next.number = root.given
+    next.number = root.dequeued
     return OK if waiting else EMPTY
 
 
@@ -137,7 +137,7 @@ cdef int take(instance *s, uint64_t now, const meant *only, taken *t) noexcept n
     root.first = slot.next
     if not root.first:
         root.last = 0
-    root.returned -= 1
+    root.requeued -= 1
     return OK
 
 
@@ -245,7 +245,7 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     cdef moment when
     cdef meant only
     cdef ticket t
-    if code == PUT and length <= MOST_VALUE:
+    if code == PUT and length <= VALUE_MAX:
         return put(s, bytes, length)
     if code == GET and length == 8:
         memcpy(&when.now, bytes, 8)
@@ -278,7 +278,7 @@ cdef int measure(instance *s, void *context) noexcept nogil:
     cdef int outcome
     if root == NULL or segments_count(s, root, &n.waiting) != OK:
         return s.error
-    n.waiting += root.returned
+    n.waiting += root.requeued
     n.reserved = root.reserved
     memset(&f, 0, sizeof(f))
     f.now = n.now
@@ -332,7 +332,7 @@ cdef int list_returned(instance *s, void *context) noexcept nogil:
             return s.error
         number = slot.next
         count += 1
-        if count > root.returned:
+        if count > root.requeued:
             return fault(s, root.node.address, b"the list of slots that were returned never ends")
     return list_ended(s, root, now, False)
 
@@ -385,7 +385,7 @@ cdef int read_next(instance *s, void *context) noexcept nogil:
         bytes = NULL if slot == NULL else slot_bytes(s, slot)
         return s.error if bytes == NULL else answer_put(s, bytes, SLOT_LENGTH(slot.length))
     address = root.head
-    at = root.at
+    at = root.head_offset
     segment = segment_read(s, address)
     if segment != NULL and at == segment.end and segment.next:
         address = segment.next
@@ -421,8 +421,8 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
     if not root.head:
         return EMPTY
     address = root.head
-    if next <= root.given:
-        next = root.given
+    if next <= root.dequeued:
+        next = root.dequeued
     elif c.hint:               # an entry has one segment, ever; so one that has it is the right one, wherever the address is from
         segment = <const queue_segment *> node_read(s, c.hint, SEGMENT_BYTES, TYPE_SEGMENT)
         if segment != NULL and segment.first <= next < segment.first + segment.count:
@@ -469,7 +469,7 @@ cdef int pass_damaged(instance *s, void *context) noexcept nogil:
     if root == NULL:
         return s.error
     address = c.hint if c.hint else root.head
-    while address and links < LONGEST_LIST:
+    while address and links < LIST_MAX:
         segment = segment_read(s, address)
         if segment != NULL:
             if damaged and segment.first + segment.count > c.next:
@@ -514,7 +514,7 @@ cdef inline uint64_t now() noexcept nogil:
     return <uint64_t> t.tv_sec * 1000000000 + <uint64_t> t.tv_nsec
 
 cdef object RAISE = object()
-cdef double LONGEST_LEASE = 1e9        # seconds
+cdef double LEASE_MAX = 1e9            # seconds
 
 
 class Reservation(NamedTuple):
@@ -530,7 +530,7 @@ class Reservation(NamedTuple):
 # Of an identity: all but the incarnation of the naming entry (rnvm_structure()), which rises with each drop().
 cdef uint64_t ANY_LIFE = 0xffffffff0000ffff
 cdef enum:
-    LEAST_LONGEST = 256        # bytes that every pool takes
+    GUARANTEED_BYTES = 256     # bytes that every pool takes
 
 
 cdef class Queue(Structure):
@@ -566,7 +566,7 @@ cdef class Queue(Structure):
         >>> jobs.put(b"job")
         """
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
-        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> LEAST_LONGEST and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(MOST_VALUE):
+        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> GUARANTEED_BYTES and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(VALUE_MAX):
             raise TooLarge(f"a value of {len(raw)} bytes",
                            hint=f"at most {self.largest_value} in this pool: its logs set the limit (docs/structures.md)")
         self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
@@ -642,8 +642,8 @@ cdef class Queue(Structure):
         cdef uint64_t length
         cdef const char *bytes
         cdef double seconds = lease
-        if not 0 < seconds <= LONGEST_LEASE:
-            raise InvalidArgument(f"lease={lease!r} is not a time", hint=f"seconds, more than 0 and at most {LONGEST_LEASE:.0e}")
+        if not 0 < seconds <= LEASE_MAX:
+            raise InvalidArgument(f"lease={lease!r} is not a time", hint=f"seconds, more than 0 and at most {LEASE_MAX:.0e}")
         when.now = now()
         when.deadline = when.now + <uint64_t> (seconds * 1e9) + 1
         self.salt ^= self.salt << 13
@@ -717,7 +717,7 @@ cdef class Queue(Structure):
     def largest_value(self):
         """Bytes of the longest value that this queue takes: half of the pool's memory log less 8 KiB, half of its
         operation log less 2 KiB, and 1 MiB: the least of these."""
-        return self.longest(MOST_VALUE)
+        return self.longest(VALUE_MAX)
 
     cdef bytes token(self, const ticket *t):
         cdef token_bytes token
@@ -731,7 +731,7 @@ cdef class Queue(Structure):
         if len(token) != sizeof(there):
             raise InvalidArgument("this is no token", hint="what reserve() returned first")
         memcpy(&there, PyBytes_AS_STRING(token), sizeof(there))
-        self.longest(MOST_VALUE)           # raises where it was never opened
+        self.longest(VALUE_MAX)            # raises where it was never opened
         mine = structure_identity(self.c)
         if (there.identity ^ mine) & ANY_LIFE:
             raise InvalidArgument(f"this token is of another queue than {self.name!r}", hint="settle it at its own queue")

@@ -8,15 +8,15 @@ from rnvm.frontend._structure cimport visitor
 from structures.layout cimport queue_root, queue_shelf, queue_slot, queue_table
 
 cdef enum:
-    MOST_SHELVES = 6           # levels: 46,656,000,000 tables
+    SHELVES_MAX = 6            # levels: 46,656,000,000 tables
     NO_SLOT = 1                # there is no such slot, or table
 
 cdef struct search:            # through the tables, in order
     uint64_t now
     uint32_t depth
     bint begun
-    queue_shelf *shelves[MOST_SHELVES]
-    uint32_t[MOST_SHELVES] places
+    queue_shelf *shelves[SHELVES_MAX]
+    uint32_t[SHELVES_MAX] places
     const queue_table *table
     uint64_t number            # of its first slot
 

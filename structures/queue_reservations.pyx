@@ -8,9 +8,9 @@ from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport (
     OK, fault, node_change, node_free, node_new, node_read, nodes_release, record_room, visitor)
 from structures.layout cimport (
-    LEASE_NEVER, MOST_VALUE, PLACE_ADDRESS, PLACE_FULL, PLACE_TAKEN, SEGMENT_BYTES, SHELF_FAN,
-    SLOT_AT, SLOT_LENGTH, TABLE_SLOTS, TYPE_SHELF, TYPE_TABLE, VALUE_NODE, queue_place, queue_root,
-    queue_shelf, queue_slot, queue_table,
+    LEASE_NEVER, PLACE_ADDRESS, PLACE_FULL, PLACE_TAKEN, SEGMENT_BYTES, SHELF_FAN, SLOT_AT,
+    SLOT_LENGTH, TABLE_SLOTS, TYPE_SHELF, TYPE_TABLE, VALUE_MAX, VALUE_NODE, queue_place,
+    queue_root, queue_shelf, queue_slot, queue_table,
 )
 from structures.queue_segments cimport (
     change_root, entry_bytes, entry_leads, entry_release, root_of, segments_count,
@@ -22,11 +22,11 @@ cdef enum:
     RECLAIMING = 3000          # bytes that one of them changes at most: an operation has to fit into the log
     BESIDE = 2500              # and what the operation changes beside them
     WAITING = 8                # for so many values that wait one reservation is provided for
-    MOST_PROVIDED = 32         # tables
+    PROVIDED_MAX = 32          # tables
 
 cdef struct way:               # from the top to a table
-    uint64_t[MOST_SHELVES] shelves
-    uint32_t[MOST_SHELVES] places
+    uint64_t[SHELVES_MAX] shelves
+    uint32_t[SHELVES_MAX] places
     uint64_t table
 
 
@@ -58,7 +58,7 @@ cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w)
     cdef const queue_shelf *shelf
     cdef uint64_t span
     cdef uint32_t level
-    if root.depth > MOST_SHELVES:
+    if root.depth > SHELVES_MAX:
         return fault(s, root.top, b"the reservations have too many shelves")
     span = span_of(root.depth)
     if table >= span:
@@ -108,7 +108,7 @@ cdef int next_ended(instance *s, const queue_root *root, search *f) noexcept nog
     if not f.begun:
         f.begun = True
         f.depth = root.depth
-        if f.depth > MOST_SHELVES:
+        if f.depth > SHELVES_MAX:
             return fault(s, root.top, b"the reservations have too many shelves")
         if not root.reserved or root.earliest > f.now or not root.top:
             return NO_SLOT
@@ -202,7 +202,7 @@ cdef int provided(instance *s, const queue_root *root, uint32_t *tables) noexcep
     cdef uint64_t waiting
     if segments_count(s, root, &waiting) != OK:
         return s.error
-    tables[0] = <uint32_t> min(1 + waiting // (WAITING * TABLE_SLOTS), <uint64_t> MOST_PROVIDED)
+    tables[0] = <uint32_t> min(1 + waiting // (WAITING * TABLE_SLOTS), <uint64_t> PROVIDED_MAX)
     return OK
 
 
@@ -232,7 +232,7 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
     cdef const queue_shelf *shelf
     cdef queue_place now
     cdef queue_place *place
-    cdef uint32_t level = root.depth, wanted = 0, used = root.reserved + root.returned, i
+    cdef uint32_t level = root.depth, wanted = 0, used = root.reserved + root.requeued, i
     cdef bint gone = False
     cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
     if outcome == NO_SLOT:
@@ -299,7 +299,7 @@ cdef int deepen(instance *s, queue_root *root) noexcept nogil:
         if table == NULL:
             return s.error
         table_place(table, &place)
-    if root.depth == MOST_SHELVES:
+    if root.depth == SHELVES_MAX:
         return fault(s, root.top, b"the reservations have too many shelves")
     shelf = <queue_shelf *> node_new(s, sizeof(queue_shelf), TYPE_SHELF, &address)
     if shelf == NULL:
@@ -365,7 +365,7 @@ cdef queue_slot *slot_new(instance *s, queue_root *root, uint32_t *number) noexc
     cdef uint64_t address = root.top, found = 0
     cdef uint32_t level = 0, i
     cdef bint any = address != 0
-    if root.depth > MOST_SHELVES:
+    if root.depth > SHELVES_MAX:
         s.error = fault(s, root.top, b"the reservations have too many shelves")
         return NULL
     while any and level < root.depth:
@@ -428,7 +428,7 @@ cdef int give_back(instance *s, queue_root *root, queue_slot *slot, uint32_t num
     slot.deadline = 0
     slot.next = 0
     root.reserved -= 1
-    root.returned += 1
+    root.requeued += 1
     return OK
 
 
@@ -502,7 +502,7 @@ cdef int walk_slot(instance *s, uint64_t number, survey *w) noexcept nogil:
     value = slot.value
     at = SLOT_AT(slot.length)
     length = SLOT_LENGTH(slot.length)
-    if length > MOST_VALUE:
+    if length > VALUE_MAX:
         return fault(s, 0, b"a reserved value is longer than values are")
     if slot.deadline:
         w.reserved += 1
@@ -577,11 +577,11 @@ cdef int walk_returned(instance *s, const queue_root *root) noexcept nogil:
         if slot.deadline or not slot.ticket:
             return fault(s, 0, b"a slot is in a list where it does not belong")
         count += 1
-        if count > root.returned:
+        if count > root.requeued:
             return fault(s, 0, b"the list of slots that were returned is longer than the queue says")
         last = each
         each = slot.next
-    if last != root.last or count != root.returned:
+    if last != root.last or count != root.requeued:
         return fault(s, 0, b"the last slot that was returned is another one")
     return OK
 
@@ -599,7 +599,7 @@ cdef int reservations_walk(instance *s, uint64_t held, visitor visit, void *cont
     w.holding = held
     now.child = 0
     now.earliest = LEASE_NEVER
-    if root.depth > MOST_SHELVES:
+    if root.depth > SHELVES_MAX:
         return fault(s, root.top, b"the reservations have too many shelves")
     if root.top and root.depth:
         outcome = walk_shelf(s, root.top, root.depth, 0, &now, &w)
@@ -612,7 +612,7 @@ cdef int reservations_walk(instance *s, uint64_t held, visitor visit, void *cont
         return s.error
     if (root.top != 0) != (now.child != 0) or w.tables != root.tables or (root.reserved and root.earliest != now.earliest):
         return fault(s, 0, b"the queue has other tables of reservations than it says")
-    if w.reserved != root.reserved or w.returned != root.returned:
+    if w.reserved != root.reserved or w.returned != root.requeued:
         return fault(s, 0, b"the queue counts another number of reservations than it has")
     if w.held != w.holding:
         return fault(s, 0, b"a segment holds entries that nobody has reserved")

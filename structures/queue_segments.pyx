@@ -7,7 +7,7 @@ from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend._front cimport instance
 from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
 from structures.layout cimport (
-    ENTRY_HELD, MOST_VALUE, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT,
+    ENTRY_HELD, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_MAX,
     VALUE_NODE, queue_entry, queue_root, queue_segment,
 )
 from structures.shared cimport value_bytes, value_new
@@ -25,7 +25,7 @@ cdef const queue_segment *segment_read(instance *s, uint64_t address) noexcept n
 
 cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint64_t address, uint32_t at) noexcept nogil:
     cdef const queue_entry *entry = <const queue_entry *> (<const char *> segment + at)
-    if (at < SEGMENT_FIRST or at & 7 or at >= segment.end or entry_length(entry) > MOST_VALUE
+    if (at < SEGMENT_FIRST or at & 7 or at >= segment.end or entry_length(entry) > VALUE_MAX
             or QUEUE_ENTRY(entry_length(entry)) > segment.end - at):
         s.error = fault(s, address, b"an entry of the queue goes beyond its segment")
         return NULL
@@ -100,9 +100,9 @@ cdef int segments_count(instance *s, const queue_root *root, uint64_t *count) no
     tail = segment_read(s, root.tail)
     if tail == NULL:
         return s.error
-    if tail.first + tail.count < root.given or tail.first > LAST_NUMBER:
+    if tail.first + tail.count < root.dequeued or tail.first > LAST_NUMBER:
         return fault(s, root.tail, b"the queue has given entries that it never had")
-    count[0] = tail.first + tail.count - root.given
+    count[0] = tail.first + tail.count - root.dequeued
     return OK
 
 
@@ -120,7 +120,7 @@ cdef int segments_put(instance *s, const char *bytes, uint32_t length, bint *gro
         value = value_new(s, bytes, length)
         if not value:
             return s.error
-    number = root.given
+    number = root.dequeued
     if root.tail:
         tail = segment_read(s, root.tail)
         if tail == NULL:
@@ -147,7 +147,7 @@ cdef int segments_put(instance *s, const char *bytes, uint32_t length, bint *gro
             (<queue_segment *> tail).next = address
         else:
             changed.head = address
-            changed.at = SEGMENT_FIRST
+            changed.head_offset = SEGMENT_FIRST
         changed.tail = address
     segment.count += 1
     segment.end = end + size
@@ -174,21 +174,21 @@ cdef int segments_take(instance *s, taken *t) noexcept nogil:
     head = segment_read(s, address)
     if head == NULL:
         return s.error
-    if root.at == head.end and not head.next:
+    if root.head_offset == head.end and not head.next:
         return EMPTY
     root = <queue_root *> root_change(s, RNVM_NODE, 24)    # up to `at`: all that an ordinary get changes
     if root == NULL:
         return s.error
-    if root.at == head.end:
+    if root.head_offset == head.end:
         root.head = head.next
-        root.at = SEGMENT_FIRST
+        root.head_offset = SEGMENT_FIRST
         if not head.held and node_free(s, address, SEGMENT_BYTES) != OK:
             return s.error
         address = root.head
         head = segment_read(s, address)
         if head == NULL:
             return s.error
-    entry = entry_at(s, head, address, root.at)
+    entry = entry_at(s, head, address, root.head_offset)
     if entry == NULL:
         return s.error
     t.slot = 0
@@ -197,11 +197,11 @@ cdef int segments_take(instance *s, taken *t) noexcept nogil:
     t.at = 0
     if not t.value:
         t.value = address
-        t.at = root.at
+        t.at = root.head_offset
     if t.length & ENTRY_HELD:
         return fault(s, address, b"an entry is reserved before it was given")
-    root.given += 1
-    root.at += QUEUE_ENTRY(entry.length)
+    root.dequeued += 1
+    root.head_offset += QUEUE_ENTRY(entry.length)
     return OK
 
 
@@ -219,8 +219,8 @@ cdef int segments_walk(instance *s, visitor visit, void *context, uint64_t *held
         return OK if not root.head and not root.tail else fault(s, 0, b"the queue has a head or a tail only")
     address = root.head
     tail = root.tail
-    given = root.given
-    start = root.at
+    given = root.dequeued
+    start = root.head_offset
     segment = segment_read(s, address)
     if segment == NULL:
         return s.error

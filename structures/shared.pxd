@@ -41,7 +41,7 @@ cdef inline int value_free(instance *s, uint64_t address, uint32_t length) noexc
 # Directories: arrays of addresses
 
 cdef enum:
-    MOST_DEPTH = 4             # 62,500,000,000 elements
+    DEPTH_MAX = 4              # 62,500,000,000 elements
 
 
 cdef inline uint64_t directory_span(uint32_t depth) noexcept nogil:
@@ -57,7 +57,7 @@ cdef inline uint64_t directory_get(instance *s, uint64_t top, uint32_t depth, ui
     """The element, never 0; else 0, and s.error says why."""
     cdef const directory_node *node
     cdef uint64_t span
-    if depth > MOST_DEPTH or index >= directory_span(depth):
+    if depth > DEPTH_MAX or index >= directory_span(depth):
         s.error = fault(s, top, b"an index beyond the directory")
         return 0
     span = directory_span(depth)
@@ -78,7 +78,7 @@ cdef inline int directory_set(instance *s, uint64_t *top, uint32_t *depth, uint6
     cdef directory_node *node
     cdef uint64_t address, child, span
     cdef uint32_t level
-    if depth[0] > MOST_DEPTH:
+    if depth[0] > DEPTH_MAX:
         return fault(s, top[0], b"the directory is too deep")
     span = directory_span(depth[0])
     if index >= span:

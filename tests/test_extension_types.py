@@ -43,8 +43,8 @@ def test_what_a_program_holds_is_not_copied_and_the_hint_says_what_to_do(copied:
         tree, queue = structures.BPlusTree(fe, "t"), structures.Queue(fe, "q")
         batch, transaction = fe.batch(), fe.transaction(table)
         for thing in (
-            server, kv, other, rpc, backend, fe, table, tree, queue, batch, transaction, registration, kv.link, kv.link.connection,
-            kv.link.channels[0].reply, kv.link.fabric,
+            server, kv, other, rpc, backend, fe, table, tree, queue, batch, transaction, registration, kv.connection,
+            kv.connection.control, kv.connection.channels[0].reply, kv.connection.fabric,
         ):  # fmt: skip
             with pytest.raises(WrongType, match="cannot be copied") as refused:
                 copied(thing)

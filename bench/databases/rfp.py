@@ -77,7 +77,7 @@ class Rfp(Database):
 
     def verbs(self) -> dict[str, int]:
         total: Counter[str] = Counter()
-        for channel in self.handle.link.channels:
+        for channel in self.handle.connection.channels:
             counters = channel.counters
             total.update(calls=counters["submitted"], **{name: counters[name] for name in ("writes", "reads", "switches")})
         return dict(total)

@@ -11,7 +11,7 @@ import click
 
 from rfp.cli.group import report, standard
 from rfp.cli.options import DURATION, Target, connected
-from rfp.server import LARGEST_VALUE
+from rfp.server import VALUE_MAX
 
 
 class Key(click.ParamType):  # type: ignore[type-arg,unused-ignore]
@@ -45,10 +45,12 @@ def ping(target: Target, count: int) -> None:
     with target.connect() as kv:
         times = [kv.ping() * 1e6 for _ in range(count)]
         if count == 1:
-            click.echo(f"{kv.link.address} answered in {times[0]:.1f} us{target.emulated}")
+            click.echo(f"{kv.connection.address} answered in {times[0]:.1f} us{target.emulated}")
         else:
             click.echo(
-                f"{kv.link.address} answered {count} times: min {min(times):.1f} us, median {statistics.median(times):.1f} us,"
+                f"{kv.connection.address} answered {count} times:"
+                f""
+                f" min {min(times):.1f} us, median {statistics.median(times):.1f} us,"
                 f" max {max(times):.1f} us{target.emulated}"
             )
 
@@ -107,7 +109,7 @@ def put(
     if if_absent and if_version is not None:
         raise click.UsageError("--if-absent and --if-version exclude each other")
     if value == b"-":
-        value = standard("stdin").read(LARGEST_VALUE + 1)  # one more than goes: the server's refusal says it best
+        value = standard("stdin").read(VALUE_MAX + 1)  # one more than goes: the server's refusal says it best
     with target.connect() as kv:
         report(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version), "the value is stored")
 

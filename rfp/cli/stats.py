@@ -19,7 +19,7 @@ OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 def fetch(kv: rfp.Client, timeout: float) -> dict[str, Any]:
     """The store's counters, with what the server knows of workers and clients under "server"."""
     figures = kv.stats()  # first: it finds the server again if need be
-    return {**figures, "server": kv.link.figures(now_ns() + int(timeout * 1e9))}
+    return {**figures, "server": kv.connection.figures(now_ns() + int(timeout * 1e9))}
 
 
 @click.command()

@@ -79,7 +79,7 @@ def _sampled(target: Target) -> list[int]:
     try:
         with target.connect() as kv:
             kv.ping()
-            sizes = list(kv.link.figures(clock.now_ns() + int(target.timeout * 1e9))["sizes"])
+            sizes = list(kv.connection.figures(clock.now_ns() + int(target.timeout * 1e9))["sizes"])
     except ConnectionFailed as error:
         why = Exception.__str__(error)
         raise ConnectionFailed(f"no server to ask for sizes: {why}", hint="give --value-size, or start one") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rfp.address import Address
-from rfp.control.connection import Connection, deadline_in
+from rfp.control.connection import ControlConnection, deadline_in
 from rfp.control.credentials import Credentials
 from rfp.control.message import (
     Attach,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Attach",
     "Attached",
-    "Connection",
+    "ControlConnection",
     "Credentials",
     "Detach",
     "GetMemory",
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 
-def connect(address: Address, deadline: float, credentials: Credentials | None = None) -> Connection:
+def connect(address: Address, deadline: float, credentials: Credentials | None = None) -> ControlConnection:
     """Connects to the server at an address.
 
     Raises ConnectionFailed if nobody is there, HandshakeFailed if the two sides do not accept each other, DeadlineExceeded.

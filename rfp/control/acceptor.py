@@ -8,8 +8,8 @@ import socket
 
 from rfp.errors import FabricError
 
-MOST_STRANGERS = 64  # connections over a network that have not proved anything yet; one goes when another comes
-MOST_DROPPED = 16  # in one take(): who floods the socket must not keep its owner here
+STRANGERS_MAX = 64  # connections over a network that have not proved anything yet; one goes when another comes
+DROPPED_MAX = 16   # in one take(): who floods the socket must not keep its owner here
 
 
 class Acceptor:
@@ -29,7 +29,7 @@ class Acceptor:
 
     def take(self) -> socket.socket | None:
         """The next connection, or None if none waits, or if several had to be dropped."""
-        for _ in range(MOST_DROPPED):
+        for _ in range(DROPPED_MAX):
             try:
                 return self.socket.accept()[0]
             except BlockingIOError:

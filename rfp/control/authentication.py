@@ -20,7 +20,7 @@ import os
 from enum import Enum, auto
 
 from rfp.control import frame
-from rfp.control.connection import Connection
+from rfp.control.connection import ControlConnection
 from rfp.control.message import NONCE, Challenge, Greet, M, Message, Prove, Proven, Refused
 from rfp.errors import HandshakeFailed
 
@@ -37,7 +37,7 @@ def proof(secret: bytes, role: bytes, binding: bytes, transcript: bytes | bytear
     return hmac.digest(secret, role + b"\0" + (binding or UNBOUND) + transcript, "sha256")
 
 
-def introduce(connection: Connection, secret: bytes | None, binding: bytes, deadline: float) -> None:
+def introduce(connection: ControlConnection, secret: bytes | None, binding: bytes, deadline: float) -> None:
     """The client's part.  Raises HandshakeFailed if either side does not satisfy the other."""
     connection.transcript = bytearray()
     connection.limit = frame.STRANGER_LIMIT
@@ -58,7 +58,7 @@ def introduce(connection: Connection, secret: bytes | None, binding: bytes, dead
     connection.limit = frame.BODY_LIMIT
 
 
-def _expect(connection: Connection, kind: type[M], deadline: float) -> M:
+def _expect(connection: ControlConnection, kind: type[M], deadline: float) -> M:
     message = connection.receive(deadline)
     if isinstance(message, Refused):
         raise message.exception()
@@ -76,7 +76,7 @@ class State(Enum):
 class Examination:
     """The server's part, a message at a time, so that no client can hold a server up."""
 
-    def __init__(self, connection: Connection, secret: bytes | None, binding: bytes) -> None:
+    def __init__(self, connection: ControlConnection, secret: bytes | None, binding: bytes) -> None:
         self.connection = connection
         self.secret = secret
         self.binding = binding

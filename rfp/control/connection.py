@@ -25,7 +25,7 @@ def deadline_in(seconds: float) -> float:
     return clock.now() + seconds
 
 
-class Connection:
+class ControlConnection:
     """A stream socket that carries messages, each call with a deadline (a clock.now() time); the base of what goes over
     Unix sockets (unix.py) and over TCP (tcp.py).
 
@@ -272,7 +272,7 @@ class Connection:
         self._lock = threading.RLock()
         self._close()
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> ControlConnection:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -286,7 +286,7 @@ class Connection:
             self._close()
 
 
-_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+_open: weakref.WeakSet[ControlConnection] = weakref.WeakSet()
 
 
 def _after_fork() -> None:

@@ -12,7 +12,7 @@ import ssl
 
 from rfp.address import Address
 from rfp.control.authentication import introduce
-from rfp.control.connection import Connection, wait
+from rfp.control.connection import ControlConnection, wait
 from rfp.control.credentials import Credentials
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument
 
@@ -21,7 +21,7 @@ USER_TIMEOUT = 3000  # ms that what was sent may stay unacknowledged
 KEEPALIVE = (1, 1, 3)  # idle: seconds before the first probe and between two, and how many may stay unanswered
 
 
-class TcpConnection(Connection):
+class TcpConnection(ControlConnection):
     """A control channel to another host.  It carries no file descriptors."""
 
     def __init__(self, sock: socket.socket) -> None:

@@ -12,7 +12,7 @@ import weakref
 from collections import Counter
 
 from rfp.address import Address
-from rfp.control.acceptor import MOST_STRANGERS, Acceptor
+from rfp.control.acceptor import STRANGERS_MAX, Acceptor
 from rfp.control.authentication import Examination
 from rfp.control.connection import wait
 from rfp.control.credentials import Credentials
@@ -23,9 +23,9 @@ from rfp.core.forks import in_child
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
-MOST_EVENTS, MOST_EVENTS_TLS = 16, 4  # of strangers that are looked at in one turn; TLS costs a millisecond each
-MOST_NEWCOMERS = 8  # connections that are taken in one turn
-PATIENCE = 5.0  # seconds in which a connection has to prove what is asked for
+EVENTS_MAX, EVENTS_TLS_MAX = 16, 4    # of strangers that are looked at in one turn; TLS costs a millisecond each
+NEWCOMERS_MAX = 8   # connections that are taken in one turn
+PROOF_S_MAX = 5.0  # seconds in which a connection has to prove what is asked for
 
 
 class _Stranger:
@@ -33,7 +33,7 @@ class _Stranger:
 
     def __init__(self, connection: TcpConnection, credentials: Credentials, binding: bytes) -> None:
         self.connection = connection
-        self.expires = clock.now() + PATIENCE
+        self.expires = clock.now() + PROOF_S_MAX
         self.origin = _origin(connection.remote)
         self.encrypted = False
         self.examination = Examination(connection, credentials.secret, binding)
@@ -124,7 +124,7 @@ class TcpListener:
         while not self._epoll.closed:
             for stranger in self._expired():
                 self._reject(stranger, None)
-            ready = self._epoll.poll(0, MOST_EVENTS if self._context is None else MOST_EVENTS_TLS)
+            ready = self._epoll.poll(0, EVENTS_MAX if self._context is None else EVENTS_TLS_MAX)
             for fd, _ in ready:
                 if fd in self._acceptors:
                     self._let_in(self._acceptors[fd])
@@ -142,7 +142,7 @@ class TcpListener:
         return None
 
     def _let_in(self, acceptor: Acceptor) -> None:
-        for _ in range(MOST_NEWCOMERS):
+        for _ in range(NEWCOMERS_MAX):
             sock = acceptor.take()
             if sock is None:
                 return
@@ -156,7 +156,7 @@ class TcpListener:
             except (OSError, ssl.SSLError):  # it has already gone
                 sock.close()
                 continue
-            if len(self._strangers) >= MOST_STRANGERS:
+            if len(self._strangers) >= STRANGERS_MAX:
                 self._reject(self._least_likely(), None)
             fd = stranger.connection.fileno()
             self._strangers[fd] = stranger

@@ -13,7 +13,7 @@ import time
 
 from rfp.address import EMBEDDED, Address, default, elsewhere
 from rfp.control import frame
-from rfp.control.connection import Connection, wait
+from rfp.control.connection import ControlConnection, wait
 from rfp.control.uninterrupted import Descriptor, peer_pidfd, pidfd_open, receive
 from rfp.core import clock
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidAddress
@@ -22,7 +22,7 @@ _CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 _SO_PEERPIDFD = 77  # Linux 6.5
 
 
-class UnixConnection(Connection):
+class UnixConnection(ControlConnection):
     """A control channel between two processes of one host; the kernel tells which process the peer is, and whose."""
 
     FD_LIMIT = frame.FD_LIMIT

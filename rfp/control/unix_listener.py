@@ -19,7 +19,7 @@ from rfp.core.forks import in_child
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
-MOST_FOREIGN = 16  # connections of other users that are closed in one turn
+FOREIGN_MAX = 16   # connections of other users that are closed in one turn
 CLIENTS_FDS = 1  # file descriptors that come with a client's message: those that it sends half would be kept here
 
 
@@ -147,7 +147,7 @@ class UnixListener:
         A deadline in the past means: without waiting.  Others' connections are closed and counted in `foreign`.
         """
         foreign = 0
-        while (acceptor := self._acceptor) is not None and (foreign < MOST_FOREIGN or clock.now() < deadline):
+        while (acceptor := self._acceptor) is not None and (foreign < FOREIGN_MAX or clock.now() < deadline):
             client = acceptor.take()
             if client is None:
                 if acceptor.closed or acceptor.exhausted or not wait(acceptor.socket.fileno(), select.POLLIN, deadline):

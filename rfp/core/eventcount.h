@@ -16,38 +16,39 @@
 #include "rfp/core/atomics.h"
 #include "rfp/core/futex.h"
 
-#define RFP_BELL_AWAKE 0u
-#define RFP_BELL_ARMED 1u
+#define RFP_EVENTCOUNT_AWAKE 0u
+#define RFP_EVENTCOUNT_WAITING 1u
 
 /* A cache line of its own, because peers look at it after each notify. */
-struct rfp_bell {
+struct rfp_eventcount {
     uint32_t word;
     uint32_t reserved;
     uint64_t in_bound; /* emulated network: when the owner's in-bound engine is free (CLOCK_MONOTONIC, ns) */
     uint64_t unused[6];
 };
-_Static_assert(sizeof(struct rfp_bell) == 64, "a bell fills a cache line");
+_Static_assert(sizeof(struct rfp_eventcount) == 64, "a bell fills a cache line");
 
-static inline uint32_t rfp_bell_arm(uint32_t *word)
+static inline uint32_t rfp_eventcount_prepare_wait(uint32_t *word)
 {
-    rfp_store32(word, RFP_BELL_ARMED);
+    rfp_store32(word, RFP_EVENTCOUNT_WAITING);
     rfp_fence_full();
-    return RFP_BELL_ARMED;
+    return RFP_EVENTCOUNT_WAITING;
 }
 
-static inline void rfp_bell_disarm(uint32_t *word) { rfp_store32(word, RFP_BELL_AWAKE); }
+static inline void rfp_eventcount_cancel_wait(uint32_t *word) { rfp_store32(word, RFP_EVENTCOUNT_AWAKE); }
 
 /* 1: woken (perhaps for nothing), 0: the time is over.  Awake afterwards. */
-static inline int rfp_bell_sleep(uint32_t *word, uint32_t armed, uint64_t ns)
+static inline int rfp_eventcount_wait(uint32_t *word, uint32_t armed, uint64_t ns)
 {
     int woken = rfp_futex_wait(word, armed, ns);
-    return rfp_exchange32(word, RFP_BELL_AWAKE) != armed || woken;
+    return rfp_exchange32(word, RFP_EVENTCOUNT_AWAKE) != armed || woken;
 }
 
-static inline void rfp_bell_ring(uint32_t *word)
+static inline void rfp_eventcount_notify(uint32_t *word)
 {
     rfp_fence_full();
-    if (rfp_load32(word) != RFP_BELL_AWAKE && rfp_exchange32(word, RFP_BELL_AWAKE) != RFP_BELL_AWAKE) rfp_futex_wake(word);
+    if (rfp_load32(word) == RFP_EVENTCOUNT_AWAKE) return;
+    if (rfp_exchange32(word, RFP_EVENTCOUNT_AWAKE) != RFP_EVENTCOUNT_AWAKE) rfp_futex_wake(word);
 }
 
 #endif

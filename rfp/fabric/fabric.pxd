@@ -77,14 +77,14 @@ cdef struct provider:          # the operations; every one noexcept nogil
     bint (*alive)(queue_pair *pair) noexcept nogil
     # Sleep in three steps: arm; look once more at everything waited for; then sleep at most ns nanoseconds (1: woken,
     # 0: time-out), or disarm.  A notify between arm and sleep makes sleep return at once.
-    uint32_t (*arm)(event_channel *channel) noexcept nogil
-    bint (*sleep)(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
-    void (*disarm)(event_channel *channel) noexcept nogil
+    uint32_t (*prepare_wait)(event_channel *channel) noexcept nogil
+    bint (*wait)(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
+    void (*cancel_wait)(event_channel *channel) noexcept nogil
     # Wakes the sleeper of this channel from another thread of this process.
-    void (*wake)(event_channel *channel) noexcept nogil
+    void (*notify)(event_channel *channel) noexcept nogil
     # Makes room for more notifies (verbs: posts receives anew).  The channel's thread calls it after each turn in which it found
-    # work; poll() of a pair and sleep() do it too.
-    void (*tend)(event_channel *channel) noexcept nogil
+    # work; poll() of a pair and wait() do it too.
+    void (*replenish)(event_channel *channel) noexcept nogil
 
 cdef struct queue_pair:        # one end of a connection; what stands here holds from connect() on
     const provider *ops

@@ -113,11 +113,11 @@ cdef bint not_alive(queue_pair *pair) noexcept nogil:
     return False
 
 
-cdef uint32_t no_arm(event_channel *channel) noexcept nogil:
+cdef uint32_t no_prepare_wait(event_channel *channel) noexcept nogil:
     return 0
 
 
-cdef bint no_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+cdef bint no_wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
     return False
 
 
@@ -126,7 +126,8 @@ cdef void nothing(event_channel *channel) noexcept nogil:
 
 
 cdef provider unmade = provider(
-    post=no_post, poll=no_poll, alive=not_alive, arm=no_arm, sleep=no_sleep, disarm=nothing, wake=nothing, tend=nothing)
+    post=no_post, poll=no_poll, alive=not_alive, prepare_wait=no_prepare_wait, wait=no_wait, cancel_wait=nothing,
+    notify=nothing, replenish=nothing)
 
 
 cdef class EventChannel(Resource):
@@ -135,29 +136,29 @@ cdef class EventChannel(Resource):
     def __cinit__(self):
         self.c.ops = &unmade
 
-    def arm(self):
-        """The first of three steps of going to sleep: from here on a notify makes sleep() return at once.  Returns its token."""
-        return self.c.ops.arm(&self.c)
+    def prepare_wait(self):
+        """The first of three steps of going to sleep: from here on a notify makes wait() return at once.  Returns its token."""
+        return self.c.ops.prepare_wait(&self.c)
 
-    def sleep(self, uint32_t armed, double seconds):
-        """Sleeps for at most `seconds` after arm() and one more look at what is waited for.  True: woken, False: time-out."""
+    def wait(self, uint32_t armed, double seconds):
+        """Sleeps for at most `seconds` after prepare_wait() and a last look.  True: notified, False: time-out."""
         cdef bint woken
         cdef uint64_t ns = <uint64_t>(max(seconds, 0.0) * 1e9)
         with nogil:
-            woken = self.c.ops.sleep(&self.c, armed, ns)
+            woken = self.c.ops.wait(&self.c, armed, ns)
         return woken
 
-    def disarm(self):
-        """Instead of sleep(), when that last look found something."""
-        self.c.ops.disarm(&self.c)
+    def cancel_wait(self):
+        """Instead of wait(), when that last look found something."""
+        self.c.ops.cancel_wait(&self.c)
 
-    def wake(self):
+    def notify(self):
         """Wakes the thread that sleeps on this channel, from another thread of this process."""
-        self.c.ops.wake(&self.c)
+        self.c.ops.notify(&self.c)
 
-    def tend(self):
-        """Makes room for more notifies; sleep() and poll() do it too."""
-        self.c.ops.tend(&self.c)
+    def replenish(self):
+        """Makes room for more notifies; wait() and poll() do it too."""
+        self.c.ops.replenish(&self.c)
 
 
 cdef class QueuePair(Resource):

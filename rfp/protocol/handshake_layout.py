@@ -15,6 +15,6 @@ RESPONSE_CRC = 1  # features (wire.h)
 BYPASS = 2
 
 LINE = 64  # bytes
-BELL = LINE  # what an event channel's sleeping word takes
-NOTIFY = BELL  # offset of the line that a notification without a reply is written to
-REPLIES = BELL + LINE  # offset of the reply slots
+EVENTCOUNT_BYTES = LINE  # what an event channel's sleeping word takes
+NOTIFY = EVENTCOUNT_BYTES  # offset of the line that a notification without a reply is written to
+REPLIES = EVENTCOUNT_BYTES + LINE  # offset of the reply slots

@@ -4,13 +4,13 @@ from os import PathLike
 from typing_extensions import Buffer
 
 from rfp.address import Address
-from rfp.protocol.client.client_base import Caller
+from rfp.protocol.client.client_base import ClientBase
 from rfp.protocol.server.service import Service
 
 class HandlerService(Service):
     def __new__(cls, handler: Callable[[bytes], bytes]) -> HandlerService: ...
 
-class RpcClient(Caller):
+class RpcClient(ClientBase):
     def __init__(
         self, address: str | Address | None, *, timeout: float = 5.0, reconnect: bool = True, mode: str = "auto",
         secret: str | bytes | None = None, secret_file: str | PathLike[str] | None = None,

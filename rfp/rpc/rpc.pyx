@@ -11,12 +11,12 @@ from libc.string cimport memcpy
 from rfp.core.core cimport rfp_copy_out
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport Channel
-from rfp.protocol.client.client_base cimport Caller
+from rfp.protocol.client.client_base cimport ClientBase
 from rfp.protocol.client.client_ring cimport (
     DONE, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_payload,
     client_ring_pop, client_ring_response, client_ring_submit,
 )
-from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.protocol.wire cimport (
     RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER,
     rfp_response_header,
@@ -46,7 +46,7 @@ cdef class HandlerService(Service):
         self.c.closed = nothing
         self.c.prepare = NULL
         self.c.execute = execute
-        self.c.tend = NULL
+        self.c.tick = NULL
 
     cdef void answer(self, const request *asked, response *answer) noexcept:
         cdef object result
@@ -88,7 +88,7 @@ cdef bytes explained(object error, uint32_t limit):
         return named(error, limit)
 
 
-cdef void nothing(void *context, session *client) noexcept nogil:
+cdef void nothing(void *context, service_session *client) noexcept nogil:
     pass
 
 
@@ -100,7 +100,7 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
         (<HandlerService> context).answer(asked, answer)
 
 
-cdef class RpcClient(Caller):
+cdef class RpcClient(ClientBase):
     """Calls the handler of an RpcServer; usable from many threads.
 
     timeout: seconds a call may take; mode: "auto", "fetch" or "reply"; reconnect: whether to find the server again when it
@@ -144,7 +144,7 @@ cdef class RpcClient(Caller):
         take_buffer(message, &view, False, "messages")
         try:
             while True:
-                owner = self.enter(deadline)
+                owner = self.acquire_channel(deadline)
                 try:
                     ring = owner.c.rings[0]
                     if <uint64_t> view.len > ring.slot_size - RFP_REQUEST_HEADER:
@@ -178,7 +178,7 @@ cdef class RpcClient(Caller):
                         if found == TIMED_OUT:
                             client_ring_abandon(ring)
                 finally:
-                    self.leave(owner)
-                self.again(found, deadline, payload == NULL)
+                    self.release_channel(owner)
+                self.raise_or_retry(found, deadline, payload == NULL)
         finally:
             PyBuffer_Release(&view)

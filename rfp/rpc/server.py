@@ -13,13 +13,13 @@ from rfp.errors import InvalidArgument, WrongType
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.server.server import Host
-from rfp.protocol.server.server_base import Hosted
+from rfp.protocol.server.server_base import ServerBase
 from rfp.rpc.rpc import HandlerService
 
 HEADER = 32  # bytes of a request's header: the larger of the two
 
 
-class RpcServer(Hosted):
+class RpcServer(ServerBase):
     """Answers calls with `handler(request: bytes) -> bytes`, one at a time, in a thread of its own.
 
     address: where to listen; None for a new address of its own.  max_message: the longest request or response, in bytes.

@@ -16,7 +16,7 @@
 #include "rfp/core/atomics.h"
 #include "rfp/core/crc32c.h"
 
-#define KV_BOARD_MAGIC 0x31445242564b4652u /* "RFKVBRD1" */
+#define KV_PARTITION_MAGIC 0x31445242564b4652u /* "RFKVBRD1" */
 #define KV_LAYOUT_VERSION 1
 #define KV_LINE 64
 #define KV_SLOTS 8
@@ -26,7 +26,7 @@
 #define KV_CHAIN (KV_SLOTS + KV_MAX_LINES * (KV_SLOTS - 1)) /* records that one bucket takes */
 #define KV_MAX_REGION (1ull << 39)
 
-struct kv_board {
+struct kv_partition_header {
     uint64_t magic;     /* written last */
     uint32_t version;
     uint32_t unused;
@@ -84,7 +84,7 @@ struct kv_overflow {
     uint64_t slots[KV_SLOTS];
 };
 
-_Static_assert(sizeof(struct kv_board) == 64, "board");
+_Static_assert(sizeof(struct kv_partition_header) == 64, "board");
 _Static_assert(sizeof(struct kv_record) == 32, "record");
 _Static_assert(sizeof(struct kv_overflow) == 80, "overflow line");
 

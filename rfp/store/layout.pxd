@@ -24,7 +24,7 @@ cdef extern from "rfp/core/clock.h" nogil:
 
 cdef extern from "rfp/store/layout.h" nogil:
     enum:
-        KV_BOARD_MAGIC
+        KV_PARTITION_MAGIC
         KV_LAYOUT_VERSION
         KV_LINE
         KV_SLOTS
@@ -50,7 +50,7 @@ cdef extern from "rfp/store/layout.h" nogil:
         KV_BLOCK_OVERFLOW
         KV_BLOCK_END
 
-    struct kv_board:
+    struct kv_partition_header:
         uint64_t magic
         uint32_t version
         uint64_t seed

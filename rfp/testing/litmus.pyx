@@ -30,7 +30,7 @@ cdef extern from "<sched.h>" nogil:
 
 cdef enum:
     LINE = 64
-    LONGEST_WORDS = 512        # of a message
+    WORDS_MAX = 512            # of a message
     SPINS = 200                # before the processor is offered to others: the peer may need this one
     SPREAD = 128               # ns, about, by which each side varies its moment
     AIM_STEP = 8
@@ -97,12 +97,12 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
             linger(aim + below(&random, SPREAD))
             early = False
             while True:
-                armed = channel.c.ops.arm(&channel.c)
+                armed = channel.c.ops.prepare_wait(&channel.c)
                 if rfp_load64_acquire(heard) >= i:
-                    channel.c.ops.disarm(&channel.c)
+                    channel.c.ops.cancel_wait(&channel.c)
                     break
                 early = True
-                if not channel.c.ops.sleep(&channel.c, armed, ns) and rfp_load64_acquire(heard) >= i:
+                if not channel.c.ops.wait(&channel.c, armed, ns) and rfp_load64_acquire(heard) >= i:
                     lost += 1
                     break
                 if rfp_now() > deadline:
@@ -159,13 +159,13 @@ def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t
 
     The message stands from offset + 64 on; each is left alone until fetcher() has it.
     """
-    cdef uint64_t[LONGEST_WORDS] message
+    cdef uint64_t[WORDS_MAX] message
     cdef char *taken = memory.c.base + offset
     cdef char *slot = taken + LINE
     cdef uint64_t i, word, deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 3
     cdef int how = DONE, spins = 0
-    if not 8 < length <= 8 * LONGEST_WORDS or length % 8:
-        raise ValueError(f"a message has 16 to {8 * LONGEST_WORDS} bytes")
+    if not 8 < length <= 8 * WORDS_MAX or length % 8:
+        raise ValueError(f"a message has 16 to {8 * WORDS_MAX} bytes")
     with nogil:
         for i in range(1, rounds + 1):
             for word in range(length // 8):
@@ -248,10 +248,10 @@ def burst(QueuePair pair not None, Region local not None, RemoteRegion remote no
 
     id: its place in the list.  All but the last are unsignaled.  Returns how many were taken.
     """
-    cdef work_request requests[LONGEST_WORDS]
+    cdef work_request requests[WORDS_MAX]
     cdef int n = len(offsets)
-    if not 0 < n <= LONGEST_WORDS:
-        raise ValueError(f"a burst has 1 to {LONGEST_WORDS} requests, not {n}")
+    if not 0 < n <= WORDS_MAX:
+        raise ValueError(f"a burst has 1 to {WORDS_MAX} requests, not {n}")
     memset(requests, 0, sizeof(requests))
     for i in range(n):
         requests[i].id, requests[i].opcode, requests[i].length = i, opcode, length

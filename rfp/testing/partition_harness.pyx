@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from rfp.fabric.fabric cimport REMOTE_READ, Region
-from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RECORD, KV_LINE, KV_STATE_KEY, KV_UNIT, kv_record,
     kv_slot_offset, rfp_now,
@@ -74,10 +74,10 @@ cdef class Session:
     (0, 0, 0, b'')
     """
     cdef Service service
-    cdef session c
+    cdef service_session c
     cdef char *memory
     cdef readonly uint32_t capacity
-    cdef readonly bint heavy           # what the last response said
+    cdef readonly bint yield_after     # what the last response said
     cdef bint open
 
     def __cinit__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096, uint64_t peer=0):
@@ -131,7 +131,7 @@ cdef class Session:
                     self.service.c.prepare(self.service.c.context, &r, 0)
                     self.service.c.prepare(self.service.c.context, &r, 1)
                 self.service.c.execute(self.service.c.context, &r, &out)
-            self.heavy = out.heavy
+            self.yield_after = out.yield_after
             if out.length > room:
                 raise RuntimeError("the response is longer than its room")
             for i in range(GUARD):
@@ -149,11 +149,11 @@ cdef class Session:
         if data.shape[0]:
             memcpy(self.memory + offset, &data[0], data.shape[0])
 
-    def tend(self, uint64_t now):
+    def tick(self, uint64_t now):
         """Tells the service the time (ns); returns whether it has more to do."""
         cdef bint more
         with nogil:
-            more = self.service.c.tend(self.service.c.context, now)
+            more = self.service.c.tick(self.service.c.context, now)
         return more
 
     def time(self, int opcode, uint32_t fixed, list keys, uint64_t rounds, uint32_t group=16, bytes tail=b""):

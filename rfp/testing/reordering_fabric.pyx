@@ -20,8 +20,8 @@ from rfp.fabric.fabric cimport (
     completion, local_region, provider, queue_pair, work_request,
 )
 from rfp.fabric.shm.datapath cimport (
-    DEPTH, alive, arm, check, complete, disarm, flush_post, pair_state, perform, sleep,
-    take_completions, tend, wake,
+    DEPTH, alive, cancel_wait, check, complete, flush_post, notify, pair_state, perform,
+    prepare_wait, replenish, take_completions, wait,
 )
 from rfp.fabric.shm.region cimport ShmFabric, ShmQueuePair
 
@@ -34,7 +34,7 @@ cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_fence_release()
 
 cdef extern from "rfp/core/eventcount.h" nogil:
-    void rfp_bell_ring(uint32_t *word)
+    void rfp_eventcount_notify(uint32_t *word)
 
 cdef enum:
     LINE = 64
@@ -174,7 +174,7 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
         if s.moved != s.lines:
             return
         if s.request.opcode == WRITE_NOTIFY:
-            rfp_bell_ring(state.bell)
+            rfp_eventcount_notify(state.bell)
     s.stage = MOVED
     s.delay = below(r, DELAY)
 
@@ -248,7 +248,8 @@ cdef bint reorder_alive(queue_pair *pair) noexcept nogil:
 
 
 cdef provider reorder = provider(
-    post=reorder_post, poll=reorder_poll, alive=reorder_alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
+    post=reorder_post, poll=reorder_poll, alive=reorder_alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
+    notify=notify, replenish=replenish)
 
 
 cdef class ReorderQueuePair(ShmQueuePair):

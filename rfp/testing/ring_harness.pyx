@@ -20,7 +20,7 @@ from rfp.protocol.client.client_wait cimport client_ring_wait
 from rfp.protocol.client.one_sided cimport client_ring_transfer
 from rfp.protocol.server cimport server_ring as server
 from rfp.protocol.server.server_ring cimport ServerRing
-from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.protocol.server.worker cimport Worker
 from rfp.protocol.wire cimport (
     RFP_KIND_INLINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL, RFP_RESPONSE_HEADER,
@@ -32,8 +32,8 @@ from collections import namedtuple
 Request = namedtuple("Request", "opcode count flags release payload")
 Response = namedtuple("Response", "sequence status kind time result payload")
 
-OUTCOMES = {client.NOT_YET: "not yet", client.DONE: "done", client.TIMED_OUT: "timed out", client.GONE: "gone",
-            client.CLOSED: "closed", client.MALFORMED: "malformed"}
+OUTCOMES = {client.PENDING: "not yet", client.DONE: "done", client.TIMED_OUT: "timed out", client.DISCONNECTED: "gone",
+            client.CLOSED: "closed", client.PROTOCOL_ERROR: "malformed"}
 TAKEN = {RFP_TAKE_NONE: "none", RFP_TAKE_VALID: "valid", RFP_TAKE_UNFINISHED: "unfinished", RFP_TAKE_LENGTH: "length"}
 
 
@@ -53,7 +53,7 @@ def checksum_method() -> str:
 # The client's end
 
 def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=None, fixed_fetch=None, mode=None,
-          paradigm=None, retries=None, looks_per_trip=None, spin=None, checked=None):
+          paradigm=None, retries=None, polls_per_round_trip=None, spin=None, checked=None):
     """Sets what a ring begins with.
 
     sequence: of the first request (and what server_ring, a ServerRing, expects then); fetch: F in bytes; mode: of the next
@@ -74,8 +74,8 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
         ring.c.paradigm = {"auto": client.AUTO, "fetch": client.FETCH, "reply": client.REPLY}[paradigm]
     if retries is not None:
         ring.c.retries = retries
-    if looks_per_trip is not None:
-        ring.c.looks_per_trip = looks_per_trip
+    if polls_per_round_trip is not None:
+        ring.c.polls_per_round_trip = polls_per_round_trip
     if spin is not None:
         ring.c.spin.ns = spin
     if checked is not None:
@@ -215,8 +215,8 @@ cdef struct echo:
     uint64_t delay
     uint64_t random
     int sessions
-    uint64_t tends
-    uint64_t tended            # since the last answer
+    uint64_t ticks_before_answer
+    uint64_t ticked_at         # since the last answer
 
 
 cdef class Echo(Service):
@@ -227,16 +227,16 @@ cdef class Echo(Service):
     """
     cdef echo state
 
-    def __cinit__(self, *, uint64_t delay=0, uint64_t seed=1, uint64_t tends=0):
+    def __cinit__(self, *, uint64_t delay=0, uint64_t seed=1, uint64_t ticks_before_answer=0):
         self.state.delay = delay
-        self.state.tends = tends
+        self.state.ticks_before_answer = ticks_before_answer
         self.state.random = seed
         self.c.context = &self.state
         self.c.opened = count_in
         self.c.closed = count_out
         self.c.prepare = NULL
         self.c.execute = repeat
-        self.c.tend = count_tend
+        self.c.tick = count_tick
 
     def slow_down(self, uint64_t delay):
         """Another delay from now on."""
@@ -248,26 +248,26 @@ cdef class Echo(Service):
         return self.state.sessions
 
 
-cdef void count_in(void *context, session *_) noexcept nogil:
+cdef void count_in(void *context, service_session *_) noexcept nogil:
     (<echo *> context).sessions += 1
 
 
-cdef void count_out(void *context, session *_) noexcept nogil:
+cdef void count_out(void *context, service_session *_) noexcept nogil:
     (<echo *> context).sessions -= 1
 
 
-cdef bint count_tend(void *context, uint64_t _) noexcept nogil:
-    (<echo *> context).tended += 1
+cdef bint count_tick(void *context, uint64_t _) noexcept nogil:
+    (<echo *> context).ticked_at += 1
     return False
 
 
 cdef void repeat(void *context, request *asked, response *answer) noexcept nogil:
     cdef echo *state = <echo *> context
     cdef uint64_t until
-    if state.tended < state.tends:
-        answer.later = True
+    if state.ticked_at < state.ticks_before_answer:
+        answer.retry_later = True
         return
-    state.tended = 0
+    state.ticked_at = 0
     if state.delay:
         state.random = state.random * 6364136223846793005u + 1442695040888963407u
         until = rfp_now() + (((state.random >> 33) * (2 * state.delay)) >> 31)
@@ -279,14 +279,14 @@ cdef void repeat(void *context, request *asked, response *answer) noexcept nogil
 
 
 cdef enum:
-    LONGEST = 1 << 20
+    PAYLOAD_BYTES_MAX = 1 << 20
 
 cdef struct fixed:
     uint8_t status
     uint8_t kind
     uint64_t result
     uint32_t length
-    char payload[LONGEST]
+    char payload[PAYLOAD_BYTES_MAX]
 
 
 cdef class Fixed(Service):
@@ -302,14 +302,14 @@ cdef class Fixed(Service):
         self.c.closed = ignore
         self.c.prepare = NULL
         self.c.execute = answer_fixed
-        self.c.tend = NULL
+        self.c.tick = NULL
 
     def __dealloc__(self):
         free(self.state)
 
     def say(self, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE, uint64_t result=0):
         """From now on; only while no request is under way."""
-        if len(payload) > LONGEST:
+        if len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"{len(payload)} bytes are more than any slot holds")
         self.state.status = status
         self.state.kind = kind
@@ -318,7 +318,7 @@ cdef class Fixed(Service):
         memcpy(self.state.payload, PyBytes_AS_STRING(payload), len(payload))
 
 
-cdef void ignore(void *context, session *_) noexcept nogil:
+cdef void ignore(void *context, service_session *_) noexcept nogil:
     pass
 
 

@@ -246,7 +246,7 @@ def loopback(host: str, options: RdmaOptions) -> str:
             with fabric.attach(memory.descriptor()) as remote:
                 memory.write(64, b"doctor")
                 memory.write(512, (41).to_bytes(8, "little"))
-                armed = channel.arm()
+                armed = channel.prepare_wait()
                 for name, opcode, local, offset, length in (
                     ("WRITE", contract.WRITE, 64, 128, 6),
                     ("READ", contract.READ, 256, 128, 6),
@@ -256,7 +256,7 @@ def loopback(host: str, options: RdmaOptions) -> str:
                     began = time.perf_counter()
                     here.execute(opcode, memory, local, remote, offset, length, operand=1, check=True)
                     took[name] = time.perf_counter() - began
-                woken = channel.sleep(armed, 5.0)
+                woken = channel.wait(armed, 5.0)
                 if memory.read(256, 6) != b"doctor" or memory.read(512, 1) != b"\x2a" or not woken:
                     raise FabricError("operations on the device succeeded, and their data is wrong",
                                       hint="the driver and the plugin may be of different releases")  # fmt: skip

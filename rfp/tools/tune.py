@@ -24,14 +24,14 @@ from rfp.control import Credentials
 from rfp.core import clock
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
-from rfp.protocol.client.connection import Link
+from rfp.protocol.client.connection import Connection
 
 VERSION = 1
 LINE = 64
 CLASSES = 65  # of sizes, in lines (protocol/client/client_ring.pxd)
 HEADER, REFERENCE = 24, 32  # bytes of a response's header, and of a reference (protocol/wire.h)
 GAIN = 1.1  # fetching is worth its READs as long as it is this much faster than replying (the paper: 10 %)
-MOST_RETRIES = 16
+RETRIES_MAX = 16
 RESULT = 32  # bytes, when fetch is compared with reply: as in the paper
 PROCESS_TIMES = (0, 500, 1000, 2000, 3000, 5000, 7000, 10000, 15000)  # ns
 
@@ -94,9 +94,10 @@ def calibrate(
     fabric = open_fabric(private)
     host = Host(private, fabric, [SpinService()], service="spin", credentials=credentials)
     try:
-        link = Link(host.address, fabric, control.connect(host.address, clock.now() + 10, credentials), "spin", _ns(10))
+        connection = Connection(host.address, fabric, control.connect(host.address, clock.now() + 10, credentials), "spin",
+                                _ns(10))
         try:
-            channel = link.attach(_ns(10))
+            channel = connection.attach(_ns(10))
             rates = [0.0] * CLASSES
             for count in MEASURED:
                 progress(f"READs of {count * LINE} bytes")
@@ -113,14 +114,14 @@ def calibrate(
 
                     rates_of.append(_best(answered, seconds))
         finally:
-            link.close()
+            connection.close()
         name = device(place, fabric)
     finally:
         host.close()
         fabric.close()
     trip = 1 / fetch[0]
     worth = [each for each, f, r in zip(PROCESS_TIMES, fetch, reply, strict=True) if f >= GAIN * r]
-    most_retries = max(1, min(MOST_RETRIES, round(max(worth, default=0) / 1e9 / trip)))
+    most_retries = max(1, min(RETRIES_MAX, round(max(worth, default=0) / 1e9 / trip)))
     return Calibration(name, rates, trip, list(PROCESS_TIMES), fetch, reply, most_retries)
 
 

@@ -11,7 +11,7 @@ from rfp.protocol.client.client_ring cimport (
     DONE, client_ring, client_ring_flush, client_ring_payload, client_ring_pop, client_ring_submit,
 )
 from rfp.protocol.client.client_wait cimport client_ring_wait
-from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.protocol.wire cimport RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL
 
 from rfp.errors import ConnectionFailed
@@ -29,10 +29,10 @@ cdef class SpinService(Service):
         self.c.closed = ignore
         self.c.prepare = NULL
         self.c.execute = spin
-        self.c.tend = NULL
+        self.c.tick = NULL
 
 
-cdef void ignore(void *context, session *client) noexcept nogil:
+cdef void ignore(void *context, service_session *client) noexcept nogil:
     pass
 
 

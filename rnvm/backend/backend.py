@@ -17,7 +17,7 @@ from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.handshake_layout import REMOTE_ATOMIC, REMOTE_READ
 from rfp.protocol.server.server import Host
-from rfp.protocol.server.server_base import Hosted
+from rfp.protocol.server.server_base import ServerBase
 from rnvm import pools
 from rnvm.backend.service import PoolService
 from rnvm.frontend._attachment import DEATH
@@ -27,7 +27,7 @@ WORD = 8  # bytes: what a front-end says of each structure
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
-class Backend(Hosted):
+class Backend(ServerBase):
     """Opens a pool, recovers it if need be, and serves it until it is closed.
 
     path: of the pool, or a `Pool` that is open (then size and assume_persistent are not looked at).  size: bytes or text like

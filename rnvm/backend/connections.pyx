@@ -9,7 +9,7 @@ cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
 
 from rfp.core.core cimport rfp_store64
-from rnvm.backend.lock_manager cimport UNNAMED, guest, guest_fence
+from rnvm.backend.lock_manager cimport UNNAMED, client_session, lock_manager_fence
 from rnvm.backend.state cimport backend_checkpoint, backend_locks, fail, reply
 from rnvm.format.layout cimport RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, rnvm_session, rnvm_session_at
 from rnvm.format.messages cimport (
@@ -24,21 +24,21 @@ cdef enum:
     SPARED = 8                 # one of so many sessions is never given to a process that has all the others
 
 
-cdef void client_began(void *context, session *connection) noexcept nogil:
+cdef void client_began(void *context, service_session *connection) noexcept nogil:
     cdef backend *s = <backend *> context
     cdef client *c = <client *> calloc(1, sizeof(client))
     connection.state = c
     if c != NULL:
         c.session = -1
         c.peer = connection.process
-        c.desk = connection.staging if connection.staging_length >= 8 * <uint64_t> s.g.p.g.names else NULL
+        c.activity = connection.staging if connection.staging_length >= 8 * <uint64_t> s.g.p.g.names else NULL
 
 
 cdef bint client_present(backend *s, const client *c) noexcept nogil:
     return c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch and s.g.p.sessions[c.session].state == RNVM_ATTACHED
 
 
-cdef void client_ended(void *context, session *connection) noexcept nogil:
+cdef void client_ended(void *context, service_session *connection) noexcept nogil:
     cdef backend *s = <backend *> context
     cdef client *c = <client *> connection.state
     connection.state = NULL
@@ -46,8 +46,8 @@ cdef void client_ended(void *context, session *connection) noexcept nogil:
         return
     if c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch:
         s.g.each[c.session].attached = False
-        s.g.each[c.session].desk = NULL
-        if not s.stopped and guest_fence(&s.g, <uint32_t> c.session):
+        s.g.each[c.session].activity = NULL
+        if not s.stopped and lock_manager_fence(&s.g, <uint32_t> c.session):
             s.stopped = True
         if not c.used:
             s.g.each[c.session].quiet = True    # it gave up while it connected
@@ -74,7 +74,7 @@ cdef uint32_t kept_by(const backend *s, uint64_t process) noexcept nogil:
 cdef bint was_its_own(const backend *s, const rnvm_attach *question, uint64_t process) noexcept nogil:
     """Whether the session that a front-end names was its own.  Tickets of before we began are not known: then it is enough that
     it was the same process's."""
-    cdef const guest *each = &s.g.each[question.previous]
+    cdef const client_session *each = &s.g.each[question.previous]
     if each.proof:
         return question.ticket == each.proof
     return s.g.p.sessions[question.previous].state == RNVM_FENCED and process and process != UNNAMED and each.process == process
@@ -83,7 +83,7 @@ cdef bint was_its_own(const backend *s, const rnvm_attach *question, uint64_t pr
 cdef void client_attach(backend *s, const request *asked, response *answer, client *c) noexcept nogil:
     cdef rnvm_attach question
     cdef rnvm_attached done
-    cdef guest *each
+    cdef client_session *each
     cdef int64_t index
     cdef uint64_t ticket = 0, process = 0
     cdef uint32_t front_ends = max(s.g.p.g.sessions - 1, <uint32_t> 1)
@@ -95,7 +95,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
     memcpy(&question, asked.payload, sizeof(question))
     if c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch:
         s.g.each[c.session].attached = False    # it was fenced; this connection has another one from here on
-        s.g.each[c.session].desk = NULL
+        s.g.each[c.session].activity = NULL
     if question.version != RNVM_MESSAGES:
         answer.status = RNVM_OTHER_VERSION
         answer.result = RNVM_MESSAGES
@@ -107,7 +107,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
         process = identity(c.peer)
     if question.ticket and question.previous < s.g.p.g.sessions and was_its_own(s, &question, process):
         # It says that its old rings are no longer written.
-        if guest_fence(&s.g, question.previous):
+        if lock_manager_fence(&s.g, question.previous):
             fail(s, answer)
             return
         s.g.each[question.previous].quiet = True
@@ -135,7 +135,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
     rfp_store64(&(<rnvm_session *> (s.g.p.m.base + rnvm_session_at(&s.g.p.g, <uint32_t> index))).awaits,
                 question.flags & RNVM_WAITS and not (question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT))
     each = &s.g.each[index]
-    each.desk = c.desk
+    each.activity = c.activity
     each.process = process
     each.attached = True
     each.quiet = False
@@ -162,12 +162,12 @@ cdef void client_detach(backend *s, response *answer, client *c) noexcept nogil:
     if c.session < 0 or s.g.p.sessions[c.session].epoch != c.epoch:
         answer.status = RNVM_NOT_ATTACHED
         return
-    if guest_fence(&s.g, <uint32_t> c.session):
+    if lock_manager_fence(&s.g, <uint32_t> c.session):
         fail(s, answer)
         return
     s.g.each[c.session].quiet = True
     s.g.each[c.session].attached = False
-    s.g.each[c.session].desk = NULL
+    s.g.each[c.session].activity = NULL
     c.session = -1
     clients_sweep(s)
     backend_locks(s)

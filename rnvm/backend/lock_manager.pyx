@@ -13,102 +13,103 @@ from rnvm.format.messages cimport (
     rnvm_lock_session,
 )
 from rnvm.media.medium cimport medium_drain
-from rnvm.pool.dual_copy cimport register_begin, register_finish, register_read
+from rnvm.pool.dual_copy cimport dual_copy_begin, dual_copy_finish, dual_copy_read
 from rnvm.pool.replay cimport pool_collect, pool_pending, pool_replay
-from rnvm.pool.sessions cimport session_fence, session_seal
+from rnvm.pool.sessions cimport session_fence, session_set_fence_point
 
 cdef enum:
     REVOKE = 1                 # words of the line that peers READ: sequence, revoke, then those that messages.h names
     SPARE = 2
     EVERYTHING = 0x7fffffffffffffff
-    GRACE = 20000000           # ns in which who was granted a lock is expected to use it
+    GRACE_NS = 20000000           # ns in which who was granted a lock is expected to use it
 
 
-cdef inline void show(guests *g, uint32_t index, uint32_t word, uint64_t value) noexcept nogil:
+cdef inline void show(lock_manager *g, uint32_t index, uint32_t word, uint64_t value) noexcept nogil:
     rfp_store64_release(g.p.m.base + rnvm_name_at(&g.p.g, index) + RNVM_NAME_LIVE + 8 * word, value)
 
 
-cdef uint64_t lock_word(const guests *g, uint32_t index) noexcept nogil:
+cdef uint64_t lock_word(const lock_manager *g, uint32_t index) noexcept nogil:
     cdef const lock *it = &g.locks[index]
     return it.epoch << 16 | (it.holder + 1) if it.holder != NOBODY else 0
 
 
 cdef bint found_orphan(void *context, uint32_t session, uint64_t lsn, uint32_t structure, uint32_t code, uint64_t number,
                        const char *bytes, uint32_t length) noexcept nogil:
-    cdef guests *g = <guests *> context
+    cdef lock_manager *g = <lock_manager *> context
     cdef lock *it = &g.locks[rnvm_structure_index(structure)]
     it.orphans = max(it.orphans, number)
     return True
 
 
-cdef void remember(guests *g, uint32_t session) noexcept nogil:
+cdef void record_fence_point(lock_manager *g, uint32_t session) noexcept nogil:
     """Where a session was cut off, and which of its operations are still to be executed."""
-    cdef guest *each = &g.each[session]
-    cdef seal *last
-    if guest_seal(g, session, g.p.sessions[session].epoch) == NULL:
-        last = &each.seals[each.sealed % SEALS]
+    cdef client_session *each = &g.each[session]
+    cdef fence_point *last
+    if lock_manager_fence_point(g, session, g.p.sessions[session].epoch) == NULL:
+        last = &each.fence_points[each.fenced_epochs % FENCE_POINTS]
         last.epoch = g.p.sessions[session].epoch
         last.operations = g.p.operations[session].limit
         last.memory = g.p.memory[session].limit
         last.ticket = each.proof
-        each.sealed += 1
+        each.fenced_epochs += 1
     pool_pending(g.p, session, found_orphan, g)
 
 
-cdef const seal *guest_seal(const guests *g, uint32_t session, uint64_t epoch) noexcept nogil:
-    cdef const guest *each = &g.each[session]
+cdef const fence_point *lock_manager_fence_point(const lock_manager *g, uint32_t session, uint64_t epoch) noexcept nogil:
+    cdef const client_session *each = &g.each[session]
     cdef uint32_t i
-    for i in range(min(each.sealed, <uint32_t> SEALS)):
-        if each.seals[i].epoch == epoch:
-            return &each.seals[i]
+    for i in range(min(each.fenced_epochs, <uint32_t> FENCE_POINTS)):
+        if each.fence_points[i].epoch == epoch:
+            return &each.fence_points[i]
     return NULL
 
 
-cdef int guests_begin(guests *g) noexcept nogil:
+cdef int lock_manager_begin(lock_manager *g) noexcept nogil:
     cdef uint64_t[3] words
     cdef uint32_t i
     for i in range(g.p.g.names):
         memset(&g.locks[i], 0, sizeof(lock))
         g.locks[i].holder = NOBODY
-        if register_read(g.p.m, g.p.g.seed, rnvm_name_at(&g.p.g, i) + RNVM_LOCK, words):
+        if dual_copy_read(g.p.m, g.p.g.seed, rnvm_name_at(&g.p.g, i) + RNVM_LOCK, words):
             g.locks[i].epoch = words[0]
         show(g, i, REVOKE, 0)
         show(g, i, SPARE + RNVM_LIVE_HOLDER, 0)
     for i in range(g.p.g.sessions):
-        memset(&g.each[i], 0, sizeof(guest))
+        memset(&g.each[i], 0, sizeof(client_session))
         # Those of before: their processes may still run, and on direct memory store into their rings.
-        if g.p.sessions[i].state == RNVM_ATTACHED and guest_fence(g, i):
+        if g.p.sessions[i].state == RNVM_ATTACHED and lock_manager_fence(g, i):
             return -1
         if g.p.operations[i].limit != RNVM_NO_LIMIT:
-            remember(g, i)
+            record_fence_point(g, i)
         g.each[i].process = g.p.sessions[i].detail
         g.each[i].quiet = g.p.sessions[i].state == RNVM_FREE or not g.lasting
     locks_publish(g)
     return 0
 
 
-cdef int guests_end(guests *g) noexcept nogil:
+cdef int lock_manager_end(lock_manager *g) noexcept nogil:
     cdef uint32_t i
     for i in range(g.p.g.sessions):
-        if guest_fence(g, i):
+        if lock_manager_fence(g, i):
             return -1
     return 0
 
 
-cdef int guests_settle(guests *g) noexcept nogil:
+cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil:
     cdef uint32_t i
     if pool_collect(g.p) < 0:
         return -1
     pool_replay(g.p, EVERYTHING)
     for i in range(g.p.g.sessions):
         # A front-end that wrote what must not be applied is cut off there.
-        if (g.p.memory[i].faulty or g.p.operations[i].faulty) and g.p.sessions[i].state == RNVM_ATTACHED and guest_fence(g, i):
+        if ((g.p.memory[i].faulty or g.p.operations[i].faulty)
+                and g.p.sessions[i].state == RNVM_ATTACHED and lock_manager_fence(g, i)):
             return -1
     locks_publish(g)
     return 0
 
 
-cdef void locks_publish(guests *g) noexcept nogil:
+cdef void locks_publish(lock_manager *g) noexcept nogil:
     cdef lock *it
     cdef uint32_t i
     for i in range(g.p.g.names):
@@ -123,7 +124,7 @@ cdef void locks_publish(guests *g) noexcept nogil:
 # Locks
 
 
-cdef uint32_t place_of(const guests *g, uint32_t index, uint32_t session) noexcept nogil:
+cdef uint32_t place_of(const lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
     """Where it waits; with NOBODY: where the first one for this lock does.  g.waiting: nowhere."""
     cdef uint32_t i
     for i in range(g.waiting):
@@ -132,12 +133,12 @@ cdef uint32_t place_of(const guests *g, uint32_t index, uint32_t session) noexce
     return g.waiting
 
 
-cdef void wait_no_more(guests *g, uint32_t place) noexcept nogil:
+cdef void wait_no_more(lock_manager *g, uint32_t place) noexcept nogil:
     g.waiting -= 1
     memmove(&g.waiters[place], &g.waiters[place + 1], (g.waiting - place) * sizeof(waiter))
 
 
-cdef void stop_waiting(guests *g, uint32_t session) noexcept nogil:
+cdef void stop_waiting(lock_manager *g, uint32_t session) noexcept nogil:
     cdef uint32_t i = 0
     while i < g.waiting:
         if g.waiters[i].session == session:
@@ -146,13 +147,13 @@ cdef void stop_waiting(guests *g, uint32_t session) noexcept nogil:
             i += 1
 
 
-cdef inline uint64_t desk_word(const guests *g, uint32_t index) noexcept nogil:
+cdef inline uint64_t activity_word(const lock_manager *g, uint32_t index) noexcept nogil:
     """What the holder says of itself, or who of those that share the lock is inside."""
-    cdef const char *desk = g.words if g.locks[index].holder == RNVM_SHARED else g.each[g.locks[index].holder].desk
-    return rfp_load64_acquire(desk + 8 * <uint64_t> index) if desk != NULL else 0
+    cdef const char *activity = g.words if g.locks[index].holder == RNVM_SHARED else g.each[g.locks[index].holder].activity
+    return rfp_load64_acquire(activity + 8 * <uint64_t> index) if activity != NULL else 0
 
 
-cdef uint32_t user(const guests *g, uint32_t index, uint64_t word) noexcept nogil:
+cdef uint32_t user(const lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
     """Which session is inside, as the holder's desk or the structure's word says; NOBODY who still may do anything."""
     cdef uint32_t session
     if g.locks[index].holder != RNVM_SHARED:
@@ -163,7 +164,7 @@ cdef uint32_t user(const guests *g, uint32_t index, uint64_t word) noexcept nogi
     return session if rnvm_lock_of(word, g.p.sessions[session].epoch) else NOBODY
 
 
-cdef bint stuck(guests *g, uint32_t index, uint64_t word) noexcept nogil:
+cdef bint stuck(lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
     """Whether for a lease, while somebody waited, the holder or who is inside has been the same."""
     cdef lock *it = &g.locks[index]
     if it.holder != RNVM_SHARED:
@@ -174,7 +175,7 @@ cdef bint stuck(guests *g, uint32_t index, uint64_t word) noexcept nogil:
     return g.now > it.since + g.lease
 
 
-cdef int grant(guests *g, uint32_t index, uint32_t session) noexcept nogil:
+cdef int grant(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
     """The lock-ahead record first: who holds it is durable before he may use it."""
     cdef lock *it = &g.locks[index]
     cdef uint64_t[3] words
@@ -182,15 +183,15 @@ cdef int grant(guests *g, uint32_t index, uint32_t session) noexcept nogil:
     words[0] = it.epoch + 1
     words[1] = session + 1
     words[2] = g.p.structures[index].covers
-    register_begin(g.p.m, g.p.g.seed, at, words)
+    dual_copy_begin(g.p.m, g.p.g.seed, at, words)
     if medium_drain(g.p.m):
         return -1
-    register_finish(g.p.m, g.p.g.seed, at)
+    dual_copy_finish(g.p.m, g.p.g.seed, at)
     it.epoch += 1
     it.holder = session
     it.revoked = 0
     it.offered = g.now
-    it.desk = desk_word(g, index)
+    it.activity = activity_word(g, index)
     g.granted += 1
     show(g, index, REVOKE, 0)
     if session < g.p.g.sessions:
@@ -200,7 +201,7 @@ cdef int grant(guests *g, uint32_t index, uint32_t session) noexcept nogil:
     return 0
 
 
-cdef int grant_next(guests *g, uint32_t index) noexcept nogil:
+cdef int grant_next(lock_manager *g, uint32_t index) noexcept nogil:
     cdef uint32_t place = place_of(g, index, NOBODY)
     cdef uint32_t session
     if g.locks[index].holder != NOBODY or place == g.waiting:
@@ -217,22 +218,22 @@ cdef int grant_next(guests *g, uint32_t index) noexcept nogil:
     return grant(g, index, session)
 
 
-cdef void free(guests *g, uint32_t index) noexcept nogil:
+cdef void free(lock_manager *g, uint32_t index) noexcept nogil:
     g.locks[index].holder = NOBODY
     g.locks[index].revoked = 0
     show(g, index, SPARE + RNVM_LIVE_HOLDER, 0)
     show(g, index, REVOKE, 0)
 
 
-cdef int give_back(guests *g, uint32_t index) noexcept nogil:
+cdef int give_back(lock_manager *g, uint32_t index) noexcept nogil:
     """The holder is not inside and will not be: all that it did is in its log, and is applied before anybody else is let in."""
-    if guests_settle(g):
+    if lock_manager_catch_up(g):
         return -1
     free(g, index)
     return 0
 
 
-cdef int queue(guests *g, uint32_t index, uint32_t session, bint shared) noexcept nogil:
+cdef int queue(lock_manager *g, uint32_t index, uint32_t session, bint shared) noexcept nogil:
     """Lets a session wait, if it does not yet, and sees whether it has to."""
     if place_of(g, index, session) == g.waiting:
         stop_waiting(g, session)
@@ -241,12 +242,12 @@ cdef int queue(guests *g, uint32_t index, uint32_t session, bint shared) noexcep
     return revoke(g, index)
 
 
-cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil:
+cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
     cdef lock *it = &g.locks[index]
     if it.holder == session:
         if not it.revoked:
             # It has lost sight of that, and what it is told now must count in all that it has written.
-            return -1 if guests_settle(g) else GRANTED
+            return -1 if lock_manager_catch_up(g) else GRANTED
         # It saw that others wait, and comes again: they are first.
         if give_back(g, index):
             return -1
@@ -255,28 +256,28 @@ cdef int lock_ask(guests *g, uint32_t index, uint32_t session) noexcept nogil:
     return GRANTED if it.holder == session else WAITING
 
 
-cdef int lock_share(guests *g, uint32_t index, uint32_t session, uint64_t word, uint64_t *dead) noexcept nogil:
+cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word, uint64_t *dead) noexcept nogil:
     cdef lock *it = &g.locks[index]
     cdef uint64_t found
     if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True):
         return -1
     if it.holder != RNVM_SHARED or it.revoked:
         return WAITING
-    found = desk_word(g, index)
+    found = activity_word(g, index)
     if found == word and user(g, index, found) == session:
-        return -1 if guests_settle(g) else GRANTED
+        return -1 if lock_manager_catch_up(g) else GRANTED
     if not found & RNVM_HELD:
         return WAITING
     # What is written there now stays: its writer cannot take it for his own again, and who waits puts his in its place.
     if user(g, index, found) == NOBODY or stuck(g, index, found):
-        if user(g, index, found) != NOBODY and guest_fence(g, user(g, index, found)):
+        if user(g, index, found) != NOBODY and lock_manager_fence(g, user(g, index, found)):
             return -1
         dead[0] = found
         return ABANDONED
     return WAITING
 
 
-cdef int lock_leave(guests *g, uint32_t index, uint32_t session) noexcept nogil:
+cdef int lock_leave(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
     cdef uint32_t place = place_of(g, index, session)
     if place < g.waiting:
         wait_no_more(g, place)
@@ -285,7 +286,7 @@ cdef int lock_leave(guests *g, uint32_t index, uint32_t session) noexcept nogil:
     return -1 if give_back(g, index) or grant_next(g, index) else 0
 
 
-cdef int revoke(guests *g, uint32_t index) noexcept nogil:
+cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
     """Takes a lock from a holder that is not inside.
 
     It says that it goes inside and then looks whether the lock was asked back; we ask it back and then look whether it is
@@ -296,27 +297,27 @@ cdef int revoke(guests *g, uint32_t index) noexcept nogil:
     cdef uint32_t inside
     if it.holder == NOBODY:
         return grant_next(g, index)
-    if g.now - it.offered < GRACE and desk_word(g, index) == it.desk and (
-            it.holder == RNVM_SHARED or g.each[it.holder].desk != NULL):
+    if g.now - it.offered < GRACE_NS and activity_word(g, index) == it.activity and (
+            it.holder == RNVM_SHARED or g.each[it.holder].activity != NULL):
         return 0                                # it waited for its turn, and has not had it yet
     if not it.revoked:
         show(g, index, REVOKE, it.epoch)
         rfp_fence_full()
         # Not g.now, which is as old as this turn is long: a holder that looked before this counts a lease from then on.
         it.revoked = rfp_now()
-    word = desk_word(g, index)
+    word = activity_word(g, index)
     inside = user(g, index, word)
     if inside == NOBODY:
         g.stolen += 1
         return -1 if give_back(g, index) or grant_next(g, index) else 0
     if not stuck(g, index, word):
         return 0
-    if guest_fence(g, inside) or it.holder == RNVM_SHARED and give_back(g, index):
+    if lock_manager_fence(g, inside) or it.holder == RNVM_SHARED and give_back(g, index):
         return -1
     return grant_next(g, index)
 
 
-cdef int locks_tend(guests *g) noexcept nogil:
+cdef int locks_tick(lock_manager *g) noexcept nogil:
     cdef uint32_t i = 0, index, waiting
     while i < g.waiting:
         index = g.waiters[i].index
@@ -331,18 +332,18 @@ cdef int locks_tend(guests *g) noexcept nogil:
 # Fencing
 
 
-cdef void free_shared(guests *g, uint32_t index) noexcept nogil:
+cdef void free_shared(lock_manager *g, uint32_t index) noexcept nogil:
     """Who was the last inside has gone: readers need not ask any more whether something is still to be applied."""
     cdef bint revoked = g.locks[index].revoked
     show(g, index, REVOKE, g.locks[index].epoch)
     rfp_fence_full()
-    if user(g, index, desk_word(g, index)) == NOBODY:
+    if user(g, index, activity_word(g, index)) == NOBODY:
         free(g, index)
     elif not revoked:
         show(g, index, REVOKE, 0)
 
 
-cdef int guest_fence(guests *g, uint32_t session) noexcept nogil:
+cdef int lock_manager_fence(lock_manager *g, uint32_t session) noexcept nogil:
     cdef uint32_t i
     if g.p.sessions[session].state != RNVM_ATTACHED:
         return 0
@@ -354,15 +355,15 @@ cdef int guest_fence(guests *g, uint32_t session) noexcept nogil:
     if g.cut_off != NULL:
         g.cut_off(g.owner, session)
         g.each[session].quiet = True
-    if session_seal(g.p, session):
+    if session_set_fence_point(g.p, session):
         return -1
     pool_replay(g.p, EVERYTHING)
     stop_waiting(g, session)
-    remember(g, session)
+    record_fence_point(g, session)
     for i in range(g.p.g.names):
         if g.locks[i].holder == session:
             free(g, i)
-        elif g.locks[i].holder == RNVM_SHARED and rnvm_lock_session(desk_word(g, i)) == session:
+        elif g.locks[i].holder == RNVM_SHARED and rnvm_lock_session(activity_word(g, i)) == session:
             free_shared(g, i)
     locks_publish(g)
     g.fenced += 1

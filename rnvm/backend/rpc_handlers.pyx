@@ -5,8 +5,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rnvm.backend.lock_manager cimport (
-    ABANDONED, GRANTED, guest_seal, guests_settle, lock_ask, lock_leave, lock_share, lock_word,
-    seal,
+    ABANDONED, GRANTED, fence_point, lock_leave, lock_manager_catch_up, lock_manager_fence_point,
+    lock_request, lock_share, lock_word,
 )
 from rnvm.backend.state cimport backend_checkpoint, fail, reply
 from rnvm.format.layout cimport (
@@ -26,7 +26,7 @@ cdef void call_grant(backend *s, uint64_t count, response *answer, const client 
     cdef rnvm_number done
     cdef uint64_t block = blocks_allocate(s.g.p, count, RNVM_GRANTED | <uint32_t> c.session)
     # What was returned in a transaction may be free behind a checkpoint; that transaction need not be applied yet.
-    if block == RNVM_NO_BLOCK and not guests_settle(&s.g) and not backend_checkpoint(s):
+    if block == RNVM_NO_BLOCK and not lock_manager_catch_up(&s.g) and not backend_checkpoint(s):
         block = blocks_allocate(s.g.p, count, RNVM_GRANTED | <uint32_t> c.session)
     if block == RNVM_NO_BLOCK:
         answer.status = RNVM_NO_SPACE
@@ -60,7 +60,7 @@ cdef void call_acquire(backend *s, uint64_t structure, response *answer, const c
     if index < 0:
         answer.status = RNVM_ABSENT
         return
-    found = lock_ask(&s.g, <uint32_t> index, <uint32_t> c.session)
+    found = lock_request(&s.g, <uint32_t> index, <uint32_t> c.session)
     if found < 0:
         fail(s, answer)
         return
@@ -145,7 +145,7 @@ cdef void call_pending(backend *s, const request *asked, response *answer) noexc
 
 cdef void call_outcome(backend *s, const request *asked, response *answer) noexcept nogil:
     cdef rnvm_outcome question
-    cdef const seal *end
+    cdef const fence_point *end
     if asked.length != sizeof(question):
         answer.status = RNVM_BAD_REQUEST
         return
@@ -153,7 +153,7 @@ cdef void call_outcome(backend *s, const request *asked, response *answer) noexc
     if question.session >= s.g.p.g.sessions:
         answer.status = RNVM_BAD_REQUEST
         return
-    end = guest_seal(&s.g, question.session, question.epoch)
+    end = lock_manager_fence_point(&s.g, question.session, question.epoch)
     if end == NULL or end.ticket and end.ticket != question.ticket:
         # Not known any more; or of another history, which this pool has had since a copy of it was put back.
         answer.status = RNVM_FORGOTTEN

@@ -20,15 +20,15 @@ from rnvm.backend.connections cimport (
     client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep,
 )
 from rnvm.backend.lock_manager cimport (
-    GRANTED, guest, guests_begin, guests_end, guests_settle, lock, lock_ask, lock_leave,
-    locks_publish, waiter,
+    GRANTED, client_session, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
+    lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.rpc_handlers cimport (
     call_acquire, call_grant, call_leave, call_outcome, call_pending, call_share,
 )
 from rnvm.backend.state cimport backend, backend_checkpoint, backend_locks, fail, reply
 from rnvm.format.layout cimport (
-    RNVM_ATTACHED, RNVM_FENCED, RNVM_HEADERS, RNVM_MOST_CODEC, RNVM_PAGE, rnvm_header, rnvm_name,
+    RNVM_ATTACHED, RNVM_CODEC_MAX, RNVM_FENCED, RNVM_HEADERS, RNVM_PAGE, rnvm_header, rnvm_name,
     rnvm_name_at, rnvm_operation_ring_at, rnvm_up,
 )
 from rnvm.format.messages cimport *
@@ -39,10 +39,10 @@ from rnvm.pool.state cimport pool
 from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError, Unsupported
 
 cdef enum:
-    TURN = 256                 # transactions applied at once, before calls have their turn again
-    CHECKPOINT = 20000000      # ns after which what was applied is made durable although there is still room in the logs
-    NAP = 50000                # ns between two looks whether the holder of a lock is outside
-    SWEEP = 100000000          # ns between two looks at sessions that have ended
+    TRANSACTIONS_PER_TICK = 256  # transactions applied at once, before calls have their turn again
+    CHECKPOINT_NS = 20000000   # ns after which what was applied is made durable although there is still room in the logs
+    LOCK_POLL_NS = 50000       # ns between two looks whether the holder of a lock is outside
+    SWEEP_NS = 100000000       # ns between two looks at sessions that have ended
 
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -67,7 +67,7 @@ cdef class PoolService(Service):
         memset(&self.b, 0, sizeof(self.b))
         self.b.g.p = &opened.c
         self.b.g.lease = <uint64_t> (lease * 1e9)
-        self.b.g.each = <guest *> calloc(opened.c.g.sessions, sizeof(guest))
+        self.b.g.each = <client_session *> calloc(opened.c.g.sessions, sizeof(client_session))
         self.b.g.locks = <lock *> calloc(opened.c.g.names, sizeof(lock))
         self.b.g.waiters = <waiter *> calloc(opened.c.g.sessions + 1, sizeof(waiter))
         if self.b.g.each == NULL or self.b.g.locks == NULL or self.b.g.waiters == NULL:
@@ -88,11 +88,11 @@ cdef class PoolService(Service):
         self.c.closed = client_ended
         self.c.prepare = NULL
         self.c.execute = execute
-        self.c.tend = tend
-        self.c.watchful = True
-        self.b.nap = &self.c.nap
+        self.c.tick = tick
+        self.c.polls_when_idle = True
+        self.b.max_sleep_ns = &self.c.max_sleep_ns
         self.b.collecting = self.b.replaying = True
-        if guests_begin(&self.b.g):
+        if lock_manager_begin(&self.b.g):
             self.b.stopped = True
         opened.medium.served = True
 
@@ -190,14 +190,14 @@ cdef class PoolService(Service):
             return 0
         memcpy(&question, asked.payload, sizeof(question))
         name = PyBytes_FromStringAndSize(asked.payload + sizeof(question), asked.length - sizeof(question))
-        codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_MOST_CODEC))
+        codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_CODEC_MAX))
         if name not in self.pool.names:
             if not question.create:
                 answer.status = RNVM_ABSENT
                 return 0
             try:
                 made = self.make(name, &question, codec)
-                if not made and not guests_settle(&self.b.g) and not backend_checkpoint(&self.b):
+                if not made and not lock_manager_catch_up(&self.b.g) and not backend_checkpoint(&self.b):
                     # As for blocks that a front-end asks for: what was returned may be free behind a checkpoint.
                     made = self.make(name, &question, codec)
             except InvalidArgument:
@@ -213,7 +213,7 @@ cdef class PoolService(Service):
             answer.status = RNVM_OTHER_KIND
             answer.result = <uint64_t> entry.kind << 32 | entry.format
             return 0
-        theirs = PyBytes_FromStringAndSize(entry.codec, strnlen(entry.codec, RNVM_MOST_CODEC))
+        theirs = PyBytes_FromStringAndSize(entry.codec, strnlen(entry.codec, RNVM_CODEC_MAX))
         if question.kind and theirs != codec:
             answer.status = RNVM_OTHER_CODEC
             answer.length = len(theirs)
@@ -243,7 +243,7 @@ cdef class PoolService(Service):
             answer.status = RNVM_ABSENT
             return 0
         index = self.pool.names[name]
-        if lock_ask(&self.b.g, index, <uint32_t> user) != GRANTED:
+        if lock_request(&self.b.g, index, <uint32_t> user) != GRANTED:
             lock_leave(&self.b.g, index, <uint32_t> user)
             answer.status = RNVM_IN_USE
             return 0
@@ -276,7 +276,7 @@ cdef class PoolService(Service):
             item.name_length = entry.name_length
             item.created = entry.created
             memcpy(item.uuid, entry.uuid, 16)
-            memcpy(item.codec, entry.codec, RNVM_MOST_CODEC)
+            memcpy(item.codec, entry.codec, RNVM_CODEC_MAX)
             rfp_copy_out(answer.payload + answer.length, &item, sizeof(item))
             rfp_copy_out(answer.payload + answer.length + sizeof(item), entry.name, entry.name_length)
             rfp_copy_out(answer.payload + answer.length + sizeof(item) + entry.name_length, zeros, room - entry.name_length)
@@ -341,10 +341,10 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
         call_share(s, asked, answer, c)
     elif asked.opcode == RNVM_SYNC:
         # Who waited for the last sync is answered before the next one, which is for all who have written by then.
-        answer.later = not pool_settled(s.g.p, <uint32_t> c.session)
-        s.asked |= answer.later
+        answer.retry_later = not pool_settled(s.g.p, <uint32_t> c.session)
+        s.asked |= answer.retry_later
     elif asked.opcode == RNVM_APPLY or asked.opcode == RNVM_ROOM:
-        if guests_settle(&s.g) or asked.opcode == RNVM_ROOM and backend_checkpoint(s):
+        if lock_manager_catch_up(&s.g) or asked.opcode == RNVM_ROOM and backend_checkpoint(s):
             fail(s, answer)
     else:
         answer.status = RNVM_BAD_REQUEST
@@ -369,26 +369,26 @@ cdef bint removed(const backend *s) noexcept nogil:
     return s.file >= 0 and fstat(s.file, &about) == 0 and about.st_nlink == 0
 
 
-cdef bint tend(void *context, uint64_t now) noexcept nogil:
+cdef bint tick(void *context, uint64_t now) noexcept nogil:
     cdef backend *s = <backend *> context
     cdef int64_t bytes, applied
     s.g.now = now
     if s.stopped:
         return False
-    applied = pool_replay(s.g.p, TURN) if s.replaying else 0
+    applied = pool_replay(s.g.p, TRANSACTIONS_PER_TICK) if s.replaying else 0
     if applied:
         s.applied += <uint64_t> applied
         s.transactions += <uint64_t> applied
         locks_publish(&s.g)
     backend_locks(s)
-    if s.stopped or s.applied and (now - s.checkpointed > CHECKPOINT or crowded(s.g.p)) and backend_checkpoint(s):
+    if s.stopped or s.applied and (now - s.checkpointed > CHECKPOINT_NS or crowded(s.g.p)) and backend_checkpoint(s):
         return False
-    if now - s.swept > SWEEP:
+    if now - s.swept > SWEEP_NS:
         clients_sweep(s)
         if removed(s):
             # What is stored from now on is gone with this process, so nobody may believe that it is kept.
             s.removed = s.stopped = True
-            guests_end(&s.g)
+            lock_manager_end(&s.g)
             return False
     # Last, so that who waits for it is answered at once; and those who were answered before may have written again by now, and
     # share the sync.
@@ -399,5 +399,5 @@ cdef bint tend(void *context, uint64_t now) noexcept nogil:
         return False
     s.collected += <uint64_t> bytes
     # A holder says nothing when it is outside: while others wait for it, somebody has to look.
-    s.nap[0] = NAP if s.g.waiting else 0
+    s.max_sleep_ns[0] = LOCK_POLL_NS if s.g.waiting else 0
     return bytes != 0 or applied != 0

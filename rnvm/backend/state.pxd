@@ -7,13 +7,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport rfp_copy_out
 from rfp.protocol.server.service cimport response
-from rnvm.backend.lock_manager cimport guests, locks_tend
+from rnvm.backend.lock_manager cimport lock_manager, locks_tick
 from rnvm.format.messages cimport RNVM_STOPPED
 from rnvm.pool.blocks cimport blocks_reclaim
 from rnvm.pool.replay cimport pool_checkpoint
 
 cdef struct backend:
-    guests g
+    lock_manager g
     uint64_t checkpointed              # when, ns
     uint64_t swept
     uint64_t applied                   # transactions since then
@@ -28,7 +28,7 @@ cdef struct backend:
     bint collecting                    # of itself, and not only where it is asked to
     bint replaying
     bint asked                         # somebody waits until it has collected
-    uint64_t *nap                      # how long the worker may sleep
+    uint64_t *max_sleep_ns             # how long the worker may sleep
     void *owner                        # the PoolService
 
 
@@ -45,7 +45,7 @@ cdef inline int fail(backend *s, response *answer) noexcept nogil:
 
 
 cdef inline void backend_locks(backend *s) noexcept nogil:
-    if not s.stopped and locks_tend(&s.g):
+    if not s.stopped and locks_tick(&s.g):
         s.stopped = True
 
 
@@ -58,6 +58,6 @@ cdef inline int backend_checkpoint(backend *s) noexcept nogil:
     s.checkpoints += 1
     # Readers of structures that are validated by their sequence see nothing of a block that was given back: whatever is written
     # there next comes after a transaction that moved the sequence.
-    s.g.p.moment += 1
-    blocks_reclaim(s.g.p, s.g.p.moment)
+    s.g.p.reclaim_epoch += 1
+    blocks_reclaim(s.g.p, s.g.p.reclaim_epoch)
     return 0

@@ -16,7 +16,7 @@ from rfp.errors import PoolDamaged
 from rnvm import pools
 from rnvm.check import offline_walk
 from rnvm.media import wal
-from rnvm.media.medium import Private
+from rnvm.media.medium import VolatileMemory
 from rnvm.pool import repair as repair_module
 from rnvm.pool.findings import Finding
 from rnvm.pool.inspect import LOSSES, Inspection
@@ -53,7 +53,7 @@ def check(path: str | os.PathLike[str]) -> Checked:
         return check_copy(view)
 
 
-def check_copy(view: Private) -> Checked:
+def check_copy(view: VolatileMemory) -> Checked:
     """Look at the bytes of a pool, which this may change."""
     try:
         inspection = Inspection(view)
@@ -105,17 +105,17 @@ def account(pool: Pool) -> dict[str, Any]:
 # Repair
 
 
-def mend_copy(view: Private) -> tuple[list[str], list[str]]:
+def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
     """Mend the bytes of a pool: what was mended, and what was lost for good.  Raises PoolDamaged where nothing can be done."""
     mended: list[str] = []
     lost: list[str] = []
     try:
-        mend_area(view, mended, lost)
+        repair_wal(view, mended, lost)
         inspection = Inspection(view)
     except PoolDamaged:
         if repair_module.header(view):
             mended.append("header: one bit was turned back")
-            mend_area(view, mended, lost)
+            repair_wal(view, mended, lost)
         if repair_module.superblock(view):
             mended.append("superblock: one bit was turned back")
         inspection = Inspection(view)
@@ -123,7 +123,7 @@ def mend_copy(view: Private) -> tuple[list[str], list[str]]:
         if finding.kind != "damage":
             mended.append(f"{finding.where}: {finding.mend}")
         elif finding.part == "owners":
-            turned, _ = mend_owners(view, inspection, finding)
+            turned, _ = repair_owners(view, inspection, finding)
             if turned:
                 mended.append(f"{finding.where}: one bit was turned back" + (f", in {turned} words" if turned > 1 else ""))
         elif repair_module.bit(view, inspection, finding.part, finding.at):
@@ -134,17 +134,17 @@ def mend_copy(view: Private) -> tuple[list[str], list[str]]:
         damage = [finding for finding in inspection.run() if finding.kind == "damage"]
         for finding in damage:
             if finding.part == "owners":
-                mend_owners(view, inspection, finding, give_up=True)
+                repair_owners(view, inspection, finding, give_up=True)
             else:
                 repair_module.lose(view, inspection, finding.part, finding.at, finding.number)
             lost.append(f"{finding.where}: {finding.what}: {LOSSES[finding.part]}")
         if not damage:
             break
-    mend_logs(view, mended, lost)
+    repair_logs(view, mended, lost)
     return mended, lost
 
 
-def mend_owners(view: Private, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
+def repair_owners(view: VolatileMemory, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
     """Turn bits back in damaged words of owners, and give up what cannot be mended: how many words of each."""
     mended = lost = 0
     for first in range(finding.number, finding.number + finding.words, PIECE):  # of millions of words: Ctrl-C comes through
@@ -153,7 +153,7 @@ def mend_owners(view: Private, inspection: Inspection, finding: Finding, *, give
     return mended, lost
 
 
-def mend_area(view: Private, mended: list[str], lost: list[str]) -> None:
+def repair_wal(view: VolatileMemory, mended: list[str], lost: list[str]) -> None:
     """The write-ahead area: what counts in it comes to its place, and then nothing in it counts any more."""
     while area := wal.look(view):
         where = f"write-ahead area at {area['at']}"
@@ -174,7 +174,7 @@ def mend_area(view: Private, mended: list[str], lost: list[str]) -> None:
             return
 
 
-def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
+def repair_logs(view: VolatileMemory, mended: list[str], lost: list[str]) -> None:
     """Turn bits of log records back, one record after the other, as long as that helps."""
     given_up: set[tuple[str, int]] = set()
     while True:
@@ -191,7 +191,7 @@ def mend_logs(view: Private, mended: list[str], lost: list[str]) -> None:
                         lost.append(f"{loss.where}: {loss.what}: {loss.mend}")
 
 
-def mend_nodes(view: Private, mended: list[str]) -> None:
+def repair_nodes(view: VolatileMemory, mended: list[str]) -> None:
     """Turn bits of nodes back, one node after the other, as long as that helps.  What cannot be mended, a check still finds."""
     while True:
         with contextlib.closing(view.copy()) as copy, Pool(copy) as pool:
@@ -215,17 +215,17 @@ def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
     """
     with pools.claim(path) as claimed:
         with _changing(claimed) as view:
-            mended, lost = mend_copy(view)
+            mended, lost = repair_copy(view)
         # Opening mends copies and recovers.
         with claimed.pool(accept_loss=True) as pool:
             mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
         with _changing(claimed) as view:
-            mend_nodes(view, mended)
+            repair_nodes(view, mended)
     return mended, lost
 
 
 @contextlib.contextmanager
-def changing(path: str | os.PathLike[str]) -> Iterator[Private]:
+def changing(path: str | os.PathLike[str]) -> Iterator[VolatileMemory]:
     """A private copy of a pool that nobody has open; what has changed in it in the end is written to the pool.
 
     Nobody else opens the pool meanwhile, and the sessions of front-ends that still have it mapped are ended first.
@@ -235,7 +235,7 @@ def changing(path: str | os.PathLike[str]) -> Iterator[Private]:
 
 
 @contextlib.contextmanager
-def _changing(claimed: pools.Claim) -> Iterator[Private]:
+def _changing(claimed: pools.Claim) -> Iterator[VolatileMemory]:
     with contextlib.closing(claimed.view()) as view:
         yield view
         with contextlib.closing(claimed.view()) as now:

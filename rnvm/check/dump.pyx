@@ -6,16 +6,16 @@ import uuid
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from rnvm.format.layout cimport (
-    RNVM_ATTACHED, RNVM_DROPPING, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE, RNVM_LOCK,
-    RNVM_LOST, RNVM_MEMORY, RNVM_MOST_CODEC, RNVM_NO_LIMIT, RNVM_NOBODY, RNVM_OPERATION,
-    RNVM_OPERATIONS, RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN, RNVM_SESSION_STATE, RNVM_TAKE,
-    RNVM_TRANSACTION, RNVM_UNKNOWN, RNVM_WRITE, rfp_load64, rnvm_entry, rnvm_entry_next,
-    rnvm_geometry, rnvm_longest_record, rnvm_memory_ring_at, rnvm_name, rnvm_name_at,
-    rnvm_operation_ring_at, rnvm_owner_shift, rnvm_owner_word_at, rnvm_part, rnvm_part_next,
-    rnvm_record, rnvm_session_at, rnvm_word_value, rnvm_word_whole,
+    RNVM_ATTACHED, RNVM_CODEC_MAX, RNVM_DROPPING, RNVM_FENCED, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE,
+    RNVM_LOCK, RNVM_LOST, RNVM_MEMORY, RNVM_NOBODY, RNVM_NO_LIMIT, RNVM_OPERATION, RNVM_OPERATIONS,
+    RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN, RNVM_SESSION_STATE, RNVM_TAKE, RNVM_TRANSACTION,
+    RNVM_UNKNOWN, RNVM_WRITE, rfp_load64, rnvm_entry, rnvm_entry_next, rnvm_geometry,
+    rnvm_longest_record, rnvm_memory_ring_at, rnvm_name, rnvm_name_at, rnvm_operation_ring_at,
+    rnvm_owner_shift, rnvm_owner_word_at, rnvm_part, rnvm_part_next, rnvm_record, rnvm_session_at,
+    rnvm_word_value, rnvm_word_whole,
 )
 from rnvm.media.medium cimport medium
-from rnvm.pool.dual_copy cimport register_read
+from rnvm.pool.dual_copy cimport dual_copy_read
 from rnvm.pool.inspect cimport Inspection
 from rnvm.pool.ring_log cimport ring_open, ring_read
 from rnvm.pool.state cimport ring
@@ -37,7 +37,7 @@ def description(Inspection i not None):
         "front_ends": max(1, i.header.sessions - 1),
         "operation_log": i.header.operation_ring, "memory_log": i.header.memory_ring, "group_map": i.header.group_map,
         "names_at": i.header.names_at, "sessions_at": i.header.sessions_at, "logs_at": i.header.rings_at,
-        "write_ahead": i.header.ahead, "write_ahead_at": i.header.ahead_at, "groups_at": i.header.groups_at,
+        "write_ahead": i.header.wal, "write_ahead_at": i.header.wal_at, "groups_at": i.header.groups_at,
         "blocks": i.g.blocks, "size": i.superblock.size, "generation": i.superblock.generation,
         "opened": i.superblock.opened, "closed": i.clean,
     }
@@ -46,7 +46,7 @@ def description(Inspection i not None):
 cdef list words_of(Inspection i, uint64_t at):
     """What a register says; None: it is damaged."""
     cdef uint64_t[3] words
-    if not register_read(&i.medium.c, i.g.seed, at, words):
+    if not dual_copy_read(&i.medium.c, i.g.seed, at, words):
         return None
     return [words[0], words[1], words[2]]
 
@@ -69,7 +69,7 @@ def names(Inspection i not None):
         result.append({
             "entry": index, "at": at, "state": state, "incarnation": rnvm_word_value(entry.state) >> 8 & 0xffff,
             "name": entry.name[:min(entry.name_length, 160)], "kind": entry.kind, "format": entry.format,
-            "codec": (<char *> entry.codec)[:RNVM_MOST_CODEC].rstrip(b"\0"),
+            "codec": (<char *> entry.codec)[:RNVM_CODEC_MAX].rstrip(b"\0"),
             "uuid": str(uuid.UUID(bytes=(<char *> entry.uuid)[:16])), "root": entry.root,
             "root_blocks": entry.root_blocks, "created": entry.created,
             "transaction": progress and progress[0], "covers": progress and progress[1],

@@ -7,7 +7,7 @@ import click
 from rfp import units
 from rfp.cli.options import SIZE
 from rnvm import pools
-from rnvm.sizes import MOST_FRONT_ENDS
+from rnvm.sizes import FRONT_ENDS_MAX
 
 POOL = click.argument("pool", type=click.Path())
 
@@ -16,7 +16,7 @@ POOL = click.argument("pool", type=click.Path())
 @POOL
 @click.option("--size", "-s", type=SIZE, required=True, help="All of it is allocated now, e.g. 1GiB.")
 @click.option("--block", type=SIZE, default="4KiB", show_default=True, help="What front-ends get and give back.")
-@click.option("--front-ends", type=click.IntRange(1, MOST_FRONT_ENDS),
+@click.option("--front-ends", type=click.IntRange(1, FRONT_ENDS_MAX),
               help="At most, at the same time.  [default: 16, fewer in small pools]")  # fmt: skip
 @click.option("--names", type=click.IntRange(1, 16383), help="Structures at most.  [default: one for each 16KiB, at most 1024]")
 @click.option("--operation-log", type=SIZE,

@@ -18,7 +18,7 @@ from rnvm.check import dump as dump_module
 from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load
 from rnvm.media import wal
-from rnvm.media.medium import Private
+from rnvm.media.medium import VolatileMemory
 from rnvm.pool.inspect import Inspection
 from rnvm.sizes import Sizes
 
@@ -31,7 +31,7 @@ def when(seconds: int) -> str:
         return f"{seconds} s after 1970"
 
 
-MOST_LINES = 1000  # of findings that are printed
+LINES_MAX = 1000   # of findings that are printed
 
 
 def text(value: bytes) -> str:
@@ -128,11 +128,11 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
     if as_json:
         findings = [
             {"kind": each.kind, "where": each.where, "what": each.what, "mend": each.mend}
-            for each in found.findings[:MOST_LINES]
+            for each in found.findings[:LINES_MAX]
         ]
         structures = [{"name": plain(name), **found.figures["reached"].get(name, {}), "used": used}
                       for name, used in found.figures.get("used", {}).items()]  # fmt: skip
-        left_out = max(0, len(found.findings) - MOST_LINES)
+        left_out = max(0, len(found.findings) - LINES_MAX)
         click.echo(json.dumps({"findings": findings, "findings_left_out": left_out, "mended": mended, "lost": lost,
                                "sound": found.sound, "structures": structures}))  # fmt: skip
     else:
@@ -159,10 +159,10 @@ def print_some(lines: Iterable[str]) -> None:
     """Lines of which there may be very many."""
     count = 0
     for count, line in enumerate(lines, 1):
-        if count <= MOST_LINES:
+        if count <= LINES_MAX:
             click.echo(line)
-    if count > MOST_LINES:
-        click.echo(f"... and {grouped(count - MOST_LINES)} more")
+    if count > LINES_MAX:
+        click.echo(f"... and {grouped(count - LINES_MAX)} more")
 
 
 def reached(found: checking.Checked) -> list[str]:
@@ -247,7 +247,7 @@ def dump(pool: str) -> None:
             click.echo(json.dumps(plain(each)))
 
 
-def parts(view: Private, inspection: Inspection) -> Iterator[dict[str, Any]]:
+def parts(view: VolatileMemory, inspection: Inspection) -> Iterator[dict[str, Any]]:
     """What `rnvm dump` prints."""
     yield {"part": "pool", **dump_module.description(inspection)}
     for name in dump_module.names(inspection):

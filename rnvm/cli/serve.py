@@ -19,7 +19,7 @@ from rnvm.cli.kinds import WITH, load
 from rnvm.connecting import address_of, connect
 from rnvm.frontend._structure import kinds
 
-LOOK = 0.2  # seconds between two looks whether the medium has failed
+POLL_S = 0.2  # seconds between two looks whether the medium has failed
 
 
 @click.command()
@@ -53,7 +53,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, **access:
             click.echo(f"recovered: {text}")
         click.echo(f"serving {pool} at {backend.address}, pid {os.getpid()}")
         while not backend.failed:
-            time.sleep(LOOK)
+            time.sleep(POLL_S)
         if backend.removed:
             click.echo(f"{pool} was removed, or replaced, while it was served: what it held is gone", err=True)
         else:

@@ -5,7 +5,7 @@
  *   names_at     naming entries, 512 bytes each
  *   sessions_at  sessions of front-ends, 256 bytes each
  *   rings_at     for each session its operation ring, then its memory ring; each pair begins at a multiple of 64 KiB
- *   ahead_at     the write-ahead area of a pool in a file (wal.h); it may be missing
+ *   wal_at     the write-ahead area of a pool in a file (wal.h); it may be missing
  *   groups_at    groups: a map of owners, then the blocks that it describes; the last group may be short of blocks
  *
  * Little-endian, naturally aligned.  Two means make each change of metadata atomic, and each damage visible, without a log: the
@@ -31,13 +31,13 @@
 #define RNVM_SUPERBLOCKS 8192
 #define RNVM_NAMES 16384
 
-#define RNVM_LEAST_BLOCK 512
-#define RNVM_LARGEST_BLOCK (1u << 20)
-#define RNVM_LEAST_RING 4096
-#define RNVM_LARGEST_RING (1ull << 30)
-#define RNVM_LEAST_AHEAD (8 * 4096)
-#define RNVM_MOST_NAMES 0x3fff    /* what an owner can say */
-#define RNVM_MOST_SESSIONS 1025 /* 1024 front-ends, and the one that is left to somebody */
+#define RNVM_BLOCK_BYTES_MIN 512
+#define RNVM_BLOCK_BYTES_MAX (1u << 20)
+#define RNVM_RING_BYTES_MIN 4096
+#define RNVM_RING_BYTES_MAX (1ull << 30)
+#define RNVM_WAL_MIN (8 * 4096)
+#define RNVM_NAMES_MAX 0x3fff    /* what an owner can say */
+#define RNVM_SESSIONS_MAX 1025 /* 1024 front-ends, and the one that is left to somebody */
 
 /* Addresses: 16 bits of back-end, 48 of offset; 0 is null; the low 3 bits are the structures' own. */
 #define RNVM_OFFSET ((1ull << 48) - 1)
@@ -68,8 +68,8 @@ struct rnvm_header {
     uint64_t rings_at;
     uint64_t groups_at;
     uint64_t group_map;         /* bytes of a group's map */
-    uint64_t ahead_at;          /* the write-ahead area */
-    uint64_t ahead;             /* its bytes; 0: there is none */
+    uint64_t wal_at;            /* the write-ahead area */
+    uint64_t wal;               /* its bytes; 0: there is none */
     uint64_t reserved[12];
     uint32_t unused;
     uint32_t crc;               /* of all before it */
@@ -107,8 +107,8 @@ struct rnvm_register {
 };
 
 /* A naming entry.  Its state is a word; while that says RNVM_LIVE nothing in the first 256 bytes changes. */
-#define RNVM_MOST_NAME 160
-#define RNVM_MOST_CODEC 16
+#define RNVM_NAME_MAX 160
+#define RNVM_CODEC_MAX 16
 struct rnvm_name {
     uint64_t state;             /* word: state, incarnation << 8 */
     uint32_t crc;               /* of all from here to `live` */
@@ -119,8 +119,8 @@ struct rnvm_name {
     uint64_t root;              /* address of its first block */
     uint64_t root_blocks;
     uint64_t created;           /* seconds since 1970 */
-    char codec[RNVM_MOST_CODEC]; /* padded with zeros */
-    char name[RNVM_MOST_NAME];
+    char codec[RNVM_CODEC_MAX]; /* padded with zeros */
+    char name[RNVM_NAME_MAX];
     uint64_t spare[2];
     /* live: what peers READ and only the back-end stores; it means nothing once the back-end is gone */
     uint64_t sequence;          /* odd while a transaction is being applied; rises */
@@ -207,8 +207,8 @@ static inline uint32_t rnvm_copy_crc(uint32_t seed, uint64_t at, const struct rn
 /* Where everything stands, as header and superblock say; private memory. */
 struct rnvm_geometry {
     uint64_t size;
-    uint64_t names_at, sessions_at, rings_at, ahead_at, groups_at;
-    uint64_t operation_ring, memory_ring, ahead;
+    uint64_t names_at, sessions_at, rings_at, wal_at, groups_at;
+    uint64_t operation_ring, memory_ring, wal;
     uint64_t rings;                   /* bytes from one session's rings to the next one's: what a front-end maps */
     uint64_t block, group_map, group; /* bytes; group: of a whole one */
     uint64_t group_blocks;
@@ -223,26 +223,26 @@ static inline uint64_t rnvm_up(uint64_t n, uint64_t to) { return (n + to - 1) / 
 /* Whether the numbers of a header are possible; then where its parts stand, whatever the size of the pool. */
 static inline int rnvm_parts_of(const struct rnvm_header *h, struct rnvm_geometry *g)
 {
-    if (h->block < RNVM_LEAST_BLOCK || h->block > RNVM_LARGEST_BLOCK || h->block & (h->block - 1)) return 0;
-    if (!h->names || h->names > RNVM_MOST_NAMES || !h->sessions || h->sessions > RNVM_MOST_SESSIONS) return 0;
-    if (!h->group_map || h->group_map % h->block || h->group_map > RNVM_LARGEST_RING || !h->backend) return 0;
+    if (h->block < RNVM_BLOCK_BYTES_MIN || h->block > RNVM_BLOCK_BYTES_MAX || h->block & (h->block - 1)) return 0;
+    if (!h->names || h->names > RNVM_NAMES_MAX || !h->sessions || h->sessions > RNVM_SESSIONS_MAX) return 0;
+    if (!h->group_map || h->group_map % h->block || h->group_map > RNVM_RING_BYTES_MAX || !h->backend) return 0;
     if (h->operation_ring % RNVM_PAGE || h->memory_ring % RNVM_PAGE) return 0;
-    if (h->operation_ring < RNVM_LEAST_RING || h->memory_ring < RNVM_LEAST_RING) return 0;
-    if (h->operation_ring > RNVM_LARGEST_RING || h->memory_ring > RNVM_LARGEST_RING) return 0;
+    if (h->operation_ring < RNVM_RING_BYTES_MIN || h->memory_ring < RNVM_RING_BYTES_MIN) return 0;
+    if (h->operation_ring > RNVM_RING_BYTES_MAX || h->memory_ring > RNVM_RING_BYTES_MAX) return 0;
     g->names_at = RNVM_NAMES;
     g->sessions_at = g->names_at + rnvm_up(h->names * sizeof(struct rnvm_name), RNVM_PAGE);
     g->rings_at = rnvm_up(g->sessions_at + h->sessions * sizeof(struct rnvm_session), RNVM_ALIGN);
     g->rings = rnvm_up(h->operation_ring + h->memory_ring, RNVM_ALIGN);
-    if (h->ahead % RNVM_PAGE || h->ahead > RNVM_LARGEST_RING || (h->ahead && h->ahead < RNVM_LEAST_AHEAD)) return 0;
-    if (!h->ahead != !(h->incompatible & RNVM_WRITE_AHEAD)) return 0;
-    g->ahead_at = g->rings_at + h->sessions * g->rings;
-    g->groups_at = rnvm_up(g->ahead_at + h->ahead, h->block > RNVM_ALIGN ? h->block : RNVM_ALIGN);
+    if (h->wal % RNVM_PAGE || h->wal > RNVM_RING_BYTES_MAX || (h->wal && h->wal < RNVM_WAL_MIN)) return 0;
+    if (!h->wal != !(h->incompatible & RNVM_WRITE_AHEAD)) return 0;
+    g->wal_at = g->rings_at + h->sessions * g->rings;
+    g->groups_at = rnvm_up(g->wal_at + h->wal, h->block > RNVM_ALIGN ? h->block : RNVM_ALIGN);
     if (g->names_at != h->names_at || g->sessions_at != h->sessions_at || g->rings_at != h->rings_at) return 0;
-    if (h->ahead && g->ahead_at != h->ahead_at) return 0;
+    if (h->wal && g->wal_at != h->wal_at) return 0;
     if (g->groups_at != h->groups_at) return 0;
     g->operation_ring = h->operation_ring;
     g->memory_ring = h->memory_ring;
-    g->ahead = h->ahead;
+    g->wal = h->wal;
     g->block = h->block;
     g->group_map = h->group_map;
     g->group_blocks = h->group_map / 8 * RNVM_OWNERS;

@@ -23,7 +23,7 @@ cdef extern from "rnvm/format/layout.h" nogil:
     const uint64_t RNVM_OFFSET
     const uint64_t RNVM_NO_LIMIT
     const uint64_t RNVM_NO_BLOCK
-    const uint64_t RNVM_LARGEST_RING
+    const uint64_t RNVM_RING_BYTES_MAX
     enum:
         RNVM_MAJOR
         RNVM_MINOR
@@ -32,18 +32,18 @@ cdef extern from "rnvm/format/layout.h" nogil:
         RNVM_HEADERS
         RNVM_SUPERBLOCKS
         RNVM_NAMES
-        RNVM_LEAST_BLOCK
-        RNVM_LARGEST_BLOCK
-        RNVM_LEAST_RING
-        RNVM_LEAST_AHEAD
-        RNVM_MOST_NAMES
-        RNVM_MOST_SESSIONS
+        RNVM_BLOCK_BYTES_MIN
+        RNVM_BLOCK_BYTES_MAX
+        RNVM_RING_BYTES_MIN
+        RNVM_WAL_MIN
+        RNVM_NAMES_MAX
+        RNVM_SESSIONS_MAX
         RNVM_ASSUME_PERSISTENT
         RNVM_WRITE_AHEAD
         RNVM_CLEAN
         RNVM_OPEN
-        RNVM_MOST_NAME
-        RNVM_MOST_CODEC
+        RNVM_NAME_MAX
+        RNVM_CODEC_MAX
         RNVM_FREE
         RNVM_LIVE
         RNVM_DROPPING
@@ -85,8 +85,8 @@ cdef extern from "rnvm/format/layout.h" nogil:
         uint64_t rings_at
         uint64_t groups_at
         uint64_t group_map
-        uint64_t ahead_at
-        uint64_t ahead
+        uint64_t wal_at
+        uint64_t wal
         uint32_t crc
 
     struct rnvm_superblock:
@@ -139,11 +139,11 @@ cdef extern from "rnvm/format/layout.h" nogil:
         uint64_t names_at
         uint64_t sessions_at
         uint64_t rings_at
-        uint64_t ahead_at
+        uint64_t wal_at
         uint64_t groups_at
         uint64_t operation_ring
         uint64_t memory_ring
-        uint64_t ahead
+        uint64_t wal
         uint64_t rings
         uint64_t block
         uint64_t group_map
@@ -184,7 +184,7 @@ cdef extern from "rnvm/format/log.h" nogil:
         RNVM_PAD
         RNVM_OPERATION
         RNVM_TRANSACTION
-        RNVM_MOST_PARTS
+        RNVM_PARTS_MAX
         RNVM_WRITE
         RNVM_TAKE
         RNVM_RETURN

@@ -12,7 +12,7 @@
 #define RNVM_PAD 1
 #define RNVM_OPERATION 2   /* parts: operations, their bytes the structure's own */
 #define RNVM_TRANSACTION 3 /* parts: the entries that a structure's memory takes over, all or nothing */
-#define RNVM_MOST_PARTS 64
+#define RNVM_PARTS_MAX 64
 
 struct rnvm_record {
     uint32_t crc;      /* of the rest of this header and of the payload, seeded with pool and ring */
@@ -103,7 +103,7 @@ static inline int rnvm_record_fits(const struct rnvm_record *r, uint64_t lsn, ui
 {
     if (r->lsn != lsn || r->epoch != epoch || r->length % RNVM_LINE || !r->length || r->length > room) return 0;
     if (r->kind == RNVM_PAD) return !r->payload && !r->parts && r->length == room;
-    return (r->kind == RNVM_OPERATION || r->kind == RNVM_TRANSACTION) && r->parts && r->parts <= RNVM_MOST_PARTS
+    return (r->kind == RNVM_OPERATION || r->kind == RNVM_TRANSACTION) && r->parts && r->parts <= RNVM_PARTS_MAX
            && r->length <= longest && r->payload <= longest && r->payload % 8 == 0 && r->length == rnvm_record_length(r->payload);
 }
 

@@ -5,7 +5,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 cdef extern from "rnvm/format/node.h" nogil:
     enum:
         RNVM_NODE
-        RNVM_LARGEST_NODE
+        RNVM_NODE_BYTES_MAX
         RNVM_TYPE_SLABS
         RNVM_TYPE_SLAB
         RNVM_CLASSES

@@ -12,10 +12,10 @@
 
 #include "rnvm/format/layout.h"
 
-#define RNVM_AHEAD_MAGIC 0x6461656861564e72ull /* "rNVahead" */
-#define RNVM_AHEAD_FRAMES (2 * RNVM_PAGE)       /* where the first frame stands */
+#define RNVM_WAL_MAGIC 0x6461656861564e72ull /* "rNVahead" */
+#define RNVM_WAL_FRAMES (2 * RNVM_PAGE)       /* where the first frame stands */
 
-struct rnvm_ahead {
+struct rnvm_wal_header {
     uint64_t magic;
     uint64_t generation;  /* of the frames that count; the greater of two whole copies */
     uint8_t uuid[16];     /* the pool's */
@@ -37,13 +37,19 @@ struct rnvm_range {       /* its bytes follow */
     uint64_t length;      /* bytes, a multiple of 8 */
 };
 
-_Static_assert(sizeof(struct rnvm_ahead) == 64, "header of the write-ahead area");
+_Static_assert(sizeof(struct rnvm_wal_header) == 64, "header of the write-ahead area");
 _Static_assert(sizeof(struct rnvm_frame) == 32, "frame");
 _Static_assert(sizeof(struct rnvm_range) == 16, "range");
 
-static inline uint32_t rnvm_ahead_seed(uint32_t pool_seed, uint64_t ahead_at) { return rfp_crc32c(pool_seed, &ahead_at, sizeof ahead_at); }
+static inline uint32_t rnvm_wal_seed(uint32_t pool_seed, uint64_t wal_at)
+{
+    return rfp_crc32c(pool_seed, &wal_at, sizeof wal_at);
+}
 
-static inline uint32_t rnvm_ahead_crc(uint32_t seed, const struct rnvm_ahead *a) { return rfp_crc32c(seed, a, sizeof *a - sizeof a->crc); }
+static inline uint32_t rnvm_wal_header_crc(uint32_t seed, const struct rnvm_wal_header *a)
+{
+    return rfp_crc32c(seed, a, sizeof *a - sizeof a->crc);
+}
 
 static inline uint32_t rnvm_frame_crc(uint32_t seed, const struct rnvm_frame *f)
 {

@@ -8,7 +8,7 @@ cdef enum:                     # from 1 on: the structure's own
     AGAIN = -1                 # what was read does not fit together: a reader starts over; where nobody writes, it is damage
     DAMAGED = -2               # an invariant does not hold; fault() says which
     FULL = -3                  # no block is left in the pool
-    TOO_LONG = -4              # a node over RNVM_LARGEST_NODE, or a transaction that does not fit into the log
+    TOO_LONG = -4              # a node over RNVM_NODE_BYTES_MAX, or a transaction that does not fit into the log
     NO_MEMORY = -5             # in this process
     LOST = -6                  # the connection; from here on they come from the driver
     LATE = -7                  # the deadline passed

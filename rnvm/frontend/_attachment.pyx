@@ -15,7 +15,7 @@ from rfp.fabric.shm.region cimport ShmFabric
 from rfp.protocol.client.client_base cimport born, seconds_of
 from rfp.protocol.client.client_ring cimport FETCH
 from rnvm.format.layout cimport (
-    RNVM_HEADERS, RNVM_MAJOR, RNVM_MOST_PARTS, RNVM_PAGE, rnvm_geometry_of, rnvm_header,
+    RNVM_HEADERS, RNVM_MAJOR, RNVM_PAGE, RNVM_PARTS_MAX, rnvm_geometry_of, rnvm_header,
     rnvm_longest_record, rnvm_memory_ring_at, rnvm_operation_ring_at, rnvm_ring_seed,
     rnvm_session_at, rnvm_up,
 )
@@ -143,7 +143,7 @@ cdef class Attachment:
         self.pool = self.link.arenas[0]
         if self.pool is None:
             raise HandshakeFailed("the back-end shares no pool", hint="are both of the same release?")
-        self.link.reach(0, 0, 1, deadline)
+        self.link.map_chunks(0, 0, 1, deadline)
         self.logs = self.link.memory(answer.ticket, REMOTE_WRITE, deadline, files=True)
         self.c.arena = &self.pool.c
         self.c.pool = self.pool.c.chunks[0]
@@ -182,7 +182,7 @@ cdef class Attachment:
 
     def reach(self, uint64_t offset, uint64_t length):
         """Attaches what is missing of a range of the pool, within the time of the call under way."""
-        self.link.reach(0, offset, length, self.c.deadline)
+        self.link.map_chunks(0, offset, length, self.c.deadline)
 
     cdef int take_geometry(self, uint64_t size) except -1:
         """Where everything stands in the pool, by its own header, and our buffer for records."""
@@ -405,7 +405,7 @@ cdef class Attachment:
                            hint=f"half of a ring at most: {min(self.c.operations.size, self.c.memory.size) // 2} bytes here; "
                                 "make the pool with larger ones (rnvm create --operation-log, --memory-log)")
         if found == TOO_MANY:
-            raise TooLarge(f"a transaction changes {RNVM_MOST_PARTS} structures at most",
+            raise TooLarge(f"a transaction changes {RNVM_PARTS_MAX} structures at most",
                            hint="do it in several transactions, or in a batch")
         if found == NO_MEMORY:
             raise MemoryError()

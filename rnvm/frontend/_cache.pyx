@@ -11,7 +11,7 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
 )
-from rnvm.format.node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
+from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX, rnvm_node, rnvm_node_crc
 from rnvm.frontend._answers cimport AGAIN, NO_MEMORY, OK
 from rnvm.frontend._front cimport frontend, instance, node
 from rnvm.frontend._overlay cimport overlay_patch
@@ -183,7 +183,7 @@ cdef node *failed(instance *s, uint64_t address, int error) noexcept nogil:
 cdef inline bint plausible(const instance *s, uint64_t address, uint64_t length) noexcept nogil:
     """Whether a node can stand there at all: an address is checked before it is followed."""
     cdef uint64_t offset = rnvm_offset(address), first, last
-    if address & 7 or rnvm_backend(address) != s.fe.g.backend or length < RNVM_NODE or length > RNVM_LARGEST_NODE or length & 7:
+    if address & 7 or rnvm_backend(address) != s.fe.g.backend or length < RNVM_NODE or length > RNVM_NODE_BYTES_MAX or length & 7:
         return False
     first = rnvm_block_of(&s.fe.g, offset)
     last = rnvm_block_of(&s.fe.g, offset + length - 1)

@@ -9,7 +9,7 @@ from libc.stdlib cimport realloc
 from libc.string cimport memcpy, memset
 
 from rnvm.format.layout cimport (
-    RNVM_MOST_PARTS, RNVM_NO_BLOCK, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address, rnvm_block_at,
+    RNVM_NO_BLOCK, RNVM_PARTS_MAX, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address, rnvm_block_at,
     rnvm_block_of, rnvm_entry, rnvm_offset, rnvm_part,
 )
 from rnvm.format.messages cimport RNVM_GOOD, RNVM_GRANT, RNVM_NO_SPACE
@@ -416,7 +416,7 @@ cdef uint32_t changes_record(frontend *fe, char *payload, uint64_t room, uint16_
     parts[0] = 0
     for i in range(fe.instance_count):
         if fe.instances[i].touched:
-            if parts[0] == RNVM_MOST_PARTS or not put_part(&w, fe.instances[i]):
+            if parts[0] == RNVM_PARTS_MAX or not put_part(&w, fe.instances[i]):
                 return 0
             parts[0] += 1
     return <uint32_t> (w.at - payload)

@@ -25,7 +25,7 @@ from rfp.core.at_exit import at_exit
 from rfp.core.forks import in_child, notice
 from rfp.errors import (
     AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, not_copied)
-from rfp.protocol.client.client_base import LONGEST_TIME
+from rfp.protocol.client.client_base import TIME_S_MAX
 from rnvm.frontend._batch import Batch, Transaction
 
 cdef enum:
@@ -352,7 +352,7 @@ cdef class FrontEnd(Attachment):
             if self.baton.holder == <uint64_t> PyThread_get_thread_ident():
                 return                          # a signal handler of the call that is under way, which will end it
         self.baton.keep(False)                  # no batch or transaction goes on
-        self.baton.take(LONGEST_TIME)
+        self.baton.take(TIME_S_MAX)
         self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
         self.leave()
 

@@ -4,9 +4,7 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rnvm.format.layout cimport (
-    RNVM_MOST_PARTS, rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up,
-)
+from rnvm.format.layout cimport RNVM_PARTS_MAX, rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up
 from rnvm.frontend._answers cimport FULL, OK, TOO_LONG, TOO_MANY
 from rnvm.frontend._cache cimport cache_forget
 from rnvm.frontend._changes cimport changes_keep, changes_record, changes_undo, changes_written
@@ -102,7 +100,7 @@ cdef inline int beyond_record(const frontend *fe) noexcept nogil:
     """Whether what was changed fits into one record: OK, TOO_LONG or TOO_MANY."""
     if fe.volume > journal_room(&fe.memory):
         return TOO_LONG
-    return TOO_MANY if fe.touched > RNVM_MOST_PARTS else OK
+    return TOO_MANY if fe.touched > RNVM_PARTS_MAX else OK
 
 
 cdef bint without_batch(const frontend *fe, int result) noexcept nogil:

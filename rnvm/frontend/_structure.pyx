@@ -9,7 +9,7 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy
 
 from rnvm.format.layout cimport rnvm_longest_record, rnvm_record
-from rnvm.format.node cimport RNVM_LARGEST_NODE, RNVM_NODE
+from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX
 from rnvm.frontend._cache cimport cache_forget, cache_get, cache_glimpse, node_bytes
 from rnvm.frontend._changes cimport change_add, change_node
 from rnvm.frontend._front cimport frontend, instance, kind, node
@@ -63,7 +63,7 @@ cdef char *root_change(instance *s, uint32_t offset, uint32_t n) noexcept nogil:
 cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil:
     cdef node *made
     length = (length + 7) & ~7
-    if length < RNVM_NODE or length > RNVM_LARGEST_NODE:
+    if length < RNVM_NODE or length > RNVM_NODE_BYTES_MAX:
         s.error = TOO_LONG
         return NULL
     address[0] = slabs_take(s, length)

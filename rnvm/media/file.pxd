@@ -7,7 +7,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.media.medium cimport Medium, medium
-from rnvm.media.wal cimport ahead
+from rnvm.media.wal cimport wal
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:
@@ -18,12 +18,12 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_destroy(pthread_mutex_t *mutex)
 
 cdef extern from "rnvm/media/group_commit.h" nogil:
-    struct rnvm_group:
+    struct rnvm_group_commit:
         uint64_t begun
         int error
-    void rnvm_group_open(rnvm_group *g)
-    void rnvm_group_close(rnvm_group *g)
-    int rnvm_group_do(rnvm_group *g, bint more, int (*job)(void *) noexcept nogil, void *subject)
+    void rnvm_group_commit_open(rnvm_group_commit *g)
+    void rnvm_group_commit_close(rnvm_group_commit *g)
+    int rnvm_group_commit_do(rnvm_group_commit *g, bint more, int (*job)(void *) noexcept nogil, void *subject)
 
 
 cdef struct file:              # a file that is written at places and synced: 0, or an errno
@@ -41,10 +41,10 @@ cdef struct note:              # bytes that were sent since the last drain began
     uint64_t end
 
 
-cdef struct image:             # medium.state
+cdef struct file_medium:       # medium.state
     medium *m
     file *file                 # NULL: nothing survives
-    rnvm_group group
+    rnvm_group_commit group
     pthread_mutex_t lock       # over what follows
     note *notes
     uint32_t count
@@ -54,7 +54,7 @@ cdef struct image:             # medium.state
     # What only he who makes a frame or writes back touches.
     note *taken
     uint64_t *going            # pages that are being written back
-    ahead area
+    wal area
     uint64_t generation        # of the next frame; 0: the area must begin anew before there can be one
     uint64_t sequence
     uint64_t end               # where it stands in the file
@@ -71,9 +71,9 @@ cdef class File:
     cdef bytes load(self, uint64_t length, char *to)   # raises where it has fewer bytes
 
 
-cdef class Image(Medium):
+cdef class FileMedium(Medium):
     """Memory that peers share, and the file that it is written to."""
-    cdef image i
+    cdef file_medium i
     cdef File file
     cdef int memory            # the memfd
     cdef bint locked           # the lock and the group are there

@@ -13,8 +13,8 @@ from posix.unistd cimport close as close_fd, fdatasync, lseek, pread, pwrite
 from rnvm.format.layout cimport RNVM_PAGE, rfp_copy_in, rfp_copy_out, rfp_store64, rnvm_up
 from rnvm.media.medium cimport medium_operations, raise_failed
 from rnvm.media.wal cimport (
-    AHEAD_SAME_GENERATION, RNVM_AHEAD_FRAMES, ahead_bugs, ahead_header, ahead_read, ahead_room,
-    ahead_scan, rnvm_ahead, rnvm_frame, rnvm_frame_crc, rnvm_range,
+    RNVM_WAL_FRAMES, WAL_SAME_GENERATION, rnvm_frame, rnvm_frame_crc, rnvm_range, rnvm_wal_header,
+    wal_bugs, wal_header, wal_read, wal_room, wal_scan,
 )
 
 from rfp.core.forks import live
@@ -43,9 +43,9 @@ cdef extern from "<sys/uio.h>" nogil:
         RWF_DSYNC
 
 cdef enum:
-    MOST_NOTES = 4096          # between two drains
-    LONGEST = 1 << 20          # bytes of a frame; more is written back at once
-    PIECE = 1 << 20            # bytes of a file that are read at once
+    RANGES_MAX = 4096          # between two drains
+    FRAME_BYTES_MAX = 1 << 20  # bytes of a frame; more is written back at once
+    READ_BYTES = 1 << 20       # bytes of a file that are read at once
 
 cdef uint64_t KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -144,7 +144,7 @@ cdef class File:
         size = os.lseek(self.f.fd, 0, os.SEEK_END)
         if size < length:
             raise FabricError(f"the file ends at {size} of {length} bytes", hint="somebody has shortened it")
-        buffer = <char *> malloc(PIECE)
+        buffer = <char *> malloc(READ_BYTES)
         if buffer == NULL:
             raise MemoryError("no memory to read a pool's file")
         try:
@@ -179,7 +179,7 @@ cdef int load_range(int fd, uint64_t at, uint64_t end, char *to, char *buffer) n
     cdef ssize_t got
     cdef uint64_t place, n
     while at < end:
-        got = pread(fd, buffer, min(end - at, <uint64_t> PIECE), at)
+        got = pread(fd, buffer, min(end - at, <uint64_t> READ_BYTES), at)
         if got == 0:
             return EIO
         if got < 0:
@@ -199,7 +199,7 @@ cdef int load_range(int fd, uint64_t at, uint64_t end, char *to, char *buffer) n
 # Notes
 
 
-cdef inline void mark(image *i, uint64_t begin, uint64_t end) noexcept nogil:
+cdef inline void mark(file_medium *i, uint64_t begin, uint64_t end) noexcept nogil:
     cdef uint64_t page = begin // RNVM_PAGE, last = (end - 1) // RNVM_PAGE
     while page <= last:
         i.dirty[page >> 6] |= <uint64_t> 1 << (page & 63)
@@ -208,7 +208,7 @@ cdef inline void mark(image *i, uint64_t begin, uint64_t end) noexcept nogil:
 
 cdef void send(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
     """Notes what stands there; it was stored before."""
-    cdef image *i = <image *> m.state
+    cdef file_medium *i = <file_medium *> m.state
     cdef uint64_t begin = offset & ~<uint64_t> 7, end = min(rnvm_up(offset + n, 8), rnvm_up(m.length, 8))
     cdef uint64_t behind = i.area.at + i.area.size
     if i.file == NULL:
@@ -221,7 +221,7 @@ cdef void send(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
     take_down(i, behind, end)
 
 
-cdef void take_down(image *i, uint64_t begin, uint64_t end) noexcept nogil:
+cdef void take_down(file_medium *i, uint64_t begin, uint64_t end) noexcept nogil:
     cdef note *last
     if begin >= end:
         return
@@ -232,7 +232,7 @@ cdef void take_down(image *i, uint64_t begin, uint64_t end) noexcept nogil:
     if last != NULL and begin <= last.end and end >= last.begin:
         last.begin = min(last.begin, begin)
         last.end = max(last.end, end)
-    elif i.count < MOST_NOTES:
+    elif i.count < RANGES_MAX:
         i.notes[i.count].begin = begin
         i.notes[i.count].end = end
         i.count += 1
@@ -244,16 +244,16 @@ cdef void take_down(image *i, uint64_t begin, uint64_t end) noexcept nogil:
 # Making durable
 
 
-cdef int put(image *i, const void *bytes, uint64_t n, uint64_t at) noexcept nogil:
+cdef int put(file_medium *i, const void *bytes, uint64_t n, uint64_t at) noexcept nogil:
     return i.file.write(i.file, bytes, n, at)
 
 
-cdef int sync(image *i) noexcept nogil:
+cdef int sync(file_medium *i) noexcept nogil:
     i.syncs += 1
     return i.file.sync(i.file)
 
 
-cdef uint64_t make_frame(image *i, uint32_t count) noexcept nogil:
+cdef uint64_t make_frame(file_medium *i, uint32_t count) noexcept nogil:
     """The bytes of all that was taken, as a frame; its length, or 0: it would be too long."""
     cdef rnvm_frame *frame = <rnvm_frame *> i.frame
     cdef rnvm_range *range_
@@ -277,12 +277,12 @@ cdef uint64_t make_frame(image *i, uint32_t count) noexcept nogil:
     frame.ranges = count
     frame.reserved = 0
     frame.crc = rnvm_frame_crc(i.area.seed, frame)
-    memset(i.frame + length, 0, ahead_room(length) - length)
+    memset(i.frame + length, 0, wal_room(length) - length)
     return length
 
 
-cdef int append(image *i, uint64_t length) noexcept nogil:
-    cdef uint64_t whole = ahead_room(length)
+cdef int append(file_medium *i, uint64_t length) noexcept nogil:
+    cdef uint64_t whole = wal_room(length)
     cdef int error = i.file.log(i.file, i.frame, whole, i.end)
     i.syncs += 1
     i.end += whole
@@ -291,7 +291,7 @@ cdef int append(image *i, uint64_t length) noexcept nogil:
     return error
 
 
-cdef int write_pages(image *i) noexcept nogil:
+cdef int write_pages(file_medium *i) noexcept nogil:
     """The pages that are going, those that follow each other in one write."""
     cdef uint64_t page = 0, first, pages = (i.m.length + RNVM_PAGE - 1) // RNVM_PAGE, at
     cdef int error
@@ -313,14 +313,14 @@ cdef int write_pages(image *i) noexcept nogil:
     return 0
 
 
-cdef int begin_anew(image *i) noexcept nogil:
+cdef int begin_anew(file_medium *i) noexcept nogil:
     """No frame of before counts any more.  One copy after the other, so that a crash leaves one of them whole."""
-    cdef rnvm_ahead header
+    cdef rnvm_wal_header header
     cdef uint64_t generation = i.generation if i.generation else i.area.used
     cdef int copy, error
-    if not ahead_bugs() & AHEAD_SAME_GENERATION:
+    if not wal_bugs() & WAL_SAME_GENERATION:
         generation += 1
-    ahead_header(&i.area, generation, &header)
+    wal_header(&i.area, generation, &header)
     for copy in range(2):
         error = put(i, &header, sizeof(header), i.area.at + <uint64_t> copy * RNVM_PAGE)
         if not error:
@@ -329,11 +329,11 @@ cdef int begin_anew(image *i) noexcept nogil:
             return error
     i.generation = generation
     i.sequence = 0
-    i.end = i.area.at + RNVM_AHEAD_FRAMES
+    i.end = i.area.at + RNVM_WAL_FRAMES
     return 0
 
 
-cdef int write_back(image *i) noexcept nogil:
+cdef int write_back(file_medium *i) noexcept nogil:
     """Pages to their places, durably; then no frame is needed any more; only then may new ones stand where they stood.
 
     A crash before the header is durable finds all frames, and applies them to pages of which any may have been written: what a
@@ -355,7 +355,7 @@ cdef int write_back(image *i) noexcept nogil:
 
 cdef int make_durable(void *subject) noexcept nogil:
     """All that was noted before: a frame, or where that cannot be, a write-back."""
-    cdef image *i = <image *> subject
+    cdef file_medium *i = <file_medium *> subject
     cdef note *notes
     cdef uint32_t count
     cdef bint overflown
@@ -379,18 +379,18 @@ cdef int make_durable(void *subject) noexcept nogil:
 # The verbs
 
 
-cdef void image_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+cdef void file_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
     rfp_copy_out(m.base + offset, source, n)
     send(m, offset, n)
 
 
-cdef void image_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
+cdef void file_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:
     rfp_store64(m.base + offset, value)
     send(m, offset, sizeof(value))
 
 
-cdef int image_drain(medium *m) noexcept nogil:
-    cdef image *i = <image *> m.state
+cdef int file_drain(medium *m) noexcept nogil:
+    cdef file_medium *i = <file_medium *> m.state
     cdef bint more
     if m.error:
         return -1
@@ -399,16 +399,16 @@ cdef int image_drain(medium *m) noexcept nogil:
     pthread_mutex_lock(&i.lock)
     more = i.count or i.overflown
     pthread_mutex_unlock(&i.lock)
-    m.error = rnvm_group_do(&i.group, more, make_durable, i)
+    m.error = rnvm_group_commit_do(&i.group, more, make_durable, i)
     return -1 if m.error else 0
 
 
-cdef medium_operations image_operations = medium_operations(image_write, image_write64, send, image_drain)
+cdef medium_operations file_operations = medium_operations(file_write, file_write64, send, file_drain)
 
 
 cdef void take_over(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil:
     """What a frame says, into the memory; the page has to be written back before the frame may go."""
-    cdef image *i = <image *> context
+    cdef file_medium *i = <file_medium *> context
     # What lies beyond the end belongs to a growth that was cut off.
     if offset <= i.m.length and n <= i.m.length - offset:
         memcpy(i.m.base + offset, bytes, n)
@@ -422,7 +422,7 @@ cdef bint accounted():
     return False
 
 
-cdef class Image(Medium):
+cdef class FileMedium(Medium):
     """Memory that peers of this host can share (a sealed memfd), and the file that it is written to.
 
     length: bytes.  fd: the file, which is read into memory now, with what its write-ahead area says, and not changed before
@@ -461,28 +461,28 @@ cdef class Image(Medium):
             file.load(length, self.c.base)
             self.allocate()
             self.i.file = &file.f
-        self.c.ops = &image_operations
+        self.c.ops = &file_operations
 
     cdef int allocate(self) except -1:
         """What a file needs, and what its area says."""
-        cdef image *i = &self.i
+        cdef file_medium *i = &self.i
         cdef uint64_t words = (self.c.length // RNVM_PAGE + 64) // 64
-        rnvm_group_open(&i.group)
+        rnvm_group_commit_open(&i.group)
         pthread_mutex_init(&i.lock, NULL)
         self.locked = True
-        i.notes = <note *> calloc(MOST_NOTES, sizeof(note))
-        i.taken = <note *> calloc(MOST_NOTES, sizeof(note))
+        i.notes = <note *> calloc(RANGES_MAX, sizeof(note))
+        i.taken = <note *> calloc(RANGES_MAX, sizeof(note))
         i.dirty = <uint64_t *> calloc(words, sizeof(uint64_t))
         i.going = <uint64_t *> calloc(words, sizeof(uint64_t))
-        ahead_scan(&self.c, self.c.length, &i.area)
+        wal_scan(&self.c, self.c.length, &i.area)
         if i.area.at:
-            i.longest = min(<uint64_t> LONGEST, i.area.size - RNVM_AHEAD_FRAMES)
+            i.longest = min(<uint64_t> FRAME_BYTES_MAX, i.area.size - RNVM_WAL_FRAMES)
             i.frame = <char *> aligned_alloc(RNVM_PAGE, i.longest)
             if i.frame == NULL:
                 raise MemoryError("no memory for the frames of a pool")
         if i.notes == NULL or i.taken == NULL or i.dirty == NULL or i.going == NULL:
             raise MemoryError("no memory for what is to be written of a pool")
-        ahead_read(&self.c, &i.area, take_over, i)
+        wal_read(&self.c, &i.area, take_over, i)
         # An area with frames, or with anything that should not be, begins anew when something is first made durable.
         i.overflown = i.area.at and (i.area.frames or i.area.behind or not i.area.alike)
         return 0
@@ -498,7 +498,7 @@ cdef class Image(Medium):
             close_fd(self.memory)
             self.memory = -1
         if self.locked:
-            rnvm_group_close(&self.i.group)
+            rnvm_group_commit_close(&self.i.group)
             pthread_mutex_destroy(&self.i.lock)
             self.locked = False
         free(self.i.notes)

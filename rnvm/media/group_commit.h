@@ -5,7 +5,7 @@
 #include <pthread.h>
 #include <stdint.h>
 
-struct rnvm_group {
+struct rnvm_group_commit {
     pthread_mutex_t lock;
     pthread_cond_t turn;
     uint64_t begun;    /* jobs */
@@ -14,7 +14,7 @@ struct rnvm_group {
     int error;         /* of the first one that failed; there is none after it */
 };
 
-static inline void rnvm_group_open(struct rnvm_group *g)
+static inline void rnvm_group_commit_open(struct rnvm_group_commit *g)
 {
     pthread_mutex_init(&g->lock, NULL);
     pthread_cond_init(&g->turn, NULL);
@@ -22,7 +22,7 @@ static inline void rnvm_group_open(struct rnvm_group *g)
     g->running = g->error = 0;
 }
 
-static inline void rnvm_group_close(struct rnvm_group *g)
+static inline void rnvm_group_commit_close(struct rnvm_group_commit *g)
 {
     pthread_cond_destroy(&g->turn);
     pthread_mutex_destroy(&g->lock);
@@ -30,7 +30,7 @@ static inline void rnvm_group_close(struct rnvm_group *g)
 
 /* 0, or the errno of the job that failed: after it nobody can say what the file holds.  more: there is something that no job has
  * taken yet; else all that is waited for is one that runs. */
-static inline int rnvm_group_do(struct rnvm_group *g, int more, int (*job)(void *), void *subject)
+static inline int rnvm_group_commit_do(struct rnvm_group_commit *g, int more, int (*job)(void *), void *subject)
 {
     uint64_t wanted;
     int error;

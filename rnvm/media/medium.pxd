@@ -61,7 +61,7 @@ cdef inline int medium_drain(medium *m) noexcept nogil:
     return m.ops.drain(m)
 
 
-cdef class Private(Medium):
+cdef class VolatileMemory(Medium):
     """Memory of this process alone."""
     cdef uint64_t mapped
     cdef int fd                # the file that it began with, or -1

@@ -20,7 +20,7 @@ cdef extern from "<unistd.h>" nogil:
         SEEK_HOLE
 
 cdef enum:
-    MOST_PIECES = 10000        # of a file that are mapped one by one: a process has a limited number of mappings
+    PIECES_MAX = 10000         # of a file that are mapped one by one: a process has a limited number of mappings
 
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -155,7 +155,7 @@ cdef int drained(medium *m) noexcept nogil:
 cdef medium_operations private_operations = medium_operations(put, put64, closed_flush, drained)
 
 
-cdef class Private(Medium):
+cdef class VolatileMemory(Medium):
     """Memory of this process alone, which nothing reaches a medium from: to look at a pool without changing it.
 
     length: bytes.  fd: a file to begin with, of at least so many bytes, which is never written; else it begins with zeros.  Only
@@ -197,7 +197,7 @@ cdef class Private(Medium):
                 break
             if found >= 0:                     # else it is a device, which has none
                 begin = <uint64_t> found // PAGE * PAGE
-                found = lseek(self.fd, found, SEEK_HOLE) if pieces < MOST_PIECES else -1
+                found = lseek(self.fd, found, SEEK_HOLE) if pieces < PIECES_MAX else -1
                 if found >= 0:
                     end = min(end, (<uint64_t> found + PAGE - 1) // PAGE * PAGE)
             if begin >= end:
@@ -211,7 +211,7 @@ cdef class Private(Medium):
 
     def copy(self):
         """The same bytes once more; what is the file's in this one is so in that one, too."""
-        cdef Private other = Private(self.c.length, self.fd)
+        cdef VolatileMemory other = VolatileMemory(self.c.length, self.fd)
         cdef uint64_t at = 0, n
         self.check(0, self.c.length)
         with nogil:

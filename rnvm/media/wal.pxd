@@ -7,11 +7,11 @@ from rnvm.format.layout cimport rnvm_geometry
 from rnvm.media.medium cimport medium
 
 cdef extern from "rnvm/format/wal.h" nogil:
-    const uint64_t RNVM_AHEAD_MAGIC
+    const uint64_t RNVM_WAL_MAGIC
     enum:
-        RNVM_AHEAD_FRAMES
+        RNVM_WAL_FRAMES
 
-    struct rnvm_ahead:
+    struct rnvm_wal_header:
         uint64_t magic
         uint64_t generation
         unsigned char *uuid
@@ -29,13 +29,13 @@ cdef extern from "rnvm/format/wal.h" nogil:
         uint64_t offset
         uint64_t length
 
-    uint32_t rnvm_ahead_seed(uint32_t pool_seed, uint64_t ahead_at)
-    uint32_t rnvm_ahead_crc(uint32_t seed, const rnvm_ahead *a)
+    uint32_t rnvm_wal_seed(uint32_t pool_seed, uint64_t wal_at)
+    uint32_t rnvm_wal_header_crc(uint32_t seed, const rnvm_wal_header *a)
     uint32_t rnvm_frame_crc(uint32_t seed, const rnvm_frame *f)
     bint rnvm_frame_fits(const rnvm_frame *f, uint64_t generation, uint64_t room)
     const rnvm_range *rnvm_range_next(const rnvm_frame *f, uint64_t *at)
 
-cdef struct ahead:
+cdef struct wal:
     uint64_t at                # offset of the area in the pool; 0: there is none, or the pool's header cannot be used
     uint64_t size
     uint32_t seed
@@ -49,22 +49,22 @@ cdef struct ahead:
     uint64_t behind            # offset of a whole frame behind one that is not: damage; 0: there is none
 
 cdef enum:                     # planted bugs
-    AHEAD_NO_CRC = 1           # frames count whatever their CRC says
-    AHEAD_SAME_GENERATION = 2  # an area that begins anew keeps its generation
-    AHEAD_NO_PADDING = 4       # frames follow each other within a page
+    WAL_NO_CRC = 1             # frames count whatever their CRC says
+    WAL_SAME_GENERATION = 2    # an area that begins anew keeps its generation
+    WAL_NO_PADDING = 4         # frames follow each other within a page
 
-cdef uint32_t ahead_bugs() noexcept nogil
+cdef uint32_t wal_bugs() noexcept nogil
 # Where the next frame can begin, after one of so many bytes.
-cdef uint64_t ahead_room(uint64_t length) noexcept nogil
+cdef uint64_t wal_room(uint64_t length) noexcept nogil
 # The parts of the next: where the area is (False: there is none); what its header says; whether a frame stands there.
-cdef bint ahead_find(const medium *m, uint64_t length, ahead *a) noexcept nogil
-cdef void ahead_headers(const medium *m, ahead *a) noexcept nogil
-cdef bint ahead_whole(const medium *m, const ahead *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil
+cdef bint wal_find(const medium *m, uint64_t length, wal *a) noexcept nogil
+cdef void wal_headers(const medium *m, wal *a) noexcept nogil
+cdef bint wal_frame_whole(const medium *m, const wal *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil
 # Looks at the area of the pool at base, of which there are so many bytes.
-cdef void ahead_scan(const medium *m, uint64_t length, ahead *a) noexcept nogil
+cdef void wal_scan(const medium *m, uint64_t length, wal *a) noexcept nogil
 # Calls back with the bytes of all frames that count, in their order.
-ctypedef void (*ahead_bytes)(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil
-cdef void ahead_read(const medium *m, const ahead *a, ahead_bytes found, void *context) noexcept nogil
-cdef void ahead_header(const ahead *a, uint64_t generation, rnvm_ahead *header) noexcept nogil
+ctypedef void (*wal_bytes)(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil
+cdef void wal_read(const medium *m, const wal *a, wal_bytes found, void *context) noexcept nogil
+cdef void wal_header(const wal *a, uint64_t generation, rnvm_wal_header *header) noexcept nogil
 # Makes an area without frames, before there is a pool; durable with the next drain.
-cdef void ahead_format(medium *m, const rnvm_geometry *g, const unsigned char *uuid) noexcept nogil
+cdef void wal_format(medium *m, const rnvm_geometry *g, const unsigned char *uuid) noexcept nogil

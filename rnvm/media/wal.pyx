@@ -4,12 +4,12 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 from rnvm.format.layout cimport (
-    RNVM_LEAST_AHEAD, RNVM_MAJOR, RNVM_PAGE, RNVM_WRITE_AHEAD, rfp_crc32c, rnvm_header, rnvm_up,
+    RNVM_MAJOR, RNVM_PAGE, RNVM_WAL_MIN, RNVM_WRITE_AHEAD, rfp_crc32c, rnvm_header, rnvm_up,
 )
 from rnvm.media.medium cimport Medium, medium, medium_drain, medium_write, raise_failed
 from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY, header_read
 
-bugs = {"no CRC": AHEAD_NO_CRC, "same generation": AHEAD_SAME_GENERATION, "no padding": AHEAD_NO_PADDING}
+bugs = {"no CRC": WAL_NO_CRC, "same generation": WAL_SAME_GENERATION, "no padding": WAL_NO_PADDING}
 cdef uint32_t planted = 0
 
 
@@ -21,84 +21,84 @@ def plant(*which):
         planted |= <uint32_t> bugs[bug]
 
 
-cdef uint32_t ahead_bugs() noexcept nogil:
+cdef uint32_t wal_bugs() noexcept nogil:
     return planted
 
 
-cdef uint64_t ahead_room(uint64_t length) noexcept nogil:
-    return rnvm_up(length, 8 if planted & AHEAD_NO_PADDING else RNVM_PAGE)
+cdef uint64_t wal_room(uint64_t length) noexcept nogil:
+    return rnvm_up(length, 8 if planted & WAL_NO_PADDING else RNVM_PAGE)
 
 
-cdef bint ahead_find(const medium *m, uint64_t length, ahead *a) noexcept nogil:
+cdef bint wal_find(const medium *m, uint64_t length, wal *a) noexcept nogil:
     """Where the area is, if the pool's header is whole and of a format that has one."""
     cdef rnvm_header header
-    memset(a, 0, sizeof(ahead))
+    memset(a, 0, sizeof(wal))
     if length < 2 * RNVM_PAGE or not header_read(m, &header) or header.major != RNVM_MAJOR:
         return False
-    if header.incompatible != RNVM_WRITE_AHEAD or header.ahead < RNVM_LEAST_AHEAD or header.ahead % RNVM_PAGE:
+    if header.incompatible != RNVM_WRITE_AHEAD or header.wal < RNVM_WAL_MIN or header.wal % RNVM_PAGE:
         return False
-    if not header.ahead_at or header.ahead_at % RNVM_PAGE or header.ahead > length or header.ahead_at > length - header.ahead:
+    if not header.wal_at or header.wal_at % RNVM_PAGE or header.wal > length or header.wal_at > length - header.wal:
         return False
-    a.at = header.ahead_at
-    a.size = header.ahead
-    a.seed = rnvm_ahead_seed(rfp_crc32c(0, header.uuid, sizeof(a.uuid)), a.at)
+    a.at = header.wal_at
+    a.size = header.wal
+    a.seed = rnvm_wal_seed(rfp_crc32c(0, header.uuid, sizeof(a.uuid)), a.at)
     memcpy(a.uuid, header.uuid, sizeof(a.uuid))
     return True
 
 
-cdef const rnvm_ahead *copy_at(const medium *m, const ahead *a, int copy) noexcept nogil:
-    return <const rnvm_ahead *> (m.base + a.at + <uint64_t> copy * RNVM_PAGE)
+cdef const rnvm_wal_header *copy_at(const medium *m, const wal *a, int copy) noexcept nogil:
+    return <const rnvm_wal_header *> (m.base + a.at + <uint64_t> copy * RNVM_PAGE)
 
 
-cdef void ahead_headers(const medium *m, ahead *a) noexcept nogil:
-    cdef const rnvm_ahead *header
+cdef void wal_headers(const medium *m, wal *a) noexcept nogil:
+    cdef const rnvm_wal_header *header
     cdef int copy
     a.headers = 0
     for copy in range(2):
         header = copy_at(m, a, copy)
-        if header.magic == RNVM_AHEAD_MAGIC and header.crc == rnvm_ahead_crc(a.seed, header) \
+        if header.magic == RNVM_WAL_MAGIC and header.crc == rnvm_wal_header_crc(a.seed, header) \
                 and not memcmp(header.uuid, a.uuid, sizeof(a.uuid)):
             a.headers |= SECOND_COPY if copy else FIRST_COPY
             a.generation = max(a.generation, header.generation)
-    a.alike = a.headers == FIRST_COPY | SECOND_COPY and not memcmp(copy_at(m, a, 0), copy_at(m, a, 1), sizeof(rnvm_ahead))
+    a.alike = a.headers == FIRST_COPY | SECOND_COPY and not memcmp(copy_at(m, a, 0), copy_at(m, a, 1), sizeof(rnvm_wal_header))
 
 
 cdef inline const rnvm_frame *frame_at(const medium *m, uint64_t at) noexcept nogil:
     return <const rnvm_frame *> (m.base + at)
 
 
-cdef bint ahead_whole(const medium *m, const ahead *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil:
+cdef bint wal_frame_whole(const medium *m, const wal *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil:
     cdef const rnvm_frame *frame = frame_at(m, at)
     return frame.sequence == sequence and rnvm_frame_fits(frame, generation, a.at + a.size - at) \
-        and (planted & AHEAD_NO_CRC or rnvm_frame_crc(a.seed, frame) == frame.crc)
+        and (planted & WAL_NO_CRC or rnvm_frame_crc(a.seed, frame) == frame.crc)
 
 
-cdef void ahead_scan(const medium *m, uint64_t length, ahead *a) noexcept nogil:
+cdef void wal_scan(const medium *m, uint64_t length, wal *a) noexcept nogil:
     cdef uint64_t at, last, generation
-    if not ahead_find(m, length, a):
+    if not wal_find(m, length, a):
         return
-    ahead_headers(m, a)
+    wal_headers(m, a)
     last = a.at + a.size - sizeof(rnvm_frame)
     a.used = a.generation
-    a.end = a.at + RNVM_AHEAD_FRAMES
-    while a.headers and a.end <= last and ahead_whole(m, a, a.end, a.generation, a.frames):
+    a.end = a.at + RNVM_WAL_FRAMES
+    while a.headers and a.end <= last and wal_frame_whole(m, a, a.end, a.generation, a.frames):
         a.frames += 1
-        a.end += ahead_room(frame_at(m, a.end).length)
+        a.end += wal_room(frame_at(m, a.end).length)
     at = rnvm_up(a.end, RNVM_PAGE)
     while at <= last:
         generation = frame_at(m, at).generation
         # What a header says that is not whole may be anything: what a frame says that is not, too.
-        if generation >= a.used and ahead_whole(m, a, at, generation, frame_at(m, at).sequence):
+        if generation >= a.used and wal_frame_whole(m, a, at, generation, frame_at(m, at).sequence):
             if a.headers and generation == a.generation and frame_at(m, at).sequence > a.frames and not a.behind:
                 a.behind = at
             a.used = generation
         at += RNVM_PAGE
 
 
-cdef void ahead_read(const medium *m, const ahead *a, ahead_bytes found, void *context) noexcept nogil:
+cdef void wal_read(const medium *m, const wal *a, wal_bytes found, void *context) noexcept nogil:
     cdef const rnvm_frame *frame
     cdef const rnvm_range *range_
-    cdef uint64_t at = a.at + RNVM_AHEAD_FRAMES, within, i
+    cdef uint64_t at = a.at + RNVM_WAL_FRAMES, within, i
     for i in range(a.frames):
         frame = frame_at(m, at)
         within = sizeof(rnvm_frame)
@@ -106,35 +106,35 @@ cdef void ahead_read(const medium *m, const ahead *a, ahead_bytes found, void *c
         while range_ != NULL:
             found(context, range_.offset, range_ + 1, range_.length)
             range_ = rnvm_range_next(frame, &within)
-        at += ahead_room(frame.length)
+        at += wal_room(frame.length)
 
 
-cdef void ahead_header(const ahead *a, uint64_t generation, rnvm_ahead *header) noexcept nogil:
-    memset(header, 0, sizeof(rnvm_ahead))
-    header.magic = RNVM_AHEAD_MAGIC
+cdef void wal_header(const wal *a, uint64_t generation, rnvm_wal_header *header) noexcept nogil:
+    memset(header, 0, sizeof(rnvm_wal_header))
+    header.magic = RNVM_WAL_MAGIC
     header.generation = generation
     memcpy(header.uuid, a.uuid, sizeof(a.uuid))
-    header.crc = rnvm_ahead_crc(a.seed, header)
+    header.crc = rnvm_wal_header_crc(a.seed, header)
 
 
-cdef void ahead_format(medium *m, const rnvm_geometry *g, const unsigned char *uuid) noexcept nogil:
+cdef void wal_format(medium *m, const rnvm_geometry *g, const unsigned char *uuid) noexcept nogil:
     cdef char[RNVM_PAGE] zeros
-    cdef rnvm_ahead header
-    cdef ahead a
+    cdef rnvm_wal_header header
+    cdef wal a
     cdef uint64_t at
     memset(zeros, 0, sizeof(zeros))
-    if not g.ahead:
+    if not g.wal:
         return
     # All of it is written now: where a file has blocks that were never written, each first write is one of metadata as well.
-    at = g.ahead_at
-    while at < g.ahead_at + g.ahead:
+    at = g.wal_at
+    while at < g.wal_at + g.wal:
         medium_write(m, at, zeros, RNVM_PAGE)
         at += RNVM_PAGE
-    a.seed = rnvm_ahead_seed(g.seed, g.ahead_at)
+    a.seed = rnvm_wal_seed(g.seed, g.wal_at)
     memcpy(a.uuid, uuid, sizeof(a.uuid))
-    ahead_header(&a, 1, &header)
-    medium_write(m, g.ahead_at, &header, sizeof(header))
-    medium_write(m, g.ahead_at + RNVM_PAGE, &header, sizeof(header))
+    wal_header(&a, 1, &header)
+    medium_write(m, g.wal_at, &header, sizeof(header))
+    medium_write(m, g.wal_at + RNVM_PAGE, &header, sizeof(header))
 
 
 # Pools that are looked at, and pools that are memory now: whatever is in the area comes to its place at once
@@ -152,10 +152,10 @@ cdef void carry(void *context, uint64_t offset, const void *bytes, uint64_t n) n
         medium_write(to.m, offset, bytes, n)
 
 
-cdef int begin_anew(medium *m, const ahead *a, uint64_t generation) noexcept nogil:
-    cdef rnvm_ahead header
+cdef int begin_anew(medium *m, const wal *a, uint64_t generation) noexcept nogil:
+    cdef rnvm_wal_header header
     cdef int copy
-    ahead_header(a, generation, &header)
+    wal_header(a, generation, &header)
     for copy in range(2):
         medium_write(m, a.at + <uint64_t> copy * RNVM_PAGE, &header, sizeof(header))
         if medium_drain(m):
@@ -165,9 +165,9 @@ cdef int begin_anew(medium *m, const ahead *a, uint64_t generation) noexcept nog
 
 def look(Medium on not None):
     """What the area of a pool holds: None where there is none, else a dict."""
-    cdef ahead a
+    cdef wal a
     on.check(0, on.c.length)
-    ahead_scan(&on.c, on.c.length, &a)
+    wal_scan(&on.c, on.c.length, &a)
     if not a.at:
         return None
     return {"at": a.at, "bytes": a.size, "headers": a.headers, "alike": bool(a.alike), "generation": a.generation,
@@ -176,15 +176,15 @@ def look(Medium on not None):
 
 def apply(Medium on not None):
     """Put what the frames say that count where it belongs, and drain: how many there were.  They go on to count."""
-    cdef ahead a
+    cdef wal a
     cdef target to
     cdef int failed
     on.check(0, on.c.length)
-    ahead_scan(&on.c, on.c.length, &a)
+    wal_scan(&on.c, on.c.length, &a)
     to.m = &on.c
     to.length = on.c.length
     with nogil:
-        ahead_read(&on.c, &a, carry, &to)
+        wal_read(&on.c, &a, carry, &to)
         failed = medium_drain(&on.c)
     if failed:
         raise_failed(&on.c)
@@ -193,17 +193,17 @@ def apply(Medium on not None):
 
 def forget(Medium on not None):
     """No frame counts any more; for media that do not look after the area themselves."""
-    cdef ahead a
+    cdef wal a
     on.check(0, on.c.length)
-    ahead_scan(&on.c, on.c.length, &a)
+    wal_scan(&on.c, on.c.length, &a)
     if a.at and begin_anew(&on.c, &a, max(a.used, a.generation) + 1):
         raise_failed(&on.c)
 
 
 def rebuild(Medium on not None):
     """Where neither copy of the header is whole: both, with the generation that whole frames say."""
-    cdef ahead a
+    cdef wal a
     on.check(0, on.c.length)
-    ahead_scan(&on.c, on.c.length, &a)
+    wal_scan(&on.c, on.c.length, &a)
     if a.at and begin_anew(&on.c, &a, a.used):
         raise_failed(&on.c)

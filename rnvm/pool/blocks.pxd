@@ -20,8 +20,8 @@ cdef void blocks_release(pool *p, uint64_t first, uint64_t count) noexcept nogil
 cdef uint64_t blocks_free_all(pool *p, uint32_t owner) noexcept nogil
 # Blocks are nobody's, but readers may still look at them.
 cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil
-# Hands out again what was retired before this moment (pool.moment) and before the last checkpoint.  How many blocks.
-cdef uint64_t blocks_reclaim(pool *p, uint64_t moment) noexcept nogil
+# Hands out again what was retired before this moment (pool.reclaim_epoch) and before the last checkpoint.  How many blocks.
+cdef uint64_t blocks_reclaim(pool *p, uint64_t reclaim_epoch) noexcept nogil
 # The bits, from the words.
 cdef void blocks_load(pool *p) noexcept nogil
 # The maps of all groups that begin at this offset or behind it, for nobody.

@@ -129,7 +129,7 @@ cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil:
     take(p, first, count)                    # after a crash they may have looked free already
     if p.limbo_count:
         last = &p.limbo[(p.limbo_first + p.limbo_count - 1) % p.limbo_room]
-        if last.moment == p.moment and last.lap == p.checkpoints and last.first + last.count == first:
+        if last.reclaim_epoch == p.reclaim_epoch and last.checkpoint_no == p.checkpoints and last.first + last.count == first:
             last.count += count
             return
     if p.limbo_count == p.limbo_room:
@@ -144,16 +144,16 @@ cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil:
         p.limbo = limbo
         p.limbo_first = 0
         p.limbo_room = room
-    p.limbo[(p.limbo_first + p.limbo_count) % p.limbo_room] = retired(first, count, p.moment, p.checkpoints)
+    p.limbo[(p.limbo_first + p.limbo_count) % p.limbo_room] = retired(first, count, p.reclaim_epoch, p.checkpoints)
     p.limbo_count += 1
 
 
-cdef uint64_t blocks_reclaim(pool *p, uint64_t moment) noexcept nogil:
+cdef uint64_t blocks_reclaim(pool *p, uint64_t reclaim_epoch) noexcept nogil:
     cdef uint64_t reclaimed = 0
     cdef retired *each
     while p.limbo_count:
         each = &p.limbo[p.limbo_first]
-        if each.moment >= moment or each.lap >= p.checkpoints:
+        if each.reclaim_epoch >= reclaim_epoch or each.checkpoint_no >= p.checkpoints:
             break
         blocks_release(p, each.first, each.count)
         reclaimed += each.count

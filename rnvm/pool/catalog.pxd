@@ -6,12 +6,12 @@ from rnvm.pool.state cimport pool
 
 # entry: kind, format, name, codec, UUID, time and root_blocks; state, CRC and root are filled in.  The root is
 # allocated and zeroed; all of it is durable.  The structure's name in logs; 0: no entry or memory is left, or the medium failed.
-cdef uint32_t name_create(pool *p, rnvm_name *entry) noexcept nogil
+cdef uint32_t catalog_create(pool *p, rnvm_name *entry) noexcept nogil
 # Frees all that the structure has, and its entry; durable.  0; -1: the medium failed.
-cdef int name_drop(pool *p, uint32_t index) noexcept nogil
+cdef int catalog_drop(pool *p, uint32_t index) noexcept nogil
 # Shows peers which structure lives in an entry, if any.
-cdef void name_show(pool *p, uint32_t index) noexcept nogil
+cdef void catalog_publish(pool *p, uint32_t index) noexcept nogil
 # CRC of an entry in private memory.
-cdef uint32_t name_crc(uint32_t seed, uint64_t at, const rnvm_name *entry) noexcept nogil
+cdef uint32_t catalog_entry_crc(uint32_t seed, uint64_t at, const rnvm_name *entry) noexcept nogil
 # The state word of an entry: state, incarnation << 8.
-cdef uint64_t name_state(uint32_t seed, uint64_t at, uint32_t state, uint32_t incarnation) noexcept nogil
+cdef uint64_t catalog_entry_state(uint32_t seed, uint64_t at, uint32_t state, uint32_t incarnation) noexcept nogil

@@ -11,7 +11,7 @@ from rnvm.format.layout cimport (
 from rnvm.format.messages cimport RNVM_LIVE_STRUCTURE
 from rnvm.media.medium cimport medium_drain, medium_write, medium_write64
 from rnvm.pool.blocks cimport blocks_allocate, blocks_free_all
-from rnvm.pool.dual_copy cimport register_format
+from rnvm.pool.dual_copy cimport dual_copy_format
 from rnvm.pool.state cimport pool, structure
 
 
@@ -21,12 +21,12 @@ cdef enum:
     ZEROS = 512                # written at a time: the smallest block
 
 
-cdef uint32_t name_crc(uint32_t seed, uint64_t at, const rnvm_name *entry) noexcept nogil:
+cdef uint32_t catalog_entry_crc(uint32_t seed, uint64_t at, const rnvm_name *entry) noexcept nogil:
     cdef uint32_t crc = rfp_crc32c(seed, &at, sizeof(at))
     return rfp_crc32c(crc, &entry.kind, RNVM_NAME_LIVE - COVERED)
 
 
-cdef uint64_t name_state(uint32_t seed, uint64_t at, uint32_t state, uint32_t incarnation) noexcept nogil:
+cdef uint64_t catalog_entry_state(uint32_t seed, uint64_t at, uint32_t state, uint32_t incarnation) noexcept nogil:
     return rnvm_word(seed, at, <uint64_t> incarnation << 8 | state)
 
 
@@ -44,12 +44,12 @@ cdef uint32_t incarnation_at(pool *p, uint64_t at) noexcept nogil:
     return <uint32_t> (rnvm_word_value(rfp_load64(p.m.base + at)) >> 8 & 0xffff)
 
 
-cdef void name_show(pool *p, uint32_t index) noexcept nogil:
+cdef void catalog_publish(pool *p, uint32_t index) noexcept nogil:
     rfp_store64_release(p.m.base + rnvm_name_at(&p.g, index) + RNVM_NAME_LIVE + 8 * (SPARE + RNVM_LIVE_STRUCTURE),
                         p.structures[index].id)
 
 
-cdef uint32_t name_create(pool *p, rnvm_name *entry) noexcept nogil:
+cdef uint32_t catalog_create(pool *p, rnvm_name *entry) noexcept nogil:
     cdef uint32_t index, incarnation
     cdef uint64_t at, root
     cdef uint64_t[3] nothing
@@ -66,43 +66,43 @@ cdef uint32_t name_create(pool *p, rnvm_name *entry) noexcept nogil:
     at = rnvm_name_at(&p.g, index)
     incarnation = incarnation_at(p, at)
     memset(nothing, 0, sizeof(nothing))
-    register_format(p.m, p.g.seed, at + RNVM_PROGRESS, nothing)
-    register_format(p.m, p.g.seed, at + RNVM_LOCK, nothing)
+    dual_copy_format(p.m, p.g.seed, at + RNVM_PROGRESS, nothing)
+    dual_copy_format(p.m, p.g.seed, at + RNVM_LOCK, nothing)
     entry.root = rnvm_address(p.g.backend, rnvm_block_at(&p.g, root))
-    entry.crc = name_crc(p.g.seed, at, entry)
+    entry.crc = catalog_entry_crc(p.g.seed, at, entry)
     medium_write(p.m, at + sizeof(uint64_t), &entry.crc, RNVM_NAME_LIVE - sizeof(uint64_t))
     rfp_store64(p.m.base + at + RNVM_NAME_LIVE, 0)
     rfp_store64(p.m.base + at + RNVM_NAME_LIVE + 8, 0)
     # All that it consists of first; then the one word that says that it lives.
     if medium_drain(p.m):
         return 0
-    medium_write64(p.m, at, name_state(p.g.seed, at, RNVM_LIVE, incarnation))
+    medium_write64(p.m, at, catalog_entry_state(p.g.seed, at, RNVM_LIVE, incarnation))
     if medium_drain(p.m):
         return 0
     made = &p.structures[index]
     memset(made, 0, sizeof(structure))
     made.id = rnvm_structure(index, incarnation)
     made.state = RNVM_LIVE
-    name_show(p, index)
+    catalog_publish(p, index)
     return made.id
 
 
-cdef int name_drop(pool *p, uint32_t index) noexcept nogil:
+cdef int catalog_drop(pool *p, uint32_t index) noexcept nogil:
     cdef uint64_t at = rnvm_name_at(&p.g, index)
     cdef uint32_t incarnation = incarnation_at(p, at)
     # From here on what is in the logs for it does not matter, and after a crash this goes on.
     p.structures[index].id = 0
     p.structures[index].state = RNVM_DROPPING
     # Readers look at this last: those that still find it here have read nothing that stands in its place.
-    name_show(p, index)
+    catalog_publish(p, index)
     rfp_fence_full()
-    medium_write64(p.m, at, name_state(p.g.seed, at, RNVM_DROPPING, incarnation))
+    medium_write64(p.m, at, catalog_entry_state(p.g.seed, at, RNVM_DROPPING, incarnation))
     if medium_drain(p.m):
         return -1
     blocks_free_all(p, RNVM_USED | index + 1)
     if medium_drain(p.m):
         return -1
-    medium_write64(p.m, at, name_state(p.g.seed, at, RNVM_FREE, incarnation + 1 & 0xffff))
+    medium_write64(p.m, at, catalog_entry_state(p.g.seed, at, RNVM_FREE, incarnation + 1 & 0xffff))
     if medium_drain(p.m):
         return -1
     p.structures[index].state = RNVM_FREE

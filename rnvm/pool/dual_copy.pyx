@@ -28,7 +28,7 @@ cdef void put(medium *m, uint32_t seed, uint64_t at, int index, rnvm_copy *copy)
     medium_write(m, at + index * sizeof(rnvm_copy), copy, sizeof(rnvm_copy))
 
 
-cdef int register_read(medium *m, uint32_t seed, uint64_t at, uint64_t *words) noexcept nogil:
+cdef int dual_copy_read(medium *m, uint32_t seed, uint64_t at, uint64_t *words) noexcept nogil:
     cdef rnvm_copy[2] copies
     cdef int counts
     cdef int whole = load(m, seed, at, copies, &counts)
@@ -37,7 +37,7 @@ cdef int register_read(medium *m, uint32_t seed, uint64_t at, uint64_t *words) n
     return whole
 
 
-cdef void register_begin(medium *m, uint32_t seed, uint64_t at, const uint64_t *words) noexcept nogil:
+cdef void dual_copy_begin(medium *m, uint32_t seed, uint64_t at, const uint64_t *words) noexcept nogil:
     cdef rnvm_copy[2] copies
     cdef rnvm_copy new
     cdef int counts
@@ -47,7 +47,7 @@ cdef void register_begin(medium *m, uint32_t seed, uint64_t at, const uint64_t *
     put(m, seed, at, 1 - counts, &new)
 
 
-cdef void register_finish(medium *m, uint32_t seed, uint64_t at) noexcept nogil:
+cdef void dual_copy_finish(medium *m, uint32_t seed, uint64_t at) noexcept nogil:
     cdef rnvm_copy[2] copies
     cdef int counts
     cdef int whole = load(m, seed, at, copies, &counts)
@@ -55,7 +55,7 @@ cdef void register_finish(medium *m, uint32_t seed, uint64_t at) noexcept nogil:
         put(m, seed, at, 1 - counts, &copies[counts])
 
 
-cdef void register_format(medium *m, uint32_t seed, uint64_t at, const uint64_t *words) noexcept nogil:
+cdef void dual_copy_format(medium *m, uint32_t seed, uint64_t at, const uint64_t *words) noexcept nogil:
     cdef rnvm_copy new
     new.generation = 1
     memcpy(new.words, words, 3 * sizeof(uint64_t))

@@ -6,17 +6,17 @@ import uuid
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.format.layout cimport (
     RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_DROPPING, RNVM_FREE, RNVM_HEADERS, RNVM_LIVE,
-    RNVM_LOCK, RNVM_LOST, RNVM_MAGIC, RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_MOST_NAME,
-    RNVM_NAMES, RNVM_NO_BLOCK, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_PROGRESS,
+    RNVM_LOCK, RNVM_LOST, RNVM_MAGIC, RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_NAMES,
+    RNVM_NAME_MAX, RNVM_NO_BLOCK, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_PROGRESS,
     RNVM_SESSION_STATE, RNVM_SUPERBLOCKS, RNVM_WRITE_AHEAD, rfp_copy_in, rfp_load64, rnvm_backend,
     rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_geometry_of, rnvm_name, rnvm_name_at,
     rnvm_offset, rnvm_session_at, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
 )
 from rnvm.media.medium cimport medium
 from rnvm.media.pool_header cimport FIRST_COPY, SECOND_COPY, header_read, superblock_read
-from rnvm.media.wal cimport ahead, ahead_scan
-from rnvm.pool.catalog cimport name_crc
-from rnvm.pool.dual_copy cimport ALIKE, FIRST_WHOLE, SECOND_WHOLE, register_read
+from rnvm.media.wal cimport wal, wal_scan
+from rnvm.pool.catalog cimport catalog_entry_crc
+from rnvm.pool.dual_copy cimport ALIKE, FIRST_WHOLE, SECOND_WHOLE, dual_copy_read
 
 from rfp import units
 from rfp.errors import NotAPool, PoolDamaged, PoolTooNew, PoolTooOld
@@ -24,7 +24,7 @@ from rnvm.pool.findings import Finding
 
 cdef enum:
     OWNERS = 3                 # of a word
-    MOST_RUNS = 1000           # of damaged words that are findings of their own
+    RUNS_MAX = 1000            # of damaged words that are findings of their own
 
 REPAIR = "`rnvm check --repair` mends what can be mended; a copy from before the damage is better"
 ONE_COPY = "this copy is not whole, the other is"
@@ -162,7 +162,7 @@ cdef class Inspection:
 
     cdef register(self, str part, uint32_t index, str what, at):
         cdef uint64_t[3] words
-        cdef int whole = register_read(&self.medium.c, self.g.seed, at, words)
+        cdef int whole = dual_copy_read(&self.medium.c, self.g.seed, at, words)
         if whole & ALIKE:
             return
         if not whole:
@@ -183,14 +183,14 @@ cdef class Inspection:
         where = f"naming entry {i} at {at}"
         state = rnvm_word_value(entry.state) & 0xff
         whole = rnvm_word_whole(self.g.seed, at, entry.state) and state in (RNVM_FREE, RNVM_LIVE, RNVM_DROPPING, RNVM_LOST)
-        body = entry.crc == name_crc(self.g.seed, at, &entry) and 0 < entry.name_length <= RNVM_MOST_NAME
+        body = entry.crc == catalog_entry_crc(self.g.seed, at, &entry) and 0 < entry.name_length <= RNVM_NAME_MAX
         if not whole:
             self.findings.append(Finding("damage", where, "its state is damaged", LOSSES["state"], "state", at, i))
         if whole and state == RNVM_FREE:
             return
         for part, offset in (("progress", RNVM_PROGRESS), ("lock", RNVM_LOCK)):
             # An entry whose state is damaged may be one that was never used, and then has neither.
-            if whole or register_read(&self.medium.c, self.g.seed, at + <uint64_t> offset, words):
+            if whole or dual_copy_read(&self.medium.c, self.g.seed, at + <uint64_t> offset, words):
                 self.register(part, i, f"{part} of naming entry {i}", at + <uint64_t> offset)
         if not whole or state != RNVM_LIVE:
             return
@@ -220,7 +220,7 @@ cdef class Inspection:
                 break
             runs += 1
             what = "the word is damaged" if word - first == 1 else f"{word - first} words are damaged"
-            if runs > MOST_RUNS:
+            if runs > RUNS_MAX:
                 word = last
                 what = "more words are damaged, here and behind"
             at = rnvm_word_at(&self.g, first)
@@ -229,8 +229,8 @@ cdef class Inspection:
 
     def write_ahead(self):
         """The write-ahead area, as it was when the pool was opened."""
-        cdef ahead a
-        ahead_scan(&self.medium.c, self.medium.c.length, &a)
+        cdef wal a
+        wal_scan(&self.medium.c, self.medium.c.length, &a)
         if not a.at:
             return
         if not a.headers:

@@ -8,9 +8,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 from rnvm.format.layout cimport (
-    RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_FREE, RNVM_GRANTED, RNVM_HEADERS, RNVM_MAGIC,
-    RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_MOST_CODEC, RNVM_MOST_NAME, RNVM_NO_BLOCK,
-    RNVM_NO_LIMIT, RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCK_MAGIC,
+    RNVM_ASSUME_PERSISTENT, RNVM_CLEAN, RNVM_CODEC_MAX, RNVM_FREE, RNVM_GRANTED, RNVM_HEADERS,
+    RNVM_MAGIC, RNVM_MAJOR, RNVM_MEMORY, RNVM_MINOR, RNVM_NAME_MAX, RNVM_NO_BLOCK, RNVM_NO_LIMIT,
+    RNVM_OPEN, RNVM_OPERATIONS, RNVM_PAGE, RNVM_SESSION_STATE, RNVM_SUPERBLOCK_MAGIC,
     RNVM_WRITE_AHEAD, rnvm_address, rnvm_block_at, rnvm_first_lsn, rnvm_geometry, rnvm_geometry_of,
     rnvm_header, rnvm_longest_record, rnvm_name, rnvm_name_at, rnvm_session_at,
     rnvm_structure_index, rnvm_superblock,
@@ -19,16 +19,16 @@ from rnvm.media.medium cimport (
     Medium, medium, medium_drain, medium_write, medium_write64, raise_failed,
 )
 from rnvm.media.pool_header cimport header_write, superblock_write
-from rnvm.media.wal cimport ahead_format
+from rnvm.media.wal cimport wal_format
 from rnvm.pool.blocks cimport block_owner, blocks_allocate, blocks_format, blocks_reclaim
-from rnvm.pool.catalog cimport name_create, name_drop, name_state
-from rnvm.pool.dual_copy cimport register_format
+from rnvm.pool.catalog cimport catalog_create, catalog_drop, catalog_entry_state
+from rnvm.pool.dual_copy cimport dual_copy_format
 from rnvm.pool.inspect cimport Inspection
 from rnvm.pool.recovery cimport pool_load, pool_recover, pool_settle, recovery
 from rnvm.pool.replay cimport pool_checkpoint, pool_collect, pool_replay
 from rnvm.pool.ring_log cimport FAULT_END, ring_behind
 from rnvm.pool.sessions cimport (
-    NO_SESSION, session_attach, session_fence, session_release, session_seal,
+    NO_SESSION, session_attach, session_fence, session_release, session_set_fence_point,
 )
 from rnvm.pool.state cimport pool, ring, session as session_state, structure
 
@@ -74,12 +74,12 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     header.backend = backend
     header.flags = RNVM_ASSUME_PERSISTENT if assume_persistent else 0
     (header.block, header.names, header.sessions, header.operation_ring, header.memory_ring, header.group_map,
-     header.ahead) = sizes
-    header.incompatible = RNVM_WRITE_AHEAD if header.ahead else 0
+     header.wal) = sizes
+    header.incompatible = RNVM_WRITE_AHEAD if header.wal else 0
     header.names_at = 4 * RNVM_PAGE
     header.sessions_at = sizes.sessions_at
     header.rings_at = sizes.rings_at
-    header.ahead_at = sizes.ahead_at if header.ahead else 0
+    header.wal_at = sizes.wal_at if header.wal else 0
     header.groups_at = sizes.groups_at
     if not rnvm_geometry_of(&header, total, &p.g):
         raise InvalidArgument(f"no pool can be made of {sizes}", hint="see rnvm.sizes")
@@ -92,7 +92,7 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     with nogil:
         format_entries(&p)
         blocks_format(&p, 0)
-        ahead_format(m, &p.g, header.uuid)
+        wal_format(m, &p.g, header.uuid)
     superblock.magic = RNVM_SUPERBLOCK_MAGIC
     superblock.size = total
     superblock.state = RNVM_CLEAN
@@ -140,18 +140,18 @@ cdef void format_entries(pool *p) noexcept nogil:
     cdef uint32_t i
     for i in range(p.g.names):
         at = rnvm_name_at(&p.g, i)
-        medium_write64(p.m, at, name_state(p.g.seed, at, RNVM_FREE, 0))
+        medium_write64(p.m, at, catalog_entry_state(p.g.seed, at, RNVM_FREE, 0))
     for i in range(p.g.sessions):
         at = rnvm_session_at(&p.g, i)
         words[0] = 0
         words[1] = RNVM_FREE
         words[2] = 0
-        register_format(p.m, p.g.seed, at + RNVM_SESSION_STATE, words)
+        dual_copy_format(p.m, p.g.seed, at + RNVM_SESSION_STATE, words)
         words[0] = words[2] = rnvm_first_lsn(p.g.operation_ring)
         words[1] = RNVM_NO_LIMIT
-        register_format(p.m, p.g.seed, at + RNVM_OPERATIONS, words)
+        dual_copy_format(p.m, p.g.seed, at + RNVM_OPERATIONS, words)
         words[0] = words[2] = rnvm_first_lsn(p.g.memory_ring)
-        register_format(p.m, p.g.seed, at + RNVM_MEMORY, words)
+        dual_copy_format(p.m, p.g.seed, at + RNVM_MEMORY, words)
 
 
 cdef class Pool:
@@ -328,9 +328,9 @@ cdef class Pool:
         cdef uint32_t made
         cdef bytes unique = (identity or uuid.uuid4()).bytes
         self.check()
-        if not 1 <= len(name) <= RNVM_MOST_NAME or len(codec) > RNVM_MOST_CODEC or not root_blocks:
+        if not 1 <= len(name) <= RNVM_NAME_MAX or len(codec) > RNVM_CODEC_MAX or not root_blocks:
             raise InvalidArgument(f"a name of {len(name)} bytes, a codec of {len(codec)}",
-                                  hint=f"names have 1 to {RNVM_MOST_NAME} bytes, codecs at most {RNVM_MOST_CODEC}")
+                                  hint=f"names have 1 to {RNVM_NAME_MAX} bytes, codecs at most {RNVM_CODEC_MAX}")
         if name in self.names:
             raise AlreadyExists(f"there is a structure {name!r} already", hint="open that one, or drop it")
         memset(&entry, 0, sizeof(entry))
@@ -343,7 +343,7 @@ cdef class Pool:
         memcpy(entry.codec, <const char *> codec, len(codec))
         memcpy(entry.name, <const char *> name, len(name))
         with nogil:
-            made = name_create(&self.c, &entry)
+            made = catalog_create(&self.c, &entry)
         if not made:
             self.check()
             raise OutOfMemory(f"no room for the structure {name!r}", hint="drop another one, or grow the pool: rnvm grow")
@@ -357,7 +357,7 @@ cdef class Pool:
         self.check()
         index = self.names.pop(name)
         with nogil:
-            failed = name_drop(&self.c, index)
+            failed = catalog_drop(&self.c, index)
         if failed:
             raise_failed(self.c.m)
 
@@ -379,7 +379,7 @@ cdef class Pool:
     def fence(self, uint32_t session):
         """End a session: what is whole in its rings counts, nothing that it writes later does."""
         self.known(session)
-        if session_fence(&self.c, session) or session_seal(&self.c, session):
+        if session_fence(&self.c, session) or session_set_fence_point(&self.c, session):
             raise_failed(self.c.m)
 
     def release(self, uint32_t session):
@@ -439,8 +439,8 @@ cdef class Pool:
     def reclaim(self):
         """Hand out again what was returned before the last checkpoint, where no reader can see it any more: how many blocks."""
         self.check()
-        self.c.moment += 1
-        return blocks_reclaim(&self.c, self.c.moment)
+        self.c.reclaim_epoch += 1
+        return blocks_reclaim(&self.c, self.c.reclaim_epoch)
 
     def blocks_by_owner(self):
         """Return how many blocks each owner has: owner -> count."""

@@ -14,11 +14,11 @@ from rnvm.media.medium cimport medium_drain, medium_flush
 from rnvm.pool.blocks cimport (
     block_owner, blocks_assign, blocks_load, blocks_reclaim, blocks_release,
 )
-from rnvm.pool.catalog cimport name_drop, name_show
-from rnvm.pool.dual_copy cimport register_finish, register_read
+from rnvm.pool.catalog cimport catalog_drop, catalog_publish
+from rnvm.pool.dual_copy cimport dual_copy_finish, dual_copy_read
 from rnvm.pool.replay cimport pool_checkpoint, pool_pending, pool_replay
 from rnvm.pool.ring_log cimport FAULT_END, FAULT_NUMBER, ring_open, ring_scan
-from rnvm.pool.sessions cimport session_fence, session_release, session_seal
+from rnvm.pool.sessions cimport session_fence, session_release, session_set_fence_point
 from rnvm.pool.state cimport pool, ring, structure
 
 cdef enum:
@@ -33,7 +33,7 @@ cdef void load_session(pool *p, uint32_t i) noexcept nogil:
     cdef uint64_t[3] words
     cdef uint64_t at = rnvm_session_at(&p.g, i), epoch, capacity = rnvm_longest_record(max(p.g.operation_ring, p.g.memory_ring))
     memset(words, 0, sizeof(words))
-    register_read(p.m, p.g.seed, at + RNVM_SESSION_STATE, words)
+    dual_copy_read(p.m, p.g.seed, at + RNVM_SESSION_STATE, words)
     p.sessions[i].epoch = words[0]
     p.sessions[i].state = <uint32_t> words[1]
     p.sessions[i].detail = words[2]
@@ -62,7 +62,7 @@ cdef void load_structure(pool *p, uint32_t i) noexcept nogil:
     each.state = state & 0xff
     if each.state != RNVM_LIVE:
         return
-    register_read(p.m, p.g.seed, at + RNVM_PROGRESS, words)
+    dual_copy_read(p.m, p.g.seed, at + RNVM_PROGRESS, words)
     each.id = rnvm_structure(i, <uint32_t> (state >> 8 & 0xffff))
     each.number = each.saved = words[0]
     each.covers = words[1]
@@ -103,13 +103,13 @@ cdef int pool_settle(pool *p) noexcept nogil:
         return -1
     for i in range(p.g.names):
         if p.structures[i].state != RNVM_FREE:
-            register_finish(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_PROGRESS)
-            register_finish(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_LOCK)
+            dual_copy_finish(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_PROGRESS)
+            dual_copy_finish(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_LOCK)
     for i in range(p.g.sessions):
         at = rnvm_session_at(&p.g, i)
-        register_finish(p.m, p.g.seed, at + RNVM_SESSION_STATE)
-        register_finish(p.m, p.g.seed, at + RNVM_OPERATIONS)
-        register_finish(p.m, p.g.seed, at + RNVM_MEMORY)
+        dual_copy_finish(p.m, p.g.seed, at + RNVM_SESSION_STATE)
+        dual_copy_finish(p.m, p.g.seed, at + RNVM_OPERATIONS)
+        dual_copy_finish(p.m, p.g.seed, at + RNVM_MEMORY)
         p.operations[i].durable = p.operations[i].tail
         p.memory[i].durable = p.memory[i].tail
     return medium_drain(p.m)
@@ -143,7 +143,7 @@ cdef int finish_sessions(pool *p, recovery *done) noexcept nogil:
     """All sessions are over: front-ends attach anew.  Those with operations that are still to be executed stay, fenced."""
     cdef uint32_t i
     for i in range(p.g.sessions):
-        if p.sessions[i].state != RNVM_FREE and (session_fence(p, i) or session_seal(p, i)):
+        if p.sessions[i].state != RNVM_FREE and (session_fence(p, i) or session_set_fence_point(p, i)):
             return -1
     # What came in until it was sealed counts too.
     done.applied += pool_replay(p, <int64_t> (<uint64_t> -1 >> 1))
@@ -190,7 +190,7 @@ cdef void show(pool *p) noexcept nogil:
         name = <rnvm_name *> (p.m.base + rnvm_name_at(&p.g, i))
         rfp_store64(&name.revoke, 0)
         rfp_store64_release(&name.sequence, 2 * p.structures[i].number)
-        name_show(p, i)
+        catalog_publish(p, i)
     for i in range(p.g.sessions):
         shown = <rnvm_session *> (p.m.base + rnvm_session_at(&p.g, i))
         rfp_store64(&shown.operations_head, p.operations[i].head)
@@ -221,7 +221,7 @@ cdef int pool_recover(pool *p, recovery *done) noexcept nogil:
     for i in range(p.g.names):
         if p.structures[i].state == RNVM_DROPPING:
             done.dropped += 1
-            if name_drop(p, i):
+            if catalog_drop(p, i):
                 return -1
     if finish_sessions(p, done):
         return -1
@@ -229,7 +229,7 @@ cdef int pool_recover(pool *p, recovery *done) noexcept nogil:
     if pool_checkpoint(p):
         return -1
     # Nobody has read anything yet.
-    p.moment += 1
-    blocks_reclaim(p, p.moment)
+    p.reclaim_epoch += 1
+    blocks_reclaim(p, p.reclaim_epoch)
     show(p)
     return 0

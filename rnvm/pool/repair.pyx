@@ -13,12 +13,12 @@ from rnvm.format.layout cimport (
     rnvm_operation_ring_at, rnvm_parts_of, rnvm_record, rnvm_session, rnvm_session_at,
     rnvm_superblock, rnvm_word, rnvm_word_at, rnvm_word_value, rnvm_word_whole, rnvm_words,
 )
-from rnvm.format.node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
-from rnvm.media.medium cimport Medium, Private, medium
+from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX, rnvm_node, rnvm_node_crc
+from rnvm.media.medium cimport Medium, VolatileMemory, medium
 from rnvm.media.pool_header cimport header_read, superblock_read
-from rnvm.media.wal cimport ahead, ahead_find, ahead_headers, ahead_whole
-from rnvm.pool.catalog cimport name_crc, name_state
-from rnvm.pool.dual_copy cimport register_format, register_read
+from rnvm.media.wal cimport wal, wal_find, wal_frame_whole, wal_headers
+from rnvm.pool.catalog cimport catalog_entry_crc, catalog_entry_state
+from rnvm.pool.dual_copy cimport dual_copy_format, dual_copy_read
 from rnvm.pool.inspect cimport Inspection
 from rnvm.pool.pool cimport Pool
 from rnvm.pool.ring_log cimport ring_read
@@ -51,7 +51,7 @@ cdef struct subject:
     uint32_t seed
     uint64_t at
     ring *r
-    ahead *a
+    wal *a
     char *buffer
     uint64_t capacity
     uint64_t address
@@ -60,7 +60,8 @@ cdef struct subject:
 
 cdef bint node_whole(const medium *m, uint32_t seed, uint64_t at, uint64_t address, uint32_t owner) noexcept nogil:
     cdef const rnvm_node *node = <const rnvm_node *> (m.base + at)
-    return (node.address == address and node.structure == owner and node.length >= RNVM_NODE and node.length <= RNVM_LARGEST_NODE
+    return (node.address == address and node.structure == owner and node.length >= RNVM_NODE
+            and node.length <= RNVM_NODE_BYTES_MAX
             and node.length <= m.length - at and rnvm_node_crc(seed, node) == node.crc)
 
 
@@ -76,18 +77,18 @@ cdef bint whole(const subject *s) noexcept nogil:
     if s.what == SUPERBLOCK:
         return superblock_read(s.m, s.header, &superblock) != 0
     if s.what == REGISTER:
-        return register_read(s.m, s.seed, s.at, words) != 0
+        return dual_copy_read(s.m, s.seed, s.at, words) != 0
     if s.what == NAME:
         entry = <rnvm_name *> (s.m.base + s.at)
-        return entry.crc == name_crc(s.seed, s.at, entry)
+        return entry.crc == catalog_entry_crc(s.seed, s.at, entry)
     if s.what == RECORD:
         return ring_read(s.r, s.r.tail, s.buffer, s.capacity) != 0
     if s.what == FRAME:
-        return ahead_whole(s.m, s.a, s.at, s.a.generation, s.a.frames)
+        return wal_frame_whole(s.m, s.a, s.at, s.a.generation, s.a.frames)
     if s.what == NODE:
         return node_whole(s.m, s.seed, s.at, s.address, s.owner)
     if s.what == AREA:
-        ahead_headers(s.m, s.a)
+        wal_headers(s.m, s.a)
         return s.a.headers != 0
     word = rfp_load64(s.m.base + s.at)
     if not rnvm_word_whole(s.seed, s.at, word):
@@ -120,7 +121,7 @@ cdef int64_t turn_back(const subject *s, uint64_t begin, uint64_t length) noexce
     return found
 
 
-def header(Private private not None):
+def header(VolatileMemory private not None):
     """Both copies of the header are damaged.  Whether one is whole again."""
     cdef subject s
     s.what = HEADER
@@ -131,7 +132,7 @@ def header(Private private not None):
             or turn_back(&s, RNVM_HEADERS + RNVM_PAGE, sizeof(rnvm_header)) >= 0)
 
 
-def superblock(Private private not None):
+def superblock(VolatileMemory private not None):
     """Both copies of the superblock are damaged.  Whether one is whole again."""
     cdef subject s
     cdef rnvm_header header
@@ -144,34 +145,34 @@ def superblock(Private private not None):
             or turn_back(&s, RNVM_SUPERBLOCKS + RNVM_PAGE, sizeof(rnvm_superblock)) >= 0)
 
 
-def area(Private private not None):
+def area(VolatileMemory private not None):
     """Both copies of the header of the write-ahead area are damaged.  Whether one is whole again."""
     cdef subject s
-    cdef ahead a
+    cdef wal a
     s.what = AREA
     s.m = &private.c
     s.a = &a
-    if not ahead_find(s.m, s.m.length, &a):
+    if not wal_find(s.m, s.m.length, &a):
         return False
     return turn_back(&s, a.at, AREA_BYTES) >= 0 or turn_back(&s, a.at + RNVM_PAGE, AREA_BYTES) >= 0
 
 
-def frame(Private private not None, uint64_t number, uint64_t at):
+def frame(VolatileMemory private not None, uint64_t number, uint64_t at):
     """Of the frame with this number, which stands there and is not whole."""
     cdef subject s
-    cdef ahead a
+    cdef wal a
     s.what = FRAME
     s.m = &private.c
     s.a = &a
     s.at = at
-    if not ahead_find(s.m, s.m.length, &a):
+    if not wal_find(s.m, s.m.length, &a):
         return False
-    ahead_headers(s.m, &a)
+    wal_headers(s.m, &a)
     a.frames = number
     return turn_back(&s, at, min(<uint64_t> RECORD_BYTES, a.at + a.size - at)) >= 0
 
 
-def bit(Private private not None, Inspection inspection not None, str part, uint64_t at):
+def bit(VolatileMemory private not None, Inspection inspection not None, str part, uint64_t at):
     """Of what an inspection found damaged here.  Whether one bit was turned back and it is whole again."""
     cdef subject s
     cdef uint64_t length = 8
@@ -190,7 +191,7 @@ def bit(Private private not None, Inspection inspection not None, str part, uint
     return not whole(&s) and turn_back(&s, at, length) >= 0
 
 
-def owners(Private private not None, Inspection inspection not None, uint64_t first, uint64_t count, bint give_up=False):
+def owners(VolatileMemory private not None, Inspection inspection not None, uint64_t first, uint64_t count, bint give_up=False):
     """Of those of these words of owners that are damaged.  In how many one bit was turned back, and how many could not be mended;
     give_up: the blocks of these are not handed out again."""
     cdef subject s
@@ -217,7 +218,7 @@ def owners(Private private not None, Inspection inspection not None, uint64_t fi
     return mended, lost
 
 
-def record(Private private not None, Pool pool not None, str which, uint32_t session):
+def record(VolatileMemory private not None, Pool pool not None, str which, uint32_t session):
     """Of the log record that is not whole where a ring's scan ended (the pool is opened on a copy of `private`)."""
     cdef subject s
     cdef ring r = pool.c.operations[session] if which == "operations" else pool.c.memory[session]
@@ -232,7 +233,7 @@ def record(Private private not None, Pool pool not None, str which, uint32_t ses
     return turn_back(&s, r.at + place, min(<uint64_t> RECORD_BYTES, r.size - place)) >= 0
 
 
-def node(Private private not None, Pool pool not None, uint32_t index, uint64_t at):
+def node(VolatileMemory private not None, Pool pool not None, uint32_t index, uint64_t at):
     """Of a node that should stand there, of the structure with this naming entry.
 
     The pool is opened on a copy of `private`, which has nothing in its logs that would change the node.
@@ -250,7 +251,7 @@ def node(Private private not None, Pool pool not None, uint32_t index, uint64_t 
     return not whole(&s) and turn_back(&s, at, min(<uint64_t> RECORD_BYTES, private.c.length - at)) >= 0
 
 
-def session_table(Private private not None, uint64_t length):
+def session_table(VolatileMemory private not None, uint64_t length):
     """Where the sessions of a pool stand, and how many there are, as its header says, or says when one bit of it is turned back.
 
     private: its first pages; length: of all of it.  (0, 0): there is no such header, and so no way to open this as a pool.
@@ -276,7 +277,7 @@ def end_sessions(Medium on not None, uint64_t at, uint32_t count):
     rfp_fence_full()
 
 
-def lose(Private private not None, Inspection inspection not None, str part, uint64_t at, uint32_t index):
+def lose(VolatileMemory private not None, Inspection inspection not None, str part, uint64_t at, uint32_t index):
     """What cannot be known is given up, so that the rest can be used (inspect.LOSSES says how)."""
     cdef uint64_t[3] words
     cdef uint64_t entry
@@ -287,14 +288,14 @@ def lose(Private private not None, Inspection inspection not None, str part, uin
     if part == "lock":
         # No epoch that was ever given may be given again.
         words[0] = <uint64_t> 1 << 48
-        register_format(m, seed, at, words)
+        dual_copy_format(m, seed, at, words)
     elif part == "session":
         forget_session(inspection, m, index)
     else:
         entry = rnvm_name_at(&inspection.g, index)
-        private.write64(entry, name_state(seed, entry, RNVM_LOST, 0xffff))
+        private.write64(entry, catalog_entry_state(seed, entry, RNVM_LOST, 0xffff))
         if part == "progress":
-            register_format(m, seed, at, words)
+            dual_copy_format(m, seed, at, words)
 
 
 cdef void forget_session(Inspection inspection, medium *m, uint32_t index) noexcept:
@@ -305,12 +306,12 @@ cdef void forget_session(Inspection inspection, medium *m, uint32_t index) noexc
     words[0] = <uint64_t> 1 << 48        # an epoch that no record carries
     words[1] = RNVM_FREE
     words[2] = 0
-    register_format(m, seed, at + RNVM_SESSION_STATE, words)
+    dual_copy_format(m, seed, at + RNVM_SESSION_STATE, words)
     words[1] = RNVM_NO_LIMIT
     words[0] = words[2] = beyond(m, rnvm_operation_ring_at(&inspection.g, index), inspection.g.operation_ring)
-    register_format(m, seed, at + RNVM_OPERATIONS, words)
+    dual_copy_format(m, seed, at + RNVM_OPERATIONS, words)
     words[0] = words[2] = beyond(m, rnvm_memory_ring_at(&inspection.g, index), inspection.g.memory_ring)
-    register_format(m, seed, at + RNVM_MEMORY, words)
+    dual_copy_format(m, seed, at + RNVM_MEMORY, words)
 
 
 cdef uint64_t beyond(medium *m, uint64_t ring_at, uint64_t size) noexcept nogil:

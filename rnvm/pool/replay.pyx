@@ -11,7 +11,7 @@ from rnvm.format.layout cimport (
 )
 from rnvm.media.medium cimport medium_drain, medium_write
 from rnvm.pool.blocks cimport block_owner, blocks_assign, blocks_claim, blocks_retire
-from rnvm.pool.dual_copy cimport register_begin, register_finish
+from rnvm.pool.dual_copy cimport dual_copy_begin, dual_copy_finish
 from rnvm.pool.ring_log cimport (
     FAULT_ADDRESS, FAULT_MALFORMED, FAULT_OWNER, ring_begin, ring_collect, ring_finish, ring_read,
 )
@@ -278,7 +278,7 @@ cdef int save_progress(pool *p) noexcept nogil:
             words[0] = each.number
             words[1] = each.covers
             words[2] = 0
-            register_begin(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_PROGRESS, words)
+            dual_copy_begin(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_PROGRESS, words)
             each.begun = any_begun = True
     if not any_begun:
         return 0
@@ -287,7 +287,7 @@ cdef int save_progress(pool *p) noexcept nogil:
     for i in range(p.g.names):
         each = &p.structures[i]
         if each.begun:
-            register_finish(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_PROGRESS)
+            dual_copy_finish(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_PROGRESS)
             each.saved = each.number
             each.begun = False
     return medium_drain(p.m)

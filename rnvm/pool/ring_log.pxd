@@ -20,7 +20,7 @@ cdef enum:                     # log_checks: what makes a record whole
     CHECK_EPOCH = 4
 
 # What a ring's register says, into *r; everything up to head counts as seen.  False where the register is damaged.
-cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size, uint64_t register_at,
+cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size, uint64_t dual_copy_at,
                     uint64_t epoch) noexcept nogil
 # Copies the record at this LSN into buffer (header, then payload), if it is whole.  Its length, or 0: there is none (yet).
 # capacity: bytes of the buffer, at least rnvm_longest_record().

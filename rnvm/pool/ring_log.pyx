@@ -8,7 +8,7 @@ from rnvm.format.layout cimport (
     rnvm_record_crc, rnvm_record_fits, rnvm_record_length, rnvm_record_seal, rnvm_ring_seed,
 )
 from rnvm.media.medium cimport medium, medium_flush, medium_write
-from rnvm.pool.dual_copy cimport register_begin, register_finish, register_read
+from rnvm.pool.dual_copy cimport dual_copy_begin, dual_copy_finish, dual_copy_read
 
 checks = CHECK_CRC | CHECK_LSN | CHECK_EPOCH
 cdef uint32_t log_checks = CHECK_CRC | CHECK_LSN | CHECK_EPOCH
@@ -20,18 +20,18 @@ def _skip_checks(uint32_t skipped):
     log_checks = <uint32_t> checks & ~skipped
 
 
-cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size, uint64_t register_at,
+cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size, uint64_t dual_copy_at,
                     uint64_t epoch) noexcept nogil:
     cdef uint64_t[3] words
     memset(r, 0, sizeof(ring))
     r.m = m
     r.at = at
     r.size = size
-    r.register_at = register_at
+    r.dual_copy_at = dual_copy_at
     r.pool_seed = pool_seed
     r.seed = rnvm_ring_seed(pool_seed, at)
     r.epoch = epoch
-    if not register_read(m, pool_seed, register_at, words):
+    if not dual_copy_read(m, pool_seed, dual_copy_at, words):
         return False
     r.head = r.replayed = r.durable = r.tail = words[0]
     r.limit = words[1]
@@ -115,11 +115,11 @@ cdef void ring_begin(ring *r, uint64_t head) noexcept nogil:
     words[0] = head
     words[1] = r.limit
     words[2] = r.durable
-    register_begin(r.m, r.pool_seed, r.register_at, words)
+    dual_copy_begin(r.m, r.pool_seed, r.dual_copy_at, words)
     r.end = r.durable
     r.begun = True
 
 
 cdef void ring_finish(ring *r) noexcept nogil:
-    register_finish(r.m, r.pool_seed, r.register_at)
+    dual_copy_finish(r.m, r.pool_seed, r.dual_copy_at)
     r.begun = False

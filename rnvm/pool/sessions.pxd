@@ -13,7 +13,7 @@ cdef int64_t session_attach(pool *p, uint64_t detail) noexcept nogil
 # written before; the caller now cuts it off (destroys its queue pair), where that is possible.  0, or -1: the medium failed.
 cdef int session_fence(pool *p, uint32_t session) noexcept nogil
 # Second step: what is whole in its rings by now counts, and nothing behind it ever will.  0, or -1.
-cdef int session_seal(pool *p, uint32_t session) noexcept nogil
+cdef int session_set_fence_point(pool *p, uint32_t session) noexcept nogil
 # Last step, after a replay, when all of it has been applied and executed, and a checkpoint has been made since: its grants return
 # and the session is free.  1: done; 0: not yet; -1: the medium failed.
 cdef int session_release(pool *p, uint32_t session) noexcept nogil

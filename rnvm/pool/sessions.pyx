@@ -9,7 +9,7 @@ from rnvm.format.layout cimport (
 )
 from rnvm.media.medium cimport medium_drain
 from rnvm.pool.blocks cimport blocks_free_all
-from rnvm.pool.dual_copy cimport register_begin, register_finish
+from rnvm.pool.dual_copy cimport dual_copy_begin, dual_copy_finish
 from rnvm.pool.ring_log cimport FAULT_NUMBER, ring_begin, ring_collect, ring_finish
 from rnvm.pool.state cimport pool, ring
 
@@ -20,10 +20,10 @@ cdef int save(pool *p, uint32_t index, uint32_t state, uint64_t epoch) noexcept 
     words[0] = epoch
     words[1] = state
     words[2] = p.sessions[index].detail
-    register_begin(p.m, p.g.seed, at, words)
+    dual_copy_begin(p.m, p.g.seed, at, words)
     if medium_drain(p.m):
         return -1
-    register_finish(p.m, p.g.seed, at)
+    dual_copy_finish(p.m, p.g.seed, at)
     if medium_drain(p.m):
         return -1
     p.sessions[index].epoch = epoch
@@ -84,7 +84,7 @@ cdef int session_fence(pool *p, uint32_t index) noexcept nogil:
     return 0
 
 
-cdef int session_seal(pool *p, uint32_t index) noexcept nogil:
+cdef int session_set_fence_point(pool *p, uint32_t index) noexcept nogil:
     cdef ring *operations = &p.operations[index]
     cdef ring *memory = &p.memory[index]
     cdef uint64_t capacity = rnvm_longest_record(max(p.g.operation_ring, p.g.memory_ring))
@@ -121,7 +121,7 @@ cdef int session_release(pool *p, uint32_t index) noexcept nogil:
         return 0
     if not memory.faulty and stuck(p, index):
         memory.faulty = FAULT_NUMBER
-    if (memory.faulty or operations.faulty) and session_seal(p, index):
+    if (memory.faulty or operations.faulty) and session_set_fence_point(p, index):
         return -1
     if operations.head != operations.limit or memory.head != memory.limit:
         return 0

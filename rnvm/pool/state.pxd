@@ -16,7 +16,7 @@ cdef struct ring:              # all positions are LSNs: head <= replayed <= dur
     medium *m
     uint64_t at                # offset of the ring; its size; the offset of its register
     uint64_t size
-    uint64_t register_at
+    uint64_t dual_copy_at
     uint32_t pool_seed
     uint32_t seed
     uint64_t epoch             # of the session; records with another one do not count
@@ -45,8 +45,8 @@ cdef struct session:
 cdef struct retired:           # blocks that a transaction gave back
     uint64_t first
     uint64_t count
-    uint64_t moment            # pool.moment at that time
-    uint64_t lap               # pool.checkpoints at that time: reusable only after the next one
+    uint64_t reclaim_epoch     # pool.reclaim_epoch at that time
+    uint64_t checkpoint_no     # pool.checkpoints at that time: reusable only after the next one
 
 cdef struct pool:
     medium *m
@@ -59,7 +59,7 @@ cdef struct pool:
     session *sessions
     structure *structures
     char *scratch              # room for the longest record
-    uint64_t moment            # advanced by whoever knows the readers; tags retired blocks
+    uint64_t reclaim_epoch     # advanced by whoever knows the readers; tags retired blocks
     uint64_t checkpoints
     retired *limbo             # a queue of blocks that readers may still see
     uint64_t limbo_first

@@ -8,7 +8,7 @@ cdef extern from "<pthread.h>" nogil:
         pass
 
 cdef enum:
-    MOST_RULES = 16
+    RULES_MAX = 16
 
 cdef struct event:
     uint8_t kind
@@ -34,7 +34,7 @@ cdef struct recorder:          # medium.state
     unsigned delay             # of a drain, us
     uint64_t drains            # still to come before one fails; ~0: never
     uint64_t last              # offset of what was sent on its way last
-    uint64_t[MOST_RULES][3] rules      # planted bugs: verb, begin, end
+    uint64_t[RULES_MAX][3] rules       # planted bugs: verb, begin, end
     int rule_count
 
 

@@ -294,7 +294,7 @@ cdef class Model(Medium):
         if bug == "torn-words":
             self.r.torn_words = True
             return
-        if bug not in RULES or self.r.rule_count == MOST_RULES:
+        if bug not in RULES or self.r.rule_count == RULES_MAX:
             raise InvalidArgument(f"no bug {bug!r}", hint=", ".join([*RULES, "torn-words"]))
         self.r.rules[self.r.rule_count][0] = RULES[bug]
         self.r.rules[self.r.rule_count][1] = begin

@@ -1,7 +1,7 @@
 from rnvm.media.medium import Medium
 
-class Mortal(Medium):
-    def __new__(cls, inner: Medium, points: int) -> Mortal: ...
+class FailpointMedium(Medium):
+    def __new__(cls, inner: Medium, points: int) -> FailpointMedium: ...
     @property
     def points(self) -> int: ...
     @property

@@ -71,7 +71,7 @@ cdef int mortal_drain(medium *m) noexcept nogil:
 cdef medium_operations mortal_operations = medium_operations(mortal_write, mortal_write64, mortal_flush, mortal_drain)
 
 
-cdef class Mortal(Medium):
+cdef class FailpointMedium(Medium):
     """Another medium, with whose use the process dies.  inner: what does the work; points: at which it dies, 0: never."""
     cdef life own
     cdef Medium inner

@@ -7,7 +7,7 @@ import uuid
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.layout cimport (
-    RNVM_MOST_CODEC, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE,
+    RNVM_CODEC_MAX, RNVM_OPERATION, RNVM_RETURN, RNVM_TAKE, RNVM_TRANSACTION, RNVM_WRITE,
     rfp_copy_out, rfp_load64_acquire, rnvm_block_at, rnvm_block_of, rnvm_geometry, rnvm_name,
     rnvm_name_at, rnvm_offset, rnvm_session, rnvm_session_at,
 )
@@ -116,7 +116,7 @@ def entry_of(Pool pool not None, bytes name not None):
     cdef rnvm_name *entry
     pool.check()
     entry = <rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, <uint32_t> pool.names[name]))
-    return {"kind": entry.kind, "format": entry.format, "codec": (<char *> entry.codec)[:RNVM_MOST_CODEC].rstrip(b"\0"),
+    return {"kind": entry.kind, "format": entry.format, "codec": (<char *> entry.codec)[:RNVM_CODEC_MAX].rstrip(b"\0"),
             "uuid": uuid.UUID(bytes=(<char *> entry.uuid)[:16]), "root": entry.root, "root_blocks": entry.root_blocks,
             "created": entry.created}
 

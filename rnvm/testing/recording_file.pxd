@@ -3,7 +3,7 @@
 from rnvm.media.file cimport File
 
 
-cdef class Tape(File):
+cdef class RecordingFile(File):
     """A file in memory."""
     cdef readonly bytes content        # at first
     cdef readonly list events          # (offset, bytes) for a write, None for a sync

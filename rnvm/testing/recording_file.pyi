@@ -1,6 +1,6 @@
 from rnvm.media.file import File
 
-class Tape(File):
+class RecordingFile(File):
     deaf: bool
     @property
     def content(self) -> bytes: ...

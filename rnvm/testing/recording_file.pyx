@@ -11,7 +11,7 @@ from rfp.errors import FabricError
 
 cdef int write_tape(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept nogil:
     with gil:
-        tape = <Tape> f.owner
+        tape = <RecordingFile> f.owner
         tape.outside = not tape.area[0] <= at < tape.area[1]
         tape.events.append((at, PyBytes_FromStringAndSize(<const char *> bytes, n)))
     return 0
@@ -21,7 +21,7 @@ cdef int sync_tape(file *f) noexcept nogil:
     if f.broken:
         return f.broken
     with gil:
-        tape = <Tape> f.owner
+        tape = <RecordingFile> f.owner
         if not (tape.deaf and tape.outside):
             tape.events.append(None)
     return 0
@@ -32,7 +32,7 @@ cdef int log_tape(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept 
     return error if error else sync_tape(f)
 
 
-cdef class Tape(File):
+cdef class RecordingFile(File):
     """A file in memory, and all that was written to it.
 
     content: what is durable at first.  area: offsets of the write-ahead area in it.  deaf: plant a disk that ignores a sync after

@@ -14,7 +14,7 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
-from rnvm.format.node cimport RNVM_LARGEST_NODE, RNVM_NODE, rnvm_node, rnvm_node_crc
+from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX, rnvm_node, rnvm_node_crc
 from rnvm.frontend._front cimport frontend, instance, kind
 from structures.testing.undo_memory cimport (
     CHANGED, FREED, NEW, address_of, all_named, arena, cell, commit, copy, draw, drop_copies,
@@ -178,7 +178,7 @@ cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *addre
     if failing(a, &a.fail_news):
         s.error = a.fail_code
         return NULL
-    if length > RNVM_LARGEST_NODE:
+    if length > RNVM_NODE_BYTES_MAX:
         s.error = TOO_LONG
         return NULL
     return make(s, (length + 7) & ~<uint32_t> 7, type, address)

@@ -131,7 +131,7 @@ def test_connections_may_be_closed_twice_and_leave_their_channel_to_the_next():
         first.close()
         second = StoreConnection(kv, 100)
         second.close()
-        assert len(kv.link.channels) == 1
+        assert len(kv.connection.channels) == 1
 
 
 def test_a_closed_handle_drives_nothing():

@@ -295,7 +295,7 @@ def test_whoever_begins_otherwise_is_sent_away(data):
 
 
 def test_whoever_is_too_slow_is_sent_away_and_delays_nobody(monkeypatch):
-    monkeypatch.setattr(tcp_listener, "PATIENCE", 0.3)
+    monkeypatch.setattr(tcp_listener, "PROOF_S_MAX", 0.3)
     with serving(SECRET) as (listener, accepted), raw(listener) as silent, raw(listener) as slow:
         data = packed(Greet(nonce=bytes(32)))
         for byte in data[:-1]:
@@ -317,7 +317,7 @@ def test_the_listener_says_when_it_will_have_something_to_do():
 
 
 def test_of_too_many_strangers_the_oldest_goes(monkeypatch):
-    monkeypatch.setattr(tcp_listener, "MOST_STRANGERS", 4)
+    monkeypatch.setattr(tcp_listener, "STRANGERS_MAX", 4)
     with serving(SECRET) as (listener, accepted), contextlib.ExitStack() as stack:
         strangers = [stack.enter_context(raw(listener)) for _ in range(7)]
         until(lambda: listener.rejected == 3)
@@ -340,7 +340,7 @@ def test_one_turn_takes_a_few_of_those_that_knock_however_many_wait():
             assert now - before <= 16
             turns, before = turns + 1, now
             assert turns < 1000
-        assert len(listener._strangers) == tcp_listener.MOST_STRANGERS
+        assert len(listener._strangers) == tcp_listener.STRANGERS_MAX
 
 
 def test_one_turn_looks_at_a_few_of_the_strangers_that_talk(monkeypatch):
@@ -357,11 +357,11 @@ def test_one_turn_looks_at_a_few_of_the_strangers_that_talk(monkeypatch):
         assert 0 < len(looked) <= 32
         while not all(stranger.examination.greeted for stranger in listener._strangers.values()):
             listener.accept(0.0)  # each of them has its turn
-        assert len(looked) < 60 + tcp_listener.MOST_EVENTS
+        assert len(looked) < 60 + tcp_listener.EVENTS_MAX
 
 
 def test_who_has_greeted_is_not_driven_out_by_those_that_only_knock(monkeypatch):
-    monkeypatch.setattr(tcp_listener, "MOST_STRANGERS", 8)
+    monkeypatch.setattr(tcp_listener, "STRANGERS_MAX", 8)
     with TcpListener(LOOPBACK, SECRET) as listener, contextlib.ExitStack() as stack:
         honest = stack.enter_context(raw(listener))
         honest.sendall(packed(Greet(nonce=bytes(32))))
@@ -376,7 +376,7 @@ def test_who_has_greeted_is_not_driven_out_by_those_that_only_knock(monkeypatch)
 
 
 def test_strangers_of_one_place_make_room_before_the_one_of_another(monkeypatch):
-    monkeypatch.setattr(tcp_listener, "MOST_STRANGERS", 4)
+    monkeypatch.setattr(tcp_listener, "STRANGERS_MAX", 4)
     with TcpListener(parse("rdma://localhost:0"), SECRET) as listener, contextlib.ExitStack() as stack:
         lone = stack.enter_context(socket.socket())
         lone.bind(("127.0.0.2", 0))

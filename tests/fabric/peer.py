@@ -126,9 +126,9 @@ def main() -> None:
             here, there, n = map(int, arguments)
             result = side.pair.execute(WRITE_NOTIFY, side.memory, here, side.theirs, there, n)
         elif verb == "sleep":
-            armed = side.channel.arm()
+            armed = side.channel.prepare_wait()
             print("armed", flush=True)
-            result = side.channel.sleep(armed, float(arguments[0]))
+            result = side.channel.wait(armed, float(arguments[0]))
         elif verb == "sleeper":
             result = litmus.sleeper(side.channel, side.memory, int(arguments[0]), int(arguments[1]), step=10.0)
         elif verb == "publisher":

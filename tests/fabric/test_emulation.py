@@ -249,12 +249,12 @@ def test_a_pair_that_closes_flushes_what_is_on_its_way_and_none_of_it_lands():
 
 def test_a_notify_rings_when_it_lands_and_not_before():
     with connected(ShmFabric(rtt_ns=20 * MS), ShmFabric()) as (a, b):
-        armed = b.channel.arm()
+        armed = b.channel.prepare_wait()
         a.pair.post(WRITE_NOTIFY, a.memory, 128, a.theirs, 128, 8)
-        assert not b.channel.sleep(armed, 0.0)
-        armed = b.channel.arm()
+        assert not b.channel.wait(armed, 0.0)
+        armed = b.channel.prepare_wait()
         drain(a.pair, 1)
-        assert b.channel.sleep(armed, 10.0)
+        assert b.channel.wait(armed, 10.0)
 
 
 def test_requests_happen_in_the_order_of_posting():

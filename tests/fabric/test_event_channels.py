@@ -32,57 +32,57 @@ def ends(request):
 
 def test_a_notify_between_arm_and_sleep_makes_sleep_return_at_once(ends):
     a, b = ends
-    armed = b.channel.arm()
+    armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
     began = time.monotonic()
-    assert b.channel.sleep(armed, LONG)
+    assert b.channel.wait(armed, LONG)
     assert time.monotonic() - began < LONG / 2
 
 
 def test_a_wake_between_arm_and_sleep_makes_sleep_return_at_once(ends):
     channel = ends[0].channel
-    armed = channel.arm()
-    channel.wake()
-    assert channel.sleep(armed, LONG)
+    armed = channel.prepare_wait()
+    channel.notify()
+    assert channel.wait(armed, LONG)
 
 
 def test_a_sleep_without_a_notify_ends_by_time_out(ends):
     a, b = ends
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS       # before arm: for nobody
     assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS
-    armed = b.channel.arm()
+    armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS              # no notify
     began = time.monotonic()
-    assert not b.channel.sleep(armed, 0.02)
+    assert not b.channel.wait(armed, 0.02)
     assert time.monotonic() - began >= 0.02
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
 def test_a_sleep_of_no_time_only_looks(ends, seconds):
     channel = ends[0].channel
-    assert not channel.sleep(channel.arm(), seconds)
+    assert not channel.wait(channel.prepare_wait(), seconds)
 
 
 def test_a_disarmed_channel_is_not_woken_later(ends):
     a, b = ends
-    b.channel.arm()
-    b.channel.disarm()
+    b.channel.prepare_wait()
+    b.channel.cancel_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
-    assert not b.channel.sleep(b.channel.arm(), 0.001)
+    assert not b.channel.wait(b.channel.prepare_wait(), 0.001)
 
 
 @pytest.mark.parametrize("how", ["notify", "wake"])
 def test_a_sleeping_thread_is_woken(ends, how):
     a, b = ends
     woken = []
-    sleeper = threading.Thread(target=lambda: woken.append(b.channel.sleep(b.channel.arm(), LONG)))
+    sleeper = threading.Thread(target=lambda: woken.append(b.channel.wait(b.channel.prepare_wait(), LONG)))
     sleeper.start()
     deadline = time.monotonic() + LONG
     while sleeper.is_alive() and time.monotonic() < deadline:      # also when the first one came before arm
         if how == "notify":
             assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
         else:
-            b.channel.wake()
+            b.channel.notify()
         sleeper.join(0.001)
     sleeper.join()
     assert woken == [True]
@@ -90,16 +90,16 @@ def test_a_sleeping_thread_is_woken(ends, how):
 
 def test_a_notify_of_nothing_rings_too(ends):
     a, b = ends
-    armed = b.channel.arm()
+    armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 0) == SUCCESS
-    assert b.channel.sleep(armed, LONG)
+    assert b.channel.wait(armed, LONG)
 
 
 def test_a_refused_notify_wakes_nobody(ends):
     a, b = ends
-    armed = b.channel.arm()
+    armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 2**64 - 1, 8) != SUCCESS
-    assert not b.channel.sleep(armed, 0.001)
+    assert not b.channel.wait(armed, 0.001)
 
 
 @pytest.mark.parametrize("make", SHM_AND_VERBS)
@@ -108,20 +108,20 @@ def test_channels_in_one_region_ring_apart(make):
         make() as fabric, fabric.register(PAGE, REMOTE_WRITE) as bells, fabric.event_channel(bells, 0) as first,
         fabric.event_channel(bells, 64) as second,
     ):
-        armed = first.arm(), second.arm()
+        armed = first.prepare_wait(), second.prepare_wait()
         first.wake()
-        assert first.sleep(armed[0], LONG)
-        assert not second.sleep(armed[1], 0.001)
+        assert first.wait(armed[0], LONG)
+        assert not second.wait(armed[1], 0.001)
 
 
 def test_a_peer_that_writes_nonsense_into_the_bell_causes_wake_ups_and_no_more(shm_ends):
     a, b = shm_ends
-    armed = b.channel.arm()
+    armed = b.channel.prepare_wait()
     a.theirs.write(0, b"\xff" * 64)
-    assert b.channel.sleep(armed, LONG)
-    armed = b.channel.arm()
+    assert b.channel.wait(armed, LONG)
+    armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
-    assert b.channel.sleep(armed, LONG)
+    assert b.channel.wait(armed, LONG)
 
 
 @pytest.mark.parametrize("offset", [1, 4, 32, PAGE, PAGE - 32, 2**64 - 64])
@@ -146,9 +146,9 @@ def test_a_closed_channel_sleeps_no_more_and_closes_again(ends):
     fabric, channel = ends[0].fabric, ends[0].channel
     channel.close()
     channel.close()
-    channel.wake()
-    channel.disarm()
-    assert not channel.sleep(channel.arm(), LONG)
+    channel.notify()
+    channel.cancel_wait()
+    assert not channel.wait(channel.prepare_wait(), LONG)
     with pytest.raises(Closed):
         fabric.queue_pair(channel, -1, -1)
 
@@ -178,14 +178,14 @@ def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_fo
             posted += a.pair.post(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8, id=posted)
         done += len(a.pair.poll(64))
         if tending == "tend":
-            b.channel.tend()
+            b.channel.replenish()
         elif tending == "poll":
             b.pair.poll(1)
         elif tending == "sleep":
-            b.channel.sleep(b.channel.arm(), 0.0)
+            b.channel.wait(b.channel.prepare_wait(), 0.0)
         elif time.monotonic() - looked > 0.3:      # on shm there is always room; on verbs the rest has to wait
             assert done == 1000 or 100 < done < 1000
-            b.channel.tend()
+            b.channel.replenish()
             looked = time.monotonic()
         assert time.monotonic() - looked < 2 * LONG
 

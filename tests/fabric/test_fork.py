@@ -70,8 +70,8 @@ def test_a_childs_handles_refuse_and_the_parents_go_on(ends):
     def check():
         assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 5) == FLUSHED
         assert not a.pair.alive()
-        assert not a.channel.sleep(a.channel.arm(), 1.0)
-        a.channel.wake()
+        assert not a.channel.wait(a.channel.prepare_wait(), 1.0)
+        a.channel.notify()
         for call in (lambda: a.memory.read(0, 1), lambda: a.theirs.read(0, 1), lambda: a.theirs.write(0, b"x"),
                      a.memory.fileno, a.memory.descriptor, a.pair.descriptor):
             with pytest.raises(Closed):

@@ -63,9 +63,9 @@ def test_a_notify_wakes_a_sleeping_process(peer):
 
 
 def test_a_process_is_woken_by_its_peers_notify(peer):
-    armed = peer.channel.arm()
+    armed = peer.channel.prepare_wait()
     peer.tell("notify", 256, 256, 8)
-    assert peer.channel.sleep(armed, 10.0)
+    assert peer.channel.wait(armed, 10.0)
     assert peer.answer() == str(SUCCESS)
 
 
@@ -118,10 +118,10 @@ def test_a_peer_that_hangs_up_is_gone_though_its_process_lives(peer):
 
 
 def test_a_sleeper_whose_peer_dies_wakes_at_the_end_of_its_step(peer):
-    armed = peer.channel.arm()
+    armed = peer.channel.prepare_wait()
     peer.tell("crash")
     began = time.monotonic()
-    assert not peer.channel.sleep(armed, 0.05)
+    assert not peer.channel.wait(armed, 0.05)
     assert time.monotonic() - began < 5.0
     until(lambda: not peer.pair.alive())
 

@@ -250,11 +250,11 @@ def test_everything_closes_in_any_order(ends):
             for each in order:
                 things[each].close()
             assert c.pair.execute(READ, c.memory, 0, c.theirs, 0, 8) == FLUSHED
-            assert not c.channel.sleep(c.channel.arm(), 0.001)
+            assert not c.channel.wait(c.channel.prepare_wait(), 0.001)
     for each in (a.fabric, a.memory, b.theirs, b.channel, a.theirs, b.memory, b.pair, a.channel, a.pair):
         each.close()
     assert a.pair.execute(READ, a.memory, 0, a.theirs, 0, 8) == FLUSHED
-    assert not a.channel.sleep(a.channel.arm(), 0.001)
+    assert not a.channel.wait(a.channel.prepare_wait(), 0.001)
 
 
 def test_a_pair_flushes_before_it_is_connected(ends):

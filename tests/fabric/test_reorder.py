@@ -117,15 +117,15 @@ def test_nothing_moves_unless_it_is_polled(ends):
 def test_a_notify_rings_only_when_all_of_its_write_has_landed(ends):
     a, b = ends
     a.memory.write(1024, b"".join(LINES[1:9]))
-    armed = b.channel.arm()
+    armed = b.channel.prepare_wait()
     a.pair.post(WRITE_NOTIFY, a.memory, 1024, a.theirs, 1024, 8 * 64)
     for _ in range(STEPS):
         landed = lines_of(b.memory, 1024, 8).count(0) == 0
-        woken = b.channel.sleep(armed, 0.0)
+        woken = b.channel.wait(armed, 0.0)
         assert landed or not woken
         if woken:
             break
-        armed = b.channel.arm()
+        armed = b.channel.prepare_wait()
         a.pair.poll()
     else:
         raise AssertionError("never woken")

@@ -267,9 +267,9 @@ def test_more_queue_pairs_than_share_a_completion_queue_wake_one_sleeper():
             there.connect(here.descriptor(), None)
             pairs.append((here, there))
         for here, _ in pairs:
-            armed = channel.arm()
+            armed = channel.prepare_wait()
             assert here.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
-            assert channel.sleep(armed, 10.0)
+            assert channel.wait(armed, 10.0)
         channel.close()                         # before its queue pairs: they keep what they need of it
         for here, there in pairs:
             assert here.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS
@@ -309,8 +309,8 @@ def test_a_childs_handles_behave_as_closed_and_the_parents_go_on(ends):
     def check():
         assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 5) == FLUSHED
         assert not a.pair.alive()
-        assert not a.channel.sleep(a.channel.arm(), 1.0)
-        a.channel.wake()
+        assert not a.channel.wait(a.channel.prepare_wait(), 1.0)
+        a.channel.notify()
         for call in (lambda: a.memory.read(0, 1), a.memory.descriptor, a.pair.descriptor, a.fabric.domain):
             with pytest.raises(Closed):
                 call()

@@ -169,7 +169,7 @@ def until(fact: Callable[[], Any], seconds: float = SECONDS) -> Any:
 
 def under_way(kv: rfp.Client) -> bool:
     """Whether a thread is inside a call of this handle, and its request written or about to be."""
-    return any(channel.busy for channel in kv.link.channels)
+    return any(channel.busy for channel in kv.connection.channels)
 
 
 def main() -> None:

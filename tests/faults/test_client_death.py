@@ -28,7 +28,7 @@ def use():
     while True: kv.put(b'upload', value); kv.get(b'large'); kv.incr(b'n')
 for _ in range(4): threading.Thread(target=use, daemon=True).start()
 use()""",
-    "connecting": "while True:\n    with rfp.connect(kv.link.address) as other: other.get(b'large')",
+    "connecting": "while True:\n    with rfp.connect(kv.connection.address) as other: other.get(b'large')",
 }
 
 

@@ -88,7 +88,7 @@ def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
         child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
                                  start_new_session=True)
         def interrupt():
-            while not any(channel.busy for channel in kv.link.channels): pass
+            while not any(channel.busy for channel in kv.connection.channels): pass
             os.kill(os.getpid(), signal.SIGINT)
         try:
             kv = rfp.connect(child.stdout.readline().strip(), timeout=60)

@@ -233,11 +233,11 @@ def everything(folder: Path) -> tuple[contextlib.ExitStack, dict[str, Any]]:
     kv.put(b"large", bytes(MIB))
     kv.get(b"large")
     things["registration"] = open_(kv.register(bytearray(MIB)))
-    things["channel"] = kv.link.channels[0]
+    things["channel"] = kv.connection.channels[0]
     things["ring"] = things["channel"].rings[0]
-    things["arena"] = kv.link.arenas[0]
+    things["arena"] = kv.connection.arenas[0]
     things["region"], things["remote"], things["events"] = things["channel"].reply, things["channel"].requests, things["channel"].events
-    things["link"], things["connection"] = kv.link, kv.link.connection
+    things["link"], things["connection"] = kv.connection, kv.connection.control
     things["rpc server"] = open_(rfp.RpcServer(bytes))
     things["rpc client"] = open_(rfp.RpcClient(things["rpc server"].address))
     things["rpc client"].call(b"1")

@@ -86,7 +86,7 @@ def first_call(address: str) -> None:
 
 def alone(kv: rfp.Client) -> bool:
     """Whether one client, with the rings of one thread, is all that the server has."""
-    return [each["threads"] for each in kv.link.figures(clock.now_ns() + 10**10)["clients"]] == [1]
+    return [each["threads"] for each in kv.connection.figures(clock.now_ns() + 10**10)["clients"]] == [1]
 
 
 def use(kv: rfp.Client, seen: set[str]) -> None:
@@ -119,7 +119,7 @@ def test_after_an_interrupt_in_a_first_call_the_next_call_works(address: str, st
             assert kv.get(b"k") == b"v", number
             assert kv.put(b"mine", b"%d" % number) and kv.get(b"mine") == b"%d" % number, number
             # No rings are left at the server that nobody uses.
-            assert len(kv.link.channels) == 1, number
+            assert len(kv.connection.channels) == 1, number
             until(partial(alone, kv))
         assert descriptors() == before, number
 
@@ -175,7 +175,7 @@ def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_th
         return request
 
     def handler(*_: object) -> None:
-        kept.extend(client.link.channels)  # else their memory would be anybody's
+        kept.extend(client.connection.channels)  # else their memory would be anybody's
         client.call(b"within")
 
     old = signal.signal(signal.SIGALRM, handler)
@@ -191,10 +191,10 @@ def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_th
             finally:
                 go.set()
                 thread.join()
-            link = client.link
+            link = client.connection
             assert len(kept) == 1
             assert client.call(b"next") == b"next"
-            assert client.link is link, "the call used the rings that are gone"
+            assert client.connection is link, "the call used the rings that are gone"
             assert kept[0] not in link.channels
     finally:
         signal.signal(signal.SIGALRM, old)

@@ -87,7 +87,7 @@ def test_threads_of_a_c_library_and_of_python_use_one_handle(library: ctypes.CDL
         assert {what for (_, what), n in outcome.items() if n} == {"fine"}, outcome
         assert [outcome[f"C's {number}", "fine"] for number in range(3)] == [300] * 3
         # A thread leaves its rings to the next, also where it goes on without them.
-        assert len(handle.link.channels) <= 6
+        assert len(handle.connection.channels) <= 6
 
 
 def test_greenlets_and_a_pool_of_threads_use_one_handle(tmp_path: Path) -> None:

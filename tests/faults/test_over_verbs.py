@@ -144,12 +144,12 @@ def test_large_values_move_with_and_without_registered_buffers(kv: rfp.Client) -
     kv.put(b"large", value)
     assert kv.get(b"large") == value  # through the client's own buffer, from several chunks
     source, target = np.frombuffer(value[::-1], np.uint8), np.zeros(5 * MIB + 7, np.uint8)
-    lent = len(kv.link.regions)
+    lent = len(kv.connection.regions)
     with kv.register(source), kv.register(target):
         kv.put(b"large", source)
         assert kv.get_into(b"large", target[7:]) == len(source)
     assert target[7:].tobytes() == source.tobytes()
-    assert len(kv.link.regions) == lent  # nothing was borrowed for it
+    assert len(kv.connection.regions) == lent  # nothing was borrowed for it
     unaligned = bytearray(5 * MIB + 3)
     assert kv.get_into(b"large", memoryview(unaligned)[3:]) == len(source)
     assert unaligned[3:] == source.tobytes()
@@ -157,7 +157,7 @@ def test_large_values_move_with_and_without_registered_buffers(kv: rfp.Client) -
 
 def test_only_what_is_asked_for_of_an_arena_is_registered(server: rfp.Server) -> None:
     with rfp.connect(server.address, timeout=30) as kv:
-        (guest,) = (each for each in server._host.guests if each.connection.remote and not each.chunks)
+        (guest,) = (each for each in server._host.clients if each.control.remote and not each.chunks)
         kv.put(b"one", pattern(3000))
         assert not guest.chunks
         assert kv.get(b"one") == pattern(3000)
@@ -254,19 +254,19 @@ def test_the_control_connection_may_speak_tls(tmp_path: Path) -> None:
             kv.put(b"k", pattern(3000))
             assert kv.get(b"k") == pattern(3000)
             for _ in range(30):  # more than one goes into a record
-                assert kv.link.figures(time.monotonic_ns() + 30 * 10**9)["connected"] == 1
+                assert kv.connection.figures(time.monotonic_ns() + 30 * 10**9)["connected"] == 1
         with pytest.raises(ConnectionFailed):
             rfp.connect(server.address, timeout=5)
 
 
 def test_who_does_not_know_the_secret_gets_nothing(server: rfp.Server) -> None:
-    before = len(server._host.guests)
+    before = len(server._host.clients)
     for wrong in ("another secret than theirs", None):
         with pytest.MonkeyPatch.context() as patch:
             patch.delenv("RFP_SECRET_FILE")
             with pytest.raises(HandshakeFailed, match="secret"):
                 rfp.connect(server.address, secret=wrong)
-    assert len(server._host.guests) == before
+    assert len(server._host.clients) == before
 
 
 def test_a_clients_keys_are_worth_nothing_to_another(server: rfp.Server) -> None:
@@ -277,14 +277,14 @@ def test_a_clients_keys_are_worth_nothing_to_another(server: rfp.Server) -> None
         victim.put(b"k", pattern(3000))
         assert victim.get(b"k") == pattern(3000)
         thief.ping()
-        (theirs,), (ours,) = victim.link.channels, thief.link.channels
-        for opcode, region in ((READ, theirs.responses), (WRITE, theirs.requests), (READ, victim.link.beat)):
+        (theirs,), (ours,) = victim.connection.channels, thief.connection.channels
+        for opcode, region in ((READ, theirs.responses), (WRITE, theirs.requests), (READ, victim.connection.heartbeat)):
             pair = ours.rings[0].pair
             assert pair.execute(opcode, ours.scratch, 0, region, 0, 8, timeout=20) != SUCCESS
             thief.close()
             thief = rfp.connect(server.address, timeout=30)
             thief.ping()
-            (ours,) = thief.link.channels
+            (ours,) = thief.connection.channels
         assert victim.get(b"k") == pattern(3000)
         thief.close()
 
@@ -306,10 +306,10 @@ def test_access_ends_with_the_control_connection(server: rfp.Server) -> None:
     with rfp.connect(server.address, timeout=30, reconnect=False) as kv:
         kv.put(b"k", pattern(3000))
         kv.get(b"k")
-        (channel,) = kv.link.channels
-        served = len(server._host.guests)
-        kv.link.connection.shutdown()
-        until(lambda: len(server._host.guests) == served - 1 and not server._host.ending)
+        (channel,) = kv.connection.channels
+        served = len(server._host.clients)
+        kv.connection.control.shutdown()
+        until(lambda: len(server._host.clients) == served - 1 and not server._host.ending)
         for ring in channel.rings:
             assert ring.pair.execute(READ, channel.scratch, 0, channel.responses, 0, 64, timeout=20) != SUCCESS
 
@@ -339,14 +339,14 @@ def load(process: Process, address: str, call: str) -> None:
 @pytest.mark.parametrize("call", ["kv.get(b'large')", "kv.put(b'large', bytes(300_000))"])
 def test_a_client_killed_in_the_middle_of_anything_leaves_nothing(server: rfp.Server, kv: rfp.Client, call: str) -> None:
     kv.ping()
-    before = len(server._host.guests)
+    before = len(server._host.clients)
     process = Process()
     load(process, server.address, call)
-    until(lambda: len(server._host.guests) == before + 1)
+    until(lambda: len(server._host.clients) == before + 1)
     served = server.figures()["served"]
     until(lambda: server.figures()["served"] > served + 10)
     process.kill()
-    until(lambda: len(server._host.guests) == before and not server._host.ending)
+    until(lambda: len(server._host.clients) == before and not server._host.ending)
     until(lambda: kv.stats()["pins"] == 0 and kv.stats()["uploads"] == 0)
     assert kv.put(b"still", b"here")
 
@@ -471,7 +471,7 @@ def test_closing_does_not_wait_for_an_answer_on_the_control_channel(server: rfp.
         time.sleep(2)
         return attach(*arguments)
 
-    before = len(server._host.guests)
+    before = len(server._host.clients)
     kv = rfp.connect(server.address, timeout=30)
     kv.put(b"k", pattern(5000))
     monkeypatch.setattr(server._host, "_chunk", slowly)
@@ -484,7 +484,7 @@ def test_closing_does_not_wait_for_an_answer_on_the_control_channel(server: rfp.
     assert time.monotonic() - started < 1.5
     thread.join()
     assert isinstance(found[0][1], Closed)
-    until(lambda: len(server._host.guests) == before and not server._host.ending)
+    until(lambda: len(server._host.clients) == before and not server._host.ending)
 
 
 def test_a_server_closes_under_load(address: str) -> None:

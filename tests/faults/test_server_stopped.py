@@ -69,7 +69,7 @@ def test_slots_come_back_when_the_server_does(start: Callable[..., Any], mode: s
     server = start("server", allow_bypass=True)
     with rfp.connect(server.address, mode=mode) as kv:
         kv.incr(b"n")
-        slots = kv.link.slots
+        slots = kv.connection.slots
         for _ in range(2):
             before = int(kv.get(b"n"))
             server.stop()

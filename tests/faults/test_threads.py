@@ -96,7 +96,7 @@ def test_threads_that_end_leave_their_rings_to_others(server: rfp.Server) -> Non
         assert kv.get(b"n") == b"240"
         (client,) = server.figures()["clients"]
         assert client["threads"] <= 5, "rings grow with the number of threads that there ever were"
-        assert server.figures()["workers"][0]["rings"] == client["threads"] == len(kv.link.channels)
+        assert server.figures()["workers"][0]["rings"] == client["threads"] == len(kv.connection.channels)
 
 
 def test_a_hundred_threads_at_once(server: rfp.Server) -> None:

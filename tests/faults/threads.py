@@ -39,9 +39,9 @@ class Call:
             self._ready.set()
 
     def begin(self) -> Call:
-        before = sum(channel.busy for channel in self._kv.link.channels)
+        before = sum(channel.busy for channel in self._kv.connection.channels)
         self._go.set()
-        until(lambda: sum(channel.busy for channel in self._kv.link.channels) > before or not self._thread.is_alive())
+        until(lambda: sum(channel.busy for channel in self._kv.connection.channels) > before or not self._thread.is_alive())
         return self
 
     def result(self, seconds: float = 30) -> Any:

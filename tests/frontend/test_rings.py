@@ -13,7 +13,7 @@ import rnvm
 from rfp.control import Credentials
 from rfp.errors import ConnectionFailed, HandshakeFailed, QuotaExceeded
 from rfp.fabric.fabric import REMOTE_WRITE, SUCCESS, WRITE
-from rfp.protocol.client.connection import Link
+from rfp.protocol.client.connection import Connection
 from rfp.protocol.client.opener import Opener
 from rfp.testing import ring_harness as steps
 from rnvm import pools
@@ -38,8 +38,8 @@ def deadline() -> int:
 class Client:
     """A front-end's connection, used by hand."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, link: Connection) -> None:
+        self.connection = link
         self.channel = link.attach(deadline())
         self.ring = self.channel.rings[0]
         self.buffer = link.fabric.register(4096, 0)
@@ -59,7 +59,7 @@ class Client:
         self.session, _, self.epoch, *_, self.ticket, self.pool = ATTACHED.unpack(payload)
 
     def rings(self) -> object:
-        return self.link.memory(self.ticket, REMOTE_WRITE, deadline(), files=True)
+        return self.connection.memory(self.ticket, REMOTE_WRITE, deadline(), files=True)
 
 
 @contextlib.contextmanager
@@ -81,7 +81,7 @@ def test_a_sessions_rings_are_given_to_who_was_told_its_ticket(direct: rnvm.Back
         assert one.ticket != two.ticket
         for number in (0, 1, 2, one.session + 1, one.ticket ^ 1):
             with pytest.raises(ConnectionFailed):
-                two.link.memory(number, REMOTE_WRITE, deadline())
+                two.connection.memory(number, REMOTE_WRITE, deadline())
         one.rings()
         one.call(DETACH)
         with pytest.raises(ConnectionFailed):
@@ -177,7 +177,7 @@ def test_a_pool_is_registered_for_a_front_end_as_far_as_it_has_looked(connect: C
         fe = connect(backend, timeout=SOON)
         sample = Sample(fe, "s")
         sample.add(1)
-        (guest,) = backend._host.guests
+        (guest,) = backend._host.clients
         assert list(guest.chunks) == [(0, 0)]
         sample.check()  # READs all maps of blocks
         assert list(guest.chunks) == [(0, 0), (0, 1)]

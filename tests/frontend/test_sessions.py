@@ -18,7 +18,7 @@ import rnvm
 import rnvm.cli
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, NotFound, OutOfMemory, QuotaExceeded, StorageFailed
 from rfp.protocol.client.channel import Channel
-from rfp.protocol.client.connection import Link
+from rfp.protocol.client.connection import Connection
 from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
@@ -31,7 +31,7 @@ from .processes import Process, address_of, served
 from .test_rings import client
 
 
-class LostLink(Link):
+class LostConnection(Connection):
     """Is lost when the session has begun at the back-end, and its front-end does not know which it is."""
 
     def memory(self, *_: Any, **__: Any) -> Any:
@@ -43,10 +43,10 @@ class Losing(Opener):
 
     lost = -1
 
-    def __call__(self, deadline: int) -> Link:
+    def __call__(self, deadline: int) -> Connection:
         link = super().__call__(deadline)
         if 0 <= self.lost < 3:
-            link.__class__ = LostLink
+            link.__class__ = LostConnection
         self.lost += 1
         return link
 
@@ -126,7 +126,7 @@ class GivingUp(Opener):
         super().__init__(*arguments, **options)
         self.moment = moment
 
-    def __call__(self, deadline: int) -> Link:
+    def __call__(self, deadline: int) -> Connection:
         link = super().__call__(deadline)
         attach, memory = link.attach, link.memory
 

@@ -30,7 +30,7 @@ OK, NOT_FOUND, DEFERRED = 0, 1, 10
 RESPONSE_CRC = 1
 REPLIES = 128  # offset of the reply slots in the reply region
 FIRST = 256  # F: bytes of the first READ of a response
-LARGEST_PIECE = 64 << 10
+PIECE_MAX = 64 << 10
 
 
 class Ring:
@@ -167,7 +167,7 @@ class Store:
         while status == DEFERRED and time.monotonic() < deadline:
             status, _kind, upload, _payload = ring.call(BEGIN, PUT.pack(len(key), len(value), 0, 0) + key)
         assert status == OK, status
-        most = min(LARGEST_PIECE, self.staging_size)
+        most = min(PIECE_MAX, self.staging_size)
         for at in range(0, len(value), most):
             piece = value[at : at + most]
             self.buffer.write(0, piece)

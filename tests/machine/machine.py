@@ -38,7 +38,7 @@ from .calls import EMPTY, KINDS, UNKNOWN, Call, Content
 World = dict[str, Content]
 FAILED = object()
 
-MOST_WORLDS = 64
+WORLDS_MAX = 64
 WIDE = 70  # more structures than a record has parts for
 SHORT, BRIEF = 0.03, 5.0  # seconds that a call may take, where somebody keeps the lock for longer; that and others by default
 PATIENT = 20.0  # where nobody does
@@ -192,7 +192,7 @@ class Machine(RuleBasedStateMachine):
         for world in worlds:
             if world not in unique:
                 unique.append(world)
-        assert len(unique) <= MOST_WORLDS
+        assert len(unique) <= WORLDS_MAX
         self.worlds = unique
 
     def exists(self, name: str) -> bool | None:

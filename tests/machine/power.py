@@ -11,7 +11,7 @@ import rnvm
 import structures
 from rfp import address as addresses
 from rnvm.check import check
-from rnvm.media.medium import Private
+from rnvm.media.medium import VolatileMemory
 from rnvm.pool.pool import Pool, format_medium
 from rnvm.sizes import Sizes
 from rnvm.testing.crash_model import Crashes, Model
@@ -68,7 +68,7 @@ class Power:
         """What `rnvm check` finds in the end."""
         self.backend.close()
         image = Crashes(self.model).at_point(self.moment, 0)
-        with contextlib.closing(Private(LENGTH)) as view:
+        with contextlib.closing(VolatileMemory(LENGTH)) as view:
             for at in range(0, LENGTH, PIECE):
                 view.poke(at, image[at : at + PIECE])
             return check.check_copy(view)

@@ -67,7 +67,7 @@ def grow(path: Path) -> None:
 
 TOOLS = [look, recover, change, touch, repair, grow]
 STEPS: list[tuple[Any, str]] = [
-    (check, "mend_copy"), (check, "mend_nodes"), (check, "check_copy"), (pools, "open_pool"),
+    (check, "repair_copy"), (check, "repair_nodes"), (check, "check_copy"), (pools, "open_pool"),
     (pools.Claim, "view"), (pools.Claim, "raw"), (pools.Claim, "pool"), (sys.modules[__name__], "midway"),
 ]  # fmt: skip
 """Of these tools."""

@@ -15,7 +15,7 @@ from rfp.errors import InvalidArgument, PoolDamaged, PoolTooNew
 from rnvm import pools, sizes
 from rnvm.check import check
 from rnvm.media import wal
-from rnvm.media.medium import Private
+from rnvm.media.medium import VolatileMemory
 from rnvm.testing import log_driver
 
 pytestmark = pytest.mark.usefixtures("small_logs")
@@ -58,7 +58,7 @@ def path(killed, tmp_path):
 
 def look(path: Path) -> dict[str, int]:
     content = path.read_bytes()
-    view = Private(len(content))
+    view = VolatileMemory(len(content))
     view.poke(0, content)
     area = wal.look(view)
     assert area is not None

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from rfp.errors import OutOfMemory
-from rnvm.media.medium import Private
+from rnvm.media.medium import VolatileMemory
 from rnvm.pool.pool import Pool, format_medium
 from rnvm.sizes import Sizes
 from rnvm.testing import log_driver
@@ -23,7 +23,7 @@ class BlocksMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        private = Private(LENGTH)
+        private = VolatileMemory(LENGTH)
         format_medium(private, SIZES)
         self.pool = Pool(private)
         self.model = [0] * BLOCKS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rfp.errors import PoolDamaged
 from rnvm import pools
 from rnvm.check import check
-from rnvm.media.medium import Private
+from rnvm.media.medium import VolatileMemory
 from rnvm.pool.pool import Pool, format_medium
 from rnvm.testing import log_driver
 from rnvm.testing.crash_model import Model
@@ -79,7 +79,7 @@ IMAGE, REACHED = make()
 
 
 def opened(image: bytes) -> Pool:
-    private = Private(LENGTH)
+    private = VolatileMemory(LENGTH)
     private.poke(0, image)
     return Pool(private)
 
@@ -99,15 +99,15 @@ def flipped(image: bytes, bits: list[tuple[int, int]]) -> bytes:
 
 
 def checked(image: bytes) -> check.Checked:
-    private = Private(LENGTH)
+    private = VolatileMemory(LENGTH)
     private.poke(0, image)
     return check.check_copy(private)
 
 
 def mended(image: bytes) -> tuple[bytes, list[str], list[str]]:
-    private = Private(LENGTH)
+    private = VolatileMemory(LENGTH)
     private.poke(0, image)
-    done, lost = check.mend_copy(private)
+    done, lost = check.repair_copy(private)
     result = private.read(0, LENGTH)
     private.close()
     return result, done, lost
@@ -172,7 +172,7 @@ def test_several_flipped_bits_are_found_and_what_cannot_be_mended_is_said(flips)
         assert {flip[2] for flip in flips} & {"header", "superblock"}, error
         return
     assert done or lost
-    private = Private(LENGTH)
+    private = VolatileMemory(LENGTH)
     private.poke(0, image)
     with Pool(private, accept_loss=True) as pool:
         assert set(pool.names) <= {b"a", b"b"}
@@ -184,7 +184,7 @@ def test_words_find_every_single_and_double_flip():
     # 48 bits of value, 16 of check: whatever two bits of a word flip, it is no longer whole.
     at = PLACES["groups"] + 8
     word = int.from_bytes(IMAGE[at : at + 8], "little")
-    private = Private(LENGTH)
+    private = VolatileMemory(LENGTH)
     private.poke(0, IMAGE)
     for i in range(64):
         for j in range(i, 64):

@@ -29,8 +29,8 @@ from rfp.errors import (
 )
 from rnvm import pools
 from rnvm.check import check
-from rnvm.media.file import Image
-from rnvm.media.medium import Private
+from rnvm.media.file import FileMedium
+from rnvm.media.medium import VolatileMemory
 from rnvm.media.pmem import Direct, flush_instruction
 from rnvm.pool.pool import Pool
 from rnvm.testing import log_driver
@@ -296,7 +296,7 @@ def test_an_image_keeps_what_it_was_given(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 64)
     with open(path, "r+b") as file:
-        medium = Image(1 << 14, file.fileno())
+        medium = FileMedium(1 << 14, file.fileno())
     assert medium.read(0, 256) == bytes(range(256))
     medium.write(100, b"written")
     medium.poke(9000, b"poked")
@@ -314,7 +314,7 @@ def test_many_who_drain_share_a_sync(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(1 << 16))
     with open(path, "r+b") as file:
-        medium = Image(1 << 16, file.fileno())
+        medium = FileMedium(1 << 16, file.fileno())
     rounds, start = 50, threading.Barrier(8)
 
     def work(index: int) -> None:
@@ -481,7 +481,7 @@ def test_looking_at_a_file_in_memory_fills_no_holes_and_takes_memory_only_for_wh
 
 def open_private(path):
     with open(path, "rb") as file:
-        return Private(os.fstat(file.fileno()).st_size, file.fileno())
+        return VolatileMemory(os.fstat(file.fileno()).st_size, file.fileno())
 
 
 def test_a_pool_on_a_disk_takes_memory_only_for_what_is_in_it(tmp_path):

@@ -13,16 +13,16 @@ import pytest
 from rfp.errors import StorageFailed
 from rnvm import sizes
 from rnvm.media import wal
-from rnvm.media.file import File, Image
+from rnvm.media.file import File, FileMedium
 from rnvm.pool.pool import format_medium
 from rnvm.testing.crash_model import Model
-from rnvm.testing.recording_file import Tape
+from rnvm.testing.recording_file import RecordingFile
 
 PAGE, SECTOR, WORD = 4096, 512, 8
-SIZES = sizes.Sizes(block=512, names=1, sessions=1, operation_ring=4096, memory_ring=4096, group_map=512, ahead=10 * PAGE)
+SIZES = sizes.Sizes(block=512, names=1, sessions=1, operation_ring=4096, memory_ring=4096, group_map=512, wal=10 * PAGE)
 LENGTH = SIZES.groups_at + 10 * PAGE
 DATA = SIZES.groups_at  # bytes that nobody but the test cares about
-AREA = (SIZES.ahead_at, SIZES.ahead_at + SIZES.ahead)
+AREA = (SIZES.wal_at, SIZES.wal_at + SIZES.wal)
 PLACES = LENGTH - DATA
 
 
@@ -38,7 +38,7 @@ FRESH = fresh()
 class Disk:
     """What a crash of a tape can leave: each sector that was written since the last sync as any of these writes left it, or as it was."""
 
-    def __init__(self, tape: Tape) -> None:
+    def __init__(self, tape: RecordingFile) -> None:
         self.tape = tape
         self.at = 0
         self.durable = bytearray(tape.content)
@@ -80,8 +80,8 @@ class Run:
 
     def __init__(self, content: bytes, may: dict[int, set[bytes]], rng: random.Random, deaf: bool = False) -> None:
         self.rng = rng
-        self.tape = Tape(content, AREA, deaf)
-        self.image = Image(LENGTH, file=self.tape)
+        self.tape = RecordingFile(content, AREA, deaf)
+        self.image = FileMedium(LENGTH, file=self.tape)
         self.may = {word: set(values) for word, values in may.items()}
         self.history: list[tuple[int, dict[int, set[bytes]]]] = []  # (events so far, what is allowed from here on)
         for word, values in self.may.items():
@@ -213,12 +213,12 @@ def test_the_model_catches(bug):
 
 
 def frames(content: bytes) -> int:
-    area = wal.look(Image(LENGTH, file=Tape(content)))
+    area = wal.look(FileMedium(LENGTH, file=RecordingFile(content)))
     assert area is not None
     return area["frames"]
 
 
-def written(tape: Tape) -> bytes:
+def written(tape: RecordingFile) -> bytes:
     """The file, with all that was written to it."""
     disk = Disk(tape)
     disk.advance(len(tape.events))
@@ -226,8 +226,8 @@ def written(tape: Tape) -> bytes:
 
 
 def test_a_drain_is_one_write_and_one_sync_however_much_was_sent():
-    tape = Tape(FRESH, AREA)
-    image = Image(LENGTH, file=tape)
+    tape = RecordingFile(FRESH, AREA)
+    image = FileMedium(LENGTH, file=tape)
     image.write(DATA, b"first")
     image.drain()  # the area begins anew
     for number in range(5):
@@ -242,8 +242,8 @@ def test_a_drain_is_one_write_and_one_sync_however_much_was_sent():
 
 
 def test_a_file_that_was_closed_is_whole_without_its_area():
-    tape = Tape(FRESH, AREA)
-    image = Image(LENGTH, file=tape)
+    tape = RecordingFile(FRESH, AREA)
+    image = FileMedium(LENGTH, file=tape)
     for _ in range(3):
         image.write(DATA + 100, random.Random(1).randbytes(5000))
         image.drain()
@@ -260,11 +260,11 @@ def test_frames_reach_a_real_file_past_the_page_cache_or_through_it(tmp_path, di
     path = tmp_path / "file"
     path.write_bytes(FRESH)
     with open(path, "r+b") as opened:
-        image = Image(LENGTH, file=File(opened.fileno(), direct))
+        image = FileMedium(LENGTH, file=File(opened.fileno(), direct))
     for number in range(20):  # the area begins anew on the way
         image.write(DATA + 100 * number, b"%04d" % number)
         image.drain()
-        again = Image(LENGTH, file=Tape(path.read_bytes()))
+        again = FileMedium(LENGTH, file=RecordingFile(path.read_bytes()))
         assert again.read(DATA + 100 * number, 4) == b"%04d" % number
     assert image.counters["frames"] > 10
     image.close()
@@ -273,23 +273,23 @@ def test_frames_reach_a_real_file_past_the_page_cache_or_through_it(tmp_path, di
 
 
 def test_a_file_to_which_nothing_is_sent_is_not_changed():
-    tape = Tape(FRESH, AREA)
-    image = Image(LENGTH, file=tape)
+    tape = RecordingFile(FRESH, AREA)
+    image = FileMedium(LENGTH, file=tape)
     for number in range(3):
         image.write(DATA, b"%d" % number)
         image.drain()
     left = written(tape)
     assert frames(left) == 2
-    again = Tape(left, AREA)
-    image = Image(LENGTH, file=again)
+    again = RecordingFile(left, AREA)
+    image = FileMedium(LENGTH, file=again)
     assert image.read(DATA, 1) == b"2"
     image.close()
     assert again.events == []
 
 
 def test_what_fails_stays_failed_and_the_area_has_what_was_acknowledged():
-    tape = Tape(FRESH, AREA)
-    image = Image(LENGTH, file=tape)
+    tape = RecordingFile(FRESH, AREA)
+    image = FileMedium(LENGTH, file=tape)
     for number in range(3):
         image.write(DATA, b"%d" % number)
         image.drain()
@@ -303,12 +303,12 @@ def test_what_fails_stays_failed_and_the_area_has_what_was_acknowledged():
     before = len(tape.events)
     image.close()
     assert len(tape.events) == before
-    assert Image(LENGTH, file=Tape(written(tape))).read(DATA, 1) == b"2"
+    assert FileMedium(LENGTH, file=RecordingFile(written(tape))).read(DATA, 1) == b"2"
 
 
 def test_closing_says_so_where_the_file_fails_then():
-    tape = Tape(FRESH, AREA)
-    image = Image(LENGTH, file=tape)
+    tape = RecordingFile(FRESH, AREA)
+    image = FileMedium(LENGTH, file=tape)
     for _ in range(2):
         image.write(DATA, b"kept")
         image.drain()
@@ -316,4 +316,4 @@ def test_closing_says_so_where_the_file_fails_then():
     with pytest.raises(StorageFailed):
         image.close()
     image.close()
-    assert Image(LENGTH, file=Tape(written(tape))).read(DATA, 4) == b"kept"
+    assert FileMedium(LENGTH, file=RecordingFile(written(tape))).read(DATA, 4) == b"kept"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rfp.errors import StorageFailed
-from rnvm.media.medium import Private
+from rnvm.media.medium import VolatileMemory
 from rnvm.pool.pool import Pool, format_medium
 from rnvm.testing import log_driver
 from rnvm.testing.crash_model import Model
@@ -26,7 +26,7 @@ def pool():
 
 
 def new_pool() -> Pool:
-    private = Private(LENGTH)
+    private = VolatileMemory(LENGTH)
     format_medium(private, SIZES)
     return Pool(private)
 

@@ -18,7 +18,7 @@ from rfp.fabric.fabric import (
 )
 from rfp.fabric.shm.region import ShmFabric
 from rfp.protocol.client.client_ring import ClientRing
-from rfp.protocol.handshake_layout import BELL, LINE, NOTIFY, REPLIES
+from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, LINE, NOTIFY, REPLIES
 from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.service import Service
 from rfp.protocol.server.worker import Worker
@@ -81,7 +81,7 @@ def connected(
 
         requests = own(far.register(length, REMOTE_READ | REMOTE_WRITE))
         responses = own(far.register(length, REMOTE_READ))
-        bells = own(far.register(BELL, REMOTE_READ | REMOTE_WRITE))
+        bells = own(far.register(EVENTCOUNT_BYTES, REMOTE_READ | REMOTE_WRITE))
         reply = own(near.register(REPLIES + length, REMOTE_READ | REMOTE_WRITE))
         scratch = own(near.register(2 * length + LINE, 0))
         server_events, client_events = own(far.event_channel(bells, 0)), own(near.event_channel(reply, 0))

@@ -14,8 +14,8 @@ import pytest
 from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, Region
 from rfp.fabric.shm.region import ShmFabric
 from rfp.protocol.client.client_ring import ClientRing
-from rfp.protocol.handshake_layout import BELL, LINE, REPLIES
-from rfp.protocol.server.heartbeat import Heart
+from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, LINE, REPLIES
+from rfp.protocol.server.heartbeat import Heartbeat
 from rfp.testing import ring_harness as steps
 
 SLOTS, SLOT = 4, 256
@@ -25,7 +25,7 @@ class Line(NamedTuple):
     """A client's ring to a server that answers nothing."""
 
     ring: ClientRing
-    beat: Region  # the server's
+    heartbeat: Region  # the server's
 
 
 @contextlib.contextmanager
@@ -38,7 +38,7 @@ def line() -> Iterator[Line]:
             region = own(fabric.register(size, rights))
             return region, own(fabric.attach(region.descriptor(), os.dup(region.fileno())))
 
-        (bells, to_bells), (beat, to_beat) = theirs(BELL, REMOTE_WRITE), theirs(LINE, REMOTE_READ)
+        (bells, to_bells), (heartbeat, to_beat) = theirs(EVENTCOUNT_BYTES, REMOTE_WRITE), theirs(LINE, REMOTE_READ)
         (_, requests), (_, responses) = theirs(length, REMOTE_WRITE), theirs(length, REMOTE_READ)
         reply = own(fabric.register(REPLIES + length, REMOTE_WRITE))
         scratch = own(fabric.register(2 * length + LINE, 0))
@@ -46,7 +46,7 @@ def line() -> Iterator[Line]:
         pair, far = own(fabric.queue_pair(events, -1, -1)), own(fabric.queue_pair(own(fabric.event_channel(bells, 0)), -1, -1))
         pair.connect(far.descriptor(), to_bells)
         ring = ClientRing(pair, events, requests, 0, responses, 0, reply, REPLIES, scratch, 0, SLOTS, SLOT, False, to_beat)
-        yield Line(ring, beat)
+        yield Line(ring, heartbeat)
 
 
 def waits(ring: ClientRing, seconds: float) -> tuple[str, float]:
@@ -66,7 +66,7 @@ def test_a_beat_that_stands_still_is_a_server_that_is_gone() -> None:
 
 def test_a_beat_that_goes_on_is_a_server_that_is_slow() -> None:
     with line() as it:
-        heart = Heart(it.beat)
+        heart = Heartbeat(it.heartbeat)
         heart.start()
         try:
             found, _ = waits(it.ring, 2)
@@ -81,7 +81,7 @@ def test_time_in_which_nobody_looked_does_not_count() -> None:
     with line() as it:
         assert waits(it.ring, 0.3)[0] == "timed out"
         time.sleep(1)
-        it.beat.write(0, struct.pack("<Q", 1))
+        it.heartbeat.write(0, struct.pack("<Q", 1))
         started = time.monotonic()
         assert steps.wait(it.ring, 20) == "gone"
         assert time.monotonic() - started >= 0.7
@@ -90,7 +90,7 @@ def test_time_in_which_nobody_looked_does_not_count() -> None:
 @pytest.mark.parametrize("started", [True, False])
 def test_a_heart_stops_once_and_again(started: bool) -> None:
     with ShmFabric().register(LINE, REMOTE_READ) as region:
-        heart = Heart(region)
+        heart = Heartbeat(region)
         if started:
             heart.start()
             deadline = time.monotonic() + 10

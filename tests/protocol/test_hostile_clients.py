@@ -22,7 +22,7 @@ from rfp.fabric.fabric import REMOTE_READ, REMOTE_WRITE, WRITE_NOTIFY
 from rfp.fabric.shm.region import ShmFabric
 from rfp.protocol.client.channel import Channel
 from rfp.protocol.client.client_ring import ClientRing
-from rfp.protocol.client.connection import Link
+from rfp.protocol.client.connection import Connection
 from rfp.protocol.handshake_layout import REPLIES
 from rfp.rpc.server import RpcServer
 from rfp.testing import ring_harness as steps
@@ -41,8 +41,8 @@ def sealed(sequence: int, payload: bytes = b"", *, opcode: int = 1, mode: int = 
 class Intruder:
     """A client with raw access to its rings."""
 
-    def __init__(self, link: Link) -> None:
-        self.link = link
+    def __init__(self, link: Connection) -> None:
+        self.connection = link
         self.channel: Channel = link.attach(soon())
 
     @property
@@ -68,9 +68,9 @@ class Intruder:
         return struct.unpack("<4xI", self.channel.reply.read(REPLIES + slot * SLOT, 8))[0]
 
 
-def opened(address: str) -> Link:
+def opened(address: str) -> Connection:
     place = addresses.parse(address)
-    return Link(place, ShmFabric(), connect(place, soon() / 1e9), "rpc", soon())
+    return Connection(place, ShmFabric(), connect(place, soon() / 1e9), "rpc", soon())
 
 
 def soon() -> int:
@@ -88,16 +88,16 @@ class House:
 
     def __init__(self, server: RpcServer, honest: rfp.RpcClient, heard: list[bytes]) -> None:
         self.server, self.honest, self.heard = server, honest, heard
-        self.link = opened(server.address)
+        self.connection = opened(server.address)
         self.calls = 0
 
     @contextlib.contextmanager
     def intruder(self) -> Iterator[Intruder]:
-        intruder = Intruder(self.link)
+        intruder = Intruder(self.connection)
         try:
             yield intruder
         finally:
-            self.link.detach(intruder.channel)
+            self.connection.detach(intruder.channel)
 
     def serves(self, times: int = 1) -> None:
         """Honest calls: each makes the worker look at every ring at least once."""
@@ -110,7 +110,7 @@ class House:
         """As many turns of the worker as it takes to count a damaged request."""
         (worker,) = self.server._host.workers
         before = worker.counters["turns"]
-        until(lambda: (worker.channel.wake(), worker.counters["turns"] > before + 200)[1])
+        until(lambda: (worker.channel.notify(), worker.counters["turns"] > before + 200)[1])
 
     def counted(self) -> dict[str, int]:
         """What the server says of the intruder's process: it and the honest client are the same one here."""
@@ -130,7 +130,7 @@ def house():
         house = House(server, honest, heard)
         house.serves()
         yield house
-        house.link.close()
+        house.connection.close()
 
 
 @given(data=st.binary(max_size=SLOTS * SLOT), offset=st.integers(0, SLOTS * SLOT - 1))

@@ -214,7 +214,7 @@ def test_a_second_read_is_made_only_for_what_does_not_fit_into_the_first():
             before = ends.client.counters
             call(ends, b"", bytes(size))
             after = ends.client.counters
-            assert after["rests"] - before["rests"] == rests
+            assert after["tail_reads"] - before["tail_reads"] == rests
             assert after["writes"] - before["writes"] == 1
 
 
@@ -438,7 +438,7 @@ def slow_call(ends: Ends, looks: int, ns: int) -> str:
 def hybrid():
     """A ring that switches by itself, for which up to 6 looks are fine."""
     with connected("shm") as ends:
-        steps.begin(ends.client, paradigm="auto", retries=3, looks_per_trip=2)
+        steps.begin(ends.client, paradigm="auto", retries=3, polls_per_round_trip=2)
         yield ends
 
 

@@ -74,7 +74,7 @@ def echo() -> Iterator[RpcServer]:
 
 def counters(client: rfp.RpcClient) -> dict:
     """Of this thread's channel; the only one in these tests."""
-    (channel,) = client.link.channels
+    (channel,) = client.connection.channels
     return channel.counters
 
 
@@ -292,7 +292,7 @@ def test_many_threads_get_their_own_answers(echo):
         for thread in threads:
             thread.join()
         assert not failed
-        assert 1 <= len(client.link.channels) <= 8
+        assert 1 <= len(client.connection.channels) <= 8
 
 
 def test_a_thread_that_ends_leaves_its_channel_to_the_next(echo):
@@ -301,7 +301,7 @@ def test_a_thread_that_ends_leaves_its_channel_to_the_next(echo):
             thread = threading.Thread(target=client.call, args=(b"x",))
             thread.start()
             thread.join()
-        assert len(client.link.channels) == 1
+        assert len(client.connection.channels) == 1
         (shown,) = echo.figures()["clients"]
         assert shown["threads"] == 1
         assert shown["served"] == 10 + 9
@@ -332,7 +332,7 @@ def test_closing_a_handle_ends_the_calls_of_other_threads(slow, gate):
     for thread in threads:
         thread.start()
     assert gate.entered.acquire(timeout=20)
-    until(lambda: sum(channel.busy for channel in client.link.channels) == 4)
+    until(lambda: sum(channel.busy for channel in client.connection.channels) == 4)
     started = time.monotonic()
     client.close()
     for thread in threads:
@@ -351,7 +351,7 @@ def test_a_handler_at_work_keeps_nobody_from_connecting_or_leaving(slow, gate):
             with rfp.RpcClient(slow.address) as other:
                 with pytest.raises(DeadlineExceeded):
                     other.call(b"x", timeout=0.1)
-                assert other.link.figures(time.monotonic_ns() + 10**10)["connected"] == 2
+                assert other.connection.figures(time.monotonic_ns() + 10**10)["connected"] == 2
         until(lambda: slow.figures()["connected"] == 1)
         gate.open.set()
         assert client.call(b"x") == b"x"
@@ -497,7 +497,7 @@ def test_a_killed_server_is_reported_within_a_second_and_found_again_when_it_is_
         killed = []
 
         def kill() -> None:
-            until(lambda: any(channel.busy for channel in client.link.channels))
+            until(lambda: any(channel.busy for channel in client.connection.channels))
             time.sleep(0.05)
             killed.append(time.monotonic())
             process.kill()

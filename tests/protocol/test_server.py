@@ -20,9 +20,9 @@ from rfp.control import GetStats, Hello, Refused, Stats, Welcome, connect, frame
 from rfp.errors import AddressInUse, FabricError, HandshakeFailed
 from rfp.fabric.fabric import REMOTE_READ
 from rfp.fabric.shm.region import ShmFabric
-from rfp.protocol.client.connection import Link
+from rfp.protocol.client.connection import Connection
 from rfp.protocol.server import server as host_module
-from rfp.protocol.server.heartbeat import Heart
+from rfp.protocol.server.heartbeat import Heartbeat
 from rfp.protocol.server.real_thread import RealThread
 
 
@@ -72,7 +72,7 @@ def test_a_heart_whose_thread_cannot_be_started_can_be_stopped(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     with ShmFabric().register(64, REMOTE_READ) as region:
-        heart = Heart(region)
+        heart = Heartbeat(region)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_more)
             with pytest.raises(FabricError, match="can't start new thread"):
@@ -256,7 +256,7 @@ def test_a_handler_that_is_at_work_does_not_keep_the_control_thread(private):
     """However many threads come and go meanwhile: their rings are orders to the worker, which it does not carry out."""
     with blocked_handler(f"shm://{private}/s") as (server, _):
         place = addresses.parse(server.address)
-        link = Link(place, ShmFabric(), connect(place, soon()), "rpc", int(soon() * 1e9))
+        link = Connection(place, ShmFabric(), connect(place, soon()), "rpc", int(soon() * 1e9))
         try:
             for _ in range(150):
                 link.detach(link.attach(int(soon() * 1e9)))
@@ -349,7 +349,7 @@ def test_guests_have_their_turn_after_each_turn_of_the_listener(private, monkeyp
                 knocking.set()
                 for thread in threads:
                     thread.join()
-        assert max(after - before for before, after in zip(sent, heard, strict=True)) <= host_module.MOST_NEWCOMERS
+        assert max(after - before for before, after in zip(sent, heard, strict=True)) <= host_module.NEWCOMERS_MAX
 
 
 def test_a_name_that_cannot_be_shown_is_shown_escaped(private, monkeypatch):
@@ -362,7 +362,7 @@ def test_a_name_that_cannot_be_shown_is_shown_escaped(private, monkeypatch):
             (client,) = server.figures()["clients"]
             assert client["name"].startswith("caf\\xe9\\n\\u200bxxx")
             assert len(client["name"]) == 128
-            assert kv.link.figures(int(soon() * 1e9))["clients"][0]["name"] == client["name"]
+            assert kv.connection.figures(int(soon() * 1e9))["clients"][0]["name"] == client["name"]
 
 
 def test_times_are_not_those_of_a_clock_that_is_set(private, monkeypatch):

@@ -23,13 +23,13 @@ from hypothesis import strategies as st
 
 import rfp
 from rfp import address as addresses
-from rfp.control import Attach, Attached, Connection, GetStats, Handle, Hello, Stats, Welcome, connect
+from rfp.control import Attach, Attached, ControlConnection, GetStats, Handle, Hello, Stats, Welcome, connect
 from rfp.control.message import GetMemory
 from rfp.errors import FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused
 from rfp.fabric import memory_limits
 from rfp.fabric.fabric import WRITE_NOTIFY
 from rfp.fabric.shm.region import ShmFabric
-from rfp.protocol.client.connection import Link
+from rfp.protocol.client.connection import Connection
 from rfp.protocol.handshake_layout import REPLIES
 from rfp.protocol.server import shares
 from rfp.protocol.server.shares import Cost, Shares
@@ -132,12 +132,12 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-def opened(address: str) -> Link:
+def opened(address: str) -> Connection:
     place = addresses.parse(address)
-    return Link(place, ShmFabric(), connect(place, soon()), "kv", int(soon() * 1e9))
+    return Connection(place, ShmFabric(), connect(place, soon()), "kv", int(soon() * 1e9))
 
 
-def greeted(stack: contextlib.ExitStack, address: str) -> tuple[Connection, Welcome]:
+def greeted(stack: contextlib.ExitStack, address: str) -> tuple[ControlConnection, Welcome]:
     connection = stack.enter_context(connect(addresses.parse(address), soon()))
     return connection, connection.call(Hello(features=0, name="x", pid=1), Welcome, soon())
 
@@ -349,7 +349,7 @@ def test_a_server_near_its_containers_limit_refuses_whom_it_has_no_memory_for(pr
 
 
 def test_a_process_may_have_so_many_threads_over_all_its_connections(private, monkeypatch):
-    monkeypatch.setattr(shares, "MOST_CHANNELS", 3)
+    monkeypatch.setattr(shares, "CHANNELS_MAX", 3)
     with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
         links = [opened(server.address) for _ in range(2)]
         try:

@@ -38,11 +38,11 @@ def ping_pong(provider: str, mode: str, calls: int, *, delay: int, seed: int, le
     """Calls from a client that never spins to a worker that never spins; the sleeps of both, and the wake-ups lost."""
     with connected(provider, slots=2, slot_size=256, seed=seed) as ends:
         steps.begin(ends.client, spin=0, mode=mode, paradigm=mode)
-        with working(ends, steps.Echo(delay=delay, seed=seed, tends=tends), spin=False) as worker:
+        with working(ends, steps.Echo(delay=delay, seed=seed, ticks_before_answer=tends), spin=False) as worker:
             assert steps.calls(ends.client, calls, length, timeout=50.0) == calls
         client, server = ends.client.counters, worker.counters
         return {"slept": client["slept"], "server slept": server["sleeps"],
-                "lost": client["overslept"] + server["overslept"]}
+                "lost": client["missed_wakeups"] + server["missed_wakeups"]}
 
 
 def least_lost(provider: str, mode: str, calls: int, *, delay: int, seed: int, tends: int = 0) -> dict[str, int]:
@@ -75,7 +75,7 @@ def test_nor_is_one_for_an_answer_that_waits_until_the_service_was_tended(mode, 
 
 
 def test_the_time_for_which_an_answer_had_to_wait_counts_as_processing_time():
-    with connected("shm") as ends, working(ends, steps.Echo(tends=3_000)):
+    with connected("shm") as ends, working(ends, steps.Echo(ticks_before_answer=3_000)):
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         assert steps.wait(ends.client, 20.0) == "done"
@@ -105,7 +105,7 @@ def test_a_client_writes_wait_before_it_sleeps_and_is_notified_once():
         assert waiting() == "done"
         assert result(ends).payload == b"y"
         assert ends.server.counters["notified"] == 1
-        assert ends.client.counters["overslept"] == 0
+        assert ends.client.counters["missed_wakeups"] == 0
 
 
 def test_the_next_request_of_a_slot_takes_wait_back():
@@ -153,7 +153,7 @@ def test_a_response_published_after_the_last_look_but_before_wait_was_seen_does_
             steps.notify(ends.server)
             assert waiting() == "done"
             assert result(ends).payload == b"y"
-        assert ends.client.counters["overslept"] == 0
+        assert ends.client.counters["missed_wakeups"] == 0
 
 
 @pytest.mark.parametrize("provider", ["emulated", "reorder"])
@@ -185,7 +185,7 @@ def test_an_abandoned_request_before_it_does_not_keep_a_sleeper_asleep():
         answer(ends, b"here")
         assert waiting() == "done"
         assert result(ends).payload == b"here"
-        assert ends.client.counters["overslept"] == 0
+        assert ends.client.counters["missed_wakeups"] == 0
 
 
 def test_a_wait_ends_at_its_deadline_and_can_be_taken_up_again():
@@ -209,13 +209,13 @@ def test_a_damaged_request_does_not_keep_the_worker_from_the_good_one_that_repla
             header = struct.pack("<IIII", 0xBAD, 0, i + 1, 90) + bytes(REQUEST_HEADER - 16)
             ends.written.write(0, header + bytes(good - REQUEST_HEADER))
             before = worker.counters["turns"]
-            ends.server_events.wake()
+            ends.server_events.notify()
             while worker.counters["turns"] < before + 200:
-                ends.server_events.wake()
+                ends.server_events.notify()
             steps.flush(ends.client)
             assert steps.wait(ends.client, 20.0) == "done"
             result(ends)
-        assert worker.counters["overslept"] == 0
+        assert worker.counters["missed_wakeups"] == 0
         assert ends.server.counters["malformed"] == 0  # late, and then right
 
 

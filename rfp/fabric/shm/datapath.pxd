@@ -27,14 +27,14 @@ cdef void complete(pair_state *state, const work_request *request, uint32_t stat
 cdef int take_completions(queue_pair *pair, completion *completions, int n) noexcept nogil
 cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept nogil
 cdef bint alive(queue_pair *pair) noexcept nogil
-cdef uint32_t arm(event_channel *channel) noexcept nogil
-cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
-cdef void disarm(event_channel *channel) noexcept nogil
-cdef void wake(event_channel *channel) noexcept nogil
-cdef void tend(event_channel *channel) noexcept nogil
+cdef uint32_t prepare_wait(event_channel *channel) noexcept nogil
+cdef bint wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
+cdef void cancel_wait(event_channel *channel) noexcept nogil
+cdef void notify(event_channel *channel) noexcept nogil
+cdef void replenish(event_channel *channel) noexcept nogil
 cdef bint never_alive(queue_pair *pair) noexcept nogil
-cdef uint32_t closed_arm(event_channel *channel) noexcept nogil
-cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
+cdef uint32_t closed_prepare_wait(event_channel *channel) noexcept nogil
+cdef bint closed_wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
 cdef void closed_channel(event_channel *channel) noexcept nogil
 
 cdef provider *direct_operations() noexcept nogil        # at once, by the caller's own core

@@ -15,10 +15,10 @@ cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_fence_full()
 
 cdef extern from "rfp/core/eventcount.h" nogil:
-    uint32_t rfp_bell_arm(uint32_t *word)
-    void rfp_bell_disarm(uint32_t *word)
-    int rfp_bell_sleep(uint32_t *word, uint32_t armed, uint64_t ns)
-    void rfp_bell_ring(uint32_t *word)
+    uint32_t rfp_eventcount_prepare_wait(uint32_t *word)
+    void rfp_eventcount_cancel_wait(uint32_t *word)
+    int rfp_eventcount_wait(uint32_t *word, uint32_t armed, uint64_t ns)
+    void rfp_eventcount_notify(uint32_t *word)
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
@@ -62,7 +62,7 @@ cdef void perform(pair_state *state, const work_request *request) noexcept nogil
         rfp_copy_out(remote, local, request.length)
         rfp_fence_release()    # WRITEs become visible in the order of posting
         if request.opcode == WRITE_NOTIFY:
-            rfp_bell_ring(state.bell)
+            rfp_eventcount_notify(state.bell)
     elif request.opcode == COMPARE_SWAP:
         old = request.compare
         rfp_compare_swap64(remote, &old, request.operand)
@@ -131,31 +131,31 @@ cdef bint never_alive(queue_pair *pair) noexcept nogil:
     return False
 
 
-cdef uint32_t arm(event_channel *channel) noexcept nogil:
-    return rfp_bell_arm(channel.word)
+cdef uint32_t prepare_wait(event_channel *channel) noexcept nogil:
+    return rfp_eventcount_prepare_wait(channel.word)
 
 
-cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
-    return rfp_bell_sleep(channel.word, armed, ns)
+cdef bint wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+    return rfp_eventcount_wait(channel.word, armed, ns)
 
 
-cdef void disarm(event_channel *channel) noexcept nogil:
-    rfp_bell_disarm(channel.word)
+cdef void cancel_wait(event_channel *channel) noexcept nogil:
+    rfp_eventcount_cancel_wait(channel.word)
 
 
-cdef void wake(event_channel *channel) noexcept nogil:
-    rfp_bell_ring(channel.word)
+cdef void notify(event_channel *channel) noexcept nogil:
+    rfp_eventcount_notify(channel.word)
 
 
-cdef void tend(event_channel *channel) noexcept nogil:
+cdef void replenish(event_channel *channel) noexcept nogil:
     pass                       # a bell rings as often as one likes
 
 
-cdef uint32_t closed_arm(event_channel *channel) noexcept nogil:
+cdef uint32_t closed_prepare_wait(event_channel *channel) noexcept nogil:
     return 0
 
 
-cdef bint closed_sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+cdef bint closed_wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
     return False
 
 
@@ -164,13 +164,14 @@ cdef void closed_channel(event_channel *channel) noexcept nogil:
 
 
 cdef provider direct = provider(
-    post=direct_post, poll=take_completions, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
+    post=direct_post, poll=take_completions, alive=alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
+    notify=notify, replenish=replenish)
 cdef provider unconnected = provider(
-    post=flush_post, poll=take_completions, alive=alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel, tend=tend)
+    post=flush_post, poll=take_completions, alive=alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
+    cancel_wait=closed_channel, notify=closed_channel, replenish=replenish)
 cdef provider closed = provider(
-    post=flush_post, poll=take_completions, alive=never_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel, tend=tend)
+    post=flush_post, poll=take_completions, alive=never_alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
+    cancel_wait=closed_channel, notify=closed_channel, replenish=replenish)
 
 
 cdef provider *direct_operations() noexcept nogil:

@@ -54,13 +54,13 @@ cdef extern from "rfp/core/descriptor.h" nogil:
         RFP_PROVIDER_SHM
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
 
-cdef uint64_t LONGEST = <uint64_t> 1 << 47
+cdef uint64_t MAPPED_BYTES_MAX = <uint64_t> 1 << 47
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef bint possible(uint64_t offset, uint64_t length, uint32_t rights):
     """Whether peers could map such a range so.  Atomics need a device that takes part in them."""
-    return (not offset % PAGE and not length % PAGE and 0 < length <= LONGEST and offset <= LONGEST
+    return (not offset % PAGE and not length % PAGE and 0 < length <= MAPPED_BYTES_MAX and offset <= MAPPED_BYTES_MAX
             and not rights & ~(REMOTE_READ | REMOTE_WRITE))
 
 

@@ -13,7 +13,8 @@ from rfp.fabric.fabric cimport (
     SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY, completion, local_region, queue_pair, work_request,
 )
 from rfp.fabric.shm.datapath cimport (
-    DEPTH, alive, arm, check, complete, disarm, perform, sleep, take_completions, tend, wake,
+    DEPTH, alive, cancel_wait, check, complete, notify, perform, prepare_wait, replenish,
+    take_completions, wait,
 )
 
 cdef extern from "rfp/core/atomics.h" nogil:
@@ -152,7 +153,8 @@ cdef void abandon(pair_state *state, int status) noexcept nogil:
 
 
 cdef provider emulated = provider(
-    post=emulated_post, poll=emulated_poll, alive=alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
+    post=emulated_post, poll=emulated_poll, alive=alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
+    notify=notify, replenish=replenish)
 
 
 cdef provider *emulated_operations() noexcept nogil:

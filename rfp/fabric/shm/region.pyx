@@ -36,10 +36,10 @@ cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_fence_release()
 
 cdef extern from "rfp/core/eventcount.h" nogil:
-    struct rfp_bell:
+    struct rfp_eventcount:
         uint32_t word
         uint64_t in_bound
-    void rfp_bell_disarm(uint32_t *word)
+    void rfp_eventcount_cancel_wait(uint32_t *word)
 
 cdef extern from "rfp/core/descriptor.h" nogil:
     struct rfp_region_descriptor:
@@ -82,7 +82,7 @@ cdef extern from "rfp/core/memfd.h" nogil:
         RFP_MEMFD_GOOD
 
 cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
-cdef uint64_t LONGEST = <uint64_t>1 << 47      # bytes: what processes can address
+cdef uint64_t MAPPED_BYTES_MAX = <uint64_t>1 << 47  # bytes: what processes can address
 cdef uint64_t NO_LINE = ~<uint64_t>0
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 cdef uint64_t FILL = <uint64_t>1 << 28         # bytes that are made to be there between two looks for signals
@@ -281,7 +281,7 @@ cdef class ShmQueuePair(QueuePair):
         theirs = rfp_network(rtt=d.rtt, in_gap=d.in_gap, out_gap=d.out_gap)
         self.network = rfp_network_between(&self.fabric.network, &theirs)
         self.state.bell = <uint32_t *>(region.c.base + d.bell)
-        self.begin(&(<rfp_bell *>(region.c.base + d.engine)).in_bound)
+        self.begin(&(<rfp_eventcount *>(region.c.base + d.engine)).in_bound)
         self.bell_region = region
 
     cdef begin(self, uint64_t *in_bound):
@@ -310,7 +310,7 @@ cdef class ShmQueuePair(QueuePair):
 
 
 cdef bint is_line(uint64_t offset, uint64_t length) noexcept:
-    return offset % sizeof(rfp_bell) == 0 and offset <= length and sizeof(rfp_bell) <= length - offset
+    return offset % sizeof(rfp_eventcount) == 0 and offset <= length and sizeof(rfp_eventcount) <= length - offset
 
 
 cdef uint64_t gap(str name, iops) except? 0:
@@ -378,7 +378,7 @@ cdef class ShmFabric(Fabric):
     @property
     def share_limit(self):
         """No limit: a region is shared as a whole."""
-        return LONGEST
+        return MAPPED_BYTES_MAX
 
     @property
     def closing_revokes(self):
@@ -406,7 +406,7 @@ cdef class ShmFabric(Fabric):
         cdef int error = 0
         if rights & ~ALL_RIGHTS:
             raise InvalidArgument(f"unknown rights {rights:#x}")
-        if length == 0 or length > LONGEST:
+        if length == 0 or length > MAPPED_BYTES_MAX:
             raise InvalidArgument(f"a region cannot have {length} bytes")
         length = (length + PAGE - 1) // PAGE * PAGE
         # Asked first, because the kernel grants almost anything and then kills somebody.
@@ -524,7 +524,7 @@ cdef class ShmFabric(Fabric):
             raise InvalidArgument("peers cannot wake a sleeper in a region without REMOTE_WRITE",
                                   hint="register a small region for event channels")
         if not is_line(offset, region.c.length):
-            raise InvalidArgument(f"no cache line of {sizeof(rfp_bell)} bytes begins at {offset}")
+            raise InvalidArgument(f"no cache line of {sizeof(rfp_eventcount)} bytes begins at {offset}")
         channel = ShmEventChannel.__new__(ShmEventChannel)
         channel.region = region
         channel.offset = offset
@@ -532,8 +532,8 @@ cdef class ShmFabric(Fabric):
         channel.c.word = <uint32_t *>(region.c.base + offset)
         if channel.region.memory.engine == NO_LINE:
             channel.region.memory.engine = offset
-            rfp_store64(&(<rfp_bell *>channel.c.word).in_bound, 0)
-        rfp_bell_disarm(channel.c.word)
+            rfp_store64(&(<rfp_eventcount *>channel.c.word).in_bound, 0)
+        rfp_eventcount_cancel_wait(channel.c.word)
         live.add(channel)
         return channel
 

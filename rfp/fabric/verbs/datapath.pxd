@@ -78,7 +78,7 @@ cdef extern from "rfp/core/verbs.h" nogil:
 cdef enum:
     DEPTH = 256                # work requests that may be outstanding; a power of two
     RECEIVES = 128             # notifies that a queue pair takes before somebody tends its channel
-    MOST_QUEUES = 64           # completion queues of a channel
+    QUEUES_MAX = 64            # completion queues of a channel
     QUEUE_PAIRS = 64           # queue pairs that share one of them
 
 cdef struct receiver:          # a queue pair as its channel knows it
@@ -91,8 +91,8 @@ cdef struct channel_state:     # what event_channel.state points to
     ibv_comp_channel *events
     int wake                   # eventfd
     pthread_mutex_t lock       # over what follows: queue pairs come and go while the channel's thread works
-    ibv_cq *queues[MOST_QUEUES]
-    uint32_t members[MOST_QUEUES]
+    ibv_cq *queues[QUEUES_MAX]
+    uint32_t members[QUEUES_MAX]
     uint32_t used              # queues
     receiver *receivers
     uint32_t places            # that receivers has

@@ -14,7 +14,9 @@ from rfp.fabric.fabric cimport (
     BOUNDS, COMPARE_SWAP, FLUSHED, PEER_GONE, READ, RIGHTS, SIGNALED, SUCCESS, WRITE, WRITE_NOTIFY,
     completion, event_channel, queue_pair, work_request,
 )
-from rfp.fabric.shm.datapath cimport check, closed_arm, closed_channel, closed_sleep, never_alive
+from rfp.fabric.shm.datapath cimport (
+    check, closed_channel, closed_prepare_wait, closed_wait, never_alive,
+)
 
 cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
@@ -277,7 +279,7 @@ cdef int verbs_poll(queue_pair *pair, completion *completions, int n) noexcept n
     cdef pair_state *p = <pair_state *>pair.state
     p.polls += 1
     if p.polls % TENDING == 0:
-        tend_state(p.channel)
+        replenish_state(p.channel)
     if p.done != p.tail or p.probing:
         harvest(p)
     return deliver(p, completions, n)
@@ -388,15 +390,15 @@ cdef void drain(channel_state *c) noexcept nogil:
                 at += same
 
 
-cdef void tend_state(channel_state *c) noexcept nogil:
+cdef void replenish_state(channel_state *c) noexcept nogil:
     # Who has the lock is tending it, or about to change what there is to tend.
     if pthread_mutex_trylock(&c.lock) == 0:
         drain(c)
         pthread_mutex_unlock(&c.lock)
 
 
-cdef void tend(event_channel *channel) noexcept nogil:
-    tend_state(<channel_state *>channel.state)
+cdef void replenish(event_channel *channel) noexcept nogil:
+    replenish_state(<channel_state *>channel.state)
 
 
 cdef void take_events(channel_state *c) noexcept nogil:
@@ -409,7 +411,7 @@ cdef void take_events(channel_state *c) noexcept nogil:
     read_fd(c.wake, &count, sizeof(count))
 
 
-cdef uint32_t arm(event_channel *channel) noexcept nogil:
+cdef uint32_t prepare_wait(event_channel *channel) noexcept nogil:
     # What has arrived until here is found by the look that follows; what arrives later raises an event.
     cdef channel_state *c = <channel_state *>channel.state
     cdef uint32_t i
@@ -422,7 +424,7 @@ cdef uint32_t arm(event_channel *channel) noexcept nogil:
     return 1
 
 
-cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
+cdef bint wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil:
     cdef channel_state *c = <channel_state *>channel.state
     cdef pollfd[2] fds
     cdef timespec limit
@@ -434,27 +436,28 @@ cdef bint sleep(event_channel *channel, uint32_t armed, uint64_t ns) noexcept no
     woken = ppoll(fds, 2, &limit, NULL) > 0
     if woken:
         take_events(c)
-        tend_state(c)
+        replenish_state(c)
     return woken
 
 
-cdef void disarm(event_channel *channel) noexcept nogil:
+cdef void cancel_wait(event_channel *channel) noexcept nogil:
     pass                       # an event that comes all the same is taken by the next arm
 
 
-cdef void wake(event_channel *channel) noexcept nogil:
+cdef void notify(event_channel *channel) noexcept nogil:
     cdef uint64_t one = 1
     write_fd((<channel_state *>channel.state).wake, &one, sizeof(one))
 
 
 cdef provider connected = provider(
-    post=verbs_post, poll=verbs_poll, alive=verbs_alive, arm=arm, sleep=sleep, disarm=disarm, wake=wake, tend=tend)
+    post=verbs_post, poll=verbs_poll, alive=verbs_alive, prepare_wait=prepare_wait, wait=wait, cancel_wait=cancel_wait,
+    notify=notify, replenish=replenish)
 cdef provider unconnected = provider(
-    post=flush_post, poll=take_completions, alive=unconnected_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel, tend=closed_channel)
+    post=flush_post, poll=take_completions, alive=unconnected_alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
+    cancel_wait=closed_channel, notify=closed_channel, replenish=closed_channel)
 cdef provider closed = provider(
-    post=flush_post, poll=take_completions, alive=never_alive, arm=closed_arm, sleep=closed_sleep, disarm=closed_channel,
-    wake=closed_channel, tend=closed_channel)
+    post=flush_post, poll=take_completions, alive=never_alive, prepare_wait=closed_prepare_wait, wait=closed_wait,
+    cancel_wait=closed_channel, notify=closed_channel, replenish=closed_channel)
 
 
 cdef provider *verbs_operations() noexcept nogil:

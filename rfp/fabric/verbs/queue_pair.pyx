@@ -17,7 +17,7 @@ from rfp.fabric.verbs import select_device as devices
 from rfp.fabric.fabric cimport RemoteRegion, take_descriptor
 from rfp.fabric.verbs.datapath cimport (
     DEPTH, IBV_WC_LOC_QP_OP_ERR, IBV_WC_REM_ACCESS_ERR, IBV_WC_REM_INV_REQ_ERR,
-    IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, MOST_QUEUES, QUEUE_PAIRS, RECEIVES,
+    IBV_WC_RETRY_EXC_ERR, IBV_WC_RNR_RETRY_EXC_ERR, QUEUES_MAX, QUEUE_PAIRS, RECEIVES,
     closed_operations, drain, ibv_req_notify_cq, pair_flush, pair_prepare, pthread_mutex_destroy,
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, receive, receiver,
     unconnected_operations, verbs_operations,
@@ -105,7 +105,7 @@ cdef class VerbsEventChannel(EventChannel):
         cdef uint32_t capacity = min(<uint32_t>(QUEUE_PAIRS * RECEIVES), <uint32_t>self.device.limits.max_cqe)
         while queue < state.used and (state.members[queue] + 1) * RECEIVES > capacity:
             queue += 1
-        if queue == MOST_QUEUES:
+        if queue == QUEUES_MAX:
             raise FabricError("no more connections fit on this event channel", hint="use more workers, or fewer client threads")
         if queue == state.used:
             made = verbs.create_cq(self.device.context, <int>capacity, NULL, state.events, 0)

@@ -24,16 +24,16 @@ cdef class Registration:
 cdef Registration registered(list registrations, const char *base, uint64_t length)
 
 
-cdef class Lane:
+cdef class IoBuffer:
     """How a request reaches a range of the caller's memory: directly, registered, or through a bounce buffer."""
     cdef local_region direct       # the range, or what was registered around it
     cdef uint64_t offset           # of the range in it
     cdef char *base                # of the range
     cdef local_region *bounce      # NULL: no need for one
     cdef Registration registration
-    cdef Region spare
-    cdef list spares               # where it goes back to
+    cdef Region bounce_buffer
+    cdef list bounce_buffers       # where it goes back to
     cdef void end(self) noexcept
 
 # To be ended when no request can touch the memory any more.  link: whose registered buffers are lent.
-cdef Lane open_lane(object link, list registrations, char *base, uint64_t length, bint needs_registration)
+cdef IoBuffer open_io_buffer(object connection, list registrations, char *base, uint64_t length, bint needs_registration)

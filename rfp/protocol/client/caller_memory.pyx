@@ -120,7 +120,7 @@ cdef object tensor_memory(object tensor):
 cdef class Registration:
     """A buffer that requests reach without a copy in between, from Client.register() to close()."""
 
-    def __cinit__(self, list owner not None, thing, link):
+    def __cinit__(self, list owner not None, thing, connection):
         cdef Py_buffer found
         take_buffer(thing, &found, False)
         try:
@@ -134,8 +134,8 @@ cdef class Registration:
             self.length = <uint64_t> found.len
         finally:
             PyBuffer_Release(&found)
-        if link.needs_registration and self.length:
-            self.prepare(link.fabric)
+        if connection.needs_registration and self.length:
+            self.prepare(connection.fabric)
         self.owner = owner
         owner.append(self)
 
@@ -193,7 +193,7 @@ cdef Registration registered(list registrations, const char *base, uint64_t leng
     return None
 
 
-cdef class Lane:
+cdef class IoBuffer:
     """How a request reaches a range of the caller's memory."""
 
     cdef void end(self) noexcept:
@@ -201,28 +201,28 @@ cdef class Lane:
         if self.registration is not None:
             self.registration.leave()
             self.registration = None
-        if self.spare is not None:
-            self.spares.append(self.spare)
-            self.spare = None
+        if self.bounce_buffer is not None:
+            self.bounce_buffers.append(self.bounce_buffer)
+            self.bounce_buffer = None
             self.bounce = NULL
 
 
-cdef Lane open_lane(object link, list registrations, char *base, uint64_t length, bint needs_registration):
+cdef IoBuffer open_io_buffer(object connection, list registrations, char *base, uint64_t length, bint needs_registration):
     """To be ended when no request can touch the memory any more."""
-    cdef Lane lane = Lane.__new__(Lane)
-    memset(&lane.direct, 0, sizeof(lane.direct))
-    lane.base = base
-    lane.direct.base = base
-    lane.direct.length = length
+    cdef IoBuffer buffer = IoBuffer.__new__(IoBuffer)
+    memset(&buffer.direct, 0, sizeof(buffer.direct))
+    buffer.base = base
+    buffer.direct.base = base
+    buffer.direct.length = length
     if not needs_registration:
-        return lane
-    lane.registration = registered(registrations, base, length)
-    if lane.registration is not None:
-        lane.registration.prepare(link.fabric)
-        lane.direct = lane.registration.region.c
-        lane.offset = base - lane.registration.base
+        return buffer
+    buffer.registration = registered(registrations, base, length)
+    if buffer.registration is not None:
+        buffer.registration.prepare(connection.fabric)
+        buffer.direct = buffer.registration.region.c
+        buffer.offset = base - buffer.registration.base
     else:
-        lane.spares = link.spares
-        lane.spare = link.lend()
-        lane.bounce = &lane.spare.c
-    return lane
+        buffer.bounce_buffers = connection.bounce_buffers
+        buffer.bounce_buffer = connection.checkout_bounce_buffer()
+        buffer.bounce = &buffer.bounce_buffer.c
+    return buffer

@@ -6,17 +6,17 @@ from rfp.protocol.client.client_ring cimport client_ring
 from rfp.protocol.client.remote_arena cimport remote_arena
 
 cdef enum:
-    MOST_WORKERS = 64
-    NOTES = 5
+    WORKERS_MAX = 64
+    USER_STATE_WORDS = 5
 
 cdef struct channel:
     uint32_t count
-    client_ring *rings[MOST_WORKERS]
-    remote_arena *arenas[MOST_WORKERS]      # where references point to, by worker
+    client_ring *rings[WORKERS_MAX]
+    remote_arena *arenas[WORKERS_MAX]       # where references point to, by worker
     remote_region *staging                  # for values too large for a slot
     uint64_t lease                          # ns that a reference holds, as the handshake said
     uint64_t seed                           # of the hash that tells a key's worker; a restarted server has another
-    uint64_t notes[NOTES * MOST_WORKERS]        # what the service's client remembers of each worker
+    uint64_t user_state[USER_STATE_WORDS * WORKERS_MAX]  # what the service's client remembers of each worker
     void *owner                             # the cache (core/tls_cache.h) of the thread that may use it, or NULL
     uint64_t used                           # when the last call began, ns
     uint32_t busy                           # a call is under way; changed with the GIL held
@@ -35,5 +35,5 @@ cdef class Channel:
     cdef readonly RemoteRegion staging
     cdef readonly EventChannel events
     cdef readonly object number             # the server's name for it
-    cdef public object link                 # the connection it belongs to
+    cdef public object connection           # the connection it belongs to
     cdef bint closed

@@ -5,7 +5,7 @@ from rfp.protocol.client.client_ring import ClientRing
 from rfp.protocol.client.remote_arena import RemoteArena
 
 class Channel:
-    link: Any
+    connection: Any
     def __new__(
         cls, number: object, rings: list[ClientRing], arenas: list[RemoteArena | None], staging: RemoteRegion | None,
         reply: Region, scratch: Region, requests: RemoteRegion, responses: RemoteRegion, events: EventChannel, lease: int,

@@ -22,8 +22,8 @@ cdef class Channel:
         cdef ClientRing ring
         cdef RemoteArena arena
         memset(&self.c, 0, sizeof(self.c))
-        if not 1 <= len(rings) <= MOST_WORKERS or len(arenas) != len(rings):
-            raise ValueError(f"{len(rings)} rings and {len(arenas)} arenas: one each per worker, at most {MOST_WORKERS}")
+        if not 1 <= len(rings) <= WORKERS_MAX or len(arenas) != len(rings):
+            raise ValueError(f"{len(rings)} rings and {len(arenas)} arenas: one each per worker, at most {WORKERS_MAX}")
         self.number = number
         self.rings = rings
         self.arenas = arenas
@@ -47,7 +47,7 @@ cdef class Channel:
         """Makes a call that waits on this channel return; safe from any thread."""
         rfp_store32(&self.c.closing, 1)
         if not self.closed:
-            self.events.c.ops.wake(&self.events.c)
+            self.events.c.ops.notify(&self.events.c)
 
     def spare(self, list spares not None):
         """Its thread has ended: the next thread that needs a channel may take this one out of `spares`."""

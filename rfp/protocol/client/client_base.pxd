@@ -12,12 +12,12 @@ cdef enum:
 cdef uint64_t *born
 
 cdef enum:
-    SLICE = 100000000              # ns between two polls for signals (Ctrl-C)
+    SIGNAL_POLL_NS = 100000000     # ns between two polls for signals (Ctrl-C)
 
-cdef class Caller:
+cdef class ClientBase:
     """Base of handles (the store's client, the RPC client)."""
-    cdef object open_link
-    cdef readonly object link      # the present connection
+    cdef object open_connection
+    cdef readonly object connection  # the present connection
     cdef readonly double timeout   # seconds a call may take unless it says otherwise
     cdef readonly bint reconnect
     cdef uint64_t identity         # of the present connection; 0 when calls must go the slow way
@@ -34,18 +34,18 @@ cdef class Caller:
     cdef object __weakref__
 
     cdef uint64_t deadline(self, object timeout) except 0
-    cdef Channel enter(self, uint64_t deadline)
+    cdef Channel acquire_channel(self, uint64_t deadline)
     cdef Channel attach(self, uint64_t deadline)
     # A channel for something other than a thread (the benchmark's loop), busy until it is given back.
-    cdef Channel lend(self, uint64_t deadline)
-    cdef void give_back(self, Channel channel) noexcept
-    cdef void leave(self, Channel channel) noexcept
+    cdef Channel checkout_channel(self, uint64_t deadline)
+    cdef void return_channel(self, Channel channel) noexcept
+    cdef void release_channel(self, Channel channel) noexcept
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
     cdef int signals(self) except -1
     # No slot was free: waits for one; RETRY when there is one, FULL at the deadline, or why the connection is no good.
     cdef int make_room(self, Channel channel, client_ring *ring, uint64_t deadline) except -1
-    cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1
-    cdef int lost(self, object link, object because) except -1
+    cdef int raise_or_retry(self, int found, uint64_t deadline, bint repeatable) except -1
+    cdef int lost(self, object connection, object because) except -1
 
 # Checks of what callers give.
 cdef double seconds_of(object timeout) except -1

@@ -11,7 +11,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from rfp.core.core cimport rfp_now
 from rfp.fabric.fabric cimport queue_pair
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DONE, GONE, MALFORMED, TIMED_OUT, client_ring_abandon, client_ring_discard,
+    CLOSED, DISCONNECTED, DONE, PROTOCOL_ERROR, TIMED_OUT, client_ring_abandon, client_ring_discard,
     client_ring_flush, client_ring_payload, client_ring_pop, client_ring_submit,
 )
 from rfp.protocol.client.client_wait cimport client_ring_wait
@@ -34,16 +34,16 @@ cdef extern from "rfp/core/born.h" nogil:
 born = rfp_born_word()
 
 cdef enum:
-    TRIALS = 9            # pings that calibrate a ring
-    PROMPT = 100000000    # ns in which calls return once they are interrupted
-    IDLE = 50000000       # ns without a call after which the first one asks whether the server lives
+    CALIBRATION_PINGS = 9  # pings that calibrate a ring
+    INTERRUPT_NS_MAX = 100000000  # ns in which calls return once they are interrupted
+    IDLE_NS_MAX = 50000000  # ns without a call after which the first one asks whether the server lives
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.25    # seconds between attempts to reconnect
-LONGEST_ATTEMPT = 1.0                       # seconds: between two attempts a thread sees that the handle was closed
-LONGEST_TIME = 1e9                          # seconds: what is more would not fit into 64 bits of nanoseconds
+PAUSE_S_MIN, PAUSE_S_MAX = 0.001, 0.25      # seconds between attempts to reconnect
+ATTEMPT_S_MAX = 1.0                         # seconds: between two attempts a thread sees that the handle was closed
+TIME_S_MAX = 1e9                            # seconds: what is more would not fit into 64 bits of nanoseconds
 
 identities = itertools.count(1)
-callers = weakref.WeakSet()
+clients = weakref.WeakSet()
 
 
 class ThreadChannel:
@@ -58,14 +58,14 @@ class ThreadChannel:
             self.channel.spare(self.spare)
 
 
-cdef class Caller:
+cdef class ClientBase:
     """A handle to a server: usable from many threads, each of which gets rings of its own.
 
-    open_link: called with a deadline (ns), returns a link; its close() ends what its links share.  timeout: seconds a call may
-    take unless it says otherwise.  reconnect: whether to find the server again after it was lost.
+    open_connection: called with a deadline (ns), returns a connection; its close() ends what these share.  timeout: seconds
+    a call may take unless it says otherwise.  reconnect: whether to find the server again after it was lost.
     """
 
-    def __init__(self, open_link, *, timeout=5.0, bint reconnect=True):
+    def __init__(self, open_connection, *, timeout=5.0, bint reconnect=True):
         notice()
         self.timeout = seconds_of(timeout)
         self.reconnect = reconnect
@@ -73,26 +73,26 @@ cdef class Caller:
         self.threads = threading.local()
         self.spare = []
         self.old = []
-        self.open_link = open_link
+        self.open_connection = open_connection
         try:
-            self.link = open_link(self.deadline(None))
+            self.connection = open_connection(self.deadline(None))
         except BaseException:
-            open_link.close()
+            open_connection.close()
             raise
         self.identity = next(identities)
-        callers.add(self)
+        clients.add(self)
 
     cdef uint64_t deadline(self, object timeout) except 0:
         """The moment (ns) at which a call with this timeout (seconds, None for the handle's) must return."""
         self.called = rfp_now()
         return self.called + <uint64_t> ((self.timeout if timeout is None else seconds_of(timeout)) * 1e9)
 
-    cdef Channel enter(self, uint64_t deadline):
+    cdef Channel acquire_channel(self, uint64_t deadline):
         """This thread's channel, marked busy; every enter has its leave."""
         cdef Channel channel
         cdef queue_pair *pair
         while True:
-            # From this look until `busy` is set no other thread can run: close() and bury() find the one or the other.
+            # From this look until `busy` is set no other thread can run: close() and reap_lost() find the one or the other.
             while (rfp_thread.identity != self.identity or self.identity == 0 or
                    (<Channel> rfp_thread.channel).c.owner != <void *> &rfp_thread or
                    not born[0]):
@@ -112,20 +112,20 @@ cdef class Caller:
                                   hint="a signal handler or finalizer must not use the handle that it may have interrupted")
             # A server that ended while nobody called is found out before anything is sent to it: then the call can be made
             # at the next one, without a doubt about its outcome.
-            if self.called - channel.c.used >= IDLE:
+            if self.called - channel.c.used >= IDLE_NS_MAX:
                 pair = channel.c.rings[0].pair
                 if not pair.ops.alive(pair):
-                    self.lost(channel.link, "the server is gone")
+                    self.lost(channel.connection, "the server is gone")
                     continue
             channel.c.used = self.called
             channel.c.busy = 1
             return channel
 
-    cdef void leave(self, Channel channel) noexcept:
+    cdef void release_channel(self, Channel channel) noexcept:
         channel.c.busy = 0
         if self.unfinished:
             self.unfinished = False
-            self.close_links()
+            self.close_connections()
 
     def find_channel(self, uint64_t deadline):
         """The slow way to this thread's channel, into rfp_thread: connects again or attaches if need be."""
@@ -142,7 +142,7 @@ cdef class Caller:
                 if self.identity == 0:
                     self.connect_again(deadline)
                 held = getattr(self.threads, "held", None)
-                if held is not None and held.channel is not None and held.channel.link is self.link:
+                if held is not None and held.channel is not None and held.channel.connection is self.connection:
                     channel = held.channel
                     break
                 if held is not None:
@@ -151,10 +151,10 @@ cdef class Caller:
                     channel = self.attach(deadline)
                 except ConnectionFailed as error:
                     # No call was under way that could have noticed it: this one does.
-                    self.lost(self.link, error)
+                    self.lost(self.connection, error)
                     if isinstance(error, HandshakeFailed) or rfp_now() >= deadline:
                         raise
-                    time.sleep(FIRST_PAUSE)
+                    time.sleep(PAUSE_S_MIN)
                     continue
             channel.c.owner = <void *> &rfp_thread
             rfp_thread.channel = <void *> channel
@@ -162,7 +162,7 @@ cdef class Caller:
         finally:
             self.lock.release()
 
-    cdef Channel lend(self, uint64_t deadline):
+    cdef Channel checkout_channel(self, uint64_t deadline):
         """A channel that belongs to no thread; it is busy until it is given back."""
         cdef Channel channel
         with self.lock:
@@ -177,9 +177,9 @@ cdef class Caller:
             channel.c.busy = 1
             return channel
 
-    cdef void give_back(self, Channel channel) noexcept:
+    cdef void return_channel(self, Channel channel) noexcept:
         self.spare.append(channel)
-        self.leave(channel)
+        self.release_channel(channel)
 
     cdef Channel attach(self, uint64_t deadline):
         """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
@@ -189,13 +189,13 @@ cdef class Caller:
             if channel.c.busy:
                 continue
             self.spare.remove(channel)
-            if channel.link is self.link:
+            if channel.connection is self.connection:
                 self.threads.held = ThreadChannel(self.spare, channel)
                 return channel
-        link = self.link
-        channel = link.attach(deadline)
+        connection = self.connection
+        channel = connection.attach(deadline)
         if self.is_closed:                      # by a signal handler: that has unmapped the rings
-            link.detach(channel)
+            connection.detach(channel)
             raise closed("this handle was closed")
         # Busy and held while we calibrate: a signal handler that closes the handle then leaves the rest to us.
         channel.c.busy = 1
@@ -210,10 +210,10 @@ cdef class Caller:
             if rfp_thread.channel == <void *> channel:
                 # A signal handler has called this handle meanwhile and found this channel: the entry must not outlive it.
                 rfp_thread.identity = 0
-            self.leave(channel)
-            link.detach(channel)
+            self.release_channel(channel)
+            connection.detach(channel)
             raise
-        self.leave(channel)
+        self.release_channel(channel)
         return channel
 
     def prepare(self, Channel owner not None):
@@ -221,20 +221,20 @@ cdef class Caller:
 
     def connect_again(self, uint64_t deadline):
         """Finds the server again; raises ConnectionFailed at the deadline."""
-        cdef double pause = FIRST_PAUSE
+        cdef double pause = PAUSE_S_MIN
         if not self.reconnect:
-            raise ConnectionFailed(f"the connection to {self.link.address} was lost: {self.lost_because}",
+            raise ConnectionFailed(f"the connection to {self.connection.address} was lost: {self.lost_because}",
                                    hint="connect again, or use reconnect=True")
-        self.bury()
+        self.reap_lost()
         while True:
             if self.is_closed:
                 raise Closed("this handle was closed")
             try:
-                link = self.open_link(min(deadline, rfp_now() + <uint64_t> (LONGEST_ATTEMPT * 1e9)))
+                connection = self.open_connection(min(deadline, rfp_now() + <uint64_t> (ATTEMPT_S_MAX * 1e9)))
                 if self.is_closed:
-                    link.close()
+                    connection.close()
                     raise Closed("this handle was closed")
-                self.link = link
+                self.connection = connection
                 self.identity = next(identities)
                 self.lost_because = None
                 return
@@ -243,27 +243,27 @@ cdef class Caller:
             except (ConnectionFailed, DeadlineExceeded) as error:
                 left = (<double> deadline - <double> rfp_now()) / 1e9
                 if left <= pause:
-                    raise ConnectionFailed(f"the connection to {self.link.address} was lost ({self.lost_because}), and the "
+                    raise ConnectionFailed(f"the connection to {self.connection.address} was lost ({self.lost_because}), and the "
                                            f"server did not come back before the deadline: {error}") from None
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, PAUSE_S_MAX)
 
-    def bury(self):
+    def reap_lost(self):
         """Closes lost connections whose calls have all returned."""
-        for link in list(self.old):
-            if not any(channel.busy for channel in link.channels):
-                link.close()
-                self.old.remove(link)
+        for connection in list(self.old):
+            if not any(channel.busy for channel in connection.channels):
+                connection.close()
+                self.old.remove(connection)
 
-    cdef int lost(self, object link, object because) except -1:
+    cdef int lost(self, object connection, object because) except -1:
         """Marks a connection as lost, if it is still the present one; calls of other threads find out by themselves.
 
         Without the lock, which a thread that connects again holds for longer than this one may wait; no other can run in between.
         """
-        if self.identity != 0 and link is self.link:
+        if self.identity != 0 and connection is self.connection:
             self.identity = 0
             self.lost_because = because
-            self.old.append(link)
+            self.old.append(connection)
         return 0
 
     cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
@@ -272,7 +272,7 @@ cdef class Caller:
         cdef uint64_t until
         cdef uint64_t now = rfp_now()
         while True:
-            until = min(deadline, now + SLICE)
+            until = min(deadline, now + SIGNAL_POLL_NS)
             with nogil:
                 found = client_ring_wait(ring, until)
             if found != TIMED_OUT:
@@ -306,10 +306,10 @@ cdef class Caller:
         client_ring_abandon(ring)
         return FULL if found == TIMED_OUT else found
 
-    cdef int again(self, int found, uint64_t deadline, bint repeatable) except -1:
+    cdef int raise_or_retry(self, int found, uint64_t deadline, bint repeatable) except -1:
         """A call did not end with DONE: raises what the caller should know, or returns if the call is to be made again."""
         if found == TIMED_OUT:
-            raise DeadlineExceeded(f"no answer from {self.link.address} in time",
+            raise DeadlineExceeded(f"no answer from {self.connection.address} in time",
                                    hint=None if repeatable else "the change may still happen")
         if found == RETRY:
             return self.signals()
@@ -318,23 +318,23 @@ cdef class Caller:
         if found == CLOSED or self.is_closed:
             raise closed("this handle was closed" if repeatable else
                          "this handle was closed during the call: the change may still happen")
-        because = "it answered what cannot be" if found == MALFORMED else "the server is gone"
+        because = "it answered what cannot be" if found == PROTOCOL_ERROR else "the server is gone"
         held = getattr(self.threads, "held", None)
         if held is not None and held.channel is not None:
             failure = next((ring.pair.failure for ring in held.channel.rings if ring.pair.failure), None)
             because = f"{because}: {failure}" if failure else because
-            self.lost(held.channel.link, because)
+            self.lost(held.channel.connection, because)
         if not repeatable:
-            raise OutcomeUnknown(f"the connection to {self.link.address} was lost after the request was sent ({because})",
+            raise OutcomeUnknown(f"the connection to {self.connection.address} was lost after the request was sent ({because})",
                                  hint="the change may or may not have happened: look, then decide")
-        if found == MALFORMED:                  # and would do so again
-            raise ConnectionFailed(f"the connection to {self.link.address} was given up: {because}",
+        if found == PROTOCOL_ERROR:             # and would do so again
+            raise ConnectionFailed(f"the connection to {self.connection.address} was given up: {because}",
                                    hint="is the server of another version, or damaged?")
         if not self.reconnect:
-            raise ConnectionFailed(f"the connection to {self.link.address} was lost: {because}",
+            raise ConnectionFailed(f"the connection to {self.connection.address} was lost: {because}",
                                    hint="connect again, or use reconnect=True")
         if rfp_now() >= deadline:
-            raise ConnectionFailed(f"the connection to {self.link.address} was lost: {because}")
+            raise ConnectionFailed(f"the connection to {self.connection.address} was lost: {because}")
         return 0
 
     def ping(self, *, timeout=None):
@@ -346,7 +346,7 @@ cdef class Caller:
         cdef uint32_t i
         cdef int found = DONE
         while True:
-            owner = self.enter(deadline)
+            owner = self.acquire_channel(deadline)
             try:
                 started = rfp_now()
                 for i in range(owner.c.count):
@@ -364,10 +364,10 @@ cdef class Caller:
                         break
                     client_ring_pop(ring)
             finally:
-                self.leave(owner)
+                self.release_channel(owner)
             if found == DONE:
                 return (rfp_now() - started) / 1e9
-            self.again(found, deadline, True)
+            self.raise_or_retry(found, deadline, True)
 
     def close(self):
         """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
@@ -376,7 +376,7 @@ cdef class Caller:
         self.identity = 0
         # Whoever holds the lock for long is connecting or attaching: that ends with the connection.
         if not self.lock.acquire(timeout=0.1):
-            self.link.connection.shutdown()
+            self.connection.control.shutdown()
             self.lock.acquire()
         try:
             if self.is_ended:
@@ -391,32 +391,32 @@ cdef class Caller:
                 held.channel.interrupt()
                 self.unfinished = True
                 return
-            self.close_links()
+            self.close_connections()
         finally:
             self.lock.release()
 
-    def close_links(self):
+    def close_connections(self):
         """Waits for the calls under way and gives everything back."""
         cdef double pause = 0.00001
-        cdef uint64_t patience = rfp_now() + PROMPT
-        links = [self.link, *self.old]
+        cdef uint64_t shutdown_at = rfp_now() + INTERRUPT_NS_MAX
+        connections = [self.connection, *self.old]
         while True:
             # Calls return within microseconds once interrupted; nothing may be unmapped under them.
-            busy = [channel for link in links for channel in link.channels if channel.busy]
+            busy = [channel for connection in connections for channel in connection.channels if channel.busy]
             for channel in busy:
                 channel.interrupt()
             if not busy:
                 break
-            if rfp_now() > patience:            # one that waits on the control channel, and not for its rings
-                for link in links:
-                    link.connection.shutdown()
+            if rfp_now() > shutdown_at:         # one that waits on the control channel, and not for its rings
+                for connection in connections:
+                    connection.control.shutdown()
             time.sleep(pause)
             pause = min(2 * pause, 0.01)
-        for link in links:
-            link.close()
+        for connection in connections:
+            connection.close()
         self.old.clear()
         self.spare.clear()
-        self.open_link.close()
+        self.open_connection.close()
 
     @property
     def closed(self):
@@ -427,8 +427,8 @@ cdef class Caller:
         self.is_forked = True
         self.identity = 0
         self.lock = threading.RLock()
-        for link in [self.link, *self.old]:
-            link.forked()
+        for connection in [self.connection, *self.old]:
+            connection.forked()
 
     def __enter__(self):
         return self
@@ -441,7 +441,7 @@ cdef class Caller:
 
     def __del__(self):
         # Without close(): a program that forgets it leaks nothing.
-        if self.link is not None and not self.is_closed:
+        if self.connection is not None and not self.is_closed:
             self.close()
 
     def calibrate(self, Channel channel not None, uint64_t deadline):
@@ -452,8 +452,8 @@ cdef class Caller:
         for i in range(channel.c.count):
             ring = channel.c.rings[i]
             counts = []
-            for trial in range(TRIALS):
-                found = GONE
+            for trial in range(CALIBRATION_PINGS):
+                found = DISCONNECTED
                 if client_ring_payload(ring) != NULL:
                     client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
                     with nogil:
@@ -466,23 +466,23 @@ cdef class Caller:
                     raise Closed("this handle was closed")
                 if found != DONE:
                     raise ConnectionFailed("the server went away while connecting")
-                counts.append(ring.slot[ring.tail].looks)
+                counts.append(ring.slot[ring.tail].polls)
                 client_ring_pop(ring)
-            ring.looks_per_trip = max(1, sorted(counts)[TRIALS // 2])
+            ring.polls_per_round_trip = max(1, sorted(counts)[CALIBRATION_PINGS // 2])
             ring.slow = 0
 
 
-def forget_parents_handles():
+def forget_parents_clients():
     born[0] = 1
-    for caller in list(callers):
-        caller.forked()
+    for client in list(clients):
+        client.forked()
 
 
 def closed(message):
     """What a call of a closed handle raises.  At exit only daemon threads are left beside the one that ends the interpreter: it
     ends all that they do without a word, and so it does their calls."""
     while _handles_closed and threading.current_thread() is not threading.main_thread():
-        time.sleep(LONGEST_TIME / 1000)
+        time.sleep(TIME_S_MAX / 1000)
     return Closed(message, hint="the interpreter is ending: save what is to be kept in a function of atexit"
                   if _handles_closed else None)
 
@@ -490,24 +490,24 @@ def closed(message):
 _handles_closed = False
 
 
-def close_handles():
+def close_clients():
     """At exit, while all that close() needs is still there."""
     global _handles_closed
     _handles_closed = True
-    for caller in list(callers):
-        caller.close()
+    for client in list(clients):
+        client.close()
 
 
-in_child(forget_parents_handles)
-at_exit(close_handles)
+in_child(forget_parents_clients)
+at_exit(close_clients)
 
 
 cdef double seconds_of(object timeout) except -1:
     """A time in seconds that a caller gave, checked."""
     cdef double seconds = number_of("timeout", timeout)
-    if not 0 < seconds < LONGEST_TIME:
+    if not 0 < seconds < TIME_S_MAX:
         raise InvalidArgument(f"timeout={shown(timeout)} is not a time",
-                              hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}")
+                              hint=f"seconds, more than 0 and less than {TIME_S_MAX:.0e}")
     return seconds
 
 

@@ -18,12 +18,12 @@ from rfp.fabric.fabric cimport (
 from rfp.protocol.wire cimport rfp_reference, rfp_response_header
 
 cdef enum:                         # what step and wait found out about the oldest request
-    NOT_YET = 0
+    PENDING = 0
     DONE = 1
     TIMED_OUT = 2                  # wait only: the deadline passed; the request is abandoned, its slot is kept
-    GONE = 3                       # the connection is lost
+    DISCONNECTED = 3               # the connection is lost
     CLOSED = 4                     # wait only: another thread closes the handle
-    MALFORMED = 5                  # the server answered what cannot be: treat the connection as lost
+    PROTOCOL_ERROR = 5             # the server answered what cannot be: treat the connection as lost
 
 cdef enum:                         # client_ring.paradigm
     AUTO = 0
@@ -31,34 +31,34 @@ cdef enum:                         # client_ring.paradigm
     REPLY = 2
 
 cdef enum:                         # client_slot.stage
-    LOOK = 0                       # no READ under way
-    LOOKING = 1                    # the READ of the first F bytes is
-    LONGER = 2                     # they have come, and the READ of the rest found no room yet
-    FETCHING = 3                   # the READ of the rest is under way
-    HERE = 4                       # the whole response is in the landing slot
+    IDLE = 0                       # no READ under way
+    READING_HEAD = 1               # the READ of the first F bytes is
+    TAIL_DEFERRED = 2              # they have come, and the READ of the rest found no room yet
+    READING_TAIL = 3               # the READ of the rest is under way
+    READY = 4                      # the whole response is in the landing slot
 
 cdef extern from *:                # ids of work requests: a sequence is the first READ of that request's response
     """
-    #define RFP_ID_REST (1ull << 62)
-    #define RFP_ID_BEAT (1ull << 61)
-    #define RFP_ID_BESIDE (1ull << 63)
+    #define RFP_ID_TAIL (1ull << 62)
+    #define RFP_ID_HEARTBEAT (1ull << 61)
+    #define RFP_ID_ONE_SIDED (1ull << 63)
     """
-    const uint64_t REST "RFP_ID_REST"          # with a sequence: the second READ
-    const uint64_t BEAT "RFP_ID_BEAT"          # the READ of the server's beat
-    const uint64_t BESIDE "RFP_ID_BESIDE"      # what is beside the ring's own (one_sided.pxd)
+    const uint64_t TAIL "RFP_ID_TAIL"          # with a sequence: the second READ
+    const uint64_t HEARTBEAT "RFP_ID_HEARTBEAT"  # the READ of the server's beat
+    const uint64_t ONE_SIDED "RFP_ID_ONE_SIDED"  # what is beside the ring's own (one_sided.pxd)
 
 cdef enum:
-    MOST_SLOTS = 256
+    SLOTS_MAX = 256
     SIZES = 65                     # classes of response sizes, in lines: 64 and more fall into the last
 
 cdef struct client_slot:
     uint64_t tag                   # the submitter's
     uint8_t mode
     bint abandoned                 # nobody waits for it any more
-    bint told                      # WAIT was written
+    bint wakeup_requested          # WAIT was written
     uint8_t stage                  # of fetching
     uint32_t sequence
-    uint32_t looks                 # READs that brought nothing
+    uint32_t polls                 # READs that brought nothing
     uint32_t fetched               # bytes of the first READ: F may change while it is under way
 
 cdef struct client_ring:
@@ -87,18 +87,18 @@ cdef struct client_ring:
     uint32_t due                   # the first so many of the unsent ones are flushed, and wait for room in the send queue
     uint32_t writing               # signalled WRITEs that are not complete
     uint32_t sequence              # of the next request
-    uint8_t lost                   # GONE or MALFORMED: nothing more will come
-    bint beside                    # the last transfer's work requests are complete
-    client_slot slot[MOST_SLOTS]
-    uint64_t asked                 # when a waiting call last asked whether the server lives, ns
+    uint8_t lost                   # DISCONNECTED or PROTOCOL_ERROR: nothing more will come
+    bint one_sided_done            # the last transfer's work requests are complete
+    client_slot slot[SLOTS_MAX]
+    uint64_t liveness_checked_ns   # when a waiting call last asked whether the server lives, ns
     # the server's beat, where only its machine's silence would tell of its end
-    remote_region *beat            # NULL: the operating system tells
-    bint listening                 # a READ of it is under way
-    uint64_t last_beat             # what the last one brought
-    uint64_t longest_silence       # ns
-    uint64_t silence               # ns for which this thread has listened and nothing new came
+    remote_region *heartbeat       # NULL: the operating system tells
+    bint reading_heartbeat         # a READ of it is under way
+    uint64_t last_heartbeat        # what the last one brought
+    uint64_t silence_ns_max        # ns
+    uint64_t silence_ns            # ns for which this thread has listened and nothing new came
     # pins to release with the next requests
-    uint64_t release[MOST_SLOTS]
+    uint64_t release[SLOTS_MAX]
     uint32_t releases
     # which way results come back
     uint8_t paradigm
@@ -106,7 +106,7 @@ cdef struct client_ring:
     uint32_t fetch                 # F: bytes of the first READ
     bint fixed_fetch               # F was given, do not adjust it
     uint32_t retries               # R: failed fetches that are fine
-    uint32_t looks_per_trip        # looks that fit into one round trip: failed fetches = looks / this
+    uint32_t polls_per_round_trip  # looks that fit into one round trip: failed fetches = looks / this
     uint32_t slow                  # completions in a row with more than R
     uint32_t fast                  # completions in a row in reply mode that would have been quick to fetch
     uint16_t slow_time             # what the server reported when the ring went to reply
@@ -117,11 +117,11 @@ cdef struct client_ring:
     uint64_t submitted
     uint64_t reads                 # READs of responses
     uint64_t writes                # WRITEs of requests and WAITs
-    uint64_t rests                 # second READs
+    uint64_t tail_reads            # second READs
     uint64_t torn
     uint64_t switches              # of mode
     uint64_t slept
-    uint64_t overslept             # sleeps that lasted to their end although the response was there: a wake-up was lost
+    uint64_t missed_wakeups        # sleeps that lasted to their end although the response was there: a wake-up was lost
 
 cdef char *client_ring_payload(client_ring *ring) noexcept nogil
 cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil
@@ -137,7 +137,7 @@ cdef void client_ring_discard(client_ring *ring) noexcept nogil
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
 # Takes completions: for whoever waits for something else than a response.
-cdef void client_ring_collect(client_ring *ring) noexcept nogil
+cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil
 
 
 cdef class ClientRing:
@@ -149,4 +149,4 @@ cdef class ClientRing:
     cdef readonly RemoteRegion responses
     cdef readonly Region reply
     cdef readonly Region scratch
-    cdef readonly RemoteRegion beat
+    cdef readonly RemoteRegion heartbeat

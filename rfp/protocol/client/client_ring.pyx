@@ -18,14 +18,14 @@ from rfp.errors import InvalidArgument
 
 
 cdef enum:
-    COMPLETIONS = 32
-    BURST = 16                  # WRITEs of requests that are posted at once
-    REAP = 10000                # steps that a call spends on freeing a slot before it is told that there is none
-    RETUNE = 1024               # responses between two choices of F
-    STAY = 1024                 # completions in reply mode before trying to fetch again, if nothing else says so
+    COMPLETIONS_MAX = 32
+    BURST_MAX = 16              # WRITEs of requests that are posted at once
+    REAP_STEPS_MAX = 10000      # steps that a call spends on freeing a slot before it is told that there is none
+    RETUNE_RESPONSES = 1024     # responses between two choices of F
+    REPLY_STAY_RESPONSES = 1024  # completions in reply mode before trying to fetch again, if nothing else says so
 
 
-cdef char *landing(client_ring *ring, uint32_t slot) noexcept nogil:
+cdef char *response_buffer(client_ring *ring, uint32_t slot) noexcept nogil:
     return ring.scratch.base + ring.scratch_offset + <uint64_t> (ring.slots + slot) * ring.slot_size
 
 
@@ -40,11 +40,11 @@ cdef char *client_ring_payload(client_ring *ring) noexcept nogil:
 
 cdef void reap(client_ring *ring) noexcept nogil:
     """Looks whether the oldest request, which nobody waits for, has been answered meanwhile."""
-    cdef uint32_t enough = ring.slot[ring.tail].looks + 2
+    cdef uint32_t enough = ring.slot[ring.tail].polls + 2
     cdef int i
-    for i in range(REAP):
+    for i in range(REAP_STEPS_MAX):
         client_ring_step(ring)
-        if ring.count < ring.slots or ring.slot[ring.tail].looks >= enough or ring.lost:
+        if ring.count < ring.slots or ring.slot[ring.tail].polls >= enough or ring.lost:
             return
         rfp_pause()
 
@@ -73,10 +73,10 @@ cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t cou
     slot.tag = tag
     slot.mode = ring.mode
     slot.abandoned = False
-    slot.told = False
-    slot.stage = LOOK
+    slot.wakeup_requested = False
+    slot.stage = IDLE
     slot.sequence = ring.sequence
-    slot.looks = 0
+    slot.polls = 0
     ring.sequence = rfp_next_sequence(ring.sequence)
     ring.head += 1
     if ring.head == ring.slots:
@@ -91,18 +91,18 @@ cdef void client_ring_flush(client_ring *ring) noexcept nogil:
     """Sends what was submitted, with one notification for all of it.  What finds no room in the send queue is sent by the steps
     that follow."""
     ring.due = ring.unsent
-    push(ring)
+    post_requests(ring)
 
 
-cdef void push(client_ring *ring) noexcept nogil:
+cdef void post_requests(client_ring *ring) noexcept nogil:
     """Posts what was flushed, as far as the send queue takes it."""
-    cdef work_request work[BURST]
+    cdef work_request work[BURST_MAX]
     cdef uint32_t slot
     cdef uint32_t n, posted
     cdef const rfp_request_header *header
     while ring.due and not ring.lost:
         n = 0
-        while n < BURST and n < ring.due:
+        while n < BURST_MAX and n < ring.due:
             slot = ring.head + ring.slots - ring.unsent + n
             if slot >= ring.slots:
                 slot -= ring.slots
@@ -126,13 +126,13 @@ cdef void push(client_ring *ring) noexcept nogil:
         ring.due -= posted
         ring.writes += posted
         if posted < n:
-            client_ring_collect(ring)
+            client_ring_poll_completions(ring)
             return
         if not ring.direct:
             ring.writing += 1
 
 
-cdef void look(client_ring *ring, uint32_t index) noexcept nogil:
+cdef void post_first_read(client_ring *ring, uint32_t index) noexcept nogil:
     """Starts the READ that checks the status and fetches the result in one; if there is no room for it, a later step does."""
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
@@ -145,17 +145,17 @@ cdef void look(client_ring *ring, uint32_t index) noexcept nogil:
     work.remote = ring.responses
     work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size
     if ring.pair.ops.post(ring.pair, &work, 1):
-        slot.stage = LOOKING
+        slot.stage = READING_HEAD
         slot.fetched = ring.fetch
         ring.reads += 1
 
 
-cdef void fetch_rest(client_ring *ring, uint32_t index) noexcept nogil:
+cdef void post_tail_read(client_ring *ring, uint32_t index) noexcept nogil:
     """Starts the second READ, for what the first did not bring."""
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
-    cdef uint32_t whole = RFP_RESPONSE_HEADER + (<rfp_response_header *> landing(ring, index)).length
-    work.id = REST | slot.sequence
+    cdef uint32_t whole = RFP_RESPONSE_HEADER + (<rfp_response_header *> response_buffer(ring, index)).length
+    work.id = TAIL | slot.sequence
     work.opcode = READ
     work.flags = SIGNALED
     work.length = whole - slot.fetched
@@ -163,50 +163,50 @@ cdef void fetch_rest(client_ring *ring, uint32_t index) noexcept nogil:
     work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size + slot.fetched
     work.remote = ring.responses
     work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size + slot.fetched
-    slot.stage = LONGER
+    slot.stage = TAIL_DEFERRED
     if ring.pair.ops.post(ring.pair, &work, 1):
-        slot.stage = FETCHING
+        slot.stage = READING_TAIL
         ring.reads += 1
-        ring.rests += 1
+        ring.tail_reads += 1
 
 
-cdef void judge(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
+cdef void on_read_done(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
     """A READ of this slot has completed: is the response there, and whole?"""
     cdef client_slot *slot = &ring.slot[index]
-    cdef char *copy = landing(ring, index)
+    cdef char *copy = response_buffer(ring, index)
     cdef uint32_t available = ring.slot_size if rest else slot.fetched
     cdef int found = rfp_response_check(copy, available, ring.slot_size, slot.sequence, ring.checked)
     if found == RFP_RESPONSE_WHOLE:
-        slot.stage = HERE
+        slot.stage = READY
     elif found == RFP_RESPONSE_NONE:
-        slot.looks += 1
-        slot.stage = LOOK
+        slot.polls += 1
+        slot.stage = IDLE
     elif found == RFP_RESPONSE_MORE:
-        fetch_rest(ring, index)
+        post_tail_read(ring, index)
     elif found == RFP_RESPONSE_TORN:
         ring.torn += 1
-        slot.looks += 1
-        slot.stage = LOOK
+        slot.polls += 1
+        slot.stage = IDLE
     else:
-        ring.lost = MALFORMED
+        ring.lost = PROTOCOL_ERROR
 
 
-cdef void client_ring_collect(client_ring *ring) noexcept nogil:
+cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
     """Takes completions."""
-    cdef completion done[COMPLETIONS]
+    cdef completion done[COMPLETIONS_MAX]
     cdef int n, i
     cdef uint32_t index, distance
-    n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS)
+    n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS_MAX)
     for i in range(n):
-        if done[i].id & BESIDE:
-            ring.beside = True
+        if done[i].id & ONE_SIDED:
+            ring.one_sided_done = True
         if done[i].status != 0:
-            ring.lost = GONE
+            ring.lost = DISCONNECTED
             continue
-        if done[i].id & BESIDE:
+        if done[i].id & ONE_SIDED:
             continue
-        if done[i].id & BEAT:
-            heard(ring)
+        if done[i].id & HEARTBEAT:
+            on_heartbeat(ring)
             continue
         if done[i].opcode != READ:
             ring.writing -= 1
@@ -220,19 +220,19 @@ cdef void client_ring_collect(client_ring *ring) noexcept nogil:
         index = ring.tail + distance
         if index >= ring.slots:
             index -= ring.slots
-        judge(ring, index, (done[i].id & REST) != 0)
+        on_read_done(ring, index, (done[i].id & TAIL) != 0)
 
 
-cdef void look_at_reply(client_ring *ring, uint32_t index) noexcept nogil:
+cdef void check_reply(client_ring *ring, uint32_t index) noexcept nogil:
     """In reply mode the response arrives in our own memory."""
     cdef client_slot *slot = &ring.slot[index]
     cdef const char *reply = ring.reply.base + ring.reply_offset + <uint64_t> index * ring.slot_size
-    cdef char *copy = landing(ring, index)
+    cdef char *copy = response_buffer(ring, index)
     cdef uint64_t first = rfp_load64_acquire(reply)
     cdef uint32_t length
     cdef int found
     if <uint32_t> (first >> 32) != slot.sequence:
-        slot.looks += 1
+        slot.polls += 1
         return
     memcpy(copy, &first, 8)
     rfp_copy_in(copy + 8, reply + 8, RFP_RESPONSE_HEADER - 8)
@@ -241,44 +241,44 @@ cdef void look_at_reply(client_ring *ring, uint32_t index) noexcept nogil:
         rfp_copy_in(copy + RFP_RESPONSE_HEADER, reply + RFP_RESPONSE_HEADER, length)
     found = rfp_response_check(copy, ring.slot_size, ring.slot_size, slot.sequence, ring.checked)
     if found == RFP_RESPONSE_WHOLE:
-        slot.stage = HERE
+        slot.stage = READY
     elif found == RFP_RESPONSE_TORN:
         ring.torn += 1
-        slot.looks += 1
+        slot.polls += 1
     elif found == RFP_RESPONSE_LENGTH:
-        ring.lost = MALFORMED
+        ring.lost = PROTOCOL_ERROR
 
 
 cdef int client_ring_step(client_ring *ring) noexcept nogil:
-    """Looks for the response to the oldest request: NOT_YET, DONE, GONE or MALFORMED.  Does not wait."""
+    """Looks for the response to the oldest request: PENDING, DONE, DISCONNECTED or PROTOCOL_ERROR.  Does not wait."""
     cdef client_slot *slot
     cdef uint32_t index, i
     while True:
         if ring.due:
-            push(ring)
+            post_requests(ring)
         if ring.count == ring.unsent:
             return ring.lost
         slot = &ring.slot[ring.tail]
-        if slot.stage != HERE:
+        if slot.stage != READY:
             if slot.mode == RFP_MODE_REPLY:
-                look_at_reply(ring, ring.tail)
+                check_reply(ring, ring.tail)
             elif not ring.lost:
                 index = ring.tail
                 for i in range(min(ring.lookahead, ring.count - ring.unsent)):
-                    if ring.slot[index].stage == LOOK and ring.slot[index].mode == RFP_MODE_FETCH:
-                        look(ring, index)
-                    elif ring.slot[index].stage == LONGER:
-                        fetch_rest(ring, index)
+                    if ring.slot[index].stage == IDLE and ring.slot[index].mode == RFP_MODE_FETCH:
+                        post_first_read(ring, index)
+                    elif ring.slot[index].stage == TAIL_DEFERRED:
+                        post_tail_read(ring, index)
                     index += 1
                     if index == ring.slots:
                         index = 0
-            client_ring_collect(ring)
-            if slot.stage == FETCHING:
-                client_ring_collect(ring)
-            if slot.stage != HERE:
+            client_ring_poll_completions(ring)
+            if slot.stage == READING_TAIL:
+                client_ring_poll_completions(ring)
+            if slot.stage != READY:
                 return ring.lost
         elif not ring.direct:
-            client_ring_collect(ring)                       # what is not polled need not move
+            client_ring_poll_completions(ring)              # what is not polled need not move
         if not slot.abandoned:
             return DONE
         client_ring_discard(ring)
@@ -294,18 +294,18 @@ cdef void client_ring_discard(client_ring *ring) noexcept nogil:
     client_ring_pop(ring)
 
 
-cdef void heard(client_ring *ring) noexcept nogil:
-    cdef uint64_t beat = rfp_load64_acquire(ring.scratch.base + ring.scratch_offset
-                                            + <uint64_t> 2 * ring.slots * ring.slot_size)
-    ring.listening = False
-    if beat != ring.last_beat:
-        ring.last_beat = beat
-        ring.silence = 0
+cdef void on_heartbeat(client_ring *ring) noexcept nogil:
+    cdef uint64_t heartbeat = rfp_load64_acquire(ring.scratch.base + ring.scratch_offset
+                                                 + <uint64_t> 2 * ring.slots * ring.slot_size)
+    ring.reading_heartbeat = False
+    if heartbeat != ring.last_heartbeat:
+        ring.last_heartbeat = heartbeat
+        ring.silence_ns = 0
 
 
 cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil:
     """The oldest request's response after DONE: a private copy, whole and checked, payload behind the header."""
-    return <const rfp_response_header *> landing(ring, ring.tail)
+    return <const rfp_response_header *> response_buffer(ring, ring.tail)
 
 
 cdef uint64_t client_ring_tag(client_ring *ring) noexcept nogil:
@@ -341,7 +341,7 @@ cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_h
     """The hybrid switch (RFP, section 3.2): two completions in a row with more than R failed fetches go to reply; a shorter
     processing time goes back.  A failed fetch counts once a round trip, however often a fast fabric lets us look."""
     if slot.mode == RFP_MODE_FETCH:
-        if slot.looks <= ring.retries * ring.looks_per_trip:
+        if slot.polls <= ring.retries * ring.polls_per_round_trip:
             ring.slow = 0
             return
         ring.slow += 1
@@ -355,10 +355,10 @@ cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_h
             ring.slow_time = header.time        # it became slower still: that is what it must be quicker than
             ring.fast = 0
         elif header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
-            ring.fast += STAY // 2              # the server became quicker: two such are enough
+            ring.fast += REPLY_STAY_RESPONSES // 2  # the server became quicker: two such are enough
         else:
             ring.fast += 1                      # it was never slow, the waiting had another cause: try again after a while
-        if ring.fast >= STAY and (header.time < ring.slow_time or ring.slow_time <= 1):
+        if ring.fast >= REPLY_STAY_RESPONSES and (header.time < ring.slow_time or ring.slow_time <= 1):
             ring.mode = RFP_MODE_FETCH
             ring.switches += 1
             ring.slow = 0
@@ -374,7 +374,7 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil:
         if not ring.fixed_fetch:
             ring.sizes[min(lines, <uint32_t> SIZES - 1)] += 1
             ring.sized += 1
-            if ring.sized >= RETUNE:
+            if ring.sized >= RETUNE_RESPONSES:
                 choose_fetch(ring)
     ring.tail += 1
     if ring.tail == ring.slots:
@@ -395,7 +395,7 @@ cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
 
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
     """Gives a pin back with one of the next requests.  One that finds no room ends with its lease."""
-    if pin and ring.releases < MOST_SLOTS:
+    if pin and ring.releases < SLOTS_MAX:
         ring.release[ring.releases] = pin
         ring.releases += 1
 
@@ -412,12 +412,12 @@ cdef class ClientRing:
     def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
                   uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
                   uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size,
-                  bint checked, RemoteRegion beat=None, uint64_t longest_silence=900_000_000):
+                  bint checked, RemoteRegion heartbeat=None, uint64_t silence_ns_max=900_000_000):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
-        if not 1 <= slots <= MOST_SLOTS or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
+        if not 1 <= slots <= SLOTS_MAX or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
             raise InvalidArgument(f"a ring of {slots} slots of {slot_size} bytes cannot be",
-                                  hint=f"1 to {MOST_SLOTS} slots, of a multiple of {RFP_LINE} bytes")
+                                  hint=f"1 to {SLOTS_MAX} slots, of a multiple of {RFP_LINE} bytes")
         for name, size, offset, needed in (("request", requests.c.length, request_offset, length),
                                            ("response", responses.c.length, response_offset, length),
                                            ("reply", reply.c.length, reply_offset, length),
@@ -430,7 +430,7 @@ cdef class ClientRing:
         self.responses = responses
         self.reply = reply
         self.scratch = scratch
-        self.beat = beat
+        self.heartbeat = heartbeat
         memset(&self.c, 0, sizeof(self.c))
         self.c.pair = &pair.c
         self.c.channel = &channel.c
@@ -442,8 +442,8 @@ cdef class ClientRing:
         self.c.reply_offset = reply_offset
         self.c.scratch = &scratch.c
         self.c.scratch_offset = scratch_offset
-        self.c.beat = NULL if beat is None else &beat.c
-        self.c.longest_silence = longest_silence
+        self.c.heartbeat = NULL if heartbeat is None else &heartbeat.c
+        self.c.silence_ns_max = silence_ns_max
         self.c.slots = slots
         self.c.slot_size = slot_size
         self.c.checked = checked or not pair.c.reads_ordered
@@ -456,15 +456,15 @@ cdef class ClientRing:
         self.c.mode = RFP_MODE_FETCH
         self.c.fetch = min(<uint32_t> 256, slot_size)
         self.c.retries = 5
-        self.c.looks_per_trip = 16
+        self.c.polls_per_round_trip = 16
         for i in range(SIZES):
             self.c.rate[i] = 1.0 / (1.0 + 0.05 * i)
 
     @property
     def counters(self):
         """What has passed through this ring, by name."""
-        return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes, "rests": self.c.rests,
-                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "overslept": self.c.overslept,
+        return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes, "tail_reads": self.c.tail_reads,
+                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "missed_wakeups": self.c.missed_wakeups,
                 "fetch": self.c.fetch, "slot_size": self.c.slot_size,
                 "mode": "reply" if self.c.mode == RFP_MODE_REPLY else "fetch"}
 

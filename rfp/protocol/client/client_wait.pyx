@@ -8,7 +8,7 @@ from rfp.core.core cimport (
 )
 from rfp.fabric.fabric cimport READ, SIGNALED, WRITE, work_request
 from rfp.protocol.client.client_ring cimport (
-    BEAT, CLOSED, DONE, GONE, LOOK, NOT_YET, TIMED_OUT, client_ring_step, client_slot,
+    CLOSED, DISCONNECTED, DONE, HEARTBEAT, IDLE, PENDING, TIMED_OUT, client_ring_step, client_slot,
 )
 from rfp.protocol.wire cimport RFP_MODE_FETCH, RFP_MODE_REPLY, rfp_request_header
 
@@ -16,7 +16,7 @@ cdef enum:
     WAIT = 4                    # offset of the word in a request's header
 
 
-cdef void tell(client_ring *ring) noexcept nogil:
+cdef void request_wakeup(client_ring *ring) noexcept nogil:
     """Writes WAIT into the oldest request's slot: the server then notifies when it has published."""
     cdef work_request work
     cdef uint64_t at = <uint64_t> ring.tail * ring.slot_size + WAIT
@@ -32,40 +32,40 @@ cdef void tell(client_ring *ring) noexcept nogil:
     work.remote = ring.requests
     work.remote_offset = ring.request_offset + at
     if ring.pair.ops.post(ring.pair, &work, 1):
-        ring.slot[ring.tail].told = True
+        ring.slot[ring.tail].wakeup_requested = True
         ring.writes += 1
 
 
-cdef void listen(client_ring *ring) noexcept nogil:
+cdef void post_heartbeat_read(client_ring *ring) noexcept nogil:
     """Starts a READ of the server's beat, if there is room for it."""
     cdef work_request work
-    work.id = BEAT
+    work.id = HEARTBEAT
     work.opcode = READ
     work.flags = SIGNALED
     work.length = 8
     work.local = ring.scratch
     work.local_offset = ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size
-    work.remote = ring.beat
+    work.remote = ring.heartbeat
     work.remote_offset = 0
-    ring.listening = ring.pair.ops.post(ring.pair, &work, 1) == 1
+    ring.reading_heartbeat = ring.pair.ops.post(ring.pair, &work, 1) == 1
 
 
-cdef bint client_ring_lives(client_ring *ring, uint64_t now) noexcept nogil:
+cdef bint client_ring_check_alive(client_ring *ring, uint64_t now) noexcept nogil:
     """Whether the server still lives, for all that can be known; to be asked about once in STEP.
 
     What tells of its process is asked first.  Where nothing tells of its machine, its beat must go on: a READ of it that does
     not come back counts as much as one that brings nothing new.  Only time in which this thread looked counts.
     """
-    cdef uint64_t since = now - ring.asked
-    ring.asked = now
+    cdef uint64_t since = now - ring.liveness_checked_ns
+    ring.liveness_checked_ns = now
     if not ring.pair.ops.alive(ring.pair):
         return False
-    if ring.beat == NULL:
+    if ring.heartbeat == NULL:
         return True
-    ring.silence += min(since, <uint64_t> 2 * STEP)
-    if not ring.listening:
-        listen(ring)
-    return ring.silence < ring.longest_silence
+    ring.silence_ns += min(since, <uint64_t> 2 * SLEEP_NS_MAX)
+    if not ring.reading_heartbeat:
+        post_heartbeat_read(ring)
+    return ring.silence_ns < ring.silence_ns_max
 
 
 cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
@@ -79,7 +79,7 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     looking for WAIT: one of the two sees the other.
     """
     cdef client_slot *slot
-    cdef uint32_t looks = 0
+    cdef uint32_t polls = 0
     cdef uint64_t now
     cdef uint64_t sleep_from = 0
     cdef uint64_t step
@@ -88,18 +88,18 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
     cdef uint32_t sequence = 0            # of the oldest request when the channel was armed
     cdef uint32_t enough = 0              # its looks when one has begun after that
     cdef uint64_t torn = 0
-    cdef bint late = False                # a whole step was slept
+    cdef bint slept_in_vain = False       # a whole step was slept
     cdef uint64_t spin = rfp_spin_ns(&ring.spin)
     cdef bint slept = False
     cdef int found
     while True:
         found = client_ring_step(ring)
-        if found != NOT_YET:
+        if found != PENDING:
             break
-        late = False
-        looks += 1
+        slept_in_vain = False
+        polls += 1
         rfp_pause()
-        if looks & 15 and spin and not arming:
+        if polls & 15 and spin and not arming:
             continue
         now = rfp_now()
         if deadline and now >= deadline:
@@ -110,11 +110,11 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
             break
         if sleep_from == 0:
             sleep_from = now + spin
-        if now - ring.asked >= STEP and not client_ring_lives(ring, now):
+        if now - ring.liveness_checked_ns >= SLEEP_NS_MAX and not client_ring_check_alive(ring, now):
             # It may have answered before it died.
             found = client_ring_step(ring)
-            if found == NOT_YET:
-                ring.lost = found = GONE
+            if found == PENDING:
+                ring.lost = found = DISCONNECTED
             break
         # What is posted must have landed before anybody sleeps.
         if now < sleep_from or ring.due or ring.writing:
@@ -122,42 +122,42 @@ cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil:
         slot = &ring.slot[ring.tail]
         if arming and (slot.sequence != sequence or ring.torn != torn):
             # Another is the oldest now, and was not told; or the response is there but was caught in the making.
-            ring.channel.ops.disarm(ring.channel)
+            ring.channel.ops.cancel_wait(ring.channel)
             arming = False
         if not slept:
             slept = True
             rfp_spin_lost(&ring.spin)
         if not arming:
-            armed = ring.channel.ops.arm(ring.channel)
+            armed = ring.channel.ops.prepare_wait(ring.channel)
             arming = True
             sequence = slot.sequence
             torn = ring.torn
-            enough = slot.looks + (1 if slot.stage == LOOK else 2)
+            enough = slot.polls + (1 if slot.stage == IDLE else 2)
             if slot.mode == RFP_MODE_REPLY:
-                enough = slot.looks + 1
-            elif not slot.told:
-                tell(ring)
+                enough = slot.polls + 1
+            elif not slot.wakeup_requested:
+                request_wakeup(ring)
             rfp_fence_full()
             continue
-        if slot.mode == RFP_MODE_FETCH and not slot.told:
+        if slot.mode == RFP_MODE_FETCH and not slot.wakeup_requested:
             # There was no room for it.
-            tell(ring)
-            enough = slot.looks + 2
+            request_wakeup(ring)
+            enough = slot.polls + 2
             rfp_fence_full()
             continue
-        if slot.looks < enough:
+        if slot.polls < enough:
             continue
-        step = STEP
+        step = SLEEP_NS_MAX
         if deadline and deadline - now < step:
             step = deadline - now
         ring.slept += 1
         # Awake it would have looked in vain more often than is fine: choose_mode is to know.
-        slot.looks += ring.retries * ring.looks_per_trip + 1
-        late = not ring.channel.ops.sleep(ring.channel, armed, step) and step == STEP
+        slot.polls += ring.retries * ring.polls_per_round_trip + 1
+        slept_in_vain = not ring.channel.ops.wait(ring.channel, armed, step) and step == SLEEP_NS_MAX
         arming = False
     if arming:
-        ring.channel.ops.disarm(ring.channel)
+        ring.channel.ops.cancel_wait(ring.channel)
     if spin and not slept and found == DONE:
         rfp_spin_won(&ring.spin)
-    ring.overslept += late and found == DONE
+    ring.missed_wakeups += slept_in_vain and found == DONE
     return found

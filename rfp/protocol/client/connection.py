@@ -10,7 +10,7 @@ from rfp.address import Address
 from rfp.control import (
     Attach,
     Attached,
-    Connection,
+    ControlConnection,
     Detach,
     GetMemory,
     GetStats,
@@ -32,10 +32,10 @@ from rfp.protocol.handshake_layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLI
 
 SLOTS = 256  # the largest window that a client takes part in
 SLOT_SIZE = 1 << 20
-BOUNCE = 1 << 20  # bytes of a registered buffer that others are copied through
+BOUNCE_BYTES = 1 << 20  # bytes of a registered buffer that others are copied through
 
 
-class Link:
+class Connection:
     """A client process at the host at an address, over a control channel that is the link's from here on.
 
     service: what must be served there; features: to ask for; deadline: ns of the monotonic clock.  Raises ConnectionFailed,
@@ -46,7 +46,7 @@ class Link:
         self,
         address: Address,
         fabric: Fabric,
-        connection: Connection,
+        control: ControlConnection,
         service: str,
         deadline: int,
         *,
@@ -59,17 +59,17 @@ class Link:
         self.regions: list[Any] = []
         self._closed = False
         self._mapping = threading.Lock()
-        self.spares: list[Region] = []
+        self.bounce_buffers: list[Region] = []
         self._watched: list[Descriptor] = []
-        self.connection = connection
+        self.control = control
         try:
             if not fabric.reads_ordered:
                 features |= RESPONSE_CRC
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
-            with self.connection.call(hello, Welcome, deadline / 1e9) as welcome:
+            with self.control.call(hello, Welcome, deadline / 1e9) as welcome:
                 self._take(welcome, service, features)
             # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
-            for fd in (connection.fileno(), connection.pidfd()):
+            for fd in (control.fileno(), control.pidfd()):
                 if fd >= 0:
                     self._watched.append(duplicate(fd))
         except BaseException:
@@ -103,8 +103,8 @@ class Link:
             self.arenas[i].attach(0, region)  # type: ignore[union-attr]
         if welcome.arena_size:
             self.arenas = [self._arena(welcome.arena_size, welcome.chunk_size) for _ in self.arenas]
-        self.bells = None if welcome.bells is None else self._keep(welcome.bells, REMOTE_WRITE)
-        self.beat = None if welcome.beat is None else self._keep(welcome.beat, REMOTE_READ)
+        self.eventcounts = None if welcome.bells is None else self._keep(welcome.bells, REMOTE_WRITE)
+        self.heartbeat = None if welcome.beat is None else self._keep(welcome.beat, REMOTE_READ)
 
     def _arena(self, length: int, chunk: int) -> RemoteArena:
         arena = RemoteArena(length, chunk)
@@ -112,7 +112,7 @@ class Link:
         return arena
 
     @property
-    def control(self) -> int:
+    def control_fd(self) -> int:
         """The socket of the control channel, for those who watch whether the server lives; -1 when closed."""
         return self._watched[0].fd if self._watched else -1
 
@@ -122,7 +122,7 @@ class Link:
         return self._watched[1].fd if len(self._watched) > 1 else -1
 
     @property
-    def longest_silence(self) -> int:
+    def silence_ns_max(self) -> int:
         """How long (ns) the server's beat may stay away: a little longer than a device's answers, which know better why."""
         return (self.address.rdma.patience if self.address.provider == "rdma" else 800_000_000) + 100_000_000
 
@@ -131,15 +131,15 @@ class Link:
         """Whether local memory must be registered before requests may name it."""
         return self.fabric.closing_revokes
 
-    def lend(self) -> Region:
-        """A registered buffer for what is not registered itself, which passes piece by piece; it goes back to `spares`."""
-        if self.spares:
-            return self.spares.pop()
-        region = self.fabric.register(BOUNCE, 0)
+    def checkout_bounce_buffer(self) -> Region:
+        """A registered buffer for what is not registered itself; it goes back to `bounce_buffers`."""
+        if self.bounce_buffers:
+            return self.bounce_buffers.pop()
+        region = self.fabric.register(BOUNCE_BYTES, 0)
         self.regions.append(region)
         return region
 
-    def reach(self, partition: int, offset: int, length: int, deadline: int) -> None:
+    def map_chunks(self, partition: int, offset: int, length: int, deadline: int) -> None:
         """Attaches what is missing of a range of a worker's arena: one call on the control channel for each chunk.
 
         Raises what that call raises.  Cost: the server registers up to 64 MiB for each, which may take a device a second.
@@ -148,7 +148,7 @@ class Link:
         assert arena is not None
         with self._mapping:  # of two threads that miss the same chunk, the second finds it there
             for index in arena.needed(offset, length):
-                with self.connection.call(Map(partition, index), Mapped, deadline / 1e9) as answer:
+                with self.control.call(Map(partition, index), Mapped, deadline / 1e9) as answer:
                     arena.attach(index, self._map(answer.memory, REMOTE_READ))
 
     def _keep(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
@@ -169,7 +169,7 @@ class Link:
 
     def memory(self, number: int, rights: int, deadline: int, *, files: bool = False) -> RemoteRegion:
         """Memory of the service's that not all clients share, for as long as the connection.  files: it may be of a file."""
-        with self.connection.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
+        with self.control.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
             return self._keep(answer.region, rights, files)
 
     def attach(self, deadline: int) -> Channel:
@@ -187,11 +187,11 @@ class Link:
             reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_WRITE))
             scratch = keep(self.fabric.register(count * (2 * ring + LINE), 0))
             events = keep(self.fabric.event_channel(reply, 0))
-            pairs = [keep(self.fabric.queue_pair(events, self.pidfd, self.control)) for _ in range(count)]
+            pairs = [keep(self.fabric.queue_pair(events, self.pidfd, self.control_fd)) for _ in range(count)]
             question = Attach(
                 reply=Handle(reply.descriptor(), reply.fileno()), pairs=[pair.descriptor() for pair in pairs]
             )
-            with self.connection.call(question, Attached, deadline / 1e9) as answer:
+            with self.control.call(question, Attached, deadline / 1e9) as answer:
                 lengths = (answer.pairs, answer.request_offsets, answer.response_offsets, answer.reply_offsets)
                 if any(len(each) != count for each in lengths):
                     raise HandshakeFailed(f"the server answered for {len(answer.pairs)} workers, and it has {count}")
@@ -203,7 +203,7 @@ class Link:
                 rings = []
                 for i, pair in enumerate(pairs):
                     try:
-                        pair.connect(answer.pairs[i], self.bells)
+                        pair.connect(answer.pairs[i], self.eventcounts)
                     except FabricError as error:  # no way to the server now, and perhaps again in a moment
                         raise ConnectionFailed(f"{self.address} cannot be reached: {Exception.__str__(error)}") from error
                     if not pair.reads_ordered and not self.features & RESPONSE_CRC:
@@ -212,13 +212,13 @@ class Link:
                         ClientRing(
                             pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
                             reply, answer.reply_offsets[i], scratch, i * (2 * ring + LINE), self.slots, self.slot_size,
-                            bool(self.features & RESPONSE_CRC), self.beat, self.longest_silence,
+                            bool(self.features & RESPONSE_CRC), self.heartbeat, self.silence_ns_max,
                         )
                     )  # fmt: skip
             channel = Channel(
                 answer.channel, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
             )  # fmt: skip
-            channel.link = self
+            channel.connection = self
             if self._closed:
                 raise Closed("the connection was closed")
             self.channels.append(channel)
@@ -245,13 +245,13 @@ class Link:
 
     def _detach(self, number: int) -> None:
         try:
-            self.connection.send(Detach(number), 0.0)
+            self.control.send(Detach(number), 0.0)
         except RfpError:
             pass  # the connection's end says the same
 
     def figures(self, deadline: int) -> dict[str, Any]:
         """What the server tells of its workers and clients."""
-        with self.connection.call(GetStats(), Stats, deadline / 1e9) as answer:
+        with self.control.call(GetStats(), Stats, deadline / 1e9) as answer:
             return answer.figures
 
     def close(self) -> None:
@@ -262,7 +262,7 @@ class Link:
         for channel in self.channels:
             channel.close()
             self._detach(channel.number)
-        self.connection.close()
+        self.control.close()
         for region in self.regions:
             region.close()
         self._close_copies()

@@ -1,7 +1,9 @@
 # READs, WRITEs and atomics over a ring's queue pair, beside its requests: in order, and to their end.
 #
-# They answer DONE, TIMED_OUT (in both cases nothing can touch local memory any more) or GONE (then only after the queue pair
-# was closed, unless ring.beside).  ids and flags of the work requests are filled in here; deadline: ns of the monotonic clock.
+# They answer DONE, TIMED_OUT (in both cases nothing can touch local memory any more) or
+# DISCONNECTED (then only after the queue pair
+# was closed, unless ring.one_sided_done).  ids and flags of the work requests are filled in here;
+# deadline: ns of the monotonic clock.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.fabric.fabric cimport local_region, remote_region, work_request

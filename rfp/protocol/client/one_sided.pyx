@@ -3,37 +3,39 @@
 
 from rfp.core.core cimport rfp_now, rfp_pause
 from rfp.fabric.fabric cimport READ, SIGNALED
-from rfp.protocol.client.client_ring cimport BESIDE, DONE, GONE, TIMED_OUT, client_ring_collect
-from rfp.protocol.client.client_wait cimport STEP, client_ring_lives
+from rfp.protocol.client.client_ring cimport (
+    DISCONNECTED, DONE, ONE_SIDED, TIMED_OUT, client_ring_poll_completions,
+)
+from rfp.protocol.client.client_wait cimport SLEEP_NS_MAX, client_ring_check_alive
 
 
-cdef int post_beside(client_ring *ring, work_request *works, int n, bint begun, uint64_t deadline) noexcept nogil:
+cdef int post_one_sided(client_ring *ring, work_request *works, int n, bint begun, uint64_t deadline) noexcept nogil:
     """Posts all of them.  TIMED_OUT only if nothing was posted, here or, where `begun`, before."""
-    cdef uint32_t looks = 0
+    cdef uint32_t polls = 0
     cdef uint64_t now
     cdef int posted = 0
     while True:
         posted += ring.pair.ops.post(ring.pair, works + posted, n - posted)
         if posted == n:
             return DONE
-        client_ring_collect(ring)               # makes room
-        looks += 1
+        client_ring_poll_completions(ring)      # makes room
+        polls += 1
         rfp_pause()
-        if looks % 64 == 0:
+        if polls % 64 == 0:
             now = rfp_now()
-            if now - ring.asked >= STEP and not client_ring_lives(ring, now):
-                ring.lost = GONE
+            if now - ring.liveness_checked_ns >= SLEEP_NS_MAX and not client_ring_check_alive(ring, now):
+                ring.lost = DISCONNECTED
             if deadline and now > deadline and not ring.lost and posted == 0 and not begun:
                 return TIMED_OUT
         if ring.lost:
-            return GONE
+            return DISCONNECTED
 
 
 cdef int client_ring_transfers(client_ring *ring, work_request *works, int n, uint64_t deadline) noexcept nogil:
     """Requests beside the ring's own; the completion of the last one says that all are done.
 
-    Returns when nothing can touch the local memory any more.  From a server that is gone nothing may ever come: after GONE it
-    is for the caller to close the queue pair first, unless ring.beside.
+    Returns when nothing can touch the local memory any more.  From a server that is gone nothing may ever come: after
+    DISCONNECTED the caller must close the queue pair first, unless ring.one_sided_done.
     """
     return client_ring_staggered(ring, works, n, 0, deadline)
 
@@ -43,39 +45,39 @@ cdef int client_ring_staggered(client_ring *ring, work_request *works, int n, ui
 
     It then sees the result one round trip after that, although nobody has waited for the WRITEs to complete.
     """
-    cdef uint32_t looks = 0
+    cdef uint32_t polls = 0
     cdef uint64_t now
     cdef int first = n - 1 if pause else n
     cdef int found, i
     for i in range(n):
-        works[i].id = BESIDE
+        works[i].id = ONE_SIDED
         works[i].flags = SIGNALED if i == n - 1 else 0
         if works[i].opcode == READ:
             ring.reads += 1
         else:
             ring.writes += 1
-    ring.beside = False
-    found = post_beside(ring, works, first, False, deadline)
+    ring.one_sided_done = False
+    found = post_one_sided(ring, works, first, False, deadline)
     if found == DONE and pause:
         now = rfp_now() + pause
         while rfp_now() < now:
-            client_ring_collect(ring)
+            client_ring_poll_completions(ring)
             rfp_pause()
-        found = post_beside(ring, works + first, 1, True, deadline)
+        found = post_one_sided(ring, works + first, 1, True, deadline)
     if found != DONE:
         return found
-    client_ring_collect(ring)
-    while not ring.beside and not ring.lost:
+    client_ring_poll_completions(ring)
+    while not ring.one_sided_done and not ring.lost:
         rfp_pause()
-        client_ring_collect(ring)
-        looks += 1
-        if looks % 1024 == 0:
+        client_ring_poll_completions(ring)
+        polls += 1
+        if polls % 1024 == 0:
             now = rfp_now()
-            if now - ring.asked >= STEP and not client_ring_lives(ring, now):
-                ring.lost = GONE
+            if now - ring.liveness_checked_ns >= SLEEP_NS_MAX and not client_ring_check_alive(ring, now):
+                ring.lost = DISCONNECTED
     if ring.lost:
-        return GONE
-    if looks and deadline and rfp_now() > deadline:
+        return DISCONNECTED
+    if polls and deadline and rfp_now() > deadline:
         return TIMED_OUT
     return DONE
 

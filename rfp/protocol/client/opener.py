@@ -13,7 +13,7 @@ from rfp.control.message import printable
 from rfp.errors import RfpError, explained
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
-from rfp.protocol.client.connection import Link
+from rfp.protocol.client.connection import Connection
 
 
 class Opener:
@@ -39,10 +39,10 @@ class Opener:
         self._opened = None if fabric else open_fabric(self.address)
         self.fabric: Fabric = fabric or self._opened  # type: ignore[assignment]
 
-    def __call__(self, deadline: int) -> Link:
+    def __call__(self, deadline: int) -> Connection:
         try:
             connection = control.connect(self.address, deadline / 1e9, self.credentials)
-            return Link(
+            return Connection(
                 self.address, self.fabric, connection, self.service, deadline, features=self.features, name=self.name
             )  # fmt: skip
         except RfpError:

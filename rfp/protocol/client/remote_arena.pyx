@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from rfp.errors import HandshakeFailed
 
 cdef enum:
-    MOST_CHUNKS = 1 << 20
+    CHUNKS_MAX = 1 << 20
 
 
 cdef int remote_arena_find(remote_arena *arena, uint64_t offset, uint64_t length, remote_region **region, uint64_t *at,
@@ -27,7 +27,7 @@ cdef class RemoteArena:
     """A worker's arena of `length` bytes, of which the client attaches chunks of `chunk` bytes as it needs them."""
 
     def __cinit__(self, uint64_t length, uint64_t chunk):
-        if chunk == 0 or length == 0 or (length - 1) // chunk >= MOST_CHUNKS:
+        if chunk == 0 or length == 0 or (length - 1) // chunk >= CHUNKS_MAX:
             raise HandshakeFailed(f"the server's arena has {length} bytes in chunks of {chunk}")
         self.c.length = length
         self.c.chunk = chunk

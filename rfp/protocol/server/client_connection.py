@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rfp.control import Attach, Attached, Connection, Handle
+from rfp.control import Attach, Attached, ControlConnection, Handle
 from rfp.core import clock
 from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed, RfpError
 from rfp.fabric.fabric import Fabric, Region
@@ -18,7 +18,7 @@ from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.shares import Cost, Peer
 from rfp.protocol.server.worker import Worker
 
-LARGEST_PAGE = 64 << 10  # bytes: what a client's region may have been rounded up by
+PAGE_BYTES_MAX = 64 << 10  # bytes: what a client's region may have been rounded up by
 
 
 def handle(region: Region) -> Handle:
@@ -27,7 +27,7 @@ def handle(region: Region) -> Handle:
 
 
 @dataclass(frozen=True)
-class Offer:
+class RingParams:
     """What every client thread gets: a ring to each of the workers, of so many slots; slot and staging ring in bytes."""
 
     workers: Sequence[Worker]
@@ -37,39 +37,39 @@ class Offer:
     cost: Cost
 
 
-class Attachment:
+class Channel:
     """What one client thread has here: a ring to each worker, and the memory for them."""
 
-    def __init__(self, offer: Offer, guest: Guest, number: int, question: Attach) -> None:
+    def __init__(self, ring_params: RingParams, client: ClientConnection, number: int, question: Attach) -> None:
         self.number = number
-        self.offer = offer
-        self.cost = offer.cost
+        self.ring_params = ring_params
+        self.cost = ring_params.cost
         self.rings: list[ServerRing] = []
-        self.orders: list[int | None] | None = None  # that end them
+        self.commands: list[int | None] | None = None  # that end them
         self.opened: list[Any] = []  # what to close, in this order
         try:
-            self.answer = self._set_up(guest, question)
+            self.answer = self._set_up(client, question)
         except BaseException:
             self.close()
             raise
 
-    def _set_up(self, guest: Guest, question: Attach) -> Attached:
-        offer = self.offer
-        ring = offer.slots * offer.slot_size
-        count = len(offer.workers)
+    def _set_up(self, client: ClientConnection, question: Attach) -> Attached:
+        ring_params = self.ring_params
+        ring = ring_params.slots * ring_params.slot_size
+        count = len(ring_params.workers)
         if len(question.pairs) != count:
             raise HandshakeFailed(f"attach brought {len(question.pairs)} queue pairs, and there are {count} workers")
-        reply = guest.fabric.attach(question.reply.descriptor, question.reply.take())
+        reply = client.fabric.attach(question.reply.descriptor, question.reply.take())
         self.opened.append(reply)
         needed = REPLIES + count * ring
-        if not needed <= reply.length <= needed + LARGEST_PAGE:  # a longer one would cost only us, in addresses
+        if not needed <= reply.length <= needed + PAGE_BYTES_MAX:  # a longer one would cost only us, in addresses
             raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {needed}")
-        requests = self._register(guest, count * ring, REMOTE_WRITE)
-        responses = self._register(guest, count * ring, REMOTE_READ)
-        staging = self._register(guest, offer.staging_size, REMOTE_WRITE) if offer.staging_size else None
+        requests = self._register(client, count * ring, REMOTE_WRITE)
+        responses = self._register(client, count * ring, REMOTE_READ)
+        staging = self._register(client, ring_params.staging_size, REMOTE_WRITE) if ring_params.staging_size else None
         pairs = []
-        for i, worker in enumerate(offer.workers):
-            pair = guest.fabric.queue_pair(worker.channel, guest.pidfd, guest.control)
+        for i, worker in enumerate(ring_params.workers):
+            pair = client.fabric.queue_pair(worker.channel, client.pidfd, client.control_fd)
             self.opened.insert(0, pair)  # before the memory that it works on
             try:
                 pair.connect(question.pairs[i], reply)
@@ -79,10 +79,11 @@ class Attachment:
             self.rings.append(
                 ServerRing(
                     requests, i * ring, responses, i * ring, staging, pair, reply, REPLIES + i * ring, NOTIFY,
-                    offer.slots, offer.slot_size, bool(guest.features & RESPONSE_CRC), guest.peer.number, guest.connection.pid,
+                    ring_params.slots, ring_params.slot_size, bool(client.features & RESPONSE_CRC), client.peer.number,
+                    client.control.pid,
                 )
             )  # fmt: skip
-        for server_ring, worker in zip(self.rings, offer.workers, strict=True):
+        for server_ring, worker in zip(self.rings, ring_params.workers, strict=True):
             worker.add(server_ring)
         offsets = [i * ring for i in range(count)]
         return Attached(
@@ -97,20 +98,20 @@ class Attachment:
             pairs=pairs,
         )
 
-    def _register(self, guest: Guest, length: int, rights: int) -> Region:
-        region = guest.fabric.register(length, rights)
+    def _register(self, client: ClientConnection, length: int, rights: int) -> Region:
+        region = client.fabric.register(length, rights)
         self.opened.append(region)
         return region
 
     def retire(self) -> None:
         """Begins to end the rings: `retired` says when no worker touches them any more, and close() then waits for nobody."""
-        if self.orders is None:
-            self.orders = [worker.retire(ring) for ring, worker in zip(self.rings, self.offer.workers, strict=False)]
+        if self.commands is None:
+            self.commands = [worker.retire(ring) for ring, worker in zip(self.rings, self.ring_params.workers, strict=False)]
 
     @property
     def retired(self) -> bool:
-        pairs = zip(self.orders or (), self.offer.workers, strict=False)
-        return self.orders is not None and all(worker.retired(order) for order, worker in pairs)
+        pairs = zip(self.commands or (), self.ring_params.workers, strict=False)
+        return self.commands is not None and all(worker.retired(command) for command, worker in pairs)
 
     def close(self) -> Counter[str]:
         """Ends the rings; waits until no worker touches them any more.  Returns what has passed through them."""
@@ -132,38 +133,39 @@ class Attachment:
         return total
 
 
-class Guest:
+class ClientConnection:
     """A connected client process, and what it alone can reach.
 
     cost: what its peer's share was charged for it.  refusal: why it is let in only to be told so.
     """
 
-    def __init__(self, connection: Connection, fabric: Fabric, peer: Peer, cost: Cost, refusal: RfpError | None = None) -> None:
-        self.connection = connection
+    def __init__(self, control: ControlConnection, fabric: Fabric, peer: Peer, cost: Cost,
+                 refusal: RfpError | None = None) -> None:
+        self.control = control
         self.peer = peer
         self.cost = cost
         self.refusal = refusal
         self.isolated = fabric.closing_revokes and refusal is None
         self.fabric = fabric.domain() if refusal is None else fabric  # of its own, where there are such
         self.chunks: dict[tuple[int, int], Region] = {}  # of the arenas, as far as it has asked for them
-        self.beat: Region | None = None
+        self.heartbeat: Region | None = None
         self.regions: list[Region] = []  # that the service gave it
         # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
-        self.control = self.pidfd = -1
+        self.control_fd = self.pidfd = -1
         try:
             if refusal is None:
-                self.pidfd = _copy(connection.pidfd())
-            self.control = _copy(connection.fileno())
+                self.pidfd = _copy(control.pidfd())
+            self.control_fd = _copy(control.fileno())
         except BaseException:
             self.close()
             raise
-        self.pid = connection.pid
+        self.pid = control.pid
         self.features = 0
         self.greeted = False
-        self.settled = False  # its share was given back
+        self.share_returned = False  # its share was given back
         self.name = ""
-        self.attachments: dict[int, Attachment] = {}
-        self.ending: list[Attachment] = []
+        self.channels: dict[int, Channel] = {}
+        self.ending: list[Channel] = []
         self.over = False  # and is to be closed with the last of them
         self.numbers = 0
         self.given = 0  # regions, of those of the service
@@ -171,7 +173,7 @@ class Guest:
 
     def watched(self) -> list[int]:
         """The file descriptors that tell of it."""
-        return [fd for fd in (self.pidfd, self.control) if fd >= 0]
+        return [fd for fd in (self.pidfd, self.control_fd) if fd >= 0]
 
     def revoke(self) -> None:
         """Takes the arenas away from it, where that can be done: what it READs from now on fails."""
@@ -183,13 +185,13 @@ class Guest:
         self.regions.clear()
 
     def close(self) -> None:
-        self.connection.close()
+        self.control.close()
         self.revoke()
-        if self.beat is not None:
-            self.beat.close()
+        if self.heartbeat is not None:
+            self.heartbeat.close()
         for fd in self.watched():
             os.close(fd)
-        self.control = self.pidfd = -1
+        self.control_fd = self.pidfd = -1
         if self.isolated:
             self.fabric.close()
 

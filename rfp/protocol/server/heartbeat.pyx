@@ -14,16 +14,16 @@ from rfp.fabric.fabric cimport Region
 from rfp.protocol.server.real_thread import RealThread
 
 cdef enum:
-    PERIOD = 50000000        # ns between two beats
+    PERIOD_NS = 50000000     # ns between two beats
 
 
-cdef void beat(char *word, uint32_t *stop) noexcept nogil:
+cdef void beat_until_stopped(char *word, uint32_t *stop) noexcept nogil:
     while not rfp_load32(stop):
         rfp_store64_release(word, rfp_now())
-        rfp_futex_wait(stop, 0, PERIOD)
+        rfp_futex_wait(stop, 0, PERIOD_NS)
 
 
-cdef class Heart:
+cdef class Heartbeat:
     """Advances the first 8 bytes of a region, from start() to stop()."""
     cdef Region region
     cdef uint32_t stopped
@@ -41,7 +41,7 @@ cdef class Heart:
     def _run(self):
         cdef char *word = self.region.c.base
         with nogil:
-            beat(word, &self.stopped)
+            beat_until_stopped(word, &self.stopped)
 
     def stop(self):
         """Safe to call again."""

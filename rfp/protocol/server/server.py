@@ -1,7 +1,7 @@
 """A host: services, their workers, and the control channel through which clients find them.
 
-    Host --- Worker, Service          one each per partition
-         --- Guest --- Attachment     one guest per connected process, one attachment per thread of it
+    Host --- Worker, Service                one each per partition
+         --- ClientConnection --- Channel   one connection per connected process, one channel per thread of it
 
 One Python thread watches the control channel and the client processes.  It sets up and takes down; requests never pass
 through it, so a Python program that keeps the interpreter busy delays new clients, not those that are connected.
@@ -23,7 +23,7 @@ from typing import Any
 from rfp.address import Address
 from rfp.control import (
     Attach,
-    Connection,
+    ControlConnection,
     Credentials,
     Detach,
     GetMemory,
@@ -38,31 +38,31 @@ from rfp.control import (
     Welcome,
     listen,
 )
-from rfp.control.acceptor import MOST_STRANGERS
+from rfp.control.acceptor import STRANGERS_MAX
 from rfp.control.message import printable
 from rfp.core import clock
 from rfp.core.at_exit import at_exit
 from rfp.core.forks import in_child, notice
 from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused, explained
 from rfp.fabric.fabric import Fabric, Region
-from rfp.protocol.handshake_layout import BELL, LINE, REMOTE_READ, REMOTE_WRITE, RESPONSE_CRC
-from rfp.protocol.server.client_connection import Attachment, Guest, Offer, handle
-from rfp.protocol.server.heartbeat import Heart
+from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, LINE, REMOTE_READ, REMOTE_WRITE, RESPONSE_CRC
+from rfp.protocol.server.client_connection import Channel, ClientConnection, RingParams, handle
+from rfp.protocol.server.heartbeat import Heartbeat
 from rfp.protocol.server.real_thread import RealThread
 from rfp.protocol.server.service import Service
-from rfp.protocol.server.shares import LEAST_CHANNELS, LEAST_MEMORY, Cost, Shares
+from rfp.protocol.server.shares import CHANNELS_MIN, MEMORY_MIN, Cost, Shares
 from rfp.protocol.server.worker import Worker
 
-MOST_REGIONS = 1024  # that a service gives one client process beside its rings
-MOST_MESSAGES = 16  # of those that take no time, of one guest before the others have their turn
-ENDING = 5  # ms between two looks whether a worker has let go a ring that is to end
-MOST_NEWCOMERS = 8  # connections taken in one turn of the control thread
-MOST_TURNED_AWAY = 16  # connections that wait to be told why they are refused
-GUEST_MEMORY = 64 << 10  # bytes, about, for a connection
-SESSION_MEMORY = 24 << 10  # and for what a service keeps of a session
-PAIR_MEMORY = 64 << 10  # and for a queue pair of a device
+REGIONS_MAX = 1024   # that a service gives one client process beside its rings
+MESSAGES_MAX = 16   # of those that take no time, of one client before the others have their turn
+RETIRE_POLL_MS = 5  # ms between two looks whether a worker has let go a ring that is to end
+NEWCOMERS_MAX = 8   # connections taken in one turn of the control thread
+TURNED_AWAY_MAX = 16   # connections that wait to be told why they are refused
+CLIENT_MEMORY_BYTES = 64 << 10  # bytes, about, for a connection
+SESSION_MEMORY_BYTES = 24 << 10  # and for what a service keeps of a session
+PAIR_MEMORY_BYTES = 64 << 10  # and for a queue pair of a device
 REGION = Cost(descriptors=1)  # of what a service gives
-MOST_SHOWN = 200  # clients in figures(), which must fit into one control message
+SHOWN_MAX = 200   # clients in figures(), which must fit into one control message
 SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
 
 
@@ -107,9 +107,10 @@ class Host:
         self.describe = describe
         self.memory = memory
         self.arenas = list(arenas)
-        self.guests: set[Guest] = set()
-        self.departing: list[tuple[float, Guest]] = []  # gone, but their processes may still READ what is pinned for them
-        self.ending: set[Guest] = set()  # with rings that their workers have not let go yet
+        self.clients: set[ClientConnection] = set()
+        # gone, but their processes may still READ what is pinned for them
+        self.departing: list[tuple[float, ClientConnection]] = []
+        self.ending: set[ClientConnection] = set()  # with rings that their workers have not let go yet
         self.past: Counter[str] = Counter()  # what passed through rings that have ended
         self.refused = 0
         self.since = clock.now()
@@ -122,17 +123,17 @@ class Host:
         self._wake = -1
         self.workers: list[Worker] = []
         isolated = fabric.closing_revokes
-        per_ring = 2 * slots * slot_size + SESSION_MEMORY + (PAIR_MEMORY if isolated else 0)
+        per_ring = 2 * slots * slot_size + SESSION_MEMORY_BYTES + (PAIR_MEMORY_BYTES if isolated else 0)
         # On shm each region of ours has a file descriptor; a connection has the socket, a pidfd, copies of both, and one that may
         # be coming in with a message.
         cost = Cost(len(services) * per_ring + staging_size, 0 if isolated else 3 if staging_size else 2, 1)
-        self.guest_cost = Cost(GUEST_MEMORY, 2 if isolated else 5)
-        self.offer = Offer(self.workers, slots, slot_size, staging_size, cost)
-        self.shares = Shares(rings or max(LEAST_MEMORY, LEAST_CHANNELS * cost.memory, store), MOST_STRANGERS if isolated else 0)
+        self.client_cost = Cost(CLIENT_MEMORY_BYTES, 2 if isolated else 5)
+        self.ring_params = RingParams(self.workers, slots, slot_size, staging_size, cost)
+        self.shares = Shares(rings or max(MEMORY_MIN, CHANNELS_MIN * cost.memory, store), STRANGERS_MAX if isolated else 0)
         self.turned_away = 0
-        self.bells: Region | None = None  # where the workers' sleeping words stand
-        self.pulse: Region | None = None  # where the heart beats
-        self.heart: Heart | None = None
+        self.eventcounts: Region | None = None  # where the workers' sleeping words stand
+        self.heartbeat_region: Region | None = None  # where the heart beats
+        self.heartbeat: Heartbeat | None = None
         self._thread: RealThread | None = None
         try:
             self.listener = listen(address, credentials, allow_anyone=allow_anyone)
@@ -143,14 +144,14 @@ class Host:
         self.address = self.listener.address
         try:
             if self.isolated:
-                self.pulse = fabric.reserve(LINE, REMOTE_READ)
-                self.heart = Heart(self.pulse)
-                self.heart.start()
+                self.heartbeat_region = fabric.reserve(LINE, REMOTE_READ)
+                self.heartbeat = Heartbeat(self.heartbeat_region)
+                self.heartbeat.start()
             else:
-                self.bells = fabric.register(BELL * len(services), REMOTE_WRITE)
+                self.eventcounts = fabric.register(EVENTCOUNT_BYTES * len(services), REMOTE_WRITE)
             for i, each in enumerate(services):
                 self.workers.append(
-                    Worker(each, fabric.event_channel(self.bells, BELL * i), idle=idle, slot_size=slot_size)
+                    Worker(each, fabric.event_channel(self.eventcounts, EVENTCOUNT_BYTES * i), idle=idle, slot_size=slot_size)
                 )  # fmt: skip
             self.welcome = Welcome(
                 features=0,
@@ -161,7 +162,7 @@ class Host:
                 seed=seed,
                 partitions=len(services),
                 arenas=[] if self.isolated else [handle(arena) for arena in self.arenas],
-                bells=None if self.bells is None else handle(self.bells),
+                bells=None if self.eventcounts is None else handle(self.eventcounts),
                 lease_ns=lease_ns,
                 staging_size=staging_size,
                 max_value=max_value,
@@ -198,40 +199,40 @@ class Host:
         poll = select.poll()
         poll.register(self.listener.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
-        owners: dict[int, Guest] = {}
+        owners: dict[int, ClientConnection] = {}
         while not self._closed:
             until = [self.departing[0][0]] if self.departing else []
             until += [self.listener.expires] if self.listener.expires is not None else []
             pauses = [max(0, int((min(until) - clock.now()) * 1000) + 1)] if until else []
-            pauses += [ENDING] if self.ending else []
+            pauses += [RETIRE_POLL_MS] if self.ending else []
             # What TLS has taken from a socket already does not show there.
-            heard = [guest.control for guest in self.guests if guest.connection.pending]
+            heard = [client.control_fd for client in self.clients if client.control.pending]
             ready = [fd for fd, _ in poll.poll(0 if heard else min(pauses, default=None))]
             for fd in dict.fromkeys([*ready, *heard]):
-                guest = owners.get(fd)
-                if guest is not None and not self._hear(guest, fd):
-                    self._part(guest, poll, owners)
+                client = owners.get(fd)
+                if client is not None and not self._hear(client, fd):
+                    self._part(client, poll, owners)
             # Those that are in come first, and one turn of the listener between two of theirs: strangers cannot delay them.
             if self.listener.fileno() in ready or self.listener.expires is not None:
-                self._welcome_guests(poll, owners)
-            for guest in self._departed():
-                poll.unregister(guest.pidfd)
-                del owners[guest.pidfd]
-                self._free(guest)
+                self._welcome_clients(poll, owners)
+            for client in self._departed():
+                poll.unregister(client.pidfd)
+                del owners[client.pidfd]
+                self._free(client)
             self._end_retired()
 
-    def _part(self, guest: Guest, poll: select.poll, owners: dict[int, Guest]) -> None:
-        """Lets go of a guest that has gone or has to go."""
+    def _part(self, client: ClientConnection, poll: select.poll, owners: dict[int, ClientConnection]) -> None:
+        """Lets go of a client that has gone or has to go."""
         # One that may still READ is watched until its process has ended too.
-        kept = guest in self.guests and bool(guest.attachments) and not self._cut_off(guest)
-        for each in (guest.control,) if kept else (guest.pidfd, guest.control):
+        kept = client in self.clients and bool(client.channels) and not self._cut_off(client)
+        for each in (client.control_fd,) if kept else (client.pidfd, client.control_fd):
             if owners.pop(each, None) is not None:
                 poll.unregister(each)
-        self._see_off(guest, at_once=not kept)
+        self._see_off(client, at_once=not kept)
 
-    def _welcome_guests(self, poll: select.poll, owners: dict[int, Guest]) -> None:
+    def _welcome_clients(self, poll: select.poll, owners: dict[int, ClientConnection]) -> None:
         """Lets a few of those in that wait, so that the others have their turn."""
-        for _ in range(MOST_NEWCOMERS):
+        for _ in range(NEWCOMERS_MAX):
             try:
                 connection = self.listener.accept(0.0)
             except (RfpError, OSError):
@@ -239,88 +240,88 @@ class Host:
                 return
             if connection is None:
                 return
-            guest = self._welcome(connection)
-            if guest is None:
+            client = self._welcome(connection)
+            if client is None:
                 continue
-            for fd in guest.watched():
-                owners[fd] = guest
+            for fd in client.watched():
+                owners[fd] = client
                 poll.register(fd, select.POLLIN)
-            self.guests.add(guest)
-            waiting = [each for each in self.guests if each.refusal is not None]
-            if len(waiting) > MOST_TURNED_AWAY:
+            self.clients.add(client)
+            waiting = [each for each in self.clients if each.refusal is not None]
+            if len(waiting) > TURNED_AWAY_MAX:
                 self._part(min(waiting, key=lambda each: each.since), poll, owners)
 
-    def _welcome(self, connection: Connection) -> Guest | None:
-        """A guest for a connection; one that is only to be told why not, where its share or the server's is used up."""
-        peer, cost, refusal = self.shares.peer(connection), self.guest_cost, None
+    def _welcome(self, connection: ControlConnection) -> ClientConnection | None:
+        """A client for a connection; one that is only to be told why not, where its share or the server's is used up."""
+        peer, cost, refusal = self.shares.peer(connection), self.client_cost, None
         try:
             self.shares.take(peer, cost)
         except ServerRefused as error:
             self.turned_away += 1
             cost, refusal = Cost(), error
         try:
-            return Guest(connection, self.fabric, peer, cost, refusal)
+            return ClientConnection(connection, self.fabric, peer, cost, refusal)
         except (RfpError, OSError):  # it has gone already, or this process has no file descriptor left for it
             self.shares.give_back(peer, cost)
             connection.close()
             return None
 
-    def _cut_off(self, guest: Guest) -> bool:
-        """Whether a guest that has gone can READ nothing any more: its access has been taken away, or its process has ended."""
-        guest.revoke()
-        return self.isolated or _readable(guest.pidfd)
+    def _cut_off(self, client: ClientConnection) -> bool:
+        """Whether a client that has gone can READ nothing any more: its access has been taken away, or its process has ended."""
+        client.revoke()
+        return self.isolated or _readable(client.pidfd)
 
-    def _hear(self, guest: Guest, fd: int) -> bool:
-        """Acts on what a guest has sent; returns False when it is to go."""
-        if fd == guest.pidfd:
+    def _hear(self, client: ClientConnection, fd: int) -> bool:
+        """Acts on what a client has sent; returns False when it is to go."""
+        if fd == client.pidfd:
             # The number may have been another's a moment ago, whose end this event then told.
             return not _readable(fd)
         try:
-            for _ in range(MOST_MESSAGES):
-                message = guest.connection.try_receive()
+            for _ in range(MESSAGES_MAX):
+                message = client.control.try_receive()
                 if message is None:
                     break
                 with message:
                     try:
-                        self._act(guest, message)
+                        self._act(client, message)
                     except RfpError as error:
                         self.refused += 1
-                        guest.connection.answer(message, Refused.of(error), 0.0)
-                        if isinstance(error, HandshakeFailed) or guest.refusal is not None:
+                        client.control.answer(message, Refused.of(error), 0.0)
+                        if isinstance(error, HandshakeFailed) or client.refusal is not None:
                             return False
-                if not isinstance(message, Detach):  # all others may take long: the next guest's turn comes first
+                if not isinstance(message, Detach):  # all others may take long: the next client's turn comes first
                     break
-            return not guest.connection.closed
+            return not client.control.closed
         except (RfpError, OSError):
             return False
         except Exception:  # noqa: BLE001 - whatever one client brings about must not end the others' control channel
             traceback.print_exc()
             return False
 
-    def _act(self, guest: Guest, message: Message) -> None:
-        if guest.refusal is not None:
-            raise guest.refusal
+    def _act(self, client: ClientConnection, message: Message) -> None:
+        if client.refusal is not None:
+            raise client.refusal
         if isinstance(message, Hello):
-            guest.greeted = True
-            guest.name = message.name
-            guest.features = message.features & self.features
-            guest.pid = guest.pid or message.pid
-            welcome = dataclasses.replace(self.welcome, features=guest.features)
-            if self.pulse is not None:
-                if guest.beat is None:
-                    guest.beat = guest.fabric.share(self.pulse, 0, self.pulse.length, REMOTE_READ)
-                welcome.beat = handle(guest.beat)
-            guest.connection.answer(message, welcome, 0.0)
-        elif not guest.greeted:
+            client.greeted = True
+            client.name = message.name
+            client.features = message.features & self.features
+            client.pid = client.pid or message.pid
+            welcome = dataclasses.replace(self.welcome, features=client.features)
+            if self.heartbeat_region is not None:
+                if client.heartbeat is None:
+                    client.heartbeat = client.fabric.share(self.heartbeat_region, 0, self.heartbeat_region.length, REMOTE_READ)
+                welcome.beat = handle(client.heartbeat)
+            client.control.answer(message, welcome, 0.0)
+        elif not client.greeted:
             raise HandshakeFailed(f"the first message was {type(message).__name__}, not Hello")
         elif isinstance(message, Attach):
-            guest.numbers += 1
+            client.numbers += 1
             self._end_retired()  # what a thread that has just ended gave back is there for the next
-            self.shares.take(guest.peer, self.offer.cost)
+            self.shares.take(client.peer, self.ring_params.cost)
             try:
-                attachment = Attachment(self.offer, guest, guest.numbers, message)
+                channel = Channel(self.ring_params, client, client.numbers, message)
             except BaseException as error:
-                self.shares.give_back(guest.peer, self.offer.cost)
+                self.shares.give_back(client.peer, self.ring_params.cost)
                 if isinstance(error, ValueError) and not isinstance(error, RfpError):
                     raise HandshakeFailed(str(error)) from None
                 if isinstance(error, FabricError):
@@ -330,98 +331,98 @@ class Host:
                     ) from error
                 raise
             # Before the answer: a client that has it finds itself in the figures.
-            guest.attachments[guest.numbers] = attachment
-            guest.connection.answer(message, attachment.answer, 0.0)
+            client.channels[client.numbers] = channel
+            client.control.answer(message, channel.answer, 0.0)
         elif isinstance(message, Detach):
-            if message.channel in guest.attachments:
-                self._retire(guest, [message.channel])
+            if message.channel in client.channels:
+                self._retire(client, [message.channel])
         elif isinstance(message, Map):
-            guest.connection.answer(message, Mapped(handle(self._chunk(guest, message))), 0.0)
+            client.control.answer(message, Mapped(handle(self._chunk(client, message))), 0.0)
         elif isinstance(message, GetStats):
-            guest.connection.answer(message, Stats(self.figures()), 0.0)
+            client.control.answer(message, Stats(self.figures()), 0.0)
         elif isinstance(message, GetMemory):
-            if self.memory is None or len(guest.regions) >= MOST_REGIONS:
+            if self.memory is None or len(client.regions) >= REGIONS_MAX:
                 raise QuotaExceeded("this server has no more memory to share")
-            self.shares.take(guest.peer, REGION)
+            self.shares.take(client.peer, REGION)
             try:
-                guest.regions.append(self.memory(message.which, guest.fabric))
+                client.regions.append(self.memory(message.which, client.fabric))
             except BaseException:
-                self.shares.give_back(guest.peer, REGION)
+                self.shares.give_back(client.peer, REGION)
                 raise
-            guest.given += 1
-            guest.connection.answer(message, SharedMemory(handle(guest.regions[-1])), 0.0)
+            client.given += 1
+            client.control.answer(message, SharedMemory(handle(client.regions[-1])), 0.0)
         else:
             raise HandshakeFailed(f"a client does not send {type(message).__name__}")
 
-    def _chunk(self, guest: Guest, message: Map) -> Region:
-        """A chunk of an arena, for this guest alone.  Registering may take a device a second: only this thread waits."""
+    def _chunk(self, client: ClientConnection, message: Map) -> Region:
+        """A chunk of an arena, for this client alone.  Registering may take a device a second: only this thread waits."""
         size, place = self.welcome.chunk_size, (message.partition, message.chunk)
         if message.partition >= len(self.arenas) or size == 0 or message.chunk * size >= self.welcome.arena_size:
             raise HandshakeFailed(f"there is no chunk {message.chunk} of arena {message.partition}")
-        if place not in guest.chunks:
+        if place not in client.chunks:
             arena, at = self.arenas[message.partition], message.chunk * size
-            guest.chunks[place] = guest.fabric.share(arena, at, min(size, arena.length - at), REMOTE_READ)
-        return guest.chunks[place]
+            client.chunks[place] = client.fabric.share(arena, at, min(size, arena.length - at), REMOTE_READ)
+        return client.chunks[place]
 
-    def _see_off(self, guest: Guest, at_once: bool) -> None:
-        """Frees what a guest held: at once if its process has died, else when it can READ nothing of it any more."""
-        self.guests.discard(guest)
-        guest.connection.close()
+    def _see_off(self, client: ClientConnection, at_once: bool) -> None:
+        """Frees what a client held: at once if its process has died, else when it can READ nothing of it any more."""
+        self.clients.discard(client)
+        client.control.close()
         if at_once:
-            self.departing = [(until, each) for until, each in self.departing if each is not guest]
-            self._free(guest)
+            self.departing = [(until, each) for until, each in self.departing if each is not client]
+            self._free(client)
         else:
-            self.departing.append((clock.now() + 1.25 * self.lease_ns / 1e9, guest))
+            self.departing.append((clock.now() + 1.25 * self.lease_ns / 1e9, client))
 
-    def _departed(self) -> list[Guest]:
+    def _departed(self) -> list[ClientConnection]:
         """Those whose time is over."""
         over = []
         while self.departing and self.departing[0][0] <= clock.now():
             over.append(self.departing.pop(0)[1])
         return over
 
-    def _free(self, guest: Guest) -> None:
-        guest.over = True
-        self._retire(guest, list(guest.attachments))
+    def _free(self, client: ClientConnection) -> None:
+        client.over = True
+        self._retire(client, list(client.channels))
 
-    def _retire(self, guest: Guest, numbers: Sequence[int]) -> None:
+    def _retire(self, client: ClientConnection, numbers: Sequence[int]) -> None:
         """An RPC handler may keep its worker for long, and nobody else is to wait for that."""
         with self._counting:
             for number in numbers:
-                guest.attachments[number].retire()
-                guest.ending.append(guest.attachments.pop(number))
-            self.ending.add(guest)
+                client.channels[number].retire()
+                client.ending.append(client.channels.pop(number))
+            self.ending.add(client)
 
     def _end_retired(self) -> None:
-        for guest in list(self.ending):
-            for attachment in [each for each in guest.ending if each.retired]:
+        for client in list(self.ending):
+            for channel in [each for each in client.ending if each.retired]:
                 with self._counting:
-                    self.past.update(attachment.close())
-                    guest.ending.remove(attachment)
-                self.shares.give_back(guest.peer, attachment.cost)
-            if not guest.ending:
+                    self.past.update(channel.close())
+                    client.ending.remove(channel)
+                self.shares.give_back(client.peer, channel.cost)
+            if not client.ending:
                 with self._counting:
-                    self.ending.remove(guest)
-                if guest.over:
-                    guest.close()
-                    if not guest.settled:
-                        guest.settled = True
-                        self.shares.give_back(guest.peer, Cost(guest.cost.memory, guest.cost.descriptors + guest.given))
+                    self.ending.remove(client)
+                if client.over:
+                    client.close()
+                    if not client.share_returned:
+                        client.share_returned = True
+                        self.shares.give_back(client.peer, Cost(client.cost.memory, client.cost.descriptors + client.given))
 
     # For the owner
 
     def figures(self) -> dict[str, Any]:
         """What is known of workers and clients, and of the service."""
-        guests = [guest for guest in list(self.guests) if guest.refusal is None]
+        clients = [client for client in list(self.clients) if client.refusal is None]
         now = clock.now()
         with self._counting:
             total = Counter(self.past)
-            counted: dict[Guest, Counter[str]] = {}
-            for guest in {*guests, *(guest for _, guest in self.departing), *self.ending}:
-                counted[guest] = Counter()
-                for attachment in [*guest.attachments.values(), *guest.ending]:
-                    counted[guest].update(attachment.counters())
-                total.update(counted[guest])
+            counted: dict[ClientConnection, Counter[str]] = {}
+            for client in {*clients, *(client for _, client in self.departing), *self.ending}:
+                counted[client] = Counter()
+                for channel in [*client.channels.values(), *client.ending]:
+                    counted[client].update(channel.counters())
+                total.update(counted[client])
         return {
             "address": str(self.address),
             "pid": self._pid,
@@ -429,17 +430,17 @@ class Host:
             "workers": [worker.counters for worker in self.workers],
             "clients": [
                 {
-                    "pid": guest.pid,
-                    "name": guest.name,
-                    "threads": len(guest.attachments),
-                    "connected": now - guest.since,
-                    "since": time.time() - (now - guest.since),
-                    "served": counted[guest]["served"],
-                    "malformed": counted[guest]["malformed"],
+                    "pid": client.pid,
+                    "name": client.name,
+                    "threads": len(client.channels),
+                    "connected": now - client.since,
+                    "since": time.time() - (now - client.since),
+                    "served": counted[client]["served"],
+                    "malformed": counted[client]["malformed"],
                 }
-                for guest in guests[:MOST_SHOWN]
+                for client in clients[:SHOWN_MAX]
             ],
-            "connected": len(guests),
+            "connected": len(clients),
             **{name: total[name] for name in ("served", "replied", "notified", "malformed")},
             "sizes": [sum(each) for each in zip(*(worker.sizes for worker in self.workers), strict=True)],
             "refused": self.refused,
@@ -509,16 +510,16 @@ class Host:
         self.listener.close()
         for worker in self.workers:
             worker.stop()
-        for guest in [*self.guests, *(guest for _, guest in self.departing)]:
-            self._free(guest)
+        for client in [*self.clients, *(client for _, client in self.departing)]:
+            self._free(client)
         self._end_retired()
-        self.guests.clear()
+        self.clients.clear()
         self.departing.clear()
         for worker in self.workers:
             worker.channel.close()
-        if self.heart is not None:
-            self.heart.stop()
-        for region in (self.bells, self.pulse):
+        if self.heartbeat is not None:
+            self.heartbeat.stop()
+        for region in (self.eventcounts, self.heartbeat_region):
             if region is not None:
                 region.close()
         wake, self._wake = self._wake, -1
@@ -531,8 +532,8 @@ class Host:
         wake, self._wake = self._wake, -1
         if wake >= 0:
             os.close(wake)
-        for guest in [*self.guests, *(guest for _, guest in self.departing), *self.ending]:
-            guest.close()
+        for client in [*self.clients, *(client for _, client in self.departing), *self.ending]:
+            client.close()
 
 
 def _readable(fd: int) -> bool:

@@ -21,7 +21,7 @@ class Closeable(Protocol):
 Thing = TypeVar("Thing", bound=Closeable)
 
 
-class Hosted:
+class ServerBase:
     """A service that a Host serves from its making until close()."""
 
     _host: Host

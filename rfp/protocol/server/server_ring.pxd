@@ -6,10 +6,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.fabric.fabric cimport (
     QueuePair, Region, RemoteRegion, local_region, queue_pair, remote_region,
 )
-from rfp.protocol.server.service cimport request, session
+from rfp.protocol.server.service cimport request, service_session
 
 cdef enum:
-    REPLIES = 64                  # completions taken at once from a pair
+    COMPLETIONS_MAX = 64          # completions taken at once from a pair
 
 cdef struct server_ring:
     # where it is
@@ -26,12 +26,12 @@ cdef struct server_ring:
     uint64_t reply_offset         # of this ring's reply slots in it
     uint64_t notify_offset        # of the line that a notification without a reply writes to
     # state
-    session session
+    service_session session
     uint32_t head                 # slot of the next request
     uint32_t sequence             # and its sequence
     uint32_t unfinished           # how often in a row it was found unfinished
     uint32_t skip                 # turns to leave out because of that
-    uint64_t put_off              # ticks when the next request was first answered "later", or 0
+    uint64_t deferred_since       # ticks when the next request was first answered "later", or 0
     uint32_t replies              # posts of replies and notifications, of at most two WRITEs each, that have not completed
     uint64_t posted               # id of the last WRITE posted
     bint broken                   # the way back failed: the control channel will end this ring
@@ -41,7 +41,7 @@ cdef struct server_ring:
     uint64_t notified
     uint64_t malformed            # requests that stood there damaged and were not put right
 
-cdef int ring_take(server_ring *ring, uint32_t ahead, char *copy, request *taken) noexcept nogil
+cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken) noexcept nogil
 cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns, uint8_t status, uint8_t kind,
                        uint64_t result) noexcept nogil
 cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil

@@ -12,14 +12,14 @@ from rfp.protocol.wire cimport (
 
 
 cdef enum:
-    PATIENCE = 64        # unfinished looks at one request before the ring is looked at less often
-    MOST_SKIPPED = 1024  # turns
+    UNFINISHED_POLLS_MAX = 64  # unfinished looks at one request before the ring is looked at less often
+    SKIPPED_TURNS_MAX = 1024  # turns
 
 
-cdef int ring_take(server_ring *ring, uint32_t ahead, char *copy, request *taken) noexcept nogil:
-    """Copies the request `ahead` places behind the next one into `copy`; returns RFP_TAKE_*.  Takes no place forward:
+cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken) noexcept nogil:
+    """Copies the request `index` places behind the next one into `copy`; returns RFP_TAKE_*.  Takes no place forward:
     that is ring_publish."""
-    cdef uint32_t slot = ring.head + ahead
+    cdef uint32_t slot = ring.head + index
     cdef uint32_t sequence = ring.sequence
     cdef uint32_t i
     cdef int found
@@ -28,24 +28,24 @@ cdef int ring_take(server_ring *ring, uint32_t ahead, char *copy, request *taken
         return RFP_TAKE_NONE
     if slot >= ring.slots:
         slot -= ring.slots
-    for i in range(ahead):
+    for i in range(index):
         sequence = rfp_next_sequence(sequence)
     found = rfp_request_take(ring.requests + <uint64_t> slot * ring.slot_size, ring.slot_size, sequence, copy)
     if found != RFP_TAKE_VALID:
-        if found != RFP_TAKE_NONE and ahead == 0:
+        if found != RFP_TAKE_NONE and index == 0:
             # Still arriving, most likely; but a client that leaves a damaged request there must not cost the others a
             # checksum every turn.
-            if ring.unfinished < PATIENCE + MOST_SKIPPED:
+            if ring.unfinished < UNFINISHED_POLLS_MAX + SKIPPED_TURNS_MAX:
                 ring.unfinished += 1
-            if ring.unfinished == PATIENCE:
+            if ring.unfinished == UNFINISHED_POLLS_MAX:
                 ring.malformed += 1
-            if ring.unfinished >= PATIENCE:
-                ring.skip = ring.unfinished - PATIENCE + 1
+            if ring.unfinished >= UNFINISHED_POLLS_MAX:
+                ring.skip = ring.unfinished - UNFINISHED_POLLS_MAX + 1
         return found
     cdef rfp_request_header *header = <rfp_request_header *> copy
-    if ahead == 0:
+    if index == 0:
         # It was only late: its sender was stopped while it wrote.
-        ring.malformed -= ring.unfinished >= PATIENCE
+        ring.malformed -= ring.unfinished >= UNFINISHED_POLLS_MAX
         ring.unfinished = 0
     taken.session = &ring.session
     taken.opcode = header.opcode
@@ -152,9 +152,9 @@ cdef uint32_t ring_room(server_ring *ring) noexcept nogil:
 
 cdef void ring_complete(server_ring *ring) noexcept nogil:
     """Takes the completions of replies; also what moves them on where the network is emulated."""
-    cdef completion done[REPLIES]
+    cdef completion done[COMPLETIONS_MAX]
     cdef int n, i
-    n = ring.pair.ops.poll(ring.pair, done, REPLIES)
+    n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS_MAX)
     for i in range(n):
         if done[i].status != 0:
             ring.broken = True

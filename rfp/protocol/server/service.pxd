@@ -4,7 +4,7 @@
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-cdef struct session:           # one client thread's connection to one worker, as the service sees it
+cdef struct service_session:   # one client thread's connection to one worker, as the service sees it
     void *state                # the service's own (pins, uploads); set by opened()
     uint64_t peer              # which client process or host this is; 0: unknown, and then each session is one by itself
     const char *staging        # memory that the client WRITEs large values into (it may change at any time), or NULL
@@ -12,7 +12,7 @@ cdef struct session:           # one client thread's connection to one worker, a
     uint32_t process           # number of the client's process, as the kernel says; 0: it is on another host, or not known
 
 cdef struct request:           # a private, checked copy: header and payload can no longer change
-    session *session
+    service_session *session
     uint8_t opcode
     uint16_t count
     uint32_t flags
@@ -27,26 +27,26 @@ cdef struct response:          # where to put the answer
     uint32_t length            # set by execute, like all below
     uint8_t status
     uint8_t kind
-    bint heavy                 # this took long (a 64 KiB copy or more): let the other clients have their turn
-    bint later                 # no answer yet: tend() has to run first, and then this request is executed again
+    bint yield_after           # this took long (a 64 KiB copy or more): let the other clients have their turn
+    bint retry_later           # no answer yet: tick() has to run first, and then this request is executed again
     uint64_t result
 
 cdef struct service:
     void *context
     # The client's session begins and ends (also by kill -9): make its state, free whatever it held.
-    void (*opened)(void *context, session *session) noexcept nogil
-    void (*closed)(void *context, session *session) noexcept nogil
+    void (*opened)(void *context, service_session *session) noexcept nogil
+    void (*closed)(void *context, service_session *session) noexcept nogil
     # Called twice over a group of up to 16 requests before they are executed, stage 0 then 1, to start cache misses early: hash
     # the key and prefetch its bucket, then prefetch the record.  May be NULL.
     void (*prepare)(void *context, request *request, int stage) noexcept nogil
     void (*execute)(void *context, request *request, response *response) noexcept nogil
     # Called with the time (CLOCK_MONOTONIC, ns) at least once a millisecond while busy and before the first execute after a
     # sleep: the service keeps it as its clock, and expires pins and values. Returns True if it has more to do. May be NULL.
-    bint (*tend)(void *context, uint64_t now) noexcept nogil
-    # Its work comes without requests too, such as records that clients WRITE into logs: tend() looks for it whenever the worker
+    bint (*tick)(void *context, uint64_t now) noexcept nogil
+    # Its work comes without requests too, such as records that clients WRITE into logs: tick() looks for it whenever the worker
     # finds no request, and what it finds counts as work.
-    bint watchful
-    uint64_t nap               # ns that a sleep may take; 0: as long as the worker likes
+    bint polls_when_idle
+    uint64_t max_sleep_ns      # ns that a sleep may take; 0: as long as the worker likes
 
 
 cdef class Service:

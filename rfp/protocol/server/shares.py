@@ -10,16 +10,16 @@ import resource
 from dataclasses import dataclass
 
 from rfp import units
-from rfp.control import Connection
+from rfp.control import ControlConnection
 from rfp.errors import QuotaExceeded, ServerRefused
 from rfp.fabric import memory_limits
 
-LEAST_MEMORY = 1 << 30  # bytes for all clients, unless the server's owner says otherwise
-LEAST_CHANNELS = 256  # or what so many of their threads need
-MOST_CHANNELS = 1024  # of one client
+MEMORY_MIN = 1 << 30    # bytes for all clients, unless the server's owner says otherwise
+CHANNELS_MIN = 256    # or what so many of their threads need
+CHANNELS_MAX = 1024   # of one client
 MARGIN = 8 << 20  # bytes that the machine or the control group keeps: what it says of itself is a little old
 KEPT = 64  # file descriptors for everything else: those that are refused must be let in to be told so
-MOST_FILES = 1 << 20  # to raise the limit to, where there is none to speak of
+FILES_MAX = 1 << 20   # to raise the limit to, where there is none to speak of
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Shares:
         self.peers: dict[tuple[str, object], Peer] = {}
         self._numbers = 0
 
-    def peer(self, connection: Connection) -> Peer:
+    def peer(self, connection: ControlConnection) -> Peer:
         """Who is at the other end."""
         remote = getattr(connection, "remote", None)
         key = ("process", connection.pid) if remote is None else ("host", remote)
@@ -76,9 +76,9 @@ class Shares:
         self._forget(peer)
 
     def _check(self, peer: Peer, cost: Cost) -> None:
-        if peer.channels + cost.channels > MOST_CHANNELS:
+        if peer.channels + cost.channels > CHANNELS_MAX:
             raise QuotaExceeded(
-                f"{peer} has {peer.channels} threads connected, and one client may have {MOST_CHANNELS} at a server",
+                f"{peer} has {peer.channels} threads connected, and one client may have {CHANNELS_MAX} at a server",
                 hint="close handles, or end threads",
             )
         for what, theirs, all_, more, most, more_of_it in (
@@ -125,7 +125,7 @@ class Shares:
 def for_clients(needed: int) -> int:
     """How many of this process's file descriptors clients may have: its limit, less those that are open or kept back."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    limit = MOST_FILES if soft == resource.RLIM_INFINITY else min(soft, MOST_FILES)
+    limit = FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)
     try:
         open_now = len(os.listdir("/proc/self/fd"))
     except OSError:
@@ -137,6 +137,6 @@ def for_clients(needed: int) -> int:
 def raise_open_files() -> None:
     """Raises this process's limit of open files as far as it may: the usual soft one, 1024, is for programs that use select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -8,29 +8,29 @@ from rfp.protocol.server.service cimport Service, service
 
 cdef enum:
     GROUP = 16              # requests taken from one ring before they are executed
-    MOST_RINGS = 4096
-    # That are not carried out yet: add() refuses from MOST_RINGS on, so there is room to remove each ring, and to stop.
-    MOST_ORDERS = 3 * MOST_RINGS
+    RINGS_MAX = 4096
+    # That are not carried out yet: add() refuses from RINGS_MAX on, so there is room to remove each ring, and to stop.
+    COMMANDS_MAX = 3 * RINGS_MAX
     SIZES = 65              # classes of response sizes, in lines: 64 and more fall into the last
 
-cdef struct order:
+cdef struct command:
     uint32_t what           # add, remove or stop
-    server_ring *subject
+    server_ring *ring
 
 cdef struct worker:
     service *service
     event_channel *channel
-    server_ring *rings[MOST_RINGS]
+    server_ring *rings[RINGS_MAX]
     uint32_t count
     char *copies            # GROUP private copies of requests
     uint32_t slot_size      # of the largest ring it may serve: the stride of copies
     rfp_spin spin           # without work, before it sleeps
     bint sleeps             # False: never (idle="spin")
-    bint later              # a request waits for tend()
+    bint retry_later        # a request waits for tick()
     # orders from the threads that own the worker, who hold its lock; it carries them out one after the other between two turns
-    order orders[MOST_ORDERS]       # those from `obeyed` to `given`, modulo MOST_ORDERS
-    uint64_t given
-    uint64_t obeyed
+    command commands[COMMANDS_MAX]  # those from `completed` to `submitted`, modulo COMMANDS_MAX
+    uint64_t submitted
+    uint64_t completed
     # counters
     uint64_t sizes[SIZES]   # responses by size, in lines; what does not fit into a slot counts with its reference
     uint64_t turns
@@ -38,7 +38,7 @@ cdef struct worker:
     uint64_t busy           # ns spent on requests
     uint64_t sleeps_taken
     uint64_t wakes          # sleeps that ended by a notification
-    uint64_t overslept      # sleeps that lasted to their end although a request was there: a wake-up was lost
+    uint64_t missed_wakeups  # sleeps that lasted to their end although a request was there: a wake-up was lost
 
 cdef void worker_run(worker *w) noexcept nogil
 
@@ -52,5 +52,5 @@ cdef class Worker:
     cdef object thread
     cdef object lock
     cdef object stopping    # the number of the order to stop, once it was given
-    cdef uint64_t give(self, uint32_t what, server_ring *subject)
+    cdef uint64_t submit(self, uint32_t what, server_ring *ring)
     cdef int wait(self, uint64_t number) except -1

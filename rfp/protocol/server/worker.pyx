@@ -27,16 +27,18 @@ cdef enum:
     ADD = 1
     REMOVE = 2
     STOP = 3
-    SLEEP = 100000000      # ns: the longest sleep, unless the service wants it shorter; orders and notifications end it at once
-    TEND = 1000000         # ns between two tend() of a busy worker
-    PROMPT = 2000          # ns after which a waiting client is not kept for the rest of its group
-    TURNS = 64             # idle turns between two looks at the clock
-    WATCH = 4              # the same where tend() has to look for work
-    PATIENCE = 10000       # looks whether an order was carried out before sleeping until it is
-    ORDER = 10000000       # ns of such a sleep
+    # ns: the longest sleep, unless the service wants it shorter; orders and notifications end it
+    # at once
+    SLEEP_NS_MAX = 100000000
+    TICK_NS = 1000000      # ns between two tick() of a busy worker
+    NOTIFY_NS_MAX = 2000   # ns after which a waiting client is not kept for the rest of its group
+    IDLE_TURNS_PER_CLOCK = 64  # idle turns between two looks at the clock
+    IDLE_TURNS_PER_TICK = 4  # the same where tick() has to look for work
+    COMMAND_POLLS_MAX = 10000  # looks whether an order was carried out before sleeping until it is
+    COMMAND_SLEEP_NS = 10000000  # ns of such a sleep
 
 
-cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
+cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept nogil:
     """Serves what stands in one ring, at most a group; returns how many."""
     cdef request taken[GROUP]
     cdef response answer
@@ -45,16 +47,16 @@ cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
     cdef uint32_t n = 0
     cdef uint32_t i
     cdef uint32_t published = 0
-    cdef uint32_t silent = 0        # published but not yet looked at for WAIT
+    cdef uint32_t unnotified = 0    # published but not yet looked at for WAIT
     cdef uint32_t most = min(<uint32_t> GROUP, ring.slots)
-    cdef uint64_t start, now, last, told
+    cdef uint64_t start, now, last, notified_at
     if ring.replies:
         most = min(most, ring_room(ring))
     while n < most and ring_take(ring, n, w.copies + <uint64_t> n * w.slot_size, &taken[n]) == RFP_TAKE_VALID:
         n += 1
     if n == 0:
         return 0
-    start = last = told = rfp_ticks()
+    start = last = notified_at = rfp_ticks()
     if w.service.prepare != NULL:
         for i in range(n):
             w.service.prepare(w.service.context, &taken[i], 0)
@@ -69,49 +71,49 @@ cdef uint32_t serve(worker *w, server_ring *ring, double tick) noexcept nogil:
         answer.length = 0
         answer.status = 0
         answer.kind = 0
-        answer.heavy = answer.later = False
+        answer.yield_after = answer.retry_later = False
         answer.result = 0
         if taken[i].opcode != RFP_OPCODE_PING:
             w.service.execute(w.service.context, &taken[i], &answer)
-        if answer.later:
-            w.later = True
-            ring.put_off = ring.put_off if ring.put_off else last
+        if answer.retry_later:
+            w.retry_later = True
+            ring.deferred_since = ring.deferred_since if ring.deferred_since else last
             break
-        if ring.put_off:
+        if ring.deferred_since:
             # It has taken that long, as its client sees it.
-            last = ring.put_off
-            ring.put_off = 0
+            last = ring.deferred_since
+            ring.deferred_since = 0
         now = rfp_ticks()
-        ring_publish(ring, copy, answer.length, <uint64_t> (tick * <double> (now - last)), answer.status, answer.kind,
+        ring_publish(ring, copy, answer.length, <uint64_t> (ns_per_tick * <double> (now - last)), answer.status, answer.kind,
                      answer.result)
         last = now
         w.sizes[min((RFP_RESPONSE_HEADER + answer.length + RFP_LINE - 1) // RFP_LINE, <uint32_t> SIZES - 1)] += 1
         published += 1
-        silent += 1
-        if tick * <double> (now - told) > PROMPT:
-            ring_notify(ring, silent)
-            silent = 0
-            told = now
-        if answer.heavy:
+        unnotified += 1
+        if ns_per_tick * <double> (now - notified_at) > NOTIFY_NS_MAX:
+            ring_notify(ring, unnotified)
+            unnotified = 0
+            notified_at = now
+        if answer.yield_after:
             # What was taken beyond this one stays in the ring and is taken again at the next turn.
             break
-    if silent:
-        ring_notify(ring, silent)
+    if unnotified:
+        ring_notify(ring, unnotified)
     w.served += published
-    w.busy += <uint64_t> (tick * <double> (last - start))
+    w.busy += <uint64_t> (ns_per_tick * <double> (last - start))
     return published
 
 
-cdef uint32_t turn(worker *w, double tick) noexcept nogil:
+cdef uint32_t poll_once(worker *w, double ns_per_tick) noexcept nogil:
     """Looks at every ring once; returns how many requests were served."""
     cdef uint32_t served = 0
     cdef uint32_t i
     for i in range(w.count):
-        served += serve(w, w.rings[i], tick)
+        served += serve(w, w.rings[i], ns_per_tick)
     return served
 
 
-cdef void forgive(worker *w) noexcept nogil:
+cdef void clear_backoff(worker *w) noexcept nogil:
     """Lets the next turn look at every ring, also at those that are looked at less often."""
     cdef uint32_t i
     for i in range(w.count):
@@ -126,61 +128,61 @@ cdef bint outstanding(worker *w) noexcept nogil:
     return False
 
 
-cdef bint obey(worker *w) noexcept nogil:
+cdef bint run_commands(worker *w) noexcept nogil:
     """Carries out the orders that were given; returns False when it is to stop."""
-    cdef uint64_t given = rfp_load64_acquire(&w.given)
-    cdef order *next
+    cdef uint64_t submitted = rfp_load64_acquire(&w.submitted)
+    cdef command *next
     cdef uint32_t i
-    while w.obeyed != given:
-        next = &w.orders[w.obeyed % MOST_ORDERS]
+    while w.completed != submitted:
+        next = &w.commands[w.completed % COMMANDS_MAX]
         if next.what == STOP:
             return False
         if next.what == ADD:
-            w.service.opened(w.service.context, &next.subject.session)
-            w.rings[w.count] = next.subject
+            w.service.opened(w.service.context, &next.ring.session)
+            w.rings[w.count] = next.ring
             w.count += 1
         else:
             for i in range(w.count):
-                if w.rings[i] == next.subject:
+                if w.rings[i] == next.ring:
                     w.count -= 1
                     w.rings[i] = w.rings[w.count]
-                    w.service.closed(w.service.context, &next.subject.session)
+                    w.service.closed(w.service.context, &next.ring.session)
                     break
-        carried_out(w)
+        complete_command(w)
     return True
 
 
-cdef void carried_out(worker *w) noexcept nogil:
-    rfp_store64_release(&w.obeyed, w.obeyed + 1)
-    rfp_futex_wake(&w.obeyed)
+cdef void complete_command(worker *w) noexcept nogil:
+    rfp_store64_release(&w.completed, w.completed + 1)
+    rfp_futex_wake(&w.completed)
 
 
 cdef void worker_run(worker *w) noexcept nogil:
     """The worker's life: serve; when there is nothing to do, spin for a while, then sleep until a client notifies."""
     cdef uint64_t now = rfp_now()
     cdef uint64_t ticks = rfp_ticks()
-    cdef double tick = 0.4
+    cdef double ns_per_tick = 0.4
     cdef uint64_t calibrated = now
     cdef uint64_t start = now
-    cdef uint64_t tended = 0
+    cdef uint64_t ticked_at = 0
     cdef uint64_t idle_since = 0
     cdef uint32_t idle = 0
-    cdef uint32_t turns = WATCH if w.service.watchful else TURNS
+    cdef uint32_t turns = IDLE_TURNS_PER_TICK if w.service.polls_when_idle else IDLE_TURNS_PER_CLOCK
     cdef uint32_t armed
     cdef bint woken
     cdef bint worked = False        # since the last sleep
     cdef bint more = False
-    while obey(w):
+    while run_commands(w):
         w.turns += 1
-        if turn(w, tick) or w.later:
-            w.channel.ops.tend(w.channel)
+        if poll_once(w, ns_per_tick) or w.retry_later:
+            w.channel.ops.replenish(w.channel)
             if idle and worked and w.spin.skip == 0:
                 rfp_spin_won(&w.spin)
             worked = True
             idle = 0
             idle_since = 0
-            # The clock is read once in 16 turns with work: tend() promises the service a clock that is at most 1 ms old.
-            if w.turns & 15 and not w.later:
+            # The clock is read once in 16 turns with work: tick() promises the service a clock that is at most 1 ms old.
+            if w.turns & 15 and not w.retry_later:
                 continue
             now = rfp_now()
         else:
@@ -191,15 +193,15 @@ cdef void worker_run(worker *w) noexcept nogil:
             now = rfp_now()
             if idle_since == 0:
                 idle_since = now
-        if now - tended > TEND or more or w.later or w.service.watchful:
-            w.later = False
-            if now - calibrated > TEND:
+        if now - ticked_at > TICK_NS or more or w.retry_later or w.service.polls_when_idle:
+            w.retry_later = False
+            if now - calibrated > TICK_NS:
                 # The longer the way back to the start, the better this is; so it is done again now and then.
-                tick = rfp_tick_length(start, ticks)
+                ns_per_tick = rfp_tick_length(start, ticks)
                 calibrated = now
-            more = w.service.tend != NULL and w.service.tend(w.service.context, now)
-            tended = now
-            if more and w.service.watchful:
+            more = w.service.tick != NULL and w.service.tick(w.service.context, now)
+            ticked_at = now
+            if more and w.service.polls_when_idle:
                 if worked and w.spin.skip == 0:
                     rfp_spin_won(&w.spin)
                 worked = True
@@ -209,36 +211,36 @@ cdef void worker_run(worker *w) noexcept nogil:
         if worked:
             worked = False
             rfp_spin_lost(&w.spin)
-        armed = w.channel.ops.arm(w.channel)
-        forgive(w)
+        armed = w.channel.ops.prepare_wait(w.channel)
+        clear_backoff(w)
         # Whoever wrote before it could see the armed word is found now; whoever writes later sees it.
-        if rfp_load64_acquire(&w.given) != w.obeyed or turn(w, tick) or w.later:
-            w.channel.ops.disarm(w.channel)
+        if rfp_load64_acquire(&w.submitted) != w.completed or poll_once(w, ns_per_tick) or w.retry_later:
+            w.channel.ops.cancel_wait(w.channel)
             worked = True
             idle = 0
             idle_since = 0
             continue
         w.sleeps_taken += 1
-        woken = w.channel.ops.sleep(w.channel, armed, w.service.nap if w.service.nap else SLEEP)
+        woken = w.channel.ops.wait(w.channel, armed, w.service.max_sleep_ns if w.service.max_sleep_ns else SLEEP_NS_MAX)
         w.wakes += woken
-        forgive(w)
+        clear_backoff(w)
         now = rfp_now()
-        more = w.service.tend != NULL and w.service.tend(w.service.context, now)
-        tended = now
+        more = w.service.tick != NULL and w.service.tick(w.service.context, now)
+        ticked_at = now
         idle = 0
         # One look after a time-out is enough: the next sleep follows at once.
         idle_since = now - w.spin.ns
-        if more and w.service.watchful:
+        if more and w.service.polls_when_idle:
             worked = True
             idle_since = now
-        if not woken and turn(w, tick):
-            w.overslept += 1
+        if not woken and poll_once(w, ns_per_tick):
+            w.missed_wakeups += 1
             idle_since = 0
     # The sessions of rings that nobody removed end with the worker.
     while w.count:
         w.count -= 1
         w.service.closed(w.service.context, &w.rings[w.count].session)
-    carried_out(w)
+    complete_command(w)
 
 
 cdef class Worker:
@@ -296,32 +298,32 @@ cdef class Worker:
         with nogil:
             worker_run(&self.c)
 
-    cdef uint64_t give(self, uint32_t what, server_ring *subject):
+    cdef uint64_t submit(self, uint32_t what, server_ring *ring):
         """Gives an order, without waiting until it was carried out; the lock is held.  Returns its number."""
-        cdef uint64_t given = self.c.given
-        self.c.orders[given % MOST_ORDERS].what = what
-        self.c.orders[given % MOST_ORDERS].subject = subject
-        rfp_store64_release(&self.c.given, given + 1)
-        self.c.channel.ops.wake(self.c.channel)
-        return given
+        cdef uint64_t submitted = self.c.submitted
+        self.c.commands[submitted % COMMANDS_MAX].what = what
+        self.c.commands[submitted % COMMANDS_MAX].ring = ring
+        rfp_store64_release(&self.c.submitted, submitted + 1)
+        self.c.channel.ops.notify(self.c.channel)
+        return submitted
 
     cdef int wait(self, uint64_t number) except -1:
         """Waits until an order was carried out.  Raises what a signal handler raises meanwhile; it may be called again then.
 
         The worker polls for orders after each turn, so this is short; but an RPC handler may keep it for as long as it likes.
         """
-        cdef uint32_t looks = 0
-        cdef uint64_t obeyed
+        cdef uint32_t polls = 0
+        cdef uint64_t completed
         with nogil:
             while True:
-                obeyed = rfp_load64_acquire(&self.c.obeyed)
-                if obeyed > number:
+                completed = rfp_load64_acquire(&self.c.completed)
+                if completed > number:
                     break
-                looks += 1
-                if looks < PATIENCE:
+                polls += 1
+                if polls < COMMAND_POLLS_MAX:
                     rfp_pause()
                 else:
-                    rfp_futex_wait(&self.c.obeyed, <uint32_t> obeyed, ORDER)
+                    rfp_futex_wait(&self.c.completed, <uint32_t> completed, COMMAND_SLEEP_NS)
                     with gil:
                         PyErr_CheckSignals()
         return 0
@@ -333,21 +335,21 @@ cdef class Worker:
                 raise Closed("the worker does not run")
             if ring.c.slot_size > self.c.slot_size:
                 raise InvalidArgument(f"slots of {ring.c.slot_size} bytes: this worker takes {self.c.slot_size}")
-            if len(self.rings) >= MOST_RINGS:
-                raise QuotaExceeded(f"this worker serves {MOST_RINGS} rings already", hint="close clients, or end threads")
-            if self.c.given - rfp_load64_acquire(&self.c.obeyed) >= MOST_RINGS:
-                # Only an RPC handler keeps a worker for so long.  What removes rings still finds room: see MOST_ORDERS.
-                raise QuotaExceeded(f"this worker has not begun with {MOST_RINGS} orders before this one",
+            if len(self.rings) >= RINGS_MAX:
+                raise QuotaExceeded(f"this worker serves {RINGS_MAX} rings already", hint="close clients, or end threads")
+            if self.c.submitted - rfp_load64_acquire(&self.c.completed) >= RINGS_MAX:
+                # Only an RPC handler keeps a worker for so long.  What removes rings still finds room: see COMMANDS_MAX.
+                raise QuotaExceeded(f"this worker has not begun with {RINGS_MAX} orders before this one",
                                     hint="its handler has been at work for long: connect when it is done")
-            self.give(ADD, &ring.c)
+            self.submit(ADD, &ring.c)
             self.rings.append(ring)
 
     def remove(self, ServerRing ring not None):
         """Ends serving this ring; when it returns, the worker touches nothing of it any more."""
         with self.lock:
-            order = self._retire(ring)
-            if order is not None:
-                self.wait(order)
+            command = self._retire(ring)
+            if command is not None:
+                self.wait(command)
 
     def retire(self, ServerRing ring not None):
         """The same without waiting: returns what to ask retired() with.  The ring must be kept until then."""
@@ -358,11 +360,11 @@ cdef class Worker:
         if ring not in self.rings:
             return None
         self.rings.remove(ring)
-        return self.give(REMOVE, &ring.c) if self.thread is not None else None
+        return self.submit(REMOVE, &ring.c) if self.thread is not None else None
 
-    def retired(self, order):
+    def retired(self, command):
         """Whether the worker touches nothing any more of the ring that retire() returned this for."""
-        return order is None or self.thread is None or rfp_load64_acquire(&self.c.obeyed) > <uint64_t> order
+        return command is None or self.thread is None or rfp_load64_acquire(&self.c.completed) > <uint64_t> command
 
     @property
     def inside(self):
@@ -375,7 +377,7 @@ cdef class Worker:
             if self.thread is None:
                 return
             if self.stopping is None:  # else a signal handler has raised out of an earlier call
-                self.stopping = self.give(STOP, NULL)
+                self.stopping = self.submit(STOP, NULL)
             self.wait(self.stopping)
             self.thread.join()
             self.thread = None
@@ -389,7 +391,8 @@ cdef class Worker:
     def counters(self):
         """turns, requests served, seconds busy, sleeps and wakes so far, by name."""
         return {"turns": self.c.turns, "served": self.c.served, "busy": self.c.busy / 1e9,
-                "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "overslept": self.c.overslept, "rings": len(self.rings)}
+                "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "missed_wakeups": self.c.missed_wakeups,
+                "rings": len(self.rings)}
 
     @property
     def sizes(self):

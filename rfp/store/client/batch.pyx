@@ -15,9 +15,9 @@ from libc.string cimport memcpy
 from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport Channel
-from rfp.protocol.client.client_base cimport RETRY, SLICE
+from rfp.protocol.client.client_base cimport RETRY, SIGNAL_POLL_NS
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DONE, MALFORMED, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
+    CLOSED, DONE, PROTOCOL_ERROR, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush,
     client_ring_payload, client_ring_pop, client_ring_response, client_ring_step,
     client_ring_submit,
 )
@@ -32,8 +32,8 @@ from rfp.store.messages cimport (
 from rfp.errors import RfpError, ServerRefused, WrongType
 
 cdef enum:
-    MOST_ITEMS = 16              # in one request: enough to spread its cost, few enough to overlap
-    MOST_WORKERS = 64
+    ITEMS_MAX = 16               # in one request: enough to spread its cost, few enough to overlap
+    WORKERS_MAX = 64
 
 cdef struct bundle:              # one worker's request under construction, and the positions of its items that are under way
     client_ring *ring
@@ -55,11 +55,11 @@ cdef class Batch:
     cdef uint64_t polled         # when signals were polled last
     cdef list keys
     cdef list results
-    cdef list again              # positions whose items are to be asked for alone, after all others
+    cdef list ask_alone          # positions whose items are to be asked for alone, after all others
     cdef set alone               # and, of puts, their keys: a later put of the same key must not be faster
     cdef bint sent               # something was posted
     cdef uint32_t workers
-    cdef bundle bundles[MOST_WORKERS]
+    cdef bundle bundles[WORKERS_MAX]
 
     def __cinit__(self, Client client not None, Channel owner not None, uint8_t opcode, list keys not None,
                   list results not None, uint64_t ttl, uint64_t deadline):
@@ -72,7 +72,7 @@ cdef class Batch:
         self.deadline = deadline
         self.results = results
         self.polled = rfp_now()
-        self.again = []
+        self.ask_alone = []
         self.alone = set()
         self.workers = owner.c.count
         for i in range(self.workers):
@@ -104,7 +104,7 @@ cdef class Batch:
         # a signal, nor close().
         if now > self.deadline:
             return TIMED_OUT
-        if now - self.polled >= SLICE:
+        if now - self.polled >= SIGNAL_POLL_NS:
             self.polled = now
             self.client.signals()
         if self.owner.c.closing:
@@ -141,10 +141,10 @@ cdef class Batch:
         b = &self.bundles[worker]
         size = (sizeof(kv_pair) if self.opcode == KV_PUT_MANY else sizeof(kv_key)) + key_length + value_length
         if size > b.ring.slot_size - RFP_REQUEST_HEADER - sizeof(kv_number) or self.alone and key in self.alone:
-            self.again.append(position)
+            self.ask_alone.append(position)
             self.alone.add(key)
             return DONE
-        if b.payload != NULL and (b.count == MOST_ITEMS or b.length + size > b.ring.slot_size - RFP_REQUEST_HEADER):
+        if b.payload != NULL and (b.count == ITEMS_MAX or b.length + size > b.ring.slot_size - RFP_REQUEST_HEADER):
             self.close(b)
         if b.payload == NULL:
             found = self.open(b)
@@ -196,7 +196,7 @@ cdef class Batch:
                 b.first += count
                 return DONE
             if header.length < count * sizeof(kv_item):
-                return MALFORMED
+                return PROTOCOL_ERROR
             for i in range(count):
                 position = b.positions[b.first]
                 b.first += 1
@@ -204,7 +204,7 @@ cdef class Batch:
                 if item.status == KV_OK:
                     if self.opcode == KV_GET_MANY:
                         if item.length > <uint64_t> (end - data):
-                            return MALFORMED
+                            return PROTOCOL_ERROR
                         value = PyBytes_FromStringAndSize(data, item.length)
                         data += item.length
                     elif self.opcode == KV_PUT_MANY:
@@ -214,7 +214,7 @@ cdef class Batch:
                 elif item.status == KV_NOT_FOUND:
                     value = None if self.opcode == KV_GET_MANY else False
                 elif item.status == KV_DEFERRED:
-                    self.again.append(position)
+                    self.ask_alone.append(position)
                     continue
                 else:
                     value = refusal(item.status, item.version, self.keys[position])
@@ -258,8 +258,8 @@ cdef class Held:
 
 
 cdef int run(Client client, uint8_t opcode, list keys, list values, list results, uint64_t ttl, uint64_t deadline,
-             list again) except -1:
-    """One pass over all keys; positions to be asked for alone are appended to `again`."""
+             list ask_alone) except -1:
+    """One pass over all keys; positions to be asked for alone are appended to `ask_alone`."""
     cdef Channel owner
     cdef Batch batch
     cdef Held held
@@ -267,7 +267,7 @@ cdef int run(Client client, uint8_t opcode, list keys, list values, list results
     cdef int found
     cdef bint repeatable = opcode == KV_GET_MANY
     while True:
-        owner = client.enter(deadline)
+        owner = client.acquire_channel(deadline)
         found = DONE
         batch = None
         try:
@@ -285,13 +285,13 @@ cdef int run(Client client, uint8_t opcode, list keys, list values, list results
             if found == DONE:
                 found = batch.finish()
             if found == DONE:
-                again.extend(batch.again)
+                ask_alone.extend(batch.ask_alone)
                 return 0
         finally:
             if batch is not None:
                 batch.give_up()
-            client.leave(owner)
-        client.again(found, deadline, repeatable or not batch.sent)
+            client.release_channel(owner)
+        client.raise_or_retry(found, deadline, repeatable or not batch.sent)
 
 
 cdef int poll(Py_ssize_t i) except -1:
@@ -379,11 +379,11 @@ cdef list put_many(Client client, object items, uint64_t ttl, object timeout):
 
 cdef list complete(Client client, uint8_t opcode, list names, list values, uint64_t ttl, uint64_t deadline):
     """All that is short in one pass, then what has to go alone; an error carries what is known by then."""
-    cdef list again = []
+    cdef list ask_alone = []
     cdef list results = [None] * len(names)
     try:
-        run(client, opcode, names, values, results, ttl, deadline, again)
-        for position in sorted(again):          # not as the workers answered
+        run(client, opcode, names, values, results, ttl, deadline, ask_alone)
+        for position in sorted(ask_alone):      # not as the workers answered
             PyErr_CheckSignals()
             results[position] = alone(client, opcode, names[position], None if values is None else values[position], ttl,
                                       remaining(deadline))

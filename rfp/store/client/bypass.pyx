@@ -11,17 +11,17 @@ from rfp.protocol.client.remote_arena cimport (
     ARENA_HERE, ARENA_MISSING, remote_arena, remote_arena_find,
 )
 from rfp.store.layout cimport (
-    KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_MAX_SEALED,
-    KV_SLOTS, KV_STATE_KEY, kv_board, kv_bucket, kv_mask, kv_overflow, kv_record, kv_same,
-    kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag, kv_value_crc,
-    kv_value_offset,
+    KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC,
+    KV_SLOTS, KV_STATE_KEY, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record,
+    kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
+    kv_value_crc, kv_value_offset,
 )
 
 
 cdef int fetch(bypass *b, client_ring *ring, remote_arena *arena, uint64_t offset, uint64_t length, uint64_t deadline,
                char **copy) noexcept nogil:
     """READs a piece of the region into the landing slot of the ring's next request, which nothing else uses now."""
-    cdef uint64_t landing = ring.scratch_offset + <uint64_t> (ring.slots + ring.head) * ring.slot_size
+    cdef uint64_t response_offset = ring.scratch_offset + <uint64_t> (ring.slots + ring.head) * ring.slot_size
     cdef remote_region *region
     cdef uint64_t at, size
     cdef int found
@@ -34,8 +34,8 @@ cdef int fetch(bypass *b, client_ring *ring, remote_arena *arena, uint64_t offse
     if found != ARENA_HERE or size < length:
         return BYPASS_UNSURE            # outside, or across two chunks
     b.reads += 1
-    copy[0] = ring.scratch.base + landing
-    return client_ring_transfer(ring, READ, ring.scratch, landing, region, at, length, deadline)
+    copy[0] = ring.scratch.base + response_offset
+    return client_ring_transfer(ring, READ, ring.scratch, response_offset, region, at, length, deadline)
 
 
 cdef bint genuine(const char *copy, uint64_t length, const char *key, uint32_t key_length) noexcept nogil:
@@ -60,7 +60,7 @@ cdef int bypass_get(bypass *b, client_ring *ring, remote_arena *arena, const cha
     cdef uint64_t line[8]
     cdef uint64_t buckets, offset, length, where
     cdef uint64_t tag = kv_tag(hash)
-    cdef const kv_board *board
+    cdef const kv_partition_header *header
     cdef const kv_record *record
     cdef char *copy
     cdef int lines, i, found
@@ -69,13 +69,13 @@ cdef int bypass_get(bypass *b, client_ring *ring, remote_arena *arena, const cha
         return BYPASS_UNSURE
     b.walks += 1
     if b.buckets == 0:
-        found = fetch(b, ring, arena, 0, sizeof(kv_board), deadline, &copy)
+        found = fetch(b, ring, arena, 0, sizeof(kv_partition_header), deadline, &copy)
         if found != DONE:
             return found
-        board = <const kv_board *> copy
-        if board.magic != KV_BOARD_MAGIC or board.version != KV_LAYOUT_VERSION or board.length > arena.length:
+        header = <const kv_partition_header *> copy
+        if header.magic != KV_PARTITION_MAGIC or header.version != KV_LAYOUT_VERSION or header.length > arena.length:
             return BYPASS_UNSURE
-        b.buckets = board.buckets
+        b.buckets = header.buckets
     buckets = b.buckets
     if buckets == 0 or buckets > arena.length // KV_LINE:
         b.buckets = 0

@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 from typing_extensions import Buffer
 
 from rfp.protocol.client.caller_memory import Registration as Registration
-from rfp.protocol.client.client_base import LONGEST_TIME as LONGEST_TIME
-from rfp.protocol.client.client_base import Caller, _Opener
+from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
+from rfp.protocol.client.client_base import ClientBase, _Opener
 
 COUNTERS: tuple[str, ...]
 
@@ -13,9 +13,9 @@ class Item(NamedTuple):
     value: bytes
     version: int
 
-class Client(Caller):
+class Client(ClientBase):
     def __init__(
-        self, open_link: _Opener, *, timeout: float = 5.0, reconnect: bool = True, mode: str = "auto",
+        self, open_connection: _Opener, *, timeout: float = 5.0, reconnect: bool = True, mode: str = "auto",
         fetch: int | None = None, retries: int | None = None, tuned: Any = None,
     ) -> None: ...
     @property

@@ -11,11 +11,11 @@ from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.protocol.client.caller_memory cimport take_buffer
-from rfp.protocol.client.channel cimport NOTES, Channel, channel
-from rfp.protocol.client.client_base cimport Caller, number_of, shown
+from rfp.protocol.client.channel cimport USER_STATE_WORDS, Channel, channel
+from rfp.protocol.client.client_base cimport ClientBase, number_of, shown
 from rfp.protocol.client.client_ring cimport (
-    AUTO, DONE, FETCH, GONE, MALFORMED, REPLY, SIZES, TIMED_OUT, client_ring, client_ring_abandon,
-    client_ring_flush, client_ring_pop, client_ring_response,
+    AUTO, DISCONNECTED, DONE, FETCH, PROTOCOL_ERROR, REPLY, SIZES, TIMED_OUT, client_ring,
+    client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response,
 )
 from rfp.protocol.wire cimport (
     RFP_FEATURE_BYPASS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
@@ -39,7 +39,7 @@ from rfp.errors import (
     ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType,
 )
 from rfp.protocol.client.caller_memory import Registration, checked
-from rfp.protocol.client.client_base import LONGEST_TIME
+from rfp.protocol.client.client_base import TIME_S_MAX
 from rfp.store.counters import COUNTERS
 
 Item = namedtuple("Item", ["value", "version"])
@@ -104,13 +104,13 @@ cdef uint64_t milliseconds(ttl) except? 0:
     if ttl is None:
         return 0
     seconds = number_of("ttl", ttl)
-    if not 0 < seconds < LONGEST_TIME:
+    if not 0 < seconds < TIME_S_MAX:
         raise InvalidArgument(f"ttl={shown(ttl)} is not a time to live",
-                              hint=f"seconds, more than 0 and less than {LONGEST_TIME:.0e}; None for ever")
+                              hint=f"seconds, more than 0 and less than {TIME_S_MAX:.0e}; None for ever")
     return max(<uint64_t> 1, <uint64_t> (seconds * 1000 + 0.5))
 
 
-cdef class Client(Caller):
+cdef class Client(ClientBase):
     """The store of a server, over one connection that all threads of this process may use.
 
     Keys are 1 to 1024 bytes, values 0 bytes to 256 MiB.  Every call takes `timeout=` in seconds (the handle's by default) and
@@ -124,9 +124,9 @@ cdef class Client(Caller):
     b'v'
     """
 
-    def __init__(self, open_link, *, timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None,
+    def __init__(self, open_connection, *, timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None,
                  tuned=None):
-        super().__init__(open_link, timeout=timeout, reconnect=reconnect)
+        super().__init__(open_connection, timeout=timeout, reconnect=reconnect)
         self.mode = mode
         self.bypass = mode == "bypass"
         self.fetch = fetch
@@ -137,7 +137,7 @@ cdef class Client(Caller):
     @property
     def seed(self):
         """Of the hash that tells a key's worker, at the present server."""
-        return self.link.seed
+        return self.connection.seed
 
     cdef uint32_t worker_of(self, channel *c, bytes key) noexcept:
         if c.count == 1:
@@ -148,8 +148,8 @@ cdef class Client(Caller):
         """Sets up a new channel the way this handle was asked to work."""
         cdef client_ring *ring
         cdef uint32_t i, k
-        if self.bypass and not self.link.features & RFP_FEATURE_BYPASS:
-            raise Unsupported(f"{self.link.address} does not let clients walk its index",
+        if self.bypass and not self.connection.features & RFP_FEATURE_BYPASS:
+            raise Unsupported(f"{self.connection.address} does not let clients walk its index",
                               hint="start the server with allow_bypass=True (--allow-bypass), or use another mode")
         for i in range(owner.c.count):
             ring = owner.c.rings[i]
@@ -172,7 +172,7 @@ cdef class Client(Caller):
         >>> kv.get(b"nobody") is None
         True
         """
-        return self.find(key, None, False, timeout)
+        return self.get_value(key, None, False, timeout)
 
     def item(self, key, *, timeout=None):
         """The value of a key with its version, as Item(value, version), or None.  2 round trips.
@@ -181,7 +181,7 @@ cdef class Client(Caller):
         >>> kv.item(b"k") == (b"v", version)
         True
         """
-        return self.find(key, None, True, timeout)
+        return self.get_value(key, None, True, timeout)
 
     def get_into(self, key, buffer, *, timeout=None):
         """Fetches the value into a writable buffer; returns its length in bytes, or None if the key has no value.
@@ -197,23 +197,23 @@ cdef class Client(Caller):
         """
         if buffer is None:
             raise WrongType("get_into needs a buffer, and this is None", hint="get() returns bytes of its own")
-        return self.find(key, buffer, False, timeout)
+        return self.get_value(key, buffer, False, timeout)
 
-    cdef object find(self, object key, object buffer, bint with_version, object timeout):
+    cdef object get_value(self, object key, object buffer, bint with_version, object timeout):
         """The three kinds of GET: into a bytes object, the same with its version, into the caller's buffer."""
         cdef uint64_t deadline = self.deadline(timeout)
         cdef Py_buffer view
         if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
             key = as_key(key)
         if buffer is None:
-            return self.find_in(key, NULL, with_version, deadline)
+            return self.get_from_worker(key, NULL, with_version, deadline)
         take_buffer(buffer, &view, True)
         try:
-            return self.find_in(key, &view, with_version, deadline)
+            return self.get_from_worker(key, &view, with_version, deadline)
         finally:
             PyBuffer_Release(&view)
 
-    cdef object find_in(self, bytes key, Py_buffer *view, bint with_version, uint64_t deadline):
+    cdef object get_from_worker(self, bytes key, Py_buffer *view, bint with_version, uint64_t deadline):
         cdef Channel owner
         cdef client_ring *ring
         cdef const rfp_response_header *header
@@ -227,12 +227,12 @@ cdef class Client(Caller):
         cdef int found
         cdef bint taken
         while True:
-            owner = self.enter(deadline)
+            owner = self.acquire_channel(deadline)
             try:
                 worker = self.worker_of(&owner.c, key)
                 ring = owner.c.rings[worker]
                 if self.bypass:
-                    found = self.walk(owner, worker, key, deadline, &text_found, &length_found, &version)
+                    found = self.bypass_get_value(owner, worker, key, deadline, &text_found, &length_found, &version)
                     if found == BYPASS_FOUND:
                         value = deliver(text_found, length_found, view)
                         return Item(value, version) if with_version else value
@@ -263,16 +263,16 @@ cdef class Client(Caller):
                 elif found == TIMED_OUT:
                     client_ring_abandon(ring)
             finally:
-                self.leave(owner)
-            self.again(found, deadline, True)
+                self.release_channel(owner)
+            self.raise_or_retry(found, deadline, True)
 
-    cdef int walk(self, Channel owner, uint32_t worker, bytes key, uint64_t deadline, const char **value, uint32_t *length,
-                  uint64_t *version) except -1:
+    cdef int bypass_get_value(self, Channel owner, uint32_t worker, bytes key, uint64_t deadline, const char **value,
+                              uint32_t *length, uint64_t *version) except -1:
         """A GET that walks the server's index; anything but BYPASS_FOUND means that the server is to be asked."""
         cdef channel *c = &owner.c
         cdef const char *text = PyBytes_AS_STRING(key)
         cdef uint32_t size = <uint32_t> PyBytes_GET_SIZE(key)
-        cdef bypass *b = <bypass *> &c.notes[NOTES * worker]
+        cdef bypass *b = <bypass *> &c.user_state[USER_STATE_WORDS * worker]
         cdef int found
         if c.arenas[worker] == NULL:
             return BYPASS_UNSURE
@@ -282,21 +282,21 @@ cdef class Client(Caller):
                                    value, length, version)
             if found != BYPASS_MISSING:
                 return found
-            found = self.reach(owner, worker, b.missing, 1, deadline)
+            found = self.map_chunks(owner, worker, b.missing, 1, deadline)
             if found != DONE:
                 return BYPASS_UNSURE        # to ask the server tells why
 
-    cdef int reach(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length, uint64_t deadline) except -1:
+    cdef int map_chunks(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length, uint64_t deadline) except -1:
         """Attaches what is missing of a range of a worker's arena: DONE, or why not."""
         try:
-            owner.link.reach(worker, offset, length, deadline)
+            owner.connection.map_chunks(worker, offset, length, deadline)
         except HandshakeFailed:
-            return MALFORMED
+            return PROTOCOL_ERROR
         except ConnectionFailed:
-            return GONE
+            return DISCONNECTED
         return DONE
 
-    cdef int ask(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1:
+    cdef int send_and_wait(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1:
         """Sends what was submitted last and takes its answer; returns what client_ring_wait or make_room found."""
         cdef const rfp_response_header *header
         cdef int found
@@ -326,19 +326,19 @@ cdef class Client(Caller):
         cdef int found
         cdef bint taken
         while True:
-            owner = self.enter(deadline)
+            owner = self.acquire_channel(deadline)
             try:
                 ring = owner.c.rings[self.worker_of(&owner.c, key)]
                 if has_number:
                     taken = kv_submit_number(ring, opcode, number, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), 0)
                 else:
                     taken = kv_submit(ring, opcode, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), 0)
-                found = self.ask(owner, ring, taken, deadline, out)
+                found = self.send_and_wait(owner, ring, taken, deadline, out)
             finally:
-                self.leave(owner)
+                self.release_channel(owner)
             if found == DONE:
                 return out.result
-            self.again(found, deadline, repeatable or not taken)
+            self.raise_or_retry(found, deadline, repeatable or not taken)
 
     def put(self, key, value, *, ttl=None, bint if_absent=False, if_version=None, timeout=None):
         """Stores a value (any contiguous buffer) under a key; returns its version, an int that only ever grows.
@@ -377,22 +377,22 @@ cdef class Client(Caller):
             if view.len > KV_MAX_VALUE:
                 raise TooLarge(f"a value of {view.len} bytes", hint="at most 256 MiB: cut it into several")
             while True:
-                owner = self.enter(deadline)
+                owner = self.acquire_channel(deadline)
                 try:
                     ring = owner.c.rings[self.worker_of(&owner.c, key)]
                     if view.len <= kv_inline_limit(ring, key_length):
                         taken = kv_submit_put(ring, KV_PUT, flags, PyBytes_AS_STRING(key), key_length, <const char *> view.buf,
                                               <uint32_t> view.len, ttl_ms, version, 0)
-                        found = self.ask(owner, ring, taken, deadline, &out)
+                        found = self.send_and_wait(owner, ring, taken, deadline, &out)
                     else:
                         found = upload(self, owner, ring, key, &view, ttl_ms, flags, version, deadline, &out, &taken)
                 finally:
-                    self.leave(owner)
+                    self.release_channel(owner)
                 if found == DONE:
                     if out.status == KV_OK:
                         return out.result
                     raise refusal(out.status, out.result, key)
-                self.again(found, deadline, not taken)
+                self.raise_or_retry(found, deadline, not taken)
         finally:
             PyBuffer_Release(&view)
 
@@ -501,7 +501,7 @@ cdef class Client(Caller):
         """
         if self.is_closed:
             raise Closed("this handle was closed")
-        return Registration(self.registrations, buffer, self.link)
+        return Registration(self.registrations, buffer, self.connection)
 
     def stats(self, *, timeout=None):
         """What the server counts, as a dict: the sums over its workers, "partitions" with each one's, and "client" with what
@@ -515,7 +515,7 @@ cdef class Client(Caller):
         cdef int found = DONE
         while True:
             partitions = []
-            owner = self.enter(deadline)
+            owner = self.acquire_channel(deadline)
             try:
                 for i in range(owner.c.count):
                     ring = owner.c.rings[i]
@@ -540,15 +540,15 @@ cdef class Client(Caller):
                 client = owner.counters
                 client["bypass"] = bypass_counters(owner)
             finally:
-                self.leave(owner)
+                self.release_channel(owner)
             if found == DONE:
                 break
-            self.again(found, deadline, True)
+            self.raise_or_retry(found, deadline, True)
         total = {name: sum(partition.get(name, 0) for partition in partitions) for name in COUNTERS}
         return {**total, "partitions": partitions, "client": client}
 
     def __repr__(self):
-        return f"<rfp.Client of {self.link.address}{' (closed)' if self.is_closed else ''}>"
+        return f"<rfp.Client of {self.connection.address}{' (closed)' if self.is_closed else ''}>"
 
 
 cdef dict bypass_counters(Channel owner):
@@ -557,7 +557,7 @@ cdef dict bypass_counters(Channel owner):
     cdef uint32_t i
     total = {"walks": 0, "found": 0, "reads": 0}
     for i in range(owner.c.count):
-        b = <bypass *> &owner.c.notes[NOTES * i]
+        b = <bypass *> &owner.c.user_state[USER_STATE_WORDS * i]
         total["walks"] += b.walks
         total["found"] += b.found
         total["reads"] += b.reads

@@ -6,11 +6,12 @@ from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_crc32c, rfp_now
 from rfp.fabric.fabric cimport READ, WRITE, remote_region
-from rfp.protocol.client.caller_memory cimport Lane, open_lane
-from rfp.protocol.client.client_base cimport FULL, RETRY, SLICE
+from rfp.protocol.client.caller_memory cimport IoBuffer, open_io_buffer
+from rfp.protocol.client.client_base cimport FULL, RETRY, SIGNAL_POLL_NS
 from rfp.protocol.client.client_ring cimport (
-    DONE, GONE, MALFORMED, TIMED_OUT, ClientRing, client_ring_abandon, client_ring_flush,
-    client_ring_discard, client_ring_pop, client_ring_release, client_ring_response,
+    DISCONNECTED, DONE, PROTOCOL_ERROR, TIMED_OUT, ClientRing, client_ring_abandon,
+    client_ring_discard, client_ring_flush, client_ring_pop, client_ring_release,
+    client_ring_response,
 )
 from rfp.protocol.client.one_sided cimport client_ring_transfer
 from rfp.protocol.client.remote_arena cimport (
@@ -40,7 +41,7 @@ cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_r
     cdef client_ring *ring = owner.c.rings[worker]
     cdef remote_arena *arena = owner.c.arenas[worker]
     cdef remote_region *region
-    cdef Lane lane
+    cdef IoBuffer buffer
     cdef uint64_t at = 0
     cdef uint64_t place, size
     cdef uint64_t piece = PIECE_OVER_NETWORK if ring.pair.needs_registration else READ_PIECE
@@ -49,7 +50,7 @@ cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_r
     cdef object value = None
     if arena == NULL or reference.pin == 0 or \
             remote_arena_find(arena, reference.offset, reference.length, &region, &place, &size) == ARENA_OUTSIDE:
-        found[0] = MALFORMED
+        found[0] = PROTOCOL_ERROR
         return None
     if view == NULL:
         value = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> reference.length)
@@ -64,20 +65,20 @@ cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_r
     if not whole(arena, reference):
         # Attaching may take longer than the lease: ask again, and find it attached.
         client_ring_release(ring, reference.pin)
-        found[0] = client.reach(owner, worker, reference.offset, reference.length, deadline)
+        found[0] = client.map_chunks(owner, worker, reference.offset, reference.length, deadline)
         if found[0] == DONE:
             found[0] = TIMED_OUT if rfp_now() > deadline else RETRY
         return None
-    lane = open_lane(owner.link, client.registrations, target, reference.length, ring.pair.needs_registration)
+    buffer = open_io_buffer(owner.connection, client.registrations, target, reference.length, ring.pair.needs_registration)
     try:
-        if lane.bounce != NULL:
-            piece = lane.bounce.length
+        if buffer.bounce != NULL:
+            piece = buffer.bounce.length
         found[0] = DONE
         try:
             while at < reference.length and found[0] == DONE:
                 client.signals()
                 with nogil:
-                    found[0] = fetch_pieces(ring, arena, reference, lane, target, piece, &at, deadline)
+                    found[0] = fetch_pieces(ring, arena, reference, buffer, target, piece, &at, deadline)
         finally:
             client_ring_release(ring, reference.pin)
         if found[0] == DONE and rfp_now() > limit:
@@ -85,26 +86,26 @@ cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_r
             found[0] = TIMED_OUT if rfp_now() > deadline else RETRY
         settle(owner, worker, found[0])
     finally:
-        lane.end()
+        buffer.end()
     return value
 
 
-cdef int fetch_pieces(client_ring *ring, remote_arena *arena, rfp_reference *reference, Lane lane, char *target, uint64_t piece,
-                      uint64_t *at, uint64_t deadline) noexcept nogil:
+cdef int fetch_pieces(client_ring *ring, remote_arena *arena, rfp_reference *reference, IoBuffer buffer, char *target,
+                      uint64_t piece, uint64_t *at, uint64_t deadline) noexcept nogil:
     """READs from `at` on, until all is there, something fails, or signals are to be polled."""
-    cdef uint64_t until = rfp_now() + SLICE
+    cdef uint64_t until = rfp_now() + SIGNAL_POLL_NS
     cdef remote_region *region
     cdef uint64_t place, size
     cdef int found = DONE
     while at[0] < reference.length and found == DONE and rfp_now() < until:
         remote_arena_find(arena, reference.offset + at[0], reference.length - at[0], &region, &place, &size)
         size = min(size, piece)
-        if lane.bounce != NULL:
-            found = client_ring_transfer(ring, READ, lane.bounce, 0, region, place, size, deadline)
+        if buffer.bounce != NULL:
+            found = client_ring_transfer(ring, READ, buffer.bounce, 0, region, place, size, deadline)
             if found == DONE:
-                memcpy(target + at[0], lane.bounce.base, size)
+                memcpy(target + at[0], buffer.bounce.base, size)
         else:
-            found = client_ring_transfer(ring, READ, &lane.direct, lane.offset + at[0], region, place, size, deadline)
+            found = client_ring_transfer(ring, READ, &buffer.direct, buffer.offset + at[0], region, place, size, deadline)
         at[0] += size
     return found
 
@@ -124,7 +125,7 @@ cdef bint whole(remote_arena *arena, rfp_reference *reference) noexcept nogil:
 cdef int settle(Channel owner, uint32_t worker, int found) except -1:
     """What a server that is gone may leave under way ends here: nothing touches the caller's memory after the call."""
     cdef ClientRing ring
-    if found == GONE and not owner.c.rings[worker].beside:
+    if found == DISCONNECTED and not owner.c.rings[worker].one_sided_done:
         ring = owner.rings[worker]
         ring.pair.close()
     return 0
@@ -182,7 +183,7 @@ cdef int announce(Client client, Channel owner, client_ring *ring, bytes key, Py
     while True:
         taken = kv_submit_put(ring, KV_PUT_BEGIN, flags, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), NULL,
                               <uint32_t> view.len, ttl, version, 0)
-        found = client.ask(owner, ring, taken, deadline, out)
+        found = client.send_and_wait(owner, ring, taken, deadline, out)
         if found != DONE or out.status != KV_DEFERRED:
             return found
         if rfp_now() > deadline:
@@ -193,21 +194,21 @@ cdef int announce(Client client, Channel owner, client_ring *ring, bytes key, Py
 cdef int stream(Client client, Channel owner, client_ring *ring, Py_buffer *view, uint64_t id, uint64_t deadline, answer *out,
                 bint *sent) except -1:
     """The pieces.  The staging memory is used as a ring of them: while the server copies one, the next is written."""
-    cdef Lane lane = open_lane(owner.link, client.registrations, <char *> view.buf, <uint64_t> view.len,
-                               ring.pair.needs_registration)
+    cdef IoBuffer buffer = open_io_buffer(owner.connection, client.registrations, <char *> view.buf, <uint64_t> view.len,
+                                          ring.pair.needs_registration)
     cdef uint32_t worker = 0
     cdef int found
     while owner.c.rings[worker] != ring:
         worker += 1
     try:
-        found = stream_through(client, owner, ring, lane, <uint64_t> view.len, id, deadline, out, sent)
+        found = stream_through(client, owner, ring, buffer, <uint64_t> view.len, id, deadline, out, sent)
         settle(owner, worker, found)
         return found
     finally:
-        lane.end()
+        buffer.end()
 
 
-cdef int stream_through(Client client, Channel owner, client_ring *ring, Lane lane, uint64_t length, uint64_t id,
+cdef int stream_through(Client client, Channel owner, client_ring *ring, IoBuffer buffer, uint64_t length, uint64_t id,
                         uint64_t deadline, answer *out, bint *sent) except -1:
     cdef const rfp_response_header *header
     cdef const char *source
@@ -226,25 +227,25 @@ cdef int stream_through(Client client, Channel owner, client_ring *ring, Lane la
         return DONE
     while at < length or under_way:
         now = rfp_now()
-        if now - polled >= SLICE:
+        if now - polled >= SIGNAL_POLL_NS:
             polled = now
             client.signals()
         if at < length and under_way < most:
             size = <uint32_t> min(<uint64_t> PIECE, length - at)
             place = at % staged
             with nogil:
-                source = lane.base + at
-                if lane.bounce != NULL:
-                    memcpy(lane.bounce.base, source, size)
-                    source = lane.bounce.base
-                    found = client_ring_transfer(ring, WRITE, lane.bounce, 0, owner.c.staging, place, size, deadline)
+                source = buffer.base + at
+                if buffer.bounce != NULL:
+                    memcpy(buffer.bounce.base, source, size)
+                    source = buffer.bounce.base
+                    found = client_ring_transfer(ring, WRITE, buffer.bounce, 0, owner.c.staging, place, size, deadline)
                 else:
-                    found = client_ring_transfer(ring, WRITE, &lane.direct, lane.offset + at, owner.c.staging, place, size,
+                    found = client_ring_transfer(ring, WRITE, &buffer.direct, buffer.offset + at, owner.c.staging, place, size,
                                                  deadline)
                 # Where the fabric keeps no order between lines, only a checksum tells that all of the piece has arrived.
                 crc = rfp_crc32c(0, source, size) if ring.checked else 0
                 if found == DONE and not kv_submit_piece(ring, KV_PIECE_CRC if ring.checked else 0, id, at, size, crc, place, 0):
-                    found = GONE
+                    found = DISCONNECTED
                 if found == DONE:
                     client_ring_flush(ring)
             if found != DONE:

@@ -16,7 +16,7 @@ from rfp.store.server.records cimport partition
 cdef enum:
     # Items whose cache misses are started together: as many as a core keeps outstanding.
     GROUP = 16
-    HEAVY = 64 << 10
+    YIELD_BYTES = 64 << 10
 
 cdef struct entry:
     const char *key
@@ -120,7 +120,7 @@ cdef void batch_get(partition *p, const request *r, response *out) noexcept nogi
                 answer(out, first + i, KV_OK, record.value_length, record.version)
         first += n
     out.length = filled
-    out.heavy = filled >= HEAVY
+    out.yield_after = filled >= YIELD_BYTES
 
 
 cdef void batch_put(partition *p, const request *r, response *out) noexcept nogil:
@@ -147,7 +147,7 @@ cdef void batch_put(partition *p, const request *r, response *out) noexcept nogi
             answer(out, first + i, status, 0, version)
         first += n
     out.length = r.count * <uint32_t> sizeof(kv_item)
-    out.heavy = r.length >= HEAVY
+    out.yield_after = r.length >= YIELD_BYTES
 
 
 cdef void batch_delete(partition *p, const request *r, response *out) noexcept nogil:

@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD,
-    KV_BLOCK_RESERVED, KV_BOARD_MAGIC, KV_EXPIRY_SHIFT, KV_LINE, KV_SLOTS, KV_STATE_KEY,
+    KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_LINE, KV_PARTITION_MAGIC, KV_SLOTS, KV_STATE_KEY,
     KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_record,
     kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset,
     rfp_crc32c,
@@ -15,7 +15,7 @@ from rfp.store.messages cimport (
 from rfp.store.server.arena cimport arena, arena_check, arena_kind, arena_size
 from rfp.store.server.index cimport index_chain, index_hash, index_slot
 from rfp.store.server.records cimport (
-    BUCKET, MAX_PINS, MAX_UPLOADS, account, holdings, partition, pin, record_at, upload,
+    BUCKET, MAX_PINS, MAX_UPLOADS, account, partition, pin, record_at, session_resources, upload,
 )
 
 
@@ -100,7 +100,7 @@ cdef const char *check_index(partition *p) noexcept nogil:
     cdef kv_record *record
     if p.index.mask != kv_mask(p.index.buckets) or p.index.buckets > p.index.room:
         return "the index has more buckets than room"
-    if p.index.board.buckets != p.index.buckets or p.index.board.magic != KV_BOARD_MAGIC:
+    if p.index.header.buckets != p.index.buckets or p.index.header.magic != KV_PARTITION_MAGIC:
         return "the board does not say how many buckets there are"
     if <uint64_t> (p.index.top - p.index.base) - KV_LINE * p.index.room != p.memory.end + KV_UNIT:
         return "the index does not begin where the arena ends"
@@ -133,7 +133,7 @@ cdef const char *check_index(partition *p) noexcept nogil:
 
 
 cdef const char *check_sessions(partition *p) noexcept nogil:
-    cdef holdings *h = p.sessions
+    cdef session_resources *h = p.sessions
     cdef uint64_t bytes, pins = 0, uploads = 0, reserved = 0, unused, listed = 0
     cdef pin *x
     cdef upload *u

@@ -14,25 +14,25 @@ from rfp.store.server.arena cimport (
 )
 from rfp.store.server.index cimport index_bucket, index_line, index_next_line, index_repoint
 from rfp.store.server.records cimport (
-    BUCKET, NONE, partition, record_at, record_evict, record_expired, record_left, room,
+    BUCKET, NONE, eviction, partition, record_at, record_evict, record_expired, record_left,
 )
 
 cdef enum:
     # Second chances that one call gives: where all records are in use, one of them goes anyway, and soon.
-    CHANCES = 1024
+    SECOND_CHANCES_MAX = 1024
     # Bytes whose move counts as much as looking at a block.
-    BYTES_MOVED = 256
+    BLOCK_COST_BYTES = 256
     # Buckets that one call empties of their last before it gives up on finding a hole by luck.
-    NEIGHBOURS = 64
+    NEIGHBOUR_BUCKETS_MAX = 64
 
 
-cdef void room_abandon(partition *p, room *r) noexcept nogil:
+cdef void eviction_abandon(partition *p, eviction *r) noexcept nogil:
     if r.block:
         arena_free(&p.memory, r.block)
         r.block = 0
 
 
-cdef bint move_down(partition *p, room *r) noexcept nogil:
+cdef bint move_down(partition *p, eviction *r) noexcept nogil:
     """Moves the block behind the hole to the hole's beginning."""
     cdef uint64_t hole = r.block, old = hole + arena_size(&p.memory, hole)
     cdef uint64_t after = arena_slide(&p.memory, hole)
@@ -43,10 +43,10 @@ cdef bint move_down(partition *p, room *r) noexcept nogil:
     return True
 
 
-cdef int room_sweep(partition *p, room *r, uint64_t budget) noexcept nogil:
+cdef int eviction_sweep(partition *p, eviction *r, uint64_t budget) noexcept nogil:
     cdef arena *a = &p.memory
     cdef uint64_t at, size, rounds = 3 * (a.end - a.start)
-    cdef uint64_t chances = max(<uint64_t> CHANCES, budget) if budget < <uint64_t> -1 else CHANCES
+    cdef uint64_t chances = max(<uint64_t> SECOND_CHANCES_MAX, budget) if budget < <uint64_t> -1 else SECOND_CHANCES_MAX
     cdef uint32_t kind
     cdef kv_record *record
     while budget:
@@ -60,7 +60,7 @@ cdef int room_sweep(partition *p, room *r, uint64_t budget) noexcept nogil:
             else:
                 arena_take(a, at, r.size)
                 r.block = at
-        elif kind == KV_BLOCK_RECORD and at != r.keep and not record_at(p, at).state & KV_STATE_PINS:
+        elif kind == KV_BLOCK_RECORD and at != r.exempt and not record_at(p, at).state & KV_STATE_PINS:
             record = record_at(p, at)
             if chances and record.state & KV_STATE_REFERENCED and not record_expired(p, record):
                 chances -= 1
@@ -68,37 +68,37 @@ cdef int room_sweep(partition *p, room *r, uint64_t budget) noexcept nogil:
                 if not r.block:
                     a.cursors[0] = at + size
                 elif move_down(p, r):
-                    budget -= min(budget, size // BYTES_MOVED)
+                    budget -= min(budget, size // BLOCK_COST_BYTES)
                 else:
-                    room_abandon(p, r)
+                    eviction_abandon(p, r)
                     a.cursors[0] = at + size
             else:
                 record_evict(p, at)
                 continue       # its place is a free block now, which may begin earlier
         elif kind != KV_BLOCK_OVERFLOW or not r.block or not move_down(p, r):
-            room_abandon(p, r)
+            eviction_abandon(p, r)
             a.cursors[0] = a.start if kind == KV_BLOCK_END else at + size
         if r.block and arena_size(a, r.block) >= r.size:
             arena_trim(a, r.block, r.size)
             a.cursors[0] = r.block + arena_size(a, r.block)
-            return ROOM_MADE
-        r.passed += size
-        if r.passed > rounds:
-            room_abandon(p, r)
-            return ROOM_NONE
-    return ROOM_LATER
+            return EVICTION_DONE
+        r.scanned += size
+        if r.scanned > rounds:
+            eviction_abandon(p, r)
+            return EVICTION_IMPOSSIBLE
+    return EVICTION_PENDING
 
 
-cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint64_t keep) noexcept nogil:
+cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint64_t exempt) noexcept nogil:
     """Takes the least recently used of the key's bucket and of those after it, until there is room."""
     cdef uint64_t bucket = kv_bucket(hash, p.index.buckets, p.index.mask), block
     cdef uint64_t *line
     cdef int i, _
-    for _ in range(NEIGHBOURS):
+    for _ in range(NEIGHBOUR_BUCKETS_MAX):
         line = index_bucket(&p.index, bucket)
         for i in range(KV_SLOTS - 1, -1, -1):
             block = kv_slot_offset(line[i])
-            if block and block != keep and not record_at(p, block).state & KV_STATE_PINS:
+            if block and block != exempt and not record_at(p, block).state & KV_STATE_PINS:
                 record_evict(p, block)
                 block = arena_allocate(&p.memory, size, KV_BLOCK_RESERVED)
                 if block:
@@ -110,23 +110,23 @@ cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint6
     return 0
 
 
-cdef uint64_t room_make(partition *p, uint64_t hash, uint64_t size, uint64_t keep) noexcept nogil:
-    cdef room r
+cdef uint64_t eviction_make_room(partition *p, uint64_t hash, uint64_t size, uint64_t exempt) noexcept nogil:
+    cdef eviction r
     cdef uint64_t block
     if p.policy == NONE or size > p.memory.end - p.memory.start:
         return 0
     if p.policy == BUCKET:
-        block = evict_neighbours(p, hash, size, keep)
+        block = evict_neighbours(p, hash, size, exempt)
         if block:
             return block
     r.block = 0
     r.size = size
-    r.keep = keep
-    r.passed = 0
-    return r.block if room_sweep(p, &r, <uint64_t> -1) == ROOM_MADE else 0
+    r.exempt = exempt
+    r.scanned = 0
+    return r.block if eviction_sweep(p, &r, <uint64_t> -1) == EVICTION_DONE else 0
 
 
-cdef bint room_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept nogil:
+cdef bint eviction_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept nogil:
     cdef uint64_t *line = index_line(&p.index, hash)
     cdef uint64_t *victim = NULL
     cdef uint64_t block

@@ -3,4 +3,4 @@
 from rfp.store.server.records cimport partition
 
 # Looks at some blocks, if there is reason to.  True: the sweep is not over.
-cdef bint expiry_tend(partition *p) noexcept nogil
+cdef bint expiry_tick(partition *p) noexcept nogil

@@ -7,12 +7,12 @@ from rfp.store.server.arena cimport arena, arena_kind, arena_size
 from rfp.store.server.records cimport partition, record_at, record_evict, record_expired
 
 cdef enum:
-    SLICE = 128                # blocks per call
+    SWEEP_BLOCKS_MAX = 128     # blocks per call
     # ns of rest for each block looked at, so that sweeping takes a percent or two of the worker, however many records wait.
-    REST = 1000
+    SWEEP_REST_NS_PER_BLOCK = 1000
 
 
-cdef bint expiry_tend(partition *p) noexcept nogil:
+cdef bint expiry_tick(partition *p) noexcept nogil:
     cdef arena *a = &p.memory
     cdef uint64_t at, size, expiry
     cdef int _
@@ -24,11 +24,11 @@ cdef bint expiry_tend(partition *p) noexcept nogil:
         p.walked = 0
         p.moved = p.index.moved
         a.cursors[1] = a.start
-    for _ in range(SLICE):
+    for _ in range(SWEEP_BLOCKS_MAX):
         at = a.cursors[1]
         if arena_kind(a, at) == KV_BLOCK_END or not p.expiring:
             p.sweeping = False
-            p.rest = p.now + REST * p.walked
+            p.rest = p.now + SWEEP_REST_NS_PER_BLOCK * p.walked
             # What was moved meanwhile may have passed by unseen.
             p.soonest = p.upcoming if p.moved == p.index.moved else 0
             return False

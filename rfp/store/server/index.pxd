@@ -7,8 +7,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store.layout cimport (
-    KV_LINE, KV_SLOTS, KV_STATE_KEY, kv_board, kv_bucket, kv_match, kv_overflow, kv_record, kv_same,
-    kv_slot_link, kv_slot_offset, kv_tag, rfp_prefetch,
+    KV_LINE, KV_SLOTS, KV_STATE_KEY, kv_bucket, kv_match, kv_overflow, kv_partition_header,
+    kv_record, kv_same, kv_slot_link, kv_slot_offset, kv_tag, rfp_prefetch,
 )
 from rfp.store.server.arena cimport arena
 
@@ -32,7 +32,7 @@ cdef struct index:
     arena *memory
     char *base
     char *top                  # bucket b stands at top - 64 * (b + 1)
-    kv_board *board
+    kv_partition_header *header
     uint64_t seed
     uint64_t buckets
     uint64_t mask

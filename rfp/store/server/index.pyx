@@ -4,10 +4,10 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.store.layout cimport (
-    KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_BOARD_MAGIC, KV_LAYOUT_VERSION, KV_LINE,
-    KV_MAX_LINES, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_board, kv_bucket,
-    kv_mask, kv_overflow, kv_record, kv_slot, kv_slot_link, kv_slot_offset, rfp_copy_out,
-    rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
+    KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES,
+    KV_PARTITION_MAGIC, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_bucket, kv_mask,
+    kv_overflow, kv_partition_header, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
+    rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
 )
 from rfp.store.server.arena cimport (
     ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind,
@@ -38,22 +38,22 @@ cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint6
     x.memory = memory
     x.base = base
     x.top = base + length
-    x.board = <kv_board *> base
+    x.header = <kv_partition_header *> base
     x.seed = seed
     x.buckets = buckets
     x.mask = kv_mask(buckets)
     x.room = (buckets + INDEX_GRANULE - 1) // INDEX_GRANULE * INDEX_GRANULE
-    rfp_store64(&x.board.magic, 0)
+    rfp_store64(&x.header.magic, 0)
     rfp_fence_release()
     for b in range(buckets):
         for i in range(KV_SLOTS):
             store(index_bucket(x, b) + i, 0)
-    arena_open(memory, base, sizeof(kv_board), length - KV_LINE * x.room - KV_UNIT)
-    rfp_store32(&x.board.version, KV_LAYOUT_VERSION)
-    rfp_store64(&x.board.seed, seed)
-    rfp_store64(&x.board.length, length)
-    rfp_store64(&x.board.buckets, buckets)
-    rfp_store64_release(&x.board.magic, KV_BOARD_MAGIC)
+    arena_open(memory, base, sizeof(kv_partition_header), length - KV_LINE * x.room - KV_UNIT)
+    rfp_store32(&x.header.version, KV_LAYOUT_VERSION)
+    rfp_store64(&x.header.seed, seed)
+    rfp_store64(&x.header.length, length)
+    rfp_store64(&x.header.buckets, buckets)
+    rfp_store64_release(&x.header.magic, KV_PARTITION_MAGIC)
 
 
 # Chains
@@ -303,7 +303,7 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
     lay_chain(x, x.buckets, move, n_move, more)
     x.mask = mask
     x.buckets += 1
-    rfp_store64_release(&x.board.buckets, x.buckets)
+    rfp_store64_release(&x.header.buckets, x.buckets)
     lay_chain(x, parent, stay, n_stay, lines)
     for i in range(lines_for(n_stay), n_lines):
         drop_line(x, lines[i])

@@ -15,7 +15,7 @@ from rfp.store.messages cimport (
     KV_OK, KV_OUT_OF_MEMORY, KV_OVERFLOW, KV_TOO_LARGE, KV_VERSION_MISMATCH,
 )
 from rfp.store.server.arena cimport arena_allocate, arena_become, arena_free, arena_kind, arena_size
-from rfp.store.server.eviction cimport room_in_chain, room_make
+from rfp.store.server.eviction cimport eviction_in_chain, eviction_make_room
 from rfp.store.server.index cimport (
     INDEX_GRANULE, INDEX_INSERTED, INDEX_LOAD, INDEX_NO_MEMORY, index_insert, index_insert_first,
     index_line, index_move, index_move_first, index_open, index_slot, index_split,
@@ -30,9 +30,9 @@ cdef enum:
     BYTES_PER_BUCKET = 768
     FIRST_BUCKETS = INDEX_GRANULE
     # Insertions before the index tries again, after something that it could not move stood in its way.
-    PATIENCE = 1024
+    GROWTH_RETRY_INSERTIONS = 1024
     # Of a record that makes way for the index: a longer one is evicted, for fear of what its move would cost.
-    MOST_MOVED = 64 << 10
+    MOVED_MAX = 64 << 10
     DIGITS = 20
 
 
@@ -88,8 +88,8 @@ cdef bint clear(partition *p, uint64_t obstacle) noexcept nogil:
     cdef uint64_t size = arena_size(&p.memory, obstacle), block = 0
     if p.policy != CLOCK or arena_kind(&p.memory, obstacle) != KV_BLOCK_RECORD or record.state & KV_STATE_PINS:
         return False
-    if size <= MOST_MOVED:
-        block = room_make(p, 0, size, obstacle)
+    if size <= MOVED_MAX:
+        block = eviction_make_room(p, 0, size, obstacle)
     if block:
         index_move(&p.index, obstacle, block)
     else:
@@ -101,15 +101,15 @@ cdef void grow_index(partition *p) noexcept nogil:
     """Adds buckets for the records that came in, at the cost of records if there is no other memory."""
     cdef uint64_t obstacle = 0
     cdef int _
-    if p.patience:
-        p.patience -= 1
+    if p.growth_retry_in:
+        p.growth_retry_in -= 1
         return
     for _ in range(2 * INDEX_GRANULE):
         if 2 * p.index.records <= INDEX_LOAD * p.index.buckets:
             return
         if not index_split(&p.index, &obstacle) and not (obstacle and clear(p, obstacle)):
             break
-    p.patience = PATIENCE
+    p.growth_retry_in = GROWTH_RETRY_INSERTIONS
 
 
 cdef bint insert(partition *p, uint64_t hash, uint64_t entry) noexcept nogil:
@@ -126,11 +126,11 @@ cdef bint insert(partition *p, uint64_t hash, uint64_t entry) noexcept nogil:
         return True
     found = index_insert(&p.index, hash, entry)
     if found == INDEX_NO_MEMORY:
-        line = room_make(p, hash, sizeof(kv_overflow), 0)
+        line = eviction_make_room(p, hash, sizeof(kv_overflow), 0)
         if line:
             arena_free(&p.memory, line)
             found = index_insert(&p.index, hash, entry)
-    return found == INDEX_INSERTED or room_in_chain(p, hash, entry)
+    return found == INDEX_INSERTED or eviction_in_chain(p, hash, entry)
 
 
 cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block, uint32_t crc, uint64_t *version) noexcept nogil:
@@ -164,7 +164,7 @@ cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *ke
     cdef uint64_t size = kv_record_size(key_length, value_length), old = kv_slot_offset(slot[0]) if slot != NULL else 0
     cdef uint64_t block = arena_allocate(&p.memory, size, KV_BLOCK_RESERVED)
     if not block:
-        block = room_make(p, hash, size, old)
+        block = eviction_make_room(p, hash, size, old)
         if not block:
             return KV_OUT_OF_MEMORY
         if slot != NULL:       # its chain may be another now

@@ -6,7 +6,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from rfp.fabric.fabric cimport Region
-from rfp.protocol.server.service cimport Service, request, response, session
+from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.protocol.wire cimport RFP_KIND_INLINE, RFP_KIND_REFERENCE, rfp_reference
 from rfp.store.layout cimport KV_LINE, KV_MAX_REGION, kv_record, kv_value_offset, rfp_copy_out
 from rfp.store.messages cimport (
@@ -19,15 +19,19 @@ from rfp.store.messages cimport (
 )
 from rfp.store.server.batch_ops cimport batch_delete, batch_get, batch_put
 from rfp.store.server.check cimport partition_check
-from rfp.store.server.expiry cimport expiry_tend
+from rfp.store.server.expiry cimport expiry_tick
 from rfp.store.server.index cimport index_prefetch, index_prefetch_records, rfp_hash
 from rfp.store.server.key_ops cimport (
     partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_touch,
 )
-from rfp.store.server.pins cimport holdings_close, holdings_open, pin_grant, pin_release, pins_tend
-from rfp.store.server.records cimport BUCKET, CLOCK, NONE, account, holdings, partition, pin
+from rfp.store.server.pins cimport (
+    pin_grant, pin_release, pins_tick, session_resources_close, session_resources_open,
+)
+from rfp.store.server.records cimport (
+    BUCKET, CLOCK, NONE, account, partition, pin, session_resources,
+)
 from rfp.store.server.uploads cimport (
-    upload_abort, upload_begin, upload_piece, uploads_close, uploads_tend,
+    upload_abort, upload_begin, upload_piece, uploads_close, uploads_tick,
 )
 
 from rfp.errors import InvalidArgument
@@ -36,9 +40,9 @@ from rfp.store.counters import COUNTERS
 assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
 
 cdef enum:
-    LEAST_REGION = 64 << 10
+    REGION_MIN = 64 << 10
     # An answer with as much as this to copy says that the other clients should have their turn.
-    HEAVY = 64 << 10
+    YIELD_BYTES = 64 << 10
     HASHED = 1                 # scratch[1], when scratch[0] is the key's hash
 
 EVICTION = {"clock": CLOCK, "bucket": BUCKET, "none": NONE}
@@ -100,12 +104,12 @@ cdef void get(partition *p, const request *r, response *out, uint64_t hash, cons
     if record.value_length <= out.capacity:
         rfp_copy_out(out.payload, <char *> record + value, record.value_length)
         out.length = record.value_length
-        out.heavy = record.value_length >= HEAVY
+        out.yield_after = record.value_length >= YIELD_BYTES
     elif out.capacity < sizeof(rfp_reference):
         out.status = KV_TOO_LARGE
         return
     else:
-        held = pin_grant(p, <holdings *> r.session.state, record)
+        held = pin_grant(p, <session_resources *> r.session.state, record)
         if held == NULL:
             out.status = KV_QUOTA
             return
@@ -133,7 +137,7 @@ cdef void incr(partition *p, const request *r, response *out, uint64_t hash, con
         out.length = sizeof(kv_number)
 
 
-cdef void with_key(partition *p, request *r, response *out, const char *key, uint32_t key_length) noexcept nogil:
+cdef void dispatch_single_key(partition *p, request *r, response *out, const char *key, uint32_t key_length) noexcept nogil:
     cdef uint64_t hash = r.scratch[0] if r.scratch[1] == HASHED else rfp_hash(key, key_length, p.seed)
     cdef kv_number number
     cdef kv_record *record
@@ -144,7 +148,7 @@ cdef void with_key(partition *p, request *r, response *out, const char *key, uin
         memcpy(&put, r.payload, sizeof(kv_put))
         out.status = partition_put(p, hash, key, key_length, key + key_length, put.value_length, put.ttl, r.flags, put.version,
                                    &out.result)
-        out.heavy = put.value_length >= HEAVY
+        out.yield_after = put.value_length >= YIELD_BYTES
     elif r.opcode == KV_DELETE:
         out.status = partition_delete(p, hash, key, key_length, &out.result)
     elif r.opcode == KV_EXISTS:
@@ -160,7 +164,7 @@ cdef void with_key(partition *p, request *r, response *out, const char *key, uin
         out.status = partition_touch(p, hash, key, key_length, number.number, &out.result)
     else:
         memcpy(&put, r.payload, sizeof(kv_put))
-        out.status = upload_begin(p, <holdings *> r.session.state, hash, &put, key, r.flags, &out.result)
+        out.status = upload_begin(p, <session_resources *> r.session.state, hash, &put, key, r.flags, &out.result)
 
 
 cdef void count(partition *p, uint64_t *counters) noexcept nogil:
@@ -172,7 +176,7 @@ cdef void count(partition *p, uint64_t *counters) noexcept nogil:
     counters[KV_C_INDEX_BYTES] = KV_LINE * (p.index.room + p.index.lines)
 
 
-cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
+cdef void dispatch_other(partition *p, request *r, response *out) noexcept nogil:
     cdef uint64_t[KV_COUNTERS] counters
     cdef kv_number number
     cdef kv_piece piece
@@ -188,13 +192,13 @@ cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
             return
         memcpy(&piece, r.payload, sizeof(kv_piece))
         out.status = upload_piece(p, r.session, &piece, r.flags, &out.result)
-        out.heavy = True
+        out.yield_after = True
     elif r.opcode == KV_PUT_ABORT:
         if r.length != sizeof(kv_number):
             out.status = KV_BAD_REQUEST
             return
         memcpy(&number, r.payload, sizeof(kv_number))
-        out.status = upload_abort(p, <holdings *> r.session.state, number.number)
+        out.status = upload_abort(p, <session_resources *> r.session.state, number.number)
     elif r.opcode == KV_RELEASE:
         out.status = KV_BAD_REQUEST if r.length else KV_OK
     elif r.opcode == KV_STATS:
@@ -211,14 +215,14 @@ cdef void without_key(partition *p, request *r, response *out) noexcept nogil:
 # The service
 
 
-cdef void opened(void *context, session *s) noexcept nogil:
-    s.state = holdings_open(<partition *> context, s.peer)
+cdef void opened(void *context, service_session *s) noexcept nogil:
+    s.state = session_resources_open(<partition *> context, s.peer)
 
 
-cdef void closed(void *context, session *s) noexcept nogil:
+cdef void closed(void *context, service_session *s) noexcept nogil:
     if s.state != NULL:
-        uploads_close(<partition *> context, <holdings *> s.state)
-        holdings_close(<partition *> context, <holdings *> s.state)
+        uploads_close(<partition *> context, <session_resources *> s.state)
+        session_resources_close(<partition *> context, <session_resources *> s.state)
         s.state = NULL
 
 
@@ -244,32 +248,32 @@ cdef void execute(void *context, request *r, response *out) noexcept nogil:
     out.status = KV_OK
     out.kind = RFP_KIND_INLINE
     out.length = 0
-    out.heavy = False
+    out.yield_after = False
     out.result = 0
     if r.release:
-        pin_release(p, <holdings *> r.session.state, r.release)
+        pin_release(p, <session_resources *> r.session.state, r.release)
     if r.flags:
         out.status = check_flags(r)
     if out.status == KV_OK:
         status = single_key(r, &key, &key_length)
         if status == KV_OK:
-            with_key(p, r, out, key, key_length)
+            dispatch_single_key(p, r, out, key, key_length)
         elif status == KV_UNSUPPORTED:
-            without_key(p, r, out)
+            dispatch_other(p, r, out)
         else:
             out.status = status
     if out.status > KV_VERSION_MISMATCH and out.status != KV_DEFERRED:
         p.counters[KV_C_REFUSED] += 1
 
 
-cdef bint tend(void *context, uint64_t now) noexcept nogil:
+cdef bint tick(void *context, uint64_t now) noexcept nogil:
     cdef partition *p = <partition *> context
     if now > p.now:
         p.now = now
         p.now_ms = now // 1000000
-    pins_tend(p)
-    uploads_tend(p)
-    return expiry_tend(p)
+    pins_tick(p)
+    uploads_tick(p)
+    return expiry_tick(p)
 
 
 cdef class Partition(Service):
@@ -289,9 +293,9 @@ cdef class Partition(Service):
         cdef uint64_t length = region.c.length // KV_LINE * KV_LINE
         if eviction not in EVICTION:
             raise InvalidArgument(f"eviction cannot be {eviction!r}", hint="it is one of " + ", ".join(EVICTION))
-        if region.c.base == NULL or not LEAST_REGION <= length <= KV_MAX_REGION:
+        if region.c.base == NULL or not REGION_MIN <= length <= KV_MAX_REGION:
             raise InvalidArgument(f"a partition cannot live in {length} bytes",
-                                  hint=f"give it from {LEAST_REGION} to {KV_MAX_REGION} bytes")
+                                  hint=f"give it from {REGION_MIN} to {KV_MAX_REGION} bytes")
         if max_value > KV_MAX_VALUE:
             raise InvalidArgument(f"max_value cannot be {max_value}", hint=f"at most {KV_MAX_VALUE} bytes")
         if not 0 < lease_ns < 1 << 62:
@@ -308,10 +312,10 @@ cdef class Partition(Service):
         self.c.closed = closed
         self.c.prepare = prepare
         self.c.execute = execute
-        self.c.tend = tend
+        self.c.tick = tick
 
     def __dealloc__(self):
-        cdef holdings *h
+        cdef session_resources *h
         cdef account *a
         if self.p != NULL:
             while self.p.sessions != NULL:

@@ -6,7 +6,9 @@ from libc.stdlib cimport calloc, free
 from rfp.store.layout cimport KV_STATE_PIN, KV_STATE_PINS, kv_record, rfp_store64
 from rfp.store.messages cimport KV_C_PINS, KV_C_UNKNOWN_PINS
 from rfp.store.server.arena cimport arena_size
-from rfp.store.server.records cimport MAX_PINS, account, holdings, partition, pin, record_unpin
+from rfp.store.server.records cimport (
+    MAX_PINS, account, partition, pin, record_unpin, session_resources,
+)
 
 
 cdef account *account_open(partition *p, uint64_t peer) noexcept nogil:
@@ -35,8 +37,8 @@ cdef void account_close(partition *p, account *a) noexcept nogil:
     free(a)
 
 
-cdef holdings *holdings_open(partition *p, uint64_t peer) noexcept nogil:
-    cdef holdings *h = <holdings *> calloc(1, sizeof(holdings))
+cdef session_resources *session_resources_open(partition *p, uint64_t peer) noexcept nogil:
+    cdef session_resources *h = <session_resources *> calloc(1, sizeof(session_resources))
     cdef int i
     if h == NULL:
         return NULL
@@ -54,7 +56,7 @@ cdef holdings *holdings_open(partition *p, uint64_t peer) noexcept nogil:
     return h
 
 
-cdef void holdings_close(partition *p, holdings *h) noexcept nogil:
+cdef void session_resources_close(partition *p, session_resources *h) noexcept nogil:
     cdef int i
     for i in range(MAX_PINS):
         if h.pins[i].id:
@@ -69,7 +71,7 @@ cdef void holdings_close(partition *p, holdings *h) noexcept nogil:
     free(h)
 
 
-cdef pin *pin_grant(partition *p, holdings *h, kv_record *record) noexcept nogil:
+cdef pin *pin_grant(partition *p, session_resources *h, kv_record *record) noexcept nogil:
     cdef uint64_t block = <uint64_t> (<char *> record - p.memory.base), bytes = arena_size(&p.memory, block)
     cdef pin *x
     if h == NULL or h.unused == NULL or bytes > p.quota - h.bytes or (record.state & KV_STATE_PINS) == KV_STATE_PINS:
@@ -116,7 +118,7 @@ cdef void drop(partition *p, pin *x) noexcept nogil:
     record_unpin(p, x.record)
 
 
-cdef void pin_release(partition *p, holdings *h, uint64_t id) noexcept nogil:
+cdef void pin_release(partition *p, session_resources *h, uint64_t id) noexcept nogil:
     cdef pin *x = &h.pins[id % MAX_PINS] if h != NULL else NULL
     if x != NULL and id and x.id == id:
         drop(p, x)
@@ -124,7 +126,7 @@ cdef void pin_release(partition *p, holdings *h, uint64_t id) noexcept nogil:
         p.counters[KV_C_UNKNOWN_PINS] += 1
 
 
-cdef void pins_tend(partition *p) noexcept nogil:
+cdef void pins_tick(partition *p) noexcept nogil:
     while p.first_pin != NULL and p.first_pin.deadline and p.first_pin.deadline <= p.now:
         drop(p, p.first_pin)
     while p.new_pin != NULL:

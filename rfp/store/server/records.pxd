@@ -17,24 +17,24 @@ cdef enum:
     MAX_PINS = 256             # of one session
     MAX_UPLOADS = 8
 
-cdef struct room:              # memory that is being freed for one block
+cdef struct eviction:          # memory that is being freed for one block
     uint64_t block             # reserved, grows upwards; 0: not begun
     uint64_t size              # wanted
-    uint64_t keep              # the record that must stay, or 0
-    uint64_t passed            # bytes of the arena looked at
+    uint64_t exempt            # the record that must stay, or 0
+    uint64_t scanned           # bytes of the arena looked at
 
 cdef struct pin:
     uint64_t id                # 0: not in use
     uint64_t record            # its offset
     uint64_t bytes
-    uint64_t deadline          # 0 until the first tend() after it was granted
-    holdings *owner
+    uint64_t deadline          # 0 until the first tick() after it was granted
+    session_resources *owner
     pin *next                  # in the order of granting; of the owner's unused ones
     pin *previous
 
 cdef struct upload:
     uint64_t id                # 0: not in use
-    room place                 # place.block becomes the record
+    eviction place             # place.block becomes the record
     bint ready                 # there is room
     uint64_t hash
     uint32_t flags
@@ -42,7 +42,7 @@ cdef struct upload:
     uint32_t crc               # of the key and what was received
     kv_put put
     uint64_t touched           # time of the last piece that was taken
-    holdings *owner
+    session_resources *owner
     upload *next               # in the order of the last piece
     upload *previous
     char[KV_MAX_KEY] key
@@ -53,14 +53,14 @@ cdef struct account:           # what the sessions of one client hold together
     uint64_t uploading         # bytes
     account *next
 
-cdef struct holdings:          # what one session holds; session.state
+cdef struct session_resources:  # what one session holds; session.state
     uint64_t bytes             # pinned and uploading
     account *account
     pin *unused
     pin[MAX_PINS] pins
     upload[MAX_UPLOADS] uploads
-    holdings *next
-    holdings *previous
+    session_resources *next
+    session_resources *previous
 
 cdef struct partition:
     arena memory
@@ -72,11 +72,11 @@ cdef struct partition:
     uint64_t lease             # ns
     uint64_t quota             # bytes that a session may hold, and that all sessions of a client may be uploading
     uint64_t max_value
-    uint64_t now               # ns, as of the last tend()
+    uint64_t now               # ns, as of the last tick()
     uint64_t now_ms            # rounded down: what has expired
-    uint64_t patience          # insertions before the index tries again to grow
+    uint64_t growth_retry_in   # insertions before the index tries again to grow
     uint64_t[KV_COUNTERS] counters
-    holdings *sessions
+    session_resources *sessions
     account *accounts
     pin *first_pin             # in the order of granting, and so of their deadlines
     pin *last_pin

@@ -3,7 +3,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
-from rfp.protocol.server.service cimport session
+from rfp.protocol.server.service cimport service_session
 from rfp.store.layout cimport (
     KV_BLOCK_RESERVED, KV_MAX_SEALED, kv_record_size, kv_slot_offset, kv_value_offset, rfp_copy_in,
     rfp_crc32c,
@@ -13,10 +13,12 @@ from rfp.store.messages cimport (
     KV_OUT_OF_MEMORY, KV_PIECE_CRC, KV_QUOTA, KV_TOO_LARGE, KV_UNKNOWN_UPLOAD, kv_piece, kv_put,
 )
 from rfp.store.server.arena cimport arena_allocate
-from rfp.store.server.eviction cimport ROOM_MADE, ROOM_NONE, room_abandon, room_sweep
+from rfp.store.server.eviction cimport (
+    EVICTION_DONE, EVICTION_IMPOSSIBLE, eviction_abandon, eviction_sweep,
+)
 from rfp.store.server.key_ops cimport publish, put_condition
 from rfp.store.server.records cimport (
-    MAX_UPLOADS, NONE, expiry_of, holdings, partition, record_begin, record_find, upload,
+    MAX_UPLOADS, NONE, expiry_of, partition, record_begin, record_find, session_resources, upload,
 )
 
 cdef enum:
@@ -61,7 +63,7 @@ cdef void touch(partition *p, upload *u) noexcept nogil:
 
 cdef void finish(partition *p, upload *u) noexcept nogil:
     """Forgets the upload, and frees what it still holds."""
-    room_abandon(p, &u.place)
+    eviction_abandon(p, &u.place)
     delist(p, u)
     u.id = 0
     u.owner.bytes -= u.place.size
@@ -70,13 +72,14 @@ cdef void finish(partition *p, upload *u) noexcept nogil:
     p.counters[KV_C_BYTES_RESERVED] -= u.place.size
 
 
-cdef upload *find(holdings *h, uint64_t id) noexcept nogil:
+cdef upload *find(session_resources *h, uint64_t id) noexcept nogil:
     if h == NULL or not id or h.uploads[id % MAX_UPLOADS].id != id:
         return NULL
     return &h.uploads[id % MAX_UPLOADS]
 
 
-cdef upload *start(partition *p, holdings *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags) noexcept nogil:
+cdef upload *start(partition *p, session_resources *h, uint64_t hash, const kv_put *put, const char *key,
+                   uint32_t flags) noexcept nogil:
     """A new upload, or NULL when the session has as many as it may."""
     cdef upload *u
     cdef int i
@@ -90,7 +93,7 @@ cdef upload *start(partition *p, holdings *h, uint64_t hash, const kv_put *put, 
     u.id = p.serial * MAX_UPLOADS + i
     u.owner = h
     u.place.size = kv_record_size(put.key_length, put.value_length)
-    u.place.passed = 0
+    u.place.scanned = 0
     u.place.block = arena_allocate(&p.memory, u.place.size, KV_BLOCK_RESERVED)
     u.ready = u.place.block != 0
     u.hash = hash
@@ -107,7 +110,7 @@ cdef upload *start(partition *p, holdings *h, uint64_t hash, const kv_put *put, 
     return u
 
 
-cdef upload *find_unready(holdings *h, const kv_put *put, const char *key, uint32_t flags) noexcept nogil:
+cdef upload *find_unready(session_resources *h, const kv_put *put, const char *key, uint32_t flags) noexcept nogil:
     """The upload that this very request began and that still has no room, or NULL."""
     cdef upload *u
     cdef int i
@@ -125,13 +128,13 @@ cdef bint take_quiet(partition *p, upload *u) noexcept nogil:
     if quiet == NULL or quiet == u or p.now - quiet.touched <= QUIET:
         return False
     finish(p, quiet)
-    u.place.passed = 0
+    u.place.scanned = 0
     u.place.block = arena_allocate(&p.memory, u.place.size, KV_BLOCK_RESERVED)
     u.ready = u.place.block != 0
     return True
 
 
-cdef uint8_t upload_begin(partition *p, holdings *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags,
+cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, const kv_put *put, const char *key, uint32_t flags,
                           uint64_t *result) noexcept nogil:
     cdef uint64_t *slot = record_find(p, hash, key, put.key_length)
     cdef uint64_t size = kv_record_size(put.key_length, put.value_length)
@@ -161,14 +164,14 @@ cdef uint8_t upload_begin(partition *p, holdings *h, uint64_t hash, const kv_put
         touch(p, u)
     if not u.ready:
         # The value that is to be replaced stays until the new one is whole.
-        u.place.keep = kv_slot_offset(slot[0]) if slot != NULL else 0
-        made = room_sweep(p, &u.place, SWEEP_SLICE) if p.policy != NONE else <int> ROOM_NONE
-        if made == ROOM_NONE:
+        u.place.exempt = kv_slot_offset(slot[0]) if slot != NULL else 0
+        made = eviction_sweep(p, &u.place, SWEEP_SLICE) if p.policy != NONE else <int> EVICTION_IMPOSSIBLE
+        if made == EVICTION_IMPOSSIBLE:
             if not take_quiet(p, u):
                 finish(p, u)
                 return KV_OUT_OF_MEMORY
         else:
-            u.ready = made == ROOM_MADE
+            u.ready = made == EVICTION_DONE
     result[0] = u.id
     return KV_OK if u.ready else <uint8_t> KV_DEFERRED
 
@@ -187,8 +190,9 @@ cdef uint8_t complete(partition *p, upload *u, uint64_t *version) noexcept nogil
     return status
 
 
-cdef uint8_t upload_piece(partition *p, session *s, const kv_piece *piece, uint32_t flags, uint64_t *version) noexcept nogil:
-    cdef upload *u = find(<holdings *> s.state, piece.upload)
+cdef uint8_t upload_piece(partition *p, service_session *s, const kv_piece *piece, uint32_t flags,
+                          uint64_t *version) noexcept nogil:
+    cdef upload *u = find(<session_resources *> s.state, piece.upload)
     cdef uint32_t crc, piece_crc = 0, done = 0, n
     cdef const char *source
     cdef char *to
@@ -222,7 +226,7 @@ cdef uint8_t upload_piece(partition *p, session *s, const kv_piece *piece, uint3
     return complete(p, u, version) if u.received == u.put.value_length else <uint8_t> KV_OK
 
 
-cdef uint8_t upload_abort(partition *p, holdings *h, uint64_t id) noexcept nogil:
+cdef uint8_t upload_abort(partition *p, session_resources *h, uint64_t id) noexcept nogil:
     cdef upload *u = find(h, id)
     if not id and h != NULL:
         # For who cannot know the number: its announcement is on the way, or its answer was missed.
@@ -234,13 +238,13 @@ cdef uint8_t upload_abort(partition *p, holdings *h, uint64_t id) noexcept nogil
     return KV_OK
 
 
-cdef void uploads_close(partition *p, holdings *h) noexcept nogil:
+cdef void uploads_close(partition *p, session_resources *h) noexcept nogil:
     cdef int i
     for i in range(MAX_UPLOADS):
         if h.uploads[i].id:
             finish(p, &h.uploads[i])
 
 
-cdef void uploads_tend(partition *p) noexcept nogil:
+cdef void uploads_tick(partition *p) noexcept nogil:
     while p.first_upload != NULL and p.now - p.first_upload.touched > STALLED:
         finish(p, p.first_upload)

@@ -19,12 +19,12 @@ def pattern(size: int, salt: int = 0) -> bytes:
 
 def longest_inline_put(kv: rfp.Client, key: bytes) -> int:
     """The longest value that travels with its key in one slot."""
-    return kv.link.slot_size - REQUEST_HEADER - PUT - len(key)
+    return kv.connection.slot_size - REQUEST_HEADER - PUT - len(key)
 
 
 def longest_inline_get(kv: rfp.Client) -> int:
     """The longest value that comes back in one slot."""
-    return kv.link.slot_size - RESPONSE_HEADER
+    return kv.connection.slot_size - RESPONSE_HEADER
 
 
 def edges(kv: rfp.Client, key: bytes) -> list[int]:

@@ -194,13 +194,13 @@ def test_get_many_wants_keys(kv: rfp.Client, keys: Any) -> None:
 )  # fmt: skip
 def test_connect_checks_its_options(kv: rfp.Client, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        rfp.connect(kv.link.address, **options)
+        rfp.connect(kv.connection.address, **options)
     assert caught.value.hint
 
 
 @pytest.mark.parametrize("fetch", [64, 100, 256, 2112, 1 << 20])
 def test_any_f_fetches_any_value(kv: rfp.Client, fetch: int) -> None:
-    with rfp.connect(kv.link.address, mode="fetch", fetch=fetch, retries=0) as other:
+    with rfp.connect(kv.connection.address, mode="fetch", fetch=fetch, retries=0) as other:
         for size in (0, 30, 40, 41, 77, 1000, 2088, 2089):
             value = os.urandom(size)
             other.put(b"k", value)
@@ -224,7 +224,7 @@ def test_a_server_checks_its_options_and_leaves_nothing_behind(options: dict[str
 
 def test_a_server_that_was_refused_its_address_leaves_nothing_behind(kv: rfp.Client) -> None:
     with pytest.raises(AddressInUse):
-        rfp.Server(memory="8MiB", address=kv.link.address)
+        rfp.Server(memory="8MiB", address=kv.connection.address)
 
 
 @pytest.mark.parametrize("address", ["", "nowhere", "http://host", "shm://", "shm://" + "/x" * 60, "shm:///x?rtt=fast"])
@@ -248,14 +248,14 @@ def test_a_handle_to_nobody_is_an_error_and_nothing_else(tmp_path: Path, capfd: 
 
 def test_a_store_is_no_rpc_server_and_the_other_way_round(kv: rfp.Client) -> None:
     with pytest.raises(rfp.errors.HandshakeFailed, match="'kv', not 'rpc'"):
-        rfp.RpcClient(kv.link.address)
+        rfp.RpcClient(kv.connection.address)
     with rfp.RpcServer(bytes.upper) as server, pytest.raises(rfp.errors.HandshakeFailed, match="'rpc', not 'kv'"):
         rfp.connect(server.address)
 
 
 @keyed
 def test_a_closed_handle_says_so(kv: rfp.Client, call: Any) -> None:
-    with rfp.connect(kv.link.address) as other:
+    with rfp.connect(kv.connection.address) as other:
         other.ping()
     for _ in range(2):
         with pytest.raises(Closed) as caught:

@@ -280,7 +280,7 @@ def test_the_time_that_a_generator_takes_is_not_the_calls(kv: rfp.Client) -> Non
     assert [type(version) for version in kv.put_many(slowly([(b"a", b"1"), (b"b", b"2")]), timeout=1)] == [int, int]
     assert kv.get_many(slowly([b"a", b"b"]), timeout=1) == [b"1", b"2"]
     assert kv.delete_many(slowly([b"a", b"nobody"]), timeout=1) == [True, False]
-    with rfp.connect(kv.link.address) as fresh:
+    with rfp.connect(kv.connection.address) as fresh:
         assert fresh.get_many(slowly([b"b"]), timeout=1) == [b"2"]
 
 

@@ -116,7 +116,8 @@ def test_what_rpc_cannot_send_is_refused_in_the_same_words() -> None:
 def test_a_time_out_of_range_is_told_both_its_bounds(kv: rfp.Client, seconds: Any) -> None:
     for call in (
         lambda: kv.put(b"k", b"v", ttl=seconds), lambda: kv.touch(b"k", seconds), lambda: kv.put_many({}, ttl=seconds),
-        lambda: kv.get(b"k", timeout=seconds), lambda: kv.get_many([], timeout=seconds), lambda: rfp.connect(kv.link.address, timeout=seconds),
+        lambda: kv.get(b"k", timeout=seconds), lambda: kv.get_many([], timeout=seconds),
+        lambda: rfp.connect(kv.connection.address, timeout=seconds),
     ):  # fmt: skip
         with pytest.raises(InvalidArgument) as refused:
             call()

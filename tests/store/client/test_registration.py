@@ -110,7 +110,7 @@ def test_registered_memory_stays_where_it_is_until_the_end(kv: rfp.Client) -> No
 
 
 def test_a_registration_may_outlive_its_handle(kv: rfp.Client) -> None:
-    with rfp.connect(kv.link.address) as other:
+    with rfp.connect(kv.connection.address) as other:
         registration = other.register(bytearray(SIZE))
     registration.close()
     with pytest.raises(Closed):

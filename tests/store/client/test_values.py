@@ -45,10 +45,10 @@ def test_the_limit_of_what_travels_in_a_slot_is_where_the_slot_ends(kv: rfp.Clie
             kv.put(key, bytes(size))
             workers = len(kv.stats()["partitions"])
             assert requests() - before == most + 2 * workers
-    rests = kv.stats()["client"]["rests"]
+    rests = kv.stats()["client"]["tail_reads"]
     kv.put(b"k", pattern(longest_inline_get(kv)))
     assert kv.get(b"k") == pattern(longest_inline_get(kv))
-    assert kv.stats()["client"]["rests"] >= rests
+    assert kv.stats()["client"]["tail_reads"] >= rests
     pins = sum(kv.stats()["pins"] for _ in range(2))
     assert pins == 0, "a value that fits into a slot was pinned"
 

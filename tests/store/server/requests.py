@@ -151,8 +151,8 @@ class Client:
     def release(self, pin: int) -> Answer:
         return self.ask(RELEASE, release=pin)
 
-    def tend(self, now: int) -> bool:
-        return self.session.tend(now)
+    def tick(self, now: int) -> bool:
+        return self.session.tick(now)
 
     def close(self) -> None:
         self.session.close()

@@ -71,9 +71,9 @@ def test_a_deferred_value_is_counted_when_it_is_delivered(store, client):
 
 
 def test_a_batch_of_puts_has_one_lifetime(client):
-    client.tend(SECOND)
+    client.tick(SECOND)
     client.put_many([(b"a", b"1"), (b"b", b"2")], ttl=5)
-    client.tend(SECOND + 7 * MS)
+    client.tick(SECOND + 7 * MS)
     assert [result.status for result in client.get_many([b"a", b"b"])] == [NOT_FOUND, NOT_FOUND]
 
 

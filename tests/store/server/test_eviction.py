@@ -212,7 +212,7 @@ def test_a_fixed_table_makes_room_from_the_neighbouring_buckets():
 def test_eviction_spares_what_clients_are_reading():
     store = partition(MIB, lease=SECOND)
     client = Client(store, capacity=32)
-    client.tend(SECOND)
+    client.tick(SECOND)
     value = bytes(range(250)) * 40
     client.put(b"pinned", value)
     ref = reference(client.get(b"pinned"))
@@ -230,14 +230,14 @@ def test_eviction_spares_what_clients_are_reading():
 def test_what_has_expired_goes_before_what_has_not():
     store = partition(MIB)
     client = Client(store)
-    client.tend(SECOND)
+    client.tick(SECOND)
     for i in range(4000):
         client.put(b"short%d" % i, bytes(32), ttl=10)
         client.put(b"long%d" % i, bytes(32))
         client.get(b"short%d" % i)
         client.get(b"long%d" % i)
-    # The sweep that tend() begins gets only to the first 128 blocks: the others must be found by eviction.
-    client.tend(SECOND + 20 * MS)
+    # The sweep that tick() begins gets only to the first 128 blocks: the others must be found by eviction.
+    client.tick(SECOND + 20 * MS)
     fill(client, 5000)
     assert store.stats()["expirations"] > 1000
     assert store.stats()["evictions"] < 100

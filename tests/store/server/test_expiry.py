@@ -9,11 +9,11 @@ def test_a_value_lives_as_long_as_was_asked_and_not_much_longer():
     store = partition()
     client = Client(store)
     for now in [SECOND, 2 * SECOND + 1, 3 * SECOND + MS - 1]:
-        client.tend(now)
+        client.tick(now)
         client.put(b"a", b"1", ttl=5)
-        client.tend(now + 5 * MS - 1)
+        client.tick(now + 5 * MS - 1)
         assert client.value(b"a") == b"1"
-        client.tend(now + 7 * MS)
+        client.tick(now + 7 * MS)
         assert client.get(b"a").status == NOT_FOUND
     store.check()
 
@@ -21,13 +21,13 @@ def test_a_value_lives_as_long_as_was_asked_and_not_much_longer():
 def test_what_has_expired_is_not_there_for_any_request():
     store = partition()
     client = Client(store)
-    client.tend(SECOND)
+    client.tick(SECOND)
     keys = [b"%d" % i for i in range(8)]
     for i in range(200):
         client.put(b"where the sweep begins %d" % i, b"")
     for key in keys:
         client.put(key, b"5", ttl=1)
-    client.tend(SECOND + 3 * MS)
+    client.tick(SECOND + 3 * MS)
     client.put(b"7", b"", flags=1)
     assert client.get(keys[0]).status == NOT_FOUND
     assert client.exists(keys[1]).status == NOT_FOUND
@@ -43,57 +43,57 @@ def test_what_has_expired_is_not_there_for_any_request():
 
 def test_incr_keeps_the_expiry_and_put_replaces_it():
     client = Client(partition())
-    client.tend(SECOND)
+    client.tick(SECOND)
     client.put(b"n", b"1", ttl=10)
     client.put(b"m", b"1", ttl=10)
     client.incr(b"n", 1)
     client.put(b"m", b"2")
-    client.tend(SECOND + 12 * MS)
+    client.tick(SECOND + 12 * MS)
     assert client.value(b"n") is None
     assert client.value(b"m") == b"2"
 
 
 def test_touch_gives_a_new_expiry_or_none():
     client = Client(partition())
-    client.tend(SECOND)
+    client.tick(SECOND)
     client.put(b"longer", b"1", ttl=10)
     client.put(b"for ever", b"1", ttl=10)
     client.put(b"shorter", b"1")
     client.touch(b"longer", 20)
     client.touch(b"for ever", 0)
     client.touch(b"shorter", 5)
-    client.tend(SECOND + 12 * MS)
+    client.tick(SECOND + 12 * MS)
     assert client.value(b"longer") == b"1"
     assert client.value(b"for ever") == b"1"
     assert client.value(b"shorter") is None
-    client.tend(SECOND + 22 * MS)
+    client.tick(SECOND + 22 * MS)
     assert client.value(b"longer") is None
-    client.tend(SECOND * 10**9)
+    client.tick(SECOND * 10**9)
     assert client.value(b"for ever") == b"1"
 
 
 def test_the_longest_time_does_not_wrap():
     client = Client(partition())
-    client.tend(SECOND)
+    client.tick(SECOND)
     for ttl in [(1 << 40) - 1, 1 << 40, (1 << 64) - 1]:
         client.put(b"a", b"1", ttl=ttl)
-        client.tend(SECOND + 1000 * 86400 * SECOND)
+        client.tick(SECOND + 1000 * 86400 * SECOND)
         assert client.value(b"a") == b"1"
 
 
 def test_memory_comes_back_without_anybody_asking():
     store = partition(4 << 20)
     client = Client(store)
-    client.tend(SECOND)
+    client.tick(SECOND)
     client.put(b"stays", b"1")
     client.put(b"stays longer", b"1", ttl=10**6)
     before = store.stats()
     for i in range(10_000):
         client.put(b"%d" % i, bytes(100), ttl=100 + i % 100)
-    client.tend(SECOND + 99 * MS)
+    client.tick(SECOND + 99 * MS)
     assert store.stats()["expirations"] == 0
     calls = 0
-    while client.tend(SECOND + 1000 * MS):
+    while client.tick(SECOND + 1000 * MS):
         calls += 1
         assert store.stats()["expirations"] <= 128 * calls
         if calls % 10 == 0:
@@ -104,20 +104,20 @@ def test_memory_comes_back_without_anybody_asking():
     assert stats["records"] == 2
     # The index keeps its buckets.
     assert stats["bytes_used"] - stats["index_bytes"] == before["bytes_used"] - before["index_bytes"]
-    assert not client.tend(SECOND + 2000 * MS)
+    assert not client.tick(SECOND + 2000 * MS)
 
 
 def test_the_sweep_rests_in_proportion_to_its_work():
     store = partition(4 << 20)
     client = Client(store)
     now = SECOND
-    client.tend(now)
+    client.tick(now)
     for i in range(20_000):
         client.put(b"%d" % i, b"", ttl=1 + i)
     busy = 0
     for _ in range(10_000):
         now += 10_000
-        busy += client.tend(now)
+        busy += client.tick(now)
     # Something expires every millisecond; yet of 10 000 turns within 100 ms, few sweep: 20 000 blocks are 20 ms of rest.
     assert 100 < busy < 1200
     store.check()
@@ -125,8 +125,8 @@ def test_the_sweep_rests_in_proportion_to_its_work():
 
 def test_a_clock_that_goes_back_is_not_believed():
     client = Client(partition())
-    client.tend(SECOND)
+    client.tick(SECOND)
     client.put(b"a", b"1", ttl=5)
-    client.tend(SECOND + 10 * MS)
-    client.tend(SECOND)
+    client.tick(SECOND + 10 * MS)
+    client.tick(SECOND)
     assert client.value(b"a") is None

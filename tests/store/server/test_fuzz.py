@@ -89,7 +89,7 @@ def test_no_request_harms_the_partition(eviction):
             answer = client.ask(opcode, payload, **options)
             assert answer.status <= UNSUPPORTED
             if n % 7 == 0:
-                client.tend(n * MS)
+                client.tick(n * MS)
             store.check()
         client.close()
         store.check()

@@ -68,7 +68,7 @@ class Machine(RuleBasedStateMachine):
     @initialize(now=st.integers(0, 10 * SECOND))
     def begin(self, now: int) -> None:
         self.now = now
-        self.client.tend(now)
+        self.client.tick(now)
 
     def content(self, length: int) -> bytes:
         self.serial += 1
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
                 assert ref.length == len(there.value)
                 assert ref.lease == LEASE
                 assert ref.pin not in self.pins
-                # The lease begins with the first tend() after this.
+                # The lease begins with the first tick() after this.
                 self.pins[ref.pin] = (ref.offset, there.value, 1 << 63)
 
     @rule(key=keys)
@@ -292,7 +292,7 @@ class Machine(RuleBasedStateMachine):
     @rule(step=st.one_of(st.integers(0, 3 * MS), st.integers(0, 200 * MS)))
     def time_passes(self, step: int) -> None:
         self.now += step
-        self.client.tend(self.now)
+        self.client.tick(self.now)
         for pin, (offset, value, until) in list(self.pins.items()):
             if until == 1 << 63:
                 self.pins[pin] = (offset, value, self.now + LEASE + LEASE // 4)
@@ -334,7 +334,7 @@ class Machine(RuleBasedStateMachine):
         for key in list(self.model):
             client.delete(key)
         self.now += 1 << 62
-        while client.tend(self.now):
+        while client.tick(self.now):
             pass
         stats = self.store.stats()
         assert stats["records"] == stats["value_bytes"] == stats["bytes_reserved"] == stats["pins"] == 0

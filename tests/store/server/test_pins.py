@@ -18,7 +18,7 @@ def store():
 @pytest.fixture
 def client(store):
     client = Client(store, capacity=100)
-    client.tend(SECOND)
+    client.tick(SECOND)
     return client
 
 
@@ -56,7 +56,7 @@ def test_a_pinned_value_outlives_its_key(store, client, how):
         client.put(b"a", b"")
         client.delete(b"a")
     elif how == "expire":
-        client.tend(SECOND + 60 * MS)
+        client.tick(SECOND + 60 * MS)
     else:
         for i in range(30_000):
             client.put(b"%d" % i, bytes(40))
@@ -106,11 +106,11 @@ def test_a_lease_ends_a_quarter_later_than_the_client_thinks(store, client):
     client.put(b"a", VALUE)
     client.get(b"a")
     # It began with the first look at the clock after it was granted, however late that was.
-    client.tend(SECOND + 7 * SECOND)
+    client.tick(SECOND + 7 * SECOND)
     assert store.stats()["pins"] == 1
-    client.tend(8 * SECOND + LEASE + LEASE // 4 - 1)
+    client.tick(8 * SECOND + LEASE + LEASE // 4 - 1)
     assert store.stats()["pins"] == 1
-    client.tend(8 * SECOND + LEASE + LEASE // 4)
+    client.tick(8 * SECOND + LEASE + LEASE // 4)
     assert store.stats()["pins"] == 0
     store.check()
 

@@ -40,7 +40,7 @@ def store():
 @pytest.fixture
 def client(store):
     client = Client(store, capacity=4 << 20, staging=STAGING)
-    client.tend(SECOND)
+    client.tick(SECOND)
     return client
 
 
@@ -52,7 +52,7 @@ def test_a_value_is_there_with_its_last_piece(store, client, length):
         assert client.exists(b"key").status == NOT_FOUND
         answer = client.put_piece(upload, at, value[at : at + MAX_PIECE])
         assert answer.status == OK
-        assert client.session.heavy
+        assert client.session.yield_after
         store.check()
     assert answer.result == 1
     assert client.get(b"key") == (OK, 0, 1, value)
@@ -171,7 +171,7 @@ def test_an_upload_whose_client_stops_sending_is_freed(store, client):
     stalled = client.put_begin(b"a", 1000).result
     alive = client.put_begin(b"b", 1000).result
     for piece in range(6):
-        client.tend((2 + 10 * piece) * SECOND)
+        client.tick((2 + 10 * piece) * SECOND)
         assert client.put_piece(alive, piece, b"x").status == OK
     assert store.stats()["uploads"] == 1
     assert client.put_piece(stalled, 0, b"x").status == UNKNOWN_UPLOAD
@@ -219,19 +219,19 @@ def test_what_cannot_be_stored_is_refused_before_it_is_sent():
 
 def test_the_lifetime_begins_with_the_last_piece(client):
     upload = client.put_begin(b"a", 2, ttl=10).result
-    client.tend(2 * SECOND)
+    client.tick(2 * SECOND)
     client.put_piece(upload, 0, b"a")
-    client.tend(3 * SECOND)
+    client.tick(3 * SECOND)
     client.put_piece(upload, 1, b"b")
-    client.tend(3 * SECOND + 9 * MS)
+    client.tick(3 * SECOND + 9 * MS)
     assert client.value(b"a") == b"ab"
-    client.tend(3 * SECOND + 11 * MS)
+    client.tick(3 * SECOND + 11 * MS)
     assert client.value(b"a") is None
 
 
 def test_a_client_uploads_no_more_than_its_quota_in_all_its_sessions_together(store):
     mine, mine_too, other = (Client(store, staging=STAGING, peer=peer) for peer in (1, 1, 2))
-    mine.tend(SECOND)
+    mine.tick(SECOND)
     first = mine.put_begin(b"a", 5 << 20).result
     assert mine_too.put_begin(b"b", 5 << 20).status == DEFERRED  # until the first is done
     assert mine_too.put_begin(b"b", 2 << 20).status == OK
@@ -249,15 +249,15 @@ def test_a_client_uploads_no_more_than_its_quota_in_all_its_sessions_together(st
 def test_who_announces_and_sends_nothing_makes_room_for_another(eviction):
     store = partition(16 << 20, quota=8 << 20, eviction=eviction)
     silent = [Client(store, staging=STAGING, peer=peer) for peer in (1, 2)]
-    silent[0].tend(SECOND)
+    silent[0].tick(SECOND)
     uploads = [client.put_begin(b"silent", 7 << 20).result for client in silent]
     honest = Client(store, staging=STAGING, peer=3)
     assert announced(honest, 7 << 20).status == OUT_OF_MEMORY
-    silent[0].tend(2 * SECOND)
+    silent[0].tick(2 * SECOND)
     # What is refused brings an upload no further, and so does not make it last.
     assert silent[0].put_piece(uploads[0], 77, b"x").status == BAD_REQUEST
     assert silent[1].put_piece(uploads[1], 0, b"x").status == OK
-    honest.tend(3 * SECOND + 100 * MS)
+    honest.tick(3 * SECOND + 100 * MS)
     assert announced(honest, 7 << 20).status == OK
     store.check()
     assert silent[0].put_piece(uploads[0], 0, b"x").status == UNKNOWN_UPLOAD
