@@ -49,7 +49,6 @@ def ping(target: Target, count: int) -> None:
         else:
             click.echo(
                 f"{kv.connection.address} answered {count} times:"
-                f""
                 f" min {min(times):.1f} us, median {statistics.median(times):.1f} us,"
                 f" max {max(times):.1f} us{target.emulated}"
             )
