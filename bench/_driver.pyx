@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The driver's loop, without the GIL: draw requests, submit them, reap what is finished, record how long it took.
 
 Latencies are taken from one clock reading before the operations of a turn are submitted to one reading after a turn's are

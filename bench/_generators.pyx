@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Request distributions and key names, compatible with YCSB's; docs/benchmarks.md says where they differ."""
 
 from libc.string cimport memcpy

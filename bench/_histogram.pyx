@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Latencies in nanoseconds, three significant digits, cheap enough to record every operation."""
 
 from libc.stdint cimport UINT64_MAX

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A hash table in this process, behind the driver's contract: what the driver itself costs, and a database for its tests.
 
 Nothing is sent anywhere: its figures are the upper bound of what the driver can measure, not those of a store.

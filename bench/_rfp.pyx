@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """This package's store behind the driver's contract: requests go straight into the rings of one channel."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """What this machine allows: two threads, one cache line each way per request, one bucket probe.  No protocol, no checks.
 
 The store cannot be faster than this, so experiments give its cost as a multiple of it.  The client puts a request into a line

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """What one thread has measured."""
 
 from libc.stdint cimport UINT64_MAX

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """YCSB's core workload: which operation, on which record, with which value."""
 
 from libc.stdlib cimport calloc, free, malloc

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """The verbs provider: RC queue pairs on any device that libibverbs knows.  docs/verbs.md explains it."""
 
 import os

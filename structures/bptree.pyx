@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A persistent B+tree: a mapping in the order of its keys."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE

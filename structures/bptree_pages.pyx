@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Pages of a B+tree (the contract is in bptree_pages.pxd).
 
 Pages are not linked to their neighbours: an iteration goes on by key, and a split changes its parent only.

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A walk over a B+tree (the contract is in bptree_walk.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

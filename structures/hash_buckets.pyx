@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The buckets of a hash table (the contract is in hash_buckets.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

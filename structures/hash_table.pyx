@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A persistent hash table, which grows and shrinks by one bucket at a time."""
 
 import contextlib

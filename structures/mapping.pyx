@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The Python face that persistent mappings share: all of MutableMapping, each call one operation or one query."""
 
 from collections.abc import MutableMapping

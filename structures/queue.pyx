@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A persistent queue: put at one end, get at the other, or reserve, and acknowledge when the work is done."""
 
 import os

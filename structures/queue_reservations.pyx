@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The reservations of a queue (the contract is in queue_reservations.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The segments of a queue (the contract is in queue_segments.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """What no signal handler may come in between of.
 
 Python runs the handlers of signals between two instructions of its own code, and what they raise (Ctrl-C) ends that code there:

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The RPC layer: the paper's calls under users' own services (RFP, section 3.1)."""
 
 import traceback

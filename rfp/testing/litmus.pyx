@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Litmus tests of what the fabric promises, over any provider; for the tests and for bringing up a new machine.
 
 Those of its order have two sides, to be run in two threads or processes over one connection.  They use the memory of the one

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """The store's parts driven from Python, without a fabric or a worker: for tests, tools and measurements."""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize

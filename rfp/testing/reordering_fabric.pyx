@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A provider for tests: shared memory that behaves as badly as the fabric's contract allows, repeatably from a seed.
 
 The cache lines of a READ come from different moments and in any order, those of a WRITE land so; completions are late; a WRITE

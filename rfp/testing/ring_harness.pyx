@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Both ends of a ring driven by hand, a step at a time: for tests, and for bringing up a new provider.
 
 The functions call what workers and clients call, so what they show is what those do.  One thread may hold both ends.

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """What `rfp tune` measures on a fabric: READs of F bytes, and calls to a server that takes a given time."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

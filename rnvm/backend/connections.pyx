@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Connections of front-ends (the contract is in connections.pxd)."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Locks and fencing at the back-end (the contract is in lock_manager.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The service behind a pool (RFP's rings carry its calls, messages.h says what they are)."""
 
 import os

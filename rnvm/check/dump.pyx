@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """What stands in a pool, part by part, as it was written: for people who look for the reason of something."""
 
 import uuid

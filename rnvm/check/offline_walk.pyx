@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A look at structures without a back-end: their walks, on the memory of a pool that this process has open."""
 
 from libc.stdint cimport uint32_t

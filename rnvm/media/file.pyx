@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Pools in ordinary files (the contract is in file.pxd and medium.pxd)."""
 
 import contextlib

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The base of all media (the contract is in medium.pxd), and one that forgets."""
 
 import os

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Pools in memory that persists (the contract is in pmem.pxd and medium.pxd)."""
 
 import os

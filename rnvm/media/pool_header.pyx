@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Header and superblock (the contract is in pool_header.pxd)."""
 
 from libc.stdint cimport uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The write-ahead area (the contract is in wal.pxd).  docs/pool.md explains it."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Registers (the contract is in dual_copy.pxd)."""
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t

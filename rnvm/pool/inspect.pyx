@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
+# cython: nonecheck=True
 """Looking at a pool without changing it (the contract is in inspect.pxd)."""
 
 import uuid

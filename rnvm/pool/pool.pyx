@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The pool (the contract is in pool.pxd).  docs/pool.md explains it."""
 
 import time

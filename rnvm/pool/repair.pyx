@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Repair: turning back the one bit that flipped, and where there was more, what loses least.
 
 Everything works on a private copy of the pool; the caller writes to the pool itself what has changed (rnvm.check.check).

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Collect, replay, checkpoint (the contract is in replay.pxd)."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

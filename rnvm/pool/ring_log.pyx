@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """One ring of a log (the contract is in ring_log.pxd)."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The crash model (the contract is in crash_model.pxd).  docs/testing.md shows how to use it.
 
 A Model is a medium that records every store, flush and drain.  At any of these events the machine may have stopped, and what was

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
+# cython: nonecheck=True
 """A medium whose process is killed with -9 at a persist point, for tests.
 
 Another medium does all the work.  A persist point is each write, flush or drain; the process dies before it, or half way through

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
+# cython: nonecheck=True
 """A pool's logs by hand, for tests and tools: what a front-end does, without one."""
 
 import struct

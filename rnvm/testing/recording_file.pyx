@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """A file that remembers (the contract is in recording_file.pxd)."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The smallest structure that uses all of the contract, for tests: a counter, and a shelf of numbered places for values."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
+# cython: nonecheck=True
 """Structures driven on plain memory, without a pool or a back-end: for tests and measurements.
 
 It is stricter than the real thing: what apply changes without having named it, pointers kept over nodes_release(), nodes that

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Plain memory for nodes, in which operations can be undone (the contract is in undo_memory.pxd)."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """One-sided operations on memory that both sides have mapped.  docs/fabric.md says which orders they keep."""
 
 from rfp.fabric.fabric cimport (

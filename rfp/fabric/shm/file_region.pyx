@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """Regions over files, for the shm provider: memory that outlives its processes (a pool on persistent memory).
 
 A file cannot be sealed as a memfd is: whoever may write to it may also truncate it, and then an access faults.  So what such

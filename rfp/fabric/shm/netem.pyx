@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """An emulated network, so that one host can show what a network would do.  docs/fabric.md: what it models and what not.
 
 A request takes a turn of the poster's out-bound engine, travels half a round trip, takes a turn of the target's in-bound

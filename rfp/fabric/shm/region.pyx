@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """The shm provider: processes of one host that share sealed memory.  docs/fabric.md explains it.
 
 What it protects against: bugs and crashes of the same user's processes, not a malicious one.

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """One-sided operations on RC queue pairs.  docs/verbs.md says how the contract is kept.
 
 Every request takes a place in a ring, in order of posting; the device reports a completion for those that are wanted and for

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """libibverbs, an opened device, and a protection domain."""
 
 import os

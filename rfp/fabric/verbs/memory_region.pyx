@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """The verbs provider's memory: mapped, given to the device, and what peers gave us."""
 
 cimport cython

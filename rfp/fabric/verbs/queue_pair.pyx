@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """The verbs provider's event channels and queue pairs: they own what datapath works on."""
 
 import os

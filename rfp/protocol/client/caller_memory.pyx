@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Memory of the caller's (the contract is in caller_memory.pxd)."""
 
 import re

@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """A channel: one client thread's rings (the contract is in channel.pxd)."""
 
 from libc.string cimport memset

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The client side of a service (the contract is in client_base.pxd)."""
 
 import itertools

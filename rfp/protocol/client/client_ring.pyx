@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The client's end of a ring (the contract is in client_ring.pxd)."""
 
 import os

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Waiting for a response: spinning, sleeping, asking whether the server lives (the contract is in client_wait.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """READs, WRITEs and atomics beside a ring's requests (the contract is in one_sided.pxd)."""
 
 from rfp.core.core cimport rfp_now, rfp_pause

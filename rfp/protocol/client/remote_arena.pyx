@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A worker's arena as a client sees it (the contract is in remote_arena.pxd)."""
 
 from libc.stdlib cimport calloc, free

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The beat: a word that a server advances as long as it runs, and that waiting clients READ where no pidfd tells them.
 
 A thread of its own beats, not a worker: a worker may be inside an RPC handler for as long as that likes.  It never needs the GIL.

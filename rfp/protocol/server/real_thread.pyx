@@ -1,4 +1,4 @@
-# cython: language_level=3
+# cython: boundscheck=True, wraparound=True, cdivision=False
 """Threads that stay in C for as long as they like."""
 
 import _thread

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The server's end of a ring (the contract is in server_ring.pxd)."""
 
 from libc.string cimport memset

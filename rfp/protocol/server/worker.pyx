@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A worker: the thread that serves rings (the contract is in worker.pxd)."""
 
 import contextlib

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Many keys in one call (the contract is in batch.pxd).
 
 A batch fills requests worker by worker and sends each as soon as it is full: while the server works on one, the next is

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Server-bypass (the contract is in bypass.pxd)."""
 
 from libc.string cimport memcpy

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The store's client: `rfp.connect()` returns one."""
 
 from collections import namedtuple

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Requests to the store without Python objects (the contract is in requests.pxd)."""
 
 from libc.string cimport memcpy

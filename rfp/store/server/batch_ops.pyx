@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Batches (the contract is in batch_ops.pxd)."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Whether a partition's memory is as it should be."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The sweep for what has expired (the contract is in expiry.pxd)."""
 
 from libc.stdint cimport uint64_t

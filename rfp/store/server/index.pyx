@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The index of a partition (the contract is in index.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The partition as a service: what each opcode means."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Pins (the contract is in pins.pxd)."""
 
 from libc.stdint cimport uint64_t

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The life of records (the contract is in records.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t

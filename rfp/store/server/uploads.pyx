@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Uploads (the contract is in uploads.pxd)."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
