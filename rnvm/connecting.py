@@ -11,7 +11,7 @@ from rfp.address import PATH_LIMIT, Address
 from rfp.control import Credentials
 from rfp.errors import InvalidAddress, InvalidArgument, Unsupported
 from rfp.protocol.client.opener import Opener
-from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend.frontend import FrontEnd
 
 LOCKS = ("sticky", "each", "cas")
 

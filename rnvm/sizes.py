@@ -23,7 +23,7 @@ LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen
 STEP = 32 << 10  # of the logs that are chosen here: the two of a front-end have whole units of ALIGN then
 VALUE_MAX = 1 << 20      # of a structure
 NODE_MAX = VALUE_MAX + PAGE
-VALUE_MIN, BEFORE, BESIDE = 256, 2048, 8192    # as in rnvm/frontend/_structure.pyx
+VALUE_MIN, BEFORE, BESIDE = 256, 2048, 8192    # as in rnvm/frontend/structure.pyx
 
 
 def _up(n: int, to: int) -> int:

@@ -4,8 +4,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from rnvm.format.node cimport RNVM_NODE
-from rnvm.frontend._front cimport instance, kind
-from rnvm.frontend._structure cimport (
+from rnvm.frontend.state cimport instance, kind
+from rnvm.frontend.structure cimport (
     ALIEN, OK, fault, node_change, node_cost, node_free, node_read, record_room, register_kind, root_change)
 from structures.bptree_leaf cimport answer_item, answer_value, entry_in, leaf_of, root_of
 from structures.bptree_pages cimport (

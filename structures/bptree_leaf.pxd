@@ -1,8 +1,8 @@
 # The leaf that a path leads to, and its entries: how they are read and answered.
 
 from libc.stdint cimport uint32_t
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, answer_put, fault, root_read
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, answer_put, fault, root_read
 from structures.bptree_pages cimport child_of, page_read, path
 from structures.layout cimport VALUE_OF, tree_root
 from structures.mapping cimport told

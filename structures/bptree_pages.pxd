@@ -1,7 +1,7 @@
 # The pages of a B+tree: the way down, and what it takes to put an entry in or take one out.
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.state cimport instance
 from structures.layout cimport tree_root
 from structures.page cimport page, page_entry
 

@@ -6,8 +6,8 @@ Pages are not linked to their neighbours: an iteration goes on by key, and a spl
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport (
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport (
     OK, fault, node_change, node_cost, node_free, node_new, node_read, room_for, root_change, root_read)
 from structures.layout cimport KEY_MAX, SIZES, TYPE_PAGE, tree_root
 from structures.page cimport (

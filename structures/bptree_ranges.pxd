@@ -1,7 +1,7 @@
 # Ranges of a B+tree, one leaf at a time.
 
 from libc.stdint cimport uint32_t
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.state cimport instance
 
 cdef struct bound:
     const char *key            # NULL: none

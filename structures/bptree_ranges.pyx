@@ -1,8 +1,8 @@
 """Ranges of a B+tree (the contract is in bptree_ranges.pxd)."""
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, answer_put, fault
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, answer_put, fault
 from structures.bptree_leaf cimport answer_item, leaf_of, root_of
 from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read, path, tree_descend
 from structures.layout cimport tree_root

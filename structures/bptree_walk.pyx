@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, fault, nodes_release, visitor
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, fault, nodes_release, visitor
 from structures.bptree_leaf cimport root_of
 from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read
 from structures.bptree_ranges cimport bound

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport rfp_hash
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.state cimport instance
 from structures.layout cimport HASH_INSIDE, hash_bucket, hash_entry, hash_root
 from structures.mapping cimport pair
 

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
 from rnvm.format.node cimport RNVM_NODE
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_cost, node_free, node_new, node_read, room_for
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, answer_put, fault, node_change, node_cost, node_free, node_new, node_read, room_for
 from structures.layout cimport (
     BUCKET_BYTES, BUCKET_FIRST, BUCKET_ROOM, HASH_INSIDE, HASH_SHORT_KEY, KEY_OF, SIZES,
     TYPE_BUCKET, TYPE_VALUE, UP8, VALUE_NODE, VALUE_OF, hash_bucket, hash_bucket_of, hash_entry,

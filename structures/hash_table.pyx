@@ -6,8 +6,8 @@ import os
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rnvm.format.node cimport RNVM_NODE
-from rnvm.frontend._front cimport instance, kind
-from rnvm.frontend._structure cimport (
+from rnvm.frontend.state cimport instance, kind
+from rnvm.frontend.structure cimport (
     ALIEN, OK, answer_put, fault, node_cost, node_free, node_new, nodes_release, record_room, register_kind, root_change,
     root_read, visitor,
 )

@@ -3,7 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from rfp.core.core cimport rfp_hash
-from rnvm.frontend._structure cimport Structure, query_function
+from rnvm.frontend.structure cimport Structure, query_function
 from structures.layout cimport KEY_MAX, KEY_OF, VALUE_MAX, VALUE_OF
 
 cdef enum:                     # operations; the bytes of all but POP_ITEM and CLEAR are a pair

@@ -3,7 +3,7 @@ from collections.abc import Mapping as AbstractMapping
 from typing import Any
 
 from rfp.errors import RfpError
-from rnvm.frontend._structure import Structure
+from rnvm.frontend.structure import Structure
 from structures.views import Items, Keys, Values
 
 class Mapping(Structure):

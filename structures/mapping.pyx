@@ -6,8 +6,8 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, Structure, fault, pool_bytes, root_read
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, Structure, fault, pool_bytes, root_read
 from structures.layout cimport KEY_MAX, KEY_OF, SIZES, VALUE_MAX, VALUE_OF, mapping_root
 
 from rfp.errors import InvalidArgument, StructureDamaged, TooLarge, Undecodable

@@ -2,7 +2,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rfp.errors import RfpError
-from rnvm.frontend._structure import Structure
+from rnvm.frontend.structure import Structure
 
 class Reservation(NamedTuple):
     token: bytes

@@ -6,8 +6,8 @@ from typing import NamedTuple
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
-from rnvm.frontend._front cimport instance, kind
-from rnvm.frontend._structure cimport (
+from rnvm.frontend.state cimport instance, kind
+from rnvm.frontend.structure cimport (
     ALIEN, FULL, OK, Structure, answer_put, fault, node_glimpse, node_read, nodes_release, register_kind, structure_identity,
     visitor)
 from structures.layout cimport (

@@ -3,8 +3,8 @@
 # lease that ends are found by one way down, and a table in which nothing is reserved is given back.
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport visitor
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport visitor
 from structures.layout cimport queue_root, queue_shelf, queue_slot, queue_table
 
 cdef enum:

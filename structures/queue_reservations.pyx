@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rnvm.format.node cimport RNVM_NODE
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport (
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport (
     OK, fault, node_change, node_free, node_new, node_read, nodes_release, record_room, visitor)
 from structures.layout cimport (
     LEASE_NEVER, PLACE_ADDRESS, PLACE_FULL, PLACE_TAKEN, SEGMENT_BYTES, SHELF_FAN, SLOT_AT,

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.format.node cimport RNVM_NODE
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport root_change, root_read, visitor
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport root_change, root_read, visitor
 from structures.layout cimport ENTRY_HELD, QUEUE_INLINE, queue_entry, queue_root, queue_segment
 
 cdef enum:

@@ -3,8 +3,8 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
 from structures.layout cimport (
     ENTRY_HELD, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_MAX,
     VALUE_NODE, queue_entry, queue_root, queue_segment,

@@ -2,8 +2,8 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read, visitor
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read, visitor
 from structures.layout cimport (
     DIRECTORY_FAN, TYPE_DIRECTORY, TYPE_VALUE, VALUE_NODE, directory_node, value_node,
 )

@@ -20,7 +20,7 @@ from rnvm import pools
 if TYPE_CHECKING:
     from bench.placement import Placement
     from bench.properties import Properties
-    from rnvm.frontend._frontend import FrontEnd
+    from rnvm.frontend.frontend import FrontEnd
 
 MEMORY = "/dev/shm"
 TABLE = "usertable"

@@ -20,7 +20,7 @@ from rfp.protocol.server.server import Host
 from rfp.protocol.server.server_base import ServerBase
 from rnvm import pools
 from rnvm.backend.service import PoolService
-from rnvm.frontend._attachment import DEATH
+from rnvm.frontend.session import DEATH
 from rnvm.pool.pool import Pool
 
 WORD = 8  # bytes: what a front-end says of each structure

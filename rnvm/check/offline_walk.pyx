@@ -7,10 +7,10 @@ from libc.string cimport memset
 from rfp.fabric.fabric cimport remote_region
 from rnvm.format.layout cimport rnvm_name, rnvm_name_at, rnvm_offset
 from rnvm.format.node cimport rnvm_slabs
-from rnvm.frontend._answers cimport AGAIN, DAMAGED, NO_MEMORY, OK
-from rnvm.frontend._cache cimport cache_clear
-from rnvm.frontend._front cimport frontend, instance, kind
-from rnvm.frontend._structure cimport kind_of
+from rnvm.frontend.status cimport AGAIN, DAMAGED, NO_MEMORY, OK
+from rnvm.frontend.node_cache cimport cache_clear
+from rnvm.frontend.state cimport frontend, instance, kind
+from rnvm.frontend.structure cimport kind_of
 from rnvm.frontend.leak_check cimport reach, reachable
 from rnvm.pool.pool cimport Pool
 

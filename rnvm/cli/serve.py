@@ -17,7 +17,7 @@ from rnvm.backend.backend import Backend
 from rnvm.cli.create import POOL
 from rnvm.cli.kinds import WITH, load
 from rnvm.connecting import address_of, connect
-from rnvm.frontend._structure import kinds
+from rnvm.frontend.structure import kinds
 
 POLL_S = 0.2  # seconds between two looks whether the medium has failed
 

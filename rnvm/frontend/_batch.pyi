@@ -1,7 +1,7 @@
 from types import TracebackType
 from typing import Any
 
-from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend.frontend import FrontEnd
 
 class Batch:
     fe: FrontEnd

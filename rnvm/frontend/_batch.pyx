@@ -3,16 +3,16 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rnvm.frontend._answers cimport FENCED, LOST, OK
-from rnvm.frontend._attachment cimport Attachment
-from rnvm.frontend._cache cimport cache_forget
-from rnvm.frontend._front cimport doubt
-from rnvm.frontend._journal cimport journal_trust
+from rnvm.frontend.status cimport FENCED, LOST, OK
+from rnvm.frontend.session cimport Attachment
+from rnvm.frontend.node_cache cimport cache_forget
+from rnvm.frontend.state cimport doubt
+from rnvm.frontend.log_writer cimport journal_trust
 from rnvm.frontend._transaction cimport transaction_commit
 from rnvm.frontend._turns cimport turn_leave
 
 from rfp.errors import CallerError, ConnectionFailed, InvalidArgument, not_copied
-from rnvm.frontend._attachment import unknown
+from rnvm.frontend.session import unknown
 
 
 cdef class Batch:

@@ -9,11 +9,11 @@ from rnvm.format.layout cimport (
     rnvm_record_fits, rnvm_ring_seed,
 )
 from rnvm.format.messages cimport RNVM_ABSENT, RNVM_GOOD, RNVM_PENDING, rnvm_after, rnvm_pending
-from rnvm.frontend._answers cimport AGAIN, ALIEN, LOST, NO_MEMORY, OK
-from rnvm.frontend._changes cimport change_touch, changes_undo
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._journal cimport journal_settle
-from rnvm.frontend._remote cimport remote_call, remote_read
+from rnvm.frontend.status cimport AGAIN, ALIEN, LOST, NO_MEMORY, OK
+from rnvm.frontend.write_set cimport change_touch, changes_undo
+from rnvm.frontend.state cimport frontend, instance
+from rnvm.frontend.log_writer cimport journal_settle
+from rnvm.frontend.remote cimport remote_call, remote_read
 from rnvm.frontend._transaction cimport transaction_do, transaction_write
 
 

@@ -1,7 +1,7 @@
 # The present transaction of a front-end: operations done on the nodes here, and the record that says what they have changed.
 
 from libc.stdint cimport uint32_t
-from rnvm.frontend._front cimport frontend, instance
+from rnvm.frontend.state cimport frontend, instance
 
 # One operation on the nodes here: what apply answered; below 0 nothing of it is left.
 cdef int transaction_do(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil

@@ -4,13 +4,13 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 
 from rnvm.format.messages cimport RNVM_APPLY, RNVM_GOOD
-from rnvm.frontend._answers cimport AGAIN, LOST, OK, TOO_LONG
-from rnvm.frontend._changes cimport changes_keep, changes_record, changes_undo, changes_written
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._journal cimport journal_payload, journal_room, journal_settle, journal_wait, journal_write
-from rnvm.frontend._line cimport line, line_look
-from rnvm.frontend._remote cimport remote_ask, remote_patience
-from rnvm.frontend._writer_lock cimport lock_confirm, locks_confirm
+from rnvm.frontend.status cimport AGAIN, LOST, OK, TOO_LONG
+from rnvm.frontend.write_set cimport changes_keep, changes_record, changes_undo, changes_written
+from rnvm.frontend.state cimport frontend, instance
+from rnvm.frontend.log_writer cimport journal_payload, journal_room, journal_settle, journal_wait, journal_write
+from rnvm.frontend.status_line cimport line, line_look
+from rnvm.frontend.remote cimport remote_ask, remote_patience
+from rnvm.frontend.writer_lock cimport lock_confirm, locks_confirm
 
 cdef int transaction_do(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
     cdef frontend *fe = s.fe

@@ -1,7 +1,7 @@
 # A front-end's turns at its structures: the writer lock, and first what dead writers have left to do.
 
 from libc.stdint cimport uint64_t
-from rnvm.frontend._front cimport frontend, instance
+from rnvm.frontend.state cimport frontend, instance
 
 # The writer lock for a transaction (in the order of their entries) or for what follows; until turn_leave().
 cdef int turn_enter(instance *s) noexcept nogil

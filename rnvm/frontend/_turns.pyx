@@ -3,13 +3,13 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 
-from rnvm.frontend._answers cimport LOST, OK
-from rnvm.frontend._changes cimport changes_undo
-from rnvm.frontend._front cimport frontend, instance
+from rnvm.frontend.status cimport LOST, OK
+from rnvm.frontend.write_set cimport changes_undo
+from rnvm.frontend.state cimport frontend, instance
 from rnvm.frontend._orphans cimport orphans_execute
-from rnvm.frontend._slabs cimport slabs_begin
+from rnvm.frontend.slab_allocator cimport slabs_begin
 from rnvm.frontend._transaction cimport transaction_commit
-from rnvm.frontend._writer_lock cimport lock_acquire, lock_keep, lock_pause, lock_release, lock_resume
+from rnvm.frontend.writer_lock cimport lock_acquire, lock_keep, lock_pause, lock_release, lock_resume
 
 
 cdef int turn_enter(instance *s) noexcept nogil:

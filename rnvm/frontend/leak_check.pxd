@@ -1,7 +1,7 @@
 # Whether what a structure has allocated is what can be reached from its root.
 
 from libc.stdint cimport uint64_t
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.state cimport instance
 
 cdef struct reachable:         # what a walk has found
     uint64_t nodes

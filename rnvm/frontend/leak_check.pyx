@@ -14,10 +14,10 @@ from rnvm.format.node cimport (
     RNVM_CLASSES, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of, rnvm_slab,
     rnvm_slab_slots, rnvm_slabs,
 )
-from rnvm.frontend._answers cimport NO_MEMORY, OK, fault
-from rnvm.frontend._cache cimport cache_forget, cache_get, node_bytes
-from rnvm.frontend._front cimport frontend, instance, node
-from rnvm.frontend._remote cimport remote_ask, remote_read
+from rnvm.frontend.status cimport NO_MEMORY, OK, fault
+from rnvm.frontend.node_cache cimport cache_forget, cache_get, node_bytes
+from rnvm.frontend.state cimport frontend, instance, node
+from rnvm.frontend.remote cimport remote_ask, remote_read
 
 cdef extern from *:
     int __builtin_popcountll(unsigned long long) nogil

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from rnvm.frontend._structure import Structure
+from rnvm.frontend.structure import Structure
 
 class Sample(Structure):
     def add(self, n: int, *, timeout: float | None = None) -> int: ...

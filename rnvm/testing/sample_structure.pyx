@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rnvm.format.node cimport RNVM_NODE, rnvm_node
-from rnvm.frontend._front cimport instance, kind
-from rnvm.frontend._structure cimport (
+from rnvm.frontend.state cimport instance, kind
+from rnvm.frontend.structure cimport (
     ALIEN, OK, Structure, answer_put, fault, node_free, node_new, node_read, register_kind, root_change, root_read, visitor)
 
 from rfp.errors import InvalidArgument

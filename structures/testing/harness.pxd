@@ -1,8 +1,8 @@
-# The contract of rnvm.frontend._structure over plain memory.  Its declarations are those of rnvm/frontend/_structure.pxd, word
+# The contract of rnvm.frontend.structure over plain memory.  Its declarations are those of rnvm/frontend/structure.pxd, word
 # for word, so that the module of a structure finds here what it imports from there.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from rnvm.frontend._front cimport instance, kind
+from rnvm.frontend.state cimport instance, kind
 
 cdef enum:
     OK = 0

@@ -15,7 +15,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX, rnvm_node, rnvm_node_crc
-from rnvm.frontend._front cimport frontend, instance, kind
+from rnvm.frontend.state cimport frontend, instance, kind
 from structures.testing.undo_memory cimport (
     CHANGED, FREED, NEW, address_of, all_named, arena, cell, commit, copy, draw, drop_copies,
     failing, find, more, release, remember, roll_back,

@@ -20,7 +20,7 @@ from rfp import address as addresses
 from rfp.errors import ConnectionFailed, Empty
 from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
-from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend.frontend import FrontEnd
 from rnvm.testing.sample_structure import Sample
 from structures import BPlusTree, HashTable, Queue
 

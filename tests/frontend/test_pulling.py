@@ -14,7 +14,7 @@ import pytest
 
 import rnvm
 from rnvm import pools
-from rnvm.frontend import _overlay
+from rnvm.frontend import log_overlay
 from rnvm.testing import log_driver
 from rnvm.testing.sample_structure import Sample
 
@@ -209,11 +209,11 @@ def test_a_record_is_believed_if_it_is(tiny: rnvm.Backend, connect: Connect, che
 
 @pytest.mark.parametrize(("check", "medium"), CHECKS)
 def test_a_record_is_believed_wrongly_without_the_check_that_it_is(tiny: rnvm.Backend, connect: Connect, check: str) -> None:
-    _overlay._skip_checks(getattr(_overlay, f"CHECK_{check.upper()}"))
+    log_overlay._skip_checks(getattr(log_overlay, f"CHECK_{check.upper()}"))
     try:
         assert not getattr(Scene(tiny, connect, collecting=check == "durable"), f"check_{check}")()
     finally:
-        _overlay._skip_checks(0)
+        log_overlay._skip_checks(0)
 
 
 # While others write

@@ -22,7 +22,7 @@ from rfp.protocol.client.connection import Connection
 from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
 from rnvm import pools
-from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend.frontend import FrontEnd
 from rnvm.testing.sample_structure import Sample
 from structures import HashTable, Queue
 

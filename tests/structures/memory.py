@@ -1,4 +1,4 @@
-"""Loads the structures a second time, on structures.testing.harness in the place of rnvm.frontend._structure: for tests that need to be fast and cruel."""
+"""Loads the structures a second time, on structures.testing.harness in the place of rnvm.frontend.structure: for tests that need to be fast and cruel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["AGAIN", "DAMAGED", "FULL", "LOST", "NO_MEMORY", "TOO_LONG", "BPlusTr
 AGAIN, DAMAGED, FULL, TOO_LONG, NO_MEMORY, LOST = -1, -2, -3, -4, -5, -6
 
 
-loaded: dict[str, ModuleType] = {"rnvm.frontend._structure": harness}
+loaded: dict[str, ModuleType] = {"rnvm.frontend.structure": harness}
 
 
 def load(name: str) -> ModuleType:

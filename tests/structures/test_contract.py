@@ -1,4 +1,4 @@
-"""The plain memory of tests stands in for rnvm.frontend._structure: what modules of structures import from either is the same."""
+"""The plain memory of tests stands in for rnvm.frontend.structure: what modules of structures import from either is the same."""
 
 import re
 from pathlib import Path
@@ -16,4 +16,4 @@ def members(path: str) -> list[str]:
 def test_the_class_that_stands_in_for_structure_has_the_same_members_in_the_same_order():
     """Else a structure's module copies a table of methods beyond its end."""
     found = members("structures/testing/harness.pxd")
-    assert found and found == members("rnvm/frontend/_structure.pxd")
+    assert found and found == members("rnvm/frontend/structure.pxd")

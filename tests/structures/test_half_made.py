@@ -49,7 +49,7 @@ def compiled() -> list[tuple[str, str]]:
 
 
 def test_there_are_classes_to_try() -> None:
-    assert ("structures.queue", "Queue") in compiled() and ("rnvm.frontend._frontend", "FrontEnd") in compiled()
+    assert ("structures.queue", "Queue") in compiled() and ("rnvm.frontend.frontend", "FrontEnd") in compiled()
 
 
 @pytest.mark.parametrize(("module", "name"), compiled())

@@ -14,7 +14,7 @@ import pytest
 import rnvm
 from rfp.protocol.client.opener import Opener
 from rfp.testing.reordering_fabric import ReorderFabric
-from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend.frontend import FrontEnd
 
 from .backends import backend
 from .workload import Contents, Handles, Plan

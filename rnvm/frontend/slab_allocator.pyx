@@ -10,10 +10,10 @@ from rnvm.format.node cimport (
     RNVM_CLASSES, RNVM_NODE, RNVM_TYPE_SLAB, RNVM_TYPE_SLABS, rnvm_class_bytes, rnvm_class_of,
     rnvm_slab, rnvm_slab_slots, rnvm_slabs,
 )
-from rnvm.frontend._answers cimport OK, fault
-from rnvm.frontend._cache cimport cache_find, cache_get, node_bytes
-from rnvm.frontend._changes cimport change_add, change_drop, change_node, change_return, change_take, change_whole
-from rnvm.frontend._front cimport instance, node
+from rnvm.frontend.status cimport OK, fault
+from rnvm.frontend.node_cache cimport cache_find, cache_get, node_bytes
+from rnvm.frontend.write_set cimport change_add, change_drop, change_node, change_return, change_take, change_whole
+from rnvm.frontend.state cimport instance, node
 
 cdef extern from *:
     int __builtin_ctzll(unsigned long long) nogil

@@ -1,7 +1,7 @@
 # Space for nodes: slots of slabs, or blocks of their own.  Slot bitmaps are nodes, and change with what points to the slots.
 
 from libc.stdint cimport uint32_t, uint64_t
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.state cimport instance
 
 # Space for a node: its address, or 0 (s.error).
 cdef uint64_t slabs_take(instance *s, uint32_t length) noexcept nogil

@@ -14,10 +14,10 @@ from rnvm.format.layout cimport (
 )
 from rnvm.format.messages cimport RNVM_GOOD, RNVM_GRANT, RNVM_NO_SPACE
 from rnvm.format.node cimport RNVM_NODE, rnvm_node, rnvm_node_crc
-from rnvm.frontend._answers cimport FULL, LOST, NO_MEMORY, OK, fault
-from rnvm.frontend._cache cimport cache_add, cache_find, cache_remove, node_bytes
-from rnvm.frontend._front cimport frontend, instance, node, run, runs, undo
-from rnvm.frontend._remote cimport remote_call
+from rnvm.frontend.status cimport FULL, LOST, NO_MEMORY, OK, fault
+from rnvm.frontend.node_cache cimport cache_add, cache_find, cache_remove, node_bytes
+from rnvm.frontend.state cimport frontend, instance, node, run, runs, undo
+from rnvm.frontend.remote cimport remote_call
 
 cdef extern from *:
     int __builtin_popcountll(unsigned long long) nogil

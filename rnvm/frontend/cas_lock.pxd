@@ -1,7 +1,7 @@
 # The writer lock of front-ends that settle by compare-and-swap who of them has it (AsymNVM): no call, unless another one had it.
 
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._line cimport line
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.status_line cimport line
 
 # Waits for the lock.  OK: s.holds.
 cdef int swap_acquire(instance *s) noexcept nogil

@@ -12,10 +12,10 @@ from rnvm.format.layout cimport (
     RNVM_NAME_LIVE, RNVM_NO_BLOCK, rnvm_backend, rnvm_block_of, rnvm_name_at, rnvm_offset,
 )
 from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX, rnvm_node, rnvm_node_crc
-from rnvm.frontend._answers cimport AGAIN, NO_MEMORY, OK
-from rnvm.frontend._front cimport frontend, instance, node
-from rnvm.frontend._overlay cimport overlay_patch
-from rnvm.frontend._remote cimport remote_read
+from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
+from rnvm.frontend.state cimport frontend, instance, node
+from rnvm.frontend.log_overlay cimport overlay_patch
+from rnvm.frontend.remote cimport remote_read
 
 cdef enum:
     SAMPLE = 8

@@ -20,14 +20,14 @@ from rnvm.format.layout cimport (
     rnvm_session_at, rnvm_up,
 )
 from rnvm.format.messages cimport *
-from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY
+from rnvm.frontend.status cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY
 from rnvm.frontend._baton cimport Baton
-from rnvm.frontend._cache cimport cache_clear
-from rnvm.frontend._changes cimport changes_abandon, changes_undo
-from rnvm.frontend._front cimport WATCH, doubt, instance, journal
-from rnvm.frontend._journal cimport journal_trust
-from rnvm.frontend._overlay cimport overlay_clear, overlay_free
-from rnvm.frontend._remote cimport remote_call, remote_read
+from rnvm.frontend.node_cache cimport cache_clear
+from rnvm.frontend.write_set cimport changes_abandon, changes_undo
+from rnvm.frontend.state cimport WATCH, doubt, instance, journal
+from rnvm.frontend.log_writer cimport journal_trust
+from rnvm.frontend.log_overlay cimport overlay_clear, overlay_free
+from rnvm.frontend.remote cimport remote_call, remote_read
 from rnvm.frontend._transaction cimport transaction_commit
 from rnvm.frontend._turns cimport turn_leave, turn_settle
 from rnvm.media.pool_header cimport header_whole

@@ -1,7 +1,7 @@
 # The front-end: a session at a back-end, and what is open in it.
 
-from rnvm.frontend._attachment cimport Attachment
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.session cimport Attachment
+from rnvm.frontend.state cimport instance
 
 cdef class FrontEnd(Attachment):
     cdef readonly str durability

@@ -13,11 +13,11 @@ from rfp.fabric.fabric cimport WRITE, work_request
 from rnvm.format.messages cimport (
     RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked,
 )
-from rnvm.frontend._answers cimport AGAIN, DAMAGED, FENCED, GONE, LOST, OK
-from rnvm.frontend._front cimport WATCH, frontend, instance
-from rnvm.frontend._line cimport line, line_grants, line_look, line_session, line_take_over
-from rnvm.frontend._remote cimport remote_ask, remote_call, remote_patience, remote_transfers
-from rnvm.frontend._swap_lock cimport swap_acquire, swap_release
+from rnvm.frontend.status cimport AGAIN, DAMAGED, FENCED, GONE, LOST, OK
+from rnvm.frontend.state cimport WATCH, frontend, instance
+from rnvm.frontend.status_line cimport line, line_grants, line_look, line_session, line_take_over
+from rnvm.frontend.remote cimport remote_ask, remote_call, remote_patience, remote_transfers
+from rnvm.frontend.cas_lock cimport swap_acquire, swap_release
 
 cdef enum:
     LOOKS = 128                # whether a lock was granted, before it is asked for again

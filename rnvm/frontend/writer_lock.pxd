@@ -1,6 +1,6 @@
 # A structure's writer lock, as a front-end has it.
 
-from rnvm.frontend._front cimport frontend, instance
+from rnvm.frontend.state cimport frontend, instance
 
 # Waits for the lock, until those before us had it and its holder is outside.  OK: s.holds, and we are inside.
 cdef int lock_acquire(instance *s) noexcept nogil

@@ -1,8 +1,8 @@
 # What a writer has logged and the back-end not applied yet: pulled from its log, and laid over what a reader READs.
 
 from libc.stdint cimport uint64_t
-from rnvm.frontend._front cimport instance
-from rnvm.frontend._line cimport line
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.status_line cimport line
 
 cdef enum:
     ASK = 1                    # its log does not tell, or would take too long: the back-end has to be asked

@@ -10,13 +10,13 @@ from libc.string cimport memcpy
 
 from rnvm.format.layout cimport rnvm_longest_record, rnvm_record
 from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX
-from rnvm.frontend._cache cimport cache_forget, cache_get, cache_glimpse, node_bytes
-from rnvm.frontend._changes cimport change_add, change_node
-from rnvm.frontend._front cimport frontend, instance, kind, node
-from rnvm.frontend._frontend cimport FrontEnd
-from rnvm.frontend._operations cimport operation_execute
-from rnvm.frontend._queries cimport query_alone, query_ask
-from rnvm.frontend._slabs cimport slabs_cost, slabs_return, slabs_take
+from rnvm.frontend.node_cache cimport cache_forget, cache_get, cache_glimpse, node_bytes
+from rnvm.frontend.write_set cimport change_add, change_node
+from rnvm.frontend.state cimport frontend, instance, kind, node
+from rnvm.frontend.frontend cimport FrontEnd
+from rnvm.frontend.operation cimport operation_execute
+from rnvm.frontend.query cimport query_alone, query_ask
+from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
 from rnvm.frontend._turns cimport turn_enter, turn_leave
 from rnvm.frontend.leak_check cimport reach
 

@@ -14,8 +14,8 @@ from rnvm.format.layout cimport (
     rnvm_session_at, rnvm_up,
 )
 from rnvm.format.messages cimport RNVM_ROOM, RNVM_SYNC, RNVM_GOOD
-from rnvm.frontend._answers cimport FENCED, LATE, LOST, OK, TOO_LONG
-from rnvm.frontend._remote cimport remote_ask, remote_patience, remote_read
+from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, TOO_LONG
+from rnvm.frontend.remote cimport remote_ask, remote_patience, remote_read
 from rnvm.media.flush cimport flush_drain, store_lines
 
 cdef enum:

@@ -13,8 +13,8 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 # What apply, query and walk answer, and fault(s, address, what) that says why something is damaged.
-from rnvm.frontend._answers cimport AGAIN, ALIEN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, fault
-from rnvm.frontend._front cimport frontend, instance, kind
+from rnvm.frontend.status cimport AGAIN, ALIEN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, fault
+from rnvm.frontend.state cimport frontend, instance, kind
 
 ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexcept nogil
 

@@ -5,11 +5,11 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rnvm.format.layout cimport RNVM_PARTS_MAX, rnvm_longest_record, rnvm_part, rnvm_record, rnvm_up
-from rnvm.frontend._answers cimport FULL, OK, TOO_LONG, TOO_MANY
-from rnvm.frontend._cache cimport cache_forget
-from rnvm.frontend._changes cimport changes_keep, changes_record, changes_undo, changes_written
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._journal cimport (
+from rnvm.frontend.status cimport FULL, OK, TOO_LONG, TOO_MANY
+from rnvm.frontend.node_cache cimport cache_forget
+from rnvm.frontend.write_set cimport changes_keep, changes_record, changes_undo, changes_written
+from rnvm.frontend.state cimport frontend, instance
+from rnvm.frontend.log_writer cimport (
     journal_has_room, journal_hear, journal_payload, journal_room, journal_settle, journal_trust, journal_wait, journal_write)
 from rnvm.frontend._transaction cimport transaction_await, transaction_commit, transaction_do, transaction_write
 from rnvm.frontend._turns cimport turn_enter, turn_leave

@@ -5,7 +5,7 @@ from rfp.fabric.fabric cimport Region, RemoteRegion
 from rfp.protocol.client.channel cimport Channel
 from rfp.protocol.client.remote_arena cimport RemoteArena
 from rnvm.frontend._baton cimport Baton
-from rnvm.frontend._front cimport doubt, frontend, instance, journal
+from rnvm.frontend.state cimport doubt, frontend, instance, journal
 
 cdef class Attachment:
     cdef frontend c

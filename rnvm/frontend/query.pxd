@@ -1,6 +1,6 @@
 # Queries of a front-end: restarts, or the writer lock.  Answers as _structure.pxd says.
 
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.state cimport instance
 
 cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil
 # Under the writer lock.

@@ -1,7 +1,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from rnvm.frontend._frontend import FrontEnd
+from rnvm.frontend.frontend import FrontEnd
 
 ROOT: int
 MOST_ROOT: int

@@ -2,7 +2,7 @@
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.fabric.fabric cimport remote_region, work_request
-from rnvm.frontend._front cimport frontend, instance, journal
+from rnvm.frontend.state cimport frontend, instance, journal
 
 # n bytes at an offset of the pool.
 cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexcept nogil

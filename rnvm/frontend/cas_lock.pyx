@@ -13,10 +13,10 @@ from libc.string cimport memcpy
 from rfp.core.core cimport rfp_compare_swap64, rfp_fence_full, rfp_load64_acquire, rfp_now
 from rfp.fabric.fabric cimport COMPARE_SWAP, READ, work_request
 from rnvm.format.messages cimport *
-from rnvm.frontend._answers cimport FENCED, GONE, LATE, LOST, OK
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._line cimport line, line_answer, line_ask, line_grants, line_look, line_take_over
-from rnvm.frontend._remote cimport remote_ask, remote_call, remote_patience, remote_transfers
+from rnvm.frontend.status cimport FENCED, GONE, LATE, LOST, OK
+from rnvm.frontend.state cimport frontend, instance
+from rnvm.frontend.status_line cimport line, line_answer, line_ask, line_grants, line_look, line_take_over
+from rnvm.frontend.remote cimport remote_ask, remote_call, remote_patience, remote_transfers
 
 cdef enum:
     WORD = 192                 # where in the landing one comes

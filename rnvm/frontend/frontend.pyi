@@ -2,8 +2,8 @@ from typing import Any
 
 from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
 from rfp.protocol.client.opener import Opener
-from rnvm.frontend._attachment import Attachment
 from rnvm.frontend._batch import Batch, Transaction
+from rnvm.frontend.session import Attachment
 
 DURABILITIES: tuple[str, ...]
 GOODBYE: float

@@ -15,9 +15,9 @@ from rfp.protocol.client.client_base cimport seconds_of
 from rnvm.format.layout cimport rnvm_structure_index, rnvm_up
 from rnvm.format.messages cimport *
 from rnvm.format.node cimport rnvm_slabs
-from rnvm.frontend._answers cimport FENCED, LOST, OK
-from rnvm.frontend._attachment cimport Attachment
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.status cimport FENCED, LOST, OK
+from rnvm.frontend.session cimport Attachment
+from rnvm.frontend.state cimport instance
 from rnvm.frontend._transaction cimport transaction_commit, transactions_apply
 from rnvm.frontend._turns cimport turn_begin, turn_release, turn_settle
 
@@ -149,7 +149,7 @@ cdef class FrontEnd(Attachment):
         cdef rnvm_opened found
         cdef uint32_t got = 0
         cdef bytes name = structure.name.encode()
-        from rnvm.frontend._structure import codec_name  # here, because that module imports this one
+        from rnvm.frontend.structure import codec_name  # here, because that module imports this one
         cdef bytes codec = codec_name(structure.codec)
         if not 1 <= len(name) <= 160:
             raise InvalidArgument(f"a name of {len(name)} bytes", hint="1 to 160, in UTF-8")

@@ -32,11 +32,11 @@ from rnvm.format.layout cimport (
     rnvm_offset, rnvm_part, rnvm_part_next, rnvm_record, rnvm_record_crc, rnvm_record_fits,
     rnvm_ring_seed, rnvm_session_at,
 )
-from rnvm.frontend._answers cimport AGAIN, NO_MEMORY, OK
-from rnvm.frontend._front cimport frontend, instance, overlay, patch
-from rnvm.frontend._journal cimport live
-from rnvm.frontend._line cimport line
-from rnvm.frontend._remote cimport remote_read
+from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
+from rnvm.frontend.state cimport frontend, instance, overlay, patch
+from rnvm.frontend.log_writer cimport live
+from rnvm.frontend.status_line cimport line
+from rnvm.frontend.remote cimport remote_read
 from rnvm.media.flush cimport flush, flush_drain
 
 cdef enum:

@@ -5,16 +5,16 @@ from libc.stdint cimport uint32_t, uint64_t
 
 from rfp.core.core cimport rfp_now, rfp_pause
 from rnvm.format.layout cimport rnvm_memory_ring_at, rnvm_record
-from rnvm.frontend._answers cimport AGAIN, LATE, NO_MEMORY, OK
-from rnvm.frontend._cache cimport cache_forget
-from rnvm.frontend._front cimport WATCH, frontend, instance
-from rnvm.frontend._line cimport line, line_look, line_session
-from rnvm.frontend._overlay cimport ASK, overlay_clear, overlay_pull
-from rnvm.frontend._remote cimport remote_patience, remote_read
-from rnvm.frontend._swap_lock cimport swap_applied
+from rnvm.frontend.status cimport AGAIN, LATE, NO_MEMORY, OK
+from rnvm.frontend.node_cache cimport cache_forget
+from rnvm.frontend.state cimport WATCH, frontend, instance
+from rnvm.frontend.status_line cimport line, line_look, line_session
+from rnvm.frontend.log_overlay cimport ASK, overlay_clear, overlay_pull
+from rnvm.frontend.remote cimport remote_patience, remote_read
+from rnvm.frontend.cas_lock cimport swap_applied
 from rnvm.frontend._transaction cimport transactions_apply
 from rnvm.frontend._turns cimport turn_enter
-from rnvm.frontend._writer_lock cimport lock_confirm, lock_pause, lock_resume
+from rnvm.frontend.writer_lock cimport lock_confirm, lock_pause, lock_resume
 
 cdef enum:
     RESTARTS = 8               # of a query, before it takes the lock

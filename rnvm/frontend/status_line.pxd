@@ -3,7 +3,7 @@
 from libc.stdint cimport uint64_t
 from rfp.fabric.fabric cimport work_request
 from rnvm.format.messages cimport rnvm_locked
-from rnvm.frontend._front cimport frontend, instance
+from rnvm.frontend.state cimport frontend, instance
 
 cdef struct line:              # as layout.h has it
     uint64_t sequence

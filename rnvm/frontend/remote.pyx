@@ -16,7 +16,7 @@ from rfp.protocol.client.one_sided cimport client_ring_transfers
 from rfp.protocol.client.remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena_find
 from rfp.protocol.wire cimport RFP_RESPONSE_HEADER, rfp_response_header
 from rnvm.format.messages cimport RNVM_NOT_ATTACHED
-from rnvm.frontend._answers cimport FENCED, LATE, LOST, OK, STOPPED
+from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, STOPPED
 
 from rfp.errors import DeadlineExceeded, RfpError
 

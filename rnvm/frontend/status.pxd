@@ -1,7 +1,7 @@
 # What the functions of a front-end and of the structures on it answer.
 
 from libc.stdint cimport uint64_t
-from rnvm.frontend._front cimport instance
+from rnvm.frontend.state cimport instance
 
 cdef enum:                     # from 1 on: the structure's own
     OK = 0

@@ -1,7 +1,7 @@
 # Local copies of nodes: address -> bytes, within a budget.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from rnvm.frontend._front cimport frontend, instance, node
+from rnvm.frontend.state cimport frontend, instance, node
 
 cdef char *node_bytes(node *n) noexcept nogil
 # The copy at an address, whether it is still right or not; NULL: there is none.

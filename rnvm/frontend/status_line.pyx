@@ -10,9 +10,9 @@ from rnvm.format.layout cimport RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at,
 from rnvm.format.messages cimport (
     RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked,
 )
-from rnvm.frontend._answers cimport FENCED, GONE, OK
-from rnvm.frontend._front cimport frontend, instance
-from rnvm.frontend._remote cimport remote_place, remote_read, remote_transfers
+from rnvm.frontend.status cimport FENCED, GONE, OK
+from rnvm.frontend.state cimport frontend, instance
+from rnvm.frontend.remote cimport remote_place, remote_read, remote_transfers
 
 cdef enum:
     REVOKE = 1                 # words of the line

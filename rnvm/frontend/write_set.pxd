@@ -1,7 +1,7 @@
 # What the present transaction changes: nodes and blocks, how to take it back, and the record that says it.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from rnvm.frontend._front cimport frontend, instance, node
+from rnvm.frontend.state cimport frontend, instance, node
 
 # Bytes of a record that a change of a whole node of this length takes at most.
 cdef uint64_t change_whole(uint32_t length) noexcept nogil

@@ -1,7 +1,7 @@
 # The two logs of a front-end's session, as it writes them.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from rnvm.frontend._front cimport frontend, journal
+from rnvm.frontend.state cimport frontend, journal
 
 cdef struct live:              # what everybody READs of a session, as layout.h has it
     uint64_t epoch
