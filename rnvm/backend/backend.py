@@ -20,7 +20,7 @@ from rfp.protocol.server.server import Host
 from rfp.protocol.server.server_base import ServerBase
 from rnvm import pools
 from rnvm.backend.service import PoolService
-from rnvm.frontend.session import DEATH
+from rnvm.frontend.session import DEATH_NOTICE_S
 from rnvm.pool.pool import Pool
 
 WORD = 8  # bytes: what a front-end says of each structure
@@ -86,7 +86,7 @@ class Backend(ServerBase):
                 self.pool = self._keep(pools.open_pool(path, force_flush=force_flush))
                 if not self.pool.clean:
                     # Front-ends of a back-end that has died believe in it until they notice; over a network, in their locks.
-                    notice = max(DEATH, lease / 2) if used.closing_revokes else DEATH
+                    notice = max(DEATH_NOTICE_S, lease / 2) if used.closing_revokes else DEATH_NOTICE_S
                     time.sleep(max(0.0, opened + notice - clock.now()))
                 file = self._keep(open(path, "rb"))  # noqa: SIM115 - closed with the back-end
                 forgetful = pools.media(file.fileno()).volatile

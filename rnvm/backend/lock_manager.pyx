@@ -8,6 +8,8 @@ from rnvm.format.layout cimport (
     rfp_load64_acquire, rfp_store64_release, rnvm_name_at, rnvm_structure_index,
 )
 from rnvm.format.messages cimport (
+    RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE,
+    RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE,
     RNVM_HELD, RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_SHARED, rnvm_lock_of,
     rnvm_lock_session,
 )
@@ -17,8 +19,6 @@ from rnvm.pool.replay cimport pool_collect, pool_pending, pool_replay
 from rnvm.pool.sessions cimport session_fence, session_set_fence_point
 
 cdef enum:
-    REVOKE = 1                 # words of the line that peers READ: sequence, revoke, then those that messages.h names
-    SPARE = 2
     EVERYTHING = 0x7fffffffffffffff
     GRACE_NS = 20000000           # ns in which who was granted a lock is expected to use it
 
@@ -71,8 +71,8 @@ cdef int lock_manager_begin(lock_manager *g) noexcept nogil:
         g.locks[i].holder = NOBODY
         if dual_copy_read(g.p.m, g.p.g.seed, rnvm_name_at(&g.p.g, i) + RNVM_LOCK, words):
             g.locks[i].epoch = words[0]
-        show(g, i, REVOKE, 0)
-        show(g, i, SPARE + RNVM_LIVE_HOLDER, 0)
+        show(g, i, RNVM_STATUS_REVOKE, 0)
+        show(g, i, RNVM_STATUS_SPARE + RNVM_LIVE_HOLDER, 0)
     for i in range(g.p.g.sessions):
         memset(&g.each[i], 0, sizeof(client_session))
         # Those of before: their processes may still run, and on direct memory store into their rings.
@@ -114,10 +114,10 @@ cdef void locks_publish(lock_manager *g) noexcept nogil:
     for i in range(g.p.g.names):
         it = &g.locks[i]
         if it.holder < g.p.g.sessions:
-            show(g, i, SPARE + RNVM_LIVE_REPLAYED, g.p.memory[it.holder].replayed)
+            show(g, i, RNVM_STATUS_SPARE + RNVM_LIVE_REPLAYED, g.p.memory[it.holder].replayed)
         if it.orphans and (g.p.structures[i].state != RNVM_LIVE or it.orphans <= g.p.structures[i].covers):
             it.orphans = 0
-        show(g, i, SPARE + RNVM_LIVE_ORPHANS, it.orphans)
+        show(g, i, RNVM_STATUS_SPARE + RNVM_LIVE_ORPHANS, it.orphans)
 
 
 # Locks
@@ -192,11 +192,11 @@ cdef int grant(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
     it.offered = g.now
     it.activity = activity_word(g, index)
     g.granted += 1
-    show(g, index, REVOKE, 0)
+    show(g, index, RNVM_STATUS_REVOKE, 0)
     if session < g.p.g.sessions:
-        show(g, index, SPARE + RNVM_LIVE_REPLAYED, g.p.memory[session].replayed)
+        show(g, index, RNVM_STATUS_SPARE + RNVM_LIVE_REPLAYED, g.p.memory[session].replayed)
     # Last: who reads this one first sees the others as they belong to it.
-    show(g, index, SPARE + RNVM_LIVE_HOLDER, lock_word(g, index))
+    show(g, index, RNVM_STATUS_SPARE + RNVM_LIVE_HOLDER, lock_word(g, index))
     return 0
 
 
@@ -220,8 +220,8 @@ cdef int grant_next(lock_manager *g, uint32_t index) noexcept nogil:
 cdef void free(lock_manager *g, uint32_t index) noexcept nogil:
     g.locks[index].holder = NOBODY
     g.locks[index].revoked = 0
-    show(g, index, SPARE + RNVM_LIVE_HOLDER, 0)
-    show(g, index, REVOKE, 0)
+    show(g, index, RNVM_STATUS_SPARE + RNVM_LIVE_HOLDER, 0)
+    show(g, index, RNVM_STATUS_REVOKE, 0)
 
 
 cdef int give_back(lock_manager *g, uint32_t index) noexcept nogil:
@@ -300,7 +300,7 @@ cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
             it.holder == RNVM_SHARED or g.each[it.holder].activity != NULL):
         return 0                                # it waited for its turn, and has not had it yet
     if not it.revoked:
-        show(g, index, REVOKE, it.epoch)
+        show(g, index, RNVM_STATUS_REVOKE, it.epoch)
         rfp_fence_full()
         # Not g.now, which is as old as this turn is long: a holder that looked before this counts a lease from then on.
         it.revoked = rfp_now()
@@ -334,12 +334,12 @@ cdef int locks_tick(lock_manager *g) noexcept nogil:
 cdef void free_shared(lock_manager *g, uint32_t index) noexcept nogil:
     """Who was the last inside has gone: readers need not ask any more whether something is still to be applied."""
     cdef bint revoked = g.locks[index].revoked
-    show(g, index, REVOKE, g.locks[index].epoch)
+    show(g, index, RNVM_STATUS_REVOKE, g.locks[index].epoch)
     rfp_fence_full()
     if user(g, index, activity_word(g, index)) == NOBODY:
         free(g, index)
     elif not revoked:
-        show(g, index, REVOKE, 0)
+        show(g, index, RNVM_STATUS_REVOKE, 0)
 
 
 cdef int lock_manager_fence(lock_manager *g, uint32_t session) noexcept nogil:

@@ -7,8 +7,10 @@ from libc.string cimport memset
 from rfp.fabric.fabric cimport remote_region
 from rnvm.format.layout cimport rnvm_name, rnvm_name_at, rnvm_offset
 from rnvm.format.node cimport rnvm_slabs
+from rnvm.frontend.byte_buffer cimport buffer_free
 from rnvm.frontend.status cimport AGAIN, DAMAGED, NO_MEMORY, OK
-from rnvm.frontend.node_cache cimport cache_clear
+from rnvm.frontend.node_cache cimport cache_free, cache_init
+from rnvm.frontend.remote cimport link_set_geometry, link_set_mapped, link_set_pool
 from rnvm.frontend.state cimport frontend, instance, kind
 from rnvm.frontend.structure cimport kind_of
 from rnvm.frontend.leak_check cimport reach, reachable
@@ -48,10 +50,10 @@ def examine(Pool pool not None, bytes name not None):
         free(s)
         raise MemoryError()
     region = remote_region(base=pool.c.m.base, length=pool.c.g.size, key=0, rights=0)
-    fe.near = True
-    fe.pool = &region
-    fe.g = pool.c.g
-    fe.budget = BUDGET
+    link_set_geometry(fe, &pool.c.g)
+    link_set_mapped(fe, True)
+    link_set_pool(fe, NULL, &region)
+    cache_init(fe, BUDGET, 1)
     s.fe = fe
     s.kind = kind_of(entry.kind)
     s.id = pool.c.structures[index].id
@@ -62,7 +64,6 @@ def examine(Pool pool not None, bytes name not None):
     s.holds = s.entered = True
     with nogil:
         found = reach(s, &counted)
-        cache_clear(fe, NULL)
     what, at = None, 0
     if found == DAMAGED:
         what = f"{(<bytes> s.fault).decode()} (at {s.fault_at:#x})"
@@ -71,9 +72,8 @@ def examine(Pool pool not None, bytes name not None):
         at = rnvm_offset(s.fault_at)
     elif found != OK:
         what = "nodes do not fit together"
-    free(fe.buckets)
-    free(fe.nodes)
-    free(fe.answer)
+    cache_free(fe)
+    buffer_free(&fe.answer)
     free(fe)
     free(s)
     if found == NO_MEMORY:

@@ -130,6 +130,14 @@ struct rnvm_name {
     struct rnvm_register lock;     /* epoch; session that holds it + 1, or 0; operation number up to which nothing is pending */
     uint64_t future[8];
 };
+
+/* A structure's sequence when its n-th transaction is the last one applied, and while the back-end
+ * is applying it. */
+static inline uint64_t rnvm_sequence_of(uint64_t number) { return 2 * number; }
+static inline uint64_t rnvm_sequence_applying(uint64_t number) { return 2 * number - 1; }
+static inline uint64_t rnvm_transaction_of(uint64_t sequence) { return sequence / 2; }
+
+/* States of a naming entry. */
 #define RNVM_FREE 1
 #define RNVM_LIVE 2
 #define RNVM_DROPPING 3 /* its blocks are being freed */

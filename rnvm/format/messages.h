@@ -140,7 +140,10 @@ struct rnvm_outcome {
     uint64_t ticket;            /* that it had */
 };
 
-/* The six spare live words of a naming entry. */
+/* Words of a structure's status line (the live words of its naming entry): the sequence, the revoked
+ * epoch, then those below. */
+#define RNVM_STATUS_REVOKE 1
+#define RNVM_STATUS_SPARE 2     /* the first of the six spare words */
 #define RNVM_LIVE_HOLDER 0      /* word of the lock: epoch << 16 | session + 1, or 0 */
 #define RNVM_LIVE_REPLAYED 1    /* LSN in the holder's memory ring: all before it is applied */
 #define RNVM_LIVE_ORPHANS 2     /* highest number of an operation of a dead writer that is still to be executed, or 0 */

@@ -41,6 +41,8 @@ cdef extern from "rnvm/format/messages.h" nogil:
         RNVM_FLUSHED
         RNVM_FORGETFUL
         RNVM_LAST
+        RNVM_STATUS_REVOKE
+        RNVM_STATUS_SPARE
         RNVM_LIVE_HOLDER
         RNVM_LIVE_REPLAYED
         RNVM_LIVE_ORPHANS

@@ -1,1 +1,1 @@
-"""A front-end: its session, logs, cache, locks, transactions, queries; and the base of structures."""
+"""A front-end: session, logs, cache, locks, transactions, queries; and the base of structures."""

@@ -1,12 +1,15 @@
-# The front-end: a session at a back-end, and what is open in it.
+# The front-end: a session at a back-end, and the structures that are open in it.
 
-from rnvm.frontend.session cimport Attachment
+from rnvm.frontend.session cimport Session
 from rnvm.frontend.state cimport instance
 
-cdef class FrontEnd(Attachment):
+cdef class FrontEnd(Session):
     cdef readonly str durability
     cdef object __weakref__
 
-    cdef int open_structure(self, object structure, instance *s, bint create, object timeout) except -1
+    cdef int open_structure(self, object structure, instance *s, bint create,
+                            object timeout) except -1
     cdef int find(self, object structure, instance *s, bint create) except -1
+    cdef int raise_not_found(self, object structure, bytes codec) except -1
+    cdef int make_first_nodes(self, object structure, instance *s) except -1
     cdef void forget(self, instance *s) noexcept

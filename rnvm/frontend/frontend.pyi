@@ -1,14 +1,14 @@
+from types import TracebackType
 from typing import Any
 
-from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
 from rfp.protocol.client.opener import Opener
-from rnvm.frontend._batch import Batch, Transaction
-from rnvm.frontend.session import Attachment
+from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
+from rnvm.frontend.session import Session
 
 DURABILITIES: tuple[str, ...]
-GOODBYE: float
+GOODBYE_S: float
 
-class FrontEnd(Attachment):
+class FrontEnd(Session):
     durability: str
     def __init__(
         self,
@@ -37,6 +37,32 @@ class FrontEnd(Attachment):
     def __enter__(self) -> FrontEnd: ...
     def __exit__(self, *_: object) -> None: ...
     def __del__(self) -> None: ...
+
+class Batch:
+    fe: FrontEnd
+    def __new__(cls, fe: FrontEnd) -> Batch: ...
+    def __enter__(self) -> FrontEnd: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+class Transaction:
+    fe: FrontEnd
+    structures: tuple[Any, ...]
+    timeout: float | None
+    def __new__(
+        cls, fe: FrontEnd, structures: tuple[Any, ...], timeout: float | None
+    ) -> Transaction: ...
+    def __enter__(self) -> FrontEnd: ...
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 def forget_parents_handles() -> None: ...
 def close_handles() -> None: ...

@@ -1,55 +1,62 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The front-end: a session at a back-end, and what is open in it (docs/rnvm.md says what it promises)."""
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
+"""The front-end: a session at a back-end, and the structures that are open in it; batches and
+transactions.  docs/rnvm.md says what it promises."""
 
-import os
+import secrets
 import weakref
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
 from rfp.core.core cimport rfp_now
 from rfp.protocol.client.client_base cimport seconds_of
-from rnvm.format.layout cimport rnvm_structure_index, rnvm_up
+from rnvm.format.layout cimport RNVM_NAME_MAX, rnvm_structure_index, rnvm_up
 from rnvm.format.messages cimport *
 from rnvm.format.node cimport rnvm_slabs
+from rnvm.frontend.log_writer cimport in_doubt_clear
+from rnvm.frontend.node_cache cimport cache_init, cache_trim
+from rnvm.frontend.operation cimport (
+    locks_return, scope_set_batching, scope_set_transacting, structure_begin, structure_close,
+    structures_release, transaction_commit)
+from rnvm.frontend.remote cimport (
+    link_set_deadline, remote_apply_logs, session_fail)
+from rnvm.frontend.session cimport Session
+from rnvm.frontend.state cimport doubt, instance
 from rnvm.frontend.status cimport FENCED, LOST, OK
-from rnvm.frontend.session cimport Attachment
-from rnvm.frontend.state cimport instance
-from rnvm.frontend._transaction cimport transaction_commit, transactions_apply
-from rnvm.frontend._turns cimport turn_begin, turn_release, turn_settle
 
-from rfp.core.at_exit import at_exit
-from rfp.core.forks import in_child, notice
 from rfp.errors import (
-    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind, not_copied)
+    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind,
+    not_copied)
+from rfp.core.forks import in_child, notice
+from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
-from rnvm.frontend._batch import Batch, Transaction
+from rnvm.frontend.session import unknown
 
 cdef enum:
-    OPENING = 300              # bytes of a call that opens a structure
-    LISTING = 1 << 20
-    FIRST_LINGER = 1000        # ns
+    FIND_BYTES = 300           # of a request that opens a structure, at most
+    LIST_BYTES = 1 << 20       # of a response that lists structures, at most
 
 DURABILITIES = ("volatile", "persistent", "replicated")
-GOODBYE = 0.5                  # seconds for what close() still has to say
+GOODBYE_S = 0.5                # for what close() still has to write and call
 
 handles = weakref.WeakSet()
 
 
-@cython.no_gc_clear                     # its structures still need it when they go
-cdef class FrontEnd(Attachment):
+@cython.no_gc_clear                     # its structures still need it when they are deallocated
+cdef class FrontEnd(Session):
     """A session at a back-end, in which structures are opened; made by `rnvm.connect`.
 
-    Usable from several threads, which take turns.  Closing it gives its locks back; what it did stays.
+    Several threads may use it; they take turns.  Closing it gives its locks back; its changes stay.
     """
 
-    def __init__(self, opener, *, str durability="persistent", timeout=5.0, bint reconnect=True, uint64_t cache=64 << 20,
-                 bint oplog=True, str lock="sticky"):
+    def __init__(self, opener, *, str durability="persistent", timeout=5.0, bint reconnect=True,
+                 uint64_t cache=64 << 20, bint oplog=True, str lock="sticky"):
         if durability not in DURABILITIES:
-            raise InvalidArgument(f"durability={durability!r}", hint=", ".join(DURABILITIES))
+            raise InvalidArgument(
+                f"invalid durability {durability!r} (expected {', '.join(DURABILITIES)})")
         notice()
         self.opener = opener
         self.address = opener.address
@@ -57,16 +64,11 @@ cdef class FrontEnd(Attachment):
         self.reconnect = reconnect
         self.durability = durability
         self.structures = weakref.WeakValueDictionary()
-        self.c.persistent = durability != "volatile"
-        self.oplog = oplog
-        self.c.sticky = lock == "sticky"
-        self.swapping = lock == "cas"
-        self.c.applied = cache == 0 and not oplog
-        self.c.budget = cache
-        self.c.linger = FIRST_LINGER
-        self.c.looks = 1
-        self.c.random = int.from_bytes(os.urandom(8), "little") | 1
-        self.c.deadline = rfp_now() + <uint64_t> (self.timeout * 1e9)
+        self.wants_operation_log = oplog
+        self.uses_cas = lock == "cas"
+        self.set_terms(durability != "volatile", lock == "sticky", cache == 0 and not oplog)
+        cache_init(&self.c, cache, secrets.randbits(64) | 1)
+        link_set_deadline(&self.c, rfp_now() + <uint64_t> (self.timeout * 1e9))
         self.is_closed = False
         try:
             self.begin_patiently()
@@ -77,17 +79,18 @@ cdef class FrontEnd(Attachment):
         handles.add(self)
 
     def __reduce__(self):
-        raise not_copied(self, "connect again: each process, and each copy, needs a session of its own")
+        raise not_copied(self,
+                         "connect again: each process, and each copy, needs a session of its own")
 
     def __del__(self):
         self.close()
 
     # Structures
 
-    cdef int open_structure(self, object structure, instance *s, bint create, object timeout) except -1:
-        cdef instance **grown
-        cdef int found
-        self.enter(timeout)
+    cdef int open_structure(self, object structure, instance *s, bint create,
+                            object timeout) except -1:
+        cdef int status
+        self.acquire_call(timeout)
         try:
             # Not before: another thread may be opening it, and two instances would share a lock.
             if structure.name in self.structures:
@@ -95,64 +98,69 @@ cdef class FrontEnd(Attachment):
                                     hint="use that object, or connect once more")
             s.fe = &self.c
             while True:
-                self.ready()
+                self.ensure_session()
                 try:
-                    self.find(structure, s, create and not self.c.transacting)
-                    if s.number == 0 and self.c.transacting:
-                        # What makes it may be in its maker's log, and not be applied yet.
+                    self.find(structure, s, create and not self.c.scope.transacting)
+                    if s.number == 0 and self.c.scope.transacting:
+                        # Its first transaction may be in its maker's log and not be applied yet.
                         with nogil:
-                            found = transactions_apply(&self.c)
-                        self.raise_for(found)
+                            status = remote_apply_logs(&self.c)
+                        self.raise_for(status)
                         self.find(structure, s, False)
                         if s.number == 0:
-                            raise NotFound(f"the structure {structure.name!r} has not been begun")
+                            raise NotFound(
+                                f"the structure {structure.name!r} has no first transaction yet")
                     break
                 except ConnectionFailed:
-                    self.unless_lost()
+                    self.raise_unless_lost()
                 except NotFound:
-                    if not create or not self.c.transacting:
+                    if not create or not self.c.scope.transacting:
                         raise
-                    raise CallerError(f"{structure.name!r} cannot be made within a transaction, which could not take that back",
-                                      hint="open it before the transaction") from None
-            grown = <instance **> realloc(self.c.instances, (self.c.instance_count + 1) * sizeof(instance *))
-            if grown == NULL:
-                raise MemoryError()
-            self.c.instances = grown
-            grown[self.c.instance_count] = s
-            self.c.instance_count += 1
+                    raise CallerError(
+                        f"{structure.name!r} cannot be made within a transaction: making it cannot "
+                        "be undone", hint="open it before the transaction") from None
+            self.add_instance(s)
             self.structures[structure.name] = structure
-            try:
-                while s.number == 0:
-                    with nogil:
-                        found = turn_begin(s, (sizeof(rnvm_slabs) + s.kind.root + self.c.g.block - 1) // self.c.g.block)
-                    if found == OK:
-                        break
-                    self.again(s, found, False)
-            except BaseException:
-                # Its name may be opened again, so this object must not have the lock.
-                del self.structures[structure.name]
-                with nogil:
-                    turn_settle(s)
-                raise
+            self.make_first_nodes(structure, s)
         except BaseException:
-            s.id = 0                            # the object may be kept, and must not be used
+            s.id = 0                            # the object may live on; it must not be used
             raise
         finally:
-            self.leave()
+            self.release_call()
+        return 0
+
+    cdef int make_first_nodes(self, object structure, instance *s) except -1:
+        """Commits the first transaction of a new structure."""
+        cdef uint64_t block = self.c.g.block
+        cdef uint64_t first_bytes = sizeof(rnvm_slabs) + s.kind.root
+        cdef int status, unused = 0
+        try:
+            while s.number == 0:
+                with nogil:
+                    status = structure_begin(s, (first_bytes + block - 1) // block)
+                if status == OK:
+                    break
+                self.raise_or_retry(s, status, False, &unused)
+        except BaseException:
+            # Its name may be opened again, so this object must not hold the lock.
+            del self.structures[structure.name]
+            with nogil:
+                structure_close(s)
+            raise
         return 0
 
     cdef int find(self, object structure, instance *s, bint create) except -1:
-        """The structure's entry, by its name."""
+        """Finds the structure's naming entry, or makes it."""
         cdef rnvm_open question
-        cdef char[OPENING] text
+        cdef char[FIND_BYTES] text
         cdef char[64] answer
-        cdef rnvm_opened found
+        cdef rnvm_opened opened
         cdef uint32_t got = 0
         cdef bytes name = structure.name.encode()
-        from rnvm.frontend.structure import codec_name  # here, because that module imports this one
-        cdef bytes codec = codec_name(structure.codec)
-        if not 1 <= len(name) <= 160:
-            raise InvalidArgument(f"a name of {len(name)} bytes", hint="1 to 160, in UTF-8")
+        cdef bytes codec = structure._codec_bytes()
+        if not 1 <= len(name) <= RNVM_NAME_MAX:
+            raise InvalidArgument(f"a structure's name must be between 1 and {RNVM_NAME_MAX} "
+                                  f"bytes of UTF-8, got {len(name)}")
         memset(&question, 0, sizeof(question))
         question.kind = s.kind.number
         question.format = s.kind.format
@@ -161,68 +169,82 @@ cdef class FrontEnd(Attachment):
         memcpy(question.codec, <const char *> codec, len(codec))
         memcpy(text, &question, sizeof(question))
         memcpy(text + sizeof(question), <const char *> name, len(name))
-        self.raise_for(self.call(RNVM_FIND, text, <uint32_t> (sizeof(question) + len(name)), answer, sizeof(answer), &got))
-        if self.c.refusal == RNVM_ABSENT:
-            raise NotFound(f"there is no structure {structure.name!r}", hint="create=True makes one")
-        if self.c.refusal == RNVM_NO_SPACE:
-            raise OutOfMemory(f"no room for the structure {structure.name!r}",
-                              hint="drop another one, or grow the pool: rnvm grow")
-        if self.c.refusal == RNVM_OTHER_KIND:
-            raise WrongKind(f"{structure.name!r} is another kind of structure, or of another format", hint="rnvm ls tells which")
-        if self.c.refusal == RNVM_OTHER_CODEC:
-            raise WrongKind(f"{structure.name!r} was made with codec={answer[:got].decode(errors='replace') or None!r}",
-                            hint="open it with the same one")
-        if self.c.refusal != RNVM_GOOD or got != sizeof(found):
+        self.raise_for(self.call(RNVM_FIND, text, <uint32_t> (sizeof(question) + len(name)), answer,
+                                 sizeof(answer), &got))
+        self.raise_not_found(structure, answer[:got])
+        if got != sizeof(opened):
             self.raise_for(LOST)
-        memcpy(&found, answer, sizeof(found))
-        if s.id and (s.id != found.structure or memcmp(s.uuid, found.uuid, sizeof(s.uuid))):
-            raise NotFound(f"the structure {structure.name!r} was dropped, and another one has its name",
-                           hint="open that one anew")
-        s.id = found.structure
-        memcpy(s.uuid, found.uuid, sizeof(s.uuid))
-        s.index = rnvm_structure_index(found.structure)
-        s.slabs = found.root
-        s.root = found.root + sizeof(rnvm_slabs)
-        s.number = found.number
+        memcpy(&opened, answer, sizeof(opened))
+        if s.id and (s.id != opened.structure or memcmp(s.uuid, opened.uuid, sizeof(s.uuid))):
+            raise NotFound(f"the structure {structure.name!r} was dropped, and another one has its "
+                           "name", hint="open it again to use that one")
+        s.id = opened.structure
+        memcpy(s.uuid, opened.uuid, sizeof(s.uuid))
+        s.index = rnvm_structure_index(opened.structure)
+        s.slabs = opened.root
+        s.root = opened.root + sizeof(rnvm_slabs)
+        s.number = opened.number
         s.seen = 1
         return 0
 
+    cdef int raise_not_found(self, object structure, bytes codec) except -1:
+        """Raises what the status of RNVM_FIND means, unless it is good."""
+        cdef uint32_t status = self.c.link.status
+        if status == RNVM_ABSENT:
+            raise NotFound(f"there is no structure {structure.name!r}",
+                           hint="set create=True to make one")
+        if status == RNVM_NO_SPACE:
+            raise OutOfMemory(f"no space for the structure {structure.name!r}",
+                              hint="drop another one, or grow the pool: rnvm grow")
+        if status == RNVM_OTHER_KIND:
+            raise WrongKind(
+                f"{structure.name!r} is another kind of structure, or has another format",
+                hint="run rnvm ls to see which")
+        if status == RNVM_OTHER_CODEC:
+            made_with = codec.decode(errors="replace") or None
+            raise WrongKind(f"{structure.name!r} was made with codec={made_with!r}",
+                            hint="open it with the same one")
+        if status != RNVM_GOOD:
+            self.raise_for(LOST)
+        return 0
+
     cdef void forget(self, instance *s) noexcept:
-        """The object is no more.  Its instance goes now, or when the thread that is inside leaves."""
-        cdef uint32_t i
-        for i in range(self.c.instance_count):
-            if self.c.instances[i] == s:
-                break
-        else:
+        """The structure's object is gone: closes its instance now, or at the end of the call."""
+        if not self.mark_gone(s):
             free(s)                             # it was not opened
             return
-        s.gone = True
-        self.c.gone += 1
-        if not self.baton.holder and not self.is_forked:     # a child has no session in which it could give locks back
-            self.baton.holder = <uint64_t> PyThread_get_thread_ident()
-            self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
-            self.leave()
+        # A forked child has no session through which it could give locks back.
+        if not self.lock.holder and not self.is_forked:
+            self.lock.holder = <uint64_t> PyThread_get_thread_ident()
+            link_set_deadline(&self.c, rfp_now() + <uint64_t> (GOODBYE_S * 1e9))
+            self.release_call()
 
     def names(self, *, timeout=None):
-        """The structures of the pool: a dict, name -> {"kind", "format", "codec", "uuid", "created"}.
+        """Return the pool's structures.
 
-        One call for some dozens."""
+        Args:
+            timeout: seconds [default: the front-end's]
+
+        Returns: a dict, name -> {"kind", "format", "codec", "uuid", "created"}
+        Cost: one call for some dozens of structures
+        """
         cdef uint64_t first = 0, at
         cdef uint32_t got = 0
         cdef rnvm_listed item
-        cdef bytearray room = bytearray(LISTING)
+        cdef bytearray room = bytearray(LIST_BYTES)
         cdef char *answer = room
         result = {}
-        self.enter(timeout)
+        self.acquire_call(timeout)
         try:
             while True:
-                self.ready()
+                self.ensure_session()
                 try:
-                    self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LISTING, &got))
+                    self.raise_for(self.call(RNVM_LIST, &first, sizeof(first), answer, LIST_BYTES,
+                                             &got))
                 except ConnectionFailed:
-                    self.unless_lost()
+                    self.raise_unless_lost()
                     continue
-                if self.c.refusal != RNVM_GOOD:
+                if self.c.link.status != RNVM_GOOD:
                     self.raise_for(LOST)
                 at = 0
                 while at + sizeof(item) <= got:
@@ -230,69 +252,96 @@ cdef class FrontEnd(Attachment):
                     at += sizeof(item)
                     name = (<bytes> answer[at:at + item.name_length]).decode(errors="replace")
                     at += rnvm_up(item.name_length, 8)
-                    result[name] = {"kind": item.kind, "format": item.format, "uuid": (<bytes> (<char *> item.uuid)[:16]).hex(),
-                                    "codec": (<bytes> item.codec[:16]).rstrip(b"\0").decode(errors="replace"),
-                                    "created": item.created}
+                    codec = (<bytes> item.codec[:16]).rstrip(b"\0").decode(errors="replace")
+                    result[name] = {"kind": item.kind, "format": item.format,
+                                    "uuid": (<bytes> (<char *> item.uuid)[:16]).hex(),
+                                    "codec": codec, "created": item.created}
                     first = rnvm_structure_index(item.structure) + 1
                 if not at:
                     return result
         finally:
-            self.leave()
+            self.release_call()
 
     def drop(self, str name not None, *, timeout=None):
-        """Frees a structure with all that is in it; what a batch did before is written first.
+        """Free a structure and everything in it.  What a batch did so far is written first.
 
-        Raises NotFound; CallerError where it is open or in use, and within a transaction, which could not take that back.
-        Cost: one call.
+        Args:
+            name: of the structure
+            timeout: seconds [default: the front-end's]
+
+        Raises:
+            NotFound: there is none
+            CallerError: the structure is open here or in use elsewhere; or within a transaction,
+                which could not undo it
+
+        Cost: one call
         """
         cdef bytes encoded = name.encode()
-        cdef int found
-        self.enter(timeout)
+        cdef int status
+        self.acquire_call(timeout)
         try:
             if name in self.structures:
-                raise CallerError(f"{name!r} is open at this front-end", hint="let go of that object first")
+                raise CallerError(f"{name!r} is open at this front-end",
+                                  hint="delete that object first")
             while True:
-                self.ready()
-                if self.c.transacting:
-                    raise CallerError("a structure cannot be dropped within a transaction, which could not take that back",
-                                      hint="end the transaction first")
+                self.ensure_session()
+                if self.c.scope.transacting:
+                    raise CallerError(
+                        "a structure cannot be dropped within a transaction: that cannot be undone",
+                        hint="end the transaction first")
                 with nogil:
-                    found = transaction_commit(&self.c)
-                if found == OK:
-                    found = self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded), NULL, 0, NULL)
-                if found != FENCED:
+                    status = transaction_commit(&self.c)
+                if status == OK:
+                    status = self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded),
+                                       NULL, 0, NULL)
+                if status != FENCED:
                     break
-            self.raise_for(found)
-            if self.c.refusal == RNVM_ABSENT:
+            self.raise_for(status)
+            if self.c.link.status == RNVM_ABSENT:
                 raise NotFound(f"there is no structure {name!r}")
-            if self.c.refusal == RNVM_IN_USE:
-                raise CallerError(f"another front-end is writing to {name!r}", hint="let it close the structure first")
-            if self.c.refusal != RNVM_GOOD:
+            if self.c.link.status == RNVM_IN_USE:
+                raise CallerError(f"another front-end is writing to {name!r}",
+                                  hint="close the structure there first")
+            if self.c.link.status != RNVM_GOOD:
                 self.raise_for(LOST)
         finally:
-            self.leave()
+            self.release_call()
 
     # Batches and transactions
 
     def batch(self):
-        """Operations that are durable one by one, and whose changes are written together when the context ends (AsymNVM, section
-        on batching).
+        """Return a context for operations whose changes are written together when it ends
+        (AsymNVM, section on batching).  Each operation is durable by itself.
 
-        It saves writes and isolates nothing: it is written, and others see it, before its end where it needs a lock that this
-        front-end does not have, more than 64 structures or one record of the memory log, makes or drops a structure, calls
-        `release()`, or loses its session.  What must be seen as a whole belongs into a transaction.  It is of this thread.
-        Raises CallerError within a batch or a transaction.
+        A batch saves writes and isolates nothing: its changes are written, and others see them,
+        before its end if it needs a lock that this front-end does not have, if it changes more than
+        64 structures or more than one record of the memory log, if it makes or drops a structure,
+        calls `release()`, or loses its session.  Use a transaction for changes that must be seen as
+        a whole.  It belongs to this thread.
+
+        Raises:
+            CallerError: within a batch or a transaction
         """
         return Batch(self)
 
     def transaction(self, *structures, timeout=None):
-        """Operations on these structures of which all hold or none; an exception discards them.
+        """Return a context for operations on these structures of which all count or none; an
+        exception discards them.
 
-        Their locks are taken at the start, in an order that is the same for all.  Within it calls on other structures, making,
-        dropping and `release()` raise CallerError.  The operation with which it would change more than 64 structures, or no
-        longer fit into one record of the memory log, raises TooLarge and is not done.  It is of this thread.  Raises CallerError
-        within another one, InvalidArgument for what is not open here, and at its end ConnectionFailed if the session was lost
-        before: nothing was done then.
+        Their locks are acquired at the start, in an order that is the same for all front-ends.
+        Within it calls on other structures, making, dropping and `release()` raise CallerError.  It
+        belongs to this thread.
+
+        Args:
+            structures: one or more that are open here
+            timeout: seconds, of its start [default: the front-end's]
+
+        Raises:
+            CallerError: within another transaction
+            InvalidArgument: a structure is not open here
+            TooLarge: from the operation that would exceed 64 structures or one record of the memory
+                log; it is not done
+            ConnectionFailed: at the end, if the session was lost before: nothing was done
         """
         return Transaction(self, structures, timeout)
 
@@ -305,61 +354,76 @@ cdef class FrontEnd(Attachment):
     @property
     def figures(self):
         """What it has done, as a dict."""
-        return {"reads": self.c.reads, "writes": self.c.writes, "calls": self.c.calls, "swaps": self.c.swaps, "hits": self.c.hits,
-                "misses": self.c.misses, "evictions": self.c.evictions, "restarts": self.c.restarts,
-                "executed_again": self.c.executed_again, "passed_over": self.c.passed_over,
-                "cached": self.c.bytes, "nodes": self.c.node_count, "session": self.c.session, "epoch": self.c.epoch}
+        return {"reads": self.c.stats.reads, "writes": self.c.stats.writes,
+                "calls": self.c.stats.calls, "swaps": self.c.cas.swaps, "hits": self.c.cache.hits,
+                "misses": self.c.cache.misses, "evictions": self.c.cache.evictions,
+                "restarts": self.c.stats.restarts, "executed_again": self.c.stats.reexecuted,
+                "passed_over": self.c.stats.passed_over, "cached": self.c.cache.bytes,
+                "nodes": self.c.cache.node_count, "session": self.c.session.number,
+                "epoch": self.c.session.epoch}
 
     @property
     def promise(self):
-        """What a call that has returned has made sure of, in words."""
-        if not self.c.persistent:
+        """What a call that has returned guarantees, in words."""
+        if not self.c.session.persistent:
             return "volatile: nothing survives a crash of the back-end for sure"
         if self.forgetful:
             return "persistent, on a medium that survives process crash only"
         return "persistent"
 
     def release(self, *, timeout=None):
-        """Gives all writer locks back, as if others had asked for them; what a batch did so far is written first.
+        """Give all writer locks back, as if other front-ends had requested them.
 
-        Raises CallerError within a transaction, whose locks nobody else may have before it ends.  Cost: one call for each lock.
+        What a batch did so far is written first.
+
+        Args:
+            timeout: seconds [default: the front-end's]
+
+        Raises:
+            CallerError: within a transaction, which keeps its locks until it ends
+
+        Cost: one call for each lock
         """
-        cdef int found
-        self.enter(timeout)
+        cdef int status
+        self.acquire_call(timeout)
         try:
             while True:
-                self.ready()
-                if self.c.transacting:
-                    raise CallerError("a transaction keeps its locks until it ends", hint="end the transaction first")
+                self.ensure_session()
+                if self.c.scope.transacting:
+                    raise CallerError("a transaction keeps its locks until it ends",
+                                      hint="end the transaction first")
                 with nogil:
-                    found = turn_release(&self.c)
-                if found != LOST and found != FENCED:
+                    status = locks_return(&self.c)
+                if status != LOST and status != FENCED:
                     break
-            self.raise_for(found)
+            self.raise_for(status)
         finally:
-            self.leave()
+            self.release_call()
 
     def close(self):
-        """Ends the session.  Waits for a call of another thread that is under way.  Safe to call again."""
+        """End the session.
+
+        Waits for a call of another thread that is in progress.  May be called again.
+        """
         if self.is_closed:
             return
         notice()
         self.is_closed = True
         if self.is_forked:
             return
-        if self.baton.holder:
+        if self.lock.holder:
             self.channel.interrupt()
-            if self.baton.holder == <uint64_t> PyThread_get_thread_ident():
-                return                          # a signal handler of the call that is under way, which will end it
-        self.baton.keep(False)                  # no batch or transaction goes on
-        self.baton.take(TIME_S_MAX)
-        self.c.deadline = rfp_now() + <uint64_t> (GOODBYE * 1e9)
-        self.leave()
+            if self.lock.holder == <uint64_t> PyThread_get_thread_ident():
+                return                          # in a signal handler of a call, which will end it
+        self.lock.reserve(False)                # no batch or transaction continues
+        self.lock.acquire(TIME_S_MAX)
+        link_set_deadline(&self.c, rfp_now() + <uint64_t> (GOODBYE_S * 1e9))
+        self.release_call()
 
     def forked(self):
-        """The child of a fork has no part in the session."""
+        """Detach the child of a fork: it has no part in the session."""
         self.is_forked = self.is_closed = True
-        self.c.trouble = LOST
+        session_fail(&self.c, LOST)
         if self.link is not None:
             self.link.forked()
 
@@ -385,3 +449,202 @@ def close_handles():
 
 in_child(forget_parents_handles)
 at_exit(close_handles)
+
+
+# Batches and transactions
+
+
+cdef class Batch:
+    """What `FrontEnd.batch()` returns: its operations are durable one by one, their changes are
+    written together."""
+    cdef readonly Session fe
+
+    def __cinit__(self, Session fe not None):
+        self.fe = fe
+
+    def __reduce__(self):
+        raise not_copied(self, "begin another one")
+
+    def __enter__(self):
+        cdef Session fe = self.fe
+        fe.acquire_call(None)
+        try:
+            if fe.c.scope.batching or fe.c.scope.transacting:
+                raise CallerError("a batch or a transaction is open already", hint="end it first")
+            fe.ensure_session()
+            fe.lock.reserve(True)
+            fe.open_batch = self
+            scope_set_batching(&fe.c, True)
+        finally:
+            fe.release_call()
+        return fe
+
+    def __exit__(self, kind, error, trace):
+        cdef Session fe = self.fe
+        cdef int status
+        if fe.is_forked and fe.open_batch is self:      # it is the parent's
+            return
+        acquire_to_end(fe, fe.open_batch is self)
+        try:
+            if fe.open_batch is not self:
+                if kind is None:
+                    raise not_open("batch")
+                return
+            if fe.c.scope.transacting:
+                raise CallerError("a transaction is open in this batch",
+                                  hint="end the transaction first")
+            with nogil:
+                status = transaction_commit(&fe.c)
+            scope_set_batching(&fe.c, False)
+            while status != OK and (status == LOST or status == FENCED):
+                # Each operation is durable by itself, and the next holder of its structure's lock
+                # executes it again: acquire the locks, so that this front-end does.
+                written = [each for each in fe.structures.values() if each._was_entered()]
+                fe.connect_again()
+                status = OK
+                for each in written:
+                    status = status or each._take_lock()
+            with nogil:
+                structures_release(&fe.c)
+            cache_trim(&fe.c)
+            if fe.c.link.error:
+                fe.end()                        # so that others need not wait for the lease
+            fe.raise_for(status)
+        finally:
+            if fe.open_batch is self and not fe.c.scope.transacting:
+                scope_set_batching(&fe.c, False)
+                fe.open_batch = None
+                fe.lock.reserve(False)
+            fe.release_call()
+
+
+cdef class Transaction:
+    """What `FrontEnd.transaction()` returns: all of its operations count or none."""
+    cdef readonly Session fe
+    cdef readonly tuple structures
+    cdef readonly object timeout
+
+    def __cinit__(self, Session fe not None, tuple structures not None, timeout):
+        self.fe, self.structures, self.timeout = fe, structures, timeout
+
+    def __reduce__(self):
+        raise not_copied(self, "begin another one")
+
+    def __enter__(self):
+        cdef Session fe = self.fe
+        cdef int status = OK
+        fe.acquire_call(self.timeout)
+        try:
+            if fe.c.scope.transacting:
+                raise CallerError("a transaction is open already", hint="end it first")
+            if not self.structures \
+                    or len({id(s) for s in self.structures}) != len(self.structures):
+                raise InvalidArgument("a transaction must name one or more different structures")
+            for each in self.structures:
+                if fe.structures.get(getattr(each, "name", None)) is not each:
+                    raise InvalidArgument(f"{each!r} is not an open structure of this front-end")
+            fe.lock.reserve(True)
+            while True:
+                fe.ensure_session()
+                with nogil:
+                    status = transaction_commit(&fe.c)
+                if status == OK:
+                    with nogil:
+                        structures_release(&fe.c)
+                    scope_set_transacting(&fe.c, True)
+                    for each in sorted(self.structures, key=lambda each: each._index()):
+                        status = status or each._acquire()
+                    if status == OK:
+                        break
+                    scope_set_transacting(&fe.c, False)
+                    with nogil:
+                        structures_release(&fe.c)
+                if status != LOST and status != FENCED:
+                    fe.raise_for(status)
+            fe.broken = False
+            fe.open_transaction = self
+            for each in self.structures:
+                each._mark()
+        finally:
+            if not fe.c.scope.transacting:
+                fe.lock.reserve(fe.c.scope.batching)
+            fe.release_call()
+        return fe
+
+    def __exit__(self, kind, error, trace):
+        cdef Session fe = self.fe
+        if fe.is_forked and fe.open_transaction is self:
+            return
+        acquire_to_end(fe, fe.open_transaction is self)
+        try:
+            if fe.open_transaction is not self:
+                if kind is None:
+                    raise not_open("transaction")
+                return
+            if kind is not None or fe.broken or fe.c.link.error:
+                fe.discard_transaction()
+                if kind is None:
+                    raise self.nothing_done("during a transaction")
+            else:
+                self.commit()
+        finally:
+            if fe.open_transaction is self:
+                scope_set_transacting(&fe.c, False)
+                fe.open_transaction = None
+                fe.lock.reserve(fe.c.scope.batching)
+            fe.release_call()
+
+    cdef int commit(self) except -1:
+        cdef Session fe = self.fe
+        cdef doubt written
+        cdef uint32_t session
+        cdef uint64_t epoch, ticket
+        cdef int status
+        with nogil:
+            in_doubt_clear(&fe.c)
+            status = transaction_commit(&fe.c)
+        if status != OK and not fe.c.link.error:
+            fe.discard_transaction()            # nothing was written
+            fe.raise_for(status)
+        scope_set_transacting(&fe.c, False)
+        if status == LOST or status == FENCED:
+            written = fe.c.in_doubt
+            session, epoch, ticket = fe.c.session.number, fe.c.session.epoch, fe.ticket
+            try:
+                fe.connect_again()
+            except ConnectionFailed as error:
+                if written.any:
+                    raise unknown(fe.address) from error
+                raise
+            if not fe.records_count(session, epoch, ticket, &written):
+                raise self.nothing_done("at the end of a transaction")
+            return 0
+        with nogil:
+            structures_release(&fe.c)
+        cache_trim(&fe.c)
+        fe.raise_for(status)
+        return 0
+
+    cdef object nothing_done(self, str when):
+        return ConnectionFailed(
+            f"the session at {self.fe.address} was lost {when}: nothing of it was done",
+            hint="repeat the transaction")
+
+
+cdef int acquire_to_end(Session fe, bint open) except -1:
+    """Begins the call that ends a batch or a transaction, in any thread: a generator is not always
+    closed in the thread that began it."""
+    if open:
+        fe.lock.reserve(True)
+    try:
+        fe.acquire_call(None)
+    except BaseException:
+        if open:
+            fe.lock.abandon()
+        raise
+    return 0
+
+
+cdef object not_open(str what):
+    return CallerError(f"this {what} is not under way",
+                       hint="it ended before, or the thread that began it did")

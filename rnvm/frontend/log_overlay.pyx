@@ -1,24 +1,34 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""Pulling of a writer's log (the contract is in _overlay.pxd).
+"""Pulling a writer's redo log.
 
-Let T(n) be the transactions of a structure and M(n) its memory after T(1) ... T(n).  A line says that all of the holder's log
-before an LSN is applied, and with it everything that others wrote before him; so memory is M(j), with the parts of T(j + 1) that
-the back-end is just about, for some j.  Behind that LSN stand T(i + 1) ... T(k), i <= j.  Written over what a READ brings, in
-order, they make it M(k), however far the back-end is, as long as it has not begun T(k + 1): a byte that one of them writes gets
-the last one's value; any other is in M(j) as in M(k), and parts of T(j + 1), if j < k, are among what is written over.  (Logs are
-physical: bytes and where they stand.)  So each node that was READ before the sequence rose above 2 k is that of M(k), the odd
-numbers below 2 k included, and one look at the sequence at the end validates all of them.
+Why the overlay is right
+------------------------
+Let T(n) be the transactions of a structure and M(n) its memory after T(1) ... T(n).  The status
+line says that the holder's log is applied up to an LSN, and with it everything that earlier holders
+wrote.  So memory is M(j), with parts of T(j + 1) that the back-end is applying, for some j.  The
+log contains T(i + 1) ... T(k), i <= j, from that LSN on.  Written in order over the bytes of a
+READ, they make it M(k), however far the back-end is, as long as it has not begun T(k + 1): a byte
+that one of them writes gets the last one's value; any other byte is in M(j) as in M(k); and parts
+of T(j + 1), if j < k, are overwritten.  (Logs are physical: bytes and their addresses.)  So each
+node that was READ before the sequence rose above 2 k is that of M(k), the odd sequences below 2 k
+included, and one poll of the sequence at the end validates all of them.
 
-What may be pulled: records that are whole, in a row, of the session's epoch, and that count for certain.
+Which records count
+-------------------
+Records that are whole, consecutive, of the session's epoch, and that cannot be undone:
 
-- Up to the durable position that the back-end publishes they do.  One that is not whole there was overwritten: begin again.
-- Who stores into a log that is itself persistent acknowledges before the back-end has published anything.  Then what is whole
-  is taken, made durable if its writer was not yet through with that, and only then the epoch is looked at again, behind a
-  full fence.  If that still stands, whoever raises it finds the same records whole when he looks at the log behind his.  So they
-  count.  What is not whole was not acknowledged, unless it was overwritten; which is seen at the head.
+- Those before the durable position that the back-end publishes.  One that is not whole there was
+  overwritten: restart.
+- A writer that stores into a log that is itself persistent acknowledges before the back-end has
+  published anything.  Then whole records are taken, made durable if the writer has not done that
+  yet, and only then the epoch is read again, after a full fence.  If the epoch has not changed, a
+  back-end that raises it later reads the log after that and finds the same records whole; so they
+  count.  A record that is not whole was not acknowledged, unless it was overwritten; the head shows
+  that.
 
-The next query goes on where this one ended, as long as the same holder has the lock: what is pulled is not pulled twice, and a
-reader that has seen T(k) never goes back behind it.  With another holder, or none, all of it has been applied.
+The next query continues where this one ended, as long as the same holder has the lock: nothing is
+pulled twice, and a reader that has seen T(k) never goes back before it.  With another holder, or
+none, all of the log has been applied.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -26,31 +36,32 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport rfp_fence_full, rfp_load64, rfp_load64_acquire
+from rnvm.media.flush cimport flush, flush_drain
 from rnvm.format.layout cimport (
     RNVM_NO_BLOCK, RNVM_PAD, RNVM_SESSION_LIVE, RNVM_TRANSACTION, RNVM_WRITE, rnvm_backend,
     rnvm_block_of, rnvm_entry, rnvm_entry_next, rnvm_longest_record, rnvm_memory_ring_at,
     rnvm_offset, rnvm_part, rnvm_part_next, rnvm_record, rnvm_record_crc, rnvm_record_fits,
-    rnvm_ring_seed, rnvm_session_at,
-)
-from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
-from rnvm.frontend.state cimport frontend, instance, overlay, patch
+    rnvm_ring_seed, rnvm_sequence_of, rnvm_session_at)
+from rnvm.frontend.byte_buffer cimport buffer_free, buffer_reserve
 from rnvm.frontend.log_writer cimport live
-from rnvm.frontend.status_line cimport line
 from rnvm.frontend.remote cimport remote_read
-from rnvm.media.flush cimport flush, flush_drain
+from rnvm.frontend.state cimport frontend, instance, overlay, patch
+from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
+from rnvm.frontend.status_line cimport status_line
 
 cdef enum:
-    LOG = 16384                # bytes of log that there is room for at first
-    MOST_LOG = 262144          # and at most: behind a back-end that is farther behind, asking it is the shorter way
-    PATCHES = 256
-    PAGE = 12                  # bits
+    LOG_BYTES_MAX = 262144     # to pull: if more is not applied, asking the back-end is faster
+    PATCHES_MIN = 256          # of the first allocation
+    PAGE_BITS = 12
     NOWHERE = 0xffffffff
+    RECORD_LSN_OFFSET = 8      # rnvm_record.lsn
+    MEMORY_HEAD_OFFSET = 24    # live.memory_head
 
 cdef uint32_t overlay_checks = CHECK_CRC | CHECK_EPOCH | CHECK_ORDER | CHECK_HEAD | CHECK_DURABLE
 
 
 def _skip_checks(uint32_t skipped):
-    """Believe what is pulled without these checks, for tests alone."""
+    """Take records without these checks, for tests only."""
     global overlay_checks
     overlay_checks = (CHECK_CRC | CHECK_EPOCH | CHECK_ORDER | CHECK_HEAD | CHECK_DURABLE) & ~skipped
 
@@ -63,39 +74,42 @@ cdef struct source:            # the log that is pulled
     uint64_t live_at           # the session's live words
 
 
-# Room
-
-
-cdef bint room_for_log(overlay *o, uint64_t n) noexcept nogil:
-    cdef uint64_t room = o.log_room if o.log_room else LOG
-    cdef char *grown
-    if n <= o.log_room:
-        return True
-    while room < n:
-        room *= 2
-    grown = <char *> realloc(o.log, room)
-    if grown == NULL:
-        return False
-    o.log = grown
-    o.log_room = room
-    return True
-
-
-cdef bint room_for_patch(overlay *o) noexcept nogil:
-    cdef uint32_t room = 2 * o.patch_room if o.patch_room else PATCHES
-    cdef patch *grown
-    if o.count < o.patch_room:
-        return True
-    grown = <patch *> realloc(o.patches, room * sizeof(patch))
-    if grown == NULL:
-        return False
-    o.patches = grown
-    o.patch_room = room
-    return True
+cdef int overlay_pull(instance *s, const status_line *seen, uint64_t *state) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef source from_
+    cdef uint64_t session = (seen.holder & 0xffff) - 1
+    cdef overlay *o
+    cdef int status
+    if session >= fe.g.sessions:                # several front-ends share the lock
+        overlay_clear(s)
+        return ASK_BACKEND
+    if s.pulled == NULL:
+        s.pulled = <overlay *> calloc(1, sizeof(overlay))
+        if s.pulled == NULL:
+            return NO_MEMORY
+    o = s.pulled
+    # Also if most of it has been applied: pulling the rest again costs less than keeping all of it.
+    if o.word != seen.holder or seen.replayed > o.first \
+            and seen.replayed - o.first > (o.upto - o.first) // 2:
+        begin(o, seen.holder, seen.replayed)
+    from_.at = rnvm_memory_ring_at(&fe.g, <uint32_t> session)
+    from_.size = fe.g.memory_ring
+    from_.seed = rnvm_ring_seed(fe.g.seed, from_.at)
+    from_.live_at = rnvm_session_at(&fe.g, <uint32_t> session) + RNVM_SESSION_LIVE
+    status = pull(s, seen, &from_)
+    if status == OK:
+        state[0] = rnvm_sequence_of(o.number) if o.number else seen.sequence
+        # A transaction that is or was being applied is among those that were pulled; otherwise the
+        # line is out of date.
+        if not state[0] & 1 and seen.sequence <= state[0]:
+            return OK
+        status = AGAIN
+    begin(o, 0, 0)
+    return status
 
 
 cdef void begin(overlay *o, uint64_t word, uint64_t lsn) noexcept nogil:
-    """Nothing was pulled yet of this holder's log from here on."""
+    """Nothing is pulled yet of this holder's log from here on."""
     o.word = word
     o.first = o.upto = lsn
     o.number = 0
@@ -110,29 +124,224 @@ cdef void overlay_clear(instance *s) noexcept nogil:
 
 cdef void overlay_free(instance *s) noexcept nogil:
     if s.pulled != NULL:
-        free(s.pulled.log)
+        buffer_free(&s.pulled.log)
         free(s.pulled.patches)
         free(s.pulled)
         s.pulled = NULL
 
 
-# What was pulled
+# Pulling
+
+
+cdef int pull(instance *s, const status_line *seen, source *from_) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef overlay *o = s.pulled
+    cdef live shown
+    cdef uint64_t until
+    cdef int status
+    if fe.link.mapped and nothing_new(fe, from_, o.upto):
+        return OK
+    status = remote_read(fe, from_.live_at, &shown, sizeof(shown))
+    if status != OK:
+        return status
+    from_.epoch = shown.epoch
+    if not shown.awaits and not (fe.link.mapped and fe.session.direct):
+        return ASK_BACKEND
+    if not shown.awaits or not overlay_checks & CHECK_DURABLE:
+        return pull_whole(s, from_, &shown, seen.sequence)
+    until = shown.memory_durable
+    if until <= o.upto:
+        return OK
+    if until - o.first > LOG_BYTES_MAX:
+        return ASK_BACKEND
+    return pull_published(s, from_, until, seen.sequence)
+
+
+cdef inline bint nothing_new(const frontend *fe, const source *from_, uint64_t lsn) noexcept nogil:
+    """For a mapped log: two loads show that nothing was written there, and nothing overwritten."""
+    cdef const char *pool = fe.link.pool.base
+    cdef uint64_t next = rfp_load64_acquire(pool + from_.at + lsn % from_.size + RECORD_LSN_OFFSET)
+    return next != lsn and (not overlay_checks & CHECK_HEAD or rfp_load64(
+        pool + from_.live_at + MEMORY_HEAD_OFFSET) <= lsn)
+
+
+cdef int read_log(frontend *fe, const source *from_, uint64_t lsn, void *to,
+                  uint64_t n) noexcept nogil:
+    """n bytes of the log, which may cross the end of its ring."""
+    cdef uint64_t place = lsn % from_.size
+    cdef uint64_t first = min(n, from_.size - place)
+    cdef int status = remote_read(fe, from_.at + place, to, first)
+    if status == OK and first < n:
+        status = remote_read(fe, from_.at, <char *> to + first, n - first)
+    return status
+
+
+cdef inline bint fits(const source *from_, const rnvm_record *header, uint64_t lsn) noexcept nogil:
+    cdef uint64_t epoch = from_.epoch if overlay_checks & CHECK_EPOCH else header.epoch
+    return rnvm_record_fits(header, lsn, epoch, from_.size - lsn % from_.size,
+                            rnvm_longest_record(from_.size))
+
+
+cdef inline bint crc_matches(const source *from_, const rnvm_record *record) noexcept nogil:
+    return not overlay_checks & CHECK_CRC \
+        or rnvm_record_crc(from_.seed, record, record + 1) == record.crc
+
+
+cdef int pull_published(instance *s, const source *from_, uint64_t until,
+                        uint64_t sequence) noexcept nogil:
+    """Everything before the published durable position: one READ, or two at the ring's end."""
+    cdef overlay *o = s.pulled
+    cdef rnvm_record *record
+    cdef uint64_t n = until - o.upto
+    cdef int status
+    if not buffer_reserve(&o.log, until - o.first):
+        return NO_MEMORY
+    status = read_log(s.fe, from_, o.upto, o.log.bytes + (o.upto - o.first), n)
+    while status == OK and o.upto < until:
+        record = <rnvm_record *> (o.log.bytes + (o.upto - o.first))
+        if until - o.upto < sizeof(rnvm_record) or not fits(from_, record, o.upto) \
+                or record.length > until - o.upto or not crc_matches(from_, record):
+            return AGAIN
+        status = take_record(s, record, sequence)
+        o.upto += record.length
+    return status
+
+
+cdef int pull_whole(instance *s, const source *from_, const live *shown,
+                    uint64_t sequence) noexcept nogil:
+    """All whole records of a log in memory that is mapped here."""
+    cdef frontend *fe = s.fe
+    cdef overlay *o = s.pulled
+    cdef rnvm_record *record
+    cdef rnvm_record header
+    cdef live after
+    cdef uint64_t begun = o.upto, place
+    cdef int status = OK
+    while status == OK:
+        status = read_log(fe, from_, o.upto, &header, sizeof(header))
+        if status != OK or header.lsn != o.upto:
+            break
+        if overlay_checks & CHECK_EPOCH and header.epoch != from_.epoch:
+            return AGAIN                        # its writer is being fenced
+        if not fits(from_, &header, o.upto):
+            break
+        if o.upto - o.first + header.length > LOG_BYTES_MAX:
+            return ASK_BACKEND
+        if not buffer_reserve(&o.log, o.upto - o.first + header.length):
+            return NO_MEMORY
+        record = <rnvm_record *> (o.log.bytes + (o.upto - o.first))
+        record[0] = header
+        status = read_log(fe, from_, o.upto + sizeof(header), record + 1, header.payload)
+        if status != OK or not crc_matches(from_, record):
+            break
+        if fe.session.flushes and o.upto >= shown.memory_durable:
+            place = from_.at + o.upto % from_.size
+            flush(fe.link.pool.base + place, sizeof(rnvm_record) + record.payload)
+        status = take_record(s, record, sequence)
+        o.upto += record.length
+    if status != OK:
+        return status
+    if fe.session.flushes:
+        flush_drain()
+    rfp_fence_full()
+    status = remote_read(fe, from_.live_at, &after, sizeof(after))
+    if status == OK and (overlay_checks & CHECK_EPOCH and after.epoch != from_.epoch
+                         or overlay_checks & CHECK_HEAD and after.memory_head > begun):
+        return AGAIN
+    return status
+
+
+# Records
+
+
+cdef int take_record(instance *s, const rnvm_record *record, uint64_t sequence) noexcept nogil:
+    """A whole record, in private memory."""
+    cdef const rnvm_part *part
+    cdef uint64_t at = 0
+    cdef uint32_t i
+    cdef int status
+    if record.kind == RNVM_PAD:
+        return OK
+    if record.kind != RNVM_TRANSACTION:
+        return ASK_BACKEND
+    for i in range(record.parts):
+        part = rnvm_part_next(<const char *> (record + 1), record.payload, &at)
+        if part == NULL:
+            return ASK_BACKEND
+        if part.structure == s.id:
+            status = take_part(s, part, sequence)
+            if status != OK:
+                return status
+    return OK
+
+
+cdef int take_part(instance *s, const rnvm_part *part, uint64_t sequence) noexcept nogil:
+    """Adds the bytes that a transaction writes into this structure."""
+    cdef overlay *o = s.pulled
+    cdef const rnvm_entry *entry
+    cdef uint64_t within = 0
+    if overlay_checks & CHECK_ORDER:
+        # The first one may be applied already; its predecessor is, for certain.
+        if part.number != o.number + 1 if o.number \
+                else not part.number or rnvm_sequence_of(part.number - 1) > sequence:
+            return AGAIN
+    while within < part.length:
+        entry = rnvm_entry_next(part, &within)
+        if entry == NULL:
+            return ASK_BACKEND
+        if entry.kind == RNVM_WRITE:
+            if not in_data(s.fe, entry):
+                return ASK_BACKEND
+            if not add_patches(o, rnvm_offset(entry.address), entry.length,
+                               <uint64_t> (<const char *> (entry + 1) - o.log.bytes)):
+                return NO_MEMORY
+    o.number = part.number
+    return OK
+
+
+cdef bint in_data(const frontend *fe, const rnvm_entry *entry) noexcept nogil:
+    """Whether an entry writes into the pool's data.  Whose data, the replayer checks: it fences a
+    writer that writes into another structure's."""
+    cdef uint64_t offset = rnvm_offset(entry.address), first, last
+    if rnvm_backend(entry.address) != fe.g.backend or not entry.length:
+        return False
+    first = rnvm_block_of(&fe.g, offset)
+    last = rnvm_block_of(&fe.g, offset + entry.length - 1)
+    return first != RNVM_NO_BLOCK and last != RNVM_NO_BLOCK \
+        and first // fe.g.group_blocks == last // fe.g.group_blocks
+
+
+# Patches
 
 
 cdef inline uint32_t list_of(const overlay *o, uint64_t page) noexcept nogil:
     return <uint32_t> page & (sizeof(o.heads) // sizeof(o.heads[0]) - 1)
 
 
-cdef bint file_patch(overlay *o, uint64_t offset, uint64_t length, uint64_t bytes) noexcept nogil:
-    """By pages: those of a page stand in one list, in the order of the log."""
-    cdef uint64_t page = offset >> PAGE, begins, ends
+cdef bint reserve_patch(overlay *o) noexcept nogil:
+    cdef uint32_t room = 2 * o.patch_room if o.patch_room else PATCHES_MIN
+    cdef patch *grown
+    if o.count < o.patch_room:
+        return True
+    grown = <patch *> realloc(o.patches, room * sizeof(patch))
+    if grown == NULL:
+        return False
+    o.patches = grown
+    o.patch_room = room
+    return True
+
+
+cdef bint add_patches(overlay *o, uint64_t offset, uint64_t length,
+                      uint64_t bytes) noexcept nogil:
+    """One for each page; those of a page are in one list, in the order of the log."""
+    cdef uint64_t page = offset >> PAGE_BITS, begins, ends
     cdef uint32_t i
     cdef patch *p
-    while page << PAGE < offset + length:
-        if not room_for_patch(o):
+    while page << PAGE_BITS < offset + length:
+        if not reserve_patch(o):
             return False
-        begins = max(offset, page << PAGE)
-        ends = min(offset + length, page + 1 << PAGE)
+        begins = max(offset, page << PAGE_BITS)
+        ends = min(offset + length, page + 1 << PAGE_BITS)
         p = &o.patches[o.count]
         p.offset = begins
         p.length = <uint32_t> (ends - begins)
@@ -152,218 +361,19 @@ cdef bint file_patch(overlay *o, uint64_t offset, uint64_t length, uint64_t byte
 cdef void overlay_patch(const instance *s, uint64_t offset, char *bytes, uint64_t n) noexcept nogil:
     cdef const overlay *o = s.pulled
     cdef const patch *p
-    cdef uint64_t page = offset >> PAGE, begins, ends
+    cdef uint64_t page = offset >> PAGE_BITS, begins, ends
     cdef uint32_t i
     if o == NULL or not o.count:
         return
-    while page << PAGE < offset + n:
+    while page << PAGE_BITS < offset + n:
         i = o.heads[list_of(o, page)]
         while i != NOWHERE:
             p = &o.patches[i]
             begins = max(p.offset, offset)
             ends = min(p.offset + p.length, offset + n)
-            # Other pages may share the list.
-            if begins < ends and p.offset >> PAGE == page:
-                memcpy(bytes + (begins - offset), o.log + p.bytes + (begins - p.offset), ends - begins)
+            # Several pages may share the list.
+            if begins < ends and p.offset >> PAGE_BITS == page:
+                memcpy(bytes + (begins - offset), o.log.bytes + p.bytes + (begins - p.offset),
+                       ends - begins)
             i = p.next
         page += 1
-
-
-cdef bint possible(const frontend *fe, const rnvm_entry *entry) noexcept nogil:
-    """Whether there is data where an entry writes; whose, the replayer knows, who cuts off a writer that does not care."""
-    cdef uint64_t offset = rnvm_offset(entry.address), first, last
-    if rnvm_backend(entry.address) != fe.g.backend or not entry.length:
-        return False
-    first = rnvm_block_of(&fe.g, offset)
-    last = rnvm_block_of(&fe.g, offset + entry.length - 1)
-    return first != RNVM_NO_BLOCK and last != RNVM_NO_BLOCK and first // fe.g.group_blocks == last // fe.g.group_blocks
-
-
-cdef int take_part(instance *s, const rnvm_part *part, uint64_t sequence) noexcept nogil:
-    """What a transaction writes into this structure."""
-    cdef overlay *o = s.pulled
-    cdef const rnvm_entry *entry
-    cdef uint64_t within = 0
-    if overlay_checks & CHECK_ORDER:
-        # The first may be applied already; then its predecessor is for certain.
-        if part.number != o.number + 1 if o.number else not part.number or 2 * (part.number - 1) > sequence:
-            return AGAIN
-    while within < part.length:
-        entry = rnvm_entry_next(part, &within)
-        if entry == NULL:
-            return ASK
-        if entry.kind == RNVM_WRITE:
-            if not possible(s.fe, entry):
-                return ASK
-            if not file_patch(o, rnvm_offset(entry.address), entry.length, <uint64_t> (<const char *> (entry + 1) - o.log)):
-                return NO_MEMORY
-    o.number = part.number
-    return OK
-
-
-cdef int take_record(instance *s, const rnvm_record *record, uint64_t sequence) noexcept nogil:
-    """A record that is whole; its bytes are private."""
-    cdef const rnvm_part *part
-    cdef uint64_t at = 0
-    cdef uint32_t i
-    cdef int found
-    if record.kind == RNVM_PAD:
-        return OK
-    if record.kind != RNVM_TRANSACTION:
-        return ASK
-    for i in range(record.parts):
-        part = rnvm_part_next(<const char *> (record + 1), record.payload, &at)
-        if part == NULL:
-            return ASK
-        if part.structure == s.id:
-            found = take_part(s, part, sequence)
-            if found != OK:
-                return found
-    return OK
-
-
-cdef inline bint fits(const source *from_, const rnvm_record *header, uint64_t lsn) noexcept nogil:
-    cdef uint64_t epoch = from_.epoch if overlay_checks & CHECK_EPOCH else header.epoch
-    return rnvm_record_fits(header, lsn, epoch, from_.size - lsn % from_.size, rnvm_longest_record(from_.size))
-
-
-cdef inline bint sound(const source *from_, const rnvm_record *record) noexcept nogil:
-    return not overlay_checks & CHECK_CRC or rnvm_record_crc(from_.seed, record, record + 1) == record.crc
-
-
-# Bringing
-
-
-cdef int bring(frontend *fe, const source *from_, uint64_t lsn, void *to, uint64_t n) noexcept nogil:
-    """n bytes of the log, which may pass the end of its ring."""
-    cdef uint64_t place = lsn % from_.size
-    cdef uint64_t first = min(n, from_.size - place)
-    cdef int found = remote_read(fe, from_.at + place, to, first)
-    if found == OK and first < n:
-        found = remote_read(fe, from_.at, <char *> to + first, n - first)
-    return found
-
-
-cdef int pull_published(instance *s, const source *from_, uint64_t until, uint64_t sequence) noexcept nogil:
-    """All up to the published durable position: one READ, or two where the ring ends."""
-    cdef overlay *o = s.pulled
-    cdef rnvm_record *record
-    cdef uint64_t n = until - o.upto
-    cdef int found
-    if not room_for_log(o, until - o.first):
-        return NO_MEMORY
-    found = bring(s.fe, from_, o.upto, o.log + (o.upto - o.first), n)
-    while found == OK and o.upto < until:
-        record = <rnvm_record *> (o.log + (o.upto - o.first))
-        if until - o.upto < sizeof(rnvm_record) or not fits(from_, record, o.upto) or record.length > until - o.upto \
-                or not sound(from_, record):
-            return AGAIN
-        found = take_record(s, record, sequence)
-        o.upto += record.length
-    return found
-
-
-cdef int pull_whole(instance *s, const source *from_, const live *shown, uint64_t sequence) noexcept nogil:
-    """All that is whole in a log on memory that is mapped here."""
-    cdef frontend *fe = s.fe
-    cdef overlay *o = s.pulled
-    cdef rnvm_record *record
-    cdef rnvm_record header
-    cdef live after
-    cdef uint64_t begun = o.upto, place
-    cdef int found = OK
-    while found == OK:
-        found = bring(fe, from_, o.upto, &header, sizeof(header))
-        if found != OK or header.lsn != o.upto:
-            break
-        if overlay_checks & CHECK_EPOCH and header.epoch != from_.epoch:
-            return AGAIN                        # its writer is being cut off
-        if not fits(from_, &header, o.upto):
-            break
-        if o.upto - o.first + header.length > MOST_LOG:
-            return ASK
-        if not room_for_log(o, o.upto - o.first + header.length):
-            return NO_MEMORY
-        record = <rnvm_record *> (o.log + (o.upto - o.first))
-        record[0] = header
-        found = bring(fe, from_, o.upto + sizeof(header), record + 1, header.payload)
-        if found != OK or not sound(from_, record):
-            break
-        if fe.flushed and o.upto >= shown.memory_durable:
-            place = from_.at + o.upto % from_.size
-            flush(fe.pool.base + place, sizeof(rnvm_record) + record.payload)
-        found = take_record(s, record, sequence)
-        o.upto += record.length
-    if found != OK:
-        return found
-    if fe.flushed:
-        flush_drain()
-    rfp_fence_full()
-    found = remote_read(fe, from_.live_at, &after, sizeof(after))
-    if found == OK and (overlay_checks & CHECK_EPOCH and after.epoch != from_.epoch
-                        or overlay_checks & CHECK_HEAD and after.memory_head > begun):
-        return AGAIN
-    return found
-
-
-cdef inline bint nothing_new(const frontend *fe, const source *from_, uint64_t lsn) noexcept nogil:
-    """Where the log is mapped: two loads say that nothing was written there, and nothing overwritten."""
-    cdef uint64_t found = rfp_load64_acquire(fe.pool.base + from_.at + lsn % from_.size + 8)
-    # rnvm_record.lsn; then rnvm_session.memory_head.
-    return found != lsn and (not overlay_checks & CHECK_HEAD or rfp_load64(fe.pool.base + from_.live_at + 24) <= lsn)
-
-
-cdef int pull(instance *s, const line *seen, source *from_) noexcept nogil:
-    cdef frontend *fe = s.fe
-    cdef overlay *o = s.pulled
-    cdef live shown
-    cdef uint64_t until
-    cdef int found
-    if fe.near and nothing_new(fe, from_, o.upto):
-        return OK
-    found = remote_read(fe, from_.live_at, &shown, sizeof(shown))
-    if found != OK:
-        return found
-    from_.epoch = shown.epoch
-    if not shown.awaits and not (fe.near and fe.direct):
-        return ASK
-    if not shown.awaits or not overlay_checks & CHECK_DURABLE:
-        return pull_whole(s, from_, &shown, seen.sequence)
-    until = shown.memory_durable
-    if until <= o.upto:
-        return OK
-    if until - o.first > MOST_LOG:
-        return ASK
-    return pull_published(s, from_, until, seen.sequence)
-
-
-cdef int overlay_pull(instance *s, const line *seen, uint64_t *state) noexcept nogil:
-    cdef frontend *fe = s.fe
-    cdef source from_
-    cdef uint64_t session = (seen.holder & 0xffff) - 1
-    cdef overlay *o
-    cdef int found
-    if session >= fe.g.sessions:                # several front-ends have the lock together
-        overlay_clear(s)
-        return ASK
-    if s.pulled == NULL:
-        s.pulled = <overlay *> calloc(1, sizeof(overlay))
-        if s.pulled == NULL:
-            return NO_MEMORY
-    o = s.pulled
-    # Also where most of it has been applied: pulling the rest again costs less than to carry on with all of it.
-    if o.word != seen.holder or seen.replayed - o.first > (o.upto - o.first) // 2 and seen.replayed > o.first:
-        begin(o, seen.holder, seen.replayed)
-    from_.at = rnvm_memory_ring_at(&fe.g, <uint32_t> session)
-    from_.size = fe.g.memory_ring
-    from_.seed = rnvm_ring_seed(fe.g.seed, from_.at)
-    from_.live_at = rnvm_session_at(&fe.g, <uint32_t> session) + RNVM_SESSION_LIVE
-    found = pull(s, seen, &from_)
-    if found == OK:
-        state[0] = 2 * o.number if o.number else seen.sequence
-        # A transaction that is being applied, or was, is among those that were pulled; else the line is of another time.
-        if not state[0] & 1 and seen.sequence <= state[0]:
-            return OK
-        found = AGAIN
-    begin(o, 0, 0)
-    return found

@@ -1,9 +1,13 @@
-# The two logs of a front-end's session, as it writes them.
+# The two logs of a front-end's session, as it writes them: the operation log and the redo log.
+# `which` is OPERATION_LOG or REDO_LOG.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from rnvm.frontend.state cimport frontend, journal
+from libc.string cimport memset
+from rfp.fabric.fabric cimport remote_region
+from rnvm.format.layout cimport rnvm_longest_record, rnvm_record
+from rnvm.frontend.state cimport frontend
 
-cdef struct live:              # what everybody READs of a session, as layout.h has it
+cdef struct live:              # a session's live words, which all front-ends READ (layout.h)
     uint64_t epoch
     uint64_t operations_head
     uint64_t operations_durable
@@ -11,20 +15,33 @@ cdef struct live:              # what everybody READs of a session, as layout.h 
     uint64_t memory_durable
     uint64_t awaits
 
-# Where the payload of the next record is to be made: private memory, journal_room() bytes.
-cdef char *journal_payload(frontend *fe, journal *j) noexcept nogil
-cdef uint64_t journal_room(const journal *j) noexcept nogil
-# Whether there is, as far as the back-end has published.
-cdef bint journal_has_room(frontend *fe, journal *j, uint64_t payload) noexcept nogil
-# Waits until there is space in the ring for a record with this payload: OK, TOO_LONG, LATE, LOST ...
-cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil
-# Writes the records whose payloads have been made: one WRITE each, one round trip for both.  0 bytes: none of that log.
-cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_parts, uint32_t memory,
-                       uint16_t memory_parts) noexcept nogil
-# What has been written is as durable as was agreed when this answers OK.  Else fe.doubt says what may count or not, and there is
-# fe.trouble: only the end of the session tells.
-cdef int journal_settle(frontend *fe) noexcept nogil
-# Nothing is in doubt (for the caller) any more.
-cdef void journal_trust(frontend *fe) noexcept nogil
-# How far the back-end is: what space is free, what is durable.
-cdef int journal_hear(frontend *fe) noexcept nogil
+# A front-end that has written nothing yet.
+cdef void logs_init(frontend *fe) noexcept nogil
+# The rings of a session: `region` contains both, their tails are at these LSNs.  Returns the bytes
+# of link.buffer, from its start, in which records are made.
+cdef uint64_t logs_open(frontend *fe, remote_region *region, uint64_t operations_tail,
+                        uint64_t redo_tail) noexcept nogil
+
+# Where the payload of the next record is made: private memory, log_room() bytes.
+cdef char *log_payload(frontend *fe, int which) noexcept nogil
+cdef inline uint64_t log_room(const frontend *fe, int which) noexcept nogil:
+    return log_record_room(fe.log[which].size)
+# Bytes of the longest payload in a ring of this size.
+cdef inline uint64_t log_record_room(uint64_t ring) noexcept nogil:
+    return rnvm_longest_record(ring) - sizeof(rnvm_record)
+# Whether the ring has space for a record with this payload, as far as the back-end has published.
+cdef bint log_has_room(frontend *fe, int which, uint64_t payload) noexcept nogil
+# Waits until it has: OK, TOO_LONG, LATE, LOST ...
+cdef int log_await_room(frontend *fe, int which, uint64_t payload) noexcept nogil
+# Whether unapplied operations take more than half of the operation log.
+cdef bint operation_log_is_long(frontend *fe) noexcept nogil
+# Writes the records whose payloads have been made: one WRITE each, one round trip for both.
+# 0 bytes: no record of that log.
+cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_parts,
+                    uint32_t redo_bytes, uint16_t redo_parts) noexcept nogil
+# Waits until the written records are as durable as was agreed: OK.  Otherwise fe.in_doubt says
+# which records may count, and the session has failed: only its end decides.
+cdef int logs_await_durable(frontend *fe) noexcept nogil
+# No record is in doubt (for the caller) any more.
+cdef inline void in_doubt_clear(frontend *fe) noexcept nogil:
+    memset(&fe.in_doubt, 0, sizeof(fe.in_doubt))

@@ -1,239 +1,349 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The logs of a session, as their writer sees them (the contract is in _journal.pxd)."""
+"""The logs of a session, as their writer sees them.
+
+Each is a ring of records in the pool; positions are LSNs, which never wrap (offset = LSN % size):
+
+    operation log    the opcode and the bytes of each operation.  An operation whose record is
+                     durable counts as done: after a crash it is executed again, unless a redo
+                     record covers it
+    redo log         the bytes that each transaction writes, and where.  The back-end applies them
+
+              head           durable                tail
+     ring       |               |                    |
+      +---------+-------+-------+-------+------+-----+--------------+
+      |  free   | rec.  | rec.  | rec.  | rec. | pad | free         |
+      +---------+-------+-------+-------+------+-----+--------------+
+                 \_____________/ \__________________/
+                 durable, kept    written, not durable:
+                 until applied    in doubt if the session fails now
+
+    head and durable are the back-end's, and published in the session's live words.  No record
+    crosses the ring's end: a pad fills the rest.
+
+An operation outside a batch writes both logs in one round trip:
+
+    link.buffer   [pad | operation record ........] [pad | redo record ...........] [landing]
+                        |                                 |
+                        | WRITE                           | WRITE              READ live words
+                        v                                 v                         ^
+    pool          operation log                     redo log                session's live words
+
+The operation's record goes first: if only that one arrives, the operation counts, and is executed
+again.
+"""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rfp.core.core cimport rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause
-from rfp.fabric.fabric cimport READ, WRITE, WRITE_NOTIFY, work_request
+from rfp.core.core cimport (
+    rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause)
+from rfp.fabric.fabric cimport READ, WRITE, WRITE_NOTIFY, remote_region, work_request
 from rfp.protocol.client.client_ring cimport DONE, TIMED_OUT
 from rfp.protocol.client.one_sided cimport client_ring_staggered, client_ring_transfers
+from rnvm.media.flush cimport flush_drain, store_lines
 from rnvm.format.layout cimport (
     RNVM_LINE, RNVM_OPERATION, RNVM_SESSION_LIVE, RNVM_TRANSACTION, rnvm_longest_record,
-    rnvm_pad_before, rnvm_pad_seal, rnvm_record, rnvm_record_length, rnvm_record_seal,
-    rnvm_session_at, rnvm_up,
-)
-from rnvm.format.messages cimport RNVM_ROOM, RNVM_SYNC, RNVM_GOOD
+    rnvm_memory_ring_at, rnvm_operation_ring_at, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
+    rnvm_record_length, rnvm_record_seal, rnvm_ring_seed, rnvm_session_at, rnvm_up)
+from rnvm.format.messages cimport RNVM_GOOD, RNVM_ROOM, RNVM_SYNC
+from rnvm.frontend.remote cimport remote_ask, remote_read, remote_wait, session_fail
+from rnvm.frontend.state cimport OPERATION_LOG, REDO_LOG, frontend, log_ring
 from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, TOO_LONG
-from rnvm.frontend.remote cimport remote_ask, remote_patience, remote_read
-from rnvm.media.flush cimport flush_drain, store_lines
 
 cdef enum:
-    LINES = 64                 # between the pad's header and the record, where they are made
-    LOOKS = 200                # at the durable LSN, before the back-end is asked to make it so
-    SHORTEST = 200             # ns between a record's WRITE and the READ that finds it durable
-    LONGEST = 10000
+    PAD_BYTES = 64             # in the buffer: from a pad's header to the record
+    DURABLE_POLLS = 200        # of the durable LSN, before the back-end is asked for durability
+    READ_DELAY_NS_FIRST = 1000         # from a record's WRITE to the READ that finds it durable
+    READ_DELAY_NS_MIN = 200
+    READ_DELAY_NS_MAX = 10000
 
 
-cdef inline char *pad_of(frontend *fe, journal *j) noexcept nogil:
-    return fe.buffer.base + j.staging
+# The rings
 
 
-cdef inline rnvm_record *record_of(frontend *fe, journal *j) noexcept nogil:
-    return <rnvm_record *> (fe.buffer.base + j.staging + LINES)
+cdef void logs_init(frontend *fe) noexcept nogil:
+    fe.log_io.durable_read_delay_ns = READ_DELAY_NS_FIRST
+    fe.log_io.durable_polls = 1
 
 
-cdef char *journal_payload(frontend *fe, journal *j) noexcept nogil:
-    return <char *> (record_of(fe, j) + 1)
+cdef uint64_t log_open(frontend *fe, log_ring *l, uint64_t at, uint64_t offset, uint64_t size,
+                       uint64_t tail, uint64_t staging) noexcept nogil:
+    l.at = at
+    l.offset = offset
+    l.size = size
+    l.seed = rnvm_ring_seed(fe.g.seed, at)
+    l.head = l.durable = l.tail = tail
+    l.staging = staging
+    return staging + rnvm_up(rnvm_longest_record(size) + PAD_BYTES, RNVM_LINE)
 
 
-cdef uint64_t journal_room(const journal *j) noexcept nogil:
-    return rnvm_longest_record(j.size) - sizeof(rnvm_record)
+cdef uint64_t logs_open(frontend *fe, remote_region *region, uint64_t operations_tail,
+                        uint64_t redo_tail) noexcept nogil:
+    cdef uint32_t session = fe.session.number
+    cdef uint64_t end
+    fe.log_io.region = region
+    end = log_open(fe, &fe.log[OPERATION_LOG], rnvm_operation_ring_at(&fe.g, session), 0,
+                   fe.g.operation_ring, operations_tail, 0)
+    return log_open(fe, &fe.log[REDO_LOG], rnvm_memory_ring_at(&fe.g, session),
+                    fe.g.operation_ring, fe.g.memory_ring, redo_tail, end)
+
+
+cdef inline char *pad_of(frontend *fe, const log_ring *l) noexcept nogil:
+    return fe.link.buffer.base + l.staging
+
+
+cdef inline rnvm_record *record_of(frontend *fe, const log_ring *l) noexcept nogil:
+    return <rnvm_record *> (fe.link.buffer.base + l.staging + PAD_BYTES)
+
+
+cdef char *log_payload(frontend *fe, int which) noexcept nogil:
+    return <char *> (record_of(fe, &fe.log[which]) + 1)
+
+
+# Positions that the back-end publishes
 
 
 cdef inline uint64_t live_at(const frontend *fe) noexcept nogil:
-    return rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE
+    return rnvm_session_at(&fe.g, fe.session.number) + RNVM_SESSION_LIVE
 
 
-cdef int hear(frontend *fe, const live *shown) noexcept nogil:
-    """How far the back-end is; FENCED where it has taken the session away."""
-    if shown.epoch != fe.epoch:
-        fe.trouble = FENCED
-        return FENCED
-    # Never believed beyond what this side knows: a wrong number would let it overwrite what is still needed.
-    if fe.operations.head <= shown.operations_head <= fe.operations.tail:
-        fe.operations.head = shown.operations_head
-    if fe.memory.head <= shown.memory_head <= fe.memory.tail:
-        fe.memory.head = shown.memory_head
-    fe.operations.durable = shown.operations_durable
-    fe.memory.durable = shown.memory_durable
+cdef int adopt_positions(frontend *fe, const live *shown) noexcept nogil:
+    """FENCED if the back-end has ended the session."""
+    cdef log_ring *operations = &fe.log[OPERATION_LOG]
+    cdef log_ring *redo = &fe.log[REDO_LOG]
+    if shown.epoch != fe.session.epoch:
+        return session_fail(fe, FENCED)
+    # Ignore a head out of range: it would let us overwrite records that are still needed.
+    if operations.head <= shown.operations_head <= operations.tail:
+        operations.head = shown.operations_head
+    if redo.head <= shown.memory_head <= redo.tail:
+        redo.head = shown.memory_head
+    operations.durable = shown.operations_durable
+    redo.durable = shown.memory_durable
     return OK
 
 
-cdef int journal_hear(frontend *fe) noexcept nogil:
+cdef int read_positions(frontend *fe) noexcept nogil:
     cdef live shown
-    cdef int found = remote_read(fe, live_at(fe), &shown, sizeof(shown))
-    return hear(fe, &shown) if found == OK else found
+    cdef int status = remote_read(fe, live_at(fe), &shown, sizeof(shown))
+    return adopt_positions(fe, &shown) if status == OK else status
 
 
 cdef inline bint all_durable(const frontend *fe) noexcept nogil:
-    return fe.operations.durable >= fe.operations.tail and fe.memory.durable >= fe.memory.tail
+    return fe.log[OPERATION_LOG].durable >= fe.log[OPERATION_LOG].tail \
+        and fe.log[REDO_LOG].durable >= fe.log[REDO_LOG].tail
 
 
-cdef bint fits(const journal *j, uint64_t length) noexcept nogil:
-    return j.tail + rnvm_pad_before(j.tail, length, j.size) + length - j.head <= j.size
+# Space
 
 
-cdef bint journal_has_room(frontend *fe, journal *j, uint64_t payload) noexcept nogil:
+cdef bint fits(const log_ring *l, uint64_t length) noexcept nogil:
+    return l.tail + rnvm_pad_before(l.tail, length, l.size) + length - l.head <= l.size
+
+
+cdef bint log_has_room(frontend *fe, int which, uint64_t payload) noexcept nogil:
+    cdef const log_ring *l = &fe.log[which]
     cdef uint64_t length = rnvm_record_length(payload)
-    return fits(j, length) or journal_hear(fe) == OK and fits(j, length)
+    return fits(l, length) or read_positions(fe) == OK and fits(l, length)
 
 
-cdef int journal_wait(frontend *fe, journal *j, uint64_t payload) noexcept nogil:
+cdef int log_await_room(frontend *fe, int which, uint64_t payload) noexcept nogil:
+    cdef const log_ring *l = &fe.log[which]
     cdef uint64_t length = rnvm_record_length(payload)
     cdef uint64_t pause = 0
-    cdef int found
-    if length > rnvm_longest_record(j.size):
+    cdef int status
+    if length > rnvm_longest_record(l.size):
         return TOO_LONG
-    while not fits(j, length):
-        found = journal_hear(fe)
-        if found != OK:
-            return found
-        if fits(j, length):
+    while not fits(l, length):
+        status = read_positions(fe)
+        if status != OK:
+            return status
+        if fits(l, length):
             break
-        found = remote_ask(fe, RNVM_ROOM, 0)
-        if found != OK:
-            return found
-        found = journal_hear(fe)
-        if found == OK and not fits(j, length):
-            found = remote_patience(fe, &pause)
-        if found != OK:
-            return found
+        status = remote_ask(fe, RNVM_ROOM, 0)
+        if status != OK:
+            return status
+        status = read_positions(fe)
+        if status == OK and not fits(l, length):
+            status = remote_wait(fe, &pause)
+        if status != OK:
+            return status
     return OK
 
 
-cdef int add(frontend *fe, journal *j, uint16_t kind, uint16_t parts, uint32_t length, work_request *works) noexcept nogil:
-    """Seals a record (and a pad) and says what is to be WRITTEN; how many requests."""
-    cdef rnvm_record *record = record_of(fe, j)
-    cdef rnvm_record *pad = <rnvm_record *> pad_of(fe, j)
-    cdef uint64_t before = rnvm_pad_before(j.tail, rnvm_record_length(length), j.size)
-    cdef int n = 0, which = j == &fe.memory
+cdef bint operation_log_is_long(frontend *fe) noexcept nogil:
+    cdef const log_ring *l = &fe.log[OPERATION_LOG]
+    if (l.tail - l.head) * 2 <= l.size:
+        return False
+    # Some of that may be free by now.
+    return read_positions(fe) != OK or (l.tail - l.head) * 2 > l.size
+
+
+# Records
+
+
+cdef int seal(frontend *fe, int which, uint16_t kind, uint16_t parts, uint32_t payload,
+              work_request *works) noexcept nogil:
+    """Seals a record, and a pad before it if need be, and fills in the requests that WRITE them;
+    their number."""
+    cdef log_ring *l = &fe.log[which]
+    cdef rnvm_record *record = record_of(fe, l)
+    cdef rnvm_record *pad = <rnvm_record *> pad_of(fe, l)
+    cdef uint64_t before = rnvm_pad_before(l.tail, rnvm_record_length(payload), l.size)
+    cdef int n = 0
     if before:
-        rnvm_pad_seal(pad, j.seed, j.tail, fe.epoch, <uint32_t> before)
-        works[n].local_offset = j.staging
-        works[n].remote_offset = j.offset + j.tail % j.size
+        rnvm_pad_seal(pad, l.seed, l.tail, fe.session.epoch, <uint32_t> before)
+        works[n].local_offset = l.staging
+        works[n].remote_offset = l.offset + l.tail % l.size
         works[n].length = sizeof(rnvm_record)
         n += 1
-        j.tail += before
-    rnvm_record_seal(record, j.seed, j.tail, fe.epoch, kind, parts, record + 1, length)
-    works[n].local_offset = j.staging + LINES
-    works[n].remote_offset = j.offset + j.tail % j.size
-    works[n].length = sizeof(rnvm_record) + length
-    fe.doubt.any = fe.doubt.written[which] = True
-    fe.doubt.lsn[which] = j.tail
-    j.tail += record.length
+        l.tail += before
+    rnvm_record_seal(record, l.seed, l.tail, fe.session.epoch, kind, parts, record + 1, payload)
+    works[n].local_offset = l.staging + PAD_BYTES
+    works[n].remote_offset = l.offset + l.tail % l.size
+    works[n].length = sizeof(rnvm_record) + payload
+    fe.in_doubt.any = fe.in_doubt.written[which] = True
+    fe.in_doubt.lsn[which] = l.tail
+    l.tail += record.length
     return n + 1
 
 
-cdef int journal_write(frontend *fe, uint32_t operations, uint16_t operation_parts, uint32_t memory,
-                       uint16_t memory_parts) noexcept nogil:
-    cdef work_request[5] works
+cdef void store_records(frontend *fe, const work_request *works, int n) noexcept nogil:
+    """Copies records into the mapped rings."""
+    cdef char *ring = fe.log_io.region.base
+    cdef const char *buffer = fe.link.buffer.base
+    cdef int i
+    for i in range(n):
+        if fe.session.flushes and fe.session.persistent:
+            # A record begins and ends with a cache line, in the ring as in the buffer.
+            store_lines(ring + works[i].remote_offset, buffer + works[i].local_offset,
+                        rnvm_up(works[i].length, RNVM_LINE))
+        else:
+            rfp_copy_out(ring + works[i].remote_offset, buffer + works[i].local_offset,
+                         works[i].length)
+    rfp_fence_release()
+
+
+cdef int write_and_read_positions(frontend *fe, work_request *works, int n) noexcept nogil:
+    """Over a network: WRITEs, then a READ of the durable positions in the same round trip.
+
+    The READ is delayed by the time that the back-end needs to make the records durable, so that one
+    READ is enough.  The delay adapts.
+    """
     cdef live shown
-    cdef int n = 0, i, found
-    if fe.trouble:
-        return fe.trouble
+    cdef int outcome, status
+    works[n].opcode = READ
+    works[n].local = fe.link.buffer
+    works[n].local_offset = fe.link.landing_at
+    works[n].remote = fe.link.pool
+    works[n].remote_offset = live_at(fe)
+    works[n].length = sizeof(live)
+    fe.stats.reads += 1
+    outcome = client_ring_staggered(fe.link.ring, works, n + 1, fe.log_io.durable_read_delay_ns,
+                                    fe.link.deadline_ns)
+    if outcome != DONE:
+        return unsure(fe, outcome)
+    memcpy(&shown, fe.link.buffer.base + fe.link.landing_at, sizeof(live))
+    status = adopt_positions(fe, &shown)
+    if all_durable(fe):
+        fe.log_io.durable_read_delay_ns = max(
+            fe.log_io.durable_read_delay_ns - fe.log_io.durable_read_delay_ns // 64,
+            <uint64_t> READ_DELAY_NS_MIN)
+    else:
+        fe.log_io.durable_read_delay_ns = min(
+            fe.log_io.durable_read_delay_ns + fe.log_io.durable_read_delay_ns // 4,
+            <uint64_t> READ_DELAY_NS_MAX)
+    return status
+
+
+cdef int unsure(frontend *fe, int outcome) noexcept nogil:
+    """The WRITEs have not completed.  Also after a time-out the session ends: a record that may be
+    in the log must not be written a second time, and only a new session knows."""
+    session_fail(fe, LOST)
+    return LATE if outcome == TIMED_OUT else LOST
+
+
+cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_parts,
+                    uint32_t redo_bytes, uint16_t redo_parts) noexcept nogil:
+    cdef work_request[5] works
+    cdef int n = 0, i, outcome
+    if fe.link.error:
+        return fe.link.error
     memset(works, 0, sizeof(works))
-    if operations:
-        n += add(fe, &fe.operations, RNVM_OPERATION, operation_parts, operations, works)
-    if memory:
-        n += add(fe, &fe.memory, RNVM_TRANSACTION, memory_parts, memory, works + n)
-    fe.writes += n
-    if fe.near:
-        for i in range(n):
-            if fe.flushed and fe.persistent:
-                # Records begin with a line and end with one, in the ring as where they were made.
-                store_lines(fe.logs.base + works[i].remote_offset, fe.buffer.base + works[i].local_offset,
-                            rnvm_up(works[i].length, RNVM_LINE))
-            else:
-                rfp_copy_out(fe.logs.base + works[i].remote_offset, fe.buffer.base + works[i].local_offset, works[i].length)
-        rfp_fence_release()
-        if fe.direct or not fe.persistent:
+    if operation_bytes:
+        n += seal(fe, OPERATION_LOG, RNVM_OPERATION, operation_parts, operation_bytes, works)
+    if redo_bytes:
+        n += seal(fe, REDO_LOG, RNVM_TRANSACTION, redo_parts, redo_bytes, works + n)
+    fe.stats.writes += n
+    if fe.link.mapped:
+        store_records(fe, works, n)
+        if fe.session.direct or not fe.session.persistent:
             return OK
-        # The back-end makes it durable: it may sleep.
+        # The back-end makes the records durable; it may be asleep: an empty WRITE wakes it.
         memset(works, 0, sizeof(work_request))
         n = 1
     for i in range(n):
         works[i].opcode = WRITE
-        works[i].local = fe.buffer
-        works[i].remote = fe.logs
+        works[i].local = fe.link.buffer
+        works[i].remote = fe.log_io.region
     works[n - 1].opcode = WRITE_NOTIFY
-    if fe.near or not fe.persistent:
-        found = client_ring_transfers(fe.ring, works, n, fe.deadline)
-    else:
-        # Behind them comes a READ of how far the back-end is, as late as it needs to make them durable: then one is enough.
-        works[n].opcode = READ
-        works[n].local = fe.buffer
-        works[n].local_offset = fe.landing
-        works[n].remote = fe.pool
-        works[n].remote_offset = live_at(fe)
-        works[n].length = sizeof(live)
-        fe.reads += 1
-        found = client_ring_staggered(fe.ring, works, n + 1, fe.linger, fe.deadline)
-        if found == DONE:
-            memcpy(&shown, fe.buffer.base + fe.landing, sizeof(live))
-            found = hear(fe, &shown)
-            if all_durable(fe):
-                fe.linger = max(fe.linger - fe.linger // 64, <uint64_t> SHORTEST)
-            else:
-                fe.linger = min(fe.linger + fe.linger // 4, <uint64_t> LONGEST)
-            return found
-    if found == DONE:
-        return OK
-    # Also where only the time is over: what may be in the log must not be written a second time.  A new session tells.
-    fe.trouble = LOST
-    return LATE if found == TIMED_OUT else LOST
+    if not fe.link.mapped and fe.session.persistent:
+        return write_and_read_positions(fe, works, n)
+    outcome = client_ring_transfers(fe.link.ring, works, n, fe.link.deadline_ns)
+    return OK if outcome == DONE else unsure(fe, outcome)
 
 
-cdef void journal_trust(frontend *fe) noexcept nogil:
-    memset(&fe.doubt, 0, sizeof(fe.doubt))
+# Durability
 
 
-cdef int journal_settle(frontend *fe) noexcept nogil:
-    cdef int found = settle(fe)
-    if found == OK:
-        journal_trust(fe)
-    elif fe.doubt.any and not fe.trouble:
-        fe.trouble = LOST                       # only the end of the session tells what counts
-    return found
+cdef int logs_await_durable(frontend *fe) noexcept nogil:
+    cdef int status = await_durable(fe)
+    if status == OK:
+        in_doubt_clear(fe)
+    elif fe.in_doubt.any and not fe.link.error:
+        session_fail(fe, LOST)                  # only the end of the session decides what counts
+    return status
 
 
-cdef int settle(frontend *fe) noexcept nogil:
-    cdef int found, looks, most = LOOKS
-    if fe.trouble:
-        return fe.trouble
-    if fe.near and (fe.direct or not fe.persistent):
-        if fe.persistent and fe.flushed:
-            flush_drain()
-        # What was written must be visible before the epoch is looked at: the back-end raises it, and then looks at what was
-        # written.
-        rfp_fence_full()
-        if rfp_load64(fe.pool.base + rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE) != fe.epoch:
-            fe.trouble = FENCED
-            return FENCED
-        return OK
-    if fe.near:
-        most = fe.looks
-    for looks in range(most):
-        # Where journal_write() has heard enough already, it has also heard that the session is still ours.
-        if fe.near or not fe.persistent or not all_durable(fe):
-            found = journal_hear(fe)
-            if found != OK:
-                return found
-        if not fe.persistent or all_durable(fe):
-            fe.looks = LOOKS
+cdef int await_durable(frontend *fe) noexcept nogil:
+    cdef int status, i, polls = DURABLE_POLLS
+    if fe.link.error:
+        return fe.link.error
+    if fe.link.mapped and (fe.session.direct or not fe.session.persistent):
+        return confirm_stores(fe)
+    if fe.link.mapped:
+        polls = fe.log_io.durable_polls
+    for i in range(polls):
+        # If logs_write() has READ positions that suffice, it has also validated the session.
+        if fe.link.mapped or not fe.session.persistent or not all_durable(fe):
+            status = read_positions(fe)
+            if status != OK:
+                return status
+        if not fe.session.persistent or all_durable(fe):
+            fe.log_io.durable_polls = DURABLE_POLLS
             return OK
-        if fe.near:
+        if fe.link.mapped:
             rfp_pause()
-    # Waiting for a disk, looks only take the processor from those who have something to do.
-    fe.looks = max(fe.looks // 2, 1)
-    found = remote_ask(fe, RNVM_SYNC, 0)
-    if found == OK and fe.refusal != RNVM_GOOD:
-        fe.trouble = LOST
-        return LOST
-    if found == OK:
-        found = journal_hear(fe)
-    if found == OK and not all_durable(fe):
-        # What is whole there was made durable: so something is not whole.
-        fe.trouble = LOST
-        return LOST
-    return found
+    # While a disk syncs, polling only takes the processor from threads that could use it.
+    fe.log_io.durable_polls = max(fe.log_io.durable_polls // 2, 1)
+    status = remote_ask(fe, RNVM_SYNC, 0)
+    if status == OK and fe.link.status != RNVM_GOOD:
+        return session_fail(fe, LOST)
+    if status == OK:
+        status = read_positions(fe)
+    if status == OK and not all_durable(fe):
+        # RNVM_SYNC makes all whole records durable: one of ours is not whole.
+        return session_fail(fe, LOST)
+    return status
+
+
+cdef int confirm_stores(frontend *fe) noexcept nogil:
+    """Mapped rings whose records become durable without the back-end."""
+    if fe.session.persistent and fe.session.flushes:
+        flush_drain()
+    # The records must be visible before the epoch is read: the back-end raises the epoch first, and
+    # reads the records then.
+    rfp_fence_full()
+    if rfp_load64(fe.link.pool.base + live_at(fe)) != fe.session.epoch:
+        return session_fail(fe, FENCED)
+    return OK

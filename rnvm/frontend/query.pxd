@@ -1,7 +1,10 @@
-# Queries of a front-end: restarts, or the writer lock.  Answers as _structure.pxd says.
+# Queries of a front-end: on a state that is whole, without the writer lock if possible.  They
+# return what the structure's function returns, 0 or more, or a status below 0.
 
 from rnvm.frontend.state cimport instance
 
-cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil
+cdef int query_execute(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                       void *context) noexcept nogil
 # Under the writer lock.
-cdef int query_alone(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil
+cdef int query_under_lock(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                          void *context) noexcept nogil

@@ -1,147 +1,204 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""How a query sees a state that is whole (the contract is in _queries.pxd)."""
+"""A query, from the status line to the validation of the nodes that it read.
+
+    structure acquired by a batch or transaction    query under the lock
+    writer lock kept from before                    acquire it again: query under the lock
+    otherwise, up to RESTARTS_MAX times:
+        read the status line
+            pending operations of a dead writer     query under the lock, which executes them
+            no holder                               the pool contains the state `sequence`
+            a holder                                pull its log: the state includes its records.
+                                                    If the log cannot show it, the back-end
+                                                    applies the records
+        sequence odd                                a transaction is being applied: poll again
+        sequence differs from the last query's      the next generation: no cached node is current
+        run the structure's function                nodes from the cache, or READ
+        nothing was fetched                         done: all nodes are of one state
+        read the status line again                  sequence <= state: done
+                                                    otherwise the nodes fetched may be of different
+                                                    states: restart
+    afterwards                                      query under the lock
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 
 from rfp.core.core cimport rfp_now, rfp_pause
 from rnvm.format.layout cimport rnvm_memory_ring_at, rnvm_record
+from rnvm.frontend.byte_buffer cimport buffer_truncate
+from rnvm.frontend.cas_lock cimport cas_all_applied
+from rnvm.frontend.log_overlay cimport ASK_BACKEND, overlay_clear, overlay_pull
+from rnvm.frontend.node_cache cimport cache_trim
+from rnvm.frontend.operation cimport structure_acquire
+from rnvm.frontend.remote cimport remote_apply_logs, remote_read, remote_wait
+from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
 from rnvm.frontend.status cimport AGAIN, LATE, NO_MEMORY, OK
-from rnvm.frontend.node_cache cimport cache_forget
-from rnvm.frontend.state cimport WATCH, frontend, instance
-from rnvm.frontend.status_line cimport line, line_look, line_session
-from rnvm.frontend.log_overlay cimport ASK, overlay_clear, overlay_pull
-from rnvm.frontend.remote cimport remote_patience, remote_read
-from rnvm.frontend.cas_lock cimport swap_applied
-from rnvm.frontend._transaction cimport transactions_apply
-from rnvm.frontend._turns cimport turn_enter
-from rnvm.frontend.writer_lock cimport lock_confirm, lock_pause, lock_resume
+from rnvm.frontend.status_line cimport session_validate, status_line, status_read
+from rnvm.frontend.writer_lock cimport lock_acquire_kept, lock_confirm, lock_release_kept
 
 cdef enum:
-    RESTARTS = 8               # of a query, before it takes the lock
-    SPINS = 1000               # looks at a sequence that is odd
+    RESTARTS_MAX = 8           # of a query, before it acquires the lock
+    POLLS = 1000               # of an odd sequence, before the next pause
 
 
-cdef int pending(instance *s, const line *seen, bint *found) noexcept nogil:
-    """Whether the holder has written what is not applied yet: the header of the next record in its ring tells."""
+cdef int query_execute(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                       void *context) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef status_line seen
+    cdef uint64_t state, pause = 0
+    cdef uint32_t restarts = 0, polls = 0
+    cdef int status, result
+    if s.entered:
+        return query_under_lock(s, function, context)
+    status = lock_acquire_kept(s)
+    if status != OK:
+        return status
+    if s.holds:
+        s.entered = True
+        return run_and_release(s, function, context)
+    while restarts < RESTARTS_MAX:
+        status = status_read(s, &seen)
+        if status != OK:
+            return status
+        if seen.orphans:
+            break                       # only the holder of the lock may execute them
+        status = find_state(s, &seen, polls != 0 and polls % POLLS == 0, &state)
+        if status == AGAIN or status == OK and state & 1:
+            polls += 1
+            rfp_pause()
+            if polls % POLLS == 0:
+                status = remote_wait(fe, &pause)
+                if status != OK:
+                    return status
+            continue
+        if status != OK:
+            return status
+        if state != s.seen:
+            s.seen = state
+            s.generation += 1
+        result = run(s, function, context)
+        if not s.fetched and result >= 0:
+            cache_trim(fe)
+            return result
+        if fe.link.error:
+            return fe.link.error
+        if result == LATE or result == NO_MEMORY:
+            return result
+        status = still_in(s, state, result)
+        if status == OK:
+            cache_trim(fe)
+            return result
+        if status != AGAIN:
+            return status
+        s.generation += 1               # the nodes fetched may be of different states
+        restarts += 1
+        fe.stats.restarts += 1
+    return query_under_lock(s, function, context)
+
+
+# The state before
+
+
+cdef int find_state(instance *s, status_line *seen, bint impatient,
+                    uint64_t *state) noexcept nogil:
+    """*state: the sequence of the state that cached and READ nodes must have.
+
+    It includes everything that was acknowledged before.  AGAIN: read the line again.
+    """
+    cdef int status = OK
+    state[0] = seen.sequence
+    if not seen.holder:
+        overlay_clear(s)
+        return OK
+    # The holder may have acknowledged operations that are not applied.
+    status = overlay_pull(s, seen, state)
+    if status == ASK_BACKEND or status == AGAIN and impatient:
+        status = have_applied(s, seen)
+        state[0] = seen.sequence
+    return status
+
+
+cdef int have_applied(instance *s, status_line *seen) noexcept nogil:
+    """Has the back-end apply the holder's records, if there are any; seen: the line after that."""
+    cdef bint unapplied = False
+    cdef int status = find_unapplied(s, seen, &unapplied)
+    if status == OK and unapplied:
+        status = remote_apply_logs(s.fe)
+    return status_read(s, seen) if status == OK else status
+
+
+cdef int find_unapplied(instance *s, const status_line *seen, bint *unapplied) noexcept nogil:
+    """Whether the holder has written records that are not applied: the header of the next record
+    in its ring shows that."""
     cdef frontend *fe = s.fe
     cdef rnvm_record record
     cdef uint64_t lsn = seen.replayed, size = fe.g.memory_ring
     cdef uint64_t session = (seen.holder & 0xffff) - 1
-    cdef int outcome
+    cdef int status
     cdef bint applied = False
-    if session >= fe.g.sessions:                # several have it together
-        outcome = swap_applied(s, seen, &applied) if fe.words != NULL else OK
-        found[0] = not applied
-        return outcome
-    outcome = remote_read(fe, rnvm_memory_ring_at(&fe.g, <uint32_t> session) + lsn % size, &record, sizeof(record))
-    found[0] = record.lsn >= lsn and record.lsn - lsn < 4 * size
-    return outcome
+    if session >= fe.g.sessions:        # several front-ends share the lock
+        status = cas_all_applied(s, seen, &applied) if fe.cas.words != NULL else OK
+        unapplied[0] = not applied
+        return status
+    status = remote_read(fe, rnvm_memory_ring_at(&fe.g, <uint32_t> session) + lsn % size, &record,
+                         sizeof(record))
+    unapplied[0] = record.lsn >= lsn and record.lsn - lsn < 4 * size
+    return status
 
 
-cdef int have_applied(instance *s, line *seen) noexcept nogil:
-    """Has the back-end apply what the holder has written, if there is anything; seen: the line behind that."""
-    cdef bint waiting = False
-    cdef int found = pending(s, seen, &waiting)
-    if found == OK and waiting:
-        found = transactions_apply(s.fe)
-    return line_look(s, seen) if found == OK else found
+# The query
 
 
-cdef int run(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
-    s.fe.answer_length = 0
+cdef int run(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+             void *context) noexcept nogil:
+    buffer_truncate(&s.fe.answer, 0)
     s.steps = s.fault_at = 0
     s.fetched = False
     s.error = AGAIN
-    return ask(s, context)
+    return function(s, context)
 
 
-cdef int under_lock(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
-    """A query for which the lock was taken."""
+# The state after
+
+
+cdef int still_in(instance *s, uint64_t state, int result) noexcept nogil:
+    """Whether all nodes that the query read are of this state: OK, AGAIN, or what READs return."""
     cdef frontend *fe = s.fe
-    cdef int found = lock_confirm(s, run(s, ask, context))
-    if not fe.transacting:
-        # Also in a batch, which has changed nothing here: others would wait for its end, or for the lease.
+    cdef status_line after
+    cdef int status = status_read(s, &after)
+    if status != OK:
+        return status
+    if after.sequence > state or result < 0:
+        return AGAIN
+    if not fe.link.mapped and fe.link.polls_liveness \
+            and rfp_now() - fe.link.alive_ns > LIVENESS_INTERVAL_NS:
+        return session_validate(fe)     # sequences restart when a back-end recovers
+    return OK
+
+
+# Under the lock
+
+
+cdef int query_under_lock(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                          void *context) noexcept nogil:
+    cdef bint was_entered = s.entered
+    cdef int status = structure_acquire(s)
+    if status != OK:
+        return status
+    if not was_entered:
+        return run_and_release(s, function, context)
+    status = lock_confirm(s, run(s, function, context))
+    cache_trim(s.fe)
+    return status
+
+
+cdef int run_and_release(instance *s, int (*function)(instance *s, void *context) noexcept nogil,
+                         void *context) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef int status = lock_confirm(s, run(s, function, context))
+    if not fe.scope.transacting:
+        # Also in a batch, which has changed nothing here: others would wait for its end, or for the
+        # lease.
         s.entered = False
-        lock_pause(s)
-    cache_forget(fe)
-    return found
-
-
-cdef int query_alone(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
-    cdef bint was = s.entered
-    cdef int found = turn_enter(s)
-    if found != OK:
-        return found
-    if not was:
-        return under_lock(s, ask, context)
-    found = lock_confirm(s, run(s, ask, context))
-    cache_forget(s.fe)
-    return found
-
-
-cdef int query_ask(instance *s, int (*ask)(instance *s, void *context) noexcept nogil, void *context) noexcept nogil:
-    cdef frontend *fe = s.fe
-    cdef line seen, after
-    cdef uint64_t state
-    cdef uint32_t restarts = 0, spins = 0
-    cdef uint64_t pause = 0
-    cdef int found, outcome
-    if s.entered:
-        return query_alone(s, ask, context)
-    found = lock_resume(s)
-    if found != OK:
-        return found
-    if s.holds:
-        s.entered = True
-        return under_lock(s, ask, context)
-    while restarts < RESTARTS:
-        found = line_look(s, &seen)
-        if found != OK:
-            return found
-        if seen.orphans:
-            break                               # a dead writer's operations: only who has the lock may execute them
-        state = seen.sequence
-        if seen.holder:
-            # Somebody may have been told already that it is done.
-            found = overlay_pull(s, &seen, &state)
-            if found == ASK or found == AGAIN and spins and spins % SPINS == 0:
-                found = have_applied(s, &seen)
-                state = seen.sequence
-        else:
-            overlay_clear(s)
-        if found == AGAIN or found == OK and state & 1:
-            spins += 1
-            rfp_pause()
-            if spins % SPINS == 0:
-                found = remote_patience(fe, &pause)
-                if found != OK:
-                    return found
-            continue
-        if found != OK:
-            return found
-        if state != s.seen:
-            s.seen = state
-            s.generation += 1
-        found = run(s, ask, context)
-        if not s.fetched and found >= 0:
-            cache_forget(fe)
-            return found
-        if fe.trouble:
-            return fe.trouble
-        if found == LATE or found == NO_MEMORY:
-            return found
-        outcome = line_look(s, &after)
-        if outcome != OK:
-            return outcome
-        if after.sequence <= state and found >= 0:
-            if not fe.near and fe.watches and rfp_now() - fe.alive > WATCH:
-                outcome = line_session(fe)      # sequences begin anew where a back-end recovers
-                if outcome != OK:
-                    return outcome
-            cache_forget(fe)
-            return found
-        # What was fetched may be of different moments.
-        s.generation += 1
-        restarts += 1
-        fe.restarts += 1
-    return query_alone(s, ask, context)
+        lock_release_kept(s)
+    cache_trim(fe)
+    return status

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""READs of the pool and calls of the back-end (the contract is in _remote.pxd)."""
+"""READs of the pool and calls of the back-end."""
 
 from cpython.exc cimport PyErr_CheckSignals
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -8,14 +8,17 @@ from libc.string cimport memcpy
 from rfp.core.core cimport rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_now, rfp_pause
 from rfp.fabric.fabric cimport READ, local_region, remote_region, work_request
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DONE, TIMED_OUT, client_ring_abandon, client_ring_discard, client_ring_flush,
-    client_ring_payload, client_ring_pop, client_ring_response, client_ring_submit,
-)
+    CLOSED, DONE, TIMED_OUT, client_ring, client_ring_abandon, client_ring_discard,
+    client_ring_flush, client_ring_payload, client_ring_pop, client_ring_response,
+    client_ring_submit)
 from rfp.protocol.client.client_wait cimport client_ring_wait
 from rfp.protocol.client.one_sided cimport client_ring_transfers
-from rfp.protocol.client.remote_arena cimport ARENA_HERE, ARENA_MISSING, remote_arena_find
 from rfp.protocol.wire cimport RFP_RESPONSE_HEADER, rfp_response_header
-from rnvm.format.messages cimport RNVM_NOT_ATTACHED
+from rfp.protocol.client.remote_arena cimport (
+    ARENA_HERE, ARENA_MISSING, remote_arena, remote_arena_find)
+from rnvm.format.layout cimport rnvm_geometry
+from rnvm.format.messages cimport RNVM_APPLY, RNVM_GOOD, RNVM_NOT_ATTACHED
+from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend
 from rnvm.frontend.status cimport FENCED, LATE, LOST, OK, STOPPED
 
 from rfp.errors import DeadlineExceeded, RfpError
@@ -27,61 +30,101 @@ cdef extern from "<time.h>" nogil:
     int nanosleep(const timespec *wanted, timespec *left)
 
 cdef enum:
-    SLICE = 100000000          # ns between two looks for signals while waiting
-    LONGEST_PAUSE = 1000000    # ns
+    SIGNAL_INTERVAL_NS = 100000000     # between two polls for signals in a wait
+    PAUSE_NS_MIN = 1000
+    PAUSE_NS_MAX = 1000000
+    SPINS = 64                 # of the first pause
 
 
-cdef bint interrupted(frontend *fe) noexcept with gil:
-    """Whether a signal handler raised; what it raised is kept for the caller."""
-    try:
-        PyErr_CheckSignals()
-    except BaseException as error:
-        (<object> fe.owner).interrupt(error)
-        return True
-    return False
+# The link
 
 
-cdef int trouble(frontend *fe, int found) noexcept nogil:
-    if found == DONE:
+cdef void link_open(frontend *fe, client_ring *ring, bint mapped,
+                    bint polls_liveness) noexcept nogil:
+    fe.link.ring = ring
+    fe.link.mapped = mapped
+    fe.link.polls_liveness = polls_liveness
+    fe.link.error = 0
+
+
+cdef void link_set_pool(frontend *fe, remote_arena *arena, remote_region *pool) noexcept nogil:
+    fe.link.arena = arena
+    fe.link.pool = pool
+
+
+cdef void link_set_geometry(frontend *fe, const rnvm_geometry *g) noexcept nogil:
+    fe.g = g[0]
+
+
+cdef void link_set_buffer(frontend *fe, local_region *buffer, uint64_t landing_at,
+                          uint64_t landing_bytes) noexcept nogil:
+    fe.link.buffer = buffer
+    fe.link.landing_at = landing_at
+    fe.link.landing_bytes = landing_bytes
+
+
+cdef bint link_set_mapped(frontend *fe, bint mapped) noexcept nogil:
+    cdef bint before = fe.link.mapped
+    fe.link.mapped = mapped
+    return before
+
+
+cdef void link_set_owner(frontend *fe, void *owner) noexcept nogil:
+    fe.link.owner = owner
+
+
+cdef void link_poll_liveness(frontend *fe, uint64_t now) noexcept nogil:
+    if fe.link.polls_liveness and now > fe.link.alive_ns + LIVENESS_INTERVAL_NS \
+            and not fe.link.error:
+        fe.link.alive_ns = now
+        if not fe.link.ring.pair.ops.alive(fe.link.ring.pair):
+            session_fail(fe, LOST)
+
+
+cdef int status_of(frontend *fe, int outcome) noexcept nogil:
+    """The status code for an outcome of the client ring; the connection is lost if it is none."""
+    if outcome == DONE:
         return OK
-    if found == TIMED_OUT:
+    if outcome == TIMED_OUT:
         return LATE
-    if found == CLOSED:
+    if outcome == CLOSED:
         return STOPPED
-    fe.trouble = LOST
-    return LOST
+    return session_fail(fe, LOST)
 
 
-cdef int remote_transfers(frontend *fe, work_request *works, int n, uint64_t deadline) noexcept nogil:
-    return trouble(fe, client_ring_transfers(fe.ring, works, n, deadline))
+# READs
+
+
+cdef int remote_transfers(frontend *fe, work_request *works, int n,
+                          uint64_t deadline) noexcept nogil:
+    return status_of(fe, client_ring_transfers(fe.link.ring, works, n, deadline))
 
 
 cdef int attach(frontend *fe, uint64_t offset, uint64_t n) noexcept with gil:
-    """A part of the pool that was not looked at before; the back-end registers it for us."""
+    """Attaches chunks of the pool that were not read before: the back-end registers them."""
     try:
-        (<object> fe.owner).reach(offset, n)
+        (<object> fe.link.owner).reach(offset, n)
         return OK
     except DeadlineExceeded:
         return LATE
     except RfpError:
-        fe.trouble = LOST
-        return LOST
+        return session_fail(fe, LOST)
     except BaseException as error:
-        (<object> fe.owner).interrupt(error)
+        (<object> fe.link.owner).interrupt(error)
         return STOPPED
 
 
-cdef int remote_place(frontend *fe, uint64_t offset, uint64_t n, remote_region **region, uint64_t *at,
-                      uint64_t *size) noexcept nogil:
-    cdef int found = remote_arena_find(fe.arena, offset, n, region, at, size)
-    if found == ARENA_MISSING:
-        found = attach(fe, offset, n)
-        if found != OK:
-            return found
-        found = remote_arena_find(fe.arena, offset, n, region, at, size)
-    if found != ARENA_HERE:
-        fe.trouble = LOST
-        return LOST
+cdef int remote_place(frontend *fe, uint64_t offset, uint64_t n, remote_region **region,
+                      uint64_t *at, uint64_t *size) noexcept nogil:
+    cdef int outcome = remote_arena_find(fe.link.arena, offset, n, region, at, size)
+    cdef int status
+    if outcome == ARENA_MISSING:
+        status = attach(fe, offset, n)
+        if status != OK:
+            return status
+        outcome = remote_arena_find(fe.link.arena, offset, n, region, at, size)
+    if outcome != ARENA_HERE:
+        return session_fail(fe, LOST)
     return OK
 
 
@@ -89,90 +132,107 @@ cdef int remote_read(frontend *fe, uint64_t offset, void *to, uint64_t n) noexce
     cdef local_region here
     cdef work_request work
     cdef uint64_t part = 0
-    cdef int found
-    if fe.trouble:
-        return fe.trouble
-    fe.reads += 1
-    if fe.near:
-        if offset > fe.pool.length or n > fe.pool.length - offset:
-            fe.trouble = LOST
-            return LOST
-        rfp_copy_in(to, fe.pool.base + offset, n)
+    cdef int status
+    if fe.link.error:
+        return fe.link.error
+    fe.stats.reads += 1
+    if fe.link.mapped:
+        if offset > fe.link.pool.length or n > fe.link.pool.length - offset:
+            return session_fail(fe, LOST)
+        rfp_copy_in(to, fe.link.pool.base + offset, n)
         rfp_fence_acquire()
         return OK
     work.opcode = READ
-    if not fe.ring.pair.needs_registration:
+    if not fe.link.ring.pair.needs_registration:
         here = local_region(base=<char *> to, length=n, key=0, rights=0)
         work.local = &here
         work.local_offset = 0
-        work.remote = fe.pool
+        work.remote = fe.link.pool
         work.remote_offset = offset
         work.length = n
-        return remote_transfers(fe, &work, 1, fe.deadline)
+        return remote_transfers(fe, &work, 1, fe.link.deadline_ns)
     while n:
-        found = remote_place(fe, offset, min(n, fe.landing_length), &work.remote, &work.remote_offset, &part)
-        if found != OK:
-            return found
-        work.local = fe.buffer
-        work.local_offset = fe.landing
+        status = remote_place(fe, offset, min(n, fe.link.landing_bytes), &work.remote,
+                              &work.remote_offset, &part)
+        if status != OK:
+            return status
+        work.local = fe.link.buffer
+        work.local_offset = fe.link.landing_at
         work.length = part
-        found = remote_transfers(fe, &work, 1, fe.deadline)
-        if found != OK:
-            return found
-        memcpy(to, fe.buffer.base + fe.landing, part)
+        status = remote_transfers(fe, &work, 1, fe.link.deadline_ns)
+        if status != OK:
+            return status
+        memcpy(to, fe.link.buffer.base + fe.link.landing_at, part)
         to = <char *> to + part
         offset += part
         n -= part
     return OK
 
 
-cdef int remote_call(frontend *fe, uint8_t opcode, const void *question, uint32_t n, void *answer, uint32_t capacity,
-                     uint32_t *got) noexcept nogil:
-    cdef char *payload
-    cdef const rfp_response_header *header
-    cdef uint64_t now, until
-    cdef int found
-    if fe.trouble:
-        return fe.trouble
-    fe.calls += 1
-    payload = client_ring_payload(fe.ring)
-    while payload == NULL:
-        # All slots wait for the answers of calls that timed out.
-        if fe.ring.lost:
-            return trouble(fe, fe.ring.lost)
-        fe.ring.slot[fe.ring.tail].abandoned = False
-        found = client_ring_wait(fe.ring, fe.deadline)
-        if found != DONE:
-            client_ring_abandon(fe.ring)
-            return trouble(fe, found)
-        client_ring_discard(fe.ring)
-        payload = client_ring_payload(fe.ring)
-    if n:                                       # else there may be no question at all
-        memcpy(payload, question, n)
-    client_ring_submit(fe.ring, opcode, 0, 0, n, 0)
-    client_ring_flush(fe.ring)
+# Calls
+
+
+cdef int free_slot(frontend *fe, char **payload) noexcept nogil:
+    """Finds where the next request's payload goes."""
+    cdef int outcome
+    payload[0] = client_ring_payload(fe.link.ring)
+    while payload[0] == NULL:
+        # All slots wait for the responses of calls that timed out.
+        if fe.link.ring.lost:
+            return status_of(fe, fe.link.ring.lost)
+        fe.link.ring.slot[fe.link.ring.tail].abandoned = False
+        outcome = client_ring_wait(fe.link.ring, fe.link.deadline_ns)
+        if outcome != DONE:
+            client_ring_abandon(fe.link.ring)
+            return status_of(fe, outcome)
+        client_ring_discard(fe.link.ring)
+        payload[0] = client_ring_payload(fe.link.ring)
+    return OK
+
+
+cdef int await_response(frontend *fe) noexcept nogil:
+    """Waits for the response of the request that was just posted."""
+    cdef uint64_t now
+    cdef int outcome
     while True:
         now = rfp_now()
-        until = min(fe.deadline, now + SLICE)
-        found = client_ring_wait(fe.ring, until)
-        if found != TIMED_OUT:
-            break
-        if rfp_now() >= fe.deadline or interrupted(fe):
-            client_ring_abandon(fe.ring)
-            return LATE if rfp_now() >= fe.deadline else STOPPED
-    if found != DONE:
-        return trouble(fe, found)
-    header = client_ring_response(fe.ring)
-    fe.refusal = header.status
+        outcome = client_ring_wait(fe.link.ring,
+                                   min(fe.link.deadline_ns, now + SIGNAL_INTERVAL_NS))
+        if outcome != TIMED_OUT:
+            return status_of(fe, outcome)
+        if rfp_now() >= fe.link.deadline_ns or interrupted(fe):
+            client_ring_abandon(fe.link.ring)
+            return LATE if rfp_now() >= fe.link.deadline_ns else STOPPED
+
+
+cdef int remote_call(frontend *fe, uint8_t opcode, const void *question, uint32_t n, void *answer,
+                     uint32_t capacity, uint32_t *got) noexcept nogil:
+    cdef char *payload = NULL
+    cdef const rfp_response_header *header
+    cdef int status
+    if fe.link.error:
+        return fe.link.error
+    fe.stats.calls += 1
+    status = free_slot(fe, &payload)
+    if status != OK:
+        return status
+    if n:                                       # else `question` may be NULL
+        memcpy(payload, question, n)
+    client_ring_submit(fe.link.ring, opcode, 0, 0, n, 0)
+    client_ring_flush(fe.link.ring)
+    status = await_response(fe)
+    if status != OK:
+        return status
+    header = client_ring_response(fe.link.ring)
+    fe.link.status = header.status
     if got != NULL:
         got[0] = min(header.length, capacity)
         if got[0]:
             memcpy(answer, <const char *> header + RFP_RESPONSE_HEADER, got[0])
-    client_ring_pop(fe.ring)
-    if fe.refusal == RNVM_NOT_ATTACHED:
-        # Cut off: nothing was done, and what we know of the pool may be of another time.
-        fe.trouble = FENCED
-        return FENCED
+    client_ring_pop(fe.link.ring)
+    if fe.link.status == RNVM_NOT_ATTACHED:
+        # Fenced: the call did nothing, and the cached nodes may be out of date.
+        return session_fail(fe, FENCED)
     return OK
 
 
@@ -180,27 +240,47 @@ cdef int remote_ask(frontend *fe, uint8_t opcode, uint64_t number) noexcept nogi
     return remote_call(fe, opcode, &number, sizeof(number), NULL, 0, NULL)
 
 
-cdef int remote_patience(frontend *fe, uint64_t *pause) noexcept nogil:
+cdef int remote_apply_logs(frontend *fe) noexcept nogil:
+    cdef int status = remote_ask(fe, RNVM_APPLY, 0)
+    if status == OK and fe.link.status != RNVM_GOOD:
+        session_fail(fe, LOST)
+    return fe.link.error if fe.link.error else status
+
+
+# Waits
+
+
+cdef bint interrupted(frontend *fe) noexcept with gil:
+    """Whether a signal handler raised; the exception is kept for the caller."""
+    try:
+        PyErr_CheckSignals()
+    except BaseException as error:
+        (<object> fe.link.owner).interrupt(error)
+        return True
+    return False
+
+
+cdef int remote_wait(frontend *fe, uint64_t *pause_ns) noexcept nogil:
     cdef timespec wanted
     cdef uint64_t now
     cdef int i
-    if pause[0] == 0:
-        for i in range(64):
+    if pause_ns[0] == 0:
+        for i in range(SPINS):
             rfp_pause()
     else:
         wanted.tv_sec = 0
-        wanted.tv_nsec = <long> pause[0]
+        wanted.tv_nsec = <long> pause_ns[0]
         nanosleep(&wanted, NULL)
     now = rfp_now()
-    pause[0] = 1000 if pause[0] == 0 else min(2 * pause[0], <uint64_t> LONGEST_PAUSE)
-    if now >= fe.deadline:
+    pause_ns[0] = PAUSE_NS_MIN if pause_ns[0] == 0 \
+        else min(2 * pause_ns[0], <uint64_t> PAUSE_NS_MAX)
+    if now >= fe.link.deadline_ns:
         return LATE
-    if rfp_load32(fe.ring.closing):
+    if rfp_load32(fe.link.ring.closing):
         return STOPPED
-    if pause[0] == LONGEST_PAUSE:
+    if pause_ns[0] == PAUSE_NS_MAX:
         if interrupted(fe):
             return STOPPED
-        if not fe.ring.pair.ops.alive(fe.ring.pair):
-            fe.trouble = LOST
-            return LOST
+        if not fe.link.ring.pair.ops.alive(fe.link.ring.pair):
+            return session_fail(fe, LOST)
     return OK

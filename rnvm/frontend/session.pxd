@@ -1,61 +1,97 @@
-# A front-end's session at its back-end, which may be lost and begun anew during any call; and how each call begins and ends.
+# A front-end's session at its back-end, which may be lost and replaced during any call; the fair
+# lock that serializes threads; and how each call begins and ends.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.fabric.fabric cimport Region, RemoteRegion
 from rfp.protocol.client.channel cimport Channel
 from rfp.protocol.client.remote_arena cimport RemoteArena
-from rnvm.frontend._baton cimport Baton
-from rnvm.frontend.state cimport doubt, frontend, instance, journal
+from rnvm.frontend.state cimport doubt, frontend, instance
 
-cdef class Attachment:
+cdef enum:                     # what raise_or_retry() returns, unless it raises (FAILED)
+    FAILED = -1
+    RETRY = 0                  # the call must be done once more
+    HOLDS = 1                  # the operation counts after all: its result is in *result
+
+# One thread at a time is inside a front-end; threads enter in the order of their requests.  With
+# the GIL.
+cdef class FairLock:
+    cdef readonly uint64_t holder      # the thread that is inside, or 0
+    cdef readonly uint64_t owner       # the thread of the open batch or transaction: only it may
+                                       # enter; or 0
+    cdef bint abandoned                # the open batch or transaction has lost its thread: the
+                                       # next thread that enters ends it
+    cdef object life                   # weak reference to an object that dies with that thread
+    cdef object waiting                # deque of Waiter
+
+    # Waits at most so many seconds.  False: timed out.  Raises what a signal handler raises.
+    cdef bint acquire(self, double seconds) except -1
+    cdef void release(self) noexcept
+    cdef void hand_over(self) noexcept
+    # Reserves the lock for this thread, until reserve(False) or the thread's end.
+    cdef int reserve(self, bint reserved) except -1
+    # Ends the reservation; the next thread that enters ends what was open.
+    cdef void abandon(self) noexcept
+
+
+cdef class Session:
     cdef frontend c
     cdef readonly object address
     cdef readonly double timeout
     cdef readonly bint reconnect
-    cdef readonly object structures        # weak: what is open here
+    cdef readonly object structures        # those that are open here, by name; weak
     cdef object opener
     cdef object link
     cdef Channel channel
     cdef Region buffer
     cdef RemoteArena pool
     cdef RemoteRegion logs
-    cdef bint swapping                     # locks are settled by compare-and-swap
-    cdef RemoteRegion words                # in these
-    cdef object interruption               # what a signal handler raised during a wait
-    cdef Baton baton                       # threads that share it take turns
-    cdef uint64_t ticket                   # of the last session, 0: there was none; and which it was
+    cdef bint uses_cas                     # locks are arbitrated by compare-and-swap
+    cdef RemoteRegion words                # the lock words, then
+    cdef object interruption               # the exception that a signal handler raised in a wait
+    cdef FairLock lock
+    cdef uint64_t ticket                   # of the last session, 0: there was none; and its number
     cdef uint32_t previous
-    cdef unsigned char[16] uuid            # of the pool; zeros: none is known
-    cdef bint is_closed                    # nothing more is begun
-    cdef bint has_ended                    # nothing of the connection is left
+    cdef unsigned char[16] uuid            # of the pool; zeros: not known yet
+    cdef bint is_closed                    # no further call begins
+    cdef bint has_ended                    # the connection is closed as well
     cdef bint is_forked
-    cdef bint broken                       # the transaction under way lost its session
-    cdef object open_batch                 # the one that is under way, or None
-    cdef object open_transaction           # it keeps its structures alive
-    cdef int settled                       # what an operation answered of which it is known by now that it holds
-    cdef bint oplog                        # was asked for: c.oplog says whether this session does it
-    cdef bint forgetful                    # the pool's medium does not survive the machine
+    cdef bint broken                       # the open transaction has lost its session
+    cdef object open_batch                 # or None
+    cdef object open_transaction           # or None; it keeps its structures alive
+    cdef bint wants_operation_log          # c.session.logs_operations: whether this session has it
+    cdef bint forgetful                    # the pool's medium does not survive the machine's crash
 
     # The session
-    cdef int call(self, uint8_t opcode, const void *question, uint32_t n, void *answer, uint32_t capacity, uint32_t *got) noexcept
+    cdef int call(self, uint8_t opcode, const void *question, uint32_t n, void *answer,
+                  uint32_t capacity, uint32_t *got) noexcept
+    cdef int set_terms(self, bint persistent, bint sticky, bint waits_until_applied) except -1
     cdef int begin(self, uint64_t deadline) except -1
     cdef int begin_patiently(self) except -1
-    cdef int take_geometry(self, uint64_t size) except -1
-    cdef int begin_journal(self, journal *j, uint64_t at, uint64_t offset, uint64_t size, uint64_t tail) except -1
+    cdef int raise_refused(self) except -1
+    cdef int read_geometry(self, uint64_t size) except -1
+    cdef int open_logs(self, uint64_t operations_tail, uint64_t redo_tail) except -1
     cdef int end(self) except -1
     cdef int forget_session(self) except -1
     cdef int connect_again(self) except -1
-    cdef int unless_lost(self) except -1
-    cdef int outcome(self, uint32_t session, uint64_t epoch, uint64_t ticket, const doubt *written) except -1
+    cdef double seconds_left(self, uint64_t deadline)
+    cdef int raise_unless_lost(self) except -1
+    # Whether the last records of an earlier session count.
+    cdef bint records_count(self, uint32_t session, uint64_t epoch, uint64_t ticket,
+                            const doubt *written) except -1
     cdef int finish(self) except -1
-    # What is under way is ended: a transaction discarded, a batch written.
-    cdef int end_transaction(self) except -1
-    cdef int end_orphans(self) except -1
-    # Calls: enter, ready, then what is to be done; again or raise_for what that answered; leave.
-    cdef int enter(self, object timeout) except -1
-    cdef int ready(self) except -1
-    cdef int raise_for(self, int found) except -1
-    # A call answered below 0.  Raises, or returns whether the operation holds after all; else it is to be done once more.
-    cdef int again(self, instance *s, int found, bint operation) except -1
-    cdef void leave(self) noexcept
-    cdef void reap(self) noexcept
+    # End what is open: a transaction is discarded, a batch is written.
+    cdef int discard_transaction(self) except -1
+    cdef int end_abandoned(self) except -1
+    # Open instances.
+    cdef int add_instance(self, instance *s) except -1
+    cdef bint mark_gone(self, instance *s) noexcept
+    cdef void close_gone(self) noexcept
+    # Calls: acquire_call, ensure_session, then the work; raise_or_retry or raise_for its status;
+    # release_call.
+    cdef int acquire_call(self, object timeout) except -1
+    cdef int ensure_session(self) except -1
+    cdef int raise_for(self, int status) except -1
+    # A call returned a status below 0.  Raises, or returns RETRY, or HOLDS (operations only).
+    cdef int raise_or_retry(self, instance *s, int status, bint operation,
+                            int *result) except FAILED
+    cdef void release_call(self) noexcept

@@ -1,16 +1,32 @@
+import threading
 from typing import Any
 
 from rfp.address import Address
 
-DEATH: float
-FIRST_PAUSE: float
-LONGEST_PAUSE: float
-FIRST_ATTEMPT: float
+DEATH_NOTICE_S: float
+PAUSE_S_MIN: float
+PAUSE_S_MAX: float
+ATTEMPT_S_MIN: float
 
 
 def unknown(address: object) -> Exception: ...
 
-class Attachment:
+class Life: ...
+
+class Lives(threading.local):
+    life: Life
+    def __init__(self) -> None: ...
+
+lives: Lives
+
+class FairLock:
+    holder: int
+    owner: int
+    def owner_ended(self, life: Any) -> None: ...
+
+class Waiter: ...
+
+class Session:
     address: Address
     timeout: float
     reconnect: bool

@@ -1,12 +1,25 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A front-end's session at its back-end: begun, lost, begun anew (the contract is in _attachment.pxd)."""
+"""A front-end's session at its back-end: begun, lost, replaced by the next one.
+
+A call
+------
+    acquire_call      the fair lock, the deadline, a poll whether the back-end is alive
+    ensure_session    connects again if the session was lost
+    the work          without the GIL; a status below 0 is an error
+    raise_or_retry    raises, or the session was lost: connects again and asks the back-end whether
+                      the operation counts (HOLDS), or it must be done once more (RETRY)
+    release_call      closes structures whose objects are gone, then the fair lock
+"""
 
 import time
+import weakref
+from collections import deque
+from threading import Lock, local
 
 cimport cython
 from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport free
+from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport rfp_now
@@ -15,220 +28,334 @@ from rfp.fabric.shm.region cimport ShmFabric
 from rfp.protocol.client.client_base cimport born, seconds_of
 from rfp.protocol.client.client_ring cimport FETCH
 from rnvm.format.layout cimport (
-    RNVM_HEADERS, RNVM_MAJOR, RNVM_PAGE, RNVM_PARTS_MAX, rnvm_geometry_of, rnvm_header,
-    rnvm_longest_record, rnvm_memory_ring_at, rnvm_operation_ring_at, rnvm_ring_seed,
-    rnvm_session_at, rnvm_up,
-)
+    RNVM_HEADERS, RNVM_MAJOR, RNVM_PARTS_MAX, RNVM_PAGE, rnvm_geometry, rnvm_geometry_of,
+    rnvm_header, rnvm_longest_record, rnvm_session_at)
 from rnvm.format.messages cimport *
-from rnvm.frontend.status cimport AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY
-from rnvm.frontend._baton cimport Baton
-from rnvm.frontend.node_cache cimport cache_clear
-from rnvm.frontend.write_set cimport changes_abandon, changes_undo
-from rnvm.frontend.state cimport WATCH, doubt, instance, journal
-from rnvm.frontend.log_writer cimport journal_trust
+from rnvm.frontend.byte_buffer cimport buffer_free
+from rnvm.frontend.cas_lock cimport cas_open
 from rnvm.frontend.log_overlay cimport overlay_clear, overlay_free
-from rnvm.frontend.remote cimport remote_call, remote_read
-from rnvm.frontend._transaction cimport transaction_commit
-from rnvm.frontend._turns cimport turn_leave, turn_settle
+from rnvm.frontend.log_writer cimport in_doubt_clear, logs_init, logs_open
+from rnvm.frontend.node_cache cimport cache_clear, cache_free
+from rnvm.frontend.operation cimport (
+    scope_set_batching, scope_set_transacting, structure_close, structures_release,
+    transaction_commit)
+from rnvm.frontend.remote cimport (
+    link_clear_error, link_open, link_poll_liveness, link_set_alive, link_set_buffer,
+    link_set_deadline, link_set_geometry, link_set_mapped, link_set_owner, link_set_pool,
+    remote_call, remote_read, session_fail)
+from rnvm.frontend.state cimport (
+    LIVENESS_INTERVAL_NS, OPERATION_LOG, REDO_LOG, doubt, instance)
+from rnvm.frontend.status cimport (
+    AGAIN, DAMAGED, FENCED, FULL, GONE, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, TOO_MANY)
+from rnvm.frontend.write_set cimport write_set_abandon, write_set_free, write_set_undo
+from rnvm.frontend.writer_lock cimport activity_open
 from rnvm.media.pool_header cimport header_whole
 
-from rfp.core.forks import notice
 from rfp.errors import (
     CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, NotFound,
-    OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge, WrongKind)
+    OutcomeUnknown, OutOfMemory, QuotaExceeded, StorageFailed, StructureDamaged, TooLarge,
+    WrongKind)
+from rfp.core.forks import notice
 
 cdef enum:
-    LANDING = 65536            # bytes that one READ brings at most where memory must be registered
+    LANDING_BYTES = 65536      # of one READ, at most, if memory must be registered
 
-# Whoever begins a call so long (seconds) after the back-end was seen alive sees a state that is not older than its death.  A new
-# back-end waits longer than that before it serves.
-DEATH = 2 * WATCH / 1e9
+# A call that begins so long (seconds) after the back-end was last known to be alive cannot see a
+# state from before its death.  A new back-end waits longer than that before it serves.
+DEATH_NOTICE_S = 2 * LIVENESS_INTERVAL_NS / 1e9
 
-FIRST_PAUSE, LONGEST_PAUSE = 0.001, 0.1
-FIRST_ATTEMPT = 1.0            # seconds that one to connect again may take; twice as much after each that took them all
+PAUSE_S_MIN, PAUSE_S_MAX = 0.001, 0.1
+ATTEMPT_S_MIN = 1.0            # for an attempt to connect again; doubled after each that used it up
+
+SAME_RELEASE = "check that both are of the same release"
 
 
 def unknown(address):
-    return OutcomeUnknown(f"the session at {address} was lost after all had been written",
-                          hint="it may or may not have happened: look, then decide")
+    return OutcomeUnknown(
+        f"the session at {address} was lost after all records had been written",
+        hint="the change may or may not have happened: read the structure, then decide")
 
 
-@cython.no_gc_clear                     # structures still need it when they go
-cdef class Attachment:
-    """What a front-end and its back-end have between them, and how each call begins and ends."""
+# The fair lock
+
+
+class Life:
+    """Dies with its thread.  A thread's number does not show that: the next thread may get it."""
+
+
+class Lives(local):
+    def __init__(self):
+        self.life = Life()
+
+
+lives = Lives()
+
+
+cdef class Waiter:
+    cdef uint64_t thread
+    cdef object door           # locked until it is the thread's turn
+    cdef bint called
+
+
+cdef class FairLock:
+    """First come, first served.
+
+    Release hands ownership to the longest-waiting thread.  Without that, a thread that calls again
+    at once would still have the GIL, and the waiters would hardly ever find the lock free.
+    """
+
+    def __cinit__(self):
+        self.waiting = deque()
+
+    cdef bint acquire(self, double seconds) except -1:
+        cdef uint64_t me = <uint64_t> PyThread_get_thread_ident()
+        cdef Waiter waiter
+        if not self.holder and (not self.owner or self.owner == me):
+            self.holder = me
+            return True
+        waiter = Waiter.__new__(Waiter)
+        waiter.thread = me
+        waiter.door = Lock()
+        waiter.door.acquire()
+        self.waiting.append(waiter)
+        try:
+            waiter.door.acquire(timeout=seconds)
+        except BaseException:
+            if waiter.called:
+                self.release()
+            else:
+                self.waiting.remove(waiter)
+            raise
+        # It may have been called after the time-out.
+        if not waiter.called:
+            self.waiting.remove(waiter)
+        return waiter.called
+
+    cdef void release(self) noexcept:
+        self.holder = 0
+        if self.waiting:
+            self.hand_over()
+
+    cdef void hand_over(self) noexcept:
+        """Lets the first waiter in that may enter."""
+        cdef Waiter each
+        cdef Py_ssize_t i
+        # Nothing here may allocate what the garbage collector tracks (an iterator over the deque
+        # would): a finalizer, or another thread meanwhile, would find the lock free: two inside.
+        for i in range(<Py_ssize_t> len(self.waiting)):
+            each = self.waiting[i]
+            if not self.owner or each.thread == self.owner:
+                del self.waiting[i]
+                self.holder = each.thread
+                each.called = True
+                each.door.release()
+                return
+
+    cdef int reserve(self, bint reserved) except -1:
+        cdef uint64_t me = <uint64_t> PyThread_get_thread_ident()
+        self.life = weakref.ref(lives.life, self.owner_ended) if reserved else None
+        self.owner = me if reserved else 0
+        return 0
+
+    def owner_ended(self, life):
+        """The owner's thread ends: called in that thread, at any moment for the others."""
+        if life is self.life:
+            self.abandon()
+
+    cdef void abandon(self) noexcept:
+        self.life = None
+        self.owner = 0
+        self.abandoned = True
+        if not self.holder and self.waiting:
+            self.hand_over()
+
+
+# The session
+
+
+@cython.no_gc_clear                     # structures still need it when they are deallocated
+cdef class Session:
+    """The state that a front-end and its back-end share, and how each call begins and ends."""
 
     def __cinit__(self, *arguments, **options):
         memset(&self.c, 0, sizeof(self.c))
-        self.c.owner = <void *> self
-        self.baton = Baton.__new__(Baton)
+        link_set_owner(&self.c, <void *> self)
+        logs_init(&self.c)
+        self.lock = FairLock.__new__(FairLock)
         self.is_closed = True
 
     def __dealloc__(self):
         cdef uint32_t i
-        cache_clear(&self.c, NULL)
-        for i in range(self.c.instance_count):
-            overlay_free(self.c.instances[i])
-            free(self.c.instances[i])
-        free(self.c.buckets)
-        free(self.c.nodes)
-        free(self.c.undone)
-        free(self.c.before)
-        free(self.c.taken.items)
-        free(self.c.returned.items)
-        free(self.c.granted.items)
-        free(self.c.answer)
-        free(self.c.instances)
+        cache_free(&self.c)
+        for i in range(self.c.open.count):
+            overlay_free(self.c.open.items[i])
+            free(self.c.open.items[i])
+        free(self.c.open.items)
+        write_set_free(&self.c)
+        buffer_free(&self.c.answer)
 
-    cdef int call(self, uint8_t opcode, const void *question, uint32_t n, void *answer, uint32_t capacity,
-                  uint32_t *got) noexcept:
+    cdef int call(self, uint8_t opcode, const void *question, uint32_t n, void *answer,
+                  uint32_t capacity, uint32_t *got) noexcept:
         """Without the GIL: the back-end may be in this very process."""
-        cdef int found
+        cdef int status
         with nogil:
-            found = remote_call(&self.c, opcode, question, n, answer, capacity, got)
-        return found
+            status = remote_call(&self.c, opcode, question, n, answer, capacity, got)
+        return status
 
-    # The session
+    cdef int set_terms(self, bint persistent, bint sticky, bint waits_until_applied) except -1:
+        self.c.session.persistent = persistent
+        self.c.session.sticky = sticky
+        self.c.session.waits_until_applied = waits_until_applied
+        return 0
+
+    # Beginning it
 
     cdef int begin(self, uint64_t deadline) except -1:
-        """A session at the back-end."""
+        """Attaches to the back-end."""
         cdef rnvm_attach question
         cdef rnvm_attached answer
         cdef uint32_t got = 0
-        cdef int found
         self.link = self.opener(deadline)
         self.channel = self.link.attach(deadline)
-        self.c.ring = self.channel.c.rings[0]
-        self.c.ring.paradigm = FETCH
-        self.c.trouble = 0
-        self.c.near = type(self.link.fabric) is ShmFabric and not self.channel.rings[0].pair.emulated
-        self.c.desk = self.channel.c.staging
+        self.channel.c.rings[0].paradigm = FETCH
+        # A mapped pool shows nothing when the back-end is dead: a copy of a file simply does not
+        # change any more, and the file itself may have been replaced.  A device fails the READ.
+        link_open(&self.c, self.channel.c.rings[0],
+                  type(self.link.fabric) is ShmFabric and not self.channel.rings[0].pair.emulated,
+                  not self.channel.c.rings[0].pair.needs_registration)
+        activity_open(&self.c, self.channel.c.staging)
         memset(&question, 0, sizeof(question))
         question.version = RNVM_MESSAGES
         memcpy(question.pool, self.uuid, sizeof(self.uuid))
         question.previous = self.previous
         question.ticket = self.ticket
-        question.flags = (RNVM_WAITS if self.c.persistent else 0) | (RNVM_MAPS if self.c.near else 0)
-        found = self.call(RNVM_ATTACH, &question, sizeof(question), &answer, sizeof(answer), &got)
-        self.raise_for(found)
-        if self.c.refusal == RNVM_STOPPED:
-            raise StorageFailed("the pool's medium has failed or its file was removed, and its back-end has stopped",
-                                hint="look at both, then start the back-end again: it recovers the pool")
-        if self.c.refusal == RNVM_NO_SESSION_LEFT:
-            raise QuotaExceeded("all front-ends that this pool was made for are connected", hint="rnvm create --front-ends")
-        if self.c.refusal == RNVM_TOO_MANY:
-            raise QuotaExceeded("this process has as many front-ends of this pool as one process may have",
-                                hint="close some; or a pool for more of them: rnvm create --front-ends")
-        if self.c.refusal == RNVM_OTHER_POOL:
-            raise HandshakeFailed(f"{self.address} serves another pool now than the one that this front-end was connected to",
-                                  hint="connect again, if that pool is the one that is wanted")
-        if self.c.refusal == RNVM_OTHER_VERSION:
-            raise HandshakeFailed("the back-end speaks another version of the pool's messages",
-                                  hint="are both of the same release?")
-        if self.c.refusal != RNVM_GOOD or got != sizeof(answer) or self.c.desk == NULL:
-            raise HandshakeFailed("the back-end does not answer as one", hint="are both of the same release?")
-        # Should what follows fail, the next attempt gives this session back.
-        self.previous = self.c.session = answer.session
+        question.flags = (RNVM_WAITS if self.c.session.persistent else 0) \
+            | (RNVM_MAPS if self.c.link.mapped else 0)
+        self.raise_for(self.call(RNVM_ATTACH, &question, sizeof(question), &answer, sizeof(answer),
+                                 &got))
+        self.raise_refused()
+        if self.c.link.status != RNVM_GOOD or got != sizeof(answer) \
+                or self.c.activity.words == NULL:
+            raise HandshakeFailed("invalid response from the back-end to attach (protocol error)",
+                                  hint=SAME_RELEASE)
+        # If the rest fails, the next attempt gives this session back.
+        self.previous = self.c.session.number = answer.session
         self.ticket = answer.ticket
         memcpy(self.uuid, answer.pool, sizeof(self.uuid))
-        self.c.epoch = answer.epoch
-        self.c.lease = answer.lease
-        self.c.oplog = self.oplog and answer.flags & RNVM_LAST == 0
-        self.c.direct = answer.flags & RNVM_DIRECT != 0
-        # Nothing that it maps shows that the back-end is dead: of a copy of a file nothing changes any more, and the file itself
-        # may have been replaced.  A device refuses to READ what has gone.
-        self.c.watches = not self.c.ring.pair.needs_registration
-        self.c.alive = rfp_now()
-        self.c.flushed = answer.flags & RNVM_FLUSHED != 0
+        self.c.session.epoch = answer.epoch
+        self.c.session.lease_ns = answer.lease
+        self.c.session.logs_operations = self.wants_operation_log and answer.flags & RNVM_LAST == 0
+        self.c.session.direct = answer.flags & RNVM_DIRECT != 0
+        self.c.session.flushes = answer.flags & RNVM_FLUSHED != 0
         self.forgetful = answer.flags & RNVM_FORGETFUL
+        link_set_alive(&self.c, rfp_now())
         self.pool = self.link.arenas[0]
         if self.pool is None:
-            raise HandshakeFailed("the back-end shares no pool", hint="are both of the same release?")
+            raise HandshakeFailed("the back-end shares no pool", hint=SAME_RELEASE)
         self.link.map_chunks(0, 0, 1, deadline)
         self.logs = self.link.memory(answer.ticket, REMOTE_WRITE, deadline, files=True)
-        self.c.arena = &self.pool.c
-        self.c.pool = self.pool.c.chunks[0]
-        self.c.logs = &self.logs.c
-        if self.swapping:
+        link_set_pool(&self.c, &self.pool.c, self.pool.c.chunks[0])
+        if self.uses_cas:
             self.words = self.link.memory(RNVM_LOCK_WORDS, REMOTE_ATOMIC | REMOTE_READ, deadline)
-            self.c.words = &self.words.c
-        self.take_geometry(answer.size)
-        self.begin_journal(&self.c.operations, rnvm_operation_ring_at(&self.c.g, answer.session), 0, self.c.g.operation_ring,
-                           answer.operations)
-        self.begin_journal(&self.c.memory, rnvm_memory_ring_at(&self.c.g, answer.session), self.c.g.operation_ring,
-                           self.c.g.memory_ring,
-                           answer.memory)
+            cas_open(&self.c, &self.words.c)
+        self.read_geometry(answer.size)
+        self.open_logs(answer.operations, answer.memory)
+        return 0
+
+    cdef int raise_refused(self) except -1:
+        """Raises what the status of an attach call means, unless it is good or unknown."""
+        cdef uint32_t status = self.c.link.status
+        if status == RNVM_STOPPED:
+            raise StorageFailed(
+                "the back-end has stopped: the pool's medium failed or its file was removed",
+                hint="check both, then restart the back-end: it recovers the pool")
+        if status == RNVM_NO_SESSION_LEFT:
+            raise QuotaExceeded("all front-ends that this pool was made for are connected",
+                                hint="create the pool with more: rnvm create --front-ends")
+        if status == RNVM_TOO_MANY:
+            raise QuotaExceeded(
+                "this process has as many front-ends of this pool as one process may have",
+                hint="close some, or create the pool with more: rnvm create --front-ends")
+        if status == RNVM_OTHER_POOL:
+            raise HandshakeFailed(
+                f"{self.address} serves another pool now than the one this front-end connected to",
+                hint="connect again to use that pool")
+        if status == RNVM_OTHER_VERSION:
+            raise HandshakeFailed("the back-end uses another version of the pool's messages",
+                                  hint=SAME_RELEASE)
         return 0
 
     cdef int begin_patiently(self) except -1:
-        """The first session: a back-end that is being started, or started again, may be there before the deadline."""
-        cdef double pause = FIRST_PAUSE
+        """The first session: waits for a back-end that is being started or restarted."""
+        cdef double pause = PAUSE_S_MIN
         reason = None
         while True:
             try:
-                return self.begin(self.c.deadline)
+                return self.begin(self.c.link.deadline_ns)
             except DeadlineExceeded:
                 if reason is None:
                     raise
-                raise reason from None          # says more than that the last attempt had little time left
+                raise reason from None          # more informative than the last attempt's time-out
             except (ConnectionFailed, QuotaExceeded) as error:
                 self.end()
                 reason = error
-                # One session or the other may be given back by then; this process's own are not by waiting.
-                if isinstance(error, HandshakeFailed) or isinstance(error, QuotaExceeded) and self.c.refusal == RNVM_TOO_MANY \
-                        or not self.reconnect or (<double> self.c.deadline - <double> rfp_now()) / 1e9 <= pause:
+                # Another process may give a session back in the meantime; this one's own sessions
+                # are not given back by waiting.
+                if isinstance(error, HandshakeFailed) or not self.reconnect \
+                        or isinstance(error, QuotaExceeded) \
+                        and self.c.link.status == RNVM_TOO_MANY \
+                        or self.seconds_left(self.c.link.deadline_ns) <= pause:
                     raise
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, PAUSE_S_MAX)
+
+    cdef double seconds_left(self, uint64_t deadline):
+        return (<double> deadline - <double> rfp_now()) / 1e9
 
     def reach(self, uint64_t offset, uint64_t length):
-        """Attaches what is missing of a range of the pool, within the time of the call under way."""
-        self.link.map_chunks(0, offset, length, self.c.deadline)
+        """Attaches the missing chunks of a range of the pool, before the present deadline."""
+        self.link.map_chunks(0, offset, length, self.c.link.deadline_ns)
 
-    cdef int take_geometry(self, uint64_t size) except -1:
-        """Where everything stands in the pool, by its own header, and our buffer for records."""
+    cdef int read_geometry(self, uint64_t size) except -1:
+        """Reads the pool's header: where everything is."""
         cdef rnvm_header header
-        cdef uint64_t longest, each
-        cdef int found
-        self.c.near, near = False, self.c.near
-        # Before there is a geometry nothing says what READs may reach: the region's own bounds do.
-        self.c.landing = 0
-        self.c.landing_length = RNVM_PAGE
+        cdef rnvm_geometry g
+        cdef bint mapped
+        cdef int status
+        # Before the geometry is known, only the region's own bounds limit READs: no plain loads.
+        mapped = link_set_mapped(&self.c, False)
         self.buffer = self.link.fabric.register(RNVM_PAGE, 0)
-        self.c.buffer = &self.buffer.c
+        link_set_buffer(&self.c, &self.buffer.c, 0, RNVM_PAGE)
         with nogil:
-            found = remote_read(&self.c, RNVM_HEADERS, &header, sizeof(header))
-            if found == OK and not header_whole(&header):
-                found = remote_read(&self.c, RNVM_HEADERS + RNVM_PAGE, &header, sizeof(header))
-        self.raise_for(found)
-        if not header_whole(&header) or header.major != RNVM_MAJOR or not rnvm_geometry_of(&header, size, &self.c.g) \
-                or self.pool.c.length < size or self.logs.c.length != self.c.g.rings \
-                or self.words is not None and self.words.c.length < 8 * <uint64_t> self.c.g.names \
-                or self.c.pool.length < (size if near else rnvm_session_at(&self.c.g, self.c.g.sessions)):
-            raise HandshakeFailed("the back-end's pool is not one that this version understands",
-                                  hint="are both of the same release?")
+            status = remote_read(&self.c, RNVM_HEADERS, &header, sizeof(header))
+            if status == OK and not header_whole(&header):
+                status = remote_read(&self.c, RNVM_HEADERS + RNVM_PAGE, &header, sizeof(header))
+        self.raise_for(status)
+        if not header_whole(&header) or header.major != RNVM_MAJOR \
+                or not rnvm_geometry_of(&header, size, &g) or self.pool.c.length < size \
+                or self.logs.c.length != g.rings or self.words is not None \
+                and self.words.c.length < 8 * <uint64_t> g.names \
+                or self.c.link.pool.length < (size if mapped else rnvm_session_at(&g, g.sessions)):
+            raise HandshakeFailed("the back-end's pool has another layout than this version reads",
+                                  hint=SAME_RELEASE)
+        link_set_geometry(&self.c, &g)
         self.buffer.close()
-        self.c.near = near
-        self.c.operations.staging = 0
-        each = rnvm_up(rnvm_longest_record(self.c.g.operation_ring) + 64, 64)
-        self.c.memory.staging = each
-        longest = each + rnvm_up(rnvm_longest_record(self.c.g.memory_ring) + 64, 64)
-        self.c.landing = longest
-        self.c.landing_length = LANDING
-        self.buffer = self.link.fabric.register(longest + LANDING, 0)
-        self.c.buffer = &self.buffer.c
+        link_set_mapped(&self.c, mapped)
         return 0
 
-    cdef int begin_journal(self, journal *j, uint64_t at, uint64_t offset, uint64_t size, uint64_t tail) except -1:
-        j.at = at
-        j.offset = offset
-        j.size = size
-        j.seed = rnvm_ring_seed(self.c.g.seed, at)
-        j.head = j.durable = j.tail = tail
+    cdef int open_logs(self, uint64_t operations_tail, uint64_t redo_tail) except -1:
+        """Registers the buffer: records in the making, then the landing."""
+        cdef uint64_t landing = logs_open(&self.c, &self.logs.c, operations_tail, redo_tail)
+        self.buffer = self.link.fabric.register(landing + LANDING_BYTES, 0)
+        link_set_buffer(&self.c, &self.buffer.c, landing, LANDING_BYTES)
         return 0
+
+    # Losing it
 
     cdef int end(self) except -1:
-        """Gives everything of the connection back."""
-        self.c.trouble = self.c.trouble or LOST
+        """Closes the connection."""
+        if not self.c.link.error:
+            session_fail(&self.c, LOST)
         if self.link is not None:
             self.link.close()
             self.link = None
@@ -238,30 +365,30 @@ cdef class Attachment:
         return 0
 
     cdef int forget_session(self) except -1:
-        """Nothing that was known of the pool holds any more."""
+        """Discards all that was known of the pool."""
         cdef instance *s
         cdef uint32_t i
-        changes_abandon(&self.c)
-        journal_trust(&self.c)
+        write_set_abandon(&self.c)
+        in_doubt_clear(&self.c)
         cache_clear(&self.c, NULL)
-        self.c.granted.count = 0
-        for i in range(self.c.instance_count):
-            s = self.c.instances[i]
+        for i in range(self.c.open.count):
+            s = self.c.open.items[i]
             s.holds = s.entered = False
             s.generation += 1
-            s.seen = 1                          # no sequence that is ever looked for
+            s.seen = 1                          # no query's state has an odd sequence
             overlay_clear(s)
             s.number = s.applied = s.operations = s.covered = s.word = s.left = 0
         return 0
 
     cdef int connect_again(self) except -1:
-        """A new session, before the deadline of the call; structures are found again by their names."""
-        cdef uint64_t deadline = self.c.deadline
-        cdef double pause = FIRST_PAUSE, attempt = FIRST_ATTEMPT
+        """Begins the next session before the call's deadline; finds structures by their names."""
+        cdef uint64_t deadline = self.c.link.deadline_ns
+        cdef double pause = PAUSE_S_MIN, attempt = ATTEMPT_S_MIN
         if not self.reconnect:
-            raise ConnectionFailed(f"the session at {self.address} was lost", hint="connect again, or use reconnect=True")
+            raise ConnectionFailed(f"the session at {self.address} was lost",
+                                   hint="connect again, or set reconnect=True")
         reason = None
-        self.broken = self.c.transacting
+        self.broken = self.c.scope.transacting
         self.forget_session()
         self.end()
         while True:
@@ -275,35 +402,40 @@ cdef class Attachment:
                     try:
                         structure._reopen()
                     except (NotFound, WrongKind):
-                        pass                    # it was dropped: that concerns only who uses it, whose calls say so
+                        pass                    # it was dropped: only calls on it raise that
                 return 0
             except (ConnectionFailed, DeadlineExceeded, QuotaExceeded, StorageFailed) as error:
                 self.end()
                 if isinstance(error, HandshakeFailed):
                     raise
                 if isinstance(error, DeadlineExceeded):
-                    attempt *= 2                # what is there may be slow
+                    attempt *= 2                # the back-end may be slow
                 if reason is None or not isinstance(error, DeadlineExceeded):
-                    reason = error              # says more than that the last attempt had little time left
-                if (<double> deadline - <double> rfp_now()) / 1e9 <= pause:
-                    raise ConnectionFailed(f"the session at {self.address} was lost, and not made anew before the deadline: "
-                                           f"{reason}",
-                                           hint="give the call more timeout; is the back-end running?") from None
+                    reason = error              # more informative than the last time-out
+                if self.seconds_left(deadline) <= pause:
+                    raise ConnectionFailed(
+                        f"the session at {self.address} was lost, and no new one could be made "
+                        f"before the deadline: {reason}",
+                        hint="increase the call's timeout; check that the back-end is running"
+                    ) from None
             time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+            pause = min(2 * pause, PAUSE_S_MAX)
 
-    cdef int unless_lost(self) except -1:
-        """In the handler of a ConnectionFailed of what can be asked again: raises it, unless a new session may help."""
-        if not self.c.trouble or rfp_now() >= self.c.deadline:
+    cdef int raise_unless_lost(self) except -1:
+        """In the handler of a ConnectionFailed of a call that may be repeated: raises it again,
+        unless a new session may help."""
+        if not self.c.link.error or rfp_now() >= self.c.link.deadline_ns:
             raise
 
-    cdef int outcome(self, uint32_t session, uint64_t epoch, uint64_t ticket, const doubt *written) except -1:
-        """Whether what an earlier session of ours wrote last counts; if it does not, it never will.
+    cdef bint records_count(self, uint32_t session, uint64_t epoch, uint64_t ticket,
+                            const doubt *written) except -1:
+        """Whether the last records of an earlier session count; if they do not, they never will.
 
-        An operation whose record counts is done, also where that of what it changed does not: it is executed again.
+        An operation whose record counts is done, even if its redo record does not count: it is
+        executed again.
         """
         cdef rnvm_outcome question
-        cdef int ring, found
+        cdef int ring, status
         memset(&question, 0, sizeof(question))
         question.session = session
         question.epoch = epoch
@@ -313,20 +445,20 @@ cdef class Attachment:
                 continue
             question.ring = ring
             question.lsn = written.lsn[ring]
-            found = self.call(RNVM_OUTCOME, &question, sizeof(question), NULL, 0, NULL)
-            if found == OK and self.c.refusal == RNVM_GOOD:
+            status = self.call(RNVM_OUTCOME, &question, sizeof(question), NULL, 0, NULL)
+            if status == OK and self.c.link.status == RNVM_GOOD:
                 return True
-            if found != OK or self.c.refusal != RNVM_ABSENT:
+            if status != OK or self.c.link.status != RNVM_ABSENT:
                 raise unknown(self.address)
         return False
 
     def interrupt(self, error):
-        """What a signal handler raised while a call waits: the call raises it."""
+        """Keeps what a signal handler raised during a wait: the call raises it."""
         self.interruption = error
 
     # Calls
 
-    cdef int enter(self, object timeout) except -1:
+    cdef int acquire_call(self, object timeout) except -1:
         cdef double seconds = self.timeout
         cdef uint64_t now = rfp_now()
         if timeout is not None:
@@ -334,173 +466,213 @@ cdef class Attachment:
         if not born[0]:
             notice()
         if self.is_forked:
-            raise Forked("this front-end belongs to the parent process", hint="connect again in the child; or use 'spawn'")
+            raise Forked("this front-end belongs to the parent process",
+                         hint="connect again in the child, or use 'spawn'")
         if self.is_closed:
             raise Closed("this front-end was closed")
-        if self.baton.holder and self.baton.holder == <uint64_t> PyThread_get_thread_ident():
+        if self.lock.holder and self.lock.holder == <uint64_t> PyThread_get_thread_ident():
             raise CallerError("this thread is inside another call of this front-end",
-                              hint="a signal handler, a finalizer or a codec must not use the front-end that it interrupts")
-        if not self.baton.take(seconds):
-            if self.baton.keeper:
-                raise DeadlineExceeded("another thread has a batch or a transaction of this front-end under way",
-                                       hint="end it, give the call more timeout, or connect once for each thread")
+                              hint="do not use the front-end in a signal handler, a finalizer or a "
+                                   "codec that interrupts it")
+        if not self.lock.acquire(seconds):
+            if self.lock.owner:
+                raise DeadlineExceeded(
+                    "another thread has a batch or a transaction of this front-end open",
+                    hint="end it, increase the timeout, or connect once for each thread")
             raise DeadlineExceeded("another thread is using this front-end",
-                                   hint="give the call more timeout, or connect once for each thread")
+                                   hint="increase the timeout, or connect once for each thread")
         if self.is_closed:
-            self.leave()
+            self.release_call()
             raise Closed("this front-end was closed")
-        self.c.deadline = now + <uint64_t> (seconds * 1e9)
-        if self.baton.orphaned:
+        link_set_deadline(&self.c, now + <uint64_t> (seconds * 1e9))
+        if self.lock.abandoned:
             try:
-                self.end_orphans()
+                self.end_abandoned()
             except BaseException:
-                self.leave()
+                self.release_call()
                 raise
-        if self.c.watches and now > self.c.alive + WATCH and not self.c.trouble:
-            self.c.alive = now
-            if not self.c.ring.pair.ops.alive(self.c.ring.pair):
-                self.c.trouble = LOST
+        link_poll_liveness(&self.c, now)
         return 0
 
-    cdef void leave(self) noexcept:
+    cdef void release_call(self) noexcept:
         if not self.is_forked:                  # the session is the parent's
-            if self.c.gone:
-                self.reap()
+            if self.c.open.gone:
+                self.close_gone()
             if self.is_closed:
                 self.finish()
-        self.baton.give()
+        self.lock.release()
 
-    cdef int ready(self) except -1:
-        if self.c.trouble:
-            if self.c.transacting:
+    cdef int ensure_session(self) except -1:
+        if self.c.link.error:
+            if self.c.scope.transacting:
                 self.broken = True
-                raise ConnectionFailed(f"the session at {self.address} was lost during a transaction: nothing of it was done",
-                                       hint="do the transaction again")
+                raise ConnectionFailed(
+                    f"the session at {self.address} was lost during a transaction: nothing of it "
+                    "was done", hint="repeat the transaction")
             self.connect_again()
         return 0
 
-    cdef int raise_for(self, int found) except -1:
-        """What an answer below 0 means."""
-        if found >= 0:
+    cdef int raise_for(self, int status) except -1:
+        """Raises the error for a status below 0."""
+        if status >= 0:
             return 0
-        if found == STOPPED:
+        if status == STOPPED:
             if self.interruption is not None:
                 raised, self.interruption = self.interruption, None
                 raise raised
             raise Closed("this front-end was closed")
-        if found == LATE:
-            raise DeadlineExceeded(f"the back-end at {self.address} did not answer in time",
-                                   hint="a change may still happen; is the back-end stopped, or does somebody keep a lock?")
-        if found == FULL:
-            if self.c.lacking > 1:
-                raise OutOfMemory(f"no {self.c.lacking} blocks in a row ({self.c.lacking * self.c.g.block} bytes) are free in "
-                                  "the pool", hint="free something, use smaller values, or grow the pool: rnvm grow")
-            raise OutOfMemory("no block is free in the pool", hint="free something, or grow the pool: rnvm grow")
-        if found == TOO_LONG and self.c.transacting:
-            raise TooLarge("with this operation the transaction does not fit into one record of the memory log",
-                           hint=f"{rnvm_longest_record(self.c.memory.size)} bytes at most here: do it in several transactions, "
-                                "or make the pool with larger logs (rnvm create --memory-log)")
-        if found == TOO_LONG:
-            raise TooLarge("an operation does not fit into the pool's logs",
-                           hint=f"half of a ring at most: {min(self.c.operations.size, self.c.memory.size) // 2} bytes here; "
-                                "make the pool with larger ones (rnvm create --operation-log, --memory-log)")
-        if found == TOO_MANY:
-            raise TooLarge(f"a transaction changes {RNVM_PARTS_MAX} structures at most",
-                           hint="do it in several transactions, or in a batch")
-        if found == NO_MEMORY:
+        if status == LATE:
+            raise DeadlineExceeded(
+                f"the back-end at {self.address} did not respond before the deadline",
+                hint="a change may still happen; check whether the back-end is stopped, or another "
+                     "front-end keeps a lock")
+        if status == FULL:
+            blocks, block = self.c.space.lacking, self.c.g.block
+            if blocks > 1:
+                raise OutOfMemory(
+                    f"no {blocks} blocks in a row ({blocks * block} bytes) are free in the pool",
+                    hint="free something, use smaller values, or grow the pool: rnvm grow")
+            raise OutOfMemory("no block is free in the pool",
+                              hint="free something, or grow the pool: rnvm grow")
+        if status == TOO_LONG and self.c.scope.transacting:
+            longest = rnvm_longest_record(self.c.log[REDO_LOG].size)
+            raise TooLarge(
+                "with this operation the transaction does not fit into one record of the memory "
+                f"log, of at most {longest} bytes",
+                hint="use several transactions, or create the pool with larger logs: rnvm create "
+                     "--memory-log")
+        if status == TOO_LONG:
+            smaller = min(self.c.log[OPERATION_LOG].size, self.c.log[REDO_LOG].size)
+            raise TooLarge(
+                f"an operation must fit into half of each of the pool's logs: {smaller // 2} bytes",
+                hint="use smaller values, or create the pool with larger logs: rnvm create "
+                     "--operation-log, --memory-log")
+        if status == TOO_MANY:
+            raise TooLarge(f"a transaction may change at most {RNVM_PARTS_MAX} structures",
+                           hint="use several transactions, or a batch")
+        if status == NO_MEMORY:
             raise MemoryError()
-        if found == GONE:
-            raise NotFound("the structure was dropped", hint="open it anew: that makes a new one")
-        raise ConnectionFailed(f"the session at {self.address} was lost", hint="is the back-end running?")
+        if status == GONE:
+            raise NotFound("the structure was dropped", hint="open it again to make a new one")
+        raise ConnectionFailed(f"the session at {self.address} was lost",
+                               hint="check that the back-end is running")
 
-    cdef int again(self, instance *s, int found, bint operation) except -1:
-        cdef doubt written = self.c.doubt
-        cdef uint32_t session = self.c.session
-        cdef uint64_t epoch = self.c.epoch
+    cdef int raise_or_retry(self, instance *s, int status, bint operation,
+                            int *result) except FAILED:
+        cdef doubt written = self.c.in_doubt
+        cdef uint32_t session = self.c.session.number
+        cdef uint64_t epoch = self.c.session.epoch
         cdef uint64_t ticket = self.ticket
-        cdef int result = self.c.result
-        if found == DAMAGED or found == AGAIN:
-            what = s.fault.decode() if s.fault != NULL else "a node is not what leads to it says"
+        cdef int applied = self.c.scope.result
+        if status == DAMAGED or status == AGAIN:
+            what = s.fault.decode() if s.fault != NULL \
+                else "a node is not the one that its pointer names"
             where, s.fault = s.fault_at, NULL
-            raise StructureDamaged(f"the structure is damaged{f' at {where:#x}' if where else ''}: {what}", hint="rnvm check")
-        if found != LOST and found != FENCED:
-            self.raise_for(found)
+            raise StructureDamaged(
+                f"the structure is damaged{f' at {where:#x}' if where else ''}: {what}",
+                hint="run rnvm check")
+        if status != LOST and status != FENCED:
+            self.raise_for(status)
         try:
-            self.ready()
+            self.ensure_session()
         except ConnectionFailed as error:
             if operation and written.any:
                 raise unknown(self.address) from error
             raise
-        if operation and self.outcome(session, epoch, ticket, &written):
-            self.settled = result
-            return 1
+        if operation and self.records_count(session, epoch, ticket, &written):
+            result[0] = applied
+            return HOLDS
+        return RETRY
+
+    # Open instances
+
+    cdef int add_instance(self, instance *s) except -1:
+        cdef instance **grown = <instance **> realloc(
+            self.c.open.items, (self.c.open.count + 1) * sizeof(instance *))
+        if grown == NULL:
+            raise MemoryError()
+        self.c.open.items = grown
+        grown[self.c.open.count] = s
+        self.c.open.count += 1
         return 0
 
-    cdef void reap(self) noexcept:
-        """Forgets the instances whose objects are no more."""
+    cdef bint mark_gone(self, instance *s) noexcept:
+        """The structure has no object any more.  False: it is not open here."""
+        cdef uint32_t i
+        for i in range(self.c.open.count):
+            if self.c.open.items[i] == s:
+                s.gone = True
+                self.c.open.gone += 1
+                return True
+        return False
+
+    cdef void close_gone(self) noexcept:
+        """Closes the instances whose objects are gone."""
         cdef instance *s
         cdef uint32_t i = 0
-        cdef bint settled
-        while i < self.c.instance_count:
-            s = self.c.instances[i]
-            settled = False
+        cdef bint closed
+        while i < self.c.open.count:
+            s = self.c.open.items[i]
+            closed = False
             if s.gone:
                 with nogil:
-                    settled = turn_settle(s)
-            if not settled:
+                    closed = structure_close(s)
+            if not closed:
                 i += 1
                 continue
             cache_clear(&self.c, s)
-            self.c.gone -= 1
-            self.c.instance_count -= 1
-            self.c.instances[i] = self.c.instances[self.c.instance_count]
+            self.c.open.gone -= 1
+            self.c.open.count -= 1
+            self.c.open.items[i] = self.c.open.items[self.c.open.count]
             overlay_free(s)
             free(s)
 
-    cdef int end_transaction(self) except -1:
-        changes_undo(&self.c, 0)
+    # The end of what is open
+
+    cdef int discard_transaction(self) except -1:
+        write_set_undo(&self.c, 0)
         for each in self.open_transaction.structures:
             each._unmark()
-        self.c.transacting = False
+        scope_set_transacting(&self.c, False)
         self.open_transaction = None
-        self.baton.keep(self.c.batching)
+        self.lock.reserve(self.c.scope.batching)
         with nogil:
-            turn_leave(&self.c)
+            structures_release(&self.c)
         return 0
 
-    cdef int end_orphans(self) except -1:
-        self.baton.orphaned = False
+    cdef int end_abandoned(self) except -1:
+        self.lock.abandoned = False
         if self.open_transaction is not None:
-            self.end_transaction()
+            self.discard_transaction()
         if self.open_batch is not None:
             with nogil:
                 transaction_commit(&self.c)
-                turn_leave(&self.c)
-            if self.c.trouble:
-                self.end()                      # what could not be written others execute, at once
-            self.c.batching = False
+                structures_release(&self.c)
+            if self.c.link.error:
+                self.end()              # other front-ends execute the unwritten operations at once
+            scope_set_batching(&self.c, False)
             self.open_batch = None
-        self.baton.keep(False)
+        self.lock.reserve(False)
         return 0
 
     cdef int finish(self) except -1:
-        """Nobody will be inside any more."""
+        """Ends the session for good: no thread will be inside any more."""
         if self.has_ended:
             return 0
         self.has_ended = True
         if self.channel is not None and not self.channel.c.closing:
-            if self.c.transacting:
-                changes_undo(&self.c, 0)
-            elif not self.c.trouble:
+            if self.c.scope.transacting:
+                write_set_undo(&self.c, 0)
+            elif not self.c.link.error:
                 with nogil:
-                    transaction_commit(&self.c)     # where that fails, others execute the operations
-            # Also where the session was fenced: nobody gets its rings before we say that we are through with them.
-            # (In the child of a fork the session is the parent's.)
-            if self.link is not None and not self.is_forked and not self.c.ring.lost:
-                self.c.trouble = 0
+                    transaction_commit(&self.c)     # if it fails, others execute the operations
+            # Also if the session was fenced: its rings are not reused before we detach.  (In the
+            # child of a fork the session is the parent's.)
+            if self.link is not None and not self.is_forked and not self.c.link.ring.lost:
+                link_clear_error(&self.c)
                 self.call(RNVM_DETACH, NULL, 0, NULL, 0, NULL)
         self.open_batch = self.open_transaction = None
-        self.baton.keep(False)
+        self.lock.reserve(False)
         self.forget_session()
         self.end()
         close = getattr(self.opener, "close", None)

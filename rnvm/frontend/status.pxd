@@ -1,24 +1,25 @@
-# What the functions of a front-end and of the structures on it answer.
+# The status codes of a front-end's functions and of the structures on it.
 
 from libc.stdint cimport uint64_t
 from rnvm.frontend.state cimport instance
 
 cdef enum:                     # from 1 on: the structure's own
     OK = 0
-    AGAIN = -1                 # what was read does not fit together: a reader starts over; where nobody writes, it is damage
-    DAMAGED = -2               # an invariant does not hold; fault() says which
-    FULL = -3                  # no block is left in the pool
-    TOO_LONG = -4              # a node over RNVM_NODE_BYTES_MAX, or a transaction that does not fit into the log
+    AGAIN = -1                 # the nodes read contradict each other: a reader restarts; under the
+                               # lock it is damage
+    DAMAGED = -2               # an invariant does not hold; fault() recorded which
+    FULL = -3                  # the pool has no free block
+    TOO_LONG = -4              # a node over RNVM_NODE_BYTES_MAX, or a transaction over a log record
     NO_MEMORY = -5             # in this process
-    LOST = -6                  # the connection; from here on they come from the driver
+    LOST = -6                  # the connection is lost; from here on they come from the front-end
     LATE = -7                  # the deadline passed
-    FENCED = -8                # the back-end took the session away
+    FENCED = -8                # the back-end has ended the session
     STOPPED = -9               # the handle is being closed
     GONE = -10                 # the structure was dropped
     TOO_MANY = -11             # structures in one transaction
-    ALIEN = -12                # apply: an operation that the kind does not know; whoever logged it was no front-end of ours
+    ALIEN = -12                # apply: an opcode that the kind does not know
 
-# DAMAGED, with the reason: a literal.
+# Records why a structure is damaged: address of the node, and a literal.  Returns DAMAGED.
 cdef inline int fault(instance *s, uint64_t address, const char *what) noexcept nogil:
     s.error = DAMAGED
     s.fault_at = address

@@ -1,109 +1,112 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A structure's line of live words, as a front-end sees it (the contract is in _line.pxd)."""
+"""A structure's status line, as a front-end reads it."""
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_load64_acquire
 from rfp.fabric.fabric cimport READ, remote_region, work_request
-from rnvm.format.layout cimport RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at, rnvm_session_at
+from rnvm.format.layout cimport (
+    RNVM_NAME_LIVE, RNVM_SESSION_LIVE, rnvm_name_at, rnvm_sequence_of, rnvm_session_at)
 from rnvm.format.messages cimport (
-    RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_LIVE_STRUCTURE, rnvm_locked,
-)
-from rnvm.frontend.status cimport FENCED, GONE, OK
+    RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE, RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED,
+    RNVM_LIVE_STRUCTURE, rnvm_locked)
+from rnvm.frontend.remote cimport remote_place, remote_read, remote_transfers, session_fail
 from rnvm.frontend.state cimport frontend, instance
-from rnvm.frontend.remote cimport remote_place, remote_read, remote_transfers
-
-cdef enum:
-    REVOKE = 1                 # words of the line
-    SPARE = 2
+from rnvm.frontend.status cimport FENCED, GONE, OK
 
 
 cdef inline uint64_t line_at(const instance *s) noexcept nogil:
     return rnvm_name_at(&s.fe.g, s.index) + RNVM_NAME_LIVE
 
 
-cdef int line_ask(instance *s, work_request *works) noexcept nogil:
-    """READs in order: the other words of the first, sequence and structure of the second."""
+cdef inline const char *spare_word(const char *line, int which) noexcept nogil:
+    return line + 8 * (RNVM_STATUS_SPARE + which)
+
+
+cdef int status_read(instance *s, status_line *seen) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef work_request[2] works
+    cdef const char *line
+    cdef int status
+    if fe.link.error:
+        return fe.link.error
+    if fe.link.mapped:
+        line = fe.link.pool.base + line_at(s)
+        # In this order: when a revoked lock is taken away, its holder changes first; only then the
+        # revocation is cleared.
+        seen.revoke = rfp_load64_acquire(line + 8 * RNVM_STATUS_REVOKE)
+        seen.holder = rfp_load64_acquire(spare_word(line, RNVM_LIVE_HOLDER))
+        seen.replayed = rfp_load64_acquire(spare_word(line, RNVM_LIVE_REPLAYED))
+        seen.orphans = rfp_load64_acquire(spare_word(line, RNVM_LIVE_ORPHANS))
+        seen.sequence = rfp_load64_acquire(line)
+        # A sequence restarts for another structure, and when a new back-end replays logs; the
+        # structure's word and the session's epoch change before that.
+        seen.structure = rfp_load64_acquire(spare_word(line, RNVM_LIVE_STRUCTURE))
+        status = session_validate(fe)
+        if status != OK:
+            return status
+        return OK if seen.structure == s.id else GONE
+    status = status_post_reads(s, works)
+    if status == OK:
+        status = remote_transfers(fe, works, 2, fe.link.deadline_ns)
+    return status_landed(s, seen) if status == OK else status
+
+
+cdef int status_post_reads(instance *s, work_request *works) noexcept nogil:
+    """Two READs in order: status_landed() takes sequence and structure of the second one."""
     cdef frontend *fe = s.fe
     cdef remote_region *region = NULL
     cdef uint64_t place = 0, size = 0
-    cdef int found = remote_place(fe, line_at(s), sizeof(line), &region, &place, &size)
+    cdef int status = remote_place(fe, line_at(s), sizeof(status_line), &region, &place, &size)
     cdef int i
-    if found != OK:
-        return found
+    if status != OK:
+        return status
     for i in range(2):
         works[i].opcode = READ
-        works[i].local = fe.buffer
-        works[i].local_offset = fe.landing + 64 * i
+        works[i].local = fe.link.buffer
+        works[i].local_offset = fe.link.landing_at + sizeof(status_line) * i
         works[i].remote = region
         works[i].remote_offset = place
-        works[i].length = sizeof(line)
-    fe.reads += 2
+        works[i].length = sizeof(status_line)
+    fe.stats.reads += 2
     return OK
 
 
-cdef int line_answer(instance *s, line *seen) noexcept nogil:
-    cdef const char *landed = s.fe.buffer.base + s.fe.landing
-    cdef const line *second = <const line *> (landed + 64)
-    memcpy(seen, landed, sizeof(line))
+cdef int status_landed(instance *s, status_line *seen) noexcept nogil:
+    cdef const char *landed = s.fe.link.buffer.base + s.fe.link.landing_at
+    cdef const status_line *second = <const status_line *> (landed + sizeof(status_line))
+    memcpy(seen, landed, sizeof(status_line))
     seen.sequence = second.sequence
     seen.structure = second.structure
     return OK if seen.structure == s.id else GONE
 
 
-cdef int line_session(frontend *fe) noexcept nogil:
+cdef int session_validate(frontend *fe) noexcept nogil:
     cdef uint64_t epoch = 0
-    cdef uint64_t at = rnvm_session_at(&fe.g, fe.session) + RNVM_SESSION_LIVE
-    cdef int found = fe.trouble
-    if found != OK:
-        return found
-    if fe.near:
-        epoch = rfp_load64_acquire(fe.pool.base + at)
+    cdef uint64_t at = rnvm_session_at(&fe.g, fe.session.number) + RNVM_SESSION_LIVE
+    cdef int status = fe.link.error
+    if status != OK:
+        return status
+    if fe.link.mapped:
+        epoch = rfp_load64_acquire(fe.link.pool.base + at)
     else:
-        found = remote_read(fe, at, &epoch, sizeof(epoch))
-    if found == OK and epoch != fe.epoch:
-        found = fe.trouble = FENCED
-    return found
+        status = remote_read(fe, at, &epoch, sizeof(epoch))
+    if status == OK and epoch != fe.session.epoch:
+        status = session_fail(fe, FENCED)
+    return status
 
 
-cdef int line_look(instance *s, line *seen) noexcept nogil:
-    cdef frontend *fe = s.fe
-    cdef work_request[2] works
-    cdef const char *at
-    cdef int found
-    if fe.trouble:
-        return fe.trouble
-    if fe.near:
-        at = fe.pool.base + line_at(s)
-        # In this order: when a lock was asked back and taken, its holder changes first; then nobody asks for it any more.
-        seen.revoke = rfp_load64_acquire(at + 8 * REVOKE)
-        seen.holder = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_HOLDER))
-        seen.replayed = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_REPLAYED))
-        seen.orphans = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_ORPHANS))
-        seen.sequence = rfp_load64_acquire(at)
-        # A sequence that begins anew, for another structure or while a new back-end replays logs, comes after these have changed.
-        seen.structure = rfp_load64_acquire(at + 8 * (SPARE + RNVM_LIVE_STRUCTURE))
-        found = line_session(fe)
-        if found != OK:
-            return found
-        return OK if seen.structure == s.id else GONE
-    found = line_ask(s, works)
-    if found == OK:
-        found = remote_transfers(fe, works, 2, fe.deadline)
-    return line_answer(s, seen) if found == OK else found
-
-
-cdef bint line_grants(const line *seen, uint64_t word) noexcept nogil:
+cdef bint status_grants(const status_line *seen, uint64_t word) noexcept nogil:
     return seen.holder == word and seen.revoke != word >> 16
 
 
-cdef void line_take_over(instance *s, const rnvm_locked *locked) noexcept nogil:
+cdef void lock_granted(instance *s, const rnvm_locked *locked) noexcept nogil:
     s.holds = True
     s.word = locked.word
-    if 2 * locked.number != s.seen:
+    if rnvm_sequence_of(locked.number) != s.seen:
         s.generation += 1
-        s.seen = 2 * locked.number
+        s.seen = rnvm_sequence_of(locked.number)
     s.number = s.applied = locked.number
     s.operations = locked.operations
     s.covered = locked.covered

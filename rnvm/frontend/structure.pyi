@@ -4,20 +4,18 @@ from typing import Any
 from rnvm.frontend.frontend import FrontEnd
 
 ROOT: int
-MOST_ROOT: int
+ROOT_BYTES_MAX: int
 kinds: dict[int, Any]
-CODECS: dict[str, Callable[[], Codec]]
-made: dict[str, Codec]
+CODECS: dict[str, Codec]
 
 class Codec:
     name: str
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
-    def __init__(self, name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]) -> None: ...
+    def __init__(
+        self, name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]
+    ) -> None: ...
 
-def utf8_codec() -> Codec: ...
-def json_codec() -> Codec: ...
-def pickle_codec() -> Codec: ...
 def codec_of(codec: Any) -> Any: ...
 def codec_name(codec: Any) -> bytes: ...
 

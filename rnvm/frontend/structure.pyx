@@ -1,43 +1,52 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The base of structures (the contract is in _structure.pxd; docs/rnvm-structures.md explains it)."""
+"""The base of structures: their nodes, kinds, codecs and calls (docs/rnvm-structures.md)."""
 
+import json
+import pickle
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy
+from libc.stdlib cimport calloc, free
 
-from rnvm.format.layout cimport rnvm_longest_record, rnvm_record
-from rnvm.format.node cimport RNVM_NODE, RNVM_NODE_BYTES_MAX
-from rnvm.frontend.node_cache cimport cache_forget, cache_get, cache_glimpse, node_bytes
-from rnvm.frontend.write_set cimport change_add, change_node
-from rnvm.frontend.state cimport frontend, instance, kind, node
-from rnvm.frontend.frontend cimport FrontEnd
-from rnvm.frontend.operation cimport operation_execute
-from rnvm.frontend.query cimport query_alone, query_ask
-from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
-from rnvm.frontend._turns cimport turn_enter, turn_leave
+from rnvm.format.layout cimport rnvm_longest_record
+from rnvm.format.node cimport RNVM_NODE_BYTES_MAX, RNVM_NODE
 from rnvm.frontend.leak_check cimport reach
+from rnvm.frontend.byte_buffer cimport buffer_append
+from rnvm.frontend.frontend cimport FrontEnd
+from rnvm.frontend.log_writer cimport log_record_room
+from rnvm.frontend.node_cache cimport cache_get, cache_peek, cache_trim, node_bytes
+from rnvm.frontend.operation cimport operation_execute, structure_acquire, structures_release
+from rnvm.frontend.query cimport query_execute, query_under_lock
+from rnvm.frontend.session cimport HOLDS
+from rnvm.frontend.slab_allocator cimport slabs_cost, slabs_return, slabs_take
+from rnvm.frontend.state cimport frontend, instance, kind, node
+from rnvm.frontend.write_set cimport node_set_changed, node_set_new
 
-from rfp.errors import CallerError, InvalidArgument, NotFound, Undecodable, WrongKind, WrongType, not_copied
 from rfp.protocol.client.caller_memory import checked
+from rfp.errors import (
+    CallerError, InvalidArgument, NotFound, Undecodable, WrongKind, WrongType, not_copied)
 
 ROOT = 1                       # type of a root
-MOST_ROOT = 3072
+ROOT_BYTES_MAX = 3072
 
-cdef enum:
-    BESIDE = 8192              # bytes that an operation may change beside the value that it brings
-    BEFORE = 2048              # and bytes of its own record before it
-    LEAST = 256                # bytes of a value that fit in any case
+cdef enum:                     # bytes
+    OTHER_CHANGES_MAX = 8192   # that an operation may change beside the value that it brings
+    OPERATION_HEAD_MAX = 2048  # of its own record before the value
+    VALUE_MIN = 256            # of a value that fits in any case
 
-cdef uint32_t NONE = 0xffffffff        # in place of a structure's number: none has it
+cdef uint32_t NONE = 0xffffffff        # in place of a structure's id: no structure has it
 
 
 # Nodes
 
 
-cdef const char *node_read(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil:
+cdef inline uint32_t rounded(uint32_t length) noexcept nogil:
+    return (length + 7) & ~7
+
+
+cdef const char *node_read(instance *s, uint64_t address, uint32_t length,
+                           uint16_t type) noexcept nogil:
     cdef node *n = cache_get(s, address, length, type)
     return NULL if n == NULL else node_bytes(n)
 
@@ -46,74 +55,65 @@ cdef const char *root_read(instance *s) noexcept nogil:
     return node_read(s, s.root, s.kind.root, 1)
 
 
-cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type, uint32_t offset, uint32_t n) noexcept nogil:
-    cdef node *found = cache_get(s, address, length, type)
-    if found == NULL:
+cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type,
+                       uint32_t offset, uint32_t n) noexcept nogil:
+    cdef node *changed = cache_get(s, address, length, type)
+    if changed == NULL:
         return NULL
-    if offset < RNVM_NODE or offset > found.length or n > found.length - offset:
-        fault(s, address, "a change lies outside its node")
+    if offset < RNVM_NODE or offset > changed.length or n > changed.length - offset:
+        fault(s, address, "a change is outside its node")
         return NULL
-    return change_node(s, found, offset, n)
+    return node_set_changed(s, changed, offset, n)
 
 
 cdef char *root_change(instance *s, uint32_t offset, uint32_t n) noexcept nogil:
     return node_change(s, s.root, s.kind.root, 1, offset, n)
 
 
-cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil:
-    cdef node *made
-    length = (length + 7) & ~7
+cdef char *node_new(instance *s, uint32_t length, uint16_t type,
+                    uint64_t *address) noexcept nogil:
+    cdef node *added
+    length = rounded(length)
     if length < RNVM_NODE or length > RNVM_NODE_BYTES_MAX:
         s.error = TOO_LONG
         return NULL
     address[0] = slabs_take(s, length)
     if not address[0]:
         return NULL
-    made = change_add(s, address[0], length, type)
-    return NULL if made == NULL else node_bytes(made)
+    added = node_set_new(s, address[0], length, type)
+    return NULL if added == NULL else node_bytes(added)
 
 
 cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
-    return slabs_return(s, address, (length + 7) & ~7)
+    return slabs_return(s, address, rounded(length))
 
 
 cdef int node_glimpse(instance *s, uint64_t address, void *to, uint32_t n) noexcept nogil:
-    return cache_glimpse(s, address, to, n)
+    return cache_peek(s, address, to, n)
 
 
 cdef void nodes_release(instance *s) noexcept nogil:
-    cache_forget(s.fe)
+    cache_trim(s.fe)
 
 
 cdef int answer_put(instance *s, const void *bytes, uint64_t n) noexcept nogil:
-    cdef frontend *fe = s.fe
-    cdef uint64_t room = fe.answer_room
-    cdef char *grown
-    if n > room - fe.answer_length:
-        while n > room - fe.answer_length:
-            room = 2 * room if room else 4096
-        grown = <char *> realloc(fe.answer, room)
-        if grown == NULL:
-            s.error = NO_MEMORY
-            return NO_MEMORY
-        fe.answer = grown
-        fe.answer_room = room
-    if n:
-        memcpy(fe.answer + fe.answer_length, bytes, n)
-    fe.answer_length += n
+    if not buffer_append(&s.fe.answer, bytes, n):
+        s.error = NO_MEMORY
+        return NO_MEMORY
     return OK
 
 
 cdef uint64_t record_room(const instance *s) noexcept nogil:
-    return rnvm_longest_record(s.fe.g.memory_ring) - sizeof(rnvm_record)
+    return log_record_room(s.fe.g.memory_ring)
 
 
 cdef bint room_for(const instance *s, uint64_t bytes) noexcept nogil:
-    return bytes + (s.fe.volume if s.fe.transacting else 0) <= record_room(s)
+    cdef uint64_t before = s.fe.write_set.record_bytes if s.fe.scope.transacting else 0
+    return bytes + before <= record_room(s)
 
 
 cdef uint64_t node_cost(const instance *s, uint32_t length) noexcept nogil:
-    return slabs_cost(s, (length + 7) & ~7)
+    return slabs_cost(s, rounded(length))
 
 
 cdef uint64_t pool_bytes(const instance *s) noexcept nogil:
@@ -143,14 +143,17 @@ cdef class Registered:
 cdef int register_kind(const kind *k, object cls) except -1:
     cdef Registered entry = Registered.__new__(Registered)
     if not k.number or k.number in kinds:
-        raise InvalidArgument(f"there is a kind of structure with the number {k.number} already")
-    if k.root < RNVM_NODE or k.root > MOST_ROOT or k.root & 7 or k.apply == NULL or k.walk == NULL:
-        raise InvalidArgument(f"kind {k.number} has a root of {k.root} bytes, or does not say what it does",
-                              hint=f"a multiple of 8, from {RNVM_NODE} to {MOST_ROOT}; apply and walk")
+        raise InvalidArgument(f"kind {k.number} is registered already")
+    if k.root < RNVM_NODE or k.root > ROOT_BYTES_MAX or k.root & 7:
+        raise InvalidArgument(f"the root of kind {k.number} must be a multiple of 8 between "
+                              f"{RNVM_NODE} and {ROOT_BYTES_MAX} bytes, got {k.root}")
+    if k.apply == NULL or k.walk == NULL:
+        raise InvalidArgument(f"kind {k.number} must have the functions apply and walk")
     entry.c = k
     entry.cls = cls
     if cls.KIND != k.number:
-        raise InvalidArgument(f"{cls.__name__}.KIND is {cls.KIND}, and the kind's number {k.number}")
+        raise InvalidArgument(f"{cls.__name__}.KIND must be {k.number}, the kind's number, "
+                              f"got {cls.KIND}")
     kinds[k.number] = entry
     return 0
 
@@ -164,72 +167,104 @@ cdef const kind *kind_of(uint32_t number) noexcept:
 
 
 class Codec:
-    """How values become bytes; name: what the naming entry says."""
+    """How values become bytes; name: as the naming entry contains it."""
 
     def __init__(self, name, encode, decode):
         self.name, self.encode, self.decode = name, encode, decode
 
 
-def utf8_codec():
-    return Codec("utf-8", lambda text: text.encode(), lambda data: data.decode())
-
-
-def json_codec():
-    import json  # here, because it takes milliseconds to import
-    return Codec("json", lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True).encode(), json.loads)
-
-
-# Only where the program asks for it: what a pool says never makes anybody unpickle.
-def pickle_codec():
-    import pickle
-    return Codec("pickle", pickle.dumps, pickle.loads)
-
-
-CODECS = {"utf-8": utf8_codec, "json": json_codec, "pickle": pickle_codec}
-made = {}                      # name -> codec
+CODECS = {
+    "utf-8": Codec("utf-8", lambda text: text.encode(), lambda data: data.decode()),
+    "json": Codec("json",
+                  lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True).encode(),
+                  json.loads),
+    # Only if the program requests it: nothing in a pool makes a process unpickle.
+    "pickle": Codec("pickle", pickle.dumps, pickle.loads),
+}
 
 
 def codec_of(codec):
-    """The codec that a caller means.  None: bytes as they are."""
+    """Return the codec that a caller names.  None: bytes as they are."""
     if codec is None:
         return None
     if isinstance(codec, str):
         if codec not in CODECS:
-            raise InvalidArgument(f"codec={codec!r}", hint=f"{', '.join(CODECS)}, or an object with encode and decode")
-        if codec not in made:
-            made[codec] = CODECS[codec]()
-        return made[codec]
+            raise InvalidArgument(f"invalid codec {codec!r} (expected {', '.join(CODECS)}, or an "
+                                  "object with encode and decode)")
+        return CODECS[codec]
     if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
-        raise WrongType(f"a codec of type {type(codec).__name__}",
-                        hint="an object with encode(value) -> bytes and decode(bytes) -> value")
+        raise WrongType(f"invalid codec of type {type(codec).__name__} (expected an object with "
+                        "encode(value) -> bytes and decode(bytes) -> value)")
     return codec
 
 
 def codec_name(codec):
-    """What stands in the naming entry: another codec than a structure was made with would read nonsense."""
+    """Return the codec's name in the naming entry: a structure is not opened with another codec."""
     if codec is None:
         return b""
     return str(getattr(codec, "name", "own")).encode()[:16]
 
 
+# The class
+
+
 cdef FrontEnd front_of(Structure s):
-    """The front-end, for a call that needs it: an object that was never opened has none.  One that could not be opened has no
-    number, and its instance may have no front-end."""
+    """The front-end, for a call that needs it.
+
+    An object that was never opened has none; one whose opening failed has no id, and its instance
+    may have no front-end.
+    """
     if s.fe is None or not s.c.id:
         raise CallerError(f"this {type(s).__name__} was never opened",
-                          hint="its __init__ has to call super().__init__(fe, name)")
+                          hint="call super().__init__(fe, name) in its __init__")
     return <FrontEnd> s.fe
+
+
+cdef int begin(Structure s, FrontEnd fe) except -1:
+    """The session, and for a call within a transaction: that it includes the structure."""
+    fe.ensure_session()
+    if fe.c.scope.transacting and not s.c.entered:
+        raise s.not_named()
+    return 0
+
+
+cdef int run_query(Structure s, query_function ask, void *context, bint under_lock,
+                   object timeout) except -1:
+    cdef FrontEnd fe = front_of(s)
+    cdef int status, unused = 0
+    fe.acquire_call(timeout)
+    try:
+        while True:
+            begin(s, fe)
+            with nogil:
+                if under_lock:
+                    status = query_under_lock(s.c, ask, context)
+                else:
+                    status = query_execute(s.c, ask, context)
+            if status >= 0:
+                return status
+            fe.raise_or_retry(s.c, status, False, &unused)
+    finally:
+        fe.release_call()
 
 
 @cython.no_gc_clear                     # its instance belongs to the front-end
 cdef class Structure:
     """The base of all structures.
 
-    fe: the front-end; name: 1 to 160 bytes of UTF-8; codec: "utf-8", "json", "pickle", or an object with encode and decode, for
-    values that are no bytes; create: whether to make it, if there is none; timeout: seconds.
+    Args:
+        fe: the front-end
+        name: 1 to 160 bytes of UTF-8
+        codec: "utf-8", "json", "pickle", or an object with encode and decode, for values that are
+            not bytes [default: bytes]
+        create: whether to make it if there is none
+        timeout: seconds [default: the front-end's]
 
-    Raises NotFound where there is none and create is False, WrongKind where the name is that of something else.
-    Cost: one call, and a transaction if it is new.
+    Raises:
+        NotFound: there is none, and create is False
+        WrongKind: the name is that of another kind of structure
+
+    Cost: one call, and a transaction if it is new
     """
     KIND = 0
 
@@ -238,12 +273,13 @@ cdef class Structure:
         if self.c == NULL:
             raise MemoryError()
 
-    def __init__(self, FrontEnd fe not None, str name not None, *, codec=None, bint create=True, timeout=None):
+    def __init__(self, FrontEnd fe not None, str name not None, *, codec=None, bint create=True,
+                 timeout=None):
         cdef const kind *known = kind_of(type(self).KIND)
         if known == NULL:
-            raise InvalidArgument(f"{type(self).__name__} is no kind of structure that is registered")
+            raise InvalidArgument(f"{type(self).__name__} is not a registered kind of structure")
         if self.fe is not None:
-            raise InvalidArgument("a structure is opened once")
+            raise InvalidArgument("a structure must be opened only once")
         self.codec = codec_of(codec)
         self.name = name
         self.c.kind = known
@@ -258,51 +294,37 @@ cdef class Structure:
 
     @property
     def codec_name(self):
-        """The name of its codec, as the pool has it."""
+        """The name of its codec, as the pool contains it."""
         return codec_name(self.codec).decode()
 
     cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=None) except -1:
         cdef FrontEnd fe = front_of(self)
-        cdef int found
-        fe.enter(timeout)
+        cdef int status, result = 0
+        fe.acquire_call(timeout)
         try:
             while True:
-                fe.ready()
-                if fe.c.transacting and not self.c.entered:
-                    raise self.not_named()
+                begin(self, fe)
                 with nogil:
-                    found = operation_execute(self.c, code, bytes, length)
-                if found >= 0:
-                    return found
-                if fe.again(self.c, found, True):
-                    return fe.settled
+                    status = operation_execute(self.c, code, bytes, length)
+                if status >= 0:
+                    return status
+                if fe.raise_or_retry(self.c, status, True, &result) == HOLDS:
+                    return result
         finally:
-            fe.leave()
+            fe.release_call()
 
     cdef int query(self, query_function ask, void *context, object timeout=None) except -1:
-        cdef FrontEnd fe = front_of(self)
-        cdef int found
-        fe.enter(timeout)
-        try:
-            while True:
-                fe.ready()
-                if fe.c.transacting and not self.c.entered:
-                    raise self.not_named()
-                with nogil:
-                    found = query_ask(self.c, ask, context)
-                if found >= 0:
-                    return found
-                fe.again(self.c, found, False)
-        finally:
-            fe.leave()
+        return run_query(self, ask, context, False, timeout)
 
     cdef bytes answer(self):
         cdef frontend *fe = self.c.fe
-        return PyBytes_FromStringAndSize(fe.answer, fe.answer_length) if fe.answer_length else b""
+        if not fe.answer.length:
+            return b""
+        return PyBytes_FromStringAndSize(fe.answer.bytes, fe.answer.length)
 
     cdef const char *answer_bytes(self, uint64_t *n) noexcept:
-        n[0] = self.c.fe.answer_length
-        return self.c.fe.answer
+        n[0] = self.c.fe.answer.length
+        return self.c.fe.answer.bytes
 
     cdef bytes encode(self, object value):
         if self.codec is None:
@@ -310,15 +332,16 @@ cdef class Structure:
                 return value
             if isinstance(value, (bytearray, memoryview)):
                 return bytes(checked(value, "values"))
-            raise WrongType(f"{type(value).__name__} is no bytes",
-                            hint='give bytes, or open the structure with codec="json" (say)')
+            raise WrongType(f"a value must be bytes, got {type(value).__name__}",
+                            hint='convert it, or open the structure with a codec such as "json"')
         try:
             encoded = self.codec.encode(value)
         except (AttributeError, TypeError) as error:
-            raise WrongType(f"the codec {self.codec_name!r} takes no {type(value).__name__}: {error}",
-                            hint="what encode(value) of the codec takes") from error
+            raise WrongType(
+                f"the codec {self.codec_name!r} cannot encode {type(value).__name__}: {error}",
+                hint="pass a value that encode(value) of the codec accepts") from error
         if not isinstance(encoded, bytes):
-            raise WrongType(f"the codec made a {type(encoded).__name__}, not bytes")
+            raise WrongType(f"the codec's encode must return bytes, got {type(encoded).__name__}")
         return encoded
 
     cdef object decode(self, bytes value, bytes key=None, bytes token=None):
@@ -327,41 +350,40 @@ cdef class Structure:
         try:
             return self.codec.decode(value)
         except Exception as error:
-            raise Undecodable(f"the codec {self.codec_name!r} cannot decode {len(value)} bytes of {self.name!r}:"
-                              f" {type(error).__name__}: {error}", raw=value, key=key, token=token,
-                              hint="nothing was lost: .raw has the bytes" + (", ack(.token) removes them" if token else "")
-                              ) from error
+            raise Undecodable(
+                f"the codec {self.codec_name!r} cannot decode {len(value)} bytes of {self.name!r}: "
+                f"{type(error).__name__}: {error}", raw=value, key=key, token=token,
+                hint="nothing was lost: read the bytes from .raw"
+                     + ("; remove them with ack(.token)" if token else "")) from error
 
     cdef uint64_t longest(self, uint64_t most) except? 0:
         cdef FrontEnd fe = front_of(self)
-        cdef uint64_t memory = rnvm_longest_record(fe.c.g.memory_ring), operations = rnvm_longest_record(fe.c.g.operation_ring)
-        return min(most, min(max(memory, BESIDE + LEAST) - BESIDE, max(operations, BEFORE + LEAST) - BEFORE))
+        cdef uint64_t redo = rnvm_longest_record(fe.c.g.memory_ring)
+        cdef uint64_t operations = rnvm_longest_record(fe.c.g.operation_ring)
+        return min(most,
+                   min(max(redo, OTHER_CHANGES_MAX + VALUE_MIN) - OTHER_CHANGES_MAX,
+                       max(operations, OPERATION_HEAD_MAX + VALUE_MIN) - OPERATION_HEAD_MAX))
 
     def check(self, *, timeout=None):
-        """Verifies every invariant, and that what is allocated is what can be reached.
+        """Verify every invariant, and that exactly the allocated nodes can be reached.
 
-        Takes the writer lock meanwhile.  Raises StructureDamaged at the first that fails.  Cost: a READ for each node that is
-        not in the cache.
+        Holds the writer lock during the check.
+
+        Args:
+            timeout: seconds [default: the front-end's]
+
+        Raises:
+            StructureDamaged: at the first invariant that does not hold
+
+        Cost: a READ for each node that is not in the cache
         """
-        cdef FrontEnd fe = front_of(self)
-        cdef int found
-        fe.enter(timeout)
-        try:
-            while True:
-                fe.ready()
-                if fe.c.transacting and not self.c.entered:
-                    raise self.not_named()
-                with nogil:
-                    found = query_alone(self.c, reach, NULL)
-                if found == OK:
-                    return
-                fe.again(self.c, found, False)
-        finally:
-            fe.leave()
+        run_query(self, reach, NULL, True, timeout)
 
     cdef object not_named(self):
-        return CallerError(f"the transaction that is under way is not over {self!r}",
-                           hint="name all structures that it reads or changes: fe.transaction(a, b); or end it first")
+        return CallerError(
+            f"the transaction that is under way is not over {self!r}",
+            hint="name all structures that it reads or changes, as in fe.transaction(a, b), or end "
+                 "it first")
 
     # For the front-end
 
@@ -369,27 +391,30 @@ cdef class Structure:
         try:
             front_of(self).find(self, self.c, False)
         except (NotFound, WrongKind):
-            self.c.id = NONE               # in the backup of a pool another structure may have our number
+            self.c.id = NONE           # in a pool's backup another structure may have our id
             raise
 
     def _index(self):
         return self.c.index
 
-    def _enter(self):
-        cdef int found
+    def _codec_bytes(self):
+        return codec_name(self.codec)
+
+    def _acquire(self):
+        cdef int status
         front_of(self)
         with nogil:
-            found = turn_enter(self.c)
-        return found
+            status = structure_acquire(self.c)
+        return status
 
     def _take_lock(self):
-        """Takes the writer lock, and thereby executes what a dead session of ours has left."""
-        cdef int found
+        """Acquires the writer lock, and thereby executes what our last session left pending."""
+        cdef int status
         front_of(self)
         with nogil:
-            found = turn_enter(self.c)
-            turn_leave(self.c.fe)
-        return found
+            status = structure_acquire(self.c)
+            structures_release(self.c.fe)
+        return status
 
     def _was_entered(self):
         return bool(self.c.entered)
@@ -401,7 +426,8 @@ cdef class Structure:
         self.c.operations = max(self.before, self.c.covered)
 
     def __reduce__(self):
-        raise not_copied(self, "open the structure again, at the front-end of the process that uses it")
+        raise not_copied(self,
+                         "open the structure again, at the front-end of the process that uses it")
 
     def __repr__(self):
         return f"<{type(self).__name__} {self.name!r}>"

@@ -1,220 +1,266 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""A structure's writer lock (the contract is in _writer_lock.pxd).
+"""A structure's writer lock.
 
-The back-end grants it, and it is kept until others ask for it (lock="sticky") or goes back after each operation ("each").  With
-"cas" front-ends settle it among themselves: _swap_lock.
+The back-end grants it.  With lock="sticky" it is kept until other front-ends request it, with
+"each" it goes back after each operation.  With "cas" front-ends arbitrate it among themselves:
+cas_lock.
+
+A front-end writes the structure's activity word when it enters and leaves (odd: inside).  Mapped,
+it is inside during an operation only, and the back-end takes a kept lock away while the word is
+even.  Over a network it is inside for as long as it holds the lock, since each change of the word
+would cost a round trip.
+
+The front-end writes its activity word, then reads whether the lock is revoked; the back-end revokes
+the lock, then reads the activity word; each with a full fence in between.  So at least one of them
+sees the other.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_fence_full, rfp_now, rfp_store64_release
-from rfp.fabric.fabric cimport WRITE, work_request
+from rfp.fabric.fabric cimport WRITE, remote_region, work_request
 from rnvm.format.messages cimport (
-    RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked,
-)
+    RNVM_ABSENT, RNVM_ACQUIRE, RNVM_GOOD, RNVM_LEAVE, RNVM_QUEUED, rnvm_locked)
+from rnvm.frontend.cas_lock cimport cas_acquire, cas_release
+from rnvm.frontend.remote cimport (
+    remote_ask, remote_call, remote_transfers, remote_wait, session_fail)
+from rnvm.frontend.state cimport LIVENESS_INTERVAL_NS, frontend, instance
 from rnvm.frontend.status cimport AGAIN, DAMAGED, FENCED, GONE, LOST, OK
-from rnvm.frontend.state cimport WATCH, frontend, instance
-from rnvm.frontend.status_line cimport line, line_grants, line_look, line_session, line_take_over
-from rnvm.frontend.remote cimport remote_ask, remote_call, remote_patience, remote_transfers
-from rnvm.frontend.cas_lock cimport swap_acquire, swap_release
+from rnvm.frontend.status_line cimport (
+    lock_granted, session_validate, status_grants, status_line, status_read)
 
 cdef enum:
-    LOOKS = 128                # whether a lock was granted, before it is asked for again
-    HEED = 200000              # ns between two looks whether somebody else wants a lock, over a network
+    GRANT_POLLS = 128          # of the status line, before the lock is requested again
+    REVOKE_INTERVAL_NS = 200000        # over a network: between two polls for a revocation
+    ACTIVITY_OFFSET = 128      # in the landing, behind the two copies of the status line
 
 
-cdef int say(instance *s, uint64_t inside) noexcept nogil:
-    """Tells the back-end whether we are inside an operation of this structure."""
+# Activity words
+
+
+cdef void activity_open(frontend *fe, remote_region *words) noexcept nogil:
+    fe.activity.words = words
+
+
+cdef int set_activity(instance *s, uint64_t inside) noexcept nogil:
+    """Publishes whether we are inside an operation of this structure."""
     cdef frontend *fe = s.fe
     cdef work_request work
-    fe.turns += 2
-    inside |= fe.turns
-    if fe.near:
-        rfp_store64_release(fe.desk.base + 8 * <uint64_t> s.index, inside)
+    fe.activity.turn += 2
+    inside |= fe.activity.turn
+    if fe.link.mapped:
+        rfp_store64_release(fe.activity.words.base + 8 * <uint64_t> s.index, inside)
         return OK
     work.opcode = WRITE
-    work.local = fe.buffer
-    work.local_offset = fe.landing + 128
-    work.remote = fe.desk
+    work.local = fe.link.buffer
+    work.local_offset = fe.link.landing_at + ACTIVITY_OFFSET
+    work.remote = fe.activity.words
     work.remote_offset = 8 * <uint64_t> s.index
     work.length = 8
-    memcpy(fe.buffer.base + work.local_offset, &inside, 8)
-    fe.writes += 1
-    return remote_transfers(fe, &work, 1, fe.deadline)
+    memcpy(fe.link.buffer.base + work.local_offset, &inside, 8)
+    fe.stats.writes += 1
+    return remote_transfers(fe, &work, 1, fe.link.deadline_ns)
 
 
 cdef int still_ours(instance *s, bint *ours) noexcept nogil:
-    """After say(): whether the lock is ours, and will be until we say that we are out."""
-    cdef line seen
-    cdef int found
+    """After set_activity(s, 1): whether the lock is ours, and remains so until we leave."""
+    cdef status_line seen
+    cdef int status
     rfp_fence_full()
-    found = line_look(s, &seen)
-    ours[0] = found == OK and line_grants(&seen, s.word)
-    return found
+    status = status_read(s, &seen)
+    ours[0] = status == OK and status_grants(&seen, s.word)
+    return status
+
+
+# From the back-end and back
+
+
+cdef int await_grant(instance *s) noexcept nogil:
+    """Polls the status line until the lock is granted to us.
+
+    OK also after GRANT_POLLS: then the request is repeated.
+    """
+    cdef frontend *fe = s.fe
+    cdef status_line seen
+    cdef uint64_t pause = 0
+    cdef uint32_t polls
+    cdef int status
+    for polls in range(GRANT_POLLS):
+        status = status_read(s, &seen)
+        if status != OK:
+            return status
+        if seen.holder and (seen.holder & 0xffff) == fe.session.number + 1:
+            return OK
+        status = remote_wait(fe, &pause)
+        if status != OK:
+            return status
+    return OK
 
 
 cdef int lock_acquire(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef rnvm_locked locked
-    cdef line seen
-    cdef uint64_t pause, asked, id = s.id
-    cdef uint32_t got = 0, looks
+    cdef uint64_t requested_ns, id = s.id
+    cdef uint32_t got = 0
     cdef bint ours = False
-    cdef int found
-    if fe.words != NULL:
-        return swap_acquire(s)
+    cdef int status
+    if fe.cas.words != NULL:
+        return cas_acquire(s)
     s.holds = False
     while True:
-        asked = rfp_now()
-        found = remote_call(fe, RNVM_ACQUIRE, &id, sizeof(id), &locked, sizeof(locked), &got)
-        if found != OK:
-            return found
-        if fe.refusal == RNVM_GOOD and got == sizeof(locked):
+        requested_ns = rfp_now()
+        status = remote_call(fe, RNVM_ACQUIRE, &id, sizeof(id), &locked, sizeof(locked), &got)
+        if status != OK:
+            return status
+        if fe.link.status == RNVM_GOOD and got == sizeof(locked):
             s.word = locked.word
-            found = say(s, 1)
-            if found == OK:
-                # Asked for back before we said that we are inside?
-                found = still_ours(s, &ours)
-            if found != OK:
-                return found
+            status = set_activity(s, 1)
+            if status == OK:
+                # Was it revoked before the back-end could see that we are inside?
+                status = still_ours(s, &ours)
+            if status != OK:
+                return status
             if ours:
-                s.looked = asked
-                line_take_over(s, &locked)
+                s.validated_ns = requested_ns
+                lock_granted(s, &locked)
                 return OK
-            say(s, 0)
+            set_activity(s, 0)
             continue
-        if fe.refusal == RNVM_ABSENT:
+        if fe.link.status == RNVM_ABSENT:
             return GONE
-        if fe.refusal != RNVM_QUEUED:
-            fe.trouble = LOST
-            return LOST
-        pause = 0
-        for looks in range(LOOKS):
-            found = line_look(s, &seen)
-            if found != OK:
-                break
-            if seen.holder and (seen.holder & 0xffff) == fe.session + 1:
-                break
-            found = remote_patience(fe, &pause)
-            if found != OK:
-                break
-        if found != OK:
-            if not fe.trouble:
+        if fe.link.status != RNVM_QUEUED:
+            return session_fail(fe, LOST)
+        status = await_grant(s)
+        if status != OK:
+            if not fe.link.error:
                 remote_ask(fe, RNVM_LEAVE, s.id)
-            return found
+            return status
 
 
 cdef int give_back(instance *s) noexcept nogil:
-    """To the back-end, which lets the next one in."""
-    cdef int found
+    """Returns the lock to the back-end, which grants it to the next waiter."""
+    cdef int status
     s.holds = False
-    found = say(s, 0)
-    return remote_ask(s.fe, RNVM_LEAVE, s.id) if found == OK else found
-
-
-cdef int heed(instance *s) noexcept nogil:
-    """Over a network we say that we are inside for as long as we have the lock.  Here it goes back, if somebody waits for it."""
-    cdef line seen
-    cdef uint64_t now = rfp_now()
-    cdef int found = line_look(s, &seen)
-    if found != OK:
-        return found
-    s.looked = now
-    return OK if line_grants(&seen, s.word) else give_back(s)
-
-
-cdef int lock_resume(instance *s) noexcept nogil:
-    cdef frontend *fe = s.fe
-    cdef bint ours = False
-    cdef int found
-    if fe.trouble:
-        return fe.trouble
-    if not s.holds:
-        return OK
-    if not fe.near:
-        # Over a network s.holds is right for half a lease, since the lock is not taken away before a whole one has passed after
-        # we last saw that nobody wants it.
-        return heed(s) if rfp_now() - s.looked > fe.lease // 2 else OK
-    say(s, 1)
-    found = still_ours(s, &ours)
-    if not ours:
-        say(s, 0)
-        s.holds = False
-    return found
-
-
-cdef int lock_pause(instance *s) noexcept nogil:
-    cdef frontend *fe = s.fe
-    if fe.trouble or not s.holds:
-        return fe.trouble
-    if fe.words != NULL:
-        return swap_release(s)
-    if not fe.sticky:
-        return give_back(s)
-    if fe.near:
-        return say(s, 0)
-    return heed(s) if rfp_now() - s.looked > HEED else OK
+    status = set_activity(s, 0)
+    return remote_ask(s.fe, RNVM_LEAVE, s.id) if status == OK else status
 
 
 cdef int lock_release(instance *s) noexcept nogil:
-    if s.fe.trouble or not s.holds:
-        return s.fe.trouble
-    return give_back(s) if s.fe.words == NULL else swap_release(s)
+    if s.fe.link.error or not s.holds:
+        return s.fe.link.error
+    return give_back(s) if s.fe.cas.words == NULL else cas_release(s)
 
 
-cdef bint covered(const instance *s, uint64_t since) noexcept nogil:
-    """Over a network: whether the lock is ours at this moment although nothing is READ.  We saw, so short a time ago, that nobody
-    wants it, and the back-end lived a moment ago; another one waits longer than that before it serves."""
+# Kept in between
+
+
+cdef int poll_revocation(instance *s) noexcept nogil:
+    """Over a network: gives the lock back if another front-end waits for it."""
+    cdef status_line seen
+    cdef uint64_t now = rfp_now()
+    cdef int status = status_read(s, &seen)
+    if status != OK:
+        return status
+    s.validated_ns = now
+    return OK if status_grants(&seen, s.word) else give_back(s)
+
+
+cdef int lock_acquire_kept(instance *s) noexcept nogil:
+    cdef frontend *fe = s.fe
+    cdef bint ours = False
+    cdef int status
+    if fe.link.error:
+        return fe.link.error
+    if not s.holds:
+        return OK
+    if not fe.link.mapped:
+        # s.holds is right for half a lease: the lock is not taken away before a whole one has
+        # passed since the poll that found no revocation.
+        if rfp_now() - s.validated_ns > fe.session.lease_ns // 2:
+            return poll_revocation(s)
+        return OK
+    set_activity(s, 1)
+    status = still_ours(s, &ours)
+    if not ours:
+        set_activity(s, 0)
+        s.holds = False
+    return status
+
+
+cdef int lock_release_kept(instance *s) noexcept nogil:
+    cdef frontend *fe = s.fe
+    if fe.link.error or not s.holds:
+        return fe.link.error
+    if fe.cas.words != NULL:
+        return cas_release(s)
+    if not fe.session.sticky:
+        return give_back(s)
+    if fe.link.mapped:
+        return set_activity(s, 0)
+    return poll_revocation(s) if rfp_now() - s.validated_ns > REVOKE_INTERVAL_NS else OK
+
+
+# Validation
+
+
+cdef bint validated(const instance *s, uint64_t within_ns) noexcept nogil:
+    """Over a network: whether the lock is ours at this moment, without a READ.
+
+    It is if a poll so short a time ago found no revocation, and the back-end was alive a moment
+    ago: a new back-end waits longer than that before it serves.
+    """
     cdef const frontend *fe = s.fe
     cdef uint64_t now
-    if fe.near:
+    if fe.link.mapped:
         return False
     now = rfp_now()
-    return now - s.looked <= since and (not fe.watches or now - fe.alive <= WATCH)
+    return now - s.validated_ns <= within_ns and (
+        not fe.link.polls_liveness or now - fe.link.alive_ns <= LIVENESS_INTERVAL_NS)
 
 
-cdef int lock_keep(instance *s) noexcept nogil:
+cdef int lock_validate(instance *s) noexcept nogil:
     cdef frontend *fe = s.fe
     cdef uint64_t now
-    cdef line seen
-    cdef int found
-    if fe.trouble:
-        return fe.trouble
-    if fe.near:
-        return line_session(fe)
-    if covered(s, fe.lease // 2):
+    cdef status_line seen
+    cdef int status
+    if fe.link.error:
+        return fe.link.error
+    if fe.link.mapped:
+        return session_validate(fe)
+    if validated(s, fe.session.lease_ns // 2):
         return OK
-    if fe.words != NULL:
-        return line_session(fe)                 # the line does not say who of those that share the lock is inside
+    if fe.cas.words != NULL:
+        return session_validate(fe)     # the line does not name which sharer of the lock is inside
     now = rfp_now()
-    found = line_look(s, &seen)
-    if found == OK and seen.holder != s.word:
-        found = fe.trouble = FENCED
-    if found == OK and line_grants(&seen, s.word):
-        s.looked = now
-    return found
+    status = status_read(s, &seen)
+    if status == OK and seen.holder != s.word:
+        status = session_fail(fe, FENCED)
+    if status == OK and status_grants(&seen, s.word):
+        s.validated_ns = now
+    return status
 
 
 cdef int locks_confirm(frontend *fe) noexcept nogil:
     cdef instance *s
     cdef uint32_t i
-    if fe.trouble:
-        return fe.trouble
-    for i in range(fe.instance_count):
-        s = fe.instances[i]
-        if s.entered and not covered(s, fe.lease):
-            return line_session(fe)
+    if fe.link.error:
+        return fe.link.error
+    for i in range(fe.open.count):
+        s = fe.open.items[i]
+        if s.entered and not validated(s, fe.session.lease_ns):
+            return session_validate(fe)
     return OK
 
 
-cdef int lock_confirm(instance *s, int found) noexcept nogil:
-    cdef bint suspect = found == AGAIN or found == DAMAGED
-    cdef int outcome
-    if not suspect and (not s.fetched or covered(s, s.fe.lease)):
-        return found
-    # While the session is ours, so is each lock that we are inside of: whoever takes one of them raises the epoch first.
-    outcome = line_session(s.fe)
-    if outcome != OK:
-        return outcome
-    return DAMAGED if suspect else found
+cdef int lock_confirm(instance *s, int status) noexcept nogil:
+    cdef bint suspect = status == AGAIN or status == DAMAGED
+    cdef int valid
+    if not suspect and (not s.fetched or validated(s, s.fe.session.lease_ns)):
+        return status
+    # While the session is ours, so is each lock that was acquired: taking one of them away raises
+    # the session's epoch first.
+    valid = session_validate(s.fe)
+    if valid != OK:
+        return valid
+    return DAMAGED if suspect else status

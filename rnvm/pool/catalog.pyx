@@ -7,7 +7,7 @@ from rnvm.format.layout cimport (
     RNVM_USED, rfp_crc32c, rfp_load64, rfp_store64, rnvm_address, rnvm_block_at, rnvm_name,
     rnvm_name_at, rnvm_structure, rnvm_word, rnvm_word_value, rfp_fence_full, rfp_store64_release,
 )
-from rnvm.format.messages cimport RNVM_LIVE_STRUCTURE
+from rnvm.format.messages cimport RNVM_LIVE_STRUCTURE, RNVM_STATUS_SPARE
 from rnvm.media.medium cimport medium_drain, medium_write, medium_write64
 from rnvm.pool.blocks cimport blocks_allocate, blocks_free_all
 from rnvm.pool.dual_copy cimport dual_copy_format
@@ -16,7 +16,6 @@ from rnvm.pool.state cimport pool, structure
 
 cdef enum:
     COVERED = 12               # offset of the first field that the CRC covers
-    SPARE = 2                  # words of the line that peers READ, before those that messages.h names
     ZEROS = 512                # written at a time: the smallest block
 
 
@@ -44,7 +43,8 @@ cdef uint32_t incarnation_at(pool *p, uint64_t at) noexcept nogil:
 
 
 cdef void catalog_publish(pool *p, uint32_t index) noexcept nogil:
-    rfp_store64_release(p.m.base + rnvm_name_at(&p.g, index) + RNVM_NAME_LIVE + 8 * (SPARE + RNVM_LIVE_STRUCTURE),
+    rfp_store64_release(p.m.base + rnvm_name_at(&p.g, index) + RNVM_NAME_LIVE
+                        + 8 * (RNVM_STATUS_SPARE + RNVM_LIVE_STRUCTURE),
                         p.structures[index].id)
 
 

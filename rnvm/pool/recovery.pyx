@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rnvm.format.layout cimport (
+    rnvm_sequence_of,
     RNVM_DROPPING, RNVM_FREE, RNVM_GRANTED, RNVM_LIVE, RNVM_LOCK, RNVM_MEMORY, RNVM_NOBODY,
     RNVM_OPERATIONS, RNVM_PROGRESS, RNVM_SESSION_LIVE, RNVM_SESSION_STATE, RNVM_UNKNOWN, RNVM_USED,
     rfp_fence_full, rfp_load64, rfp_store64, rfp_store64_release, rnvm_longest_record,
@@ -188,7 +189,7 @@ cdef void show(pool *p) noexcept nogil:
     for i in range(p.g.names):
         name = <rnvm_name *> (p.m.base + rnvm_name_at(&p.g, i))
         rfp_store64(&name.revoke, 0)
-        rfp_store64_release(&name.sequence, 2 * p.structures[i].number)
+        rfp_store64_release(&name.sequence, rnvm_sequence_of(p.structures[i].number))
         catalog_publish(p, i)
     for i in range(p.g.sessions):
         shown = <rnvm_session *> (p.m.base + rnvm_session_at(&p.g, i))

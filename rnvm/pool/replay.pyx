@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm.format.layout cimport (
+    rnvm_sequence_applying, rnvm_sequence_of,
     RNVM_GRANTED, RNVM_NOBODY, RNVM_NO_BLOCK, RNVM_OPERATION, RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN,
     RNVM_TAKE, RNVM_TRANSACTION, RNVM_UNKNOWN, RNVM_USED, RNVM_WRITE, rfp_fence_release,
     rfp_store64, rfp_store64_release, rnvm_backend, rnvm_block_at, rnvm_block_of, rnvm_entry,
@@ -179,7 +180,8 @@ cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
         part = rnvm_part_next(payload, record.payload, &at)
         owner = structure_of(p, part.structure)
         if owner != NULL and part.number == owner.number + 1:
-            rfp_store64(&name_at(p, rnvm_structure_index(part.structure)).sequence, 2 * part.number - 1)
+            rfp_store64(&name_at(p, rnvm_structure_index(part.structure)).sequence,
+                        rnvm_sequence_applying(part.number))
     rfp_fence_release()
     at = 0
     for i in range(record.parts):
@@ -198,7 +200,8 @@ cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
         part = rnvm_part_next(payload, record.payload, &at)
         owner = structure_of(p, part.structure)
         if owner != NULL:
-            rfp_store64(&name_at(p, rnvm_structure_index(part.structure)).sequence, 2 * owner.number)
+            rfp_store64(&name_at(p, rnvm_structure_index(part.structure)).sequence,
+                        rnvm_sequence_of(owner.number))
 
 
 cdef int64_t replay_ring(pool *p, uint32_t session, int64_t most) noexcept nogil:

@@ -145,7 +145,7 @@ def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_re
 
 def test_a_check_finds_nodes_that_are_taken_and_forgotten_or_free_and_pointed_to() -> None:
     for mistake, what in (("lose", "leak: structure b's': 0 blocks and 1 slots"),
-                          ("dangle", "damage: structure b's': a node that can be reached stands in a slot that is free")):  # fmt: skip
+                          ("dangle", "damage: structure b's': a reachable node is in a free slot")):  # fmt: skip
         with new_path("direct") as path:
             with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
                 sample = Sample(fe, "s")

@@ -31,7 +31,7 @@ from rfp.errors import (
     WrongType,
 )
 from rnvm import pools
-from rnvm.frontend._baton import Baton
+from rnvm.frontend.session import FairLock
 from rnvm.testing.sample_structure import Sample
 
 from .conftest import Connect, new_path, open_backend
@@ -391,8 +391,8 @@ def test_structures_may_go_while_another_thread_is_inside(direct: rnvm.Backend, 
 
 def waiting(fe: Any) -> int:
     """How many threads wait until it is their turn."""
-    (baton,) = (each for each in gc.get_referents(fe) if isinstance(each, Baton))
-    (queue,) = (each for each in gc.get_referents(baton) if isinstance(each, collections.deque))
+    (fair_lock,) = (each for each in gc.get_referents(fe) if isinstance(each, FairLock))
+    (queue,) = (each for each in gc.get_referents(fair_lock) if isinstance(each, collections.deque))
     return len(queue)
 
 

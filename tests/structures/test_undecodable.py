@@ -330,7 +330,7 @@ def test_a_subclass_that_was_never_opened_says_so_whatever_is_called(kind):
             lambda half=half: half.popitem(), lambda half=half: half.clear(), lambda half=half: b"k" in half,
             lambda half=half: half.largest_value, lambda half=half: list(half),
         ]  # fmt: skip
-        for call in [*calls, half.check, lambda half=half: len(half), half._reopen, half._enter, half._take_lock]:
+        for call in [*calls, half.check, lambda half=half: len(half), half._reopen, half._acquire, half._take_lock]:
             with pytest.raises(CallerError, match="never opened"):
                 call()
 
