@@ -25,6 +25,17 @@ cdef extern from "rfp/core/atomics.h" nogil:
     void rfp_copy_in(void *to, const void *source, size_t n)
     void rfp_copy_out(void *to, const void *source, size_t n)
 
+cdef extern from "rfp/core/assert.h" nogil:
+    """
+    #ifdef NDEBUG
+    #define RFP_ASSERTS 0
+    #else
+    #define RFP_ASSERTS 1
+    #endif
+    """
+    bint RFP_ASSERTS           # whether this build contains assertions
+    void RFP_ASSERT(bint condition)
+
 cdef extern from "rfp/core/crc32c.h" nogil:
     enum:
         RFP_CRC32C_TABLE

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
+from rfp.core.core cimport RFP_ASSERT
 from rnvm.format.layout cimport (
     RNVM_MAJOR, RNVM_PAGE, RNVM_WAL_MIN, RNVM_WRITE_AHEAD, rfp_crc32c, rnvm_header, rnvm_up,
 )
@@ -40,6 +41,7 @@ cdef bint wal_find(const medium *m, uint64_t length, wal *a) noexcept nogil:
         return False
     a.at = header.wal_at
     a.size = header.wal
+    RFP_ASSERT(a.at + a.size <= length)
     a.seed = rnvm_wal_seed(rfp_crc32c(0, header.uuid, sizeof(a.uuid)), a.at)
     memcpy(a.uuid, header.uuid, sizeof(a.uuid))
     return True
@@ -68,6 +70,8 @@ cdef inline const rnvm_frame *frame_at(const medium *m, uint64_t at) noexcept no
 
 cdef bint wal_frame_whole(const medium *m, const wal *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil:
     cdef const rnvm_frame *frame = frame_at(m, at)
+    RFP_ASSERT(at >= a.at + RNVM_WAL_FRAMES)
+    RFP_ASSERT(at + sizeof(rnvm_frame) <= a.at + a.size)
     return frame.sequence == sequence and rnvm_frame_fits(frame, generation, a.at + a.size - at) \
         and (planted & WAL_NO_CRC or rnvm_frame_crc(a.seed, frame) == frame.crc)
 
@@ -84,6 +88,7 @@ cdef void wal_scan(const medium *m, uint64_t length, wal *a) noexcept nogil:
         a.frames += 1
         a.end += wal_room(frame_at(m, a.end).length)
     at = rnvm_up(a.end, RNVM_PAGE)
+    RFP_ASSERT(a.used >= a.generation)
     while at <= last:
         generation = frame_at(m, at).generation
         # What a header says that is not whole may be anything: what a frame says that is not, too.
@@ -100,12 +105,14 @@ cdef void wal_read(const medium *m, const wal *a, wal_bytes found, void *context
     cdef uint64_t at = a.at + RNVM_WAL_FRAMES, within, i
     for i in range(a.frames):
         frame = frame_at(m, at)
+        RFP_ASSERT(at + sizeof(rnvm_frame) <= a.at + a.size)
         within = sizeof(rnvm_frame)
         range_ = rnvm_range_next(frame, &within)
         while range_ != NULL:
             found(context, range_.offset, range_ + 1, range_.length)
             range_ = rnvm_range_next(frame, &within)
         at += wal_room(frame.length)
+    RFP_ASSERT(a.frames == 0 or at == a.end)
 
 
 cdef void wal_header(const wal *a, uint64_t generation, rnvm_wal_header *header) noexcept nogil:
@@ -126,6 +133,7 @@ cdef void wal_format(medium *m, const rnvm_geometry *g, const unsigned char *uui
         return
     # All of it is written now: where a file has blocks that were never written, each first write is one of metadata as well.
     at = g.wal_at
+    RFP_ASSERT((g.wal_at | g.wal) % RNVM_PAGE == 0)
     while at < g.wal_at + g.wal:
         medium_write(m, at, zeros, RNVM_PAGE)
         at += RNVM_PAGE
@@ -154,6 +162,8 @@ cdef void carry(void *context, uint64_t offset, const void *bytes, uint64_t n) n
 cdef int begin_anew(medium *m, const wal *a, uint64_t generation) noexcept nogil:
     cdef rnvm_wal_header header
     cdef int copy
+    RFP_ASSERT(a.at != 0)
+    RFP_ASSERT(generation >= a.used)
     wal_header(a, generation, &header)
     for copy in range(2):
         medium_write(m, a.at + <uint64_t> copy * RNVM_PAGE, &header, sizeof(header))

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
+from rfp.core.core cimport RFP_ASSERT
 from rnvm.format.layout cimport (
     RNVM_NOBODY, RNVM_NO_BLOCK, RNVM_UNKNOWN, rfp_load64, rnvm_owner_shift, rnvm_owner_word_at,
     rnvm_word, rnvm_word_value, rnvm_word_whole,
@@ -24,15 +25,18 @@ cdef inline bint is_taken(const pool *p, uint64_t block) noexcept nogil:
 
 cdef void take(pool *p, uint64_t first, uint64_t count) noexcept nogil:
     cdef uint64_t block
+    RFP_ASSERT(first + count <= p.g.blocks)
     for block in range(first, first + count):
         if not is_taken(p, block):
             p.taken[block >> 6] |= <uint64_t> 1 << (block & 63)
+            RFP_ASSERT(p.free > 0)
             p.free -= 1
 
 
 cdef uint32_t block_owner(const pool *p, uint64_t block) noexcept nogil:
     cdef uint64_t at = rnvm_owner_word_at(&p.g, block)
     cdef uint64_t word = rfp_load64(p.m.base + at)
+    RFP_ASSERT(block < p.g.blocks)
     if not rnvm_word_whole(p.g.seed, at, word):
         return RNVM_UNKNOWN
     return word >> rnvm_owner_shift(&p.g, block) & 0xffff
@@ -41,6 +45,8 @@ cdef uint32_t block_owner(const pool *p, uint64_t block) noexcept nogil:
 cdef void blocks_assign(pool *p, uint64_t first, uint64_t count, uint32_t owner) noexcept nogil:
     cdef uint64_t block = first, at, word, value
     cdef uint32_t shift
+    RFP_ASSERT(first + count <= p.g.blocks)
+    RFP_ASSERT(owner <= 0xffff)
     while block < first + count:
         at = rnvm_owner_word_at(&p.g, block)
         word = rfp_load64(p.m.base + at)
@@ -60,6 +66,8 @@ cdef void blocks_assign(pool *p, uint64_t first, uint64_t count, uint32_t owner)
 cdef uint64_t search(pool *p, uint64_t start, uint64_t end, uint64_t count) noexcept nogil:
     """The first of count free blocks in a row within [start, end); the row does not leave its group."""
     cdef uint64_t block = start, length = 0, word
+    RFP_ASSERT(count > 0)
+    RFP_ASSERT(end <= p.g.blocks)
     while block < end:
         if not length and not block & 63 and ~p.taken[block >> 6] == 0:
             block += 64
@@ -73,6 +81,7 @@ cdef uint64_t search(pool *p, uint64_t start, uint64_t end, uint64_t count) noex
             continue
         length += 1
         block += 1
+        RFP_ASSERT(block <= end)
         if length == count:
             return block - count
     return RNVM_NO_BLOCK
@@ -87,6 +96,7 @@ cdef uint64_t blocks_allocate(pool *p, uint64_t count, uint32_t owner) noexcept 
         first = search(p, 0, min(p.g.blocks, p.hint + count), count)
     if first == RNVM_NO_BLOCK:
         return RNVM_NO_BLOCK
+    RFP_ASSERT(first // p.g.group_blocks == (first + count - 1) // p.g.group_blocks)
     blocks_claim(p, first, count, owner)
     p.hint = first + count
     return first
@@ -99,9 +109,11 @@ cdef void blocks_claim(pool *p, uint64_t first, uint64_t count, uint32_t owner) 
 
 cdef void blocks_release(pool *p, uint64_t first, uint64_t count) noexcept nogil:
     cdef uint64_t block
+    RFP_ASSERT(first + count <= p.g.blocks)
     for block in range(first, first + count):
         if is_taken(p, block):
             p.taken[block >> 6] &= ~(<uint64_t> 1 << (block & 63))
+            RFP_ASSERT(p.free < p.g.blocks)
             p.free += 1
 
 
@@ -125,12 +137,14 @@ cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil:
     cdef retired *limbo
     cdef uint64_t room, i
     cdef retired *last
+    RFP_ASSERT(count > 0)
     take(p, first, count)                    # after a crash they may have looked free already
     if p.limbo_count:
         last = &p.limbo[(p.limbo_first + p.limbo_count - 1) % p.limbo_room]
         if last.reclaim_epoch == p.reclaim_epoch and last.checkpoint_no == p.checkpoints and last.first + last.count == first:
             last.count += count
             return
+    RFP_ASSERT(p.limbo_count <= p.limbo_room)
     if p.limbo_count == p.limbo_room:
         room = 2 * p.limbo_room if p.limbo_room else LIMBO
         limbo = <retired *> malloc(room * sizeof(retired))
@@ -154,6 +168,8 @@ cdef uint64_t blocks_reclaim(pool *p, uint64_t reclaim_epoch) noexcept nogil:
         each = &p.limbo[p.limbo_first]
         if each.reclaim_epoch >= reclaim_epoch or each.checkpoint_no >= p.checkpoints:
             break
+        RFP_ASSERT(each.count > 0)
+        RFP_ASSERT(p.limbo_first < p.limbo_room)
         blocks_release(p, each.first, each.count)
         reclaimed += each.count
         p.limbo_first = (p.limbo_first + 1) % p.limbo_room

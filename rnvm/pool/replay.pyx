@@ -1,6 +1,7 @@
 """Collect, replay, checkpoint (the contract is in replay.pxd)."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rfp.core.core cimport RFP_ASSERT
 from rnvm.format.layout cimport (
     rnvm_sequence_applying, rnvm_sequence_of,
     RNVM_GRANTED, RNVM_NOBODY, RNVM_NO_BLOCK, RNVM_OPERATION, RNVM_PAD, RNVM_PROGRESS, RNVM_RETURN,
@@ -63,6 +64,7 @@ cdef int64_t pool_collect(pool *p) noexcept nogil:
 
 cdef inline void durable(ring *r, uint64_t *published) noexcept nogil:
     if r.durable != r.tail:
+        RFP_ASSERT(r.durable < r.tail)
         r.durable = r.tail
         rfp_store64_release(published, r.durable)
 
@@ -160,6 +162,8 @@ cdef int judge(pool *p, const rnvm_record *record, uint32_t session) noexcept no
 cdef void apply_entry(pool *p, const rnvm_entry *entry, uint32_t user) noexcept nogil:
     cdef uint64_t offset = rnvm_offset(entry.address)
     cdef uint64_t first = rnvm_block_of(&p.g, offset)
+    RFP_ASSERT(first != RNVM_NO_BLOCK)
+    RFP_ASSERT(first < p.g.blocks)
     if entry.kind == RNVM_WRITE:
         medium_write(p.m, offset, entry + 1, entry.length)
     elif entry.kind == RNVM_TAKE:
@@ -176,8 +180,10 @@ cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
     cdef structure *owner
     cdef uint64_t at = 0, within
     cdef uint32_t i
+    RFP_ASSERT(record.kind == RNVM_TRANSACTION)
     for i in range(record.parts):
         part = rnvm_part_next(payload, record.payload, &at)
+        RFP_ASSERT(part != NULL)
         owner = structure_of(p, part.structure)
         if owner != NULL and part.number == owner.number + 1:
             rfp_store64(&name_at(p, rnvm_structure_index(part.structure)).sequence,
@@ -210,6 +216,7 @@ cdef int64_t replay_ring(pool *p, uint32_t session, int64_t most) noexcept nogil
     cdef int64_t applied = 0
     cdef uint64_t length
     cdef int verdict
+    RFP_ASSERT(r.head <= r.replayed)
     while r.replayed < r.durable and not r.faulty and applied < most:
         length = ring_read(r, r.replayed, p.scratch, capacity(p))
         if not length:
@@ -226,6 +233,7 @@ cdef int64_t replay_ring(pool *p, uint32_t session, int64_t most) noexcept nogil
             apply_record(p, record)
             r.replayed += length
             applied += 1
+    RFP_ASSERT(applied <= most)
     return applied
 
 
@@ -251,6 +259,7 @@ cdef void pass_covered(pool *p, uint32_t session) noexcept nogil:
     cdef structure *owner
     cdef uint64_t length, at
     cdef uint32_t i
+    RFP_ASSERT(r.head <= r.replayed)
     while r.replayed < r.durable and not r.faulty:
         length = ring_read(r, r.replayed, p.scratch, capacity(p))
         if not length:
@@ -289,6 +298,7 @@ cdef int save_progress(pool *p) noexcept nogil:
     for i in range(p.g.names):
         each = &p.structures[i]
         if each.begun:
+            RFP_ASSERT(each.number != each.saved)
             dual_copy_finish(p.m, p.g.seed, rnvm_name_at(&p.g, i) + RNVM_PROGRESS)
             each.saved = each.number
             each.begun = False
@@ -330,6 +340,8 @@ cdef int save_heads(pool *p) noexcept nogil:
 
 cdef inline void free_space(ring *r, uint64_t *published) noexcept nogil:
     if r.head != r.replayed:
+        RFP_ASSERT(r.head < r.replayed)
+        RFP_ASSERT(not r.begun)
         r.head = r.replayed
         rfp_store64_release(published, r.head)
 
@@ -352,6 +364,7 @@ cdef void pool_pending(pool *p, uint32_t session, pending_operation found, void 
     cdef structure *owner
     cdef uint64_t lsn = r.replayed, length, at
     cdef uint32_t i
+    RFP_ASSERT(r.head <= lsn)
     while lsn < r.durable:
         length = ring_read(r, lsn, p.scratch, capacity(p))
         if not length:

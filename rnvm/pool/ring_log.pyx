@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
+from rfp.core.core cimport RFP_ASSERT
 from rnvm.format.layout cimport (
     RNVM_LINE, rfp_copy_in, rnvm_longest_record, rnvm_pad_before, rnvm_pad_seal, rnvm_record,
     rnvm_record_crc, rnvm_record_fits, rnvm_record_length, rnvm_record_seal, rnvm_ring_seed,
@@ -22,6 +23,9 @@ def _skip_checks(uint32_t skipped):
 cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size, uint64_t dual_copy_at,
                     uint64_t epoch) noexcept nogil:
     cdef uint64_t[3] words
+    RFP_ASSERT(size > 0)
+    RFP_ASSERT(size % RNVM_LINE == 0)
+    RFP_ASSERT(at + size <= m.length)
     memset(r, 0, sizeof(ring))
     r.m = m
     r.at = at
@@ -44,6 +48,7 @@ cdef uint64_t ring_read(const ring *r, uint64_t lsn, char *buffer, uint64_t capa
     cdef uint64_t expected = lsn, epoch = r.epoch
     if lsn >= r.limit or lsn - r.head >= r.size:
         return 0
+    RFP_ASSERT(r.size - place >= sizeof(rnvm_record))
     # The header is taken once, and what is checked is what is used.
     rfp_copy_in(record, r.m.base + r.at + place, sizeof(rnvm_record))
     if not log_checks & CHECK_LSN:
@@ -71,6 +76,7 @@ cdef uint64_t ring_collect(ring *r, char *buffer, uint64_t capacity) noexcept no
         # Of a pad only the header counts.
         n = sizeof(rnvm_record) + (<rnvm_record *> buffer).payload
         medium_flush(r.m, r.at + r.tail % r.size, n)
+        RFP_ASSERT(length >= n)
         r.tail += length
         found += length
 
@@ -82,6 +88,8 @@ cdef uint64_t ring_append(ring *r, uint16_t kind, uint16_t parts, const char *pa
     cdef uint64_t lsn
     if size > rnvm_longest_record(r.size) or r.tail + pad + size - r.head > r.size or r.tail + pad + size > r.limit:
         return 0
+    RFP_ASSERT(r.head <= r.tail)
+    RFP_ASSERT(pad < r.size)
     if pad:
         rnvm_pad_seal(&record, r.seed, r.tail, r.epoch, <uint32_t> pad)
         medium_write(r.m, r.at + r.tail % r.size, &record, sizeof(rnvm_record))
@@ -89,6 +97,7 @@ cdef uint64_t ring_append(ring *r, uint16_t kind, uint16_t parts, const char *pa
     rnvm_record_seal(&record, r.seed, lsn, r.epoch, kind, parts, payload, length)
     medium_write(r.m, r.at + lsn % r.size + sizeof(rnvm_record), payload, length)
     medium_write(r.m, r.at + lsn % r.size, &record, sizeof(rnvm_record))
+    RFP_ASSERT(lsn % r.size + size <= r.size)
     r.tail = lsn + size
     return lsn
 
@@ -111,6 +120,8 @@ cdef uint64_t ring_behind(const ring *r, char *buffer, uint64_t capacity) noexce
 
 cdef void ring_begin(ring *r, uint64_t head) noexcept nogil:
     cdef uint64_t[3] words
+    RFP_ASSERT(head >= r.head)
+    RFP_ASSERT(r.durable <= r.tail)
     words[0] = head
     words[1] = r.limit
     words[2] = r.durable
@@ -120,5 +131,6 @@ cdef void ring_begin(ring *r, uint64_t head) noexcept nogil:
 
 
 cdef void ring_finish(ring *r) noexcept nogil:
+    RFP_ASSERT(r.begun)
     dual_copy_finish(r.m, r.pool_seed, r.dual_copy_at)
     r.begun = False

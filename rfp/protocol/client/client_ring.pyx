@@ -4,7 +4,7 @@ import os
 
 from libc.string cimport memcpy, memset
 
-from rfp.core.core cimport rfp_copy_in, rfp_load64_acquire, rfp_pause
+from rfp.core.core cimport RFP_ASSERT, rfp_copy_in, rfp_load64_acquire, rfp_pause
 from rfp.fabric.fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol.wire cimport (
     RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_REQUEST_HEADER,
@@ -58,6 +58,8 @@ cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t cou
     cdef char *request = ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size
     cdef rfp_request_header *header = <rfp_request_header *> request
     cdef client_slot *slot = &ring.slot[ring.head]
+    RFP_ASSERT(ring.count < ring.slots)
+    RFP_ASSERT(length <= ring.slot_size - RFP_REQUEST_HEADER)
     header.sequence = ring.sequence
     header.length = length
     header.opcode = opcode
@@ -89,6 +91,7 @@ cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t cou
 cdef void client_ring_flush(client_ring *ring) noexcept nogil:
     """Sends what was submitted, with one notification for all of it.  What finds no room in the send queue is sent by the steps
     that follow."""
+    RFP_ASSERT(ring.unsent <= ring.count)
     ring.due = ring.unsent
     post_requests(ring)
 
@@ -99,6 +102,7 @@ cdef void post_requests(client_ring *ring) noexcept nogil:
     cdef uint32_t slot
     cdef uint32_t n, posted
     cdef const rfp_request_header *header
+    RFP_ASSERT(ring.due <= ring.unsent)
     while ring.due and not ring.lost:
         n = 0
         while n < BURST_MAX and n < ring.due:
@@ -121,6 +125,7 @@ cdef void post_requests(client_ring *ring) noexcept nogil:
             # Tells when they have landed: before that nobody may sleep, since what is not polled need not move.
             work[n - 1].flags = SIGNALED
         posted = <uint32_t> ring.pair.ops.post(ring.pair, work, n)
+        RFP_ASSERT(posted <= n)
         ring.unsent -= posted
         ring.due -= posted
         ring.writes += posted
@@ -135,6 +140,8 @@ cdef void post_first_read(client_ring *ring, uint32_t index) noexcept nogil:
     """Starts the READ that checks the status and fetches the result in one; if there is no room for it, a later step does."""
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
+    RFP_ASSERT(slot.stage == IDLE)
+    RFP_ASSERT(ring.fetch <= ring.slot_size)
     work.id = slot.sequence
     work.opcode = READ
     work.flags = SIGNALED
@@ -154,6 +161,8 @@ cdef void post_tail_read(client_ring *ring, uint32_t index) noexcept nogil:
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
     cdef uint32_t whole = RFP_RESPONSE_HEADER + (<rfp_response_header *> response_buffer(ring, index)).length
+    RFP_ASSERT(slot.fetched < whole)
+    RFP_ASSERT(whole <= ring.slot_size)
     work.id = TAIL | slot.sequence
     work.opcode = READ
     work.flags = SIGNALED
@@ -175,6 +184,8 @@ cdef void on_read_done(client_ring *ring, uint32_t index, bint rest) noexcept no
     cdef char *copy = response_buffer(ring, index)
     cdef uint32_t available = ring.slot_size if rest else slot.fetched
     cdef int found = rfp_response_check(copy, available, ring.slot_size, slot.sequence, ring.checked)
+    RFP_ASSERT(index < ring.slots)
+    RFP_ASSERT(available <= ring.slot_size)
     if found == RFP_RESPONSE_WHOLE:
         slot.stage = READY
     elif found == RFP_RESPONSE_NONE:
@@ -196,6 +207,7 @@ cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
     cdef int n, i
     cdef uint32_t index, distance
     n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS_MAX)
+    RFP_ASSERT(n <= COMPLETIONS_MAX)
     for i in range(n):
         if done[i].id & ONE_SIDED:
             ring.one_sided_done = True
@@ -208,6 +220,7 @@ cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
             on_heartbeat(ring)
             continue
         if done[i].opcode != READ:
+            RFP_ASSERT(ring.writing > 0)
             ring.writing -= 1
             continue
         # Sequences of one ring are consecutive, so the way from the oldest one's is the way from its slot.
@@ -257,6 +270,7 @@ cdef int client_ring_step(client_ring *ring) noexcept nogil:
             post_requests(ring)
         if ring.count == ring.unsent:
             return ring.lost
+        RFP_ASSERT(ring.unsent < ring.count)
         slot = &ring.slot[ring.tail]
         if slot.stage != READY:
             if slot.mode == RFP_MODE_REPLY:
@@ -329,6 +343,7 @@ cdef void choose_fetch(client_ring *ring) noexcept nogil:
         if value > best:
             best = value
             choice = lines
+    RFP_ASSERT(choice * RFP_LINE <= ring.slot_size)
     ring.fetch = choice * RFP_LINE
     # Older sizes fade, so that F follows a change of the load within some thousand responses.
     for i in range(SIZES):
@@ -375,6 +390,8 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil:
             ring.sized += 1
             if ring.sized >= RETUNE_RESPONSES:
                 choose_fetch(ring)
+    RFP_ASSERT(ring.count > ring.unsent)
+    RFP_ASSERT(slot.stage == READY)
     ring.tail += 1
     if ring.tail == ring.slots:
         ring.tail = 0

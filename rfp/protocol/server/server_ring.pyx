@@ -2,7 +2,7 @@
 
 from libc.string cimport memset
 
-from rfp.core.core cimport rfp_fence_full, rfp_load32
+from rfp.core.core cimport RFP_ASSERT, rfp_fence_full, rfp_load32
 from rfp.fabric.fabric cimport SIGNALED, WRITE, WRITE_NOTIFY, completion, work_request
 from rfp.protocol.wire cimport (
     RFP_MODE_REPLY, RFP_REQUEST_HEADER, RFP_RESPONSE_HEADER, RFP_TAKE_NONE, RFP_TAKE_VALID,
@@ -22,6 +22,8 @@ cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken
     cdef uint32_t sequence = ring.sequence
     cdef uint32_t i
     cdef int found
+    RFP_ASSERT(index < ring.slots)
+    RFP_ASSERT(ring.head < ring.slots)
     if ring.skip:
         ring.skip -= 1
         return RFP_TAKE_NONE
@@ -61,6 +63,8 @@ cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uin
     """Publishes the response to the next request (whose copy this is) and goes one place forward.  The payload stands in
     the response slot already.  In reply mode it is also sent."""
     cdef uint64_t offset = <uint64_t> ring.head * ring.slot_size
+    RFP_ASSERT(ring.head < ring.slots)
+    RFP_ASSERT(length <= ring.slot_size - RFP_RESPONSE_HEADER)
     rfp_response_publish(ring.responses + offset, ring.sequence, length, ns, status, kind, result, ring.checked)
     ring.served += 1
     if (<const rfp_request_header *> copy).mode == RFP_MODE_REPLY:
@@ -83,6 +87,7 @@ cdef void reply(server_ring *ring, uint64_t offset, uint32_t length) noexcept no
     work[1].length = 8
     work[1].local_offset = ring.response_offset + offset
     work[1].remote_offset = ring.reply_offset + offset
+    RFP_ASSERT(offset < <uint64_t> ring.slots * ring.slot_size)
     ring.replied += 1
     send(ring, work, 2)
 
@@ -99,6 +104,7 @@ cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil:
     cdef work_request work[1]
     if ring.reply == NULL:
         return
+    RFP_ASSERT(count <= ring.slots)
     rfp_fence_full()
     for i in range(count):
         slot = ring.head + ring.slots - 1 - i
@@ -121,6 +127,7 @@ cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil:
 cdef void send(server_ring *ring, work_request *work, int n) noexcept nogil:
     """Posts WRITEs to the client; only the last one is signalled, so that each call costs one completion."""
     cdef int i
+    RFP_ASSERT(n > 0)
     if ring.broken:
         return
     for i in range(n):
@@ -154,6 +161,7 @@ cdef void ring_complete(server_ring *ring) noexcept nogil:
     cdef completion done[COMPLETIONS_MAX]
     cdef int n, i
     n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS_MAX)
+    RFP_ASSERT(n <= COMPLETIONS_MAX)
     for i in range(n):
         if done[i].status != 0:
             ring.broken = True

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from rfp.core.core cimport RFP_ASSERT
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_RESERVED, KV_MAX_BLOCK, KV_UNIT, kv_block,
     kv_block_before, kv_block_kind, kv_block_size, rfp_copy_out, rfp_store64,
@@ -51,6 +52,9 @@ cdef void link_free(arena *a, uint64_t block, uint64_t size, uint64_t before) no
     """Makes the range a free block and tells the next one."""
     cdef uint32_t level, number
     cdef uint64_t head
+    RFP_ASSERT(size >= ARENA_LEAST)
+    RFP_ASSERT(size % KV_UNIT == 0)
+    RFP_ASSERT(block + size <= a.end)
     place(size, &level, &number)
     head = a.heads[level][number]
     store(a, block, kv_block(size, before, KV_BLOCK_FREE))
@@ -68,12 +72,15 @@ cdef void link_free(arena *a, uint64_t block, uint64_t size, uint64_t before) no
 cdef void unlink_free(arena *a, uint64_t block, uint64_t size) noexcept nogil:
     cdef uint32_t level, number
     cdef uint64_t next = load(a, block + 8), previous = load(a, block + 16)
+    RFP_ASSERT(arena_kind(a, block) == KV_BLOCK_FREE)
+    RFP_ASSERT(arena_size(a, block) == size)
     if next:
         store(a, next + 16, previous)
     if previous:
         store(a, previous + 8, next)
         return
     place(size, &level, &number)
+    RFP_ASSERT(a.heads[level][number] == block)
     a.heads[level][number] = next
     if not next:
         a.lists[level] &= ~(1u << number)
@@ -114,6 +121,8 @@ cdef uint64_t find_free(arena *a, uint64_t size) noexcept nogil:
 
 cdef void occupy(arena *a, uint64_t block, uint64_t whole, uint64_t size, uint64_t before, uint32_t kind) noexcept nogil:
     """An unlinked range becomes a block of `size` bytes and, if there is enough left, a free one."""
+    RFP_ASSERT(size >= ARENA_LEAST)
+    RFP_ASSERT(whole >= size)
     if whole - size >= ARENA_LEAST:
         link_free(a, block + size, whole - size, size)
     else:
@@ -125,6 +134,8 @@ cdef void occupy(arena *a, uint64_t block, uint64_t whole, uint64_t size, uint64
 
 cdef void arena_open(arena *a, char *base, uint64_t start, uint64_t end) noexcept nogil:
     memset(a, 0, sizeof(arena))
+    RFP_ASSERT(end >= start + ARENA_LEAST)
+    RFP_ASSERT((start | end) % KV_UNIT == 0)
     a.base = base
     a.start = start
     a.end = end
@@ -144,6 +155,8 @@ cdef uint64_t arena_allocate(arena *a, uint64_t size, uint32_t kind) noexcept no
         word = arena_word(a, block)
         unlink_free(a, block, kv_block_size(word))
         occupy(a, block, kv_block_size(word), size, kv_block_before(word), kind)
+        RFP_ASSERT(kind != KV_BLOCK_FREE)
+        RFP_ASSERT(arena_size(a, block) >= size)
     return block
 
 
@@ -151,6 +164,10 @@ cdef void arena_free(arena *a, uint64_t block) noexcept nogil:
     cdef uint64_t word = arena_word(a, block), size = kv_block_size(word), before = kv_block_before(word)
     cdef uint64_t next = block + size, previous
     cdef uint64_t other = arena_word(a, next)
+    RFP_ASSERT(block >= a.start)
+    RFP_ASSERT(next <= a.end)
+    RFP_ASSERT(kv_block_kind(word) != KV_BLOCK_FREE)
+    RFP_ASSERT(a.used >= size)
     a.used -= size
     if kv_block_kind(other) == KV_BLOCK_FREE:
         unlink_free(a, next, kv_block_size(other))
@@ -169,6 +186,7 @@ cdef void arena_free(arena *a, uint64_t block) noexcept nogil:
 
 cdef void arena_take(arena *a, uint64_t block, uint64_t most) noexcept nogil:
     cdef uint64_t word = arena_word(a, block), size = kv_block_size(word)
+    RFP_ASSERT(most >= ARENA_LEAST)
     unlink_free(a, block, size)
     occupy(a, block, size, min(size, most), kv_block_before(word), KV_BLOCK_RESERVED)
 
@@ -176,6 +194,9 @@ cdef void arena_take(arena *a, uint64_t block, uint64_t most) noexcept nogil:
 cdef void arena_extend(arena *a, uint64_t block, uint64_t most) noexcept nogil:
     cdef uint64_t word = arena_word(a, block), size = kv_block_size(word), next = block + size
     cdef uint64_t free = arena_size(a, next)
+    RFP_ASSERT(kv_block_kind(word) == KV_BLOCK_RESERVED)
+    RFP_ASSERT(arena_kind(a, next) == KV_BLOCK_FREE)
+    RFP_ASSERT(most >= size)
     unlink_free(a, next, free)
     displaced(a, next, block)
     a.used -= size
@@ -185,6 +206,9 @@ cdef void arena_extend(arena *a, uint64_t block, uint64_t most) noexcept nogil:
 cdef uint64_t arena_extend_back(arena *a, uint64_t block, uint64_t most) noexcept nogil:
     cdef uint64_t previous = arena_previous(a, block), word = arena_word(a, previous), size = arena_size(a, block)
     cdef uint64_t free = kv_block_size(word), taken = min(free, most - size), before = 0
+    RFP_ASSERT(arena_kind(a, block) == KV_BLOCK_RESERVED)
+    RFP_ASSERT(kv_block_kind(word) == KV_BLOCK_FREE)
+    RFP_ASSERT(most >= size)
     if free - taken < ARENA_LEAST:
         taken = free
         before = kv_block_before(word)
@@ -203,6 +227,7 @@ cdef void arena_trim(arena *a, uint64_t block, uint64_t size) noexcept nogil:
     size = ARENA_LEAST if size < ARENA_LEAST else (size + KV_UNIT - 1) & ~<uint64_t> (KV_UNIT - 1)
     if kv_block_size(word) < size + ARENA_LEAST:
         return
+    RFP_ASSERT(kv_block_kind(word) != KV_BLOCK_FREE)
     rest = kv_block_size(word) - size
     store(a, block, kv_block(size, kv_block_before(word), kv_block_kind(word)))
     store(a, block + size, kv_block(rest, size, KV_BLOCK_RESERVED))
@@ -213,6 +238,8 @@ cdef void arena_trim(arena *a, uint64_t block, uint64_t size) noexcept nogil:
 cdef uint64_t arena_slide(arena *a, uint64_t reserved) noexcept nogil:
     cdef uint64_t word = arena_word(a, reserved), room = kv_block_size(word), block = reserved + room
     cdef uint64_t other = arena_word(a, block), size = kv_block_size(other)
+    RFP_ASSERT(kv_block_kind(word) == KV_BLOCK_RESERVED)
+    RFP_ASSERT(block < a.end)
     if size > room:
         return 0
     rfp_copy_out(a.base + reserved + 8, a.base + block + 8, size - 8)
@@ -229,6 +256,8 @@ cdef bint arena_may_shrink(uint64_t size, uint64_t bytes) noexcept nogil:
 
 cdef void arena_shrink(arena *a, uint64_t bytes) noexcept nogil:
     cdef uint64_t last = arena_previous(a, a.end), word = arena_word(a, last), rest = kv_block_size(word) - bytes
+    RFP_ASSERT(kv_block_kind(word) == KV_BLOCK_FREE)
+    RFP_ASSERT(arena_may_shrink(kv_block_size(word), bytes))
     unlink_free(a, last, kv_block_size(word))
     displaced(a, a.end, a.end - bytes)
     a.end -= bytes
@@ -241,6 +270,8 @@ cdef uint64_t arena_previous(arena *a, uint64_t block) noexcept nogil:
     cdef uint64_t before
     if block == a.start:
         return 0
+    RFP_ASSERT(block > a.start)
+    RFP_ASSERT(block <= a.end)
     before = kv_block_before(arena_word(a, block))
     return block - (before if before else load(a, block - 8))
 

@@ -2,11 +2,13 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
+from rfp.core.core cimport RFP_ASSERT
 from rfp.store.layout cimport (
-    KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_LAYOUT_VERSION, KV_LINE, KV_MAX_LINES,
-    KV_PARTITION_MAGIC, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT, kv_bucket, kv_mask,
-    kv_overflow, kv_partition_header, kv_record, kv_slot, kv_slot_link, kv_slot_offset,
-    rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64, rfp_store64_release,
+    KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_CHAIN, KV_LAYOUT_VERSION, KV_LINE,
+    KV_MAX_LINES, KV_PARTITION_MAGIC, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT,
+    kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record, kv_slot, kv_slot_link,
+    kv_slot_offset, rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64,
+    rfp_store64_release,
 )
 from rfp.store.server.arena cimport (
     ARENA_LEAST, arena, arena_allocate, arena_become, arena_extend_back, arena_free, arena_kind,
@@ -33,6 +35,8 @@ cdef inline int occupied(uint64_t *line) noexcept nogil:
 cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets) noexcept nogil:
     cdef uint64_t b
     cdef int i
+    RFP_ASSERT(buckets > 0)
+    RFP_ASSERT(length % KV_LINE == 0)
     memset(x, 0, sizeof(index))
     x.memory = memory
     x.base = base
@@ -42,6 +46,7 @@ cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint6
     x.buckets = buckets
     x.mask = kv_mask(buckets)
     x.room = (buckets + INDEX_GRANULE - 1) // INDEX_GRANULE * INDEX_GRANULE
+    RFP_ASSERT(length > sizeof(kv_partition_header) + KV_LINE * x.room + KV_UNIT + ARENA_LEAST)
     rfp_store64(&x.header.magic, 0)
     rfp_fence_release()
     for b in range(buckets):
@@ -62,6 +67,7 @@ cdef uint64_t new_line(index *x, uint64_t bucket) noexcept nogil:
     """An overflow line with empty slots, or 0."""
     cdef uint64_t offset = arena_allocate(x.memory, sizeof(kv_overflow), KV_BLOCK_OVERFLOW)
     cdef int i
+    RFP_ASSERT(bucket <= x.buckets)
     if offset:
         rfp_store64(&overflow(x, offset).bucket, bucket)
         for i in range(KV_SLOTS):
@@ -71,6 +77,8 @@ cdef uint64_t new_line(index *x, uint64_t bucket) noexcept nogil:
 
 
 cdef void drop_line(index *x, uint64_t offset) noexcept nogil:
+    RFP_ASSERT(x.lines > 0)
+    RFP_ASSERT(arena_kind(x.memory, offset) == KV_BLOCK_OVERFLOW)
     arena_free(x.memory, offset)
     x.lines -= 1
 
@@ -84,6 +92,9 @@ cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
         line = next
         next = index_next_line(x, line)
         lines += 1
+    RFP_ASSERT(lines <= KV_MAX_LINES)
+    RFP_ASSERT(kv_slot_offset(slot) != 0)
+    RFP_ASSERT(not kv_slot_link(slot))
     n = occupied(line)
     if n < KV_SLOTS:
         rfp_store64_release(line + n, slot)
@@ -106,6 +117,9 @@ cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
     cdef uint64_t *next = index_next_line(x, line)
     cdef uint64_t gone
     cdef int n
+    RFP_ASSERT(x.records > 0)
+    RFP_ASSERT(slot[0] != 0)
+    RFP_ASSERT(not kv_slot_link(slot[0]))
     x.records -= 1
     if next == NULL:           # keep their order: with strict LRU it means something
         while slot < line + LAST and slot[0]:
@@ -118,6 +132,8 @@ cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
         line = next
         next = index_next_line(x, line)
     n = occupied(line) - 1
+    # An overflow line has at least two records.
+    RFP_ASSERT(n >= 1)
     store(slot, line[n])
     store(line + n, 0)
     if n == 1:                 # one record needs no line of its own: it takes the link's place
@@ -147,10 +163,12 @@ cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines
                 return n
             if kv_slot_link(line[i]):
                 break
+            RFP_ASSERT(n < KV_CHAIN)
             slots[n] = line[i]
             n += 1
         else:
             return n
+        RFP_ASSERT(n_lines[0] < KV_MAX_LINES)
         lines[n_lines[0]] = kv_slot_offset(line[LAST])
         n_lines[0] += 1
         line = index_next_line(x, line)
@@ -164,6 +182,8 @@ cdef void lay_chain(index *x, uint64_t bucket, uint64_t *slots, int n, uint64_t 
     """Writes n records into a bucket and the overflow lines that they need."""
     cdef uint64_t *line = index_bucket(x, bucket)
     cdef int i
+    RFP_ASSERT(n >= 0)
+    RFP_ASSERT(n <= KV_CHAIN)
     while n > KV_SLOTS:
         for i in range(LAST):
             store(line + i, slots[i])
@@ -182,6 +202,8 @@ cdef void lay_chain(index *x, uint64_t bucket, uint64_t *slots, int n, uint64_t 
 cdef void index_insert_first(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
     cdef uint64_t *line = index_line(x, hash)
     cdef int i = occupied(line)
+    RFP_ASSERT(i < KV_SLOTS)
+    RFP_ASSERT(not kv_slot_link(slot))
     while i > 0:
         store(line + i, line[i - 1])
         i -= 1
@@ -192,6 +214,8 @@ cdef void index_insert_first(index *x, uint64_t hash, uint64_t slot) noexcept no
 cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
     cdef uint64_t *line = index_line(x, hash)
     cdef uint64_t moved = slot[0]
+    RFP_ASSERT(slot >= line)
+    RFP_ASSERT(slot < line + KV_SLOTS)
     while slot > line:
         store(slot, (slot - 1)[0])
         slot -= 1
@@ -209,6 +233,8 @@ cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
         place = index_bucket(x, overflow(x, block).bucket) + LAST
         while kv_slot_offset(place[0]) != old:
             place = overflow(x, kv_slot_offset(place[0])).slots + LAST
+    RFP_ASSERT(place != NULL)
+    RFP_ASSERT(kv_slot_offset(place[0]) == old)
     x.moved += 1
     rfp_store64_release(place, place[0] - old // KV_UNIT + block // KV_UNIT)
 
@@ -218,6 +244,8 @@ cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
     if arena_kind(x.memory, old) == KV_BLOCK_RECORD:
         # It may come to stand where the sweep's hand gets to sooner: that shall not shorten its life.
         rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)
+    RFP_ASSERT(block != old)
+    RFP_ASSERT(arena_size(x.memory, block) >= arena_size(x.memory, old))
     rfp_copy_out(x.base + block + 8, x.base + old + 8, arena_size(x.memory, old) - 8)
     arena_become(x.memory, block, arena_kind(x.memory, old))
     index_repoint(x, old, block)
@@ -257,6 +285,7 @@ cdef bint widen(index *x, uint64_t *obstacle) noexcept nogil:
         elif run:
             run = arena_extend_back(a, run, bytes + ARENA_LEAST)
         elif arena_may_shrink(arena_size(a, block), bytes):
+            RFP_ASSERT(run == 0)
             arena_shrink(a, bytes)
             x.room += INDEX_GRANULE
             return True
@@ -279,6 +308,8 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
     obstacle[0] = 0
     if x.buckets == x.room and not widen(x, obstacle):
         return False
+    RFP_ASSERT(x.buckets < x.room)
+    RFP_ASSERT(parent < x.buckets)
     n = index_chain(x, parent, slots, lines, &n_lines)
     for i in range(n):
         rfp_prefetch(x.base + kv_slot_offset(slots[i]))
@@ -290,6 +321,7 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
         else:
             stay[n_stay] = slots[i]
             n_stay += 1
+    RFP_ASSERT(n_stay + n_move == n)
     needed = lines_for(n_move)
     for i in range(needed):
         more[i] = new_line(x, x.buckets)
