@@ -36,7 +36,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from rfp.core.core cimport (
-    rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause)
+    RFP_ASSERT, rfp_copy_out, rfp_fence_full, rfp_fence_release, rfp_load64, rfp_pause)
 from rfp.fabric.fabric cimport READ, WRITE, WRITE_NOTIFY, remote_region, work_request
 from rfp.protocol.client.client_ring cimport DONE, TIMED_OUT
 from rfp.protocol.client.one_sided cimport client_ring_staggered, client_ring_transfers
@@ -74,6 +74,8 @@ cdef uint64_t log_open(frontend *fe, log_ring *l, uint64_t at, uint64_t offset, 
     l.seed = rnvm_ring_seed(fe.g.seed, at)
     l.head = l.durable = l.tail = tail
     l.staging = staging
+    RFP_ASSERT(size % RNVM_LINE == 0)
+    RFP_ASSERT(staging % RNVM_LINE == 0)
     return staging + rnvm_up(rnvm_longest_record(size) + PAD_BYTES, RNVM_LINE)
 
 
@@ -120,6 +122,8 @@ cdef int adopt_positions(frontend *fe, const live *shown) noexcept nogil:
         redo.head = shown.memory_head
     operations.durable = shown.operations_durable
     redo.durable = shown.memory_durable
+    RFP_ASSERT(operations.head <= operations.tail)
+    RFP_ASSERT(redo.head <= redo.tail)
     return OK
 
 
@@ -138,6 +142,8 @@ cdef inline bint all_durable(const frontend *fe) noexcept nogil:
 
 
 cdef bint fits(const log_ring *l, uint64_t length) noexcept nogil:
+    RFP_ASSERT(l.head <= l.tail)
+    RFP_ASSERT(l.tail - l.head <= l.size)
     return l.tail + rnvm_pad_before(l.tail, length, l.size) + length - l.head <= l.size
 
 
@@ -191,6 +197,8 @@ cdef int seal(frontend *fe, int which, uint16_t kind, uint16_t parts, uint32_t p
     cdef rnvm_record *pad = <rnvm_record *> pad_of(fe, l)
     cdef uint64_t before = rnvm_pad_before(l.tail, rnvm_record_length(payload), l.size)
     cdef int n = 0
+    RFP_ASSERT(fits(l, rnvm_record_length(payload)))
+    RFP_ASSERT(payload <= log_room(fe, which))
     if before:
         rnvm_pad_seal(pad, l.seed, l.tail, fe.session.epoch, <uint32_t> before)
         works[n].local_offset = l.staging
@@ -205,6 +213,8 @@ cdef int seal(frontend *fe, int which, uint16_t kind, uint16_t parts, uint32_t p
     fe.in_doubt.any = fe.in_doubt.written[which] = True
     fe.in_doubt.lsn[which] = l.tail
     l.tail += record.length
+    RFP_ASSERT(record.length == rnvm_record_length(payload))
+    RFP_ASSERT(l.tail % RNVM_LINE == 0)
     return n + 1
 
 
@@ -232,6 +242,7 @@ cdef int write_and_read_positions(frontend *fe, work_request *works, int n) noex
     """
     cdef live shown
     cdef int outcome, status
+    RFP_ASSERT(not fe.link.mapped)
     works[n].opcode = READ
     works[n].local = fe.link.buffer
     works[n].local_offset = fe.link.landing_at
@@ -275,6 +286,8 @@ cdef int logs_write(frontend *fe, uint32_t operation_bytes, uint16_t operation_p
     if redo_bytes:
         n += seal(fe, REDO_LOG, RNVM_TRANSACTION, redo_parts, redo_bytes, works + n)
     fe.stats.writes += n
+    RFP_ASSERT(n >= 1)
+    RFP_ASSERT(n <= 4)
     if fe.link.mapped:
         store_records(fe, works, n)
         if fe.session.direct or not fe.session.persistent:
@@ -339,6 +352,7 @@ cdef int await_durable(frontend *fe) noexcept nogil:
 
 cdef int confirm_stores(frontend *fe) noexcept nogil:
     """Mapped rings whose records become durable without the back-end."""
+    RFP_ASSERT(fe.link.mapped)
     if fe.session.persistent and fe.session.flushes:
         flush_drain()
     # The records must be visible before the epoch is read: the back-end raises the epoch first, and

@@ -29,6 +29,7 @@ from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
+from rfp.core.core cimport RFP_ASSERT
 from rnvm.format.layout cimport (
     RNVM_PARTS_MAX, RNVM_NO_BLOCK, RNVM_RETURN, RNVM_TAKE, RNVM_WRITE, rnvm_address,
     rnvm_block_at, rnvm_block_of, rnvm_entry, rnvm_offset, rnvm_part, rnvm_sequence_of)
@@ -75,6 +76,8 @@ cdef inline uint64_t mask_of(uint32_t length, uint32_t offset, uint32_t n) noexc
     cdef uint32_t last = (offset + n - 1) // granule
     cdef uint64_t upto = ~<uint64_t> 0 if last == GRANULES - 1 \
         else (<uint64_t> 1 << (last + 1)) - 1
+    RFP_ASSERT(offset + n <= length)
+    RFP_ASSERT(last < GRANULES)
     return upto & ~((<uint64_t> 1 << first) - 1)
 
 
@@ -102,6 +105,7 @@ cdef undo *undo_push(instance *s, uint32_t kind, node *subject, uint64_t first,
             return NULL
         fe.write_set.undo_log = u
         fe.write_set.undo_room = room
+    RFP_ASSERT(fe.write_set.undo_count < fe.write_set.undo_room)
     u = &fe.write_set.undo_log[fe.write_set.undo_count]
     u.kind = kind
     u.subject = subject
@@ -132,6 +136,8 @@ cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
     while fe.write_set.undo_count > to:
         fe.write_set.undo_count -= 1
         u = &fe.write_set.undo_log[fe.write_set.undo_count]
+        RFP_ASSERT(u.record_bytes <= fe.write_set.record_bytes)
+        RFP_ASSERT(u.image_at <= fe.write_set.before_images.length)
         fe.write_set.record_bytes = u.record_bytes
         buffer_truncate(&fe.write_set.before_images, u.image_at)
         if u.kind == CHANGED:
@@ -139,6 +145,8 @@ cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
                    fe.write_set.before_images.bytes + u.image_at, u.count)
             u.subject.changed = u.changed
         elif u.kind == LISTED or u.kind == ADDED:
+            RFP_ASSERT(fe.write_set.nodes == u.subject)
+            RFP_ASSERT(u.subject.listed)
             fe.write_set.nodes = u.subject.next_changed    # it was added last, so it is the first
             u.subject.listed = False
             if u.kind == ADDED:
@@ -146,13 +154,17 @@ cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil:
         elif u.kind == FREED:
             u.subject.freed = False
         elif u.kind == TOOK:
+            RFP_ASSERT(fe.write_set.taken.count > 0)
             fe.write_set.taken.count -= 1
             put_back(fe, u.first, u.count)
         elif u.kind == RETURNED:
+            RFP_ASSERT(fe.write_set.returned.count > 0)
             fe.write_set.returned.count -= 1
         elif u.kind == REUSED:
             fe.write_set.returned.items[u.first].count += u.count
         else:
+            RFP_ASSERT(u.kind == ADDED_STRUCTURE)
+            RFP_ASSERT(fe.write_set.structures > 0)
             u.owner.touched = False
             fe.write_set.structures -= 1
 
@@ -175,6 +187,8 @@ cdef int write_set_add(instance *s) noexcept nogil:
 
 
 cdef inline void list_node(frontend *fe, node *n) noexcept nogil:
+    RFP_ASSERT(not n.listed)
+    RFP_ASSERT(n.owner.touched)
     n.listed = True
     n.next_changed = fe.write_set.nodes
     fe.write_set.nodes = n
@@ -195,6 +209,8 @@ cdef char *node_set_changed(instance *s, node *n, uint32_t offset, uint32_t leng
     cdef undo *u
     if not length or n.born == fe.write_set.operation:
         return node_bytes(n)            # allocated by this operation: it is undone as a whole
+    RFP_ASSERT(n.owner == s)
+    RFP_ASSERT(not n.freed)
     if not add_to_write_set(s, n):
         return NULL
     u = undo_push(s, CHANGED, n, offset, length)
@@ -225,6 +241,8 @@ cdef node *node_set_new(instance *s, uint64_t address, uint32_t length,
         s.error = NO_MEMORY
         return NULL
     memset(node_bytes(n), 0, length)
+    RFP_ASSERT(length >= RNVM_NODE)
+    RFP_ASSERT(length % 8 == 0)
     header = <rnvm_node *> node_bytes(n)
     header.length = length
     header.structure = s.id
@@ -263,6 +281,8 @@ cdef bint reserve(instance *s, runs *r, uint64_t count) noexcept nogil:
 
 
 cdef inline void append(runs *r, instance *owner, uint64_t first, uint64_t count) noexcept nogil:
+    RFP_ASSERT(r.count < r.room)
+    RFP_ASSERT(count > 0)
     r.items[r.count] = run(owner, first, count)
     r.count += 1
 
@@ -333,6 +353,8 @@ cdef uint64_t blocks_take(instance *s, uint64_t count) noexcept nogil:
             or not reserve(s, &fe.write_set.taken, fe.write_set.taken.count + 1) \
             or not add_structure(s):
         return RNVM_NO_BLOCK
+    RFP_ASSERT(i < granted.count)
+    RFP_ASSERT(granted.items[i].count >= count)
     first = granted.items[i].first + granted.items[i].count - count
     if undo_push(s, TOOK, NULL, first, count) == NULL:
         return RNVM_NO_BLOCK
@@ -437,6 +459,7 @@ cdef bint put_part(writer *w, instance *s) noexcept nogil:
     if not put_blocks(w, s, &s.fe.write_set.taken, RNVM_TAKE):
         return False
     while n != NULL:
+        RFP_ASSERT(n.listed)
         if n.owner == s and not n.freed and n.changed:
             stamp(s, n)
             if not put_node(w, n):
@@ -460,6 +483,8 @@ cdef uint32_t write_set_stamp_and_encode(frontend *fe, char *payload, uint64_t r
             if parts[0] == RNVM_PARTS_MAX or not put_part(&w, fe.open.items[i]):
                 return 0
             parts[0] += 1
+    RFP_ASSERT(parts[0] == fe.write_set.structures)
+    RFP_ASSERT(<uint64_t> (w.at - payload) <= fe.write_set.record_bytes)
     return <uint32_t> (w.at - payload)
 
 
