@@ -15,6 +15,7 @@ import click
 import rfp
 from rfp import units
 from rfp.address import Address, default
+from rfp.cli.log import log_to_stderr, logged
 from rfp.cli.options import ADDRESS, SIZE, serving
 from rfp.cli.text import plural
 from rfp.protocol.server.shares import raise_open_files
@@ -78,7 +79,10 @@ def _stop_on_signals() -> None:
 @click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
 @click.option("--rings", type=SIZE, help="For clients' rings, beside --memory; one client gets half.  [default: 1GiB or more]")
 @serving
-def serve(address: Address | None, memory: int, workers: int, idle: str, eviction: str, **options: Any) -> None:
+@logged
+def serve(
+    address: Address | None, memory: int, workers: int, idle: str, eviction: str, log_level: str, **options: Any
+) -> None:
     """Serve a store in the foreground, until Ctrl-C or SIGTERM.
 
     \b
@@ -93,6 +97,7 @@ def serve(address: Address | None, memory: int, workers: int, idle: str, evictio
     """
     place = default() if address is None else address
     server = None
+    log_to_stderr(log_level)
     raise_open_files()
     _stop_on_signals()
     try:

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 
+from rfp.core.log import log
 from rfp.errors import FabricError
 
 STRANGERS_MAX = 64  # connections over a network that have not proved anything yet; one goes when another comes
@@ -61,6 +62,7 @@ class Acceptor:
             return False
         else:
             self.dropped += 1
+            log.warning("dropped a connection at %s: no file descriptor is left (ulimit -n)", self.what)
             return True
         finally:
             self._spare = _spare()

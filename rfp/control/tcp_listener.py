@@ -20,6 +20,7 @@ from rfp.control.message import Refused
 from rfp.control.tcp import TcpConnection
 from rfp.core import clock
 from rfp.core.forks import in_child
+from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
@@ -188,6 +189,10 @@ class TcpListener:
 
     def _reject(self, stranger: _Stranger, error: RfpError | None) -> None:
         self.rejected += 1
+        if error is not None:
+            log.warning("refused a connection from %s: %s", stranger.connection.remote, error)
+        else:
+            log.info("closed a connection from %s that had not authenticated", stranger.connection.remote)
         self._forget_stranger(stranger)
         if error is not None and not stranger.connection.closed:
             try:

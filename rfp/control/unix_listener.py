@@ -16,6 +16,7 @@ from rfp.control.connection import wait
 from rfp.control.unix import UnixConnection
 from rfp.core import clock
 from rfp.core.forks import in_child
+from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
@@ -162,6 +163,7 @@ class UnixListener:
                 connection.FD_LIMIT = CLIENTS_FDS
                 return connection
             connection.close()
+            log.warning("refused a connection of user %d at %s: it is not the server's user", connection.uid, self.address)
             self.foreign += 1
             foreign += 1
         return None

@@ -12,6 +12,7 @@ import atexit
 from collections.abc import Callable
 
 from rfp.core.forks import notice
+from rfp.core.log import log
 
 _closers: list[Callable[[], None]] = []
 _leaving = False
@@ -37,9 +38,7 @@ class _End:
             try:
                 _closers.pop()()
             except Exception:  # noqa: BLE001 - the others are to be closed all the same
-                import traceback  # here, because it takes milliseconds to import
-
-                traceback.print_exc()
+                log.exception("cannot close a handle while the interpreter ends")
 
 
 def _begin(_end: _End) -> None:

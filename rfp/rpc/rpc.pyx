@@ -1,7 +1,5 @@
 """The RPC layer: the paper's calls under users' own services (RFP, section 3.1)."""
 
-import traceback
-
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
@@ -22,6 +20,7 @@ from rfp.protocol.wire cimport (
 )
 
 from rfp.control.credentials import Credentials
+from rfp.core.log import log
 from rfp.errors import HandlerFailed, InvalidArgument, TooLarge, Unsupported
 from rfp.protocol.client.opener import Opener
 from rfp.protocol.client.caller_memory import checked
@@ -76,11 +75,8 @@ cdef bytes named(object thing, uint32_t limit):
 
 
 cdef bytes explained(object error, uint32_t limit):
-    """What the caller is told of a handler's exception; the whole of it is printed here."""
-    try:
-        traceback.print_exception(type(error), error, error.__traceback__)
-    except Exception:
-        pass                        # nobody reads what this server prints
+    """What the caller is told of a handler's exception; the whole of it is logged here."""
+    log.exception("the handler raised %s", type(error).__name__)
     try:
         return f"{type(error).__name__}: {error}".encode(errors="replace")[:min(limit, <uint32_t> 512)]
     except Exception:

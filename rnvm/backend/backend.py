@@ -12,6 +12,7 @@ from rfp.address import Address
 from rfp.control import Credentials
 from rfp.control.message import printable
 from rfp.core import clock
+from rfp.core.log import Log
 from rfp.errors import InvalidArgument
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
@@ -22,6 +23,8 @@ from rnvm import pools
 from rnvm.backend.service import PoolService
 from rnvm.frontend.session import DEATH_NOTICE_S
 from rnvm.pool.pool import Pool
+
+log = Log("rnvm")
 
 WORD = 8  # bytes: what a front-end says of each structure
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -102,6 +105,7 @@ class Backend(ServerBase):
                     file=-1 if file is None else file.fileno(),
                 )
             )
+            self._service.title = f"pool {os.fspath(path)}" if not isinstance(path, Pool) else "a pool"
             arena = self._keep(self._service.reserve(used))
             if revoking:
                 # What the device cannot be given is refused now, and not to the first front-end.
@@ -121,9 +125,15 @@ class Backend(ServerBase):
                 cpus=cpus,
                 describe=_description(self._service, list(self.pool.recovered)),
                 memory=self._service.share,
+                reporter=self._service,
                 credentials=credentials,
                 allow_anyone=no_auth,
             )
+            log.info("%s opened: %d bytes, lease %g s", self._service.title, self.pool.medium.length, lease)
+            for text in self.pool.recovered:
+                say = log.warning if text.startswith(("damage", "doubt", "loss")) else log.info
+                say("%s recovered: %s", self._service.title, text)
+            self._service.report()
         except BaseException:
             self._give_back()
             raise

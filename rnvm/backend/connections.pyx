@@ -8,6 +8,7 @@ cdef extern from "<sys/random.h>" nogil:
     ssize_t getrandom(void *bytes, size_t n, unsigned int flags)
 
 from rfp.core.core cimport rfp_store64
+from rnvm.backend.events cimport FENCE_DETACHED, FENCE_DISCONNECTED, FENCE_RETURNED
 from rnvm.backend.lock_manager cimport UNNAMED, client_session, lock_manager_fence
 from rnvm.backend.state cimport backend_checkpoint, backend_locks, fail, reply
 from rnvm.format.layout cimport RNVM_ATTACHED, RNVM_FENCED, RNVM_FREE, rnvm_session, rnvm_session_at
@@ -46,7 +47,7 @@ cdef void client_ended(void *context, service_session *connection) noexcept nogi
     if c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch:
         s.g.each[c.session].attached = False
         s.g.each[c.session].activity = NULL
-        if not s.stopped and lock_manager_fence(&s.g, <uint32_t> c.session):
+        if not s.stopped and lock_manager_fence(&s.g, <uint32_t> c.session, FENCE_DISCONNECTED):
             s.stopped = True
         if not c.used:
             s.g.each[c.session].quiet = True    # it gave up while it connected
@@ -106,7 +107,7 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
         process = identity(c.peer)
     if question.ticket and question.previous < s.g.p.g.sessions and was_its_own(s, &question, process):
         # It says that its old rings are no longer written.
-        if lock_manager_fence(&s.g, question.previous):
+        if lock_manager_fence(&s.g, question.previous, FENCE_RETURNED):
             fail(s, answer)
             return
         s.g.each[question.previous].quiet = True
@@ -161,7 +162,7 @@ cdef void client_detach(backend *s, response *answer, client *c) noexcept nogil:
     if c.session < 0 or s.g.p.sessions[c.session].epoch != c.epoch:
         answer.status = RNVM_NOT_ATTACHED
         return
-    if lock_manager_fence(&s.g, <uint32_t> c.session):
+    if lock_manager_fence(&s.g, <uint32_t> c.session, FENCE_DETACHED):
         fail(s, answer)
         return
     s.g.each[c.session].quiet = True

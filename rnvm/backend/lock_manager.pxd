@@ -2,6 +2,7 @@
 # Private memory of the service's thread.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from rnvm.backend.events cimport event_queue
 from rnvm.pool.state cimport pool
 
 cdef enum:
@@ -53,6 +54,7 @@ cdef struct lock_manager:
     uint64_t fenced            # how many were
     uint64_t granted
     uint64_t stolen            # locks taken back from holders that were not inside
+    event_queue events
     # Takes its rings away from a session, so that it can store into them no more; NULL where that cannot be done.
     void (*cut_off)(void *owner, uint32_t session) noexcept nogil
     void *owner
@@ -70,8 +72,8 @@ cdef int lock_leave(lock_manager *g, uint32_t index, uint32_t session) noexcept 
 cdef uint64_t lock_word(const lock_manager *g, uint32_t index) noexcept nogil
 # Takes locks back that others wait for, and grants them.  0, or -1.
 cdef int locks_tick(lock_manager *g) noexcept nogil
-# What a front-end has written until now counts, and nothing later; its locks are free.
-cdef int lock_manager_fence(lock_manager *g, uint32_t session) noexcept nogil
+# What a front-end has written until now counts, and nothing later; its locks are free.  reason: of events.pxd.
+cdef int lock_manager_fence(lock_manager *g, uint32_t session, uint32_t reason) noexcept nogil
 # Where this epoch of a session was cut off; NULL: it was not, or that is too long ago.
 cdef const fence_point *lock_manager_fence_point(const lock_manager *g, uint32_t session, uint64_t epoch) noexcept nogil
 # Fences all: nothing that they do from now on counts.

@@ -3,6 +3,9 @@
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memmove, memset
 from rfp.core.core cimport rfp_now
+from rnvm.backend.events cimport (
+    EVENT_FENCED, FENCE_EARLIER, FENCE_INVALID, FENCE_LEASE, FENCE_STOPPED, event_put,
+)
 from rnvm.format.layout cimport (
     RNVM_ATTACHED, RNVM_FREE, RNVM_LIVE, RNVM_LOCK, RNVM_NAME_LIVE, RNVM_NO_LIMIT, rfp_fence_full,
     rfp_load64_acquire, rfp_store64_release, rnvm_name_at, rnvm_structure_index,
@@ -76,7 +79,7 @@ cdef int lock_manager_begin(lock_manager *g) noexcept nogil:
     for i in range(g.p.g.sessions):
         memset(&g.each[i], 0, sizeof(client_session))
         # Those of before: their processes may still run, and on direct memory store into their rings.
-        if g.p.sessions[i].state == RNVM_ATTACHED and lock_manager_fence(g, i):
+        if g.p.sessions[i].state == RNVM_ATTACHED and lock_manager_fence(g, i, FENCE_EARLIER):
             return -1
         if g.p.operations[i].limit != RNVM_NO_LIMIT:
             record_fence_point(g, i)
@@ -89,7 +92,7 @@ cdef int lock_manager_begin(lock_manager *g) noexcept nogil:
 cdef int lock_manager_end(lock_manager *g) noexcept nogil:
     cdef uint32_t i
     for i in range(g.p.g.sessions):
-        if lock_manager_fence(g, i):
+        if lock_manager_fence(g, i, FENCE_STOPPED):
             return -1
     return 0
 
@@ -102,7 +105,8 @@ cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil:
     for i in range(g.p.g.sessions):
         # A front-end that wrote what must not be applied is cut off there.
         if ((g.p.memory[i].faulty or g.p.operations[i].faulty)
-                and g.p.sessions[i].state == RNVM_ATTACHED and lock_manager_fence(g, i)):
+                and g.p.sessions[i].state == RNVM_ATTACHED
+                and lock_manager_fence(g, i, FENCE_INVALID)):
             return -1
     locks_publish(g)
     return 0
@@ -269,7 +273,7 @@ cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t 
         return WAITING
     # What is written there now stays: its writer cannot take it for his own again, and who waits puts his in its place.
     if user(g, index, found) == NOBODY or stuck(g, index, found):
-        if user(g, index, found) != NOBODY and lock_manager_fence(g, user(g, index, found)):
+        if user(g, index, found) != NOBODY and lock_manager_fence(g, user(g, index, found), FENCE_LEASE):
             return -1
         dead[0] = found
         return ABANDONED
@@ -311,7 +315,7 @@ cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
         return -1 if give_back(g, index) or grant_next(g, index) else 0
     if not stuck(g, index, word):
         return 0
-    if lock_manager_fence(g, inside) or it.holder == RNVM_SHARED and give_back(g, index):
+    if lock_manager_fence(g, inside, FENCE_LEASE) or it.holder == RNVM_SHARED and give_back(g, index):
         return -1
     return grant_next(g, index)
 
@@ -342,8 +346,9 @@ cdef void free_shared(lock_manager *g, uint32_t index) noexcept nogil:
         show(g, index, RNVM_STATUS_REVOKE, 0)
 
 
-cdef int lock_manager_fence(lock_manager *g, uint32_t session) noexcept nogil:
+cdef int lock_manager_fence(lock_manager *g, uint32_t session, uint32_t reason) noexcept nogil:
     cdef uint32_t i
+    cdef uint64_t epoch = g.p.sessions[session].epoch
     if g.p.sessions[session].state != RNVM_ATTACHED:
         return 0
     # The new epoch is durable and visible, then a full fence: what it acknowledges from now on it has written before.  Only then
@@ -366,4 +371,5 @@ cdef int lock_manager_fence(lock_manager *g, uint32_t session) noexcept nogil:
             free_shared(g, i)
     locks_publish(g)
     g.fenced += 1
+    event_put(&g.events, EVENT_FENCED, session, epoch, g.each[session].process, reason)
     return 0

@@ -11,6 +11,7 @@ from rnvm.pool.pool cimport Pool
 cdef class PoolService(Service):
     """Serves a pool to front-ends; its worker's thread alone touches the pool."""
     cdef readonly Pool pool
+    cdef public str title              # of the pool, for the log
     cdef backend b
     cdef object giving                 # held while rings are given out or taken back
     cdef dict rings                    # session -> regions that its front-end writes

@@ -18,8 +18,13 @@ from rfp.protocol.server.service cimport Service, request, response
 from rnvm.backend.connections cimport (
     client, client_attach, client_began, client_detach, client_ended, client_present, clients_sweep,
 )
+from rnvm.backend.events cimport (
+    EVENT_ATTACHED, EVENT_FENCED, EVENT_REFUSED, EVENT_STOPPED, FENCE_DETACHED, FENCE_DISCONNECTED,
+    FENCE_EARLIER, FENCE_INVALID, FENCE_LEASE, FENCE_RETURNED, FENCE_STOPPED, event, event_put,
+    event_take,
+)
 from rnvm.backend.lock_manager cimport (
-    GRANTED, client_session, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
+    GRANTED, UNNAMED, guest, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.rpc_handlers cimport (
@@ -35,7 +40,27 @@ from rnvm.media.pool_header cimport header_whole
 from rnvm.pool.replay cimport pool_collect, pool_replay, pool_settled
 from rnvm.pool.state cimport pool
 
+from rfp.core.log import Log
 from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError, Unsupported
+
+log = Log("rnvm")
+
+# Of EVENT_FENCED: how it is logged, and what the operator reads.
+ENDED = {
+    FENCE_DETACHED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end closed it"),
+    FENCE_DISCONNECTED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end disconnected"),
+    FENCE_RETURNED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end attached again"),
+    FENCE_LEASE: (log.warning, "%s: fenced session %d (epoch %d, %s): it kept a lock that others wait for"),
+    FENCE_INVALID: (log.error, "%s: fenced session %d (epoch %d, %s): its logs contain an invalid record"),
+    FENCE_EARLIER: (log.info, "%s: session %d (epoch %d, %s) ended: it was an earlier back-end's"),
+    FENCE_STOPPED: (log.info, "%s: session %d (epoch %d, %s) ended: the back-end stopped"),
+}
+REFUSED = {
+    RNVM_OTHER_VERSION: "it speaks another version of the protocol",
+    RNVM_OTHER_POOL: "it was attached to another pool",
+    RNVM_NO_SESSION_LEFT: "all sessions are in use",
+    RNVM_TOO_MANY: "its process has too many sessions",
+}
 
 cdef enum:
     TRANSACTIONS_PER_TICK = 256  # transactions applied at once, before calls have their turn again
@@ -64,6 +89,8 @@ cdef class PoolService(Service):
         self.giving = threading.Lock()
         self.rings = {}
         memset(&self.b, 0, sizeof(self.b))
+        self.b.g.events.wake = -1
+        self.title = "a pool"
         self.b.g.p = &opened.c
         self.b.g.lease = <uint64_t> (lease * 1e9)
         self.b.g.each = <client_session *> calloc(opened.c.g.sessions, sizeof(client_session))
@@ -171,6 +198,35 @@ cdef class PoolService(Service):
                 "granted": self.b.g.granted, "stolen": self.b.g.stolen, "fenced": self.b.g.fenced, "waiting": self.b.g.waiting,
                 "attached": states.count(RNVM_ATTACHED), "ending": states.count(RNVM_FENCED),
                 "free_blocks": self.b.g.p.free, "blocks": self.b.g.p.g.blocks}
+
+    # The reporter of a Host: what the worker's thread did
+
+    def wake_by(self, int descriptor):
+        """Write this eventfd (its descriptor) whenever there is something to report (-1: none).  Only while no worker runs."""
+        self.b.g.events.wake = descriptor
+
+    def report(self):
+        """Log what has happened since the last call."""
+        cdef event happened
+        cdef uint64_t lost
+        while event_take(&self.b.g.events, &happened):
+            if happened.kind == EVENT_ATTACHED:
+                log.info("%s: session %d (epoch %d, %s) began", self.title, happened.session, happened.epoch,
+                         process_of(happened.process))
+            elif happened.kind == EVENT_REFUSED:
+                log.warning("%s: refused a session to %s: %s", self.title, process_of(happened.process),
+                            REFUSED.get(happened.detail, f"status {happened.detail}"))
+            elif happened.kind == EVENT_FENCED:
+                say, text = ENDED[happened.detail]
+                say(text, self.title, happened.session, happened.epoch, process_of(happened.process))
+            elif self.b.removed:
+                log.error("%s was removed, or replaced, while it was served: nothing is answered any more", self.title)
+            else:
+                log.error("%s: its medium failed: drain: %s (errno %d): nothing is answered any more", self.title,
+                          os.strerror(<int> happened.detail), happened.detail)
+        lost, self.b.g.events.lost = self.b.g.events.lost, 0
+        if lost:
+            log.warning("%s: %d events of sessions were not logged", self.title, lost)
 
     def _go_slow(self, *, bint collecting=False, bint replaying=False):
         """From now on looks at logs, and applies them, only where somebody asks for it.  For tests alone."""
@@ -283,6 +339,10 @@ cdef class PoolService(Service):
         return 0
 
 
+cdef str process_of(uint64_t process):
+    return f"process {process & 0x3fffff}" if process and process != UNNAMED else "a process that is not known"
+
+
 cdef void cold(backend *s, const request *asked, response *answer, int64_t user) noexcept with gil:
     try:
         if asked.opcode == RNVM_FIND:
@@ -308,6 +368,10 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
         return
     if asked.opcode == RNVM_ATTACH:
         client_attach(s, asked, answer, c)
+        if answer.status:
+            event_put(&s.g.events, EVENT_REFUSED, 0, 0, c.peer, answer.status)
+        else:
+            event_put(&s.g.events, EVENT_ATTACHED, <uint32_t> c.session, c.epoch, s.g.each[c.session].process, 0)
         return
     if asked.opcode == RNVM_OUTCOME:
         call_outcome(s, asked, answer)
@@ -370,6 +434,14 @@ cdef bint removed(const backend *s) noexcept nogil:
 
 cdef bint tick(void *context, uint64_t now) noexcept nogil:
     cdef backend *s = <backend *> context
+    cdef bint busy = work(s, now)
+    if s.stopped and not s.stop_reported:
+        s.stop_reported = True
+        event_put(&s.g.events, EVENT_STOPPED, 0, 0, 0, <uint64_t> s.g.p.m.error)
+    return busy
+
+
+cdef bint work(backend *s, uint64_t now) noexcept nogil:
     cdef int64_t bytes, applied
     s.g.now = now
     if s.stopped:

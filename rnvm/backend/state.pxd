@@ -25,6 +25,7 @@ cdef struct backend:
     int file                           # descriptor of the pool's file, or -1: it cannot be removed
     bint removed                       # nobody can open the file any more
     bint stopped                       # the medium failed, or the file was removed
+    bint stop_reported                 # there is an event of it
     bint collecting                    # of itself, and not only where it is asked to
     bint replaying
     bint asked                         # somebody waits until it has collected

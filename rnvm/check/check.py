@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
+from rfp.core.log import Log
 from rfp.errors import PoolDamaged
 from rnvm import pools
 from rnvm.check import offline_walk
@@ -21,6 +22,8 @@ from rnvm.pool import repair as repair_module
 from rnvm.pool.findings import Finding
 from rnvm.pool.inspect import LOSSES, Inspection
 from rnvm.pool.pool import Pool
+
+log = Log("rnvm")
 
 NOBODY, GRANTED, USED, UNKNOWN = 0, 0x4000, 0x8000, 0xC000
 PIECE = 1 << 16
@@ -221,6 +224,10 @@ def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
             mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
         with _changing(claimed) as view:
             repair_nodes(view, mended)
+    for text in mended:
+        log.warning("pool %s repaired: %s", os.fspath(path), text)
+    for text in lost:
+        log.error("pool %s repaired, with a loss: %s", os.fspath(path), text)
     return mended, lost
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from rfp.address import Address, unique
+from rfp.cli.log import log_to_stderr, logged
 from rfp.cli.options import ADDRESS, serving
 from rfp.cli.serve import Stop, _stop_on_signals
 from rfp.cli.text import plural
@@ -32,7 +33,8 @@ POLL_S = 0.2  # seconds between two looks whether the medium has failed
 @click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
               help="What its thread does without work: spin briefly and then sleep, or spin for ever.")  # fmt: skip
 @serving
-def serve(pool: str, address: Address | None, lease: float, idle: str, **access: Any) -> None:
+@logged
+def serve(pool: str, address: Address | None, lease: float, idle: str, log_level: str, **access: Any) -> None:
     """Serve a pool to front-ends in the foreground, until Ctrl-C or SIGTERM.
 
     \b
@@ -45,6 +47,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, **access:
     """
     place = address_of(pool) if address is None else address
     backend = None
+    log_to_stderr(log_level)
     raise_open_files()
     _stop_on_signals()
     try:

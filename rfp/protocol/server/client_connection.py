@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rfp.control import Attach, Attached, ControlConnection, Handle
+from rfp.control.message import printable
 from rfp.core import clock
 from rfp.errors import ConnectionFailed, FabricError, HandshakeFailed, RfpError
 from rfp.fabric.fabric import Fabric, Region
@@ -170,6 +171,12 @@ class ClientConnection:
         self.numbers = 0
         self.given = 0  # regions, of those of the service
         self.since = clock.now()
+
+    def __str__(self) -> str:
+        """Who it is, for the log."""
+        kind, key = self.peer.key
+        name = f" {printable(self.name, 128)!r}" if self.name else ""
+        return f"client {self.peer.number} ({kind} {key}{name})"
 
     def watched(self) -> list[int]:
         """The file descriptors that tell of it."""

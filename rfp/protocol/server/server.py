@@ -9,16 +9,16 @@ through it, so a Python program that keeps the interpreter busy delays new clien
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import select
 import threading
 import time
-import traceback
 import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rfp.address import Address
 from rfp.control import (
@@ -41,8 +41,9 @@ from rfp.control import (
 from rfp.control.acceptor import STRANGERS_MAX
 from rfp.control.message import printable
 from rfp.core import clock
-from rfp.core.at_exit import at_exit
+from rfp.core.at_exit import at_exit, is_leaving
 from rfp.core.forks import in_child, notice
+from rfp.core.log import log
 from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused, explained
 from rfp.fabric.fabric import Fabric, Region
 from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, LINE, REMOTE_READ, REMOTE_WRITE, RESPONSE_CRC
@@ -66,13 +67,24 @@ SHOWN_MAX = 200   # clients in figures(), which must fit into one control messag
 SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
 
 
+class Reporter(Protocol):
+    """What a service has to report from a thread that must not wait for the interpreter."""
+
+    def wake_by(self, descriptor: int) -> None:
+        """Take the eventfd to write whenever there is something to report; -1: there is none any more."""
+
+    def report(self) -> None:
+        """Log what has happened.  The control thread calls this."""
+
+
 class Host:
     """Serves services at an address until it is closed.
 
     services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures;
     memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses; rings:
     bytes that all clients' rings may take, None for a gigabyte, what 256 threads need or as much as the store has; store: bytes
-    of that; credentials, allow_anyone: who may connect over a network.  Everything else is told to clients at the handshake.
+    of that; credentials, allow_anyone: who may connect over a network; reporter: what a service has to report.  Everything else is
+    told to clients at the handshake.
 
     Raises what listening raises, FabricError (memory, file descriptors or threads cannot be had); nothing is left then.
     """
@@ -100,12 +112,14 @@ class Host:
         store: int = 0,
         credentials: Credentials | None = None,
         allow_anyone: bool = False,
+        reporter: Reporter | None = None,
     ) -> None:
         self.fabric = fabric
         self.lease_ns = lease_ns
         self.features = features
         self.describe = describe
         self.memory = memory
+        self.reporter = reporter
         self.arenas = list(arenas)
         self.clients: set[ClientConnection] = set()
         # gone, but their processes may still READ what is pinned for them
@@ -172,12 +186,15 @@ class Host:
             if self.isolated and self.arenas:
                 self.welcome.arena_size = self.arenas[0].length
                 self.welcome.chunk_size = min(self.arenas[0].length, fabric.share_limit)
+            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            if self.reporter is not None:
+                self.reporter.wake_by(self._wake)
             for i, worker in enumerate(self.workers):
                 worker.start(cpu=cpus[i % len(cpus)] if cpus else None)
-            self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             _hosts.add(self)
             self._thread = RealThread(self._watch, "rfp-control")
             self._thread.start()
+            log.info("serving %s at %s with %d workers", service, self.address, len(self.workers))
         except BaseException as error:
             self._closed = True
             self._stop_watching()
@@ -215,11 +232,19 @@ class Host:
             # Those that are in come first, and one turn of the listener between two of theirs: strangers cannot delay them.
             if self.listener.fileno() in ready or self.listener.expires is not None:
                 self._welcome_clients(poll, owners)
+            if self._wake in ready:
+                self._report()
             for client in self._departed():
                 poll.unregister(client.pidfd)
                 del owners[client.pidfd]
                 self._free(client)
             self._end_retired()
+
+    def _report(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
+        if self.reporter is not None:
+            self.reporter.report()
 
     def _part(self, client: ClientConnection, poll: select.poll, owners: dict[int, ClientConnection]) -> None:
         """Lets go of a client that has gone or has to go."""
@@ -235,8 +260,8 @@ class Host:
         for _ in range(NEWCOMERS_MAX):
             try:
                 connection = self.listener.accept(0.0)
-            except (RfpError, OSError):
-                traceback.print_exc()
+            except (RfpError, OSError) as error:
+                log.error("cannot accept clients at %s: %s", self.address, error)
                 return
             if connection is None:
                 return
@@ -259,9 +284,11 @@ class Host:
         except ServerRefused as error:
             self.turned_away += 1
             cost, refusal = Cost(), error
+            log.warning("refused %s: %s", peer, error)
         try:
             return ClientConnection(connection, self.fabric, peer, cost, refusal)
-        except (RfpError, OSError):  # it has gone already, or this process has no file descriptor left for it
+        except (RfpError, OSError) as error:  # it has gone already, or this process has no file descriptor left for it
+            log.warning("cannot take the connection of %s: %s", peer, error)
             self.shares.give_back(peer, cost)
             connection.close()
             return None
@@ -286,23 +313,29 @@ class Host:
                         self._act(client, message)
                     except RfpError as error:
                         self.refused += 1
+                        if client.refusal is None:
+                            log.warning("refused %s of %s: %s", message.title(), client, error)
                         client.control.answer(message, Refused.of(error), 0.0)
                         if isinstance(error, HandshakeFailed) or client.refusal is not None:
                             return False
                 if not isinstance(message, Detach):  # all others may take long: the next client's turn comes first
                     break
             return not client.control.closed
-        except (RfpError, OSError):
+        except HandshakeFailed as error:
+            log.warning("invalid message from %s: %s", client, error)
+            return False
+        except (RfpError, OSError) as error:
+            log.debug("the connection of %s ended: %s", client, error)
             return False
         except Exception:  # noqa: BLE001 - whatever one client brings about must not end the others' control channel
-            traceback.print_exc()
+            log.exception("cannot serve %s", client)
             return False
 
     def _act(self, client: ClientConnection, message: Message) -> None:
         if client.refusal is not None:
             raise client.refusal
         if isinstance(message, Hello):
-            client.greeted = True
+            newcomer, client.greeted = not client.greeted, True
             client.name = message.name
             client.features = message.features & self.features
             client.pid = client.pid or message.pid
@@ -312,6 +345,8 @@ class Host:
                     client.heartbeat = client.fabric.share(self.heartbeat_region, 0, self.heartbeat_region.length, REMOTE_READ)
                 welcome.beat = handle(client.heartbeat)
             client.control.answer(message, welcome, 0.0)
+            if newcomer:
+                log.info("%s connected", client)
         elif not client.greeted:
             raise HandshakeFailed(f"the first message was {type(message).__name__}, not Hello")
         elif isinstance(message, Attach):
@@ -333,6 +368,8 @@ class Host:
             # Before the answer: a client that has it finds itself in the figures.
             client.channels[client.numbers] = channel
             client.control.answer(message, channel.answer, 0.0)
+            log.info("%s has rings for thread %d: %d workers, %d slots, %d bytes", client, client.numbers, len(self.workers),
+                     self.ring_params.slots, self.ring_params.cost.memory)  # fmt: skip
         elif isinstance(message, Detach):
             if message.channel in client.channels:
                 self._retire(client, [message.channel])
@@ -366,6 +403,8 @@ class Host:
 
     def _see_off(self, client: ClientConnection, at_once: bool) -> None:
         """Frees what a client held: at once if its process has died, else when it can READ nothing of it any more."""
+        if client in self.clients and client.greeted:
+            log.info("%s disconnected after %.1f s", client, clock.now() - client.since)
         self.clients.discard(client)
         client.control.close()
         if at_once:
@@ -397,9 +436,12 @@ class Host:
         for client in list(self.ending):
             for channel in [each for each in client.ending if each.retired]:
                 with self._counting:
-                    self.past.update(channel.close())
+                    passed = channel.close()
+                    self.past.update(passed)
                     client.ending.remove(channel)
                 self.shares.give_back(client.peer, channel.cost)
+                if passed["malformed"]:
+                    log.warning("%s left %d malformed requests in its rings", client, passed["malformed"])
             if not client.ending:
                 with self._counting:
                     self.ending.remove(client)
@@ -494,6 +536,8 @@ class Host:
                 if os.getpid() == self._pid:
                     self._stop_watching()
                     self._end()
+                    if not is_leaving():  # handlers of the program may have been closed
+                        log.info("stopped serving at %s", self.address)
                 self._ended = True
             finally:
                 self._closer = None
@@ -510,6 +554,9 @@ class Host:
         self.listener.close()
         for worker in self.workers:
             worker.stop()
+        if self.reporter is not None:
+            self.reporter.wake_by(-1)
+            self.reporter.report()
         for client in [*self.clients, *(client for _, client in self.departing)]:
             self._free(client)
         self._end_retired()

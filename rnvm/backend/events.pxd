@@ -1,0 +1,58 @@
+# What the worker's thread did that an operator reads about: a queue with one writer, the worker, and one reader, the control
+# thread.  The worker must not wait for the interpreter, let alone for a log's handlers; it wakes the reader by an eventfd.
+
+from libc.stdint cimport uint32_t, uint64_t
+from posix.unistd cimport write
+from rfp.core.core cimport rfp_load64_acquire, rfp_store64_release
+
+cdef enum:
+    EVENTS = 64                # that the queue holds; those that find no room are counted
+
+cdef enum:                     # event.kind
+    EVENT_ATTACHED = 0
+    EVENT_REFUSED = 1          # detail: the status of the response
+    EVENT_FENCED = 2           # detail: a reason below
+    EVENT_STOPPED = 3          # detail: errno of the medium, or 0: the pool's file was removed
+
+cdef enum:                     # why a session ended
+    FENCE_DETACHED = 0         # its front-end closed it
+    FENCE_DISCONNECTED = 1     # its front-end's connection ended
+    FENCE_RETURNED = 2         # its front-end attached again
+    FENCE_LEASE = 3            # it kept a lock that others wait for
+    FENCE_INVALID = 4          # its logs contain a record that must not be applied
+    FENCE_EARLIER = 5          # it was an earlier back-end's
+    FENCE_STOPPED = 6          # the back-end stopped
+
+cdef struct event:
+    uint32_t kind
+    uint32_t session
+    uint64_t epoch
+    uint64_t process           # as in guest; of EVENT_REFUSED: the pid, or 0
+    uint64_t detail
+
+cdef struct event_queue:
+    event[EVENTS] each
+    uint64_t written
+    uint64_t read
+    uint64_t lost
+    int wake                   # eventfd, or -1
+
+
+cdef inline void event_put(event_queue *q, uint32_t kind, uint32_t session, uint64_t epoch, uint64_t process,
+                           uint64_t detail) noexcept nogil:
+    cdef uint64_t one = 1
+    if q.written - rfp_load64_acquire(&q.read) == EVENTS:
+        q.lost += 1
+        return
+    q.each[q.written % EVENTS] = event(kind, session, epoch, process, detail)
+    rfp_store64_release(&q.written, q.written + 1)
+    if q.wake >= 0:
+        write(q.wake, &one, sizeof(one))       # it fails only if the reader has 2^64 - 2 wake-ups to come
+
+
+cdef inline bint event_take(event_queue *q, event *taken) noexcept nogil:
+    if q.read == rfp_load64_acquire(&q.written):
+        return False
+    taken[0] = q.each[q.read % EVENTS]
+    rfp_store64_release(&q.read, q.read + 1)
+    return True

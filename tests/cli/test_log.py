@@ -1,0 +1,56 @@
+"""The log of `rfp serve`, as an operator gets it on stderr."""
+
+import os
+import re
+import subprocess
+import time
+
+import python_programs
+
+import rfp
+
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) (rfp|rnvm): .+")
+
+
+def served(address, level, use):
+    """The lines on stderr of a server that logs from this level on."""
+    arguments = ["-m", "rfp.cli", "serve", "--memory", "16MiB", "--address", address, "--log-level", level]
+    with python_programs.start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while b"Ctrl-C" not in process.stdout.readline():
+            pass
+        use()
+        process.terminate()
+        lines = process.communicate(timeout=20)[1].decode().splitlines()
+        assert process.returncode == 0
+    assert all(LINE.fullmatch(line) for line in lines), lines
+    return lines
+
+
+def test_each_level_shows_what_it_says(private):
+    address = f"shm://{private}/s"
+
+    def use():
+        with rfp.connect(address) as kv:
+            kv.put(b"k", b"v")
+
+    assert served(address, "warning", use) == []
+    lines = served(address, "info", use)
+    assert any(f"INFO rfp: serving kv at {address}" in line for line in lines)
+    assert any(f"process {os.getpid()}" in line and line.endswith(" connected") for line in lines)
+
+
+def test_a_stderr_that_nobody_reads_stops_nobody(private):
+    program = (
+        "import os, sys, time; from rfp.cli.log import log_to_stderr; from rfp.core.log import Log\n"
+        "log_to_stderr('info'); log = Log('rfp', now=time.monotonic)\n"
+        "import logging; handler, = logging.getLogger('rfp').handlers\n"
+        "for i in range(200): logging.getLogger('rfp').info('%d %s', i, 2000 * 'x')\n"
+        "print(handler.dropped, flush=True)"
+    )
+    with python_programs.start("-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        began = time.monotonic()
+        dropped = int(process.stdout.readline())
+        assert dropped > 100
+        assert time.monotonic() - began < 30
+        kept = process.communicate(timeout=20)[1].decode().splitlines()
+    assert [int(line.split("rfp: ")[1].split()[0]) for line in kept] == list(range(200 - dropped))
