@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The writer lock by compare-and-swap.
 
 The back-end grants the lock to all such front-ends together (they share it), durably, and revokes

@@ -1,4 +1,4 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, nonecheck=True
+# cython: nonecheck=True
 """The front-end: a session at a back-end, and the structures that are open in it; batches and
 transactions.  docs/rnvm.md says what it promises."""
 

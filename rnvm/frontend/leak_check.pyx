@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The leak check of a structure: the mark phase of a fsck.
 
     reach        walks the structure and marks the blocks and slots of every reachable node

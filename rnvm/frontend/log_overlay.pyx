@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Pulling a writer's redo log.
 
 Why the overlay is right

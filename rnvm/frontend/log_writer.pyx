@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The logs of a session, as their writer sees them.
 
 Each is a ring of records in the pool; positions are LSNs, which never wrap (offset = LSN % size):

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The node cache of a front-end.
 
 Eviction as in the paper: of a random sample the copy whose last use is longest ago.  Copies that

@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """An operation, in the order of this file:
 
     acquire     the structure's writer lock; pending operations of dead writers are re-executed

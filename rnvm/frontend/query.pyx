@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A query, from the status line to the validation of the nodes that it read.
 
     structure acquired by a batch or transaction    query under the lock

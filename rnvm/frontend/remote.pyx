@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """READs of the pool and calls of the back-end."""
 
 from cpython.exc cimport PyErr_CheckSignals

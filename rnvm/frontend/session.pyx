@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A front-end's session at its back-end: begun, lost, replaced by the next one.
 
 A call

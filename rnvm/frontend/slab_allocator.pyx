@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """Space for nodes.
 
     slabs (first node)      slab of class 64      slab of class 64

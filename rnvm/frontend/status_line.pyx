@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A structure's status line, as a front-end reads it."""
 
 from libc.stdint cimport uint64_t

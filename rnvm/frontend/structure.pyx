@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The base of structures: their nodes, kinds, codecs and calls (docs/rnvm-structures.md)."""
 
 import json

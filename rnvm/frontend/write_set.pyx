@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """The write set: all changes of the present transaction of a front-end.
 
 Nodes are changed in the cache.  Each has 64 bits, one for each granule (a 64th of the node,

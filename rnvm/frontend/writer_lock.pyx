@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
 """A structure's writer lock.
 
 The back-end grants it.  With lock="sticky" it is kept until other front-ends request it, with
