@@ -19,4 +19,7 @@ autodoc_typehints = "signature"
 
 html_theme = "furo"
 html_title = f"rfp-rnvm {release}"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
