@@ -1,0 +1,23 @@
+"""Every source file that a page or picture names exists."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FILE = re.compile(r"\b((?:rfp|rnvm|structures|bench|tests|scripts)/[\w/-]+\.(?:pyx|pxd|pyi|py|h|c))\b")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
+
+
+@pytest.mark.parametrize("page", [*PAGES, *PICTURES], ids=lambda page: page.name)
+def test_the_source_files_that_a_page_names_exist(page):
+    missing = [name for name in dict.fromkeys(FILE.findall(page.read_text())) if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_the_picture_of_a_get_names_files_below_rfp():
+    names = re.findall(r">([\w/]+\.(?:pyx|pxd))\b", (ROOT / "docs" / "pictures" / "get.svg").read_text())
+    assert names
+    assert not [name for name in names if not (ROOT / "rfp" / name).exists()]
