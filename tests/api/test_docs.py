@@ -32,7 +32,7 @@ def test_the_documentation_has_every_message_with_every_field():
 
 def test_the_documentation_has_every_command_with_every_option():
     text = (DOCS / "cli.md").read_text()
-    rows = dict(re.findall(r"^\| `rfp (\w+)[^`]*` \|(.*)$", text, re.M))
+    rows = dict(re.findall(r"^`rfp (\w+)[^`]*`\n: (.*?)\n\n", text, re.M | re.S))
     assert set(rows) == set(main.commands)
     for name, command in main.commands.items():
         options = {parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"}
