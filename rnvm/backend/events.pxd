@@ -27,7 +27,7 @@ cdef struct event:
     uint32_t kind
     uint32_t session
     uint64_t epoch
-    uint64_t process           # as in guest; of EVENT_REFUSED: the pid, or 0
+    uint64_t process           # as in client_session; of EVENT_REFUSED: the pid, or 0
     uint64_t detail
 
 cdef struct event_queue:

@@ -24,7 +24,7 @@ from rnvm.backend.events cimport (
     event_take,
 )
 from rnvm.backend.lock_manager cimport (
-    GRANTED, UNNAMED, guest, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
+    GRANTED, UNNAMED, client_session, lock, lock_leave, lock_manager_begin, lock_manager_catch_up,
     lock_manager_end, lock_request, locks_publish, waiter,
 )
 from rnvm.backend.rpc_handlers cimport (

@@ -2,7 +2,7 @@
 """The front-end: a session at a back-end, and the structures that are open in it; batches and
 transactions.  docs/rnvm.md says what it promises."""
 
-import secrets
+import os
 import weakref
 
 cimport cython
@@ -67,7 +67,7 @@ cdef class FrontEnd(Session):
         self.wants_operation_log = oplog
         self.uses_cas = lock == "cas"
         self.set_terms(durability != "volatile", lock == "sticky", cache == 0 and not oplog)
-        cache_init(&self.c, cache, secrets.randbits(64) | 1)
+        cache_init(&self.c, cache, int.from_bytes(os.urandom(8), "little") | 1)
         link_set_deadline(&self.c, rfp_now() + <uint64_t> (self.timeout * 1e9))
         self.is_closed = False
         try:

@@ -6,7 +6,8 @@ from rnvm.frontend.frontend import FrontEnd
 ROOT: int
 ROOT_BYTES_MAX: int
 kinds: dict[int, Any]
-CODECS: dict[str, Codec]
+CODECS: dict[str, Callable[[], Codec]]
+made: dict[str, Codec]
 
 class Codec:
     name: str
@@ -16,6 +17,9 @@ class Codec:
         self, name: str, encode: Callable[[Any], bytes], decode: Callable[[bytes], Any]
     ) -> None: ...
 
+def utf8_codec() -> Codec: ...
+def json_codec() -> Codec: ...
+def pickle_codec() -> Codec: ...
 def codec_of(codec: Any) -> Any: ...
 def codec_name(codec: Any) -> bytes: ...
 

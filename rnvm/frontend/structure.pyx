@@ -1,8 +1,5 @@
 """The base of structures: their nodes, kinds, codecs and calls (docs/rnvm-structures.md)."""
 
-import json
-import pickle
-
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -172,14 +169,25 @@ class Codec:
         self.name, self.encode, self.decode = name, encode, decode
 
 
-CODECS = {
-    "utf-8": Codec("utf-8", lambda text: text.encode(), lambda data: data.decode()),
-    "json": Codec("json",
-                  lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True).encode(),
-                  json.loads),
-    # Only if the program requests it: nothing in a pool makes a process unpickle.
-    "pickle": Codec("pickle", pickle.dumps, pickle.loads),
-}
+def utf8_codec():
+    return Codec("utf-8", lambda text: text.encode(), lambda data: data.decode())
+
+
+def json_codec():
+    import json  # here, because the import takes milliseconds
+    return Codec("json",
+                 lambda value: json.dumps(value, separators=(",", ":"), sort_keys=True).encode(),
+                 json.loads)
+
+
+# Only if the program requests it: nothing in a pool makes a process unpickle.
+def pickle_codec():
+    import pickle
+    return Codec("pickle", pickle.dumps, pickle.loads)
+
+
+CODECS = {"utf-8": utf8_codec, "json": json_codec, "pickle": pickle_codec}
+made = {}                      # name -> codec
 
 
 def codec_of(codec):
@@ -190,7 +198,9 @@ def codec_of(codec):
         if codec not in CODECS:
             raise InvalidArgument(f"invalid codec {codec!r} (expected {', '.join(CODECS)}, or an "
                                   "object with encode and decode)")
-        return CODECS[codec]
+        if codec not in made:
+            made[codec] = CODECS[codec]()
+        return made[codec]
     if not callable(getattr(codec, "encode", None)) or not callable(getattr(codec, "decode", None)):
         raise WrongType(f"invalid codec of type {type(codec).__name__} (expected an object with "
                         "encode(value) -> bytes and decode(bytes) -> value)")

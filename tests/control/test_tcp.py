@@ -313,7 +313,7 @@ def test_the_listener_says_when_it_will_have_something_to_do():
         assert listener.expires is None
         with raw(listener):
             assert listener.accept(deadline_in(0.05)) is None
-            assert 0 < listener.expires - time.monotonic() <= tcp_listener.PATIENCE
+            assert 0 < listener.expires - time.monotonic() <= tcp_listener.PROOF_S_MAX
 
 
 def test_of_too_many_strangers_the_oldest_goes(monkeypatch):

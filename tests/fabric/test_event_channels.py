@@ -109,7 +109,7 @@ def test_channels_in_one_region_ring_apart(make):
         fabric.event_channel(bells, 64) as second,
     ):
         armed = first.prepare_wait(), second.prepare_wait()
-        first.wake()
+        first.notify()
         assert first.wait(armed[0], LONG)
         assert not second.wait(armed[1], 0.001)
 
