@@ -8,14 +8,18 @@ from rfp.core.lazy_names import lazy_names
 if TYPE_CHECKING:
     from rnvm.backend.backend import Backend
     from rnvm.connecting import connect
+    from rnvm.frontend.frontend import FrontEnd
 elif os.path.exists(os.path.join(__path__[0], "meson.build")):
     from rfp.core.source_tree import import_installed
 
     import_installed(__name__)
 else:
-    __getattr__ = lazy_names(__name__, {"Backend": "rnvm.backend.backend", "connect": "rnvm.connecting"})
+    __getattr__ = lazy_names(
+        __name__,
+        {"Backend": "rnvm.backend.backend", "FrontEnd": "rnvm.frontend.frontend", "connect": "rnvm.connecting"},
+    )
 
-__all__ = ["Backend", "connect"]
+__all__ = ["Backend", "FrontEnd", "connect"]
 
 
 def __dir__() -> list[str]:
