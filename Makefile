@@ -1,19 +1,19 @@
 # Each target makes the virtual environment that it needs and brings it up to date (scripts/update-venv); none asks anything.
 #
-#   make demo                 five workloads next to Redis and memcached; a queue that goes on when its processes are killed
+#   make demo                 five workloads next to Redis and memcached; a queue that survives `kill -9` of its processes
 #   make test                 the fast suite;  ARGS='-k eviction -x' goes to pytest
 #   make test SANITIZE=1      the same, compiled with the address and undefined-behaviour sanitizers
-#   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 stops starting tests after ten minutes
-#   make test-roce            on verbs: the suites in a machine with a soft-RoCE device, another client, two hosts
-#   make dev                  .venv-dev: an editable debug build that compiles what was changed when it is imported
+#   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 starts no test after ten minutes
+#   make test-roce            the suites over verbs in a virtual machine with a soft-RoCE device; two hosts
+#   make dev                  .venv-dev: an editable debug build that recompiles changed modules on import
 #   make lint                 ruff, cython-lint, mypy, stubtest
 #   make docs                 docs/_build/html
-#   make bench                the speed table: measured, peer, ratio, bar, met or not
-#   make clean                removes all that was made here
+#   make bench                the speed table: measured, peer, ratio, bar, met or MISSED
+#   make clean                remove everything that make created here
 #
-#   PYTHON=/usr/bin/python3.12   another interpreter (3.10 or newer)
-#   JOBS=1                       processes of `make test` (2 unless given)
-#   V=1                          show what pip and the compiler say
+#   PYTHON=/usr/bin/python3.12   Python interpreter, 3.10 or newer  [default: python3]
+#   JOBS=1                       processes of `make test`  [default: 2]
+#   V=1                          show the output of pip and the compiler
 
 SHELL := /bin/bash
 export PYTHON V

@@ -12,7 +12,7 @@ from bench._workload cimport (ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDAT
                               record_is_intact, replace_field, request, stream)
 from rfp.core.core cimport rfp_load32, rfp_now, rfp_pause, rfp_store32, rfp_store64
 
-from rfp.errors import ConnectionFailed, DeadlineExceeded, InvalidArgument
+from rfp.errors import ConnectionFailed, DeadlineExceeded, out_of_bounds
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -246,7 +246,7 @@ cdef class Connection:
 
     cpdef str failure(self):
         """Why the database answered that it is gone."""
-        return "the database is gone"
+        return "the database no longer runs"
 
     cpdef close(self):
         """Ends the connection; does nothing the second time."""
@@ -276,7 +276,7 @@ def run(Connection connection not None, Stream requests not None, Tally measured
     cdef int how = FINISHED
     cdef uint32_t i
     if not 1 <= window <= connection.window:
-        raise InvalidArgument(f"a window of {window}", hint=f"rfp.window must be between 1 and {connection.window} here")
+        raise out_of_bounds("rfp.window", window, 1, connection.window)
     d.db, d.requests, d.measured, d.stop = &connection.c, &requests.c, &measured.c, &stop.word
     d.window = d.free_count = window
     d.ready_first = d.ready_count = d.in_flight = 0
@@ -302,8 +302,9 @@ def run(Connection connection not None, Stream requests not None, Tally measured
         if how == DATABASE_LOST:
             raise ConnectionFailed(connection.failure())
         if how == TIMED_OUT:
-            raise DeadlineExceeded(f"no answer for {timeout:g} s, with {d.in_flight} operations in flight",
-                                   hint="is the server alive? rfp.timeout= waits longer")
+            raise DeadlineExceeded(f"timed out waiting {timeout:g} s for a response, with "
+                                   f"{d.in_flight} operations in flight",
+                                   hint="check that the server runs, or set a larger rfp.timeout=")
     finally:
         if how != FINISHED:
             connection.close()         # first: what is in flight may still read the keys and values below

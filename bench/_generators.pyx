@@ -4,7 +4,7 @@ from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_now
 
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
 
 DISTRIBUTIONS = {
     "uniform": UNIFORM, "zipfian": ZIPFIAN, "zipfian_exact": ZIPFIAN_EXACT, "latest": LATEST, "hotspot": HOTSPOT,
@@ -96,7 +96,8 @@ cdef class Generator:
                  double hot_data=0.2, double hot_share=0.8, double percentile=95.0, double fraction=0.8571428571):
         check_distribution(distribution)
         if count == 0:
-            raise InvalidArgument("there are no records to choose from", hint="recordcount must be at least 1")
+            raise InvalidArgument("cannot choose from 0 records",
+                                  hint="set recordcount to at least 1")
         self.last = first + count - 1
         set_generator(&self.c, DISTRIBUTIONS[distribution], first, count, expected, seed, hot_data, hot_share, percentile,
                       fraction, first + count, &self.cursor)
@@ -125,7 +126,7 @@ cdef class Generator:
 def check_distribution(str distribution):
     """Raises InvalidArgument for a name that is none of DISTRIBUTIONS."""
     if distribution not in DISTRIBUTIONS:
-        raise InvalidArgument(f"unknown distribution {distribution!r}", hint="one of " + ", ".join(DISTRIBUTIONS))
+        raise bad_choice("distribution", distribution, DISTRIBUTIONS)
 
 
 def ycsb_hash(uint64_t number) -> int:
@@ -141,6 +142,6 @@ def key_name(uint64_t number, *, int padding=1, bint hashed=True) -> bytes:
     """
     cdef char key[KEY_MAX]
     if padding > PADDING_MAX:
-        raise InvalidArgument(f"zeropadding={padding} is more than {PADDING_MAX} digits", hint=f"at most {PADDING_MAX}")
+        raise out_of_bounds("zeropadding", padding, 0, PADDING_MAX)
     cdef uint32_t length = write_key(key, number, padding, hashed)
     return key[:length]

@@ -5,7 +5,7 @@ from libc.stdlib cimport calloc, free
 
 from rfp.core.core cimport rfp_load64
 
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, out_of_bounds
 
 
 cdef inline uint64_t highest_of(unsigned index) noexcept nogil:
@@ -53,7 +53,7 @@ cdef class Histogram:
         """Counts one value in nanoseconds, `times` times."""
         cdef uint64_t value
         if ns < 0:
-            raise InvalidArgument(f"a latency of {ns} ns", hint="values are nanoseconds from 0 on")
+            raise InvalidArgument(f"a latency must be 0 nanoseconds or more, got {ns}")
         value = LONGEST if ns > LONGEST else ns
         if times == 0:
             return
@@ -113,7 +113,7 @@ cdef class Histogram:
         cdef unsigned i
         cdef double exact
         if not 0 <= p <= 100:
-            raise InvalidArgument(f"percentile {p}", hint="between 0 and 100")
+            raise out_of_bounds("percentile", p, 0, 100)
         exact = p / 100.0 * <double>self.c.count
         # 99.9 % of 1000 is 999.0000000000001 in floating point, and still rank 999.
         wanted = <uint64_t>(exact * (1.0 - 1e-12))

@@ -11,7 +11,7 @@ from bench._driver cimport GET, LOST, TAKEN, WINDOW_FULL, Connection, finished, 
 from bench._tally cimport ERROR, NOT_FOUND, OK
 from rfp.core.core cimport rfp_exchange32, rfp_hash, rfp_now, rfp_pause, rfp_store32_release
 
-from rfp.errors import InvalidArgument
+from rfp.errors import out_of_bounds
 
 cdef enum:
     WINDOW = 256
@@ -188,7 +188,7 @@ cdef class Table:
         this operation on the database answers that it is gone.
         """
         if not 1 <= window <= WINDOW:
-            raise InvalidArgument(f"a window of {window}", hint=f"between 1 and {WINDOW}")
+            raise out_of_bounds("rfp.window", window, 1, WINDOW)
         cdef TableConnection connection = TableConnection()
         connection.table = self
         connection.window = window

@@ -125,8 +125,9 @@ cdef class StoreConnection(Connection):
         limit = kv_inline_limit(self.channel.c.rings[0], KEY_MAX)
         if largest > limit:
             self.close()
-            raise InvalidArgument(f"records of {largest} bytes do not fit into a slot of the rings",
-                                  hint=f"at most {limit} bytes; -p rfp.api=python takes any size")
+            raise InvalidArgument(f"records of {largest} bytes exceed the limit "
+                                  f"of {limit}, a slot of the rings",
+                                  hint="use smaller records, or -p rfp.api=python")
         self.way.c = &self.channel.c
         self.way.seed = client.seed
         self.window = self.channel.c.rings[0].slots
@@ -137,8 +138,8 @@ cdef class StoreConnection(Connection):
         if self.way.trouble == CLOSED:
             return "the handle was closed during the run"
         if self.way.trouble == PROTOCOL_ERROR:
-            return f"the server at {self.client.connection.address} answered what cannot be"
-        return f"the connection to {self.client.connection.address} was lost: the server is gone"
+            return f"the server at {self.client.connection.address} sent an invalid response (protocol error)"
+        return f"the connection to {self.client.connection.address} was lost: the server no longer runs"
 
     cpdef close(self):
         """Gives the channel back to the handle; answers still under way are waited for by whoever uses it next."""

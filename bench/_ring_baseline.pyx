@@ -16,7 +16,7 @@ from rfp.core.core cimport (
     rfp_store32_release,
 )
 
-from rfp.errors import DeadlineExceeded, InvalidArgument
+from rfp.errors import DeadlineExceeded, out_of_bounds
 
 cdef extern from "<sched.h>" nogil:
     int sched_yield()
@@ -259,13 +259,14 @@ cdef class RingBaseline:
         cdef uint64_t began, ended, right
         cdef bint late = False
         if not 1 <= window < SLOTS:
-            raise InvalidArgument(f"a window of {window}", hint=f"between 1 and {SLOTS - 1}")
+            raise out_of_bounds("window", window, 1, SLOTS - 1)
         with nogil:
             began = rfp_now()
             right = ask_all(&self.r, &requests.c, &latencies.c, operations, window, began + <uint64_t> (seconds * 1e9), &late)
             ended = rfp_now()
         if late:
-            raise DeadlineExceeded(f"the baseline answered {latencies.count} requests, and then no more for two seconds")
+            raise DeadlineExceeded(f"timed out: the baseline answered {latencies.count} "
+                                   "requests, then none for two seconds")
         return (ended - began) / 1e9, latencies, right
 
 
@@ -292,5 +293,5 @@ def load_latency(uint64_t size, uint32_t loads=1 << 20) -> float:
         ended = rfp_now()
     free(memory)
     if at >= lines:
-        raise AssertionError("the way through memory was lost")    # `at` is used, so the loop is not removed
+        raise AssertionError("the walk through memory failed")    # `at` is used, so the loop is not removed
     return (ended - began) / <double> loads

@@ -228,7 +228,8 @@ def operation_shares(properties) -> tuple:
     given = [properties[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite", "scan")]
     total = sum(given)
     if total <= 0:
-        raise InvalidArgument("all proportions are 0", hint="give readproportion, updateproportion ...")
+        raise InvalidArgument("all proportions are 0",
+                              hint="set readproportion, updateproportion ...")
     return tuple(each / total for each in given)
 
 
@@ -261,7 +262,8 @@ cdef class Workload:
         if self.count == 0 or self.first + self.count > record_count:
             raise InvalidArgument(f"insertstart={self.first} and insertcount={p['insertcount']} do not fit "
                                   f"recordcount={record_count}",
-                                  hint="recordcount is the size of the whole database; insertstart + insertcount stays within it")
+                                  hint="keep insertstart + insertcount within recordcount, the "
+                                       "size of the whole database")
         if loading:
             known = self.first + self.count       # what there is once it is loaded
         else:
@@ -291,7 +293,8 @@ cdef class Workload:
         w.hashed = p["insertorder"] == "hashed"
         w.padding = min(p["zeropadding"], 1 << 20)
         if w.padding > PADDING_MAX:
-            raise InvalidArgument(f"zeropadding={p['zeropadding']} makes keys too long", hint=f"at most {PADDING_MAX}")
+            raise InvalidArgument(f"zeropadding={p['zeropadding']} makes keys too long",
+                                  hint=f"set at most {PADDING_MAX}")
         self._lay_out_records(p)
 
         self.shared.next = self.first if loading else known
@@ -301,7 +304,8 @@ cdef class Workload:
         cdef workload *w = &self.c
         size = record_size(p)
         if size > LARGEST:
-            raise InvalidArgument(f"records of {size} bytes", hint=f"fieldcount x fieldlength must stay within {LARGEST} bytes")
+            raise InvalidArgument(f"records of {size} bytes exceed the limit of {LARGEST}",
+                                  hint="reduce fieldcount or fieldlength")
         w.fields = p["fieldcount"]
         w.longest = p["fieldlength"]
         w.shortest = min(p["minfieldlength"], p["fieldlength"])
@@ -312,7 +316,8 @@ cdef class Workload:
         w.write_all = p["writeallfields"] or w.fields == 1
         w.verify = p["dataintegrity"]
         if w.verify and w.law != CONSTANT_LENGTH:
-            raise InvalidArgument("dataintegrity needs fields of one length", hint="set fieldlengthdistribution=constant")
+            raise InvalidArgument("dataintegrity requires fields of one length",
+                                  hint="set fieldlengthdistribution=constant")
         chooser = random.Random(p["rfp.seed"])
         self.pool = bytes(32 + byte % 64 for byte in chooser.randbytes(POOL)) * (2 + size // POOL)
         w.pool = self.pool
@@ -369,7 +374,7 @@ cdef class Stream:
         """
         cdef Py_ssize_t i
         if self.c.w.loading or self.c.w.insert > self.c.w.update or self.c.numbers.kind in (LATEST, EXPONENTIAL):
-            raise InvalidArgument("requests that depend on inserts cannot be drawn ahead",
+            raise InvalidArgument("cannot draw requests ahead that depend on inserts",
                                   hint="leave rfp.predraw at 0 for loads, inserts, latest and exponential")
         free(self.c.tape)
         self.c.tape = <request *>malloc(n * sizeof(request))

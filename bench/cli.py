@@ -25,19 +25,23 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that YCSB's commands have, as people type them."""
     options = [
         click.option(
-            "-P", "files", multiple=True, metavar="FILE", help="Properties from a file, or a built-in workload: a b c d e f."
+            "-P", "files", multiple=True, metavar="FILE",
+            help="Property file, or built-in workload: a b c d e f."
         ),
-        click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property; overrides files."),
-        click.option("-threads", "--threads", type=click.IntRange(1, 1024), metavar="N", help="Client threads."),
+        click.option("-p", "settings", multiple=True, metavar="NAME=VALUE",
+                     help="Single property; overrides files."),
+        click.option("-threads", "--threads", type=click.IntRange(1, 1024), metavar="N",
+                     help="Number of client threads.  [default: 1]"),
         click.option(
             "-target",
             "--target",
             type=click.IntRange(0),
             metavar="OPS",
-            help="Operations per second to aim at; latency is then also taken from when an operation should have begun.",
+            help="Target operations per second; latency is then also measured from the intended "
+                 "start.  [default: unlimited]",
         ),
         click.option("-s", "status", is_flag=True, help="Print a status line every status.interval seconds."),
-        click.option("-l", "label", metavar="LABEL", help="What stands before status lines."),
+        click.option("-l", "label", metavar="LABEL", help="Prefix of status lines."),
     ]
     for option in reversed(options):
         command = option(command)
@@ -70,21 +74,21 @@ def main() -> None:
     """Run YCSB's core workloads against this package's store and persistent mappings, Redis, memcached, LMDB, RocksDB, SQLite.
 
     \b
-    One command with its own servers, nothing to set up:
+    Without setup, with private servers:
       rfp-ycsb bench rfp -P a
       rfp-ycsb compare rfp rfp-python redis memcached -w a -w c --plot comparison.png
 
     \b
-    Against a server that runs already, as with YCSB:
+    Against a running server, as with YCSB:
       rfp-ycsb load rfp -P workloada -p recordcount=1000000 -p rfp.address=shm:///run/rfp/default
       rfp-ycsb run  rfp -P workloada -p recordcount=1000000 -p rfp.address=shm:///run/rfp/default \\
                     -p operationcount=5000000 -threads 4 -target 200000 -s
 
     Databases: rfp, rfp-python, rnvm-hashtable, rnvm-bptree, redis, memcached, lmdb, rocksdb, sqlite, dict, inproc
-    (`rfp-ycsb databases` says what each is).
+    (`rfp-ycsb databases` describes each).
 
-    Exit status: 0 done; 1 reads returned wrong data; 2 the command was wrong, or something is not installed; 3 the connection
-    failed; 130 Ctrl-C.
+    Exit status: 0 done; 1 reads returned wrong data; 2 invalid command, or a program is not
+    installed; 3 the connection failed; 130 Ctrl-C.
     """
 
 
@@ -130,11 +134,13 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
         raise KeyboardInterrupt
     verified = result.metric("VERIFY")
     if verified and set(verified.returns) != {"OK"}:
-        raise Failed("reads returned other data than was written: see the VERIFY lines", Commands.program, WRONG_DATA)
+        raise Failed("reads returned wrong data: see the VERIFY lines", Commands.program, WRONG_DATA)
 
 
 plot_option = click.option(
-    "--plot", metavar="FILE", help="Draw throughput and latency percentiles (PNG, SVG or PDF; needs matplotlib)."
+    "--plot", metavar="FILE",
+    help="Picture of throughput and latency percentiles to "
+         "draw (PNG, SVG or PDF; needs matplotlib)."
 )
 pin_option = click.option("--pin/--no-pin", default=True, help="Keep clients and server on different CPUs.", show_default=True)
 
@@ -158,7 +164,7 @@ def load(db: str, **options: Any) -> None:
 @workload_options
 @plot_option
 def run(db: str, **options: Any) -> None:
-    """Run the requests of a workload against DB, which was loaded before.
+    """Run the requests of a workload against DB, loaded earlier.
 
     \b
     Examples:
@@ -174,7 +180,7 @@ def run(db: str, **options: Any) -> None:
 @pin_option
 @plot_option
 def bench(db: str, **options: Any) -> None:
-    """Start a private server of DB where it needs one, load, and run.
+    """Start a private server of DB if it needs one, load, and run.
 
     \b
     Examples:
@@ -195,17 +201,23 @@ def bench(db: str, **options: Any) -> None:
     multiple=True,
     default=("a",),
     metavar="FILE",
-    help="A workload; may be given several times.",
+    help="Workload; repeatable.",
     show_default=True,
 )
-@click.option("-P", "files", multiple=True, metavar="FILE", help="Properties for all, over those of the workloads.")
-@click.option("-p", "settings", multiple=True, metavar="NAME=VALUE", help="One property for all; overrides files.")
-@click.option("-threads", "--threads", type=click.IntRange(1), metavar="N", help="Client threads.")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True, help="How often each database has its turn.")
+@click.option("-P", "files", multiple=True, metavar="FILE",
+              help="Property file for all; overrides the workloads.")
+@click.option("-p", "settings", multiple=True, metavar="NAME=VALUE",
+              help="Single property for all; overrides files.")
+@click.option("-threads", "--threads", type=click.IntRange(1), metavar="N",
+              help="Number of client threads.  [default: 1]")
+@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True,
+              help="Number of rounds per database.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True, help="The most that a turn takes."
+    "--seconds", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
+    help="Maximum duration of a round in seconds."
 )
-@click.option("--json", "json_file", metavar="FILE", help="Write all numbers, also of the single rounds.")
+@click.option("--json", "json_file", metavar="FILE",
+              help="File for all results as JSON, including single rounds.")
 @plot_option
 @pin_option
 def compare(
@@ -220,11 +232,11 @@ def compare(
     plot: str | None,
     pin: bool,
 ) -> None:
-    """Measure several databases by turns in one go, and print medians and ratios.
+    """Measure several databases in alternating rounds and print medians and ratios.
 
-    Each gets a private server, all of them the same CPUs; ratios say how much more the first one named does.  A
-    database whose program or package is missing is left out, with the command that installs it.  A DB may have
-    properties of its own: NAME,PROPERTY=VALUE.
+    Each gets a private server, all of them the same CPUs; a ratio is the throughput of the first
+    database over that of the other.  A database whose program or package is missing is skipped,
+    with the command that installs it.  A DB may have properties of its own: NAME,PROPERTY=VALUE.
 
     \b
     Examples:
@@ -246,7 +258,7 @@ def compare(
     moving = sys.stderr.isatty()
 
     def skipped(contestant: comparing.Contestant, missing: RfpError) -> None:
-        click.echo(f"left out {contestant.label}: {missing}", err=True)
+        click.echo(f"skipped {contestant.label}: {missing}", err=True)
 
     comparisons = comparing.compare(
         contestants,
@@ -261,7 +273,7 @@ def compare(
     )
     for comparison in comparisons:
         if not comparison.standings:
-            raise Failed("none of these databases can be measured here", Commands.program, WRONG)
+            raise Failed("cannot measure any of these databases here", Commands.program, WRONG)
         click.echo(f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n{comparing.table(comparison)}")
     if json_file:
         write_file(json_file, json.dumps(comparing.as_json(comparisons), indent=1) + "\n")

@@ -106,7 +106,8 @@ def make_directory(directory: Path, path: str | Path) -> None:
 
 
 def _unwritable(path: str | Path, error: OSError) -> InvalidArgument:
-    return InvalidArgument(f"cannot write {path}: {error.strerror}", hint="name a file that you may write, on a disk with room")
+    return InvalidArgument(f"cannot write {path}: {error.strerror}",
+                           hint="give a writable file on a disk with free space")
 
 
 def latency_interval(properties: Properties) -> str:
@@ -130,7 +131,8 @@ def hdr_package() -> Any:
         import hdrh.log
     except ImportError:
         raise InvalidArgument(
-            ".hdr files need the package hdrhistogram", hint="pip install hdrhistogram, or leave hdrhistogram.fileoutput out"
+            ".hdr files need the package hdrhistogram",
+            hint="run `pip install hdrhistogram`, or omit hdrhistogram.fileoutput"
         ) from None
     return hdrh
 
@@ -159,7 +161,9 @@ def write_hdr(result: Result, prefix: str, interval: str = "op") -> list[Path]:
                         log.output_interval_histogram(hdr_histogram(hdrh, piece), begin or 1e-6, end)
             except OSError as error:
                 raise InvalidArgument(
-                    f"cannot write {path}: {error.strerror}", hint="hdrhistogram.output.path stands before the file's name"
+                    f"cannot write {path}: {error.strerror}",
+                    hint="set hdrhistogram.output.path, the prefix of "
+                         "the file name, to a writable place"
                 ) from None
             paths.append(path)
     return paths

@@ -42,13 +42,16 @@ def check(
     requests = Workload(properties, loading=loading, known=known)
     if requests.scans and not database.scans:
         raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
-                              hint="a workload other than E, or one of rnvm-bptree, lmdb, rocksdb, sqlite")  # fmt: skip
+                              hint="choose a workload other than E, or one of "
+                                   "rnvm-bptree, lmdb, rocksdb, sqlite")  # fmt: skip
     if not requests.operations and not (seconds or (0 if loading else properties["maxexecutiontime"])):
-        raise InvalidArgument("operationcount=0 runs until maxexecutiontime", hint="-p maxexecutiontime=SECONDS")
+        raise InvalidArgument("operationcount=0 requires maxexecutiontime",
+                              hint="set -p maxexecutiontime=SECONDS")
     if properties["threadcount"] * properties["rfp.window"] > WINDOWS_MAX:
         raise InvalidArgument(
-            f"{properties['threadcount']} threads with a window of {properties['rfp.window']}",
-            hint=f"threadcount x rfp.window must be at most {WINDOWS_MAX}",
+            f"{properties['threadcount']} threads with a window of "
+            f"{properties['rfp.window']} exceed the limit",
+            hint=f"keep threadcount x rfp.window at or below {WINDOWS_MAX}",
         )
     return requests
 
@@ -117,7 +120,7 @@ class _Phase:
         wanted = properties["threadcount"]
         count = min(wanted, requests.operations) if requests.operations else wanted
         if count < wanted:
-            print(f"rfp-ycsb: {count} threads, as there are no more operations", file=sys.stderr)
+            print(f"rfp-ycsb: using {count} threads, one for each operation", file=sys.stderr)
         self.tallies = [Tally() for _ in range(count)]
         self.connections: list[Any] = []
         self.verbs: Counter[str] = Counter()

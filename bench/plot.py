@@ -23,7 +23,8 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise InvalidArgument("pictures need matplotlib", hint="pip install matplotlib, or leave --plot out") from None
+        raise InvalidArgument("pictures need matplotlib",
+                              hint="run `pip install matplotlib`, or omit --plot") from None
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
@@ -201,6 +202,7 @@ def save(figure: Any, path: str | Path) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise InvalidArgument(f"cannot draw {path}: {error}", hint="a path that ends in .png, .svg or .pdf") from None
+        raise InvalidArgument(f"cannot draw {path}: {error}",
+                              hint="give a path that ends in .png, .svg or .pdf") from None
     finally:
         pyplot().close(figure)

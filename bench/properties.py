@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, either
 
 WORKLOADS = Path(__file__).parent / "workloads"
 
@@ -21,7 +21,7 @@ WORKLOADS = Path(__file__).parent / "workloads"
 def boolean(text: str) -> bool:
     """`true` or `false` in any case, as Java reads it, but anything else is an error."""
     if text.lower() not in ("true", "false"):
-        raise ValueError("true or false")
+        raise ValueError("must be true or false")
     return text.lower() == "true"
 
 
@@ -51,42 +51,42 @@ length = between(0, 2**31 - 1)
 def share(text: str) -> float:
     number = float(text)
     if not 0 <= number <= 1:
-        raise ValueError("between 0 and 1")
+        raise ValueError("must be between 0 and 1")
     return number
 
 
 def weight(text: str) -> float:
     number = float(text)
     if not 0 <= number < float("inf"):
-        raise ValueError("not negative")
+        raise ValueError("must not be negative")
     return number
 
 
 def above_zero(text: str) -> float:
     number = float(text)
     if not 0 < number < float("inf"):
-        raise ValueError("more than 0")
+        raise ValueError("must be more than 0")
     return number
 
 
 def percentage(text: str) -> float:
     number = float(text)
     if not 0 < number < 100:
-        raise ValueError("between 0 and 100")
+        raise ValueError("must be between 0 and 100")
     return number
 
 
 def percentiles(text: str) -> tuple[float, ...]:
     numbers = tuple(float(part) for part in text.split(","))
     if not all(0 <= number <= 100 for number in numbers):
-        raise ValueError("numbers between 0 and 100, with commas between them")
+        raise ValueError("must be numbers between 0 and 100, separated by commas")
     return numbers
 
 
 def choice(*names: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in names:
-            raise ValueError("one of " + ", ".join(names))
+            raise ValueError(f"expected {either(names)}")
         return text
 
     return parse
@@ -95,7 +95,7 @@ def choice(*names: str) -> Callable[[str], str]:
 def core_workload(text: str) -> str:
     """YCSB's class name, with or without its package, or go-ycsb's name of it."""
     if text.rpartition(".")[2] not in ("CoreWorkload", "core"):
-        raise ValueError("only CoreWorkload is built in")
+        raise ValueError("expected CoreWorkload, the only one built in")
     return "CoreWorkload"
 
 
@@ -127,90 +127,112 @@ def _table(*rows: tuple[str, str | None, Callable[[str], Any], str]) -> dict[str
 KNOWN = _table(
     ("workload", "CoreWorkload", core_workload, "the workload class, for YCSB's files"),
     ("recordcount", "1000", positive, "records in the database before the run"),
-    ("operationcount", "1000", count, "operations of the run, all threads together (0: until maxexecutiontime)"),
+    ("operationcount", "1000", count,
+     "operations of the run, in all threads (0: until maxexecutiontime)"),
     ("insertstart", "0", count, "number of the first record of this load"),
     ("insertcount", None, count, "records of this load (default: recordcount - insertstart)"),
     ("fieldcount", "10", between(1, 2**28), "fields of a record"),
-    ("fieldlength", "100", length, "bytes of a field, or the most of them"),
-    ("minfieldlength", "1", length, "the least bytes of a field, unless fieldlengthdistribution is constant"),
-    ("fieldlengthdistribution", "constant", choice("constant", "uniform", "zipfian"), "how long fields are"),
+    ("fieldlength", "100", length, "bytes of a field, or their maximum"),
+    ("minfieldlength", "1", length,
+     "minimum bytes of a field, unless fieldlengthdistribution is constant"),
+    ("fieldlengthdistribution", "constant", choice("constant", "uniform", "zipfian"),
+     "distribution of field lengths"),
     ("readallfields", "true", boolean, "a read takes the whole record, not one field of it"),
     ("writeallfields", "false", boolean, "an update writes the whole record, not one field of it"),
     ("dataintegrity", "false", boolean, "values follow from their keys, and reads verify them (also while loading)"),
     ("readproportion", "0.95", weight, "share of reads"),
     ("updateproportion", "0.05", weight, "share of updates"),
     ("insertproportion", "0", weight, "share of inserts"),
-    ("scanproportion", "0", weight, "share of scans: only where a database keeps its keys in order"),
+    ("scanproportion", "0", weight,
+     "share of scans: only for a database that keeps its keys in order"),
     ("readmodifywriteproportion", "0", weight, "share of read-modify-writes"),
-    ("minscanlength", "1", between(1, 2**31 - 1), "records of a scan, at least"),
-    ("maxscanlength", "1000", between(1, 2**31 - 1), "and at most"),
-    ("scanlengthdistribution", "uniform", choice("uniform", "zipfian"), "how many records scans take"),
+    ("minscanlength", "1", between(1, 2**31 - 1), "minimum records of a scan"),
+    ("maxscanlength", "1000", between(1, 2**31 - 1), "maximum records of a scan"),
+    ("scanlengthdistribution", "uniform", choice("uniform", "zipfian"),
+     "distribution of scan lengths"),
     (
         "requestdistribution",
         "uniform",
         choice("uniform", "zipfian", "zipfian_exact", "latest", "hotspot", "sequential", "exponential"),
-        "which records are asked for; zipfian is YCSB's scrambled one",
+        "distribution of requested records; zipfian is YCSB's scrambled zipfian",
     ),
     ("hotspotdatafraction", "0.2", share, "hotspot: share of the records that are hot"),
     ("hotspotopnfraction", "0.8", share, "hotspot: share of the requests that go to them"),
     ("exponential.percentile", "95", percentage, "exponential: this percentage of the requests ..."),
     ("exponential.frac", "0.8571428571", above_zero, "... goes to this fraction of the records, the newest"),
     ("insertorder", "hashed", choice("hashed", "ordered"), "key names from hashed or from plain record numbers"),
-    ("zeropadding", "1", count, "digits of a key name, at least"),
+    ("zeropadding", "1", count, "minimum digits of a key name"),
     ("threadcount", "1", between(1, THREADS_MAX), "client threads (-threads)"),
-    ("target", "0", count, "operations per second to aim at, all threads together (-target; 0: as many as go)"),
-    ("maxexecutiontime", "0", weight, "seconds after which the run ends (0: when its operations are done)"),
-    ("measurement.interval", None, choice("op", "intended", "both"), ("latency since the operation began, or since it should "
-     "have begun by target (default: both where there is a target, else op)")),
+    ("target", "0", count, "target operations per second, in all threads (-target; 0: unlimited)"),
+    ("maxexecutiontime", "0", weight, "seconds after which the run ends (0: after its operations)"),
+    ("measurement.interval", None, choice("op", "intended", "both"), (
+        "latency since the operation began, or since its intended start by target "
+        "(default: both if there is a target, else op)"
+    )),
     ("hdrhistogram.percentiles", "50,95,99", percentiles, "percentiles to print"),
     ("hdrhistogram.fileoutput", "false", boolean, "write one NAME.hdr per kind of operation"),
-    ("hdrhistogram.output.path", "", str, "what stands before NAME.hdr"),
+    ("hdrhistogram.output.path", "", str, "prefix of NAME.hdr"),
     ("measurement.histogram.verbose", "false", boolean, "print every bucket of the histograms"),
-    ("exporter", "text", exporter, "format of the results: text, json, jsonarray, or YCSB's class names for them"),
+    ("exporter", "text", exporter,
+     "format of the results: text, json, jsonarray, or YCSB's class names of these"),
     ("exportfile", None, str, "file for the results (default: standard output)"),
     ("status", "false", boolean, "print a line on progress to standard error (-s)"),
-    ("status.interval", "10", above_zero, "seconds between such lines"),
-    ("label", "", str, "what stands before them (-l)"),
-    ("core_workload_insertion_retry_limit", "0", count, "how often a failed insert is tried again (Python drivers)"),
-    ("core_workload_insertion_retry_interval", "3", above_zero, "seconds to wait before that, more or less"),
+    ("status.interval", "10", above_zero, "seconds between status lines"),
+    ("label", "", str, "prefix of status lines (-l)"),
+    ("core_workload_insertion_retry_limit", "0", count,
+     "maximum retries of a failed insert (Python drivers)"),
+    ("core_workload_insertion_retry_interval", "3", above_zero,
+     "approximate seconds between these retries"),
     # Of this driver.
-    ("rfp.address", None, str, ("rfp server (default: a private one where there is no other; for load and run the local default);"
-     " rdma://HOST:0 is a private one over RDMA")),
-    ("rfp.secret_file", None, str, "file with the secret of a server over RDMA (default: that of RFP_SECRET_FILE)"),
-    ("rfp.tls_ca", None, str, "PEM file of who signed the certificate of a server over RDMA"),
-    ("rfp.api", "native", choice("native", "python"), "native: the driver's loop in C; python: rfp.connect() and its methods"),
+    ("rfp.address", None, str, (
+        "rfp server (default: a private server with bench and compare; with load and run the local "
+        "default); rdma://HOST:0 is a private server over RDMA"
+    )),
+    ("rfp.secret_file", None, str,
+     "file with the secret of a server over RDMA (default: $RFP_SECRET_FILE)"),
+    ("rfp.tls_ca", None, str, "CA certificate (PEM) to verify a server over RDMA with"),
+    ("rfp.api", "native", choice("native", "python"),
+     "native: a loop in C; python: rfp.connect() and its methods"),
     ("rfp.window", "1", positive, "native: operations in flight per thread"),
     ("rfp.predraw", "0", between(0, PREDRAW_MAX), "native: requests that each thread draws before the clock starts, and repeats"),
-    ("rfp.timeout", "10", above_zero, "seconds without any answer after which a thread gives up"),
-    ("rfp.seed", "1", between(0, 2**64 - 1), "of all random numbers"),
-    ("rfp.memory", None, str, "private server: memory for records (default: twice what the workload needs, at least 256MiB)"),
+    ("rfp.timeout", "10", above_zero, "seconds without any response after which a thread fails"),
+    ("rfp.seed", "1", between(0, 2**64 - 1), "seed of all random numbers"),
+    ("rfp.memory", None, str,
+     "private server: memory for records (default: twice the workload's need, at least 256MiB)"),
     ("rfp.network", None, str, "private server: emulated network, such as rtt=2us&in_iops=1M (see docs/addresses.md)"),
     ("rfp.workers", "1", between(1, 64), "private server: worker threads"),
-    ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"), "how results come back"),
-    ("rnvm.address", None, str, "back-end of a pool (default: one of its own, within this process)"),
-    ("rnvm.pool", None, str, "its pool, made if there is none; or a folder for a temporary one (default: /dev/shm)"),
-    ("rnvm.size", None, str, "bytes of a pool that is made (default: three times what the workload needs)"),
-    ("rnvm.durability", "persistent", choice("volatile", "persistent", "replicated"), "what a write has made sure of"),
-    ("rnvm.batch", "1", positive, "so many writes of a thread become visible to others together; each is durable by itself"),
-    ("rnvm.cache", "64MiB", str, "nodes that a front-end keeps; 0: none"),
+    ("rfp.mode", "auto", choice("auto", "fetch", "reply", "bypass"),
+     "mode in which clients get results"),
+    ("rnvm.address", None, str, "back-end of a pool (default: a private back-end in this process)"),
+    ("rnvm.pool", None, str,
+     "pool, created if it does not exist, or folder for a temporary pool (default: /dev/shm)"),
+    ("rnvm.size", None, str,
+     "bytes of a created pool (default: three times the need of the workload)"),
+    ("rnvm.durability", "persistent", choice("volatile", "persistent", "replicated"),
+     "durability of a write when it returns"),
+    ("rnvm.batch", "1", positive,
+     "writes of a thread that become visible to others together; each is durable by itself"),
+    ("rnvm.cache", "64MiB", str, "bytes of nodes that a front-end caches; 0: none"),
     ("rnvm.timeout", "10", above_zero, "seconds for one call"),
-    ("rnvm.secret_file", None, str, "file with the secret of a back-end over RDMA (default: that of RFP_SECRET_FILE)"),
-    ("redis.host", "127.0.0.1", str, "Redis server"),
-    ("redis.port", "6379", between(1, 65535), "its port"),
-    ("redis.socket", None, str, "its Unix socket, instead of host and port"),
-    ("redis.timeout", "10", above_zero, "seconds for one answer"),
+    ("rnvm.secret_file", None, str,
+     "file with the secret of a back-end over RDMA (default: $RFP_SECRET_FILE)"),
+    ("redis.host", "127.0.0.1", str, "host of the Redis server"),
+    ("redis.port", "6379", between(1, 65535), "port of the Redis server"),
+    ("redis.socket", None, str, "Unix socket of the Redis server, instead of host and port"),
+    ("redis.timeout", "10", above_zero, "seconds for one response"),
     ("memcached.hosts", "127.0.0.1:11211", str, "memcached server: HOST:PORT, or the path of its Unix socket"),
     ("memcached.client", None, choice("pylibmc", "pymemcache"), "Python client (default: pylibmc, else pymemcache)"),
-    ("memcached.timeout", "10", above_zero, "seconds for one answer"),
+    ("memcached.timeout", "10", above_zero, "seconds for one response"),
     ("memcached.memory", "1024", between(1, 2**31 - 1), "private server: MiB for records"),
     ("lmdb.path", None, str, "directory of the environment (default with bench and compare: a temporary one)"),
-    ("lmdb.mapsize", "4G", count, "bytes that it may grow to"),
+    ("lmdb.mapsize", "4G", count, "maximum bytes of the environment"),
     ("lmdb.sync", "false", boolean, "sync to disk at every commit"),
     ("rocksdb.path", None, str, "directory of the database (default with bench and compare: a temporary one)"),
     ("rocksdb.sync", "false", boolean, "sync the log to disk at every write"),
     ("sqlite.path", None, str, "file of the database (default with bench and compare: a temporary one)"),
     ("sqlite.sync", "false", boolean, "sync the log to disk at every commit"),
-    ("redis.sync", "false", boolean, "private server: an append-only file, synced to disk before every answer"),
+    ("redis.sync", "false", boolean,
+     "private server: an append-only file, synced to disk before every response"),
 )
 # fmt: on
 
@@ -218,13 +240,13 @@ KNOWN = _table(
 WITHOUT_EFFECT = {
     "db": "the database is an argument of the command",
     "dotransactions": "load and run are commands",
-    "table": "a key-value store has one",
+    "table": "a key-value store has one table",
     "readallfieldsbyname": "records are single values",
-    "fieldnameprefix": "fields of a record are known by their place",
+    "fieldnameprefix": "fields of a record are identified by their position",
     "measurementtype": "every latency goes into a histogram of three significant digits",
     "histogram.buckets": "every latency goes into a histogram of three significant digits",
     "measurement.raw.output_file": "every latency goes into a histogram of three significant digits",
-    "timeseries.granularity": "status lines and .hdr files have the course of time",
+    "timeseries.granularity": "status lines and .hdr files contain the time series",
     "reportlatencyforeacherror": "failed operations are one metric, NAME-FAILED",
     "latencytrackederrors": "failed operations are one metric, NAME-FAILED",
     "measurement.trackjvm": "there is no JVM",
@@ -255,7 +277,8 @@ class Properties(Mapping[str, Any]):
                 self._values[name] = known.parse(text)
             except ValueError as error:
                 why = str(error)[:200]
-                raise InvalidArgument(f"property {name}={text[:100]!r} does not fit: {why}", hint=known.meaning) from None
+                raise InvalidArgument(f"invalid property {name}={text[:100]!r}: "
+                                      f"{why} ({known.meaning})") from None
         for known in KNOWN.values():
             if known.name not in self._values:
                 self._values[known.name] = None if known.default is None else known.parse(known.default)
@@ -355,7 +378,8 @@ def find_workload(name: str | Path) -> Path:
         if path.is_file():
             return path
     names = ", ".join(sorted(path.name for path in WORKLOADS.glob("workload?")))
-    raise InvalidArgument(f"no workload file {str(name)!r}", hint=f"a path, or one of {names}")
+    raise InvalidArgument(f"cannot find the workload file {str(name)!r}",
+                          hint=f"give a path, or one of {names}")
 
 
 def read(files: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> Properties:
@@ -373,6 +397,7 @@ def read(files: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> Prop
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name.strip():
-            raise InvalidArgument(f"-p {setting!r} is not name=value", hint="for example -p recordcount=100000")
+            raise InvalidArgument(f"invalid -p {setting!r} (expected NAME=VALUE)",
+                                  hint="write it like -p recordcount=100000")
         given[name.strip()] = value.strip()
     return Properties(given)

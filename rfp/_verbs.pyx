@@ -64,7 +64,7 @@ cdef class VerbsFabric(Fabric):
 
     cdef Domain here(self):
         if self.own is None or self.own.pd == NULL:
-            raise Closed("the fabric is closed, or belongs to the process that this one was forked from")
+            raise Closed("the fabric is closed, or belongs to the parent process")
         return self.own
 
     cpdef Fabric domain(self):
@@ -103,24 +103,26 @@ cdef class VerbsFabric(Fabric):
         if rights & ~ALL_RIGHTS:
             raise InvalidArgument(f"unknown rights {rights:#x}")
         if length == 0:
-            raise InvalidArgument("a region cannot have 0 bytes")
+            raise InvalidArgument("length must be at least 1, got 0")
         if isinstance(memory, Region):
             if not isinstance(memory, VerbsRegion):
-                raise InvalidArgument("verbs shares memory that was registered with it, or a buffer")
+                raise InvalidArgument("a verbs fabric can share only its own regions and buffers")
             whole = memory
             whole.within(offset, length)
             if rights & ~whole.c.rights:
-                raise InvalidArgument(f"rights {rights:#x} of a region that has {whole.c.rights:#x}")
+                raise InvalidArgument(f"cannot share with rights {rights:#x}: "
+                                      f"the region has {whole.c.rights:#x}")
             kept, base = whole.memory, whole.c.base
             rights |= whole.c.rights & CONSTANT
         else:
             kept = buffer_bytes(memory)
             if offset > <uint64_t>len(kept) or length > len(kept) - offset:
-                raise InvalidArgument(f"{length} bytes at {offset} are not within the buffer's {len(kept)}")
+                raise InvalidArgument(f"{length} bytes at {offset} are not "
+                                      f"within the buffer of {len(kept)}")
             base = buffer_base(kept)
             if kept.readonly:
                 if rights & ~<uint32_t>REMOTE_READ:
-                    raise InvalidArgument("peers cannot be given a read-only buffer to write")
+                    raise InvalidArgument("cannot give peers write access: the buffer is read-only")
                 rights |= CONSTANT
         return give(self.here(), kept, base + offset, length, rights)
 
@@ -160,7 +162,7 @@ cdef class VerbsFabric(Fabric):
         if not its.open:
             raise Closed("the event channel is closed")
         if its.device is not domain.device:
-            raise InvalidArgument("the event channel is another device's")
+            raise InvalidArgument("the event channel belongs to another device")
         return VerbsQueuePair(domain, its, pidfd, control, self.options)
 
     cpdef close(self):
@@ -176,11 +178,11 @@ cdef uint64_t pages(uint64_t length, uint32_t rights) except 0:
     if rights & ~ALL_RIGHTS:
         raise InvalidArgument(f"unknown rights {rights:#x}")
     if length == 0 or length > (<uint64_t>1 << 47):
-        raise InvalidArgument(f"a region cannot have {length} bytes")
+        raise InvalidArgument(f"length must be between 1 and 2**47, got {length}")
     return (length + PAGE - 1) // PAGE * PAGE
 
 
 cdef uint64_t mapped(uint64_t base, uint64_t length, uint32_t rights) except 0:
     if base == 0 or base % PAGE or length % PAGE:
-        raise InvalidArgument(f"{length} bytes at {base:#x} are no whole pages")
+        raise InvalidArgument(f"{length} bytes at {base:#x} are not whole pages")
     return pages(length, rights)

@@ -21,7 +21,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
-from rfp import units
+from rfp import errors, units
 from rfp.errors import InvalidAddress, InvalidArgument
 
 PATH_LIMIT = 107  # bytes: sockaddr_un has 108, with the terminating zero
@@ -99,14 +99,15 @@ def _given(options: ShmOptions | RdmaOptions) -> list[tuple[str, Any]]:
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", text):
-        raise InvalidArgument(f"{text!r} is not the name of a device", hint="`ibv_devices` lists them")
+        raise InvalidArgument(f"invalid device {text!r}",
+                              hint="choose a device that `ibv_devices` lists")
     return text
 
 
 def _between(low: int, high: int) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
-            raise InvalidArgument(f"{text!r} is not a number from {low} to {high}")
+            raise InvalidArgument(f"must be between {low} and {high}, got {text!r}")
         return int(text)
 
     return number
@@ -145,10 +146,10 @@ def parse(text: str | Address) -> Address:
     if isinstance(text, Address):
         return text
     if not isinstance(text, str):
-        raise InvalidAddress(f"an address is a string, not {type(text).__name__}", hint=_FORMS)
+        raise InvalidAddress(f"an address must be a str, not {type(text).__name__}", hint=_FORMS)
     provider, separator, rest = text.partition("://")
     if not separator or provider not in _OPTIONS:
-        raise InvalidAddress(f"{text!r} is not an address", hint=_FORMS)
+        raise InvalidAddress(f"invalid address {text!r}", hint=_FORMS)
     place, _, query = rest.partition("?")
     options = _parse_options(text, provider, query)
     if provider == "shm":
@@ -165,31 +166,35 @@ def _parse_options(text: str, provider: str, query: str) -> ShmOptions | RdmaOpt
     values: dict[str, Any] = {}
     for pair in query.split("&") if query else ():
         name, separator, value = pair.partition("=")
-        hint = f"the options of {provider}:// are {', '.join(known)}; write ?{next(iter(known))}=VALUE"
+        hint = f"write ?NAME=VALUE, where NAME is {errors.either(known)}"
         if name not in known:
-            raise InvalidAddress(f"{text!r} has an unknown option {name!r}", hint=hint)
+            raise InvalidAddress(f"invalid address {text!r}: unknown option {name!r}", hint=hint)
         if not separator or not value:
-            raise InvalidAddress(f"{text!r} gives no value for {name!r}", hint=hint)
+            raise InvalidAddress(f"invalid address {text!r}: option {name!r} has no value",
+                                 hint=hint)
         if name in values:
-            raise InvalidAddress(f"{text!r} gives {name!r} twice", hint="give each option once")
+            raise InvalidAddress(f"invalid address {text!r}: option {name!r} is given twice",
+                                 hint="give each option once")
         try:
             values[name] = known[name][0](value)
         except InvalidArgument as error:
-            raise InvalidAddress(f"{text!r}: {name} is wrong: {Exception.__str__(error)}", hint=error.hint) from None
+            raise InvalidAddress(f"invalid address {text!r}: {name}: {Exception.__str__(error)}",
+                                 hint=error.hint) from None
     return ShmOptions(**values) if provider == "shm" else RdmaOptions(**values)
 
 
 def _checked_path(text: str, path: str) -> str:
     if not path or path.endswith("/"):
-        raise InvalidAddress(f"{text!r} names no socket", hint="write shm://PATH-OF-SOCKET, e.g. shm:///run/me/cache")
+        raise InvalidAddress(f"invalid address {text!r}: it has no socket path",
+                             hint="write shm://PATH-OF-SOCKET, e.g. shm:///run/me/cache")
     if "\0" in path:
-        raise InvalidAddress(f"{text!r} has a zero byte in its path")
+        raise InvalidAddress(f"invalid address {text!r}: its path contains a zero byte")
     if path.startswith("~/"):
         path = os.path.expanduser(path)
     path = os.path.abspath(path)
     if (length := len(os.fsencode(path))) > PATH_LIMIT:
         raise InvalidAddress(
-            f"the path of the socket {path!r} is {length} bytes long, and the system allows {PATH_LIMIT}",
+            f"the socket path {path!r} of {length} bytes exceeds the limit of {PATH_LIMIT}",
             hint=_shorter(text),
         )
     return path
@@ -198,7 +203,7 @@ def _checked_path(text: str, path: str) -> str:
 def _shorter(text: str) -> str:
     """What to do about a path that is too long."""
     if text.startswith("the "):  # of ours: made of the user's directory
-        return f"XDG_RUNTIME_DIR is too long: set a shorter one, unset it for {_fallback()}, or give an address (shm:///tmp/...)"
+        return f"set a shorter XDG_RUNTIME_DIR, unset it for {_fallback()}, or give an address (shm:///tmp/...)"
     runtime = os.environ.get("XDG_RUNTIME_DIR") or ""
     return f"choose a shorter one, e.g. under {runtime if 0 < len(os.fsencode(runtime)) <= PATH_LIMIT // 2 else _fallback()}"
 
@@ -212,9 +217,10 @@ def _parse_host(text: str, place: str) -> tuple[str, int]:
         host, _, port = place.rpartition(":")
         bracketed = False
     if not host or not _HOST.fullmatch(host) or (":" in host) != bracketed:
-        raise InvalidAddress(f"{text!r} names no host", hint=hint)
+        raise InvalidAddress(f"invalid address {text!r}: it has no valid host", hint=hint)
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise InvalidAddress(f"{text!r} names no port from 0 to 65535", hint=hint)
+        raise InvalidAddress(f"invalid address {text!r}: it has no port between 0 and 65535",
+                             hint=hint)
     return host, int(port)
 
 
@@ -246,7 +252,7 @@ def _directory() -> str:
         # Not ours after `su` or `sudo -E`: never fall back silently, or client and server would look in different places.
         if (owner := os.stat(runtime).st_uid) != os.geteuid():
             raise InvalidAddress(
-                f"XDG_RUNTIME_DIR={runtime} belongs to user {owner}, and this is user {os.geteuid()}",
+                f"XDG_RUNTIME_DIR={runtime} belongs to user {owner}, not to user {os.geteuid()}",
                 hint="unset XDG_RUNTIME_DIR, or give an address",
             )
         directory = os.path.join(runtime, "rfp")
@@ -286,7 +292,8 @@ def open_private(directory: str) -> int:
             raise
         check_private(directory)  # which says more
         raise InvalidAddress(
-            f"cannot make the directory {directory}: {error.strerror}", hint="give an address elsewhere"
+            f"cannot make the directory {directory}: {error.strerror}",
+            hint="give an address in another directory"
         ) from error
     try:
         _check(directory, os.fstat(fd))
@@ -314,7 +321,8 @@ def check_private(directory: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise InvalidAddress(f"cannot look at {directory}: {error.strerror}", hint="give another address") from error
+        raise InvalidAddress(f"cannot check {directory}: {error.strerror}",
+                             hint="give another address") from error
     _check(directory, found)
     return True
 
@@ -325,13 +333,14 @@ def _check(directory: str, found: os.stat_result) -> None:
         raise InvalidAddress(f"{directory} is {kind}", hint="remove it, or give an address in a directory of your own")
     if found.st_uid != os.geteuid():
         raise InvalidAddress(
-            f"{directory} belongs to user {found.st_uid}, and this is user {os.geteuid()}",
+            f"{directory} belongs to user {found.st_uid}, not to user {os.geteuid()}",
             hint="give an address in a directory of your own",
         )
     if found.st_mode & 0o077:
         hint = "give an address in a directory with mode 0700"
         if not found.st_mode & stat.S_ISVTX:  # a place for everybody, like /tmp, is to stay one
-            hint = f"chmod 700 {directory}, or {hint}"
+            hint = f"run `chmod 700 {directory}`, or {hint}"
         raise InvalidAddress(
-            f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: others may reach into it", hint=hint
+            f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: other users can access it",
+            hint=hint
         )

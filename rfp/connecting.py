@@ -7,7 +7,7 @@ import os
 from rfp import address as addresses
 from rfp.address import Address
 from rfp.control import Credentials
-from rfp.errors import InvalidArgument
+from rfp.errors import bad_choice, out_of_bounds
 from rfp.protocol.client.opener import Opener
 from rfp.protocol.handshake_layout import BYPASS
 from rfp.store.client.client import Client
@@ -51,10 +51,10 @@ def connect(
     True
     """
     if mode not in MODES:
-        raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint=", ".join(MODES))
+        raise bad_choice("mode", mode, MODES)
     for option, value, least, most in (("fetch", fetch, 64, 1 << 20), ("retries", retries, 0, 1 << 20)):
         if value is not None and not (isinstance(value, int) and least <= value <= most):
-            raise InvalidArgument(f"{option}={value!r}", hint=f"a whole number from {least} to {most}")
+            raise out_of_bounds(option, value, least, most)
     place = addresses.default() if address is None else addresses.parse(address)
     features = BYPASS if mode == "bypass" else 0
     credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)

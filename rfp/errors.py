@@ -1,25 +1,38 @@
-"""What can go wrong, in three families: the server refused, the caller erred, the connection failed.
+"""The errors of this package, in three families: refused, invalid call, connection failed.
 
-Every error carries a hint: what to do about it.
+Every error carries a hint that says how to correct it.
 
 >>> try:
-...     raise OutOfMemory("no room for 1 MiB", hint="give the server more memory=")
+...     raise OutOfMemory("the server has no room for 1 MiB", hint="start it with a larger memory=")
 ... except RfpError as error:
 ...     print(error)
-no room for 1 MiB (give the server more memory=)
+the server has no room for 1 MiB (start it with a larger memory=)
+
+One wording for one kind of error:
+
+>>> print(out_of_bounds("workers", 100, 1, 64))
+workers must be between 1 and 64, got 100
+>>> print(bad_choice("mode", "x", ("auto", "fetch", "reply")))
+invalid mode 'x' (expected auto, fetch or reply)
 """
 
 from __future__ import annotations
 
 import errno
+from collections.abc import Iterable
 from typing import Any
 
 
 class RfpError(Exception):
-    """The base of all errors of this package.
+    """Base class of all errors of this package.
 
-    message: what happened, with the names and numbers that matter.  hint: the way out, or None.  results: where a call for many
-    keys was cut off, the list that it would have returned, with None for what is not known.
+    Args:
+        message: what happened, with the names and numbers that matter.
+        hint: how to correct it, or None.
+
+    Attributes:
+        results: if a call for many keys was interrupted, the list that it would have returned, with
+            None for unknown results.
     """
 
     results: list[Any] | None = None
@@ -33,38 +46,39 @@ class RfpError(Exception):
         return f"{message} ({self.hint})" if self.hint else message
 
 
-def not_copied(thing: object, hint: str) -> WrongType:
-    """What copy.copy(), copy.deepcopy() and pickle raise for an object that owns memory, rings or a session of this process."""
-    return WrongType(f"a {type(thing).__name__} cannot be copied or pickled", hint=hint)
-
-
-# The server refused: it is alive, it understood, and it says no.
+# The server refused: it runs, it decoded the request, and it refused it.
 
 
 class ServerRefused(RfpError):
-    """The server answered, and the answer is no.  Nothing was changed."""
+    """The server refused the request.  Nothing was changed."""
 
 
 class OutOfMemory(ServerRefused):
-    """The server has no room and may evict nothing more."""
+    """The server has no free memory and may not evict anything more."""
 
 
 class QuotaExceeded(ServerRefused):
-    """This client has as much of the server (pins, uploads, rings, connections) as one client may."""
+    """This client already holds its share of the server (pins, uploads, rings, connections)."""
 
 
 class TooLarge(ServerRefused, ValueError):
-    """A key or value is longer than this server takes."""
+    """A key or value exceeds the server's limit."""
 
 
 class NotANumber(ServerRefused, ValueError):
-    """incr() of a value that is not a decimal 64-bit integer, or a sum beyond it."""
+    """The value of an incr() is not a decimal 64-bit integer, or the sum exceeds 64 bits."""
 
 
 class Conflict(ServerRefused):
-    """A conditional put did not apply.  version: of the value that stands there, or None if there is none."""
+    """A conditional put did not apply.
 
-    def __init__(self, message: str, *, version: int | None = None, hint: str | None = None) -> None:
+    Attributes:
+        version: the version of the stored value, or None if the key has no value.
+    """
+
+    def __init__(
+        self, message: str, *, version: int | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.version = version
 
@@ -78,15 +92,15 @@ class VersionMismatch(Conflict):
 
 
 class Unsupported(ServerRefused):
-    """This server does not offer what was asked for."""
+    """The server does not support the requested operation."""
 
 
 class PoolRefused(ServerRefused):
-    """A pool of persistent structures cannot be opened or made here.  It was not changed."""
+    """A pool of persistent structures cannot be opened or created.  It was not changed."""
 
 
 class NotAPool(PoolRefused):
-    """The file is something else, or a pool whose making was never finished."""
+    """The file is not a pool, or the creation of the pool did not complete."""
 
 
 class PoolInUse(PoolRefused):
@@ -94,62 +108,68 @@ class PoolInUse(PoolRefused):
 
 
 class PoolTooNew(PoolRefused):
-    """The pool was made by a later version of this package, which this one does not understand."""
+    """A later version of this package created the pool, in a format unknown to this version."""
 
 
 class PoolTooOld(PoolRefused):
-    """The pool was made by an earlier version of this package, whose layout this one does not read."""
+    """An earlier version of this package created the pool, in a format no longer supported."""
 
 
 class PoolDamaged(PoolRefused):
-    """The pool is not whole.  findings: what is wrong, one text each."""
+    """The pool is damaged.
 
-    def __init__(self, message: str, *, findings: list[str] | None = None, hint: str | None = None) -> None:
+    Attributes:
+        findings: the damages, one text each.
+    """
+
+    def __init__(
+        self, message: str, *, findings: list[str] | None = None, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.findings = findings or []
 
 
 class VolatileMedium(PoolRefused):
-    """The pool's file would not survive the machine, and nobody said that this is meant."""
+    """The pool's file would not survive a restart of the machine; assume_persistent is not set."""
 
 
 class NotFound(ServerRefused):
-    """There is no structure of this name."""
+    """There is no structure with this name."""
 
 
 class StructureDamaged(ServerRefused):
-    """A structure's nodes do not fit together."""
+    """The nodes of a structure are inconsistent."""
 
 
 class Empty(ServerRefused, LookupError):
-    """The structure has nothing to give."""
+    """The structure contains no value to return."""
 
 
 class LeaseEnded(ServerRefused, LookupError):
-    """The value that was reserved has been given back, given to somebody else, or acknowledged."""
+    """The reservation has ended: the value was returned, reserved again, or acknowledged."""
 
 
 class HandlerFailed(ServerRefused):
-    """The RPC server's handler raised an exception."""
+    """The handler of the RPC server raised an exception."""
 
 
 # The caller erred: nothing was sent.
 
 
 class CallerError(RfpError):
-    """The call cannot be right, whatever the server's state."""
+    """The call is invalid, whatever the state of the server.  Nothing was sent."""
 
 
 class InvalidArgument(CallerError, ValueError):
-    """An argument is out of its range."""
+    """An argument is out of bounds, or not one of the choices."""
 
 
 class WrongType(CallerError, TypeError):
-    """An argument is of a type that cannot be taken."""
+    """An argument has the wrong type."""
 
 
 class WrongBuffer(CallerError, BufferError):
-    """An object's memory cannot be used: it is not contiguous, or it is read-only."""
+    """The memory of a buffer cannot be used: it is not contiguous, or it is read-only."""
 
 
 class WrongKind(InvalidArgument):
@@ -157,18 +177,27 @@ class WrongKind(InvalidArgument):
 
 
 class InvalidAddress(InvalidArgument):
-    """An address does not follow `shm://PATH` or `rdma://HOST:PORT`, or has options that it should not."""
+    """An address is not of the form `shm://PATH` or `rdma://HOST:PORT`, or has invalid options."""
 
 
 class Undecodable(CallerError, ValueError):
-    """The codec of a structure raised an exception for bytes that are stored there; it is the `__cause__`.
+    """The codec of a structure raised an exception for stored bytes; it is the `__cause__`.
 
-    raw: the bytes of the value, or of the key that could not be decoded.  key: the bytes of its key, in a mapping.  token: of the
-    reservation, where `Queue.reserve()` has taken it; ack() and nack() take that.
+    Attributes:
+        raw: the bytes of the value, or of the key, that could not be decoded.
+        key: in a mapping, the bytes of the key.
+        token: the token of the reservation, if `Queue.reserve()` took the value: for ack() or
+            nack().
     """
 
     def __init__(
-        self, message: str, *, raw: bytes = b"", key: bytes | None = None, token: bytes | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        raw: bytes = b"",
+        key: bytes | None = None,
+        token: bytes | None = None,
+        hint: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.raw = raw
@@ -177,63 +206,106 @@ class Undecodable(CallerError, ValueError):
 
 
 class Closed(CallerError):
-    """The handle was closed."""
+    """The handle is closed."""
 
 
 class Forked(CallerError):
-    """The handle belongs to the parent process: a child must connect by itself."""
+    """The handle belongs to the parent process; a child process must connect itself."""
 
 
 class Busy(CallerError):
-    """All slots wait for the answers of calls that timed out."""
+    """All slots wait for the responses of calls that timed out."""
 
 
 # The connection failed.
 
 
 class ConnectionFailed(RfpError, ConnectionError):
-    """The server cannot be reached, or went away."""
+    """The server cannot be reached, or the connection to it was lost."""
 
 
 class HandshakeFailed(ConnectionFailed):
-    """The server and this client do not fit together (version, rights, format)."""
+    """The server and this client are incompatible (version, rights, format)."""
 
 
 class OutcomeUnknown(ConnectionFailed):
-    """The connection was lost after a change had been sent: it may or may not have happened."""
+    """The connection was lost after a change had been sent: it may or may not have been made."""
 
 
 class DeadlineExceeded(RfpError, TimeoutError):
-    """The call's deadline passed.  A change may still happen."""
+    """The deadline of the call passed.  A change may still be made."""
 
 
 class FabricError(RfpError, OSError):
-    """The operating system or the device refused something that the fabric needs."""
-
-
-def explained(error: OSError, what: str) -> FabricError:
-    """What to raise where the system refused something: a FabricError that says what for, and whose limit it was."""
-    hints = {
-        errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
-        errno.ENFILE: "the whole system has no more files (fs.file-max)",
-    }
-    failure = FabricError(f"{what}: {error.strerror or error}", hint=hints.get(error.errno or 0))
-    failure.errno = error.errno
-    return failure
+    """The operating system or the device refused an operation that the fabric needs."""
 
 
 class RequestFailed(FabricError):
-    """A one-sided operation failed.  verb: its name; status: of its completion, as `rfp.fabric.fabric` numbers them."""
+    """A one-sided operation failed.
 
-    def __init__(self, message: str, *, verb: str = "", status: int = 0, hint: str | None = None) -> None:
+    Attributes:
+        verb: the name of the operation.
+        status: the status of its completion, as numbered by `rfp.fabric.fabric`.
+    """
+
+    def __init__(
+        self, message: str, *, verb: str = "", status: int = 0, hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.verb = verb
         self.status = status
 
 
 class AddressInUse(FabricError):
-    """Another server has this address."""
+    """Another server listens at this address."""
 
 
 class StorageFailed(FabricError):
-    """A pool's medium did not take what had to be durable.  Nothing that was not acknowledged before is promised."""
+    """The medium of a pool failed to make a write durable.
+
+    Only operations that were acknowledged earlier are durable.
+    """
+
+
+# One wording for each kind of error.
+
+
+def out_of_bounds(
+    name: str, value: object, low: object, high: object, *, hint: str | None = None
+) -> InvalidArgument:
+    """Return the error for an argument that must be between low and high, both included."""
+    return InvalidArgument(f"{name} must be between {low} and {high}, got {shown(value)}",
+                           hint=hint)
+
+
+def bad_choice(name: str, value: object, choices: Iterable[str]) -> InvalidArgument:
+    """Return the error for an argument that must be one of the choices."""
+    return InvalidArgument(f"invalid {name} {shown(value)} (expected {either(choices)})")
+
+
+def either(choices: Iterable[str]) -> str:
+    """Return "a, b or c"."""
+    *others, last = choices
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def shown(value: object) -> str:
+    """Return repr(value), cut to 60 characters, except of integers too long for Python to print."""
+    text = repr(value) if type(value) is not int or -1e30 < value < 1e30 else "a huge number"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def not_copied(thing: object, hint: str) -> WrongType:
+    """Return the error of copy and pickle for an object that owns memory, rings or a session."""
+    return WrongType(f"a {type(thing).__name__} cannot be copied or pickled", hint=hint)
+
+
+def explained(error: OSError, what: str) -> FabricError:
+    """Return the FabricError for an OSError of the system; what: the failed operation ("cannot X")."""
+    hints = {
+        errno.EMFILE: "raise this process's limit of open files (ulimit -n)",
+        errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
+    }
+    failure = FabricError(f"{what}: {error.strerror or error}", hint=hints.get(error.errno or 0))
+    failure.errno = error.errno
+    return failure

@@ -11,7 +11,7 @@ from rfp import units
 from rfp.address import Address
 from rfp.control import Credentials
 from rfp.core import clock
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.handshake_layout import BYPASS, REMOTE_READ, RESPONSE_CRC
@@ -81,20 +81,22 @@ class Server(ServerBase):
         self.memory = units.size(memory)
         self.eviction = eviction
         if not isinstance(workers, int) or not 1 <= workers <= WORKERS_MAX:
-            raise InvalidArgument(f"workers={workers!r}", hint=f"1 to {WORKERS_MAX}; more than processors help nobody")
+            raise out_of_bounds("workers", workers, 1, WORKERS_MAX,
+                                hint="use at most one worker per CPU")
         if eviction not in EVICTIONS:
-            raise InvalidArgument(f"eviction={eviction!r} is not a way to make room", hint=", ".join(EVICTIONS))
+            raise bad_choice("eviction", eviction, EVICTIONS)
         if not 0.01 <= lease <= 3600:
-            raise InvalidArgument(f"lease={lease!r}", hint="0.01 to 3600 seconds")
+            raise out_of_bounds("lease", lease, 0.01, 3600)
         share = self.memory // workers
         if share < MEMORY_MIN:
-            raise InvalidArgument(f"memory={memory!r} for {workers} workers", hint="at least 1MiB for each")
+            raise InvalidArgument(f"memory={memory!r} is too small for {workers} workers",
+                                  hint="give at least 1MiB for each")
         held = share // 2 if quota is None else units.size(quota)
         # What goes beyond the quota could be neither sent nor fetched; what fits into a slot does not count.
         largest = min(VALUE_MAX, share, max(held, SLOT_SIZE))
         for_rings = None if rings is None else units.size(rings)
         if for_rings is not None and for_rings < MEMORY_MIN:
-            raise InvalidArgument(f"rings={rings!r}", hint="at least 1MiB")
+            raise InvalidArgument(f"rings must be at least 1MiB, got {rings!r}")
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()

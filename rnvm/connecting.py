@@ -9,7 +9,7 @@ from rfp import address as addresses
 from rfp import units
 from rfp.address import PATH_LIMIT, Address
 from rfp.control import Credentials
-from rfp.errors import InvalidAddress, InvalidArgument, Unsupported
+from rfp.errors import InvalidAddress, Unsupported, bad_choice
 from rfp.protocol.client.opener import Opener
 from rnvm.frontend.frontend import FrontEnd
 
@@ -38,7 +38,7 @@ def _find(address: str | os.PathLike[str] | Address) -> Address:
         return addresses.parse(address)
     if not isinstance(address, (str, os.PathLike)) or not os.path.exists(address):
         raise InvalidAddress(
-            f"{address!r} is neither an address nor the path of a pool",
+            f"invalid address {address!r}: neither an address nor the path of a pool",
             hint="write shm://PATH-OF-SOCKET, rdma://HOST:PORT, or the path of a pool that `rnvm serve` serves on this host",
         )
     return address_of(address)
@@ -84,9 +84,9 @@ def connect(
     'persistent'
     """
     if durability == "replicated":
-        raise Unsupported("this back-end has no mirrors", hint='durability="persistent"')
+        raise Unsupported("this back-end has no mirrors", hint='use durability="persistent"')
     if lock not in LOCKS:
-        raise InvalidArgument(f"lock={lock!r}", hint=", ".join(LOCKS))
+        raise bad_choice("lock", lock, LOCKS)
     return FrontEnd(
         Opener(_find(address), "rnvm", credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)),
         durability=durability,

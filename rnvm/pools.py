@@ -34,9 +34,9 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 PIECE = 1 << 16  # bytes of a device that are copied at once
 HEADERS = 16384  # bytes of a pool in which its header stands
 PROMISES = {
-    "direct": "what was acknowledged survives a power failure: cache lines are flushed ({how})",
-    "image": "what was acknowledged survives a power failure, if the disk keeps what it syncs",
-    "volatile": "survives process crash only: the machine's memory is all there is",
+    "direct": "acknowledged operations survive a power failure: cache lines are flushed ({how})",
+    "image": "acknowledged operations survive a power failure if the disk keeps synced data",
+    "volatile": "survives process crashes only: the pool is in the machine's memory",
 }
 
 
@@ -60,7 +60,8 @@ def media(fd: int) -> Media:
     if stat.S_ISCHR(status.st_mode):
         device = f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/subsystem"
         if os.path.basename(os.path.realpath(device)) != "dax":
-            raise NotAPool("this character device is no DAX device", hint="give a file, a block device, or /dev/daxN.M")
+            raise NotAPool("this character device is not a DAX device",
+                           hint="give a file, a block device, or /dev/daxN.M")
         return Media("devdax", "direct", False, PROMISES["direct"].format(how=how))
     if stat.S_ISBLK(status.st_mode):
         return Media("page cache", "image", False, PROMISES["image"])
@@ -83,7 +84,8 @@ def length(fd: int) -> int:
     try:
         return os.lseek(fd, 0, os.SEEK_END)
     except OSError as error:
-        raise NotAPool(f"this is no file that holds a pool: {error.strerror}", hint="another path?") from error
+        raise NotAPool(f"cannot use the file as a pool: {error.strerror}",
+                       hint="give another path") from error
 
 
 @contextlib.contextmanager
@@ -94,20 +96,22 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
     except FileNotFoundError:
         folder = os.path.dirname(os.path.abspath(path))
         if flags & os.O_CREAT:
-            hint = "make it first, or look for a typing error"
+            hint = "create it first, or check the spelling"
             raise PoolRefused(f"there is no folder {folder} for the pool", hint=hint) from None
-        hint = f"make one: rnvm create {os.fspath(path)} --size 1GiB"
+        hint = f"create one: rnvm create {os.fspath(path)} --size 1GiB"
         raise NotAPool(f"there is no pool at {os.fspath(path)}", hint=hint) from None
     except FileExistsError:
-        raise PoolRefused(f"{os.fspath(path)} is there already", hint="remove it first, if nobody needs what is in it") from None
+        raise PoolRefused(f"{os.fspath(path)} already exists",
+                          hint="remove it first, if its content is not needed") from None
     except OSError as error:
-        hint = "look at its rights and its folder's"
-        raise PoolRefused(f"{os.fspath(path)} cannot be opened: {error.strerror}", hint=hint) from error
+        hint = "check its permissions and those of its folder"
+        raise PoolRefused(f"cannot open {os.fspath(path)}: {error.strerror}", hint=hint) from error
     try:
         try:
             fcntl.flock(fd, lock | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PoolInUse(f"{os.fspath(path)} is open in another process", hint="connect to that one, or stop it") from None
+            raise PoolInUse(f"{os.fspath(path)} is open in another process",
+                            hint="connect to that process, or stop it") from None
         yield fd
     finally:
         os.close(fd)
@@ -154,14 +158,17 @@ def create(
             kind = media(fd)
             if kind.volatile and not assume_persistent:
                 raise VolatileMedium(
-                    f"{os.fspath(path)} is on {kind.kind}, which forgets when the machine stops",
-                    hint="another folder; or --assume-persistent (assume_persistent=True): it survives process crash only",
+                    f"{os.fspath(path)} is on {kind.kind}, which "
+                    "loses its content when the machine stops",
+                    hint="choose another folder, or --assume-persistent (assume_persistent=True) "
+                         "to survive process crashes only",
                 )
             parts = parts_for(kind.mode)
             total = parts.fit(total)
             if device:
                 if length(fd) < total:
-                    raise InvalidArgument(f"the device has only {units.show_size(length(fd))}", hint="a smaller --size")
+                    raise InvalidArgument(f"the device has only {units.show_size(length(fd))}",
+                                          hint="give a smaller --size")
             else:
                 _allocate(fd, _whole(total, kind))
             with contextlib.closing(_medium(fd, total, media(fd), force_flush=False)) as medium:
@@ -183,8 +190,9 @@ def _allocate(fd: int, total: int) -> None:
         # A file system may have given all that it has before it found that this is too little.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, before)
-        hint = "a smaller size, or more room on the device"
-        failure = FabricError(f"no {units.show_size(total)} for the pool: {error.strerror}", hint=hint)
+        hint = "give a smaller size, or free space on the device"
+        failure = FabricError(f"cannot allocate {units.show_size(total)} "
+                              f"for the pool: {error.strerror}", hint=hint)
         failure.errno = error.errno
         raise failure from error
     os.fsync(fd)
@@ -244,7 +252,8 @@ def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = Fal
         inspection = Inspection(view)
         if kind.volatile and not inspection.assume_persistent:
             raise VolatileMedium(
-                f"{os.fspath(path)} is on {kind.kind}, which forgets, and was made for a medium that does not",
+                f"{os.fspath(path)} is on volatile {kind.kind}, "
+                "but was created for a persistent medium",
                 hint="copy it back to a disk",
             )
         area = wal.look(view)
@@ -359,7 +368,8 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
         with contextlib.closing(claimed.view()) as view:
             total = grown(Inspection(view), total)
         if total > length(claimed.fd) and not os.path.isfile(path):
-            raise InvalidArgument(f"the device has only {units.show_size(length(claimed.fd))}", hint="a smaller --size")
+            raise InvalidArgument(f"the device has only {units.show_size(length(claimed.fd))}",
+                                  hint="give a smaller --size")
         with claimed.pool():
             pass  # it is whole, and closed in order
         _fill(claimed.fd, total, media(claimed.fd))

@@ -79,8 +79,10 @@ class Sizes(NamedTuple):
         if fitting < self.groups_at + self.group_map + self.block:
             least = self.groups_at + self.group_map + self.block
             raise InvalidArgument(
-                f"{units.show_size(size)} are too few for a pool with {max(1, self.sessions - 1)} front-ends",
-                hint=f"these logs and maps alone need {units.show_size(least)}: a larger size, smaller logs or fewer front-ends",
+                f"{units.show_size(size)} is too small for a pool "
+                f"with {max(1, self.sessions - 1)} front-ends",
+                hint=f"give at least {units.show_size(least)} for these logs "
+                     "and maps, or smaller logs or fewer front-ends",
             )
         return fitting
 
@@ -113,14 +115,17 @@ def choose(
     and there is a name for each 16 KiB, at most 1024.
     """
     if not 0 < size <= LARGEST:
-        raise InvalidArgument(f"a pool of {units.show_size(size)}", hint="256 TiB is the most that an address reaches")
+        raise InvalidArgument("the size of a pool must be between 1B and "
+                              f"256TiB, got {units.show_size(size)}")
     if block & (block - 1) or not 512 <= block <= 1 << 20:
-        raise InvalidArgument(f"blocks of {block} bytes", hint="a power of two from 512 to 1MiB")
+        raise InvalidArgument(f"block must be a power of two between 512 and 1MiB, got {block}")
     if names is None:
         names = min(1024, max(16, size >> 14))
     if not 1 <= (front_ends or 1) <= FRONT_ENDS_MAX or not 1 <= names <= 0x3FFF:
-        hint = f"1 to {FRONT_ENDS_MAX} front-ends, 1 to 16383 names"
-        raise InvalidArgument(f"{front_ends} front-ends, {names} names", hint=hint)
+        raise InvalidArgument(
+            f"front_ends must be between 1 and {FRONT_ENDS_MAX} and names between 1 and 16383, "
+            f"got {front_ends} and {names}"
+        )
     default = min(8 << 20, size // (8 * (front_ends or 16)) // PAGE * PAGE)
     if default < _up(2 * cascade(size, HEADROOM), STEP):
         # What the structures need, and to grow if there is room for that; or, unless their number was given, fewer front-ends.
@@ -133,8 +138,9 @@ def choose(
     for ring in rings:
         if ring % PAGE or not least_log(size) <= ring <= 1 << 30:
             raise InvalidArgument(
-                f"a log of {units.show_size(ring)} in a pool of {units.show_size(size)}",
-                hint=f"a multiple of 4096, from {units.show_size(least_log(size))} (what the structures need) to 1GiB",
+                f"invalid log size {units.show_size(ring)} for a pool of {units.show_size(size)}",
+                hint=f"give a multiple of 4096 between {units.show_size(least_log(size))} (what "
+                     "the structures need) and 1GiB",
             )
     if front_ends is None:
         front_ends = max(1, min(16, int(LOGS * size) // _up(sum(rings), ALIGN) - 1))
@@ -142,7 +148,8 @@ def choose(
         write_ahead = min(WAL_MAX, size // 16 // PAGE * PAGE)
         write_ahead = write_ahead if write_ahead >= WAL_MIN else 0
     if write_ahead % PAGE or (write_ahead and not WAL_MIN <= write_ahead <= 1 << 30):
-        raise InvalidArgument(f"a write-ahead area of {write_ahead} bytes", hint="a multiple of 4096, from 32KiB to 1GiB; or 0")
+        raise InvalidArgument(f"invalid size of the write-ahead area: {write_ahead} bytes",
+                              hint="give a multiple of 4096 between 32KiB and 1GiB, or 0")
     # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group, so the longest node
     # has to fit into one.
     maps = 1 if size < 1 << 20 else 8

@@ -217,7 +217,7 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
     while i:
         i -= 1
         if not page_entry_at(leaf, i, &e):
-            return fault(s, address, b"an entry goes beyond its page")
+            return fault(s, address, b"an entry extends beyond its page")
         if VALUE_OF(e.sizes) <= PAGE_INLINE:
             continue
         cost = DROPPING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
@@ -286,7 +286,7 @@ cdef int make_room(instance *s, const char *bytes, uint32_t length) noexcept nog
     cdef pair_header header
     memcpy(&header, bytes, sizeof(header))
     if length != sizeof(header) + KEY_OF(header.sizes) or not KEY_OF(header.sizes) or VALUE_OF(header.sizes) > VALUE_MAX:
-        return fault(s, 0, b"an operation that no tree knows")
+        return fault(s, 0, b"unknown B+tree opcode")
     return tree_make_room(s, bytes + sizeof(header), KEY_OF(header.sizes), page_entry_size(header.sizes))
 
 

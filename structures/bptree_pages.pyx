@@ -28,7 +28,7 @@ cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexce
     if p == NULL:
         return NULL
     if not page_sound(p) or p.level != level or not p.count:
-        s.error = fault(s, address, b"a page of the tree does not hold together")
+        s.error = fault(s, address, b"a page of the tree is inconsistent")
         return NULL
     return p
 
@@ -70,7 +70,7 @@ cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint3
             if not page_entry_at(node, <uint32_t> index, &e):
                 index = -1
         if index < 0:
-            return fault(s, address, b"an entry goes beyond its page")
+            return fault(s, address, b"an entry extends beyond its page")
         p.pages[at] = address
         p.indexes[at] = <uint32_t> index
         at += 1
@@ -100,7 +100,7 @@ cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t si
     page_clear(p, old.level)
     if page_take(p, old, 0, index) and page_put(p, index, sizes, key, payload) and page_take(p, old, index, old.count):
         return OK
-    return fault(s, address, b"an entry goes beyond its page")
+    return fault(s, address, b"an entry extends beyond its page")
 
 
 cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept nogil:
@@ -113,7 +113,7 @@ cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept
         if i == index:
             mine = size + 2
         elif not page_entry_at(p, i - (1 if i > index else 0), &e):
-            return fault(s, p.node.address, b"an entry goes beyond its page")
+            return fault(s, p.node.address, b"an entry extends beyond its page")
         else:
             mine = page_entry_size(e.sizes) + 2
         if i and (left + mine > PAGE_ROOM or left >= total // 2):
@@ -158,7 +158,7 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
             whole = (page_take(left, old, 0, stay) and page_take(right, old, stay, index)
                      and page_put(right, index - stay, sizes, key, payload) and page_take(right, old, index, old.count))
     if not whole or not page_entry_at(left, left.count - 1, &a) or not page_entry_at(right, 0, &b) or b.key_length > KEY_MAX:
-        return fault(s, address, b"an entry goes beyond its page")
+        return fault(s, address, b"an entry extends beyond its page")
     separator_size[0] = b.key_length
     if not old.level:
         separator_size[0] = separator_length(a.key, a.key_length, b.key, b.key_length)
@@ -195,7 +195,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
                 return s.error
             if page_put(changed, index, sizes, key, payload):
                 return OK
-            return fault(s, p.pages[at], b"a page has less room than it says")
+            return fault(s, p.pages[at], b"a page has less free space than its header says")
         if page_gap(seen) + seen.dead >= size + 2:
             return compact_with(s, p.pages[at], index, sizes, key, payload)
         outcome = split_with(s, p.pages[at], index, sizes, key, payload, &address, separators[at & 1], &length)
@@ -232,7 +232,7 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
     cdef char[PAGE_BYTES] moved
     gone[0] = 0
     if not page_entry_at(parent, index, &left) or not page_entry_at(parent, index + 1, &right):
-        return fault(s, parent.node.address, b"an entry goes beyond its page")
+        return fault(s, parent.node.address, b"an entry extends beyond its page")
     a = page_read(s, child_of(&left), parent.level - 1)
     if a == NULL:
         return s.error
@@ -249,12 +249,12 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
         return s.error
     page_clear(into, old.level)
     if not page_take(into, old, 0, old.count) or not page_entry_at(b, 0, &first):
-        return fault(s, child_of(&left), b"an entry goes beyond its page")
+        return fault(s, child_of(&left), b"an entry extends beyond its page")
     if b.level:                            # its first key stood for all from the parent's key on
         first.sizes = SIZES(right.key_length, 8)
         first.key = right.key
     if not page_append(into, &first) or not page_take(into, b, 1, b.count):
-        return fault(s, child_of(&right), b"an entry goes beyond its page")
+        return fault(s, child_of(&right), b"an entry extends beyond its page")
     gone[0] = child_of(&right)
     return node_free(s, gone[0], PAGE_BYTES)
 
@@ -322,7 +322,7 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
             root.top = root.levels = 0
             return node_free(s, gone, PAGE_BYTES)
         if not page_entry_at(rest, 0, &e):
-            return fault(s, gone, b"an entry goes beyond its page")
+            return fault(s, gone, b"an entry extends beyond its page")
         root.top = child_of(&e)
         root.levels -= 1
         if node_free(s, gone, PAGE_BYTES) != OK:
@@ -357,7 +357,8 @@ cdef int compact(instance *s, uint64_t address) noexcept nogil:
         return s.error
     memcpy(copy, p, PAGE_BYTES)
     page_clear(p, old.level)
-    return OK if page_take(p, old, 0, old.count) else fault(s, address, b"an entry goes beyond its page")
+    return OK if page_take(p, old, 0, old.count) else fault(s, address,
+                                                            b"an entry extends beyond its page")
 
 
 cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) noexcept nogil:
@@ -375,21 +376,21 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
     total = page_used(p)
     while stay < p.count - 1 and (not stay or half < total // 2):
         if not page_entry_at(p, stay, &a):
-            return fault(s, address, b"an entry goes beyond its page")
+            return fault(s, address, b"an entry extends beyond its page")
         half += page_entry_size(a.sizes) + 2
         stay += 1
     for i in range(stay, p.count):
         if not page_entry_at(p, i, &b):
-            return fault(s, address, b"an entry goes beyond its page")
+            return fault(s, address, b"an entry extends beyond its page")
         gone += page_entry_size(b.sizes)
     if not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b) or b.key_length > KEY_MAX:
-        return fault(s, address, b"an entry goes beyond its page")
+        return fault(s, address, b"an entry extends beyond its page")
     right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &right_address)
     if right == NULL:
         return s.error
     page_clear(right, p.level)
     if not page_take(right, p, stay, p.count):
-        return fault(s, address, b"an entry goes beyond its page")
+        return fault(s, address, b"an entry extends beyond its page")
     length = b.key_length if p.level else separator_length(a.key, a.key_length, b.key, b.key_length)
     # The left one only says that it has less: its log entry stays short.
     left = page_change(s, address, RNVM_NODE, PAGE_FIRST - RNVM_NODE)
@@ -402,12 +403,12 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
     if seen == NULL:
         return s.error
     if page_gap(seen) < size + 2:
-        return fault(s, parent, b"a page has less room than it says")
+        return fault(s, parent, b"a page has less free space than its header says")
     above = page_change(s, parent, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * (seen.count + 1))
     if above == NULL or page_change(s, parent, above.heap - size, size) == NULL:
         return s.error
     if not page_put(above, index + 1, SIZES(length, 8), b.key, <const char *> &right_address):
-        return fault(s, parent, b"a page has less room than it says")
+        return fault(s, parent, b"a page has less free space than its header says")
     return MADE
 
 

@@ -22,7 +22,7 @@ cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogi
             return s.error
         if p.indexes[at] + 1 < inner.count:
             if not page_entry_at(inner, p.indexes[at] + 1, &e):
-                return fault(s, inner.node.address, b"an entry goes beyond its page")
+                return fault(s, inner.node.address, b"an entry extends beyond its page")
             return tree_descend(s, root, e.key, e.key_length, p)
     return MISSING
 
@@ -39,7 +39,7 @@ cdef int to_last_leaf(instance *s, uint64_t address, uint32_t level, const page 
             leaf[0] = node
             return OK
         if not page_entry_at(node, node.count - 1, &e):
-            return fault(s, address, b"an entry goes beyond its page")
+            return fault(s, address, b"an entry extends beyond its page")
         address = child_of(&e)
         level -= 1
 
@@ -56,7 +56,7 @@ cdef int to_previous_leaf(instance *s, const path *p, const page **leaf) noexcep
             if inner == NULL:
                 return s.error
             if p.indexes[at] > inner.count or not page_entry_at(inner, p.indexes[at] - 1, &e):
-                return fault(s, inner.node.address, b"an entry goes beyond its page")
+                return fault(s, inner.node.address, b"an entry extends beyond its page")
             return to_last_leaf(s, child_of(&e), p.levels - 2 - at, leaf)
     return MISSING
 
@@ -70,7 +70,7 @@ cdef int tell(instance *s, const stretch *c, const page *leaf, int first) noexce
     cdef bint same = not c.reverse and not c.after     # the bound itself belongs to the range
     while 0 <= first < leaf.count and answered < c.most:
         if not page_entry_at(leaf, <uint32_t> first, &e):
-            return fault(s, leaf.node.address, b"an entry goes beyond its page")
+            return fault(s, leaf.node.address, b"an entry extends beyond its page")
         if c.reverse and c.low.key != NULL and keys_compare(e.key, e.key_length, c.low.key, c.low.length) < 0:
             break
         if not c.reverse and c.high.key != NULL and keys_compare(e.key, e.key_length, c.high.key, c.high.length) >= 0:

@@ -26,7 +26,7 @@ cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept 
     before.key = NULL
     for i in range(p.count):
         if not page_entry_at(p, i, &e):
-            return fault(s, p.node.address, b"an entry goes beyond its page")
+            return fault(s, p.node.address, b"an entry extends beyond its page")
         total += page_entry_size(e.sizes)
         if p.level and e.payload_length != 8:
             return fault(s, p.node.address, b"an entry of an inner page has no child")
@@ -37,12 +37,12 @@ cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept 
         if before.key != NULL and keys_compare(before.key, before.key_length, e.key, e.key_length) >= 0:
             return fault(s, p.node.address, b"the keys of a page are not in order")
         if low.key != NULL and keys_compare(e.key, e.key_length, low.key, low.length) < 0:
-            return fault(s, p.node.address, b"a key is below those that its page is for")
+            return fault(s, p.node.address, b"a key is below the range of its page")
         if high.key != NULL and keys_compare(e.key, e.key_length, high.key, high.length) >= 0:
-            return fault(s, p.node.address, b"a key is above those that its page is for")
+            return fault(s, p.node.address, b"a key is above the range of its page")
         before = e
     if total != PAGE_BYTES - p.heap:
-        return fault(s, p.node.address, b"a page has other room than it says")
+        return fault(s, p.node.address, b"a page's free space does not match its header")
     return OK
 
 
@@ -75,7 +75,7 @@ cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bou
         if p == NULL:
             return s.error
         if i >= p.count or not page_entry_at(p, i, &e):
-            return fault(s, address, b"an entry goes beyond its page")
+            return fault(s, address, b"an entry extends beyond its page")
         child = child_of(&e)
         if level:
             child_low = low
@@ -84,7 +84,7 @@ cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bou
                 copy_key(&child_low, low_room, &e)
             if i + 1 < count:
                 if not page_entry_at(p, i + 1, &e):
-                    return fault(s, address, b"an entry goes beyond its page")
+                    return fault(s, address, b"an entry extends beyond its page")
                 copy_key(&child_high, high_room, &e)
             nodes_release(s)
             outcome = walk_page(s, child, level - 1, child_low, child_high, w)
@@ -119,4 +119,5 @@ cdef int tree_walk(instance *s, visitor visit, void *context) noexcept nogil:
     root = root_of(s)
     if root == NULL:
         return s.error
-    return OK if root.count == w.count else fault(s, s.root, b"the tree counts other keys than it has")
+    return OK if root.count == w.count else fault(s, s.root, b"the tree's key count does "
+                                                             b"not match the keys found")

@@ -27,7 +27,7 @@ cdef const hash_bucket *bucket_read(instance *s, uint64_t address, uint32_t inde
     if bucket == NULL:
         return NULL
     if bucket.end < BUCKET_FIRST or bucket.end > BUCKET_BYTES or bucket.end & 7 or bucket.index != index:
-        s.error = fault(s, address, b"a bucket ends where it cannot, or is another one")
+        s.error = fault(s, address, b"a bucket has an invalid end, or is another bucket")
         return NULL
     return bucket
 
@@ -36,7 +36,7 @@ cdef const hash_entry *entry_at(instance *s, const hash_bucket *bucket, uint64_t
     cdef const hash_entry *entry = <const hash_entry *> (<const char *> bucket + at)
     cdef uint32_t size = hash_entry_size(entry.sizes)
     if size < sizeof(hash_entry) or size & 7 or size > bucket.end - at:
-        s.error = fault(s, address, b"an entry goes beyond its bucket")
+        s.error = fault(s, address, b"an entry extends beyond its bucket")
         return NULL
     return entry
 
@@ -89,7 +89,7 @@ cdef int locate(instance *s, const hash_root *root, const char *key, uint32_t le
             p.at += hash_entry_size(entry.sizes)
         links += 1
         if links > CHAIN_MAX:
-            return fault(s, address, b"the chain of a bucket never ends")
+            return fault(s, address, b"the chain of a bucket has a cycle")
         p.previous = address
         address = bucket.next
     return MISSING
@@ -252,7 +252,7 @@ cdef int entry_insert(instance *s, const hash_root *root, uint32_t hash, const p
             break
         links += 1
         if links > CHAIN_MAX:
-            return fault(s, address, b"the chain of a bucket never ends")
+            return fault(s, address, b"the chain of a bucket has a cycle")
         previous = address
         address = seen.next
     if address:
@@ -370,7 +370,7 @@ cdef int distribute(instance *s, const hash_root *root, uint32_t index, chain *l
             at += hash_entry_size(entry.sizes)
         links += 1
         if links > CHAIN_MAX:
-            return fault(s, address, b"the chain of a bucket never ends")
+            return fault(s, address, b"the chain of a bucket has a cycle")
         next = bucket.next
         if node_free(s, address, BUCKET_BYTES) != OK:
             return s.error
@@ -390,12 +390,12 @@ cdef int chain_measure(instance *s, const hash_root *root, uint32_t index, uint3
         if bucket == NULL:
             return s.error
         if bucket.holes > bucket.end - BUCKET_FIRST:
-            return fault(s, address, b"a bucket has other holes than it says")
+            return fault(s, address, b"a bucket's holes do not match its header")
         bytes[0] += bucket.end - BUCKET_FIRST - bucket.holes
         nodes[0] += 1
         links += 1
         if links > CHAIN_MAX:
-            return fault(s, address, b"the chain of a bucket never ends")
+            return fault(s, address, b"the chain of a bucket has a cycle")
         address = bucket.next
     return OK
 
@@ -463,7 +463,7 @@ cdef int move_entries(instance *s, uint64_t source, uint64_t target, uint32_t in
             size = hash_entry_size(entry.sizes)
             if KEY_OF(entry.sizes):
                 if size > BUCKET_BYTES - into.end:
-                    return fault(s, source, b"a bucket has other holes than it says")
+                    return fault(s, source, b"a bucket's holes do not match its header")
                 memcpy(<char *> into + into.end, entry, size)
                 into.end += size
             at += size

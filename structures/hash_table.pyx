@@ -192,7 +192,7 @@ cdef int last_item(instance *s, const hash_root *root, uint32_t last, place *whe
             return MISSING
         links += 1
         if links > CHAIN_MAX:
-            return fault(s, where.address, b"the chain of a bucket never ends")
+            return fault(s, where.address, b"the chain of a bucket has a cycle")
         where.previous = where.address
         where.address = bucket.next
 
@@ -218,7 +218,7 @@ cdef int pop_any(instance *s) noexcept nogil:
                 return s.error
             return remove_at(s, root, last, &where, spent)
         if last == 0 or where.previous:
-            return fault(s, where.address, b"the table counts keys that it does not have")
+            return fault(s, where.address, b"the table's key count exceeds the keys found")
         if spent > ENDING and spent + each > record_room(s):
             return MORE
         spent += each
@@ -399,7 +399,7 @@ cdef int read_bucket(instance *s, void *context) noexcept nogil:
             at += hash_entry_size(entry.sizes)
         links += 1
         if links > CHAIN_MAX:
-            return fault(s, address, b"the chain of a bucket never ends")
+            return fault(s, address, b"the chain of a bucket has a cycle")
         address = bucket.next
     return OK
 
@@ -423,12 +423,12 @@ cdef int walk_entry(instance *s, const hash_root *root, uint32_t index, uint64_t
         if not HASH_SHORT_KEY(entry.sizes):
             key = own
     if hash_of(root, key, KEY_OF(entry.sizes)) != entry.hash or hash_bucket_of(entry.hash, root.buckets) != index:
-        return fault(s, address, b"an entry stands in a bucket that is not its key's")
+        return fault(s, address, b"an entry is in the wrong bucket for its key")
     outcome = locate(s, root, key, KEY_OF(entry.sizes), &first)
     if outcome < 0:
         return outcome
     if outcome == MISSING or first.address != address or first.at != at:
-        return fault(s, address, b"a key stands in the table twice")
+        return fault(s, address, b"a key is in the table twice")
     return OK
 
 
@@ -461,7 +461,7 @@ cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
             if bucket == NULL:
                 return s.error
             if links and bucket.end == BUCKET_FIRST:
-                return fault(s, address, b"an empty node in the chain of a bucket")
+                return fault(s, address, b"a node in the chain of a bucket is empty")
             at = BUCKET_FIRST
             holes = 0
             while at < bucket.end:
@@ -479,19 +479,19 @@ cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
                         return outcome
                 at += size
             if holes != bucket.holes:
-                return fault(s, address, b"a bucket has other holes than it says")
+                return fault(s, address, b"a bucket's holes do not match its header")
             outcome = visit(context, address, BUCKET_BYTES)
             if outcome != OK:
                 return outcome
             links += 1
             if links > CHAIN_MAX:
-                return fault(s, address, b"the chain of a bucket never ends")
+                return fault(s, address, b"the chain of a bucket has a cycle")
             address = bucket.next
     root = root_of(s)
     if root == NULL:
         return s.error
     if count != root.count or bytes != root.bytes:
-        return fault(s, s.root, b"the table counts other keys than it has")
+        return fault(s, s.root, b"the table's key count does not match the keys found")
     return OK
 
 
@@ -536,7 +536,7 @@ cdef class HashTable(Mapping):
     def _each(self, bint values, *, bint reverse=False):
         cdef cursor c
         if reverse:
-            raise TypeError("a hash table has no order to reverse")
+            raise TypeError("cannot reverse a hash table: it is not ordered")
         c.next = 0
         c.values = values
         while c.next < <uint64_t> 1 << 32 and self.query(read_bucket, &c) == OK:

@@ -27,7 +27,10 @@ cdef int count(instance *s, void *context) noexcept nogil:
         return s.error
     (<uint64_t *> context)[0] = root.count
     # list() makes room for as many before it has seen one.
-    return OK if root.count <= pool_bytes(s) // ENTRY_MIN else fault(s, s.root, b"more keys than there can be")
+    return OK if root.count <= pool_bytes(s) // ENTRY_MIN else fault(s, s.root, b"the key count "
+                                                                                  b"exceeds what "
+                                                                                  b"the pool "
+                                                                                  b"can hold")
 
 
 cdef class Mapping(Structure):
@@ -36,7 +39,7 @@ cdef class Mapping(Structure):
     cdef bytes raw_key(self, object key):
         cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
         if not 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> KEY_MAX:
-            raise InvalidArgument(f"a key of {len(raw)} bytes", hint=f"1 to {KEY_MAX}")
+            raise InvalidArgument(f"a key must have 1 to {KEY_MAX} bytes, got {len(raw)} bytes")
         return raw
 
     cdef bytes key_or_none(self, object key):
@@ -47,8 +50,8 @@ cdef class Mapping(Structure):
     cdef bytes raw_value(self, object value):
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
         if PyBytes_GET_SIZE(raw) > <Py_ssize_t> GUARANTEED_BYTES and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(VALUE_MAX):
-            raise TooLarge(f"a value of {len(raw)} bytes",
-                           hint=f"at most {self.largest_value} in this pool: its logs set the limit (docs/structures.md)")
+            raise TooLarge(f"a value of {len(raw)} bytes exceeds the limit of {self.largest_value}",
+                           hint="split it, or create the pool with larger logs (docs/structures.md)")
         return raw
 
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:

@@ -332,7 +332,7 @@ cdef int list_returned(instance *s, void *context) noexcept nogil:
         number = slot.next
         count += 1
         if count > root.requeued:
-            return fault(s, root.node.address, b"the list of slots that were returned never ends")
+            return fault(s, root.node.address, b"the list of requeued slots has a cycle")
     return list_ended(s, root, now, False)
 
 
@@ -454,7 +454,7 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
         at += QUEUE_ENTRY(entry_length(entry))
     c.then = number
     c.then_hint = address if at < segment.end else segment.next
-    return OK if told else fault(s, address, b"a segment has fewer entries than it says")
+    return OK if told else fault(s, address, b"a segment has fewer entries than its header says")
 
 
 cdef int pass_damaged(instance *s, void *context) noexcept nogil:
@@ -566,8 +566,8 @@ cdef class Queue(Structure):
         """
         cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
         if PyBytes_GET_SIZE(raw) > <Py_ssize_t> GUARANTEED_BYTES and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(VALUE_MAX):
-            raise TooLarge(f"a value of {len(raw)} bytes",
-                           hint=f"at most {self.largest_value} in this pool: its logs set the limit (docs/structures.md)")
+            raise TooLarge(f"a value of {len(raw)} bytes exceeds the limit of {self.largest_value}",
+                           hint="split it, or create the pool with larger logs (docs/structures.md)")
         self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
 
     def get(self, default=RAISE, *, timeout=None):
@@ -600,7 +600,7 @@ cdef class Queue(Structure):
                         return value
                     outcome = ANOTHER
         if default is RAISE:
-            raise Empty(f"the queue {self.name!r} has nothing to give")
+            raise Empty(f"the queue {self.name!r} is empty")
         return default
 
     def peek(self, default=RAISE, *, timeout=None):
@@ -619,7 +619,7 @@ cdef class Queue(Structure):
         if self.query(read_next, &only, timeout) == OK:
             return self.decode(self.answer())
         if default is RAISE:
-            raise Empty(f"the queue {self.name!r} has nothing to give")
+            raise Empty(f"the queue {self.name!r} is empty")
         return default
 
     def reserve(self, *, lease=60.0, timeout=None):
@@ -642,7 +642,8 @@ cdef class Queue(Structure):
         cdef const char *bytes
         cdef double seconds = lease
         if not 0 < seconds <= LEASE_MAX:
-            raise InvalidArgument(f"lease={lease!r} is not a time", hint=f"seconds, more than 0 and at most {LEASE_MAX:.0e}")
+            raise InvalidArgument("lease must be positive and at most "
+                                  f"{LEASE_MAX:.0e}, got {lease!r}", hint="give seconds")
         when.now = now()
         when.deadline = when.now + <uint64_t> (seconds * 1e9) + 1
         self.salt ^= self.salt << 13
@@ -650,7 +651,7 @@ cdef class Queue(Structure):
         self.salt ^= self.salt << 17
         when.salt = self.salt
         if self.execute(RESERVE, <const char *> &when, sizeof(when), timeout) == EMPTY:
-            raise Empty(f"the queue {self.name!r} has nothing to give")
+            raise Empty(f"the queue {self.name!r} is empty")
         bytes = self.answer_bytes(&length)
         token = self.token(<const ticket *> bytes)
         value = PyBytes_FromStringAndSize(bytes + sizeof(ticket), length - sizeof(ticket))
@@ -728,17 +729,20 @@ cdef class Queue(Structure):
         cdef token_bytes there
         cdef uint64_t mine
         if len(token) != sizeof(there):
-            raise InvalidArgument("this is no token", hint="what reserve() returned first")
+            raise InvalidArgument("invalid token", hint="give the token that reserve() returned")
         memcpy(&there, PyBytes_AS_STRING(token), sizeof(there))
         self.longest(VALUE_MAX)            # raises where it was never opened
         mine = structure_identity(self.c)
         if (there.identity ^ mine) & ANY_LIFE:
-            raise InvalidArgument(f"this token is of another queue than {self.name!r}", hint="settle it at its own queue")
+            raise InvalidArgument(f"this token belongs to another queue than {self.name!r}",
+                                  hint="use it with its own queue")
         if there.identity != mine:
-            raise LeaseEnded(f"the queue {self.name!r} was dropped since, and made again", hint="its values are gone")
+            raise LeaseEnded(f"the queue {self.name!r} was dropped and created again",
+                             hint="do not acknowledge the value: it was deleted with the queue")
         if self.execute(code, <const char *> &there.t, sizeof(ticket), timeout) == NOT_YOURS:
             raise LeaseEnded(f"this reservation of the queue {self.name!r} has ended",
-                             hint="its value was given again, or acknowledged before")
+                             hint="do not count the value as done: it was "
+                                  "reserved again, returned or acknowledged")
         return 0
 
     def __len__(self):

@@ -92,7 +92,7 @@ cdef int slot_find(instance *s, const queue_root *root, uint64_t number, queue_s
 cdef queue_slot *slot_read(instance *s, const queue_root *root, uint64_t number) noexcept nogil:
     cdef queue_slot *slot = NULL
     if slot_find(s, root, number, &slot) == NO_SLOT:
-        s.error = fault(s, root.node.address, b"a slot that the queue does not have")
+        s.error = fault(s, root.node.address, b"a slot number is out of range")
     return slot
 
 
@@ -158,7 +158,7 @@ cdef queue_slot *slot_change(instance *s, const queue_root *root, uint64_t numbe
     cdef way w
     cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
     if outcome == NO_SLOT:
-        s.error = fault(s, root.node.address, b"a slot that the queue does not have")
+        s.error = fault(s, root.node.address, b"a slot number is out of range")
     if outcome != OK:
         return NULL
     table = node_change(s, w.table, sizeof(queue_table), TYPE_TABLE, at, sizeof(queue_slot))
@@ -235,7 +235,7 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
     cdef bint gone = False
     cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
     if outcome == NO_SLOT:
-        return fault(s, root.node.address, b"a slot that the queue does not have")
+        return fault(s, root.node.address, b"a slot number is out of range")
     if outcome != OK:
         return outcome
     table = table_read(s, w.table)
@@ -335,7 +335,7 @@ cdef int table_new(instance *s, queue_root *root, uint64_t *number) noexcept nog
         while i < SHELF_FAN and shelf.places[i].child & PLACE_FULL:
             i += 1
         if i == SHELF_FAN:
-            return fault(s, above, b"a shelf has no place where there should be one")
+            return fault(s, above, b"a shelf that is marked as free has no free place")
         number[0] = number[0] * SHELF_FAN + i
         address = PLACE_ADDRESS(shelf.places[i].child)
         if not address:
@@ -380,7 +380,7 @@ cdef queue_slot *slot_new(instance *s, queue_root *root, uint32_t *number) noexc
             address = PLACE_ADDRESS(shelf.places[i].child)
             level += 1
         elif level:
-            s.error = fault(s, address, b"no slot is vacant where a shelf says so")
+            s.error = fault(s, address, b"a shelf marks a used slot as free")
             return NULL
     if any:
         table = table_read(s, address)
@@ -392,7 +392,7 @@ cdef queue_slot *slot_new(instance *s, queue_root *root, uint32_t *number) noexc
         any = i < TABLE_SLOTS
         found = found * TABLE_SLOTS + i
         if not any and root.depth:
-            s.error = fault(s, address, b"no slot is vacant where a shelf says so")
+            s.error = fault(s, address, b"a shelf marks a used slot as free")
             return NULL
     if not any and table_new(s, root, &found) != OK:
         return NULL
@@ -444,7 +444,8 @@ cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil:
         f.now = now
         outcome = next_ended(s, root, &f)
         if outcome != OK:
-            return outcome if outcome < OK else fault(s, root.top, b"no lease ends when the queue says")
+            return outcome if outcome < OK else fault(s, root.top,
+                                                      b"no lease ends at the queue's next deadline")
         first = f.number
         for i in range(TABLE_SLOTS):
             if not f.table.slots[i].ticket or not f.table.slots[i].deadline or f.table.slots[i].deadline > now:
@@ -495,14 +496,15 @@ cdef int walk_slot(instance *s, uint64_t number, survey *w) noexcept nogil:
     if slot == NULL:
         return s.error
     if not slot.ticket:
-        return OK if not slot.deadline and not slot.value else fault(s, 0, b"something is in a slot that is vacant")
+        return OK if not slot.deadline and not slot.value else fault(s, 0,
+                                                                     b"a free slot is not empty")
     if slot.ticket >> 24 > root.tickets:
-        return fault(s, 0, b"a ticket that was never given")
+        return fault(s, 0, b"a ticket was never issued")
     value = slot.value
     at = SLOT_AT(slot.length)
     length = SLOT_LENGTH(slot.length)
     if length > VALUE_MAX:
-        return fault(s, 0, b"a reserved value is longer than values are")
+        return fault(s, 0, b"a reserved value exceeds the longest value")
     if slot.deadline:
         w.reserved += 1
     else:
@@ -557,7 +559,7 @@ cdef int walk_shelf(instance *s, uint64_t address, uint32_t depth, uint64_t numb
         else:
             outcome = walk_shelf(s, PLACE_ADDRESS(there.child), depth - 1, number * SHELF_FAN + i, &below, w)
         if outcome == OK and (below.child != there.child or below.earliest != there.earliest):
-            return fault(s, address, b"a shelf says something else than is below it")
+            return fault(s, address, b"a shelf's summary does not match the slots below it")
     shelf = shelf_read(s, address)
     if shelf == NULL:
         return s.error
@@ -574,14 +576,14 @@ cdef int walk_returned(instance *s, const queue_root *root) noexcept nogil:
         if slot == NULL:
             return s.error
         if slot.deadline or not slot.ticket:
-            return fault(s, 0, b"a slot is in a list where it does not belong")
+            return fault(s, 0, b"a slot is in the wrong list")
         count += 1
         if count > root.requeued:
-            return fault(s, 0, b"the list of slots that were returned is longer than the queue says")
+            return fault(s, 0, b"the list of requeued slots is longer than the queue's count")
         last = each
         each = slot.next
     if last != root.last or count != root.requeued:
-        return fault(s, 0, b"the last slot that was returned is another one")
+        return fault(s, 0, b"the last requeued slot does not match the queue's root")
     return OK
 
 
@@ -610,9 +612,9 @@ cdef int reservations_walk(instance *s, uint64_t held, visitor visit, void *cont
     if root == NULL:
         return s.error
     if (root.top != 0) != (now.child != 0) or w.tables != root.tables or (root.reserved and root.earliest != now.earliest):
-        return fault(s, 0, b"the queue has other tables of reservations than it says")
+        return fault(s, 0, b"the queue's reservation tables do not match its root")
     if w.reserved != root.reserved or w.returned != root.requeued:
-        return fault(s, 0, b"the queue counts another number of reservations than it has")
+        return fault(s, 0, b"the queue's reservation count does not match the reservations found")
     if w.held != w.holding:
-        return fault(s, 0, b"a segment holds entries that nobody has reserved")
+        return fault(s, 0, b"a segment keeps entries that are not reserved")
     return walk_returned(s, root)

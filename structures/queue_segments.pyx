@@ -17,7 +17,7 @@ cdef uint64_t LAST_NUMBER = <uint64_t> 1 << 62         # of an entry: what goes 
 cdef const queue_segment *segment_read(instance *s, uint64_t address) noexcept nogil:
     cdef const queue_segment *segment = <const queue_segment *> node_read(s, address, SEGMENT_BYTES, TYPE_SEGMENT)
     if segment != NULL and (segment.end < SEGMENT_FIRST or segment.end > SEGMENT_BYTES or segment.end & 7):
-        s.error = fault(s, address, b"a segment of the queue ends where it cannot")
+        s.error = fault(s, address, b"a segment of the queue has an invalid end")
         return NULL
     return segment
 
@@ -26,7 +26,7 @@ cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint
     cdef const queue_entry *entry = <const queue_entry *> (<const char *> segment + at)
     if (at < SEGMENT_FIRST or at & 7 or at >= segment.end or entry_length(entry) > VALUE_MAX
             or QUEUE_ENTRY(entry_length(entry)) > segment.end - at):
-        s.error = fault(s, address, b"an entry of the queue goes beyond its segment")
+        s.error = fault(s, address, b"an entry of the queue extends beyond its segment")
         return NULL
     return entry
 
@@ -37,7 +37,7 @@ cdef const char *entry_bytes(instance *s, uint64_t address, uint32_t at, uint32_
     if entry == NULL:
         return NULL
     if entry_length(entry) != length or length > QUEUE_INLINE:
-        s.error = fault(s, address, b"a reserved entry is not the one that its slot names")
+        s.error = fault(s, address, b"a reserved entry does not match its slot")
         return NULL
     return <const char *> (entry + 1)
 
@@ -88,7 +88,9 @@ cdef int entry_leads(instance *s, uint64_t address, uint32_t at) noexcept nogil:
                 return 0
             count += 1
         each += QUEUE_ENTRY(entry_length(entry))
-    return count if count == segment.held else fault(s, address, b"a segment holds another number of entries than it says")
+    return count if count == segment.held else fault(s, address, b"a segment's count of reserved "
+                                                                 b"entries does not "
+                                                                 b"match its entries")
 
 
 cdef int segments_count(instance *s, const queue_root *root, uint64_t *count) noexcept nogil:
@@ -100,7 +102,7 @@ cdef int segments_count(instance *s, const queue_root *root, uint64_t *count) no
     if tail == NULL:
         return s.error
     if tail.first + tail.count < root.dequeued or tail.first > LAST_NUMBER:
-        return fault(s, root.tail, b"the queue has given entries that it never had")
+        return fault(s, root.tail, b"the queue has dequeued more entries than it contained")
     count[0] = tail.first + tail.count - root.dequeued
     return OK
 
@@ -198,7 +200,7 @@ cdef int segments_take(instance *s, taken *t) noexcept nogil:
         t.value = address
         t.at = root.head_offset
     if t.length & ENTRY_HELD:
-        return fault(s, address, b"an entry is reserved before it was given")
+        return fault(s, address, b"an entry is reserved but was not dequeued")
     root.dequeued += 1
     root.head_offset += QUEUE_ENTRY(entry.length)
     return OK
@@ -215,7 +217,8 @@ cdef int segments_walk(instance *s, visitor visit, void *context, uint64_t *held
     if root == NULL:
         return s.error
     if not root.head or not root.tail:
-        return OK if not root.head and not root.tail else fault(s, 0, b"the queue has a head or a tail only")
+        return OK if not root.head and not root.tail else fault(s, 0, b"the queue has only a "
+                                                                      b"head or only a tail")
     address = root.head
     tail = root.tail
     given = root.dequeued
@@ -229,24 +232,24 @@ cdef int segments_walk(instance *s, visitor visit, void *context, uint64_t *held
         if segment == NULL:
             return s.error
         if segment.first != number:
-            return fault(s, address, b"a segment does not begin where the one before it ended")
+            return fault(s, address, b"a segment does not begin at the end of the previous one")
         if not segment.count:
-            return fault(s, address, b"an empty segment")
+            return fault(s, address, b"a segment is empty")
         at = SEGMENT_FIRST
         stay = 0
         while at < segment.end:
             if at == start and number != given:
-                return fault(s, address, b"the head of the queue is not at the entry that it names")
+                return fault(s, address, b"the head of the queue is not at its entry")
             entry = entry_at(s, segment, address, at)
             if entry == NULL:
                 return s.error
             if entry.number != <uint32_t> number:
-                return fault(s, address, b"an entry has another entry's number")
+                return fault(s, address, b"an entry has the wrong number")
             value = entry_value(entry)
             length = entry_length(entry)
             stay += entry.length & ENTRY_HELD != 0
             if entry.length & ENTRY_HELD and (number >= given or value):
-                return fault(s, address, b"an entry is reserved before it was given")
+                return fault(s, address, b"an entry is reserved but was not dequeued")
             if value and number >= given:
                 if value_bytes(s, value, length) == NULL:
                     return s.error
@@ -260,14 +263,15 @@ cdef int segments_walk(instance *s, visitor visit, void *context, uint64_t *held
             number += 1
             at += QUEUE_ENTRY(length)
         if number != segment.first + segment.count:
-            return fault(s, address, b"a segment has another number of entries than it says")
+            return fault(s, address, b"a segment's entry count does not match its entries")
         if stay != segment.held:
-            return fault(s, address, b"a segment holds another number of entries than it says")
+            return fault(s, address,
+                         b"a segment's count of reserved entries does not match its entries")
         held[0] += stay
         if start == at and number != given:
-            return fault(s, address, b"the head of the queue is not at the entry that it names")
+            return fault(s, address, b"the head of the queue is not at its entry")
         if start and (number < given or (start < at and number == given)):
-            return fault(s, address, b"the head of the queue is not at the entry that it names")
+            return fault(s, address, b"the head of the queue is not at its entry")
         start = 0
         next = segment.next
         outcome = visit(context, address, SEGMENT_BYTES)

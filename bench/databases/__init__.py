@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, bad_choice
 
 if TYPE_CHECKING:
     from bench._driver import Connection
@@ -65,8 +65,9 @@ class Entry:
 
 
 DATABASES = {
-    "rfp": Entry("rfp", "Rfp", "this package's store, driven without Python in the way"),
-    "rfp-python": Entry("rfp", "Rfp", "the same through rfp.connect() and its methods", (("rfp.api", "python"),)),
+    "rfp": Entry("rfp", "Rfp", "this package's store, driven by a loop in C"),
+    "rfp-python": Entry("rfp", "Rfp", "this package's store, driven through "
+                                      "rfp.connect() and its methods", (("rfp.api", "python"),)),
     "rnvm-hashtable": Entry("rnvm", "RnvmHashTable", "this package's persistent hash table, structures.HashTable"),
     "rnvm-bptree": Entry("rnvm", "RnvmBPlusTree", "this package's persistent B+tree, structures.BPlusTree"),
     "redis": Entry("redis", "Redis", "Redis through redis-py"),
@@ -74,15 +75,16 @@ DATABASES = {
     "lmdb": Entry("lmdb", "Lmdb", "LMDB in this process, one transaction per operation"),
     "rocksdb": Entry("rocksdb", "RocksDb", "RocksDB in this process, through rocksdict"),
     "sqlite": Entry("sqlite", "Sqlite", "SQLite in this process, one transaction per operation"),
-    "dict": Entry("in_process", "Dict", "a Python dict: what the driver in Python itself costs"),
-    "inproc": Entry("in_process", "Inproc", "a hash table in C in this process: what the driver in C itself costs"),
+    "dict": Entry("in_process", "Dict", "a Python dict: the cost of the Python driver itself"),
+    "inproc": Entry("in_process", "Inproc",
+                    "a hash table in C in this process: the cost of the C driver itself"),
 }
 
 
 def settings(name: str) -> dict[str, str]:
     """What the name alone sets; raises InvalidArgument if there is no such database."""
     if name not in DATABASES:
-        raise InvalidArgument(f"no database {name!r}", hint="one of " + ", ".join(DATABASES))
+        raise bad_choice("database", name, DATABASES)
     return dict(DATABASES[name].settings)
 
 
@@ -102,4 +104,5 @@ def open_database(name: str, properties: Properties, *, private: bool = False, p
 
 def only_private(name: str) -> InvalidArgument:
     """The error for load or run alone of a database that lives in one process."""
-    return InvalidArgument(f"{name} lives within one process, so load and run must be one command", hint=f"rfp-ycsb bench {name}")
+    return InvalidArgument(f"cannot run {name} in two commands: its data is in one process",
+                           hint=f"use `rfp-ycsb bench {name}`")

@@ -27,7 +27,8 @@ class Embedded(Database):
         if path is None:
             if not private:
                 raise InvalidArgument(
-                    "load and run must use the same files", hint=f"-p {kind}.path=PATH, or rfp-ycsb bench {kind}"
+                    "load and run must use the same files",
+                    hint=f"set -p {kind}.path=PATH, or use `rfp-ycsb bench {kind}`"
                 )
             path = self._temporary = tempfile.mkdtemp(prefix=f"rfp-ycsb-{kind}-")
         try:
@@ -37,7 +38,7 @@ class Embedded(Database):
             if isinstance(error, RfpError) or not isinstance(error, self.errors()):
                 raise
             raise InvalidArgument(f"cannot open {path} as a database of {kind}: {error}",
-                                  hint=f"-p {kind}.path= names a place to write to") from None  # fmt: skip
+                                  hint=f"set -p {kind}.path= to a writable place") from None  # fmt: skip
 
     def open(self, path: str, properties: Properties) -> None:
         """Opens what is at a path, or makes it."""

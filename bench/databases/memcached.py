@@ -34,8 +34,9 @@ class Memcached(Database):
         except client.errors as error:
             self.close()
             raise ConnectionFailed(
-                f"no memcached at {self._where}: {error}",
-                hint="start memcached, name another with -p memcached.hosts=, or let `rfp-ycsb bench memcached` start one",
+                f"cannot connect to memcached at {self._where}: {error}",
+                hint="start memcached, set -p memcached.hosts=, or use "
+                     "`rfp-ycsb bench memcached`, which starts one",
             ) from None
         finally:
             client.close()

@@ -39,8 +39,9 @@ class Redis(Database):
             self.close()
             where = self._where.get("unix_socket_path") or f"{self._where['host']}:{self._where['port']}"
             raise ConnectionFailed(
-                f"no Redis at {where}: {error}",
-                hint="start redis-server, name it with -p redis.host= -p redis.port=, or let `rfp-ycsb bench redis` start one",
+                f"cannot connect to Redis at {where}: {error}",
+                hint="start redis-server, set -p redis.host= -p redis.port=, or use `rfp-ycsb "
+                     "bench redis`, which starts one",
             ) from None
 
     def connect(self) -> RedisClient:

@@ -35,7 +35,8 @@ class Rfp(Database):
         mode = properties["rfp.mode"]
         if self.native and mode == "bypass":
             raise InvalidArgument(
-                "the driver in C does not walk the server's index", hint="-p rfp.api=python, or another rfp.mode"
+                "the C driver does not support rfp.mode=bypass",
+                hint="use -p rfp.api=python, or another rfp.mode"
             )
         access = {name: properties[f"rfp.{name}"] for name in ("secret_file", "tls_ca")}
         given = properties["rfp.address"]

@@ -57,7 +57,8 @@ class Mapping(Database):
             if not private:
                 raise InvalidArgument(
                     "load and run must use the same pool",
-                    hint="-p rnvm.pool=PATH, or -p rnvm.address= of one that is served; or rfp-ycsb bench",
+                    hint="set -p rnvm.pool=PATH, or -p rnvm.address= of "
+                         "a served pool, or use `rfp-ycsb bench`",
                 )
             self._temporary = tempfile.mkdtemp(prefix="rfp-ycsb-rnvm-", dir=path)
             path = os.path.join(self._temporary, "pool")

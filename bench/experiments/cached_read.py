@@ -15,7 +15,7 @@ from bench.experiments.timing import rate_of
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 
-QUESTION = "How fast is a read of a B+tree that is cached, against LMDB in this process?"
+QUESTION = "How fast is a cached read of a B+tree, compared with LMDB in this process?"
 
 
 @contextlib.contextmanager

@@ -35,18 +35,22 @@ def run(name: str, setting: Setting, **options: Any) -> list[Row]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[NAME]...")
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, writable=True), help="Write rows, setting and machine as JSON."
+    "--json", "json_file", type=click.Path(dir_okay=False, writable=True),
+    help="File for rows, setting and machine as JSON."
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True, help="Of which the medians are taken.")
+@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True,
+              help="Number of rounds; medians are reported.")
 @click.option(
     "--scale",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Shrinks all counts, for a quick look.",
+    help="Factor for all counts, for a quick run.",
 )
-@click.option("--curve", metavar="FILE", help="Draw the curve of `growth` (PNG, SVG or PDF; needs matplotlib).")
-@click.option("--bars", metavar="FILE", help="Draw the steps of `ablation`, likewise.")
+@click.option("--curve", metavar="FILE",
+              help="Picture of the `growth` curve to draw (PNG, SVG or PDF; needs matplotlib).")
+@click.option("--bars", metavar="FILE",
+              help="Picture of the `ablation` steps to draw (PNG, SVG or PDF; needs matplotlib).")
 @click.option("--list", "listing", is_flag=True, help="Print the experiments and their questions.")
 def main(
     names: Sequence[str],
@@ -57,9 +61,9 @@ def main(
     bars: str | None,
     listing: bool,
 ) -> None:
-    """Measure the speed table, or the experiments NAMEd: measured, peer, ratio, bar, met or MISSED.
+    """Measure the speed table, or single experiments: measured, peer, ratio, bar, met or MISSED.
 
-    All of it takes some minutes; use a machine that does nothing else.
+    The whole table takes some minutes; use an otherwise idle machine.
 
     \b
     Examples:
@@ -74,9 +78,10 @@ def main(
     setting = Setting(rounds=rounds, scale=scale)
     before = machine()
     if before["load"] > 0.5:
-        click.echo(f"this machine is busy (load {before['load']}): the figures will show that", err=True)
+        click.echo("warning: this machine is busy (load "
+                   f"{before['load']}), which distorts the figures", err=True)
     if setting.placement is None:
-        click.echo("there is one CPU: client and server share it, and no bar was set for that", err=True)
+        click.echo("warning: client and server share one CPU, for which no bar is set", err=True)
     rows: list[Row] = []
     began = time.monotonic()
     pictures = {"growth": curve, "ablation": bars}

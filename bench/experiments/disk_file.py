@@ -15,7 +15,7 @@ from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.experiments.timing import median_of
 from bench.placement import pinned
 
-QUESTION = "What does a durable operation cost on a disk, against write and fdatasync, and do writers share the latter?"
+QUESTION = "What does a durable operation cost on a disk, compared with write and fdatasync, and do writers share fdatasync?"
 WRITERS = 8
 
 WRITER = """

@@ -10,7 +10,7 @@ from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.placement import pinned
 from rfp.errors import RfpError
 
-QUESTION = "How many bytes a second do get_into and put of 1 MiB move, against memcpy of 1 MiB?"
+QUESTION = "How many bytes a second do get_into and put of 1 MiB move, compared with memcpy of 1 MiB?"
 SIZE, SPREAD = 1 << 20, 16
 
 
@@ -31,7 +31,7 @@ def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
             with pinned(setting.client):
                 seconds = timing.median_of(lambda key: kv.get_into(key, buffer), turns, setting.seconds)
             if buffer not in values.values():
-                raise RfpError("get_into brought other bytes than were put")
+                raise RfpError("get_into returned other bytes than were put")
             return {"rate": SIZE / seconds}
 
         put()

@@ -43,14 +43,14 @@ class OtherProcess:
             return None
         line = self._output.readline()
         if not line:
-            raise ConnectionFailed(f"the other process has ended (code {self._process.wait(10)})")
+            raise ConnectionFailed(f"the other process exited (code {self._process.wait(10)})")
         return line.decode().strip()
 
     def hear(self, timeout: float = 60) -> str:
         """The next line of its output; raises DeadlineExceeded."""
         line = self.said(timeout)
         if line is None:
-            raise DeadlineExceeded(f"the other process says nothing for {timeout:g} s")
+            raise DeadlineExceeded(f"timed out waiting {timeout:g} s for the other process")
         return line
 
     def __enter__(self) -> OtherProcess:

@@ -29,7 +29,8 @@ def folder_on(medium: str | None) -> Iterator[Path]:
         if medium is None:
             with open(path / "probe", "wb") as probe:
                 if pools.media(probe.fileno()).volatile:
-                    raise rfp.RfpError(f"{path.parent} is in memory", hint="TMPDIR= names a folder on a disk")
+                    raise rfp.RfpError(f"{path.parent} is in memory",
+                                       hint="set TMPDIR= to a folder on a disk")
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)

@@ -8,7 +8,7 @@ from bench.experiments import baselines, store
 from bench.experiments.rows import Row, Setting, Side, take_turns
 from bench.peers.process import PeerMissing
 
-QUESTION = "How fast is a Python get of 32 B, against LMDB without a server, memcached, the driver in C, and a bare ring in C?"
+QUESTION = "How fast is a Python get of 32 B, compared with LMDB without a server, memcached, the C driver, and a bare ring in C?"
 
 
 def measure(setting: Setting) -> list[Row]:

@@ -8,7 +8,7 @@ from bench.experiments import baselines, store
 from bench.experiments.rows import Row, Setting, Side, take_turns
 from bench.peers.process import PeerMissing
 
-QUESTION = "What does one client thread get from one worker with a full window, against redis-benchmark -P64 and a bare ring?"
+QUESTION = "How fast is one client thread with one worker and a full window, compared with redis-benchmark -P64 and a bare ring?"
 WINDOWS = (32, 64)
 
 

@@ -124,12 +124,13 @@ class PeerProcess:
             if self._process.poll() is not None:
                 raise ConnectionFailed(f"{self.name} ended at once (code {self._process.returncode}): {self._said()}")
             if time.monotonic() > until:
-                raise ConnectionFailed(f"{self.name} takes no connections after {deadline:g} s: {self._said()}")
+                raise ConnectionFailed(f"{self.name} accepts no connections after "
+                                       f"{deadline:g} s: {self._said()}")
             time.sleep(0.005)
 
     def _said(self) -> str:
         lines = self._log.read_text(errors="replace").strip().splitlines()
-        return " / ".join(lines[-3:]) or "it said nothing"
+        return " / ".join(lines[-3:]) or "no output"
 
     @property
     def pid(self) -> int:

@@ -32,7 +32,8 @@ class RedisProcess(PeerProcess):
         text = "".join(command + "\r\n" for command in commands)
         done = subprocess.run([*tool, "--pipe"], input=text, env=environment, capture_output=True, text=True, timeout=120)
         if done.returncode or "errors: 0" not in done.stdout:
-            raise RfpError(f"Redis refused what it was to load: {(done.stdout + done.stderr).strip()[-200:]}")
+            raise RfpError("Redis refused the records to load: "
+                           f"{(done.stdout + done.stderr).strip()[-200:]}")
 
 
 def start(cpus: Collection[int] | None = None, *, tcp: bool = False, sync: bool = False) -> RedisProcess:

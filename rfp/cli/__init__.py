@@ -17,16 +17,16 @@ from rfp.cli.group import Commands
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(rfp.__version__, message="rfp %(version)s")
 def main() -> None:
-    """A key-value store whose results clients fetch straight from the server's memory.
+    """A key-value store whose clients fetch results directly from the server's memory.
 
     \b
-    Two commands to start:
+    Getting started:
       rfp serve                      in one terminal
       rfp put greeting hello         in another
       rfp get greeting
 
-    Exit status: 0 done; 1 the server refused, or the key has no value; 2 the command was wrong; 3 the connection
-    or the system failed.
+    Exit status: 0 done; 1 the server refused, or the key has no value; 2 invalid command or
+    argument; 3 the connection or the system failed.
     """
 
 

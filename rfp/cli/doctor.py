@@ -13,13 +13,15 @@ STATES = {GOOD: "green", "warning": "yellow", FAILED: "red"}
 
 @click.command()
 @click.argument("host", default="")
-@click.option("--device", default="", help="Of this RDMA device instead of the one that is chosen.")
-@click.option("--port", default=0, type=click.IntRange(0, 255), help="Of this port of it.")
-@click.option("--gid-index", default=-1, type=click.IntRange(-1, 255), help="With this GID.")
+@click.option("--device", default="", help="RDMA device to check.  [default: auto]")
+@click.option("--port", default=0, type=click.IntRange(0, 255),
+              help="Port of that device.  [default: auto]")
+@click.option("--gid-index", default=-1, type=click.IntRange(-1, 255),
+              help="GID table index.  [default: auto]")
 def doctor(host: str, device: str, port: int, gid_index: int) -> None:
-    """Find out whether rdma:// addresses work on this machine, and what to do if not.
+    """Check whether rdma:// addresses work on this machine, and how to correct what does not.
 
-    HOST: a peer to which a way is looked for.  Nothing is changed; nothing is sent to HOST.
+    HOST: a peer to find a route to.  Nothing is changed; nothing is sent to HOST.
 
     \b
     Exit status: 0 rdma:// addresses work here (there may be warnings); 1 they do not.
@@ -39,6 +41,7 @@ def doctor(host: str, device: str, port: int, gid_index: int) -> None:
             failed.append(finding.question)
     click.echo()
     if failed:
-        click.echo(f"rdma:// addresses do not work here: {', '.join(failed)}.  shm:// addresses need none of this.")
+        click.echo(f"rdma:// addresses do not work here: {', '.join(failed)}. "
+                   " shm:// addresses do not need RDMA.")
         raise click.exceptions.Exit(1)
     click.echo("rdma:// addresses work here.")

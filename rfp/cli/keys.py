@@ -32,10 +32,11 @@ def _missing(key: bytes) -> NoReturn:
 
 
 @click.command()
-@click.option("--count", "-c", type=click.IntRange(1), default=1, show_default=True, help="How often.")
+@click.option("--count", "-c", type=click.IntRange(1), default=1, show_default=True,
+              help="Number of pings.")
 @connected
 def ping(target: Target, count: int) -> None:
-    """Measure how long all workers of the server take to answer.
+    """Measure the response time of the server, over all its workers.
 
     \b
     Examples:
@@ -45,23 +46,25 @@ def ping(target: Target, count: int) -> None:
     with target.connect() as kv:
         times = [kv.ping() * 1e6 for _ in range(count)]
         if count == 1:
-            click.echo(f"{kv.connection.address} answered in {times[0]:.1f} us{target.emulated}")
+            click.echo(f"{kv.connection.address} responded in {times[0]:.1f} us{target.emulated}")
         else:
             click.echo(
-                f"{kv.connection.address} answered {count} times:"
-                f" min {min(times):.1f} us, median {statistics.median(times):.1f} us,"
+                f"{kv.connection.address} responded {count} times: min {min(times):.1f} us,"
+                f" median {statistics.median(times):.1f} us,"
                 f" max {max(times):.1f} us{target.emulated}"
             )
 
 
 @click.command()
 @click.argument("key", type=KEY)
-@click.option("--show-version", is_flag=True, help="Also write the value's version, to stderr (for put --if-version).")
+@click.option("--show-version", is_flag=True,
+              help="Print the value's version to stderr (for put --if-version).")
 @connected
 def get(target: Target, key: bytes, show_version: bool) -> None:
     """Write the value of KEY to stdout, byte for byte.
 
-    On a terminal a newline is added.  Without a value the exit status is 1 and nothing is written to stdout.
+    Adds a newline on a terminal.  If KEY has no value, writes nothing to stdout and exits with
+    status 1.
 
     \b
     Examples:
@@ -85,30 +88,32 @@ def get(target: Target, key: bytes, show_version: bool) -> None:
 @click.command()
 @click.argument("key", type=KEY)
 @click.argument("value", type=KEY, metavar="VALUE|-")
-@click.option("--ttl", type=DURATION, help="Forget it after this time, e.g. 5s.")
-@click.option("--if-absent", is_flag=True, help="Only if the key has no value.")
-@click.option("--if-version", type=click.IntRange(0, 2**64 - 1), metavar="N", help="Only over the value with this version.")
+@click.option("--ttl", type=DURATION,
+              help="Time until the value expires, e.g. 5s.  [default: never]")
+@click.option("--if-absent", is_flag=True, help="Store only if the key has no value.")
+@click.option("--if-version", type=click.IntRange(0, 2**64 - 1), metavar="N",
+              help="Store only if the value has this version.")
 @connected
 def put(
     target: Target, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_version: int | None
 ) -> None:  # fmt: skip
-    """Store VALUE under KEY, and print its version.
+    """Store VALUE under KEY and print its version.
 
-    The VALUE - stands for stdin, byte for byte.  A value that begins with a dash comes after --.
+    A VALUE of - means stdin, byte for byte.  Write a value that begins with a dash after --.
 
     \b
     Examples:
       rfp put greeting hello
       rfp put picture - < picture.png
       rfp put session 42 --ttl 30min
-      rfp put lock me --if-absent                   exit status 1 if somebody has it
-      rfp put config "$new" --if-version 1234       exit status 1 if it has changed since
+      rfp put lock me --if-absent                   exit status 1 if the key has a value
+      rfp put config "$new" --if-version 1234       exit status 1 if the value has changed
       rfp put number -- -5
     """
     if if_absent and if_version is not None:
-        raise click.UsageError("--if-absent and --if-version exclude each other")
+        raise click.UsageError("cannot use both --if-absent and --if-version")
     if value == b"-":
-        value = standard("stdin").read(VALUE_MAX + 1)  # one more than goes: the server's refusal says it best
+        value = standard("stdin").read(VALUE_MAX + 1)      # one more than goes: the server's refusal says it best
     with target.connect() as kv:
         report(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version), "the value is stored")
 
@@ -117,7 +122,7 @@ def put(
 @click.argument("key", type=KEY)
 @connected
 def delete(target: Target, key: bytes) -> None:
-    """Delete KEY and its value.  The exit status is 1 if it had none.
+    """Delete KEY and its value; exit with status 1 if it has none.
 
     \b
     Example:
@@ -135,7 +140,8 @@ def delete(target: Target, key: bytes) -> None:
 def incr(target: Target, key: bytes, amount: int) -> None:
     """Add AMOUNT to the decimal number under KEY.
 
-    Prints the sum.  AMOUNT is 1 unless given; a missing key starts at 0.  The exit status is 1 if the value is no 64-bit number.
+    Prints the sum.  AMOUNT defaults to 1; a missing key starts at 0.  Exits with status 1 if the
+    value is not a 64-bit number.
 
     \b
     Examples:

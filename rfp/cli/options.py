@@ -34,7 +34,7 @@ class Quantity(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 def _seconds(text: str) -> float:
     seconds = units.duration(text) / 1e9
     if not seconds:
-        raise InvalidArgument(f"{text!r} is no time at all", hint="it must be more than 0")
+        raise InvalidArgument("duration must be greater than zero, got " + repr(text))
     return seconds
 
 
@@ -42,25 +42,33 @@ SIZE = Quantity("size", units.size)
 DURATION = Quantity("duration", _seconds)  # seconds
 ADDRESS = Quantity("address", parse)
 
-_ADDRESS = "Where the server is: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]"
+_ADDRESS = "Address of the server: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]"
 SECRET_FILE = click.option(
     "--secret-file",
     type=click.Path(),
     envvar="RFP_SECRET_FILE",
     show_envvar=True,
-    help="Over RDMA: a file, of this user's alone, with what server and clients both know.",
+    help="Over RDMA: file with the shared secret of server "
+         "and clients, accessible by this user only.",
 )
 _TLS = (
-    click.option("--tls-ca", type=click.Path(), help='Over RDMA, for TLS: PEM file of who signed the server; or "system".'),
-    click.option("--tls-cert", type=click.Path(), help="PEM file of a certificate, where the server asks for one."),
-    click.option("--tls-key", type=click.Path(), help="PEM file of its private key."),
+    click.option("--tls-ca", type=click.Path(),
+                 help='Over RDMA: CA certificate (PEM) to verify the server with, or "system" for '
+                      'the system trust store.'),
+    click.option("--tls-cert", type=click.Path(),
+                 help="Client certificate (PEM), if the server requires one."),
+    click.option("--tls-key", type=click.Path(), help="Private key (PEM) of the certificate."),
 )
 _ACCESS = (
     SECRET_FILE,
-    click.option("--no-auth", is_flag=True, help="Over RDMA: let anybody in who reaches the address."),
-    click.option("--tls-cert", type=click.Path(), help="Over RDMA, for TLS on control connections: PEM file of our certificate."),
-    click.option("--tls-key", type=click.Path(), help="PEM file of its private key."),
-    click.option("--tls-ca", type=click.Path(), help="PEM file of who signs clients' certificates, which are then asked for."),
+    click.option("--no-auth", is_flag=True,
+                 help="Over RDMA: accept clients without authentication."),
+    click.option("--tls-cert", type=click.Path(),
+                 help="Over RDMA: server certificate (PEM) for TLS on control connections."),
+    click.option("--tls-key", type=click.Path(), help="Private key (PEM) of the certificate."),
+    click.option("--tls-ca", type=click.Path(),
+                 help="CA certificate (PEM) to verify client certificates "
+                      "with; clients must then have one."),
 )
 
 
@@ -101,5 +109,6 @@ def connected(command: Callable[..., Any]) -> Callable[..., Any]:
     decorated: Callable[..., Any] = with_target
     for option in reversed((SECRET_FILE, *_TLS)):
         decorated = option(decorated)
-    decorated = click.option("--timeout", type=DURATION, default="5s", show_default=True, help="For each answer.")(decorated)
+    decorated = click.option("--timeout", type=DURATION, default="5s", show_default=True,
+                             help="Time limit for each response.")(decorated)
     return click.option("--address", "-a", type=ADDRESS, help=_ADDRESS)(decorated)

@@ -49,51 +49,59 @@ def _stop_on_signals() -> None:
     "--address",
     "-a",
     type=ADDRESS,
-    help="Where to listen: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]",
+    help="Address to listen at: shm://PATH or rdma://HOST:PORT. "
+         " [default: this user's default server]",
 )
-@click.option("--memory", "-m", type=SIZE, default="256MiB", show_default=True, help="For keys, values and their index.")
+@click.option("--memory", "-m", type=SIZE, default="256MiB", show_default=True,
+              help="Memory for keys, values and their index.")
 @click.option(
     "--workers",
     "-w",
     type=click.IntRange(1, 64),
     default=1,
     show_default=True,
-    help="Threads that serve; each owns a part of the keys.",
+    help="Number of worker threads; each owns a part of the keys.",
 )
 @click.option(
     "--idle",
     type=click.Choice(["adaptive", "spin"]),
     default="adaptive",
     show_default=True,
-    help="What a worker without work does: spin briefly and then sleep, or spin for ever.",
+    help="Behaviour of an idle worker: spin briefly and then sleep, or always spin.",
 )
 @click.option(
     "--eviction",
     type=click.Choice(["clock", "bucket", "none"]),
     default="clock",
     show_default=True,
-    help="What makes room when memory is full: clock = second chance among all values, bucket = the least recently used"
-    " of 8 neighbours, none = puts are refused.",
+    help="Eviction policy if memory is full: clock = second chance "
+         "among all values, bucket = the least recently used"
+    " of 8 neighbours, none = refuse puts.",
 )
-@click.option("--allow-bypass", is_flag=True, help='Let clients with mode="bypass" walk the index by themselves.')
-@click.option("--quota", type=SIZE, help="Large values, in bytes, that one client thread may hold at a worker.  [default: half]")
-@click.option("--rings", type=SIZE, help="For clients' rings, beside --memory; one client gets half.  [default: 1GiB or more]")
+@click.option("--allow-bypass", is_flag=True,
+              help='Allow clients with mode="bypass" to read the index directly.')
+@click.option("--quota", type=SIZE,
+              help="Bytes of large values that one client thread may hold "
+                   "at a worker.  [default: half of its memory]")
+@click.option("--rings", type=SIZE,
+              help="Memory for clients' rings, in addition to --memory; one "
+                   "client may use half.  [default: 1GiB or more]")
 @serving
 @logged
 def serve(
     address: Address | None, memory: int, workers: int, idle: str, eviction: str, log_level: str, **options: Any
 ) -> None:
-    """Serve a store in the foreground, until Ctrl-C or SIGTERM.
+    """Serve a store in the foreground until Ctrl-C or SIGTERM.
 
     \b
     Examples:
-      rfp serve                                     the default server: clients find it without an address
+      rfp serve                                     the default server, which needs no address
       rfp serve --memory 4GiB --workers 2
       rfp serve --address shm:///run/user/1000/cache.d/socket
-      rfp serve --idle spin                         lowest latency, at the price of whole processors
+      rfp serve --idle spin                         lowest latency; keeps its CPUs busy
       rfp serve --address rdma://10.0.0.1:7001 --secret-file ~/.rfp-secret
 
-    What was stored is gone when it ends.  A second signal ends it at once.
+    The stored values are lost when the server stops.  A second signal stops it at once.
     """
     place = default() if address is None else address
     server = None
@@ -133,4 +141,4 @@ def _greet(server: rfp.Server, is_default: bool, access: dict[str, Any], what: s
         click.echo(f"  over {server.device}")
     click.echo(f"  from Python:  kv = rfp.connect({argument})")
     click.echo(f"  from a shell: rfp ping{option}")
-    click.echo("  Ctrl-C stops it")
+    click.echo("  press Ctrl-C to stop")

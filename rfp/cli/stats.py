@@ -23,10 +23,10 @@ def fetch(kv: rfp.Client, timeout: float) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print all counters as JSON.")
 @connected
 def stats(target: Target, as_json: bool) -> None:
-    """Print what the server has counted since it started.
+    """Print the server's counters since it started.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ def show(figures: dict[str, Any]) -> list[str]:
         rows += [
             ["clients' rings", f"{size(shares['memory'])} of {size(shares['most_memory'])}"],
             ["clients' files", f"{grouped(shares['descriptors'])} of {grouped(shares['most_descriptors'])}"],
-            ["turned away", grouped(server["turned_away"])],
+            ["refused clients", grouped(server["turned_away"])],
         ]
     return [*heading(server), *table(None, rows, "<>")]
 

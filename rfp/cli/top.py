@@ -35,11 +35,13 @@ class Sample:
 
 
 @click.command()
-@click.option("--interval", "-i", type=DURATION, default="1s", show_default=True, help="Between two looks.")
-@click.option("--once", is_flag=True, help="One look over one interval, then end; so it does where stdout is no terminal.")
+@click.option("--interval", "-i", type=DURATION, default="1s", show_default=True,
+              help="Refresh interval.")
+@click.option("--once", is_flag=True,
+              help="Print one sample and exit (default if stdout is not a terminal).")
 @connected
 def top(target: Target, interval: float, once: bool) -> None:
-    """Watch a server at work: rates, hits, memory, workers, clients.  Ctrl-C ends it.
+    """Watch a server: rates, hits, memory, workers, clients.  Press Ctrl-C to quit.
 
     \b
     Examples:

@@ -19,24 +19,28 @@ ROWS = 8  # choices shown
 
 @click.command()
 @click.option(
-    "--value-size", multiple=True, type=click.IntRange(0), help="Bytes of a typical value, instead of asking; repeatable."
+    "--value-size", multiple=True, type=click.IntRange(0),
+    help="Size of a typical value in bytes; repeatable.  [default: sampled from the server]"
 )
-@click.option("--process-time", type=DURATION, default="100ns", show_default=True, help="What the server takes for a request.")
-@click.option("--seconds", type=click.FloatRange(0.001, 10), default=0.05, show_default=True, help="For each measurement.")
-@click.option("--dry-run", is_flag=True, help="Print the choice, keep nothing.")
+@click.option("--process-time", type=DURATION, default="100ns", show_default=True,
+              help="Time that the server needs for a request.")
+@click.option("--seconds", type=click.FloatRange(0.001, 10), default=0.05, show_default=True,
+              help="Duration of each measurement in seconds.")
+@click.option("--dry-run", is_flag=True, help="Print the choice without saving it.")
 @connected
 def tune(
     target: Target, value_size: tuple[int, ...], process_time: float, seconds: float, dry_run: bool
 ) -> None:
-    """Measure this device, and choose how clients fetch results.
+    """Measure this device and choose how clients fetch results.
 
-    F is what the first READ fetches: shorter READs are faster, but a result that does not fit costs a second one.  R is
-    how many failed fetches a call may cost before the server had better send the result.  The choice is kept for all later
-    clients of this user, which go on adjusting F to what they see.
+    F is the number of bytes that the first READ fetches: shorter READs are faster, but a result
+    that does not fit costs a second READ.  R is the number of failed fetches after which the server
+    sends the result itself.  The choice is saved for all later clients of this user, which continue
+    to adjust F to the responses that they receive.
 
     \b
     Examples:
-      rfp tune                                     for the sizes that the default server has answered with
+      rfp tune                                     for the response sizes of the default server
       rfp tune --value-size 32 --value-size 1000   for these sizes, without a server
       rfp tune --address 'shm:///run/me/cache?rtt=2us' --value-size 32    for an emulated network
     """
@@ -58,12 +62,12 @@ def tune(
         for ns, fetch, reply in zip(calibration.times, calibration.fetch, calibration.reply, strict=True)
     ]
     click.echo("\n".join(table(["server takes (us)", "fetch calls/s", "reply calls/s", "ratio"], rows, ">>>>")))
-    click.echo(f"\nfetching pays up to R = {calibration.most_retries} failed fetches")
+    click.echo(f"\nfetching is faster up to R = {calibration.most_retries} failed fetches")
     click.echo(f"the best of {len(choices)} pairs for {_say(sizes)}:\n")
     rows = [[str(choice.retries), str(choice.fetch), f"{choice.score / best.score:.3f}"] for choice in choices[:ROWS]]
     click.echo("\n".join(table(["R", "F", "T (best = 1)"], rows, ">>>")))
     calibration.chosen = {"retries": best.retries, "fetch": best.fetch}
-    kept = "nothing kept (--dry-run)" if dry_run else f"kept in {tuning.save(calibration)}"
+    kept = "not saved (--dry-run)" if dry_run else f"saved in {tuning.save(calibration)}"
     click.echo(f"\nchosen: R = {best.retries}, F = {best.fetch} bytes; {kept}")
 
 
@@ -82,9 +86,11 @@ def _sampled(target: Target) -> list[int]:
             sizes = list(kv.connection.figures(clock.now_ns() + int(target.timeout * 1e9))["sizes"])
     except ConnectionFailed as error:
         why = Exception.__str__(error)
-        raise ConnectionFailed(f"no server to ask for sizes: {why}", hint="give --value-size, or start one") from None
+        raise ConnectionFailed(f"cannot sample response sizes: {why}",
+                               hint="give --value-size, or start a server") from None
     if len(sizes) != tuning.CLASSES or sum(sizes) == 0:
-        raise InvalidArgument("the server has not answered anything yet", hint="give --value-size")
+        raise InvalidArgument("cannot sample response sizes: the server has sent no responses yet",
+                              hint="give --value-size")
     return sizes
 
 
@@ -93,5 +99,5 @@ def _say(sizes: list[int]) -> str:
     total = sum(sizes)
     common = sorted(range(len(sizes)), key=lambda lines: -sizes[lines])[:3]
     parts = [f"{100 * sizes[lines] / total:.0f} % of {lines * LINE} bytes" for lines in sorted(common) if sizes[lines]]
-    return "responses of which " + ", ".join(parts)
+    return "responses: " + ", ".join(parts)
 

@@ -44,16 +44,18 @@ def introduce(connection: ControlConnection, secret: bytes | None, binding: byte
     connection.send(Greet(nonce=os.urandom(NONCE)), deadline)
     challenge = _expect(connection, Challenge, deadline)
     if challenge.secret and secret is None:
-        raise HandshakeFailed("the server asks for a secret", hint="give secret= or secret_file= (--secret-file)")
+        raise HandshakeFailed("the server requires a secret",
+                              hint="give secret= or secret_file= (--secret-file)")
     if not challenge.secret and secret is not None:
         # Whoever answers at this address must know it, or anybody could.
         raise HandshakeFailed("the server cannot prove that it knows the secret: it has none",
-                              hint="start it with the same secret, or connect without one")  # fmt: skip
+                              hint="start the server with the same secret, or connect without one")  # fmt: skip
     if secret is not None:
         connection.send(Prove(proof=proof(secret, CLIENT, binding, connection.transcript)), deadline)
         expected = proof(secret, SERVER, binding, connection.transcript)
         if not hmac.compare_digest(_expect(connection, Proven, deadline).proof, expected):
-            raise HandshakeFailed("the server does not know the secret", hint="is this the address of another server?")
+            raise HandshakeFailed("the server does not know the secret",
+                                  hint="check the address and the secret")
     connection.transcript = None
     connection.limit = frame.BODY_LIMIT
 
@@ -63,7 +65,7 @@ def _expect(connection: ControlConnection, kind: type[M], deadline: float) -> M:
     if isinstance(message, Refused):
         raise message.exception()
     if not isinstance(message, kind):
-        raise HandshakeFailed(f"the server sent {message.title()!r} where {kind.title()!r} belongs")
+        raise HandshakeFailed(f"the server sent {message.title()!r} instead of {kind.title()!r}")
     return message
 
 
@@ -108,11 +110,13 @@ class Examination:
         elif self.state is State.PROVE and isinstance(message, Prove) and self.secret is not None:
             assert self._heard is not None
             if not hmac.compare_digest(message.proof, proof(self.secret, CLIENT, self.binding, self._heard)):
-                raise HandshakeFailed("this client does not know the secret", hint="give it the server's")
+                raise HandshakeFailed("this client does not know the secret",
+                                      hint="give it the server's secret")
             self._answer(Proven(proof=proof(self.secret, SERVER, self.binding, self.connection.transcript or b"")))
             self._trust()
         else:
-            raise HandshakeFailed(f"{message.title()!r} is not what this client may send before it is known")
+            raise HandshakeFailed(f"this client may not send {message.title()!r} "
+                                  "before it is authenticated")
 
     def _answer(self, message: Message) -> None:
         self.connection.send(message, 0.0)

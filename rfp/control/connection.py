@@ -131,7 +131,8 @@ class ControlConnection:
                 return answer
             answer.close()
             if answer.number not in self._abandoned:
-                raise self._fail(HandshakeFailed(f"the server answered call {answer.number}, which was not made"))
+                raise self._fail(HandshakeFailed(f"the server answered call {answer.number}, "
+                                                 "which this client never made"))
             self._abandoned.discard(answer.number)
             if isinstance(answer, Attached):  # rings that nobody will use
                 self._send(Detach(answer.channel), deadline)
@@ -148,7 +149,8 @@ class ControlConnection:
                 if sent:  # the peer would take what follows for the rest of this message
                     self._fail(ConnectionFailed("a control message was cut off"))
                 self._torn = False
-                raise DeadlineExceeded("the peer did not take a control message in time", hint="is its process stopped?")
+                raise DeadlineExceeded("timed out sending a control message to the peer",
+                                       hint="check whether its process is stopped")
             sent += count
         self._torn = False
 
@@ -168,7 +170,8 @@ class ControlConnection:
     def _receive(self, deadline: float) -> Message:
         while (message := self._advance()) is None:
             if not wait(self._socket.fileno(), self._awaited, deadline):
-                raise DeadlineExceeded("the peer did not answer on the control channel in time", hint="is its process stopped?")
+                raise DeadlineExceeded("timed out waiting for the peer on the control channel",
+                                       hint="check whether its process is stopped")
         return message
 
     def _advance(self) -> Message | None:
@@ -258,7 +261,8 @@ class ControlConnection:
             error = self._ended()
         else:
             text, hint = Exception.__str__(error), error.hint or "connect again"
-            self._ended = lambda: ConnectionFailed(f"the control channel is closed, since {text}", hint=hint)
+            self._ended = lambda: ConnectionFailed(f"the control channel is closed: {text}",
+                                                   hint=hint)
         self._close()
         return error
 
@@ -268,7 +272,8 @@ class ControlConnection:
 
     def _forget(self) -> None:
         """In a forked child: closes the child's copies, without a word to the peer and without the parent's locks."""
-        self._ended = lambda: Forked("this control channel belongs to the parent process", hint="connect in the child")
+        self._ended = lambda: Forked("the control channel belongs to the parent process",
+                                     hint="connect in the child")
         self._lock = threading.RLock()
         self._close()
 

@@ -39,11 +39,12 @@ class Credentials:
     ) -> Credentials:
         """From what a caller gave, checked.  Raises InvalidArgument, naming what is wrong and the way out."""
         if secret is not None and secret_file is not None:
-            raise InvalidArgument("secret and secret_file exclude each other")
+            raise InvalidArgument("cannot use both secret and secret_file")
         if secret is None and secret_file is None:
             secret_file = os.environ.get(SECRET_FILE) or None
         if (tls_cert is None) != (tls_key is None):
-            raise InvalidArgument("tls_cert and tls_key belong together", hint="give the certificate and its private key")
+            raise InvalidArgument("cannot use tls_cert without tls_key, or the reverse",
+                                  hint="give the certificate and its private key")
         return cls(
             read_secret(secret_file) if secret_file is not None else _checked(secret, "the secret"),
             *(None if path is None else os.fspath(path) for path in (tls_cert, tls_key, tls_ca)),
@@ -53,13 +54,15 @@ class Credentials:
         """What a server speaks TLS with, or None where it has no certificate."""
         if self.certificate is None:
             if self.authorities is not None:
-                raise InvalidArgument("a server that asks for its clients' certificates needs one itself",
+                raise InvalidArgument("a server that requires client certificates "
+                                      "needs a certificate itself",
                                       hint="give tls_cert and tls_key too")  # fmt: skip
             return None
         if self.authorities is not None and _public(self.authorities):
             # They sign for anybody, and no name in a client's certificate is looked at.
             raise InvalidArgument(
-                f"tls_ca={self.authorities!r} at a server lets in everybody with a certificate of a public authority",
+                f"tls_ca={self.authorities!r} at a server would accept "
+                "every certificate of a public authority",
                 hint="give the PEM file of an authority that signs certificates for these clients only",
             )
         import ssl
@@ -75,7 +78,8 @@ class Credentials:
         """What a client speaks TLS with: the server's certificate and its name are verified.  None for no TLS."""
         if self.authorities is None:
             if self.certificate is not None:
-                raise InvalidArgument("a client with a certificate must also know whom to trust", hint="give tls_ca too")
+                raise InvalidArgument("a client with a certificate also needs the server's CA",
+                                      hint="give tls_ca too")
             return None
         import ssl
 
@@ -91,15 +95,16 @@ class Credentials:
             elif self.authorities is not None:
                 context.load_verify_locations(self.authorities)
         except (OSError, ValueError) as error:
-            hint = "a PEM file of certificates"
-            raise InvalidArgument(f"tls_ca={self.authorities!r} cannot be used: {error}", hint=hint) from None
+            hint = "give a PEM file of certificates"
+            raise InvalidArgument(f"cannot use tls_ca={self.authorities!r}: {error}",
+                                  hint=hint) from None
         try:
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key, password=_no_password)
         except (OSError, ValueError) as error:
             raise InvalidArgument(
-                f"tls_cert={self.certificate!r} with tls_key={self.key!r} cannot be used: {error}",
-                hint="PEM files of a certificate and of the private key that belongs to it, without a password",
+                f"cannot use tls_cert={self.certificate!r} with tls_key={self.key!r}: {error}",
+                hint="give PEM files of a certificate and of its private key, without a password",
             ) from None
 
     def binding(self) -> bytes:
@@ -130,7 +135,7 @@ def _no_password() -> str:
 def read_secret(path: str | os.PathLike[str]) -> bytes:
     """The secret in a file, without the newline at its end.  Raises InvalidArgument if others can read the file."""
     name = os.fspath(path)
-    make = f"make one: (umask 077; head -c 32 /dev/urandom | base64 > {name})"
+    make = f"create one: (umask 077; head -c 32 /dev/urandom | base64 > {name})"
     try:
         fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
@@ -141,11 +146,13 @@ def read_secret(path: str | os.PathLike[str]) -> bytes:
         if not stat.S_ISREG(found.st_mode):
             raise InvalidArgument(f"the secret's file {name!r} is not a regular file", hint=make)
         if found.st_uid not in (os.geteuid(), 0):
-            raise InvalidArgument(f"the secret's file {name!r} belongs to user {found.st_uid}, and this is user {os.geteuid()}",
+            raise InvalidArgument(f"the secret's file {name!r} belongs to user "
+                                  f"{found.st_uid}, not to user {os.geteuid()}",
                                   hint="use a file of your own")  # fmt: skip
         if found.st_mode & 0o077:
-            raise InvalidArgument(f"the secret's file {name!r} has mode {stat.S_IMODE(found.st_mode):04o}: others can reach it",
-                                  hint=f"chmod 600 {name}")  # fmt: skip
+            raise InvalidArgument(f"the secret's file {name!r} has mode "
+                                  f"{stat.S_IMODE(found.st_mode):04o}: other users can access it",
+                                  hint=f"run `chmod 600 {name}`")  # fmt: skip
         content = os.read(fd, MOST + 3)
     finally:
         os.close(fd)
@@ -159,10 +166,11 @@ def _checked(secret: str | bytes | None, what: str) -> bytes | None:
         try:
             secret = secret.encode()
         except UnicodeEncodeError:
-            raise InvalidArgument(f"{what} is not text that UTF-8 can encode", hint="give bytes") from None
+            raise InvalidArgument(f"cannot encode {what} as UTF-8", hint="give bytes") from None
     if not isinstance(secret, (bytes, bytearray)):
-        raise WrongType(f"{what} is a {type(secret).__name__}, not bytes or text")
+        raise WrongType(f"{what} must be bytes or str, not {type(secret).__name__}")
     if not LEAST <= len(secret) <= MOST:
-        raise InvalidArgument(f"{what} has {len(secret)} bytes, and {LEAST} to {MOST} are right",
-                              hint="a random one: head -c 32 /dev/urandom | base64")  # fmt: skip
+        raise InvalidArgument(f"the length of {what} must be between {LEAST} "
+                              f"and {MOST} bytes, got {len(secret)}",
+                              hint="create a random one: head -c 32 /dev/urandom | base64")  # fmt: skip
     return bytes(secret)

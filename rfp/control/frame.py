@@ -38,7 +38,8 @@ def pack(kind: int, number: int, body: dict[str, Any], fds: int) -> bytes:
     text = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
     if len(text) > BODY_LIMIT or fds > FD_LIMIT:
         raise InvalidArgument(
-            f"a control message of {len(text)} bytes and {fds} file descriptors is beyond {BODY_LIMIT} and {FD_LIMIT}",
+            f"a control message of {len(text)} bytes and {fds} file descriptors exceeds the limits "
+            f"of {BODY_LIMIT} and {FD_LIMIT}",
             hint="use fewer workers",
         )
     return PREFACE.pack(MAGIC, MAJOR, MINOR, kind, fds, number, len(text)) + text
@@ -53,11 +54,12 @@ def unpack_preface(data: bytes | bytearray, limit: int = BODY_LIMIT, fds: int = 
     preface = Preface(*rest)
     if magic != MAGIC:
         raise HandshakeFailed(
-            f"the peer does not speak RFP: it began with {bytes(magic)!r}", hint="is this the address of another program?"
+            f"the peer does not speak RFP: it began with {bytes(magic)!r}", hint="check the address"
         )
     if preface.length > limit or preface.fds > fds:
         raise HandshakeFailed(
-            f"the peer announced {preface.length} bytes and {preface.fds} file descriptors; at most {limit} and {fds} may be"
+            f"the peer announced {preface.length} bytes and {preface.fds} file descriptors, at "
+            f"most {limit} and {fds} are allowed"
         )
     return preface
 
@@ -67,7 +69,7 @@ def check_version(preface: Preface) -> None:
     if preface.major != MAJOR:
         raise HandshakeFailed(
             f"the peer speaks RFP {preface.major}.{preface.minor} and this side {MAJOR}.{MINOR}",
-            hint="install versions of rfp-rnvm with the same first number of the protocol on both sides",
+            hint="install versions of rfp-rnvm with the same major protocol version on both sides",
         )
 
 
@@ -76,11 +78,12 @@ def unpack_body(data: bytes | bytearray) -> dict[str, Any]:
     try:
         body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise HandshakeFailed(f"the peer sent a control message that is not JSON: {error}") from None
+        raise HandshakeFailed(f"invalid control message from the peer: not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise HandshakeFailed(f"the peer sent a control message that is a JSON {type(body).__name__}, not an object")
+        raise HandshakeFailed("invalid control message from the peer: JSON "
+                              f"{type(body).__name__} instead of an object")
     return body
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")

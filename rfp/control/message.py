@@ -81,7 +81,7 @@ class Message:
             self.check()
             return {name: spec.encode(getattr(self, name), fds, name) for name, spec in self.specs().items()}, fds
         except Invalid as error:
-            raise InvalidArgument(f"in a {self.title()!r} message {error}") from None
+            raise InvalidArgument(f"invalid {self.title()!r} message: {error}") from None
 
     @classmethod
     def from_message(cls: type[M], body: dict[str, Any], fds: Sequence[int | Descriptor]) -> M:
@@ -161,10 +161,10 @@ class Welcome(Message):
 
     def check(self) -> None:
         if len(self.arenas) not in (0, self.partitions):
-            raise Invalid(f"arenas has {len(self.arenas)} items and partitions is {self.partitions}")
+            raise Invalid(f"arenas must have 0 or {self.partitions} items, got {len(self.arenas)}")
         if bool(self.arena_size) != bool(self.chunk_size) or (self.arenas and self.arena_size):
             sizes = f"arena_size is {self.arena_size}, chunk_size {self.chunk_size}"
-            raise Invalid(f"{sizes}, and there are {len(self.arenas)} arenas")
+            raise Invalid(f"{sizes} and {len(self.arenas)} arenas do not fit together")
 
 
 @dataclass
@@ -195,7 +195,8 @@ class Attached(Message):
         lists = ("request_offsets", "response_offsets", "reply_offsets", "pairs")
         lengths = {name: len(getattr(self, name)) for name in (*lists, *(["staging_offsets"] if self.staging else []))}
         if len(set(lengths.values())) != 1:
-            raise Invalid(f"{', '.join(lengths)} have {', '.join(map(str, lengths.values()))} items, not equally many")
+            raise Invalid(f"{', '.join(lengths)} have {', '.join(map(str, lengths.values()))} "
+                          "items instead of equally many")
 
 
 @dataclass

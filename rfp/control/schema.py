@@ -86,17 +86,18 @@ class Fds:
 
     def use(self, index: int, where: str) -> int | Descriptor:
         if index >= len(self._fds) or self._used[index]:
-            raise Invalid(f"{where} names file descriptor {index}, which did not come or belongs to another field")
+            raise Invalid(f"{where} names file descriptor {index}, which "
+                          "is missing or belongs to another field")
         fd = self._fds[index]
         # The fabric checks seals and size; here, that it is memory at all and not a terminal or a device.
         if not stat.S_ISREG(os.fstat(_number(fd)).st_mode):
-            raise Invalid(f"{where} came with a file descriptor that is not memory")
+            raise Invalid(f"the file descriptor of {where} is not memory")
         self._used[index] = True
         return fd
 
     def check_all_used(self) -> None:
         if not all(self._used):
-            raise Invalid(f"{self._used.count(False)} file descriptors came that no field names")
+            raise Invalid(f"{self._used.count(False)} file descriptors belong to no field")
 
 
 @dataclass(frozen=True)
@@ -107,9 +108,9 @@ class Integer(Spec):
 
     def check(self, value: Any, where: str) -> int:
         if type(value) is not int or not self.low <= value <= self.high:
-            raise Invalid(f"{where} is {_shown(value)}, not a number from {self.low} to {self.high}")
+            raise Invalid(f"{where} must be between {self.low} and {self.high}, got {_shown(value)}")
         if value % self.multiple:
-            raise Invalid(f"{where} is {value}, not a multiple of {self.multiple}")
+            raise Invalid(f"{where} must be a multiple of {self.multiple}, got {value}")
         return value
 
 
@@ -117,7 +118,7 @@ class Integer(Spec):
 class Flag(Spec):
     def check(self, value: Any, where: str) -> bool:
         if type(value) is not bool:
-            raise Invalid(f"{where} is {_shown(value)}, not true or false")
+            raise Invalid(f"{where} must be true or false, got {_shown(value)}")
         return value
 
 
@@ -129,7 +130,8 @@ class Text(Spec):
 
     def check(self, value: Any, where: str) -> str:
         if not isinstance(value, str) or len(value) > self.limit or not value.isprintable():
-            raise Invalid(f"{where} is {_shown(value)}, not printable text of at most {self.limit} characters")
+            raise Invalid(f"{where} must be printable text of at most "
+                          f"{self.limit} characters, got {_shown(value)}")
         return value
 
 
@@ -149,11 +151,12 @@ class Binary(Spec):
         except (TypeError, ValueError, binascii.Error) as error:
             if isinstance(error, Invalid):
                 raise
-            raise Invalid(f"{where} is {_shown(value)}, not base64") from None
+            raise Invalid(f"{where} must be base64, got {_shown(value)}") from None
 
     def check(self, value: Any, where: str) -> bytes:
         if not isinstance(value, bytes) or len(value) > self.limit or (self.exactly and len(value) != self.limit):
-            raise Invalid(f"{where} is not a string of {'' if self.exactly else 'at most '}{self.limit} bytes")
+            raise Invalid(f"{where} must be a string of "
+                          f"{'' if self.exactly else 'at most '}{self.limit} bytes")
         return value
 
 
@@ -165,7 +168,7 @@ class Memory(Spec):
 
     def encode(self, value: Any, fds: list[int], where: str) -> dict[str, Any]:
         if not isinstance(value, Handle):
-            raise Invalid(f"{where} is not a Handle")
+            raise Invalid(f"{where} must be a Handle")
         body: dict[str, Any] = {"descriptor": Binary(self.limit).encode(value.descriptor, fds, where)}
         if value.fd >= 0:
             body["fd"] = len(fds)
@@ -174,7 +177,7 @@ class Memory(Spec):
 
     def decode(self, value: Any, fds: Fds, where: str) -> Handle:
         if not isinstance(value, dict):
-            raise Invalid(f"{where} is {_shown(value)}, not an object")
+            raise Invalid(f"{where} must be an object, got {_shown(value)}")
         descriptor = Binary(self.limit).decode(value.get("descriptor"), fds, f"{where}.descriptor")
         index = value.get("fd")
         fd = -1 if index is None else fds.use(Integer(0, 255).check(index, f"{where}.fd"), where)
@@ -209,7 +212,7 @@ class Many(Spec):
 
     def check(self, value: Any, where: str) -> list[Any]:
         if not isinstance(value, list) or len(value) > self.limit:
-            raise Invalid(f"{where} is not a list of at most {self.limit} items")
+            raise Invalid(f"{where} must be a list of at most {self.limit} items")
         return value
 
 
@@ -221,7 +224,7 @@ class Figures(Spec):
 
     def check(self, value: Any, where: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            raise Invalid(f"{where} is {_shown(value)}, not an object")
+            raise Invalid(f"{where} must be an object, got {_shown(value)}")
         self._check(value, self.depth, where)
         return value
 
@@ -238,12 +241,13 @@ class Figures(Spec):
         elif isinstance(value, str):
             Text(1024).check(value, where)
         elif value is not None and not (isinstance(value, (int, float)) and abs(value) <= 2**64):
-            raise Invalid(f"{where} is {_shown(value)}, not text or a number of at most 64 bits")
+            raise Invalid(f"{where} must be text or a number of at "
+                          f"most 64 bits, got {_shown(value)}")
 
 
 def failed(kind: str, error: Invalid) -> HandshakeFailed:
     """The error for a peer's message with a field that does not fit."""
-    return HandshakeFailed(f"the peer sent a {kind!r} message in which {error}")
+    return HandshakeFailed(f"invalid {kind!r} message from the peer: {error}")
 
 
 def _shown(value: Any) -> str:

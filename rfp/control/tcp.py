@@ -55,23 +55,28 @@ class TcpConnection(ControlConnection):
         except ssl.SSLCertVerificationError as error:
             raise self._fail(
                 HandshakeFailed(
-                    f"the peer's certificate is not to be trusted: {error.verify_message}",
-                    hint="tls_ca= must be who signed it, and the address must name the host as the certificate does",
+                    f"cannot verify the peer's certificate: {error.verify_message}",
+                    hint="give the CA that signed it as tls_ca=, and an "
+                         "address with the certificate's host name",
                 )
             ) from None
         except ssl.SSLError as error:
             raise self._fail(
-                HandshakeFailed(f"TLS with the peer failed: {error.reason or error}", hint="do both sides use TLS (--tls-...)?")
+                HandshakeFailed(f"TLS with the peer failed: {error.reason or error}",
+                                hint="use TLS on both sides (--tls-...), or on neither")
             ) from None
         except OSError as error:
-            raise self._fail(HandshakeFailed(f"the peer left in the middle of TLS: {error.strerror or error}")) from None
+            raise self._fail(HandshakeFailed("the peer closed the connection in the middle of "
+                                             f"TLS: {error.strerror or error}")) from None
         return False
 
     def encrypt(self, deadline: float) -> None:
         """All of TLS's handshake."""
         while not self.encrypted():
             if not wait(self._socket.fileno(), self._awaited, deadline):
-                raise self._fail(DeadlineExceeded("the peer did not answer in time", hint="do both sides use TLS (--tls-...)?"))
+                raise self._fail(DeadlineExceeded("timed out waiting for the peer",
+                                                  hint="use TLS on both sides "
+                                                       "(--tls-...), or on neither"))
 
     def certificate(self) -> bytes:
         """The SHA-256 of the peer's certificate, b"" without TLS."""
@@ -86,7 +91,8 @@ class TcpConnection(ControlConnection):
 
     def _put(self, data: memoryview, fds: list[int]) -> int:
         if fds:
-            raise InvalidArgument("file descriptors do not travel over a network", hint="use an shm:// address")
+            raise InvalidArgument("cannot send file descriptors over a network",
+                                  hint="use an shm:// address")
         try:
             return self._socket.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
@@ -137,7 +143,8 @@ def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) ->
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConnectionFailed(f"there is no host {address.host!r}: {reason}", hint="is the name right?") from None
+        raise ConnectionFailed(f"cannot find the host {address.host!r}: {reason}",
+                               hint="check the name") from None
     failure: OSError | None = None
     for family, kind, protocol, _, place in found:
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
@@ -146,7 +153,8 @@ def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) ->
             with contextlib.suppress(BlockingIOError):
                 sock.connect(place)
             if not wait(sock.fileno(), select.POLLOUT, deadline):
-                raise DeadlineExceeded(f"{address} does not answer", hint="is the host up, and reachable from here?")
+                raise DeadlineExceeded(f"timed out connecting to {address}",
+                                       hint="check that the host is up and reachable")
             if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(number, os.strerror(number))
             if context is not None:

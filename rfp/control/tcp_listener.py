@@ -75,12 +75,15 @@ class TcpListener:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise InvalidAddress(f"there is no host {address.host!r}: {reason}", hint="is the name right?") from None
+            raise InvalidAddress(f"cannot find the host {address.host!r}: {reason}",
+                                 hint="check the name") from None
         known = self.credentials.secret is not None or self.credentials.authorities is not None  # never public ones
         if not (known or allow_anyone or all(_loopback(str(place[0])) for *_, place in found)):
             raise InvalidArgument(
-                f"whoever reaches {address} could read and change everything: it is not on loopback, and there is no secret",
-                hint="give secret= or secret_file= (--secret-file), or say that you want it so: no_auth=True (--no-auth)",
+                f"cannot serve at {address} without a secret: it is not on loopback, and every "
+                "client could read and change all data",
+                hint="give secret= or secret_file= (--secret-file), or allow "
+                     "every client with no_auth=True (--no-auth)",
             )
         port = address.port
         for family, kind, protocol, _, place in found:
@@ -97,7 +100,7 @@ class TcpListener:
                 if error.errno == errno.EADDRINUSE:
                     raise AddressInUse(f"a program is already listening at {address}",
                                        hint="choose another port, or port 0 for any") from None  # fmt: skip
-                hint = "is it an address of this host?"
+                hint = "give an address of this host"
                 raise FabricError(f"cannot listen at {address}: {error.strerror}", hint=hint) from None
             port = sock.getsockname()[1]
             self._epoll.register(sock.fileno(), select.EPOLLIN)

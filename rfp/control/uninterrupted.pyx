@@ -164,12 +164,14 @@ def in_turn(connection, double deadline, function, *arguments):
     connection._check()
     if not connection._lock.acquire(True, max(0.0, min(deadline - clock.now(), threading.TIMEOUT_MAX))):
         connection._check()
-        raise DeadlineExceeded("another thread used the control channel until the deadline", hint="give it more time")
+        raise DeadlineExceeded("timed out waiting for another thread on the control channel",
+                               hint="give a larger timeout=")
     try:
         connection._check()
         if connection._inside:
             raise CallerError("this thread is inside another call of this connection",
-                              hint="a signal handler or finalizer must not use the handle that it may have interrupted")
+                              hint="do not use a handle in a signal handler or "
+                                   "finalizer that may interrupt its calls")
         connection._inside = True
         try:
             result = function(*arguments)

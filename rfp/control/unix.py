@@ -44,7 +44,7 @@ class UnixConnection(ControlConnection):
             return self._pidfd.fd
 
     def _open_pidfd(self) -> Descriptor:
-        gone = ConnectionFailed(f"the peer, process {self.pid}, has ended", hint="connect again")
+        gone = ConnectionFailed(f"the peer, process {self.pid}, has exited", hint="connect again")
         try:
             return peer_pidfd(self._socket.fileno(), _SO_PEERPIDFD)
         except OSError as error:
@@ -74,7 +74,8 @@ class UnixConnection(ControlConnection):
             return None
         if not whole:
             raise HandshakeFailed(
-                "file descriptors from the peer were lost", hint="raise the limit of open files (ulimit -n) of this process"
+                "file descriptors from the peer were lost",
+                hint="raise this process's limit of open files (ulimit -n)"
             )
         if len(self._fds) > self.FD_LIMIT:
             raise HandshakeFailed(f"the peer sent more than {self.FD_LIMIT} file descriptors with one message")
@@ -101,7 +102,8 @@ def connect_unix(address: Address, deadline: float) -> UnixConnection:
                 break
             except BlockingIOError:  # its queue is full; a Unix socket has no event for that
                 if clock.now() >= deadline:
-                    raise DeadlineExceeded(f"the server at {address} is too busy to accept a connection") from None
+                    raise DeadlineExceeded(f"timed out connecting to {address}: the server is too "
+                                           "busy to accept a connection") from None
                 time.sleep(0.001)
             except OSError as error:
                 raise _unreachable(address, error) from error
@@ -112,29 +114,31 @@ def connect_unix(address: Address, deadline: float) -> UnixConnection:
     if connection.uid != os.geteuid():
         connection.close()
         raise HandshakeFailed(
-            f"the server at {address} runs as user {connection.uid}, and this is user {os.geteuid()}",
-            hint="server and clients must run as the same user",
+            f"the server at {address} runs as user {connection.uid}, not as user {os.geteuid()}",
+            hint="run server and clients as the same user",
         )
     return connection
 
 
 def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
     if os.path.basename(address.path).startswith(EMBEDDED):
-        start = "the program that it was part of has ended"
+        start = "start the program again that contained the server"
     elif _is_default(address):
         start = "start one: rfp serve"
     else:
         start = f"start one: rfp serve --address {shlex.quote(str(address))}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError)):
         if (pid := _holder(address.path)) is not None:
-            return ConnectionFailed(f"the socket of the server at {address}, process {pid}, was removed while it runs",
-                                    hint=f"start it again (kill {pid})")  # fmt: skip
+            return ConnectionFailed(f"the socket of the server at {address} was "
+                                    f"removed, but process {pid} still runs",
+                                    hint=f"restart it (kill {pid})")  # fmt: skip
         if _is_default(address) and (other := elsewhere()) is not None:
-            start += f"; or connect to the one at {other}, to which another XDG_RUNTIME_DIR leads"
+            start += f"; or connect to {other}, the default address of another XDG_RUNTIME_DIR"
         return ConnectionFailed(f"there is no server at {address}", hint=start)
     if isinstance(error, ConnectionRefusedError):
-        return ConnectionFailed(f"the server at {address} is gone", hint=start)
-    return ConnectionFailed(f"cannot connect to {address}: {error.strerror}", hint="is it a server of this user?")
+        return ConnectionFailed(f"the server at {address} no longer runs", hint=start)
+    return ConnectionFailed(f"cannot connect to {address}: {error.strerror}",
+                            hint="check that it is a server of this user")
 
 
 def _holder(path: str) -> int | None:

@@ -118,7 +118,8 @@ class UnixListener:
             sock.bind(os.fsencode(path))  # which knows no directory but by its path: what it made must stand in ours
             made, found = os.lstat(path), self._stat()
             if found is None or (made.st_dev, made.st_ino) != (found.st_dev, found.st_ino):
-                raise InvalidAddress(f"the directory of {path} was moved away", hint="who owns the directories above it?")
+                raise InvalidAddress(f"the directory of {path} was moved away",
+                                     hint="check the owners of the directories above it")
             self._identity = found.st_dev, found.st_ino
             sock.listen(_BACKLOG)
         except OSError as error:
@@ -216,7 +217,8 @@ def _in_use(address: Address, pid: int | None) -> AddressInUse:
     who = f", process {pid}" if pid else ""
     stop = f"stop it (kill {pid})" if pid else "stop it"
     if not os.path.lexists(address.path):
-        return AddressInUse(f"a server is already running at {address}{who}, but its socket was removed: no client can find it",
+        return AddressInUse(f"a server is already running at {address}{who}, but its socket was "
+                            "removed: clients cannot connect",
                             hint=f"{stop}, or choose another address")  # fmt: skip
     return AddressInUse(
         f"a server is already running at {address}{who}", hint=f"connect to it, {stop}, or choose another address"
@@ -239,7 +241,7 @@ def _remove_stale(address: Address, path: str) -> None:
     except BlockingIOError:  # somebody listens, and is busy
         pass
     except OSError as error:
-        raise FabricError(f"cannot tell whether {address} is in use: {error.strerror}") from error
+        raise FabricError(f"cannot check whether {address} is in use: {error.strerror}") from error
     finally:
         probe.close()
     raise _in_use(address, None)

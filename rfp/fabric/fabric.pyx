@@ -38,7 +38,7 @@ cdef class Resource:
         self.close()
 
     def __reduce__(self):
-        raise not_copied(self, "make another one")
+        raise not_copied(self, "create another one")
 
 
 cdef class Region(Resource):
@@ -74,7 +74,8 @@ cdef class Region(Resource):
         if self.c.base == NULL:
             raise Closed("the region is closed")
         if offset > self.c.length or n > self.c.length - offset:
-            raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {self.c.length}")
+            raise InvalidArgument(f"{n} bytes at {offset} are not within "
+                                  f"the region of {self.c.length}")
         return n
 
     cpdef bytes descriptor(self):
@@ -226,7 +227,7 @@ cdef class QueuePair(Resource):
         """Takes up to n completions (at most 64) in the order of posting: a list of (id, opcode, status)."""
         cdef completion completions[64]
         if not 0 < n <= 64:
-            raise InvalidArgument(f"poll takes 1 to 64 completions, not {n}")
+            raise InvalidArgument(f"n must be between 1 and 64, got {n}")
         n = self.c.ops.poll(&self.c, completions, n)
         return [(completions[i].id, completions[i].opcode, completions[i].status) for i in range(n)]
 
@@ -242,14 +243,15 @@ cdef class QueuePair(Resource):
         cdef int n = 0
         cdef uint64_t deadline = rfp_now() + <uint64_t>(timeout * 1e9)
         if not self.post(opcode, local, local_offset, remote, remote_offset, length, operand=operand, compare=compare):
-            raise InvalidArgument("the send queue is full", hint="poll until what was posted is complete")
+            raise InvalidArgument("the send queue is full",
+                                  hint="poll until the posted requests complete")
         with nogil:
             while n == 0:
                 n = self.c.ops.poll(&self.c, &done, 1)
                 if n == 0 and rfp_now() > deadline:
                     break
         if n == 0:
-            raise DeadlineExceeded(f"no completion within {timeout} s")
+            raise DeadlineExceeded(f"timed out waiting for a completion ({timeout} s)")
         if check and done.status != SUCCESS:
             raise self.failed(
                 done.opcode, done.status,
@@ -267,9 +269,12 @@ cdef class QueuePair(Resource):
 
 VERBS = {READ: "READ", WRITE: "WRITE", WRITE_NOTIFY: "WRITE_NOTIFY", COMPARE_SWAP: "COMPARE_SWAP", FETCH_ADD: "FETCH_ADD"}
 STATUSES = {                   # what it means, and the way out
-    BOUNDS: ("a range is outside its region", "the region may be closed; otherwise this is a programming error"),
-    RIGHTS: ("the region does not grant this", "register it with the right that the request needs"),
-    PEER_GONE: ("the connection is lost", "connect again; what was under way may or may not have happened"),
+    BOUNDS: ("a range is outside its region",
+             "check that the region is open and that the range is inside it"),
+    RIGHTS: ("the region does not grant the right",
+             "register it with the right that the request needs"),
+    PEER_GONE: ("the connection is lost",
+                "connect again; requests in flight may or may not have been executed"),
     FLUSHED: ("the queue pair is closed, in error, or not connected", "connect again"),
 }
 
@@ -280,7 +285,7 @@ cdef object buffer_bytes(object buffer):
         return view.cast("B")
     except (TypeError, ValueError, BufferError) as error:
         raise WrongBuffer(f"{type(buffer).__name__}: {error}",
-                          hint="give a contiguous buffer, such as numpy.ascontiguousarray makes") from None
+                          hint="give a contiguous buffer: numpy.ascontiguousarray(array)") from None
 
 
 cdef char *buffer_base(object view) except? NULL:
@@ -295,13 +300,13 @@ cdef char *buffer_base(object view) except? NULL:
 cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, uint16_t provider, str what):
     cdef int found
     if received is None:
-        raise InvalidArgument(f"no {what} descriptor")
+        raise InvalidArgument(f"the {what} descriptor is missing")
     found = rfp_descriptor_check(PyBytes_AS_STRING(received), len(received), copy, size, magic, provider)
     if found != RFP_DESCRIPTOR_GOOD:
-        reason = ("", f"it has {len(received)} bytes instead of {size}", "it is something else", "its version is another",
-                  "it is of another provider", "its checksum does not fit")[found]
-        raise HandshakeFailed(f"the peer's {what} descriptor is not valid: {reason}",
-                              hint="both sides must run the same release of rfp-rnvm")
+        reason = ("", f"it has {len(received)} bytes instead of {size}", "its magic number is wrong", "its version is another",
+                  "it is of another provider", "its checksum is wrong")[found]
+        raise HandshakeFailed(f"invalid {what} descriptor from the peer: {reason}",
+                              hint="use the same release of rfp-rnvm on both sides")
 
 
 cdef class Fabric(Resource):

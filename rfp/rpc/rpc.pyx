@@ -21,7 +21,7 @@ from rfp.protocol.wire cimport (
 
 from rfp.control.credentials import Credentials
 from rfp.core.log import log
-from rfp.errors import HandlerFailed, InvalidArgument, TooLarge, Unsupported
+from rfp.errors import HandlerFailed, TooLarge, Unsupported, bad_choice
 from rfp.protocol.client.opener import Opener
 from rfp.protocol.client.caller_memory import checked
 
@@ -111,7 +111,7 @@ cdef class RpcClient(ClientBase):
     def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None, secret_file=None, tls_ca=None,
                  tls_cert=None, tls_key=None):
         if mode not in ("auto", "fetch", "reply"):
-            raise InvalidArgument(f"mode={mode!r} is not a way to get results", hint="auto, fetch or reply")
+            raise bad_choice("mode", mode, ("auto", "fetch", "reply"))
         self.mode = mode
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__(Opener(address, "rpc", credentials=credentials), timeout=timeout, reconnect=reconnect)
@@ -143,8 +143,9 @@ cdef class RpcClient(ClientBase):
                 try:
                     ring = owner.c.rings[0]
                     if <uint64_t> view.len > ring.slot_size - RFP_REQUEST_HEADER:
-                        raise TooLarge(f"a message of {view.len} bytes",
-                                       hint=f"this server takes {ring.slot_size - RFP_REQUEST_HEADER}: a larger max_message=")
+                        raise TooLarge(f"a message of {view.len} bytes exceeds the limit of "
+                                       f"{ring.slot_size - RFP_REQUEST_HEADER}",
+                                       hint="start the server with a larger max_message=")
                     payload = client_ring_payload(ring)
                     if payload == NULL:
                         found = self.make_room(owner, ring, deadline)
@@ -164,10 +165,12 @@ cdef class RpcClient(ClientBase):
                                     raise HandlerFailed(f"the handler raised {text[:header.length].decode(errors='replace')}")
                                 if header.status == NOT_BYTES:
                                     raise HandlerFailed(f"the handler returned a {text[:header.length].decode(errors='replace')}",
-                                                        hint="it must return bytes")
+                                                        hint="return bytes from the handler")
                                 if header.status == TOO_LONG:
-                                    raise TooLarge(f"the response has {header.result} bytes", hint="a larger max_message=")
-                                raise Unsupported("the server does not answer calls")
+                                    raise TooLarge(f"the response of {header.result} bytes "
+                                                   "exceeds the server's limit",
+                                                   hint="start the server with a larger max_message=")
+                                raise Unsupported("the server does not support calls")
                             finally:
                                 client_ring_pop(ring)
                         if found == TIMED_OUT:

@@ -9,7 +9,7 @@ from rfp import address as addresses
 from rfp import units
 from rfp.address import Address
 from rfp.control import Credentials
-from rfp.errors import InvalidArgument, WrongType
+from rfp.errors import WrongType, out_of_bounds
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.server.server import Host
@@ -50,10 +50,12 @@ class RpcServer(ServerBase):
         no_auth: bool = False,
     ) -> None:
         if not callable(handler):
-            raise WrongType(f"the handler is a {type(handler).__name__}, not a function of bytes")
+            raise WrongType(f"handler must be a function of bytes, not {type(handler).__name__}")
         longest = units.size(max_message)
-        if not 1 <= longest <= 1 << 19 or not 1 <= slots <= 256:
-            raise InvalidArgument(f"max_message={max_message!r}, slots={slots}", hint="1 byte to 512KiB, 1 to 256 slots")
+        if not 1 <= longest <= 1 << 19:
+            raise out_of_bounds("max_message", max_message, "1B", "512KiB")
+        if not 1 <= slots <= 256:
+            raise out_of_bounds("slots", slots, 1, 256)
         place = addresses.unique() if address is None else addresses.parse(address)
         # An odd number of cache lines, so that the slots' first lines spread over all sets of a cache.
         lines = (longest + HEADER + 63) // 64 | 1

@@ -24,7 +24,7 @@ from rfp.units import show_size
 GOOD, WARNING, FAILED, NOT_RUN = "ok", "warning", "FAILED", "not run"
 WANTED_LOCKED = 64 << 20  # bytes that a client should be able to pin: one chunk of a server's memory
 FULL_MTU = 4200  # of a network interface, so that RDMA packets carry 4096 bytes
-SOFT_ROCE = "for a device in software: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0"
+SOFT_ROCE = "to use a software device: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def examine(
     ]
     for question, act in last:
         if broken:
-            yield Finding(question, NOT_RUN, "what failed above has to work first")
+            yield Finding(question, NOT_RUN, "correct the failures above first")
             continue
         try:
             yield Finding(question, GOOD, act())
@@ -109,7 +109,7 @@ def kernel(machine: Machine, ports: list[Port]) -> Finding:
     modules = machine.sys / "module"
     missing = [name for name in ("ib_core", "ib_uverbs") if not (modules / name).exists()]
     if missing:
-        remedy = f"modprobe {' '.join(missing)}, as root"
+        remedy = f"run `modprobe {' '.join(missing)}` as root"
         if machine.container:
             remedy += ", on the host of this container"
         return Finding("kernel modules", FAILED, f"not loaded: {', '.join(missing)}", remedy)
@@ -130,19 +130,23 @@ def plugins(machine: Machine, ports: list[Port]) -> Finding:
     try:
         known = machine.provider().devices()
     except RfpError as error:
-        return Finding("provider plugins", NOT_RUN, f"libibverbs tells none: {Exception.__str__(error)}")
+        return Finding("provider plugins", NOT_RUN,
+                       f"cannot list the devices of libibverbs: {Exception.__str__(error)}")
     unknown = [name for name in there if name not in known]
     if unknown:
-        return Finding("provider plugins", FAILED, f"libibverbs has none for {', '.join(unknown)}",
-                       "apt install ibverbs-providers, or dnf install libibverbs, of the library's release")  # fmt: skip
-    return Finding("provider plugins", GOOD, f"for {', '.join(there)}" if there else "there is no device to need one")
+        return Finding("provider plugins", FAILED,
+                       f"libibverbs has no plugin for {', '.join(unknown)}",
+                       "run `apt install ibverbs-providers` or `dnf install "
+                       "libibverbs`, of the library's release")  # fmt: skip
+    none = "none needed: there is no device"
+    return Finding("provider plugins", GOOD, f"for {', '.join(there)}" if there else none)
 
 
 def devices(machine: Machine, ports: list[Port]) -> Finding:
     """Is there a device?"""
     if not ports:
         return Finding("devices", FAILED, "there is no RDMA device",
-                       f"with an adapter: is its driver loaded (lspci -k)? {SOFT_ROCE}")  # fmt: skip
+                       f"check that the adapter's driver is loaded (lspci -k); {SOFT_ROCE}")  # fmt: skip
     return Finding("devices", GOOD, ", ".join(sorted({port.device for port in ports})))
 
 
@@ -155,7 +159,7 @@ def links(machine: Machine, ports: list[Port]) -> Finding:
         return Finding("ports", GOOD, shown)
     interfaces = sorted({gid.interface for port in ports for gid in port.gids if gid.interface}) or ["INTERFACE"]
     return Finding("ports", FAILED, "; ".join(port.complaint for port in ports),
-                   f"ip link set {interfaces[0]} up, and look at cable and switch")  # fmt: skip
+                   f"run `ip link set {interfaces[0]} up`, and check cable and switch")  # fmt: skip
 
 
 def gids(machine: Machine, ports: list[Port]) -> Finding:
@@ -166,9 +170,11 @@ def gids(machine: Machine, ports: list[Port]) -> Finding:
     shown = ", ".join(f"{port.name} {gid.index}: {gid.address} ({gid.kind})" for port in usable for gid in port.gids)
     roce = [gid for port in usable for gid in port.gids if port.link == device.ETHERNET]
     if roce and not any(gid.kind == V2 for gid in roce):
-        return Finding("GIDs", WARNING, shown, "only RoCE v1, which routers do not pass: cma_roce_mode, or another adapter")
+        return Finding("GIDs", WARNING, shown, "use RoCE v2 (cma_roce_mode, or another adapter): "
+                                               "routers do not forward RoCE v1")
     if roce and all(gid.address.is_link_local for gid in roce):
-        return Finding("GIDs", WARNING, shown, "give the interface an IP address (ip addr add): peers are found by it")
+        return Finding("GIDs", WARNING, shown, "give the interface an IP address (ip addr add), "
+                                               "which peers need to connect")
     return Finding("GIDs", GOOD, shown)
 
 
@@ -182,7 +188,7 @@ def mtu(machine: Machine, ports: list[Port]) -> Finding:
     low = [name for name, size in sizes.items() if size < FULL_MTU]
     if low:
         return Finding("MTU", WARNING, f"{shown}: packets of at most 1024 or 2048 bytes",
-                       f"ip link set {low[0]} mtu {FULL_MTU}, if all on the way take it")  # fmt: skip
+                       f"run `ip link set {low[0]} mtu {FULL_MTU}`, if the whole path supports it")  # fmt: skip
     return Finding("MTU", GOOD, shown)
 
 
@@ -192,12 +198,13 @@ def nodes(machine: Machine, ports: list[Port]) -> Finding:
     container = "; in a container: --device=/dev/infiniband" if machine.container else ""
     found = sorted(folder.glob("uverbs*")) if folder.is_dir() else []
     if not found:
-        remedy = "modprobe ib_uverbs" if not machine.container else "start the container with --device=/dev/infiniband"
+        remedy = "run `modprobe ib_uverbs`" if not machine.container else "start the container with --device=/dev/infiniband"
         return Finding("rights", FAILED, f"there is no {folder}/uverbs*", remedy)
     closed = [path for path in found if not machine.access(path)]
     if len(closed) == len(found):
         return Finding("rights", FAILED, f"this user may not open {closed[0]}",
-                       f"add the user to the group that owns it, or mode 0666 by a udev rule{container}")  # fmt: skip
+                       "add the user to the group that owns it, or set "
+                       f"mode 0666 with a udev rule{container}")  # fmt: skip
     return Finding("rights", GOOD, ", ".join(str(path) for path in found if path not in closed))
 
 
@@ -209,7 +216,8 @@ def memlock(machine: Machine, ports: list[Port]) -> Finding:
     shown = f"{show_size(lockable)} may be pinned"
     if lockable < WANTED_LOCKED:
         return Finding("locked memory", FAILED, shown, MEMLOCK)
-    return Finding("locked memory", WARNING, f"{shown}, and a server pins its memory once for each client",
+    return Finding("locked memory", WARNING,
+                   f"{shown}; a server pins its memory once for each client",
                    MEMLOCK)  # fmt: skip
 
 
@@ -223,8 +231,8 @@ def huge_pages(machine: Machine, ports: list[Port]) -> Finding:
     """Does the kernel give large regions huge pages?  A device translates fewer addresses then."""
     text = machine.text("sys", "kernel", "mm", "transparent_hugepage", "enabled")
     if "[never]" in text or not text:
-        return Finding("huge pages", WARNING, "the kernel gives none: large values are slower",
-                       "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled")  # fmt: skip
+        return Finding("huge pages", WARNING, "disabled in the kernel: large values are slower",
+                       "run `echo madvise > /sys/kernel/mm/transparent_hugepage/enabled`")  # fmt: skip
     return Finding("huge pages", GOOD, "on request" if "[madvise]" in text else "always")
 
 
@@ -258,6 +266,6 @@ def loopback(host: str, options: RdmaOptions) -> str:
                     took[name] = time.perf_counter() - began
                 woken = channel.wait(armed, 5.0)
                 if memory.read(256, 6) != b"doctor" or memory.read(512, 1) != b"\x2a" or not woken:
-                    raise FabricError("operations on the device succeeded, and their data is wrong",
-                                      hint="the driver and the plugin may be of different releases")  # fmt: skip
+                    raise FabricError("operations on the device succeeded, but their data is wrong",
+                                      hint="install driver and plugin of the same release")  # fmt: skip
     return ", ".join(f"{name} {seconds * 1e6:.0f} us" for name, seconds in took.items())

@@ -13,7 +13,7 @@ from rfp.control import Credentials
 from rfp.control.message import printable
 from rfp.core import clock
 from rfp.core.log import Log
-from rfp.errors import InvalidArgument
+from rfp.errors import out_of_bounds
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
 from rfp.protocol.handshake_layout import REMOTE_ATOMIC, REMOTE_READ
@@ -73,7 +73,7 @@ class Backend(ServerBase):
         no_auth: bool = False,
     ) -> None:
         if not 0.01 <= lease <= 3600:
-            raise InvalidArgument(f"lease={lease!r}", hint="0.01 to 3600 seconds")
+            raise out_of_bounds("lease", lease, 0.01, 3600)
         place = addresses.unique() if address is None else addresses.parse(address)
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         super().__init__()

@@ -159,14 +159,15 @@ cdef class PoolService(Service):
             try:
                 return fabric.share(self.words, 0, self.words.length, REMOTE_READ | REMOTE_ATOMIC)
             except InvalidArgument as error:
-                raise Unsupported(f"locks cannot be settled by compare-and-swap here: {Exception.__str__(error)}",
-                                  hint='lock="sticky"') from error
+                raise Unsupported("cannot lock by compare-and-swap here: "
+                                  f"{Exception.__str__(error)}",
+                                  hint='use lock="sticky"') from error
         with self.giving:                       # or it might be cut off while it is given what it is to lose
             for index in range(p.g.sessions):
                 if number and rfp_load64(&self.b.g.each[index].ticket) == number:
                     break
             else:
-                raise ConnectionFailed("the session has ended, or there never was such a one")
+                raise ConnectionFailed("the session does not exist or has ended")
             offset = rnvm_operation_ring_at(&p.g, index)
             region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset,
                                        p.g.rings, REMOTE_WRITE)

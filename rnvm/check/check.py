@@ -84,10 +84,13 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
         wrong, at, reached[name] = offline_walk.examine(pool, name)
         blocks, slots, first = (reached[name].pop("lost_" + what) for what in ("blocks", "slots", "at"))
         if first:
-            what = f"{blocks} blocks and {slots} slots in others are its own and cannot be reached; the first at {first:#x}"
+            what = (
+                f"{blocks} blocks, and {slots} slots of other blocks, belong to it and are "
+                f"unreachable; the first at {first:#x}"
+            )
             findings.append(Finding("leak", f"structure {name!r}", what))
         if wrong is not None:
-            mend = "one flipped bit is turned back" if at else None
+            mend = "one flipped bit corrected" if at else None
             findings.append(Finding("damage", f"structure {name!r}", wrong, mend, "node", at, pool.names[name]))
     return reached, findings
 
@@ -117,10 +120,10 @@ def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
         inspection = Inspection(view)
     except PoolDamaged:
         if repair_module.header(view):
-            mended.append("header: one bit was turned back")
+            mended.append("header: one flipped bit corrected")
             repair_wal(view, mended, lost)
         if repair_module.superblock(view):
-            mended.append("superblock: one bit was turned back")
+            mended.append("superblock: one flipped bit corrected")
         inspection = Inspection(view)
     for finding in inspection.run():
         if finding.kind != "damage":
@@ -128,9 +131,10 @@ def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
         elif finding.part == "owners":
             turned, _ = repair_owners(view, inspection, finding)
             if turned:
-                mended.append(f"{finding.where}: one bit was turned back" + (f", in {turned} words" if turned > 1 else ""))
+                words = f" in each of {turned} words" if turned > 1 else ""
+                mended.append(f"{finding.where}: one flipped bit corrected{words}")
         elif repair_module.bit(view, inspection, finding.part, finding.at):
-            mended.append(f"{finding.where}: one bit was turned back")
+            mended.append(f"{finding.where}: one flipped bit corrected")
     # The rest is given up; what became whole may show more.
     for _ in range(3):
         inspection = Inspection(view)
@@ -162,15 +166,15 @@ def repair_wal(view: VolatileMemory, mended: list[str], lost: list[str]) -> None
         where = f"write-ahead area at {area['at']}"
         if not area["headers"]:
             if repair_module.area(view):
-                mended.append(f"{where}: one bit of its header was turned back")
+                mended.append(f"{where}: one flipped bit of its header corrected")
             else:
                 wal.rebuild(view)
-                lost.append(f"{where}: neither copy of its header is whole: {LOSSES['ahead']}")
+                lost.append(f"{where}: both copies of its header are damaged: {LOSSES['ahead']}")
         elif area["behind"] and repair_module.frame(view, area["frames"], area["end"]):
-            mended.append(f"{where}: one bit of frame {area['frames']} was turned back")
+            mended.append(f"{where}: one flipped bit of frame {area['frames']} corrected")
         elif area["frames"] or area["behind"]:
             if area["behind"]:
-                lost.append(f"{where}: frame {area['frames']} is not whole: {LOSSES['frame']}")
+                lost.append(f"{where}: frame {area['frames']} is damaged: {LOSSES['frame']}")
             wal.apply(view)
             wal.forget(view)
         else:
@@ -187,7 +191,7 @@ def repair_logs(view: VolatileMemory, mended: list[str], lost: list[str]) -> Non
                 return
             for loss in losses:
                 if repair_module.record(view, pool, loss.part, loss.number):
-                    mended.append(f"{loss.where}: one bit was turned back")
+                    mended.append(f"{loss.where}: one flipped bit corrected")
                 else:
                     given_up.add((loss.part, loss.number))
                     if loss.kind == "damage":
@@ -199,7 +203,7 @@ def repair_nodes(view: VolatileMemory, mended: list[str]) -> None:
     while True:
         with contextlib.closing(view.copy()) as copy, Pool(copy) as pool:
             done = [
-                f"{finding.where}: one bit of the node at {finding.at} was turned back"
+                f"{finding.where}: one flipped bit of the node at {finding.at} corrected"
                 for finding in walk(pool)[1]
                 if finding.at and repair_module.node(view, pool, finding.number, finding.at)
             ]

@@ -119,7 +119,7 @@ def records(Inspection i not None, uint32_t session, str which):
         return result
     buffer = <char *> malloc(capacity)
     if buffer == NULL:
-        raise MemoryError("no memory for a log record")
+        raise MemoryError("cannot allocate memory for a log record")
     try:
         record = <rnvm_record *> buffer
         length = ring_read(&r, r.tail, buffer, capacity)
@@ -180,7 +180,7 @@ def counts(Inspection i not None):
     cdef uint64_t block
     cdef uint64_t *of = <uint64_t *> calloc(1 << 16, sizeof(uint64_t))
     if of == NULL:
-        raise MemoryError("no memory for counts")
+        raise MemoryError("cannot allocate memory for counts")
     try:
         with nogil:
             for block in range(g.blocks):

@@ -68,10 +68,10 @@ def examine(Pool pool not None, bytes name not None):
     if found == DAMAGED:
         what = f"{(<bytes> s.fault).decode()} (at {s.fault_at:#x})"
     elif found == AGAIN and s.fault_at:
-        what = f"what stands at {s.fault_at:#x} is not the node that leads there, or not whole"
+        what = f"the data at {s.fault_at:#x} is damaged, or is another node than the one linked"
         at = rnvm_offset(s.fault_at)
     elif found != OK:
-        what = "nodes do not fit together"
+        what = "nodes are inconsistent"
     cache_free(fe)
     buffer_free(&fe.answer)
     free(fe)

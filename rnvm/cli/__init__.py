@@ -20,10 +20,10 @@ class _Commands(Commands):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(rfp.__version__, message="rnvm %(version)s")
 def main() -> None:
-    """Persistent data structures that processes share: the pools that they live in.
+    """Pools of persistent data structures that processes share.
 
     \b
-    To start:
+    Getting started:
       rnvm create orders.pool --size 1GiB
       rnvm info orders.pool
       rnvm serve orders.pool

@@ -14,17 +14,27 @@ POOL = click.argument("pool", type=click.Path())
 
 @click.command()
 @POOL
-@click.option("--size", "-s", type=SIZE, required=True, help="All of it is allocated now, e.g. 1GiB.")
-@click.option("--block", type=SIZE, default="4KiB", show_default=True, help="What front-ends get and give back.")
+@click.option("--size", "-s", type=SIZE, required=True,
+              help="Size of the pool, allocated immediately, e.g. 1GiB.")
+@click.option("--block", type=SIZE, default="4KiB", show_default=True, help="Allocation unit.")
 @click.option("--front-ends", type=click.IntRange(1, FRONT_ENDS_MAX),
-              help="At most, at the same time.  [default: 16, fewer in small pools]")  # fmt: skip
-@click.option("--names", type=click.IntRange(1, 16383), help="Structures at most.  [default: one for each 16KiB, at most 1024]")
+              help="Maximum number of attached front-ends.  [default: 16, fewer in small pools]")  # fmt: skip
+@click.option("--names", type=click.IntRange(1, 16383),
+              help="Maximum number of structures.  [default: one for each 16KiB, at most 1024]")
 @click.option("--operation-log", type=SIZE,
-              help="For each front-end.  [default: what structures need; else an eighth of the pool, at most 8MiB]")  # fmt: skip
-@click.option("--memory-log", type=SIZE, help="For each front-end.  [default: the same]")
-@click.option("--write-ahead", type=SIZE, help="For syncs of a file.  [default: a sixteenth, at most 16MiB; none in memory]")
-@click.option("--backend", type=click.IntRange(1, 65535), default=1, show_default=True, help="The number in its addresses.")
-@click.option("--assume-persistent", is_flag=True, help="Also on a medium that forgets (/dev/shm): survives process crash only.")
+              help="Size of each front-end's operation log.  "
+                   "[default: an eighth of the pool for all, at most "
+                   "8MiB each, at least what structures need]")  # fmt: skip
+@click.option("--memory-log", type=SIZE,
+              help="Size of each front-end's memory log.  [default: like --operation-log]")
+@click.option("--write-ahead", type=SIZE,
+              help="Size of a file's write-ahead area.  [default: a "
+                   "sixteenth, at most 16MiB; 0 in memory]")
+@click.option("--backend", type=click.IntRange(1, 65535), default=1, show_default=True,
+              help="Back-end ID stored in addresses.")
+@click.option("--assume-persistent", is_flag=True,
+              help="Allow a volatile medium (/dev/shm); the pool "
+                   "then survives process crashes only.")
 def create(
     pool: str,
     size: int,
@@ -37,7 +47,7 @@ def create(
     backend: int,
     assume_persistent: bool,
 ) -> None:
-    """Make a pool in the file POOL, or on a device (whose content is lost).
+    """Create a pool in the file POOL, or on a device, whose content is overwritten.
 
     \b
     Examples:
@@ -50,19 +60,20 @@ def create(
         write_ahead=write_ahead, backend=backend, assume_persistent=assume_persistent,
     )  # fmt: skip
     with pools.view(pool) as (view, media):
-        click.echo(f"made {pool}: {units.show_size(view.length)} on {media.kind}; {media.promise}")
+        click.echo(f"created {pool}: {units.show_size(view.length)} "
+                   f"on {media.kind}; {media.promise}")
         if media.mode == "image":
-            click.echo("its back-end holds in memory what of it is in use, up to all of it")
+            click.echo("the back-end keeps the used part of the pool in memory, up to its full size")
 
 
 @click.command()
 @POOL
-@click.option("--size", "-s", type=SIZE, required=True, help="What it shall have then, e.g. 4GiB.")
+@click.option("--size", "-s", type=SIZE, required=True, help="New size of the pool, e.g. 4GiB.")
 def grow(pool: str, size: int) -> None:
-    """Make a pool that nobody has open larger.
+    """Enlarge a pool that no process has open.
 
     \b
     Example:
       rnvm grow orders.pool --size 4GiB
     """
-    click.echo(f"{pool} has {units.show_size(pools.grow(pool, size))} now")
+    click.echo(f"{pool} now has {units.show_size(pools.grow(pool, size))}")

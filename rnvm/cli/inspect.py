@@ -68,9 +68,9 @@ def figures(path: str) -> dict[str, Any]:
 
 @click.command()
 @POOL
-@click.option("--json", "as_json", is_flag=True, help="All of it, for programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print all fields as JSON.")
 def info(pool: str, as_json: bool) -> None:
-    """Print what a pool is, and what its medium promises.
+    """Print the properties of a pool and the durability of its medium.
 
     \b
     Examples:
@@ -84,10 +84,11 @@ def info(pool: str, as_json: bool) -> None:
     logs = f"{units.show_size(found['operation_log'])} and {units.show_size(found['memory_log'])} of logs each"
     rows = [
         ["pool", f"{found['uuid']}, format {found['format']}, back-end {found['backend']}"],
-        ["made", when(found["created"])],
+        ["created", when(found["created"])],
         ["medium", f"{found['medium']}, {found['mode']} mode"],
-        ["promise", found["promise"]],
-        ["state", "closed in order" if found["closed"] else "not closed: the next opening recovers it"],
+        ["durability", found["promise"]],
+        ["state", "closed cleanly" if found["closed"] else "not closed cleanly: the "
+                                                           "next opening recovers it"],
         ["size", units.show_size(found["size"])],
         ["blocks", f"{grouped(found['blocks'])} of {units.show_size(found['block'])}, {grouped(found['free_blocks'])} free"],
         ["structures", f"{found['structures']} of at most {grouped(found['names'])}"],
@@ -104,15 +105,17 @@ def info(pool: str, as_json: bool) -> None:
 
 @click.command()
 @POOL
-@click.option("--repair", is_flag=True, help="Mend what can be mended, and say what cannot.  Copy the pool first.")
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--repair", is_flag=True,
+              help="Repair what is repairable and report the rest.  Copy the pool first.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @WITH
 def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> None:
-    """Look for damage and leaks.  Without --repair nothing is changed.
+    """Check a pool for damage and leaks.  Without --repair nothing is changed.
 
-    Structures whose kind is known are walked: all that they have allocated has to be reached from their roots.
+    Walks the structures of known kinds: all nodes that they have allocated must be reachable from
+    their roots.
 
-    The exit status is 1 if anything is damaged or leaked, or was lost in the repair.
+    Exits with status 1 if anything is damaged or leaked, or was lost in the repair.
 
     \b
     Examples:
@@ -136,7 +139,7 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         click.echo(json.dumps({"findings": findings, "findings_left_out": left_out, "mended": mended, "lost": lost,
                                "sound": found.sound, "structures": structures}))  # fmt: skip
     else:
-        print_some([f"mended: {line}" for line in mended])
+        print_some([f"repaired: {line}" for line in mended])
         print_some([f"LOST: {line}" for line in lost])
         print_some(
             f"{finding}\n  --repair: {finding.mend}" if finding.mend and finding.kind != "doubt" else str(finding)
@@ -148,8 +151,9 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         if found.figures.get("used"):
             click.echo("\n".join(reached(found)))
         if not found.sound and not found.closed:
-            click.echo("note: it was not closed; a copy that is made while a pool is open is of many moments,"
-                       " and cannot be made whole")  # fmt: skip
+            click.echo("note: the pool was not closed; a copy made "
+                       "while a pool is open is inconsistent"
+                       " and cannot be repaired")  # fmt: skip
         click.echo(summary(found))
     if not found.sound or lost:
         raise click.exceptions.Exit(1)
@@ -178,7 +182,7 @@ def reached(found: checking.Checked) -> list[str]:
 def summary(found: checking.Checked) -> str:
     """The last line of a check."""
     if not found.figures:
-        return "the pool cannot be opened as it is"
+        return "cannot open the pool without repair"
     blocks = found.figures
     used = sum(blocks["used"].values())
     walked = f"{len(blocks['reached'])} of {plural(len(blocks['used']), 'structure')} walked"
@@ -188,7 +192,7 @@ def summary(found: checking.Checked) -> str:
 
 @click.command()
 @POOL
-@click.option("--json", "as_json", is_flag=True, help="For programs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def ls(pool: str, as_json: bool) -> None:
     """List the structures of a pool.
 
@@ -212,7 +216,7 @@ def ls(pool: str, as_json: bool) -> None:
         ]
         for each in names
     ]  # fmt: skip
-    head = ["name", "kind", "format", "codec", "blocks", "transactions", "made", "state"]
+    head = ["name", "kind", "format", "codec", "blocks", "transactions", "created", "state"]
     click.echo("\n".join(table(head, rows, "<>><>><<")))
 
 
@@ -228,9 +232,9 @@ def plain(value: Any) -> Any:
 @click.command()
 @POOL
 def dump(pool: str) -> None:
-    """Print all that stands in a pool, but for the contents of its blocks, as JSON: one object for each part.
+    """Print the content of a pool, except the blocks, as JSON: one object for each part.
 
-    Logs are those that still count; what was applied and checkpointed is not shown.
+    Log records that were applied and checkpointed are not shown.
 
     \b
     Examples:

@@ -9,7 +9,7 @@ import click
 from rfp.errors import InvalidArgument
 
 WITH = click.option("--with", "modules", multiple=True, default=("structures",), show_default=True,
-                    help="Python module that defines the kinds of structures in it; may be given again.")  # fmt: skip
+                    help="Python module that defines kinds of structures; repeatable.")  # fmt: skip
 
 
 def load(modules: tuple[str, ...]) -> None:
@@ -18,4 +18,5 @@ def load(modules: tuple[str, ...]) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise InvalidArgument(f"--with {module}: {error}", hint="a module that can be imported") from None
+            raise InvalidArgument(f"cannot import --with {module}: {error}",
+                                  hint="give a module on the Python path") from None

@@ -26,16 +26,19 @@ POLL_S = 0.2  # seconds between two looks whether the medium has failed
 @click.command()
 @POOL
 @click.option("--address", "-a", type=ADDRESS,
-              help="Where to listen: shm://PATH or rdma://HOST:PORT.  "
-                   "[default: POOL.socket beside the pool where its folder is yours alone, else a name in your run directory; "
+              help="Address to listen at: shm://PATH or rdma://HOST:PORT.  "
+                   "[default: POOL.socket beside the pool if its directory "
+                   "is private, else a name in your run directory; "
                    "rnvm.connect(POOL) finds either]")  # fmt: skip
-@click.option("--lease", type=float, default=2.0, show_default=True, help="Seconds until who keeps a lock is fenced.")
+@click.option("--lease", type=float, default=2.0, show_default=True,
+              help="Seconds before a front-end that holds a contended lock is fenced.")
 @click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
-              help="What its thread does without work: spin briefly and then sleep, or spin for ever.")  # fmt: skip
+              help="Behaviour of an idle back-end thread: spin "
+                   "briefly and then sleep, or always spin.")  # fmt: skip
 @serving
 @logged
 def serve(pool: str, address: Address | None, lease: float, idle: str, log_level: str, **access: Any) -> None:
-    """Serve a pool to front-ends in the foreground, until Ctrl-C or SIGTERM.
+    """Serve a pool to front-ends in the foreground until Ctrl-C or SIGTERM.
 
     \b
     Examples:
@@ -43,7 +46,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, log_level
       rnvm serve orders.pool --address shm:///run/user/1000/orders.d/socket
       rnvm serve orders.pool --address rdma://10.0.0.1:7002 --secret-file ~/.rfp-secret
 
-    Ends by itself, with status 3, when the pool's medium fails or its file is removed: nothing is answered from then on.
+    Exits with status 3 if the pool's medium fails or its file is removed.
     """
     place = address_of(pool) if address is None else address
     backend = None
@@ -58,9 +61,9 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, log_level
         while not backend.failed:
             time.sleep(POLL_S)
         if backend.removed:
-            click.echo(f"{pool} was removed, or replaced, while it was served: what it held is gone", err=True)
+            click.echo(f"{pool} was removed or replaced while it was served: its content is lost", err=True)
         else:
-            click.echo("the pool's medium has failed: look at the device, then serve the pool again", err=True)
+            click.echo("the pool's medium failed: check the device, then serve the pool again", err=True)
         raise SystemExit(3)
     except Stop:
         pass
@@ -86,10 +89,10 @@ class Untouched:
 @POOL
 @WITH
 def recover(pool: str, modules: tuple[str, ...]) -> None:
-    """Recover a pool that nobody has open: apply its logs, execute what dead front-ends had left, and check.
+    """Recover a pool that no process has open: apply its logs, execute pending operations, check.
 
-    Opening a pool applies its logs in any case; what is left to be executed waits for the next writer of its structure, or
-    for this.
+    Opening a pool always applies its logs.  The pending operations of dead front-ends wait for the
+    next writer of their structure, or for this command.
     """
     load(modules)
     with Backend(pool, address=unique()) as backend, connect(backend.address, timeout=60) as fe:
@@ -107,9 +110,10 @@ def recover(pool: str, modules: tuple[str, ...]) -> None:
         done = fe.figures["executed_again"]
         click.echo(f"{plural(done, 'operation')} executed")
         if passed := fe.figures["passed_over"]:
-            click.echo(f"{plural(passed, 'operation')} passed over, which their structures do not know: no front-end logs such")
+            click.echo(f"{plural(passed, 'operation')} skipped: unknown to "
+                       "their structures (not logged by any front-end)")
         for name in unknown:
-            click.echo(f"{name!r} is of a kind or format that is not known here: what it has in the logs is kept", err=True)
+            click.echo(f"{name!r} has an unknown kind or format: its log records are kept", err=True)
     if unknown:
         raise SystemExit(1)
 

@@ -476,9 +476,9 @@ cdef class Session:
         if not self.lock.acquire(seconds):
             if self.lock.owner:
                 raise DeadlineExceeded(
-                    "another thread has a batch or a transaction of this front-end open",
+                    "timed out waiting for another thread's batch or transaction of this front-end",
                     hint="end it, increase the timeout, or connect once for each thread")
-            raise DeadlineExceeded("another thread is using this front-end",
+            raise DeadlineExceeded("timed out waiting for another thread that uses this front-end",
                                    hint="increase the timeout, or connect once for each thread")
         if self.is_closed:
             self.release_call()
@@ -522,7 +522,7 @@ cdef class Session:
             raise Closed("this front-end was closed")
         if status == LATE:
             raise DeadlineExceeded(
-                f"the back-end at {self.address} did not respond before the deadline",
+                f"timed out waiting for a response from the back-end at {self.address}",
                 hint="a change may still happen; check whether the back-end is stopped, or another "
                      "front-end keeps a lock")
         if status == FULL:

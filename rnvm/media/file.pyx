@@ -142,19 +142,20 @@ cdef class File:
         cdef char *buffer
         size = os.lseek(self.f.fd, 0, os.SEEK_END)
         if size < length:
-            raise FabricError(f"the file ends at {size} of {length} bytes", hint="somebody has shortened it")
+            raise FabricError(f"cannot read the pool's file: it ends at {size} of {length} bytes",
+                              hint="check whether a program truncated it")
         buffer = <char *> malloc(READ_BYTES)
         if buffer == NULL:
-            raise MemoryError("no memory to read a pool's file")
+            raise MemoryError("cannot allocate memory to read a pool's file")
         try:
             while data_from(self.f.fd, length, &at, &end):
                 with nogil:
                     error = load_range(self.f.fd, at, end, to, buffer)
                 if error == EIO:
-                    raise FabricError(f"the file cannot be read from {at} to {end}",
-                                      hint="see whether a program has shortened it, or the disk fails")
+                    raise FabricError(f"cannot read the pool's file from {at} to {end}",
+                                      hint="check whether a program truncated it or the disk fails")
                 if error:
-                    raise refused("the pool's file cannot be read", None, error)
+                    raise refused("cannot read the pool's file", None, error)
                 at = end
         finally:
             free(buffer)
@@ -434,10 +435,11 @@ cdef class FileMedium(Medium):
 
     def __init__(self, uint64_t length, int fd=-1, File file=None):
         if self.memory >= 0 or not length:
-            raise InvalidArgument(f"an image of {length} bytes", hint="at least one; and it is made once")
+            raise InvalidArgument(f"cannot create an image of {length} bytes",
+                                  hint="give at least 1 byte, and create it once")
         self.memory = rfp_memfd_create()
         if self.memory < 0:
-            raise refused("no memory file can be made")
+            raise refused("cannot create a memory file")
         self.mapped = rnvm_up(length, KERNEL_PAGE)
         # What of a pool was never used takes no memory: unless the system gives memory only to those who reserve it first,
         # and ends the process (SIGBUS) where a page is missing later.
@@ -446,9 +448,10 @@ cdef class FileMedium(Medium):
         else:
             self.c.base = rfp_memfd_map_empty(self.memory, self.mapped)
         if self.c.base == NULL:
-            raise refused(f"no memory for a pool of {length} bytes", hint="free some memory, or use a DAX device or file system")
+            raise refused(f"cannot allocate memory for a pool of {length} bytes",
+                          hint="free some memory, or use a DAX device or file system")
         if rfp_memfd_seal(self.memory, 1):
-            raise refused("the memory file cannot be sealed")
+            raise refused("cannot seal the memory file")
         self.c.length = length
         live.add(self)
         self.c.state = &self.i
@@ -478,9 +481,9 @@ cdef class FileMedium(Medium):
             i.longest = min(<uint64_t> FRAME_BYTES_MAX, i.area.size - RNVM_WAL_FRAMES)
             i.frame = <char *> aligned_alloc(RNVM_PAGE, i.longest)
             if i.frame == NULL:
-                raise MemoryError("no memory for the frames of a pool")
+                raise MemoryError("cannot allocate memory for the frames of a pool")
         if i.notes == NULL or i.taken == NULL or i.dirty == NULL or i.going == NULL:
-            raise MemoryError("no memory for what is to be written of a pool")
+            raise MemoryError("cannot allocate memory for the dirty pages of a pool")
         wal_read(&self.c, &i.area, take_over, i)
         # An area with frames, or with anything that should not be, begins anew when something is first made durable.
         i.overflown = i.area.at and (i.area.frames or i.area.behind or not i.area.alike)

@@ -60,7 +60,8 @@ cdef class Medium:
 
     cdef int check_unserved(self) except -1:
         if self.served:
-            raise CallerError("a back-end serves this pool", hint="close the back-end, which closes its pool")
+            raise CallerError("cannot close the pool: a back-end serves it",
+                              hint="close the back-end, which closes its pool")
         return 0
 
     cpdef int fileno(self):
@@ -87,7 +88,8 @@ cdef class Medium:
         if self.c.base == NULL:
             raise Closed("the medium is closed")
         if offset > self.c.length or n > self.c.length - offset:
-            raise InvalidArgument(f"{n} bytes at {offset} are not within the medium's {self.c.length}")
+            raise InvalidArgument(f"{n} bytes at {offset} are not within "
+                                  f"the medium of {self.c.length}")
         return 0
 
     def read(self, uint64_t offset, uint64_t n):
@@ -106,7 +108,7 @@ cdef class Medium:
         """Put an aligned word there, on its way to the medium."""
         self.check(offset, 8)
         if offset & 7:
-            raise InvalidArgument(f"{offset} is no multiple of 8")
+            raise InvalidArgument(f"offset must be a multiple of 8, got {offset}")
         self.c.ops.write64(&self.c, offset, value)
 
     def flush(self, uint64_t offset, uint64_t n):
@@ -131,7 +133,7 @@ cdef class Medium:
 cdef int raise_failed(medium *m) except -1:
     failure = StorageFailed(
         f"the pool's medium failed: {os.strerror(m.error) if m.error else 'it is closed'}",
-        hint="nothing more is answered; open the pool again when the device is well, and it recovers")
+        hint="repair the device, then open the pool again: it recovers")
     failure.errno = m.error or None
     raise failure
 
@@ -167,7 +169,7 @@ cdef class VolatileMemory(Medium):
     def __init__(self, uint64_t length, int fd=-1):
         cdef void *base
         if self.c.base != NULL:
-            raise InvalidArgument("it was made already")
+            raise InvalidArgument("the medium is already initialized")
         base = mmap(NULL, max(length, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_ANONYMOUS, -1, 0)
         if base == MAP_FAILED:
             raise self.refused(length)
@@ -180,7 +182,8 @@ cdef class VolatileMemory(Medium):
             self.map_file()
 
     cdef object refused(self, uint64_t length):
-        failure = FabricError(f"{length} bytes cannot be mapped: {os.strerror(errno)}", hint="free some memory")
+        failure = FabricError(f"cannot map {length} bytes: {os.strerror(errno)}",
+                              hint="free some memory")
         failure.errno = errno
         return failure
 

@@ -150,25 +150,28 @@ cdef class Direct(Medium):
     def __init__(self, int fd, uint64_t length, str flushing="lines", bint sync=True):
         cdef void *base
         if self.fd >= 0 or flushing not in ("lines", "none", "libpmem2"):
-            raise InvalidArgument(f"flushing={flushing!r}", hint="lines, none or libpmem2; a medium is opened once")
+            raise InvalidArgument(f"invalid flushing {flushing!r} (expected lines, none or "
+                                  "libpmem2), or the medium is already open")
         self.fd = dup_private(fd)
         self.mapped = whole(self.fd, length)
         if flushing == "libpmem2":
             if rnvm_pmem2_open(&self.library, self.fd):
                 trouble = (<char *> self.library.trouble).decode(errors="replace")
-                raise FabricError(f"libpmem2 cannot map this: {trouble}", hint="apt-get install libpmem2-1, or do without it")
+                raise FabricError(f"libpmem2 cannot map the file: {trouble}",
+                                  hint="run `apt-get install libpmem2-1`, or use flushing=\"lines\"")
             self.c.base = <char *> self.library.address(self.library.map)
             self.c.state = &self.library
             self.c.ops = &library_operations
             self.flushing = flushing
         else:
             if flushing == "lines" and flush_instruction() == "none":
-                raise FabricError("this processor has no instruction that flushes its caches to persistent memory",
+                raise FabricError("this CPU has no instruction that flushes "
+                                  "its caches to persistent memory",
                                   hint="use libpmem2, or a file on a disk")
             base = mmap(NULL, self.mapped, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC if sync else MAP_SHARED,
                         self.fd, 0)
             if base == MAP_FAILED:
-                raise refused(f"{length} bytes cannot be mapped")
+                raise refused(f"cannot map {length} bytes")
             self.c.base = <char *> base
             self.c.ops = &direct_operations if flushing == "lines" else &plain_operations
             self.flushing = flush_instruction() if flushing == "lines" else flushing

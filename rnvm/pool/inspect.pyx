@@ -26,20 +26,20 @@ cdef enum:
     OWNERS = 3                 # of a word
     RUNS_MAX = 1000            # of damaged words that are findings of their own
 
-REPAIR = "`rnvm check --repair` mends what can be mended; a copy from before the damage is better"
-ONE_COPY = "this copy is not whole, the other is"
+REPAIR = "restore a copy from before the damage, or run `rnvm check --repair`"
+ONE_COPY = "this copy is damaged, the other is intact"
 # What repair does where it cannot say what stood there.
 LOSSES = {
-    "session": "the session is ended, and what only its logs held is lost",
-    "progress": "nobody knows how far the structure had come: it is closed for good, and its blocks are kept",
-    "lock": "the lock is nobody's",
-    "state": "the entry is closed for good, and the blocks are kept",
-    "name": "the structure is closed for good, and its blocks are kept",
-    "owners": "the blocks are not handed out again",
-    "ahead": "what stands in the area counts as far as it is whole",
-    "frame": "what was acknowledged from there on is lost",
+    "session": "session ended; records that only its logs contain are lost",
+    "progress": "structure closed permanently, blocks kept: its progress is unknown",
+    "lock": "lock released",
+    "state": "entry closed permanently, blocks kept",
+    "name": "structure closed permanently, blocks kept",
+    "owners": "blocks never allocated again",
+    "ahead": "intact frames of the area applied",
+    "frame": "this frame and all later ones dropped; operations acknowledged with them are lost",
 }
-FROM_THE_OTHER = "it is made like the other copy"
+FROM_THE_OTHER = "restored from the other copy"
 
 
 def damaged(findings):
@@ -72,26 +72,32 @@ cdef class Inspection:
         self.findings = []
         self.names = {}
         if on.length < RNVM_NAMES:
-            raise NotAPool(f"{on.length} bytes are too few to be a pool", hint="make one: rnvm create")
+            raise NotAPool(f"a file of {on.length} bytes is too small to be a pool",
+                           hint="create a pool: rnvm create")
         self.headers = header_read(&on.c, &self.header)
         if not self.headers:
             self.refuse()
         if self.header.major < RNVM_MAJOR:
             raise PoolTooOld(
-                f"the pool has format {self.header.major}.{self.header.minor}, this version reads {RNVM_MAJOR}.{RNVM_MINOR}",
-                hint="open it with the version that made it, and copy its structures into a new pool")
+                f"the pool has format {self.header.major}.{self.header.minor}, but this version "
+                f"supports {RNVM_MAJOR}.{RNVM_MINOR}",
+                hint="open it with the version that created it, and "
+                     "copy its structures into a new pool")
         if self.header.major > RNVM_MAJOR:
             raise PoolTooNew(
-                f"the pool has format {self.header.major}.{self.header.minor}, this version reads {RNVM_MAJOR}.{RNVM_MINOR}",
-                hint="use the version that made it")
+                f"the pool has format {self.header.major}.{self.header.minor}, but this version "
+                f"supports {RNVM_MAJOR}.{RNVM_MINOR}",
+                hint="use the version that created it")
         if self.header.incompatible & ~<uint64_t> RNVM_WRITE_AHEAD or self.header.read_compatible:
             raise PoolTooNew(
-                f"the pool uses features that this version does not know ({self.header.incompatible:#x},"
-                f" {self.header.read_compatible:#x})", hint="use the version that made it")
+                "the pool uses features that this version does not support "
+                f"({self.header.incompatible:#x},"
+                f" {self.header.read_compatible:#x})", hint="use the version that created it")
         self.superblocks = superblock_read(&on.c, &self.header, &self.superblock)
         if not self.superblocks:
             raise PoolDamaged(
-                f"neither copy of the superblock is whole (offsets {RNVM_SUPERBLOCKS}, {RNVM_SUPERBLOCKS + RNVM_PAGE})",
+                f"both copies of the superblock are damaged (offsets {RNVM_SUPERBLOCKS}, "
+                f"{RNVM_SUPERBLOCKS + RNVM_PAGE})",
                 findings=["both copies of the superblock"], hint="restore the pool from a copy")
         if self.superblock.size > on.length:
             raise PoolDamaged(
@@ -99,8 +105,9 @@ cdef class Inspection:
                 findings=["truncated"], hint="restore the pool from a copy")
         if (not rnvm_geometry_of(&self.header, self.superblock.size, &self.g)
                 or self.superblock.state not in (RNVM_CLEAN, RNVM_OPEN)):
-            raise PoolDamaged("header and superblock are whole, but what they say is impossible", findings=["impossible sizes"],
-                              hint="a faulty program wrote them; restore the pool from a copy")
+            raise PoolDamaged("header and superblock are intact, but contain impossible sizes",
+                              findings=["impossible sizes"],
+                              hint="restore the pool from a copy: a faulty program wrote them")
         self.copies("header", RNVM_HEADERS, self.headers)
         self.copies("superblock", RNVM_SUPERBLOCKS, self.superblocks)
 
@@ -108,12 +115,15 @@ cdef class Inspection:
         """Why there is no header."""
         words = {self.medium.read(at, 8) for at in (RNVM_HEADERS, RNVM_HEADERS + RNVM_PAGE)}
         if (<uint64_t> RNVM_MAGIC).to_bytes(8, "little") in words:
-            raise PoolDamaged(f"neither copy of the header is whole (offsets {RNVM_HEADERS}, {RNVM_HEADERS + RNVM_PAGE})",
+            raise PoolDamaged(f"both copies of the header are damaged (offsets {RNVM_HEADERS}, "
+                              f"{RNVM_HEADERS + RNVM_PAGE})",
                               findings=["both copies of the header"], hint="restore the pool from a copy")
         if words == {bytes(8)}:
-            raise NotAPool("the file has no header: it is no pool, or its making was never finished",
-                           hint="remove it and make the pool again: rnvm create")
-        raise NotAPool("the file is no pool: it begins with something else", hint="another path? make one: rnvm create")
+            raise NotAPool("the file has no header: it is not a pool, "
+                           "or its creation did not complete",
+                           hint="remove it and create the pool again: rnvm create")
+        raise NotAPool("the file is not a pool: its magic number is wrong",
+                       hint="check the path, or create a pool: rnvm create")
 
     @property
     def uuid(self):
@@ -166,13 +176,14 @@ cdef class Inspection:
         if whole & ALIKE:
             return
         if not whole:
-            self.findings.append(Finding("damage", f"{what} at {at}", "neither copy is whole", LOSSES[part], part, at, index))
+            self.findings.append(Finding("damage", f"{what} at {at}", "both copies are damaged", LOSSES[part], part, at, index))
             return
         for bit, place in ((FIRST_WHOLE, at), (SECOND_WHOLE, at + 32)):
             if not whole & bit:
                 self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
         if whole == FIRST_WHOLE | SECOND_WHOLE and self.superblock.state == RNVM_CLEAN:
-            self.findings.append(Finding("doubt", f"{what} at {at}", "its copies differ", "the later one counts", "copy", at))
+            self.findings.append(Finding("doubt", f"{what} at {at}", "its copies differ",
+                                         "later copy used", "copy", at))
 
     def name(self, uint32_t i):
         """One naming entry."""
@@ -199,12 +210,14 @@ cdef class Inspection:
             self.findings.append(Finding("damage", where, "name, kind and root are damaged", LOSSES["name"], "name", at, i))
         elif root == RNVM_NO_BLOCK or rnvm_backend(entry.root) != self.g.backend \
                 or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
-            self.findings.append(Finding("damage", where, f"its root {entry.root:#x} is no block of this pool",
+            self.findings.append(Finding("damage", where,
+                                         f"its root {entry.root:#x} is not a block of this pool",
                                          LOSSES["name"], "name", at, i))
         else:
             name = entry.name[:entry.name_length]
             if name in self.names:
-                self.findings.append(Finding("damage", where, f"entry {self.names[name]} has its name {name!r} too",
+                self.findings.append(Finding("damage", where,
+                                             f"entry {self.names[name]} also has its name {name!r}",
                                              LOSSES["name"], "name", at, i))
             self.names[name] = i
 
@@ -222,7 +235,7 @@ cdef class Inspection:
             what = "the word is damaged" if word - first == 1 else f"{word - first} words are damaged"
             if runs > RUNS_MAX:
                 word = last
-                what = "more words are damaged, here and behind"
+                what = "more words are damaged, here and after it"
             at = rnvm_word_at(&self.g, first)
             self.findings.append(Finding("damage", f"owners of blocks {first * OWNERS} to {word * OWNERS - 1} at {at}", what,
                                          LOSSES["owners"], "owners", at, first, word - first))
@@ -234,11 +247,13 @@ cdef class Inspection:
         if not a.at:
             return
         if not a.headers:
-            self.findings.append(Finding("damage", f"write-ahead area at {a.at}", "neither copy of its header is whole",
+            self.findings.append(Finding("damage", f"write-ahead area at {a.at}",
+                                         "both copies of its header are damaged",
                                          LOSSES["ahead"], "ahead", a.at))
         else:
             self.copies("header of the write-ahead area", a.at, a.headers)
         if a.behind:
             self.findings.append(Finding(
-                "damage", f"write-ahead area at {a.end}", f"frame {a.frames} is not whole, but one behind it is ({a.behind})",
+                "damage", f"write-ahead area at {a.end}",
+                f"frame {a.frames} is damaged, but a later frame is intact ({a.behind})",
                 LOSSES["frame"], "frame", a.end))

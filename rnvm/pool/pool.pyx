@@ -32,7 +32,7 @@ from rnvm.pool.sessions cimport (
 from rnvm.pool.state cimport pool, ring, session as session_state, structure
 
 from rfp import units
-from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory
+from rfp.errors import AlreadyExists, Closed, InvalidArgument, OutOfMemory, out_of_bounds
 from rnvm.pool.findings import Finding
 from rnvm.pool.inspect import damaged
 
@@ -59,7 +59,7 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     cdef uint64_t total = sizes.fit(target.length if size is None else min(size, target.length))
     cdef medium *m = &target.c
     if not 1 <= backend <= 0xffff:
-        raise InvalidArgument(f"back-end {backend}", hint="1 to 65535")
+        raise out_of_bounds("backend", backend, 1, 65535)
     memset(&header, 0, sizeof(header))
     memset(&superblock, 0, sizeof(superblock))
     memset(&p, 0, sizeof(p))
@@ -81,7 +81,8 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     header.wal_at = sizes.wal_at if header.wal else 0
     header.groups_at = sizes.groups_at
     if not rnvm_geometry_of(&header, total, &p.g):
-        raise InvalidArgument(f"no pool can be made of {sizes}", hint="see rnvm.sizes")
+        raise InvalidArgument(f"cannot create a pool of {sizes}",
+                              hint="choose sizes with rnvm.sizes")
     p.m = m
     with nogil:
         # Until everything else is durable there is no header.
@@ -107,8 +108,10 @@ def grown(Inspection inspection not None, uint64_t size):
     cdef uint64_t rest = (whole - inspection.g.groups_at) % inspection.g.group
     whole -= rest if rest < inspection.g.group_map + inspection.g.block else (rest - inspection.g.group_map) % inspection.g.block
     if whole <= inspection.g.size or not rnvm_geometry_of(&inspection.header, whole, &g):
-        raise InvalidArgument(f"the pool has {units.show_size(inspection.g.size)} already, {units.show_size(size)} is no more",
-                              hint="pools grow, they do not shrink, and by whole blocks")
+        raise InvalidArgument(f"cannot grow the pool to {units.show_size(size)}: it already has "
+                              f"{units.show_size(inspection.g.size)}",
+                              hint="give a larger size (pools grow by "
+                                   "whole blocks and cannot shrink)")
     return whole
 
 
@@ -169,7 +172,7 @@ cdef class Pool:
         cdef Inspection inspection = Inspection(on)
         inspection.run()
         if self.medium is not None:
-            raise InvalidArgument("a pool is opened once")
+            raise InvalidArgument("the pool is already open")
         if inspection.fatal:
             raise damaged(inspection.fatal)
         self.medium = on
@@ -220,7 +223,7 @@ cdef class Pool:
         p.structures = <structure *> calloc(p.g.names, sizeof(structure))
         p.scratch = <char *> malloc(self.capacity())
         if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch:
-            raise MemoryError("no memory for the state of a pool")
+            raise MemoryError("cannot allocate memory for the state of a pool")
 
     cdef list lost(self):
         """Logs that are not as long as they were once."""
@@ -233,8 +236,9 @@ cdef class Pool:
                 if r.faulty == FAULT_END:
                     findings.append(Finding(
                         "damage", self.place(which, i),
-                        f"the record with LSN {r.tail} is not whole; what was acknowledged from there to LSN {r.end} is lost",
-                        "the log ends before it; what followed is lost", which, r.at + r.tail % r.size, i))
+                        f"the record with LSN {r.tail} is damaged; operations acknowledged from "
+                        f"there to LSN {r.end} are lost",
+                        "log truncated before it; later records are lost", which, r.at + r.tail % r.size, i))
                     r.faulty = 0
         return findings
 
@@ -251,8 +255,9 @@ cdef class Pool:
                 if lsn:
                     findings.append(Finding(
                         "doubt", self.place(which, i),
-                        f"the record with LSN {r.tail} is not whole, but one behind it is ({lsn}): torn, or damaged",
-                        "one flipped bit is turned back", which, r.at + r.tail % r.size, i))
+                        f"the record with LSN {r.tail} is torn or damaged, "
+                        f"but a later record is intact ({lsn})",
+                        "one flipped bit corrected", which, r.at + r.tail % r.size, i))
         return findings
 
     cdef str place(self, str which, uint32_t i):
@@ -272,15 +277,15 @@ cdef class Pool:
             raise_failed(self.c.m)
         for number, what in (
             (done.applied, "transactions were applied from the memory logs"),
-            (done.fenced, "sessions had written what cannot be applied; their logs were cut off there"),
-            (done.dropped, "structures were being dropped, and are gone"),
-            (done.freed, "blocks had been allocated for nothing, and are free again"),
-            (done.pending, "operations wait to be executed by the next writer of their structure"),
+            (done.fenced, "sessions had written invalid records; their logs were truncated there"),
+            (done.dropped, "structures that were being dropped have been removed"),
+            (done.freed, "allocated but unused blocks were freed"),
+            (done.pending, "operations wait for the next writer of their structure"),
         ):
             if number:
                 self.recovered.append(f"{number} {what}")
         if not self.clean:
-            self.recovered.append("it had not been closed")
+            self.recovered.append("the pool had not been closed")
 
     cdef int check(self) except -1:
         if self.closed or self.c.m.base == NULL:            # or its medium, e.g. since this is a forked child
@@ -328,10 +333,13 @@ cdef class Pool:
         cdef bytes unique = (identity or uuid.uuid4()).bytes
         self.check()
         if not 1 <= len(name) <= RNVM_NAME_MAX or len(codec) > RNVM_CODEC_MAX or not root_blocks:
-            raise InvalidArgument(f"a name of {len(name)} bytes, a codec of {len(codec)}",
-                                  hint=f"names have 1 to {RNVM_NAME_MAX} bytes, codecs at most {RNVM_CODEC_MAX}")
+            raise InvalidArgument(f"invalid name of {len(name)} bytes "
+                                  f"or codec of {len(codec)} bytes",
+                                  hint=f"give a name of 1 to {RNVM_NAME_MAX} bytes and "
+                                       f"a codec of at most {RNVM_CODEC_MAX}")
         if name in self.names:
-            raise AlreadyExists(f"there is a structure {name!r} already", hint="open that one, or drop it")
+            raise AlreadyExists(f"the structure {name!r} already exists",
+                                hint="open it, or drop it")
         memset(&entry, 0, sizeof(entry))
         entry.kind = kind
         entry.format = format
@@ -345,7 +353,8 @@ cdef class Pool:
             made = catalog_create(&self.c, &entry)
         if not made:
             self.check()
-            raise OutOfMemory(f"no room for the structure {name!r}", hint="drop another one, or grow the pool: rnvm grow")
+            raise OutOfMemory(f"no room for the structure {name!r}",
+                              hint="drop another structure, or grow the pool (rnvm grow)")
         self.names[name] = rnvm_structure_index(made)
         return made
 
@@ -370,7 +379,7 @@ cdef class Pool:
             index = session_attach(&self.c, detail)
         if index == NO_SESSION:
             raise OutOfMemory(f"all {self.c.g.sessions} sessions of the pool are taken",
-                              hint="close a front-end; a pool's number of front-ends is chosen when it is made")
+                              hint="close a front-end, or create a pool for more front-ends")
         if index < 0:
             raise_failed(self.c.m)
         return index, self.c.sessions[index].epoch
@@ -402,7 +411,8 @@ cdef class Pool:
         self.known(session)
         block = blocks_allocate(&self.c, count, RNVM_GRANTED | session)
         if block == RNVM_NO_BLOCK:
-            raise OutOfMemory(f"no {count} blocks in a row are free", hint="free some, or grow the pool: rnvm grow")
+            raise OutOfMemory(f"no {count} blocks in a row are free",
+                              hint="free some blocks, or grow the pool (rnvm grow)")
         if medium_drain(self.c.m):
             raise_failed(self.c.m)
         return rnvm_address(self.c.g.backend, rnvm_block_at(&self.c.g, block))

@@ -197,7 +197,7 @@ def owners(VolatileMemory private not None, Inspection inspection not None, uint
     cdef uint64_t word, mended = 0, lost = 0
     cdef const rnvm_geometry *g = &inspection.g
     if first > rnvm_words(g) or count > rnvm_words(g) - first:
-        raise InvalidArgument(f"{count} words from {first} on are not all in this pool")
+        raise InvalidArgument(f"{count} words from word {first} are not all in this pool")
     s.what = OWNERS
     s.m = &private.c
     s.seed = g.seed

@@ -23,7 +23,7 @@ from posix.unistd cimport close as close_fd, usleep
 from rnvm.format.layout cimport RNVM_LINE, rfp_copy_out, rfp_store64
 from rnvm.media.medium cimport medium, medium_operations
 
-from rfp.errors import FabricError, InvalidArgument
+from rfp.errors import FabricError, InvalidArgument, bad_choice, out_of_bounds
 
 cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
@@ -204,9 +204,11 @@ cdef class Model(Medium):
     def __init__(self, uint64_t length, str kind="words", bytes content=None, bint shared=False):
         cdef void *base
         if kind not in ("words", "lines", "sectors"):
-            raise InvalidArgument(f"no medium behaves like {kind!r}", hint="words, lines or sectors")
+            raise bad_choice("kind", kind, ("words", "lines", "sectors"))
         if self.c.base != NULL or length % (PAGE if shared else SECTOR) or not length:
-            raise InvalidArgument(f"a model of {length} bytes", hint="a multiple of 512 (shared: of 4096), and only once")
+            raise InvalidArgument(f"cannot create a model of {length} bytes",
+                                  hint="give a multiple of 512 (shared: "
+                                       "of 4096), and create it once")
         self.r.sectors = kind == "sectors"
         self.r.grain = SECTOR if self.r.sectors else WORD if kind == "words" else RNVM_LINE
         self.r.m = &self.c
@@ -217,17 +219,18 @@ cdef class Model(Medium):
             self.memory = rfp_memfd_create()
             base = rfp_memfd_map_new(self.memory, length) if self.memory >= 0 else NULL
             if base == NULL or rfp_memfd_seal(self.memory, 1):
-                raise FabricError(f"no memory file of {length} bytes: {os.strerror(errno)}")
+                raise FabricError(f"cannot create a memory file of {length} "
+                                  f"bytes: {os.strerror(errno)}")
         else:
             base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
             if base == MAP_FAILED:
-                raise MemoryError(f"no memory for a model of {length} bytes")
+                raise MemoryError(f"cannot allocate memory for a model of {length} bytes")
         self.c.base = <char *> base
         self.c.state = &self.r
         self.r.view = <char *> malloc(length)
         self.r.begin = <char *> malloc(length)
         if self.r.view == NULL or self.r.begin == NULL:
-            raise MemoryError(f"no memory for a model of {length} bytes")
+            raise MemoryError(f"cannot allocate memory for a model of {length} bytes")
         memset(self.r.begin, 0, length)
         if content is not None:
             memcpy(self.r.begin, PyBytes_AS_STRING(content), min(length, <uint64_t> len(content)))
@@ -294,7 +297,7 @@ cdef class Model(Medium):
             self.r.torn_words = True
             return
         if bug not in RULES or self.r.rule_count == RULES_MAX:
-            raise InvalidArgument(f"no bug {bug!r}", hint=", ".join([*RULES, "torn-words"]))
+            raise bad_choice("bug", bug, [*RULES, "torn-words"])
         self.r.rules[self.r.rule_count][0] = RULES[bug]
         self.r.rules[self.r.rule_count][1] = begin
         self.r.rules[self.r.rule_count][2] = end
@@ -318,7 +321,7 @@ cdef class Crashes:
         self.durable = <char *> malloc(model.c.length)
         self.out = <char *> malloc(model.c.length)
         if self.durable == NULL or self.out == NULL:
-            raise MemoryError("no memory for what a crash leaves")
+            raise MemoryError("cannot allocate memory for the state after a crash")
         if model.c.length:                      # not of a model that was never made
             memcpy(self.durable, model.r.begin, model.c.length)
 
@@ -330,7 +333,7 @@ cdef class Crashes:
     def at_point(self, uint64_t point, uint64_t seed):
         """What a crash after this many events leaves; points rise from call to call."""
         if point < self.at or point > self.model.r.count:
-            raise InvalidArgument(f"a crash after {point} events", hint=f"from {self.at} to {self.model.r.count}")
+            raise out_of_bounds("point", point, self.at, self.model.r.count)
         with nogil:
             while self.at < point:
                 self.step()

@@ -102,7 +102,7 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
         return answer_put(s, &root.counter, 8)
     if code == FAIL:
         clear(s, root, <uint32_t> place)
-        return fault(s, s.root, "as was asked for")
+        return fault(s, s.root, "damage as requested")
     if code == LOSE:
         root.places[place] = root.lengths[place] = 0
         return OK
@@ -146,7 +146,8 @@ cdef int walk(instance *s, visitor visit, void *context) noexcept nogil:
         return s.error
     for i in range(PLACES):
         if not root.places[i] != (not root.lengths[i]):
-            return fault(s, s.root, "a place has a node and no length, or the other way round")
+            return fault(s, s.root,
+                         "a place has a node without a length, or a length without a node")
         if root.places[i]:
             if node_read(s, root.places[i], root.lengths[i], VALUE) == NULL:
                 return s.error
@@ -184,7 +185,7 @@ cdef class Sample(Structure):
         """Puts a value there, instead of what is there."""
         cdef bytes data = self.encode(value)
         if place >= PLACES:
-            raise InvalidArgument(f"place {place}")
+            raise InvalidArgument(f"invalid place {place}")
         data = place.to_bytes(8, "little") + data
         self.execute(PUT, data, <uint32_t> len(data), timeout)
 
@@ -195,7 +196,7 @@ cdef class Sample(Structure):
     def take(self, uint64_t place, *, timeout=None):
         """Removes what is there, and returns it, or None."""
         if place >= PLACES:
-            raise InvalidArgument(f"place {place}")
+            raise InvalidArgument(f"invalid place {place}")
         return None if self.execute(TAKE, <const char *> &place, 8, timeout) == NOTHING else self.decode(self.answer())
 
     def fail(self, uint64_t place):
@@ -208,7 +209,7 @@ cdef class Sample(Structure):
         cdef uint64_t[2] places
         cdef int found
         if first >= PLACES or second >= PLACES:
-            raise InvalidArgument(f"places {first} and {second}")
+            raise InvalidArgument(f"invalid places {first} and {second}")
         places[0], places[1] = first, second
         between = hook
         if operation:

@@ -20,7 +20,7 @@ def build(release: str, target: Path) -> None:
     """Writes it to `target`: 4 MB, a tenth of a second, so it is made for each boot rather than kept."""
     busybox = shutil.which("busybox", path=SBIN)
     if busybox is None:
-        raise MachineError("there is no busybox (Debian: apt-get install busybox-static)")
+        raise MachineError("cannot find busybox (Debian: apt-get install busybox-static)")
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         for name in ("bin", "modules", "proc", "sys", "dev", "host", "memory", "root"):

@@ -38,10 +38,10 @@ class Job:
 
     def __post_init__(self) -> None:
         if not self.command:
-            raise MachineError("there is no command to run")
+            raise MachineError("the command is missing")
         for share in self.shares:
             if not share.is_dir():
-                raise MachineError(f"--rw {share}: there is no such folder")
+                raise MachineError(f"--rw {share}: the folder does not exist")
 
     @contextmanager
     def folder(self) -> Iterator[Path]:

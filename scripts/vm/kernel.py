@@ -63,7 +63,8 @@ def unpacked(kernel: Kernel, cache: Path) -> Path:
     else:
         return kernel.image
     if not elf.startswith(b"\x7fELF"):
-        raise MachineError(f"{kernel.image} does not hold a kernel: what it unpacks to is no ELF image")
+        raise MachineError(f"{kernel.image} does not contain a kernel: "
+                           "it does not unpack to an ELF image")
     cache.mkdir(parents=True, exist_ok=True)
     for old in cache.glob(f"vmlinux-{kernel.release}-*"):
         old.unlink(missing_ok=True)

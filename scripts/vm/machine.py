@@ -50,7 +50,7 @@ class Machine:
                 status = await self._boot(folder)
                 if status is not None:
                     return status
-                hung = f"the machine did not come up in {self.boot_seconds:g} s{_last_words(folder)}"
+                hung = f"the machine did not boot in {self.boot_seconds:g} s{_last_words(folder)}"
                 self.err(f"softroce: {hung}\n".encode())
             raise MachineError(hung)
 
@@ -72,15 +72,15 @@ class Machine:
                 return None
             await asyncio.wait_for(copies, self.job.limit + GRACE_SECONDS)
         except asyncio.TimeoutError:
-            raise MachineError("the machine hung, and was killed" + _last_words(folder)) from None
+            raise MachineError("the machine hung and was killed" + _last_words(folder)) from None
         finally:
             self._process.kill()
             self._process.wait()
             await asyncio.wait({copies})
         if guest.status in TIMED_OUT and guest.took >= self.job.limit:
-            self.err(f"softroce: the command was still running after {self.job.limit:g} s, and was ended\n".encode())
+            self.err(f"softroce: the command timed out after {self.job.limit:g} s and was killed\n".encode())
         if guest.status is None:
-            raise MachineError((guest.complaint or "the machine ended before the command did") + _last_words(folder))
+            raise MachineError((guest.complaint or "the machine exited before the command") + _last_words(folder))
         return guest.status
 
     def _start(self, folder: Path) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
@@ -121,7 +121,7 @@ class _Guest:
                         image.formatted()
                     self.begun.set_result(None)
                 case [b"failed"]:
-                    self.complaint = "the machine's devices could not be set up"
+                    self.complaint = "cannot set up the machine's devices"
                     self.begun.set_result(None)
                 case [b"status", status]:
                     self.status = int(status)

@@ -43,7 +43,7 @@ class Image:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise MachineError(f"{self.path} is in another machine") from None
+                raise MachineError(f"{self.path} is in use by another machine") from None
             if self.new:
                 os.ftruncate(descriptor, 0)
                 os.ftruncate(descriptor, self.size)
@@ -68,8 +68,10 @@ def parse(text: str) -> Image:
     """`IMAGE:SIZE` or `IMAGE:SIZE:MODE`, as in `pool.img:256MiB:devdax`.  A bare number is in MiB."""
     found = re.fullmatch(r"(?P<path>.+?):(?P<number>[0-9]+)(?P<unit>MiB|GiB)?(:(?P<mode>\w+))?", text)
     if not found or (found["mode"] or "fsdax") not in MODES:
-        raise MachineError(f"--pmem {text}: not of the form IMAGE:SIZE or IMAGE:SIZE:MODE, as in pool.img:256MiB:devdax")
+        raise MachineError(f"invalid --pmem {text} (expected IMAGE:SIZE or "
+                           "IMAGE:SIZE:MODE, as in pool.img:256MiB:devdax)")
     size = int(found["number"]) * UNITS[found["unit"] or "MiB"]
     if size < 64 << 20 or size % (2 << 20):
-        raise MachineError(f"--pmem {text}: the size must be at least 64 MiB and a multiple of 2 MiB")
+        raise MachineError(f"invalid --pmem {text}: the size must be at "
+                           "least 64 MiB and a multiple of 2 MiB")
     return Image(Path(found["path"]).resolve(), size, found["mode"] or "fsdax")

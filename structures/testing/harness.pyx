@@ -90,7 +90,7 @@ cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t 
     cdef uint64_t i, number
     a.changes += 1
     if not a.applying or offset < RNVM_NODE:
-        s.error = fault(s, address, b"a change where none is allowed")
+        s.error = fault(s, address, b"a change is not allowed here")
         return NULL
     if failing(a, &a.fail_changes):
         s.error = a.fail_code
@@ -100,7 +100,7 @@ cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t 
     c = find(a, address)
     number = c - a.cells
     if offset + <uint64_t> n > c.length:
-        s.error = fault(s, address, b"a change beyond the node")
+        s.error = fault(s, address, b"a change is outside its node")
         return NULL
     if c.touched != a.operation:
         if not remember(a, CHANGED, number, True):
@@ -173,7 +173,7 @@ cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *addre
     cdef arena *a = arena_of(s)
     a.news += 1
     if not a.applying or type < 2 or length < RNVM_NODE:
-        s.error = fault(s, 0, b"a new node where none is allowed")
+        s.error = fault(s, 0, b"a new node is not allowed here")
         return NULL
     if failing(a, &a.fail_news):
         s.error = a.fail_code
@@ -188,7 +188,7 @@ cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogi
     cdef arena *a = arena_of(s)
     cdef cell *c = find(a, address)
     if not a.applying or c == NULL or not c.taken or c.structure != s.id or c.length != (length + 7) & ~<uint32_t> 7:
-        s.error = fault(s, address, b"a node is freed that is not there")
+        s.error = fault(s, address, b"a freed node does not exist")
         return s.error
     if failing(a, &a.fail_changes):
         s.error = a.fail_code
@@ -398,7 +398,7 @@ cdef int show(void *context, uint64_t address, uint32_t length) noexcept nogil:
     cdef shown *w = <shown *> context
     cdef cell *c = find(w.a, address)
     if c == NULL or not c.taken or c.structure != w.s.id or c.length != (length + 7) & ~<uint32_t> 7:
-        return fault(w.s, address, b"a node that is not there is used")
+        return fault(w.s, address, b"a used node does not exist")
     if w.seen[c - w.a.cells]:
         return fault(w.s, address, b"a node is used twice")
     w.seen[c - w.a.cells] = 1
@@ -442,7 +442,7 @@ cdef class Structure:
             if not fe.depth:
                 commit(a)
         elif known[0] != self.KIND:
-            raise WrongKind(f"{name!r} is of another kind")
+            raise WrongKind(f"{name!r} has another kind")
         else:
             self.c.id, self.c.root = known[1:]
 
@@ -469,7 +469,7 @@ cdef class Structure:
         free(private)
         if outcome >= 0 and a.strict and not all_named(a, mark):
             roll_back(a, mark)
-            raise Fault(DAMAGED, "the operation changed what it did not name")
+            raise Fault(DAMAGED, "the operation changed data that it did not name")
         if outcome < 0:
             roll_back(a, mark)
             failure(self.c, outcome)
@@ -514,11 +514,13 @@ cdef class Structure:
         if self.codec is not None:
             return self.codec.encode(value)
         if isinstance(value, str):
-            raise WrongType(f"{value!r} is a str", hint="value.encode(), or a codec=")
+            raise WrongType(f"a value must be bytes, not a str: {value!r}",
+                            hint="use value.encode(), or a codec=")
         try:
             return bytes(memoryview(value))
         except TypeError:
-            raise WrongType(f"{type(value).__name__} is not bytes", hint="a codec=") from None
+            raise WrongType(f"a value must be bytes, not {type(value).__name__}",
+                            hint="use a codec=") from None
 
     cdef object decode(self, bytes value, bytes key=None, bytes token=None):
         return value if self.codec is None else self.codec.decode(value)

@@ -96,7 +96,7 @@ def test_settings_of_one_database_are_its_alone():
     (comparison,) = compare.compare([ours, Contestant.parse("inproc")], ["c"], SMALL, rounds=1)
     assert [each.rounds[0].window for each in comparison.standings] == [16, 1]
     assert Contestant.parse("rfp-python").given == {"rfp.api": "python"}
-    with pytest.raises(InvalidArgument, match="one of rfp"):
+    with pytest.raises(InvalidArgument, match="expected rfp"):
         Contestant.parse("oracle")
 
 

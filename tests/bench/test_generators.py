@@ -198,7 +198,7 @@ def test_key_names_are_hashed_or_ordered_and_padded():
 
 
 def test_what_cannot_be_drawn_from_is_refused():
-    with pytest.raises(InvalidArgument, match="one of uniform, zipfian"):
+    with pytest.raises(InvalidArgument, match="expected uniform, zipfian"):
         Generator("gaussian", 10)
     with pytest.raises(InvalidArgument, match="recordcount"):
         Generator("uniform", 0)

@@ -238,5 +238,5 @@ def test_other_users_of_the_machine_may_only_read_from_a_private_redis_on_tcp():
 
 def test_redis_says_what_it_does_not_load():
     needs("redis")
-    with redis.start(tcp=True) as server, pytest.raises(RfpError, match="refused what it was to load"):
+    with redis.start(tcp=True) as server, pytest.raises(RfpError, match="refused the records to load"):
         server.load(["NOSUCHCOMMAND"])

@@ -132,5 +132,5 @@ def test_databases_of_one_process_say_how_to_run_them():
             open_database(name, properties())
     with pytest.raises(InvalidArgument, match=r"lmdb\.path"):
         open_database("lmdb", properties())
-    with pytest.raises(InvalidArgument, match="one of rfp"):
+    with pytest.raises(InvalidArgument, match="expected rfp"):
         open_database("oracle", properties())

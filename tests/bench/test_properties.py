@@ -87,7 +87,7 @@ def test_an_unknown_property_is_warned_about_once_by_name(capsys, monkeypatch):
         ("recordcount=many", "recordcount"),
         ("recordcount=0", "between 1 and"),
         ("threadcount=-1", "between 1 and 1024"),
-        ("readproportion=-0.5", "not negative"),
+        ("readproportion=-0.5", "not be negative"),
         ("requestdistribution=normal", "zipfian_exact"),
         ("readallfields=perhaps", "true or false"),
         ("workload=site.ycsb.workloads.TimeSeriesWorkload", "CoreWorkload"),
@@ -101,7 +101,7 @@ def test_a_value_that_does_not_fit_is_refused_with_what_would(setting, why):
 
 
 def test_a_setting_without_a_value_is_refused():
-    with pytest.raises(InvalidArgument, match="name=value"):
+    with pytest.raises(InvalidArgument, match="NAME=VALUE"):
         read([], ["recordcount"])
 
 

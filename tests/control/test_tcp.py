@@ -106,7 +106,7 @@ def test_there_is_no_process_to_watch_and_no_file_descriptor_to_send():
     with serving() as (listener, _), connect(listener.address, soon()) as client:
         assert client.pidfd() == -1
         fd = memory()
-        with pytest.raises(InvalidArgument, match="do not travel"):
+        with pytest.raises(InvalidArgument, match="cannot send file descriptors"):
             client.send(attach(fd), soon())
         os.close(fd)
         with pytest.raises(HandshakeFailed, match="1 file descriptors"):
@@ -139,7 +139,7 @@ def test_the_end_of_one_side_is_the_end_of_the_other():
     ("server", "client", "reason"),
     [
         (SECRET, OTHER, "does not know the secret"),
-        (SECRET, NOBODY, "asks for a secret"),
+        (SECRET, NOBODY, "requires a secret"),
         (NOBODY, SECRET, "cannot prove that it knows"),
     ],
 )
@@ -198,8 +198,8 @@ def rogue(answers):
             "server does not know",
         ),
         ([lambda _: Challenge(nonce=bytes(32), secret=False)], "cannot prove"),
-        ([lambda _: welcome()], "'welcome' where 'challenge' belongs|1024"),
-        ([lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: hello()], "'hello' where 'proven' belongs"),
+        ([lambda _: welcome()], "'welcome' instead of 'challenge'|1024"),
+        ([lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: hello()], "'hello' instead of 'proven'"),
     ],
 )
 def test_a_server_that_does_not_know_the_secret_is_not_believed(answers, reason):
@@ -490,12 +490,12 @@ def test_over_tls_messages_travel_both_ways(certificates, secret):
 @pytest.mark.parametrize(
     ("server", "server_ca", "client", "client_ca", "reason"),
     [
-        ("server", None, None, "others", "not to be trusted"),
-        ("elsewhere", None, None, "ca", "not to be trusted"),
-        ("server", None, None, None, "left|lost|closed|began with"),  # the client speaks no TLS
+        ("server", None, None, "others", "cannot verify the peer's certificate"),
+        ("elsewhere", None, None, "ca", "cannot verify the peer's certificate"),
+        ("server", None, None, None, "closed|lost|began with"),  # the client speaks no TLS
         (None, None, None, "ca", "TLS"),  # the server does not
-        ("server", "ca", None, "ca", "TLS|lost|closed|left"),  # the server wants a certificate
-        ("server", "ca", "stranger", "ca", "TLS|lost|closed|left"),
+        ("server", "ca", None, "ca", "TLS|lost|closed"),  # the server wants a certificate
+        ("server", "ca", "stranger", "ca", "TLS|lost|closed"),
     ],
 )
 def test_over_tls_who_is_not_trusted_gets_nowhere(certificates, server, server_ca, client, client_ca, reason):
@@ -574,17 +574,17 @@ def test_a_silent_peer_in_tls_is_left_at_the_deadline(certificates):
 
 def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
     (tmp_path / "bad.pem").write_text("no certificate")
-    with pytest.raises(InvalidArgument, match="belong together"):
+    with pytest.raises(InvalidArgument, match="tls_cert without tls_key"):
         Credentials.of(tls_cert="c")
-    with pytest.raises(InvalidArgument, match="tls_ca='.*bad.pem' cannot be used"):
+    with pytest.raises(InvalidArgument, match="cannot use tls_ca='.*bad.pem'"):
         Credentials.of(tls_ca=tmp_path / "bad.pem").client_context()
-    with pytest.raises(InvalidArgument, match="tls_cert='.*bad.pem'.*cannot be used"):
+    with pytest.raises(InvalidArgument, match="cannot use tls_cert='.*bad.pem'"):
         Credentials.of(tls_cert=tmp_path / "bad.pem", tls_key=certificates / "server.key").server_context()
-    with pytest.raises(InvalidArgument, match="tls_cert=.*cannot be used"):
+    with pytest.raises(InvalidArgument, match="cannot use tls_cert="):
         tls(certificates, "missing").server_context()
     with pytest.raises(InvalidArgument, match="give tls_ca too"):
         tls(certificates, "client").client_context()
-    with pytest.raises(InvalidArgument, match="needs one itself"):
+    with pytest.raises(InvalidArgument, match="needs a certificate itself"):
         tls(certificates, None, "ca").server_context()
     assert tls(certificates, authorities="ca").client_context().check_hostname
     assert Credentials.of(tls_ca="system").client_context().verify_mode == ssl.CERT_REQUIRED
@@ -609,21 +609,21 @@ def test_a_secret_comes_from_a_file_of_this_users_alone(tmp_path, monkeypatch):
 
 
 def test_a_secret_that_cannot_be_used_is_named(tmp_path, monkeypatch):
-    with pytest.raises(InvalidArgument, match="cannot read.*No such file.*make one"):
+    with pytest.raises(InvalidArgument, match="cannot read.*No such file.*create one"):
         Credentials.of(secret_file=tmp_path / "missing")
     with pytest.raises(InvalidArgument, match="not a regular file"):
         Credentials.of(secret_file=tmp_path)
-    with pytest.raises(InvalidArgument, match="15 bytes"):
+    with pytest.raises(InvalidArgument, match="got 15"):
         Credentials.of("x" * 15)
-    with pytest.raises(InvalidArgument, match="4097 bytes"):
+    with pytest.raises(InvalidArgument, match="got 4097"):
         Credentials.of(b"x" * 4097)
     with pytest.raises(WrongType):
         Credentials.of(1234567890123456)
-    with pytest.raises(InvalidArgument, match="exclude each other"):
+    with pytest.raises(InvalidArgument, match="cannot use both"):
         Credentials.of("x" * 16, tmp_path)
     empty = tmp_path / "empty"
     empty.touch(0o600)
-    with pytest.raises(InvalidArgument, match="0 bytes"):
+    with pytest.raises(InvalidArgument, match="got 0"):
         Credentials.of(secret_file=empty)
     owner = os.geteuid()
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
@@ -662,7 +662,7 @@ def test_two_servers_do_not_share_a_port_and_one_follows_another_at_once():
 def test_an_address_that_is_not_this_hosts_is_refused():
     with pytest.raises(FabricError, match="an address of this host"):
         TcpListener(parse("rdma://192.0.2.1:0"), SECRET)
-    with pytest.raises(InvalidAddress, match="no host"):
+    with pytest.raises(InvalidAddress, match="cannot find the host"):
         TcpListener(parse("rdma://no.such.host.invalid:0"), SECRET)
 
 
@@ -671,7 +671,7 @@ def test_where_nobody_listens_the_client_says_how_to_start_a_server():
         address = listener.address
     with pytest.raises(ConnectionFailed, match=rf"no server at {address}.*rfp serve --address {address}"):
         connect(address, soon())
-    with pytest.raises(ConnectionFailed, match="no host"):
+    with pytest.raises(ConnectionFailed, match="cannot find the host"):
         connect(parse("rdma://no.such.host.invalid:7001"), soon())
 
 

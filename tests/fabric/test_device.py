@@ -37,7 +37,7 @@ def test_the_gid_that_carries_the_address_which_routes_to_the_peer_is_chosen_roc
     choice = choose(root, source=source)
     assert (choice.device, choice.port, choice.gid_index) == place
     assert choice.gid == source
-    assert f"RoCE v2; it carries {source}, the address that routes to peer" in str(choice)
+    assert f"RoCE v2; it has {source}, the address that routes to peer" in str(choice)
 
 
 def test_roce_v1_is_better_than_nothing(tmp_path):
@@ -68,10 +68,10 @@ def test_without_an_address_to_go_by_the_first_active_port_is_taken_with_the_gid
 def test_what_the_caller_insists_on_is_taken(root):
     choice = choose(root, device="rxe0", gid_index=0)
     assert (choice.device, choice.gid_index, choice.gid) == ("rxe0", 0, LOCAL)
-    assert "asked for" in choice.reason
+    assert "requested" in choice.reason
     choice = choose(root, source="192.0.2.1", device="rxe0")
     assert (choice.device, choice.gid_index) == ("rxe0", 2)
-    assert "none of its GIDs carries 192.0.2.1" in choice.reason
+    assert "none of its GIDs has the address 192.0.2.1" in choice.reason
 
 
 @pytest.mark.parametrize(("options", "reason"), [
@@ -110,7 +110,7 @@ def test_a_hole_in_a_table_hides_nothing_behind_it(tmp_path):
 
 def test_the_way_to_a_host_is_the_kernels():
     assert device.route("") is device.route("0.0.0.0") is device.route("127.0.0.1") is device.route("::") is None
-    with pytest.raises(ConnectionFailed, match="no way to"):
+    with pytest.raises(ConnectionFailed, match="cannot find a route to"):
         device.route("no-such-host.invalid")
     assert device.holder(ipaddress.ip_address("127.0.0.1")) == "lo"
     assert device.holder(ipaddress.ip_address("192.0.2.77")) == ""

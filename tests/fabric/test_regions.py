@@ -181,7 +181,7 @@ def test_a_good_descriptor_with_its_memory_is_accepted(fabric):
     (b"", "0 bytes"),
     (forged()[:-1], "31 bytes"),
     (forged() + b"\0", "33 bytes"),
-    (forged(magic=1), "something else"),
+    (forged(magic=1), "magic number"),
     (forged(version=2), "version"),
     (forged(provider=2), "provider"),
     (forged()[:-1] + b"\x55", "checksum"),

@@ -154,4 +154,4 @@ def test_what_calls_too_late_is_told_that_the_interpreter_ends() -> None:
     """
     done = run(program)
     assert (done.returncode, done.stderr) == (0, ""), done
-    assert "the interpreter is ending" in done.stdout
+    assert "registered with atexit" in done.stdout

@@ -89,7 +89,7 @@ def test_kinds_that_are_not_known_are_left_alone() -> None:
         with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
             Sample(fe, "s").add(1)
         found = run("recover", path, "--with", "os")
-        assert (found.returncode, "'s' is of a kind" in found.stderr) == (1, True)
+        assert (found.returncode, "'s' has an unknown kind" in found.stderr) == (1, True)
         assert run("recover", path, "--with", "no_such_module").returncode == 2
         assert os.path.exists(path)
 
@@ -129,8 +129,8 @@ def take(path: str, kind: int, blocks: int) -> None:
 
 
 @pytest.mark.parametrize(("kind", "what"), [
-    (log_driver.TAKE, "leak: structure b'table': 3 blocks and 0 slots in others are its own and cannot be reached"),
-    (log_driver.RETURN, "damage: structure b'table': a node stands in a block that is not the structure's"),
+    (log_driver.TAKE, "leak: structure b'table': 3 blocks, and 0 slots of other blocks, belong to it and are unreachable"),
+    (log_driver.RETURN, "damage: structure b'table': a node is in a block that is not the structure's"),
 ])  # fmt: skip
 def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_reaches(kind: int, what: str) -> None:
     with new_path("direct") as path:
@@ -144,7 +144,7 @@ def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_re
 
 
 def test_a_check_finds_nodes_that_are_taken_and_forgotten_or_free_and_pointed_to() -> None:
-    for mistake, what in (("lose", "leak: structure b's': 0 blocks and 1 slots"),
+    for mistake, what in (("lose", "leak: structure b's': 0 blocks, and 1 slots"),
                           ("dangle", "damage: structure b's': a reachable node is in a free slot")):  # fmt: skip
         with new_path("direct") as path:
             with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:

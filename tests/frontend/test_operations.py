@@ -102,7 +102,7 @@ def test_an_operation_that_fails_leaves_nothing(direct: rnvm.Backend, connect: C
     sample = Sample(connect(direct), "s")
     sample.put(1, b"x" * 500)
     before = sample.numbers()
-    with pytest.raises(StructureDamaged, match="as was asked for"):
+    with pytest.raises(StructureDamaged, match="damage as requested"):
         sample.fail(1)
     assert sample.numbers() == before
     assert sample.get(1) == b"x" * 500

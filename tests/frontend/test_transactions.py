@@ -588,7 +588,7 @@ def test_a_thread_that_waits_is_let_in_when_the_one_with_the_transaction_ends(di
     holder = threading.Thread(target=leave_open)
     holder.start()
     begun.wait(20)
-    with pytest.raises(DeadlineExceeded, match="a batch or a transaction"):
+    with pytest.raises(DeadlineExceeded, match="batch or transaction"):
         sample.add(10, timeout=0.01)
     waiting = threading.Thread(target=lambda: sample.add(10))
     waiting.start()

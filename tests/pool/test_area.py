@@ -220,13 +220,13 @@ def test_a_damaged_frame_with_whole_ones_behind_it_is_refused_and_one_bit_is_tur
     where = frame(path, number)
     flip(path, where + place)
     before = path.read_bytes()
-    with pytest.raises(PoolDamaged, match=f"frame {number} is not whole"):
+    with pytest.raises(PoolDamaged, match=f"frame {number} is damaged"):
         pools.open_pool(path)
     found = check.check(path)
     assert not found.sound and any(finding.at == where for finding in found.findings)
     assert path.read_bytes() == before
     mended, lost = check.repair(path)
-    assert not lost and any(f"frame {number} was turned back" in text for text in mended)
+    assert not lost and any(f"frame {number} corrected" in text for text in mended)
     assert waiting(path) == ALL
 
 
@@ -234,7 +234,7 @@ def test_what_is_behind_a_frame_beyond_repair_is_lost_and_that_is_said(path):
     number = look(path)["frames"] - 5
     flip(path, frame(path, number) + 8, frame(path, number) + 20)
     mended, lost = check.repair(path)
-    assert any(f"frame {number} is not whole" in text for text in lost)
+    assert any(f"frame {number} is damaged" in text for text in lost)
     assert check.check(path).sound
     assert waiting(path) == ALL[: len(ALL) - 5]
 
@@ -243,10 +243,10 @@ def test_what_is_behind_a_frame_beyond_repair_is_lost_and_that_is_said(path):
 def test_damage_to_both_copies_of_the_areas_header_is_refused_and_mended(path, places):
     at = look(path)["at"]
     flip(path, *(at + place for place in places))
-    with pytest.raises(PoolDamaged, match="neither copy of its header"):
+    with pytest.raises(PoolDamaged, match="both copies of its header"):
         pools.open_pool(path)
     mended, lost = check.repair(path)
-    assert not lost and any("one bit of its header" in text for text in mended)
+    assert not lost and any("one flipped bit of its header" in text for text in mended)
     assert waiting(path) == ALL
 
 
@@ -254,14 +254,14 @@ def test_and_where_more_is_damaged_the_frames_themselves_say_which_count(path):
     at = look(path)["at"]
     flip(path, at + 8, at + 9, at + PAGE + 8, at + PAGE + 9)
     _, lost = check.repair(path)
-    assert any("neither copy of its header" in text for text in lost)
+    assert any("both copies of its header" in text for text in lost)
     assert waiting(path) == ALL
 
 
 def test_frames_count_also_where_the_pools_header_has_to_be_mended_first(path):
     flip(path, 100, PAGE + 100)
-    with pytest.raises(PoolDamaged, match="neither copy of the header"):
+    with pytest.raises(PoolDamaged, match="both copies of the header"):
         pools.open_pool(path)
     mended, lost = check.repair(path)
-    assert not lost and any(text.startswith("header: one bit") for text in mended)
+    assert not lost and any(text.startswith("header: one flipped bit") for text in mended)
     assert waiting(path) == ALL

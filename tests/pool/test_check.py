@@ -203,10 +203,10 @@ def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_
         assert writer.operations([log_driver.part(made, number, bytes(50))])[0]
     pool.collect()
     image = flipped(model.crash(model.events_so_far, 0), [(PLACES["rings"] + 2 * 128 + 70, 3)])
-    doubts = [finding for finding in checked(image).findings if "one behind it is" in finding.what]
+    doubts = [finding for finding in checked(image).findings if "a later record is intact" in finding.what]
     assert [finding.kind for finding in doubts] == ["doubt"]
     image, done, lost = mended(image)
-    assert lost == [] and any("turned back" in text for text in done)
+    assert lost == [] and any("flipped bit corrected" in text for text in done)
     with opened(image) as again:
         assert [each[3] for each in log_driver.pending(again, 0)] == [1, 2, 3, 4, 5]
     pool.close()
@@ -232,7 +232,7 @@ def test_checking_a_file_does_not_change_it(path, rng):
 def test_a_file_is_repaired(path):
     at, _, _ = next(each for each in COVERED if PLACES["rings"] <= each[0] < PLACES["groups"])
     path.write_bytes(flipped(IMAGE, [(PLACES["groups"] + 3, 2), (100, 1), (4096 + 200, 5), (PLACES["names"] + 512 + 40, 0), (at + 70, 3)]))
-    with pytest.raises(PoolDamaged, match="damaged|neither"):
+    with pytest.raises(PoolDamaged, match="damaged"):
         pools.open_pool(path)
     done, lost = check.repair(path)
     assert lost == []
@@ -248,7 +248,7 @@ def test_what_is_beyond_repair_is_given_up_and_said(path):
     done, lost = check.repair(path)
     assert len(lost) == 2
     assert "naming entry 1" in lost[0] and "naming entry 2" in lost[1]
-    assert all("closed for good" in text for text in lost)
+    assert all("closed permanently" in text for text in lost)
     with pools.open_pool(path) as pool:
         assert pool.names == {}
         owners = log_driver.owners(pool)
@@ -265,6 +265,6 @@ def test_a_torn_log_record_that_was_durable_is_a_loss_that_is_said(path):
         pools.open_pool(path)
     assert path.read_bytes() == bytes(damaged)
     done, lost = check.repair(path)
-    assert len(lost) == 1 and "what followed is lost" in lost[0]
+    assert len(lost) == 1 and "later records are lost" in lost[0]
     with pools.open_pool(path) as pool:
         assert len(log_driver.pending(pool, 0)) == 4

@@ -325,10 +325,10 @@ def attach(connection, fabric: ShmFabric, *, length: int = REPLIES + SLOTS * SLO
     ("wrong", "reason"),
     [
         ({"length": 64}, "the reply region has"),
-        ({"rights": REMOTE_READ}, "event channel stands in"),
+        ({"rights": REMOTE_READ}, "event channel is in"),
         ({"pairs": 0}, "0 queue pairs"),
         ({"pairs": 3}, "3 queue pairs"),
-        ({"damage": True}, "queue pair descriptor is not valid"),
+        ({"damage": True}, "invalid queue pair descriptor"),
     ],
 )
 def test_rings_that_do_not_fit_are_refused_and_leave_nothing(house, wrong, reason):
@@ -364,7 +364,7 @@ def test_memory_that_is_not_handed_out_in_chunks_cannot_be_asked_for(house):
 
 def test_who_does_not_greet_first_is_sent_away(house):
     with connect(addresses.parse(house.server.address), time.monotonic() + 20) as connection:
-        with pytest.raises(HandshakeFailed, match="not Hello"):
+        with pytest.raises(HandshakeFailed, match="must be Hello, not"):
             attach(connection, ShmFabric())
         with pytest.raises(ConnectionFailed):
             connection.receive(time.monotonic() + 20)

@@ -504,7 +504,7 @@ def test_a_killed_server_is_reported_within_a_second_and_found_again_when_it_is_
 
         thread = threading.Thread(target=kill)
         thread.start()
-        with pytest.raises(OutcomeUnknown, match="the server is gone"):
+        with pytest.raises(OutcomeUnknown, match="the server no longer runs"):
             client.call(b"sleep")
         assert time.monotonic() - killed[0] < 1.0
         thread.join()

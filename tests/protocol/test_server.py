@@ -379,9 +379,9 @@ def test_a_socket_that_was_removed_is_named_where_somebody_wonders(private):
     address = f"shm://{private}/s"
     with rfp.Server(memory="4MiB", address=address):
         os.unlink(private / "s")
-        with pytest.raises(AddressInUse, match="its socket was removed: no client can find it"):
+        with pytest.raises(AddressInUse, match="its socket was removed: clients cannot connect"):
             rfp.Server(memory="4MiB", address=address)
-        with pytest.raises(rfp.errors.ConnectionFailed, match=f"process {os.getpid()}, was removed while it runs"):
+        with pytest.raises(rfp.errors.ConnectionFailed, match=f"was removed, but process {os.getpid()} still runs"):
             rfp.connect(address).get(b"k")
 
 

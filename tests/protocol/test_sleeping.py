@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from rfp.errors import InvalidArgument
 from rfp.testing import ring_harness as steps
 
 from .rings import REQUEST_HEADER, Ends, answer, connected, result, settle, taken, working
@@ -238,7 +239,7 @@ def test_many_rings_share_a_worker_and_each_gets_its_own_answers(rng):
     with connected("shm", slots=4) as first, connected("shm", slots=4) as second, working(first, service) as worker:
         assert steps.calls(first.client, 100, 60) == 100
         assert service.sessions == 1
-        with pytest.raises(ValueError, match="slots of"):
+        with pytest.raises(InvalidArgument, match="slots must have"):
             with connected("shm", slots=1, slot_size=4096) as larger:
                 worker.add(larger.server)
         assert service.sessions == 1

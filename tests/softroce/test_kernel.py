@@ -66,7 +66,7 @@ def test_one_packed_in_an_unknown_way_is_booted_as_it_is(tmp_path):
 
 def test_one_that_is_no_kernel_is_refused(tmp_path):
     (tmp_path / "vmlinuz").write_bytes(image(lzma.compress(b"no ELF")))
-    with pytest.raises(MachineError, match="no ELF image"):
+    with pytest.raises(MachineError, match="does not unpack to an ELF image"):
         unpacked(Kernel("1", tmp_path / "vmlinuz"), tmp_path / "cache")
 
 

@@ -78,7 +78,7 @@ def test_what_is_written_elsewhere_is_gone(softroce, tmp_path):
 def test_a_guest_that_panics_is_a_failure_of_the_machine(softroce):
     run = softroce("--", "bash", "-c", "echo c > /proc/sysrq-trigger; sleep 100")
     assert run.returncode == 125
-    assert b"softroce: the machine ended before the command did" in run.stderr
+    assert b"softroce: the machine exited before the command" in run.stderr
     assert b"Kernel Offset: disabled" in run.stderr  # the last that a kernel says
 
 
@@ -111,7 +111,7 @@ def test_persistent_memory_outlives_the_machines_sudden_end(tmp_path):
         machine_.out = hear
         await machine_.run()
 
-    with pytest.raises(MachineError, match="ended before the command did"):
+    with pytest.raises(MachineError, match="exited before the command"):
         asyncio.run(until_killed())
     last = int(said[: said.rindex(b"\n")].split()[-1])
     said.clear()

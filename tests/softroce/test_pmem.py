@@ -46,7 +46,7 @@ def test_two_machines_cannot_have_one_image(tmp_path, formatted):
     with image.inserted():
         if formatted:
             image.formatted()
-        with pytest.raises(MachineError, match="is in another machine"):
+        with pytest.raises(MachineError, match="is in use by another machine"):
             with Image(tmp_path / "a", 64 * MIB).inserted():
                 pass
         assert image.file.exists()

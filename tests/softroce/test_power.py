@@ -66,7 +66,7 @@ class Story:
         if until is None:
             assert asyncio.run(machine.run()) == 0, self.errors.decode()
         else:
-            with pytest.raises(MachineError, match="ended before the command did"):
+            with pytest.raises(MachineError, match="exited before the command"):
                 asyncio.run(machine.run())
             assert left <= 0, self.errors.decode()
         assert set(found) == set(self.acknowledged), self.errors.decode()

@@ -61,7 +61,7 @@ def repaired(path: Path) -> bool:
     """One bit of a node as long as these are can always be turned back."""
     mended, lost = check.repair(path)
     assert lost == []
-    assert any("one bit of the node" in text for text in mended)
+    assert any("one flipped bit of the node" in text for text in mended)
     assert check.check(path).sound
     return True
 

@@ -152,7 +152,7 @@ def test_logs_that_are_too_small_for_the_structures_are_refused(path: Path) -> N
     for options in ({"memory_log": "16KiB"}, {"operation_log": "64KiB"}):
         with pytest.raises(InvalidArgument, match="what the structures need"):
             pools.create(path, "128MiB", assume_persistent=True, **options)
-    with pytest.raises(InvalidArgument, match="too few for a pool with 256 front-ends"):
+    with pytest.raises(InvalidArgument, match="too small for a pool with 256 front-ends"):
         pools.create(path, "64MiB", front_ends=256, assume_persistent=True)
 
 

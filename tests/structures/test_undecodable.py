@@ -309,7 +309,7 @@ def test_a_value_that_a_codec_does_not_take_is_refused_as_a_wrong_type(served, c
 def test_a_lease_out_of_bounds_says_the_bounds(served):
     with rnvm.connect(served.address) as fe:
         for lease in (0, -1, 1e9 + 1, float("nan")):
-            with pytest.raises(InvalidArgument, match="more than 0 and at most 1e"):
+            with pytest.raises(InvalidArgument, match="lease must be positive and at most 1e"):
                 Queue(fe, "bounds").reserve(lease=lease)
             fe.drop("bounds")
 

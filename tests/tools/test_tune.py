@@ -111,7 +111,7 @@ def test_f_follows_the_sizes_seen():
 def test_the_command_measures_shows_its_table_and_keeps_its_choice(config):
     result = CliRunner().invoke(main, ["tune", "--value-size", "32", "--value-size", "500", "--seconds", "0.003"])
     assert result.exit_code == 0, result.output
-    assert "READs/s" in result.stdout and "reply calls/s" in result.stdout and f"kept in {config}" in result.stdout
+    assert "READs/s" in result.stdout and "reply calls/s" in result.stdout and f"saved in {config}" in result.stdout
     kept = json.loads(config.read_text())["devices"]["shm"]
     assert f"chosen: R = {kept['chosen']['retries']}, F = {kept['chosen']['fetch']} bytes" in result.stdout
     assert all(rate > 0 for rate in kept["rates"][1:])
@@ -124,7 +124,7 @@ def test_the_command_takes_sizes_from_the_server_and_labels_an_emulated_network(
             kv.get(b"k")
         result = CliRunner().invoke(main, ["tune", "--address", server.address + "?rtt=2us", "--seconds", "0.003", "--dry-run"])
     assert result.exit_code == 0, result.output
-    assert "(emulated)" in result.stdout and "of 256 bytes" in result.stdout and "nothing kept" in result.stdout
+    assert "(emulated)" in result.stdout and "of 256 bytes" in result.stdout and "not saved" in result.stdout
     assert not config.exists()
 
 

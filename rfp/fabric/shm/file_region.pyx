@@ -116,12 +116,13 @@ def share(object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length
     cdef ShmFileRegion region = ShmFileRegion.__new__(ShmFileRegion)
     if not possible(offset, length, rights) or base == 0:
         raise InvalidArgument(f"{length} bytes at {offset} of a file cannot be shared with rights {rights:#x}",
-                              hint="whole pages, to read and to write")
+                              hint="share whole pages, readable and writable")
     try:
         # Opened anew, so that who may only read cannot map it otherwise by mistake.
         region.fd = os.open(f"/proc/self/fd/{fd}", (os.O_RDWR if rights & REMOTE_WRITE else os.O_RDONLY) | os.O_CLOEXEC)
     except OSError as error:
-        failure = FabricError(f"the file cannot be opened for peers: {error.strerror}", hint="see `ulimit -n`")
+        failure = FabricError(f"cannot open the file for peers: {error.strerror}",
+                              hint="check `ulimit -n`")
         failure.errno = error.errno
         raise failure from None
     region.keeper = keeper
@@ -138,17 +139,19 @@ def attach(bytes descriptor, int fd):
     try:
         take_descriptor(descriptor, &d, sizeof(d), RFP_FILE_MAGIC, RFP_PROVIDER_SHM, "file")
         if not possible(d.offset, d.length, d.rights):
-            raise HandshakeFailed(f"the peer shares {d.length} bytes at {d.offset} of a file with rights {d.rights:#x}: "
-                                  "that cannot be")
+            raise HandshakeFailed("invalid file region from the peer: "
+                                  f"{d.length} bytes at {d.offset} "
+                                  f"with rights {d.rights:#x}")
         if fd < 0:
             raise HandshakeFailed("the peer sent no file descriptor with its region")
         found = os.fstat(fd)
         if stat.S_ISREG(found.st_mode):
             if found.st_size < d.offset + d.length:
-                raise HandshakeFailed(f"the peer's file has {found.st_size} bytes and should have {d.offset + d.length}",
-                                      hint="has somebody truncated it?")
+                raise HandshakeFailed(f"the peer's file has {found.st_size} bytes "
+                                      f"instead of {d.offset + d.length}",
+                                      hint="check whether a program truncated it")
         elif not stat.S_ISCHR(found.st_mode):
-            raise HandshakeFailed("the peer's memory is refused: it is neither a file nor a device")
+            raise HandshakeFailed("cannot map the peer's memory: it is neither a file nor a device")
         region = ShmRemoteRegion.__new__(ShmRemoteRegion)
         region.c.base = map_range(fd, d.offset, d.length, d.rights & REMOTE_WRITE)
         if region.c.base == NULL:

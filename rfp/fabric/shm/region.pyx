@@ -140,7 +140,7 @@ cdef class ShmRegion(Region):
         if self.c.base == NULL:
             raise Closed("the region is closed")
         if self.memory is None:
-            raise CallerError("the region is over a buffer, for local use: peers cannot map it")
+            raise CallerError("cannot share the region: it is over a buffer, for local use")
         return 0
 
     cpdef close(self):
@@ -191,7 +191,8 @@ cdef class ShmRemoteRegion(RemoteRegion):
         if not self.c.rights & right:
             raise CallerError(f"the region does not grant {name}")
         if offset > self.c.length or n > self.c.length - offset:
-            raise InvalidArgument(f"{n} bytes at {offset} are not within the region's {self.c.length}")
+            raise InvalidArgument(f"{n} bytes at {offset} are not within "
+                                  f"the region of {self.c.length}")
 
     cpdef close(self):
         """Unmaps it.  Only when no thread can still post or use it."""
@@ -246,7 +247,7 @@ cdef class ShmQueuePair(QueuePair):
         """What the peer's connect() needs.  Raises Closed."""
         cdef rfp_pair_descriptor d
         if self.channel is None or self.channel.region is None or self.channel.region.memory is None:
-            raise Closed("the queue pair, its event channel or that one's region is closed")
+            raise Closed("the queue pair, its event channel or the channel's region is closed")
         d.magic, d.version, d.provider = RFP_PAIR_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
         d.bell, d.engine, d.key = self.channel.offset, self.channel.region.memory.engine, self.channel.region.c.key
         d.rtt, d.in_gap, d.out_gap = self.fabric.network.rtt, self.fabric.network.in_gap, self.fabric.network.out_gap
@@ -266,18 +267,21 @@ cdef class ShmQueuePair(QueuePair):
         if self.bell_region is not None:
             raise CallerError("the queue pair is already connected")
         if not isinstance(region, ShmRemoteRegion):
-            raise InvalidArgument("shm connects over the region in which the peer's event channel stands")
+            raise InvalidArgument("an shm queue pair connects over the region "
+                                  "that contains the peer's event channel")
         if region.c.base == NULL:
             raise Closed("the peer's region is closed")
         take_descriptor(descriptor, &d, sizeof(d), RFP_PAIR_MAGIC, RFP_PROVIDER_SHM, "queue pair")
         if d.key != region.c.key:
-            raise HandshakeFailed(f"the peer's event channel stands in region {d.key:#x}, not in {region.c.key:#x}")
+            raise HandshakeFailed("the peer's event channel is in region "
+                                  f"{d.key:#x}, not in {region.c.key:#x}")
         if not region.c.rights & REMOTE_WRITE:
-            raise HandshakeFailed("the peer's event channel stands in a region that we may not write")
+            raise HandshakeFailed("the peer's event channel is in a region "
+                                  "that this side may not write")
         if not is_line(d.bell, region.c.length) or not is_line(d.engine, region.c.length):
             raise HandshakeFailed(f"an event channel at {d.bell} is not within the peer's region of {region.c.length} bytes")
         if max(d.rtt, d.in_gap, d.out_gap) > RFP_NETWORK_SLOWEST:
-            raise HandshakeFailed("the peer emulates a network that is slower than any")
+            raise HandshakeFailed("peer's emulated network parameters are out of range (max 1 s)")
         theirs = rfp_network(rtt=d.rtt, in_gap=d.in_gap, out_gap=d.out_gap)
         self.network = rfp_network_between(&self.fabric.network, &theirs)
         self.state.bell = <uint32_t *>(region.c.base + d.bell)
@@ -317,7 +321,8 @@ cdef uint64_t gap(str name, iops) except? 0:
     if iops == 0:
         return 0
     if not 1 <= iops <= 1e9:
-        raise InvalidArgument(f"{name} is 1 to 1e9 requests a second, or 0 for no limit, not {iops}")
+        raise InvalidArgument(f"{name} must be between 1 and 1e9 requests a "
+                              f"second, or 0 for no limit, got {iops}")
     return max(1, round(1e9 / iops))
 
 
@@ -365,7 +370,8 @@ cdef class ShmFabric(Fabric):
 
     def __init__(self, *, rtt_ns=0, in_iops=0, out_iops=0):
         if not 0 <= rtt_ns <= RFP_NETWORK_SLOWEST:
-            raise InvalidArgument(f"a round trip takes 0 to {RFP_NETWORK_SLOWEST} ns, not {rtt_ns}")
+            raise InvalidArgument("rtt_ns must be between 0 and "
+                                  f"{RFP_NETWORK_SLOWEST}, got {rtt_ns}")
         self.network.rtt = round(rtt_ns)
         self.network.in_gap = gap("in_iops", in_iops)
         self.network.out_gap = gap("out_iops", out_iops)
@@ -407,13 +413,14 @@ cdef class ShmFabric(Fabric):
         if rights & ~ALL_RIGHTS:
             raise InvalidArgument(f"unknown rights {rights:#x}")
         if length == 0 or length > MAPPED_BYTES_MAX:
-            raise InvalidArgument(f"a region cannot have {length} bytes")
+            raise InvalidArgument(f"length must be between 1 and {MAPPED_BYTES_MAX}, got {length}")
         length = (length + PAGE - 1) // PAGE * PAGE
         # Asked first, because the kernel grants almost anything and then kills somebody.
         available = memory_limits.available()
         if length > available:
-            raise FabricError(f"no room for {length} bytes of shared memory: {available} are available",
-                              hint="ask for less memory, or end what uses it")
+            raise FabricError(f"cannot allocate {length} bytes of shared "
+                              f"memory: {available} are available",
+                              hint="request less memory, or stop other programs")
         with nogil:
             memory.fd = rfp_memfd_create()
             if memory.fd >= 0:
@@ -433,7 +440,8 @@ cdef class ShmFabric(Fabric):
         if not error and rfp_memfd_seal(memory.fd, writable):
             error = errno
         if error:
-            raise refused(f"cannot share {length} bytes of memory", error, "ask for less memory, or see `ulimit -n`")
+            raise refused(f"cannot share {length} bytes of memory", error,
+                          "request less memory, or check `ulimit -n`")
         return over(memory, int.from_bytes(os.urandom(4), "little") | 1, rights)
 
     cpdef Region reserve(self, uint64_t length, uint32_t rights):
@@ -448,15 +456,18 @@ cdef class ShmFabric(Fabric):
         cdef ShmRegion whole
         if isinstance(memory, Region):
             if not isinstance(memory, ShmRegion):
-                raise InvalidArgument("shm shares memory that was registered with it")
+                raise InvalidArgument("an shm fabric can share only its own regions")
             whole = memory
             whole.shared()
             if offset != 0 or length != whole.c.length or rights != whole.c.rights:
-                raise InvalidArgument(f"{length} bytes at {offset} with rights {rights:#x} of a region of {whole.c.length} with "
-                                      f"{whole.c.rights:#x}: on shm only all of it can be shared, with the rights it has")
+                raise InvalidArgument(f"cannot share {length} bytes at {offset} with rights "
+                                      f"{rights:#x}: shm can share "
+                                      f"only all of it ({whole.c.length} bytes, "
+                                      f"rights {whole.c.rights:#x})")
             return over(whole.memory, whole.c.key, rights)
         if rights:
-            raise InvalidArgument("peers cannot map a buffer on shm", hint="register memory, and copy into it")
+            raise InvalidArgument("cannot share a buffer on shm: peers cannot map it",
+                                  hint="register memory and copy into it")
         return over_buffer(memory, offset, length)
 
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
@@ -488,17 +499,20 @@ cdef class ShmFabric(Fabric):
             return file_region.attach(descriptor, fd)
         try:
             if descriptor is not None and descriptor.startswith(b"RFPF"):
-                raise HandshakeFailed("the peer's shared memory is refused: it is a file, where only sealed memory is taken")
+                raise HandshakeFailed("cannot map the peer's memory: it is a file, "
+                                      "and only sealed memory is accepted")
             take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_SHM, "region")
             if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length % PAGE:
-                raise HandshakeFailed(f"the peer's region has {d.length} bytes and rights {d.rights:#x}: that cannot be")
+                raise HandshakeFailed(f"invalid region from the peer: {d.length} "
+                                      f"bytes with rights {d.rights:#x}")
             writable = d.rights & (REMOTE_WRITE | REMOTE_ATOMIC)
             if fd < 0:
                 raise HandshakeFailed("the peer sent no file descriptor with its region")
             found = rfp_memfd_check(fd, d.length, writable)
             if found != RFP_MEMFD_GOOD:
-                reason = ("", "it is not a memfd", "it is not sealed as it must be", f"its size is not {d.length}")[found]
-                raise HandshakeFailed(f"the peer's shared memory is refused: {reason}")
+                reason = ("", "it is not a memfd", "it is not sealed as required",
+                          f"its size is not {d.length}")[found]
+                raise HandshakeFailed(f"cannot map the peer's memory: {reason}")
             region = ShmRemoteRegion.__new__(ShmRemoteRegion)
             with nogil:
                 region.c.base = rfp_memfd_map(fd, d.length, writable)
@@ -518,13 +532,15 @@ cdef class ShmFabric(Fabric):
         """
         cdef ShmEventChannel channel
         if not isinstance(region, ShmRegion):
-            raise InvalidArgument("shm sleeps on memory that was registered with it")
+            raise InvalidArgument("an shm event channel needs a region of its own fabric")
         (<ShmRegion>region).shared()
         if not region.c.rights & REMOTE_WRITE:
-            raise InvalidArgument("peers cannot wake a sleeper in a region without REMOTE_WRITE",
+            raise InvalidArgument("cannot create an event channel in a region without "
+                                  "REMOTE_WRITE: peers could not notify it",
                                   hint="register a small region for event channels")
         if not is_line(offset, region.c.length):
-            raise InvalidArgument(f"no cache line of {sizeof(rfp_eventcount)} bytes begins at {offset}")
+            raise InvalidArgument(f"offset {offset} is not the start of a cache line of "
+                                  f"{sizeof(rfp_eventcount)} bytes in the region")
         channel = ShmEventChannel.__new__(ShmEventChannel)
         channel.region = region
         channel.offset = offset
@@ -547,7 +563,7 @@ cdef class ShmFabric(Fabric):
 
     cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd, int control):
         if not isinstance(channel, ShmEventChannel):
-            raise InvalidArgument("a shm queue pair needs a shm event channel")
+            raise InvalidArgument("an shm queue pair needs an shm event channel")
         if channel.c.word == NULL:
             raise Closed("the event channel is closed")
         pair.fabric = self

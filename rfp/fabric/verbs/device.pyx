@@ -22,9 +22,9 @@ cdef bint library_is_open = False
 cdef object device_error(str what, int error, str hint=None):
     """A refusal of the device's or the kernel's, with its reason."""
     if hint is None and error in (EACCES, EPERM):
-        hint = "may this user open /dev/infiniband/uverbs*? In a container: --device=/dev/infiniband; `rfp doctor` checks it"
+        hint = "give this user access to /dev/infiniband/uverbs* (container: --device=/dev/infiniband), or run `rfp doctor`"
     elif hint is None and error in (EMFILE, ENFILE):
-        hint = "see `ulimit -n`"
+        hint = "check `ulimit -n`"
     failure = FabricError(f"{what}: {os.strerror(error) if error else 'no reason given'}", hint=hint)
     failure.errno = error
     return failure
@@ -37,8 +37,9 @@ cdef const rfp_verbs *open_library() except NULL:
     if not library_is_open:
         missing = rfp_verbs_open(<rfp_verbs *>&verbs)
         if missing != NULL:
-            raise Unsupported(f"there is no RDMA here: {missing.decode(errors='replace')}",
-                              hint="apt install libibverbs1 ibverbs-providers, or dnf install libibverbs")
+            raise Unsupported(f"cannot use RDMA on this machine: {missing.decode(errors='replace')}",
+                              hint="run `apt install libibverbs1 ibverbs-providers` "
+                                   "or `dnf install libibverbs`")
         # Before anything is registered.  A no-op where the kernel itself keeps registered pages out of a child.
         verbs.fork_init()
         library_is_open = True
@@ -86,8 +87,9 @@ cdef class Device:
                     error = errno
                     break
             else:
-                raise FabricError(f"libibverbs does not know the device {choice.device}",
-                                  hint="its plugin is missing: apt install ibverbs-providers")
+                raise FabricError("libibverbs has no provider plugin "
+                                  f"for the device {choice.device}",
+                                  hint="run `apt install ibverbs-providers`")
         finally:
             verbs.free_device_list(list_)
         if self.context == NULL:
@@ -102,7 +104,7 @@ cdef class Device:
             raise device_error(f"cannot query port {choice.port} and GID {choice.gid_index} of {choice.device}", error)
         if self.port.state != IBV_PORT_ACTIVE:
             raise FabricError(f"port {choice.port} of {choice.device} is not active",
-                              hint="is its link up? `rfp doctor` shows its state")
+                              hint="check its link with `rfp doctor`")
 
     def __dealloc__(self):
         if self.context != NULL:
@@ -122,10 +124,10 @@ cdef class Domain:
     def __init__(self, Device device not None):
         self.device = device
         if device.context == NULL:
-            raise device_error("the device was opened in another process", EPERM)
+            raise device_error("cannot use a device that another process opened", EPERM)
         self.pd = verbs.alloc_pd(device.context)
         if self.pd == NULL:
-            raise device_error(f"{device.choice.device} gives no protection domain", errno)
+            raise device_error(f"cannot create a protection domain on {device.choice.device}", errno)
         live.add(self)
 
     def __dealloc__(self):
@@ -145,6 +147,6 @@ def check_lockable(length):
 
 def memory_is_not_lockable(length, lockable):
     return FabricError(
-        f"a device cannot be given {length} bytes of memory: this process may pin {lockable} more (ulimit -l)",
+        f"cannot register {length} bytes: this process may pin only {lockable} more (ulimit -l)",
         hint="add the line `* - memlock unlimited` to /etc/security/limits.conf and log in again; "
              "for a service LimitMEMLOCK=infinity, for a container --ulimit memlock=-1 or --cap-add IPC_LOCK")

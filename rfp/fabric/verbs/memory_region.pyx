@@ -42,7 +42,8 @@ cdef extern from "rfp/core/descriptor.h" nogil:
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
 
 
-UNPINNABLE = ("a file on a file system with DAX cannot be kept in its place for a device: use a DAX device (/dev/daxN.M), a file "
+UNPINNABLE = ("a device cannot pin a file on a file system with "
+              "DAX: use a DAX device (/dev/daxN.M), a file "
               "on another file system, or an shm:// address")
 
 
@@ -65,12 +66,12 @@ cdef Memory new_memory(uint64_t length):
     # Asked first, because the kernel grants almost anything and then kills somebody.
     available = memory_limits.available()
     if length > available:
-        raise FabricError(f"no room for {length} bytes of memory: {available} are available",
-                          hint="ask for less memory, or end what uses it")
+        raise FabricError(f"cannot allocate {length} bytes of memory: {available} are available",
+                          hint="request less memory, or stop other programs")
     with nogil:
         memory.base = rfp_anonymous_map(length)
     if memory.base == NULL:
-        raise device_error(f"no room for {length} bytes of memory", errno, "ask for less memory")
+        raise device_error(f"cannot allocate {length} bytes of memory", errno, "request less memory")
     memory.length = length
     live.add(memory)
     return memory
@@ -91,7 +92,8 @@ cdef VerbsRemoteRegion describe(bytes descriptor):
     take_descriptor(descriptor, &d, sizeof(d), RFP_REGION_MAGIC, RFP_PROVIDER_VERBS, "region")
     if d.rights & ~ALL_RIGHTS or d.length == 0 or d.length > (<uint64_t>1 << 47) or d.address > ~<uint64_t>0 - d.length:
         raise HandshakeFailed(
-            f"the peer's region has {d.length} bytes at {d.address:#x} and rights {d.rights:#x}: that cannot be")
+            f"invalid region from the peer: {d.length} bytes at "
+            f"{d.address:#x} with rights {d.rights:#x}")
     region = VerbsRemoteRegion.__new__(VerbsRemoteRegion)
     region.c.base, region.c.length = <char *>d.address, d.length
     region.c.key, region.c.rights = d.key, d.rights
@@ -118,9 +120,10 @@ cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length,
     cdef int error
     if length > domain.device.limits.max_mr_size:
         raise InvalidArgument(
-            f"{domain.device.choice.device} registers at most {domain.device.limits.max_mr_size} bytes at once, not {length}")
+            f"cannot register {length} bytes at once: {domain.device.choice.device} takes at most "
+            f"{domain.device.limits.max_mr_size}")
     if rights & REMOTE_ATOMIC and domain.device.limits.atomic_cap == IBV_ATOMIC_NONE:
-        raise InvalidArgument(f"{domain.device.choice.device} has no atomic operations")
+        raise InvalidArgument(f"{domain.device.choice.device} does not support atomic operations")
     check_lockable(length)
     with nogil:
         region.mr = verbs.reg_mr(domain.pd, base, length, flags)
@@ -129,7 +132,7 @@ cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length,
         if error == ENOMEM:
             # Others may have pinned memory meanwhile, or the control group has a limit of its own.
             raise memory_is_not_lockable(length, memory_limits.lockable())
-        raise device_error(f"{domain.device.choice.device} cannot be given {length} bytes of memory", error,
+        raise device_error(f"cannot register {length} bytes with {domain.device.choice.device}", error,
                            UNPINNABLE if error == EOPNOTSUPP else None)
     region.domain = domain
     region.memory = memory
@@ -167,7 +170,8 @@ cdef class VerbsRegion(Region):
         if self.c.base == NULL:
             raise Closed("the region is closed")
         if self.mr == NULL:
-            raise CallerError("the memory is reserved and nobody can reach it yet", hint="share() it in a domain")
+            raise CallerError("the memory is reserved and not shared yet",
+                              hint="share() it in a domain")
         memset(&d, 0, sizeof(d))
         d.magic, d.version, d.provider = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_VERBS
         d.length, d.rights, d.key = self.c.length, self.c.rights & ~<uint32_t>CONSTANT, self.mr.rkey

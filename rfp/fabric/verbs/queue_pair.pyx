@@ -65,7 +65,7 @@ cdef class VerbsEventChannel(EventChannel):
         if state.wake >= 0:
             state.events = verbs.create_comp_channel(device.context)
         if state.events == NULL or fcntl(state.events.fd, F_SETFL, fcntl(state.events.fd, F_GETFL) | O_NONBLOCK) < 0:
-            raise device_error(f"{device.choice.device} gives no completion channel", errno)
+            raise device_error(f"cannot create a completion channel on {device.choice.device}", errno)
         self.c.ops = verbs_operations()
         self.c.state = state
         live.add(self)
@@ -106,11 +106,13 @@ cdef class VerbsEventChannel(EventChannel):
         while queue < state.used and (state.members[queue] + 1) * RECEIVES > capacity:
             queue += 1
         if queue == QUEUES_MAX:
-            raise FabricError("no more connections fit on this event channel", hint="use more workers, or fewer client threads")
+            raise FabricError("cannot add a connection: the event channel is full",
+                              hint="use more workers, or fewer client threads")
         if queue == state.used:
             made = verbs.create_cq(self.device.context, <int>capacity, NULL, state.events, 0)
             if made == NULL:
-                raise device_error(f"{self.device.choice.device} gives no completion queue of {capacity} entries", errno)
+                raise device_error(f"cannot create a completion queue of {capacity} entries on "
+                                   f"{self.device.choice.device}", errno)
             pthread_mutex_lock(&state.lock)
             state.queues[queue] = made
             state.members[queue] = 0
@@ -182,12 +184,15 @@ cdef class VerbsEventChannel(EventChannel):
 
 
 HINTS = {                      # what to do about a request that the device gave up, by the status it gave
-    IBV_WC_RETRY_EXC_ERR: "the peer's process, host or link is down, or nothing gets through (a firewall on UDP port 4791, "
-                          "different MTUs); a slow network may need a larger timeout= or retry_cnt=",
-    IBV_WC_LOC_QP_OP_ERR: "this host's link may be down: `rfp doctor` shows it",
-    IBV_WC_RNR_RETRY_EXC_ERR: "the peer takes no notifications: its thread hangs",
-    IBV_WC_REM_ACCESS_ERR: "the peer has closed the region, or grants less than its descriptor said",
-    IBV_WC_REM_INV_REQ_ERR: "the peer's device does not do this (atomic operations?)",
+    IBV_WC_RETRY_EXC_ERR: "check the peer's process, host and link, and what is between (a "
+                          "firewall on UDP port 4791, "
+                          "different MTUs); on a slow network set a larger timeout= or retry_cnt=",
+    IBV_WC_LOC_QP_OP_ERR: "check this host's link with `rfp doctor`",
+    IBV_WC_RNR_RETRY_EXC_ERR: "check whether the peer's thread hangs: "
+                              "it does not take notifications",
+    IBV_WC_REM_ACCESS_ERR: "check whether the peer closed the region or "
+                           "grants fewer rights than its descriptor",
+    IBV_WC_REM_INV_REQ_ERR: "check whether the peer's device supports the operation (atomics)",
 }
 
 
@@ -250,7 +255,7 @@ cdef class VerbsQueuePair(QueuePair):
         self.state.longest = min(<uint64_t>device.port.max_msg_sz or <uint64_t>1 << 31, <uint64_t>1 << 31)
         self.state.queue = verbs.create_cq(device.context, <int>self.c.depth + 2, NULL, NULL, 0)
         if self.state.queue == NULL:
-            raise device_error(f"{device.choice.device} gives no completion queue", errno)
+            raise device_error(f"cannot create a completion queue on {device.choice.device}", errno)
         while True:
             memset(&how, 0, sizeof(how))
             how.send_cq = self.state.queue
@@ -265,7 +270,7 @@ cdef class VerbsQueuePair(QueuePair):
             if self.state.qp != NULL:
                 break
             if inlined == 0:
-                raise device_error(f"{device.choice.device} gives no queue pair", errno)
+                raise device_error(f"cannot create a queue pair on {device.choice.device}", errno)
             inlined = inlined // 4 if inlined > 16 else 0
         self.c.max_inline = how.cap.max_inline_data
         memset(&state, 0, sizeof(state))
@@ -277,7 +282,7 @@ cdef class VerbsQueuePair(QueuePair):
             state.qp_access_flags |= IBV_ACCESS_REMOTE_ATOMIC
         error = verbs.modify_qp(self.state.qp, &state, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS)
         if error:
-            raise device_error(f"a queue pair of {device.choice.device} cannot be used", error)
+            raise device_error(f"cannot initialize a queue pair of {device.choice.device}", error)
 
     @property
     def number(self):
@@ -317,7 +322,8 @@ cdef class VerbsQueuePair(QueuePair):
             raise HandshakeFailed("one side is on InfiniBand and the other on Ethernet",
                                   hint="name a device of the same network with ?device=")
         if d.number >> 24 or d.sequence >> 24 or not 1 <= d.mtu <= 5:
-            raise HandshakeFailed("the peer's queue pair descriptor has numbers that no device gives")
+            raise HandshakeFailed("invalid queue pair descriptor from the "
+                                  "peer: its numbers are out of range")
         self.go(&d, device)
         self.connected = True
         self.c.reads_ordered = False
@@ -363,14 +369,15 @@ cdef class VerbsQueuePair(QueuePair):
         if error:
             raise device_error(
                 f"{device.choice.device} cannot connect to {devices.show_gid(bytes(d.gid[:16]))}", error,
-                f"this side uses {device.choice}; is there a route between the two, and are both of one RoCE version?")
+                "check that there is a route and that both use one "
+                f"RoCE version; this side uses {device.choice}")
 
     @property
     def failure(self):
         """What the device said of the first request that failed, or None."""
         cdef pair_state *state = self.state
         if state.refused:
-            return f"the device did not take a request: {os.strerror(state.refused)}"
+            return f"the device rejected a request: {os.strerror(state.refused)}"
         if state.failure == 0:
             return None
         text = verbs.wc_status_str(state.failure).decode()

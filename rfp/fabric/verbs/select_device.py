@@ -25,7 +25,7 @@ ETHERNET, INFINIBAND = "Ethernet", "InfiniBand"
 V2, V1 = "RoCE v2", "RoCE v1"
 ANYWHERE = ("", "0.0.0.0", "::", "*")
 GAP = 32  # entries of a table of up to 1024, which the kernel fills from the start: after so many empty ones nothing comes
-_DOCTOR = "`rfp doctor` tells what there is and what is missing"
+_DOCTOR = "run `rfp doctor` to list devices and missing parts"
 
 Addresses = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -70,7 +70,7 @@ class Port:
     def complaint(self) -> str:
         """Why it cannot be used, or ""."""
         if self.iwarp:
-            return f"{self.name} is iWARP, which connects by a connection manager that this release does not speak"
+            return f"{self.name} is iWARP, which needs a connection manager; this release does not support it"
         if self.state != "ACTIVE":
             return f"{self.name} is {self.state}"
         return "" if self.gids else f"{self.name} has no GID"
@@ -152,7 +152,8 @@ def route(host: str) -> Addresses | None:
             probe.connect(place)  # sends nothing
             address = ipaddress.ip_address(probe.getsockname()[0].partition("%")[0])
     except OSError as error:
-        raise ConnectionFailed(f"there is no way to {host}: {error}", hint="is the name right, and the network up?") from None
+        raise ConnectionFailed(f"cannot find a route to {host}: {error}",
+                               hint="check the name and the network") from None
     return None if address.is_loopback else address
 
 
@@ -201,29 +202,32 @@ def choose(
     if not asked:
         raise InvalidArgument(
             f"there is no RDMA device {options.device or 'with port'}{f' port {options.port}' if options.port else ''}",
-            hint="there are " + ", ".join(port.name for port in there),
+            hint="choose one of " + ", ".join(port.name for port in there),
         )
     usable = [port for port in asked if port.usable]
     if not usable:
-        raise FabricError("no RDMA port can be used: " + "; ".join(port.complaint for port in asked), hint=_DOCTOR)
-    named = "asked for" if options.device or options.port else "the first active one"
+        raise FabricError("no RDMA port is usable: " + "; ".join(port.complaint for port in asked),
+                          hint=_DOCTOR)
+    named = "requested" if options.device or options.port else "the first active one"
     if options.gid_index >= 0:
         port = usable[0]
         for gid in port.gids:
             if gid.index == options.gid_index:
-                return _choice(port, gid, f"GID asked for, port {named}")
+                return _choice(port, gid, f"requested GID, port {named}")
         raise InvalidArgument(
-            f"{port.name} has no GID {options.gid_index}", hint="it has " + ", ".join(str(gid.index) for gid in port.gids)
+            f"{port.name} has no GID {options.gid_index}",
+            hint="choose one of " + ", ".join(str(gid.index) for gid in port.gids)
         )
     address = route(host)
     if address is None:
         port = usable[0]
-        where = f"{host or 'no address'} is everywhere" if host in ANYWHERE else f"{host} is this host"
-        return _choice(port, min(port.gids, key=lambda gid: gid.rank), f"{where}, and the port is {named}")
+        where = f"{host or 'no address'} is every address of this host" if host in ANYWHERE else f"{host} is this host"
+        return _choice(port, min(port.gids, key=lambda gid: gid.rank),
+                       f"{where}; the port is {named}")
     carriers = [(gid, port) for port in usable for gid in port.gids if gid.address == address]
     if carriers:
         gid, port = min(carriers, key=lambda pair: pair[0].rank)
-        return _choice(port, gid, f"{gid.kind}; it carries {address}, the address that routes to {host}")
+        return _choice(port, gid, f"{gid.kind}; it has {address}, the address that routes to {host}")
     beneath = _infiniband(usable, holder(address, sysfs), sysfs)
     if beneath:
         port, gid = beneath
@@ -231,11 +235,13 @@ def choose(
     if options.device or options.port:
         port = usable[0]
         gid = min(port.gids, key=lambda gid: gid.rank)
-        return _choice(port, gid, f"port asked for; none of its GIDs carries {address}, which routes to {host}")
+        return _choice(port, gid, "requested port; none of its GIDs has the address "
+                                  f"{address}, which routes to {host}")
     have = ", ".join(sorted({str(gid.address) for port in usable for gid in port.gids if not gid.address.is_link_local}))
     raise FabricError(
         f"no RDMA device has the address {address}, which routes to {host}",
-        hint=f"RDMA goes over {have or 'no address'} here: use a name of the peer in that network, or insist with ?device=",
+        hint=f"use a name of the peer in a network of {have or 'an RDMA device'}, "
+             "or choose a device with ?device=",
     )
 
 

@@ -25,8 +25,8 @@ cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun="val
     cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
     cdef int described = flags
     if isinstance(thing, str):
-        raise WrongType(f"{noun} are bytes or buffers, and this is a str of {len(thing)} characters",
-                        hint=f"{noun.removesuffix('s')}.encode()")
+        raise WrongType(f"{noun} must be bytes or buffers, not a str of {len(thing)} characters",
+                        hint=f"use {noun.removesuffix('s')}.encode()")
     if type(thing) is not bytes and type(thing) is not bytearray:
         refuse_elements(thing, noun)
         described |= PyBUF_ND | PyBUF_FORMAT
@@ -40,12 +40,14 @@ cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun="val
             PyObject_GetBuffer(thing, view, flags)
     except TypeError:
         if not is_tensor(thing):
-            raise WrongType(f"{noun} are bytes or buffers, not {type(thing).__name__}", hint="a bytearray, say, or a numpy array"
+            raise WrongType(f"{noun} must be bytes or buffers, not {type(thing).__name__}",
+                            hint="give a bytearray or a numpy array"
                             if writable else "encode it: json, pickle, struct") from None
         PyObject_GetBuffer(tensor_memory(thing), view, PyBUF_SIMPLE | PyBUF_WRITABLE)
     except (BufferError, ValueError) as error:      # numpy raises the latter
-        raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}",
-                          hint="a contiguous buffer that may be written" if writable else "make a copy: bytes(value)") from None
+        raise WrongBuffer(f"cannot use this {type(thing).__name__}: {error}",
+                          hint="give a contiguous writable buffer"
+                          if writable else "make a copy: bytes(value)") from None
     try:
         refuse_addresses(view.format, thing, noun)
     except BaseException:
@@ -71,17 +73,20 @@ cdef int refuse_elements(object thing, str noun) except -1:
         if thing.dtype.hasobject:
             raise addresses(thing, noun)
         if type(thing) is not numpy.ndarray and isinstance(thing, numpy.ma.MaskedArray):
-            raise WrongType(f"{noun} are bytes or buffers, and this array has a mask, which would be lost",
-                            hint="array.filled(), or store array.data and array.mask")
+            raise WrongType(f"{noun} must be bytes or buffers, not a "
+                            "masked array: the mask would be lost",
+                            hint="use array.filled(), or store array.data and array.mask")
     elif isinstance(thing, numpy.generic) and not isinstance(thing, (bytes, numpy.void)):
-        raise WrongType(f"{noun} are bytes or buffers, not {type(thing).__name__}",
+        raise WrongType(f"{noun} must be bytes or buffers, not {type(thing).__name__}",
                         hint="encode it: str(number).encode(), or numpy.asarray(number) for its bytes")
     return 0
 
 
 cdef object addresses(object thing, str noun):
-    return WrongType(f"{noun} are bytes, and the elements of this {type(thing).__name__} are objects or pointers: only their "
-                     "addresses would be taken", hint="encode them: pickle, json, numpy's astype('S')")
+    return WrongType(f"{noun} must be bytes, but the elements of this {type(thing).__name__} are "
+                     "objects or pointers: only their "
+                     "addresses would be stored",
+                     hint="encode them: pickle, json, numpy's astype('S')")
 
 
 def checked(thing, noun):
@@ -92,9 +97,10 @@ def checked(thing, noun):
         view = memoryview(thing)
         format = view.format.encode()
     except TypeError:
-        raise WrongType(f"{noun} are bytes, not {type(thing).__name__}") from None
+        raise WrongType(f"{noun} must be bytes, not {type(thing).__name__}") from None
     except (BufferError, ValueError) as error:
-        raise WrongBuffer(f"this {type(thing).__name__} cannot be used: {error}", hint="make a copy: bytes(value)") from None
+        raise WrongBuffer(f"cannot use this {type(thing).__name__}: {error}",
+                          hint="make a copy: bytes(value)") from None
     refuse_addresses(format, thing, noun)
     return view
 
@@ -108,9 +114,11 @@ cdef object tensor_memory(object tensor):
     """A tensor's bytes, as a buffer.  Raises WrongBuffer unless it is one piece of this host's memory."""
     device = getattr(getattr(tensor, "device", None), "type", "cpu")
     if device != "cpu" or getattr(tensor, "is_sparse", False):
-        raise WrongBuffer(f"this {type(tensor).__name__} is not in this host's memory, but on {device}", hint="tensor.cpu()")
+        raise WrongBuffer(f"this {type(tensor).__name__} is not in host memory, but on {device}",
+                          hint="use tensor.cpu()")
     if not tensor.is_contiguous():
-        raise WrongBuffer(f"this {type(tensor).__name__} is not contiguous", hint="tensor.contiguous()")
+        raise WrongBuffer(f"this {type(tensor).__name__} is not contiguous",
+                          hint="use tensor.contiguous()")
     length = tensor.numel() * tensor.element_size()
     # It does not hold the tensor: whoever asked does.
     return PyMemoryView_FromMemory(<char *> <uintptr_t> tensor.data_ptr(), length, PyBUF_WRITE) if length else bytearray()
@@ -127,7 +135,7 @@ cdef class Registration:
             try:
                 self.view = memoryview(<object> found.obj).cast("B") if found.len else b""
             except (TypeError, ValueError) as error:        # of dates
-                raise WrongBuffer(f"this {type(thing).__name__} cannot be registered: {error}",
+                raise WrongBuffer(f"cannot register this {type(thing).__name__}: {error}",
                                   hint="register its numbers: array.view('i8')") from None
             self.base = <char *> found.buf
             self.length = <uint64_t> found.len

@@ -8,6 +8,8 @@ from rfp.fabric.fabric cimport EventChannel, Region, RemoteRegion
 from rfp.protocol.client.client_ring cimport ClientRing
 from rfp.protocol.client.remote_arena cimport RemoteArena
 
+from rfp.errors import InvalidArgument
+
 
 cdef class Channel:
     """One client thread's rings, one to each worker of a server.
@@ -23,7 +25,8 @@ cdef class Channel:
         cdef RemoteArena arena
         memset(&self.c, 0, sizeof(self.c))
         if not 1 <= len(rings) <= WORKERS_MAX or len(arenas) != len(rings):
-            raise ValueError(f"{len(rings)} rings and {len(arenas)} arenas: one each per worker, at most {WORKERS_MAX}")
+            raise InvalidArgument(f"invalid channel: {len(rings)} rings and {len(arenas)} arenas "
+                                  f"(expected one each per worker, at most {WORKERS_MAX})")
         self.number = number
         self.rings = rings
         self.arenas = arenas

@@ -50,4 +50,3 @@ cdef class ClientBase:
 # Checks of what callers give.
 cdef double seconds_of(object timeout) except -1
 cdef double number_of(str name, object value) except? -1
-cdef str shown(object value)

@@ -19,7 +19,7 @@ from rfp.protocol.wire cimport RFP_OPCODE_PING
 from rfp.core.at_exit import at_exit
 from rfp.core.forks import in_child, notice
 from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
-                        OutcomeUnknown, WrongType, not_copied)
+                        OutcomeUnknown, WrongType, not_copied, shown)
 
 cdef extern from "rfp/core/tls_cache.h" nogil:
     struct rfp_thread_cache:
@@ -98,7 +98,7 @@ cdef class ClientBase:
                 if not born[0]:
                     notice()
                 if self.is_closed and not self.is_forked:
-                    raise closed("this handle was closed")
+                    raise closed("this handle is closed")
                 self.find_channel(deadline)
             channel = <Channel> rfp_thread.channel
             if channel.c.busy:
@@ -108,13 +108,14 @@ cdef class ClientBase:
                     self.find_channel(deadline)
                     continue
                 raise CallerError("this thread is inside another call of this handle",
-                                  hint="a signal handler or finalizer must not use the handle that it may have interrupted")
+                                  hint="do not use a handle in a signal handler or "
+                                       "finalizer that may interrupt its calls")
             # A server that ended while nobody called is found out before anything is sent to it: then the call can be made
             # at the next one, without a doubt about its outcome.
             if self.called - channel.c.used >= IDLE_NS_MAX:
                 pair = channel.c.rings[0].pair
                 if not pair.ops.alive(pair):
-                    self.lost(channel.connection, "the server is gone")
+                    self.lost(channel.connection, "the server no longer runs")
                     continue
             channel.c.used = self.called
             channel.c.busy = 1
@@ -130,14 +131,16 @@ cdef class ClientBase:
         """The slow way to this thread's channel, into rfp_thread: connects again or attaches if need be."""
         cdef Channel channel = None
         if self.is_forked:
-            raise Forked("this handle belongs to the parent process", hint="connect again in the child; or use 'spawn'")
+            raise Forked("this handle belongs to the parent process",
+                         hint="connect again in the child, or use 'spawn'")
         # The lock is held while reconnecting: the other threads need the result as well, and wait no longer than it may take.
         if not self.lock.acquire(timeout=max(0.0, (<double> deadline - <double> rfp_now()) / 1e9)):
-            raise DeadlineExceeded("another thread is still connecting", hint="give the call more timeout")
+            raise DeadlineExceeded("timed out waiting for another thread that is connecting",
+                                   hint="give a larger timeout=")
         try:
             while channel is None:
                 if self.is_closed:
-                    raise Closed("this handle was closed")
+                    raise Closed("this handle is closed")
                 if self.identity == 0:
                     self.connect_again(deadline)
                 held = getattr(self.threads, "held", None)
@@ -166,7 +169,7 @@ cdef class ClientBase:
         cdef Channel channel
         with self.lock:
             if self.is_closed:
-                raise Closed("this handle was closed")
+                raise Closed("this handle is closed")
             held = getattr(self.threads, "held", None)
             try:
                 channel = self.attach(deadline)
@@ -195,7 +198,7 @@ cdef class ClientBase:
         channel = connection.attach(deadline)
         if self.is_closed:                      # by a signal handler: that has unmapped the rings
             connection.detach(channel)
-            raise closed("this handle was closed")
+            raise closed("this handle is closed")
         # Busy and held while we calibrate: a signal handler that closes the handle then leaves the rest to us.
         channel.c.busy = 1
         try:
@@ -227,12 +230,12 @@ cdef class ClientBase:
         self.reap_lost()
         while True:
             if self.is_closed:
-                raise Closed("this handle was closed")
+                raise Closed("this handle is closed")
             try:
                 connection = self.open_connection(min(deadline, rfp_now() + <uint64_t> (ATTEMPT_S_MAX * 1e9)))
                 if self.is_closed:
                     connection.close()
-                    raise Closed("this handle was closed")
+                    raise Closed("this handle is closed")
                 self.connection = connection
                 self.identity = next(identities)
                 self.lost_because = None
@@ -289,7 +292,7 @@ cdef class ClientBase:
         """Runs the handlers of signals that have come; to be called at least every SLICE by all that does not wait()."""
         PyErr_CheckSignals()
         if self.is_forked:
-            raise Forked("a signal handler forked inside a call: this is the child, and the call the parent's")
+            raise Forked("the call belongs to the parent process: a signal handler forked inside it")
         return 0
 
     cdef int make_room(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
@@ -308,16 +311,17 @@ cdef class ClientBase:
     cdef int raise_or_retry(self, int found, uint64_t deadline, bint repeatable) except -1:
         """A call did not end with DONE: raises what the caller should know, or returns if the call is to be made again."""
         if found == TIMED_OUT:
-            raise DeadlineExceeded(f"no answer from {self.connection.address} in time",
+            raise DeadlineExceeded(f"timed out waiting for a response from {self.connection.address}",
                                    hint=None if repeatable else "the change may still happen")
         if found == RETRY:
             return self.signals()
         if found == FULL:
-            raise Busy("all slots wait for the answers of calls that timed out", hint="the server is slow or stopped: wait")
+            raise Busy("all slots wait for the responses of calls that timed out",
+                       hint="wait; check whether the server is slow or stopped")
         if found == CLOSED or self.is_closed:
-            raise closed("this handle was closed" if repeatable else
-                         "this handle was closed during the call: the change may still happen")
-        because = "it answered what cannot be" if found == PROTOCOL_ERROR else "the server is gone"
+            raise closed("this handle is closed" if repeatable else
+                         "this handle is closed; the change may still happen")
+        because = "invalid response (protocol error)" if found == PROTOCOL_ERROR else "the server no longer runs"
         held = getattr(self.threads, "held", None)
         if held is not None and held.channel is not None:
             failure = next((ring.pair.failure for ring in held.channel.rings if ring.pair.failure), None)
@@ -325,10 +329,10 @@ cdef class ClientBase:
             self.lost(held.channel.connection, because)
         if not repeatable:
             raise OutcomeUnknown(f"the connection to {self.connection.address} was lost after the request was sent ({because})",
-                                 hint="the change may or may not have happened: look, then decide")
+                                 hint="check whether the change happened before you repeat it")
         if found == PROTOCOL_ERROR:             # and would do so again
-            raise ConnectionFailed(f"the connection to {self.connection.address} was given up: {because}",
-                                   hint="is the server of another version, or damaged?")
+            raise ConnectionFailed(f"the connection to {self.connection.address} was closed: {because}",
+                                   hint="check the version and the health of the server")
         if not self.reconnect:
             raise ConnectionFailed(f"the connection to {self.connection.address} was lost: {because}",
                                    hint="connect again, or use reconnect=True")
@@ -459,12 +463,13 @@ cdef class ClientBase:
                         client_ring_flush(ring)
                     found = self.wait(channel, ring, deadline)
                 if found == TIMED_OUT:
-                    raise DeadlineExceeded("the server accepted the connection but does not answer",
-                                           hint="is it stopped, or overloaded?")
+                    raise DeadlineExceeded("timed out waiting for the server, "
+                                           "which accepted the connection",
+                                           hint="check whether it is stopped or overloaded")
                 if self.is_closed:
-                    raise Closed("this handle was closed")
+                    raise Closed("this handle is closed")
                 if found != DONE:
-                    raise ConnectionFailed("the server went away while connecting")
+                    raise ConnectionFailed("the server exited during the connection setup")
                 counts.append(ring.slot[ring.tail].polls)
                 client_ring_pop(ring)
             ring.polls_per_round_trip = max(1, sorted(counts)[CALIBRATION_PINGS // 2])
@@ -482,7 +487,7 @@ def closed(message):
     ends all that they do without a word, and so it does their calls."""
     while _handles_closed and threading.current_thread() is not threading.main_thread():
         time.sleep(TIME_S_MAX / 1000)
-    return Closed(message, hint="the interpreter is ending: save what is to be kept in a function of atexit"
+    return Closed(message, hint="save data at exit in a function registered with atexit"
                   if _handles_closed else None)
 
 
@@ -505,8 +510,9 @@ cdef double seconds_of(object timeout) except -1:
     """A time in seconds that a caller gave, checked."""
     cdef double seconds = number_of("timeout", timeout)
     if not 0 < seconds < TIME_S_MAX:
-        raise InvalidArgument(f"timeout={shown(timeout)} is not a time",
-                              hint=f"seconds, more than 0 and less than {TIME_S_MAX:.0e}")
+        raise InvalidArgument("timeout must be positive and less than "
+                              f"{TIME_S_MAX:.0e}, got {shown(timeout)}",
+                              hint="give seconds")
     return seconds
 
 
@@ -515,11 +521,6 @@ cdef double number_of(str name, object value) except? -1:
     try:
         return value
     except TypeError:
-        raise WrongType(f"{name}={shown(value)} is not a number of seconds") from None
+        raise WrongType(f"{name} must be a number of seconds, not {shown(value)}") from None
     except OverflowError:
         return float("inf") if value > 0 else float("-inf")
-
-
-cdef str shown(object value):
-    text = repr(value) if type(value) is not int or -1e30 < value < 1e30 else "a number beyond all bounds"
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -432,14 +432,16 @@ cdef class ClientRing:
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
         if not 1 <= slots <= SLOTS_MAX or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
-            raise InvalidArgument(f"a ring of {slots} slots of {slot_size} bytes cannot be",
-                                  hint=f"1 to {SLOTS_MAX} slots, of a multiple of {RFP_LINE} bytes")
+            raise InvalidArgument(f"invalid ring geometry: {slots} slots of {slot_size} bytes",
+                                  hint=f"use 1 to {SLOTS_MAX} slots of a "
+                                       f"multiple of {RFP_LINE} bytes")
         for name, size, offset, needed in (("request", requests.c.length, request_offset, length),
                                            ("response", responses.c.length, response_offset, length),
                                            ("reply", reply.c.length, reply_offset, length),
                                            ("scratch", scratch.c.length, scratch_offset, 2 * length + RFP_LINE)):
             if offset % RFP_LINE or offset > size or needed > size - offset:
-                raise InvalidArgument(f"the ring's {name} slots, {needed} bytes at {offset}, do not fit into {size} bytes")
+                raise InvalidArgument(f"the ring's {name} slots ({needed} bytes at "
+                                      f"{offset}) do not fit into {size} bytes")
         self.pair = pair
         self.channel = channel
         self.requests = requests

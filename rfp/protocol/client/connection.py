@@ -80,14 +80,17 @@ class Connection:
         """Checks what the server says and maps what it shares."""
         if welcome.service != service:
             raise HandshakeFailed(f"{self.address} serves {welcome.service!r}, not {service!r}",
-                                  hint="is this the address of another server?")  # fmt: skip
+                                  hint="check the address")  # fmt: skip
         if welcome.hash != "xxh3-64":
-            raise HandshakeFailed(f"the server hashes keys with {welcome.hash!r}, which this client does not know")
+            raise HandshakeFailed(f"the server hashes keys with {welcome.hash!r}, "
+                                  "which this client does not support")
         if welcome.slots > SLOTS or welcome.slot_size > SLOT_SIZE:
-            raise HandshakeFailed(f"the server's rings have {welcome.slots} slots of {welcome.slot_size} bytes",
-                                  hint=f"this client takes part in at most {SLOTS} of {SLOT_SIZE}")  # fmt: skip
+            raise HandshakeFailed(f"the server's rings of {welcome.slots} slots of "
+                                  f"{welcome.slot_size} bytes exceed the limits",
+                                  hint=f"serve with at most {SLOTS} slots of {SLOT_SIZE} bytes")  # fmt: skip
         if welcome.features & ~features:
-            raise HandshakeFailed(f"the server granted features {welcome.features:#x}, and {features:#x} were asked for")
+            raise HandshakeFailed(f"the server granted features {welcome.features:#x}, but "
+                                  f"{features:#x} were requested")
         self.features = welcome.features
         self.seed = welcome.seed
         self.slots = welcome.slots
@@ -164,7 +167,8 @@ class Connection:
         region = handle.attach(self.fabric, files)
         if region.rights & rights != rights:
             region.close()
-            raise HandshakeFailed(f"the server shared memory with rights {region.rights:#x}, and {rights:#x} is needed")
+            raise HandshakeFailed("the server shared memory with rights "
+                                  f"{region.rights:#x}, but {rights:#x} is needed")
         return region
 
     def memory(self, number: int, rights: int, deadline: int, *, files: bool = False) -> RemoteRegion:
@@ -194,7 +198,8 @@ class Connection:
             with self.control.call(question, Attached, deadline / 1e9) as answer:
                 lengths = (answer.pairs, answer.request_offsets, answer.response_offsets, answer.reply_offsets)
                 if any(len(each) != count for each in lengths):
-                    raise HandshakeFailed(f"the server answered for {len(answer.pairs)} workers, and it has {count}")
+                    raise HandshakeFailed(f"the server answered for {len(answer.pairs)} "
+                                          f"workers, but it has {count}")
                 requests = keep(self._map(answer.request, REMOTE_WRITE))
                 responses = keep(self._map(answer.response, REMOTE_READ))
                 staging = None
@@ -205,9 +210,11 @@ class Connection:
                     try:
                         pair.connect(answer.pairs[i], self.eventcounts)
                     except FabricError as error:  # no way to the server now, and perhaps again in a moment
-                        raise ConnectionFailed(f"{self.address} cannot be reached: {Exception.__str__(error)}") from error
+                        raise ConnectionFailed(f"cannot reach {self.address}: "
+                                               f"{Exception.__str__(error)}") from error
                     if not pair.reads_ordered and not self.features & RESPONSE_CRC:
-                        raise HandshakeFailed("the server puts no checksums into responses, and over this fabric they are needed")
+                        raise HandshakeFailed("the server sends responses without "
+                                              "checksums, which this fabric requires")
                     rings.append(
                         ClientRing(
                             pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
@@ -220,7 +227,7 @@ class Connection:
             )  # fmt: skip
             channel.connection = self
             if self._closed:
-                raise Closed("the connection was closed")
+                raise Closed("the connection is closed")
             self.channels.append(channel)
             return channel
         except BaseException as error:
@@ -229,12 +236,12 @@ class Connection:
             for thing in reversed(opened):
                 thing.close()
             if self._closed and isinstance(error, (RfpError, OSError, ValueError)):
-                raise Closed("the connection was closed") from error  # by a signal handler, under this thread
+                raise Closed("the connection is closed") from error  # by a signal handler, under this thread
             # Also where the answer came and a signal handler's exception after it.
             if question is not None and isinstance(question.answered, Attached):
                 self._detach(question.answered.channel)
                 if isinstance(error, ValueError):
-                    raise HandshakeFailed(f"the server's answer cannot be used: {error}") from None
+                    raise HandshakeFailed(f"invalid response from the server: {error}") from None
             raise
 
     def detach(self, channel: Channel) -> None:

@@ -2,7 +2,7 @@
 
 from libc.stdlib cimport calloc, free
 
-from rfp.errors import HandshakeFailed
+from rfp.errors import HandshakeFailed, InvalidArgument
 
 cdef enum:
     CHUNKS_MAX = 1 << 20
@@ -27,7 +27,8 @@ cdef class RemoteArena:
 
     def __cinit__(self, uint64_t length, uint64_t chunk):
         if chunk == 0 or length == 0 or (length - 1) // chunk >= CHUNKS_MAX:
-            raise HandshakeFailed(f"the server's arena has {length} bytes in chunks of {chunk}")
+            raise HandshakeFailed(f"invalid arena from the server: {length} "
+                                  f"bytes in chunks of {chunk}")
         self.c.length = length
         self.c.chunk = chunk
         self.c.count = <uint32_t> ((length - 1) // chunk) + 1
@@ -53,9 +54,10 @@ cdef class RemoteArena:
     def attach(self, uint32_t index, RemoteRegion region not None):
         """Gives a chunk its region, which is the arena's from here on.  One that has its region already keeps it."""
         if index >= self.c.count:
-            raise ValueError(f"chunk {index} of {self.c.count}")
+            raise InvalidArgument(f"index must be between 0 and {self.c.count - 1}, got {index}")
         if region.c.length < min(self.c.chunk, self.c.length - index * self.c.chunk):
-            raise HandshakeFailed(f"the server shared {region.c.length} bytes where a chunk of its arena has {self.c.chunk}")
+            raise HandshakeFailed(f"the server shared {region.c.length} bytes "
+                                  f"instead of a chunk of {self.c.chunk}")
         self.regions.append(region)
         if self.c.chunks[index] == NULL:
             self.c.chunks[index] = &region.c

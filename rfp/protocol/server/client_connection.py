@@ -59,12 +59,13 @@ class Channel:
         ring = ring_params.slots * ring_params.slot_size
         count = len(ring_params.workers)
         if len(question.pairs) != count:
-            raise HandshakeFailed(f"attach brought {len(question.pairs)} queue pairs, and there are {count} workers")
+            raise HandshakeFailed(f"attach has {len(question.pairs)} queue "
+                                  f"pairs, but there are {count} workers")
         reply = client.fabric.attach(question.reply.descriptor, question.reply.take())
         self.opened.append(reply)
         needed = REPLIES + count * ring
         if not needed <= reply.length <= needed + PAGE_BYTES_MAX:  # a longer one would cost only us, in addresses
-            raise HandshakeFailed(f"the reply region has {reply.length} bytes and needs {needed}")
+            raise HandshakeFailed(f"the reply region has {reply.length} bytes but needs {needed}")
         requests = self._register(client, count * ring, REMOTE_WRITE)
         responses = self._register(client, count * ring, REMOTE_READ)
         staging = self._register(client, ring_params.staging_size, REMOTE_WRITE) if ring_params.staging_size else None

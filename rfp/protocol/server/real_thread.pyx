@@ -40,12 +40,13 @@ class RealThread(threading.Thread):
             self._answered.wait()
             self.begun = not self._greenlet
         except RuntimeError as error:
-            raise FabricError(f"the thread {self.name!r} cannot be started: {error}",
-                              hint="see `ulimit -u`, and the limit of processes (pids) of its container") from error
+            raise FabricError(f"cannot start the thread {self.name!r}: {error}",
+                              hint="raise `ulimit -u`, or the container's limit of processes (pids)") from error
         finally:
             self._permission.release()
         if self._greenlet:
-            raise FabricError(f"the thread {self.name!r} would be a greenlet, which this thread would never leave",
+            raise FabricError(f"cannot start the thread {self.name!r}: it would "
+                              "be a greenlet that blocks this thread",
                               hint="run the server in a process of its own, or keep real threads: "
                                    "gevent.monkey.patch_all(thread=False)")
 

@@ -348,7 +348,7 @@ class Host:
             if newcomer:
                 log.info("%s connected", client)
         elif not client.greeted:
-            raise HandshakeFailed(f"the first message was {type(message).__name__}, not Hello")
+            raise HandshakeFailed(f"the first message must be Hello, not {type(message).__name__}")
         elif isinstance(message, Attach):
             client.numbers += 1
             self._end_retired()  # what a thread that has just ended gave back is there for the next
@@ -357,12 +357,12 @@ class Host:
                 channel = Channel(self.ring_params, client, client.numbers, message)
             except BaseException as error:
                 self.shares.give_back(client.peer, self.ring_params.cost)
-                if isinstance(error, ValueError) and not isinstance(error, RfpError):
+                if isinstance(error, ValueError):
                     raise HandshakeFailed(str(error)) from None
                 if isinstance(error, FabricError):
                     raise ServerRefused(
-                        f"the server has no room for another thread: {Exception.__str__(error)}",
-                        hint="the limits are those of the server's process (memory, `ulimit -n`)",
+                        f"the server cannot add another thread: {Exception.__str__(error)}",
+                        hint="raise the limits of the server's process (memory, `ulimit -n`)",
                     ) from error
                 raise
             # Before the answer: a client that has it finds itself in the figures.
@@ -389,7 +389,7 @@ class Host:
             client.given += 1
             client.control.answer(message, SharedMemory(handle(client.regions[-1])), 0.0)
         else:
-            raise HandshakeFailed(f"a client does not send {type(message).__name__}")
+            raise HandshakeFailed(f"a client may not send {type(message).__name__}")
 
     def _chunk(self, client: ClientConnection, message: Map) -> Region:
         """A chunk of an arena, for this client alone.  Registering may take a device a second: only this thread waits."""
@@ -522,7 +522,7 @@ class Host:
             return
         if any(worker.inside for worker in self.workers):
             raise CallerError("a handler cannot close its own server: the server waits for the handler",
-                              hint="let the handler tell another thread")  # fmt: skip
+                              hint="close it from another thread")  # fmt: skip
         # A forked child finds it ended; a signal handler may interrupt the thread that is closing it.
         ended = self._ended
         if ended or self._closer == threading.get_ident():

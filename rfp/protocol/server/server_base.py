@@ -68,7 +68,7 @@ class ServerBase:
         self.close()
 
     def __reduce__(self) -> NoReturn:
-        raise not_copied(self, "start another one")
+        raise not_copied(self, "start another server")
 
     def __del__(self) -> None:
         host = getattr(self, "_host", None)  # there is none where making it failed

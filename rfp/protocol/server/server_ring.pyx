@@ -9,6 +9,8 @@ from rfp.protocol.wire cimport (
     rfp_next_sequence, rfp_request_header, rfp_request_take, rfp_response_publish,
 )
 
+from rfp.errors import InvalidArgument
+
 
 cdef enum:
     UNFINISHED_POLLS_MAX = 64  # unfinished looks at one request before the ring is looked at less often
@@ -183,14 +185,17 @@ cdef class ServerRing:
                   uint64_t peer=0, uint32_t process=0):
         cdef uint64_t length = <uint64_t> slots * slot_size
         if slots < 1 or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % 64:
-            raise ValueError(f"a ring of {slots} slots of {slot_size} bytes cannot be: slots are multiples of 64 bytes")
+            raise InvalidArgument(f"invalid ring geometry: {slots} slots of {slot_size} bytes",
+                                  hint="use at least 1 slot of a multiple of 64 bytes")
         for name, size, offset in (("request", requests.c.length, request_offset),
                                    ("response", responses.c.length, response_offset),
                                    ("reply", reply.c.length, reply_offset)):
             if offset % 64 or offset > size or length > size - offset:
-                raise ValueError(f"the ring's {name} slots, {length} bytes at {offset}, do not fit into {size} bytes")
+                raise InvalidArgument(f"the ring's {name} slots ({length} bytes at "
+                                      f"{offset}) do not fit into {size} bytes")
         if notify_offset % 8 or notify_offset > reply.c.length or reply.c.length - notify_offset < 8:
-            raise ValueError(f"the notification line at {notify_offset} does not fit into {reply.c.length} bytes")
+            raise InvalidArgument(f"the notification line at {notify_offset} does "
+                                  f"not fit into {reply.c.length} bytes")
         self.requests = requests
         self.responses = responses
         self.staging = staging

@@ -79,11 +79,11 @@ class Shares:
         if peer.channels + cost.channels > CHANNELS_MAX:
             raise QuotaExceeded(
                 f"{peer} has {peer.channels} threads connected, and one client may have {CHANNELS_MAX} at a server",
-                hint="close handles, or end threads",
+                hint="close handles or end threads of this client",
             )
         for what, theirs, all_, more, most, more_of_it in (
             ("bytes of the server's memory", peer.memory, self.memory, cost.memory, self.most_memory,
-             "serve with more for clients' rings (rings=, --rings)"),
+             "raise the server's limit for rings (rings=, --rings)"),
             ("of the server's file descriptors", peer.descriptors, self.descriptors, cost.descriptors, self.most_descriptors,
              "raise the server's limit of open files (ulimit -n)"),
         ):  # fmt: skip
@@ -96,8 +96,8 @@ class Shares:
         if cost.memory + MARGIN > (available := memory_limits.available()):
             raise ServerRefused(
                 f"the server has no memory for another client or thread: its machine or container has "
-                f"{units.show_size(available)} left, and keeps {units.show_size(MARGIN)}",
-                hint="give the server's container more memory, or serve with less memory=",
+                f"{units.show_size(available)} left and must keep {units.show_size(MARGIN)}",
+                hint="give the server's container more memory, or serve with a smaller memory=",
             )
 
     def _add(self, peer: Peer, cost: Cost, sign: int) -> None:

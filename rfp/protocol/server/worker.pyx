@@ -18,7 +18,7 @@ from rfp.protocol.server.server_ring cimport (
 from rfp.protocol.server.service cimport request, response
 from rfp.protocol.wire cimport RFP_LINE, RFP_OPCODE_PING, RFP_RESPONSE_HEADER, RFP_TAKE_VALID
 
-from rfp.errors import Closed, InvalidArgument, QuotaExceeded
+from rfp.errors import Closed, InvalidArgument, QuotaExceeded, bad_choice
 from rfp.protocol.server.real_thread import RealThread
 
 
@@ -253,9 +253,9 @@ cdef class Worker:
                   uint32_t slot_size=2112):
         memset(&self.c, 0, sizeof(self.c))
         if service.c.execute == NULL:
-            raise InvalidArgument(f"a {type(service).__name__} that was never made serves nothing")
+            raise InvalidArgument(f"cannot serve with an uninitialized {type(service).__name__}")
         if idle not in ("adaptive", "spin"):
-            raise InvalidArgument(f"idle={idle!r} is not a way to idle", hint="adaptive or spin")
+            raise bad_choice("idle", idle, ("adaptive", "spin"))
         self.service = service
         self.channel = channel
         self.rings = []
@@ -279,8 +279,9 @@ cdef class Worker:
         """
         if cpu is not None and cpu not in os.sched_getaffinity(0):
             # Found out by the thread it would end the thread, and nobody would carry out its orders.
-            raise InvalidArgument(f"there is no processor {cpu!r} for a worker",
-                                  hint=f"this process may use {sorted(os.sched_getaffinity(0))}")
+            raise InvalidArgument(f"cannot pin a worker to CPU {cpu!r}",
+                                  hint="choose a CPU that this process may use: "
+                                       f"{sorted(os.sched_getaffinity(0))}")
         with self.lock:
             if self.thread is None:
                 self.thread = RealThread(self._run, "rfp-worker", (cpu,))
@@ -331,15 +332,17 @@ cdef class Worker:
         """Begins to serve this ring, as soon as the worker is done with what it is at."""
         with self.lock:
             if self.thread is None:
-                raise Closed("the worker does not run")
+                raise Closed("the worker is closed")
             if ring.c.slot_size > self.c.slot_size:
-                raise InvalidArgument(f"slots of {ring.c.slot_size} bytes: this worker takes {self.c.slot_size}")
+                raise InvalidArgument(f"the ring's slots must have {self.c.slot_size} "
+                                      f"bytes, got {ring.c.slot_size}")
             if len(self.rings) >= RINGS_MAX:
-                raise QuotaExceeded(f"this worker serves {RINGS_MAX} rings already", hint="close clients, or end threads")
+                raise QuotaExceeded(f"this worker already serves {RINGS_MAX} rings",
+                                    hint="close clients, or end threads")
             if self.c.submitted - rfp_load64_acquire(&self.c.completed) >= RINGS_MAX:
                 # Only an RPC handler keeps a worker for so long.  What removes rings still finds room: see COMMANDS_MAX.
-                raise QuotaExceeded(f"this worker has not begun with {RINGS_MAX} orders before this one",
-                                    hint="its handler has been at work for long: connect when it is done")
+                raise QuotaExceeded(f"this worker has {RINGS_MAX} commands waiting",
+                                    hint="connect again when the worker's handler has returned")
             self.submit(ADD, &ring.c)
             self.rings.append(ring)
 

@@ -305,7 +305,7 @@ cdef list as_keys(keys):
     try:
         names = iter(keys)
     except TypeError:
-        raise WrongType(f"keys is an iterable of bytes, not {type(keys).__name__}") from None
+        raise WrongType(f"keys must be an iterable of bytes, not {type(keys).__name__}") from None
     checked = list(names)
     for i in range(len(checked)):
         poll(i)
@@ -339,12 +339,13 @@ cdef int take_items(object items, list names, list values) except -1:
     try:
         pairs = iter(items)
     except TypeError:
-        raise WrongType(f"items is a mapping or an iterable of pairs, not {type(items).__name__}") from None
+        raise WrongType("items must be a mapping or an iterable of "
+                        f"pairs, not {type(items).__name__}") from None
     for pair in pairs:
         try:
             key, value = pair
         except (TypeError, ValueError):
-            raise WrongType(f"items are pairs of a key and a value, and item {i} is not") from None
+            raise WrongType(f"items must be pairs of a key and a value, but item {i} is not") from None
         poll(i)
         i += 1
         names.append(as_key(key))

@@ -11,7 +11,7 @@ from libc.string cimport memcpy, memset
 from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport USER_STATE_WORDS, Channel, channel
-from rfp.protocol.client.client_base cimport ClientBase, number_of, shown
+from rfp.protocol.client.client_base cimport ClientBase, number_of
 from rfp.protocol.client.client_ring cimport (
     AUTO, DISCONNECTED, DONE, FETCH, PROTOCOL_ERROR, REPLY, SIZES, TIMED_OUT, client_ring,
     client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response,
@@ -35,7 +35,7 @@ from rfp.store.messages cimport (
 
 from rfp.errors import (
     AlreadyExists, Closed, ConnectionFailed, HandshakeFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded,
-    ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType,
+    ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType, out_of_bounds, shown,
 )
 from rfp.protocol.client.caller_memory import Registration, checked
 from rfp.protocol.client.client_base import TIME_S_MAX
@@ -44,17 +44,17 @@ from rfp.store.counters import COUNTERS
 Item = namedtuple("Item", ["value", "version"])
 Item.__doc__ = "A value and the version that its put returned."
 
-assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
+assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must match messages.h"
 
 
 cdef bytes as_key(key):
     """The key as bytes; raises what is wrong with it."""
     if type(key) is not bytes:
         if isinstance(key, str):
-            raise WrongType(f"keys are bytes, and {key!r} is a str", hint="key.encode()")
+            raise WrongType(f"keys must be bytes, not a str: {key!r}", hint="use key.encode()")
         key = bytes(checked(key, "keys"))
     if not 1 <= len(key) <= KV_MAX_KEY:
-        raise InvalidArgument(f"a key of {len(key)} bytes", hint=f"1 to {KV_MAX_KEY}")
+        raise InvalidArgument(f"a key must have 1 to {KV_MAX_KEY} bytes, got {len(key)} bytes")
     return key
 
 
@@ -63,9 +63,9 @@ cdef uint64_t whole_number(str name, value, lowest, highest) except? 0:
     try:
         value = index(value)
     except TypeError:
-        raise WrongType(f"{name}={value!r} is not a whole number") from None
+        raise WrongType(f"{name} must be a whole number, not {value!r}") from None
     if not lowest <= value <= highest:
-        raise InvalidArgument(f"{name}={value!r}", hint=f"from {lowest} to {highest}")
+        raise out_of_bounds(name, value, lowest, highest)
     return <uint64_t> (value & 0xFFFFFFFFFFFFFFFF)
 
 
@@ -73,28 +73,32 @@ cdef object refusal(uint8_t status, uint64_t result, bytes key):
     """The exception for a status of the server's."""
     name = key if len(key) <= 40 else key[:37] + b"..."
     if status == KV_EXISTS_ALREADY:
-        return AlreadyExists(f"{name!r} has a value already, version {result}", version=result)
+        return AlreadyExists(f"{name!r} already has a value, version {result}", version=result)
     if status == KV_VERSION_MISMATCH:
         if result == 0:
             return VersionMismatch(f"{name!r} has no value", version=None)
-        return VersionMismatch(f"{name!r} has version {result} now", version=result,
-                               hint="read it again and decide again")
+        return VersionMismatch(f"{name!r} now has version {result}", version=result,
+                               hint="read the value again")
     if status == KV_OUT_OF_MEMORY:
-        return OutOfMemory(f"the server has no room for {name!r}", hint="give it more memory=, or let it evict")
+        return OutOfMemory(f"the server has no room for {name!r}",
+                           hint="start the server with a larger memory=, or with eviction")
     if status == KV_TOO_LARGE:
-        return TooLarge(f"the value of {name!r} is larger than the server takes",
-                        hint="at most 256 MiB, and half of one worker's share of memory= unless quota= says more")
+        return TooLarge(f"the value of {name!r} exceeds the server's limit",
+                        hint="store at most 256 MiB and half of one worker's "
+                             "share of memory=, or set a larger quota=")
     if status == KV_NOT_A_NUMBER:
         return NotANumber(f"the value of {name!r} is not a decimal 64-bit integer")
     if status == KV_OVERFLOW:
-        return NotANumber(f"the sum at {name!r} goes beyond 64 bits")
+        return NotANumber(f"the sum at {name!r} exceeds 64 bits")
     if status == KV_QUOTA:
-        return QuotaExceeded("this client holds as many large values as one client may",
-                             hint="fewer at a time, or a larger quota= at the server")
+        return QuotaExceeded("this client already holds the most large values that one client may",
+                             hint="transfer fewer at a time, or start "
+                                  "the server with a larger quota=")
     if status == KV_UNKNOWN_UPLOAD:
-        return ServerRefused(f"the server gave up receiving the value of {name!r}: its pieces came too slowly")
+        return ServerRefused("the server aborted the upload of the value of "
+                             f"{name!r}: its pieces arrived too slowly")
     return ServerRefused(f"the server refused the request for {name!r} with status {status}",
-                         hint="is it of another version?")
+                         hint="use the same release of rfp-rnvm on both sides")
 
 
 cdef uint64_t milliseconds(ttl) except? 0:
@@ -104,8 +108,9 @@ cdef uint64_t milliseconds(ttl) except? 0:
         return 0
     seconds = number_of("ttl", ttl)
     if not 0 < seconds < TIME_S_MAX:
-        raise InvalidArgument(f"ttl={shown(ttl)} is not a time to live",
-                              hint=f"seconds, more than 0 and less than {TIME_S_MAX:.0e}; None for ever")
+        raise InvalidArgument("ttl must be positive and less than "
+                              f"{TIME_S_MAX:.0e}, got {shown(ttl)}",
+                              hint="give seconds, or None for no expiry")
     return max(<uint64_t> 1, <uint64_t> (seconds * 1000 + 0.5))
 
 
@@ -148,7 +153,7 @@ cdef class Client(ClientBase):
         cdef client_ring *ring
         cdef uint32_t i, k
         if self.bypass and not self.connection.features & RFP_FEATURE_BYPASS:
-            raise Unsupported(f"{self.connection.address} does not let clients walk its index",
+            raise Unsupported(f"{self.connection.address} does not allow mode=\"bypass\"",
                               hint="start the server with allow_bypass=True (--allow-bypass), or use another mode")
         for i in range(owner.c.count):
             ring = owner.c.rings[i]
@@ -195,7 +200,8 @@ cdef class Client(ClientBase):
         (5, b'value')
         """
         if buffer is None:
-            raise WrongType("get_into needs a buffer, and this is None", hint="get() returns bytes of its own")
+            raise WrongType("get_into needs a buffer, not None",
+                            hint="use get(), which returns new bytes")
         return self.get_value(key, buffer, False, timeout)
 
     cdef object get_value(self, object key, object buffer, bint with_version, object timeout):
@@ -365,7 +371,7 @@ cdef class Client(ClientBase):
             key = as_key(key)
         if if_absent:
             if if_version is not None:
-                raise InvalidArgument("if_absent and if_version exclude each other")
+                raise InvalidArgument("cannot use both if_absent and if_version")
             flags = KV_IF_ABSENT
         elif if_version is not None:
             flags = KV_IF_VERSION
@@ -374,7 +380,8 @@ cdef class Client(ClientBase):
         take_buffer(value, &view, False)
         try:
             if view.len > KV_MAX_VALUE:
-                raise TooLarge(f"a value of {view.len} bytes", hint="at most 256 MiB: cut it into several")
+                raise TooLarge(f"a value of {view.len} bytes exceeds the limit of 256 MiB",
+                               hint="split it into several values")
             while True:
                 owner = self.acquire_channel(deadline)
                 try:
@@ -499,7 +506,7 @@ cdef class Client(ClientBase):
         100000
         """
         if self.is_closed:
-            raise Closed("this handle was closed")
+            raise Closed("this handle is closed")
         return Registration(self.registrations, buffer, self.connection)
 
     def stats(self, *, timeout=None):
@@ -568,7 +575,8 @@ cdef object deliver(const char *data, uint32_t length, Py_buffer *view):
     if view == NULL:
         return PyBytes_FromStringAndSize(data, length)
     if length > view.len:
-        raise InvalidArgument(f"the value has {length} bytes and the buffer {view.len}", hint="give a larger buffer")
+        raise InvalidArgument(f"a value of {length} bytes does not fit "
+                              f"into the buffer of {view.len}", hint="give a larger buffer")
     memcpy(view.buf, data, length)
     return length
 

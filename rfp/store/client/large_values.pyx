@@ -57,7 +57,8 @@ cdef object fetch_reference(Client client, Channel owner, uint32_t worker, rfp_r
     else:
         if reference.length > <uint64_t> view.len:
             client_ring_release(ring, reference.pin)
-            raise InvalidArgument(f"the value has {reference.length} bytes and the buffer {view.len}",
+            raise InvalidArgument(f"a value of {reference.length} bytes does "
+                                  f"not fit into the buffer of {view.len}",
                                   hint="give a larger buffer")
         value = reference.length
         target = <char *> view.buf

@@ -282,24 +282,24 @@ cdef const char *arena_check(arena *a) noexcept nogil:
     cdef bint free_before = False, hand = False, cursor = False
     while True:
         if block > a.end:
-            return "a block reaches beyond the end of the arena"
+            return "a block extends beyond the end of the arena"
         word = arena_word(a, block)
         kind = kv_block_kind(word)
         size = kv_block_size(word)
         hand = hand or block == a.cursors[0]
         cursor = cursor or block == a.cursors[1]
         if kv_block_before(word) != (0 if free_before else before):
-            return "a block's word does not say the size of the block before it"
+            return "a block's word does not contain the size of the previous block"
         if free_before and load(a, block - 8) != before:
-            return "the last word of a free block is not its size"
+            return "the last word of a free block does not contain its size"
         if block == a.end:
             break
         if kind == KV_BLOCK_FREE:
             if free_before:
-                return "two free blocks stand side by side"
+                return "two adjacent blocks are free"
             free_blocks += 1
         elif kind == KV_BLOCK_END:
-            return "an end block stands inside the arena"
+            return "an end block is inside the arena"
         else:
             used += size
         if size < ARENA_LEAST:
@@ -310,28 +310,28 @@ cdef const char *arena_check(arena *a) noexcept nogil:
     if kind != KV_BLOCK_END:
         return "the arena has no end block"
     if used != a.used:
-        return "the bytes in use are not those of the blocks in use"
+        return "the count of bytes in use does not match the blocks in use"
     if not hand or not cursor:
-        return "a cursor does not stand on a block"
+        return "a cursor is not at a block"
     for level in range(ARENA_LEVELS):
         if (a.levels >> level & 1) != (a.lists[level] != 0):
-            return "the bitmap of levels is wrong"
+            return "the bitmap of levels does not match the free lists"
         for number in range(ARENA_LISTS):
             if (a.lists[level] >> number & 1) != (a.heads[level][number] != 0):
-                return "the bitmap of lists is wrong"
+                return "the bitmap of lists does not match the free lists"
             previous = 0
             block = a.heads[level][number]
             while block:
                 listed += 1
                 if listed > free_blocks:
-                    return "the free lists hold more than the free blocks"
+                    return "the free lists contain more blocks than are free"
                 if arena_kind(a, block) != KV_BLOCK_FREE:
-                    return "a free list holds a block in use"
+                    return "a free list contains a block in use"
                 place(arena_size(a, block), &want_level, &want_number)
                 if want_level != level or want_number != number:
-                    return "a free block is in another size's list"
+                    return "a free block is in the list of another size"
                 if load(a, block + 16) != previous:
-                    return "a free list is not linked back"
+                    return "a back link of a free list is wrong"
                 previous = block
                 block = load(a, block + 8)
     if listed != free_blocks:

@@ -27,9 +27,9 @@ cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
     crc = rfp_crc32c(0, record + 1, key_length)
     crc = kv_value_crc(crc, <char *> record + kv_value_offset(key_length), record.value_length)
     if kv_seal_crc(crc, key_length, record.value_length, record.version) != record.crc:
-        return "a record's CRC does not fit its content"
+        return "a record's CRC does not match its content"
     if record.version >= p.version:
-        return "a record has a version that was not given yet"
+        return "a record has a version that was not assigned yet"
     return NULL
 
 
@@ -61,27 +61,27 @@ cdef const char *check_blocks(partition *p) noexcept nogil:
             expiry = record.state >> KV_EXPIRY_SHIFT
             expiring += expiry != 0
             if expiry and not p.sweeping and expiry < p.soonest:
-                return "a record expires sooner than the sweep expects"
+                return "a record expires before the next expiry sweep"
         elif kind == KV_BLOCK_ORPHAN:
             if not record.state & KV_STATE_PINS:
-                return "a record that nobody can reach takes up memory"
+                return "an unreachable record occupies memory"
         elif kind == KV_BLOCK_RESERVED:
             reserved += 1
         elif kind == KV_BLOCK_OVERFLOW:
             lines += 1
         elif kind != KV_BLOCK_FREE:
-            return "a block is of no known kind"
+            return "a block has an unknown kind"
         block += arena_size(a, block)
     if records != p.index.records:
-        return "the index counts other records than there are"
+        return "index record count does not match the records found"
     if lines != p.index.lines:
-        return "the index counts other overflow lines than there are"
+        return "index overflow line count does not match the lines found"
     if values != p.counters[KV_C_VALUE_BYTES]:
-        return "the bytes of all values are counted wrongly"
+        return "value byte count does not match the records found"
     if expiring != p.expiring:
-        return "the records that will expire are counted wrongly"
+        return "count of expiring records does not match the records found"
     if pins != p.counters[KV_C_PINS]:
-        return "the records' pins are not those that were granted"
+        return "the records' pin counts do not match the pins granted"
     u = p.first_upload
     while u != NULL:
         held += u.place.block != 0
@@ -98,36 +98,36 @@ cdef const char *check_index(partition *p) noexcept nogil:
     cdef int n, n_lines, i
     cdef kv_record *record
     if p.index.mask != kv_mask(p.index.buckets) or p.index.buckets > p.index.room:
-        return "the index has more buckets than room"
+        return "the index has more buckets than fit into its memory"
     if p.index.header.buckets != p.index.buckets or p.index.header.magic != KV_PARTITION_MAGIC:
-        return "the board does not say how many buckets there are"
+        return "the partition header has the wrong number of buckets"
     if <uint64_t> (p.index.top - p.index.base) - KV_LINE * p.index.room != p.memory.end + KV_UNIT:
-        return "the index does not begin where the arena ends"
+        return "the index does not begin at the end of the arena"
     for bucket in range(p.index.buckets):
         n = index_chain(&p.index, bucket, slots, lines, &n_lines)
         records += n
         chained += n_lines
         if n_lines and p.policy == BUCKET:
-            return "a fixed table has overflow lines"
+            return "a fixed-size table has overflow lines"
         if n_lines != ((n - 2) // (KV_SLOTS - 1) if n > KV_SLOTS else 0):
-            return "a chain is not dense"
+            return "a bucket chain has a gap"
         for i in range(n_lines):
             if arena_kind(&p.memory, lines[i]) != KV_BLOCK_OVERFLOW:
-                return "a link leads to something else than an overflow line"
+                return "a chain link does not point to an overflow line"
             if (<kv_overflow *> (p.index.base + lines[i])).bucket != bucket:
-                return "an overflow line names another bucket"
+                return "an overflow line belongs to another bucket"
         for i in range(n):
             block = kv_slot_offset(slots[i])
             record = record_at(p, block)
             if arena_kind(&p.memory, block) != KV_BLOCK_RECORD:
-                return "a slot points to something else than a record"
+                return "a slot does not point to a record"
             hash = index_hash(&p.index, record)
             if kv_bucket(hash, p.index.buckets, p.index.mask) != bucket:
                 return "a record is in the wrong bucket"
             if slots[i] != kv_slot(kv_tag(hash), block, kv_record_size(record.state & KV_STATE_KEY, record.value_length)):
-                return "a slot's tag or length is not its record's"
+                return "a slot's tag or length does not match its record"
     if records != p.index.records or chained != p.index.lines:
-        return "the chains hold other records or lines than were counted"
+        return "record or line count does not match the bucket chains"
     return NULL
 
 
@@ -147,7 +147,7 @@ cdef const char *check_sessions(partition *p) noexcept nogil:
                 pins += 1
                 bytes += h.pins[i].bytes
                 if not record_at(p, h.pins[i].record).state & KV_STATE_PINS:
-                    return "a pinned record does not know it"
+                    return "a pinned record has no pin count"
         x = h.unused
         while x != NULL and unused <= MAX_PINS:
             unused += 1
@@ -155,7 +155,7 @@ cdef const char *check_sessions(partition *p) noexcept nogil:
         for i in range(MAX_PINS):
             unused += h.pins[i].id != 0
         if unused != MAX_PINS:
-            return "a session has lost pins"
+            return "a session's used and free pins do not match its total"
         for i in range(MAX_UPLOADS):
             if h.uploads[i].id:
                 uploads += 1
@@ -164,32 +164,32 @@ cdef const char *check_sessions(partition *p) noexcept nogil:
                 if h.uploads[i].place.block and arena_kind(&p.memory, h.uploads[i].place.block) != KV_BLOCK_RESERVED:
                     return "an upload has no reserved block"
         if bytes != h.bytes or bytes > p.quota:
-            return "a session's bytes are counted wrongly"
+            return "a session's byte count does not match its pins and uploads"
         h = h.next
     x = p.first_pin
     while x != NULL and listed <= pins:
         if x == p.new_pin:
             fresh = True
         if (x.deadline == 0) != fresh:
-            return "the pins are out of order"
+            return "the pins are not in order of their leases"
         listed += 1
         x = x.next
     if listed != pins or pins != p.counters[KV_C_PINS]:
-        return "the pins are counted wrongly"
+        return "pin count does not match the pins found"
     listed = 0
     u = p.first_upload
     while u != NULL and listed <= uploads:
         listed += 1
         u = u.next
     if listed != uploads or uploads != p.counters[KV_C_UPLOADS] or reserved != p.counters[KV_C_BYTES_RESERVED]:
-        return "the uploads are counted wrongly"
+        return "upload count does not match the uploads found"
     while a != NULL:
         if a.uploading > p.quota or a.uploading > reserved:
-            return "a client is uploading more than it may"
+            return "a client's uploads exceed its quota"
         reserved -= a.uploading
         a = a.next
     if reserved:
-        return "what clients are uploading is counted wrongly"
+        return "upload byte count does not match the clients' uploads"
     return NULL
 
 

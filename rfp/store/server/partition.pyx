@@ -33,10 +33,10 @@ from rfp.store.server.uploads cimport (
     upload_abort, upload_begin, upload_piece, uploads_close, uploads_tick,
 )
 
-from rfp.errors import InvalidArgument
+from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
 from rfp.store.counters import COUNTERS
 
-assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must follow messages.h"
+assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must match messages.h"
 
 cdef enum:
     REGION_MIN = 64 << 10
@@ -291,16 +291,16 @@ cdef class Partition(Service):
                   uint64_t session_quota, uint64_t max_value):
         cdef uint64_t length = region.c.length // KV_LINE * KV_LINE
         if eviction not in EVICTION:
-            raise InvalidArgument(f"eviction cannot be {eviction!r}", hint="it is one of " + ", ".join(EVICTION))
+            raise bad_choice("eviction", eviction, EVICTION)
         if region.c.base == NULL or not REGION_MIN <= length <= KV_MAX_REGION:
-            raise InvalidArgument(f"a partition cannot live in {length} bytes",
-                                  hint=f"give it from {REGION_MIN} to {KV_MAX_REGION} bytes")
+            raise out_of_bounds("region length", length, REGION_MIN, KV_MAX_REGION)
         if max_value > KV_MAX_VALUE:
-            raise InvalidArgument(f"max_value cannot be {max_value}", hint=f"at most {KV_MAX_VALUE} bytes")
+            raise out_of_bounds("max_value", max_value, 0, KV_MAX_VALUE)
         if not 0 < lease_ns < 1 << 62:
-            raise InvalidArgument(f"a lease cannot last {lease_ns} ns")
+            raise InvalidArgument(f"lease_ns must be between 1 and 2**62 - 1, got {lease_ns}")
         if not 0 < first_version < 1 << 63:
-            raise InvalidArgument(f"versions cannot begin at {first_version}")
+            raise InvalidArgument("first_version must be between 1 and "
+                                  f"2**63 - 1, got {first_version}")
         self.p = <partition *> calloc(1, sizeof(partition))
         if self.p == NULL:
             raise MemoryError

@@ -80,7 +80,7 @@ def test_every_object_with_bytes_is_a_key(kv: rfp.Client) -> None:
 @pytest.mark.parametrize("ttl", [0, -1, 1e9, float("nan"), float("inf"), -float("inf")])
 def test_a_time_to_live_is_a_positive_number_of_seconds(kv: rfp.Client, ttl: float) -> None:
     for call in (lambda: kv.put(b"k", b"v", ttl=ttl), lambda: kv.put_many({b"k": b"v"}, ttl=ttl), lambda: kv.touch(b"good", ttl)):
-        with pytest.raises(InvalidArgument, match="time to live") as caught:
+        with pytest.raises(InvalidArgument, match="ttl must be positive") as caught:
             call()
         assert "seconds" in caught.value.hint
 
@@ -96,7 +96,7 @@ def test_a_timeout_is_a_positive_number_of_seconds(kv: rfp.Client, timeout: floa
         lambda: rfp.connect("shm:///nowhere", timeout=timeout),
         lambda: rfp.RpcClient("shm:///nowhere", timeout=timeout),
     ):
-        with pytest.raises(InvalidArgument, match="not a time") as caught:
+        with pytest.raises(InvalidArgument, match="timeout must be positive") as caught:
             call()
         assert "seconds" in caught.value.hint
 
@@ -124,7 +124,7 @@ def test_numbers_are_numbers(kv: rfp.Client) -> None:
 def test_an_amount_has_64_bits(kv: rfp.Client, amount: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
         kv.incr(b"k", amount)
-    assert str(2**63 - 1) in caught.value.hint
+    assert str(2**63 - 1) in str(caught.value)
 
 
 @pytest.mark.parametrize("version", [-1, 1 << 64])
@@ -134,7 +134,7 @@ def test_a_version_has_64_bits(kv: rfp.Client, version: int) -> None:
 
 
 def test_two_conditions_exclude_each_other(kv: rfp.Client) -> None:
-    with pytest.raises(InvalidArgument, match="exclude"):
+    with pytest.raises(InvalidArgument, match="cannot use both"):
         kv.put(b"k", b"v", if_absent=True, if_version=1)
 
 

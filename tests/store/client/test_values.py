@@ -222,7 +222,7 @@ def test_a_value_beyond_the_memory_is_refused_by_name() -> None:
 
 def test_a_client_that_holds_its_quota_gets_no_more_until_it_lets_go() -> None:
     with rfp.Server(memory="16MiB", quota="1MiB") as server, rfp.connect(server.address) as kv:
-        with pytest.raises(TooLarge, match="larger than the server takes"):
+        with pytest.raises(TooLarge, match="exceeds the server's limit"):
             kv.put(b"k", bytes(MIB + 1))
         with pytest.raises(QuotaExceeded) as caught:  # with its key it is too much
             kv.put(b"k", bytes(MIB))

@@ -244,5 +244,5 @@ def test_a_partition_refuses_wrong_arguments(wrong):
 
 
 def test_a_partition_refuses_too_small_a_region():
-    with pytest.raises(InvalidArgument, match="65472 bytes"):
+    with pytest.raises(InvalidArgument, match="65472"):
         Partition(Memory((1 << 16) - 64), seed=0, first_version=1, lease_ns=1, session_quota=1, max_value=1)
