@@ -1,8 +1,8 @@
 from types import TracebackType
 from typing import Any
 
-from rfp.protocol.client.opener import Opener
 from rfp.protocol.client.client_base import TIME_S_MAX as TIME_S_MAX
+from rfp.protocol.client.opener import Opener
 from rnvm.frontend.session import Session
 
 DURABILITIES: tuple[str, ...]

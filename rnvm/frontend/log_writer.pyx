@@ -12,7 +12,7 @@ Each is a ring of records in the pool; positions are LSNs, which never wrap (off
       +---------+-------+-------+-------+------+-----+--------------+
       |  free   | rec.  | rec.  | rec.  | rec. | pad | free         |
       +---------+-------+-------+-------+------+-----+--------------+
-                 \_____________/ \__________________/
+                 \\_____________/ \\__________________/
                  durable, kept    written, not durable:
                  until applied    in doubt if the session fails now
 
@@ -65,14 +65,14 @@ cdef void logs_init(frontend *fe) noexcept nogil:
     fe.log_io.durable_polls = 1
 
 
-cdef uint64_t log_open(frontend *fe, log_ring *l, uint64_t at, uint64_t offset, uint64_t size,
+cdef uint64_t log_open(frontend *fe, log_ring *log, uint64_t at, uint64_t offset, uint64_t size,
                        uint64_t tail, uint64_t staging) noexcept nogil:
-    l.at = at
-    l.offset = offset
-    l.size = size
-    l.seed = rnvm_ring_seed(fe.g.seed, at)
-    l.head = l.durable = l.tail = tail
-    l.staging = staging
+    log.at = at
+    log.offset = offset
+    log.size = size
+    log.seed = rnvm_ring_seed(fe.g.seed, at)
+    log.head = log.durable = log.tail = tail
+    log.staging = staging
     RFP_ASSERT(size % RNVM_LINE == 0)
     RFP_ASSERT(staging % RNVM_LINE == 0)
     return staging + rnvm_up(rnvm_longest_record(size) + PAD_BYTES, RNVM_LINE)
@@ -89,12 +89,12 @@ cdef uint64_t logs_open(frontend *fe, remote_region *region, uint64_t operations
                     fe.g.operation_ring, fe.g.memory_ring, redo_tail, end)
 
 
-cdef inline char *pad_of(frontend *fe, const log_ring *l) noexcept nogil:
-    return fe.link.buffer.base + l.staging
+cdef inline char *pad_of(frontend *fe, const log_ring *log) noexcept nogil:
+    return fe.link.buffer.base + log.staging
 
 
-cdef inline rnvm_record *record_of(frontend *fe, const log_ring *l) noexcept nogil:
-    return <rnvm_record *> (fe.link.buffer.base + l.staging + PAD_BYTES)
+cdef inline rnvm_record *record_of(frontend *fe, const log_ring *log) noexcept nogil:
+    return <rnvm_record *> (fe.link.buffer.base + log.staging + PAD_BYTES)
 
 
 cdef char *log_payload(frontend *fe, int which) noexcept nogil:
@@ -140,36 +140,36 @@ cdef inline bint all_durable(const frontend *fe) noexcept nogil:
 # Space
 
 
-cdef bint fits(const log_ring *l, uint64_t length) noexcept nogil:
-    RFP_ASSERT(l.head <= l.tail)
-    RFP_ASSERT(l.tail - l.head <= l.size)
-    return l.tail + rnvm_pad_before(l.tail, length, l.size) + length - l.head <= l.size
+cdef bint fits(const log_ring *log, uint64_t length) noexcept nogil:
+    RFP_ASSERT(log.head <= log.tail)
+    RFP_ASSERT(log.tail - log.head <= log.size)
+    return log.tail + rnvm_pad_before(log.tail, length, log.size) + length - log.head <= log.size
 
 
 cdef bint log_has_room(frontend *fe, int which, uint64_t payload) noexcept nogil:
-    cdef const log_ring *l = &fe.log[which]
+    cdef const log_ring *log = &fe.log[which]
     cdef uint64_t length = rnvm_record_length(payload)
-    return fits(l, length) or read_positions(fe) == OK and fits(l, length)
+    return fits(log, length) or read_positions(fe) == OK and fits(log, length)
 
 
 cdef int log_await_room(frontend *fe, int which, uint64_t payload) noexcept nogil:
-    cdef const log_ring *l = &fe.log[which]
+    cdef const log_ring *log = &fe.log[which]
     cdef uint64_t length = rnvm_record_length(payload)
     cdef uint64_t pause = 0
     cdef int status
-    if length > rnvm_longest_record(l.size):
+    if length > rnvm_longest_record(log.size):
         return TOO_LONG
-    while not fits(l, length):
+    while not fits(log, length):
         status = read_positions(fe)
         if status != OK:
             return status
-        if fits(l, length):
+        if fits(log, length):
             break
         status = remote_ask(fe, RNVM_ROOM, 0)
         if status != OK:
             return status
         status = read_positions(fe)
-        if status == OK and not fits(l, length):
+        if status == OK and not fits(log, length):
             status = remote_wait(fe, &pause)
         if status != OK:
             return status
@@ -177,11 +177,11 @@ cdef int log_await_room(frontend *fe, int which, uint64_t payload) noexcept nogi
 
 
 cdef bint operation_log_is_long(frontend *fe) noexcept nogil:
-    cdef const log_ring *l = &fe.log[OPERATION_LOG]
-    if (l.tail - l.head) * 2 <= l.size:
+    cdef const log_ring *log = &fe.log[OPERATION_LOG]
+    if (log.tail - log.head) * 2 <= log.size:
         return False
     # Some of that may be free by now.
-    return read_positions(fe) != OK or (l.tail - l.head) * 2 > l.size
+    return read_positions(fe) != OK or (log.tail - log.head) * 2 > log.size
 
 
 # Records
@@ -191,29 +191,29 @@ cdef int seal(frontend *fe, int which, uint16_t kind, uint16_t parts, uint32_t p
               work_request *works) noexcept nogil:
     """Seals a record, and a pad before it if need be, and fills in the requests that WRITE them;
     their number."""
-    cdef log_ring *l = &fe.log[which]
-    cdef rnvm_record *record = record_of(fe, l)
-    cdef rnvm_record *pad = <rnvm_record *> pad_of(fe, l)
-    cdef uint64_t before = rnvm_pad_before(l.tail, rnvm_record_length(payload), l.size)
+    cdef log_ring *log = &fe.log[which]
+    cdef rnvm_record *record = record_of(fe, log)
+    cdef rnvm_record *pad = <rnvm_record *> pad_of(fe, log)
+    cdef uint64_t before = rnvm_pad_before(log.tail, rnvm_record_length(payload), log.size)
     cdef int n = 0
-    RFP_ASSERT(fits(l, rnvm_record_length(payload)))
+    RFP_ASSERT(fits(log, rnvm_record_length(payload)))
     RFP_ASSERT(payload <= log_room(fe, which))
     if before:
-        rnvm_pad_seal(pad, l.seed, l.tail, fe.session.epoch, <uint32_t> before)
-        works[n].local_offset = l.staging
-        works[n].remote_offset = l.offset + l.tail % l.size
+        rnvm_pad_seal(pad, log.seed, log.tail, fe.session.epoch, <uint32_t> before)
+        works[n].local_offset = log.staging
+        works[n].remote_offset = log.offset + log.tail % log.size
         works[n].length = sizeof(rnvm_record)
         n += 1
-        l.tail += before
-    rnvm_record_seal(record, l.seed, l.tail, fe.session.epoch, kind, parts, record + 1, payload)
-    works[n].local_offset = l.staging + PAD_BYTES
-    works[n].remote_offset = l.offset + l.tail % l.size
+        log.tail += before
+    rnvm_record_seal(record, log.seed, log.tail, fe.session.epoch, kind, parts, record + 1, payload)
+    works[n].local_offset = log.staging + PAD_BYTES
+    works[n].remote_offset = log.offset + log.tail % log.size
     works[n].length = sizeof(rnvm_record) + payload
     fe.in_doubt.any = fe.in_doubt.written[which] = True
-    fe.in_doubt.lsn[which] = l.tail
-    l.tail += record.length
+    fe.in_doubt.lsn[which] = log.tail
+    log.tail += record.length
     RFP_ASSERT(record.length == rnvm_record_length(payload))
-    RFP_ASSERT(l.tail % RNVM_LINE == 0)
+    RFP_ASSERT(log.tail % RNVM_LINE == 0)
     return n + 1
 
 

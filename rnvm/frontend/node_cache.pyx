@@ -20,8 +20,7 @@ from rnvm.frontend.status cimport AGAIN, NO_MEMORY, OK
 cdef enum:
     SAMPLE = 8
     TRIALS_MAX = 64            # samples without a copy to evict, before eviction gives up for now
-    SLACK_BYTES = 65536        # by which the cache may grow then before a batch or transaction
-                               # tries again
+    SLACK_BYTES = 65536        # growth after which a batch or transaction tries again
     QUERY_STEPS_MAX = 65536    # nodes that a query without the lock may read
     BUCKETS_MIN = 1024         # of the first allocation
 

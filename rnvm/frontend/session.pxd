@@ -16,10 +16,10 @@ cdef enum:                     # what raise_or_retry() returns, unless it raises
 # the GIL.
 cdef class FairLock:
     cdef readonly uint64_t holder      # the thread that is inside, or 0
-    cdef readonly uint64_t owner       # the thread of the open batch or transaction: only it may
-                                       # enter; or 0
-    cdef bint abandoned                # the open batch or transaction has lost its thread: the
-                                       # next thread that enters ends it
+    # The thread of the open batch or transaction, or 0: no other thread may enter.
+    cdef readonly uint64_t owner
+    # The open batch or transaction has lost its thread: the next thread that enters ends it.
+    cdef bint abandoned
     cdef object life                   # weak reference to an object that dies with that thread
     cdef object waiting                # deque of Waiter
 

@@ -91,8 +91,7 @@ cdef struct patch:             # bytes that a transaction writes into one page o
     uint32_t bytes             # where in overlay.log
     uint32_t next              # in the list of its page
 
-cdef struct overlay:           # a structure's records in its writer's redo log that may not be
-                               # applied yet
+cdef struct overlay:           # a structure's records in a redo log that may not be applied yet
     uint64_t word              # of the lock whose holder wrote them; 0: none
     uint64_t first             # LSNs in the holder's redo log, from ... to
     uint64_t upto
@@ -142,8 +141,7 @@ cdef struct open_instances:    # owner: session
 cdef struct log_ring:          # owner: log_writer.  One ring of the session; positions are LSNs
     uint64_t at                # offset in the pool
     uint64_t offset            # in log_io.region
-    uint64_t staging           # where in link.buffer its records are made; their first byte is
-                               # aligned to 64
+    uint64_t staging           # where in link.buffer its records are made, aligned to 64
     uint64_t size
     uint32_t seed
     uint64_t head              # space before it may be reused, as far as the back-end has published
@@ -152,8 +150,8 @@ cdef struct log_ring:          # owner: log_writer.  One ring of the session; po
 
 cdef struct log_transport:     # owner: log_writer
     remote_region *region      # the two rings, to write
-    uint64_t durable_read_delay_ns  # over a network: from a record's WRITE to the READ of the
-                               # durable positions
+    # Over a network: from a record's WRITE to the READ of the durable positions.
+    uint64_t durable_read_delay_ns
     int durable_polls          # of those positions, before the back-end is asked for durability
 
 cdef struct doubt:             # owner: log_writer.  Records that were written and may not count
@@ -170,7 +168,7 @@ cdef struct cache:             # owner: node_cache
     node *removed              # out of the tables; freed when no pointer to them is left
     uint64_t bytes
     uint64_t budget_bytes
-    uint64_t evict_again_bytes # in a batch or transaction nothing is evicted below so many bytes
+    uint64_t evict_again_bytes  # in a batch or transaction: no eviction below so many bytes
     uint64_t clock
     uint64_t random
     uint64_t hits
@@ -232,8 +230,7 @@ cdef struct frontend:
     counters stats
 
 
-cdef struct instance:          # a structure that is open at a front-end.  Its memory may outlive
-                               # the object
+cdef struct instance:          # an open structure.  Its memory may outlive the object
     frontend *fe
     const kind *kind
     uint32_t id                # its name in logs

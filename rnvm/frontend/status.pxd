@@ -5,8 +5,7 @@ from rnvm.frontend.state cimport instance
 
 cdef enum:                     # from 1 on: the structure's own
     OK = 0
-    AGAIN = -1                 # the nodes read contradict each other: a reader restarts; under the
-                               # lock it is damage
+    AGAIN = -1                 # nodes contradict each other: restart; under the lock it is damage
     DAMAGED = -2               # an invariant does not hold; fault() recorded which
     FULL = -3                  # the pool has no free block
     TOO_LONG = -4              # a node over RNVM_NODE_BYTES_MAX, or a transaction over a log record

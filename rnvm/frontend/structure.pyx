@@ -306,7 +306,8 @@ cdef class Structure:
         """The name of its codec, as the pool contains it."""
         return codec_name(self.codec).decode()
 
-    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=None) except -1:
+    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
+                     object timeout=None) except -1:
         cdef FrontEnd fe = front_of(self)
         cdef int status, result = 0
         fe.acquire_call(timeout)
