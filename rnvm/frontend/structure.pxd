@@ -100,7 +100,8 @@ cdef class Structure:
     # Executes one operation: what apply returned, 0 or more; otherwise raises.  timeout: seconds,
     # None for the front-end's.  When it returns, the operation is durable (outside a transaction)
     # and visible to all calls that begin later (outside a batch).
-    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=*) except -1
+    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
+                     object timeout=*) except -1
     # What query returned, 0 or more, on a state that was whole; otherwise raises.
     cdef int query(self, query_function ask, void *context, object timeout=*) except -1
     cdef bytes answer(self)                # what answer_put() has gathered in the last call

@@ -46,7 +46,8 @@ cdef class Structure:
     cdef readonly object codec
     cdef object __weakref__
     cdef uint64_t before
-    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=*) except -1
+    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
+                     object timeout=*) except -1
     cdef int query(self, query_function ask, void *context, object timeout=*) except -1
     cdef bytes answer(self)
     cdef const char *answer_bytes(self, uint64_t *n) noexcept

@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[2]
 def members(path: str) -> list[str]:
     """The fields and methods of the class Structure, in the order in which its table of methods has them."""
     text = re.sub(r"#.*|\"\"\".*?\"\"\"", "", (ROOT / path).read_text())
+    text = re.sub(r",\n +", ", ", text)
     body = text.partition("cdef class Structure:")[2]
     return [" ".join(line.split()) for line in body.splitlines() if line.startswith("    cdef ")]
 
