@@ -23,7 +23,7 @@ LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen
 STEP = 32 << 10  # of the logs that are chosen here: the two of a front-end have whole units of ALIGN then
 VALUE_MAX = 1 << 20      # of a structure
 NODE_MAX = VALUE_MAX + PAGE
-VALUE_MIN, BEFORE, BESIDE = 256, 2048, 8192    # as in rnvm/frontend/structure.pyx
+VALUE_MIN, OPERATION_HEAD_MAX, OTHER_CHANGES_MAX = 256, 2048, 8192    # as in rnvm/frontend/structure.pyx
 
 
 def _up(n: int, to: int) -> int:
@@ -89,7 +89,8 @@ class Sizes(NamedTuple):
     @property
     def largest_value(self) -> int:
         """Bytes of a value that each structure takes, whatever else it holds: what Structure.largest_value says, too."""
-        return max(VALUE_MIN, min(VALUE_MAX, self.operation_ring // 2 - BEFORE, self.memory_ring // 2 - BESIDE))
+        return max(VALUE_MIN, min(VALUE_MAX, self.operation_ring // 2 - OPERATION_HEAD_MAX,
+                                  self.memory_ring // 2 - OTHER_CHANGES_MAX))
 
 
 def cascade(size: int, levels: int = 0) -> int:
