@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FILE = re.compile(r"\b((?:rfp|rnvm|structures|bench|tests|scripts)/[\w/-]+\.(?:pyx|pxd|pyi|py|h|c))\b")
+FOLDERS = "rfp|rnvm|structures|bench|tests|scripts"
+FILE = re.compile(rf"\b((?:{FOLDERS})/[\w/-]+\.(?:pyx|pxd|pyi|py|h|c))\b")
 REJECTED = {"rfp/connect.py"}  # docs/decisions.md says why there is no such file
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
@@ -20,6 +21,7 @@ def test_the_source_files_that_a_page_names_exist(page):
 
 
 def test_the_picture_of_a_get_names_files_below_rfp():
-    names = re.findall(r">([\w/]+\.(?:pyx|pxd))\b", (ROOT / "docs" / "pictures" / "get.svg").read_text())
+    picture = (ROOT / "docs" / "pictures" / "get.svg").read_text()
+    names = re.findall(r">([\w/]+\.(?:pyx|pxd))\b", picture)
     assert names
     assert not [name for name in names if not (ROOT / "rfp" / name).exists()]
