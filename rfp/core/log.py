@@ -89,7 +89,13 @@ class Log:
                 message += f" ({limit.suppressed} like this were suppressed)"
                 limit.suppressed = 0
             plain = tuple(each if isinstance(each, int | float) else shown(str(each)) for each in arguments)
-            logger.log(level, message, *plain, exc_info=traceback, stacklevel=3)
+            if traceback:
+                # As text, too; and as text that every handler can encode: an exception may quote anything.
+                from traceback import format_exc
+
+                message += "\n%s"
+                plain += (format_exc().rstrip().encode(errors="backslashreplace").decode(),)
+            logger.log(level, message, *plain, stacklevel=3)
         except Exception:  # noqa: BLE001, S110 - whatever a handler or a filter of the program raises
             pass
 

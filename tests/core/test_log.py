@@ -47,6 +47,16 @@ def test_arguments_are_one_printable_line_and_no_objects(caplog):
     assert all(isinstance(each, str | int) for each in caplog.records[0].args)
 
 
+def test_a_traceback_is_text_that_every_handler_can_write(caplog):
+    try:
+        raise ValueError("\udce9")
+    except ValueError:
+        Log("rfp.test").exception("the handler raised %s", "ValueError")
+    assert caplog.messages[0].startswith("the handler raised ValueError\nTraceback (most recent call last):\n")
+    assert caplog.messages[0].endswith("ValueError: \\udce9")
+    assert caplog.records[0].exc_info is None
+
+
 def test_a_handler_that_raises_does_not_end_the_thread_that_logs():
     class Broken(logging.Handler):
         def emit(self, record):
