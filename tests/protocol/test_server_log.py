@@ -97,7 +97,7 @@ def test_a_client_that_has_used_up_its_share(logged):
         with pytest.raises(RfpError), rfp.connect(server.address) as other:
             for _ in range(8):
                 other.put(b"k", b"v")
-                other = rfp.connect(server.address)  # noqa: PLW2901
+                other = rfp.connect(server.address)
     assert "one client may have" in wait_for(logged, "refused").getMessage()
 
 

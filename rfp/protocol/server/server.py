@@ -83,8 +83,8 @@ class Host:
     services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures;
     memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses; rings:
     bytes that all clients' rings may take, None for a gigabyte, what 256 threads need or as much as the store has; store: bytes
-    of that; credentials, allow_anyone: who may connect over a network; reporter: what a service has to report.  Everything else is
-    told to clients at the handshake.
+    of that; credentials, allow_anyone: who may connect over a network; reporter: what a service has to report.  Everything else
+    is told to clients at the handshake.
 
     Raises what listening raises, FabricError (memory, file descriptors or threads cannot be had); nothing is left then.
     """
