@@ -1,1 +1,1 @@
-"""Requests and responses in rings of slots (docs/protocol.md); wire.h has the format."""
+"""Requests and responses in rings of slots (docs/protocol.md).  wire.h defines the format."""

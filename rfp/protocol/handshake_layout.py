@@ -1,8 +1,9 @@
-"""Where things stand in the regions that a client and a server give each other, and what they agree on (docs/protocol.md).
+"""Offsets in the regions that a client and a server share, and the bits that they agree on
+(docs/protocol.md).
 
-    a client's reply region     bell | notification line | reply slots of worker 0 | of worker 1 | ...
-    the server's bells          bell of worker 0 | of worker 1 | ...
-    requests, responses         slots of worker 0 | of worker 1 | ...
+    client's reply region   eventcount | notification line | reply slots of worker 0 | of 1 | ...
+    server's eventcounts    eventcount of worker 0 | of worker 1 | ...
+    requests, responses     slots of worker 0 | of worker 1 | ...
 """
 
 from __future__ import annotations
@@ -15,6 +16,6 @@ RESPONSE_CRC = 1  # features (wire.h)
 BYPASS = 2
 
 LINE = 64  # bytes
-EVENTCOUNT_BYTES = LINE  # what an event channel's sleeping word takes
-NOTIFY = EVENTCOUNT_BYTES  # offset of the line that a notification without a reply is written to
+EVENTCOUNT_BYTES = LINE  # size of an event channel's eventcount
+NOTIFY = EVENTCOUNT_BYTES  # offset of the line that a notification without a reply writes to
 REPLIES = EVENTCOUNT_BYTES + LINE  # offset of the reply slots

@@ -1,8 +1,32 @@
-/* The wire format of RFP: what stands in a request slot and in a response slot.  docs/protocol.md says it in prose.
+/* The wire format of RFP: the bytes of a request slot and of a response slot.
  *
- * Little-endian, naturally aligned.  A slot is a multiple of 64 bytes; slot k of a ring stands at k * slot size.
- * Nothing here knows a key: payloads belong to the service above (rfp/store/messages.h for the key-value store).
- * The checks below are plain C without any state, so fuzzers drive them directly (tests/fuzz/).
+ * A ring is an array of slots in one memory region; slot k is at k * slot size.  Client and server
+ * use slots in turn:
+ *
+ *       the client WRITEs requests     ------>   server's memory    [  0  |  1  |  2  | ... | n-1 ]
+ *       the client READs results       <------   server's memory    [  0  |  1  |  2  | ... | n-1 ]
+ *    or the server WRITEs replies      ------>   client's memory    [  0  |  1  |  2  | ... | n-1 ]
+ *
+ * The request in slot k is answered in slot k of the other array.  A sequence number names both, so
+ * a slot needs no flag that must be reset: a request or response is there if the slot contains its
+ * sequence number.
+ *
+ *    A request slot                                 A response slot
+ *
+ *     0        4        8        12                  0        4        8        12 14 15
+ *    +--------+--------+--------+--------+          +--------+--------+--------+--+--+--+
+ *    | crc    | wait   |sequence| length |          | crc    |sequence| length |tm|st|ki|
+ *    +--+--+--+--------+--------+--------+          +--------+--------+--------+--+--+--+
+ *    |op|mo|ct| flags  | release         |          | result          | payload, `length` bytes ...
+ *    +--+--+--+--------+-----------------+          +-----------------+------
+ *    | payload, `length` bytes ...                   16                24
+ *    +------
+ *     32                        op: opcode, mo: mode, ct: count, tm: time, st: status, ki: kind
+ *
+ * Integers are little-endian and naturally aligned.  A slot is a multiple of 64 bytes.  The format
+ * does not know keys: payloads belong to the service above (rfp/store/messages.h for the key-value
+ * store).  The checks below are plain C without any state, so fuzzers call them directly
+ * (tests/fuzz/).  docs/protocol.md describes the format in prose.
  */
 #ifndef RFP_PROTOCOL_WIRE_H
 #define RFP_PROTOCOL_WIRE_H
@@ -20,11 +44,12 @@ _Static_assert(sizeof(void *) == 8, "64-bit lengths and 8-byte atomics: x86-64 o
 #define RFP_MINOR 0
 #define RFP_LINE 64
 
-/* Features that a client asks for and a server grants at the handshake. */
-#define RFP_FEATURE_RESPONSE_CRC 1u /* responses carry a CRC32C: needed where one READ may see its lines out of order */
-#define RFP_FEATURE_BYPASS 2u       /* the server lets clients walk its index */
+/* Features that a client requests and a server grants at the handshake. */
+/* responses carry a CRC32C: needed if one READ may return its lines out of order */
+#define RFP_FEATURE_RESPONSE_CRC 1u
+#define RFP_FEATURE_BYPASS 2u       /* clients may read the server's index */
 
-/* How the result comes back; a field of each request, which never changes for it. */
+/* How the client gets the result: a field of each request, fixed for that request. */
 #define RFP_MODE_FETCH 0 /* the client READs it from the server's response slot */
 #define RFP_MODE_REPLY 1 /* the server WRITEs it into the client's reply slot and notifies */
 
@@ -32,40 +57,48 @@ _Static_assert(sizeof(void *) == 8, "64-bit lengths and 8-byte atomics: x86-64 o
 #define RFP_KIND_REFERENCE 1 /* an rfp_reference follows: the client READs the result from there */
 
 #define RFP_OPCODE_CALL 1   /* an opaque call of the RPC layer */
-#define RFP_OPCODE_PING 2   /* answered by the worker itself, with nothing */
-#define RFP_OPCODE_SERVICE 16 /* services number theirs from here */
+#define RFP_OPCODE_PING 2   /* the worker itself sends an empty response */
+#define RFP_OPCODE_SERVICE 16 /* the opcodes of services begin here */
 
-/* The client WRITEs the whole, header and payload.  The CRC is what makes the slot valid: no order of arrival is assumed. */
+/* The client WRITEs header and payload together.  The CRC makes the slot valid: the protocol
+ * assumes no order of arrival. */
 struct rfp_request_header {
     uint32_t crc;      /* CRC32C of bytes [8, 32 + length) of the slot */
-    uint32_t wait;     /* not covered: the sequence whose response the client is about to sleep for, else 0 */
-    uint32_t sequence; /* 1, 2, 3 ... of this ring, never 0 (after 2^32-1 comes 1); slot = (count of requests so far) mod slots */
+    /* not covered by crc: sequence of the response that the client is about to sleep for, else 0 */
+    uint32_t wait;
+    /* 1, 2, 3 ... of this ring, never 0 (1 follows 2^32-1); slot = requests so far mod slots */
+    uint32_t sequence;
     uint32_t length;   /* of the payload, at most slot size - 32 */
     uint8_t opcode;
     uint8_t mode;
     uint16_t count; /* items of a batch, else 0 */
-    uint32_t flags; /* the service's */
-    uint64_t release; /* a pin that the client is done with, else 0 */
+    uint32_t flags; /* defined by the service */
+    uint64_t release; /* a pin that the client no longer needs, else 0 */
 };
 
-/* The server writes the payload, then the rest of the header, then the first eight bytes with release order. */
+/* The server writes the payload, then the rest of the header, then the first eight bytes with
+ * release order. */
 struct rfp_response_header {
-    uint32_t crc;      /* CRC32C of bytes [4, 24 + length) of the slot where RFP_FEATURE_RESPONSE_CRC was granted, else 0 */
-    uint32_t sequence; /* the request's */
+    /* CRC32C of bytes [4, 24 + length) of the slot with RFP_FEATURE_RESPONSE_CRC, else 0 */
+    uint32_t crc;
+    uint32_t sequence; /* that of the request */
     uint32_t length;   /* of the payload, at most slot size - 24 */
-    uint16_t time;     /* what the server spent on it, in units of 100 ns; 65535 means that or more */
-    uint8_t status;    /* 0, or why it was refused: the service's */
+    /* the server's time for the request, in units of 100 ns; 65535 means that or more */
+    uint16_t time;
+    uint8_t status;    /* 0, or the service's reason for refusing the request */
     uint8_t kind;
-    uint64_t result;   /* a number that the service returns beside the payload (the store: a version) */
+    /* a number that the service returns beside the payload (the store: a version) */
+    uint64_t result;
 };
 
-/* Where a result too large for a slot stands. The pin holds it there until it is released or lease ns have passed
- * since the request was posted (by the client's clock, so always earlier than by the server's). */
+/* The place of a result that is too large for a slot.  The pin keeps the result there until the
+ * client releases the pin or `lease` ns have passed since the client posted the request (by the
+ * client's clock, so the client's lease always ends earlier than the server's). */
 struct rfp_reference {
     uint64_t offset; /* in the server's arena region */
     uint64_t length;
     uint64_t pin;    /* never 0 */
-    uint64_t lease;  /* nanoseconds */
+    uint64_t lease;  /* ns */
 };
 
 _Static_assert(sizeof(struct rfp_request_header) == 32, "request header");
@@ -76,7 +109,7 @@ _Static_assert(sizeof(struct rfp_reference) == 32, "reference");
 #define RFP_RESPONSE_HEADER 24
 #define RFP_REFERENCE 32
 
-/* The sequence number of the request after this one. */
+/* Returns the sequence number of the request after this one. */
 static inline uint32_t rfp_next_sequence(uint32_t sequence) { return sequence == UINT32_MAX ? 1 : sequence + 1; }
 
 static inline uint16_t rfp_wire_time(uint64_t ns)
@@ -85,7 +118,8 @@ static inline uint16_t rfp_wire_time(uint64_t ns)
     return units > UINT16_MAX ? UINT16_MAX : (uint16_t)units;
 }
 
-/* Seals a request built in private memory (header filled but for crc, payload behind it).  Returns its size. */
+/* Seals a request built in private memory (header filled except for crc, payload behind it).
+ * Returns its size. */
 static inline uint32_t rfp_request_seal(char *slot)
 {
     struct rfp_request_header *header = (struct rfp_request_header *)slot;
@@ -95,14 +129,16 @@ static inline uint32_t rfp_request_seal(char *slot)
     return size;
 }
 
-/* What rfp_request_take found. */
+/* Results of rfp_request_take. */
 #define RFP_TAKE_NONE 0      /* the expected request is not there yet */
 #define RFP_TAKE_VALID 1
-#define RFP_TAKE_UNFINISHED 2 /* its sequence is there but the CRC does not fit: still arriving, or damaged */
-#define RFP_TAKE_LENGTH 3    /* its length cannot be right */
+/* its sequence is there, but the CRC does not match: still arriving, or damaged */
+#define RFP_TAKE_UNFINISHED 2
+#define RFP_TAKE_LENGTH 3    /* its length is invalid */
 
-/* Copies the request with this sequence out of a slot that its sender can change at any time, and checks the copy.
- * copy: private, slot_size bytes, aligned to 8.  Nothing outside the slot is read. */
+/* Copies the request with this sequence out of a slot that its sender can change at any time, and
+ * checks the copy.  copy: private, slot_size bytes, aligned to 8.  The function reads nothing
+ * outside the slot. */
 static inline int rfp_request_take(const char *slot, uint32_t slot_size, uint32_t sequence, char *copy)
 {
     struct rfp_request_header *header = (struct rfp_request_header *)copy;
@@ -115,7 +151,7 @@ static inline int rfp_request_take(const char *slot, uint32_t slot_size, uint32_
     return RFP_TAKE_VALID;
 }
 
-/* Publishes a response whose payload the service has already written behind the header of `slot`. */
+/* Publishes a response.  The service has written the payload behind the header of `slot`. */
 static inline void rfp_response_publish(char *slot, uint32_t sequence, uint32_t length, uint64_t ns, uint8_t status,
                                         uint8_t kind, uint64_t result, int checked)
 {
@@ -131,21 +167,23 @@ static inline void rfp_response_publish(char *slot, uint32_t sequence, uint32_t 
     rfp_store64_release(slot, words[0]);
 }
 
-/* What rfp_response_check found in `available` bytes that a READ has brought. */
-#define RFP_RESPONSE_NONE 0  /* an older response stands there */
-#define RFP_RESPONSE_WHOLE 1 /* all of it is here and it is the one */
-#define RFP_RESPONSE_MORE 2  /* the header is good; the payload goes on beyond what was fetched */
-#define RFP_RESPONSE_TORN 3  /* the checksum does not fit: read again */
-#define RFP_RESPONSE_LENGTH 4 /* its length cannot be right */
+/* Results of rfp_response_check for the `available` bytes that a READ has returned. */
+#define RFP_RESPONSE_NONE 0  /* the slot contains an older response */
+#define RFP_RESPONSE_WHOLE 1 /* the expected response, complete */
+/* the header is valid; the payload continues beyond the fetched bytes */
+#define RFP_RESPONSE_MORE 2
+#define RFP_RESPONSE_TORN 3  /* the checksum does not match: read again */
+#define RFP_RESPONSE_LENGTH 4 /* its length is invalid */
 
-/* copy: private memory.  checked: whether to prove it by checksum, or to trust the order of the provider's READ. */
+/* copy: private memory.  checked: True verifies the checksum, False relies on the order of the
+ * provider's READ. */
 static inline int rfp_response_check(const char *copy, uint32_t available, uint32_t slot_size, uint32_t sequence, int checked)
 {
     struct rfp_response_header header;
     memcpy(&header, copy, sizeof header);
     if (header.sequence != sequence) return RFP_RESPONSE_NONE;
     if (header.length > slot_size - RFP_RESPONSE_HEADER)
-        /* Without an order the length may be of another moment than the sequence. */
+        /* Without that order, length and sequence may come from different responses. */
         return checked ? RFP_RESPONSE_TORN : RFP_RESPONSE_LENGTH;
     if (RFP_RESPONSE_HEADER + header.length > available) return RFP_RESPONSE_MORE;
     if (checked && RFP_FENCES && rfp_crc32c(0, copy + 4, RFP_RESPONSE_HEADER - 4 + header.length) != header.crc)

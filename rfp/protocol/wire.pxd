@@ -1,4 +1,4 @@
-# The wire format (wire.h).  There is no module behind this file.
+# Declarations of the wire format in wire.h.  This file has no module of its own.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

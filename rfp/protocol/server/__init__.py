@@ -1,1 +1,1 @@
-"""The server's side of a connection: its rings, the workers, what each client may use."""
+"""The server's side of the protocol: rings, workers, client connections and the control thread."""

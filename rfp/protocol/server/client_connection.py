@@ -1,4 +1,4 @@
-"""A connected client process, and what each of its threads has at the server."""
+"""A connected client process, and the channel of each of its threads on the server's side."""
 
 from __future__ import annotations
 
@@ -19,17 +19,18 @@ from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.shares import Cost, Peer
 from rfp.protocol.server.worker import Worker
 
-PAGE_BYTES_MAX = 64 << 10  # bytes: what a client's region may have been rounded up by
+PAGE_BYTES_MAX = 64 << 10  # a client may have rounded its region up by this much
 
 
 def handle(region: Region) -> Handle:
-    """What a client needs of a region of ours."""
+    """Return the handle that a client needs to use one of the server's regions."""
     return Handle(region.descriptor(), region.fileno())
 
 
 @dataclass(frozen=True)
 class RingParams:
-    """What every client thread gets: a ring to each of the workers, of so many slots; slot and staging ring in bytes."""
+    """The parameters of every client thread: a ring to each worker.  slot_size and staging_size are
+    in bytes."""
 
     workers: Sequence[Worker]
     slots: int
@@ -39,15 +40,15 @@ class RingParams:
 
 
 class Channel:
-    """What one client thread has here: a ring to each worker, and the memory for them."""
+    """One client thread's rings, one to each worker, and their memory."""
 
     def __init__(self, ring_params: RingParams, client: ClientConnection, number: int, question: Attach) -> None:
         self.number = number
         self.ring_params = ring_params
         self.cost = ring_params.cost
         self.rings: list[ServerRing] = []
-        self.commands: list[int | None] | None = None  # that end them
-        self.opened: list[Any] = []  # what to close, in this order
+        self.commands: list[int | None] | None = None  # the commands that end the rings
+        self.opened: list[Any] = []  # objects to close, in this order
         try:
             self.answer = self._set_up(client, question)
         except BaseException:
@@ -64,7 +65,8 @@ class Channel:
         reply = client.fabric.attach(question.reply.descriptor, question.reply.take())
         self.opened.append(reply)
         needed = REPLIES + count * ring
-        if not needed <= reply.length <= needed + PAGE_BYTES_MAX:  # a longer one would cost only us, in addresses
+        # a longer one would cost only the server, in addresses
+        if not needed <= reply.length <= needed + PAGE_BYTES_MAX:
             raise HandshakeFailed(f"the reply region has {reply.length} bytes but needs {needed}")
         requests = self._register(client, count * ring, REMOTE_WRITE)
         responses = self._register(client, count * ring, REMOTE_READ)
@@ -72,10 +74,10 @@ class Channel:
         pairs = []
         for i, worker in enumerate(ring_params.workers):
             pair = client.fabric.queue_pair(worker.channel, client.pidfd, client.control_fd)
-            self.opened.insert(0, pair)  # before the memory that it works on
+            self.opened.insert(0, pair)  # before the memory that it uses
             try:
                 pair.connect(question.pairs[i], reply)
-            except FabricError as error:  # no way to this client now, and perhaps again in a moment
+            except FabricError as error:  # the client is unreachable now, perhaps only for a moment
                 raise ConnectionFailed(f"the server cannot reach this client: {Exception.__str__(error)}") from error
             pairs.append(pair.descriptor())
             self.rings.append(
@@ -106,7 +108,8 @@ class Channel:
         return region
 
     def retire(self) -> None:
-        """Begins to end the rings: `retired` says when no worker touches them any more, and close() then waits for nobody."""
+        """Begin to end the rings.  When `retired` is True, no worker uses them and close() does not
+        wait."""
         if self.commands is None:
             self.commands = [worker.retire(ring) for ring, worker in zip(self.rings, self.ring_params.workers, strict=False)]
 
@@ -116,7 +119,7 @@ class Channel:
         return self.commands is not None and all(worker.retired(command) for command, worker in pairs)
 
     def close(self) -> Counter[str]:
-        """Ends the rings; waits until no worker touches them any more.  Returns what has passed through them."""
+        """End the rings; wait until no worker uses them.  Return their counters."""
         self.retire()
         while not self.retired:
             time.sleep(0.0001)
@@ -128,7 +131,7 @@ class Channel:
         return passed
 
     def counters(self) -> Counter[str]:
-        """What has passed through the rings, added up."""
+        """Return the sum of the rings' counters."""
         total: Counter[str] = Counter()
         for ring in self.rings:
             total.update(ring.counters)
@@ -136,9 +139,10 @@ class Channel:
 
 
 class ClientConnection:
-    """A connected client process, and what it alone can reach.
+    """A connected client process, and the memory that only it can reach.
 
-    cost: what its peer's share was charged for it.  refusal: why it is let in only to be told so.
+    cost: charged to its peer's share.  refusal: if not None, the client is accepted only to receive
+    this error.
     """
 
     def __init__(self, control: ControlConnection, fabric: Fabric, peer: Peer, cost: Cost,
@@ -148,11 +152,14 @@ class ClientConnection:
         self.cost = cost
         self.refusal = refusal
         self.isolated = fabric.closing_revokes and refusal is None
-        self.fabric = fabric.domain() if refusal is None else fabric  # of its own, where there are such
-        self.chunks: dict[tuple[int, int], Region] = {}  # of the arenas, as far as it has asked for them
+        # its own, if the fabric has domains
+        self.fabric = fabric.domain() if refusal is None else fabric
+        # of the arenas, those that it has requested
+        self.chunks: dict[tuple[int, int], Region] = {}
         self.heartbeat: Region | None = None
-        self.regions: list[Region] = []  # that the service gave it
-        # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
+        self.regions: list[Region] = []  # regions from the service
+        # Copies: the control connection closes its own descriptors as soon as it fails, and the
+        # queue pairs still watch these.
         self.control_fd = self.pidfd = -1
         try:
             if refusal is None:
@@ -164,27 +171,27 @@ class ClientConnection:
         self.pid = control.pid
         self.features = 0
         self.greeted = False
-        self.share_returned = False  # its share was given back
+        self.share_returned = False  # its share has been given back
         self.name = ""
         self.channels: dict[int, Channel] = {}
         self.ending: list[Channel] = []
-        self.over = False  # and is to be closed with the last of them
+        self.over = False  # close it together with the last of them
         self.numbers = 0
-        self.given = 0  # regions, of those of the service
+        self.given = 0  # number of regions from the service
         self.since = clock.now()
 
     def __str__(self) -> str:
-        """Who it is, for the log."""
+        """Return the description of the client for the log."""
         kind, key = self.peer.key
         name = f" {printable(self.name, 128)!r}" if self.name else ""
         return f"client {self.peer.number} ({kind} {key}{name})"
 
     def watched(self) -> list[int]:
-        """The file descriptors that tell of it."""
+        """Return the file descriptors that report its messages and its end."""
         return [fd for fd in (self.pidfd, self.control_fd) if fd >= 0]
 
     def revoke(self) -> None:
-        """Takes the arenas away from it, where that can be done: what it READs from now on fails."""
+        """Revoke its access to the arenas, if the fabric can: its READs fail from now on."""
         for chunk in self.chunks.values():
             chunk.close()
         self.chunks.clear()

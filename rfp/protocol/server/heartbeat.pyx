@@ -1,6 +1,8 @@
-"""The beat: a word that a server advances as long as it runs, and that waiting clients READ where no pidfd tells them.
+"""The server's heartbeat: a word that the server advances as long as it runs.
 
-A thread of its own beats, not a worker: a worker may be inside an RPC handler for as long as that likes.  It never needs the GIL.
+Waiting clients READ the word if they have no pidfd of the server's process.  A thread of its own
+advances it, not a worker: an RPC handler may keep a worker for any time.  The thread never needs
+the GIL.
 """
 
 from libc.stdint cimport uint32_t
@@ -13,7 +15,7 @@ from rfp.fabric.fabric cimport Region
 from rfp.protocol.server.real_thread import RealThread
 
 cdef enum:
-    PERIOD_NS = 50000000     # ns between two beats
+    PERIOD_NS = 50000000     # between two heartbeats
 
 
 cdef void beat_until_stopped(char *word, uint32_t *stop) noexcept nogil:
@@ -32,7 +34,11 @@ cdef class Heartbeat:
         self.region = region
 
     def start(self):
-        """Raises FabricError (no thread can be started)."""
+        """Start the thread.
+
+        Raises:
+            FabricError: the system cannot start a thread.
+        """
         thread = RealThread(self._run, "rfp-heart")
         thread.start()
         self.thread = thread
@@ -43,10 +49,11 @@ cdef class Heartbeat:
             beat_until_stopped(word, &self.stopped)
 
     def stop(self):
-        """Safe to call again."""
+        """Stop the thread and wait for its end.  It is safe to call this again."""
         thread = self.thread
         rfp_store32(&self.stopped, 1)
         rfp_futex_wake(&self.stopped)
         if thread is not None:
             thread.join()
-            self.thread = None  # only now: a signal handler may raise out of join(), and then this is called again
+            # last: if a signal handler raises out of join(), stop() is called again
+            self.thread = None

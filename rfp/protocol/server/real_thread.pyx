@@ -1,5 +1,5 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""Threads that stay in C for as long as they like."""
+"""Threads that may stay in C for any time."""
 
 import _thread
 import threading
@@ -12,10 +12,13 @@ cdef extern from "<pthread.h>" nogil:
 
 
 class RealThread(threading.Thread):
-    """A daemon thread that runs run(*arguments) and may keep its processor without ever coming back to Python.
+    """A daemon thread that runs run(*arguments) and may keep its CPU without ever returning to
+    Python.
 
-    Where something has put greenlets in the place of threads (gevent, eventlet) it is refused: a greenlet runs in the thread that
-    starts it, which would never come out again.  begun: whether start() has returned; run() is not called before.
+    If gevent or eventlet has replaced threads by greenlets, start() refuses: a greenlet runs in the
+    thread that starts it, and that thread would never return.
+
+    begun: whether start() has returned; run() is not called before.
     """
 
     def __init__(self, run, name, arguments=()):
@@ -26,13 +29,18 @@ class RealThread(threading.Thread):
         self._starter = None
         self._answered = threading.Event()
         self._greenlet = False
-        self._permission = _thread.allocate_lock()      # no Event: its set() is Python code, out of which a handler may raise
+        # not an Event: its set() is Python code, out of which a signal handler may raise
+        self._permission = _thread.allocate_lock()
         self._permission.acquire()
 
     def start(self):
-        """Raises FabricError: the system gives no more threads, or this would be a greenlet.
+        """Start the thread.
 
-        What a signal handler raises meanwhile comes out too.  Whatever is raised, run() is never called.
+        Raises:
+            FabricError: the system cannot start another thread, or this thread would be a greenlet.
+
+        A signal handler's exception also leaves this call.  After any exception, run() is never
+        called.
         """
         self._starter = <unsigned long> pthread_self()
         try:

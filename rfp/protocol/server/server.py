@@ -1,10 +1,12 @@
-"""A host: services, their workers, and the control channel through which clients find them.
+"""The host: runs services in workers, and the control channel through which clients connect.
 
     Host --- Worker, Service                one each per partition
-         --- ClientConnection --- Channel   one connection per connected process, one channel per thread of it
+         --- ClientConnection --- Channel   one connection per client process, one channel per
+                                            thread of it
 
-One Python thread watches the control channel and the client processes.  It sets up and takes down; requests never pass
-through it, so a Python program that keeps the interpreter busy delays new clients, not those that are connected.
+One Python thread (the control thread) polls the control channel and the client processes.  It only
+sets up and takes down: requests never pass through it, so a Python program that keeps the
+interpreter busy delays new clients, not connected ones.
 """
 
 from __future__ import annotations
@@ -54,39 +56,56 @@ from rfp.protocol.server.service import Service
 from rfp.protocol.server.shares import CHANNELS_MIN, MEMORY_MIN, Cost, Shares
 from rfp.protocol.server.worker import Worker
 
-REGIONS_MAX = 1024   # that a service gives one client process beside its rings
-MESSAGES_MAX = 16   # of those that take no time, of one client before the others have their turn
-RETIRE_POLL_MS = 5  # ms between two looks whether a worker has let go a ring that is to end
-NEWCOMERS_MAX = 8   # connections taken in one turn of the control thread
-TURNED_AWAY_MAX = 16   # connections that wait to be told why they are refused
-CLIENT_MEMORY_BYTES = 64 << 10  # bytes, about, for a connection
-SESSION_MEMORY_BYTES = 24 << 10  # and for what a service keeps of a session
-PAIR_MEMORY_BYTES = 64 << 10  # and for a queue pair of a device
-REGION = Cost(descriptors=1)  # of what a service gives
+REGIONS_MAX = 1024   # regions that a service gives one client process beside its rings
+MESSAGES_MAX = 16   # cheap messages of one client before the others have their turn
+RETIRE_POLL_MS = 5  # interval of the polls whether a worker has released a ring that ends
+NEWCOMERS_MAX = 8   # connections accepted in one round of the control thread
+TURNED_AWAY_MAX = 16   # connections that wait to receive the reason for their refusal
+CLIENT_MEMORY_BYTES = 64 << 10  # per connection, approximately
+SESSION_MEMORY_BYTES = 24 << 10  # per session, for the service's state
+PAIR_MEMORY_BYTES = 64 << 10  # per queue pair of a device
+REGION = Cost(descriptors=1)  # of a region from the service
 SHOWN_MAX = 200   # clients in figures(), which must fit into one control message
-SLOT_SIZE = 33 * 64  # an odd number of cache lines: the slots' first ones spread over all sets of a cache
+# bytes: an odd number of cache lines, so the slots' first lines spread over all sets of a cache
+SLOT_SIZE = 33 * 64
 
 
 class Reporter(Protocol):
-    """What a service has to report from a thread that must not wait for the interpreter."""
+    """A service that reports from a thread that must not wait for the interpreter."""
 
     def wake_by(self, descriptor: int) -> None:
-        """Take the eventfd to write whenever there is something to report; -1: there is none any more."""
+        """Take the eventfd to write if there is something to report; -1: it is closed."""
 
     def report(self) -> None:
-        """Log what has happened.  The control thread calls this."""
+        """Log the events since the last call.  The control thread calls this."""
 
 
 class Host:
-    """Serves services at an address until it is closed.
+    """Serves services at an address until close().
 
-    services: one for each worker; arenas: the region of each, or none; describe: called for the service's part of the figures;
-    memory: gives the region that a client asks for by number, made with the fabric that is that client's, or refuses; rings:
-    bytes that all clients' rings may take, None for a gigabyte, what 256 threads need or as much as the store has; store: bytes
-    of that; credentials, allow_anyone: who may connect over a network; reporter: what a service has to report.  Everything else
-    is told to clients at the handshake.
+    Args:
+        address: address to listen at.
+        fabric: fabric of the server.
+        services: one for each worker.
+        service: name of the kind of service, sent to clients.
+        arenas: the arena region of each service, or none.
+        seed, lease_ns, max_value: values of the service that clients receive at the handshake.
+        slots, slot_size, staging_size: slots of each ring, bytes of a slot, bytes of a client
+            thread's staging ring.
+        features: features that the server grants.
+        idle, cpus: see Worker.
+        describe: called for the service's part of the figures.
+        memory: returns the region that a client requests by number, made with that client's fabric,
+            or refuses.
+        rings: bytes that all clients' rings may take; None: the largest of a gigabyte, the need of
+            256 threads, and `store`.
+        store: bytes of the store.
+        credentials, allow_anyone: the clients that may connect over a network.
+        reporter: a service with something to log, if there is one.
 
-    Raises what listening raises, FabricError (memory, file descriptors or threads cannot be had); nothing is left then.
+    Raises:
+        Any error of listening; FabricError if memory, file descriptors or threads are not
+        available.  After an error nothing is left behind.
     """
 
     def __init__(
@@ -122,31 +141,34 @@ class Host:
         self.reporter = reporter
         self.arenas = list(arenas)
         self.clients: set[ClientConnection] = set()
-        # gone, but their processes may still READ what is pinned for them
+        # disconnected, but their processes may still READ the values pinned for them
         self.departing: list[tuple[float, ClientConnection]] = []
-        self.ending: set[ClientConnection] = set()  # with rings that their workers have not let go yet
-        self.past: Counter[str] = Counter()  # what passed through rings that have ended
+        # with rings that their workers have not released yet
+        self.ending: set[ClientConnection] = set()
+        self.past: Counter[str] = Counter()  # counters of rings that have ended
         self.refused = 0
         self.since = clock.now()
         self._closed = False
         self._ended = False
         self._closer: int | None = None  # the thread that is inside close()
-        self._lock = threading.RLock()  # of close(): a signal handler of the thread inside may call it too
-        self._counting = threading.Lock()  # while counters move from one who leaves to `past`
+        # of close(): a signal handler of the thread inside may call close() too
+        self._lock = threading.RLock()
+        # held while counters move from an ending channel to `past`
+        self._counting = threading.Lock()
         self._pid = os.getpid()
         self._wake = -1
         self.workers: list[Worker] = []
         isolated = fabric.closing_revokes
         per_ring = 2 * slots * slot_size + SESSION_MEMORY_BYTES + (PAIR_MEMORY_BYTES if isolated else 0)
-        # On shm each region of ours has a file descriptor; a connection has the socket, a pidfd, copies of both, and one that may
-        # be coming in with a message.
+        # On shm each region of the server has a file descriptor; a connection has its socket, a
+        # pidfd, copies of both, and one descriptor that may arrive with a message.
         cost = Cost(len(services) * per_ring + staging_size, 0 if isolated else 3 if staging_size else 2, 1)
         self.client_cost = Cost(CLIENT_MEMORY_BYTES, 2 if isolated else 5)
         self.ring_params = RingParams(self.workers, slots, slot_size, staging_size, cost)
         self.shares = Shares(rings or max(MEMORY_MIN, CHANNELS_MIN * cost.memory, store), STRANGERS_MAX if isolated else 0)
         self.turned_away = 0
-        self.eventcounts: Region | None = None  # where the workers' sleeping words stand
-        self.heartbeat_region: Region | None = None  # where the heart beats
+        self.eventcounts: Region | None = None  # the workers' eventcounts
+        self.heartbeat_region: Region | None = None  # contains the heartbeat word
         self.heartbeat: Heartbeat | None = None
         self._thread: RealThread | None = None
         try:
@@ -206,13 +228,14 @@ class Host:
 
     @property
     def isolated(self) -> bool:
-        """Whether what is for one client is out of the others' reach, so that it is made and registered for each one."""
+        """Whether regions for one client are out of the other clients' reach, and so are made and
+        registered per client."""
         return self.fabric.closing_revokes
 
     # The control thread
 
     def _watch(self) -> None:
-        """Waits for connections, messages and deaths, until close()."""
+        """Handles connections, messages and ends of processes, until close()."""
         poll = select.poll()
         poll.register(self.listener.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -222,14 +245,15 @@ class Host:
             until += [self.listener.expires] if self.listener.expires is not None else []
             pauses = [max(0, int((min(until) - clock.now()) * 1000) + 1)] if until else []
             pauses += [RETIRE_POLL_MS] if self.ending else []
-            # What TLS has taken from a socket already does not show there.
+            # poll() does not report data that TLS has already read from a socket.
             heard = [client.control_fd for client in self.clients if client.control.pending]
             ready = [fd for fd, _ in poll.poll(0 if heard else min(pauses, default=None))]
             for fd in dict.fromkeys([*ready, *heard]):
                 client = owners.get(fd)
                 if client is not None and not self._hear(client, fd):
                     self._part(client, poll, owners)
-            # Those that are in come first, and one turn of the listener between two of theirs: strangers cannot delay them.
+            # Connected clients come first, with one round of the listener between two of theirs:
+            # strangers cannot delay them.
             if self.listener.fileno() in ready or self.listener.expires is not None:
                 self._welcome_clients(poll, owners)
             if self._wake in ready:
@@ -247,8 +271,8 @@ class Host:
             self.reporter.report()
 
     def _part(self, client: ClientConnection, poll: select.poll, owners: dict[int, ClientConnection]) -> None:
-        """Lets go of a client that has gone or has to go."""
-        # One that may still READ is watched until its process has ended too.
+        """Release a client that has disconnected or must be disconnected."""
+        # The control thread watches a client that may still READ until its process has ended too.
         kept = client in self.clients and bool(client.channels) and not self._cut_off(client)
         for each in (client.control_fd,) if kept else (client.pidfd, client.control_fd):
             if owners.pop(each, None) is not None:
@@ -256,7 +280,8 @@ class Host:
         self._see_off(client, at_once=not kept)
 
     def _welcome_clients(self, poll: select.poll, owners: dict[int, ClientConnection]) -> None:
-        """Lets a few of those in that wait, so that the others have their turn."""
+        """Accept a few of the waiting connections, so that the connected clients have their
+        turn."""
         for _ in range(NEWCOMERS_MAX):
             try:
                 connection = self.listener.accept(0.0)
@@ -277,7 +302,8 @@ class Host:
                 self._part(min(waiting, key=lambda each: each.since), poll, owners)
 
     def _welcome(self, connection: ControlConnection) -> ClientConnection | None:
-        """A client for a connection; one that is only to be told why not, where its share or the server's is used up."""
+        """Return a client for a connection; if a quota is used up, a client that only receives the
+        refusal."""
         peer, cost, refusal = self.shares.peer(connection), self.client_cost, None
         try:
             self.shares.take(peer, cost)
@@ -287,21 +313,24 @@ class Host:
             log.warning("refused %s: %s", peer, error)
         try:
             return ClientConnection(connection, self.fabric, peer, cost, refusal)
-        except (RfpError, OSError) as error:  # it has gone already, or this process has no file descriptor left for it
+        # it has disconnected already, or this process has no file descriptor left for it
+        except (RfpError, OSError) as error:
             log.warning("cannot take the connection of %s: %s", peer, error)
             self.shares.give_back(peer, cost)
             connection.close()
             return None
 
     def _cut_off(self, client: ClientConnection) -> bool:
-        """Whether a client that has gone can READ nothing any more: its access has been taken away, or its process has ended."""
+        """Whether a disconnected client can READ nothing any more: its access is revoked, or its
+        process has ended."""
         client.revoke()
         return self.isolated or _readable(client.pidfd)
 
     def _hear(self, client: ClientConnection, fd: int) -> bool:
-        """Acts on what a client has sent; returns False when it is to go."""
+        """Handle a client's messages.  Return False if the client must be disconnected."""
         if fd == client.pidfd:
-            # The number may have been another's a moment ago, whose end this event then told.
+            # The descriptor's number may have belonged to another client a moment ago, and this
+            # event to that one.
             return not _readable(fd)
         try:
             for _ in range(MESSAGES_MAX):
@@ -318,7 +347,8 @@ class Host:
                         client.control.answer(message, Refused.of(error), 0.0)
                         if isinstance(error, HandshakeFailed) or client.refusal is not None:
                             return False
-                if not isinstance(message, Detach):  # all others may take long: the next client's turn comes first
+                # all other messages may take long: the next client's turn comes first
+                if not isinstance(message, Detach):
                     break
             return not client.control.closed
         except HandshakeFailed as error:
@@ -327,7 +357,7 @@ class Host:
         except (RfpError, OSError) as error:
             log.debug("the connection of %s ended: %s", client, error)
             return False
-        except Exception:  # noqa: BLE001 - whatever one client brings about must not end the others' control channel
+        except Exception:  # noqa: BLE001 - one client's error must not end all clients' control
             log.exception("cannot serve %s", client)
             return False
 
@@ -351,7 +381,8 @@ class Host:
             raise HandshakeFailed(f"the first message must be Hello, not {type(message).__name__}")
         elif isinstance(message, Attach):
             client.numbers += 1
-            self._end_retired()  # what a thread that has just ended gave back is there for the next
+            # so the next thread can use the share of a thread that has just ended
+            self._end_retired()
             self.shares.take(client.peer, self.ring_params.cost)
             try:
                 channel = Channel(self.ring_params, client, client.numbers, message)
@@ -365,7 +396,7 @@ class Host:
                         hint="raise the limits of the server's process (memory, `ulimit -n`)",
                     ) from error
                 raise
-            # Before the answer: a client that has it finds itself in the figures.
+            # Before the answer: a client that has received it finds itself in the figures.
             client.channels[client.numbers] = channel
             client.control.answer(message, channel.answer, 0.0)
             log.info("%s has rings for thread %d: %d workers, %d slots, %d bytes", client, client.numbers, len(self.workers),
@@ -392,7 +423,11 @@ class Host:
             raise HandshakeFailed(f"a client may not send {type(message).__name__}")
 
     def _chunk(self, client: ClientConnection, message: Map) -> Region:
-        """A chunk of an arena, for this client alone.  Registering may take a device a second: only this thread waits."""
+        """Return a chunk of an arena, for this client alone.
+
+        Cost:
+            Registering may take a device a second; only the control thread waits for it.
+        """
         size, place = self.welcome.chunk_size, (message.partition, message.chunk)
         if message.partition >= len(self.arenas) or size == 0 or message.chunk * size >= self.welcome.arena_size:
             raise HandshakeFailed(f"there is no chunk {message.chunk} of arena {message.partition}")
@@ -402,7 +437,8 @@ class Host:
         return client.chunks[place]
 
     def _see_off(self, client: ClientConnection, at_once: bool) -> None:
-        """Frees what a client held: at once if its process has died, else when it can READ nothing of it any more."""
+        """Free a client's resources: at once if its process has ended, else when it can no longer
+        READ any of them."""
         if client in self.clients and client.greeted:
             log.info("%s disconnected after %.1f s", client, clock.now() - client.since)
         self.clients.discard(client)
@@ -414,7 +450,7 @@ class Host:
             self.departing.append((clock.now() + 1.25 * self.lease_ns / 1e9, client))
 
     def _departed(self) -> list[ClientConnection]:
-        """Those whose time is over."""
+        """Return the clients whose grace time has ended."""
         over = []
         while self.departing and self.departing[0][0] <= clock.now():
             over.append(self.departing.pop(0)[1])
@@ -425,7 +461,7 @@ class Host:
         self._retire(client, list(client.channels))
 
     def _retire(self, client: ClientConnection, numbers: Sequence[int]) -> None:
-        """An RPC handler may keep its worker for long, and nobody else is to wait for that."""
+        """Begin to end channels without waiting: an RPC handler may keep its worker for long."""
         with self._counting:
             for number in numbers:
                 client.channels[number].retire()
@@ -454,7 +490,7 @@ class Host:
     # For the owner
 
     def figures(self) -> dict[str, Any]:
-        """What is known of workers and clients, and of the service."""
+        """Return the figures of workers, clients and the service."""
         clients = [client for client in list(self.clients) if client.refusal is None]
         now = clock.now()
         with self._counting:
@@ -497,25 +533,29 @@ class Host:
 
     @property
     def ended(self) -> bool:
-        """Whether close() is done: no thread of the host's touches anything any more."""
+        """Whether close() has finished: no thread of the host uses any of its objects."""
         return self._ended
 
     @property
     def inside(self) -> bool:
-        """Whether this is one of the host's own threads, for which close() would wait."""
+        """Whether the current thread is one of the host's own, for which close() would wait."""
         return any(worker.inside for worker in self.workers) or threading.current_thread() is self._thread
 
     @property
     def foreign(self) -> bool:
-        """Whether this is the child of a fork, and the host its parent's."""
+        """Whether this process is the child of a fork, and the host belongs to its parent."""
         notice()
         return os.getpid() != self._pid
 
     def close(self) -> None:
-        """Ends all connections and workers, and gives all memory back; waits for an RPC handler that is at work.
+        """End all connections and workers, and release all memory.  Wait for an RPC handler that is
+        running.
 
-        Safe to call again: it waits where another thread is at it, and goes on where a signal handler has raised out of it.
-        Raises CallerError in a handler.
+        It is safe to call this again: the call waits if another thread is inside, and continues if
+        a signal handler has raised out of it.
+
+        Raises:
+            CallerError: a handler called it.
         """
         if self.foreign:
             self._closed = True
@@ -523,7 +563,8 @@ class Host:
         if any(worker.inside for worker in self.workers):
             raise CallerError("a handler cannot close its own server: the server waits for the handler",
                               hint="close it from another thread")  # fmt: skip
-        # A forked child finds it ended; a signal handler may interrupt the thread that is closing it.
+        # A forked child sees it ended; a signal handler may interrupt the thread that is inside
+        # close().
         ended = self._ended
         if ended or self._closer == threading.get_ident():
             return
@@ -543,14 +584,15 @@ class Host:
                 self._closer = None
 
     def _stop_watching(self) -> None:
-        """Ends the control thread, if it has begun."""
+        """End the control thread, if it has begun."""
         if self._thread is not None and self._thread.begun:
             os.eventfd_write(self._wake, 1)
             self._thread.join()
         self._thread = None
 
     def _end(self) -> None:
-        """Ends all that there is.  It may be called again after a signal handler has raised out of it."""
+        """End everything.  The caller may call it again after a signal handler has raised out of
+        it."""
         self.listener.close()
         for worker in self.workers:
             worker.stop()
@@ -574,7 +616,7 @@ class Host:
             os.close(wake)
 
     def forked(self) -> None:
-        """In the child of a fork there are no workers: the handle is closed there."""
+        """Close the handle in the child of a fork: there are no workers in it."""
         self._closed = self._ended = True
         wake, self._wake = self._wake, -1
         if wake >= 0:
@@ -599,7 +641,8 @@ def _forget_parents_hosts() -> None:
 
 
 def _close_hosts() -> None:
-    """A program that ends without closing its servers: their threads must not outlive the interpreter."""
+    """Close the servers that a program has left open at its exit: their threads must not outlive
+    the interpreter."""
     for host in list(_hosts):
         host.close()
 

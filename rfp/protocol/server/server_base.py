@@ -1,4 +1,5 @@
-"""What store, RPC service and back-end have in common towards their users: each is a Host's, and owns what that serves."""
+"""The common base of store, RPC service and back-end: each has a Host and owns the objects that the
+host serves."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ Thing = TypeVar("Thing", bound=Closeable)
 
 
 class ServerBase:
-    """A service that a Host serves from its making until close()."""
+    """A service that a Host serves from construction until close()."""
 
     _host: Host
 
@@ -30,7 +31,7 @@ class ServerBase:
         self._owned: list[Closeable] = []
 
     def _keep(self, thing: Thing) -> Thing:
-        """What was made for the host, and is closed after it, the last one first."""
+        """Return `thing`, and close it after the host.  The last object kept is closed first."""
         self._owned.append(thing)
         return thing
 
@@ -39,11 +40,11 @@ class ServerBase:
 
     @property
     def address(self) -> str:
-        """Where clients find it."""
+        """Address that clients connect to."""
         return str(self._host.address)
 
     def figures(self) -> dict[str, Any]:
-        """What is known of workers and clients, as a dict."""
+        """Return the figures of workers and clients, as a dict."""
         return self._host.figures()
 
     @property
@@ -51,14 +52,19 @@ class ServerBase:
         return self._host.closed
 
     def close(self) -> None:
-        """Ends all connections, after the requests that are under way, and gives back what was served.  Safe to call again.
+        """End all connections after the requests in progress, and release the served objects.  Safe
+        to call again.
 
-        Raises CallerError in a handler of its own.  In a forked child nothing of it is there to be closed.
+        In a forked child this does nothing: the child has no part of the server.
+
+        Raises:
+            CallerError: a handler of this server called it.
         """
         if self._host.foreign:
             return
         self._host.close()
-        if self._host.ended:  # else this is a signal handler within close(), and workers may still use what would be given back
+        # else a signal handler interrupted close(), and workers may still use these objects
+        if self._host.ended:
             self._give_back()
 
     def __enter__(self) -> Self:
@@ -71,13 +77,14 @@ class ServerBase:
         raise not_copied(self, "start another server")
 
     def __del__(self) -> None:
-        host = getattr(self, "_host", None)  # there is none where making it failed
+        host = getattr(self, "_host", None)  # absent if the constructor failed
         if host is None or host.closed:
             return
         try:
             warnings.warn(f"{self!r} was not closed", ResourceWarning, source=self, stacklevel=2)
-        finally:  # a program may make errors of warnings
-            if host.inside:  # the garbage collector runs in any thread, also in those that close() waits for
+        finally:  # a program may turn warnings into errors
+            # the garbage collector runs in any thread, also in those that close() waits for
+            if host.inside:
                 _thread.start_new_thread(_close, (host, self._owned))
             else:
                 _close(host, self._owned)
@@ -88,7 +95,7 @@ class ServerBase:
 
 
 def _close_all(owned: list[Closeable]) -> None:
-    for thing in reversed(owned):  # each of them may be closed again, also by two threads at once
+    for thing in reversed(owned):  # each of them may be closed twice, also by two threads at once
         thing.close()
 
 

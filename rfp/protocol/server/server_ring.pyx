@@ -1,4 +1,5 @@
-"""The server's end of a ring (the contract is in server_ring.pxd)."""
+"""The server's end of a ring: takes and checks requests, publishes responses, replies to and
+notifies the client."""
 
 from libc.string cimport memset
 
@@ -13,13 +14,16 @@ from rfp.errors import InvalidArgument
 
 
 cdef enum:
-    UNFINISHED_POLLS_MAX = 64  # unfinished looks at one request before the ring is looked at less often
-    SKIPPED_TURNS_MAX = 1024  # turns
+    # unfinished polls of one request before the worker polls the ring less often
+    UNFINISHED_POLLS_MAX = 64
+    SKIPPED_TURNS_MAX = 1024  # polls of the ring
 
 
 cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken) noexcept nogil:
-    """Copies the request `index` places behind the next one into `copy`; returns RFP_TAKE_*.  Takes no place forward:
-    that is ring_publish."""
+    """Copies the request `index` places behind the next one into `copy`; returns RFP_TAKE_*.
+
+    The ring's head stays: ring_publish advances it.
+    """
     cdef uint32_t slot = ring.head + index
     cdef uint32_t sequence = ring.sequence
     cdef uint32_t i
@@ -36,8 +40,8 @@ cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken
     found = rfp_request_take(ring.requests + <uint64_t> slot * ring.slot_size, ring.slot_size, sequence, copy)
     if found != RFP_TAKE_VALID:
         if found != RFP_TAKE_NONE and index == 0:
-            # Still arriving, most likely; but a client that leaves a damaged request there must not cost the others a
-            # checksum every turn.
+            # Most likely still arriving.  But a client that leaves a damaged request in the slot
+            # must not cost the other clients a checksum at every poll.
             if ring.unfinished < UNFINISHED_POLLS_MAX + SKIPPED_TURNS_MAX:
                 ring.unfinished += 1
             if ring.unfinished == UNFINISHED_POLLS_MAX:
@@ -47,7 +51,7 @@ cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken
         return found
     cdef rfp_request_header *header = <rfp_request_header *> copy
     if index == 0:
-        # It was only late: its sender was stopped while it wrote.
+        # Not damaged, only late (its sender was descheduled while it wrote): take the count back.
         ring.malformed -= ring.unfinished >= UNFINISHED_POLLS_MAX
         ring.unfinished = 0
     taken.session = &ring.session
@@ -62,8 +66,12 @@ cdef int ring_take(server_ring *ring, uint32_t index, char *copy, request *taken
 
 cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uint64_t ns, uint8_t status, uint8_t kind,
                        uint64_t result) noexcept nogil:
-    """Publishes the response to the next request (whose copy this is) and goes one place forward.  The payload stands in
-    the response slot already.  In reply mode it is also sent."""
+    """Publishes the response to the next request (`copy` is that request) and advances the head by
+    one.
+
+    The response slot contains the payload already.  In reply mode the function also sends the
+    response.
+    """
     cdef uint64_t offset = <uint64_t> ring.head * ring.slot_size
     RFP_ASSERT(ring.head < ring.slots)
     RFP_ASSERT(length <= ring.slot_size - RFP_RESPONSE_HEADER)
@@ -78,7 +86,8 @@ cdef void ring_publish(server_ring *ring, const char *copy, uint32_t length, uin
 
 
 cdef void reply(server_ring *ring, uint64_t offset, uint32_t length) noexcept nogil:
-    """Sends the response at this offset: first all but its first eight bytes, which make it valid, then those."""
+    """Sends the response at this offset: first everything but its first eight bytes, then those,
+    which make it valid."""
     cdef work_request work[2]
     memset(work, 0, sizeof(work))
     work[0].opcode = WRITE
@@ -97,8 +106,9 @@ cdef void reply(server_ring *ring, uint64_t offset, uint32_t length) noexcept no
 cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil:
     """Wakes the client if it waits for one of the last `count` responses.
 
-    The client writes WAIT and then looks at the response; here the response was published before WAIT is looked at.  With
-    the fence between on both sides, one of the two sees the other's store, so no wake-up is lost.
+    The client writes `wait` and then reads the response; the server publishes the response and then
+    reads `wait`.  Each side has a fence in between, so at least one of them sees the other's store,
+    and no wake-up is lost.
     """
     cdef uint32_t slot, i
     cdef uint32_t sequence
@@ -114,7 +124,7 @@ cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil:
             slot -= ring.slots
         header = <const rfp_request_header *> (ring.requests + <uint64_t> slot * ring.slot_size)
         sequence = rfp_load32(&header.wait)
-        # Any value but 0 will do: a client that lies here wakes only itself.
+        # Any value but 0 is accepted: a client that writes a wrong value wakes only itself.
         if sequence != 0:
             memset(work, 0, sizeof(work))
             work[0].opcode = WRITE_NOTIFY
@@ -127,7 +137,8 @@ cdef void ring_notify(server_ring *ring, uint32_t count) noexcept nogil:
 
 
 cdef void send(server_ring *ring, work_request *work, int n) noexcept nogil:
-    """Posts WRITEs to the client; only the last one is signalled, so that each call costs one completion."""
+    """Posts WRITEs to the client.  Only the last one is signalled, so each call costs one
+    completion."""
     cdef int i
     RFP_ASSERT(n > 0)
     if ring.broken:
@@ -138,7 +149,8 @@ cdef void send(server_ring *ring, work_request *work, int n) noexcept nogil:
         work[i].local = ring.response_region
         work[i].remote = ring.reply
     work[n - 1].flags = SIGNALED
-    # There is room: ring_room saw to it.  What the queue pair does not take all the same it will never take.
+    # ring_room has made sure that there is room.  WRITEs that the queue pair refuses now will never
+    # be accepted.
     if ring.pair.ops.post(ring.pair, work, n) < n:
         ring.broken = True
         return
@@ -147,9 +159,11 @@ cdef void send(server_ring *ring, work_request *work, int n) noexcept nogil:
 
 
 cdef uint32_t ring_room(server_ring *ring) noexcept nogil:
-    """How many requests may be served now: each needs room for two WRITEs of a reply and one of a notification.
+    """Returns how many requests may be served now: each needs room for the two WRITEs of a reply
+    and one notification.
 
-    A client that takes its replies too slowly waits here by itself: its requests stay where they are, the worker goes on.
+    A client that takes its replies too slowly delays only itself: its requests stay in the ring,
+    and the worker continues.
     """
     cdef uint32_t posts = max(<uint32_t> 1, ring.pair.depth // 3)
     ring_complete(ring)
@@ -159,7 +173,8 @@ cdef uint32_t ring_room(server_ring *ring) noexcept nogil:
 
 
 cdef void ring_complete(server_ring *ring) noexcept nogil:
-    """Takes the completions of replies; also what moves them on where the network is emulated."""
+    """Takes the completions of replies.  On an emulated network, this call also makes the replies
+    progress."""
     cdef completion done[COMPLETIONS_MAX]
     cdef int n, i
     n = ring.pair.ops.poll(ring.pair, done, COMPLETIONS_MAX)
@@ -174,9 +189,21 @@ cdef void ring_complete(server_ring *ring) noexcept nogil:
 cdef class ServerRing:
     """The server's end of one client thread's ring to one worker.
 
-    requests, responses: own regions, with the offset of this ring's slots in each; staging: own region for large values or
-    None; reply: the client's region, with the offsets of this ring's reply slots and of its notification line; peer: number of
-    the client; process: that of its process, as the kernel says, or 0.
+    Args:
+        requests, request_offset: the server's region with this ring's request slots, and their
+            offset in it (bytes).
+        responses, response_offset: the same for the response slots.
+        staging: the server's region for large values, or None.
+        pair: queue pair to the client.
+        reply, reply_offset, notify_offset: the client's region, with the offsets (bytes) of this
+            ring's reply slots and of its notification line.
+        slots, slot_size: number of slots; bytes of each, a multiple of 64.
+        checked: whether responses carry a checksum.
+        peer: number of the client.
+        process: PID of the client's process as the kernel reports it, or 0.
+
+    Raises:
+        ValueError: invalid ring geometry, or the slots do not fit into a region.
     """
 
     def __cinit__(self, Region requests not None, uint64_t request_offset, Region responses not None,
@@ -222,6 +249,7 @@ cdef class ServerRing:
 
     @property
     def counters(self):
-        """What has passed through this ring, by name (an approximate moment: the worker goes on)."""
+        """Counters of this ring, by name.  The worker continues meanwhile, so they are not one
+        exact point in time."""
         return {"served": self.c.served, "replied": self.c.replied, "notified": self.c.notified,
                 "malformed": self.c.malformed}

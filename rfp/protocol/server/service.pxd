@@ -1,15 +1,19 @@
-# What the protocol asks of a service: the store's partition, an RPC handler.  The protocol knows no key, the service no slot.
+# The interface between protocol and service: a service is the store's partition or an RPC handler.
+# The protocol knows no keys, the service knows no slots.
 #
-# A worker calls these from its own thread, without the GIL, one at a time; so a service needs no locks.
+# A worker calls these functions from its own thread, without the GIL, one at a time.  So a service
+# needs no locks.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-cdef struct service_session:   # one client thread's connection to one worker, as the service sees it
-    void *state                # the service's own (pins, uploads); set by opened()
-    uint64_t peer              # which client process or host this is; 0: unknown, and then each session is one by itself
-    const char *staging        # memory that the client WRITEs large values into (it may change at any time), or NULL
+cdef struct service_session:  # one client thread's connection to one worker, as the service sees it
+    void *state                # the service's own (pins, uploads); opened() sets it
+    # number of the client process or host; 0: unknown, and each session counts as a peer of its own
+    uint64_t peer
+    # memory that the client WRITEs large values into (it may change at any time), or NULL
+    const char *staging
     uint64_t staging_length
-    uint32_t process           # number of the client's process, as the kernel says; 0: it is on another host, or not known
+    uint32_t process  # PID of the client as the kernel reports it; 0: on another host, or unknown
 
 cdef struct request:           # a private, checked copy: header and payload can no longer change
     service_session *session
@@ -19,34 +23,38 @@ cdef struct request:           # a private, checked copy: header and payload can
     uint32_t length
     const char *payload
     uint64_t release           # pin to release first, or 0
-    uint64_t scratch[4]        # prepare() may leave here what execute() wants (a hash, say)
+    uint64_t scratch[4]        # prepare() may leave values here for execute() (for example a hash)
 
-cdef struct response:          # where to put the answer
-    char *payload              # straight in the response slot: peers may read it at any time, write only
+cdef struct response:          # the place of the response
+    char *payload  # inside the response slot: peers may read it at any time, so write only
     uint32_t capacity
-    uint32_t length            # set by execute, like all below
+    uint32_t length            # set by execute(), like all fields below
     uint8_t status
     uint8_t kind
-    bint yield_after           # this took long (a 64 KiB copy or more): let the other clients have their turn
-    bint retry_later           # no answer yet: tick() has to run first, and then this request is executed again
+    bint yield_after  # this took long (a copy of 64 KiB or more): serve the other clients next
+    # no response yet: the worker runs tick() first, then executes this request again
+    bint retry_later
     uint64_t result
 
 cdef struct service:
     void *context
-    # The client's session begins and ends (also by kill -9): make its state, free whatever it held.
+    # A client's session begins and ends (also by kill -9): create its state, free everything that
+    # it held.
     void (*opened)(void *context, service_session *session) noexcept nogil
     void (*closed)(void *context, service_session *session) noexcept nogil
-    # Called twice over a group of up to 16 requests before they are executed, stage 0 then 1, to start cache misses early: hash
-    # the key and prefetch its bucket, then prefetch the record.  May be NULL.
+    # The worker calls this twice over a group of up to 16 requests before it executes them, with
+    # stage 0 and then 1, to start cache misses early: hash the key and prefetch its bucket, then
+    # prefetch the record.  May be NULL.
     void (*prepare)(void *context, request *request, int stage) noexcept nogil
     void (*execute)(void *context, request *request, response *response) noexcept nogil
-    # Called with the time (CLOCK_MONOTONIC, ns) at least once a millisecond while busy and before the first execute after a
-    # sleep: the service keeps it as its clock, and expires pins and values. Returns True if it has more to do. May be NULL.
+    # The worker calls this with the time (CLOCK_MONOTONIC, ns) at least once a millisecond while
+    # busy, and before the first execute() after a sleep.  The service uses it as its clock, and
+    # expires pins and values.  Returns True if it has more to do.  May be NULL.
     bint (*tick)(void *context, uint64_t now) noexcept nogil
-    # Its work comes without requests too, such as records that clients WRITE into logs: tick() looks for it whenever the worker
-    # finds no request, and what it finds counts as work.
+    # The service also has work without requests, such as records that clients WRITE into logs: the
+    # worker calls tick() whenever it finds no request, and work found by tick() counts as work.
     bint polls_when_idle
-    uint64_t max_sleep_ns      # ns that a sleep may take; 0: as long as the worker likes
+    uint64_t max_sleep_ns      # longest sleep; 0: the worker decides
 
 
 cdef class Service:

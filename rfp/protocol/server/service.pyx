@@ -1,5 +1,6 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""The base class of services (the contract is in service.pxd)."""
+"""The base class of services: a service executes the requests that a worker takes from its
+rings."""
 
 
 cdef class Service:

@@ -1,6 +1,7 @@
-"""What clients have of a server's memory and file descriptors: all together at most so much, and each of them half of that.
+"""Quotas of a server's memory and file descriptors: a limit for all clients together, and half of
+it for each.
 
-A client is a process; over a network, where nothing tells processes apart, a host.
+A client is a process; over a network, where the server cannot distinguish processes, it is a host.
 """
 
 from __future__ import annotations
@@ -14,17 +15,20 @@ from rfp.control import ControlConnection
 from rfp.errors import QuotaExceeded, ServerRefused
 from rfp.fabric import memory_limits
 
-MEMORY_MIN = 1 << 30    # bytes for all clients, unless the server's owner says otherwise
-CHANNELS_MIN = 256    # or what so many of their threads need
+MEMORY_MIN = 1 << 30    # bytes for all clients, unless the server's owner sets another limit
+# client threads; the memory for all clients suffices for at least as many
+CHANNELS_MIN = 256
 CHANNELS_MAX = 1024   # of one client
-MARGIN = 8 << 20  # bytes that the machine or the control group keeps: what it says of itself is a little old
-KEPT = 64  # file descriptors for everything else: those that are refused must be let in to be told so
-FILES_MAX = 1 << 20   # to raise the limit to, where there is none to speak of
+# bytes that the machine or control group keeps: its own figures are slightly out of date
+MARGIN = 8 << 20
+# file descriptors for everything else: a refused client must be accepted to receive the refusal
+KEPT = 64
+FILES_MAX = 1 << 20   # new limit if the system sets none
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a connection, or of the rings of a thread."""
+    """The resources of one connection, or of one thread's rings."""
 
     memory: int = 0  # bytes
     descriptors: int = 0
@@ -35,7 +39,7 @@ class Peer:
     """A client, with all its connections."""
 
     def __init__(self, number: int, key: tuple[str, object]) -> None:
-        self.number = number  # by which services tell clients apart
+        self.number = number  # services distinguish clients by it
         self.key = key
         self.memory = self.descriptors = self.channels = 0
 
@@ -44,7 +48,12 @@ class Peer:
 
 
 class Shares:
-    """Counts what clients take and give back.  descriptors: that the server needs besides, when none is connected."""
+    """Counts the resources that clients take and give back.
+
+    Args:
+        memory: bytes for all clients together.
+        descriptors: file descriptors that the server needs for itself beyond those open now.
+    """
 
     def __init__(self, memory: int, descriptors: int) -> None:
         self.most_memory = memory
@@ -54,7 +63,7 @@ class Shares:
         self._numbers = 0
 
     def peer(self, connection: ControlConnection) -> Peer:
-        """Who is at the other end."""
+        """Return the peer at the other end of a control connection."""
         remote = getattr(connection, "remote", None)
         key = ("process", connection.pid) if remote is None else ("host", remote)
         if key not in self.peers:
@@ -63,7 +72,12 @@ class Shares:
         return self.peers[key]
 
     def take(self, peer: Peer, cost: Cost) -> None:
-        """Raises QuotaExceeded or ServerRefused, which say whose limit it is, with nothing taken."""
+        """Charge a cost to a peer.
+
+        Raises:
+            QuotaExceeded: the peer's limit or that of all clients is reached; nothing is charged.
+            ServerRefused: the server's machine has no memory left; nothing is charged.
+        """
         try:
             self._check(peer, cost)
         except ServerRefused:
@@ -108,12 +122,13 @@ class Shares:
         peer.channels += sign * cost.channels
 
     def _forget(self, peer: Peer) -> None:
-        # A peer that was refused is forgotten before its connection ends; by then its process may count as another.
+        # A refused peer is removed before its connection ends; by then its process may count as
+        # another peer.
         if not (peer.memory or peer.descriptors or peer.channels) and self.peers.get(peer.key) is peer:
             del self.peers[peer.key]
 
     def figures(self) -> dict[str, int]:
-        """For people who look why a client was refused."""
+        """Return the figures that show why a client was refused."""
         return {
             "memory": self.memory,
             "most_memory": self.most_memory,
@@ -123,7 +138,8 @@ class Shares:
 
 
 def for_clients(needed: int) -> int:
-    """How many of this process's file descriptors clients may have: its limit, less those that are open or kept back."""
+    """Return how many file descriptors clients may have: this process's limit minus those open or
+    reserved."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     limit = FILES_MAX if soft == resource.RLIM_INFINITY else min(soft, FILES_MAX)
     try:
@@ -135,7 +151,8 @@ def for_clients(needed: int) -> int:
 
 
 def raise_open_files() -> None:
-    """Raises this process's limit of open files as far as it may: the usual soft one, 1024, is for programs that use select()."""
+    """Raise this process's limit of open files as far as allowed: the usual soft limit, 1024, is
+    for programs with select()."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
     if soft != resource.RLIM_INFINITY and soft < wanted:

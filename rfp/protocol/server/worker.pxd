@@ -1,4 +1,5 @@
-# A worker: the thread that serves rings.  It never needs the GIL (an RPC service's handler may take it).
+# A worker: the thread that polls rings and executes their requests with a service.  It never needs
+# the GIL (the handler of an RPC service may take it).
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rfp.core.core cimport rfp_spin
@@ -9,9 +10,10 @@ from rfp.protocol.server.service cimport Service, service
 cdef enum:
     GROUP = 16              # requests taken from one ring before they are executed
     RINGS_MAX = 4096
-    # That are not carried out yet: add() refuses from RINGS_MAX on, so there is room to remove each ring, and to stop.
+    # Commands that are not completed: add() refuses from RINGS_MAX on, so there is room to remove
+    # each ring, and to stop.
     COMMANDS_MAX = 3 * RINGS_MAX
-    SIZES = 65              # classes of response sizes, in lines: 64 and more fall into the last
+    SIZES = 65  # classes of response sizes, in lines: the last one counts 64 lines and more
 
 cdef struct command:
     uint32_t what           # add, remove or stop
@@ -23,22 +25,25 @@ cdef struct worker:
     server_ring *rings[RINGS_MAX]
     uint32_t count
     char *copies            # GROUP private copies of requests
-    uint32_t slot_size      # of the largest ring it may serve: the stride of copies
-    rfp_spin spin           # without work, before it sleeps
+    uint32_t slot_size      # of the largest ring that the worker may serve: the stride of copies
+    rfp_spin spin           # before it sleeps, if there is no work
     bint sleeps             # False: never (idle="spin")
     bint retry_later        # a request waits for tick()
-    # orders from the threads that own the worker, who hold its lock; it carries them out one after the other between two turns
+    # Commands from the threads that own the worker; a thread submits while it holds the worker's
+    # lock.  The worker executes them in order, between two polls of its rings.
     command commands[COMMANDS_MAX]  # those from `completed` to `submitted`, modulo COMMANDS_MAX
     uint64_t submitted
     uint64_t completed
     # counters
-    uint64_t sizes[SIZES]   # responses by size, in lines; what does not fit into a slot counts with its reference
+    # responses by size, in lines; a result too large for a slot counts with its reference
+    uint64_t sizes[SIZES]
     uint64_t turns
     uint64_t served
     uint64_t busy           # ns spent on requests
     uint64_t sleeps_taken
     uint64_t wakes          # sleeps that ended by a notification
-    uint64_t missed_wakeups  # sleeps that lasted to their end although a request was there: a wake-up was lost
+    # sleeps that timed out although a request was there: a notification was lost
+    uint64_t missed_wakeups
 
 cdef void worker_run(worker *w) noexcept nogil
 
@@ -51,6 +56,6 @@ cdef class Worker:
     cdef readonly list rings
     cdef object thread
     cdef object lock
-    cdef object stopping    # the number of the order to stop, once it was given
+    cdef object stopping    # number of the STOP command, once submitted
     cdef uint64_t submit(self, uint32_t what, server_ring *ring)
     cdef int wait(self, uint64_t number) except -1

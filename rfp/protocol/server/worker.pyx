@@ -1,4 +1,14 @@
-"""A worker: the thread that serves rings (the contract is in worker.pxd)."""
+"""The worker's loop: poll rings, execute requests, run commands, sleep when idle.
+
+The loop of worker_run(), from one poll of all rings to the next:
+
+    run commands -> poll every ring -> requests found: next poll, tick() at most 1 ms apart
+                                    -> none: spin -> prepare_wait -> poll again -> wait -> tick()
+
+A worker sleeps only after prepare_wait() has announced it and one more poll has found nothing.  So
+a client that writes a request before it can see the announcement is found by that poll, and a
+client that writes later sees the announcement and notifies.
+"""
 
 import contextlib
 import os
@@ -26,19 +36,21 @@ cdef enum:
     ADD = 1
     REMOVE = 2
     STOP = 3
-    # ns: the longest sleep, unless the service wants it shorter; orders and notifications end it
-    # at once
+    # Longest sleep, unless the service wants shorter ones; commands and notifications end a sleep
+    # at once.
     SLEEP_NS_MAX = 100000000
-    TICK_NS = 1000000      # ns between two tick() of a busy worker
-    NOTIFY_NS_MAX = 2000   # ns after which a waiting client is not kept for the rest of its group
-    IDLE_TURNS_PER_CLOCK = 64  # idle turns between two looks at the clock
-    IDLE_TURNS_PER_TICK = 4  # the same where tick() has to look for work
-    COMMAND_POLLS_MAX = 10000  # looks whether an order was carried out before sleeping until it is
-    COMMAND_SLEEP_NS = 10000000  # ns of such a sleep
+    TICK_NS = 1000000      # between two tick() of a busy worker
+    # after this time a waiting client is notified before the rest of its group is executed
+    NOTIFY_NS_MAX = 2000
+    IDLE_TURNS_PER_CLOCK = 64  # idle polls between two reads of the clock
+    IDLE_TURNS_PER_TICK = 4  # the same if tick() must check for work
+    # polls for the completion of a command before sleeping until it is complete
+    COMMAND_POLLS_MAX = 10000
+    COMMAND_SLEEP_NS = 10000000  # length of one such sleep
 
 
 cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept nogil:
-    """Serves what stands in one ring, at most a group; returns how many."""
+    """Executes the requests of one ring, at most a group; returns their number."""
     cdef request taken[GROUP]
     cdef response answer
     cdef char *copy
@@ -46,7 +58,7 @@ cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept n
     cdef uint32_t n = 0
     cdef uint32_t i
     cdef uint32_t published = 0
-    cdef uint32_t unnotified = 0    # published but not yet looked at for WAIT
+    cdef uint32_t unnotified = 0    # published, but `wait` not read yet
     cdef uint32_t most = min(<uint32_t> GROUP, ring.slots)
     cdef uint64_t start, now, last, notified_at
     if ring.replies:
@@ -79,7 +91,7 @@ cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept n
             ring.deferred_since = ring.deferred_since if ring.deferred_since else last
             break
         if ring.deferred_since:
-            # It has taken that long, as its client sees it.
+            # The request has taken that long from its client's point of view.
             last = ring.deferred_since
             ring.deferred_since = 0
         now = rfp_ticks()
@@ -94,7 +106,7 @@ cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept n
             unnotified = 0
             notified_at = now
         if answer.yield_after:
-            # What was taken beyond this one stays in the ring and is taken again at the next turn.
+            # Requests taken beyond this one stay in the ring; the next poll takes them again.
             break
     if unnotified:
         ring_notify(ring, unnotified)
@@ -104,7 +116,7 @@ cdef uint32_t serve(worker *w, server_ring *ring, double ns_per_tick) noexcept n
 
 
 cdef uint32_t poll_once(worker *w, double ns_per_tick) noexcept nogil:
-    """Looks at every ring once; returns how many requests were served."""
+    """Polls every ring once; returns the number of requests executed."""
     cdef uint32_t served = 0
     cdef uint32_t i
     for i in range(w.count):
@@ -113,7 +125,7 @@ cdef uint32_t poll_once(worker *w, double ns_per_tick) noexcept nogil:
 
 
 cdef void clear_backoff(worker *w) noexcept nogil:
-    """Lets the next turn look at every ring, also at those that are looked at less often."""
+    """Makes the next poll include every ring, also those that are polled less often."""
     cdef uint32_t i
     for i in range(w.count):
         w.rings[i].skip = 0
@@ -128,7 +140,7 @@ cdef bint outstanding(worker *w) noexcept nogil:
 
 
 cdef bint run_commands(worker *w) noexcept nogil:
-    """Carries out the orders that were given; returns False when it is to stop."""
+    """Executes the submitted commands; returns False at STOP."""
     cdef uint64_t submitted = rfp_load64_acquire(&w.submitted)
     cdef command *next
     cdef uint32_t i
@@ -157,7 +169,8 @@ cdef void complete_command(worker *w) noexcept nogil:
 
 
 cdef void worker_run(worker *w) noexcept nogil:
-    """The worker's life: serve; when there is nothing to do, spin for a while, then sleep until a client notifies."""
+    """Runs until STOP: serves requests; without work, spins for a while, then sleeps until a client
+    notifies."""
     cdef uint64_t now = rfp_now()
     cdef uint64_t ticks = rfp_ticks()
     cdef double ns_per_tick = 0.4
@@ -180,7 +193,8 @@ cdef void worker_run(worker *w) noexcept nogil:
             worked = True
             idle = 0
             idle_since = 0
-            # The clock is read once in 16 turns with work: tick() promises the service a clock that is at most 1 ms old.
+            # The clock is read once in 16 polls with work: tick() promises the service a clock that
+            # is at most 1 ms old.
             if w.turns & 15 and not w.retry_later:
                 continue
             now = rfp_now()
@@ -195,7 +209,8 @@ cdef void worker_run(worker *w) noexcept nogil:
         if now - ticked_at > TICK_NS or more or w.retry_later or w.service.polls_when_idle:
             w.retry_later = False
             if now - calibrated > TICK_NS:
-                # The longer the way back to the start, the better this is; so it is done again now and then.
+                # The result improves with the time since the start, so it is measured again now and
+                # then.
                 ns_per_tick = rfp_tick_length(start, ticks)
                 calibrated = now
             more = w.service.tick != NULL and w.service.tick(w.service.context, now)
@@ -212,7 +227,8 @@ cdef void worker_run(worker *w) noexcept nogil:
             rfp_spin_lost(&w.spin)
         armed = w.channel.ops.prepare_wait(w.channel)
         clear_backoff(w)
-        # Whoever wrote before it could see the armed word is found now; whoever writes later sees it.
+        # This poll finds a request written before its client could see the armed word; a later
+        # client sees the word.
         if rfp_load64_acquire(&w.submitted) != w.completed or poll_once(w, ns_per_tick) or w.retry_later:
             w.channel.ops.cancel_wait(w.channel)
             worked = True
@@ -227,7 +243,7 @@ cdef void worker_run(worker *w) noexcept nogil:
         more = w.service.tick != NULL and w.service.tick(w.service.context, now)
         ticked_at = now
         idle = 0
-        # One look after a time-out is enough: the next sleep follows at once.
+        # One poll after a time-out is enough: the next sleep follows at once.
         idle_since = now - w.spin.ns
         if more and w.service.polls_when_idle:
             worked = True
@@ -235,7 +251,7 @@ cdef void worker_run(worker *w) noexcept nogil:
         if not woken and poll_once(w, ns_per_tick):
             w.missed_wakeups += 1
             idle_since = 0
-    # The sessions of rings that nobody removed end with the worker.
+    # The sessions of the remaining rings end with the worker.
     while w.count:
         w.count -= 1
         w.service.closed(w.service.context, &w.rings[w.count].session)
@@ -245,8 +261,15 @@ cdef void worker_run(worker *w) noexcept nogil:
 cdef class Worker:
     """Serves rings with a service, in a thread of its own that never waits for Python.
 
-    service: what executes the requests; channel: what it sleeps on; idle: "adaptive" (spin 20 us, then sleep until notified)
-    or "spin" (never sleep); slot_size: of the rings that it will serve.
+    Args:
+        service: executes the requests.
+        channel: event channel that the worker sleeps on.
+        idle: "adaptive" (spin 20 us, then sleep until notified) or "spin" (never sleep).
+        slot_size: largest slot of the rings that the worker will serve, in bytes.
+
+    Raises:
+        InvalidArgument: the service has no execute function, or `idle` is invalid.
+        MemoryError: no memory for the copies of requests.
     """
 
     def __cinit__(self, Service service not None, EventChannel channel not None, *, str idle="adaptive",
@@ -273,12 +296,18 @@ cdef class Worker:
         free(self.c.copies)
 
     def start(self, *, cpu=None):
-        """Starts the thread; cpu: the processor to stay on, or None.
+        """Start the thread.
 
-        Raises InvalidArgument (there is no such processor), FabricError (no thread can be started).
+        Args:
+            cpu: CPU to run on, or None for any.
+
+        Raises:
+            InvalidArgument: this process must not use that CPU.
+            FabricError: the system cannot start a thread.
         """
         if cpu is not None and cpu not in os.sched_getaffinity(0):
-            # Found out by the thread it would end the thread, and nobody would carry out its orders.
+            # Checked here: an error in the thread would end it, and no thread would execute its
+            # commands.
             raise InvalidArgument(f"cannot pin a worker to CPU {cpu!r}",
                                   hint="choose a CPU that this process may use: "
                                        f"{sorted(os.sched_getaffinity(0))}")
@@ -288,18 +317,20 @@ cdef class Worker:
                 try:
                     self.thread.start()
                 except BaseException:
-                    self.thread = None  # it carries out no orders: nobody may wait for that
+                    self.thread = None  # it executes no commands: no caller may wait for it
                     raise
 
     def _run(self, cpu):
         if cpu is not None:
-            with contextlib.suppress(OSError):  # taken away meanwhile: a worker that ended would carry out no orders
+            # CPU removed in the meantime: the worker must run and execute commands all the same
+            with contextlib.suppress(OSError):
                 os.sched_setaffinity(0, {cpu})
         with nogil:
             worker_run(&self.c)
 
     cdef uint64_t submit(self, uint32_t what, server_ring *ring):
-        """Gives an order, without waiting until it was carried out; the lock is held.  Returns its number."""
+        """Submits a command without waiting for it; the caller holds the lock.  Returns the
+        command's number."""
         cdef uint64_t submitted = self.c.submitted
         self.c.commands[submitted % COMMANDS_MAX].what = what
         self.c.commands[submitted % COMMANDS_MAX].ring = ring
@@ -308,9 +339,11 @@ cdef class Worker:
         return submitted
 
     cdef int wait(self, uint64_t number) except -1:
-        """Waits until an order was carried out.  Raises what a signal handler raises meanwhile; it may be called again then.
+        """Waits until a command is complete.
 
-        The worker polls for orders after each turn, so this is short; but an RPC handler may keep it for as long as it likes.
+        The worker checks for commands after each poll, so this is short; but an RPC handler may
+        keep it for any time.  A signal handler's exception leaves this call; the caller may then
+        call it again.
         """
         cdef uint32_t polls = 0
         cdef uint64_t completed
@@ -329,7 +362,13 @@ cdef class Worker:
         return 0
 
     def add(self, ServerRing ring not None):
-        """Begins to serve this ring, as soon as the worker is done with what it is at."""
+        """Serve this ring, beginning when the worker has finished its current work.
+
+        Raises:
+            Closed: the worker is not running.
+            InvalidArgument: the ring's slots are larger than the worker's slot_size.
+            QuotaExceeded: the worker serves RINGS_MAX rings, or has RINGS_MAX commands to execute.
+        """
         with self.lock:
             if self.thread is None:
                 raise Closed("the worker is closed")
@@ -340,21 +379,27 @@ cdef class Worker:
                 raise QuotaExceeded(f"this worker already serves {RINGS_MAX} rings",
                                     hint="close clients, or end threads")
             if self.c.submitted - rfp_load64_acquire(&self.c.completed) >= RINGS_MAX:
-                # Only an RPC handler keeps a worker for so long.  What removes rings still finds room: see COMMANDS_MAX.
+                # Only an RPC handler keeps a worker for so long.  Commands that remove rings still
+                # fit: see COMMANDS_MAX.
                 raise QuotaExceeded(f"this worker has {RINGS_MAX} commands waiting",
                                     hint="connect again when the worker's handler has returned")
             self.submit(ADD, &ring.c)
             self.rings.append(ring)
 
     def remove(self, ServerRing ring not None):
-        """Ends serving this ring; when it returns, the worker touches nothing of it any more."""
+        """Stop serving this ring.  After the return, the worker does not use the ring."""
         with self.lock:
             command = self._retire(ring)
             if command is not None:
                 self.wait(command)
 
     def retire(self, ServerRing ring not None):
-        """The same without waiting: returns what to ask retired() with.  The ring must be kept until then."""
+        """Do the same as remove() without waiting.  The caller keeps the ring until retired() is
+        True.
+
+        Returns:
+            The argument for retired().
+        """
         with self.lock:
             return self._retire(ring)
 
@@ -365,16 +410,18 @@ cdef class Worker:
         return self.submit(REMOVE, &ring.c) if self.thread is not None else None
 
     def retired(self, command):
-        """Whether the worker touches nothing any more of the ring that retire() returned this for."""
+        """Return whether the worker no longer uses the ring that retire() returned this command
+        for."""
         return command is None or self.thread is None or rfp_load64_acquire(&self.c.completed) > <uint64_t> command
 
     @property
     def inside(self):
-        """Whether this is the worker's own thread: an RPC handler runs in it."""
+        """Whether the current thread is the worker's own: an RPC handler runs in it."""
         return self.thread is threading.current_thread()
 
     def stop(self):
-        """Ends the thread and all sessions.  Safe to call again, also after a signal handler has raised out of it."""
+        """End the thread and all sessions.  It is safe to call this again, also after a signal
+        handler has raised out of it."""
         with self.lock:
             if self.thread is None:
                 return
@@ -391,12 +438,13 @@ cdef class Worker:
 
     @property
     def counters(self):
-        """turns, requests served, seconds busy, sleeps and wakes so far, by name."""
+        """Polls (turns), requests served, seconds busy, sleeps and wakes so far, by name."""
         return {"turns": self.c.turns, "served": self.c.served, "busy": self.c.busy / 1e9,
                 "sleeps": self.c.sleeps_taken, "wakes": self.c.wakes, "missed_wakeups": self.c.missed_wakeups,
                 "rings": len(self.rings)}
 
     @property
     def sizes(self):
-        """How many responses had each size, by cache lines of 64 bytes; the last class is for all that were longer."""
+        """Number of responses by size in cache lines of 64 bytes; the last class counts all longer
+        ones."""
         return [self.c.sizes[i] for i in range(SIZES)]
