@@ -1,1 +1,1 @@
-"""The key-value store: the layout of a partition in memory (layout.h) and the messages (messages.h)."""
+"""The key-value store.  layout.h defines a partition's memory, messages.h the messages."""

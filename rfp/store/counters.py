@@ -1,4 +1,4 @@
-"""The names of what a partition counts, in the order of enum kv_counter (messages.h)."""
+"""The names of a partition's counters, in the order of enum kv_counter (messages.h)."""
 
 COUNTERS = (
     "gets",

@@ -1,14 +1,16 @@
-/* What stands in a partition's region.  docs/store.md draws it.
+/* The memory of a partition: header, arena and index in one region.  docs/store.md draws it.
  *
- *   0        board
+ *   0        header (struct kv_partition_header)
  *   64       arena: blocks of 16-byte granularity, back to back, up to an end block (KV_BLOCK_END)
- *   low      lines reserved for buckets that do not live yet
- *            buckets: one line of 8 slots each; bucket b stands at length - 64 * (b + 1), so the table grows downwards
- *            without a directory, and nothing of it is ever in the way of a large value
+ *   low      lines reserved for future buckets
+ *            buckets: one line of 8 slots each; bucket b is at length - 64 * (b + 1)
  *   length
  *
- * Peers may read all of it at any time, so its owner writes it by atomic stores only, and a reader believes nothing before the
- * CRC of a record has said so.  One thread writes.
+ * The table grows downwards from the end of the region.  So it needs no directory, and no part of
+ * it is ever in the way of a large value.
+ *
+ * Peers may read all of it at any time.  So its owner writes it by atomic stores only, and a reader
+ * uses nothing before the CRC of a record has confirmed it.  One thread writes.
  */
 #ifndef RFP_STORE_LAYOUT_H
 #define RFP_STORE_LAYOUT_H
@@ -21,7 +23,9 @@
 #define KV_LINE 64
 #define KV_SLOTS 8
 #define KV_UNIT 16
-#define KV_MAX_SEALED (64u << 10)   /* the longest value that the CRC covers: what does not fit into a slot nobody proves by it */
+/* The longest value that the CRC covers: readers do not verify a value that is too large for a slot
+ * by its CRC. */
+#define KV_MAX_SEALED (64u << 10)
 #define KV_MAX_LINES 8              /* overflow lines of one bucket */
 #define KV_CHAIN (KV_SLOTS + KV_MAX_LINES * (KV_SLOTS - 1)) /* records that one bucket takes */
 #define KV_MAX_REGION (1ull << 39)
@@ -32,17 +36,18 @@ struct kv_partition_header {
     uint32_t unused;
     uint64_t seed;      /* of the hash */
     uint64_t length;    /* of the region */
-    uint64_t buckets;   /* that live; released when the newest is filled */
+    uint64_t buckets;   /* in use; released after the newest one has been filled */
     uint64_t reserved[3];
 };
 
-/* A block begins with one word: its kind (3 bits), the size of the block before it (25 bits, in units of 16 bytes; 0: that one
- * is free, and its last word is its size), and its own size (36 bits, in units).  So both neighbours are found without a search;
- * only free blocks may be larger than 25 bits can say. */
+/* A block begins with one word: its kind (3 bits), the size of the block before it (25 bits, in
+ * units of 16 bytes; 0: that block is free, and its last word contains its size), and its own size
+ * (36 bits, in units).  So both neighbours are found without a search.  Only free blocks may be
+ * larger than 25 bits can express. */
 #define KV_BLOCK_FREE 0
 #define KV_BLOCK_RECORD 1
 #define KV_BLOCK_ORPHAN 2   /* a record that left the index while a client may still read it */
-#define KV_BLOCK_RESERVED 3 /* for an upload, or room that is being made */
+#define KV_BLOCK_RESERVED 3 /* for an upload, or for room that eviction is making */
 #define KV_BLOCK_OVERFLOW 4 /* a line of slots that did not fit into their bucket */
 #define KV_BLOCK_END 5
 #define KV_MAX_BLOCK (((1ull << 25) - 1) * KV_UNIT)
@@ -55,17 +60,20 @@ static inline uint64_t kv_block_size(uint64_t word) { return (word >> 28) * KV_U
 static inline uint64_t kv_block_before(uint64_t word) { return (word >> 3 & 0x1ffffff) * KV_UNIT; }
 static inline uint32_t kv_block_kind(uint64_t word) { return (uint32_t)word & 7; }
 
-/* A record.  The key follows, then the value at the next multiple of 8.  Nothing of it changes once it is in the index, but
- * its state, and its block word when its neighbours change. */
+/* A record.  The key follows, then the value at the next multiple of 8.  Once the record is in the
+ * index, only its state changes, and its block word when a neighbour changes. */
 struct kv_record {
     uint64_t block;
-    uint32_t crc;          /* CRC32C of key, value (unless it is longer than KV_MAX_SEALED), struct kv_seal */
+    uint32_t crc;          /* CRC32C of key, value (if at most KV_MAX_SEALED bytes), struct kv_seal */
     uint32_t value_length;
     uint64_t version;
-    uint64_t state;        /* expiry (40 bits: CLOCK_MONOTONIC in ms, 0 = never), pins (12), referenced (1), key length (11) */
+    uint64_t state;        /* expiry (40 bits: CLOCK_MONOTONIC in ms, 0 = never), pins (12),
+                              referenced (1), key length (11) */
 };
 
-struct kv_seal {           /* what the CRC covers beside key and value; last, because an upload learns its version last */
+/* The part of a record that the CRC covers beside key and value; it is last because an upload
+ * learns its version last. */
+struct kv_seal {
     uint32_t key_length;
     uint32_t value_length;
     uint64_t version;
@@ -94,9 +102,10 @@ static inline uint64_t kv_record_size(uint64_t key_length, uint64_t value_length
     return (kv_value_offset(key_length) + value_length + KV_UNIT - 1) & ~(uint64_t)(KV_UNIT - 1);
 }
 
-/* A slot: tag (16 bits of the hash, never 0), length of the record (12 bits, in units; 0: longer than they can say), its offset
- * (36 bits, in units).  0 is an empty slot; a slot with tag 0 is a link to an overflow line, and always its line's last.
- * The hash's low 16 bits are left to those who choose the partition by them. */
+/* A slot: tag (16 bits of the hash, never 0), length of the record (12 bits, in units; 0: too long
+ * for 12 bits), its offset (36 bits, in units).  0 is an empty slot.  A slot with tag 0 is a link
+ * to an overflow line, and always the last of its line.  The hash's low 16 bits are left to callers
+ * that choose the partition by them. */
 static inline uint64_t kv_tag(uint64_t hash) { return hash >> 48 ? hash >> 48 : 1; }
 static inline uint64_t kv_slot(uint64_t tag, uint64_t offset, uint64_t length)
 {
@@ -108,7 +117,8 @@ static inline uint64_t kv_slot_length(uint64_t slot) { return (slot >> 36 & 0xff
 static inline uint64_t kv_slot_offset(uint64_t slot) { return (slot & 0xfffffffffull) * KV_UNIT; }
 static inline int kv_slot_link(uint64_t slot) { return slot && !(slot >> 48); }
 
-/* Linear hashing: mask is of the smallest power of two that is not below the number of buckets. */
+/* Linear hashing: mask belongs to the smallest power of two that is not below the number of
+ * buckets. */
 static inline uint64_t kv_mask(uint64_t buckets) { return buckets < 2 ? 0 : ~0ull >> __builtin_clzll(buckets - 1); }
 static inline uint64_t kv_bucket(uint64_t hash, uint64_t buckets, uint64_t mask)
 {
@@ -116,7 +126,7 @@ static inline uint64_t kv_bucket(uint64_t hash, uint64_t buckets, uint64_t mask)
     return bucket < buckets ? bucket : bucket & mask >> 1;
 }
 
-/* Bit i: slot i of the line has this tag. */
+/* Returns a bit mask: bit i is set if slot i of the line has this tag. */
 static inline uint32_t kv_match(const uint64_t *slots, uint64_t tag)
 {
     uint32_t found = 0;
@@ -124,7 +134,8 @@ static inline uint32_t kv_match(const uint64_t *slots, uint64_t tag)
     return found;
 }
 
-/* Whether two keys of the same length are equal; each is followed or preceded by nothing that is read. */
+/* Returns whether two keys of the same length are equal.  The function reads nothing before or
+ * behind the keys. */
 static inline int kv_same(const char *a, const char *b, uint32_t length)
 {
     uint64_t x, y;
@@ -143,13 +154,13 @@ static inline int kv_same(const char *a, const char *b, uint32_t length)
     return x == y;
 }
 
-/* The CRC of a key, continued over its value. */
+/* Returns the CRC of a key, continued over its value. */
 static inline uint32_t kv_value_crc(uint32_t crc, const void *value, uint32_t length)
 {
     return length <= KV_MAX_SEALED ? rfp_crc32c(crc, value, length) : crc;
 }
 
-/* crc: of key and value so far. */
+/* Returns the CRC of a record.  crc: of key and value. */
 static inline uint32_t kv_seal_crc(uint32_t crc, uint32_t key_length, uint32_t value_length, uint64_t version)
 {
     struct kv_seal seal = {key_length, value_length, version};

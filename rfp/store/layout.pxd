@@ -1,4 +1,4 @@
-# layout.h, and what the store uses of rfp/core.
+# Declarations of layout.h, and of the functions of rfp/core that the store uses.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -1,6 +1,8 @@
-/* The key-value store's messages: what stands in the payload of a request and of its response.  docs/protocol.md says it in prose.
+/* The key-value store's messages: the payloads of requests and responses.  docs/protocol.md
+ * describes them in prose.
  *
- * Little-endian; fields of a fixed part are naturally aligned, keys and values follow without padding.
+ * Integers are little-endian.  Fields of a fixed part are naturally aligned; keys and values follow
+ * without padding.
  */
 #ifndef RFP_STORE_MESSAGES_H
 #define RFP_STORE_MESSAGES_H
@@ -16,16 +18,19 @@ enum kv_opcode {            /* request payload                        -> respons
     KV_GET = 17,            /* key                                    -> value or rfp_reference; version */
     KV_EXISTS = 18,         /* key                                    -> -; version */
     KV_PUT = 19,            /* kv_put, key, value                     -> -; version */
-    KV_DELETE = 20,         /* key                                    -> -; version that was deleted */
+    KV_DELETE = 20,         /* key                                    -> -; version deleted */
     KV_INCR = 21,           /* kv_number (delta), key                 -> kv_number (the sum); version */
     KV_TOUCH = 22,          /* kv_number (ttl in ms, 0 = none), key   -> -; version */
-    KV_GET_MANY = 23,       /* count x (kv_key, key)                  -> count x kv_item, then inline values; 0 */
-    KV_PUT_MANY = 24,       /* kv_number (ttl in ms, 0 = none), count x (kv_pair, key, value) -> count x kv_item; 0 */
+    KV_GET_MANY = 23,       /* count x (kv_key, key)                  -> count x kv_item, then the inline
+                                                                         values; 0 */
+    KV_PUT_MANY = 24,       /* kv_number (ttl in ms, 0 = none), count x (kv_pair, key, value)
+                                                                      -> count x kv_item; 0 */
     KV_DELETE_MANY = 25,    /* count x (kv_key, key)                  -> count x kv_item; 0 */
     KV_PUT_BEGIN = 26,      /* kv_put, key (value_length announced)   -> -; upload */
-    KV_PUT_PIECE = 27,      /* kv_piece; the bytes stand in staging   -> -; after the last piece the version, before it 0 */
+    KV_PUT_PIECE = 27,      /* kv_piece; the bytes are in staging     -> -; version after the last
+                                                                         piece, 0 before it */
     KV_PUT_ABORT = 28,      /* kv_number (upload, 0: all of this session's) -> -; 0 */
-    KV_RELEASE = 29,        /* - (the pin stands in the header)       -> -; 0 */
+    KV_RELEASE = 29,        /* - (the pin is in the header)           -> -; 0 */
     KV_STATS = 30,          /* -                                      -> KV_COUNTERS x u64; 0 */
 };
 
@@ -37,18 +42,20 @@ enum kv_flag {              /* request flags */
 enum kv_status {            /* response status */
     KV_OK = 0,
     KV_NOT_FOUND = 1,
-    KV_EXISTS_ALREADY = 2,  /* if_absent, and it was there; result: its version */
-    KV_VERSION_MISMATCH = 3,/* if_version, and it was another; result: its version, 0 if there was none */
-    KV_OUT_OF_MEMORY = 4,   /* nothing more can be evicted, or eviction is off */
-    KV_TOO_LARGE = 5,       /* key or value beyond what this server takes */
-    KV_NOT_A_NUMBER = 6,    /* incr of what is not a decimal int64 */
+    KV_EXISTS_ALREADY = 2,  /* if_absent, and the key has a value; result: its version */
+    /* if_version, and the version differs; result: the value's version, 0 if there is none */
+    KV_VERSION_MISMATCH = 3,
+    KV_OUT_OF_MEMORY = 4,   /* no further record can be evicted, or eviction is off */
+    KV_TOO_LARGE = 5,       /* key or value longer than this server accepts */
+    KV_NOT_A_NUMBER = 6,    /* incr of a value that is not a decimal int64 */
     KV_OVERFLOW = 7,        /* incr beyond int64 */
     KV_BAD_REQUEST = 8,     /* the payload does not fit its opcode */
     KV_QUOTA = 9,           /* this client's pins or uploads are used up */
-    KV_DEFERRED = 10,       /* batch item: its value did not fit into the response; ask for it alone.
-                               KV_PUT_BEGIN: room is still being made; the same request again goes on with it */
-    KV_UNKNOWN_UPLOAD = 11, /* the upload ended, or was never begun */
-    KV_UNSUPPORTED = 12,    /* no such opcode here */
+    KV_DEFERRED = 10,       /* batch item: its value did not fit into the response; request it
+                               alone.  KV_PUT_BEGIN: the server is still making room; the same
+                               request, sent again, continues */
+    KV_UNKNOWN_UPLOAD = 11, /* the upload has ended, or never began */
+    KV_UNSUPPORTED = 12,    /* this server has no such opcode */
 };
 
 struct kv_put {
@@ -81,9 +88,9 @@ struct kv_item {
 
 struct kv_piece {
     uint64_t upload;
-    uint64_t offset;        /* in the value; pieces come in order */
+    uint64_t offset;        /* in the value; pieces arrive in order */
     uint32_t length;
-    uint32_t crc;           /* CRC32C of the piece, checked where flags has KV_PIECE_CRC */
+    uint32_t crc;           /* CRC32C of the piece, checked if flags contains KV_PIECE_CRC */
     uint64_t staging;       /* offset in the client's staging ring */
 };
 #define KV_PIECE_CRC 4u     /* request flag of KV_PUT_PIECE */
@@ -94,7 +101,8 @@ _Static_assert(sizeof(struct kv_pair) == 8, "kv_pair");
 _Static_assert(sizeof(struct kv_item) == 16, "kv_item");
 _Static_assert(sizeof(struct kv_piece) == 32, "kv_piece");
 
-/* What a partition counts, in the order of a KV_STATS response.  New ones go to the end (minor version). */
+/* A partition's counters, in the order of a KV_STATS response.  New ones go to the end (minor
+ * version). */
 enum kv_counter {
     KV_C_GETS, KV_C_HITS, KV_C_MISSES, KV_C_PUTS, KV_C_DELETES, KV_C_INCRS, KV_C_TOUCHES,
     KV_C_EVICTIONS, KV_C_EXPIRATIONS, KV_C_REFUSED,

@@ -1,4 +1,4 @@
-# The store's messages (messages.h).  There is no module behind this file.
+# Declarations of the store's messages in messages.h.  This file has no module of its own.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

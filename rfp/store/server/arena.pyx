@@ -1,4 +1,45 @@
-"""The allocator of a partition (the contract is in arena.pxd)."""
+"""The allocator of a partition: TLSF (two-level segregated fit) over one contiguous range.
+
+Size classes.  Level 0 has one list for each size below 512.  Each level above is one power of two,
+cut into 32 lists:
+
+    level 0    |  0 |  16 |  32 |  48 | ...       | 496 |     a list for each multiple of 16
+    level 1    | 512 | 528 | 544 | ...           | 1008 |     32 lists, 16 bytes apart
+    level 2    | 1024 | 1056 | 1088 | ...        | 2016 |     32 lists, 32 bytes apart
+    level 3    | 2048 | 2112 | 2176 | ...        | 4032 |     32 lists, 64 bytes apart
+
+    levels     0 1 1 0 ...            bit i: level i has a free block
+    lists[1]   0 0 1 0 ...            bit j: heads[1][j] is not empty
+
+An allocation rounds its size up to the next list, in which every block fits, and takes the first
+list from there on that has its bit set: two bit scans, no search.  Only if there is none, it tries
+the first 16 blocks of the list below.
+
+Blocks.  A block in use has a header of one word; a free one has three, and repeats its size in its
+last word:
+
+    in use   | size, before, kind | content ...                                  |
+    free     | size, before, FREE | next | previous | ...                 | size |
+             0                    8      16                               size-8
+
+`before` is the size of the block before it.  It is 0 if that block is free, because a free block
+may be too large for its 25 bits; then the size is in the word just before the block.  (64 bytes are
+0x40; "<0x40" means before = 0x40.)
+
+Split: an allocation of 0x40 bytes takes the low end of a free block of 0xa0, and the rest becomes a
+free block.
+
+    before   | 0x30 used | 0xa0 FREE <0x30                                0xa0 | 0x50 used <0    |
+    after    | 0x30 used | 0x40 used <0x30 | 0x60 FREE <0x40              0x60 | 0x50 used <0    |
+
+Merge: freeing a block joins it with both neighbours at once, so no two free blocks are ever
+adjacent.
+
+    before   | 0x60 FREE          0x60 | 0x40 used <0 | 0x50 FREE <0x40   0x50 | 0x30 used <0    |
+    after    | 0xf0 FREE                                                  0xf0 | 0x30 used <0    |
+
+If a cursor was on a block that disappears in a merge, displaced() puts it on the merged block.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -12,12 +53,13 @@ cdef extern from *:
     int __builtin_ctz(unsigned int) nogil
     int __builtin_clzll(unsigned long long) nogil
 
-# Sizes below this have a list each; from here on every power of two is divided into ARENA_LISTS.
+# Smaller sizes have a list each; from here on every power of two is divided into ARENA_LISTS.
 cdef enum:
     EXACT = ARENA_LISTS * 16
     EXACT_LOG = 9
     LISTS_LOG = 5
-    # How many blocks of a list are tried, when the lists that surely fit are empty, in the one whose blocks may.
+    # Blocks tried in the list whose blocks may fit, if the lists whose blocks certainly fit are
+    # empty.
     TRIES = 16
 
 
@@ -49,7 +91,7 @@ cdef inline void place(uint64_t size, uint32_t *level, uint32_t *number) noexcep
 
 
 cdef void link_free(arena *a, uint64_t block, uint64_t size, uint64_t before) noexcept nogil:
-    """Makes the range a free block and tells the next one."""
+    """Makes the range a free block and marks the next block's `before` as 0."""
     cdef uint32_t level, number
     cdef uint64_t head
     RFP_ASSERT(size >= ARENA_LEAST)
@@ -89,7 +131,8 @@ cdef void unlink_free(arena *a, uint64_t block, uint64_t size) noexcept nogil:
 
 
 cdef uint64_t find_free(arena *a, uint64_t size) noexcept nogil:
-    """A free block of at least size bytes: the smallest list in which all fit, else the first ones of the list below it."""
+    """Returns a free block of at least `size` bytes: from the smallest list in which all fit, else
+    one of the first blocks of the list below it."""
     cdef uint32_t level, number, found, log
     cdef uint64_t block, up = size
     cdef int _
@@ -120,7 +163,8 @@ cdef uint64_t find_free(arena *a, uint64_t size) noexcept nogil:
 
 
 cdef void occupy(arena *a, uint64_t block, uint64_t whole, uint64_t size, uint64_t before, uint32_t kind) noexcept nogil:
-    """An unlinked range becomes a block of `size` bytes and, if there is enough left, a free one."""
+    """Makes an unlinked range a block of `size` bytes and, if enough is left, a free block behind
+    it."""
     RFP_ASSERT(size >= ARENA_LEAST)
     RFP_ASSERT(whole >= size)
     if whole - size >= ARENA_LEAST:

@@ -1,4 +1,5 @@
-# Batches: many keys in one request, each with its own result.  Not atomic; but a payload that is malformed changes nothing.
+# Batches: many keys in one request, each with its own result.  A batch is not atomic, but a
+# malformed payload changes nothing.
 
 from rfp.protocol.server.service cimport request, response
 from rfp.store.server.records cimport partition

@@ -1,4 +1,4 @@
-"""Batches (the contract is in batch_ops.pxd)."""
+"""Batches: parse the items, start their cache misses together, execute them one by one."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -13,7 +13,7 @@ from rfp.store.server.key_ops cimport partition_delete, partition_get, partition
 from rfp.store.server.records cimport partition
 
 cdef enum:
-    # Items whose cache misses are started together: as many as a core keeps outstanding.
+    # Items whose cache misses are started together: as many as a core can have outstanding.
     GROUP = 16
     YIELD_BYTES = 64 << 10
 
@@ -26,7 +26,7 @@ cdef struct entry:
 
 
 cdef inline const char *take(const char *at, const char *end, bint pairs, entry *e) noexcept nogil:
-    """Parses one item; returns where the next begins, or NULL if it is not whole."""
+    """Parses one item; returns the beginning of the next one, or NULL if the item is incomplete."""
     cdef kv_pair pair
     cdef kv_key key
     cdef uint64_t left = end - at
@@ -66,7 +66,7 @@ cdef bint well_formed(const request *r, const response *out, const char *at, bin
 
 
 cdef const char *gather(partition *p, const char *at, const char *end, bint pairs, entry *entries, uint32_t n) noexcept nogil:
-    """Parses the next n items and starts the cache misses that they will cost."""
+    """Parses the next n items and starts their cache misses."""
     cdef entry *e
     cdef uint32_t i
     for i in range(n):
@@ -109,7 +109,7 @@ cdef void batch_get(partition *p, const request *r, response *out) noexcept nogi
             if record == NULL:
                 answer(out, first + i, KV_NOT_FOUND, 0, 0)
             elif record.value_length > out.capacity - filled:
-                # It will be asked for again and counted then.
+                # The client will request it again, and the partition will count it then.
                 p.counters[KV_C_GETS] -= 1
                 p.counters[KV_C_HITS] -= 1
                 answer(out, first + i, KV_DEFERRED, 0, record.version)

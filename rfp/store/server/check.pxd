@@ -1,6 +1,6 @@
-# Whether a partition's memory is as it should be.
+# Verification of a partition's memory.
 
 from rfp.store.server.records cimport partition
 
-# The first invariant that does not hold, or NULL.
+# Returns the first invariant that does not hold, or NULL.
 cdef const char *partition_check(partition *p) noexcept nogil

@@ -1,4 +1,5 @@
-"""Whether a partition's memory is as it should be."""
+"""Verification of a partition's memory: records, blocks, index, pins and uploads against each
+other."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store.layout cimport (

@@ -1,4 +1,4 @@
-"""Making room (the contract is in eviction.pxd)."""
+"""Eviction: the clock sweep over the arena, and LRU in neighbouring buckets."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store.layout cimport (
@@ -17,11 +17,13 @@ from rfp.store.server.records cimport (
 )
 
 cdef enum:
-    # Second chances that one call gives: where all records are in use, one of them goes anyway, and soon.
+    # Second chances in one call: if all records are in use, the sweep evicts one of them soon all
+    # the same.
     SECOND_CHANCES_MAX = 1024
-    # Bytes whose move counts as much as looking at a block.
+    # Bytes whose move costs as much as a visit to a block.
     BLOCK_COST_BYTES = 256
-    # Buckets that one call empties of their last before it gives up on finding a hole by luck.
+    # Buckets from which one call evicts their oldest record before it stops hoping for a hole that
+    # is large enough.
     NEIGHBOUR_BUCKETS_MAX = 64
 
 
@@ -89,7 +91,8 @@ cdef int eviction_sweep(partition *p, eviction *r, uint64_t budget) noexcept nog
 
 
 cdef uint64_t evict_neighbours(partition *p, uint64_t hash, uint64_t size, uint64_t exempt) noexcept nogil:
-    """Takes the least recently used of the key's bucket and of those after it, until there is room."""
+    """Evicts the least recently used record of the key's bucket and of the buckets after it, until
+    there is room."""
     cdef uint64_t bucket = kv_bucket(hash, p.index.buckets, p.index.mask), block
     cdef uint64_t *line
     cdef int i, _

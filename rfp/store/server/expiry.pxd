@@ -1,6 +1,6 @@
-# The sweep that gives back the memory of values whose time is over and that nobody asks for.
+# The sweep that frees the memory of expired values that no request touches.
 
 from rfp.store.server.records cimport partition
 
-# Looks at some blocks, if there is reason to.  True: the sweep is not over.
+# Visits some blocks, if there is reason to.  Returns True if the sweep has not finished.
 cdef bint expiry_tick(partition *p) noexcept nogil

@@ -1,4 +1,4 @@
-"""The sweep for what has expired (the contract is in expiry.pxd)."""
+"""The sweep for expired records: visits all blocks in address order, a few per tick()."""
 
 from libc.stdint cimport uint64_t
 from rfp.store.layout cimport KV_BLOCK_END, KV_BLOCK_RECORD, KV_EXPIRY_SHIFT, rfp_prefetch
@@ -6,8 +6,9 @@ from rfp.store.server.arena cimport arena, arena_kind, arena_size
 from rfp.store.server.records cimport partition, record_at, record_evict, record_expired
 
 cdef enum:
-    SWEEP_BLOCKS_MAX = 128     # blocks per call
-    # ns of rest for each block looked at, so that sweeping takes a percent or two of the worker, however many records wait.
+    SWEEP_BLOCKS_MAX = 128     # per call
+    # Pause for each block visited, so that sweeping takes one or two percent of the worker, however
+    # many records have an expiry.
     SWEEP_REST_NS_PER_BLOCK = 1000
 
 
@@ -28,14 +29,14 @@ cdef bint expiry_tick(partition *p) noexcept nogil:
         if arena_kind(a, at) == KV_BLOCK_END or not p.expiring:
             p.sweeping = False
             p.rest = p.now + SWEEP_REST_NS_PER_BLOCK * p.walked
-            # What was moved meanwhile may have passed by unseen.
+            # Records moved during the sweep may have passed unseen.
             p.soonest = p.upcoming if p.moved == p.index.moved else 0
             return False
         if arena_kind(a, at) == KV_BLOCK_RECORD:
             if record_expired(p, record_at(p, at)):
                 record_evict(p, at)
                 p.walked += 1
-                continue       # its place is an orphan's or a free block's now, which may begin earlier
+                continue       # its place is an orphan or a free block now, which may begin earlier
             expiry = record_at(p, at).state >> KV_EXPIRY_SHIFT
             if expiry:
                 p.upcoming = min(p.upcoming, expiry)

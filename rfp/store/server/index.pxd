@@ -1,9 +1,11 @@
 # The index of a partition: linear hashing over buckets of one cache line (layout.h).
 #
-# It grows by one bucket at a time, so that no request ever pays for a rehash, down from the end of the region, where it moves
-# records out of its way.  A bucket that is full chains overflow lines, which are blocks of the arena.  Chains are dense: only the
-# last line has empty slots, and an overflow line holds at least two records.  Where the table is fixed (strict LRU in each
-# bucket) it neither grows nor chains, and the first slot is the latest used.
+# index.pyx draws a bucket, a chain, and a split.  The table grows by one bucket at a time, so no
+# request ever pays for a rehash.  It grows down from the end of the region and moves the records
+# that are in its way.  A full bucket chains overflow lines, which are blocks of the arena.  Chains
+# are dense: only the last line has empty slots, and an overflow line holds at least two records.  A
+# fixed table (strict LRU in each bucket) neither grows nor chains, and its first slot is the latest
+# used.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store.layout cimport (
@@ -19,44 +21,49 @@ cdef extern from *:
     int __builtin_ctz(unsigned int) nogil
 
 cdef enum:
-    INDEX_GRANULE = 64         # buckets that the arena gives at a time: one page
-    # Records per bucket, times two, at which one more is added.
+    INDEX_GRANULE = 64         # buckets that the arena gives up at a time: one page of 4 KiB
+    # The load that adds a bucket, as records per bucket times two.
     INDEX_LOAD = 9
 
-cdef enum:                     # what index_insert() says
+cdef enum:                     # results of index_insert()
     INDEX_INSERTED = 0
-    INDEX_NO_MEMORY = 1        # for an overflow line
-    INDEX_FULL = 2             # the chain is as long as it may get
+    INDEX_NO_MEMORY = 1        # no memory for an overflow line
+    INDEX_FULL = 2             # the chain has its greatest length
 
 cdef struct index:
     arena *memory
     char *base
-    char *top                  # bucket b stands at top - 64 * (b + 1)
+    char *top                  # bucket b is at top - 64 * (b + 1)
     kv_partition_header *header
     uint64_t seed
     uint64_t buckets
     uint64_t mask
-    uint64_t room              # buckets for which there is room
+    uint64_t room              # buckets that fit into the lines reserved for them
     uint64_t records
     uint64_t lines             # overflow lines
     uint64_t moved             # records and lines moved so far
 
-# Lays out a region: board, arena, buckets.  length is a multiple of 64.
+# Initializes a region: header, arena, buckets.  length is a multiple of 64.
 cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets) noexcept nogil
 cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil
 cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil
-# For strict LRU: puts a record into the first slot of its bucket, which is not full; moves one there.
+# For strict LRU: puts a record into the first slot of its bucket, which must not be full; moves a
+# record there.
 cdef void index_insert_first(index *x, uint64_t hash, uint64_t slot) noexcept nogil
 cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nogil
-# The slot that points to the record at this offset, or NULL.
+# Returns the slot that points to the record at this offset, or NULL.
 cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nogil
-# Makes what pointed to a record or overflow line at `old` point to where it was copied.
+# Redirects the slot or link that pointed to a record or overflow line at `old` to its copy at
+# `block`.
 cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil
-# Moves a record or overflow line into another block, which is large enough, and frees its own.
+# Moves a record or overflow line into another block, which must be large enough, and frees its old
+# block.
 cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil
-# Adds a bucket.  False: no memory, or no room at the end of the arena, where `obstacle` (if not 0) cannot be moved.
+# Adds a bucket.  False: no memory, or no room at the end of the arena because `obstacle` (if not 0)
+# cannot be moved.
 cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil
-# The slots of a bucket and of its overflow lines, at most KV_CHAIN and KV_MAX_LINES.  Returns the number of records.
+# Returns the number of records of a bucket and its overflow lines, and their slots and lines (at
+# most KV_CHAIN and KV_MAX_LINES).
 cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines, int *n_lines) noexcept nogil
 
 
@@ -74,7 +81,7 @@ cdef inline uint64_t index_hash(index *x, kv_record *record) noexcept nogil:
     return rfp_hash(record + 1, record.state & KV_STATE_KEY, x.seed)
 
 cdef inline uint64_t *index_find(index *x, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
-    """The slot of the record with this key, or NULL."""
+    """Returns the slot of the record with this key, or NULL."""
     cdef uint64_t *line = index_line(x, hash)
     cdef uint64_t tag = kv_tag(hash)
     cdef uint32_t found, i

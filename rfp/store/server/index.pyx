@@ -1,4 +1,42 @@
-"""The index of a partition (the contract is in index.pxd)."""
+"""The index of a partition: buckets, chains of overflow lines, growth by linear hashing.
+
+A slot is one 8-byte word, so a reader never sees half of one:
+
+     63       48 47      36 35                  0
+    +-----------+----------+---------------------+
+    | tag       | length   | offset of record    |   tag: 16 bits of the hash, never 0
+    +-----------+----------+---------------------+   length, offset: in units of 16 bytes
+    | 0         | 0        | offset of line      |   a link to an overflow line
+    +-----------+----------+---------------------+
+
+A bucket is a cache line of 8 slots.  A ninth record turns the last slot into a link.  The overflow
+line is a block of the arena and contains the number of its bucket, so that a move of the line finds
+the link to it.  A, B, ... are slots of records:
+
+    bucket 0                                 overflow line
+    +---+---+---+---+---+---+---+------+     +-------+--------+---+---+---+---+---+---+---+---+
+    | A | B | C | D | E | F | G | link |---->| block | bucket | H | I | J |   |   |   |   |   |
+    +---+---+---+---+---+---+---+------+     | word  |   0    |   |   |   |   |   |   |   |   |
+                                             +-------+--------+---+---+---+---+---+---+---+---+
+
+Growth from 4 to 5 buckets splits one bucket: bucket 4 takes the records of bucket 4 & 3 = 0 whose
+next hash bit is 1.  Before, with the table growing downwards from the end of the region:
+
+    | arena ... |END| reserved lines       | bucket 3 | bucket 2 | bucket 1 | bucket 0 |
+                                                                             A B C D E
+                                                                             F G -> H I J
+After:
+
+    | arena ... |END| reserved | bucket 4  | bucket 3 | bucket 2 | bucket 1 | bucket 0 |
+                                 B E G I                                     A C D F H J
+
+index_split() writes bucket 4, then the number of buckets, then bucket 0, and then frees the
+overflow line.  A one-sided reader may find a record twice in between, or miss it and then send a
+request to the server; it never finds a wrong one.
+
+If no reserved line is left, widen() takes 64 lines from the end of the arena: it moves the records
+and overflow lines there elsewhere, until the last block is free and large enough.
+"""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -64,7 +102,7 @@ cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint6
 
 
 cdef uint64_t new_line(index *x, uint64_t bucket) noexcept nogil:
-    """An overflow line with empty slots, or 0."""
+    """Returns an overflow line with empty slots, or 0."""
     cdef uint64_t offset = arena_allocate(x.memory, sizeof(kv_overflow), KV_BLOCK_OVERFLOW)
     cdef int i
     RFP_ASSERT(bucket <= x.buckets)
@@ -121,7 +159,7 @@ cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
     RFP_ASSERT(slot[0] != 0)
     RFP_ASSERT(not kv_slot_link(slot[0]))
     x.records -= 1
-    if next == NULL:           # keep their order: with strict LRU it means something
+    if next == NULL:           # keep their order: it means age with strict LRU
         while slot < line + LAST and slot[0]:
             store(slot, slot[1])
             slot += 1
@@ -136,7 +174,7 @@ cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
     RFP_ASSERT(n >= 1)
     store(slot, line[n])
     store(line + n, 0)
-    if n == 1:                 # one record needs no line of its own: it takes the link's place
+    if n == 1:                 # one record needs no line of its own: it replaces the link
         gone = kv_slot_offset(before[LAST])
         store(before + LAST, line[0])
         drop_line(x, gone)
@@ -222,7 +260,7 @@ cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nog
     store(line, moved)
 
 
-# Moving what the index points to
+# Moving records and overflow lines
 
 
 cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
@@ -242,7 +280,8 @@ cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
 cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
     cdef kv_record *record = <kv_record *> (x.base + old)
     if arena_kind(x.memory, old) == KV_BLOCK_RECORD:
-        # It may come to stand where the sweep's hand gets to sooner: that shall not shorten its life.
+        # The clock hand may reach the new place sooner: that must not shorten the record's
+        # lifetime.
         rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)
     RFP_ASSERT(block != old)
     RFP_ASSERT(arena_size(x.memory, block) >= arena_size(x.memory, old))
@@ -253,7 +292,7 @@ cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
 
 
 cdef bint relocate(index *x, uint64_t block) noexcept nogil:
-    """Moves a record or overflow line to wherever there is room."""
+    """Moves a record or overflow line to any free block that is large enough."""
     cdef uint32_t kind = arena_kind(x.memory, block)
     cdef uint64_t size = arena_size(x.memory, block), moved
     if kind == KV_BLOCK_RECORD:
@@ -289,7 +328,7 @@ cdef bint widen(index *x, uint64_t *obstacle) noexcept nogil:
             arena_shrink(a, bytes)
             x.room += INDEX_GRANULE
             return True
-        else:                  # too small: hold it, lest what is moved away from before it is moved into it
+        else:  # too small: reserve it, so that no block moved away from the end moves into it
             arena_take(a, block, arena_size(a, block))
             run = block
         if run and arena_may_shrink(arena_size(a, run), bytes):
@@ -330,7 +369,8 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
                 i -= 1
                 drop_line(x, more[i])
             return False
-    # Those who read without asking find a record twice for a moment, or not at all and ask; never in the wrong place.
+    # One-sided readers may find a record twice for a moment, or miss it and then send a request;
+    # they never find a wrong record.
     lay_chain(x, x.buckets, move, n_move, more)
     x.mask = mask
     x.buckets += 1

@@ -1,4 +1,5 @@
-"""What can be done with one key (the contract is in key_ops.pxd)."""
+"""The operations on one key: get, put, delete, increment, touch; and how the index grows after a
+put."""
 
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -25,12 +26,15 @@ from rfp.store.server.records cimport (
 )
 
 cdef enum:
-    # Of a fixed table: bytes of the region for each bucket of eight records, at least; the number of buckets is a power of two.
+    # Of a fixed table: least bytes of the region for each bucket of eight records; the number of
+    # buckets is a power of two.
     BYTES_PER_BUCKET = 768
     FIRST_BUCKETS = INDEX_GRANULE
-    # Insertions before the index tries again, after something that it could not move stood in its way.
+    # Insertions before the index tries to grow again, after a block that it could not move was in
+    # its way.
     GROWTH_RETRY_INSERTIONS = 1024
-    # Of a record that makes way for the index: a longer one is evicted, for fear of what its move would cost.
+    # Longest record that moves out of the index's way, in bytes; a longer one is evicted, because a
+    # move would cost too much.
     MOVED_MAX = 64 << 10
     DIGITS = 20
 
@@ -82,7 +86,8 @@ cdef uint8_t put_condition(partition *p, uint64_t *slot, uint32_t flags, uint64_
 
 
 cdef bint clear(partition *p, uint64_t obstacle) noexcept nogil:
-    """Has the record at the end of the arena make way, at the cost of what the clock finds to be colder."""
+    """Moves the record at the end of the arena out of the way; evicts records that the clock finds
+    colder to make room for it."""
     cdef kv_record *record = record_at(p, obstacle)
     cdef uint64_t size = arena_size(&p.memory, obstacle), block = 0
     if p.policy != CLOCK or arena_kind(&p.memory, obstacle) != KV_BLOCK_RECORD or record.state & KV_STATE_PINS:
@@ -97,7 +102,7 @@ cdef bint clear(partition *p, uint64_t obstacle) noexcept nogil:
 
 
 cdef void grow_index(partition *p) noexcept nogil:
-    """Adds buckets for the records that came in, at the cost of records if there is no other memory."""
+    """Adds buckets for the records that came in, and evicts records if there is no other memory."""
     cdef uint64_t obstacle = 0
     cdef int _
     if p.growth_retry_in:
@@ -112,7 +117,7 @@ cdef void grow_index(partition *p) noexcept nogil:
 
 
 cdef bint insert(partition *p, uint64_t hash, uint64_t entry) noexcept nogil:
-    """Brings a new record into the index, if need be at the cost of another."""
+    """Puts a new record into the index; evicts another if necessary."""
     cdef uint64_t *last
     cdef uint64_t line
     cdef int found
@@ -149,7 +154,7 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
         p.version = version[0]
         version[0] = 0
         return KV_OUT_OF_MEMORY
-    # Only now may a sweep find it.
+    # Before this point a sweep must not find it.
     arena_become(&p.memory, block, KV_BLOCK_RECORD)
     record_entered(p, block)
     if p.policy != BUCKET and slot == NULL:
@@ -159,14 +164,15 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
 
 cdef uint8_t replace(partition *p, uint64_t hash, uint64_t *slot, const char *key, uint32_t key_length, const char *value,
                      uint32_t value_length, uint64_t expiry, uint64_t *version) noexcept nogil:
-    """Stores a new record instead of what `slot` (or NULL) holds, which stays if there is no room."""
+    """Stores a new record instead of the content of `slot` (or NULL), which stays if there is no
+    room."""
     cdef uint64_t size = kv_record_size(key_length, value_length), old = kv_slot_offset(slot[0]) if slot != NULL else 0
     cdef uint64_t block = arena_allocate(&p.memory, size, KV_BLOCK_RESERVED)
     if not block:
         block = eviction_make_room(p, hash, size, old)
         if not block:
             return KV_OUT_OF_MEMORY
-        if slot != NULL:       # its chain may be another now
+        if slot != NULL:       # eviction may have changed its chain
             slot = index_slot(&p.index, hash, old)
     record_begin(p, block, key, key_length, value_length, expiry, slot != NULL)
     rfp_copy_out(p.memory.base + block + kv_value_offset(key_length), value, value_length)
@@ -237,7 +243,7 @@ cdef uint8_t read_number(const char *text, uint32_t length, int64_t *number) noe
     while i < length:
         if text[i] < c'0' or text[i] > c'9':
             return KV_NOT_A_NUMBER
-        # Collected as a negative number, of which there is one more.
+        # Collected as a negative number, because there is one more of these.
         if value < (INT64_MIN + (text[i] - c'0')) / 10:
             return KV_NOT_A_NUMBER
         value = value * 10 - (text[i] - c'0')
@@ -251,7 +257,7 @@ cdef uint8_t read_number(const char *text, uint32_t length, int64_t *number) noe
 
 
 cdef uint32_t write_number(int64_t number, char *text) noexcept nogil:
-    """Returns the length, at most DIGITS."""
+    """Writes the digits; returns their number, at most DIGITS."""
     cdef char[DIGITS] digits
     cdef uint64_t rest = <uint64_t> number
     cdef uint32_t n = 0, length = 0

@@ -1,4 +1,4 @@
-# The partition as a service.  What it does is in key_ops, batch_ops, uploads and pins.
+# The partition as a service.  Its operations are in key_ops, batch_ops, uploads and pins.
 
 from rfp.fabric.fabric cimport Region
 from rfp.protocol.server.service cimport Service

@@ -1,4 +1,4 @@
-"""The partition as a service: what each opcode means."""
+"""The partition as a service: parses each request and dispatches it by opcode."""
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -40,9 +40,9 @@ assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must match messa
 
 cdef enum:
     REGION_MIN = 64 << 10
-    # An answer with as much as this to copy says that the other clients should have their turn.
+    # A response that copies as many bytes lets the worker serve the other clients next.
     YIELD_BYTES = 64 << 10
-    HASHED = 1                 # scratch[1], when scratch[0] is the key's hash
+    HASHED = 1                 # value of scratch[1] if scratch[0] is the key's hash
 
 EVICTION = {"clock": CLOCK, "bucket": BUCKET, "none": NONE}
 
@@ -51,7 +51,7 @@ EVICTION = {"clock": CLOCK, "bucket": BUCKET, "none": NONE}
 
 
 cdef uint8_t single_key(const request *r, const char **key, uint32_t *key_length) noexcept nogil:
-    """The key of a request that has one; KV_UNSUPPORTED for the others."""
+    """Finds the key of a request that has one; returns KV_UNSUPPORTED for other opcodes."""
     cdef uint32_t fixed = 0
     cdef uint64_t length = r.length
     cdef kv_put put
@@ -77,7 +77,8 @@ cdef uint8_t single_key(const request *r, const char **key, uint32_t *key_length
 
 
 cdef uint8_t check_flags(const request *r) noexcept nogil:
-    """A flag that is not known here may mean a condition: to ignore it would be to break it."""
+    """Refuses unknown flags: such a flag may mean a condition, and a request must not run without
+    its condition."""
     cdef uint32_t known = 0
     if r.opcode == KV_PUT or r.opcode == KV_PUT_BEGIN:
         known = KV_IF_ABSENT | KV_IF_VERSION
@@ -88,7 +89,7 @@ cdef uint8_t check_flags(const request *r) noexcept nogil:
     return KV_UNSUPPORTED if r.flags & ~known else <uint8_t> KV_OK
 
 
-# Answers
+# Responses
 
 
 cdef void get(partition *p, const request *r, response *out, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
@@ -167,7 +168,7 @@ cdef void dispatch_single_key(partition *p, request *r, response *out, const cha
 
 
 cdef void count(partition *p, uint64_t *counters) noexcept nogil:
-    """All counters, those among them that something else counts already."""
+    """Copies all counters, including those that other structures count already."""
     memcpy(counters, p.counters, sizeof(p.counters))
     counters[KV_C_RECORDS] = p.index.records
     counters[KV_C_BYTES_TOTAL] = p.length
@@ -278,13 +279,22 @@ cdef bint tick(void *context, uint64_t now) noexcept nogil:
 cdef class Partition(Service):
     """A key-value store in one region, as a service that one worker runs.
 
-    region: memory that peers may read, at least 64 KiB.  seed: of the hash of keys.  eviction: what goes when memory is used
-    up: "clock" (what was not used lately), "bucket" (the least recently used of a bucket of 8, as in the paper), "none".
-    first_version: versions count up from here, so it must be beyond all that were given before a restart.  lease_ns: how long a
-    value that was too large for a response stands still for the client.  session_quota: bytes that one session may have pinned
-    and uploading, and that all sessions of one client may be uploading.  max_value: bytes of the longest value.
+    Args:
+        region: memory that peers may read, at least 64 KiB.
+        seed: seed of the hash of keys.
+        eviction: the records to evict when memory is used up: "clock" (not used lately), "bucket"
+            (the least recently used of a bucket of 8, as in section 4.2 of the RFP paper), "none".
+        first_version: versions count up from here, so it must be beyond all versions assigned
+            before a restart.
+        lease_ns: how long a value that was too large for a response keeps its place for the client,
+            in ns.
+        session_quota: bytes that one session may have pinned and uploading, and that all sessions
+            of one client may be uploading.
+        max_value: bytes of the longest value.
 
-    Raises InvalidArgument.  Section 4.2 of the RFP paper describes the table that "bucket" follows.
+    Raises:
+        InvalidArgument: an argument is outside its range.
+        MemoryError: no memory for the partition's state.
     """
 
     def __cinit__(self, Region region not None, *, uint64_t seed, str eviction="clock", uint64_t first_version, uint64_t lease_ns,
@@ -328,15 +338,19 @@ cdef class Partition(Service):
             free(self.p)
 
     def stats(self):
-        """What the partition has counted, by name; the same as the answer to KV_STATS."""
+        """Return the partition's counters by name: the same as the response to KV_STATS."""
         cdef uint64_t[KV_COUNTERS] counters
         count(self.p, counters)
         return {name: counters[i] for i, name in enumerate(COUNTERS)}
 
     def check(self):
-        """Verifies every invariant of arena, index, pins and uploads; raises RuntimeError at the first that does not hold.
+        """Verify every invariant of arena, index, pins and uploads.  No worker may run meanwhile.
 
-        Reads all records: not while a worker runs.
+        Raises:
+            RuntimeError: names the first invariant that does not hold.
+
+        Cost:
+            Reads all records.
         """
         cdef const char *problem
         with nogil:

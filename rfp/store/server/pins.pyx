@@ -1,4 +1,4 @@
-"""Pins (the contract is in pins.pxd)."""
+"""Pins: grant, release and time-out; the sessions and accounts that hold them."""
 
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc, free

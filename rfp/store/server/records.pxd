@@ -1,6 +1,6 @@
-# A partition, and the life of its records: written, in the index, out of it, gone.
+# A partition, and the life of its records: written, in the index, removed from it, freed.
 #
-# Everything else of the store works on this struct.  One thread owns it.
+# All other modules of the store work on this struct.  One thread owns it.
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from rfp.store.layout cimport KV_EXPIRY_SHIFT, KV_STATE_REFERENCED, kv_record, rfp_store64
@@ -8,52 +8,52 @@ from rfp.store.messages cimport KV_COUNTERS, KV_MAX_KEY, kv_put
 from rfp.store.server.arena cimport arena
 from rfp.store.server.index cimport index
 
-cdef enum:                     # what goes when memory is used up
-    CLOCK = 0                  # what was not used since the hand passed last, over the whole arena
+cdef enum:                     # the record to evict when memory is used up
+    CLOCK = 0  # one not used since the clock hand passed it last, over the whole arena
     BUCKET = 1                 # the least recently used of a bucket
-    NONE = 2                   # nothing
+    NONE = 2                   # none: the put fails
 
 cdef enum:
     MAX_PINS = 256             # of one session
     MAX_UPLOADS = 8
 
-cdef struct eviction:          # memory that is being freed for one block
+cdef struct eviction:          # memory being freed for one block
     uint64_t block             # reserved, grows upwards; 0: not begun
     uint64_t size              # wanted
     uint64_t exempt            # the record that must stay, or 0
-    uint64_t scanned           # bytes of the arena looked at
+    uint64_t scanned           # bytes of the arena visited
 
 cdef struct pin:
     uint64_t id                # 0: not in use
     uint64_t record            # its offset
     uint64_t bytes
-    uint64_t deadline          # 0 until the first tick() after it was granted
+    uint64_t deadline          # 0 until the first tick() after the grant
     session_resources *owner
-    pin *next                  # in the order of granting; of the owner's unused ones
+    pin *next                  # in the order of the grants; the next of the owner's unused pins
     pin *previous
 
 cdef struct upload:
     uint64_t id                # 0: not in use
     eviction place             # place.block becomes the record
-    bint ready                 # there is room
+    bint ready                 # the block is large enough
     uint64_t hash
     uint32_t flags
     uint32_t received
-    uint32_t crc               # of the key and what was received
+    uint32_t crc               # of the key and the bytes received
     kv_put put
-    uint64_t touched           # time of the last piece that was taken
+    uint64_t touched           # time of the last accepted piece
     session_resources *owner
     upload *next               # in the order of the last piece
     upload *previous
     char[KV_MAX_KEY] key
 
-cdef struct account:           # what the sessions of one client hold together
+cdef struct account:           # the sum over all sessions of one client
     uint64_t peer              # session.peer
-    uint64_t sessions          # that share it
+    uint64_t sessions          # number of sessions that share it
     uint64_t uploading         # bytes
     account *next
 
-cdef struct session_resources:  # what one session holds; session.state
+cdef struct session_resources:  # the resources of one session; session.state
     uint64_t bytes             # pinned and uploading
     account *account
     pin *unused
@@ -68,47 +68,49 @@ cdef struct partition:
     uint64_t length            # of the region
     uint64_t seed
     int policy
-    uint64_t version           # the next to be given
+    uint64_t version           # the next one to assign
     uint64_t lease             # ns
-    uint64_t quota             # bytes that a session may hold, and that all sessions of a client may be uploading
+    # bytes that a session may hold, and that all sessions of a client may be uploading
+    uint64_t quota
     uint64_t max_value
     uint64_t now               # ns, as of the last tick()
-    uint64_t now_ms            # rounded down: what has expired
-    uint64_t growth_retry_in   # insertions before the index tries again to grow
+    uint64_t now_ms            # now rounded down: records up to here have expired
+    uint64_t growth_retry_in   # insertions before the index tries to grow again
     uint64_t[KV_COUNTERS] counters
     session_resources *sessions
     account *accounts
-    pin *first_pin             # in the order of granting, and so of their deadlines
+    pin *first_pin             # in the order of the grants, which is that of their deadlines
     pin *last_pin
     pin *new_pin               # the first without a deadline
     upload *first_upload       # in the order of the last piece
     upload *last_upload
-    uint64_t serial            # of pins and uploads
+    uint64_t serial            # last serial number of pins and uploads
     uint64_t expiring          # records with an expiry
-    uint64_t soonest           # ms: before this nothing expires
-    uint64_t upcoming          # ms: what the sweep in progress has seen to be the soonest
-    uint64_t walked            # blocks of the sweep in progress
-    uint64_t moved             # index.moved when it began
-    uint64_t rest              # ns: when the next sweep may begin
+    uint64_t soonest           # ms: nothing expires before
+    uint64_t upcoming          # ms: the soonest expiry that the current sweep has seen
+    uint64_t walked            # blocks visited by the current sweep
+    uint64_t moved             # index.moved at its beginning
+    uint64_t rest              # ns: earliest begin of the next sweep
     bint sweeping
 
-# The slot of a record that is alive, or NULL; one that has expired is removed.
+# Returns the slot of a record that has not expired, or NULL; removes a record that has.
 cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil
-# Writes all of a record but its block word, its value, its version and its CRC.
+# Writes all of a record except its block word, value, version and CRC.
 cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length, uint32_t value_length,
                        uint64_t expiry, bint replaces) noexcept nogil
-# Gives it the next version and the CRC that follows from `crc`, of key and value.
+# Writes the next version and the CRC, which continues `crc` of key and value.
 cdef void record_seal(partition *p, uint64_t block, uint32_t crc) noexcept nogil
-# Counts a record that came into the index; one that left it, whose memory it frees unless a client may still read it.
+# Account for a record that has entered the index; for one that has left it.  The latter frees the
+# record's memory unless a client may still read it.
 cdef void record_entered(partition *p, uint64_t block) noexcept nogil
 cdef void record_left(partition *p, uint64_t block) noexcept nogil
-# Takes a record out of the index.
+# Removes a record from the index.
 cdef void record_remove(partition *p, uint64_t hash, uint64_t *slot) noexcept nogil
-# The same, because memory is needed.
+# Does the same because memory is needed.
 cdef void record_evict(partition *p, uint64_t block) noexcept nogil
-# One pin less; the last pin of an orphan frees it.
+# Removes one pin; the last pin of an orphan frees it.
 cdef void record_unpin(partition *p, uint64_t block) noexcept nogil
-# The expiry (ms) of a value that is to live for ttl ms; 0 is for ever, for both.
+# Returns the expiry (ms) of a value with a TTL of `ttl` ms; 0 means never, in both.
 cdef uint64_t expiry_of(partition *p, uint64_t ttl) noexcept nogil
 
 
@@ -120,6 +122,6 @@ cdef inline bint record_expired(partition *p, kv_record *record) noexcept nogil:
     return expiry != 0 and expiry <= p.now_ms
 
 cdef inline void record_refer(kv_record *record) noexcept nogil:
-    # Most records are marked already: do not make their lines dirty.
+    # Most records are marked already: do not dirty their lines.
     if not record.state & KV_STATE_REFERENCED:
         rfp_store64(&record.state, record.state | KV_STATE_REFERENCED)

@@ -1,4 +1,4 @@
-"""The life of records (the contract is in records.pxd)."""
+"""The life of records: find, write, enter the index, leave it, free their memory."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport RFP_ASSERT
@@ -26,7 +26,8 @@ cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t k
                        uint64_t expiry, bint replaces) noexcept nogil:
     cdef kv_record *record = record_at(p, block)
     cdef uint64_t hand = p.memory.cursors[0]
-    # What is put again is in use; and what comes in before the hand gets to it shall live as long as what comes in behind it.
+    # An overwrite counts as a use.  A new record ahead of the clock hand is marked too, so that it
+    # gets the same lifetime as one behind the hand.
     cdef bint referenced = replaces or block >= hand > p.memory.start
     RFP_ASSERT(key_length <= KV_MAX_KEY)
     RFP_ASSERT(expiry <= KV_MAX_EXPIRY)
@@ -96,5 +97,5 @@ cdef uint64_t expiry_of(partition *p, uint64_t ttl) noexcept nogil:
         return 0
     if ttl >= KV_MAX_EXPIRY:
         return KV_MAX_EXPIRY
-    # Rounded up, and the clock that the worker brings may be 1 ms old: no value expires early.
+    # Rounded up, and the worker's clock may be 1 ms old: no value expires early.
     return min(<uint64_t> KV_MAX_EXPIRY, (p.now + 1999999) // 1000000 + ttl)

@@ -1,4 +1,5 @@
-"""Uploads (the contract is in uploads.pxd)."""
+"""Uploads: begin with room for the value, copy and check pieces, publish the record; abort and
+time-outs."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -21,16 +22,17 @@ from rfp.store.server.records cimport (
 )
 
 cdef enum:
-    # Blocks that one request looks at to make room: less than a millisecond.
+    # Blocks that one request visits to make room: less than a millisecond.
     SWEEP_SLICE = 4096
-    # Copied and summed at a time: what was copied is still in the first cache when its CRC is taken.
+    # Bytes copied and checksummed at a time: the copy is still in the L1 cache when its CRC is
+    # computed.
     CHUNK = 12288
 
 cdef uint64_t STALLED = 30 * 1000000000     # ns without a piece
-cdef uint64_t QUIET = 2 * 1000000000        # the same where another upload needs the room
+cdef uint64_t QUIET = 2 * 1000000000        # the same if another upload needs the room
 
 
-# The partition's list of uploads, the one that was quiet longest first
+# The partition's list of uploads, the one with the oldest last piece first
 
 
 cdef void enlist(partition *p, upload *u) noexcept nogil:
@@ -61,7 +63,7 @@ cdef void touch(partition *p, upload *u) noexcept nogil:
 
 
 cdef void finish(partition *p, upload *u) noexcept nogil:
-    """Forgets the upload, and frees what it still holds."""
+    """Ends the upload and frees the memory that it still holds."""
     eviction_abandon(p, &u.place)
     delist(p, u)
     u.id = 0
@@ -79,7 +81,7 @@ cdef upload *find(session_resources *h, uint64_t id) noexcept nogil:
 
 cdef upload *start(partition *p, session_resources *h, uint64_t hash, const kv_put *put, const char *key,
                    uint32_t flags) noexcept nogil:
-    """A new upload, or NULL when the session has as many as it may."""
+    """Returns a new upload, or NULL if the session has its maximum."""
     cdef upload *u
     cdef int i
     for i in range(MAX_UPLOADS):
@@ -110,7 +112,7 @@ cdef upload *start(partition *p, session_resources *h, uint64_t hash, const kv_p
 
 
 cdef upload *find_unready(session_resources *h, const kv_put *put, const char *key, uint32_t flags) noexcept nogil:
-    """The upload that this very request began and that still has no room, or NULL."""
+    """Returns the upload that this same request began and that still has no room, or NULL."""
     cdef upload *u
     cdef int i
     for i in range(MAX_UPLOADS):
@@ -122,7 +124,8 @@ cdef upload *find_unready(session_resources *h, const kv_put *put, const char *k
 
 
 cdef bint take_quiet(partition *p, upload *u) noexcept nogil:
-    """Gives up the upload that was quiet longest, where `u` finds no room for itself; False if none is quiet."""
+    """Ends the upload with the oldest last piece, if `u` finds no room; returns False if none is
+    quiet for long enough."""
     cdef upload *quiet = p.first_upload
     if quiet == NULL or quiet == u or p.now - quiet.touched <= QUIET:
         return False
@@ -154,7 +157,8 @@ cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, con
         if h == NULL or size > p.quota - h.bytes:
             return KV_QUOTA
         if size > p.quota - h.account.uploading:
-            # Its client is uploading as much in other sessions, and asks again until one of them is done.
+            # The client is uploading as much in its other sessions, and sends the request again
+            # until one of them is done.
             return KV_DEFERRED
         u = start(p, h, hash, put, key, flags)
         if u == NULL:
@@ -162,7 +166,7 @@ cdef uint8_t upload_begin(partition *p, session_resources *h, uint64_t hash, con
     else:
         touch(p, u)
     if not u.ready:
-        # The value that is to be replaced stays until the new one is whole.
+        # The old value stays until the new one is complete.
         u.place.exempt = kv_slot_offset(slot[0]) if slot != NULL else 0
         made = eviction_sweep(p, &u.place, SWEEP_SLICE) if p.policy != NONE else <int> EVICTION_IMPOSSIBLE
         if made == EVICTION_IMPOSSIBLE:
@@ -180,7 +184,7 @@ cdef uint8_t complete(partition *p, upload *u, uint64_t *version) noexcept nogil
     cdef uint64_t block = u.place.block
     cdef uint8_t status = put_condition(p, slot, u.flags, u.put.version, version)
     if status == KV_OK:
-        u.place.block = 0      # publish() has it now
+        u.place.block = 0      # publish() owns it now
         record_begin(p, block, u.key, u.put.key_length, u.put.value_length, expiry_of(p, u.put.ttl), slot != NULL)
         status = publish(p, u.hash, slot, block, u.crc, version)
     if status == KV_OK:
@@ -210,7 +214,8 @@ cdef uint8_t upload_piece(partition *p, service_session *s, const kv_piece *piec
     crc = u.crc
     while done < piece.length:
         n = min(piece.length - done, <uint32_t> CHUNK)
-        # The checksums are of what was copied: the client may change its own memory at any time.
+        # The checksums are computed from the copy: the client may change its own memory at any
+        # time.
         rfp_copy_in(to + done, source + done, n)
         if u.put.value_length <= KV_MAX_SEALED:
             crc = rfp_crc32c(crc, to + done, n)
@@ -218,8 +223,8 @@ cdef uint8_t upload_piece(partition *p, service_session *s, const kv_piece *piec
             piece_crc = rfp_crc32c(piece_crc, to + done, n)
         done += n
     if flags & KV_PIECE_CRC and piece_crc != piece.crc:
-        return KV_BAD_REQUEST  # the same piece may come again
-    touch(p, u)  # only what brings it forward counts: an upload must not last by pieces that are refused
+        return KV_BAD_REQUEST  # the client may send the same piece again
+    touch(p, u)  # only accepted pieces count: refused ones must not prolong an upload
     u.crc = crc
     u.received += piece.length
     return complete(p, u, version) if u.received == u.put.value_length else <uint8_t> KV_OK
@@ -228,7 +233,8 @@ cdef uint8_t upload_piece(partition *p, service_session *s, const kv_piece *piec
 cdef uint8_t upload_abort(partition *p, session_resources *h, uint64_t id) noexcept nogil:
     cdef upload *u = find(h, id)
     if not id and h != NULL:
-        # For who cannot know the number: its announcement is on the way, or its answer was missed.
+        # For a client that cannot know the number: its KV_PUT_BEGIN is on the way, or it missed the
+        # response.
         uploads_close(p, h)
         return KV_OK
     if u == NULL:
