@@ -1,4 +1,4 @@
-"""rfp-ycsb and rfp-experiments: benchmarks of this package and of others."""
+"""rfp-ycsb and rfp-experiments: benchmarks of this package and of other databases."""
 
 import os
 

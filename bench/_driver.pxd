@@ -1,7 +1,8 @@
-# The driver's loop and what it asks of a database: asynchronous operations with a window.
+# The interface between the driver's loop and a database: asynchronous operations with a window.
 #
-# A database hands each thread a `database` struct of its own: function pointers that the thread calls without the GIL, one
-# at a time.  The class `Connection` owns what stands behind it; opening and closing are its cold path, in Python.
+# A database gives each thread a `database` struct of its own: function pointers that the thread
+# calls without the GIL, one at a time.  The class `Connection` owns the memory behind it; opening
+# and closing are its cold path, in Python.
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
@@ -9,12 +10,12 @@ cdef enum opcode:
     GET = 0
     PUT = 1                    # inserts or overwrites
 
-cdef enum taken:               # what submit() answers
+cdef enum taken:               # results of submit()
     TAKEN = 0
     WINDOW_FULL = 1            # reap first, then submit the same operation again
-    LOST = -1                  # the database is gone: nothing more can be asked of it
+    LOST = -1                  # the database is lost: no more calls
 
-cdef struct operation:         # key and value stay as they are until the operation has been reaped
+cdef struct operation:         # key and value stay unchanged until the operation has been reaped
     uint64_t id                # comes back in `finished`
     uint32_t opcode
     uint32_t key_length
@@ -25,22 +26,22 @@ cdef struct operation:         # key and value stay as they are until the operat
 cdef struct finished:
     uint64_t id
     int32_t status             # bench._tally.status
-    const char *value          # GET, if OK: stays until the next call of any of these functions
+    const char *value          # GET, if OK: valid until the next call of any of these functions
     uint64_t value_length
 
 cdef struct database:
     void *self
     # Starts an operation.
     int (*submit)(void *self, operation *op) noexcept nogil
-    # Takes up to n operations that are finished, in any order; 0 if none is; LOST.  Never waits.
+    # Takes up to n completed operations, in any order; returns their number, or LOST.  Never waits.
     int (*reap)(void *self, finished *done, int n) noexcept nogil
     # Waits until an operation may be finished, at most ns nanoseconds.  NULL: the driver spins.
     void (*wait)(void *self, uint64_t ns) noexcept nogil
 
 
 cdef class Connection:
-    """One thread's way to a database."""
+    """One thread's connection to a database."""
     cdef database c
-    cdef readonly uint32_t window      # operations that it can have in flight
-    cpdef str failure(self)            # why it answered LOST
+    cdef readonly uint32_t window      # the most operations in flight
+    cpdef str failure(self)            # the reason of LOST
     cpdef close(self)

@@ -1,7 +1,9 @@
-"""The driver's loop, without the GIL: draw requests, submit them, reap what is finished, record how long it took.
+"""The driver's loop, without the GIL: draw requests, submit them, reap completions, record
+latencies.
 
-Latencies are taken from one clock reading before the operations of a turn are submitted to one reading after a turn's are
-reaped, so with a window above 1 they are at most a turn too long and never too short; with a window of 1 they are exact.
+The driver reads the clock once before it submits the operations of a round and once after it has
+reaped those of a round.  Latencies are the difference, so with a window above 1 they are at most a
+round too long and never too short.  With a window of 1 they are exact.
 """
 
 from libc.stdint cimport int64_t
@@ -26,21 +28,22 @@ cdef extern from "<time.h>" nogil:
 cdef enum:
     BATCH = 64                 # completions taken at once
     SPINS = 2000               # empty reaps before the thread offers its CPU to others
-    NAP_NS_MAX = 1000000       # ns; a stop is noticed after this
-    CLOSE = 60000              # ns: nearer than this the driver spins, as a sleep may take that much longer
+    NAP_NS_MAX = 1000000       # a stop is noticed after this time
+    # ns: closer to a due time than this the driver spins, because a sleep may last that much longer
+    CLOSE = 60000
 
 cdef enum stage:               # of a slot
     ONLY = 0                   # the operation is the request
     MERGE = 1                  # an update of one field: the record is being read
     READING = 2                # the first half of a read-modify-write
-    WRITING = 3                # and the second
+    WRITING = 3                # and the second half
 
 cdef struct slot:
     operation op
     request request
     int stage
     uint64_t intended          # when the request should have begun, ns
-    uint64_t began             # when it did; 0 before
+    uint64_t began             # when it began; 0 before
     uint64_t write_began       # read-modify-write: the update
     char *room                 # for one record
 
@@ -76,7 +79,7 @@ cdef inline void make_ready(driver *d, uint32_t which) noexcept nogil:
 
 
 cdef inline void prepare(driver *d, uint32_t which, uint64_t intended) noexcept nogil:
-    """Draws a request into a slot and spells out its first operation."""
+    """Draws a request into a slot and prepares its first operation."""
     cdef slot *s = d.slots + which
     draw(d.requests, &s.request)
     s.intended = intended
@@ -95,7 +98,8 @@ cdef inline void prepare(driver *d, uint32_t which, uint64_t intended) noexcept 
 
 
 cdef inline bint change(driver *d, slot *s, finished *f) noexcept nogil:
-    """Makes of the record just read the one to write.  False if it is no record of this workload."""
+    """Derives the record to write from the record just read.  Returns False if it is not a record
+    of this workload."""
     cdef int64_t length
     s.op.opcode = PUT
     if s.request.field == ALL_FIELDS:
@@ -107,7 +111,7 @@ cdef inline bint change(driver *d, slot *s, finished *f) noexcept nogil:
 
 
 cdef uint64_t verify(driver *d, slot *s, finished *f) noexcept nogil:
-    """Checks a record that was read; returns how long that took, ns."""
+    """Checks a record that was read; returns the time that took, in ns."""
     cdef uint64_t took, before = rfp_now()
     cdef int32_t field = s.request.field if s.request.kind == READ else ALL_FIELDS
     cdef bint intact = record_is_intact(d.requests.w, s.request.number, field, f.value, f.value_length)
@@ -123,7 +127,7 @@ cdef inline void measure(driver *d, int what, int how, uint64_t began, uint64_t 
 
 
 cdef void finish(driver *d, finished *f, uint64_t ended) noexcept nogil:
-    """Records what was reaped, and goes on with a request that has another half."""
+    """Records a reaped operation, and continues a request that has a second half."""
     cdef slot *s = d.slots + f.id
     cdef int how = f.status
     cdef uint64_t took
@@ -132,7 +136,7 @@ cdef void finish(driver *d, finished *f, uint64_t ended) noexcept nogil:
         measure(d, READ, how, s.began, s.intended, ended)
     if d.requests.w.verify and how == OK and s.op.opcode == GET and s.stage != MERGE:
         took = verify(d, s, f)
-        if s.stage == READING:         # not part of what is measured
+        if s.stage == READING:         # not part of the measurement
             s.began += took
             s.intended += took
     if s.stage == READING or s.stage == MERGE:
@@ -146,7 +150,8 @@ cdef void finish(driver *d, finished *f, uint64_t ended) noexcept nogil:
         measure(d, UPDATE, how, s.write_began, s.intended, ended)
     measure(d, s.request.kind, how, s.began, s.intended, ended)
     if s.request.kind == INSERT and not d.requests.w.loading:
-        # Also if it failed: readers may then find nothing there, but do not wait for it for ever.
+        # Also after a failure: readers may then find no record, but they do not wait for it for
+        # ever.
         acknowledge(d.requests.shared, s.request.number)
     rfp_store64(&d.measured.operations, d.measured.operations + 1)
     d.free_slots[d.free_count] = <uint32_t>f.id
@@ -154,12 +159,12 @@ cdef void finish(driver *d, finished *f, uint64_t ended) noexcept nogil:
 
 
 cdef inline uint64_t due(driver *d) noexcept nogil:
-    """When the next request should begin."""
+    """Returns the time at which the next request should begin."""
     return d.start + <uint64_t>(<double>d.drawn * d.pace)
 
 
 cdef void rest(driver *d, uint64_t until, uint64_t at) noexcept nogil:
-    """Nothing is in flight and the next request is not due: sleeps through most of the time."""
+    """Sleeps through most of the time until the next request is due; nothing is in flight."""
     cdef timespec nap
     if until > at + CLOSE:
         nap.tv_sec = 0
@@ -239,25 +244,25 @@ cdef int drive(driver *d) noexcept nogil:
 
 
 cdef class Connection:
-    """One thread's way to a database; subclasses fill the struct of function pointers.
+    """One thread's connection to a database; subclasses fill the struct of function pointers.
 
-    After close() nothing reads the keys and values of operations in flight any more.
+    After close() nothing reads the keys and values of operations in flight.
     """
 
     cpdef str failure(self):
-        """Why the database answered that it is gone."""
+        """Return the reason why the database returned LOST."""
         return "the database no longer runs"
 
     cpdef close(self):
-        """Ends the connection; does nothing the second time."""
+        """End the connection; a second call does nothing."""
 
 
 cdef class StopFlag:
-    """Tells the threads of a run to end early."""
+    """Makes the threads of a run end early."""
     cdef uint32_t word
 
     def set(self):
-        """The threads draw no more requests and end when those in flight are answered."""
+        """Make the threads draw no more requests, and end when those in flight have completed."""
         rfp_store32(&self.word, 1)
 
     def is_set(self) -> bool:
@@ -266,11 +271,19 @@ cdef class StopFlag:
 
 def run(Connection connection not None, Stream requests not None, Tally measured not None, StopFlag stop not None, *,
         uint64_t operations, uint32_t window=1, double target=0, double offset=0, double timeout=10):
-    """Drives a connection with `operations` requests (0: until `stop`) on this thread, without the GIL.
+    """Drive a connection with `operations` requests (0: until `stop`) on this thread, without the
+    GIL.
 
-    window: operations in flight.  target: requests per second, 0 for as many as go; the first is due `offset` seconds from now.
-    timeout: seconds without any answer, after which the connection is closed.
-    Raises InvalidArgument (the connection takes no such window), ConnectionFailed, DeadlineExceeded.
+    Args:
+        window: operations in flight.
+        target: requests per second, 0 for the maximum.
+        offset: seconds from now until the first request is due.
+        timeout: seconds without any completion, after which the connection is closed.
+
+    Raises:
+        InvalidArgument: the connection does not accept such a window.
+        ConnectionFailed: the database is lost.
+        DeadlineExceeded: nothing completed for `timeout` seconds.
     """
     cdef driver d
     cdef int how = FINISHED
@@ -307,7 +320,8 @@ def run(Connection connection not None, Stream requests not None, Tally measured
                                    hint="check that the server runs, or set a larger rfp.timeout=")
     finally:
         if how != FINISHED:
-            connection.close()         # first: what is in flight may still read the keys and values below
+            # first: operations in flight may still read the keys and values below
+            connection.close()
         free(d.slots)
         free(d.free_slots)
         free(rooms)

@@ -1,6 +1,8 @@
-# Random numbers, request distributions and key names, as plain C structs: drawing a request costs some tens of nanoseconds.
+# Random numbers, request distributions and key names, as plain C structs: drawing a request costs
+# some tens of nanoseconds.
 #
-# Others cimport the functions that take a `generator` or an `xoshiro`; the rest is how they work.
+# Other modules cimport the functions with a `generator` or an `xoshiro` argument; the rest is
+# implementation.
 
 from libc.math cimport exp, expm1, floor, log, log1p, pow
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -16,8 +18,8 @@ cdef extern from *:
 
 cdef enum distribution:
     UNIFORM = 0
-    ZIPFIAN = 1                # YCSB's: a Zipfian over 10^10 items, hashed onto the records
-    ZIPFIAN_EXACT = 2          # Zipf's law with exponent 0.99 over the records, the first the most popular
+    ZIPFIAN = 1                # YCSB's: Zipf's law over 10^10 items, hashed onto the records
+    ZIPFIAN_EXACT = 2          # Zipf's law, exponent 0.99, over the records, most popular first
     LATEST = 3                 # Zipf's law over the distance from the newest record
     HOTSPOT = 4
     SEQUENTIAL = 5
@@ -40,17 +42,18 @@ cdef inline uint64_t random_bits(xoshiro *r) noexcept nogil:
     return result
 
 cdef inline double random_unit(xoshiro *r) noexcept nogil:
-    """In [0, 1)."""
+    """Returns a number in [0, 1)."""
     return <double>(random_bits(r) >> 11) * (1.0 / 9007199254740992.0)
 
 cdef inline uint64_t random_below(xoshiro *r, uint64_t n) noexcept nogil:
-    """In [0, n); its bias is n / 2^64."""
+    """Returns a number in [0, n); its bias is n / 2^64."""
     return high_product(random_bits(r), n)
 
 cdef void seed_random(xoshiro *r, uint64_t seed) noexcept nogil
 
 
-cdef struct zipf:              # Zipf's law over the ranks 0 .. items - 1, by rejection-inversion: exact, without a table
+# Zipf's law over the ranks 0 .. items - 1, by rejection-inversion: exact, without a table.
+cdef struct zipf:
     uint64_t items
     double low, high, shortcut
 
@@ -58,7 +61,7 @@ cdef void set_zipf(zipf *z, uint64_t items) noexcept nogil
 cdef void grow_zipf(zipf *z, uint64_t items) noexcept nogil
 
 cdef inline double zipf_integral(double x) noexcept nogil:
-    """The integral of x^-0.99 from 1 to x."""
+    """Returns the integral of x^-0.99 from 1 to x."""
     return expm1(0.01 * log(x)) * 100.0
 
 cdef inline double zipf_inverse(double y) noexcept nogil:
@@ -74,7 +77,8 @@ cdef inline uint64_t zipf_rank(zipf *z, xoshiro *r) noexcept nogil:
             k = 1
         elif k > z.items:
             k = z.items
-        # The first test accepts nearly always; the second costs one more logarithm and makes it exact.
+        # The first test accepts nearly always; the second one costs one more logarithm and makes
+        # the result exact.
         if k - x <= z.shortcut or y >= zipf_integral(k + 0.5) - exp(-0.99 * log(k)):
             return <uint64_t>k - 1
 
@@ -83,15 +87,15 @@ cdef struct generator:
     int kind
     uint64_t first             # the records are first .. first + count - 1
     uint64_t count
-    uint64_t space             # ZIPFIAN: the records there may ever be, hashed onto
-    uint64_t hot               # HOTSPOT: the first `hot` of the records,
-    double hot_share           # which this share of the requests go to
+    uint64_t space             # ZIPFIAN: the greatest number of records ever, the range of the hash
+    uint64_t hot               # HOTSPOT: this many first records
+    double hot_share           # receive this share of the requests
     double rate                # EXPONENTIAL
     uint64_t *cursor           # SEQUENTIAL: shared by all threads
     zipf law
     xoshiro random
 
-# YCSB's constants: zeta(10^10, 0.99), and what its Zipfian computes from that once.
+# YCSB's constants: zeta(10^10, 0.99), and the values that its Zipfian computes from it once.
 cdef double YCSB_ZETA
 cdef double YCSB_ITEMS
 cdef double YCSB_ETA
@@ -99,7 +103,8 @@ cdef double YCSB_ALPHA
 cdef double YCSB_SECOND        # below this times zeta the rank is 1
 
 cdef inline uint64_t ycsb_rank(xoshiro *r) noexcept nogil:
-    """A rank by the approximation of Gray et al. (SIGMOD 1994) that YCSB uses, over its 10^10 items."""
+    """Returns a rank by the approximation of Gray et al. (SIGMOD 1994) that YCSB uses, over its
+    10^10 items."""
     cdef double u = random_unit(r)
     cdef double uz = u * YCSB_ZETA
     if uz < 1.0:
@@ -109,7 +114,7 @@ cdef inline uint64_t ycsb_rank(xoshiro *r) noexcept nogil:
     return <uint64_t>(YCSB_ITEMS * pow(YCSB_ETA * u - YCSB_ETA + 1.0, YCSB_ALPHA))
 
 cdef inline uint64_t fnv64(uint64_t number) noexcept nogil:
-    """YCSB's hash of a number: FNV-1a over its eight bytes, without the sign."""
+    """Returns YCSB's hash of a number: FNV-1a over its eight bytes, without the sign."""
     cdef uint64_t h = 0xCBF29CE484222325u
     cdef int _i
     for _i in range(8):
@@ -118,8 +123,11 @@ cdef inline uint64_t fnv64(uint64_t number) noexcept nogil:
     return 0 - h if h >> 63 else h
 
 cdef inline uint64_t exponential_below(xoshiro *r, double rate, uint64_t n) noexcept nogil:
-    """A whole number of [0, n), as drawing from an exponential distribution until one is below n; without the loop, which ends
-    hardly ever where the rate is small."""
+    """Returns a whole number in [0, n), distributed like exponential draws repeated until one is
+    below n.
+
+    It computes the number without that loop, which would hardly ever end if the rate is small.
+    """
     cdef double back
     cdef double u = random_unit(r)
     if rate * <double>n < 1e-12:             # flat
@@ -131,7 +139,7 @@ cdef enum:
     ATTEMPTS_MAX = 65536
 
 cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
-    """The number of the record to ask for; `last` is the newest that exists."""
+    """Returns the number of the record to request; `last` is the newest that exists."""
     cdef uint64_t n
     cdef uint32_t _attempt
     for _attempt in range(ATTEMPTS_MAX):
@@ -156,7 +164,7 @@ cdef inline uint64_t next_number(generator *g, uint64_t last) noexcept nogil:
             n = last - exponential_below(&g.random, g.rate, last - g.first + 1)
         if n <= last:
             return n
-    # Only where nearly all of what is drawn does not exist yet: zipfian with room for very many inserts.
+    # Only if nearly all drawn records do not exist yet: zipfian with room for very many inserts.
     return g.first + random_below(&g.random, last - g.first + 1)
 
 # Writes "user" and the number, zero-padded, at most KEY_MAX bytes; returns the length.

@@ -1,4 +1,5 @@
-"""Request distributions and key names, compatible with YCSB's; docs/benchmarks.md says where they differ."""
+"""Request distributions and key names, compatible with YCSB's; docs/benchmarks.md lists the
+differences."""
 
 from libc.string cimport memcpy
 
@@ -63,7 +64,8 @@ cdef uint32_t write_key(char *to, uint64_t number, int padding, bint hashed) noe
 cdef int set_generator(generator *g, int kind, uint64_t first, uint64_t count, uint64_t expected, uint64_t seed,
                        double hot_data, double hot_share, double percentile, double fraction, uint64_t records,
                        uint64_t *cursor) noexcept nogil:
-    """Fills `g`.  expected: inserts that ZIPFIAN leaves room for.  records: what EXPONENTIAL's fraction is taken of."""
+    """Fills `g`.  expected: inserts that ZIPFIAN leaves room for.  records: the base of
+    EXPONENTIAL's fraction."""
     g.kind = kind
     g.first = first
     g.count = count
@@ -80,10 +82,17 @@ cdef int set_generator(generator *g, int kind, uint64_t first, uint64_t count, u
 cdef class Generator:
     """Draws record numbers by a request distribution.
 
-    distribution: a name of DISTRIBUTIONS.  count: records, from `first` on.  expected: inserts that `zipfian` leaves room for.
-    seed: the same seed gives the same numbers.  hot_data, hot_share: `hotspot`'s shares of the records and of the requests.
-    percentile, fraction: `exponential` asks this percentage of requests from this fraction of the newest records.
-    Raises InvalidArgument.
+    Args:
+        distribution: a name of DISTRIBUTIONS.
+        count: records, from `first` on.
+        expected: inserts that `zipfian` leaves room for.
+        seed: the same seed gives the same numbers.
+        hot_data, hot_share: `hotspot`'s shares of the records and of the requests.
+        percentile, fraction: `exponential` sends this percentage of requests to this fraction of
+            the newest records.
+
+    Raises:
+        InvalidArgument: unknown distribution, or an argument out of range.
 
     >>> Generator("sequential", 3).sample(5)
     [0, 1, 2, 0, 1]
@@ -103,16 +112,17 @@ cdef class Generator:
                       fraction, first + count, &self.cursor)
 
     def next(self, last=None) -> int:
-        """The next number; last: the newest record that exists (default: the last of the initial ones)."""
+        """Return the next number; last: the newest record that exists (default: the last of the
+        initial ones)."""
         return next_number(&self.c, self.last if last is None else last)
 
     def sample(self, Py_ssize_t n) -> list:
-        """The next n numbers."""
+        """Return the next n numbers."""
         cdef Py_ssize_t _i
         return [next_number(&self.c, self.last) for _i in range(n)]
 
     def rate(self, Py_ssize_t n) -> float:
-        """Nanoseconds per number, over n of them without the GIL."""
+        """Return the nanoseconds per number, over n of them without the GIL."""
         cdef Py_ssize_t _i
         cdef uint64_t start, end
         with nogil:
@@ -124,18 +134,19 @@ cdef class Generator:
 
 
 def check_distribution(str distribution):
-    """Raises InvalidArgument for a name that is none of DISTRIBUTIONS."""
+    """Raise InvalidArgument if the name is not in DISTRIBUTIONS."""
     if distribution not in DISTRIBUTIONS:
         raise bad_choice("distribution", distribution, DISTRIBUTIONS)
 
 
 def ycsb_hash(uint64_t number) -> int:
-    """YCSB's 64-bit FNV hash of a number."""
+    """Return YCSB's 64-bit FNV hash of a number."""
     return fnv64(number)
 
 
 def key_name(uint64_t number, *, int padding=1, bint hashed=True) -> bytes:
-    """The key of a record: "user" and its number, hashed unless `hashed` is false, with at least `padding` digits.
+    """Return the key of a record: "user" and its number, hashed unless `hashed` is false, with at
+    least `padding` digits.
 
     >>> key_name(5, padding=8, hashed=False)
     b'user00000005'

@@ -1,7 +1,9 @@
-# A log-linear histogram of nanoseconds: 1024 steps per power of two, so any value is kept to within 0.1 %.
+# A log-linear histogram of nanoseconds: 1024 steps per power of two, so any value is kept to within
+# 0.1 %.
 #
-# The layout is HdrHistogram's for three significant digits, from 1 ns to 73 minutes; what is longer counts as the longest.
-# One thread records; any other may read at the same time and sees each count whole.
+# The layout is HdrHistogram's for three significant digits, from 1 ns to 73 minutes; a longer value
+# counts as the longest.  One thread records; any other thread may read at the same time and sees
+# each count whole.
 
 from libc.stdint cimport uint64_t
 

@@ -9,7 +9,7 @@ from rfp.errors import InvalidArgument, out_of_bounds
 
 
 cdef inline uint64_t highest_of(unsigned index) noexcept nogil:
-    """The greatest value that is counted at this index."""
+    """Returns the greatest value that is counted at this index."""
     if index < 2048:
         return index
     cdef unsigned shift = (index >> 10) - 1
@@ -17,14 +17,14 @@ cdef inline uint64_t highest_of(unsigned index) noexcept nogil:
 
 
 cdef void add(histogram *to, const histogram *other) noexcept nogil:
-    """Adds what `other` has counted; its thread may be recording meanwhile."""
+    """Adds the counts of `other`, whose thread may be recording meanwhile."""
     cdef unsigned i
     cdef uint64_t n, counted = 0
     for i in range(COUNTS):
         n = rfp_load64(other.counts + i)
         to.counts[i] += n
         counted += n
-    # Of one moment with the counts, unlike other.count while it goes on.
+    # The sum of the same counts: other.count may be newer than they are.
     to.count += counted
     to.total += rfp_load64(&other.total)
     to.least = min(to.least, rfp_load64(&other.least))
@@ -50,7 +50,7 @@ cdef class Histogram:
         free(self.c.counts)
 
     def record(self, ns, uint64_t times=1):
-        """Counts one value in nanoseconds, `times` times."""
+        """Count one value in nanoseconds, `times` times."""
         cdef uint64_t value
         if ns < 0:
             raise InvalidArgument(f"a latency must be 0 nanoseconds or more, got {ns}")
@@ -63,11 +63,12 @@ cdef class Histogram:
         self.c.count += times - 1
 
     def add(self, Histogram other not None):
-        """Adds what another histogram has counted; it may be recording meanwhile."""
+        """Add the counts of another histogram, which may be recording meanwhile."""
         add(&self.c, &other.c)
 
     def since(self, Histogram before not None) -> Histogram:
-        """What was counted after `before`, an earlier copy of this one.  Its minimum and maximum are to within 0.1 %."""
+        """Return the values counted after `before`, an earlier copy of this one.  Minimum and
+        maximum are to within 0.1 %."""
         cdef Histogram delta = Histogram()
         cdef unsigned i
         cdef uint64_t n
@@ -82,14 +83,14 @@ cdef class Histogram:
         return delta
 
     def copy(self) -> Histogram:
-        """A copy as of now."""
+        """Return a copy of the current counts."""
         cdef Histogram other = Histogram()
         other.add(self)
         return other
 
     @property
     def count(self) -> int:
-        """How many values were counted."""
+        """Number of values counted."""
         return rfp_load64(&self.c.count)
 
     @property
@@ -108,14 +109,15 @@ cdef class Histogram:
         return self.c.total / <double>self.c.count if self.c.count else 0.0
 
     def percentile(self, double p) -> int:
-        """The value, in ns, that p percent of the values do not exceed; to within 0.1 %; 0 if there is none."""
+        """Return the value, in ns, that p percent of the values do not exceed; to within 0.1 %; 0
+        if there is none."""
         cdef uint64_t seen = 0, wanted
         cdef unsigned i
         cdef double exact
         if not 0 <= p <= 100:
             raise out_of_bounds("percentile", p, 0, 100)
         exact = p / 100.0 * <double>self.c.count
-        # 99.9 % of 1000 is 999.0000000000001 in floating point, and still rank 999.
+        # 99.9 % of 1000 is 999.0000000000001 in floating point, but must give rank 999.
         wanted = <uint64_t>(exact * (1.0 - 1e-12))
         if <double>wanted < exact * (1.0 - 1e-12):
             wanted += 1
@@ -127,6 +129,6 @@ cdef class Histogram:
         return self.c.most
 
     def buckets(self) -> list:
-        """(greatest value, count) for each step that counted anything, in ascending order."""
+        """Return (greatest value, count) for each non-empty step, in ascending order."""
         cdef unsigned i
         return [(highest_of(i), self.c.counts[i]) for i in range(COUNTS) if self.c.counts[i]]

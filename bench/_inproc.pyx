@@ -1,6 +1,8 @@
-"""A hash table in this process, behind the driver's contract: what the driver itself costs, and a database for its tests.
+"""A hash table in this process as a native database: measures the driver's own cost, and serves the
+driver's tests.
 
-Nothing is sent anywhere: its figures are the upper bound of what the driver can measure, not those of a store.
+It sends nothing: its figures are the upper bound of the rates that the driver can measure, not
+those of a store.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -38,10 +40,10 @@ cdef struct answer:
     char *room
     uint64_t size
 
-cdef struct line:              # one thread's
+cdef struct line:              # state of one thread
     table *t
     uint64_t delay             # ns
-    uint64_t stall_at          # this operation takes `stall` ns longer, and so do those behind it
+    uint64_t stall_at          # this operation and the ones behind it take `stall` ns longer
     uint64_t stall
     uint64_t lost_at           # from this operation on the database is lost
     uint64_t taken
@@ -54,7 +56,7 @@ cdef struct line:              # one thread's
 
 
 cdef entry *find(table *t, const char *key, uint32_t length, uint64_t h) noexcept nogil:
-    """The key's entry, or the free one where it belongs."""
+    """Returns the key's entry, or the free entry for it."""
     cdef uint64_t i = h & t.mask
     cdef entry *e
     while True:
@@ -108,7 +110,8 @@ cdef int get(table *t, operation *op, uint64_t h, answer *a, uint64_t *length) n
         if room == NULL:
             return ERROR
         a.room, a.size = room, e.value_length + 1
-    memcpy(a.room, e.value, e.value_length)       # another thread may overwrite it before it is looked at
+    # copied: another thread may overwrite it before the caller reads it
+    memcpy(a.room, e.value, e.value_length)
     length[0] = e.value_length
     return OK
 
@@ -181,11 +184,14 @@ cdef class Table:
 
     def connect(self, *, uint32_t window=WINDOW, takes=None, uint64_t delay=0, uint64_t stall_at=0, uint64_t stall=0,
                 uint64_t lost_at=0) -> TableConnection:
-        """A connection for one thread.
+        """Return a connection for one thread.
 
-        window: operations in flight, at most 256.  takes: how many of them it really takes before its window is full.  delay: ns
-        that each takes.  stall_at, stall: the operation with this number (from 1) takes that many ns longer.  lost_at: from
-        this operation on the database answers that it is gone.
+        Args:
+            window: operations in flight, at most 256.
+            takes: operations that it really accepts before its window is full.
+            delay: ns that each operation takes.
+            stall_at, stall: the operation with this number (from 1) takes `stall` ns longer.
+            lost_at: from this operation on the database returns LOST.
         """
         if not 1 <= window <= WINDOW:
             raise out_of_bounds("rfp.window", window, 1, WINDOW)

@@ -1,4 +1,4 @@
-"""This package's store behind the driver's contract: requests go straight into the rings of one channel."""
+"""This package's store as a native database: requests go straight into the rings of one channel."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -24,13 +24,13 @@ from rfp.store.messages cimport KV_GET, KV_NOT_FOUND, KV_OK, KV_PUT
 from rfp.errors import InvalidArgument
 
 cdef enum:
-    POST = 16                  # requests that go out with one post: so many are not held back for others
+    POST = 16                  # requests in one post: more are not held back for others
 
 cdef struct lane:
     channel *c
     uint64_t seed
-    uint32_t first             # the ring to look at first
-    int trouble                # what a ring said when it could not go on, else 0
+    uint32_t first             # index of the ring to poll first
+    int trouble                # the outcome of a ring that cannot go on, else 0
 
 
 cdef int submit(void *self, operation *op) noexcept nogil:
@@ -55,7 +55,8 @@ cdef int submit(void *self, operation *op) noexcept nogil:
 
 
 cdef void take(client_ring *ring, finished *f) noexcept nogil:
-    """The answer to the ring's oldest request.  Its payload stays where it is until a request of its slot is looked for."""
+    """Returns the response to the ring's oldest request.  Its payload stays in place until the next
+    poll of its slot."""
     cdef const rfp_response_header *header = client_ring_response(ring)
     cdef rfp_reference reference
     f.id = client_ring_tag(ring)
@@ -112,8 +113,15 @@ cdef void wait(void *self, uint64_t ns) noexcept nogil:
 cdef class StoreConnection(Connection):
     """One thread's channel to a store.
 
-    client: an rfp.connect() handle, which must stay open longer.  largest: bytes of the largest record.  timeout: seconds to
-    connect.  Raises InvalidArgument if such records do not fit into a slot, Closed, ConnectionFailed.
+    Args:
+        client: an rfp.connect() handle, which must stay open longer than this object.
+        largest: bytes of the largest record.
+        timeout: seconds to connect.
+
+    Raises:
+        InvalidArgument: such records do not fit into a slot.
+        Closed: the handle is closed.
+        ConnectionFailed: the server cannot be reached.
     """
     cdef lane way
     cdef Client client
@@ -142,7 +150,8 @@ cdef class StoreConnection(Connection):
         return f"the connection to {self.client.connection.address} was lost: the server no longer runs"
 
     cpdef close(self):
-        """Gives the channel back to the handle; answers still under way are waited for by whoever uses it next."""
+        """Return the channel to the handle.  Its next user waits for the responses still
+        outstanding."""
         cdef Channel mine = self.channel
         cdef uint32_t i
         if mine is None:
@@ -155,5 +164,5 @@ cdef class StoreConnection(Connection):
 
     @property
     def counters(self):
-        """What the rings have counted: READs, WRITEs, second READs ..."""
+        """Return the rings' counters: READs, WRITEs, second READs ..."""
         return {} if self.channel is None else self.channel.counters

@@ -1,7 +1,9 @@
-"""What this machine allows: two threads, one cache line each way per request, one bucket probe.  No protocol, no checks.
+"""The limit of this machine: two threads, one cache line each way per request, one bucket probe.
+No protocol, no checks.
 
-The store cannot be faster than this, so experiments give its cost as a multiple of it.  The client puts a request into a line
-of the ring; the server finds the key's record through a bucket of eight tags and answers into another line.
+The store cannot be faster than this, so experiments state its cost as a multiple of it.  The client
+writes a request into a line of the ring; the server finds the key's record through a bucket of
+eight tags and writes the response into another line.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -29,9 +31,9 @@ cdef enum:
     KEY = 16
     VALUE = 32
     WAYS = 7                   # tags of a bucket line
-    SILENCE = 2000000000       # ns without an answer, after which the client gives up
-    LOOKS = 4096               # in vain, before a thread offers its CPU to others
-    GROUP = 16                 # requests that the server starts the cache misses of before it answers the first
+    SILENCE = 2000000000       # ns without a response, after which the client gives up
+    LOOKS = 4096               # polls in vain, before a thread offers its CPU to others
+    GROUP = 16  # requests whose cache misses the server starts before it answers the first one
 
 cdef struct line:              # both ways: 64 bytes
     uint32_t sequence
@@ -41,7 +43,7 @@ cdef struct line:              # both ways: 64 bytes
     uint64_t unused
 
 cdef struct bucket:            # 64 bytes
-    uint32_t tags[8]           # 0: free; the last is not used
+    uint32_t tags[8]           # 0: free; the last one is unused
     uint32_t places[8]
 
 cdef struct entry:             # 64 bytes
@@ -137,7 +139,8 @@ cdef void serve(ring *r) noexcept nogil:
 
 cdef uint64_t ask_all(ring *r, stream *s, histogram *h, uint64_t operations, uint32_t window, uint64_t until,
                       bint *late) noexcept nogil:
-    """The client: keeps `window` requests under way.  Returns how many answers were the key's value, or a write's."""
+    """The client: keeps `window` requests in flight.  Returns how many responses were the key's
+    value, or a write's."""
     cdef uint64_t began[SLOTS]
     cdef request drawn[SLOTS]
     cdef uint32_t sent = 0, answered = 0, before, looks = 0
@@ -198,9 +201,10 @@ cdef void *aligned(size_t size) except NULL:
 
 
 cdef class RingBaseline:
-    """A ring and a table of `records` records of 16 + 32 bytes, whose keys are those of an ordered workload padded to 12 digits.
+    """A ring and a table of `records` records of 16 + 32 bytes, with the keys of an ordered
+    workload padded to 12 digits.
 
-    One thread calls serve() and another ask(); stop() ends serve().
+    One thread calls serve() and another one ask(); stop() ends serve().
 
     >>> from bench._generators import key_name
     >>> RingBaseline(10).value(key_name(3, padding=12, hashed=False))
@@ -236,24 +240,27 @@ cdef class RingBaseline:
         free(self.r.entries)
 
     def value(self, bytes key not None):
-        """The value of a key of 16 bytes, or None."""
+        """Return the value of a key of 16 bytes, or None."""
         cdef entry *e = find(&self.r, key, rfp_hash(<const char *> key, KEY, 0)) if len(key) == KEY else NULL
         return None if e == NULL else e.value[:VALUE]
 
     def serve(self):
-        """Answers requests on this thread, without the GIL, until stop()."""
+        """Serve requests on this thread, without the GIL, until stop()."""
         with nogil:
             serve(&self.r)
 
     def stop(self):
-        """Ends serve()."""
+        """End serve()."""
         rfp_store32(&self.r.stop, 1)
 
     def ask(self, Stream requests not None, uint32_t operations=4000000000, *, uint32_t window=1, double seconds=10) -> tuple:
-        """Sends so many requests on this thread, or for so long; once only.
+        """Send this many requests on this thread, or for this long; once only.
 
-        Returns the seconds it took, the latencies, and how many answers were right.
-        Raises DeadlineExceeded if nothing is answered for two seconds.
+        Returns:
+            The seconds it took, the latencies, and the number of correct responses.
+
+        Raises:
+            DeadlineExceeded: no response for two seconds.
         """
         cdef Histogram latencies = Histogram()
         cdef uint64_t began, ended, right
@@ -271,7 +278,8 @@ cdef class RingBaseline:
 
 
 def load_latency(uint64_t size, uint32_t loads=1 << 20) -> float:
-    """Nanoseconds of a load that depends on the one before, at random places within `size` bytes."""
+    """Return the ns of a load that depends on the one before, at random places within `size`
+    bytes."""
     cdef uint64_t lines = max(size // 64, 2), i, _i, j, at = 0, began, ended
     cdef uint64_t *memory = <uint64_t *> aligned(lines * 64)
     cdef xoshiro random
@@ -293,5 +301,6 @@ def load_latency(uint64_t size, uint32_t loads=1 << 20) -> float:
         ended = rfp_now()
     free(memory)
     if at >= lines:
-        raise AssertionError("the walk through memory failed")    # `at` is used, so the loop is not removed
+        # `at` is used, so the compiler does not remove the loop
+        raise AssertionError("the walk through memory failed")
     return (ended - began) / <double> loads

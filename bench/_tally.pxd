@@ -1,6 +1,7 @@
-# What one thread has measured: for each metric a histogram and a count of each status.
+# The measurements of one thread: for each metric a histogram and a count of each status.
 #
-# One thread writes, any may read meanwhile.  A histogram takes its 270 KB of memory when it first counts something.
+# One thread writes; any thread may read meanwhile.  A histogram takes its 270 KB of memory when it
+# first counts a value.
 
 from libc.stdint cimport uint32_t, uint64_t
 

@@ -1,4 +1,4 @@
-"""What one thread has measured."""
+"""The measurements of one thread."""
 
 from libc.stdint cimport UINT64_MAX
 from libc.stdlib cimport calloc, free
@@ -18,7 +18,8 @@ cdef class Tally:
     def __cinit__(self):
         cdef histogram *each = self.c.done            # then intended, then failed
         for i in range(3 * METRICS):
-            # calloc'ed and untouched, an unused histogram costs address space, not memory.
+            # Allocated by calloc and untouched, an unused histogram costs address space, not
+            # memory.
             each[i].counts = <uint64_t *>calloc(COUNTS, sizeof(uint64_t))
             each[i].least = UINT64_MAX
             if each[i].counts == NULL:
@@ -30,22 +31,29 @@ cdef class Tally:
             free(each[i].counts)
 
     def count(self, int what, int how, uint64_t ns, uint64_t intended_ns=0):
-        """Counts one operation: metric, status, latency since it began and since it should have begun (0: no target), both ns."""
+        """Count one operation.
+
+        Args:
+            what: metric.
+            how: status.
+            ns: latency since the operation began.
+            intended_ns: latency since it should have begun, in ns (0: no target).
+        """
         count(&self.c, what, how, ns)
         if how == OK and intended_ns:
             record(&self.c.intended[what], intended_ns)
 
     def finish(self):
-        """One more operation of the workload is done."""
+        """Count one more completed operation of the workload."""
         rfp_store64(&self.c.operations, self.c.operations + 1)
 
     @property
     def operations(self) -> int:
-        """Operations of the workload done so far."""
+        """Number of operations of the workload completed so far."""
         return rfp_load64(&self.c.operations)
 
     def histogram(self, int what, str kind="done") -> Histogram:
-        """A copy of the histogram of a metric; kind: done, intended or failed."""
+        """Return a copy of the histogram of a metric; kind: done, intended or failed."""
         cdef Histogram copy = Histogram()
         cdef histogram *source
         if kind == "done":
@@ -59,6 +67,6 @@ cdef class Tally:
         return copy
 
     def returns(self, int what) -> dict:
-        """How many operations of a metric ended with each status."""
+        """Return how many operations of a metric ended with each status."""
         return {name: self.c.returns[what * STATUSES + i] for i, name in enumerate(STATUS_NAMES)
                 if self.c.returns[what * STATUSES + i]}

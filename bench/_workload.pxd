@@ -1,8 +1,10 @@
-# What is asked for: requests drawn from a workload, and the records that they write.
+# The requests of a workload, drawn one by one, and the records that they write.
 #
-# A `workload` is constant and shared, `records` is what the threads of one phase agree on, a `stream` is one thread's own.
-# A record of several fields is one value: for each field its length (u32, little-endian) and its bytes.  A record of one
-# field is the field's bytes and nothing else, so that fieldcount=1 fieldlength=32 stores exactly 32 bytes.
+# A `workload` is constant and shared, `records` is shared by the threads of one phase, a `stream`
+# belongs to one thread.
+# A record of several fields is one value: for each field its length (u32, little-endian) and its
+# bytes.  A record of one field is the field's bytes and nothing else, so that fieldcount=1
+# fieldlength=32 stores exactly 32 bytes.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 
@@ -22,7 +24,7 @@ cdef enum length_law:
 
 cdef enum:
     ALL_FIELDS = -1
-    UNACKNOWLEDGED = 1 << 20   # inserts that may wait for an older one's acknowledgement
+    UNACKNOWLEDGED = 1 << 20   # inserts that may wait for the acknowledgement of an older one
 
 cdef struct request:           # 64 bytes
     uint64_t number            # of the record
@@ -60,7 +62,7 @@ cdef struct workload:
     uint32_t longest_scan
     int scan_law
     zipf scans
-    uint64_t record_size       # the most that a record takes
+    uint64_t record_size       # bytes of the largest record
     const char *pool           # POOL + longest random printable bytes
 
 cdef struct stream:
@@ -68,7 +70,7 @@ cdef struct stream:
     records *shared
     xoshiro random
     generator numbers
-    request *tape              # drawn ahead, or NULL
+    request *tape              # requests drawn in advance, or NULL
     uint64_t tape_length
     uint64_t tape_next
 
@@ -76,11 +78,14 @@ cdef void draw(stream *s, request *r) noexcept nogil
 cdef void draw_now(stream *s, request *r) noexcept nogil
 cdef void acknowledge(records *shared, uint64_t number) noexcept nogil
 
-# The value to write for a whole record: returns its length; `at` points into `room` (record_size bytes) or to constant memory.
+# Returns the length of the value to write for a whole record; `at` points into `room` (record_size
+# bytes) or to constant memory.
 cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **at) noexcept nogil
-# Copies `old` with one field new into `room`; returns the length, or -1 if `old` is no record of this workload.
+# Copies `old` with one new field into `room`; returns the length, or -1 if `old` is not a record of
+# this workload.
 cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length, char *room) noexcept nogil
-# Whether the record is what dataintegrity wrote: of this number, all fields or one.
+# Returns whether the record contains the bytes that dataintegrity wrote: of this number, all fields
+# or one.
 cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, const char *record, uint64_t length) noexcept nogil
 
 

@@ -1,4 +1,4 @@
-"""YCSB's core workload: which operation, on which record, with which value."""
+"""YCSB's core workload: chooses the operation, the record and the value of each request."""
 
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
@@ -18,7 +18,7 @@ from rfp.errors import InvalidArgument
 KINDS = ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")
 
 cdef enum:
-    POOL = 1 << 16             # a random field starts at one of so many places of the pool
+    POOL = 1 << 16             # start positions of a random field in the pool
     LARGEST = 256 << 20        # bytes of a record
 
 
@@ -69,7 +69,7 @@ cdef void draw_now(stream *s, request *r) noexcept nogil:
 
 
 cdef void draw(stream *s, request *r) noexcept nogil:
-    """The next request, from the tape if there is one."""
+    """Draws the next request, or takes it from the tape if there is one."""
     if s.tape == NULL:
         draw_now(s, r)
         return
@@ -80,14 +80,17 @@ cdef void draw(stream *s, request *r) noexcept nogil:
 
 
 cdef void acknowledge(records *shared, uint64_t number) noexcept nogil:
-    """Record `number` exists.  Readers may ask for it once all older ones do, too."""
+    """Marks record `number` as existing.  Readers may request it once all older records exist
+    too."""
     cdef uint64_t upto = rfp_load64_acquire(&shared.acknowledged)
-    # So far ahead only if an older insert hangs: then its flag would be taken for another's. The record is just never asked for.
+    # So far ahead only if an older insert hangs: its flag would then alias another's.  The record
+    # is simply never requested.
     if number - upto >= UNACKNOWLEDGED:
         return
     rfp_store8(shared.flags + number % UNACKNOWLEDGED, 1)
     while True:
-        # Pairs with the fence after unlocking: either the holder sees our flag, or we see the lock free.
+        # Pairs with the fence after unlocking: either the holder sees our flag, or this thread sees
+        # the lock free.
         rfp_fence_full()
         upto = rfp_load64_acquire(&shared.acknowledged)
         if not rfp_load8(shared.flags + upto % UNACKNOWLEDGED) or rfp_exchange32(&shared.lock, 1):
@@ -110,7 +113,7 @@ cdef inline uint64_t field_length(stream *s) noexcept nogil:
 
 
 cdef inline uint64_t verifiable_word(xoshiro *r) noexcept nogil:
-    """Eight random printable bytes."""
+    """Returns eight random printable bytes."""
     return (random_bits(r) & 0x3F3F3F3F3F3F3F3Fu) + 0x2020202020202020u
 
 
@@ -119,7 +122,7 @@ cdef inline void start_verifiable(xoshiro *r, uint64_t number, int32_t field) no
 
 
 cdef void fill_verifiable(char *to, uint64_t number, int32_t field, uint64_t length) noexcept nogil:
-    """Bytes that follow from the record's number and the field's place."""
+    """Fills in bytes that follow from the record's number and the field's position."""
     cdef xoshiro r
     cdef uint64_t word, done = 0
     start_verifiable(&r, number, field)
@@ -171,7 +174,8 @@ cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **
 
 
 cdef int64_t next_field(const workload *w, const char *record, uint64_t length, uint64_t place) noexcept nogil:
-    """The size of the field at `place` of a record that anyone may have written; -1 if there is none."""
+    """Returns the size of the field at `place` of a record of unknown origin; -1 if there is no
+    field."""
     cdef uint32_t size
     if length - place < 4:
         return -1
@@ -218,13 +222,17 @@ cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, co
 
 
 def record_size(properties) -> int:
-    """Bytes of the largest record, as it is stored."""
+    """Return the bytes of the largest record as stored."""
     fields, length = properties["fieldcount"], properties["fieldlength"]
     return length if fields == 1 else fields * (4 + length)
 
 
 def operation_shares(properties) -> tuple:
-    """The shares of the kinds, 1 together.  Raises InvalidArgument."""
+    """Return the shares of the kinds of requests, 1 together.
+
+    Raises:
+        InvalidArgument: the shares are invalid.
+    """
     given = [properties[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite", "scan")]
     total = sum(given)
     if total <= 0:
@@ -236,9 +244,14 @@ def operation_shares(properties) -> tuple:
 cdef class Workload:
     """One phase, load or run, of a core workload.
 
-    properties: a Properties.  loading: insert the records instead of asking for them.  known: records that exist before a run
-    (default: recordcount), for a run that follows one that inserted.  Raises InvalidArgument for properties that do not
-    fit together.
+    Args:
+        properties: a Properties.
+        loading: insert the records instead of requesting them.
+        known: records that exist before a run (default: recordcount), for a run after one that
+            inserted.
+
+    Raises:
+        InvalidArgument: the properties contradict each other.
     """
 
     def __cinit__(self):
@@ -265,7 +278,7 @@ cdef class Workload:
                                   hint="keep insertstart + insertcount within recordcount, the "
                                        "size of the whole database")
         if loading:
-            known = self.first + self.count       # what there is once it is loaded
+            known = self.first + self.count       # the records that exist after the load
         else:
             known = record_count if known is None else max(known, record_count)
             self.count += known - record_count
@@ -276,7 +289,7 @@ cdef class Workload:
         w.update = w.read + updates
         w.insert = w.update + inserts
         w.scan = w.insert + scans
-        if both == 0:                             # rounding shall not make an operation that nobody asked for
+        if both == 0:  # rounding must not create an operation with share 0
             w.scan = 2
             if scans == 0:
                 w.insert = 2
@@ -324,17 +337,18 @@ cdef class Workload:
 
     @property
     def records(self) -> int:
-        """How many records there are for sure: all below this number were acknowledged."""
+        """Number of records that certainly exist: all below this number have been acknowledged."""
         return rfp_load64_acquire(&self.shared.acknowledged)
 
     @property
     def writes_fields(self) -> bool:
-        """Whether an update changes one field of a record, so that it has to read it first."""
+        """Whether an update changes one field of a record, so that it has to read the record
+        first."""
         return not self.c.write_all
 
     @property
     def scans(self) -> bool:
-        """Whether ranges of keys are asked for, in the run if this is the load before it."""
+        """Whether the workload scans ranges of keys (for a load: the run after it)."""
         return self.properties["scanproportion"] > 0
 
     @property
@@ -346,7 +360,9 @@ cdef class Workload:
 cdef class Stream:
     """The requests of one thread.
 
-    workload: of this phase.  thread: its number, for its own random numbers.
+    Args:
+        workload: the workload of this phase.
+        thread: number of the thread; it selects the thread's random numbers.
     """
 
     def __cinit__(self, Workload workload not None, unsigned thread=0):
@@ -368,9 +384,10 @@ cdef class Stream:
         free(self.c.tape)
 
     def predraw(self, Py_ssize_t n):
-        """Draws n requests now and repeats them for ever, so that drawing costs nothing later.
+        """Draw n requests now and repeat them for ever, so that drawing costs nothing later.
 
-        Raises InvalidArgument where requests depend on what was inserted meanwhile.
+        Raises:
+            InvalidArgument: requests depend on inserts during the run.
         """
         cdef Py_ssize_t i
         if self.c.w.loading or self.c.w.insert > self.c.w.update or self.c.numbers.kind in (LATEST, EXPONENTIAL):
@@ -385,13 +402,14 @@ cdef class Stream:
         self.c.tape_length, self.c.tape_next = n, 0
 
     def draw(self) -> tuple:
-        """The next request: its kind (an index of KINDS), key, field (-1: all; of a scan: how many records) and record number."""
+        """Return the next request: kind (an index of KINDS), key, field (-1: all; of a scan: number
+        of records), record number."""
         cdef request r
         draw(&self.c, &r)
         return r.kind, r.key[:r.key_length], r.field, r.number
 
     def record(self, uint64_t number) -> bytes:
-        """A value for the whole record."""
+        """Return a value for the whole record."""
         cdef const char *at
         cdef uint64_t length
         cdef char *room = <char *>malloc(self.c.w.record_size + 1)
@@ -404,7 +422,8 @@ cdef class Stream:
             free(room)
 
     def replace(self, bytes old not None, uint64_t number, int field) -> bytes | None:
-        """A copy of a record with one field new; None if `old` is no record of this workload."""
+        """Return a copy of a record with one new field; None if `old` is not a record of this
+        workload."""
         cdef char *room = <char *>malloc(self.c.w.record_size + 1)
         cdef int64_t length
         if room == NULL:
@@ -416,9 +435,10 @@ cdef class Stream:
             free(room)
 
     def intact(self, bytes record not None, uint64_t number, int field=ALL_FIELDS) -> bool:
-        """Whether a record (or one field of it) is what dataintegrity wrote."""
+        """Return whether a record (or one field of it) contains the bytes that dataintegrity
+        wrote."""
         return record_is_intact(self.c.w, number, field, record, len(record))
 
     def acknowledge(self, uint64_t number):
-        """The insert of this record has been answered."""
+        """Report that the insert of this record has completed."""
         acknowledge(self.c.shared, number)

@@ -1,4 +1,5 @@
-"""rfp-ycsb: the Yahoo! Cloud Serving Benchmark's core workloads, against this package's store and others."""
+"""rfp-ycsb: the core workloads of the Yahoo! Cloud Serving Benchmark, against this package's store
+and other databases."""
 
 from __future__ import annotations
 
@@ -13,16 +14,16 @@ import rfp.cli.group
 from rfp.cli.group import UNREACHABLE, WRONG, Failed
 from rfp.errors import RfpError
 
-WRONG_DATA = 1  # beside the statuses of rfp.cli.group
+WRONG_DATA = 1  # in addition to the statuses of rfp.cli.group
 
 
 class Commands(rfp.cli.group.Commands):
     program = "rfp-ycsb"
-    refused = UNREACHABLE  # a database that refuses what a workload does is of no use
+    refused = UNREACHABLE  # a database that refuses a workload's operations cannot be measured
 
 
 def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that YCSB's commands have, as people type them."""
+    """Add the options of YCSB's commands, with YCSB's spelling."""
     options = [
         click.option(
             "-P", "files", multiple=True, metavar="FILE",
@@ -57,7 +58,8 @@ def properties_of(
     status: bool = False,
     label: str | None = None,
 ) -> Any:
-    """The properties that the options make; those of the database's name come first, the options last."""
+    """Return the properties that the options set: the database name's settings first, the options
+    last."""
     from bench import databases
     from bench.properties import Properties, read
 
@@ -115,12 +117,13 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
         if phase == "bench":
             phases.check(database, properties, loading=False)
         if phase in ("load", "bench"):
-            # The target is for what is measured: a load before it is over as soon as can be.
+            # The target is for the measured phase: a load before it runs as fast as it can.
             loading = properties.with_(target=0) if phase == "bench" else properties
             result = phases.load(database, loading, workload=workload, progress=progress)
             known = result.records
             if phase == "bench":
-                # What a run may ask for is what this load has inserted, also with an insertcount of less than recordcount.
+                # The run may request the records that this load has inserted, also if insertcount
+                # is below recordcount.
                 properties = properties.with_(recordcount=known)
                 click.echo(f"loaded {result.operations:,} records in {result.runtime / 1e9:.2f} s", err=True)
         if phase in ("run", "bench") and not (phase == "bench" and result.interrupted):

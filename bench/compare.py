@@ -1,4 +1,4 @@
-"""Several databases side by side: rounds that alternate between them, medians, ratios."""
+"""Several databases side by side: alternating rounds, medians, ratios."""
 
 from __future__ import annotations
 
@@ -28,7 +28,11 @@ class Contestant:
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
-        """From the command line; raises InvalidArgument for an unknown database or a setting that is none."""
+        """Parse a contestant of the command line.
+
+        Raises:
+            InvalidArgument: unknown database, or invalid setting.
+        """
         name, *own = text.split(",")
         given = settings(name)
         for setting in own:
@@ -51,14 +55,16 @@ class Standing:
         return statistics.median(result.throughput for result in self.rounds)
 
     def latency(self, metric: str, p: float) -> float | None:
-        """A percentile in us: the median of the rounds; None if nothing of this metric was measured."""
+        """Return a percentile in us: the median of the rounds; None if the metric has no
+        measurement."""
         found = [result.metric(metric) for result in self.rounds]
         values = [each.done.percentile(p) / 1e3 for each in found if each and each.done.count]
         return statistics.median(values) if values else None
 
     @property
     def failures(self) -> int:
-        """Operations that did not end with OK, in all rounds; of VERIFY too."""
+        """Number of operations that did not end with OK, in all rounds, including those of
+        VERIFY."""
         return sum(
             times for result in self.rounds for metric in result.metrics for how, times in metric.returns.items() if how != "OK"
         )
@@ -72,7 +78,7 @@ class Comparison:
     standings: list[Standing]
 
     def ratio(self, standing: Standing) -> float:
-        """How many times as much the first contestant does."""
+        """Return the first contestant's throughput divided by this one's."""
         return self.standings[0].throughput / standing.throughput if standing.throughput else float("inf")
 
 
@@ -88,11 +94,19 @@ def compare(
     skipped: Callable[[Contestant, PeerMissing], None] | None = None,
     progress: bool = False,
 ) -> list[Comparison]:
-    """Loads each database once per workload, then runs them by turns, `rounds` times, each turn at most `seconds` long.
+    """Load each database once per workload, then run them alternately, `rounds` times, each turn at
+    most `seconds` long.
 
-    A run that inserts lets the next of the same database know how many records there are.  skipped: called for a database whose
-    program or package is missing, which is then left out (None: raise).  Raises PeerMissing, InvalidArgument, and what the
-    databases raise.
+    A run that inserts passes the new number of records to the next run of the same database.
+
+    Args:
+        skipped: called for a database whose program or package is missing, which is then left out
+            (None: raise).
+
+    Raises:
+        PeerMissing: a program or package is missing, and `skipped` is None.
+        InvalidArgument: invalid properties, or a database that cannot run a workload.
+        Any error of the databases.
     """
     placement = Placement.choose() if pin else None
     found = []
@@ -150,7 +164,7 @@ def _alternate(
 
 
 def metric_of(comparison: Comparison) -> str:
-    """The metric whose latency stands for a workload: reads or scans where there are any."""
+    """Return the metric whose latency represents a workload: reads or scans if there are any."""
     for metric in ("READ", "SCAN", "UPDATE", "INSERT"):
         if any(standing.latency(metric, 50) is not None for standing in comparison.standings):
             return metric
@@ -158,7 +172,8 @@ def metric_of(comparison: Comparison) -> str:
 
 
 def table(comparison: Comparison) -> str:
-    """A comparison as aligned text: throughput, how many times as much the first contestant does, latency in us."""
+    """Return a comparison as aligned text: throughput, ratio of the first contestant, latency in
+    us."""
     metric = metric_of(comparison)
     first = comparison.standings[0].contestant.label if comparison.standings else ""
     head = ["database", "client", "ops/s", f"{first} does", *(f"{metric} p{p:g}" for p in POINTS), "failed"]
@@ -186,7 +201,7 @@ def table(comparison: Comparison) -> str:
 
 
 def as_json(comparisons: Sequence[Comparison]) -> list[dict[str, Any]]:
-    """Every number of the tables, and those of the single rounds."""
+    """Return every number of the tables, and those of the single rounds."""
     return [
         {
             "workload": comparison.workload,

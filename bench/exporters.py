@@ -1,4 +1,5 @@
-"""Results as YCSB prints them: text, JSON (one object a line), a JSON array, and HdrHistogram logs."""
+"""Results in YCSB's formats: text, JSON (one object a line), a JSON array, and HdrHistogram
+logs."""
 
 from __future__ import annotations
 
@@ -17,12 +18,12 @@ if TYPE_CHECKING:
 
 
 def text(rows: Iterable[Row]) -> str:
-    """`[METRIC], Measure, value` lines."""
+    """Return `[METRIC], Measure, value` lines."""
     return "".join(f"[{metric}], {measure}, {value}\n" for metric, measure, value in rows)
 
 
 def parse_text(lines: str) -> list[tuple[str, str, str]]:
-    """The rows of what text() printed, values as text; lines that are none are passed over.
+    """Return the rows of text()'s output, values as text; all other lines are skipped.
 
     >>> parse_text("Starting test.\\n[READ], Operations, 3\\n")
     [('READ', 'Operations', '3')]
@@ -36,12 +37,12 @@ def parse_text(lines: str) -> list[tuple[str, str, str]]:
 
 
 def json_lines(rows: Iterable[Row]) -> str:
-    """One JSON object per line."""
+    """Return one JSON object per line."""
     return "".join(json.dumps(item) + "\n" for item in _objects(rows))
 
 
 def json_array(rows: Iterable[Row]) -> str:
-    """One JSON array."""
+    """Return one JSON array."""
     return json.dumps(list(_objects(rows)), indent=1) + "\n"
 
 
@@ -53,7 +54,7 @@ FORMATS = {"text": text, "json": json_lines, "jsonarray": json_array}
 
 
 def export(result: Result, properties: Properties, out: TextIO | None = None) -> None:
-    """Writes a result where and how the properties say: exporter, exportfile, hdrhistogram.*."""
+    """Write a result as the properties define: exporter, exportfile, hdrhistogram.*."""
     interval = latency_interval(properties)
     rows = result.rows(
         properties["hdrhistogram.percentiles"], interval=interval, verbose=properties["measurement.histogram.verbose"]
@@ -63,7 +64,7 @@ def export(result: Result, properties: Properties, out: TextIO | None = None) ->
         try:
             write_file(properties["exportfile"], written)
         except InvalidArgument:
-            (out or sys.stdout).write(written)  # measured is measured
+            (out or sys.stdout).write(written)  # do not lose a finished measurement
             raise
     else:
         (out or sys.stdout).write(written)
@@ -72,9 +73,10 @@ def export(result: Result, properties: Properties, out: TextIO | None = None) ->
 
 
 def check_outputs(properties: Properties) -> None:
-    """Makes sure, before anything is measured, that the results can be written; makes missing directories.
+    """Verify, before any measurement, that the results can be written; create missing directories.
 
-    Raises InvalidArgument.
+    Raises:
+        InvalidArgument: an output cannot be written.
     """
     if properties["exportfile"]:
         check_writable(properties["exportfile"])
@@ -85,7 +87,8 @@ def check_outputs(properties: Properties) -> None:
 
 
 def check_writable(path: str | Path) -> None:
-    """Opens a file to append to it, in a directory that is made if need be; raises InvalidArgument."""
+    """Open a file to append to it, and create its directory if necessary; raise InvalidArgument on
+    failure."""
     make_directory(Path(path).parent, path)
     new = not Path(path).exists()
     try:
@@ -98,7 +101,7 @@ def check_writable(path: str | Path) -> None:
 
 
 def make_directory(directory: Path, path: str | Path) -> None:
-    """Makes the directory of `path`; raises InvalidArgument if it cannot be."""
+    """Create the directory of `path`; raise InvalidArgument on failure."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -111,12 +114,12 @@ def _unwritable(path: str | Path, error: OSError) -> InvalidArgument:
 
 
 def latency_interval(properties: Properties) -> str:
-    """op, intended or both: as given, else both where there is a target."""
+    """Return op, intended or both: as given, else both if there is a target."""
     return properties["measurement.interval"] or ("both" if properties["target"] else "op")
 
 
 def write_file(path: str | Path, content: str) -> None:
-    """Writes a text file; raises InvalidArgument if it cannot be."""
+    """Write a text file; raise InvalidArgument on failure."""
     make_directory(Path(path).parent, path)
     try:
         Path(path).write_text(content, encoding="utf-8")
@@ -125,7 +128,7 @@ def write_file(path: str | Path, content: str) -> None:
 
 
 def hdr_package() -> Any:
-    """The hdrh package; raises InvalidArgument if it is not installed."""
+    """Return the hdrh package; raise InvalidArgument if it is not installed."""
     try:
         import hdrh.histogram
         import hdrh.log
@@ -138,9 +141,13 @@ def hdr_package() -> Any:
 
 
 def write_hdr(result: Result, prefix: str, interval: str = "op") -> list[Path]:
-    """Writes PREFIX + NAME.hdr for each kind of operation, in HdrHistogram's V2 log format, values in ns.
+    """Write PREFIX + NAME.hdr for each kind of operation, in HdrHistogram's V2 log format, values
+    in ns.
 
-    There is one line per status interval, or one for all if the status was not printed.  Returns the paths.
+    A file has one line per status interval, or one for all if no status was printed.
+
+    Returns:
+        The paths.
     """
     hdrh = hdr_package()
     paths = []
@@ -170,7 +177,7 @@ def write_hdr(result: Result, prefix: str, interval: str = "op") -> list[Path]:
 
 
 def hdr_histogram(hdrh: Any, histogram: Histogram) -> Any:
-    """The same counts as an HdrHistogram of three significant digits."""
+    """Return the same counts as an HdrHistogram of three significant digits."""
     converted = hdrh.histogram.HdrHistogram(1, 1 << 42, 3)
     for value, times in histogram.buckets():
         converted.record_value(value, times)

@@ -1,4 +1,5 @@
-"""The two phases of a benchmark: load the records, run the requests; on as many threads as asked for."""
+"""The two phases of a benchmark: load the records, run the requests; on the requested number of
+threads."""
 
 from __future__ import annotations
 
@@ -26,19 +27,23 @@ CLEANUP = METRIC_NAMES.index("CLEANUP")
 
 
 def load(database: Database, properties: Properties, **options: Any) -> Result:
-    """Inserts the records of a workload; see measure()."""
+    """Insert the records of a workload; see measure()."""
     return measure(database, properties, loading=True, **options)
 
 
 def run(database: Database, properties: Properties, **options: Any) -> Result:
-    """Runs the requests of a workload; see measure()."""
+    """Run the requests of a workload; see measure()."""
     return measure(database, properties, loading=False, **options)
 
 
 def check(
     database: Database, properties: Properties, *, loading: bool, known: int | None = None, seconds: float = 0
 ) -> Workload:
-    """The requests of a phase; raises InvalidArgument for what measure() cannot do, before anything is done."""
+    """Return the requests of a phase.
+
+    Raises:
+        InvalidArgument: measure() cannot run it; raised before anything is done.
+    """
     requests = Workload(properties, loading=loading, known=known)
     if requests.scans and not database.scans:
         raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
@@ -66,11 +71,19 @@ def measure(
     seconds: float = 0,
     progress: bool = False,
 ) -> Result:
-    """Runs one phase and returns what it measured.
+    """Run one phase and return its measurements.
 
-    workload: its name, for the results.  known: records that exist, if more than recordcount (an earlier run inserted).
-    seconds: ends the phase early (0: maxexecutiontime does).  progress: show a line that moves on standard error.
-    The first Ctrl-C ends the phase, and the result says `interrupted`.  Raises what the database raises, InvalidArgument.
+    The first Ctrl-C ends the phase, and the result has `interrupted` set.
+
+    Args:
+        workload: its name, for the results.
+        known: records that exist, if more than recordcount (an earlier run inserted).
+        seconds: ends the phase early (0: maxexecutiontime does).
+        progress: show a live status line on standard error.
+
+    Raises:
+        InvalidArgument: the properties or the database do not allow this phase.
+        Any error of the database.
     """
     requests = check(database, properties, loading=loading, known=known, seconds=seconds)
     seconds = seconds or (0 if loading else properties["maxexecutiontime"])
@@ -133,7 +146,7 @@ class _Phase:
         self._ends: queue.SimpleQueue[tuple[int, BaseException | None]] = queue.SimpleQueue()
 
     def start(self) -> None:
-        """Connects, then lets all threads go at the same moment."""
+        """Connect, then start all threads at the same moment."""
         for _ in self.tallies:
             self.connections.append(self.database.connect())
         self._before = Counter(self.database.verbs())
@@ -182,7 +195,8 @@ class _Phase:
         self._ends.put((time.monotonic_ns(), error))
 
     def watch(self, status: Status, seconds: float) -> bool:
-        """Waits for the threads; stops them after `seconds`, at the first error of one, and at Ctrl-C (then returns True)."""
+        """Wait for the threads; stop them after `seconds`, at the first error of one, and at Ctrl-C
+        (then return True)."""
         until = time.monotonic() + seconds if seconds else None
         left, interrupted = len(self._threads), False
         while left:
@@ -214,7 +228,7 @@ class _Phase:
         return interrupted
 
     def close(self) -> None:
-        """Stops what still runs and closes the connections; how long that takes counts as CLEANUP."""
+        """Stop the remaining threads and close the connections; the time counts as CLEANUP."""
         self.stop.set()
         self._gate.abort()
         for thread in self._threads:

@@ -1,4 +1,4 @@
-"""Which CPUs the clients and the server of a measurement run on."""
+"""The CPUs of the clients and of the server of a measurement."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Placement:
-    """Disjoint sets of CPUs, so that client and server neither share one nor wander."""
+    """Disjoint sets of CPUs, so that client and server neither share a CPU nor migrate."""
 
     client: frozenset[int]
     server: frozenset[int]
 
     @classmethod
     def choose(cls, servers: int = 1) -> Placement | None:
-        """The last `servers` CPUs for the server, the others for the clients; None if there is only one CPU."""
+        """Return the last `servers` CPUs for the server, the others for the clients; None if there
+        is only one CPU."""
         allowed = sorted(os.sched_getaffinity(0))
         if len(allowed) < 2:
             return None
@@ -27,7 +28,8 @@ class Placement:
 
 @contextmanager
 def pinned(cpus: frozenset[int] | None) -> Iterator[None]:
-    """Runs this thread, and threads that it starts meanwhile, on these CPUs only (None: changes nothing)."""
+    """Run this thread, and threads that it starts meanwhile, on these CPUs only (None: no
+    change)."""
     if cpus is None:
         yield
         return

@@ -1,4 +1,4 @@
-"""Pictures of results: throughput as bars, latency percentiles, both on logarithmic scales."""
+"""Charts of results: throughput as bars, latency percentiles, both on logarithmic scales."""
 
 from __future__ import annotations
 
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
     from bench.compare import Comparison
     from bench.results import Result
 
-# Distinct also for the colour-blind (Okabe and Ito), the first for the first database named.
+# Also distinct for colour-blind readers (Okabe and Ito), the first for the first database named.
 COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#666666")
 MARKS = {50.0: ("o", 7.5, "median"), 95.0: ("_", 9, "p95"), 99.0: ("D", 4.5, "p99"), 99.9: ("^", 5.5, "p99.9")}
 
 
 def pyplot() -> Any:
-    """matplotlib.pyplot, drawing to files; raises InvalidArgument if it is not installed."""
+    """Return matplotlib.pyplot, set up to draw to files.
+
+    Raises:
+        InvalidArgument: matplotlib is not installed.
+    """
     try:
         import matplotlib
     except ImportError:
@@ -48,7 +52,7 @@ def microseconds(us: float, _position: object = None) -> str:
 
 
 def plot_comparisons(comparisons: Sequence[Comparison], path: str | Path) -> None:
-    """Draws throughput above, latency below, one group per workload."""
+    """Draw throughput above, latency below, one group per workload."""
     from bench.compare import metric_of
 
     plt = pyplot()
@@ -107,7 +111,7 @@ def _dress(above: Any, below: Any, comparisons: Sequence[Comparison], metrics: S
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", length=0)
     rates = [standing.throughput for comparison in comparisons for standing in comparison.standings if standing.throughput > 0]
-    # From the power of ten below the least, so that every bar has a length to compare.
+    # From the power of ten below the least value, so that every bar has a length to compare.
     above.set_ylim(10 ** math.floor(math.log10(min(rates, default=1)) - 0.3), max(rates, default=1) * 3)
     above.set_ylabel("operations per second")
     above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
@@ -137,7 +141,8 @@ def _dress(above: Any, below: Any, comparisons: Sequence[Comparison], metrics: S
 
 
 def plot_result(result: Result, path: str | Path) -> None:
-    """Draws the throughput of one phase, and its latencies by percentile, one line per kind of operation."""
+    """Draw the throughput of one phase, and its latencies by percentile, one line per kind of
+    operation."""
     plt = pyplot()
     from matplotlib.ticker import FuncFormatter
 
@@ -152,7 +157,7 @@ def plot_result(result: Result, path: str | Path) -> None:
     nines = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999]
     shown = [metric for metric in result.metrics if metric.name not in ("VERIFY", "CLEANUP")]
     most = max((metric.done.count for metric in shown), default=0)
-    # Beyond the last of its values a percentile says nothing.
+    # A percentile beyond the last value of a histogram has no meaning.
     reach = [p for p in nines if most * (1 - p / 100) >= 1] or [0.0]
     for i, metric in enumerate(shown):
         for kind, style in (("done", "-"), ("intended", ":")):
@@ -186,18 +191,18 @@ def plot_result(result: Result, path: str | Path) -> None:
 
 
 def _depth(p: float) -> float:
-    """Where a percentile stands on the axis: each further nine takes the same room."""
+    """Return the position of a percentile on the axis: each further nine takes the same room."""
     return -math.log10(1 - p / 100)
 
 
 def _between(reach: Sequence[float]) -> list[float]:
-    """Percentiles at even steps of the axis, up to the last of `reach`."""
+    """Return percentiles at even steps of the axis, up to the last of `reach`."""
     steps = int(_depth(reach[-1]) * 20)
     return [100 * (1 - 10 ** (-step / 20)) for step in range(steps + 1)]
 
 
 def save(figure: Any, path: str | Path) -> None:
-    """Writes a figure, in the format that the path ends in, and closes it."""
+    """Write a figure in the format of the path's suffix, and close it."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)

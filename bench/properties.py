@@ -1,7 +1,8 @@
-"""YCSB's properties: their names, types and defaults, and the files they come from.
+"""YCSB's properties: names, types and defaults, and the files that contain them.
 
-A property file has one `name=value` a line (also `name: value` and `name value`), `#` and `!` begin comments, a backslash
-at the end continues a line.  Later files override earlier ones, and `-p name=value` overrides files.
+A property file has one `name=value` a line (also `name: value` and `name value`).  `#` and `!`
+begin comments, a backslash at the end continues a line.  Later files override earlier ones, and `-p
+name=value` overrides files.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ WORKLOADS = Path(__file__).parent / "workloads"
 
 
 def boolean(text: str) -> bool:
-    """`true` or `false` in any case, as Java reads it, but anything else is an error."""
+    """Parse `true` or `false` in any case, as Java does; any other text is an error."""
     if text.lower() not in ("true", "false"):
         raise ValueError("must be true or false")
     return text.lower() == "true"
 
 
 COUNT_MAX = 2**62  # record numbers and sums of two counts fit into 64 bits
-THREADS_MAX = 1024  # clients of one process, as the server lets them in
+THREADS_MAX = 1024  # clients of one process: the server accepts no more
 PREDRAW_MAX = 10**7  # requests of a thread, 64 bytes each
 
 
 def between(least: int, most: int) -> Callable[[str], int]:
-    """A whole number from `least` to `most`; underscores and k, M, G (decimal) are allowed."""
+    """Return a parser of whole numbers from `least` to `most`; it accepts underscores and k, M, G
+    (decimal)."""
 
     def parse(text: str) -> int:
         scale = {"k": 10**3, "m": 10**6, "g": 10**9}.get(text[-1:].lower(), 1)
@@ -93,14 +95,14 @@ def choice(*names: str) -> Callable[[str], str]:
 
 
 def core_workload(text: str) -> str:
-    """YCSB's class name, with or without its package, or go-ycsb's name of it."""
+    """Parse YCSB's class name, with or without its package, or go-ycsb's name of it."""
     if text.rpartition(".")[2] not in ("CoreWorkload", "core"):
         raise ValueError("expected CoreWorkload, the only one built in")
     return "CoreWorkload"
 
 
 def exporter(text: str) -> str:
-    """YCSB's class names, with or without their package, or text, json, jsonarray."""
+    """Parse YCSB's class names, with or without their package, or text, json, jsonarray."""
     short = text.rpartition(".")[2]
     names = {
         "TextMeasurementsExporter": "text",
@@ -122,7 +124,7 @@ def _table(*rows: tuple[str, str | None, Callable[[str], Any], str]) -> dict[str
     return {row[0]: Property(*row) for row in rows}
 
 
-# Every property, with its default and one line of what it means.  `rfp-ycsb properties` prints this.
+# Every property, with its default and a description.  `rfp-ycsb properties` prints this.
 # fmt: off
 KNOWN = _table(
     ("workload", "CoreWorkload", core_workload, "the workload class, for YCSB's files"),
@@ -183,7 +185,7 @@ KNOWN = _table(
      "maximum retries of a failed insert (Python drivers)"),
     ("core_workload_insertion_retry_interval", "3", above_zero,
      "approximate seconds between these retries"),
-    # Of this driver.
+    # This driver's own properties.
     ("rfp.address", None, str, (
         "rfp server (default: a private server with bench and compare; with load and run the local "
         "default); rdma://HOST:0 is a private server over RDMA"
@@ -236,7 +238,7 @@ KNOWN = _table(
 )
 # fmt: on
 
-# YCSB has these, and here they change nothing.
+# YCSB's properties that have no effect here.
 WITHOUT_EFFECT = {
     "db": "the database is an argument of the command",
     "dotransactions": "load and run are commands",
@@ -254,10 +256,15 @@ WITHOUT_EFFECT = {
 
 
 class Properties(Mapping[str, Any]):
-    """Typed properties: `properties["recordcount"]` is an int, and its default where it was not given.
+    """Typed properties: `properties["recordcount"]` is an int, and its default if it was not given.
 
-    given: names and texts.  Raises InvalidArgument for a value that does not fit; warns on standard error, once per name,
-    about a name that nobody knows.
+    Unknown names cause a warning on standard error, once per name.
+
+    Args:
+        given: names and texts.
+
+    Raises:
+        InvalidArgument: a value does not match its type.
 
     >>> Properties({"recordcount": "5k"})["recordcount"]
     5000
@@ -304,7 +311,7 @@ class Properties(Mapping[str, Any]):
         return len(self._values)
 
     def with_(self, **changes: object) -> Properties:
-        """A copy with other values; a dot in a name is written `__`."""
+        """Return a copy with other values; a dot in a name is written `__`."""
         return Properties(self.given | {name.replace("__", "."): _text(value) for name, value in changes.items()})
 
 
@@ -313,7 +320,7 @@ def _text(value: object) -> str:
 
 
 def parse(text: str) -> dict[str, str]:
-    """The names and values of a property file's text.
+    """Return the names and values of a property file's text.
 
     >>> parse("a=1\\n# no\\nb : 2 \\\\\\n  3\\n")
     {'a': '1', 'b': '2 3'}
@@ -361,7 +368,8 @@ def _unescape(text: str) -> str:
 
 
 def decoded(content: bytes) -> str:
-    """The text of a property file: UTF-8, with or without a byte order mark, else ISO 8859-1 as Java defines such files."""
+    """Return the text of a property file: UTF-8, with or without a byte order mark, else ISO
+    8859-1, Java's encoding."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -369,9 +377,10 @@ def decoded(content: bytes) -> str:
 
 
 def find_workload(name: str | Path) -> Path:
-    """The property file called `name`: a path, or one of the built-in workloads as `workloada` or `a`.
+    """Return the property file called `name`: a path, or a built-in workload as `workloada` or `a`.
 
-    Raises InvalidArgument if there is none.
+    Raises:
+        InvalidArgument: there is no such file.
     """
     short = Path(name).name.lower()
     for path in (Path(name), WORKLOADS / short, WORKLOADS / f"workload{short}"):
@@ -383,9 +392,11 @@ def find_workload(name: str | Path) -> Path:
 
 
 def read(files: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> Properties:
-    """Properties from files, the later over the earlier, and `name=value` settings over all of them.
+    """Return properties from files, the later over the earlier, and `name=value` settings over all
+    of them.
 
-    Raises InvalidArgument for a file or setting that cannot be read.
+    Raises:
+        InvalidArgument: a file or setting cannot be read.
     """
     given: dict[str, str] = {}
     for name in files:

@@ -1,7 +1,9 @@
-"""The driver's loop in Python, for databases that have a Python client: one operation at a time per thread.
+"""The driver's loop in Python, for databases with a Python client: one operation at a time per
+thread.
 
-It draws the same requests and writes the same records as the loop in C.  Threads are Python threads, so they share the GIL
-outside of their clients' waits; what the loop itself costs shows with the database `dict`.
+It draws the same requests and writes the same records as the loop in C.  Threads are Python
+threads, so they share the GIL except while their clients wait.  The database `dict` measures the
+cost of the loop itself.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ READ, UPDATE, INSERT, READ_MODIFY_WRITE, SCAN = range(len(KINDS))
 VERIFY = METRIC_NAMES.index("VERIFY")
 OK, ERROR, NOT_FOUND, UNEXPECTED_STATE, SERVICE_UNAVAILABLE = range(len(STATUS_NAMES))
 ALL_FIELDS = -1
-FAILURES = 100  # so many in a row, and the thread gives up
+FAILURES = 100  # in a row, before the thread gives up
 clock = time.monotonic_ns
 
 
 class Client(Protocol):
-    """What a database's Python client must do: keys and values are bytes, a record is one value.
+    """The interface of a database's Python client: keys and values are bytes, a record is one
+    value.
 
-    One whose database keeps keys in order (Database.scans) also has `scan(key, count)`: a list of up to `count` records, from the
-    first whose key is not less.
+    If the database keeps keys in order (Database.scans), its client also has `scan(key, count)`: a
+    list of up to `count` records, from the first whose key is not less.
     """
 
-    errors: tuple[type[BaseException], ...]  # what a failed operation raises
+    errors: tuple[type[BaseException], ...]  # the exceptions of a failed operation
 
     def read(self, key: bytes) -> bytes | None: ...
     def insert(self, key: bytes, value: bytes) -> object: ...
@@ -42,8 +45,11 @@ class Client(Protocol):
 class Driver:
     """One thread's loop.
 
-    verify: check what is read (dataintegrity).  loading: there are no readers to tell of an insert.  retries, retry_after: how
-    often a failed insert is tried again, and after about how many seconds.
+    Args:
+        verify: check the records read (dataintegrity).
+        loading: this is a load, so no readers wait for inserts.
+        retries, retry_after: how often a failed insert is tried again, and after about how many
+            seconds.
     """
 
     def __init__(
@@ -63,9 +69,11 @@ class Driver:
         self.began = self.due = 0  # of the request being worked on, ns
 
     def run(self, operations: int, *, target: float = 0, offset: float = 0) -> None:
-        """Works on `operations` requests (0: until stopped), `target` per second (0: as many as go), the first after `offset` s.
+        """Execute `operations` requests (0: until stopped), `target` per second (0: the maximum),
+        the first after `offset` s.
 
-        Raises ConnectionFailed after 100 failures in a row.
+        Raises:
+            ConnectionFailed: 100 failures in a row.
         """
         draw, finish, stopped = self.requests.draw, self.measured.finish, self.stop.is_set
         work = {READ: self._read, UPDATE: self._update, INSERT: self._insert, READ_MODIFY_WRITE: self._read_modify_write,
@@ -111,7 +119,8 @@ class Driver:
             if not self.retries or not self._retry(key, value):
                 raise
         finally:
-            # Also if it failed: readers may then find nothing there, but do not wait for it for ever.
+            # Also after a failure: readers may then find no record, but they do not wait for it for
+            # ever.
             if not self.loading:
                 self.requests.acknowledge(number)
         self._count(INSERT, OK, began, clock())
@@ -136,7 +145,7 @@ class Driver:
         self._count(READ, NOT_FOUND if record is None else OK, began, ended)
         if self.verify and record is not None:
             took = self._check(record, number, ALL_FIELDS)
-            began += took  # not part of what is measured
+            began += took  # not part of the measurement
             self.due += took if self.due else 0
         value = self._change(READ_MODIFY_WRITE, record, field, number)
         if value is None:
@@ -149,11 +158,13 @@ class Driver:
 
     def _scan(self, key: bytes, count: int, number: int) -> None:
         began = self.began = clock()
-        self.client.scan(key, count)  # type: ignore[attr-defined]  # phases made sure that there is one
+        # phases.py has verified that there is a scan()
+        self.client.scan(key, count)  # type: ignore[attr-defined]
         self._count(SCAN, OK, began, clock())
 
     def _change(self, kind: int, record: bytes | None, field: int, number: int) -> bytes | None:
-        """The record to write in place of the one read; None, and counted, if there is nothing to change."""
+        """Return the record to write instead of the one read; None, and count it, if there is
+        nothing to change."""
         value = None
         if record is not None:
             value = self.requests.record(number) if field == ALL_FIELDS else self.requests.replace(record, number, field)
@@ -162,7 +173,7 @@ class Driver:
         return value
 
     def _check(self, record: bytes, number: int, field: int) -> int:
-        """Verifies a record; returns how long that took, ns."""
+        """Verify a record; return the time that took, in ns."""
         before = clock()
         intact = self.requests.intact(record, number, field)
         took = clock() - before
@@ -173,7 +184,8 @@ class Driver:
         self._count(kind, SERVICE_UNAVAILABLE if isinstance(error, OSError) else ERROR, self.began, clock())
 
     def _retry(self, key: bytes, value: bytes) -> bool:
-        """Tries an insert again, each time after 0.8 to 1.2 times `retry_after` seconds; whether it worked."""
+        """Try an insert again, each time after 0.8 to 1.2 times `retry_after` seconds; return
+        whether it succeeded."""
         for _ in range(self.retries):
             until = time.monotonic() + self.retry_after * random.uniform(0.8, 1.2)
             while time.monotonic() < until and not self.stop.is_set():
@@ -186,7 +198,7 @@ class Driver:
         return False
 
     def _wait(self) -> None:
-        """Waits until the request is due, in steps short enough to notice a stop."""
+        """Wait until the request is due, in steps short enough to notice a stop."""
         while (left := self.due - clock()) > 0 and not self.stop.is_set():
             if left > 100_000:
                 time.sleep(min(left - 80_000, 50_000_000) / 1e9)

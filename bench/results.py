@@ -1,4 +1,4 @@
-"""What a phase measured, and the rows that every output format is made of."""
+"""The measurements of a phase, and the rows that every output format prints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS: tuple[Kind, ...] = ("done", "intended", "failed")
 
 @dataclass
 class Metric:
-    """One kind of operation: its latencies, and how the operations ended."""
+    """One kind of operation: its latencies, and the status of its operations."""
 
     name: str
     done: Histogram
@@ -27,7 +27,8 @@ class Metric:
 
 @dataclass
 class Result:
-    """One phase of one database.  runtime: ns; verbs: what the clients' rings have counted, where they count."""
+    """One phase of one database.  runtime: ns; verbs: the counters of the clients' rings, if they
+    count."""
 
     database: str
     client: str
@@ -50,11 +51,12 @@ class Result:
         return self.operations * 1e9 / self.runtime if self.runtime else 0.0
 
     def metric(self, name: str) -> Metric | None:
-        """The metric with this name, or None if nothing of it was measured."""
+        """Return the metric with this name, or None if it has no measurement."""
         return next((metric for metric in self.metrics if metric.name == name), None)
 
     def rows(self, percentiles: Sequence[float] = (50, 95, 99), *, interval: str = "op", verbose: bool = False) -> Iterator[Row]:
-        """(metric, measure, value) as YCSB prints them, times in us with decimals.  interval: op, intended or both."""
+        """Return (metric, measure, value) as YCSB prints them, times in us with decimals.
+        interval: op, intended or both."""
         yield "OVERALL", "RunTime(ms)", round(self.runtime / 1e6, 3)
         yield "OVERALL", "Throughput(ops/sec)", round(self.throughput, 3)
         if self.emulated:
@@ -62,7 +64,8 @@ class Result:
         if self.interrupted:
             yield "OVERALL", "Interrupted", 1
         if any(self.verbs.values()) and self.operations:
-            # The paper's round trips per call (RFP, figure 10: 2.005): a WRITE, and the READs until the result is there.
+            # The paper's round trips per call (RFP, figure 10: 2.005): a WRITE, and READs until the
+            # result is there.
             yield "VERBS", "CallsPerOperation", round(self.verbs["calls"] / self.operations, 3)
             yield "VERBS", "WritesPerOperation", round(self.verbs["writes"] / self.operations, 3)
             yield "VERBS", "ReadsPerOperation", round(self.verbs["reads"] / self.operations, 3)
@@ -91,7 +94,7 @@ def _latencies(name: str, histogram: Histogram, percentiles: Sequence[float], ve
 
 
 def ordinal(p: float) -> str:
-    """50 -> 50th, 91 -> 91st, 99.9 -> 99.9, as YCSB writes them."""
+    """Format a percentile as YCSB does: 50 -> 50th, 91 -> 91st, 99.9 -> 99.9."""
     if p != int(p):
         return str(p)
     suffix = "th" if 10 <= p % 100 <= 20 else {1: "st", 2: "nd", 3: "rd"}.get(int(p) % 10, "th")
@@ -99,7 +102,7 @@ def ordinal(p: float) -> str:
 
 
 def merge(tallies: Sequence[Tally]) -> list[Metric]:
-    """The metrics of all threads together; those that counted nothing are left out."""
+    """Return the metrics of all threads together; those without a count are left out."""
     metrics = []
     for what, name in enumerate(METRIC_NAMES):
         returns: dict[str, int] = {}
@@ -113,7 +116,7 @@ def merge(tallies: Sequence[Tally]) -> list[Metric]:
 
 
 def total_of(tallies: Sequence[Tally], what: int, kind: Kind) -> Histogram:
-    """One histogram of one metric, of all threads together."""
+    """Return one histogram of one metric, of all threads together."""
     total = Histogram()
     for tally in tallies:
         total.add(tally.histogram(what, kind))

@@ -1,4 +1,4 @@
-"""How a run is getting on: YCSB's status line every some seconds, and one line that moves on a terminal."""
+"""The progress of a run: YCSB's periodic status line, and a live line on a terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WAIT_MAX = 3600.0  # seconds
 
 
 def remaining(seconds: float) -> str:
-    """A time in the two greatest units that it has.
+    """Format a time in the two greatest units that it has.
 
     >>> remaining(3725)
     '1 hour 2 minutes'
@@ -30,10 +30,12 @@ def remaining(seconds: float) -> str:
 
 
 class Status:
-    """Watches the tallies of a phase.
+    """Reports the tallies of a phase.
 
-    total: operations to do, 0 if only time ends the phase.  every: seconds between status lines, 0 for none.  progress:
-    whether to move one line on the terminal.
+    Args:
+        total: operations to do, 0 if only time ends the phase.
+        every: seconds between status lines, 0 for none.
+        progress: whether to show a live line on the terminal.
     """
 
     def __init__(
@@ -56,14 +58,15 @@ class Status:
         self._shown = False
 
     def next(self) -> float:
-        """Seconds until tick() has something to do."""
+        """Return the seconds until tick() has something to do."""
         now = time.monotonic()
         waits = [0.25 - (now - self._shown_at)] if self.progress else []
         waits += [self.every - (now - self._line_at)] if self.every else []
-        return max(min([*waits, WAIT_MAX]), 0.0)  # status.interval may be longer than the system can wait
+        # status.interval may be longer than the system can wait
+        return max(min([*waits, WAIT_MAX]), 0.0)
 
     def tick(self, *, last: bool = False) -> None:
-        """Prints what is due."""
+        """Print the lines that are due."""
         now = time.monotonic()
         count = sum(tally.operations for tally in self.tallies)
         if self.every and (last or now - self._line_at >= self.every):
@@ -95,7 +98,7 @@ class Status:
         return line
 
     def _since(self) -> list[tuple[str, Histogram]]:
-        """What was measured since the last line, by the name that it is printed under."""
+        """Return the measurements since the last line, by the name that the line prints."""
         found = []
         for what, name in enumerate(METRIC_NAMES):
             for kind, shown in zip(KINDS, (name, f"Intended-{name}"), strict=False):

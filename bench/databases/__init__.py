@@ -1,8 +1,8 @@
-"""The databases that can be measured, behind one small interface.
+"""The databases to measure, behind one small interface.
 
-A database is opened once and gives each thread a connection of its own: a bench._driver.Connection where the loop in C can
-drive it (`native`), else a bench.python_driver.Client.  With `private=True` it starts a server for itself where it needs one
-and the properties name none.
+A database is opened once and gives each thread a connection of its own: a bench._driver.Connection
+if the loop in C can drive it (`native`), else a bench.python_driver.Client.  With `private=True` it
+starts a server for itself, if it needs one and the properties name none.
 """
 
 from __future__ import annotations
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 class Database:
     """One database, open.
 
-    name: as the user calls it.  client: what speaks to it.  native: whether the loop in C drives it.  emulated: the emulated
-    network between client and server, empty if there is none.  scans: whether its connections can `scan` (its keys are in order).
+    Attributes:
+        name: the name that the user gave.
+        client: the client library.
+        native: whether the loop in C drives it.
+        emulated: the emulated network between client and server, empty if there is none.
+        scans: whether its connections can `scan` (its keys are in order).
     """
 
     name = ""
@@ -37,15 +41,17 @@ class Database:
         raise NotImplementedError
 
     def connect(self) -> Connection | Client:
-        """A connection for one thread."""
+        """Return a connection for one thread."""
         raise NotImplementedError
 
     def verbs(self) -> dict[str, int]:
-        """What its clients have posted so far, by name, where they post work requests: calls, writes, reads, switches."""
+        """Return the work requests that its clients have posted so far, by name, if they post any:
+        calls, writes, reads, switches."""
         return {}
 
     def close(self) -> None:
-        """Closes the database, and stops the server if it is its own.  Connections are closed before."""
+        """Close the database, and stop its private server.  The caller closes the connections
+        before."""
 
     def __enter__(self) -> Database:
         return self
@@ -56,7 +62,7 @@ class Database:
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a database's class is found, and what is set for it by its name alone."""
+    """The location of a database's class, and the settings that its name implies."""
 
     module: str
     kind: str
@@ -82,17 +88,24 @@ DATABASES = {
 
 
 def settings(name: str) -> dict[str, str]:
-    """What the name alone sets; raises InvalidArgument if there is no such database."""
+    """Return the settings that the name implies; raise InvalidArgument if there is no such
+    database."""
     if name not in DATABASES:
         raise bad_choice("database", name, DATABASES)
     return dict(DATABASES[name].settings)
 
 
 def open_database(name: str, properties: Properties, *, private: bool = False, placement: Placement | None = None) -> Database:
-    """Opens a database; its connections take `properties`.
+    """Open a database; its connections use `properties`.
 
-    private: start a server for it where none is named.  placement: the CPUs of that server.  Raises InvalidArgument, PeerMissing
-    (bench.peers.process), ConnectionFailed.
+    Args:
+        private: start a server for it if the properties name none.
+        placement: the CPUs of that server.
+
+    Raises:
+        InvalidArgument: unknown database, or invalid properties.
+        PeerMissing (bench.peers.process): a program or package is not installed.
+        ConnectionFailed: the server cannot be reached.
     """
     settings(name)
     entry = DATABASES[name]
@@ -103,6 +116,6 @@ def open_database(name: str, properties: Properties, *, private: bool = False, p
 
 
 def only_private(name: str) -> InvalidArgument:
-    """The error for load or run alone of a database that lives in one process."""
+    """Return the error for load or run alone of a database that exists in one process only."""
     return InvalidArgument(f"cannot run {name} in two commands: its data is in one process",
                            hint=f"use `rfp-ycsb bench {name}`")

@@ -1,4 +1,4 @@
-"""Databases of other projects that live in this process and keep their records in files."""
+"""Databases of other projects that run in this process and keep their records in files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 class Embedded(Database):
-    """Opens its files at NAME.path, or in a temporary directory that goes when it is closed; `sync`: NAME.sync."""
+    """Opens its files at NAME.path, or in a temporary directory that is removed at close(); `sync`:
+    NAME.sync."""
 
     scans = True
 
@@ -41,15 +42,15 @@ class Embedded(Database):
                                   hint=f"set -p {kind}.path= to a writable place") from None  # fmt: skip
 
     def open(self, path: str, properties: Properties) -> None:
-        """Opens what is at a path, or makes it."""
+        """Open or create the database at a path."""
         raise NotImplementedError
 
     def errors(self) -> tuple[type[BaseException], ...]:
-        """What its operations raise when they fail."""
+        """The exceptions of failed operations."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """Closes what open() opened."""
+        """Close the database that open() opened."""
 
     def close(self) -> None:
         self.end()

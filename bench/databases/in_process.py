@@ -1,4 +1,4 @@
-"""Databases that are no more than a table in this process: what the drivers themselves cost."""
+"""Databases that are just a table in this process: they measure the cost of the drivers."""
 
 from __future__ import annotations
 

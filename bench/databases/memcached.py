@@ -1,4 +1,4 @@
-"""memcached through pylibmc (C) or, where that is not installed, pymemcache (Python)."""
+"""memcached through pylibmc (C) or, if that is not installed, pymemcache (Python)."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class PylibmcClient:
         self.close = client.disconnect_all
 
     def insert(self, key: bytes, value: bytes) -> None:
-        # False is memcached's "not stored": no memory left that it could evict.
+        # False is memcached's "not stored": no memory is left that it could evict.
         if not self._set(key, value):
             raise OSError("memcached did not store the value")
 
@@ -71,7 +71,7 @@ class PylibmcClient:
 
 
 class PymemcacheClient(PylibmcClient):
-    """The same in Python."""
+    """pymemcache, in Python."""
 
     def __init__(self, pymemcache: Any, where: str, timeout: float) -> None:
         host, colon, port = where.rpartition(":")

@@ -18,7 +18,7 @@ class Redis(Database):
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
         self._redis = package("redis")
-        # A failure is to be counted, not hidden by another try.
+        # A failure must be counted, not hidden by a retry.
         self._never = package("redis.retry").Retry(package("redis.backoff").NoBackoff(), 0)
         self.client = f"redis-py {self._redis.__version__}"
         self._peer = None

@@ -1,4 +1,5 @@
-"""This package's store: driven by the loop in C (rfp.api=native), or through its Python client (rfp.api=python)."""
+"""This package's store: driven by the loop in C (rfp.api=native), or through its Python client
+(rfp.api=python)."""
 
 from __future__ import annotations
 
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
     from bench.properties import Properties
 
 
-BESIDE = 128  # bytes of key, header and index that a record takes, at most
+BESIDE = 128  # largest overhead of a record: key, header and index, in bytes
 
 
 class Rfp(Database):
-    """rfp.address names the server; without it, or with port 0 of an RDMA address, a private one is embedded in this process.
+    """This package's store.
 
-    handle: what rfp.connect() gave.
+    rfp.address names the server; without it, or with port 0 of an RDMA address, the server is
+    private and in this process.
+
+    handle: the handle that rfp.connect() returned.
     """
 
     def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
@@ -104,7 +108,7 @@ class PythonClient:
 
 
 def memory_for(properties: Properties) -> int:
-    """Bytes for twice the records, and for the inserts of four runs.
+    """Return the bytes for twice the records, and for the inserts of four runs.
 
     >>> from bench.properties import Properties
     >>> memory_for(Properties({"recordcount": "1M"})) // 10**6
@@ -118,7 +122,7 @@ def memory_for(properties: Properties) -> int:
 
 
 def emulation(place: addresses.Address) -> str:
-    """The options of an address that emulate a network, empty if there are none.
+    """Return the options of an address that emulate a network, empty if there are none.
 
     >>> emulation(addresses.parse("shm:///run/rfp/default?rtt=2us&in_iops=1M"))
     'rtt=2us, in_iops=1M'

@@ -24,16 +24,20 @@ if TYPE_CHECKING:
 
 MEMORY = "/dev/shm"
 TABLE = "usertable"
-SPACE = 3  # bytes of a pool for a byte of records: nodes that are half full, and blocks that are still to be reused
-BESIDE = 128  # bytes of key and entry that a record takes, at most
+# bytes of a pool per byte of records: nodes are half full, and some blocks wait for reuse
+SPACE = 3
+BESIDE = 128  # largest overhead of a record: key and entry, in bytes
 LOGS = 64 << 20
 FRONT_ENDS = 16
 
 
 class Mapping(Database):
-    """rnvm.address names the back-end; without it one is embedded in this process.
+    """A persistent mapping.
 
-    rnvm.pool: the pool that it serves, made if there is none; or a folder for one that goes at the end, by default in memory.
+    rnvm.address names the back-end; without it, the back-end is in this process.
+
+    rnvm.pool: the pool to serve, created if there is none; or a folder for a temporary one, by
+    default in memory.
     """
 
     kind: Any
@@ -65,7 +69,7 @@ class Mapping(Database):
         try:
             if not os.path.exists(path):
                 threads = properties["threadcount"] + 1
-                if properties["rnvm.size"]:  # perhaps too small for the logs of more
+                if properties["rnvm.size"]:  # the pool may be too small for more logs
                     pools.create(path, properties["rnvm.size"], front_ends=threads, assume_persistent=True)
                 else:
                     pools.create(path, size_for(properties), front_ends=max(FRONT_ENDS, threads), assume_persistent=True)
@@ -109,14 +113,15 @@ class RnvmBPlusTree(Mapping):
 
 
 class MappingClient:
-    """A front-end and the mapping.  batch: so many writes become visible to others together, and each is durable by itself."""
+    """A front-end and the mapping.  batch: number of writes that become visible together; each is
+    durable by itself."""
 
     errors: tuple[type[BaseException], ...] = (RfpError,)
 
     def __init__(self, fe: FrontEnd, kind: Any, batch: int) -> None:
         self._fe = fe
         self._batch = batch
-        self._open: Any = None  # the batch under way
+        self._open: Any = None  # the open batch
         self._left = 0
         try:
             self._mapping = mapping = kind(fe, TABLE)
@@ -128,19 +133,19 @@ class MappingClient:
             self.insert = self.update = mapping.set  # type: ignore[method-assign]
 
     def insert(self, key: bytes, value: bytes) -> None:
-        """Stores a record."""
+        """Store a record."""
         self._count()
         self._mapping[key] = value
 
     update = insert
 
     def delete(self, key: bytes) -> None:
-        """Removes a record, if it is there."""
+        """Remove a record if it exists."""
         self._count()
         self._mapping.pop(key, None)
 
     def scan(self, key: bytes, count: int) -> list[tuple[bytes, bytes]]:
-        """So many records from a key on."""
+        """Return this many records, from a key on."""
         return list(islice(self._mapping.range(key, None), count))
 
     def _count(self) -> None:
@@ -155,12 +160,13 @@ class MappingClient:
         self._left -= 1
 
     def close(self) -> None:
-        """Ends the session, and the batch with it: this may be another thread than that which began it."""
+        """End the session, and the batch with it: the calling thread may not be the one that began
+        the batch."""
         self._fe.close()
 
 
 def size_for(properties: Properties) -> int:
-    """Bytes of a pool for the records, and for the inserts of four runs.
+    """Return the bytes of a pool for the records, and for the inserts of four runs.
 
     >>> from bench.properties import Properties
     >>> size_for(Properties({"recordcount": "1M"})) // 10**6

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 class RocksDb(Embedded):
-    """RocksDB as it comes; every write is in its log, and with sync on the disk, before the call returns."""
+    """RocksDB with its defaults; every write is in its log, and with sync on the disk, before the
+    call returns."""
 
     def open(self, path: str, properties: Properties) -> None:
         rocksdict = package("rocksdict")
@@ -24,7 +25,7 @@ class RocksDb(Embedded):
         self._table.set_write_options(options)
 
     def errors(self) -> tuple[type[BaseException], ...]:
-        return (Exception,)  # it has no class of its own for what RocksDB reports
+        return (Exception,)  # rocksdict has no exception class of its own for RocksDB's errors
 
     def connect(self) -> RocksDbClient:
         return RocksDbClient(self._table, self.errors())

@@ -35,7 +35,7 @@ class SqliteClient:
     errors: tuple[type[BaseException], ...] = (sqlite3.Error,)
 
     def __init__(self, file: str, sync: bool) -> None:
-        # The driver hands a connection to a thread that did not open it, and to no other.
+        # The driver passes a connection to a thread that did not open it, and to no other.
         self._connection = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
         self._do = self._connection.execute
         self._do("PRAGMA journal_mode=WAL")

@@ -1,4 +1,4 @@
-"""What each of the paper's techniques gives, over an emulated network."""
+"""The gain of each of the paper's techniques, over an emulated network."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ STEPS: dict[str, dict[str, Any]] = {
 }
 KINDS = {"Queue.put": structures.Queue, "HashTable[k] = v": structures.HashTable, "BPlusTree[k] = v": structures.BPlusTree}
 RECORDS = 20_000
-TURN = 0.4  # of the seconds that a turn may take elsewhere: there are many
+TURN = 0.4  # fraction of another experiment's turn: there are many turns
 
 
 def operation(structure: Any) -> Callable[[bytes], None]:
-    """What is done with each key."""
+    """Return the operation executed with each key."""
     if isinstance(structure, structures.Queue):
         put = structure.put
         return lambda key: put(VALUE)
@@ -47,7 +47,7 @@ def operation(structure: Any) -> Callable[[bytes], None]:
 
 
 def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]) -> Figures:
-    """A front-end that has been told to do without the techniques that are still to come: {"rate"}."""
+    """Measure a front-end without the techniques of later steps: {"rate"}."""
     together = step == "+ batch"
     with rnvm.connect(address, timeout=30, **STEPS[step]) as fe, pinned(setting.client):
         act = operation(KINDS[name](fe, name))
@@ -66,7 +66,8 @@ def turn(setting: Setting, address: str, name: str, step: str, keys: list[bytes]
 
 @contextlib.contextmanager
 def sides(setting: Setting) -> Iterator[dict[str, Side]]:
-    """All steps of all structures, on one back-end that never sleeps: only the network is to count."""
+    """Yield all steps of all structures, on one back-end that never sleeps: only the network must
+    count."""
     records = setting.count(RECORDS, 2000)
     keys = drawn(RECORDS, records)
     place = replace(addresses.unique(), options=addresses.parse(f"shm:///x?rtt={RTT}").options)
@@ -81,7 +82,7 @@ def sides(setting: Setting) -> Iterator[dict[str, Side]]:
 
 
 def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
-    """A row for each structure, its steps in the note."""
+    """Return a row for each structure, with its steps in the note."""
     with sides(setting) as all_sides:
         measured = take_turns(all_sides, setting.rounds)
     found = {name: {step: measured[f"{name}, {step}"]["rate"] for step in STEPS} for name in KINDS}
@@ -94,12 +95,13 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
 
 
 def steps(rates: dict[str, float]) -> str:
-    """The line of a structure as the paper's table has it: the rate with each technique more, and how many times naive's."""
+    """Return a structure's line of the paper's table: the rate with each further technique, and its
+    ratio to naive's."""
     return "; ".join(f"{step} {number(rate, 'op/s')} ({rate / rates['naive']:.2f} x)" for step, rate in rates.items())
 
 
 def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
-    """The same as bars."""
+    """Draw the same figures as bars."""
     from bench.plot import COLOURS, pyplot, save
 
     plt = pyplot()

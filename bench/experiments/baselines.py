@@ -1,6 +1,6 @@
-"""The peers' sides: each a context manager that gives what one round calls.
+"""The peers' sides: each a context manager that yields the function of one round.
 
-A side that cannot be measured here raises PeerMissing, which says what to install.
+A side that cannot be measured here raises PeerMissing, which names the package to install.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ from rfp.errors import RfpError
 VALUE = bytes(32)
 @contextlib.contextmanager
 def redis_benchmark(setting: Setting, *, pipeline: int = 64, tcp: bool = True) -> Iterator[Side]:
-    """redis-benchmark's GETs of 32 B, `pipeline` at a time on each of its connections: {"rate": GETs per second}.
+    """Yield redis-benchmark's GETs of 32 B, `pipeline` at a time on each of its connections:
+    {"rate": GETs per second}.
 
-    tcp: over loopback, as it does unless told otherwise; else over a Unix socket.
+    tcp: over loopback, its default; else over a Unix socket.
     """
     tool = program("redis-benchmark", "redis-tools")
     with redis.start(setting.server, tcp=tcp) as server:
@@ -48,7 +49,8 @@ def redis_benchmark(setting: Setting, *, pipeline: int = 64, tcp: bool = True) -
 
 
 def benchmark_rate(out: str, errors: str = "") -> float:
-    """Requests per second from redis-benchmark's CSV; raises RfpError if it holds none."""
+    """Return the requests per second in redis-benchmark's CSV; raise RfpError if it contains
+    none."""
     for line in out.splitlines():
         cells = [cell.strip('"') for cell in line.split(",")]
         if len(cells) > 1 and cells[0].split()[0:1] in (["GET"], ["SET"]):
@@ -58,7 +60,7 @@ def benchmark_rate(out: str, errors: str = "") -> float:
 
 @contextlib.contextmanager
 def pylibmc_client(setting: Setting) -> Iterator[Any]:
-    """A pylibmc client of a private memcached that holds all records."""
+    """Yield a pylibmc client of a private memcached that contains all records."""
     pylibmc = package("pylibmc")
     with memcached.start(setting.server) as server:
         client = pylibmc.Client([server.socket])
@@ -70,21 +72,21 @@ def pylibmc_client(setting: Setting) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def pylibmc_get(setting: Setting) -> Iterator[Side]:
-    """get of 32 B, one at a time: {"rate", "p50"}."""
+    """Yield get of 32 B, one at a time: {"rate", "p50"}."""
     with pylibmc_client(setting) as client:
         yield one_at_a_time(setting, client.get, 60_000, 10_000)
 
 
 @contextlib.contextmanager
 def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
-    """get_multi of `size` keys of 32 B values: {"rate": keys per second}."""
+    """Yield get_multi of `size` keys of 32 B values: {"rate": keys per second}."""
     with pylibmc_client(setting) as client:
         yield many_at_a_time(setting, client.get_multi, 300_000, size)
 
 
 @contextlib.contextmanager
 def lmdb_get(setting: Setting, value: bytes = VALUE) -> Iterator[Side]:
-    """LMDB in this process, one read transaction per get: {"rate", "p50"}."""
+    """Yield LMDB in this process, one read transaction per get: {"rate", "p50"}."""
     lmdb = package("lmdb")
     keys, timed = drawn(setting.count(400_000), setting.records), drawn(setting.count(100_000), setting.records)
     path = tempfile.mkdtemp(prefix="rfp-experiment-lmdb-")
@@ -105,7 +107,8 @@ def lmdb_get(setting: Setting, value: bytes = VALUE) -> Iterator[Side]:
                 until = began + int(setting.seconds * 1e9)
                 done = 0
                 while done < len(keys) and now < until:
-                    for key in keys[done : done + CHUNK]:  # without a function of our own around it
+                    # inline, without the cost of a function of ours
+                    for key in keys[done : done + CHUNK]:
                         with begin() as transaction:
                             transaction.get(key)
                     done += CHUNK
@@ -121,7 +124,8 @@ def lmdb_get(setting: Setting, value: bytes = VALUE) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def memcpy(setting: Setting, size: int = 1 << 20, spread: int = 16) -> Iterator[Side]:
-    """The C library's memcpy of `size` bytes, from `spread` places by turns: {"rate": bytes per second of the median call}."""
+    """Yield the C library's memcpy of `size` bytes, from `spread` places by turns: {"rate": bytes
+    per second of the median call}."""
     sources = [ctypes.create_string_buffer(bytes([at + 1]) * size, size) for at in range(spread)]
     target = ctypes.create_string_buffer(size)
     turns = [sources[at % spread] for at in range(setting.count(3000, spread))]
@@ -135,7 +139,7 @@ def memcpy(setting: Setting, size: int = 1 << 20, spread: int = 16) -> Iterator[
 
 @contextlib.contextmanager
 def bare_ring(setting: Setting, *, window: int) -> Iterator[Side]:
-    """Two pinned threads, a ring of cache lines, a bucket probe: {"rate", "p50"}."""
+    """Yield two pinned threads, a ring of cache lines, a bucket probe: {"rate", "p50"}."""
     stream = Stream(Workload(properties(setting.records)))
     stream.predraw(setting.count(100_000, 1000))
 

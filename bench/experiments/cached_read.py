@@ -20,7 +20,7 @@ QUESTION = "How fast is a cached read of a B+tree, compared with LMDB in this pr
 
 @contextlib.contextmanager
 def tree_get(setting: Setting) -> Iterator[Side]:
-    """`tree[key]` of 16 + 64 B by a front-end that does not write: {"rate"}."""
+    """Yield `tree[key]` of 16 + 64 B by a front-end that does not write: {"rate"}."""
     keys = drawn(setting.count(400_000), setting.records)
     with pool.served(setting) as backend:
         with rnvm.connect(backend.address) as fe:
@@ -36,7 +36,7 @@ def tree_get(setting: Setting) -> Iterator[Side]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Both by turns; LMDB may be missing."""
+    """Measure both sides by turns; LMDB may be missing."""
     why = ""
     with ExitStack() as stack:
         sides = {"tree": stack.enter_context(tree_get(setting))}

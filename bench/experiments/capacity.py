@@ -14,7 +14,8 @@ RECORDS, MEMORY = 10_000_000, 1.25 * (1 << 30)
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Loads them into a server with just this memory, then counts what it still holds and what it used."""
+    """Load the records into a server with just this memory, then count the remaining records and
+    the memory used."""
     records = setting.count(RECORDS, 50_000)
     memory = int(MEMORY * records / RECORDS)
     p = properties(records, rfp__window=64, rfp__memory=memory)

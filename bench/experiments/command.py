@@ -1,4 +1,4 @@
-"""The command that runs experiments: `make bench`, `rfp-experiments`, `python -m bench.experiments`."""
+"""The command that runs the experiments: also `make bench`, `python -m bench.experiments`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NAMES = (
 
 
 def run(name: str, setting: Setting, **options: Any) -> list[Row]:
-    """The rows of one experiment; if it cannot be measured here, one row that says why."""
+    """Return the rows of one experiment; if it cannot be measured here, one row with the reason."""
     module = importlib.import_module(f"bench.experiments.{name}")
     try:
         found: list[Row] = module.measure(setting, **options)

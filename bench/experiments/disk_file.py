@@ -1,4 +1,4 @@
-"""A pool in an ordinary file on a disk, where only fdatasync() makes anything durable."""
+"""A pool in an ordinary file on a disk, where only fdatasync() makes data durable."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ with rnvm.connect(address, timeout=60) as fe:
 
 @contextlib.contextmanager
 def one_put(setting: Setting) -> Iterator[Side]:
-    """put of 64 B by one front-end: {"p50"}."""
+    """Yield put of 64 B by one front-end: {"p50"}."""
     values = [VALUE] * setting.count(2000, 20)
     with pool.served(setting, None) as backend, rnvm.connect(backend.address, timeout=60) as fe:
         queue = structures.Queue(fe, "queue")
@@ -51,7 +51,8 @@ def one_put(setting: Setting) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def writers(setting: Setting) -> Iterator[dict[str, Side]]:
-    """Processes that put, each into a queue of its own: {"rate"} of one of them alone, and of all together."""
+    """Yield processes that put, each into its own queue: {"rate"} of one of them alone, and of all
+    together."""
     with ExitStack() as stack:
         backend = stack.enter_context(pool.served(setting, None))
         arguments = [(backend.address, f"queue {number}", str(setting.seconds)) for number in range(WRITERS)]
@@ -68,7 +69,7 @@ def writers(setting: Setting) -> Iterator[dict[str, Side]]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """The disk is used by one side at a time."""
+    """Measure all sides; one side at a time uses the disk."""
     with one_put(setting) as put, durable_peers.write_and_sync(setting) as sync, writers(setting) as both:
         found = take_turns({"put": put, "sync": sync, **both}, setting.rounds)
     return [

@@ -1,4 +1,4 @@
-"""What durable operations are measured against: RocksDB with its log synced, and write() with fdatasync()."""
+"""The peers of durable operations: RocksDB with its log synced, and write() with fdatasync()."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ FILE = 8 << 20
 
 @contextlib.contextmanager
 def rocksdb_put(setting: Setting) -> Iterator[Side]:
-    """RocksDB in memory, 16 + 64 B, one synced put each, and a synced WriteBatch of 100: {"rate", "batch"} in keys a second."""
+    """Yield RocksDB in memory, 16 + 64 B, one synced put each, and a synced WriteBatch of 100:
+    {"rate", "batch"} in keys/s."""
     rocksdict = package("rocksdict")
     keys = drawn(setting.count(200_000, BATCH), setting.records)
     with folder_on(MEMORY) as folder:
@@ -54,7 +55,7 @@ def rocksdb_put(setting: Setting) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def write_and_sync(setting: Setting) -> Iterator[Side]:
-    """pwrite() of as many bytes as a put needs into a file that is all there, and fdatasync(): {"p50"}."""
+    """Yield pwrite() of the bytes of one put into a preallocated file, and fdatasync(): {"p50"}."""
     with folder_on(None) as folder:
         file = os.open(folder / "file", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -68,7 +69,8 @@ def write_and_sync(setting: Setting) -> Iterator[Side]:
                 os.fdatasync(file)
 
             def side() -> Figures:
-                # Where a back-end syncs: the disk interrupts one processor, and a thread on another one waits longer for it.
+                # On the CPU where a back-end syncs: the disk interrupts one CPU, and a thread on
+                # another one waits longer for it.
                 with pinned(setting.server):
                     return {"p50": median_of(one, places, setting.seconds)}
 

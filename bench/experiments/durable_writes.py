@@ -22,7 +22,8 @@ QUESTION = "How fast are durable operations of a queue, hash table and B+tree in
 
 @contextlib.contextmanager
 def queue_put(setting: Setting) -> Iterator[Side]:
-    """put of 64 B, one at a time, and in batches of 100: {"rate", "batch"} in values per second."""
+    """Yield put of 64 B, one at a time, and in batches of 100: {"rate", "batch"} in values per
+    second."""
     values = [VALUE] * setting.count(200_000, BATCH)
     batches = [values[:BATCH]] * (len(values) // BATCH)
     with pool.served(setting) as backend, rnvm.connect(backend.address) as fe:
@@ -49,7 +50,7 @@ def queue_put(setting: Setting) -> Iterator[Side]:
 
 @contextlib.contextmanager
 def mapping_set(setting: Setting, kind: Any) -> Iterator[Side]:
-    """`mapping[key] = value` of 16 + 64 B: {"rate"}."""
+    """Yield `mapping[key] = value` of 16 + 64 B: {"rate"}."""
     keys = drawn(setting.count(200_000), setting.records)
     with pool.served(setting) as backend, rnvm.connect(backend.address) as fe:
         mapping = kind(fe, "mapping")
@@ -63,7 +64,7 @@ def mapping_set(setting: Setting, kind: Any) -> Iterator[Side]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """All sides by turns; RocksDB may be missing."""
+    """Measure all sides by turns; RocksDB may be missing."""
     sides: dict[str, Side] = {}
     why = ""
     with ExitStack() as stack:

@@ -13,12 +13,13 @@ from bench.placement import pinned
 
 QUESTION = "Does the cost per operation grow from 10^4 to 10^7 records by more than cache misses explain?"
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-BYTES = 128  # of memory per record, index and all
-MISSES = 4  # dependent ones per operation: bucket, record, and a page of each that the TLB has not got
+BYTES = 128  # of memory per record, including the index
+MISSES = 4  # dependent misses per operation: bucket, record, and the TLB entry of each one's page
 
 
 def cost(setting: Setting, records: int, window: int) -> Figures:
-    """ns per uniform 95/5 operation on so many records, and of a dependent load within their memory."""
+    """Return the ns per uniform 95/5 operation on this many records, and of a dependent load within
+    their memory."""
     memory = max(int(1.25 * BYTES * records), 64 << 20)
     p = properties(records, requestdistribution="uniform", rfp__window=window, rfp__memory=memory)
     with open_database("rfp", p, private=True, placement=setting.placement) as database:
@@ -32,13 +33,15 @@ def cost(setting: Setting, records: int, window: int) -> Figures:
 
 
 def load(setting: Setting, records: int) -> float:
-    """ns of a dependent load at random within the memory of so many records, on the server's CPU."""
+    """Return the ns of a dependent load at random within the memory of this many records, on the
+    server's CPU."""
     with pinned(setting.server):
         return load_latency(BYTES * records)
 
 
 def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
-    """One row per size beyond the first: ns per operation, against the first plus four more misses."""
+    """Return one row per size beyond the first: ns per operation, against the first plus four more
+    misses."""
     sizes = [setting.count(records, 1000) for records in SIZES]
     found = {records: cost(setting, records, window=32) for records in sizes}
     first = found[sizes[0]]
@@ -57,7 +60,7 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
 
 
 def draw(found: dict[int, Figures], path: str | Path) -> None:
-    """The curve."""
+    """Draw the curve."""
     from bench.plot import COLOURS, pyplot, save, short
 
     plt = pyplot()

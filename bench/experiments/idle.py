@@ -1,4 +1,4 @@
-"""A server that has nothing to do."""
+"""A server without load."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ SERVER = "import sys, rfp; server = rfp.Server('64MiB'); print(server.address, f
 
 
 def cpu_seconds(pid: int) -> float:
-    """What a process has used of its CPUs, user and system."""
+    """Return the CPU seconds that a process has used, user and system."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Over some seconds after the last request, a few times."""
+    """Measure over some seconds after the last request, a few times."""
     seconds = max(4.0 * setting.scale, 0.5)
     found = []
     with OtherProcess(SERVER, cpus=setting.server) as server, rfp.connect(server.hear()) as kv:

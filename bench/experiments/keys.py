@@ -1,4 +1,4 @@
-"""The records that experiments ask for: keys of 16 bytes, values of 32, as YCSB draws them."""
+"""The records of the experiments: keys of 16 bytes, values of 32, drawn as YCSB does."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ SHAPE = {"insertorder": "ordered", "zeropadding": "12", "fieldcount": "1", "fiel
 
 
 def properties(records: int, **given: object) -> Properties:
-    """A workload on so many records of 16 + 32 bytes, zipfian, 95 % reads; a dot in a name is written `__`."""
+    """Return a workload on this many records of 16 + 32 bytes, zipfian, 95 % reads; a dot in a name
+    is written `__`."""
     mix = {"recordcount": records, "operationcount": 0, "readproportion": 0.95, "updateproportion": 0.05}
     names = {"requestdistribution": "zipfian", **SHAPE, **mix, **given}
     return Properties({name.replace("__", "."): str(value) for name, value in names.items()})
 
 
 def drawn(count: int, records: int) -> list[bytes]:
-    """Keys of `count` zipfian reads."""
+    """Return the keys of `count` zipfian reads."""
     stream = Stream(Workload(properties(records, readproportion=1, updateproportion=0)))
     return [stream.draw()[1] for _ in range(count)]
 
 
 def all_keys(records: int) -> list[bytes]:
-    """The keys of all records."""
+    """Return the keys of all records."""
     stream = Stream(Workload(properties(records), loading=True))
     return [stream.draw()[1] for _ in range(records)]

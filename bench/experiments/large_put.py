@@ -27,7 +27,7 @@ PUTTER = textwrap.dedent("""
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Gets alone and gets beside puts by turns."""
+    """Measure gets alone and gets beside puts by turns."""
     keys = drawn(setting.records, setting.records)
     size = setting.count(SIZE, 1 << 20)
     with store.served(setting, memory=max(4 * size, 64 << 20)) as (server, kv):

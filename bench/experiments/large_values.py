@@ -16,7 +16,8 @@ SIZE, SPREAD = 1 << 20, 16
 
 @contextlib.contextmanager
 def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
-    """get_into one buffer, and put, both of SPREAD values by turns: {"rate": bytes per second of the median call}."""
+    """Yield get_into one buffer, and put, both of SPREAD values by turns: {"rate": bytes per second
+    of the median call}."""
     keys = [b"large-%d" % at for at in range(SPREAD)]
     values = {key: bytes([at + 1]) * SIZE for at, key in enumerate(keys)}
     turns = keys * setting.count(2000 // SPREAD)
@@ -39,7 +40,7 @@ def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
 
 
 def measure(setting: Setting) -> list[Row]:
-    """All three by turns."""
+    """Measure all three sides by turns."""
     with moved(setting) as (get, put), baselines.memcpy(setting, SIZE, SPREAD) as copy:
         found = take_turns({"put": put, "get": get, "memcpy": copy}, setting.rounds)
     memcpy = found["memcpy"]["rate"]

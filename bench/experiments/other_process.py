@@ -1,4 +1,4 @@
-"""Python code in a process of its own, which must not share our GIL."""
+"""Python code in a process of its own, so that it does not share this process's GIL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rfp.errors import ConnectionFailed, DeadlineExceeded
 
 
 class OtherProcess:
-    """Runs `code` with `arguments` on `cpus`; lines go to its input and come from its output.  It ends when its input does."""
+    """Runs `code` with `arguments` on `cpus`; it reads lines and writes lines.  It ends when its
+    input ends."""
 
     def __init__(self, code: str, *arguments: str, cpus: frozenset[int] | None = None) -> None:
         path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
@@ -23,7 +24,7 @@ class OtherProcess:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=os.environ | {"PYTHONPATH": path},
-                cwd="/",  # Python looks into the current folder first, which may be that of the sources
+                cwd="/",  # Python searches the current folder first, which may be the source folder
             )
         assert self._process.stdin
         assert self._process.stdout
@@ -33,12 +34,13 @@ class OtherProcess:
         self._selector.register(self._output, selectors.EVENT_READ)
 
     def tell(self, line: str) -> None:
-        """Writes a line to its input."""
+        """Write a line to its input."""
         self._input.write(line.encode() + b"\n")
         self._input.flush()
 
     def said(self, timeout: float = 0) -> str | None:
-        """The next line of its output, or None if there is none within `timeout` seconds; raises ConnectionFailed if it ended."""
+        """Return the next line of its output, or None after `timeout` seconds; raise
+        ConnectionFailed if it has ended."""
         if not self._selector.select(timeout):
             return None
         line = self._output.readline()
@@ -47,7 +49,7 @@ class OtherProcess:
         return line.decode().strip()
 
     def hear(self, timeout: float = 60) -> str:
-        """The next line of its output; raises DeadlineExceeded."""
+        """Return the next line of its output; raise DeadlineExceeded after `timeout` seconds."""
         line = self.said(timeout)
         if line is None:
             raise DeadlineExceeded(f"timed out waiting {timeout:g} s for the other process")

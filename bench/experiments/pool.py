@@ -1,4 +1,4 @@
-"""A pool in memory or on a disk, served by a thread on its own CPU, and front-ends of it."""
+"""A pool in memory or on a disk, served by a thread on its own CPU, and its front-ends."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ BATCH = 100
 
 @contextlib.contextmanager
 def folder_on(medium: str | None) -> Iterator[Path]:
-    """A folder in `medium`, or where temporary files stand if that is a disk; it goes at the end.  Raises RfpError."""
+    """Yield a folder in `medium`, or in the folder of temporary files if that is on a disk; it is
+    removed at the end.
+
+    Raises:
+        RfpError: there is no such folder.
+    """
     path = Path(tempfile.mkdtemp(prefix="rfp-experiment-", dir=medium))
     try:
         if medium is None:
@@ -38,7 +43,8 @@ def folder_on(medium: str | None) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def served(setting: Setting, medium: str | None = MEMORY, **options: Any) -> Iterator[rnvm.Backend]:
-    """A back-end; on memory it flushes cache lines as on persistent memory, for which it stands here."""
+    """Yield a back-end; a pool in memory emulates persistent memory, so it flushes cache lines in
+    the same way."""
     cpus = sorted(setting.server) if setting.server else None
     if medium:
         options = {"assume_persistent": True, "force_flush": True, **options}
@@ -47,7 +53,7 @@ def served(setting: Setting, medium: str | None = MEMORY, **options: Any) -> Ite
 
 
 def fill(fe: Any, mapping: Any, records: int) -> None:
-    """All records, some in each batch."""
+    """Store all records, some in each batch."""
     keys = all_keys(records)
     for at in range(0, records, BATCH):
         with fe.batch():
@@ -56,7 +62,8 @@ def fill(fe: Any, mapping: Any, records: int) -> None:
 
 
 def rate_of_stores(target: Any, keys: list[bytes], seconds: float) -> float:
-    """`target[key] = VALUE` per second, until the keys or the seconds are used up."""
+    """Return the rate of `target[key] = VALUE` per second, until the keys or the seconds are used
+    up."""
     began = now = clock()
     until = began + int(seconds * 1e9)
     done = 0

@@ -12,7 +12,7 @@ QUESTION = "How fast is a Python get of 32 B, compared with LMDB without a serve
 
 
 def measure(setting: Setting) -> list[Row]:
-    """All sides by turns; the peers' packages may be missing."""
+    """Measure all sides by turns; the peers' packages may be missing."""
     sides: dict[str, Side] = {}
     missing: dict[str, str] = {}
     with ExitStack() as stack:

@@ -13,7 +13,7 @@ NAME, PEER, BAR = "Python get_many of 64, 32 B", "pylibmc get_multi of 64", 5
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Both by turns."""
+    """Measure both sides by turns."""
     sides: dict[str, Side] = {}
     why = ""
     with ExitStack() as stack:

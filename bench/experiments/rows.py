@@ -1,4 +1,4 @@
-"""What every experiment is made of: a setting, sides that take turns, rows."""
+"""The parts of every experiment: a setting, sides that take turns, rows."""
 
 from __future__ import annotations
 
@@ -19,24 +19,26 @@ Side = Callable[[], Figures]
 
 @dataclass(frozen=True)
 class Setting:
-    """How an experiment is run.  scale: shrinks counts, for a quick look; rounds: of which the medians are taken."""
+    """The parameters of an experiment.  scale: reduces counts, for a quick run; rounds: number of
+    rounds for the medians."""
 
     rounds: int = 5
     scale: float = 1.0
     placement: Placement | None = field(default_factory=Placement.choose)
 
     def count(self, number: int, least: int = 1) -> int:
-        """A count, scaled."""
+        """Return a count, scaled."""
         return max(int(number * self.scale), least)
 
     @property
     def seconds(self) -> float:
-        """The most that one side's turn takes, so that a busy machine spoils figures and not the day."""
+        """The longest duration of one side's turn, so that a busy machine spoils figures and not
+        the day."""
         return max(self.scale, 0.02)
 
     @property
     def records(self) -> int:
-        """How many records a store holds, unless their number is the question."""
+        """Number of records of a store, unless the experiment varies it."""
         return self.count(100_000, 2000)
 
     @property
@@ -54,8 +56,11 @@ class Setting:
 class Row:
     """One line of the table.
 
-    ratio: of what was measured to the peer.  bar: what the ratio must be, `at_least` or at most; None where there is no promise.
-    peer None: the bar is for the measured value itself.  why: what stood in the way, if nothing was measured.
+    Attributes:
+        ratio: the measured value divided by the peer's.
+        bar: the bound of the ratio, `at_least` or at most; None if nothing is promised.
+        peer: None: the bar is for the measured value itself.
+        why: the reason, if nothing was measured.
     """
 
     name: str
@@ -70,25 +75,26 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """The measured value over the peer's, or the value itself where there is no peer."""
+        """The measured value over the peer's, or the value itself if there is no peer."""
         if self.measured is None or (self.peer_name and not self.peer):
             return None
         return self.measured / self.peer if self.peer else self.measured
 
     @property
     def met(self) -> bool | None:
-        """Whether the bar is met; None if there is none, or nothing was measured."""
+        """Whether the bar is met; None if there is no bar, or no measurement."""
         if self.bar is None or self.ratio is None or math.isnan(self.ratio):
             return None
         return self.ratio >= self.bar if self.at_least else self.ratio <= self.bar
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with what follows from it."""
+        """Return all fields and the values derived from them."""
         return {**vars(self), "ratio": self.ratio, "met": self.met}
 
 
 def take_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, Figures]:
-    """Calls the sides alternately, once more than `rounds` (the first warms up); the median of each figure of each side."""
+    """Call the sides alternately, once more than `rounds` (the first warms up); return the median
+    of each figure of each side."""
     seen: dict[str, list[Figures]] = {name: [] for name in sides}
     for turn in range(rounds + 1):
         for name, side in sides.items():
@@ -99,12 +105,12 @@ def take_turns(sides: Mapping[str, Side], rounds: int) -> dict[str, Figures]:
 
 
 def medians(found: Sequence[Figures]) -> Figures:
-    """The median of each figure."""
+    """Return the median of each figure."""
     return {key: statistics.median(figures[key] for figures in found) for key in found[0]}
 
 
 def number(value: float | None, unit: str) -> str:
-    """A figure as people write it, with its unit.
+    """Format a figure with its unit.
 
     >>> number(1234567, "op/s"), number(0.000000431, "s"), number(16.52e9, "B/s"), number(None, "s")
     ('1.23 Mop/s', '431 ns', '16.5 GB/s', '-')
@@ -124,7 +130,7 @@ def number(value: float | None, unit: str) -> str:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows as aligned text."""
+    """Return the rows as aligned text."""
     lines = [["what", "measured", "peer", "", "ratio", "bar", ""]]
     for row in rows:
         bar = "-" if row.bar is None else f"{'>=' if row.at_least else '<='} {_bar(row)}"
@@ -153,7 +159,7 @@ def _bar(row: Row) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Return the properties of the machine that the figures depend on."""
     model = ""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith(("model name", "Model")):

@@ -18,7 +18,7 @@ from bench.properties import Properties
 
 @contextlib.contextmanager
 def served(setting: Setting, memory: int | str = "256MiB", **options: object) -> Iterator[tuple[rfp.Server, rfp.Client]]:
-    """A server with one worker on the server's CPU, and a handle."""
+    """Yield a server with one worker on the server's CPU, and a handle."""
     cpus = sorted(setting.server) if setting.server else None
     with rfp.Server(memory, cpus=cpus, **options) as server, rfp.connect(server.address, timeout=30) as kv:  # type: ignore[arg-type]
         yield server, kv
@@ -26,7 +26,7 @@ def served(setting: Setting, memory: int | str = "256MiB", **options: object) ->
 
 @contextlib.contextmanager
 def loaded(setting: Setting) -> Iterator[rfp.Client]:
-    """A handle to a server that holds all records."""
+    """Yield a handle to a server that contains all records."""
     with served(setting) as (_, kv):
         keys = all_keys(setting.records)
         for at in range(0, len(keys), 64):
@@ -36,21 +36,22 @@ def loaded(setting: Setting) -> Iterator[rfp.Client]:
 
 @contextlib.contextmanager
 def python_get(setting: Setting) -> Iterator[Side]:
-    """kv.get of 32 B, one at a time: {"rate", "p50"}."""
+    """Yield kv.get of 32 B, one at a time: {"rate", "p50"}."""
     with loaded(setting) as kv:
         yield one_at_a_time(setting, kv.get, 400_000, 100_000)
 
 
 @contextlib.contextmanager
 def python_get_many(setting: Setting, size: int = 64) -> Iterator[Side]:
-    """kv.get_many of `size` keys of 32 B values: {"rate": keys per second}."""
+    """Yield kv.get_many of `size` keys of 32 B values: {"rate": keys per second}."""
     with loaded(setting) as kv:
         yield many_at_a_time(setting, kv.get_many, 1_000_000, size)
 
 
 @contextlib.contextmanager
 def driver(setting: Setting, *, window: int) -> Iterator[Side]:
-    """The driver in C, one thread, one worker, 95/5 zipfian on 16 + 32 B, requests drawn ahead: {"rate", "p50"}."""
+    """Yield the driver in C, one thread, one worker, 95/5 zipfian on 16 + 32 B, requests drawn
+    ahead: {"rate", "p50"}."""
     p = properties(setting.records, rfp__window=window, rfp__predraw=setting.count(100_000, 1000), rfp__memory="256MiB")
     with open_database("rfp", p, private=True, placement=setting.placement) as database:
         load(setting, database, p)
@@ -58,13 +59,13 @@ def driver(setting: Setting, *, window: int) -> Iterator[Side]:
 
 
 def load(setting: Setting, database: Database, p: Properties) -> None:
-    """Inserts the records, many at a time."""
+    """Insert the records, many at a time."""
     with pinned(setting.client):
         phases.load(database, p.with_(rfp__window=32))
 
 
 def drive(setting: Setting, database: Database, p: Properties) -> Figures:
-    """One turn of the driver in C."""
+    """Run one turn of the driver in C."""
     with pinned(setting.client):
         result = phases.run(database, p, seconds=setting.seconds)
     if any(set(metric.returns) != {"OK"} for metric in result.metrics):

@@ -1,4 +1,5 @@
-"""How calls are timed: a rate in a loop without anything else in it, and the median of calls timed one by one."""
+"""How calls are timed: a rate in an otherwise empty loop, and the median of calls timed one by
+one."""
 
 from __future__ import annotations
 
@@ -11,11 +12,12 @@ from bench.experiments.rows import Figures, Setting, Side
 from bench.placement import pinned
 
 clock = time.perf_counter_ns
-CHUNK = 500  # calls between two looks at the clock
+CHUNK = 500  # calls between two reads of the clock
 
 
 def rate_of(get: Any, keys: list[Any], seconds: float) -> float:
-    """Calls per second of get(key), in the plainest loop there is, until the keys or the seconds are used up."""
+    """Return the calls per second of get(key), in the simplest loop, until the keys or the seconds
+    are used up."""
     began = now = clock()
     until = began + int(seconds * 1e9)
     done = 0
@@ -28,7 +30,8 @@ def rate_of(get: Any, keys: list[Any], seconds: float) -> float:
 
 
 def median_of(get: Any, keys: list[Any], seconds: float) -> float:
-    """The median time of get(key) in seconds, each call timed, until the keys or the seconds are used up."""
+    """Return the median time of get(key) in seconds, each call timed, until the keys or the seconds
+    are used up."""
     times = []
     until = clock() + int(seconds * 1e9)
     for key in keys:
@@ -43,7 +46,8 @@ def median_of(get: Any, keys: list[Any], seconds: float) -> float:
 
 
 def one_at_a_time(setting: Setting, get: Callable[[bytes], Any], most: int, timed: int) -> Side:
-    """get of at most so many drawn keys, and of so many that are timed one by one: {"rate", "p50"}."""
+    """Return a side: get of at most `most` drawn keys, and of `timed` keys timed one by one:
+    {"rate", "p50"}."""
     keys, singly = drawn(setting.count(most), setting.records), drawn(setting.count(timed), setting.records)
 
     def side() -> Figures:
@@ -54,7 +58,7 @@ def one_at_a_time(setting: Setting, get: Callable[[bytes], Any], most: int, time
 
 
 def many_at_a_time(setting: Setting, get_many: Callable[[list[bytes]], Any], most: int, size: int) -> Side:
-    """get_many of `size` keys, at most so many in all: {"rate": keys per second}."""
+    """Return a side: get_many of `size` keys, at most `most` in all: {"rate": keys per second}."""
     keys = drawn(setting.count(most, size), setting.records)
     batches = [keys[at : at + size] for at in range(0, len(keys) - size + 1, size)]
 

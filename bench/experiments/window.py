@@ -13,7 +13,7 @@ WINDOWS = (32, 64)
 
 
 def measure(setting: Setting) -> list[Row]:
-    """Windows, peer and ring by turns; the better of the windows counts."""
+    """Measure windows, peer and ring by turns; the better of the windows counts."""
     sides: dict[str, Side] = {}
     why = ""
     with ExitStack() as stack:

@@ -10,8 +10,16 @@ from bench.peers.process import PeerProcess, program
 
 
 def start(cpus: Collection[int] | None = None, *, memory: int = 1024, threads: int = 1) -> PeerProcess:
-    """Starts it; memory: MiB for records.  Raises PeerMissing or ConnectionFailed."""
+    """Start it.
+
+    Args:
+        memory: MiB for records.
+
+    Raises:
+        PeerMissing: memcached is not installed.
+        ConnectionFailed: it does not start.
+    """
     command = [program("memcached", "memcached"), "-s", "{socket}", "-m", str(memory), "-t", str(threads)]
     if os.geteuid() == 0:
-        command += ["-u", pwd.getpwuid(0).pw_name]  # it refuses to run as root unless told to
+        command += ["-u", pwd.getpwuid(0).pw_name]  # it refuses to run as root without -u
     return PeerProcess("memcached", command, cpus=cpus)

@@ -1,4 +1,5 @@
-"""A peer's server process: started pinned to its CPUs, ready when it takes connections, gone with us."""
+"""A peer's server process: pinned to its CPUs, ready when it accepts connections, and never left
+running."""
 
 from __future__ import annotations
 
@@ -28,14 +29,18 @@ class PeerMissing(CallerError):
 
 
 def program(name: str, package: str) -> str:
-    """The path of a program; raises PeerMissing, naming the package to install."""
+    """Return the path of a program.
+
+    Raises:
+        PeerMissing: it is not installed; names the package to install.
+    """
     path = shutil.which(name)
     if path is None:
         raise PeerMissing(f"{name} is not installed", hint=f"sudo apt-get install {package}")
     return path
 
 
-# Python packages whose name differs from their module's, or that pip alone does not bring.
+# Python packages whose name differs from their module's, or that need more than pip.
 INSTALL = {
     "hdrh": "pip install hdrhistogram",
     "pylibmc": "pip install pylibmc"
@@ -45,24 +50,28 @@ INSTALL = {
 
 
 def install(module: str) -> str:
-    """The command that installs a Python module."""
+    """Return the command that installs a Python module."""
     return INSTALL.get(module, f"pip install {module}")
 
 
 def package(*names: str) -> Any:
-    """The first of these modules that is installed; raises PeerMissing, naming what to install."""
+    """Return the first of these modules that is installed.
+
+    Raises:
+        PeerMissing: none is installed; names the one to install.
+    """
     for name in names:
         try:
             return importlib.import_module(name)
         except ImportError:
             pass
     wanted = list(dict.fromkeys(name.partition(".")[0] for name in names))
-    # The last is the one that needs the least.
+    # The last module has the fewest requirements.
     raise PeerMissing(f"the Python package {' or '.join(wanted)} is not installed", hint=install(wanted[-1]))
 
 
 def free_port() -> int:
-    """A TCP port of loopback that nobody listens on at this moment."""
+    """Return a TCP port of loopback that no process listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -70,12 +79,18 @@ def free_port() -> int:
 
 
 class PeerProcess:
-    """Runs a server until stop() or our own end, however that comes.
+    """Runs a server until stop() or until this process ends, for any reason.
 
-    command: its words, where {socket} is replaced by the path of its socket.  cpus: where it may run (None: anywhere).
-    port: of TCP, if it listens there, too.  stdin: what it reads there, such as a configuration with a secret, which would be
-    visible to every user in the command.  Raises ConnectionFailed with what the server said if it is not ready within
-    `deadline` seconds.
+    Args:
+        command: its words; {socket} is replaced by the path of its socket.
+        cpus: CPUs that it may use (None: any).
+        port: its TCP port, if it listens on one too.
+        stdin: its standard input, such as a configuration with a secret, which every user could
+            read in the command line.
+        deadline: seconds until it must be ready.
+
+    Raises:
+        ConnectionFailed: it is not ready in time; contains its output.
     """
 
     def __init__(
@@ -91,7 +106,8 @@ class PeerProcess:
         parent = os.getpid()
 
         def set_up() -> None:
-            # Ctrl-C is for us to handle, and if we are killed the server shall not outlive us.
+            # This process handles Ctrl-C; and the server must not outlive this process if that is
+            # killed.
             os.setsid()
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
@@ -134,12 +150,12 @@ class PeerProcess:
 
     @property
     def pid(self) -> int:
-        """The server's process id."""
+        """PID of the server."""
         assert self._process is not None
         return self._process.pid
 
     def stop(self) -> None:
-        """Ends the server and removes its directory; does nothing the second time."""
+        """End the server and remove its directory; a second call does nothing."""
         atexit.unregister(self.stop)
         process, self._process = self._process, None
         if process is not None and process.poll() is None:

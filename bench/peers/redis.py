@@ -1,4 +1,4 @@
-"""A private redis-server: nothing is evicted, and nothing written to disk unless it is asked for."""
+"""A private redis-server without eviction; it writes to disk only if requested."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from collections.abc import Collection, Iterable
 from bench.peers.process import PeerProcess, free_port, program
 from rfp.errors import RfpError
 
-# Over TCP every user of the machine reaches the server: without the password a client may read, and nothing else.
+# Over TCP every user of the machine reaches the server: without the password a client may read, and
+# nothing else.
 STRANGERS = "user default on nopass ~* -@all +get +ping +config|get"
 
 
 class RedisProcess(PeerProcess):
-    """A redis-server; `password` is that of the user "loader", where it listens on TCP."""
+    """A redis-server; `password` is that of the user "loader", if it listens on TCP."""
 
     password = ""
 
@@ -23,11 +24,17 @@ class RedisProcess(PeerProcess):
         return self
 
     def load(self, commands: Iterable[str]) -> None:
-        """Executes commands, one a line, over the Unix socket.  Raises PeerMissing or RfpError."""
+        """Execute commands, one a line, over the Unix socket.
+
+        Raises:
+            PeerMissing: redis-cli is not installed.
+            RfpError: a command failed.
+        """
         tool = [program("redis-cli", "redis-tools"), "-s", self.socket]
         if self.password:
             tool += ["--user", "loader"]
-        # The password is in the environment: every user may read the command line of a process.
+        # The password is in the environment, because every user may read the command line of a
+        # process.
         environment = os.environ | {"REDISCLI_AUTH": self.password}
         text = "".join(command + "\r\n" for command in commands)
         done = subprocess.run([*tool, "--pipe"], input=text, env=environment, capture_output=True, text=True, timeout=120)
@@ -37,9 +44,15 @@ class RedisProcess(PeerProcess):
 
 
 def start(cpus: Collection[int] | None = None, *, tcp: bool = False, sync: bool = False) -> RedisProcess:
-    """Starts it; tcp: also on a free port of loopback, its `port`; sync: with an append-only file, synced before every answer.
+    """Start it.
 
-    Raises PeerMissing or ConnectionFailed.
+    Args:
+        tcp: listen also on a free port of loopback, its `port`.
+        sync: use an append-only file that is synced before every response.
+
+    Raises:
+        PeerMissing: redis-server is not installed.
+        ConnectionFailed: it does not start.
     """
     port = free_port() if tcp else 0
     password = secrets.token_hex(16) if tcp else ""
