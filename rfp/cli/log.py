@@ -16,14 +16,16 @@ LINE_BYTES = 4096  # PIPE_BUF: a pipe that poll() calls writable takes so many w
 
 
 class StderrHandler(logging.Handler):
-    """Writes lines to stderr and never waits for its reader: a pager that was left open must not stop the control thread."""
+    """Writes lines to stderr and never waits for its reader.
+
+    A pager that was left open must not stop the control thread.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.dropped = 0
-        self.setFormatter(
-            logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
-        )
+        line = "%(asctime)s.%(msecs)03d %(levelname)s %(name)s: %(message)s"
+        self.setFormatter(logging.Formatter(line, "%Y-%m-%d %H:%M:%S"))
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -34,8 +36,8 @@ class StderrHandler(logging.Handler):
                 self.dropped = 0
             else:
                 self.dropped += 1
-        except (OSError, ValueError):  # a full disk, or a stderr that is closed, is no reason not to serve
-            self.dropped += 1
+        except (OSError, ValueError, AttributeError):
+            self.dropped += 1  # a full disk or a closed stderr is no reason not to serve
 
     @staticmethod
     def _write(text: str) -> bool:
@@ -52,13 +54,22 @@ class StderrHandler(logging.Handler):
 
 
 def log_to_stderr(level: str) -> None:
-    """Send what the loggers "rfp" and "rnvm" get, from this level on, to stderr."""
-    handler = StderrHandler()
-    for name in ("rfp", "rnvm"):
-        logger = logging.getLogger(name)
+    """Send what "rfp" and "rnvm" log, from this level on, to stderr until the command ends."""
+    handler, loggers = StderrHandler(), [logging.getLogger(name) for name in ("rfp", "rnvm")]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
         logger.setLevel(level.upper())
         logger.addHandler(handler)
         logger.propagate = False
+
+    def restore() -> None:
+        for logger, (old_level, old_propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(old_level)
+            logger.propagate = old_propagate
+
+    if (context := click.get_current_context(silent=True)) is not None:
+        context.call_on_close(restore)
 
 
 def logged(command: Callable[..., Any]) -> Callable[..., Any]:

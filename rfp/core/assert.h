@@ -1,8 +1,10 @@
-/* Assertions: conditions that the code itself relies on.  A false one is a bug of this package and ends the process.
+/* Assertions: conditions that the code itself relies on.  A false one is a bug of this package and
+ * ends the process.
  *
- * Only own invariants: data from a peer or a file is validated, and invalid data is an error.  The builds that users get define
- * NDEBUG and contain no assertion; debug and sanitizer builds, and with them `make test SANITIZE=1`, contain all of them.
- * In Cython code the line is that of the .pyx file, since these builds ask Cython for line directives.
+ * Only own invariants: data from a peer or a file is validated, and invalid data is an error.  The
+ * builds that users get define NDEBUG and contain no assertion; debug and sanitizer builds, and with
+ * them `make test SANITIZE=1`, contain all of them.  In Cython code the line is that of the .pyx
+ * file, since these builds ask Cython for line directives.
  */
 #ifndef RFP_CORE_ASSERT_H
 #define RFP_CORE_ASSERT_H
@@ -14,7 +16,8 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-#define RFP_ASSERT(condition) ((condition) ? (void)0 : rfp_assertion_failed(__FILE__, __LINE__, #condition))
+#define RFP_ASSERT(condition) \
+    ((condition) ? (void)0 : rfp_assertion_failed(__FILE__, __LINE__, #condition))
 
 /* One write() and abort(): a thread without the GIL and a signal handler may call it. */
 __attribute__((noreturn, noinline, cold, unused)) static void

@@ -1,11 +1,11 @@
 """What a server reports to its operator: the loggers "rfp" and "rnvm".
 
-They have no handler of their own, so a program that configures none still gets warnings and errors on stderr
-(logging.lastResort), as it got tracebacks before there was a log.  The data path logs nothing: the control thread does, and
-Python code that opens or repairs a pool.
+They have no handler of their own, so a program that configures none still gets warnings and errors
+on stderr (logging.lastResort), as it got tracebacks before there was a log.  The data path logs
+nothing: the control thread does, and Python code that opens or repairs a pool.
 
-A peer causes most messages, so each kind (a format string is a kind) is limited by itself.  `logging` is imported with the
-first message: `import rfp` in a client must not pay for it.
+A peer causes most messages, so each kind (a format string is a kind) is limited by itself.
+`logging` is imported with the first message: `import rfp` in a client must not pay for it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 BURST = 20  # messages of one kind at once
 INTERVAL_S = 1.0  # until one more is let through
+SHOWN_MAX = 2048  # characters of an argument
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # those of logging
 
 
@@ -33,7 +34,7 @@ class Limit:
 
     def admit(self, now: float) -> bool:
         """Return whether a message may be logged now; one that may not is counted."""
-        # Without a lock, which a fork could copy while it is held: a race costs at most one message.
+        # Without a lock, which a fork could copy while it is held: a race costs one message at most.
         self.tokens = min(float(BURST), self.tokens + (now - self.then) / INTERVAL_S)
         self.then = now
         if self.tokens < 1.0:
@@ -46,7 +47,8 @@ class Limit:
 class Log:
     """A logger that no peer can flood, and whose handlers cannot end the thread that logs.
 
-    Arguments become text at once: a handler that keeps records must not keep connections and regions alive.
+    Arguments become text at once: a handler that keeps records must not keep connections and regions
+    alive.
     """
 
     def __init__(self, name: str, now: Callable[[], float] = clock.now) -> None:
@@ -71,7 +73,9 @@ class Log:
         """Log an error with the traceback of the exception that is being handled."""
         self._log(ERROR, message, arguments, traceback=True)
 
-    def _log(self, level: int, message: str, arguments: tuple[object, ...], traceback: bool = False) -> None:
+    def _log(
+        self, level: int, message: str, arguments: tuple[object, ...], traceback: bool = False
+    ) -> None:
         try:
             logger = self._logger
             if logger is None:
@@ -88,15 +92,17 @@ class Log:
             if limit.suppressed:
                 message += f" ({limit.suppressed} like this were suppressed)"
                 limit.suppressed = 0
-            plain = tuple(each if isinstance(each, int | float) else shown(str(each)) for each in arguments)
+            plain = tuple(
+                each if isinstance(each, int | float) else shown(str(each)) for each in arguments
+            )
             if traceback:
-                # As text, too; and as text that every handler can encode: an exception may quote anything.
+                # As text, too; indented and printable: an exception may quote what a peer sent.
                 from traceback import format_exc
 
                 message += "\n%s"
-                plain += (format_exc().rstrip().encode(errors="backslashreplace").decode(),)
+                plain += ("\n".join("  " + shown(line) for line in format_exc().splitlines()),)
             logger.log(level, message, *plain, stacklevel=3)
-        except Exception:  # noqa: BLE001, S110 - whatever a handler or a filter of the program raises
+        except Exception:  # noqa: BLE001, S110 - whatever a program's handler or filter raises
             pass
 
 
@@ -106,8 +112,11 @@ def shown(text: str) -> str:
     >>> shown("a name\\nWARNING forged \\x1b[31m")
     'a name\\\\nWARNING forged \\\\x1b[31m'
     """
-    line = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text[:2048])
-    return line if len(text) <= 2048 else line + "..."
+    line = "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
+        for c in text[:SHOWN_MAX]
+    )
+    return line if len(text) <= SHOWN_MAX else line + "..."
 
 
 log = Log("rfp")

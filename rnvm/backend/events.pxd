@@ -1,5 +1,6 @@
-# What the worker's thread did that an operator reads about: a queue with one writer, the worker, and one reader, the control
-# thread.  The worker must not wait for the interpreter, let alone for a log's handlers; it wakes the reader by an eventfd.
+# What the worker's thread did that an operator reads about: a queue with one writer, the worker, and
+# one reader, the control thread.  The worker must not wait for the interpreter, let alone for a
+# log's handlers; it wakes the reader by an eventfd.
 
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport write
@@ -38,8 +39,8 @@ cdef struct event_queue:
     int wake                   # eventfd, or -1
 
 
-cdef inline void event_put(event_queue *q, uint32_t kind, uint32_t session, uint64_t epoch, uint64_t process,
-                           uint64_t detail) noexcept nogil:
+cdef inline void event_put(event_queue *q, uint32_t kind, uint32_t session, uint64_t epoch,
+                           uint64_t process, uint64_t detail) noexcept nogil:
     cdef uint64_t one = 1
     if q.written - rfp_load64_acquire(&q.read) == EVENTS:
         q.lost += 1
@@ -47,7 +48,8 @@ cdef inline void event_put(event_queue *q, uint32_t kind, uint32_t session, uint
     q.each[q.written % EVENTS] = event(kind, session, epoch, process, detail)
     rfp_store64_release(&q.written, q.written + 1)
     if q.wake >= 0:
-        write(q.wake, &one, sizeof(one))       # it fails only if the reader has 2^64 - 2 wake-ups to come
+        # It fails only if the reader has 2^64 - 2 wake-ups to come.
+        write(q.wake, &one, sizeof(one))
 
 
 cdef inline bint event_take(event_queue *q, event *taken) noexcept nogil:

@@ -8,6 +8,7 @@ import time
 import python_programs
 
 import rfp
+import rnvm
 
 LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) (rfp|rnvm): .+")
 
@@ -54,3 +55,23 @@ def test_a_stderr_that_nobody_reads_stops_nobody(private):
         assert time.monotonic() - began < 30
         kept = process.communicate(timeout=20)[1].decode().splitlines()
     assert [int(line.split("rfp: ")[1].split()[0]) for line in kept] == list(range(200 - dropped))
+
+
+def test_a_back_end_logs_its_sessions(private):
+    path = os.path.join(os.environ["TESTS_MEMORY"], "logged.pool")
+    rnvm.pools.create(path, "8MiB", assume_persistent=True)
+    try:
+        arguments = ["-m", "rnvm.cli", "serve", path, "--log-level", "info", "--address", f"shm://{private}/b"]
+        with python_programs.start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while b"serving" not in process.stdout.readline():
+                pass
+            with rnvm.connect(f"shm://{private}/b") as fe:
+                fe.names()
+            process.terminate()
+            lines = process.communicate(timeout=20)[1].decode().splitlines()
+    finally:
+        os.unlink(path)
+    assert all(LINE.fullmatch(line) for line in lines), lines
+    assert any(f"INFO rnvm: pool {path} opened" in line for line in lines)
+    assert any(f"process {os.getpid()}) began" in line for line in lines)
+    assert any("ended: its front-end closed it" in line for line in lines)

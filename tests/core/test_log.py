@@ -49,11 +49,11 @@ def test_arguments_are_one_printable_line_and_no_objects(caplog):
 
 def test_a_traceback_is_text_that_every_handler_can_write(caplog):
     try:
-        raise ValueError("\udce9")
+        raise ValueError("\x1b\n2026 ERROR rfp: forged \udce9")
     except ValueError:
         Log("rfp.test").exception("the handler raised %s", "ValueError")
-    assert caplog.messages[0].startswith("the handler raised ValueError\nTraceback (most recent call last):\n")
-    assert caplog.messages[0].endswith("ValueError: \\udce9")
+    assert caplog.messages[0].startswith("the handler raised ValueError\n  Traceback (most recent call last):\n")
+    assert caplog.messages[0].endswith("  ValueError: \\x1b\n  2026 ERROR rfp: forged \\udce9")
     assert caplog.records[0].exc_info is None
 
 
