@@ -161,7 +161,7 @@ class Welcome(Message):
 
     def check(self) -> None:
         if len(self.arenas) not in (0, self.partitions):
-            raise Invalid(f"arenas must have 0 or {self.partitions} items, got {len(self.arenas)}")
+            raise Invalid(f"arenas has {len(self.arenas)} items but partitions is {self.partitions}")
         if bool(self.arena_size) != bool(self.chunk_size) or (self.arenas and self.arena_size):
             sizes = f"arena_size is {self.arena_size}, chunk_size {self.chunk_size}"
             raise Invalid(f"{sizes} and {len(self.arenas)} arenas do not fit together")
