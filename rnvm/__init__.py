@@ -1,4 +1,4 @@
-"""Persistent, recoverable, shared data structures in memory that few back-ends own (rNVM / AsymNVM)."""
+"""Persistent, recoverable data structures in memory that a few back-ends own (rNVM / AsymNVM)."""
 
 import os
 from typing import TYPE_CHECKING

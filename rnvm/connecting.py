@@ -1,4 +1,4 @@
-"""How a front-end finds its back-end."""
+"""`rnvm.connect`: find a back-end and connect to it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ LOCKS = ("sticky", "each", "cas")
 
 
 def address_of(pool: str | os.PathLike[str]) -> Address:
-    """Where `rnvm serve` serves a pool unless it is given another address.
+    """Return the address at which `rnvm serve` serves a pool by default.
 
-    That is POOL.socket beside it where its folder is this user's alone, else a socket in this user's run directory whose name
-    is made of the pool's path.  Raises InvalidAddress where that directory cannot be used.
+    That is POOL.socket beside the pool if its folder is this user's alone, else a socket in this
+    user's run directory whose name is made of the pool's path.
+
+    Raises:
+        InvalidAddress: The run directory cannot be used.
     """
     path = os.path.realpath(pool)
     beside = f"{path}.socket"
@@ -33,7 +36,7 @@ def address_of(pool: str | os.PathLike[str]) -> Address:
 
 
 def _find(address: str | os.PathLike[str] | Address) -> Address:
-    """The address that is given, or that of the pool with this path."""
+    """Return the given address, or that of the pool with this path."""
     if isinstance(address, Address) or (isinstance(address, str) and "://" in address):
         return addresses.parse(address)
     if not isinstance(address, (str, os.PathLike)) or not os.path.exists(address):
@@ -59,23 +62,33 @@ def connect(
     tls_cert: str | os.PathLike[str] | None = None,
     tls_key: str | os.PathLike[str] | None = None,
 ) -> FrontEnd:
-    """Connects to a back-end and returns the front-end in which structures are opened.
+    """Connect to a back-end and return the front-end in which structures are opened.
 
-    address: what `Backend.address` says; or the path of a pool that `rnvm serve` serves on this host.  durability: what a call
-    that returns has made sure of: "persistent" (it survives any crash), "volatile" (others see it), "replicated" (also a mirror
-    has it: not yet).  timeout: seconds that a call may take, this one too.  reconnect: wait for a back-end that is not there
-    yet, and find it again when it was lost.  cache: bytes of nodes that are kept here; 0: none.  oplog: write operations to the
-    operation log first, and what they change in batches later; without it every operation writes its changes and, if there is
-    no cache either, waits until the back-end has applied them.  lock: "sticky" (a writer lock is kept until
-    others want it), "each" (it goes back after each operation), or "cas" (front-ends settle it by compare-and-swap: two round
-    trips for each operation, and a call where another one was inside since).  The last three exist to be measured (AsymNVM,
-    evaluation and section on concurrency); leave them alone otherwise.
+    cache, oplog and lock exist to be measured (AsymNVM, evaluation and section on concurrency);
+    leave them alone otherwise.
 
-    Over RDMA.  secret and what follows: as `rfp.connect` takes them.
+    Args:
+        address: `Backend.address`, or the path of a pool that `rnvm serve` serves on this host.
+        durability: What a returned call guarantees: "persistent" (it survives any crash),
+            "volatile" (others see it), "replicated" (also a mirror has it: not implemented yet).
+        timeout: Seconds that a call may take, this one included.
+        reconnect: Wait for a back-end that is not there yet, and reconnect if it is lost.
+        cache: Bytes of nodes cached here; 0: none.
+        oplog: Write operations to the operation log first and their changes in batches later.
+            Without it every operation writes its changes and, if there is no cache either, waits
+            until the back-end has applied them.
+        lock: "sticky" (keep a writer lock until others want it), "each" (release it after each
+            operation), or "cas" (front-ends arbitrate by compare-and-swap).
+        secret, and the parameters after it: As of `rfp.connect`, for RDMA.
 
-    Raises ConnectionFailed if no back-end is there before the time is over (at once with reconnect=False), QuotaExceeded if all
-    sessions of the pool are taken, or as many of them by this process as one process may have, StorageFailed; for
-    "cas" Unsupported where a device has no atomic operations.
+    Raises:
+        ConnectionFailed: No back-end within the timeout (at once with reconnect=False).
+        QuotaExceeded: All sessions of the pool are taken, or this process has its maximum.
+        StorageFailed: The back-end's medium failed.
+        Unsupported: For "cas": the device has no atomic operations.
+
+    Cost:
+        lock="cas": two round trips per operation, and an RPC if another front-end was inside since.
 
     >>> import os, tempfile, rnvm
     >>> with rnvm.Backend(os.path.join(tempfile.mkdtemp(), "p"), size="4MiB", assume_persistent=True) as backend:

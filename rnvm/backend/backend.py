@@ -1,4 +1,4 @@
-"""The back-end: a pool, served to front-ends."""
+"""`rnvm.Backend`: serve a pool to front-ends."""
 
 from __future__ import annotations
 
@@ -26,24 +26,31 @@ from rnvm.pool.pool import Pool
 
 log = Log("rnvm")
 
-WORD = 8  # bytes: what a front-end says of each structure
+WORD = 8  # bytes: the activity word of a front-end for one structure
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 class Backend(ServerBase):
-    """Opens a pool, recovers it if need be, and serves it until it is closed.
+    """Open a pool, recover it if necessary, and serve it until it is closed.
 
-    path: of the pool, or a `Pool` that is open (then size and assume_persistent are not looked at).  size: bytes or text like
-    "1GiB": makes the pool if there is none.  assume_persistent: allow a new one on a medium that forgets, like /dev/shm; it
-    survives process crash only.  address: where to listen; None for a new address of its own.  lease: seconds after which a
-    front-end that keeps a lock which others wait for is fenced.  force_flush: flush cache lines also where that is of no use,
-    to measure what it costs.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  cpus: the processor to
-    keep its thread on.
+    The address may be `rdma://HOST:PORT`; a pool on a file system with DAX cannot be served there.
 
-    At an `rdma://HOST:PORT` address.  secret and what follows: as a store's `rfp.Server` takes them.  A pool on a file system
-    with DAX cannot be served there.
+    Args:
+        path: The pool's path, or an open `Pool` (size and assume_persistent are then ignored).
+        address: Address to listen at; None for a new one.
+        size: Bytes, or text like "1GiB": create the pool if it does not exist.
+        assume_persistent: Allow a new pool on a volatile medium such as /dev/shm; such a pool
+            survives a process crash only.
+        lease: Seconds after which a front-end that keeps a contended lock is fenced.
+        force_flush: Flush cache lines even if that has no effect, to measure what it costs.
+        idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".
+        cpus: CPU to pin the back-end's thread to.
+        secret, and the parameters after it: As of `rfp.Server`.
 
-    Raises what `rnvm.pools.open_pool` raises, AddressInUse if a server lives there, FabricError.
+    Raises:
+        The errors of `rnvm.pools.open_pool`.
+        AddressInUse: Another server listens at the address.
+        FabricError: The address or its memory cannot be used.
 
     >>> import os, tempfile, rnvm
     >>> path = os.path.join(tempfile.mkdtemp(), "orders.pool")
@@ -88,7 +95,8 @@ class Backend(ServerBase):
                 opened = clock.now()
                 self.pool = self._keep(pools.open_pool(path, force_flush=force_flush))
                 if not self.pool.clean:
-                    # Front-ends of a back-end that has died believe in it until they notice; over a network, in their locks.
+                    # Front-ends of a dead back-end rely on it until they notice; over a network,
+                    # they also rely on their locks.
                     notice = max(DEATH_NOTICE_S, lease / 2) if used.closing_revokes else DEATH_NOTICE_S
                     time.sleep(max(0.0, opened + notice - clock.now()))
                 file = self._keep(open(path, "rb"))  # noqa: SIM115 - closed with the back-end
@@ -108,7 +116,7 @@ class Backend(ServerBase):
             self._service.title = f"pool {os.fspath(path)}" if not isinstance(path, Pool) else "a pool"
             arena = self._keep(self._service.reserve(used))
             if revoking:
-                # What the device cannot be given is refused now, and not to the first front-end.
+                # Refuse memory that the device cannot register here, not at the first front-end.
                 used.share(arena, 0, PAGE, REMOTE_READ).close()
             names = self._service.names
             self._service.keep_words(self._keep(used.reserve(WORD * names, REMOTE_READ | REMOTE_ATOMIC)))
@@ -140,23 +148,26 @@ class Backend(ServerBase):
 
     @property
     def recovered(self) -> list[str]:
-        """What opening the pool found to do, one text each."""
+        """Return what opening the pool had to do, one text each."""
         return list(self.pool.recovered)
 
     @property
     def failed(self) -> bool:
-        """Whether the pool's medium has failed, or its file was removed: nothing is answered any more; close it, and open the
-        pool when the device is well."""
+        """Return whether the pool's medium has failed or its file was removed.
+
+        The back-end answers nothing from then on: close it, and open the pool again when the device
+        works.
+        """
         return self._service.failed
 
     @property
     def removed(self) -> bool:
-        """Whether it failed because the pool's file was removed, or another one was put in its place."""
+        """Return whether it failed because the pool's file was removed or replaced."""
         return self._service.removed
 
 
 def _description(service: PoolService, recovered: list[str]) -> Callable[[], dict[str, Any]]:
-    """What a host tells of its back-end, which it must not keep alive."""
+    """Return what a host reports of its back-end; the result must not keep the back-end alive."""
     texts = [printable(text, 1024) for text in recovered[:16]]
     return lambda: {"pool": service.counters, "recovered": texts}
 

@@ -1,4 +1,4 @@
-"""Connections of front-ends (the contract is in connections.pxd)."""
+"""Attach, detach and free sessions; identify processes, as pids are used again."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
@@ -21,7 +21,7 @@ from rnvm.pool.sessions cimport NO_SESSION, session_attach, session_release
 
 
 cdef enum:
-    SPARED = 8                 # one of so many sessions is never given to a process that has all the others
+    SPARED = 8  # one of every 8 sessions is never given to a process that has all the others
 
 
 cdef void client_began(void *context, service_session *connection) noexcept nogil:
@@ -50,13 +50,13 @@ cdef void client_ended(void *context, service_session *connection) noexcept nogi
         if not s.stopped and lock_manager_fence(&s.g, <uint32_t> c.session, FENCE_DISCONNECTED):
             s.stopped = True
         if not c.used:
-            s.g.each[c.session].quiet = True    # it gave up while it connected
+            s.g.each[c.session].quiet = True    # the front-end gave up while it connected
         backend_locks(s)
     free(c)
 
 
 cdef uint32_t in_state(const backend *s, uint32_t state) noexcept nogil:
-    """How many sessions are."""
+    """Return how many sessions are in this state."""
     cdef uint32_t i, count = 0
     for i in range(s.g.p.g.sessions):
         count += s.g.p.sessions[i].state == state
@@ -64,7 +64,7 @@ cdef uint32_t in_state(const backend *s, uint32_t state) noexcept nogil:
 
 
 cdef uint32_t kept_by(const backend *s, uint64_t process) noexcept nogil:
-    """How many sessions a process has, or keeps from others by being there."""
+    """Return how many sessions this process has, or blocks for others because it still runs."""
     cdef uint32_t i, count = 0
     for i in range(s.g.p.g.sessions):
         count += s.g.p.sessions[i].state != RNVM_FREE and not s.g.each[i].quiet and s.g.each[i].process == process
@@ -72,8 +72,10 @@ cdef uint32_t kept_by(const backend *s, uint64_t process) noexcept nogil:
 
 
 cdef bint was_its_own(const backend *s, const rnvm_attach *question, uint64_t process) noexcept nogil:
-    """Whether the session that a front-end names was its own.  Tickets of before we began are not known: then it is enough that
-    it was the same process's."""
+    """Return whether the session that a front-end names was its own.
+
+    Tickets from before this back-end began are unknown: then the same process is enough.
+    """
     cdef const client_session *each = &s.g.each[question.previous]
     if each.proof:
         return question.ticket == each.proof
@@ -94,7 +96,8 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
         return
     memcpy(&question, asked.payload, sizeof(question))
     if c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch:
-        s.g.each[c.session].attached = False    # it was fenced; this connection has another one from here on
+        # it was fenced; this connection has a new session from here on
+        s.g.each[c.session].attached = False
         s.g.each[c.session].activity = NULL
     if question.version != RNVM_MESSAGES:
         answer.status = RNVM_OTHER_VERSION
@@ -103,21 +106,22 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
     if memcmp(question.pool, any_pool, sizeof(any_pool)) and memcmp(question.pool, s.uuid, sizeof(s.uuid)):
         answer.status = RNVM_OTHER_POOL
         return
-    if s.g.cut_off == NULL:                     # else: no process of this host, and nothing of it has to be waited for
+    if s.g.cut_off == NULL:  # else: no process of this host, and nothing to wait for
         process = identity(c.peer)
     if question.ticket and question.previous < s.g.p.g.sessions and was_its_own(s, &question, process):
-        # It says that its old rings are no longer written.
+        # The front-end states that it no longer writes to its old rings.
         if lock_manager_fence(&s.g, question.previous, FENCE_RETURNED):
             fail(s, answer)
             return
         s.g.each[question.previous].quiet = True
         clients_sweep(s)
-    # A dead front-end's session stays until another front-end has executed its operations.  For that one there is a session more
-    # than front-ends.  It logs no operations, so it is free again as soon as its front-end is gone, whatever happens.
+    # A dead front-end's session stays until another front-end has executed its operations.  For
+    # that one there is one session more than front-ends.  It logs no operations, so it is free
+    # again as soon as its front-end is gone, in every case.
     if in_state(s, RNVM_ATTACHED) >= front_ends:
         answer.status = RNVM_NO_SESSION_LEFT
         return
-    # A program that forgets to close them must not keep all others out.
+    # A program that never closes its front-ends must not keep all other processes out.
     if process and kept_by(s, process) >= front_ends - front_ends // SPARED:
         answer.status = RNVM_TOO_MANY
         answer.result = front_ends - front_ends // SPARED
@@ -131,7 +135,8 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
     if index < 0:
         fail(s, answer)
         return
-    # Before anybody can read that it holds a lock.  Who maps a log that is itself persistent makes it durable without us.
+    # Before any peer can read that this session holds a lock.  A front-end that maps a log in
+    # persistent memory makes the log durable without us.
     rfp_store64(&(<rnvm_session *> (s.g.p.m.base + rnvm_session_at(&s.g.p.g, <uint32_t> index))).awaits,
                 question.flags & RNVM_WAITS and not (question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT))
     each = &s.g.each[index]
@@ -174,7 +179,10 @@ cdef void client_detach(backend *s, response *answer, client *c) noexcept nogil:
 
 
 cdef uint64_t identity(uint32_t number) noexcept with gil:
-    """A process of this host, told from one that has its number later: number | start time << 22."""
+    """Return the identity of a process of this host: number | start time << 22.
+
+    The start time distinguishes it from a later process with the same number.
+    """
     if not number:
         return UNNAMED
     try:
@@ -186,7 +194,7 @@ cdef uint64_t identity(uint32_t number) noexcept with gil:
 
 
 cdef bint gone(uint64_t process) noexcept with gil:
-    """Whether the process with this identity has ended."""
+    """Return whether the process with this identity has ended."""
     if process == UNNAMED:
         return False
     try:

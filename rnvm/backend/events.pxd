@@ -1,13 +1,13 @@
-# What the worker's thread did that an operator reads about: a queue with one writer, the worker, and
-# one reader, the control thread.  The worker must not wait for the interpreter, let alone for a
-# log's handlers; it wakes the reader by an eventfd.
+# Events of the worker's thread for the operator's log: a queue with one writer, the worker, and one
+# reader, the control thread.  The worker must not wait for the interpreter, let alone for a log's
+# handlers; it wakes the reader by an eventfd.
 
 from libc.stdint cimport uint32_t, uint64_t
 from posix.unistd cimport write
 from rfp.core.core cimport rfp_load64_acquire, rfp_store64_release
 
 cdef enum:
-    EVENTS = 64                # that the queue holds; those that find no room are counted
+    EVENTS = 64                # capacity of the queue; events without room are counted as lost
 
 cdef enum:                     # event.kind
     EVENT_ATTACHED = 0
@@ -48,8 +48,7 @@ cdef inline void event_put(event_queue *q, uint32_t kind, uint32_t session, uint
     q.each[q.written % EVENTS] = event(kind, session, epoch, process, detail)
     rfp_store64_release(&q.written, q.written + 1)
     if q.wake >= 0:
-        # It fails only if the reader has 2^64 - 2 wake-ups to come.
-        write(q.wake, &one, sizeof(one))
+        write(q.wake, &one, sizeof(one))       # fails only if 2^64 - 2 wake-ups are pending
 
 
 cdef inline bint event_take(event_queue *q, event *taken) noexcept nogil:

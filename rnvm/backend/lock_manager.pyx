@@ -1,4 +1,4 @@
-"""Locks and fencing at the back-end (the contract is in lock_manager.pxd)."""
+"""Grant, revoke and fence: the locks of structures and the sessions that hold them."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memmove, memset
@@ -23,7 +23,7 @@ from rnvm.pool.sessions cimport session_fence, session_set_fence_point
 
 cdef enum:
     EVERYTHING = 0x7fffffffffffffff
-    GRACE_NS = 20000000           # ns in which who was granted a lock is expected to use it
+    GRACE_NS = 20000000           # ns within which a new holder is expected to use its lock
 
 
 cdef inline void show(lock_manager *g, uint32_t index, uint32_t word, uint64_t value) noexcept nogil:
@@ -44,7 +44,7 @@ cdef bint found_orphan(void *context, uint32_t session, uint64_t lsn, uint32_t s
 
 
 cdef void record_fence_point(lock_manager *g, uint32_t session) noexcept nogil:
-    """Where a session was cut off, and which of its operations are still to be executed."""
+    """Record where a session was fenced, and which of its operations are still to be executed."""
     cdef client_session *each = &g.each[session]
     cdef fence_point *last
     if lock_manager_fence_point(g, session, g.p.sessions[session].epoch) == NULL:
@@ -78,7 +78,8 @@ cdef int lock_manager_begin(lock_manager *g) noexcept nogil:
         show(g, i, RNVM_STATUS_SPARE + RNVM_LIVE_HOLDER, 0)
     for i in range(g.p.g.sessions):
         memset(&g.each[i], 0, sizeof(client_session))
-        # Those of before: their processes may still run, and on direct memory store into their rings.
+        # Sessions of an earlier back-end: their processes may still run and, on direct memory,
+        # store into their rings.
         if g.p.sessions[i].state == RNVM_ATTACHED and lock_manager_fence(g, i, FENCE_EARLIER):
             return -1
         if g.p.operations[i].limit != RNVM_NO_LIMIT:
@@ -103,7 +104,7 @@ cdef int lock_manager_catch_up(lock_manager *g) noexcept nogil:
         return -1
     pool_replay(g.p, EVERYTHING)
     for i in range(g.p.g.sessions):
-        # A front-end that wrote what must not be applied is cut off there.
+        # Fence a front-end that wrote a record which must not be applied.
         if ((g.p.memory[i].faulty or g.p.operations[i].faulty)
                 and g.p.sessions[i].state == RNVM_ATTACHED
                 and lock_manager_fence(g, i, FENCE_INVALID)):
@@ -128,7 +129,9 @@ cdef void locks_publish(lock_manager *g) noexcept nogil:
 
 
 cdef uint32_t place_of(const lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
-    """Where it waits; with NOBODY: where the first one for this lock does.  g.waiting: nowhere."""
+    """Return the session's place in the queue (NOBODY: that of the lock's first waiter), or
+    g.waiting.
+    """
     cdef uint32_t i
     for i in range(g.waiting):
         if g.waiters[i].index == index and (session == NOBODY or g.waiters[i].session == session):
@@ -151,13 +154,15 @@ cdef void stop_waiting(lock_manager *g, uint32_t session) noexcept nogil:
 
 
 cdef inline uint64_t activity_word(const lock_manager *g, uint32_t index) noexcept nogil:
-    """What the holder says of itself, or who of those that share the lock is inside."""
+    """Return the holder's activity word, or the lock word if the lock is shared."""
     cdef const char *activity = g.words if g.locks[index].holder == RNVM_SHARED else g.each[g.locks[index].holder].activity
     return rfp_load64_acquire(activity + 8 * <uint64_t> index) if activity != NULL else 0
 
 
 cdef uint32_t user(const lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
-    """Which session is inside, as the holder's desk or the structure's word says; NOBODY who still may do anything."""
+    """Return the session that is inside, by the activity word or lock word; NOBODY if none that may
+    still act.
+    """
     cdef uint32_t session
     if g.locks[index].holder != RNVM_SHARED:
         return g.locks[index].holder if word & 1 else NOBODY
@@ -168,7 +173,9 @@ cdef uint32_t user(const lock_manager *g, uint32_t index, uint64_t word) noexcep
 
 
 cdef bint stuck(lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
-    """Whether for a lease, while somebody waited, the holder or who is inside has been the same."""
+    """Return whether the same session has held the lock (shared: been inside) for a lease while
+    others waited.
+    """
     cdef lock *it = &g.locks[index]
     if it.holder != RNVM_SHARED:
         return g.now > it.revoked + g.lease
@@ -179,7 +186,7 @@ cdef bint stuck(lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
 
 
 cdef int grant(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
-    """The lock-ahead record first: who holds it is durable before he may use it."""
+    """Grant a lock; the lock-ahead record first: it must be durable before the grantee uses it."""
     cdef lock *it = &g.locks[index]
     cdef uint64_t[3] words
     cdef uint64_t at = rnvm_name_at(&g.p.g, index) + RNVM_LOCK
@@ -199,7 +206,7 @@ cdef int grant(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
     show(g, index, RNVM_STATUS_REVOKE, 0)
     if session < g.p.g.sessions:
         show(g, index, RNVM_STATUS_SPARE + RNVM_LIVE_REPLAYED, g.p.memory[session].replayed)
-    # Last: who reads this one first sees the others as they belong to it.
+    # Last: a peer that reads this word first then reads the others as they belong to it.
     show(g, index, RNVM_STATUS_SPARE + RNVM_LIVE_HOLDER, lock_word(g, index))
     return 0
 
@@ -229,7 +236,10 @@ cdef void free(lock_manager *g, uint32_t index) noexcept nogil:
 
 
 cdef int give_back(lock_manager *g, uint32_t index) noexcept nogil:
-    """The holder is not inside and will not be: all that it did is in its log, and is applied before anybody else is let in."""
+    """Release the lock of a holder that is not inside and will not be.
+
+    All that it did is in its log, and is applied before any other session is let in.
+    """
     if lock_manager_catch_up(g):
         return -1
     free(g, index)
@@ -237,7 +247,7 @@ cdef int give_back(lock_manager *g, uint32_t index) noexcept nogil:
 
 
 cdef int queue(lock_manager *g, uint32_t index, uint32_t session, bint shared) noexcept nogil:
-    """Lets a session wait, if it does not yet, and sees whether it has to."""
+    """Enqueue a session unless it waits already, and return whether it must wait."""
     if place_of(g, index, session) == g.waiting:
         stop_waiting(g, session)
         g.waiters[g.waiting] = waiter(index, session, shared)
@@ -249,9 +259,10 @@ cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcep
     cdef lock *it = &g.locks[index]
     if it.holder == session:
         if not it.revoked:
-            # It has lost sight of that, and what it is told now must count in all that it has written.
+            # It has lost track of its lock; the answer must take account of everything it has
+            # written.
             return -1 if lock_manager_catch_up(g) else GRANTED
-        # It saw that others wait, and comes again: they are first.
+        # It saw the waiters and requests again: they are served first.
         if give_back(g, index):
             return -1
     if queue(g, index, session, False):
@@ -271,7 +282,7 @@ cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t 
         return -1 if lock_manager_catch_up(g) else GRANTED
     if not found & RNVM_HELD:
         return WAITING
-    # What is written there now stays: its writer cannot take it for his own again, and who waits puts his in its place.
+    # The word is frozen: its owner is fenced and cannot swap it again, so a waiter may replace it.
     if user(g, index, found) == NOBODY or stuck(g, index, found):
         if user(g, index, found) != NOBODY and lock_manager_fence(g, user(g, index, found), FENCE_LEASE):
             return -1
@@ -290,10 +301,11 @@ cdef int lock_leave(lock_manager *g, uint32_t index, uint32_t session) noexcept 
 
 
 cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
-    """Takes a lock from a holder that is not inside.
+    """Revoke a lock from a holder that is not inside.
 
-    It says that it goes inside and then looks whether the lock was asked back; we ask it back and then look whether it is
-    inside; with a full fence between on both sides, so at least one of us sees the other.
+    The holder announces that it goes inside and then checks for a revocation; we announce the
+    revocation and then check whether the holder is inside.  Both sides have a full fence between
+    the two steps, so at least one sees the other.
     """
     cdef lock *it = &g.locks[index]
     cdef uint64_t word
@@ -302,11 +314,12 @@ cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
         return grant_next(g, index)
     if g.now - it.offered < GRACE_NS and activity_word(g, index) == it.activity and (
             it.holder == RNVM_SHARED or g.each[it.holder].activity != NULL):
-        return 0                                # it waited for its turn, and has not had it yet
+        return 0                                # it waited for its turn and has not had it yet
     if not it.revoked:
         show(g, index, RNVM_STATUS_REVOKE, it.epoch)
         rfp_fence_full()
-        # Not g.now, which is as old as this turn is long: a holder that looked before this counts a lease from then on.
+        # Not g.now, which is as old as this turn is long: a holder that checked before this store
+        # counts a lease from then on.
         it.revoked = rfp_now()
     word = activity_word(g, index)
     inside = user(g, index, word)
@@ -336,7 +349,10 @@ cdef int locks_tick(lock_manager *g) noexcept nogil:
 
 
 cdef void free_shared(lock_manager *g, uint32_t index) noexcept nogil:
-    """Who was the last inside has gone: readers need not ask any more whether something is still to be applied."""
+    """Free a shared lock whose last user is gone.
+
+    Readers need not check any more whether something is still to be applied.
+    """
     cdef bint revoked = g.locks[index].revoked
     show(g, index, RNVM_STATUS_REVOKE, g.locks[index].epoch)
     rfp_fence_full()
@@ -351,8 +367,8 @@ cdef int lock_manager_fence(lock_manager *g, uint32_t session, uint32_t reason) 
     cdef uint64_t epoch = g.p.sessions[session].epoch
     if g.p.sessions[session].state != RNVM_ATTACHED:
         return 0
-    # The new epoch is durable and visible, then a full fence: what it acknowledges from now on it has written before.  Only then
-    # its rings are looked at; what is whole there counts.
+    # The new epoch is durable and visible, then a full fence: whatever the session acknowledges
+    # from now on, it wrote before.  Scan its rings only then; records that are whole count.
     if session_fence(g.p, session):
         return -1
     rfp_store64_release(&g.each[session].ticket, 0)

@@ -1,4 +1,5 @@
-# What front-ends ask of a back-end, where that needs neither the interpreter nor a new session (messages.h says what it means).
+# Handlers of calls that need neither the interpreter nor a new session (messages.h defines the
+# calls).
 
 from libc.stdint cimport uint64_t
 from rfp.protocol.server.service cimport request, response

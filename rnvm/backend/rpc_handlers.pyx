@@ -1,4 +1,4 @@
-"""Calls of front-ends (the contract is in rpc_handlers.pxd)."""
+"""Execute calls of front-ends without the GIL: grants, locks, syncs, outcomes, pending."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -24,7 +24,8 @@ from rnvm.pool.replay cimport pool_pending
 cdef void call_grant(backend *s, uint64_t count, response *answer, const client *c) noexcept nogil:
     cdef rnvm_number done
     cdef uint64_t block = blocks_allocate(s.g.p, count, RNVM_GRANTED | <uint32_t> c.session)
-    # What was returned in a transaction may be free behind a checkpoint; that transaction need not be applied yet.
+    # Blocks returned in a transaction may be free after a checkpoint; that transaction may not be
+    # applied yet.
     if block == RNVM_NO_BLOCK and not lock_manager_catch_up(&s.g) and not backend_checkpoint(s):
         block = blocks_allocate(s.g.p, count, RNVM_GRANTED | <uint32_t> c.session)
     if block == RNVM_NO_BLOCK:
@@ -154,7 +155,8 @@ cdef void call_outcome(backend *s, const request *asked, response *answer) noexc
         return
     end = lock_manager_fence_point(&s.g, question.session, question.epoch)
     if end == NULL or end.ticket and end.ticket != question.ticket:
-        # Not known any more; or of another history, which this pool has had since a copy of it was put back.
+        # Not known any more, or from another history, which this pool has had since a copy of it
+        # was restored.
         answer.status = RNVM_FORGOTTEN
     elif question.lsn >= (end.memory if question.ring else end.operations):
         answer.status = RNVM_ABSENT

@@ -1,4 +1,4 @@
-"""The service behind a pool (RFP's rings carry its calls, messages.h says what they are)."""
+"""The service of a pool: RFP's rings carry the calls that messages.h defines."""
 
 import os
 import threading
@@ -45,7 +45,7 @@ from rfp.errors import ConnectionFailed, InvalidArgument, OutOfMemory, RfpError,
 
 log = Log("rnvm")
 
-# Of EVENT_FENCED: how it is logged, and what the operator reads.
+# Texts and levels of EVENT_FENCED in the log.
 ENDED = {
     FENCE_DETACHED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end closed it"),
     FENCE_DISCONNECTED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end disconnected"),
@@ -63,27 +63,33 @@ REFUSED = {
 }
 
 cdef enum:
-    TRANSACTIONS_PER_TICK = 256  # transactions applied at once, before calls have their turn again
-    CHECKPOINT_NS = 20000000   # ns after which what was applied is made durable although there is still room in the logs
-    LOCK_POLL_NS = 50000       # ns between two looks whether the holder of a lock is outside
-    SWEEP_NS = 100000000       # ns between two looks at sessions that have ended
+    TRANSACTIONS_PER_TICK = 256  # transactions applied in one go, before calls get their turn
+    # ns after which applied transactions are checkpointed even if the logs still have room
+    CHECKPOINT_NS = 20000000
+    # ns between two polls of whether the holder of a contended lock is outside
+    LOCK_POLL_NS = 50000
+    SWEEP_NS = 100000000       # ns between two sweeps of sessions that have ended
 
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef class PoolService(Service):
-    """Serves a pool.
+    """Serve a pool.
 
-    lease: seconds after which who keeps a lock that others wait for is fenced; flushed: on its medium stores persist when their
-    cache lines are flushed; forgetful: it does not survive the machine; revoking: what a front-end may write can be taken away
-    from it; file: a descriptor of the pool's file, which stays the caller's, or -1: to stop when the file has been removed.
+    Args:
+        lease: Seconds after which a session that keeps a contended lock is fenced.
+        flushed: Stores persist on the pool's medium when their cache lines are flushed.
+        forgetful: The medium does not survive the machine.
+        revoking: Memory that a front-end writes can be taken away from it.
+        file: Descriptor of the pool's file, which remains the caller's, to stop when the file is
+            removed; -1: none.
     """
 
     def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False, bint revoking=False,
                   int file=-1):
         cdef const rnvm_header *header
         opened.check()
-        opened.medium.check_unserved()              # by another one
+        opened.medium.check_unserved()              # by another back-end
         header = <const rnvm_header *> (opened.c.m.base + RNVM_HEADERS)
         self.pool = opened
         self.giving = threading.Lock()
@@ -123,7 +129,7 @@ cdef class PoolService(Service):
         opened.medium.served = True
 
     def close(self):
-        """The pool may be closed: nobody serves it any more.  May be called again."""
+        """Stop using the pool, which may be closed then.  May be called again."""
         self.pool.medium.served = False
 
     def __dealloc__(self):
@@ -133,24 +139,29 @@ cdef class PoolService(Service):
 
     @property
     def names(self):
-        """How many structures there may be."""
+        """Return how many structures the pool can have."""
         return self.b.g.p.g.names
 
     def reserve(self, fabric):
-        """The whole pool, for front-ends to read."""
+        """Return the whole pool as a region that front-ends read."""
         cdef pool *p = self.b.g.p
         return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(), 0,
                                    rnvm_up(p.g.size, PAGE), REMOTE_READ)
 
     def keep_words(self, Region words not None):
-        """Memory of zeros in which front-ends settle by compare-and-swap who has a lock: 8 bytes for each structure."""
+        """Set the lock words for compare-and-swap: memory of zeros, 8 bytes for each structure."""
         self.words = words
         self.b.g.words = words.c.base
 
     def share(self, uint64_t number, fabric):
-        """What a front-end writes: a session's rings, number: its ticket; or the words of locks.
+        """Return a region that a front-end writes.
 
-        Raises ConnectionFailed; Unsupported where a device has no atomic operations.
+        Args:
+            number: The session's ticket (its rings), or RNVM_LOCK_WORDS (the lock words).
+
+        Raises:
+            ConnectionFailed: The ticket is not valid any more.
+            Unsupported: The device has no atomic operations.
         """
         cdef pool *p = self.b.g.p
         cdef uint64_t offset
@@ -162,7 +173,7 @@ cdef class PoolService(Service):
                 raise Unsupported("cannot lock by compare-and-swap here: "
                                   f"{Exception.__str__(error)}",
                                   hint='use lock="sticky"') from error
-        with self.giving:                       # or it might be cut off while it is given what it is to lose
+        with self.giving:  # otherwise it might be cut off while it is given what it must lose
             for index in range(p.g.sessions):
                 if number and rfp_load64(&self.b.g.each[index].ticket) == number:
                     break
@@ -182,17 +193,17 @@ cdef class PoolService(Service):
 
     @property
     def failed(self):
-        """Whether the pool's medium has failed: nothing is answered any more."""
+        """Return whether the pool's medium has failed; nothing is answered from then on."""
         return self.b.stopped
 
     @property
     def removed(self):
-        """Whether the pool's file was removed, or another one was put in its place."""
+        """Return whether the pool's file was removed or replaced by another one."""
         return self.b.removed
 
     @property
     def counters(self):
-        """What it has done, as a dict."""
+        """Return the service's counters as a dict."""
         cdef uint32_t i
         states = [self.b.g.p.sessions[i].state for i in range(self.b.g.p.g.sessions)]
         return {"transactions": self.b.transactions, "collected": self.b.collected, "checkpoints": self.b.checkpoints,
@@ -200,10 +211,12 @@ cdef class PoolService(Service):
                 "attached": states.count(RNVM_ATTACHED), "ending": states.count(RNVM_FENCED),
                 "free_blocks": self.b.g.p.free, "blocks": self.b.g.p.g.blocks}
 
-    # The reporter of a Host: what the worker's thread did
+    # Reports to a Host: logs the events of the worker's thread
 
     def wake_by(self, int descriptor):
-        """Write this eventfd (its descriptor) whenever there is something to report (-1: none).  Only while no worker runs."""
+        """Set the eventfd to write when there is something to report (-1: none).  Only while no
+        worker runs.
+        """
         self.b.g.events.wake = descriptor
 
     def report(self):
@@ -230,7 +243,7 @@ cdef class PoolService(Service):
             log.warning("%s: %d events of sessions were not logged", self.title, lost)
 
     def _go_slow(self, *, bint collecting=False, bint replaying=False):
-        """From now on looks at logs, and applies them, only where somebody asks for it.  For tests alone."""
+        """From now on collect or apply logs only on request.  For tests alone."""
         self.b.collecting = collecting
         self.b.replaying = replaying
 
@@ -254,7 +267,8 @@ cdef class PoolService(Service):
             try:
                 made = self.make(name, &question, codec)
                 if not made and not lock_manager_catch_up(&self.b.g) and not backend_checkpoint(&self.b):
-                    # As for blocks that a front-end asks for: what was returned may be free behind a checkpoint.
+                    # The same as for blocks that a front-end requests: returned blocks may be free
+                    # after a checkpoint.
                     made = self.make(name, &question, codec)
             except InvalidArgument:
                 answer.status = RNVM_BAD_REQUEST
@@ -264,7 +278,7 @@ cdef class PoolService(Service):
                 return 0
         index = self.pool.names[name]
         entry = <const rnvm_name *> (self.b.g.p.m.base + rnvm_name_at(&self.b.g.p.g, index))
-        # Nobody but this thread changes an entry.
+        # Only this thread changes an entry.
         if question.kind and (entry.kind != question.kind or entry.format != question.format):
             answer.status = RNVM_OTHER_KIND
             answer.result = <uint64_t> entry.kind << 32 | entry.format
@@ -285,7 +299,7 @@ cdef class PoolService(Service):
         return 0
 
     cdef bint make(self, bytes name, const rnvm_open *question, bytes codec) except -1:
-        """Whether there was room for it."""
+        """Create a structure; return whether there was room for it."""
         try:
             self.pool.create(name, question.kind, question.format, codec,
                              (question.root + self.b.g.p.g.block - 1) // self.b.g.p.g.block)
@@ -404,7 +418,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
     elif asked.opcode == RNVM_SHARE:
         call_share(s, asked, answer, c)
     elif asked.opcode == RNVM_SYNC:
-        # Who waited for the last sync is answered before the next one, which is for all who have written by then.
+        # A call that waited for the last sync is answered before the next one, which serves all
+        # records written by then.
         answer.retry_later = not pool_settled(s.g.p, <uint32_t> c.session)
         s.asked |= answer.retry_later
     elif asked.opcode == RNVM_APPLY or asked.opcode == RNVM_ROOM:
@@ -413,12 +428,12 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
     else:
         answer.status = RNVM_BAD_REQUEST
     if not s.stopped and not client_present(s, c):
-        answer.status = RNVM_NOT_ATTACHED          # cut off while we were at it
+        answer.status = RNVM_NOT_ATTACHED          # fenced in the meantime
         answer.length = 0
 
 
 cdef bint crowded(const pool *p) noexcept nogil:
-    """Whether a ring has used half of its space."""
+    """Return whether a ring has used half of its space."""
     cdef uint32_t i
     for i in range(p.g.sessions):
         if (p.operations[i].tail - p.operations[i].head) * 2 > p.operations[i].size:
@@ -458,18 +473,18 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
     if now - s.swept > SWEEP_NS:
         clients_sweep(s)
         if removed(s):
-            # What is stored from now on is gone with this process, so nobody may believe that it is kept.
+            # Stores from now on are lost with this process, so nothing may be acknowledged as kept.
             s.removed = s.stopped = True
             lock_manager_end(&s.g)
             return False
-    # Last, so that who waits for it is answered at once; and those who were answered before may have written again by now, and
-    # share the sync.
+    # Last, so that waiting calls are answered at once; front-ends answered earlier may have written
+    # again by now and share the sync.
     bytes = pool_collect(s.g.p) if s.collecting or s.asked else 0
     s.asked = False
     if bytes < 0:
         s.stopped = True
         return False
     s.collected += <uint64_t> bytes
-    # A holder says nothing when it is outside: while others wait for it, somebody has to look.
+    # A holder does not notify when it leaves: while others wait, poll for it.
     s.max_sleep_ns[0] = LOCK_POLL_NS if s.g.waiting else 0
     return bytes != 0 or applied != 0

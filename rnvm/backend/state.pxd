@@ -1,8 +1,9 @@
-# A back-end as plain C: what the modules of its service work on.  Its worker's thread alone uses it.
+# The state of a back-end as plain C, shared by the modules of its service.  Used by its worker's
+# thread only.
 #
-# connections   connections of front-ends, and their sessions: attach, detach, and what is left when they have ended
-# rpc_handlers  what front-ends ask
-# service       the class that owns all of it, calls that need the interpreter, and the daily work
+# connections   connections of front-ends and their sessions: attach, detach, cleanup of ended ones
+# rpc_handlers  calls that need no interpreter service       the class that owns all of it, calls
+# that need the interpreter, the regular work
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport rfp_copy_out
@@ -14,7 +15,7 @@ from rnvm.pool.replay cimport pool_checkpoint
 
 cdef struct backend:
     lock_manager g
-    uint64_t checkpointed              # when, ns
+    uint64_t checkpointed              # time in ns
     uint64_t swept
     uint64_t applied                   # transactions since then
     uint64_t transactions
@@ -23,12 +24,12 @@ cdef struct backend:
     uint32_t flags
     unsigned char[16] uuid             # of the pool
     int file                           # descriptor of the pool's file, or -1: it cannot be removed
-    bint removed                       # nobody can open the file any more
+    bint removed                       # no process can open the file any more
     bint stopped                       # the medium failed, or the file was removed
-    bint stop_reported                 # there is an event of it
-    bint collecting                    # of itself, and not only where it is asked to
+    bint stop_reported                 # an event has reported the stop
+    bint collecting                    # on its own, not only on request
     bint replaying
-    bint asked                         # somebody waits until it has collected
+    bint asked                         # a call waits until it has collected
     uint64_t *max_sleep_ns             # how long the worker may sleep
     void *owner                        # the PoolService
 
@@ -38,7 +39,7 @@ cdef inline void reply(response *answer, const void *bytes, uint32_t n) noexcept
     answer.length = n
 
 cdef inline int fail(backend *s, response *answer) noexcept nogil:
-    """The medium failed: nobody is told that anything was done."""
+    """Answer STOPPED: the medium failed, so no call may be acknowledged."""
     s.stopped = True
     answer.status = RNVM_STOPPED
     answer.length = 0
@@ -57,8 +58,8 @@ cdef inline int backend_checkpoint(backend *s) noexcept nogil:
     s.checkpointed = s.g.now
     s.applied = 0
     s.checkpoints += 1
-    # Readers of structures that are validated by their sequence see nothing of a block that was given back: whatever is written
-    # there next comes after a transaction that moved the sequence.
+    # Readers that validate by sequence cannot see returned blocks: whatever is written there next
+    # comes after a transaction that moved the sequence.
     s.g.p.reclaim_epoch += 1
     blocks_reclaim(s.g.p, s.g.p.reclaim_epoch)
     return 0

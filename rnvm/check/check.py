@@ -1,8 +1,9 @@
-"""Checking a pool: what is wrong with it, and mending what can be mended.
+"""Check a pool and repair what can be repaired.
 
-`check()` looks at a private copy of the pool, so the pool does not change.  It looks at all that is doubled or checksummed, then
-recovers the copy as opening would, and walks the structures whose kinds this process knows: each invariant, and that the blocks
-that a structure owns are those that it reaches.
+`check()` works on a private copy of the pool, so the pool does not change.  It checks everything
+that is doubled or checksummed, recovers the copy as opening would, and walks the structures whose
+kinds this process knows: each invariant, and that the blocks a structure owns are the blocks
+reachable from its root.
 """
 
 from __future__ import annotations
@@ -30,10 +31,12 @@ PIECE = 1 << 16
 
 
 class Checked:
-    """What a check found.
+    """The result of a check.
 
-    findings: Finding each.  figures: counts of blocks by owner, and of what waits in the logs.  closed: the pool was closed in
-    order, as far as is known.
+    Attributes:
+        findings: A Finding for each problem.
+        figures: Counts of blocks by owner, and of records waiting in the logs.
+        closed: Whether the pool was closed in order, as far as is known.
     """
 
     def __init__(self, findings: list[Finding], figures: dict[str, Any], *, closed: bool = True) -> None:
@@ -43,21 +46,25 @@ class Checked:
 
     @property
     def sound(self) -> bool:
-        """Nothing is damaged or leaked (a doubt does no harm)."""
+        """Return whether nothing is damaged or leaked (a doubt does no harm)."""
         return all(finding.kind == "doubt" for finding in self.findings)
 
 
 def check(path: str | os.PathLike[str]) -> Checked:
-    """Look at a pool that nobody has open; it is not changed.
+    """Check a pool that no process has open, without changing it.
 
-    Raises NotAPool, PoolTooNew, PoolTooOld or PoolInUse; what is wrong with a pool is returned.
+    Problems of the pool are returned, not raised.
+
+    Raises:
+        NotAPool, PoolTooNew, PoolTooOld: The pool cannot be read.
+        PoolInUse: Another process has it open.
     """
     with pools.view(path) as (view, _):
         return check_copy(view)
 
 
 def check_copy(view: VolatileMemory) -> Checked:
-    """Look at the bytes of a pool, which this may change."""
+    """Check the bytes of a pool, which this function may change."""
     try:
         inspection = Inspection(view)
     except PoolDamaged as error:
@@ -75,7 +82,7 @@ def check_copy(view: VolatileMemory) -> Checked:
 
 
 def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
-    """What can be reached of each structure of a kind that this process knows, and what is wrong with them."""
+    """Return the reachable counts of each structure of a known kind, and their findings."""
     reached: dict[bytes, dict[str, int]] = {}
     findings = []
     for name in pool.names:
@@ -96,7 +103,9 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
 
 
 def account(pool: Pool) -> dict[str, Any]:
-    """Counts of blocks by owner.  Those of structures that are gone were freed when it was opened."""
+    """Return counts of blocks by owner.  Blocks of dropped structures were freed when the pool was
+    opened.
+    """
     owners = pool.blocks_by_owner()
     return {
         "blocks": sum(owners.values()),
@@ -112,7 +121,11 @@ def account(pool: Pool) -> dict[str, Any]:
 
 
 def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
-    """Mend the bytes of a pool: what was mended, and what was lost for good.  Raises PoolDamaged where nothing can be done."""
+    """Repair the bytes of a pool; return what was repaired and what was lost for good.
+
+    Raises:
+        PoolDamaged: Nothing can be done.
+    """
     mended: list[str] = []
     lost: list[str] = []
     try:
@@ -135,7 +148,7 @@ def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
                 mended.append(f"{finding.where}: one flipped bit corrected{words}")
         elif repair_module.bit(view, inspection, finding.part, finding.at):
             mended.append(f"{finding.where}: one flipped bit corrected")
-    # The rest is given up; what became whole may show more.
+    # The rest is given up; parts that became whole may reveal more.
     for _ in range(3):
         inspection = Inspection(view)
         damage = [finding for finding in inspection.run() if finding.kind == "damage"]
@@ -152,16 +165,19 @@ def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
 
 
 def repair_owners(view: VolatileMemory, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
-    """Turn bits back in damaged words of owners, and give up what cannot be mended: how many words of each."""
+    """Turn bits back in damaged words of owners and give up words that cannot be repaired; return
+    how many of each.
+    """
     mended = lost = 0
-    for first in range(finding.number, finding.number + finding.words, PIECE):  # of millions of words: Ctrl-C comes through
+    # may be millions of words: let Ctrl-C through
+    for first in range(finding.number, finding.number + finding.words, PIECE):
         turned, left = repair_module.owners(view, inspection, first, min(PIECE, finding.number + finding.words - first), give_up)
         mended, lost = mended + turned, lost + left
     return mended, lost
 
 
 def repair_wal(view: VolatileMemory, mended: list[str], lost: list[str]) -> None:
-    """The write-ahead area: what counts in it comes to its place, and then nothing in it counts any more."""
+    """Apply what counts in the write-ahead area, then empty the area."""
     while area := wal.look(view):
         where = f"write-ahead area at {area['at']}"
         if not area["headers"]:
@@ -199,7 +215,10 @@ def repair_logs(view: VolatileMemory, mended: list[str], lost: list[str]) -> Non
 
 
 def repair_nodes(view: VolatileMemory, mended: list[str]) -> None:
-    """Turn bits of nodes back, one node after the other, as long as that helps.  What cannot be mended, a check still finds."""
+    """Turn bits of nodes back, one node after the other, as long as that helps.
+
+    A check still reports nodes that cannot be repaired.
+    """
     while True:
         with contextlib.closing(view.copy()) as copy, Pool(copy) as pool:
             done = [
@@ -213,17 +232,20 @@ def repair_nodes(view: VolatileMemory, mended: list[str]) -> None:
 
 
 def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Mend a pool that nobody has open: what was mended, and what was lost for good.
+    """Repair a pool that no process has open; return what was repaired and what was lost for good.
 
-    One flipped bit in anything that is checksummed is turned back.  Where more is damaged, what cannot be known is given up, so
-    that the rest can be used: copy the pool first.  Front-ends that still have the pool of a dead back-end mapped are told that
-    their sessions are over before the repair looks at anything: what they had acknowledged by then is in the logs, and counts.
-    Raises PoolDamaged where nothing can be done; the pool is unchanged then.
+    One flipped bit in anything that is checksummed is turned back.  Where more is damaged, the
+    unknown part is given up so that the rest can be used: copy the pool first.  The sessions of
+    front-ends that still have the pool of a dead back-end mapped are ended before the repair reads
+    anything: records that they had acknowledged by then are in the logs and count.
+
+    Raises:
+        PoolDamaged: Nothing can be done; the pool is unchanged then.
     """
     with pools.claim(path) as claimed:
         with _changing(claimed) as view:
             mended, lost = repair_copy(view)
-        # Opening mends copies and recovers.
+        # Opening repairs doubled copies and recovers.
         with claimed.pool(accept_loss=True) as pool:
             mended += [text for text in pool.recovered if not text.startswith(("doubt", "damage"))]
         with _changing(claimed) as view:
@@ -237,9 +259,11 @@ def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def changing(path: str | os.PathLike[str]) -> Iterator[VolatileMemory]:
-    """A private copy of a pool that nobody has open; what has changed in it in the end is written to the pool.
+    """Yield a private copy of a pool that no process has open; on exit write what has changed to
+    the pool.
 
-    Nobody else opens the pool meanwhile, and the sessions of front-ends that still have it mapped are ended first.
+    No other process can open the pool in the meantime, and the sessions of front-ends that still
+    have it mapped are ended first.
     """
     with pools.claim(path) as claimed, _changing(claimed) as view:
         yield view
@@ -258,7 +282,8 @@ def _changing(claimed: pools.Claim) -> Iterator[VolatileMemory]:
         area = wal.look(view) or {"at": 0, "bytes": 0}
     if not changes:
         return
-    # What frames say counts until their area says otherwise: so that goes last.  (In a file the medium itself sees to it.)
+    # Frames count until the header of their area says otherwise, so write the area last.  (In a
+    # file the medium itself does that.)
     last = range(area["at"], area["at"] + area["bytes"])
     with contextlib.closing(claimed.raw()) as medium:
         for within in (False, True):
@@ -270,7 +295,9 @@ def _changing(claimed: pools.Claim) -> Iterator[VolatileMemory]:
 
 
 def _cut(begin: int, end: int, area: range) -> Iterator[tuple[int, int, bool]]:
-    """The parts of a range before, within and behind another one, and whether they are within."""
+    """Yield the parts of a range before, within and behind another one, and whether they are
+    within.
+    """
     at, behind = max(begin, min(end, area.start)), max(begin, min(end, area.stop))
     for first, last, inside in ((begin, at, False), (at, behind, True), (behind, end, False)):
         if first < last:

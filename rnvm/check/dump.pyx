@@ -1,4 +1,4 @@
-"""What stands in a pool, part by part, as it was written: for people who look for the reason of something."""
+"""Dump the contents of a pool as written, part by part, for people who debug it."""
 
 import uuid
 
@@ -29,7 +29,7 @@ cdef enum:
 
 
 def description(Inspection i not None):
-    """Header and superblock."""
+    """Return header and superblock."""
     return {
         "format": f"{i.header.major}.{i.header.minor}", "uuid": str(i.uuid), "created": i.header.created,
         "backend": i.header.backend, "assume_persistent": i.assume_persistent, "block": i.header.block, "names": i.header.names,
@@ -43,7 +43,7 @@ def description(Inspection i not None):
 
 
 cdef list words_of(Inspection i, uint64_t at):
-    """What a register says; None: it is damaged."""
+    """Return the words of a dual-copy record, or None if it is damaged."""
     cdef uint64_t[3] words
     if not dual_copy_read(&i.medium.c, i.g.seed, at, words):
         return None
@@ -51,7 +51,7 @@ cdef list words_of(Inspection i, uint64_t at):
 
 
 def names(Inspection i not None):
-    """The naming entries that are not free."""
+    """Return the naming entries that are not free."""
     cdef uint32_t index
     cdef uint64_t at
     cdef rnvm_name *entry
@@ -78,7 +78,7 @@ def names(Inspection i not None):
 
 
 def sessions(Inspection i not None):
-    """The sessions, with the positions that their rings' registers hold."""
+    """Return the sessions, with the positions that their rings' dual-copy records hold."""
     cdef uint32_t index
     cdef uint64_t at
     result = []
@@ -95,7 +95,9 @@ def sessions(Inspection i not None):
 
 
 def records(Inspection i not None, uint32_t session, str which):
-    """The records of a ring, "operations" or "memory", from its head on, as long as they are whole."""
+    """Return the records of a ring ("operations" or "memory") from its head on, as long as they are
+    whole.
+    """
     cdef ring r
     cdef rnvm_record *record
     cdef const rnvm_part *part
@@ -159,7 +161,7 @@ cdef dict describe(const rnvm_part *part, int kind):
 
 
 def owners(Inspection i not None):
-    """Who owns the blocks: (first, how many, whose), one run after the other."""
+    """Yield the owners of blocks as runs: (first, how many, owner)."""
     cdef const medium *m = &i.medium.c
     cdef const rnvm_geometry *g = &i.g
     cdef uint64_t block = 0, first
@@ -174,7 +176,7 @@ def owners(Inspection i not None):
 
 
 def counts(Inspection i not None):
-    """How many blocks each owner has, as owners() names them."""
+    """Return how many blocks each owner has, named as by owners()."""
     cdef const medium *m = &i.medium.c
     cdef const rnvm_geometry *g = &i.g
     cdef uint64_t block

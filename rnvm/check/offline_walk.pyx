@@ -1,4 +1,4 @@
-"""A look at structures without a back-end: their walks, on the memory of a pool that this process has open."""
+"""Walk structures without a back-end, in the memory of a pool that this process has open."""
 
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free
@@ -17,21 +17,25 @@ from rnvm.frontend.leak_check cimport reach, reachable
 from rnvm.pool.pool cimport Pool
 
 cdef enum:
-    BUDGET = 16 << 20          # bytes of nodes that are kept
+    BUDGET = 16 << 20          # bytes of nodes that are cached
 
 
 def known(Pool pool not None, bytes name not None):
-    """Whether this process knows the kind and the format of a structure."""
+    """Return whether this process knows the kind and the format of a structure."""
     cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, pool.names[name]))
     cdef const kind *k = kind_of(entry.kind)
     return k != NULL and k.format == entry.format
 
 
 def examine(Pool pool not None, bytes name not None):
-    """Verify every invariant of a structure that is known, and that what it has allocated is what can be reached.
+    """Verify every invariant of a known structure, and that its allocated nodes are the reachable
+    ones.
 
-    Returns None or what is wrong, the offset of the node that is not whole (0: it is something else), and the counts of what can
-    be reached and of what has leaked.  Nobody may change the pool meanwhile.
+    No other thread may change the pool during the walk.
+
+    Returns:
+        None or what is wrong; the offset of the node that is not whole (0: it is something else);
+        and the counts of what is reachable and of what has leaked.
     """
     cdef uint32_t index = pool.names[name]
     cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, index))
@@ -42,7 +46,7 @@ def examine(Pool pool not None, bytes name not None):
     cdef int found
     memset(&counted, 0, sizeof(counted))
     if not pool.c.structures[index].number:
-        return None, 0, counted                  # its first transaction never came: there is nothing yet
+        return None, 0, counted  # its first transaction never arrived: there is nothing yet
     fe = <frontend *> calloc(1, sizeof(frontend))
     s = <instance *> calloc(1, sizeof(instance))
     if fe == NULL or s == NULL:

@@ -1,7 +1,7 @@
-"""The command line: `rnvm create`, and commands that look at a pool that nobody has open.
+"""The command line: `rnvm create`, and commands that inspect a pool that no process has open.
 
-Exit status: 0 done; 1 refused, or the check found something; 2 the command was wrong; 3 the system or the device failed.
-docs/pool.md says it in prose.
+Exit status: 0 done; 1 refused, or the check found something; 2 the command was wrong; 3 the system
+or the device failed.  docs/pool.md explains it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ def main() -> None:
       rnvm info orders.pool
       rnvm serve orders.pool
 
-    Exit status: 0 done; 1 refused, or the check found something; 2 the command was wrong; 3 the system or the device failed.
+    Exit status: 0 done; 1 refused, or the check found something; 2 the command was wrong; 3 the
+    system or the device failed.
     """
 
 

@@ -1,4 +1,4 @@
-"""`python -m rnvm.cli`: for where the command `rnvm` is not on the PATH."""
+"""`python -m rnvm.cli`, for hosts where the command `rnvm` is not on the PATH."""
 
 from rnvm.cli import main
 

@@ -24,10 +24,10 @@ from rnvm.sizes import Sizes
 
 
 def when(seconds: int) -> str:
-    """A time of the wall clock, as people read it."""
+    """Return a wall-clock time as people read it."""
     try:
         return datetime.fromtimestamp(seconds, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-    except (OverflowError, ValueError, OSError):  # what a faulty program wrote
+    except (OverflowError, ValueError, OSError):  # written by a faulty program
         return f"{seconds} s after 1970"
 
 
@@ -35,7 +35,9 @@ LINES_MAX = 1000   # of findings that are printed
 
 
 def text(value: bytes) -> str:
-    """A name for a terminal: what could steer it, or is no text, is written as Python would write it, and so is a backslash."""
+    """Return a name for a terminal: control characters, undecodable bytes and backslashes are
+    escaped as in Python.
+    """
     return "".join(
         each if each.isprintable() and each != "\\" else each.encode("unicode_escape").decode()
         for each in value.decode(errors="surrogateescape")
@@ -43,7 +45,7 @@ def text(value: bytes) -> str:
 
 
 def figures(path: str) -> dict[str, Any]:
-    """What `rnvm info` tells."""
+    """Return what `rnvm info` prints."""
     with pools.view(path) as (view, media):
         inspection = Inspection(view)
         inspection.run()
@@ -160,7 +162,7 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
 
 
 def print_some(lines: Iterable[str]) -> None:
-    """Lines of which there may be very many."""
+    """Print lines, of which there may be very many."""
     count = 0
     for count, line in enumerate(lines, 1):
         if count <= LINES_MAX:
@@ -170,7 +172,7 @@ def print_some(lines: Iterable[str]) -> None:
 
 
 def reached(found: checking.Checked) -> list[str]:
-    """A table: what was reached of each structure, and how many blocks it has."""
+    """Return a table: the reachable counts and the blocks of each structure."""
     rows = []
     for name, used in found.figures["used"].items():
         counts = found.figures["reached"].get(name)
@@ -180,7 +182,7 @@ def reached(found: checking.Checked) -> list[str]:
 
 
 def summary(found: checking.Checked) -> str:
-    """The last line of a check."""
+    """Return the last line of a check."""
     if not found.figures:
         return "cannot open the pool without repair"
     blocks = found.figures
@@ -221,7 +223,9 @@ def ls(pool: str, as_json: bool) -> None:
 
 
 def plain(value: Any) -> Any:
-    """The same for JSON: bytes as the text that they are in UTF-8; such as are none, as Python's "surrogateescape" has them."""
+    """Return the value for JSON: bytes as UTF-8 text, undecodable ones as Python's
+    "surrogateescape" has them.
+    """
     if isinstance(value, bytes):
         return value.decode(errors="surrogateescape")
     if isinstance(value, dict):
@@ -252,7 +256,7 @@ def dump(pool: str) -> None:
 
 
 def parts(view: VolatileMemory, inspection: Inspection) -> Iterator[dict[str, Any]]:
-    """What `rnvm dump` prints."""
+    """Yield what `rnvm dump` prints."""
     yield {"part": "pool", **dump_module.description(inspection)}
     for name in dump_module.names(inspection):
         yield {"part": "name", **name}

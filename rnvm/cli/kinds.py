@@ -1,4 +1,4 @@
-"""Modules that define kinds of structures, for commands that look into structures."""
+"""`--module`: import modules that define kinds of structures."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WITH = click.option("--with", "modules", multiple=True, default=("structures",),
 
 
 def load(modules: tuple[str, ...]) -> None:
-    """Imports them."""
+    """Import these modules."""
     for module in modules:
         try:
             importlib.import_module(module)

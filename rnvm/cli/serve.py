@@ -20,7 +20,7 @@ from rnvm.cli.kinds import WITH, load
 from rnvm.connecting import address_of, connect
 from rnvm.frontend.structure import kinds
 
-POLL_S = 0.2  # seconds between two looks whether the medium has failed
+POLL_S = 0.2  # seconds between two polls of whether the medium has failed
 
 
 @click.command()
@@ -74,7 +74,7 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, log_level
 
 
 class Untouched:
-    """Stands for a codec where values stay as they are."""
+    """A codec that leaves values as they are."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -104,7 +104,7 @@ def recover(pool: str, modules: tuple[str, ...]) -> None:
             if known is None or known.format != about["format"]:
                 unknown.append(name)
                 continue
-            # Under its writer lock, and so after what was left to be done.
+            # Takes its writer lock, and therefore executes pending operations first.
             codec = Untouched(about["codec"]) if about["codec"] else None
             known.cls(fe, name, codec=codec, create=False).check(timeout=3600)
         done = fe.figures["executed_again"]

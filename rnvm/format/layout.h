@@ -1,16 +1,34 @@
-/* What stands in a pool.  docs/pool.md draws it and says why.
+/* The layout of a pool, from byte 0 to its end.  docs/pool.md gives the reasons.
  *
- *   0            header, and its second copy a page later
- *   8192         superblock, and its second copy a page later
- *   names_at     naming entries, 512 bytes each
- *   sessions_at  sessions of front-ends, 256 bytes each
- *   rings_at     for each session its operation ring, then its memory ring; each pair begins at a multiple of 64 KiB
- *   wal_at     the write-ahead area of a pool in a file (wal.h); it may be missing
- *   groups_at    groups: a map of owners, then the blocks that it describes; the last group may be short of blocks
+ *   offset       +----------------------------------+
+ *   0            | header, copy 1                   |  written once, when the pool is made
+ *   4096         | header, copy 2                   |
+ *   8192         | superblock, copy 1               |  generation, size, CLEAN or OPEN
+ *   12288        | superblock, copy 2               |
+ *   names_at     +----------------------------------+  16384
+ *                | naming entry 0  (512 bytes)      |  the catalog: name -> structure
+ *                | naming entry 1 ...               |
+ *   sessions_at  +----------------------------------+  at a multiple of 4 KiB
+ *                | session 0  (256 bytes)           |
+ *                | session 1 ...                    |
+ *   rings_at     +----------------------------------+  at a multiple of 64 KiB
+ *                | session 0: operation ring        |
+ *                |            memory ring           |  each pair fills up to 64 KiB
+ *                | session 1: operation ring ...    |
+ *   wal_at       +----------------------------------+
+ *                | write-ahead area (wal.h)         |  of a pool in a file; may be missing
+ *   groups_at    +----------------------------------+  at a multiple of 64 KiB and of a block
+ *                | group 0: map of owners           |  8 bytes describe three blocks
+ *                |          block 0, block 1 ...    |  data: the only part that grows
+ *                +----------------------------------+
+ *                | group 1: map, blocks ...         |  the last group may be short of blocks
+ *   size         +----------------------------------+
  *
- * Little-endian, naturally aligned.  Two means make each change of metadata atomic, and each damage visible, without a log: the
- * word (8 bytes: 48 of value, 16 of check) and the register (a line: two checksummed copies).  Data blocks have neither: they
- * change by transactions of the memory log alone, and the structures that own them check them.
+ * Little-endian, naturally aligned.  Two means make each change of metadata atomic, and each damage
+ * visible, without a log: the checksummed word (8 bytes: 48 of value, 16 of check) and the
+ * dual-copy record (struct rnvm_register, a cache line: two checksummed copies).  Data blocks have
+ * neither: they change by transactions of the memory log alone, and the structures that own them
+ * check them.
  */
 #ifndef RNVM_FORMAT_LAYOUT_H
 #define RNVM_FORMAT_LAYOUT_H
@@ -24,10 +42,11 @@
 #define RNVM_MINOR 0
 #define RNVM_LINE 64
 #define RNVM_PAGE 4096
-/* A front-end maps its two rings alone, and a kernel maps whole pages: of 4, 16 or 64 KiB.  So the rings of a session begin and end at
- * multiples of the largest, on every machine, and a pool can be carried from one to the other. */
+/* A front-end maps its two rings alone, and a kernel maps whole pages of 4, 16 or 64 KiB.  So the
+ * rings of a session begin and end at multiples of the largest page, on every machine, and a pool
+ * can be carried from one machine to another. */
 #define RNVM_ALIGN 65536
-#define RNVM_HEADERS 0       /* offsets of the first copies; the second ones stand a page later */
+#define RNVM_HEADERS 0       /* offsets of the first copies; the second ones are a page later */
 #define RNVM_SUPERBLOCKS 8192
 #define RNVM_NAMES 16384
 
@@ -36,27 +55,29 @@
 #define RNVM_RING_BYTES_MIN 4096
 #define RNVM_RING_BYTES_MAX (1ull << 30)
 #define RNVM_WAL_MIN (8 * 4096)
-#define RNVM_NAMES_MAX 0x3fff    /* what an owner can say */
-#define RNVM_SESSIONS_MAX 1025 /* 1024 front-ends, and the one that is left to somebody */
+#define RNVM_NAMES_MAX 0x3fff    /* the most that an owner can encode */
+#define RNVM_SESSIONS_MAX 1025 /* 1024 front-ends, and one for a front-end that recovers (see
+                                * service.attach()) */
 
-/* Addresses: 16 bits of back-end, 48 of offset; 0 is null; the low 3 bits are the structures' own. */
+/* Addresses: 16 bits of back-end, 48 of offset; 0 is null; the low 3 bits are the structures'
+ * own. */
 #define RNVM_OFFSET ((1ull << 48) - 1)
 static inline uint64_t rnvm_address(uint64_t backend, uint64_t offset) { return backend << 48 | offset; }
 static inline uint64_t rnvm_offset(uint64_t address) { return address & RNVM_OFFSET; }
 static inline uint64_t rnvm_backend(uint64_t address) { return address >> 48; }
 
-/* What nobody changes once the pool is made. */
+/* Constant once the pool is made. */
 struct rnvm_header {
     uint64_t magic;
-    uint16_t major;             /* another one is refused */
+    uint16_t major;             /* a pool with another one is refused */
     uint16_t minor;
     uint32_t length;            /* of this structure */
-    uint64_t incompatible;      /* features: with one that is unknown the pool is refused */
-    uint64_t read_compatible;   /* with one that is unknown it can only be read */
-    uint64_t compatible;        /* these may be ignored */
+    uint64_t incompatible;      /* features: a pool with an unknown one is refused */
+    uint64_t read_compatible;   /* a pool with an unknown one can only be read */
+    uint64_t compatible;        /* unknown ones may be ignored */
     uint8_t uuid[16];
     uint64_t created;           /* seconds since 1970 */
-    uint16_t backend;           /* the logical back-end, 1...65535 */
+    uint16_t backend;           /* ID of the logical back-end, 1...65535 */
     uint16_t flags;
     uint32_t block;             /* bytes, a power of two */
     uint32_t names;             /* entries */
@@ -69,20 +90,22 @@ struct rnvm_header {
     uint64_t groups_at;
     uint64_t group_map;         /* bytes of a group's map */
     uint64_t wal_at;            /* the write-ahead area */
-    uint64_t wal;               /* its bytes; 0: there is none */
+    uint64_t wal;               /* its bytes; 0: none */
     uint64_t reserved[12];
     uint32_t unused;
     uint32_t crc;               /* of all before it */
 };
-#define RNVM_ASSUME_PERSISTENT 1 /* flags: the medium forgets, and whoever made the pool knows it */
-#define RNVM_WRITE_AHEAD 1       /* incompatible: what counts may stand in the write-ahead area alone */
+#define RNVM_ASSUME_PERSISTENT 1 /* flags: the medium is volatile, and the pool's creator
+                                  * accepted that */
+#define RNVM_WRITE_AHEAD 1       /* incompatible: durable data may be in the write-ahead area
+                                  * alone */
 
-/* What changes when a pool is opened, closed or grown. */
+/* Changes when a pool is opened, closed or grown. */
 struct rnvm_superblock {
     uint64_t magic;
-    uint64_t generation;        /* the greater of two whole copies counts */
+    uint64_t generation;        /* the greater one of two whole copies counts */
     uint64_t size;              /* bytes that the pool takes; its file may be longer */
-    uint64_t opened;            /* how often it was, for writing */
+    uint64_t opened;            /* how often it was opened for writing */
     uint32_t state;
     uint32_t reserved;
     uint8_t uuid[16];
@@ -92,13 +115,16 @@ struct rnvm_superblock {
 #define RNVM_CLEAN 1 /* closed in order: no log has to be replayed */
 #define RNVM_OPEN 2
 
-/* A register: words that change together, and of which the old or the new survive any crash.
+/* A dual-copy record: words that change together; after any crash either the old or the new ones
+ * are read.
  *
- * A change writes the copy that does not count, makes it durable, then makes the other one like it.  What would harm if the register
- * fell back (reusing log space, granting a freed block) waits for the second copy; so damage to either one is found, and does no
- * harm.  The CRC is seeded with pool and place. */
+ * A change writes the copy that does not count, makes it durable, then makes the other one equal.
+ * An action that would do harm if the record fell back (reusing log space, granting a freed block)
+ * waits for the second copy; so damage to either copy is found and does no harm.  The CRC is seeded
+ * with pool and offset.
+ */
 struct rnvm_copy {
-    uint32_t generation;        /* the later of two whole copies counts; it wraps */
+    uint32_t generation;        /* the later one of two whole copies counts; it wraps */
     uint32_t crc;               /* of the generation and the words */
     uint64_t words[3];
 };
@@ -106,7 +132,8 @@ struct rnvm_register {
     struct rnvm_copy copies[2];
 };
 
-/* A naming entry.  Its state is a word; while that says RNVM_LIVE nothing in the first 256 bytes changes. */
+/* A naming entry.  Its state is a checksummed word; while that is RNVM_LIVE, the first 256 bytes do
+ * not change. */
 #define RNVM_NAME_MAX 160
 #define RNVM_CODEC_MAX 16
 struct rnvm_name {
@@ -122,12 +149,15 @@ struct rnvm_name {
     char codec[RNVM_CODEC_MAX]; /* padded with zeros */
     char name[RNVM_NAME_MAX];
     uint64_t spare[2];
-    /* live: what peers READ and only the back-end stores; it means nothing once the back-end is gone */
+    /* live words: peers READ them, only the back-end stores them; they mean nothing once the
+     * back-end has exited */
     uint64_t sequence;          /* odd while a transaction is being applied; rises */
-    uint64_t revoke;            /* the epoch whose lock shall be given back, or 0 */
+    uint64_t revoke;            /* the epoch whose lock must be given back, or 0 */
     uint64_t live[6];
-    struct rnvm_register progress; /* number of the last transaction applied; highest operation number covered */
-    struct rnvm_register lock;     /* epoch; session that holds it + 1, or 0; operation number up to which nothing is pending */
+    struct rnvm_register progress; /* number of the last transaction applied; highest operation
+                                    * number covered */
+    struct rnvm_register lock;     /* epoch; session that holds it + 1, or 0; operation number up
+                                    * to which none is pending */
     uint64_t future[8];
 };
 
@@ -143,36 +173,40 @@ static inline uint64_t rnvm_transaction_of(uint64_t sequence) { return sequence 
 #define RNVM_DROPPING 3 /* its blocks are being freed */
 #define RNVM_LOST 4     /* damaged beyond repair; its blocks are kept */
 
-/* A structure is named by its entry's index + 1 and the entry's incarnation, so that the log of one that was dropped is not taken
- * for that of its successor. */
+/* A structure's ID is its entry's index + 1 and the entry's incarnation, so that log records of a
+ * dropped structure are not applied to its successor. */
 static inline uint32_t rnvm_structure(uint32_t index, uint32_t incarnation) { return incarnation << 16 | (index + 1); }
 static inline uint32_t rnvm_structure_index(uint32_t structure) { return (structure & 0xffff) - 1; }
 static inline uint32_t rnvm_structure_incarnation(uint32_t structure) { return structure >> 16; }
 
 /* A front-end's session and its two rings. */
 struct rnvm_session {
-    struct rnvm_register state; /* epoch; RNVM_FREE, RNVM_ATTACHED or RNVM_FENCED; what the service keeps there */
+    struct rnvm_register state; /* epoch; RNVM_FREE, RNVM_ATTACHED or RNVM_FENCED; the service's
+                                 * own word */
     struct rnvm_register operations; /* of the ring: head, limit, end (LSNs) */
     struct rnvm_register memory;
-    /* live, as above */
-    uint64_t epoch;             /* a front-end reads it again before it acknowledges; another than its own: fenced */
+    /* live words, as above */
+    uint64_t epoch;             /* a front-end reads it again before it acknowledges; if it is
+                                 * not its own: fenced */
     uint64_t operations_head;   /* space before it may be reused */
     uint64_t operations_durable; /* records before it are durable */
     uint64_t memory_head;
     uint64_t memory_durable;
-    uint64_t awaits;            /* 1: the front-end acknowledges nothing beyond what is published as durable */
+    uint64_t awaits;            /* 1: the front-end acknowledges only what is published as
+                                 * durable */
     uint64_t live[2];
 };
 #define RNVM_ATTACHED 5
 #define RNVM_FENCED 6
-#define RNVM_NO_LIMIT (~0ull) /* a ring's limit is where it was fenced: records from there on do not count */
+#define RNVM_NO_LIMIT (~0ull) /* a ring's limit is where its session was fenced; records from
+                               * there on do not count */
 
 /* Owners of blocks, three to a word. */
 #define RNVM_NOBODY 0u
-#define RNVM_GRANTED 0x4000u /* | session: handed out, used by no structure yet */
+#define RNVM_GRANTED 0x4000u /* | session: handed out, not used by a structure yet */
 #define RNVM_USED 0x8000u    /* | structure index + 1 */
 #define RNVM_UNKNOWN 0xc000u /* its word was damaged: not handed out again */
-#define RNVM_OWNERS 3        /* in a word */
+#define RNVM_OWNERS 3        /* per word */
 
 _Static_assert(sizeof(struct rnvm_header) == 256, "header");
 _Static_assert(sizeof(struct rnvm_superblock) == 64, "superblock");
@@ -180,7 +214,8 @@ _Static_assert(sizeof(struct rnvm_register) == RNVM_LINE, "register");
 _Static_assert(sizeof(struct rnvm_name) == 512, "naming entry");
 _Static_assert(sizeof(struct rnvm_session) == 256, "session");
 
-/* Where registers stand, in a naming entry and in a session; and what peers READ. */
+/* Offsets of dual-copy records in a naming entry and in a session; and of the words that peers
+ * READ. */
 #define RNVM_NAME_LIVE 256
 #define RNVM_PROGRESS 320
 #define RNVM_LOCK 384
@@ -195,7 +230,8 @@ _Static_assert(__builtin_offsetof(struct rnvm_session, operations) == RNVM_OPERA
 _Static_assert(__builtin_offsetof(struct rnvm_session, memory) == RNVM_MEMORY, "memory ring");
 _Static_assert(__builtin_offsetof(struct rnvm_session, epoch) == RNVM_SESSION_LIVE, "live words of a session");
 
-/* Words.  The seed is the pool's, the place the word's offset: a word that landed elsewhere is not whole. */
+/* Checksummed words.  The seed is the pool's, `at` the word's offset: a word that was written to a
+ * wrong place is not whole. */
 static inline uint64_t rnvm_word(uint32_t seed, uint64_t at, uint64_t value)
 {
     uint64_t covered[2] = {at, value & RNVM_OFFSET};
@@ -212,23 +248,25 @@ static inline uint32_t rnvm_copy_crc(uint32_t seed, uint64_t at, const struct rn
     return rfp_crc32c(crc, c->words, sizeof c->words);
 }
 
-/* Where everything stands, as header and superblock say; private memory. */
+/* The offsets and sizes of all parts, derived from header and superblock; private memory. */
 struct rnvm_geometry {
     uint64_t size;
     uint64_t names_at, sessions_at, rings_at, wal_at, groups_at;
     uint64_t operation_ring, memory_ring, wal;
-    uint64_t rings;                   /* bytes from one session's rings to the next one's: what a front-end maps */
+    uint64_t rings;                   /* bytes from one session's rings to the next session's:
+                                       * what a front-end maps */
     uint64_t block, group_map, group; /* bytes; group: of a whole one */
     uint64_t group_blocks;
     uint64_t blocks;                  /* in the pool */
     uint32_t names, sessions;
-    uint32_t seed;                    /* CRC of the UUID: of all checks */
+    uint32_t seed;                    /* CRC of the UUID: seed of all checks */
     uint32_t backend;
 };
 
 static inline uint64_t rnvm_up(uint64_t n, uint64_t to) { return (n + to - 1) / to * to; }
 
-/* Whether the numbers of a header are possible; then where its parts stand, whatever the size of the pool. */
+/* Returns whether the numbers of a header are possible; if so, derives the parts, for a pool of any
+ * size. */
 static inline int rnvm_parts_of(const struct rnvm_header *h, struct rnvm_geometry *g)
 {
     if (h->block < RNVM_BLOCK_BYTES_MIN || h->block > RNVM_BLOCK_BYTES_MAX || h->block & (h->block - 1)) return 0;
@@ -262,7 +300,7 @@ static inline int rnvm_parts_of(const struct rnvm_header *h, struct rnvm_geometr
     return 1;
 }
 
-/* The same for a pool of so many bytes. */
+/* The same for a pool of this size in bytes. */
 static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size, struct rnvm_geometry *g)
 {
     uint64_t rest;
@@ -291,7 +329,7 @@ static inline uint64_t rnvm_memory_ring_at(const struct rnvm_geometry *g, uint32
     return rnvm_operation_ring_at(g, session) + g->operation_ring;
 }
 
-/* Blocks are numbered from 0; where one stands, and where the word of its owner. */
+/* Blocks are numbered from 0; these return the offset of a block, and of its owner word. */
 #define RNVM_NO_BLOCK (~0ull)
 static inline uint64_t rnvm_block_at(const struct rnvm_geometry *g, uint64_t block)
 {
@@ -305,7 +343,8 @@ static inline uint32_t rnvm_owner_shift(const struct rnvm_geometry *g, uint64_t 
 {
     return (uint32_t)(block % g->group_blocks % RNVM_OWNERS * 16);
 }
-/* The words of owners of all groups, in order; also those at the end of the last map, whose blocks are still to come. */
+/* Number of owner words in all groups, in order; includes those at the end of the last map, whose
+ * blocks do not exist yet. */
 static inline uint64_t rnvm_words(const struct rnvm_geometry *g)
 {
     return (g->size - g->groups_at + g->group - 1) / g->group * (g->group_map / 8);
@@ -314,7 +353,7 @@ static inline uint64_t rnvm_word_at(const struct rnvm_geometry *g, uint64_t word
 {
     return g->groups_at + word / (g->group_map / 8) * g->group + word % (g->group_map / 8) * 8;
 }
-/* The block that an offset lies in, or RNVM_NO_BLOCK. */
+/* Returns the block that contains an offset, or RNVM_NO_BLOCK. */
 static inline uint64_t rnvm_block_of(const struct rnvm_geometry *g, uint64_t offset)
 {
     uint64_t within, block;

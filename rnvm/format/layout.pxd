@@ -1,4 +1,4 @@
-# layout.h, log.h, and what this package uses of rfp/core.
+# Declarations of layout.h, log.h, and of the parts of rfp/core that this package uses.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 

@@ -1,8 +1,30 @@
-/* Log records: how they look, what makes one whole.  docs/pool.md explains the logs.
+/* Log records: their layout, and the checks that make a record whole.  docs/pool.md explains the
+ * logs.
  *
- * An LSN is the byte position in a log that never ends; it stands at LSN % size of its ring.  So the next one expected is LSN +
- * length, no LSN is ever used again, and one number says both how far a log has come and where.  A record never straddles the end of
- * the ring: RNVM_PAD fills what is left of a lap.
+ *   a ring of S bytes; LSN x is at place x % S
+ *   0                                                                  S
+ *   +----------+----------+----------------------+----------+-----+----+
+ *   | record   | record   | free                 | record   | ... |PAD |
+ *   +----------+----------+----------------------+----------+-----+----+
+ *                         ^ tail: the next LSN   ^ head: the oldest record that is needed
+ *
+ *   a record, a multiple of 64 bytes
+ *   0     4        8      16       24     26      28        32
+ *   +-----+--------+------+--------+------+-------+---------+------+------+-----+-------+
+ *   | crc | length | lsn  | epoch  | kind | parts | payload | part | part | ... | zeros |
+ *   +-----+--------+------+--------+------+-------+---------+------+------+-----+-------+
+ *
+ *   a part, a multiple of 8 bytes
+ *   0           4      8        16       24       28  32
+ *   +-----------+------+--------+--------+--------+---+------------------------------+
+ *   | structure | code | number | covers | length |   | an operation's bytes, or the |
+ *   +-----------+------+--------+--------+--------+---+ entries of a transaction     |
+ *                                                     +------------------------------+
+ *   an entry: address (8), length (4), kind (4), then for RNVM_WRITE its bytes
+ *
+ * An LSN is the byte position in a log that never ends.  So the next LSN expected is LSN + length,
+ * no LSN is ever used twice, and one number says both how far a log has come and where.  A record
+ * never straddles the end of the ring: RNVM_PAD fills the rest of a lap.
  */
 #ifndef RNVM_FORMAT_LOG_H
 #define RNVM_FORMAT_LOG_H
@@ -10,12 +32,13 @@
 #include "rnvm/format/layout.h"
 
 #define RNVM_PAD 1
-#define RNVM_OPERATION 2   /* parts: operations, their bytes the structure's own */
-#define RNVM_TRANSACTION 3 /* parts: the entries that a structure's memory takes over, all or nothing */
+#define RNVM_OPERATION 2   /* parts: operations; their bytes are the structure's own */
+#define RNVM_TRANSACTION 3 /* parts: entries that the structure's memory takes over, all or
+                            * nothing */
 #define RNVM_PARTS_MAX 64
 
 struct rnvm_record {
-    uint32_t crc;      /* of the rest of this header and of the payload, seeded with pool and ring */
+    uint32_t crc;      /* of the rest of the header and of the payload, seeded with pool and ring */
     uint32_t length;   /* to the next record, a multiple of 64 */
     uint64_t lsn;
     uint64_t epoch;    /* of the session that wrote it */
@@ -27,8 +50,9 @@ struct rnvm_record {
 struct rnvm_part {
     uint32_t structure; /* rnvm_structure() */
     uint32_t code;      /* of an operation: the structure's own */
-    uint64_t number;    /* an operation's, or a transaction's: one more than the structure's last */
-    uint64_t covers;    /* of a transaction: the highest operation number that need not be executed again */
+    uint64_t number;    /* of an operation or a transaction: one more than the structure's last */
+    uint64_t covers;    /* of a transaction: highest operation number that need not be executed
+                         * again */
     uint32_t length;    /* bytes that follow and count; the next part begins at a multiple of 8 */
     uint32_t reserved;
 };
@@ -51,10 +75,10 @@ static inline uint64_t rnvm_record_length(uint64_t payload)
     return (sizeof(struct rnvm_record) + payload + RNVM_LINE - 1) & ~(uint64_t)(RNVM_LINE - 1);
 }
 
-/* The longest record of a ring: it must fit beside the pad that a lap may end with. */
+/* The longest record of a ring: it must fit beside the pad that may end a lap. */
 static inline uint64_t rnvm_longest_record(uint64_t ring) { return ring / 2 & ~(uint64_t)(RNVM_LINE - 1); }
 
-/* Where the first record of a ring that was never used stands: LSN 0 is none. */
+/* The first LSN of a ring that was never used; LSN 0 is never valid. */
 static inline uint64_t rnvm_first_lsn(uint64_t ring) { return ring; }
 
 /* Bytes of padding that a record of this length needs before it at this LSN. */
@@ -72,7 +96,7 @@ static inline uint32_t rnvm_record_crc(uint32_t ring_seed, const struct rnvm_rec
     return rfp_crc32c(crc, payload, r->payload);
 }
 
-/* Makes the header of a record whose payload is complete. */
+/* Fills in the header of a record whose payload is complete. */
 static inline void rnvm_record_seal(struct rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch, uint16_t kind,
                                     uint16_t parts, const void *payload, uint32_t length)
 {
@@ -85,7 +109,7 @@ static inline void rnvm_record_seal(struct rnvm_record *r, uint32_t ring_seed, u
     r->crc = rnvm_record_crc(ring_seed, r, payload);
 }
 
-/* A pad of exactly this length. */
+/* Fills in the header of a pad of exactly this length. */
 static inline void rnvm_pad_seal(struct rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch, uint32_t length)
 {
     r->length = length;
@@ -97,8 +121,8 @@ static inline void rnvm_pad_seal(struct rnvm_record *r, uint32_t ring_seed, uint
     r->crc = rnvm_record_crc(ring_seed, r, r);
 }
 
-/* Whether a header, in private memory, is that of the record expected here; what its CRC says comes after the payload was copied.
- * room: bytes from the LSN to the end of the ring. */
+/* Returns whether a header, in private memory, is that of the record expected here; its CRC is
+ * checked after the payload was copied.  room: bytes from the LSN to the end of the ring. */
 static inline int rnvm_record_fits(const struct rnvm_record *r, uint64_t lsn, uint64_t epoch, uint64_t room, uint64_t longest)
 {
     if (r->lsn != lsn || r->epoch != epoch || r->length % RNVM_LINE || !r->length || r->length > room) return 0;
@@ -107,7 +131,7 @@ static inline int rnvm_record_fits(const struct rnvm_record *r, uint64_t lsn, ui
            && r->length <= longest && r->payload <= longest && r->payload % 8 == 0 && r->length == rnvm_record_length(r->payload);
 }
 
-/* The next part of a payload that lies whole in private memory, or NULL; *at moves behind it. */
+/* Returns the next part of a payload that is whole and in private memory, or NULL; advances *at. */
 static inline const struct rnvm_part *rnvm_part_next(const char *payload, uint64_t length, uint64_t *at)
 {
     const struct rnvm_part *part = (const struct rnvm_part *)(payload + *at);
@@ -116,7 +140,7 @@ static inline const struct rnvm_part *rnvm_part_next(const char *payload, uint64
     return part;
 }
 
-/* The next entry of a part, or NULL. */
+/* Returns the next entry of a part, or NULL. */
 static inline const struct rnvm_entry *rnvm_entry_next(const struct rnvm_part *part, uint64_t *at)
 {
     const struct rnvm_entry *entry = (const struct rnvm_entry *)((const char *)(part + 1) + *at);

@@ -1,4 +1,4 @@
-# messages.h.
+# Declarations of messages.h.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

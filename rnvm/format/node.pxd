@@ -1,4 +1,4 @@
-# node.h.
+# Declarations of node.h.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 

@@ -1,11 +1,21 @@
-/* The write-ahead area of a pool in a file: how it looks, what makes a frame whole.  docs/pool.md explains it.
+/* The write-ahead area of a pool in a file: its layout, and the checks that make a frame whole.
+ * docs/pool.md explains it.
  *
- *   0        header, and its second copy a page later
- *   8192     frames, each from a page's beginning on: what was to become durable together, in one write and one sync
+ *   0            header, copy 1     generation of the frames that count
+ *   4096         header, copy 2
+ *   8192         +-------+-------+-------+-------+-------+--------+  frame 0
+ *                | frame | range | bytes | range | bytes |  ...   |
+ *   next page    +-------+-------+-------+-------+-------+--------+  frame 1
+ *                | frame | range | bytes |
+ *   ...          +-------+-------+-------+
  *
- * A frame counts if it is whole, of the header's generation, and all before it count.  Pages of frames are never written twice within
- * a generation, so what is durable cannot be torn; and the next frame is begun only when this one is durable, so a whole frame behind
- * one that is not whole says that the latter was damaged.
+ * A frame begins at a page's beginning and contains everything that became durable together, in one
+ * write and one sync.
+ *
+ * A frame counts if it is whole, of the header's generation, and all frames before it count.  Pages
+ * of frames are never written twice within a generation, so a durable frame cannot be torn; and the
+ * next frame is begun only when this one is durable, so a whole frame behind one that is not whole
+ * proves that the latter was damaged.
  */
 #ifndef RNVM_FORMAT_WAL_H
 #define RNVM_FORMAT_WAL_H
@@ -13,22 +23,22 @@
 #include "rnvm/format/layout.h"
 
 #define RNVM_WAL_MAGIC 0x6461656861564e72ull /* "rNVahead" */
-#define RNVM_WAL_FRAMES (2 * RNVM_PAGE)       /* where the first frame stands */
+#define RNVM_WAL_FRAMES (2 * RNVM_PAGE)       /* offset of the first frame */
 
 struct rnvm_wal_header {
     uint64_t magic;
-    uint64_t generation;  /* of the frames that count; the greater of two whole copies */
+    uint64_t generation;  /* of the frames that count; the greater one of two whole copies */
     uint8_t uuid[16];     /* the pool's */
     uint32_t reserved[7];
-    uint32_t crc;         /* of all before it, seeded with pool and place of the area */
+    uint32_t crc;         /* of all before it, seeded with the pool and the area's offset */
 };
 
 struct rnvm_frame {
-    uint32_t crc;         /* of the rest of the frame, seeded likewise */
+    uint32_t crc;         /* of the rest of the frame, with the same seed */
     uint32_t length;      /* bytes, with this header */
     uint64_t generation;
     uint64_t sequence;    /* within its generation, from 0 */
-    uint32_t ranges;      /* that follow */
+    uint32_t ranges;      /* number of ranges that follow */
     uint32_t reserved;
 };
 
@@ -56,13 +66,14 @@ static inline uint32_t rnvm_frame_crc(uint32_t seed, const struct rnvm_frame *f)
     return rfp_crc32c(seed, (const char *)f + sizeof f->crc, f->length - sizeof f->crc);
 }
 
-/* Whether this can be a frame, for which there are so many bytes; what its CRC says comes after. */
+/* Returns whether this can be a frame, given the bytes left; its CRC is checked later. */
 static inline int rnvm_frame_fits(const struct rnvm_frame *f, uint64_t generation, uint64_t room)
 {
     return f->generation == generation && f->length >= sizeof *f + sizeof(struct rnvm_range) && f->length <= room && f->length % 8 == 0;
 }
 
-/* The next range of a frame that is whole, its bytes behind it, or NULL; *at (at first the size of the header) moves behind it. */
+/* Returns the next range of a whole frame, followed by its bytes, or NULL; advances *at, which
+ * begins at the size of the header. */
 static inline const struct rnvm_range *rnvm_range_next(const struct rnvm_frame *f, uint64_t *at)
 {
     const struct rnvm_range *range = (const struct rnvm_range *)((const char *)f + *at);

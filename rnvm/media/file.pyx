@@ -1,4 +1,4 @@
-"""Pools in ordinary files (the contract is in file.pxd and medium.pxd)."""
+"""Pools in ordinary files: notes, frames, write-back."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ cdef uint64_t KERNEL_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef object refused(str what, str hint=None, int error=0):
-    """error: the errno; 0: that of the last call."""
+    """Return the exception for a failed call.  error: the errno; 0: that of the last call."""
     error = error or errno
     failure = FabricError(f"{what}: {os.strerror(error)}", hint=hint)
     failure.errno = error
@@ -86,7 +86,10 @@ cdef int sync_file(file *f) noexcept nogil:
 
 
 cdef int log_file(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept nogil:
-    """A write past the page cache that returns when it is durable spares the kernel the search for what else is to be written."""
+    """Write past the page cache, and return when it is durable.
+
+    That spares the kernel the search for other dirty pages.
+    """
     cdef iovec part
     cdef ssize_t done
     cdef int error
@@ -101,7 +104,8 @@ cdef int log_file(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept 
         elif done == 0:
             return EIO
         elif errno == EINVAL or errno == EOPNOTSUPP:
-            # This file system does not, or not so.  What is left goes the ordinary way, which syncs everything.
+            # This file system does not support it, or not in this way.  The rest takes the ordinary
+            # way, which syncs everything.
             close_fd(f.direct)
             f.direct = -1
         elif errno != EINTR:
@@ -113,9 +117,11 @@ cdef int log_file(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept 
 
 
 cdef class File:
-    """A file as an image uses it: tests have others.
+    """A file as the medium uses it; tests have others.
 
-    fd: of which it keeps a descriptor of its own.  direct: log past the page cache, where the file system can do that.
+    Args:
+        fd: Duplicated; the caller keeps its own.
+        direct: Log past the page cache, if the file system can do that.
     """
 
     def __cinit__(self):
@@ -162,10 +168,13 @@ cdef class File:
 
 
 cdef bint data_from(int fd, uint64_t length, uint64_t *begin, uint64_t *end):
-    """The next range from *begin on that a file has bytes for: what lies between is zeros, and need not be read."""
+    """Find the next range from *begin on that contains data.
+
+    The holes between are zeros and need not be read.
+    """
     cdef int64_t found = lseek(fd, begin[0], SEEK_DATA) if begin[0] < length else -1
     end[0] = length
-    if found < 0:                              # there is none, or (a device) nobody knows
+    if found < 0:  # there is no more data, or (a device) the kernel does not know
         return begin[0] < length and errno != ENXIO
     begin[0] = found
     found = lseek(fd, found, SEEK_HOLE)
@@ -175,7 +184,10 @@ cdef bint data_from(int fd, uint64_t length, uint64_t *begin, uint64_t *end):
 
 
 cdef int load_range(int fd, uint64_t at, uint64_t end, char *to, char *buffer) noexcept nogil:
-    """Reads a range of a file to the same place in memory of zeros, of which pages of zeros take none.  0, or an errno."""
+    """Read a range of a file to the same offset in zeroed memory; return 0, or an errno.
+
+    Pages of zeros are not copied, so they take no memory.
+    """
     cdef ssize_t got
     cdef uint64_t place, n
     while at < end:
@@ -207,7 +219,7 @@ cdef inline void mark(file_medium *i, uint64_t begin, uint64_t end) noexcept nog
 
 
 cdef void send(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
-    """Notes what stands there; it was stored before."""
+    """Note a range that was stored before."""
     cdef file_medium *i = <file_medium *> m.state
     cdef uint64_t begin = offset & ~<uint64_t> 7, end = min(rnvm_up(offset + n, 8), rnvm_up(m.length, 8))
     cdef uint64_t behind = i.area.at + i.area.size
@@ -216,7 +228,7 @@ cdef void send(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
     if not i.area.at or end <= i.area.at or begin >= behind:
         take_down(i, begin, end)
         return
-    # The area is nobody else's.
+    # Only the medium itself writes the area.
     take_down(i, begin, i.area.at)
     take_down(i, behind, end)
 
@@ -254,7 +266,7 @@ cdef int sync(file_medium *i) noexcept nogil:
 
 
 cdef uint64_t make_frame(file_medium *i, uint32_t count) noexcept nogil:
-    """The bytes of all that was taken, as a frame; its length, or 0: it would be too long."""
+    """Build a frame from all notes taken; return its length, or 0: it would be too long."""
     cdef rnvm_frame *frame = <rnvm_frame *> i.frame
     cdef rnvm_range *range_
     cdef uint64_t length = sizeof(rnvm_frame), room = min(i.longest, i.area.at + i.area.size - i.end)
@@ -268,7 +280,8 @@ cdef uint64_t make_frame(file_medium *i, uint32_t count) noexcept nogil:
         range_ = <rnvm_range *> (i.frame + length)
         range_.offset = i.taken[each].begin
         range_.length = i.taken[each].end - i.taken[each].begin
-        # Others may store there while this is copied: words of before or after, and both will do.
+        # Peers may store there during this copy: each word is the old or the new one, and both are
+        # right.
         rfp_copy_in(range_ + 1, i.m.base + range_.offset, range_.length)
         length += sizeof(rnvm_range) + range_.length
     frame.length = <uint32_t> length
@@ -292,7 +305,7 @@ cdef int append(file_medium *i, uint64_t length) noexcept nogil:
 
 
 cdef int write_pages(file_medium *i) noexcept nogil:
-    """The pages that are going, those that follow each other in one write."""
+    """Write the pages in `going`, adjacent ones with one write."""
     cdef uint64_t page = 0, first, pages = (i.m.length + RNVM_PAGE - 1) // RNVM_PAGE, at
     cdef int error
     while page < pages:
@@ -314,7 +327,10 @@ cdef int write_pages(file_medium *i) noexcept nogil:
 
 
 cdef int begin_anew(file_medium *i) noexcept nogil:
-    """No frame of before counts any more.  One copy after the other, so that a crash leaves one of them whole."""
+    """Reset the area: no earlier frame counts any more.
+
+    Write one header copy after the other, so that a crash leaves one of them whole.
+    """
     cdef rnvm_wal_header header
     cdef uint64_t generation = i.generation if i.generation else i.area.used
     cdef int copy, error
@@ -334,10 +350,11 @@ cdef int begin_anew(file_medium *i) noexcept nogil:
 
 
 cdef int write_back(file_medium *i) noexcept nogil:
-    """Pages to their places, durably; then no frame is needed any more; only then may new ones stand where they stood.
+    """Write pages to their places, durably; then no frame is needed any more; only then may new
+    frames overwrite the old ones.
 
-    A crash before the header is durable finds all frames, and applies them to pages of which any may have been written: what a
-    frame says was durable, and what was sent after it may be there or not.
+    A crash before the header is durable finds all frames, and applies them to pages of which any
+    may have been written: the content of a frame was durable, and later writes may be there or not.
     """
     cdef uint64_t words = (i.m.length // RNVM_PAGE + 64) // 64
     cdef int error
@@ -354,7 +371,7 @@ cdef int write_back(file_medium *i) noexcept nogil:
 
 
 cdef int make_durable(void *subject) noexcept nogil:
-    """All that was noted before: a frame, or where that cannot be, a write-back."""
+    """Make all notes durable: with a frame or, if that is impossible, a write-back."""
     cdef file_medium *i = <file_medium *> subject
     cdef note *notes
     cdef uint32_t count
@@ -407,27 +424,35 @@ cdef medium_operations file_operations = medium_operations(file_write, file_writ
 
 
 cdef void take_over(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil:
-    """What a frame says, into the memory; the page has to be written back before the frame may go."""
+    """Copy a frame's range into memory; its page must be written back before the frame may go."""
     cdef file_medium *i = <file_medium *> context
-    # What lies beyond the end belongs to a growth that was cut off.
+    # A range beyond the end belongs to a growth that was cut off.
     if offset <= i.m.length and n <= i.m.length - offset:
         memcpy(i.m.base + offset, bytes, n)
         mark(i, offset, offset + n)
 
 
 cdef bint accounted():
-    """Whether this system grants no memory beyond what it has (vm.overcommit_memory)."""
+    """Return whether this system grants no memory beyond what it has (vm.overcommit_memory)."""
     with contextlib.suppress(OSError), open("/proc/sys/vm/overcommit_memory") as file:
         return file.read().strip() == "2"
     return False
 
 
 cdef class FileMedium(Medium):
-    """Memory that peers of this host can share (a sealed memfd), and the file that it is written to.
+    """Memory that peers of this host can share (a sealed memfd), and the file that it is written
+    to.
 
-    length: bytes.  fd: the file, which is read into memory now, with what its write-ahead area says, and not changed before
-    something is sent; the medium keeps a descriptor of its own.  -1: there is none, and nothing survives.  file: that instead of
-    a descriptor.  Raises FabricError.
+    The file is read into memory now, including what its write-ahead area contains, and is not
+    changed before something is written.
+
+    Args:
+        length: Bytes.
+        fd: The file; the medium duplicates the descriptor.  -1: no file, and nothing survives.
+        file: An object to use instead of a descriptor.
+
+    Raises:
+        FabricError: No memory, or the file cannot be read.
     """
 
     def __cinit__(self):
@@ -441,8 +466,9 @@ cdef class FileMedium(Medium):
         if self.memory < 0:
             raise refused("cannot create a memory file")
         self.mapped = rnvm_up(length, KERNEL_PAGE)
-        # What of a pool was never used takes no memory: unless the system gives memory only to those who reserve it first,
-        # and ends the process (SIGBUS) where a page is missing later.
+        # Parts of a pool that were never used take no memory: unless the system gives memory only
+        # to processes that reserve it first, and kills the process (SIGBUS) if a page is missing
+        # later.
         if accounted():
             self.c.base = rfp_memfd_map_new(self.memory, self.mapped)
         else:
@@ -466,7 +492,7 @@ cdef class FileMedium(Medium):
         self.c.ops = &file_operations
 
     cdef int allocate(self) except -1:
-        """What a file needs, and what its area says."""
+        """Allocate the state that a file needs, and read its area."""
         cdef file_medium *i = &self.i
         cdef uint64_t words = (self.c.length // RNVM_PAGE + 64) // 64
         rnvm_group_commit_open(&i.group)
@@ -485,7 +511,8 @@ cdef class FileMedium(Medium):
         if i.notes == NULL or i.taken == NULL or i.dirty == NULL or i.going == NULL:
             raise MemoryError("cannot allocate memory for the dirty pages of a pool")
         wal_read(&self.c, &i.area, take_over, i)
-        # An area with frames, or with anything that should not be, begins anew when something is first made durable.
+        # An area that contains frames, or anything unexpected, is reset when something is first
+        # made durable.
         i.overflown = i.area.at and (i.area.frames or i.area.behind or not i.area.alike)
         return 0
 
@@ -520,15 +547,19 @@ cdef class FileMedium(Medium):
         self.release()
 
     cpdef int fileno(self):
-        """The memory file: peers of this host map it."""
+        """Return the memory file's descriptor, which peers of this host map."""
         return self.memory
 
     cpdef close(self):
-        """Write everything to its place, so that the file is whole without its area, and give memory and file back.
+        """Write everything to its place, so that the file is whole without its area, and release
+        memory and file.
 
-        May be called again.  No thread may be in drain().  A file to which nothing was sent is not changed, and one that has
-        failed neither.  Raises StorageFailed where it fails now; the area has what was made durable before.  Raises CallerError
-        while a back-end serves it.
+        May be called again.  No thread may be in drain().  A file to which nothing was written is
+        not changed, nor is one that has failed.
+
+        Raises:
+            StorageFailed: It fails now; the area has what was made durable before.
+            CallerError: A back-end serves it.
         """
         cdef int failed = 0
         self.check_unserved()
@@ -544,10 +575,10 @@ cdef class FileMedium(Medium):
 
     @property
     def counters(self):
-        """syncs of the file, frames that were written to its area, and pages that were written back."""
+        """Return the counts of syncs, of frames written to the area, and of pages written back."""
         return {"syncs": self.i.syncs, "frames": self.i.frames, "pages": self.i.written_back}
 
     def break_sync(self, int error):
-        """Let syncs fail with this errno from now on, as a broken disk does.  For tests."""
+        """Make syncs fail with this errno from now on, like a broken disk.  For tests."""
         if self.i.file != NULL:
             self.i.file.broken = error

@@ -1,9 +1,9 @@
-/* From the caches to the medium: what a processor offers for it, chosen at run time.
+/* From the caches to the medium: the processor's instructions for it, chosen at run time.
  *
  *   x86-64    clwb (keeps the line in the cache), else clflushopt, else clflush; then sfence
- *   aarch64   dc cvap (to the point of persistence), where the kernel says that it is there; then dsb
+ *   aarch64   dc cvap (to the point of persistence), if the kernel reports it; then dsb
  *
- * Where none is there, rnvm_flush_kind() says so, and no medium may rely on it.
+ * If there is none, rnvm_flush_kind() says so, and no medium may rely on it.
  */
 #ifndef RNVM_MEDIA_FLUSH_H
 #define RNVM_MEDIA_FLUSH_H
@@ -14,7 +14,7 @@
 #include "rfp/core/atomics.h"
 
 #define RNVM_FLUSH_LINE 64
-#define RNVM_STREAM 512 /* from this length on stores go past the caches */
+#define RNVM_STREAM 512 /* stores of this length or more bypass the caches */
 
 enum rnvm_flush_kind { RNVM_FLUSH_UNKNOWN, RNVM_FLUSH_NONE, RNVM_FLUSH_CLFLUSH, RNVM_FLUSH_CLFLUSHOPT, RNVM_FLUSH_CLWB, RNVM_FLUSH_CVAP };
 
@@ -54,8 +54,8 @@ static inline int rnvm_flush_kind(void)
     return kind;
 }
 
-/* Sends the lines of a range on their way.  The prefixes make clflush what the newer instructions are, in a way that every assembler
- * knows: 66 clflush is clflushopt, 66 xsaveopt is clwb. */
+/* Starts the write-back of the lines of a range.  The prefixes encode the newer instructions on top
+ * of clflush in a way that every assembler knows: 66 clflush is clflushopt, 66 xsaveopt is clwb. */
 static inline void rnvm_flush(const void *from, size_t n)
 {
     const char *line = (const char *)((uintptr_t)from & ~(uintptr_t)(RNVM_FLUSH_LINE - 1));
@@ -78,7 +78,7 @@ static inline void rnvm_flush(const void *from, size_t n)
 #endif
 }
 
-/* Waits until what is on its way has arrived. */
+/* Waits until all started write-backs have completed. */
 static inline void rnvm_flush_drain(void)
 {
 #if defined(__x86_64__)
@@ -90,7 +90,8 @@ static inline void rnvm_flush_drain(void)
 #endif
 }
 
-/* Stores whole lines and sends them on their way.  Past the caches: else each line is first fetched from whoever read it last. */
+/* Stores whole lines and starts their write-back.  The stores bypass the caches: otherwise each
+ * line is first fetched from the processor that read it last. */
 static inline void rnvm_store_lines(void *to, const void *from, size_t n)
 {
 #if defined(__x86_64__)
@@ -102,7 +103,8 @@ static inline void rnvm_store_lines(void *to, const void *from, size_t n)
 #endif
 }
 
-/* Stores a range and sends it on its way; a long one past the caches, which it would only empty. */
+/* Stores a range and starts its write-back; a long one bypasses the caches, which it would only
+ * evict. */
 static inline void rnvm_store_flushed(void *to, const void *from, size_t n)
 {
     if (n >= RNVM_STREAM) {

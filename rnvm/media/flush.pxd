@@ -1,4 +1,4 @@
-# Stores to persistent memory: cache lines sent on their way, and waited for.
+# Stores to persistent memory: write-back of cache lines, and the wait for it.
 
 cdef extern from "rnvm/media/flush.h" nogil:
     void store_lines "rnvm_store_lines"(void *to, const void *from_, size_t n)

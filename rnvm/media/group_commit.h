@@ -1,4 +1,5 @@
-/* Group commit: whoever has sent something asks for a job that begins after it; one does it, all who asked share it. */
+/* Group commit: a caller that has written something requests a job that begins after its write; one
+ * thread does the job, and all callers that requested it share the result. */
 #ifndef RNVM_MEDIA_GROUP_COMMIT_H
 #define RNVM_MEDIA_GROUP_COMMIT_H
 
@@ -11,7 +12,7 @@ struct rnvm_group_commit {
     uint64_t begun;    /* jobs */
     uint64_t done;
     int running;
-    int error;         /* of the first one that failed; there is none after it */
+    int error;         /* of the first job that failed; no job follows it */
 };
 
 static inline void rnvm_group_commit_open(struct rnvm_group_commit *g)
@@ -28,14 +29,14 @@ static inline void rnvm_group_commit_close(struct rnvm_group_commit *g)
     pthread_mutex_destroy(&g->lock);
 }
 
-/* 0, or the errno of the job that failed: after it nobody can say what the file holds.  more: there is something that no job has
- * taken yet; else all that is waited for is one that runs. */
+/* Returns 0, or the errno of the job that failed: after that the file's content is unknown.  more:
+ * there is something that no job has taken yet; otherwise the call only waits for a running job. */
 static inline int rnvm_group_commit_do(struct rnvm_group_commit *g, int more, int (*job)(void *), void *subject)
 {
     uint64_t wanted;
     int error;
     pthread_mutex_lock(&g->lock);
-    wanted = g->begun + (more ? 1 : 0); /* one that is running may have begun before ours was sent */
+    wanted = g->begun + (more ? 1 : 0); /* one that is running may have begun before our write */
     while (!g->error && g->done < wanted) {
         if (g->running) {
             pthread_cond_wait(&g->turn, &g->lock);

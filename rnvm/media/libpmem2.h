@@ -1,6 +1,7 @@
-/* libpmem2, for those who want its knowledge of devices: opened when asked for, never linked.
+/* libpmem2, for users who want its knowledge of devices: opened on request, never linked.
  *
- * Only the few calls that map a file and find its flush and drain functions; their types are those of libpmem2.h 1.12.
+ * Only the few calls that map a file and find its flush and drain functions; their types are those
+ * of libpmem2.h 1.12.
  */
 #ifndef RNVM_MEDIA_LIBPMEM2_H
 #define RNVM_MEDIA_LIBPMEM2_H
@@ -39,7 +40,7 @@ static inline void rnvm_pmem2_close(struct rnvm_pmem2 *p)
     p->library = NULL;
 }
 
-/* 0, or -1 with trouble said. */
+/* Returns 0, or -1 with p->trouble set. */
 static inline int rnvm_pmem2_open(struct rnvm_pmem2 *p, int fd)
 {
     int (*source_from_fd)(void **, int), (*config_new)(void **), (*require)(void *, int), (*map_new)(void **, void *, void *);
@@ -62,7 +63,8 @@ static inline int rnvm_pmem2_open(struct rnvm_pmem2 *p, int fd)
     *(void **)&drain_function = rnvm_pmem2_symbol(p, "pmem2_get_drain_fn");
     *(void **)&message = rnvm_pmem2_symbol(p, "pmem2_errormsg");
     if (p->trouble[0]) return -1;
-    /* Cache lines at the coarsest: pages would mean msync, and for that there are files. */
+    /* Cache lines at the coarsest: pages would mean msync, and for that there is the file
+     * medium. */
     if (source_from_fd(&p->source, fd) || config_new(&p->config) || require(p->config, 1) || map_new(&p->map, p->config, p->source)) {
         snprintf(p->trouble, sizeof p->trouble, "libpmem2: %s", message());
         return -1;

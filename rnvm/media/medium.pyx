@@ -1,4 +1,4 @@
-"""The base of all media (the contract is in medium.pxd), and one that forgets."""
+"""The base class of all media, and the volatile medium."""
 
 import os
 
@@ -19,7 +19,8 @@ cdef extern from "<unistd.h>" nogil:
         SEEK_HOLE
 
 cdef enum:
-    PIECES_MAX = 10000         # of a file that are mapped one by one: a process has a limited number of mappings
+    # of a file that are mapped one by one: a process has a limited number of mappings
+    PIECES_MAX = 10000
 
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -44,7 +45,7 @@ cdef medium_operations closed_operations = medium_operations(closed_write, close
 
 
 cdef class Medium:
-    """What a pool stands on.
+    """The medium of a pool.
 
     Its methods are for the cold path and for tests; the hot path uses the struct.
     """
@@ -53,7 +54,9 @@ cdef class Medium:
         self.c.ops = &closed_operations
 
     def _forget(self):
-        """In the child of a fork, which has no part in the pool: nothing of it may be read, written back or unmapped there."""
+        """Detach in the child of a fork, which has no part in the pool: it must not read, write
+        back or unmap it.
+        """
         self.c.ops = &closed_operations
         self.c.base = NULL
         self.served = False
@@ -65,23 +68,27 @@ cdef class Medium:
         return 0
 
     cpdef int fileno(self):
-        """The file that peers of this host can map to see what stands at base; -1 where there is none."""
+        """Return the descriptor that peers of this host can map to see base; -1: none."""
         return -1
 
     cpdef close(self):
-        """Give the memory and the file back; may be called again.  Raises CallerError while a back-end serves it."""
+        """Release the memory and the file; may be called again.
+
+        Raises:
+            CallerError: A back-end serves it.
+        """
         self.check_unserved()
         self.c.ops = &closed_operations
         self.c.base = NULL
 
     @property
     def length(self):
-        """Bytes that a pool may use."""
+        """Return the bytes that a pool may use."""
         return self.c.length
 
     @property
     def failed(self):
-        """The errno of the failure that ended it, or 0."""
+        """Return the errno of the failure that ended it, or 0."""
         return self.c.error
 
     cdef int check(self, uint64_t offset, uint64_t n) except -1:
@@ -93,31 +100,31 @@ cdef class Medium:
         return 0
 
     def read(self, uint64_t offset, uint64_t n):
-        """These bytes."""
+        """Return these bytes."""
         self.check(offset, n)
         result = PyBytes_FromStringAndSize(NULL, n)
         rfp_copy_in(PyBytes_AS_STRING(result), self.c.base + offset, n)
         return result
 
     def write(self, uint64_t offset, bytes data):
-        """Put bytes there, on their way to the medium."""
+        """Store bytes, on their way to the medium."""
         self.check(offset, len(data))
         self.c.ops.write(&self.c, offset, PyBytes_AS_STRING(data), len(data))
 
     def write64(self, uint64_t offset, uint64_t value):
-        """Put an aligned word there, on its way to the medium."""
+        """Store an aligned word, on its way to the medium."""
         self.check(offset, 8)
         if offset & 7:
             raise InvalidArgument(f"offset must be a multiple of 8, got {offset}")
         self.c.ops.write64(&self.c, offset, value)
 
     def flush(self, uint64_t offset, uint64_t n):
-        """Send on its way what stands there."""
+        """Start the write-back of bytes that were stored there."""
         self.check(offset, n)
         self.c.ops.flush(&self.c, offset, n)
 
     def drain(self):
-        """Wait until all that is on its way has arrived."""
+        """Wait until everything on its way has become durable."""
         cdef int failed
         with nogil:
             failed = self.c.ops.drain(&self.c)
@@ -125,7 +132,9 @@ cdef class Medium:
             raise_failed(&self.c)
 
     def poke(self, uint64_t offset, bytes data):
-        """Put bytes there behind the medium's back, as a peer does: flush() has to send them on their way."""
+        """Store bytes behind the medium's back, as a peer does: flush() has to start their
+        write-back.
+        """
         self.check(offset, len(data))
         rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(data), len(data))
 
@@ -138,7 +147,7 @@ cdef int raise_failed(medium *m) except -1:
     raise failure
 
 
-# Memory that forgets
+# Volatile memory
 
 
 cdef void put(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
@@ -157,10 +166,15 @@ cdef medium_operations private_operations = medium_operations(put, put64, closed
 
 
 cdef class VolatileMemory(Medium):
-    """Memory of this process alone, which nothing reaches a medium from: to look at a pool without changing it.
+    """Memory of this process alone, not connected to a medium: to inspect a pool without changing
+    it.
 
-    length: bytes.  fd: a file to begin with, of at least so many bytes, which is never written; else it begins with zeros.  Only
-    pages that are changed take memory.
+    Only pages that are changed take memory.
+
+    Args:
+        length: Bytes.
+        fd: A file with the initial content, of at least that length, which is never written;
+            otherwise zeros.
     """
 
     def __cinit__(self):
@@ -188,8 +202,11 @@ cdef class VolatileMemory(Medium):
         return failure
 
     cdef int map_file(self) except -1:
-        """What the file has bytes for.  Its holes stay memory of zeros: on a file system in memory, looking into a hole takes a
-        page, and ends the process (SIGBUS) where none is left."""
+        """Map the ranges of the file that contain data; its holes remain zeroed memory.
+
+        On a file system in memory, reading a hole takes a page, and kills the process (SIGBUS) if
+        none is left.
+        """
         cdef uint64_t at = 0, begin, end, pieces = 0
         cdef int64_t found
         while at < self.c.length:
@@ -197,7 +214,7 @@ cdef class VolatileMemory(Medium):
             found = lseek(self.fd, at, SEEK_DATA)
             if found < 0 and errno == ENXIO:
                 break
-            if found >= 0:                     # else it is a device, which has none
+            if found >= 0:                     # else it is a device, which has no holes
                 begin = <uint64_t> found // PAGE * PAGE
                 found = lseek(self.fd, found, SEEK_HOLE) if pieces < PIECES_MAX else -1
                 if found >= 0:
@@ -212,7 +229,9 @@ cdef class VolatileMemory(Medium):
         return 0
 
     def copy(self):
-        """The same bytes once more; what is the file's in this one is so in that one, too."""
+        """Return another medium with the same bytes; ranges mapped from the file stay mapped from
+        it.
+        """
         cdef VolatileMemory other = VolatileMemory(self.c.length, self.fd)
         cdef uint64_t at = 0, n
         self.check(0, self.c.length)
@@ -236,7 +255,7 @@ cdef class VolatileMemory(Medium):
             self.fd = -1
 
     cpdef close(self):
-        """Give the memory back; may be called again."""
+        """Release the memory; may be called again."""
         self.check_unserved()
         self.unmap()
         Medium.close(self)

@@ -1,4 +1,4 @@
-# The medium of pools in memory that persists: its mapping.
+# The medium of pools in persistent memory: its mapping.
 
 from libc.stdint cimport uint64_t
 from rnvm.media.medium cimport Medium
@@ -26,5 +26,5 @@ cdef class Direct(Medium):
     cdef int fd
     cdef uint64_t mapped
     cdef rnvm_pmem2 library
-    cdef readonly str flushing         # how: "clwb", ..., "libpmem2", or "none"
+    cdef readonly str flushing         # "clwb", ..., "libpmem2", or "none"
     cdef void release(self) noexcept

@@ -1,4 +1,4 @@
-"""Pools in memory that persists (the contract is in pmem.pxd and medium.pxd)."""
+"""Pools in persistent memory: map a DAX device or file, and flush it."""
 
 import os
 import stat
@@ -46,12 +46,14 @@ MEMORY_FILE_SYSTEMS = {0x01021994: "tmpfs", 0x858458f6: "ramfs", 0x958458f6: "hu
 
 
 def flush_instruction():
-    """How this processor's caches are flushed: "clwb", "clflushopt", "clflush", "dc cvap", or "none"."""
+    """Return how this processor's caches are flushed: "clwb", "clflushopt", "clflush", "dc cvap",
+    or "none".
+    """
     return FLUSHES[rnvm_flush_kind()]
 
 
 def file_system(int fd):
-    """The name of the file system in memory that a file is on, or None where it is on another one."""
+    """Return the name of the in-memory file system that contains a file, or None for any other."""
     cdef statfs_buffer buffer
     if fstatfs(fd, &buffer):
         raise refused("fstatfs")
@@ -59,7 +61,9 @@ def file_system(int fd):
 
 
 def maps_synchronously(int fd):
-    """Whether a mapping of the file is the medium itself (MAP_SYNC): only then do flushed cache lines persist."""
+    """Return whether a mapping of the file is the medium itself (MAP_SYNC): only then do flushed
+    cache lines persist.
+    """
     cdef void *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd, 0)
     if base == MAP_FAILED:
         return False
@@ -94,7 +98,8 @@ cdef int direct_drain(medium *m) noexcept nogil:
 cdef medium_operations direct_operations = medium_operations(direct_write, direct_write64, direct_flush, direct_drain)
 
 
-# The same where no cache has to be flushed: the machine's memory is all there is, and only the process may die.
+# The same verbs where no cache has to be flushed: there is nothing but the machine's memory, and
+# only the process may crash.
 
 cdef void plain_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
     rfp_copy_out(m.base + offset, source, n)
@@ -111,7 +116,7 @@ cdef void plain_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
 cdef medium_operations plain_operations = medium_operations(plain_write, plain_write64, plain_flush, direct_drain)
 
 
-# The same through libpmem2.
+# The same verbs through libpmem2.
 
 cdef void library_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
     rfp_copy_out(m.base + offset, source, n)
@@ -138,9 +143,15 @@ cdef medium_operations library_operations = medium_operations(library_write, lib
 cdef class Direct(Medium):
     """A mapping of the medium itself.
 
-    fd: a DAX device, or a file on a file system in memory or with DAX; the medium keeps a descriptor of its own.  length: bytes.
-    flushing: "lines" (cache lines are flushed), "none" (file systems in memory), or "libpmem2".  sync: ask for MAP_SYNC.
-    Raises FabricError where it cannot be mapped, or where this processor or libpmem2 cannot flush it.
+    Args:
+        fd: A DAX device, or a file on a file system in memory or with DAX; the medium duplicates
+            the descriptor.
+        length: Bytes.
+        flushing: "lines" (cache lines are flushed), "none" (file systems in memory), or "libpmem2".
+        sync: Map with MAP_SYNC.
+
+    Raises:
+        FabricError: It cannot be mapped, or neither this processor nor libpmem2 can flush it.
     """
 
     def __cinit__(self):
@@ -200,11 +211,11 @@ cdef class Direct(Medium):
         self.release()
 
     cpdef int fileno(self):
-        """The file: peers of this host map it."""
+        """Return the file's descriptor, which peers of this host map."""
         return self.fd
 
     cpdef close(self):
-        """Give mapping and file back; may be called again."""
+        """Release mapping and file; may be called again."""
         self.check_unserved()
         live.discard(self)
         self.release()
@@ -212,7 +223,7 @@ cdef class Direct(Medium):
 
 
 cdef uint64_t whole(int fd, uint64_t length) except 0:
-    """So many bytes, rounded up to what can be mapped of a device: its pages are large, and it has whole ones."""
+    """Return the length rounded up to whole pages, which are large on a device."""
     cdef uint64_t page = PAGE
     status = os.fstat(fd)
     if stat.S_ISCHR(status.st_mode):

@@ -1,4 +1,4 @@
-"""Header and superblock (the contract is in pool_header.pxd)."""
+"""Write and read the two copies of header and superblock."""
 
 from libc.stdint cimport uint64_t
 from libc.string cimport memcmp
@@ -19,7 +19,8 @@ cdef bint header_whole(const rnvm_header *h) noexcept nogil:
 cdef int header_write(medium *m, rnvm_header *h) noexcept nogil:
     cdef uint64_t at, copy
     h.crc = rfp_crc32c(0, h, sizeof(rnvm_header) - sizeof(h.crc))
-    # The magic number last: a header with it that is not whole is damaged, and not merely unfinished.
+    # The magic number last: a header with a magic number that is not whole is damaged, and not
+    # merely unfinished.
     for copy in range(2):
         at = RNVM_HEADERS + copy * RNVM_PAGE
         medium_write(m, at + sizeof(h.magic), <char *> h + sizeof(h.magic), sizeof(rnvm_header) - sizeof(h.magic))
@@ -64,7 +65,7 @@ cdef int superblock_read(const medium *m, const rnvm_header *h, rnvm_superblock 
 
 
 cdef int superblock_write(medium *m, rnvm_superblock *s) noexcept nogil:
-    # The copy that counts is overwritten only when the other one is durable.
+    # Overwrite the copy that counts only when the other one is durable.
     cdef uint64_t counts = RNVM_SUPERBLOCKS + (s.generation & 1) * RNVM_PAGE
     cdef uint64_t other = RNVM_SUPERBLOCKS + (~s.generation & 1) * RNVM_PAGE
     s.generation += 1

@@ -1,6 +1,10 @@
-# The write-ahead area of a pool, as whoever opens the pool sees it: which frames count, and what they say.
+# The write-ahead area as seen when a pool is opened: which frames count, and what they contain.
 #
-# Nothing here needs a medium that is open for writing: it works on the pool's bytes in memory, whatever brought them there.
+#   area:  header | header | frame | frame | frame | torn frame | old frames ...
+#                          '------ count ---------' ^ end
+#
+# Nothing here needs a medium that is open for writing: it works on the pool's bytes in memory, no
+# matter how they were loaded.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.format.layout cimport rnvm_geometry
@@ -36,35 +40,37 @@ cdef extern from "rnvm/format/wal.h" nogil:
     const rnvm_range *rnvm_range_next(const rnvm_frame *f, uint64_t *at)
 
 cdef struct wal:
-    uint64_t at                # offset of the area in the pool; 0: there is none, or the pool's header cannot be used
+    uint64_t at  # offset of the area in the pool; 0: none, or the pool's header cannot be used
     uint64_t size
     uint32_t seed
     unsigned char[16] uuid
-    int headers                # which copies of the area's header are whole: FIRST_COPY, SECOND_COPY (pool_header.pxd)
-    bint alike                 # both are, and say the same
+    # which copies of the area's header are whole: FIRST_COPY, SECOND_COPY (pool_header.pxd)
+    int headers
+    bint alike                 # both are whole and equal
     uint64_t generation        # of the frames that count
-    uint64_t used              # the greatest that anything whole in the area has: the next one has to be greater
-    uint64_t frames            # that count
-    uint64_t end               # offset in the pool behind the last of them
-    uint64_t behind            # offset of a whole frame behind one that is not: damage; 0: there is none
+    uint64_t used  # the greatest in anything whole in the area: the next one must be greater
+    uint64_t frames            # number of frames that count
+    uint64_t end               # offset in the pool behind the last one
+    uint64_t behind            # offset of a whole frame behind one that is not: damage; 0: none
 
 cdef enum:                     # planted bugs
-    WAL_NO_CRC = 1             # frames count whatever their CRC says
-    WAL_SAME_GENERATION = 2    # an area that begins anew keeps its generation
+    WAL_NO_CRC = 1             # frames count whatever their CRC
+    WAL_SAME_GENERATION = 2    # a reset area keeps its generation
     WAL_NO_PADDING = 4         # frames follow each other within a page
 
 cdef uint32_t wal_bugs() noexcept nogil
-# Where the next frame can begin, after one of so many bytes.
+# Bytes to the beginning of the next frame, after one of this length.
 cdef uint64_t wal_room(uint64_t length) noexcept nogil
-# The parts of the next: where the area is (False: there is none); what its header says; whether a frame stands there.
+# The steps of wal_scan(): where the area is (False: there is none); what its header contains;
+# whether a frame is at an offset.
 cdef bint wal_find(const medium *m, uint64_t length, wal *a) noexcept nogil
 cdef void wal_headers(const medium *m, wal *a) noexcept nogil
 cdef bint wal_frame_whole(const medium *m, const wal *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil
-# Looks at the area of the pool at base, of which there are so many bytes.
+# Scans the area of the pool at base, which has this many bytes.
 cdef void wal_scan(const medium *m, uint64_t length, wal *a) noexcept nogil
 # Calls back with the bytes of all frames that count, in their order.
 ctypedef void (*wal_bytes)(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil
 cdef void wal_read(const medium *m, const wal *a, wal_bytes found, void *context) noexcept nogil
 cdef void wal_header(const wal *a, uint64_t generation, rnvm_wal_header *header) noexcept nogil
-# Makes an area without frames, before there is a pool; durable with the next drain.
+# Writes an area without frames, before there is a pool; durable with the next drain.
 cdef void wal_format(medium *m, const rnvm_geometry *g, const unsigned char *uuid) noexcept nogil

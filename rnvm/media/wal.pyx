@@ -1,4 +1,4 @@
-"""The write-ahead area (the contract is in wal.pxd).  docs/pool.md explains it."""
+"""Scan, apply, reset and rebuild the write-ahead area.  docs/pool.md explains it."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
@@ -14,7 +14,7 @@ cdef uint32_t planted = 0
 
 
 def plant(*which):
-    """Work with these bugs from now on (without a name: with none): what a crash test has to find out.  For tests alone."""
+    """Plant these bugs (no name: none), which a crash test must find.  For tests alone."""
     global planted
     planted = 0
     for bug in which:
@@ -30,7 +30,7 @@ cdef uint64_t wal_room(uint64_t length) noexcept nogil:
 
 
 cdef bint wal_find(const medium *m, uint64_t length, wal *a) noexcept nogil:
-    """Where the area is, if the pool's header is whole and of a format that has one."""
+    """Find the area, if the pool's header is whole and of a format that has one."""
     cdef rnvm_header header
     memset(a, 0, sizeof(wal))
     if length < 2 * RNVM_PAGE or not header_read(m, &header) or header.major != RNVM_MAJOR:
@@ -91,7 +91,7 @@ cdef void wal_scan(const medium *m, uint64_t length, wal *a) noexcept nogil:
     RFP_ASSERT(a.used >= a.generation)
     while at <= last:
         generation = frame_at(m, at).generation
-        # What a header says that is not whole may be anything: what a frame says that is not, too.
+        # A header that is not whole may contain anything; so may a frame.
         if generation >= a.used and wal_frame_whole(m, a, at, generation, frame_at(m, at).sequence):
             if a.headers and generation == a.generation and frame_at(m, at).sequence > a.frames and not a.behind:
                 a.behind = at
@@ -131,7 +131,8 @@ cdef void wal_format(medium *m, const rnvm_geometry *g, const unsigned char *uui
     memset(zeros, 0, sizeof(zeros))
     if not g.wal:
         return
-    # All of it is written now: where a file has blocks that were never written, each first write is one of metadata as well.
+    # Write all of it now: if a file has blocks that were never written, each first write is also
+    # one of metadata.
     at = g.wal_at
     RFP_ASSERT((g.wal_at | g.wal) % RNVM_PAGE == 0)
     while at < g.wal_at + g.wal:
@@ -144,7 +145,7 @@ cdef void wal_format(medium *m, const rnvm_geometry *g, const unsigned char *uui
     medium_write(m, g.wal_at + RNVM_PAGE, &header, sizeof(header))
 
 
-# Pools that are looked at, and pools that are memory now: whatever is in the area comes to its place at once
+# Pools that are inspected, and pools that are in memory now: apply whatever is in the area at once
 
 
 cdef struct target:
@@ -154,7 +155,7 @@ cdef struct target:
 
 cdef void carry(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil:
     cdef target *to = <target *> context
-    # What lies beyond the end belongs to a growth that was cut off.
+    # A range beyond the end belongs to a growth that was cut off.
     if offset <= to.length and n <= to.length - offset:
         medium_write(to.m, offset, bytes, n)
 
@@ -173,7 +174,7 @@ cdef int begin_anew(medium *m, const wal *a, uint64_t generation) noexcept nogil
 
 
 def look(Medium on not None):
-    """What the area of a pool holds: None where there is none, else a dict."""
+    """Return the content of the pool's area as a dict, or None if there is none."""
     cdef wal a
     on.check(0, on.c.length)
     wal_scan(&on.c, on.c.length, &a)
@@ -184,7 +185,7 @@ def look(Medium on not None):
 
 
 def apply(Medium on not None):
-    """Put what the frames say that count where it belongs, and drain: how many there were.  They go on to count."""
+    """Apply all frames that count, and drain; return their number.  They still count."""
     cdef wal a
     cdef target to
     cdef int failed
@@ -201,7 +202,7 @@ def apply(Medium on not None):
 
 
 def forget(Medium on not None):
-    """No frame counts any more; for media that do not look after the area themselves."""
+    """Make all frames void; for media that do not manage the area themselves."""
     cdef wal a
     on.check(0, on.c.length)
     wal_scan(&on.c, on.c.length, &a)
@@ -210,7 +211,9 @@ def forget(Medium on not None):
 
 
 def rebuild(Medium on not None):
-    """Where neither copy of the header is whole: both, with the generation that whole frames say."""
+    """Rebuild both copies of the header, if neither is whole, with the generation that whole frames
+    have.
+    """
     cdef wal a
     on.check(0, on.c.length)
     wal_scan(&on.c, on.c.length, &a)
