@@ -1,8 +1,9 @@
-"""Pools in files: what a file is on, and what that promises; making, opening, looking at and growing a pool.
+"""Pools in files: create, open, inspect and grow them; what kind of medium a file is on, and what
+that promises.
 
 >>> import os, tempfile
 >>> path = os.path.join(tempfile.mkdtemp(), "orders.pool")
->>> create(path, "2MiB", assume_persistent=True)        # where the folder is on a disk, without assume_persistent
+>>> create(path, "2MiB", assume_persistent=True)   # on a disk, without it
 >>> with open_pool(path) as pool:
 ...     structure = pool.create(b"jobs", kind=1)
 >>> with open_pool(path) as pool:
@@ -32,7 +33,7 @@ from rnvm.pool.pool import Pool, format_medium, grow_medium, grown
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PIECE = 1 << 16  # bytes of a device that are copied at once
-HEADERS = 16384  # bytes of a pool in which its header stands
+HEADERS = 16384  # bytes at the beginning of a pool that contain its header
 PROMISES = {
     "direct": "acknowledged operations survive a power failure: cache lines are flushed ({how})",
     "image": "acknowledged operations survive a power failure if the disk keeps synced data",
@@ -41,10 +42,14 @@ PROMISES = {
 
 
 class Media(NamedTuple):
-    """What a pool's file is on.
+    """The medium of a pool's file.
 
-    kind: `"devdax"`, `"fsdax"`, `"page cache"` (a file on any disk, or a block device), or a file system in memory (`"tmpfs"`).
-    mode: `"direct"` or `"image"`.  volatile: it forgets with the machine.  promise: what an acknowledgement means here.
+    Attributes:
+        kind: `"devdax"`, `"fsdax"`, `"page cache"` (a file on any disk, or a block device), or a
+            file system in memory (`"tmpfs"`).
+        mode: `"direct"` or `"image"`.
+        volatile: Its content is lost when the machine stops.
+        promise: What an acknowledgement means here.
     """
 
     kind: str
@@ -54,7 +59,11 @@ class Media(NamedTuple):
 
 
 def media(fd: int) -> Media:
-    """What an open file is on.  Raises NotAPool for what can hold no pool."""
+    """Return the medium of an open file.
+
+    Raises:
+        NotAPool: It cannot contain a pool.
+    """
     status = os.fstat(fd)
     how = flush_instruction()
     if stat.S_ISCHR(status.st_mode):
@@ -76,7 +85,7 @@ def media(fd: int) -> Media:
 
 
 def length(fd: int) -> int:
-    """Bytes of a file or device."""
+    """Return the bytes of a file or device."""
     status = os.fstat(fd)
     if stat.S_ISCHR(status.st_mode):
         with open(f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/size") as file:
@@ -90,7 +99,7 @@ def length(fd: int) -> int:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int]:
-    """A descriptor, and the lock that goes with it: the lock is held as long as any copy of the descriptor is open."""
+    """Open and lock a file; the lock is held as long as any copy of the descriptor is open."""
     try:
         fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     except FileNotFoundError:
@@ -130,16 +139,28 @@ def create(
     backend: int = 1,
     assume_persistent: bool = False,
 ) -> None:
-    """Make a pool at a path where nothing is yet, or on a device, whose content is lost.
+    """Create a pool at a path that does not exist, or on a device, whose content is lost.
 
-    size: bytes or text like `"1GiB"`; all of it is allocated now.  block: what front-ends get and give back.  front_ends: how
-    many may be attached at once; 16 unless given, fewer in small pools.  names: how many structures there may be.  operation_log,
-    memory_log: bytes for each front-end, and what the longest value depends on (docs/pool.md).
-    write_ahead: bytes of the area in which a file on a disk keeps what it syncs; 0: it has none, and syncs pages where they are.
-    Pools in memory need none, and have none unless it is given.  backend: the number that its addresses carry.
-    assume_persistent: allow a medium that forgets, like /dev/shm.
+    If it fails, nothing is left at the path.
 
-    Raises InvalidArgument, VolatileMedium, PoolRefused (something is there), or FabricError; then nothing is left there.
+    Args:
+        size: Bytes, or text like `"1GiB"`; all of it is allocated now.
+        block: Allocation unit of front-ends, in bytes.
+        front_ends: Maximum number of front-ends attached at the same time; default 16, fewer in
+            small pools.
+        names: Maximum number of structures.
+        operation_log, memory_log: Bytes for each front-end; the longest value depends on them
+            (docs/pool.md).
+        write_ahead: Bytes of the area in which a file on a disk keeps what it syncs; 0: no area,
+            and pages are synced in place.  Pools in memory need none, and have none by default.
+        backend: Back-end ID stored in its addresses.
+        assume_persistent: Allow a volatile medium, like /dev/shm.
+
+    Raises:
+        InvalidArgument: A size or number is out of range.
+        VolatileMedium: The medium is volatile, and assume_persistent is not set.
+        PoolRefused: The path exists.
+        FabricError: The system refused.
     """
     total = units.size(size)
 
@@ -151,7 +172,7 @@ def create(
             write_ahead=units.size(write_ahead) if write_ahead is not None else None if mode == "image" else 0,
         )  # fmt: skip
 
-    parts_for("image").fit(total)  # what cannot be is refused before there is a file
+    parts_for("image").fit(total)  # refuse invalid sizes before there is a file
     device = os.path.exists(path) and not os.path.isfile(path)
     with _opened(path, os.O_RDWR if device else os.O_RDWR | os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX) as fd:
         try:
@@ -182,12 +203,16 @@ def create(
 
 
 def _allocate(fd: int, total: int) -> None:
-    """So many bytes for a file.  Raises FabricError where there is no room, and then has not made the file longer."""
+    """Allocate this many bytes for a file.
+
+    Raises:
+        FabricError: There is no room; the file is not longer than before.
+    """
     before = length(fd)
     try:
         os.posix_fallocate(fd, 0, total)
     except OSError as error:
-        # A file system may have given all that it has before it found that this is too little.
+        # A file system may have allocated all it has before it failed.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, before)
         hint = "give a smaller size, or free space on the device"
@@ -199,7 +224,7 @@ def _allocate(fd: int, total: int) -> None:
 
 
 def _whole(size: int, kind: Media) -> int:
-    """The length of a file for a pool of so many bytes: of one that is mapped, processes map whole pages."""
+    """Return the file length for a pool of this size: mapped files have whole pages."""
     return -(-size // PAGE) * PAGE if kind.mode == "direct" else size
 
 
@@ -208,10 +233,11 @@ def _has_holes(fd: int, total: int) -> bool:
 
 
 def _fill(fd: int, size: int, kind: Media) -> None:
-    """See to it that a file has a place on its device for each byte of its pool.
+    """Allocate a place on the device for each byte of a pool's file.
 
-    A copy may have holes (cp --sparse, rsync -S), and storing into one where a file system in memory is full ends the process
-    (SIGBUS); its end may be within a page, which front-ends cannot map.
+    A copy may have holes (cp --sparse, rsync -S), and storing into a hole when a file system in
+    memory is full kills the process (SIGBUS); its end may be within a page, which front-ends cannot
+    map.
     """
     total = _whole(size, kind)
     if _has_holes(fd, total):
@@ -219,7 +245,7 @@ def _fill(fd: int, size: int, kind: Media) -> None:
 
 
 def _sync_folder(path: str | os.PathLike[str]) -> None:
-    """A file that was just made survives only once its folder is durable too."""
+    """Sync the folder: a new file survives only once its folder is durable too."""
     folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(folder)
@@ -236,11 +262,16 @@ def _medium(fd: int, total: int, kind: Media, *, force_flush: bool) -> Medium:
 
 
 def open_medium(path: str | os.PathLike[str], *, force_flush: bool = False) -> Medium:
-    """What a pool stands on, locked for this process.
+    """Open a pool's medium, locked for this process.
 
-    force_flush: flush cache lines also where it is of no use (file systems in memory), to measure what it would cost.  The
-    environment variable RNVM_FLUSHING=libpmem2 leaves flushing to that library.
-    Raises NotAPool, PoolInUse, PoolRefused, VolatileMedium or FabricError.
+    The environment variable RNVM_FLUSHING=libpmem2 leaves flushing to that library.
+
+    Args:
+        force_flush: Flush cache lines even if that has no effect (file systems in memory), to
+            measure what it would cost.
+
+    Raises:
+        NotAPool, PoolInUse, PoolRefused, VolatileMedium, FabricError: It cannot be opened.
     """
     with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
         return _medium_at(path, fd, force_flush=force_flush)
@@ -259,21 +290,27 @@ def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = Fal
         area = wal.look(view)
         carry = kind.mode == "direct" and area is not None and area["frames"] > 0
         if (carry or _has_holes(fd, inspection.size)) and inspection.run() and inspection.fatal:
-            raise damaged(inspection.fatal)  # before anything is carried over, or holes are filled that may be all there is
+            # before frames are applied, or holes filled that may be all there is
+            raise damaged(inspection.fatal)
     _fill(fd, inspection.size, kind)
     medium = _medium(fd, inspection.size, kind, force_flush=force_flush)
     if carry:
-        # A copy, in what is memory, of a file that was not closed: nothing else would look at its area.
+        # A copy, on a medium in memory, of a file that was not closed: apply its area here, since
+        # this medium does not.
         wal.apply(medium)
         wal.forget(medium)
     return medium
 
 
 def open_pool(path: str | os.PathLike[str], *, force_flush: bool = False, accept_loss: bool = False) -> Pool:
-    """Open a pool for writing, and recover it if need be.
+    """Open a pool for writing, and recover it if necessary.
 
-    accept_loss: also where logs that were durable are gone.  Raises what open_medium() raises, PoolTooNew and PoolDamaged; the
-    pool is unchanged then.
+    Args:
+        accept_loss: Open it even if durable logs are lost.
+
+    Raises:
+        The errors of open_medium().
+        PoolTooNew, PoolDamaged: It cannot be used; the pool is unchanged.
     """
     return _pool_on(open_medium(path, force_flush=force_flush), accept_loss=accept_loss)
 
@@ -287,7 +324,7 @@ def _pool_on(medium: Medium, *, accept_loss: bool = False) -> Pool:
 
 
 def _view(fd: int, total: int) -> VolatileMemory:
-    """The bytes of a pool in memory of our own, with what its write-ahead area says."""
+    """Return the bytes of a pool in private memory, with its write-ahead area applied."""
     view = _copied(fd, total)
     wal.apply(view)
     return view
@@ -296,7 +333,8 @@ def _view(fd: int, total: int) -> VolatileMemory:
 def _copied(fd: int, total: int) -> VolatileMemory:
     if not stat.S_ISCHR(os.fstat(fd).st_mode):
         return VolatileMemory(total, fd)
-    with contextlib.closing(Direct(fd, total, "none", sync=False)) as device:  # it can neither be read nor be mapped privately
+    # it can neither be read nor be mapped privately
+    with contextlib.closing(Direct(fd, total, "none", sync=False)) as device:
         view = VolatileMemory(total)
         for at in range(0, total, PIECE):
             if (data := device.read(at, min(PIECE, total - at))) != bytes(len(data)):
@@ -306,7 +344,9 @@ def _copied(fd: int, total: int) -> VolatileMemory:
 
 @contextlib.contextmanager
 def view(path: str | os.PathLike[str]) -> Iterator[tuple[VolatileMemory, Media]]:
-    """The bytes of a pool that nobody has open, to look at: whatever is done to them, the pool does not change."""
+    """Yield a private copy of the bytes of a pool that no process has open; the pool itself does
+    not change.
+    """
     flags = os.O_RDONLY if os.path.isfile(path) else os.O_RDWR
     with _opened(path, flags, fcntl.LOCK_SH) as fd:
         kind = media(fd)
@@ -315,19 +355,21 @@ def view(path: str | os.PathLike[str]) -> Iterator[tuple[VolatileMemory, Media]]
 
 
 class Claim:
-    """A pool that this process alone may open until the claim ends, and that no front-end changes any more.
+    """A pool that only this process may open until the claim ends, and that no front-end changes
+    any more.
 
-    The front-ends of a back-end that was killed may still have a pool in memory mapped, and go on with what needs no back-end:
-    each record in a log of theirs is acknowledged when it stands there.  Before somebody writes to the pool what was derived from
-    an earlier state of it, they have to stop.  So their sessions are ended first, as opening the pool does; a front-end looks at
-    its session before it acknowledges anything.
+    The front-ends of a back-end that was killed may still have a pool in memory mapped, and
+    continue with operations that need no back-end: each record in one of their logs is acknowledged
+    as soon as it is there.  They must stop before this process writes anything to the pool that it
+    derived from an earlier state.  So their sessions are ended first, as opening the pool does; a
+    front-end checks its session before it acknowledges anything.
     """
 
     def __init__(self, path: str | os.PathLike[str], fd: int) -> None:
         self.path = path
         self.fd = fd
         kind, total = media(fd), length(fd)
-        if kind.mode == "image":  # what they have mapped is a copy, which nobody reads any more
+        if kind.mode == "image":  # their mapping is a copy, which no process reads any more
             return
         with contextlib.closing(_copied(fd, min(total, HEADERS))) as view:
             at, count = repair.session_table(view, total)
@@ -337,31 +379,37 @@ class Claim:
                 repair.end_sessions(medium, at, count)
 
     def view(self) -> VolatileMemory:
-        """The bytes of the pool as they are now, in memory of our own."""
+        """Return the present bytes of the pool in private memory."""
         return _view(self.fd, length(self.fd))
 
     def raw(self) -> Medium:
-        """All of the file or device, whatever it holds."""
+        """Return the whole file or device, whatever it contains."""
         kind, total = media(self.fd), length(self.fd)
         _fill(self.fd, total, kind)
         return _medium(self.fd, total, kind, force_flush=False)
 
     def pool(self, *, accept_loss: bool = False) -> Pool:
-        """The same as open_pool()."""
+        """Open the pool, like open_pool()."""
         return _pool_on(_medium_at(self.path, self.fd), accept_loss=accept_loss)
 
 
 @contextlib.contextmanager
 def claim(path: str | os.PathLike[str]) -> Iterator[Claim]:
-    """Claim a pool that no process has open.  Raises NotAPool, PoolInUse or PoolRefused."""
+    """Claim a pool that no process has open.
+
+    Raises:
+        NotAPool, PoolInUse, PoolRefused: It cannot be claimed.
+    """
     with _opened(path, os.O_RDWR, fcntl.LOCK_EX) as fd:
         yield Claim(path, fd)
 
 
 def grow(path: str | os.PathLike[str], size: str | int) -> int:
-    """Make a pool that nobody has open larger: its new size in bytes.
+    """Grow a pool that no process has open; return its new size in bytes.
 
-    Raises InvalidArgument where it would not grow, FabricError where there is no room; it is as large as before then.
+    Raises:
+        InvalidArgument: It would not grow.
+        FabricError: There is no room; the size is unchanged.
     """
     total = units.size(size)
     with claim(path) as claimed:
@@ -371,7 +419,7 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
             raise InvalidArgument(f"the device has only {units.show_size(length(claimed.fd))}",
                                   hint="give a smaller --size")
         with claimed.pool():
-            pass  # it is whole, and closed in order
+            pass  # it is whole, and was closed in order
         _fill(claimed.fd, total, media(claimed.fd))
         with contextlib.closing(claimed.raw()) as medium:
             return grow_medium(medium, total)

@@ -1,4 +1,4 @@
-"""How a pool is cut up."""
+"""Choose and validate the sizes of a pool's parts."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from rfp import units
 from rfp.errors import InvalidArgument
 
 PAGE = 4096
-ALIGN = 65536  # of what processes map for themselves: the largest pages that a kernel has
+ALIGN = 65536  # of the parts that processes map: the largest page of any kernel
 NAME, SESSION = 512, 256  # bytes of an entry
-LARGEST = 1 << 48  # what an address reaches
+LARGEST = 1 << 48  # bytes that an address can cover
 FRONT_ENDS_MAX = 1024   # a pool has one session more
 BLOCKS_PER_WORD, WORD = 3, 8
 WAL_MIN, WAL_MAX = 8 * PAGE, 16 << 20
 
-# What structures ask of a memory log: the longest transaction of one operation is half of it at most.  That is one of a B+tree
-# with keys so long that its pages have one or two children each: it may cut a page on each level, which writes two pages.
+# Structures need a memory log of at least twice the longest transaction of one operation.  That is
+# one of a B+tree with keys so long that its pages have one or two children each: it may split a
+# page on each level, which writes two pages.
 TREE_CUT, TREE_REST, TREE_LEVELS = 8160, 16384, 32
-HEADROOM = 3  # levels: pools grow, to eight times of what they had, and their logs do not
-LOGS = 5 / 8  # of a small pool that its logs may take, as far as that is chosen here
-STEP = 32 << 10  # of the logs that are chosen here: the two of a front-end have whole units of ALIGN then
+HEADROOM = 3  # levels: pools can grow to eight times their size, and their logs cannot
+LOGS = 5 / 8  # fraction of a small pool for logs whose size is chosen here
+# granularity of logs chosen here: the two of a front-end are then whole units of ALIGN
+STEP = 32 << 10
 VALUE_MAX = 1 << 20      # of a structure
 NODE_MAX = VALUE_MAX + PAGE
 VALUE_MIN, OPERATION_HEAD_MAX, OTHER_CHANGES_MAX = 256, 2048, 8192    # as in rnvm/frontend/structure.pyx
@@ -31,7 +33,7 @@ def _up(n: int, to: int) -> int:
 
 
 class Sizes(NamedTuple):
-    """What the header of a pool says about its parts; bytes, but for names and sessions."""
+    """The sizes in a pool's header, in bytes, except names and sessions."""
 
     block: int
     names: int
@@ -43,36 +45,36 @@ class Sizes(NamedTuple):
 
     @property
     def sessions_at(self) -> int:
-        """Where the sessions begin, behind the naming entries."""
+        """Return the offset of the sessions, behind the naming entries."""
         return 4 * PAGE + _up(self.names * NAME, PAGE)
 
     @property
     def rings_at(self) -> int:
-        """Where the first session's rings begin."""
+        """Return the offset of the first session's rings."""
         return _up(self.sessions_at + self.sessions * SESSION, ALIGN)
 
     @property
     def rings(self) -> int:
-        """Bytes from the rings of one session to those of the next."""
+        """Return the bytes from the rings of one session to those of the next."""
         return _up(self.operation_ring + self.memory_ring, ALIGN)
 
     @property
     def wal_at(self) -> int:
-        """Where the write-ahead area begins, if there is one."""
+        """Return the offset of the write-ahead area, if there is one."""
         return self.rings_at + self.sessions * self.rings
 
     @property
     def groups_at(self) -> int:
-        """Where the data area begins."""
+        """Return the offset of the data area."""
         return _up(self.wal_at + self.wal, max(ALIGN, self.block))
 
     @property
     def group(self) -> int:
-        """Bytes of a whole group."""
+        """Return the bytes of a whole group."""
         return self.group_map + self.group_map // WORD * BLOCKS_PER_WORD * self.block
 
     def fit(self, size: int) -> int:
-        """The most bytes of `size` that a pool can take: whole blocks."""
+        """Return the most bytes of `size` that a pool can use: whole blocks."""
         rest = (size - self.groups_at) % self.group
         spare = rest if rest < self.group_map + self.block else (rest - self.group_map) % self.block
         fitting = size - spare
@@ -88,20 +90,27 @@ class Sizes(NamedTuple):
 
     @property
     def largest_value(self) -> int:
-        """Bytes of a value that each structure takes, whatever else it holds: what Structure.largest_value says, too."""
+        """Return the bytes of a value that every structure accepts, whatever else it contains
+        (Structure.largest_value, too).
+        """
         return max(VALUE_MIN, min(VALUE_MAX, self.operation_ring // 2 - OPERATION_HEAD_MAX,
                                   self.memory_ring // 2 - OTHER_CHANGES_MAX))
 
 
 def cascade(size: int, levels: int = 0) -> int:
-    """The longest transaction of an operation without its value, in a pool of so many bytes; levels: with so many more levels."""
-    # Measured with keys of 1 KiB that come from both ends: 13 levels in 16 MiB, 1.6 more for each doubling.
+    """Return the longest transaction of an operation without its value, in a pool of this size;
+    levels: additional tree levels.
+    """
+    # Measured with keys of 1 KiB that come from both ends: 13 levels in 16 MiB, 1.6 more for each
+    # doubling.
     doublings = max(0, (size - 1).bit_length() - 12)
     return min(max(8, 8 * doublings // 5 - 5) + 1 + levels, TREE_LEVELS) * TREE_CUT + TREE_REST
 
 
 def least_log(size: int) -> int:
-    """The least that a log must have so that every structure works to the last block of a pool of so many bytes."""
+    """Return the minimum size of a log with which every structure works until the last block of a
+    pool of this size is used.
+    """
     return _up(2 * cascade(size), PAGE)
 
 
@@ -109,11 +118,12 @@ def choose(
     size: int, *, block: int = 4096, front_ends: int | None = None, names: int | None = None, operation_log: int | None = None,
     memory_log: int | None = None, write_ahead: int | None = None,
 ) -> Sizes:  # fmt: skip
-    """Sizes for a pool of so many bytes.
+    """Choose the sizes for a pool of this size.
 
-    Unless they are given, its logs take a quarter of it, at most 8 MiB each, but no less than structures need; then there are
-    16 front-ends, or as many as logs in five eighths of the pool allow; its write-ahead area takes a sixteenth, at most 16 MiB,
-    and there is a name for each 16 KiB, at most 1024.
+    By default its logs take a quarter of it, at most 8 MiB each, but no less than structures need;
+    then there are 16 front-ends, or as many as logs in five eighths of the pool allow; its
+    write-ahead area takes a sixteenth, at most 16 MiB, and there is a name for each 16 KiB, at most
+    1024.
     """
     if not 0 < size <= LARGEST:
         raise InvalidArgument("the size of a pool must be between 1B and "
@@ -129,7 +139,8 @@ def choose(
         )
     default = min(8 << 20, size // (8 * (front_ends or 16)) // PAGE * PAGE)
     if default < _up(2 * cascade(size, HEADROOM), STEP):
-        # What the structures need, and to grow if there is room for that; or, unless their number was given, fewer front-ends.
+        # The size that structures need, with headroom to grow if possible; or fewer front-ends,
+        # unless their number was given.
         default = next(
             (log for count in ((front_ends,) if front_ends else (16, 1)) for levels in range(HEADROOM, 0, -1)
              if (count + 1) * 2 * (log := _up(2 * cascade(size, levels), STEP)) <= LOGS * size),
@@ -151,10 +162,11 @@ def choose(
     if write_ahead % PAGE or (write_ahead and not WAL_MIN <= write_ahead <= 1 << 30):
         raise InvalidArgument(f"invalid size of the write-ahead area: {write_ahead} bytes",
                               hint="give a multiple of 4096 between 32KiB and 1GiB, or 0")
-    # A map of 8 blocks describes a group of at least 8 * 192 of them; rows of blocks stay within their group, so the longest node
-    # has to fit into one.
+    # A map of 8 blocks describes a group of at least 8 * 192 blocks; runs of blocks stay within
+    # their group, so the longest node must fit into one.
     maps = 1 if size < 1 << 20 else 8
     while maps > 1 and maps * block // WORD * BLOCKS_PER_WORD * block < NODE_MAX:
         maps += 1
-    # One session more than front-ends, which only sessions of dead ones leave to somebody: see service.attach().
+    # One session more than front-ends; it stays usable if sessions of dead front-ends occupy all
+    # others: see service.attach().
     return Sizes(block, names, front_ends + 1, rings[0], rings[1], maps * block, write_ahead)

@@ -1,1 +1,1 @@
-"""A pool: its format, logs, replay, recovery; looking at one, and mending it."""
+"""A pool: its blocks, logs, replay, recovery; inspection and repair."""

@@ -1,4 +1,4 @@
-"""The block allocator (the contract is in blocks.pxd)."""
+"""Allocate, free, retire and reclaim blocks."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
@@ -16,7 +16,7 @@ cdef extern from *:
 
 cdef enum:
     WORDS = 64                 # of a map that are written together: the smallest block
-    LIMBO = 64                 # the least room of the queue of retired blocks
+    LIMBO = 64                 # minimum capacity of the queue of retired blocks
 
 
 cdef inline bint is_taken(const pool *p, uint64_t block) noexcept nogil:
@@ -51,7 +51,8 @@ cdef void blocks_assign(pool *p, uint64_t first, uint64_t count, uint32_t owner)
         at = rnvm_owner_word_at(&p.g, block)
         word = rfp_load64(p.m.base + at)
         value = rnvm_word_value(word)
-        # What the rest of a damaged word said is lost: it shall not look whole again with what happens to stand there.
+        # The other owners in a damaged word are lost: mark them unknown, so that the word cannot
+        # look whole again with random content.
         if not rnvm_word_whole(p.g.seed, at, word):
             value = <uint64_t> RNVM_UNKNOWN << 32 | <uint64_t> RNVM_UNKNOWN << 16 | RNVM_UNKNOWN
         while block < first + count and rnvm_owner_word_at(&p.g, block) == at:
@@ -64,7 +65,9 @@ cdef void blocks_assign(pool *p, uint64_t first, uint64_t count, uint32_t owner)
 
 
 cdef uint64_t search(pool *p, uint64_t start, uint64_t end, uint64_t count) noexcept nogil:
-    """The first of count free blocks in a row within [start, end); the row does not leave its group."""
+    """Return the first of `count` consecutive free blocks within [start, end); the run does not
+    leave its group.
+    """
     cdef uint64_t block = start, length = 0, word
     RFP_ASSERT(count > 0)
     RFP_ASSERT(end <= p.g.blocks)
@@ -73,7 +76,7 @@ cdef uint64_t search(pool *p, uint64_t start, uint64_t end, uint64_t count) noex
             block += 64
             continue
         if block % p.g.group_blocks == 0:
-            length = 0                       # the next group's map stands between
+            length = 0                       # the next group's map is between them
         if is_taken(p, block):
             length = 0
             word = ~p.taken[block >> 6] >> (block & 63)
@@ -138,7 +141,7 @@ cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil:
     cdef uint64_t room, i
     cdef retired *last
     RFP_ASSERT(count > 0)
-    take(p, first, count)                    # after a crash they may have looked free already
+    take(p, first, count)                    # after a crash they may have seemed free already
     if p.limbo_count:
         last = &p.limbo[(p.limbo_first + p.limbo_count - 1) % p.limbo_room]
         if last.reclaim_epoch == p.reclaim_epoch and last.checkpoint_no == p.checkpoints and last.first + last.count == first:

@@ -1,4 +1,4 @@
-"""Structures: naming entries (the contract is in catalog.pxd)."""
+"""Create, drop and publish structures in the catalog."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -16,7 +16,7 @@ from rnvm.pool.state cimport pool, structure
 
 cdef enum:
     COVERED = 12               # offset of the first field that the CRC covers
-    ZEROS = 512                # written at a time: the smallest block
+    ZEROS = 512                # bytes written at a time: the smallest block
 
 
 cdef uint32_t catalog_entry_crc(uint32_t seed, uint64_t at, const rnvm_name *entry) noexcept nogil:
@@ -72,7 +72,7 @@ cdef uint32_t catalog_create(pool *p, rnvm_name *entry) noexcept nogil:
     medium_write(p.m, at + sizeof(uint64_t), &entry.crc, RNVM_NAME_LIVE - sizeof(uint64_t))
     rfp_store64(p.m.base + at + RNVM_NAME_LIVE, 0)
     rfp_store64(p.m.base + at + RNVM_NAME_LIVE + 8, 0)
-    # All that it consists of first; then the one word that says that it lives.
+    # All parts first; then the one word that makes the entry live.
     if medium_drain(p.m):
         return 0
     medium_write64(p.m, at, catalog_entry_state(p.g.seed, at, RNVM_LIVE, incarnation))
@@ -89,10 +89,11 @@ cdef uint32_t catalog_create(pool *p, rnvm_name *entry) noexcept nogil:
 cdef int catalog_drop(pool *p, uint32_t index) noexcept nogil:
     cdef uint64_t at = rnvm_name_at(&p.g, index)
     cdef uint32_t incarnation = incarnation_at(p, at)
-    # From here on what is in the logs for it does not matter, and after a crash this goes on.
+    # From here on its log records do not matter, and after a crash the drop continues.
     p.structures[index].id = 0
     p.structures[index].state = RNVM_DROPPING
-    # Readers look at this last: those that still find it here have read nothing that stands in its place.
+    # Readers check this last: if they still find the structure here, they have read nothing of its
+    # successor.
     catalog_publish(p, index)
     rfp_fence_full()
     medium_write64(p.m, at, catalog_entry_state(p.g.seed, at, RNVM_DROPPING, incarnation))

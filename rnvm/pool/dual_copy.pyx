@@ -1,4 +1,4 @@
-"""Registers (the contract is in dual_copy.pxd)."""
+"""Read and write dual-copy records."""
 
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -7,7 +7,7 @@ from rnvm.media.medium cimport medium, medium_write
 
 
 cdef int load(const medium *m, uint32_t seed, uint64_t at, rnvm_copy *copies, int *counts) noexcept nogil:
-    """Both copies, which of them are whole, and the index of the one that counts."""
+    """Load both copies; return which of them are whole, and the index of the one that counts."""
     cdef int whole = 0
     rfp_copy_in(copies, m.base + at, 2 * sizeof(rnvm_copy))
     if rnvm_copy_crc(seed, at, &copies[0]) == copies[0].crc:

@@ -1,4 +1,4 @@
-"""What looking at a pool finds."""
+"""Finding: a problem found by inspecting a pool."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from typing import NamedTuple
 
 
 class Finding(NamedTuple):
-    """Something about a pool that somebody should know.
+    """A problem of a pool.
 
-    kind: `"damage"` (it is not what was written), `"doubt"` (damaged, or in the middle of a change when the machine stopped;
-    nothing is lost either way) or `"leak"` (memory that belongs to nobody).  where: the place, in words, with its offset.
-    what: what is wrong.  mend: what `rnvm check --repair` does about it, or None where nothing can be done.  part, number: for
-    repair, what kind of thing it is, and which of them.  at: its offset.  words: of owners: how many neighbouring ones are meant.
+    Attributes:
+        kind: `"damage"` (not as written), `"doubt"` (damaged, or in the middle of a change when the
+            machine stopped; nothing is lost either way) or `"leak"` (memory without an owner).
+        where: The place, in words, with its offset.
+        what: What is wrong.
+        mend: What `rnvm check --repair` does about it; None: nothing can be done.
+        part, number: For repair: the kind of the part, and its index.
+        at: Its offset.
+        words: For owners: how many adjacent words are meant.
     """
 
     kind: str

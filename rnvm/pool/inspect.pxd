@@ -1,4 +1,4 @@
-# Looking at a pool without changing it, and before anything in it is believed.
+# Inspect a pool without changing it, and before anything in it is relied on.
 
 from libc.stdint cimport uint32_t
 from rnvm.format.layout cimport rnvm_geometry, rnvm_header, rnvm_superblock
@@ -6,7 +6,7 @@ from rnvm.media.medium cimport Medium
 
 
 cdef class Inspection:
-    """What header and superblock say, and what is wrong with the rest."""
+    """The content of header and superblock, and the damage found in the rest."""
     cdef Medium medium
     cdef rnvm_header header
     cdef rnvm_superblock superblock

@@ -1,5 +1,5 @@
 # cython: nonecheck=True
-"""Looking at a pool without changing it (the contract is in inspect.pxd)."""
+"""Inspect a pool without changing it: header, superblock, and everything doubled or checksummed."""
 
 import uuid
 
@@ -23,12 +23,12 @@ from rfp.errors import NotAPool, PoolDamaged, PoolTooNew, PoolTooOld
 from rnvm.pool.findings import Finding
 
 cdef enum:
-    OWNERS = 3                 # of a word
-    RUNS_MAX = 1000            # of damaged words that are findings of their own
+    OWNERS = 3                 # per word
+    RUNS_MAX = 1000            # runs of damaged words that are findings of their own
 
 REPAIR = "restore a copy from before the damage, or run `rnvm check --repair`"
 ONE_COPY = "this copy is damaged, the other is intact"
-# What repair does where it cannot say what stood there.
+# What repair does if the old content cannot be restored.
 LOSSES = {
     "session": "session ended; records that only its logs contain are lost",
     "progress": "structure closed permanently, blocks kept: its progress is unknown",
@@ -43,14 +43,16 @@ FROM_THE_OTHER = "restored from the other copy"
 
 
 def damaged(findings):
-    """What opening a pool with these findings raises."""
+    """Return the exception that opening a pool with these findings raises."""
     more = f" (and {len(findings) - 1} more)" if len(findings) > 1 else ""
     return PoolDamaged(f"the pool is damaged: {findings[0].where}: {findings[0].what}{more}",
                        findings=[str(finding) for finding in findings], hint=REPAIR)
 
 
 cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word, bint whole) noexcept nogil:
-    """The first word of owners from this one on that is whole, or is not; how many there are, if there is none."""
+    """Return the first owner word from this one on that is whole (or is not); the number of words
+    if there is none.
+    """
     cdef uint64_t at, last = rnvm_words(g)
     while word < last:
         at = rnvm_word_at(g, word)
@@ -61,9 +63,13 @@ cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word, 
 
 
 cdef class Inspection:
-    """What header and superblock say, and what is wrong with the rest.
+    """The content of header and superblock, and the damage found in the rest.
 
-    on: the medium.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged where header or superblock cannot be used at all.
+    Args:
+        on: The medium.
+
+    Raises:
+        NotAPool, PoolTooNew, PoolTooOld, PoolDamaged: Header or superblock cannot be used at all.
     """
 
     def __cinit__(self, Medium on not None):
@@ -112,7 +118,7 @@ cdef class Inspection:
         self.copies("superblock", RNVM_SUPERBLOCKS, self.superblocks)
 
     def refuse(self):
-        """Why there is no header."""
+        """Raise the reason why there is no usable header."""
         words = {self.medium.read(at, 8) for at in (RNVM_HEADERS, RNVM_HEADERS + RNVM_PAGE)}
         if (<uint64_t> RNVM_MAGIC).to_bytes(8, "little") in words:
             raise PoolDamaged(f"both copies of the header are damaged (offsets {RNVM_HEADERS}, "
@@ -127,26 +133,26 @@ cdef class Inspection:
 
     @property
     def uuid(self):
-        """The pool's own name."""
+        """Return the pool's UUID."""
         return uuid.UUID(bytes=(<char *> self.header.uuid)[:16])
 
     @property
     def size(self):
-        """Bytes that the pool takes."""
+        """Return the bytes that the pool takes."""
         return self.g.size
 
     @property
     def clean(self):
-        """Whether it was closed in order."""
+        """Return whether it was closed in order."""
         return self.superblock.state == RNVM_CLEAN
 
     @property
     def assume_persistent(self):
-        """Whether whoever made it said so."""
+        """Return whether the pool's creator accepted a volatile medium."""
         return bool(self.header.flags & RNVM_ASSUME_PERSISTENT)
 
     def run(self):
-        """Everything that is doubled or checksummed, but the logs: the findings."""
+        """Check everything that is doubled or checksummed, except the logs; return the findings."""
         cdef uint32_t i
         for i in range(self.g.names):
             self.name(i)
@@ -161,11 +167,11 @@ cdef class Inspection:
 
     @property
     def fatal(self):
-        """The findings that forbid to open the pool."""
+        """Return the findings that forbid to open the pool."""
         return [finding for finding in self.findings if finding.kind == "damage"]
 
     def copies(self, str what, at, int whole):
-        """A doubled structure of which one copy may be bad."""
+        """Add a finding for each copy of a doubled structure that is not whole."""
         for bit, place in ((FIRST_COPY, at), (SECOND_COPY, at + RNVM_PAGE)):
             if not whole & bit:
                 self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
@@ -186,7 +192,7 @@ cdef class Inspection:
                                          "later copy used", "copy", at))
 
     def name(self, uint32_t i):
-        """One naming entry."""
+        """Check one naming entry."""
         cdef rnvm_name entry
         cdef uint64_t at = rnvm_name_at(&self.g, i), root
         cdef uint64_t[3] words
@@ -200,7 +206,7 @@ cdef class Inspection:
         if whole and state == RNVM_FREE:
             return
         for part, offset in (("progress", RNVM_PROGRESS), ("lock", RNVM_LOCK)):
-            # An entry whose state is damaged may be one that was never used, and then has neither.
+            # An entry with a damaged state may never have been used, and then has neither.
             if whole or dual_copy_read(&self.medium.c, self.g.seed, at + <uint64_t> offset, words):
                 self.register(part, i, f"{part} of naming entry {i}", at + <uint64_t> offset)
         if not whole or state != RNVM_LIVE:
@@ -222,9 +228,10 @@ cdef class Inspection:
             self.names[name] = i
 
     def map(self):
-        """The words of the owners."""
+        """Check the owner words."""
         cdef uint64_t word = 0, first, last = rnvm_words(&self.g), runs = 0
-        # Neighbours are one finding, and of these there is a bound: a hole of a file may be a map of millions of words.
+        # Adjacent words are one finding, and the number of findings is bounded: a hole of a file
+        # may be a map of millions of words.
         while word < last:
             with nogil:
                 first = next_word(&self.medium.c, &self.g, word, False)
@@ -241,7 +248,7 @@ cdef class Inspection:
                                          LOSSES["owners"], "owners", at, first, word - first))
 
     def write_ahead(self):
-        """The write-ahead area, as it was when the pool was opened."""
+        """Check the write-ahead area, as it was when the pool was opened."""
         cdef wal a
         wal_scan(&self.medium.c, self.medium.c.length, &a)
         if not a.at:

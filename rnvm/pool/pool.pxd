@@ -1,4 +1,5 @@
-# The pool: made, opened, recovered, grown and closed.  What modules of the back-end share is pool.c (state.pxd).
+# The class Pool: create, open, recover, grow and close a pool.  Modules of the back-end share
+# pool.c (state.pxd).
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.media.medium cimport Medium
@@ -9,11 +10,11 @@ cdef class Pool:
     """A pool that is open for writing."""
     cdef pool c
     cdef readonly Medium medium
-    cdef readonly dict names           # bytes -> index of the entry, of all structures that live
-    cdef readonly list recovered       # what opening it found to do, one text each
-    cdef readonly list losses          # Findings: logs that were durable and are gone (accept_loss)
-    cdef readonly list torn            # Findings: records that are not whole, with whole ones behind them
-    cdef readonly bint clean           # it had been closed
+    cdef readonly dict names           # bytes -> index of the entry, of all live structures
+    cdef readonly list recovered       # what opening it had to do, one text each
+    cdef readonly list losses          # Findings: logs that were durable and are lost (accept_loss)
+    cdef readonly list torn  # Findings: records that are not whole, with whole ones behind them
+    cdef readonly bint clean           # it had been closed in order
     cdef bint closed
     cdef list lost(self)
     cdef list behind(self)
@@ -22,5 +23,6 @@ cdef class Pool:
     cdef uint64_t capacity(self)       # bytes of the longest record
     cdef recover(self)
     cpdef close(self)
-    cdef int known(self, uint32_t session) except -1   # raises InvalidArgument where there is no such session
-    cdef int check(self) except -1     # raises Closed, or StorageFailed where the medium failed
+    # raises InvalidArgument if there is no such session
+    cdef int known(self, uint32_t session) except -1
+    cdef int check(self) except -1     # raises Closed, or StorageFailed if the medium failed

@@ -1,4 +1,4 @@
-"""The pool (the contract is in pool.pxd).  docs/pool.md explains it."""
+"""Create, open, recover, grow and close a pool.  docs/pool.md explains it."""
 
 import time
 import uuid
@@ -45,11 +45,15 @@ cdef uint64_t unix_time():
 
 
 def format_medium(Medium target not None, sizes, *, backend=1, identity=None, assume_persistent=False, size=None):
-    """Make a pool of a medium, whatever was there before: of all of it that `sizes` can use (rnvm.sizes).
+    """Make a pool of a medium, whatever it contained, using all that `sizes` can use (rnvm.sizes).
 
-    backend: the logical back-end's number, 1 to 65535, which its addresses carry.  identity: its UUID.  size: bytes of the
-    medium to use, all unless given.
-    Raises StorageFailed where the medium fails.
+    Args:
+        backend: ID of the logical back-end, 1 to 65535, which its addresses carry.
+        identity: Its UUID.
+        size: Bytes of the medium to use; default: all.
+
+    Raises:
+        StorageFailed: The medium fails.
     """
     cdef rnvm_header header
     cdef rnvm_superblock superblock
@@ -102,7 +106,11 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
 
 
 def grown(Inspection inspection not None, uint64_t size):
-    """What a pool would have that is made as large as this, as far as whole blocks go.  Raises InvalidArgument: no more."""
+    """Return the size that a pool would have if grown to this size, rounded down to whole blocks.
+
+    Raises:
+        InvalidArgument: It would not grow.
+    """
     cdef rnvm_geometry g
     cdef uint64_t whole = max(size, inspection.g.size)
     cdef uint64_t rest = (whole - inspection.g.groups_at) % inspection.g.group
@@ -116,9 +124,13 @@ def grown(Inspection inspection not None, uint64_t size):
 
 
 def grow_medium(Medium target not None, uint64_t size):
-    """Make a pool that was closed in order as large as this, as far as whole blocks go: its new size.
+    """Grow a pool that was closed in order to this size, rounded down to whole blocks; return its
+    new size.
 
-    Until the superblock says so the pool is as it was.  Raises InvalidArgument where it would not grow.
+    Until the superblock contains the new size, the pool is as it was.
+
+    Raises:
+        InvalidArgument: It would not grow.
     """
     cdef Inspection inspection = Inspection(target)
     cdef pool p
@@ -136,7 +148,7 @@ def grow_medium(Medium target not None, uint64_t size):
 
 
 cdef void format_entries(pool *p) noexcept nogil:
-    """Names that are free, sessions that never were, empty rings."""
+    """Write free naming entries, unused sessions and empty rings."""
     cdef uint64_t[3] words
     cdef uint64_t at
     cdef uint32_t i
@@ -159,9 +171,16 @@ cdef void format_entries(pool *p) noexcept nogil:
 cdef class Pool:
     """A pool that is open for writing; one thread at a time may use it.
 
-    on: what it stands on; closed with the pool.  accept_loss: open it also where logs that were durable are gone (repair).
-    Opening recovers it, if it was not closed in order.  Raises NotAPool, PoolTooNew, PoolTooOld or PoolDamaged, and has then
-    changed nothing; StorageFailed where the medium fails.
+    Opening recovers it, unless it was closed in order.
+
+    Args:
+        on: Its medium, which is closed with the pool.
+        accept_loss: Open it even if durable logs are lost (for repair).
+
+    Raises:
+        NotAPool, PoolTooNew, PoolTooOld, PoolDamaged: It cannot be opened; nothing has been
+            changed.
+        StorageFailed: The medium fails.
     """
 
     def __cinit__(self):
@@ -189,7 +208,7 @@ cdef class Pool:
         self.torn = [] if inspection.clean else self.behind()
         self.recovered = [str(finding) for finding in inspection.findings + lost + self.torn]
         self.clean = inspection.clean
-        # All was read and is right; from here on it is changed.
+        # Everything was read and is valid; changes begin here.
         inspection.superblock.state = RNVM_OPEN
         inspection.superblock.opened += 1
         if superblock_write(self.c.m, &inspection.superblock):
@@ -226,7 +245,7 @@ cdef class Pool:
             raise MemoryError("cannot allocate memory for the state of a pool")
 
     cdef list lost(self):
-        """Logs that are not as long as they were once."""
+        """Return findings about logs that are shorter than they were once."""
         cdef uint32_t i
         cdef ring *r
         findings = []
@@ -243,7 +262,7 @@ cdef class Pool:
         return findings
 
     cdef list behind(self):
-        """Records that are not whole, and have whole ones behind them."""
+        """Return findings about records that are not whole and have whole ones behind them."""
         cdef uint32_t i
         cdef ring *r
         cdef uint64_t lsn
@@ -261,7 +280,7 @@ cdef class Pool:
         return findings
 
     cdef str place(self, str which, uint32_t i):
-        """Where the scan of a ring ended, in words."""
+        """Return where the scan of a ring ended, in words."""
         cdef ring *r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
         return f"{'operation' if which == 'operations' else 'memory'} ring of session {i} at {r.at + r.tail % r.size}"
 
@@ -288,17 +307,20 @@ cdef class Pool:
             self.recovered.append("the pool had not been closed")
 
     cdef int check(self) except -1:
-        if self.closed or self.c.m.base == NULL:            # or its medium, e.g. since this is a forked child
+        if self.closed or self.c.m.base == NULL:  # or its medium is closed, e.g. in a forked child
             raise Closed("the pool is closed")
         if self.c.m.error:
             raise_failed(self.c.m)
         return 0
 
     cpdef close(self):
-        """Apply what is in the logs, mark the pool as closed in order, and close the medium; may be called again.
+        """Apply the logs, mark the pool as closed in order, and close the medium; may be called
+        again.
 
-        Where the medium has failed nothing more is written, and the next opening recovers the pool.  Raises CallerError while a
-        back-end serves it.
+        If the medium has failed, nothing more is written, and the next opening recovers the pool.
+
+        Raises:
+            CallerError: A back-end serves it.
         """
         cdef Inspection inspection
         if self.closed:
@@ -323,10 +345,17 @@ cdef class Pool:
 
     def create(self, bytes name not None, uint32_t kind, uint32_t format=1, bytes codec=b"", uint64_t root_blocks=1,
                identity=None):
-        """A structure, durable: its name in logs.
+        """Create a structure, durably; return its ID in logs.
 
-        name: 1 to 160 bytes.  kind, format: the structure's own numbers.  root_blocks: how many blocks its root takes; zeros.
-        Raises AlreadyExists, InvalidArgument, or OutOfMemory where there is no entry or no memory left.
+        Args:
+            name: 1 to 160 bytes.
+            kind, format: The structure's own numbers.
+            root_blocks: How many blocks its root takes; they contain zeros.
+
+        Raises:
+            AlreadyExists: The name is taken.
+            InvalidArgument: An argument is out of range.
+            OutOfMemory: No entry or no memory is left.
         """
         cdef rnvm_name entry
         cdef uint32_t made
@@ -359,7 +388,11 @@ cdef class Pool:
         return made
 
     def drop(self, bytes name not None):
-        """Free all that a structure has, durably.  Raises KeyError."""
+        """Drop a structure and free all its blocks, durably.
+
+        Raises:
+            KeyError: No such structure.
+        """
         cdef uint32_t index
         cdef int failed
         self.check()
@@ -372,7 +405,11 @@ cdef class Pool:
     # Sessions
 
     def attach(self, uint64_t detail=0):
-        """A session for a front-end: its index and its epoch.  Raises OutOfMemory where all are taken."""
+        """Attach a session for a front-end; return its index and its epoch.
+
+        Raises:
+            OutOfMemory: All are taken.
+        """
         cdef int64_t index
         self.check()
         with nogil:
@@ -385,13 +422,15 @@ cdef class Pool:
         return index, self.c.sessions[index].epoch
 
     def fence(self, uint32_t session):
-        """End a session: what is whole in its rings counts, nothing that it writes later does."""
+        """End a session: records that are whole in its rings count, later ones do not."""
         self.known(session)
         if session_fence(&self.c, session) or session_set_fence_point(&self.c, session):
             raise_failed(self.c.m)
 
     def release(self, uint32_t session):
-        """Free a fenced session, whose blocks return.  False: operations in its log are still to be executed."""
+        """Free a fenced session, whose blocks return; return False if operations in its log must
+        still be executed.
+        """
         cdef int done
         self.known(session)
         done = -1 if pool_checkpoint(&self.c) else session_release(&self.c, session)
@@ -406,7 +445,11 @@ cdef class Pool:
         return 0
 
     def grant(self, uint32_t session, uint64_t count=1):
-        """Consecutive blocks for a session, durably: the address of the first.  Raises OutOfMemory."""
+        """Grant consecutive blocks to a session, durably; return the address of the first.
+
+        Raises:
+            OutOfMemory: There are not that many in a row.
+        """
         cdef uint64_t block
         self.known(session)
         block = blocks_allocate(&self.c, count, RNVM_GRANTED | session)
@@ -417,10 +460,10 @@ cdef class Pool:
             raise_failed(self.c.m)
         return rnvm_address(self.c.g.backend, rnvm_block_at(&self.c.g, block))
 
-    # The daily work
+    # Regular work
 
     def collect(self):
-        """Make durable what sessions have written: how many bytes."""
+        """Make durable what sessions have written; return how many bytes."""
         cdef int64_t found
         self.check()
         with nogil:
@@ -430,14 +473,14 @@ cdef class Pool:
         return found
 
     def replay(self, int64_t most=EVERYTHING):
-        """Apply durable transactions: how many."""
+        """Apply durable transactions; return how many."""
         self.check()
         with nogil:
             most = pool_replay(&self.c, most)
         return most
 
     def checkpoint(self):
-        """Make durable what was applied, and give back the space of its log."""
+        """Make durable what was applied, and free the space of its log."""
         cdef int failed
         self.check()
         with nogil:
@@ -446,7 +489,9 @@ cdef class Pool:
             raise_failed(self.c.m)
 
     def reclaim(self):
-        """Hand out again what was returned before the last checkpoint, where no reader can see it any more: how many blocks."""
+        """Make returned blocks allocatable, if they were returned before the last checkpoint and no
+        reader can see them any more; return how many.
+        """
         self.check()
         self.c.reclaim_epoch += 1
         return blocks_reclaim(&self.c, self.c.reclaim_epoch)
@@ -468,7 +513,7 @@ cdef class Pool:
 
     @property
     def free_blocks(self):
-        """Blocks that can be handed out now."""
+        """Return the blocks that can be allocated now."""
         return self.c.free
 
 

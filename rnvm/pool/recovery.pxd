@@ -1,4 +1,5 @@
-# From what stands on the medium to a pool that can serve.  Every step may be cut off by a crash and begun anew.
+# Recovery: from the content of the medium to a pool that can serve.  A crash may interrupt any
+# step, which is then done again.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm.pool.state cimport pool
@@ -6,14 +7,15 @@ from rnvm.pool.state cimport pool
 cdef struct recovery:          # what there was to do
     int64_t applied            # transactions
     uint32_t fenced            # sessions, because of a record that could not be applied
-    uint32_t dropped           # structures whose dropping had begun
-    uint64_t freed             # blocks that had been allocated for nothing
-    uint64_t pending           # operations that are to be executed by whoever next writes to their structure
+    uint32_t dropped           # structures whose drop had begun
+    uint64_t freed             # blocks allocated for an operation that never completed
+    uint64_t pending           # operations that the next writer of their structure must execute
 
-# Registers and naming entries into private memory, and what is whole in the rings; nothing is written.  A ring without all that
-# was durable has faulty = FAULT_END.
+# Reads dual-copy records and naming entries into private memory, and scans the rings for whole
+# records; writes nothing.  A ring that lacks a durable record gets faulty = FAULT_END.
 cdef void pool_load(pool *p) noexcept nogil
-# What was read may not be durable yet: makes it so.  0, or -1: the medium failed.
+# Makes durable what was read, which may not be durable yet.  Returns 0, or -1: the medium failed.
 cdef int pool_settle(pool *p) noexcept nogil
-# Applies the logs, finishes what was begun, and shows peers where things are.  0, or -1: the medium failed.
+# Applies the logs, finishes interrupted changes, and publishes the words that peers READ.  Returns
+# 0, or -1: the medium failed.
 cdef int pool_recover(pool *p, recovery *done) noexcept nogil

@@ -1,4 +1,4 @@
-"""Recovery (the contract is in recovery.pxd)."""
+"""Load a pool, make durable what was read, replay, and finish interrupted changes."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -22,7 +22,7 @@ from rnvm.pool.sessions cimport session_fence, session_release, session_set_fenc
 from rnvm.pool.state cimport pool, ring, structure
 
 cdef enum:
-    KIND = 0xc000              # of an owner; the rest says which one
+    KIND = 0xc000              # of an owner; the other bits are the index
     WHICH = 0x3fff
 
 
@@ -37,7 +37,7 @@ cdef void load_session(pool *p, uint32_t i) noexcept nogil:
     p.sessions[i].epoch = words[0]
     p.sessions[i].state = <uint32_t> words[1]
     p.sessions[i].detail = words[2]
-    # The rings of a session that is free hold nothing, whatever they look like.
+    # The rings of a free session contain nothing, whatever their bytes.
     epoch = 0 if p.sessions[i].state == RNVM_FREE else words[0]
     ring_open(&p.operations[i], p.m, p.g.seed, rnvm_operation_ring_at(&p.g, i), p.g.operation_ring, at + RNVM_OPERATIONS, epoch)
     ring_open(&p.memory[i], p.m, p.g.seed, rnvm_memory_ring_at(&p.g, i), p.g.memory_ring, at + RNVM_MEMORY, epoch)
@@ -115,11 +115,11 @@ cdef int pool_settle(pool *p) noexcept nogil:
     return medium_drain(p.m)
 
 
-# Finishing what was begun
+# Finishing interrupted changes
 
 
 cdef int fence_faulty(pool *p, recovery *done) noexcept nogil:
-    """Sessions that wrote what cannot be applied are over; their logs count up to there."""
+    """Fence sessions that wrote a record which cannot be applied; their logs count up to there."""
     cdef uint32_t i
     cdef ring *memory
     for i in range(p.g.sessions):
@@ -140,12 +140,14 @@ cdef bint count_pending(void *context, uint32_t session, uint64_t lsn, uint32_t 
 
 
 cdef int finish_sessions(pool *p, recovery *done) noexcept nogil:
-    """All sessions are over: front-ends attach anew.  Those with operations that are still to be executed stay, fenced."""
+    """End all sessions: front-ends attach again.  A session with operations still to be executed
+    stays, fenced.
+    """
     cdef uint32_t i
     for i in range(p.g.sessions):
         if p.sessions[i].state != RNVM_FREE and (session_fence(p, i) or session_set_fence_point(p, i)):
             return -1
-    # What came in until it was sealed counts too.
+    # Records that arrived before the fence point count too.
     done.applied += pool_replay(p, <int64_t> (<uint64_t> -1 >> 1))
     if pool_checkpoint(p):
         return -1
@@ -157,7 +159,7 @@ cdef int finish_sessions(pool *p, recovery *done) noexcept nogil:
 
 
 cdef bint in_use(pool *p, uint32_t owner) noexcept nogil:
-    """Whether the owner of a block is there."""
+    """Return whether the owner of a block exists."""
     cdef uint32_t which = owner & WHICH
     if owner == RNVM_UNKNOWN:
         return True
@@ -169,7 +171,7 @@ cdef bint in_use(pool *p, uint32_t owner) noexcept nogil:
 
 
 cdef uint64_t free_orphans(pool *p) noexcept nogil:
-    """Blocks that were allocated for something that never came to be."""
+    """Free blocks that were allocated for something that was never completed."""
     cdef uint64_t block, freed = 0
     cdef uint32_t owner
     for block in range(p.g.blocks):
@@ -182,7 +184,9 @@ cdef uint64_t free_orphans(pool *p) noexcept nogil:
 
 
 cdef void show(pool *p) noexcept nogil:
-    """The words that peers READ, which mean nothing after a crash, from what the registers say."""
+    """Write the words that peers READ, which mean nothing after a crash, from the dual-copy
+    records.
+    """
     cdef uint32_t i
     cdef rnvm_name *name
     cdef rnvm_session *shown
@@ -201,8 +205,11 @@ cdef void show(pool *p) noexcept nogil:
 
 
 cdef void warn(pool *p) noexcept nogil:
-    """Front-ends of before may still read this memory, and what is replayed takes structures back to what they were: their
-    sessions are over, and they see that before anything else."""
+    """End all sessions before replay.
+
+    Front-ends of an earlier back-end may still read this memory, and replay takes structures back
+    to earlier states: they must see that their sessions have ended before anything else changes.
+    """
     cdef uint32_t i
     for i in range(p.g.sessions):
         rfp_store64(p.m.base + rnvm_session_at(&p.g, i) + RNVM_SESSION_LIVE, p.sessions[i].epoch + 1)
@@ -228,7 +235,7 @@ cdef int pool_recover(pool *p, recovery *done) noexcept nogil:
     done.freed = free_orphans(p)
     if pool_checkpoint(p):
         return -1
-    # Nobody has read anything yet.
+    # No reader has read anything yet.
     p.reclaim_epoch += 1
     blocks_reclaim(p, p.reclaim_epoch)
     show(p)

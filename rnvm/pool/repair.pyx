@@ -1,6 +1,7 @@
-"""Repair: turning back the one bit that flipped, and where there was more, what loses least.
+"""Repair: turn back the one bit that flipped; if there is more damage, lose the least.
 
-Everything works on a private copy of the pool; the caller writes to the pool itself what has changed (rnvm.check.check).
+Everything works on a private copy of the pool; the caller writes the changes to the pool itself
+(rnvm.check.check).
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -27,7 +28,7 @@ from rfp.errors import InvalidArgument
 
 cdef uint64_t NO_EPOCH = ~<uint64_t> 0     # that no session ever had
 
-cdef enum:                     # what is tested
+cdef enum:                     # the kind of part to test
     HEADER = 1
     SUPERBLOCK = 2
     REGISTER = 3
@@ -40,7 +41,7 @@ cdef enum:                     # what is tested
     NODE = 10
 
 cdef enum:
-    RECORD_BYTES = 4096        # of a log record, a frame or a node that are searched for the bit
+    RECORD_BYTES = 4096        # limits the search for the bit in a log record, a frame or a node
     AREA_BYTES = 64            # of the header of the write-ahead area
 
 cdef struct subject:
@@ -65,7 +66,7 @@ cdef bint node_whole(const medium *m, uint32_t seed, uint64_t at, uint64_t addre
 
 
 cdef bint whole(const subject *s) noexcept nogil:
-    """Whether it is, as it now stands."""
+    """Return whether the part is whole as it is now."""
     cdef rnvm_header header
     cdef rnvm_superblock superblock
     cdef uint64_t[3] words
@@ -99,10 +100,12 @@ cdef bint whole(const subject *s) noexcept nogil:
 
 
 cdef int64_t turn_back(const subject *s, uint64_t begin, uint64_t length) noexcept nogil:
-    """Turns back the one bit in this range that makes it whole.  Its number; -1: there is none, or more than one."""
+    """Turn back the one bit in this range that makes the part whole; return its number, or -1:
+    there is none, or more than one.
+    """
     cdef uint64_t bit, found = ~<uint64_t> 0
     cdef char *bytes = s.m.base + begin
-    # Where it stands is what the pool says itself.
+    # The offset comes from the pool's own content.
     if begin > s.m.length or length > s.m.length - begin:
         return -1
     for bit in range(8 * length):
@@ -121,7 +124,7 @@ cdef int64_t turn_back(const subject *s, uint64_t begin, uint64_t length) noexce
 
 
 def header(VolatileMemory private not None):
-    """Both copies of the header are damaged.  Whether one is whole again."""
+    """Repair a header with both copies damaged; return whether one is whole again."""
     cdef subject s
     s.what = HEADER
     s.m = &private.c
@@ -132,7 +135,7 @@ def header(VolatileMemory private not None):
 
 
 def superblock(VolatileMemory private not None):
-    """Both copies of the superblock are damaged.  Whether one is whole again."""
+    """Repair a superblock with both copies damaged; return whether one is whole again."""
     cdef subject s
     cdef rnvm_header header
     s.what = SUPERBLOCK
@@ -145,7 +148,9 @@ def superblock(VolatileMemory private not None):
 
 
 def area(VolatileMemory private not None):
-    """Both copies of the header of the write-ahead area are damaged.  Whether one is whole again."""
+    """Repair a header of the write-ahead area with both copies damaged; return whether one is whole
+    again.
+    """
     cdef subject s
     cdef wal a
     s.what = AREA
@@ -157,7 +162,7 @@ def area(VolatileMemory private not None):
 
 
 def frame(VolatileMemory private not None, uint64_t number, uint64_t at):
-    """Of the frame with this number, which stands there and is not whole."""
+    """Turn back a bit of the frame with this number and offset, which is not whole."""
     cdef subject s
     cdef wal a
     s.what = FRAME
@@ -172,7 +177,9 @@ def frame(VolatileMemory private not None, uint64_t number, uint64_t at):
 
 
 def bit(VolatileMemory private not None, Inspection inspection not None, str part, uint64_t at):
-    """Of what an inspection found damaged here.  Whether one bit was turned back and it is whole again."""
+    """Turn back one bit of a part that an inspection found damaged; return whether it is whole
+    again.
+    """
     cdef subject s
     cdef uint64_t length = 8
     s.m = &private.c
@@ -191,8 +198,11 @@ def bit(VolatileMemory private not None, Inspection inspection not None, str par
 
 
 def owners(VolatileMemory private not None, Inspection inspection not None, uint64_t first, uint64_t count, bint give_up=False):
-    """Of those of these words of owners that are damaged.  In how many one bit was turned back, and how many could not be mended;
-    give_up: the blocks of these are not handed out again."""
+    """Turn back a bit in each damaged word of these owner words.
+
+    Return in how many one bit was turned back, and how many could not be repaired.  give_up: the
+    blocks of the latter are not allocated again.
+    """
     cdef subject s
     cdef uint64_t word, mended = 0, lost = 0
     cdef const rnvm_geometry *g = &inspection.g
@@ -218,7 +228,9 @@ def owners(VolatileMemory private not None, Inspection inspection not None, uint
 
 
 def record(VolatileMemory private not None, Pool pool not None, str which, uint32_t session):
-    """Of the log record that is not whole where a ring's scan ended (the pool is opened on a copy of `private`)."""
+    """Turn back a bit of the log record at which a ring's scan ended (the pool is opened on a copy
+    of `private`).
+    """
     cdef subject s
     cdef ring r = pool.c.operations[session] if which == "operations" else pool.c.memory[session]
     cdef uint64_t place = r.tail % r.size
@@ -233,9 +245,10 @@ def record(VolatileMemory private not None, Pool pool not None, str which, uint3
 
 
 def node(VolatileMemory private not None, Pool pool not None, uint32_t index, uint64_t at):
-    """Of a node that should stand there, of the structure with this naming entry.
+    """Turn back a bit of a node at this offset, of the structure with this naming entry.
 
-    The pool is opened on a copy of `private`, which has nothing in its logs that would change the node.
+    The pool is opened on a copy of `private`, and its logs contain nothing that would change the
+    node.
     """
     cdef subject s
     s.what = NODE
@@ -251,9 +264,15 @@ def node(VolatileMemory private not None, Pool pool not None, uint32_t index, ui
 
 
 def session_table(VolatileMemory private not None, uint64_t length):
-    """Where the sessions of a pool stand, and how many there are, as its header says, or says when one bit of it is turned back.
+    """Find the sessions by the header, if necessary with one bit of it turned back.
 
-    private: its first pages; length: of all of it.  (0, 0): there is no such header, and so no way to open this as a pool.
+    Args:
+        private: The pool's first pages.
+        length: Of the whole pool.
+
+    Returns:
+        Offset and number.  (0, 0): there is no such header, and therefore no way to open this as a
+        pool.
     """
     cdef rnvm_header found
     cdef rnvm_geometry g
@@ -267,17 +286,20 @@ def session_table(VolatileMemory private not None, uint64_t length):
 
 
 def end_sessions(Medium on not None, uint64_t at, uint32_t count):
-    """No front-end that still has this memory mapped acknowledges anything from now on: its session has another epoch."""
+    """Give each session another epoch, so that no front-end that still has this memory mapped
+    acknowledges anything from now on.
+    """
     cdef uint32_t i
     on.check(at, count * sizeof(rnvm_session))
     for i in range(count):
         rfp_store64(on.c.base + at + i * sizeof(rnvm_session) + RNVM_SESSION_LIVE, NO_EPOCH)
-    # A front-end stores its record, then looks at its epoch: who still sees the old one has stored what is read from now on.
+    # A front-end stores its record, then checks its epoch: one that still sees the old epoch has
+    # stored the record before the reads that follow.
     rfp_fence_full()
 
 
 def lose(VolatileMemory private not None, Inspection inspection not None, str part, uint64_t at, uint32_t index):
-    """What cannot be known is given up, so that the rest can be used (inspect.LOSSES says how)."""
+    """Give up what cannot be restored, so that the rest can be used (inspect.LOSSES says how)."""
     cdef uint64_t[3] words
     cdef uint64_t entry
     cdef uint32_t seed = inspection.g.seed
@@ -298,7 +320,7 @@ def lose(VolatileMemory private not None, Inspection inspection not None, str pa
 
 
 cdef void forget_session(Inspection inspection, medium *m, uint32_t index) noexcept:
-    """Ended, with rings whose next LSNs are beyond all that they hold."""
+    """Reset a session to free, with rings whose next LSNs are beyond everything in them."""
     cdef uint64_t[3] words
     cdef uint64_t at = rnvm_session_at(&inspection.g, index)
     cdef uint32_t seed = inspection.g.seed
@@ -314,7 +336,9 @@ cdef void forget_session(Inspection inspection, medium *m, uint32_t index) noexc
 
 
 cdef uint64_t beyond(medium *m, uint64_t ring_at, uint64_t size) noexcept nogil:
-    """The beginning of a lap behind every LSN in a ring that can be one: what stands at its place."""
+    """Return the beginning of a lap beyond every plausible LSN in a ring (one that matches its
+    place).
+    """
     cdef uint64_t place, lsn, last = size
     for place in range(0, size, 64):
         lsn = (<rnvm_record *> (m.base + ring_at + place)).lsn

@@ -1,4 +1,4 @@
-"""Collect, replay, checkpoint (the contract is in replay.pxd)."""
+"""Collect, replay, checkpoint; list pending operations."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rfp.core.core cimport RFP_ASSERT
@@ -18,9 +18,9 @@ from rnvm.pool.ring_log cimport (
 )
 from rnvm.pool.state cimport pool, ring, structure
 
-cdef enum:                     # what may be done with a record; faults are above 0
+cdef enum:                     # result of judge(); faults are above 0
     APPLICABLE = 0
-    EARLY = -1                 # it follows a transaction that is still to come
+    EARLY = -1                 # it follows a transaction that has not arrived yet
 
 
 cdef inline rnvm_session *session_at(pool *p, uint32_t session) noexcept nogil:
@@ -36,7 +36,9 @@ cdef inline uint64_t capacity(const pool *p) noexcept nogil:
 
 
 cdef structure *structure_of(pool *p, uint32_t id) noexcept nogil:
-    """The structure with this name in logs; NULL: it was dropped, and what it still has there does not matter."""
+    """Return the structure with this ID in logs; NULL: it was dropped, and its remaining records do
+    not matter.
+    """
     cdef uint32_t index = rnvm_structure_index(id)
     return &p.structures[index] if index < p.g.names and p.structures[index].id == id else NULL
 
@@ -83,12 +85,12 @@ cdef bint pool_settled(pool *p, uint32_t session) noexcept nogil:
 
 
 cdef bint belongs(pool *p, uint32_t kind, uint64_t block, uint32_t user, uint32_t session) noexcept nogil:
-    """Whether an entry may touch this block."""
+    """Return whether an entry may touch this block."""
     cdef uint32_t owner = block_owner(p, block)
     if owner == user or owner == (RNVM_GRANTED | session):
         return True
-    # A damaged word does not take away what the structure has.  And after a crash a later transaction, which will follow, may
-    # have returned the block already.
+    # A damaged word does not take blocks away from a structure.  And after a crash a later
+    # transaction, which will follow, may have returned the block already.
     return owner == RNVM_UNKNOWN and kind != RNVM_TAKE or owner == RNVM_NOBODY and p.recovering
 
 
@@ -114,7 +116,9 @@ cdef uint32_t entry_fault(pool *p, const rnvm_entry *entry, uint32_t user, uint3
 
 
 cdef bint named_before(const rnvm_record *record, uint32_t parts, uint32_t id) noexcept nogil:
-    """Whether one of the first parts is of this structure too: the number of the second could never be the next."""
+    """Return whether one of the first parts is of this structure too: the number of the second part
+    could never be the next.
+    """
     cdef const rnvm_part *part
     cdef uint64_t at = 0
     cdef uint32_t i
@@ -126,7 +130,7 @@ cdef bint named_before(const rnvm_record *record, uint32_t parts, uint32_t id) n
 
 
 cdef int judge(pool *p, const rnvm_record *record, uint32_t session) noexcept nogil:
-    """Whether a record can be applied now; nothing is changed."""
+    """Return whether a record can be applied now; changes nothing."""
     cdef const char *payload = <const char *> (record + 1)
     cdef const rnvm_part *part
     cdef const rnvm_entry *entry
@@ -174,7 +178,9 @@ cdef void apply_entry(pool *p, const rnvm_entry *entry, uint32_t user) noexcept 
 
 
 cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
-    """All of a record that was judged applicable; readers see the sequence of each of its structures odd meanwhile."""
+    """Apply a record that was judged applicable; readers see the sequence of each of its structures
+    odd during this.
+    """
     cdef const char *payload = <const char *> (record + 1)
     cdef const rnvm_part *part
     cdef structure *owner
@@ -240,7 +246,7 @@ cdef int64_t replay_ring(pool *p, uint32_t session, int64_t most) noexcept nogil
 cdef int64_t pool_replay(pool *p, int64_t most) noexcept nogil:
     cdef int64_t applied = 0, before = -1
     cdef uint32_t session
-    # Once more round as long as it helps: a record may wait for one in another ring.
+    # Repeat as long as it makes progress: a record may wait for one in another ring.
     while applied != before and applied < most:
         before = applied
         for session in range(p.g.sessions):
@@ -252,7 +258,7 @@ cdef int64_t pool_replay(pool *p, int64_t most) noexcept nogil:
 
 
 cdef void pass_covered(pool *p, uint32_t session) noexcept nogil:
-    """Moves on over the operations at the head of a ring that need not be executed again."""
+    """Advance over the operations at the head of a ring that need not be executed again."""
     cdef ring *r = &p.operations[session]
     cdef rnvm_record *record = <rnvm_record *> p.scratch
     cdef const rnvm_part *part
@@ -278,7 +284,7 @@ cdef void pass_covered(pool *p, uint32_t session) noexcept nogil:
 
 
 cdef int save_progress(pool *p) noexcept nogil:
-    """How far each structure has come; in both copies when it returns."""
+    """Save the position of each structure; in both copies when it returns."""
     cdef uint64_t[3] words
     cdef structure *each
     cdef uint32_t i
@@ -310,7 +316,7 @@ cdef inline bint unsaved(const ring *r) noexcept nogil:
 
 
 cdef int save_heads(pool *p) noexcept nogil:
-    """How far each ring has come; its space is free when this returns."""
+    """Save the position of each ring; its space is free when this returns."""
     cdef uint32_t session
     cdef bint any_begun = False
     for session in range(p.g.sessions):
@@ -347,14 +353,15 @@ cdef inline void free_space(ring *r, uint64_t *published) noexcept nogil:
 
 
 cdef int pool_checkpoint(pool *p) noexcept nogil:
-    # Applied data first; then what says that they were applied; then, that their log is no longer needed.
+    # Applied data first; then the fact that they were applied; then, that their log is no longer
+    # needed.
     if medium_drain(p.m) or save_progress(p) or save_heads(p):
         return -1
     p.checkpoints += 1
     return 0
 
 
-# Operations that are still to be executed
+# Pending operations
 
 
 cdef void pool_pending(pool *p, uint32_t session, pending_operation found, void *context) noexcept nogil:

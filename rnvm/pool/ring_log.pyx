@@ -1,4 +1,4 @@
-"""One ring of a log (the contract is in ring_log.pxd)."""
+"""Read, collect, append and scan the records of a ring."""
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -15,7 +15,7 @@ cdef uint32_t log_checks = CHECK_CRC | CHECK_LSN | CHECK_EPOCH
 
 
 def _skip_checks(uint32_t skipped):
-    """Believe records without these checks: what the crash model must find out.  For tests alone."""
+    """Accept records without these checks, which the crash model must find.  For tests alone."""
     global log_checks
     log_checks = <uint32_t> checks & ~skipped
 
@@ -49,7 +49,7 @@ cdef uint64_t ring_read(const ring *r, uint64_t lsn, char *buffer, uint64_t capa
     if lsn >= r.limit or lsn - r.head >= r.size:
         return 0
     RFP_ASSERT(r.size - place >= sizeof(rnvm_record))
-    # The header is taken once, and what is checked is what is used.
+    # Copy the header once: the checked bytes are the used ones.
     rfp_copy_in(record, r.m.base + r.at + place, sizeof(rnvm_record))
     if not log_checks & CHECK_LSN:
         expected = record.lsn

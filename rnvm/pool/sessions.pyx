@@ -1,4 +1,4 @@
-"""Sessions of front-ends (the contract is in sessions.pxd)."""
+"""Attach, fence and release sessions."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm.format.layout cimport (
@@ -62,7 +62,7 @@ cdef int64_t session_attach(pool *p, uint64_t detail) noexcept nogil:
     begin_ring(&p.operations[index], epoch)
     begin_ring(&p.memory[index], epoch)
     p.sessions[index].detail = detail
-    # The rings first: a crash leaves a session that is free, whose rings nobody looks at.
+    # The rings first: a crash leaves a free session, whose rings are not read.
     if save_rings(p, index) or save(p, index, RNVM_ATTACHED, epoch):
         return SESSION_FAILED
     shown = <rnvm_session *> (p.m.base + rnvm_session_at(&p.g, index))
@@ -93,7 +93,7 @@ cdef int session_set_fence_point(pool *p, uint32_t index) noexcept nogil:
     ring_collect(memory, p.scratch, capacity)
     if medium_drain(p.m):
         return -1
-    # Where a record must not be applied, nothing behind it is either.
+    # If a record must not be applied, the records behind it must not be either.
     operations.durable = operations.limit = operations.replayed if operations.faulty else operations.tail
     memory.durable = memory.limit = memory.replayed if memory.faulty else memory.tail
     operations.tail = operations.limit
@@ -103,7 +103,9 @@ cdef int session_set_fence_point(pool *p, uint32_t index) noexcept nogil:
 
 
 cdef bint stuck(const pool *p, uint32_t index) noexcept nogil:
-    """Whether a record waits for a predecessor that is nowhere: all other rings have been replayed."""
+    """Return whether a record waits for a predecessor that is in no ring: all others have been
+    replayed.
+    """
     cdef uint32_t other
     if p.memory[index].replayed == p.memory[index].durable:
         return False

@@ -1,12 +1,11 @@
-# A pool that is open, as plain C: what every module of the back-end works on.  Private memory; one thread owns it.
+# An open pool as plain C, shared by all modules of the back-end.  Private memory; one thread owns
+# it.
 #
-# dual_copy   words that change together, crash-atomically
-# blocks      who owns which block
-# ring_log    one ring: append, read, collect, truncate
-# replay      all rings: collect (make durable), replay (apply), checkpoint (give the space back)
-# sessions    attach, fence, release
-# catalog     structures: create, drop
-# pool        the class that owns all of it: create, open and recover, grow, close
+# dual_copy   three words that change together, crash-atomically blocks      allocation: the owner
+# of each block ring_log    one ring: append, read, collect, truncate replay      all rings: collect
+# (make durable), replay (apply), checkpoint (free the space) sessions    attach, fence, release
+# catalog     structures: create, drop pool        the class that owns all of it: create, open and
+# recover, grow, close
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.format.layout cimport rnvm_geometry
@@ -14,35 +13,35 @@ from rnvm.media.medium cimport medium
 
 cdef struct ring:              # all positions are LSNs: head <= replayed <= durable <= tail
     medium *m
-    uint64_t at                # offset of the ring; its size; the offset of its register
+    uint64_t at                # offset of the ring; its size; the offset of its dual-copy record
     uint64_t size
     uint64_t dual_copy_at
     uint32_t pool_seed
     uint32_t seed
     uint64_t epoch             # of the session; records with another one do not count
     uint64_t head              # space before it may be reused
-    uint64_t replayed          # memory rings: applied before it.  Operation rings: covered before it
-    uint64_t durable           # all before it is durable
+    uint64_t replayed  # memory rings: applied before it.  Operation rings: covered before it
+    uint64_t durable           # everything before it is durable
     uint64_t tail              # whole records have been seen up to here
-    uint64_t end               # what the register says was durable when it was written
+    uint64_t end               # value of `durable` in the dual-copy record
     uint64_t limit             # records from here on do not count (RNVM_NO_LIMIT unless fenced)
-    uint32_t faulty            # what was wrong with a record (FAULT_..., ring_log.pxd); nothing behind it counts
-    bint begun                 # its register has been written once, and not yet twice
+    uint32_t faulty  # fault of a record (FAULT_..., ring_log.pxd); nothing behind it counts
+    bint begun                 # dual_copy_begin() was called, dual_copy_finish() not yet
 
-cdef struct structure:         # of a naming entry; index into pool.structures is the entry's
-    uint32_t id                # rnvm_structure(); 0: there is none
+cdef struct structure:         # a naming entry; its index in pool.structures is the entry's
+    uint32_t id                # rnvm_structure(); 0: none
     uint32_t state             # RNVM_LIVE ...
-    uint64_t number            # of the last transaction that was applied
+    uint64_t number            # of the last transaction applied
     uint64_t covers            # the highest operation number that it and its predecessors cover
-    uint64_t saved             # the number that its register holds
+    uint64_t saved             # the number in its dual-copy record
     bint begun                 # as above
 
 cdef struct session:
-    uint64_t epoch             # of its records; 0: nobody ever attached
+    uint64_t epoch             # of its records; 0: it was never attached
     uint32_t state             # RNVM_FREE, RNVM_ATTACHED, RNVM_FENCED
-    uint64_t detail            # what the service keeps in the register
+    uint64_t detail            # the service's own word in the dual-copy record
 
-cdef struct retired:           # blocks that a transaction gave back
+cdef struct retired:           # blocks returned by a transaction
     uint64_t first
     uint64_t count
     uint64_t reclaim_epoch     # pool.reclaim_epoch at that time
@@ -51,19 +50,20 @@ cdef struct retired:           # blocks that a transaction gave back
 cdef struct pool:
     medium *m
     rnvm_geometry g
-    uint64_t *taken            # bit: this block may not be handed out now
+    uint64_t *taken            # bit: this block must not be allocated now
     uint64_t free              # blocks whose bit is not set
     uint64_t hint              # where the last search ended
-    ring *operations           # one of each for each session
+    ring *operations           # one of each per session
     ring *memory
     session *sessions
     structure *structures
     char *scratch              # room for the longest record
-    uint64_t reclaim_epoch     # advanced by whoever knows the readers; tags retired blocks
+    uint64_t reclaim_epoch     # advanced by the module that knows the readers; tags retired blocks
     uint64_t checkpoints
-    retired *limbo             # a queue of blocks that readers may still see
+    retired *limbo             # queue of blocks that readers may still read
     uint64_t limbo_first
     uint64_t limbo_count
     uint64_t limbo_room
-    uint64_t leaked            # retired blocks that found no room there: free again when the pool is next opened
+    # retired blocks that did not fit into the queue: free again when the pool is next opened
+    uint64_t leaked
     bint recovering            # records are being applied that may have been applied before

@@ -1,4 +1,5 @@
-# The crash model: a medium that remembers what was sent to it and when, and says what a crash could leave of it.
+# The crash model: a medium that records what was written to it and when, and computes what a crash
+# could leave.
 
 from libc.stdint cimport uint8_t, uint64_t
 from rnvm.media.medium cimport Medium, medium
@@ -12,15 +13,16 @@ cdef enum:
 
 cdef struct event:
     uint8_t kind
-    bint flushed               # STORE: a flush has passed it
+    bint flushed               # STORE: a flush has covered it
     uint64_t offset
     uint64_t length
-    uint64_t data              # where its bytes stand, in recorder.data; MARK: the number
+    uint64_t data              # offset of its bytes in recorder.data; MARK: the number
 
 cdef struct recorder:          # medium.state
     medium *m
-    pthread_mutex_t lock       # over what follows: a back-end's thread stores while another one marks
-    bint sectors               # a file; else memory that persists
+    # protects the fields below: a back-end's thread stores while another one marks
+    pthread_mutex_t lock
+    bint sectors               # a file; else persistent memory
     bint torn_words            # planted: a store of 8 bytes may be cut in half
     uint64_t grain             # bytes that survive together: 8, 64 (a prefix of its stores) or 512
     char *view                 # the pool as the recorded stores made it
@@ -31,17 +33,17 @@ cdef struct recorder:          # medium.state
     char *data
     uint64_t used
     uint64_t data_room
-    unsigned delay             # of a drain, us
-    uint64_t drains            # still to come before one fails; ~0: never
-    uint64_t last              # offset of what was sent on its way last
+    unsigned delay             # of a drain, in us
+    uint64_t drains            # before one fails; ~0: never
+    uint64_t last              # offset of the last bytes sent on their way
     uint64_t[RULES_MAX][3] rules       # planted bugs: verb, begin, end
     int rule_count
 
 
 cdef class Model(Medium):
-    """A medium in memory whose crashes can be looked at, one by one, from a seed."""
+    """A medium in memory whose crashes can be examined, one by one, from a seed."""
     cdef recorder r
-    cdef int memory                    # memfd, where peers are to share it; else -1
+    cdef int memory                    # memfd, if peers can map it; else -1
     cdef void release(self) noexcept
 
 

@@ -1,14 +1,15 @@
-"""The crash model (the contract is in crash_model.pxd).  docs/testing.md shows how to use it.
+"""The crash model.  docs/testing.md shows how to use it.
 
-A Model is a medium that records every store, flush and drain.  At any of these events the machine may have stopped, and what was
-not drained by then may or may not have survived:
+A Model is a medium that records every store, flush and drain.  At any of these events the machine
+may have stopped, and bytes not drained by then may or may not have survived:
 
-- on memory, any 8 bytes of it, in any order (`kind="words"`, the default: what non-temporal stores and remote writes allow), or
-  in each cache line a prefix of its stores (`kind="lines"`: what ordinary stores allow);
+- on memory, any 8 bytes of it, in any order (`kind="words"`, the default: what non-temporal stores
+  and remote writes allow), or in each cache line a prefix of its stores (`kind="lines"`: what
+  ordinary stores allow);
 - in a file (`kind="sectors"`), each sector of 512 bytes as any of the writes to it left it.
 
-What a crash leaves is drawn from a seed, so it can be repeated.  Of what was stored behind the model's back, as peers do it, only
-that survives which a flush sent on its way.
+The result of a crash is drawn from a seed, so it can be repeated.  Of the bytes stored behind the
+model's back, as peers do it, only those survive that a flush sent on their way.
 """
 
 import os
@@ -36,13 +37,13 @@ cdef extern from "rfp/core/memfd.h" nogil:
     int rfp_memfd_seal(int fd, int writable)
 
 cdef enum:
-    STORE = 1                  # bytes, not yet on their way (a file: written)
-    FLUSH = 2                  # what was stored there is on its way
-    DRAIN = 3                  # what was on its way has arrived
+    STORE = 1                  # bytes, not on their way yet (a file: written)
+    FLUSH = 2                  # bytes stored there are on their way
+    DRAIN = 3                  # bytes on their way have become durable
     MARK = 4                   # the caller's
 
 cdef enum:                     # rules: planted bugs
-    SKIP_FLUSH = 1             # what is written or flushed there is never sent on its way
+    SKIP_FLUSH = 1             # bytes written or flushed there are never sent on their way
     SKIP_DRAIN = 2             # drains after something there was sent on its way do nothing
 
 cdef enum:
@@ -58,7 +59,7 @@ RULES = {"skip-flush": SKIP_FLUSH, "skip-drain": SKIP_DRAIN}
 
 
 cdef inline uint64_t mix(uint64_t x) noexcept nogil:
-    """A number that looks like chance (splitmix64)."""
+    """Return a pseudo-random number (splitmix64)."""
     x += <uint64_t> 0x9e3779b97f4a7c15
     x = (x ^ x >> 30) * <uint64_t> 0xbf58476d1ce4e5b9
     x = (x ^ x >> 27) * <uint64_t> 0x94d049bb133111eb
@@ -83,7 +84,7 @@ cdef event *add(recorder *r, uint8_t kind, uint64_t offset, uint64_t length) noe
 
 
 cdef void record(recorder *r, uint64_t offset, uint64_t length) noexcept nogil:
-    """A store, with the bytes of the range; in a file, of the sectors that it touches."""
+    """Record a store, with the bytes of the range; in a file, of the sectors that it touches."""
     cdef event *e
     cdef uint64_t end = offset + length
     if r.sectors:
@@ -114,7 +115,7 @@ cdef void send(recorder *r, uint64_t offset, uint64_t n) noexcept nogil:
 
 cdef void stored(recorder *r, uint64_t offset, uint64_t n) noexcept nogil:
     cdef bint lost = ruled(r, SKIP_FLUSH, offset, n)
-    # A file knows nothing of what was never written to it; memory may have kept it.
+    # Bytes that were never written to a file cannot be in it; memory may have kept them.
     if not (lost and r.sectors):
         memcpy(r.view + offset, r.m.base + offset, n)
         record(r, offset, n)
@@ -153,10 +154,10 @@ cdef void flush(recorder *r, medium *m, uint64_t offset, uint64_t n) noexcept no
     if r.sectors:
         stored(r, offset, n)
         return
-    # Cache lines are flushed whole; a file is written as it was asked for.
+    # Cache lines are flushed whole; a file is written exactly as requested.
     at = offset & ~<uint64_t> (RNVM_LINE - 1)
     end = min((offset + n + RNVM_LINE - 1) & ~<uint64_t> (RNVM_LINE - 1), m.length)
-    while at < end:                          # what peers stored meanwhile
+    while at < end:                          # bytes that peers have stored in the meantime
         if memcmp(r.view + at, m.base + at, WORD):
             memcpy(r.view + at, m.base + at, WORD)
             record(r, at, WORD)
@@ -192,10 +193,13 @@ cdef medium_operations model_operations = medium_operations(model_write, model_w
 
 
 cdef class Model(Medium):
-    """A medium in memory whose crashes can be looked at, one by one.
+    """A medium in memory whose crashes can be examined, one by one.
 
-    length: bytes.  kind: "words", "lines" or "sectors".  content: what is durable at first; zeros unless given.  shared: peers of
-    this host can map it, so that a back-end can serve it.
+    Args:
+        length: Bytes.
+        kind: "words", "lines" or "sectors".
+        content: The initial durable content; default: zeros.
+        shared: Peers of this host can map it, so that a back-end can serve it.
     """
 
     def __cinit__(self):
@@ -257,23 +261,23 @@ cdef class Model(Medium):
         return self.memory
 
     cpdef close(self):
-        """Give the memory back; what was recorded stays."""
+        """Release the memory; the record stays."""
         self.check_unserved()
         self.release()
         Medium.close(self)
 
     @property
     def kind(self):
-        """words, lines or sectors."""
+        """Return words, lines or sectors."""
         return "sectors" if self.r.sectors else "words" if self.r.grain == WORD else "lines"
 
     @property
     def events_so_far(self):
-        """How many events there were: a crash can be after any number of them."""
+        """Return how many events there were: a crash can be after any number of them."""
         return self.r.count
 
     def mark(self, uint64_t number=0):
-        """An event of the caller's own: how many there were before."""
+        """Add an event of the caller's own; return how many there were before."""
         pthread_mutex_lock(&self.r.lock)
         add(&self.r, MARK, 0, 0).data = number
         number = self.r.count - 1
@@ -281,17 +285,18 @@ cdef class Model(Medium):
         return number
 
     def fail_drain(self, uint64_t after=0):
-        """Let a drain fail, once so many have succeeded, as a sync of a broken disk does."""
+        """Make a drain fail once this many have succeeded, like a sync of a broken disk."""
         self.r.drains = after
 
     def delay_drain(self, double seconds):
-        """Let each drain take so long, as on a busy disk."""
+        """Make each drain take this long, as on a busy disk."""
         self.r.delay = <unsigned> (seconds * 1e6)
 
     def plant(self, str bug, uint64_t begin=0, uint64_t end=1 << 62):
-        """Plant a bug, for what is sent on its way between two offsets.
+        """Plant a bug for bytes sent on their way between two offsets.
 
-        "skip-flush": never.  "skip-drain": a drain right after it does nothing.  "torn-words": 8 bytes are stored in halves.
+        "skip-flush": never.  "skip-drain": a drain right after it does nothing.  "torn-words": 8
+        bytes are stored in halves.
         """
         if bug == "torn-words":
             self.r.torn_words = True
@@ -304,17 +309,19 @@ cdef class Model(Medium):
         self.r.rule_count += 1
 
     def kinds(self):
-        """The events' kinds, as text: s(tore), f(lush), d(rain), m(ark)."""
+        """Return the events' kinds, as text: s(tore), f(lush), d(rain), m(ark)."""
         cdef uint64_t i
         return "".join("?sfdm"[self.r.events[i].kind] for i in range(self.r.count))
 
     def crash(self, uint64_t point, uint64_t seed):
-        """What a crash after this many events leaves: bytes."""
+        """Return the bytes that a crash after this many events leaves."""
         return Crashes(self).at_point(point, seed)
 
 
 cdef class Crashes:
-    """The crashes of a model, in the order of its events: each costs what happened since the one before."""
+    """The crashes of a model, in the order of its events: each costs only the events since the
+    previous one.
+    """
 
     def __cinit__(self, Model model not None):
         self.model = model
@@ -322,7 +329,7 @@ cdef class Crashes:
         self.out = <char *> malloc(model.c.length)
         if self.durable == NULL or self.out == NULL:
             raise MemoryError("cannot allocate memory for the state after a crash")
-        if model.c.length:                      # not of a model that was never made
+        if model.c.length:                      # the model's constructor may have failed
             memcpy(self.durable, model.r.begin, model.c.length)
 
     def __dealloc__(self):
@@ -331,7 +338,9 @@ cdef class Crashes:
         free(self.pending)
 
     def at_point(self, uint64_t point, uint64_t seed):
-        """What a crash after this many events leaves; points rise from call to call."""
+        """Return the bytes that a crash after this many events leaves; points must rise from call
+        to call.
+        """
         if point < self.at or point > self.model.r.count:
             raise out_of_bounds("point", point, self.at, self.model.r.count)
         with nogil:
@@ -373,7 +382,9 @@ cdef class Crashes:
         self.at += 1
 
     cdef void survive(self, uint64_t seed) noexcept nogil:
-        """Each grain of what is pending survives or not.  How likely it is, is drawn too: all, none and few are worth as much."""
+        """Let each pending grain survive or not.  The probability is drawn too: all, none and few
+        are equally valuable.
+        """
         cdef uint64_t i, at, end, piece = self.model.r.grain, place, chance
         cdef uint64_t likely = mix(seed) % 5 * 64          # of 256
         cdef event *e
@@ -388,7 +399,8 @@ cdef class Crashes:
             while at < e.offset + e.length:
                 end = min((at // piece + 1) * piece, e.offset + e.length)
                 if self.model.r.grain == RNVM_LINE:
-                    # One threshold for each line, which its stores cross in their order: a prefix survives.
+                    # One threshold for each line, which its stores cross in their order: a prefix
+                    # survives.
                     place = mix(seed ^ mix(at // RNVM_LINE))
                     chance = 0 if likely == 256 or i < place % (self.waiting + 1) and likely else 256
                 else:

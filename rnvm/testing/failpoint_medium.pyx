@@ -1,8 +1,8 @@
 # cython: nonecheck=True
-"""A medium whose process is killed with -9 at a persist point, for tests.
+"""A medium that kills its process with SIGKILL at a chosen persist point, for tests.
 
-Another medium does all the work.  A persist point is each write, flush or drain; the process dies before it, or half way through
-the bytes of a write.
+Another medium does all the work.  A persist point is each write, flush or drain; the process is
+killed before it, or half way through the bytes of a write.
 """
 
 from libc.stdint cimport uint64_t
@@ -22,7 +22,7 @@ cdef extern from "<signal.h>" nogil:
 cdef struct life:              # medium.state
     medium *inner
     uint64_t points            # passed until now, by all threads
-    uint64_t last              # where it ends; 0: it does not
+    uint64_t last              # where the process is killed; 0: never
 
 
 cdef inline bint ends(life *it) noexcept nogil:
@@ -32,7 +32,7 @@ cdef inline bint ends(life *it) noexcept nogil:
 cdef void end() noexcept nogil:
     kill(getpid(), SIGKILL)
     while True:
-        pause()                # until the signal has come
+        pause()                # until the signal arrives
 
 
 cdef void mortal_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
@@ -72,7 +72,12 @@ cdef medium_operations mortal_operations = medium_operations(mortal_write, morta
 
 
 cdef class FailpointMedium(Medium):
-    """Another medium, with whose use the process dies.  inner: what does the work; points: at which it dies, 0: never."""
+    """Another medium, whose use kills the process.
+
+    Args:
+        inner: The medium that does the work.
+        points: The persist point at which to kill the process; 0: never.
+    """
     cdef life own
     cdef Medium inner
 
@@ -88,16 +93,16 @@ cdef class FailpointMedium(Medium):
         return self.inner.fileno()
 
     cpdef close(self):
-        """Closes the other one."""
+        """Close the inner medium."""
         Medium.close(self)
         self.inner.close()
 
     @property
     def points(self):
-        """How many it has passed."""
+        """Return how many persist points it has passed."""
         return self.own.points
 
     @property
     def flushing(self):
-        """How the other one does it."""
+        """Return how the inner medium flushes."""
         return getattr(self.inner, "flushing", "none")

@@ -1,5 +1,5 @@
 # cython: nonecheck=True
-"""A pool's logs by hand, for tests and tools: what a front-end does, without one."""
+"""Write a pool's logs by hand, for tests and tools: the work of a front-end, without one."""
 
 import struct
 import uuid
@@ -27,19 +27,21 @@ CHECK_CRC, CHECK_LSN, CHECK_EPOCH = 1, 2, 4
 
 
 def part(uint32_t of, uint64_t number, bytes body, uint32_t code=0, uint64_t covers=0):
-    """A part of a record, of the structure with this name in logs, as bytes."""
+    """Return a part of a record, of the structure with this ID in logs, as bytes."""
     return struct.pack("<IIQQII", of, code, number, covers, len(body), 0) + body + bytes((8 - len(body) % 8) % 8)
 
 
 def entry(kind, address, data):
-    """An entry of a transaction, as bytes.  data: what RNVM_WRITE puts there, or how many blocks."""
+    """Return an entry of a transaction, as bytes.  data: what RNVM_WRITE writes, or how many
+    blocks.
+    """
     if kind == WRITE:
         return struct.pack("<QII", address, len(data), kind) + data
     return struct.pack("<QII", address, data, kind)
 
 
 cdef class Writer:
-    """A front-end's end of a session: it stores into its two rings, and nothing else."""
+    """A front-end's end of a session: it stores into its two rings, and does nothing else."""
     cdef Pool pool
     cdef medium m
     cdef ring rings[2]
@@ -56,20 +58,26 @@ cdef class Writer:
         self.shown = <rnvm_session *> (self.m.base + rnvm_session_at(&pool.c.g, session))
 
     def operations(self, parts):
-        """Write a record of the operation log: its LSN, and that of the next.  (0, 0): the ring is full."""
+        """Write a record of the operation log; return its LSN, and that of the next.  (0, 0): the
+        ring is full.
+        """
         self.pool.check()
         self.rings[0].head = rfp_load64_acquire(&self.shown.operations_head)
         return append(&self.rings[0], RNVM_OPERATION, parts)
 
     def transaction(self, parts):
-        """Write a record of the memory log: its LSN, and that of the next.  (0, 0): the ring is full."""
+        """Write a record of the memory log; return its LSN, and that of the next.  (0, 0): the ring
+        is full.
+        """
         self.pool.check()
         self.rings[1].head = rfp_load64_acquire(&self.shown.memory_head)
         return append(&self.rings[1], RNVM_TRANSACTION, parts)
 
     @property
     def durable(self):
-        """Up to where the back-end says that the two logs are durable; also when the medium has failed."""
+        """Return up to where the back-end publishes the two logs as durable, even if the medium has
+        failed.
+        """
         if self.pool.closed:
             self.pool.check()
         return rfp_load64_acquire(&self.shown.operations_durable), rfp_load64_acquire(&self.shown.memory_durable)
@@ -81,7 +89,7 @@ cdef append(ring *r, uint16_t kind, parts):
     return (lsn, r.tail if lsn else 0)
 
 
-# What a peer does to the pool's memory: it stores, and the back-end has to flush.
+# A peer's change to the pool's memory: it stores, and the back-end has to flush.
 
 cdef void peer_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
     rfp_copy_out(m.base + offset, source, n)
@@ -98,7 +106,9 @@ cdef bint found(void *context, uint32_t session, uint64_t lsn, uint32_t of, uint
 
 
 def pending(Pool pool not None, uint32_t session):
-    """The durable operations of a session's log that no transaction covers: (lsn, structure, code, number, bytes) each."""
+    """Return the durable operations that no transaction covers: (lsn, structure, code, number,
+    bytes) each.
+    """
     result = []
     pool.check()
     pool_pending(&pool.c, session, found, <void *> result)
@@ -106,13 +116,15 @@ def pending(Pool pool not None, uint32_t session):
 
 
 def progress(Pool pool not None, bytes name not None):
-    """Of a structure: its name in logs, the number of the last transaction that was applied, what operations are covered."""
+    """Return a structure's ID in logs, its last applied transaction's number, and the covered
+    operation number.
+    """
     cdef structure *each = &pool.c.structures[<uint32_t> pool.names[name]]
     return each.id, each.number, each.covers
 
 
 def entry_of(Pool pool not None, bytes name not None):
-    """The naming entry of a structure."""
+    """Return the naming entry of a structure."""
     cdef rnvm_name *entry
     pool.check()
     entry = <rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, <uint32_t> pool.names[name]))
@@ -122,7 +134,9 @@ def entry_of(Pool pool not None, bytes name not None):
 
 
 def session(Pool pool not None, uint32_t index):
-    """State, epoch and detail of a session, and its rings' positions (head, replayed, durable, tail, faulty)."""
+    """Return state, epoch and detail of a session, and its rings' (head, replayed, durable, tail,
+    faulty).
+    """
     return {"state": pool.c.sessions[index].state, "epoch": pool.c.sessions[index].epoch,
             "operations": positions(&pool.c.operations[index]), "memory": positions(&pool.c.memory[index])}
 
@@ -132,29 +146,29 @@ cdef tuple positions(ring *r):
 
 
 def owners(Pool pool not None):
-    """Whose each block is."""
+    """Return the owner of each block."""
     cdef uint64_t block
     pool.check()
     return [block_owner(&pool.c, block) for block in range(pool.c.g.blocks)]
 
 
 def is_free(Pool pool not None, uint64_t block):
-    """Whether a block may be handed out now."""
+    """Return whether a block may be allocated now."""
     return not pool.c.taken[block >> 6] >> (block & 63) & 1
 
 
 def block_of(Pool pool not None, uint64_t address):
-    """The number of the block at this address."""
+    """Return the number of the block at this address."""
     return rnvm_block_of(&pool.c.g, rnvm_offset(address))
 
 
 def offset_of(Pool pool not None, uint64_t block):
-    """Where a block stands."""
+    """Return the offset of a block."""
     return rnvm_block_at(&pool.c.g, block)
 
 
 def places(Pool pool not None):
-    """Offsets of the parts of a pool: for those who plant bugs and corruption."""
+    """Return the offsets of the parts of a pool, for tests that plant bugs and corruption."""
     cdef rnvm_geometry *g = &pool.c.g
     return {"names": g.names_at, "sessions": g.sessions_at, "rings": g.rings_at, "groups": g.groups_at, "map": g.group_map,
             "group": g.group, "end": g.size}

@@ -1,12 +1,12 @@
-# A file that remembers every write and sync, for tests of what writes to it.
+# A file that records every write and sync, for tests of the file medium.
 
 from rnvm.media.file cimport File
 
 
 cdef class RecordingFile(File):
     """A file in memory."""
-    cdef readonly bytes content        # at first
+    cdef readonly bytes content        # the initial content
     cdef readonly list events          # (offset, bytes) for a write, None for a sync
-    cdef public bint deaf              # planted: syncs between a write outside the area and one inside do nothing
+    cdef public bint deaf              # planted: ignore a sync after a write outside the area
     cdef readonly tuple area           # offsets of its begin and end
-    cdef bint outside                  # the last write was
+    cdef bint outside                  # the last write was outside

@@ -1,5 +1,5 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""A file that remembers (the contract is in recording_file.pxd)."""
+"""A file in memory that records every write and sync."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport uint64_t
@@ -33,10 +33,12 @@ cdef int log_tape(file *f, const void *bytes, uint64_t n, uint64_t at) noexcept 
 
 
 cdef class RecordingFile(File):
-    """A file in memory, and all that was written to it.
+    """A file in memory, and everything that was written to it.
 
-    content: what is durable at first.  area: offsets of the write-ahead area in it.  deaf: plant a disk that ignores a sync after
-    a write elsewhere than in the area.
+    Args:
+        content: The initial durable content.
+        area: Offsets of the write-ahead area in it.
+        deaf: Plant a disk that ignores a sync after a write outside the area.
     """
 
     def __init__(self, bytes content not None, tuple area=(0, 0), bint deaf=False):

@@ -1,4 +1,6 @@
-"""The smallest structure that uses all of the contract, for tests: a counter, and a shelf of numbered places for values."""
+"""The smallest structure that uses the whole contract, for tests: a counter, and a shelf of
+numbered places for values.
+"""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -18,11 +20,11 @@ cdef enum:                     # operations
     ADD = 1
     PUT = 2
     TAKE = 3
-    FAIL = 4                   # changes something, then finds an invariant broken
-    LOSE = 5                   # two mistakes that a structure could make: a node that is forgotten and not freed,
-    DANGLE = 6                 # and one that is freed and not forgotten
-    SEE = 7                    # changes nothing: the values of two places, and Python code between them
-    FORGE = 8                  # known only to a process that forges
+    FAIL = 4                   # changes something, then finds a broken invariant
+    LOSE = 5  # two mistakes that a structure could make: a node that is unlinked and not freed,
+    DANGLE = 6                 # and one that is freed and not unlinked
+    SEE = 7  # changes nothing: reads the values of two places, and runs Python code between
+    FORGE = 8                  # known only to a process that called forge()
 
 cdef enum:
     NOTHING = 1                # apply and query: the place is empty
@@ -55,7 +57,7 @@ cdef int value_of(instance *s, const shelf *root, uint32_t place) noexcept nogil
     return answer_put(s, value + RNVM_NODE + 8, (<const uint64_t *> (value + RNVM_NODE))[0])
 
 
-cdef object between = None     # what is to be called, once, between the two
+cdef object between = None     # a callable that is called, once, between the two
 cdef bint forging = False
 
 
@@ -170,19 +172,19 @@ cdef class Sample(Structure):
     KIND = 65000
 
     def add(self, int64_t n, *, timeout=None):
-        """Adds to the counter; its value."""
+        """Add to the counter; return its value."""
         cdef uint64_t length
         self.execute(ADD, <const char *> &n, 8, timeout)
         return (<const int64_t *> self.answer_bytes(&length))[0]
 
     def numbers(self, *, timeout=None):
-        """The counter, and how many operations have changed anything."""
+        """Return the counter, and how many operations have changed anything."""
         cdef uint64_t place = PLACES, length
         self.query(look, &place, timeout)
         return (<const int64_t *> self.answer_bytes(&length))[0], (<const uint64_t *> self.answer_bytes(&length))[1]
 
     def put(self, uint64_t place, value, *, timeout=None):
-        """Puts a value there, instead of what is there."""
+        """Put a value into a place, instead of the present one."""
         cdef bytes data = self.encode(value)
         if place >= PLACES:
             raise InvalidArgument(f"invalid place {place}")
@@ -190,21 +192,26 @@ cdef class Sample(Structure):
         self.execute(PUT, data, <uint32_t> len(data), timeout)
 
     def get(self, uint64_t place, *, timeout=None):
-        """What is there, or None."""
+        """Return the value of a place, or None."""
         return None if self.query(look, &place, timeout) == NOTHING else self.decode(self.answer())
 
     def take(self, uint64_t place, *, timeout=None):
-        """Removes what is there, and returns it, or None."""
+        """Remove the value of a place, and return it, or None."""
         if place >= PLACES:
             raise InvalidArgument(f"invalid place {place}")
         return None if self.execute(TAKE, <const char *> &place, 8, timeout) == NOTHING else self.decode(self.answer())
 
     def fail(self, uint64_t place):
-        """An operation that finds damage half way."""
+        """Execute an operation that finds damage half way."""
         self.execute(FAIL, <const char *> &place, 8)
 
     def see(self, uint64_t first, uint64_t second, hook, *, bint operation=False, timeout=None):
-        """What is in two places, with b"|" between; after the first one was read the hook is called.  operation: not a query."""
+        """Return the values of two places, with b"|" between; call the hook after the first one was
+        read.
+
+        Args:
+            operation: Execute an operation instead of a query.
+        """
         global between
         cdef uint64_t[2] places
         cdef int found
@@ -219,18 +226,18 @@ cdef class Sample(Structure):
         return None if found == NOTHING else self.answer()
 
     def forge(self):
-        """An operation that no other process knows."""
+        """Execute an operation that no other process knows."""
         global forging
         cdef uint64_t place = 0
         forging = True
         self.execute(FORGE, <const char *> &place, 8)
 
     def lose(self, uint64_t place):
-        """A mistake: forgets what is there and does not free it."""
+        """A mistake: unlink the value of a place without freeing it."""
         self.execute(LOSE, <const char *> &place, 8)
 
     def dangle(self, uint64_t place):
-        """A mistake: frees what is there and does not forget it."""
+        """A mistake: free the value of a place without unlinking it."""
         self.execute(DANGLE, <const char *> &place, 8)
 
 
