@@ -1,4 +1,5 @@
-"""Persistent shared data structures, in the memory of a back-end (`rnvm.Backend`), used through a front-end (`rnvm.connect()`).
+"""Persistent shared data structures, in the memory of a back-end (`rnvm.Backend`), used through a
+front-end (`rnvm.connect()`).
 
 >>> jobs = structures.Queue(fe, "jobs")
 >>> index = structures.BPlusTree(fe, "index")

@@ -1,4 +1,4 @@
-"""A persistent B+tree: a mapping in the order of its keys."""
+"""BPlusTree: a persistent mapping in the order of its keys."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
@@ -31,15 +31,17 @@ from rfp.errors import StructureDamaged, TooLarge
 
 cdef enum:
     LOAD = 16                  # any number of pairs
-    SPLIT = 17                 # a key, and the sizes of the entry that it needs room for: like a pair, but without its value
+    SPLIT = 17  # a key, and the sizes of the entry that needs room: like a pair, without its value
 
-cdef enum:                     # bytes that operations change at most, beside nodes that come and go: what else is done has to fit
+# maximum bytes that operations change, without nodes allocated or freed; the other parts of the
+# operation must fit beside them
+cdef enum:
     REMOVING = 2300
     ENDING = 2500              # of a step of clear()
-    DROPPING = 64              # a value, beside its node
+    DROPPING = 64              # a value, without its node
     LEAVING = 1700             # a leaf: its entry in the page above
-    EMPTIED = 100              # a page that goes, beside its node
-    CLEARED_MAX = 65536        # bytes that one clear() changes: others wait meanwhile
+    EMPTIED = 100              # a page that is freed, without its node
+    CLEARED_MAX = 65536        # bytes that one clear() changes, while other front-ends wait
 
 cdef enum:
     LOAD_BYTES = 16384         # of pairs in one operation
@@ -57,7 +59,9 @@ cdef int free_value(instance *s, const page_entry *e) noexcept nogil:
 
 
 cdef int replace(instance *s, const path *where, const page_entry *e, const pair *p, uint32_t sizes) noexcept nogil:
-    """Writes another value over that of a key, if it takes the same room: OK; else MISSING, and nothing has changed."""
+    """Overwrite the value of a key if the new one takes the same room: OK; else MISSING, and
+    nothing has changed.
+    """
     cdef uint64_t address = where.pages[where.levels - 1]
     cdef const page *leaf = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
     cdef uint32_t at, old = e.sizes
@@ -141,7 +145,7 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
 
 cdef int remove_found(instance *s, path *where, const page_entry *e) noexcept nogil:
     cdef tree_root *changed
-    # At each level a page may become empty, and go.
+    # On each level a page may become empty and be freed.
     cdef uint64_t beside = (REMOVING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
                             + where.levels * (EMPTIED + node_cost(s, PAGE_BYTES)))
     cdef int outcome = free_value(s, e)
@@ -201,9 +205,10 @@ cdef int pop_first(instance *s) noexcept nogil:
 
 
 cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t most, bint any) noexcept nogil:
-    """Frees the values of a leaf that have nodes, from its end, and takes their entries out.
+    """Free the values in nodes of their own of a leaf, from its end, and remove their entries.
 
-    any: whether the operation has done anything.  OK, or MORE where the log has no room for the rest.
+    any: whether the operation has done anything.  Return OK, or MORE: the log has no room for the
+    rest.
     """
     cdef uint64_t address = where.pages[where.levels - 1], cost
     cdef const page *leaf = page_read(s, address, 0)
@@ -228,7 +233,7 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
         if free_value(s, &e) != OK:
             return s.error
         if leaf.count == 1:
-            return OK                      # the leaf goes as a whole: one without entries must not be
+            return OK                      # the leaf is freed as a whole: a leaf must not be empty
         if changed == NULL:
             changed = <page *> node_change(s, address, PAGE_BYTES, TYPE_PAGE, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * leaf.count)
             root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
@@ -241,7 +246,7 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
 
 
 cdef int clear(instance *s) noexcept nogil:
-    """Takes the first leaves away, with all that is in them, for as long as the log has room: OK, or MORE."""
+    """Remove the first leaves, with their content, while the log has room; return OK, or MORE."""
     cdef tree_root *root
     cdef const page *leaf
     cdef path where
@@ -259,7 +264,8 @@ cdef int clear(instance *s) noexcept nogil:
             return MORE
         outcome = tree_descend(s, root, b"", 0, &where)
         if outcome == OK:
-            # What the leaf itself takes is set aside: once its last value is freed it has to go.
+            # Reserve room for freeing the leaf itself: once its last value is freed, the leaf must
+            # be freed too.
             outcome = clear_leaf(s, &where, &spent, most - min(most, cost), spent > ENDING)
             spent += cost
         if outcome == OK:
@@ -342,7 +348,7 @@ cdef int find(instance *s, void *context) noexcept nogil:
 
 
 cdef int find_first(instance *s, void *context) noexcept nogil:
-    """Answers the item that pop_first() takes."""
+    """Answer with the item that pop_first() would remove."""
     cdef const tree_root *root = root_of(s)
     cdef page_entry e
     cdef path where
@@ -363,17 +369,30 @@ tree_kind.apply, tree_kind.walk = apply, tree_walk
 
 
 cdef class BPlusTree(Mapping):
-    """A persistent B+tree: a MutableMapping in the order of its keys (as bytes), which any number of front-ends share.
+    """A persistent B+tree: a MutableMapping in the order of its keys (as bytes), shared by any
+    number of front-ends.
 
-    fe: of rnvm.connect().  name: of the tree in the pool; it is created if there is none.  codec: how other keys and values
-    than bytes are stored: "utf-8" (which keeps the order of strings), "json", "pickle", or an object with encode() and
-    decode().  Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's
+    An iteration yields each key that is there from its beginning to its end exactly once, in order,
+    and a key added or removed during the iteration at most once.  This is the B+tree of the paper
+    (rNVM, section 5).
+
+    Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's
     logs take.
 
-    Raises WrongKind for a name that is not a B+tree's.  `tree[key] = value` and `del` cost 2 WRITEs: the operation, and what
-    it changes; a lookup costs no round trip where this front-end has the writer lock, else 1 READ, and 1 more for each page
-    on its way that is not in its cache.  len() is O(1).  An iteration gives each key that is there from its beginning to its
-    end exactly once, in order; one that comes or goes meanwhile at most once.  The B+tree of the paper (rNVM, section 5).
+    Args:
+        fe: The front-end, from rnvm.connect().
+        name: Name of the tree in the pool; created if it does not exist.
+        codec: How keys and values other than bytes are stored: "utf-8" (which keeps the order of
+            strings), "json", "pickle", or an object with encode() and decode().
+
+    Raises:
+        WrongKind: The name belongs to another kind of structure.
+
+    Cost:
+        `tree[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
+        Lookup: no round trip while this front-end has the writer lock; else 1 READ.  1 READ more
+            for each page on the way that is not in its cache.
+        len(): O(1).
 
     >>> index = structures.BPlusTree(fe, "index")
     >>> index.update({b"a": b"1", b"c": b"3", b"b": b"2"})
@@ -392,7 +411,7 @@ cdef class BPlusTree(Mapping):
         try:
             return Mapping.change(self, code, key, value, timeout)
         except TooLarge:
-            # All the splits that it takes are too much for the log at once.
+            # All the splits together are too much for the log.
             self.make_room(key, value, timeout)
         return Mapping.change(self, code, key, value, timeout)
 
@@ -407,7 +426,7 @@ cdef class BPlusTree(Mapping):
         return 0
 
     cdef bytes bound(self, object key):
-        """What a range begins or ends with: any bytes.  Behind the longest key nothing counts."""
+        """Return a range's bound: any bytes.  Bytes beyond the longest key are cut off."""
         cdef bytes raw
         if key is None:
             return None
@@ -415,10 +434,14 @@ cdef class BPlusTree(Mapping):
         return raw[:KEY_MAX + 1]
 
     def range(self, lo=None, hi=None, *, bint reverse=False):
-        """Iterates over (key, value) with lo <= key < hi, in the order of the keys.
+        """Iterate over (key, value) with lo <= key < hi, in the order of the keys.
 
-        lo, hi: keys, or what would be one but for its length; None: no bound.  reverse: from the last to the first.  1 READ for
-        each leaf that is not in the cache.
+        Args:
+            lo, hi: Keys, or bytes that would be a key but for their length; None: no bound.
+            reverse: Iterate from the last to the first.
+
+        Cost:
+            1 READ for each leaf that is not in the cache.
 
         >>> index = structures.BPlusTree(fe, "index")
         >>> index.update({b"a": b"1", b"b": b"2", b"c": b"3"})
@@ -475,7 +498,7 @@ cdef class BPlusTree(Mapping):
                 low = told[len(told) - 1][0]
                 c.after = True
             except StructureDamaged as error:
-                # On with what the pages above say comes next.
+                # Continue with the page that comes next according to the pages above.
                 if not damages or str(damages[len(damages) - 1]) != str(error):
                     damages.append(error)
                 told = self.items_told()
@@ -489,8 +512,13 @@ cdef class BPlusTree(Mapping):
                 return
 
     def first(self):
-        """(key, value) of the lowest key; KeyError if there is none.  No round trip where this front-end has the writer lock
-        and the pages.
+        """Return (key, value) of the lowest key.
+
+        Raises:
+            KeyError: The tree is empty.
+
+        Cost:
+            No round trip while this front-end has the writer lock and the pages.
 
         >>> index = structures.BPlusTree(fe, "index")
         >>> index.update({b"a": b"1", b"b": b"2"})
@@ -502,7 +530,13 @@ cdef class BPlusTree(Mapping):
         raise KeyError(f"{self.name!r} is empty")
 
     def last(self):
-        """(key, value) of the highest key; KeyError if there is none.  Costs as first().
+        """Return (key, value) of the highest key.
+
+        Raises:
+            KeyError: The tree is empty.
+
+        Cost:
+            As first().
 
         >>> index = structures.BPlusTree(fe, "index")
         >>> index[b"k"] = b"v"
@@ -514,11 +548,17 @@ cdef class BPlusTree(Mapping):
         raise KeyError(f"{self.name!r} is empty")
 
     def bulk_load(self, items, *, timeout=None):
-        """Sets many items, some hundred in one operation; returns how many.
+        """Set many items, some hundred in one operation; return how many.
 
-        items: a mapping, or an iterable of (key, value); in the order of the keys it is fastest, and fills the pages
-        completely.  Each operation is atomic, all of them together only in a transaction.  timeout: seconds, of each
-        operation.  2 WRITEs for each 16 KiB, or for as much as the pool's logs take.
+        Each operation is atomic, all of them together only in a transaction.
+
+        Args:
+            items: A mapping, or an iterable of (key, value).  Fastest in the order of the keys,
+                which also fills the pages completely.
+            timeout: Seconds, of each operation.
+
+        Cost:
+            2 WRITEs for each 16 KiB, or for as much as the pool's logs take.
 
         >>> structures.BPlusTree(fe, "index").bulk_load((b"%03d" % i, b"") for i in range(1000))
         1000
@@ -540,7 +580,7 @@ cdef class BPlusTree(Mapping):
         return n
 
     cdef int load(self, list pairs, object timeout) except -1:
-        """In one operation if it fits into the log, else in two."""
+        """Load the pairs in one operation if it fits into the log, else in two."""
         cdef bytearray operation = bytearray()
         cdef pair_header header
         cdef Py_ssize_t half = len(pairs) // 2

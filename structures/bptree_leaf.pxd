@@ -1,4 +1,4 @@
-# The leaf that a path leads to, and its entries: how they are read and answered.
+# The leaf that a path leads to: read its entries and answer with them.
 
 from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport instance
@@ -20,7 +20,7 @@ cdef inline int leaf_of(instance *s, const path *p, const page **leaf) noexcept 
 
 
 cdef inline int entry_in(instance *s, const path *p, page_entry *e) noexcept nogil:
-    """The entry that a path leads to."""
+    """Read the entry that a path leads to."""
     cdef const page *leaf
     if leaf_of(s, p, &leaf) != OK:
         return s.error
@@ -36,7 +36,9 @@ cdef inline int answer_value(instance *s, const page_entry *e) noexcept nogil:
 
 
 cdef inline int answer_item(instance *s, const page_entry *e, bint value, bint outside) noexcept nogil:
-    """As `told`.  value: with it; outside: also if it has a node of its own."""
+    """Answer with an item, as `told`.  value: with its value; outside: even if it has a node of its
+    own.
+    """
     cdef told header
     header.sizes = e.sizes
     header.bytes = VALUE_OF(e.sizes) if value and (outside or VALUE_OF(e.sizes) <= PAGE_INLINE) else 0

@@ -1,6 +1,7 @@
-"""Pages of a B+tree (the contract is in bptree_pages.pxd).
+"""Descend in a B+tree, split and join its pages.
 
-Pages are not linked to their neighbours: an iteration goes on by key, and a split changes its parent only.
+Pages are not linked to their neighbours: an iteration continues by key, and a split changes only
+its parent.
 """
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
@@ -17,9 +18,9 @@ from structures.page cimport (
 )
 
 cdef enum:
-    SPARSE = PAGE_ROOM // 3                # a page with less in it is joined with its neighbour
+    SPARSE = PAGE_ROOM // 3                # a page with less content is joined with its neighbour
     JOINED = PAGE_ROOM // 4 * 3            # if both together have at most this
-    JOINING = 6600                         # bytes that a join changes at most, beside the page that goes
+    JOINING = 6600  # maximum bytes that a join changes, without the page that is freed
     SEPARATOR = 4 + KEY_MAX + 8 + 2        # room for any entry of an inner page
 
 
@@ -90,7 +91,7 @@ cdef int new_top(instance *s, uint64_t address, uint32_t level) noexcept nogil:
 
 cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes, const char *key,
                       const char *payload) noexcept nogil:
-    """Rewrites a page without what is dead, and with a new entry."""
+    """Rewrite a page without its dead bytes, and with a new entry."""
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy
     cdef page *p = page_rewrite(s, address)
@@ -104,10 +105,12 @@ cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t si
 
 
 cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept nogil:
-    """Where to cut a page into which an entry of this size comes: how many stay on the left, the new one counted."""
+    """Return where to split a page that gets an entry of this size: how many entries stay on the
+    left, the new one included.
+    """
     cdef uint32_t total = page_used(p) + size + 2, left = 0, i, mine
     cdef page_entry e
-    if index == p.count:                   # keys that come in order fill their pages
+    if index == p.count:                   # keys that arrive in order fill their pages
         return index
     for i in range(p.count + 1):
         if i == index:
@@ -124,7 +127,7 @@ cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept
 
 cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes, const char *key, const char *payload,
                     uint64_t *right_address, char *separator, uint32_t *separator_size) noexcept nogil:
-    """Cuts a page in two, with a new entry in one of them."""
+    """Split a page in two, with a new entry in one of them."""
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy
     cdef page *left
@@ -144,7 +147,7 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
         return s.error
     page_clear(right, old.level)
     left = <page *> p
-    if index == old.count and <uint32_t> stay == index:      # the left one stays as it is
+    if index == old.count and <uint32_t> stay == index:      # the left page stays as it is
         whole = page_put(right, 0, sizes, key, payload)
     else:
         left = page_rewrite(s, address)
@@ -184,7 +187,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
         at -= 1
         index = p.indexes[at]
         if at < p.levels - 1:
-            index += 1                     # right of the child that was cut
+            index += 1                     # right of the child that was split
         size = page_entry_size(sizes)
         seen = <const page *> node_read(s, p.pages[at], PAGE_BYTES, TYPE_PAGE)
         if seen == NULL:
@@ -204,10 +207,10 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
         sizes = SIZES(length, 8)
         key = separators[at & 1]
         payload = <const char *> &address
-        if at:                             # the next split writes address before it reads this
+        if at:                             # the next split writes address before it reads payload
             left = address
             payload = <const char *> &left
-    # The top was cut: a new one, whose first key stands for all that is below the second.
+    # The top was split: add a new top, whose first key represents everything below the second.
     if p.levels == LEVELS_MAX:
         return fault(s, s.root, b"the tree is too high")
     left = p.pages[0]
@@ -222,7 +225,9 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
 
 
 cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) noexcept nogil:
-    """Moves what is in the child behind this one into it, if there is room: OK and which is gone, or 0."""
+    """Move the content of the child behind this one into it, if there is room; return OK.  *gone:
+    the freed page, or 0.
+    """
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy
     cdef page_entry left, right, first
@@ -250,7 +255,7 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
     page_clear(into, old.level)
     if not page_take(into, old, 0, old.count) or not page_entry_at(b, 0, &first):
         return fault(s, child_of(&left), b"an entry extends beyond its page")
-    if b.level:                            # its first key stood for all from the parent's key on
+    if b.level:  # its first key represented everything from the parent's key on
         first.sizes = SIZES(right.key_length, 8)
         first.key = right.key
     if not page_append(into, &first) or not page_take(into, b, 1, b.count):
@@ -280,7 +285,7 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
         page_remove(changed, index)
         if not at:
             break
-        if not changed.count:              # an empty page goes, and then its entry in the parent
+        if not changed.count:  # an empty page is freed, and then its entry in the parent
             if node_free(s, p.pages[at], PAGE_BYTES) != OK:
                 return s.error
             continue
@@ -304,8 +309,8 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
                 return outcome
         if not gone:
             return OK
-        p.indexes[at - 1] = index          # its entry goes, too
-    # The top has changed: while it has one child only, that is the new top.
+        p.indexes[at - 1] = index          # its entry is removed, too
+    # The top has changed: while it has only one child, that child becomes the top.
     root = <tree_root *> root_read(s)
     if root == NULL:
         return s.error
@@ -313,7 +318,7 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
     while rest != NULL and (rest.count == 0 or (rest.level and rest.count == 1)):
         beside += node_cost(s, PAGE_BYTES)
         if rest.count and not room_for(s, beside):
-            return OK                      # a top with one child harms nobody
+            return OK                      # a top with one child is harmless
         root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
         if root == NULL:
             return s.error
@@ -335,7 +340,7 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
 
 
 cdef int one_level_more(instance *s, const tree_root *root) noexcept nogil:
-    """A new top over the old one, which can then be cut as every other page."""
+    """Add a new top over the old one, which can then be split like every other page."""
     cdef uint64_t address = 0, old = root.top
     cdef uint32_t level = root.levels
     cdef page *top
@@ -362,7 +367,7 @@ cdef int compact(instance *s, uint64_t address) noexcept nogil:
 
 
 cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) noexcept nogil:
-    """Moves the upper half of a page into a new one.  The parent has room for any separator."""
+    """Move the upper half of a page into a new one.  The parent has room for any separator."""
     cdef const page *p = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
     cdef const page *seen
     cdef page *left
@@ -392,7 +397,7 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
     if not page_take(right, p, stay, p.count):
         return fault(s, address, b"an entry extends beyond its page")
     length = b.key_length if p.level else separator_length(a.key, a.key_length, b.key, b.key_length)
-    # The left one only says that it has less: its log entry stays short.
+    # The left page only lowers its counts: its log entry stays short.
     left = page_change(s, address, RNVM_NODE, PAGE_FIRST - RNVM_NODE)
     if left == NULL:
         return s.error

@@ -1,4 +1,4 @@
-"""Ranges of a B+tree (the contract is in bptree_ranges.pxd)."""
+"""Step from leaf to leaf, and answer the items of a range."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport instance
@@ -11,7 +11,7 @@ from structures.page cimport keys_compare, page, page_entry, page_entry_at, page
 
 
 cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogil:
-    """From a path to its next leaf on the right; MISSING if there is none."""
+    """Move a path to its next leaf on the right; MISSING: there is none."""
     cdef uint32_t at = p.levels - 1
     cdef const page *inner
     cdef page_entry e
@@ -28,7 +28,7 @@ cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogi
 
 
 cdef int to_last_leaf(instance *s, uint64_t address, uint32_t level, const page **leaf) noexcept nogil:
-    """The last one under a page."""
+    """Find the last leaf under a page."""
     cdef const page *node
     cdef page_entry e
     while True:
@@ -45,7 +45,7 @@ cdef int to_last_leaf(instance *s, uint64_t address, uint32_t level, const page 
 
 
 cdef int to_previous_leaf(instance *s, const path *p, const page **leaf) noexcept nogil:
-    """The leaf on the left of a path; MISSING if there is none."""
+    """Find the leaf on the left of a path; MISSING: there is none."""
     cdef uint32_t at = p.levels - 1
     cdef const page *inner
     cdef page_entry e
@@ -62,12 +62,13 @@ cdef int to_previous_leaf(instance *s, const path *p, const page **leaf) noexcep
 
 
 cdef int tell(instance *s, const stretch *c, const page *leaf, int first) noexcept nogil:
-    """Answers items of a leaf, from this one on."""
+    """Answer with the items of a leaf, from this one on."""
     cdef page_entry e
-    cdef bound last = c.high if c.reverse else c.low   # each key is beyond the one before it, or an iteration might never end
+    # each key must be beyond the previous one, or an iteration might never end
+    cdef bound last = c.high if c.reverse else c.low
     cdef uint32_t answered = 0
     cdef int step = -1 if c.reverse else 1, order
-    cdef bint same = not c.reverse and not c.after     # the bound itself belongs to the range
+    cdef bint same = not c.reverse and not c.after     # the range includes the bound itself
     while 0 <= first < leaf.count and answered < c.most:
         if not page_entry_at(leaf, <uint32_t> first, &e):
             return fault(s, leaf.node.address, b"an entry extends beyond its page")

@@ -1,4 +1,4 @@
-# A walk over all nodes of a B+tree, which verifies its invariants.
+# Walk all nodes of a B+tree and verify its invariants.
 
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport visitor

@@ -1,4 +1,4 @@
-"""A walk over a B+tree (the contract is in bptree_walk.pxd)."""
+"""Walk a B+tree depth first; check each page against the keys of its parent."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -20,7 +20,7 @@ cdef struct survey:
     uint64_t count
 
 cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept nogil:
-    """The order of its entries, and that they and what is dead fill its heap."""
+    """Check that the entries are in order, and that they and the dead bytes fill the heap."""
     cdef page_entry e, before
     cdef uint32_t i, total = p.dead, first = 1 if p.level else 0
     before.key = NULL
@@ -53,7 +53,8 @@ cdef void copy_key(bound *to, char *room, const page_entry *e) noexcept nogil:
 
 
 cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bound high, survey *w) noexcept nogil:
-    cdef char[KEY_MAX] low_room, high_room          # pages are released while their children are looked at
+    # copies, because pages are released while their children are checked
+    cdef char[KEY_MAX] low_room, high_room
     cdef bound child_low, child_high
     cdef const page *p = page_read(s, address, level)
     cdef page_entry e

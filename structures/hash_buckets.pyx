@@ -1,4 +1,4 @@
-"""The buckets of a hash table (the contract is in hash_buckets.pxd)."""
+"""Find, insert and remove entries; split and merge buckets."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove, memset
@@ -14,12 +14,12 @@ from structures.mapping cimport MISSING, pair, told
 from structures.shared cimport directory_get, directory_set, value_bytes
 
 cdef enum:
-    HEADER_AT = BUCKET_FIRST - 8           # what an entry that comes or goes changes beside itself
-    FULL_ENOUGH = BUCKET_ROOM * 2 // 3     # bytes of entries for each bucket: beyond it the table grows
+    HEADER_AT = BUCKET_FIRST - 8           # changed when an entry is added or removed
+    FULL_ENOUGH = BUCKET_ROOM * 2 // 3     # bytes of entries per bucket: above it the table grows
     EMPTY_ENOUGH = BUCKET_ROOM // 6        # below it, it shrinks
     ENTRY_MAX = 272                        # bytes: sizes, key and value inside
-    SPLITTING = 1500                       # bytes that a split changes beside the nodes: root, directory
-    MERGING = 700                          # the same of what takes one back
+    SPLITTING = 1500  # bytes that a split changes beside the nodes: root, directory
+    MERGING = 700                          # the same of a merge
 
 
 cdef const hash_bucket *bucket_read(instance *s, uint64_t address, uint32_t index) noexcept nogil:
@@ -42,7 +42,7 @@ cdef const hash_entry *entry_at(instance *s, const hash_bucket *bucket, uint64_t
 
 
 cdef int same_key(instance *s, const hash_entry *entry, const char *key, uint32_t length) noexcept nogil:
-    """1, 0, or below 0: an error."""
+    """Return 1, 0, or below 0: an error."""
     cdef const char *there
     if KEY_OF(entry.sizes) != length:
         return 0
@@ -171,7 +171,7 @@ cdef int entry_remove(instance *s, uint32_t index, const place *p) noexcept nogi
 
 
 cdef uint32_t compact(hash_bucket *bucket) noexcept nogil:
-    """Pushes the entries together: where the room behind them begins."""
+    """Move the entries together; return the offset of the room behind them."""
     cdef uint32_t at = BUCKET_FIRST, to = BUCKET_FIRST, size
     cdef hash_entry *entry
     while at < bucket.end:
@@ -188,7 +188,7 @@ cdef uint32_t compact(hash_bucket *bucket) noexcept nogil:
 
 
 cdef int entry_make(instance *s, uint32_t index, uint64_t address, const hash_bucket *seen, uint32_t size) noexcept nogil:
-    """Makes room for an entry in a node that has it: its offset, or below 0."""
+    """Make room for an entry in a node that has enough; return its offset, or below 0."""
     cdef uint32_t at = BUCKET_FIRST, hole, rest_size, end = seen.end
     cdef const hash_entry *entry
     cdef hash_bucket *bucket
@@ -320,7 +320,7 @@ cdef int entry_replace(instance *s, const place *where, const hash_entry *entry,
 # The number of buckets
 
 
-cdef struct chain:             # in the making
+cdef struct chain:             # under construction
     uint64_t first
     hash_bucket *last
     uint32_t index
@@ -349,7 +349,9 @@ cdef int chain_add(instance *s, chain *c, const hash_entry *entry) noexcept nogi
     return OK
 
 cdef int distribute(instance *s, const hash_root *root, uint32_t index, chain *low, chain *high, uint32_t bit) noexcept nogil:
-    """Moves the entries of a bucket into new chains: those whose hash has this bit to high, and frees its own nodes."""
+    """Move the entries of a bucket into new chains: those whose hash has this bit to high; and free
+    its own nodes.
+    """
     cdef uint64_t address = directory_get(s, root.directory, root.depth, index), next
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
@@ -379,7 +381,7 @@ cdef int distribute(instance *s, const hash_root *root, uint32_t index, chain *l
 
 
 cdef int chain_measure(instance *s, const hash_root *root, uint32_t index, uint32_t *nodes, uint64_t *bytes) noexcept nogil:
-    """Adds its nodes, and the bytes of its entries."""
+    """Add the number of its nodes, and the bytes of its entries."""
     cdef uint64_t address = directory_get(s, root.directory, root.depth, index)
     cdef const hash_bucket *bucket
     cdef uint32_t links = 0
@@ -401,7 +403,7 @@ cdef int chain_measure(instance *s, const hash_root *root, uint32_t index, uint3
 
 
 cdef uint64_t split_cost(instance *s, uint32_t nodes, uint64_t bytes) noexcept nogil:
-    """What the split of a chain changes at most."""
+    """Return the maximum bytes that the split of a chain changes."""
     cdef uint64_t made = bytes // (BUCKET_ROOM - ENTRY_MAX) + 2
     return SPLITTING + made * (BUCKET_BYTES + 32) + (made + nodes) * node_cost(s, BUCKET_BYTES)
 
@@ -437,7 +439,7 @@ cdef int buckets_grow(instance *s, hash_root *root, uint64_t beside, bint *done)
 
 
 cdef int move_entries(instance *s, uint64_t source, uint64_t target, uint32_t index) noexcept nogil:
-    """Appends the entries of a node to another one, which has room for them; and frees it."""
+    """Append the entries of a node to another one, which has room for them, and free it."""
     cdef const hash_bucket *node = <const hash_bucket *> node_read(s, source, BUCKET_BYTES, TYPE_BUCKET)
     cdef const hash_bucket *seen = bucket_read(s, target, index)
     cdef hash_bucket *into
@@ -471,7 +473,7 @@ cdef int move_entries(instance *s, uint64_t source, uint64_t target, uint32_t in
 
 
 cdef int buckets_shrink(instance *s, hash_root *root, uint64_t beside, bint *done) noexcept nogil:
-    # Takes no new node: also in a full pool what was deleted leaves.
+    # A merge takes no new node, so a full pool can still shrink after deletions.
     cdef uint32_t last = root.buckets - 1, into = hash_bucket_of(last, last), nodes = 0, moved = 0, live
     cdef uint64_t bytes = 0, address, next, tail
     cdef const hash_bucket *bucket
@@ -480,7 +482,7 @@ cdef int buckets_shrink(instance *s, hash_root *root, uint64_t beside, bint *don
     done[0] = False
     if chain_measure(s, root, last, &moved, &bytes) != OK or chain_measure(s, root, into, &nodes, &bytes) != OK:
         return s.error
-    # A chain that could not be split again must not come to be.
+    # Never create a chain that could not be split again.
     if not room_for(s, split_cost(s, nodes + moved, bytes)) or not room_for(
             s, beside + MERGING + (moved + 1) * (2 * BUCKET_BYTES + node_cost(s, BUCKET_BYTES))):
         return OK

@@ -1,4 +1,4 @@
-"""A persistent hash table, which grows and shrinks by one bucket at a time."""
+"""HashTable: a persistent mapping that grows and shrinks by one bucket at a time."""
 
 import contextlib
 import os
@@ -30,18 +30,22 @@ from structures.shared cimport directory_get, directory_set, directory_walk, val
 from rfp.errors import OutOfMemory, StructureDamaged, TooLarge
 
 cdef enum:
-    GROW = 16                  # an operation: nothing; the split that had no room beside what made it necessary
+    # an operation without bytes: the split that had no room in the operation that required it
+    GROW = 16
 
-cdef enum:                     # bytes that operations change at most, beside nodes that come and go: what else is done has to fit
+# maximum bytes that operations change, without nodes allocated or freed; the other parts of the
+# operation must fit beside them
+cdef enum:
     PUTTING = 4500
     REMOVING = 1200
     ENDING = 2500              # of a step of clear() or popitem()
-    DROPPING = 200             # an entry or a bucket, beside its node
-    CLEARED_MAX = 65536        # bytes that one clear() changes: others wait meanwhile
+    DROPPING = 200             # an entry or a bucket, without its node
+    CLEARED_MAX = 65536        # bytes that one clear() changes, while other front-ends wait
 
 cdef enum:
-    SHRINKING = 9000           # bytes that one of them changes at most, beside those of the last buckets' nodes
-    SHRINKS = 2                # that one removal does: after some were left for later, more than one are due
+    # maximum bytes that one merge changes, without those of the last buckets' nodes
+    SHRINKING = 9000
+    SHRINKS = 2  # merges per removal: if some were left for later, more than one is due
 
 
 cdef inline const hash_root *root_of(instance *s) noexcept nogil:
@@ -55,7 +59,9 @@ cdef inline hash_root *change_root(instance *s) noexcept nogil:
 
 
 cdef int grow(instance *s, uint64_t beside) noexcept nogil:
-    """One more bucket, if that is due: OK, or MORE where it has no room beside what the operation has done."""
+    """Add one bucket, if that is due; return OK, or MORE: no room beside the operation's other
+    changes.
+    """
     cdef const hash_root *root = root_of(s)
     cdef hash_root *changed
     cdef bint done = False
@@ -124,7 +130,7 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
 
 
 cdef int remove_at(instance *s, const hash_root *root, uint32_t index, const place *where, uint64_t beside) noexcept nogil:
-    """beside: bytes that the operation has changed before."""
+    """Remove the entry at this place.  beside: bytes that the operation has changed before."""
     cdef hash_root *changed
     cdef uint32_t sizes = where.entry.sizes, shrinks = 0
     cdef uint64_t node = node_of(where.entry)
@@ -138,7 +144,7 @@ cdef int remove_at(instance *s, const hash_root *root, uint32_t index, const pla
     changed.bytes -= hash_entry_size(sizes)
     beside += REMOVING + node_cost(s, BUCKET_BYTES) + node_cost(s, VALUE_NODE(hash_outside(sizes)))
     while done and shrinks < SHRINKS and buckets_idle(changed):
-        # It is no part of what was asked for: what does not fit is left for later.
+        # Shrinking is not part of the request: what does not fit is left for later.
         changed = change_root(s)
         if changed == NULL or buckets_shrink(s, changed, beside, &done) != OK:
             return s.error
@@ -167,7 +173,7 @@ cdef int remove(instance *s, const pair *p, uint32_t code) noexcept nogil:
 
 
 cdef int last_item(instance *s, const hash_root *root, uint32_t last, place *where) noexcept nogil:
-    """The first entry in a bucket: OK or MISSING; then where is at the end of its chain."""
+    """Find the first entry in a bucket: OK, or MISSING with `where` at the end of its chain."""
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
     cdef uint32_t links = 0
@@ -198,7 +204,10 @@ cdef int last_item(instance *s, const hash_root *root, uint32_t last, place *whe
 
 
 cdef int pop_any(instance *s) noexcept nogil:
-    """Of the last bucket.  One that is found empty goes: the one that it was split from takes its keys over."""
+    """Pop an item of the last bucket.
+
+    An empty last bucket is removed: its keys now belong to the bucket that it was split from.
+    """
     cdef hash_root *root = <hash_root *> root_of(s)
     cdef place where
     cdef uint64_t spent = ENDING, each = DROPPING + node_cost(s, BUCKET_BYTES)
@@ -231,7 +240,9 @@ cdef int pop_any(instance *s) noexcept nogil:
 
 
 cdef int clear_node(instance *s, uint32_t index, uint64_t address, uint64_t *spent, uint64_t most) noexcept nogil:
-    """Frees what the entries of a node have outside, and leaves holes there: OK, or MORE without room for the rest."""
+    """Free the nodes of a node's entries, and leave holes there; return OK, or MORE: no room for
+    the rest.
+    """
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
     cdef hash_root *root
@@ -269,7 +280,7 @@ cdef int clear_node(instance *s, uint32_t index, uint64_t address, uint64_t *spe
 
 
 cdef int clear(instance *s) noexcept nogil:
-    """Takes the last buckets away, with all that is in them, for as long as the log has room: OK, or MORE."""
+    """Remove the last buckets, with their content, while the log has room; return OK, or MORE."""
     cdef hash_root *root = <hash_root *> root_of(s)
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
@@ -350,7 +361,7 @@ cdef int find(instance *s, void *context) noexcept nogil:
 
 
 cdef int find_any(instance *s, void *context) noexcept nogil:
-    """Answers the item that pop_any() takes."""
+    """Answer with the item that pop_any() would remove."""
     cdef const hash_root *root = root_of(s)
     cdef place where
     cdef uint32_t last
@@ -364,7 +375,8 @@ cdef int find_any(instance *s, void *context) noexcept nogil:
     return answer_item(s, where.entry, True, True) if outcome == OK else outcome
 
 
-cdef struct cursor:            # through the hashes in the order of their reversed bits, in which each bucket is one stretch
+# position in the order of bit-reversed hashes, in which each bucket is one interval
+cdef struct cursor:
     uint64_t next
     uint64_t then
     bint values
@@ -501,17 +513,30 @@ hash_kind.apply, hash_kind.walk = apply, walk
 
 
 cdef class HashTable(Mapping):
-    """A persistent hash table: a MutableMapping that any number of front-ends share.
+    """A persistent hash table: a MutableMapping shared by any number of front-ends.
 
-    fe: of rnvm.connect().  name: of the table in the pool; it is created if there is none.  codec: how other keys and values
-    than bytes are stored: "utf-8", "json", "pickle", or an object with encode() and decode().  Keys have 1 to 1024 bytes,
-    values 0 bytes to `largest_value`, which is 1 MiB or what the pool's logs take.
+    An iteration yields each key that is there from its beginning to its end exactly once, in no
+    order, and a key added or removed during the iteration at most once.  This is the hash table of
+    the paper (rNVM, section 5), but it grows one bucket at a time.
 
-    Raises WrongKind for a name that is not a hash table's.  `table[key] = value` and `del` cost 2 WRITEs: the operation, and
-    what it changes; a lookup costs no round trip where this front-end has the writer lock, else 1 READ, and 1 more for each
-    node that is not in its cache: root, directory, bucket, and the value if it is long.  len() is O(1).  An iteration gives
-    each key that is there from its beginning to its end exactly once, in no order; one that comes or goes meanwhile at most
-    once.  The hash table of the paper (rNVM, section 5), but growing one bucket at a time.
+    Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's
+    logs take.
+
+    Args:
+        fe: The front-end, from rnvm.connect().
+        name: Name of the table in the pool; created if it does not exist.
+        codec: How keys and values other than bytes are stored: "utf-8", "json", "pickle", or an
+            object with encode() and decode().
+
+    Raises:
+        WrongKind: The name belongs to another kind of structure.
+
+    Cost:
+        `table[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
+        Lookup: no round trip while this front-end has the writer lock; else 1 READ.  1 READ more
+            for each node that is not in its cache: root, directory, bucket, and the value if it is
+            long.
+        len(): O(1).
 
     >>> users = structures.HashTable(fe, "users")
     >>> users[b"ada"] = b"1815"
@@ -529,7 +554,8 @@ cdef class HashTable(Mapping):
         cdef int outcome = Mapping.change(self, code, key, value, timeout)
         if outcome != MORE:
             return outcome
-        with contextlib.suppress(OutOfMemory, TooLarge):       # the pair is there; the table grows when there is room
+        # the pair is there; the table grows when there is room
+        with contextlib.suppress(OutOfMemory, TooLarge):
             self.execute(GROW, b"", 0, timeout)
         return OK
 
@@ -562,7 +588,7 @@ cdef class HashTable(Mapping):
             except StructureDamaged as error:
                 damages.append(error)
                 if c.then <= c.next:
-                    return                 # not even the root says what there is
+                    return                 # even the root is damaged: nothing can be found
             c.next = c.then
             yield from self.salvaged(self.items_told(), damages)
 

@@ -1,6 +1,7 @@
-/* Nodes of the structures.  docs/structures.md has them as tables.
+/* Nodes of the structures.  docs/structures.md describes them in tables.
  *
- * Little-endian, naturally aligned.  Each begins with the header of rnvm/format/node.h, which proves whose it is, where, and that it is whole.
+ * Little-endian, naturally aligned.  Each begins with the header of rnvm/format/node.h, which
+ * proves its owner, its address, and that it is whole.
  */
 #ifndef STRUCTURES_LAYOUT_H
 #define STRUCTURES_LAYOUT_H
@@ -13,14 +14,16 @@
 #define VALUE_MAX (1u << 20)
 #define UP8(n) (((n) + 7u) & ~7u)
 
-/* Of all structures: a value too long for the node that lists it.  Its length stands in the entry that points to it. */
+/* Of all structures: a value too long for the node that lists it.  Its length is in the entry that
+ * points to it. */
 struct value_node {
     struct rnvm_node node;
     char bytes[];
 };
 #define VALUE_NODE(length) ((uint32_t)(RNVM_NODE + UP8(length)))
 
-/* An array of addresses that grows: at depth 0 its only element stands in the root, at depth d in FAN^d leaves. */
+/* An array of addresses that grows: at depth 0 its only element is in the root, at depth d the
+ * elements are in the leaves of a tree with FAN^d places. */
 #define DIRECTORY_FAN 500u
 struct directory_node {
     struct rnvm_node node;
@@ -35,8 +38,9 @@ struct directory_node {
 #define TYPE_PAGE 7    /* BPlusTree */
 #define TYPE_SHELF 8   /* Queue */
 
-/* Queue (format 2): segments of entries, in the order of their numbers; and slots for what was reserved, in tables, with shelves
- * over them that say where a slot is vacant, and where a lease ends first. */
+/* Queue (format 2): segments of entries, in the order of their numbers; and slots for reservations,
+ * in tables, below shelves that record where a slot is vacant and when the first lease ends.
+ * queue_segments.pxd and queue_reservations.pxd draw them. */
 #define SEGMENT_BYTES 2016u
 #define SEGMENT_FIRST 56u /* offset of the first entry */
 #define QUEUE_INLINE 480u /* longer values have nodes of their own */
@@ -46,17 +50,17 @@ struct directory_node {
 struct queue_root {
     struct rnvm_node node;
     uint64_t head;       /* the segment with the next entry, or 0 */
-    uint64_t dequeued;   /* number of that entry: so many were taken out of the segments */
+    uint64_t dequeued;   /* number of that entry: how many were taken out of the segments */
     uint32_t head_offset; /* its offset there */
-    uint32_t tables;     /* how many there are */
+    uint32_t tables;     /* number of tables */
     uint64_t tickets;    /* number of the last reservation */
-    uint64_t earliest;   /* while there are reservations: the end of the lease that ends first, ns since 1970 */
+    uint64_t earliest;   /* with reservations: the end of the first lease to end, ns since 1970 */
     uint32_t reserved;   /* slots under a lease */
-    uint32_t requeued;   /* slots that wait to be given again */
-    uint32_t first;      /* of these, + 1; linked by next */
+    uint32_t requeued;   /* slots that wait to be delivered again */
+    uint32_t first;      /* the first of these, + 1; linked by next */
     uint32_t last;
-    uint64_t tail;       /* the segment that entries are put into, or 0 */
-    uint64_t top;        /* the topmost shelf; at depth 0 the only table, or 0 */
+    uint64_t tail;       /* the segment that takes new entries, or 0 */
+    uint64_t top;        /* the top shelf; at depth 0 the only table, or 0 */
     uint32_t depth;      /* levels of shelves */
     uint32_t unused;
 };
@@ -65,7 +69,8 @@ struct queue_segment {
     uint64_t next;
     uint64_t first;      /* number of its first entry */
     uint16_t count;
-    uint16_t held;       /* entries that are reserved and stay here; a segment that has any outlives its turn at the head */
+    uint16_t held;       /* reserved entries that stay here; a segment with any outlives its turn
+                          * at the head */
     uint32_t end;        /* offset behind the last entry */
 };
 struct queue_entry {     /* then the value, or its address */
@@ -75,17 +80,17 @@ struct queue_entry {     /* then the value, or its address */
 struct queue_slot {
     uint64_t ticket;     /* of the reservation: its number << 24 | random bits; 0: vacant */
     uint64_t deadline;   /* of the lease; 0: returned */
-    uint64_t value;      /* the value's node, or the segment that it stays in */
-    uint32_t length;     /* of the value; in a segment | offset of the entry / 8 << 24 */
+    uint64_t value;      /* the value's node, or the segment that contains it */
+    uint32_t length;     /* of the value; if in a segment: | offset of the entry / 8 << 24 */
     uint32_t next;
 };
 struct queue_table {
     struct rnvm_node node;
     struct queue_slot slots[TABLE_SLOTS];
 };
-struct queue_place {     /* of a table or shelf below; zeros: there is none */
+struct queue_place {     /* of a table or shelf below; zeros: none */
     uint64_t child;      /* its address | PLACE_... */
-    uint64_t earliest;   /* end of the lease that ends first there, or LEASE_NEVER */
+    uint64_t earliest;   /* end of the first lease to end there, or LEASE_NEVER */
 };
 struct queue_shelf {
     struct rnvm_node node;
@@ -97,10 +102,10 @@ struct queue_shelf {
 #define PLACE_ADDRESS(child) ((child) & ~(uint64_t)7)
 #define QUEUE_ENTRY(length) ((uint32_t)(sizeof(struct queue_entry) + ((length) <= QUEUE_INLINE ? UP8(length) : 8)))
 #define SLOT_LENGTH(length) ((length) & 0xffffffu)
-#define SLOT_AT(length) ((length) >> 24 << 3)      /* offset of the entry in its segment; 0: the value has a node */
+#define SLOT_AT(length) ((length) >> 24 << 3)      /* entry's offset in its segment; 0: in a node */
 #define SLOT_INSIDE(length, at) ((uint32_t)(length) | (uint32_t)(at) << 21)
 
-/* Of mappings: the root begins with the number of keys; what sizes mean. */
+/* Mappings: the root begins with the number of keys. */
 struct mapping_root {
     struct rnvm_node node;
     uint64_t count;
@@ -111,12 +116,13 @@ struct mapping_root {
 #define KEY_OF(sizes) ((sizes) & 0x7ffu)
 #define VALUE_OF(sizes) ((sizes) >> 11)
 
-/* HashTable: linear hashing; a bucket is a chain of nodes. */
+/* HashTable: linear hashing; a bucket is a chain of nodes (hash_buckets.pxd draws it). */
 #define BUCKET_BYTES 1008u
 #define BUCKET_FIRST 48u
 #define BUCKET_ROOM (BUCKET_BYTES - BUCKET_FIRST)
-#define HASH_INLINE_KEY 128u   /* a longer key stands with its value in a node of its own */
-#define HASH_INLINE 256u       /* key and value, each rounded up to 8; longer: the value in a node of its own */
+#define HASH_INLINE_KEY 128u   /* a longer key is in a node of its own, with its value */
+#define HASH_INLINE 256u       /* maximum of key and value, each rounded up to 8; longer: the
+                                * value is in a node of its own */
 struct hash_root {
     struct rnvm_node node;
     uint64_t count;      /* keys */
@@ -133,14 +139,15 @@ struct hash_bucket {
     uint16_t end;        /* offset behind the last entry */
     uint16_t holes;      /* bytes of holes */
 };
-struct hash_entry {      /* then: address of its node if it has one; key, rounded up to 8, if it is short; value, if inline */
+struct hash_entry {      /* then: the address of its node if it has one; the key, rounded up to
+                          * 8, if it is short; the value, if inline */
     uint32_t hash;
-    uint32_t sizes;      /* key | value << 11; key 0: a hole of so many bytes, these 8 included */
+    uint32_t sizes;      /* key | value << 11; key 0: a hole of this many bytes, these 8 included */
 };
 
 #define HASH_SHORT_KEY(sizes) (KEY_OF(sizes) <= HASH_INLINE_KEY)
 #define HASH_INSIDE(sizes) (HASH_SHORT_KEY(sizes) && UP8(KEY_OF(sizes)) + UP8(VALUE_OF(sizes)) <= HASH_INLINE)
-/* Bytes of an entry, and of what its node holds. */
+/* Bytes of an entry, and of its node's content. */
 static inline uint32_t hash_entry_size(uint32_t sizes)
 {
     uint32_t key = HASH_SHORT_KEY(sizes) ? UP8(KEY_OF(sizes)) : 0;
@@ -149,7 +156,7 @@ static inline uint32_t hash_entry_size(uint32_t sizes)
 }
 static inline uint32_t hash_outside(uint32_t sizes) { return (HASH_SHORT_KEY(sizes) ? 0 : KEY_OF(sizes)) + VALUE_OF(sizes); }
 
-/* Where in an entry its key stands (a short one), and its value (one that is inside). */
+/* Offset in an entry of its key (a short one), and of its value (one that is inside). */
 static inline uint32_t hash_key_at(uint32_t sizes) { return (uint32_t)sizeof(struct hash_entry) + (HASH_INSIDE(sizes) ? 0 : 8); }
 static inline uint32_t hash_value_at(uint32_t sizes) { return (uint32_t)sizeof(struct hash_entry) + UP8(KEY_OF(sizes)); }
 
@@ -160,7 +167,8 @@ static inline uint32_t hash_reversed(uint32_t h)
     h = (h & 0x0f0f0f0fu) << 4 | (h >> 4 & 0x0f0f0f0fu);
     return __builtin_bswap32(h);
 }
-/* The lowest so many bits of a hash tell its bucket: of those that were split in the present round one more. */
+/* The lowest bits of a hash select its bucket: hash_level() bits, and one bit more for buckets that
+ * were split in the current round. */
 static inline uint32_t hash_level(uint32_t buckets) { return 31u - (uint32_t)__builtin_clz(buckets); }
 static inline uint32_t hash_bucket_of(uint32_t hash, uint32_t buckets)
 {
@@ -174,7 +182,7 @@ static inline uint32_t hash_bits(uint32_t bucket, uint32_t buckets)
     return bucket >= whole || bucket < buckets - whole ? level + 1 : level;
 }
 
-/* BPlusTree: pages (page.h). */
+/* BPlusTree: pages (page.h draws one). */
 struct tree_root {
     struct rnvm_node node;
     uint64_t count;      /* keys */

@@ -1,4 +1,4 @@
-# layout.h.
+# Declarations of layout.h.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.format.node cimport rnvm_node

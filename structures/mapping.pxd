@@ -1,4 +1,4 @@
-# What HashTable and BPlusTree have in common: the operations of a mapping, and its Python face.
+# The common part of HashTable and BPlusTree: the operations of a mapping, and its Python interface.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
@@ -13,13 +13,13 @@ cdef enum:                     # operations; the bytes of all but POP_ITEM and C
     POP = 4
     POP_ITEM = 5               # nothing, or whether the last one is meant
     CLEAR = 6                  # nothing
-    POP_SAME = 7               # key and digest: POP of a key that has the value with this digest
+    POP_SAME = 7               # key and digest: POP of a key whose value has this digest
 
 cdef enum:                     # answers
     MISSING = 1
-    FOUND = 2                  # of SET_DEFAULT: there was one, and here it is
-    MORE = 3                   # to be called again: of CLEAR and POP_ITEM, which go as far as the log has room
-    ANOTHER = 4                # of POP_SAME: it has another value
+    FOUND = 2                  # of SET_DEFAULT: the key existed; its value follows
+    MORE = 3  # call again: of CLEAR and POP_ITEM, which go as far as the log has room
+    ANOTHER = 4                # of POP_SAME: the key has another value
 
 cdef struct pair:
     const char *key
@@ -32,14 +32,15 @@ cdef struct pair_header:       # then the key, then the value
     uint32_t sizes
     uint32_t salt              # a random number that the operation may need
 
-cdef struct told:              # an item in the answer to a step of an iteration: then the key, then the value
+cdef struct told:  # an item in the answer to a step of an iteration: then the key, then the value
     uint32_t sizes
-    uint32_t bytes             # of the value that follow: it is left out where it was not asked for, or is in a node of its own
+    # of the value that follow: it is left out if not requested, or if it is in a node of its own
+    uint32_t bytes
 
-cdef struct lookup:            # what `find` looks for
+cdef struct lookup:            # the argument of `find`
     const char *key
     uint32_t length
-    bint answer                # wanted is the value, not only whether there is one
+    bint answer                # answer with the value, not only whether there is one
 
 
 cdef struct digest:            # of a value
@@ -47,20 +48,20 @@ cdef struct digest:            # of a value
     uint64_t length
 
 cdef enum:
-    GUARANTEED_BYTES = 256     # bytes of a value that every pool takes
+    GUARANTEED_BYTES = 256     # bytes of a value that every pool accepts
 
 cdef inline void digest_of(const char *bytes, uint64_t length, digest *d) noexcept nogil:
     d.hash = rfp_hash(bytes, length, 0)
     d.length = length
 
 cdef inline bint digest_is(const pair *p, const char *bytes, uint64_t length) noexcept nogil:
-    """Whether this is the value that a POP_SAME means."""
+    """Return whether this is the value that a POP_SAME means."""
     cdef digest d
     digest_of(bytes, length, &d)
     return p.value_length == sizeof(d) and memcmp(p.value, &d, sizeof(d)) == 0
 
 cdef inline uint32_t pair_of(const char *bytes, uint32_t length, pair *p) noexcept nogil:
-    """Takes the first pair of these bytes apart: how many it has, or 0 if that is no pair."""
+    """Parse the first pair of these bytes; return how many bytes it has, or 0: not a pair."""
     cdef pair_header header
     if length < sizeof(header):
         return 0
@@ -79,7 +80,8 @@ cdef inline uint32_t pair_of(const char *bytes, uint32_t length, pair *p) noexce
 
 cdef class Mapping(Structure):
     cdef query_function find   # context: a lookup; OK or MISSING
-    cdef query_function any_item  # what popitem() would take, as `told` with its value; OK or MISSING
+    # answers with the item that popitem() would remove, as `told` with its value; OK or MISSING
+    cdef query_function any_item
     cdef uint32_t salt
     cdef bytes raw_key(self, object key)
     cdef bytes key_or_none(self, object key)

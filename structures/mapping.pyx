@@ -1,4 +1,6 @@
-"""The Python face that persistent mappings share: all of MutableMapping, each call one operation or one query."""
+"""The Python interface of persistent mappings: all of MutableMapping; each call is one operation or
+one query.
+"""
 
 from collections.abc import MutableMapping
 
@@ -14,7 +16,7 @@ from rfp.errors import InvalidArgument, StructureDamaged, TooLarge, Undecodable
 from structures.views import Items, Keys, Values
 
 cdef enum:
-    SMALL = 1024               # operations up to this size are put together on the stack
+    SMALL = 1024               # operations up to this size are built on the stack
 
 cdef object RAISE = object()
 cdef enum:
@@ -26,7 +28,7 @@ cdef int count(instance *s, void *context) noexcept nogil:
     if root == NULL:
         return s.error
     (<uint64_t *> context)[0] = root.count
-    # list() makes room for as many before it has seen one.
+    # list() allocates room for this many items before it has seen one.
     return OK if root.count <= pool_bytes(s) // ENTRY_MIN else fault(s, s.root, b"the key count "
                                                                                   b"exceeds what "
                                                                                   b"the pool "
@@ -34,7 +36,7 @@ cdef int count(instance *s, void *context) noexcept nogil:
 
 
 cdef class Mapping(Structure):
-    """A persistent mapping: MutableMapping with all that it gives."""
+    """A persistent mapping: a complete MutableMapping."""
 
     cdef bytes raw_key(self, object key):
         cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
@@ -43,7 +45,7 @@ cdef class Mapping(Structure):
         return raw
 
     cdef bytes key_or_none(self, object key):
-        """None for a key that no mapping can have."""
+        """Return the key as bytes, or None for a key that no mapping can contain."""
         cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
         return raw if 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> KEY_MAX else None
 
@@ -55,7 +57,7 @@ cdef class Mapping(Structure):
         return raw
 
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
-        """Executes an operation on a pair."""
+        """Execute an operation on a pair."""
         cdef char[SMALL] small
         cdef char *operation = small
         cdef uint32_t key_length = <uint32_t> PyBytes_GET_SIZE(key), value_length = 0, length
@@ -80,18 +82,21 @@ cdef class Mapping(Structure):
 
     @property
     def largest_value(self):
-        """Bytes of the longest value that it takes: half of the pool's memory log less 8 KiB, half of its
-        operation log less 2 KiB, and 1 MiB: the least of these."""
+        """Return the bytes of the longest value that it accepts.
+
+        The least of: half of the pool's memory log less 8 KiB, half of its operation log less 2
+        KiB, and 1 MiB.
+        """
         return self.longest(VALUE_MAX)
 
     cdef int take_same(self, bytes key, bytes value, object timeout) except -1:
-        """Removes a key that still has this value: OK, MISSING or ANOTHER."""
+        """Remove a key that still has this value; return OK, MISSING or ANOTHER."""
         cdef digest d
         digest_of(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &d)
         return self.change(POP_SAME, key, (<const char *> &d)[:sizeof(d)], timeout)
 
     cdef bytes fetch(self, bytes key, object timeout):
-        """The value of a key as bytes, or None."""
+        """Return the value of a key as bytes, or None."""
         cdef lookup wanted
         if key is None:
             return None
@@ -101,7 +106,9 @@ cdef class Mapping(Structure):
         return None if self.query(self.find, &wanted, timeout) == MISSING else self.answer()
 
     cdef list items_told(self):
-        """What a step of an iteration answered: key and value as bytes; None for a value that was left out."""
+        """Return the items of a step of an iteration: key and value as bytes; None for a value that
+        was left out.
+        """
         cdef uint64_t length, at = 0
         cdef const char *answer = self.answer_bytes(&length)
         cdef told header
@@ -110,7 +117,7 @@ cdef class Mapping(Structure):
         while at + sizeof(header) <= length:
             memcpy(&header, answer + at, sizeof(header))
             if length - at < sizeof(header) + KEY_OF(header.sizes) + header.bytes:
-                break                      # of a step that came upon damage
+                break                      # of a step that found damage
             at += sizeof(header)
             raw = PyBytes_FromStringAndSize(answer + at, KEY_OF(header.sizes))
             at += KEY_OF(header.sizes)
@@ -120,7 +127,7 @@ cdef class Mapping(Structure):
         return items
 
     cdef list salvaged(self, list items, list damages):
-        """What can be read of the items of a step."""
+        """Return the readable items of a step."""
         cdef list read = []
         for key, value in items:
             try:
@@ -133,10 +140,17 @@ cdef class Mapping(Structure):
         return read
 
     def salvage(self, list damages=None):
-        """Iterates over all items that can still be read, where the structure is damaged: (key, value).
+        """Iterate over all items that are still readable, if the structure is damaged: (key,
+        value).
 
-        damages: a list, to which StructureDamaged or Undecodable is appended for each place that had to be passed over.  To go
-        on working, put what it gives into another structure, and drop this one.  Costs as an iteration.
+        To continue working, put these items into another structure, and drop this one.
+
+        Args:
+            damages: A list, to which StructureDamaged or Undecodable is appended for each place
+                skipped.
+
+        Cost:
+            As an iteration.
 
         >>> index = structures.BPlusTree(fe, "index")
         >>> index[b"k"] = b"v"
@@ -177,10 +191,18 @@ cdef class Mapping(Structure):
         return n
 
     def get(self, key, default=None, *, timeout=None):
-        """The value of a key, or the default.
+        """Return the value of a key, or the default.
 
-        key: bytes, or what the codec takes; one that is empty or over 1024 bytes has no value.  timeout: seconds.  Raises
-        Undecodable for a value that the codec cannot decode.  Costs as `mapping[key]`.
+        Args:
+            key: Bytes, or a type of the codec; an empty key or one over 1024 bytes has no value.
+            default: Returned if the key has no value.
+            timeout: Seconds.
+
+        Raises:
+            Undecodable: The codec cannot decode the value.
+
+        Cost:
+            As `mapping[key]`.
         """
         cdef bytes raw = self.key_or_none(key)
         value = self.fetch(raw, timeout)
@@ -189,14 +211,19 @@ cdef class Mapping(Structure):
         return value if self.codec is None else self.decode(value, raw)
 
     def set(self, key, value, *, timeout=None):
-        """`mapping[key] = value`, with a timeout in seconds."""
+        """Set `mapping[key] = value`, with a timeout in seconds."""
         self.change(SET, self.raw_key(key), self.raw_value(value), timeout)
 
     def setdefault(self, key, default=None, *, timeout=None):
-        """The value of a key; if it has none, it gets the default, in the same operation.
+        """Return the value of a key; if it has none, set it to the default, in the same operation.
 
-        key: 1 to 1024 bytes, value: 0 bytes to `largest_value`, or what the codec takes.  timeout: seconds.  2 WRITEs where it
-        changes something.
+        Args:
+            key: 1 to 1024 bytes, or a type of the codec.
+            default: 0 bytes to `largest_value`, or a type of the codec.
+            timeout: Seconds.
+
+        Cost:
+            2 WRITEs if it changes something.
         """
         cdef bytes raw = self.raw_key(key)
         if self.change(SET_DEFAULT, raw, self.raw_value(default), timeout) == FOUND:
@@ -204,17 +231,25 @@ cdef class Mapping(Structure):
         return default
 
     def pop(self, key, default=RAISE, *, timeout=None):
-        """Removes a key, and returns the value that it had.
+        """Remove a key and return its value.
 
-        default: returned if there is none; without it, KeyError is raised.  timeout: seconds.  Raises Undecodable, and removes
-        nothing, where the codec cannot decode the value.  2 WRITEs.
+        Args:
+            default: Returned if there is no such key.
+            timeout: Seconds.
+
+        Raises:
+            KeyError: There is no such key, and no default.
+            Undecodable: The codec cannot decode the value; nothing is removed.
+
+        Cost:
+            2 WRITEs.
         """
         cdef bytes raw = self.key_or_none(key), value
         if raw is not None and self.codec is None:
             if self.change(POP, raw, None, timeout) != MISSING:
                 return self.answer()
         elif raw is not None:
-            # Decoded before it is taken: what cannot be decoded stays.
+            # Decode the value before it is removed: an undecodable one stays.
             while (value := self.fetch(raw, timeout)) is not None:
                 decoded = self.decode(value, raw)
                 if self.take_same(raw, value, timeout) == OK:
@@ -224,9 +259,17 @@ cdef class Mapping(Structure):
         return default
 
     def popitem(self, *, timeout=None):
-        """Removes a key, and returns (key, value); KeyError if there is none.
+        """Remove an item and return it: (key, value).
 
-        timeout: seconds.  Raises Undecodable, and removes nothing, where the codec cannot decode them.  2 WRITEs.
+        Args:
+            timeout: Seconds.
+
+        Raises:
+            KeyError: The mapping is empty.
+            Undecodable: The codec cannot decode the item; nothing is removed.
+
+        Cost:
+            2 WRITEs.
         """
         cdef int outcome = MORE
         if self.codec is None:
@@ -242,9 +285,11 @@ cdef class Mapping(Structure):
         raise KeyError(f"{self.name!r} is empty")
 
     def clear(self, *, timeout=None):
-        """Removes all keys, as many in each operation as the pool's logs have room for: readers see them vanish.
+        """Remove all keys, as many in each operation as the pool's logs have room for: readers see
+        them vanish.
 
-        timeout: seconds, of each operation.
+        Args:
+            timeout: Seconds, of each operation.
         """
         while self.execute(CLEAR, b"", 0, timeout) == MORE:
             pass
@@ -253,15 +298,15 @@ cdef class Mapping(Structure):
         return self._each(False)
 
     def keys(self):
-        """A set-like view of the keys."""
+        """Return a set-like view of the keys."""
         return Keys(self)
 
     def values(self):
-        """A view of the values."""
+        """Return a view of the values."""
         return Values(self)
 
     def items(self):
-        """A set-like view of the items: (key, value)."""
+        """Return a set-like view of the items: (key, value)."""
         return Items(self)
 
     def __eq__(self, other):

@@ -1,7 +1,20 @@
 /* A page of the B+tree: entries of any length in the order of their keys.
  *
- * Offsets of the entries grow up from the header, in order; the entries themselves grow down from the end.  Pages come from memory that
- * others write, so whatever looks into one checks what it finds there; what changes one may rely on page_sound().
+ *   0        32      40                                                              4032
+ *   +--------+-------+----+----+----+---------------+---------+------+---------+------+
+ *   | node   | count | s0 | s1 | s2 |      gap      | entry 1 | dead | entry 0 |  ... |
+ *   | header | heap..|    |    |    |               |         |      |         |      |
+ *   +--------+-------+----+----+----+---------------+---------+------+---------+------+
+ *                      slots: offsets, in the       ^ heap: offset of the lowest entry
+ *                      order of the keys  -->     <--  entries grow down, in any order
+ *
+ *   an entry:  sizes (4) | key | payload        leaf: the value, or its node's address
+ *                                               inner page: the child's address
+ *
+ * Slots grow up from the header; entries grow down from the end.  An insertion without room in the
+ * gap first rewrites the page without its dead bytes; if that is not enough, the page is split.
+ * Pages come from memory that other processes write, so every reader checks what it finds there;
+ * code that changes a page may rely on page_sound().
  */
 #ifndef STRUCTURES_PAGE_H
 #define STRUCTURES_PAGE_H
@@ -11,30 +24,32 @@
 #define PAGE_BYTES 4032u
 #define PAGE_FIRST 40u     /* offset of the first slot */
 #define PAGE_ROOM (PAGE_BYTES - PAGE_FIRST)
-#define PAGE_INLINE 256u   /* longer values have nodes of their own */
+#define PAGE_INLINE 256u   /* values longer than this have nodes of their own */
 #define PAGE_SLOTS ((PAGE_ROOM) / 2)
 
 struct page {
     struct rnvm_node node;
     uint16_t count;
     uint16_t heap;     /* offset of the lowest entry */
-    uint16_t dead;     /* bytes above it that no entry uses */
-    uint16_t level;    /* 0: leaf; above: the payload of an entry is the address of the page with the keys from its key on */
+    uint16_t dead;     /* bytes above `heap` that no entry uses */
+    uint16_t level;    /* 0: leaf; above: an entry's payload is the address of the page with the
+                        * keys from its key on */
     uint16_t slots[PAGE_SLOTS];
 };
-struct page_entry {    /* as it stands in a page, at any address: sizes, key, payload */
+struct page_entry {    /* an entry as it is in a page, at any address: sizes, key, payload */
     const char *key;
     const char *payload;
     uint32_t sizes;
     uint32_t key_length;
-    uint32_t payload_length; /* of a value that has a node of its own: 8, its address */
+    uint32_t payload_length; /* 8 for a value that has a node of its own: its address */
 };
 
 _Static_assert(sizeof(struct page) <= PAGE_BYTES && __builtin_offsetof(struct page, slots) == PAGE_FIRST, "page");
 
 static inline uint32_t page_payload(uint32_t sizes) { return VALUE_OF(sizes) <= PAGE_INLINE ? VALUE_OF(sizes) : 8; }
 static inline uint32_t page_entry_size(uint32_t sizes) { return 4 + KEY_OF(sizes) + page_payload(sizes); }
-/* The most that an entry and its slot take: a third of a page, so that any page that is too full can be cut in two. */
+/* The most that an entry and its slot take: a third of a page, so that any page that is too full
+ * can be split in two. */
 _Static_assert(2 + 4 + KEY_MAX + PAGE_INLINE <= PAGE_ROOM / 3, "largest entry");
 
 static inline uint32_t page_used(const struct page *p) { return 2u * p->count + (PAGE_BYTES - p->heap) - p->dead; }
@@ -45,7 +60,7 @@ static inline int page_sound(const struct page *p)
     return p->count <= PAGE_SLOTS && p->heap <= PAGE_BYTES && p->heap >= PAGE_FIRST + 2u * p->count && p->dead <= PAGE_BYTES - p->heap;
 }
 
-/* The entry with this index, below count, if it lies in the page. */
+/* Reads the entry with this index, below count; returns whether it is within the page. */
 static inline int page_entry_at(const struct page *p, uint32_t index, struct page_entry *e)
 {
     uint32_t at = p->slots[index];
@@ -65,8 +80,9 @@ static inline int keys_compare(const char *a, uint32_t a_length, const char *b, 
     return order ? order : (a_length > b_length) - (a_length < b_length);
 }
 
-/* The index of the first entry whose key is not below this one; *found: whether it is this one.  Below 0: the page is not whole.
- * The first key of an inner page means nothing: its child has all that is below the second one. */
+/* Returns the index of the first entry whose key is not below this one; *found: whether it is
+ * equal.  Below 0: the page is not whole.  The first key of an inner page means nothing: its child
+ * has all keys below the second one. */
 static inline int page_search(const struct page *p, const char *key, uint32_t length, int *found)
 {
     uint32_t low = p->level ? 1 : 0, high = p->count;
@@ -87,7 +103,7 @@ static inline int page_search(const struct page *p, const char *key, uint32_t le
     return (int)low;
 }
 
-/* The changes below are made to pages that are sound: p is the page to be changed. */
+/* The functions below change pages that are sound: p is the page to be changed. */
 
 static inline void page_clear(struct page *p, uint32_t level)
 {
@@ -96,7 +112,7 @@ static inline void page_clear(struct page *p, uint32_t level)
     p->level = (uint16_t)level;
 }
 
-/* 0: there is no room behind the slots. */
+/* Inserts an entry; returns 0: there is no room behind the slots. */
 static inline int page_put(struct page *p, uint32_t index, uint32_t sizes, const char *key, const char *payload)
 {
     uint32_t at = p->heap - page_entry_size(sizes);
@@ -133,7 +149,7 @@ static inline void page_remove(struct page *p, uint32_t index)
     }
 }
 
-/* Appends entries of another page, from...to-1; 0 if that is not whole. */
+/* Appends the entries first...to-1 of another page; returns 0: that page is not whole. */
 static inline int page_take(struct page *p, const struct page *from, uint32_t first, uint32_t to)
 {
     struct page_entry e;
@@ -142,7 +158,8 @@ static inline int page_take(struct page *p, const struct page *from, uint32_t fi
     return 1;
 }
 
-/* How many bytes of a separator are enough: more than the last key on the left, at most the first on the right. */
+/* Returns how many bytes of the right key are enough for a separator: more than the last key on the
+ * left, at most the first one on the right. */
 static inline uint32_t separator_length(const char *left, uint32_t left_length, const char *right, uint32_t right_length)
 {
     uint32_t n = 0;

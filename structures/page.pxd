@@ -1,4 +1,4 @@
-# page.h.
+# Declarations of page.h.
 
 from libc.stdint cimport uint16_t, uint32_t
 from rnvm.format.node cimport rnvm_node

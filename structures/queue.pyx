@@ -1,4 +1,4 @@
-"""A persistent queue: put at one end, get at the other, or reserve, and acknowledge when the work is done."""
+"""Queue: put at one end and get at the other; or reserve, and acknowledge when the work is done."""
 
 import os
 from typing import NamedTuple
@@ -28,22 +28,22 @@ from rfp.errors import Empty, InvalidArgument, LeaseEnded, StructureDamaged, Too
 
 cdef enum:                     # operations, and their bytes
     PUT = 1                    # the value
-    GET = 2                    # now (ns since 1970); and the entry that is meant, if it has to be that one
+    GET = 2                    # now (ns since 1970); and the expected entry, if any
     RESERVE = 3                # now, end of the lease, random bits of the ticket
     ACK = 4                    # ticket, slot
     NACK = 5                   # the same
 
 cdef enum:                     # answers
     NOT_YOURS = 2
-    ANOTHER = 3                # of GET: the next is another one than was meant
+    ANOTHER = 3                # of GET: the next entry is not the expected one
 
 cdef enum:
-    LIST_MAX = 60000           # segments that are looked at for a way around a damaged one
-    ENOUGH = 65536             # bytes that one step of an iteration brings
-    TICKET_BITS = 24           # random ones of a ticket: a pool that was restored gives the same numbers again
+    LIST_MAX = 60000           # segments that are searched for a way around a damaged one
+    ENOUGH = 65536             # bytes that one step of an iteration answers
+    TICKET_BITS = 24  # random bits of a ticket: a restored pool assigns the same numbers again
 
-cdef struct upcoming:          # which entry is the next to be given
-    uint64_t number            # its ticket, if it was reserved before; else its number in the segments
+cdef struct upcoming:          # the entry that would be delivered next
+    uint64_t number  # its ticket, if it was reserved before; else its number in the segments
     uint64_t slot              # + 1, or 0
 
 cdef struct moment:
@@ -59,8 +59,8 @@ cdef struct ticket:
     uint64_t number
     uint64_t slot
 
-cdef struct token_bytes:       # what reserve() gives, and ack() and nack() take
-    uint64_t identity          # of the queue in its pool, in the life of its name
+cdef struct token_bytes:       # the token of reserve(), ack() and nack()
+    uint64_t identity          # of the queue in its pool, for this incarnation of its name
     ticket t
 
 
@@ -68,7 +68,7 @@ cdef struct token_bytes:       # what reserve() gives, and ack() and nack() take
 
 
 cdef int find_next(instance *s, const queue_root *root, uint64_t now, upcoming *next) noexcept nogil:
-    """What take() would take at this moment: OK, or EMPTY."""
+    """Find the entry that take() would take now; return OK, or EMPTY."""
     cdef const queue_slot *slot
     cdef search f
     cdef uint64_t waiting
@@ -99,7 +99,7 @@ cdef int find_next(instance *s, const queue_root *root, uint64_t now, upcoming *
 
 
 cdef int take(instance *s, uint64_t now, const meant *only, taken *t) noexcept nogil:
-    """Takes out the entry that is the next to be given; EMPTY if there is none.  One with a slot keeps it."""
+    """Take out the next entry; EMPTY: there is none.  An entry with a slot keeps it."""
     cdef const queue_root *seen = root_of(s)
     cdef queue_root *root
     cdef queue_slot *slot
@@ -187,7 +187,8 @@ cdef int reserve(instance *s, const moment *when) noexcept nogil:
     if slot == NULL:
         return s.error
     if t.at and not t.slot:
-        # In a node of its own it keeps no segment from being freed.  In a full pool it stays: workers have to go on there.
+        # A value in a node of its own keeps no segment from being freed.  In a full pool it stays
+        # in its segment: consumers must be able to continue.
         own = value_new(s, bytes, t.length)
         if own:
             t.value = own
@@ -292,7 +293,7 @@ cdef int measure(instance *s, void *context) noexcept nogil:
 
 
 cdef int list_ended(instance *s, const queue_root *root, uint64_t now, bint with_ends) noexcept nogil:
-    """Answers a ticket for each lease that has ended by then; with_ends: and when it does."""
+    """Answer with a ticket for each lease that has ended by then; with_ends: and its end."""
     cdef search f
     cdef ticket t
     cdef uint32_t i
@@ -312,7 +313,7 @@ cdef int list_ended(instance *s, const queue_root *root, uint64_t now, bint with
 
 
 cdef int list_returned(instance *s, void *context) noexcept nogil:
-    """Answers a ticket for each entry that was reserved before, in the order in which they will be given."""
+    """Answer with a ticket for each entry that was reserved before, in the order of delivery."""
     cdef uint64_t now = (<const uint64_t *> context)[0]
     cdef const queue_root *root = root_of(s)
     cdef const queue_slot *slot
@@ -337,7 +338,7 @@ cdef int list_returned(instance *s, void *context) noexcept nogil:
 
 
 cdef int list_reserved(instance *s, void *context) noexcept nogil:
-    """Answers a ticket for each reservation, and when its lease ends."""
+    """Answer with a ticket for each reservation, and the end of its lease."""
     cdef const queue_root *root = root_of(s)
     return s.error if root == NULL else list_ended(s, root, LEASE_NEVER - 1, True)
 
@@ -364,7 +365,7 @@ cdef int read_returned(instance *s, void *context) noexcept nogil:
 
 
 cdef int read_next(instance *s, void *context) noexcept nogil:
-    """Answers the value that get() would take, and says which entry that is."""
+    """Answer with the value that get() would take, and its entry."""
     cdef meant *m = <meant *> context
     cdef const queue_root *root = root_of(s)
     cdef const queue_segment *segment
@@ -400,13 +401,15 @@ cdef int read_next(instance *s, void *context) noexcept nogil:
 
 
 cdef struct cursor:
-    uint64_t next              # number of the entry to go on with
+    uint64_t next              # number of the entry to continue with
     uint64_t hint              # the segment in which it probably is
-    uint64_t then              # the same for the time after
+    uint64_t then              # the same for the next step
     uint64_t then_hint
 
 cdef int read_segment(instance *s, void *context) noexcept nogil:
-    """Answers lengths and values of entries from the cursor on, at least one; EMPTY after the last."""
+    """Answer with lengths and values of entries from the cursor on, at least one; EMPTY after the
+    last.
+    """
     cdef cursor *c = <cursor *> context
     cdef const queue_root *root = root_of(s)
     cdef const queue_segment *segment = NULL
@@ -422,7 +425,9 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
     address = root.head
     if next <= root.dequeued:
         next = root.dequeued
-    elif c.hint:               # an entry has one segment, ever; so one that has it is the right one, wherever the address is from
+    # an entry is in one segment only, ever; so a segment that has it is the right one, wherever the
+    # address is from
+    elif c.hint:
         segment = <const queue_segment *> node_read(s, c.hint, SEGMENT_BYTES, TYPE_SEGMENT)
         if segment != NULL and segment.first <= next < segment.first + segment.count:
             address = c.hint
@@ -442,7 +447,7 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
         if entry == NULL:
             return s.error
         if number >= next:
-            c.then = number + 1                # where to go on if this value cannot be read
+            c.then = number + 1                # where to continue if this value cannot be read
             c.then_hint = address
             value = entry_value(entry)
             length = entry_length(entry)
@@ -458,7 +463,7 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
 
 
 cdef int pass_damaged(instance *s, void *context) noexcept nogil:
-    """Sets the cursor to the first segment that can be read behind one that cannot; EMPTY if that leads to none."""
+    """Set the cursor to the first readable segment behind an unreadable one; EMPTY: none."""
     cdef cursor *c = <cursor *> context
     cdef const queue_root *root = root_of(s)
     cdef const queue_segment *segment
@@ -507,7 +512,7 @@ cdef extern from "time.h" nogil:
     int clock_gettime(int clock, timespec *t)
 
 cdef inline uint64_t now() noexcept nogil:
-    """Nanoseconds since 1970: leases outlive processes, boots, and hosts."""
+    """Return nanoseconds since 1970: leases outlive processes, boots, and hosts."""
     cdef timespec t
     clock_gettime(CLOCK_REALTIME, &t)
     return <uint64_t> t.tv_sec * 1000000000 + <uint64_t> t.tv_nsec
@@ -517,31 +522,43 @@ cdef double LEASE_MAX = 1e9            # seconds
 
 
 class Reservation(NamedTuple):
-    """What `Queue.reservations()` lists.
+    """An element of `Queue.reservations()`.
 
-    token: what ack() and nack() take.  left: seconds until the lease ends, by this host's clock; below 0: it has ended.
+    Attributes:
+        token: For ack() and nack().
+        left: Seconds until the lease ends, by this host's clock; below 0: it has ended.
     """
 
     token: bytes
     left: float
 
 
-# Of an identity: all but the incarnation of the naming entry (rnvm_structure()), which rises with each drop().
+# Of an identity: all but the incarnation of the naming entry (rnvm_structure()), which rises with
+# each drop().
 cdef uint64_t ANY_LIFE = 0xffffffff0000ffff
 cdef enum:
-    GUARANTEED_BYTES = 256     # bytes that every pool takes
+    GUARANTEED_BYTES = 256     # bytes that every pool accepts
 
 
 cdef class Queue(Structure):
-    """A persistent queue of values, which any number of producers and consumers share.
+    """A persistent queue of values, shared by any number of producers and consumers.
 
-    fe: of rnvm.connect().  name: of the queue in the pool; it is created if there is none.  codec: how other values than
-    bytes are stored: "utf-8", "json", "pickle", or an object with encode() and decode().  Values have 0 bytes to
-    `largest_value`, which is 1 MiB or what the pool's logs take.
+    This is the queue of the paper (rNVM, section 5).  Values have 0 bytes to `largest_value`, which
+    is 1 MiB or what the pool's logs take.
 
-    Raises WrongKind for a name that is not a queue's.  Costs are given in round trips where this front-end has the queue's
-    writer lock and the nodes it needs in its cache, outside a batch; another front-end's use of the queue costs one READ for
-    each node that it changed. The queue of the paper (rNVM, section 5).
+    Args:
+        fe: The front-end, from rnvm.connect().
+        name: Name of the queue in the pool; created if it does not exist.
+        codec: How values other than bytes are stored: "utf-8", "json", "pickle", or an object with
+            encode() and decode().
+
+    Raises:
+        WrongKind: The name belongs to another kind of structure.
+
+    Cost:
+        The methods state round trips while this front-end has the queue's writer lock and the nodes
+        in its cache, outside a batch.
+        After another front-end used the queue: one READ for each node that it changed.
 
     >>> jobs = structures.Queue(fe, "jobs")
     >>> jobs.put(b"first")
@@ -556,10 +573,17 @@ cdef class Queue(Structure):
         self.salt = int.from_bytes(os.urandom(8), "little") | 1
 
     def put(self, value, *, timeout=None):
-        """Puts a value at the end.
+        """Put a value at the end.
 
-        value: 0 bytes to `largest_value`, or what the codec takes.  timeout: seconds.  Raises TooLarge.  2 WRITEs: the
-        operation, and what it changes (rNVM, section 4.2).
+        Args:
+            value: 0 bytes to `largest_value`, or a type of the codec.
+            timeout: Seconds.
+
+        Raises:
+            TooLarge: The value is longer than `largest_value`.
+
+        Cost:
+            2 WRITEs: the operation, and its changes (rNVM, section 4.2).
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -571,10 +595,20 @@ cdef class Queue(Structure):
         self.execute(PUT, PyBytes_AS_STRING(raw), <uint32_t> PyBytes_GET_SIZE(raw), timeout)
 
     def get(self, default=RAISE, *, timeout=None):
-        """Takes the next value out of the queue, and returns it.
+        """Remove the next value from the queue and return it.
 
-        It is gone then, whatever becomes of this process; reserve() is for work that has to be done.  default: returned if
-        there is nothing; without it, Empty is raised.  timeout: seconds.  2 WRITEs (rNVM, section 4.2).
+        The value is lost if this process fails before it has processed it; use reserve() for work
+        that must be done.
+
+        Args:
+            default: Returned if the queue is empty.
+            timeout: Seconds.
+
+        Raises:
+            Empty: The queue is empty, and there is no default.
+
+        Cost:
+            2 WRITEs (rNVM, section 4.2).
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.get(None) is None
@@ -588,7 +622,7 @@ cdef class Queue(Structure):
             if outcome == OK:
                 return self.answer()
         else:
-            # Decoded before it is taken: what cannot be decoded stays.
+            # Decode the value before it is removed: an undecodable one stays.
             outcome = ANOTHER
             while outcome == ANOTHER:
                 only.now = now()
@@ -604,10 +638,17 @@ cdef class Queue(Structure):
         return default
 
     def peek(self, default=RAISE, *, timeout=None):
-        """The value that get() would take now.
+        """Return the value that get() would take now.
 
-        default: returned if there is nothing; without it, Empty is raised.  timeout: seconds.  No round trip; 1 READ where
-        another front-end has the writer lock.
+        Args:
+            default: Returned if the queue is empty.
+            timeout: Seconds.
+
+        Raises:
+            Empty: The queue is empty, and there is no default.
+
+        Cost:
+            No round trip; 1 READ if another front-end has the writer lock.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -623,12 +664,24 @@ cdef class Queue(Structure):
         return default
 
     def reserve(self, *, lease=60.0, timeout=None):
-        """Takes the next value for a while: (token, value).
+        """Reserve the next value for a limited time; return (token, value).
 
-        Nobody else gets it until the lease has ended; then, or after nack(token), it is given again, before all that was
-        never given.  After ack(token) it is gone.  So each value is worked on at least once.  lease: seconds, more than 0 and at
-        most 1e9, by the clocks (of the day) of the hosts that use the queue.  timeout: seconds.  Raises Empty; and Undecodable,
-        whose token ack() and nack() take, for a value that the codec cannot decode: that one is reserved, too.  2 WRITEs.
+        No other consumer gets the value until the lease has ended; then, or after nack(token), it
+        is delivered again, before all values that were never delivered.  ack(token) removes it.  So
+        each value is processed at least once.
+
+        Args:
+            lease: Seconds, more than 0 and at most 1e9, by the clocks (of the day) of the hosts
+                that use the queue.
+            timeout: Seconds.
+
+        Raises:
+            Empty: The queue is empty.
+            Undecodable: The codec cannot decode the value.  The value is reserved, too; the
+                exception has the token for ack() and nack().
+
+        Cost:
+            2 WRITEs.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -658,11 +711,19 @@ cdef class Queue(Structure):
         return token, value if self.codec is None else self.decode(value, None, token)
 
     def ack(self, bytes token not None, *, timeout=None):
-        """The work on a reserved value is done: it leaves the queue.
+        """Acknowledge a reserved value: the work is done, and the value leaves the queue.
 
-        token: of reserve() or reservations().  timeout: seconds.  Raises LeaseEnded if the value was given back, or somebody
-        else has come for it since the lease ended, or the queue was dropped; InvalidArgument for another queue's token.
-        2 WRITEs.
+        Args:
+            token: From reserve() or reservations().
+            timeout: Seconds.
+
+        Raises:
+            LeaseEnded: The value was given back, or delivered again after the lease had ended, or
+                the queue was dropped.
+            InvalidArgument: The token is of another queue.
+
+        Cost:
+            2 WRITEs.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -672,9 +733,18 @@ cdef class Queue(Structure):
         self.settle(ACK, token, timeout)
 
     def nack(self, bytes token not None, *, timeout=None):
-        """Gives a reserved value back: it is the next to be given, after those that came back before.
+        """Give a reserved value back: it is the next to be delivered, after values given back
+        before.
 
-        token: of reserve() or reservations().  timeout: seconds.  Raises as ack() does.  2 WRITEs.
+        Args:
+            token: From reserve() or reservations().
+            timeout: Seconds.
+
+        Raises:
+            LeaseEnded, InvalidArgument: As ack().
+
+        Cost:
+            2 WRITEs.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -686,10 +756,19 @@ cdef class Queue(Structure):
         self.settle(NACK, token, timeout)
 
     def reservations(self, *, timeout=None):
-        """All reservations that nobody has acknowledged or given back: a list of Reservation, in no order.
+        """Return all reservations that were neither acknowledged nor given back, in no order.
 
-        For what dead workers have left: nack(token) gives it back before its lease ends, also where that was made by a clock far
-        ahead.  timeout: seconds.  A READ for each 30 of them that are not in the cache.
+        For values that dead consumers had reserved: nack(token) gives a value back before its lease
+        ends, even if the lease was made by a clock that is far too fast.
+
+        Args:
+            timeout: Seconds.
+
+        Returns:
+            A list of Reservation.
+
+        Cost:
+            A READ for each 30 of them that are not in the cache.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -715,8 +794,11 @@ cdef class Queue(Structure):
 
     @property
     def largest_value(self):
-        """Bytes of the longest value that this queue takes: half of the pool's memory log less 8 KiB, half of its
-        operation log less 2 KiB, and 1 MiB: the least of these."""
+        """Return the bytes of the longest value that this queue accepts.
+
+        The least of: half of the pool's memory log less 8 KiB, half of its operation log less 2
+        KiB, and 1 MiB.
+        """
         return self.longest(VALUE_MAX)
 
     cdef bytes token(self, const ticket *t):
@@ -731,7 +813,7 @@ cdef class Queue(Structure):
         if len(token) != sizeof(there):
             raise InvalidArgument("invalid token", hint="give the token that reserve() returned")
         memcpy(&there, PyBytes_AS_STRING(token), sizeof(there))
-        self.longest(VALUE_MAX)            # raises where it was never opened
+        self.longest(VALUE_MAX)            # raises if it was never opened
         mine = structure_identity(self.c)
         if (there.identity ^ mine) & ANY_LIFE:
             raise InvalidArgument(f"this token belongs to another queue than {self.name!r}",
@@ -746,7 +828,11 @@ cdef class Queue(Structure):
         return 0
 
     def __len__(self):
-        """How many values could be taken now.  No round trip; 1 READ where another front-end has the writer lock."""
+        """Return how many values could be taken now.
+
+        Cost:
+            No round trip; 1 READ if another front-end has the writer lock.
+        """
         cdef sizes n
         n.now = now()
         self.query(measure, &n)
@@ -754,7 +840,10 @@ cdef class Queue(Structure):
 
     @property
     def reserved(self):
-        """How many values are reserved, and their leases have not ended.  Costs as len().
+        """Return how many values are reserved under a lease that has not ended.
+
+        Cost:
+            As len().
 
         >>> structures.Queue(fe, "jobs").reserved
         0
@@ -765,10 +854,13 @@ cdef class Queue(Structure):
         return n.reserved
 
     def __iter__(self):
-        """The values in the order in which they would be given, without taking them.
+        """Iterate over the values in the order of delivery, without taking them.
 
-        While others put and get, it gives each value that stays in the queue exactly once, and what comes or goes at most
-        once, unless it comes back from a reservation.  A READ for each segment that is not in the cache.
+        During concurrent puts and gets it yields each value that stays in the queue exactly once,
+        and values added or removed at most once, unless a value comes back from a reservation.
+
+        Cost:
+            A READ for each segment that is not in the cache.
         """
         cdef look wanted
         cdef cursor c
@@ -794,10 +886,17 @@ cdef class Queue(Structure):
                 at += 4 + length
 
     def salvage(self, list damages=None):
-        """Iterates over all values that can still be read, where the queue is damaged: also those that are reserved.
+        """Iterate over all values that are still readable, if the queue is damaged; includes
+        reserved ones.
 
-        damages: a list, to which StructureDamaged or Undecodable is appended for each place that had to be passed over.  To go
-        on working, put what it gives into another queue, and drop this one.  Costs as an iteration.
+        To continue working, put these values into another queue, and drop this one.
+
+        Args:
+            damages: A list, to which StructureDamaged or Undecodable is appended for each place
+                skipped.
+
+        Cost:
+            As an iteration.
 
         >>> jobs = structures.Queue(fe, "jobs")
         >>> jobs.put(b"job")
@@ -845,7 +944,7 @@ cdef class Queue(Structure):
             except StructureDamaged as error:
                 damages.append(error)
                 step = self.answer()
-                if c.then <= c.next:           # not a value in a node of its own: the segment itself
+                if c.then <= c.next:  # not a value in a node of its own: the segment itself
                     try:
                         if self.query(pass_damaged, &c) != OK:
                             return
@@ -860,7 +959,7 @@ cdef class Queue(Structure):
                 at += 4 + length
 
     cdef list salvaged(self, list raw, list damages):
-        """What can be decoded of these."""
+        """Return the decodable values of these."""
         cdef list values = []
         for value in raw:
             try:

@@ -1,6 +1,21 @@
-# The reservations of a queue: each has a slot, slots stand in tables, and shelves lead to the tables.  What a shelf says of
-# a table (whether a slot is vacant there, and when the first lease ends) is exact, so the next vacant slot and the next
-# lease that ends are found by one way down, and a table in which nothing is reserved is given back.
+# The reservations of a queue: each has a slot; slots are in tables, and shelves lead to the tables.
+#
+#   root.top --> shelf   | child, earliest | child, earliest | ...          60 places
+#                           |                  |
+#                           v                  v
+#                shelf   | ... |            shelf   | ... |                root.depth levels
+#                           |
+#                           v
+#                table   | slot 0 | slot 1 | ... | slot 29 |
+#
+#   a place:  the address below | TAKEN (no vacant slot there) | FULL (no further table fits)
+#             earliest: the end of the first lease to end there
+#   a slot:   ticket (0: vacant), deadline (0: given back), value, length, next
+#
+#   root.first --> slot --> slot --> ... root.last      given back, delivered again first
+#
+# A place describes its table exactly, so one descent finds the next vacant slot or the next lease
+# to end, and a table without reservations can be freed.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport instance
@@ -20,27 +35,29 @@ cdef struct search:            # through the tables, in order
     const queue_table *table
     uint64_t number            # of its first slot
 
-# A slot, to look at only.  OK, or NO_SLOT for a number that none has.
+# Returns a slot, for reading only.  OK, or NO_SLOT: no slot has this number.
 cdef int slot_find(instance *s, const queue_root *root, uint64_t number, queue_slot **slot) noexcept nogil
-# One that has to be there; NULL: s.error.
+# Returns a slot that must exist; NULL: see s.error.
 cdef queue_slot *slot_read(instance *s, const queue_root *root, uint64_t number) noexcept nogil
 cdef const char *slot_bytes(instance *s, const queue_slot *slot) noexcept nogil
-# The tables in which a lease has ended by `now`, which is set; the rest is zeros.  Nothing may be changed meanwhile.
-# NO_SLOT after the last one.
+# Steps through the tables in which a lease has ended by `now`, which the caller sets; the other
+# fields begin as zeros.  The tables must not change during the search.  Returns NO_SLOT after the
+# last table.
 cdef int next_ended(instance *s, const queue_root *root, search *f) noexcept nogil
-# The rest in apply, with the root as it is being changed.
+# The functions below work in apply, with the root as it is being changed.
 cdef queue_slot *slot_change(instance *s, const queue_root *root, uint64_t number) noexcept nogil
-# A vacant one, of the first table that has any.
+# Returns a vacant slot, of the first table that has any.
 cdef queue_slot *slot_new(instance *s, queue_root *root, uint32_t *number) noexcept nogil
-# What was changed in a slot has its consequences: for the shelves, and for a table that nothing is in any more.
+# Updates the shelves after a change in a slot, and frees a table that is empty.
 cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogil
-# The value is no longer needed; its slot is vacant.
+# Makes a slot vacant, whose value is no longer needed.
 cdef int slot_vacate(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil
-# A reservation ends, and its entry will be the next but for those that came back before.
+# Ends a reservation; its entry is delivered next, after those given back before.
 cdef int give_back(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil
-# Takes back entries whose lease has ended: of some tables, at a cost that does not depend on how many reservations there are.
+# Takes back entries whose lease has ended: of some tables, at a cost that does not depend on the
+# number of reservations.
 cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil
-# So many reservations are possible in any case, also when no block is free: an eighth of those that wait, from 30 to 960.  Called
-# where a queue grows.
+# Provides tables for reservations that are possible even when no block is free: an eighth of the
+# waiting entries, from 30 to 960.  Called when a queue grows.
 cdef int reservations_provide(instance *s) noexcept nogil
 cdef int reservations_walk(instance *s, uint64_t held, visitor visit, void *context) noexcept nogil

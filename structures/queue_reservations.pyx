@@ -1,4 +1,4 @@
-"""The reservations of a queue (the contract is in queue_reservations.pxd)."""
+"""Find, take and free slots; keep the shelves exact; take back ended leases."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -18,9 +18,9 @@ from structures.shared cimport value_bytes, value_free
 
 cdef enum:
     RECLAIMED = 8              # tables of which one operation takes leases back
-    RECLAIMING = 3000          # bytes that one of them changes at most: an operation has to fit into the log
-    BESIDE = 2500              # and what the operation changes beside them
-    WAITING = 8                # for so many values that wait one reservation is provided for
+    RECLAIMING = 3000  # maximum bytes that one of them changes: an operation must fit into the log
+    BESIDE = 2500              # and the operation's other changes
+    WAITING = 8                # waiting entries per reservation that is provided for
     PROVIDED_MAX = 32          # tables
 
 cdef struct way:               # from the top to a table
@@ -30,7 +30,7 @@ cdef struct way:               # from the top to a table
 
 
 cdef inline uint64_t span_of(uint32_t depth) noexcept nogil:
-    """How many tables so many levels of shelves lead to."""
+    """Return how many tables this many levels of shelves lead to."""
     cdef uint64_t span = 1
     while depth:
         span *= SHELF_FAN
@@ -53,7 +53,7 @@ cdef queue_place *place_change(instance *s, uint64_t shelf, uint32_t place) noex
 
 
 cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w) noexcept nogil:
-    """OK and the way to it, or NO_SLOT."""
+    """Return OK and the way to it, or NO_SLOT."""
     cdef const queue_shelf *shelf
     cdef uint64_t span
     cdef uint32_t level
@@ -166,7 +166,7 @@ cdef queue_slot *slot_change(instance *s, const queue_root *root, uint64_t numbe
 
 
 cdef void table_place(const queue_table *table, queue_place *place) noexcept nogil:
-    """What a shelf says of a table."""
+    """Compute a table's place in its shelf."""
     cdef uint32_t i, taken = 0
     place.earliest = LEASE_NEVER
     for i in range(TABLE_SLOTS):
@@ -178,7 +178,7 @@ cdef void table_place(const queue_table *table, queue_place *place) noexcept nog
 
 
 cdef void shelf_place(const queue_shelf *shelf, queue_place *place) noexcept nogil:
-    """What a shelf says of one below it; zeros: nothing stands there."""
+    """Compute a shelf's place in the shelf above; zeros: it is empty."""
     cdef uint32_t i
     cdef uint64_t all = PLACE_FULL, full = PLACE_TAKEN
     cdef bint any = False
@@ -197,7 +197,7 @@ cdef void shelf_place(const queue_shelf *shelf, queue_place *place) noexcept nog
 
 
 cdef int provided(instance *s, const queue_root *root, uint32_t *tables) noexcept nogil:
-    """How many tables there should be in any case."""
+    """Compute how many tables must exist in any case."""
     cdef uint64_t waiting
     if segments_count(s, root, &waiting) != OK:
         return s.error
@@ -206,7 +206,7 @@ cdef int provided(instance *s, const queue_root *root, uint32_t *tables) noexcep
 
 
 cdef int lower_top(instance *s, queue_root *root) noexcept nogil:
-    """A topmost shelf that leads to its first place only goes."""
+    """Remove top shelves that lead to their first place only."""
     cdef const queue_shelf *shelf
     cdef uint64_t address
     cdef uint32_t i
@@ -242,7 +242,8 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
     if table == NULL:
         return s.error
     table_place(table, &now)
-    # One more than is needed stays: who reserves and acknowledges in turn would else make a table each time.
+    # Keep one table more than needed: a consumer that reserves and acknowledges in turn would
+    # otherwise create a table each time.
     if root.tables > 1 and <uint64_t> (root.tables - 1) * TABLE_SLOTS >= <uint64_t> used + TABLE_SLOTS:
         gone = True
         for i in range(TABLE_SLOTS):
@@ -282,7 +283,7 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
 
 
 cdef int deepen(instance *s, queue_root *root) noexcept nogil:
-    """One more shelf, over all that is there."""
+    """Add one more shelf, over everything that is there."""
     cdef const queue_shelf *below
     cdef const queue_table *table
     cdef queue_shelf *shelf
@@ -310,7 +311,7 @@ cdef int deepen(instance *s, queue_root *root) noexcept nogil:
 
 
 cdef int table_new(instance *s, queue_root *root, uint64_t *number) noexcept nogil:
-    """One more table, in the first place that has none; number: of its first slot."""
+    """Add a table, in the first free place; number: of its first slot."""
     cdef const queue_shelf *shelf = NULL
     cdef queue_place *place
     cdef queue_place now
@@ -347,7 +348,7 @@ cdef int table_new(instance *s, queue_root *root, uint64_t *number) noexcept nog
             place = place_change(s, above, i)
             if place == NULL:
                 return s.error
-            place.child = address              # what else it says, slot_note() does
+            place.child = address              # slot_note() fills in the rest
             place.earliest = 0
         above = address
     if not root.depth:
@@ -484,7 +485,7 @@ cdef struct survey:
     uint64_t reserved
     uint64_t returned
     uint64_t held              # entries that stay in their segments
-    uint64_t holding           # the same, as the segments count them
+    uint64_t holding           # the same, as counted by the segments
 
 
 cdef int walk_slot(instance *s, uint64_t number, survey *w) noexcept nogil:
@@ -568,7 +569,7 @@ cdef int walk_shelf(instance *s, uint64_t address, uint32_t depth, uint64_t numb
 
 
 cdef int walk_returned(instance *s, const queue_root *root) noexcept nogil:
-    """Looks whether each slot of the list belongs there."""
+    """Check that each slot of the list belongs there."""
     cdef const queue_slot *slot
     cdef uint32_t each = root.first, count = 0, last = 0
     while each:

@@ -1,4 +1,4 @@
-"""The segments of a queue (the contract is in queue_segments.pxd)."""
+"""Put, take, hold and release the entries of segments."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -11,7 +11,7 @@ from structures.layout cimport (
 )
 from structures.shared cimport value_bytes, value_new
 
-cdef uint64_t LAST_NUMBER = <uint64_t> 1 << 62         # of an entry: what goes beyond was never put
+cdef uint64_t LAST_NUMBER = <uint64_t> 1 << 62         # of an entry: greater ones are invalid
 
 
 cdef const queue_segment *segment_read(instance *s, uint64_t address) noexcept nogil:
@@ -177,7 +177,8 @@ cdef int segments_take(instance *s, taken *t) noexcept nogil:
         return s.error
     if root.head_offset == head.end and not head.next:
         return EMPTY
-    root = <queue_root *> root_change(s, RNVM_NODE, 24)    # up to `at`: all that an ordinary get changes
+    # up to `head_offset`: all that an ordinary get changes
+    root = <queue_root *> root_change(s, RNVM_NODE, 24)
     if root == NULL:
         return s.error
     if root.head_offset == head.end:

@@ -1,4 +1,4 @@
-# What the structures share: values in nodes of their own, directories, and how a walk and a handle use them.
+# Shared by the structures: values in nodes of their own, directories, walks and handles.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
@@ -13,7 +13,7 @@ from structures.layout cimport (
 
 
 cdef inline uint64_t value_new(instance *s, const char *bytes, uint32_t length) noexcept nogil:
-    """The address of a new node with these bytes, or 0."""
+    """Return the address of a new node with these bytes, or 0."""
     cdef uint64_t address = 0
     cdef value_node *node = <value_node *> node_new(s, VALUE_NODE(length), TYPE_VALUE, &address)
     if node == NULL:
@@ -45,7 +45,7 @@ cdef enum:
 
 
 cdef inline uint64_t directory_span(uint32_t depth) noexcept nogil:
-    """How many elements one of this depth has."""
+    """Return how many elements a directory of this depth has."""
     cdef uint64_t span = 1
     while depth:
         span *= DIRECTORY_FAN
@@ -54,7 +54,7 @@ cdef inline uint64_t directory_span(uint32_t depth) noexcept nogil:
 
 
 cdef inline uint64_t directory_get(instance *s, uint64_t top, uint32_t depth, uint64_t index) noexcept nogil:
-    """The element, never 0; else 0, and s.error says why."""
+    """Return the element, never 0; else 0, and s.error has the reason."""
     cdef const directory_node *node
     cdef uint64_t span
     if depth > DEPTH_MAX or index >= directory_span(depth):
@@ -74,7 +74,7 @@ cdef inline uint64_t directory_get(instance *s, uint64_t top, uint32_t depth, ui
 
 
 cdef inline int directory_set(instance *s, uint64_t *top, uint32_t *depth, uint64_t index, uint64_t element) noexcept nogil:
-    """In apply.  Makes the directory deeper where it has to be; top and depth are then the root's new ones."""
+    """In apply.  Deepens the directory if necessary; top and depth are then the root's new ones."""
     cdef directory_node *node
     cdef uint64_t address, child, span
     cdef uint32_t level
@@ -117,7 +117,7 @@ cdef inline int directory_set(instance *s, uint64_t *top, uint32_t *depth, uint6
 
 
 cdef inline int directory_walk(instance *s, uint64_t top, uint32_t depth, visitor visit, void *context) noexcept nogil:
-    """Shows the directory's own nodes."""
+    """Visit the directory's own nodes."""
     cdef const directory_node *node
     cdef uint32_t child
     cdef int outcome

@@ -1,4 +1,6 @@
-"""Views of mappings that others change: an item whose key vanishes is passed over, where those of collections.abc would raise."""
+"""Views of mappings that other front-ends change: an item whose key vanishes is skipped, where the
+views of collections.abc would raise.
+"""
 
 from __future__ import annotations
 

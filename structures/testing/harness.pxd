@@ -1,5 +1,6 @@
-# The contract of rnvm.frontend.structure over plain memory.  Its declarations are those of rnvm/frontend/structure.pxd, word
-# for word, so that the module of a structure finds here what it imports from there.
+# The contract of rnvm.frontend.structure over plain memory.  Its declarations are those of
+# rnvm/frontend/structure.pxd, word for word, so that the module of a structure finds here what it
+# imports from there.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.frontend.state cimport instance, kind

@@ -1,9 +1,10 @@
 # cython: nonecheck=True
-"""Structures driven on plain memory, without a pool or a back-end: for tests and measurements.
+"""Run structures on plain memory, without a pool or a back-end: for tests and measurements.
 
-It is stricter than the real thing: what apply changes without having named it, pointers kept over nodes_release(), nodes that
-leak, are freed twice or read after that are found; and it can fail at any step, let readers meet mixtures of old and new
-nodes, and flip bits. tests/structures/memory.py loads the modules of the structures onto it.
+It is stricter than the real front-end.  It detects changes in apply that were not announced,
+pointers kept over nodes_release(), and nodes that leak, are freed twice or are read after that; and
+it can fail at any step, show readers mixtures of old and new nodes, and flip bits.
+tests/structures/memory.py loads the modules of the structures onto it.
 """
 
 import contextlib
@@ -153,7 +154,7 @@ cdef char *make(instance *s, uint32_t length, uint16_t type, uint64_t *address) 
     else:
         a.count += 1
     free(c.older)
-    c.older = c.bytes          # of the node that stood here before
+    c.older = c.bytes          # of the previous node at this address
     c.older_length = c.length
     c.bytes = <char *> header
     c.length = length
@@ -250,7 +251,7 @@ cdef uint64_t structure_identity(const instance *s) noexcept nogil:
 
 
 class Fault(Exception):
-    """An operation or query came back with an error.  code: as the contract numbers them."""
+    """An operation or query returned an error.  code: the number in the contract."""
 
     def __init__(self, code, what):
         super().__init__(what)
@@ -262,10 +263,13 @@ cdef dict CODES = {AGAIN: "again", DAMAGED: "damaged", FULL: "full", TOO_LONG: "
 
 
 cdef class Memory:
-    """In the place of a front-end: holds structures in plain memory.
+    """Replaces a front-end: holds structures in plain memory.
 
-    limit: bytes of nodes.  record: those that an operation may change.  strict: look for
-    breaches of the contract, at some cost.  seed: of what is random.
+    Args:
+        limit: Bytes of nodes.
+        record: Bytes of nodes that an operation may change.
+        strict: Detect breaches of the contract, at some cost.
+        seed: Of the pseudo-random numbers.
 
     >>> with Memory().transaction():
     ...     pass
@@ -289,7 +293,7 @@ cdef class Memory:
 
     @contextlib.contextmanager
     def transaction(self, *structures):
-        """All of it or, after an exception, nothing."""
+        """A transaction: all of it or, after an exception, nothing."""
         self.depth += 1
         try:
             yield
@@ -304,7 +308,9 @@ cdef class Memory:
         return contextlib.nullcontext()
 
     def fail(self, str what=None, *, int64_t after=0, int code=NO_MEMORY):
-        """So many calls of this kind ("reads", "news", "changes") succeed, the next fails with this code.  None: all succeed."""
+        """Let this many calls of this kind ("reads", "news", "changes") succeed, then one fail with
+        this code.  None: all succeed.
+        """
         self.a.fail_reads = after if what == "reads" else -1
         self.a.fail_news = after if what == "news" else -1
         self.a.fail_changes = after if what == "changes" else -1
@@ -313,36 +319,38 @@ cdef class Memory:
 
     @property
     def failed(self):
-        """Whether what fail() asked for has happened."""
+        """Return whether the failure requested by fail() has happened."""
         return bool(self.a.failed)
 
     def disturb(self, double again=0, bint mixing=False):
-        """Readers have to begin again with this probability at each node.  mixing: they meet old nodes among the new."""
+        """Make readers start over with this probability at each node.  mixing: show them old nodes
+        among the new.
+        """
         self.a.again = <uint32_t> (again * 65536)
         self.a.mixing = mixing
 
     def limit(self, uint64_t nbytes):
-        """FULL beyond that."""
+        """Set the limit in bytes; allocations beyond it return FULL."""
         self.a.limit = nbytes
 
     @property
     def used(self):
-        """Bytes of all nodes."""
+        """Return the bytes of all nodes."""
         return self.a.bytes
 
     @property
     def counts(self):
-        """Nodes read, changes named, and nodes made so far."""
+        """Return the nodes read, changes announced, and nodes created so far."""
         return self.a.reads, self.a.changes, self.a.news
 
     def operations(self):
-        """All (name, code, bytes) that were executed since this was asked last."""
+        """Return all (name, code, bytes) executed since the last call."""
         done = self.recorded
         self.recorded = []
         return done
 
     def nodes(self):
-        """(address, type, bytes behind the header) of every node."""
+        """Return (address, type, bytes behind the header) of every node."""
         cdef uint64_t i
         cdef cell *c
         found = []
@@ -354,7 +362,7 @@ cdef class Memory:
         return found
 
     def damage(self, uint64_t address, uint32_t offset, const uint8_t[:] written, bint sealed=False):
-        """Overwrites bytes of a node.  sealed: its CRC is made right again."""
+        """Overwrite bytes of a node.  sealed: its CRC is made valid again."""
         cdef cell *c = find(&self.a, address)
         cdef uint32_t i
         if c == NULL or not c.taken or offset + written.shape[0] > c.length:
@@ -365,7 +373,7 @@ cdef class Memory:
             (<rnvm_node *> c.bytes).crc = rnvm_node_crc(0, <rnvm_node *> c.bytes)
 
     def again(self, Structure structure not None, uint32_t code, bytes operation):
-        """Executes an operation as a successor of its writer would."""
+        """Execute an operation as a successor of its writer would."""
         return structure.execute(code, operation, <uint32_t> len(operation))
 
 
@@ -375,7 +383,7 @@ cdef int register_kind(const kind *k, object cls) except -1:
 
 
 class Codec:
-    """What codec= may name: how other values become bytes."""
+    """A codec for codec=: how other values become bytes."""
 
     def __init__(self, encode, decode):
         self.encode = encode
@@ -389,7 +397,7 @@ CODECS = {
 }
 
 
-cdef struct shown:             # what a walk has visited
+cdef struct shown:             # nodes that a walk has visited
     arena *a
     instance *s
     uint8_t *seen
@@ -451,7 +459,8 @@ cdef class Structure:
         cdef arena *a = &fe.a
         cdef uint64_t mark = a.step_count
         cdef int outcome
-        cdef char *private = <char *> malloc(length + 1)     # so that reading beyond it is found
+        # a private copy, so that reading beyond it is detected
+        cdef char *private = <char *> malloc(length + 1)
         if private == NULL:
             raise MemoryError
         memcpy(private, bytes, length)
@@ -532,7 +541,7 @@ cdef class Structure:
         return None                            # there are no transactions
 
     def check(self):
-        """Verifies all invariants; raises on the first that does not hold."""
+        """Verify all invariants; raise on the first that does not hold."""
         cdef Memory fe = self.fe
         cdef shown w
         cdef int outcome

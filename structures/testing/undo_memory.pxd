@@ -1,28 +1,28 @@
-# Plain memory in the place of a pool: nodes, and how to undo what operations have done to them.
+# Plain memory instead of a pool: nodes, and how to undo changes that operations made to them.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 cdef enum:
-    UNIT = 64                  # addresses are that far apart
+    UNIT = 64                  # distance of addresses
     CHANGED = 1
     NEW = 2
     FREED = 3
 
 cdef struct cell:              # a node
     char *bytes
-    char *older                # what it was before the last operation that changed it, to mix with
+    char *older                # its bytes before the last operation that changed it, to mix with
     uint32_t length
     uint32_t older_length
     uint32_t structure
     uint64_t touched           # number of the operation that changed it last
     bint taken
-    bint pending               # changed by a transaction that has not ended: its CRC is not of what it contains
+    bint pending  # changed by a transaction that has not ended: its CRC does not match its content
 
 cdef struct step:              # how to undo
     int what
     uint64_t number            # of the cell
-    char *bytes                # what it was
-    char *named                # a byte for each of it: was it named to node_change()?
+    char *bytes                # its old bytes
+    char *named                # a flag per byte: was it announced to node_change()?
 
 cdef struct arena:
     cell *cells
@@ -34,7 +34,7 @@ cdef struct arena:
     step *steps
     uint64_t step_count
     uint64_t step_room
-    char **copies              # that a query or walk was given
+    char **copies              # given to a query or walk
     uint64_t copy_count
     uint64_t copy_room
     uint64_t operation         # number
@@ -45,7 +45,7 @@ cdef struct arena:
     uint64_t answer_length
     uint64_t answer_room
     uint64_t random
-    # what goes wrong
+    # failures to inject
     int64_t fail_reads         # this many more succeed; below 0: all
     int64_t fail_news
     int64_t fail_changes
@@ -69,19 +69,19 @@ cdef inline uint64_t draw(arena *a) noexcept nogil:
 cdef inline uint64_t address_of(uint64_t number) noexcept nogil:
     return (<uint64_t> 1 << 48) + (number + 1) * UNIT      # of the first back-end
 
-# Room for one more.
+# Makes room for one more.
 cdef bint more(void **items, uint64_t *room, uint64_t count, uint64_t size) noexcept nogil
-# The node at an address; NULL: none was ever there.
+# Returns the node at an address; NULL: none was ever there.
 cdef cell *find(arena *a, uint64_t address) noexcept nogil
-# Whether this is the call that has to fail.
+# Returns whether this is the call that must fail.
 cdef bint failing(arena *a, int64_t *left) noexcept nogil
-# Bytes for who only reads: overwritten when they may no longer be used.
+# Returns a copy for a reader, which is overwritten when it may no longer be used.
 cdef const char *copy(arena *a, const char *bytes, uint32_t length) noexcept nogil
 cdef void drop_copies(arena *a) noexcept nogil
-# How to undo what now happens to a node.  bytes: they will be changed.
+# Records how to undo the coming change of a node.  bytes: they will be changed.
 cdef bint remember(arena *a, int what, uint64_t number, bint bytes) noexcept nogil
 cdef void roll_back(arena *a, uint64_t mark) noexcept nogil
-# Whether an operation changed only what it said it would.
+# Returns whether an operation changed only the bytes that it announced.
 cdef bint all_named(arena *a, uint64_t mark) noexcept nogil
 cdef void commit(arena *a) noexcept nogil
 cdef void release(arena *a) noexcept nogil

@@ -1,4 +1,4 @@
-"""Plain memory for nodes, in which operations can be undone (the contract is in undo_memory.pxd)."""
+"""Plain memory for nodes, in which operations can be undone."""
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc, realloc
@@ -7,7 +7,7 @@ from rnvm.format.node cimport rnvm_node, rnvm_node_crc
 
 
 cdef bint more(void **items, uint64_t *room, uint64_t count, uint64_t size) noexcept nogil:
-    """Room for one more."""
+    """Make room for one more."""
     cdef void *grown
     if count < room[0]:
         return True
@@ -20,7 +20,7 @@ cdef bint more(void **items, uint64_t *room, uint64_t count, uint64_t size) noex
 
 
 cdef cell *find(arena *a, uint64_t address) noexcept nogil:
-    """The node at an address; NULL: none was ever there."""
+    """Return the node at an address; NULL: none was ever there."""
     cdef uint64_t number
     if address >> 48 != 1 or address % UNIT:
         return NULL
@@ -29,7 +29,7 @@ cdef cell *find(arena *a, uint64_t address) noexcept nogil:
 
 
 cdef bint failing(arena *a, int64_t *left) noexcept nogil:
-    """Whether this is the call that has to fail."""
+    """Return whether this is the call that must fail."""
     if left[0] < 0:
         return False
     left[0] -= 1
@@ -40,7 +40,7 @@ cdef bint failing(arena *a, int64_t *left) noexcept nogil:
 
 
 cdef const char *copy(arena *a, const char *bytes, uint32_t length) noexcept nogil:
-    """For who only reads: it is overwritten when it may no longer be used."""
+    """Return a copy for a reader, which is overwritten when it may no longer be used."""
     cdef char *made
     if not more(<void **> &a.copies, &a.copy_room, a.copy_count, sizeof(char *)):
         return NULL
@@ -60,7 +60,7 @@ cdef void drop_copies(arena *a) noexcept nogil:
 
 
 cdef bint remember(arena *a, int what, uint64_t number, bint bytes) noexcept nogil:
-    """How to undo what now happens to a node.  bytes: they will be changed."""
+    """Record how to undo the coming change of a node.  bytes: they will be changed."""
     cdef step *taken
     cdef cell *c = &a.cells[number]
     if not more(<void **> &a.steps, &a.step_room, a.step_count, sizeof(step)):
@@ -104,7 +104,7 @@ cdef void roll_back(arena *a, uint64_t mark) noexcept nogil:
 
 
 cdef bint all_named(arena *a, uint64_t mark) noexcept nogil:
-    """Whether an operation changed only what it said it would."""
+    """Return whether an operation changed only the bytes that it announced."""
     cdef step *s
     cdef cell *c
     cdef uint64_t i
@@ -143,7 +143,7 @@ cdef void commit(arena *a) noexcept nogil:
 
 
 cdef void release(arena *a) noexcept nogil:
-    """All memory."""
+    """Free all memory."""
     cdef uint64_t i
     roll_back(a, 0)
     drop_copies(a)
