@@ -1,5 +1,4 @@
-"""Pools in files: create, open, inspect and grow them; what kind of medium a file is on, and what
-that promises.
+"""Pools in files: create, open, inspect and grow them; the medium that a file is on.
 
 >>> import os, tempfile
 >>> path = os.path.join(tempfile.mkdtemp(), "orders.pool")
@@ -344,8 +343,9 @@ def _copied(fd: int, total: int) -> VolatileMemory:
 
 @contextlib.contextmanager
 def view(path: str | os.PathLike[str]) -> Iterator[tuple[VolatileMemory, Media]]:
-    """Yield a private copy of the bytes of a pool that no process has open; the pool itself does
-    not change.
+    """Yield a private copy of the bytes of a pool that no process has open.
+
+    The pool itself does not change.
     """
     flags = os.O_RDONLY if os.path.isfile(path) else os.O_RDWR
     with _opened(path, flags, fcntl.LOCK_SH) as fd:
@@ -355,8 +355,7 @@ def view(path: str | os.PathLike[str]) -> Iterator[tuple[VolatileMemory, Media]]
 
 
 class Claim:
-    """A pool that only this process may open until the claim ends, and that no front-end changes
-    any more.
+    """A pool that only this process may open, and no front-end changes, until the claim ends.
 
     The front-ends of a back-end that was killed may still have a pool in memory mapped, and
     continue with operations that need no back-end: each record in one of their logs is acknowledged

@@ -90,16 +90,18 @@ class Sizes(NamedTuple):
 
     @property
     def largest_value(self) -> int:
-        """Return the bytes of a value that every structure accepts, whatever else it contains
-        (Structure.largest_value, too).
+        """Return the bytes of a value that every structure accepts, whatever else it contains.
+
+        Structure.largest_value is the same.
         """
         return max(VALUE_MIN, min(VALUE_MAX, self.operation_ring // 2 - OPERATION_HEAD_MAX,
                                   self.memory_ring // 2 - OTHER_CHANGES_MAX))
 
 
 def cascade(size: int, levels: int = 0) -> int:
-    """Return the longest transaction of an operation without its value, in a pool of this size;
-    levels: additional tree levels.
+    """Return the longest transaction of an operation without its value, in a pool of this size.
+
+    levels: Additional tree levels.
     """
     # Measured with keys of 1 KiB that come from both ends: 13 levels in 16 MiB, 1.6 more for each
     # doubling.
@@ -108,8 +110,9 @@ def cascade(size: int, levels: int = 0) -> int:
 
 
 def least_log(size: int) -> int:
-    """Return the minimum size of a log with which every structure works until the last block of a
-    pool of this size is used.
+    """Return the minimum size of a log for a pool of this size.
+
+    With it every structure works until the last block of the pool is used.
     """
     return _up(2 * cascade(size), PAGE)
 

@@ -129,8 +129,9 @@ cdef void locks_publish(lock_manager *g) noexcept nogil:
 
 
 cdef uint32_t place_of(const lock_manager *g, uint32_t index, uint32_t session) noexcept nogil:
-    """Return the session's place in the queue (NOBODY: that of the lock's first waiter), or
-    g.waiting.
+    """Return the session's place in the queue, or g.waiting: it does not wait.
+
+    NOBODY: the place of the lock's first waiter.
     """
     cdef uint32_t i
     for i in range(g.waiting):
@@ -160,8 +161,9 @@ cdef inline uint64_t activity_word(const lock_manager *g, uint32_t index) noexce
 
 
 cdef uint32_t user(const lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
-    """Return the session that is inside, by the activity word or lock word; NOBODY if none that may
-    still act.
+    """Return the session that is inside, by the activity word or lock word.
+
+    NOBODY: none is, or the one in the lock word may not act any more.
     """
     cdef uint32_t session
     if g.locks[index].holder != RNVM_SHARED:
@@ -173,8 +175,9 @@ cdef uint32_t user(const lock_manager *g, uint32_t index, uint64_t word) noexcep
 
 
 cdef bint stuck(lock_manager *g, uint32_t index, uint64_t word) noexcept nogil:
-    """Return whether the same session has held the lock (shared: been inside) for a lease while
-    others waited.
+    """Return whether a contended lock has not moved for a lease.
+
+    Counted from its revocation or, for a shared lock, since its word last changed.
     """
     cdef lock *it = &g.locks[index]
     if it.holder != RNVM_SHARED:

@@ -214,8 +214,9 @@ cdef class PoolService(Service):
     # Reports to a Host: logs the events of the worker's thread
 
     def wake_by(self, int descriptor):
-        """Set the eventfd to write when there is something to report (-1: none).  Only while no
-        worker runs.
+        """Set the eventfd to write when there is something to report; -1: none.
+
+        Only while no worker runs.
         """
         self.b.g.events.wake = descriptor
 

@@ -1,9 +1,10 @@
-# The state of a back-end as plain C, shared by the modules of its service.  Used by its worker's
-# thread only.
+# The state of a back-end as plain C, shared by the modules of its service.
+#
+# Only the worker's thread uses it.
 #
 # connections   connections of front-ends and their sessions: attach, detach, cleanup of ended ones
-# rpc_handlers  calls that need no interpreter service       the class that owns all of it, calls
-# that need the interpreter, the regular work
+# rpc_handlers  calls that need no interpreter
+# service       the class that owns all of it, calls that need the interpreter, the regular work
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport rfp_copy_out

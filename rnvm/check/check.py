@@ -103,8 +103,9 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
 
 
 def account(pool: Pool) -> dict[str, Any]:
-    """Return counts of blocks by owner.  Blocks of dropped structures were freed when the pool was
-    opened.
+    """Return counts of blocks by owner.
+
+    Blocks of dropped structures were freed when the pool was opened.
     """
     owners = pool.blocks_by_owner()
     return {
@@ -165,8 +166,9 @@ def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
 
 
 def repair_owners(view: VolatileMemory, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
-    """Turn bits back in damaged words of owners and give up words that cannot be repaired; return
-    how many of each.
+    """Turn bits back in damaged words of owners, and give up words that cannot be repaired.
+
+    Return how many of each.
     """
     mended = lost = 0
     # may be millions of words: let Ctrl-C through
@@ -259,8 +261,7 @@ def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
 
 @contextlib.contextmanager
 def changing(path: str | os.PathLike[str]) -> Iterator[VolatileMemory]:
-    """Yield a private copy of a pool that no process has open; on exit write what has changed to
-    the pool.
+    """Yield a private copy of a pool that no process has open; on exit write back its changes.
 
     No other process can open the pool in the meantime, and the sessions of front-ends that still
     have it mapped are ended first.
@@ -295,9 +296,7 @@ def _changing(claimed: pools.Claim) -> Iterator[VolatileMemory]:
 
 
 def _cut(begin: int, end: int, area: range) -> Iterator[tuple[int, int, bool]]:
-    """Yield the parts of a range before, within and behind another one, and whether they are
-    within.
-    """
+    """Yield the parts of a range before, within and behind another one; and if they are within."""
     at, behind = max(begin, min(end, area.start)), max(begin, min(end, area.stop))
     for first, last, inside in ((begin, at, False), (at, behind, True), (behind, end, False)):
         if first < last:

@@ -95,8 +95,9 @@ def sessions(Inspection i not None):
 
 
 def records(Inspection i not None, uint32_t session, str which):
-    """Return the records of a ring ("operations" or "memory") from its head on, as long as they are
-    whole.
+    """Return the records of a ring ("operations" or "memory").
+
+    From its head on, as long as they are whole.
     """
     cdef ring r
     cdef rnvm_record *record

@@ -28,8 +28,7 @@ def known(Pool pool not None, bytes name not None):
 
 
 def examine(Pool pool not None, bytes name not None):
-    """Verify every invariant of a known structure, and that its allocated nodes are the reachable
-    ones.
+    """Verify every invariant of a known structure, and that its reachable nodes are the allocated.
 
     No other thread may change the pool during the walk.
 

@@ -350,11 +350,11 @@ cdef int begin_anew(file_medium *i) noexcept nogil:
 
 
 cdef int write_back(file_medium *i) noexcept nogil:
-    """Write pages to their places, durably; then no frame is needed any more; only then may new
-    frames overwrite the old ones.
+    """Write pages to their places, durably, then reset the area.
 
-    A crash before the header is durable finds all frames, and applies them to pages of which any
-    may have been written: the content of a frame was durable, and later writes may be there or not.
+    Only then may new frames overwrite the old ones, which are not needed any more.  A crash before
+    the header is durable finds all frames, and applies them to pages of which any may have been
+    written: the content of a frame was durable, and later writes may be there or not.
     """
     cdef uint64_t words = (i.m.length // RNVM_PAGE + 64) // 64
     cdef int error
@@ -440,8 +440,7 @@ cdef bint accounted():
 
 
 cdef class FileMedium(Medium):
-    """Memory that peers of this host can share (a sealed memfd), and the file that it is written
-    to.
+    """Memory that peers of this host can share (a sealed memfd), and the file it is written to.
 
     The file is read into memory now, including what its write-ahead area contains, and is not
     changed before something is written.
@@ -551,11 +550,10 @@ cdef class FileMedium(Medium):
         return self.memory
 
     cpdef close(self):
-        """Write everything to its place, so that the file is whole without its area, and release
-        memory and file.
+        """Write everything to its place, and release memory and file.
 
-        May be called again.  No thread may be in drain().  A file to which nothing was written is
-        not changed, nor is one that has failed.
+        The file is whole without its area afterwards.  May be called again.  No thread may be in
+        drain().  A file to which nothing was written is not changed, nor is one that has failed.
 
         Raises:
             StorageFailed: It fails now; the area has what was made durable before.

@@ -54,8 +54,9 @@ cdef class Medium:
         self.c.ops = &closed_operations
 
     def _forget(self):
-        """Detach in the child of a fork, which has no part in the pool: it must not read, write
-        back or unmap it.
+        """Detach in the child of a fork, which has no part in the pool.
+
+        The child must not read, write back or unmap it.
         """
         self.c.ops = &closed_operations
         self.c.base = NULL
@@ -132,8 +133,9 @@ cdef class Medium:
             raise_failed(&self.c)
 
     def poke(self, uint64_t offset, bytes data):
-        """Store bytes behind the medium's back, as a peer does: flush() has to start their
-        write-back.
+        """Store bytes behind the medium's back, as a peer does.
+
+        flush() has to start their write-back.
         """
         self.check(offset, len(data))
         rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(data), len(data))
@@ -166,8 +168,7 @@ cdef medium_operations private_operations = medium_operations(put, put64, closed
 
 
 cdef class VolatileMemory(Medium):
-    """Memory of this process alone, not connected to a medium: to inspect a pool without changing
-    it.
+    """Memory of this process alone, without a medium: to inspect a pool without changing it.
 
     Only pages that are changed take memory.
 
@@ -229,8 +230,9 @@ cdef class VolatileMemory(Medium):
         return 0
 
     def copy(self):
-        """Return another medium with the same bytes; ranges mapped from the file stay mapped from
-        it.
+        """Return another medium with the same bytes.
+
+        Ranges mapped from the file stay mapped from it.
         """
         cdef VolatileMemory other = VolatileMemory(self.c.length, self.fd)
         cdef uint64_t at = 0, n

@@ -46,8 +46,9 @@ MEMORY_FILE_SYSTEMS = {0x01021994: "tmpfs", 0x858458f6: "ramfs", 0x958458f6: "hu
 
 
 def flush_instruction():
-    """Return how this processor's caches are flushed: "clwb", "clflushopt", "clflush", "dc cvap",
-    or "none".
+    """Return the processor's instruction to flush caches.
+
+    One of "clwb", "clflushopt", "clflush", "dc cvap", "none".
     """
     return FLUSHES[rnvm_flush_kind()]
 
@@ -61,8 +62,9 @@ def file_system(int fd):
 
 
 def maps_synchronously(int fd):
-    """Return whether a mapping of the file is the medium itself (MAP_SYNC): only then do flushed
-    cache lines persist.
+    """Return whether a mapping of the file is the medium itself (MAP_SYNC).
+
+    Only then do flushed cache lines persist.
     """
     cdef void *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd, 0)
     if base == MAP_FAILED:

@@ -211,8 +211,9 @@ def forget(Medium on not None):
 
 
 def rebuild(Medium on not None):
-    """Rebuild both copies of the header, if neither is whole, with the generation that whole frames
-    have.
+    """Rebuild both copies of the header, if neither is whole.
+
+    They get the generation of the whole frames.
     """
     cdef wal a
     on.check(0, on.c.length)

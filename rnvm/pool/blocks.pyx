@@ -65,8 +65,9 @@ cdef void blocks_assign(pool *p, uint64_t first, uint64_t count, uint32_t owner)
 
 
 cdef uint64_t search(pool *p, uint64_t start, uint64_t end, uint64_t count) noexcept nogil:
-    """Return the first of `count` consecutive free blocks within [start, end); the run does not
-    leave its group.
+    """Return the first of `count` consecutive free blocks within [start, end).
+
+    The run does not leave its group.
     """
     cdef uint64_t block = start, length = 0, word
     RFP_ASSERT(count > 0)

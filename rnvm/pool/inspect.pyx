@@ -50,8 +50,9 @@ def damaged(findings):
 
 
 cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word, bint whole) noexcept nogil:
-    """Return the first owner word from this one on that is whole (or is not); the number of words
-    if there is none.
+    """Return the first owner word from this one on that is whole (or is not).
+
+    Return the number of words if there is none.
     """
     cdef uint64_t at, last = rnvm_words(g)
     while word < last:

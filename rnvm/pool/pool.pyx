@@ -124,10 +124,10 @@ def grown(Inspection inspection not None, uint64_t size):
 
 
 def grow_medium(Medium target not None, uint64_t size):
-    """Grow a pool that was closed in order to this size, rounded down to whole blocks; return its
-    new size.
+    """Grow a pool that was closed in order; return its new size.
 
-    Until the superblock contains the new size, the pool is as it was.
+    The size is rounded down to whole blocks.  Until the superblock contains it, the pool is as it
+    was.
 
     Raises:
         InvalidArgument: It would not grow.
@@ -314,10 +314,10 @@ cdef class Pool:
         return 0
 
     cpdef close(self):
-        """Apply the logs, mark the pool as closed in order, and close the medium; may be called
-        again.
+        """Apply the logs, mark the pool as closed in order, and close the medium.
 
-        If the medium has failed, nothing more is written, and the next opening recovers the pool.
+        May be called again.  If the medium has failed, nothing more is written, and the next
+        opening recovers the pool.
 
         Raises:
             CallerError: A back-end serves it.
@@ -428,8 +428,9 @@ cdef class Pool:
             raise_failed(self.c.m)
 
     def release(self, uint32_t session):
-        """Free a fenced session, whose blocks return; return False if operations in its log must
-        still be executed.
+        """Free a fenced session, whose blocks return.
+
+        Return False if operations in its log must still be executed.
         """
         cdef int done
         self.known(session)
@@ -489,8 +490,10 @@ cdef class Pool:
             raise_failed(self.c.m)
 
     def reclaim(self):
-        """Make returned blocks allocatable, if they were returned before the last checkpoint and no
-        reader can see them any more; return how many.
+        """Make returned blocks allocatable; return how many.
+
+        They must have been returned before the last checkpoint, and no reader may see them any
+        more.
         """
         self.check()
         self.c.reclaim_epoch += 1

@@ -140,8 +140,9 @@ cdef bint count_pending(void *context, uint32_t session, uint64_t lsn, uint32_t 
 
 
 cdef int finish_sessions(pool *p, recovery *done) noexcept nogil:
-    """End all sessions: front-ends attach again.  A session with operations still to be executed
-    stays, fenced.
+    """End all sessions: front-ends attach again.
+
+    A session with operations still to be executed stays, fenced.
     """
     cdef uint32_t i
     for i in range(p.g.sessions):
@@ -184,8 +185,9 @@ cdef uint64_t free_orphans(pool *p) noexcept nogil:
 
 
 cdef void show(pool *p) noexcept nogil:
-    """Write the words that peers READ, which mean nothing after a crash, from the dual-copy
-    records.
+    """Write the words that peers READ from the dual-copy records.
+
+    These words mean nothing after a crash.
     """
     cdef uint32_t i
     cdef rnvm_name *name

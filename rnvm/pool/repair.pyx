@@ -100,8 +100,9 @@ cdef bint whole(const subject *s) noexcept nogil:
 
 
 cdef int64_t turn_back(const subject *s, uint64_t begin, uint64_t length) noexcept nogil:
-    """Turn back the one bit in this range that makes the part whole; return its number, or -1:
-    there is none, or more than one.
+    """Turn back the one bit in this range that makes the part whole.
+
+    Return its number, or -1: there is none, or more than one.
     """
     cdef uint64_t bit, found = ~<uint64_t> 0
     cdef char *bytes = s.m.base + begin
@@ -148,9 +149,7 @@ def superblock(VolatileMemory private not None):
 
 
 def area(VolatileMemory private not None):
-    """Repair a header of the write-ahead area with both copies damaged; return whether one is whole
-    again.
-    """
+    """Repair a write-ahead area's header with both copies damaged; return whether one is whole."""
     cdef subject s
     cdef wal a
     s.what = AREA
@@ -177,9 +176,7 @@ def frame(VolatileMemory private not None, uint64_t number, uint64_t at):
 
 
 def bit(VolatileMemory private not None, Inspection inspection not None, str part, uint64_t at):
-    """Turn back one bit of a part that an inspection found damaged; return whether it is whole
-    again.
-    """
+    """Turn back one bit of a part that an inspection found damaged; return whether it is whole."""
     cdef subject s
     cdef uint64_t length = 8
     s.m = &private.c
@@ -228,8 +225,9 @@ def owners(VolatileMemory private not None, Inspection inspection not None, uint
 
 
 def record(VolatileMemory private not None, Pool pool not None, str which, uint32_t session):
-    """Turn back a bit of the log record at which a ring's scan ended (the pool is opened on a copy
-    of `private`).
+    """Turn back a bit of the log record at which a ring's scan ended.
+
+    The pool is opened on a copy of `private`.
     """
     cdef subject s
     cdef ring r = pool.c.operations[session] if which == "operations" else pool.c.memory[session]
@@ -286,8 +284,9 @@ def session_table(VolatileMemory private not None, uint64_t length):
 
 
 def end_sessions(Medium on not None, uint64_t at, uint32_t count):
-    """Give each session another epoch, so that no front-end that still has this memory mapped
-    acknowledges anything from now on.
+    """Give each session another epoch.
+
+    A front-end that still has this memory mapped acknowledges nothing from then on.
     """
     cdef uint32_t i
     on.check(at, count * sizeof(rnvm_session))
@@ -336,8 +335,9 @@ cdef void forget_session(Inspection inspection, medium *m, uint32_t index) noexc
 
 
 cdef uint64_t beyond(medium *m, uint64_t ring_at, uint64_t size) noexcept nogil:
-    """Return the beginning of a lap beyond every plausible LSN in a ring (one that matches its
-    place).
+    """Return the beginning of a lap beyond every plausible LSN in a ring.
+
+    An LSN is plausible if it matches its place.
     """
     cdef uint64_t place, lsn, last = size
     for place in range(0, size, 64):

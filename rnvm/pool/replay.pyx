@@ -36,8 +36,9 @@ cdef inline uint64_t capacity(const pool *p) noexcept nogil:
 
 
 cdef structure *structure_of(pool *p, uint32_t id) noexcept nogil:
-    """Return the structure with this ID in logs; NULL: it was dropped, and its remaining records do
-    not matter.
+    """Return the structure with this ID in logs.
+
+    NULL: it was dropped, and its remaining records do not matter.
     """
     cdef uint32_t index = rnvm_structure_index(id)
     return &p.structures[index] if index < p.g.names and p.structures[index].id == id else NULL
@@ -116,8 +117,9 @@ cdef uint32_t entry_fault(pool *p, const rnvm_entry *entry, uint32_t user, uint3
 
 
 cdef bint named_before(const rnvm_record *record, uint32_t parts, uint32_t id) noexcept nogil:
-    """Return whether one of the first parts is of this structure too: the number of the second part
-    could never be the next.
+    """Return whether one of the first parts is of this structure too.
+
+    The number of the second part could never be the next.
     """
     cdef const rnvm_part *part
     cdef uint64_t at = 0
@@ -178,8 +180,9 @@ cdef void apply_entry(pool *p, const rnvm_entry *entry, uint32_t user) noexcept 
 
 
 cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
-    """Apply a record that was judged applicable; readers see the sequence of each of its structures
-    odd during this.
+    """Apply a record that was judged applicable.
+
+    Readers see the sequence of each of its structures odd in the meantime.
     """
     cdef const char *payload = <const char *> (record + 1)
     cdef const rnvm_part *part

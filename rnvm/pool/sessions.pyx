@@ -103,8 +103,9 @@ cdef int session_set_fence_point(pool *p, uint32_t index) noexcept nogil:
 
 
 cdef bint stuck(const pool *p, uint32_t index) noexcept nogil:
-    """Return whether a record waits for a predecessor that is in no ring: all others have been
-    replayed.
+    """Return whether a record waits for a predecessor that is in no ring.
+
+    That is known once all other rings have been replayed.
     """
     cdef uint32_t other
     if p.memory[index].replayed == p.memory[index].durable:

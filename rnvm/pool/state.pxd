@@ -1,11 +1,13 @@
 # An open pool as plain C, shared by all modules of the back-end.  Private memory; one thread owns
 # it.
 #
-# dual_copy   three words that change together, crash-atomically blocks      allocation: the owner
-# of each block ring_log    one ring: append, read, collect, truncate replay      all rings: collect
-# (make durable), replay (apply), checkpoint (free the space) sessions    attach, fence, release
-# catalog     structures: create, drop pool        the class that owns all of it: create, open and
-# recover, grow, close
+# dual_copy   three words that change together, crash-atomically
+# blocks      allocation: the owner of each block
+# ring_log    one ring: append, read, collect, truncate
+# replay      all rings: collect (make durable), replay (apply), checkpoint (free the space)
+# sessions    attach, fence, release
+# catalog     structures: create, drop
+# pool        the class that owns all of it: create, open and recover, grow, close
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.format.layout cimport rnvm_geometry

@@ -319,8 +319,9 @@ cdef class Model(Medium):
 
 
 cdef class Crashes:
-    """The crashes of a model, in the order of its events: each costs only the events since the
-    previous one.
+    """The crashes of a model, in the order of its events.
+
+    Each costs only the events since the previous one.
     """
 
     def __cinit__(self, Model model not None):
@@ -338,8 +339,9 @@ cdef class Crashes:
         free(self.pending)
 
     def at_point(self, uint64_t point, uint64_t seed):
-        """Return the bytes that a crash after this many events leaves; points must rise from call
-        to call.
+        """Return the bytes that a crash after this many events leaves.
+
+        Points must rise from call to call.
         """
         if point < self.at or point > self.model.r.count:
             raise out_of_bounds("point", point, self.at, self.model.r.count)
@@ -382,8 +384,9 @@ cdef class Crashes:
         self.at += 1
 
     cdef void survive(self, uint64_t seed) noexcept nogil:
-        """Let each pending grain survive or not.  The probability is drawn too: all, none and few
-        are equally valuable.
+        """Let each pending grain survive or not.
+
+        The probability is drawn too: all, none and few are equally valuable.
         """
         cdef uint64_t i, at, end, piece = self.model.r.grain, place, chance
         cdef uint64_t likely = mix(seed) % 5 * 64          # of 256

@@ -32,8 +32,9 @@ def part(uint32_t of, uint64_t number, bytes body, uint32_t code=0, uint64_t cov
 
 
 def entry(kind, address, data):
-    """Return an entry of a transaction, as bytes.  data: what RNVM_WRITE writes, or how many
-    blocks.
+    """Return an entry of a transaction, as bytes.
+
+    data: The bytes that RNVM_WRITE writes, or how many blocks.
     """
     if kind == WRITE:
         return struct.pack("<QII", address, len(data), kind) + data
@@ -58,16 +59,18 @@ cdef class Writer:
         self.shown = <rnvm_session *> (self.m.base + rnvm_session_at(&pool.c.g, session))
 
     def operations(self, parts):
-        """Write a record of the operation log; return its LSN, and that of the next.  (0, 0): the
-        ring is full.
+        """Write a record of the operation log; return its LSN, and that of the next.
+
+        (0, 0): The ring is full.
         """
         self.pool.check()
         self.rings[0].head = rfp_load64_acquire(&self.shown.operations_head)
         return append(&self.rings[0], RNVM_OPERATION, parts)
 
     def transaction(self, parts):
-        """Write a record of the memory log; return its LSN, and that of the next.  (0, 0): the ring
-        is full.
+        """Write a record of the memory log; return its LSN, and that of the next.
+
+        (0, 0): The ring is full.
         """
         self.pool.check()
         self.rings[1].head = rfp_load64_acquire(&self.shown.memory_head)
@@ -75,8 +78,9 @@ cdef class Writer:
 
     @property
     def durable(self):
-        """Return up to where the back-end publishes the two logs as durable, even if the medium has
-        failed.
+        """Return up to where the back-end publishes the two logs as durable.
+
+        Works even if the medium has failed.
         """
         if self.pool.closed:
             self.pool.check()
@@ -106,8 +110,9 @@ cdef bint found(void *context, uint32_t session, uint64_t lsn, uint32_t of, uint
 
 
 def pending(Pool pool not None, uint32_t session):
-    """Return the durable operations that no transaction covers: (lsn, structure, code, number,
-    bytes) each.
+    """Return the durable operations that no transaction covers.
+
+    Each as (lsn, structure, code, number, bytes).
     """
     result = []
     pool.check()
@@ -116,9 +121,7 @@ def pending(Pool pool not None, uint32_t session):
 
 
 def progress(Pool pool not None, bytes name not None):
-    """Return a structure's ID in logs, its last applied transaction's number, and the covered
-    operation number.
-    """
+    """Return a structure's ID in logs, its last applied transaction, and its covered operations."""
     cdef structure *each = &pool.c.structures[<uint32_t> pool.names[name]]
     return each.id, each.number, each.covers
 
@@ -134,8 +137,9 @@ def entry_of(Pool pool not None, bytes name not None):
 
 
 def session(Pool pool not None, uint32_t index):
-    """Return state, epoch and detail of a session, and its rings' (head, replayed, durable, tail,
-    faulty).
+    """Return state, epoch and detail of a session, and the positions of its rings.
+
+    Positions: (head, replayed, durable, tail, faulty).
     """
     return {"state": pool.c.sessions[index].state, "epoch": pool.c.sessions[index].epoch,
             "operations": positions(&pool.c.operations[index]), "memory": positions(&pool.c.memory[index])}

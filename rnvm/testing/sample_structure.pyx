@@ -1,5 +1,6 @@
-"""The smallest structure that uses the whole contract, for tests: a counter, and a shelf of
-numbered places for values.
+"""The smallest structure that uses the whole contract, for tests.
+
+It is a counter, and a shelf of numbered places for values.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -206,8 +207,9 @@ cdef class Sample(Structure):
         self.execute(FAIL, <const char *> &place, 8)
 
     def see(self, uint64_t first, uint64_t second, hook, *, bint operation=False, timeout=None):
-        """Return the values of two places, with b"|" between; call the hook after the first one was
-        read.
+        """Return the values of two places, with b"|" between.
+
+        The hook is called after the first one was read.
 
         Args:
             operation: Execute an operation instead of a query.
