@@ -1,5 +1,7 @@
-"""Persistent shared data structures, in the memory of a back-end (`rnvm.Backend`), used through a
-front-end (`rnvm.connect()`).
+"""Persistent shared data structures.
+
+They are in the memory of a back-end (`rnvm.Backend`), and are used through a front-end
+(`rnvm.connect()`).
 
 >>> jobs = structures.Queue(fe, "jobs")
 >>> index = structures.BPlusTree(fe, "index")

@@ -59,8 +59,9 @@ cdef int free_value(instance *s, const page_entry *e) noexcept nogil:
 
 
 cdef int replace(instance *s, const path *where, const page_entry *e, const pair *p, uint32_t sizes) noexcept nogil:
-    """Overwrite the value of a key if the new one takes the same room: OK; else MISSING, and
-    nothing has changed.
+    """Overwrite the value of a key if the new one takes the same room.
+
+    Return OK; else MISSING, and nothing has changed.
     """
     cdef uint64_t address = where.pages[where.levels - 1]
     cdef const page *leaf = <const page *> node_read(s, address, PAGE_BYTES, TYPE_PAGE)
@@ -369,9 +370,9 @@ tree_kind.apply, tree_kind.walk = apply, tree_walk
 
 
 cdef class BPlusTree(Mapping):
-    """A persistent B+tree: a MutableMapping in the order of its keys (as bytes), shared by any
-    number of front-ends.
+    """A persistent B+tree: a MutableMapping in the order of its keys (as bytes).
 
+    Any number of front-ends share it.
     An iteration yields each key that is there from its beginning to its end exactly once, in order,
     and a key added or removed during the iteration at most once.  This is the B+tree of the paper
     (rNVM, section 5).

@@ -36,8 +36,9 @@ cdef inline int answer_value(instance *s, const page_entry *e) noexcept nogil:
 
 
 cdef inline int answer_item(instance *s, const page_entry *e, bint value, bint outside) noexcept nogil:
-    """Answer with an item, as `told`.  value: with its value; outside: even if it has a node of its
-    own.
+    """Answer with an item, as `told`.
+
+    value: with its value; outside: even if it has a node of its own.
     """
     cdef told header
     header.sizes = e.sizes

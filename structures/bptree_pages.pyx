@@ -105,8 +105,9 @@ cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t si
 
 
 cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept nogil:
-    """Return where to split a page that gets an entry of this size: how many entries stay on the
-    left, the new one included.
+    """Return where to split a page that gets an entry of this size.
+
+    That is how many entries stay on the left, the new one included.
     """
     cdef uint32_t total = page_used(p) + size + 2, left = 0, i, mine
     cdef page_entry e
@@ -225,8 +226,9 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
 
 
 cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) noexcept nogil:
-    """Move the content of the child behind this one into it, if there is room; return OK.  *gone:
-    the freed page, or 0.
+    """Move the content of the child behind this one into it, if there is room; return OK.
+
+    *gone: the freed page, or 0.
     """
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy

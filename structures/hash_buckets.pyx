@@ -349,8 +349,9 @@ cdef int chain_add(instance *s, chain *c, const hash_entry *entry) noexcept nogi
     return OK
 
 cdef int distribute(instance *s, const hash_root *root, uint32_t index, chain *low, chain *high, uint32_t bit) noexcept nogil:
-    """Move the entries of a bucket into new chains: those whose hash has this bit to high; and free
-    its own nodes.
+    """Move the entries of a bucket into new chains, and free its own nodes.
+
+    Entries whose hash has this bit go to high.
     """
     cdef uint64_t address = directory_get(s, root.directory, root.depth, index), next
     cdef const hash_bucket *bucket

@@ -59,8 +59,9 @@ cdef inline hash_root *change_root(instance *s) noexcept nogil:
 
 
 cdef int grow(instance *s, uint64_t beside) noexcept nogil:
-    """Add one bucket, if that is due; return OK, or MORE: no room beside the operation's other
-    changes.
+    """Add one bucket, if that is due.
+
+    Return OK, or MORE: no room beside the operation's other changes.
     """
     cdef const hash_root *root = root_of(s)
     cdef hash_root *changed
@@ -240,8 +241,9 @@ cdef int pop_any(instance *s) noexcept nogil:
 
 
 cdef int clear_node(instance *s, uint32_t index, uint64_t address, uint64_t *spent, uint64_t most) noexcept nogil:
-    """Free the nodes of a node's entries, and leave holes there; return OK, or MORE: no room for
-    the rest.
+    """Free the nodes of a node's entries, and leave holes there.
+
+    Return OK, or MORE: no room for the rest.
     """
     cdef const hash_bucket *bucket
     cdef const hash_entry *entry
@@ -513,7 +515,7 @@ hash_kind.apply, hash_kind.walk = apply, walk
 
 
 cdef class HashTable(Mapping):
-    """A persistent hash table: a MutableMapping shared by any number of front-ends.
+    """A persistent hash table: a MutableMapping that any number of front-ends share.
 
     An iteration yields each key that is there from its beginning to its end exactly once, in no
     order, and a key added or removed during the iteration at most once.  This is the hash table of

@@ -1,5 +1,6 @@
-"""The Python interface of persistent mappings: all of MutableMapping; each call is one operation or
-one query.
+"""The Python interface of persistent mappings: all of MutableMapping.
+
+Each call is one operation or one query.
 """
 
 from collections.abc import MutableMapping
@@ -106,8 +107,9 @@ cdef class Mapping(Structure):
         return None if self.query(self.find, &wanted, timeout) == MISSING else self.answer()
 
     cdef list items_told(self):
-        """Return the items of a step of an iteration: key and value as bytes; None for a value that
-        was left out.
+        """Return the items of a step of an iteration, as bytes.
+
+        A value that was left out is None.
         """
         cdef uint64_t length, at = 0
         cdef const char *answer = self.answer_bytes(&length)
@@ -140,10 +142,10 @@ cdef class Mapping(Structure):
         return read
 
     def salvage(self, list damages=None):
-        """Iterate over all items that are still readable, if the structure is damaged: (key,
-        value).
+        """Iterate over all items that are still readable, if the structure is damaged.
 
-        To continue working, put these items into another structure, and drop this one.
+        Yields (key, value).  To continue working, put these items into another structure, and drop
+        this one.
 
         Args:
             damages: A list, to which StructureDamaged or Undecodable is appended for each place
@@ -285,8 +287,9 @@ cdef class Mapping(Structure):
         raise KeyError(f"{self.name!r} is empty")
 
     def clear(self, *, timeout=None):
-        """Remove all keys, as many in each operation as the pool's logs have room for: readers see
-        them vanish.
+        """Remove all keys.
+
+        Each operation removes as many as the pool's logs have room for: readers see them vanish.
 
         Args:
             timeout: Seconds, of each operation.

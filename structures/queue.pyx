@@ -407,8 +407,9 @@ cdef struct cursor:
     uint64_t then_hint
 
 cdef int read_segment(instance *s, void *context) noexcept nogil:
-    """Answer with lengths and values of entries from the cursor on, at least one; EMPTY after the
-    last.
+    """Answer with lengths and values of entries from the cursor on, at least one.
+
+    EMPTY after the last.
     """
     cdef cursor *c = <cursor *> context
     cdef const queue_root *root = root_of(s)
@@ -733,8 +734,7 @@ cdef class Queue(Structure):
         self.settle(ACK, token, timeout)
 
     def nack(self, bytes token not None, *, timeout=None):
-        """Give a reserved value back: it is the next to be delivered, after values given back
-        before.
+        """Give a reserved value back; it is delivered next, after values given back before.
 
         Args:
             token: From reserve() or reservations().
@@ -886,10 +886,10 @@ cdef class Queue(Structure):
                 at += 4 + length
 
     def salvage(self, list damages=None):
-        """Iterate over all values that are still readable, if the queue is damaged; includes
-        reserved ones.
+        """Iterate over all values that are still readable, if the queue is damaged.
 
-        To continue working, put these values into another queue, and drop this one.
+        That includes reserved ones.  To continue working, put these values into another queue, and
+        drop this one.
 
         Args:
             damages: A list, to which StructureDamaged or Undecodable is appended for each place

@@ -1,5 +1,6 @@
-"""Views of mappings that other front-ends change: an item whose key vanishes is skipped, where the
-views of collections.abc would raise.
+"""Views of mappings that other front-ends change.
+
+An item whose key vanishes is skipped, where the views of collections.abc would raise.
 """
 
 from __future__ import annotations

@@ -308,8 +308,9 @@ cdef class Memory:
         return contextlib.nullcontext()
 
     def fail(self, str what=None, *, int64_t after=0, int code=NO_MEMORY):
-        """Let this many calls of this kind ("reads", "news", "changes") succeed, then one fail with
-        this code.  None: all succeed.
+        """Let this many calls of a kind succeed, then one fail with this code.
+
+        what: "reads", "news", "changes"; None: all succeed.
         """
         self.a.fail_reads = after if what == "reads" else -1
         self.a.fail_news = after if what == "news" else -1
@@ -323,8 +324,9 @@ cdef class Memory:
         return bool(self.a.failed)
 
     def disturb(self, double again=0, bint mixing=False):
-        """Make readers start over with this probability at each node.  mixing: show them old nodes
-        among the new.
+        """Make readers start over with this probability at each node.
+
+        mixing: Show them old nodes among the new.
         """
         self.a.again = <uint32_t> (again * 65536)
         self.a.mixing = mixing
