@@ -7,7 +7,7 @@ from rnvm.backend.state cimport backend
 cdef struct client:            # a front-end's connection
     const char *activity
     uint32_t peer              # number of its process, or 0
-    bint used  # it made a call other than ATTACH; only then it may have written to its rings
+    bint used                  # it made a call other than ATTACH; it wrote no ring before that
     int64_t session            # -1: not attached
     uint64_t epoch
     bint own                   # session is its current one

@@ -25,7 +25,7 @@ cdef struct client_session:    # per session
     uint64_t process           # pid | start time << 22; 0: not of this host; UNNAMED
     bint attached              # its front-end is connected
     bint quiet                 # no process stores into its rings any more
-    uint64_t ticket  # ticket under which its rings are shared, or 0; read by another thread
+    uint64_t ticket            # under which its rings are shared, or 0; read by another thread
     # the ticket, kept after fencing: proves a claim to the session; 0: from before this back-end
     uint64_t proof
     fence_point[FENCE_POINTS] fence_points  # the last ones, in turn
@@ -35,7 +35,7 @@ cdef struct lock:              # per structure
     uint32_t holder            # RNVM_SHARED: front-ends arbitrate by compare-and-swap
     uint64_t epoch
     uint64_t revoked           # time of the revocation, or 0
-    uint64_t offered  # time of the grant while the holder has not been inside since, else 0
+    uint64_t offered           # time of the grant if the holder was not inside since, else 0
     uint64_t activity          # the holder's activity word, or the lock word, at that time
     uint64_t watched           # a lock word that waiters expect to change, and since when
     uint64_t since

@@ -55,14 +55,14 @@ cdef struct file_medium:       # medium.state
     pthread_mutex_t lock       # protects the fields below
     note *notes
     uint32_t count
-    bint overflown  # there was no room for a note, or more must be written back than was noted
+    bint overflown             # no room for a note, or more must be written back than was noted
     bint used                  # something was written or flushed
     uint64_t *dirty            # bit: this page has changed since it was last written back
     # Used only by the thread that makes a frame or writes back.
     note *taken
     uint64_t *going            # pages being written back
     wal area
-    uint64_t generation  # of the next frame; 0: the area must be reset before there can be one
+    uint64_t generation        # of the next frame; 0: the area must be reset first
     uint64_t sequence
     uint64_t end               # its offset in the file
     char *frame

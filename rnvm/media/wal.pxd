@@ -48,7 +48,7 @@ cdef struct wal:
     int headers
     bint alike                 # both are whole and equal
     uint64_t generation        # of the frames that count
-    uint64_t used  # the greatest in anything whole in the area: the next one must be greater
+    uint64_t used              # greatest in anything whole in the area: the next must be greater
     uint64_t frames            # number of frames that count
     uint64_t end               # offset in the pool behind the last one
     uint64_t behind            # offset of a whole frame behind one that is not: damage; 0: none

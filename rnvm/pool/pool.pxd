@@ -13,7 +13,7 @@ cdef class Pool:
     cdef readonly dict names           # bytes -> index of the entry, of all live structures
     cdef readonly list recovered       # what opening it had to do, one text each
     cdef readonly list losses          # Findings: logs that were durable and are lost (accept_loss)
-    cdef readonly list torn  # Findings: records that are not whole, with whole ones behind them
+    cdef readonly list torn            # Findings: broken records with whole ones behind them
     cdef readonly bint clean           # it had been closed in order
     cdef bint closed
     cdef list lost(self)

@@ -22,12 +22,12 @@ cdef struct ring:              # all positions are LSNs: head <= replayed <= dur
     uint32_t seed
     uint64_t epoch             # of the session; records with another one do not count
     uint64_t head              # space before it may be reused
-    uint64_t replayed  # memory rings: applied before it.  Operation rings: covered before it
+    uint64_t replayed          # memory rings: applied before it; operation rings: covered
     uint64_t durable           # everything before it is durable
     uint64_t tail              # whole records have been seen up to here
     uint64_t end               # value of `durable` in the dual-copy record
     uint64_t limit             # records from here on do not count (RNVM_NO_LIMIT unless fenced)
-    uint32_t faulty  # fault of a record (FAULT_..., ring_log.pxd); nothing behind it counts
+    uint32_t faulty            # fault of a record (ring_log.pxd); nothing behind it counts
     bint begun                 # dual_copy_begin() was called, dual_copy_finish() not yet
 
 cdef struct structure:         # a naming entry; its index in pool.structures is the entry's

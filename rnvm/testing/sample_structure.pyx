@@ -22,9 +22,9 @@ cdef enum:                     # operations
     PUT = 2
     TAKE = 3
     FAIL = 4                   # changes something, then finds a broken invariant
-    LOSE = 5  # two mistakes that a structure could make: a node that is unlinked and not freed,
-    DANGLE = 6                 # and one that is freed and not unlinked
-    SEE = 7  # changes nothing: reads the values of two places, and runs Python code between
+    LOSE = 5                   # a mistake that structures make: a node is unlinked, not freed
+    DANGLE = 6                 # another one: a node is freed, not unlinked
+    SEE = 7                    # changes nothing: reads two places, runs Python code between
     FORGE = 8                  # known only to a process that called forge()
 
 cdef enum:
