@@ -20,7 +20,7 @@ from structures.page cimport (
 cdef enum:
     SPARSE = PAGE_ROOM // 3                # a page with less content is joined with its neighbour
     JOINED = PAGE_ROOM // 4 * 3            # if both together have at most this
-    JOINING = 6600  # maximum bytes that a join changes, without the page that is freed
+    JOINING = 6600                         # bytes that a join changes at most, less the freed page
     SEPARATOR = 4 + KEY_MAX + 8 + 2        # room for any entry of an inner page
 
 

@@ -18,7 +18,7 @@ cdef enum:                     # operations; the bytes of all but POP_ITEM and C
 cdef enum:                     # answers
     MISSING = 1
     FOUND = 2                  # of SET_DEFAULT: the key existed; its value follows
-    MORE = 3  # call again: of CLEAR and POP_ITEM, which go as far as the log has room
+    MORE = 3                   # call again: CLEAR and POP_ITEM stop when the log is full
     ANOTHER = 4                # of POP_SAME: the key has another value
 
 cdef struct pair:
@@ -32,7 +32,7 @@ cdef struct pair_header:       # then the key, then the value
     uint32_t sizes
     uint32_t salt              # a random number that the operation may need
 
-cdef struct told:  # an item in the answer to a step of an iteration: then the key, then the value
+cdef struct told:              # an item that a step of an iteration answers; then key, value
     uint32_t sizes
     # of the value that follow: it is left out if not requested, or if it is in a node of its own
     uint32_t bytes

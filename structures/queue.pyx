@@ -40,10 +40,10 @@ cdef enum:                     # answers
 cdef enum:
     LIST_MAX = 60000           # segments that are searched for a way around a damaged one
     ENOUGH = 65536             # bytes that one step of an iteration answers
-    TICKET_BITS = 24  # random bits of a ticket: a restored pool assigns the same numbers again
+    TICKET_BITS = 24           # random bits of a ticket: a restored pool repeats the numbers
 
 cdef struct upcoming:          # the entry that would be delivered next
-    uint64_t number  # its ticket, if it was reserved before; else its number in the segments
+    uint64_t number            # its ticket if it was reserved before, else its number in segments
     uint64_t slot              # + 1, or 0
 
 cdef struct moment:

@@ -18,7 +18,7 @@ from structures.shared cimport value_bytes, value_free
 
 cdef enum:
     RECLAIMED = 8              # tables of which one operation takes leases back
-    RECLAIMING = 3000  # maximum bytes that one of them changes: an operation must fit into the log
+    RECLAIMING = 3000          # bytes that one of them changes at most: it must fit into the log
     BESIDE = 2500              # and the operation's other changes
     WAITING = 8                # waiting entries per reservation that is provided for
     PROVIDED_MAX = 32          # tables

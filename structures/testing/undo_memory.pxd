@@ -16,7 +16,7 @@ cdef struct cell:              # a node
     uint32_t structure
     uint64_t touched           # number of the operation that changed it last
     bint taken
-    bint pending  # changed by a transaction that has not ended: its CRC does not match its content
+    bint pending               # changed by an open transaction: its CRC does not match
 
 cdef struct step:              # how to undo
     int what
