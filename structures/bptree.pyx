@@ -372,9 +372,9 @@ tree_kind.apply, tree_kind.walk = apply, tree_walk
 cdef class BPlusTree(Mapping):
     """A persistent B+tree: a MutableMapping in the order of its keys (as bytes).
 
-    Any number of front-ends share it.  An iteration yields each key that is there from its beginning
-    to its end exactly once, in order, and a key added or removed during the iteration at most once.
-    This is the B+tree of the paper (rNVM, section 5).
+    Any number of front-ends share it.  An iteration yields each key that is there from its
+    beginning to its end exactly once, in order, and a key added or removed during the iteration at
+    most once.  This is the B+tree of the paper (rNVM, section 5).
 
     Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's
     logs take.

@@ -18,7 +18,7 @@ cdef enum:
     FULL_ENOUGH = BUCKET_ROOM * 2 // 3     # bytes of entries per bucket: above it the table grows
     EMPTY_ENOUGH = BUCKET_ROOM // 6        # below it, it shrinks
     ENTRY_MAX = 272                        # bytes: sizes, key and value inside
-    SPLITTING = 1500                       # bytes that a split changes beside nodes: root, directory
+    SPLITTING = 1500                       # bytes that a split changes in root and directory
     MERGING = 700                          # the same of a merge
 
 
