@@ -73,13 +73,13 @@ def connect(
             "volatile" (others see it), "replicated" (also a mirror has it: not implemented yet).
         timeout: Seconds that a call may take, this one included.
         reconnect: Wait for a back-end that is not there yet, and reconnect if it is lost.
-        cache: Bytes of nodes cached here; 0: none.
+        cache: Bytes of nodes cached here, or text like "64MiB"; 0: none.
         oplog: Write operations to the operation log first and their changes in batches later.
             Without it every operation writes its changes and, if there is no cache either, waits
             until the back-end has applied them.
         lock: "sticky" (keep a writer lock until others want it), "each" (release it after each
             operation), or "cas" (front-ends arbitrate by compare-and-swap).
-        secret, and the parameters after it: As of `rfp.connect`, for RDMA.
+        secret, secret_file, tls_ca, tls_cert, tls_key: As of `rfp.connect`, for RDMA.
 
     Raises:
         ConnectionFailed: No back-end within the timeout (at once with reconnect=False).

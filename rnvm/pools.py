@@ -308,8 +308,8 @@ def open_pool(path: str | os.PathLike[str], *, force_flush: bool = False, accept
         accept_loss: Open it even if durable logs are lost.
 
     Raises:
-        The errors of open_medium().
-        PoolTooNew, PoolDamaged: It cannot be used; the pool is unchanged.
+        NotAPool, PoolInUse, PoolRefused, VolatileMedium, FabricError: As open_medium().
+        PoolTooNew, PoolTooOld, PoolDamaged: It cannot be used; the pool is unchanged.
     """
     return _pool_on(open_medium(path, force_flush=force_flush), accept_loss=accept_loss)
 

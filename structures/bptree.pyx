@@ -389,10 +389,10 @@ cdef class BPlusTree(Mapping):
         WrongKind: The name belongs to another kind of structure.
 
     Cost:
-        `tree[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
-        Lookup: no round trip while this front-end has the writer lock; else 1 READ.  1 READ more
-            for each page on the way that is not in its cache.
-        len(): O(1).
+        - `tree[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
+        - Lookup: no round trip while this front-end has the writer lock; else 1 READ.  1 READ more
+          for each page on the way that is not in its cache.
+        - len(): O(1).
 
     >>> index = structures.BPlusTree(fe, "index")
     >>> index.update({b"a": b"1", b"c": b"3", b"b": b"2"})

@@ -534,11 +534,11 @@ cdef class HashTable(Mapping):
         WrongKind: The name belongs to another kind of structure.
 
     Cost:
-        `table[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
-        Lookup: no round trip while this front-end has the writer lock; else 1 READ.  1 READ more
-            for each node that is not in its cache: root, directory, bucket, and the value if it is
-            long.
-        len(): O(1).
+        - `table[key] = value`, `del`: 2 WRITEs (the operation, and its changes).
+        - Lookup: no round trip while this front-end has the writer lock; else 1 READ.  1 READ more
+          for each node that is not in its cache: root, directory, bucket, and the value if it is
+          long.
+        - len(): O(1).
 
     >>> users = structures.HashTable(fe, "users")
     >>> users[b"ada"] = b"1815"

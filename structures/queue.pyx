@@ -525,9 +525,8 @@ cdef double LEASE_MAX = 1e9            # seconds
 class Reservation(NamedTuple):
     """An element of `Queue.reservations()`.
 
-    Attributes:
-        token: For ack() and nack().
-        left: Seconds until the lease ends, by this host's clock; below 0: it has ended.
+    - token: For ack() and nack().
+    - left: Seconds until the lease ends, by this host's clock; below 0: it has ended.
     """
 
     token: bytes
@@ -557,9 +556,9 @@ cdef class Queue(Structure):
         WrongKind: The name belongs to another kind of structure.
 
     Cost:
-        The methods state round trips while this front-end has the queue's writer lock and the nodes
-        in its cache, outside a batch.
-        After another front-end used the queue: one READ for each node that it changed.
+        - The methods state round trips while this front-end has the queue's writer lock and the
+          nodes in its cache, outside a batch.
+        - After another front-end used the queue: one READ for each node that it changed.
 
     >>> jobs = structures.Queue(fe, "jobs")
     >>> jobs.put(b"first")

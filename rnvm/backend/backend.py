@@ -45,10 +45,11 @@ class Backend(ServerBase):
         force_flush: Flush cache lines even if that has no effect, to measure what it costs.
         idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".
         cpus: CPU to pin the back-end's thread to.
-        secret, and the parameters after it: As of `rfp.Server`.
+        secret, secret_file, tls_cert, tls_key, tls_ca, no_auth: As of `rfp.Server`.
 
     Raises:
-        The errors of `rnvm.pools.open_pool`.
+        NotAPool, PoolInUse, PoolRefused, PoolTooNew, PoolTooOld, PoolDamaged, VolatileMedium: As
+            `rnvm.pools.open_pool`.
         AddressInUse: Another server listens at the address.
         FabricError: The address or its memory cannot be used.
 
