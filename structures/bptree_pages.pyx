@@ -228,7 +228,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
 cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) noexcept nogil:
     """Move the content of the child behind this one into it, if there is room; return OK.
 
-    *gone: the freed page, or 0.
+    `*gone`: the freed page, or 0.
     """
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy

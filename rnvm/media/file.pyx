@@ -168,7 +168,7 @@ cdef class File:
 
 
 cdef bint data_from(int fd, uint64_t length, uint64_t *begin, uint64_t *end):
-    """Find the next range from *begin on that contains data.
+    """Find the next range from `*begin` on that contains data.
 
     The holes between are zeros and need not be read.
     """
