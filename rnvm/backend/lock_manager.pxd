@@ -39,7 +39,7 @@ cdef struct lock:              # per structure
     uint64_t activity          # the holder's activity word, or the lock word, at that time
     uint64_t watched           # a lock word that waiters expect to change, and since when
     uint64_t since
-    uint64_t orphans           # highest operation of dead writers that must be executed again, or 0
+    uint64_t orphans           # highest operation of dead writers that must be re-executed, or 0
 
 cdef struct waiter:
     uint32_t index             # of the structure

@@ -44,7 +44,7 @@ cdef bint found_orphan(void *context, uint32_t session, uint64_t lsn, uint32_t s
 
 
 cdef void record_fence_point(lock_manager *g, uint32_t session) noexcept nogil:
-    """Record where a session was fenced, and which of its operations are still to be executed."""
+    """Record where a session was fenced, and which of its operations must be re-executed."""
     cdef client_session *each = &g.each[session]
     cdef fence_point *last
     if lock_manager_fence_point(g, session, g.p.sessions[session].epoch) == NULL:

@@ -18,7 +18,7 @@
  *   wal_at       +----------------------------------+
  *                | write-ahead area (wal.h)         |  of a pool in a file; may be missing
  *   groups_at    +----------------------------------+  at a multiple of 64 KiB and of a block
- *                | group 0: map of owners           |  8 bytes describe three blocks
+ *                | group 0: owner map               |  8 bytes describe three blocks
  *                |          block 0, block 1 ...    |  data: the only part that grows
  *                +----------------------------------+
  *                | group 1: map, blocks ...         |  the last group may be short of blocks
@@ -27,8 +27,8 @@
  * Little-endian, naturally aligned.  Two means make each change of metadata atomic, and each damage
  * visible, without a log: the checksummed word (8 bytes: 48 of value, 16 of check) and the
  * dual-copy record (struct rnvm_register, a cache line: two checksummed copies).  Data blocks have
- * neither: they change by transactions of the memory log alone, and the structures that own them
- * check them.
+ * neither: they change by transactions of the memory log (the redo log) alone, and the structures
+ * that own them check them.
  */
 #ifndef RNVM_FORMAT_LAYOUT_H
 #define RNVM_FORMAT_LAYOUT_H
@@ -149,8 +149,8 @@ struct rnvm_name {
     char codec[RNVM_CODEC_MAX]; /* padded with zeros */
     char name[RNVM_NAME_MAX];
     uint64_t spare[2];
-    /* live words: peers READ them, only the back-end stores them; they mean nothing once the
-     * back-end has exited */
+    /* the status line (live words): peers READ it, only the back-end stores it; it means nothing
+     * once the back-end has exited */
     uint64_t sequence;          /* odd while a transaction is being applied; rises */
     uint64_t revoke;            /* the epoch whose lock must be given back, or 0 */
     uint64_t live[6];

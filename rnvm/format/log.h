@@ -51,8 +51,8 @@ struct rnvm_part {
     uint32_t structure; /* rnvm_structure() */
     uint32_t code;      /* of an operation: the structure's own */
     uint64_t number;    /* of an operation or a transaction: one more than the structure's last */
-    uint64_t covers;    /* of a transaction: highest operation number that need not be executed
-                         * again */
+    uint64_t covers;    /* of a transaction: highest operation number that need not be
+                         * re-executed */
     uint32_t length;    /* bytes that follow and count; the next part begins at a multiple of 8 */
     uint32_t reserved;
 };

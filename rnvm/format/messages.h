@@ -27,7 +27,7 @@ enum rnvm_opcode {              /* request payload                    -> respons
     RNVM_LEAVE = 24,            /* rnvm_number (structure): gives its lock back, or stops waiting
                                  * for it */
     RNVM_PENDING = 25,          /* rnvm_after                         -> rnvm_pending: the next
-                                 * operation to execute again */
+                                 * operation to re-execute */
     RNVM_SYNC = 26,             /* -: the response means that everything whole in the session's
                                  * rings is durable */
     RNVM_APPLY = 27,            /* -: the same, and applied */
@@ -122,7 +122,7 @@ struct rnvm_listed {
 };
 
 struct rnvm_locked {
-    uint64_t word;              /* in the structure's live words as long as this grant holds */
+    uint64_t word;              /* in the structure's status line as long as this grant holds */
     uint64_t number;            /* of the last transaction; it is applied */
     uint64_t covered;           /* operation number */
     uint64_t operations;        /* the highest ever logged: operations between the two must be
@@ -165,8 +165,8 @@ struct rnvm_outcome {
 #define RNVM_LIVE_HOLDER 0      /* lock word: epoch << 16 | session + 1, or 0 */
 #define RNVM_LIVE_REPLAYED 1    /* LSN in the holder's memory ring: everything before it is
                                  * applied */
-#define RNVM_LIVE_ORPHANS 2     /* highest number of a dead writer's operation still to be
-                                 * executed, or 0 */
+#define RNVM_LIVE_ORPHANS 2     /* highest number of a dead writer's operation to re-execute,
+                                 * or 0 */
 #define RNVM_LIVE_STRUCTURE 3   /* rnvm_structure() of the live structure here, or 0; cleared
                                  * before any block of it is freed */
 

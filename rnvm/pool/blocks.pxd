@@ -32,5 +32,5 @@ cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil
 cdef uint64_t blocks_reclaim(pool *p, uint64_t reclaim_epoch) noexcept nogil
 # Loads the bits from the words.
 cdef void blocks_load(pool *p) noexcept nogil
-# Writes the maps of all groups that begin at or behind this offset, without owners.
+# Writes empty owner maps of all groups that begin at or behind this offset.
 cdef void blocks_format(pool *p, uint64_t size) noexcept nogil

@@ -16,7 +16,7 @@ cdef extern from *:
 
 cdef enum:
     WORDS = 64                 # of a map that are written together: the smallest block
-    LIMBO = 64                 # minimum capacity of the queue of retired blocks
+    LIMBO = 64                 # minimum capacity of the limbo list
 
 
 cdef inline bint is_taken(const pool *p, uint64_t block) noexcept nogil:

@@ -142,7 +142,7 @@ cdef bint count_pending(void *context, uint32_t session, uint64_t lsn, uint32_t 
 cdef int finish_sessions(pool *p, recovery *done) noexcept nogil:
     """End all sessions: front-ends attach again.
 
-    A session with operations still to be executed stays, fenced.
+    A session with operations to re-execute stays, fenced.
     """
     cdef uint32_t i
     for i in range(p.g.sessions):

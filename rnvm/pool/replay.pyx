@@ -261,7 +261,7 @@ cdef int64_t pool_replay(pool *p, int64_t most) noexcept nogil:
 
 
 cdef void pass_covered(pool *p, uint32_t session) noexcept nogil:
-    """Advance over the operations at the head of a ring that need not be executed again."""
+    """Advance over the operations at the head of a ring that need not be re-executed."""
     cdef ring *r = &p.operations[session]
     cdef rnvm_record *record = <rnvm_record *> p.scratch
     cdef const rnvm_part *part

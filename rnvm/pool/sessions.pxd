@@ -5,7 +5,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm.pool.state cimport pool
 
 cdef enum:                     # results of session_attach other than a session
-    NO_SESSION = -1            # all are taken, or wait for their operations to be executed
+    NO_SESSION = -1            # all are taken, or wait for the re-execution of their operations
     SESSION_FAILED = -2        # the medium failed
 
 # Attaches a session with a new epoch, durably; returns its index.  detail is kept with it.

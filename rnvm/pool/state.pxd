@@ -62,10 +62,10 @@ cdef struct pool:
     char *scratch              # room for the longest record
     uint64_t reclaim_epoch     # advanced by the module that knows the readers; tags retired blocks
     uint64_t checkpoints
-    retired *limbo             # queue of blocks that readers may still read
+    retired *limbo             # limbo list: blocks that readers may still read
     uint64_t limbo_first
     uint64_t limbo_count
     uint64_t limbo_room
-    # retired blocks that did not fit into the queue: free again when the pool is next opened
+    # retired blocks that did not fit into the limbo list: free again when the pool is next opened
     uint64_t leaked
     bint recovering            # records are being applied that may have been applied before
