@@ -1,4 +1,4 @@
-"""A key-value store whose results clients fetch with one-sided READs, and an RPC layer under it.
+"""A key-value store with results fetched by one-sided READs, and the RPC layer beneath it.
 
 >>> import rfp
 >>> with rfp.Server(memory="16MiB") as server:

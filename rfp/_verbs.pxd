@@ -1,4 +1,4 @@
-# The verbs provider.
+# The verbs provider of the fabric.
 
 from rfp.fabric.fabric cimport Fabric
 from rfp.fabric.verbs.device cimport Domain

@@ -1,5 +1,8 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""The verbs provider: RC queue pairs on any device that libibverbs knows.  docs/verbs.md explains it."""
+"""The verbs provider: RC queue pairs on any device that libibverbs supports.
+
+docs/verbs.md explains it.
+"""
 
 import os
 
@@ -25,15 +28,23 @@ cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 cdef uint64_t SHARE = 64 << 20          # bytes; registering 256 MiB takes soft-RoCE three seconds
 
 
-@cython.no_gc_clear                     # what it was made in goes after it
+@cython.no_gc_clear                     # destroyed before the objects that it was made in
 cdef class VerbsFabric(Fabric):
-    """RC queue pairs between processes of any hosts that an RDMA network joins.
+    """RC queue pairs between processes of any hosts on one RDMA network.
 
-    host: the peer's name or address, or the one to listen at: the device is the one with the GID that carries the address which
-    routes there ("": the first active one).  options: rfp.address.RdmaOptions, with another device and the time-outs.  Raises
-    Unsupported (no libibverbs), FabricError (no device, no rights), InvalidArgument.
+    Args:
+        host: the peer's name or address, or the one to listen at.  The device is the one with the
+            GID that carries the address which routes there ("": the first active one).
+        options: rfp.address.RdmaOptions, which may name another device, and set the time-outs.
 
-    Cost: a work request is posted to the device without a system call (soft-RoCE: with one), and moves without our processor.
+    Raises:
+        Unsupported: libibverbs is not installed.
+        FabricError: there is no device, or the user has no right to open it.
+        InvalidArgument: the options name a device that does not exist.
+
+    Cost:
+        A work request is posted to the device without a system call (soft-RoCE: with one), and
+        executed without this host's processor.
     """
 
     def __init__(self, host="", options=None):
@@ -44,22 +55,22 @@ cdef class VerbsFabric(Fabric):
 
     @property
     def choice(self):
-        """Which device, port and GID this is, and why (rfp.fabric.verbs.select_device.Choice)."""
+        """Device, port and GID in use, and why (rfp.fabric.verbs.select_device.Choice)."""
         return self.here().device.choice
 
     @property
     def reads_ordered(self):
-        """No: one READ may see cache lines of different moments."""
+        """False: one READ may observe cache lines of different moments."""
         return False
 
     @property
     def share_limit(self):
-        """Bytes: 64 MiB, or what the device registers at most."""
+        """Bytes: 64 MiB, or the most that the device registers, if that is less."""
         return min(SHARE, self.here().device.limits.max_mr_size)
 
     @property
     def closing_revokes(self):
-        """Yes: a peer reaches our memory through the queue pair only."""
+        """True: a peer reaches our memory through the queue pair only."""
         return True
 
     cdef Domain here(self):
@@ -68,7 +79,7 @@ cdef class VerbsFabric(Fabric):
         return self.own
 
     cpdef Fabric domain(self):
-        """A protection domain of its own on the same device."""
+        """Return a protection domain of its own on the same device."""
         cdef VerbsFabric other = VerbsFabric.__new__(VerbsFabric)
         other.options = self.options
         other.own = Domain(self.here().device)
@@ -76,10 +87,20 @@ cdef class VerbsFabric(Fabric):
         return other
 
     cpdef Region register(self, uint64_t length, uint32_t rights):
-        """Memory that peers may use as `rights` says.
+        """Return new memory that peers may use as `rights` permits.
 
-        length: bytes, rounded up to whole pages.  Filled with zeros, and really there.  Raises InvalidArgument, FabricError
-        (out of memory, or more than may be locked).  Cost: the pages are pinned; on soft-RoCE 256 MiB take three seconds.
+        It is filled with zeros and populated.
+
+        Args:
+            length: bytes, rounded up to whole pages.
+            rights: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed.
+
+        Raises:
+            InvalidArgument: an argument is out of its range.
+            FabricError: out of memory, or more than may be locked.
+
+        Cost:
+            The pages are pinned; on soft-RoCE 256 MiB take three seconds.
         """
         cdef Memory memory
         length = pages(length, rights)
@@ -88,14 +109,30 @@ cdef class VerbsFabric(Fabric):
         return give(self.here(), memory, memory.base, memory.length, rights)
 
     cpdef Region reserve(self, uint64_t length, uint32_t rights):
-        """Memory that share() gives to peers part by part, with no more than these rights; the device is not told of it."""
+        """Return memory that share() gives to peers part by part, with at most these rights.
+
+        The device does not register it.
+        """
         cdef Memory memory = new_memory(pages(length, rights))
         return keep(memory, memory.base, memory.length, rights)
 
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights):
-        """A region in this domain over a part of another region, or of a buffer, which is kept as it is.
+        """Return a region in this domain over a part of another region, or of a buffer.
 
-        Raises InvalidArgument (outside it, or more rights than it has), WrongBuffer, FabricError, Closed.  Cost: as register().
+        Args:
+            memory: the region, or a contiguous buffer; it is kept alive.
+            offset: start in it, in bytes.
+            length: bytes.
+            rights: at most those of the region.
+
+        Raises:
+            InvalidArgument: the range is outside it, or it has fewer rights.
+            WrongBuffer: the buffer is not contiguous.
+            FabricError: the device cannot register it.
+            Closed: the region is closed.
+
+        Cost:
+            That of register().
         """
         cdef VerbsRegion whole
         cdef char *base
@@ -127,32 +164,69 @@ cdef class VerbsFabric(Fabric):
         return give(self.here(), kept, base + offset, length, rights)
 
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
-        """A region in this domain over whole pages that are mapped at `base`, for as long as `keeper` is kept.
+        """Return a region in this domain over whole pages that are mapped at `base`.
 
-        fd and offset are not looked at.  Raises InvalidArgument, FabricError (also where the device cannot be given such memory:
-        a file on a file system with DAX).  Cost: as register().
+        Args:
+            keeper: the object that keeps them mapped; the region keeps it alive.
+            base: address of the mapping.
+            fd: ignored.
+            offset: ignored.
+            length: bytes, whole pages.
+            rights: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed.
+
+        Raises:
+            InvalidArgument: an argument is out of its range.
+            FabricError: the device cannot register such memory, for example a file on a file system
+                with DAX.
+
+        Cost:
+            That of register().
         """
         return give(self.here(), keeper, <char *>base, mapped(base, length, rights), rights)
 
     cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
-        """The same for share() to give part by part, with no more than these rights; the device is not told of it."""
+        """Return the same for share() to give part by part, with at most these rights.
+
+        The device does not register it.
+        """
         return keep(keeper, <char *>base, mapped(base, length, rights), rights)
 
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1, bint files=False):
-        """A peer's region.  fd: what came with it is closed.  Raises HandshakeFailed (it is not what it should be)."""
+        """Return a peer's region.
+
+        Args:
+            descriptor: the bytes that the peer sent.
+            fd: a file descriptor that came with them; it is closed.
+            files: ignored.
+
+        Raises:
+            HandshakeFailed: the descriptor is not valid.
+        """
         if fd >= 0:
             close_fd(fd)
         return describe(descriptor)
 
     cpdef EventChannel event_channel(self, Region region, uint64_t offset):
-        """What one thread sleeps on; region and offset are not looked at.  Raises FabricError."""
+        """Return the object on which one thread sleeps; region and offset are ignored.
+
+        Raises:
+            FabricError: the device has no more of them.
+        """
         return VerbsEventChannel(self.here().device)
 
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):
-        """One end of a connection; channel: what its thread sleeps on, of this device.
+        """Return one end of a connection, not yet connected.
 
-        pidfd, control: what alive() watches besides the peer's device; -1: nothing.  They stay the caller's, who keeps them open
-        until the pair is closed.  Raises InvalidArgument, Closed, FabricError (the device has no more of them).
+        Args:
+            channel: an event channel of this device, on which the thread of this end sleeps.
+            pidfd: the peer's process, which alive() watches besides the peer's device; -1: nothing.
+            control: the socket to that process, likewise; -1: nothing.  The caller keeps owning
+                both, and keeps them open until the pair is closed.
+
+        Raises:
+            InvalidArgument: the channel belongs to another device.
+            Closed: the channel is closed.
+            FabricError: the device has no more queue pairs.
         """
         cdef VerbsEventChannel its
         cdef Domain domain = self.here()
@@ -166,7 +240,7 @@ cdef class VerbsFabric(Fabric):
         return VerbsQueuePair(domain, its, pidfd, control, self.options)
 
     cpdef close(self):
-        """Gives the device back with the last thing made with it.  Safe to call again."""
+        """Give the device back with the last object made with it.  Safe to call again."""
         live.discard(self)
         self.own = None
 

@@ -1,4 +1,6 @@
-"""Where a server is: `shm://PATH-OF-SOCKET` or `rdma://HOST:PORT`, options behind as `?name=value&name=value`.
+"""Addresses of servers: `shm://PATH-OF-SOCKET` or `rdma://HOST:PORT`, with options as a query.
+
+The options follow as `?name=value&name=value`.
 
 >>> address = parse("shm:///run/user/1000/rfp/default?rtt=2us")
 >>> address.provider, address.path, address.options.rtt
@@ -6,7 +8,7 @@
 >>> str(address)
 'shm:///run/user/1000/rfp/default?rtt=2us'
 
-docs/addresses.md says it in prose.
+docs/addresses.md describes all of it.
 """
 
 from __future__ import annotations
@@ -31,11 +33,11 @@ _HOST = re.compile(r"[A-Za-z0-9._-]+(?:%[A-Za-z0-9._-]+)?|[0-9A-Fa-f:.]+(?:%[A-Z
 
 @dataclass(frozen=True)
 class ShmOptions:
-    """The emulated network: none of it unless asked for."""
+    """The emulated network; by default there is none."""
 
     rtt: int = 0  # ns that a one-sided operation takes at least
-    in_iops: int = 0  # operations a second that this side's in-bound engine takes; 0 = as many as come
-    out_iops: int = 0  # operations a second that this side's out-bound engine issues; 0 = as many as it can
+    in_iops: int = 0  # operations per second of this side's in-bound engine; 0 = no limit
+    out_iops: int = 0  # operations per second of this side's out-bound engine; 0 = no limit
 
     @property
     def emulated(self) -> bool:
@@ -45,25 +47,28 @@ class ShmOptions:
 
 @dataclass(frozen=True)
 class RdmaOptions:
-    """Which device to use, where the automatic choice is not wanted, and how patient to be (docs/verbs.md)."""
+    """Which device to use instead of the automatic choice, and the time-outs (docs/verbs.md)."""
 
     device: str = ""  # as ibv_devices prints it; "" = the one whose address routes to the peer
     port: int = 0  # of the device, from 1; 0 = the first active one
     gid_index: int = -1  # -1 = the GID that carries the address, RoCE v2 first
-    timeout: int = 16  # a packet's, 4.096 us times two to this power: 268 ms; 0 = for ever
-    retry_cnt: int = 6  # times that an unanswered packet is sent again; 7 is for ever on soft-RoCE
-    rnr_retry: int = 7  # times that a notify is sent again for which the peer has no room; 7 = for ever
-    min_rnr_timer: int = 12  # how long a peer for whose notify we have no room is to wait: 0.64 ms
+    timeout: int = 16  # of a packet: 4.096 us times two to this power: 268 ms; 0 = for ever
+    retry_cnt: int = 6  # retransmissions of an unanswered packet; 7 is for ever on soft-RoCE
+    rnr_retry: int = 7  # retransmissions of a notify if the peer has no room; 7 = for ever
+    min_rnr_timer: int = 12  # how long a peer waits if we have no room for its notify: 0.64 ms
     traffic_class: int = 0  # of our packets: DSCP times four
-    patience: int = 800_000_000  # ns after which a peer whose device answers nothing is taken for dead
+    patience: int = 800_000_000  # ns of silence after which a peer counts as dead
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is.  Made by `parse`, `default` or `unique`; `str()` gives back what `parse` reads."""
+    """The address of a server.
+
+    Made by `parse`, `default` or `unique`; `str()` returns text that `parse` reads.
+    """
 
     provider: str  # "shm" or "rdma"
-    path: str = ""  # shm: of the socket, absolute
+    path: str = ""  # shm: absolute path of the socket
     host: str = ""  # rdma: name, IPv4 or IPv6 address
     port: int = 0  # rdma: TCP port of the control connection; 0 = the server picks one
     options: ShmOptions | RdmaOptions = ShmOptions()
@@ -79,21 +84,29 @@ class Address:
 
     @property
     def shm(self) -> ShmOptions:
-        """The options of an shm address (an error for any other)."""
+        """The options of an shm address.
+
+        Raises:
+            InvalidAddress: the address has another provider.
+        """
         if not isinstance(self.options, ShmOptions):
             raise InvalidAddress(f"{self} is not an shm:// address")
         return self.options
 
     @property
     def rdma(self) -> RdmaOptions:
-        """The options of an rdma address (an error for any other)."""
+        """The options of an rdma address.
+
+        Raises:
+            InvalidAddress: the address has another provider.
+        """
         if not isinstance(self.options, RdmaOptions):
             raise InvalidAddress(f"{self} is not an rdma:// address")
         return self.options
 
 
 def _given(options: ShmOptions | RdmaOptions) -> list[tuple[str, Any]]:
-    """The options that are not at their defaults."""
+    """Return the options that differ from their defaults."""
     return [(field.name, value) for field in fields(options) if (value := getattr(options, field.name)) != field.default]
 
 
@@ -113,7 +126,7 @@ def _between(low: int, high: int) -> Callable[[str], int]:
     return number
 
 
-# provider -> option -> (how to read it, how to show it)
+# provider -> option -> (its parser, its formatter)
 _OPTIONS: dict[str, dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]]] = {
     "shm": {
         "rtt": (units.duration, units.show_duration),
@@ -135,10 +148,12 @@ _OPTIONS: dict[str, dict[str, tuple[Callable[[str], Any], Callable[[Any], str]]]
 
 
 def parse(text: str | Address) -> Address:
-    """The address that `text` names; an `Address` is returned as it is.
+    """Return the address that `text` names; an `Address` is returned as it is.
 
-    A relative path of a socket is taken from the current directory; `~/` is the home directory.
-    Raises InvalidAddress, with what is wrong and how to write it.
+    A relative path of a socket starts at the current directory; `~/` is the home directory.
+
+    Raises:
+        InvalidAddress: the text is not valid; the message contains the reason and the correct form.
 
     >>> parse("rdma://node7:7001?device=rxe0").host
     'node7'
@@ -201,8 +216,8 @@ def _checked_path(text: str, path: str) -> str:
 
 
 def _shorter(text: str) -> str:
-    """What to do about a path that is too long."""
-    if text.startswith("the "):  # of ours: made of the user's directory
+    """Return the hint for a path that is too long."""
+    if text.startswith("the "):  # one of our own names, derived from the user's directory
         return f"set a shorter XDG_RUNTIME_DIR, unset it for {_fallback()}, or give an address (shm:///tmp/...)"
     runtime = os.environ.get("XDG_RUNTIME_DIR") or ""
     return f"choose a shorter one, e.g. under {runtime if 0 < len(os.fsencode(runtime)) <= PATH_LIMIT // 2 else _fallback()}"
@@ -225,31 +240,42 @@ def _parse_host(text: str, place: str) -> tuple[str, int]:
 
 
 def default() -> Address:
-    """The address of this user's default server, which `rfp serve` takes and `rfp.connect()` looks for.
+    """Return the address of this user's default server.
 
-    It is `$XDG_RUNTIME_DIR/rfp/default`, else `/tmp/rfp-UID/default`.  Nothing is created; what exists of the way
-    there must be this user's and private.  Raises InvalidAddress where it is not.
+    `rfp serve` listens there, and `rfp.connect()` connects to it.  It is
+    `$XDG_RUNTIME_DIR/rfp/default`, else `/tmp/rfp-UID/default`.  Nothing is created; the existing
+    part of the path must belong to this user and be private.
+
+    Raises:
+        InvalidAddress: a directory on the way is not private.
     """
     return Address("shm", path=_checked_path("the default address", os.path.join(_directory(), "default")))
 
 
 def unique() -> Address:
-    """An address that nobody else has, for an embedded server: in the default directory, with an unpredictable name."""
+    """Return an address for an embedded server, which no other server has.
+
+    It is in the default directory, with an unpredictable name.
+
+    Raises:
+        InvalidAddress: a directory on the way is not private.
+    """
     return own(f"{EMBEDDED}{os.getpid()}-{os.urandom(8).hex()}")
 
 
 def own(name: str) -> Address:
-    """The address with this name in the default directory.  Raises what default() raises."""
+    """Return the address with this name in the default directory.  Raises as default()."""
     return Address("shm", path=_checked_path(f"the address {name}", os.path.join(_directory(), name)))
 
 
-EMBEDDED = "embedded-"  # how the names of embedded servers begin
+EMBEDDED = "embedded-"  # prefix of the names of embedded servers
 
 
 def _directory() -> str:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and os.path.isabs(runtime) and os.path.isdir(runtime):
-        # Not ours after `su` or `sudo -E`: never fall back silently, or client and server would look in different places.
+        # Not ours after `su` or `sudo -E`: never fall back silently, or client and server would use
+        # different places.
         if (owner := os.stat(runtime).st_uid) != os.geteuid():
             raise InvalidAddress(
                 f"XDG_RUNTIME_DIR={runtime} belongs to user {owner}, not to user {os.geteuid()}",
@@ -267,7 +293,10 @@ def _fallback() -> str:
 
 
 def elsewhere() -> Address | None:
-    """A default server of this user's that another setting of XDG_RUNTIME_DIR leads to: that of a login, say, for cron."""
+    """Return a default server of this user under another setting of XDG_RUNTIME_DIR, or None.
+
+    For example the one of a login session, if the caller runs under cron.
+    """
     for directory in (f"/run/user/{os.geteuid()}/rfp", _fallback()):
         path = os.path.join(directory, "default")
         try:
@@ -279,10 +308,13 @@ def elsewhere() -> Address | None:
 
 
 def open_private(directory: str) -> int:
-    """A file descriptor of a directory that is this user's alone, made with all that is missing above it.
+    """Return a file descriptor of a directory that only this user can access.
 
-    What it checks is what it returns: whoever owns a directory above may put another in its place afterwards.  Raises
-    InvalidAddress.
+    Missing directories are created.  The returned descriptor is the checked directory itself: the
+    owner of a directory above may replace the path afterwards.
+
+    Raises:
+        InvalidAddress: the directory is not private.
     """
     try:
         _make(directory)
@@ -290,7 +322,7 @@ def open_private(directory: str) -> int:
     except OSError as error:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise
-        check_private(directory)  # which says more
+        check_private(directory)  # whose message is more precise
         raise InvalidAddress(
             f"cannot make the directory {directory}: {error.strerror}",
             hint="give an address in another directory"
@@ -304,7 +336,10 @@ def open_private(directory: str) -> int:
 
 
 def _make(directory: str) -> None:
-    """Each directory that is missing gets mode 0700: in one that others may write, they could move the last one away."""
+    """Create missing directories, each with mode 0700.
+
+    In a directory that others may write, they could move the last one away.
+    """
     if os.path.isdir(directory):
         return
     parent = os.path.dirname(directory)
@@ -315,7 +350,11 @@ def _make(directory: str) -> None:
 
 
 def check_private(directory: str) -> bool:
-    """Whether the directory exists; raises InvalidAddress if it is not this user's alone (mode 0700, no link)."""
+    """Return whether the directory exists.
+
+    Raises:
+        InvalidAddress: it is not this user's alone (mode 0700, no link).
+    """
     try:
         found = os.lstat(directory)
     except (FileNotFoundError, NotADirectoryError):
@@ -338,7 +377,7 @@ def _check(directory: str, found: os.stat_result) -> None:
         )
     if found.st_mode & 0o077:
         hint = "give an address in a directory with mode 0700"
-        if not found.st_mode & stat.S_ISVTX:  # a place for everybody, like /tmp, is to stay one
+        if not found.st_mode & stat.S_ISVTX:  # a shared directory, like /tmp, must be sticky
             hint = f"run `chmod 700 {directory}`, or {hint}"
         raise InvalidAddress(
             f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: other users can access it",

@@ -1,4 +1,4 @@
-"""How a client finds its server: from an address, or the default one."""
+"""How a client connects to its server: at an address, or at the default one."""
 
 from __future__ import annotations
 
@@ -30,19 +30,31 @@ def connect(
     tls_cert: str | os.PathLike[str] | None = None,
     tls_key: str | os.PathLike[str] | None = None,
 ) -> Client:
-    """Connects to a store and returns its client.
+    """Connect to a store and return its client.
 
-    address: `shm://PATH` or `rdma://HOST:PORT`, what `Server.address` says; None for this user's default server (`rfp serve`).
-    timeout: seconds that a call may take unless it says otherwise.  mode: how results come back: "fetch" (the client READs
-    them), "reply" (the server WRITEs them), "auto" (the first, until it costs too many READs) or "bypass" (GETs walk the
-    server's index without it; needs allow_bypass there).  reconnect: find the server again when it was lost.  fetch, retries: the
-    paper's F (bytes) and R, instead of those that `rfp tune` chose (RFP, section 3.2).
+    Args:
+        address: `shm://PATH` or `rdma://HOST:PORT`, as in `Server.address`; None for this user's
+            default server (`rfp serve`).
+        timeout: default limit of a call, in seconds.
+        mode: how results come back: "fetch" (the client READs them), "reply" (the server WRITEs
+            them), "auto" (fetch, until it costs too many READs) or "bypass" (GETs walk the server's
+            index without its workers; requires allow_bypass there).
+        reconnect: whether to connect again after the server was lost.
+        fetch: the paper's F, in bytes, instead of the value that `rfp tune` chose (RFP, section
+            3.2).
+        retries: the paper's R, instead of the value that `rfp tune` chose.
+        secret: over RDMA, the secret that the server was started with; each side proves to the
+            other that it knows it.
+        secret_file: a file with it, readable by this user alone (default: $RFP_SECRET_FILE).
+        tls_ca: PEM file of the authority that signed the server's certificate, or "system"; the
+            control connection then uses TLS.
+        tls_cert: PEM file of the client's certificate, if the server requires one.
+        tls_key: PEM file of its key.
 
-    Over RDMA.  secret: what the server was started with; secret_file: a file with it, of this user's alone (else that of
-    $RFP_SECRET_FILE).  Each side proves to the other that it knows it.  tls_ca: PEM file of who signed the server's certificate,
-    or "system": the control connection then speaks TLS.  tls_cert, tls_key: PEM files, where the server asks for a certificate.
-
-    Raises ConnectionFailed if no server is there, HandshakeFailed if it does not fit, FabricError if there is no device for it.
+    Raises:
+        ConnectionFailed: no server listens at the address.
+        HandshakeFailed: the server and this client are not compatible.
+        FabricError: there is no device for the address.
 
     >>> import rfp
     >>> with rfp.Server(memory="16MiB") as server:

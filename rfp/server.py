@@ -1,4 +1,4 @@
-"""The store's server: partitions, a worker for each, and the host through which clients find them."""
+"""The store's server: partitions, one worker for each, and the host that clients connect to."""
 
 from __future__ import annotations
 
@@ -20,34 +20,48 @@ from rfp.protocol.server.server_base import ServerBase
 from rfp.store.server.partition import Partition
 
 WORKERS_MAX = 64
-MEMORY_MIN = 1 << 20    # bytes, for each worker
+MEMORY_MIN = 1 << 20    # bytes, per worker
 STAGING = 512 << 10  # bytes for each client thread: four pieces of a large value
 VALUE_MAX = 256 << 20
 EVICTIONS = ("clock", "bucket", "none")
 
 
 class Server(ServerBase):
-    """Keeps a store in memory and serves it until it is closed.
+    """Keep a store in memory and serve it until it is closed.
 
-    memory: for keys, values and their index, in bytes or as text ("1GiB"); shared evenly among the workers, and limits
-    the largest value.  workers: threads that serve; each owns a part of the keys.  address: where to listen; None for a new
-    address of its own.  idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".  eviction: "clock" (second chance,
-    over all values), "bucket" (the paper's: least recently used within a bucket of 8) or "none" (puts fail with OutOfMemory).
-    allow_bypass: let clients walk the index by themselves.  lease: seconds that a large value stays readable for a client that
-    asked for it.
-    quota: bytes of large values that one client thread may hold at one worker, and that all threads of a client may be uploading
-    there; None for half of the worker's memory.  rings: bytes that all clients' threads may have beside memory=, each client half
-    of that: 0.5 MiB a thread and 0.28 MiB for each worker; None for as much as memory=, at least 1GiB and what 256 threads need.
-    cpus: processors to keep the workers on, in turn.
+    A server that is dropped without close() is closed when Python collects it, with a
+    ResourceWarning.
 
-    At an `rdma://HOST:PORT` address.  secret: what clients must know, at least 16 bytes; secret_file: a file with it, of this
-    user's alone (else that of $RFP_SECRET_FILE).  Without either a server beyond loopback needs no_auth=True.  tls_cert,
-    tls_key: PEM files; control connections then speak TLS.  tls_ca: PEM file of who signs clients' certificates, which are
-    then asked for: an authority that signs for nobody else.
+    Args:
+        memory: for keys, values and their index, in bytes or as text ("1GiB"); shared evenly among
+            the workers, and limits the largest value.
+        workers: number of threads that serve; each owns a part of the keys.
+        address: where to listen, `shm://PATH` or `rdma://HOST:PORT`; None for a new address of its
+            own.
+        idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".
+        eviction: "clock" (second chance, over all values), "bucket" (the paper's: least recently
+            used within a bucket of 8) or "none" (a put fails with OutOfMemory).
+        allow_bypass: whether clients may walk the index by themselves.
+        lease: seconds for which a large value stays readable for a client that requested it.
+        quota: bytes of large values that one client thread may hold at one worker, and that all
+            threads of a client may be uploading there; None for half of the worker's memory.
+        rings: bytes that all clients' threads may have beside memory=, each client half of that:
+            0.5 MiB a thread and 0.28 MiB for each worker; None for as much as memory=, at least
+            1GiB and the need of 256 threads.
+        cpus: processors to pin the workers to, in turn.
+        secret: at an rdma address, the secret that clients must know, at least 16 bytes.
+        secret_file: a file with it, readable by this user alone (default: $RFP_SECRET_FILE).
+        no_auth: at an rdma address, accept clients without a secret or a certificate; required for
+            a server beyond loopback that has neither.
+        tls_cert: PEM file of the server's certificate; control connections then use TLS.
+        tls_key: PEM file of its key.
+        tls_ca: PEM file of the authority that signs clients' certificates, which the server then
+            requires; that authority must sign for no other holders.
 
-    One that is dropped without close() is closed when Python collects it, with a ResourceWarning.
-
-    Raises InvalidArgument, AddressInUse if a server lives there, FabricError if the memory or the device cannot be had.
+    Raises:
+        InvalidArgument: an argument is out of its range.
+        AddressInUse: a server already listens at the address.
+        FabricError: the memory or the device is not available.
 
     >>> with Server(memory="16MiB", workers=1) as server:
     ...     from rfp import connect
@@ -92,7 +106,8 @@ class Server(ServerBase):
             raise InvalidArgument(f"memory={memory!r} is too small for {workers} workers",
                                   hint="give at least 1MiB for each")
         held = share // 2 if quota is None else units.size(quota)
-        # What goes beyond the quota could be neither sent nor fetched; what fits into a slot does not count.
+        # A value beyond the quota could be neither sent nor fetched; the quota does not count
+        # values that fit into a slot.
         largest = min(VALUE_MAX, share, max(held, SLOT_SIZE))
         for_rings = None if rings is None else units.size(rings)
         if for_rings is not None and for_rings < MEMORY_MIN:
@@ -102,7 +117,7 @@ class Server(ServerBase):
         super().__init__()
         used = fabric or self._keep(open_fabric(place))
         seed = int.from_bytes(os.urandom(8), "little")
-        # Versions grow over restarts because the clock does, and no worker makes a thousand million changes a second.
+        # Versions grow over restarts: the clock grows, and no worker makes 10^9 changes a second.
         first_version = clock.real_ns()
         try:
             arenas = [self._keep(used.reserve(share, REMOTE_READ)) for _ in range(workers)]
@@ -143,7 +158,7 @@ class Server(ServerBase):
 
     @property
     def device(self) -> str:
-        """Over RDMA: the device, port and GID that serve, and why these; else ""."""
+        """Over RDMA: the device, port and GID in use, and the reason; else ""."""
         return str(getattr(self._host.fabric, "choice", ""))
 
     @property
@@ -152,5 +167,5 @@ class Server(ServerBase):
 
 
 def _description(memory: int, eviction: str) -> Callable[[], dict[str, Any]]:
-    """What a host tells of its server, which it must not keep alive."""
+    """Return the function that describes a server for its host, without a reference to it."""
     return lambda: {"memory": memory, "eviction": eviction}

@@ -1,4 +1,4 @@
-"""Sizes, durations and rates as people write them.
+"""Sizes, durations and rates in the form that people write.
 
 >>> size("256MiB"), duration("2us"), rate("1.5M")
 (268435456, 2000, 1500000)
@@ -16,17 +16,17 @@ SIZES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 DURATIONS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "min": 60 * 10**9, "h": 3600 * 10**9}
 RATES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
-_LIMIT = 1 << 63  # what a C int64 holds
+_LIMIT = 1 << 63  # limit of a C int64
 _NUMBER = re.compile(r"(\d{1,20}(?:\.\d{1,20})?)\s*([A-Za-zµ]*)", re.ASCII)
 
 
 def _parse(what: str, text: str, units: dict[str, int], example: str) -> int:
-    """The number of smallest units that `text` names; exact, since it is computed in decimals."""
+    """Return the number of smallest units in `text`; exact, since it is computed in decimals."""
     hint = f"write it like {example}; the units are {', '.join(unit for unit in units if unit)}"
     match = _NUMBER.fullmatch(text.strip())
     if match is None or match[2] not in units:
         raise InvalidArgument(f"invalid {what} {text!r}", hint=hint)
-    from decimal import Decimal  # here, because most programs give numbers
+    from decimal import Decimal  # here, because most programs pass numbers
 
     value = Decimal(match[1]) * units[match[2]]
     if value != int(value):
@@ -38,7 +38,7 @@ def _parse(what: str, text: str, units: dict[str, int], example: str) -> int:
 
 
 def _show(value: int, units: dict[str, int]) -> str:
-    """The shortest exact text: in the largest unit that leaves at most three decimals."""
+    """Return the shortest exact text, in the largest unit that leaves at most three decimals."""
     for unit, scale in reversed(units.items()):
         if value >= scale and (value * 1000) % scale == 0:
             whole, rest = divmod(value * 1000 // scale, 1000)
@@ -47,7 +47,14 @@ def _show(value: int, units: dict[str, int]) -> str:
 
 
 def size(value: str | int) -> int:
-    """Bytes: `"256MiB"`, `"1GiB"`, `"4096"` or a number of bytes."""
+    """Return a size in bytes.
+
+    Args:
+        value: text such as `"256MiB"`, `"1GiB"` or `"4096"`, or a number of bytes.
+
+    Raises:
+        InvalidArgument: it is not a size.
+    """
     if isinstance(value, str):
         bare = {"": 1, **SIZES, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
         if value.strip().endswith(("kB", "KB", "MB", "GB", "TB")):
@@ -61,7 +68,14 @@ def size(value: str | int) -> int:
 
 
 def duration(value: str | int | float) -> int:
-    """Nanoseconds: of `"2us"`, `"5ms"`, `"1s"`, or of a number of seconds."""
+    """Return a duration in nanoseconds.
+
+    Args:
+        value: text such as `"2us"`, `"5ms"` or `"1s"`, or a number of seconds.
+
+    Raises:
+        InvalidArgument: it is not a duration.
+    """
     if isinstance(value, str):
         text = value.strip().replace("µ", "u")
         if text.replace(".", "", 1).isdigit() and text.strip("0."):
@@ -75,7 +89,14 @@ def duration(value: str | int | float) -> int:
 
 
 def rate(value: str | int) -> int:
-    """Operations per second: `"500k"`, `"1.5M"`, or a number."""
+    """Return a rate in operations per second.
+
+    Args:
+        value: text such as `"500k"` or `"1.5M"`, or a number.
+
+    Raises:
+        InvalidArgument: it is not a rate.
+    """
     if isinstance(value, str):
         return _parse("rate", value, RATES, '"500k"')
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LIMIT:
@@ -85,15 +106,15 @@ def rate(value: str | int) -> int:
 
 
 def show_size(value: int) -> str:
-    """`268435456` as `"256MiB"`; `size` reads it back exactly."""
+    """Return a size as text: `268435456` as `"256MiB"`; `size` reads it back exactly."""
     return _show(value, SIZES)
 
 
 def show_duration(value: int) -> str:
-    """`2000` nanoseconds as `"2us"`; `duration` reads it back exactly."""
+    """Return nanoseconds as text: `2000` as `"2us"`; `duration` reads it back exactly."""
     return _show(value, DURATIONS)
 
 
 def show_rate(value: int) -> str:
-    """`1500000` a second as `"1.5M"`; `rate` reads it back exactly."""
+    """Return a rate as text: `1500000` as `"1.5M"`; `rate` reads it back exactly."""
     return _show(value, RATES)

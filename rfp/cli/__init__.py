@@ -1,8 +1,8 @@
-"""The command line: `rfp serve`, and commands that talk to a server.
+"""The command line: `rfp serve`, and commands that connect to a server.
 
-Exit status: 0 done; 1 the server refused, or the key has no value; 2 the command was wrong; 3 the connection or the
-system failed, also where the output cannot be written.
-docs/cli.md says it in prose.
+Exit status: 0 done; 1 the server refused, or the key has no value; 2 the command was wrong; 3 the
+connection or the system failed, also if the output cannot be written.
+docs/cli.md describes it.
 """
 
 from __future__ import annotations

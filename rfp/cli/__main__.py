@@ -1,4 +1,4 @@
-"""`python -m rfp.cli`: for where the command `rfp` is not on the PATH."""
+"""`python -m rfp.cli`: for use if the command `rfp` is not on the PATH."""
 
 from rfp.cli import main
 

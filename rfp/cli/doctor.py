@@ -1,4 +1,4 @@
-"""`rfp doctor`: what stands between this machine and RDMA."""
+"""`rfp doctor`: checks RDMA on this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the programs of this package share: how errors end them."""
+"""The common part of this package's programs: how an error ends a program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFUSED, WRONG, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 
 class Failed(click.ClickException):
-    """An error as one line, and an exit status."""
+    """An error that is printed as one line, with an exit status."""
 
     def __init__(self, message: str, program: str, status: int) -> None:
         super().__init__(message)
@@ -29,13 +29,13 @@ class Commands(click.Group):
     """The commands of a program."""
 
     program = "rfp"
-    refused = REFUSED  # exit status where a server has refused
+    refused = REFUSED  # exit status after a refusal by the server
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(self.commands)  # in the order in which one needs them, not by name
+        return list(self.commands)  # in the order of use, not by name
 
     def status(self, error: RfpError) -> int:
-        """The exit status that an error's family has."""
+        """Return the exit status of an error's family."""
         if isinstance(error, ServerRefused):
             return self.refused
         return WRONG if isinstance(error, CallerError) else UNREACHABLE
@@ -48,7 +48,8 @@ class Commands(click.Group):
         except OSError as error:
             if error.errno == errno.EPIPE:
                 raise  # click ends quietly, as `| head` expects
-            # The system's: most often an output that cannot be written, since commands read and write nothing else by themselves.
+            # An error of the system: most often an output that cannot be written, since commands
+            # read and write nothing else by themselves.
             where = f"{error.filename}: " if error.filename else ""
             raise Failed(f"{where}{error.strerror or error}", self.program, UNREACHABLE) from error
         except KeyboardInterrupt:
@@ -56,7 +57,11 @@ class Commands(click.Group):
 
 
 def standard(name: str) -> BinaryIO:
-    """The binary stream under sys.stdin or sys.stdout; raises OSError where the program was started without it (`<&-`, `>&-`)."""
+    """Return the binary stream under sys.stdin or sys.stdout.
+
+    Raises:
+        OSError: the program was started without it (`<&-`, `>&-`).
+    """
     stream = getattr(sys, name)
     if stream is None:
         raise OSError(errno.EBADF, f"{name} is closed")
@@ -65,7 +70,11 @@ def standard(name: str) -> BinaryIO:
 
 
 def report(text: object, done: str) -> None:
-    """Prints a result of something that has happened; raises OSError that says so if it cannot be printed."""
+    """Print the result of an operation that is done.
+
+    Raises:
+        OSError: it cannot be printed; the message says that the operation was done.
+    """
     try:
         click.echo(text)
     except OSError as error:

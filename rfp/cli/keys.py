@@ -15,7 +15,7 @@ from rfp.server import VALUE_MAX
 
 
 class Key(click.ParamType):  # type: ignore[type-arg,unused-ignore]
-    """A key as the shell gives it: whatever bytes those are."""
+    """A key as the shell passes it: any bytes."""
 
     name = "key"
 
@@ -113,7 +113,8 @@ def put(
     if if_absent and if_version is not None:
         raise click.UsageError("cannot use both --if-absent and --if-version")
     if value == b"-":
-        value = standard("stdin").read(VALUE_MAX + 1)      # one more than goes: the server's refusal says it best
+        # One byte more than allowed: the server's refusal has the best message.
+        value = standard("stdin").read(VALUE_MAX + 1)
     with target.connect() as kv:
         report(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version), "the value is stored")
 

@@ -1,4 +1,4 @@
-"""What the commands share: options, and the connection that they make of them."""
+"""Options common to the commands, and the connection made from them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ _ACCESS = (
 
 
 def serving(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command that serves the options that say who may connect over RDMA."""
+    """Add the options that control which clients may connect over RDMA."""
     for option in reversed(_ACCESS):
         command = option(command)
     return command
@@ -81,25 +81,29 @@ def serving(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Target:
-    """The server that a command talks to, and how."""
+    """The server that a command connects to, and its options."""
 
     address: Address | None
     timeout: float  # seconds, for each answer
-    access: dict[str, Any] = field(default_factory=dict)  # how to prove who we are: arguments of rfp.connect()
+    access: dict[str, Any] = field(default_factory=dict)  # credentials: arguments of rfp.connect()
 
     def connect(self, reconnect: bool = False) -> rfp.Client:
-        """A handle for a command: one that says at once when the server goes away, rather than wait for the next."""
+        """Return a client for a command.
+
+        Unless `reconnect`, it reports at once that the server is lost, instead of waiting for the
+        next one.
+        """
         return rfp.connect(self.address, timeout=self.timeout, reconnect=reconnect, **self.access)
 
     @property
     def emulated(self) -> str:
-        """The label that results over an emulated network carry."""
+        """The label of results over an emulated network."""
         place = self.address
         return " (emulated network)" if place is not None and place.provider == "shm" and place.shm.emulated else ""
 
 
 def connected(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Gives a command the options that say which server it talks to and how; they come as its first argument, a Target."""
+    """Add the options of a connection to a command; its first argument is then a Target."""
 
     @functools.wraps(command)
     def with_target(address: Address | None, timeout: float, **options: Any) -> Any:

@@ -24,11 +24,11 @@ STOP = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Stop(BaseException):
-    """A signal asked for the end."""
+    """A signal requested the end of the program."""
 
 
 def _stop_on_signals() -> None:
-    """The first signal raises Stop in the main thread, wherever it is; the second ends the process at once."""
+    """Make the first signal raise Stop in the main thread, and the second end the process."""
 
     def first(number: int, frame: FrameType | None) -> None:
         for each in STOP:
@@ -127,7 +127,7 @@ def serve(
 
 
 def _greet(server: rfp.Server, is_default: bool, access: dict[str, Any], what: str) -> None:
-    """Says where it is and how to use it."""
+    """Print the server's address and how to use it."""
     option = "" if is_default else f" --address {shlex.quote(server.address)}"
     argument = "" if is_default else repr(server.address)
     if access["secret_file"]:

@@ -1,4 +1,4 @@
-"""`rfp stats`: what a server counts."""
+"""`rfp stats`: the counters of a server."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ OPERATIONS = ("gets", "puts", "deletes", "incrs", "touches")
 
 
 def fetch(kv: rfp.Client, timeout: float) -> dict[str, Any]:
-    """The store's counters, with what the server knows of workers and clients under "server"."""
-    figures = kv.stats()  # first: it finds the server again if need be
+    """Return the store's counters, with the server's figures of workers and clients as "server"."""
+    figures = kv.stats()  # first: it reconnects if need be
     return {**figures, "server": kv.connection.figures(now_ns() + int(timeout * 1e9))}
 
 
@@ -39,7 +39,7 @@ def stats(target: Target, as_json: bool) -> None:
 
 
 def show(figures: dict[str, Any]) -> list[str]:
-    """The counters as a table for people."""
+    """Return the counters as a table of text lines."""
     server = figures["server"]
     rows = [[name, grouped(figures[name])] for name in OPERATIONS]
     rows += [
@@ -65,7 +65,7 @@ def show(figures: dict[str, Any]) -> list[str]:
 
 
 def heading(server: dict[str, Any]) -> list[str]:
-    """Who is speaking."""
+    """Return the lines that identify the server."""
     workers, clients = plural(len(server["workers"]), "worker"), plural(len(server["clients"]), "client")
     return [
         f"{server['address']}  (process {server['pid']}, up {clock(server['uptime'])})",

@@ -1,4 +1,4 @@
-"""Numbers and tables as people read them."""
+"""Formatting of numbers and tables for display."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Sequence
 
 
 def grouped(number: int) -> str:
-    """1234567 as 1,234,567."""
+    """Return 1234567 as 1,234,567."""
     return f"{number:,}"
 
 
 def plural(number: int, noun: str) -> str:
-    """1 worker, 2 workers."""
+    """Return 1 worker, 2 workers."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def short(number: float) -> str:
-    """1234567 as 1.23M: three digits that matter."""
+    """Return 1234567 as 1.23M: three significant digits."""
     for scale, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * scale:
             value = number / scale
@@ -25,7 +25,7 @@ def short(number: float) -> str:
 
 
 def size(number: float) -> str:
-    """1536 as 1.5 KiB."""
+    """Return 1536 as 1.5 KiB."""
     for scale, unit in ((1 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if number >= scale:
             return f"{number / scale:.1f} {unit}"
@@ -33,12 +33,12 @@ def size(number: float) -> str:
 
 
 def share(part: float, whole: float) -> str:
-    """A ratio in per cent, or a dash where there is none."""
+    """Return a ratio in per cent, or a dash if `whole` is 0."""
     return f"{100 * part / whole:.1f} %" if whole > 0 else "-"
 
 
 def clock(seconds: float) -> str:
-    """3723 as 1:02:03."""
+    """Return 3723 as 1:02:03."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -46,13 +46,13 @@ def clock(seconds: float) -> str:
 
 
 def bar(part: float, whole: float, width: int) -> str:
-    """[####----]: how full something is."""
+    """Return a bar that shows a filling level: [####----]."""
     filled = min(width, max(0, round(width * part / whole))) if whole > 0 else 0
     return f"[{'#' * filled}{'-' * (width - filled)}]"
 
 
 def table(head: Sequence[str] | None, rows: Sequence[Sequence[str]], align: str) -> list[str]:
-    """Lines with columns as wide as their longest text; align: one of < > for each column."""
+    """Return lines with columns as wide as their longest text; align: < or > for each column."""
     lines = [*([head] if head else []), *rows]
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(align))]
     cells = ([f"{text:{side}{width}}" for text, side, width in zip(line, align, widths, strict=True)] for line in lines)

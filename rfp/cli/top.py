@@ -1,4 +1,4 @@
-"""`rfp top`: a server at work."""
+"""`rfp top`: live figures of a server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rfp.cli.options import DURATION, Target, connected
 from rfp.cli.stats import OPERATIONS, fetch, heading
 from rfp.cli.text import bar, clock, grouped, share, short, size, table
 
-# The terminal: another screen and no cursor while it runs; each picture overwrites the last, so that nothing flickers.
+# The terminal: the alternate screen and no cursor while it runs; each picture overwrites the last,
+# so that nothing flickers.
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, END_OF_LINE, END_OF_SCREEN = "\x1b[H", "\x1b[K", "\x1b[J"
 
@@ -24,7 +25,7 @@ RATES = ("all", "hit rate", "refused", "evicted", "expired")  # beside the opera
 
 @dataclass(frozen=True)
 class Sample:
-    """What the server had counted at a moment."""
+    """The server's counters at one moment."""
 
     time: float  # seconds
     figures: dict[str, Any]
@@ -67,13 +68,13 @@ def top(target: Target, interval: float, once: bool) -> None:
 
 
 def watch(kv: rfp.Client, timeout: float, interval: float, label: str) -> None:
-    """Draws until interrupted."""
+    """Draw until interrupted."""
     before = Sample.take(kv, timeout)
     pause = min(interval, 0.2)  # the first picture comes soon
     while True:
         time.sleep(pause)
         now = Sample.take(kv, timeout)
-        # Before Python 3.11 a terminal that nobody has sized is 0 x 0.
+        # Before Python 3.11 a terminal without a size is reported as 0 x 0.
         width, height = (given or usual for given, usual in zip(shutil.get_terminal_size(), (80, 24), strict=True))
         lines = [line[:width] for line in render(before, now, label)][: height - 1]
         sys.stdout.write(HOME + "".join(line + END_OF_LINE + "\n" for line in lines) + END_OF_SCREEN)
@@ -82,7 +83,7 @@ def watch(kv: rfp.Client, timeout: float, interval: float, label: str) -> None:
 
 
 def render(before: Sample, now: Sample, label: str = "") -> list[str]:
-    """The picture: what happened between two samples, and how things stand at the second."""
+    """Return the picture: the changes between two samples, and the state at the second."""
     figures = now.figures
     rate = Rates(before, now)
     first, *rest = heading(figures["server"])
@@ -110,17 +111,17 @@ def render(before: Sample, now: Sample, label: str = "") -> list[str]:
 
 
 def clients(server: dict[str, Any]) -> list[list[str]]:
-    """A row for each client process."""
+    """Return a row for each client process."""
     now = time.time()
     return [
-        # An older server says since when, by a clock that may have been set since.
+        # An older server reports the start instead, by a clock that may have been set since.
         [each["name"] or "-", str(each["pid"]), str(each["threads"]), clock(max(0.0, each.get("connected", now - each["since"])))]
         for each in server["clients"]
     ]
 
 
 class Rates:
-    """Counts per second between two samples; from zero, if the server was another one at the first."""
+    """Counts per second between two samples; from zero, if the first was of another server."""
 
     def __init__(self, before: Sample, now: Sample) -> None:
         self.same = before.figures["server"]["pid"] == now.figures["server"]["pid"]
@@ -134,7 +135,7 @@ class Rates:
         return self.between(self.before[name], self.now[name])
 
     def workers(self) -> list[list[str]]:
-        """A row for each worker."""
+        """Return a row for each worker."""
         rows = []
         workers, partitions = self.now["server"]["workers"], self.now["partitions"]
         earlier = self.before["server"]["workers"] if self.same else [{} for _ in workers]

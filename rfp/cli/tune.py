@@ -79,7 +79,7 @@ def _given(values: tuple[int, ...]) -> list[int]:
 
 
 def _sampled(target: Target) -> list[int]:
-    """What the server's workers have answered with so far."""
+    """Return the sizes that the server's workers have returned so far."""
     try:
         with target.connect() as kv:
             kv.ping()
@@ -95,7 +95,7 @@ def _sampled(target: Target) -> list[int]:
 
 
 def _say(sizes: list[int]) -> str:
-    """The sizes in a few words."""
+    """Return a short description of the sizes."""
     total = sum(sizes)
     common = sorted(range(len(sizes)), key=lambda lines: -sizes[lines])[:3]
     parts = [f"{100 * sizes[lines] / total:.0f} % of {lines * LINE} bytes" for lines in sorted(common) if sizes[lines]]

@@ -1,6 +1,6 @@
-"""The control channel: set-up, descriptors, file descriptors and the end of a connection; nothing per request.
+"""The control channel: set-up, descriptors, file descriptors and the end of a connection.
 
-docs/protocol.md says in prose what travels here.
+No request travels here.  docs/protocol.md describes the messages.
 """
 
 from __future__ import annotations
@@ -58,9 +58,17 @@ __all__ = [
 
 
 def connect(address: Address, deadline: float, credentials: Credentials | None = None) -> ControlConnection:
-    """Connects to the server at an address.
+    """Connect to the server at an address.
 
-    Raises ConnectionFailed if nobody is there, HandshakeFailed if the two sides do not accept each other, DeadlineExceeded.
+    Args:
+        address: of the server.
+        deadline: a clock.now() time.
+        credentials: secret and certificates; only for rdma addresses.
+
+    Raises:
+        ConnectionFailed: no server listens there.
+        HandshakeFailed: the two sides do not accept each other.
+        DeadlineExceeded: the deadline has passed.
     """
     if address.provider == "rdma":
         from rfp.control.tcp import connect_tcp  # here, because only rdma addresses need ssl
@@ -72,7 +80,7 @@ def connect(address: Address, deadline: float, credentials: Credentials | None =
 def listen(
     address: Address, credentials: Credentials | None = None, *, allow_anyone: bool = False
 ) -> UnixListener | TcpListener:
-    """Listens at an address, as the only server there; see UnixListener and TcpListener."""
+    """Listen at an address, as the only server there; see UnixListener and TcpListener."""
     if address.provider == "rdma":
         from rfp.control.tcp_listener import TcpListener
 

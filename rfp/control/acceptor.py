@@ -1,4 +1,4 @@
-"""Takes connections from a listening socket, also where no file descriptor is left for them."""
+"""Accepts connections from a listening socket, even if no file descriptor is left for them."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ import socket
 from rfp.core.log import log
 from rfp.errors import FabricError
 
-STRANGERS_MAX = 64  # connections over a network that have not proved anything yet; one goes when another comes
-DROPPED_MAX = 16   # in one take(): who floods the socket must not keep its owner here
+STRANGERS_MAX = 64  # network connections without proof yet; a new one replaces one of them
+DROPPED_MAX = 16   # in one take(): a client that floods the socket must not block its owner here
 
 
 class Acceptor:
     """A listening socket, with a file descriptor in reserve.
 
-    Out of file descriptors, it drops one waiting connection by means of the reserve: left in the queue it would make
-    whoever waits on the socket spin.
+    If the process has no file descriptor left, take() drops one waiting connection by means of the
+    reserve: a connection left in the queue would make the thread that waits on the socket spin.
     """
 
     def __init__(self, sock: socket.socket, what: object) -> None:
         sock.setblocking(False)
         self.socket = sock
-        self.what = what  # where it listens, for messages
+        self.what = what  # the listening address, for messages
         self.dropped = 0
         self.closed = False
         self._spare = _spare()
 
     def take(self) -> socket.socket | None:
-        """The next connection, or None if none waits, or if several had to be dropped."""
+        """Return the next connection, or None if none waits, or if several had to be dropped."""
         for _ in range(DROPPED_MAX):
             try:
                 return self.socket.accept()[0]
@@ -49,11 +49,14 @@ class Acceptor:
 
     @property
     def exhausted(self) -> bool:
-        """Whether not even the reserve could be had: waiting on the socket would only spin."""
+        """Whether the reserve could not be reopened: waiting on the socket would only spin."""
         return self._spare < 0
 
     def _drop_one(self) -> bool:
-        """False if none waits (the kernel looks for a free number before it looks for a connection)."""
+        """Drop one waiting connection; return False if none waits.
+
+        The kernel allocates a descriptor before it takes a connection from the queue.
+        """
         if self._spare >= 0:
             os.close(self._spare)
         try:
@@ -68,7 +71,7 @@ class Acceptor:
             self._spare = _spare()
 
     def close(self) -> None:
-        """Safe to call again."""
+        """Close the socket and the reserve.  Safe to call again."""
         self.closed = True
         self.socket.close()
         if self._spare >= 0:

@@ -1,16 +1,18 @@
-"""Each side proves to the other that it knows the secret, over everything that was said before.
+"""Authentication by a shared secret: each side proves that it knows it, over the whole exchange.
 
     client                                server
     Greet (nonce)             ->
-                              <-          Challenge (nonce, whether a secret is asked for)
+                              <-          Challenge (nonce, whether a secret is required)
     Prove (proof)             ->                                              if it is
                               <-          Proven (proof)
     Hello ...                             as over a Unix socket
 
-A proof is HMAC-SHA256, keyed with the secret, over the role of who proves, the SHA-256 of the server's certificate (TLS; else 32
-zero bytes) and all bytes that have passed on this connection in both directions, in the order of the protocol.  So it is worth
-nothing on another connection, in the other direction, behind another certificate, or after either side was made to see another
-version.  The client proves itself first: who does not know the secret gets nothing to guess it from.
+A proof is HMAC-SHA256, keyed with the secret, over the role of the prover, the SHA-256 of the
+server's certificate (TLS; else 32 zero bytes) and all bytes that have passed on this connection in
+both directions, in the order of the protocol.  So it is worthless on another connection, in the
+other direction, behind another certificate, or after either side was shown another version.  The
+client proves itself first: a client that does not know the secret receives nothing to guess it
+from.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from rfp.control.message import NONCE, Challenge, Greet, M, Message, Prove, Prov
 from rfp.errors import HandshakeFailed
 
 CLIENT, SERVER = b"rfp-rnvm client", b"rfp-rnvm server"
-UNBOUND = bytes(32)  # in place of the certificate's hash where there is no TLS
+UNBOUND = bytes(32)  # in place of the certificate's hash, without TLS
 
 
 def proof(secret: bytes, role: bytes, binding: bytes, transcript: bytes | bytearray) -> bytes:
-    """The HMAC by which a side shows that it knows the secret.
+    """Return the HMAC by which a side shows that it knows the secret.
 
     >>> proof(b"0123456789abcdef", CLIENT, b"", b"what was said").hex()[:16]
     '2c259530f8e96ec0'
@@ -38,7 +40,11 @@ def proof(secret: bytes, role: bytes, binding: bytes, transcript: bytes | bytear
 
 
 def introduce(connection: ControlConnection, secret: bytes | None, binding: bytes, deadline: float) -> None:
-    """The client's part.  Raises HandshakeFailed if either side does not satisfy the other."""
+    """Run the client's part.
+
+    Raises:
+        HandshakeFailed: one side does not satisfy the other.
+    """
     connection.transcript = bytearray()
     connection.limit = frame.STRANGER_LIMIT
     connection.send(Greet(nonce=os.urandom(NONCE)), deadline)
@@ -47,7 +53,7 @@ def introduce(connection: ControlConnection, secret: bytes | None, binding: byte
         raise HandshakeFailed("the server requires a secret",
                               hint="give secret= or secret_file= (--secret-file)")
     if not challenge.secret and secret is not None:
-        # Whoever answers at this address must know it, or anybody could.
+        # The server at this address must know it too, or any process could answer here.
         raise HandshakeFailed("the server cannot prove that it knows the secret: it has none",
                               hint="start the server with the same secret, or connect without one")  # fmt: skip
     if secret is not None:
@@ -70,13 +76,13 @@ def _expect(connection: ControlConnection, kind: type[M], deadline: float) -> M:
 
 
 class State(Enum):
-    GREET = auto()  # waits for this message
+    GREET = auto()  # the next message expected
     PROVE = auto()
     TRUSTED = auto()
 
 
 class Examination:
-    """The server's part, a message at a time, so that no client can hold a server up."""
+    """The server's part, one message at a time, so that no client can block the server."""
 
     def __init__(self, connection: ControlConnection, secret: bytes | None, binding: bytes) -> None:
         self.connection = connection
@@ -88,11 +94,15 @@ class Examination:
 
     @property
     def greeted(self) -> bool:
-        """Whether a whole greeting has come."""
+        """Whether a complete Greet has arrived."""
         return self.state is not State.GREET
 
     def advance(self) -> bool:
-        """Takes what has come; returns whether the client is trusted now.  Raises HandshakeFailed when it never will be."""
+        """Process the bytes that have arrived; return whether the client is authenticated now.
+
+        Raises:
+            HandshakeFailed: it never will be.
+        """
         while self.state is not State.TRUSTED:
             message = self.connection.try_receive()
             if message is None:
@@ -120,7 +130,7 @@ class Examination:
 
     def _answer(self, message: Message) -> None:
         self.connection.send(message, 0.0)
-        self._heard = bytes(self.connection.transcript or b"")  # what the client's proof is over: all before it
+        self._heard = bytes(self.connection.transcript or b"")  # covered by the client's proof
 
     def _trust(self) -> None:
         self.state = State.TRUSTED

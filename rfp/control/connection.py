@@ -21,19 +21,19 @@ M = TypeVar("M", bound=Message)
 
 
 def deadline_in(seconds: float) -> float:
-    """The deadline that many seconds from now, as all calls here take it: a time of clock.now()."""
+    """Return the deadline `seconds` from now: a time of clock.now(), as all calls here take it."""
     return clock.now() + seconds
 
 
 class ControlConnection:
-    """A stream socket that carries messages, each call with a deadline (a clock.now() time); the base of what goes over
-    Unix sockets (unix.py) and over TCP (tcp.py).
+    """A stream socket that carries messages: base of Unix (unix.py) and TCP (tcp.py) connections.
 
-    One thread at a time is let through; `call` is what many threads share.  After any failure but a deadline the
-    connection is closed, since nothing tells where the next message would begin.
+    Each call takes a deadline (a clock.now() time).  A deadline that has already passed means: do
+    all that is possible without waiting.  So a server that sends with `deadline=0` drops a client
+    that does not read, instead of waiting for it.
 
-    A deadline that has already passed means: do what can be done without waiting.  So a server that sends with
-    `deadline=0` drops a client that does not read, instead of waiting for it.
+    One thread at a time may use the connection; many threads may share `call`.  After any failure
+    but a deadline the connection is closed, since nothing marks the start of the next message.
     """
 
     FD_LIMIT = 0  # file descriptors that may come with a message
@@ -41,23 +41,25 @@ class ControlConnection:
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._socket = sock
-        self._lock = threading.RLock()  # reentrant: a signal handler of the thread inside may call close()
-        self._inside = False  # a thread is
-        self._torn = False  # in the middle of a message, where nobody else could go on
+        # Reentrant: a signal handler of the same thread may call close().
+        self._lock = threading.RLock()
+        self._inside = False  # a thread is using the connection
+        self._torn = False  # it stopped in the middle of a message: no other thread could go on
         self._data = bytearray()  # of the message that is arriving
         self._fds: list[Descriptor] = []
         self._preface: frame.Preface | None = None
         self._number = 0  # of the last call
-        self._abandoned: set[int] = set()  # calls whose answers may still come
+        self._abandoned: set[int] = set()  # calls whose responses may still come
         self._awaited = select.POLLIN
-        self.limit = frame.BODY_LIMIT  # bytes of a message's body that may arrive
-        self.transcript: bytearray | None = None  # of all that has passed, while somebody wants it
-        self.pid = 0  # of the peer's process, where the transport or the peer tells
-        self._ended: Callable[[], RfpError] | None = None  # why nothing can be done any more
+        self.limit = frame.BODY_LIMIT  # bytes that the body of an incoming message may have
+        # All bytes in both directions, while they are needed.
+        self.transcript: bytearray | None = None
+        self.pid = 0  # of the peer's process, if the transport or the peer provides it
+        self._ended: Callable[[], RfpError] | None = None  # why the connection is closed
         _open.add(self)
 
     def fileno(self) -> int:
-        """The socket, to wait on: readable when `try_receive` has something to do.  -1 when closed."""
+        """Return the socket, to wait on: readable when `try_receive` has work.  -1 when closed."""
         return self._socket.fileno()
 
     @property
@@ -65,50 +67,77 @@ class ControlConnection:
         return self._ended is not None
 
     def pidfd(self) -> int:
-        """A file descriptor that becomes readable when the peer's process ends; -1 where there is none, as over a network."""
+        """Return a file descriptor that becomes readable when the peer's process ends.
+
+        -1 if there is none, as over a network.
+        """
         return -1
 
     @property
     def pending(self) -> bool:
-        """Whether bytes have been taken from the socket already, so that waiting on it says nothing about them (TLS)."""
+        """Whether bytes have already been taken from the socket (TLS).
+
+        Waiting on the socket then reports nothing about them.
+        """
         return False
 
     # Messages
 
     def send(self, message: Message, deadline: float) -> None:
-        """Sends a message, with the file descriptors of its handles; they stay the caller's."""
+        """Send a message with the file descriptors of its handles; the caller keeps owning them."""
         in_turn(self, deadline, self._send, message, deadline)
 
     def answer(self, question: Message, answer: Message, deadline: float) -> None:
-        """Sends the answer to a message that was received."""
+        """Send the response to a message that was received."""
         answer.number = question.number
         self.send(answer, deadline)
 
     def receive(self, deadline: float) -> Message:
-        """The next message.  Raises DeadlineExceeded (and may be called again), HandshakeFailed, ConnectionFailed."""
+        """Return the next message.
+
+        Raises:
+            DeadlineExceeded: the deadline has passed; the call may be repeated.
+            HandshakeFailed: the message is not valid.
+            ConnectionFailed: the connection is lost.
+        """
         return in_turn(self, deadline, self._receive, deadline)
 
     def try_receive(self) -> Message | None:
-        """The next message if all of it is there, else None: for event loops, which no slow peer can hold up."""
+        """Return the next message if all of it has arrived, else None.
+
+        For event loops: no slow peer can block them.
+        """
         return in_turn(self, 0.0, self._advance)
 
     def call(self, question: Message, kind: type[M], deadline: float) -> M:
-        """Sends a message and returns its answer, of this kind; raises what the server refused with.
+        """Send a message and return its response.
 
-        A call whose deadline passes leaves the connection usable: its answer is dropped when it comes.  So does an exception of a
-        signal handler, unless it comes in the middle of a message: then the connection is closed.
+        A call whose deadline passes leaves the connection usable: its response is dropped when it
+        comes.  An exception of a signal handler does too, unless it comes in the middle of a
+        message: then the connection is closed.
+
+        Args:
+            question: the message to send.
+            kind: class of the response.
+            deadline: a clock.now() time.
+
+        Raises:
+            RfpError: the server refused, with the exception that it sent.
+            DeadlineExceeded: the deadline has passed.
+            ConnectionFailed: the connection is lost.
         """
         answer: M = in_turn(self, deadline, self._call, question, kind, deadline)
         return answer
 
     def _call(self, question: Message, kind: type[M], deadline: float) -> M:
         self._number = question.number = self._number % 0xFFFFFFFF + 1
-        # Before it is sent: whatever ends this call, the answer may still come.
+        # Record the call before it is sent: however it ends, its response may still come.
         self._abandoned.add(question.number)
         try:
             self._send(question, deadline)
         except DeadlineExceeded:
-            self._abandoned.discard(question.number)  # nothing of it was sent, or the connection is closed
+            # None of it was sent, or the connection is closed.
+            self._abandoned.discard(question.number)
             raise
         answer = self._receive_answer(deadline)
         question.answered = answer
@@ -124,7 +153,7 @@ class ControlConnection:
         return answer
 
     def _receive_answer(self, deadline: float) -> Message:
-        """The answer to the last call, or a refusal that concerns the whole connection."""
+        """Return the response to the last call, or a refusal that concerns the whole connection."""
         while True:
             answer = self._receive(deadline)
             if answer.number == self._number or (isinstance(answer, Refused) and answer.number == 0):
@@ -134,7 +163,7 @@ class ControlConnection:
                 raise self._fail(HandshakeFailed(f"the server answered call {answer.number}, "
                                                  "which this client never made"))
             self._abandoned.discard(answer.number)
-            if isinstance(answer, Attached):  # rings that nobody will use
+            if isinstance(answer, Attached):  # rings that no thread will use
                 self._send(Detach(answer.channel), deadline)
 
     def _send(self, message: Message, deadline: float) -> None:
@@ -144,9 +173,10 @@ class ControlConnection:
         sent = 0
         self._torn = True
         while sent < len(data):
-            count = self._write(data[sent:], [] if sent else fds)  # file descriptors travel with the first byte
+            # The file descriptors travel with the first byte.
+            count = self._write(data[sent:], [] if sent else fds)
             if not count and not wait(self._socket.fileno(), self._awaited, deadline):
-                if sent:  # the peer would take what follows for the rest of this message
+                if sent:  # the peer would take the next message for the rest of this one
                     self._fail(ConnectionFailed("a control message was cut off"))
                 self._torn = False
                 raise DeadlineExceeded("timed out sending a control message to the peer",
@@ -159,7 +189,7 @@ class ControlConnection:
             self.transcript += data
 
     def _write(self, data: memoryview, fds: list[int]) -> int:
-        """Writes what the socket takes now: 0 bytes if it takes nothing."""
+        """Write as many bytes as the socket accepts now: 0 if it accepts none."""
         try:
             return self._put(data, fds)
         except RfpError:
@@ -175,7 +205,11 @@ class ControlConnection:
         return message
 
     def _advance(self) -> Message | None:
-        """Takes what has arrived of one message, never a byte of the next; returns the message once it is whole."""
+        """Read the bytes of one message that have arrived, never a byte of the next.
+
+        Returns:
+            The message once it is complete, else None.
+        """
         self._torn = True
         try:
             while True:
@@ -193,7 +227,7 @@ class ControlConnection:
             raise self._fail(error) from None
 
     def _read(self, count: int) -> bool:
-        """Reads up to count bytes and the file descriptors among them; False if nothing is there."""
+        """Read up to count bytes and the file descriptors among them; False if none arrived."""
         try:
             data = self._get(count)
         except RfpError:
@@ -209,20 +243,28 @@ class ControlConnection:
         self._data += data
         return True
 
-    # The transport.  Where nothing can be done now, _awaited becomes the events to wait for.
+    # The transport.  If nothing can be done now, _awaited is set to the events to wait for.
 
     def _put(self, data: memoryview, fds: list[int]) -> int:
-        """Sends some of the data, and the file descriptors with its first byte; returns how many bytes: 0 if none now."""
+        """Send some of the data, and the file descriptors with its first byte.
+
+        Returns:
+            The number of bytes sent: 0 if none can be sent now.
+        """
         raise NotImplementedError
 
     def _get(self, count: int) -> bytes | None:
-        """Up to count bytes; None if there are none now, b"" at the end.  File descriptors among them go to _fds."""
+        """Return up to count bytes, with file descriptors appended to _fds.
+
+        Returns:
+            None if no bytes are there now, b"" at the end of the stream.
+        """
         raise NotImplementedError
 
     def _take(self, preface: frame.Preface) -> Message:
         self._note(self._data)
         kind = Message.KINDS.get(preface.kind)
-        if kind is not Refused:  # a refusal can be read whatever version it comes from
+        if kind is not Refused:  # a refusal is readable in every version
             frame.check_version(preface)
         if kind is None:
             raise HandshakeFailed(f"the peer sent a control message of unknown kind {preface.kind}")
@@ -236,16 +278,25 @@ class ControlConnection:
     # The end
 
     def shutdown(self) -> None:
-        """Ends the connection for both sides and wakes whoever waits on it; the socket stays open until `close`."""
+        """End the connection for both sides and wake all threads that wait on it.
+
+        The socket stays open until `close`.
+        """
         if self._ended is None:
             self._ended = lambda: Closed("the control channel is closed", hint="connect again")
         with contextlib.suppress(OSError):  # the peer, or another thread, was faster
-            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)  # and not TLS's, which another thread may be inside of
+            # The plain socket's, not TLS's: another thread may be inside that.
+            socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Ends the connection and closes its file descriptors.  May be called at any time, by any thread, repeatedly."""
+        """End the connection and close its file descriptors.
+
+        May be called at any time, by any thread, repeatedly.
+        """
         self.shutdown()
-        with self._lock:  # whoever was inside comes out now, and the number of the socket cannot be reused under them
+        # A thread that uses the connection returns first: the number of the socket must not be
+        # reused under it.
+        with self._lock:
             self._close()
 
     def _close(self) -> None:
@@ -256,8 +307,8 @@ class ControlConnection:
         _open.discard(self)
 
     def _fail(self, error: RfpError) -> RfpError:
-        """Closes after an error, and returns what to raise."""
-        if self._ended is not None:  # close() was called meanwhile: that is why
+        """Close after an error, and return the exception to raise."""
+        if self._ended is not None:  # close() was called in the meantime: that is the reason
             error = self._ended()
         else:
             text, hint = Exception.__str__(error), error.hint or "connect again"
@@ -271,7 +322,7 @@ class ControlConnection:
             raise self._ended()
 
     def _forget(self) -> None:
-        """In a forked child: closes the child's copies, without a word to the peer and without the parent's locks."""
+        """In a forked child: close its copies, without the parent's locks and without a message."""
         self._ended = lambda: Forked("the control channel belongs to the parent process",
                                      hint="connect in the child")
         self._lock = threading.RLock()
@@ -287,7 +338,7 @@ class ControlConnection:
         raise not_copied(self, "connect again")
 
     def __del__(self) -> None:
-        if getattr(self, "_ended", self) is None:  # it was made, and not closed
+        if getattr(self, "_ended", self) is None:  # constructed, and not closed
             self._close()
 
 
@@ -307,8 +358,8 @@ def _lost(error: OSError) -> ConnectionFailed:
 
 
 def wait(fd: int, events: int, deadline: float) -> int:
-    """The events that are there, or 0 when the deadline has passed."""
-    if fd < 0:  # closed meanwhile: let the system call that follows say so
+    """Return the events that have occurred, or 0 when the deadline has passed."""
+    if fd < 0:  # closed in the meantime: the next system call reports it
         return select.POLLNVAL
     poller = select.poll()
     poller.register(fd, events)

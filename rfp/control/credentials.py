@@ -1,4 +1,7 @@
-"""What a side of a network connection proves itself with, and what it asks of the other: a shared secret, certificates."""
+"""Credentials of one side of a network connection: a shared secret, certificates.
+
+They also state the proof that the side requires of its peer.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +14,25 @@ from typing import TYPE_CHECKING
 from rfp.errors import InvalidArgument, WrongType
 
 if TYPE_CHECKING:
-    import ssl  # at run time imported where it is used: few connections speak TLS
+    import ssl  # imported at run time only where needed: few connections use TLS
 
-LEAST, MOST = 16, 4096  # bytes of a secret: fewer could be guessed from one overheard proof
-SECRET_FILE = "RFP_SECRET_FILE"  # the environment's, where no secret is given
+LEAST, MOST = 16, 4096  # bytes of a secret: a shorter one could be guessed from a captured proof
+SECRET_FILE = "RFP_SECRET_FILE"  # environment variable, used if no secret is given
 SYSTEM = "system"  # as tls_ca: the certificate authorities that this system trusts
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """secret: what both sides know.  certificate, key: PEM files of this side's own certificate.  authorities: PEM file of those
-    whose certificates this side trusts: a client then speaks TLS and verifies the server's, a server asks its clients for one."""
+    """Secret and certificates of one side.
+
+    Attributes:
+        secret: the secret that both sides know.
+        certificate: PEM file of this side's own certificate.
+        key: PEM file of its key.
+        authorities: PEM file of the authorities whose certificates this side accepts.  A client
+            then uses TLS and verifies the server's certificate; a server requires one of its
+            clients.
+    """
 
     secret: bytes | None = field(default=None, repr=False)
     certificate: str | None = None
@@ -37,7 +48,11 @@ class Credentials:
         tls_key: str | os.PathLike[str] | None = None,
         tls_ca: str | os.PathLike[str] | None = None,
     ) -> Credentials:
-        """From what a caller gave, checked.  Raises InvalidArgument, naming what is wrong and the way out."""
+        """Return the credentials of a caller's arguments, checked.
+
+        Raises:
+            InvalidArgument: the arguments are not valid; the hint is the remedy.
+        """
         if secret is not None and secret_file is not None:
             raise InvalidArgument("cannot use both secret and secret_file")
         if secret is None and secret_file is None:
@@ -51,7 +66,7 @@ class Credentials:
         )
 
     def server_context(self) -> ssl.SSLContext | None:
-        """What a server speaks TLS with, or None where it has no certificate."""
+        """Return the TLS context of a server, or None if it has no certificate."""
         if self.certificate is None:
             if self.authorities is not None:
                 raise InvalidArgument("a server that requires client certificates "
@@ -59,7 +74,7 @@ class Credentials:
                                       hint="give tls_cert and tls_key too")  # fmt: skip
             return None
         if self.authorities is not None and _public(self.authorities):
-            # They sign for anybody, and no name in a client's certificate is looked at.
+            # They sign for any owner, and names in clients' certificates are not checked.
             raise InvalidArgument(
                 f"tls_ca={self.authorities!r} at a server would accept "
                 "every certificate of a public authority",
@@ -75,7 +90,10 @@ class Credentials:
         return context
 
     def client_context(self) -> ssl.SSLContext | None:
-        """What a client speaks TLS with: the server's certificate and its name are verified.  None for no TLS."""
+        """Return the TLS context of a client, or None for no TLS.
+
+        It verifies the server's certificate and name.
+        """
         if self.authorities is None:
             if self.certificate is not None:
                 raise InvalidArgument("a client with a certificate also needs the server's CA",
@@ -83,7 +101,7 @@ class Credentials:
             return None
         import ssl
 
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # which verifies certificate and name
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # verifies certificate and name
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         self._load(context)
         return context
@@ -108,7 +126,7 @@ class Credentials:
             ) from None
 
     def binding(self) -> bytes:
-        """What a server's proof of the secret is bound to: the SHA-256 of its certificate, as clients see it."""
+        """The SHA-256 of the server's certificate, as clients see it; proofs are bound to it."""
         if self.certificate is None:
             return b""
         import ssl
@@ -120,7 +138,7 @@ class Credentials:
 
 
 def _public(authorities: str) -> bool:
-    """Whether these are the authorities that the system trusts, by that name or as their file."""
+    """Return whether these are the system's trusted authorities, by that name or as their file."""
     import ssl
 
     known = ssl.get_default_verify_paths()
@@ -129,11 +147,16 @@ def _public(authorities: str) -> bool:
 
 
 def _no_password() -> str:
-    raise ValueError("the private key is encrypted")  # and would otherwise be asked for on the terminal
+    # Without this, the terminal would prompt for the password.
+    raise ValueError("the private key is encrypted")
 
 
 def read_secret(path: str | os.PathLike[str]) -> bytes:
-    """The secret in a file, without the newline at its end.  Raises InvalidArgument if others can read the file."""
+    """Return the secret in a file, without the newline at its end.
+
+    Raises:
+        InvalidArgument: other users can read the file, or it contains no secret.
+    """
     name = os.fspath(path)
     make = f"create one: (umask 077; head -c 32 /dev/urandom | base64 > {name})"
     try:

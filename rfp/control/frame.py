@@ -1,7 +1,8 @@
-"""How a control message stands on the stream: a preface of 16 bytes, then a JSON object.
+"""The framing of control messages: a preface of 16 bytes, then a JSON object.
 
-The preface and the `refused` message never change, so that peers of any two versions can tell each other why not.
-Nothing here does input or output: fuzzers and tests drive it directly.
+The preface and the `refused` message never change, so that peers of any two versions can report to
+each other why they are not compatible.  This module does no input or output: fuzzers and tests call
+it directly.
 """
 
 from __future__ import annotations
@@ -16,10 +17,10 @@ MAGIC = b"RFP1"
 MAJOR = 1  # both sides must have the same
 MINOR = 2  # later minors add messages and fields that have defaults
 BODY_LIMIT = 64 << 10  # bytes
-STRANGER_LIMIT = 1 << 10  # bytes, as long as the peer has not proved who it is
+STRANGER_LIMIT = 1 << 10  # bytes, until the peer has authenticated itself
 FD_LIMIT = 128  # file descriptors beside one message; the kernel allows 253
 
-# magic, major, minor, kind, count of file descriptors, number of the call (0: not one), length of the body
+# magic, major, minor, kind, number of file descriptors, number of the call (0: none), body length
 PREFACE = struct.Struct("<4sBBBBII")
 assert PREFACE.size == 16
 
@@ -34,7 +35,7 @@ class Preface(NamedTuple):
 
 
 def pack(kind: int, number: int, body: dict[str, Any], fds: int) -> bytes:
-    """The bytes of a message."""
+    """Return the bytes of a message."""
     text = json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
     if len(text) > BODY_LIMIT or fds > FD_LIMIT:
         raise InvalidArgument(
@@ -46,9 +47,15 @@ def pack(kind: int, number: int, body: dict[str, Any], fds: int) -> bytes:
 
 
 def unpack_preface(data: bytes | bytearray, limit: int = BODY_LIMIT, fds: int = FD_LIMIT) -> Preface:
-    """The checked preface; raises HandshakeFailed on anything that a peer of ours would not send.
+    """Return the preface, checked.
 
-    limit: bytes of the body, and fds: file descriptors, that there may be.
+    Args:
+        data: the bytes received.
+        limit: bytes that the body may have.
+        fds: number of file descriptors that may come along.
+
+    Raises:
+        HandshakeFailed: a peer of ours would not send this.
     """
     magic, *rest = PREFACE.unpack(data)
     preface = Preface(*rest)
@@ -65,7 +72,11 @@ def unpack_preface(data: bytes | bytearray, limit: int = BODY_LIMIT, fds: int = 
 
 
 def check_version(preface: Preface) -> None:
-    """Raises HandshakeFailed if the peer speaks another major version."""
+    """Check the version.
+
+    Raises:
+        HandshakeFailed: the peer has another major version.
+    """
     if preface.major != MAJOR:
         raise HandshakeFailed(
             f"the peer speaks RFP {preface.major}.{preface.minor} and this side {MAJOR}.{MINOR}",
@@ -74,7 +85,11 @@ def check_version(preface: Preface) -> None:
 
 
 def unpack_body(data: bytes | bytearray) -> dict[str, Any]:
-    """The JSON object in the body; raises HandshakeFailed if it is none."""
+    """Return the JSON object in the body.
+
+    Raises:
+        HandshakeFailed: the body is not a JSON object.
+    """
     try:
         body = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

@@ -5,14 +5,14 @@
     Prove            ->           Proven
     Hello            ->           Welcome       once
     Attach           ->           Attached      for each thread of the client
-    Detach           ->                         its end
-    Map              ->           Mapped        a chunk of an arena that does not come as a whole
-    GetStats         ->           Stats         what the server knows about itself beside the store's counters
-    GetMemory        ->           SharedMemory  memory of the service's that not all clients share
-                                  Refused       in place of any answer
+    Detach           ->                         end of that thread
+    Map              ->           Mapped        a chunk of an arena that is not shared as a whole
+    GetStats         ->           Stats         the server's figures beside the store's counters
+    GetMemory        ->           SharedMemory  memory of the service that not all clients share
+                                  Refused       in place of any response
 
-To add a field, add it at the end with a default and raise frame.MINOR: older peers leave it out, and skip what they do
-not know.
+To add a field, append it with a default and raise frame.MINOR: older peers do not send it, and skip
+unknown fields.
 """
 
 from __future__ import annotations
@@ -47,13 +47,17 @@ M = TypeVar("M", bound="Message")
 
 
 class Message:
-    """The base of all messages.  A received one owns the file descriptors in its handles; as a context manager it closes,
-    at the end, those that were not taken."""
+    """Base of all messages.
+
+    A received message owns the file descriptors in its handles; as a context manager it closes, at
+    the end, those that were not taken.
+    """
 
     KIND: ClassVar[int]
     KINDS: ClassVar[dict[int, type[Message]]] = {}
-    number: int = 0  # which call this belongs to; set by the connection
-    answered: Message | None = None  # with this, also where the asker was interrupted before it had it
+    number: int = 0  # of the call that this belongs to; set by the connection
+    # The response to this message, kept even if the caller was interrupted before it had it.
+    answered: Message | None = None
 
     def __init_subclass__(cls) -> None:
         assert cls.KIND not in Message.KINDS
@@ -66,7 +70,7 @@ class Message:
 
     @classmethod
     def specs(cls) -> dict[str, Spec]:
-        """The fields and what they may be."""
+        """Return the fields and their specs."""
         known: dict[str, Spec] | None = cls.__dict__.get("_specs")
         if known is None:
             hints = get_type_hints(cls, include_extras=True)
@@ -75,7 +79,11 @@ class Message:
         return known
 
     def to_message(self) -> tuple[dict[str, Any], list[int]]:
-        """The JSON object and the file descriptors to send along.  Raises InvalidArgument naming a field out of bounds."""
+        """Return the JSON object and the file descriptors to send along.
+
+        Raises:
+            InvalidArgument: a field is out of bounds; the message names it.
+        """
         fds: list[int] = []
         try:
             self.check()
@@ -85,7 +93,12 @@ class Message:
 
     @classmethod
     def from_message(cls: type[M], body: dict[str, Any], fds: Sequence[int | Descriptor]) -> M:
-        """The checked message.  Raises HandshakeFailed naming the field; the file descriptors are then still the caller's."""
+        """Return the message, checked.
+
+        Raises:
+            HandshakeFailed: a field is not valid; the message names it.  The caller then still owns
+                the file descriptors.
+        """
         ours = Fds(fds)
         values: dict[str, Any] = {}
         required = {field.name for field in fields(cls) if field.default is MISSING}  # type: ignore[arg-type]
@@ -103,10 +116,10 @@ class Message:
         return message
 
     def check(self) -> None:
-        """What must hold between fields; raises Invalid."""
+        """Check conditions between fields.  Raises Invalid."""
 
     def handles(self) -> Iterator[Handle]:
-        """The handles in all fields."""
+        """Yield the handles in all fields."""
         for name in self.specs():
             value = getattr(self, name)
             for item in value if isinstance(value, list) else [value]:
@@ -114,7 +127,10 @@ class Message:
                     yield item
 
     def close(self) -> None:
-        """Closes the file descriptors that nobody took.  For received messages only: a sender keeps its own."""
+        """Close the file descriptors that were not taken.
+
+        For received messages only: a sender keeps its own.
+        """
         for handle in self.handles():
             if (fd := handle.take()) >= 0:
                 os.close(fd)
@@ -128,17 +144,17 @@ class Message:
 
 @dataclass
 class Hello(Message):
-    """The client's first words."""
+    """The first message of a client."""
 
     KIND: ClassVar[int] = 1
-    features: U32  # asked for: the bits of RFP_FEATURE_*
-    name: Name  # of the client, for people to read
-    pid: Pid  # for people to read; what the server acts on it asks the kernel
+    features: U32  # requested: the bits of RFP_FEATURE_*
+    name: Name  # of the client, for display
+    pid: Pid  # for display; the server takes the pid that it acts on from the kernel
 
 
 @dataclass
 class Welcome(Message):
-    """The server's: what all clients share."""
+    """The response to Hello: the parameters and regions that all clients share."""
 
     KIND: ClassVar[int] = 2
     features: U32  # granted
@@ -148,16 +164,17 @@ class Welcome(Message):
     hash: Annotated[str, Text(16)]  # of keys: "xxh3-64"
     seed: U64  # of that hash
     partitions: Count  # key k belongs to partition hash(k) mod partitions
-    arenas: Regions  # one for each partition, or none: where large results stand
-    bells: MaybeRegion  # where the workers' sleeping words stand (shm)
-    lease_ns: U64  # how long a pin lasts
+    arenas: Regions  # one for each partition, or none: memory of large results
+    bells: MaybeRegion  # memory of the workers' eventcount words (shm)
+    lease_ns: U64  # lifetime of a pin
     staging_size: U64  # bytes of a staging ring
     max_value: U64  # bytes
     name: Name  # of the server
     pid: Pid
-    arena_size: U64 = 0  # bytes of each arena that does not come as a whole
-    chunk_size: U64 = 0  # bytes in which it is to be asked for (Map)
-    beat: MaybeRegion = None  # whose first 8 bytes change at least ten times a second while the server lives
+    arena_size: U64 = 0  # bytes of each arena that is not shared as a whole
+    chunk_size: U64 = 0  # bytes of a chunk to request (Map)
+    # A region whose first 8 bytes change at least ten times a second while the server runs.
+    beat: MaybeRegion = None
 
     def check(self) -> None:
         if len(self.arenas) not in (0, self.partitions):
@@ -169,22 +186,26 @@ class Welcome(Message):
 
 @dataclass
 class Attach(Message):
-    """A thread of the client wants rings of its own."""
+    """Request of a client thread for rings of its own."""
 
     KIND: ClassVar[int] = 3
-    reply: Region  # where the server WRITEs replies, and where the thread's sleeping word stands
+    reply: Region  # memory for the replies that the server WRITEs, and the thread's eventcount word
     pairs: Descriptors  # of the client's queue pairs, one for each partition
 
 
 @dataclass
 class Attached(Message):
-    """The rings: slot k of partition p's requests stands at request_offsets[p] + k * slot size; likewise the responses."""
+    """The response to Attach: the rings.
+
+    Slot k of partition p's requests is at request_offsets[p] + k * slot size; likewise the
+    responses.
+    """
 
     KIND: ClassVar[int] = 4
-    channel: U32  # names it in Detach
+    channel: U32  # its number in Detach
     request: Region  # client-writable
     response: Region  # read-only
-    staging: MaybeRegion  # client-writable; None where the service takes no large values
+    staging: MaybeRegion  # client-writable; None if the service takes no large values
     request_offsets: Offsets
     response_offsets: Offsets
     staging_offsets: Offsets
@@ -201,7 +222,7 @@ class Attached(Message):
 
 @dataclass
 class Detach(Message):
-    """The thread's end: its rings may go.  There is no answer."""
+    """The end of a client thread: its rings may be freed.  There is no response."""
 
     KIND: ClassVar[int] = 5
     channel: U32
@@ -209,16 +230,16 @@ class Detach(Message):
 
 @dataclass
 class Map(Message):
-    """The client is about to READ in this chunk of an arena."""
+    """Request to READ in a chunk of an arena."""
 
     KIND: ClassVar[int] = 12
     partition: Annotated[int, Integer(0, MAX_PARTITIONS - 1)]
-    chunk: U32  # from its byte chunk * chunk_size on
+    chunk: U32  # from byte chunk * chunk_size on
 
 
 @dataclass
 class Mapped(Message):
-    """Now it can."""
+    """The response to Map: the chunk's memory."""
 
     KIND: ClassVar[int] = 13
     memory: Region  # read-only
@@ -226,14 +247,14 @@ class Mapped(Message):
 
 @dataclass
 class GetStats(Message):
-    """What does the server know about itself?"""
+    """Request for the server's figures."""
 
     KIND: ClassVar[int] = 6
 
 
 @dataclass
 class Stats(Message):
-    """Workers, clients, addresses, times: whatever the server tells."""
+    """The response to GetStats: workers, clients, addresses, times."""
 
     KIND: ClassVar[int] = 7
     figures: Annotated[dict[str, Any], Figures()]
@@ -241,7 +262,7 @@ class Stats(Message):
 
 @dataclass
 class Greet(Message):
-    """A client's first words over a network."""
+    """The first message of a client over a network."""
 
     KIND: ClassVar[int] = 8
     nonce: Nonce
@@ -249,16 +270,16 @@ class Greet(Message):
 
 @dataclass
 class Challenge(Message):
-    """The server's."""
+    """The response to Greet."""
 
     KIND: ClassVar[int] = 9
     nonce: Nonce
-    secret: Annotated[bool, Flag()]  # whether the client is to prove that it knows one
+    secret: Annotated[bool, Flag()]  # whether the client must prove that it knows a secret
 
 
 @dataclass
 class Prove(Message):
-    """The client knows the secret."""
+    """The client's proof that it knows the secret."""
 
     KIND: ClassVar[int] = 10
     proof: Proof
@@ -266,7 +287,7 @@ class Prove(Message):
 
 @dataclass
 class Proven(Message):
-    """So does the server."""
+    """The response to Prove: the server's proof."""
 
     KIND: ClassVar[int] = 11
     proof: Proof
@@ -274,15 +295,15 @@ class Proven(Message):
 
 @dataclass
 class GetMemory(Message):
-    """Memory beside what Welcome offers."""
+    """Request for memory beside that of Welcome."""
 
     KIND: ClassVar[int] = 14
-    which: U64  # what it means is the service's own
+    which: U64  # its meaning depends on the service
 
 
 @dataclass
 class SharedMemory(Message):
-    """That memory."""
+    """The response to GetMemory."""
 
     KIND: ClassVar[int] = 15
     region: Region
@@ -290,7 +311,7 @@ class SharedMemory(Message):
 
 @dataclass
 class Refused(Message):
-    """No, and why."""
+    """A refusal, with its reason."""
 
     KIND: ClassVar[int] = 255
     error: Annotated[str, Text(64)]  # a class of rfp.errors
@@ -299,14 +320,14 @@ class Refused(Message):
 
     @classmethod
     def of(cls, error: Exception) -> Refused:
-        """What to send when `error` was raised."""
+        """Return the message to send after `error` was raised."""
         message = Exception.__str__(error) or type(error).__name__
         if not isinstance(error, RfpError):
             return cls(ServerRefused.__name__, printable(f"{type(error).__name__}: {message}"), None)
         return cls(type(error).__name__, printable(message), error.hint and printable(error.hint))
 
     def exception(self) -> RfpError:
-        """The same on this side."""
+        """Return the same exception on this side."""
         kind = getattr(errors, self.error, None)
         if kind is not ConnectionFailed and not (isinstance(kind, type) and issubclass(kind, (ServerRefused, HandshakeFailed))):
             kind = ServerRefused
@@ -315,9 +336,11 @@ class Refused(Message):
 
 
 def printable(text: str, limit: int = 2048) -> str:
-    """A text as a peer takes it, to be shown: what is not printable is escaped, and what is too long cut.
+    """Return a peer's text in a form safe to display.
 
-    >>> printable("caf\\udce9\\n")                        # a file name with a byte that is not UTF-8
+    Unprintable characters are escaped, and too long a text is cut.
+
+    >>> printable("caf\\udce9\\n")                    # a file name with a byte that is not UTF-8
     'caf\\\\xe9\\\\n'
     """
     shown = "".join(c if c.isprintable() else _escaped(c) for c in text)
@@ -325,5 +348,5 @@ def printable(text: str, limit: int = 2048) -> str:
 
 
 def _escaped(c: str) -> str:
-    byte = ord(c) - 0xDC00  # as os.fsdecode() has it
+    byte = ord(c) - 0xDC00  # as os.fsdecode() escapes it
     return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else c.encode("unicode_escape").decode()

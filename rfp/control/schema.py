@@ -1,7 +1,8 @@
-"""What a field of a control message may be: a small validator, declared with the field.
+"""Specifications of the fields of control messages: a small validator, declared with the field.
 
-A message is a dataclass whose fields are `Annotated[type, Spec]`; the spec says how the value stands in JSON and what
-its bounds are.  `encode` takes a value of ours, `decode` one of the peer's; both check the same bounds.
+A message is a dataclass whose fields are `Annotated[type, Spec]`; the spec defines the JSON form of
+the value and its bounds.  `encode` takes a value of ours, `decode` one of the peer's; both check
+the same bounds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Invalid(ValueError):
-    """A value does not fit; the message names the field and says how."""
+    """A value is out of bounds; the message names the field and the reason."""
 
 
 def _number(fd: int | Descriptor) -> int:
@@ -30,9 +31,10 @@ def _number(fd: int | Descriptor) -> int:
 
 
 class Handle:
-    """Memory that one side offers the other: a descriptor of the fabric and, on shm, the file descriptor beside it.
+    """Memory that one side offers the other.
 
-    Of a message that was received, the file descriptor belongs to the message until `take()` or `attach()`.
+    It consists of a descriptor of the fabric and, on shm, a file descriptor.  The file descriptor
+    of a received message belongs to the message until `take()` or `attach()`.
     """
 
     __slots__ = ("_fd", "descriptor")
@@ -43,16 +45,19 @@ class Handle:
 
     @property
     def fd(self) -> int:
-        """The file descriptor, or -1 where there is none."""
+        """The file descriptor, or -1 if there is none."""
         return _number(self._fd)
 
     def take(self) -> int:
-        """The file descriptor, or -1 where there is none; closing it is the caller's from here on."""
+        """Return the file descriptor, or -1 if there is none; the caller must close it."""
         fd, self._fd = self._fd, -1
         return fd.take() if isinstance(fd, Descriptor) else fd
 
     def attach(self, fabric: Fabric, files: bool = False) -> RemoteRegion:
-        """The memory, over the fabric that made the descriptor; files: also a range of a file."""
+        """Return the memory, attached over the fabric that made the descriptor.
+
+        files: whether a range of a file is accepted too.
+        """
         return hand_over(fabric.attach, self.descriptor, self._fd, files)
 
     def __eq__(self, other: object) -> bool:
@@ -63,14 +68,14 @@ class Handle:
 
 
 class Spec:
-    """What a field may be."""
+    """Specification of a field."""
 
     def encode(self, value: Any, fds: list[int], where: str) -> Any:
-        """The JSON for a value; file descriptors to send along are appended to `fds`."""
+        """Return the JSON form of a value; append file descriptors to send along to `fds`."""
         return self.check(value, where)
 
     def decode(self, value: Any, fds: Fds, where: str) -> Any:
-        """The value of a piece of JSON; file descriptors are taken out of `fds`."""
+        """Return the value of a JSON form; take its file descriptors out of `fds`."""
         return self.check(value, where)
 
     def check(self, value: Any, where: str) -> Any:
@@ -89,7 +94,8 @@ class Fds:
             raise Invalid(f"{where} names file descriptor {index}, which "
                           "is missing or belongs to another field")
         fd = self._fds[index]
-        # The fabric checks seals and size; here, that it is memory at all and not a terminal or a device.
+        # The fabric checks seals and size; check here that it is a file and not a terminal or
+        # device.
         if not stat.S_ISREG(os.fstat(_number(fd)).st_mode):
             raise Invalid(f"the file descriptor of {where} is not memory")
         self._used[index] = True
@@ -124,7 +130,7 @@ class Flag(Spec):
 
 @dataclass(frozen=True)
 class Text(Spec):
-    """Printable text (what comes from a peer ends up on terminals)."""
+    """Printable text (a peer's text is printed on terminals)."""
 
     limit: int
 
@@ -140,7 +146,7 @@ class Binary(Spec):
     """Opaque bytes: base64 in JSON."""
 
     limit: int
-    exactly: bool = False  # so many, not fewer
+    exactly: bool = False  # the length must be the limit
 
     def encode(self, value: Any, fds: list[int], where: str) -> str:
         return base64.b64encode(self.check(value, where)).decode()
@@ -162,7 +168,7 @@ class Binary(Spec):
 
 @dataclass(frozen=True)
 class Memory(Spec):
-    """A `Handle`: {"descriptor": base64} and, if a file descriptor comes along, "fd": its index among them."""
+    """A `Handle`: {"descriptor": base64}, and "fd": the index of its file descriptor, if any."""
 
     limit: int = 256  # bytes of the descriptor
 
@@ -218,7 +224,7 @@ class Many(Spec):
 
 @dataclass(frozen=True)
 class Figures(Spec):
-    """Named numbers and texts, in objects and lists up to a depth: what a server tells about itself."""
+    """Named numbers and texts, in objects and lists up to a depth: the figures of a server."""
 
     depth: int = 4
 
@@ -246,7 +252,7 @@ class Figures(Spec):
 
 
 def failed(kind: str, error: Invalid) -> HandshakeFailed:
-    """The error for a peer's message with a field that does not fit."""
+    """Return the exception for a peer's message with an invalid field."""
     return HandshakeFailed(f"invalid {kind!r} message from the peer: {error}")
 
 

@@ -1,4 +1,4 @@
-"""The control channel over TCP, with TLS where it is asked for."""
+"""The control channel over TCP, optionally with TLS."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from rfp.control.connection import ControlConnection, wait
 from rfp.control.credentials import Credentials
 from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, InvalidArgument
 
-# The peer's process ending is seen at once; its machine or the way there, by the kernel, within these.
-USER_TIMEOUT = 3000  # ms that what was sent may stay unacknowledged
-KEEPALIVE = (1, 1, 3)  # idle: seconds before the first probe and between two, and how many may stay unanswered
+# The end of the peer's process is seen at once; the loss of its machine or of the route, by the
+# kernel, within these.
+USER_TIMEOUT = 3000  # ms for which sent data may stay unacknowledged
+# Seconds before the first probe, seconds between two probes, probes that may stay unanswered.
+KEEPALIVE = (1, 1, 3)
 
 
 class TcpConnection(ControlConnection):
@@ -30,19 +32,26 @@ class TcpConnection(ControlConnection):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
         for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), KEEPALIVE, strict=True):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
-        # Taken now, since a connection that was lost can no longer tell.
+        # Read now: a connection that was lost does not have its addresses any more.
         self.local = _numeric(sock.getsockname())
         self.remote = _numeric(sock.getpeername())
         super().__init__(sock)
 
     @property
     def pending(self) -> bool:
-        """Whether bytes have been taken from the socket already, so that waiting on it says nothing about them (TLS)."""
+        """Whether bytes have already been taken from the socket (TLS).
+
+        Waiting on the socket then reports nothing about them.
+        """
         sock = self._socket
         return not self.closed and isinstance(sock, ssl.SSLSocket) and sock.pending() > 0
 
     def encrypted(self) -> bool:
-        """Goes on with TLS's own handshake; returns whether it is done.  Raises HandshakeFailed."""
+        """Continue the TLS handshake; return whether it is complete.
+
+        Raises:
+            HandshakeFailed: it failed.
+        """
         if not isinstance(self._socket, ssl.SSLSocket):
             return True
         try:
@@ -71,7 +80,7 @@ class TcpConnection(ControlConnection):
         return False
 
     def encrypt(self, deadline: float) -> None:
-        """All of TLS's handshake."""
+        """Run the whole TLS handshake."""
         while not self.encrypted():
             if not wait(self._socket.fileno(), self._awaited, deadline):
                 raise self._fail(DeadlineExceeded("timed out waiting for the peer",
@@ -79,14 +88,14 @@ class TcpConnection(ControlConnection):
                                                        "(--tls-...), or on neither"))
 
     def certificate(self) -> bytes:
-        """The SHA-256 of the peer's certificate, b"" without TLS."""
+        """The SHA-256 of the peer's certificate; b"" without TLS."""
         if not isinstance(self._socket, ssl.SSLSocket):
             return b""
         return hashlib.sha256(self._socket.getpeercert(binary_form=True) or b"").digest()
 
     @property
     def awaits(self) -> int:
-        """The event that the connection waits for before it can go on: POLLIN, and POLLOUT within TLS."""
+        """The event that the connection waits for: POLLIN, or POLLOUT within TLS."""
         return self._awaited
 
     def _put(self, data: memoryview, fds: list[int]) -> int:
@@ -116,14 +125,19 @@ class TcpConnection(ControlConnection):
 
 
 def _numeric(name: tuple[str, int, int, int] | tuple[str, int] | str) -> str:
-    """The address of a socket's name, without zone; IPv4 as such also where it came over IPv6."""
+    """Return the address of a socket's name, without zone; a mapped IPv4 address as IPv4."""
     return str(name[0]).partition("%")[0].removeprefix("::ffff:")
 
 
 def connect_tcp(address: Address, deadline: float, credentials: Credentials) -> TcpConnection:
-    """Connects to the server at an rdma address; both sides have proved what the credentials ask for when it returns.
+    """Connect to the server at an rdma address.
 
-    Raises ConnectionFailed if nobody is there, HandshakeFailed if one side does not satisfy the other, DeadlineExceeded.
+    On return both sides have given the proof that the credentials require.
+
+    Raises:
+        ConnectionFailed: no server listens there.
+        HandshakeFailed: one side does not satisfy the other.
+        DeadlineExceeded: the deadline has passed.
     """
     context = credentials.client_context()
     connection = _reach(address, context, deadline)
@@ -137,7 +151,7 @@ def connect_tcp(address: Address, deadline: float, credentials: Credentials) -> 
 
 
 def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) -> TcpConnection:
-    """The first of the host's addresses that accepts."""
+    """Return a connection to the first of the host's addresses that accepts."""
     start = f"start one: rfp serve --address {shlex.quote(str(address))}"
     try:
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)

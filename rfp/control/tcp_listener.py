@@ -1,4 +1,4 @@
-"""Where a server waits for clients that come over a network."""
+"""Accepts clients that connect over a network, and authenticates them."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
-EVENTS_MAX, EVENTS_TLS_MAX = 16, 4    # of strangers that are looked at in one turn; TLS costs a millisecond each
-NEWCOMERS_MAX = 8   # connections that are taken in one turn
-PROOF_S_MAX = 5.0  # seconds in which a connection has to prove what is asked for
+EVENTS_MAX, EVENTS_TLS_MAX = 16, 4    # strangers served in one turn; TLS costs a millisecond each
+NEWCOMERS_MAX = 8   # connections accepted in one turn
+PROOF_S_MAX = 5.0  # seconds in which a connection must authenticate itself
 
 
 class _Stranger:
-    """A connection that has not proved yet that it may be here."""
+    """A connection that has not authenticated itself yet."""
 
     def __init__(self, connection: TcpConnection, credentials: Credentials, binding: bytes) -> None:
         self.connection = connection
@@ -40,26 +40,34 @@ class _Stranger:
         self.examination = Examination(connection, credentials.secret, binding)
 
     def advance(self) -> bool:
-        """Goes on with what has come; returns whether it is trusted now."""
+        """Process the bytes that have arrived; return whether the client is authenticated now."""
         if not self.encrypted:
             self.encrypted = self.connection.encrypted()
         return self.encrypted and self.examination.advance()
 
 
 class TcpListener:
-    """Listens at an rdma address.  What `accept` returns has proved what the credentials ask for.
+    """Listens at an rdma address.  A connection that `accept` returns is authenticated.
 
-    allow_anyone: neither a secret nor clients' certificates are needed, also where others than this host's users can connect.
+    Args:
+        address: where to listen.
+        credentials: secret or certificates that clients must prove to have.
+        allow_anyone: require neither a secret nor clients' certificates, even if others than this
+            host's users can connect.
 
-    Raises AddressInUse, InvalidAddress, InvalidArgument (without a secret on a network), FabricError.
+    Raises:
+        AddressInUse: another server listens there.
+        InvalidAddress: the host's name is not valid.
+        InvalidArgument: an address on a network without a secret.
+        FabricError: the system refused.
     """
 
     def __init__(self, address: Address, credentials: Credentials, *, allow_anyone: bool = False) -> None:
         self.credentials = credentials
-        self.rejected = 0  # connections that did not prove what they had to
-        self._context = credentials.server_context()  # which says what is wrong with the certificate
+        self.rejected = 0  # connections that did not authenticate themselves
+        self._context = credentials.server_context()  # raises if the certificate is not valid
         self._binding = credentials.binding()
-        self._strangers: dict[int, _Stranger] = {}  # by file descriptor, the oldest first
+        self._strangers: dict[int, _Stranger] = {}  # by file descriptor, oldest first
         self._acceptors: dict[int, Acceptor] = {}
         self._epoll = select.epoll()
         try:
@@ -70,14 +78,15 @@ class TcpListener:
         _open.add(self)
 
     def _listen(self, address: Address, allow_anyone: bool) -> Address:
-        """Listens at all that the host's name stands for; returns the address with the port."""
+        """Listen at all addresses of the host's name; return the address with the port."""
         try:
             found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidAddress(f"cannot find the host {address.host!r}: {reason}",
                                  hint="check the name") from None
-        known = self.credentials.secret is not None or self.credentials.authorities is not None  # never public ones
+        # The authorities are never public ones (server_context() rejects them).
+        known = self.credentials.secret is not None or self.credentials.authorities is not None
         if not (known or allow_anyone or all(_loopback(str(place[0])) for *_, place in found)):
             raise InvalidArgument(
                 f"cannot serve at {address} without a secret: it is not on loopback, and every "
@@ -91,7 +100,8 @@ class TcpListener:
             acceptor = Acceptor(sock, address)
             self._acceptors[sock.fileno()] = acceptor
             try:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what is left of ended connections is no server
+                # Remains of closed connections are no server.
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 if family == socket.AF_INET6:
                     sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address.host != "::")
                 sock.bind((place[0], port, *place[2:]))
@@ -107,23 +117,28 @@ class TcpListener:
         return dataclasses.replace(address, port=port)
 
     def fileno(self) -> int:
-        """To wait on: readable when `accept` has something to do.  -1 when closed."""
+        """Return a descriptor to wait on: readable when `accept` has work.  -1 when closed."""
         return -1 if self._epoll.closed else self._epoll.fileno()
 
     @property
     def expires(self) -> float | None:
-        """When (clock.now()) `accept` has something to do at the latest, though nothing comes; None: never."""
+        """The clock.now() time when `accept` has work even without events; None: never."""
         return next((stranger.expires for stranger in self._strangers.values()), None)
 
     @property
     def dropped(self) -> int:
-        """Connections closed because this process had no file descriptor left."""
+        """Number of connections closed because this process had no file descriptor left."""
         return sum(acceptor.dropped for acceptor in self._acceptors.values())
 
     def accept(self, deadline: float) -> TcpConnection | None:
-        """The next connection that has proved itself, or None when the deadline passes or the listener is closed.
+        """Return the next authenticated connection.
 
-        A deadline in the past means: one turn, without waiting.  A turn is bounded, however many strangers knock.
+        Args:
+            deadline: a clock.now() time; in the past: one turn, without waiting.  A turn is
+                bounded, however many strangers connect.
+
+        Returns:
+            None when the deadline passes or the listener is closed.
         """
         while not self._epoll.closed:
             for stranger in self._expired():
@@ -157,7 +172,7 @@ class TcpListener:
                         sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
                     )
                 stranger = _Stranger(TcpConnection(sock), self.credentials, self._binding)
-            except (OSError, ssl.SSLError):  # it has already gone
+            except (OSError, ssl.SSLError):  # the client has already disconnected
                 sock.close()
                 continue
             if len(self._strangers) >= STRANGERS_MAX:
@@ -167,21 +182,25 @@ class TcpListener:
             self._epoll.register(fd, select.EPOLLIN)
 
     def _least_likely(self) -> _Stranger:
-        """The stranger that is to make room: of the place that most came from, one that has not greeted, the oldest."""
+        """Return the stranger to drop for a new one.
+
+        It is the oldest one without a greeting, of the origin with the most strangers.
+        """
         counts = Counter(stranger.origin for stranger in self._strangers.values())
         most = max(counts.values())
         candidates = [stranger for stranger in self._strangers.values() if counts[stranger.origin] == most]
         return next((stranger for stranger in candidates if not stranger.examination.greeted), candidates[0])
 
     def _examine(self, stranger: _Stranger) -> TcpConnection | None:
-        """Goes on with a stranger; returns its connection if it is none any more."""
+        """Continue with a stranger; return its connection once it is authenticated."""
         try:
             trusted = stranger.advance()
         except RfpError as error:
             self._reject(stranger, error)
             return None
         if not trusted:
-            self._epoll.modify(stranger.connection.fileno(), stranger.connection.awaits)  # POLLIN and EPOLLIN are one
+            # POLLIN and EPOLLIN are equal.
+            self._epoll.modify(stranger.connection.fileno(), stranger.connection.awaits)
             return None
         self._forget_stranger(stranger)
         return stranger.connection
@@ -201,18 +220,18 @@ class TcpListener:
             try:
                 stranger.connection.send(Refused.of(error), 0.0)
             except RfpError:
-                pass  # it does not even listen
+                pass  # the peer does not even read
         stranger.connection.close()
 
     def _forget_stranger(self, stranger: _Stranger) -> None:
         for fd, each in list(self._strangers.items()):
             if each is stranger:
                 del self._strangers[fd]
-                if not stranger.connection.closed:  # else the kernel has forgotten it already
+                if not stranger.connection.closed:  # otherwise the kernel has removed it already
                     self._epoll.unregister(fd)
 
     def close(self) -> None:
-        """Stops listening, and ends the connections that have proved nothing yet.  Repeatable."""
+        """Stop listening, and close the connections that are not authenticated.  Repeatable."""
         _open.discard(self)
         for stranger in list(self._strangers.values()):
             stranger.connection.close()
@@ -222,7 +241,7 @@ class TcpListener:
         self._epoll.close()
 
     def _forget(self) -> None:
-        """In a forked child: closes the child's copies only; the connections see to theirs."""
+        """In a forked child: close the child's copies; each connection closes its own."""
         self._strangers.clear()
         self.close()
 
@@ -245,7 +264,10 @@ in_child(_after_fork)
 
 
 def _origin(place: str) -> str:
-    """What connections of one stranger have in common: an IPv4 address, or the network of an IPv6 one, of which it has many."""
+    """Return the origin of a connection: an IPv4 address, or the network of an IPv6 one.
+
+    A host has many IPv6 addresses of one network.
+    """
     return place if ":" not in place else str(ipaddress.ip_network(f"{place}/64", strict=False))
 
 

@@ -1,9 +1,10 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""What no signal handler may come in between of.
+"""Operations that no signal handler may interrupt half-way.
 
-Python runs the handlers of signals between two instructions of its own code, and what they raise (Ctrl-C) ends that code there:
-after a system call has made a file descriptor and before an object owns it, after bytes were taken from a socket and before they
-were kept.  In compiled code there is no such place.
+Python runs signal handlers between two instructions of its own code, and an exception they raise
+(Ctrl-C) ends that code there: after a system call has created a file descriptor and before an
+object owns it, after bytes were taken from a socket and before they were kept.  Compiled code has
+no such point.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -59,11 +60,12 @@ cdef extern from "<sys/socket.h>" nogil:
         SCM_RIGHTS
 
 cdef enum:
-    ROOM = 256                     # words of ancillary data: more than the kernel passes file descriptors with one message
+    # Words of ancillary data: more than the kernel's limit of file descriptors in one message.
+    ROOM = 256
 
 
 cdef class Descriptor:
-    """A file descriptor that is closed with the last reference to this object, unless it was taken."""
+    """A file descriptor that is closed with the last reference to this object, unless taken."""
     cdef readonly int fd
 
     def __cinit__(self):
@@ -73,13 +75,13 @@ cdef class Descriptor:
         self.close()
 
     cpdef int take(self):
-        """The file descriptor, or -1; closing it is the caller's from here on."""
+        """Return the file descriptor, or -1; the caller must close it."""
         cdef int fd = self.fd
         self.fd = -1
         return fd
 
     cpdef close(self):
-        """Safe to call again."""
+        """Close the file descriptor.  Safe to call again."""
         cdef int fd = self.take()
         if fd >= 0:
             close_fd(fd)
@@ -89,7 +91,7 @@ cdef class Descriptor:
 
 
 cdef Descriptor owned(int fd):
-    """Raises OSError, by errno, if there is none."""
+    """Return an owner of fd.  Raises OSError, from errno, if fd is negative."""
     cdef Descriptor made
     if fd < 0:
         PyErr_SetFromErrno(OSError)
@@ -99,27 +101,39 @@ cdef Descriptor owned(int fd):
 
 
 def duplicate(int fd):
-    """Another number for the same file.  Raises OSError."""
+    """Return another number for the same file.  Raises OSError."""
     return owned(fcntl(fd, F_DUPFD_CLOEXEC, 0))
 
 
 def peer_pidfd(int sock, int option):
-    """The process at the other end of a Unix socket; option: SO_PEERPIDFD.  Raises OSError."""
+    """Return a pidfd of the process at the other end of a Unix socket.  Raises OSError.
+
+    option: SO_PEERPIDFD.
+    """
     cdef int fd = -1
     cdef socklen_t length = sizeof(fd)
     return owned(-1 if getsockopt(sock, SOL_SOCKET, option, &fd, &length) < 0 else fd)
 
 
 def pidfd_open(int pid):
-    """A process, by its number.  Raises OSError."""
+    """Return a pidfd of a process.  Raises OSError."""
     return owned(<int> syscall(SYS_pidfd_open, pid, 0))
 
 
 def receive(int sock, Py_ssize_t count, list kept not None, int most):
-    """Up to `count` bytes, and whether all file descriptors arrived that came with them: those are appended to `kept`.
+    """Receive bytes and the file descriptors that come with them.
 
-    most: file descriptors for which there is room, and perhaps one more.  None instead of the bytes if nothing is there.
-    Raises OSError.
+    Args:
+        sock: the socket.
+        count: most bytes to take.
+        kept: list to which the file descriptors are appended.
+        most: number of file descriptors to accept; there may be room for one more.
+
+    Returns:
+        The bytes, or None if nothing is there; and whether all file descriptors arrived.
+
+    Raises:
+        OSError: the system call failed.
     """
     cdef uint64_t room[ROOM]
     cdef msghdr message
@@ -152,14 +166,18 @@ def receive(int sock, Py_ssize_t count, list kept not None, int most):
 
 
 def hand_over(function, first, owner, *more):
-    """`function(first, fd, *more)`, which owns the file descriptor from here on.  owner: a Descriptor, or the number."""
+    """Return `function(first, fd, *more)`, which owns the file descriptor from here on.
+
+    owner: a Descriptor, or the number.
+    """
     return function(first, (<Descriptor> owner).take() if isinstance(owner, Descriptor) else owner, *more)
 
 
 def in_turn(connection, double deadline, function, *arguments):
-    """`function(*arguments)`, while no other thread is let through to the connection.
+    """Return `function(*arguments)`, with exclusive use of the connection.
 
-    What ends it in the middle of a message, so that nothing tells where the next one would begin, ends the connection too.
+    An exception that ends it in the middle of a message closes the connection too, since nothing
+    marks the start of the next message.
     """
     connection._check()
     if not connection._lock.acquire(True, max(0.0, min(deadline - clock.now(), threading.TIMEOUT_MAX))):
@@ -183,7 +201,8 @@ def in_turn(connection, double deadline, function, *arguments):
                 if not connection.closed:
                     connection._fail(ConnectionFailed(f"{type(error).__name__} interrupted a call on it"))
             if connection.closed and isinstance(error, (OSError, ValueError)) and not isinstance(error, RfpError):
-                connection._check()             # close() was called meanwhile, and what was at hand is gone
+                # close() was called in the meantime, and its socket is gone
+                connection._check()
             raise
         finally:
             connection._inside = False

@@ -1,4 +1,4 @@
-"""The control channel over a Unix socket, which also carries file descriptors and says whose the peer is."""
+"""The control channel over a Unix socket, which also carries file descriptors and credentials."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ _SO_PEERPIDFD = 77  # Linux 6.5
 
 
 class UnixConnection(ControlConnection):
-    """A control channel between two processes of one host; the kernel tells which process the peer is, and whose."""
+    """A control channel between two processes of one host.
+
+    The kernel reports which process the peer is, and its user.
+    """
 
     FD_LIMIT = frame.FD_LIMIT
 
@@ -33,9 +36,12 @@ class UnixConnection(ControlConnection):
         self.pid, self.uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
 
     def pidfd(self) -> int:
-        """A file descriptor that becomes readable when the peer's process ends.  It is closed with the connection.
+        """Return a file descriptor that becomes readable when the peer's process ends.
 
-        Raises ConnectionFailed if the process has already ended.
+        It is closed with the connection.
+
+        Raises:
+            ConnectionFailed: the process has already ended.
         """
         with self._lock:
             self._check()
@@ -50,7 +56,8 @@ class UnixConnection(ControlConnection):
         except OSError as error:
             if error.errno != errno.ENOPROTOOPT:
                 raise gone from error
-        # Before Linux 6.5: by number, which may since belong to another process; but then the peer's socket has closed.
+        # Before Linux 6.5: by number, which may since belong to another process; but in that case
+        # the peer's socket has been closed.
         try:
             pidfd = pidfd_open(self.pid)
         except OSError as error:
@@ -89,9 +96,12 @@ class UnixConnection(ControlConnection):
 
 
 def connect_unix(address: Address, deadline: float) -> UnixConnection:
-    """Connects to the server at an shm address.
+    """Connect to the server at an shm address.
 
-    Raises ConnectionFailed if nobody is there, HandshakeFailed if it is another user's server, DeadlineExceeded.
+    Raises:
+        ConnectionFailed: no server listens there.
+        HandshakeFailed: it is another user's server.
+        DeadlineExceeded: the deadline has passed.
     """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     try:
@@ -142,7 +152,10 @@ def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
 
 
 def _holder(path: str) -> int | None:
-    """The process that a server's lock file names, if it lives.  The lock itself is left alone: a server may be taking it."""
+    """Return the process that a server's lock file names, if it runs.
+
+    The lock itself is not touched: a server may be taking it.
+    """
     try:
         with open(path + ".lock", "rb") as file:
             pid = int(file.read(16))

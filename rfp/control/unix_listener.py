@@ -1,4 +1,4 @@
-"""Where a server waits for its clients: a socket of this user alone, taken by one server at a time."""
+"""Accepts clients on this host: a socket of this user alone, owned by one server at a time."""
 
 from __future__ import annotations
 
@@ -20,15 +20,17 @@ from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
-FOREIGN_MAX = 16   # connections of other users that are closed in one turn
-CLIENTS_FDS = 1  # file descriptors that come with a client's message: those that it sends half would be kept here
+FOREIGN_MAX = 16   # connections of other users, closed in one turn
+# File descriptors that come with a client's message: those of an incomplete one would be kept here.
+CLIENTS_FDS = 1
 
 
 class _Lock:
-    """A lock file that dies with its process: PATH.lock, with the holder's pid in it.
+    """A lock file that is released with its process: PATH.lock, with the holder's pid in it.
 
-    It decides who may replace the socket.  The socket alone could not: between a look at it and its removal another
-    server may have put a new one there.  flock rather than fcntl locks: two servers of one process must exclude each other.
+    It decides which server may replace the socket.  The socket alone could not: between a check of
+    it and its removal another server may have put a new one there.  flock rather than fcntl locks:
+    two servers of one process must exclude each other.
 
     folder: a file descriptor of its directory, to which the path is then relative.
     """
@@ -40,7 +42,7 @@ class _Lock:
 
     @classmethod
     def take(cls, path: str, folder: int | None = None) -> _Lock | int | None:
-        """The lock; or who has it: a pid, None if unknown."""
+        """Return the lock, or the pid of its holder (None if unknown)."""
         while True:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
             try:
@@ -60,7 +62,10 @@ class _Lock:
             os.close(fd)  # its last holder has removed the file since: the lock is on the new one
 
     def release(self) -> None:
-        """Removes the file first, while nobody else can hold it, so that no litter is left."""
+        """Release the lock.
+
+        Removes the file first, while no other process can hold it, so that no litter is left.
+        """
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self.path, dir_fd=self.folder)
         os.close(self.fd)
@@ -78,8 +83,11 @@ def _same(fd: int, path: str, folder: int | None) -> bool:
 class UnixListener:
     """Listens at an shm address, as the only server there.
 
-    Raises AddressInUse if a server lives there; what a killed one has left is removed.  Raises InvalidAddress if the
-    directory is not this user's alone; a missing one is made.
+    The remains of a killed server are removed, and a missing directory is created.
+
+    Raises:
+        AddressInUse: a server already listens there.
+        InvalidAddress: the directory is not this user's alone.
     """
 
     def __init__(self, address: Address) -> None:
@@ -91,7 +99,8 @@ class UnixListener:
         self._identity: tuple[int, int] | None = None
         self._lock: _Lock | None = None
         directory, self._name = os.path.split(address.path)
-        # From here on all is relative to the directory that was checked, wherever its path leads meanwhile.
+        # From here on all paths are relative to the checked directory, wherever its path leads
+        # later.
         self._folder = open_private(directory)
         try:
             if self._name.startswith(EMBEDDED):
@@ -113,9 +122,11 @@ class UnixListener:
         _remove_stale(self.address, path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._acceptor = Acceptor(sock, self.address)
-        os.fchmod(sock.fileno(), 0o600)  # before bind, so that it never stands there with more
+        os.fchmod(sock.fileno(), 0o600)  # before bind, so that it never exists with more rights
         try:
-            sock.bind(os.fsencode(path))  # which knows no directory but by its path: what it made must stand in ours
+            # bind takes a path only, so the check below confirms that the socket is in our
+            # directory.
+            sock.bind(os.fsencode(path))
             made, found = os.lstat(path), self._stat()
             if found is None or (made.st_dev, made.st_ino) != (found.st_dev, found.st_ino):
                 raise InvalidAddress(f"the directory of {path} was moved away",
@@ -126,27 +137,33 @@ class UnixListener:
             raise FabricError(f"cannot listen at {self.address}: {error.strerror}") from error
 
     def _stat(self) -> os.stat_result | None:
-        """What stands where the socket was put."""
+        """Return the status of the file at the socket's path, or None."""
         try:
             return os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
         except FileNotFoundError:
             return None
 
     def fileno(self) -> int:
-        """The socket, to wait on: readable when `accept` has something to do.  -1 when closed."""
+        """Return the socket, to wait on: readable when `accept` has work.  -1 when closed."""
         return self._acceptor.socket.fileno() if self._acceptor is not None else -1
 
-    expires: float | None = None  # when `accept` has something to do though nothing comes: never
+    expires: float | None = None  # when `accept` has work without an event: never
 
     @property
     def dropped(self) -> int:
-        """Connections closed because this process had no file descriptor left."""
+        """Number of connections closed because this process had no file descriptor left."""
         return self._acceptor.dropped if self._acceptor is not None else 0
 
     def accept(self, deadline: float) -> UnixConnection | None:
-        """The next connection of this user's, or None when the deadline passes or the listener is closed.
+        """Return the next connection of this user.
 
-        A deadline in the past means: without waiting.  Others' connections are closed and counted in `foreign`.
+        Connections of other users are closed and counted in `foreign`.
+
+        Args:
+            deadline: a clock.now() time; in the past: do not wait.
+
+        Returns:
+            None when the deadline passes or the listener is closed.
         """
         foreign = 0
         while (acceptor := self._acceptor) is not None and (foreign < FOREIGN_MAX or clock.now() < deadline):
@@ -157,7 +174,7 @@ class UnixListener:
                 continue
             try:
                 connection = UnixConnection(client)
-            except OSError:  # it has already gone
+            except OSError:  # the client has already disconnected
                 client.close()
                 continue
             if connection.uid == os.geteuid():
@@ -170,7 +187,7 @@ class UnixListener:
         return None
 
     def close(self) -> None:
-        """Stops listening and removes the socket, unless somebody has put another in its place.  Repeatable."""
+        """Stop listening and remove the socket, unless it has been replaced.  Repeatable."""
         _open.discard(self)
         acceptor, self._acceptor = self._acceptor, None
         if self._identity is not None:
@@ -189,7 +206,10 @@ class UnixListener:
             os.close(folder)
 
     def _forget(self) -> None:
-        """In a forked child: closes the child's copies only.  Otherwise a child would keep a dead server's lock."""
+        """In a forked child: close the child's copies only.
+
+        Otherwise a child would keep the lock of a server that has exited.
+        """
         if self._lock is not None:
             os.close(self._lock.fd)
         self._lock = self._identity = None
@@ -226,7 +246,10 @@ def _in_use(address: Address, pid: int | None) -> AddressInUse:
 
 
 def _remove_stale(address: Address, path: str) -> None:
-    """Removes the socket of a server that was killed.  The lock is ours, so nobody of ours can be putting one there."""
+    """Remove the socket of a server that was killed.
+
+    The caller holds the lock, so no other server of this user can be creating a socket there.
+    """
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
     probe.setblocking(False)
     try:
@@ -238,7 +261,7 @@ def _remove_stale(address: Address, path: str) -> None:
             os.unlink(path)
             return
         raise InvalidAddress(f"{path} exists and is not a socket", hint="remove it, or choose another address") from None
-    except BlockingIOError:  # somebody listens, and is busy
+    except BlockingIOError:  # a server listens there, and is busy
         pass
     except OSError as error:
         raise FabricError(f"cannot check whether {address} is in use: {error.strerror}") from error
@@ -252,7 +275,7 @@ def _is_socket(path: str) -> bool:
 
 
 def sweep(directory: str) -> int:
-    """Removes what killed embedded servers have left in the directory; returns of how many."""
+    """Remove the remains of killed embedded servers from the directory; return their number."""
     count = 0
     for entry in os.listdir(directory):
         lock_path = os.path.join(directory, entry)
@@ -269,7 +292,10 @@ def sweep(directory: str) -> int:
 
 
 def _written(lock_path: str) -> bool:
-    """Whether a lock ever had a holder: an empty one is of a server that is just starting, and must be left to it."""
+    """Return whether a lock ever had a holder.
+
+    An empty one belongs to a server that is starting, which must keep it.
+    """
     try:
         return os.lstat(lock_path).st_size > 0
     except FileNotFoundError:

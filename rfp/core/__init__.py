@@ -1,1 +1,1 @@
-"""What every layer uses: the C headers, declared in core.pxd, clocks, forks, and the end of the interpreter."""
+"""The base of every layer: the C headers (core.pxd), clocks, forks, the end of the interpreter."""

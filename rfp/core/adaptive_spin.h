@@ -1,8 +1,10 @@
 /* Whether to spin before sleeping: only as long as it pays.
  *
- * Spinning pays where the other side runs on another processor and answers soon.  Where both share one, or the answer takes
- * long, it only keeps others from running; no count of processors tells (threads may be pinned), so it is tried.  A spin that
- * ends in a sleep is lost, and the next 1, 3, 7 ... at most 63 waits sleep at once; one that is won starts afresh. */
+ * Spinning pays if the other side runs on another processor and responds soon.  If both share a
+ * processor, or the response takes long, spinning only keeps other threads from running.  The
+ * number of processors does not decide it (threads may be pinned), so the code tries.  A spin that
+ * ends in a sleep is lost, and the next 1, 3, 7 ... at most 63 waits sleep at once; a spin that is
+ * won resets the count. */
 #ifndef RFP_CORE_ADAPTIVE_SPIN_H
 #define RFP_CORE_ADAPTIVE_SPIN_H
 
@@ -11,9 +13,9 @@
 #define RFP_SPIN_MOST_SKIPPED 63u
 
 struct rfp_spin {
-    uint64_t ns;      /* how long; 0: never */
-    uint32_t skip;    /* waits that sleep at once before it is tried again */
-    uint32_t skipped; /* what skip was set to last */
+    uint64_t ns;      /* length of a spin; 0: never spin */
+    uint32_t skip;    /* waits that sleep at once before the next try */
+    uint32_t skipped; /* value that skip was set to last */
 };
 
 static inline uint64_t rfp_spin_ns(const struct rfp_spin *s) { return s->skip ? 0 : s->ns; }

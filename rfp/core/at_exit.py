@@ -1,9 +1,11 @@
-"""What is closed when the interpreter ends.
+"""Closes open handles when the interpreter ends.
 
-A program's own functions for its end (of atexit, logging.shutdown, weakref.finalize) may use its handles, also those functions
-that were registered before this package was imported, which atexit calls after all others.  So nothing is closed by a function
-of atexit, but by the end of an object that only atexit refers to: it lets go of all functions and their arguments when the last
-one has returned, and then all of the interpreter still works.
+A program's own functions for its end (of atexit, logging.shutdown, weakref.finalize) may use its
+handles, even functions that were registered before this package was imported, which atexit calls
+after all others.  So no function of atexit closes anything; the end of an object does, to which
+only
+atexit refers: atexit drops all functions and their arguments when the last one has returned, and at
+that moment all of the interpreter still works.
 """
 
 from __future__ import annotations
@@ -19,25 +21,25 @@ _leaving = False
 
 
 def at_exit(close: Callable[[], None]) -> None:
-    """Has a function called when the interpreter ends, the last one first."""
+    """Register a function to call when the interpreter ends, in reverse order of registration."""
     _closers.append(close)
 
 
 def is_leaving() -> bool:
-    """Whether the interpreter has begun to end."""
+    """Return whether the interpreter has begun to end."""
     return _leaving
 
 
 class _End:
     def __del__(self) -> None:
-        # Where atexit is emptied for another reason, as in children of multiprocessing, nothing ends.
+        # If atexit is emptied for another reason, as in children of multiprocessing, do nothing.
         if not _leaving:
             return
         notice()
         while _closers:
             try:
                 _closers.pop()()
-            except Exception:  # noqa: BLE001 - the others are to be closed all the same
+            except Exception:  # noqa: BLE001 - the other handles must be closed too
                 log.exception("cannot close a handle while the interpreter ends")
 
 

@@ -1,12 +1,13 @@
 /* Every access to memory that a peer can write goes through this file.
  *
- * The model is C11's, through the compiler's __atomic builtins (they work on plain integers, so the same bytes can
- * be a wire format).  A plain dereference of shared memory is wrong twice: the compiler may read it again after it
- * was checked, and may order it freely.  So a field is loaded once, by name of the order it needs, and anything
- * longer is copied into private memory first, checked there, and used from there.
+ * The model is C11's, through the compiler's __atomic builtins (they work on plain integers, so the
+ * same bytes can be a wire format).  A plain dereference of shared memory is wrong twice: the
+ * compiler may read it again after it was checked, and may reorder it freely.  So a field is loaded
+ * once, by a function named after the order it needs, and a longer object is copied into private
+ * memory first, checked there, and used from there.
  *
- * RFP_NO_FENCES builds the library with its orders and full fences taken out.  It exists for one purpose: the tests that guard
- * them must fail on it (see docs/testing.md).
+ * RFP_NO_FENCES builds the library without its orders and full fences.  It has one purpose: the
+ * tests that guard them must fail on it (see docs/testing.md).
  */
 #ifndef RFP_CORE_ATOMICS_H
 #define RFP_CORE_ATOMICS_H
@@ -47,8 +48,8 @@ static inline int rfp_compare_swap64(void *p, uint64_t *expected, uint64_t v)
 static inline void rfp_fence_acquire(void) { __atomic_thread_fence(RFP_ACQUIRE); }
 static inline void rfp_fence_release(void) { __atomic_thread_fence(RFP_RELEASE); }
 
-/* Orders an earlier store before a later load: the one fence that x86 needs too.  Both sides of every "store mine,
- * then look at yours" handshake (publish/WAIT, write/sleeping word) use it. */
+/* Orders an earlier store before a later load: the one fence that x86 needs too.  Both sides of
+ * every "store mine, then load yours" handshake (publish/WAIT, write/eventcount word) use it. */
 static inline void rfp_fence_full(void)
 {
 #ifdef RFP_NO_FENCES
@@ -73,8 +74,9 @@ static inline void rfp_pause(void)
 static inline void rfp_prefetch(const void *p) { __builtin_prefetch(p, 0, 3); }
 static inline void rfp_prefetch_write(const void *p) { __builtin_prefetch(p, 1, 3); }
 
-/* From this size on a copy goes through the C library's memcpy (vector moves): too long for word loads to pay, and
- * never interpreted before it is complete.  The barriers keep the compiler from merging it with anything else. */
+/* From this size on a copy uses the C library's memcpy (vector moves): too long for word loads to
+ * pay, and never interpreted before it is complete.  The barriers keep the compiler from merging it
+ * with other accesses. */
 #define RFP_BULK 512
 
 static inline void rfp_copy_bulk(void *to, const void *from, size_t n)
@@ -84,7 +86,7 @@ static inline void rfp_copy_bulk(void *to, const void *from, size_t n)
     __asm__ __volatile__("" : : "r"(to) : "memory");
 }
 
-/* Shared memory -> private memory.  Ascending addresses, so a word that is loaded first was published last. */
+/* Shared memory -> private memory.  Ascending addresses: a word loaded first was published last. */
 static inline void rfp_copy_in(void *to, const void *from, size_t n)
 {
     char *t = (char *)to;
@@ -101,8 +103,8 @@ static inline void rfp_copy_in(void *to, const void *from, size_t n)
     for (; n; n--) *t++ = (char)rfp_load8(f++);
 }
 
-/* The same, but the first word is loaded before all others, and all of it before what follows: who publishes with a release
- * store to that word has written the rest before. */
+/* The same, but the first word is loaded before all others, and all of it before later accesses: a
+ * writer that publishes with a release store to that word has written the rest before. */
 static inline void rfp_fetch(char *to, const char *from, size_t n)
 {
     size_t first = 8 - ((uintptr_t)from & 7);
@@ -116,7 +118,7 @@ static inline void rfp_fetch(char *to, const char *from, size_t n)
     rfp_fence_acquire();
 }
 
-/* Private memory -> shared memory.  Says nothing about order: the caller publishes with a release store after it. */
+/* Private memory -> shared memory.  No order: the caller publishes with a release store after. */
 static inline void rfp_copy_out(void *to, const void *from, size_t n)
 {
     char *t = (char *)to;

@@ -1,5 +1,6 @@
-/* Whether this process is the one that it was: a word that is 1 where it was set, and 0 in every child of a fork, also of one
- * that Python does not see.  To ask the kernel (getpid) would cost each call a system call. */
+/* Whether this process is the one that set the word: the word is 1 in the process that set it, and
+ * 0 in every child of a fork, even of a fork that Python does not see.  getpid() instead would add
+ * a system call to each call. */
 #ifndef RFP_CORE_BORN_H
 #define RFP_CORE_BORN_H
 
@@ -11,7 +12,7 @@
 #define MADV_WIPEONFORK 18 /* Linux 4.14 */
 #endif
 
-/* Where the kernel cannot do that, a word that is always 1: then only Python's own forks are noticed. */
+/* If the kernel lacks it, a word that is always 1: then only Python's own forks are noticed. */
 static inline uint64_t *rfp_born_word(void)
 {
     static uint64_t always;

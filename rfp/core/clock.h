@@ -1,4 +1,4 @@
-/* Time: CLOCK_MONOTONIC in nanoseconds.  Deadlines are absolute values of it; 0 means "no deadline". */
+/* Time: CLOCK_MONOTONIC, in nanoseconds.  A deadline is an absolute value of it; 0: no deadline. */
 #ifndef RFP_CORE_CLOCK_H
 #define RFP_CORE_CLOCK_H
 
@@ -12,7 +12,7 @@ static inline uint64_t rfp_now(void)
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-/* The processor's own counter, at less than half the cost of rfp_now(): for the time that one request took. */
+/* The processor's own counter, at less than half the cost of rfp_now(): to time one request. */
 static inline uint64_t rfp_ticks(void)
 {
 #if defined(__x86_64__)
@@ -26,7 +26,7 @@ static inline uint64_t rfp_ticks(void)
 #endif
 }
 
-/* Nanoseconds per tick, measured from a moment in the past (what rfp_now and rfp_ticks said then) until now. */
+/* Nanoseconds per tick, from an earlier moment (its values of rfp_now and rfp_ticks) to now. */
 static inline double rfp_tick_length(uint64_t now, uint64_t ticks)
 {
     uint64_t passed = rfp_ticks() - ticks;

@@ -1,7 +1,7 @@
-"""The clock of all deadlines: what rfp_now() in core/clock.h reads; and the system's clock.
+"""The clock of all deadlines, the same as rfp_now() in core/clock.h, and the system's clock.
 
-Not time.monotonic(): libraries for tests (freezegun) replace that function and others of `time` in all modules, and a frozen
-deadline never passes, or has passed at once.
+Not time.monotonic(): test libraries (freezegun) replace that function and others of `time` in all
+modules, and a frozen deadline never passes, or has passed at once.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ _read_ns = time.clock_gettime_ns
 
 
 def now() -> float:
-    """Seconds."""
+    """Return the time in seconds."""
     return _read(_MONOTONIC)
 
 
 def now_ns() -> int:
-    """Nanoseconds."""
+    """Return the time in nanoseconds."""
     return _read_ns(_MONOTONIC)
 
 
 def real_ns() -> int:
-    """Nanoseconds since 1970, by the system's clock, which may be set: for numbers that are to grow over restarts."""
+    """Return nanoseconds since 1970 by the system's clock.
+
+    That clock may be set: use it only for numbers that must grow over restarts.
+    """
     return _read_ns(_REALTIME)

@@ -1,4 +1,5 @@
-# The C headers of rfp/core: atomics, checksum, clock, hash.  Everything is inline; there is no module behind this file.
+# The C headers of rfp/core: atomics, checksum, clock, hash.  All are inline, so this file has no
+# module.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 

@@ -1,10 +1,13 @@
-/* CRC32C (Castagnoli), the checksum of every wire and pool format: crc32c(0, "123456789") == 0xe3069283.
+/* CRC32C (Castagnoli), the checksum of every wire and pool format: crc32c(0, "123456789") ==
+ * 0xe3069283.
  *
- * Inline so that the few words of a small request cost a few instructions.  The processor is asked at run time whether it has
- * the instruction, so that one wheel serves all; without the instruction a table does the work, some 200 times slower.
+ * Inline so that the few words of a small request cost a few instructions.  The code checks at run
+ * time whether the processor has the instruction, so that one wheel serves all; without the
+ * instruction a table does the work, some 200 times slower.
  *
- * The processor itself is asked (CPUID, or the kernel's HWCAP), and no compiler: a default build for aarch64 does not define
- * __ARM_FEATURE_CRC32, clang takes no target("+crc"), and __builtin_cpu_supports() needs a runtime library of the compiler. */
+ * It queries the processor itself (CPUID, or the kernel's HWCAP), not the compiler: a default build
+ * for aarch64 does not define __ARM_FEATURE_CRC32, clang takes no target("+crc"), and
+ * __builtin_cpu_supports() needs a runtime library of the compiler. */
 #ifndef RFP_CORE_CRC32C_H
 #define RFP_CORE_CRC32C_H
 
@@ -27,7 +30,8 @@ static inline int rfp_crc32c_detect(void)
     if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & 1u << 20)) return RFP_CRC32C_TABLE; /* SSE 4.2 */
     return c & 1u << 1 ? RFP_CRC32C_STREAMS : RFP_CRC32C_INSTRUCTION;                /* PCLMULQDQ */
 #elif defined(__aarch64__)
-    return getauxval(AT_HWCAP) & 1ul << 7 ? RFP_CRC32C_INSTRUCTION : RFP_CRC32C_TABLE; /* HWCAP_CRC32 */
+    /* HWCAP_CRC32 */
+    return getauxval(AT_HWCAP) & 1ul << 7 ? RFP_CRC32C_INSTRUCTION : RFP_CRC32C_TABLE;
 #else
     return RFP_CRC32C_TABLE;
 #endif
@@ -46,7 +50,7 @@ static inline int rfp_crc32c_kind(void)
 
 static inline uint32_t rfp_crc32c_portable(uint32_t crc, const unsigned char *p, size_t n)
 {
-    /* Half-byte table: 64 bytes, enough for the machines that have no instruction for it. */
+    /* Half-byte table: 64 bytes, enough for the machines without the instruction. */
     static const uint32_t table[16] = {
         0x00000000u, 0x105ec76fu, 0x20bd8edeu, 0x30e349b1u, 0x417b1dbcu, 0x5125dad3u, 0x61c69362u, 0x7198540du,
         0x82f63b78u, 0x92a8fc17u, 0xa24bb5a6u, 0xb21572c9u, 0xc38d26c4u, 0xd3d3e1abu, 0xe330a81au, 0xf36e6f75u,
@@ -73,9 +77,10 @@ __attribute__((target("sse4.2"))) static inline uint32_t rfp_crc32c_hardware(uin
     return crc;
 }
 
-/* The instruction takes three cycles, but one can begin in each: three streams side by side for whatever is long enough. */
+/* The instruction takes three cycles, but one can start in each: long input uses three streams. */
 #define RFP_CRC32C_STREAM 512
-#define RFP_CRC32C_ONE 0xdd7e3b0cu /* x^(8 * 512 - 33) modulo the polynomial, reflected: puts 512 zeros behind a sum */
+/* x^(8 * 512 - 33) modulo the polynomial, reflected: appends 512 zero bytes to a checksum. */
+#define RFP_CRC32C_ONE 0xdd7e3b0cu
 #define RFP_CRC32C_TWO 0x170076fau /* x^(16 * 512 - 33): twice as many */
 
 __attribute__((target("sse4.2,pclmul"))) static inline uint32_t rfp_crc32c_shift(uint32_t crc, uint32_t power)
@@ -102,7 +107,7 @@ __attribute__((target("sse4.2,pclmul"))) static inline uint32_t rfp_crc32c_strea
     return rfp_crc32c_hardware(crc, p, n);
 }
 #elif defined(__aarch64__)
-/* In assembly, which every compiler takes without a flag. */
+/* In assembly, which every compiler accepts without a flag. */
 static inline uint32_t rfp_crc32c_hardware(uint32_t crc, const unsigned char *p, size_t n)
 {
     for (; n >= 8; n -= 8, p += 8) {
@@ -115,7 +120,7 @@ static inline uint32_t rfp_crc32c_hardware(uint32_t crc, const unsigned char *p,
 }
 #endif
 
-/* crc: 0, or the result for the bytes before these. */
+/* crc: 0, or the checksum of the bytes before these. */
 static inline uint32_t rfp_crc32c(uint32_t crc, const void *data, size_t n)
 {
     const unsigned char *p = (const unsigned char *)data;

@@ -1,7 +1,9 @@
-/* What two processes tell each other about their memory and their ends of a connection (shm: beside the file descriptors).
+/* The descriptors by which two processes describe their memory and their ends of a connection (shm:
+ * beside the file descriptors).
  *
- * Fixed size, little-endian, naturally aligned; checksum: CRC32C of all that stands before it.  It finds damage and
- * mismatched versions; honesty is checked elsewhere: on shm (memfd.h) against what the kernel says, on verbs by the target's device.
+ * Fixed size, little-endian, naturally aligned; checksum: CRC32C of all bytes before it.  The
+ * checksum detects damage and mismatched versions; honesty is checked elsewhere: on shm (memfd.h)
+ * against the kernel's view, on verbs by the target's device.
  */
 #ifndef RFP_CORE_DESCRIPTOR_H
 #define RFP_CORE_DESCRIPTOR_H
@@ -30,12 +32,12 @@ struct rfp_pair_descriptor {
     uint32_t magic;
     uint16_t version;
     uint16_t provider;
-    uint64_t bell;       /* offset of the sleeping word in its region */
-    uint64_t engine;     /* offset of the bell line whose in-bound engine this end shares */
+    uint64_t bell;       /* offset of the eventcount word in its region */
+    uint64_t engine;     /* offset of the eventcount line whose in-bound engine it uses */
     uint64_t rtt;        /* of the network that this end emulates, in ns; all three 0: none */
     uint64_t in_gap;     /* ns between two requests of its in-bound engine; 0: no limit */
     uint64_t out_gap;    /* the same, out-bound */
-    uint32_t key;        /* of the region in which the bell stands */
+    uint32_t key;        /* of the region that contains the eventcount word */
     uint32_t reserved;
     uint32_t unused;
     uint32_t checksum;
@@ -48,7 +50,7 @@ struct rfp_verbs_region_descriptor {
     uint64_t length;
     uint32_t rights;
     uint32_t key;        /* rkey */
-    uint64_t address;    /* of the first byte, as the owner's device knows it */
+    uint64_t address;    /* of the first byte, as an address of the owner's device */
     uint32_t reserved;
     uint32_t checksum;
 };
@@ -63,8 +65,8 @@ struct rfp_verbs_pair_descriptor {
     uint16_t lid;        /* 0 on Ethernet */
     uint8_t mtu;         /* enum ibv_mtu: 1 = 256 ... 5 = 4096 bytes */
     uint8_t link;        /* enum: 1 InfiniBand, 2 Ethernet */
-    uint8_t reads_in;    /* READs and atomics at once that it answers */
-    uint8_t reads_out;   /* and that it sends */
+    uint8_t reads_in;    /* READs and atomics that it executes at once */
+    uint8_t reads_out;   /* READs and atomics that it sends at once */
     uint8_t unused[2];
     uint32_t reserved;
     uint32_t checksum;
@@ -89,7 +91,7 @@ _Static_assert(sizeof(struct rfp_pair_descriptor) == 64, "pair descriptor");
 _Static_assert(sizeof(struct rfp_verbs_region_descriptor) == 40, "region descriptor over verbs");
 _Static_assert(sizeof(struct rfp_verbs_pair_descriptor) == 48, "pair descriptor over verbs");
 
-/* What rfp_descriptor_check found. */
+/* The results of rfp_descriptor_check. */
 #define RFP_DESCRIPTOR_GOOD 0
 #define RFP_DESCRIPTOR_SIZE 1
 #define RFP_DESCRIPTOR_MAGIC 2
@@ -102,8 +104,9 @@ static inline uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
     return rfp_crc32c(0, descriptor, size - sizeof(uint32_t));
 }
 
-/* received, n: what the peer sent.  copy: private, `size` bytes; filled when the result is GOOD.  All kinds begin and end alike.
- * The provider is looked at before the size, which depends on it. */
+/* received, n: the bytes that the peer sent.  copy: private, `size` bytes; filled if the result is
+ * GOOD.  All kinds begin and end alike.  The provider is checked before the size, which depends on
+ * it. */
 static inline int rfp_descriptor_check(const void *received, size_t n, void *copy, size_t size, uint32_t magic, uint16_t provider)
 {
     struct rfp_region_descriptor start;

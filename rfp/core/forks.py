@@ -1,4 +1,4 @@
-"""The child of a fork has no part in what its parent has open: memory, rings, connections, sessions, pools."""
+"""Fork handling: a child uses none of its parent's memory, rings, connections, sessions, pools."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-live: weakref.WeakSet[Any] = weakref.WeakSet()  # what is open and has memory, file descriptors or a device's objects
+live: weakref.WeakSet[Any] = weakref.WeakSet()  # open objects
 _pid = os.getpid()
 _forgetters: list[Callable[[], None]] = []
 
 
 def in_child(forget: Callable[[], None]) -> None:
-    """Has a function called in each child, after all that is live has forgotten its memory, in the order of registration."""
+    """Register a function to call in each child, in the order of registration.
+
+    It runs after all live objects have dropped their memory.
+    """
     _forgetters.append(forget)
 
 
 def _forget_parent() -> None:
     global _pid
     _pid = os.getpid()
-    kept = list(live)  # none goes before all have forgotten
+    kept = list(live)  # no object is freed before all have dropped theirs
     for each in kept:
         each._forget()
         live.discard(each)
@@ -29,9 +32,12 @@ def _forget_parent() -> None:
 
 
 def notice() -> None:
-    """Does the same in the child of a fork that Python did not see: daemon(3), or a server in C that forks after it has begun.
+    """Do the same in the child of a fork that Python did not see.
 
-    Cost: one system call.
+    For example daemon(3), or a server in C that forks after it has begun.
+
+    Cost:
+        One system call.
     """
     if os.getpid() != _pid:
         _forget_parent()

@@ -1,4 +1,4 @@
-/* The hash of keys: XXH3-64, from the vendored library, compiled into whoever includes this. */
+/* The hash of keys: XXH3-64, from the vendored library, compiled into each including module. */
 #ifndef RFP_CORE_HASH_H
 #define RFP_CORE_HASH_H
 

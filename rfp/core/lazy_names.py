@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are first used, so that importing the package costs little."""
+"""Names of a package that are imported at their first use, to keep its own import cheap."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import Any
 
 
 def lazy_names(package: str, owners: dict[str, str]) -> Callable[[str], Any]:
-    """Returns the `__getattr__` of a package.
+    """Return the `__getattr__` of a package.
 
-    Args: package: its name.  owners: the module that defines each name.
-    Cost of a name: at its first use the import of its module; afterwards the name is an ordinary attribute.
+    Args:
+        package: name of the package.
+        owners: the module that defines each name.
+
+    Cost:
+        At the first use of a name the import of its module; afterwards the name is an ordinary
+        attribute.
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807

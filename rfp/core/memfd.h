@@ -1,4 +1,4 @@
-/* Memory that can be handed to another process: a memfd, sealed so that the receiver need not trust its size. */
+/* Memory that can be handed to another process: a memfd, sealed so that its size cannot change. */
 #ifndef RFP_CORE_MEMFD_H
 #define RFP_CORE_MEMFD_H
 
@@ -27,7 +27,7 @@
 #define MADV_POPULATE_WRITE 23
 #endif
 
-/* SHRINK: the peer cannot be made to fault by a truncation.  SEAL: what was verified stays so. */
+/* SHRINK: a truncation cannot make the peer fault.  SEAL: verified seals stay. */
 #define RFP_SEALS (F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL)
 #define RFP_HUGE_PAGE (2u << 20)
 #define RFP_LEAST_PIECE (64u << 10) /* bytes: of every size that pages have */
@@ -35,14 +35,15 @@
 /* A new memfd, or -1 with errno. */
 static inline int rfp_memfd_create(void)
 {
-    /* Some machines (vm.memfd_noexec=2) allow only what can never be executed; older kernels do not know the flag. */
+    /* Some machines (vm.memfd_noexec=2) allow only memory that can never be executed; older kernels
+     * do not know the flag. */
     int fd = memfd_create("rfp", MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
     if (fd < 0 && errno == EINVAL) fd = memfd_create("rfp", MFD_CLOEXEC | MFD_ALLOW_SEALING);
     return fd;
 }
 
-/* Sizes and maps; no page is there yet (rfp_memfd_fill), and one that is never touched takes no memory.  Returns the mapping, or
- * NULL with errno and nothing mapped. */
+/* Sizes and maps; no page is populated yet (see rfp_memfd_fill), and an untouched page takes no
+ * memory.  Returns the mapping, or NULL with errno and nothing mapped. */
 static inline char *rfp_memfd_map_empty(int fd, uint64_t length)
 {
     char *base;
@@ -58,11 +59,13 @@ static inline char *rfp_memfd_map_empty(int fd, uint64_t length)
     return NULL;
 }
 
-/* Preallocates a range of such a mapping; offset: of a page.  Returns 0, or an errno; EINTR: see to the signal, and call again.
+/* Preallocates a range of such a mapping; offset: of a page.  Returns 0, or an errno; EINTR: handle
+ * the signal, and call again.
  *
- * Huge pages come only from a page fault in memory so advised, never from fallocate: hence this order.  Both report a lack of
- * memory as an error instead of a SIGBUS.  Kernels before 6.10 give up a fallocate on tmpfs at every signal, with all that it had
- * allocated; so it is done in pieces, smaller ones where a signal came, lest a timer of the program's keep it from ever ending. */
+ * Huge pages come only from a page fault in memory so advised, never from fallocate: hence this
+ * order.  Both report a lack of memory as an error instead of a SIGBUS.  Kernels before 6.10 abort
+ * a fallocate on tmpfs at every signal, with all that it had allocated; so the call works in pieces
+ * (smaller ones after a signal, lest a timer of the program keep it from ever finishing). */
 static inline int rfp_memfd_fill(int fd, char *base, uint64_t offset, uint64_t length)
 {
     uint64_t piece = 8 * RFP_HUGE_PAGE;
@@ -82,7 +85,7 @@ static inline int rfp_memfd_fill(int fd, char *base, uint64_t offset, uint64_t l
     return 0;
 }
 
-/* Sizes, maps and preallocates.  Returns the mapping, or NULL with errno and nothing left mapped. */
+/* Sizes, maps and preallocates.  Returns the mapping, or NULL with errno and nothing mapped. */
 static inline char *rfp_memfd_map_new(int fd, uint64_t length)
 {
     char *base = rfp_memfd_map_empty(fd, length);
@@ -96,7 +99,8 @@ static inline char *rfp_memfd_map_new(int fd, uint64_t length)
     return NULL;
 }
 
-/* After this nobody can resize it, and, unless it is meant to be writable, only the owner's own mapping can write to it. */
+/* Afterwards no process can resize it, and, unless it is writable, only the owner's own mapping can
+ * write to it. */
 static inline int rfp_memfd_seal(int fd, int writable)
 {
     return fcntl(fd, F_ADD_SEALS, writable ? RFP_SEALS : RFP_SEALS | F_SEAL_FUTURE_WRITE);
@@ -117,14 +121,15 @@ static inline char *rfp_memfd_map(int fd, uint64_t length, int writable)
     return base;
 }
 
-/* What rfp_memfd_check found. */
+/* The results of rfp_memfd_check. */
 #define RFP_MEMFD_GOOD 0
 #define RFP_MEMFD_FOREIGN 1 /* not a regular file in memory */
 #define RFP_MEMFD_SEALS 2   /* required seals are missing */
-#define RFP_MEMFD_SIZE 3    /* its size is not what was promised */
+#define RFP_MEMFD_SIZE 3    /* its size is not the promised one */
 
-/* Whether a received descriptor is memory of exactly this length that nobody can resize, and, unless it is meant to be
- * writable, that nobody but its owner can ever write.  Seals first: only a sealed size stays what fstat said. */
+/* Whether a received descriptor is memory of exactly this length that no process can resize, and,
+ * unless it is writable, that only its owner can write.  Checks the seals first: only a sealed size
+ * stays as fstat reported it. */
 static inline int rfp_memfd_check(int fd, uint64_t length, int writable)
 {
     int required = writable ? RFP_SEALS : RFP_SEALS | F_SEAL_FUTURE_WRITE;

@@ -1,8 +1,9 @@
-/* The figures of an emulated network, and the engines that make an adapter's rate limits.
+/* The parameters of an emulated network, and the engines that model an adapter's rate limits.
  *
- * Each side has one adapter with an out-bound engine, which only its owner advances, and an in-bound engine, which all its
- * peers share; so that word stands in the owner's bell line (eventcount.h).  An engine is the time at which it is free again: a
- * request takes its turn by moving that on by one gap.  Times are CLOCK_MONOTONIC in nanoseconds: one clock for the host.
+ * Each side has one adapter with an out-bound engine, which only its owner advances, and an
+ * in-bound engine, which all its peers share; so that word is in the owner's eventcount line
+ * (eventcount.h).  An engine is the time at which it is free again: a request takes its turn by
+ * advancing it by one gap.  Times are CLOCK_MONOTONIC in nanoseconds: one clock for the host.
  */
 #ifndef RFP_CORE_NETEM_H
 #define RFP_CORE_NETEM_H
@@ -10,7 +11,7 @@
 #include "rfp/core/atomics.h"
 #include "rfp/core/clock.h"
 
-#define RFP_NETWORK_SLOWEST 1000000000u /* ns; no figure may be above it */
+#define RFP_NETWORK_SLOWEST 1000000000u /* ns; limit of all parameters */
 
 struct rfp_network {
     uint64_t rtt;     /* ns, there and back */
@@ -20,8 +21,8 @@ struct rfp_network {
 
 static inline int rfp_network_emulated(const struct rfp_network *n) { return (n->rtt | n->in_gap | n->out_gap) != 0; }
 
-/* The network on the way from one side to another, each described by its own adapter.  A side that emulates none is taken
- * to be like the other; of two round trips the longer one counts. */
+/* The network between two sides, each described by its own adapter.  A side that emulates none is
+ * assumed to be like the other; of two round trips the longer one counts. */
 static inline struct rfp_network rfp_network_between(const struct rfp_network *from, const struct rfp_network *to)
 {
     struct rfp_network n;
@@ -31,7 +32,7 @@ static inline struct rfp_network rfp_network_between(const struct rfp_network *f
     return n;
 }
 
-/* Takes a turn of an engine, not before `earliest`.  Returns when it begins. */
+/* Takes a turn of an engine, not before `earliest`.  Returns when the turn begins. */
 static inline uint64_t rfp_engine_turn(uint64_t *engine, uint64_t earliest, uint64_t gap)
 {
     uint64_t free, begin;
@@ -39,7 +40,7 @@ static inline uint64_t rfp_engine_turn(uint64_t *engine, uint64_t earliest, uint
     free = rfp_load64(engine);
     do {
         begin = free > earliest ? free : earliest;
-        /* Others can write this word: nonsense in it must not stop us for ever. */
+        /* Peers can write this word: an absurd value in it must not stop us for ever. */
         if (begin - earliest > RFP_NETWORK_SLOWEST) begin = earliest;
     } while (!rfp_compare_swap64(engine, &free, begin + gap));
     return begin;

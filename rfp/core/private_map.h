@@ -1,4 +1,4 @@
-/* Memory of this process alone, which a device may be given access to. */
+/* Memory of this process alone, which may be registered with a device. */
 #ifndef RFP_CORE_PRIVATE_MAP_H
 #define RFP_CORE_PRIVATE_MAP_H
 
@@ -12,8 +12,9 @@
 #endif
 #define RFP_HUGE 0x200000u /* bytes */
 
-/* Mapped, filled with zeros, really there, and not inherited by a child: a page that both had would be copied for one of them,
- * and the device would go on with the other's.  NULL with errno when it cannot be had. */
+/* Mapped, filled with zeros, populated, and not inherited by a child: a page shared with a child
+ * would be copied for one of them, and the device would go on with the other's.  Returns NULL with
+ * errno on failure. */
 static inline char *rfp_anonymous_map(uint64_t length)
 {
     char *base = (char *)mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

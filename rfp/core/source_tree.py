@@ -1,7 +1,7 @@
 """The sources of a package that Python finds in a checkout before the installed package.
 
-Python searches the current folder, or that of the script, first.  In a checkout it contains the sources, while the extension
-modules are compiled elsewhere and installed.
+Python searches the current folder, or that of the script, first.  In a checkout it contains the
+sources, while the extension modules are compiled elsewhere and installed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,13 @@ MARK = "meson.build"  # a file that only folders of sources contain
 
 
 def import_installed(name: str) -> None:
-    """Imports the installed package in the place of the sources that were found under its name.
+    """Import the installed package in place of the sources that were found under its name.
 
-    Nothing of the sources stays imported: a module of one version next to an extension module of another could do anything.
+    None of the sources stays imported: a module of one version next to an extension module of
+    another could do anything.
 
-    Raises ImportError if this environment has no installed package; the message says how to get it.
+    Raises:
+        ImportError: this environment has no installed package; the message says how to get it.
     """
     sources = sys.modules[name].__path__[0]
     for folder in sys.path:
@@ -33,7 +35,7 @@ def import_installed(name: str) -> None:
     for module in [each for each in sys.modules if each == name or each.startswith(name + ".")]:
         del sys.modules[module]
     package = module_from_spec(spec)
-    sys.modules[name] = package  # which the import statement returns
+    sys.modules[name] = package  # the object that the import statement returns
     spec.loader.exec_module(package)
 
 

@@ -35,7 +35,8 @@ struct rfp_verbs {
 #undef RFP_VERBS_MEMBER
 };
 
-/* Fills the table.  Returns NULL, or what is missing.  The library stays: it cannot be unloaded safely. */
+/* Fills the table.  Returns NULL, or the name of the missing part.  The library stays loaded: it
+ * cannot be unloaded safely. */
 static inline const char *rfp_verbs_open(struct rfp_verbs *verbs)
 {
     void *library = dlopen(RFP_VERBS_LIBRARY, RTLD_NOW | RTLD_LOCAL);

@@ -3,11 +3,11 @@
  *
  * The library is loaded at run time and may be older or newer than the declarations in
  * rfp/vendor/ibverbs.h.  The offsets and values below have not changed since symbol version
- * IBVERBS_1.1.  A size is checked if the library writes the structure, if arrays of it are passed or
- * if it is a member.  It is not if the library alone allocates the structure (two contain pthread
- * types, whose size depends on the architecture), or if releases appended members: ibv_port_attr,
- * ibv_qp_attr and ibv_send_wr, of which the library reads only what the mask or the opcode selects.
- * tests/core/test_vendor.py compiles the same file against the system's header.
+ * IBVERBS_1.1.  A size is checked if the library writes the structure, if arrays of it are passed
+ * or if it is a member.  It is not if the library alone allocates the structure (two contain
+ * pthread types, whose size depends on the architecture), or if releases appended members:
+ * ibv_port_attr, ibv_qp_attr and ibv_send_wr, of which the library reads only what the mask or the
+ * opcode selects. tests/core/test_vendor.py compiles the same file against the system's header.
  */
 #ifndef RFP_CORE_VERBS_ABI_H
 #define RFP_CORE_VERBS_ABI_H

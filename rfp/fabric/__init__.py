@@ -1,1 +1,1 @@
-"""Registered memory, queue pairs and completions: the contract (fabric.pxd), and the providers of it."""
+"""The fabric: registered memory, queue pairs and completions (fabric.pxd), and its providers."""

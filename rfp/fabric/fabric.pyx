@@ -1,5 +1,5 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""The fabric's base classes: what a provider must define (the contract is in fabric.pxd)."""
+"""The classes of the fabric: base classes that a provider completes, and errors for completions."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -20,13 +20,14 @@ cdef extern from "rfp/core/clock.h" nogil:
     uint64_t rfp_now()
 
 
-# The child of a fork has no mappings (MADV_DONTFORK); it also loses the file descriptors, every pointer to what may by then be
-# other memory, and what would end the parent's things on a device.  Its handles answer FLUSHED and BOUNDS.  That comes before
-# what stands above the fabric closes its regions in the child (rfp/core/forks.py).
+# In the child of a fork, the mappings do not exist (MADV_DONTFORK).  The child also drops the file
+# descriptors, every pointer into memory that may have been reused, and every object whose end would
+# destroy the parent's on a device.  Its handles answer FLUSHED and BOUNDS.  This happens before the
+# layers above the fabric close their regions in the child (rfp/core/forks.py).
 
 
 cdef class Resource:
-    """What is open until it is closed."""
+    """Base of all objects that hold memory, descriptors or a device until close()."""
 
     cpdef close(self):
         raise NotImplementedError
@@ -46,22 +47,40 @@ cdef class Region(Resource):
 
     @property
     def length(self):
-        """Bytes, a multiple of the page size."""
+        """Length in bytes, a multiple of the page size."""
         return self.c.length
 
     @property
     def rights(self):
-        """What peers may do with it: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed."""
+        """Rights that peers have on it: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed."""
         return self.c.rights & ~<uint32_t>CONSTANT
 
     def read(self, uint64_t offset, uint64_t n):
-        """A copy of n bytes.  Raises InvalidArgument (outside the region), Closed."""
+        """Return a copy of n bytes.
+
+        Args:
+            offset: start within the region, in bytes.
+            n: length in bytes.
+
+        Raises:
+            InvalidArgument: the range is outside the region.
+            Closed: the region is closed.
+        """
         result = PyBytes_FromStringAndSize(NULL, self.within(offset, n))
         rfp_fetch(PyBytes_AS_STRING(result), self.c.base + offset, n)
         return result
 
     def write(self, uint64_t offset, data):
-        """Copies bytes in, with release order.  Raises InvalidArgument (outside the region, or it is read-only), Closed."""
+        """Copy bytes into the region, with release order.
+
+        Args:
+            offset: start within the region, in bytes.
+            data: a contiguous buffer.
+
+        Raises:
+            InvalidArgument: the range is outside the region, or the region is read-only.
+            Closed: the region is closed.
+        """
         cdef bytes source = bytes(data)
         cdef uint64_t n = len(source)
         if self.c.rights & CONSTANT:
@@ -86,20 +105,20 @@ cdef class Region(Resource):
 
 
 cdef class RemoteRegion(Resource):
-    """A peer's memory, made only from a checked descriptor."""
+    """Memory of a peer, made only from a checked descriptor."""
 
     @property
     def length(self):
-        """Bytes."""
+        """Length in bytes."""
         return self.c.length
 
     @property
     def rights(self):
-        """What we may do with it: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed."""
+        """Rights that this process has on it: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed."""
         return self.c.rights
 
 
-# Of an object that no provider has made: nothing is taken, nothing comes, nobody sleeps.
+# The operations of an object that no provider has made: they accept, return and wait for nothing.
 
 
 cdef int no_post(queue_pair *pair, work_request *requests, int n) noexcept nogil:
@@ -132,17 +151,32 @@ cdef provider unmade = provider(
 
 
 cdef class EventChannel(Resource):
-    """What one thread sleeps on."""
+    """The object on which one thread sleeps (an eventcount)."""
 
     def __cinit__(self):
         self.c.ops = &unmade
 
     def prepare_wait(self):
-        """The first of three steps of going to sleep: from here on a notify makes wait() return at once.  Returns its token."""
+        """Announce a wait: from here on a notify makes wait() return at once.
+
+        The first of three steps: prepare_wait(), a last check of everything waited for, then wait()
+        or cancel_wait().
+
+        Returns:
+            The token that wait() takes.
+        """
         return self.c.ops.prepare_wait(&self.c)
 
     def wait(self, uint32_t armed, double seconds):
-        """Sleeps for at most `seconds` after prepare_wait() and a last look.  True: notified, False: time-out."""
+        """Sleep until a notify or a time-out, after prepare_wait() and a last check.
+
+        Args:
+            armed: the token of prepare_wait().
+            seconds: longest sleep.
+
+        Returns:
+            True if notified, False on time-out.
+        """
         cdef bint woken
         cdef uint64_t ns = <uint64_t>(max(seconds, 0.0) * 1e9)
         with nogil:
@@ -150,15 +184,15 @@ cdef class EventChannel(Resource):
         return woken
 
     def cancel_wait(self):
-        """Instead of wait(), when that last look found something."""
+        """End the announced wait without sleeping, if the last check found something."""
         self.c.ops.cancel_wait(&self.c)
 
     def notify(self):
-        """Wakes the thread that sleeps on this channel, from another thread of this process."""
+        """Wake the thread that sleeps on this channel, from another thread of this process."""
         self.c.ops.notify(&self.c)
 
     def replenish(self):
-        """Makes room for more notifies; wait() and poll() do it too."""
+        """Make room for more notifies; wait() and poll() do it too."""
         self.c.ops.replenish(&self.c)
 
 
@@ -170,17 +204,17 @@ cdef class QueuePair(Resource):
 
     @property
     def reads_ordered(self):
-        """Whether one READ sees the peer's release order: its first word last."""
+        """Whether one READ observes the peer's release order: its first word last."""
         return self.c.reads_ordered
 
     @property
     def needs_registration(self):
-        """Whether local memory must be a Region's."""
+        """Whether local memory must belong to a Region."""
         return self.c.needs_registration
 
     @property
     def failure(self):
-        """What the device said of the first request that failed, or None: the status text, and what to do about it."""
+        """Status text of the device for the first request that failed, with a remedy; or None."""
         return None
 
     @property
@@ -189,12 +223,12 @@ cdef class QueuePair(Resource):
 
     @property
     def max_inline(self):
-        """Bytes: a WRITE up to this length may reuse its local memory at once, without its completion."""
+        """Bytes: a WRITE up to this length may reuse its local memory before its completion."""
         return self.c.max_inline
 
     @property
     def depth(self):
-        """Work requests that may be outstanding."""
+        """Number of work requests that may be outstanding."""
         return self.c.depth
 
     cpdef bytes descriptor(self):
@@ -204,7 +238,7 @@ cdef class QueuePair(Resource):
         raise NotImplementedError
 
     def alive(self):
-        """Whether the peer still lives, by what the operating system says."""
+        """Return whether the peer still runs, according to the operating system."""
         cdef bint alive
         with nogil:
             alive = self.c.ops.alive(&self.c)
@@ -213,10 +247,22 @@ cdef class QueuePair(Resource):
     def post(self, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
              uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, uint32_t flags=SIGNALED,
              uint64_t id=0):
-        """Posts one work request, one doorbell; for set-up and tests.  Returns 1, or 0 when the send queue is full.
+        """Post one work request with one doorbell; for set-up and tests.
 
-        operand: FETCH_ADD: addend; COMPARE_SWAP: new value.  compare: COMPARE_SWAP: the value expected.  The regions must stay
-        open until the request is complete.
+        Args:
+            opcode: READ, WRITE, WRITE_NOTIFY, COMPARE_SWAP or FETCH_ADD.
+            local: region of this process; it must stay open until the request is complete.
+            local_offset: start in it, in bytes.
+            remote: region of the peer; it must stay open until the request is complete.
+            remote_offset: start in it, in bytes.
+            length: bytes; 8 for an atomic.
+            operand: addend of FETCH_ADD, new value of COMPARE_SWAP.
+            compare: expected value of COMPARE_SWAP.
+            flags: SIGNALED, or 0 for a completion only on error.
+            id: returned in the completion.
+
+        Returns:
+            1, or 0 if the send queue is full.
         """
         cdef work_request request = work_request(
             id=id, opcode=opcode, flags=flags, length=length, local=&local.c, local_offset=local_offset, remote=&remote.c,
@@ -224,7 +270,14 @@ cdef class QueuePair(Resource):
         return self.c.ops.post(&self.c, &request, 1)
 
     def poll(self, int n=1):
-        """Takes up to n completions (at most 64) in the order of posting: a list of (id, opcode, status)."""
+        """Take up to n completions (1 to 64) in the order of posting.
+
+        Returns:
+            A list of (id, opcode, status).
+
+        Raises:
+            InvalidArgument: n is out of its range.
+        """
         cdef completion completions[64]
         if not 0 < n <= 64:
             raise InvalidArgument(f"n must be between 1 and 64, got {n}")
@@ -234,10 +287,26 @@ cdef class QueuePair(Resource):
     def execute(self, uint32_t opcode, Region local not None, uint64_t local_offset, RemoteRegion remote not None,
                 uint64_t remote_offset, uint64_t length, *, uint64_t operand=0, uint64_t compare=0, double timeout=10.0,
                 bint check=False):
-        """Does one work request and waits for it: one network round trip; for set-up and tests, with nothing else outstanding.
+        """Execute one work request and wait for it; for set-up and tests.
 
-        timeout: seconds.  Returns the status of the completion; check: raises RequestFailed unless that is SUCCESS.  Raises
-        DeadlineExceeded after the time-out.
+        No other request may be outstanding.
+
+        Args:
+            opcode: as in post(); likewise local, local_offset, remote, remote_offset, length,
+                operand and compare.
+            timeout: seconds.
+            check: raise unless the status is SUCCESS.
+
+        Returns:
+            The status of the completion.
+
+        Raises:
+            InvalidArgument: the send queue is full.
+            DeadlineExceeded: no completion within the time-out.
+            RequestFailed: the status is not SUCCESS, and `check` is set.
+
+        Cost:
+            One network round trip.
         """
         cdef completion done
         cdef int n = 0
@@ -260,7 +329,13 @@ cdef class QueuePair(Resource):
         return done.status
 
     def failed(self, uint32_t opcode, uint32_t status, str arguments=""):
-        """The exception for a completion that was not SUCCESS; arguments: what was asked for."""
+        """Return the exception for a completion that was not SUCCESS.
+
+        Args:
+            opcode: of the completion.
+            status: of the completion.
+            arguments: description of the request, for the message.
+        """
         verb = VERBS.get(opcode, f"opcode {opcode}")
         text, hint = STATUSES.get(status, (f"status {status}", None))
         request = f"{verb} {arguments}".rstrip()
@@ -268,7 +343,7 @@ cdef class QueuePair(Resource):
 
 
 VERBS = {READ: "READ", WRITE: "WRITE", WRITE_NOTIFY: "WRITE_NOTIFY", COMPARE_SWAP: "COMPARE_SWAP", FETCH_ADD: "FETCH_ADD"}
-STATUSES = {                   # what it means, and the way out
+STATUSES = {                   # status: (its meaning, the remedy)
     BOUNDS: ("a range is outside its region",
              "check that the region is open and that the range is inside it"),
     RIGHTS: ("the region does not grant the right",
@@ -293,7 +368,7 @@ cdef char *buffer_base(object view) except? NULL:
     cdef char *base
     PyObject_GetBuffer(view, &found, PyBUF_SIMPLE)
     base = <char *>found.buf
-    PyBuffer_Release(&found)       # the view keeps it where it is
+    PyBuffer_Release(&found)       # the view keeps the memory at this address
     return base
 
 
@@ -310,21 +385,21 @@ cdef take_descriptor(bytes received, void *copy, size_t size, uint32_t magic, ui
 
 
 cdef class Fabric(Resource):
-    """A provider of the fabric."""
+    """Base of the providers of the fabric."""
 
     @property
     def reads_ordered(self):
-        """What its queue pairs will say of themselves: whether one READ sees the peer's release order."""
+        """Whether one READ of its queue pairs observes the peer's release order."""
         raise NotImplementedError
 
     @property
     def share_limit(self):
-        """Bytes that peers get with one share(): a larger region is shared in several."""
+        """Bytes that peers get with one share(): a larger region is shared in several parts."""
         raise NotImplementedError
 
     @property
     def closing_revokes(self):
-        """Whether a closed queue pair's peer can do nothing more to our memory, though it has attached it."""
+        """Whether the peer of a closed queue pair loses access to memory that it has attached."""
         raise NotImplementedError
 
     cpdef Fabric domain(self):

@@ -1,4 +1,8 @@
-"""How much memory this process may still take, so that too large a region is an error and not the OOM killer's visit."""
+"""The memory that this process may still allocate or pin.
+
+It is checked first, so that an oversized region raises an error instead of triggering the OOM
+killer.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,15 @@ _CAP_IPC_LOCK = 14
 
 
 def available() -> int:
-    """Bytes that can be allocated now, by what the machine and the control group say (an estimate; never negative)."""
+    """Return the bytes that can be allocated now, within the limits of machine and control group.
+
+    An estimate; never negative.
+    """
     return max(0, min(_machine(), _group_v2(), _group_v1()))
 
 
 def _text(path: str | os.PathLike[str]) -> str | None:
-    """The content of a file under /proc or /sys; None if it cannot be read."""
+    """Return the content of a file under /proc or /sys; None if it cannot be read."""
     try:
         with open(path) as file:
             return file.read()
@@ -24,7 +31,7 @@ def _text(path: str | os.PathLike[str]) -> str | None:
 
 
 def _fields(path: str) -> dict[str, int]:
-    """`name value` lines of a file under /proc or /sys; empty where it cannot be read."""
+    """Return the `name value` lines of a file under /proc or /sys; empty if it cannot be read."""
     lines = (_text(path) or "").splitlines()
     pairs = (line.replace(":", " ").split()[:2] for line in lines)
     return {pair[0]: int(pair[1]) for pair in pairs if len(pair) == 2 and pair[1].isdigit()}
@@ -41,7 +48,7 @@ def _machine() -> int:
 
 
 def _group(controller: str) -> str | None:
-    """The path of this process's control group; controller "" means version 2."""
+    """Return the path of this process's control group; controller "" means version 2."""
     for line in (_text("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controller in controllers.split(","):
@@ -50,9 +57,10 @@ def _group(controller: str) -> str | None:
 
 
 def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, ...], kernel_file: str = "") -> int:
-    """The least room of this process's group and those around it: limit less what cannot be reclaimed.
+    """Return the least free memory of this process's group and the groups that contain it.
 
-    kernel_file: says what the kernel holds for the group, where memory.stat does not.
+    Free memory is the limit less the memory that cannot be reclaimed.  kernel_file: contains the
+    kernel's memory of the group, for versions whose memory.stat does not.
     """
     path = _group(controller)
     if path is None:
@@ -71,7 +79,8 @@ def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, .
         group = os.path.dirname(group)
 
 
-_KERNEL = ("kernel_stack", "pagetables", "percpu", "sock", "slab_unreclaimable")  # what `kernel` adds up
+# The parts of `kernel`.
+_KERNEL = ("kernel_stack", "pagetables", "percpu", "sock", "slab_unreclaimable")
 
 
 def _group_v2() -> int:
@@ -84,7 +93,10 @@ def _group_v1() -> int:
 
 
 def lockable(status: str | os.PathLike[str] = "/proc/self/status") -> int:
-    """Bytes that this process may still pin for a device, by its limit (`ulimit -l`) and what it has pinned."""
+    """Return the bytes that this process may still pin for a device.
+
+    Computed from its limit (`ulimit -l`) and the memory that it has pinned.
+    """
     text = _text(status)
     if text is None:
         return NO_LIMIT

@@ -1,4 +1,4 @@
-"""Which provider of the fabric serves an address."""
+"""The choice of the fabric provider for an address."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from rfp.fabric.shm.region import ShmFabric
 
 
 def open_fabric(address: Address) -> Fabric:
-    """The provider for an address, with the options that it carries.
+    """Return the provider for an address, with the options that the address carries.
 
-    Raises FabricError (no device), Unsupported (no libibverbs).
+    Raises:
+        FabricError: there is no device.
+        Unsupported: libibverbs is not installed.
     """
     if address.provider == "rdma":
         from rfp._verbs import VerbsFabric  # here, because few processes use RDMA

@@ -1,4 +1,4 @@
-"""The RPC layer: the paper's calls under users' own services (RFP, section 3.1)."""
+"""The RPC layer: the paper's calls, for users' own services (RFP, section 3.1)."""
 
 from cpython.buffer cimport Py_buffer, PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -27,14 +27,14 @@ from rfp.protocol.client.caller_memory import checked
 
 cdef enum:
     ANSWERED = 0
-    FAILED = 1            # the handler raised; the payload says what
-    NOT_BYTES = 2         # it returned something else
-    TOO_LONG = 3          # its response does not fit; result: its length
+    FAILED = 1            # the handler raised; the payload contains the exception
+    NOT_BYTES = 2         # the handler returned something else
+    TOO_LONG = 3          # its response does not fit; result: the length of it
     NO_SUCH_CALL = 4
 
 
 cdef class HandlerService(Service):
-    """Answers calls with a Python function; only that takes the GIL."""
+    """Executes calls with a Python function; only that function takes the GIL."""
     cdef object handler
 
     def __cinit__(self, handler):
@@ -49,7 +49,7 @@ cdef class HandlerService(Service):
     cdef void answer(self, const request *asked, response *answer) noexcept:
         cdef object result
         cdef bytes text
-        # Until it is known to be otherwise: whatever goes wrong below must not pass for an empty answer.
+        # The default until the call succeeds: no failure below may pass for an empty response.
         answer.status = FAILED
         try:
             result = self.handler(PyBytes_FromStringAndSize(asked.payload, asked.length))
@@ -59,7 +59,7 @@ cdef class HandlerService(Service):
             else:
                 text = named(result, answer.capacity)
                 answer.status = NOT_BYTES
-        # sys.exit() in a handler ends neither the worker nor the server: it fails this call.
+        # sys.exit() in a handler ends neither the worker nor the server: it fails this call only.
         except BaseException as error:
             text = explained(error, answer.capacity)
         if <uint64_t> PyBytes_GET_SIZE(text) > answer.capacity:
@@ -75,7 +75,7 @@ cdef bytes named(object thing, uint32_t limit):
 
 
 cdef bytes explained(object error, uint32_t limit):
-    """What the caller is told of a handler's exception; the whole of it is logged here."""
+    """Return the text of a handler's exception for the caller; log the traceback here."""
     log.exception("the handler raised %s", type(error).__name__)
     try:
         return f"{type(error).__name__}: {error}".encode(errors="replace")[:min(limit, <uint32_t> 512)]
@@ -96,10 +96,14 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
 
 
 cdef class RpcClient(ClientBase):
-    """Calls the handler of an RpcServer; usable from many threads.
+    """Calls the handler of an RpcServer; many threads may use one client.
 
-    timeout: seconds a call may take; mode: "auto", "fetch" or "reply"; reconnect: whether to find the server again when it
-    was lost.  secret and what follows: as rfp.connect() takes them.
+    Args:
+        address: of the server.
+        timeout: default limit of a call, in seconds.
+        mode: "auto", "fetch" or "reply", as in rfp.connect().
+        reconnect: whether to connect again after the server was lost.
+        secret: as in rfp.connect(); likewise secret_file, tls_ca, tls_cert and tls_key.
 
     >>> import rfp
     >>> with rfp.RpcServer(bytes.upper) as server, rfp.RpcClient(server.address) as client:
@@ -123,10 +127,20 @@ cdef class RpcClient(ClientBase):
             owner.c.rings[i].mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
 
     def call(self, message, *, timeout=None):
-        """Sends a message (any contiguous buffer), returns the handler's response as bytes.  2 round trips.
+        """Send a message and return the handler's response, as bytes.
 
-        Raises TooLarge if the message, or the response, is longer than the server's max_message; HandlerFailed if the handler
-        raised; OutcomeUnknown if the connection was lost after the message had been sent.
+        Args:
+            message: any contiguous buffer.
+            timeout: seconds; None: that of the client.
+
+        Raises:
+            TooLarge: the message or the response is longer than the server's max_message.
+            HandlerFailed: the handler raised an exception.
+            OutcomeUnknown: the connection was lost after the message had been sent.
+            DeadlineExceeded: the timeout has passed.
+
+        Cost:
+            2 network round trips.
         """
         cdef uint64_t deadline = self.deadline(timeout)
         cdef Channel owner

@@ -20,11 +20,17 @@ HEADER = 32  # bytes of a request's header: the larger of the two
 
 
 class RpcServer(ServerBase):
-    """Answers calls with `handler(request: bytes) -> bytes`, one at a time, in a thread of its own.
+    """Executes calls with `handler(request: bytes) -> bytes`, one at a time, in its own thread.
 
-    address: where to listen; None for a new address of its own.  max_message: the longest request or response, in bytes.
-    slots: calls that one client thread may have under way.  An exception of the handler's is printed and reaches the caller as
-    HandlerFailed.  secret and what follows: as a store's Server takes them.
+    An exception of the handler is logged, and reaches the caller as HandlerFailed.
+
+    Args:
+        handler: the function.
+        address: where to listen; None for a new address of its own.
+        max_message: longest request or response, in bytes.
+        slots: calls that one client thread may have under way.
+        idle: "adaptive" or "spin", as in rfp.Server.
+        secret: as in rfp.Server; likewise secret_file, tls_cert, tls_key, tls_ca and no_auth.
 
     >>> with RpcServer(lambda request: request[::-1]) as server:
     ...     from rfp import RpcClient
@@ -57,7 +63,7 @@ class RpcServer(ServerBase):
         if not 1 <= slots <= 256:
             raise out_of_bounds("slots", slots, 1, 256)
         place = addresses.unique() if address is None else addresses.parse(address)
-        # An odd number of cache lines, so that the slots' first lines spread over all sets of a cache.
+        # An odd number of cache lines, so that the slots' first lines cover all sets of a cache.
         lines = (longest + HEADER + 63) // 64 | 1
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         service = HandlerService(handler)

@@ -9,6 +9,6 @@ def enabled():
 
 
 def require_positive(int number):
-    """Assert, without the GIL, that the number is positive; a build without assertions does nothing."""
+    """Assert, without the GIL, that the number is positive; a no-op without assertions."""
     with nogil:
         RFP_ASSERT(number > 0)

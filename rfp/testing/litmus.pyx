@@ -1,7 +1,8 @@
-"""Litmus tests of what the fabric promises, over any provider; for the tests and for bringing up a new machine.
+"""Litmus tests of the fabric's promises, over any provider: for the tests, and for a new machine.
 
-Those of its order have two sides, to be run in two threads or processes over one connection.  They use the memory of the one
-that waits: its owner speaks in the line at `offset`, its peer in the line after it.
+Tests of the fabric's order have two sides, for two threads or processes over one connection.  They
+use the memory of the waiting side: its owner writes the line at `offset`, its peer the line after
+it.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -30,10 +31,10 @@ cdef extern from "<sched.h>" nogil:
 cdef enum:
     LINE = 64
     WORDS_MAX = 512            # of a message
-    SPINS = 200                # before the processor is offered to others: the peer may need this one
-    SPREAD = 128               # ns, about, by which each side varies its moment
+    SPINS = 200                # before the processor is yielded: the peer may need this one
+    SPREAD = 128               # ns, about, by which each side varies its timing
     AIM_STEP = 8
-    FARTHEST = 4000            # ns of aim: beyond that the two are not running at the same time
+    FARTHEST = 4000            # ns of aim: beyond it the two sides do not run at the same time
 
 cdef enum:                     # how a side ended
     DONE = 0
@@ -78,9 +79,20 @@ cdef ended(int how):
 
 def sleeper(EventChannel channel not None, Region memory not None, uint64_t offset, uint64_t rounds, *, double step=1.0,
             int limit=10, double timeout=20.0):
-    """Waits `rounds` times for what waker() writes, sleeping.  Returns how many wake-ups were lost (ends after `limit`).
+    """Wait `rounds` times for the writes of waker(), sleeping.
 
-    A wake-up is lost when a sleep of `step` seconds ends by time-out although what it was for is there.
+    Args:
+        channel: on which to sleep.
+        memory: of this side.
+        offset: of the two lines, in bytes.
+        rounds: number of waits.
+        step: seconds of a sleep; a wake-up is lost if the sleep ends by time-out although the data
+            is there.
+        limit: end after so many lost wake-ups.
+        timeout: seconds.
+
+    Returns:
+        The number of lost wake-ups.
     """
     cdef char *said = memory.c.base + offset
     cdef char *heard = said + LINE
@@ -91,8 +103,8 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
     cdef bint early
     with nogil:
         for i in range(1, rounds + 1):
-            # The two sides race only if they meet within some 100 ns.  So aim at the moment at which what is waited for arrives:
-            # begin later after a round that had to sleep, earlier after one that had not.
+            # The two sides race only if they meet within some 100 ns.  So aim at the arrival of the
+            # data: start later after a round that had to sleep, earlier after one that had not.
             linger(aim + below(&random, SPREAD))
             early = False
             while True:
@@ -114,14 +126,17 @@ def sleeper(EventChannel channel not None, Region memory not None, uint64_t offs
             elif not early and aim:
                 aim -= AIM_STEP
             rfp_store64_release(said, i)
-        rfp_store64_release(said, ~<uint64_t>0)     # the waker need not wait for more
+        rfp_store64_release(said, ~<uint64_t>0)     # the waker must not wait for more rounds
     ended(how)
     return lost
 
 
 def waker(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint64_t offset, uint64_t rounds, *,
           double timeout=20.0):
-    """The other side of sleeper(): a WRITE_NOTIFY for each round.  local: 128 bytes of it, at `offset`, are used."""
+    """Run the other side of sleeper(): a WRITE_NOTIFY for each round.
+
+    local: 128 bytes of it, at `offset`, are used.
+    """
     cdef char *said = local.c.base + offset
     cdef char *heard = said + LINE
     cdef uint64_t i = 0, deadline = rfp_now() + <uint64_t>(timeout * 1e9), random = 2
@@ -154,9 +169,10 @@ def waker(QueuePair pair not None, Region local not None, RemoteRegion remote no
 
 
 def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t rounds, *, double timeout=20.0):
-    """Publishes `rounds` messages of `length` bytes (a multiple of 8, at most 4096) as the protocol does: the first word last.
+    """Publish `rounds` messages of `length` bytes as the protocol does: the first word last.
 
-    The message stands from offset + 64 on; each is left alone until fetcher() has it.
+    The message is at offset + 64; each stays unchanged until fetcher() has it.  length: a multiple
+    of 8, at most 4096.
     """
     cdef uint64_t[WORDS_MAX] message
     cdef char *taken = memory.c.base + offset
@@ -185,9 +201,12 @@ def publisher(Region memory not None, uint64_t offset, uint64_t length, uint64_t
 
 def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint64_t offset, uint64_t length,
             uint64_t rounds, *, double timeout=20.0):
-    """The other side of publisher(): fetches each message with READs of all of it.  Returns how many were torn.
+    """Run the other side of publisher(): fetch each message with READs of all of it.
 
-    Torn: the first word is the new one, but not all others are.  local: offset + 64 + length bytes of it are used.
+    local: offset + 64 + length bytes of it are used.
+
+    Returns:
+        The number of torn messages: with the new first word, but not all other new words.
     """
     cdef char *copy = local.c.base + offset + LINE
     cdef uint64_t i, word, torn = 0, old, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
@@ -223,7 +242,11 @@ def fetcher(QueuePair pair not None, Region local not None, RemoteRegion remote 
 
 def round_trips(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint32_t opcode, uint64_t offset,
                 uint64_t length, int rounds, *, double timeout=20.0):
-    """Does one request after the other.  Returns how long each took from post to completion: a list of nanoseconds."""
+    """Execute requests one after the other.
+
+    Returns:
+        The time of each from post to completion: a list of nanoseconds.
+    """
     cdef work_request request
     cdef uint64_t begin, deadline = rfp_now() + <uint64_t>(timeout * 1e9)
     cdef int how = DONE
@@ -243,9 +266,12 @@ def round_trips(QueuePair pair not None, Region local not None, RemoteRegion rem
 
 def burst(QueuePair pair not None, Region local not None, RemoteRegion remote not None, uint32_t opcode, list offsets not None,
           uint64_t length):
-    """Posts one request for each offset (the same here and there), at most 512, all with one doorbell.
+    """Post one request for each offset (the same on both sides), at most 512, with one doorbell.
 
-    id: its place in the list.  All but the last are unsignaled.  Returns how many were taken.
+    The id of a request is its index in the list.  All but the last are unsignaled.
+
+    Returns:
+        The number accepted.
     """
     cdef work_request requests[WORDS_MAX]
     cdef int n = len(offsets)

@@ -1,5 +1,8 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""The store's parts driven from Python, without a fabric or a worker: for tests, tools and measurements."""
+"""The store's partition, driven from Python without a fabric or a worker.
+
+For tests, tools and measurements.
+"""
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint32_t, uint64_t
@@ -25,12 +28,12 @@ cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
 cdef enum:
-    GUARD = 64                 # bytes behind the room for a response that must stay as they are
+    GUARD = 64                 # bytes behind the space for a response that must stay unchanged
     PATTERN = 0xa5
 
 
 def key_hash(const unsigned char[::1] key, uint64_t seed) -> int:
-    """The hash that places a key."""
+    """Return the hash that places a key."""
     return rfp_hash(&key[0] if key.shape[0] else NULL, key.shape[0], seed)
 
 
@@ -48,7 +51,7 @@ cdef class Memory(Region):
         self.c.rights = REMOTE_READ
 
     def read(self, uint64_t offset, uint64_t length):
-        """A copy of some of it, as a peer's READ would bring."""
+        """Return a copy of a range, as a peer's READ would fetch it."""
         if offset > self.c.length or length > self.c.length - offset:
             raise ValueError("beyond the region")
         return PyBytes_FromStringAndSize(self.c.base + offset, length)
@@ -63,13 +66,16 @@ cdef class Memory(Region):
 
 
 cdef class Session:
-    """One client's session with a service, whose requests are executed by the caller's own thread.
+    """One client's session with a service, whose requests the caller's own thread executes.
 
-    service: e.g. a Partition.  staging: bytes of memory for uploads.  capacity: bytes that a response may have, unless execute()
-    says otherwise.  peer: number of the client that it belongs to; 0: one of its own.
-
+    Args:
+        service: for example a Partition.
+        staging: bytes of memory for uploads.
+        capacity: bytes that a response may have, unless execute() overrides it.
+        peer: number of the client that it belongs to; 0: a client of its own.
     >>> from rfp.store.server.partition import Partition
-    >>> p = Partition(Memory(1 << 20), seed=1, first_version=1, lease_ns=10**9, session_quota=1 << 20, max_value=1 << 20)
+    >>> p = Partition(Memory(1 << 20), seed=1, first_version=1, lease_ns=10**9,
+    ...               session_quota=1 << 20, max_value=1 << 20)
     >>> Session(p).execute(29)          # KV_RELEASE: status, kind, result, payload
     (0, 0, 0, b'')
     """
@@ -77,7 +83,7 @@ cdef class Session:
     cdef service_session c
     cdef char *memory
     cdef readonly uint32_t capacity
-    cdef readonly bint yield_after     # what the last response said
+    cdef readonly bint yield_after     # as in the last response
     cdef bint open
 
     def __cinit__(self, Service service not None, *, uint64_t staging=0, uint32_t capacity=4096, uint64_t peer=0):
@@ -96,8 +102,15 @@ cdef class Session:
         self.open = True
 
     def execute(self, int opcode, payload=b"", *, int count=0, uint32_t flags=0, uint64_t release=0, capacity=None):
-        """Returns (status, kind, result, payload) of one request; raises MemoryError or, if the service wrote where it must not,
-        RuntimeError."""
+        """Execute one request.
+
+        Returns:
+            (status, kind, result, payload).
+
+        Raises:
+            MemoryError: out of memory.
+            RuntimeError: the service wrote outside its space.
+        """
         cdef const unsigned char[::1] view = payload
         cdef uint32_t length = view.shape[0], room = self.capacity if capacity is None else capacity, i
         cdef char *copy
@@ -106,7 +119,7 @@ cdef class Session:
         cdef response out
         if not self.open:
             raise ValueError("the session is closed")
-        # Of exactly that length, so that a sanitizer sees each byte too many.
+        # Of exactly that length, so that a sanitizer reports each byte beyond it.
         copy = <char *> malloc(length)
         slot = <char *> malloc(room + GUARD)
         try:
@@ -143,30 +156,37 @@ cdef class Session:
             free(slot)
 
     def stage(self, uint64_t offset, const unsigned char[::1] data not None):
-        """Puts bytes into the staging memory, as the client's WRITE would."""
+        """Copy bytes into the staging memory, as the client's WRITE would."""
         if offset > self.c.staging_length or <uint64_t> data.shape[0] > self.c.staging_length - offset:
             raise ValueError("beyond the staging memory")
         if data.shape[0]:
             memcpy(self.memory + offset, &data[0], data.shape[0])
 
     def tick(self, uint64_t now):
-        """Tells the service the time (ns); returns whether it has more to do."""
+        """Run the service's tick at a time (ns); return whether it has more work."""
         cdef bint more
         with nogil:
             more = self.service.c.tick(self.service.c.context, now)
         return more
 
     def time(self, int opcode, uint32_t fixed, list keys, uint64_t rounds, uint32_t group=16, bytes tail=b""):
-        """Executes `rounds` requests over the keys in turn, in groups that are prepared together; returns ns per request.
+        """Return the ns per request of `rounds` requests over the keys in turn.
 
-        opcode: of the requests.  fixed: bytes of zeros in front of each key (the lengths of a KV_PUT are filled in).  tail: what
-        follows the key.
+        The requests are executed in groups that are prepared together.
+
+        Args:
+            opcode: of the requests.
+            fixed: bytes of zeros before each key (the lengths of a KV_PUT are filled in).
+            keys: the keys.
+            rounds: number of requests.
+            group: requests of a group.
+            tail: bytes after the key.
         """
         cdef uint64_t i, n = len(keys), begun, done
         cdef uint32_t j, k
         cdef request[64] requests
         cdef response out
-        # Aligned as a worker's copy of a request is.
+        # Aligned like a worker's copy of a request.
         cdef uint32_t width = (max(len(k) for k in keys) + fixed + len(tail) + 7) // 8 * 8
         cdef char *payloads = <char *> calloc(n, width)
         cdef uint32_t *lengths = <uint32_t *> calloc(n, 4)
@@ -216,7 +236,7 @@ cdef class Session:
             free(slot)
 
     def close(self):
-        """Ends the session; all that it held is free."""
+        """End the session and free all its resources."""
         if self.open:
             self.open = False
             self.service.c.closed(self.service.c.context, &self.c)
@@ -228,7 +248,7 @@ cdef class Session:
 
 
 def buckets(Partition store not None):
-    """The keys in each bucket of a partition, in the order of its slots."""
+    """Return the keys in each bucket of a partition, in the order of its slots."""
     cdef uint64_t[64] slots
     cdef uint64_t[8] lines
     cdef uint64_t b
@@ -246,7 +266,10 @@ def buckets(Partition store not None):
 
 
 cdef class Arena:
-    """An allocator over `length` bytes of its own.  Blocks are named by their offset; what a call needs is checked first."""
+    """An allocator over `length` bytes of its own.
+
+    A block is named by its offset.  Each call checks its arguments first.
+    """
     cdef arena a
     cdef char *memory
 
@@ -278,7 +301,7 @@ cdef class Arena:
         self.a.cursors = pair
 
     def blocks(self):
-        """[(offset, size, kind)] in the order of addresses, the end block not among them."""
+        """Return [(offset, size, kind)] in the order of addresses, without the end block."""
         cdef uint64_t block = self.a.start
         found = []
         while arena_kind(&self.a, block) != KV_BLOCK_END:
@@ -298,7 +321,7 @@ cdef class Arena:
         arena_free(&self.a, block)
 
     def fill(self, uint64_t block, bytes data):
-        """Writes data behind the block's word."""
+        """Write data after the block's word."""
         if len(data) > arena_size(&self.a, block) - 8:
             raise ValueError("longer than the block")
         memcpy(self.memory + block + 8, <const char *> data, len(data))

@@ -1,4 +1,4 @@
-# A provider for tests: shared memory that behaves as badly as the fabric's contract allows.
+# A provider for tests: shared memory with the weakest order that the fabric's contract allows.
 
 from rfp.fabric.shm.region cimport ShmFabric, ShmQueuePair
 

@@ -1,9 +1,11 @@
-"""A provider for tests: shared memory that behaves as badly as the fabric's contract allows, repeatably from a seed.
+"""A provider for tests: shared memory with the weakest order that the fabric's contract allows.
 
-The cache lines of a READ come from different moments and in any order, those of a WRITE land so; completions are late; a WRITE
-may overtake an earlier READ or atomic; a long WRITE takes its bytes as late as it can.  What remains: nothing overtakes a
-WRITE, READs and atomics keep their order among themselves, a notify rings after its WRITE has landed, and completions come in
-the order of posting.  Things move only in poll(), a step at each call.
+It is repeatable from a seed.  The cache lines of a READ come from different moments and in any
+order, those of a WRITE likewise; completions are late; a WRITE may overtake an earlier READ or
+atomic; a long WRITE reads its bytes as late as it can.  The remaining order: nothing overtakes a
+WRITE, READs and atomics keep their order among themselves, a notify comes after its WRITE has been
+executed, and completions come in the order of posting.  Requests progress only in poll(), one step
+per call.
 """
 
 import weakref
@@ -37,10 +39,11 @@ cdef extern from "rfp/core/eventcount.h" nogil:
 
 cdef enum:
     LINE = 64
-    INLINE = 64                # bytes of a WRITE that are taken along when it is posted
-    OUTSTANDING_READS = 16     # as a usual adapter has it
-    DELAY = 4                  # poll steps that a request may wait, less one, before it starts and again before it completes
-    STEPS = 16                 # in which a long request moves; a short one moves a line at a time
+    INLINE = 64                # bytes of a WRITE that are copied when it is posted
+    OUTSTANDING_READS = 16     # as for a usual adapter
+    # Limit of the poll steps that a request waits before it starts, and again before it completes.
+    DELAY = 4
+    STEPS = 16                 # of a long request; a short one moves a line at a time
 
 cdef uint32_t ALIVE = ~<uint32_t>0
 
@@ -50,29 +53,30 @@ cdef enum:
     MOVING = 0
     MOVED = 1
 
-cdef enum:                     # what a request does that strikes
+cdef enum:                     # the effect of a request that strikes
     LOSES = 0                  # the connection
     KILLS = 1                  # the process
-    STOPS = 2                  # everything, until it is let go on
+    STOPS = 2                  # all progress, until it is resumed
 
 cdef struct scattered:         # a request under way
     work_request request
     uint32_t stage
     uint32_t status
     uint32_t delay             # poll steps
-    uint32_t lines             # of remote memory that it touches
+    uint32_t lines             # of remote memory
     uint32_t moved             # order[0:moved] have been copied
     uint32_t last              # it strikes when so many lines have moved; ALIVE: it does not
     uint32_t *order
-    local_region taken         # stands for the local region of a WRITE whose bytes were taken along
+    local_region taken         # replaces the local region of a WRITE whose bytes were copied
     char bytes[INLINE]
 
-cdef struct reordering:        # what pair_state.more points to; indices modulo DEPTH
+cdef struct reordering:        # the state behind pair_state.more; indices modulo DEPTH
     uint64_t random
-    uint32_t held              # poll steps in which nothing moves; these two may be set by another thread
+    # poll steps in which nothing moves; another thread may set this and `dropped`
+    uint32_t held
     uint32_t dropped
-    uint32_t fatal             # requests to be posted until one that strikes; 0: none does
-    uint32_t how               # it does: LOSES ...
+    uint32_t fatal             # requests to be posted until one strikes; 0: none does
+    uint32_t how               # its effect: LOSES ...
     uint32_t done
     uint32_t posted
     scattered requests[DEPTH]
@@ -91,7 +95,7 @@ cdef bint is_write(const work_request *request) noexcept nogil:
 
 
 cdef bint start(reordering *r, scattered *s, const work_request *request) noexcept nogil:
-    # False: no memory for the order of its lines.
+    # Return False if there is no memory for the order of its lines.
     cdef uint32_t i, j
     s.request = request[0]
     s.stage, s.moved, s.lines, s.last, s.order = MOVING, 0, 0, ALIVE, NULL
@@ -121,7 +125,7 @@ cdef bint start(reordering *r, scattered *s, const work_request *request) noexce
 
 
 cdef void move_line(scattered *s, uint32_t line) noexcept nogil:
-    # Positions relative to the request's first byte; its first and last line may be parts of one.
+    # Positions relative to the request's first byte; its first and last line may be partial.
     cdef uint64_t skew = s.request.remote_offset % LINE
     cdef uint64_t begin = line * <uint64_t>LINE - skew if line else 0
     cdef uint64_t end = (line + 1) * <uint64_t>LINE - skew
@@ -155,7 +159,7 @@ cdef void move(pair_state *state, reordering *r, scattered *s) noexcept nogil:
     if s.stage == MOVED:
         return
     if s.status == SUCCESS:
-        s.status = check(&s.request)           # once more: its regions may have been closed meanwhile
+        s.status = check(&s.request)           # again: the regions may have been closed since
     if s.status == SUCCESS and s.last == s.moved:
         strike(r, s)
         return
@@ -193,7 +197,7 @@ cdef void progress(pair_state *state, reordering *r) noexcept nogil:
     cdef uint32_t i = r.done
     while i != r.posted:
         s = &r.requests[i % DEPTH]
-        # Nothing overtakes a WRITE; READs and atomics do not overtake each other.
+        # Nothing overtakes a WRITE; READs and atomics keep their order among themselves.
         if not writes_before and (is_write(&s.request) or not reads_before) and below(r, 4):
             move(state, r, s)
         if s.stage == MOVING:
@@ -252,7 +256,7 @@ cdef provider reorder = provider(
 
 
 cdef class ReorderQueuePair(ShmQueuePair):
-    """One end of a connection that keeps its promises and nothing beyond."""
+    """One end of a connection that gives no guarantee beyond the contract."""
 
     def __cinit__(self):
         cdef reordering *r = <reordering *>calloc(1, sizeof(reordering))
@@ -274,18 +278,23 @@ cdef class ReorderQueuePair(ShmQueuePair):
             drop(self.state, <reordering *>self.state.more, FLUSHED)
 
     def drop_peer(self):
-        """Loses the connection, from any thread: alive() says no, what is under way completes with PEER_GONE, half done."""
+        """Lose the connection, from any thread.
+
+        alive() returns False, and requests under way complete with PEER_GONE, partly executed.
+        """
         rfp_store32(&(<reordering *>self.state.more).dropped, 1)
 
     def hold(self, uint32_t n):
-        """Lets nothing move in the next n poll steps, from any thread; 0 ends a hold."""
+        """Stop all progress for the next n poll steps, from any thread; 0 ends a hold."""
         rfp_store32(&(<reordering *>self.state.more).held, n)
 
 
 cdef class ReorderFabric(ShmFabric):
-    """Shared memory that behaves as badly as the contract allows.
+    """Shared memory with the weakest order that the contract allows.
 
-    seed: of all that is random; the same seed, calls and polls give the same run, in one thread.
+    Args:
+        seed: of all random choices; the same seed, calls and polls give the same run, in one
+            thread.
 
     >>> from rfp.fabric.fabric import READ, REMOTE_WRITE
     >>> import os
@@ -300,7 +309,7 @@ cdef class ReorderFabric(ShmFabric):
     ...     while not near.poll():
     ...         yours.write(64, bytes([steps]) * 256)
     ...         steps += 1
-    ...     len(set(mine.read(64, 256))) > 1                        # four cache lines, of different moments
+    ...     len(set(mine.read(64, 256))) > 1          # four cache lines, of different moments
     True
     """
 
@@ -313,13 +322,13 @@ cdef class ReorderFabric(ShmFabric):
 
     @property
     def reads_ordered(self):
-        """No."""
+        """False."""
         return False
 
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):  # no-cython-lint
-        """One end of a connection; like ShmFabric's."""
+        """Return one end of a connection; like ShmFabric's."""
         cdef ReorderQueuePair pair = ReorderQueuePair.__new__(ReorderQueuePair)
-        # Each pair has a sequence of its own; splitmix64 sets near seeds far apart.
+        # Each pair has a sequence of its own; splitmix64 separates the sequences of close seeds.
         cdef uint64_t z
         self.made += 1
         z = self.seed + self.made * 0x9E3779B97F4A7C15u
@@ -331,22 +340,29 @@ cdef class ReorderFabric(ShmFabric):
         return pair
 
     def die(self, uint32_t n):
-        """Kills this process, as kill -9 does, at the n-th request that a connection posts from now on: before it, after it, or
-        when some of its cache lines have moved."""
+        """Kill this process, as kill -9 does, at the n-th request that is posted from now on.
+
+        It dies before the request, after it, or when some of its cache lines have moved.
+        """
         self.doom(n, KILLS)
 
     def lose(self, uint32_t n):
-        """Loses a connection, as drop_peer() does, at the n-th request that it posts from now on: the same moments."""
+        """Lose a connection, as drop_peer() does, at its n-th request from now on.
+
+        It is lost at one of the moments of die().
+        """
         self.doom(n, LOSES)
 
     def stop(self, uint32_t n):
-        """Lets nothing move any more at the n-th request that a connection posts from now on, at one of the same moments, until
-        hold(0)."""
+        """Stop all progress at the n-th request that is posted from now on, until hold(0).
+
+        It stops at one of the moments of die().
+        """
         self.doom(n, STOPS)
 
     @property
     def stopped(self):
-        """Whether that has happened."""
+        """Whether stop() has taken effect."""
         return any(rfp_load32(&(<reordering *>(<ReorderQueuePair>pair).state.more).held) == FOREVER for pair in list(self.pairs))
 
     cdef void doom(self, uint32_t n, uint32_t how) except *:
@@ -357,11 +373,14 @@ cdef class ReorderFabric(ShmFabric):
             r.fatal = n
 
     def drop_peers(self):
-        """Loses all connections, from any thread: see ReorderQueuePair.drop_peer()."""
+        """Lose all connections, from any thread: see ReorderQueuePair.drop_peer()."""
         for pair in list(self.pairs):
             pair.drop_peer()
 
     def hold(self, uint32_t n):
-        """Lets nothing move on any connection in the next n of its poll steps, from any thread; 0 ends a hold."""
+        """Stop progress on all connections for the next n poll steps of each; 0 ends a hold.
+
+        May be called from any thread.
+        """
         for pair in list(self.pairs):
             pair.hold(n)

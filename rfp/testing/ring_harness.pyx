@@ -1,6 +1,9 @@
-"""Both ends of a ring driven by hand, a step at a time: for tests, and for bringing up a new provider.
+"""Both ends of a ring, driven by hand one step at a time.
 
-The functions call what workers and clients call, so what they show is what those do.  One thread may hold both ends.
+For tests, and to bring up a new provider.
+
+The functions call the same code as workers and clients, so they behave the same.  One thread may
+hold both ends.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -40,12 +43,12 @@ CHECKSUMS = {RFP_CRC32C_TABLE: "table", RFP_CRC32C_INSTRUCTION: "instruction", R
 
 
 def checksum(const unsigned char[::1] data, uint32_t crc=0) -> int:
-    """The CRC32C of the wire format; crc: that of the bytes before these."""
+    """Return the CRC32C of the wire format; crc: that of the bytes before these."""
     return rfp_crc32c(crc, &data[0] if data.shape[0] else NULL, data.shape[0])
 
 
 def checksum_method() -> str:
-    """How this build computes it on this processor: by a table, the processor's instruction, or three streams of it."""
+    """Return how this build computes it: by a table, the instruction, or three streams of it."""
     return CHECKSUMS[rfp_crc32c_kind()]
 
 
@@ -53,11 +56,20 @@ def checksum_method() -> str:
 
 def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=None, fixed_fetch=None, mode=None,
           paradigm=None, retries=None, polls_per_round_trip=None, spin=None, checked=None):
-    """Sets what a ring begins with.
+    """Set the initial state of a ring.
 
-    sequence: of the first request (and what server_ring, a ServerRing, expects then); fetch: F in bytes; mode: of the next
-    request, "fetch" or "reply"; paradigm: "auto", "fetch" or "reply"; spin: ns before a waiting thread sleeps; checked: False
-    trusts the order of the fabric's READs, whatever it says of itself.
+    Args:
+        ring: the client's end.
+        server_ring: a ServerRing, which then expects `sequence` too.
+        sequence: of the first request.
+        fetch: F, in bytes.
+        fixed_fetch: whether F stays fixed.
+        mode: of the next request, "fetch" or "reply".
+        paradigm: "auto", "fetch" or "reply".
+        retries: R.
+        polls_per_round_trip: as measured.
+        spin: ns before a waiting thread sleeps.
+        checked: False relies on the order of the fabric's READs, whatever the fabric reports.
     """
     if sequence is not None:
         ring.c.sequence = sequence
@@ -83,7 +95,11 @@ def begin(ClientRing ring not None, server_ring=None, *, sequence=None, fetch=No
 
 def submit(ClientRing ring not None, bytes payload not None, *, uint8_t opcode=RFP_OPCODE_CALL, uint16_t count=0,
            uint32_t flags=0, uint64_t tag=0):
-    """Builds and seals a request; returns its sequence, or None when all slots are taken or the ring is lost."""
+    """Build and seal a request.
+
+    Returns:
+        Its sequence, or None if all slots are taken or the ring is lost.
+    """
     cdef char *place = client.client_ring_payload(&ring.c)
     if place == NULL:
         return None
@@ -94,17 +110,17 @@ def submit(ClientRing ring not None, bytes payload not None, *, uint8_t opcode=R
 
 
 def flush(ClientRing ring not None):
-    """Sends what was submitted."""
+    """Send the submitted requests."""
     client.client_ring_flush(&ring.c)
 
 
 def step(ClientRing ring not None):
-    """One look for the oldest response: "not yet", "done", "gone" or "malformed"."""
+    """Poll once for the oldest response: "not yet", "done", "gone" or "malformed"."""
     return OUTCOMES[client.client_ring_step(&ring.c)]
 
 
 def wait(ClientRing ring not None, double seconds):
-    """Waits for it as a client does; returns also "timed out" or "closed"."""
+    """Wait for it as a client does; returns also "timed out" or "closed"."""
     cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
     cdef int found
     with nogil:
@@ -113,35 +129,35 @@ def wait(ClientRing ring not None, double seconds):
 
 
 def result(ClientRing ring not None):
-    """The oldest response, after "done"."""
+    """Return the oldest response, after "done"."""
     cdef const rfp_response_header *header = client.client_ring_response(&ring.c)
     payload = PyBytes_FromStringAndSize(<const char *> header + RFP_RESPONSE_HEADER, header.length)
     return Response(header.sequence, header.status, header.kind, header.time, header.result, payload)
 
 
 def tag(ClientRing ring not None):
-    """What the oldest request was submitted with."""
+    """Return the tag that the oldest request was submitted with."""
     return client.client_ring_tag(&ring.c)
 
 
 def pop(ClientRing ring not None):
-    """Frees the oldest request's slot."""
+    """Free the oldest request's slot."""
     client.client_ring_pop(&ring.c)
 
 
 def abandon(ClientRing ring not None):
-    """Nobody waits any more for what is in the ring."""
+    """Abandon all requests in the ring: no thread waits for them any more."""
     client.client_ring_abandon(&ring.c)
 
 
 def release(ClientRing ring not None, uint64_t pin):
-    """Gives a pin back with one of the next requests."""
+    """Give a pin back with one of the next requests."""
     client.client_ring_release(&ring.c, pin)
 
 
 def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, uint64_t local_offset,
              RemoteRegion remote not None, uint64_t remote_offset, uint64_t length, double seconds):
-    """A READ or WRITE beside the ring's own, to its end: "done", "gone" or "timed out"."""
+    """Run a READ or WRITE beside the ring's own, to its end: "done", "gone" or "timed out"."""
     cdef uint64_t deadline = rfp_now() + <uint64_t> (seconds * 1e9)
     cdef int found
     with nogil:
@@ -150,22 +166,26 @@ def transfer(ClientRing ring not None, uint32_t opcode, Region local not None, u
 
 
 def room(ClientRing ring not None):
-    """Free slots."""
+    """Return the number of free slots."""
     return client.client_ring_room(&ring.c)
 
 
 def mode(ClientRing ring not None):
-    """Of the next request."""
+    """Return the mode of the next request."""
     return "reply" if ring.c.mode == RFP_MODE_REPLY else "fetch"
 
 
 # The server's end
 
 def take(ServerRing ring not None, uint32_t ahead=0):
-    """Looks at the request `ahead` places behind the next: ("valid", Request), or ("none" | "unfinished" | "length", None)."""
+    """Check the request `ahead` places behind the next one.
+
+    Returns:
+        ("valid", Request), or ("none" | "unfinished" | "length", None).
+    """
     cdef request taken
     cdef bytes copy = PyBytes_FromStringAndSize(NULL, ring.c.slot_size + 8)
-    # The bytes of a bytes object begin at an address that is 8 more than one of 16: aligned as a copy must be.
+    # The data of a bytes object begins 8 bytes after a multiple of 16: aligned as a copy must be.
     cdef char *place = PyBytes_AS_STRING(copy)
     place += -<size_t> place & 7
     cdef int found = server.ring_take(&ring.c, ahead, place, &taken)
@@ -177,7 +197,11 @@ def take(ServerRing ring not None, uint32_t ahead=0):
 
 def publish(ServerRing ring not None, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE,
             uint64_t result=0, uint64_t ns=0):
-    """Takes the next request, if it is there, and answers it; does not look for WAIT.  Returns whether it was there."""
+    """Take the next request, if it is there, and publish its response; does not check WAIT.
+
+    Returns:
+        Whether there was a request.
+    """
     cdef request taken
     cdef bytes copy = PyBytes_FromStringAndSize(NULL, ring.c.slot_size + 8)
     cdef char *place = PyBytes_AS_STRING(copy)
@@ -193,18 +217,18 @@ def publish(ServerRing ring not None, bytes payload not None, *, uint8_t status=
 
 
 def notify(ServerRing ring not None, uint32_t count=1):
-    """Looks for WAIT in the last `count` requests that were answered."""
+    """Check WAIT in the last `count` requests that have responses, and notify their clients."""
     server.ring_notify(&ring.c, count)
 
 
 def complete(ServerRing ring not None):
-    """Takes the completions of replies.  Returns how many posts are not complete."""
+    """Take the completions of replies.  Returns the number of posts that are not complete."""
     server.ring_complete(&ring.c)
     return ring.c.replies
 
 
 def impatient(Worker worker not None):
-    """Has a worker that has not been started sleep as soon as it finds nothing to do."""
+    """Make a worker that has not been started sleep as soon as it finds no work."""
     worker.c.spin.ns = 0
 
 
@@ -215,14 +239,16 @@ cdef struct echo:
     uint64_t random
     int sessions
     uint64_t ticks_before_answer
-    uint64_t ticked_at         # since the last answer
+    uint64_t ticked_at         # since the last response
 
 
 cdef class Echo(Service):
-    """Answers every request with its own payload, after a delay of its own.
+    """Returns every request's own payload, after a random delay.
 
-    delay: ns, on average; each request takes a random time from none to twice that, the same ones for the same seed.  tends: how
-    often the worker has to tend it before each answer.
+    Args:
+        delay: ns, on average; each request takes from none to twice that, the same times for the
+            same seed.
+        tends: number of ticks that the worker must run before each response.
     """
     cdef echo state
 
@@ -238,12 +264,12 @@ cdef class Echo(Service):
         self.c.tick = count_tick
 
     def slow_down(self, uint64_t delay):
-        """Another delay from now on."""
+        """Set another delay."""
         self.state.delay = delay
 
     @property
     def sessions(self):
-        """How many are open."""
+        """The number of open sessions."""
         return self.state.sessions
 
 
@@ -289,7 +315,7 @@ cdef struct fixed:
 
 
 cdef class Fixed(Service):
-    """Gives every request the same answer, however wrong: a server that cannot be trusted."""
+    """Gives every request the same response, however wrong: a server that must not be trusted."""
     cdef fixed *state
 
     def __cinit__(self):
@@ -307,7 +333,7 @@ cdef class Fixed(Service):
         free(self.state)
 
     def say(self, bytes payload not None, *, uint8_t status=0, uint8_t kind=RFP_KIND_INLINE, uint64_t result=0):
-        """From now on; only while no request is under way."""
+        """Set the response; only while no request is under way."""
         if len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"{len(payload)} bytes are more than any slot holds")
         self.state.status = status
@@ -330,10 +356,13 @@ cdef void answer_fixed(void *context, request *asked, response *answer) noexcept
     rfp_copy_out(answer.payload, state.payload, answer.length)
 
 
-# What no honest peer does
+# Behaviour of no honest peer
 
 def alternate(region not None, uint64_t offset, list versions not None, double seconds):
-    """Writes one after the other to the same place in a Region or RemoteRegion, as fast as it can; the first is also the last."""
+    """Write one version after the other to the same place, as fast as possible.
+
+    region: a Region or RemoteRegion.  The first version is also the last one written.
+    """
     cdef const char *texts[16]
     cdef uint64_t lengths[16]
     cdef uint64_t until = rfp_now() + <uint64_t> (seconds * 1e9)
@@ -360,9 +389,12 @@ def alternate(region not None, uint64_t offset, list versions not None, double s
 
 
 def calls(ClientRing ring not None, uint64_t n, uint32_t length, *, double timeout=30.0):
-    """Makes n calls to an Echo, one after the other, of `length` bytes each; returns how many came back as they should.
+    """Make n calls to an Echo, one after the other, of `length` bytes each.
 
-    timeout: seconds for all of them; after it, or after a failure, no more are made.
+    It stops after `timeout` seconds for all of them, or after a failure.
+
+    Returns:
+        The number of correct responses.
     """
     cdef uint64_t deadline = rfp_now() + <uint64_t> (timeout * 1e9)
     cdef uint64_t i

@@ -1,6 +1,7 @@
-"""What stands between this machine and RDMA: one finding per question, each with what to do about it.
+"""Diagnosis of RDMA on this machine: one finding per question, each with a remedy.
 
-Everything is read from the file system below a root that tests replace; only the last findings open the library and the device.
+All data is read from the file system below a root that tests replace; only the last findings open
+the library and the device.
 """
 
 from __future__ import annotations
@@ -22,17 +23,18 @@ from rfp.fabric.verbs.select_device import AUTOMATIC, V2, Port
 from rfp.units import show_size
 
 GOOD, WARNING, FAILED, NOT_RUN = "ok", "warning", "FAILED", "not run"
-WANTED_LOCKED = 64 << 20  # bytes that a client should be able to pin: one chunk of a server's memory
-FULL_MTU = 4200  # of a network interface, so that RDMA packets carry 4096 bytes
+# Bytes that a client should be able to pin: one chunk of a server's memory.
+WANTED_LOCKED = 64 << 20
+FULL_MTU = 4200  # of a network interface, so that an RDMA packet carries 4096 bytes
 SOFT_ROCE = "to use a software device: modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The answer to one question."""
+    """The result of one check."""
 
     question: str
-    state: str  # GOOD, WARNING (it works, but), FAILED, NOT_RUN (something before it has failed)
+    state: str  # GOOD, WARNING (works, with limits), FAILED, NOT_RUN (an earlier check failed)
     answer: str
     remedy: str = ""
 
@@ -47,7 +49,7 @@ def _lockable() -> int:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is looked at."""
+    """The machine to examine."""
 
     root: Path = Path("/")
     provider: Callable[[], Any] = _provider  # the module that opens libibverbs
@@ -67,7 +69,7 @@ class Machine:
 
     @property
     def container(self) -> bool:
-        """Whether this looks like the inside of one."""
+        """Whether this process seems to run in a container."""
         marks = (self.root / ".dockerenv", self.root / "run" / ".containerenv")
         return any(mark.exists() for mark in marks) or "container" in self.text("run", "systemd", "container")
 
@@ -78,10 +80,13 @@ def examine(
     machine: Machine = Machine(),
     self_test: Callable[[str, RdmaOptions], str] | None = None,
 ) -> Iterator[Finding]:
-    """All findings, in an order in which each makes sense of the next.
+    """Yield all findings, in an order in which each explains the next.
 
-    host: to which a way is looked for ("": none in particular); self_test: what to run on the device when nothing has failed
-    (loopback() unless given).
+    Args:
+        host: check a route to this host; "": to none in particular.
+        options: the device to examine.
+        machine: replaced by tests.
+        self_test: run on the device if nothing has failed; None: loopback().
     """
     ports = device.ports(machine.sys)
     broken = False
@@ -105,7 +110,7 @@ def examine(
 
 
 def kernel(machine: Machine, ports: list[Port]) -> Finding:
-    """Is the kernel's part there?"""
+    """Check that the kernel's RDMA modules are loaded."""
     modules = machine.sys / "module"
     missing = [name for name in ("ib_core", "ib_uverbs") if not (modules / name).exists()]
     if missing:
@@ -117,7 +122,7 @@ def kernel(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def library(machine: Machine, ports: list[Port]) -> Finding:
-    """Can libibverbs be loaded?"""
+    """Check that libibverbs can be loaded."""
     try:
         return Finding("library", GOOD, machine.provider().library())
     except RfpError as error:
@@ -125,7 +130,7 @@ def library(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def plugins(machine: Machine, ports: list[Port]) -> Finding:
-    """Does libibverbs have a plugin for each device that the kernel has?"""
+    """Check that libibverbs has a plugin for each device of the kernel."""
     there = sorted({port.device for port in ports})
     try:
         known = machine.provider().devices()
@@ -143,7 +148,7 @@ def plugins(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def devices(machine: Machine, ports: list[Port]) -> Finding:
-    """Is there a device?"""
+    """Check that there is a device."""
     if not ports:
         return Finding("devices", FAILED, "there is no RDMA device",
                        f"check that the adapter's driver is loaded (lspci -k); {SOFT_ROCE}")  # fmt: skip
@@ -151,7 +156,7 @@ def devices(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def links(machine: Machine, ports: list[Port]) -> Finding:
-    """Is a port up, and of a kind that we speak?"""
+    """Check that a port is up, and of a supported kind."""
     if not ports:
         return Finding("ports", NOT_RUN, "there is no device")
     shown = ", ".join(f"{port.name} {port.state} ({port.link})" for port in ports)
@@ -163,7 +168,7 @@ def links(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def gids(machine: Machine, ports: list[Port]) -> Finding:
-    """Has a port an address under which peers find it?"""
+    """Check that a port has an address by which peers reach it."""
     usable = [port for port in ports if port.usable]
     if not usable:
         return Finding("GIDs", NOT_RUN, "no port is usable")
@@ -179,7 +184,7 @@ def gids(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def mtu(machine: Machine, ports: list[Port]) -> Finding:
-    """Do RDMA packets carry as much as they can?"""
+    """Check that RDMA packets can have their full size."""
     names = sorted({gid.interface for port in ports if port.usable for gid in port.gids if gid.interface})
     sizes = {name: int(text) for name in names if (text := machine.text("sys", "class", "net", name, "mtu"))}
     if not sizes:
@@ -193,7 +198,7 @@ def mtu(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def nodes(machine: Machine, ports: list[Port]) -> Finding:
-    """May this user open the devices?"""
+    """Check that this user may open the devices."""
     folder = machine.root / "dev" / "infiniband"
     container = "; in a container: --device=/dev/infiniband" if machine.container else ""
     found = sorted(folder.glob("uverbs*")) if folder.is_dir() else []
@@ -209,7 +214,7 @@ def nodes(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def memlock(machine: Machine, ports: list[Port]) -> Finding:
-    """May this user pin memory for a device?"""
+    """Check that this user may pin memory for a device."""
     lockable = machine.lockable()
     if lockable >= memory_limits.NO_LIMIT:
         return Finding("locked memory", GOOD, "no limit")
@@ -228,7 +233,7 @@ MEMLOCK = (
 
 
 def huge_pages(machine: Machine, ports: list[Port]) -> Finding:
-    """Does the kernel give large regions huge pages?  A device translates fewer addresses then."""
+    """Check that the kernel backs large regions with huge pages, for fewer address translations."""
     text = machine.text("sys", "kernel", "mm", "transparent_hugepage", "enabled")
     if "[never]" in text or not text:
         return Finding("huge pages", WARNING, "disabled in the kernel: large values are slower",
@@ -237,7 +242,14 @@ def huge_pages(machine: Machine, ports: list[Port]) -> Finding:
 
 
 def loopback(host: str, options: RdmaOptions) -> str:
-    """WRITE, READ, an atomic operation and a notify from the device to itself; returns what they took.  Raises FabricError."""
+    """Run WRITE, READ, an atomic operation and a notify from the device to itself.
+
+    Returns:
+        Their durations, as text.
+
+    Raises:
+        FabricError: one of them failed.
+    """
     fabric_module = importlib.import_module("rfp._verbs")
     contract = importlib.import_module("rfp.fabric.fabric")
     took: dict[str, float] = {}

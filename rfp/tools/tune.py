@@ -1,9 +1,10 @@
-"""Choosing R and F, as RFP's section 3.2 does: measure the device once, sample results, enumerate, pick.
+"""The choice of R and F, as in section 3.2 of RFP: measure the device, sample sizes, enumerate.
 
-R: failed fetches (counted once a round trip) that a call may cost before the server had better reply.
+R: failed fetches (counted once per round trip) that a call may cost before the server should reply.
 F: bytes of the first READ; a longer result costs a second one.
 
-The measurements of a device are kept in `$XDG_CONFIG_HOME/rfp/tune.json` (else `~/.config`), and every `rfp.connect()` uses them.
+The measurements of a device are kept in `$XDG_CONFIG_HOME/rfp/tune.json` (else `~/.config`), and
+every `rfp.connect()` uses them.
 """
 
 from __future__ import annotations
@@ -30,37 +31,42 @@ VERSION = 1
 LINE = 64
 CLASSES = 65  # of sizes, in lines (protocol/client/client_ring.pxd)
 HEADER, REFERENCE = 24, 32  # bytes of a response's header, and of a reference (protocol/wire.h)
-GAIN = 1.1  # fetching is worth its READs as long as it is this much faster than replying (the paper: 10 %)
+# Fetching pays as long as it is this much faster than replying (the paper: 10 %).
+GAIN = 1.1
 RETRIES_MAX = 16
-RESULT = 32  # bytes, when fetch is compared with reply: as in the paper
+RESULT = 32  # bytes of a result when fetch is compared with reply, as in the paper
 PROCESS_TIMES = (0, 500, 1000, 2000, 3000, 5000, 7000, 10000, 15000)  # ns
 
 MEASURED = (*range(1, 17), 20, 24, 28, 32, 33)  # lines; a slot has 33
 
 
 def steps() -> list[int]:
-    """What calibrate() reports progress on, in order: sizes in lines, then processing times in ns."""
+    """Return the steps that calibrate() reports, in order: sizes in lines, then times in ns."""
     return [*MEASURED, *PROCESS_TIMES]
 
 
 def lines(value: int) -> int:
-    """The class of a response that carries a value of so many bytes (a reference, if it does not fit into a slot)."""
+    """Return the size class of a response with a value of so many bytes, in lines.
+
+    A value that does not fit into a slot counts as a reference.
+    """
     size = HEADER + value if HEADER + value <= MEASURED[-1] * LINE else HEADER + REFERENCE
     return (size + LINE - 1) // LINE
 
 
 @dataclass
 class Calibration:
-    """What one device does."""
+    """The measurements of one device."""
 
     device: str
-    rates: list[float]  # READs a second by size in lines; [0] is unused
-    trip: float  # seconds of a call to a server that takes no time
+    rates: list[float]  # READs per second by size in lines; [0] is unused
+    trip: float  # seconds of a call to a server without processing time
     times: list[int]  # ns of processing, for the two columns below
-    fetch: list[float]  # calls a second when the client fetches
-    reply: list[float]  # when the server replies
-    most_retries: int  # N: the largest R worth it
-    chosen: dict[str, int] = field(default_factory=dict)  # "retries" and "fetch", as choose() said
+    fetch: list[float]  # calls per second when the client fetches
+    reply: list[float]  # calls per second when the server replies
+    most_retries: int  # N: the largest R that pays
+    # "retries" and "fetch", as choose() returned.
+    chosen: dict[str, int] = field(default_factory=dict)
 
     @property
     def emulated(self) -> bool:
@@ -68,9 +74,9 @@ class Calibration:
 
 
 def device(address: Address, fabric: Fabric) -> str:
-    """The name under which a device's measurements are kept: over RDMA its own, on shm with what is emulated."""
+    """Return the key of a device's measurements: its name, or on shm the emulated network."""
     if address.provider == "rdma":
-        choice = fabric.choice  # type: ignore[attr-defined]  # which only verbs has
+        choice = fabric.choice  # type: ignore[attr-defined]  # only verbs has it
         return f"rdma {choice.device}:{choice.port}"
     text = str(address)
     return address.provider + (text[text.index("?") :] if "?" in text else "")
@@ -79,11 +85,16 @@ def device(address: Address, fabric: Fabric) -> str:
 def calibrate(
     address: str | Address | None = None, *, seconds: float = 0.05, progress: Callable[[str], None] = lambda _: None
 ) -> Calibration:
-    """Measures I(F) and fetch against reply on the device of an address (the options count, the server there is not touched).
+    """Measure I(F), and fetch against reply, on the device of an address.
 
-    seconds: for each measurement; there are about fifty.  progress: called with what is being measured.
+    Only the address's options count; a server there is not touched.
+
+    Args:
+        address: of the device.
+        seconds: for each measurement; there are about fifty.
+        progress: called with a description of each measurement.
     """
-    # Here, because every rfp.connect() imports this module, to read what was measured.
+    # Imported here: every rfp.connect() imports this module, to read the measurements.
     from rfp.protocol.server.server import Host
     from rfp.tools.tune_probe import SpinService, call_rate, read_rate
 
@@ -126,7 +137,7 @@ def calibrate(
 
 
 def _best(measure: Callable[[float], float], seconds: float) -> float:
-    """The best of three: whatever else runs on the machine only ever makes it slower."""
+    """Return the best of three: other load on the machine only ever slows it down."""
     return max(measure(seconds / 3) for _ in range(3))
 
 
@@ -135,7 +146,7 @@ def _ns(seconds: float) -> int:
 
 
 def _fill_gaps(rates: list[float]) -> None:
-    """Sizes that were not measured lie between their neighbours; those beyond a slot are as the largest."""
+    """Interpolate the sizes that were not measured; those beyond a slot equal the largest."""
     known = [i for i, rate in enumerate(rates) if rate]
     for low, high in itertools.pairwise(known):
         for i in range(low + 1, high):
@@ -150,14 +161,19 @@ class Choice:
 
     retries: int
     fetch: int  # bytes
-    score: float  # T: results a second, summed over the samples
+    score: float  # T: results per second, summed over the samples
 
 
 def enumerate_choices(calibration: Calibration, sizes: Sequence[int], process_ns: float = 0) -> list[Choice]:
-    """T for every (R, F), best first (RFP, section 3.2).
+    """Return T for every (R, F), best first (RFP, section 3.2).
 
-    sizes: how many results had each size, by lines (`rfp stats` samples them).  A result that fits into F comes at I(F), a
-    longer one at half of it.  A call whose processing takes longer than R round trips is not fetched but replied to.
+    A result that fits into F comes at rate I(F), a longer one at half of it.  A call whose
+    processing takes longer than R round trips is not fetched but replied to.
+
+    Args:
+        calibration: of the device.
+        sizes: number of results of each size, by lines (`rfp stats` samples them).
+        process_ns: processing time of a call, in ns.
     """
     choices = []
     reply = _at(calibration.times, calibration.reply, process_ns)
@@ -176,7 +192,7 @@ def enumerate_choices(calibration: Calibration, sizes: Sequence[int], process_ns
                     rate = rate if size <= count else rate / 2
                 score += weight * rate
             choices.append(Choice(retries, count * LINE, score))
-    # Of equals, more patience and less to fetch.
+    # Among equals, prefer more retries and less to fetch.
     return sorted(choices, key=lambda choice: (-choice.score, choice.fetch, -choice.retries))
 
 
@@ -188,12 +204,12 @@ def _at(xs: Sequence[int], ys: Sequence[float], x: float) -> float:
 
 
 def path() -> Path:
-    """Where measurements are kept."""
+    """Return the path of the file of measurements."""
     return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "rfp" / "tune.json"
 
 
 def save(calibration: Calibration) -> Path:
-    """Keeps a calibration for all later connections of this user."""
+    """Save a calibration for all later connections of this user; return the path."""
     target = path()
     stored = _read(target)
     stored[calibration.device] = asdict(calibration)
@@ -205,7 +221,7 @@ def save(calibration: Calibration) -> Path:
 
 
 def load(address: Address, fabric: Fabric) -> Calibration | None:
-    """What was measured for the device of this address, or None.  A file that cannot be used is as none."""
+    """Return the calibration of this address's device, or None if no usable file has one."""
     found = _read(path()).get(device(address, fabric))
     if not isinstance(found, dict):
         return None

@@ -1,4 +1,4 @@
-"""What `rfp tune` measures on a fabric: READs of F bytes, and calls to a server that takes a given time."""
+"""The measurements of `rfp tune`: READs of F bytes, and calls to a server with a given time."""
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -16,11 +16,11 @@ from rfp.protocol.wire cimport RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_OPCODE_CALL
 from rfp.errors import ConnectionFailed
 
 cdef enum:
-    UNDER_WAY = 8      # READs at a time: enough to hide the round trip, not so many that they queue up
+    UNDER_WAY = 8      # READs at a time: enough to hide the round trip, too few to queue up
 
 
 cdef class SpinService(Service):
-    """A service that takes as long as the request's flags say (ns) and answers with `count` bytes."""
+    """A service that takes the time in the request's flags (ns) and returns `count` bytes."""
 
     def __cinit__(self):
         self.c.context = NULL
@@ -47,7 +47,7 @@ cdef void spin(void *context, request *asked, response *answer) noexcept nogil:
 
 
 def read_rate(Channel channel not None, uint32_t size, double seconds):
-    """READs of `size` bytes of response memory a second, with a few under way at a time."""
+    """Return the READs per second of `size` bytes of response memory, with a few under way."""
     cdef client_ring *ring = channel.c.rings[0]
     cdef work_request work
     cdef completion done[UNDER_WAY]
@@ -85,9 +85,13 @@ def read_rate(Channel channel not None, uint32_t size, double seconds):
 
 
 def call_rate(Channel channel not None, uint32_t process_ns, uint32_t size, bint reply, double seconds):
-    """Calls a second to a SpinService, one at a time, and READs for each of them.
+    """Return the calls per second to a SpinService, one at a time, and the READs of each call.
 
-    process_ns: what the server takes; size: bytes of the result; reply: the server WRITEs it instead of us READing it.
+    Args:
+        process_ns: processing time at the server, in ns.
+        size: of the result, in bytes.
+        reply: whether the server WRITEs the result instead of the client READing it.
+        seconds: duration of the measurement.
     """
     cdef client_ring *ring = channel.c.rings[0]
     cdef uint64_t started, until

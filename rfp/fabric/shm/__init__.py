@@ -1,1 +1,1 @@
-"""The provider over shared memory, with an emulated network if one is asked for."""
+"""The shared-memory provider of the fabric, optionally with an emulated network."""

@@ -1,4 +1,5 @@
-# One-sided operations on memory that both sides have mapped: the data path of shm, and of providers that build on it.
+# One-sided operations on memory that both sides have mapped: the data path of shm, and of the
+# providers that build on it.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -7,23 +8,23 @@ from rfp.fabric.fabric cimport completion, event_channel, provider, queue_pair, 
 cdef enum:
     DEPTH = 256                # work requests that may be outstanding; a power of two
 
-cdef struct pair_state:        # what queue_pair.state points to
-    uint32_t *bell             # the peer's sleeping word; NULL unless connected
+cdef struct pair_state:        # the state behind queue_pair.state
+    uint32_t *bell             # the eventcount word of the peer; NULL unless connected
     int pidfd
     int control
     uint32_t head              # completions[head % DEPTH] is the oldest one not yet polled
     uint32_t tail
     completion completions[DEPTH]
-    void *more                 # of a provider that queues its requests, else NULL
+    void *more                 # state of a provider that queues its requests, else NULL
 
-# The status that a request will complete with, as far as its checks say.
+# Returns the status that a request will complete with, as far as its arguments decide it.
 cdef uint32_t check(const work_request *request) noexcept nogil
-# Does a request that has passed its checks.
+# Executes a request that has passed check().
 cdef void perform(pair_state *state, const work_request *request) noexcept nogil
-# Adds a completion; the caller has seen that there is room.
+# Adds a completion; the caller has checked that the ring has room.
 cdef void complete(pair_state *state, const work_request *request, uint32_t status) noexcept nogil
 
-# The operations of provider tables that others share.
+# The operations of provider tables that other providers share.
 cdef int take_completions(queue_pair *pair, completion *completions, int n) noexcept nogil
 cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept nogil
 cdef bint alive(queue_pair *pair) noexcept nogil
@@ -37,6 +38,7 @@ cdef uint32_t closed_prepare_wait(event_channel *channel) noexcept nogil
 cdef bint closed_wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nogil
 cdef void closed_channel(event_channel *channel) noexcept nogil
 
-cdef provider *direct_operations() noexcept nogil        # at once, by the caller's own core
-cdef provider *unconnected_operations() noexcept nogil   # before connect(): everything is flushed
-cdef provider *closed_operations() noexcept nogil        # after close() and in a forked child: so too, and nothing is touched
+cdef provider *direct_operations() noexcept nogil        # at once, on the caller's own core
+cdef provider *unconnected_operations() noexcept nogil   # before connect(): flushes all requests
+# after close() and in a forked child: flushes all requests too, and touches no memory
+cdef provider *closed_operations() noexcept nogil

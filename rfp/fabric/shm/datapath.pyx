@@ -1,4 +1,7 @@
-"""One-sided operations on memory that both sides have mapped.  docs/fabric.md says which orders they keep."""
+"""One-sided operations on memory that both sides have mapped.
+
+docs/fabric.md states the orders that they keep.
+"""
 
 from rfp.fabric.fabric cimport (
     BOUNDS, COMPARE_SWAP, CONSTANT, FETCH_ADD, FLUSHED, READ, REMOTE_ATOMIC, REMOTE_READ,
@@ -30,7 +33,7 @@ cdef extern from "<poll.h>" nogil:
         POLLRDHUP
 
 
-# What each opcode needs the region to grant; an opcode that does not exist needs what no region grants.
+# The right that each opcode needs; an unknown opcode needs a right that no region grants.
 cdef uint32_t[8] needs
 needs[:] = [~0u, REMOTE_READ, REMOTE_WRITE, REMOTE_WRITE, REMOTE_ATOMIC, REMOTE_ATOMIC, ~0u, ~0u]
 
@@ -41,7 +44,7 @@ cdef uint32_t check(const work_request *request) noexcept nogil:
         return RIGHTS
     if request.local.rights & CONSTANT and need != REMOTE_WRITE:
         return RIGHTS
-    # Compared so that nothing can overflow, whatever the offsets are.
+    # Written as subtractions so that nothing can overflow, for any offsets.
     if request.remote_offset > request.remote.length or request.length > request.remote.length - request.remote_offset:
         return BOUNDS
     if request.local_offset > request.local.length or request.length > request.local.length - request.local_offset:
@@ -65,7 +68,7 @@ cdef void perform(pair_state *state, const work_request *request) noexcept nogil
     elif request.opcode == COMPARE_SWAP:
         old = request.compare
         rfp_compare_swap64(remote, &old, request.operand)
-        rfp_fence_full()       # no READ behind an atomic overtakes it
+        rfp_fence_full()       # no later READ overtakes an atomic
         rfp_copy_out(local, &old, 8)
     elif request.opcode == FETCH_ADD:
         old = rfp_add64(remote, request.operand)
@@ -118,7 +121,8 @@ cdef int take_completions(queue_pair *pair, completion *completions, int n) noex
 
 
 cdef bint alive(queue_pair *pair) noexcept nogil:
-    # A pidfd becomes readable when its process ends.  On the control socket only its end counts: unread data is not death.
+    # A pidfd becomes readable when its process ends.  Of the control socket only the end of the
+    # stream counts: unread data does not mean that the peer has died.
     cdef pair_state *state = <pair_state *>pair.state
     cdef pollfd[2] watched
     watched[0] = pollfd(fd=state.pidfd, events=POLLIN, revents=0)
@@ -147,7 +151,7 @@ cdef void notify(event_channel *channel) noexcept nogil:
 
 
 cdef void replenish(event_channel *channel) noexcept nogil:
-    pass                       # a bell rings as often as one likes
+    pass                       # notifies need no resources: their number is not limited
 
 
 cdef uint32_t closed_prepare_wait(event_channel *channel) noexcept nogil:

@@ -1,8 +1,11 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""Regions over files, for the shm provider: memory that outlives its processes (a pool on persistent memory).
+"""Regions over files, for the shm provider: memory that outlives its processes.
 
-A file cannot be sealed as a memfd is: whoever may write to it may also truncate it, and then an access faults.  So what such
-a region is made of must be a file that only its owner and the peers it trusts can open.
+For example a pool on persistent memory.
+
+A file cannot be sealed as a memfd is: any process that may write to it may also truncate it, and
+then an access faults.  So the file under such a region must be one that only its owner and the
+peers that the owner trusts can open.
 """
 
 import os
@@ -59,13 +62,16 @@ cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 cdef bint possible(uint64_t offset, uint64_t length, uint32_t rights):
-    """Whether peers could map such a range so.  Atomics need a device that takes part in them."""
+    """Return whether peers could map such a range with these rights.
+
+    Atomics need a device that takes part in them, so a file region does not grant them.
+    """
     return (not offset % PAGE and not length % PAGE and 0 < length <= MAPPED_BYTES_MAX and offset <= MAPPED_BYTES_MAX
             and not rights & ~(REMOTE_READ | REMOTE_WRITE))
 
 
 cdef class ShmFileRegion(ShmRegion):
-    """A range of a file that is mapped here."""
+    """A range of a file that is mapped in this process."""
     cdef object keeper
     cdef int fd
     cdef uint64_t offset
@@ -83,7 +89,11 @@ cdef class ShmFileRegion(ShmRegion):
             os.close(fd)
 
     cpdef bytes descriptor(self):
-        """What a peer's attach() needs, beside fileno().  Raises Closed."""
+        """Return the bytes that a peer's attach() needs, beside fileno().
+
+        Raises:
+            Closed: the region is closed.
+        """
         cdef rfp_file_descriptor d
         self.shared()
         d.magic, d.version, d.provider = RFP_FILE_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
@@ -92,7 +102,7 @@ cdef class ShmFileRegion(ShmRegion):
         return PyBytes_FromStringAndSize(<char *> &d, sizeof(d))
 
     cpdef int fileno(self) except? -2:
-        """The file descriptor to send along: open for reading only, unless peers may write."""
+        """Return the file descriptor to send along: read-only, unless peers may write."""
         self.shared()
         return self.fd
 
@@ -102,7 +112,10 @@ cdef class ShmFileRegion(ShmRegion):
         return 0
 
     cpdef close(self):
-        """Ends it; peers keep the mappings that they have.  Only when no thread can still post or use it."""
+        """Close the region; peers keep the mappings that they have.
+
+        Call it only if no thread can still post to the region or use it.
+        """
         self.end()
         self.keeper = None
         ShmRegion.close(self)
@@ -112,13 +125,13 @@ cdef class ShmFileRegion(ShmRegion):
 
 
 def share(object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
-    """What ShmFabric.share_file() gives."""
+    """Return the region of ShmFabric.share_file()."""
     cdef ShmFileRegion region = ShmFileRegion.__new__(ShmFileRegion)
     if not possible(offset, length, rights) or base == 0:
         raise InvalidArgument(f"{length} bytes at {offset} of a file cannot be shared with rights {rights:#x}",
                               hint="share whole pages, readable and writable")
     try:
-        # Opened anew, so that who may only read cannot map it otherwise by mistake.
+        # Opened again, so that a peer with read access cannot map it writable by mistake.
         region.fd = os.open(f"/proc/self/fd/{fd}", (os.O_RDWR if rights & REMOTE_WRITE else os.O_RDONLY) | os.O_CLOEXEC)
     except OSError as error:
         failure = FabricError(f"cannot open the file for peers: {error.strerror}",
@@ -133,7 +146,10 @@ def share(object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length
 
 
 def attach(bytes descriptor, int fd):
-    """What ShmFabric.attach() gives for a descriptor of share_file(); fd is closed in any case."""
+    """Return the region of ShmFabric.attach() for a descriptor of share_file().
+
+    fd is closed in any case.
+    """
     cdef rfp_file_descriptor d
     cdef ShmRemoteRegion region
     try:
@@ -168,7 +184,8 @@ def attach(bytes descriptor, int fd):
 
 cdef char *map_range(int fd, uint64_t offset, uint64_t length, bint writable) noexcept nogil:
     cdef int protection = PROT_READ | PROT_WRITE if writable else PROT_READ
-    # With MAP_SYNC, where the file stands on persistent memory, flushed lines are durable without a word to the file system.
+    # With MAP_SYNC on persistent memory, flushed lines are durable without a call to the file
+    # system.
     cdef void *base = mmap(NULL, length, protection, MAP_SHARED_VALIDATE | MAP_SYNC, fd, offset)
     if base == MAP_FAILED:
         base = mmap(NULL, length, protection, MAP_SHARED, fd, offset)

@@ -1,4 +1,5 @@
-# An emulated network between the two ends of a shm connection: requests queue at engines and travel for half a round trip.
+# An emulated network between the two ends of a shm connection: requests queue at engines and
+# travel for half a round trip.
 
 from libc.stdint cimport uint64_t
 
@@ -16,10 +17,11 @@ cdef extern from "rfp/core/netem.h" nogil:
     rfp_network rfp_network_between(const rfp_network *from_, const rfp_network *to)
 
 cdef enum:
-    INLINE = 256               # bytes of a WRITE that are taken along when it is posted
+    INLINE = 256               # bytes of a WRITE that are copied when it is posted
 
-# Queues the requests of a pair from now on.  in_bound: the peer's engine; out_bound: our own.  False: no memory.
+# Queues the requests of a pair from now on.  in_bound: engine of the peer; out_bound: our engine.
+# Returns False if there is no memory.
 cdef bint emulate(pair_state *state, const rfp_network *network, uint64_t *in_bound, uint64_t *out_bound) noexcept nogil
-# Completes all that is on the way with a status (FLUSHED), and lets none of it land.
+# Completes all requests under way with a status (FLUSHED) and executes none of them.
 cdef void abandon(pair_state *state, int status) noexcept nogil
 cdef provider *emulated_operations() noexcept nogil

@@ -1,8 +1,11 @@
-"""An emulated network, so that one host can show what a network would do.  docs/fabric.md: what it models and what not.
+"""An emulated network, so that one host shows the timing of a network.
 
-A request takes a turn of the poster's out-bound engine, travels half a round trip, takes a turn of the target's in-bound
-engine, is done there, and is complete half a round trip later.  It moves on when its pair is posted to or polled: what nobody
-polls does not land.  All is in order of posting, as on one reliable connection.
+docs/fabric.md states which effects it models and which it does not.
+
+A request takes a turn of the poster's out-bound engine, travels half a round trip, takes a turn of
+the target's in-bound engine, is executed there, and completes half a round trip later.  It moves on
+only when its pair is posted to or polled: a request that is not polled is not executed.  All
+requests keep the order of posting, as on one reliable connection.
 """
 
 from libc.stdint cimport uint32_t
@@ -27,17 +30,19 @@ cdef extern from "rfp/core/netem.h" nogil:
     uint64_t rfp_engine_turn(uint64_t *engine, uint64_t earliest, uint64_t gap)
 
 cdef enum:
-    SPIN = 200                 # ns before the next event from which poll() waits for it, for the sake of accuracy
+    # ns before the next event from which poll() waits for it, for the sake of accuracy
+    SPIN = 200
 
 cdef struct travelling:        # a request under way
     work_request request
-    uint64_t due               # when it reaches the target; then when it is done there; then when it is complete
+    uint64_t due               # time of arrival, then of execution, then of completion
     uint32_t status
-    local_region taken         # stands for the local region of a WRITE whose bytes were taken along
+    local_region taken         # replaces the local region of a WRITE whose bytes were copied
     char bytes[INLINE]
 
-# What pair_state.more points to.  Of its requests, all indices modulo DEPTH, [done, landed) are on the way back,
-# [landed, reached) wait for their turn at the target, [reached, posted) are on the way there.
+# The state behind pair_state.more.  Of its requests, all indices modulo DEPTH, [done, landed) are
+# on the way back, [landed, reached) wait for their turn at the target, [reached, posted) are on the
+# way there.
 cdef struct emulation:
     rfp_network network
     uint64_t *in_bound
@@ -66,8 +71,8 @@ cdef void progress(pair_state *state, emulation *e, uint64_t now) noexcept nogil
         t = &e.requests[e.reached % DEPTH]
         if t.due > now:
             break
-        # The turn is taken on arrival, not when the request is posted: a turn that lies ahead would keep others from an engine
-        # that is still free until then.
+        # The turn is taken on arrival, not when the request is posted: a turn that lies ahead would
+        # keep others from an engine that is free until then.
         if t.status == SUCCESS:
             t.due = rfp_engine_turn(e.in_bound, t.due, e.network.in_gap)
         e.reached += 1
@@ -76,7 +81,7 @@ cdef void progress(pair_state *state, emulation *e, uint64_t now) noexcept nogil
         if t.due > now:
             break
         if t.status == SUCCESS:
-            t.status = check(&t.request)       # once more: its regions may have been closed meanwhile
+            t.status = check(&t.request)       # again: the regions may have been closed since
         if t.status == SUCCESS:
             perform(state, &t.request)
             t.due += e.network.rtt - e.network.rtt // 2
@@ -91,7 +96,7 @@ cdef void progress(pair_state *state, emulation *e, uint64_t now) noexcept nogil
 
 
 cdef uint64_t next_event(emulation *e) noexcept nogil:
-    # The earliest of the three queues' heads; something is under way.
+    # Return the earliest event at the heads of the three queues; at least one request is under way.
     cdef uint64_t next = ~<uint64_t>0
     if e.done != e.landed:
         next = e.requests[e.done % DEPTH].due
@@ -110,7 +115,7 @@ cdef int emulated_post(queue_pair *pair, work_request *requests, int n) noexcept
     cdef int i
     progress(state, e, now)
     for i in range(n):
-        # A place among the requests and, when it is done, one among the completions.
+        # Needs one entry among the requests and, on completion, one among the completions.
         if e.posted - e.done + state.tail - state.head >= DEPTH:
             return i
         t = &e.requests[e.posted % DEPTH]

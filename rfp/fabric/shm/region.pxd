@@ -1,4 +1,5 @@
-# The shm provider's objects: they own the memory, the file descriptors and the structs that datapath works on.
+# The classes of the shm provider: they own the memory, the file descriptors and the structs that
+# datapath works on.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -8,17 +9,18 @@ from rfp.fabric.shm.netem cimport rfp_network
 
 
 cdef class Memory:
-    """A memfd mapped here; unmapped and closed with the last region over it."""
+    """A memfd mapped in this process; unmapped and closed with the last region over it."""
     cdef char *base
     cdef uint64_t length
     cdef int fd
-    cdef uint64_t engine                # offset of the bell line whose in-bound engine all channels in it share
-    cdef void forget(self) noexcept     # in a forked child there is no mapping any more
+    cdef uint64_t engine                # offset of the eventcount line whose in-bound engine all
+                                        # channels in this memory share
+    cdef void forget(self) noexcept     # in a forked child the mapping does not exist any more
 
 
 cdef class ShmRegion(Region):
     cdef Memory memory                  # None: over a buffer, or closed
-    cdef object buffer                  # the memoryview that keeps it
+    cdef object buffer                  # the memoryview that keeps the buffer alive
     cdef object __weakref__
     cdef int shared(self) except -1     # raises unless peers can map it
 
@@ -37,18 +39,19 @@ cdef class ShmEventChannel(EventChannel):
 
 cdef class ShmQueuePair(QueuePair):
     cdef pair_state *state
-    cdef rfp_network network            # on the way to the peer
+    cdef rfp_network network            # between this end and the peer
     cdef ShmFabric fabric               # these three are None after close()
     cdef ShmEventChannel channel
     cdef ShmRemoteRegion bell_region    # None before connect()
     cdef object __weakref__
-    # For a provider that builds on this one: chooses the operations when all is checked, and flushes what is under way.
+    # For a provider that builds on this one: choose the operations once everything is checked;
+    # flush the requests under way.
     cdef begin(self, uint64_t *in_bound)
     cdef void end(self) noexcept
 
 
 cdef class ShmFabric(Fabric):
-    cdef rfp_network network            # of this side's adapter
-    cdef uint64_t out_bound             # its out-bound engine
-    # Finishes what queue_pair() of this provider, or of one that builds on it, has begun.
+    cdef rfp_network network            # of the adapter on this side
+    cdef uint64_t out_bound             # the out-bound engine of that adapter
+    # Completes the set-up that queue_pair() of this provider, or of one that builds on it, began.
     cdef ShmQueuePair new_pair(self, ShmQueuePair pair, EventChannel channel, int pidfd, int control)

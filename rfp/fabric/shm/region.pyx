@@ -1,7 +1,7 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""The shm provider: processes of one host that share sealed memory.  docs/fabric.md explains it.
+"""The shm provider: processes of one host share sealed memory.  docs/fabric.md explains it.
 
-What it protects against: bugs and crashes of the same user's processes, not a malicious one.
+It protects against bugs and crashes of processes of the same user, not against a malicious one.
 """
 
 import os
@@ -82,10 +82,10 @@ cdef extern from "rfp/core/memfd.h" nogil:
         RFP_MEMFD_GOOD
 
 cdef uint32_t ALL_RIGHTS = REMOTE_READ | REMOTE_WRITE | REMOTE_ATOMIC
-cdef uint64_t MAPPED_BYTES_MAX = <uint64_t>1 << 47  # bytes: what processes can address
+cdef uint64_t MAPPED_BYTES_MAX = <uint64_t>1 << 47  # bytes: the address space of a process
 cdef uint64_t NO_LINE = ~<uint64_t>0
 cdef uint64_t PAGE = os.sysconf("SC_PAGE_SIZE")
-cdef uint64_t FILL = <uint64_t>1 << 28         # bytes that are made to be there between two looks for signals
+cdef uint64_t FILL = <uint64_t>1 << 28         # bytes to fault in between two checks for signals
 
 
 cdef object refused(str what, int error, str hint=None):
@@ -101,7 +101,7 @@ cdef void unmap(char *base, uint64_t length) noexcept:
 
 
 cdef class Memory:
-    """A memfd mapped here."""
+    """A memfd mapped in this process."""
 
     def __cinit__(self):
         self.fd = -1
@@ -123,7 +123,12 @@ cdef class ShmRegion(Region):
     """Memory of this process: a sealed memfd, which peers may map; or a buffer, for local use."""
 
     cpdef bytes descriptor(self):
-        """What a peer's attach() needs, beside fileno().  Raises CallerError (the region is for local use), Closed."""
+        """Return the bytes that a peer's attach() needs, beside fileno().
+
+        Raises:
+            CallerError: the region is for local use.
+            Closed: the region is closed.
+        """
         cdef rfp_region_descriptor d
         self.shared()
         d.magic, d.version, d.provider = RFP_REGION_MAGIC, RFP_DESCRIPTOR_VERSION, RFP_PROVIDER_SHM
@@ -132,7 +137,12 @@ cdef class ShmRegion(Region):
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
 
     cpdef int fileno(self) except? -2:
-        """The file descriptor to send along with descriptor(); it stays the region's.  Raises what that raises."""
+        """Return the file descriptor to send along with descriptor(); the region keeps owning it.
+
+        Raises:
+            CallerError: the region is for local use.
+            Closed: the region is closed.
+        """
         self.shared()
         return self.memory.fd
 
@@ -144,9 +154,10 @@ cdef class ShmRegion(Region):
         return 0
 
     cpdef close(self):
-        """Ends it; the memory is unmapped here with the last region over it, and peers keep theirs until they close it.
+        """Close the region; the memory is unmapped here with the last region over it.
 
-        Only when no thread can still post or use it.
+        Peers keep their mapping until they close it.  Call it only if no thread can still post to
+        the region or use it.
         """
         live.discard(self)
         self.c.base = NULL
@@ -160,7 +171,7 @@ cdef class ShmRegion(Region):
 
 
 cdef class ShmRemoteRegion(RemoteRegion):
-    """A peer's memory, mapped here with the rights that it grants."""
+    """Memory of a peer, mapped here with the rights that the peer grants."""
 
     def __dealloc__(self):
         self.release()
@@ -172,14 +183,34 @@ cdef class ShmRemoteRegion(RemoteRegion):
         self.c.length = 0
 
     def read(self, uint64_t offset, uint64_t n):
-        """A copy of n bytes.  Raises InvalidArgument (outside the region), CallerError (no REMOTE_READ), Closed."""
+        """Return a copy of n bytes.
+
+        Args:
+            offset: start within the region, in bytes.
+            n: length in bytes.
+
+        Raises:
+            InvalidArgument: the range is outside the region.
+            CallerError: the region does not grant REMOTE_READ.
+            Closed: the region is closed.
+        """
         self.within(offset, n, REMOTE_READ, "REMOTE_READ")
         result = PyBytes_FromStringAndSize(NULL, n)
         rfp_fetch(PyBytes_AS_STRING(result), self.c.base + offset, n)
         return result
 
     def write(self, uint64_t offset, data):
-        """Copies bytes in, with release order.  Raises InvalidArgument (outside it), CallerError (no REMOTE_WRITE), Closed."""
+        """Copy bytes into the region, with release order.
+
+        Args:
+            offset: start within the region, in bytes.
+            data: a contiguous buffer.
+
+        Raises:
+            InvalidArgument: the range is outside the region.
+            CallerError: the region does not grant REMOTE_WRITE.
+            Closed: the region is closed.
+        """
         cdef bytes source = bytes(data)
         self.within(offset, len(source), REMOTE_WRITE, "REMOTE_WRITE")
         rfp_copy_out(self.c.base + offset, PyBytes_AS_STRING(source), len(source))
@@ -195,7 +226,7 @@ cdef class ShmRemoteRegion(RemoteRegion):
                                   f"the region of {self.c.length}")
 
     cpdef close(self):
-        """Unmaps it.  Only when no thread can still post or use it."""
+        """Unmap the memory.  Call it only if no thread can still post to it or use it."""
         live.discard(self)
         self.release()
 
@@ -205,10 +236,16 @@ cdef class ShmRemoteRegion(RemoteRegion):
 
 
 cdef class ShmEventChannel(EventChannel):
-    """A thread's bell: it sleeps on a word that its peers look at after a notify, and take back."""
+    """The eventcount of a thread.
+
+    The thread sleeps on a word that its peers read after each notify, and reset if it sleeps.
+    """
 
     cpdef close(self):
-        """Ends it; arm, sleep and wake then do nothing.  Only when no thread sleeps on it."""
+        """Close the channel; prepare_wait(), wait() and notify() do nothing from then on.
+
+        Call it only if no thread sleeps on it.
+        """
         live.discard(self)
         self._forget()
 
@@ -219,7 +256,7 @@ cdef class ShmEventChannel(EventChannel):
 
 
 cdef class ShmQueuePair(QueuePair):
-    """One end of a connection between two processes of a host."""
+    """One end of a connection between two processes of one host."""
 
     def __cinit__(self):
         self.state = <pair_state *>calloc(1, sizeof(pair_state))
@@ -240,11 +277,15 @@ cdef class ShmQueuePair(QueuePair):
 
     @property
     def emulated(self):
-        """Whether a network is emulated between the two ends: what is measured over it must be labelled so."""
+        """Whether a network is emulated between the two ends: label results over it so."""
         return bool(rfp_network_emulated(&self.network))
 
     cpdef bytes descriptor(self):
-        """What the peer's connect() needs.  Raises Closed."""
+        """Return the bytes that the peer's connect() needs.
+
+        Raises:
+            Closed: the queue pair is closed.
+        """
         cdef rfp_pair_descriptor d
         if self.channel is None or self.channel.region is None or self.channel.region.memory is None:
             raise Closed("the queue pair, its event channel or the channel's region is closed")
@@ -256,9 +297,16 @@ cdef class ShmQueuePair(QueuePair):
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
 
     cpdef connect(self, bytes descriptor, RemoteRegion region):
-        """Joins this end to the peer's: descriptor is its descriptor(), region the memory in which its event channel stands.
+        """Connect this end to the peer's.
 
-        Raises HandshakeFailed (they do not fit), CallerError (already connected), Closed.
+        Args:
+            descriptor: the descriptor() of the peer's queue pair.
+            region: the peer's memory that contains its event channel.
+
+        Raises:
+            HandshakeFailed: the two ends are not compatible.
+            CallerError: the queue pair is already connected.
+            Closed: the queue pair or the region is closed.
         """
         cdef rfp_pair_descriptor d
         cdef rfp_network theirs
@@ -301,7 +349,10 @@ cdef class ShmQueuePair(QueuePair):
         abandon(self.state, FLUSHED)
 
     cpdef close(self):
-        """Ends it: what is under way or posted from now on is flushed, alive() says no.  Only when no thread uses it."""
+        """Close the queue pair: flush all requests, under way or posted later.
+
+        alive() returns False from then on.  Call it only if no thread uses the pair.
+        """
         live.discard(self)
         self._forget()
 
@@ -349,16 +400,26 @@ cdef ShmRegion over_buffer(object memory, uint64_t offset, uint64_t length):
 cdef class ShmFabric(Fabric):
     """Shared memory between the processes of one user on one host.
 
-    rtt_ns, in_iops, out_iops: emulate a network with this round trip (nanoseconds) and with an adapter on this side that takes
-    so many requests a second in and sends so many out; 0: no limit.  All 0: no emulation, and no cost.  A side that emulates
-    nothing is taken to be like its peer.  Raises InvalidArgument.
+    The arguments emulate a network.  All 0: no emulation, and no cost.  A side that emulates
+    nothing is assumed to be like its peer.
 
-    Cost: a READ or WRITE is a copy by the caller's own core; no system call, except the one that wakes a sleeper.
+    Args:
+        rtt_ns: round trip, in nanoseconds.
+        in_iops: requests per second that the adapter on this side takes in; 0: no limit.
+        out_iops: requests per second that the adapter on this side sends out; 0: no limit.
+
+    Raises:
+        InvalidArgument: an argument is out of its range.
+
+    Cost:
+        A READ or WRITE is a copy by the caller's own core; no system call, except the one that
+        wakes a sleeping thread.
 
     >>> from rfp.fabric.fabric import READ, REMOTE_READ, REMOTE_WRITE, SUCCESS
     >>> import os
-    >>> server, client = ShmFabric(), ShmFabric()                      # in one process here, for the example
-    >>> with server.register(4096, REMOTE_READ | REMOTE_WRITE) as memory, client.register(4096, REMOTE_WRITE) as buffer:
+    >>> server, client = ShmFabric(), ShmFabric()          # in one process here, for the example
+    >>> memory = server.register(4096, REMOTE_READ | REMOTE_WRITE)
+    >>> with memory, client.register(4096, REMOTE_WRITE) as buffer:
     ...     theirs = client.attach(memory.descriptor(), os.dup(memory.fileno()))
     ...     server_end = server.queue_pair(server.event_channel(memory, 0), -1, -1)
     ...     client_end = client.queue_pair(client.event_channel(buffer, 0), -1, -1)
@@ -378,7 +439,7 @@ cdef class ShmFabric(Fabric):
 
     @property
     def reads_ordered(self):
-        """Yes: one READ sees the peer's release order, its first word last."""
+        """True: one READ observes the peer's release order, its first word last."""
         return True
 
     @property
@@ -388,23 +449,30 @@ cdef class ShmFabric(Fabric):
 
     @property
     def closing_revokes(self):
-        """No: a peer that has mapped a region keeps it."""
+        """False: a peer that has mapped a region keeps it."""
         return False
 
     cpdef Fabric domain(self):
-        """The fabric itself: memory is only for those who were sent its file descriptor."""
+        """Return the fabric itself: only the receivers of a file descriptor reach the memory."""
         return self
 
     @property
     def emulated(self):
-        """Whether this side emulates a network: what is measured over it must be labelled so."""
+        """Whether this side emulates a network: results over it must be labelled so."""
         return bool(rfp_network_emulated(&self.network))
 
     cpdef Region register(self, uint64_t length, uint32_t rights):
-        """Memory that peers may use as `rights` says.
+        """Return new memory that peers may use as `rights` permits.
 
-        length: bytes, rounded up to whole pages.  Filled with zeros, and really there.  Raises InvalidArgument, FabricError
-        (out of memory or file descriptors).
+        It is filled with zeros and populated.
+
+        Args:
+            length: bytes, rounded up to whole pages.
+            rights: REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, or-ed.
+
+        Raises:
+            InvalidArgument: unknown rights, or a length of 0 or beyond the address space.
+            FabricError: out of memory or of file descriptors.
         """
         cdef Memory memory = Memory.__new__(Memory)
         cdef bint writable = rights & (REMOTE_WRITE | REMOTE_ATOMIC)
@@ -415,7 +483,7 @@ cdef class ShmFabric(Fabric):
         if length == 0 or length > MAPPED_BYTES_MAX:
             raise InvalidArgument(f"length must be between 1 and {MAPPED_BYTES_MAX}, got {length}")
         length = (length + PAGE - 1) // PAGE * PAGE
-        # Asked first, because the kernel grants almost anything and then kills somebody.
+        # Check first: the kernel grants almost any size, and the OOM killer then ends a process.
         available = memory_limits.available()
         if length > available:
             raise FabricError(f"cannot allocate {length} bytes of shared "
@@ -430,7 +498,7 @@ cdef class ShmFabric(Fabric):
             else:
                 memory.length = length
         while not error and filled < length:
-            PyErr_CheckSignals()  # many GiB take long
+            PyErr_CheckSignals()  # many GiB take long: let Ctrl-C through
             with nogil:
                 error = rfp_memfd_fill(memory.fd, memory.base, filled, min(length - filled, FILL))
             if error == EINTR:
@@ -445,13 +513,26 @@ cdef class ShmFabric(Fabric):
         return over(memory, int.from_bytes(os.urandom(4), "little") | 1, rights)
 
     cpdef Region reserve(self, uint64_t length, uint32_t rights):
-        """The same as register(): there is nothing to save by not letting peers in yet."""
+        """Return the same as register(): on shm a region without peers saves nothing."""
         return self.register(length, rights)
 
     cpdef Region share(self, object memory, uint64_t offset, uint64_t length, uint32_t rights):
-        """Another region over a whole region, with rights that it has; or one over a part of a buffer, for local use (rights 0).
+        """Return another region over a whole region, or a local one over a part of a buffer.
 
-        Raises InvalidArgument (peers map regions as they are, or not at all), WrongBuffer, Closed.  Cost: none.
+        Args:
+            memory: a region of this provider, or a contiguous buffer (which is kept alive).
+            offset: start in bytes; 0 for a region.
+            length: bytes; the whole length for a region.
+            rights: the rights that the region has; 0 for a buffer, which is for local use.
+
+        Raises:
+            InvalidArgument: only a part of a region, or other rights: peers map a region as it is,
+                or not at all.
+            WrongBuffer: the buffer is not contiguous.
+            Closed: the region is closed.
+
+        Cost:
+            None.
         """
         cdef ShmRegion whole
         if isinstance(memory, Region):
@@ -471,24 +552,41 @@ cdef class ShmFabric(Fabric):
         return over_buffer(memory, offset, length)
 
     cpdef Region share_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
-        """A region over a range of a file that is mapped here.
+        """Return a region over a range of a file that is mapped in this process.
 
-        keeper: what keeps it mapped at `base`; fd: of the file, stays the caller's; offset, length: bytes, whole pages;
-        rights: peers get the file opened for reading only, unless they may write.  Raises InvalidArgument, FabricError.
+        Args:
+            keeper: the object that keeps the file mapped at `base`.
+            base: address of the mapping.
+            fd: descriptor of the file; the caller keeps owning it.
+            offset: start in the file, in bytes, whole pages.
+            length: bytes, whole pages.
+            rights: peers get the file opened read-only, unless `rights` lets them write.
+
+        Raises:
+            InvalidArgument: the range or the rights cannot be shared.
+            FabricError: the file cannot be opened again.
         """
         from rfp.fabric.shm import file_region
         return file_region.share(keeper, base, fd, offset, length, rights)
 
     cpdef Region reserve_file(self, object keeper, uint64_t base, int fd, uint64_t offset, uint64_t length, uint32_t rights):
-        """The same as share_file()."""
+        """Return the same as share_file()."""
         return self.share_file(keeper, base, fd, offset, length, rights)
 
     cpdef RemoteRegion attach(self, bytes descriptor, int fd=-1, bint files=False):
-        """A peer's region, mapped with the rights it grants, after all that it says was checked against what the kernel says.
+        """Return a peer's region, mapped with the rights that it grants.
 
-        fd: the file descriptor that came with the descriptor; it is closed in any case.  files: whether a range of a file
-        (share_file()) is taken too; nothing seals a file, so a peer that truncates it makes an access here fault.  Raises
-        HandshakeFailed (it is not what it should be), FabricError.
+        Every field of the descriptor is checked against the kernel's view of the memory first.
+
+        Args:
+            descriptor: the bytes that the peer sent.
+            fd: the file descriptor that came with them; it is closed in any case.
+            files: whether a range of a file (share_file()) is accepted too.  Nothing seals a file,
+                so a peer that truncates it makes an access here fault.
+
+        Raises:
+            HandshakeFailed: the descriptor or the memory is not valid.
+            FabricError: the memory cannot be mapped.
         """
         cdef ShmRemoteRegion region
         cdef rfp_region_descriptor d
@@ -526,9 +624,15 @@ cdef class ShmFabric(Fabric):
                 close_fd(fd)
 
     cpdef EventChannel event_channel(self, Region region, uint64_t offset):
-        """What one thread sleeps on: the cache line at offset (a multiple of 64) of a region of ours with REMOTE_WRITE.
+        """Return an event channel: the cache line on which one thread sleeps.
 
-        Raises InvalidArgument, Closed.
+        Args:
+            region: a region of this process with REMOTE_WRITE.
+            offset: of the cache line in it, in bytes, a multiple of 64.
+
+        Raises:
+            InvalidArgument: the region or the offset cannot be used.
+            Closed: the region is closed.
         """
         cdef ShmEventChannel channel
         if not isinstance(region, ShmRegion):
@@ -554,10 +658,17 @@ cdef class ShmFabric(Fabric):
         return channel
 
     cpdef QueuePair queue_pair(self, EventChannel channel, int pidfd, int control):
-        """One end of a connection; channel: what its thread sleeps on.
+        """Return one end of a connection, not yet connected.
 
-        pidfd, control: the peer's process and the socket to it, for alive(); -1: nothing to watch.  They stay the caller's, who
-        keeps them open until the pair is closed.  Raises InvalidArgument, Closed.
+        Args:
+            channel: the event channel on which the thread of this end sleeps.
+            pidfd: the peer's process, for alive(); -1: nothing to watch.
+            control: the socket to that process, for alive(); -1: nothing to watch.  The caller
+                keeps owning both, and keeps them open until the pair is closed.
+
+        Raises:
+            InvalidArgument: the channel belongs to another provider.
+            Closed: the channel is closed.
         """
         return self.new_pair(ShmQueuePair.__new__(ShmQueuePair), channel, pidfd, control)
 

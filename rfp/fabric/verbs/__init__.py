@@ -1,1 +1,1 @@
-"""The provider over RDMA devices: the parts of `rfp._verbs`."""
+"""The RDMA provider of the fabric: the parts of `rfp._verbs`."""

@@ -1,4 +1,4 @@
-# The data path of the verbs provider: plain C structs, made and ended by _verbs.
+# The data path of the verbs provider: plain C structs, created and destroyed by _verbs.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -34,7 +34,7 @@ cdef extern from "rfp/core/verbs.h" nogil:
         uint64_t addr
         uint32_t length
         uint32_t lkey
-    struct rfp_rdma "rdma":                 # never named in C: only members of members are
+    struct rfp_rdma "rdma":                 # not named in C: only its members are
         uint64_t remote_addr
         uint32_t rkey
     struct rfp_atomic "atomic":
@@ -77,34 +77,36 @@ cdef extern from "rfp/core/verbs.h" nogil:
 
 cdef enum:
     DEPTH = 256                # work requests that may be outstanding; a power of two
-    RECEIVES = 128             # notifies that a queue pair takes before somebody tends its channel
+    RECEIVES = 128             # notifies that a queue pair accepts before its channel is drained
     QUEUES_MAX = 64            # completion queues of a channel
     QUEUE_PAIRS = 64           # queue pairs that share one of them
 
-cdef struct receiver:          # a queue pair as its channel knows it
+cdef struct receiver:          # a queue pair, as its channel sees it
     ibv_qp *qp                 # NULL: none
-    uint32_t generation        # of this place, so that what an earlier queue pair left behind is not taken for this one's
-    uint32_t queue             # where its receives complete
+    uint32_t generation        # of this entry: a new queue pair ignores completions of an old one
+    uint32_t queue             # index of the completion queue of its receives
 
-cdef struct channel_state:     # what event_channel.state points to
+cdef struct channel_state:     # the state behind event_channel.state
     const rfp_verbs *verbs
     ibv_comp_channel *events
     int wake                   # eventfd
-    pthread_mutex_t lock       # over what follows: queue pairs come and go while the channel's thread works
+    # Guards the fields below: queue pairs come and go while the channel's thread works.
+    pthread_mutex_t lock
     ibv_cq *queues[QUEUES_MAX]
     uint32_t members[QUEUES_MAX]
     uint32_t used              # queues
     receiver *receivers
-    uint32_t places            # that receivers has
+    uint32_t places            # capacity of receivers
 
-cdef struct posted:            # a request that was taken
+cdef struct posted:            # an accepted request
     uint64_t id
     uint32_t opcode
-    uint32_t status            # what it will complete with, unless the device says otherwise
-    bint wanted                # a completion also on success
+    uint32_t status            # status of its completion, unless the device reports another
+    bint wanted                # a completion is due also on success
 
-# What queue_pair.state points to.  Of the requests, indices modulo DEPTH, [head, done) are decided and wait to be polled, and
-# [done, tail) are with the device; those from `cut` on were posted after it had failed, and never reached it.
+# The state behind queue_pair.state.  Of the requests, indices modulo DEPTH, [head, done) are
+# decided and wait to be polled, and [done, tail) are with the device; those from `cut` on were
+# posted after the device had failed, and never reached it.
 cdef struct pair_state:
     ibv_qp *qp
     ibv_cq *queue
@@ -118,29 +120,31 @@ cdef struct pair_state:
     bint broken
     uint32_t quiet             # posted since the last one that gives a completion on the device
     uint32_t polls
-    uint64_t longest           # bytes of a request
+    uint64_t longest           # bytes that a request may have
     int failure                # enum ibv_wc_status of the first request that failed, or 0
-    uint32_t failure_detail    # what the device's maker calls it
+    uint32_t failure_detail    # vendor error of that request
     uint32_t failed_opcode     # 0: the probe
-    int refused                # errno of a post that the device did not take, or 0
-    bint probing               # a WRITE of no bytes is under way, to see whether the peer answers
-    bint waiting               # something was under way when alive() last looked
-    uint32_t seen              # done, then
-    uint64_t asked             # when that was, ns
-    uint64_t silent            # ns for which nothing of it has been answered
-    uint64_t patience          # ns after which a peer that answers nothing is not alive
+    int refused                # errno of a post that the device rejected, or 0
+    bint probing               # a WRITE of no bytes is under way, as a liveness probe
+    bint waiting               # requests were under way at the last alive()
+    uint32_t seen              # value of done at that call
+    uint64_t asked             # time of that call, ns
+    uint64_t silent            # ns without a response to any of them
+    uint64_t patience          # ns of silence after which the peer counts as dead
     posted requests[DEPTH]
-    ibv_send_wr work[DEPTH]    # a chain that is made once, and cut for each batch
+    ibv_send_wr work[DEPTH]    # a chain that is built once, and cut for each batch
     ibv_sge ranges[DEPTH]
 
 cdef void pair_prepare(pair_state *p) noexcept nogil
-# What is still under way completes with FLUSHED; the queue pair is no more.
+# Completes all requests under way with FLUSHED; the queue pair does not exist any more.
 cdef void pair_flush(pair_state *p) noexcept nogil
-# Posts n receives for the queue pair at a place of its channel.  The lock is held, or nobody knows the place yet.
+# Posts n receives for the queue pair at `index` of its channel.  The caller holds the lock, or no
+# other thread knows the entry yet.
 cdef int receive(receiver *place, uint32_t index, uint32_t n) noexcept nogil
-# Takes all that has arrived and posts receives anew.  The lock is held.
+# Takes all completed receives and posts new ones.  The caller holds the lock.
 cdef void drain(channel_state *c) noexcept nogil
 
 cdef provider *verbs_operations() noexcept nogil
-cdef provider *unconnected_operations() noexcept nogil   # before connect(): everything is flushed
-cdef provider *closed_operations() noexcept nogil        # after close() and in a forked child: so too, and nothing is touched
+cdef provider *unconnected_operations() noexcept nogil   # before connect(): flushes all requests
+# after close() and in a forked child: flushes all requests too, and touches no memory
+cdef provider *closed_operations() noexcept nogil

@@ -1,8 +1,9 @@
-"""One-sided operations on RC queue pairs.  docs/verbs.md says how the contract is kept.
+"""One-sided operations on RC queue pairs.  docs/verbs.md explains how they keep the contract.
 
-Every request takes a place in a ring, in order of posting; the device reports a completion for those that are wanted and for
-one in a while besides, and one report decides all places before it.  A request that fails its checks is replaced by a WRITE of
-no bytes, so that its completion comes in its turn.
+Every request takes an entry of a ring, in the order of posting.  The device reports a completion
+for requests that want one and for every n-th other one, and one report decides all entries before
+it. A request that fails its checks is replaced by a WRITE of no bytes, so that its completion keeps
+the order of posting.
 """
 
 from libc.errno cimport ENOMEM
@@ -40,11 +41,11 @@ cdef extern from "<time.h>" nogil:
         long tv_nsec
 
 cdef enum:
-    COMPLETIONS = 32           # taken from a device's queue at once
-    LOOKS = 8                  # in vain, at least, before a peer is taken for dead
-    TENDING = 16               # polls of a pair between two looks at its channel
+    COMPLETIONS = 32           # taken from the device's queue in one call
+    LOOKS = 8                  # unsuccessful checks, at least, before a peer counts as dead
+    TENDING = 16               # polls of a pair between two polls of its channel
 
-cdef uint64_t PROBE = <uint64_t>1 << 63        # in a work request's id; the others are places
+cdef uint64_t PROBE = <uint64_t>1 << 63        # in a work request's id; other ids are ring entries
 
 
 cdef void pair_prepare(pair_state *p) noexcept nogil:
@@ -54,11 +55,11 @@ cdef void pair_prepare(pair_state *p) noexcept nogil:
         p.work[i].sg_list = &p.ranges[i]
 
 
-# -------------------------------------------------------------------------------------------------------------------- posting
+# ----------------------------------------------------------------------------------------- posting
 
 
 cdef inline void fill(pair_state *p, ibv_send_wr *work, const work_request *request, uint32_t inlined) noexcept nogil:
-    # A request that has passed its checks.
+    # The request has passed its checks.
     cdef uint64_t remote = <uint64_t>request.remote.base + request.remote_offset
     work.num_sge = request.length != 0
     work.sg_list.addr = <uint64_t>request.local.base + request.local_offset
@@ -90,7 +91,7 @@ cdef inline void fill(pair_state *p, ibv_send_wr *work, const work_request *requ
 
 
 cdef void nothing(ibv_send_wr *work) noexcept nogil:
-    # A WRITE of no bytes: its key and address are not looked at.
+    # A WRITE of no bytes: the device ignores its key and address.
     work.opcode = IBV_WR_RDMA_WRITE
     work.num_sge = 0
     work.wr.rdma.remote_addr = 0
@@ -124,7 +125,7 @@ cdef int verbs_post(queue_pair *pair, work_request *requests, int n) noexcept no
         place.status = check(&requests[i])
         if place.status == SUCCESS:
             if requests[i].local.key == 0:
-                place.status = RIGHTS          # the device knows registered memory only
+                place.status = RIGHTS          # the device accepts registered memory only
             elif requests[i].length > p.longest:
                 place.status = BOUNDS
         work.wr_id = start + i
@@ -134,7 +135,7 @@ cdef int verbs_post(queue_pair *pair, work_request *requests, int n) noexcept no
         else:
             nothing(work)
         p.quiet += 1
-        # Without a completion now and then nobody would learn which places are free again.
+        # Request a completion now and then: otherwise no entry would be known to be free again.
         if place.wanted or place.status != SUCCESS or p.quiet >= pair.depth // 4:
             work.send_flags |= IBV_SEND_SIGNALED
             p.quiet = 0
@@ -147,7 +148,8 @@ cdef int verbs_post(queue_pair *pair, work_request *requests, int n) noexcept no
         return n
     taken = <int>(bad - p.work) if bad != NULL else 0
     p.tail = start + taken
-    p.quiet = pair.depth                       # so that the next one gives a completion, whatever these would have done
+    # The next request gives a completion, in place of those that were not accepted here.
+    p.quiet = pair.depth
     if error == ENOMEM:
         return taken
     p.refused = error
@@ -156,7 +158,7 @@ cdef int verbs_post(queue_pair *pair, work_request *requests, int n) noexcept no
 
 
 cdef int flush(pair_state *p, work_request *requests, int n) noexcept nogil:
-    # The caller has seen that there is room.
+    # The caller has checked that the ring has room.
     cdef posted *place
     cdef int i
     for i in range(n):
@@ -178,7 +180,7 @@ cdef int flush_post(queue_pair *pair, work_request *requests, int n) noexcept no
     return n
 
 
-# ----------------------------------------------------------------------------------------------------------------- completing
+# -------------------------------------------------------------------------------------- completing
 
 
 cdef void fail(pair_state *p) noexcept nogil:
@@ -188,7 +190,7 @@ cdef void fail(pair_state *p) noexcept nogil:
 
 
 cdef void settle(pair_state *p) noexcept nogil:
-    # What never reached the device is decided as soon as all before it is.
+    # A request that never reached the device is decided as soon as all requests before it are.
     if p.broken and <int>(p.done - p.cut) >= 0:
         p.done = p.tail
 
@@ -198,8 +200,8 @@ cdef uint32_t status_of(pair_state *p, int status) noexcept nogil:
         return BOUNDS
     if status == IBV_WC_REM_ACCESS_ERR or status == IBV_WC_REM_INV_REQ_ERR:
         return RIGHTS
-    # Flushed behind one that was refused: the target executes nothing more.  Behind a lost connection it may have been executed
-    # there, and only the answer was lost.
+    # Flushed behind a rejected request: the target executes nothing more.  Behind a lost connection
+    # it may have been executed there, and only the response was lost.
     if status == IBV_WC_WR_FLUSH_ERR and p.failure and status_of_first(p) != PEER_GONE:
         return FLUSHED
     return PEER_GONE
@@ -212,7 +214,7 @@ cdef uint32_t status_of_first(pair_state *p) noexcept nogil:
 
 
 cdef void harvest(pair_state *p) noexcept nogil:
-    """Takes what the device reports.  A report decides its place and all before it."""
+    """Take the device's reports.  A report decides its entry and all entries before it."""
     cdef ibv_wc[COMPLETIONS] reports
     cdef posted *place
     cdef int n = COMPLETIONS
@@ -241,7 +243,7 @@ cdef void harvest(pair_state *p) noexcept nogil:
             if place.status == SUCCESS:
                 place.status = status_of(p, reports[i].status)
             p.done = at + 1
-        # What a READ has brought is loaded after its report was.
+        # Load the data of a READ after its report.
         rfp_fence_acquire()
     if n < 0:
         fail(p)
@@ -300,11 +302,12 @@ cdef void pair_flush(pair_state *p) noexcept nogil:
     p.probing = False
 
 
-# ------------------------------------------------------------------------------------------------------------------- liveness
+# ---------------------------------------------------------------------------------------- liveness
 
 
 cdef bint watched(pair_state *p) noexcept nogil:
-    # What the operating system says of the peer's process (where it is one of this host) and of the control connection.
+    # Check with the operating system: the peer's process (if it runs on this host) and the control
+    # connection.
     cdef pollfd[2] fds
     fds[0] = pollfd(fd=p.pidfd, events=POLLIN, revents=0)
     fds[1] = pollfd(fd=p.control, events=POLLRDHUP, revents=0)
@@ -312,8 +315,12 @@ cdef bint watched(pair_state *p) noexcept nogil:
 
 
 cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
-    """Asks the operating system, and looks whether the peer's device has answered anything lately; if nothing is under way,
-    a WRITE of no bytes is sent.  A device answers as long as the process whose queue pair this is exists."""
+    """Return whether the peer still runs.
+
+    Checks with the operating system, and whether the peer's device has responded lately; if no
+    probe is under way, sends a WRITE of no bytes.  A device responds as long as the process that
+    owns the queue pair exists.
+    """
     cdef pair_state *p = <pair_state *>pair.state
     cdef ibv_send_wr probe
     cdef ibv_send_wr *bad
@@ -329,7 +336,7 @@ cdef bint verbs_alive(queue_pair *pair) noexcept nogil:
         p.silent = 0
         p.seen = p.done
     else:
-        # At most so much at a time: what was stopped meanwhile may have been this whole machine, and not the peer.
+        # Bound each step: the stopped machine may have been this one, and not the peer.
         p.silent += min(now - p.asked, p.patience // LOOKS)
     p.asked = now
     if not p.probing:
@@ -346,7 +353,7 @@ cdef bint unconnected_alive(queue_pair *pair) noexcept nogil:
     return watched(<pair_state *>pair.state)
 
 
-# ------------------------------------------------------------------------------------------------------------------- sleeping
+# ---------------------------------------------------------------------------------------- sleeping
 
 
 cdef int receive(receiver *place, uint32_t index, uint32_t n) noexcept nogil:
@@ -390,7 +397,7 @@ cdef void drain(channel_state *c) noexcept nogil:
 
 
 cdef void replenish_state(channel_state *c) noexcept nogil:
-    # Who has the lock is tending it, or about to change what there is to tend.
+    # The holder of the lock is draining the channel, or is about to change the set of its queues.
     if pthread_mutex_trylock(&c.lock) == 0:
         drain(c)
         pthread_mutex_unlock(&c.lock)
@@ -401,7 +408,7 @@ cdef void replenish(event_channel *channel) noexcept nogil:
 
 
 cdef void take_events(channel_state *c) noexcept nogil:
-    # Neither blocks: both descriptors were made so.
+    # Neither call blocks: both descriptors are non-blocking.
     cdef ibv_cq *queue
     cdef void *context
     cdef uint64_t count
@@ -411,7 +418,7 @@ cdef void take_events(channel_state *c) noexcept nogil:
 
 
 cdef uint32_t prepare_wait(event_channel *channel) noexcept nogil:
-    # What has arrived until here is found by the look that follows; what arrives later raises an event.
+    # The check that follows finds all that has arrived so far; a later arrival raises an event.
     cdef channel_state *c = <channel_state *>channel.state
     cdef uint32_t i
     take_events(c)
@@ -440,7 +447,7 @@ cdef bint wait(event_channel *channel, uint32_t armed, uint64_t ns) noexcept nog
 
 
 cdef void cancel_wait(event_channel *channel) noexcept nogil:
-    pass                       # an event that comes all the same is taken by the next arm
+    pass                       # the next prepare_wait takes an event that comes all the same
 
 
 cdef void notify(event_channel *channel) noexcept nogil:

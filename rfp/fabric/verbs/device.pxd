@@ -1,4 +1,5 @@
-# libibverbs, an opened device, and a protection domain: what everything of the verbs provider is made in.
+# libibverbs, an opened device, and a protection domain: the base of all objects of the verbs
+# provider.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -88,7 +89,7 @@ cdef extern from "rfp/core/verbs.h" nogil:
         IBV_QP_SQ_PSN
         IBV_QP_MAX_DEST_RD_ATOMIC
         IBV_QP_DEST_QPN
-    struct verbs_functions "rfp_verbs":     # the table again, with what the cold path calls
+    struct verbs_functions "rfp_verbs":     # the same table, with the functions of the cold path
         ibv_device **(*get_device_list)(int *n) noexcept nogil
         void (*free_device_list)(ibv_device **devices) noexcept nogil
         const char *(*get_device_name)(ibv_device *device) noexcept nogil
@@ -117,7 +118,7 @@ cdef object device_error(str what, int error, str hint=*)
 
 
 cdef class Device:
-    """An opened device: closed when nothing that was made on it is left."""
+    """An opened device; closed with the last object made on it."""
     cdef ibv_context *context
     cdef ibv_device_attr limits
     cdef ibv_port_attr port

@@ -20,7 +20,7 @@ cdef bint library_is_open = False
 
 
 cdef object device_error(str what, int error, str hint=None):
-    """A refusal of the device's or the kernel's, with its reason."""
+    """Return the exception for a refusal by the device or the kernel, with its reason."""
     if hint is None and error in (EACCES, EPERM):
         hint = "give this user access to /dev/infiniband/uverbs* (container: --device=/dev/infiniband), or run `rfp doctor`"
     elif hint is None and error in (EMFILE, ENFILE):
@@ -31,7 +31,7 @@ cdef object device_error(str what, int error, str hint=None):
 
 
 cdef const rfp_verbs *open_library() except NULL:
-    """Opens libibverbs once.  Raises Unsupported."""
+    """Open libibverbs once, and return its table.  Raises Unsupported."""
     global library_is_open
     cdef const char *missing
     if not library_is_open:
@@ -40,19 +40,29 @@ cdef const rfp_verbs *open_library() except NULL:
             raise Unsupported(f"cannot use RDMA on this machine: {missing.decode(errors='replace')}",
                               hint="run `apt install libibverbs1 ibverbs-providers` "
                                    "or `dnf install libibverbs`")
-        # Before anything is registered.  A no-op where the kernel itself keeps registered pages out of a child.
+        # Before any registration.  A no-op if the kernel itself keeps registered pages out of a
+        # child.
         verbs.fork_init()
         library_is_open = True
     return <const rfp_verbs *>&verbs
 
 
 def library():
-    """Where libibverbs was found.  Raises Unsupported if nowhere."""
+    """Return the path of libibverbs.
+
+    Raises:
+        Unsupported: it is not installed.
+    """
     return rfp_verbs_path(open_library()).decode(errors="replace")
 
 
 def devices():
-    """The names of the devices that libibverbs has a plugin for.  Raises Unsupported, FabricError."""
+    """Return the names of the devices for which libibverbs has a plugin.
+
+    Raises:
+        Unsupported: libibverbs is not installed.
+        FabricError: the devices cannot be listed.
+    """
     cdef ibv_device **list_
     cdef int n = 0
     open_library()
@@ -68,7 +78,12 @@ def devices():
 cdef class Device:
     """An opened device.
 
-    choice: which one, which port and which GID (rfp.fabric.verbs.select_device.choose).  Raises Unsupported, FabricError.
+    Args:
+        choice: device, port and GID (rfp.fabric.verbs.select_device.choose).
+
+    Raises:
+        Unsupported: libibverbs is not installed.
+        FabricError: the device cannot be opened.
     """
 
     def __init__(self, choice):
@@ -117,9 +132,13 @@ cdef class Device:
             self.context = NULL
 
 
-@cython.no_gc_clear                     # the device goes after it
+@cython.no_gc_clear                     # destroyed before the device
 cdef class Domain:
-    """A protection domain of a device: memory of one is reached only through queue pairs of the same.  Raises FabricError."""
+    """A protection domain: its memory is reached only through queue pairs of the same domain.
+
+    Raises:
+        FabricError: the device provides no more domains.
+    """
 
     def __init__(self, Device device not None):
         self.device = device
@@ -139,7 +158,11 @@ cdef class Domain:
 
 
 def check_lockable(length):
-    """Raises FabricError, with the way out, if this process may not pin so many more bytes of memory."""
+    """Check that this process may pin `length` more bytes of memory.
+
+    Raises:
+        FabricError: it may not; the hint is the remedy.
+    """
     lockable = memory_limits.lockable()
     if length > lockable:
         raise memory_is_not_lockable(length, lockable)

@@ -1,4 +1,4 @@
-# The verbs provider's memory: mapped, given to the device, and what peers gave us.
+# The memory of the verbs provider: mapped here and registered with the device, or a peer's.
 
 from libc.stdint cimport uint32_t, uint64_t
 
@@ -11,7 +11,7 @@ cdef enum:
 
 
 cdef class Memory:
-    """Anonymous memory mapped here; unmapped with the last region over it."""
+    """Anonymous memory mapped in this process; unmapped with the last region over it."""
     cdef char *base
     cdef uint64_t length
     cdef object __weakref__
@@ -20,8 +20,8 @@ cdef class Memory:
 cdef class VerbsRegion(Region):
     cdef ibv_mr *mr                     # NULL: reserved, or closed
     cdef Domain domain
-    cdef object memory                  # Memory, the memoryview of a buffer, or a keeper: whose it is
-    cdef bint leaving                   # a thread is taking it from the device
+    cdef object memory                  # owner: Memory, the memoryview of a buffer, or a keeper
+    cdef bint leaving                   # a thread is deregistering it
     cdef object __weakref__
     cdef void release(self) noexcept
 
@@ -30,11 +30,11 @@ cdef class VerbsRemoteRegion(RemoteRegion):
     pass
 
 
-# Whole pages, filled with zeros and really there.  Raises FabricError.
+# Returns populated whole pages, filled with zeros.  Raises FabricError.
 cdef Memory new_memory(uint64_t length)
-# Gives a device access to memory that `memory` keeps.  Raises InvalidArgument, FabricError.
+# Registers memory that `memory` keeps alive with the device.  Raises InvalidArgument, FabricError.
 cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length, uint32_t rights)
-# A region that no device knows of.
+# Returns a region that is registered with no device.
 cdef VerbsRegion keep(object memory, char *base, uint64_t length, uint32_t rights)
-# Raises HandshakeFailed.
+# Returns the memory that a descriptor describes.  Raises HandshakeFailed.
 cdef VerbsRemoteRegion describe(bytes descriptor)

@@ -1,5 +1,5 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""The verbs provider's memory: mapped, given to the device, and what peers gave us."""
+"""The memory of the verbs provider: mapped here and registered with the device, or a peer's."""
 
 cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -48,7 +48,7 @@ UNPINNABLE = ("a device cannot pin a file on a file system with "
 
 
 cdef class Memory:
-    """Anonymous memory mapped here."""
+    """Anonymous memory mapped in this process."""
 
     def __dealloc__(self):
         cdef char *base = self.base
@@ -63,7 +63,7 @@ cdef class Memory:
 
 cdef Memory new_memory(uint64_t length):
     cdef Memory memory = Memory.__new__(Memory)
-    # Asked first, because the kernel grants almost anything and then kills somebody.
+    # Check first: the kernel grants almost any size, and the OOM killer then ends a process.
     available = memory_limits.available()
     if length > available:
         raise FabricError(f"cannot allocate {length} bytes of memory: {available} are available",
@@ -78,7 +78,7 @@ cdef Memory new_memory(uint64_t length):
 
 
 cdef VerbsRegion keep(object memory, char *base, uint64_t length, uint32_t rights):
-    """Memory that the device is not told of."""
+    """Return a region that is not registered with the device."""
     cdef VerbsRegion region = VerbsRegion.__new__(VerbsRegion)
     region.memory = memory
     region.c = local_region(base=base, length=length, key=0, rights=rights)
@@ -114,7 +114,7 @@ cdef int access(uint32_t rights) noexcept:
 
 
 cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length, uint32_t rights):
-    """Gives the device access to memory that `memory` keeps."""
+    """Register memory that `memory` keeps alive with the device."""
     cdef VerbsRegion region = VerbsRegion.__new__(VerbsRegion)
     cdef int flags = access(rights)
     cdef int error
@@ -130,7 +130,7 @@ cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length,
         error = errno
     if region.mr == NULL:
         if error == ENOMEM:
-            # Others may have pinned memory meanwhile, or the control group has a limit of its own.
+            # Other processes may have pinned memory since, or the control group has its own limit.
             raise memory_is_not_lockable(length, memory_limits.lockable())
         raise device_error(f"cannot register {length} bytes with {domain.device.choice.device}", error,
                            UNPINNABLE if error == EOPNOTSUPP else None)
@@ -141,17 +141,18 @@ cdef VerbsRegion give(Domain domain, object memory, char *base, uint64_t length,
     return region
 
 
-@cython.no_gc_clear                     # what it was made in goes after it
+@cython.no_gc_clear                     # destroyed before the objects that it was made in
 cdef class VerbsRegion(Region):
-    """Memory of this process that a device has been given access to (or, reserved, that parts of will be given)."""
+    """Memory of this process that is registered with a device, or reserved for later parts."""
 
     def __dealloc__(self):
         self.release()
 
     cdef void release(self) noexcept:
-        # The memory goes after the device's access to it: `memory` is let go when this returns.
+        # Deregister before the memory is unmapped: `memory` is dropped when this function returns.
         cdef ibv_mr *mr = self.mr
-        while self.leaving:            # another thread is at it: whoever closes it may rely on its being closed
+        # If another thread is deregistering it, wait: after close() the region must be closed.
+        while self.leaving:
             with nogil:
                 usleep(100)
         self.mr = NULL
@@ -165,7 +166,12 @@ cdef class VerbsRegion(Region):
             self.leaving = False
 
     cpdef bytes descriptor(self):
-        """What a peer's attach() needs.  Raises CallerError (reserved: only what is shared of it has one), Closed."""
+        """Return the bytes that a peer's attach() needs.
+
+        Raises:
+            CallerError: the region is reserved; only a share of it has a descriptor.
+            Closed: the region is closed.
+        """
         cdef rfp_verbs_region_descriptor d
         if self.c.base == NULL:
             raise Closed("the region is closed")
@@ -180,9 +186,10 @@ cdef class VerbsRegion(Region):
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
 
     cpdef close(self):
-        """Takes it from the device; the memory is unmapped with the last region over it.
+        """Deregister the memory; it is unmapped with the last region over it.
 
-        Only when no thread can still post or use it.  Peers' requests for it then fail, and end their connections.
+        Call it only if no thread can still post to the region or use it.  Later requests of peers
+        for it fail, and end their connections.
         """
         live.discard(self)
         self.release()
@@ -195,10 +202,13 @@ cdef class VerbsRegion(Region):
 
 
 cdef class VerbsRemoteRegion(RemoteRegion):
-    """A peer's memory, as its descriptor describes it: what of it is true, the peer's device enforces."""
+    """Memory of a peer, as its descriptor describes it.
+
+    The peer's device enforces bounds and rights, whatever the descriptor contains.
+    """
 
     cpdef close(self):
-        """Forgets it.  Only when no thread can still post to it."""
+        """Drop the region.  Call it only if no thread can still post to it."""
         self.c.base = NULL
         self.c.length = 0
         self.c.key = 0

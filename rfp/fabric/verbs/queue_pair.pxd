@@ -1,4 +1,4 @@
-# The verbs provider's event channels and queue pairs: they own what datapath works on.
+# The event channels and queue pairs of the verbs provider: they own the structs of datapath.
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -23,7 +23,7 @@ cdef extern from "rfp/core/descriptor.h" nogil:
 
 
 cdef class VerbsEventChannel(EventChannel):
-    cdef channel_state *state           # NULL: closed, and no queue pair is left
+    cdef channel_state *state           # NULL: closed, and without queue pairs
     cdef Device device
     cdef bint open
     cdef uint32_t pairs
@@ -38,9 +38,9 @@ cdef class VerbsQueuePair(QueuePair):
     cdef Domain domain                  # these two are None after close()
     cdef VerbsEventChannel channel
     cdef object options                 # rfp.address.RdmaOptions
-    cdef uint32_t place                 # in the channel
-    cdef bint joined                    # it has one
-    cdef uint32_t sequence              # of the first packet that it sends
+    cdef uint32_t place                 # index in the channel
+    cdef bint joined                    # the pair has that index
+    cdef uint32_t sequence              # number of the first packet that it sends
     cdef bint connected
     cdef object __weakref__
     cdef make(self, ibv_cq *receives)

@@ -1,5 +1,5 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""The verbs provider's event channels and queue pairs: they own what datapath works on."""
+"""The event channels and queue pairs of the verbs provider: they own the structs of datapath."""
 
 import os
 import random
@@ -45,12 +45,12 @@ cdef extern from "rfp/core/descriptor.h" nogil:
         RFP_PROVIDER_VERBS
     uint32_t rfp_descriptor_sum(const void *descriptor, size_t size)
 
-cdef uint32_t INLINE = 256              # bytes asked for; the device says what it gives
+cdef uint32_t INLINE = 256              # bytes requested; the device returns what it grants
 
 
-@cython.no_gc_clear                     # what it was made in goes after it
+@cython.no_gc_clear                     # destroyed before the objects that it was made in
 cdef class VerbsEventChannel(EventChannel):
-    """A completion channel for the notifies to all queue pairs that share it, and an eventfd for wake()."""
+    """A completion channel for notifies to the queue pairs that share it, with an eventfd."""
 
     def __init__(self, Device device not None):
         cdef channel_state *state = <channel_state *>calloc(1, sizeof(channel_state))
@@ -93,7 +93,11 @@ cdef class VerbsEventChannel(EventChannel):
         self.device = None
 
     cdef join(self, VerbsQueuePair pair):
-        """Finds a completion queue and a place for a new queue pair, makes it, and gives it receives.  Raises FabricError."""
+        """Create a queue pair in a completion queue and an entry, and post its receives.
+
+        Raises:
+            FabricError: the device has no more of them.
+        """
         cdef channel_state *state = self.state
         cdef receiver *places
         cdef receiver *place
@@ -118,7 +122,7 @@ cdef class VerbsEventChannel(EventChannel):
             state.members[queue] = 0
             state.used += 1
             pthread_mutex_unlock(&state.lock)
-            # Its sleeper may have armed the others already.
+            # The channel's thread may have armed the other queues already.
             ibv_req_notify_cq(made, 1)
         while index < state.places and state.receivers[index].qp != NULL:
             index += 1
@@ -149,7 +153,7 @@ cdef class VerbsEventChannel(EventChannel):
             raise device_error("cannot post receives", error)
 
     cdef void leave(self, uint32_t index) noexcept:
-        """Ends the queue pair at a place, and takes what it has left behind: others may need the room."""
+        """Destroy the queue pair at an index, and drain its receives: others may need the room."""
         cdef channel_state *state = self.state
         cdef receiver *place
         with nogil:
@@ -165,9 +169,10 @@ cdef class VerbsEventChannel(EventChannel):
             self.release()
 
     cpdef close(self):
-        """Ends it; arm, sleep and wake then do nothing.  Only when no thread sleeps on it.
+        """Close the channel; prepare_wait(), wait() and notify() do nothing from then on.
 
-        What is behind it goes with the last queue pair on it.
+        Call it only if no thread sleeps on it.  Its device objects go with the last queue pair on
+        it.
         """
         live.discard(self)
         self.c.ops = closed_operations()
@@ -183,7 +188,7 @@ cdef class VerbsEventChannel(EventChannel):
         self.close()
 
 
-HINTS = {                      # what to do about a request that the device gave up, by the status it gave
+HINTS = {                      # remedies, by the status of a request that the device gave up
     IBV_WC_RETRY_EXC_ERR: "check the peer's process, host and link, and what is between (a "
                           "firewall on UDP port 4791, "
                           "different MTUs); on a slow network set a larger timeout= or retry_cnt=",
@@ -196,7 +201,7 @@ HINTS = {                      # what to do about a request that the device gave
 }
 
 
-@cython.no_gc_clear                     # what it was made in goes after it
+@cython.no_gc_clear                     # destroyed before the objects that it was made in
 cdef class VerbsQueuePair(QueuePair):
     """One end of a reliable connection."""
 
@@ -231,7 +236,7 @@ cdef class VerbsQueuePair(QueuePair):
             free(self.state)
 
     cdef void release(self) noexcept:
-        """Ends the queue pair on the device, if there is one; what was under way is flushed."""
+        """Destroy the queue pair on the device, if it exists; requests under way are flushed."""
         cdef pair_state *state = self.state
         if self.joined:
             self.joined = False
@@ -261,7 +266,7 @@ cdef class VerbsQueuePair(QueuePair):
             how.send_cq = self.state.queue
             how.recv_cq = receives
             how.qp_type = IBV_QPT_RC
-            # One more than may be posted: the probe whether the peer answers.
+            # One more than may be posted: the liveness probe.
             how.cap.max_send_wr = self.c.depth + 1
             how.cap.max_recv_wr = RECEIVES
             how.cap.max_send_sge = how.cap.max_recv_sge = 1
@@ -276,7 +281,8 @@ cdef class VerbsQueuePair(QueuePair):
         memset(&state, 0, sizeof(state))
         state.qp_state = IBV_QPS_INIT
         state.port_num = device.choice.port
-        # What the regions grant is what peers can do; a queue pair need not say it once more.
+        # The regions' rights decide what peers may do; the queue pair does not restrict them
+        # further.
         state.qp_access_flags = IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_WRITE
         if device.limits.atomic_cap != IBV_ATOMIC_NONE:
             state.qp_access_flags |= IBV_ACCESS_REMOTE_ATOMIC
@@ -286,13 +292,21 @@ cdef class VerbsQueuePair(QueuePair):
 
     @property
     def number(self):
-        """The device's number for it.  Raises Closed."""
+        """The device's number for it.
+
+        Raises:
+            Closed: the queue pair is closed.
+        """
         if self.state.qp == NULL:
             raise Closed("the queue pair is closed")
         return self.state.qp.qp_num
 
     cpdef bytes descriptor(self):
-        """What the peer's connect() needs.  Raises Closed."""
+        """Return the bytes that the peer's connect() needs.
+
+        Raises:
+            Closed: the queue pair is closed.
+        """
         cdef rfp_verbs_pair_descriptor d
         if self.state.qp == NULL:
             raise Closed("the queue pair is closed")
@@ -307,9 +321,17 @@ cdef class VerbsQueuePair(QueuePair):
         return PyBytes_FromStringAndSize(<char *>&d, sizeof(d))
 
     cpdef connect(self, bytes descriptor, RemoteRegion region):
-        """Joins this end to the peer's: descriptor is its descriptor(); region is not looked at.
+        """Connect this end to the peer's.
 
-        Raises HandshakeFailed (they do not fit), FabricError (the device cannot reach the peer), CallerError, Closed.
+        Args:
+            descriptor: the descriptor() of the peer's queue pair.
+            region: ignored.
+
+        Raises:
+            HandshakeFailed: the two ends are not compatible.
+            FabricError: the device cannot reach the peer.
+            CallerError: the queue pair is already connected.
+            Closed: the queue pair is closed.
         """
         cdef rfp_verbs_pair_descriptor d
         if self.state.qp == NULL:
@@ -331,7 +353,7 @@ cdef class VerbsQueuePair(QueuePair):
         self.c.ops = verbs_operations()
 
     cdef go(self, rfp_verbs_pair_descriptor *d, Device device):
-        """From INIT over ready-to-receive to ready-to-send."""
+        """Move the queue pair from INIT over ready-to-receive to ready-to-send."""
         cdef object options = self.options
         cdef ibv_qp_attr a
         cdef int error
@@ -374,7 +396,7 @@ cdef class VerbsQueuePair(QueuePair):
 
     @property
     def failure(self):
-        """What the device said of the first request that failed, or None."""
+        """Status text of the device for the first request that failed, or None."""
         cdef pair_state *state = self.state
         if state.refused:
             return f"the device rejected a request: {os.strerror(state.refused)}"
@@ -384,15 +406,19 @@ cdef class VerbsQueuePair(QueuePair):
         return f"{text} (status {state.failure}, vendor error {state.failure_detail:#x})"
 
     def failed(self, uint32_t opcode, uint32_t status, str arguments=""):
-        """The exception for a completion that was not SUCCESS, with what the device said and what to do about it."""
+        """Return the exception for a completion that was not SUCCESS.
+
+        Its text is the device's status, and its hint the remedy for that status.
+        """
         error = QueuePair.failed(self, opcode, status, arguments)
         error.hint = HINTS.get(self.state.failure, error.hint)
         return error
 
     cpdef close(self):
-        """Ends it on the device: what is under way or posted from now on is flushed, and the peer reaches nothing more of ours.
+        """Destroy the queue pair: flush all requests, under way or posted later.
 
-        Only when no thread uses it.
+        The peer reaches no memory of this process through it any more.  Call it only if no thread
+        uses the pair.
         """
         if self.channel is None:
             return
@@ -410,7 +436,8 @@ cdef class VerbsQueuePair(QueuePair):
 
 
 cdef uint8_t link(Device device) noexcept:
-    return device.port.link_layer if device.port.link_layer else 1     # 0: InfiniBand, before there was another
+    # 0: InfiniBand, from before there was a second link layer
+    return device.port.link_layer if device.port.link_layer else 1
 
 
 cdef uint8_t reads(int limit) noexcept:

@@ -1,6 +1,9 @@
-"""Which RDMA device, port and GID to use: the one with the GID that carries the address which routes to the peer.
+"""The choice of RDMA device, port and GID.
 
-All of it is read from /sys, so it needs neither libibverbs nor the right to open a device, and `rfp doctor` shows the same.
+The chosen GID is the one that carries the address which routes to the peer.
+
+All data is read from /sys, so the choice needs neither libibverbs nor the right to open a device,
+and `rfp doctor` shows the same.
 
 >>> show_gid(bytes(10) + b"\\xff\\xff" + bytes([10, 0, 0, 1]))
 '10.0.0.1'
@@ -24,7 +27,9 @@ AUTOMATIC = RdmaOptions()
 ETHERNET, INFINIBAND = "Ethernet", "InfiniBand"
 V2, V1 = "RoCE v2", "RoCE v1"
 ANYWHERE = ("", "0.0.0.0", "::", "*")
-GAP = 32  # entries of a table of up to 1024, which the kernel fills from the start: after so many empty ones nothing comes
+# Entries of a table of up to 1024, which the kernel fills from the start: after so many empty ones
+# none follows.
+GAP = 32
 _DOCTOR = "run `rfp doctor` to list devices and missing parts"
 
 Addresses = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -32,7 +37,7 @@ Addresses = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 @dataclass(frozen=True)
 class Gid:
-    """One entry of a port's table."""
+    """One entry of a port's GID table."""
 
     index: int
     address: Addresses
@@ -41,7 +46,10 @@ class Gid:
 
     @property
     def rank(self) -> tuple[int, int, int]:
-        """The smaller the better, where any would do: RoCE v2 first, and addresses that routers know."""
+        """Sort key, smaller is better: RoCE v2 first, and addresses that routers know.
+
+        It decides if any GID would do.
+        """
         kinds = {V2: 0, V1: 1}
         scope = 0 if self.address.version == 4 else 2 if self.address.is_link_local else 1
         return kinds.get(self.kind, 0), scope, self.index
@@ -68,7 +76,7 @@ class Port:
 
     @property
     def complaint(self) -> str:
-        """Why it cannot be used, or ""."""
+        """Reason why the port cannot be used, or ""."""
         if self.iwarp:
             return f"{self.name} is iWARP, which needs a connection manager; this release does not support it"
         if self.state != "ACTIVE":
@@ -78,7 +86,7 @@ class Port:
 
 @dataclass(frozen=True)
 class Choice:
-    """What to open, and why."""
+    """The device, port and GID to open, and the reason."""
 
     device: str
     port: int
@@ -91,7 +99,7 @@ class Choice:
 
 
 def show_gid(gid: bytes) -> str:
-    """A GID as the address that it is."""
+    """Return a GID as the address that it contains, in text."""
     return str(_address(ipaddress.IPv6Address(gid)))
 
 
@@ -102,7 +110,7 @@ def _address(gid: ipaddress.IPv6Address) -> Addresses:
 def _text(path: Path) -> str:
     try:
         return path.read_text().strip()
-    except OSError:  # what is not there, and entries of the table that are not in use
+    except OSError:  # a missing file, or an unused entry of the table
         return ""
 
 
@@ -124,7 +132,7 @@ def _gids(port: Path, link: str) -> Iterator[Gid]:
 
 
 def ports(sysfs: Path = SYS) -> list[Port]:
-    """All ports of all devices."""
+    """Return all ports of all devices."""
     found = []
     for device in _entries(sysfs / "class" / "infiniband"):
         for port in sorted(_entries(device / "ports"), key=lambda path: int(path.name)):
@@ -143,7 +151,11 @@ def ports(sysfs: Path = SYS) -> list[Port]:
 
 
 def route(host: str) -> Addresses | None:
-    """Our address from which packets go to a host; None where any will do.  Raises ConnectionFailed."""
+    """Return the local address from which packets go to a host; None if any address will do.
+
+    Raises:
+        ConnectionFailed: no route to the host, or no such host.
+    """
     if host in ANYWHERE:
         return None
     try:
@@ -158,7 +170,7 @@ def route(host: str) -> Addresses | None:
 
 
 def holder(address: Addresses, sysfs: Path = SYS) -> str:
-    """The network interface that has an address, or ""."""
+    """Return the network interface that has an address, or ""."""
     for interface in _entries(sysfs / "class" / "net"):
         if address in _addresses(interface.name):
             return interface.name
@@ -169,10 +181,11 @@ def _addresses(interface: str) -> set[Addresses]:
     found: set[Addresses] = set()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
-            answer = fcntl.ioctl(any_socket, 0x8915, struct.pack("256s", interface.encode()))  # SIOCGIFADDR
+            # SIOCGIFADDR
+            answer = fcntl.ioctl(any_socket, 0x8915, struct.pack("256s", interface.encode()))
             found.add(ipaddress.IPv4Address(answer[20:24]))
         except OSError:
-            pass  # it has none
+            pass  # the interface has no IPv4 address
     for line in _text(Path("/proc/net/if_inet6")).splitlines():
         fields = line.split()
         if fields[-1] == interface:
@@ -188,10 +201,17 @@ def choose(
     route: Callable[[str], Addresses | None] = route,
     holder: Callable[[Addresses, Path], str] = holder,
 ) -> Choice:
-    """The device, port and GID for a peer (or for listening at an address), and the reason.
+    """Return the device, port and GID for a peer (or for listening at an address), and the reason.
 
-    host: the peer's name or address, our own, or "" for no particular one.  options: what the caller insists on.  Raises
-    FabricError (nothing can be used), InvalidArgument (what was insisted on does not exist), ConnectionFailed (no such host).
+    Args:
+        host: name or address of the peer, our own, or "" for no particular one.
+        options: the device, port or GID that the caller requires.
+        sysfs, route, holder: replaced by tests.
+
+    Raises:
+        FabricError: no device or port can be used.
+        InvalidArgument: a required device, port or GID does not exist.
+        ConnectionFailed: there is no such host.
     """
     there = ports(sysfs)
     if not there:
@@ -246,7 +266,7 @@ def choose(
 
 
 def _infiniband(usable: list[Port], interface: str, sysfs: Path) -> tuple[Port, Gid] | None:
-    """The port whose GID is the second part of an IP-over-InfiniBand interface's hardware address."""
+    """Return the port whose GID is the second part of an IPoIB interface's hardware address."""
     hardware = _text(sysfs / "class" / "net" / interface / "address").replace(":", "") if interface else ""
     if len(hardware) != 40:
         return None
