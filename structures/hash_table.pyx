@@ -145,7 +145,7 @@ cdef int remove_at(instance *s, const hash_root *root, uint32_t index, const pla
     changed.bytes -= hash_entry_size(sizes)
     beside += REMOVING + node_cost(s, BUCKET_BYTES) + node_cost(s, VALUE_NODE(hash_outside(sizes)))
     while done and shrinks < SHRINKS and buckets_idle(changed):
-        # Shrinking is not part of the request: what does not fit is left for later.
+        # Shrinking is not part of the request: a step that does not fit is left for later.
         changed = change_root(s)
         if changed == NULL or buckets_shrink(s, changed, beside, &done) != OK:
             return s.error

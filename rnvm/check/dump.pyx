@@ -1,4 +1,4 @@
-"""Dump the contents of a pool as written, part by part, for people who debug it."""
+"""Dump the contents of a pool as written, part by part, for debugging."""
 
 import uuid
 

@@ -1,4 +1,4 @@
-/* libpmem2, for users who want its knowledge of devices: opened on request, never linked.
+/* libpmem2, for its knowledge of devices: opened on request, never linked.
  *
  * Only the few calls that map a file and find its flush and drain functions; their types are those
  * of libpmem2.h 1.12.

@@ -28,7 +28,7 @@ cdef enum:
 
 REPAIR = "restore a copy from before the damage, or run `rnvm check --repair`"
 ONE_COPY = "this copy is damaged, the other is intact"
-# What repair does if the old content cannot be restored.
+# Repair's action if the old content cannot be restored.
 LOSSES = {
     "session": "session ended; records that only its logs contain are lost",
     "progress": "structure closed permanently, blocks kept: its progress is unknown",

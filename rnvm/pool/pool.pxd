@@ -11,7 +11,7 @@ cdef class Pool:
     cdef pool c
     cdef readonly Medium medium
     cdef readonly dict names           # bytes -> index of the entry, of all live structures
-    cdef readonly list recovered       # what opening it had to do, one text each
+    cdef readonly list recovered       # actions of the opening, one text each
     cdef readonly list losses          # Findings: logs that were durable and are lost (accept_loss)
     cdef readonly list torn            # Findings: broken records with whole ones behind them
     cdef readonly bint clean           # it had been closed in order

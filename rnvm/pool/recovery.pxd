@@ -4,7 +4,7 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm.pool.state cimport pool
 
-cdef struct recovery:          # what there was to do
+cdef struct recovery:          # the work that a recovery found
     int64_t applied            # transactions
     uint32_t fenced            # sessions, because of a record that could not be applied
     uint32_t dropped           # structures whose drop had begun

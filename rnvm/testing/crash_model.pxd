@@ -26,7 +26,7 @@ cdef struct recorder:          # medium.state
     bint torn_words            # planted: a store of 8 bytes may be cut in half
     uint64_t grain             # bytes that survive together: 8, 64 (a prefix of its stores) or 512
     char *view                 # the pool as the recorded stores made it
-    char *begin                # what was durable at first
+    char *begin                # the initial durable content
     event *events
     uint64_t count
     uint64_t room
