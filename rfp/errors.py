@@ -1,6 +1,6 @@
 """The errors of this package, in three families: refused, invalid call, connection failed.
 
-Every error carries a hint that says how to correct it.
+An error's hint says how to correct it, unless the message itself names what is expected.
 
 >>> try:
 ...     raise OutOfMemory("the server has no room for 1 MiB", hint="start it with a larger memory=")

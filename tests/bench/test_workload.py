@@ -202,7 +202,7 @@ def test_requests_drawn_ahead_are_repeated():
 
 @pytest.mark.parametrize("given", [{"requestdistribution": "latest"}, {"insertproportion": 0.1}])
 def test_requests_that_depend_on_inserts_are_not_drawn_ahead(given):
-    with pytest.raises(InvalidArgument, match="drawn ahead"):
+    with pytest.raises(InvalidArgument, match="draw requests ahead"):
         Stream(workload("b", **given)).predraw(10)
 
 

@@ -66,7 +66,7 @@ def test_create_on_a_medium_that_forgets_needs_a_word(rnvm):
 
 def test_info_tells_what_a_pool_is(rnvm, pool):
     out = rnvm("info", pool).stdout
-    for text in ("page cache, image mode", "closed in order", "1 of at most 16", "1 of at most 2, 8KiB and 8KiB of logs each", "of 4KiB"):
+    for text in ("page cache, image mode", "closed cleanly", "1 of at most 16", "1 of at most 2, 8KiB and 8KiB of logs each", "of 4KiB"):
         assert text in out
     figures = json.loads(rnvm("info", pool, "--json").stdout)
     assert figures["structures"] == 1 and figures["closed"] and figures["block"] == 4096 and figures["mode"] == "image"
@@ -74,7 +74,7 @@ def test_info_tells_what_a_pool_is(rnvm, pool):
 
 def test_ls_lists_structures(rnvm, pool):
     head, line = rnvm("ls", pool).stdout.splitlines()
-    assert head.split() == ["name", "kind", "format", "codec", "blocks", "transactions", "made", "state"]
+    assert head.split() == ["name", "kind", "format", "codec", "blocks", "transactions", "created", "state"]
     assert line.split()[:6] == ["jobs", "3", "2", "json", "2", "1"]
     assert json.loads(rnvm("ls", pool, "--json").stdout)[0]["name"] == "jobs"
 
@@ -112,7 +112,7 @@ def test_grow_makes_a_pool_larger(rnvm, pool):
 def test_what_is_wrong_is_one_line_with_a_way_out(rnvm, pool):
     for command in ("info", "check", "ls", "dump"):
         error = rnvm(command, "nothing.pool", status=1).stderr
-        assert error.startswith("rnvm: there is no pool at nothing.pool (make one: rnvm create nothing.pool")
+        assert error.startswith("rnvm: there is no pool at nothing.pool (create one: rnvm create nothing.pool")
         with pools.open_pool(pool):
             assert "is open in another process" in rnvm(command, pool, status=1).stderr
 

@@ -74,7 +74,7 @@ def test_a_pool_keeps_its_structures(place):
         assert pool.medium.read((address & (1 << 48) - 1) + 4096, 17 * 64) == b"persistent memory" * 64
         assert log_driver.owners(pool) == owners
         assert [each[1:] for each in log_driver.pending(pool, session)] == [(made, 0, 1, b"do it")]
-        assert pool.recovered == ["1 operations wait to be executed by the next writer of their structure"]
+        assert pool.recovered == ["1 operations wait for the next writer of their structure"]
 
 
 def test_a_killed_process_loses_nothing_that_it_was_told_is_durable(place):
@@ -146,7 +146,7 @@ def test_a_file_that_is_something_else_is_refused(tmp_path):
     path.write_text("dear diary, " * 2000)
     refused(path, NotAPool, "magic number is wrong")
     path.write_bytes(b"")
-    refused(path, NotAPool, "0 bytes are too few")
+    refused(path, NotAPool, "0 bytes is too small")
     path.write_bytes(bytes(1 << 20))
     refused(path, NotAPool, "its creation did not complete")
 
@@ -216,7 +216,7 @@ def test_what_exists_is_never_overwritten(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"size": "64KiB"}, "too small"), ({"block": 1000}, "power of two"), ({"names": 0}, "names"), ({"front_ends": 2000}, "front-ends"),
+    [({"size": "64KiB"}, "too small"), ({"block": 1000}, "power of two"), ({"names": 0}, "names"), ({"front_ends": 2000}, "front_ends"),
      ({"operation_log": 5000}, "multiple of 4096"), ({"backend": 0}, "backend must be between 1 and 65535, got 0"),
      ({"size": 1 << 60}, "256TiB")],
 )  # fmt: skip

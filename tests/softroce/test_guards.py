@@ -72,9 +72,9 @@ def test_a_machine_that_hangs_before_the_command_is_started_again(bench):
 
 def test_one_that_never_comes_up_fails_with_what_its_kernel_said_last(bench):
     bench.qemu("echo stuck here > $folder/console; exec sleep 100")
-    with pytest.raises(MachineError, match=r"did not come up in 0\.3 s\n  stuck here"):
+    with pytest.raises(MachineError, match=r"did not boot in 0\.3 s\n  stuck here"):
         bench.run(boot_seconds=0.3)
-    assert bench.starts == bench.err.count(b"did not come up in 0.3 s\n  stuck here") == 3
+    assert bench.starts == bench.err.count(b"did not boot in 0.3 s\n  stuck here") == 3
 
 
 def test_once_the_command_may_have_begun_nothing_is_started_again(bench):

@@ -39,7 +39,7 @@ def test_a_killed_command_has_a_shells_exit_status(softroce):
 def test_a_command_that_hangs_is_ended_and_so_is_what_it_started(softroce):
     run = softroce("--timeout", 2, "--", "bash", "-c", "trap '' INT; echo begun; sleep 1000 & wait; sleep 1000")
     assert (run.returncode, run.stdout) == (137, b"begun\n")
-    assert run.stderr.endswith(b"softroce: the command was still running after 2 s, and was ended\n")
+    assert run.stderr.endswith(b"softroce: the command timed out after 2 s and was killed\n")
 
 
 def test_there_is_a_soft_roce_device_with_two_addresses(softroce):
