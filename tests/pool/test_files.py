@@ -250,7 +250,7 @@ def test_a_medium_that_forgets_is_refused_unless_it_was_said(shm, tmp_path):
 def test_the_medium_is_detected(tmp_path, shm):
     for folder, kind, mode, promise in (
         (tmp_path, "page cache", "image", "power failure"),
-        (shm, "tmpfs", "direct", "process crash only"),
+        (shm, "tmpfs", "direct", "process crashes only"),
     ):
         path = folder / "file"
         path.write_bytes(bytes(8192))

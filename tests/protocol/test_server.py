@@ -392,7 +392,7 @@ def test_a_default_server_that_another_runtime_directory_leads_to_is_named(priva
         runtime = private / "runtime"
         runtime.mkdir(mode=0o700)
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        with pytest.raises(rfp.errors.ConnectionFailed, match=f"or connect to the one at shm://{private}/default, to which another"):
+        with pytest.raises(rfp.errors.ConnectionFailed, match=f"or connect to shm://{private}/default, the default address of another"):
             rfp.connect().get(b"k")
 
 

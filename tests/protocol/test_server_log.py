@@ -57,7 +57,7 @@ def test_a_client_that_is_refused_and_why(logged, server):
             connection.call(control_tools.attach(), control_tools.Attached, deadline_in(5))
     record = wait_for(logged, "refused attach of client")
     assert record.levelno == logging.WARNING
-    assert "the first message was Attach, not Hello" in record.getMessage()
+    assert "the first message must be Hello, not Attach" in record.getMessage()
 
 
 NAMES = [

@@ -155,7 +155,7 @@ def test_what_a_killed_launcher_left_goes_with_the_next_job(bench):
 
 
 def test_a_folder_to_write_to_has_to_exist(tmp_path):
-    with pytest.raises(MachineError, match="nowhere: there is no such folder"):
+    with pytest.raises(MachineError, match="nowhere: the folder does not exist"):
         Job(["true"], shares=[tmp_path / "nowhere"])
 
 
