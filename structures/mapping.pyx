@@ -30,10 +30,9 @@ cdef int count(instance *s, void *context) noexcept nogil:
         return s.error
     (<uint64_t *> context)[0] = root.count
     # list() allocates room for this many items before it has seen one.
-    return OK if root.count <= pool_bytes(s) // ENTRY_MIN else fault(s, s.root, b"the key count "
-                                                                                  b"exceeds what "
-                                                                                  b"the pool "
-                                                                                  b"can hold")
+    if root.count > pool_bytes(s) // ENTRY_MIN:
+        return fault(s, s.root, b"the key count exceeds what the pool can hold")
+    return OK
 
 
 cdef class Mapping(Structure):

@@ -12,7 +12,6 @@ from rnvm.format.layout cimport (
 )
 from rnvm.format.messages cimport (
     RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE,
-    RNVM_STATUS_REVOKE, RNVM_STATUS_SPARE,
     RNVM_HELD, RNVM_LIVE_HOLDER, RNVM_LIVE_ORPHANS, RNVM_LIVE_REPLAYED, RNVM_SHARED, rnvm_lock_of,
     rnvm_lock_session,
 )

@@ -1,6 +1,11 @@
+from typing import Any
+
 from rfp.fabric.fabric import Fabric, Region
 from rfp.protocol.server.service import Service
 from rnvm.pool.pool import Pool
+
+ENDED: dict[int, tuple[Any, str]]
+REFUSED: dict[int, str]
 
 class PoolService(Service):
     pool: Pool

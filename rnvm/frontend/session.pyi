@@ -7,6 +7,7 @@ DEATH_NOTICE_S: float
 PAUSE_S_MIN: float
 PAUSE_S_MAX: float
 ATTEMPT_S_MIN: float
+SAME_RELEASE: str
 
 
 def unknown(address: object) -> Exception: ...

@@ -13,8 +13,8 @@ cdef class Memory:
     cdef char *base
     cdef uint64_t length
     cdef int fd
-    cdef uint64_t engine                # offset of the eventcount line whose in-bound engine all
-                                        # channels in this memory share
+    # Offset of the eventcount line whose in-bound engine all channels in this memory share.
+    cdef uint64_t engine
     cdef void forget(self) noexcept     # in a forked child the mapping does not exist any more
 
 
