@@ -28,8 +28,8 @@ from rnvm.frontend.state cimport doubt, instance
 from rnvm.frontend.status cimport FENCED, LOST, OK
 
 from rfp.errors import (
-    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutOfMemory, WrongKind,
-    not_copied)
+    AlreadyExists, CallerError, ConnectionFailed, InvalidArgument, NotFound, OutcomeUnknown,
+    OutOfMemory, WrongKind, not_copied)
 from rfp.core.forks import in_child, notice
 from rfp.core.at_exit import at_exit
 from rfp.protocol.client.client_base import TIME_S_MAX
@@ -100,14 +100,16 @@ cdef class FrontEnd(Session):
             while True:
                 self.ensure_session()
                 try:
-                    self.find(structure, s, create and not self.c.scope.transacting)
-                    if s.number == 0 and self.c.scope.transacting:
+                    may_create = create and not self.c.scope.transacting
+                    self.find(structure, s, may_create)
+                    if s.number == 0:
                         # Its first transaction may be in its maker's log and not be applied yet.
+                        # Making it again would wait for the lock, which the maker may have.
                         with nogil:
                             status = remote_apply_logs(&self.c)
                         self.raise_for(status)
-                        self.find(structure, s, False)
-                        if s.number == 0:
+                        self.find(structure, s, may_create)
+                        if s.number == 0 and self.c.scope.transacting:
                             raise NotFound(
                                 f"the structure {structure.name!r} has no first transaction yet")
                     break
@@ -273,8 +275,9 @@ cdef class FrontEnd(Session):
             NotFound: there is none
             CallerError: the structure is open here or in use elsewhere; or within a transaction,
                 which could not undo it
+            OutcomeUnknown: the back-end died during the call
 
-        Cost: one call
+        Cost: two calls
         """
         cdef bytes encoded = name.encode()
         cdef int status
@@ -289,12 +292,21 @@ cdef class FrontEnd(Session):
                     raise CallerError(
                         "a structure cannot be dropped within a transaction: that cannot be undone",
                         hint="end the transaction first")
+                # A harmless call first.  It finds out if the back-end was restarted meanwhile; the
+                # drop itself would leave its outcome unknown.
                 with nogil:
                     status = transaction_commit(&self.c)
+                    if status == OK:
+                        status = remote_apply_logs(&self.c)
                 if status == OK:
                     status = self.call(RNVM_DROP, <const char *> encoded, <uint32_t> len(encoded),
                                        NULL, 0, NULL)
-                if status != FENCED:
+                    if status == LOST:
+                        raise OutcomeUnknown(
+                            f"the session at {self.address} was lost while {name!r} was dropped",
+                            hint="the drop may or may not have happened: list the names(), then "
+                                 "decide")
+                if status != FENCED and (status != LOST or rfp_now() >= self.c.link.deadline_ns):
                     break
             self.raise_for(status)
             if self.c.link.status == RNVM_ABSENT:

@@ -315,6 +315,21 @@ def test_a_front_end_goes_on_in_the_backup_that_was_restored(medium: str, option
 
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
+def test_a_drop_right_after_a_restart_is_done(options: str) -> None:
+    with new_path("direct") as path, contextlib.ExitStack() as stack:
+        address = address_of(path) + options
+        with served(path, 2, address) as backend:
+            fe = stack.enter_context(rnvm.connect(address, timeout=20))
+            Queue(fe, "q").put(b"once")
+            backend.kill()
+        with served(path, 2, address):
+            fe.drop("q")
+            assert fe.names() == {}
+            with pytest.raises(NotFound):
+                fe.drop("q")
+
+
+@pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
 def test_a_structure_that_a_backup_lacks_is_not_taken_for_the_one_that_has_its_number_there(medium: str, options: str) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:

@@ -316,6 +316,18 @@ def test_release_in_a_batch_lets_others_see_it_and_go_on(backend: rnvm.Backend, 
 
 
 @every_option
+def test_a_structure_can_be_opened_and_read_while_a_transaction_of_its_maker_is_open(connect: Connect, options: dict[str, Any]) -> None:
+    with new_path("direct") as path, open_backend(path, lease=60.0) as backend:
+        fe, other = connect(backend, **options), connect(backend, timeout=10)
+        for n in range(20):
+            mine = Sample(fe, f"s{n}")
+            with fe.transaction(mine):
+                assert Sample(other, f"s{n}").numbers() == (0, 0)
+                mine.add(1)
+            assert mine.numbers() == (1, 1)
+
+
+@every_option
 def test_a_batch_keeps_nobody_from_what_it_has_only_read(connect: Connect, options: dict[str, Any]) -> None:
     with new_path("direct") as path, open_backend(path, lease=60.0) as backend:
         fe, other = connect(backend, **options), connect(backend, timeout=10)
