@@ -41,7 +41,9 @@ os.environ["TESTS_MEMORY"] = MEMORY
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 resource_tracker.ensure_running()
 
-hypothesis.settings.register_profile("fast", deadline=None, max_examples=50)
+# Shrinking a failure may take five minutes, longer than a test may run: only a run that asks for it does.
+UNSHRUNK = [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.shrink]
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, phases=UNSHRUNK)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
 
 seed_key = pytest.StashKey[int]()
@@ -57,6 +59,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--settle", type=float, default=2 * SLOWER, help="seconds in which what a test held has to be gone")
     group.addoption("--over", choices=("shm", "verbs"), default="shm", help="what servers without an address are reached over")
     group.addoption("--examples", type=int, help="of each hypothesis test, instead of the profile's number")
+    group.addoption("--shrink", action="store_true", help="failures of hypothesis tests, which may take minutes; long runs do")
     group.addoption("--seconds", type=float, help="in an order drawn from the seed; start no test after so many seconds")
 
 
@@ -85,6 +88,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.examples is not None:
         hypothesis.settings.register_profile("asked for", hypothesis.settings.get_profile(profile), max_examples=config.option.examples)
         profile = "asked for"
+    if config.getoption("shrink"):
+        hypothesis.settings.register_profile(
+            "shrinking", hypothesis.settings.get_profile(profile), phases=list(hypothesis.Phase)
+        )
+        profile = "shrinking"
     hypothesis.settings.load_profile(profile)
 
 
