@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click.testing
 import crc32c
+from memory_limit import set_limit
 
 import rnvm
 import structures
@@ -186,7 +187,7 @@ def run(folder: Path, seed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
+    set_limit(resource.RLIMIT_AS, 8 << 30)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.chdir("/")
     run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
