@@ -185,7 +185,7 @@ def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_th
             thread.start()
             inside.wait()
             try:
-                signal.setitimer(signal.ITIMER_REAL, 0.05)
+                signal.setitimer(signal.ITIMER_REAL, 0.5)
                 with pytest.raises(CallerError, match="inside another call"):
                     client.call(b"first", timeout=60)
             finally:
