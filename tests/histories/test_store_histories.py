@@ -52,12 +52,15 @@ FAST = ("every mode", "eviction by a sweep that moves what stays", "times to liv
 
 
 def run(name: str, seed: int, turns: int, actions: int) -> None:
-    verdicts = play(SITUATIONS[name], seed, turns=turns, actions=actions if name in DISTURBED else 0).judge()
-    assert sum(verdict.steps for verdict in verdicts)
-    for verdict in verdicts:
-        assert verdict.legal, verdict.told
-    # A key for which many calls were cut off at once has more orders than can be tried; most keys have not.
-    assert any(verdict.decided for verdict in verdicts), [verdict.told for verdict in verdicts]
+    # A key for which many calls were cut off at once has more orders than can be tried; in few histories that is so of all keys.
+    for trial in range(3):
+        verdicts = play(SITUATIONS[name], seed + trial, turns=turns, actions=actions if name in DISTURBED else 0).judge()
+        assert sum(verdict.steps for verdict in verdicts)
+        for verdict in verdicts:
+            assert verdict.legal, verdict.told
+        if any(verdict.decided for verdict in verdicts):
+            return
+    raise AssertionError(f"nothing was decided in three histories: {[verdict.told for verdict in verdicts]}")
 
 
 @pytest.mark.timeout(300)
