@@ -74,7 +74,8 @@ def test_the_answers_for_each_key_agree_with_one_order(name: str, seed: int) -> 
 @pytest.mark.parametrize("number", range(20))
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_the_answers_for_each_key_agree_with_one_order_in_long_runs(name: str, number: int, seed: int) -> None:
-    run(name, seed, turns=4000, actions=60)
+    # A server that is killed cuts off a call of each thread; too many of these, and nothing can be decided.
+    run(name, seed, turns=4000, actions=60 if SITUATIONS[name].threads == 1 else 6)
 
 
 @pytest.mark.timeout(300)
