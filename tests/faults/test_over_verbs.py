@@ -213,7 +213,7 @@ def test_the_command_line_takes_the_address_and_the_secret(server: rfp.Server, s
     assert int(run("put", "greeting", "hello")) > 0
     assert run("get", "--secret-file", str(secret), "greeting") == "hello"
     assert run("incr", "visits", "3") == "3\n"
-    assert "answered 3 times" in run("ping", "--count", "3")
+    assert "responded 3 times" in run("ping", "--count", "3")
     assert server.address in run("stats")
     assert "records" in run("top", "--once", "--interval", "50ms")
     run("delete", "greeting")
