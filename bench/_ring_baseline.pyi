@@ -7,7 +7,12 @@ class RingBaseline:
     def serve(self) -> None: ...
     def stop(self) -> None: ...
     def ask(
-        self, requests: Stream, operations: int = 4000000000, *, window: int = 1, seconds: float = 10.0
+        self,
+        requests: Stream,
+        operations: int = 4000000000,
+        *,
+        window: int = 1,
+        seconds: float = 10.0,
     ) -> tuple[float, Histogram, int]: ...
 
 def load_latency(size: int, loads: int = 1048576) -> float: ...

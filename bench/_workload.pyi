@@ -12,7 +12,9 @@ class Workload:
     operations: int
     first: int
     count: int
-    def __init__(self, properties: Mapping[str, Any], *, loading: bool = False, known: int | None = None) -> None: ...
+    def __init__(
+        self, properties: Mapping[str, Any], *, loading: bool = False, known: int | None = None
+    ) -> None: ...
     @property
     def records(self) -> int: ...
     @property

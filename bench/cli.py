@@ -26,22 +26,37 @@ def workload_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options of YCSB's commands, with YCSB's spelling."""
     options = [
         click.option(
-            "-P", "files", multiple=True, metavar="FILE",
-            help="Property file, or built-in workload: a b c d e f."
+            "-P",
+            "files",
+            multiple=True,
+            metavar="FILE",
+            help="Property file, or built-in workload: a b c d e f.",
         ),
-        click.option("-p", "settings", multiple=True, metavar="NAME=VALUE",
-                     help="Single property; overrides files."),
-        click.option("-threads", "--threads", type=click.IntRange(1, 1024), metavar="N",
-                     help="Number of client threads.  [default: 1]"),
+        click.option(
+            "-p",
+            "settings",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="Single property; overrides files.",
+        ),
+        click.option(
+            "-threads",
+            "--threads",
+            type=click.IntRange(1, 1024),
+            metavar="N",
+            help="Number of client threads.  [default: 1]",
+        ),
         click.option(
             "-target",
             "--target",
             type=click.IntRange(0),
             metavar="OPS",
             help="Target operations per second; latency is then also measured from the intended "
-                 "start.  [default: unlimited]",
+            "start.  [default: unlimited]",
         ),
-        click.option("-s", "status", is_flag=True, help="Print a status line every status.interval seconds."),
+        click.option(
+            "-s", "status", is_flag=True, help="Print a status line every status.interval seconds."
+        ),
         click.option("-l", "label", metavar="LABEL", help="Prefix of status lines."),
     ]
     for option in reversed(options):
@@ -65,12 +80,19 @@ def properties_of(
 
     given = databases.settings(name) if name else {}
     given |= read(files, settings).given
-    options = {"threadcount": threads, "target": target, "label": label, "status": "true" if status else None}
+    options = {
+        "threadcount": threads,
+        "target": target,
+        "label": label,
+        "status": "true" if status else None,
+    }
     given |= {option: str(value) for option, value in options.items() if value is not None}
     return Properties(given)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110}
+)
 @click.version_option(rfp.__version__, message="rfp-ycsb %(version)s")
 def main() -> None:
     """Run YCSB's core workloads against this package's store and persistent mappings, Redis, memcached, LMDB, RocksDB, SQLite.
@@ -113,7 +135,10 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
     progress = sys.stderr.isatty() and not properties["status"]
     known = None
     client = placement.client if placement else None
-    with open_database(name, properties, private=phase == "bench", placement=placement) as database, pinned(client):
+    with (
+        open_database(name, properties, private=phase == "bench", placement=placement) as database,
+        pinned(client),
+    ):
         if phase == "bench":
             phases.check(database, properties, loading=False)
         if phase in ("load", "bench"):
@@ -125,9 +150,14 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
                 # The run may request the records that this load has inserted, also if insertcount
                 # is below recordcount.
                 properties = properties.with_(recordcount=known)
-                click.echo(f"loaded {result.operations:,} records in {result.runtime / 1e9:.2f} s", err=True)
+                click.echo(
+                    f"loaded {result.operations:,} records in {result.runtime / 1e9:.2f} s",
+                    err=True,
+                )
         if phase in ("run", "bench") and not (phase == "bench" and result.interrupted):
-            result = phases.run(database, properties, workload=workload, known=known, progress=progress)
+            result = phases.run(
+                database, properties, workload=workload, known=known, progress=progress
+            )
     export(result, properties)
     if plot:
         from bench.plot import plot_result
@@ -137,15 +167,23 @@ def one_phase(name: str, phase: str, options: dict[str, Any]) -> None:
         raise KeyboardInterrupt
     verified = result.metric("VERIFY")
     if verified and set(verified.returns) != {"OK"}:
-        raise Failed("reads returned wrong data: see the VERIFY lines", Commands.program, WRONG_DATA)
+        raise Failed(
+            "reads returned wrong data: see the VERIFY lines", Commands.program, WRONG_DATA
+        )
 
 
 plot_option = click.option(
-    "--plot", metavar="FILE",
+    "--plot",
+    metavar="FILE",
     help="Picture of throughput and latency percentiles to "
-         "draw (PNG, SVG or PDF; needs matplotlib)."
+    "draw (PNG, SVG or PDF; needs matplotlib).",
 )
-pin_option = click.option("--pin/--no-pin", default=True, help="Keep clients and server on different CPUs.", show_default=True)
+pin_option = click.option(
+    "--pin/--no-pin",
+    default=True,
+    help="Keep clients and server on different CPUs.",
+    show_default=True,
+)
 
 
 @main.command()
@@ -207,20 +245,47 @@ def bench(db: str, **options: Any) -> None:
     help="Workload; repeatable.",
     show_default=True,
 )
-@click.option("-P", "files", multiple=True, metavar="FILE",
-              help="Property file for all; overrides the workloads.")
-@click.option("-p", "settings", multiple=True, metavar="NAME=VALUE",
-              help="Single property for all; overrides files.")
-@click.option("-threads", "--threads", type=click.IntRange(1), metavar="N",
-              help="Number of client threads.  [default: 1]")
-@click.option("--rounds", type=click.IntRange(1), default=3, show_default=True,
-              help="Number of rounds per database.")
 @click.option(
-    "--seconds", type=click.FloatRange(0, min_open=True), default=1.0, show_default=True,
-    help="Maximum duration of a round in seconds."
+    "-P",
+    "files",
+    multiple=True,
+    metavar="FILE",
+    help="Property file for all; overrides the workloads.",
 )
-@click.option("--json", "json_file", metavar="FILE",
-              help="File for all results as JSON, including single rounds.")
+@click.option(
+    "-p",
+    "settings",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Single property for all; overrides files.",
+)
+@click.option(
+    "-threads",
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Number of client threads.  [default: 1]",
+)
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=3,
+    show_default=True,
+    help="Number of rounds per database.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Maximum duration of a round in seconds.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    metavar="FILE",
+    help="File for all results as JSON, including single rounds.",
+)
 @plot_option
 @pin_option
 def compare(
@@ -253,7 +318,9 @@ def compare(
 
     contestants = [comparing.Contestant.parse(text) for text in dbs]
     properties = properties_of(None, files, settings, threads)
-    properties = type(properties)({"recordcount": "10000", "operationcount": "500000"} | properties.given)
+    properties = type(properties)(
+        {"recordcount": "10000", "operationcount": "500000"} | properties.given
+    )
     if plot:
         from bench.plot import pyplot
 
@@ -277,7 +344,9 @@ def compare(
     for comparison in comparisons:
         if not comparison.standings:
             raise Failed("cannot measure any of these databases here", Commands.program, WRONG)
-        click.echo(f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n{comparing.table(comparison)}")
+        click.echo(
+            f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n{comparing.table(comparison)}"
+        )
     if json_file:
         write_file(json_file, json.dumps(comparing.as_json(comparisons), indent=1) + "\n")
     if plot:

@@ -66,7 +66,11 @@ class Standing:
         """Number of operations that did not end with OK, in all rounds, including those of
         VERIFY."""
         return sum(
-            times for result in self.rounds for metric in result.metrics for how, times in metric.returns.items() if how != "OK"
+            times
+            for result in self.rounds
+            for metric in result.metrics
+            for how, times in metric.returns.items()
+            if how != "OK"
         )
 
 
@@ -79,7 +83,11 @@ class Comparison:
 
     def ratio(self, standing: Standing) -> float:
         """Return the first contestant's throughput divided by this one's."""
-        return self.standings[0].throughput / standing.throughput if standing.throughput else float("inf")
+        return (
+            self.standings[0].throughput / standing.throughput
+            if standing.throughput
+            else float("inf")
+        )
 
 
 def compare(
@@ -122,7 +130,9 @@ def compare(
                     continue
                 own = Properties(given | contestant.given)
                 try:
-                    database = open_database(contestant.name, own, private=True, placement=placement)
+                    database = open_database(
+                        contestant.name, own, private=True, placement=placement
+                    )
                 except PeerMissing as missing:
                     if skipped is None:
                         raise
@@ -130,7 +140,9 @@ def compare(
                     left_out.add(contestant.label)
                     continue
                 stack.enter_context(database)
-                standings.append((Standing(contestant, database.client, database.emulated), database, own))
+                standings.append(
+                    (Standing(contestant, database.client, database.emulated), database, own)
+                )
             stack.enter_context(pinned(placement.client if placement else None))
             _alternate(standings, name, rounds, seconds, say, progress)
         found.append(Comparison(name, [standing for standing, _, _ in standings]))
@@ -155,7 +167,12 @@ def _alternate(
         for standing, database, own in standings:
             say(f"{workload}: round {turn + 1} of {rounds}, {standing.contestant.label}")
             result = phases.run(
-                database, own, workload=workload, known=known[standing.contestant.label], seconds=seconds, progress=progress
+                database,
+                own,
+                workload=workload,
+                known=known[standing.contestant.label],
+                seconds=seconds,
+                progress=progress,
             )
             known[standing.contestant.label] = result.records
             standing.rounds.append(result)
@@ -176,10 +193,19 @@ def table(comparison: Comparison) -> str:
     us."""
     metric = metric_of(comparison)
     first = comparison.standings[0].contestant.label if comparison.standings else ""
-    head = ["database", "client", "ops/s", f"{first} does", *(f"{metric} p{p:g}" for p in POINTS), "failed"]
+    head = [
+        "database",
+        "client",
+        "ops/s",
+        f"{first} does",
+        *(f"{metric} p{p:g}" for p in POINTS),
+        "failed",
+    ]
     lines = [head]
     for standing in comparison.standings:
-        label = standing.contestant.label + (f" (emulated {standing.emulated})" if standing.emulated else "")
+        label = standing.contestant.label + (
+            f" (emulated {standing.emulated})" if standing.emulated else ""
+        )
         latencies = [standing.latency(metric, p) for p in POINTS]
         lines.append(
             [
@@ -195,7 +221,10 @@ def table(comparison: Comparison) -> str:
     texts = []
     for line in lines:
         sized = enumerate(zip(line, widths, strict=True))
-        cells = [cell.ljust(width) if column < 2 else cell.rjust(width) for column, (cell, width) in sized]
+        cells = [
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in sized
+        ]
         texts.append("  ".join(cells).rstrip())
     return "\n".join([texts[0], "  ".join("-" * width for width in widths), *texts[1:]])
 

@@ -47,7 +47,10 @@ def json_array(rows: Iterable[Row]) -> str:
 
 
 def _objects(rows: Iterable[Row]) -> Iterable[dict[str, Any]]:
-    return ({"metric": metric, "measurement": measure, "value": value} for metric, measure, value in rows)
+    return (
+        {"metric": metric, "measurement": measure, "value": value}
+        for metric, measure, value in rows
+    )
 
 
 FORMATS = {"text": text, "json": json_lines, "jsonarray": json_array}
@@ -57,7 +60,9 @@ def export(result: Result, properties: Properties, out: TextIO | None = None) ->
     """Write a result as the properties define: exporter, exportfile, hdrhistogram.*."""
     interval = latency_interval(properties)
     rows = result.rows(
-        properties["hdrhistogram.percentiles"], interval=interval, verbose=properties["measurement.histogram.verbose"]
+        properties["hdrhistogram.percentiles"],
+        interval=interval,
+        verbose=properties["measurement.histogram.verbose"],
     )
     written = FORMATS[properties["exporter"]](rows)
     if properties["exportfile"]:
@@ -109,8 +114,10 @@ def make_directory(directory: Path, path: str | Path) -> None:
 
 
 def _unwritable(path: str | Path, error: OSError) -> InvalidArgument:
-    return InvalidArgument(f"cannot write {path}: {error.strerror}",
-                           hint="give a writable file on a disk with free space")
+    return InvalidArgument(
+        f"cannot write {path}: {error.strerror}",
+        hint="give a writable file on a disk with free space",
+    )
 
 
 def latency_interval(properties: Properties) -> str:
@@ -135,7 +142,7 @@ def hdr_package() -> Any:
     except ImportError:
         raise InvalidArgument(
             ".hdr files need the package hdrhistogram",
-            hint="run `pip install hdrhistogram`, or omit hdrhistogram.fileoutput"
+            hint="run `pip install hdrhistogram`, or omit hdrhistogram.fileoutput",
         ) from None
     return hdrh
 
@@ -157,7 +164,11 @@ def write_hdr(result: Result, prefix: str, interval: str = "op") -> list[Path]:
             kinds[f"Intended-{metric.name}"] = metric.intended
         for name, total in kinds.items():
             path = Path(f"{prefix}{name}.hdr")
-            pieces = [(begin, end, each[name]) for begin, end, each in result.intervals if name in each and each[name].count]
+            pieces = [
+                (begin, end, each[name])
+                for begin, end, each in result.intervals
+                if name in each and each[name].count
+            ]
             try:
                 with path.open("w", encoding="ascii") as file:
                     log = hdrh.log.HistogramLogWriter(file)
@@ -165,12 +176,14 @@ def write_hdr(result: Result, prefix: str, interval: str = "op") -> list[Path]:
                     log.output_log_format_version()
                     log.output_legend()
                     for begin, end, piece in pieces or [(0.0, result.runtime / 1e9, total)]:
-                        log.output_interval_histogram(hdr_histogram(hdrh, piece), begin or 1e-6, end)
+                        log.output_interval_histogram(
+                            hdr_histogram(hdrh, piece), begin or 1e-6, end
+                        )
             except OSError as error:
                 raise InvalidArgument(
                     f"cannot write {path}: {error.strerror}",
                     hint="set hdrhistogram.output.path, the prefix of "
-                         "the file name, to a writable place"
+                    "the file name, to a writable place",
                 ) from None
             paths.append(path)
     return paths

@@ -37,7 +37,12 @@ def run(database: Database, properties: Properties, **options: Any) -> Result:
 
 
 def check(
-    database: Database, properties: Properties, *, loading: bool, known: int | None = None, seconds: float = 0
+    database: Database,
+    properties: Properties,
+    *,
+    loading: bool,
+    known: int | None = None,
+    seconds: float = 0,
 ) -> Workload:
     """Return the requests of a phase.
 
@@ -49,9 +54,12 @@ def check(
         raise InvalidArgument(f"{database.name} cannot scan: it does not keep its keys in order",
                               hint="choose a workload other than E, or one of "
                                    "rnvm-bptree, lmdb, rocksdb, sqlite")  # fmt: skip
-    if not requests.operations and not (seconds or (0 if loading else properties["maxexecutiontime"])):
-        raise InvalidArgument("operationcount=0 requires maxexecutiontime",
-                              hint="set -p maxexecutiontime=SECONDS")
+    if not requests.operations and not (
+        seconds or (0 if loading else properties["maxexecutiontime"])
+    ):
+        raise InvalidArgument(
+            "operationcount=0 requires maxexecutiontime", hint="set -p maxexecutiontime=SECONDS"
+        )
     if properties["threadcount"] * properties["rfp.window"] > WINDOWS_MAX:
         raise InvalidArgument(
             f"{properties['threadcount']} threads with a window of "
@@ -126,7 +134,12 @@ class _Phase:
 
     def __init__(self, database: Database, requests: Workload, loading: bool) -> None:
         properties = requests.properties
-        self.database, self.requests, self.properties, self.loading = database, requests, properties, loading
+        self.database, self.requests, self.properties, self.loading = (
+            database,
+            requests,
+            properties,
+            loading,
+        )
         self.stop = _driver.StopFlag()
         self.error: BaseException | None = None
         self.began = self.ended = 0
@@ -153,7 +166,9 @@ class _Phase:
         share, rest = divmod(self.requests.operations, len(self.tallies))
         for number in range(len(self.tallies)):
             operations = share + (number < rest)
-            thread = threading.Thread(target=self._thread, args=(number, operations), name=f"ycsb-{number}", daemon=True)
+            thread = threading.Thread(
+                target=self._thread, args=(number, operations), name=f"ycsb-{number}", daemon=True
+            )
             self._threads.append(thread)
             thread.start()
         self._gate.wait(60)

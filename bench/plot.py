@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 # Also distinct for colour-blind readers (Okabe and Ito), the first for the first database named.
 COLOURS = ("#0072B2", "#56B4E9", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#666666")
-MARKS = {50.0: ("o", 7.5, "median"), 95.0: ("_", 9, "p95"), 99.0: ("D", 4.5, "p99"), 99.9: ("^", 5.5, "p99.9")}
+MARKS = {
+    50.0: ("o", 7.5, "median"),
+    95.0: ("_", 9, "p95"),
+    99.0: ("D", 4.5, "p99"),
+    99.9: ("^", 5.5, "p99.9"),
+}
 
 
 def pyplot() -> Any:
@@ -27,8 +32,9 @@ def pyplot() -> Any:
     try:
         import matplotlib
     except ImportError:
-        raise InvalidArgument("pictures need matplotlib",
-                              hint="run `pip install matplotlib`, or omit --plot") from None
+        raise InvalidArgument(
+            "pictures need matplotlib", hint="run `pip install matplotlib`, or omit --plot"
+        ) from None
     matplotlib.use("Agg")
     import matplotlib.pyplot
 
@@ -56,22 +62,39 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | Path) -> Non
     from bench.compare import metric_of
 
     plt = pyplot()
-    named = {standing.contestant.label: standing for comparison in comparisons for standing in comparison.standings}
+    named = {
+        standing.contestant.label: standing
+        for comparison in comparisons
+        for standing in comparison.standings
+    }
     labels = list(named.values())
     width = 0.8 / max(len(labels), 1)
     figure, (above, below) = plt.subplots(
-        2, 1, figsize=(max(8.0, 2.0 + 0.52 * len(labels) * len(comparisons)), 8.0), sharex=True, height_ratios=(1, 1.1)
+        2,
+        1,
+        figsize=(max(8.0, 2.0 + 0.52 * len(labels) * len(comparisons)), 8.0),
+        sharex=True,
+        height_ratios=(1, 1.1),
     )
     for i, model in enumerate(labels):
         colour = COLOURS[i % len(COLOURS)]
         name = model.contestant.label + (f", emulated {model.emulated}" if model.emulated else "")
         first = True
         for group, comparison in enumerate(comparisons):
-            standing = next((s for s in comparison.standings if s.contestant.label == model.contestant.label), None)
+            standing = next(
+                (s for s in comparison.standings if s.contestant.label == model.contestant.label),
+                None,
+            )
             if standing is None:
                 continue
             x = group + (i - (len(labels) - 1) / 2) * width
-            above.bar(x, standing.throughput, width * 0.9, color=colour, label=f"{name}  ({standing.client})" if first else None)
+            above.bar(
+                x,
+                standing.throughput,
+                width * 0.9,
+                color=colour,
+                label=f"{name}  ({standing.client})" if first else None,
+            )
             above.annotate(
                 short(standing.throughput),
                 (x, standing.throughput),
@@ -83,9 +106,16 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | Path) -> Non
             _latency(below, x, standing, metric_of(comparison), colour)
             first = False
     _dress(above, below, comparisons, [metric_of(comparison) for comparison in comparisons])
-    rounds = max((len(standing.rounds) for comparison in comparisons for standing in comparison.standings), default=0)
+    rounds = max(
+        (len(standing.rounds) for comparison in comparisons for standing in comparison.standings),
+        default=0,
+    )
     figure.suptitle(
-        f"YCSB core workloads, medians of {rounds} alternating rounds", x=0.01, ha="left", fontsize=13, fontweight="bold"
+        f"YCSB core workloads, medians of {rounds} alternating rounds",
+        x=0.01,
+        ha="left",
+        fontsize=13,
+        fontweight="bold",
     )
     figure.tight_layout()
     save(figure, path)
@@ -94,13 +124,29 @@ def plot_comparisons(comparisons: Sequence[Comparison], path: str | Path) -> Non
 def _latency(axes: Any, x: float, standing: Any, metric: str, colour: str) -> None:
     points = [(p, value) for p in MARKS if (value := standing.latency(metric, p)) is not None]
     if points:
-        axes.plot([x, x], [points[0][1], points[-1][1]], color=colour, linewidth=1.6, alpha=0.55, solid_capstyle="butt")
+        axes.plot(
+            [x, x],
+            [points[0][1], points[-1][1]],
+            color=colour,
+            linewidth=1.6,
+            alpha=0.55,
+            solid_capstyle="butt",
+        )
     for p, value in points:
         mark, size, _ = MARKS[p]
-        axes.plot(x, value, marker=mark, markersize=size, color=colour, markeredgewidth=2 if mark == "_" else 0)
+        axes.plot(
+            x,
+            value,
+            marker=mark,
+            markersize=size,
+            color=colour,
+            markeredgewidth=2 if mark == "_" else 0,
+        )
 
 
-def _dress(above: Any, below: Any, comparisons: Sequence[Comparison], metrics: Sequence[str]) -> None:
+def _dress(
+    above: Any, below: Any, comparisons: Sequence[Comparison], metrics: Sequence[str]
+) -> None:
     from matplotlib.lines import Line2D
     from matplotlib.ticker import FuncFormatter
 
@@ -110,17 +156,34 @@ def _dress(above: Any, below: Any, comparisons: Sequence[Comparison], metrics: S
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(axis="x", length=0)
-    rates = [standing.throughput for comparison in comparisons for standing in comparison.standings if standing.throughput > 0]
+    rates = [
+        standing.throughput
+        for comparison in comparisons
+        for standing in comparison.standings
+        if standing.throughput > 0
+    ]
     # From the power of ten below the least value, so that every bar has a length to compare.
-    above.set_ylim(10 ** math.floor(math.log10(min(rates, default=1)) - 0.3), max(rates, default=1) * 3)
+    above.set_ylim(
+        10 ** math.floor(math.log10(min(rates, default=1)) - 0.3), max(rates, default=1) * 3
+    )
     above.set_ylabel("operations per second")
     above.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
-    above.legend(frameon=False, fontsize=8.5, ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    above.legend(
+        frameon=False,
+        fontsize=8.5,
+        ncols=2,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
+    )
     below.set_ylabel("latency")
     below.yaxis.set_major_formatter(FuncFormatter(microseconds))
     below.set_xticks(
         range(len(comparisons)),
-        [f"{comparison.workload}\n({metric.lower()} latency)" for comparison, metric in zip(comparisons, metrics, strict=False)],
+        [
+            f"{comparison.workload}\n({metric.lower()} latency)"
+            for comparison, metric in zip(comparisons, metrics, strict=False)
+        ],
     )
     marks = [
         Line2D(
@@ -136,7 +199,13 @@ def _dress(above: Any, below: Any, comparisons: Sequence[Comparison], metrics: S
         for mark, size, label in MARKS.values()
     ]
     below.legend(
-        handles=marks, frameon=False, fontsize=8.5, ncols=4, loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2
+        handles=marks,
+        frameon=False,
+        fontsize=8.5,
+        ncols=4,
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
     )
 
 
@@ -148,10 +217,18 @@ def plot_result(result: Result, path: str | Path) -> None:
 
     figure, (bar, curve) = plt.subplots(1, 2, figsize=(10, 4.6), width_ratios=(1, 3.2))
     bar.bar([0], [result.throughput], 0.5, color=COLOURS[0])
-    bar.annotate(short(result.throughput), (0, result.throughput), (0, 3), textcoords="offset points", ha="center")
+    bar.annotate(
+        short(result.throughput),
+        (0, result.throughput),
+        (0, 3),
+        textcoords="offset points",
+        ha="center",
+    )
     bar.set_xlim(-0.6, 0.6)
     bar.set_ylim(0, result.throughput * 1.15 or 1)
-    bar.set_xticks([0], [f"{result.threads} thread{'s' * (result.threads != 1)}, window {result.window}"])
+    bar.set_xticks(
+        [0], [f"{result.threads} thread{'s' * (result.threads != 1)}, window {result.window}"]
+    )
     bar.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
     bar.set_ylabel("operations per second")
     nines = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99, 99.999]
@@ -207,7 +284,8 @@ def save(figure: Any, path: str | Path) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
     except (OSError, ValueError) as error:
-        raise InvalidArgument(f"cannot draw {path}: {error}",
-                              hint="give a path that ends in .png, .svg or .pdf") from None
+        raise InvalidArgument(
+            f"cannot draw {path}: {error}", hint="give a path that ends in .png, .svg or .pdf"
+        ) from None
     finally:
         pyplot().close(figure)

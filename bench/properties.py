@@ -284,11 +284,14 @@ class Properties(Mapping[str, Any]):
                 self._values[name] = known.parse(text)
             except ValueError as error:
                 why = str(error)[:200]
-                raise InvalidArgument(f"invalid property {name}={text[:100]!r}: "
-                                      f"{why} ({known.meaning})") from None
+                raise InvalidArgument(
+                    f"invalid property {name}={text[:100]!r}: {why} ({known.meaning})"
+                ) from None
         for known in KNOWN.values():
             if known.name not in self._values:
-                self._values[known.name] = None if known.default is None else known.parse(known.default)
+                self._values[known.name] = (
+                    None if known.default is None else known.parse(known.default)
+                )
 
     def _warn(self, name: str) -> None:
         if name in self._warned:
@@ -312,7 +315,9 @@ class Properties(Mapping[str, Any]):
 
     def with_(self, **changes: object) -> Properties:
         """Return a copy with other values; a dot in a name is written `__`."""
-        return Properties(self.given | {name.replace("__", "."): _text(value) for name, value in changes.items()})
+        return Properties(
+            self.given | {name.replace("__", "."): _text(value) for name, value in changes.items()}
+        )
 
 
 def _text(value: object) -> str:
@@ -387,8 +392,9 @@ def find_workload(name: str | Path) -> Path:
         if path.is_file():
             return path
     names = ", ".join(sorted(path.name for path in WORKLOADS.glob("workload?")))
-    raise InvalidArgument(f"cannot find the workload file {str(name)!r}",
-                          hint=f"give a path, or one of {names}")
+    raise InvalidArgument(
+        f"cannot find the workload file {str(name)!r}", hint=f"give a path, or one of {names}"
+    )
 
 
 def read(files: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> Properties:
@@ -408,7 +414,9 @@ def read(files: Iterable[str | Path] = (), settings: Iterable[str] = ()) -> Prop
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name.strip():
-            raise InvalidArgument(f"invalid -p {setting!r} (expected NAME=VALUE)",
-                                  hint="write it like -p recordcount=100000")
+            raise InvalidArgument(
+                f"invalid -p {setting!r} (expected NAME=VALUE)",
+                hint="write it like -p recordcount=100000",
+            )
         given[name.strip()] = value.strip()
     return Properties(given)

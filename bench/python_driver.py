@@ -65,7 +65,12 @@ class Driver:
         retry_after: float = 3,
     ) -> None:
         self.client, self.requests, self.measured, self.stop = client, requests, measured, stop
-        self.verify, self.loading, self.retries, self.retry_after = verify, loading, retries, retry_after
+        self.verify, self.loading, self.retries, self.retry_after = (
+            verify,
+            loading,
+            retries,
+            retry_after,
+        )
         self.began = self.due = 0  # of the request being worked on, ns
 
     def run(self, operations: int, *, target: float = 0, offset: float = 0) -> None:
@@ -96,7 +101,9 @@ class Driver:
                 self._failed(kind, error)
                 failures += 1
                 if failures == FAILURES:
-                    raise ConnectionFailed(f"{failures} operations in a row failed, the last with: {error!r}") from error
+                    raise ConnectionFailed(
+                        f"{failures} operations in a row failed, the last with: {error!r}"
+                    ) from error
             finish()
 
     def _count(self, what: int, status: int, began: int, ended: int) -> None:
@@ -167,9 +174,15 @@ class Driver:
         nothing to change."""
         value = None
         if record is not None:
-            value = self.requests.record(number) if field == ALL_FIELDS else self.requests.replace(record, number, field)
+            value = (
+                self.requests.record(number)
+                if field == ALL_FIELDS
+                else self.requests.replace(record, number, field)
+            )
         if value is None:
-            self._count(kind, NOT_FOUND if record is None else UNEXPECTED_STATE, self.began, clock())
+            self._count(
+                kind, NOT_FOUND if record is None else UNEXPECTED_STATE, self.began, clock()
+            )
         return value
 
     def _check(self, record: bytes, number: int, field: int) -> int:
@@ -181,7 +194,9 @@ class Driver:
         return took
 
     def _failed(self, kind: int, error: BaseException) -> None:
-        self._count(kind, SERVICE_UNAVAILABLE if isinstance(error, OSError) else ERROR, self.began, clock())
+        self._count(
+            kind, SERVICE_UNAVAILABLE if isinstance(error, OSError) else ERROR, self.began, clock()
+        )
 
     def _retry(self, key: bytes, value: bytes) -> bool:
         """Try an insert again, each time after 0.8 to 1.2 times `retry_after` seconds; return

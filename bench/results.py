@@ -54,7 +54,13 @@ class Result:
         """Return the metric with this name, or None if it has no measurement."""
         return next((metric for metric in self.metrics if metric.name == name), None)
 
-    def rows(self, percentiles: Sequence[float] = (50, 95, 99), *, interval: str = "op", verbose: bool = False) -> Iterator[Row]:
+    def rows(
+        self,
+        percentiles: Sequence[float] = (50, 95, 99),
+        *,
+        interval: str = "op",
+        verbose: bool = False,
+    ) -> Iterator[Row]:
         """Return (metric, measure, value) as YCSB prints them, times in us with decimals.
         interval: op, intended or both."""
         yield "OVERALL", "RunTime(ms)", round(self.runtime / 1e6, 3)
@@ -76,12 +82,16 @@ class Result:
             for status, times in metric.returns.items():
                 yield metric.name, f"Return={status}", times
             if interval == "both" and metric.intended.count:
-                yield from _latencies(f"Intended-{metric.name}", metric.intended, percentiles, verbose)
+                yield from _latencies(
+                    f"Intended-{metric.name}", metric.intended, percentiles, verbose
+                )
             if metric.failed.count:
                 yield from _latencies(f"{metric.name}-FAILED", metric.failed, percentiles, verbose)
 
 
-def _latencies(name: str, histogram: Histogram, percentiles: Sequence[float], verbose: bool) -> Iterator[Row]:
+def _latencies(
+    name: str, histogram: Histogram, percentiles: Sequence[float], verbose: bool
+) -> Iterator[Row]:
     yield name, "Operations", histogram.count
     yield name, "AverageLatency(us)", round(histogram.mean / 1e3, 3)
     yield name, "MinLatency(us)", histogram.minimum / 1e3

@@ -49,7 +49,14 @@ class Status:
         what: str = "",
         out: TextIO | None = None,
     ) -> None:
-        self.tallies, self.total, self.every, self.progress, self.label, self.what = tallies, total, every, progress, label, what
+        self.tallies, self.total, self.every, self.progress, self.label, self.what = (
+            tallies,
+            total,
+            every,
+            progress,
+            label,
+            what,
+        )
         self.out = out or sys.stderr
         self.intervals: list[tuple[float, float, dict[str, Histogram]]] = []
         self._seen: dict[str, Histogram] = {}
@@ -89,7 +96,9 @@ class Status:
         pieces = {}
         for name, piece in self._since():
             pieces[name] = piece
-            shown = ", ".join(f"{p}={piece.percentile(p) / 1e3:.2f}" for p in (50, 90, 99, 99.9, 99.99))
+            shown = ", ".join(
+                f"{p}={piece.percentile(p) / 1e3:.2f}" for p in (50, 90, 99, 99.9, 99.99)
+            )
             line += (
                 f"[{name}: Count={piece.count}, Max={piece.maximum / 1e3:.2f}, Min={piece.minimum / 1e3:.2f}, "
                 f"Avg={piece.mean / 1e3:.2f}, {shown}]"
@@ -111,8 +120,15 @@ class Status:
 
     def _show(self, now: float, count: int) -> None:
         rate = (count - self._shown_count) / max(now - self._shown_at, 1e-9)
-        share = f"{100 * count / self.total:3.0f} %  " if self.total else f"{now - self._begin:.0f} s  "
-        print(f"\r\x1b[K{self.what}  {share}{count:,} operations  {rate:,.0f}/s", end="", file=self.out, flush=True)
+        share = (
+            f"{100 * count / self.total:3.0f} %  " if self.total else f"{now - self._begin:.0f} s  "
+        )
+        print(
+            f"\r\x1b[K{self.what}  {share}{count:,} operations  {rate:,.0f}/s",
+            end="",
+            file=self.out,
+            flush=True,
+        )
         self._shown, self._shown_at, self._shown_count = True, now, count
 
     def _clear(self) -> None:

@@ -14,7 +14,7 @@ exclude_patterns = ["_build"]
 nitpicky = False
 
 myst_enable_extensions = ["colon_fence", "deflist"]
-myst_heading_anchors = 3          # [text](page.md#heading) is checked
+myst_heading_anchors = 3  # [text](page.md#heading) is checked
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

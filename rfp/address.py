@@ -107,13 +107,18 @@ class Address:
 
 def _given(options: ShmOptions | RdmaOptions) -> list[tuple[str, Any]]:
     """Return the options that differ from their defaults."""
-    return [(field.name, value) for field in fields(options) if (value := getattr(options, field.name)) != field.default]
+    return [
+        (field.name, value)
+        for field in fields(options)
+        if (value := getattr(options, field.name)) != field.default
+    ]
 
 
 def _device(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{1,63}", text):
-        raise InvalidArgument(f"invalid device {text!r}",
-                              hint="choose a device that `ibv_devices` lists")
+        raise InvalidArgument(
+            f"invalid device {text!r}", hint="choose a device that `ibv_devices` lists"
+        )
     return text
 
 
@@ -168,7 +173,11 @@ def parse(text: str | Address) -> Address:
     place, _, query = rest.partition("?")
     options = _parse_options(text, provider, query)
     if provider == "shm":
-        return Address("shm", path=_checked_path(text, os.fsdecode(unquote_to_bytes(os.fsencode(place)))), options=options)
+        return Address(
+            "shm",
+            path=_checked_path(text, os.fsdecode(unquote_to_bytes(os.fsencode(place)))),
+            options=options,
+        )
     host, port = _parse_host(text, place)
     return Address("rdma", host=host, port=port, options=options)
 
@@ -185,23 +194,29 @@ def _parse_options(text: str, provider: str, query: str) -> ShmOptions | RdmaOpt
         if name not in known:
             raise InvalidAddress(f"invalid address {text!r}: unknown option {name!r}", hint=hint)
         if not separator or not value:
-            raise InvalidAddress(f"invalid address {text!r}: option {name!r} has no value",
-                                 hint=hint)
+            raise InvalidAddress(
+                f"invalid address {text!r}: option {name!r} has no value", hint=hint
+            )
         if name in values:
-            raise InvalidAddress(f"invalid address {text!r}: option {name!r} is given twice",
-                                 hint="give each option once")
+            raise InvalidAddress(
+                f"invalid address {text!r}: option {name!r} is given twice",
+                hint="give each option once",
+            )
         try:
             values[name] = known[name][0](value)
         except InvalidArgument as error:
-            raise InvalidAddress(f"invalid address {text!r}: {name}: {Exception.__str__(error)}",
-                                 hint=error.hint) from None
+            raise InvalidAddress(
+                f"invalid address {text!r}: {name}: {Exception.__str__(error)}", hint=error.hint
+            ) from None
     return ShmOptions(**values) if provider == "shm" else RdmaOptions(**values)
 
 
 def _checked_path(text: str, path: str) -> str:
     if not path or path.endswith("/"):
-        raise InvalidAddress(f"invalid address {text!r}: it has no socket path",
-                             hint="write shm://PATH-OF-SOCKET, e.g. shm:///run/me/cache")
+        raise InvalidAddress(
+            f"invalid address {text!r}: it has no socket path",
+            hint="write shm://PATH-OF-SOCKET, e.g. shm:///run/me/cache",
+        )
     if "\0" in path:
         raise InvalidAddress(f"invalid address {text!r}: its path contains a zero byte")
     if path.startswith("~/"):
@@ -234,8 +249,9 @@ def _parse_host(text: str, place: str) -> tuple[str, int]:
     if not host or not _HOST.fullmatch(host) or (":" in host) != bracketed:
         raise InvalidAddress(f"invalid address {text!r}: it has no valid host", hint=hint)
     if not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise InvalidAddress(f"invalid address {text!r}: it has no port between 0 and 65535",
-                             hint=hint)
+        raise InvalidAddress(
+            f"invalid address {text!r}: it has no port between 0 and 65535", hint=hint
+        )
     return host, int(port)
 
 
@@ -249,7 +265,9 @@ def default() -> Address:
     Raises:
         InvalidAddress: a directory on the way is not private.
     """
-    return Address("shm", path=_checked_path("the default address", os.path.join(_directory(), "default")))
+    return Address(
+        "shm", path=_checked_path("the default address", os.path.join(_directory(), "default"))
+    )
 
 
 def unique() -> Address:
@@ -265,7 +283,9 @@ def unique() -> Address:
 
 def own(name: str) -> Address:
     """Return the address with this name in the default directory.  Raises as default()."""
-    return Address("shm", path=_checked_path(f"the address {name}", os.path.join(_directory(), name)))
+    return Address(
+        "shm", path=_checked_path(f"the address {name}", os.path.join(_directory(), name))
+    )
 
 
 EMBEDDED = "embedded-"  # prefix of the names of embedded servers
@@ -300,7 +320,11 @@ def elsewhere() -> Address | None:
     for directory in (f"/run/user/{os.geteuid()}/rfp", _fallback()):
         path = os.path.join(directory, "default")
         try:
-            if directory != _directory() and check_private(directory) and stat.S_ISSOCK(os.lstat(path).st_mode):
+            if (
+                directory != _directory()
+                and check_private(directory)
+                and stat.S_ISSOCK(os.lstat(path).st_mode)
+            ):
                 return Address("shm", path=path)
         except (InvalidAddress, OSError):
             continue
@@ -325,7 +349,7 @@ def open_private(directory: str) -> int:
         check_private(directory)  # whose message is more precise
         raise InvalidAddress(
             f"cannot make the directory {directory}: {error.strerror}",
-            hint="give an address in another directory"
+            hint="give an address in another directory",
         ) from error
     try:
         _check(directory, os.fstat(fd))
@@ -360,8 +384,9 @@ def check_private(directory: str) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
-        raise InvalidAddress(f"cannot check {directory}: {error.strerror}",
-                             hint="give another address") from error
+        raise InvalidAddress(
+            f"cannot check {directory}: {error.strerror}", hint="give another address"
+        ) from error
     _check(directory, found)
     return True
 
@@ -369,7 +394,10 @@ def check_private(directory: str) -> bool:
 def _check(directory: str, found: os.stat_result) -> None:
     if not stat.S_ISDIR(found.st_mode):
         kind = "a symbolic link" if stat.S_ISLNK(found.st_mode) else "not a directory"
-        raise InvalidAddress(f"{directory} is {kind}", hint="remove it, or give an address in a directory of your own")
+        raise InvalidAddress(
+            f"{directory} is {kind}",
+            hint="remove it, or give an address in a directory of your own",
+        )
     if found.st_uid != os.geteuid():
         raise InvalidAddress(
             f"{directory} belongs to user {found.st_uid}, not to user {os.geteuid()}",
@@ -381,5 +409,5 @@ def _check(directory: str, found: os.stat_result) -> None:
             hint = f"run `chmod 700 {directory}`, or {hint}"
         raise InvalidAddress(
             f"{directory} has mode {stat.S_IMODE(found.st_mode):04o}: other users can access it",
-            hint=hint
+            hint=hint,
         )

@@ -64,7 +64,10 @@ def connect(
     """
     if mode not in MODES:
         raise bad_choice("mode", mode, MODES)
-    for option, value, least, most in (("fetch", fetch, 64, 1 << 20), ("retries", retries, 0, 1 << 20)):
+    for option, value, least, most in (
+        ("fetch", fetch, 64, 1 << 20),
+        ("retries", retries, 0, 1 << 20),
+    ):
         if value is not None and not (isinstance(value, int) and least <= value <= most):
             raise out_of_bounds(option, value, least, most)
     place = addresses.default() if address is None else addresses.parse(address)

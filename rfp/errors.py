@@ -274,8 +274,9 @@ def out_of_bounds(
     name: str, value: object, low: object, high: object, *, hint: str | None = None
 ) -> InvalidArgument:
     """Return the error for an argument that must be between low and high, both included."""
-    return InvalidArgument(f"{name} must be between {low} and {high}, got {shown(value)}",
-                           hint=hint)
+    return InvalidArgument(
+        f"{name} must be between {low} and {high}, got {shown(value)}", hint=hint
+    )
 
 
 def bad_choice(name: str, value: object, choices: Iterable[str]) -> InvalidArgument:

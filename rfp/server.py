@@ -20,7 +20,7 @@ from rfp.protocol.server.server_base import ServerBase
 from rfp.store.server.partition import Partition
 
 WORKERS_MAX = 64
-MEMORY_MIN = 1 << 20    # bytes, per worker
+MEMORY_MIN = 1 << 20  # bytes, per worker
 STAGING = 512 << 10  # bytes for each client thread: four pieces of a large value
 VALUE_MAX = 256 << 20
 EVICTIONS = ("clock", "bucket", "none")
@@ -95,16 +95,19 @@ class Server(ServerBase):
         self.memory = units.size(memory)
         self.eviction = eviction
         if not isinstance(workers, int) or not 1 <= workers <= WORKERS_MAX:
-            raise out_of_bounds("workers", workers, 1, WORKERS_MAX,
-                                hint="use at most one worker per CPU")
+            raise out_of_bounds(
+                "workers", workers, 1, WORKERS_MAX, hint="use at most one worker per CPU"
+            )
         if eviction not in EVICTIONS:
             raise bad_choice("eviction", eviction, EVICTIONS)
         if not 0.01 <= lease <= 3600:
             raise out_of_bounds("lease", lease, 0.01, 3600)
         share = self.memory // workers
         if share < MEMORY_MIN:
-            raise InvalidArgument(f"memory={memory!r} is too small for {workers} workers",
-                                  hint="give at least 1MiB for each")
+            raise InvalidArgument(
+                f"memory={memory!r} is too small for {workers} workers",
+                hint="give at least 1MiB for each",
+            )
         held = share // 2 if quota is None else units.size(quota)
         # A value beyond the quota could be neither sent nor fetched; the quota does not count
         # values that fit into a slot.

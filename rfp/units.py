@@ -30,8 +30,9 @@ def _parse(what: str, text: str, units: dict[str, int], example: str) -> int:
 
     value = Decimal(match[1]) * units[match[2]]
     if value != int(value):
-        raise InvalidArgument(f"invalid {what} {text!r}: not a whole number of the smallest unit",
-                              hint=hint)
+        raise InvalidArgument(
+            f"invalid {what} {text!r}: not a whole number of the smallest unit", hint=hint
+        )
     if value >= _LIMIT:
         raise InvalidArgument(f"invalid {what} {text!r}: too large", hint=hint)
     return int(value)
@@ -58,12 +59,15 @@ def size(value: str | int) -> int:
     if isinstance(value, str):
         bare = {"": 1, **SIZES, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
         if value.strip().endswith(("kB", "KB", "MB", "GB", "TB")):
-            raise InvalidArgument(f"invalid size {value!r}: ambiguous unit",
-                                  hint="write KiB, MiB or GiB (powers of two)")
+            raise InvalidArgument(
+                f"invalid size {value!r}: ambiguous unit",
+                hint="write KiB, MiB or GiB (powers of two)",
+            )
         return _parse("size", value, bare, '"256MiB"')
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LIMIT:
-        raise InvalidArgument(f"invalid size {value!r}",
-                              hint='give a number of bytes, or text like "256MiB"')
+        raise InvalidArgument(
+            f"invalid size {value!r}", hint='give a number of bytes, or text like "256MiB"'
+        )
     return value
 
 
@@ -79,12 +83,19 @@ def duration(value: str | int | float) -> int:
     if isinstance(value, str):
         text = value.strip().replace("µ", "u")
         if text.replace(".", "", 1).isdigit() and text.strip("0."):
-            raise InvalidArgument(f"invalid duration {value!r}: it has no unit",
-                                  hint=f'write "{text}s", or "{text}ms", or "{text}us"')
+            raise InvalidArgument(
+                f"invalid duration {value!r}: it has no unit",
+                hint=f'write "{text}s", or "{text}ms", or "{text}us"',
+            )
         return _parse("duration", text, {"": 1, **DURATIONS}, '"5ms"')
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LIMIT / 10**9:
-        raise InvalidArgument(f"invalid duration {value!r}",
-                              hint='give a number of seconds, or text like "5ms"')
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not 0 <= value < _LIMIT / 10**9
+    ):
+        raise InvalidArgument(
+            f"invalid duration {value!r}", hint='give a number of seconds, or text like "5ms"'
+        )
     return round(value * 10**9)
 
 
@@ -100,8 +111,9 @@ def rate(value: str | int) -> int:
     if isinstance(value, str):
         return _parse("rate", value, RATES, '"500k"')
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LIMIT:
-        raise InvalidArgument(f"invalid rate {value!r}",
-                              hint='give operations per second, or text like "500k"')
+        raise InvalidArgument(
+            f"invalid rate {value!r}", hint='give operations per second, or text like "500k"'
+        )
     return value
 
 

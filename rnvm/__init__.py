@@ -16,7 +16,11 @@ elif os.path.exists(os.path.join(__path__[0], "meson.build")):
 else:
     __getattr__ = lazy_names(
         __name__,
-        {"Backend": "rnvm.backend.backend", "FrontEnd": "rnvm.frontend.frontend", "connect": "rnvm.connecting"},
+        {
+            "Backend": "rnvm.backend.backend",
+            "FrontEnd": "rnvm.frontend.frontend",
+            "connect": "rnvm.connecting",
+        },
     )
 
 __all__ = ["Backend", "FrontEnd", "connect"]

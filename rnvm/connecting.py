@@ -28,7 +28,9 @@ def address_of(pool: str | os.PathLike[str]) -> Address:
     path = os.path.realpath(pool)
     beside = f"{path}.socket"
     try:
-        if len(os.fsencode(beside)) <= PATH_LIMIT and addresses.check_private(os.path.dirname(path)):
+        if len(os.fsencode(beside)) <= PATH_LIMIT and addresses.check_private(
+            os.path.dirname(path)
+        ):
             return Address("shm", path=beside)
     except InvalidAddress:
         pass
@@ -101,7 +103,11 @@ def connect(
     if lock not in LOCKS:
         raise bad_choice("lock", lock, LOCKS)
     return FrontEnd(
-        Opener(_find(address), "rnvm", credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)),
+        Opener(
+            _find(address),
+            "rnvm",
+            credentials=Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca),
+        ),
         durability=durability,
         timeout=timeout,
         reconnect=reconnect,

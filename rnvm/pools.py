@@ -20,7 +20,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from rfp import units
-from rfp.errors import FabricError, InvalidArgument, NotAPool, PoolInUse, PoolRefused, VolatileMedium
+from rfp.errors import (
+    FabricError,
+    InvalidArgument,
+    NotAPool,
+    PoolInUse,
+    PoolRefused,
+    VolatileMedium,
+)
 from rnvm import sizes
 from rnvm.media import wal
 from rnvm.media.file import FileMedium
@@ -68,13 +75,18 @@ def media(fd: int) -> Media:
     if stat.S_ISCHR(status.st_mode):
         device = f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/subsystem"
         if os.path.basename(os.path.realpath(device)) != "dax":
-            raise NotAPool("this character device is not a DAX device",
-                           hint="give a file, a block device, or /dev/daxN.M")
+            raise NotAPool(
+                "this character device is not a DAX device",
+                hint="give a file, a block device, or /dev/daxN.M",
+            )
         return Media("devdax", "direct", False, PROMISES["direct"].format(how=how))
     if stat.S_ISBLK(status.st_mode):
         return Media("page cache", "image", False, PROMISES["image"])
     if not stat.S_ISREG(status.st_mode):
-        raise NotAPool("this is neither a file nor a device", hint="give a file, a block device, or /dev/daxN.M")
+        raise NotAPool(
+            "this is neither a file nor a device",
+            hint="give a file, a block device, or /dev/daxN.M",
+        )
     in_memory = file_system(fd)
     if in_memory is not None:
         return Media(in_memory, "direct", True, PROMISES["volatile"])
@@ -87,13 +99,16 @@ def length(fd: int) -> int:
     """Return the bytes of a file or device."""
     status = os.fstat(fd)
     if stat.S_ISCHR(status.st_mode):
-        with open(f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/size") as file:
+        with open(
+            f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/size"
+        ) as file:
             return int(file.read())
     try:
         return os.lseek(fd, 0, os.SEEK_END)
     except OSError as error:
-        raise NotAPool(f"cannot use the file as a pool: {error.strerror}",
-                       hint="give another path") from error
+        raise NotAPool(
+            f"cannot use the file as a pool: {error.strerror}", hint="give another path"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -109,8 +124,10 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
         hint = f"create one: rnvm create {os.fspath(path)} --size 1GiB"
         raise NotAPool(f"there is no pool at {os.fspath(path)}", hint=hint) from None
     except FileExistsError:
-        raise PoolRefused(f"{os.fspath(path)} already exists",
-                          hint="remove it first, if its content is not needed") from None
+        raise PoolRefused(
+            f"{os.fspath(path)} already exists",
+            hint="remove it first, if its content is not needed",
+        ) from None
     except OSError as error:
         hint = "check its permissions and those of its folder"
         raise PoolRefused(f"cannot open {os.fspath(path)}: {error.strerror}", hint=hint) from error
@@ -118,8 +135,10 @@ def _opened(path: str | os.PathLike[str], flags: int, lock: int) -> Iterator[int
         try:
             fcntl.flock(fd, lock | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise PoolInUse(f"{os.fspath(path)} is open in another process",
-                            hint="connect to that process, or stop it") from None
+            raise PoolInUse(
+                f"{os.fspath(path)} is open in another process",
+                hint="connect to that process, or stop it",
+            ) from None
         yield fd
     finally:
         os.close(fd)
@@ -173,7 +192,9 @@ def create(
 
     parts_for("image").fit(total)  # refuse invalid sizes before there is a file
     device = os.path.exists(path) and not os.path.isfile(path)
-    with _opened(path, os.O_RDWR if device else os.O_RDWR | os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX) as fd:
+    with _opened(
+        path, os.O_RDWR if device else os.O_RDWR | os.O_CREAT | os.O_EXCL, fcntl.LOCK_EX
+    ) as fd:
         try:
             kind = media(fd)
             if kind.volatile and not assume_persistent:
@@ -181,14 +202,16 @@ def create(
                     f"{os.fspath(path)} is on {kind.kind}, which "
                     "loses its content when the machine stops",
                     hint="choose another folder, or --assume-persistent (assume_persistent=True) "
-                         "to survive process crashes only",
+                    "to survive process crashes only",
                 )
             parts = parts_for(kind.mode)
             total = parts.fit(total)
             if device:
                 if length(fd) < total:
-                    raise InvalidArgument(f"the device has only {units.show_size(length(fd))}",
-                                          hint="give a smaller --size")
+                    raise InvalidArgument(
+                        f"the device has only {units.show_size(length(fd))}",
+                        hint="give a smaller --size",
+                    )
             else:
                 _allocate(fd, _whole(total, kind))
             with contextlib.closing(_medium(fd, total, media(fd), force_flush=False)) as medium:
@@ -215,8 +238,9 @@ def _allocate(fd: int, total: int) -> None:
         with contextlib.suppress(OSError):
             os.ftruncate(fd, before)
         hint = "give a smaller size, or free space on the device"
-        failure = FabricError(f"cannot allocate {units.show_size(total)} "
-                              f"for the pool: {error.strerror}", hint=hint)
+        failure = FabricError(
+            f"cannot allocate {units.show_size(total)} for the pool: {error.strerror}", hint=hint
+        )
         failure.errno = error.errno
         raise failure from error
     os.fsync(fd)
@@ -228,7 +252,9 @@ def _whole(size: int, kind: Media) -> int:
 
 
 def _has_holes(fd: int, total: int) -> bool:
-    return stat.S_ISREG(os.fstat(fd).st_mode) and (length(fd) < total or os.lseek(fd, 0, os.SEEK_HOLE) < total)
+    return stat.S_ISREG(os.fstat(fd).st_mode) and (
+        length(fd) < total or os.lseek(fd, 0, os.SEEK_HOLE) < total
+    )
 
 
 def _fill(fd: int, size: int, kind: Media) -> None:
@@ -245,7 +271,9 @@ def _fill(fd: int, size: int, kind: Media) -> None:
 
 def _sync_folder(path: str | os.PathLike[str]) -> None:
     """Sync the folder: a new file survives only once its folder is durable too."""
-    folder = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    folder = os.open(
+        os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    )
     try:
         os.fsync(folder)
     finally:
@@ -301,7 +329,9 @@ def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = Fal
     return medium
 
 
-def open_pool(path: str | os.PathLike[str], *, force_flush: bool = False, accept_loss: bool = False) -> Pool:
+def open_pool(
+    path: str | os.PathLike[str], *, force_flush: bool = False, accept_loss: bool = False
+) -> Pool:
     """Open a pool for writing, and recover it if necessary.
 
     Args:
@@ -415,8 +445,10 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
         with contextlib.closing(claimed.view()) as view:
             total = grown(Inspection(view), total)
         if total > length(claimed.fd) and not os.path.isfile(path):
-            raise InvalidArgument(f"the device has only {units.show_size(length(claimed.fd))}",
-                                  hint="give a smaller --size")
+            raise InvalidArgument(
+                f"the device has only {units.show_size(length(claimed.fd))}",
+                hint="give a smaller --size",
+            )
         with claimed.pool():
             pass  # it is whole, and was closed in order
         _fill(claimed.fd, total, media(claimed.fd))
@@ -424,4 +456,15 @@ def grow(path: str | os.PathLike[str], size: str | int) -> int:
             return grow_medium(medium, total)
 
 
-__all__ = ["Claim", "Media", "claim", "create", "grow", "length", "media", "open_medium", "open_pool", "view"]
+__all__ = [
+    "Claim",
+    "Media",
+    "claim",
+    "create",
+    "grow",
+    "length",
+    "media",
+    "open_medium",
+    "open_pool",
+    "view",
+]

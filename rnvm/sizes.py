@@ -11,7 +11,7 @@ PAGE = 4096
 ALIGN = 65536  # of the parts that processes map: the largest page of any kernel
 NAME, SESSION = 512, 256  # bytes of an entry
 LARGEST = 1 << 48  # bytes that an address can cover
-FRONT_ENDS_MAX = 1024   # a pool has one session more
+FRONT_ENDS_MAX = 1024  # a pool has one session more
 BLOCKS_PER_WORD, WORD = 3, 8
 WAL_MIN, WAL_MAX = 8 * PAGE, 16 << 20
 
@@ -23,9 +23,13 @@ HEADROOM = 3  # levels: pools can grow to eight times their size, and their logs
 LOGS = 5 / 8  # fraction of a small pool for logs whose size is chosen here
 # granularity of logs chosen here: the two of a front-end are then whole units of ALIGN
 STEP = 32 << 10
-VALUE_MAX = 1 << 20      # of a structure
+VALUE_MAX = 1 << 20  # of a structure
 NODE_MAX = VALUE_MAX + PAGE
-VALUE_MIN, OPERATION_HEAD_MAX, OTHER_CHANGES_MAX = 256, 2048, 8192    # as in rnvm/frontend/structure.pyx
+VALUE_MIN, OPERATION_HEAD_MAX, OTHER_CHANGES_MAX = (
+    256,
+    2048,
+    8192,
+)  # as in rnvm/frontend/structure.pyx
 
 
 def _up(n: int, to: int) -> int:
@@ -84,7 +88,7 @@ class Sizes(NamedTuple):
                 f"{units.show_size(size)} is too small for a pool "
                 f"with {max(1, self.sessions - 1)} front-ends",
                 hint=f"give at least {units.show_size(least)} for these logs "
-                     "and maps, or smaller logs or fewer front-ends",
+                "and maps, or smaller logs or fewer front-ends",
             )
         return fitting
 
@@ -94,8 +98,14 @@ class Sizes(NamedTuple):
 
         Structure.largest_value is the same.
         """
-        return max(VALUE_MIN, min(VALUE_MAX, self.operation_ring // 2 - OPERATION_HEAD_MAX,
-                                  self.memory_ring // 2 - OTHER_CHANGES_MAX))
+        return max(
+            VALUE_MIN,
+            min(
+                VALUE_MAX,
+                self.operation_ring // 2 - OPERATION_HEAD_MAX,
+                self.memory_ring // 2 - OTHER_CHANGES_MAX,
+            ),
+        )
 
 
 def cascade(size: int, levels: int = 0) -> int:
@@ -129,8 +139,9 @@ def choose(
     1024.
     """
     if not 0 < size <= LARGEST:
-        raise InvalidArgument("the size of a pool must be between 1B and "
-                              f"256TiB, got {units.show_size(size)}")
+        raise InvalidArgument(
+            f"the size of a pool must be between 1B and 256TiB, got {units.show_size(size)}"
+        )
     if block & (block - 1) or not 512 <= block <= 1 << 20:
         raise InvalidArgument(f"block must be a power of two between 512 and 1MiB, got {block}")
     if names is None:
@@ -155,7 +166,7 @@ def choose(
             raise InvalidArgument(
                 f"invalid log size {units.show_size(ring)} for a pool of {units.show_size(size)}",
                 hint=f"give a multiple of 4096 between {units.show_size(least_log(size))} (what "
-                     "the structures need) and 1GiB",
+                "the structures need) and 1GiB",
             )
     if front_ends is None:
         front_ends = max(1, min(16, int(LOGS * size) // _up(sum(rings), ALIGN) - 1))
@@ -163,8 +174,10 @@ def choose(
         write_ahead = min(WAL_MAX, size // 16 // PAGE * PAGE)
         write_ahead = write_ahead if write_ahead >= WAL_MIN else 0
     if write_ahead % PAGE or (write_ahead and not WAL_MIN <= write_ahead <= 1 << 30):
-        raise InvalidArgument(f"invalid size of the write-ahead area: {write_ahead} bytes",
-                              hint="give a multiple of 4096 between 32KiB and 1GiB, or 0")
+        raise InvalidArgument(
+            f"invalid size of the write-ahead area: {write_ahead} bytes",
+            hint="give a multiple of 4096 between 32KiB and 1GiB, or 0",
+        )
     # A map of 8 blocks describes a group of at least 8 * 192 blocks; runs of blocks stay within
     # their group, so the longest node must fit into one.
     maps = 1 if size < 1 << 20 else 8

@@ -34,7 +34,9 @@ for kind in ("RUNTIME_DIR", "CACHE_HOME", "CONFIG_HOME", "DATA_HOME", "STATE_HOM
     folder = PRIVATE / kind.split("_")[0].lower()
     folder.mkdir(mode=0o700)
     os.environ[f"XDG_{kind}"] = str(folder)
-MEMORY = tempfile.mkdtemp(prefix="rfp-tests-", dir=os.environ.get("TESTS_MEMORY", "/dev/shm"))  # for pools
+MEMORY = tempfile.mkdtemp(
+    prefix="rfp-tests-", dir=os.environ.get("TESTS_MEMORY", "/dev/shm")
+)  # for pools
 os.environ["TESTS_MEMORY"] = MEMORY
 
 # Neither starts when the first test happens to need it: they would look like that test's leaks.
@@ -55,12 +57,34 @@ left_out_key = pytest.StashKey[list[pytest.Item]]()
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rfp")
-    group.addoption("--seed", type=int, help="of everything random in this run; as printed by the run to repeat")
-    group.addoption("--settle", type=float, default=2 * SLOWER, help="seconds in which what a test held has to be gone")
-    group.addoption("--over", choices=("shm", "verbs"), default="shm", help="what servers without an address are reached over")
-    group.addoption("--examples", type=int, help="of each hypothesis test, instead of the profile's number")
-    group.addoption("--shrink", action="store_true", help="failures of hypothesis tests, which may take minutes; long runs do")
-    group.addoption("--seconds", type=float, help="in an order drawn from the seed; start no test after so many seconds")
+    group.addoption(
+        "--seed", type=int, help="of everything random in this run; as printed by the run to repeat"
+    )
+    group.addoption(
+        "--settle",
+        type=float,
+        default=2 * SLOWER,
+        help="seconds in which what a test held has to be gone",
+    )
+    group.addoption(
+        "--over",
+        choices=("shm", "verbs"),
+        default="shm",
+        help="what servers without an address are reached over",
+    )
+    group.addoption(
+        "--examples", type=int, help="of each hypothesis test, instead of the profile's number"
+    )
+    group.addoption(
+        "--shrink",
+        action="store_true",
+        help="failures of hypothesis tests, which may take minutes; long runs do",
+    )
+    group.addoption(
+        "--seconds",
+        type=float,
+        help="in an order drawn from the seed; start no test after so many seconds",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before hypothesis looks at its option
@@ -78,7 +102,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[seed_key] = seed
     config.stash[started_key] = time.monotonic()
     if config.getoption("over") == "verbs" and not rdma_devices():
-        raise pytest.UsageError("--over=verbs: there is no RDMA device here (scripts/softroce -- COMMAND gives one)")
+        raise pytest.UsageError(
+            "--over=verbs: there is no RDMA device here (scripts/softroce -- COMMAND gives one)"
+        )
     config.stash[stderr_key] = os.dup(sys.__stderr__.fileno())
     if config.option.timeout is None:
         config.option.timeout = SLOWER * float(config.getini("timeout"))
@@ -86,7 +112,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.hypothesis_seed = str(seed)
     profile = "long" if "long" in config.option.markexpr.replace("not long", "") else "fast"
     if config.option.examples is not None:
-        hypothesis.settings.register_profile("asked for", hypothesis.settings.get_profile(profile), max_examples=config.option.examples)
+        hypothesis.settings.register_profile(
+            "asked for",
+            hypothesis.settings.get_profile(profile),
+            max_examples=config.option.examples,
+        )
         profile = "asked for"
     if config.getoption("shrink"):
         hypothesis.settings.register_profile(
@@ -122,19 +152,25 @@ def rdma_devices() -> list[str]:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if not rdma_devices():
-        config.stash[left_out_key] = left_out = [item for item in items if item.get_closest_marker("verbs")]
+        config.stash[left_out_key] = left_out = [
+            item for item in items if item.get_closest_marker("verbs")
+        ]
         items[:] = [item for item in items if not item.get_closest_marker("verbs")]
         config.hook.pytest_deselected(items=left_out)
     if config.getoption("seconds") is not None:
         random.Random(config.stash[seed_key]).shuffle(items)
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
     if left_out := config.stash.get(left_out_key, []):
         functions = sorted({item.nodeid.partition("[")[0] for item in left_out})
         terminalreporter.section("not run here: no RDMA device (scripts/softroce gives one)")
-        terminalreporter.write_line(f"{len(left_out)} tests marked verbs, of {len(functions)} functions" + (
-            ":\n" + "\n".join(functions) if config.option.verbose > 0 else "; -v names them"))
+        terminalreporter.write_line(
+            f"{len(left_out)} tests marked verbs, of {len(functions)} functions"
+            + (":\n" + "\n".join(functions) if config.option.verbose > 0 else "; -v names them")
+        )
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -148,7 +184,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """End the run, with every thread's stack, if a test hangs in C code where pytest-timeout's signal cannot reach it."""
     marker = item.get_closest_marker("timeout")
     seconds = marker.args[0] if marker and marker.args else item.config.option.timeout
-    faulthandler.dump_traceback_later(seconds + 15 * SLOWER, exit=True, file=item.config.stash[stderr_key])
+    faulthandler.dump_traceback_later(
+        seconds + 15 * SLOWER, exit=True, file=item.config.stash[stderr_key]
+    )
     try:
         return (yield)
     finally:
@@ -168,7 +206,9 @@ def _children_import_what_is_tested(pytestconfig: pytest.Config) -> Iterator[Non
     """Run where no source folder is: `python -c "import rfp"` looks into the current folder before anywhere else."""
     spec = importlib.util.find_spec("rfp")
     with pytest.MonkeyPatch.context() as patch:
-        if isinstance(spec.loader, SourceFileLoader):  # an editable install has a loader of its own, in every child too
+        if isinstance(
+            spec.loader, SourceFileLoader
+        ):  # an editable install has a loader of its own, in every child too
             patch.setenv("PYTHONPATH", str(Path(spec.origin).parents[1]), prepend=os.pathsep)
         patch.chdir(PRIVATE)
         if pytestconfig.getoption("over") == "verbs":
@@ -188,11 +228,15 @@ def _nothing_stays_after_the_session(pytestconfig: pytest.Config) -> Iterator[No
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind(_nothing_stays_after_the_session: None, request: pytest.FixtureRequest) -> Iterator[None]:
+def _nothing_is_left_behind(
+    _nothing_stays_after_the_session: None, request: pytest.FixtureRequest
+) -> Iterator[None]:
     # Fixtures of a wider scope are set up before this one; those of the test after it, and torn down before it.
     before = leaks.inventory()
     yield
-    if not request.node.stash.get(failed_key, False):  # a failed test's traceback keeps its objects alive
+    if not request.node.stash.get(
+        failed_key, False
+    ):  # a failed test's traceback keeps its objects alive
         left = leaks.left_behind(before, seconds=request.config.getoption("settle"))
         assert not left, "the test left behind: " + "; ".join(left)
 

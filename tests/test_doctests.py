@@ -41,8 +41,18 @@ def pages() -> list[Path]:
 def names(tmp_path):
     """What examples may take for granted: a client of an empty store, a front-end of a pool without structures."""
     with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
-        with rnvm.Backend(tmp_path / "pool", size="32MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
-            yield {"kv": kv, "server": server, "rfp": rfp, "fe": fe, "rnvm": rnvm, "structures": structures}
+        with (
+            rnvm.Backend(tmp_path / "pool", size="32MiB", assume_persistent=True) as backend,
+            rnvm.connect(backend.address) as fe,
+        ):
+            yield {
+                "kv": kv,
+                "server": server,
+                "rfp": rfp,
+                "fe": fe,
+                "rnvm": rnvm,
+                "structures": structures,
+            }
 
 
 def examples(module: types.ModuleType, names: Mapping[str, object]) -> list[doctest.DocTest]:
@@ -52,12 +62,18 @@ def examples(module: types.ModuleType, names: Mapping[str, object]) -> list[doct
     def walk(thing: object, name: str) -> None:
         doc = getattr(thing, "__doc__", None)
         if isinstance(doc, str) and ">>>" in doc:
-            found[id(thing)] = doctest.DocTestParser().get_doctest(doc, {**names, **vars(module)}, name, None, None)
+            found[id(thing)] = doctest.DocTestParser().get_doctest(
+                doc, {**names, **vars(module)}, name, None, None
+            )
         if not (inspect.isclass(thing) or inspect.ismodule(thing)):
             return
         for key, value in vars(thing).items():
-            value = getattr(value, "__func__", value)          # of a class method or a static one
-            described = inspect.isclass(value) or inspect.isroutine(value) or inspect.isdatadescriptor(value)
+            value = getattr(value, "__func__", value)  # of a class method or a static one
+            described = (
+                inspect.isclass(value)
+                or inspect.isroutine(value)
+                or inspect.isdatadescriptor(value)
+            )
             if described and getattr(value, "__module__", module.__name__) == module.__name__:
                 walk(value, f"{name}.{key}")
 
@@ -73,10 +89,10 @@ def test_the_examples_of_a_module_are_true(name, names):
         runner.run(example)
         gc.collect()
         for left in names["fe"].names():
-            names["fe"].drop(left)       # each begins with an empty pool
-    assert runner.failures == 0          # what differed stands above
+            names["fe"].drop(left)  # each begins with an empty pool
+    assert runner.failures == 0  # what differed stands above
     if name == "rfp.errors":
-        assert runner.tries > 0          # lest this test find nothing anywhere
+        assert runner.tries > 0  # lest this test find nothing anywhere
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)

@@ -29,10 +29,16 @@ def test_an_object_that_was_never_made_crashes_nothing_and_cannot_be_copied() ->
 
 @pytest.mark.parametrize(
     "copied",
-    [copy.copy, copy.deepcopy, *(lambda thing, protocol=protocol: pickle.dumps(thing, protocol) for protocol in range(6))],
+    [
+        copy.copy,
+        copy.deepcopy,
+        *(lambda thing, protocol=protocol: pickle.dumps(thing, protocol) for protocol in range(6)),
+    ],
     ids=["copy", "deepcopy", *(f"pickle {protocol}" for protocol in range(6))],
 )
-def test_what_a_program_holds_is_not_copied_and_the_hint_says_what_to_do(copied: Callable[[object], object]) -> None:
+def test_what_a_program_holds_is_not_copied_and_the_hint_says_what_to_do(
+    copied: Callable[[object], object],
+) -> None:
     with (
         tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder, rfp.Server(memory="8MiB") as server,
         rfp.connect(server.address) as kv, rfp.RpcServer(bytes) as other, rfp.RpcClient(other.address) as rpc, rnvm.Backend(f"{folder}/p", size="4MiB", assume_persistent=True) as backend,

@@ -37,7 +37,9 @@ class Database:
     emulated = ""
     scans = False
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         raise NotImplementedError
 
     def connect(self) -> Connection | Client:
@@ -72,18 +74,27 @@ class Entry:
 
 DATABASES = {
     "rfp": Entry("rfp", "Rfp", "this package's store, driven by a loop in C"),
-    "rfp-python": Entry("rfp", "Rfp", "this package's store, driven through "
-                                      "rfp.connect() and its methods", (("rfp.api", "python"),)),
-    "rnvm-hashtable": Entry("rnvm", "RnvmHashTable", "this package's persistent hash table, structures.HashTable"),
-    "rnvm-bptree": Entry("rnvm", "RnvmBPlusTree", "this package's persistent B+tree, structures.BPlusTree"),
+    "rfp-python": Entry(
+        "rfp",
+        "Rfp",
+        "this package's store, driven through rfp.connect() and its methods",
+        (("rfp.api", "python"),),
+    ),
+    "rnvm-hashtable": Entry(
+        "rnvm", "RnvmHashTable", "this package's persistent hash table, structures.HashTable"
+    ),
+    "rnvm-bptree": Entry(
+        "rnvm", "RnvmBPlusTree", "this package's persistent B+tree, structures.BPlusTree"
+    ),
     "redis": Entry("redis", "Redis", "Redis through redis-py"),
     "memcached": Entry("memcached", "Memcached", "memcached through pylibmc, else pymemcache"),
     "lmdb": Entry("lmdb", "Lmdb", "LMDB in this process, one transaction per operation"),
     "rocksdb": Entry("rocksdb", "RocksDb", "RocksDB in this process, through rocksdict"),
     "sqlite": Entry("sqlite", "Sqlite", "SQLite in this process, one transaction per operation"),
     "dict": Entry("in_process", "Dict", "a Python dict: the cost of the Python driver itself"),
-    "inproc": Entry("in_process", "Inproc",
-                    "a hash table in C in this process: the cost of the C driver itself"),
+    "inproc": Entry(
+        "in_process", "Inproc", "a hash table in C in this process: the cost of the C driver itself"
+    ),
 }
 
 
@@ -95,7 +106,9 @@ def settings(name: str) -> dict[str, str]:
     return dict(DATABASES[name].settings)
 
 
-def open_database(name: str, properties: Properties, *, private: bool = False, placement: Placement | None = None) -> Database:
+def open_database(
+    name: str, properties: Properties, *, private: bool = False, placement: Placement | None = None
+) -> Database:
     """Open a database; its connections use `properties`.
 
     Args:
@@ -117,5 +130,7 @@ def open_database(name: str, properties: Properties, *, private: bool = False, p
 
 def only_private(name: str) -> InvalidArgument:
     """Return the error for load or run alone of a database that exists in one process only."""
-    return InvalidArgument(f"cannot run {name} in two commands: its data is in one process",
-                           hint=f"use `rfp-ycsb bench {name}`")
+    return InvalidArgument(
+        f"cannot run {name} in two commands: its data is in one process",
+        hint=f"use `rfp-ycsb bench {name}`",
+    )

@@ -20,7 +20,9 @@ class Embedded(Database):
 
     scans = True
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         kind = type(self).__name__.lower()
         self._temporary = ""
         self.sync: bool = properties[f"{kind}.sync"]
@@ -29,7 +31,7 @@ class Embedded(Database):
             if not private:
                 raise InvalidArgument(
                     "load and run must use the same files",
-                    hint=f"set -p {kind}.path=PATH, or use `rfp-ycsb bench {kind}`"
+                    hint=f"set -p {kind}.path=PATH, or use `rfp-ycsb bench {kind}`",
                 )
             path = self._temporary = tempfile.mkdtemp(prefix=f"rfp-ycsb-{kind}-")
         try:

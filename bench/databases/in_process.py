@@ -17,7 +17,9 @@ class Dict(Database):
 
     client = "Python dict"
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         if not private:
             raise only_private("dict")
         self._table: dict[bytes, bytes] = {}
@@ -44,7 +46,9 @@ class Inproc(Database):
     client = "C, in process"
     native = True
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         if not private:
             raise only_private("inproc")
         self._table = Table()

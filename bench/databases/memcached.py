@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 class Memcached(Database):
     """get and set of whole records; memcached.hosts names the server."""
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         self._peer = None
         wanted = properties["memcached.client"]
         self._package = package(*([wanted] if wanted else CLIENTS))
@@ -26,7 +28,9 @@ class Memcached(Database):
         if private and "memcached.hosts" not in properties.given:
             from bench.peers import memcached as peer
 
-            self._peer = peer.start(placement.server if placement else None, memory=properties["memcached.memory"])
+            self._peer = peer.start(
+                placement.server if placement else None, memory=properties["memcached.memory"]
+            )
             self._where = self._peer.socket
         client = self.connect()
         try:
@@ -36,7 +40,7 @@ class Memcached(Database):
             raise ConnectionFailed(
                 f"cannot connect to memcached at {self._where}: {error}",
                 hint="start memcached, set -p memcached.hosts=, or use "
-                     "`rfp-ycsb bench memcached`, which starts one",
+                "`rfp-ycsb bench memcached`, which starts one",
             ) from None
         finally:
             client.close()
@@ -54,7 +58,11 @@ class PylibmcClient:
 
     def __init__(self, pylibmc: Any, where: str, timeout: float) -> None:
         milliseconds = int(timeout * 1000)
-        behaviors = {"tcp_nodelay": True, "send_timeout": milliseconds * 1000, "receive_timeout": milliseconds * 1000}
+        behaviors = {
+            "tcp_nodelay": True,
+            "send_timeout": milliseconds * 1000,
+            "receive_timeout": milliseconds * 1000,
+        }
         client = pylibmc.Client([where], behaviors=behaviors | {"connect_timeout": milliseconds})
         self.errors: tuple[type[BaseException], ...] = (pylibmc.Error, OSError)
         self.read, self.read_many = client.get, client.get_multi
@@ -76,7 +84,9 @@ class PymemcacheClient(PylibmcClient):
     def __init__(self, pymemcache: Any, where: str, timeout: float) -> None:
         host, colon, port = where.rpartition(":")
         server: Any = (host, int(port)) if colon and port.isdigit() else where
-        client = pymemcache.Client(server, connect_timeout=timeout, timeout=timeout, no_delay=True, default_noreply=False)
+        client = pymemcache.Client(
+            server, connect_timeout=timeout, timeout=timeout, no_delay=True, default_noreply=False
+        )
         self.errors = (pymemcache.MemcacheError, OSError)
         self.read, self.read_many = client.get, client.get_many
         self._set = client.set

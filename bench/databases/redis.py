@@ -16,19 +16,26 @@ if TYPE_CHECKING:
 class Redis(Database):
     """GET and SET of whole records; redis.socket or redis.host and redis.port name the server."""
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         self._redis = package("redis")
         # A failure must be counted, not hidden by a retry.
         self._never = package("redis.retry").Retry(package("redis.backoff").NoBackoff(), 0)
         self.client = f"redis-py {self._redis.__version__}"
         self._peer = None
-        self._where: dict[str, Any] = {"host": properties["redis.host"], "port": properties["redis.port"]}
+        self._where: dict[str, Any] = {
+            "host": properties["redis.host"],
+            "port": properties["redis.port"],
+        }
         if properties["redis.socket"]:
             self._where = {"unix_socket_path": properties["redis.socket"]}
         elif private and not properties.given.keys() & {"redis.host", "redis.port"}:
             from bench.peers import redis as peer
 
-            self._peer = peer.start(placement.server if placement else None, sync=properties["redis.sync"])
+            self._peer = peer.start(
+                placement.server if placement else None, sync=properties["redis.sync"]
+            )
             self._where = {"unix_socket_path": self._peer.socket}
         self._timeout = properties["redis.timeout"]
         try:
@@ -37,11 +44,14 @@ class Redis(Database):
             client.close()
         except self._redis.RedisError as error:
             self.close()
-            where = self._where.get("unix_socket_path") or f"{self._where['host']}:{self._where['port']}"
+            where = (
+                self._where.get("unix_socket_path")
+                or f"{self._where['host']}:{self._where['port']}"
+            )
             raise ConnectionFailed(
                 f"cannot connect to Redis at {where}: {error}",
                 hint="start redis-server, set -p redis.host= -p redis.port=, or use `rfp-ycsb "
-                     "bench redis`, which starts one",
+                "bench redis`, which starts one",
             ) from None
 
     def connect(self) -> RedisClient:

@@ -30,7 +30,9 @@ class Rfp(Database):
     handle: the handle that rfp.connect() returned.
     """
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         self._properties = properties
         self._server: rfp.Server | None = None
         self._connections: list[Any] = []
@@ -40,7 +42,7 @@ class Rfp(Database):
         if self.native and mode == "bypass":
             raise InvalidArgument(
                 "the C driver does not support rfp.mode=bypass",
-                hint="use -p rfp.api=python, or another rfp.mode"
+                hint="use -p rfp.api=python, or another rfp.mode",
             )
         access = {name: properties[f"rfp.{name}"] for name in ("secret_file", "tls_ca")}
         given = properties["rfp.address"]
@@ -51,7 +53,9 @@ class Rfp(Database):
             elif access["secret_file"] is None:
                 access["secret"] = secrets.token_hex(32)
             if properties["rfp.network"]:
-                place = replace(place, options=addresses.parse(f"shm:///x?{properties['rfp.network']}").options)
+                place = replace(
+                    place, options=addresses.parse(f"shm:///x?{properties['rfp.network']}").options
+                )
             self._server = rfp.Server(
                 properties["rfp.memory"] or memory_for(properties),
                 workers=properties["rfp.workers"],
@@ -84,7 +88,10 @@ class Rfp(Database):
         total: Counter[str] = Counter()
         for channel in self.handle.connection.channels:
             counters = channel.counters
-            total.update(calls=counters["submitted"], **{name: counters[name] for name in ("writes", "reads", "switches")})
+            total.update(
+                calls=counters["submitted"],
+                **{name: counters[name] for name in ("writes", "reads", "switches")},
+            )
         return dict(total)
 
     def close(self) -> None:

@@ -42,7 +42,9 @@ class Mapping(Database):
 
     kind: Any
 
-    def __init__(self, properties: Properties, *, private: bool, placement: Placement | None) -> None:
+    def __init__(
+        self, properties: Properties, *, private: bool, placement: Placement | None
+    ) -> None:
         self._properties = properties
         self._backend: rnvm.Backend | None = None
         self._temporary = ""
@@ -55,14 +57,16 @@ class Mapping(Database):
             self._place = addresses.parse(self._backend.address)
         self.emulated = emulation(self._place)
 
-    def _embed(self, properties: Properties, private: bool, placement: Placement | None) -> rnvm.Backend:
+    def _embed(
+        self, properties: Properties, private: bool, placement: Placement | None
+    ) -> rnvm.Backend:
         path = properties["rnvm.pool"] or MEMORY
         if os.path.isdir(path):
             if not private:
                 raise InvalidArgument(
                     "load and run must use the same pool",
                     hint="set -p rnvm.pool=PATH, or -p rnvm.address= of "
-                         "a served pool, or use `rfp-ycsb bench`",
+                    "a served pool, or use `rfp-ycsb bench`",
                 )
             self._temporary = tempfile.mkdtemp(prefix="rfp-ycsb-rnvm-", dir=path)
             path = os.path.join(self._temporary, "pool")
@@ -70,9 +74,16 @@ class Mapping(Database):
             if not os.path.exists(path):
                 threads = properties["threadcount"] + 1
                 if properties["rnvm.size"]:  # the pool may be too small for more logs
-                    pools.create(path, properties["rnvm.size"], front_ends=threads, assume_persistent=True)
+                    pools.create(
+                        path, properties["rnvm.size"], front_ends=threads, assume_persistent=True
+                    )
                 else:
-                    pools.create(path, size_for(properties), front_ends=max(FRONT_ENDS, threads), assume_persistent=True)
+                    pools.create(
+                        path,
+                        size_for(properties),
+                        front_ends=max(FRONT_ENDS, threads),
+                        assume_persistent=True,
+                    )
             return rnvm.Backend(path, cpus=sorted(placement.server) if placement else None)
         except BaseException:
             self._remove()

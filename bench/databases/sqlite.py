@@ -36,20 +36,26 @@ class SqliteClient:
 
     def __init__(self, file: str, sync: bool) -> None:
         # The driver passes a connection to a thread that did not open it, and to no other.
-        self._connection = sqlite3.connect(file, timeout=WAIT, isolation_level=None, check_same_thread=False)
+        self._connection = sqlite3.connect(
+            file, timeout=WAIT, isolation_level=None, check_same_thread=False
+        )
         self._do = self._connection.execute
         self._do("PRAGMA journal_mode=WAL")
         self._do(f"PRAGMA synchronous={'FULL' if sync else 'OFF'}")
 
     def make(self) -> None:
-        self._do("CREATE TABLE IF NOT EXISTS usertable (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID")
+        self._do(
+            "CREATE TABLE IF NOT EXISTS usertable (key BLOB PRIMARY KEY, value BLOB) WITHOUT ROWID"
+        )
 
     def read(self, key: bytes) -> bytes | None:
         row = self._do("SELECT value FROM usertable WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 
     def scan(self, key: bytes, count: int) -> list[tuple[bytes, bytes]]:
-        return self._do("SELECT key, value FROM usertable WHERE key >= ? ORDER BY key LIMIT ?", (key, count)).fetchall()
+        return self._do(
+            "SELECT key, value FROM usertable WHERE key >= ? ORDER BY key LIMIT ?", (key, count)
+        ).fetchall()
 
     def insert(self, key: bytes, value: bytes) -> None:
         self._do("INSERT OR REPLACE INTO usertable VALUES (?, ?)", (key, value))

@@ -29,7 +29,11 @@ STEPS: dict[str, dict[str, Any]] = {
     "+ cache": {},
     "+ batch": {},
 }
-KINDS = {"Queue.put": structures.Queue, "HashTable[k] = v": structures.HashTable, "BPlusTree[k] = v": structures.BPlusTree}
+KINDS = {
+    "Queue.put": structures.Queue,
+    "HashTable[k] = v": structures.HashTable,
+    "BPlusTree[k] = v": structures.BPlusTree,
+}
 RECORDS = 20_000
 TURN = 0.4  # fraction of another experiment's turn: there are many turns
 
@@ -78,7 +82,11 @@ def sides(setting: Setting) -> Iterator[dict[str, Side]]:
                 if not isinstance(structure, structures.Queue):
                     pool.fill(fe, structure, records)
             del structure
-        yield {f"{name}, {step}": partial(turn, setting, backend.address, name, step, keys) for name in KINDS for step in STEPS}
+        yield {
+            f"{name}, {step}": partial(turn, setting, backend.address, name, step, keys)
+            for name in KINDS
+            for step in STEPS
+        }
 
 
 def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
@@ -89,7 +97,15 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
     if picture:
         draw(found, picture)
     return [
-        Row(f"{name}, emulated {RTT}", rates["+ batch"], "op/s", rates["naive"], "naive, emulated", 6, note=steps(rates))
+        Row(
+            f"{name}, emulated {RTT}",
+            rates["+ batch"],
+            "op/s",
+            rates["naive"],
+            "naive, emulated",
+            6,
+            note=steps(rates),
+        )
         for name, rates in found.items()
     ]
 
@@ -97,7 +113,10 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
 def steps(rates: dict[str, float]) -> str:
     """Return a structure's line of the paper's table: the rate with each further technique, and its
     ratio to naive's."""
-    return "; ".join(f"{step} {number(rate, 'op/s')} ({rate / rates['naive']:.2f} x)" for step, rate in rates.items())
+    return "; ".join(
+        f"{step} {number(rate, 'op/s')} ({rate / rates['naive']:.2f} x)"
+        for step, rate in rates.items()
+    )
 
 
 def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
@@ -112,13 +131,31 @@ def draw(found: dict[str, dict[str, float]], path: str | Path) -> None:
         rates = [found[name][step] / 1e3 for name in found]
         axes.bar(places, rates, width * 0.95, color=COLOURS[i], label=step)
         for place, rate, name in zip(places, rates, found):
-            axes.annotate(f"{rate * 1e3 / found[name]['naive']:.1f}x", (place, rate), ha="center", va="bottom", fontsize=8)
+            axes.annotate(
+                f"{rate * 1e3 / found[name]['naive']:.1f}x",
+                (place, rate),
+                ha="center",
+                va="bottom",
+                fontsize=8,
+            )
     axes.set_xticks(range(len(found)), list(found))
     axes.set_ylabel("thousand durable operations per second")
-    axes.set_title(f"one front-end, emulated network with a round trip of {RTT}", fontsize=10, loc="left", pad=24)
+    axes.set_title(
+        f"one front-end, emulated network with a round trip of {RTT}",
+        fontsize=10,
+        loc="left",
+        pad=24,
+    )
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8.5, ncols=len(STEPS), loc="lower left", bbox_to_anchor=(0, 1.0), borderaxespad=0.2)
+    axes.legend(
+        frameon=False,
+        fontsize=8.5,
+        ncols=len(STEPS),
+        loc="lower left",
+        bbox_to_anchor=(0, 1.0),
+        borderaxespad=0.2,
+    )
     figure.tight_layout()
     save(figure, path)

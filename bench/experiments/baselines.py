@@ -25,6 +25,8 @@ from bench.placement import pinned
 from rfp.errors import RfpError
 
 VALUE = bytes(32)
+
+
 @contextlib.contextmanager
 def redis_benchmark(setting: Setting, *, pipeline: int = 64, tcp: bool = True) -> Iterator[Side]:
     """Yield redis-benchmark's GETs of 32 B, `pipeline` at a time on each of its connections:
@@ -40,7 +42,10 @@ def redis_benchmark(setting: Setting, *, pipeline: int = 64, tcp: bool = True) -
             command = [tool, *where, "-P", str(pipeline), "-t", "get", "-n", str(count), "-d", "32"]
             with pinned(setting.client):
                 done = subprocess.run(
-                    [*command, "-r", str(setting.records), "--csv"], capture_output=True, text=True, timeout=120
+                    [*command, "-r", str(setting.records), "--csv"],
+                    capture_output=True,
+                    text=True,
+                    timeout=120,
                 )
             return benchmark_rate(done.stdout, done.stderr)
 
@@ -88,7 +93,10 @@ def pylibmc_get_multi(setting: Setting, size: int = 64) -> Iterator[Side]:
 def lmdb_get(setting: Setting, value: bytes = VALUE) -> Iterator[Side]:
     """Yield LMDB in this process, one read transaction per get: {"rate", "p50"}."""
     lmdb = package("lmdb")
-    keys, timed = drawn(setting.count(400_000), setting.records), drawn(setting.count(100_000), setting.records)
+    keys, timed = (
+        drawn(setting.count(400_000), setting.records),
+        drawn(setting.count(100_000), setting.records),
+    )
     path = tempfile.mkdtemp(prefix="rfp-experiment-lmdb-")
     try:
         environment = lmdb.open(path, map_size=1 << 30, sync=False, metasync=False, writemap=True)
@@ -132,7 +140,12 @@ def memcpy(setting: Setting, size: int = 1 << 20, spread: int = 16) -> Iterator[
 
     def side() -> Figures:
         with pinned(setting.client):
-            return {"rate": size / median_of(lambda source: ctypes.memmove(target, source, size), turns, setting.seconds)}
+            return {
+                "rate": size
+                / median_of(
+                    lambda source: ctypes.memmove(target, source, size), turns, setting.seconds
+                )
+            }
 
     yield side
 
@@ -159,7 +172,9 @@ def bare_ring(setting: Setting, *, window: int) -> Iterator[Side]:
             ring.stop()
             server.join(10)
         if right != latencies.count:
-            raise RfpError(f"the baseline answered {latencies.count - right} of {latencies.count} requests wrongly")
+            raise RfpError(
+                f"the baseline answered {latencies.count - right} of {latencies.count} requests wrongly"
+            )
         return {"rate": latencies.count / seconds, "p50": latencies.percentile(50) / 1e9}
 
     yield side

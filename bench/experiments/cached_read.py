@@ -46,4 +46,14 @@ def measure(setting: Setting) -> list[Row]:
             why = str(error)
         found = take_turns(sides, setting.rounds)
     peer = found.get("lmdb", {}).get("rate")
-    return [Row("BPlusTree[k], cached", found["tree"]["rate"], "op/s", peer, "LMDB, a transaction per get", 0.5, why=why)]
+    return [
+        Row(
+            "BPlusTree[k], cached",
+            found["tree"]["rate"],
+            "op/s",
+            peer,
+            "LMDB, a transaction per get",
+            0.5,
+            why=why,
+        )
+    ]

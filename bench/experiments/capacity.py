@@ -19,7 +19,10 @@ def measure(setting: Setting) -> list[Row]:
     records = setting.count(RECORDS, 50_000)
     memory = int(MEMORY * records / RECORDS)
     p = properties(records, rfp__window=64, rfp__memory=memory)
-    with open_database("rfp", p, private=True, placement=setting.placement) as database, pinned(setting.client):
+    with (
+        open_database("rfp", p, private=True, placement=setting.placement) as database,
+        pinned(setting.client),
+    ):
         loaded = phases.load(database, p)
         assert isinstance(database, Rfp)
         stats = database.handle.stats()

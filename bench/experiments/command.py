@@ -35,11 +35,18 @@ def run(name: str, setting: Setting, **options: Any) -> list[Row]:
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("names", nargs=-1, type=click.Choice(NAMES), metavar="[NAME]...")
 @click.option(
-    "--json", "json_file", type=click.Path(dir_okay=False, writable=True),
-    help="File for rows, setting and machine as JSON."
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, writable=True),
+    help="File for rows, setting and machine as JSON.",
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, show_default=True,
-              help="Number of rounds; medians are reported.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(1),
+    default=5,
+    show_default=True,
+    help="Number of rounds; medians are reported.",
+)
 @click.option(
     "--scale",
     type=click.FloatRange(0, 1, min_open=True),
@@ -47,10 +54,16 @@ def run(name: str, setting: Setting, **options: Any) -> list[Row]:
     show_default=True,
     help="Factor for all counts, for a quick run.",
 )
-@click.option("--curve", metavar="FILE",
-              help="Picture of the `growth` curve to draw (PNG, SVG or PDF; needs matplotlib).")
-@click.option("--bars", metavar="FILE",
-              help="Picture of the `ablation` steps to draw (PNG, SVG or PDF; needs matplotlib).")
+@click.option(
+    "--curve",
+    metavar="FILE",
+    help="Picture of the `growth` curve to draw (PNG, SVG or PDF; needs matplotlib).",
+)
+@click.option(
+    "--bars",
+    metavar="FILE",
+    help="Picture of the `ablation` steps to draw (PNG, SVG or PDF; needs matplotlib).",
+)
 @click.option("--list", "listing", is_flag=True, help="Print the experiments and their questions.")
 def main(
     names: Sequence[str],
@@ -73,13 +86,17 @@ def main(
     """
     if listing:
         for name in NAMES:
-            click.echo(f"{name:<16} {importlib.import_module(f'bench.experiments.{name}').QUESTION}")
+            click.echo(
+                f"{name:<16} {importlib.import_module(f'bench.experiments.{name}').QUESTION}"
+            )
         return
     setting = Setting(rounds=rounds, scale=scale)
     before = machine()
     if before["load"] > 0.5:
-        click.echo("warning: this machine is busy (load "
-                   f"{before['load']}), which distorts the figures", err=True)
+        click.echo(
+            f"warning: this machine is busy (load {before['load']}), which distorts the figures",
+            err=True,
+        )
     if setting.placement is None:
         click.echo("warning: client and server share one CPU, for which no bar is set", err=True)
     rows: list[Row] = []
@@ -99,6 +116,13 @@ def main(
             os.makedirs(os.path.dirname(json_file), exist_ok=True)
         with open(json_file, "w", encoding="utf-8") as file:
             json.dump(
-                {"machine": before, "rounds": rounds, "scale": scale, "rows": [row.as_json() for row in rows]}, file, indent=1
+                {
+                    "machine": before,
+                    "rounds": rounds,
+                    "scale": scale,
+                    "rows": [row.as_json() for row in rows],
+                },
+                file,
+                indent=1,
             )
     sys.exit(0)

@@ -55,7 +55,9 @@ def writers(setting: Setting) -> Iterator[dict[str, Side]]:
     together."""
     with ExitStack() as stack:
         backend = stack.enter_context(pool.served(setting, None))
-        arguments = [(backend.address, f"queue {number}", str(setting.seconds)) for number in range(WRITERS)]
+        arguments = [
+            (backend.address, f"queue {number}", str(setting.seconds)) for number in range(WRITERS)
+        ]
         processes = [stack.enter_context(OtherProcess(WRITER, *each)) for each in arguments]
         for process in processes:
             process.hear()
@@ -70,7 +72,11 @@ def writers(setting: Setting) -> Iterator[dict[str, Side]]:
 
 def measure(setting: Setting) -> list[Row]:
     """Measure all sides; one side at a time uses the disk."""
-    with one_put(setting) as put, durable_peers.write_and_sync(setting) as sync, writers(setting) as both:
+    with (
+        one_put(setting) as put,
+        durable_peers.write_and_sync(setting) as sync,
+        writers(setting) as both,
+    ):
         found = take_turns({"put": put, "sync": sync, **both}, setting.rounds)
     return [
         Row("Queue.put on a disk, p50", found["put"]["p50"], "s", found["sync"]["p50"],

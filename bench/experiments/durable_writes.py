@@ -80,7 +80,15 @@ def measure(setting: Setting) -> list[Row]:
     put = "RocksDB put, synced"
     return [
         Row("Queue.put, 64 B", found["queue"]["rate"], "op/s", one, put, 2, why=why),
-        Row(f"Queue.put, batches of {BATCH}", found["queue"]["batch"], "op/s", many, "RocksDB WriteBatch, synced", 2, why=why),
+        Row(
+            f"Queue.put, batches of {BATCH}",
+            found["queue"]["batch"],
+            "op/s",
+            many,
+            "RocksDB WriteBatch, synced",
+            2,
+            why=why,
+        ),
         Row("HashTable[k] = v, 16 + 64 B", found["hash"]["rate"], "op/s", one, put, 1.5, why=why),
         Row("BPlusTree[k] = v, 16 + 64 B", found["tree"]["rate"], "op/s", one, put, 1.2, why=why),
     ]

@@ -11,7 +11,9 @@ from bench.experiments.keys import properties
 from bench.experiments.rows import Figures, Row, Setting, take_turns
 from bench.placement import pinned
 
-QUESTION = "Does the cost per operation grow from 10^4 to 10^7 records by more than cache misses explain?"
+QUESTION = (
+    "Does the cost per operation grow from 10^4 to 10^7 records by more than cache misses explain?"
+)
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
 BYTES = 128  # of memory per record, including the index
 MISSES = 4  # dependent misses per operation: bucket, record, and the TLB entry of each one's page
@@ -67,10 +69,30 @@ def draw(found: dict[int, Figures], path: str | Path) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.4))
     sizes = sorted(found)
     first = found[sizes[0]]
-    axes.plot(sizes, [found[n]["op"] for n in sizes], "o-", color=COLOURS[0], linewidth=2, label="time per operation, window 32")
+    axes.plot(
+        sizes,
+        [found[n]["op"] for n in sizes],
+        "o-",
+        color=COLOURS[0],
+        linewidth=2,
+        label="time per operation, window 32",
+    )
     explained = [first["op"] + MISSES * max(found[n]["load"] - first["load"], 0.0) for n in sizes]
-    axes.plot(sizes, explained, ":", color=COLOURS[2], linewidth=2, label=f"the first, and {MISSES} misses more")
-    axes.plot(sizes, [found[n]["load"] for n in sizes], "s--", color=COLOURS[6], label="one dependent load within their memory")
+    axes.plot(
+        sizes,
+        explained,
+        ":",
+        color=COLOURS[2],
+        linewidth=2,
+        label=f"the first, and {MISSES} misses more",
+    )
+    axes.plot(
+        sizes,
+        [found[n]["load"] for n in sizes],
+        "s--",
+        color=COLOURS[6],
+        label="one dependent load within their memory",
+    )
     axes.set_xscale("log")
     axes.set_ylim(0)
     axes.set_xticks(sizes, [short(n) for n in sizes])

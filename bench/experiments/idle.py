@@ -33,5 +33,12 @@ def measure(setting: Setting) -> list[Row]:
             time.sleep(seconds)
             found.append({"share": (cpu_seconds(server.pid) - before) / (time.monotonic() - began)})
     return [
-        Row("idle server", 100 * medians(found)["share"], "%", bar=1, at_least=False, note="of one core, one client connected")
+        Row(
+            "idle server",
+            100 * medians(found)["share"],
+            "%",
+            bar=1,
+            at_least=False,
+            note="of one core, one client connected",
+        )
     ]

@@ -11,7 +11,12 @@ SHAPE = {"insertorder": "ordered", "zeropadding": "12", "fieldcount": "1", "fiel
 def properties(records: int, **given: object) -> Properties:
     """Return a workload on this many records of 16 + 32 bytes, zipfian, 95 % reads; a dot in a name
     is written `__`."""
-    mix = {"recordcount": records, "operationcount": 0, "readproportion": 0.95, "updateproportion": 0.05}
+    mix = {
+        "recordcount": records,
+        "operationcount": 0,
+        "readproportion": 0.95,
+        "updateproportion": 0.05,
+    }
     names = {"requestdistribution": "zipfian", **SHAPE, **mix, **given}
     return Properties({name.replace("__", "."): str(value) for name, value in names.items()})
 

@@ -54,11 +54,24 @@ def measure(setting: Setting) -> list[Row]:
                             at += 1
                         done = putter.said()
                 times.sort()
-                return {"p50": times[len(times) // 2] / 1e9, "p99": times[len(times) * 99 // 100] / 1e9}
+                return {
+                    "p50": times[len(times) // 2] / 1e9,
+                    "p99": times[len(times) * 99 // 100] / 1e9,
+                }
 
             found = take_turns({"alone": alone, "beside": beside}, setting.rounds)
-    quiet, busy, tail = (1e6 * seconds for seconds in (found["alone"]["p50"], found["beside"]["p50"], found["beside"]["p99"]))
+    quiet, busy, tail = (
+        1e6 * seconds
+        for seconds in (found["alone"]["p50"], found["beside"]["p50"], found["beside"]["p99"])
+    )
     note = f"p50 {quiet:.2f} us alone, {busy:.2f} us beside; p99 beside {tail:.0f} us"
     return [
-        Row("delay of a small get by a 256 MiB put, p50", max(busy - quiet, 0.0) / 1e6, "s", bar=1e-3, at_least=False, note=note)
+        Row(
+            "delay of a small get by a 256 MiB put, p50",
+            max(busy - quiet, 0.0) / 1e6,
+            "s",
+            bar=1e-3,
+            at_least=False,
+            note=note,
+        )
     ]

@@ -10,7 +10,9 @@ from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.placement import pinned
 from rfp.errors import RfpError
 
-QUESTION = "How many bytes a second do get_into and put of 1 MiB move, compared with memcpy of 1 MiB?"
+QUESTION = (
+    "How many bytes a second do get_into and put of 1 MiB move, compared with memcpy of 1 MiB?"
+)
 SIZE, SPREAD = 1 << 20, 16
 
 
@@ -26,11 +28,16 @@ def moved(setting: Setting) -> Iterator[tuple[Side, Side]]:
 
         def put() -> Figures:
             with pinned(setting.client):
-                return {"rate": SIZE / timing.median_of(lambda key: kv.put(key, values[key]), turns, setting.seconds)}
+                return {
+                    "rate": SIZE
+                    / timing.median_of(lambda key: kv.put(key, values[key]), turns, setting.seconds)
+                }
 
         def get() -> Figures:
             with pinned(setting.client):
-                seconds = timing.median_of(lambda key: kv.get_into(key, buffer), turns, setting.seconds)
+                seconds = timing.median_of(
+                    lambda key: kv.get_into(key, buffer), turns, setting.seconds
+                )
             if buffer not in values.values():
                 raise RfpError("get_into returned other bytes than were put")
             return {"rate": SIZE / seconds}
@@ -46,5 +53,13 @@ def measure(setting: Setting) -> list[Row]:
     memcpy = found["memcpy"]["rate"]
     return [
         Row("get_into of 1 MiB", found["get"]["rate"], "B/s", memcpy, "memcpy of 1 MiB", 0.8),
-        Row("put of 1 MiB", found["put"]["rate"], "B/s", memcpy, "memcpy of 1 MiB", 0.4, note="it is copied twice"),
+        Row(
+            "put of 1 MiB",
+            found["put"]["rate"],
+            "B/s",
+            memcpy,
+            "memcpy of 1 MiB",
+            0.4,
+            note="it is copied twice",
+        ),
     ]

@@ -17,7 +17,9 @@ class OtherProcess:
     input ends."""
 
     def __init__(self, code: str, *arguments: str, cpus: frozenset[int] | None = None) -> None:
-        path = os.pathsep.join(filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")]))
+        path = os.pathsep.join(
+            filter(None, [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH")])
+        )
         with pinned(cpus):
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code, *arguments],

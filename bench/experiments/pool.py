@@ -34,8 +34,9 @@ def folder_on(medium: str | None) -> Iterator[Path]:
         if medium is None:
             with open(path / "probe", "wb") as probe:
                 if pools.media(probe.fileno()).volatile:
-                    raise rfp.RfpError(f"{path.parent} is in memory",
-                                       hint="set TMPDIR= to a folder on a disk")
+                    raise rfp.RfpError(
+                        f"{path.parent} is in memory", hint="set TMPDIR= to a folder on a disk"
+                    )
         yield path
     finally:
         shutil.rmtree(path, ignore_errors=True)
@@ -48,7 +49,10 @@ def served(setting: Setting, medium: str | None = MEMORY, **options: Any) -> Ite
     cpus = sorted(setting.server) if setting.server else None
     if medium:
         options = {"assume_persistent": True, "force_flush": True, **options}
-    with folder_on(medium) as folder, rnvm.Backend(folder / "pool", size="512MiB", cpus=cpus, **options) as backend:
+    with (
+        folder_on(medium) as folder,
+        rnvm.Backend(folder / "pool", size="512MiB", cpus=cpus, **options) as backend,
+    ):
         yield backend
 
 

@@ -8,7 +8,9 @@ from bench.experiments import baselines, store
 from bench.experiments.rows import Row, Setting, Side, take_turns
 from bench.peers.process import PeerMissing
 
-QUESTION = "How many keys a second does get_many of 64 fetch, compared with pylibmc's get_multi of 64?"
+QUESTION = (
+    "How many keys a second does get_many of 64 fetch, compared with pylibmc's get_multi of 64?"
+)
 NAME, PEER, BAR = "Python get_many of 64, 32 B", "pylibmc get_multi of 64", 5
 
 

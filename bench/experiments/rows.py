@@ -135,7 +135,9 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         bar = "-" if row.bar is None else f"{'>=' if row.at_least else '<='} {_bar(row)}"
         ratio = "-" if row.ratio is None or not row.peer_name else f"{row.ratio:.3g} x"
-        verdict = {True: "met", False: "MISSED", None: "" if row.bar is None else "not measured"}[row.met]
+        verdict = {True: "met", False: "MISSED", None: "" if row.bar is None else "not measured"}[
+            row.met
+        ]
         lines.append(
             [row.name, number(row.measured, row.unit), row.peer_name, number(row.peer, row.unit) if row.peer_name else "",
              ratio, bar, verdict]
@@ -144,13 +146,19 @@ def table(rows: Sequence[Row]) -> str:
     right = (1, 3, 4)
     texts = [
         "  ".join(
-            cell.rjust(width) if column in right else cell.ljust(width) for column, (cell, width) in enumerate(zip(line, widths))
+            cell.rjust(width) if column in right else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(line, widths))
         )
         for line in lines
     ]
     notes = [f"{row.name}: {text}" for row in rows for text in (row.note, row.why) if text]
     return "\n".join(
-        [texts[0].rstrip(), "  ".join("-" * width for width in widths), *(text.rstrip() for text in texts[1:]), *notes]
+        [
+            texts[0].rstrip(),
+            "  ".join("-" * width for width in widths),
+            *(text.rstrip() for text in texts[1:]),
+            *notes,
+        ]
     )
 
 

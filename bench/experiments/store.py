@@ -17,10 +17,15 @@ from bench.properties import Properties
 
 
 @contextlib.contextmanager
-def served(setting: Setting, memory: int | str = "256MiB", **options: object) -> Iterator[tuple[rfp.Server, rfp.Client]]:
+def served(
+    setting: Setting, memory: int | str = "256MiB", **options: object
+) -> Iterator[tuple[rfp.Server, rfp.Client]]:
     """Yield a server with one worker on the server's CPU, and a handle."""
     cpus = sorted(setting.server) if setting.server else None
-    with rfp.Server(memory, cpus=cpus, **options) as server, rfp.connect(server.address, timeout=30) as kv:  # type: ignore[arg-type]
+    with (
+        rfp.Server(memory, cpus=cpus, **options) as server,
+        rfp.connect(server.address, timeout=30) as kv,
+    ):  # type: ignore[arg-type]
         yield server, kv
 
 
@@ -52,7 +57,12 @@ def python_get_many(setting: Setting, size: int = 64) -> Iterator[Side]:
 def driver(setting: Setting, *, window: int) -> Iterator[Side]:
     """Yield the driver in C, one thread, one worker, 95/5 zipfian on 16 + 32 B, requests drawn
     ahead: {"rate", "p50"}."""
-    p = properties(setting.records, rfp__window=window, rfp__predraw=setting.count(100_000, 1000), rfp__memory="256MiB")
+    p = properties(
+        setting.records,
+        rfp__window=window,
+        rfp__predraw=setting.count(100_000, 1000),
+        rfp__memory="256MiB",
+    )
     with open_database("rfp", p, private=True, placement=setting.placement) as database:
         load(setting, database, p)
         yield lambda: drive(setting, database, p)
@@ -69,6 +79,11 @@ def drive(setting: Setting, database: Database, p: Properties) -> Figures:
     with pinned(setting.client):
         result = phases.run(database, p, seconds=setting.seconds)
     if any(set(metric.returns) != {"OK"} for metric in result.metrics):
-        raise rfp.RfpError(f"operations failed: { {metric.name: metric.returns for metric in result.metrics} }")
+        raise rfp.RfpError(
+            f"operations failed: { {metric.name: metric.returns for metric in result.metrics} }"
+        )
     reads = result.metric("READ")
-    return {"rate": result.throughput, "p50": reads.done.percentile(50) / 1e9 if reads else float("nan")}
+    return {
+        "rate": result.throughput,
+        "p50": reads.done.percentile(50) / 1e9 if reads else float("nan"),
+    }

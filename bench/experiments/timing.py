@@ -48,16 +48,24 @@ def median_of(get: Any, keys: list[Any], seconds: float) -> float:
 def one_at_a_time(setting: Setting, get: Callable[[bytes], Any], most: int, timed: int) -> Side:
     """Return a side: get of at most `most` drawn keys, and of `timed` keys timed one by one:
     {"rate", "p50"}."""
-    keys, singly = drawn(setting.count(most), setting.records), drawn(setting.count(timed), setting.records)
+    keys, singly = (
+        drawn(setting.count(most), setting.records),
+        drawn(setting.count(timed), setting.records),
+    )
 
     def side() -> Figures:
         with pinned(setting.client):
-            return {"rate": rate_of(get, keys, setting.seconds), "p50": median_of(get, singly, setting.seconds)}
+            return {
+                "rate": rate_of(get, keys, setting.seconds),
+                "p50": median_of(get, singly, setting.seconds),
+            }
 
     return side
 
 
-def many_at_a_time(setting: Setting, get_many: Callable[[list[bytes]], Any], most: int, size: int) -> Side:
+def many_at_a_time(
+    setting: Setting, get_many: Callable[[list[bytes]], Any], most: int, size: int
+) -> Side:
     """Return a side: get_many of `size` keys, at most `most` in all: {"rate": keys per second}."""
     keys = drawn(setting.count(most, size), setting.records)
     batches = [keys[at : at + size] for at in range(0, len(keys) - size + 1, size)]

@@ -9,7 +9,9 @@ from collections.abc import Collection
 from bench.peers.process import PeerProcess, program
 
 
-def start(cpus: Collection[int] | None = None, *, memory: int = 1024, threads: int = 1) -> PeerProcess:
+def start(
+    cpus: Collection[int] | None = None, *, memory: int = 1024, threads: int = 1
+) -> PeerProcess:
     """Start it.
 
     Args:
@@ -19,7 +21,15 @@ def start(cpus: Collection[int] | None = None, *, memory: int = 1024, threads: i
         PeerMissing: memcached is not installed.
         ConnectionFailed: it does not start.
     """
-    command = [program("memcached", "memcached"), "-s", "{socket}", "-m", str(memory), "-t", str(threads)]
+    command = [
+        program("memcached", "memcached"),
+        "-s",
+        "{socket}",
+        "-m",
+        str(memory),
+        "-t",
+        str(threads),
+    ]
     if os.geteuid() == 0:
         command += ["-u", pwd.getpwuid(0).pw_name]  # it refuses to run as root without -u
     return PeerProcess("memcached", command, cpus=cpus)

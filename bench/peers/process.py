@@ -67,7 +67,9 @@ def package(*names: str) -> Any:
             pass
     wanted = list(dict.fromkeys(name.partition(".")[0] for name in names))
     # The last module has the fewest requirements.
-    raise PeerMissing(f"the Python package {' or '.join(wanted)} is not installed", hint=install(wanted[-1]))
+    raise PeerMissing(
+        f"the Python package {' or '.join(wanted)} is not installed", hint=install(wanted[-1])
+    )
 
 
 def free_port() -> int:
@@ -121,7 +123,12 @@ class PeerProcess:
                 given.seek(0)
                 arguments = [part.replace("{socket}", self.socket) for part in command]
                 self._process = subprocess.Popen(
-                    arguments, stdin=given, stdout=log, stderr=log, cwd=self.directory, preexec_fn=set_up
+                    arguments,
+                    stdin=given,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self.directory,
+                    preexec_fn=set_up,
                 )
             self._wait_until_ready(time.monotonic() + deadline, deadline)
         except BaseException:
@@ -138,10 +145,13 @@ class PeerProcess:
                 except OSError:
                     pass
             if self._process.poll() is not None:
-                raise ConnectionFailed(f"{self.name} ended at once (code {self._process.returncode}): {self._said()}")
+                raise ConnectionFailed(
+                    f"{self.name} ended at once (code {self._process.returncode}): {self._said()}"
+                )
             if time.monotonic() > until:
-                raise ConnectionFailed(f"{self.name} accepts no connections after "
-                                       f"{deadline:g} s: {self._said()}")
+                raise ConnectionFailed(
+                    f"{self.name} accepts no connections after {deadline:g} s: {self._said()}"
+                )
             time.sleep(0.005)
 
     def _said(self) -> str:

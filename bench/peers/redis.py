@@ -37,13 +37,23 @@ class RedisProcess(PeerProcess):
         # process.
         environment = os.environ | {"REDISCLI_AUTH": self.password}
         text = "".join(command + "\r\n" for command in commands)
-        done = subprocess.run([*tool, "--pipe"], input=text, env=environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(
+            [*tool, "--pipe"],
+            input=text,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
         if done.returncode or "errors: 0" not in done.stdout:
-            raise RfpError("Redis refused the records to load: "
-                           f"{(done.stdout + done.stderr).strip()[-200:]}")
+            raise RfpError(
+                f"Redis refused the records to load: {(done.stdout + done.stderr).strip()[-200:]}"
+            )
 
 
-def start(cpus: Collection[int] | None = None, *, tcp: bool = False, sync: bool = False) -> RedisProcess:
+def start(
+    cpus: Collection[int] | None = None, *, tcp: bool = False, sync: bool = False
+) -> RedisProcess:
     """Start it.
 
     Args:
@@ -58,7 +68,15 @@ def start(cpus: Collection[int] | None = None, *, tcp: bool = False, sync: bool 
     password = secrets.token_hex(16) if tcp else ""
     durable = ["--appendonly", "yes", "--appendfsync", "always"] if sync else ["--appendonly", "no"]
     quiet = ["--save", "", *durable, "--bind", "127.0.0.1"]
-    command = [program("redis-server", "redis-server"), "-", "--port", str(port), "--unixsocket", "{socket}", *quiet]
+    command = [
+        program("redis-server", "redis-server"),
+        "-",
+        "--port",
+        str(port),
+        "--unixsocket",
+        "{socket}",
+        *quiet,
+    ]
     users = f"{STRANGERS}\nuser loader on >{password} ~* +@all\n" if tcp else ""
     server = RedisProcess("redis", command, cpus=cpus, port=port, stdin=users)
     server.password = password

@@ -14,7 +14,9 @@ from rfp.cli import doctor, keys, serve, stats, top, tune
 from rfp.cli.group import Commands
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+)
 @click.version_option(rfp.__version__, message="rfp %(version)s")
 def main() -> None:
     """A key-value store whose clients fetch results directly from the server's memory.
@@ -30,7 +32,16 @@ def main() -> None:
     """
 
 
-for store in (serve.serve, keys.ping, keys.get, keys.put, keys.delete, keys.incr, stats.stats, top.top):
+for store in (
+    serve.serve,
+    keys.ping,
+    keys.get,
+    keys.put,
+    keys.delete,
+    keys.incr,
+    stats.stats,
+    top.top,
+):
     main.add_command(store)
 for device in (tune.tune, doctor.doctor):
     main.add_command(device)

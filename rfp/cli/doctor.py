@@ -14,10 +14,15 @@ STATES = {GOOD: "green", "warning": "yellow", FAILED: "red"}
 @click.command()
 @click.argument("host", default="")
 @click.option("--device", default="", help="RDMA device to check.  [default: auto]")
-@click.option("--port", default=0, type=click.IntRange(0, 255),
-              help="Port of that device.  [default: auto]")
-@click.option("--gid-index", default=-1, type=click.IntRange(-1, 255),
-              help="GID table index.  [default: auto]")
+@click.option(
+    "--port", default=0, type=click.IntRange(0, 255), help="Port of that device.  [default: auto]"
+)
+@click.option(
+    "--gid-index",
+    default=-1,
+    type=click.IntRange(-1, 255),
+    help="GID table index.  [default: auto]",
+)
 def doctor(host: str, device: str, port: int, gid_index: int) -> None:
     """Check whether rdma:// addresses work on this machine, and how to correct what does not.
 
@@ -32,7 +37,9 @@ def doctor(host: str, device: str, port: int, gid_index: int) -> None:
       rfp doctor node7 --device mlx5_0
     """
     failed = []
-    for finding in examination.examine(host, RdmaOptions(device=device, port=port, gid_index=gid_index)):
+    for finding in examination.examine(
+        host, RdmaOptions(device=device, port=port, gid_index=gid_index)
+    ):
         mark = click.style(f"{finding.state:<8}", fg=STATES.get(finding.state))
         click.echo(f"{mark} {finding.question}: {finding.answer}")
         if finding.remedy:
@@ -41,7 +48,9 @@ def doctor(host: str, device: str, port: int, gid_index: int) -> None:
             failed.append(finding.question)
     click.echo()
     if failed:
-        click.echo(f"rdma:// addresses do not work here: {', '.join(failed)}. "
-                   " shm:// addresses do not need RDMA.")
+        click.echo(
+            f"rdma:// addresses do not work here: {', '.join(failed)}. "
+            " shm:// addresses do not need RDMA."
+        )
         raise click.exceptions.Exit(1)
     click.echo("rdma:// addresses work here.")

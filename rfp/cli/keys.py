@@ -19,7 +19,9 @@ class Key(click.ParamType):  # type: ignore[type-arg,unused-ignore]
 
     name = "key"
 
-    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> bytes:
         return os.fsencode(value)
 
 
@@ -32,8 +34,9 @@ def _missing(key: bytes) -> NoReturn:
 
 
 @click.command()
-@click.option("--count", "-c", type=click.IntRange(1), default=1, show_default=True,
-              help="Number of pings.")
+@click.option(
+    "--count", "-c", type=click.IntRange(1), default=1, show_default=True, help="Number of pings."
+)
 @connected
 def ping(target: Target, count: int) -> None:
     """Measure the response time of the server, over all its workers.
@@ -57,8 +60,11 @@ def ping(target: Target, count: int) -> None:
 
 @click.command()
 @click.argument("key", type=KEY)
-@click.option("--show-version", is_flag=True,
-              help="Print the value's version to stderr (for put --if-version).")
+@click.option(
+    "--show-version",
+    is_flag=True,
+    help="Print the value's version to stderr (for put --if-version).",
+)
 @connected
 def get(target: Target, key: bytes, show_version: bool) -> None:
     """Write the value of KEY to stdout, byte for byte.
@@ -88,11 +94,16 @@ def get(target: Target, key: bytes, show_version: bool) -> None:
 @click.command()
 @click.argument("key", type=KEY)
 @click.argument("value", type=KEY, metavar="VALUE|-")
-@click.option("--ttl", type=DURATION,
-              help="Time until the value expires, e.g. 5s.  [default: never]")
+@click.option(
+    "--ttl", type=DURATION, help="Time until the value expires, e.g. 5s.  [default: never]"
+)
 @click.option("--if-absent", is_flag=True, help="Store only if the key has no value.")
-@click.option("--if-version", type=click.IntRange(0, 2**64 - 1), metavar="N",
-              help="Store only if the value has this version.")
+@click.option(
+    "--if-version",
+    type=click.IntRange(0, 2**64 - 1),
+    metavar="N",
+    help="Store only if the value has this version.",
+)
 @connected
 def put(
     target: Target, key: bytes, value: bytes, ttl: float | None, if_absent: bool, if_version: int | None
@@ -116,7 +127,10 @@ def put(
         # One byte more than allowed: the server's refusal has the best message.
         value = standard("stdin").read(VALUE_MAX + 1)
     with target.connect() as kv:
-        report(kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version), "the value is stored")
+        report(
+            kv.put(key, value, ttl=ttl, if_absent=if_absent, if_version=if_version),
+            "the value is stored",
+        )
 
 
 @click.command()

@@ -42,33 +42,47 @@ SIZE = Quantity("size", units.size)
 DURATION = Quantity("duration", _seconds)  # seconds
 ADDRESS = Quantity("address", parse)
 
-_ADDRESS = "Address of the server: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]"
+_ADDRESS = (
+    "Address of the server: shm://PATH or rdma://HOST:PORT.  [default: this user's default server]"
+)
 SECRET_FILE = click.option(
     "--secret-file",
     type=click.Path(),
     envvar="RFP_SECRET_FILE",
     show_envvar=True,
     help="Over RDMA: file with the shared secret of server "
-         "and clients, accessible by this user only.",
+    "and clients, accessible by this user only.",
 )
 _TLS = (
-    click.option("--tls-ca", type=click.Path(),
-                 help='Over RDMA: CA certificate (PEM) to verify the server with, or "system" for '
-                      'the system trust store.'),
-    click.option("--tls-cert", type=click.Path(),
-                 help="Client certificate (PEM), if the server requires one."),
+    click.option(
+        "--tls-ca",
+        type=click.Path(),
+        help='Over RDMA: CA certificate (PEM) to verify the server with, or "system" for '
+        "the system trust store.",
+    ),
+    click.option(
+        "--tls-cert",
+        type=click.Path(),
+        help="Client certificate (PEM), if the server requires one.",
+    ),
     click.option("--tls-key", type=click.Path(), help="Private key (PEM) of the certificate."),
 )
 _ACCESS = (
     SECRET_FILE,
-    click.option("--no-auth", is_flag=True,
-                 help="Over RDMA: accept clients without authentication."),
-    click.option("--tls-cert", type=click.Path(),
-                 help="Over RDMA: server certificate (PEM) for TLS on control connections."),
+    click.option(
+        "--no-auth", is_flag=True, help="Over RDMA: accept clients without authentication."
+    ),
+    click.option(
+        "--tls-cert",
+        type=click.Path(),
+        help="Over RDMA: server certificate (PEM) for TLS on control connections.",
+    ),
     click.option("--tls-key", type=click.Path(), help="Private key (PEM) of the certificate."),
-    click.option("--tls-ca", type=click.Path(),
-                 help="CA certificate (PEM) to verify client certificates "
-                      "with; clients must then have one."),
+    click.option(
+        "--tls-ca",
+        type=click.Path(),
+        help="CA certificate (PEM) to verify client certificates with; clients must then have one.",
+    ),
 )
 
 
@@ -99,7 +113,11 @@ class Target:
     def emulated(self) -> str:
         """The label of results over an emulated network."""
         place = self.address
-        return " (emulated network)" if place is not None and place.provider == "shm" and place.shm.emulated else ""
+        return (
+            " (emulated network)"
+            if place is not None and place.provider == "shm" and place.shm.emulated
+            else ""
+        )
 
 
 def connected(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -107,12 +125,19 @@ def connected(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def with_target(address: Address | None, timeout: float, **options: Any) -> Any:
-        access = {name: options.pop(name) for name in ("secret_file", "tls_ca", "tls_cert", "tls_key")}
+        access = {
+            name: options.pop(name) for name in ("secret_file", "tls_ca", "tls_cert", "tls_key")
+        }
         return command(Target(address, timeout, access), **options)
 
     decorated: Callable[..., Any] = with_target
     for option in reversed((SECRET_FILE, *_TLS)):
         decorated = option(decorated)
-    decorated = click.option("--timeout", type=DURATION, default="5s", show_default=True,
-                             help="Time limit for each response.")(decorated)
+    decorated = click.option(
+        "--timeout",
+        type=DURATION,
+        default="5s",
+        show_default=True,
+        help="Time limit for each response.",
+    )(decorated)
     return click.option("--address", "-a", type=ADDRESS, help=_ADDRESS)(decorated)

@@ -50,10 +50,16 @@ def _stop_on_signals() -> None:
     "-a",
     type=ADDRESS,
     help="Address to listen at: shm://PATH or rdma://HOST:PORT. "
-         " [default: this user's default server]",
+    " [default: this user's default server]",
 )
-@click.option("--memory", "-m", type=SIZE, default="256MiB", show_default=True,
-              help="Memory for keys, values and their index.")
+@click.option(
+    "--memory",
+    "-m",
+    type=SIZE,
+    default="256MiB",
+    show_default=True,
+    help="Memory for keys, values and their index.",
+)
 @click.option(
     "--workers",
     "-w",
@@ -75,21 +81,36 @@ def _stop_on_signals() -> None:
     default="clock",
     show_default=True,
     help="Eviction policy if memory is full: clock = second chance "
-         "among all values, bucket = the least recently used"
+    "among all values, bucket = the least recently used"
     " of 8 neighbours, none = refuse puts.",
 )
-@click.option("--allow-bypass", is_flag=True,
-              help='Allow clients with mode="bypass" to read the index directly.')
-@click.option("--quota", type=SIZE,
-              help="Bytes of large values that one client thread may hold "
-                   "at a worker.  [default: half of its memory]")
-@click.option("--rings", type=SIZE,
-              help="Memory for clients' rings, in addition to --memory; one "
-                   "client may use half.  [default: 1GiB or more]")
+@click.option(
+    "--allow-bypass",
+    is_flag=True,
+    help='Allow clients with mode="bypass" to read the index directly.',
+)
+@click.option(
+    "--quota",
+    type=SIZE,
+    help="Bytes of large values that one client thread may hold "
+    "at a worker.  [default: half of its memory]",
+)
+@click.option(
+    "--rings",
+    type=SIZE,
+    help="Memory for clients' rings, in addition to --memory; one "
+    "client may use half.  [default: 1GiB or more]",
+)
 @serving
 @logged
 def serve(
-    address: Address | None, memory: int, workers: int, idle: str, eviction: str, log_level: str, **options: Any
+    address: Address | None,
+    memory: int,
+    workers: int,
+    idle: str,
+    eviction: str,
+    log_level: str,
+    **options: Any,
 ) -> None:
     """Serve a store in the foreground until Ctrl-C or SIGTERM.
 
@@ -109,12 +130,17 @@ def serve(
     raise_open_files()
     _stop_on_signals()
     try:
-        server = rfp.Server(memory, workers=workers, address=place, idle=idle, eviction=eviction, **options)
+        server = rfp.Server(
+            memory, workers=workers, address=place, idle=idle, eviction=eviction, **options
+        )
         what = f"{units.show_size(memory)}, {plural(workers, 'worker')}, eviction {eviction}, idle {idle}"
         try:
             _greet(server, address is None, options, what)
         except OSError as error:  # a log on a full disk is no reason not to serve
-            click.echo(f"rfp: serving at {server.address}; cannot write the output: {error.strerror}", err=True)
+            click.echo(
+                f"rfp: serving at {server.address}; cannot write the output: {error.strerror}",
+                err=True,
+            )
         while True:
             time.sleep(3600)
     except Stop:

@@ -48,7 +48,10 @@ def show(figures: dict[str, Any]) -> list[str]:
         ["evictions", grouped(figures["evictions"])],
         ["expirations", grouped(figures["expirations"])],
         ["records", grouped(figures["records"])],
-        ["mean value", size(figures["value_bytes"] / figures["records"]) if figures["records"] else "-"],
+        [
+            "mean value",
+            size(figures["value_bytes"] / figures["records"]) if figures["records"] else "-",
+        ],
         ["memory", f"{size(figures['bytes_used'])} of {size(figures['bytes_total'])}"],
         ["index", size(figures["index_bytes"])],
         ["reserved", size(figures["bytes_reserved"])],
@@ -58,7 +61,10 @@ def show(figures: dict[str, Any]) -> list[str]:
     if shares := server.get("shares"):
         rows += [
             ["clients' rings", f"{size(shares['memory'])} of {size(shares['most_memory'])}"],
-            ["clients' files", f"{grouped(shares['descriptors'])} of {grouped(shares['most_descriptors'])}"],
+            [
+                "clients' files",
+                f"{grouped(shares['descriptors'])} of {grouped(shares['most_descriptors'])}",
+            ],
             ["refused clients", grouped(server["turned_away"])],
         ]
     return [*heading(server), *table(None, rows, "<>")]
@@ -66,7 +72,10 @@ def show(figures: dict[str, Any]) -> list[str]:
 
 def heading(server: dict[str, Any]) -> list[str]:
     """Return the lines that identify the server."""
-    workers, clients = plural(len(server["workers"]), "worker"), plural(len(server["clients"]), "client")
+    workers, clients = (
+        plural(len(server["workers"]), "worker"),
+        plural(len(server["clients"]), "client"),
+    )
     return [
         f"{server['address']}  (process {server['pid']}, up {clock(server['uptime'])})",
         f"{units.show_size(server['memory'])}, eviction {server['eviction']}, {workers}, {clients}",

@@ -55,5 +55,8 @@ def table(head: Sequence[str] | None, rows: Sequence[Sequence[str]], align: str)
     """Return lines with columns as wide as their longest text; align: < or > for each column."""
     lines = [*([head] if head else []), *rows]
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(align))]
-    cells = ([f"{text:{side}{width}}" for text, side, width in zip(line, align, widths, strict=True)] for line in lines)
+    cells = (
+        [f"{text:{side}{width}}" for text, side, width in zip(line, align, widths, strict=True)]
+        for line in lines
+    )
     return ["  ".join(line).rstrip() for line in cells]

@@ -36,10 +36,12 @@ class Sample:
 
 
 @click.command()
-@click.option("--interval", "-i", type=DURATION, default="1s", show_default=True,
-              help="Refresh interval.")
-@click.option("--once", is_flag=True,
-              help="Print one sample and exit (default if stdout is not a terminal).")
+@click.option(
+    "--interval", "-i", type=DURATION, default="1s", show_default=True, help="Refresh interval."
+)
+@click.option(
+    "--once", is_flag=True, help="Print one sample and exit (default if stdout is not a terminal)."
+)
 @connected
 def top(target: Target, interval: float, once: bool) -> None:
     """Watch a server: rates, hits, memory, workers, clients.  Press Ctrl-C to quit.
@@ -75,9 +77,14 @@ def watch(kv: rfp.Client, timeout: float, interval: float, label: str) -> None:
         time.sleep(pause)
         now = Sample.take(kv, timeout)
         # Before Python 3.11 a terminal without a size is reported as 0 x 0.
-        width, height = (given or usual for given, usual in zip(shutil.get_terminal_size(), (80, 24), strict=True))
+        width, height = (
+            given or usual
+            for given, usual in zip(shutil.get_terminal_size(), (80, 24), strict=True)
+        )
         lines = [line[:width] for line in render(before, now, label)][: height - 1]
-        sys.stdout.write(HOME + "".join(line + END_OF_LINE + "\n" for line in lines) + END_OF_SCREEN)
+        sys.stdout.write(
+            HOME + "".join(line + END_OF_LINE + "\n" for line in lines) + END_OF_SCREEN
+        )
         sys.stdout.flush()
         before, pause = now, interval
 
@@ -98,13 +105,19 @@ def render(before: Sample, now: Sample, label: str = "") -> list[str]:
         first + label,
         *rest,
         *table(
-            ["a second:", *OPERATIONS, "all", "hit rate", "refused", "evicted", "expired"], [["", *rates]], "<" + ">" * len(rates)
+            ["a second:", *OPERATIONS, "all", "hit rate", "refused", "evicted", "expired"],
+            [["", *rates]],
+            "<" + ">" * len(rates),
         ),
         "",
         f"memory {bar(used, total, 30)} {share(used, total)} of {size(total)}, index {size(figures['index_bytes'])}",
         f"{grouped(figures['records'])} records, {figures['pins']} pins, {figures['uploads']} uploads",
         "",
-        *table(["worker", "busy", "requests/s", "sleeps/s", "records", "memory"], rate.workers(), "<>>>>>"),
+        *table(
+            ["worker", "busy", "requests/s", "sleeps/s", "records", "memory"],
+            rate.workers(),
+            "<>>>>>",
+        ),
         "",
         *table(["client", "process", "threads", "connected"], clients(figures["server"]), "<>>>"),
     ]
@@ -115,7 +128,12 @@ def clients(server: dict[str, Any]) -> list[list[str]]:
     now = time.time()
     return [
         # An older server reports the start instead, by a clock that may have been set since.
-        [each["name"] or "-", str(each["pid"]), str(each["threads"]), clock(max(0.0, each.get("connected", now - each["since"])))]
+        [
+            each["name"] or "-",
+            str(each["pid"]),
+            str(each["threads"]),
+            clock(max(0.0, each.get("connected", now - each["since"]))),
+        ]
         for each in server["clients"]
     ]
 
@@ -126,7 +144,9 @@ class Rates:
     def __init__(self, before: Sample, now: Sample) -> None:
         self.same = before.figures["server"]["pid"] == now.figures["server"]["pid"]
         self.before, self.now = before.figures, now.figures
-        self.seconds = max(now.time - before.time if self.same else now.figures["server"]["uptime"], 1e-9)
+        self.seconds = max(
+            now.time - before.time if self.same else now.figures["server"]["uptime"], 1e-9
+        )
 
     def between(self, earlier: float, later: float) -> float:
         return max(0.0, later - (earlier if self.same else 0)) / self.seconds
@@ -139,8 +159,22 @@ class Rates:
         rows = []
         workers, partitions = self.now["server"]["workers"], self.now["partitions"]
         earlier = self.before["server"]["workers"] if self.same else [{} for _ in workers]
-        for i, (worker, old, partition) in enumerate(zip(workers, earlier, partitions, strict=False)):
-            busy, served, sleeps = (self.between(old.get(name, 0), worker[name]) for name in ("busy", "served", "sleeps"))
+        for i, (worker, old, partition) in enumerate(
+            zip(workers, earlier, partitions, strict=False)
+        ):
+            busy, served, sleeps = (
+                self.between(old.get(name, 0), worker[name])
+                for name in ("busy", "served", "sleeps")
+            )
             used = share(partition["bytes_used"], partition["bytes_total"])
-            rows.append([str(i), share(busy, 1), short(served), short(sleeps), grouped(partition["records"]), used])
+            rows.append(
+                [
+                    str(i),
+                    share(busy, 1),
+                    short(served),
+                    short(sleeps),
+                    grouped(partition["records"]),
+                    used,
+                ]
+            )
         return rows

@@ -19,13 +19,25 @@ ROWS = 8  # choices shown
 
 @click.command()
 @click.option(
-    "--value-size", multiple=True, type=click.IntRange(0),
-    help="Size of a typical value in bytes; repeatable.  [default: sampled from the server]"
+    "--value-size",
+    multiple=True,
+    type=click.IntRange(0),
+    help="Size of a typical value in bytes; repeatable.  [default: sampled from the server]",
 )
-@click.option("--process-time", type=DURATION, default="100ns", show_default=True,
-              help="Time that the server needs for a request.")
-@click.option("--seconds", type=click.FloatRange(0.001, 10), default=0.05, show_default=True,
-              help="Duration of each measurement in seconds.")
+@click.option(
+    "--process-time",
+    type=DURATION,
+    default="100ns",
+    show_default=True,
+    help="Time that the server needs for a request.",
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.001, 10),
+    default=0.05,
+    show_default=True,
+    help="Duration of each measurement in seconds.",
+)
 @click.option("--dry-run", is_flag=True, help="Print the choice without saving it.")
 @connected
 def tune(
@@ -52,19 +64,32 @@ def tune(
     choices = tuning.enumerate_choices(calibration, sizes, process_time * 1e9)
     best = choices[0]
     label = " (emulated)" if calibration.emulated else ""
-    click.echo(f"device {calibration.device}{label}: a round trip of {calibration.trip * 1e6:.2f} us\n")
-    shown = [lines for lines in range(1, len(calibration.rates)) if lines in (1, 2, 4, 8, 12, 16, 24, 32)]
+    click.echo(
+        f"device {calibration.device}{label}: a round trip of {calibration.trip * 1e6:.2f} us\n"
+    )
+    shown = [
+        lines for lines in range(1, len(calibration.rates)) if lines in (1, 2, 4, 8, 12, 16, 24, 32)
+    ]
     rows = [[grouped(lines * LINE), short(calibration.rates[lines])] for lines in shown]
     click.echo("\n".join(table(["F (bytes)", "READs/s"], rows, ">>")))
     click.echo()
     rows = [
         [f"{ns / 1000:g}", short(fetch), short(reply), f"{fetch / reply:.2f}"]
-        for ns, fetch, reply in zip(calibration.times, calibration.fetch, calibration.reply, strict=True)
+        for ns, fetch, reply in zip(
+            calibration.times, calibration.fetch, calibration.reply, strict=True
+        )
     ]
-    click.echo("\n".join(table(["server takes (us)", "fetch calls/s", "reply calls/s", "ratio"], rows, ">>>>")))
+    click.echo(
+        "\n".join(
+            table(["server takes (us)", "fetch calls/s", "reply calls/s", "ratio"], rows, ">>>>")
+        )
+    )
     click.echo(f"\nfetching is faster up to R = {calibration.most_retries} failed fetches")
     click.echo(f"the best of {len(choices)} pairs for {_say(sizes)}:\n")
-    rows = [[str(choice.retries), str(choice.fetch), f"{choice.score / best.score:.3f}"] for choice in choices[:ROWS]]
+    rows = [
+        [str(choice.retries), str(choice.fetch), f"{choice.score / best.score:.3f}"]
+        for choice in choices[:ROWS]
+    ]
     click.echo("\n".join(table(["R", "F", "T (best = 1)"], rows, ">>>")))
     calibration.chosen = {"retries": best.retries, "fetch": best.fetch}
     kept = "not saved (--dry-run)" if dry_run else f"saved in {tuning.save(calibration)}"
@@ -86,11 +111,14 @@ def _sampled(target: Target) -> list[int]:
             sizes = list(kv.connection.figures(clock.now_ns() + int(target.timeout * 1e9))["sizes"])
     except ConnectionFailed as error:
         why = Exception.__str__(error)
-        raise ConnectionFailed(f"cannot sample response sizes: {why}",
-                               hint="give --value-size, or start a server") from None
+        raise ConnectionFailed(
+            f"cannot sample response sizes: {why}", hint="give --value-size, or start a server"
+        ) from None
     if len(sizes) != tuning.CLASSES or sum(sizes) == 0:
-        raise InvalidArgument("cannot sample response sizes: the server has sent no responses yet",
-                              hint="give --value-size")
+        raise InvalidArgument(
+            "cannot sample response sizes: the server has sent no responses yet",
+            hint="give --value-size",
+        )
     return sizes
 
 
@@ -98,6 +126,9 @@ def _say(sizes: list[int]) -> str:
     """Return a short description of the sizes."""
     total = sum(sizes)
     common = sorted(range(len(sizes)), key=lambda lines: -sizes[lines])[:3]
-    parts = [f"{100 * sizes[lines] / total:.0f} % of {lines * LINE} bytes" for lines in sorted(common) if sizes[lines]]
+    parts = [
+        f"{100 * sizes[lines] / total:.0f} % of {lines * LINE} bytes"
+        for lines in sorted(common)
+        if sizes[lines]
+    ]
     return "responses: " + ", ".join(parts)
-

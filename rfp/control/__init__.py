@@ -57,7 +57,9 @@ __all__ = [
 ]
 
 
-def connect(address: Address, deadline: float, credentials: Credentials | None = None) -> ControlConnection:
+def connect(
+    address: Address, deadline: float, credentials: Credentials | None = None
+) -> ControlConnection:
     """Connect to the server at an address.
 
     Args:

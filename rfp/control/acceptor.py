@@ -10,7 +10,7 @@ from rfp.core.log import log
 from rfp.errors import FabricError
 
 STRANGERS_MAX = 64  # network connections without proof yet; a new one replaces one of them
-DROPPED_MAX = 16   # in one take(): a client that floods the socket must not block its owner here
+DROPPED_MAX = 16  # in one take(): a client that floods the socket must not block its owner here
 
 
 class Acceptor:
@@ -44,7 +44,9 @@ class Acceptor:
                     if self._drop_one():
                         continue
                     return None
-                raise FabricError(f"cannot accept connections at {self.what}: {error.strerror}") from error
+                raise FabricError(
+                    f"cannot accept connections at {self.what}: {error.strerror}"
+                ) from error
         return None
 
     @property
@@ -65,7 +67,9 @@ class Acceptor:
             return False
         else:
             self.dropped += 1
-            log.warning("dropped a connection at %s: no file descriptor is left (ulimit -n)", self.what)
+            log.warning(
+                "dropped a connection at %s: no file descriptor is left (ulimit -n)", self.what
+            )
             return True
         finally:
             self._spare = _spare()

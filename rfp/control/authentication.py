@@ -39,7 +39,9 @@ def proof(secret: bytes, role: bytes, binding: bytes, transcript: bytes | bytear
     return hmac.digest(secret, role + b"\0" + (binding or UNBOUND) + transcript, "sha256")
 
 
-def introduce(connection: ControlConnection, secret: bytes | None, binding: bytes, deadline: float) -> None:
+def introduce(
+    connection: ControlConnection, secret: bytes | None, binding: bytes, deadline: float
+) -> None:
     """Run the client's part.
 
     Raises:
@@ -50,18 +52,22 @@ def introduce(connection: ControlConnection, secret: bytes | None, binding: byte
     connection.send(Greet(nonce=os.urandom(NONCE)), deadline)
     challenge = _expect(connection, Challenge, deadline)
     if challenge.secret and secret is None:
-        raise HandshakeFailed("the server requires a secret",
-                              hint="give secret= or secret_file= (--secret-file)")
+        raise HandshakeFailed(
+            "the server requires a secret", hint="give secret= or secret_file= (--secret-file)"
+        )
     if not challenge.secret and secret is not None:
         # The server at this address must know it too, or any process could answer here.
         raise HandshakeFailed("the server cannot prove that it knows the secret: it has none",
                               hint="start the server with the same secret, or connect without one")  # fmt: skip
     if secret is not None:
-        connection.send(Prove(proof=proof(secret, CLIENT, binding, connection.transcript)), deadline)
+        connection.send(
+            Prove(proof=proof(secret, CLIENT, binding, connection.transcript)), deadline
+        )
         expected = proof(secret, SERVER, binding, connection.transcript)
         if not hmac.compare_digest(_expect(connection, Proven, deadline).proof, expected):
-            raise HandshakeFailed("the server does not know the secret",
-                                  hint="check the address and the secret")
+            raise HandshakeFailed(
+                "the server does not know the secret", hint="check the address and the secret"
+            )
     connection.transcript = None
     connection.limit = frame.BODY_LIMIT
 
@@ -119,14 +125,24 @@ class Examination:
                 self._trust()
         elif self.state is State.PROVE and isinstance(message, Prove) and self.secret is not None:
             assert self._heard is not None
-            if not hmac.compare_digest(message.proof, proof(self.secret, CLIENT, self.binding, self._heard)):
-                raise HandshakeFailed("this client does not know the secret",
-                                      hint="give it the server's secret")
-            self._answer(Proven(proof=proof(self.secret, SERVER, self.binding, self.connection.transcript or b"")))
+            if not hmac.compare_digest(
+                message.proof, proof(self.secret, CLIENT, self.binding, self._heard)
+            ):
+                raise HandshakeFailed(
+                    "this client does not know the secret", hint="give it the server's secret"
+                )
+            self._answer(
+                Proven(
+                    proof=proof(
+                        self.secret, SERVER, self.binding, self.connection.transcript or b""
+                    )
+                )
+            )
             self._trust()
         else:
-            raise HandshakeFailed(f"this client may not send {message.title()!r} "
-                                  "before it is authenticated")
+            raise HandshakeFailed(
+                f"this client may not send {message.title()!r} before it is authenticated"
+            )
 
     def _answer(self, message: Message) -> None:
         self.connection.send(message, 0.0)

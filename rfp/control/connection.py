@@ -15,7 +15,15 @@ from rfp.control.message import Attached, Detach, Message, Refused
 from rfp.control.uninterrupted import Descriptor, in_turn
 from rfp.core import clock
 from rfp.core.forks import in_child
-from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, RfpError, not_copied
+from rfp.errors import (
+    Closed,
+    ConnectionFailed,
+    DeadlineExceeded,
+    Forked,
+    HandshakeFailed,
+    RfpError,
+    not_copied,
+)
 
 M = TypeVar("M", bound=Message)
 
@@ -148,7 +156,9 @@ class ControlConnection:
         if not isinstance(answer, kind):
             answer.close()
             raise self._fail(
-                HandshakeFailed(f"the server answered {question.title()!r} with {answer.title()!r}, not {kind.title()!r}")
+                HandshakeFailed(
+                    f"the server answered {question.title()!r} with {answer.title()!r}, not {kind.title()!r}"
+                )
             )
         return answer
 
@@ -156,12 +166,17 @@ class ControlConnection:
         """Return the response to the last call, or a refusal that concerns the whole connection."""
         while True:
             answer = self._receive(deadline)
-            if answer.number == self._number or (isinstance(answer, Refused) and answer.number == 0):
+            if answer.number == self._number or (
+                isinstance(answer, Refused) and answer.number == 0
+            ):
                 return answer
             answer.close()
             if answer.number not in self._abandoned:
-                raise self._fail(HandshakeFailed(f"the server answered call {answer.number}, "
-                                                 "which this client never made"))
+                raise self._fail(
+                    HandshakeFailed(
+                        f"the server answered call {answer.number}, which this client never made"
+                    )
+                )
             self._abandoned.discard(answer.number)
             if isinstance(answer, Attached):  # rings that no thread will use
                 self._send(Detach(answer.channel), deadline)
@@ -179,8 +194,10 @@ class ControlConnection:
                 if sent:  # the peer would take the next message for the rest of this one
                     self._fail(ConnectionFailed("a control message was cut off"))
                 self._torn = False
-                raise DeadlineExceeded("timed out sending a control message to the peer",
-                                       hint="check whether its process is stopped")
+                raise DeadlineExceeded(
+                    "timed out sending a control message to the peer",
+                    hint="check whether its process is stopped",
+                )
             sent += count
         self._torn = False
 
@@ -200,8 +217,10 @@ class ControlConnection:
     def _receive(self, deadline: float) -> Message:
         while (message := self._advance()) is None:
             if not wait(self._socket.fileno(), self._awaited, deadline):
-                raise DeadlineExceeded("timed out waiting for the peer on the control channel",
-                                       hint="check whether its process is stopped")
+                raise DeadlineExceeded(
+                    "timed out waiting for the peer on the control channel",
+                    hint="check whether its process is stopped",
+                )
         return message
 
     def _advance(self) -> Message | None:
@@ -269,7 +288,9 @@ class ControlConnection:
         if kind is None:
             raise HandshakeFailed(f"the peer sent a control message of unknown kind {preface.kind}")
         if len(self._fds) != preface.fds:
-            raise HandshakeFailed(f"the peer announced {preface.fds} file descriptors and sent {len(self._fds)}")
+            raise HandshakeFailed(
+                f"the peer announced {preface.fds} file descriptors and sent {len(self._fds)}"
+            )
         message = kind.from_message(frame.unpack_body(self._data), self._fds)
         message.number = preface.number
         self._data, self._preface, self._fds = bytearray(), None, []
@@ -312,8 +333,9 @@ class ControlConnection:
             error = self._ended()
         else:
             text, hint = Exception.__str__(error), error.hint or "connect again"
-            self._ended = lambda: ConnectionFailed(f"the control channel is closed: {text}",
-                                                   hint=hint)
+            self._ended = lambda: ConnectionFailed(
+                f"the control channel is closed: {text}", hint=hint
+            )
         self._close()
         return error
 
@@ -323,8 +345,9 @@ class ControlConnection:
 
     def _forget(self) -> None:
         """In a forked child: close its copies, without the parent's locks and without a message."""
-        self._ended = lambda: Forked("the control channel belongs to the parent process",
-                                     hint="connect in the child")
+        self._ended = lambda: Forked(
+            "the control channel belongs to the parent process", hint="connect in the child"
+        )
         self._lock = threading.RLock()
         self._close()
 
@@ -354,7 +377,9 @@ in_child(_after_fork)
 
 
 def _lost(error: OSError) -> ConnectionFailed:
-    return ConnectionFailed(f"the connection to the peer was lost: {error.strerror or error}", hint="connect again")
+    return ConnectionFailed(
+        f"the connection to the peer was lost: {error.strerror or error}", hint="connect again"
+    )
 
 
 def wait(fd: int, events: int, deadline: float) -> int:

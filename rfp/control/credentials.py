@@ -58,8 +58,10 @@ class Credentials:
         if secret is None and secret_file is None:
             secret_file = os.environ.get(SECRET_FILE) or None
         if (tls_cert is None) != (tls_key is None):
-            raise InvalidArgument("cannot use tls_cert without tls_key, or the reverse",
-                                  hint="give the certificate and its private key")
+            raise InvalidArgument(
+                "cannot use tls_cert without tls_key, or the reverse",
+                hint="give the certificate and its private key",
+            )
         return cls(
             read_secret(secret_file) if secret_file is not None else _checked(secret, "the secret"),
             *(None if path is None else os.fspath(path) for path in (tls_cert, tls_key, tls_ca)),
@@ -96,8 +98,9 @@ class Credentials:
         """
         if self.authorities is None:
             if self.certificate is not None:
-                raise InvalidArgument("a client with a certificate also needs the server's CA",
-                                      hint="give tls_ca too")
+                raise InvalidArgument(
+                    "a client with a certificate also needs the server's CA", hint="give tls_ca too"
+                )
             return None
         import ssl
 
@@ -114,8 +117,9 @@ class Credentials:
                 context.load_verify_locations(self.authorities)
         except (OSError, ValueError) as error:
             hint = "give a PEM file of certificates"
-            raise InvalidArgument(f"cannot use tls_ca={self.authorities!r}: {error}",
-                                  hint=hint) from None
+            raise InvalidArgument(
+                f"cannot use tls_ca={self.authorities!r}: {error}", hint=hint
+            ) from None
         try:
             if self.certificate is not None:
                 context.load_cert_chain(self.certificate, self.key, password=_no_password)
@@ -133,8 +137,13 @@ class Credentials:
 
         with open(self.certificate, encoding="ascii", errors="replace") as file:
             text = file.read()
-        begin, end = text.find("-----BEGIN CERTIFICATE-----"), text.find("-----END CERTIFICATE-----")
-        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(text[begin : end + len("-----END CERTIFICATE-----")])).digest()
+        begin, end = (
+            text.find("-----BEGIN CERTIFICATE-----"),
+            text.find("-----END CERTIFICATE-----"),
+        )
+        return hashlib.sha256(
+            ssl.PEM_cert_to_DER_cert(text[begin : end + len("-----END CERTIFICATE-----")])
+        ).digest()
 
 
 def _public(authorities: str) -> bool:
@@ -142,8 +151,12 @@ def _public(authorities: str) -> bool:
     import ssl
 
     known = ssl.get_default_verify_paths()
-    bundles = [path for path in (known.cafile, known.openssl_cafile) if path and os.path.exists(path)]
-    return authorities == SYSTEM or (os.path.exists(authorities) and any(os.path.samefile(authorities, each) for each in bundles))
+    bundles = [
+        path for path in (known.cafile, known.openssl_cafile) if path and os.path.exists(path)
+    ]
+    return authorities == SYSTEM or (
+        os.path.exists(authorities) and any(os.path.samefile(authorities, each) for each in bundles)
+    )
 
 
 def _no_password() -> str:
@@ -179,7 +192,9 @@ def read_secret(path: str | os.PathLike[str]) -> bytes:
         content = os.read(fd, MOST + 3)
     finally:
         os.close(fd)
-    return _checked(content.removesuffix(b"\n").removesuffix(b"\r"), f"the secret in {name!r}") or b""
+    return (
+        _checked(content.removesuffix(b"\n").removesuffix(b"\r"), f"the secret in {name!r}") or b""
+    )
 
 
 def _checked(secret: str | bytes | None, what: str) -> bytes | None:

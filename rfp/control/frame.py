@@ -46,7 +46,9 @@ def pack(kind: int, number: int, body: dict[str, Any], fds: int) -> bytes:
     return PREFACE.pack(MAGIC, MAJOR, MINOR, kind, fds, number, len(text)) + text
 
 
-def unpack_preface(data: bytes | bytearray, limit: int = BODY_LIMIT, fds: int = FD_LIMIT) -> Preface:
+def unpack_preface(
+    data: bytes | bytearray, limit: int = BODY_LIMIT, fds: int = FD_LIMIT
+) -> Preface:
     """Return the preface, checked.
 
     Args:
@@ -95,8 +97,10 @@ def unpack_body(data: bytes | bytearray) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise HandshakeFailed(f"invalid control message from the peer: not JSON: {error}") from None
     if not isinstance(body, dict):
-        raise HandshakeFailed("invalid control message from the peer: JSON "
-                              f"{type(body).__name__} instead of an object")
+        raise HandshakeFailed(
+            "invalid control message from the peer: JSON "
+            f"{type(body).__name__} instead of an object"
+        )
     return body
 
 

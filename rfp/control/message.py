@@ -23,7 +23,21 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
 
 from rfp import errors
-from rfp.control.schema import Binary, Fds, Figures, Flag, Handle, Integer, Invalid, Many, Maybe, Memory, Spec, Text, failed
+from rfp.control.schema import (
+    Binary,
+    Fds,
+    Figures,
+    Flag,
+    Handle,
+    Integer,
+    Invalid,
+    Many,
+    Maybe,
+    Memory,
+    Spec,
+    Text,
+    failed,
+)
 from rfp.control.uninterrupted import Descriptor
 from rfp.errors import ConnectionFailed, HandshakeFailed, InvalidArgument, RfpError, ServerRefused
 
@@ -87,7 +101,10 @@ class Message:
         fds: list[int] = []
         try:
             self.check()
-            return {name: spec.encode(getattr(self, name), fds, name) for name, spec in self.specs().items()}, fds
+            return {
+                name: spec.encode(getattr(self, name), fds, name)
+                for name, spec in self.specs().items()
+            }, fds
         except Invalid as error:
             raise InvalidArgument(f"invalid {self.title()!r} message: {error}") from None
 
@@ -178,7 +195,9 @@ class Welcome(Message):
 
     def check(self) -> None:
         if len(self.arenas) not in (0, self.partitions):
-            raise Invalid(f"arenas has {len(self.arenas)} items but partitions is {self.partitions}")
+            raise Invalid(
+                f"arenas has {len(self.arenas)} items but partitions is {self.partitions}"
+            )
         if bool(self.arena_size) != bool(self.chunk_size) or (self.arenas and self.arena_size):
             sizes = f"arena_size is {self.arena_size}, chunk_size {self.chunk_size}"
             raise Invalid(f"{sizes} and {len(self.arenas)} arenas do not fit together")
@@ -214,10 +233,15 @@ class Attached(Message):
 
     def check(self) -> None:
         lists = ("request_offsets", "response_offsets", "reply_offsets", "pairs")
-        lengths = {name: len(getattr(self, name)) for name in (*lists, *(["staging_offsets"] if self.staging else []))}
+        lengths = {
+            name: len(getattr(self, name))
+            for name in (*lists, *(["staging_offsets"] if self.staging else []))
+        }
         if len(set(lengths.values())) != 1:
-            raise Invalid(f"{', '.join(lengths)} have {', '.join(map(str, lengths.values()))} "
-                          "items instead of equally many")
+            raise Invalid(
+                f"{', '.join(lengths)} have {', '.join(map(str, lengths.values()))} "
+                "items instead of equally many"
+            )
 
 
 @dataclass
@@ -323,13 +347,17 @@ class Refused(Message):
         """Return the message to send after `error` was raised."""
         message = Exception.__str__(error) or type(error).__name__
         if not isinstance(error, RfpError):
-            return cls(ServerRefused.__name__, printable(f"{type(error).__name__}: {message}"), None)
+            return cls(
+                ServerRefused.__name__, printable(f"{type(error).__name__}: {message}"), None
+            )
         return cls(type(error).__name__, printable(message), error.hint and printable(error.hint))
 
     def exception(self) -> RfpError:
         """Return the same exception on this side."""
         kind = getattr(errors, self.error, None)
-        if kind is not ConnectionFailed and not (isinstance(kind, type) and issubclass(kind, (ServerRefused, HandshakeFailed))):
+        if kind is not ConnectionFailed and not (
+            isinstance(kind, type) and issubclass(kind, (ServerRefused, HandshakeFailed))
+        ):
             kind = ServerRefused
         error: RfpError = kind(self.message, hint=self.hint)
         return error

@@ -61,7 +61,10 @@ class Handle:
         return hand_over(fabric.attach, self.descriptor, self._fd, files)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Handle) and (self.descriptor, self.fd) == (other.descriptor, other.fd)
+        return isinstance(other, Handle) and (self.descriptor, self.fd) == (
+            other.descriptor,
+            other.fd,
+        )
 
     def __repr__(self) -> str:
         return f"Handle({len(self.descriptor)} bytes, fd={self.fd})"
@@ -91,8 +94,10 @@ class Fds:
 
     def use(self, index: int, where: str) -> int | Descriptor:
         if index >= len(self._fds) or self._used[index]:
-            raise Invalid(f"{where} names file descriptor {index}, which "
-                          "is missing or belongs to another field")
+            raise Invalid(
+                f"{where} names file descriptor {index}, which "
+                "is missing or belongs to another field"
+            )
         fd = self._fds[index]
         # The fabric checks seals and size; check here that it is a file and not a terminal or
         # device.
@@ -114,7 +119,9 @@ class Integer(Spec):
 
     def check(self, value: Any, where: str) -> int:
         if type(value) is not int or not self.low <= value <= self.high:
-            raise Invalid(f"{where} must be between {self.low} and {self.high}, got {_shown(value)}")
+            raise Invalid(
+                f"{where} must be between {self.low} and {self.high}, got {_shown(value)}"
+            )
         if value % self.multiple:
             raise Invalid(f"{where} must be a multiple of {self.multiple}, got {value}")
         return value
@@ -136,8 +143,10 @@ class Text(Spec):
 
     def check(self, value: Any, where: str) -> str:
         if not isinstance(value, str) or len(value) > self.limit or not value.isprintable():
-            raise Invalid(f"{where} must be printable text of at most "
-                          f"{self.limit} characters, got {_shown(value)}")
+            raise Invalid(
+                f"{where} must be printable text of at most "
+                f"{self.limit} characters, got {_shown(value)}"
+            )
         return value
 
 
@@ -160,9 +169,15 @@ class Binary(Spec):
             raise Invalid(f"{where} must be base64, got {_shown(value)}") from None
 
     def check(self, value: Any, where: str) -> bytes:
-        if not isinstance(value, bytes) or len(value) > self.limit or (self.exactly and len(value) != self.limit):
-            raise Invalid(f"{where} must be a string of "
-                          f"{'' if self.exactly else 'at most '}{self.limit} bytes")
+        if (
+            not isinstance(value, bytes)
+            or len(value) > self.limit
+            or (self.exactly and len(value) != self.limit)
+        ):
+            raise Invalid(
+                f"{where} must be a string of "
+                f"{'' if self.exactly else 'at most '}{self.limit} bytes"
+            )
         return value
 
 
@@ -175,7 +190,9 @@ class Memory(Spec):
     def encode(self, value: Any, fds: list[int], where: str) -> dict[str, Any]:
         if not isinstance(value, Handle):
             raise Invalid(f"{where} must be a Handle")
-        body: dict[str, Any] = {"descriptor": Binary(self.limit).encode(value.descriptor, fds, where)}
+        body: dict[str, Any] = {
+            "descriptor": Binary(self.limit).encode(value.descriptor, fds, where)
+        }
         if value.fd >= 0:
             body["fd"] = len(fds)
             fds.append(value.fd)
@@ -211,10 +228,16 @@ class Many(Spec):
     limit: int
 
     def encode(self, value: Any, fds: list[int], where: str) -> list[Any]:
-        return [self.item.encode(item, fds, f"{where}[{i}]") for i, item in enumerate(self.check(value, where))]
+        return [
+            self.item.encode(item, fds, f"{where}[{i}]")
+            for i, item in enumerate(self.check(value, where))
+        ]
 
     def decode(self, value: Any, fds: Fds, where: str) -> list[Any]:
-        return [self.item.decode(item, fds, f"{where}[{i}]") for i, item in enumerate(self.check(value, where))]
+        return [
+            self.item.decode(item, fds, f"{where}[{i}]")
+            for i, item in enumerate(self.check(value, where))
+        ]
 
     def check(self, value: Any, where: str) -> list[Any]:
         if not isinstance(value, list) or len(value) > self.limit:
@@ -247,8 +270,9 @@ class Figures(Spec):
         elif isinstance(value, str):
             Text(1024).check(value, where)
         elif value is not None and not (isinstance(value, (int, float)) and abs(value) <= 2**64):
-            raise Invalid(f"{where} must be text or a number of at "
-                          f"most 64 bits, got {_shown(value)}")
+            raise Invalid(
+                f"{where} must be text or a number of at most 64 bits, got {_shown(value)}"
+            )
 
 
 def failed(kind: str, error: Invalid) -> HandshakeFailed:

@@ -30,7 +30,9 @@ class TcpConnection(ControlConnection):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT)
-        for option, value in zip((socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), KEEPALIVE, strict=True):
+        for option, value in zip(
+            (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT), KEEPALIVE, strict=True
+        ):
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
         # Read now: a connection that was lost does not have its addresses any more.
         self.local = _numeric(sock.getsockname())
@@ -66,26 +68,35 @@ class TcpConnection(ControlConnection):
                 HandshakeFailed(
                     f"cannot verify the peer's certificate: {error.verify_message}",
                     hint="give the CA that signed it as tls_ca=, and an "
-                         "address with the certificate's host name",
+                    "address with the certificate's host name",
                 )
             ) from None
         except ssl.SSLError as error:
             raise self._fail(
-                HandshakeFailed(f"TLS with the peer failed: {error.reason or error}",
-                                hint="use TLS on both sides (--tls-...), or on neither")
+                HandshakeFailed(
+                    f"TLS with the peer failed: {error.reason or error}",
+                    hint="use TLS on both sides (--tls-...), or on neither",
+                )
             ) from None
         except OSError as error:
-            raise self._fail(HandshakeFailed("the peer closed the connection in the middle of "
-                                             f"TLS: {error.strerror or error}")) from None
+            raise self._fail(
+                HandshakeFailed(
+                    "the peer closed the connection in the middle of "
+                    f"TLS: {error.strerror or error}"
+                )
+            ) from None
         return False
 
     def encrypt(self, deadline: float) -> None:
         """Run the whole TLS handshake."""
         while not self.encrypted():
             if not wait(self._socket.fileno(), self._awaited, deadline):
-                raise self._fail(DeadlineExceeded("timed out waiting for the peer",
-                                                  hint="use TLS on both sides "
-                                                       "(--tls-...), or on neither"))
+                raise self._fail(
+                    DeadlineExceeded(
+                        "timed out waiting for the peer",
+                        hint="use TLS on both sides (--tls-...), or on neither",
+                    )
+                )
 
     def certificate(self) -> bytes:
         """The SHA-256 of the peer's certificate; b"" without TLS."""
@@ -100,8 +111,9 @@ class TcpConnection(ControlConnection):
 
     def _put(self, data: memoryview, fds: list[int]) -> int:
         if fds:
-            raise InvalidArgument("cannot send file descriptors over a network",
-                                  hint="use an shm:// address")
+            raise InvalidArgument(
+                "cannot send file descriptors over a network", hint="use an shm:// address"
+            )
         try:
             return self._socket.send(data)
         except (BlockingIOError, ssl.SSLWantWriteError):
@@ -157,8 +169,9 @@ def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) ->
         found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConnectionFailed(f"cannot find the host {address.host!r}: {reason}",
-                               hint="check the name") from None
+        raise ConnectionFailed(
+            f"cannot find the host {address.host!r}: {reason}", hint="check the name"
+        ) from None
     failure: OSError | None = None
     for family, kind, protocol, _, place in found:
         sock = socket.socket(family, kind | socket.SOCK_CLOEXEC, protocol)
@@ -167,13 +180,20 @@ def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) ->
             with contextlib.suppress(BlockingIOError):
                 sock.connect(place)
             if not wait(sock.fileno(), select.POLLOUT, deadline):
-                raise DeadlineExceeded(f"timed out connecting to {address}",
-                                       hint="check that the host is up and reachable")
+                raise DeadlineExceeded(
+                    f"timed out connecting to {address}",
+                    hint="check that the host is up and reachable",
+                )
             if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise OSError(number, os.strerror(number))
             if context is not None:
                 name = address.host.partition("%")[0]
-                sock = context.wrap_socket(sock, do_handshake_on_connect=False, server_hostname=name, suppress_ragged_eofs=False)
+                sock = context.wrap_socket(
+                    sock,
+                    do_handshake_on_connect=False,
+                    server_hostname=name,
+                    suppress_ragged_eofs=False,
+                )
             return TcpConnection(sock)
         except OSError as error:
             sock.close()
@@ -185,4 +205,3 @@ def _reach(address: Address, context: ssl.SSLContext | None, deadline: float) ->
             raise
     assert failure is not None
     raise ConnectionFailed(f"there is no server at {address}: {failure.strerror}", hint=start)
-

@@ -24,8 +24,8 @@ from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress, InvalidArgument, RfpError
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
-EVENTS_MAX, EVENTS_TLS_MAX = 16, 4    # strangers served in one turn; TLS costs a millisecond each
-NEWCOMERS_MAX = 8   # connections accepted in one turn
+EVENTS_MAX, EVENTS_TLS_MAX = 16, 4  # strangers served in one turn; TLS costs a millisecond each
+NEWCOMERS_MAX = 8  # connections accepted in one turn
 PROOF_S_MAX = 5.0  # seconds in which a connection must authenticate itself
 
 
@@ -62,7 +62,9 @@ class TcpListener:
         FabricError: the system refused.
     """
 
-    def __init__(self, address: Address, credentials: Credentials, *, allow_anyone: bool = False) -> None:
+    def __init__(
+        self, address: Address, credentials: Credentials, *, allow_anyone: bool = False
+    ) -> None:
         self.credentials = credentials
         self.rejected = 0  # connections that did not authenticate themselves
         self._context = credentials.server_context()  # raises if the certificate is not valid
@@ -80,11 +82,14 @@ class TcpListener:
     def _listen(self, address: Address, allow_anyone: bool) -> Address:
         """Listen at all addresses of the host's name; return the address with the port."""
         try:
-            found = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+            found = socket.getaddrinfo(
+                address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
         except (OSError, UnicodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise InvalidAddress(f"cannot find the host {address.host!r}: {reason}",
-                                 hint="check the name") from None
+            raise InvalidAddress(
+                f"cannot find the host {address.host!r}: {reason}", hint="check the name"
+            ) from None
         # The authorities are never public ones (server_context() rejects them).
         known = self.credentials.secret is not None or self.credentials.authorities is not None
         if not (known or allow_anyone or all(_loopback(str(place[0])) for *_, place in found)):
@@ -92,7 +97,7 @@ class TcpListener:
                 f"cannot serve at {address} without a secret: it is not on loopback, and every "
                 "client could read and change all data",
                 hint="give secret= or secret_file= (--secret-file), or allow "
-                     "every client with no_auth=True (--no-auth)",
+                "every client with no_auth=True (--no-auth)",
             )
         port = address.port
         for family, kind, protocol, _, place in found:
@@ -111,7 +116,9 @@ class TcpListener:
                     raise AddressInUse(f"a program is already listening at {address}",
                                        hint="choose another port, or port 0 for any") from None  # fmt: skip
                 hint = "give an address of this host"
-                raise FabricError(f"cannot listen at {address}: {error.strerror}", hint=hint) from None
+                raise FabricError(
+                    f"cannot listen at {address}: {error.strerror}", hint=hint
+                ) from None
             port = sock.getsockname()[1]
             self._epoll.register(sock.fileno(), select.EPOLLIN)
         return dataclasses.replace(address, port=port)
@@ -147,7 +154,10 @@ class TcpListener:
             for fd, _ in ready:
                 if fd in self._acceptors:
                     self._let_in(self._acceptors[fd])
-                elif fd in self._strangers and (connection := self._examine(self._strangers[fd])) is not None:
+                elif (
+                    fd in self._strangers
+                    and (connection := self._examine(self._strangers[fd])) is not None
+                ):
                     return connection
             if any(acceptor.exhausted for acceptor in self._acceptors.values()):
                 return None
@@ -169,7 +179,10 @@ class TcpListener:
                 sock.setblocking(False)
                 if self._context is not None:
                     sock = self._context.wrap_socket(
-                        sock, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False
+                        sock,
+                        server_side=True,
+                        do_handshake_on_connect=False,
+                        suppress_ragged_eofs=False,
                     )
                 stranger = _Stranger(TcpConnection(sock), self.credentials, self._binding)
             except (OSError, ssl.SSLError):  # the client has already disconnected
@@ -188,8 +201,12 @@ class TcpListener:
         """
         counts = Counter(stranger.origin for stranger in self._strangers.values())
         most = max(counts.values())
-        candidates = [stranger for stranger in self._strangers.values() if counts[stranger.origin] == most]
-        return next((stranger for stranger in candidates if not stranger.examination.greeted), candidates[0])
+        candidates = [
+            stranger for stranger in self._strangers.values() if counts[stranger.origin] == most
+        ]
+        return next(
+            (stranger for stranger in candidates if not stranger.examination.greeted), candidates[0]
+        )
 
     def _examine(self, stranger: _Stranger) -> TcpConnection | None:
         """Continue with a stranger; return its connection once it is authenticated."""
@@ -214,7 +231,9 @@ class TcpListener:
         if error is not None:
             log.warning("refused a connection from %s: %s", stranger.connection.remote, error)
         else:
-            log.info("closed a connection from %s that had not authenticated", stranger.connection.remote)
+            log.info(
+                "closed a connection from %s that had not authenticated", stranger.connection.remote
+            )
         self._forget_stranger(stranger)
         if error is not None and not stranger.connection.closed:
             try:

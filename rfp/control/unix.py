@@ -33,7 +33,9 @@ class UnixConnection(ControlConnection):
     def __init__(self, sock: socket.socket) -> None:
         self._pidfd: Descriptor | None = None
         super().__init__(sock)
-        self.pid, self.uid, _ = _CREDENTIALS.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
+        self.pid, self.uid, _ = _CREDENTIALS.unpack(
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
 
     def pidfd(self) -> int:
         """Return a file descriptor that becomes readable when the peer's process ends.
@@ -82,10 +84,12 @@ class UnixConnection(ControlConnection):
         if not whole:
             raise HandshakeFailed(
                 "file descriptors from the peer were lost",
-                hint="raise this process's limit of open files (ulimit -n)"
+                hint="raise this process's limit of open files (ulimit -n)",
             )
         if len(self._fds) > self.FD_LIMIT:
-            raise HandshakeFailed(f"the peer sent more than {self.FD_LIMIT} file descriptors with one message")
+            raise HandshakeFailed(
+                f"the peer sent more than {self.FD_LIMIT} file descriptors with one message"
+            )
         return data
 
     def _close(self) -> None:
@@ -112,8 +116,10 @@ def connect_unix(address: Address, deadline: float) -> UnixConnection:
                 break
             except BlockingIOError:  # its queue is full; a Unix socket has no event for that
                 if clock.now() >= deadline:
-                    raise DeadlineExceeded(f"timed out connecting to {address}: the server is too "
-                                           "busy to accept a connection") from None
+                    raise DeadlineExceeded(
+                        f"timed out connecting to {address}: the server is too "
+                        "busy to accept a connection"
+                    ) from None
                 time.sleep(0.001)
             except OSError as error:
                 raise _unreachable(address, error) from error
@@ -147,8 +153,10 @@ def _unreachable(address: Address, error: OSError) -> ConnectionFailed:
         return ConnectionFailed(f"there is no server at {address}", hint=start)
     if isinstance(error, ConnectionRefusedError):
         return ConnectionFailed(f"the server at {address} no longer runs", hint=start)
-    return ConnectionFailed(f"cannot connect to {address}: {error.strerror}",
-                            hint="check that it is a server of this user")
+    return ConnectionFailed(
+        f"cannot connect to {address}: {error.strerror}",
+        hint="check that it is a server of this user",
+    )
 
 
 def _holder(path: str) -> int | None:

@@ -20,7 +20,7 @@ from rfp.core.log import log
 from rfp.errors import AddressInUse, FabricError, InvalidAddress
 
 _BACKLOG = 4096  # as far as the system allows (net.core.somaxconn)
-FOREIGN_MAX = 16   # connections of other users, closed in one turn
+FOREIGN_MAX = 16  # connections of other users, closed in one turn
 # File descriptors that come with a client's message: those of an incomplete one would be kept here.
 CLIENTS_FDS = 1
 
@@ -44,7 +44,9 @@ class _Lock:
     def take(cls, path: str, folder: int | None = None) -> _Lock | int | None:
         """Return the lock, or the pid of its holder (None if unknown)."""
         while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder)
+            fd = os.open(
+                path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600, dir_fd=folder
+            )
             try:
                 try:
                     fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -129,8 +131,10 @@ class UnixListener:
             sock.bind(os.fsencode(path))
             made, found = os.lstat(path), self._stat()
             if found is None or (made.st_dev, made.st_ino) != (found.st_dev, found.st_ino):
-                raise InvalidAddress(f"the directory of {path} was moved away",
-                                     hint="check the owners of the directories above it")
+                raise InvalidAddress(
+                    f"the directory of {path} was moved away",
+                    hint="check the owners of the directories above it",
+                )
             self._identity = found.st_dev, found.st_ino
             sock.listen(_BACKLOG)
         except OSError as error:
@@ -166,10 +170,16 @@ class UnixListener:
             None when the deadline passes or the listener is closed.
         """
         foreign = 0
-        while (acceptor := self._acceptor) is not None and (foreign < FOREIGN_MAX or clock.now() < deadline):
+        while (acceptor := self._acceptor) is not None and (
+            foreign < FOREIGN_MAX or clock.now() < deadline
+        ):
             client = acceptor.take()
             if client is None:
-                if acceptor.closed or acceptor.exhausted or not wait(acceptor.socket.fileno(), select.POLLIN, deadline):
+                if (
+                    acceptor.closed
+                    or acceptor.exhausted
+                    or not wait(acceptor.socket.fileno(), select.POLLIN, deadline)
+                ):
                     return None
                 continue
             try:
@@ -181,7 +191,11 @@ class UnixListener:
                 connection.FD_LIMIT = CLIENTS_FDS
                 return connection
             connection.close()
-            log.warning("refused a connection of user %d at %s: it is not the server's user", connection.uid, self.address)
+            log.warning(
+                "refused a connection of user %d at %s: it is not the server's user",
+                connection.uid,
+                self.address,
+            )
             self.foreign += 1
             foreign += 1
         return None
@@ -241,7 +255,8 @@ def _in_use(address: Address, pid: int | None) -> AddressInUse:
                             "removed: clients cannot connect",
                             hint=f"{stop}, or choose another address")  # fmt: skip
     return AddressInUse(
-        f"a server is already running at {address}{who}", hint=f"connect to it, {stop}, or choose another address"
+        f"a server is already running at {address}{who}",
+        hint=f"connect to it, {stop}, or choose another address",
     )
 
 
@@ -260,7 +275,9 @@ def _remove_stale(address: Address, path: str) -> None:
         if not os.path.islink(path) and _is_socket(path):
             os.unlink(path)
             return
-        raise InvalidAddress(f"{path} exists and is not a socket", hint="remove it, or choose another address") from None
+        raise InvalidAddress(
+            f"{path} exists and is not a socket", hint="remove it, or choose another address"
+        ) from None
     except BlockingIOError:  # a server listens there, and is busy
         pass
     except OSError as error:

@@ -31,7 +31,9 @@ def import_installed(name: str) -> None:
         if not os.path.exists(os.path.join(os.path.dirname(spec.origin), MARK)):
             break
     else:
-        raise ImportError(f"{sources} contains the sources of {name}, which are not compiled there, and {_advice(sources)}")
+        raise ImportError(
+            f"{sources} contains the sources of {name}, which are not compiled there, and {_advice(sources)}"
+        )
     for module in [each for each in sys.modules if each == name or each.startswith(name + ".")]:
         del sys.modules[module]
     package = module_from_spec(spec)

@@ -17,7 +17,6 @@ FETCH_ADD: Final[int]
 
 SIGNALED: Final[int]
 
-
 SUCCESS: Final[int]
 BOUNDS: Final[int]
 RIGHTS: Final[int]
@@ -69,13 +68,33 @@ class QueuePair(Resource):
     def connect(self, descriptor: bytes, region: RemoteRegion | None) -> None: ...
     def alive(self) -> bool: ...
     def post(
-        self, opcode: int, local: Region, local_offset: int, remote: RemoteRegion, remote_offset: int, length: int, *,
-        operand: int = 0, compare: int = 0, flags: int = ..., id: int = 0,
+        self,
+        opcode: int,
+        local: Region,
+        local_offset: int,
+        remote: RemoteRegion,
+        remote_offset: int,
+        length: int,
+        *,
+        operand: int = 0,
+        compare: int = 0,
+        flags: int = ...,
+        id: int = 0,
     ) -> int: ...
     def poll(self, n: int = 1) -> list[tuple[int, int, int]]: ...
     def execute(
-        self, opcode: int, local: Region, local_offset: int, remote: RemoteRegion, remote_offset: int, length: int, *,
-        operand: int = 0, compare: int = 0, timeout: float = 10.0, check: bool = False,
+        self,
+        opcode: int,
+        local: Region,
+        local_offset: int,
+        remote: RemoteRegion,
+        remote_offset: int,
+        length: int,
+        *,
+        operand: int = 0,
+        compare: int = 0,
+        timeout: float = 10.0,
+        check: bool = False,
     ) -> int: ...
     def failed(self, opcode: int, status: int, arguments: str = "") -> RequestFailed: ...
 
@@ -90,8 +109,12 @@ class Fabric(Resource):
     def register(self, length: int, rights: int) -> Region: ...
     def reserve(self, length: int, rights: int) -> Region: ...
     def share(self, memory: Region | Buffer, offset: int, length: int, rights: int) -> Region: ...
-    def share_file(self, keeper: object, base: int, fd: int, offset: int, length: int, rights: int) -> Region: ...
-    def reserve_file(self, keeper: object, base: int, fd: int, offset: int, length: int, rights: int) -> Region: ...
+    def share_file(
+        self, keeper: object, base: int, fd: int, offset: int, length: int, rights: int
+    ) -> Region: ...
+    def reserve_file(
+        self, keeper: object, base: int, fd: int, offset: int, length: int, rights: int
+    ) -> Region: ...
     def attach(self, descriptor: bytes, fd: int = -1, files: bool = False) -> RemoteRegion: ...
     def event_channel(self, region: Region | None, offset: int) -> EventChannel: ...
     def queue_pair(self, channel: EventChannel, pidfd: int, control: int) -> QueuePair: ...

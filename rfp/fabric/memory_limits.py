@@ -56,7 +56,9 @@ def _group(controller: str) -> str | None:
     return None
 
 
-def _room(root: str, controller: str, limit_file: str, used_fields: tuple[str, ...], kernel_file: str = "") -> int:
+def _room(
+    root: str, controller: str, limit_file: str, used_fields: tuple[str, ...], kernel_file: str = ""
+) -> int:
     """Return the least free memory of this process's group and the groups that contain it.
 
     Free memory is the limit less the memory that cannot be reclaimed.  kernel_file: contains the
@@ -89,7 +91,13 @@ def _group_v2() -> int:
 
 def _group_v1() -> int:
     used = ("total_rss", "total_shmem")
-    return _room("/sys/fs/cgroup/memory", "memory", "memory.limit_in_bytes", used, "memory.kmem.usage_in_bytes")
+    return _room(
+        "/sys/fs/cgroup/memory",
+        "memory",
+        "memory.limit_in_bytes",
+        used,
+        "memory.kmem.usage_in_bytes",
+    )
 
 
 def lockable(status: str | os.PathLike[str] = "/proc/self/status") -> int:
@@ -100,7 +108,10 @@ def lockable(status: str | os.PathLike[str] = "/proc/self/status") -> int:
     text = _text(status)
     if text is None:
         return NO_LIMIT
-    said = {name: value.split() for name, _, value in (line.partition(":") for line in text.splitlines())}
+    said = {
+        name: value.split()
+        for name, _, value in (line.partition(":") for line in text.splitlines())
+    }
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY or int(said.get("CapEff", ["0"])[0], 16) >> _CAP_IPC_LOCK & 1:
         return NO_LIMIT

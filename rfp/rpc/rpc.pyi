@@ -12,9 +12,16 @@ class HandlerService(Service):
 
 class RpcClient(ClientBase):
     def __init__(
-        self, address: str | Address | None, *, timeout: float = 5.0, reconnect: bool = True, mode: str = "auto",
-        secret: str | bytes | None = None, secret_file: str | PathLike[str] | None = None,
-        tls_ca: str | PathLike[str] | None = None, tls_cert: str | PathLike[str] | None = None,
+        self,
+        address: str | Address | None,
+        *,
+        timeout: float = 5.0,
+        reconnect: bool = True,
+        mode: str = "auto",
+        secret: str | bytes | None = None,
+        secret_file: str | PathLike[str] | None = None,
+        tls_ca: str | PathLike[str] | None = None,
+        tls_cert: str | PathLike[str] | None = None,
         tls_key: str | PathLike[str] | None = None,
     ) -> None: ...
     def call(self, message: Buffer, *, timeout: float | None = None) -> bytes: ...

@@ -27,14 +27,28 @@ CHECKSUMS: dict[int, str]
 
 def checksum(data: bytes | bytearray | memoryview, crc: int = 0) -> int: ...
 def checksum_method() -> str: ...
-
 def begin(
-    ring: ClientRing, server_ring: ServerRing | None = None, *, sequence: int | None = None, fetch: int | None = None,
-    fixed_fetch: bool | None = None, mode: str | None = None, paradigm: str | None = None, retries: int | None = None,
-    polls_per_round_trip: int | None = None, spin: int | None = None, checked: bool | None = None,
+    ring: ClientRing,
+    server_ring: ServerRing | None = None,
+    *,
+    sequence: int | None = None,
+    fetch: int | None = None,
+    fixed_fetch: bool | None = None,
+    mode: str | None = None,
+    paradigm: str | None = None,
+    retries: int | None = None,
+    polls_per_round_trip: int | None = None,
+    spin: int | None = None,
+    checked: bool | None = None,
 ) -> None: ...
 def submit(
-    ring: ClientRing, payload: bytes, *, opcode: int = ..., count: int = 0, flags: int = 0, tag: int = 0,
+    ring: ClientRing,
+    payload: bytes,
+    *,
+    opcode: int = ...,
+    count: int = 0,
+    flags: int = 0,
+    tag: int = 0,
 ) -> int | None: ...
 def flush(ring: ClientRing) -> None: ...
 def step(ring: ClientRing) -> str: ...
@@ -45,21 +59,34 @@ def pop(ring: ClientRing) -> None: ...
 def abandon(ring: ClientRing) -> None: ...
 def release(ring: ClientRing, pin: int) -> None: ...
 def transfer(
-    ring: ClientRing, opcode: int, local: Region, local_offset: int, remote: RemoteRegion, remote_offset: int, length: int,
+    ring: ClientRing,
+    opcode: int,
+    local: Region,
+    local_offset: int,
+    remote: RemoteRegion,
+    remote_offset: int,
+    length: int,
     seconds: float,
 ) -> str: ...
 def room(ring: ClientRing) -> int: ...
 def mode(ring: ClientRing) -> str: ...
 def take(ring: ServerRing, ahead: int = 0) -> tuple[str, Request | None]: ...
 def publish(
-    ring: ServerRing, payload: bytes, *, status: int = 0, kind: int = ..., result: int = 0, ns: int = 0,
+    ring: ServerRing,
+    payload: bytes,
+    *,
+    status: int = 0,
+    kind: int = ...,
+    result: int = 0,
+    ns: int = 0,
 ) -> bool: ...
 def notify(ring: ServerRing, count: int = 1) -> None: ...
 def complete(ring: ServerRing) -> int: ...
 def impatient(worker: Worker) -> None: ...
 def calls(ring: ClientRing, n: int, length: int, *, timeout: float = 30.0) -> int: ...
-
-def alternate(region: Region | RemoteRegion, offset: int, versions: list[bytes], seconds: float) -> None: ...
+def alternate(
+    region: Region | RemoteRegion, offset: int, versions: list[bytes], seconds: float
+) -> None: ...
 
 class Fixed(Service):
     def __init__(self) -> None: ...

@@ -71,7 +71,9 @@ class Machine:
     def container(self) -> bool:
         """Whether this process seems to run in a container."""
         marks = (self.root / ".dockerenv", self.root / "run" / ".containerenv")
-        return any(mark.exists() for mark in marks) or "container" in self.text("run", "systemd", "container")
+        return any(mark.exists() for mark in marks) or "container" in self.text(
+            "run", "systemd", "container"
+        )
 
 
 def examine(
@@ -135,8 +137,11 @@ def plugins(machine: Machine, ports: list[Port]) -> Finding:
     try:
         known = machine.provider().devices()
     except RfpError as error:
-        return Finding("provider plugins", NOT_RUN,
-                       f"cannot list the devices of libibverbs: {Exception.__str__(error)}")
+        return Finding(
+            "provider plugins",
+            NOT_RUN,
+            f"cannot list the devices of libibverbs: {Exception.__str__(error)}",
+        )
     unknown = [name for name in there if name not in known]
     if unknown:
         return Finding("provider plugins", FAILED,
@@ -162,7 +167,9 @@ def links(machine: Machine, ports: list[Port]) -> Finding:
     shown = ", ".join(f"{port.name} {port.state} ({port.link})" for port in ports)
     if any(port.usable for port in ports):
         return Finding("ports", GOOD, shown)
-    interfaces = sorted({gid.interface for port in ports for gid in port.gids if gid.interface}) or ["INTERFACE"]
+    interfaces = sorted(
+        {gid.interface for port in ports for gid in port.gids if gid.interface}
+    ) or ["INTERFACE"]
     return Finding("ports", FAILED, "; ".join(port.complaint for port in ports),
                    f"run `ip link set {interfaces[0]} up`, and check cable and switch")  # fmt: skip
 
@@ -172,21 +179,39 @@ def gids(machine: Machine, ports: list[Port]) -> Finding:
     usable = [port for port in ports if port.usable]
     if not usable:
         return Finding("GIDs", NOT_RUN, "no port is usable")
-    shown = ", ".join(f"{port.name} {gid.index}: {gid.address} ({gid.kind})" for port in usable for gid in port.gids)
+    shown = ", ".join(
+        f"{port.name} {gid.index}: {gid.address} ({gid.kind})"
+        for port in usable
+        for gid in port.gids
+    )
     roce = [gid for port in usable for gid in port.gids if port.link == device.ETHERNET]
     if roce and not any(gid.kind == V2 for gid in roce):
-        return Finding("GIDs", WARNING, shown, "use RoCE v2 (cma_roce_mode, or another adapter): "
-                                               "routers do not forward RoCE v1")
+        return Finding(
+            "GIDs",
+            WARNING,
+            shown,
+            "use RoCE v2 (cma_roce_mode, or another adapter): routers do not forward RoCE v1",
+        )
     if roce and all(gid.address.is_link_local for gid in roce):
-        return Finding("GIDs", WARNING, shown, "give the interface an IP address (ip addr add), "
-                                               "which peers need to connect")
+        return Finding(
+            "GIDs",
+            WARNING,
+            shown,
+            "give the interface an IP address (ip addr add), which peers need to connect",
+        )
     return Finding("GIDs", GOOD, shown)
 
 
 def mtu(machine: Machine, ports: list[Port]) -> Finding:
     """Check that RDMA packets can have their full size."""
-    names = sorted({gid.interface for port in ports if port.usable for gid in port.gids if gid.interface})
-    sizes = {name: int(text) for name in names if (text := machine.text("sys", "class", "net", name, "mtu"))}
+    names = sorted(
+        {gid.interface for port in ports if port.usable for gid in port.gids if gid.interface}
+    )
+    sizes = {
+        name: int(text)
+        for name in names
+        if (text := machine.text("sys", "class", "net", name, "mtu"))
+    }
     if not sizes:
         return Finding("MTU", NOT_RUN, "no usable port has a network interface")
     shown = ", ".join(f"{name} {size}" for name, size in sizes.items())
@@ -203,7 +228,11 @@ def nodes(machine: Machine, ports: list[Port]) -> Finding:
     container = "; in a container: --device=/dev/infiniband" if machine.container else ""
     found = sorted(folder.glob("uverbs*")) if folder.is_dir() else []
     if not found:
-        remedy = "run `modprobe ib_uverbs`" if not machine.container else "start the container with --device=/dev/infiniband"
+        remedy = (
+            "run `modprobe ib_uverbs`"
+            if not machine.container
+            else "start the container with --device=/dev/infiniband"
+        )
         return Finding("rights", FAILED, f"there is no {folder}/uverbs*", remedy)
     closed = [path for path in found if not machine.access(path)]
     if len(closed) == len(found):
@@ -274,7 +303,9 @@ def loopback(host: str, options: RdmaOptions) -> str:
                     ("WRITE_NOTIFY", contract.WRITE_NOTIFY, 64, 192, 6),
                 ):
                     began = time.perf_counter()
-                    here.execute(opcode, memory, local, remote, offset, length, operand=1, check=True)
+                    here.execute(
+                        opcode, memory, local, remote, offset, length, operand=1, check=True
+                    )
                     took[name] = time.perf_counter() - began
                 woken = channel.wait(armed, 5.0)
                 if memory.read(256, 6) != b"doctor" or memory.read(512, 1) != b"\x2a" or not woken:

@@ -83,7 +83,10 @@ def device(address: Address, fabric: Fabric) -> str:
 
 
 def calibrate(
-    address: str | Address | None = None, *, seconds: float = 0.05, progress: Callable[[str], None] = lambda _: None
+    address: str | Address | None = None,
+    *,
+    seconds: float = 0.05,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Calibration:
     """Measure I(F), and fetch against reply, on the device of an address.
 
@@ -100,13 +103,20 @@ def calibrate(
 
     place = addresses.unique() if address is None else addresses.parse(address)
     path = "" if place.provider == "rdma" else addresses.unique().path
-    private = addresses.Address(place.provider, path=path, host=place.host, port=0, options=place.options)
+    private = addresses.Address(
+        place.provider, path=path, host=place.host, port=0, options=place.options
+    )
     credentials = Credentials(secret=os.urandom(32))
     fabric = open_fabric(private)
     host = Host(private, fabric, [SpinService()], service="spin", credentials=credentials)
     try:
-        connection = Connection(host.address, fabric, control.connect(host.address, clock.now() + 10, credentials), "spin",
-                                _ns(10))
+        connection = Connection(
+            host.address,
+            fabric,
+            control.connect(host.address, clock.now() + 10, credentials),
+            "spin",
+            _ns(10),
+        )
         try:
             channel = connection.attach(_ns(10))
             rates = [0.0] * CLASSES
@@ -120,7 +130,9 @@ def calibrate(
                 progress(f"calls that take {process / 1000:g} us")
                 for rates_of, replied in ((fetch, False), (reply, True)):
 
-                    def answered(part: float, process: int = process, replied: bool = replied) -> float:
+                    def answered(
+                        part: float, process: int = process, replied: bool = replied
+                    ) -> float:
                         return call_rate(channel, process, RESULT, replied, part)[0]
 
                     rates_of.append(_best(answered, seconds))
@@ -164,7 +176,9 @@ class Choice:
     score: float  # T: results per second, summed over the samples
 
 
-def enumerate_choices(calibration: Calibration, sizes: Sequence[int], process_ns: float = 0) -> list[Choice]:
+def enumerate_choices(
+    calibration: Calibration, sizes: Sequence[int], process_ns: float = 0
+) -> list[Choice]:
     """Return T for every (R, F), best first (RFP, section 3.2).
 
     A result that fits into F comes at rate I(F), a longer one at half of it.  A call whose
@@ -197,7 +211,9 @@ def enumerate_choices(calibration: Calibration, sizes: Sequence[int], process_ns
 
 
 def _at(xs: Sequence[int], ys: Sequence[float], x: float) -> float:
-    for (x0, y0), (x1, y1) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
+    for (x0, y0), (x1, y1) in zip(
+        zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False
+    ):
         if x0 <= x <= x1:
             return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return ys[-1]
@@ -228,10 +244,18 @@ def load(address: Address, fabric: Fabric) -> Calibration | None:
     try:
         calibration = Calibration(**found)
         rates = [float(rate) for rate in calibration.rates]
-        retries, fetch = int(calibration.chosen.get("retries", 5)), int(calibration.chosen.get("fetch", 256))
+        retries, fetch = (
+            int(calibration.chosen.get("retries", 5)),
+            int(calibration.chosen.get("fetch", 256)),
+        )
     except (TypeError, ValueError, AttributeError):
         return None
-    if len(rates) != CLASSES or not 1 <= retries <= 1000 or not LINE <= fetch <= 1 << 20 or fetch % LINE:
+    if (
+        len(rates) != CLASSES
+        or not 1 <= retries <= 1000
+        or not LINE <= fetch <= 1 << 20
+        or fetch % LINE
+    ):
         return None
     calibration.rates, calibration.chosen = rates, {"retries": retries, "fetch": fetch}
     return calibration

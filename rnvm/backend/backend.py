@@ -98,7 +98,9 @@ class Backend(ServerBase):
                 if not self.pool.clean:
                     # Front-ends of a dead back-end rely on it until they notice; over a network,
                     # they also rely on their locks.
-                    notice = max(DEATH_NOTICE_S, lease / 2) if used.closing_revokes else DEATH_NOTICE_S
+                    notice = (
+                        max(DEATH_NOTICE_S, lease / 2) if used.closing_revokes else DEATH_NOTICE_S
+                    )
                     time.sleep(max(0.0, opened + notice - clock.now()))
                 file = self._keep(open(path, "rb"))  # noqa: SIM115 - closed with the back-end
                 forgetful = pools.media(file.fileno()).volatile
@@ -114,13 +116,17 @@ class Backend(ServerBase):
                     file=-1 if file is None else file.fileno(),
                 )
             )
-            self._service.title = f"pool {os.fspath(path)}" if not isinstance(path, Pool) else "a pool"
+            self._service.title = (
+                f"pool {os.fspath(path)}" if not isinstance(path, Pool) else "a pool"
+            )
             arena = self._keep(self._service.reserve(used))
             if revoking:
                 # Refuse memory that the device cannot register here, not at the first front-end.
                 used.share(arena, 0, PAGE, REMOTE_READ).close()
             names = self._service.names
-            self._service.keep_words(self._keep(used.reserve(WORD * names, REMOTE_READ | REMOTE_ATOMIC)))
+            self._service.keep_words(
+                self._keep(used.reserve(WORD * names, REMOTE_READ | REMOTE_ATOMIC))
+            )
             self._host = Host(
                 place,
                 used,
@@ -138,7 +144,12 @@ class Backend(ServerBase):
                 credentials=credentials,
                 allow_anyone=no_auth,
             )
-            log.info("%s opened: %d bytes, lease %g s", self._service.title, self.pool.medium.length, lease)
+            log.info(
+                "%s opened: %d bytes, lease %g s",
+                self._service.title,
+                self.pool.medium.length,
+                lease,
+            )
             for text in self.pool.recovered:
                 say = log.warning if text.startswith(("damage", "doubt", "loss")) else log.info
                 say("%s recovered: %s", self._service.title, text)

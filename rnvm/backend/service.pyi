@@ -11,7 +11,12 @@ class PoolService(Service):
     pool: Pool
     title: str
     def __init__(
-        self, opened: Pool, lease: float, flushed: bool = False, forgetful: bool = False, revoking: bool = False,
+        self,
+        opened: Pool,
+        lease: float,
+        flushed: bool = False,
+        forgetful: bool = False,
+        revoking: bool = False,
         file: int = -1,
     ) -> None: ...
     @property

@@ -39,7 +39,9 @@ class Checked:
         closed: Whether the pool was closed in order, as far as is known.
     """
 
-    def __init__(self, findings: list[Finding], figures: dict[str, Any], *, closed: bool = True) -> None:
+    def __init__(
+        self, findings: list[Finding], figures: dict[str, Any], *, closed: bool = True
+    ) -> None:
         self.findings = findings
         self.figures = figures
         self.closed = closed
@@ -76,9 +78,15 @@ def check_copy(view: VolatileMemory) -> Checked:
         with Pool(view, accept_loss=True) as pool:
             findings += pool.losses + pool.torn
             reached, wrong = walk(pool)
-            return Checked(findings + wrong, {**account(pool), "reached": reached}, closed=inspection.clean)
+            return Checked(
+                findings + wrong, {**account(pool), "reached": reached}, closed=inspection.clean
+            )
     except PoolDamaged as error:
-        return Checked([*findings, Finding("damage", "pool", str(error), None, "fatal")], {}, closed=inspection.clean)
+        return Checked(
+            [*findings, Finding("damage", "pool", str(error), None, "fatal")],
+            {},
+            closed=inspection.clean,
+        )
 
 
 def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
@@ -89,7 +97,9 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
         if not offline_walk.known(pool, name):
             continue
         wrong, at, reached[name] = offline_walk.examine(pool, name)
-        blocks, slots, first = (reached[name].pop("lost_" + what) for what in ("blocks", "slots", "at"))
+        blocks, slots, first = (
+            reached[name].pop("lost_" + what) for what in ("blocks", "slots", "at")
+        )
         if first:
             what = (
                 f"{blocks} blocks, and {slots} slots of other blocks, belong to it and are "
@@ -98,7 +108,9 @@ def walk(pool: Pool) -> tuple[dict[bytes, dict[str, int]], list[Finding]]:
             findings.append(Finding("leak", f"structure {name!r}", what))
         if wrong is not None:
             mend = "one flipped bit corrected" if at else None
-            findings.append(Finding("damage", f"structure {name!r}", wrong, mend, "node", at, pool.names[name]))
+            findings.append(
+                Finding("damage", f"structure {name!r}", wrong, mend, "node", at, pool.names[name])
+            )
     return reached, findings
 
 
@@ -165,7 +177,9 @@ def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
     return mended, lost
 
 
-def repair_owners(view: VolatileMemory, inspection: Inspection, finding: Finding, *, give_up: bool = False) -> tuple[int, int]:
+def repair_owners(
+    view: VolatileMemory, inspection: Inspection, finding: Finding, *, give_up: bool = False
+) -> tuple[int, int]:
     """Turn bits back in damaged words of owners, and give up words that cannot be repaired.
 
     Return how many of each.
@@ -173,7 +187,9 @@ def repair_owners(view: VolatileMemory, inspection: Inspection, finding: Finding
     mended = lost = 0
     # may be millions of words: let Ctrl-C through
     for first in range(finding.number, finding.number + finding.words, PIECE):
-        turned, left = repair_module.owners(view, inspection, first, min(PIECE, finding.number + finding.words - first), give_up)
+        turned, left = repair_module.owners(
+            view, inspection, first, min(PIECE, finding.number + finding.words - first), give_up
+        )
         mended, lost = mended + turned, lost + left
     return mended, lost
 
@@ -204,7 +220,9 @@ def repair_logs(view: VolatileMemory, mended: list[str], lost: list[str]) -> Non
     given_up: set[tuple[str, int]] = set()
     while True:
         with contextlib.closing(view.copy()) as copy, Pool(copy, accept_loss=True) as pool:
-            losses = [loss for loss in pool.losses + pool.torn if (loss.part, loss.number) not in given_up]
+            losses = [
+                loss for loss in pool.losses + pool.torn if (loss.part, loss.number) not in given_up
+            ]
             if not losses:
                 return
             for loss in losses:

@@ -17,7 +17,10 @@ class _Commands(Commands):
     program = "rnvm"
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(rfp.__version__, message="rnvm %(version)s")
 def main() -> None:
     """Pools of persistent data structures that processes share.
@@ -33,5 +36,14 @@ def main() -> None:
     """
 
 
-for command in (create.create, inspect.info, inspect.check, inspect.ls, inspect.dump, create.grow, serve.serve, serve.recover):
+for command in (
+    create.create,
+    inspect.info,
+    inspect.check,
+    inspect.ls,
+    inspect.dump,
+    create.grow,
+    serve.serve,
+    serve.recover,
+):
     main.add_command(command)

@@ -14,27 +14,47 @@ POOL = click.argument("pool", type=click.Path())
 
 @click.command()
 @POOL
-@click.option("--size", "-s", type=SIZE, required=True,
-              help="Size of the pool, allocated immediately, e.g. 1GiB.")
+@click.option(
+    "--size",
+    "-s",
+    type=SIZE,
+    required=True,
+    help="Size of the pool, allocated immediately, e.g. 1GiB.",
+)
 @click.option("--block", type=SIZE, default="4KiB", show_default=True, help="Allocation unit.")
 @click.option("--front-ends", type=click.IntRange(1, FRONT_ENDS_MAX),
               help="Maximum number of attached front-ends.  [default: 16, fewer in small pools]")  # fmt: skip
-@click.option("--names", type=click.IntRange(1, 16383),
-              help="Maximum number of structures.  [default: one for each 16KiB, at most 1024]")
+@click.option(
+    "--names",
+    type=click.IntRange(1, 16383),
+    help="Maximum number of structures.  [default: one for each 16KiB, at most 1024]",
+)
 @click.option("--operation-log", type=SIZE,
               help="Size of each front-end's operation log.  "
                    "[default: an eighth of the pool for all, at most "
                    "8MiB each, at least what structures need]")  # fmt: skip
-@click.option("--memory-log", type=SIZE,
-              help="Size of each front-end's memory log.  [default: like --operation-log]")
-@click.option("--write-ahead", type=SIZE,
-              help="Size of a file's write-ahead area.  [default: a "
-                   "sixteenth, at most 16MiB; 0 in memory]")
-@click.option("--backend", type=click.IntRange(1, 65535), default=1, show_default=True,
-              help="Back-end ID stored in addresses.")
-@click.option("--assume-persistent", is_flag=True,
-              help="Allow a volatile medium (/dev/shm); the pool "
-                   "then survives process crashes only.")
+@click.option(
+    "--memory-log",
+    type=SIZE,
+    help="Size of each front-end's memory log.  [default: like --operation-log]",
+)
+@click.option(
+    "--write-ahead",
+    type=SIZE,
+    help="Size of a file's write-ahead area.  [default: a sixteenth, at most 16MiB; 0 in memory]",
+)
+@click.option(
+    "--backend",
+    type=click.IntRange(1, 65535),
+    default=1,
+    show_default=True,
+    help="Back-end ID stored in addresses.",
+)
+@click.option(
+    "--assume-persistent",
+    is_flag=True,
+    help="Allow a volatile medium (/dev/shm); the pool then survives process crashes only.",
+)
 def create(
     pool: str,
     size: int,
@@ -60,10 +80,13 @@ def create(
         write_ahead=write_ahead, backend=backend, assume_persistent=assume_persistent,
     )  # fmt: skip
     with pools.view(pool) as (view, media):
-        click.echo(f"created {pool}: {units.show_size(view.length)} "
-                   f"on {media.kind}; {media.promise}")
+        click.echo(
+            f"created {pool}: {units.show_size(view.length)} on {media.kind}; {media.promise}"
+        )
         if media.mode == "image":
-            click.echo("the back-end keeps the used part of the pool in memory, up to its full size")
+            click.echo(
+                "the back-end keeps the used part of the pool in memory, up to its full size"
+            )
 
 
 @click.command()

@@ -31,7 +31,7 @@ def when(seconds: int) -> str:
         return f"{seconds} s after 1970"
 
 
-LINES_MAX = 1000   # of findings that are printed
+LINES_MAX = 1000  # of findings that are printed
 
 
 def text(value: bytes) -> str:
@@ -89,17 +89,26 @@ def info(pool: str, as_json: bool) -> None:
         ["created", when(found["created"])],
         ["medium", f"{found['medium']}, {found['mode']} mode"],
         ["durability", found["promise"]],
-        ["state", "closed cleanly" if found["closed"] else "not closed cleanly: the "
-                                                           "next opening recovers it"],
+        [
+            "state",
+            "closed cleanly"
+            if found["closed"]
+            else "not closed cleanly: the next opening recovers it",
+        ],
         ["size", units.show_size(found["size"])],
-        ["blocks", f"{grouped(found['blocks'])} of {units.show_size(found['block'])}, {grouped(found['free_blocks'])} free"],
+        [
+            "blocks",
+            f"{grouped(found['blocks'])} of {units.show_size(found['block'])}, {grouped(found['free_blocks'])} free",
+        ],
         ["structures", f"{found['structures']} of at most {grouped(found['names'])}"],
         ["front-ends", f"{found['attached']} of at most {grouped(found['front_ends'])}, {logs}"],
     ]
     rows.append(["values", f"up to {units.show_size(found['largest_value'])} always fit"])
     if found["write_ahead"]:
         waiting = plural(found["frames"], "frame")
-        rows.append(["write-ahead", f"{units.show_size(found['write_ahead'])}, {waiting} not written back"])
+        rows.append(
+            ["write-ahead", f"{units.show_size(found['write_ahead'])}, {waiting} not written back"]
+        )
     if found["findings"]:
         rows.append(["findings", f"{found['findings']}: rnvm check {pool}"])
     click.echo("\n".join(table(None, rows, "<<")))
@@ -107,8 +116,11 @@ def info(pool: str, as_json: bool) -> None:
 
 @click.command()
 @POOL
-@click.option("--repair", is_flag=True,
-              help="Repair what is repairable and report the rest.  Copy the pool first.")
+@click.option(
+    "--repair",
+    is_flag=True,
+    help="Repair what is repairable and report the rest.  Copy the pool first.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @WITH
 def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> None:
@@ -144,7 +156,9 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         print_some([f"repaired: {line}" for line in mended])
         print_some([f"LOST: {line}" for line in lost])
         print_some(
-            f"{finding}\n  --repair: {finding.mend}" if finding.mend and finding.kind != "doubt" else str(finding)
+            f"{finding}\n  --repair: {finding.mend}"
+            if finding.mend and finding.kind != "doubt"
+            else str(finding)
             for finding in found.findings
         )
         for line in found.figures.get("recovered", []):
@@ -176,7 +190,11 @@ def reached(found: checking.Checked) -> list[str]:
     rows = []
     for name, used in found.figures["used"].items():
         counts = found.figures["reached"].get(name)
-        cells = [grouped(counts[each]) for each in ("nodes", "bytes", "blocks")] if counts else ["not walked", "-", "-"]
+        cells = (
+            [grouped(counts[each]) for each in ("nodes", "bytes", "blocks")]
+            if counts
+            else ["not walked", "-", "-"]
+        )
         rows.append([text(name), *cells, grouped(used)])
     return table(["structure", "nodes", "bytes", "blocks reached", "owned"], rows, "<>>>>")
 

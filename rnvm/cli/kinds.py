@@ -18,5 +18,6 @@ def load(modules: tuple[str, ...]) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
-            raise InvalidArgument(f"cannot import --with {module}: {error}",
-                                  hint="give a module on the Python path") from None
+            raise InvalidArgument(
+                f"cannot import --with {module}: {error}", hint="give a module on the Python path"
+            ) from None

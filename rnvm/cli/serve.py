@@ -30,14 +30,21 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
                    "[default: POOL.socket beside the pool if its directory "
                    "is private, else a name in your run directory; "
                    "rnvm.connect(POOL) finds either]")  # fmt: skip
-@click.option("--lease", type=float, default=2.0, show_default=True,
-              help="Seconds before a front-end that holds a contended lock is fenced.")
+@click.option(
+    "--lease",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Seconds before a front-end that holds a contended lock is fenced.",
+)
 @click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
               help="Behaviour of an idle back-end thread: spin "
                    "briefly and then sleep, or always spin.")  # fmt: skip
 @serving
 @logged
-def serve(pool: str, address: Address | None, lease: float, idle: str, log_level: str, **access: Any) -> None:
+def serve(
+    pool: str, address: Address | None, lease: float, idle: str, log_level: str, **access: Any
+) -> None:
     """Serve a pool to front-ends in the foreground until Ctrl-C or SIGTERM.
 
     \b
@@ -61,9 +68,13 @@ def serve(pool: str, address: Address | None, lease: float, idle: str, log_level
         while not backend.failed:
             time.sleep(POLL_S)
         if backend.removed:
-            click.echo(f"{pool} was removed or replaced while it was served: its content is lost", err=True)
+            click.echo(
+                f"{pool} was removed or replaced while it was served: its content is lost", err=True
+            )
         else:
-            click.echo("the pool's medium failed: check the device, then serve the pool again", err=True)
+            click.echo(
+                "the pool's medium failed: check the device, then serve the pool again", err=True
+            )
         raise SystemExit(3)
     except Stop:
         pass
@@ -110,10 +121,14 @@ def recover(pool: str, modules: tuple[str, ...]) -> None:
         done = fe.figures["executed_again"]
         click.echo(f"{plural(done, 'operation')} executed")
         if passed := fe.figures["passed_over"]:
-            click.echo(f"{plural(passed, 'operation')} skipped: unknown to "
-                       "their structures (not logged by any front-end)")
+            click.echo(
+                f"{plural(passed, 'operation')} skipped: unknown to "
+                "their structures (not logged by any front-end)"
+            )
         for name in unknown:
-            click.echo(f"{name!r} has an unknown kind or format: its log records are kept", err=True)
+            click.echo(
+                f"{name!r} has an unknown kind or format: its log records are kept", err=True
+            )
     if unknown:
         raise SystemExit(1)
 

@@ -9,7 +9,6 @@ PAUSE_S_MAX: float
 ATTEMPT_S_MIN: float
 SAME_RELEASE: str
 
-
 def unknown(address: object) -> Exception: ...
 
 class Life: ...

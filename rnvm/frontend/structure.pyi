@@ -33,8 +33,15 @@ class Structure:
     fe: FrontEnd
     name: str
     codec: Any
-    def __init__(self, fe: FrontEnd, name: str, *, codec: Any = None, create: bool = True,
-                 timeout: float | None = None) -> None: ...
+    def __init__(
+        self,
+        fe: FrontEnd,
+        name: str,
+        *,
+        codec: Any = None,
+        create: bool = True,
+        timeout: float | None = None,
+    ) -> None: ...
     @property
     def codec_name(self) -> str: ...
     def check(self, *, timeout: float | None = None) -> None: ...

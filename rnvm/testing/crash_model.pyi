@@ -3,7 +3,9 @@ from rnvm.media.medium import Medium
 RULES: dict[str, int]
 
 class Model(Medium):
-    def __init__(self, length: int, kind: str = "words", content: bytes | None = None, shared: bool = False) -> None: ...
+    def __init__(
+        self, length: int, kind: str = "words", content: bytes | None = None, shared: bool = False
+    ) -> None: ...
     @property
     def kind(self) -> str: ...
     @property

@@ -38,12 +38,27 @@ def build(release: str, target: Path) -> None:
 
 def _modules(release: str) -> list[Path]:
     """The files of MODULES and of all that they need, in the order in which they can be inserted."""
-    command = ["modprobe", "--set-version", release, "--ignore-install", "--show-depends", "--all", *MODULES]
-    run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": SBIN}, check=False)
+    command = [
+        "modprobe",
+        "--set-version",
+        release,
+        "--ignore-install",
+        "--show-depends",
+        "--all",
+        *MODULES,
+    ]
+    run = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "PATH": SBIN}, check=False
+    )
     if run.returncode != 0:
-        raise MachineError(f"the kernel {release} lacks a module that the machine needs: {run.stderr.strip()}")
+        raise MachineError(
+            f"the kernel {release} lacks a module that the machine needs: {run.stderr.strip()}"
+        )
     lines = [line.split(maxsplit=1) for line in run.stdout.splitlines()]
-    return [Path(path) for path in dict.fromkeys(rest.split()[0] for word, rest in lines if word == "insmod")]
+    return [
+        Path(path)
+        for path in dict.fromkeys(rest.split()[0] for word, rest in lines if word == "insmod")
+    ]
 
 
 def _copy(module: Path, folder: Path) -> str:

@@ -58,11 +58,24 @@ class Job:
 
     def _write(self, folder: Path) -> None:
         (folder / "start").symlink_to(START)
-        environment = {**self.environment, "SOFTROCE": self.link.name}  # by which a command can tell where it runs
-        exports = [f"export {name}={shlex.quote(value)}" for name, value in environment.items() if _exported(name)]
-        lines = [*exports, f"cd {shlex.quote(str(self.directory))} || exit", f"exec env -- {shlex.join(self.command)}"]
+        environment = {
+            **self.environment,
+            "SOFTROCE": self.link.name,
+        }  # by which a command can tell where it runs
+        exports = [
+            f"export {name}={shlex.quote(value)}"
+            for name, value in environment.items()
+            if _exported(name)
+        ]
+        lines = [
+            *exports,
+            f"cd {shlex.quote(str(self.directory))} || exit",
+            f"exec env -- {shlex.join(self.command)}",
+        ]
         (folder / "command").write_text("\n".join(lines) + "\n")
-        (folder / "shares").write_text("".join(f"share{i} {share.resolve()}\n" for i, share in enumerate(self.shares)))
+        (folder / "shares").write_text(
+            "".join(f"share{i} {share.resolve()}\n" for i, share in enumerate(self.shares))
+        )
         settings = {
             "name": self.link.name,
             "link": self.link.interface,
@@ -72,7 +85,10 @@ class Job:
         }
         lists = {
             "pmem": [f"{image.mode} {'new' if image.new else 'used'}" for image in self.pmem],
-            "reach": [str(self.directory), *filter(None, map(self._which, (self.command[0], "python3")))],
+            "reach": [
+                str(self.directory),
+                *filter(None, map(self._which, (self.command[0], "python3"))),
+            ],
         }
         lines = [f"{name}={shlex.quote(value)}" for name, value in settings.items()]
         lines += [f"{name}=({shlex.join(values)})" for name, values in lists.items()]
@@ -100,7 +116,9 @@ def _sweep() -> None:
     """Removes what killed launchers have left: folders that nobody holds locked."""
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
         try:
-            if time.time() - folder.stat().st_mtime < 60:  # its launcher may not have come to locking it
+            if (
+                time.time() - folder.stat().st_mtime < 60
+            ):  # its launcher may not have come to locking it
                 continue
             descriptor = _lock(folder)
         except OSError:

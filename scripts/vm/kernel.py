@@ -36,10 +36,20 @@ class Kernel:
 def find(boot: Path, modules: Path = Path("/lib/modules")) -> Kernel:
     """The newest kernel in the folder `boot` that has a soft-RoCE module."""
     kernels = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
-    able = [release for release in kernels if any(modules.glob(f"{release}/kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko*"))]
+    able = [
+        release
+        for release in kernels
+        if any(modules.glob(f"{release}/kernel/drivers/infiniband/sw/rxe/rdma_rxe.ko*"))
+    ]
     if not able:
-        found = f"no module rdma_rxe in {modules} for {', '.join(sorted(kernels))}" if kernels else "there is no vmlinuz-*"
-        raise MachineError(f"no kernel for the machine in {boot}: {found} (Debian: apt-get install linux-image-amd64)")
+        found = (
+            f"no module rdma_rxe in {modules} for {', '.join(sorted(kernels))}"
+            if kernels
+            else "there is no vmlinuz-*"
+        )
+        raise MachineError(
+            f"no kernel for the machine in {boot}: {found} (Debian: apt-get install linux-image-amd64)"
+        )
     newest = max(able, key=lambda release: [int(number) for number in re.findall(r"\d+", release)])
     return Kernel(newest, kernels[newest])
 
@@ -63,8 +73,9 @@ def unpacked(kernel: Kernel, cache: Path) -> Path:
     else:
         return kernel.image
     if not elf.startswith(b"\x7fELF"):
-        raise MachineError(f"{kernel.image} does not contain a kernel: "
-                           "it does not unpack to an ELF image")
+        raise MachineError(
+            f"{kernel.image} does not contain a kernel: it does not unpack to an ELF image"
+        )
     cache.mkdir(parents=True, exist_ok=True)
     for old in cache.glob(f"vmlinux-{kernel.release}-*"):
         old.unlink(missing_ok=True)

@@ -30,5 +30,7 @@ def cable(folder: Path) -> tuple[Link, Link]:
     for number, name, other in ((1, "server", "client"), (2, "client", "server")):
         netdev = f"dgram,id=cable,local.type=unix,local.path={folder}/{name},remote.type=unix,remote.path={folder}/{other}"
         device = f"virtio-net-pci,netdev=cable,romfile=,mac=52:54:00:00:00:{number:02x}"
-        ends.append(Link(name, "eth0", (f"10.2.0.{number}",), ("-netdev", netdev, "-device", device)))
+        ends.append(
+            Link(name, "eth0", (f"10.2.0.{number}",), ("-netdev", netdev, "-device", device))
+        )
     return ends[0], ends[1]

@@ -67,7 +67,11 @@ class Machine:
         # They end when QEMU does, in whichever way.
         copies = asyncio.gather(*(_copy(ports[name], sink) for name, sink in sinks.items()))
         try:
-            await asyncio.wait({guest.begun, copies}, timeout=self.boot_seconds, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {guest.begun, copies},
+                timeout=self.boot_seconds,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
             if not (guest.begun.done() or copies.done()):
                 return None
             await asyncio.wait_for(copies, self.job.limit + GRACE_SECONDS)
@@ -78,9 +82,13 @@ class Machine:
             self._process.wait()
             await asyncio.wait({copies})
         if guest.status in TIMED_OUT and guest.took >= self.job.limit:
-            self.err(f"softroce: the command timed out after {self.job.limit:g} s and was killed\n".encode())
+            self.err(
+                f"softroce: the command timed out after {self.job.limit:g} s and was killed\n".encode()
+            )
         if guest.status is None:
-            raise MachineError((guest.complaint or "the machine exited before the command") + _last_words(folder))
+            raise MachineError(
+                (guest.complaint or "the machine exited before the command") + _last_words(folder)
+            )
         return guest.status
 
     def _start(self, folder: Path) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
@@ -89,10 +97,15 @@ class Machine:
         pipes = {name: os.pipe() for name in qemu.PORTS}
         writers = {name: writer for name, (_, writer) in pipes.items()}
         command = qemu.command(self.job, folder, image, self.cpus, self.memory, writers)
-        options = {"pass_fds": tuple(writers.values()), "start_new_session": True}  # a session: Ctrl-C is for us alone
+        options = {
+            "pass_fds": tuple(writers.values()),
+            "start_new_session": True,
+        }  # a session: Ctrl-C is for us alone
         try:
             with (folder / "qemu").open("wb") as says:
-                process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=says, stderr=says, **options)
+                process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, stdout=says, stderr=says, **options
+                )
         finally:
             for writer in writers.values():
                 os.close(writer)
@@ -104,7 +117,9 @@ class _Guest:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()  # the command, or not for a reason
+        self.begun: asyncio.Future[None] = (
+            asyncio.get_running_loop().create_future()
+        )  # the command, or not for a reason
         self.status: int | None = None
         self.complaint = ""
         self.took = 0.0  # seconds from there to the status
@@ -132,7 +147,9 @@ async def _copy(descriptor: int, sink: Sink) -> None:
     """Gives the sink what arrives, until the other end is closed."""
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
-    transport, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, os.fdopen(descriptor, "rb"))
+    transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+        lambda: protocol, os.fdopen(descriptor, "rb")
+    )
     try:
         while data := await reader.read(1 << 16):
             sink(data)
@@ -142,6 +159,10 @@ async def _copy(descriptor: int, sink: Sink) -> None:
 
 def _last_words(folder: Path) -> str:
     """What QEMU and the guest's kernel said last."""
-    text = "".join((folder / name).read_text(errors="replace") for name in ("qemu", "console") if (folder / name).exists())
+    text = "".join(
+        (folder / name).read_text(errors="replace")
+        for name in ("qemu", "console")
+        if (folder / name).exists()
+    )
     lines = [line for line in text.splitlines() if line.strip()]
     return "".join(f"\n  {line}" for line in lines[-15:])

@@ -48,7 +48,9 @@ class Image:
                 os.ftruncate(descriptor, 0)
                 os.ftruncate(descriptor, self.size)
             elif os.fstat(descriptor).st_size != self.size:
-                raise MachineError(f"{self.path} has {os.fstat(descriptor).st_size} bytes, not {self.size}")
+                raise MachineError(
+                    f"{self.path} has {os.fstat(descriptor).st_size} bytes, not {self.size}"
+                )
             try:
                 yield
             finally:
@@ -66,12 +68,17 @@ class Image:
 
 def parse(text: str) -> Image:
     """`IMAGE:SIZE` or `IMAGE:SIZE:MODE`, as in `pool.img:256MiB:devdax`.  A bare number is in MiB."""
-    found = re.fullmatch(r"(?P<path>.+?):(?P<number>[0-9]+)(?P<unit>MiB|GiB)?(:(?P<mode>\w+))?", text)
+    found = re.fullmatch(
+        r"(?P<path>.+?):(?P<number>[0-9]+)(?P<unit>MiB|GiB)?(:(?P<mode>\w+))?", text
+    )
     if not found or (found["mode"] or "fsdax") not in MODES:
-        raise MachineError(f"invalid --pmem {text} (expected IMAGE:SIZE or "
-                           "IMAGE:SIZE:MODE, as in pool.img:256MiB:devdax)")
+        raise MachineError(
+            f"invalid --pmem {text} (expected IMAGE:SIZE or "
+            "IMAGE:SIZE:MODE, as in pool.img:256MiB:devdax)"
+        )
     size = int(found["number"]) * UNITS[found["unit"] or "MiB"]
     if size < 64 << 20 or size % (2 << 20):
-        raise MachineError(f"invalid --pmem {text}: the size must be at "
-                           "least 64 MiB and a multiple of 2 MiB")
+        raise MachineError(
+            f"invalid --pmem {text}: the size must be at least 64 MiB and a multiple of 2 MiB"
+        )
     return Image(Path(found["path"]).resolve(), size, found["mode"] or "fsdax")

@@ -18,7 +18,9 @@ KERNEL_ARGUMENTS = (
 )
 
 
-def command(job: Job, folder: Path, image: Path, cpus: int, memory: int, ports: Mapping[str, int]) -> list[str]:
+def command(
+    job: Job, folder: Path, image: Path, cpus: int, memory: int, ports: Mapping[str, int]
+) -> list[str]:
     """The machine for `job`, which is written to `folder`; `ports` has a descriptor for each of PORTS."""
     machine, amount = "q35", f"{memory}M"
     if job.pmem:
@@ -29,22 +31,40 @@ def command(job: Job, folder: Path, image: Path, cpus: int, memory: int, ports: 
         # If we are killed, so is QEMU.
         *("setpriv", "--pdeathsig=KILL", "qemu-system-x86_64"),
         *("-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
-        *("-machine", machine, "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", str(cpus), "-m", amount),
+        *(
+            "-machine",
+            machine,
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-smp",
+            str(cpus),
+            "-m",
+            amount,
+        ),
         *("-kernel", str(image), "-initrd", str(folder / "initramfs")),
         *("-append", f'{KERNEL_ARGUMENTS} softroce_job="{folder}"'),
         *("-serial", f"file:{_escaped(folder / 'console')}"),
         *_tree("root", Path("/"), ",readonly=on"),
-        *itertools.chain.from_iterable(_tree(f"share{i}", share.resolve()) for i, share in enumerate(job.shares)),
+        *itertools.chain.from_iterable(
+            _tree(f"share{i}", share.resolve()) for i, share in enumerate(job.shares)
+        ),
         *("-device", "virtio-serial-pci"),
         *itertools.chain.from_iterable(_port(name, ports[name]) for name in PORTS),
-        *itertools.chain.from_iterable(_dimm(i, dimm.file, dimm.size) for i, dimm in enumerate(job.pmem)),
+        *itertools.chain.from_iterable(
+            _dimm(i, dimm.file, dimm.size) for i, dimm in enumerate(job.pmem)
+        ),
         *job.link.device,
     ]
 
 
 def _tree(tag: str, path: Path, more: str = "") -> Iterable[str]:
     # remap: the tree may span several of this machine's file systems, whose inode numbers collide.
-    yield from ("-fsdev", f"local,id={tag},path={_escaped(path)},security_model=none,multidevs=remap{more}")
+    yield from (
+        "-fsdev",
+        f"local,id={tag},path={_escaped(path)},security_model=none,multidevs=remap{more}",
+    )
     yield from ("-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}")
 
 
@@ -55,7 +75,10 @@ def _port(name: str, descriptor: int) -> Iterable[str]:
 
 
 def _dimm(number: int, file: Path, size: int) -> Iterable[str]:
-    yield from ("-object", f"memory-backend-file,id=memory{number},share=on,mem-path={_escaped(file)},size={size}")
+    yield from (
+        "-object",
+        f"memory-backend-file,id=memory{number},share=on,mem-path={_escaped(file)},size={size}",
+    )
     yield from ("-device", f"nvdimm,id=nvdimm{number},memdev=memory{number}")
 
 

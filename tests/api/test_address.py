@@ -12,7 +12,9 @@ from rfp.errors import InvalidAddress
 
 def test_an_shm_address_has_a_path_and_typed_options():
     found = parse("shm:///run/x/y?rtt=2us&in_iops=1.5M&out_iops=500k")
-    assert found == Address("shm", path="/run/x/y", options=ShmOptions(rtt=2000, in_iops=1_500_000, out_iops=500_000))
+    assert found == Address(
+        "shm", path="/run/x/y", options=ShmOptions(rtt=2000, in_iops=1_500_000, out_iops=500_000)
+    )
     assert found.shm.emulated
     assert not parse("shm:///run/x/y").shm.emulated
 
@@ -96,15 +98,28 @@ def test_an_shm_address_round_trips(path, rtt, in_iops, out_iops):
 hosts = st.from_regex(r"[a-z0-9][a-z0-9.-]{0,20}", fullmatch=True) | st.ip_addresses().map(str)
 
 
-@given(hosts, st.integers(0, 65535), st.sampled_from(["", "rxe0", "mlx5_1"]), st.integers(0, 255), st.integers(-1, 255))
+@given(
+    hosts,
+    st.integers(0, 65535),
+    st.sampled_from(["", "rxe0", "mlx5_1"]),
+    st.integers(0, 255),
+    st.integers(-1, 255),
+)
 def test_an_rdma_address_round_trips(host, port, device, device_port, gid_index):
-    made = Address("rdma", host=host, port=port, options=RdmaOptions(device, device_port, gid_index))
+    made = Address(
+        "rdma", host=host, port=port, options=RdmaOptions(device, device_port, gid_index)
+    )
     assert parse(str(made)) == made
 
 
 @given(
     st.text(max_size=40)
-    | st.builds("{}://{}?{}".format, st.sampled_from(["shm", "rdma"]), st.text(max_size=20), st.text(max_size=20))
+    | st.builds(
+        "{}://{}?{}".format,
+        st.sampled_from(["shm", "rdma"]),
+        st.text(max_size=20),
+        st.text(max_size=20),
+    )
 )
 def test_any_text_is_an_address_or_the_error(text):
     try:

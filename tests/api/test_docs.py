@@ -20,7 +20,10 @@ def test_the_documentation_has_every_option():
 
 def test_the_documentation_has_every_message_with_every_field():
     text = (DOCS / "protocol.md").read_text()
-    rows = {int(kind): (name, rest) for kind, name, rest in re.findall(r"^\| (\d+) \| `(\w+)` \|(.*)$", text, re.M)}
+    rows = {
+        int(kind): (name, rest)
+        for kind, name, rest in re.findall(r"^\| (\d+) \| `(\w+)` \|(.*)$", text, re.M)
+    }
     assert set(rows) == set(Message.KINDS)
     for number, kind in Message.KINDS.items():
         name, rest = rows[number]
@@ -35,5 +38,9 @@ def test_the_documentation_has_every_command_with_every_option():
     rows = dict(re.findall(r"^`rfp (\w+)[^`]*`\n: (.*?)\n\n", text, re.M | re.S))
     assert set(rows) == set(main.commands)
     for name, command in main.commands.items():
-        options = {parameter.opts[0] for parameter in command.params if parameter.param_type_name == "option"}
+        options = {
+            parameter.opts[0]
+            for parameter in command.params
+            if parameter.param_type_name == "option"
+        }
         assert set(re.findall(r"`(--[a-z-]+)`", rows[name])) == options - COMMON

@@ -8,7 +8,9 @@ import pytest
 from rfp import errors
 from rfp.errors import RfpError
 
-CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RfpError)]
+CLASSES = [
+    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RfpError)
+]
 CONNECTION = (errors.ConnectionFailed, errors.DeadlineExceeded, errors.FabricError)
 
 
@@ -25,12 +27,27 @@ def test_every_error_carries_its_hint_and_survives_pickling(kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in CLASSES if kind is not RfpError])
 def test_every_error_belongs_to_exactly_one_family(kind):
-    assert sum((issubclass(kind, errors.ServerRefused), issubclass(kind, errors.CallerError), issubclass(kind, CONNECTION))) == 1
+    assert (
+        sum(
+            (
+                issubclass(kind, errors.ServerRefused),
+                issubclass(kind, errors.CallerError),
+                issubclass(kind, CONNECTION),
+            )
+        )
+        == 1
+    )
 
 
 def test_the_documentation_has_every_class_in_its_family():
     text = (Path(__file__).parents[2] / "docs" / "errors.md").read_text()
-    sections = dict(zip(["", *re.findall("^## (.*)$", text, re.M)], re.split("^## .*$", text, flags=re.M), strict=True))
+    sections = dict(
+        zip(
+            ["", *re.findall("^## (.*)$", text, re.M)],
+            re.split("^## .*$", text, flags=re.M),
+            strict=True,
+        )
+    )
     listed = {title: set(re.findall(r"^`(\w+)`", body, re.M)) for title, body in sections.items()}
     for title, family in (
         ("The server refused", errors.ServerRefused),

@@ -10,7 +10,15 @@ from rfp.errors import InvalidArgument
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("256MiB", 256 << 20), ("1GiB", 1 << 30), ("1.5 KiB", 1536), ("4096", 4096), ("7B", 7), ("2G", 2 << 30), (1 << 20, 1 << 20)],
+    [
+        ("256MiB", 256 << 20),
+        ("1GiB", 1 << 30),
+        ("1.5 KiB", 1536),
+        ("4096", 4096),
+        ("7B", 7),
+        ("2G", 2 << 30),
+        (1 << 20, 1 << 20),
+    ],
 )
 def test_a_size_is_read_in_bytes(text, value):
     assert units.size(text) == value
@@ -33,15 +41,49 @@ def test_a_duration_is_read_in_nanoseconds(text, value):
     assert units.duration(text) == value
 
 
-@pytest.mark.parametrize(("text", "value"), [("500k", 500_000), ("1.5M", 1_500_000), ("12", 12), (7, 7)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("500k", 500_000), ("1.5M", 1_500_000), ("12", 12), (7, 7)]
+)
 def test_a_rate_is_read_in_operations_a_second(text, value):
     assert units.rate(text) == value
 
 
 @pytest.mark.parametrize(
     ("read", "wrong"),
-    [(units.size, w) for w in ("", "MiB", "-1", "1.0001B", "1MB", "9e9", "1_000", "9999999999GiB", -1, True, 1.5, None, "٣")]
-    + [(units.duration, w) for w in ("", "5", "us", "-1s", "1 fortnight", "0.1ns", -1, True, float("nan"), float("inf"), None)]
+    [
+        (units.size, w)
+        for w in (
+            "",
+            "MiB",
+            "-1",
+            "1.0001B",
+            "1MB",
+            "9e9",
+            "1_000",
+            "9999999999GiB",
+            -1,
+            True,
+            1.5,
+            None,
+            "٣",
+        )
+    ]
+    + [
+        (units.duration, w)
+        for w in (
+            "",
+            "5",
+            "us",
+            "-1s",
+            "1 fortnight",
+            "0.1ns",
+            -1,
+            True,
+            float("nan"),
+            float("inf"),
+            None,
+        )
+    ]
     + [(units.rate, w) for w in ("", "k", "1.5", "-2", "1K", -1, False, 2.5, None)],
 )
 def test_what_is_no_quantity_is_refused_with_a_hint(read, wrong):

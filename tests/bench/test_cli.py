@@ -21,7 +21,9 @@ def found(result):
 
 
 def test_bench_loads_and_runs_and_prints_ycsbs_text():
-    result = ycsb("bench", "dict", "-P", "workloada", "-p", "recordcount=100", "-p", "operationcount=300")
+    result = ycsb(
+        "bench", "dict", "-P", "workloada", "-p", "recordcount=100", "-p", "operationcount=300"
+    )
     assert result.exit_code == 0, result.output
     assert "loaded 100 records" in result.stderr
     rows = found(result)
@@ -29,7 +31,21 @@ def test_bench_loads_and_runs_and_prints_ycsbs_text():
 
 
 def test_ycsbs_single_dash_options_work_as_typed():
-    result = ycsb("bench", "inproc", "-P", "c", "-threads", "3", "-target", "2000", "-p", "operationcount=300", "-s", "-l", "it")
+    result = ycsb(
+        "bench",
+        "inproc",
+        "-P",
+        "c",
+        "-threads",
+        "3",
+        "-target",
+        "2000",
+        "-p",
+        "operationcount=300",
+        "-s",
+        "-l",
+        "it",
+    )
     assert result.exit_code == 0, result.output
     assert "it 20" in result.stderr
     assert "[READ: Count=" in result.stderr
@@ -56,7 +72,9 @@ def test_later_files_and_settings_override(tmp_path):
 
 def test_json_is_printed_on_demand():
     result = ycsb("bench", "dict", "-P", "c", "-p", "exporter=jsonarray")
-    assert {"metric": "READ", "measurement": "Return=OK", "value": 1000} in json.loads(result.stdout)
+    assert {"metric": "READ", "measurement": "Return=OK", "value": 1000} in json.loads(
+        result.stdout
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +122,9 @@ def test_wrong_data_is_an_error(monkeypatch):
         def close(self):
             pass
 
-    monkeypatch.setattr(databases, "open_database", lambda name, properties, **options: named(Damaged(properties)))
+    monkeypatch.setattr(
+        databases, "open_database", lambda name, properties, **options: named(Damaged(properties))
+    )
     result = ycsb("bench", "dict", "-P", "c", "-p", "dataintegrity=true")
     assert result.exit_code == 1
     assert "reads returned wrong data" in result.stderr
@@ -121,7 +141,10 @@ def test_a_missing_program_is_an_error_that_says_what_to_install(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("bench", "redis")
     assert result.exit_code == 2
-    assert result.stderr == "rfp-ycsb: redis-server is not installed (sudo apt-get install redis-server)\n"
+    assert (
+        result.stderr
+        == "rfp-ycsb: redis-server is not installed (sudo apt-get install redis-server)\n"
+    )
 
 
 def test_an_unreachable_server_is_another_exit_status(tmp_path):
@@ -135,7 +158,10 @@ def test_compare_goes_on_without_a_missing_peer(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("compare", "inproc", "redis", "--seconds", "0.05", "--rounds", "1")
     assert result.exit_code == 0
-    assert "skipped redis: redis-server is not installed (sudo apt-get install redis-server)" in result.stderr
+    assert (
+        "skipped redis: redis-server is not installed (sudo apt-get install redis-server)"
+        in result.stderr
+    )
     assert result.stdout.splitlines()[-1].startswith("inproc")
 
 
@@ -153,7 +179,9 @@ def test_compare_prints_a_table_per_workload_and_writes_json_and_a_picture(tmp_p
         "--json", tmp_path / "all.json", "--plot", tmp_path / "all.png",
     )  # fmt: skip
     assert result.exit_code == 0, result.output
-    assert [line.split()[0] for line in result.stdout.splitlines() if line.startswith("workload")] == ["workloada", "workloadd"]
+    assert [
+        line.split()[0] for line in result.stdout.splitlines() if line.startswith("workload")
+    ] == ["workloada", "workloadd"]
     rows = json.loads((tmp_path / "all.json").read_text())
     assert [(row["workload"], row["database"]) for row in rows] == [
         ("workloada", "inproc"), ("workloada", "dict"), ("workloadd", "inproc"), ("workloadd", "dict"),
@@ -200,12 +228,17 @@ def test_the_command_starts_without_optional_packages_and_without_the_modules_th
         (["threadcount=1100"], "threadcount='1100'"),
         (["threadcount=1000", "rfp.window=100"], "1000 threads with a window of 100"),
         (["exportfile=/dev/null/out.txt"], "cannot write /dev/null/out.txt"),
-        (["hdrhistogram.fileoutput=true", "hdrhistogram.output.path=/dev/null/out-"], "cannot write"),
+        (
+            ["hdrhistogram.fileoutput=true", "hdrhistogram.output.path=/dev/null/out-"],
+            "cannot write",
+        ),
         (["recordcount=10", "insertstart=100"], "do not fit recordcount=10"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_the_load(settings, why):
-    result = ycsb("bench", "dict", "-P", "a", *(word for setting in settings for word in ("-p", setting)))
+    result = ycsb(
+        "bench", "dict", "-P", "a", *(word for setting in settings for word in ("-p", setting))
+    )
     assert result.exit_code == 2
     assert why in result.stderr
     assert "loaded" not in result.stderr
@@ -221,13 +254,23 @@ def test_the_directories_of_an_export_file_are_made(tmp_path):
 def test_results_that_the_export_file_has_no_room_for_are_printed(tmp_path):
     result = ycsb("bench", "dict", "-P", "c", "-p", "exportfile=/dev/full")
     assert found(result)["READ", "Return=OK"] == "1000"
-    assert (result.exit_code, "cannot write /dev/full: No space left on device" in result.stderr) == (2, True)
+    assert (
+        result.exit_code,
+        "cannot write /dev/full: No space left on device" in result.stderr,
+    ) == (2, True)
 
 
 @pytest.mark.parametrize("distribution", ["zipfian", "latest", "exponential", "uniform"])
 def test_bench_asks_for_the_records_that_it_has_loaded(distribution):
-    settings = ("recordcount=1000", "insertstart=100", "insertcount=50", f"requestdistribution={distribution}")
-    result = ycsb("bench", "dict", "-P", "c", *(word for setting in settings for word in ("-p", setting)))
+    settings = (
+        "recordcount=1000",
+        "insertstart=100",
+        "insertcount=50",
+        f"requestdistribution={distribution}",
+    )
+    result = ycsb(
+        "bench", "dict", "-P", "c", *(word for setting in settings for word in ("-p", setting))
+    )
     assert "loaded 50 records" in result.stderr
     assert found(result)["READ", "Return=OK"] == "1000"
 
@@ -235,7 +278,17 @@ def test_bench_asks_for_the_records_that_it_has_loaded(distribution):
 @pytest.mark.parametrize("command", [["properties"], ["databases"], ["bench", "dict", "-P", "c"]])
 def test_an_output_that_cannot_be_written_is_one_line(command):
     with open("/dev/full", "w") as full:
-        run = subprocess.run([sys.executable, "-c", "from bench.cli import main; main(prog_name='rfp-ycsb')", *command], stdout=full, stderr=subprocess.PIPE, text=True)
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-c",
+                "from bench.cli import main; main(prog_name='rfp-ycsb')",
+                *command,
+            ],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
     assert run.returncode == 3
     assert run.stderr.splitlines()[-1] == "rfp-ycsb: No space left on device"
     assert "Traceback" not in run.stderr

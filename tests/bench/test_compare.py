@@ -19,7 +19,9 @@ def result(throughput, latencies, returns=None):
     histogram = Histogram()
     for ns in latencies:
         histogram.record(ns)
-    metrics = [Metric("READ", histogram, Histogram(), Histogram(), returns or {"OK": len(latencies)})]
+    metrics = [
+        Metric("READ", histogram, Histogram(), Histogram(), returns or {"OK": len(latencies)})
+    ]
     return Result("x", "", "run", "a", 1, 1, 10**9, throughput, metrics)
 
 
@@ -35,7 +37,14 @@ def test_throughput_and_latency_are_medians_of_the_rounds():
 
 
 def test_ratios_say_how_much_more_the_first_does():
-    comparison = Comparison("a", [standing("a", result(600, [1])), standing("b", result(20, [1])), standing("c", result(0, []))])
+    comparison = Comparison(
+        "a",
+        [
+            standing("a", result(600, [1])),
+            standing("b", result(20, [1])),
+            standing("c", result(0, [])),
+        ],
+    )
     assert [comparison.ratio(each) for each in comparison.standings] == [1, 30, float("inf")]
 
 
@@ -51,21 +60,56 @@ def test_a_table_has_a_line_per_database():
     assert head.split("  ")[0] == "database"
     assert "fast does" in head
     assert "READ p99.9" in head
-    assert fast.split() == ["fast", "client", "2,000,000", "1", "x", "0.50", "0.50", "0.50", "12.35", "0"]
-    assert slow.split() == ["slow", "client", "20,000", "100", "x", "50.00", "50.00", "50.00", "50.00", "4"]
+    assert fast.split() == [
+        "fast",
+        "client",
+        "2,000,000",
+        "1",
+        "x",
+        "0.50",
+        "0.50",
+        "0.50",
+        "12.35",
+        "0",
+    ]
+    assert slow.split() == [
+        "slow",
+        "client",
+        "20,000",
+        "100",
+        "x",
+        "50.00",
+        "50.00",
+        "50.00",
+        "50.00",
+        "4",
+    ]
     assert len(head) == len(rule) == len(fast) == len(slow)
 
 
 def test_an_emulated_network_is_labelled_wherever_it_is_printed():
-    comparison = Comparison("a", [standing("rfp", result(5, [1]), emulated="rtt=2us"), standing("redis", result(5, [1]))])
+    comparison = Comparison(
+        "a",
+        [standing("rfp", result(5, [1]), emulated="rtt=2us"), standing("redis", result(5, [1]))],
+    )
     assert "rfp (emulated rtt=2us)" in table(comparison)
     assert table(comparison).count("emulated") == 1
     assert [row["emulated"] for row in as_json([comparison])] == ["rtt=2us", ""]
 
 
 def test_json_has_all_rounds():
-    (row,) = as_json([Comparison("a", [standing("x", result(10, [1000]), result(30, [3000]), result(20, [2000]))])])
-    assert (row["throughput"], row["rounds"], row["latency_us"]["READ"]["50"]) == (20, [10, 30, 20], 2.0)
+    (row,) = as_json(
+        [
+            Comparison(
+                "a", [standing("x", result(10, [1000]), result(30, [3000]), result(20, [2000]))]
+            )
+        ]
+    )
+    assert (row["throughput"], row["rounds"], row["latency_us"]["READ"]["50"]) == (
+        20,
+        [10, 30, 20],
+        2.0,
+    )
     assert row["first_does_times_as_much"] == 1
 
 
@@ -115,7 +159,10 @@ def test_a_missing_peer_is_left_out_of_all_workloads_and_told_once(monkeypatch):
         skipped=lambda contestant, missing: told.append((contestant.name, str(missing))),
     )  # fmt: skip
     assert told == [("redis", "redis-server is not installed (apt-get install redis-server)")]
-    assert [[each.contestant.name for each in comparison.standings] for comparison in found] == [["inproc"], ["inproc"]]
+    assert [[each.contestant.name for each in comparison.standings] for comparison in found] == [
+        ["inproc"],
+        ["inproc"],
+    ]
 
 
 def test_databases_are_closed_when_one_cannot_be_opened(monkeypatch):
@@ -135,7 +182,11 @@ def test_databases_are_closed_when_one_cannot_be_opened(monkeypatch):
         def __exit__(self, *exception):
             closed.append(self)
 
-    monkeypatch.setattr(compare, "open_database", lambda name, *a, **k: Opened() if name == "inproc" else open_two(name))
+    monkeypatch.setattr(
+        compare,
+        "open_database",
+        lambda name, *a, **k: Opened() if name == "inproc" else open_two(name),
+    )
     with pytest.raises(PeerMissing, match="as told"):
         compare.compare([Contestant.parse("inproc"), Contestant.parse("dict")], ["a"], SMALL)
     assert len(closed) == 1
@@ -144,7 +195,11 @@ def test_databases_are_closed_when_one_cannot_be_opened(monkeypatch):
 def test_a_picture_of_several_workloads_is_drawn(tmp_path, drawing):
     from bench.plot import plot_comparisons
 
-    found = compare.compare([Contestant.parse("inproc"), Contestant.parse("dict")], ["a", "c"], SMALL, rounds=1)
-    found.append(Comparison("odd", [standing("dict", result(0, []))]))  # a database that others lack, and that did nothing
+    found = compare.compare(
+        [Contestant.parse("inproc"), Contestant.parse("dict")], ["a", "c"], SMALL, rounds=1
+    )
+    found.append(
+        Comparison("odd", [standing("dict", result(0, []))])
+    )  # a database that others lack, and that did nothing
     plot_comparisons(found, tmp_path / "out" / "demo.png")
     assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000

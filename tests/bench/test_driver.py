@@ -20,7 +20,12 @@ class Bench:
     """A table, loaded with a workload."""
 
     def __init__(self, *names, **given):
-        given = {"recordcount": 200, "dataintegrity": "true", "fieldcount": 3, "fieldlength": 20} | given
+        given = {
+            "recordcount": 200,
+            "dataintegrity": "true",
+            "fieldcount": 3,
+            "fieldlength": 20,
+        } | given
         self.properties = read(names, [f"{name}={value}" for name, value in given.items()])
         self.table = Table()
         self.load()
@@ -51,7 +56,10 @@ def test_every_workload_ends_with_all_operations_answered_and_verified(letter, w
     assert tally.operations == 2000
     kinds = (READ, UPDATE, INSERT, READ_MODIFY_WRITE)
     assert all(set(tally.returns(kind)) <= {"OK"} for kind in range(len(METRIC_NAMES)))
-    assert sum(tally.histogram(kind).count for kind in kinds) == 2000 + 2 * tally.histogram(READ_MODIFY_WRITE).count
+    assert (
+        sum(tally.histogram(kind).count for kind in kinds)
+        == 2000 + 2 * tally.histogram(READ_MODIFY_WRITE).count
+    )
     reads = tally.histogram(READ).count
     assert tally.histogram(VERIFY).count == reads > 0
     assert len(bench.table) == 200 + tally.histogram(INSERT).count == bench.workload.records
@@ -105,7 +113,12 @@ def test_a_window_overlaps_operations():
 
 def test_a_read_modify_write_is_a_read_and_an_update_one_after_the_other():
     tally = Bench("f", readproportion=0).drive(operations=20, connection={"delay": 2 * MS})
-    assert tally.histogram(READ).count == tally.histogram(UPDATE).count == tally.histogram(READ_MODIFY_WRITE).count == 20
+    assert (
+        tally.histogram(READ).count
+        == tally.histogram(UPDATE).count
+        == tally.histogram(READ_MODIFY_WRITE).count
+        == 20
+    )
     assert tally.histogram(READ_MODIFY_WRITE).minimum >= 4 * MS
     assert tally.histogram(UPDATE).percentile(50) < 4 * MS
 
@@ -119,7 +132,9 @@ def test_a_target_is_kept():
 
 
 def test_intended_latency_shows_a_stall_that_plain_latency_hides():
-    tally = Bench("c").drive(operations=200, target=1000, connection={"stall_at": 50, "stall": 100 * MS})
+    tally = Bench("c").drive(
+        operations=200, target=1000, connection={"stall_at": 50, "stall": 100 * MS}
+    )
     # One operation waited 100 ms, and about a hundred others should have begun meanwhile.
     assert tally.histogram(READ).percentile(98) < 20 * MS
     assert tally.histogram(READ, "intended").percentile(98) > 80 * MS
@@ -132,7 +147,9 @@ def test_without_a_target_there_is_no_intended_latency():
 
 def test_a_stop_ends_a_run_without_end():
     bench, stop, tallies = Bench("a"), StopFlag(), []
-    thread = threading.Thread(target=lambda: tallies.append(bench.drive(operations=0, stop=stop, window=8)))
+    thread = threading.Thread(
+        target=lambda: tallies.append(bench.drive(operations=0, stop=stop, window=8))
+    )
     thread.start()
     time.sleep(0.02)
     stop.set()
@@ -178,7 +195,14 @@ def test_threads_share_a_table():
     tallies = [Tally() for _ in range(4)]
 
     def work(number):
-        run(bench.table.connect(), Stream(workload, number), tallies[number], StopFlag(), operations=5000, window=8)
+        run(
+            bench.table.connect(),
+            Stream(workload, number),
+            tallies[number],
+            StopFlag(),
+            operations=5000,
+            window=8,
+        )
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -186,7 +210,9 @@ def test_threads_share_a_table():
     for thread in threads:
         thread.join(30)
     assert [tally.operations for tally in tallies] == [5000] * 4
-    assert all(set(tally.returns(kind)) <= {"OK"} for tally in tallies for kind in range(len(METRIC_NAMES)))
+    assert all(
+        set(tally.returns(kind)) <= {"OK"} for tally in tallies for kind in range(len(METRIC_NAMES))
+    )
 
 
 def test_requests_drawn_ahead_are_driven():

@@ -62,7 +62,20 @@ def test_the_table_says_missed_where_a_bar_is_missed():
         ]
     )
     good, bad, gone = text.splitlines()[2:5]
-    assert good.split() == ["good", "50", "op/s", "peer", "10", "op/s", "5", "x", ">=", "5", "x", "met"]
+    assert good.split() == [
+        "good",
+        "50",
+        "op/s",
+        "peer",
+        "10",
+        "op/s",
+        "5",
+        "x",
+        ">=",
+        "5",
+        "x",
+        "met",
+    ]
     assert bad.endswith("MISSED")
     assert gone.endswith("not measured")
     assert text.splitlines()[-1] == "gone: no peer"
@@ -138,7 +151,11 @@ def test_time_ends_a_turn_of_calls():
 
 def test_the_bare_ring_finds_what_it_does_not_hold_wrong():
     ring = RingBaseline(10)
-    stream = Stream(Workload(properties(1000, readproportion=1, updateproportion=0, requestdistribution="uniform")))
+    stream = Stream(
+        Workload(
+            properties(1000, readproportion=1, updateproportion=0, requestdistribution="uniform")
+        )
+    )
     server = threading.Thread(target=ring.serve)
     server.start()
     try:
@@ -169,9 +186,13 @@ def test_redis_benchmarks_result_is_read_and_its_absence_is_an_error():
         baselines.benchmark_rate("", "Could not connect")
 
 
-@pytest.mark.parametrize("side", ["redis_benchmark", "pylibmc_get", "pylibmc_get_multi", "lmdb_get", "memcpy"])
+@pytest.mark.parametrize(
+    "side", ["redis_benchmark", "pylibmc_get", "pylibmc_get_multi", "lmdb_get", "memcpy"]
+)
 def test_each_peer_gives_its_figures(side):
-    if side == "redis_benchmark" and not (shutil.which("redis-benchmark") and shutil.which("redis-server")):
+    if side == "redis_benchmark" and not (
+        shutil.which("redis-benchmark") and shutil.which("redis-server")
+    ):
         pytest.skip("redis is not installed")
     if side.startswith("pylibmc"):
         pytest.importorskip("pylibmc")
@@ -234,7 +255,9 @@ def test_the_steps_of_the_ablation_are_drawn_and_told(tmp_path, drawing):
     rates = {step: 1e4 * (1 + number) for number, step in enumerate(ablation.STEPS)}
     ablation.draw(dict.fromkeys(ablation.KINDS, rates), tmp_path / "bars.png")
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
-    assert ablation.steps(rates).startswith("naive 10 kop/s (1.00 x); + lock kept 20 kop/s (2.00 x); ")
+    assert ablation.steps(rates).startswith(
+        "naive 10 kop/s (1.00 x); + lock kept 20 kop/s (2.00 x); "
+    )
 
 
 def test_each_durable_peer_gives_its_figures():

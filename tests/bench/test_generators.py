@@ -32,7 +32,9 @@ def chi_square(counts, expected):
 def fits(counts, expected):
     """Whether chi-square stays within five standard deviations of its mean: a wrong law is hundreds away."""
     statistic, freedom = chi_square(counts, expected)
-    return sum(counts.values()) == DRAWS and statistic < freedom + 5 * math.sqrt(2 * max(freedom, 1))
+    return sum(counts.values()) == DRAWS and statistic < freedom + 5 * math.sqrt(
+        2 * max(freedom, 1)
+    )
 
 
 def zipf_law(items):
@@ -76,7 +78,10 @@ def test_exponential_asks_its_percentage_of_the_newest_fraction():
     generator = Generator("exponential", 1000, seed=5, percentile=95, fraction=0.2)
     rate = -math.log(0.05) / 200
     inside = 1 - math.exp(-rate * 1000)  # what would be older than the oldest record is drawn again
-    expected = {999 - back: (math.exp(-rate * back) - math.exp(-rate * (back + 1))) / inside for back in range(1000)}
+    expected = {
+        999 - back: (math.exp(-rate * back) - math.exp(-rate * (back + 1))) / inside
+        for back in range(1000)
+    }
     assert fits(Counter(generator.sample(DRAWS)), expected)
 
 
@@ -120,7 +125,9 @@ def reference_shares(count):
     ranks = 3000
 
     def begins(rank):  # the least u that gives this rank
-        return {0: 0.0, 1: 1 / ZETA}.get(rank, max(((rank / ITEMS) ** (1 - THETA) - 1 + eta) / eta, (1 + 0.5**THETA) / ZETA))
+        return {0: 0.0, 1: 1 / ZETA}.get(
+            rank, max(((rank / ITEMS) ** (1 - THETA) - 1 + eta) / eta, (1 + 0.5**THETA) / ZETA)
+        )
 
     edges = [begins(rank) for rank in range(ranks + 1)]
     for rank in range(ranks):
@@ -151,7 +158,9 @@ def xoshiro(seed):
 
 def test_zipfian_gives_the_numbers_of_ycsbs_formulas():
     bits = xoshiro(42)
-    expected = [reference_hash(reference_rank((next(bits) >> 11) / 2**53)) % 1001 for _ in range(3000)]
+    expected = [
+        reference_hash(reference_rank((next(bits) >> 11) / 2**53)) % 1001 for _ in range(3000)
+    ]
     expected = [n for n in expected if n <= 999]  # the one beyond is drawn again
     assert Generator("zipfian", 1000, seed=42).sample(len(expected)) == expected
 
@@ -171,7 +180,8 @@ def test_zipfian_leaves_room_for_expected_inserts_without_asking_for_them():
 
 
 @pytest.mark.parametrize(
-    ("number", "hashed"), [(0, 6284781860667377211), (1, 8517097267634966620), (999, None), (2**40 + 17, None)]
+    ("number", "hashed"),
+    [(0, 6284781860667377211), (1, 8517097267634966620), (999, None), (2**40 + 17, None)],
 )
 def test_the_hash_is_ycsbs(number, hashed):
     assert ycsb_hash(number) == reference_hash(number)
@@ -184,7 +194,9 @@ def test_every_distribution_stays_within_the_records_and_repeats_from_its_seed(d
     drawn = Generator(distribution, 50, first=20, seed=4).sample(5000)
     assert set(drawn) <= set(range(20, 70))
     assert drawn == Generator(distribution, 50, first=20, seed=4).sample(5000)
-    assert distribution == "sequential" or drawn != Generator(distribution, 50, first=20, seed=5).sample(5000)
+    assert distribution == "sequential" or drawn != Generator(
+        distribution, 50, first=20, seed=5
+    ).sample(5000)
 
 
 def test_key_names_are_hashed_or_ordered_and_padded():
@@ -210,7 +222,15 @@ def test_exponential_asks_for_every_record_also_the_oldest(count):
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"fraction": 1e300}, {"fraction": 1e-9}, {"percentile": 1e-4}, {"percentile": 99.9999}, {"fraction": 1e308}]
+    "options",
+    [
+        {},
+        {"fraction": 1e300},
+        {"fraction": 1e-9},
+        {"percentile": 1e-4},
+        {"percentile": 99.9999},
+        {"fraction": 1e308},
+    ],
 )
 @pytest.mark.parametrize("count", [1, 7, 2**40])
 def test_exponential_draws_without_trying_again_and_again(options, count):
@@ -222,8 +242,18 @@ def test_exponential_is_the_law_that_trying_again_gives():
     items, percentile, fraction = 50, 95.0, 0.857
     rate = -math.log(1 - percentile / 100) / (items * fraction)
     whole = 1 - math.exp(-rate * items)
-    law = {items - 1 - back: (math.exp(-rate * back) - math.exp(-rate * (back + 1))) / whole for back in range(items)}
-    assert fits(Counter(Generator("exponential", items, percentile=percentile, fraction=fraction, seed=9).sample(DRAWS)), law)
+    law = {
+        items - 1 - back: (math.exp(-rate * back) - math.exp(-rate * (back + 1))) / whole
+        for back in range(items)
+    }
+    assert fits(
+        Counter(
+            Generator(
+                "exponential", items, percentile=percentile, fraction=fraction, seed=9
+            ).sample(DRAWS)
+        ),
+        law,
+    )
 
 
 def test_zipfian_with_room_for_more_inserts_than_there_will_be_records_still_draws():

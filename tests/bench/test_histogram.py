@@ -30,10 +30,16 @@ def test_percentiles_are_numpys_to_three_digits(p, scale):
 @given(st.lists(st.integers(0, LONGEST), min_size=1, max_size=50), st.integers(0, 1000))
 def test_any_values_are_kept_to_within_a_thousandth(values, tenths):
     histogram = filled(values)
-    rank = max(-(-tenths * len(values) // 1000), 1)  # in whole numbers: 99.9 % of 1000 values is rank 999, not 1000
+    rank = max(
+        -(-tenths * len(values) // 1000), 1
+    )  # in whole numbers: 99.9 % of 1000 values is rank 999, not 1000
     exact = sorted(values)[rank - 1]
     assert exact <= histogram.percentile(tenths / 10) <= exact + exact // 1024
-    assert (histogram.count, histogram.minimum, histogram.maximum) == (len(values), min(values), max(values))
+    assert (histogram.count, histogram.minimum, histogram.maximum) == (
+        len(values),
+        min(values),
+        max(values),
+    )
     assert histogram.mean == pytest.approx(sum(values) / len(values))
 
 
@@ -49,7 +55,13 @@ def test_what_is_longer_than_the_longest_counts_as_the_longest():
 
 def test_nothing_counted_is_all_zeros():
     histogram = Histogram()
-    values = histogram.count, histogram.minimum, histogram.maximum, histogram.mean, histogram.percentile(99)
+    values = (
+        histogram.count,
+        histogram.minimum,
+        histogram.maximum,
+        histogram.mean,
+        histogram.percentile(99),
+    )
     assert values == (0, 0, 0, 0, 0)
     assert histogram.buckets() == []
 

@@ -21,9 +21,16 @@ from bench.placement import Placement, pinned
 from bench.properties import read
 from rfp.errors import ConnectionFailed, InvalidArgument, RfpError
 
-MEMCACHED_CLIENT = "pylibmc" if sys.version_info < (3, 12) else "pymemcache"     # what the extra brings
-PEERS = {"redis": ("redis-server", "redis"), "memcached": ("memcached", MEMCACHED_CLIENT), "lmdb": (None, "lmdb"),
-         "rocksdb": (None, "rocksdict"), "sqlite": (None, "sqlite3")}
+MEMCACHED_CLIENT = (
+    "pylibmc" if sys.version_info < (3, 12) else "pymemcache"
+)  # what the extra brings
+PEERS = {
+    "redis": ("redis-server", "redis"),
+    "memcached": ("memcached", MEMCACHED_CLIENT),
+    "lmdb": (None, "lmdb"),
+    "rocksdb": (None, "rocksdict"),
+    "sqlite": (None, "sqlite3"),
+}
 
 
 def needs(name):
@@ -38,7 +45,14 @@ def test_a_peer_serves_workloads_and_leaves_nothing_behind(name):
     needs(name)
     p = read(
         ["a"],
-        ["recordcount=50", "operationcount=200", "dataintegrity=true", "fieldcount=2", "threadcount=2", "readproportion=0.9"],
+        [
+            "recordcount=50",
+            "operationcount=200",
+            "dataintegrity=true",
+            "fieldcount=2",
+            "threadcount=2",
+            "readproportion=0.9",
+        ],
     )
     with open_database(name, p, private=True) as database:
         assert phases.load(database, p).metric("INSERT").returns == {"OK": 50}
@@ -63,7 +77,9 @@ def test_a_peer_serves_workloads_and_leaves_nothing_behind(name):
 @pytest.mark.parametrize("name", ["lmdb", "rocksdb", "sqlite"])
 def test_a_database_with_ordered_keys_scans_them(name, sync):
     needs(name)
-    p = read(["e"], ["recordcount=100", "operationcount=300", "threadcount=2", f"{name}.sync={sync}"])
+    p = read(
+        ["e"], ["recordcount=100", "operationcount=300", "threadcount=2", f"{name}.sync={sync}"]
+    )
     with open_database(name, p, private=True) as database:
         loaded = phases.load(database, p)
         client = database.connect()
@@ -112,15 +128,21 @@ def test_memcached_through_pymemcache():
 
 
 @pytest.mark.parametrize(
-    ("start", "binary", "package"), [(redis.start, "redis-server", "redis-server"), (memcached.start, "memcached", "memcached")]
+    ("start", "binary", "package"),
+    [(redis.start, "redis-server", "redis-server"), (memcached.start, "memcached", "memcached")],
 )
 def test_a_missing_program_is_named_with_its_package(start, binary, package, monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
-    with pytest.raises(PeerMissing, match=rf"{binary} is not installed \(sudo apt-get install {package}\)"):
+    with pytest.raises(
+        PeerMissing, match=rf"{binary} is not installed \(sudo apt-get install {package}\)"
+    ):
         start()
 
 
-@pytest.mark.parametrize(("name", "module"), [("redis", "redis"), ("memcached", "pylibmc"), ("lmdb", "lmdb"), ("rocksdb", "rocksdict")])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [("redis", "redis"), ("memcached", "pylibmc"), ("lmdb", "lmdb"), ("rocksdb", "rocksdict")],
+)
 def test_a_missing_package_is_named_with_the_command_that_installs_it(name, module, monkeypatch):
     for gone in (module, "pymemcache"):
         monkeypatch.setitem(sys.modules, gone, None)
@@ -128,7 +150,9 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(name, modu
         open_database(name, read(["a"]), private=True)
 
 
-@pytest.mark.parametrize(("name", "setting"), [("redis", "redis.port=1"), ("memcached", "memcached.hosts=127.0.0.1:1")])
+@pytest.mark.parametrize(
+    ("name", "setting"), [("redis", "redis.port=1"), ("memcached", "memcached.hosts=127.0.0.1:1")]
+)
 def test_an_unreachable_server_says_what_to_do(name, setting):
     pytest.importorskip(PEERS[name][1])
     with pytest.raises(ConnectionFailed, match=f"rfp-ycsb bench {name}"):
@@ -205,7 +229,9 @@ def test_servers_and_clients_get_different_cpus():
     assert placement.server
     assert not placement.client & placement.server
     before = os.sched_getaffinity(0)
-    with PeerProcess("pinned", [sys.executable, "-c", LISTEN, "{socket}"], cpus=placement.server) as peer:
+    with PeerProcess(
+        "pinned", [sys.executable, "-c", LISTEN, "{socket}"], cpus=placement.server
+    ) as peer:
         assert os.sched_getaffinity(peer.pid) == placement.server
     with pinned(placement.client):
         assert os.sched_getaffinity(0) == placement.client
@@ -238,5 +264,8 @@ def test_other_users_of_the_machine_may_only_read_from_a_private_redis_on_tcp():
 
 def test_redis_says_what_it_does_not_load():
     needs("redis")
-    with redis.start(tcp=True) as server, pytest.raises(RfpError, match="refused the records to load"):
+    with (
+        redis.start(tcp=True) as server,
+        pytest.raises(RfpError, match="refused the records to load"),
+    ):
         server.load(["NOSUCHCOMMAND"])

@@ -14,7 +14,13 @@ from rfp.errors import ConnectionFailed, InvalidArgument
 
 
 def properties(*names, **given):
-    given = {"recordcount": 100, "operationcount": 1000, "dataintegrity": "true", "fieldcount": 2, "fieldlength": 16} | given
+    given = {
+        "recordcount": 100,
+        "operationcount": 1000,
+        "dataintegrity": "true",
+        "fieldcount": 2,
+        "fieldlength": 16,
+    } | given
     return read(names or ("a",), [f"{name}={value}" for name, value in given.items()])
 
 
@@ -56,7 +62,10 @@ def test_time_ends_a_run_without_an_operation_count():
 
 def test_a_run_without_any_end_is_refused():
     p = properties(operationcount=0)
-    with open_database("dict", p, private=True) as opened, pytest.raises(InvalidArgument, match="maxexecutiontime"):
+    with (
+        open_database("dict", p, private=True) as opened,
+        pytest.raises(InvalidArgument, match="maxexecutiontime"),
+    ):
         phases.run(opened, p)
 
 

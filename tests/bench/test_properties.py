@@ -38,7 +38,12 @@ def test_later_files_override_earlier_ones_and_settings_override_all(tmp_path):
 
 def test_defaults_are_ycsbs():
     p = Properties()
-    assert (p["fieldcount"], p["fieldlength"], p["readproportion"], p["requestdistribution"]) == (10, 100, 0.95, "uniform")
+    assert (p["fieldcount"], p["fieldlength"], p["readproportion"], p["requestdistribution"]) == (
+        10,
+        100,
+        0.95,
+        "uniform",
+    )
     assert (p["threadcount"], p["target"], p["hdrhistogram.percentiles"]) == (1, 0, (50, 95, 99))
 
 
@@ -54,14 +59,28 @@ def test_defaults_are_ycsbs():
 )
 def test_the_core_workloads_are_ycsbs(letter, mix, distribution):
     p = read([letter])
-    assert tuple(p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite")) == mix
+    assert (
+        tuple(p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite"))
+        == mix
+    )
     assert p["requestdistribution"] == distribution
-    assert (p["recordcount"], p["operationcount"], p["readallfields"], p["scanproportion"]) == (1000, 1000, True, 0)
+    assert (p["recordcount"], p["operationcount"], p["readallfields"], p["scanproportion"]) == (
+        1000,
+        1000,
+        True,
+        0,
+    )
 
 
 def test_workloads_are_found_by_path_by_name_and_by_letter():
     path = WORKLOADS / "workloada"
-    assert find_workload(path) == find_workload("workloada") == find_workload("a") == find_workload("A") == path
+    assert (
+        find_workload(path)
+        == find_workload("workloada")
+        == find_workload("a")
+        == find_workload("A")
+        == path
+    )
     # YCSB's own path for it, which may not exist here.
     assert find_workload("workloads/workloada") == path
 
@@ -148,14 +167,23 @@ EXTREMES = ["-1", "0", "1", "3", str(2**31 - 1), str(2**31), str(2**32), str(2**
             "1e300", "1e-300", "0.5", "nan", "inf", "", "x", "9" * 5000]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", sorted(name for name in KNOWN if not name.startswith(("rnvm.", "redis.", "lmdb.", "memcached."))))
+@pytest.mark.parametrize(
+    "name",
+    sorted(
+        name for name in KNOWN if not name.startswith(("rnvm.", "redis.", "lmdb.", "memcached."))
+    ),
+)
 def test_any_number_in_any_property_is_used_or_refused_in_words(name):
     """From the command line to the first requests drawn: an OverflowError or MemoryError would be a traceback."""
     for base in ({}, {"requestdistribution": "zipfian", "insertproportion": "0.5"}, {"requestdistribution": "exponential"},
                  {"insertcount": "10", "insertstart": "1"}, {"scanproportion": "1", "scanlengthdistribution": "zipfian"}):  # fmt: skip
         for text in EXTREMES:
             try:
-                p = Properties({"fieldcount": "2", "fieldlength": "10", "zeropadding": "1"} | base | {name: text})
+                p = Properties(
+                    {"fieldcount": "2", "fieldlength": "10", "zeropadding": "1"}
+                    | base
+                    | {name: text}
+                )
                 with open_database("dict", Properties({}), private=True) as database:
                     database.scans = True
                     for loading in (True, False):

@@ -52,7 +52,12 @@ class Client:
 
 
 def properties(*names, **given):
-    given = {"recordcount": 100, "dataintegrity": "true", "fieldcount": 3, "fieldlength": 20} | given
+    given = {
+        "recordcount": 100,
+        "dataintegrity": "true",
+        "fieldcount": 3,
+        "fieldlength": 20,
+    } | given
     return read(names, [f"{name}={value}" for name, value in given.items()])
 
 
@@ -60,7 +65,15 @@ def drive(p, client, operations, *, loading=False, stop=None, **options):
     workload = Workload(p, loading=loading)
     tally = Tally()
     run = {name: options.pop(name) for name in ("target", "offset") if name in options}
-    driver = Driver(client, Stream(workload), tally, stop or StopFlag(), verify=workload.verifies, loading=loading, **options)
+    driver = Driver(
+        client,
+        Stream(workload),
+        tally,
+        stop or StopFlag(),
+        verify=workload.verifies,
+        loading=loading,
+        **options,
+    )
     try:
         driver.run(operations, **run)
     finally:
@@ -93,13 +106,29 @@ def test_both_drivers_write_the_same_records():
 
     p = properties()
     client, table, tally = loaded(p), Table(), Tally()
-    run(table.connect(), Stream(Workload(p, loading=True)), tally, StopFlag(), operations=100, window=4)
+    run(
+        table.connect(),
+        Stream(Workload(p, loading=True)),
+        tally,
+        StopFlag(),
+        operations=100,
+        window=4,
+    )
     # What the one has written verifies for the other.
     seen = Tally()
-    run(table.connect(), Stream(Workload(p.with_(readproportion=1, updateproportion=0))), seen, StopFlag(), operations=200)
+    run(
+        table.connect(),
+        Stream(Workload(p.with_(readproportion=1, updateproportion=0))),
+        seen,
+        StopFlag(),
+        operations=200,
+    )
     assert seen.returns(VERIFY) == {"OK": 200}
     stream = Stream(Workload(p))
-    assert all(stream.intact(client.table[key], number) for _, key, _, number in (stream.draw() for _ in range(100)))
+    assert all(
+        stream.intact(client.table[key], number)
+        for _, key, _, number in (stream.draw() for _ in range(100))
+    )
 
 
 def test_what_is_not_there_is_not_found():
@@ -110,7 +139,9 @@ def test_what_is_not_there_is_not_found():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(("error", "status"), [(Refused, "ERROR"), (ConnectionResetError, "SERVICE_UNAVAILABLE")])
+@pytest.mark.parametrize(
+    ("error", "status"), [(Refused, "ERROR"), (ConnectionResetError, "SERVICE_UNAVAILABLE")]
+)
 def test_a_failed_operation_is_counted_and_the_run_goes_on(error, status):
     p = properties("c")
     client = loaded(p)
@@ -176,7 +207,9 @@ def test_a_stop_is_noticed_while_waiting_for_the_target():
     p, stop = properties("a"), StopFlag()
     client = loaded(p)
     client.calls = 0
-    thread = threading.Thread(target=drive, args=(p, client, 10), kwargs={"stop": stop, "target": 0.01, "offset": 50})
+    thread = threading.Thread(
+        target=drive, args=(p, client, 10), kwargs={"stop": stop, "target": 0.01, "offset": 50}
+    )
     thread.start()
     time.sleep(0.02)
     stop.set()

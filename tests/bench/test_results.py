@@ -35,12 +35,27 @@ def test_text_is_ycsbs_and_reads_back(result):
     assert printed.startswith(f"[OVERALL], RunTime(ms), {result.runtime / 1e6:.3f}".rstrip("0"))
     assert parse_text(printed) == [(metric, measure, str(value)) for metric, measure, value in rows]
     found = {(metric, measure): value for metric, measure, value in parse_text(printed)}
-    assert float(found["OVERALL", "Throughput(ops/sec)"]) == pytest.approx(500e9 / result.runtime, rel=1e-3)
+    assert float(found["OVERALL", "Throughput(ops/sec)"]) == pytest.approx(
+        500e9 / result.runtime, rel=1e-3
+    )
     reads = result.metric("READ")
-    assert int(found["READ", "Operations"]) == int(found["READ", "Return=OK"]) == reads.done.count == 500
-    assert float(found["READ", "AverageLatency(us)"]) == pytest.approx(reads.done.mean / 1e3, abs=1e-3)
+    assert (
+        int(found["READ", "Operations"])
+        == int(found["READ", "Return=OK"])
+        == reads.done.count
+        == 500
+    )
+    assert float(found["READ", "AverageLatency(us)"]) == pytest.approx(
+        reads.done.mean / 1e3, abs=1e-3
+    )
     assert float(found["READ", "99.9PercentileLatency(us)"]) == reads.done.percentile(99.9) / 1e3
-    assert list(dict.fromkeys(metric for metric, _, _ in rows)) == ["OVERALL", "READ", "UPDATE", "READ-MODIFY-WRITE", "CLEANUP"]
+    assert list(dict.fromkeys(metric for metric, _, _ in rows)) == [
+        "OVERALL",
+        "READ",
+        "UPDATE",
+        "READ-MODIFY-WRITE",
+        "CLEANUP",
+    ]
     assert [measure for metric, measure, _ in rows if metric == "READ"] == [
         "Operations", "AverageLatency(us)", "MinLatency(us)", "MaxLatency(us)", "50thPercentileLatency(us)",
         "99.9PercentileLatency(us)", "Return=OK",
@@ -49,7 +64,10 @@ def test_text_is_ycsbs_and_reads_back(result):
 
 def test_json_has_the_rows_of_the_text(result):
     rows = list(result.rows())
-    objects = [{"metric": metric, "measurement": measure, "value": value} for metric, measure, value in rows]
+    objects = [
+        {"metric": metric, "measurement": measure, "value": value}
+        for metric, measure, value in rows
+    ]
     assert json.loads(json_array(rows)) == objects
     assert [json.loads(line) for line in json_lines(rows).splitlines()] == objects
 
@@ -69,13 +87,20 @@ def test_failures_are_a_metric_of_their_own():
     assert rows["READ", "Operations"] == 0
 
 
-@pytest.mark.parametrize(("interval", "metrics"), [("op", {"READ"}), ("intended", {"READ"}), ("both", {"READ", "Intended-READ"})])
+@pytest.mark.parametrize(
+    ("interval", "metrics"),
+    [("op", {"READ"}), ("intended", {"READ"}), ("both", {"READ", "Intended-READ"})],
+)
 def test_intended_latencies_are_printed_as_asked(interval, metrics):
-    result, properties = measured("c", target=5000, operationcount=100, **{"measurement.interval": interval})
+    result, properties = measured(
+        "c", target=5000, operationcount=100, **{"measurement.interval": interval}
+    )
     rows = list(result.rows(interval=exporters.latency_interval(properties)))
     assert {metric for metric, _, _ in rows} - {"OVERALL", "CLEANUP"} == metrics
     plain, intended = result.metric("READ").done, result.metric("READ").intended
-    printed = {(metric, measure): value for metric, measure, value in rows}["READ", "AverageLatency(us)"]
+    printed = {(metric, measure): value for metric, measure, value in rows}[
+        "READ", "AverageLatency(us)"
+    ]
     assert printed == round((intended if interval == "intended" else plain).mean / 1e3, 3)
 
 
@@ -87,9 +112,13 @@ def test_a_target_alone_prints_both():
 
 def test_results_go_to_the_file_and_in_the_format_asked_for(result, tmp_path):
     path = tmp_path / "out.json"
-    properties = read([], [f"exportfile={path}", "exporter=jsonarray", "hdrhistogram.percentiles=1,2,3"])
+    properties = read(
+        [], [f"exportfile={path}", "exporter=jsonarray", "hdrhistogram.percentiles=1,2,3"]
+    )
     export(result, properties)
-    measures = [row["measurement"] for row in json.loads(path.read_text()) if row["metric"] == "READ"]
+    measures = [
+        row["measurement"] for row in json.loads(path.read_text()) if row["metric"] == "READ"
+    ]
     assert "3rdPercentileLatency(us)" in measures
     assert "50thPercentileLatency(us)" not in measures
     out = io.StringIO()
@@ -99,7 +128,9 @@ def test_results_go_to_the_file_and_in_the_format_asked_for(result, tmp_path):
         for metric, measure, value in parse_text(out.getvalue())
         if metric == "READ" and measure[0].isdigit() and "P" not in measure
     ]
-    assert [(round(us * 1e3), times) for us, times in buckets] == result.metric("READ").done.buckets()
+    assert [(round(us * 1e3), times) for us, times in buckets] == result.metric(
+        "READ"
+    ).done.buckets()
     with pytest.raises(InvalidArgument, match="cannot write"):
         export(result, read([], ["exportfile=/dev/null/out"]))
 
@@ -109,21 +140,38 @@ def test_hdr_files_hold_the_same_histogram(result, tmp_path):
     from hdrh.histogram import HdrHistogram
 
     paths = write_hdr(result, f"{tmp_path}/run-")
-    assert {path.name for path in paths} >= {"run-READ.hdr", "run-UPDATE.hdr", "run-READ-MODIFY-WRITE.hdr"}
-    with contextlib.closing(hdrh.HistogramLogReader(str(tmp_path / "run-READ.hdr"), HdrHistogram(1, 1 << 42, 3))) as reader:
+    assert {path.name for path in paths} >= {
+        "run-READ.hdr",
+        "run-UPDATE.hdr",
+        "run-READ-MODIFY-WRITE.hdr",
+    }
+    with contextlib.closing(
+        hdrh.HistogramLogReader(str(tmp_path / "run-READ.hdr"), HdrHistogram(1, 1 << 42, 3))
+    ) as reader:
         read_back, ours = reader.get_next_interval_histogram(), result.metric("READ").done
         assert read_back.get_total_count() == ours.count
         for p in (50, 95, 99, 99.9):
-            assert read_back.get_value_at_percentile(p) == pytest.approx(ours.percentile(p), rel=1e-3, abs=1)
+            assert read_back.get_value_at_percentile(p) == pytest.approx(
+                ours.percentile(p), rel=1e-3, abs=1
+            )
         assert reader.get_next_interval_histogram() is None
 
 
 def test_hdr_files_have_one_line_per_status_interval(tmp_path):
     pytest.importorskip("hdrh.log")
-    result, _ = measured("c", database="dict", target=2000, operationcount=400, status="true", **{"status.interval": "0.05"})
+    result, _ = measured(
+        "c",
+        database="dict",
+        target=2000,
+        operationcount=400,
+        status="true",
+        **{"status.interval": "0.05"},
+    )
     assert len(result.intervals) >= 3
     write_hdr(result, f"{tmp_path}/")
-    lines = [line for line in (tmp_path / "READ.hdr").read_text().splitlines() if line[0] not in '#"']
+    lines = [
+        line for line in (tmp_path / "READ.hdr").read_text().splitlines() if line[0] not in '#"'
+    ]
     assert len(lines) == len([each for _, _, each in result.intervals if "READ" in each])
     assert sum(each["READ"].count for _, _, each in result.intervals if "READ" in each) == 400
 

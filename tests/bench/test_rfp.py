@@ -17,8 +17,16 @@ from rfp.errors import Closed, ConnectionFailed, InvalidArgument, RfpError
 
 
 def properties(*names, **given):
-    given = {"recordcount": 200, "operationcount": 3000, "dataintegrity": "true", "fieldcount": 3, "fieldlength": 40} | given
-    given = {"rfp.memory": "16MiB"} | {name.replace("__", "."): value for name, value in given.items()}
+    given = {
+        "recordcount": 200,
+        "operationcount": 3000,
+        "dataintegrity": "true",
+        "fieldcount": 3,
+        "fieldlength": 40,
+    } | given
+    given = {"rfp.memory": "16MiB"} | {
+        name.replace("__", "."): value for name, value in given.items()
+    }
     return read(names, [f"{name}={value}" for name, value in given.items()])
 
 
@@ -53,7 +61,9 @@ def test_both_ways_of_getting_results_are_driven(mode):
 
 def test_the_python_client_is_measured_by_name_and_by_property():
     for name, given in (("rfp-python", {}), ("rfp", {"rfp.api": "python"})):
-        p = properties("f", operationcount=200, **{"rfp.api": "python"} if name == "rfp-python" else given)
+        p = properties(
+            "f", operationcount=200, **{"rfp.api": "python"} if name == "rfp-python" else given
+        )
         with open_database(name, p, private=True) as database:
             assert not database.native
             assert database.client == "rfp.connect()"
@@ -80,10 +90,20 @@ def test_the_results_say_what_a_call_costs(mode):
     with open_database("rfp", p, private=True) as database:
         phases.load(database, p)
         for _ in range(2):  # the second run uses the first's rings
-            rows = {name: value for metric, name, value in phases.run(database, p).rows() if metric == "VERBS"}
+            rows = {
+                name: value
+                for metric, name, value in phases.run(database, p).rows()
+                if metric == "VERBS"
+            }
             assert rows["CallsPerOperation"] == 1
-            assert 1 <= rows["WritesPerOperation"] <= 2  # the request, and WAIT where the client goes to sleep
-            assert (rows["ReadsPerOperation"] >= 1) if mode == "fetch" else (rows["ReadsPerOperation"] < 1)
+            assert (
+                1 <= rows["WritesPerOperation"] <= 2
+            )  # the request, and WAIT where the client goes to sleep
+            assert (
+                (rows["ReadsPerOperation"] >= 1)
+                if mode == "fetch"
+                else (rows["ReadsPerOperation"] < 1)
+            )
 
 
 def test_without_a_server_there_is_an_error_that_says_so(tmp_path):
@@ -93,7 +113,10 @@ def test_without_a_server_there_is_an_error_that_says_so(tmp_path):
 
 def test_records_that_do_not_fit_a_slot_are_refused_with_the_way_out():
     p = properties("c", fieldlength=4000)
-    with open_database("rfp", p, private=True) as database, pytest.raises(InvalidArgument, match=r"rfp\.api=python"):
+    with (
+        open_database("rfp", p, private=True) as database,
+        pytest.raises(InvalidArgument, match=r"rfp\.api=python"),
+    ):
         phases.load(database, p)
     python = p.with_(rfp__api="python", recordcount=5, operationcount=10)
     with open_database("rfp-python", python, private=True) as database:

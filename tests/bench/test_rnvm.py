@@ -74,7 +74,10 @@ def test_what_was_loaded_into_a_pools_file_is_there_for_the_run(name, tmp_path):
 
 def test_two_temporary_pools_stand_in_one_folder(tmp_path):
     p = read(["a"], [*FEW, f"rnvm.pool={tmp_path}"])
-    with open_database("rnvm-bptree", p, private=True) as one, open_database("rnvm-bptree", p, private=True) as two:
+    with (
+        open_database("rnvm-bptree", p, private=True) as one,
+        open_database("rnvm-bptree", p, private=True) as two,
+    ):
         phases.load(one, p)
         assert len(list(tmp_path.glob("*/pool"))) == 2
         client = two.connect()
@@ -91,7 +94,10 @@ def test_load_and_run_without_a_pool_are_refused():
 def test_a_back_end_that_is_served_is_used_with_what_was_asked_for():
     path = os.path.join(os.environ["TESTS_MEMORY"], "ycsb.pool")
     with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend:
-        p = read(["a"], [*FEW, f"rnvm.address={backend.address}", "rnvm.durability=volatile", "rnvm.cache=0"])
+        p = read(
+            ["a"],
+            [*FEW, f"rnvm.address={backend.address}", "rnvm.durability=volatile", "rnvm.cache=0"],
+        )
         with open_database("rnvm-hashtable", p) as database:
             phases.load(database, p)
             client = database.connect()
@@ -99,7 +105,9 @@ def test_a_back_end_that_is_served_is_used_with_what_was_asked_for():
             client.close()
         with rnvm.connect(backend.address) as fe:
             assert len(structures.HashTable(fe, "usertable")) == 60
-        refused = read(["a"], [*FEW, f"rnvm.address={backend.address}", "rnvm.durability=replicated"])
+        refused = read(
+            ["a"], [*FEW, f"rnvm.address={backend.address}", "rnvm.durability=replicated"]
+        )
         with open_database("rnvm-hashtable", refused) as database, pytest.raises(Unsupported):
             database.connect()
     os.unlink(path)
@@ -107,8 +115,12 @@ def test_a_back_end_that_is_served_is_used_with_what_was_asked_for():
 
 def test_an_emulated_network_is_named():
     path = os.path.join(os.environ["TESTS_MEMORY"], "emulated.pool")
-    with rnvm.Backend(path, size="8MiB", assume_persistent=True, address=f"{addresses.unique()}?rtt=2us") as backend:
-        with open_database("rnvm-bptree", read(["a"], [f"rnvm.address={backend.address}"])) as database:
+    with rnvm.Backend(
+        path, size="8MiB", assume_persistent=True, address=f"{addresses.unique()}?rtt=2us"
+    ) as backend:
+        with open_database(
+            "rnvm-bptree", read(["a"], [f"rnvm.address={backend.address}"])
+        ) as database:
             assert database.emulated == "rtt=2us"
     os.unlink(path)
 

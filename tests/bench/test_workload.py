@@ -18,7 +18,9 @@ READ, UPDATE, INSERT, READ_MODIFY_WRITE = range(4)
 
 def workload(*names, loading=False, known=None, **given):
     return Workload(
-        read(names, [f"{name.replace('__', '.')}={value}" for name, value in given.items()]), loading=loading, known=known
+        read(names, [f"{name.replace('__', '.')}={value}" for name, value in given.items()]),
+        loading=loading,
+        known=known,
     )
 
 
@@ -127,7 +129,9 @@ def test_a_record_of_one_field_is_its_bytes_alone():
 
 @pytest.mark.parametrize("law", ["uniform", "zipfian"])
 def test_field_lengths_follow_their_law(law):
-    stream = Stream(workload(fieldcount=1, fieldlength=9, minfieldlength=4, fieldlengthdistribution=law))
+    stream = Stream(
+        workload(fieldcount=1, fieldlength=9, minfieldlength=4, fieldlengthdistribution=law)
+    )
     lengths = Counter(len(stream.record(1)) for _ in range(6000))
     assert set(lengths) == set(range(4, 10))
     if law == "uniform":
@@ -178,7 +182,9 @@ def test_any_change_of_a_byte_is_found():
 
 
 def test_reading_one_field_verifies_only_that():
-    stream = Stream(workload(dataintegrity="true", fieldcount=2, fieldlength=10, readallfields="false"))
+    stream = Stream(
+        workload(dataintegrity="true", fieldcount=2, fieldlength=10, readallfields="false")
+    )
     damaged = stream.record(1)[:-1] + b"\x00"
     assert stream.intact(damaged, 1, 0)
     assert not stream.intact(damaged, 1, 1)
@@ -187,7 +193,9 @@ def test_reading_one_field_verifies_only_that():
 def test_updates_change_one_field_unless_all_are_written():
     kinds = {}
     for write_all in ("true", "false"):
-        stream = Stream(workload(readproportion=0, updateproportion=1, writeallfields=write_all, fieldcount=5))
+        stream = Stream(
+            workload(readproportion=0, updateproportion=1, writeallfields=write_all, fieldcount=5)
+        )
         kinds[write_all] = {stream.draw()[2] for _ in range(500)}
     assert kinds == {"true": {-1}, "false": {0, 1, 2, 3, 4}}
 

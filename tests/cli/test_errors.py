@@ -10,7 +10,9 @@ from rfp import errors
 from rfp.cli import main
 from rfp.errors import CallerError, RfpError, ServerRefused
 
-CLASSES = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RfpError)]
+CLASSES = [
+    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, RfpError)
+]
 
 
 def failing(monkeypatch, error):
@@ -21,13 +23,19 @@ def failing(monkeypatch, error):
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-@pytest.mark.parametrize("command", ["ping", "get k", "put k v", "delete k", "incr k", "stats", "top"])
-def test_an_error_is_one_line_with_its_hint_and_the_status_of_its_family(monkeypatch, kind, command):
+@pytest.mark.parametrize(
+    "command", ["ping", "get k", "put k v", "delete k", "incr k", "stats", "top"]
+)
+def test_an_error_is_one_line_with_its_hint_and_the_status_of_its_family(
+    monkeypatch, kind, command
+):
     failing(monkeypatch, kind("it happened", hint="do this"))
     result = CliRunner().invoke(main, command.split())
     assert result.stderr == "rfp: it happened (do this)\n"
     assert result.stdout == ""
-    assert result.exit_code == (1 if issubclass(kind, ServerRefused) else 2 if issubclass(kind, CallerError) else 3)
+    assert result.exit_code == (
+        1 if issubclass(kind, ServerRefused) else 2 if issubclass(kind, CallerError) else 3
+    )
 
 
 def test_ctrl_c_is_quiet(monkeypatch):
@@ -48,7 +56,10 @@ def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch):
         (["put", "k"], "Missing argument 'VALUE|-'"),
         (["put", "k", "v", "--ttl", "5"], "invalid duration '5': it has no unit (write \"5s\""),
         (["put", "k", "v", "--ttl", "0"], "duration must be greater than zero, got '0'"),
-        (["put", "k", "v", "--if-absent", "--if-version", "1"], "cannot use both --if-absent and --if-version"),
+        (
+            ["put", "k", "v", "--if-absent", "--if-version", "1"],
+            "cannot use both --if-absent and --if-version",
+        ),
         (["put", "k", "v", "--if-version", "-1"], "not in the range"),
         (["incr", "k", "much"], "not a valid integer"),
         (["incr", "k", str(2**63)], "not in the range"),

@@ -39,7 +39,9 @@ def rfp_command(server):
 def test_a_value_that_was_put_is_got(rfp_command, kv):
     version = int(rfp_command("put", "greeting", "hello").stdout)
     assert kv.item(b"greeting") == (b"hello", version)
-    assert rfp_command("get", "greeting").stdout_bytes == b"hello"  # no newline: stdout is no terminal
+    assert (
+        rfp_command("get", "greeting").stdout_bytes == b"hello"
+    )  # no newline: stdout is no terminal
 
 
 def test_a_missing_key_has_status_1_and_nothing_on_stdout(rfp_command):
@@ -62,9 +64,23 @@ def test_any_bytes_pass_through_stdin_and_stdout(rfp_command, kv):
 
 def test_a_key_may_be_any_bytes_that_a_shell_can_give(server, kv):
     kv.put(b"\xff\xc3", b"found")
-    result = python_programs.run("-m", "rfp.cli", "get", "--address", server.address, b"\xff\xc3".decode(errors="surrogateescape"))
+    result = python_programs.run(
+        "-m",
+        "rfp.cli",
+        "get",
+        "--address",
+        server.address,
+        b"\xff\xc3".decode(errors="surrogateescape"),
+    )
     assert (result.returncode, result.stdout) == (0, b"found")
-    result = python_programs.run("-m", "rfp.cli", "get", "--address", server.address, b"\xfe".decode(errors="surrogateescape"))
+    result = python_programs.run(
+        "-m",
+        "rfp.cli",
+        "get",
+        "--address",
+        server.address,
+        b"\xfe".decode(errors="surrogateescape"),
+    )
     assert (result.returncode, result.stderr) == (1, b"rfp: '\\\\xfe' has no value\n")
 
 
@@ -80,7 +96,9 @@ def test_show_version_is_what_if_version_wants(rfp_command):
 
 def test_if_absent_puts_once(rfp_command):
     rfp_command("put", "lock", "me", "--if-absent")
-    assert "already has a value" in rfp_command("put", "lock", "you", "--if-absent", status=1).stderr
+    assert (
+        "already has a value" in rfp_command("put", "lock", "you", "--if-absent", status=1).stderr
+    )
     assert rfp_command("get", "lock").stdout == "me"
 
 
@@ -100,7 +118,12 @@ def test_a_deleted_key_is_gone(rfp_command):
 
 
 def test_incr_counts_up_and_down(rfp_command):
-    assert [rfp_command("incr", "n", *more).stdout for more in ([], ["41"], ["-3"], ["0"])] == ["1\n", "42\n", "39\n", "39\n"]
+    assert [rfp_command("incr", "n", *more).stdout for more in ([], ["41"], ["-3"], ["0"])] == [
+        "1\n",
+        "42\n",
+        "39\n",
+        "39\n",
+    ]
     rfp_command("put", "word", "many")
     assert "not a decimal 64-bit integer" in rfp_command("incr", "word", status=1).stderr
 
@@ -116,7 +139,9 @@ def test_an_empty_key_is_the_callers_error(rfp_command):
 
 
 def test_a_value_larger_than_the_server_takes_is_refused(rfp_command, kv):
-    assert rfp_command("put", "huge", "-", input=b"x" * (9 << 20), status=1).stderr.startswith("rfp: ")
+    assert rfp_command("put", "huge", "-", input=b"x" * (9 << 20), status=1).stderr.startswith(
+        "rfp: "
+    )
     assert kv.get(b"huge") is None
 
 
@@ -135,6 +160,8 @@ def test_results_over_an_emulated_network_are_labelled(server):
 
 def test_a_closed_stdout_is_no_traceback(server, kv):
     kv.put(b"long", b"x" * (1 << 20))
-    with python_programs.start("-m", "rfp.cli", "get", "long", "--address", server.address, stdout=-1, stderr=-1) as process:
+    with python_programs.start(
+        "-m", "rfp.cli", "get", "long", "--address", server.address, stdout=-1, stderr=-1
+    ) as process:
         process.stdout.close()
         assert b"Traceback" not in process.stderr.read()

@@ -10,13 +10,27 @@ import python_programs
 import rfp
 import rnvm
 
-LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) (rfp|rnvm): .+")
+LINE = re.compile(
+    r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) (rfp|rnvm): .+"
+)
 
 
 def served(address, level, use):
     """The lines on stderr of a server that logs from this level on."""
-    arguments = ["-m", "rfp.cli", "serve", "--memory", "16MiB", "--address", address, "--log-level", level]
-    with python_programs.start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    arguments = [
+        "-m",
+        "rfp.cli",
+        "serve",
+        "--memory",
+        "16MiB",
+        "--address",
+        address,
+        "--log-level",
+        level,
+    ]
+    with python_programs.start(
+        *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         while b"Ctrl-C" not in process.stdout.readline():
             pass
         use()
@@ -48,7 +62,9 @@ def test_a_stderr_that_nobody_reads_stops_nobody(private):
         "for i in range(200): logging.getLogger('rfp').info('%d %s', i, 2000 * 'x')\n"
         "print(handler.dropped, flush=True)"
     )
-    with python_programs.start("-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with python_programs.start(
+        "-c", program, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
         began = time.monotonic()
         dropped = int(process.stdout.readline())
         assert dropped > 100
@@ -61,8 +77,19 @@ def test_a_back_end_logs_its_sessions(private):
     path = os.path.join(os.environ["TESTS_MEMORY"], "logged.pool")
     rnvm.pools.create(path, "8MiB", assume_persistent=True)
     try:
-        arguments = ["-m", "rnvm.cli", "serve", path, "--log-level", "info", "--address", f"shm://{private}/b"]
-        with python_programs.start(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        arguments = [
+            "-m",
+            "rnvm.cli",
+            "serve",
+            path,
+            "--log-level",
+            "info",
+            "--address",
+            f"shm://{private}/b",
+        ]
+        with python_programs.start(
+            *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
             while b"serving" not in process.stdout.readline():
                 pass
             with rnvm.connect(f"shm://{private}/b") as fe:

@@ -21,11 +21,23 @@ def server():
 
 def run(server, *command, **streams):
     arguments = [sys.executable, "-m", "rfp.cli", *command, "--address", server.address]
-    return subprocess.run(arguments, stderr=subprocess.PIPE, text=True, timeout=30, cwd="/", **streams)
+    return subprocess.run(
+        arguments, stderr=subprocess.PIPE, text=True, timeout=30, cwd="/", **streams
+    )
 
 
 @pytest.mark.parametrize(
-    "command", ["get small", "put other v", "stats", "stats --json", "top --once --interval 10ms", "ping", "ping -c 2", "incr n"]
+    "command",
+    [
+        "get small",
+        "put other v",
+        "stats",
+        "stats --json",
+        "top --once --interval 10ms",
+        "ping",
+        "ping -c 2",
+        "incr n",
+    ],
 )
 def test_a_full_disk_is_one_line_and_not_the_status_of_a_missing_key(server, command):
     with open("/dev/full", "w") as full:
@@ -35,8 +47,16 @@ def test_a_full_disk_is_one_line_and_not_the_status_of_a_missing_key(server, com
     assert NO_SPACE in done.stderr
 
 
-@pytest.mark.parametrize(("command", "key", "said"), [("put stored v", b"stored", "the value is stored"), ("incr sum", b"sum", "the amount is added")])
-def test_a_change_that_has_happened_although_the_output_failed_is_said_to(server, command, key, said):
+@pytest.mark.parametrize(
+    ("command", "key", "said"),
+    [
+        ("put stored v", b"stored", "the value is stored"),
+        ("incr sum", b"sum", "the amount is added"),
+    ],
+)
+def test_a_change_that_has_happened_although_the_output_failed_is_said_to(
+    server, command, key, said
+):
     with open("/dev/full", "w") as full:
         done = run(server, *command.split(), stdout=full)
     assert done.stderr == f"rfp: cannot write the output: {NO_SPACE} ({said})\n"
@@ -61,9 +81,20 @@ def test_a_stream_that_is_closed_is_named(server, stream, command):
 
 def test_a_server_whose_log_has_no_room_serves(private):
     address = f"shm://{private}/socket"
-    with open("/dev/full", "w") as full, python_programs.start(
-        "-m", "rfp.cli", "serve", "--memory", "16MiB", "--address", address, stdout=full, stderr=subprocess.PIPE
-    ) as process:
+    with (
+        open("/dev/full", "w") as full,
+        python_programs.start(
+            "-m",
+            "rfp.cli",
+            "serve",
+            "--memory",
+            "16MiB",
+            "--address",
+            address,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        ) as process,
+    ):
         line = process.stderr.readline()
         try:
             assert NO_SPACE in (line if isinstance(line, str) else line.decode())

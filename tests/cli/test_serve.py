@@ -22,7 +22,9 @@ def serving(*arguments, first="pass", **options):
     """A server that has said where it is: the process, and what it said.  first: what the process does before."""
     program = f"import signal; {first}; from rfp.cli import main; main(prog_name='rfp')"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    process = python_programs.start("-c", program, "serve", "--memory", "16MiB", *arguments, **pipes, **options)
+    process = python_programs.start(
+        "-c", program, "serve", "--memory", "16MiB", *arguments, **pipes, **options
+    )
     with process:
         try:
             said = b""
@@ -42,11 +44,20 @@ def command(*arguments, **options):
 
 def test_what_it_says_is_how_to_connect(address):
     with serving("--address", address, "--workers", "2") as (process, said):
-        assert f"serving at {address}  (process {process.pid}; 16MiB, 2 workers, eviction clock, idle adaptive)" in said
-        python = next(line for line in said.splitlines() if "from Python" in line).split(":", 1)[1].split("=", 1)[1]
+        assert (
+            f"serving at {address}  (process {process.pid}; 16MiB, 2 workers, eviction clock, idle adaptive)"
+            in said
+        )
+        python = (
+            next(line for line in said.splitlines() if "from Python" in line)
+            .split(":", 1)[1]
+            .split("=", 1)[1]
+        )
         with eval(python, {"rfp": rfp}) as kv:
             kv.put(b"k", b"v")
-        shell = next(line for line in said.splitlines() if "from a shell" in line).split("rfp ", 1)[1]
+        shell = next(line for line in said.splitlines() if "from a shell" in line).split("rfp ", 1)[
+            1
+        ]
         assert command(*shell.replace("'", "").split())[0] == 0
         assert command("get", "k", "--address", address) == (0, "v", "")
 
@@ -77,7 +88,10 @@ def test_a_signal_stops_it_cleanly_even_with_clients(address, private, number):
 
 def test_an_ignored_hangup_stays_ignored(address):
     """As under nohup."""
-    with serving("--address", address, first="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as (process, _):
+    with serving("--address", address, first="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as (
+        process,
+        _,
+    ):
         process.send_signal(signal.SIGHUP)
         assert command("ping", "--address", address)[0] == 0
         process.terminate()
@@ -115,7 +129,9 @@ def test_a_second_server_is_told_who_has_the_address(address):
     with serving("--address", address) as (process, _):
         status, out, err = command("serve", "--address", address)
         assert (status, out) == (3, "")
-        assert err.startswith(f"rfp: a server is already running at {address}, process {process.pid} (connect to it")
+        assert err.startswith(
+            f"rfp: a server is already running at {address}, process {process.pid} (connect to it"
+        )
         assert command("ping", "--address", address)[0] == 0
 
 
@@ -134,13 +150,18 @@ def test_a_killed_server_is_an_error_at_its_clients_and_no_obstacle_to_the_next(
 def test_without_a_server_a_command_says_how_to_start_one(address):
     status, out, err = command("ping", "--address", address)
     assert (status, out) == (3, "")
-    assert err == f"rfp: there is no server at {address} (start one: rfp serve --address {address})\n"
+    assert (
+        err == f"rfp: there is no server at {address} (start one: rfp serve --address {address})\n"
+    )
 
 
 def test_without_the_default_server_a_command_says_how_to_start_it(private):
     environment = {**python_programs.environment(), "XDG_RUNTIME_DIR": str(private)}
     status, _, err = command("ping", env=environment)
-    assert (status, err) == (3, f"rfp: there is no server at shm://{private}/rfp/default (start one: rfp serve)\n")
+    assert (status, err) == (
+        3,
+        f"rfp: there is no server at shm://{private}/rfp/default (start one: rfp serve)\n",
+    )
 
 
 def test_a_stopped_server_is_a_deadline_missed(address):

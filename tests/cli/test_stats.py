@@ -101,7 +101,17 @@ def test_rates_are_differences_over_time():
     picture = "\n".join(
         render(
             sample(10.0, gets=1000, hits=1000, puts=10, busy=1.0, served=1000),
-            sample(12.0, gets=3000, hits=1500, misses=1500, puts=30, evictions=8, bytes_used=1 << 19, busy=1.5, served=3000),
+            sample(
+                12.0,
+                gets=3000,
+                hits=1500,
+                misses=1500,
+                puts=30,
+                evictions=8,
+                bytes_used=1 << 19,
+                busy=1.5,
+                served=3000,
+            ),
         )
     )
     assert re.search(r"^ +1\.00k +10 +0 +0 +0 +1\.01k +25\.0 % +0 +4 +0$", picture, re.M)
@@ -110,14 +120,18 @@ def test_rates_are_differences_over_time():
 
 
 def test_after_a_restart_rates_start_from_zero():
-    rate = Rates(sample(10.0, pid=1, gets=10**9, busy=100.0), sample(11.0, pid=2, gets=50, busy=1.0))
+    rate = Rates(
+        sample(10.0, pid=1, gets=10**9, busy=100.0), sample(11.0, pid=2, gets=50, busy=1.0)
+    )
     assert rate("gets") == 5  # 50 in the 10 s since it came up
     assert rate.workers()[0][1] == "10.0 %"
 
 
 def test_a_client_has_a_line():
     client = {"pid": 4711, "name": "job", "threads": 3, "since": time.time() - 61}
-    assert re.search(r"^job +4711 +3 +0:01:01$", "\n".join(render(sample(0), sample(1, clients=[client]))), re.M)
+    assert re.search(
+        r"^job +4711 +3 +0:01:01$", "\n".join(render(sample(0), sample(1, clients=[client]))), re.M
+    )
 
 
 def test_a_picture_of_nothing_can_be_drawn():

@@ -13,8 +13,19 @@ def test_a_rate_has_three_digits(number, text):
 
 
 def test_sizes_times_shares_and_counts_read_well():
-    assert [size(n) for n in (0, 1023, 1536, 5 << 20, 3 << 30)] == ["0 B", "1023 B", "1.5 KiB", "5.0 MiB", "3.0 GiB"]
-    assert [clock(s) for s in (0.9, 61, 3723, 90_061)] == ["0:00:00", "0:01:01", "1:02:03", "1d 1:01:01"]
+    assert [size(n) for n in (0, 1023, 1536, 5 << 20, 3 << 30)] == [
+        "0 B",
+        "1023 B",
+        "1.5 KiB",
+        "5.0 MiB",
+        "3.0 GiB",
+    ]
+    assert [clock(s) for s in (0.9, 61, 3723, 90_061)] == [
+        "0:00:00",
+        "0:01:01",
+        "1:02:03",
+        "1d 1:01:01",
+    ]
     assert [share(1, 3), share(0, 5), share(0, 0)] == ["33.3 %", "0.0 %", "-"]
     assert grouped(1234567) == "1,234,567"
     assert [plural(n, "worker") for n in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]
@@ -26,5 +37,9 @@ def test_a_bar_is_as_full_as_what_it_shows():
 
 
 def test_columns_are_as_wide_as_their_longest_text():
-    assert table(["a", "bbb"], [["xx", "1"], ["y", "22"]], "<>") == ["a   bbb", "xx    1", "y    22"]
+    assert table(["a", "bbb"], [["xx", "1"], ["y", "22"]], "<>") == [
+        "a   bbb",
+        "xx    1",
+        "y    22",
+    ]
     assert table(["a", "b"], [], "<>") == ["a  b"]

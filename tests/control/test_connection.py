@@ -13,13 +13,43 @@ import time
 
 import pytest
 import python_programs
-from control_tools import attach, attached, hello, memory, packed, pair, raw_pair, send_raw, soon, welcome
+from control_tools import (
+    attach,
+    attached,
+    hello,
+    memory,
+    packed,
+    pair,
+    raw_pair,
+    send_raw,
+    soon,
+    welcome,
+)
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rfp.address import EMBEDDED, parse
-from rfp.control import Attached, Detach, GetStats, Hello, Refused, Stats, UnixListener, Welcome, connect, deadline_in, frame
-from rfp.errors import Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, OutOfMemory
+from rfp.control import (
+    Attached,
+    Detach,
+    GetStats,
+    Hello,
+    Refused,
+    Stats,
+    UnixListener,
+    Welcome,
+    connect,
+    deadline_in,
+    frame,
+)
+from rfp.errors import (
+    Closed,
+    ConnectionFailed,
+    DeadlineExceeded,
+    Forked,
+    HandshakeFailed,
+    OutOfMemory,
+)
 
 
 def test_messages_travel_both_ways():
@@ -125,7 +155,10 @@ GOOD = packed(hello())
         (PREFACE.pack(frame.MAGIC, 1, 0, 1, 0, 0, frame.BODY_LIMIT + 1), "65537 bytes"),
         (PREFACE.pack(frame.MAGIC, 1, 0, 1, 0, 0, 2**32 - 1), "4294967295 bytes"),
         (PREFACE.pack(frame.MAGIC, 1, 0, 1, 200, 0, 2) + b"{}", "200 file descriptors"),
-        (PREFACE.pack(frame.MAGIC, 1, 0, 1, 1, 0, 2) + b"{}", "announced 1 file descriptors and sent 0"),
+        (
+            PREFACE.pack(frame.MAGIC, 1, 0, 1, 1, 0, 2) + b"{}",
+            "announced 1 file descriptors and sent 0",
+        ),
         (PREFACE.pack(frame.MAGIC, 2, 7, 1, 0, 0, 2) + b"{}", r"RFP 2\.7"),
         (PREFACE.pack(frame.MAGIC, 1, 0, 99, 0, 0, 2) + b"{}", "unknown kind 99"),
         (PREFACE.pack(frame.MAGIC, 1, 0, 1, 0, 0, 0), "not JSON"),
@@ -236,7 +269,9 @@ def feed(data: bytes, cuts: list[int], fds: list[int]) -> None:
         assert connection.closed
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=3), st.booleans())
 def test_random_bytes_never_do_more_than_end_the_connection(data, cuts, with_fd):
     fd = memory()
@@ -244,7 +279,9 @@ def test_random_bytes_never_do_more_than_end_the_connection(data, cuts, with_fd)
     os.close(fd)
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.data())
 def test_a_damaged_message_never_does_more_than_end_the_connection(data):
     messages = [hello(), welcome(), attach(), attached(), Detach(1), Refused("x", "y", None)]
@@ -255,13 +292,23 @@ def test_a_damaged_message_never_does_more_than_end_the_connection(data):
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(0, 255), st.integers(0, 4), st.integers(0, 4), st.integers(0, 2**32 - 1), st.binary(max_size=100))
+@given(
+    st.integers(0, 255),
+    st.integers(0, 4),
+    st.integers(0, 4),
+    st.integers(0, 2**32 - 1),
+    st.binary(max_size=100),
+)
 def test_any_preface_with_any_file_descriptors_leaks_none(kind, announced, sent, number, body):
     before = len(os.listdir("/proc/self/fd"))
     fd = memory()
     raw, connection = raw_pair()
     with raw, connection:
-        send_raw(raw, PREFACE.pack(frame.MAGIC, 1, 0, kind, announced, number, len(body)) + body, [fd] * sent)
+        send_raw(
+            raw,
+            PREFACE.pack(frame.MAGIC, 1, 0, kind, announced, number, len(body)) + body,
+            [fd] * sent,
+        )
         with pytest.raises(HandshakeFailed):
             connection.receive(soon())
     os.close(fd)
@@ -289,7 +336,9 @@ def serve(connection, answers):
 
 def test_a_call_returns_its_answer():
     client, server = pair()
-    thread = serve(server, lambda question: welcome() if isinstance(question, Hello) else Stats({"n": 1}))
+    thread = serve(
+        server, lambda question: welcome() if isinstance(question, Hello) else Stats({"n": 1})
+    )
     with client, server:
         assert client.call(hello(), Welcome, soon()) == welcome()
         assert client.call(GetStats(), Stats, soon()).figures == {"n": 1}
@@ -303,7 +352,9 @@ def test_many_threads_share_a_connection_and_each_gets_its_own_answer():
 
     def ask(name):
         for i in range(50):
-            if client.call(hello(name=f"{name}-{i}"), Stats, soon()).figures != {"name": f"{name}-{i}"}:
+            if client.call(hello(name=f"{name}-{i}"), Stats, soon()).figures != {
+                "name": f"{name}-{i}"
+            }:
                 wrong.append(name)
 
     with client, server:
@@ -318,7 +369,12 @@ def test_many_threads_share_a_connection_and_each_gets_its_own_answer():
 
 def test_a_refusal_is_raised_and_the_connection_goes_on():
     client, server = pair()
-    thread = serve(server, lambda q: Refused.of(OutOfMemory("full", hint="wait")) if isinstance(q, Hello) else Stats({}))
+    thread = serve(
+        server,
+        lambda q: (
+            Refused.of(OutOfMemory("full", hint="wait")) if isinstance(q, Hello) else Stats({})
+        ),
+    )
     with client, server:
         with pytest.raises(OutOfMemory, match=r"full \(wait\)"):
             client.call(hello(), Welcome, soon())
@@ -342,7 +398,9 @@ def test_the_answer_to_a_call_past_its_deadline_is_given_back():
             client.call(attach(), Attached, deadline_in(0.01))
         late = server.receive(soon())
         server.answer(late, attached(fds), soon())
-        thread = serve(server, lambda q: detached.append(q.channel) if isinstance(q, Detach) else Stats({}))
+        thread = serve(
+            server, lambda q: detached.append(q.channel) if isinstance(q, Detach) else Stats({})
+        )
         detached = []
         assert client.call(GetStats(), Stats, soon()) == Stats({})
         # The server has been told that nobody uses those rings, and conftest sees that their descriptors are closed.
@@ -382,7 +440,11 @@ def test_a_closed_connection_says_so_and_closes_again():
     b.close()
     a.close()
     a.close()
-    talk = (lambda: a.send(hello(), soon()), lambda: a.receive(soon()), lambda: a.call(hello(), Welcome, soon()))
+    talk = (
+        lambda: a.send(hello(), soon()),
+        lambda: a.receive(soon()),
+        lambda: a.call(hello(), Welcome, soon()),
+    )
     for use in (*talk, a.try_receive, a.pidfd):
         with pytest.raises(Closed):
             use()

@@ -26,7 +26,11 @@ def address(private):
 
 
 def test_a_client_is_accepted_and_talks(address):
-    with UnixListener(address) as listener, connect(address, soon()) as client, listener.accept(soon()) as server:
+    with (
+        UnixListener(address) as listener,
+        connect(address, soon()) as client,
+        listener.accept(soon()) as server,
+    ):
         client.send(hello(), soon())
         assert server.receive(soon()) == hello()
         assert server.pid == client.pid == os.getpid()
@@ -44,7 +48,10 @@ def test_the_socket_and_its_directory_are_this_users_alone(private):
         address = parse(f"shm://{private}/made/deep/s")
         with UnixListener(address):
             assert stat.S_IMODE(os.stat(address.path).st_mode) == 0o600
-            for made in ("made", "made/deep"):  # whoever may write the upper one may move the lower one away
+            for made in (
+                "made",
+                "made/deep",
+            ):  # whoever may write the upper one may move the lower one away
                 assert stat.S_IMODE(os.stat(f"{private}/{made}").st_mode) == 0o700
     finally:
         os.umask(old)
@@ -81,7 +88,10 @@ def test_closing_removes_the_socket_and_the_lock_and_may_be_repeated(address, pr
 
 def test_a_second_server_is_refused_and_told_who_has_the_address(address):
     with UnixListener(address):
-        with pytest.raises(AddressInUse, match=f"already running at {address}, process {os.getpid()}.*connect to it"):
+        with pytest.raises(
+            AddressInUse,
+            match=f"already running at {address}, process {os.getpid()}.*connect to it",
+        ):
             UnixListener(address)
         with connect(address, soon()):  # and the first goes on
             pass
@@ -95,7 +105,9 @@ def listening_process(address, body="sys.stdin.read()"):
         "import os, sys, signal; from rfp.address import parse; from rfp.control import UnixListener;"
         f"l = UnixListener(parse(sys.argv[1])); print(flush=True); {body}"
     )
-    with python_programs.start("-c", script, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with python_programs.start(
+        "-c", script, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         try:
             assert process.stdout.readline() == b"\n"
             yield process
@@ -232,7 +244,9 @@ def test_the_lock_on_a_file_that_its_holder_has_removed_meanwhile_is_no_lock(add
     def held_up(fd, operation):
         monkeypatch.undo()
         holder.close()
-        next_lock.append(_Lock.take(address.path + ".lock"))  # of a server that has not got as far as its socket
+        next_lock.append(
+            _Lock.take(address.path + ".lock")
+        )  # of a server that has not got as far as its socket
         flock(fd, operation)
 
     monkeypatch.setattr(fcntl, "flock", held_up)
@@ -280,7 +294,9 @@ def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on(add
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_keep_the_address(address):
     """The child lives on after its parent was killed; a new server must be able to start all the same."""
-    with listening_process(address, body="os.write(1, b'%d\\n' % os.fork()); signal.pause()") as process:
+    with listening_process(
+        address, body="os.write(1, b'%d\\n' % os.fork()); signal.pause()"
+    ) as process:
         child = max(int(process.stdout.readline()), int(process.stdout.readline()))
         try:
             process.kill()

@@ -9,7 +9,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rfp import errors
-from rfp.control import Attach, Attached, Detach, Handle, Hello, Message, Refused, Stats, Welcome, frame
+from rfp.control import (
+    Attach,
+    Attached,
+    Detach,
+    Handle,
+    Hello,
+    Message,
+    Refused,
+    Stats,
+    Welcome,
+    frame,
+)
 from rfp.errors import HandshakeFailed, InvalidArgument
 
 
@@ -20,7 +31,14 @@ def travel(message):
 
 
 def test_each_message_arrives_as_it_was_sent():
-    for message in (hello(), welcome(), attach(), attached(), Detach(3), Stats({"workers": [{"busy": 0.5, "name": "w0"}]})):
+    for message in (
+        hello(),
+        welcome(),
+        attach(),
+        attached(),
+        Detach(3),
+        Stats({"workers": [{"busy": 0.5, "name": "w0"}]}),
+    ):
         assert travel(message) == message
 
 
@@ -81,14 +99,19 @@ def test_a_missing_field_is_refused_by_name(field):
 
 
 def test_a_field_of_the_first_minor_version_is_enough():
-    assert Welcome.from_message({name: value for name, value in BODY.items() if name not in LATER}, []) == welcome()
+    assert (
+        Welcome.from_message({name: value for name, value in BODY.items() if name not in LATER}, [])
+        == welcome()
+    )
 
 
 def test_arenas_come_whole_or_in_chunks_and_not_both():
     handle = Handle(b"beat")
     chunked = welcome(arenas=[], bells=None, arena_size=10, chunk_size=4, beat=handle)
     assert Welcome.from_message(*chunked.to_message()) == chunked
-    with pytest.raises(InvalidArgument, match="arena_size is 10, chunk_size 4 and 1 arenas do not fit together"):
+    with pytest.raises(
+        InvalidArgument, match="arena_size is 10, chunk_size 4 and 1 arenas do not fit together"
+    ):
         welcome(arena_size=10, chunk_size=4).to_message()
 
 
@@ -144,7 +167,9 @@ def test_a_file_descriptor_that_is_not_memory_is_refused(kind, tmp_path):
 
 def test_a_refusal_becomes_the_same_error_on_the_other_side():
     for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, (errors.ServerRefused, errors.HandshakeFailed)):
+        if isinstance(kind, type) and issubclass(
+            kind, (errors.ServerRefused, errors.HandshakeFailed)
+        ):
             error = travel(Refused.of(kind("why", hint="do this"))).exception()
             assert type(error) is kind
             assert str(error) == "why (do this)"
@@ -156,12 +181,18 @@ def test_a_refusal_cannot_name_a_class_that_is_none_of_ours():
 
 
 def test_any_exception_can_be_told_to_the_peer():
-    assert str(travel(Refused.of(ZeroDivisionError("1/0\n\x1b"))).exception()) == "ZeroDivisionError: 1/0\\n\\x1b"
+    assert (
+        str(travel(Refused.of(ZeroDivisionError("1/0\n\x1b"))).exception())
+        == "ZeroDivisionError: 1/0\\n\\x1b"
+    )
     assert str(travel(Refused.of(errors.OutOfMemory("x" * 5000))).exception()) == "x" * 2045 + "..."
 
 
 def test_figures_are_numbers_and_texts_of_bounded_depth():
-    values = [{"a": value} for value in (float("nan"), float("inf"), 2**65, "\x1b", {"b": {"c": {"d": {}}}})]
+    values = [
+        {"a": value}
+        for value in (float("nan"), float("inf"), 2**65, "\x1b", {"b": {"c": {"d": {}}}})
+    ]
     for wrong in (*values, {"\n": 1}, [], 1):
         with pytest.raises(HandshakeFailed, match=r"figures"):
             Stats.from_message({"figures": wrong}, [])
@@ -176,17 +207,23 @@ def test_a_body_or_a_count_of_fds_beyond_the_limit_is_not_sent():
 
 def test_the_largest_welcome_fits_into_a_message():
     descriptor = b"d" * 256
-    body, fds = welcome(partitions=64, arenas=[Handle(descriptor, 0)] * 64, bells=Handle(descriptor, 0)).to_message()
+    body, fds = welcome(
+        partitions=64, arenas=[Handle(descriptor, 0)] * 64, bells=Handle(descriptor, 0)
+    ).to_message()
     frame.pack(2, 0, body, len(fds))
     offsets = [2**63 - 64] * 64
-    lists = dict.fromkeys(("request_offsets", "response_offsets", "staging_offsets", "reply_offsets"), offsets)
+    lists = dict.fromkeys(
+        ("request_offsets", "response_offsets", "staging_offsets", "reply_offsets"), offsets
+    )
     body, fds = attached(pairs=[descriptor] * 64, **lists).to_message()
     frame.pack(4, 0, body, len(fds))
 
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=10),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 

@@ -80,7 +80,9 @@ def take(sock):
     data = b""
     with contextlib.suppress(ConnectionError):
         while len(data) < 16 or len(data) < 16 + struct.unpack("<I", data[12:16])[0]:
-            more = sock.recv(1 if len(data) < 16 else 16 + struct.unpack("<I", data[12:16])[0] - len(data))
+            more = sock.recv(
+                1 if len(data) < 16 else 16 + struct.unpack("<I", data[12:16])[0] - len(data)
+            )
             if not more:
                 return b""
             data += more
@@ -91,7 +93,10 @@ def take(sock):
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_messages_travel_both_ways(host, credentials):
     address = parse(f"rdma://[{host}]:0" if ":" in host else f"rdma://{host}:0")
-    with serving(credentials, address) as (listener, accepted), connect(listener.address, soon(), credentials) as client:
+    with (
+        serving(credentials, address) as (listener, accepted),
+        connect(listener.address, soon(), credentials) as client,
+    ):
         client.send(hello(), soon())
         until(lambda: accepted)
         (server,) = accepted
@@ -110,7 +115,9 @@ def test_there_is_no_process_to_watch_and_no_file_descriptor_to_send():
             client.send(attach(fd), soon())
         os.close(fd)
         with pytest.raises(HandshakeFailed, match="1 file descriptors"):
-            frame.unpack_preface(frame.PREFACE.pack(frame.MAGIC, 1, 0, 1, 1, 0, 2), fds=client.FD_LIMIT)
+            frame.unpack_preface(
+                frame.PREFACE.pack(frame.MAGIC, 1, 0, 1, 1, 0, 2), fds=client.FD_LIMIT
+            )
 
 
 def test_the_sockets_notice_a_dead_peer_and_delay_nothing():
@@ -118,7 +125,12 @@ def test_the_sockets_notice_a_dead_peer_and_delay_nothing():
         until(lambda: accepted)
         for connection in (client, *accepted):
             sock = connection._socket
-            for option in (socket.TCP_NODELAY, socket.TCP_USER_TIMEOUT, socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL):
+            for option in (
+                socket.TCP_NODELAY,
+                socket.TCP_USER_TIMEOUT,
+                socket.TCP_KEEPIDLE,
+                socket.TCP_KEEPINTVL,
+            ):
                 assert 0 < sock.getsockopt(socket.IPPROTO_TCP, option) <= 3000
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
@@ -149,7 +161,9 @@ def test_sides_that_do_not_know_the_same_secret_do_not_come_together(server, cli
             connect(listener.address, soon(), client)
         with connect(listener.address, soon(), server):
             until(lambda: accepted)
-        assert len(accepted) <= 2  # a server that asks for nothing has accepted the one that wanted more
+        assert (
+            len(accepted) <= 2
+        )  # a server that asks for nothing has accepted the one that wanted more
 
 
 def test_a_client_is_refused_before_the_server_has_proved_anything():
@@ -188,7 +202,10 @@ def rogue(answers):
 @pytest.mark.parametrize(
     ("answers", "reason"),
     [
-        ([lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: Proven(proof=bytes(32))], "server does not know"),
+        (
+            [lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: Proven(proof=bytes(32))],
+            "server does not know",
+        ),
         # the client's own proof, sent back
         (
             [
@@ -199,7 +216,10 @@ def rogue(answers):
         ),
         ([lambda _: Challenge(nonce=bytes(32), secret=False)], "cannot prove"),
         ([lambda _: welcome()], "'welcome' instead of 'challenge'|1024"),
-        ([lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: hello()], "'hello' instead of 'proven'"),
+        (
+            [lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: hello()],
+            "'hello' instead of 'proven'",
+        ),
     ],
 )
 def test_a_server_that_does_not_know_the_secret_is_not_believed(answers, reason):
@@ -213,7 +233,10 @@ def test_a_server_that_does_not_know_the_secret_is_not_believed(answers, reason)
 def test_a_server_that_knows_the_secret_is():
     secret = SECRET.secret
     listening, thread, address = rogue(
-        [lambda _: Challenge(nonce=bytes(32), secret=True), lambda heard: Proven(proof=proof(secret, SERVER, b"", heard))]
+        [
+            lambda _: Challenge(nonce=bytes(32), secret=True),
+            lambda heard: Proven(proof=proof(secret, SERVER, b"", heard)),
+        ]
     )
     with listening:
         connect(address, soon(), SECRET).close()
@@ -263,7 +286,9 @@ def bumped(message):
 def test_a_version_that_was_changed_on_the_way_is_found_out(changed):
     """Two sides that could do better cannot be made to agree on less."""
     with serving(SECRET) as (listener, accepted):
-        with in_the_middle(listener, lambda i, message: bumped(message) if i == changed else message) as (address, _):
+        with in_the_middle(
+            listener, lambda i, message: bumped(message) if i == changed else message
+        ) as (address, _):
             with pytest.raises((HandshakeFailed, ConnectionFailed)):
                 connect(address, soon(), SECRET)
         assert not accepted
@@ -352,7 +377,9 @@ def test_one_turn_looks_at_a_few_of_the_strangers_that_talk(monkeypatch):
             sock.sendall(packed(Greet(nonce=bytes(32))))
         looked = []
         examine = listener._examine
-        monkeypatch.setattr(listener, "_examine", lambda stranger: (looked.append(stranger), examine(stranger))[1])
+        monkeypatch.setattr(
+            listener, "_examine", lambda stranger: (looked.append(stranger), examine(stranger))[1]
+        )
         listener.accept(0.0)
         assert 0 < len(looked) <= 32
         while not all(stranger.examination.greeted for stranger in listener._strangers.values()):
@@ -377,14 +404,19 @@ def test_who_has_greeted_is_not_driven_out_by_those_that_only_knock(monkeypatch)
 
 def test_strangers_of_one_place_make_room_before_the_one_of_another(monkeypatch):
     monkeypatch.setattr(tcp_listener, "STRANGERS_MAX", 4)
-    with TcpListener(parse("rdma://localhost:0"), SECRET) as listener, contextlib.ExitStack() as stack:
+    with (
+        TcpListener(parse("rdma://localhost:0"), SECRET) as listener,
+        contextlib.ExitStack() as stack,
+    ):
         lone = stack.enter_context(socket.socket())
         lone.bind(("127.0.0.2", 0))
         lone.connect(("127.0.0.1", listener.address.port))
         while not listener._strangers:
             listener.accept(0.0)
         for _ in range(20):
-            flood = stack.enter_context(socket.create_connection(("127.0.0.1", listener.address.port), 5))
+            flood = stack.enter_context(
+                socket.create_connection(("127.0.0.1", listener.address.port), 5)
+            )
             flood.sendall(packed(Greet(nonce=bytes(32))))
         while listener.rejected < 17:
             listener.accept(0.0)
@@ -402,7 +434,11 @@ def test_the_systems_authorities_let_nobody_into_a_server(tmp_path, monkeypatch,
     """They sign for anybody, and no name in a client's certificate is looked at."""
     authority = trustme.CA()
     mine = authority.issue_cert("127.0.0.1")
-    for name, pem in ("bundle", authority.cert_pem), ("key", mine.private_key_pem), ("cert", mine.cert_chain_pems[0]):
+    for name, pem in (
+        ("bundle", authority.cert_pem),
+        ("key", mine.private_key_pem),
+        ("cert", mine.cert_chain_pems[0]),
+    ):
         pem.write_to_path(tmp_path / name)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "bundle"))
     ca = "system" if which == "system" else tmp_path / "bundle"
@@ -410,12 +446,16 @@ def test_the_systems_authorities_let_nobody_into_a_server(tmp_path, monkeypatch,
         credentials = Credentials.of(secret, None, tmp_path / "cert", tmp_path / "key", ca)
         with pytest.raises(InvalidArgument, match="public authority.*for these clients only"):
             TcpListener(LOOPBACK, credentials, allow_anyone=True)
-    assert Credentials.of(None, None, None, None, ca).client_context() is not None  # a client may trust them
+    assert (
+        Credentials.of(None, None, None, None, ca).client_context() is not None
+    )  # a client may trust them
 
 
 def test_a_certificate_that_is_not_there_is_an_error_with_its_name(tmp_path):
     with pytest.raises(InvalidArgument, match="tls_cert=.*nowhere"):
-        TcpListener(LOOPBACK, Credentials.of(None, None, tmp_path / "nowhere", tmp_path / "nowhere", None))
+        TcpListener(
+            LOOPBACK, Credentials.of(None, None, tmp_path / "nowhere", tmp_path / "nowhere", None)
+        )
 
 
 def test_a_secret_that_is_no_text_is_an_error_of_this_package():
@@ -426,7 +466,11 @@ def test_a_secret_that_is_no_text_is_an_error_of_this_package():
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(data=st.binary(max_size=200), cuts=st.lists(st.integers(0, 200), max_size=4), begin=st.booleans())
+@given(
+    data=st.binary(max_size=200),
+    cuts=st.lists(st.integers(0, 200), max_size=4),
+    begin=st.booleans(),
+)
 def test_random_bytes_let_nobody_in(data, cuts, begin):
     data = (packed(Greet(nonce=bytes(32))) if begin else b"") + data
     with TcpListener(LOOPBACK, SECRET) as listener, raw(listener) as sock:
@@ -472,11 +516,15 @@ def tls(folder, name=None, authorities=None, secret=b"the same on both sides"):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("secret", [None, b"the same on both sides"], ids=["without a secret", "with a secret"])
+@pytest.mark.parametrize(
+    "secret", [None, b"the same on both sides"], ids=["without a secret", "with a secret"]
+)
 def test_over_tls_messages_travel_both_ways(certificates, secret):
     with (
         serving(tls(certificates, "server", secret=secret)) as (listener, accepted),
-        connect(listener.address, soon(), tls(certificates, authorities="ca", secret=secret)) as client,
+        connect(
+            listener.address, soon(), tls(certificates, authorities="ca", secret=secret)
+        ) as client,
     ):
         assert client._socket.version() in ("TLSv1.2", "TLSv1.3")
         until(lambda: accepted)
@@ -498,7 +546,9 @@ def test_over_tls_messages_travel_both_ways(certificates, secret):
         ("server", "ca", "stranger", "ca", "TLS|lost|closed"),
     ],
 )
-def test_over_tls_who_is_not_trusted_gets_nowhere(certificates, server, server_ca, client, client_ca, reason):
+def test_over_tls_who_is_not_trusted_gets_nowhere(
+    certificates, server, server_ca, client, client_ca, reason
+):
     with serving(tls(certificates, server, server_ca)) as (listener, accepted):
         with pytest.raises(ConnectionFailed, match=reason):
             connect(listener.address, soon(), tls(certificates, client, client_ca))
@@ -544,7 +594,11 @@ def test_a_proof_is_bound_to_the_certificate(certificates):
         thread.start()
         with listening:
             with pytest.raises(HandshakeFailed, match="does not know the secret"):
-                connect(parse(f"rdma://127.0.0.1:{listening.getsockname()[1]}"), soon(), tls(certificates, authorities="ca"))
+                connect(
+                    parse(f"rdma://127.0.0.1:{listening.getsockname()[1]}"),
+                    soon(),
+                    tls(certificates, authorities="ca"),
+                )
             thread.join()
         assert not accepted
 
@@ -579,7 +633,9 @@ def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
     with pytest.raises(InvalidArgument, match="cannot use tls_ca='.*bad.pem'"):
         Credentials.of(tls_ca=tmp_path / "bad.pem").client_context()
     with pytest.raises(InvalidArgument, match="cannot use tls_cert='.*bad.pem'"):
-        Credentials.of(tls_cert=tmp_path / "bad.pem", tls_key=certificates / "server.key").server_context()
+        Credentials.of(
+            tls_cert=tmp_path / "bad.pem", tls_key=certificates / "server.key"
+        ).server_context()
     with pytest.raises(InvalidArgument, match="cannot use tls_cert="):
         tls(certificates, "missing").server_context()
     with pytest.raises(InvalidArgument, match="give tls_ca too"):
@@ -669,7 +725,9 @@ def test_an_address_that_is_not_this_hosts_is_refused():
 def test_where_nobody_listens_the_client_says_how_to_start_a_server():
     with TcpListener(LOOPBACK, NOBODY) as listener:
         address = listener.address
-    with pytest.raises(ConnectionFailed, match=rf"no server at {address}.*rfp serve --address {address}"):
+    with pytest.raises(
+        ConnectionFailed, match=rf"no server at {address}.*rfp serve --address {address}"
+    ):
         connect(address, soon())
     with pytest.raises(ConnectionFailed, match="cannot find the host"):
         connect(parse("rdma://no.such.host.invalid:7001"), soon())

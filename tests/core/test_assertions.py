@@ -8,7 +8,10 @@ from rfp.testing import assertions
 
 
 def failing():
-    return python_programs.run("-c", "from rfp.testing import assertions; assertions.require_positive(-1); print('went on')")
+    return python_programs.run(
+        "-c",
+        "from rfp.testing import assertions; assertions.require_positive(-1); print('went on')",
+    )
 
 
 def test_a_false_assertion_ends_the_process_with_its_file_and_line_and_a_release_build_has_none():

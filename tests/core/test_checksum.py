@@ -15,7 +15,9 @@ def test_the_check_value_of_the_standard():
     assert checksum(b"") == 0
 
 
-@pytest.mark.parametrize("length", [*range(70), 511, 512, 513, 1535, 1536, 1537, 3071, 3072, 3080, 4096, 65537])
+@pytest.mark.parametrize(
+    "length", [*range(70), 511, 512, 513, 1535, 1536, 1537, 3071, 3072, 3080, 4096, 65537]
+)
 def test_every_length_gives_what_another_implementation_does(length, rng):
     data = rng.randbytes(length)
     assert checksum(data) == crc32c.crc32c(data)
@@ -34,7 +36,13 @@ def test_the_processors_instruction_is_used_where_there_is_one():
     cpu = Path("/proc/cpuinfo").read_text()
     features = set(re.search(r"^(?:flags|Features)\s*: (.*)$", cpu, re.M)[1].split())
     if platform.machine() == "x86_64":
-        expected = "streams" if {"sse4_2", "pclmulqdq"} <= features else "instruction" if "sse4_2" in features else "table"
+        expected = (
+            "streams"
+            if {"sse4_2", "pclmulqdq"} <= features
+            else "instruction"
+            if "sse4_2" in features
+            else "table"
+        )
     else:
         expected = "instruction" if "crc32" in features else "table"
     assert checksum_method() == expected

@@ -13,12 +13,17 @@ def test_messages_of_a_kind_are_limited_and_counted(caplog):
     for i in range(BURST + 30):
         log.warning("refused client %d", i)
     log.warning("another kind")
-    assert [record.getMessage() for record in caplog.records] == [f"refused client {i}" for i in range(BURST)] + ["another kind"]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"refused client {i}" for i in range(BURST)
+    ] + ["another kind"]
     caplog.clear()
     now[0] += 2.5
     for i in range(5):
         log.warning("refused client %d", i)
-    assert caplog.messages == ["refused client 0 (30 like this were suppressed)", "refused client 1"]
+    assert caplog.messages == [
+        "refused client 0 (30 like this were suppressed)",
+        "refused client 1",
+    ]
     caplog.clear()
     now[0] += 3600  # nobody saves up more than a burst
     for i in range(BURST + 1):
@@ -52,7 +57,9 @@ def test_a_traceback_is_text_that_every_handler_can_write(caplog):
         raise ValueError("\x1b\n2026 ERROR rfp: forged \udce9")
     except ValueError:
         Log("rfp.test").exception("the handler raised %s", "ValueError")
-    assert caplog.messages[0].startswith("the handler raised ValueError\n  Traceback (most recent call last):\n")
+    assert caplog.messages[0].startswith(
+        "the handler raised ValueError\n  Traceback (most recent call last):\n"
+    )
     assert caplog.messages[0].endswith("  ValueError: \\x1b\n  2026 ERROR rfp: forged \\udce9")
     assert caplog.records[0].exc_info is None
 

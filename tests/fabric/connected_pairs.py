@@ -77,7 +77,11 @@ def completions(pair: QueuePair, n: int, seconds: float = 10.0) -> list[tuple[in
 
 @contextlib.contextmanager
 def connected(
-    mine: Fabric, yours: Fabric, *, length: int = 16 * PAGE, bells: tuple[Region, EventChannel] | None = None,
+    mine: Fabric,
+    yours: Fabric,
+    *,
+    length: int = 16 * PAGE,
+    bells: tuple[Region, EventChannel] | None = None,
 ) -> Iterator[tuple[End, End]]:
     """Both ends of a connection, within this process.  bells: your event channel, if it is not in the memory made here."""
     with contextlib.ExitStack() as stack:
@@ -87,7 +91,13 @@ def connected(
         channel = own(mine.event_channel(memory, 0))
         bell_region, peers_channel = bells or (peers, own(yours.event_channel(peers, 0)))
         theirs, ours = own(attached(mine, peers)), own(attached(yours, memory))
-        pair, peers_pair = own(mine.queue_pair(channel, -1, -1)), own(yours.queue_pair(peers_channel, -1, -1))
+        pair, peers_pair = (
+            own(mine.queue_pair(channel, -1, -1)),
+            own(yours.queue_pair(peers_channel, -1, -1)),
+        )
         pair.connect(peers_pair.descriptor(), own(attached(mine, bell_region)) if bells else theirs)
         peers_pair.connect(pair.descriptor(), ours)
-        yield End(mine, memory, theirs, channel, pair), End(yours, peers, ours, peers_channel, peers_pair)
+        yield (
+            End(mine, memory, theirs, channel, pair),
+            End(yours, peers, ours, peers_channel, peers_pair),
+        )

@@ -47,12 +47,15 @@ class Side:
         region, fd = self.memory.descriptor(), self.memory.fileno()
         socket.send_fds(control, [region + self.pair.descriptor()], [fd] if fd >= 0 else [])
         message, fds, _, _ = socket.recv_fds(control, 4096, 1)
-        self.theirs: RemoteRegion = fabric.attach(message[:len(region)], *fds)
-        self.pair.connect(message[len(region):], self.theirs)
+        self.theirs: RemoteRegion = fabric.attach(message[: len(region)], *fds)
+        self.pair.connect(message[len(region) :], self.theirs)
 
     def add(self, rounds: int) -> None:
         for _ in range(rounds):
-            assert self.pair.execute(FETCH_ADD, self.memory, 1024, self.theirs, 128, 8, operand=1) == SUCCESS
+            assert (
+                self.pair.execute(FETCH_ADD, self.memory, 1024, self.theirs, 128, 8, operand=1)
+                == SUCCESS
+            )
 
     def swap(self, rounds: int) -> None:
         """Adds one, `rounds` times, by compare-and-swap."""
@@ -61,8 +64,19 @@ class Side:
             while True:
                 assert self.pair.execute(READ, self.memory, 1024, self.theirs, 128, 8) == SUCCESS
                 seen = int.from_bytes(self.memory.read(1024, 8), "little")
-                assert self.pair.execute(
-                    COMPARE_SWAP, self.memory, 1024, self.theirs, 128, 8, compare=seen, operand=seen + 1) == SUCCESS
+                assert (
+                    self.pair.execute(
+                        COMPARE_SWAP,
+                        self.memory,
+                        1024,
+                        self.theirs,
+                        128,
+                        8,
+                        compare=seen,
+                        operand=seen + 1,
+                    )
+                    == SUCCESS
+                )
                 if int.from_bytes(self.memory.read(1024, 8), "little") == seen:
                     break
 
@@ -78,8 +92,13 @@ class Peer(Side):
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, __file__, str(theirs.fileno()), spec], pass_fds=[theirs.fileno()], text=True,
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
+                [sys.executable, __file__, str(theirs.fileno()), spec],
+                pass_fds=[theirs.fileno()],
+                text=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            )
         self.pidfd = os.pidfd_open(self.process.pid)
         super().__init__(fabric, ours, pidfd=self.pidfd)
 
@@ -99,7 +118,9 @@ class Peer(Side):
 
 
 @contextlib.contextmanager
-def another_process(fabric: Fabric, spec: str = "rfp.fabric.shm.region:ShmFabric") -> Iterator[Peer]:
+def another_process(
+    fabric: Fabric, spec: str = "rfp.fabric.shm.region:ShmFabric"
+) -> Iterator[Peer]:
     """spec: module:class of the other process's fabric."""
     with contextlib.closing(Peer(fabric, spec)) as peer:
         yield peer
@@ -107,7 +128,9 @@ def another_process(fabric: Fabric, spec: str = "rfp.fabric.shm.region:ShmFabric
 
 def main() -> None:
     module, name = sys.argv[2].split(":")
-    side = Side(getattr(importlib.import_module(module), name)(), socket.socket(fileno=int(sys.argv[1])))
+    side = Side(
+        getattr(importlib.import_module(module), name)(), socket.socket(fileno=int(sys.argv[1]))
+    )
     for line in sys.stdin:
         verb, *arguments = line.split()
         result: object = None
@@ -130,7 +153,9 @@ def main() -> None:
             print("armed", flush=True)
             result = side.channel.wait(armed, float(arguments[0]))
         elif verb == "sleeper":
-            result = litmus.sleeper(side.channel, side.memory, int(arguments[0]), int(arguments[1]), step=10.0)
+            result = litmus.sleeper(
+                side.channel, side.memory, int(arguments[0]), int(arguments[1]), step=10.0
+            )
         elif verb == "publisher":
             litmus.publisher(side.memory, *map(int, arguments))
         elif verb == "holding":

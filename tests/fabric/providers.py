@@ -18,6 +18,9 @@ def verbs() -> Fabric:
     return VerbsFabric()
 
 
-SPECS = {shm: "rfp.fabric.shm.region:ShmFabric", verbs: "rfp._verbs:VerbsFabric"}  # what a peer process is told
+SPECS = {
+    shm: "rfp.fabric.shm.region:ShmFabric",
+    verbs: "rfp._verbs:VerbsFabric",
+}  # what a peer process is told
 VERBS = pytest.param(verbs, marks=pytest.mark.verbs, id="verbs")
 SHM_AND_VERBS = [pytest.param(shm, id="shm"), VERBS]

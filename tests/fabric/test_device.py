@@ -19,21 +19,42 @@ LOCAL = "fe80::1"
 
 def choose(root, host="peer", *, source="10.0.0.1", interface="", **options):
     return device.choose(
-        host, RdmaOptions(**options), sysfs=root / "sys", route=lambda _: source and ipaddress.ip_address(source),
-        holder=lambda *_: interface)
+        host,
+        RdmaOptions(**options),
+        sysfs=root / "sys",
+        route=lambda _: source and ipaddress.ip_address(source),
+        holder=lambda *_: interface,
+    )
 
 
 @pytest.fixture
 def root(tmp_path):
-    add_port(tmp_path, "rxe0", gids={0: (LOCAL, V2, "eth0"), 1: ("10.0.0.1", V1, "eth0"), 2: ("10.0.0.1", V2, "eth0")})
-    add_port(tmp_path, "mlx5_0", 1, gids={0: (LOCAL, V2, "eth1"), 3: ("10.1.0.1", V2, "eth1"), 4: ("2001:db8::1", V2, "eth1")})
+    add_port(
+        tmp_path,
+        "rxe0",
+        gids={0: (LOCAL, V2, "eth0"), 1: ("10.0.0.1", V1, "eth0"), 2: ("10.0.0.1", V2, "eth0")},
+    )
+    add_port(
+        tmp_path,
+        "mlx5_0",
+        1,
+        gids={0: (LOCAL, V2, "eth1"), 3: ("10.1.0.1", V2, "eth1"), 4: ("2001:db8::1", V2, "eth1")},
+    )
     add_port(tmp_path, "mlx5_0", 2, state="1: DOWN", gids={0: ("10.2.0.1", V2, "eth2")})
     return tmp_path
 
 
-@pytest.mark.parametrize(("source", "place"), [
-    ("10.0.0.1", ("rxe0", 1, 2)), ("10.1.0.1", ("mlx5_0", 1, 3)), ("2001:db8::1", ("mlx5_0", 1, 4))])
-def test_the_gid_that_carries_the_address_which_routes_to_the_peer_is_chosen_roce_v2_first(root, source, place):
+@pytest.mark.parametrize(
+    ("source", "place"),
+    [
+        ("10.0.0.1", ("rxe0", 1, 2)),
+        ("10.1.0.1", ("mlx5_0", 1, 3)),
+        ("2001:db8::1", ("mlx5_0", 1, 4)),
+    ],
+)
+def test_the_gid_that_carries_the_address_which_routes_to_the_peer_is_chosen_roce_v2_first(
+    root, source, place
+):
     choice = choose(root, source=source)
     assert (choice.device, choice.port, choice.gid_index) == place
     assert choice.gid == source
@@ -47,7 +68,10 @@ def test_roce_v1_is_better_than_nothing(tmp_path):
 
 
 def test_an_address_that_no_device_has_is_an_error_that_names_those_they_have(root):
-    with pytest.raises(FabricError, match=r"no RDMA device has the address 192.0.2.1, which routes to peer .*10.0.0.1, 10.1.0.1"):
+    with pytest.raises(
+        FabricError,
+        match=r"no RDMA device has the address 192.0.2.1, which routes to peer .*10.0.0.1, 10.1.0.1",
+    ):
         choose(root, source="192.0.2.1")
 
 
@@ -59,7 +83,9 @@ def test_a_port_that_is_down_is_not_chosen(root):
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "localhost"])
-def test_without_an_address_to_go_by_the_first_active_port_is_taken_with_the_gid_that_goes_farthest(root, host):
+def test_without_an_address_to_go_by_the_first_active_port_is_taken_with_the_gid_that_goes_farthest(
+    root, host
+):
     choice = choose(root, host, source=None)
     assert (choice.device, choice.port, choice.gid_index) == ("mlx5_0", 1, 3)
     assert "first active" in choice.reason
@@ -74,9 +100,14 @@ def test_what_the_caller_insists_on_is_taken(root):
     assert "none of its GIDs has the address 192.0.2.1" in choice.reason
 
 
-@pytest.mark.parametrize(("options", "reason"), [
-    ({"device": "mlx9"}, "no RDMA device mlx9.*mlx5_0:1, mlx5_0:2, rxe0:1"), ({"port": 7}, "port 7"),
-    ({"device": "rxe0", "gid_index": 5}, "rxe0:1 has no GID 5.*0, 1, 2")])
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"device": "mlx9"}, "no RDMA device mlx9.*mlx5_0:1, mlx5_0:2, rxe0:1"),
+        ({"port": 7}, "port 7"),
+        ({"device": "rxe0", "gid_index": 5}, "rxe0:1 has no GID 5.*0, 1, 2"),
+    ],
+)
 def test_what_does_not_exist_is_refused_with_what_does(root, options, reason):
     with pytest.raises(InvalidArgument, match=reason):
         choose(root, **options)
@@ -104,12 +135,20 @@ def test_iwarp_is_named_and_left_alone(tmp_path):
 
 
 def test_a_hole_in_a_table_hides_nothing_behind_it(tmp_path):
-    add_port(tmp_path, "rxe0", gids={0: (LOCAL, V2, "eth0"), 20: ("10.0.0.1", V2, "eth0")}, table=1024)
+    add_port(
+        tmp_path, "rxe0", gids={0: (LOCAL, V2, "eth0"), 20: ("10.0.0.1", V2, "eth0")}, table=1024
+    )
     assert choose(tmp_path).gid_index == 20
 
 
 def test_the_way_to_a_host_is_the_kernels():
-    assert device.route("") is device.route("0.0.0.0") is device.route("127.0.0.1") is device.route("::") is None
+    assert (
+        device.route("")
+        is device.route("0.0.0.0")
+        is device.route("127.0.0.1")
+        is device.route("::")
+        is None
+    )
     with pytest.raises(ConnectionFailed, match="cannot find a route to"):
         device.route("no-such-host.invalid")
     assert device.holder(ipaddress.ip_address("127.0.0.1")) == "lo"
@@ -130,9 +169,11 @@ def test_what_may_be_locked_is_the_limit_less_what_is_pinned(tmp_path, monkeypat
     assert memory_limits.lockable(status) == 7 << 20
     status.write_text("CapEff:\t0000000000000000\nVmPin:\t    9999999 kB\n")
     assert memory_limits.lockable(status) == 0
-    status.write_text("CapEff:\t0000000000004000\nVmPin:\t    0 kB\n")      # CAP_IPC_LOCK
+    status.write_text("CapEff:\t0000000000004000\nVmPin:\t    0 kB\n")  # CAP_IPC_LOCK
     assert memory_limits.lockable(status) == memory_limits.NO_LIMIT
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    monkeypatch.setattr(
+        resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    )
     status.write_text("CapEff:\t0000000000000000\n")
     assert memory_limits.lockable(status) == memory_limits.NO_LIMIT
     assert memory_limits.lockable() > 0

@@ -44,7 +44,9 @@ def seconds_for(n: int, *ends) -> float:
         done = 0
         while done < n * len(ends):
             for i, end in enumerate(ends):
-                posted[i] += posted[i] < n and end.pair.post(READ, end.memory, 128, end.theirs, 128, 8)
+                posted[i] += posted[i] < n and end.pair.post(
+                    READ, end.memory, 128, end.theirs, 128, 8
+                )
                 done += len(end.pair.poll(64))
         best = min(best, time.monotonic() - began)
     return best
@@ -68,7 +70,7 @@ def test_a_request_takes_one_round_trip_and_hardly_more(opcode, rtt):
 
         def check() -> None:
             took = sorted(round_trips(a.pair, a.memory, a.theirs, opcode, 128, 8, 200))
-            assert took[20] <= rtt + 500       # 100 ns, two readings of the clock, and a wide margin
+            assert took[20] <= rtt + 500  # 100 ns, two readings of the clock, and a wide margin
 
         assert min(round_trips(a.pair, a.memory, a.theirs, opcode, 128, 8, 200)) >= rtt
         some_try(check)
@@ -83,6 +85,7 @@ def test_without_emulation_nothing_waits():
 def test_a_write_lands_after_half_a_round_trip_and_completes_after_the_other_half():
     rtt = 20 * MS
     with connected(ShmFabric(rtt_ns=rtt), ShmFabric()) as (a, b):
+
         def check() -> None:
             b.memory.write(128, b" ")
             a.memory.write(128, b"x")
@@ -93,7 +96,9 @@ def test_a_write_lands_after_half_a_round_trip_and_completes_after_the_other_hal
             landed = time.monotonic_ns() - began
             drain(a.pair, 1)
             completed = time.monotonic_ns() - began
-            too_early.extend(took for took, least in ((landed, rtt // 2), (completed, rtt)) if took < least)
+            too_early.extend(
+                took for took, least in ((landed, rtt // 2), (completed, rtt)) if took < least
+            )
             assert landed < rtt * 3 // 4
             assert completed < rtt * 5 // 4
 
@@ -105,13 +110,15 @@ def test_a_write_lands_after_half_a_round_trip_and_completes_after_the_other_hal
 def test_a_read_brings_what_stands_there_half_a_round_trip_later():
     rtt = 20 * MS
     with connected(ShmFabric(rtt_ns=rtt), ShmFabric()) as (a, b):
+
         def check() -> None:
             began = time.monotonic_ns()
             a.pair.post(READ, a.memory, 128, a.theirs, 128, 8)
             while a.pair.poll() == []:
                 b.memory.write(128, struct.pack("<Q", time.monotonic_ns() - began))
-            sampled, = struct.unpack("<Q", a.memory.read(128, 8))
+            (sampled,) = struct.unpack("<Q", a.memory.read(128, 8))
             assert rtt // 2 - MS <= sampled < rtt * 3 // 4
+
         some_try(check)
 
 
@@ -131,7 +138,7 @@ def test_a_side_that_emulates_nothing_is_like_its_peer():
 
 def test_many_requests_are_on_the_way_at_once():
     with connected(ShmFabric(rtt_ns=20 * MS), ShmFabric()) as (a, _):
-        assert 0.020 <= seconds_for(200, a) < 0.2      # one after the other they would take 4 s
+        assert 0.020 <= seconds_for(200, a) < 0.2  # one after the other they would take 4 s
 
 
 def test_the_target_takes_requests_in_no_faster_than_its_rate():
@@ -149,7 +156,7 @@ def test_each_direction_of_each_side_has_its_own_rate():
     fast = ShmFabric(out_iops=1_000_000, in_iops=1_000_000)
     with connected(slow_out, fast) as (a, b):
         assert seconds_for(21, a) >= 20 * 500e-6
-        assert seconds_for(21, b) < 20 * 500e-6        # into the slow-out side nothing is slow
+        assert seconds_for(21, b) < 20 * 500e-6  # into the slow-out side nothing is slow
 
 
 def test_rates_are_accurate_to_a_few_percent():
@@ -165,7 +172,9 @@ def test_rates_are_accurate_to_a_few_percent():
 def test_two_peers_share_the_rate_of_the_one_they_go_to():
     server = ShmFabric(in_iops=10_000)
     with (
-        server.register(4096, ALL) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second,
+        server.register(4096, ALL) as bells,
+        server.event_channel(bells, 0) as first,
+        server.event_channel(bells, 64) as second,
         connected(ShmFabric(), server, bells=(bells, first)) as (a, _),
         connected(ShmFabric(), server, bells=(bells, second)) as (c, _),
     ):
@@ -175,14 +184,16 @@ def test_two_peers_share_the_rate_of_the_one_they_go_to():
 def test_what_queues_at_one_posters_adapter_does_not_hold_the_targets():
     server = ShmFabric(in_iops=100_000)
     with (
-        server.register(4096, ALL) as bells, server.event_channel(bells, 0) as first, server.event_channel(bells, 64) as second,
+        server.register(4096, ALL) as bells,
+        server.event_channel(bells, 0) as first,
+        server.event_channel(bells, 64) as second,
         connected(ShmFabric(out_iops=100), server, bells=(bells, first)) as (slow, _),
         connected(ShmFabric(out_iops=1e9), server, bells=(bells, second)) as (fast, _),
     ):
         for _ in range(100):
             assert slow.pair.post(READ, slow.memory, 128, slow.theirs, 128, 8) == 1
         slow.pair.poll()
-        assert seconds_for(10, fast) < 0.1         # the slow one's 100 take a second
+        assert seconds_for(10, fast) < 0.1  # the slow one's 100 take a second
         assert len(slow.pair.poll(64)) < 50
 
 
@@ -199,7 +210,10 @@ def test_a_short_write_may_reuse_its_memory_at_once_and_a_long_one_not():
             a.pair.post(WRITE, a.memory, 1024, a.theirs, 1024, length)
             a.memory.write(1024, b"2" * length)
             drain(a.pair, 1)
-            assert b.memory.read(1024, length) == (b"1" if length == a.pair.max_inline else b"2") * length
+            assert (
+                b.memory.read(1024, length)
+                == (b"1" if length == a.pair.max_inline else b"2") * length
+            )
 
 
 def test_a_full_queue_takes_no_more_until_something_is_complete():
@@ -228,9 +242,16 @@ def test_unsignaled_requests_make_room_by_themselves():
 
 def test_a_refused_request_completes_in_its_turn():
     with connected(ShmFabric(rtt_ns=1 * MS), ShmFabric()) as (a, _):
-        for each, (opcode, offset) in enumerate([(READ, 128), (READ, 2**64 - 1), (99, 0), (WRITE, 128)]):
+        for each, (opcode, offset) in enumerate(
+            [(READ, 128), (READ, 2**64 - 1), (99, 0), (WRITE, 128)]
+        ):
             a.pair.post(opcode, a.memory, 128, a.theirs, offset, 8, id=each)
-        assert drain(a.pair, 4) == [(0, READ, SUCCESS), (1, READ, BOUNDS), (2, 99, RIGHTS), (3, WRITE, SUCCESS)]
+        assert drain(a.pair, 4) == [
+            (0, READ, SUCCESS),
+            (1, READ, BOUNDS),
+            (2, 99, RIGHTS),
+            (3, WRITE, SUCCESS),
+        ]
 
 
 def test_memory_closed_while_a_request_is_on_its_way_is_out_of_bounds():
@@ -274,8 +295,17 @@ def test_requests_happen_in_the_order_of_posting():
         assert all(second > first for first, second in pairwise(seen))
 
 
-@pytest.mark.parametrize("figures", [
-    {"rtt_ns": -1}, {"rtt_ns": 10**9 + 1}, {"in_iops": -1}, {"in_iops": 0.5}, {"out_iops": 2e9}, {"out_iops": float("nan")}])
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"rtt_ns": -1},
+        {"rtt_ns": 10**9 + 1},
+        {"in_iops": -1},
+        {"in_iops": 0.5},
+        {"out_iops": 2e9},
+        {"out_iops": float("nan")},
+    ],
+)
 def test_figures_that_cannot_be_are_refused(figures):
     with pytest.raises(InvalidArgument):
         ShmFabric(**figures)

@@ -15,7 +15,7 @@ from rfp.testing import litmus
 from .connected_pairs import PAGE, at_once, connected
 from .providers import SHM_AND_VERBS
 
-LONG = 10.0        # seconds; no test sleeps that long unless a wake-up was lost
+LONG = 10.0  # seconds; no test sleeps that long unless a wake-up was lost
 
 
 @pytest.fixture
@@ -48,10 +48,12 @@ def test_a_wake_between_arm_and_sleep_makes_sleep_return_at_once(ends):
 
 def test_a_sleep_without_a_notify_ends_by_time_out(ends):
     a, b = ends
-    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS       # before arm: for nobody
+    assert (
+        a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
+    )  # before arm: for nobody
     assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS
     armed = b.channel.prepare_wait()
-    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS              # no notify
+    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS  # no notify
     began = time.monotonic()
     assert not b.channel.wait(armed, 0.02)
     assert time.monotonic() - began >= 0.02
@@ -75,10 +77,14 @@ def test_a_disarmed_channel_is_not_woken_later(ends):
 def test_a_sleeping_thread_is_woken(ends, how):
     a, b = ends
     woken = []
-    sleeper = threading.Thread(target=lambda: woken.append(b.channel.wait(b.channel.prepare_wait(), LONG)))
+    sleeper = threading.Thread(
+        target=lambda: woken.append(b.channel.wait(b.channel.prepare_wait(), LONG))
+    )
     sleeper.start()
     deadline = time.monotonic() + LONG
-    while sleeper.is_alive() and time.monotonic() < deadline:      # also when the first one came before arm
+    while (
+        sleeper.is_alive() and time.monotonic() < deadline
+    ):  # also when the first one came before arm
         if how == "notify":
             assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
         else:
@@ -105,7 +111,9 @@ def test_a_refused_notify_wakes_nobody(ends):
 @pytest.mark.parametrize("make", SHM_AND_VERBS)
 def test_channels_in_one_region_ring_apart(make):
     with (
-        make() as fabric, fabric.register(PAGE, REMOTE_WRITE) as bells, fabric.event_channel(bells, 0) as first,
+        make() as fabric,
+        fabric.register(PAGE, REMOTE_WRITE) as bells,
+        fabric.event_channel(bells, 0) as first,
         fabric.event_channel(bells, 64) as second,
     ):
         armed = first.prepare_wait(), second.prepare_wait()
@@ -126,12 +134,18 @@ def test_a_peer_that_writes_nonsense_into_the_bell_causes_wake_ups_and_no_more(s
 
 @pytest.mark.parametrize("offset", [1, 4, 32, PAGE, PAGE - 32, 2**64 - 64])
 def test_a_bell_has_a_cache_line_to_itself(offset):
-    with ShmFabric().register(PAGE, REMOTE_WRITE) as region, pytest.raises(InvalidArgument, match="cache line"):
+    with (
+        ShmFabric().register(PAGE, REMOTE_WRITE) as region,
+        pytest.raises(InvalidArgument, match="cache line"),
+    ):
         ShmFabric().event_channel(region, offset)
 
 
 def test_a_bell_that_peers_could_not_take_back_is_refused():
-    with ShmFabric().register(PAGE, REMOTE_READ) as region, pytest.raises(InvalidArgument, match="REMOTE_WRITE"):
+    with (
+        ShmFabric().register(PAGE, REMOTE_READ) as region,
+        pytest.raises(InvalidArgument, match="REMOTE_WRITE"),
+    ):
         ShmFabric().event_channel(region, 0)
 
 
@@ -163,13 +177,17 @@ def test_no_wake_up_is_lost(ends):
 
 def lost_wake_ups(ends, rounds: int) -> int:
     a, b = ends
-    lost, _ = at_once(lambda: litmus.sleeper(b.channel, b.memory, 128, rounds, step=LONG),
-                      lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, rounds))
+    lost, _ = at_once(
+        lambda: litmus.sleeper(b.channel, b.memory, 128, rounds, step=LONG),
+        lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, rounds),
+    )
     return lost
 
 
 @pytest.mark.parametrize("tending", ["tend", "poll", "sleep", "nobody"])
-def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_for_one_that_does_not(ends, tending):
+def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_for_one_that_does_not(
+    ends, tending
+):
     a, b = ends
     posted = done = 0
     looked = time.monotonic()
@@ -183,7 +201,9 @@ def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_fo
             b.pair.poll(1)
         elif tending == "sleep":
             b.channel.wait(b.channel.prepare_wait(), 0.0)
-        elif time.monotonic() - looked > 0.3:      # on shm there is always room; on verbs the rest has to wait
+        elif (
+            time.monotonic() - looked > 0.3
+        ):  # on shm there is always room; on verbs the rest has to wait
             assert done == 1000 or 100 < done < 1000
             b.channel.replenish()
             looked = time.monotonic()
@@ -193,6 +213,8 @@ def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_fo
 @pytest.mark.parametrize("length", [16, 64, 128, 504, 512, 4096])
 def test_a_read_of_what_is_being_published_sees_it_in_order(shm_ends, length):
     a, b = shm_ends
-    _, torn = at_once(lambda: litmus.publisher(b.memory, 4096, length, 5000),
-                      lambda: litmus.fetcher(a.pair, a.memory, a.theirs, 4096, length, 5000))
+    _, torn = at_once(
+        lambda: litmus.publisher(b.memory, 4096, length, 5000),
+        lambda: litmus.fetcher(a.pair, a.memory, a.theirs, 4096, length, 5000),
+    )
     assert torn == 0

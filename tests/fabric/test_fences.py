@@ -11,7 +11,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-MODULES = ("fabric/fabric", "fabric/shm/datapath", "fabric/shm/netem", "fabric/shm/region", "testing/litmus")
+MODULES = (
+    "fabric/fabric",
+    "fabric/shm/datapath",
+    "fabric/shm/netem",
+    "fabric/shm/region",
+    "testing/litmus",
+)
 PYTHON = ("errors.py", "core/forks.py", "fabric/memory_limits.py")
 
 SCRIPT = """
@@ -31,17 +37,28 @@ os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.envir
 
 
 def run(*command: str | Path) -> str:
-    return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
+    return subprocess.run(
+        command, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ).stdout
 
 
 def build(folder: Path, *options: str) -> Path:
     """A package `rfp` with the fabric alone, compiled with these options."""
     made = folder / "build"
     run("meson", "setup", made, ROOT, "--buildtype=release", *options)
-    targets = [line.split(":")[0] for line in run("ninja", "-C", made, "-t", "targets", "all").splitlines()]
-    libraries = [each for each in targets if each.endswith(".so") and each.split(".")[0].removeprefix("rfp/") in MODULES]
+    targets = [
+        line.split(":")[0] for line in run("ninja", "-C", made, "-t", "targets", "all").splitlines()
+    ]
+    libraries = [
+        each
+        for each in targets
+        if each.endswith(".so") and each.split(".")[0].removeprefix("rfp/") in MODULES
+    ]
     run("ninja", "-C", made, "-j", "2", *libraries)
-    for origin, file in [*((ROOT, f"rfp/{each}") for each in PYTHON), *((made, each) for each in libraries)]:
+    for origin, file in [
+        *((ROOT, f"rfp/{each}") for each in PYTHON),
+        *((made, each) for each in libraries),
+    ]:
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(origin / file, folder / file)
     for each in ("", "core", "fabric", "fabric/shm", "testing"):
@@ -51,15 +68,24 @@ def build(folder: Path, *options: str) -> Path:
 
 def lost_wakeups(folder: Path) -> int:
     # In that folder and without site-packages (-S): the package built here, and neither the source tree nor what is installed.
-    out = subprocess.run([sys.executable, "-S", "-c", SCRIPT], check=True, stdout=subprocess.PIPE, timeout=60, cwd=folder, env={
-        "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent)})
+    out = subprocess.run(
+        [sys.executable, "-S", "-c", SCRIPT],
+        check=True,
+        stdout=subprocess.PIPE,
+        timeout=60,
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parent)},
+    )
     return int(out.stdout)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two threads must run at once")
-@pytest.mark.skipif(not all(map(shutil.which, ("meson", "ninja", "cython"))), reason="meson, ninja and cython are not on PATH")
+@pytest.mark.skipif(
+    not all(map(shutil.which, ("meson", "ninja", "cython"))),
+    reason="meson, ninja and cython are not on PATH",
+)
 def test_without_the_fences_wake_ups_get_lost_and_with_them_none(tmp_path):
     with_fences, without = build(tmp_path / "with"), build(tmp_path / "without", "-Dfences=false")
     assert lost_wakeups(with_fences) == 0

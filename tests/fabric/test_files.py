@@ -28,7 +28,9 @@ class File:
 
     def share(self, page: int, pages: int, rights: int) -> ShmRegion:
         base = ctypes.addressof(self.anchor) + page * mmap.PAGESIZE
-        return ShmFabric().share_file(self, base, self.fd, page * mmap.PAGESIZE, pages * mmap.PAGESIZE, rights)
+        return ShmFabric().share_file(
+            self, base, self.fd, page * mmap.PAGESIZE, pages * mmap.PAGESIZE, rights
+        )
 
     def close(self) -> None:
         del self.anchor
@@ -68,7 +70,10 @@ def test_who_may_only_read_gets_a_descriptor_that_cannot_write(file: File) -> No
 
 def test_one_sided_operations_work_on_it_as_its_rights_say(file: File) -> None:
     fabric = ShmFabric()
-    with file.share(0, 2, REMOTE_READ) as region, fabric.register(4096, REMOTE_READ | REMOTE_WRITE) as mine:
+    with (
+        file.share(0, 2, REMOTE_READ) as region,
+        fabric.register(4096, REMOTE_READ | REMOTE_WRITE) as mine,
+    ):
         theirs = fabric.attach(mine.descriptor(), os.dup(mine.fileno()))
         remote = fabric.attach(region.descriptor(), os.dup(region.fileno()), files=True)
         far = fabric.queue_pair(fabric.event_channel(mine, 0), -1, -1)
@@ -82,7 +87,9 @@ def test_one_sided_operations_work_on_it_as_its_rights_say(file: File) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "pages", "rights"), [(0, 0, REMOTE_READ), (0, 1, REMOTE_ATOMIC), (0, 1, 64)], ids=["empty", "atomics", "unknown"]
+    ("page", "pages", "rights"),
+    [(0, 0, REMOTE_READ), (0, 1, REMOTE_ATOMIC), (0, 1, 64)],
+    ids=["empty", "atomics", "unknown"],
 )
 def test_what_cannot_be_shared_is_refused(file: File, page: int, pages: int, rights: int) -> None:
     with pytest.raises(InvalidArgument):
@@ -91,7 +98,9 @@ def test_what_cannot_be_shared_is_refused(file: File, page: int, pages: int, rig
 
 def test_ranges_are_whole_pages(file: File) -> None:
     with pytest.raises(InvalidArgument):
-        ShmFabric().share_file(file, ctypes.addressof(file.anchor), file.fd, 64, mmap.PAGESIZE, REMOTE_READ)
+        ShmFabric().share_file(
+            file, ctypes.addressof(file.anchor), file.fd, 64, mmap.PAGESIZE, REMOTE_READ
+        )
 
 
 def test_a_file_that_has_become_too_short_is_refused(file: File) -> None:
@@ -104,7 +113,9 @@ def test_a_file_that_has_become_too_short_is_refused(file: File) -> None:
 def test_what_is_no_file_is_refused(file: File) -> None:
     with file.share(0, 1, REMOTE_READ) as region:
         with pytest.raises(HandshakeFailed, match="neither"):
-            ShmFabric().attach(region.descriptor(), os.open(os.path.dirname(__file__), os.O_RDONLY), files=True)
+            ShmFabric().attach(
+                region.descriptor(), os.open(os.path.dirname(__file__), os.O_RDONLY), files=True
+            )
         with pytest.raises(HandshakeFailed, match="no file descriptor"):
             ShmFabric().attach(region.descriptor(), files=True)
 

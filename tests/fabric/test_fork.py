@@ -34,7 +34,9 @@ def in_child(check) -> None:
 
 
 def shared_maps() -> list[str]:
-    return [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:rfp" in line]
+    return [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:rfp" in line
+    ]
 
 
 def memfds() -> list[str]:
@@ -60,6 +62,7 @@ def test_a_child_has_neither_the_mappings_nor_the_file_descriptors(ends):
     def check():
         assert shared_maps() == []
         assert memfds() == []
+
     in_child(check)
 
 
@@ -72,10 +75,17 @@ def test_a_childs_handles_refuse_and_the_parents_go_on(ends):
         assert not a.pair.alive()
         assert not a.channel.wait(a.channel.prepare_wait(), 1.0)
         a.channel.notify()
-        for call in (lambda: a.memory.read(0, 1), lambda: a.theirs.read(0, 1), lambda: a.theirs.write(0, b"x"),
-                     a.memory.fileno, a.memory.descriptor, a.pair.descriptor):
+        for call in (
+            lambda: a.memory.read(0, 1),
+            lambda: a.theirs.read(0, 1),
+            lambda: a.theirs.write(0, b"x"),
+            a.memory.fileno,
+            a.memory.descriptor,
+            a.pair.descriptor,
+        ):
             with pytest.raises(Closed):
                 call()
+
     in_child(check)
     assert b.memory.read(64, 5) == bytes(5)
     assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 5) == SUCCESS
@@ -86,26 +96,33 @@ def test_a_child_that_drops_its_handles_unmaps_nothing_of_its_own():
     held = [ShmFabric().register(64 * PAGE, 7) for _ in range(4)]
 
     def check():
-        mine = [mmap.mmap(-1, 64 * PAGE) for _ in range(16)]       # likely to stand where the regions were
+        mine = [
+            mmap.mmap(-1, 64 * PAGE) for _ in range(16)
+        ]  # likely to stand where the regions were
         held.clear()
         gc.collect()
         for each in mine:
             each[:] = b"x" * len(each)
+
     in_child(check)
     held.clear()
 
 
 def test_a_child_uses_the_fabric_anew():
     with connected(ShmFabric(), ShmFabric()):
+
         def check():
             with connected(ShmFabric(), ShmFabric()) as (a, b):
                 b.memory.write(64, b"hello")
                 assert a.pair.execute(READ, a.memory, 64, a.theirs, 64, 5) == SUCCESS
                 assert a.memory.read(64, 5) == b"hello"
+
         in_child(check)
 
 
 def test_a_program_started_from_here_inherits_no_file_descriptor(ends):
-    out = subprocess.run(["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, check=True, close_fds=False)
+    out = subprocess.run(
+        ["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, check=True, close_fds=False
+    )
     assert "/dev/null" in out.stdout or "pipe:" in out.stdout
     assert "memfd:rfp" not in out.stdout

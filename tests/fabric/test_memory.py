@@ -22,6 +22,7 @@ def groups(tmp_path, monkeypatch):
 
     def room() -> int:
         return memory_limits._room(str(tmp_path), "memory", "max", ("anon", "shmem"))
+
     return say, room
 
 

@@ -26,11 +26,14 @@ PROVIDERS = [
 
 byte = st.integers(64, SPACE + 8)
 word = st.integers(8, SPACE // 8).map(lambda n: 8 * n)
-requests = st.lists(max_size=40, elements=st.one_of(
-    st.tuples(st.sampled_from([READ, WRITE]), byte, byte, st.integers(0, 256)),
-    st.tuples(st.just(FETCH_ADD), byte, word, st.integers(0, LARGEST)),
-    st.tuples(st.just(COMPARE_SWAP), byte, word, st.integers(0, 3)),
-))
+requests = st.lists(
+    max_size=40,
+    elements=st.one_of(
+        st.tuples(st.sampled_from([READ, WRITE]), byte, byte, st.integers(0, 256)),
+        st.tuples(st.just(FETCH_ADD), byte, word, st.integers(0, LARGEST)),
+        st.tuples(st.just(COMPARE_SWAP), byte, word, st.integers(0, 3)),
+    ),
+)
 
 
 def other(provider: Callable[[], Fabric]) -> Fabric:
@@ -44,20 +47,22 @@ class Model:
     def __init__(self, theirs: bytes) -> None:
         self.mine = bytearray(PAGE)
         self.theirs = bytearray(PAGE)
-        self.theirs[64:64 + len(theirs)] = theirs
+        self.theirs[64 : 64 + len(theirs)] = theirs
 
     def do(self, opcode: int, here: int, there: int, n: int) -> None:
-        old = bytes(self.theirs[there:there + 8])
+        old = bytes(self.theirs[there : there + 8])
         if opcode == READ:
-            self.mine[here:here + n] = self.theirs[there:there + n]
+            self.mine[here : here + n] = self.theirs[there : there + n]
         elif opcode == WRITE:
-            self.theirs[there:there + n] = self.mine[here:here + n]
+            self.theirs[there : there + n] = self.mine[here : here + n]
         else:
-            self.mine[here:here + 8] = old
+            self.mine[here : here + 8] = old
             if opcode == FETCH_ADD:
-                self.theirs[there:there + 8] = ((int.from_bytes(old, "little") + n) % 2**64).to_bytes(8, "little")
+                self.theirs[there : there + 8] = (
+                    (int.from_bytes(old, "little") + n) % 2**64
+                ).to_bytes(8, "little")
             elif int.from_bytes(old, "little") == n:
-                self.theirs[there:there + 8] = b"\x07" + bytes(7)
+                self.theirs[there : there + 8] = b"\x07" + bytes(7)
 
 
 def arguments(opcode: int, n: int) -> dict[str, int]:
@@ -72,12 +77,19 @@ def arguments(opcode: int, n: int) -> dict[str, int]:
 @settings(deadline=None)
 @given(requests, st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
 def test_requests_one_by_one_do_what_the_model_says(provider, requests, start):
-    with provider() as mine, other(provider) as yours, connected(mine, yours, length=PAGE) as (a, b):
+    with (
+        provider() as mine,
+        other(provider) as yours,
+        connected(mine, yours, length=PAGE) as (a, b),
+    ):
         model = Model(start)
         b.memory.write(64, start)
         for opcode, here, there, n in requests:
             model.do(opcode, here, there, n)
-            assert a.pair.execute(opcode, a.memory, here, a.theirs, there, **arguments(opcode, n)) == SUCCESS
+            assert (
+                a.pair.execute(opcode, a.memory, here, a.theirs, there, **arguments(opcode, n))
+                == SUCCESS
+            )
         assert a.memory.read(64, PAGE - 64) == model.mine[64:]
         assert b.memory.read(64, PAGE - 64) == model.theirs[64:]
 
@@ -85,9 +97,15 @@ def test_requests_one_by_one_do_what_the_model_says(provider, requests, start):
 @pytest.mark.parametrize("provider", PROVIDERS)
 @settings(deadline=None)
 @given(requests, st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
-def test_requests_posted_together_do_what_the_model_says_where_the_contract_keeps_their_order(provider, requests, start):
+def test_requests_posted_together_do_what_the_model_says_where_the_contract_keeps_their_order(
+    provider, requests, start
+):
     # A WRITE waits for all that reads; everything else is posted without waiting.  Long WRITEs leave their memory alone.
-    with provider() as mine, other(provider) as yours, connected(mine, yours, length=PAGE) as (a, b):
+    with (
+        provider() as mine,
+        other(provider) as yours,
+        connected(mine, yours, length=PAGE) as (a, b),
+    ):
         model = Model(start)
         b.memory.write(64, start)
         outstanding: list[int] = []
@@ -101,7 +119,10 @@ def test_requests_posted_together_do_what_the_model_says_where_the_contract_keep
             model.do(opcode, here, there, n)
             if opcode == WRITE:
                 wait()
-            assert a.pair.post(opcode, a.memory, here, a.theirs, there, id=i, **arguments(opcode, n)) == 1
+            assert (
+                a.pair.post(opcode, a.memory, here, a.theirs, there, id=i, **arguments(opcode, n))
+                == 1
+            )
             outstanding.append(i)
             if opcode == WRITE and n > a.pair.max_inline:
                 wait()

@@ -34,9 +34,15 @@ def on_an_older_kernel(tmp_path: pathlib.Path, between_two_ticks: int) -> bytes:
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "the package was compiled without a compiler on the PATH: apt-get install gcc"
     kernel = tmp_path / "old_kernel.so"
-    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", kernel, SOURCE], check=True, timeout=60)
+    subprocess.run(
+        [compiler, "-shared", "-fPIC", "-O1", "-o", kernel, SOURCE], check=True, timeout=60
+    )
     preload = " ".join(filter(None, [os.environ.get("LD_PRELOAD"), str(kernel)]))
-    environment = {**python_programs.environment(), "LD_PRELOAD": preload, "BETWEEN_TWO_TICKS": str(between_two_ticks)}
+    environment = {
+        **python_programs.environment(),
+        "LD_PRELOAD": preload,
+        "BETWEEN_TWO_TICKS": str(between_two_ticks),
+    }
     done = python_programs.run("-c", PROGRAM, env=environment, seconds=60)
     assert done.stdout, done.stderr.decode()
     return done.stdout

@@ -51,7 +51,7 @@ def test_a_process_works_on_memory_whose_owner_does_nothing(peer):
     os.kill(peer.process.pid, signal.SIGSTOP)
     assert peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1) == SUCCESS
     assert peer.memory.read(256, 1) == b"\x2a"
-    assert peer.pair.alive()       # stopped is not dead
+    assert peer.pair.alive()  # stopped is not dead
     os.kill(peer.process.pid, signal.SIGCONT)
 
 
@@ -129,7 +129,7 @@ def test_a_sleeper_whose_peer_dies_wakes_at_the_end_of_its_step(peer):
 def test_the_receiver_keeps_no_file_descriptor_of_its_peers_memory(shm_peer):
     peer = shm_peer
     peer.tell("holding")
-    assert peer.answer() == "1"        # its own region's
+    assert peer.answer() == "1"  # its own region's
 
 
 @pytest.mark.parametrize("make", SHM_AND_VERBS)
@@ -146,4 +146,9 @@ def test_a_killed_processs_memory_is_out_of_reach_over_a_device_and_requests_say
         peer.tell("crash")
         assert until(lambda: not peer.pair.alive()) < 1.0
         # The kernel tells of the death first, and then takes the process's memory from the device.
-        until(lambda: peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1, timeout=30) == PEER_GONE)
+        until(
+            lambda: (
+                peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1, timeout=30)
+                == PEER_GONE
+            )
+        )

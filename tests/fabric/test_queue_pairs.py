@@ -92,25 +92,41 @@ def test_compare_swap_changes_only_what_it_expects_and_returns_what_was_there(en
     a, b = ends
     b.memory.write(64, struct.pack("<Q", 5))
     for compare, there, after in ((4, 5, 5), (5, 5, 9), (5, 9, 9)):
-        assert a.pair.execute(COMPARE_SWAP, a.memory, 128, a.theirs, 64, 8, compare=compare, operand=9) == SUCCESS
+        assert (
+            a.pair.execute(COMPARE_SWAP, a.memory, 128, a.theirs, 64, 8, compare=compare, operand=9)
+            == SUCCESS
+        )
         assert struct.unpack("<Q", a.memory.read(128, 8)) == (there,)
         assert struct.unpack("<Q", b.memory.read(64, 8)) == (after,)
 
 
-OUTSIDE = [(16 * PAGE, 1), (16 * PAGE - 7, 8), (16 * PAGE + 1, 0), (LARGEST, 1), (LARGEST, 8), (LARGEST - 7, 8), (8, LARGEST),
-           (LARGEST, LARGEST), (0, 16 * PAGE + 1)]
+OUTSIDE = [
+    (16 * PAGE, 1),
+    (16 * PAGE - 7, 8),
+    (16 * PAGE + 1, 0),
+    (LARGEST, 1),
+    (LARGEST, 8),
+    (LARGEST - 7, 8),
+    (8, LARGEST),
+    (LARGEST, LARGEST),
+    (0, 16 * PAGE + 1),
+]
 
 
 @pytest.mark.parametrize(("offset", "length"), OUTSIDE)
 @pytest.mark.parametrize("opcode", [READ, WRITE, WRITE_NOTIFY])
-def test_a_remote_range_outside_the_region_is_refused_whatever_the_numbers(ends, opcode, offset, length):
+def test_a_remote_range_outside_the_region_is_refused_whatever_the_numbers(
+    ends, opcode, offset, length
+):
     a, _ = ends
     assert a.pair.execute(opcode, a.memory, 0, a.theirs, offset, length) == BOUNDS
 
 
 @pytest.mark.parametrize(("offset", "length"), OUTSIDE)
 @pytest.mark.parametrize("opcode", [READ, WRITE])
-def test_a_local_range_outside_the_region_is_refused_whatever_the_numbers(ends, opcode, offset, length):
+def test_a_local_range_outside_the_region_is_refused_whatever_the_numbers(
+    ends, opcode, offset, length
+):
     a, _ = ends
     assert a.pair.execute(opcode, a.memory, offset, a.theirs, 0, length) == BOUNDS
 
@@ -123,7 +139,9 @@ def test_the_last_byte_is_inside(ends):
     assert a.pair.execute(READ, a.memory, 16 * PAGE, a.theirs, 16 * PAGE, 0) == SUCCESS
 
 
-@pytest.mark.parametrize(("offset", "length"), [(4, 8), (65, 8), (64, 4), (64, 16), (64, 0), (16 * PAGE, 8)])
+@pytest.mark.parametrize(
+    ("offset", "length"), [(4, 8), (65, 8), (64, 4), (64, 16), (64, 0), (16 * PAGE, 8)]
+)
 @pytest.mark.parametrize("opcode", [FETCH_ADD, COMPARE_SWAP])
 def test_atomics_are_of_one_aligned_word(ends, opcode, offset, length):
     a, _ = ends
@@ -136,14 +154,25 @@ def test_an_unknown_opcode_is_refused(ends, opcode):
     assert a.pair.execute(opcode, a.memory, 128, a.theirs, 64, 8) == RIGHTS
 
 
-@pytest.mark.parametrize(("rights", "opcode", "status"), [
-    (0, READ, RIGHTS), (0, WRITE, RIGHTS), (0, FETCH_ADD, RIGHTS),
-    (REMOTE_READ, READ, SUCCESS), (REMOTE_READ, WRITE, RIGHTS), (REMOTE_READ, WRITE_NOTIFY, RIGHTS),
-    (REMOTE_READ, COMPARE_SWAP, RIGHTS),
-    (REMOTE_WRITE, READ, RIGHTS), (REMOTE_WRITE, WRITE, SUCCESS), (REMOTE_WRITE, WRITE_NOTIFY, SUCCESS),
-    (REMOTE_WRITE, FETCH_ADD, RIGHTS),
-    (REMOTE_ATOMIC, FETCH_ADD, SUCCESS), (REMOTE_ATOMIC, COMPARE_SWAP, SUCCESS), (REMOTE_ATOMIC, WRITE, RIGHTS),
-])
+@pytest.mark.parametrize(
+    ("rights", "opcode", "status"),
+    [
+        (0, READ, RIGHTS),
+        (0, WRITE, RIGHTS),
+        (0, FETCH_ADD, RIGHTS),
+        (REMOTE_READ, READ, SUCCESS),
+        (REMOTE_READ, WRITE, RIGHTS),
+        (REMOTE_READ, WRITE_NOTIFY, RIGHTS),
+        (REMOTE_READ, COMPARE_SWAP, RIGHTS),
+        (REMOTE_WRITE, READ, RIGHTS),
+        (REMOTE_WRITE, WRITE, SUCCESS),
+        (REMOTE_WRITE, WRITE_NOTIFY, SUCCESS),
+        (REMOTE_WRITE, FETCH_ADD, RIGHTS),
+        (REMOTE_ATOMIC, FETCH_ADD, SUCCESS),
+        (REMOTE_ATOMIC, COMPARE_SWAP, SUCCESS),
+        (REMOTE_ATOMIC, WRITE, RIGHTS),
+    ],
+)
 def test_a_region_gives_only_the_rights_it_was_registered_with(ends, rights, opcode, status):
     a, b = ends
     with b.fabric.register(PAGE, rights) as memory, attached(a.fabric, memory) as theirs:
@@ -152,10 +181,17 @@ def test_a_region_gives_only_the_rights_it_was_registered_with(ends, rights, opc
 
 def test_completions_come_in_the_order_of_posting_and_name_their_request(ends):
     a, _ = ends
-    requests = [(7, READ, 0, SUCCESS), (5, WRITE, LARGEST, BOUNDS), (9, 77, 0, RIGHTS), (LARGEST, WRITE, 64, SUCCESS)]
+    requests = [
+        (7, READ, 0, SUCCESS),
+        (5, WRITE, LARGEST, BOUNDS),
+        (9, 77, 0, RIGHTS),
+        (LARGEST, WRITE, 64, SUCCESS),
+    ]
     for each, opcode, offset, _ in requests:
         assert a.pair.post(opcode, a.memory, 64, a.theirs, offset, 8, id=each) == 1
-    assert completions(a.pair, 4) == [(each, opcode, status) for each, opcode, _, status in requests]
+    assert completions(a.pair, 4) == [
+        (each, opcode, status) for each, opcode, _, status in requests
+    ]
     assert a.pair.poll(1) == []
 
 
@@ -182,7 +218,7 @@ def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 200])
 def test_a_batch_is_done_in_order_and_one_completion_tells_of_all_of_it(ends, n):
     a, b = ends
-    for round_ in range(3):                     # the chain of requests is whole again after each
+    for round_ in range(3):  # the chain of requests is whole again after each
         a.memory.write(64, b"".join(struct.pack("<Q", 1000 * round_ + i) for i in range(n)))
         assert burst(a.pair, a.memory, a.theirs, WRITE, [64 + 8 * i for i in range(n)], 8) == n
         assert completions(a.pair, 1) == [(n - 1, WRITE, SUCCESS)]
@@ -202,7 +238,7 @@ def test_of_a_batch_only_what_cannot_be_done_fails_and_in_its_turn(ends):
 def test_of_a_batch_that_is_too_long_the_beginning_is_taken(ends):
     a, _ = ends
     taken = burst(a.pair, a.memory, a.theirs, READ, [64] * 512, 8)
-    assert a.pair.depth <= taken <= 512         # on shm what succeeds unsignaled takes no room
+    assert a.pair.depth <= taken <= 512  # on shm what succeeds unsignaled takes no room
     if taken == 512:
         assert completions(a.pair, 1) == [(511, READ, SUCCESS)]
     until(lambda: a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=999))
@@ -251,7 +287,17 @@ def test_everything_closes_in_any_order(ends):
                 things[each].close()
             assert c.pair.execute(READ, c.memory, 0, c.theirs, 0, 8) == FLUSHED
             assert not c.channel.wait(c.channel.prepare_wait(), 0.001)
-    for each in (a.fabric, a.memory, b.theirs, b.channel, a.theirs, b.memory, b.pair, a.channel, a.pair):
+    for each in (
+        a.fabric,
+        a.memory,
+        b.theirs,
+        b.channel,
+        a.theirs,
+        b.memory,
+        b.pair,
+        a.channel,
+        a.pair,
+    ):
         each.close()
     assert a.pair.execute(READ, a.memory, 0, a.theirs, 0, 8) == FLUSHED
     assert not a.channel.wait(a.channel.prepare_wait(), 0.001)
@@ -268,29 +314,46 @@ def test_a_pair_flushes_before_it_is_connected(ends):
 
 
 def forged(good: bytes, **changes) -> bytes:
-    names = ("magic", "version", "provider", "bell", "engine", "rtt", "in_gap", "out_gap", "key", "reserved", "unused")
+    names = (
+        "magic",
+        "version",
+        "provider",
+        "bell",
+        "engine",
+        "rtt",
+        "in_gap",
+        "out_gap",
+        "key",
+        "reserved",
+        "unused",
+    )
     fields = dict(zip(names, struct.unpack("<IHHQQQQQIII", good[:-4]), strict=True))
     body = struct.pack("<IHHQQQQQIII", *(fields | changes).values())
     return body + struct.pack("<I", crc32c(body))
 
 
-@pytest.mark.parametrize(("change", "reason"), [
-    (lambda good: b"", "0 bytes"),
-    (lambda good: good[:-1], "63 bytes"),
-    (lambda good: good + b"\0", "65 bytes"),
-    (lambda good: good[:20] + b"\x55" + good[21:], "checksum"),
-    (lambda good: forged(good, magic=0x4D504652), "magic number"),
-    (lambda good: forged(good, version=9), "version"),
-    (lambda good: forged(good, provider=3), "provider"),
-    (lambda good: forged(good, key=2), "region 0x2"),
-    (lambda good: forged(good, bell=4), "event channel at 4"),
-    (lambda good: forged(good, bell=16 * PAGE), "event channel"),
-    (lambda good: forged(good, bell=2**64 - 64), "event channel"),
-    (lambda good: forged(good, engine=2**64 - 64), "event channel"),
-    (lambda good: forged(good, rtt=10**9 + 1), "out of range"),
-    (lambda good: forged(good, in_gap=2**64 - 1), "out of range"),
-])
-def test_a_pair_descriptor_that_is_not_right_is_refused_and_a_good_one_still_connects(shm_ends, change, reason):
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda good: b"", "0 bytes"),
+        (lambda good: good[:-1], "63 bytes"),
+        (lambda good: good + b"\0", "65 bytes"),
+        (lambda good: good[:20] + b"\x55" + good[21:], "checksum"),
+        (lambda good: forged(good, magic=0x4D504652), "magic number"),
+        (lambda good: forged(good, version=9), "version"),
+        (lambda good: forged(good, provider=3), "provider"),
+        (lambda good: forged(good, key=2), "region 0x2"),
+        (lambda good: forged(good, bell=4), "event channel at 4"),
+        (lambda good: forged(good, bell=16 * PAGE), "event channel"),
+        (lambda good: forged(good, bell=2**64 - 64), "event channel"),
+        (lambda good: forged(good, engine=2**64 - 64), "event channel"),
+        (lambda good: forged(good, rtt=10**9 + 1), "out of range"),
+        (lambda good: forged(good, in_gap=2**64 - 1), "out of range"),
+    ],
+)
+def test_a_pair_descriptor_that_is_not_right_is_refused_and_a_good_one_still_connects(
+    shm_ends, change, reason
+):
     a, b = shm_ends
     with ShmFabric().queue_pair(a.channel, -1, -1) as pair:
         with pytest.raises(HandshakeFailed, match=reason):
@@ -309,7 +372,8 @@ def test_a_bell_that_we_could_not_ring_is_refused(shm_ends):
     a, b = shm_ends
     fabric = ShmFabric()
     with (
-        fabric.register(PAGE, REMOTE_READ) as memory, fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as remote,
+        fabric.register(PAGE, REMOTE_READ) as memory,
+        fabric.attach(memory.descriptor(), os.dup(memory.fileno())) as remote,
         fabric.queue_pair(a.channel, -1, -1) as pair,
     ):
         key = struct.unpack_from("<I", memory.descriptor(), 20)[0]
@@ -339,7 +403,7 @@ def test_a_peer_lives_until_its_process_ends_also_as_a_zombie(ends):
         with pair_watching(ends[0], pidfd=pidfd) as pair:
             assert pair.alive()
             process.kill()
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)      # it ended, and is not reaped
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)  # it ended, and is not reaped
             assert not pair.alive()
         os.close(pidfd)
 

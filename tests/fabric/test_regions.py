@@ -31,7 +31,9 @@ def crc32c(data: bytes) -> int:
     return crc ^ 0xFFFFFFFF
 
 
-def forged(*, magic=0x4D504652, version=1, provider=1, length=PAGE, rights=REMOTE_READ, key=1) -> bytes:
+def forged(
+    *, magic=0x4D504652, version=1, provider=1, length=PAGE, rights=REMOTE_READ, key=1
+) -> bytes:
     body = struct.pack("<IHHQIII", magic, version, provider, length, rights, key, 0)
     return body + struct.pack("<I", crc32c(body))
 
@@ -76,7 +78,8 @@ def test_a_region_is_sealed_so_that_peers_can_write_only_where_granted(fabric, r
     with fabric.register(PAGE, rights) as region:
         writable = bool(rights & (REMOTE_WRITE | REMOTE_ATOMIC))
         assert fcntl.fcntl(region.fileno(), fcntl.F_GET_SEALS) & (SEALS | FUTURE_WRITE) == (
-            SEALS if writable else SEALS | FUTURE_WRITE)
+            SEALS if writable else SEALS | FUTURE_WRITE
+        )
         assert not os.get_inheritable(region.fileno())
 
 
@@ -161,10 +164,15 @@ def test_a_region_of_many_pages_is_usable_to_its_end(fabric):
         assert remote.read(length - 5, 5) == b"hello"
 
 
-@pytest.mark.parametrize(("offset", "n"), [
-    (PAGE, 1), (PAGE - 1, 2), (PAGE + 1, 0), (2**64 - 1, 1), (2**64 - 8, 16), (1, 2**64 - 1)])
+@pytest.mark.parametrize(
+    ("offset", "n"),
+    [(PAGE, 1), (PAGE - 1, 2), (PAGE + 1, 0), (2**64 - 1, 1), (2**64 - 8, 16), (1, 2**64 - 1)],
+)
 def test_reading_outside_a_region_is_refused_whatever_the_offset(fabric, offset, n):
-    with fabric.register(PAGE, REMOTE_READ | REMOTE_WRITE) as region, attach(fabric, region) as remote:
+    with (
+        fabric.register(PAGE, REMOTE_READ | REMOTE_WRITE) as region,
+        attach(fabric, region) as remote,
+    ):
         for each in (region, remote):
             with pytest.raises(InvalidArgument, match="not within"):
                 each.read(offset, n)
@@ -177,20 +185,23 @@ def test_a_good_descriptor_with_its_memory_is_accepted(fabric):
     fabric.attach(forged(), memfd()).close()
 
 
-@pytest.mark.parametrize(("descriptor", "reason"), [
-    (b"", "0 bytes"),
-    (forged()[:-1], "31 bytes"),
-    (forged() + b"\0", "33 bytes"),
-    (forged(magic=1), "magic number"),
-    (forged(version=2), "version"),
-    (forged(provider=2), "provider"),
-    (forged()[:-1] + b"\x55", "checksum"),
-    (forged(rights=8), "rights"),
-    (forged(length=0), "0 bytes"),
-    (forged(length=PAGE + 1), "bytes"),
-    (forged(length=2 * PAGE), "size"),
-    (forged(length=1 << 63), "size"),
-])
+@pytest.mark.parametrize(
+    ("descriptor", "reason"),
+    [
+        (b"", "0 bytes"),
+        (forged()[:-1], "31 bytes"),
+        (forged() + b"\0", "33 bytes"),
+        (forged(magic=1), "magic number"),
+        (forged(version=2), "version"),
+        (forged(provider=2), "provider"),
+        (forged()[:-1] + b"\x55", "checksum"),
+        (forged(rights=8), "rights"),
+        (forged(length=0), "0 bytes"),
+        (forged(length=PAGE + 1), "bytes"),
+        (forged(length=2 * PAGE), "size"),
+        (forged(length=1 << 63), "size"),
+    ],
+)
 def test_a_descriptor_that_is_not_right_is_refused_and_its_file_closed(fabric, descriptor, reason):
     fd = memfd()
     with pytest.raises(HandshakeFailed, match=reason):
@@ -198,7 +209,9 @@ def test_a_descriptor_that_is_not_right_is_refused_and_its_file_closed(fabric, d
     assert closed(fd)
 
 
-@pytest.mark.parametrize("missing", [fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_SEAL, FUTURE_WRITE])
+@pytest.mark.parametrize(
+    "missing", [fcntl.F_SEAL_SHRINK, fcntl.F_SEAL_GROW, fcntl.F_SEAL_SEAL, FUTURE_WRITE]
+)
 def test_a_missing_seal_is_refused(fabric, missing):
     fd = memfd(seals=(SEALS | FUTURE_WRITE) & ~missing)
     with pytest.raises(HandshakeFailed, match="sealed"):
@@ -215,12 +228,16 @@ def test_memory_sealed_against_writing_cannot_be_passed_off_as_writable(fabric):
         fabric.attach(forged(rights=REMOTE_WRITE), memfd())
 
 
-@pytest.mark.parametrize("make", [
-    lambda path: os.open(path / "file", os.O_RDWR | os.O_CREAT),
-    lambda path: os.open("/dev/zero", os.O_RDWR),
-    lambda path: os.open(path, os.O_RDONLY),
-    lambda path: os.eventfd(0),
-], ids=["file", "device", "directory", "eventfd"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: os.open(path / "file", os.O_RDWR | os.O_CREAT),
+        lambda path: os.open("/dev/zero", os.O_RDWR),
+        lambda path: os.open(path, os.O_RDONLY),
+        lambda path: os.eventfd(0),
+    ],
+    ids=["file", "device", "directory", "eventfd"],
+)
 def test_what_is_not_a_memfd_is_refused(fabric, tmp_path, make):
     fd = make(tmp_path)
     with pytest.raises(HandshakeFailed, match="not a memfd"):

@@ -28,7 +28,7 @@ from rfp.testing.reordering_fabric import ReorderFabric
 
 from .connected_pairs import PAGE, at_once, connected
 
-STEPS = 10_000     # more than anything here takes
+STEPS = 10_000  # more than anything here takes
 LINES = [bytes([n]) * 64 for n in range(256)]
 
 
@@ -87,9 +87,13 @@ def test_the_lines_of_a_write_land_one_by_one_in_any_order_and_all_before_it_com
     assert len(orders) > 8
 
 
-@pytest.mark.parametrize(("offset", "length"), [
-    (1024, 1), (1027, 64), (1087, 2), (1024, 64), (1030, 300), (1024, 20 * 64 + 5), (64, 60000)])
-def test_a_range_that_is_not_of_whole_lines_is_copied_whole_and_nothing_beside_it(ends, offset, length):
+@pytest.mark.parametrize(
+    ("offset", "length"),
+    [(1024, 1), (1027, 64), (1087, 2), (1024, 64), (1030, 300), (1024, 20 * 64 + 5), (64, 60000)],
+)
+def test_a_range_that_is_not_of_whole_lines_is_copied_whole_and_nothing_beside_it(
+    ends, offset, length
+):
     a, b = ends
     data = bytes(i % 251 + 1 for i in range(length))
     a.memory.write(4096, data[:60000])
@@ -158,7 +162,9 @@ def test_reads_and_atomics_keep_their_order(ends):
         a.pair.post(READ, a.memory, 2056 + 16 * each, a.theirs, 1024, 8)
     for _ in range(60):
         steps_until_complete(a.pair)
-    assert struct.unpack("<60Q", a.memory.read(2048, 480)) == tuple(n for each in range(30) for n in (each, each + 1))
+    assert struct.unpack("<60Q", a.memory.read(2048, 480)) == tuple(
+        n for each in range(30) for n in (each, each + 1)
+    )
 
 
 def test_a_write_may_overtake_a_read():
@@ -175,8 +181,13 @@ def test_a_write_may_overtake_a_read():
 
 def test_completions_come_late_and_in_the_order_of_posting(ends):
     a, _ = ends
-    posted = [(0, READ, 1024, SUCCESS), (1, WRITE, 2**64 - 1, BOUNDS), (2, 99, 0, RIGHTS), (3, FETCH_ADD, 64, SUCCESS),
-              (4, WRITE, 1024, SUCCESS)]
+    posted = [
+        (0, READ, 1024, SUCCESS),
+        (1, WRITE, 2**64 - 1, BOUNDS),
+        (2, 99, 0, RIGHTS),
+        (3, FETCH_ADD, 64, SUCCESS),
+        (4, WRITE, 1024, SUCCESS),
+    ]
     for each, opcode, offset, _ in posted:
         a.pair.post(opcode, a.memory, 1024, a.theirs, offset, 8, id=each)
     done, steps = [], 0
@@ -204,11 +215,20 @@ def test_the_same_seed_gives_the_same_run():
         with connected(ReorderFabric(seed=seed), ReorderFabric(seed=seed)) as (a, b):
             seen: list[object] = []
             for each in range(20):
-                a.pair.post((READ, WRITE)[each % 2], a.memory, 1024, a.theirs, 1024 + 64 * each, 300, id=each)
+                a.pair.post(
+                    (READ, WRITE)[each % 2],
+                    a.memory,
+                    1024,
+                    a.theirs,
+                    1024 + 64 * each,
+                    300,
+                    id=each,
+                )
             for step in range(1000):
                 b.memory.write(1024, bytes([step % 256]) * 2048)
                 seen.append((a.pair.poll(3), a.memory.read(1024, 300)))
             return seen
+
     assert run(5) == run(5)
     assert run(5) != run(6)
 
@@ -247,8 +267,8 @@ def test_a_dropped_peer_is_dead_what_was_under_way_is_lost_and_the_rest_is_flush
     assert not a.pair.alive()
     assert a.pair.post(READ, a.memory, 2048, a.theirs, 1024, 8, id=3) == 1
     assert a.pair.poll(8) == [(1, WRITE, PEER_GONE), (2, READ, PEER_GONE), (3, READ, FLUSHED)]
-    assert lines_of(b.memory, 1024, 8) == before        # half done, and so it stays
-    assert b.pair.alive()                               # its own end was not dropped
+    assert lines_of(b.memory, 1024, 8) == before  # half done, and so it stays
+    assert b.pair.alive()  # its own end was not dropped
 
 
 def test_a_fabric_drops_all_its_peers():
@@ -304,7 +324,12 @@ def write_and_die(peer, descriptor, fd, seed):
 def test_liveness_is_the_operating_systems_otherwise():
     ours, theirs = socket.socketpair()
     fabric = ReorderFabric(seed=1)
-    with ours, theirs, connected(fabric, fabric) as (a, b), fabric.queue_pair(a.channel, -1, ours.fileno()) as pair:
+    with (
+        ours,
+        theirs,
+        connected(fabric, fabric) as (a, b),
+        fabric.queue_pair(a.channel, -1, ours.fileno()) as pair,
+    ):
         pair.connect(b.pair.descriptor(), a.theirs)
         assert pair.alive()
         theirs.close()
@@ -368,6 +393,8 @@ def test_who_trusts_the_order_of_a_read_is_found_out():
 
 def test_no_wake_up_is_lost():
     with connected(ReorderFabric(seed=1), ShmFabric()) as (a, b):
-        lost, _ = at_once(lambda: litmus.sleeper(b.channel, b.memory, 128, 5000, step=10.0),
-                          lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, 5000))
+        lost, _ = at_once(
+            lambda: litmus.sleeper(b.channel, b.memory, 128, 5000, step=10.0),
+            lambda: litmus.waker(a.pair, a.memory, a.theirs, 128, 5000),
+        )
         assert lost == 0

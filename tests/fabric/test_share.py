@@ -33,7 +33,9 @@ def test_on_shm_a_domain_is_the_fabric_itself(fabric):
     with fabric:
         pass
     fabric.close()
-    fabric.register(PAGE, 0).close()       # what is closed is only this one's hold on a device, and there is none
+    fabric.register(
+        PAGE, 0
+    ).close()  # what is closed is only this one's hold on a device, and there is none
 
 
 def test_a_shared_region_is_the_same_memory_and_outlives_the_first(fabric):
@@ -50,10 +52,22 @@ def test_a_shared_region_is_the_same_memory_and_outlives_the_first(fabric):
             region.read(0, 1)
 
 
-@pytest.mark.parametrize(("offset", "length", "rights"), [
-    (0, PAGE, REMOTE_READ), (PAGE, PAGE, REMOTE_READ), (0, 2 * PAGE, REMOTE_READ | REMOTE_WRITE), (0, 2 * PAGE, 0)])
-def test_on_shm_only_all_of_a_region_is_shared_with_the_rights_it_has(fabric, offset, length, rights):
-    with fabric.register(2 * PAGE, REMOTE_READ) as region, pytest.raises(InvalidArgument, match="all of it"):
+@pytest.mark.parametrize(
+    ("offset", "length", "rights"),
+    [
+        (0, PAGE, REMOTE_READ),
+        (PAGE, PAGE, REMOTE_READ),
+        (0, 2 * PAGE, REMOTE_READ | REMOTE_WRITE),
+        (0, 2 * PAGE, 0),
+    ],
+)
+def test_on_shm_only_all_of_a_region_is_shared_with_the_rights_it_has(
+    fabric, offset, length, rights
+):
+    with (
+        fabric.register(2 * PAGE, REMOTE_READ) as region,
+        pytest.raises(InvalidArgument, match="all of it"),
+    ):
         fabric.share(region, offset, length, rights)
 
 
@@ -123,7 +137,10 @@ def test_what_cannot_be_shared_is_refused(fabric):
 
 def test_a_failed_request_is_an_exception_that_names_it_where_asked_for(ends):
     a, _ = ends
-    with pytest.raises(RequestFailed, match=r"READ of 8 bytes, 64 in a local region of \d+, 99999999 in a remote one") as caught:
+    with pytest.raises(
+        RequestFailed,
+        match=r"READ of 8 bytes, 64 in a local region of \d+, 99999999 in a remote one",
+    ) as caught:
         a.pair.execute(READ, a.memory, 64, a.theirs, 99999999, 8, check=True)
     assert (caught.value.verb, caught.value.status) == ("READ", BOUNDS)
     assert caught.value.hint

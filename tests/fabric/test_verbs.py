@@ -12,7 +12,14 @@ import time
 import pytest
 
 from rfp.address import RdmaOptions
-from rfp.errors import CallerError, Closed, FabricError, HandshakeFailed, InvalidArgument, RequestFailed
+from rfp.errors import (
+    CallerError,
+    Closed,
+    FabricError,
+    HandshakeFailed,
+    InvalidArgument,
+    RequestFailed,
+)
 from rfp.fabric.fabric import (
     FLUSHED,
     PEER_GONE,
@@ -32,7 +39,7 @@ from .test_fork import in_child
 from .test_regions import crc32c
 
 pytestmark = pytest.mark.verbs
-SHORT = RdmaOptions(timeout=12, retry_cnt=3)        # 17 ms, three times again
+SHORT = RdmaOptions(timeout=12, retry_cnt=3)  # 17 ms, three times again
 
 
 def short():
@@ -49,7 +56,7 @@ def ends():
 
 def resealed(descriptor: bytes, offset: int, field: bytes) -> bytes:
     """A region's descriptor in which a field was changed, with a checksum that fits."""
-    body = descriptor[:offset] + field + descriptor[offset + len(field):-4]
+    body = descriptor[:offset] + field + descriptor[offset + len(field) : -4]
     return body + struct.pack("<I", crc32c(body))
 
 
@@ -65,7 +72,11 @@ def test_a_device_says_what_it_is_and_why_it_was_chosen(ends):
 
 def test_memory_of_another_domain_is_out_of_reach_and_who_tries_loses_only_its_own_connection(ends):
     a, b = ends
-    with b.fabric.domain() as other, other.register(PAGE, ALL) as secret, attached(a.fabric, secret) as theirs:
+    with (
+        b.fabric.domain() as other,
+        other.register(PAGE, ALL) as secret,
+        attached(a.fabric, secret) as theirs,
+    ):
         secret.write(0, b"secret")
         with connected(a.fabric, b.fabric) as (c, _):
             assert c.pair.execute(READ, c.memory, 0, theirs, 0, 6) == RIGHTS
@@ -90,14 +101,17 @@ def test_parts_of_reserved_memory_are_given_to_one_domain_at_a_time(ends):
         arena.write(4 * PAGE, b"within")
         with pytest.raises(CallerError, match="reserved"):
             arena.descriptor()
-        assert a.pair.execute(WRITE, arena, 0, a.theirs, 64, 8) == RIGHTS        # no device knows it
+        assert a.pair.execute(WRITE, arena, 0, a.theirs, 64, 8) == RIGHTS  # no device knows it
         with pytest.raises(InvalidArgument, match="rights"):
             b.fabric.share(arena, 0, PAGE, REMOTE_WRITE)
         with pytest.raises(InvalidArgument, match="not within"):
             b.fabric.share(arena, 7 * PAGE, 2 * PAGE, REMOTE_READ)
-        with b.fabric.share(arena, 3 * PAGE, 2 * PAGE, REMOTE_READ) as part, attached(a.fabric, part) as theirs:
+        with (
+            b.fabric.share(arena, 3 * PAGE, 2 * PAGE, REMOTE_READ) as part,
+            attached(a.fabric, part) as theirs,
+        ):
             assert theirs.length == 2 * PAGE
-            arena.close()                       # the part keeps the memory
+            arena.close()  # the part keeps the memory
             assert a.pair.execute(READ, a.memory, 0, theirs, PAGE, 6) == SUCCESS
             assert a.memory.read(0, 6) == part.read(PAGE, 6) == b"within"
             assert a.pair.execute(WRITE, a.memory, 0, theirs, 0, 6) == RIGHTS
@@ -108,33 +122,60 @@ def test_a_share_takes_64_mib_at_most_at_once():
         assert fabric.share_limit == 64 << 20
 
 
-@pytest.mark.parametrize(("offset", "field", "opcode"), [
-    (16, struct.pack("<I", ALL), WRITE), (8, struct.pack("<Q", 1 << 40), READ)], ids=["rights", "length"])
+@pytest.mark.parametrize(
+    ("offset", "field", "opcode"),
+    [(16, struct.pack("<I", ALL), WRITE), (8, struct.pack("<Q", 1 << 40), READ)],
+    ids=["rights", "length"],
+)
 def test_what_a_descriptor_claims_beyond_the_truth_the_target_refuses(ends, offset, field, opcode):
     a, b = ends
     with b.fabric.register(PAGE, REMOTE_READ) as memory:
         theirs = a.fabric.attach(resealed(memory.descriptor(), offset, field))
         memory.write(0, b"before")
-        assert a.pair.execute(opcode, a.memory, 0, theirs, 0 if opcode == WRITE else 1 << 30, 6) == RIGHTS
+        assert (
+            a.pair.execute(opcode, a.memory, 0, theirs, 0 if opcode == WRITE else 1 << 30, 6)
+            == RIGHTS
+        )
         assert memory.read(0, 6) == b"before"
         assert "remote access error" in a.pair.failure
 
 
-@pytest.mark.parametrize(("offset", "field", "reason"), [
-    (6, b"\x01\x00", "provider"), (4, b"\x09\x00", "version"), (16, b"\x08", "rights"), (8, bytes(8), "0 bytes"),
-    (24, b"\xff" * 8, "invalid region")])
+@pytest.mark.parametrize(
+    ("offset", "field", "reason"),
+    [
+        (6, b"\x01\x00", "provider"),
+        (4, b"\x09\x00", "version"),
+        (16, b"\x08", "rights"),
+        (8, bytes(8), "0 bytes"),
+        (24, b"\xff" * 8, "invalid region"),
+    ],
+)
 def test_a_region_descriptor_that_cannot_be_is_refused(ends, offset, field, reason):
     a, b = ends
     with pytest.raises(HandshakeFailed, match=reason):
         a.fabric.attach(resealed(b.memory.descriptor(), offset, field))
 
 
-@pytest.mark.parametrize(("offset", "field", "reason"), [
-    (0, b"RFPM", "magic number"), (6, b"\x01\x00", "provider"), (11, b"\x01", "numbers"), (15, b"\x01", "numbers"),
-    (34, b"\x00", "numbers"), (34, b"\x06", "numbers"), (35, b"\x01", "InfiniBand")])
-def test_a_pair_descriptor_that_cannot_be_is_refused_and_a_good_one_still_connects(ends, offset, field, reason):
+@pytest.mark.parametrize(
+    ("offset", "field", "reason"),
+    [
+        (0, b"RFPM", "magic number"),
+        (6, b"\x01\x00", "provider"),
+        (11, b"\x01", "numbers"),
+        (15, b"\x01", "numbers"),
+        (34, b"\x00", "numbers"),
+        (34, b"\x06", "numbers"),
+        (35, b"\x01", "InfiniBand"),
+    ],
+)
+def test_a_pair_descriptor_that_cannot_be_is_refused_and_a_good_one_still_connects(
+    ends, offset, field, reason
+):
     a, b = ends
-    with a.fabric.queue_pair(a.channel, -1, -1) as pair, b.fabric.queue_pair(b.channel, -1, -1) as other:
+    with (
+        a.fabric.queue_pair(a.channel, -1, -1) as pair,
+        b.fabric.queue_pair(b.channel, -1, -1) as other,
+    ):
         with pytest.raises(HandshakeFailed, match=reason):
             pair.connect(resealed(other.descriptor(), offset, field), None)
         pair.connect(other.descriptor(), None)
@@ -159,7 +200,9 @@ def test_shared_memory_and_devices_do_not_take_each_others_things_for_their_own(
 def test_a_closed_region_fails_its_peers_who_learn_why(ends):
     a, b = ends
     b.memory.close()
-    with pytest.raises(RequestFailed, match=r"READ of 8 bytes.*remote access error \(status 10") as caught:
+    with pytest.raises(
+        RequestFailed, match=r"READ of 8 bytes.*remote access error \(status 10"
+    ) as caught:
         a.pair.execute(READ, a.memory, 64, a.theirs, 0, 8, check=True)
     assert (caught.value.verb, caught.value.status) == ("READ", RIGHTS)
     assert "closed the region" in caught.value.hint
@@ -196,7 +239,7 @@ def test_a_peer_whose_queue_pair_is_gone_is_not_alive_though_nobody_watches_its_
         assert a.pair.alive()
         time.sleep(0.01)
     b.pair.close()
-    assert 0.4 < until(lambda: not a.pair.alive()) < 8      # patience, less what had been answered
+    assert 0.4 < until(lambda: not a.pair.alive()) < 8  # patience, less what had been answered
 
 
 @pytest.fixture
@@ -228,6 +271,7 @@ def test_a_link_that_goes_down_ends_its_connections_and_one_that_is_back_takes_n
                 return c.pair.execute(READ, c.memory, 64, c.theirs, 0, 8) == SUCCESS
         except FabricError:
             return False
+
     until(anew, 20)
 
 
@@ -259,7 +303,11 @@ def test_requests_that_nobody_polls_for_and_nobody_wants_to_hear_of_go_on_for_ev
 
 
 def test_more_queue_pairs_than_share_a_completion_queue_wake_one_sleeper():
-    with verbs() as fabric, fabric.event_channel(None, 0) as channel, connected(fabric, fabric) as (a, _):
+    with (
+        verbs() as fabric,
+        fabric.event_channel(None, 0) as channel,
+        connected(fabric, fabric) as (a, _),
+    ):
         pairs = []
         for _ in range(70):
             here, there = fabric.queue_pair(a.channel, -1, -1), fabric.queue_pair(channel, -1, -1)
@@ -270,7 +318,7 @@ def test_more_queue_pairs_than_share_a_completion_queue_wake_one_sleeper():
             armed = channel.prepare_wait()
             assert here.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
             assert channel.wait(armed, 10.0)
-        channel.close()                         # before its queue pairs: they keep what they need of it
+        channel.close()  # before its queue pairs: they keep what they need of it
         for here, there in pairs:
             assert here.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS
             there.close()
@@ -278,9 +326,16 @@ def test_more_queue_pairs_than_share_a_completion_queue_wake_one_sleeper():
 
 
 def test_clients_that_come_and_go_with_notifies_on_the_way_leave_room_for_those_that_come():
-    with verbs() as fabric, fabric.event_channel(None, 0) as channel, connected(fabric, fabric) as (a, _):
-        for _ in range(150):                    # times 128 receives: more than a completion queue holds
-            with fabric.queue_pair(a.channel, -1, -1) as here, fabric.queue_pair(channel, -1, -1) as there:
+    with (
+        verbs() as fabric,
+        fabric.event_channel(None, 0) as channel,
+        connected(fabric, fabric) as (a, _),
+    ):
+        for _ in range(150):  # times 128 receives: more than a completion queue holds
+            with (
+                fabric.queue_pair(a.channel, -1, -1) as here,
+                fabric.queue_pair(channel, -1, -1) as there,
+            ):
                 here.connect(there.descriptor(), None)
                 there.connect(here.descriptor(), None)
                 for _ in range(5):
@@ -311,10 +366,19 @@ def test_a_childs_handles_behave_as_closed_and_the_parents_go_on(ends):
         assert not a.pair.alive()
         assert not a.channel.wait(a.channel.prepare_wait(), 1.0)
         a.channel.notify()
-        for call in (lambda: a.memory.read(0, 1), a.memory.descriptor, a.pair.descriptor, a.fabric.domain):
+        for call in (
+            lambda: a.memory.read(0, 1),
+            a.memory.descriptor,
+            a.pair.descriptor,
+            a.fabric.domain,
+        ):
             with pytest.raises(Closed):
                 call()
-        assert not any("infiniband" in os.readlink(link.path) for link in os.scandir("/proc/self/fd") if os.path.lexists(link.path))
+        assert not any(
+            "infiniband" in os.readlink(link.path)
+            for link in os.scandir("/proc/self/fd")
+            if os.path.lexists(link.path)
+        )
         with verbs() as fabric, connected(fabric, fabric) as (c, d):
             d.memory.write(64, b"anew")
             assert c.pair.execute(READ, c.memory, 64, c.theirs, 64, 4) == SUCCESS
@@ -344,13 +408,19 @@ with VerbsFabric() as fabric:
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root passes as anybody; an ordinary user's limit is what it is")
+@pytest.mark.skipif(
+    os.geteuid() != 0, reason="root passes as anybody; an ordinary user's limit is what it is"
+)
 def test_too_little_locked_memory_is_an_error_with_the_line_to_add():
     limit = 8 << 20
     done = subprocess.run(
-        [sys.executable, "-c", REGISTER], capture_output=True, text=True, timeout=50,
+        [sys.executable, "-c", REGISTER],
+        capture_output=True,
+        text=True,
+        timeout=50,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "HOME": "/"},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit)))
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit)),
+    )
     assert done.returncode == 0, done.stderr
     assert "cannot register 33554432 bytes" in done.stdout
     assert "* - memlock unlimited" in done.stdout
@@ -368,7 +438,11 @@ def test_an_event_channel_of_another_device_or_a_closed_one_is_refused():
 def test_a_peer_that_cannot_be_reached_is_an_error_of_connecting_or_of_the_first_request(ends):
     a, b = ends
     nowhere = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1])
-    with short() as fabric, fabric.event_channel(None, 0) as channel, fabric.queue_pair(channel, -1, -1) as pair:
+    with (
+        short() as fabric,
+        fabric.event_channel(None, 0) as channel,
+        fabric.queue_pair(channel, -1, -1) as pair,
+    ):
         with fabric.register(PAGE, 0) as memory:
             try:
                 pair.connect(resealed(b.pair.descriptor(), 16, nowhere), None)

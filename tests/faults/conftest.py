@@ -28,7 +28,9 @@ def place(tmp_path: Path) -> Iterator[str]:
     tmp_path.chmod(0o700)
     yield server_addresses.own(tmp_path)
     left = [path.name for path in tmp_path.iterdir()]
-    assert left in ([], ["s.lock", "s"], ["s", "s.lock"]), left  # a killed server's; its successor takes them over
+    assert left in ([], ["s.lock", "s"], ["s", "s.lock"]), (
+        left
+    )  # a killed server's; its successor takes them over
 
 
 @pytest.fixture

@@ -41,7 +41,10 @@ class Process:
         )  # fmt: skip
         self.pid = self.process.pid
         self._data = b""
-        self.do("import os, random, signal, threading, time, zlib, rfp\nfrom rfp import errors\n" + prelude)
+        self.do(
+            "import os, random, signal, threading, time, zlib, rfp\nfrom rfp import errors\n"
+            + prelude
+        )
 
     def tell(self, code: str) -> None:
         """Lets it do something; `answer` waits for that."""
@@ -54,7 +57,9 @@ class Process:
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._data:
-            if not select.select([self.process.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            if not select.select(
+                [self.process.stdout], [], [], max(0.0, deadline - time.monotonic())
+            )[0]:
                 raise TimeoutError(f"process {self.pid} did not answer within {seconds} s")
             more = os.read(self.process.stdout.fileno(), 1 << 16)
             if not more:
@@ -79,7 +84,10 @@ class Process:
         os.kill(self.pid, signal.SIGCONT)
 
     def _states(self) -> list[str]:
-        return [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{self.pid}/task").glob("*/stat")]
+        return [
+            path.read_text().rpartition(")")[2].split()[0]
+            for path in Path(f"/proc/{self.pid}/task").glob("*/stat")
+        ]
 
     def kill(self) -> None:
         self.process.kill()

@@ -27,11 +27,15 @@ def read(key: bytes, value: bytes | bytearray | memoryview) -> int:
     assert found.rstrip(b"\0") == key, f"the value of {found!r} for {key!r}"
     assert len(value) == size, "a value of another's length"
     body = memoryview(value)[HEAD.size :]
-    assert crc == zlib.crc32(body, zlib.crc32(struct.pack("<16sQQ", found, number, size))), "a torn value"
+    assert crc == zlib.crc32(body, zlib.crc32(struct.pack("<16sQQ", found, number, size))), (
+        "a torn value"
+    )
     return number
 
 
-def write_for(kv: rfp.Client, seconds: float, seed: int, keys: list[bytes], sizes: list[int]) -> int:
+def write_for(
+    kv: rfp.Client, seconds: float, seed: int, keys: list[bytes], sizes: list[int]
+) -> int:
     """Writes its own keys with growing numbers; returns how many it wrote."""
     rng = random.Random(seed)
     deadline = time.monotonic() + seconds
@@ -45,7 +49,10 @@ def write_for(kv: rfp.Client, seconds: float, seed: int, keys: list[bytes], size
                 kv.put(key, make(key, number, rng.choice(sizes)), timeout=20)
             elif choice < 0.9:
                 some = rng.sample(keys, min(4, len(keys)))
-                for each, result in zip(some, kv.put_many([(each, make(each, number, rng.choice(sizes))) for each in some])):
+                for each, result in zip(
+                    some,
+                    kv.put_many([(each, make(each, number, rng.choice(sizes))) for each in some]),
+                ):
                     assert isinstance(result, (int, OutOfMemory, QuotaExceeded)), (each, result)
             else:
                 kv.delete(key, timeout=20)

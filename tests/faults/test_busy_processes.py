@@ -66,7 +66,9 @@ def test_latency_stays_sane(start: Callable[..., Any], busy: int) -> None:
 
 @pytest.mark.long
 @pytest.mark.parametrize("workers", [1, 4])
-def test_an_idle_server_uses_less_than_a_hundredth_of_a_core(start: Callable[..., Any], workers: int) -> None:
+def test_an_idle_server_uses_less_than_a_hundredth_of_a_core(
+    start: Callable[..., Any], workers: int
+) -> None:
     server = start("server", workers=workers)
     with rfp.connect(server.address) as kv:
         kv.put_many((b"%d" % i, b"v") for i in range(1000))

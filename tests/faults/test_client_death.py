@@ -68,7 +68,14 @@ class Witness:
             self.kv.close()
 
 
-def kill_clients(start: Callable[..., Any], address: str, load: str, rounds: int, rng: random.Random, server: rfp.Server) -> None:
+def kill_clients(
+    start: Callable[..., Any],
+    address: str,
+    load: str,
+    rounds: int,
+    rng: random.Random,
+    server: rfp.Server,
+) -> None:
     """Starts clients under a load and kills them at a random moment of it."""
     with rfp.connect(address, timeout=20) as kv:
         kv.put(b"large", bytes(8 * MIB))
@@ -79,7 +86,11 @@ def kill_clients(start: Callable[..., Any], address: str, load: str, rounds: int
             client = start("client", address, prelude="value = bytes(3 << 20)", timeout=20)
             served = sum(worker["served"] for worker in server.figures()["workers"])
             client.tell(load)
-            until(lambda served=served: sum(worker["served"] for worker in server.figures()["workers"]) > served + 300)
+            until(
+                lambda served=served: (
+                    sum(worker["served"] for worker in server.figures()["workers"]) > served + 300
+                )
+            )
             time.sleep(rng.random() * 0.02)  # not to wait for something: to hit another moment
             client.kill()
         calls = witness.calls
@@ -100,12 +111,16 @@ def test_what_a_killed_client_held_is_freed_and_nobody_else_notices(
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("load", LOADS)
-def test_a_server_outlives_any_number_of_killed_clients(start: Callable[..., Any], load: str, rng: random.Random) -> None:
+def test_a_server_outlives_any_number_of_killed_clients(
+    start: Callable[..., Any], load: str, rng: random.Random
+) -> None:
     with rfp.Server(memory="128MiB", workers=2, lease=0.5) as server:
         kill_clients(start, server.address, LOADS[load], 30, rng, server)
 
 
-def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(start: Callable[..., Any]) -> None:
+def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(
+    start: Callable[..., Any],
+) -> None:
     server = start("server", memory="64MiB")
     with rfp.connect(server.address, timeout=20) as kv:
         kv.put(b"large", bytes(8 * MIB))
@@ -119,7 +134,11 @@ def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(start: Callabl
         assert server.descriptors() != before
         for client in clients:
             client.kill()
-        until(lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0)
+        until(
+            lambda: (
+                server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0
+            )
+        )
     # At most: when `before` was counted, the first client's may not all have been closed yet.
     until(lambda: all(count <= before.get(kind, 0) for kind, count in server.descriptors().items()))
 
@@ -127,7 +146,9 @@ def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(start: Callabl
 def test_a_client_that_hangs_costs_the_others_nothing(start: Callable[..., Any]) -> None:
     with rfp.Server(memory="64MiB", lease=0.2) as server:
         witness = Witness(server.address)
-        hanging = [start("client", server.address, prelude="value = bytes(3 << 20)") for _ in range(2)]
+        hanging = [
+            start("client", server.address, prelude="value = bytes(3 << 20)") for _ in range(2)
+        ]
         for client, load in zip(hanging, ("threads", "gets of large values")):
             client.do("kv.put(b'large', bytes(8 << 20))")
             client.tell(LOADS[load])
@@ -157,9 +178,14 @@ def read(seconds):
 """
 
 
-def test_a_read_that_a_stop_made_too_late_is_discarded_and_repeated(start: Callable[..., Any], rng: random.Random) -> None:
+def test_a_read_that_a_stop_made_too_late_is_discarded_and_repeated(
+    start: Callable[..., Any], rng: random.Random
+) -> None:
     """The reader is stopped in the middle of READs, for longer than the lease, while the memory is used again and again."""
-    with rfp.Server(memory="256MiB", lease=0.05) as server, rfp.connect(server.address, timeout=30) as kv:
+    with (
+        rfp.Server(memory="256MiB", lease=0.05) as server,
+        rfp.connect(server.address, timeout=30) as kv,
+    ):
         size = 48 * MIB
         kv.put(b"large", b"\1" * size)
         reader = start("client", server.address, prelude=READER)

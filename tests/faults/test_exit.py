@@ -65,7 +65,11 @@ def litter() -> list[str]:
 def test_a_program_ends(ending: str) -> None:
     before = litter()
     done = run(START + ENDINGS[ending])
-    assert (done.returncode, done.stdout, done.stderr) == (1 if ending == "by an exception" else 0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (
+        1 if ending == "by an exception" else 0,
+        "",
+        "",
+    )
     assert litter() == before
 
 
@@ -74,13 +78,23 @@ def test_an_exit_does_not_wait_for_a_server_that_is_stopped(start: Callable[...,
     client = start("client")
     client.do("kv.put(b'k', b'v')")
     server.stop()
-    client.do("import contextlib\nwith contextlib.suppress(errors.DeadlineExceeded): kv.get(b'k', timeout=0.05)")
+    client.do(
+        "import contextlib\nwith contextlib.suppress(errors.DeadlineExceeded): kv.get(b'k', timeout=0.05)"
+    )
     client.do("kv = None if os.getpid() % 2 else kv")  # collected, or still there
     client.close()
     assert server.process.poll() is None
 
 
-@pytest.mark.parametrize("call", ["kv.get(b'k')", "kv.get_many([b'k'] * 50)", "kv.put(b'k', b'v')", "kv.put(b'k', bytes(1 << 20))"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "kv.get(b'k')",
+        "kv.get_many([b'k'] * 50)",
+        "kv.put(b'k', b'v')",
+        "kv.put(b'k', bytes(1 << 20))",
+    ],
+)
 def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
     program = f"""if True:
         import os, signal, subprocess, sys, threading, rfp
@@ -137,7 +151,12 @@ def test_handles_work_in_what_a_program_registered_for_its_end_before_the_import
     before = litter()
     done = run(program)
     assert (done.returncode, done.stderr) == (0, ""), done
-    assert done.stdout.splitlines() == ["queue: b'late'", "finalized: b'was there'", "state: b'saved'", "log: b'the last words'"]
+    assert done.stdout.splitlines() == [
+        "queue: b'late'",
+        "finalized: b'was there'",
+        "state: b'saved'",
+        "log: b'the last words'",
+    ]
     assert litter() == before
 
 

@@ -67,12 +67,16 @@ def ours() -> list[str]:
             link = os.readlink(f"/proc/self/fd/{fd}")
             if "memfd:rfp" in link or "pidfd" in link:
                 found.append(link)
-    return found + [line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:rfp" in line]
+    return found + [
+        line for line in Path("/proc/self/maps").read_text().splitlines() if "memfd:rfp" in line
+    ]
 
 
 @pytest.mark.anywhere
 def test_every_call_in_a_child_says_that_the_handle_is_the_parents(server: rfp.Server) -> None:
-    with rfp.connect(server.address, reconnect=False) as kv:  # which would hide that the child ended its parent's connection
+    with rfp.connect(
+        server.address, reconnect=False
+    ) as kv:  # which would hide that the child ended its parent's connection
         kv.put(b"k", b"v")
         kv.put(b"large", bytes(MIB))
         with child() as inside:
@@ -165,8 +169,16 @@ def exec_true(status: int) -> None:
     os.execv("/bin/sh", ["sh", "-c", f"exit {status}"])
 
 
-@pytest.mark.parametrize("leave", ["os._exit(0)", "sys.exit(0)", "raise SystemExit", "os.execv(sys.executable, [sys.executable, '-c', ''])",
-                                   "pass"])
+@pytest.mark.parametrize(
+    "leave",
+    [
+        "os._exit(0)",
+        "sys.exit(0)",
+        "raise SystemExit",
+        "os.execv(sys.executable, [sys.executable, '-c', ''])",
+        "pass",
+    ],
+)
 def test_a_child_ends_in_any_way_without_a_word(leave: str) -> None:
     program = f"""if True:
         import os, sys, warnings
@@ -196,7 +208,9 @@ def use_inherited(kv: rfp.Client, queue: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_processes_of_multiprocessing_connect_for_themselves(server: rfp.Server, method: str) -> None:
+def test_processes_of_multiprocessing_connect_for_themselves(
+    server: rfp.Server, method: str
+) -> None:
     done = subprocess.run([sys.executable, "-W", "ignore", Path(__file__).with_name("spawning_program.py"), method, server.address],
                           capture_output=True, text=True, timeout=50, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'80'\n", "")
@@ -236,12 +250,19 @@ def everything(folder: Path) -> tuple[contextlib.ExitStack, dict[str, Any]]:
     things["channel"] = kv.connection.channels[0]
     things["ring"] = things["channel"].rings[0]
     things["arena"] = kv.connection.arenas[0]
-    things["region"], things["remote"], things["events"] = things["channel"].reply, things["channel"].requests, things["channel"].events
+    things["region"], things["remote"], things["events"] = (
+        things["channel"].reply,
+        things["channel"].requests,
+        things["channel"].events,
+    )
     things["link"], things["connection"] = kv.connection, kv.connection.control
     things["rpc server"] = open_(rfp.RpcServer(bytes))
     things["rpc client"] = open_(rfp.RpcClient(things["rpc server"].address))
     things["rpc client"].call(b"1")
-    for kind, place in (("in memory", folder / "m.pool"), ("on a disk", Path(os.environ["XDG_DATA_HOME"]) / "d.pool")):
+    for kind, place in (
+        ("in memory", folder / "m.pool"),
+        ("on a disk", Path(os.environ["XDG_DATA_HOME"]) / "d.pool"),
+    ):
         backend = rnvm.Backend(place, size="8MiB", assume_persistent=True)
         things[f"backend {kind}"] = open_(backend)
         stack.callback(place.unlink)
@@ -259,16 +280,28 @@ def everything(folder: Path) -> tuple[contextlib.ExitStack, dict[str, Any]]:
     return stack, things
 
 
-def test_nothing_that_a_child_does_to_its_parents_things_crashes_it_or_harms_them(tmp_path: Path) -> None:
+def test_nothing_that_a_child_does_to_its_parents_things_crashes_it_or_harms_them(
+    tmp_path: Path,
+) -> None:
     folder = Path(tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"]))
     stack, things = everything(folder)
     with stack:
         # Every use of each thing, each in the child in which it comes next after what crashed.
         crashed = []
         for name, thing in things.items():
-            crashed += half_made.crashes(f"{name}: {type(thing).__name__}", lambda thing=thing: thing)
+            crashed += half_made.crashes(
+                f"{name}: {type(thing).__name__}", lambda thing=thing: thing
+            )
         assert not crashed, "\n".join(crashed)
-        for name in ("kv", "front-end in memory", "front-end on a disk", "backend in memory", "server", "rpc client", "pool on a disk"):
+        for name in (
+            "kv",
+            "front-end in memory",
+            "front-end on a disk",
+            "backend in memory",
+            "server",
+            "rpc client",
+            "pool on a disk",
+        ):
             with child() as inside:
                 if inside:
                     with contextlib.suppress(AttributeError):

@@ -20,11 +20,17 @@ def compete(start: Callable[..., Any], server: rfp.Server, seconds: float, sizes
     """Writers with keys of their own, readers of all keys; each in a process (or a thread of this one)."""
     owned = [[b"key %d %d" % (writer, i) for i in range(keys_each)] for writer in range(writers)]
     everything = [key for keys in owned for key in keys]
-    jobs = [f"write_for(kv, {seconds}, {seed}, {keys!r}, {sizes!r})" for seed, keys in enumerate(owned)]
-    jobs += [f"read_for(kv, {seconds}, {seed}, {everything!r}, {max(sizes)})" for seed in range(readers)]
+    jobs = [
+        f"write_for(kv, {seconds}, {seed}, {keys!r}, {sizes!r})" for seed, keys in enumerate(owned)
+    ]
+    jobs += [
+        f"read_for(kv, {seconds}, {seed}, {everything!r}, {max(sizes)})" for seed in range(readers)
+    ]
     if processes:
         prelude = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom tagged_values import read_for, write_for"
-        clients = [start("client", server.address, prelude=prelude, mode=mode, timeout=20) for _ in jobs]
+        clients = [
+            start("client", server.address, prelude=prelude, mode=mode, timeout=20) for _ in jobs
+        ]
         for client, job in zip(clients, jobs):
             client.tell(job)
         counts = [client.answer(seconds + 40) for client in clients]
@@ -68,7 +74,9 @@ def test_nobody_sees_a_torn_or_foreign_value(start: Callable[..., Any], mode: st
 
 
 @pytest.mark.parametrize("eviction", ["clock", "bucket"])
-def test_eviction_takes_nothing_away_from_under_a_reader(start: Callable[..., Any], eviction: str) -> None:
+def test_eviction_takes_nothing_away_from_under_a_reader(
+    start: Callable[..., Any], eviction: str
+) -> None:
     with rfp.Server(memory="4MiB", eviction=eviction, lease=0.5, allow_bypass=True) as server:
         compete(start, server, 1.0, [36, 2000, 50_000, 300_000], writers=1, readers=1, keys_each=40)
         with rfp.connect(server.address) as kv:
@@ -85,6 +93,8 @@ def test_threads_of_one_handle_see_no_torn_or_foreign_value(start: Callable[...,
 @pytest.mark.parametrize("memory", ["8MiB", "128MiB"])
 @pytest.mark.parametrize("sizes", [SMALL, MIXED, LARGE], ids=["small", "mixed", "large"])
 @pytest.mark.parametrize("mode", ["auto", "fetch", "reply", "bypass"])
-def test_nobody_ever_sees_a_torn_or_foreign_value(start: Callable[..., Any], mode: str, sizes: list[int], memory: str) -> None:
+def test_nobody_ever_sees_a_torn_or_foreign_value(
+    start: Callable[..., Any], mode: str, sizes: list[int], memory: str
+) -> None:
     with rfp.Server(memory=memory, workers=2, lease=0.2, allow_bypass=True) as server:
         compete(start, server, 10, sizes, mode=mode, writers=3, readers=3, keys_each=8)

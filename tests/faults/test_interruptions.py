@@ -61,7 +61,9 @@ def places(call: Callable[[], Any], step: int) -> Iterator[int]:
         return local
 
     before = sys.gettrace()
-    sys.settrace(lambda frame, event, argument: local if INTERRUPTED in frame.f_code.co_filename else None)
+    sys.settrace(
+        lambda frame, event, argument: local if INTERRUPTED in frame.f_code.co_filename else None
+    )
     try:
         call()
     finally:
@@ -86,7 +88,9 @@ def first_call(address: str) -> None:
 
 def alone(kv: rfp.Client) -> bool:
     """Whether one client, with the rings of one thread, is all that the server has."""
-    return [each["threads"] for each in kv.connection.figures(clock.now_ns() + 10**10)["clients"]] == [1]
+    return [
+        each["threads"] for each in kv.connection.figures(clock.now_ns() + 10**10)["clients"]
+    ] == [1]
 
 
 def use(kv: rfp.Client, seen: set[str]) -> None:
@@ -105,7 +109,9 @@ def address(start: Callable[..., Process]) -> str:
     return str(server.address)
 
 
-@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize(
+    "step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
 def test_after_an_interrupt_in_a_first_call_the_next_call_works(address: str, step: int) -> None:
     with rfp.connect(address) as kv:
         lines = list(places(partial(kv.get, b"k"), step))
@@ -124,8 +130,12 @@ def test_after_an_interrupt_in_a_first_call_the_next_call_works(address: str, st
         assert descriptors() == before, number
 
 
-@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_an_interrupt_in_connect_leaves_nothing_open(address: str, step: int, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_an_interrupt_in_connect_leaves_nothing_open(
+    address: str, step: int, capfd: pytest.CaptureFixture[str]
+) -> None:
     for number in list(places(lambda: rfp.connect(address).close(), step)):
         before = descriptors()
         try:
@@ -136,20 +146,28 @@ def test_an_interrupt_in_connect_leaves_nothing_open(address: str, step: int, ca
     assert capfd.readouterr().err == ""  # no exception was ignored in a finalizer
 
 
-@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
-def test_a_handler_that_uses_the_handle_harms_no_call_that_it_interrupts(address: str, step: int) -> None:
+@pytest.mark.parametrize(
+    "step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
+def test_a_handler_that_uses_the_handle_harms_no_call_that_it_interrupts(
+    address: str, step: int
+) -> None:
     """It may be refused, in the words for that, or succeed; the call goes on as if nothing had been."""
     with rfp.connect(address) as kv:
         lines = list(places(partial(kv.get, b"k"), step))
     seen: set[str] = set()
     for number in lines:
         with rfp.connect(address) as kv:
-            assert interrupt_at(number, partial(kv.get, b"k"), partial(use, kv, seen)) == b"v", number
+            assert interrupt_at(number, partial(kv.get, b"k"), partial(use, kv, seen)) == b"v", (
+                number
+            )
             assert kv.get(b"k") == b"v", number
     assert seen == {"fine", "refused"}
 
 
-@pytest.mark.parametrize("step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize(
+    "step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
 def test_a_handler_may_close_the_handle_in_its_first_call(address: str, step: int) -> None:
     with rfp.connect(address) as kv:
         lines = list(places(partial(kv.get, b"k"), step))
@@ -163,7 +181,9 @@ def test_a_handler_may_close_the_handle_in_its_first_call(address: str, step: in
         assert descriptors() == before, number
 
 
-def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_that_are_gone() -> None:
+def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_that_are_gone() -> (
+    None
+):
     """The handler finds the rings that are being set up, and is refused; they go with the call, which its error ends."""
     inside, go = threading.Event(), threading.Event()
     kept = []
@@ -180,7 +200,11 @@ def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_th
 
     old = signal.signal(signal.SIGALRM, handler)
     try:
-        with rfp.RpcServer(busy) as server, rfp.RpcClient(server.address) as other, rfp.RpcClient(server.address) as client:
+        with (
+            rfp.RpcServer(busy) as server,
+            rfp.RpcClient(server.address) as other,
+            rfp.RpcClient(server.address) as client,
+        ):
             thread = threading.Thread(target=partial(other.call, b"busy", timeout=60))
             thread.start()
             inside.wait()

@@ -36,7 +36,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     (folder / "threads.c").write_text(LIBRARY)
     compiler = shutil.which("cc") or shutil.which("gcc")
     assert compiler, "the tests need a C compiler"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-pthread", "-o", folder / "threads.so", folder / "threads.c"], check=True)
+    subprocess.run(
+        [
+            compiler,
+            "-O1",
+            "-shared",
+            "-fPIC",
+            "-pthread",
+            "-o",
+            folder / "threads.so",
+            folder / "threads.c",
+        ],
+        check=True,
+    )
     library = ctypes.CDLL(str(folder / "threads.so"))
     library.start.argtypes = [ctypes.CFUNCTYPE(None, ctypes.c_long), ctypes.c_long, ctypes.c_int]
     library.join.argtypes = [ctypes.c_long]
@@ -60,11 +72,18 @@ def make_use(handle: Any, outcome: Counter[tuple[str, str]]) -> Any:
 
 
 @pytest.mark.parametrize("kind", ["kv", "rpc"])
-def test_threads_of_a_c_library_and_of_python_use_one_handle(library: ctypes.CDLL, kind: str) -> None:
+def test_threads_of_a_c_library_and_of_python_use_one_handle(
+    library: ctypes.CDLL, kind: str
+) -> None:
     outcome: Counter[tuple[str, str]] = Counter()
     stop = threading.Event()
     server = rfp.Server(memory="16MiB") if kind == "kv" else rfp.RpcServer(lambda message: message)
-    with server, rfp.connect(server.address, timeout=30) if kind == "kv" else rfp.RpcClient(server.address, timeout=30) as handle:
+    with (
+        server,
+        rfp.connect(server.address, timeout=30)
+        if kind == "kv"
+        else rfp.RpcClient(server.address, timeout=30) as handle,
+    ):
         use = make_use(handle, outcome)
         callback = ctypes.CFUNCTYPE(None, ctypes.c_long)(lambda number: use(f"C's {number}"))
 
@@ -75,10 +94,17 @@ def test_threads_of_a_c_library_and_of_python_use_one_handle(library: ctypes.CDL
         threads = [threading.Thread(target=python_thread, args=[number]) for number in range(2)]
         for number in range(3):
             library.start(callback, number, 300)
-        until(lambda: outcome["C's 0", "fine"])  # its channel has been given back by now, and its thread goes on
+        until(
+            lambda: outcome["C's 0", "fine"]
+        )  # its channel has been given back by now, and its thread goes on
         for thread in threads:
             thread.start()
-        until(lambda: all(outcome[f"Python's {number}", "fine"] for number in range(2)) or any(what != "fine" for _, what in outcome))
+        until(
+            lambda: (
+                all(outcome[f"Python's {number}", "fine"] for number in range(2))
+                or any(what != "fine" for _, what in outcome)
+            )
+        )
         for number in range(3):
             library.join(number)
         stop.set()
@@ -118,7 +144,11 @@ def test_greenlets_and_a_pool_of_threads_use_one_handle(tmp_path: Path) -> None:
     # Greenlets copy parts of the stack, which the address sanitizer takes for accesses beyond variables.
     options = os.environ.get("ASAN_OPTIONS", "") + ":replace_intrin=0:replace_str=0"
     with rfp.Server(memory="16MiB") as server:
-        done = python_programs.run(program, server.address, seconds=60, text=True, env=python_programs.environment() | {"ASAN_OPTIONS": options})
+        done = python_programs.run(
+            program,
+            server.address,
+            seconds=60,
+            text=True,
+            env=python_programs.environment() | {"ASAN_OPTIONS": options},
+        )
     assert (done.returncode, done.stdout) == (0, "{'fine': 1510}\n"), done.stderr
-
-

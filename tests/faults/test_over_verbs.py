@@ -64,7 +64,9 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[rfp.Server]:
-    with rfp.Server(memory="64MiB", workers=2, allow_bypass=True, address=f"rdma://{HOST}:0") as server:
+    with rfp.Server(
+        memory="64MiB", workers=2, allow_bypass=True, address=f"rdma://{HOST}:0"
+    ) as server:
         server._host.welcome.chunk_size = MIB // 2  # so that values lie in several
         yield server
 
@@ -157,7 +159,9 @@ def test_large_values_move_with_and_without_registered_buffers(kv: rfp.Client) -
 
 def test_only_what_is_asked_for_of_an_arena_is_registered(server: rfp.Server) -> None:
     with rfp.connect(server.address, timeout=30) as kv:
-        (guest,) = (each for each in server._host.clients if each.control.remote and not each.chunks)
+        (guest,) = (
+            each for each in server._host.clients if each.control.remote and not each.chunks
+        )
         kv.put(b"one", pattern(3000))
         assert not guest.chunks
         assert kv.get(b"one") == pattern(3000)
@@ -204,9 +208,15 @@ def test_calls_are_answered_by_a_handler() -> None:
                 client.call(b"wrong")
 
 
-def test_the_command_line_takes_the_address_and_the_secret(server: rfp.Server, secret: Path) -> None:
+def test_the_command_line_takes_the_address_and_the_secret(
+    server: rfp.Server, secret: Path
+) -> None:
     def run(*arguments: str, status: int = 0) -> str:
-        result = CliRunner().invoke(main, [*arguments[:1], "--address", server.address, *arguments[1:]], catch_exceptions=False)
+        result = CliRunner().invoke(
+            main,
+            [*arguments[:1], "--address", server.address, *arguments[1:]],
+            catch_exceptions=False,
+        )
         assert result.exit_code == status, result.output
         return result.output
 
@@ -220,9 +230,13 @@ def test_the_command_line_takes_the_address_and_the_secret(server: rfp.Server, s
     run("get", "greeting", status=1)
 
 
-def test_a_server_in_the_foreground_says_over_which_device_it_serves(address: str, secret: Path) -> None:
+def test_a_server_in_the_foreground_says_over_which_device_it_serves(
+    address: str, secret: Path
+) -> None:
     command = [sys.executable, "-m", "rfp.cli", "serve", "--address", address, "--memory", "16MiB"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
+    ) as process:
         assert process.stdout is not None
         try:
             lines = [process.stdout.readline() for _ in range(5)]
@@ -273,12 +287,19 @@ def test_a_clients_keys_are_worth_nothing_to_another(server: rfp.Server) -> None
     """Guessed or overheard: they are of another protection domain."""
     from rfp.fabric.fabric import READ, SUCCESS, WRITE
 
-    with rfp.connect(server.address, timeout=30) as victim, rfp.connect(server.address, timeout=30) as thief:
+    with (
+        rfp.connect(server.address, timeout=30) as victim,
+        rfp.connect(server.address, timeout=30) as thief,
+    ):
         victim.put(b"k", pattern(3000))
         assert victim.get(b"k") == pattern(3000)
         thief.ping()
         (theirs,), (ours,) = victim.connection.channels, thief.connection.channels
-        for opcode, region in ((READ, theirs.responses), (WRITE, theirs.requests), (READ, victim.connection.heartbeat)):
+        for opcode, region in (
+            (READ, theirs.responses),
+            (WRITE, theirs.requests),
+            (READ, victim.connection.heartbeat),
+        ):
             pair = ours.rings[0].pair
             assert pair.execute(opcode, ours.scratch, 0, region, 0, 8, timeout=20) != SUCCESS
             thief.close()
@@ -290,7 +311,9 @@ def test_a_clients_keys_are_worth_nothing_to_another(server: rfp.Server) -> None
 
 
 @pytest.mark.parametrize(("partition", "chunk"), [(0, 64), (0, 2**32 - 1), (2, 0), (63, 0)])
-def test_a_chunk_that_is_not_there_ends_the_connection_of_who_asks(server: rfp.Server, partition: int, chunk: int) -> None:
+def test_a_chunk_that_is_not_there_ends_the_connection_of_who_asks(
+    server: rfp.Server, partition: int, chunk: int
+) -> None:
     place = parse(server.address)
     with control.connect(place, time.monotonic() + 20, Credentials.of()) as connection:
         hello = control.Hello(features=0, name="curious", pid=1)
@@ -311,7 +334,10 @@ def test_access_ends_with_the_control_connection(server: rfp.Server) -> None:
         kv.connection.control.shutdown()
         until(lambda: len(server._host.clients) == served - 1 and not server._host.ending)
         for ring in channel.rings:
-            assert ring.pair.execute(READ, channel.scratch, 0, channel.responses, 0, 64, timeout=20) != SUCCESS
+            assert (
+                ring.pair.execute(READ, channel.scratch, 0, channel.responses, 0, 64, timeout=20)
+                != SUCCESS
+            )
 
 
 def test_strangers_delay_nobody(server: rfp.Server, kv: rfp.Client) -> None:
@@ -337,7 +363,9 @@ def load(process: Process, address: str, call: str) -> None:
 
 
 @pytest.mark.parametrize("call", ["kv.get(b'large')", "kv.put(b'large', bytes(300_000))"])
-def test_a_client_killed_in_the_middle_of_anything_leaves_nothing(server: rfp.Server, kv: rfp.Client, call: str) -> None:
+def test_a_client_killed_in_the_middle_of_anything_leaves_nothing(
+    server: rfp.Server, kv: rfp.Client, call: str
+) -> None:
     kv.ping()
     before = len(server._host.clients)
     process = Process()
@@ -362,7 +390,10 @@ def heard(call: Callable[[], Any]) -> tuple[float, RfpError]:
 
 def test_clients_hear_of_a_killed_server_within_a_second_and_find_the_next(address: str) -> None:
     server = ServerProcess(address, memory="16MiB")
-    with rfp.connect(address, timeout=60) as patient, rfp.connect(address, timeout=60, reconnect=False) as hasty:
+    with (
+        rfp.connect(address, timeout=60) as patient,
+        rfp.connect(address, timeout=60, reconnect=False) as hasty,
+    ):
         patient.put(b"k", b"v")
         found: list[tuple[float, RfpError]] = []
         threads = [
@@ -390,7 +421,9 @@ def test_clients_hear_of_a_killed_server_within_a_second_and_find_the_next(addre
             server.close()
 
 
-def test_a_server_that_stands_still_is_given_up_within_seconds_and_found_again(address: str) -> None:
+def test_a_server_that_stands_still_is_given_up_within_seconds_and_found_again(
+    address: str,
+) -> None:
     """Its device answers on; the beat does not."""
     server = ServerProcess(address, memory="16MiB")
     try:
@@ -414,7 +447,9 @@ def link() -> Iterator[Callable[[str], None]]:
     """Sets the network interface that has HOST up or down."""
     if os.geteuid() != 0:
         pytest.skip("only root may take a link down")
-    name = subprocess.run(["ip", "-o", "addr", "show", "to", HOST], capture_output=True, text=True, check=True).stdout.split()[1]
+    name = subprocess.run(
+        ["ip", "-o", "addr", "show", "to", HOST], capture_output=True, text=True, check=True
+    ).stdout.split()[1]
 
     def change(state: str) -> None:
         subprocess.run(["ip", "link", "set", name, state], check=True)
@@ -423,8 +458,13 @@ def link() -> Iterator[Callable[[str], None]]:
     change("up")
 
 
-def test_calls_fail_while_the_link_is_down_and_work_when_it_is_up_again(link: Callable[[str], None]) -> None:
-    with rfp.Server(memory="16MiB", address=f"rdma://{HOST}:0") as server, rfp.connect(server.address, timeout=60) as kv:
+def test_calls_fail_while_the_link_is_down_and_work_when_it_is_up_again(
+    link: Callable[[str], None],
+) -> None:
+    with (
+        rfp.Server(memory="16MiB", address=f"rdma://{HOST}:0") as server,
+        rfp.connect(server.address, timeout=60) as kv,
+    ):
         kv.put(b"k", pattern(3000))
         link("down")
         started = time.monotonic()
@@ -462,7 +502,9 @@ def test_a_signal_ends_a_call_and_leaves_the_handle_usable(kv: rfp.Client) -> No
     assert kv.get(b"k") == b"v"
 
 
-def test_closing_does_not_wait_for_an_answer_on_the_control_channel(server: rfp.Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_does_not_wait_for_an_answer_on_the_control_channel(
+    server: rfp.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registering = threading.Event()
     attach = server._host._chunk
 
@@ -492,7 +534,9 @@ def test_a_server_closes_under_load(address: str) -> None:
     server = rfp.Server(memory="16MiB", address=address)
     with rfp.connect(address, timeout=30, reconnect=False) as kv:
         thread_heard: list[tuple[float, RfpError]] = []
-        thread = threading.Thread(target=lambda: thread_heard.append(heard(lambda: kv.put(b"k", bytes(100_000)))))
+        thread = threading.Thread(
+            target=lambda: thread_heard.append(heard(lambda: kv.put(b"k", bytes(100_000))))
+        )
         thread.start()
         until(lambda: server.figures()["served"] > 20)
         server.close()

@@ -54,10 +54,19 @@ def test_every_client_hears_of_the_death_within_a_second(start: Callable[..., An
         "lambda i: kv.get(b'large')": ({"reconnect": False}, ("ConnectionFailed",)),
         "lambda i: kv.get(b'k')": ({"reconnect": False}, ("ConnectionFailed",)),
         "lambda i: kv.put(b'k', b'v')": ({"reconnect": False}, ("OutcomeUnknown",)),
-        "lambda i: kv.put(b'large', bytes(1 << 20))": ({"reconnect": False}, ("ConnectionFailed", "OutcomeUnknown")),
-        "lambda i: kv.put_many([(b'k%d' % k, b'v') for k in range(100)])": ({}, ("OutcomeUnknown",)),
+        "lambda i: kv.put(b'large', bytes(1 << 20))": (
+            {"reconnect": False},
+            ("ConnectionFailed", "OutcomeUnknown"),
+        ),
+        "lambda i: kv.put_many([(b'k%d' % k, b'v') for k in range(100)])": (
+            {},
+            ("OutcomeUnknown",),
+        ),
     }
-    clients = {call: start("client", prelude=LOAD, timeout=20, **options) for call, (options, _) in loads.items()}
+    clients = {
+        call: start("client", prelude=LOAD, timeout=20, **options)
+        for call, (options, _) in loads.items()
+    }
     for call, client in clients.items():
         client.tell(f"run({call})")
     until(lambda: all(worker["served"] > 1000 for worker in server.figures()["workers"]))
@@ -82,7 +91,9 @@ def test_without_reconnecting_a_handle_stays_lost(start: Callable[..., Any]) -> 
     for name, kv in handles.items():
         with pytest.raises(ConnectionFailed) as caught:
             calls[name].result()
-        assert type(caught.value) is (ConnectionFailed if name in REPEATED else OutcomeUnknown), name
+        assert type(caught.value) is (ConnectionFailed if name in REPEATED else OutcomeUnknown), (
+            name
+        )
         assert caught.value.hint
         for _ in range(2):  # now it knows, and sends nothing
             with pytest.raises(ConnectionFailed) as caught:
@@ -91,7 +102,9 @@ def test_without_reconnecting_a_handle_stays_lost(start: Callable[..., Any]) -> 
         kv.close()
 
 
-def test_what_can_be_repeated_waits_for_the_server_and_is_repeated(start: Callable[..., Any]) -> None:
+def test_what_can_be_repeated_waits_for_the_server_and_is_repeated(
+    start: Callable[..., Any],
+) -> None:
     server = start("server")
     handles = {name: rfp.connect(server.address, timeout=25) for name in REPEATED}
     calls = {name: Call(handles[name], CALLS[name]) for name in REPEATED}
@@ -124,7 +137,9 @@ def test_a_change_that_had_been_sent_is_not_repeated(start: Callable[..., Any]) 
         assert kv.incr(b"n") == 1
 
 
-def test_a_change_after_a_pause_goes_to_the_server_that_is_there_now(start: Callable[..., Any]) -> None:
+def test_a_change_after_a_pause_goes_to_the_server_that_is_there_now(
+    start: Callable[..., Any],
+) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=25) as kv:
         assert kv.incr(b"n", 5) == 5
@@ -133,7 +148,9 @@ def test_a_change_after_a_pause_goes_to_the_server_that_is_there_now(start: Call
         assert kv.incr(b"n") == 1
 
 
-def test_a_thread_that_was_never_there_before_may_be_the_first_to_notice(start: Callable[..., Any]) -> None:
+def test_a_thread_that_was_never_there_before_may_be_the_first_to_notice(
+    start: Callable[..., Any],
+) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=25) as kv:
         kv.ping()
@@ -173,7 +190,13 @@ def test_the_deadline_holds_while_the_server_is_away(start: Callable[..., Any]) 
     with rfp.connect(server.address) as kv:
         kv.ping()
         server.kill()
-        for call in (kv.get, kv.exists, kv.delete, kv.incr, lambda key, timeout: kv.put(key, b"v", timeout=timeout)):
+        for call in (
+            kv.get,
+            kv.exists,
+            kv.delete,
+            kv.incr,
+            lambda key, timeout: kv.put(key, b"v", timeout=timeout),
+        ):
             started = time.monotonic()
             with pytest.raises(ConnectionFailed) as caught:
                 call(b"k", timeout=0.2)
@@ -227,7 +250,9 @@ def test_threads_of_a_handle_reconnect_once(start: Callable[..., Any]) -> None:
         assert [client["threads"] for client in server.figures()["clients"]] == [8]
 
 
-def test_closing_does_not_wait_for_a_server_that_does_not_come_back(start: Callable[..., Any]) -> None:
+def test_closing_does_not_wait_for_a_server_that_does_not_come_back(
+    start: Callable[..., Any],
+) -> None:
     server = start("server")
     kv = rfp.connect(server.address, timeout=60)
     calls = [Call(kv, CALLS["get"]) for _ in range(3)]

@@ -24,7 +24,9 @@ CALLS = {
     "get_many": lambda kv, timeout: kv.get_many([b"k%d" % i for i in range(100)], timeout=timeout),
     "put": lambda kv, timeout: kv.put(b"k", b"late", timeout=timeout),
     "put large": lambda kv, timeout: kv.put(b"large", bytes(MIB), timeout=timeout),
-    "put_many": lambda kv, timeout: kv.put_many([(b"k%d" % i, b"late") for i in range(100)], timeout=timeout),
+    "put_many": lambda kv, timeout: kv.put_many(
+        [(b"k%d" % i, b"late") for i in range(100)], timeout=timeout
+    ),
     "incr": lambda kv, timeout: kv.incr(b"n", timeout=timeout),
     "delete": lambda kv, timeout: kv.delete(b"gone", timeout=timeout),
     "stats": lambda kv, timeout: kv.stats(timeout=timeout),
@@ -37,7 +39,9 @@ def mode(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-def test_every_call_ends_at_its_deadline_and_works_afterwards(start: Callable[..., Any], mode: str) -> None:
+def test_every_call_ends_at_its_deadline_and_works_afterwards(
+    start: Callable[..., Any], mode: str
+) -> None:
     server = start("server", workers=2, allow_bypass=True)
     with rfp.connect(server.address, mode=mode, timeout=20) as kv:
         kv.put(b"k", b"before")
@@ -46,14 +50,18 @@ def test_every_call_ends_at_its_deadline_and_works_afterwards(start: Callable[..
             server.stop()
             for name, call in CALLS.items():
                 if mode == "bypass" and name == "get":
-                    assert call(kv, 5) in (b"before", b"late"), "a stopped server's memory can be read"
+                    assert call(kv, 5) in (b"before", b"late"), (
+                        "a stopped server's memory can be read"
+                    )
                     continue
                 started = time.monotonic()
                 with pytest.raises((DeadlineExceeded, Busy)) as caught:
                     call(kv, 0.02)
                 took = time.monotonic() - started
                 assert 0.01 < took < 1, f"{name} took {took} s"
-                assert name not in ("put", "incr", "delete") or "may still happen" in str(caught.value)
+                assert name not in ("put", "incr", "delete") or "may still happen" in str(
+                    caught.value
+                )
             server.go_on()
             assert kv.get(b"k") == b"late", "what had been sent is done, in its order"
             assert kv.get_many([b"k%d" % i for i in range(100)]) == [b"late"] * 100
@@ -97,7 +105,9 @@ def test_a_call_waits_for_a_slot_as_long_as_it_may(start: Callable[..., Any]) ->
                         lambda: kv.put(b"large", bytes(MIB))):  # fmt: skip
             full = threading.Event()
 
-            def fill_and_wait(kv: rfp.Client, full: threading.Event = full, waiting: Callable[[], Any] = waiting) -> Any:
+            def fill_and_wait(
+                kv: rfp.Client, full: threading.Event = full, waiting: Callable[[], Any] = waiting
+            ) -> Any:
                 with pytest.raises(Busy):
                     while True:
                         with pytest.raises(DeadlineExceeded):
@@ -144,7 +154,9 @@ def test_an_upload_that_was_cut_off_does_not_mix_with_the_next(start: Callable[.
                 stored = None
             server.go_on()
             now = kv.get(b"k")
-            assert now == stored or (stored is None and len(set(now)) == 1 and len(now) == 20 * MIB), "a torn value"
+            assert now == stored or (
+                stored is None and len(set(now)) == 1 and len(now) == 20 * MIB
+            ), "a torn value"
             other = bytes([100 + round]) * (20 * MIB)
             kv.put(b"k", other)
             assert kv.get(b"k") == other
@@ -168,7 +180,10 @@ def test_a_stopped_server_is_not_dead(start: Callable[..., Any]) -> None:
 def test_a_handle_can_be_closed_while_its_server_is_stopped(start: Callable[..., Any]) -> None:
     server = start("server")
     kv = rfp.connect(server.address, timeout=60)
-    calls = [Call(kv, lambda kv: kv.put(b"large", bytes(10 * MIB))), Call(kv, lambda kv: kv.get(b"k"))]
+    calls = [
+        Call(kv, lambda kv: kv.put(b"large", bytes(10 * MIB))),
+        Call(kv, lambda kv: kv.get(b"k")),
+    ]
     server.stop()
     for call in calls:
         call.begin()
@@ -179,10 +194,14 @@ def test_a_handle_can_be_closed_while_its_server_is_stopped(start: Callable[...,
             call.result()
     assert time.monotonic() - started < 2
     server.go_on()
-    until(lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0)
+    until(
+        lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0
+    )
 
 
-def test_a_handle_can_be_closed_while_a_thread_attaches_to_a_stopped_server(start: Callable[..., Any]) -> None:
+def test_a_handle_can_be_closed_while_a_thread_attaches_to_a_stopped_server(
+    start: Callable[..., Any],
+) -> None:
     server = start("server")
     kv = rfp.connect(server.address, timeout=60)  # nobody is attached yet
     server.stop()

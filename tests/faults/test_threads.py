@@ -44,9 +44,13 @@ def together(count: int, work: Callable[[int], None]) -> None:
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_eight_threads_share_a_handle(workers: int) -> None:
-    with rfp.Server(memory="64MiB", workers=workers) as server, rfp.connect(server.address, timeout=30) as kv:
-
-        all_attached = threading.Barrier(8)  # a thread that ended before another began would leave it its channel
+    with (
+        rfp.Server(memory="64MiB", workers=workers) as server,
+        rfp.connect(server.address, timeout=30) as kv,
+    ):
+        all_attached = threading.Barrier(
+            8
+        )  # a thread that ended before another began would leave it its channel
 
         def work(number: int) -> None:
             kv.ping()
@@ -75,7 +79,11 @@ def test_eight_threads_share_a_handle(workers: int) -> None:
 
 
 def test_a_thread_uses_several_handles_in_turn(server: rfp.Server) -> None:
-    with rfp.Server(memory="8MiB") as other, rfp.connect(server.address) as a, rfp.connect(server.address) as b:
+    with (
+        rfp.Server(memory="8MiB") as other,
+        rfp.connect(server.address) as a,
+        rfp.connect(server.address) as b,
+    ):
         with rfp.connect(other.address) as c:
 
             def work(number: int) -> None:
@@ -96,7 +104,11 @@ def test_threads_that_end_leave_their_rings_to_others(server: rfp.Server) -> Non
         assert kv.get(b"n") == b"240"
         (client,) = server.figures()["clients"]
         assert client["threads"] <= 5, "rings grow with the number of threads that there ever were"
-        assert server.figures()["workers"][0]["rings"] == client["threads"] == len(kv.connection.channels)
+        assert (
+            server.figures()["workers"][0]["rings"]
+            == client["threads"]
+            == len(kv.connection.channels)
+        )
 
 
 def test_a_hundred_threads_at_once(server: rfp.Server) -> None:
@@ -120,9 +132,21 @@ def test_a_hundred_threads_at_once(server: rfp.Server) -> None:
         lambda kv: kv.stats(),
         lambda kv: kv.ping(),
     ],
-    ids=["get", "put", "get large", "get_into", "put large", "get_many", "put_many", "stats", "ping"],
+    ids=[
+        "get",
+        "put",
+        "get large",
+        "get_into",
+        "put large",
+        "get_many",
+        "put_many",
+        "stats",
+        "ping",
+    ],
 )
-def test_a_handle_may_be_closed_while_others_call(server: rfp.Server, call: Callable[[rfp.Client], Any]) -> None:
+def test_a_handle_may_be_closed_while_others_call(
+    server: rfp.Server, call: Callable[[rfp.Client], Any]
+) -> None:
     for delay in (0, 0.0001, 0.005):
         kv = rfp.connect(server.address, timeout=30)
         kv.put(b"large", bytes(4 * MIB))
@@ -144,7 +168,9 @@ def test_a_handle_may_be_closed_while_others_call(server: rfp.Server, call: Call
         with pytest.raises(Closed):
             call(kv)
         kv.close()
-    until(lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0)
+    until(
+        lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0
+    )
     with rfp.connect(server.address) as kv:
         assert kv.stats()["pins"] == kv.stats()["uploads"] == kv.stats()["bytes_reserved"] == 0
 
@@ -185,7 +211,9 @@ def test_a_handle_that_is_forgotten_is_closed(server: rfp.Server) -> None:
     seen = use()
     gc.collect()
     assert seen() is None
-    until(lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0)
+    until(
+        lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0
+    )
 
 
 def test_a_server_may_be_closed_while_clients_call(place: str) -> None:
@@ -210,7 +238,9 @@ def test_a_server_may_be_closed_while_clients_call(place: str) -> None:
         kv.close()
 
 
-def test_a_signal_handler_may_close_the_handle_that_it_interrupts(start: Callable[..., Any]) -> None:
+def test_a_signal_handler_may_close_the_handle_that_it_interrupts(
+    start: Callable[..., Any],
+) -> None:
     server = start("server")
     for attached in (True, False):
         kv = rfp.connect(server.address, timeout=30)
@@ -226,12 +256,17 @@ def test_a_signal_handler_may_close_the_handle_that_it_interrupts(start: Callabl
     until(lambda: server.figures()["clients"] == [])
 
 
-def test_a_signal_handler_may_not_call_the_handle_that_it_interrupts(start: Callable[..., Any]) -> None:
+def test_a_signal_handler_may_not_call_the_handle_that_it_interrupts(
+    start: Callable[..., Any],
+) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=30) as kv:
         kv.put(b"k", b"v")
         server.stop()
-        with on_alarm(0.2, lambda: kv.get(b"k")), pytest.raises(CallerError, match="inside another call"):
+        with (
+            on_alarm(0.2, lambda: kv.get(b"k")),
+            pytest.raises(CallerError, match="inside another call"),
+        ):
             kv.get(b"k")
         server.go_on()
         assert kv.get(b"k") == b"v"
@@ -243,7 +278,9 @@ def test_a_signal_handler_may_not_call_the_handle_that_it_interrupts(start: Call
      lambda kv: kv.get_many([b"k"] * 100), lambda kv: kv.put_many([(b"k", b"w")] * 100)],
     ids=["get", "put", "put large", "ping", "get_many", "put_many"],
 )  # fmt: skip
-def test_an_exception_of_a_signal_handler_ends_the_call(start: Callable[..., Any], call: Callable[[rfp.Client], Any]) -> None:
+def test_an_exception_of_a_signal_handler_ends_the_call(
+    start: Callable[..., Any], call: Callable[[rfp.Client], Any]
+) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=30) as kv:
         kv.put(b"k", b"v")
@@ -275,7 +312,9 @@ class on_alarm:  # noqa: N801 - reads as a statement
     def __enter__(self) -> None:
         # SIGALRM belongs to the bound in time that every test has.
         self.old = signal.signal(signal.SIGUSR1, lambda *_: self.function())
-        self.timer = threading.Timer(self.seconds, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1))
+        self.timer = threading.Timer(
+            self.seconds, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)
+        )
         self.timer.start()
 
     def __exit__(self, *_: object) -> None:

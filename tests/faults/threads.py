@@ -41,7 +41,12 @@ class Call:
     def begin(self) -> Call:
         before = sum(channel.busy for channel in self._kv.connection.channels)
         self._go.set()
-        until(lambda: sum(channel.busy for channel in self._kv.connection.channels) > before or not self._thread.is_alive())
+        until(
+            lambda: (
+                sum(channel.busy for channel in self._kv.connection.channels) > before
+                or not self._thread.is_alive()
+            )
+        )
         return self
 
     def result(self, seconds: float = 30) -> Any:

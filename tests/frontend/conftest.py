@@ -34,13 +34,19 @@ def new_path(medium: str) -> Iterator[str]:
 def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Backend:
     address = str(addresses.unique()) + MEDIA[medium][1]
     # Over a network a front-end that does nothing keeps its locks for a lease; a device in an emulated machine is slow.
-    lease = 0.5 if address.startswith("rdma:") else 0.05 if medium in ("emulated", "reorder") else 2.0
-    return rnvm.Backend(path, size="8MiB", assume_persistent=True, **{"address": address, "lease": lease, **options})
+    lease = (
+        0.5 if address.startswith("rdma:") else 0.05 if medium in ("emulated", "reorder") else 2.0
+    )
+    return rnvm.Backend(
+        path, size="8MiB", assume_persistent=True, **{"address": address, "lease": lease, **options}
+    )
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """All media, for tests that do not say which ones: over a device one, since its network need not be emulated."""
-    named = any("medium" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize"))
+    named = any(
+        "medium" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
+    )
     if "medium" in metafunc.fixturenames and not named:
         over = metafunc.config.getoption("over")
         metafunc.parametrize("medium", ["direct"] if over == "verbs" else list(MEDIA))
@@ -63,9 +69,15 @@ Connect = Callable[..., Any]
 
 
 @pytest.fixture
-def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, seed: int) -> Iterator[Connect]:
+def connect(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> Iterator[Connect]:
     """Front-ends that are closed at the end."""
     if "medium" in request.fixturenames and request.getfixturevalue("medium") == "reorder":
-        monkeypatch.setattr("rnvm.connecting.Opener", functools.partial(Opener, fabric=ReorderFabric(seed=seed)))
+        monkeypatch.setattr(
+            "rnvm.connecting.Opener", functools.partial(Opener, fabric=ReorderFabric(seed=seed))
+        )
     with contextlib.ExitStack() as stack:
-        yield lambda backend, **options: stack.enter_context(rnvm.connect(backend.address, **options))
+        yield lambda backend, **options: stack.enter_context(
+            rnvm.connect(backend.address, **options)
+        )

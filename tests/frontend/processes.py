@@ -47,7 +47,9 @@ class Process:
 
     def __init__(self, code: str, *arguments: object) -> None:
         self.out = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
-        self.running = subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdout=self.out)
+        self.running = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)], stdout=self.out
+        )
 
     def __enter__(self) -> Process:
         return self

@@ -71,5 +71,7 @@ def test_a_pool_that_is_recovered(logged):
     with new_path("direct") as path:
         python_programs.run("-c", program, path)
         with open_backend(path):
-            assert wait_for(logged, "recovered: the pool had not been closed").levelno == logging.INFO
+            assert (
+                wait_for(logged, "recovered: the pool had not been closed").levelno == logging.INFO
+            )
             assert f"pool {path} recovered" in logged.text

@@ -43,7 +43,9 @@ def test_a_served_pool_is_found_beside_its_file_and_ends_on_a_signal() -> None:
 
 
 @pytest.mark.parametrize("folder", ["open", "private", "open, with a long path"])
-def test_a_served_pool_is_found_by_its_path_in_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+def test_a_served_pool_is_found_by_its_path_in_any_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
     place = tmp_path / ("l" * 120 if "long" in folder else "folder")
     place.mkdir()
     place.chmod(0o700 if folder == "private" else 0o755)
@@ -68,7 +70,9 @@ def test_a_served_pool_is_found_by_its_path_in_any_folder(tmp_path: Path, monkey
 
 def test_what_a_dead_writer_left_is_executed_offline() -> None:
     with new_path("direct") as path:
-        slow = WRITER.replace("import", "import time,", 1).replace("sample.add(1))", "sample.add(1)); time.sleep(0.001)")
+        slow = WRITER.replace("import", "import time,", 1).replace(
+            "sample.add(1))", "sample.add(1)); time.sleep(0.001)"
+        )
         with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend:
             with Process(slow, backend.address, 1_000_000) as writer:
                 writer.wait_for(10)
@@ -78,7 +82,10 @@ def test_what_a_dead_writer_left_is_executed_offline() -> None:
         found = run("recover", path, "--with", "rnvm.testing.sample_structure")
         assert found.returncode == 0, found.stderr
         assert any(f"{number} operation" in found.stdout for number in (told, told + 1))
-        assert "0 operations executed" in run("recover", path, "--with", "rnvm.testing.sample_structure").stdout
+        assert (
+            "0 operations executed"
+            in run("recover", path, "--with", "rnvm.testing.sample_structure").stdout
+        )
         with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
             assert told <= Sample(fe, "s").numbers()[0] <= told + 1
             assert fe.figures["executed_again"] == 0
@@ -86,7 +93,10 @@ def test_what_a_dead_writer_left_is_executed_offline() -> None:
 
 def test_kinds_that_are_not_known_are_left_alone() -> None:
     with new_path("direct") as path:
-        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+        with (
+            rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
+            rnvm.connect(backend.address) as fe,
+        ):
             Sample(fe, "s").add(1)
         found = run("recover", path, "--with", "os")
         assert (found.returncode, "'s' has an unknown kind" in found.stderr) == (1, True)
@@ -96,20 +106,28 @@ def test_kinds_that_are_not_known_are_left_alone() -> None:
 
 def test_a_check_walks_the_structures_and_names_the_one_that_is_damaged() -> None:
     with new_path("direct") as path:
-        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+        with (
+            rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
+            rnvm.connect(backend.address) as fe,
+        ):
             queue, table, tree = (kind(fe, kind.__name__) for kind in (Queue, HashTable, BPlusTree))
             for i in range(500):
                 queue.put(b"%d" % i)
                 table[b"%d" % i] = b"%d" % i
                 tree[b"%d" % i] = b"a needle of %d" % i
-        assert "sound: " in (before := run("check", path)).stdout and "3 of 3 structures walked" in before.stdout
+        assert (
+            "sound: " in (before := run("check", path)).stdout
+            and "3 of 3 structures walked" in before.stdout
+        )
         assert before.returncode == 0
         with open(path, "r+b") as file:
             at = file.read().rindex(b"a needle of 77")
             file.seek(at)
             file.write(b"A")
         after = run("check", path)
-        assert (after.returncode, "structure b'BPlusTree'" in after.stdout) == (1, True), after.stdout
+        assert (after.returncode, "structure b'BPlusTree'" in after.stdout) == (1, True), (
+            after.stdout
+        )
 
 
 def take(path: str, kind: int, blocks: int) -> None:
@@ -119,7 +137,11 @@ def take(path: str, kind: int, blocks: int) -> None:
         if kind == log_driver.TAKE:
             address = pool.grant(session, blocks)
         else:
-            owned = [block for block, owner in enumerate(log_driver.owners(pool)) if owner == 0x8000 | pool.names[b"table"] + 1]
+            owned = [
+                block
+                for block, owner in enumerate(log_driver.owners(pool))
+                if owner == 0x8000 | pool.names[b"table"] + 1
+            ]
             address = (1 << 48) + log_driver.offset_of(pool, owned[-blocks])
         structure, number, _ = log_driver.progress(pool, b"table")
         part = log_driver.part(structure, number + 1, log_driver.entry(kind, address, blocks))
@@ -132,9 +154,14 @@ def take(path: str, kind: int, blocks: int) -> None:
     (log_driver.TAKE, "leak: structure b'table': 3 blocks, and 0 slots of other blocks, belong to it and are unreachable"),
     (log_driver.RETURN, "damage: structure b'table': a node is in a block that is not the structure's"),
 ])  # fmt: skip
-def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_reaches(kind: int, what: str) -> None:
+def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_reaches(
+    kind: int, what: str
+) -> None:
     with new_path("direct") as path:
-        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+        with (
+            rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
+            rnvm.connect(backend.address) as fe,
+        ):
             table = HashTable(fe, "table")
             for i in range(4):
                 table[b"%d" % i] = bytes(10_000)
@@ -147,7 +174,10 @@ def test_a_check_finds_nodes_that_are_taken_and_forgotten_or_free_and_pointed_to
     for mistake, what in (("lose", "leak: structure b's': 0 blocks, and 1 slots"),
                           ("dangle", "damage: structure b's': a reachable node is in a free slot")):  # fmt: skip
         with new_path("direct") as path:
-            with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+            with (
+                rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
+                rnvm.connect(backend.address) as fe,
+            ):
                 sample = Sample(fe, "s")
                 sample.put(1, b"a")
                 sample.put(2, b"b")

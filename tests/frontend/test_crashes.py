@@ -27,8 +27,13 @@ pytestmark = pytest.mark.anywhere
 
 @pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 7])
 @pytest.mark.parametrize("medium", ["direct", pytest.param("image", marks=pytest.mark.shm)])
-def test_what_a_killed_writer_was_told_is_there_once(medium: str, batch: int, rng: random.Random, connect: Connect) -> None:
-    with new_path(medium) as path, rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend:
+def test_what_a_killed_writer_was_told_is_there_once(
+    medium: str, batch: int, rng: random.Random, connect: Connect
+) -> None:
+    with (
+        new_path(medium) as path,
+        rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
+    ):
         reader = Sample(connect(backend, timeout=20), "s")
         done = 0
         for i in range(4):
@@ -48,7 +53,9 @@ def test_what_a_killed_writer_was_told_is_there_once(medium: str, batch: int, rn
 
 
 @pytest.mark.shm
-def test_a_reader_executes_what_a_dead_writer_left_in_a_batch(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_reader_executes_what_a_dead_writer_left_in_a_batch(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct, timeout=20)
     sample = Sample(fe, "s")
     with Process(WRITER.replace("sample.add(1))", "sample.add(1)); time.sleep(0.001)").replace("import", "import time,", 1),
@@ -80,10 +87,14 @@ def test_sessions_of_dead_processes_are_free_again(direct: rnvm.Backend, connect
 
 @pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 5])
 @pytest.mark.parametrize("medium", [pytest.param("direct", marks=pytest.mark.shm), "image"])
-def test_front_ends_go_on_after_a_back_end_was_killed(medium: str, batch: int, rng: random.Random) -> None:
+def test_front_ends_go_on_after_a_back_end_was_killed(
+    medium: str, batch: int, rng: random.Random
+) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         with served(path):
-            writers = [stack.enter_context(Process(WRITER, address_of(path), batch)) for _ in range(2)]
+            writers = [
+                stack.enter_context(Process(WRITER, address_of(path), batch)) for _ in range(2)
+            ]
             for writer in writers:
                 writer.wait_for(3)
         for _ in range(3):
@@ -110,7 +121,9 @@ def test_front_ends_go_on_after_a_back_end_was_killed(medium: str, batch: int, r
             sample.check()
 
 
-def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_lost(rng: random.Random) -> None:
+def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_lost(
+    rng: random.Random,
+) -> None:
     with (
         new_path("direct") as path,
         served(path, lease=0.5 if address_of(path).startswith("rdma") else 0.05),
@@ -154,12 +167,21 @@ while True:
 @pytest.mark.shm
 @pytest.mark.parametrize("lock", ["sticky", "cas"])
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "emulated"])
-def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(options: str, lock: str, rng: random.Random) -> None:
+def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(
+    options: str, lock: str, rng: random.Random
+) -> None:
     address = str(addresses.unique()) + options
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(new_path("direct"))
-        stack.enter_context(rnvm.Backend(path, size="8MiB", assume_persistent=True, address=address, lease=0.2))
-        table = HashTable(stack.enter_context(rnvm.connect(address, timeout=20, lock=rng.choice(["sticky", lock]))), "t")
+        stack.enter_context(
+            rnvm.Backend(path, size="8MiB", assume_persistent=True, address=address, lease=0.2)
+        )
+        table = HashTable(
+            stack.enter_context(
+                rnvm.connect(address, timeout=20, lock=rng.choice(["sticky", lock]))
+            ),
+            "t",
+        )
         table.update({b"%d" % i: b"" for i in range(64)})
         reader = stack.enter_context(Process(READER, address, lock))
         for n in range(100):
@@ -208,7 +230,11 @@ def test_a_busy_back_end_gives_no_lock_away_before_its_holder_has_stopped_using_
 
 @pytest.mark.shm
 def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
-    with new_path("direct") as path, served(path) as backend, rnvm.connect(address_of(path), reconnect=False) as fe:
+    with (
+        new_path("direct") as path,
+        served(path) as backend,
+        rnvm.connect(address_of(path), reconnect=False) as fe,
+    ):
         Sample(fe, "s").add(1)
         backend.kill()
         with pytest.raises(ConnectionFailed):
@@ -216,7 +242,9 @@ def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
 
 
 @pytest.mark.shm
-def test_who_maps_the_pool_waits_for_its_back_end_too_and_what_it_did_before_it_noticed_is_there() -> None:
+def test_who_maps_the_pool_waits_for_its_back_end_too_and_what_it_did_before_it_noticed_is_there() -> (
+    None
+):
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):
             fe = stack.enter_context(rnvm.connect(address_of(path), timeout=10))
@@ -227,7 +255,10 @@ def test_who_maps_the_pool_waits_for_its_back_end_too_and_what_it_did_before_it_
                 done = sample.add(1, timeout=0.1)
         with served(path):
             assert sample.add(1) == done + 1
-            assert Sample(stack.enter_context(rnvm.connect(address_of(path))), "s").numbers() == (done + 1, done + 1)
+            assert Sample(stack.enter_context(rnvm.connect(address_of(path))), "s").numbers() == (
+                done + 1,
+                done + 1,
+            )
 
 
 @pytest.mark.shm

@@ -19,7 +19,9 @@ def fill_disk(path: str) -> None:
     """From now on what this process writes to the pool's file goes nowhere, with an error."""
     full = os.open("/dev/full", os.O_WRONLY)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) != full and os.path.realpath(f"/proc/self/fd/{name}") == os.path.realpath(path):
+        if int(name) != full and os.path.realpath(f"/proc/self/fd/{name}") == os.path.realpath(
+            path
+        ):
             os.dup2(full, int(name), inheritable=False)
     os.close(full)
 

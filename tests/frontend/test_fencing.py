@@ -41,7 +41,9 @@ def two(way: str, lock: str, lease: float = LEASE) -> Iterator[tuple[rnvm.FrontE
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(new_path(medium))
         address = str(addresses.unique()) + options
-        stack.enter_context(rnvm.Backend(path, size="4MiB", assume_persistent=True, address=address, lease=lease))
+        stack.enter_context(
+            rnvm.Backend(path, size="4MiB", assume_persistent=True, address=address, lease=lease)
+        )
         mine = stack.enter_context(rnvm.connect(address, timeout=20, lock=lock))
         yield mine, stack.enter_context(rnvm.connect(address, timeout=20))
 
@@ -67,7 +69,9 @@ MAPPING_PROBES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("kind", [HashTable, BPlusTree])
-def test_a_transaction_that_was_fenced_raises_also_where_it_changes_nothing(kind: Any, lock: str, way: str) -> None:
+def test_a_transaction_that_was_fenced_raises_also_where_it_changes_nothing(
+    kind: Any, lock: str, way: str
+) -> None:
     with two(way, lock) as (mine, other):
         a, b, theirs_a, theirs_b = (kind(fe, name) for fe in (mine, other) for name in ("a", "b"))
         theirs_b[b"k"] = b"value"
@@ -78,7 +82,10 @@ def test_a_transaction_that_was_fenced_raises_also_where_it_changes_nothing(kind
                 if b"k" in theirs_a:
                     with other.transaction(theirs_a, theirs_b):
                         theirs_b[b"k"] = theirs_a.pop(b"k")
-                with pytest.raises(ConnectionFailed, match="nothing of it was done"), mine.transaction(a, b):
+                with (
+                    pytest.raises(ConnectionFailed, match="nothing of it was done"),
+                    mine.transaction(a, b),
+                ):
                     if moment > 0:
                         probe(a)
                     if moment > 1:
@@ -99,10 +106,16 @@ def test_a_transaction_that_was_fenced_raises_also_where_it_changes_nothing(kind
 def test_a_transaction_that_was_fenced_after_its_last_call_raises(lock: str, way: str) -> None:
     with two(way, lock) as (mine, other):
         table, theirs = HashTable(mine, "t"), HashTable(other, "t")
-        with pytest.raises(ConnectionFailed, match="nothing of it was done"), mine.transaction(table):
+        with (
+            pytest.raises(ConnectionFailed, match="nothing of it was done"),
+            mine.transaction(table),
+        ):
             assert table.get(b"k") is None
             theirs[b"k"] = b"value"
-        with pytest.raises(ConnectionFailed, match="nothing of it was done"), mine.transaction(table):
+        with (
+            pytest.raises(ConnectionFailed, match="nothing of it was done"),
+            mine.transaction(table),
+        ):
             theirs[b"k"] = b"other"
 
 
@@ -179,7 +192,10 @@ def test_a_batch_that_was_fenced_between_any_two_calls_answers_what_is_there(
                             assert call(theirs) == call(model)
                     call = draw(rng)
                     assert call(ours) == call(model)
-            assert (mine.figures["epoch"], mine.figures["session"]) != epoch  # it was fenced, and has a session anew
+            assert (
+                mine.figures["epoch"],
+                mine.figures["session"],
+            ) != epoch  # it was fenced, and has a session anew
             assert len(theirs) == len(model)
         ours.check()
         theirs.check()
@@ -206,7 +222,9 @@ def test_operations_outside_batches_answer_what_is_there_whoever_had_the_lock_la
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("operation", [False, True], ids=["query", "operation"])
 @pytest.mark.parametrize("inside", ["alone", "batch"])
-def test_a_call_that_was_fenced_in_the_middle_mixes_no_moments(inside: str, operation: bool, lock: str, way: str) -> None:
+def test_a_call_that_was_fenced_in_the_middle_mixes_no_moments(
+    inside: str, operation: bool, lock: str, way: str
+) -> None:
     with two(way, lock) as (mine, other):
         sample, theirs = Sample(mine, "s"), Sample(other, "s")
 
@@ -220,7 +238,9 @@ def test_a_call_that_was_fenced_in_the_middle_mixes_no_moments(inside: str, oper
         with mine.batch() if inside == "batch" else contextlib.nullcontext():
             if inside == "batch":
                 sample.add(1)
-            assert sample.get(0) == b"old"  # in the cache from here on, and what stands in the other place is not
+            assert (
+                sample.get(0) == b"old"
+            )  # in the cache from here on, and what stands in the other place is not
             assert sample.see(0, 1, change, operation=operation) in (b"old|old", b"new|new")
             assert sample.get(1) == b"new"
 
@@ -228,7 +248,9 @@ def test_a_call_that_was_fenced_in_the_middle_mixes_no_moments(inside: str, oper
 @pytest.mark.parametrize("way", ["near", "far"])
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("operation", [False, True], ids=["query", "operation"])
-def test_a_transaction_never_sees_what_was_fetched_after_it_was_fenced(operation: bool, lock: str, way: str) -> None:
+def test_a_transaction_never_sees_what_was_fetched_after_it_was_fenced(
+    operation: bool, lock: str, way: str
+) -> None:
     with two(way, lock) as (mine, other):
         sample, theirs = Sample(mine, "s"), Sample(other, "s")
         theirs.put(0, b"old")
@@ -253,12 +275,18 @@ def test_a_key_that_was_always_there_is_found_wherever_a_call_was_stopped_and_fe
     for moment in (1, 2, 3, 4, 5, 7, 9, 12):
         with contextlib.ExitStack() as stack:
             path = stack.enter_context(new_path("direct"))
-            backend = stack.enter_context(rnvm.Backend(path, size="4MiB", assume_persistent=True, lease=LEASE))
+            backend = stack.enter_context(
+                rnvm.Backend(path, size="4MiB", assume_persistent=True, lease=LEASE)
+            )
             other = stack.enter_context(rnvm.connect(backend.address, timeout=20))
             theirs = kind(other, "s")
             theirs.update(dict.fromkeys(GROWN[:30], b"value" * 40))
             fabric = ReorderFabric(seed=seed + moment)
-            mine = stack.enter_context(FrontEnd(Opener(backend.address, "rnvm", fabric=fabric), timeout=20, lock=lock, cache=0))
+            mine = stack.enter_context(
+                FrontEnd(
+                    Opener(backend.address, "rnvm", fabric=fabric), timeout=20, lock=lock, cache=0
+                )
+            )
             ours = kind(mine, "s")
             found: list[Any] = []
 
@@ -305,7 +333,9 @@ def let_go(fabric: ReorderFabric, theirs: Any, reader: threading.Thread | None =
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
 @pytest.mark.parametrize("operation", [False, True], ids=["query", "operation"])
-def test_a_call_over_the_death_of_a_back_end_mixes_no_moments(medium: str, options: str, operation: bool) -> None:
+def test_a_call_over_the_death_of_a_back_end_mixes_no_moments(
+    medium: str, options: str, operation: bool
+) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         backends = [stack.enter_context(served(path, 60, address))]
@@ -334,14 +364,19 @@ def test_a_call_over_the_death_of_a_back_end_mixes_no_moments(medium: str, optio
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_transaction_over_the_death_of_a_back_end_raises_also_where_it_changes_nothing(medium: str, options: str) -> None:
+def test_a_transaction_over_the_death_of_a_back_end_raises_also_where_it_changes_nothing(
+    medium: str, options: str
+) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         backend = stack.enter_context(served(path, 60, address))
         mine = stack.enter_context(rnvm.connect(address, timeout=20))
         a, b = HashTable(mine, "a"), HashTable(mine, "b")
         b[b"k"] = b"value"
-        with pytest.raises(ConnectionFailed, match="nothing of it was done"), mine.transaction(a, b):
+        with (
+            pytest.raises(ConnectionFailed, match="nothing of it was done"),
+            mine.transaction(a, b),
+        ):
             assert a.pop(b"k", None) is None
             backend.kill()
             stack.enter_context(served(path, 60, address))

@@ -45,7 +45,10 @@ class Histories(RuleBasedStateMachine):
     def serve(self) -> None:
         self.served = contextlib.ExitStack()
         backend = self.served.enter_context(open_backend(self.path))
-        fes = [self.served.enter_context(rnvm.connect(backend.address, **options)) for options in OPTIONS]
+        fes = [
+            self.served.enter_context(rnvm.connect(backend.address, **options))
+            for options in OPTIONS
+        ]
         self.samples = [{name: Sample(fe, name) for name in "ab"} for fe in fes]
 
     @rule(who=WHO, name=NAMES, place=PLACES, value=VALUES)
@@ -95,7 +98,9 @@ class Histories(RuleBasedStateMachine):
     def others_agree(self) -> None:
         if hasattr(self, "model"):
             for mine in self.samples:
-                assert [mine["a"].get(place) for place in (0, 31)] == [self.model["a"].get(place) for place in (0, 31)]
+                assert [mine["a"].get(place) for place in (0, 31)] == [
+                    self.model["a"].get(place) for place in (0, 31)
+                ]
 
     def teardown(self) -> None:
         if hasattr(self, "stack"):

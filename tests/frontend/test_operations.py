@@ -60,7 +60,9 @@ def test_another_front_end_sees_it_at_once(backend: rnvm.Backend, connect: Conne
 
 
 @pytest.mark.anywhere
-def test_a_reader_sees_what_a_writer_was_told_is_done(backend: rnvm.Backend, connect: Connect) -> None:
+def test_a_reader_sees_what_a_writer_was_told_is_done(
+    backend: rnvm.Backend, connect: Connect
+) -> None:
     writer, reader = Sample(connect(backend), "s"), Sample(connect(backend), "s")
     for i in range(200):
         writer.put(i % 5, b"%d" % i * 20)
@@ -68,7 +70,9 @@ def test_a_reader_sees_what_a_writer_was_told_is_done(backend: rnvm.Backend, con
 
 
 @pytest.mark.parametrize("length", [0, 1, 24, 100, 1000, 4000, 5000, 30_000])
-def test_values_of_every_length_are_kept(direct: rnvm.Backend, connect: Connect, length: int) -> None:
+def test_values_of_every_length_are_kept(
+    direct: rnvm.Backend, connect: Connect, length: int
+) -> None:
     one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
     value = bytes(range(256)) * (length // 256 + 1)
     one.put(0, value[:length])
@@ -78,7 +82,9 @@ def test_values_of_every_length_are_kept(direct: rnvm.Backend, connect: Connect,
     one.check()
 
 
-def test_what_does_not_fit_into_a_log_is_refused_and_changes_nothing(direct: rnvm.Backend, connect: Connect) -> None:
+def test_what_does_not_fit_into_a_log_is_refused_and_changes_nothing(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     sample = Sample(connect(direct), "s")
     sample.put(1, b"small")
     with pytest.raises(TooLarge):
@@ -128,17 +134,23 @@ def test_others_see_a_batch_when_it_ends(backend: rnvm.Backend, connect: Connect
     two.check()
 
 
-def test_a_batch_longer_than_the_logs_is_written_in_parts(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_batch_longer_than_the_logs_is_written_in_parts(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
     with one.fe.batch():
         for i in range(3000):
             one.put(i % 32, b"%d" % i * 50)
-    assert [two.get(i % 32) for i in range(2968, 3000)] == [b"%d" % i * 50 for i in range(2968, 3000)]
+    assert [two.get(i % 32) for i in range(2968, 3000)] == [
+        b"%d" % i * 50 for i in range(2968, 3000)
+    ]
     assert two.numbers()[1] == 3000
     two.check()
 
 
-def test_an_exception_in_a_batch_ends_it_and_keeps_what_was_done(direct: rnvm.Backend, connect: Connect) -> None:
+def test_an_exception_in_a_batch_ends_it_and_keeps_what_was_done(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
     with pytest.raises(ZeroDivisionError), one.fe.batch():
         one.add(4)
@@ -193,7 +205,9 @@ def test_an_exception_discards_a_transaction(backend: rnvm.Backend, connect: Con
     assert Sample(connect(backend), "a").numbers() == (1, 2)
 
 
-def test_transactions_over_the_same_structures_in_any_order_do_not_lock_each_other_out(direct: rnvm.Backend, connect: Connect) -> None:
+def test_transactions_over_the_same_structures_in_any_order_do_not_lock_each_other_out(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     def work(first: str, second: str) -> None:
         fe = connect(direct, timeout=20)
         a, b = Sample(fe, first), Sample(fe, second)
@@ -211,7 +225,9 @@ def test_transactions_over_the_same_structures_in_any_order_do_not_lock_each_oth
     assert [Sample(fe, name).numbers()[0] for name in "xy"] == [200, 200]
 
 
-def test_a_transaction_needs_structures_of_its_own_front_end(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_transaction_needs_structures_of_its_own_front_end(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe, other = connect(direct), connect(direct)
     a = Sample(fe, "a")
     for wrong in ((), (a, a), (a, Sample(other, "b"))):
@@ -292,10 +308,18 @@ def test_names_have_bounds(direct: rnvm.Backend, connect: Connect, name: str) ->
 
 @pytest.mark.parametrize(
     "options",
-    [{"durability": "volatile"}, {"cache": 0}, {"oplog": False}, {"lock": "each"}, {"cache": 0, "oplog": False, "lock": "each"}],
+    [
+        {"durability": "volatile"},
+        {"cache": 0},
+        {"oplog": False},
+        {"lock": "each"},
+        {"cache": 0, "oplog": False, "lock": "each"},
+    ],
     ids=["volatile", "uncached", "unlogged", "unsticky", "naive"],
 )
-def test_options_change_how_and_not_what(backend: rnvm.Backend, connect: Connect, options: dict[str, Any]) -> None:
+def test_options_change_how_and_not_what(
+    backend: rnvm.Backend, connect: Connect, options: dict[str, Any]
+) -> None:
     one, two = Sample(connect(backend, **options), "s"), Sample(connect(backend), "s")
     for i in range(10):
         one.put(i % 3, b"%d" % i * 30)
@@ -333,7 +357,9 @@ def test_a_small_cache_keeps_its_budget(direct: rnvm.Backend, connect: Connect) 
     sample.check()
 
 
-def test_a_cached_read_of_a_holder_costs_no_round_trip(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_cached_read_of_a_holder_costs_no_round_trip(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct)
     sample = Sample(fe, "s")
     sample.put(0, b"v")
@@ -341,7 +367,11 @@ def test_a_cached_read_of_a_holder_costs_no_round_trip(direct: rnvm.Backend, con
     for _ in range(100):
         assert sample.get(0) == b"v"
     after = fe.figures
-    assert (after["reads"], after["calls"], after["misses"]) == (before["reads"], before["calls"], before["misses"])
+    assert (after["reads"], after["calls"], after["misses"]) == (
+        before["reads"],
+        before["calls"],
+        before["misses"],
+    )
 
 
 def test_a_cached_read_costs_one_read_of_a_header(direct: rnvm.Backend, connect: Connect) -> None:
@@ -355,7 +385,9 @@ def test_a_cached_read_costs_one_read_of_a_header(direct: rnvm.Backend, connect:
     assert fe.figures["misses"] == misses
 
 
-def test_structures_whose_objects_go_in_a_batch_or_a_transaction_keep_what_they_did(direct: rnvm.Backend, connect: Connect) -> None:
+def test_structures_whose_objects_go_in_a_batch_or_a_transaction_keep_what_they_did(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe, other = connect(direct), connect(direct)
     kept = Sample(fe, "kept")
     with fe.batch():
@@ -369,7 +401,9 @@ def test_structures_whose_objects_go_in_a_batch_or_a_transaction_keep_what_they_
     assert [Sample(other, name).numbers()[0] for name in ("a", "b", "kept")] == [1, 1, 2]
 
 
-def test_structures_may_go_while_another_thread_is_inside(direct: rnvm.Backend, connect: Connect) -> None:
+def test_structures_may_go_while_another_thread_is_inside(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct, timeout=20)
     sample = Sample(fe, "s")
     done = threading.Event()
@@ -396,7 +430,9 @@ def waiting(fe: Any) -> int:
     return len(queue)
 
 
-def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct, timeout=20)
     sample = Sample(fe, "s")
     sample.put(0, b"a")
@@ -412,7 +448,10 @@ def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(direct: rn
         sample.get(0)
         done.set()
 
-    threads = [threading.Thread(target=lambda: sample.see(0, 1, inside)), threading.Thread(target=second)]
+    threads = [
+        threading.Thread(target=lambda: sample.see(0, 1, inside)),
+        threading.Thread(target=second),
+    ]
 
     def collected(phase: str, info: dict[str, int]) -> None:
         if phase == "start" and threading.get_ident() == leaving:
@@ -428,7 +467,7 @@ def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(direct: rn
         garbage: list[list[int]] = [[] for _ in range(1000)]
         gc.callbacks.append(collected)
         gc.set_threshold(len(garbage) // 2, 10, 10)
-        gc.enable()                             # the next object that the collector tracks starts it
+        gc.enable()  # the next object that the collector tracks starts it
 
     before = gc.get_threshold()
     try:
@@ -444,8 +483,12 @@ def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(direct: rn
 # Handles
 
 
-@pytest.mark.parametrize("reason", ["open already", "another codec", "not there", "another thread is inside"])
-def test_an_object_that_could_not_be_opened_is_refused_by_every_call(direct: rnvm.Backend, connect: Connect, reason: str) -> None:
+@pytest.mark.parametrize(
+    "reason", ["open already", "another codec", "not there", "another thread is inside"]
+)
+def test_an_object_that_could_not_be_opened_is_refused_by_every_call(
+    direct: rnvm.Backend, connect: Connect, reason: str
+) -> None:
     fe = connect(direct)
     kept = Sample(fe, "s")
     kept.put(0, b"a")
@@ -474,7 +517,9 @@ def test_an_object_that_could_not_be_opened_is_refused_by_every_call(direct: rnv
 
 
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_pool_is_not_closed_under_the_back_end_that_serves_it(medium: str, connect: Connect) -> None:
+def test_a_pool_is_not_closed_under_the_back_end_that_serves_it(
+    medium: str, connect: Connect
+) -> None:
     with new_path(medium) as path:
         with open_backend(path, medium) as backend:
             sample = Sample(connect(backend), "s")
@@ -498,7 +543,12 @@ def test_a_closed_front_end_says_so(direct: rnvm.Backend, connect: Connect) -> N
     sample = Sample(fe, "s")
     fe.close()
     fe.close()
-    for call in (lambda: sample.add(1), lambda: sample.numbers(), lambda: fe.names(), lambda: Sample(fe, "t")):
+    for call in (
+        lambda: sample.add(1),
+        lambda: sample.numbers(),
+        lambda: fe.names(),
+        lambda: Sample(fe, "t"),
+    ):
         with pytest.raises(Closed):
             call()
 
@@ -518,7 +568,9 @@ def test_threads_take_turns(direct: rnvm.Backend, connect: Connect) -> None:
     assert sample.numbers()[0] == 2000
 
 
-def test_threads_that_call_again_at_once_let_others_in(direct: rnvm.Backend, connect: Connect) -> None:
+def test_threads_that_call_again_at_once_let_others_in(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct, timeout=20)
     busy, other = Sample(fe, "busy"), Sample(fe, "other")
     done = threading.Event()
@@ -547,7 +599,9 @@ def test_threads_that_call_again_at_once_let_others_in(direct: rnvm.Backend, con
     assert sorted(passed)[50] <= 6
 
 
-def test_a_lock_goes_to_who_waits_as_soon_as_its_holder_is_outside(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_lock_goes_to_who_waits_as_soon_as_its_holder_is_outside(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     holder, waiter = Sample(connect(direct), "s"), Sample(connect(direct, timeout=20), "s")
     times = []
 
@@ -567,10 +621,12 @@ def test_a_lock_goes_to_who_waits_as_soon_as_its_holder_is_outside(direct: rnvm.
         times.append(-time.monotonic())
         thread.join()
     # Not when something else happens to wake the back-end, or the waiter asks once more.
-    assert sorted(sum(times[i:i + 2]) for i in range(0, 18, 2))[4] < 0.03
+    assert sorted(sum(times[i : i + 2]) for i in range(0, 18, 2))[4] < 0.03
 
 
-def test_who_waits_for_a_lock_gives_up_at_the_deadline(direct: rnvm.Backend, connect: Connect) -> None:
+def test_who_waits_for_a_lock_gives_up_at_the_deadline(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
     with one.fe.transaction(one):
         one.add(1)
@@ -581,7 +637,9 @@ def test_who_waits_for_a_lock_gives_up_at_the_deadline(direct: rnvm.Backend, con
     assert direct.figures()["pool"]["waiting"] == 0
 
 
-def test_waiters_get_a_lock_in_the_order_in_which_they_came(direct: rnvm.Backend, connect: Connect) -> None:
+def test_waiters_get_a_lock_in_the_order_in_which_they_came(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     holder = Sample(connect(direct), "s")
     waiters = [Sample(connect(direct, timeout=20), "s") for _ in range(4)]
     order: list[int] = []
@@ -625,13 +683,20 @@ def test_a_process_never_takes_all_sessions() -> None:
         with pytest.raises(QuotaExceeded, match="this process"):
             rnvm.connect(backend.address)
         code = f"import rnvm; print(rnvm.connect({backend.address!r}).names())"
-        assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout == b"{}\n"
+        assert (
+            subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, check=True).stdout
+            == b"{}\n"
+        )
         held[0].close()
         rnvm.connect(backend.address).close()
 
 
 def test_a_back_end_that_is_awake_makes_records_durable_without_being_asked() -> None:
-    with new_path("emulated") as path, open_backend(path, "emulated", idle="spin") as backend, rnvm.connect(backend.address) as fe:
+    with (
+        new_path("emulated") as path,
+        open_backend(path, "emulated", idle="spin") as backend,
+        rnvm.connect(backend.address) as fe,
+    ):
         sample = Sample(fe, "s")
 
         def calls_of_some_operations() -> int:

@@ -23,7 +23,12 @@ from .conftest import Connect, new_path, open_backend
 pytestmark = pytest.mark.usefixtures("small_logs")
 
 MEMORY_LOG = 16384  # bytes: some dozen records to a lap
-SIZES = {"size": "8MiB", "operation_log": MEMORY_LOG, "memory_log": MEMORY_LOG, "assume_persistent": True}
+SIZES = {
+    "size": "8MiB",
+    "operation_log": MEMORY_LOG,
+    "memory_log": MEMORY_LOG,
+    "assume_persistent": True,
+}
 # Offsets of the words that everybody READs: in a naming entry, in a session.
 NAME, LINE, SEQUENCE, REPLAYED = 512, 256, 0, 24
 SESSION, LIVE, EPOCH, HEAD, DURABLE = 256, 192, 0, 24, 32
@@ -55,7 +60,9 @@ def calls(sample: Sample) -> int:
 
 
 @pytest.mark.anywhere
-def test_what_was_acknowledged_is_read_without_the_back_end(tiny: rnvm.Backend, connect: Connect) -> None:
+def test_what_was_acknowledged_is_read_without_the_back_end(
+    tiny: rnvm.Backend, connect: Connect
+) -> None:
     writer, reader = Sample(connect(tiny), "s"), Sample(connect(tiny), "s")
     writer.put(0, b"before")
     assert reader.get(0) == b"before"
@@ -70,7 +77,9 @@ def test_what_was_acknowledged_is_read_without_the_back_end(tiny: rnvm.Backend, 
     reader.check()
 
 
-def test_on_memory_that_persists_nobody_needs_the_back_end(direct: rnvm.Backend, connect: Connect) -> None:
+def test_on_memory_that_persists_nobody_needs_the_back_end(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     writer, reader = Sample(connect(direct), "s"), Sample(connect(direct), "s")
     writer.add(1)
     assert reader.numbers()[0] == 1
@@ -82,7 +91,9 @@ def test_on_memory_that_persists_nobody_needs_the_back_end(direct: rnvm.Backend,
         assert (calls(reader), calls(writer)) == before
 
 
-def test_nothing_is_read_twice_that_was_pulled_and_did_not_change(direct: rnvm.Backend, connect: Connect) -> None:
+def test_nothing_is_read_twice_that_was_pulled_and_did_not_change(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     writer, reader = Sample(connect(direct), "s"), Sample(connect(direct), "s")
     writer.add(1)
     with slow(direct):
@@ -92,14 +103,25 @@ def test_nothing_is_read_twice_that_was_pulled_and_did_not_change(direct: rnvm.B
         for _ in range(100):
             assert reader.numbers()[0] == 2
         after = reader.fe.figures
-    assert (after["misses"], after["calls"], after["restarts"]) == (before["misses"], before["calls"], before["restarts"])
+    assert (after["misses"], after["calls"], after["restarts"]) == (
+        before["misses"],
+        before["calls"],
+        before["restarts"],
+    )
     time.sleep(0.05)
     assert reader.numbers()[0] == 2
 
 
 def test_a_back_end_that_is_too_far_behind_is_asked(connect: Connect) -> None:
     with new_path("direct") as path:
-        pools.create(path, "8MiB", operation_log="1MiB", memory_log="1MiB", front_ends=2, assume_persistent=True)
+        pools.create(
+            path,
+            "8MiB",
+            operation_log="1MiB",
+            memory_log="1MiB",
+            front_ends=2,
+            assume_persistent=True,
+        )
         with open_backend(path) as backend:
             writer, reader = Sample(connect(backend), "s"), Sample(connect(backend), "s")
             writer.add(1)
@@ -112,9 +134,16 @@ def test_a_back_end_that_is_too_far_behind_is_asked(connect: Connect) -> None:
                 assert calls(reader) > before
 
 
-def test_each_structure_of_a_transaction_is_read_behind_it(tiny: rnvm.Backend, connect: Connect) -> None:
+def test_each_structure_of_a_transaction_is_read_behind_it(
+    tiny: rnvm.Backend, connect: Connect
+) -> None:
     fe, other = connect(tiny), connect(tiny)
-    a, b, elsewhere, there = Sample(fe, "a"), Sample(fe, "b"), Sample(other, "a"), Sample(other, "b")
+    a, b, elsewhere, there = (
+        Sample(fe, "a"),
+        Sample(fe, "b"),
+        Sample(other, "a"),
+        Sample(other, "b"),
+    )
     a.add(1)
     assert (elsewhere.numbers()[0], there.numbers()[0]) == (1, 0)
     with slow(tiny, collecting=True):
@@ -208,7 +237,9 @@ def test_a_record_is_believed_if_it_is(tiny: rnvm.Backend, connect: Connect, che
 
 
 @pytest.mark.parametrize(("check", "medium"), CHECKS)
-def test_a_record_is_believed_wrongly_without_the_check_that_it_is(tiny: rnvm.Backend, connect: Connect, check: str) -> None:
+def test_a_record_is_believed_wrongly_without_the_check_that_it_is(
+    tiny: rnvm.Backend, connect: Connect, check: str
+) -> None:
     log_overlay._skip_checks(getattr(log_overlay, f"CHECK_{check.upper()}"))
     try:
         assert not getattr(Scene(tiny, connect, collecting=check == "durable"), f"check_{check}")()
@@ -240,7 +271,9 @@ class Busy:
         thread.start()
         return thread
 
-    def write(self, turn: threading.Lock, samples: dict[str, Sample], rng: random.Random, length: int) -> None:
+    def write(
+        self, turn: threading.Lock, samples: dict[str, Sample], rng: random.Random, length: int
+    ) -> None:
         while not self.over.is_set():
             with turn:
                 for _ in range(rng.randrange(1, 4)):
@@ -253,7 +286,13 @@ class Busy:
         count = 2 if kind == 1 else 1
         for name in names:
             self.begun[name] += count
-        with fe.transaction(*samples.values()) if kind == 0 else fe.batch() if kind == 1 else contextlib.nullcontext():
+        with (
+            fe.transaction(*samples.values())
+            if kind == 0
+            else fe.batch()
+            if kind == 1
+            else contextlib.nullcontext()
+        ):
             for name in names:
                 for n in range(self.begun[name] - count + 1, self.begun[name] + 1):
                     samples[name].put(n % 5, struct.pack("<Q", n) * rng.randrange(1, length))

@@ -45,7 +45,7 @@ class Producer(threading.Thread):
                 self.jobs.put(b"%d" % self.acknowledged)
                 self.acknowledged += 1
                 self.progress.release()
-                time.sleep(0.0002)             # its log has room for more than what a test takes
+                time.sleep(0.0002)  # its log has room for more than what a test takes
         except RfpError:
             pass
 
@@ -59,7 +59,12 @@ def orphaned() -> Iterator[tuple[str, Producer]]:
     """A pool whose back-end was killed a moment ago, and a front-end that goes on until it notices, some 10 ms later."""
     with new_path("direct") as path:
         pools.create(path, "64MiB", front_ends=2, assume_persistent=True)
-        served = subprocess.Popen([sys.executable, "-c", SERVE, path], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True)
+        served = subprocess.Popen(
+            [sys.executable, "-c", SERVE, path],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+            text=True,
+        )
         assert served.stdout is not None and served.stdin is not None
         with served.stdout, served.stdin:
             producer = Producer(served.stdout.readline().strip())
@@ -80,7 +85,10 @@ def contents(path: str) -> list[int]:
 def complete(path: str, producer: Producer) -> bool:
     """Whether the queue has all that was acknowledged, and at most one more, which was under way."""
     found = contents(path)
-    return found == list(range(len(found))) and producer.acknowledged <= len(found) <= producer.acknowledged + 1
+    return (
+        found == list(range(len(found)))
+        and producer.acknowledged <= len(found) <= producer.acknowledged + 1
+    )
 
 
 def change(path: str) -> None:
@@ -97,7 +105,9 @@ def damage(path: str, at: int) -> None:
 
 @pytest.mark.parametrize("damaged", [(), (4096 + 50,), (50, 4096 + 70), (8192 + 30,), (8192 + 30, 12288 + 20)],
                          ids=["whole", "a-copy-of-the-header", "both-headers", "a-superblock", "both-superblocks"])  # fmt: skip
-def test_a_repair_loses_nothing_that_was_acknowledged_beside_it(orphaned: tuple[str, Producer], damaged: tuple[int, ...]) -> None:
+def test_a_repair_loses_nothing_that_was_acknowledged_beside_it(
+    orphaned: tuple[str, Producer], damaged: tuple[int, ...]
+) -> None:
     path, producer = orphaned
     for at in damaged:
         damage(path, at)
@@ -117,15 +127,19 @@ def test_nothing_that_is_done_to_a_pool_loses_what_was_acknowledged_beside_it(
 ) -> None:
     path, producer = orphaned
     action(path)
-    contents(path)                           # a back-end ends what still goes on
+    contents(path)  # a back-end ends what still goes on
     producer.join(30)
     assert complete(path, producer)
 
 
-def test_who_is_told_that_its_session_is_over_acknowledges_nothing_more(orphaned: tuple[str, Producer]) -> None:
+def test_who_is_told_that_its_session_is_over_acknowledges_nothing_more(
+    orphaned: tuple[str, Producer],
+) -> None:
     path, producer = orphaned
     with pools.claim(path):
-        producer.join(2)                      # a put waits for a second for a new back-end; the log would take some more
+        producer.join(
+            2
+        )  # a put waits for a second for a new back-end; the log would take some more
         told = producer.acknowledged
         assert not producer.is_alive()
     assert contents(path)[:told] == list(range(told))
@@ -142,7 +156,9 @@ def test_a_repair_keeps_everybody_else_out_until_it_is_done(orphaned: tuple[str,
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_a_repair_that_is_killed_loses_nothing_either(orphaned: tuple[str, Producer], turn: int, seed: int) -> None:
+def test_a_repair_that_is_killed_loses_nothing_either(
+    orphaned: tuple[str, Producer], turn: int, seed: int
+) -> None:
     path, producer = orphaned
     damage(path, 4096 + 50)
     code = "import sys, time; from rnvm import check; print(flush=True); check.repair(sys.argv[1])"

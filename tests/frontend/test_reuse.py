@@ -49,13 +49,17 @@ signal.pause()
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_who_still_looks_at_the_memory_of_a_killed_back_end_reads_nothing_old_there(medium: str, options: str) -> None:
+def test_who_still_looks_at_the_memory_of_a_killed_back_end_reads_nothing_old_there(
+    medium: str, options: str
+) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = f"shm://{path}.socket{options}"
 
         def serve() -> subprocess.Popen[bytes]:
             running = stack.enter_context(
-                subprocess.Popen([sys.executable, "-c", BACKEND, path, address], stdout=subprocess.PIPE)
+                subprocess.Popen(
+                    [sys.executable, "-c", BACKEND, path, address], stdout=subprocess.PIPE
+                )
             )
             stack.callback(running.kill)
             assert running.stdout is not None

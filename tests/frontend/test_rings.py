@@ -27,7 +27,9 @@ ATTACH, DETACH, LIST, OUTCOME = 17, 18, 21, 29
 NOT_ATTACHED, ABSENT, FORGOTTEN = 4, 5, 11
 VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 2, 13, 14, 1
 ATTACHMENT = struct.Struct("<II16sQII")  # version, flags, pool, ticket, previous, 0
-ATTACHED = struct.Struct("<IIQQQQQQ16s")  # session, flags, epoch, operations, memory, lease, size, ticket, pool
+ATTACHED = struct.Struct(
+    "<IIQQQQQQ16s"
+)  # session, flags, epoch, operations, memory, lease, size, ticket, pool
 SOON = 20.0
 
 
@@ -54,7 +56,9 @@ class Client:
         return answer.status, answer.payload
 
     def attach(self, previous: int = 0, ticket: int = 0) -> None:
-        status, payload = self.call(ATTACH, ATTACHMENT.pack(VERSION, 0, bytes(16), ticket, previous, 0))
+        status, payload = self.call(
+            ATTACH, ATTACHMENT.pack(VERSION, 0, bytes(16), ticket, previous, 0)
+        )
         assert status == 0
         self.session, _, self.epoch, *_, self.ticket, self.pool = ATTACHED.unpack(payload)
 
@@ -64,7 +68,9 @@ class Client:
 
 @contextlib.contextmanager
 def client(backend: rnvm.Backend) -> Iterator[Client]:
-    opener = Opener(backend.address, "rnvm", credentials=Credentials.of(None, None, None, None, None))
+    opener = Opener(
+        backend.address, "rnvm", credentials=Credentials.of(None, None, None, None, None)
+    )
     with contextlib.ExitStack() as stack:
         stack.callback(opener.close)
         link = opener(deadline())
@@ -89,19 +95,31 @@ def test_a_sessions_rings_are_given_to_who_was_told_its_ticket(direct: rnvm.Back
         two.rings()
 
 
-def test_what_is_of_another_version_or_for_another_pool_gets_no_session(direct: rnvm.Backend) -> None:
+def test_what_is_of_another_version_or_for_another_pool_gets_no_session(
+    direct: rnvm.Backend,
+) -> None:
     with client(direct) as one:
         for version in (0, 1, 3, 2**32 - 1):
-            assert one.call(ATTACH, ATTACHMENT.pack(version, 0, bytes(16), 0, 0, 0))[0] == OTHER_VERSION
-        assert one.call(ATTACH, ATTACHMENT.pack(VERSION, 0, b"another pool's :", 0, 0, 0))[0] == OTHER_POOL
-        assert one.call(ATTACH, struct.pack("<QIIQ", 0, 0, 0, 0))[0] == BAD_REQUEST  # as version 1 asked
+            assert (
+                one.call(ATTACH, ATTACHMENT.pack(version, 0, bytes(16), 0, 0, 0))[0]
+                == OTHER_VERSION
+            )
+        assert (
+            one.call(ATTACH, ATTACHMENT.pack(VERSION, 0, b"another pool's :", 0, 0, 0))[0]
+            == OTHER_POOL
+        )
+        assert (
+            one.call(ATTACH, struct.pack("<QIIQ", 0, 0, 0, 0))[0] == BAD_REQUEST
+        )  # as version 1 asked
         assert direct.figures()["pool"]["attached"] == 0
         one.attach()
         with client(direct) as two:
             assert two.call(ATTACH, ATTACHMENT.pack(VERSION, 0, one.pool, 0, 0, 0))[0] == 0
 
 
-def test_nobody_ends_a_session_without_its_ticket(direct: rnvm.Backend, connect: Connect, seed: int) -> None:
+def test_nobody_ends_a_session_without_its_ticket(
+    direct: rnvm.Backend, connect: Connect, seed: int
+) -> None:
     victim = connect(direct)
     sample = Sample(victim, "s")
     before = victim.figures["session"], victim.figures["epoch"]
@@ -126,19 +144,29 @@ def test_who_has_its_ticket_gives_a_session_back(direct: rnvm.Backend) -> None:
         assert direct.figures()["pool"]["ending"] == 0
 
 
-def test_what_a_record_came_to_is_told_for_the_ticket_of_its_session_alone(direct: rnvm.Backend) -> None:
+def test_what_a_record_came_to_is_told_for_the_ticket_of_its_session_alone(
+    direct: rnvm.Backend,
+) -> None:
     """A pool that was restored from a copy has had other sessions with the same number and epoch."""
     with client(direct) as one, client(direct) as two:
         one.attach()
         assert one.call(DETACH)[0] == 0
         outcome = struct.Struct("<IIQQQ")
-        assert two.call(OUTCOME, outcome.pack(one.session, 0, one.epoch, 1 << 40, one.ticket))[0] == ABSENT
+        assert (
+            two.call(OUTCOME, outcome.pack(one.session, 0, one.epoch, 1 << 40, one.ticket))[0]
+            == ABSENT
+        )
         for ticket in (0, one.ticket ^ 1, one.epoch):
-            assert two.call(OUTCOME, outcome.pack(one.session, 0, one.epoch, 1 << 40, ticket))[0] == FORGOTTEN
+            assert (
+                two.call(OUTCOME, outcome.pack(one.session, 0, one.epoch, 1 << 40, ticket))[0]
+                == FORGOTTEN
+            )
 
 
 @pytest.mark.shm
-def test_sessions_that_were_fenced_count_as_their_processs_as_long_as_that_may_write_there() -> None:
+def test_sessions_that_were_fenced_count_as_their_processs_as_long_as_that_may_write_there() -> (
+    None
+):
     """One connection after another that was used, and then lost without a word."""
     with new_path("direct") as path:
         pools.create(path, "32MiB", front_ends=16, assume_persistent=True)
@@ -165,7 +193,9 @@ def test_who_was_fenced_can_write_to_its_rings_no_more(direct: rnvm.Backend) -> 
         one.attach()
         rings = one.rings()
         assert one.ring.pair.execute(WRITE, one.buffer, 0, rings, 0, 64) == SUCCESS
-        two.attach(one.session, one.ticket)  # "my session of before, whose rings nobody writes any more"
+        two.attach(
+            one.session, one.ticket
+        )  # "my session of before, whose rings nobody writes any more"
         assert direct.figures()["pool"]["fenced"] == 1
         assert one.ring.pair.execute(WRITE, one.buffer, 0, rings, 0, 64) != SUCCESS
         assert two.ring.pair.execute(WRITE, two.buffer, 0, two.rings(), 0, 64) == SUCCESS
@@ -173,7 +203,10 @@ def test_who_was_fenced_can_write_to_its_rings_no_more(direct: rnvm.Backend) -> 
 
 @pytest.mark.verbs
 def test_a_pool_is_registered_for_a_front_end_as_far_as_it_has_looked(connect: Connect) -> None:
-    with new_path("direct") as path, rnvm.Backend(path, size="80MiB", assume_persistent=True) as backend:
+    with (
+        new_path("direct") as path,
+        rnvm.Backend(path, size="80MiB", assume_persistent=True) as backend,
+    ):
         fe = connect(backend, timeout=SOON)
         sample = Sample(fe, "s")
         sample.add(1)

@@ -16,7 +16,15 @@ from click.testing import CliRunner
 
 import rnvm
 import rnvm.cli
-from rfp.errors import ConnectionFailed, DeadlineExceeded, HandshakeFailed, NotFound, OutOfMemory, QuotaExceeded, StorageFailed
+from rfp.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    HandshakeFailed,
+    NotFound,
+    OutOfMemory,
+    QuotaExceeded,
+    StorageFailed,
+)
 from rfp.protocol.client.channel import Channel
 from rfp.protocol.client.connection import Connection
 from rfp.protocol.client.opener import Opener
@@ -52,7 +60,9 @@ class Losing(Opener):
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_writer_learns_what_its_last_record_came_to_although_its_rings_had_other_owners_since(batch: bool, seed: int) -> None:
+def test_a_writer_learns_what_its_last_record_came_to_although_its_rings_had_other_owners_since(
+    batch: bool, seed: int
+) -> None:
     lost = 0
     for moment in range(1, 8):
         with new_path("reorder") as path:
@@ -89,14 +99,18 @@ with fe.batch():
 
 
 def killed_in_a_batch(backend: rnvm.Backend, *names: str) -> None:
-    writer = subprocess.Popen([sys.executable, "-c", WRITER, str(backend.address), *names], stdout=subprocess.PIPE)
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(backend.address), *names], stdout=subprocess.PIPE
+    )
     assert writer.stdout
     with writer, writer.stdout:
         assert writer.stdout.read(4) == b"done"
         writer.kill()
 
 
-def test_dead_writers_never_keep_others_out_however_many_there_may_be_and_whatever_they_have_left() -> None:
+def test_dead_writers_never_keep_others_out_however_many_there_may_be_and_whatever_they_have_left() -> (
+    None
+):
     """The second finds the only session taken, and leaves what belongs to the other structure."""
     with new_path("direct") as path:
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
@@ -110,13 +124,19 @@ def test_dead_writers_never_keep_others_out_however_many_there_may_be_and_whatev
                 assert [Sample(fe, name).add(0) for name in ("a", "b")] == [4, 1]
 
 
-def test_a_pool_whose_only_session_waits_for_its_operations_to_be_executed_is_recovered_offline() -> None:
+def test_a_pool_whose_only_session_waits_for_its_operations_to_be_executed_is_recovered_offline() -> (
+    None
+):
     with new_path("direct") as path:
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
         with open_backend(path) as backend:
             killed_in_a_batch(backend, "a")
-        result = CliRunner().invoke(rnvm.cli.main, ["recover", path, "--with", "rnvm.testing.sample_structure"])
-        assert (result.exit_code, "1 operation executed" in result.output) == (0, True), result.output
+        result = CliRunner().invoke(
+            rnvm.cli.main, ["recover", path, "--with", "rnvm.testing.sample_structure"]
+        )
+        assert (result.exit_code, "1 operation executed" in result.output) == (0, True), (
+            result.output
+        )
 
 
 class GivingUp(Opener):
@@ -156,10 +176,17 @@ def test_who_gives_up_while_it_connects_leaves_no_session_behind(seed: int) -> N
                 fabric = ReorderFabric(seed=seed + moment) if moment > 0 else None
                 for _ in range(2):
                     # A device brings each request to an end, but later than the caller has time for.
-                    late = threading.Timer(0.06, fabric.hold, [0]) if fabric is not None else threading.Timer(0, int)
+                    late = (
+                        threading.Timer(0.06, fabric.hold, [0])
+                        if fabric is not None
+                        else threading.Timer(0, int)
+                    )
                     late.start()
                     with contextlib.suppress(DeadlineExceeded, ConnectionFailed):
-                        FrontEnd(GivingUp(backend.address, "rnvm", fabric=fabric, moment=moment), timeout=0.05).close()
+                        FrontEnd(
+                            GivingUp(backend.address, "rnvm", fabric=fabric, moment=moment),
+                            timeout=0.05,
+                        ).close()
                         gave_up -= 1
                     gave_up += 1
                     late.join()
@@ -200,7 +227,9 @@ os.waitpid(child, 0)
 print(sample.add(1), before == (fe.figures["session"], fe.figures["epoch"]), flush=True)
 """
     with new_path("direct") as path:
-        done = subprocess.run([sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True, timeout=50)
+        done = subprocess.run(
+            [sys.executable, "-c", code, path], stdout=subprocess.PIPE, check=True, timeout=50
+        )
         assert done.stdout == b"2 True\n"
 
 
@@ -215,7 +244,9 @@ def test_a_new_back_end_takes_a_session_from_no_process_that_had_it_and_lives(se
                 time.sleep(0.001)
         backend = stack.enter_context(rnvm.Backend(path, address=address_of(path)))
         with rnvm.connect(address_of(path)) as fe:
-            assert Sample(fe, "s").add(1) == 2  # what it had left is done, and nothing but the process itself keeps its session
+            assert (
+                Sample(fe, "s").add(1) == 2
+            )  # what it had left is done, and nothing but the process itself keeps its session
         for session in range(3):
             with client(backend) as attacker:
                 attacker.attach(session, seed | 1)
@@ -236,12 +267,17 @@ FORGER = WRITER.replace("sample.add(1)", "(sample.forge(), sample.add(1))")
 
 def test_an_operation_that_a_structure_does_not_know_costs_nobody_an_error(seed: int) -> None:
     with new_path("direct") as path, open_backend(path) as backend:
-        writer = subprocess.Popen([sys.executable, "-c", FORGER, str(backend.address), "s"], stdout=subprocess.PIPE)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", FORGER, str(backend.address), "s"], stdout=subprocess.PIPE
+        )
         assert writer.stdout
         with writer, writer.stdout:
             assert writer.stdout.read(4) == b"done"
             writer.kill()
-        with rnvm.connect(backend.address, timeout=20) as fe, rnvm.connect(backend.address, timeout=20) as other:
+        with (
+            rnvm.connect(backend.address, timeout=20) as fe,
+            rnvm.connect(backend.address, timeout=20) as other,
+        ):
             assert Sample(fe, "s").add(1) == 2
             assert (fe.figures["passed_over"], fe.figures["executed_again"]) == (1, 1)
             assert Sample(other, "s").add(1) == 3
@@ -252,9 +288,15 @@ PUTTER = WRITER.replace("sample.add(1)", "sample.put(3, b'v' * 12_000)")
 
 
 def test_what_a_dead_writer_did_is_not_lost_where_executing_it_failed_at_first() -> None:
-    with new_path("direct") as path, open_backend(path) as backend, rnvm.connect(backend.address, timeout=20) as fe:
+    with (
+        new_path("direct") as path,
+        open_backend(path) as backend,
+        rnvm.connect(backend.address, timeout=20) as fe,
+    ):
         full = HashTable(fe, "full")
-        writer = subprocess.Popen([sys.executable, "-c", PUTTER, str(backend.address), "s"], stdout=subprocess.PIPE)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", PUTTER, str(backend.address), "s"], stdout=subprocess.PIPE
+        )
         assert writer.stdout
         with writer, writer.stdout:
             assert writer.stdout.read(4) == b"done"
@@ -311,7 +353,9 @@ def test_a_front_end_goes_on_in_the_backup_that_was_restored(medium: str, option
             for i in range(3):
                 queue.put(b"%d" % i)
             with rnvm.connect(address) as other:
-                assert list(queue) == list(Queue(other, "q")) == [b"in the backup", b"0", b"1", b"2"]
+                assert (
+                    list(queue) == list(Queue(other, "q")) == [b"in the backup", b"0", b"1", b"2"]
+                )
 
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
@@ -331,7 +375,9 @@ def test_a_drop_right_after_a_restart_is_done(options: str) -> None:
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_structure_that_a_backup_lacks_is_not_taken_for_the_one_that_has_its_number_there(medium: str, options: str) -> None:
+def test_a_structure_that_a_backup_lacks_is_not_taken_for_the_one_that_has_its_number_there(
+    medium: str, options: str
+) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         with served(path, 2, address), rnvm.connect(address) as first:
@@ -380,7 +426,11 @@ def test_a_front_end_does_not_go_over_to_another_pool(medium: str, options: str)
 @pytest.mark.parametrize("by", ["removing", "replacing"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
 def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str, by: str) -> None:
-    with new_path(medium) as path, open_backend(path, medium) as backend, rnvm.connect(backend.address, timeout=1) as fe:
+    with (
+        new_path(medium) as path,
+        open_backend(path, medium) as backend,
+        rnvm.connect(backend.address, timeout=1) as fe,
+    ):
         queue = Queue(fe, "q")
         queue.put(b"before")
         if by == "removing":
@@ -392,7 +442,7 @@ def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str
         with pytest.raises(ConnectionFailed):
             while time.monotonic() < end:
                 queue.put(b"after")
-                queue.get()                     # so that the pool does not get full meanwhile
+                queue.get()  # so that the pool does not get full meanwhile
         with pytest.raises(ConnectionFailed, match="removed"):
             queue.put(b"after")
         with pytest.raises(StorageFailed, match="removed"):
@@ -403,7 +453,11 @@ def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str
 
 @pytest.mark.parametrize("medium", ["direct", "image"])
 def test_a_pool_that_was_moved_or_has_another_name_is_served_on(medium: str) -> None:
-    with new_path(medium) as path, open_backend(path, medium) as backend, rnvm.connect(backend.address) as fe:
+    with (
+        new_path(medium) as path,
+        open_backend(path, medium) as backend,
+        rnvm.connect(backend.address) as fe,
+    ):
         queue = Queue(fe, "q")
         os.rename(path, path + ".moved")
         end = time.monotonic() + 0.3  # some of the back-end's looks
@@ -419,7 +473,12 @@ def test_serving_a_pool_whose_file_is_removed_ends_with_an_error() -> None:
         pools.create(path, "8MiB", assume_persistent=True)
         os.chmod(os.path.dirname(path), 0o700)
         code = "import sys, rnvm.cli; rnvm.cli.main(['serve', sys.argv[1]])"
-        server = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        server = subprocess.Popen(
+            [sys.executable, "-c", code, path],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         assert server.stdout
         assert "serving" in server.stdout.readline()
         os.unlink(path)

@@ -27,7 +27,9 @@ def owners() -> dict[str, str]:
     found = {}
     for kind, field, rest in FIELD.findall(body):
         owner = OWNER.search(rest)
-        found[field] = owner.group(1) if owner else EVERYBODY if kind == EVERYBODY else of_structs[kind]
+        found[field] = (
+            owner.group(1) if owner else EVERYBODY if kind == EVERYBODY else of_structs[kind]
+        )
     return found
 
 
@@ -97,7 +99,13 @@ def test_an_assignment_elsewhere_is_found(tmp_path, monkeypatch):
     for way in ways:
         path.write_text(f"cdef void f(frontend *fe):\n    {way}\n")
         assert len(breaches(path)) == 1, way
-    for way in ["fe.stats.reads += 1", "if fe.link.error == LOST:", "n = fe.log[0].tail", "f(&fe.g)",
-                "buffer_truncate(&fe.answer, 0)", "fe.link.pool.base + 1"]:
+    for way in [
+        "fe.stats.reads += 1",
+        "if fe.link.error == LOST:",
+        "n = fe.log[0].tail",
+        "f(&fe.g)",
+        "buffer_truncate(&fe.answer, 0)",
+        "fe.link.pool.base + 1",
+    ]:
         path.write_text(f"cdef void f(frontend *fe):\n    {way}\n")
         assert breaches(path) == [], way

@@ -54,8 +54,15 @@ release              done           done           CallerError    ConnectionFail
 close                done           done           done           done              done    done              done
 ask about it         done           done           done           done              done    done              done
 """
-COLUMNS, *ROWS = ([cell.strip() for cell in [line[:20], *line[20:].split()]] for line in TABLE.strip().splitlines())
-EXPECTED = {(row[0], column): answer for row in ROWS for column, answer in zip(COLUMNS[1:], row[1:], strict=True)}
+COLUMNS, *ROWS = (
+    [cell.strip() for cell in [line[:20], *line[20:].split()]]
+    for line in TABLE.strip().splitlines()
+)
+EXPECTED = {
+    (row[0], column): answer
+    for row in ROWS
+    for column, answer in zip(COLUMNS[1:], row[1:], strict=True)
+}
 
 
 class Discarded(Exception):
@@ -81,7 +88,9 @@ class Case:
         for name in ("named", "unnamed", "spare", "other", "gone"):
             Sample(admin, self.name(name)).add(1)
         self.fe = connected(backend, **options)
-        self.named, self.unnamed, self.let = (Sample(self.fe, self.name(name), timeout=20) for name in ("named", "unnamed", "gone"))
+        self.named, self.unnamed, self.let = (
+            Sample(self.fe, self.name(name), timeout=20) for name in ("named", "unnamed", "gone")
+        )
         self.count, self.pending, self.unnamed_count = 1, 0, 1
         self.dropped = self.closed = False
 
@@ -101,7 +110,10 @@ class Case:
     fe_transacting = False
 
     def verify(self) -> None:
-        found = {name: Sample(self.admin, self.name(name), create=False) for name in ("named", "unnamed", "other")}
+        found = {
+            name: Sample(self.admin, self.name(name), create=False)
+            for name in ("named", "unnamed", "other")
+        }
         for each in found.values():
             each.check()  # takes the lock: waits until a dead process is known to be dead
         assert {name: each.numbers()[0] for name, each in found.items()} == {
@@ -161,14 +173,20 @@ def ask(case: Case) -> None:
 
 CALLS: dict[str, Callable[[Case], Any]] = {
     "change named": Case.add,
-    "read named": lambda case: case.named.numbers()[0] == case.count + case.pending or pytest.fail("read something else"),
+    "read named": lambda case: (
+        case.named.numbers()[0] == case.count + case.pending or pytest.fail("read something else")
+    ),
     "check named": lambda case: case.named.check(),
     "change unnamed": change_unnamed,
-    "read unnamed": lambda case: case.unnamed.numbers()[0] == case.unnamed_count or pytest.fail("read something else"),
+    "read unnamed": lambda case: (
+        case.unnamed.numbers()[0] == case.unnamed_count or pytest.fail("read something else")
+    ),
     "check unnamed": lambda case: case.unnamed.check(),
     "too large": lambda case: case.named.put(0, bytes(1 << 20)),
     "fails half way": lambda case: case.named.fail(0),
-    "list names": lambda case: {case.name("named"), case.name("other")} <= set(case.fe.names()) or pytest.fail("missing"),
+    "list names": lambda case: (
+        {case.name("named"), case.name("other")} <= set(case.fe.names()) or pytest.fail("missing")
+    ),
     "drop": drop,
     "drop what is open": lambda case: case.fe.drop(case.name("named")),
     "drop what is not": lambda case: case.fe.drop(case.name("none")),
@@ -355,7 +373,10 @@ def call(case: Case, what: str, column: str) -> None:
 
 @pytest.fixture
 def served(request: pytest.FixtureRequest) -> Iterator[rnvm.Backend]:
-    with new_path("direct") as path, open_backend(path, lease=0.05 if "cut_off" in request.node.name else 2.0) as backend:
+    with (
+        new_path("direct") as path,
+        open_backend(path, lease=0.05 if "cut_off" in request.node.name else 2.0) as backend,
+    ):
         yield backend
 
 
@@ -382,7 +403,11 @@ def test_each_call_answers_what_the_table_says_and_what_was_acknowledged_holds(
             # A transaction that lost its session says so at its end, and what was closed meanwhile, too.
             ends.enter_context(contextlib.suppress(rfp.errors.Closed))
             if state is transaction_cut_off:
-                ends.enter_context(contextlib.suppress(ConnectionFailed) if what == "close" else pytest.raises(ConnectionFailed))
+                ends.enter_context(
+                    contextlib.suppress(ConnectionFailed)
+                    if what == "close"
+                    else pytest.raises(ConnectionFailed)
+                )
             with state(case) as column:
                 call(case, what, column)
         if not case.closed and state is not closed:
@@ -441,7 +466,9 @@ def test_a_process_that_is_killed_behind_each_call_leaves_all_that_was_acknowled
         case.verify()
 
 
-@pytest.mark.parametrize("state", [idle, batch, transaction, batch_of_another_thread], ids=lambda state: state.__name__)
+@pytest.mark.parametrize(
+    "state", [idle, batch, transaction, batch_of_another_thread], ids=lambda state: state.__name__
+)
 def test_in_a_forked_child_each_call_says_so_and_the_parent_goes_on(
     served: rnvm.Backend, admin: Any, state: Any
 ) -> None:
@@ -470,13 +497,20 @@ class History:
     def __init__(self, backend: rnvm.Backend, rng: random.Random, key: str) -> None:
         self.rng, self.key = rng, key
         options = rng.choice([*OPTIONS.values(), {"cache": "64KiB"}])
-        self.fe, self.reader = rnvm.connect(backend.address, timeout=20, **options), rnvm.connect(backend.address, timeout=20)
+        self.fe, self.reader = (
+            rnvm.connect(backend.address, timeout=20, **options),
+            rnvm.connect(backend.address, timeout=20),
+        )
         self.open: dict[str, Sample] = {}
         self.told: dict[str, int] = {}  # acknowledged
-        self.pending: dict[str, int] | None = None  # what a transaction has added, of the structures that it names
+        self.pending: dict[str, int] | None = (
+            None  # what a transaction has added, of the structures that it names
+        )
         self.seen: dict[str, int] = {}  # by the reader
         self.contexts: list[Any] = []
-        self.inside: set[str] = set()  # whose locks it may have until the contexts end: who comes for them waits
+        self.inside: set[str] = (
+            set()
+        )  # whose locks it may have until the contexts end: who comes for them waits
 
     def step(self) -> None:
         self.rng.choice([self.add, self.add, self.add, self.add, self.others_add, self.others_add, self.put, self.make, self.let_go, self.drop, self.release,
@@ -518,7 +552,11 @@ class History:
         for _ in range(self.rng.choice([1, 1, 40])):
             name = f"{self.key} {self.rng.randrange(90)}"
             if name not in self.open:
-                with contextlib.nullcontext() if name in self.told or self.pending is None else pytest.raises(rfp.errors.CallerError):
+                with (
+                    contextlib.nullcontext()
+                    if name in self.told or self.pending is None
+                    else pytest.raises(rfp.errors.CallerError)
+                ):
                     self.open[name] = Sample(self.fe, name)
                     self.told.setdefault(name, 0)
 
@@ -537,13 +575,19 @@ class History:
                 self.seen.pop(name, None)
 
     def release(self) -> None:
-        with contextlib.nullcontext() if self.pending is None else pytest.raises(rfp.errors.CallerError):
+        with (
+            contextlib.nullcontext()
+            if self.pending is None
+            else pytest.raises(rfp.errors.CallerError)
+        ):
             self.fe.release()
             self.seen = dict(self.told)
             self.inside.clear()
 
     def begin_batch(self) -> None:
-        with contextlib.nullcontext() if not self.contexts else pytest.raises(rfp.errors.CallerError):
+        with (
+            contextlib.nullcontext() if not self.contexts else pytest.raises(rfp.errors.CallerError)
+        ):
             context = self.fe.batch()
             context.__enter__()
             self.inside.clear()
@@ -553,7 +597,11 @@ class History:
     def begin_transaction(self) -> None:
         if self.open:
             names = self.rng.sample(list(self.open), self.rng.randint(1, len(self.open)))
-            with contextlib.nullcontext() if self.pending is None else pytest.raises(rfp.errors.CallerError):
+            with (
+                contextlib.nullcontext()
+                if self.pending is None
+                else pytest.raises(rfp.errors.CallerError)
+            ):
                 context = self.fe.transaction(*(self.open[name] for name in names))
                 context.__enter__()
                 self.contexts.append(context)
@@ -564,7 +612,9 @@ class History:
     def end(self) -> None:
         if self.contexts:
             discard = self.rng.random() < 0.5
-            self.contexts.pop().__exit__(*((Discarded, Discarded(), None) if discard else (None, None, None)))
+            self.contexts.pop().__exit__(
+                *((Discarded, Discarded(), None) if discard else (None, None, None))
+            )
             for name, n in (self.pending or {}).items():
                 self.told[name] += 0 if discard else n
             self.pending = None
@@ -589,13 +639,23 @@ class History:
 @pytest.fixture
 def roomy() -> Iterator[rnvm.Backend]:
     with new_path("direct") as path:
-        pools.create(path, "32MiB", front_ends=4, names=128, operation_log="320KiB", memory_log="320KiB", assume_persistent=True)
+        pools.create(
+            path,
+            "32MiB",
+            front_ends=4,
+            names=128,
+            operation_log="320KiB",
+            memory_log="320KiB",
+            assume_persistent=True,
+        )
         with open_backend(path) as backend:
             yield backend
 
 
 @pytest.mark.timeout(300)
-def test_what_random_calls_were_told_holds_whenever_their_process_is_killed(roomy: rnvm.Backend, rng: random.Random) -> None:
+def test_what_random_calls_were_told_holds_whenever_their_process_is_killed(
+    roomy: rnvm.Backend, rng: random.Random
+) -> None:
     with rnvm.connect(roomy.address, timeout=20) as fe:
         for n in range(40):
             reader, writer = os.pipe()

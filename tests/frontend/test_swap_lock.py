@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 import rnvm
-from rfp.errors import CallerError, ConnectionFailed, DeadlineExceeded, InvalidArgument, NotFound, Unsupported
+from rfp.errors import (
+    CallerError,
+    ConnectionFailed,
+    DeadlineExceeded,
+    InvalidArgument,
+    NotFound,
+    Unsupported,
+)
 from rfp.fabric import fabric as fabric_module
 from rfp.fabric.shm.region import ShmFabric
 from rnvm.testing.sample_structure import Sample
@@ -42,7 +49,9 @@ def add_in_threads(samples: list[Sample], times: int) -> list[int]:
     return told
 
 
-def test_one_writer_needs_two_swaps_for_an_operation_and_no_call(backend: rnvm.Backend, medium: str, connect: Connect) -> None:
+def test_one_writer_needs_two_swaps_for_an_operation_and_no_call(
+    backend: rnvm.Backend, medium: str, connect: Connect
+) -> None:
     fe = connect(backend, lock="cas", timeout=20)
     sample = Sample(fe, "s")
     sample.add(1)
@@ -50,13 +59,17 @@ def test_one_writer_needs_two_swaps_for_an_operation_and_no_call(backend: rnvm.B
     for _ in range(50):
         before = counted(fe)
         sample.add(1)
-        costs.append(tuple(n - before[name] for name, n in counted(fe).items() if name in ("calls", "swaps")))
+        costs.append(
+            tuple(n - before[name] for name, n in counted(fe).items() if name in ("calls", "swaps"))
+        )
     # A disk's back-end is asked to make it durable; any other one only when it had no processor for a while.
     assert (1 if medium == "image" else 0, 2) in costs
     assert {swaps for _, swaps in costs} == {2}
 
 
-def test_who_finds_a_structure_dropped_leaves_the_word_of_the_next_one_alone(direct: rnvm.Backend, connect: Connect) -> None:
+def test_who_finds_a_structure_dropped_leaves_the_word_of_the_next_one_alone(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     late, other = (connect(direct, lock="cas", timeout=20) for _ in range(2))
     dropped = Sample(late, "s")
     dropped.add(1)
@@ -64,11 +77,15 @@ def test_who_finds_a_structure_dropped_leaves_the_word_of_the_next_one_alone(dir
     other.drop("s")
     with pytest.raises(NotFound):
         dropped.add(1)
-    assert Sample(other, "t").add(1) == 1       # its entry, and so its word, are those of the one that was dropped
+    assert (
+        Sample(other, "t").add(1) == 1
+    )  # its entry, and so its word, are those of the one that was dropped
     assert direct.figures()["pool"]["fenced"] == 0
 
 
-def test_who_comes_back_after_another_one_needs_one_call(direct: rnvm.Backend, connect: Connect) -> None:
+def test_who_comes_back_after_another_one_needs_one_call(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     one, two = (Sample(connect(direct, lock="cas"), "s") for _ in range(2))
     for i in range(1, 9):
         before = counted(one.fe)
@@ -79,7 +96,9 @@ def test_who_comes_back_after_another_one_needs_one_call(direct: rnvm.Backend, c
 
 
 @pytest.mark.parametrize("locks", [["cas"] * 3, ["cas", "cas", "sticky", "each"]], ids="-".join)
-def test_each_operation_is_done_once_and_in_one_order(backend: rnvm.Backend, connect: Connect, locks: list[str]) -> None:
+def test_each_operation_is_done_once_and_in_one_order(
+    backend: rnvm.Backend, connect: Connect, locks: list[str]
+) -> None:
     samples = [Sample(connect(backend, lock=lock, timeout=20), "s") for lock in locks]
     told = add_in_threads(samples, 60)
     assert sorted(told) == list(range(1, 60 * len(locks) + 1))
@@ -88,15 +107,22 @@ def test_each_operation_is_done_once_and_in_one_order(backend: rnvm.Backend, con
     samples[0].check()
 
 
-def test_a_reader_sees_what_a_writer_was_told_is_done(backend: rnvm.Backend, connect: Connect, rng: random.Random) -> None:
-    writers = [Sample(connect(backend, lock=lock, timeout=20), "s") for lock in ("cas", "cas", "sticky", "each")]
+def test_a_reader_sees_what_a_writer_was_told_is_done(
+    backend: rnvm.Backend, connect: Connect, rng: random.Random
+) -> None:
+    writers = [
+        Sample(connect(backend, lock=lock, timeout=20), "s")
+        for lock in ("cas", "cas", "sticky", "each")
+    ]
     reader = Sample(connect(backend), "s")
     for i in range(1, 60):
         assert rng.choice(writers).add(1) == i
         assert {sample.numbers() for sample in (reader, *writers)} == {(i, i)}
 
 
-def test_nobody_else_is_inside_while_a_batch_or_a_transaction_goes_on(backend: rnvm.Backend, connect: Connect) -> None:
+def test_nobody_else_is_inside_while_a_batch_or_a_transaction_goes_on(
+    backend: rnvm.Backend, connect: Connect
+) -> None:
     one, two = (Sample(connect(backend, lock="cas"), "s") for _ in range(2))
     sticky = Sample(connect(backend), "s")
     one.add(1)
@@ -114,7 +140,9 @@ def test_nobody_else_is_inside_while_a_batch_or_a_transaction_goes_on(backend: r
     assert one.add(1) == 8
 
 
-def test_transactions_over_several_structures_lock_nobody_out(direct: rnvm.Backend, connect: Connect) -> None:
+def test_transactions_over_several_structures_lock_nobody_out(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     def work(fe: rnvm.FrontEnd, names: str) -> None:
         samples = [Sample(fe, name) for name in names]
         for _ in range(40):
@@ -123,16 +151,27 @@ def test_transactions_over_several_structures_lock_nobody_out(direct: rnvm.Backe
                     sample.add(1)
 
     fes = [connect(direct, lock=lock, timeout=20) for lock in ("cas", "sticky", "cas")]
-    threads = [threading.Thread(target=work, args=(fe, names)) for fe, names in zip(fes, ("ab", "ba", "bac"), strict=True)]
+    threads = [
+        threading.Thread(target=work, args=(fe, names))
+        for fe, names in zip(fes, ("ab", "ba", "bac"), strict=True)
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [Sample(fes[0], name + "").numbers()[0] if name == "c" else 120 for name in "abc"] == [120, 120, 40]
+    assert [Sample(fes[0], name + "").numbers()[0] if name == "c" else 120 for name in "abc"] == [
+        120,
+        120,
+        40,
+    ]
 
 
 def test_who_keeps_the_lock_past_a_lease_is_cut_off_and_takes_nothing_from_its_successor() -> None:
-    with new_path("direct") as path, open_backend(path, lease=0.2) as backend, contextlib.ExitStack() as stack:
+    with (
+        new_path("direct") as path,
+        open_backend(path, lease=0.2) as backend,
+        contextlib.ExitStack() as stack,
+    ):
         one, two, three = (Sample(stack.enter_context(rnvm.connect(backend.address, lock="cas", timeout=20)), "s")
                            for _ in range(3))  # fmt: skip
         with one.fe.batch():
@@ -155,7 +194,9 @@ def test_who_keeps_the_lock_past_a_lease_is_cut_off_and_takes_nothing_from_its_s
         three.check()
 
 
-def test_a_structure_that_is_made_anew_has_a_lock_of_its_own(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_structure_that_is_made_anew_has_a_lock_of_its_own(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     one, two = (connect(direct, lock="cas", timeout=20) for _ in range(2))
     for i in range(5):
         sample = Sample(one, "s")
@@ -178,14 +219,18 @@ def test_locks_begin_anew_with_a_back_end() -> None:
             fe.batch().__enter__()
             sample.add(1)
         with served(path):
-            other = Sample(stack.enter_context(rnvm.connect(address_of(path), lock="cas", timeout=SOON)), "s")
+            other = Sample(
+                stack.enter_context(rnvm.connect(address_of(path), lock="cas", timeout=SOON)), "s"
+            )
             assert other.add(1) == 3
             assert sample.add(1) == 4
 
 
 @pytest.mark.shm
 @pytest.mark.parametrize("batch", [0, 7])
-def test_what_a_killed_writer_was_told_is_there_once(batch: int, rng: random.Random, connect: Connect) -> None:
+def test_what_a_killed_writer_was_told_is_there_once(
+    batch: int, rng: random.Random, connect: Connect
+) -> None:
     with new_path("direct") as path, open_backend(path) as backend:
         sample = Sample(connect(backend, timeout=SOON, lock="cas"), "s")
         before = 0
@@ -204,13 +249,19 @@ def test_what_a_killed_writer_was_told_is_there_once(batch: int, rng: random.Ran
         sample.check()
 
 
-@pytest.mark.parametrize("locks", [["cas", "cas"], pytest.param(["sticky", "cas"], marks=pytest.mark.shm)], ids="-".join)
-def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_lost(locks: list[str], rng: random.Random) -> None:
+@pytest.mark.parametrize(
+    "locks", [["cas", "cas"], pytest.param(["sticky", "cas"], marks=pytest.mark.shm)], ids="-".join
+)
+def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_lost(
+    locks: list[str], rng: random.Random
+) -> None:
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(new_path("direct"))
         address = address_of(path)
         stack.enter_context(served(path, lease=0.5 if address.startswith("rdma") else 0.05))
-        sample = Sample(stack.enter_context(rnvm.connect(address, timeout=SOON, lock=locks[0])), "s")
+        sample = Sample(
+            stack.enter_context(rnvm.connect(address, timeout=SOON, lock=locks[0])), "s"
+        )
         writers = [stack.enter_context(Process(WRITER, address, 0, locks[1])) for _ in range(2)]
         for writer in writers:
             writer.wait_for(1)
@@ -242,7 +293,11 @@ class NoAtomics(ShmFabric):
 
 @pytest.mark.shm
 def test_a_device_without_atomics_is_refused_and_serves_other_locks() -> None:
-    with new_path("direct") as path, NoAtomics() as fabric, open_backend(path, fabric=fabric) as backend:
+    with (
+        new_path("direct") as path,
+        NoAtomics() as fabric,
+        open_backend(path, fabric=fabric) as backend,
+    ):
         with pytest.raises(Unsupported, match="atomic operations") as raised:
             rnvm.connect(backend.address, lock="cas")
         assert "sticky" in (raised.value.hint or "")

@@ -76,14 +76,25 @@ def counts(backend: rnvm.Backend, *names: str) -> list[int]:
 def roomy() -> Iterator[rnvm.Backend]:
     """Its logs hold longer records than its tests need."""
     with new_path("direct") as path:
-        pools.create(path, "16MiB", front_ends=4, operation_log="512KiB", memory_log="512KiB", assume_persistent=True)
+        pools.create(
+            path,
+            "16MiB",
+            front_ends=4,
+            operation_log="512KiB",
+            memory_log="512KiB",
+            assume_persistent=True,
+        )
         with open_backend(path) as served:
             yield served
 
 
 def fill(fe: Any) -> None:
     """Until no block is left in the pool."""
-    places = [(sample, place) for sample in [Sample(fe, f"fill {i}") for i in range(30)] for place in range(32)]
+    places = [
+        (sample, place)
+        for sample in [Sample(fe, f"fill {i}") for i in range(30)]
+        for place in range(32)
+    ]
     for length in (28_000, 3000):
         with contextlib.suppress(OutOfMemory):
             while True:
@@ -114,7 +125,9 @@ def test_a_batch_over_more_than_64_structures_is_written_in_several_records(
     assert counts(roomy, "s0", "s64", "s149") == [4, 4, 4]
 
 
-def test_a_batch_over_more_than_64_structures_loses_nothing_to_who_comes_before_its_process_is_killed(roomy: rnvm.Backend) -> None:
+def test_a_batch_over_more_than_64_structures_loses_nothing_to_who_comes_before_its_process_is_killed(
+    roomy: rnvm.Backend,
+) -> None:
     def work() -> None:
         fe, other = rnvm.connect(roomy.address), rnvm.connect(roomy.address)
         mine = [Sample(fe, f"s{i}") for i in range(100)]
@@ -132,7 +145,9 @@ def test_a_batch_over_more_than_64_structures_loses_nothing_to_who_comes_before_
     assert counts(roomy, *(f"s{i}" for i in range(100))) == [3] * 50 + [2] * 50
 
 
-def test_a_transaction_refuses_to_change_more_than_64_structures_and_does_the_rest(roomy: rnvm.Backend, connect: Connect) -> None:
+def test_a_transaction_refuses_to_change_more_than_64_structures_and_does_the_rest(
+    roomy: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(roomy)
     mine = [Sample(fe, f"s{i}") for i in range(66)]
     with fe.transaction(*mine):
@@ -149,7 +164,9 @@ def test_a_transaction_refuses_to_change_more_than_64_structures_and_does_the_re
     assert [each.add(1) for each in mine] == [2] * 64 + [1, 1]
 
 
-def test_a_transaction_names_the_record_that_it_does_not_fit_into(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_transaction_names_the_record_that_it_does_not_fit_into(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     sample = Sample(connect(direct), "s")
     with sample.fe.transaction(sample):
         with pytest.raises(TooLarge, match="one record of the memory log"):
@@ -163,14 +180,21 @@ def test_a_transaction_names_the_record_that_it_does_not_fit_into(direct: rnvm.B
 # Structures that are not named
 
 
-def test_a_transaction_is_only_over_the_structures_that_it_names(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_transaction_is_only_over_the_structures_that_it_names(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe, other = connect(direct), connect(direct)
     named, held, unused = Sample(fe, "named"), Sample(fe, "held"), Sample(other, "unused")
     held.add(1)
     with fe.transaction(named):
         opened = Sample(fe, "unused")
         for unnamed in (held, opened):
-            for call, *arguments in ((unnamed.add, 1), (unnamed.numbers,), (unnamed.get, 1), (unnamed.check,)):
+            for call, *arguments in (
+                (unnamed.add, 1),
+                (unnamed.numbers,),
+                (unnamed.get, 1),
+                (unnamed.check,),
+            ):
                 with pytest.raises(CallerError, match="not over"):
                     call(*arguments)
         named.add(1)
@@ -178,7 +202,9 @@ def test_a_transaction_is_only_over_the_structures_that_it_names(direct: rnvm.Ba
     assert unused.numbers() == (1, 1)
 
 
-def test_front_ends_that_use_unnamed_structures_crosswise_do_not_wait_for_each_other(direct: rnvm.Backend, connect: Connect) -> None:
+def test_front_ends_that_use_unnamed_structures_crosswise_do_not_wait_for_each_other(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     one, two = connect(direct), connect(direct)
     a, b = Sample(one, "a"), Sample(two, "b")
     other_a, other_b = Sample(two, "a"), Sample(one, "b")
@@ -204,7 +230,11 @@ def test_what_is_made_or_dropped_cannot_be_taken_back_so_a_transaction_refuses_i
     with pytest.raises(Discarded), fe.transaction(sample):
         for _ in range(5):
             sample.add(1)
-        with contextlib.nullcontext() if exists else pytest.raises(CallerError, match="cannot be made"):
+        with (
+            contextlib.nullcontext()
+            if exists
+            else pytest.raises(CallerError, match="cannot be made")
+        ):
             Sample(fe, "new")
         with pytest.raises(NotFound):
             Sample(fe, "none", create=False)
@@ -216,7 +246,9 @@ def test_what_is_made_or_dropped_cannot_be_taken_back_so_a_transaction_refuses_i
     assert set(other.names()) == {"s", "old"} | ({"new"} if exists else set())
 
 
-def test_a_structure_whose_maker_was_killed_before_it_began_it_is_not_begun_by_a_transaction(connect: Connect) -> None:
+def test_a_structure_whose_maker_was_killed_before_it_began_it_is_not_begun_by_a_transaction(
+    connect: Connect,
+) -> None:
     with new_path("direct") as path:
         pools.create(path, "8MiB", assume_persistent=True)
         with pools.open_pool(path) as pool:
@@ -245,7 +277,9 @@ def test_acknowledged_operations_behind_a_discarded_transaction_survive(
         sample, second = Sample(fe, "s"), Sample(fe, "t")
         sample.add(100)
         if end == "abandoned":
-            thread = threading.Thread(target=lambda: (fe.transaction(sample, second).__enter__(), sample.add(1)))
+            thread = threading.Thread(
+                target=lambda: (fe.transaction(sample, second).__enter__(), sample.add(1))
+            )
             thread.start()
             thread.join()
         else:
@@ -303,7 +337,9 @@ def test_a_writer_that_cannot_do_what_a_dead_one_has_left_does_not_pass_over_it(
 
 
 @every_option
-def test_release_in_a_batch_lets_others_see_it_and_go_on(backend: rnvm.Backend, connect: Connect, options: dict[str, Any]) -> None:
+def test_release_in_a_batch_lets_others_see_it_and_go_on(
+    backend: rnvm.Backend, connect: Connect, options: dict[str, Any]
+) -> None:
     fe, other = connect(backend, **options), connect(backend)
     mine, theirs = Sample(fe, "s"), Sample(other, "s")
     with fe.batch():
@@ -316,7 +352,9 @@ def test_release_in_a_batch_lets_others_see_it_and_go_on(backend: rnvm.Backend, 
 
 
 @every_option
-def test_a_structure_can_be_opened_and_read_while_a_transaction_of_its_maker_is_open(connect: Connect, options: dict[str, Any]) -> None:
+def test_a_structure_can_be_opened_and_read_while_a_transaction_of_its_maker_is_open(
+    connect: Connect, options: dict[str, Any]
+) -> None:
     with new_path("direct") as path, open_backend(path, lease=60.0) as backend:
         fe, other = connect(backend, **options), connect(backend, timeout=10)
         for n in range(20):
@@ -328,7 +366,9 @@ def test_a_structure_can_be_opened_and_read_while_a_transaction_of_its_maker_is_
 
 
 @every_option
-def test_a_batch_keeps_nobody_from_what_it_has_only_read(connect: Connect, options: dict[str, Any]) -> None:
+def test_a_batch_keeps_nobody_from_what_it_has_only_read(
+    connect: Connect, options: dict[str, Any]
+) -> None:
     with new_path("direct") as path, open_backend(path, lease=60.0) as backend:
         fe, other = connect(backend, **options), connect(backend, timeout=10)
         mine, theirs = Sample(fe, "s"), Sample(other, "s")
@@ -354,7 +394,9 @@ def test_release_in_a_transaction_is_refused_and_changes_nothing(
     assert theirs.add(1) == 3
 
 
-def test_what_a_batch_did_is_written_before_something_is_dropped(direct: rnvm.Backend, connect: Connect) -> None:
+def test_what_a_batch_did_is_written_before_something_is_dropped(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe, other = connect(direct), connect(direct)
     Sample(other, "old")
     sample = Sample(fe, "s")
@@ -368,7 +410,9 @@ def test_what_a_batch_did_is_written_before_something_is_dropped(direct: rnvm.Ba
 
 @pytest.mark.parametrize("lock", ["sticky", "cas"])
 @pytest.mark.parametrize("how", ["batch", "object", "transaction"])
-def test_what_finds_no_room_in_the_log_until_its_deadline_is_done_as_a_whole_or_not_at_all(how: str, lock: str) -> None:
+def test_what_finds_no_room_in_the_log_until_its_deadline_is_done_as_a_whole_or_not_at_all(
+    how: str, lock: str
+) -> None:
     with new_path("direct") as path, served(path, 60) as process, contextlib.ExitStack() as stack:
         fe = stack.enter_context(rnvm.connect(address_of(path), timeout=0.2, lock=lock))
         sample = Sample(fe, "s")
@@ -403,10 +447,19 @@ def test_what_finds_no_room_in_the_log_until_its_deadline_is_done_as_a_whole_or_
 
 @pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("memory_log", ["64KiB", "256KiB"])
-def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_itself_gives(memory_log: str) -> None:
+def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_itself_gives(
+    memory_log: str,
+) -> None:
     """Half a ring at most is one operation; wherever in the ring it comes, it goes on at once."""
     with new_path("direct") as path:
-        pools.create(path, "8MiB", front_ends=2, operation_log="64KiB", memory_log=memory_log, assume_persistent=True)
+        pools.create(
+            path,
+            "8MiB",
+            front_ends=2,
+            operation_log="64KiB",
+            memory_log=memory_log,
+            assume_persistent=True,
+        )
         with open_backend(path) as backend, rnvm.connect(backend.address, timeout=1) as fe:
             sample = Sample(fe, "s")
             with fe.batch():
@@ -419,7 +472,9 @@ def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_itself
 
 @pytest.mark.parametrize("many", ["batch", "transaction", "alone"])
 @pytest.mark.parametrize("length", [3000, 20_000])
-def test_in_a_full_pool_what_is_freed_is_used_again(roomy: rnvm.Backend, connect: Connect, many: str, length: int) -> None:
+def test_in_a_full_pool_what_is_freed_is_used_again(
+    roomy: rnvm.Backend, connect: Connect, many: str, length: int
+) -> None:
     fe = connect(roomy)
     sample = Sample(fe, "s")
     for place in range(10):
@@ -428,7 +483,13 @@ def test_in_a_full_pool_what_is_freed_is_used_again(roomy: rnvm.Backend, connect
     with pytest.raises(OutOfMemory):
         sample.put(11, bytes(length))
     for turn in range(3):
-        with contextlib.nullcontext() if many == "alone" else fe.batch() if many == "batch" else fe.transaction(sample):
+        with (
+            contextlib.nullcontext()
+            if many == "alone"
+            else fe.batch()
+            if many == "batch"
+            else fe.transaction(sample)
+        ):
             for place in range(10):
                 assert sample.take(place) is not None
             for place in range(10):
@@ -444,7 +505,9 @@ def test_in_a_full_pool_what_is_freed_is_used_again(roomy: rnvm.Backend, connect
     assert counts(roomy, "s") == [0]
 
 
-def test_a_batch_frees_in_one_structure_what_another_one_needs(roomy: rnvm.Backend, connect: Connect) -> None:
+def test_a_batch_frees_in_one_structure_what_another_one_needs(
+    roomy: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(roomy)
     one, two = Sample(fe, "one"), Sample(fe, "two")
     one.put(0, bytes(50_000))
@@ -459,7 +522,9 @@ def test_a_batch_frees_in_one_structure_what_another_one_needs(roomy: rnvm.Backe
     two.check()
 
 
-def test_a_pool_without_consecutive_blocks_says_how_many_it_lacks(roomy: rnvm.Backend, connect: Connect) -> None:
+def test_a_pool_without_consecutive_blocks_says_how_many_it_lacks(
+    roomy: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(roomy)
     fill(fe)
     sample = Sample(fe, "fill 0")
@@ -469,9 +534,18 @@ def test_a_pool_without_consecutive_blocks_says_how_many_it_lacks(roomy: rnvm.Ba
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "emulated"])
 @pytest.mark.parametrize("kind", ["batch", "transaction"])
-def test_the_cache_keeps_its_budget_within_a_batch_and_a_transaction(connect: Connect, kind: str, options: str) -> None:
+def test_the_cache_keeps_its_budget_within_a_batch_and_a_transaction(
+    connect: Connect, kind: str, options: str
+) -> None:
     with new_path("direct") as path:
-        pools.create(path, "16MiB", front_ends=4, operation_log="288KiB", memory_log="288KiB", assume_persistent=True)
+        pools.create(
+            path,
+            "16MiB",
+            front_ends=4,
+            operation_log="288KiB",
+            memory_log="288KiB",
+            assume_persistent=True,
+        )
         with open_backend(path, address=str(addresses.unique()) + options) as backend:
             keep_to_the_budget(connect(backend, cache="64KiB", timeout=20), kind)
 
@@ -495,7 +569,9 @@ def keep_to_the_budget(fe: Any, kind: str) -> None:
         each.check()
 
 
-def test_a_check_in_a_batch_drops_nothing_that_is_not_written(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_check_in_a_batch_drops_nothing_that_is_not_written(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct, cache=0)
     sample = Sample(fe, "s")
     for turn in range(20):
@@ -586,7 +662,9 @@ def test_a_thread_that_ends_leaves_no_batch_and_no_transaction_behind(
     assert theirs.add(0) == 20 * (kept + 100)
 
 
-def test_a_thread_that_waits_is_let_in_when_the_one_with_the_transaction_ends(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_thread_that_waits_is_let_in_when_the_one_with_the_transaction_ends(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct, timeout=20)
     sample = Sample(fe, "s")
     begun, end = threading.Event(), threading.Event()
@@ -612,7 +690,9 @@ def test_a_thread_that_waits_is_let_in_when_the_one_with_the_transaction_ends(di
 
 @pytest.mark.parametrize("kind", ["batch", "transaction"])
 @pytest.mark.parametrize("how", ["ended", "closed", "collected"])
-def test_a_generator_may_be_ended_in_another_thread(direct: rnvm.Backend, connect: Connect, kind: str, how: str) -> None:
+def test_a_generator_may_be_ended_in_another_thread(
+    direct: rnvm.Backend, connect: Connect, kind: str, how: str
+) -> None:
     fe, other = connect(direct, timeout=1), connect(direct)
     sample, theirs = Sample(fe, "s"), Sample(other, "s")
 
@@ -623,7 +703,9 @@ def test_a_generator_may_be_ended_in_another_thread(direct: rnvm.Backend, connec
 
     generators = [work()]
     in_thread_begun, end = threading.Event(), threading.Event()
-    holder = threading.Thread(target=lambda: (next(generators[0]), in_thread_begun.set(), end.wait(20)))
+    holder = threading.Thread(
+        target=lambda: (next(generators[0]), in_thread_begun.set(), end.wait(20))
+    )
     holder.start()
     try:
         in_thread_begun.wait(20)
@@ -666,13 +748,17 @@ def test_an_object_that_goes_in_another_thread_does_not_lock_out_the_one_with_th
     assert sample.numbers() == (900, 900)
 
 
-def test_threads_that_open_a_structure_at_once_get_one_object_of_it(direct: rnvm.Backend, connect: Connect) -> None:
+def test_threads_that_open_a_structure_at_once_get_one_object_of_it(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct, timeout=20)
     for n in range(30):
         opened: list[Sample] = []
         start = threading.Barrier(4)
 
-        def open_it(opened: list[Sample] = opened, start: threading.Barrier = start, n: int = n) -> None:
+        def open_it(
+            opened: list[Sample] = opened, start: threading.Barrier = start, n: int = n
+        ) -> None:
             start.wait()
             with contextlib.suppress(AlreadyExists):
                 opened.append(Sample(fe, f"s{n % 3}"))
@@ -689,7 +775,9 @@ def test_threads_that_open_a_structure_at_once_get_one_object_of_it(direct: rnvm
 # Contexts in any order
 
 
-def test_contexts_end_what_they_began_and_nothing_else(direct: rnvm.Backend, connect: Connect) -> None:
+def test_contexts_end_what_they_began_and_nothing_else(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     def refused() -> bool:
         with pytest.raises(DeadlineExceeded):
             sample.add(1, timeout=0.01)
@@ -728,7 +816,9 @@ def test_contexts_end_what_they_began_and_nothing_else(direct: rnvm.Backend, con
     assert counts(direct, "s") == [4]
 
 
-def test_what_only_looks_like_a_structure_is_in_no_transaction(direct: rnvm.Backend, connect: Connect) -> None:
+def test_what_only_looks_like_a_structure_is_in_no_transaction(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     class Pretender:
         def __init__(self, fe: Any, name: str) -> None:
             self.fe, self.name = fe, name
@@ -742,7 +832,9 @@ def test_what_only_looks_like_a_structure_is_in_no_transaction(direct: rnvm.Back
 
 
 @pytest.mark.parametrize("kind", ["batch", "transaction"])
-def test_closing_within_keeps_a_batch_and_discards_a_transaction(direct: rnvm.Backend, connect: Connect, kind: str) -> None:
+def test_closing_within_keeps_a_batch_and_discards_a_transaction(
+    direct: rnvm.Backend, connect: Connect, kind: str
+) -> None:
     fe = connect(direct)
     sample = Sample(fe, "s")
     with pytest.raises(Closed), fe.batch() if kind == "batch" else fe.transaction(sample):

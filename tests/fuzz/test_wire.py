@@ -15,7 +15,9 @@ FLAGS = ["-g", "-O1", "-std=gnu11", f"-I{ROOT}", str(SOURCE)]
 
 def compiled(tmp_path: pathlib.Path, compiler: str, *options: str) -> str:
     target = str(tmp_path / "fuzz_wire")
-    done = subprocess.run([compiler, *options, *FLAGS, "-o", target], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [compiler, *options, *FLAGS, "-o", target], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return target
 
@@ -23,7 +25,13 @@ def compiled(tmp_path: pathlib.Path, compiler: str, *options: str) -> str:
 def test_no_input_makes_the_checks_read_beyond_their_memory_or_accept_what_is_not_whole(tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "the package was compiled without a compiler on the PATH: apt-get install gcc"
-    target = compiled(tmp_path, compiler, "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-DSTANDALONE")
+    target = compiled(
+        tmp_path,
+        compiler,
+        "-fsanitize=address,undefined",
+        "-fno-sanitize-recover=all",
+        "-DSTANDALONE",
+    )
     done = subprocess.run([target, "200000"], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "200000 inputs" in done.stdout
@@ -34,10 +42,14 @@ def test_nor_does_one_that_a_coverage_guided_fuzzer_finds(tmp_path):
     clang = shutil.which("clang") or shutil.which("clang-14") or shutil.which("clang-16")
     if clang is None:
         # Without clang nothing is guided by coverage; ten times the random inputs are the next best thing.
-        target = compiled(tmp_path, shutil.which("gcc") or "cc", "-fsanitize=address,undefined", "-DSTANDALONE")
+        target = compiled(
+            tmp_path, shutil.which("gcc") or "cc", "-fsanitize=address,undefined", "-DSTANDALONE"
+        )
         command = [target, "2000000"]
     else:
-        target = compiled(tmp_path, clang, "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all")
+        target = compiled(
+            tmp_path, clang, "-fsanitize=fuzzer,address,undefined", "-fno-sanitize-recover=all"
+        )
         command = [target, "-max_total_time=20", "-max_len=2400", f"-artifact_prefix={tmp_path}/"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]

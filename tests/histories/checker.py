@@ -55,7 +55,9 @@ class _Search:
     def __init__(self, steps: list[Step], model: Model) -> None:
         self.steps, self.model = steps, model
         self.under_way: dict[int, int] = {}  # number of a step -> calls of it that have begun
-        self.configurations: set[tuple[Hashable, Done]] = {(state, frozenset()) for state in model.begin()}
+        self.configurations: set[tuple[Hashable, Done]] = {
+            (state, frozenset()) for state in model.begin()
+        }
         self.cache: dict[tuple[Hashable, int, int, int], frozenset[Hashable]] = {}
         self.kinds: dict[tuple[int, int], tuple[Any, ...]] = {}
         self.harmless: dict[int, bool] = {}
@@ -91,7 +93,9 @@ class _Search:
             at = progress.get(number, 0)
             if at == len(step.calls):
                 continue
-            if step.end == FOREVER and not step.due:  # of several that do the same, the first will do
+            if (
+                step.end == FOREVER and not step.due
+            ):  # of several that do the same, the first will do
                 kind = self.kind(number, at)
                 if kind in tried:
                     continue
@@ -110,7 +114,10 @@ class _Search:
     def end(self, number: int) -> bool:
         """The step ends: what it did has taken effect."""
         mark = (number, len(self.steps[number].calls))
-        reached = {(state, done - {mark}) for state, done in self.reach(number, len(self.steps[number].calls))}
+        reached = {
+            (state, done - {mark})
+            for state, done in self.reach(number, len(self.steps[number].calls))
+        }
         del self.under_way[number]
         self.configurations = self.worth(reached)
         self.most = max(self.most, len(self.configurations))
@@ -143,7 +150,11 @@ class _Search:
 
     def worth(self, configurations: set[tuple[Hashable, Done]]) -> set[tuple[Hashable, Done]]:
         """Without those that are another one with less of what need not happen."""
-        if not any(self.steps[number].due == 0 for number in self.under_way if self.steps[number].end == FOREVER):
+        if not any(
+            self.steps[number].due == 0
+            for number in self.under_way
+            if self.steps[number].end == FOREVER
+        ):
             return configurations
         groups: dict[tuple[Hashable, Done], list[frozenset[Any]]] = {}
         for state, done in configurations:
@@ -166,7 +177,18 @@ class _Search:
         found = self.kinds.get((number, at))
         if found is None:
             calls = self.steps[number].calls
-            found = (at, *((call.name, call.arguments, call.answer, call.begin if call.name == "touch" else 0) for call in calls))
+            found = (
+                at,
+                *(
+                    (
+                        call.name,
+                        call.arguments,
+                        call.answer,
+                        call.begin if call.name == "touch" else 0,
+                    )
+                    for call in calls
+                ),
+            )
             self.kinds[number, at] = found
         return found
 
@@ -185,7 +207,9 @@ class _Search:
 def check(steps: Iterable[Step], model: Model, *, shown: int = 12) -> Verdict:
     """Searches for an order; what is said about a history that has none names the first step that nothing explains."""
     steps = sorted(steps, key=lambda step: step.begin)
-    events: list[tuple[int, int, int, int]] = []  # time; 0: a call begins, 1: a step ends, 2: it is owed; step; calls begun
+    events: list[
+        tuple[int, int, int, int]
+    ] = []  # time; 0: a call begins, 1: a step ends, 2: it is owed; step; calls begun
     for number, step in enumerate(steps):
         step.number = number
         events += [(call.begin, 0, number, begun) for begun, call in enumerate(step.calls, 1)]
@@ -205,14 +229,22 @@ def check(steps: Iterable[Step], model: Model, *, shown: int = 12) -> Verdict:
         try:
             explained = search.end(number) if what == 1 else search.owed(number)
         except OverflowError:
-            return Verdict(True, decided=False, steps=len(ended), most=MOST, told="too many configurations")
+            return Verdict(
+                True, decided=False, steps=len(ended), most=MOST, told="too many configurations"
+            )
         if not explained:
             around = [steps[other] for other in ended[-shown:]]
             beside = [steps[other] for other in search.under_way if other != number]
             lines = ["nothing explains:", f"  {steps[number]}", "under way then:", *(f"  {step}" for step in beside),
                      "ended before:", *(f"  {step}" for step in around), "what may have been then:",
                      *(f"  {state!r}" for state in list({state for state, _ in before})[:5])]  # fmt: skip
-            return Verdict(False, steps=len(ended), most=search.most, told="\n".join(lines), found=[steps[number]])
+            return Verdict(
+                False,
+                steps=len(ended),
+                most=search.most,
+                told="\n".join(lines),
+                found=[steps[number]],
+            )
         ended.append(number)
     verdict.most = search.most
     return verdict

@@ -27,7 +27,12 @@ class Group:
         self.names = tuple(sorted(names))
 
     def begin(self) -> list[State]:
-        return [tuple(((), (), frozenset()) if name.startswith("queue") else frozenset() for name in self.names)]
+        return [
+            tuple(
+                ((), (), frozenset()) if name.startswith("queue") else frozenset()
+                for name in self.names
+            )
+        ]
 
     def changes(self, call: Call) -> bool:
         if call.answer == NOTHING or call.name in ("peek", "len", "in", "items"):
@@ -40,7 +45,10 @@ class Group:
         name, *arguments = call.arguments
         at = self.names.index(name)
         act = _queue if name.startswith("queue") else _mapping
-        return [(*state[:at], after, *state[at + 1 :]) for after in act(state[at], call.name, arguments, call)]
+        return [
+            (*state[:at], after, *state[at + 1 :])
+            for after in act(state[at], call.name, arguments, call)
+        ]
 
 
 def _queue(state: Queue, name: str, arguments: list[Any], call: Call) -> list[Queue]:

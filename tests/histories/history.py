@@ -45,14 +45,22 @@ class Step:
 
     def __str__(self) -> str:
         def moment(time: int) -> str:
-            return "..." if time == FOREVER else f"{(time - (self.begin if relative else 0)) / 1e6:.3f}"
+            return (
+                "..."
+                if time == FOREVER
+                else f"{(time - (self.begin if relative else 0)) / 1e6:.3f}"
+            )
 
         relative = False
         first = f"{self.who:>8} [{moment(self.begin)} .. {moment(self.end)} ms] {self.note}"
-        return first + "; ".join(f"{call.name}{call.arguments!r} -> {call.answer!r}" for call in self.calls)
+        return first + "; ".join(
+            f"{call.name}{call.arguments!r} -> {call.answer!r}" for call in self.calls
+        )
 
 
-def single(who: str, name: str, arguments: tuple[Any, ...], answer: Any, begin: int, end: int) -> Step:
+def single(
+    who: str, name: str, arguments: tuple[Any, ...], answer: Any, begin: int, end: int
+) -> Step:
     """One call outside of everything; what has no known answer has no end."""
     if answer == UNKNOWN:
         return Step(who, [Call(name, arguments, UNKNOWN, begin, FOREVER)], begin, FOREVER)

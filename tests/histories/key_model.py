@@ -17,7 +17,9 @@ MISMATCH = "mismatch"  # ("mismatch", version or None)
 State = tuple[Any, int, int, int, int]
 
 MS = 1_000_000
-LATE = 20 * MS  # a clock may be a millisecond old, and the thread that looked at it may have been put aside since
+LATE = (
+    20 * MS
+)  # a clock may be a millisecond old, and the thread that looked at it may have been put aside since
 
 
 class Key:
@@ -30,7 +32,11 @@ class Key:
         return [(None, 0, 0, 0, 0)]
 
     def changes(self, call: Call) -> bool:
-        return call.name not in ("get", "item", "exists") and call.answer is not False and not _mismatch(call.answer)
+        return (
+            call.name not in ("get", "item", "exists")
+            and call.answer is not False
+            and not _mismatch(call.answer)
+        )
 
     def after(self, state: State, call: Call) -> list[State]:
         value, version, floor, earliest, latest = state
@@ -40,7 +46,11 @@ class Key:
         if here:
             found += self._act(state, call)
         if gone:
-            found += [each for each in self._act((None, 0, max(floor, version), 0, 0), call) if each not in found]
+            found += [
+                each
+                for each in self._act((None, 0, max(floor, version), 0, 0), call)
+                if each not in found
+            ]
         return found
 
     def _act(self, state: State, call: Call) -> list[State]:
@@ -65,7 +75,9 @@ class Key:
         if name == "touch":
             if not unknown and answer != (value is not None):
                 return []
-            return [state if value is None else (value, version, floor, *_life(call, call.arguments[1]))]
+            return [
+                state if value is None else (value, version, floor, *_life(call, call.arguments[1]))
+            ]
         if name == "incr":
             if value is not None and not value.lstrip("-").isdigit():
                 return [state] if unknown or answer == "not a number" else []

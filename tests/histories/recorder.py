@@ -34,7 +34,13 @@ class Recorder:
     def note(self, what: str, *rest: Any) -> None:
         os.write(self.fd, json.dumps([what, time.monotonic_ns(), *rest]).encode() + b"\n")
 
-    def call(self, name: str, arguments: tuple[Any, ...], act: Callable[[], Any], classes: Callable[[Exception], Any]) -> Any:
+    def call(
+        self,
+        name: str,
+        arguments: tuple[Any, ...],
+        act: Callable[[], Any],
+        classes: Callable[[Exception], Any],
+    ) -> Any:
         """Calls, and records what came of it; an exception is recorded as `classes` says (None: it goes on)."""
         self.note("c", name, arguments)
         try:
@@ -85,7 +91,11 @@ def steps_of(who: str, recorded: list[Any]) -> list[Step]:
         elif what == "n":
             name, each, begin = many
             many = None
-            found += [single(who, name, arguments, answer, begin, when) for arguments, answer in zip(each, rest[0]) if answer != NOT]
+            found += [
+                single(who, name, arguments, answer, begin, when)
+                for arguments, answer in zip(each, rest[0])
+                if answer != NOT
+            ]
         elif what == "b":
             block, kind, ending = [], rest[0], False
         elif what == "x":
@@ -104,11 +114,15 @@ def steps_of(who: str, recorded: list[Any]) -> list[Step]:
     elif pending:
         found.append(single(who, pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
     elif many:
-        found += [single(who, many[0], arguments, UNKNOWN, many[2], FOREVER) for arguments in many[1]]
+        found += [
+            single(who, many[0], arguments, UNKNOWN, many[2], FOREVER) for arguments in many[1]
+        ]
     return [step for step in found if step.due or not all(is_read(call) for call in step.calls)]
 
 
-def block_of(who: str, kind: str, calls: list[Call], end: int, outcome: str, whole: bool) -> list[Step]:
+def block_of(
+    who: str, kind: str, calls: list[Call], end: int, outcome: str, whole: bool
+) -> list[Step]:
     """A batch or a transaction as one step.  whole: its session lasted; outcome: well, not, unknown, cut.
 
     What a batch reads of a structure that it has not changed yet is as if it was read outside.  One that has to do with several
@@ -117,7 +131,19 @@ def block_of(who: str, kind: str, calls: list[Call], end: int, outcome: str, who
     if outcome == "not":
         return []
     if kind == "transaction":
-        return [Step(who, calls, calls[0].begin, FOREVER if outcome == "unknown" else end, note="transaction: ")] if calls else []
+        return (
+            [
+                Step(
+                    who,
+                    calls,
+                    calls[0].begin,
+                    FOREVER if outcome == "unknown" else end,
+                    note="transaction: ",
+                )
+            ]
+            if calls
+            else []
+        )
     found: list[Step] = []
     entered: set[str] = set()
     inside: list[Call] = []
@@ -134,7 +160,10 @@ def block_of(who: str, kind: str, calls: list[Call], end: int, outcome: str, who
     cuts = range(1, len(inside)) if several or not whole or outcome != "well" else ()
     known = len([call for call in inside if call.answer != UNKNOWN])
     end = end if outcome == "well" and known == len(inside) else FOREVER
-    return [*found, Step(who, inside, inside[0].begin, end, (*cuts, len(inside)), known, note="batch: ")]
+    return [
+        *found,
+        Step(who, inside, inside[0].begin, end, (*cuts, len(inside)), known, note="batch: "),
+    ]
 
 
 def is_read(call: Call) -> bool:

@@ -53,7 +53,10 @@ class Run:
         self.stopped: dict[int, float] = {}  # pid -> when it goes on
         self.expected: set[int] = set()  # stopped by us, and when to go on is known
         self.data = b""
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])}
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])]),
+        }
         self.nursery = subprocess.Popen([sys.executable, "-m", "tests.histories.nursery"], stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, env=environment, cwd=folder)  # fmt: skip
         self.starting: list[Life] = []
@@ -101,7 +104,9 @@ class Run:
 
     def signal(self, pid: int, number: int) -> None:
         if any(life.pid == pid and life.status is None for life in self.lives):
-            os.kill(pid, number)  # the nursery has not said that it is gone; until it reaps it, nobody else has its number
+            os.kill(
+                pid, number
+            )  # the nursery has not said that it is gone; until it reaps it, nobody else has its number
 
     def until(self, fact: Any, what: str) -> Any:
         deadline = time.monotonic() + SECONDS

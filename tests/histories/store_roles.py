@@ -67,7 +67,15 @@ def connect(address: str, options: dict[str, Any]) -> rfp.Client:
 class Client:
     """A thread that draws its calls from its own seed; the draws do not depend on any answer."""
 
-    def __init__(self, kv: rfp.Client, record: str, who: str, seed: str, mix: dict[str, Any], sizes: list[int]) -> None:
+    def __init__(
+        self,
+        kv: rfp.Client,
+        record: str,
+        who: str,
+        seed: str,
+        mix: dict[str, Any],
+        sizes: list[int],
+    ) -> None:
         self.kv, self.who, self.mix, self.sizes = kv, who, mix, sizes
         self.recorder = Recorder(record)
         self.rng = random.Random(seed)
@@ -87,7 +95,10 @@ class Client:
         rng, mix, kv = self.rng, self.mix, self.kv
         what = rng.choices(list(mix["calls"]), list(mix["calls"].values()))[0]
         key = f"k{rng.randrange(mix['keys'])}"
-        many = [f"k{number}" for number in rng.sample(range(mix["keys"]), min(mix["keys"], rng.randrange(2, 5)))]
+        many = [
+            f"k{number}"
+            for number in rng.sample(range(mix["keys"]), min(mix["keys"], rng.randrange(2, 5)))
+        ]
         ttl = rng.choice(mix.get("ttl", [None]))
         number, amount = rng.random(), rng.randrange(-3, 10)
         new = str(rng.randrange(100)) if number < mix.get("numbers", 0) else self.new()
@@ -111,10 +122,20 @@ class Client:
                       lambda answer: classes(answer) if isinstance(answer, Exception) else answer)  # fmt: skip
             return
         if what == "get_many":
-            self.many(what, [(each,) for each in many], lambda: kv.get_many([each.encode() for each in many]), self.decode)
+            self.many(
+                what,
+                [(each,) for each in many],
+                lambda: kv.get_many([each.encode() for each in many]),
+                self.decode,
+            )
             return
         if what == "delete_many":
-            self.many(what, [(each,) for each in many], lambda: kv.delete_many([each.encode() for each in many]), bool)
+            self.many(
+                what,
+                [(each,) for each in many],
+                lambda: kv.delete_many([each.encode() for each in many]),
+                bool,
+            )
             return
         calls = {
             "get": ((key,), lambda: self.found(key, kv.get(name))),
@@ -126,13 +147,18 @@ class Client:
             "touch": ((key, ttl), lambda: kv.touch(name, ttl)),
             "put": ((key, new, ttl), lambda: kv.put(name, raw, ttl=ttl)),
             "put_if_absent": ((key, new, ttl), lambda: kv.put(name, raw, ttl=ttl, if_absent=True)),
-            "put_if_version": ((key, new, ttl, version), lambda: kv.put(name, raw, ttl=ttl, if_version=version)),
+            "put_if_version": (
+                (key, new, ttl, version),
+                lambda: kv.put(name, raw, ttl=ttl, if_version=version),
+            ),
         }
         arguments, act = calls[what]
         answer = self.recorder.call("get" if what == "get_into" else what, arguments, act, classes)
         if what.startswith("put") and isinstance(answer, int):
             self.seen[key] = answer
-        elif isinstance(answer, tuple) and isinstance(answer[-1], int):  # of an item, or of what stood in the way
+        elif isinstance(answer, tuple) and isinstance(
+            answer[-1], int
+        ):  # of an item, or of what stood in the way
             self.seen[key] = answer[1]
 
     def found(self, key: str, raw: bytes | None) -> str:
@@ -169,7 +195,9 @@ def client(address: str, record: str, gate: str, who: str, seed: str, calls: int
 
     def run(thread: int) -> None:
         try:
-            self = Client(kv, f"{record}.{thread}", f"{who}.{thread}", f"{seed} {thread}", mix, sizes)
+            self = Client(
+                kv, f"{record}.{thread}", f"{who}.{thread}", f"{seed} {thread}", mix, sizes
+            )
             left = calls
             begin.wait()
             while left and not begin.ended:

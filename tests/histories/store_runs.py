@@ -47,7 +47,13 @@ class Situation:
         return bool(self.beside) and self.server.get("eviction", "clock") != "none"
 
     def mix(self) -> dict[str, Any]:
-        return {"calls": self.calls, "keys": self.keys, "ttl": list(self.ttl), "numbers": self.numbers, "plant": self.plant}
+        return {
+            "calls": self.calls,
+            "keys": self.keys,
+            "ttl": list(self.ttl),
+            "numbers": self.numbers,
+            "plant": self.plant,
+        }
 
 
 @dataclass
@@ -62,13 +68,19 @@ class History:
         """A verdict for each key (linearizability is local), and one for the order of the versions of all."""
         verdicts = [check(steps, Key(evicts=self.evicts)) for steps in self.keys.values()]
         if self.one_worker:
-            verdicts.append(versions(step.calls[0] for steps in self.keys.values() for step in steps))
+            verdicts.append(
+                versions(step.calls[0] for steps in self.keys.values() for step in steps)
+            )
         return verdicts
 
 
 def versions(calls: Iterable[Call]) -> Verdict:
     """Whether no version was given twice, and none that is lower than one that was known before its put began."""
-    puts = [(call.begin, call.end, call.answer) for call in calls if call.name.startswith("put") and isinstance(call.answer, int)]
+    puts = [
+        (call.begin, call.end, call.answer)
+        for call in calls
+        if call.name.startswith("put") and isinstance(call.answer, int)
+    ]
     by_end = sorted(puts, key=lambda put: put[1])
     highest, at = 0, 0
     given: set[int] = set()
@@ -79,7 +91,10 @@ def versions(calls: Iterable[Call]) -> Verdict:
         if version in given:
             return Verdict(False, told=f"version {version} was given twice")
         if version < highest:
-            return Verdict(False, told=f"version {version} was given after {highest} was known ({begin} .. {end})")
+            return Verdict(
+                False,
+                told=f"version {version} was given after {highest} was known ({begin} .. {end})",
+            )
         given.add(version)
     return Verdict(True, steps=len(puts))
 
@@ -159,8 +174,12 @@ class _Play:
             if life.order["role"] == "client":
                 for thread in range(self.situation.threads):
                     who = f"{life.who}.{thread}"
-                    for step in steps_of(who, lines(life.record.with_name(f"{life.record.name}.{thread}"))):
+                    for step in steps_of(
+                        who, lines(life.record.with_name(f"{life.record.name}.{thread}"))
+                    ):
                         keys.setdefault(step.calls[0].arguments[0], []).append(step)
         for steps in keys.values():
-            steps += [Step("server", [Call("reset", (), None, *reset)], *reset) for reset in self.resets]
+            steps += [
+                Step("server", [Call("reset", (), None, *reset)], *reset) for reset in self.resets
+            ]
         return History(keys, self.situation.evicts, self.situation.server.get("workers", 1) == 1)

@@ -12,7 +12,15 @@ from typing import Any
 
 import rnvm
 import structures
-from rfp.errors import ConnectionFailed, DeadlineExceeded, Empty, LeaseEnded, OutcomeUnknown, RfpError, TooLarge
+from rfp.errors import (
+    ConnectionFailed,
+    DeadlineExceeded,
+    Empty,
+    LeaseEnded,
+    OutcomeUnknown,
+    RfpError,
+    TooLarge,
+)
 
 from .gate import SECONDS, Gate
 from .group_model import DONE, NOTHING
@@ -48,7 +56,9 @@ def backend(path: str, address: str, record: str, size: str, lease: float) -> No
             signal.sigtimedwait([], 0.02)
 
 
-def connect(address: str, names: list[str], options: dict[str, Any]) -> tuple[rnvm.FrontEnd, dict[str, Any]]:
+def connect(
+    address: str, names: list[str], options: dict[str, Any]
+) -> tuple[rnvm.FrontEnd, dict[str, Any]]:
     """Also while a back-end is being started again."""
     deadline = time.monotonic() + SECONDS
     while True:
@@ -67,7 +77,15 @@ def connect(address: str, names: list[str], options: dict[str, Any]) -> tuple[rn
 class Worker:
     """A process that draws its calls from its own seed, whatever the answers are."""
 
-    def __init__(self, record: str, names: list[str], who: str, seed: str, mix: dict[str, Any], sizes: list[int]) -> None:
+    def __init__(
+        self,
+        record: str,
+        names: list[str],
+        who: str,
+        seed: str,
+        mix: dict[str, Any],
+        sizes: list[int],
+    ) -> None:
         self.recorder = Recorder(record)
         self.names, self.who, self.sizes, self.mix = names, who, sizes, mix
         self.rng = random.Random(seed)
@@ -110,10 +128,17 @@ class Worker:
                 what = "reserve"
             else:
                 token = self.tokens[name].pop(0)
-                return self.recorder.call(what, (name, token), lambda: getattr(s, what)(bytes.fromhex(token)) or DONE, self.classes)
+                return self.recorder.call(
+                    what,
+                    (name, token),
+                    lambda: getattr(s, what)(bytes.fromhex(token)) or DONE,
+                    self.classes,
+                )
         calls = {
             "put": lambda: s.put(raw),
-            "get": (lambda: decode(s.get())) if name.startswith("queue") else lambda: self.found(name, key, s.get(key.encode())),
+            "get": (lambda: decode(s.get()))
+            if name.startswith("queue")
+            else lambda: self.found(name, key, s.get(key.encode())),
             "peek": lambda: decode(s.peek()),
             "reserve": lambda: _reserved(*s.reserve(lease=LEASE), decode),
             "set": lambda: s.__setitem__(key.encode(), raw),
@@ -167,9 +192,13 @@ class Worker:
 
     def across(self, moves: bool) -> None:
         """A transaction that moves what a key has from one mapping to the other, or looks into both, perhaps with a stop between."""
-        first, second = self.rng.sample([name for name in self.names if not name.startswith("queue")], 2)
+        first, second = self.rng.sample(
+            [name for name in self.names if not name.startswith("queue")], 2
+        )
         key, new, stop = f"k{self.rng.randrange(self.mix['keys'])}", self.new(), self.stop(1) == 0
-        what = "pop" if moves or self.rng.random() < 0.6 else "get"  # that finds nothing changes nothing
+        what = (
+            "pop" if moves or self.rng.random() < 0.6 else "get"
+        )  # that finds nothing changes nothing
 
         def body() -> None:
             found = self.act(first, what, key, "")
@@ -177,7 +206,9 @@ class Worker:
             other = self.act(second, what, key, "")
             self.go_on(False)
             if moves:
-                self.act(second if found != NOTHING and other == NOTHING else first, "set", key, new)
+                self.act(
+                    second if found != NOTHING and other == NOTHING else first, "set", key, new
+                )
                 self.go_on(False)
 
         self.whole("transaction", [first, second], body)
@@ -191,7 +222,9 @@ class Worker:
         if self.trouble is not None:
             raise self.trouble
         if stop:
-            os.kill(os.getpid(), signal.SIGSTOP)  # the runner lets it go on, after more or less than a lease
+            os.kill(
+                os.getpid(), signal.SIGSTOP
+            )  # the runner lets it go on, after more or less than a lease
 
     def whole(self, kind: str, over: list[str], body: Callable[[], None]) -> None:
         """Runs the body as a batch or a transaction, and records what became of it."""
@@ -199,7 +232,11 @@ class Worker:
         self.trouble = None
         self.recorder.note("b", kind)
         before = self.session()
-        context = self.fe.batch() if kind == "batch" else self.fe.transaction(*(self.objects[name] for name in over))
+        context = (
+            self.fe.batch()
+            if kind == "batch"
+            else self.fe.transaction(*(self.objects[name] for name in over))
+        )
         outcome, inside = "well", True
         try:
             with context:
@@ -229,7 +266,12 @@ class Worker:
             self.one(self.rng.choice(self.names))
         elif what == "in order":  # reads one structure after another, without a transaction
             for name in self.names:
-                self.act(name, "peek" if name.startswith("queue") else "get", f"k{self.rng.randrange(self.mix['keys'])}", "")
+                self.act(
+                    name,
+                    "peek" if name.startswith("queue") else "get",
+                    f"k{self.rng.randrange(self.mix['keys'])}",
+                    "",
+                )
         elif what in ("move", "look"):
             self.across(what == "move")
         else:
@@ -273,7 +315,9 @@ def churner(address: str, gate: str, names: list[str], seed: str, options: dict[
         fe.close()
 
 
-def reader(address: str, record: str, names: list[str], sizes: list[int], keys: int, churned: bool) -> None:
+def reader(
+    address: str, record: str, names: list[str], sizes: list[int], keys: int, churned: bool
+) -> None:
     """At the end: everything, read by a new front-end that takes all locks; and each structure's own check."""
     self = Worker(record, names, "end", "end", {}, sizes)
     self.fe, self.objects = connect(address, names, {"timeout": SECONDS})

@@ -22,7 +22,16 @@ LEASE = 0.1  # seconds: a front-end that stops for longer is fenced if others wa
 
 # More is taken from a queue than put into it: the longer it is, the longer nobody knows the order of what was put at the same time.
 QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2, "len": 0.5}
-MAPPING = {"get": 4, "set": 4, "pop": 2, "delete": 1, "setdefault": 1, "in": 1, "popitem": 0.5, "len": 0.5}
+MAPPING = {
+    "get": 4,
+    "set": 4,
+    "pop": 2,
+    "delete": 1,
+    "setdefault": 1,
+    "in": 1,
+    "popitem": 0.5,
+    "len": 0.5,
+}
 # Where a call may be left without an answer: those that say whose value they saw, so that it shows whether it happened.
 TELLING_QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2}
 TELLING = {"get": 4, "set": 4, "pop": 2, "setdefault": 1}
@@ -33,7 +42,9 @@ class Situation:
     """What runs, and what is done to it."""
 
     names: tuple[str, ...] = ("queue", "table", "tree")
-    turns: dict[str, float] = field(default_factory=lambda: {"one": 6, "in order": 1, "transaction": 2, "batch": 1})
+    turns: dict[str, float] = field(
+        default_factory=lambda: {"one": 6, "in order": 1, "transaction": 2, "batch": 1}
+    )
     options: tuple[dict[str, Any], ...] = ({},)  # of the front-ends, in turn
     over: tuple[int, ...] = (1, 2, 3)  # how many structures a transaction is over
     batch_over: tuple[int, ...] = (1,)
@@ -49,7 +60,9 @@ class Situation:
     lease: float = LEASE
     timeout: float = 30.0
     pause: float = LEASE
-    queue: dict[str, float] = field(default_factory=dict)  # how often what is called, instead of the above
+    queue: dict[str, float] = field(
+        default_factory=dict
+    )  # how often what is called, instead of the above
     plant: float = 0.0  # how often a worker answers a get of a key with what it saw there last
 
     @property
@@ -58,10 +71,14 @@ class Situation:
         return not self.actions and self.timeout > 5
 
     def mix(self) -> dict[str, Any]:
-        queue, mapping = (dict(QUEUE), dict(MAPPING)) if self.told else (dict(TELLING_QUEUE), dict(TELLING))
+        queue, mapping = (
+            (dict(QUEUE), dict(MAPPING)) if self.told else (dict(TELLING_QUEUE), dict(TELLING))
+        )
         queue = self.queue or queue
         if self.churn:  # others' keys are in the mappings
-            mapping = {name: weight for name, weight in mapping.items() if name not in ("len", "popitem")}
+            mapping = {
+                name: weight for name, weight in mapping.items() if name not in ("len", "popitem")
+            }
         return {"queue": queue, "mapping": mapping, "turns": self.turns, "keys": self.keys, "hold": self.hold, "looks": self.looks, "plant": self.plant,
                 "transaction_over": self.over, "batch_over": self.batch_over}  # fmt: skip
 
@@ -77,7 +94,10 @@ class History:
 
 def play(situation: Situation, seed: int, *, turns: int, actions: int = 0) -> History:
     """One run.  turns: of each process, where nothing is done to them; else they go on until so many actions were done."""
-    with tempfile.TemporaryDirectory() as disk, run(random.Random(f"{seed} actions"), situation.pause) as running:
+    with (
+        tempfile.TemporaryDirectory() as disk,
+        run(random.Random(f"{seed} actions"), situation.pause) as running,
+    ):
         path = Path(disk if situation.disk else running.folder) / "pool"
         played = _Play(situation, seed, running, path, turns=-1 if actions else turns)
         played.act(actions)
@@ -89,8 +109,16 @@ def play(situation: Situation, seed: int, *, turns: int, actions: int = 0) -> Hi
 
 
 class _Play:
-    def __init__(self, situation: Situation, seed: int, running: Run, path: Path, turns: int) -> None:
-        self.situation, self.seed, self.running, self.path, self.turns = situation, seed, running, path, turns
+    def __init__(
+        self, situation: Situation, seed: int, running: Run, path: Path, turns: int
+    ) -> None:
+        self.situation, self.seed, self.running, self.path, self.turns = (
+            situation,
+            seed,
+            running,
+            path,
+            turns,
+        )
         self.address = f"shm://{running.folder}/s"
         self.numbers = itertools.count(1)
         self.clients: dict[int, Life] = {}
@@ -173,7 +201,12 @@ def without_traces(steps: list[Step]) -> list[Step]:
 
     True as long as no call says how many there are, or that there is one without saying which.
     """
-    if any(call.name in ("len", "in", "delete") and call.end != FOREVER for step in steps for call in step.calls if step.who != "end"):
+    if any(
+        call.name in ("len", "in", "delete") and call.end != FOREVER
+        for step in steps
+        for call in step.calls
+        if step.who != "end"
+    ):
         return steps
     seen: set[Any] = set()
     for step in steps:

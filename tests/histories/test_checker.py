@@ -41,41 +41,125 @@ def get(answer, begin, end):
 
 LEGAL_KEYS = {
     "a read beside a put sees the old value or the new one": [
-        put("a", 5, 0, 10), put("b", 6, 20, 50), get("a", 30, 40), get("b", 32, 42)],
-    "an unanswered put happens late": [put("a", 5, 0, 10), one("put", ("k", "b", None), UNKNOWN, 20), get("a", 30, 40), get("b", 50, 60)],
-    "an unanswered put never happens": [put("a", 5, 0, 10), one("put", ("k", "b", None), UNKNOWN, 20), get("a", 30, 40), get("a", 50, 60)],
-    "two counts at once": [one("incr", ("n", 1), 2, 0, 20), one("incr", ("n", 1), 1, 0, 20), get("2", 30, 40)],
+        put("a", 5, 0, 10),
+        put("b", 6, 20, 50),
+        get("a", 30, 40),
+        get("b", 32, 42),
+    ],
+    "an unanswered put happens late": [
+        put("a", 5, 0, 10),
+        one("put", ("k", "b", None), UNKNOWN, 20),
+        get("a", 30, 40),
+        get("b", 50, 60),
+    ],
+    "an unanswered put never happens": [
+        put("a", 5, 0, 10),
+        one("put", ("k", "b", None), UNKNOWN, 20),
+        get("a", 30, 40),
+        get("a", 50, 60),
+    ],
+    "two counts at once": [
+        one("incr", ("n", 1), 2, 0, 20),
+        one("incr", ("n", 1), 1, 0, 20),
+        get("2", 30, 40),
+    ],
     "a refused CAS says whose version is there": [
-        put("a", 5, 0, 10), one("put_if_version", ("k", "b", None, 4), (MISMATCH, 5), 20, 30), get("a", 40, 50)],
+        put("a", 5, 0, 10),
+        one("put_if_version", ("k", "b", None, 4), (MISMATCH, 5), 20, 30),
+        get("a", 40, 50),
+    ],
     "a count changes the version": [
-        one("incr", ("k", 1), 1, 0, 10), one("item", ("k",), ("1", 7), 20, 30), one("put_if_version", ("k", "b", None, 7), 9, 40, 50)],
-    "a value ends with its time": [put("a", 5, 0, 10, ttl=0.005), get("a", 4 * MS, 4 * MS + 1), get(N, 5 * MS, 5 * MS + 20)],
-    "a touch makes a life longer": [put("a", 5, 0, 10, ttl=0.005), one("touch", ("k", 0.1), True, 100, 200), get("a", 90 * MS, 91 * MS)],
-    "a restart takes all": [put("a", 5, 0, 10), one("reset", (), None, 20, 40), get("a", 22, 30), get(N, 32, 50), put("b", 9, 60, 70)],
-    "a delete beside a get": [put("a", 5, 0, 10), one("delete", ("k",), True, 20, 40), get(N, 22, 28), get(N, 30, 50)],
+        one("incr", ("k", 1), 1, 0, 10),
+        one("item", ("k",), ("1", 7), 20, 30),
+        one("put_if_version", ("k", "b", None, 7), 9, 40, 50),
+    ],
+    "a value ends with its time": [
+        put("a", 5, 0, 10, ttl=0.005),
+        get("a", 4 * MS, 4 * MS + 1),
+        get(N, 5 * MS, 5 * MS + 20),
+    ],
+    "a touch makes a life longer": [
+        put("a", 5, 0, 10, ttl=0.005),
+        one("touch", ("k", 0.1), True, 100, 200),
+        get("a", 90 * MS, 91 * MS),
+    ],
+    "a restart takes all": [
+        put("a", 5, 0, 10),
+        one("reset", (), None, 20, 40),
+        get("a", 22, 30),
+        get(N, 32, 50),
+        put("b", 9, 60, 70),
+    ],
+    "a delete beside a get": [
+        put("a", 5, 0, 10),
+        one("delete", ("k",), True, 20, 40),
+        get(N, 22, 28),
+        get(N, 30, 50),
+    ],
 }
 ILLEGAL_KEYS = {
     "a stale read": [put("a", 5, 0, 10), put("b", 6, 20, 30), get("a", 40, 50)],
-    "a read that goes back": [put("a", 5, 0, 10), put("b", 6, 20, 90), get("b", 30, 40), get("a", 50, 60)],
+    "a read that goes back": [
+        put("a", 5, 0, 10),
+        put("b", 6, 20, 90),
+        get("b", 30, 40),
+        get("a", 50, 60),
+    ],
     "a lost update": [put("a", 5, 0, 10), put("b", 6, 20, 30), get(N, 40, 50)],
     "a lost count": [one("incr", ("n", 1), 1, 0, 20), one("incr", ("n", 1), 1, 0, 20)],
-    "back after a delete": [put("a", 5, 0, 10), one("delete", ("k",), True, 20, 30), get("a", 40, 50)],
-    "back after it was missed": [put("a", 5, 0, 10), one("delete", ("k",), UNKNOWN, 20), get(N, 40, 50), get("a", 60, 70)],
+    "back after a delete": [
+        put("a", 5, 0, 10),
+        one("delete", ("k",), True, 20, 30),
+        get("a", 40, 50),
+    ],
+    "back after it was missed": [
+        put("a", 5, 0, 10),
+        one("delete", ("k",), UNKNOWN, 20),
+        get(N, 40, 50),
+        get("a", 60, 70),
+    ],
     "a version given twice": [put("a", 5, 0, 10), put("b", 5, 20, 30)],
     "a version that sinks": [put("a", 5, 0, 10), put("b", 4, 20, 30)],
-    "a version that sinks over a delete": [put("a", 5, 0, 10), one("delete", ("k",), True, 20, 30), put("b", 4, 40, 50)],
+    "a version that sinks over a delete": [
+        put("a", 5, 0, 10),
+        one("delete", ("k",), True, 20, 30),
+        put("b", 4, 40, 50),
+    ],
     "both of two CAS": [
-        put("a", 5, 0, 10), one("put_if_version", ("k", "b", None, 5), 6, 20, 40), one("put_if_version", ("k", "c", None, 5), 7, 20, 40)],
+        put("a", 5, 0, 10),
+        one("put_if_version", ("k", "b", None, 5), 6, 20, 40),
+        one("put_if_version", ("k", "c", None, 5), 7, 20, 40),
+    ],
     "both of two that wanted none": [
-        one("put_if_absent", ("k", "b", None), 6, 20, 40), one("put_if_absent", ("k", "c", None), 7, 20, 40)],
-    "a CAS refused for its own version": [put("a", 5, 0, 10), one("put_if_version", ("k", "b", None, 5), (MISMATCH, 5), 20, 30)],
+        one("put_if_absent", ("k", "b", None), 6, 20, 40),
+        one("put_if_absent", ("k", "c", None), 7, 20, 40),
+    ],
+    "a CAS refused for its own version": [
+        put("a", 5, 0, 10),
+        one("put_if_version", ("k", "b", None, 5), (MISMATCH, 5), 20, 30),
+    ],
     "gone too early": [put("a", 5, 0, 10, ttl=0.005), get(N, 3 * MS, 4 * MS)],
     "there too late": [put("a", 5, 0, 10, ttl=0.005), get("a", 50 * MS, 51 * MS)],
-    "back after its time": [put("a", 5, 0, 10, ttl=0.005), get(N, 5 * MS, 6 * MS), get("a", 7 * MS, 8 * MS)],
-    "the old value after a restart": [put("a", 5, 0, 10), one("reset", (), None, 20, 40), get("a", 50, 60)],
+    "back after its time": [
+        put("a", 5, 0, 10, ttl=0.005),
+        get(N, 5 * MS, 6 * MS),
+        get("a", 7 * MS, 8 * MS),
+    ],
+    "the old value after a restart": [
+        put("a", 5, 0, 10),
+        one("reset", (), None, 20, 40),
+        get("a", 50, 60),
+    ],
     "an unanswered put twice": [
-        one("put", ("k", "b", None), UNKNOWN, 0), get("b", 10, 20), put("c", 7, 30, 40), get("b", 50, 60)],
-    "another version than it was put with": [put("a", 5, 0, 10), one("item", ("k",), ("a", 6), 20, 30)],
+        one("put", ("k", "b", None), UNKNOWN, 0),
+        get("b", 10, 20),
+        put("c", 7, 30, 40),
+        get("b", 50, 60),
+    ],
+    "another version than it was put with": [
+        put("a", 5, 0, 10),
+        one("item", ("k",), ("a", 6), 20, 30),
+    ],
     "a mixture": [put("a", 5, 0, 10), get("torn: a 3", 20, 30)],
     "from nowhere": [put("a", 5, 0, 10), get("b", 20, 30)],
 }
@@ -100,13 +184,20 @@ def test_what_may_be_evicted_goes_at_any_moment_and_stays_gone():
     assert check(evicted, Key(evicts=True)).legal
     assert not check(evicted, Key()).legal
     assert not check([*evicted, get("a", 40, 50)], Key(evicts=True)).legal
-    assert not check([put("a", 5, 0, 10), put("b", 6, 20, 30), get("a", 40, 50)], Key(evicts=True)).legal
-    assert check([one("incr", ("k", 1), 1, 0, 10), one("incr", ("k", 1), 1, 20, 30)], Key(evicts=True)).legal
+    assert not check(
+        [put("a", 5, 0, 10), put("b", 6, 20, 30), get("a", 40, 50)], Key(evicts=True)
+    ).legal
+    assert check(
+        [one("incr", ("k", 1), 1, 0, 10), one("incr", ("k", 1), 1, 20, 30)], Key(evicts=True)
+    ).legal
 
 
 def test_versions_of_different_keys_are_compared():
     def given(*versions_and_times):
-        return [Call("put", ("k", "v", None), version, begin, end) for version, begin, end in versions_and_times]
+        return [
+            Call("put", ("k", "v", None), version, begin, end)
+            for version, begin, end in versions_and_times
+        ]
 
     assert versions(given((5, 0, 10), (7, 5, 15), (6, 7, 20), (8, 16, 30))).legal
     assert not versions(given((5, 0, 10), (5, 20, 30))).legal
@@ -115,83 +206,212 @@ def test_versions_of_different_keys_are_compared():
 
 SET = "set"
 LEGAL_GROUPS = {
-    "first in, first out": [one("put", ("queue", "a"), None, 0, 9), one("put", ("queue", "b"), None, 10, 19),
-                            one("get", ("queue",), "a", 20, 29), one("peek", ("queue",), "b", 30, 39), one("get", ("queue",), "b", 40, 49)],
+    "first in, first out": [
+        one("put", ("queue", "a"), None, 0, 9),
+        one("put", ("queue", "b"), None, 10, 19),
+        one("get", ("queue",), "a", 20, 29),
+        one("peek", ("queue",), "b", 30, 39),
+        one("get", ("queue",), "b", 40, 49),
+    ],
     "what came back is given first": [
-        one("put", ("queue", "a"), None, 0, 9), one("put", ("queue", "b"), None, 10, 19), one("reserve", ("queue",), ("01", "a"), 20, 29),
-        one("nack", ("queue", "01"), DONE, 30, 39), one("get", ("queue",), "a", 40, 49), one("ack", ("queue", "01"), NOTHING, 50, 59)],
+        one("put", ("queue", "a"), None, 0, 9),
+        one("put", ("queue", "b"), None, 10, 19),
+        one("reserve", ("queue",), ("01", "a"), 20, 29),
+        one("nack", ("queue", "01"), DONE, 30, 39),
+        one("get", ("queue",), "a", 40, 49),
+        one("ack", ("queue", "01"), NOTHING, 50, 59),
+    ],
     "a transaction over two": [
         one(SET, ("table", "k", "a"), None, 0, 9),
-        *together("transaction", [("pop", ("table", "k"), "a"), (SET, ("tree", "k", "a"), None)], 10, 100),
-        one("get", ("table", "k"), "a", 20, 50), one("get", ("tree", "k"), N, 30, 50), one("get", ("tree", "k"), "a", 60, 70)],
+        *together(
+            "transaction", [("pop", ("table", "k"), "a"), (SET, ("tree", "k", "a"), None)], 10, 100
+        ),
+        one("get", ("table", "k"), "a", 20, 50),
+        one("get", ("tree", "k"), N, 30, 50),
+        one("get", ("tree", "k"), "a", 60, 70),
+    ],
     "a batch is seen at its end": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)], 0, 100),
-        one("get", ("table", "k"), N, 30, 50), one("get", ("table", "l"), "b", 60, 70), one("get", ("table", "k"), "a", 80, 90)],
+        *together(
+            "batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)], 0, 100
+        ),
+        one("get", ("table", "k"), N, 30, 50),
+        one("get", ("table", "l"), "b", 60, 70),
+        one("get", ("table", "k"), "a", 80, 90),
+    ],
     "what a batch reads before it changes anything is read outside": [
         *together("batch", [("get", ("table", "k"), N), (SET, ("table", "l", "b"), None)], 0, 100),
-        one(SET, ("table", "k", "a"), None, 12, 20), one("get", ("table", "l"), N, 30, 40)],
+        one(SET, ("table", "k", "a"), None, 12, 20),
+        one("get", ("table", "l"), N, 30, 40),
+    ],
     "a killed batch is there later": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), UNKNOWN)], 0, FOREVER, outcome="cut", owed=55),
-        one("get", ("table", "k"), N, 30, 50), one("get", ("table", "k"), "a", 60, 70)],
+        *together(
+            "batch",
+            [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), UNKNOWN)],
+            0,
+            FOREVER,
+            outcome="cut",
+            owed=55,
+        ),
+        one("get", ("table", "k"), N, 30, 50),
+        one("get", ("table", "k"), "a", 60, 70),
+    ],
     "a batch over two structures is seen in pieces": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("tree", "l", "b"), None)], 0, 100),
-        one("pop", ("table", "k"), "a", 51, 60), one("get", ("tree", "l"), N, 70, 80)],
+        *together(
+            "batch", [(SET, ("table", "k", "a"), None), (SET, ("tree", "l", "b"), None)], 0, 100
+        ),
+        one("pop", ("table", "k"), "a", 51, 60),
+        one("get", ("tree", "l"), N, 70, 80),
+    ],
     "a batch that lost its session is seen in pieces": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)], 0, 100, whole=False),
-        one("get", ("table", "k"), "a", 30, 50), one("pop", ("table", "k"), "a", 51, 60), one("get", ("table", "l"), N, 70, 80)],
+        *together(
+            "batch",
+            [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)],
+            0,
+            100,
+            whole=False,
+        ),
+        one("get", ("table", "k"), "a", 30, 50),
+        one("pop", ("table", "k"), "a", 51, 60),
+        one("get", ("table", "l"), N, 70, 80),
+    ],
     "a batch that leaves nothing happens when it has to": [
-        *together("batch", [(SET, ("table", "k", "b"), None), ("pop", ("table", "k"), "b")], 0, 100),
-        one(SET, ("table", "k", "a"), None, 10, 20), one("get", ("table", "k"), "a", 30, 40), one("get", ("table", "k"), N, 110, 120)],
+        *together(
+            "batch", [(SET, ("table", "k", "b"), None), ("pop", ("table", "k"), "b")], 0, 100
+        ),
+        one(SET, ("table", "k", "a"), None, 10, 20),
+        one("get", ("table", "k"), "a", 30, 40),
+        one("get", ("table", "k"), N, 110, 120),
+    ],
     "an unanswered reservation": [
-        one("put", ("queue", "a"), None, 0, 9), one("put", ("queue", "b"), None, 10, 19), one("reserve", ("queue",), UNKNOWN, 20),
-        one("get", ("queue",), "b", 30, 39), one("get", ("queue",), N, 40, 49)],
+        one("put", ("queue", "a"), None, 0, 9),
+        one("put", ("queue", "b"), None, 10, 19),
+        one("reserve", ("queue",), UNKNOWN, 20),
+        one("get", ("queue",), "b", 30, 39),
+        one("get", ("queue",), N, 40, 49),
+    ],
 }
 ILLEGAL_GROUPS = {
     "half of a transaction": [
         one(SET, ("table", "k", "a"), None, 0, 9),
-        *together("transaction", [("pop", ("table", "k"), "a"), (SET, ("tree", "k", "a"), None)], 10, 100),
-        one("get", ("table", "k"), N, 20, 50), one("get", ("tree", "k"), N, 55, 70)],
+        *together(
+            "transaction", [("pop", ("table", "k"), "a"), (SET, ("tree", "k", "a"), None)], 10, 100
+        ),
+        one("get", ("table", "k"), N, 20, 50),
+        one("get", ("tree", "k"), N, 55, 70),
+    ],
     "a transaction that saw half of another": [
         one(SET, ("tree", "k", "a"), None, 0, 9),
         *together("transaction", [("pop", ("table", "k"), N), ("pop", ("tree", "k"), N)], 10, 100),
-        *together("transaction", [("pop", ("tree", "k"), "a"), (SET, ("table", "k", "a"), None)], 20, 50)],
+        *together(
+            "transaction", [("pop", ("tree", "k"), "a"), (SET, ("table", "k", "a"), None)], 20, 50
+        ),
+    ],
     "new, then old, of a transaction": [
-        *together("transaction", [(SET, ("table", "k", "a"), None), (SET, ("tree", "k", "a"), None)], 10, 100),
-        one("get", ("tree", "k"), "a", 20, 50), one("get", ("table", "k"), N, 55, 70)],
-    "a lost set": [one(SET, ("table", "k", "a"), None, 0, 9), one("get", ("table", "k"), N, 10, 19)],
-    "not first in, first out": [one("put", ("queue", "a"), None, 0, 9), one("put", ("queue", "b"), None, 10, 19),
-                                one("get", ("queue",), "b", 20, 29), one("get", ("queue",), "a", 30, 39)],
-    "given twice": [one("put", ("queue", "a"), None, 0, 9), one("get", ("queue",), "a", 10, 30), one("get", ("queue",), "a", 10, 30)],
-    "a value that was lost": [one("put", ("queue", "a"), None, 0, 9), one("get", ("queue",), N, 10, 19)],
+        *together(
+            "transaction",
+            [(SET, ("table", "k", "a"), None), (SET, ("tree", "k", "a"), None)],
+            10,
+            100,
+        ),
+        one("get", ("tree", "k"), "a", 20, 50),
+        one("get", ("table", "k"), N, 55, 70),
+    ],
+    "a lost set": [
+        one(SET, ("table", "k", "a"), None, 0, 9),
+        one("get", ("table", "k"), N, 10, 19),
+    ],
+    "not first in, first out": [
+        one("put", ("queue", "a"), None, 0, 9),
+        one("put", ("queue", "b"), None, 10, 19),
+        one("get", ("queue",), "b", 20, 29),
+        one("get", ("queue",), "a", 30, 39),
+    ],
+    "given twice": [
+        one("put", ("queue", "a"), None, 0, 9),
+        one("get", ("queue",), "a", 10, 30),
+        one("get", ("queue",), "a", 10, 30),
+    ],
+    "a value that was lost": [
+        one("put", ("queue", "a"), None, 0, 9),
+        one("get", ("queue",), N, 10, 19),
+    ],
     "what came back in the wrong order": [
-        *(one("put", ("queue", value), None, at, at + 5) for at, value in ((0, "a"), (10, "b"), (20, "c"))),
-        one("reserve", ("queue",), ("01", "a"), 30, 39), one("reserve", ("queue",), ("02", "b"), 40, 49),
-        one("nack", ("queue", "02"), DONE, 50, 59), one("nack", ("queue", "01"), DONE, 60, 69), one("get", ("queue",), "a", 70, 79)],
+        *(
+            one("put", ("queue", value), None, at, at + 5)
+            for at, value in ((0, "a"), (10, "b"), (20, "c"))
+        ),
+        one("reserve", ("queue",), ("01", "a"), 30, 39),
+        one("reserve", ("queue",), ("02", "b"), 40, 49),
+        one("nack", ("queue", "02"), DONE, 50, 59),
+        one("nack", ("queue", "01"), DONE, 60, 69),
+        one("get", ("queue",), "a", 70, 79),
+    ],
     "a peek that is not what get takes": [
-        *(one("put", ("queue", value), None, at, at + 5) for at, value in ((0, "a"), (10, "b"), (20, "c"))),
-        one("reserve", ("queue",), ("01", "b2"), 30, 39)],
+        *(
+            one("put", ("queue", value), None, at, at + 5)
+            for at, value in ((0, "a"), (10, "b"), (20, "c"))
+        ),
+        one("reserve", ("queue",), ("01", "b2"), 30, 39),
+    ],
     "a peek at the third while one of the first two is always there": [
-        *(one("put", ("queue", value), None, at, at + 5) for at, value in ((0, "a"), (10, "b"), (20, "c"))),
-        one("reserve", ("queue",), ("01", "a"), 30, 39), one("reserve", ("queue",), ("02", "b"), 40, 49),
-        one("nack", ("queue", "01"), DONE, 50, 59), one("peek", ("queue",), "c", 60, 99),
-        one("nack", ("queue", "02"), DONE, 65, 69), one("reserve", ("queue",), ("03", "a"), 70, 79)],
+        *(
+            one("put", ("queue", value), None, at, at + 5)
+            for at, value in ((0, "a"), (10, "b"), (20, "c"))
+        ),
+        one("reserve", ("queue",), ("01", "a"), 30, 39),
+        one("reserve", ("queue",), ("02", "b"), 40, 49),
+        one("nack", ("queue", "01"), DONE, 50, 59),
+        one("peek", ("queue",), "c", 60, 99),
+        one("nack", ("queue", "02"), DONE, 65, 69),
+        one("reserve", ("queue",), ("03", "a"), 70, 79),
+    ],
     "a torn batch": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)], 0, 100),
-        one("get", ("table", "k"), "a", 30, 50), one("get", ("table", "l"), N, 60, 70)],
+        *together(
+            "batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), None)], 0, 100
+        ),
+        one("get", ("table", "k"), "a", 30, 50),
+        one("get", ("table", "l"), N, 60, 70),
+    ],
     "a batch over two structures in the wrong order": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("tree", "l", "b"), None)], 0, 100),
-        one("get", ("tree", "l"), "b", 51, 60), one("get", ("table", "k"), N, 70, 80)],
+        *together(
+            "batch", [(SET, ("table", "k", "a"), None), (SET, ("tree", "l", "b"), None)], 0, 100
+        ),
+        one("get", ("tree", "l"), "b", 51, 60),
+        one("get", ("table", "k"), N, 70, 80),
+    ],
     "another's change in the midst of a batch": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "k", "b"), None)], 0, 100),
-        one("pop", ("table", "k"), "a", 30, 50)],
+        *together(
+            "batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "k", "b"), None)], 0, 100
+        ),
+        one("pop", ("table", "k"), "a", 30, 50),
+    ],
     "a killed batch that lost what it had acknowledged": [
-        *together("batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), UNKNOWN)], 0, FOREVER, outcome="cut", owed=55),
-        one("get", ("table", "k"), N, 60, 70)],
+        *together(
+            "batch",
+            [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), UNKNOWN)],
+            0,
+            FOREVER,
+            outcome="cut",
+            owed=55,
+        ),
+        one("get", ("table", "k"), N, 60, 70),
+    ],
     "stale in a batch that lost its session": [
-        *together("batch", [(SET, ("table", "k", "a"), None), ("delete", ("table", "l"), NOTHING)], 0, 100, whole=False),
-        one(SET, ("table", "l", "b"), None, 2, 7), one("get", ("table", "l"), "b", 120, 130)],
+        *together(
+            "batch",
+            [(SET, ("table", "k", "a"), None), ("delete", ("table", "l"), NOTHING)],
+            0,
+            100,
+            whole=False,
+        ),
+        one(SET, ("table", "l", "b"), None, 2, 7),
+        one("get", ("table", "l"), "b", 120, 130),
+    ],
     "twice, though it was never answered": [
-        one("put", ("queue", "a"), UNKNOWN, 0), one("get", ("queue",), "a", 10, 19), one("get", ("queue",), "a", 20, 29)],
+        one("put", ("queue", "a"), UNKNOWN, 0),
+        one("get", ("queue",), "a", 10, 19),
+        one("get", ("queue",), "a", 20, 29),
+    ],
 }
 
 

@@ -19,19 +19,49 @@ QUIET = {
     "every mode": Situation(modes=ALL, clients=4),
     "one mode": Situation(),
     "walks beside an index that grows": Situation(modes=WALK, server=FULL, beside=1_000_000),
-    "walks beside neighbours that come and go": Situation(modes=WALK, server=FULL, beside=4000, deletes=True),
-    "eviction by a sweep that moves what stays": Situation(modes=WALK, server=SMALL, sizes=(1, 300, 9000, 40_000), beside=20_000),
+    "walks beside neighbours that come and go": Situation(
+        modes=WALK, server=FULL, beside=4000, deletes=True
+    ),
+    "eviction by a sweep that moves what stays": Situation(
+        modes=WALK, server=SMALL, sizes=(1, 300, 9000, 40_000), beside=20_000
+    ),
     "eviction of small values": Situation(modes=WALK, server=SMALL, beside=50_000),
-    "eviction within a bucket": Situation(modes=ALL, server={**SMALL, "eviction": "bucket"}, beside=50_000),
-    "no room": Situation(modes=ALL, server={**SMALL, "eviction": "none"}, sizes=(10, 9000, 100_000), beside=30_000, deletes=True),
+    "eviction within a bucket": Situation(
+        modes=ALL, server={**SMALL, "eviction": "bucket"}, beside=50_000
+    ),
+    "no room": Situation(
+        modes=ALL,
+        server={**SMALL, "eviction": "none"},
+        sizes=(10, 9000, 100_000),
+        beside=30_000,
+        deletes=True,
+    ),
     "large values": Situation(modes=WALK, server=FULL, sizes=(4000, 100_000, 1_000_000)),
-    "large values that are evicted": Situation(modes=WALK, server={"memory": "4MiB"}, sizes=(4000, 100_000, 400_000), beside=2000),
+    "large values that are evicted": Situation(
+        modes=WALK, server={"memory": "4MiB"}, sizes=(4000, 100_000, 400_000), beside=2000
+    ),
     "times to live": Situation(modes=ALL, ttl=TTLS, calls={**CALLS, "touch": 2}),
-    "counters with times to live": Situation(modes=WALK, ttl=TTLS, calls={**COUNTERS, "touch": 1}, numbers=1),
+    "counters with times to live": Situation(
+        modes=WALK, ttl=TTLS, calls={**COUNTERS, "touch": 1}, numbers=1
+    ),
     "counters": Situation(modes=ALL, calls=COUNTERS, numbers=1),
-    "batches": Situation(modes=ALL, calls={"get_many": 3, "put_many": 3, "delete_many": 1, "get": 1, "item": 1, "put_if_version": 1}),
-    "threads and two workers": Situation(modes=WALK, server={"memory": "16MiB", "workers": 2}, clients=2, threads=3),
-    "an emulated network": Situation(modes=ALL, address="?rtt=2us", server={"memory": "16MiB", "workers": 2}, clients=4),
+    "batches": Situation(
+        modes=ALL,
+        calls={
+            "get_many": 3,
+            "put_many": 3,
+            "delete_many": 1,
+            "get": 1,
+            "item": 1,
+            "put_if_version": 1,
+        },
+    ),
+    "threads and two workers": Situation(
+        modes=WALK, server={"memory": "16MiB", "workers": 2}, clients=2, threads=3
+    ),
+    "an emulated network": Situation(
+        modes=ALL, address="?rtt=2us", server={"memory": "16MiB", "workers": 2}, clients=4
+    ),
 }
 DISTURBED = {
     "clients killed": Situation(modes=ALL, actions={"kill": 1}),
@@ -48,19 +78,29 @@ DISTURBED = {
                             clients=4, timeout=0.3),
 }  # fmt: skip
 SITUATIONS = {**QUIET, **DISTURBED}
-FAST = ("every mode", "eviction by a sweep that moves what stays", "times to live", "clients killed", "everything")
+FAST = (
+    "every mode",
+    "eviction by a sweep that moves what stays",
+    "times to live",
+    "clients killed",
+    "everything",
+)
 
 
 def run(name: str, seed: int, turns: int, actions: int) -> None:
     # A key for which many calls were cut off at once has more orders than can be tried; in few histories that is so of all keys.
     for trial in range(3):
-        verdicts = play(SITUATIONS[name], seed + trial, turns=turns, actions=actions if name in DISTURBED else 0).judge()
+        verdicts = play(
+            SITUATIONS[name], seed + trial, turns=turns, actions=actions if name in DISTURBED else 0
+        ).judge()
         assert sum(verdict.steps for verdict in verdicts)
         for verdict in verdicts:
             assert verdict.legal, verdict.told
         if any(verdict.decided for verdict in verdicts):
             return
-    raise AssertionError(f"nothing was decided in three histories: {[verdict.told for verdict in verdicts]}")
+    raise AssertionError(
+        f"nothing was decided in three histories: {[verdict.told for verdict in verdicts]}"
+    )
 
 
 @pytest.mark.timeout(300)
@@ -73,13 +113,17 @@ def test_the_answers_for_each_key_agree_with_one_order(name: str, seed: int) -> 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("number", range(20))
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_the_answers_for_each_key_agree_with_one_order_in_long_runs(name: str, number: int, seed: int) -> None:
+def test_the_answers_for_each_key_agree_with_one_order_in_long_runs(
+    name: str, number: int, seed: int
+) -> None:
     # A server that is killed cuts off a call of each thread; too many of these, and nothing can be decided.
     run(name, seed, turns=4000, actions=60 if SITUATIONS[name].threads == 1 else 6)
 
 
 @pytest.mark.timeout(300)
-def test_a_client_that_answers_what_it_saw_before_now_and_then_is_found_out(rng: random.Random) -> None:
+def test_a_client_that_answers_what_it_saw_before_now_and_then_is_found_out(
+    rng: random.Random,
+) -> None:
     for _ in range(5):  # it may be that nothing changed between
         verdicts = play(Situation(modes=ALL, plant=0.02), rng.randrange(2**32), turns=600).judge()
         if not all(verdict.legal for verdict in verdicts):

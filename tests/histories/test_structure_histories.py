@@ -38,10 +38,18 @@ QUIET = {
     "pages that split and join": Situation(churn=True, names=PAIR),
     "pages that split and join far away": Situation(churn=True, names=PAIR, rtt=(FAR, "")),
     "large values": Situation(sizes=(20, 9000, 40_000)),
-    "readers without transactions": Situation(turns={"in order": 5, "transaction": 2, "batch": 0.5}, clients=4),
-    "much that comes back": Situation(names=("queue",), turns={"one": 1}, queue=CROWD, options=LOCKS),
-    "much that comes back, by compare-and-swap": Situation(names=("queue",), turns={"one": 1}, queue=CROWD, options=(CAS,)),
-    "batches over several structures": Situation(turns=BATCHES, batch_over=(1, 2, 3), options=LOCKS),
+    "readers without transactions": Situation(
+        turns={"in order": 5, "transaction": 2, "batch": 0.5}, clients=4
+    ),
+    "much that comes back": Situation(
+        names=("queue",), turns={"one": 1}, queue=CROWD, options=LOCKS
+    ),
+    "much that comes back, by compare-and-swap": Situation(
+        names=("queue",), turns={"one": 1}, queue=CROWD, options=(CAS,)
+    ),
+    "batches over several structures": Situation(
+        turns=BATCHES, batch_over=(1, 2, 3), options=LOCKS
+    ),
     "batches": Situation(names=PAIR, turns=BATCHES, options=LOCKS),
 }
 DISTURBED = {
@@ -79,7 +87,12 @@ FAST = ("all locks", "much that comes back, by compare-and-swap", "front-ends ki
 
 def run(name: str, seed: int, turns: int, actions: int) -> None:
     situation = SITUATIONS[name]
-    verdict = play(situation, seed, turns=turns // 4 if situation.hold else turns, actions=actions if situation.actions else 0).judge()
+    verdict = play(
+        situation,
+        seed,
+        turns=turns // 4 if situation.hold else turns,
+        actions=actions if situation.actions else 0,
+    ).judge()
     assert verdict.legal, verdict.told
     assert verdict.steps
 
@@ -99,7 +112,9 @@ def test_all_answers_agree_with_one_order_in_long_runs(name: str, number: int, s
 
 
 @pytest.mark.timeout(300)
-def test_a_front_end_that_answers_what_it_saw_before_now_and_then_is_found_out(rng: random.Random) -> None:
+def test_a_front_end_that_answers_what_it_saw_before_now_and_then_is_found_out(
+    rng: random.Random,
+) -> None:
     for _ in range(5):  # it may be that nothing changed between
         if not play(Situation(plant=0.05), rng.randrange(2**32), turns=200).judge():
             return

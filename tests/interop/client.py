@@ -18,10 +18,14 @@ from checksum import crc32c
 from control import ATTACH, ATTACHED, HELLO, MAP, MAPPED, WELCOME, Control, memory, text
 from endpoint import REMOTE_WRITE, Device, Memory, Pair, Remote
 
-REQUEST = struct.Struct("<IIIIBBHIQ")  # crc, wait, sequence, length, opcode, mode, count, flags, release
+REQUEST = struct.Struct(
+    "<IIIIBBHIQ"
+)  # crc, wait, sequence, length, opcode, mode, count, flags, release
 RESPONSE = struct.Struct("<IIIHBBQ")  # crc, sequence, length, time, status, kind, result
 PUT = struct.Struct("<IIQQ")  # key length, value length, ttl, version
-PIECE = struct.Struct("<QQIIQ")  # upload, offset in the value, length, crc, offset in the staging region
+PIECE = struct.Struct(
+    "<QQIIQ"
+)  # upload, offset in the value, length, crc, offset in the staging region
 REFERENCE = struct.Struct("<QQQQ")  # offset, length, pin, lease
 FETCH, REPLY = 0, 1
 PING, GET, STORE, DELETE, BEGIN, SEND = 2, 17, 19, 20, 26, 27
@@ -49,27 +53,38 @@ class Ring:
         sequence = self.count % (2**32 - 1) + 1  # after the largest number comes 1 again
         slot = self.count % self.slots * self.slot_size
         self.count += 1
-        rest = struct.pack("<IIBBHIQ", sequence, len(payload), opcode, mode, 0, flags, self.release) + payload
+        rest = (
+            struct.pack("<IIBBHIQ", sequence, len(payload), opcode, mode, 0, flags, self.release)
+            + payload
+        )
         self.release = 0
         self.memory.write(0, struct.pack("<II", crc32c(rest), 0) + rest)
         # The notification may go with the request itself.
-        self.pair.write(self.memory, 0, self.requests, self.request_offset + slot, 8 + len(rest), notify=True)
+        self.pair.write(
+            self.memory, 0, self.requests, self.request_offset + slot, 8 + len(rest), notify=True
+        )
         self.writes += 1
         return self.reply(slot, sequence) if mode == REPLY else self.fetch(slot, sequence)
 
     def fetch(self, slot, sequence):
         place, deadline = self.response_offset + slot, time.monotonic() + 20
         while time.monotonic() < deadline:
-            self.pair.read(self.memory, self.slot_size, self.responses, place, min(FIRST, self.slot_size))
+            self.pair.read(
+                self.memory, self.slot_size, self.responses, place, min(FIRST, self.slot_size)
+            )
             self.reads += 1
             head = self.memory.read(self.slot_size, RESPONSE.size)
             length = RESPONSE.unpack(head)[2]
             if RESPONSE.unpack(head)[1] != sequence or length > self.slot_size - RESPONSE.size:
                 continue
             if (more := RESPONSE.size + length - FIRST) > 0:
-                self.pair.read(self.memory, self.slot_size + FIRST, self.responses, place + FIRST, more)
+                self.pair.read(
+                    self.memory, self.slot_size + FIRST, self.responses, place + FIRST, more
+                )
                 self.reads += 1
-            if answer := self.whole(self.memory.read(self.slot_size, RESPONSE.size + length), sequence):
+            if answer := self.whole(
+                self.memory.read(self.slot_size, RESPONSE.size + length), sequence
+            ):
                 return answer
         raise TimeoutError("no response")
 
@@ -102,11 +117,20 @@ class Store:
         workers, slots, slot_size = welcome["partitions"], welcome["slots"], welcome["slot_size"]
         self.rings = [Ring(device, slots, slot_size) for _ in range(workers)]
         replies = Memory(device, REPLIES + workers * slots * slot_size, REMOTE_WRITE)
-        attach = {"reply": {"descriptor": text(replies.descriptor)}, "pairs": [text(ring.pair.descriptor) for ring in self.rings]}
+        attach = {
+            "reply": {"descriptor": text(replies.descriptor)},
+            "pairs": [text(ring.pair.descriptor) for ring in self.rings],
+        }
         attached = self.control.call(ATTACH, attach, ATTACHED)
         for i, ring in enumerate(self.rings):
-            ring.requests, ring.request_offset = Remote(memory(attached["request"])), attached["request_offsets"][i]
-            ring.responses, ring.response_offset = Remote(memory(attached["response"])), attached["response_offsets"][i]
+            ring.requests, ring.request_offset = (
+                Remote(memory(attached["request"])),
+                attached["request_offsets"][i],
+            )
+            ring.responses, ring.response_offset = (
+                Remote(memory(attached["response"])),
+                attached["response_offsets"][i],
+            )
             ring.replies, ring.reply_offset = replies, attached["reply_offsets"][i]
             ring.staging_offset = attached["staging_offsets"][i]
             ring.pair.connect(base64.b64decode(attached["pairs"][i]))
@@ -116,7 +140,9 @@ class Store:
         self.chunks = {}
 
     def worker(self, key):
-        return (xxhash.xxh3_64_intdigest(key, seed=self.welcome["seed"]) & 0xFFFF) * len(self.rings) >> 16
+        return (xxhash.xxh3_64_intdigest(key, seed=self.welcome["seed"]) & 0xFFFF) * len(
+            self.rings
+        ) >> 16
 
     def ping(self):
         return [ring.call(PING, b"")[0] for ring in self.rings]
@@ -165,7 +191,9 @@ class Store:
             return {"version": version, "by": "value"}
         status, deadline = DEFERRED, time.monotonic() + 20
         while status == DEFERRED and time.monotonic() < deadline:
-            status, _kind, upload, _payload = ring.call(BEGIN, PUT.pack(len(key), len(value), 0, 0) + key)
+            status, _kind, upload, _payload = ring.call(
+                BEGIN, PUT.pack(len(key), len(value), 0, 0) + key
+            )
         assert status == OK, status
         most = min(PIECE_MAX, self.staging_size)
         for at in range(0, len(value), most):

@@ -9,7 +9,19 @@ import socket
 import struct
 
 PREFACE = struct.Struct("<4sBBBBII")
-HELLO, WELCOME, ATTACH, ATTACHED, GREET, CHALLENGE, PROVE, PROVEN, MAP, MAPPED, REFUSED = 1, 2, 3, 4, 8, 9, 10, 11, 12, 13, 255
+HELLO, WELCOME, ATTACH, ATTACHED, GREET, CHALLENGE, PROVE, PROVEN, MAP, MAPPED, REFUSED = (
+    1,
+    2,
+    3,
+    4,
+    8,
+    9,
+    10,
+    11,
+    12,
+    13,
+    255,
+)
 
 
 def text(data):
@@ -31,7 +43,9 @@ class Control:
         if self.receive(CHALLENGE)["secret"]:
             self.send(PROVE, {"proof": text(self.proof(secret, b"rfp-rnvm client"))})
             expected = self.proof(secret, b"rfp-rnvm server")
-            assert base64.b64decode(self.receive(PROVEN)["proof"]) == expected, "the server does not know the secret"
+            assert base64.b64decode(self.receive(PROVEN)["proof"]) == expected, (
+                "the server does not know the secret"
+            )
 
     @property
     def address(self):

@@ -17,8 +17,12 @@ from pyverbs.pd import PD
 from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.wr import SGE, RecvWR, SendWR
 
-REGION = struct.Struct("<4sHHQIIQI")  # magic, version, provider, length, rights, key, address, reserved; then the CRC
-PAIR = struct.Struct("<4sHHII16sHBBBBHI")  # ..., number, sequence, GID, LID, MTU, link, reads in, reads out, unused, reserved
+REGION = struct.Struct(
+    "<4sHHQIIQI"
+)  # magic, version, provider, length, rights, key, address, reserved; then the CRC
+PAIR = struct.Struct(
+    "<4sHHII16sHBBBBHI"
+)  # ..., number, sequence, GID, LID, MTU, link, reads in, reads out, unused, reserved
 VERSION, VERBS = 1, 2
 REMOTE_READ, REMOTE_WRITE = 1, 2
 RECEIVES = 16
@@ -63,10 +67,14 @@ class Memory:
     """Ours, registered."""
 
     def __init__(self, device, length, rights=0):
-        access = e.IBV_ACCESS_LOCAL_WRITE | (e.IBV_ACCESS_REMOTE_WRITE if rights & REMOTE_WRITE else 0)
+        access = e.IBV_ACCESS_LOCAL_WRITE | (
+            e.IBV_ACCESS_REMOTE_WRITE if rights & REMOTE_WRITE else 0
+        )
         self.mr = MR(device.pd, length, access)
         self.mr.write(bytes(length), length)
-        self.descriptor = packed(REGION, b"RFPM", VERSION, VERBS, length, rights, self.mr.rkey, self.mr.buf, 0)
+        self.descriptor = packed(
+            REGION, b"RFPM", VERSION, VERBS, length, rights, self.mr.rkey, self.mr.buf, 0
+        )
 
     def read(self, offset, length):
         return self.mr.read(length, offset)
@@ -96,7 +104,9 @@ class Pair:
         )  # fmt: skip
 
     def connect(self, descriptor):
-        number, sequence, gid, _lid, mtu, _link, _reads_in, _reads_out, *_ = unpacked(PAIR, b"RFPQ", descriptor)
+        number, sequence, gid, _lid, mtu, _link, _reads_in, _reads_out, *_ = unpacked(
+            PAIR, b"RFPQ", descriptor
+        )
         a = QPAttr(port_num=1)
         a.qp_access_flags = e.IBV_ACCESS_REMOTE_WRITE
         a.dest_qp_num, a.rq_psn, a.sq_psn = number, sequence, self.sequence
@@ -115,14 +125,18 @@ class Pair:
 
     def write(self, memory, offset, remote, place, length, notify=False):
         opcode = e.IBV_WR_RDMA_WRITE_WITH_IMM if notify else e.IBV_WR_RDMA_WRITE
-        self._do(opcode, e.IBV_SEND_SOLICITED if notify else 0, memory, offset, remote, place, length)
+        self._do(
+            opcode, e.IBV_SEND_SOLICITED if notify else 0, memory, offset, remote, place, length
+        )
 
     def read(self, memory, offset, remote, place, length):
         self._do(e.IBV_WR_RDMA_READ, 0, memory, offset, remote, place, length)
 
     def _do(self, opcode, flags, memory, offset, remote, place, length):
         sg = [SGE(memory.mr.buf + offset, length, memory.mr.lkey)]
-        work = SendWR(wr_id=1, opcode=opcode, num_sge=1, sg=sg, send_flags=flags | e.IBV_SEND_SIGNALED)
+        work = SendWR(
+            wr_id=1, opcode=opcode, num_sge=1, sg=sg, send_flags=flags | e.IBV_SEND_SIGNALED
+        )
         work.set_wr_rdma(remote.key, remote.address + place)
         self.qp.post_send(work)
         done = self._wait(self.sent)

@@ -24,14 +24,26 @@ class Other:
 
     def __init__(self, server: rfp.Server, secret: Path) -> None:
         port = server.address.rpartition(":")[2].partition("?")[0]
-        command = ["/usr/bin/python3", str(Path(__file__).with_name("client.py")), HOST, port, str(secret)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        self.process = subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [
+            "/usr/bin/python3",
+            str(Path(__file__).with_name("client.py")),
+            HOST,
+            port,
+            str(secret),
+        ]
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("PYTHON")
+        }
+        self.process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     def ask(self, word: str, *arguments: bytes) -> object:
         assert self.process.stdin
         assert self.process.stdout
-        print(word, *(argument.hex() for argument in arguments), file=self.process.stdin, flush=True)
+        print(
+            word, *(argument.hex() for argument in arguments), file=self.process.stdin, flush=True
+        )
         answer = json.loads(self.process.stdout.readline() or '{"error": "it has ended"}')
         assert "error" not in answer, answer["error"]
         return answer["answer"]

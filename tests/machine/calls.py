@@ -94,12 +94,23 @@ def reserve() -> Call:
         value, (back, waiting, reserved) = taken(content)
         if value is Empty:
             return sure(answer, Empty, content)
-        token = b"" if answer is UNKNOWN else answer[0] if isinstance(answer, tuple) and answer[1] == value else None
+        token = (
+            b""
+            if answer is UNKNOWN
+            else answer[0]
+            if isinstance(answer, tuple) and answer[1] == value
+            else None
+        )
         if token is None or (token and token in dict(reserved)):
             return []
         return [(back, waiting, (*reserved, (token, value)))]
 
-    return Call("reserve()", lambda queue, timeout: queue.reserve(lease=LONG, timeout=timeout), follow, changes=True)
+    return Call(
+        "reserve()",
+        lambda queue, timeout: queue.reserve(lease=LONG, timeout=timeout),
+        follow,
+        changes=True,
+    )
 
 
 def settled(token: bytes, back: bool) -> Callable[[Content, Any], list[Content]]:
@@ -108,17 +119,29 @@ def settled(token: bytes, back: bool) -> Callable[[Content, Any], list[Content]]
         if token not in dict(reserved):
             return sure(answer, LeaseEnded, content)
         left = tuple(each for each in reserved if each[0] != token)
-        return sure(answer, None, ((*returned, dict(reserved)[token]) if back else returned, waiting, left))
+        return sure(
+            answer, None, ((*returned, dict(reserved)[token]) if back else returned, waiting, left)
+        )
 
     return follow
 
 
 def ack(token: bytes) -> Call:
-    return Call("ack()", lambda queue, timeout: queue.ack(token, timeout=timeout), settled(token, False), changes=True)
+    return Call(
+        "ack()",
+        lambda queue, timeout: queue.ack(token, timeout=timeout),
+        settled(token, False),
+        changes=True,
+    )
 
 
 def nack(token: bytes) -> Call:
-    return Call("nack()", lambda queue, timeout: queue.nack(token, timeout=timeout), settled(token, True), changes=True)
+    return Call(
+        "nack()",
+        lambda queue, timeout: queue.nack(token, timeout=timeout),
+        settled(token, True),
+        changes=True,
+    )
 
 
 def look_at_queue() -> Call:
@@ -126,7 +149,9 @@ def look_at_queue() -> Call:
         "list()",
         lambda queue, _: (list(queue), len(queue), queue.reserved),
         lambda content, answer: sure(
-            answer, ([*content[0], *content[1]], len(content[0]) + len(content[1]), len(content[2])), content
+            answer,
+            ([*content[0], *content[1]], len(content[0]) + len(content[1]), len(content[2])),
+            content,
         ),
     )
 
@@ -155,7 +180,11 @@ def store(key: bytes, value: bytes) -> Call:
 def setdefault(key: bytes, value: bytes) -> Call:
     def follow(content: Content, answer: Any) -> list[Content]:
         there = dict(content).get(key)
-        return sure(answer, value if there is None else there, with_items(content, {key: value}) if there is None else content)
+        return sure(
+            answer,
+            value if there is None else there,
+            with_items(content, {key: value}) if there is None else content,
+        )
 
     return Call(
         f"setdefault({key!r}, {value[:12]!r})",
@@ -169,8 +198,14 @@ def setdefault(key: bytes, value: bytes) -> Call:
 def delete(key: bytes) -> Call:
     return Call(
         f"del [{key!r}]",
-        lambda mapping, timeout: mapping.__delitem__(key) if timeout is None else mapping.pop(key, timeout=timeout) and None,
-        lambda content, answer: sure(answer, None if key in dict(content) else KeyError, without(content, key)),
+        lambda mapping, timeout: (
+            mapping.__delitem__(key)
+            if timeout is None
+            else mapping.pop(key, timeout=timeout) and None
+        ),
+        lambda content, answer: sure(
+            answer, None if key in dict(content) else KeyError, without(content, key)
+        ),
         changes=True,
     )
 
@@ -188,10 +223,16 @@ def popitem(ordered: bool) -> Call:
     def follow(content: Content, answer: Any) -> list[Content]:
         if not content:
             return sure(answer, KeyError, content)
-        may = [item for item in (content[:1] if ordered else content) if answer is UNKNOWN or answer == item]
+        may = [
+            item
+            for item in (content[:1] if ordered else content)
+            if answer is UNKNOWN or answer == item
+        ]
         return [without(content, key) for key, _ in may]
 
-    return Call("popitem()", lambda mapping, timeout: mapping.popitem(timeout=timeout), follow, changes=True)
+    return Call(
+        "popitem()", lambda mapping, timeout: mapping.popitem(timeout=timeout), follow, changes=True
+    )
 
 
 def clear() -> Call:
@@ -239,7 +280,9 @@ def look_up(key: bytes) -> Call:
     return Call(
         f"get({key!r})",
         lambda mapping, timeout: (mapping.get(key, timeout=timeout), key in mapping),
-        lambda content, answer: sure(answer, (dict(content).get(key), key in dict(content)), content),
+        lambda content, answer: sure(
+            answer, (dict(content).get(key), key in dict(content)), content
+        ),
     )
 
 
@@ -256,7 +299,9 @@ def range_of(lo: bytes, hi: bytes, reverse: bool) -> Call:
         expected = [item for item in content if lo <= item[0] < hi]
         return sure(answer, expected[::-1] if reverse else expected, content)
 
-    return Call(f"range({lo!r}, {hi!r})", lambda tree, _: list(tree.range(lo, hi, reverse=reverse)), follow)
+    return Call(
+        f"range({lo!r}, {hi!r})", lambda tree, _: list(tree.range(lo, hi, reverse=reverse)), follow
+    )
 
 
 def both_ends() -> Call:
@@ -272,4 +317,8 @@ def look(kind: str) -> Call:
 
 
 def check() -> Call:
-    return Call("check()", lambda structure, timeout: structure.check(timeout=timeout), lambda content, answer: [content])
+    return Call(
+        "check()",
+        lambda structure, timeout: structure.check(timeout=timeout),
+        lambda content, answer: [content],
+    )

@@ -112,7 +112,11 @@ class DeleteFails(Hands):
     """Shrinking a table is a part of the deletion that it follows, and may not fit."""
 
     def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
-        if what.text.startswith("del") and name[0] == "h" and len(front.handles[name].structure) == 1:
+        if (
+            what.text.startswith("del")
+            and name[0] == "h"
+            and len(front.handles[name].structure) == 1
+        ):
             raise TooLarge("an operation does not fit into the pool's logs")
         return super().call(front, name, what, timeout)
 

@@ -29,7 +29,9 @@ class Nursery:
         self.path, self.address = folder / "pool", f"shm://{folder}/socket"
         self.backup = folder / "backup"
         command = [sys.executable, str(SCRIPT), str(self.path), self.address, str(LEASE)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.pid = 0
 
     def begin(self, points: int) -> int:
@@ -124,7 +126,9 @@ class Lives:
             pid, self.pid = self.pid, 0
             os.kill(pid, number)
             status = self.nursery.wait()
-            assert status == (0 if number == signal.SIGTERM else -number), f"a back-end ended with {status}"
+            assert status == (0 if number == signal.SIGTERM else -number), (
+                f"a back-end ended with {status}"
+            )
 
     def kill(self) -> None:
         self.end_of(signal.SIGKILL)

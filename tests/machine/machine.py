@@ -41,7 +41,10 @@ FAILED = object()
 WORLDS_MAX = 256
 UNCERTAIN_WORLDS = 9  # with more than these no call is made whose outcome may stay unknown
 WIDE = 70  # more structures than a record has parts for
-SHORT, BRIEF = 0.03, 5.0  # seconds that a call may take, where somebody keeps the lock for longer; that and others by default
+SHORT, BRIEF = (
+    0.03,
+    5.0,
+)  # seconds that a call may take, where somebody keeps the lock for longer; that and others by default
 PATIENT = 20.0  # where nobody does
 KIND_OF = {"q": "queue", "h": "table", "t": "tree"}
 
@@ -137,7 +140,11 @@ def kind_of(name: str) -> str:
 
 names = st.sampled_from(["q0", "h0", "t0", "q1", "h1"])
 queues = names.filter(lambda name: name[0] == "q")
-queues, mappings, trees = st.sampled_from(["q0", "q1"]), st.sampled_from(["h0", "t0", "h1"]), st.just("t0")
+queues, mappings, trees = (
+    st.sampled_from(["q0", "q1"]),
+    st.sampled_from(["h0", "t0", "h1"]),
+    st.just("t0"),
+)
 keys = st.integers(0, 20).map(lambda n: b"k%02d" % n)
 lengths = st.sampled_from([0, 3, 40, 200, 600, 1500])
 who = st.integers(0, 9)
@@ -209,7 +216,9 @@ class Machine(RuleBasedStateMachine):
     def rivals(self, front: Front, wanted: set[str]) -> list[Front]:
         """Who is inside one of these structures."""
         return [
-            other for other in self.fronts if other is not front and (other.batch or other.transaction) and other.touched & wanted
+            other
+            for other in self.fronts
+            if other is not front and (other.batch or other.transaction) and other.touched & wanted
         ]
 
     def met(self, front: Front, rivals: list[Front], name: str) -> None:
@@ -218,7 +227,9 @@ class Machine(RuleBasedStateMachine):
             if other.transaction:
                 other.doomed = True
             else:
-                other.touched.discard(name)  # its lock is gone, so from now on it reads as everybody else
+                other.touched.discard(
+                    name
+                )  # its lock is gone, so from now on it reads as everybody else
         if rivals or name not in front.touched:
             self.behind.pop(name, None)
 
@@ -258,24 +269,34 @@ class Machine(RuleBasedStateMachine):
             self.failed(front, name, what, error, rivals)
             return FAILED
         if handle.life != self.lives[name] and not front.doomed:
-            raise Wrong(f"{front}: {name}.{what.text} answered {answer!r}, and the structure was dropped")
+            raise Wrong(
+                f"{front}: {name}.{what.text} answered {answer!r}, and the structure was dropped"
+            )
         if front.transaction:
             self.answered_inside(front, name, what, answer, rivals)
         else:
             self.answered(front, name, what, answer, rivals)
         return answer
 
-    def answered(self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]) -> None:
+    def answered(
+        self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]
+    ) -> None:
         here = f"{front}: {name}.{what.text} answered {answer!r}"
         if what.changes:
             self.shrink(
-                [{**world, name: after} for world in self.worlds for after in what.follow(world[name], answer)],
+                [
+                    {**world, name: after}
+                    for world in self.worlds
+                    for after in what.follow(world[name], answer)
+                ],
                 f"{here}, and it contains {self.contents(name)}",
             )
             self.met(front, rivals, name)
             if front.batch:
                 front.touched.add(name)
-                self.behind.setdefault(name, [world[name] for world in self.before]).extend(self.contents(name))
+                self.behind.setdefault(name, [world[name] for world in self.before]).extend(
+                    self.contents(name)
+                )
             return
         owners = [other for other in self.fronts if other.batch and name in other.touched]
         if name in self.behind and front not in owners:
@@ -286,10 +307,13 @@ class Machine(RuleBasedStateMachine):
                     return
             raise Wrong(f"{here}, and it contained {seen}")
         self.shrink(
-            [world for world in self.worlds if what.follow(world[name], answer)], f"{here}, and it contains {self.contents(name)}"
+            [world for world in self.worlds if what.follow(world[name], answer)],
+            f"{here}, and it contains {self.contents(name)}",
         )
 
-    def answered_inside(self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]) -> None:
+    def answered_inside(
+        self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]
+    ) -> None:
         """In a transaction.  One that cannot come to hold may read anything."""
         if what.changes:
             self.met(front, rivals, name)
@@ -304,13 +328,17 @@ class Machine(RuleBasedStateMachine):
         after = [after for content in contents for after in what.follow(content, answer)]
         if not after:
             if not front.suspect:
-                raise Wrong(f"{front}: in a transaction {name}.{what.text} answered {answer!r}, and it contains {contents}")
+                raise Wrong(
+                    f"{front}: in a transaction {name}.{what.text} answered {answer!r}, and it contains {contents}"
+                )
             front.doomed = True
         elif what.changes:
             front.inside[name] = after[0]
             front.touched.add(name)
 
-    def failed(self, front: Front, name: str, what: Call, error: RfpError, rivals: list[Front]) -> None:
+    def failed(
+        self, front: Front, name: str, what: Call, error: RfpError, rivals: list[Front]
+    ) -> None:
         """A call has raised; nothing else may have happened than its class says."""
         here = f"{front}: {name}.{what.text} raised {type(error).__name__}: {error}"
         if isinstance(error, NotFound) and front.handles[name].life != self.lives[name]:
@@ -319,15 +347,17 @@ class Machine(RuleBasedStateMachine):
             if not (self.full and (what.grows or self.clogged)):
                 raise Wrong(here) from error
             if what.several and front.transaction:
-                self.leave_transaction(front, False)  # how many of its operations were done is not known
+                self.leave_transaction(
+                    front, False
+                )  # how many of its operations were done is not known
             elif what.several:
                 self.perhaps(front, name, what)
         elif isinstance(error, TooLarge):
             if not front.transaction:
                 raise Wrong(here) from error
-        elif (isinstance(error, DeadlineExceeded) and ((rivals and self.impatient) or self.lossy)) or (
-            isinstance(error, OutcomeUnknown) and ((rivals and self.impatient) or self.lossy)
-        ):
+        elif (
+            isinstance(error, DeadlineExceeded) and ((rivals and self.impatient) or self.lossy)
+        ) or (isinstance(error, OutcomeUnknown) and ((rivals and self.impatient) or self.lossy)):
             self.perhaps(front, name, what)
         elif isinstance(error, ConnectionFailed) and not isinstance(error, OutcomeUnknown):
             if front.transaction and (front.suspect or self.lossy):
@@ -353,7 +383,12 @@ class Machine(RuleBasedStateMachine):
 
     def any_of(self, name: str, what: Call) -> list[World]:
         """What there may be after a call of which nothing is known; of a structure that was dropped a handle may be left."""
-        worlds = [{**world, name: after} for world in self.worlds if name in world for after in what.follow(world[name], UNKNOWN)]
+        worlds = [
+            {**world, name: after}
+            for world in self.worlds
+            if name in world
+            for after in what.follow(world[name], UNKNOWN)
+        ]
         return worlds or self.worlds
 
     # Structures and their handles
@@ -371,7 +406,10 @@ class Machine(RuleBasedStateMachine):
             return None
         if new:
             self.lives[name] = self.lives.get(name, 0) + 1
-            self.shrink([{**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds], "")
+            self.shrink(
+                [{**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds],
+                "",
+            )
             if front.batch or front.transaction:
                 front.touched.add(name)  # its maker is inside
         front.handles[name] = Handle(structure, self.lives[name])
@@ -395,7 +433,14 @@ class Machine(RuleBasedStateMachine):
             if new:
                 self.lives[name] = self.lives.get(name, 0) + 1
                 self.shrink(
-                    [*self.worlds, *({**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds)], ""
+                    [
+                        *self.worlds,
+                        *(
+                            {**world, name: world.get(name, EMPTY[kind_of(name)])}
+                            for world in self.worlds
+                        ),
+                    ],
+                    "",
                 )
             return
         raise Wrong(here) from error
@@ -428,11 +473,14 @@ class Machine(RuleBasedStateMachine):
         try:
             front.fe.drop(name)
         except NotFound:
-            self.shrink([world for world in self.worlds if name not in world], f"{front}: {name} was not found")
-        except CallerError:
-            assert front.transaction or any(name in other.handles for other in self.fronts if other is not front), (
-                f"{name} is not in use"
+            self.shrink(
+                [world for world in self.worlds if name not in world],
+                f"{front}: {name} was not found",
             )
+        except CallerError:
+            assert front.transaction or any(
+                name in other.handles for other in self.fronts if other is not front
+            ), f"{name} is not in use"
         except (ConnectionFailed, DeadlineExceeded) as error:
             if front.transaction and front.suspect and not isinstance(error, DeadlineExceeded):
                 return
@@ -441,7 +489,13 @@ class Machine(RuleBasedStateMachine):
             for other in self.fronts:  # which of them still work nobody can say
                 other.handles.pop(name, None)
             self.lives[name] = self.lives.get(name, 0) + 1
-            self.shrink([*self.worlds, *({n: c for n, c in world.items() if n != name} for world in self.worlds)], "")
+            self.shrink(
+                [
+                    *self.worlds,
+                    *({n: c for n, c in world.items() if n != name} for world in self.worlds),
+                ],
+                "",
+            )
         else:
             if self.exists(name) is False or (front.transaction and not front.doomed):
                 raise Wrong(f"{front}: dropped {name}, which is not there, or cannot be taken back")
@@ -450,7 +504,9 @@ class Machine(RuleBasedStateMachine):
                 other.touched.discard(name)
                 other.inside.pop(name, None)
             self.lives[name] = self.lives.get(name, 0) + 1
-            self.shrink([{n: c for n, c in world.items() if n != name} for world in self.worlds], "")
+            self.shrink(
+                [{n: c for n, c in world.items() if n != name} for world in self.worlds], ""
+            )
 
     # Calls of queues and mappings
 
@@ -479,7 +535,12 @@ class Machine(RuleBasedStateMachine):
     def store(self, number: int, name: str, key: bytes, length: int) -> None:
         self.call(self.front(number), name, calls.store(key, self.value(length)))
 
-    @rule(number=who, name=mappings, key=keys, way=st.sampled_from([calls.delete, calls.pop, calls.look_up]))
+    @rule(
+        number=who,
+        name=mappings,
+        key=keys,
+        way=st.sampled_from([calls.delete, calls.pop, calls.look_up]),
+    )
     @step
     def by_key(self, number: int, name: str, key: bytes, way: Callable[[bytes], Call]) -> None:
         self.call(self.front(number), name, way(key))
@@ -502,9 +563,17 @@ class Machine(RuleBasedStateMachine):
     @rule(number=who, name=mappings, found=st.dictionaries(keys, lengths, min_size=1, max_size=5))
     @step
     def update(self, number: int, name: str, found: dict[bytes, int]) -> None:
-        self.call(self.front(number), name, calls.update({key: self.value(length) for key, length in found.items()}))
+        self.call(
+            self.front(number),
+            name,
+            calls.update({key: self.value(length) for key, length in found.items()}),
+        )
 
-    @rule(number=who, name=trees, found=st.dictionaries(keys, st.integers(0, 100), min_size=1, max_size=5))
+    @rule(
+        number=who,
+        name=trees,
+        found=st.dictionaries(keys, st.integers(0, 100), min_size=1, max_size=5),
+    )
     @step
     def bulk_load(self, number: int, name: str, found: dict[bytes, int]) -> None:
         items = {key: self.value(length) for key, length in sorted(found.items())}
@@ -549,7 +618,11 @@ class Machine(RuleBasedStateMachine):
         for length in (60_000, 5_000, 900, 200):
             for i in range(500):
                 value = self.value(length)
-                what = calls.put(value) if name == "q0" else calls.store(b"full %d %d" % (length, i), value)
+                what = (
+                    calls.put(value)
+                    if name == "q0"
+                    else calls.store(b"full %d %d" % (length, i), value)
+                )
                 if self.call(front, name, what) is FAILED:
                     break
 
@@ -580,7 +653,9 @@ class Machine(RuleBasedStateMachine):
     def shown(self, front: Front) -> None:
         """Its batch has ended: others see it, but for what somebody else does in a batch."""
         for name in front.touched:
-            if not any(other.batch and name in other.touched for other in self.fronts if other is not front):
+            if not any(
+                other.batch and name in other.touched for other in self.fronts if other is not front
+            ):
                 self.behind.pop(name, None)
         front.touched = set()
 
@@ -602,7 +677,9 @@ class Machine(RuleBasedStateMachine):
             front.touched = set()
         except RfpError as error:
             if not (self.clogged and isinstance(error, OutOfMemory)):
-                raise Wrong(f"{front}: the end of a batch raised {type(error).__name__}: {error}") from error
+                raise Wrong(
+                    f"{front}: the end of a batch raised {type(error).__name__}: {error}"
+                ) from error
             front.touched = set()
         else:
             self.shown(front)
@@ -624,7 +701,11 @@ class Machine(RuleBasedStateMachine):
     def begin_wide_transaction(self, number: int) -> None:
         """Over more structures than a record has parts for."""
         front = self.front(number)
-        wanted = {name for name, handle in front.handles.items() if len(name) == 4 and handle.life == self.lives[name]}
+        wanted = {
+            name
+            for name, handle in front.handles.items()
+            if len(name) == 4 and handle.life == self.lives[name]
+        }
         if wanted and not front.transaction and len(self.worlds) == 1:
             self.enter_transaction(front, wanted)
 
@@ -632,7 +713,9 @@ class Machine(RuleBasedStateMachine):
         self.begin()
         rivals = self.rivals(front, wanted)
         self.asked(rivals)
-        transaction = front.fe.transaction(*(front.handles[name].structure for name in wanted), timeout=self.timeout(rivals))
+        transaction = front.fe.transaction(
+            *(front.handles[name].structure for name in wanted), timeout=self.timeout(rivals)
+        )
         try:
             transaction.__enter__()
         except (ConnectionFailed, DeadlineExceeded) as error:
@@ -643,7 +726,12 @@ class Machine(RuleBasedStateMachine):
             self.shown(front)
         for name in wanted:
             self.met(front, self.rivals(front, {name}), name)
-        front.transaction, front.named, front.touched, front.inside = transaction, set(wanted), set(wanted), {}
+        front.transaction, front.named, front.touched, front.inside = (
+            transaction,
+            set(wanted),
+            set(wanted),
+            {},
+        )
         front.doomed, front.suspect = False, front.far
 
     @rule(number=who, hold=st.booleans())
@@ -664,21 +752,28 @@ class Machine(RuleBasedStateMachine):
         front.transaction = None
         if error is None:
             if hold and front.doomed:
-                raise Wrong(f"{front}: a transaction came to hold, although others changed what it is over")
+                raise Wrong(
+                    f"{front}: a transaction came to hold, although others changed what it is over"
+                )
             if hold:
                 self.shrink([{**world, **inside} for world in self.worlds], "")
                 for name in inside:
                     self.behind.pop(name, None)
             return
         here = f"{front}: the end of a transaction raised {type(error).__name__}: {error}"
-        if (isinstance(error, OutcomeUnknown) and self.lossy) or (isinstance(error, DeadlineExceeded) and self.lossy):
+        if (isinstance(error, OutcomeUnknown) and self.lossy) or (
+            isinstance(error, DeadlineExceeded) and self.lossy
+        ):
             self.shrink([*self.worlds, *({**world, **inside} for world in self.worlds)], "")
             for name in inside:
                 self.behind[name] = self.contents(name)
         elif (
             (isinstance(error, TooLarge) and len(inside) > 64)
             or (isinstance(error, OutOfMemory) and self.full)
-            or (isinstance(error, ConnectionFailed) and (self.lossy or front.doomed or front.suspect))
+            or (
+                isinstance(error, ConnectionFailed)
+                and (self.lossy or front.doomed or front.suspect)
+            )
         ):
             pass
         else:
@@ -699,11 +794,15 @@ class Machine(RuleBasedStateMachine):
 
     # Front-ends
 
-    @precondition(lambda self: len(self.fronts) < 4)  # look_at_all() needs one more; a process may have five
+    @precondition(
+        lambda self: len(self.fronts) < 4
+    )  # look_at_all() needs one more; a process may have five
     @rule(options=OPTIONS, far=st.booleans())
     @step
     def connect(self, options: dict[str, Any], far: bool) -> None:
-        self.add_front(options, far and not self.impatient and not any(front.far for front in self.fronts))
+        self.add_front(
+            options, far and not self.impatient and not any(front.far for front in self.fronts)
+        )
 
     def add_front(self, options: dict[str, Any], far: bool) -> None:
         self.serial += 1

@@ -22,7 +22,9 @@ PIECE = 1 << 16
 
 RING = 192 << 10
 """Enough for each operation of each structure, and little enough to be filled."""
-SIZES = Sizes(block=1024, names=128, sessions=7, operation_ring=RING, memory_ring=RING, group_map=1024)
+SIZES = Sizes(
+    block=1024, names=128, sessions=7, operation_ring=RING, memory_ring=RING, group_map=1024
+)
 LENGTH = -(-(SIZES.groups_at + SIZES.group_map + 800 * SIZES.block) // PAGE) * PAGE
 
 
@@ -33,7 +35,9 @@ class Power:
         self.kind, self.lease = kind, lease
         self.address = str(addresses.unique())
         self.stack = contextlib.ExitStack()
-        self.stack.enter_context(mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes)))
+        self.stack.enter_context(
+            mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes))
+        )
         self.model = Model(LENGTH, kind, shared=True)
         format_medium(self.model, SIZES)
         self.serve()

@@ -173,6 +173,8 @@ def with_hands(hands: Callable[[], Hands]) -> type[Machine]:
 
 
 @pytest.mark.parametrize(("hands", "sequence"), CASES, ids=lambda case: case.__name__)
-def test_each_fault_that_is_planted_is_noticed_where_it_shows(hands: type[Hands], sequence: Sequence) -> None:
+def test_each_fault_that_is_planted_is_noticed_where_it_shows(
+    hands: type[Hands], sequence: Sequence
+) -> None:
     with pytest.raises(Wrong):
         replay(with_hands(hands)(), sequence)

@@ -25,7 +25,19 @@ from . import calls
 from .calls import Call
 from .doubles import Overwrite, WritesAstray
 from .lives import Lives, Nursery
-from .machine import FAILED, OPTIONS, Front, Handle, Machine, World, Wrong, kind_of, queues, step, who
+from .machine import (
+    FAILED,
+    OPTIONS,
+    Front,
+    Handle,
+    Machine,
+    World,
+    Wrong,
+    kind_of,
+    queues,
+    step,
+    who,
+)
 from .running import run
 
 BRIEF = 0.3  # seconds that a call may take: longer than a new back-end needs
@@ -180,7 +192,10 @@ class LivesMachine(Machine):
             self.call(front, name, calls.put(self.value(3)))
             self.kill()
         self.operating = True
-        with contextlib.suppress(PoolRefused), disturbed(lambda: self.call(front, name, calls.put(self.value(3))) and None):
+        with (
+            contextlib.suppress(PoolRefused),
+            disturbed(lambda: self.call(front, name, calls.put(self.value(3))) and None),
+        ):
             tool(self.place.path)
         self.operating = False
         self.serve_again()
@@ -197,7 +212,9 @@ class LivesMachine(Machine):
             self.kill()
         self.place.restore()
         # Of these the copy has an earlier one, or none.
-        for gone in [name for name, life in self.lives.items() if life != self.lives_copied.get(name)]:
+        for gone in [
+            name for name, life in self.lives.items() if life != self.lives_copied.get(name)
+        ]:
             self.lives[gone] += 1
             for each in self.fronts:
                 each.handles.pop(gone, None)
@@ -280,8 +297,12 @@ def replaced(machine: LivesMachine) -> None:
     machine.replace()
 
 
-@pytest.mark.parametrize("sequence", [operated, restored, replaced], ids=lambda sequence: sequence.__name__)
-def test_sequences_that_once_lost_something_lose_nothing(sequence: Callable[[LivesMachine], None]) -> None:
+@pytest.mark.parametrize(
+    "sequence", [operated, restored, replaced], ids=lambda sequence: sequence.__name__
+)
+def test_sequences_that_once_lost_something_lose_nothing(
+    sequence: Callable[[LivesMachine], None],
+) -> None:
     replay(LivesMachine(), sequence)
 
 
@@ -302,11 +323,15 @@ def test_calls_that_go_to_a_pool_that_was_replaced_are_noticed() -> None:
 
 
 @pytest.mark.timeout(300)
-def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools(rng: random.Random) -> None:
+def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools(
+    rng: random.Random,
+) -> None:
     run(LivesMachine, rng, 25, 5)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools_for_long(rng: random.Random) -> None:
+def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools_for_long(
+    rng: random.Random,
+) -> None:
     run(LivesMachine, rng, 50, 400)

@@ -23,21 +23,30 @@ class PowerMachine(Machine):
         may_fill=st.sampled_from([False, False, False, True]),
         options=st.lists(OPTIONS, min_size=2, max_size=3),
     )
-    def start(self, kind: str, impatient: bool, may_fill: bool, options: list[dict[str, Any]]) -> None:
+    def start(
+        self, kind: str, impatient: bool, may_fill: bool, options: list[dict[str, Any]]
+    ) -> None:
         self.impatient, self.may_fill = impatient, may_fill
         self.place = Power(kind, 60.0 if impatient else 0.02)
         self.begin()
         for each in options:
             self.add_front(each, False)
 
-    @rule(part=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]), seed=st.integers(0, 2**32), again=st.booleans())
+    @rule(
+        part=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0]),
+        seed=st.integers(0, 2**32),
+        again=st.booleans(),
+    )
     @step
     def power_fails(self, part: float, seed: int, again: bool) -> None:
         for front in self.fronts:
             self.cut(front)
         image = self.place.fail(self.moment, part, seed)
         if part < 1:
-            self.worlds = [*self.worlds, *(world for world in self.before if world not in self.worlds)]
+            self.worlds = [
+                *self.worlds,
+                *(world for world in self.before if world not in self.worlds),
+            ]
         self.gone()
         self.place.go_on(image)
         if again:
@@ -59,7 +68,9 @@ class PowerMachine(Machine):
 
 
 @pytest.mark.timeout(300)
-def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails(rng: random.Random) -> None:
+def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails(
+    rng: random.Random,
+) -> None:
     run(PowerMachine, rng, 30, 5)
 
 

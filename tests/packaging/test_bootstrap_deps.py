@@ -35,9 +35,17 @@ class Machine:
         for name in names:
             (self.folder / name).unlink()
 
-    def need(self, python: str = "python3", what: str = "build", **variables: str) -> subprocess.CompletedProcess:
-        environment = {key: value for key, value in os.environ.items() if key != "CC"} | {"PATH": str(self.folder)} | variables
-        return subprocess.run([NEED, what, python], env=environment, capture_output=True, text=True, timeout=30)
+    def need(
+        self, python: str = "python3", what: str = "build", **variables: str
+    ) -> subprocess.CompletedProcess:
+        environment = (
+            {key: value for key, value in os.environ.items() if key != "CC"}
+            | {"PATH": str(self.folder)}
+            | variables
+        )
+        return subprocess.run(
+            [NEED, what, python], env=environment, capture_output=True, text=True, timeout=30
+        )
 
 
 @pytest.fixture
@@ -51,7 +59,7 @@ def python_that_says(machine, *, prefix="/usr", old=False, venv=True, headers=Tr
     answers = {
         "sys.exit(sys.version_info": "exit 1" if old else "exit 0",
         "print(sys.base_prefix)": f"echo {prefix}",
-        "print(\"python%d": "echo python3.11",
+        'print("python%d': "echo python3.11",
         "import ensurepip, venv": "exit 0" if venv else "exit 1",
         "sysconfig": f"echo {machine.folder if headers else '/nowhere'}",
         "-V": "echo Python 3.9.2",
@@ -92,7 +100,9 @@ def test_root_on_debian_gets_it_installed(machine, tmp_path):
     program = machine.folder / "program"
     machine.command("program", "cat >/dev/null")
     install = f"ln -s {program} {machine.folder}/cc"
-    machine.command("apt-get", f'echo "$@" >> {tmp_path}/log; [ "$1" = update ] || {{ {install}; }}')
+    machine.command(
+        "apt-get", f'echo "$@" >> {tmp_path}/log; [ "$1" = update ] || {{ {install}; }}'
+    )
     run = machine.need()
     assert run.returncode == 0
     assert (tmp_path / "log").read_text().splitlines() == [
@@ -153,7 +163,18 @@ def test_a_python_that_is_not_there_is_named(machine):
 @pytest.fixture
 def host(machine):
     """A computer for scripts/softroce, as far as commands tell; which files it has is this one's affair."""
-    for name in ("qemu-system-x86_64", "cpio", "modprobe", "ip", "rdma", "setpriv", "ndctl", "mkfs.ext4", "ibv_devinfo", "busybox"):
+    for name in (
+        "qemu-system-x86_64",
+        "cpio",
+        "modprobe",
+        "ip",
+        "rdma",
+        "setpriv",
+        "ndctl",
+        "mkfs.ext4",
+        "ibv_devinfo",
+        "busybox",
+    ):
         machine.command(name, "exit 0")
     machine.command("uname", "echo x86_64")
     machine.command("ldd", "exit 1")
@@ -164,7 +185,14 @@ def host(machine):
 
 def named(run):
     """The packages that the user is told to install."""
-    line = next((line for line in run.stderr.splitlines() if "sudo apt-get install" in line or " && sudo apt-get" in line), "")
+    line = next(
+        (
+            line
+            for line in run.stderr.splitlines()
+            if "sudo apt-get install" in line or " && sudo apt-get" in line
+        ),
+        "",
+    )
     return set(line.rpartition("--no-install-recommends ")[2].split())
 
 
@@ -198,7 +226,9 @@ def test_a_compiler_that_is_not_there_is_named(machine):
 
 def test_a_compiler_that_compiles_nothing_is_told_from_one_that_is_not_there(machine):
     machine.command("broken", "cat >/dev/null; exit 1")
-    assert machine.need(CC="broken").stderr == "CC=broken: this compiler cannot compile a C program\n"
+    assert (
+        machine.need(CC="broken").stderr == "CC=broken: this compiler cannot compile a C program\n"
+    )
 
 
 def test_a_package_that_several_lacks_need_is_named_once(machine):

@@ -19,14 +19,20 @@ def checkout(tmp_path_factory) -> Path:
     """A copy of the sources, in which nothing is compiled."""
     folder = tmp_path_factory.mktemp("checkout")
     for package in PACKAGES:
-        shutil.copytree(ROOT / package, folder / package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        shutil.copytree(
+            ROOT / package, folder / package, ignore=shutil.ignore_patterns("*.so", "__pycache__")
+        )
     return folder
 
 
-def run(*arguments: str, cwd: Path, python: str | Path = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, cwd: Path, python: str | Path = sys.executable, **environment: str
+) -> subprocess.CompletedProcess[str]:
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [python, *arguments]
-    return subprocess.run(command, cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, timeout=50)
+    return subprocess.run(
+        command, cwd=cwd, env={**kept, **environment}, capture_output=True, text=True, timeout=50
+    )
 
 
 def origin(name: str) -> str:
@@ -35,8 +41,20 @@ def origin(name: str) -> str:
     return subprocess.check_output([sys.executable, "-I", "-c", text], text=True).strip()
 
 
-@pytest.mark.parametrize("name", ["rfp", "rfp.store.client.client", "rfp.cli", "rnvm", "rnvm.backend.backend", "structures",
-                                  "structures.queue", "bench", "bench.cli"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rfp",
+        "rfp.store.client.client",
+        "rfp.cli",
+        "rnvm",
+        "rnvm.backend.backend",
+        "structures",
+        "structures.queue",
+        "bench",
+        "bench.cli",
+    ],
+)
 def test_the_installed_module_is_imported(name, checkout):
     result = run("-c", f"import {name} as m; print(m.__file__)", cwd=checkout)
     assert (result.returncode, result.stdout.strip()) == (0, origin(name)), result.stderr
@@ -78,19 +96,42 @@ def test_a_script_in_the_checkout_finds_the_installed_package(checkout):
 
 
 def test_python_m_pytest_in_the_checkout_tests_the_installed_package(checkout):
-    (checkout / "test_here.py").write_text(f"import rfp\ndef test_here():\n    assert rfp.__file__ == {origin('rfp')!r}\n")
-    result = run("-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", str(checkout), "test_here.py", cwd=checkout)
+    (checkout / "test_here.py").write_text(
+        f"import rfp\ndef test_here():\n    assert rfp.__file__ == {origin('rfp')!r}\n"
+    )
+    result = run(
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "--rootdir",
+        str(checkout),
+        "test_here.py",
+        cwd=checkout,
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
-@pytest.mark.parametrize("statement", ["import rfp", "import rnvm", "import structures", "import bench.cli", "from structures import Queue"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import rfp",
+        "import rnvm",
+        "import structures",
+        "import bench.cli",
+        "from structures import Queue",
+    ],
+)
 def test_without_an_installed_package_the_error_says_what_to_do(statement, checkout, tmp_path):
     python = tmp_path / "venv" / "bin" / "python"  # an environment that has nothing
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     result = run("-c", statement, cwd=checkout, python=python)
     assert result.returncode == 1
     last = result.stderr.splitlines()[-1]
-    assert last.startswith(f"ImportError: {checkout}/rfp contains the sources of rfp, which are not compiled there")
+    assert last.startswith(
+        f"ImportError: {checkout}/rfp contains the sources of rfp, which are not compiled there"
+    )
     assert f"run `make demo` in {checkout} and start .venv/bin/python" in last
 
 

@@ -16,9 +16,11 @@ DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 def test_the_demo_measures_draws_gets_back_what_it_put_and_survives_its_kills(tmp_path):
     pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib")
     (tmp_path / "scripts").mkdir()
-    demo = shutil.copy(DEMO, tmp_path / "scripts")          # its results go beside it
+    demo = shutil.copy(DEMO, tmp_path / "scripts")  # its results go beside it
     command = [sys.executable, demo, "--rounds=1", "--seconds=0.02", "-precordcount=100"]
-    run = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170)
+    run = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170
+    )
     assert run.returncode == 0, run.stderr
     numbers = json.loads((tmp_path / "out" / "demo.json").read_text())
     assert {row["workload"] for row in numbers} == {f"workload{letter}" for letter in "abcdf"}

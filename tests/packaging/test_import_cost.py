@@ -17,7 +17,9 @@ HEAVY = {
 def loaded(statements: str) -> set[str]:
     """The modules that an interpreter has loaded after some statements, beyond those that it starts with."""
     text = f"import sys; before = set(sys.modules)\n{statements}\nprint(*sorted(set(sys.modules) - before))"
-    run = subprocess.run([sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=50)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=50
+    )
     assert run.returncode == 0, run.stderr
     return set(run.stdout.split())
 
@@ -37,13 +39,20 @@ def test_an_import_loads_no_extension_module(package):
         "files = [getattr(module, '__file__', None) or '' for module in sys.modules.values()]\n"
         f"print([file for file in files if file.endswith('.so') and '/{package}/' in file])"
     )
-    run = subprocess.run([sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=50, check=True)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=50, check=True
+    )
     assert run.stdout.strip() == "[]"
 
 
 def test_a_client_loads_nothing_of_the_server():
     modules = loaded("import rfp; rfp.connect")
-    assert sorted(name for name in modules if name.startswith(("rfp.protocol.server", "rfp.store.server"))) == []
+    assert (
+        sorted(
+            name for name in modules if name.startswith(("rfp.protocol.server", "rfp.store.server"))
+        )
+        == []
+    )
 
 
 def test_a_session_over_shared_memory_loads_nothing_that_only_networks_need():
@@ -53,7 +62,10 @@ def test_a_session_over_shared_memory_loads_nothing_that_only_networks_need():
         "    kv.put(b'k', b'v')\n"
         "    assert kv.get(b'k') == b'v'\n"
     )
-    assert sorted(modules & {"ssl", "hmac", "secrets", "asyncio", "rfp.control.tcp", "rfp._verbs"}) == []
+    assert (
+        sorted(modules & {"ssl", "hmac", "secrets", "asyncio", "rfp.control.tcp", "rfp._verbs"})
+        == []
+    )
 
 
 @pytest.mark.parametrize("package", ["rfp", "rnvm", "structures"])
@@ -64,6 +76,8 @@ def test_every_public_name_is_listed_and_can_be_imported(package):
         "from " + package + " import *\n"
         "print(json.dumps([listed, all(name in globals() for name in p.__all__), hasattr(p, 'nothing_of_this_name')]))"
     )
-    run = subprocess.run([sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=50)
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", text], capture_output=True, text=True, timeout=50
+    )
     assert run.returncode == 0, run.stderr
     assert json.loads(run.stdout) == [True, True, False]

@@ -47,7 +47,9 @@ LAYERS = """
     rnvm.testing
     structures.testing
 """
-LEVEL = {name: level for level, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()}
+LEVEL = {
+    name: level for level, names in enumerate(LAYERS.strip().splitlines()) for name in names.split()
+}
 TESTING = {name for name in LEVEL if name.endswith(".testing")}
 
 SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".h"}
@@ -163,7 +165,9 @@ def test_every_stated_layer_exists() -> None:
         ("rfp/core/clock.py", "import rfp", "rfp is above rfp.core"),
     ],
 )  # fmt: skip
-def test_an_import_that_points_upwards_is_found(tmp_path: Path, path: str, text: str, expected: str) -> None:
+def test_an_import_that_points_upwards_is_found(
+    tmp_path: Path, path: str, text: str, expected: str
+) -> None:
     for package in PACKAGES:
         (tmp_path / package).mkdir()
     for module in ("rfp/fabric/provider", "rfp/fabric/verbs/device", "rfp/protocol/wire",
@@ -187,7 +191,9 @@ def test_an_import_that_points_upwards_is_found(tmp_path: Path, path: str, text:
         ("rfp/cli/serve.py", "import rfp\nfrom rfp import errors\nimport click"),
     ],
 )  # fmt: skip
-def test_one_that_points_downwards_or_beside_itself_is_not(tmp_path: Path, path: str, text: str) -> None:
+def test_one_that_points_downwards_or_beside_itself_is_not(
+    tmp_path: Path, path: str, text: str
+) -> None:
     planted = tmp_path / path
     planted.parent.mkdir(parents=True, exist_ok=True)
     planted.write_text(text + "\n")

@@ -32,7 +32,10 @@ def make(path: Path) -> bytes:
     """A pool with something of everything: its bytes, as a back-end that was killed would leave them."""
     pools.create(path, "1MiB", block=512, front_ends=1, names=16, assume_persistent=True)
     with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
-        queue, table, tree = (kind(fe, kind.__name__) for kind in (structures.Queue, structures.HashTable, structures.BPlusTree))
+        queue, table, tree = (
+            kind(fe, kind.__name__)
+            for kind in (structures.Queue, structures.HashTable, structures.BPlusTree)
+        )
         for i in range(60):
             queue.put(b"%d" % i)
             table[b"%d" % i] = tree[b"%d" % i] = b"value of %d" % i
@@ -54,23 +57,37 @@ class Crafted:
         self.fields = HEADER.unpack_from(content)
         self.seed = crc32c.crc32c(content[48:64])
         self.block, self.names, self.sessions = self.fields[11:14]
-        self.names_at, self.sessions_at, self.rings_at, self.groups_at, self.map = self.fields[16:21]
+        self.names_at, self.sessions_at, self.rings_at, self.groups_at, self.map = self.fields[
+            16:21
+        ]
 
     def wild(self) -> int:
         """A number that is at the edge of something, or anywhere."""
-        near = self.chance.choice([*WILD, len(self.bytes), self.groups_at, self.rings_at, self.chance.getrandbits(48)])
+        near = self.chance.choice(
+            [*WILD, len(self.bytes), self.groups_at, self.rings_at, self.chance.getrandbits(48)]
+        )
         return (near + self.chance.choice([0, 0, -8, 8, -1, 1, 4096])) % (1 << 64)
 
     def wild_address(self) -> int:
         """A number that looks like an address of this pool."""
-        near = self.chance.choice([len(self.bytes), len(self.bytes) - 8, self.groups_at, (1 << 48) - 8, self.chance.getrandbits(48)])
+        near = self.chance.choice(
+            [
+                len(self.bytes),
+                len(self.bytes) - 8,
+                self.groups_at,
+                (1 << 48) - 8,
+                self.chance.getrandbits(48),
+            ]
+        )
         return (1 << 48) + (near + self.chance.choice([0, -32, 8, -4096, 4096, 1])) % (1 << 48)
 
     def header(self) -> None:
         at = self.chance.choice([*range(72, 96, 4), *range(88, 152, 8)])
         size = 4 if at in (76, 80, 84) else 8
         for copy in (0, 4096):
-            struct.pack_into("<I" if size == 4 else "<Q", self.bytes, copy + at, self.wild() % (1 << 8 * size))
+            struct.pack_into(
+                "<I" if size == 4 else "<Q", self.bytes, copy + at, self.wild() % (1 << 8 * size)
+            )
             self.sum(copy, 252, copy + 252)
         self.bytes[4096 : 4096 + 256] = self.bytes[:256]
 
@@ -81,15 +98,34 @@ class Crafted:
 
     def name(self) -> None:
         at = self.names_at + 512 * self.chance.randrange(4)
-        struct.pack_into("<Q", self.bytes, at + 8 * self.chance.randrange(2, 31), self.chance.choice([self.wild, self.wild_address])())
-        struct.pack_into("<I", self.bytes, at + 8, self.crc(struct.pack("<Q", at) + self.bytes[at + 12 : at + 256]))
+        struct.pack_into(
+            "<Q",
+            self.bytes,
+            at + 8 * self.chance.randrange(2, 31),
+            self.chance.choice([self.wild, self.wild_address])(),
+        )
+        struct.pack_into(
+            "<I",
+            self.bytes,
+            at + 8,
+            self.crc(struct.pack("<Q", at) + self.bytes[at + 12 : at + 256]),
+        )
 
     def register(self) -> None:
         places = [self.names_at + 512 * i + at for i in range(4) for at in (320, 384)]
-        places += [self.sessions_at + 256 * i + at for i in range(self.sessions) for at in (0, 64, 128)]
+        places += [
+            self.sessions_at + 256 * i + at for i in range(self.sessions) for at in (0, 64, 128)
+        ]
         at = self.chance.choice(places)
         struct.pack_into("<Q", self.bytes, at + 8 + 8 * self.chance.randrange(3), self.wild())
-        struct.pack_into("<I", self.bytes, at + 4, self.crc(struct.pack("<Q", at) + self.bytes[at : at + 4] + self.bytes[at + 8 : at + 32]))
+        struct.pack_into(
+            "<I",
+            self.bytes,
+            at + 4,
+            self.crc(
+                struct.pack("<Q", at) + self.bytes[at : at + 4] + self.bytes[at + 8 : at + 32]
+            ),
+        )
         self.bytes[at + 32 : at + 64] = self.bytes[at : at + 32]
 
     def owners(self) -> None:
@@ -112,7 +148,12 @@ class Crafted:
         length = struct.unpack_from("<I", self.bytes, at + 4)[0]
         for _ in range(self.chance.choice([1, 1, 3])):
             offset = self.chance.randrange(16, max(17, min(length, 200)), 4)
-            struct.pack_into("<Q", self.bytes, at + min(offset, length - 8), self.chance.choice([self.wild, self.wild_address])())
+            struct.pack_into(
+                "<Q",
+                self.bytes,
+                at + min(offset, length - 8),
+                self.chance.choice([self.wild, self.wild_address])(),
+            )
         struct.pack_into("<I", self.bytes, at, self.crc(self.bytes[at + 4 : at + length]))
 
     def record(self) -> None:
@@ -125,16 +166,30 @@ class Crafted:
                 crc, length, _, _, _, _, payload = struct.unpack_from("<IIQQHHI", self.bytes, place)
                 seed = crc32c.crc32c(struct.pack("<Q", at), self.seed)
                 body = self.bytes[place + 4 : place + 32 + payload]
-                if length and payload <= at + size - place - 32 and crc32c.crc32c(bytes(body), seed) == crc:
+                if (
+                    length
+                    and payload <= at + size - place - 32
+                    and crc32c.crc32c(bytes(body), seed) == crc
+                ):
                     found.append((place, payload, seed))
         if not found:
             return
         place, payload, seed = self.chance.choice(found)
         if payload:
-            struct.pack_into("<I", self.bytes, place + 32 + 4 * self.chance.randrange(payload // 4), self.wild() % (1 << 32))
+            struct.pack_into(
+                "<I",
+                self.bytes,
+                place + 32 + 4 * self.chance.randrange(payload // 4),
+                self.wild() % (1 << 32),
+            )
         else:
             struct.pack_into("<I", self.bytes, place + 28, self.wild() % (1 << 32))
-        struct.pack_into("<I", self.bytes, place, crc32c.crc32c(bytes(self.bytes[place + 4 : place + 32 + payload]), seed))
+        struct.pack_into(
+            "<I",
+            self.bytes,
+            place,
+            crc32c.crc32c(bytes(self.bytes[place + 4 : place + 32 + payload]), seed),
+        )
 
     def rings(self) -> int:
         return -(-(self.fields[14] + self.fields[15]) // 65536) * 65536
@@ -143,12 +198,23 @@ class Crafted:
         return crc32c.crc32c(bytes(covered), self.seed)
 
     def sum(self, begin: int, length: int, to: int) -> None:
-        struct.pack_into("<I", self.bytes, to, crc32c.crc32c(bytes(self.bytes[begin : begin + length])))
+        struct.pack_into(
+            "<I", self.bytes, to, crc32c.crc32c(bytes(self.bytes[begin : begin + length]))
+        )
 
 
 PARTS = [Crafted.header, Crafted.superblock, Crafted.name, Crafted.register, Crafted.owners, Crafted.node, Crafted.node, Crafted.node,
          Crafted.record]  # fmt: skip
-COMMANDS = [["info"], ["ls"], ["ls", "--json"], ["dump"], ["check"], ["check", "--repair", "--json"], ["info", "--json"], ["recover"]]
+COMMANDS = [
+    ["info"],
+    ["ls"],
+    ["ls", "--json"],
+    ["dump"],
+    ["check"],
+    ["check", "--repair", "--json"],
+    ["info", "--json"],
+    ["recover"],
+]
 
 
 def craft(content: bytes, seed: int) -> bytes:

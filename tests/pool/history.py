@@ -55,8 +55,12 @@ class Structure:
     drop_begun: int = NEVER
     dropped: int = NEVER
     states: list[State] = field(default_factory=lambda: [State([0] * WORDS, {}, 0)])
-    written: list[tuple[int, int]] = field(default_factory=list)  # (event, number): transaction in a ring
-    durable: list[tuple[int, int]] = field(default_factory=list)  # (event, number): and acknowledged
+    written: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (event, number): transaction in a ring
+    durable: list[tuple[int, int]] = field(
+        default_factory=list
+    )  # (event, number): and acknowledged
     operations: list[bytes] = field(default_factory=list)  # operation i + 1
     written_operations: list[tuple[int, int]] = field(default_factory=list)
     durable_operations: list[tuple[int, int]] = field(default_factory=list)
@@ -82,7 +86,9 @@ class Session:
     released: int = NEVER
     grants: list[Grant] = field(default_factory=list)
     cut_off: bool = False  # in the middle of a grant: of which blocks nobody knows
-    unacknowledged: list[tuple[str, int, Structure, int]] = field(default_factory=list)  # log, next LSN, structure, number
+    unacknowledged: list[tuple[str, int, Structure, int]] = field(
+        default_factory=list
+    )  # log, next LSN, structure, number
 
 
 class History:
@@ -91,7 +97,12 @@ class History:
     rng: of the choices.  kind: of the model.  plant: called with the model and the places of the pool, to plant a bug.
     """
 
-    def __init__(self, rng: random.Random, kind: str, plant: Callable[[Model, dict[str, int]], None] | None = None) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        kind: str,
+        plant: Callable[[Model, dict[str, int]], None] | None = None,
+    ) -> None:
         self.rng = rng
         self.model = Model(LENGTH, kind)
         self.plant = plant
@@ -101,7 +112,9 @@ class History:
         self.structures: list[Structure] = []
         self.sessions: list[Session] = []
         self.owner: dict[int, Session] = {}  # of the writer's lock: id of a structure -> session
-        self.pairs: list[tuple[Structure, int, Structure, int]] = []  # transactions over two structures
+        self.pairs: list[
+            tuple[Structure, int, Structure, int]
+        ] = []  # transactions over two structures
         format_medium(self.model, SIZES, identity=IDENTITY)
         self.format_done = self.model.events_so_far
         self.pool = Pool(self.model)
@@ -185,7 +198,11 @@ class History:
 
     def grant(self) -> None:
         if self.attached():
-            session, count, begun = self.rng.choice(self.attached()), self.rng.randint(1, 4), self.now
+            session, count, begun = (
+                self.rng.choice(self.attached()),
+                self.rng.randint(1, 4),
+                self.now,
+            )
             try:
                 address = self.pool.grant(session.index, count)
             except OutOfMemory:
@@ -214,7 +231,9 @@ class History:
         session, structure = locked
         body = self.rng.randbytes(self.rng.choice([0, 1, 7, 40, 200]))
         number = len(structure.operations) + 1
-        lsn, after = session.writer.operations([log_driver.part(structure.id, number, body, code=number % 7)])
+        lsn, after = session.writer.operations(
+            [log_driver.part(structure.id, number, body, code=number % 7)]
+        )
         if not lsn:
             return
         structure.operations.append(body)
@@ -231,8 +250,16 @@ class History:
             first = self.rng.randrange(WORDS)
             values = [number * 1000 + i for i in range(self.rng.randint(1, min(6, WORDS - first)))]
             state.words[first : first + len(values)] = values
-            entries.append(log_driver.entry(log_driver.WRITE, root + 8 * first, b"".join(v.to_bytes(8, "little") for v in values)))
-        untaken = [grant for grant in session.grants if grant.taken == NEVER and grant not in self.taking]
+            entries.append(
+                log_driver.entry(
+                    log_driver.WRITE,
+                    root + 8 * first,
+                    b"".join(v.to_bytes(8, "little") for v in values),
+                )
+            )
+        untaken = [
+            grant for grant in session.grants if grant.taken == NEVER and grant not in self.taking
+        ]
         if untaken and self.rng.random() < 0.4:
             grant = self.rng.choice(untaken)
             entries.append(log_driver.entry(log_driver.TAKE, grant.address, grant.count))
@@ -270,7 +297,9 @@ class History:
         parts, states = [], []
         for structure in structures:
             state, body = self.change(session, structure)
-            parts.append(log_driver.part(structure.id, len(structure.states), body, covers=state.covers))
+            parts.append(
+                log_driver.part(structure.id, len(structure.states), body, covers=state.covers)
+            )
             states.append(state)
         lsn, after = session.writer.transaction(parts)
         if not lsn:
@@ -291,7 +320,11 @@ class History:
         late = [each for each in self.sessions if each.fenced != NEVER and each.released == NEVER]
         if late and self.living():
             structure = self.rng.choice(self.living())
-            entry = log_driver.entry(log_driver.WRITE, (1 << 48) + log_driver.offset_of(self.pool, structure.root), b"too late")
+            entry = log_driver.entry(
+                log_driver.WRITE,
+                (1 << 48) + log_driver.offset_of(self.pool, structure.root),
+                b"too late",
+            )
             part = log_driver.part(structure.id, len(structure.states), entry)
             self.rng.choice(late).writer.transaction([part])
 
@@ -302,7 +335,9 @@ class History:
         for each in waiting:
             log, after, structure, number = each
             if after <= (operations if log == "operations" else memory):
-                (structure.durable_operations if log == "operations" else structure.durable).append((self.now, number))
+                (structure.durable_operations if log == "operations" else structure.durable).append(
+                    (self.now, number)
+                )
             else:
                 session.unacknowledged.append(each)
 
@@ -347,7 +382,9 @@ class History:
                 # What was there once it was open again is a promise.
                 left = Crashes(medium).at_point(medium.events_so_far, seed)
                 if self.verify(Model(LENGTH, kind, left), point, seed, left) != reached:
-                    raise Wrong(f"seed {seed}, crash after event {point}: a second crash took back what the first recovery had shown")
+                    raise Wrong(
+                        f"seed {seed}, crash after event {point}: a second crash took back what the first recovery had shown"
+                    )
         return done
 
     def verify(self, medium: Model, point: int, seed: int, image: bytes) -> dict[bytes, int] | None:
@@ -375,7 +412,9 @@ class History:
             self.compare_structure(pool, point, structure, numbers, expected)
         for a, m, b, n in self.pairs:
             if a.id in numbers and b.id in numbers and (numbers[a.id] >= m) != (numbers[b.id] >= n):
-                raise Wrong(f"of a transaction over {a.name!r} ({m}) and {b.name!r} ({n}) only one half was applied")
+                raise Wrong(
+                    f"of a transaction over {a.name!r} ({m}) and {b.name!r} ({n}) only one half was applied"
+                )
         maybe: set[tuple[int, int]] = set()
         for session in self.sessions:
             self.compare_session(pool, point, session, owners, expected, maybe)
@@ -391,7 +430,9 @@ class History:
         if point < structure.begun:
             return
         index = pool.names.get(structure.name)
-        there = index is not None and (structure.id == 0 or log_driver.progress(pool, structure.name)[0] == structure.id)
+        there = index is not None and (
+            structure.id == 0 or log_driver.progress(pool, structure.name)[0] == structure.id
+        )
         if structure.acknowledged <= point < structure.drop_begun and not there:
             raise Wrong(f"the structure {structure.name!r} is gone")
         if structure.dropped <= point and there:
@@ -400,25 +441,35 @@ class History:
             return
         if not structure.id:  # its making was cut off, and yet it was made
             structure.id, structure.index = log_driver.progress(pool, structure.name)[0], index
-            structure.root = log_driver.block_of(pool, log_driver.entry_of(pool, structure.name)["root"])
+            structure.root = log_driver.block_of(
+                pool, log_driver.entry_of(pool, structure.name)["root"]
+            )
         _, number, covers = log_driver.progress(pool, structure.name)
         least = max((n for event, n in structure.durable if event <= point), default=0)
         most = max((n for event, n in structure.written if event <= point), default=0)
         if not least <= number <= most:
-            raise Wrong(f"{structure.name!r} is at transaction {number}; {least} was acknowledged, {most} written")
+            raise Wrong(
+                f"{structure.name!r} is at transaction {number}; {least} was acknowledged, {most} written"
+            )
         numbers[structure.id] = number
         state = structure.states[number]
         if covers != state.covers:
-            raise Wrong(f"{structure.name!r} covers {covers} operations after transaction {number}, should {state.covers}")
+            raise Wrong(
+                f"{structure.name!r} covers {covers} operations after transaction {number}, should {state.covers}"
+            )
         content = pool.medium.read(log_driver.offset_of(pool, structure.root), 512)
         words = [int.from_bytes(content[i : i + 8], "little") for i in range(0, 512, 8)]
         if words != state.words:
             wrong = next(i for i in range(WORDS) if words[i] != state.words[i])
-            raise Wrong(f"word {wrong} of {structure.name!r} is {words[wrong]} after transaction {number}, not {state.words[wrong]}")
+            raise Wrong(
+                f"word {wrong} of {structure.name!r} is {words[wrong]} after transaction {number}, not {state.words[wrong]}"
+            )
         expected[structure.root] = USED | structure.index + 1
         for address, block in state.blocks.items():
             if pool.medium.read(address & (1 << 48) - 1, 512) != block:
-                raise Wrong(f"a block of {structure.name!r} at {address:#x} has other contents after transaction {number}")
+                raise Wrong(
+                    f"a block of {structure.name!r} at {address:#x} has other contents after transaction {number}"
+                )
             expected[log_driver.block_of(pool, address)] = USED | structure.index + 1
         self.compare_operations(pool, point, structure, covers)
 
@@ -433,9 +484,13 @@ class History:
         most = max((n for event, n in structure.written_operations if event <= point), default=0)
         last = max(covers, found[-1][0] if found else 0)
         if [number for number, _ in found] != list(range(covers + 1, last + 1)):
-            raise Wrong(f"operations {[n for n, _ in found]} of {structure.name!r} are pending; {covers} are covered")
+            raise Wrong(
+                f"operations {[n for n, _ in found]} of {structure.name!r} are pending; {covers} are covered"
+            )
         if not least <= last <= max(most, covers):
-            raise Wrong(f"{structure.name!r} has operations up to {last}; {least} were acknowledged, {most} written")
+            raise Wrong(
+                f"{structure.name!r} has operations up to {last}; {least} were acknowledged, {most} written"
+            )
         for number, body in found:
             if body != structure.operations[number - 1]:
                 raise Wrong(f"operation {number} of {structure.name!r} has other bytes")
@@ -448,7 +503,9 @@ class History:
         state = log_driver.session(pool, session.index)["state"]
         waiting = bool(log_driver.pending(pool, session.index))
         if state != (FENCED if waiting else FREE):
-            raise Wrong(f"session {session.index} is in state {state}; operations wait in its log: {waiting}")
+            raise Wrong(
+                f"session {session.index} is in state {state}; operations wait in its log: {waiting}"
+            )
         if session.cut_off:
             maybe.update((block, GRANTED | session.index) for block in range(len(owners)))
         for grant in session.grants:
@@ -459,7 +516,11 @@ class History:
                 if waiting and grant.acknowledged <= point < grant.taken:
                     expected[block] = GRANTED | session.index
                 # One under way, or whose session was ended, or taken by a transaction that came to nothing: it is its or nobody's.
-                maybe.update({(block, GRANTED | session.index), (block, 0)} if grant.taken <= point else {(block, GRANTED | session.index)})
+                maybe.update(
+                    {(block, GRANTED | session.index), (block, 0)}
+                    if grant.taken <= point
+                    else {(block, GRANTED | session.index)}
+                )
 
 
 with_model = Model(LENGTH)

@@ -124,7 +124,9 @@ def assumed(content: bytearray) -> None:
 
     for at in (0, PAGE):
         content[at + 66] |= 1
-        content[at + 252 : at + 256] = crc32c.crc32c(bytes(content[at : at + 252])).to_bytes(4, "little")
+        content[at + 252 : at + 256] = crc32c.crc32c(bytes(content[at : at + 252])).to_bytes(
+            4, "little"
+        )
 
 
 def test_a_pool_grows_out_of_its_frames(path):
@@ -187,7 +189,9 @@ def test_a_version_without_areas_refuses_the_pool(path):
 
     for at in (0, PAGE):
         content[at + 16] |= 2
-        content[at + 252 : at + 256] = crc32c.crc32c(bytes(content[at : at + 252])).to_bytes(4, "little")
+        content[at + 252 : at + 256] = crc32c.crc32c(bytes(content[at : at + 252])).to_bytes(
+            4, "little"
+        )
     path.write_bytes(content)
     with pytest.raises(PoolTooNew, match="features"):
         pools.open_pool(path)
@@ -208,7 +212,9 @@ def test_one_damaged_copy_of_the_areas_header_does_no_harm(path):
         place = look(path)["at"] + copy
         flip(path, place + 8)
         found = check.check(path)
-        assert found.sound and any("write-ahead area" in finding.where for finding in found.findings)
+        assert found.sound and any(
+            "write-ahead area" in finding.where for finding in found.findings
+        )
         flip(path, place + 8)
     flip(path, look(path)["at"] + 8)
     assert waiting(path) == ALL
@@ -216,7 +222,9 @@ def test_one_damaged_copy_of_the_areas_header_does_no_harm(path):
 
 
 @pytest.mark.parametrize(("number", "place"), [(0, 8), (3, 0), (3, 4), (5, 16), (6, 33), (6, 60)])
-def test_a_damaged_frame_with_whole_ones_behind_it_is_refused_and_one_bit_is_turned_back(path, number, place):
+def test_a_damaged_frame_with_whole_ones_behind_it_is_refused_and_one_bit_is_turned_back(
+    path, number, place
+):
     where = frame(path, number)
     flip(path, where + place)
     before = path.read_bytes()

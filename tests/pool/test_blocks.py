@@ -42,7 +42,10 @@ class BlocksMachine(RuleBasedStateMachine):
         return (1 << 48) + log_driver.offset_of(self.pool, block)
 
     def own(self, first: int, count: int, owner: int) -> None:
-        assert all(self.model[block] == 0 and block not in self.waiting for block in range(first, first + count))
+        assert all(
+            self.model[block] == 0 and block not in self.waiting
+            for block in range(first, first + count)
+        )
         assert first // GROUP == (first + count - 1) // GROUP, "a row stays within its group"
         self.model[first : first + count] = [owner] * count
 
@@ -54,7 +57,9 @@ class BlocksMachine(RuleBasedStateMachine):
             if first // GROUP == (first + count - 1) // GROUP
         )
 
-    @rule(data=st.data(), count=st.one_of(st.integers(1, 5), st.sampled_from([40, 70, 71, 192, 193])))
+    @rule(
+        data=st.data(), count=st.one_of(st.integers(1, 5), st.sampled_from([40, 70, 71, 192, 193]))
+    )
     def grant(self, data: st.DataObject, count: int) -> None:
         session = data.draw(st.sampled_from(self.sessions))
         try:
@@ -69,7 +74,9 @@ class BlocksMachine(RuleBasedStateMachine):
     @precondition(lambda self: len(self.numbers) < 4)
     @rule(data=st.data())
     def create(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from([each for each in (b"a", b"b", b"c", b"d") if each not in self.numbers]))
+        name = data.draw(
+            st.sampled_from([each for each in (b"a", b"b", b"c", b"d") if each not in self.numbers])
+        )
         count = data.draw(st.integers(1, 3))
         try:
             self.pool.create(name, kind=1, root_blocks=count)
@@ -78,7 +85,9 @@ class BlocksMachine(RuleBasedStateMachine):
             return
         first = log_driver.block_of(self.pool, log_driver.entry_of(self.pool, name)["root"])
         self.own(first, count, USED | self.pool.names[name] + 1)
-        assert self.pool.medium.read(log_driver.offset_of(self.pool, first), 512 * count) == bytes(512 * count)
+        assert self.pool.medium.read(log_driver.offset_of(self.pool, first), 512 * count) == bytes(
+            512 * count
+        )
         self.numbers[name], self.blocks[name] = 0, list(range(first, first + count))
 
     def transact(self, name: bytes, session: int, entry: bytes) -> None:
@@ -101,10 +110,14 @@ class BlocksMachine(RuleBasedStateMachine):
     @precondition(lambda self: any(self.blocks.values()))
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        name = data.draw(st.sampled_from([each for each, blocks in sorted(self.blocks.items()) if blocks]))
+        name = data.draw(
+            st.sampled_from([each for each, blocks in sorted(self.blocks.items()) if blocks])
+        )
         block = data.draw(st.sampled_from(self.blocks[name]))
         self.blocks[name].remove(block)
-        self.transact(name, self.sessions[0], log_driver.entry(log_driver.RETURN, self.address(block), 1))
+        self.transact(
+            name, self.sessions[0], log_driver.entry(log_driver.RETURN, self.address(block), 1)
+        )
         self.free([block])
 
     def free(self, blocks: list[int]) -> None:

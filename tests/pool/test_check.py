@@ -36,13 +36,18 @@ def make() -> tuple[bytes, dict[bytes, list[int]]]:
     pool.drop(b"dropped")
     session, _ = pool.attach()
     writer = log_driver.Writer(pool, session)
-    reached = {name: [log_driver.block_of(pool, log_driver.entry_of(pool, name)["root"])] for name in (b"a", b"b")}
+    reached = {
+        name: [log_driver.block_of(pool, log_driver.entry_of(pool, name)["root"])]
+        for name in (b"a", b"b")
+    }
     for number in range(1, 6):
         for name in (b"a", b"b"):
             id_, _, _ = log_driver.progress(pool, name)
             address = pool.grant(session, 2)
             reached[name] += [log_driver.block_of(pool, address + 512 * i) for i in range(2)]
-            body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(log_driver.WRITE, address, chance.randbytes(64))
+            body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(
+                log_driver.WRITE, address, chance.randbytes(64)
+            )
             assert writer.transaction([log_driver.part(id_, number, body)])[0]
             assert writer.operations([log_driver.part(id_, number, chance.randbytes(50))])[0]
             pool.collect()
@@ -51,7 +56,12 @@ def make() -> tuple[bytes, dict[bytes, list[int]]]:
     names = dict(pool.names)
     pool.close()
     image = model.crash(model.events_so_far, 0)
-    for at, length, what in ((0, 256, "header"), (4096, 256, "header"), (8192, 64, "superblock"), (12288, 64, "superblock")):
+    for at, length, what in (
+        (0, 256, "header"),
+        (4096, 256, "header"),
+        (8192, 64, "superblock"),
+        (12288, 64, "superblock"),
+    ):
         COVERED.append((at, length, what))
     for index in range(SIZES.names):
         at = PLACES["names"] + 512 * index
@@ -62,12 +72,17 @@ def make() -> tuple[bytes, dict[bytes, list[int]]]:
             COVERED.append((at + 384, 64, f"lock of naming entry {index}"))
     for index in range(SIZES.sessions):
         for i, what in enumerate(("state", "operation ring", "memory ring")):
-            COVERED.append((PLACES["sessions"] + 256 * index + 64 * i, 64, f"{what} of session {index}"))
+            COVERED.append(
+                (PLACES["sessions"] + 256 * index + 64 * i, 64, f"{what} of session {index}")
+            )
     for at in range(PLACES["groups"], PLACES["groups"] + PLACES["map"], 8):
         COVERED.append((at, 8, "owners of blocks"))
     place = PLACES["rings"]
     while True:  # the operation ring of session 0, which never wrapped: its records wait
-        length, payload = struct.unpack_from("<I", image, place + 4)[0], struct.unpack_from("<I", image, place + 28)[0]
+        length, payload = (
+            struct.unpack_from("<I", image, place + 4)[0],
+            struct.unpack_from("<I", image, place + 28)[0],
+        )
         if not length or place >= PLACES["rings"] + SIZES.operation_ring:
             break
         COVERED.append((place, 32 + payload, "operation ring of session 0"))
@@ -87,8 +102,15 @@ def opened(image: bytes) -> Pool:
 def contents(image: bytes) -> object:
     """All that a pool says."""
     with opened(image) as pool:
-        entries = {name: (log_driver.progress(pool, name), log_driver.entry_of(pool, name)) for name in pool.names}
-        return entries, log_driver.owners(pool), [log_driver.pending(pool, session) for session in range(SIZES.sessions)]
+        entries = {
+            name: (log_driver.progress(pool, name), log_driver.entry_of(pool, name))
+            for name in pool.names
+        }
+        return (
+            entries,
+            log_driver.owners(pool),
+            [log_driver.pending(pool, session) for session in range(SIZES.sessions)],
+        )
 
 
 def flipped(image: bytes, bits: list[tuple[int, int]]) -> bytes:
@@ -163,9 +185,16 @@ def test_several_flipped_bits_are_found_and_what_cannot_be_mended_is_said(flips)
     damaged = flipped(IMAGE, [flip[:2] for flip in flips])
     found = checked(damaged).findings
     assert found
-    if len({flip[2] for flip in flips}) == len(flips) and not any(finding.part == "fatal" for finding in found):
-        hidden = any(finding.kind == "damage" for finding in found)  # logs are looked at only in a pool that can be opened
-        assert all(any(flip[2] in finding.where for finding in found) or ("ring" in flip[2] and hidden) for flip in flips)
+    if len({flip[2] for flip in flips}) == len(flips) and not any(
+        finding.part == "fatal" for finding in found
+    ):
+        hidden = any(
+            finding.kind == "damage" for finding in found
+        )  # logs are looked at only in a pool that can be opened
+        assert all(
+            any(flip[2] in finding.where for finding in found) or ("ring" in flip[2] and hidden)
+            for flip in flips
+        )
     try:
         image, done, lost = mended(damaged)
     except PoolDamaged as error:
@@ -203,7 +232,9 @@ def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_
         assert writer.operations([log_driver.part(made, number, bytes(50))])[0]
     pool.collect()
     image = flipped(model.crash(model.events_so_far, 0), [(PLACES["rings"] + 2 * 128 + 70, 3)])
-    doubts = [finding for finding in checked(image).findings if "a later record is intact" in finding.what]
+    doubts = [
+        finding for finding in checked(image).findings if "a later record is intact" in finding.what
+    ]
     assert [finding.kind for finding in doubts] == ["doubt"]
     image, done, lost = mended(image)
     assert lost == [] and any("flipped bit corrected" in text for text in done)
@@ -231,7 +262,18 @@ def test_checking_a_file_does_not_change_it(path, rng):
 
 def test_a_file_is_repaired(path):
     at, _, _ = next(each for each in COVERED if PLACES["rings"] <= each[0] < PLACES["groups"])
-    path.write_bytes(flipped(IMAGE, [(PLACES["groups"] + 3, 2), (100, 1), (4096 + 200, 5), (PLACES["names"] + 512 + 40, 0), (at + 70, 3)]))
+    path.write_bytes(
+        flipped(
+            IMAGE,
+            [
+                (PLACES["groups"] + 3, 2),
+                (100, 1),
+                (4096 + 200, 5),
+                (PLACES["names"] + 512 + 40, 0),
+                (at + 70, 3),
+            ],
+        )
+    )
     with pytest.raises(PoolDamaged, match="damaged"):
         pools.open_pool(path)
     done, lost = check.repair(path)
@@ -252,7 +294,9 @@ def test_what_is_beyond_repair_is_given_up_and_said(path):
     with pools.open_pool(path) as pool:
         assert pool.names == {}
         owners = log_driver.owners(pool)
-        assert all(owners[block] for blocks in REACHED.values() for block in blocks), "the blocks of what was given up are kept"
+        assert all(owners[block] for blocks in REACHED.values() for block in blocks), (
+            "the blocks of what was given up are kept"
+        )
     assert check.check(path).findings == []
 
 

@@ -34,14 +34,29 @@ def rnvm(tmp_path, monkeypatch):
 @pytest.fixture
 def pool(rnvm):
     """A pool with a structure and an operation that waits."""
-    rnvm("create", "p.pool", "--size", "2MiB", "--front-ends", "2", "--names", "16", "--operation-log", "8KiB", "--memory-log", "8KiB")
+    rnvm(
+        "create",
+        "p.pool",
+        "--size",
+        "2MiB",
+        "--front-ends",
+        "2",
+        "--names",
+        "16",
+        "--operation-log",
+        "8KiB",
+        "--memory-log",
+        "8KiB",
+    )
     with pools.open_pool("p.pool") as pool:
         made = pool.create(b"jobs", kind=3, format=2, codec=b"json")
         session, _ = pool.attach()
         writer = log_driver.Writer(pool, session)
         writer.operations([log_driver.part(made, 1, b"work", code=9)])
         address = pool.grant(session, 1)
-        body = log_driver.entry(log_driver.TAKE, address, 1) + log_driver.entry(log_driver.WRITE, address, bytes(8))
+        body = log_driver.entry(log_driver.TAKE, address, 1) + log_driver.entry(
+            log_driver.WRITE, address, bytes(8)
+        )
         writer.transaction([log_driver.part(made, 1, body)])
         pool.collect()
     return "p.pool"
@@ -58,7 +73,10 @@ def test_create_on_a_medium_that_forgets_needs_a_word(rnvm):
     path = Path(os.environ["TESTS_MEMORY"]) / "cli.pool"
     try:
         assert "tmpfs" in rnvm("create", str(path), "--size", "4MiB", status=1).stderr
-        assert "survives process crashes only" in rnvm("create", str(path), "--size", "4MiB", "--assume-persistent").stdout
+        assert (
+            "survives process crashes only"
+            in rnvm("create", str(path), "--size", "4MiB", "--assume-persistent").stdout
+        )
         assert "survives process crashes only" in rnvm("info", str(path)).stdout
     finally:
         path.unlink(missing_ok=True)
@@ -66,15 +84,35 @@ def test_create_on_a_medium_that_forgets_needs_a_word(rnvm):
 
 def test_info_tells_what_a_pool_is(rnvm, pool):
     out = rnvm("info", pool).stdout
-    for text in ("page cache, image mode", "closed cleanly", "1 of at most 16", "1 of at most 2, 8KiB and 8KiB of logs each", "of 4KiB"):
+    for text in (
+        "page cache, image mode",
+        "closed cleanly",
+        "1 of at most 16",
+        "1 of at most 2, 8KiB and 8KiB of logs each",
+        "of 4KiB",
+    ):
         assert text in out
     figures = json.loads(rnvm("info", pool, "--json").stdout)
-    assert figures["structures"] == 1 and figures["closed"] and figures["block"] == 4096 and figures["mode"] == "image"
+    assert (
+        figures["structures"] == 1
+        and figures["closed"]
+        and figures["block"] == 4096
+        and figures["mode"] == "image"
+    )
 
 
 def test_ls_lists_structures(rnvm, pool):
     head, line = rnvm("ls", pool).stdout.splitlines()
-    assert head.split() == ["name", "kind", "format", "codec", "blocks", "transactions", "created", "state"]
+    assert head.split() == [
+        "name",
+        "kind",
+        "format",
+        "codec",
+        "blocks",
+        "transactions",
+        "created",
+        "state",
+    ]
     assert line.split()[:6] == ["jobs", "3", "2", "json", "2", "1"]
     assert json.loads(rnvm("ls", pool, "--json").stdout)[0]["name"] == "jobs"
 
@@ -83,8 +121,13 @@ def test_dump_shows_every_part(rnvm, pool):
     lines = [json.loads(line) for line in rnvm("dump", pool).stdout.splitlines()]
     assert [each["part"] for each in lines[:2]] == ["pool", "name"]
     records = [each for each in lines if each["part"] == "record"]
-    assert [record["parts"] for record in records] == [[{"structure": 1, "code": 9, "number": 1, "bytes": "work"}]]
-    assert {each["owner"] for each in lines if each["part"] == "blocks"} == {"used by entry 0", "free"}
+    assert [record["parts"] for record in records] == [
+        [{"structure": 1, "code": 9, "number": 1, "bytes": "work"}]
+    ]
+    assert {each["owner"] for each in lines if each["part"] == "blocks"} == {
+        "used by entry 0",
+        "free",
+    }
     assert sum(each["count"] for each in lines if each["part"] == "blocks") == lines[0]["blocks"]
 
 
@@ -112,15 +155,30 @@ def test_grow_makes_a_pool_larger(rnvm, pool):
 def test_what_is_wrong_is_one_line_with_a_way_out(rnvm, pool):
     for command in ("info", "check", "ls", "dump"):
         error = rnvm(command, "nothing.pool", status=1).stderr
-        assert error.startswith("rnvm: there is no pool at nothing.pool (create one: rnvm create nothing.pool")
+        assert error.startswith(
+            "rnvm: there is no pool at nothing.pool (create one: rnvm create nothing.pool"
+        )
         with pools.open_pool(pool):
             assert "is open in another process" in rnvm(command, pool, status=1).stderr
 
 
-HOSTILE = "orders\x1b]0;title\x07\x1b[2K\r\x1b[32msound: all well\x1b[0m\nroot \u202e\\x1b é".encode()
+HOSTILE = (
+    "orders\x1b]0;title\x07\x1b[2K\r\x1b[32msound: all well\x1b[0m\nroot \u202e\\x1b é".encode()
+)
 
 
-@pytest.mark.parametrize("command", [["ls"], ["check"], ["check", "--repair"], ["info"], ["dump"], ["ls", "--json"], ["check", "--json"]])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["ls"],
+        ["check"],
+        ["check", "--repair"],
+        ["info"],
+        ["dump"],
+        ["ls", "--json"],
+        ["check", "--json"],
+    ],
+)
 @pytest.mark.parametrize("name", [HOSTILE, b"not utf-8: \xff\x9b2J"])
 def test_no_name_of_a_structure_steers_a_terminal_or_forges_a_line(rnvm, pool, command, name):
     before = rnvm(command[0], pool, *command[1:]).stdout.count("\n")
@@ -129,7 +187,9 @@ def test_no_name_of_a_structure_steers_a_terminal_or_forges_a_line(rnvm, pool, c
     out = rnvm(command[0], pool, *command[1:]).stdout
     assert all(each.isprintable() or each == "\n" for each in out)
     if command != ["dump"]:  # which has a line for the name, and one for its blocks
-        assert out.count("\n") == before + (command[0] in ("ls", "check") and "--json" not in command)
+        assert out.count("\n") == before + (
+            command[0] in ("ls", "check") and "--json" not in command
+        )
 
 
 def test_names_that_differ_are_printed_differently(rnvm, pool):
@@ -145,8 +205,22 @@ def test_names_that_differ_are_printed_differently(rnvm, pool):
     assert "é" in lines
 
 
-@pytest.mark.parametrize("path", ["/dev/null", "/dev/zero", "/proc/self/mem", "/proc/self/status", ".", "fifo", "empty", "/"])
-@pytest.mark.parametrize("command", [["info"], ["check"], ["check", "--repair"], ["ls"], ["dump"], ["recover"], ["grow", "--size", "4MiB"]])
+@pytest.mark.parametrize(
+    "path",
+    ["/dev/null", "/dev/zero", "/proc/self/mem", "/proc/self/status", ".", "fifo", "empty", "/"],
+)
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["info"],
+        ["check"],
+        ["check", "--repair"],
+        ["ls"],
+        ["dump"],
+        ["recover"],
+        ["grow", "--size", "4MiB"],
+    ],
+)
 def test_what_cannot_hold_a_pool_is_refused_in_one_line(rnvm, path, command):
     os.mkfifo("fifo")
     Path("empty").touch()
@@ -157,7 +231,11 @@ def test_what_cannot_hold_a_pool_is_refused_in_one_line(rnvm, path, command):
 
 def test_create_says_which_folder_is_missing(rnvm):
     error = rnvm("create", "nowhere/x.pool", "--size", "4MiB", status=1).stderr
-    assert "there is no folder" in error and "nowhere for the pool" in error and "rnvm create" not in error
+    assert (
+        "there is no folder" in error
+        and "nowhere for the pool" in error
+        and "rnvm create" not in error
+    )
 
 
 @pytest.mark.parametrize("count", [1, 1023, 1024])
@@ -165,7 +243,10 @@ def test_create_takes_as_many_front_ends_as_its_help_says(rnvm, count):
     rnvm("create", "p.pool", "--size", "80MiB", "--front-ends", str(count), "--operation-log", "4KiB", "--memory-log", "4KiB",
          "--block", "512")  # fmt: skip
     assert json.loads(rnvm("info", "p.pool", "--json").stdout)["front_ends"] == count
-    assert "1<=x<=1024" in rnvm("create", "q.pool", "--size", "1GiB", "--front-ends", "1025", status=2).stderr
+    assert (
+        "1<=x<=1024"
+        in rnvm("create", "q.pool", "--size", "1GiB", "--front-ends", "1025", status=2).stderr
+    )
 
 
 def test_a_copy_of_an_open_pool_is_said_to_be_of_many_moments(rnvm):
@@ -175,7 +256,7 @@ def test_a_copy_of_an_open_pool_is_said_to_be_of_many_moments(rnvm):
         with pools.open_pool(path) as opened:
             opened.create(b"jobs", kind=3)
             content = bytearray(Path(path).read_bytes())
-        content[16384 + 50] ^= 4               # as of another moment
+        content[16384 + 50] ^= 4  # as of another moment
         Path(path).write_bytes(content)
         result = rnvm("check", path, status=1)
     assert "cannot open the pool without repair" in result.stdout
@@ -186,5 +267,7 @@ def test_the_documentation_has_every_command_with_every_option():
     text = (Path(__file__).parents[2] / "docs" / "pool.md").read_text()
     rows = dict(re.findall(r"^\| `rnvm (\w+)[^`]*` \|(.*)$", text, re.M))
     for name in ("create", "info", "check", "ls", "dump", "grow"):
-        options = {each.opts[0] for each in main.commands[name].params if each.param_type_name == "option"}
+        options = {
+            each.opts[0] for each in main.commands[name].params if each.param_type_name == "option"
+        }
         assert set(re.findall(r"`(--[a-z-]+)`", rows[name])) == options

@@ -29,14 +29,21 @@ def memory() -> Iterator[Path]:
 
 def tried(folder: Path, seed: int, count: int) -> None:
     command = [sys.executable, "-m", "tests.pool.crafted", str(folder), str(seed), str(count)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([*sys.path, str(Path(__file__).parents[2])]),
+    }
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment)
     lines = done.stdout.splitlines()
-    assert done.returncode == 0, f"seed and command: {lines[-1:]}; ended with {done.returncode}\n{done.stderr[-3000:]}"
+    assert done.returncode == 0, (
+        f"seed and command: {lines[-1:]}; ended with {done.returncode}\n{done.stderr[-3000:]}"
+    )
     assert int(lines[-1].split()[1]) < PEAK * OVERHEAD
 
 
-def test_no_crafted_pool_ends_a_command_with_a_signal_or_takes_all_memory(memory: Path, seed: int) -> None:
+def test_no_crafted_pool_ends_a_command_with_a_signal_or_takes_all_memory(
+    memory: Path, seed: int
+) -> None:
     tried(memory, seed, 15)
 
 
@@ -48,6 +55,7 @@ def test_hundreds_of_crafted_pools_do_not_either(memory: Path, seed: int) -> Non
 
 def bomb(path: Path, group_map: int) -> None:
     """A pool of which all words of owners are in a hole of the file, and so are damaged."""
+
     def up(n: int, to: int) -> int:
         return -(-n // to) * to
 
@@ -71,7 +79,9 @@ def bomb(path: Path, group_map: int) -> None:
 
 @pytest.mark.parametrize("command", [["info"], ["ls"], ["dump"], ["check"], ["check", "--json"], ["serve"], ["recover"]],
                          ids=" ".join)  # fmt: skip
-def test_a_small_file_with_millions_of_damaged_words_is_few_findings(memory: Path, command: list[str]) -> None:
+def test_a_small_file_with_millions_of_damaged_words_is_few_findings(
+    memory: Path, command: list[str]
+) -> None:
     path = memory / "bomb.pool"
     bomb(path, 64 << 20)
     before = os.stat(path).st_blocks
@@ -82,6 +92,11 @@ def test_a_small_file_with_millions_of_damaged_words_is_few_findings(memory: Pat
     assert time.monotonic() - begun < 40
     # Zeros are a whole word in one of 65536 places.
     assert len(done.stdout + done.stderr) < 100_000
-    expected = {"info": "findings", "ls": "name", "serve": "the pool is damaged", "recover": "the pool is damaged"}
+    expected = {
+        "info": "findings",
+        "ls": "name",
+        "serve": "the pool is damaged",
+        "recover": "the pool is damaged",
+    }
     assert expected.get(command[0], "words are damaged") in done.stdout + done.stderr
     assert os.stat(path).st_blocks == before  # looking into a hole has not filled it

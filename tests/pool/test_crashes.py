@@ -89,7 +89,11 @@ BUGS = {
     "a naming entry is not flushed": ("skip-flush", NAMES, KINDS),
     "a structure lives before its parts are durable": ("skip-drain", NAMES, KINDS),
     "a ring's cursor is not flushed": ("skip-flush", SESSIONS, KINDS),
-    "log space is reused before its cursor is durable": ("skip-drain", SESSIONS, ["words", "lines"]),
+    "log space is reused before its cursor is durable": (
+        "skip-drain",
+        SESSIONS,
+        ["words", "lines"],
+    ),
     "the superblock is not flushed": ("skip-flush", SUPERBLOCKS, KINDS),
     "both copies of the superblock are under way at once": ("skip-drain", SUPERBLOCKS, ["words"]),
     "the magic number goes out with the rest of the header": ("skip-drain", HEADERS, KINDS),
@@ -98,7 +102,9 @@ BUGS = {
 
 
 @pytest.mark.timeout(180)
-@pytest.mark.parametrize(("bug", "kind"), [(bug, kind) for bug, (_, _, kinds) in BUGS.items() for kind in kinds])
+@pytest.mark.parametrize(
+    ("bug", "kind"), [(bug, kind) for bug, (_, _, kinds) in BUGS.items() for kind in kinds]
+)
 def test_the_model_catches(bug, kind):
     verb, places, _ = BUGS[bug]
     assert_caught(kind, lambda model, _: model.plant(verb, *places))

@@ -63,7 +63,9 @@ def test_a_pool_keeps_its_structures(place):
         session, _ = pool.attach()
         address = pool.grant(session, 2)
         writer = log_driver.Writer(pool, session)
-        body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(log_driver.WRITE, address + 4096, b"persistent memory" * 64)
+        body = log_driver.entry(log_driver.TAKE, address, 2) + log_driver.entry(
+            log_driver.WRITE, address + 4096, b"persistent memory" * 64
+        )
         assert writer.transaction([log_driver.part(made, 1, body)])[0]
         assert writer.operations([log_driver.part(made, 1, b"do it")])[0]
         assert pool.collect()
@@ -71,7 +73,9 @@ def test_a_pool_keeps_its_structures(place):
         owners = log_driver.owners(pool)
     with pools.open_pool(path, **opening) as pool:
         assert log_driver.progress(pool, b"jobs") == (made, 1, 0)
-        assert pool.medium.read((address & (1 << 48) - 1) + 4096, 17 * 64) == b"persistent memory" * 64
+        assert (
+            pool.medium.read((address & (1 << 48) - 1) + 4096, 17 * 64) == b"persistent memory" * 64
+        )
         assert log_driver.owners(pool) == owners
         assert [each[1:] for each in log_driver.pending(pool, session)] == [(made, 0, 1, b"do it")]
         assert pool.recovered == ["1 operations wait for the next writer of their structure"]
@@ -137,7 +141,9 @@ def test_nor_in_another_process(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     with pools.open_pool(path):
         program = f"from rnvm import pools\npools.open_pool({str(path)!r})"
-        done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True, text=True)
+        done = subprocess.run(
+            [sys.executable, "-c", program], timeout=60, capture_output=True, text=True
+        )
         assert "PoolInUse" in done.stderr
 
 
@@ -262,13 +268,22 @@ def test_the_medium_is_detected(tmp_path, shm):
 
 def test_lines_are_flushed_by_what_the_processor_has():
     flags = Path("/proc/cpuinfo").read_text()
-    best = next((name for name in ("clwb", "clflushopt", "clflush") if f" {name} " in flags or f" {name}\n" in flags), None)
+    best = next(
+        (
+            name
+            for name in ("clwb", "clflushopt", "clflush")
+            if f" {name} " in flags or f" {name}\n" in flags
+        ),
+        None,
+    )
     if best:
         assert flush_instruction() == best
 
 
 def test_stores_of_every_length_and_alignment_arrive(shm, monkeypatch):
-    monkeypatch.setenv("PMEM2_FORCE_GRANULARITY", "CACHE_LINE")  # else the library takes no file of a file system in memory
+    monkeypatch.setenv(
+        "PMEM2_FORCE_GRANULARITY", "CACHE_LINE"
+    )  # else the library takes no file of a file system in memory
     path = shm / "file"
     path.write_bytes(bytes(1 << 16))
     with open(path, "r+b") as file:
@@ -350,7 +365,13 @@ def test_a_failed_sync_ends_the_pool_and_recovery_loses_nothing(tmp_path):
     assert caught.value.errno == errno.EIO
     assert writer.durable == durable
     pool.medium.break_sync(0)  # the disk says that it is well again: nobody can know what it kept
-    for call in (pool.collect, pool.checkpoint, pool.attach, lambda: pool.create(b"more", kind=1), pool.replay):
+    for call in (
+        pool.collect,
+        pool.checkpoint,
+        pool.attach,
+        lambda: pool.create(b"more", kind=1),
+        pool.replay,
+    ):
         with pytest.raises(StorageFailed):
             call()
     pool.close()
@@ -405,7 +426,7 @@ def test_a_pool_with_holes_is_filled_before_it_is_used(place):
     path, making, opening = place
     pools.create(path, "2MiB", **SMALL, **making)
     content = path.read_bytes()
-    with open(path, "r+b") as file:          # a sparse copy: pages of zeros are holes
+    with open(path, "r+b") as file:  # a sparse copy: pages of zeros are holes
         os.ftruncate(file.fileno(), 0)
         os.ftruncate(file.fileno(), len(content))
         for at in range(0, len(content), 4096):
@@ -470,7 +491,10 @@ def test_looking_at_a_file_in_memory_fills_no_holes_and_takes_memory_only_for_wh
         os.ftruncate(file.fileno(), (64 << 20) + 100)
         before = os.fstat(file.fileno()).st_blocks
     with contextlib.closing(open_private(path)) as view:
-        assert sum(len(view.read(at, 4096).rstrip(b"\0")) for at in range(0, 64 << 20, 4096)) == 64 * 100
+        assert (
+            sum(len(view.read(at, 4096).rstrip(b"\0")) for at in range(0, 64 << 20, 4096))
+            == 64 * 100
+        )
         view.poke((64 << 20) + 96, b"last")
         with contextlib.closing(view.copy()) as copy:
             assert copy.read((64 << 20) + 90, 10) == bytes(6) + b"last"
@@ -498,5 +522,11 @@ getattr(pools, sys.argv[1])(sys.argv[2], *sys.argv[3:])
 print(peak() - start >> 10)
 """
     for command in (["create", path, "512MiB"], ["open_pool", path], ["grow", path, "600MiB"]):
-        done = subprocess.run([sys.executable, "-c", code, *map(str, command)], capture_output=True, text=True, check=True, timeout=60)
-        assert int(done.stdout) < 64, command    # of which the write-ahead area has 16
+        done = subprocess.run(
+            [sys.executable, "-c", code, *map(str, command)],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=60,
+        )
+        assert int(done.stdout) < 64, command  # of which the write-ahead area has 16

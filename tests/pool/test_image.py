@@ -19,7 +19,15 @@ from rnvm.testing.crash_model import Model
 from rnvm.testing.recording_file import RecordingFile
 
 PAGE, SECTOR, WORD = 4096, 512, 8
-SIZES = sizes.Sizes(block=512, names=1, sessions=1, operation_ring=4096, memory_ring=4096, group_map=512, wal=10 * PAGE)
+SIZES = sizes.Sizes(
+    block=512,
+    names=1,
+    sessions=1,
+    operation_ring=4096,
+    memory_ring=4096,
+    group_map=512,
+    wal=10 * PAGE,
+)
 LENGTH = SIZES.groups_at + 10 * PAGE
 DATA = SIZES.groups_at  # bytes that nobody but the test cares about
 AREA = (SIZES.wal_at, SIZES.wal_at + SIZES.wal)
@@ -57,7 +65,9 @@ class Disk:
             place, data = event
             self.view[place : place + len(data)] = data
             for sector in range(place // SECTOR * SECTOR, place + len(data), SECTOR):
-                self.pending.setdefault(sector, []).append(bytes(self.view[sector : sector + SECTOR]))
+                self.pending.setdefault(sector, []).append(
+                    bytes(self.view[sector : sector + SECTOR])
+                )
 
     def crash(self, rng: random.Random) -> bytes:
         left = bytearray(self.durable)
@@ -78,12 +88,16 @@ class Wrong(AssertionError):
 class Run:
     """An image at work, and for each word of it, what a crash at any moment may leave there."""
 
-    def __init__(self, content: bytes, may: dict[int, set[bytes]], rng: random.Random, deaf: bool = False) -> None:
+    def __init__(
+        self, content: bytes, may: dict[int, set[bytes]], rng: random.Random, deaf: bool = False
+    ) -> None:
         self.rng = rng
         self.tape = RecordingFile(content, AREA, deaf)
         self.image = FileMedium(LENGTH, file=self.tape)
         self.may = {word: set(values) for word, values in may.items()}
-        self.history: list[tuple[int, dict[int, set[bytes]]]] = []  # (events so far, what is allowed from here on)
+        self.history: list[
+            tuple[int, dict[int, set[bytes]]]
+        ] = []  # (events so far, what is allowed from here on)
         for word, values in self.may.items():
             if (now := self.word(word)) not in values:
                 raise Wrong(f"the word at {word} is {now!r}, and not of {values!r}")
@@ -98,7 +112,9 @@ class Run:
         return self.image.read(at, WORD)
 
     def remember(self) -> None:
-        self.history.append((len(self.tape.events), {word: set(values) for word, values in self.may.items()}))
+        self.history.append(
+            (len(self.tape.events), {word: set(values) for word, values in self.may.items()})
+        )
 
     def store(self, at: int, data: bytes, how: str) -> None:
         """Stores, and sends: from now on a crash may leave the new bytes, and until a drain the old ones."""
@@ -125,18 +141,26 @@ class Run:
 
     def step(self) -> None:
         rng = self.rng
-        kind = rng.choices(["write", "word", "flush", "large", "many", "drain"], [10, 6, 6, 1, 0.3, 12])[0]
+        kind = rng.choices(
+            ["write", "word", "flush", "large", "many", "drain"], [10, 6, 6, 1, 0.3, 12]
+        )[0]
         if kind == "drain":
             self.drain()
         elif kind == "word":
             self.store(DATA + rng.randrange(PLACES // WORD) * WORD, rng.randbytes(WORD), "word")
         elif kind == "many":
             for _ in range(40):
-                self.store(DATA + rng.randrange(PLACES - 100), rng.randbytes(rng.randrange(1, 40)), "write")
+                self.store(
+                    DATA + rng.randrange(PLACES - 100), rng.randbytes(rng.randrange(1, 40)), "write"
+                )
         else:
             most = 3 * PAGE if kind == "large" else rng.choice([8, 64, 600])
             n = rng.randrange(1, most)
-            self.store(DATA + rng.randrange(PLACES - n), rng.randbytes(n), "write" if kind == "large" else kind)
+            self.store(
+                DATA + rng.randrange(PLACES - n),
+                rng.randbytes(n),
+                "write" if kind == "large" else kind,
+            )
 
     def all_points(self, again: int, each: int = 1) -> int:
         """Crashes after every event; what is left is opened, looked at, worked on, and crashes again.  How many crashes."""
@@ -235,7 +259,10 @@ def test_a_drain_is_one_write_and_one_sync_however_much_was_sent():
         for place in range(0, 10 * PAGE, PAGE):
             image.write(DATA + place, b"%d" % number)
         image.drain()
-        assert [event and event[0] for event in tape.events[before:]] == [AREA[0] + (2 + number) * PAGE, None]
+        assert [event and event[0] for event in tape.events[before:]] == [
+            AREA[0] + (2 + number) * PAGE,
+            None,
+        ]
         image.drain()  # of nothing
         assert len(tape.events) == before + 2
     assert frames(written(tape)) == 5

@@ -43,7 +43,12 @@ def write(pool: Pool, address: int, data: bytes) -> bytes:
     return log_driver.entry(log_driver.WRITE, address, data)
 
 
-@given(st.lists(st.tuples(st.integers(0, 1900), st.sampled_from(["go on", "go on", "collect", "truncate"])), max_size=60))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1900), st.sampled_from(["go on", "go on", "collect", "truncate"])),
+        max_size=60,
+    )
+)
 def test_operations_come_back_in_order_over_many_laps(steps):
     with new_pool() as pool:
         made = pool.create(b"a", kind=1)
@@ -63,13 +68,17 @@ def test_operations_come_back_in_order_over_many_laps(steps):
             elif then == "truncate":
                 transactions += 1
                 entry = write(pool, root(pool, b"a"), number.to_bytes(8, "little"))
-                assert writer.transaction([log_driver.part(made, transactions, entry, covers=number)])[0]
+                assert writer.transaction(
+                    [log_driver.part(made, transactions, entry, covers=number)]
+                )[0]
                 pool.collect()
                 assert pool.replay() == 1
                 pool.checkpoint()
                 covered, waiting = number, []
                 assert log_driver.pending(pool, session) == []
-                head, replayed, durable, tail, faulty = log_driver.session(pool, session)["operations"]
+                head, replayed, durable, tail, faulty = log_driver.session(pool, session)[
+                    "operations"
+                ]
                 assert head == replayed == durable == tail and not faulty
         assert log_driver.progress(pool, b"a") == (made, transactions, covered)
 
@@ -85,7 +94,9 @@ def test_a_full_ring_takes_nothing_more_until_it_is_truncated(pool):
     pool.collect()
     assert len(log_driver.pending(pool, session)) == number
     assert writer.operations([log_driver.part(made, number + 1, bytes(100))]) == (0, 0)
-    writer.transaction([log_driver.part(made, 1, write(pool, root(pool, b"a"), bytes(8)), covers=number)])
+    writer.transaction(
+        [log_driver.part(made, 1, write(pool, root(pool, b"a"), bytes(8)), covers=number)]
+    )
     pool.collect()
     pool.replay()
     pool.checkpoint()
@@ -105,11 +116,15 @@ def test_transactions_of_two_sessions_are_applied_in_the_order_of_their_numbers(
     writers = [log_driver.Writer(pool, pool.attach()[0]) for _ in range(2)]
     at = root(pool, b"a")
     for number in (2, 4, 6):
-        writers[0].transaction([log_driver.part(made, number, write(pool, at, number.to_bytes(8, "little")))])
+        writers[0].transaction(
+            [log_driver.part(made, number, write(pool, at, number.to_bytes(8, "little")))]
+        )
     pool.collect()
     assert pool.replay() == 0, "their predecessors are missing"
     for number in (1, 3, 5):
-        writers[1].transaction([log_driver.part(made, number, write(pool, at, number.to_bytes(8, "little")))])
+        writers[1].transaction(
+            [log_driver.part(made, number, write(pool, at, number.to_bytes(8, "little")))]
+        )
     pool.collect()
     assert pool.replay() == 6
     assert log_driver.progress(pool, b"a") == (made, 6, 0)
@@ -165,7 +180,9 @@ def test_readers_see_the_sequence_odd_only_while_something_is_applied(pool):
 # Faulty and hostile front-ends
 
 
-def bad_transactions(pool: Pool, made: int, other: int, session: int) -> dict[str, tuple[str, list[bytes]]]:
+def bad_transactions(
+    pool: Pool, made: int, other: int, session: int
+) -> dict[str, tuple[str, list[bytes]]]:
     """What must not be applied: the fault, and the parts of a record."""
     backend = 1 << 48
     mine, theirs = root(pool, b"a"), root(pool, b"b")
@@ -189,7 +206,10 @@ def bad_transactions(pool: Pool, made: int, other: int, session: int) -> dict[st
         "far away": ("address", one(write(pool, backend + (1 << 47), bytes(8)))),
         "another back-end": ("address", one(write(pool, mine + backend, bytes(8)))),
         "null": ("address", one(write(pool, 0, bytes(8)))),
-        "an address that is no multiple of 8": ("malformed", one(entry(log_driver.WRITE, mine + 4, bytes(8)))),
+        "an address that is no multiple of 8": (
+            "malformed",
+            one(entry(log_driver.WRITE, mine + 4, bytes(8))),
+        ),
         "nothing": ("address", one(write(pool, mine, b""))),
         "an unknown kind": ("malformed", one(entry(9, mine, 1))),
         "a take of another structure's block": ("owner", one(entry(log_driver.TAKE, theirs, 1))),
@@ -197,11 +217,29 @@ def bad_transactions(pool: Pool, made: int, other: int, session: int) -> dict[st
         "a take of too many": ("owner", one(entry(log_driver.TAKE, granted, 5))),
         "a take of very many": ("address", one(entry(log_driver.TAKE, granted, (1 << 32) - 1))),
         "a take inside a block": ("address", one(entry(log_driver.TAKE, granted + 8, 1))),
-        "a return of another structure's block": ("owner", one(entry(log_driver.RETURN, theirs, 1))),
+        "a return of another structure's block": (
+            "owner",
+            one(entry(log_driver.RETURN, theirs, 1)),
+        ),
         "an entry longer than its part": ("malformed", one(write(pool, mine, bytes(64))[:40])),
-        "a structure twice": ("malformed", [part(made, 1, write(pool, mine, bytes(8))), part(made, 2, write(pool, mine, bytes(8)))]),
-        "a part longer than the record": ("malformed", [part(made, 1, write(pool, mine, bytes(8)))[:-8]]),
-        "good in one structure, bad in the other": ("owner", [part(made, 1, write(pool, mine, b"8 bytes!")), part(other, 1, write(pool, mine, bytes(8)))]),
+        "a structure twice": (
+            "malformed",
+            [
+                part(made, 1, write(pool, mine, bytes(8))),
+                part(made, 2, write(pool, mine, bytes(8))),
+            ],
+        ),
+        "a part longer than the record": (
+            "malformed",
+            [part(made, 1, write(pool, mine, bytes(8)))[:-8]],
+        ),
+        "good in one structure, bad in the other": (
+            "owner",
+            [
+                part(made, 1, write(pool, mine, b"8 bytes!")),
+                part(other, 1, write(pool, mine, bytes(8))),
+            ],
+        ),
     }
 
 
@@ -213,7 +251,9 @@ with new_pool() as _pool:
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_a_transaction_that_may_not_be_applied_changes_nothing_and_stops_only_its_session(what, pool):
+def test_a_transaction_that_may_not_be_applied_changes_nothing_and_stops_only_its_session(
+    what, pool
+):
     made, other = pool.create(b"a", kind=1), pool.create(b"b", kind=1)
     session, _ = pool.attach()
     pool.attach()
@@ -254,8 +294,16 @@ def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(da
         for number in range(1, 8):
             style = chance.randrange(3)
             body = bytearray(
-                write(pool, chance.choice([mine, granted, theirs, chance.getrandbits(64) & ~7]), chance.randbytes(8 * chance.randint(0, 4)))
-                + log_driver.entry(chance.choice([log_driver.TAKE, log_driver.RETURN]), chance.choice([granted, mine, theirs]), chance.randint(0, 3))
+                write(
+                    pool,
+                    chance.choice([mine, granted, theirs, chance.getrandbits(64) & ~7]),
+                    chance.randbytes(8 * chance.randint(0, 4)),
+                )
+                + log_driver.entry(
+                    chance.choice([log_driver.TAKE, log_driver.RETURN]),
+                    chance.choice([granted, mine, theirs]),
+                    chance.randint(0, 3),
+                )
             )
             if style:
                 for _ in range(chance.randint(0, 3)):
@@ -275,7 +323,10 @@ def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(da
         after = [pool.medium.read(at, n) for at, n in untouched]
         # Of the first structure's own entry the progress and the sequence may have moved, and the map where blocks were taken.
         entry = slice(live, live + 128)
-        assert after[0][: entry.start] == before[0][: entry.start] and after[0][entry.stop :] == before[0][entry.stop :]
+        assert (
+            after[0][: entry.start] == before[0][: entry.start]
+            and after[0][entry.stop :] == before[0][entry.stop :]
+        )
         assert after[1] == before[1]
         assert log_driver.progress(pool, b"b") == (other, 0, 0)
         pool.fence(session)

@@ -52,7 +52,9 @@ def on_large_pages(pages: int, path: Path, size: str, block: str) -> None:
 
 @pytest.mark.parametrize("pages", [16384, 65536])
 @pytest.mark.parametrize(("size", "block"), [("4MiB", "4KiB"), ("4097KiB", "512")])
-def test_a_pool_works_where_the_kernel_has_larger_pages(path: Path, pages: int, size: str, block: str) -> None:
+def test_a_pool_works_where_the_kernel_has_larger_pages(
+    path: Path, pages: int, size: str, block: str
+) -> None:
     on_large_pages(pages, path, size, block)
 
 
@@ -66,8 +68,12 @@ def test_a_pool_is_carried_to_a_kernel_with_larger_pages_and_back(path: Path, pa
 
 @pytest.mark.parametrize("sessions", [2, 3, 17])
 @pytest.mark.parametrize("ring", [4096, 12288, 65536, 1 << 20])
-def test_what_a_front_end_maps_begins_and_ends_at_whole_pages_of_every_kernel(sessions: int, ring: int) -> None:
-    parts = sizes.Sizes(block=512, names=20, sessions=sessions, operation_ring=ring, memory_ring=4096, group_map=512)
+def test_what_a_front_end_maps_begins_and_ends_at_whole_pages_of_every_kernel(
+    sessions: int, ring: int
+) -> None:
+    parts = sizes.Sizes(
+        block=512, names=20, sessions=sessions, operation_ring=ring, memory_ring=4096, group_map=512
+    )
     assert parts.rings_at % 65536 == parts.rings % 65536 == parts.groups_at % 65536 == 0
     assert parts.rings >= ring + 4096
     assert parts.rings_at >= parts.sessions_at + 256 * sessions
@@ -76,7 +82,9 @@ def test_what_a_front_end_maps_begins_and_ends_at_whole_pages_of_every_kernel(se
 
 @pytest.mark.parametrize("block", [512, 1024, 2048, 4096])
 @pytest.mark.parametrize("more", [0, 1, 512, 1500, 4095])
-def test_a_pool_of_any_size_can_be_connected_to_and_grows_to_any_size(path: Path, block: int, more: int) -> None:
+def test_a_pool_of_any_size_can_be_connected_to_and_grows_to_any_size(
+    path: Path, block: int, more: int
+) -> None:
     pools.create(path, (4 << 20) + more, block=block, front_ends=2, assume_persistent=True)
     for size in ((4 << 20) + more, (5 << 20) + 3 * more + 1024, 6 << 20):
         if size > 5 << 20:

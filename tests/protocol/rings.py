@@ -68,7 +68,12 @@ class Ends(NamedTuple):
 
 @contextlib.contextmanager
 def connected(
-    provider: str = "shm", *, slots: int = 8, slot_size: int = 512, seed: int = 1, checked: bool | None = None
+    provider: str = "shm",
+    *,
+    slots: int = 8,
+    slot_size: int = 512,
+    seed: int = 1,
+    checked: bool | None = None,
 ) -> Iterator[Ends]:
     """Both ends of one ring.  checked: whether responses carry a checksum (None: if the provider needs it)."""
     near, far = PROVIDERS[provider](2 * seed), PROVIDERS[provider](2 * seed + 1)
@@ -84,7 +89,10 @@ def connected(
         bells = own(far.register(EVENTCOUNT_BYTES, REMOTE_READ | REMOTE_WRITE))
         reply = own(near.register(REPLIES + length, REMOTE_READ | REMOTE_WRITE))
         scratch = own(near.register(2 * length + LINE, 0))
-        server_events, client_events = own(far.event_channel(bells, 0)), own(near.event_channel(reply, 0))
+        server_events, client_events = (
+            own(far.event_channel(bells, 0)),
+            own(near.event_channel(reply, 0)),
+        )
         server_pair = own(far.queue_pair(server_events, -1, -1))
         client_pair = own(near.queue_pair(client_events, -1, -1))
         replies = attach(far, reply)

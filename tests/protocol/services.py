@@ -49,7 +49,9 @@ def said(process: subprocess.Popen[bytes], word: str) -> None:
 @contextlib.contextmanager
 def started(program: str, address: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process that runs one of the programs above, once it is ready; killed at the end."""
-    with python_programs.start("-c", program, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    with python_programs.start(
+        "-c", program, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
         try:
             said(process, "ready")
             yield process

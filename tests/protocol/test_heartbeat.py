@@ -38,14 +38,35 @@ def line() -> Iterator[Line]:
             region = own(fabric.register(size, rights))
             return region, own(fabric.attach(region.descriptor(), os.dup(region.fileno())))
 
-        (bells, to_bells), (heartbeat, to_beat) = theirs(EVENTCOUNT_BYTES, REMOTE_WRITE), theirs(LINE, REMOTE_READ)
+        (bells, to_bells), (heartbeat, to_beat) = (
+            theirs(EVENTCOUNT_BYTES, REMOTE_WRITE),
+            theirs(LINE, REMOTE_READ),
+        )
         (_, requests), (_, responses) = theirs(length, REMOTE_WRITE), theirs(length, REMOTE_READ)
         reply = own(fabric.register(REPLIES + length, REMOTE_WRITE))
         scratch = own(fabric.register(2 * length + LINE, 0))
         events = own(fabric.event_channel(reply, 0))
-        pair, far = own(fabric.queue_pair(events, -1, -1)), own(fabric.queue_pair(own(fabric.event_channel(bells, 0)), -1, -1))
+        pair, far = (
+            own(fabric.queue_pair(events, -1, -1)),
+            own(fabric.queue_pair(own(fabric.event_channel(bells, 0)), -1, -1)),
+        )
         pair.connect(far.descriptor(), to_bells)
-        ring = ClientRing(pair, events, requests, 0, responses, 0, reply, REPLIES, scratch, 0, SLOTS, SLOT, False, to_beat)
+        ring = ClientRing(
+            pair,
+            events,
+            requests,
+            0,
+            responses,
+            0,
+            reply,
+            REPLIES,
+            scratch,
+            0,
+            SLOTS,
+            SLOT,
+            False,
+            to_beat,
+        )
         yield Line(ring, heartbeat)
 
 

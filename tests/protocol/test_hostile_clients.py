@@ -31,10 +31,29 @@ SLOTS, SLOT = 16, 320  # what RpcServer makes of slots=16, max_message=256
 ANSWERED, NO_SUCH_CALL = 0, 4
 
 
-def sealed(sequence: int, payload: bytes = b"", *, opcode: int = 1, mode: int = 0, count: int = 0, flags: int = 0,
-           release: int = 0, length: int | None = None, wait: int = 0) -> bytes:
+def sealed(
+    sequence: int,
+    payload: bytes = b"",
+    *,
+    opcode: int = 1,
+    mode: int = 0,
+    count: int = 0,
+    flags: int = 0,
+    release: int = 0,
+    length: int | None = None,
+    wait: int = 0,
+) -> bytes:
     """A request as docs/protocol.md has it, with a checksum that fits what stands there."""
-    body = struct.pack("<IIBBHIQ", sequence, len(payload) if length is None else length, opcode, mode, count, flags, release)
+    body = struct.pack(
+        "<IIBBHIQ",
+        sequence,
+        len(payload) if length is None else length,
+        opcode,
+        mode,
+        count,
+        flags,
+        release,
+    )
     return struct.pack("<II", crc32c.crc32c(body + payload), wait) + body + payload
 
 
@@ -61,7 +80,11 @@ class Intruder:
         """What stands in a response slot: sequence, status, payload."""
         header = self.channel.responses.read(slot * SLOT, 24)
         _, sequence, length, _, status, _, _ = struct.unpack("<IIIHBBQ", header)
-        return sequence, status, self.channel.responses.read(slot * SLOT + 24, min(length, SLOT - 24))
+        return (
+            sequence,
+            status,
+            self.channel.responses.read(slot * SLOT + 24, min(length, SLOT - 24)),
+        )
 
     def replied(self, slot: int) -> int:
         """The sequence in a reply slot of our own memory."""
@@ -126,7 +149,10 @@ def house():
         heard.append(request)
         return request[::-1]
 
-    with rfp.RpcServer(handler, max_message=256, slots=SLOTS) as server, rfp.RpcClient(server.address, timeout=20) as honest:
+    with (
+        rfp.RpcServer(handler, max_message=256, slots=SLOTS) as server,
+        rfp.RpcClient(server.address, timeout=20) as honest,
+    ):
         house = House(server, honest, heard)
         house.serves()
         yield house
@@ -156,9 +182,23 @@ def test_random_bytes_are_not_served_and_disturb_nobody(house, data, offset):
     wait=st.integers(0, 2**32 - 1),
 )
 @example(payload=b"", opcode=2, mode=1, count=0, flags=0, release=0, wait=1)
-def test_any_whole_request_is_answered_whatever_its_fields_say(house, payload, opcode, mode, count, flags, release, wait):
+def test_any_whole_request_is_answered_whatever_its_fields_say(
+    house, payload, opcode, mode, count, flags, release, wait
+):
     with house.intruder() as intruder:
-        intruder.write(0, sealed(1, payload, opcode=opcode, mode=mode, count=count, flags=flags, release=release, wait=wait))
+        intruder.write(
+            0,
+            sealed(
+                1,
+                payload,
+                opcode=opcode,
+                mode=mode,
+                count=count,
+                flags=flags,
+                release=release,
+                wait=wait,
+            ),
+        )
         until(lambda: intruder.answer(0)[0] == 1)
         sequence, status, answered = intruder.answer(0)
         assert sequence == 1
@@ -171,7 +211,12 @@ def test_any_whole_request_is_answered_whatever_its_fields_say(house, payload, o
         house.serves()
 
 
-@given(length=st.one_of(st.integers(SLOT - 31, 2**32 - 1), st.sampled_from([SLOT - 31, 2**31, 2**32 - 32, 2**32 - 1])))
+@given(
+    length=st.one_of(
+        st.integers(SLOT - 31, 2**32 - 1),
+        st.sampled_from([SLOT - 31, 2**31, 2**32 - 32, 2**32 - 1]),
+    )
+)
 def test_a_length_beyond_the_slot_is_counted_and_never_believed(house, length):
     with house.intruder() as intruder:
         before = house.counted()
@@ -184,7 +229,9 @@ def test_a_length_beyond_the_slot_is_counted_and_never_believed(house, length):
 
 
 @given(length=st.integers(0, SLOT - 32), cut=st.integers(1, SLOT), flip=st.integers(0, 2**16))
-def test_a_request_that_was_cut_short_or_damaged_is_counted_and_served_once_it_is_put_right(house, length, cut, flip):
+def test_a_request_that_was_cut_short_or_damaged_is_counted_and_served_once_it_is_put_right(
+    house, length, cut, flip
+):
     with house.intruder() as intruder:
         before = house.counted()
         whole = sealed(1, bytes(range(1, 251))[:length].ljust(length, b"\xff"))
@@ -204,7 +251,11 @@ def test_a_request_that_was_cut_short_or_damaged_is_counted_and_served_once_it_i
         assert house.counted()["malformed"] == before["malformed"]
 
 
-@given(sequences=st.lists(st.one_of(st.integers(0, 6), st.integers(0, 2**32 - 1)), min_size=1, max_size=12))
+@given(
+    sequences=st.lists(
+        st.one_of(st.integers(0, 6), st.integers(0, 2**32 - 1)), min_size=1, max_size=12
+    )
+)
 def test_replayed_and_future_sequences_are_not_served(house, sequences):
     """Only the next one is, in its own slot; whatever else is written there waits for its turn or for ever."""
     with house.intruder() as intruder:
@@ -219,7 +270,9 @@ def test_replayed_and_future_sequences_are_not_served(house, sequences):
                 expected += 1
             else:
                 house.serves(2)
-                assert [each for each in house.heard[heard:] if not each.startswith(b"honest")] == []
+                assert [
+                    each for each in house.heard[heard:] if not each.startswith(b"honest")
+                ] == []
         house.serves()
 
 
@@ -233,7 +286,9 @@ def test_requests_in_the_wrong_slots_are_not_served(house):
 
 
 @pytest.mark.parametrize("length", [0, 8, 100, SLOT - 32])
-def test_a_request_that_changes_while_it_is_read_is_served_as_one_of_its_versions_or_not(house, length, rng):
+def test_a_request_that_changes_while_it_is_read_is_served_as_one_of_its_versions_or_not(
+    house, length, rng
+):
     versions = [sealed(1, bytes([n]) * length, flags=n) for n in range(4)]
     broken = [each[:-1] + b"!" if length else each[:20] + b"!" + each[21:] for each in versions]
     mixed = [version for pair in zip(versions, broken, strict=True) for version in pair]
@@ -242,7 +297,9 @@ def test_a_request_that_changes_while_it_is_read_is_served_as_one_of_its_version
             heard = len(house.heard)
             rng.shuffle(mixed)
             order = [versions[turn % 4], *mixed[:15]]
-            scribble = threading.Thread(target=steps.alternate, args=(intruder.channel.requests, 0, order, 0.01))
+            scribble = threading.Thread(
+                target=steps.alternate, args=(intruder.channel.requests, 0, order, 0.01)
+            )
             scribble.start()
             while scribble.is_alive():
                 house.serves()
@@ -303,12 +360,21 @@ def test_what_was_malformed_stays_counted_when_its_client_has_gone(house):
 @contextlib.contextmanager
 def greeted(house: House, features: int = 0):
     with connect(addresses.parse(house.server.address), time.monotonic() + 20) as connection:
-        connection.call(Hello(features=features, name="intruder", pid=1), Welcome, time.monotonic() + 20).close()
+        connection.call(
+            Hello(features=features, name="intruder", pid=1), Welcome, time.monotonic() + 20
+        ).close()
         yield connection
 
 
-def attach(connection, fabric: ShmFabric, *, length: int = REPLIES + SLOTS * SLOT, rights: int = REMOTE_READ | REMOTE_WRITE,
-           pairs: int = 1, damage: bool = False) -> Attached:
+def attach(
+    connection,
+    fabric: ShmFabric,
+    *,
+    length: int = REPLIES + SLOTS * SLOT,
+    rights: int = REMOTE_READ | REMOTE_WRITE,
+    pairs: int = 1,
+    damage: bool = False,
+) -> Attached:
     with contextlib.ExitStack() as stack:
         own = stack.enter_context
         reply = own(fabric.register(length, rights))
@@ -357,7 +423,10 @@ def test_ending_rings_twice_or_those_of_others_does_nothing(house):
 
 
 def test_memory_that_is_not_handed_out_in_chunks_cannot_be_asked_for(house):
-    with greeted(house) as connection, pytest.raises(HandshakeFailed, match="no chunk 0 of arena 0"):
+    with (
+        greeted(house) as connection,
+        pytest.raises(HandshakeFailed, match="no chunk 0 of arena 0"),
+    ):
         connection.call(Map(0, 0), Mapped, time.monotonic() + 20)
     house.serves()
 

@@ -25,7 +25,9 @@ def response(
     flip: int = 0,
 ) -> bytes:  # fmt: skip
     """As docs/protocol.md has it; `flip` damages the checksum."""
-    rest = struct.pack("<IIHBBQ", sequence, len(payload) if length is None else length, time, status, kind, result)
+    rest = struct.pack(
+        "<IIHBBQ", sequence, len(payload) if length is None else length, time, status, kind, result
+    )
     return struct.pack("<I", crc32c.crc32c(rest + payload) ^ flip) + rest + payload
 
 
@@ -36,7 +38,9 @@ def guarded(ends: Ends) -> bytes:
 
 
 def outside(ends: Ends) -> bytes:
-    return ends.scratch.read(0, SLOTS * SLOT) + ends.scratch.read((SLOTS + 1) * SLOT, (SLOTS - 1) * SLOT + 64)
+    return ends.scratch.read(0, SLOTS * SLOT) + ends.scratch.read(
+        (SLOTS + 1) * SLOT, (SLOTS - 1) * SLOT + 64
+    )
 
 
 def found(ends: Ends, data: bytes, mode: str) -> str:
@@ -66,7 +70,9 @@ def found(ends: Ends, data: bytes, mode: str) -> str:
 @example(sequence=1, payload=b"", length=2**32 - 1, fields={}, flip=0, fetch=64)
 @example(sequence=1, payload=b"", length=2**32 - 24, fields={}, flip=0, fetch=64)
 @example(sequence=1, payload=b"x" * MOST, length=MOST + 1, fields={}, flip=0, fetch=SLOT)
-def test_only_a_whole_response_is_delivered_and_none_leaves_its_slot(mode, checked, sequence, payload, length, fields, flip, fetch):
+def test_only_a_whole_response_is_delivered_and_none_leaves_its_slot(
+    mode, checked, sequence, payload, length, fields, flip, fetch
+):
     with connected(slots=SLOTS, slot_size=SLOT, checked=checked) as ends:
         steps.begin(ends.client, fetch=fetch, mode=mode, paradigm=mode)
         assert steps.submit(ends.client, b"question") == 1
@@ -119,7 +125,9 @@ def test_a_response_that_never_becomes_whole_ends_at_the_deadline(mode):
 
 @pytest.mark.parametrize("mode", ["fetch", "reply"])
 @pytest.mark.parametrize("length", [0, 8, 100, MOST])
-def test_a_response_that_changes_while_it_is_read_is_delivered_as_one_of_its_versions(mode, length, rng):
+def test_a_response_that_changes_while_it_is_read_is_delivered_as_one_of_its_versions(
+    mode, length, rng
+):
     for _ in range(20):
         with connected(slots=SLOTS, slot_size=SLOT, checked=True) as ends:
             steps.begin(ends.client, mode=mode, paradigm=mode, fetch=SLOT)

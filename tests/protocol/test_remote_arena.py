@@ -23,7 +23,9 @@ def region(length: int = PAGE) -> RemoteRegion:
 
 
 @given(st.data())
-def test_what_is_needed_is_every_chunk_of_the_range_that_is_not_attached(data: st.DataObject) -> None:
+def test_what_is_needed_is_every_chunk_of_the_range_that_is_not_attached(
+    data: st.DataObject,
+) -> None:
     chunk = data.draw(st.integers(1, PAGE))
     length = data.draw(st.integers(1, 20 * chunk))
     offset = data.draw(st.integers(0, length - 1))

@@ -46,7 +46,9 @@ class Ring(RuleBasedStateMachine):
         self.rng = random.Random(seed)
         self.slots = slots
         self.sequence = sequence
-        steps.begin(self.ends.client, self.ends.server, sequence=sequence, fetch=fetch, fixed_fetch=True)
+        steps.begin(
+            self.ends.client, self.ends.server, sequence=sequence, fetch=fetch, fixed_fetch=True
+        )
         self.unsent: deque[dict] = deque()
         self.sent: deque[dict] = deque()  # not answered
         self.answered: deque[dict] = deque()
@@ -60,7 +62,10 @@ class Ring(RuleBasedStateMachine):
     def count(self) -> int:
         return len(self.unsent) + len(self.sent) + len(self.answered)
 
-    @rule(size=st.one_of(st.sampled_from([0, 1, SLOT - 32]), st.integers(0, SLOT - 32)), flags=st.integers(0, 2**32 - 1))
+    @rule(
+        size=st.one_of(st.sampled_from([0, 1, SLOT - 32]), st.integers(0, SLOT - 32)),
+        flags=st.integers(0, 2**32 - 1),
+    )
     def submit(self, size, flags):
         payload = self.rng.randbytes(size)
         tag = self.rng.getrandbits(64)
@@ -72,8 +77,16 @@ class Ring(RuleBasedStateMachine):
             return
         assert sequence == self.sequence
         self.sequence = self.sequence % (2**32 - 1) + 1
-        self.unsent.append({"payload": payload, "sequence": sequence, "tag": tag, "flags": flags, "count": size & 7,
-                            "abandoned": False})
+        self.unsent.append(
+            {
+                "payload": payload,
+                "sequence": sequence,
+                "tag": tag,
+                "flags": flags,
+                "count": size & 7,
+                "abandoned": False,
+            }
+        )
 
     @precondition(lambda self: self.unsent)
     @rule()
@@ -94,7 +107,11 @@ class Ring(RuleBasedStateMachine):
         request = taken(self.ends)
         asked = self.sent.popleft()
         assert request is not None
-        assert (request.payload, request.flags, request.count) == (asked["payload"], asked["flags"], asked["count"])
+        assert (request.payload, request.flags, request.count) == (
+            asked["payload"],
+            asked["flags"],
+            asked["count"],
+        )
         assert request.opcode == 1
         if request.release:
             assert self.owed[request.release] > 0, "a pin was given back that nobody was done with"
@@ -105,7 +122,9 @@ class Ring(RuleBasedStateMachine):
         else:
             answered = self.rng.randbytes(size)
         kind = BY_REFERENCE if reference else INLINE
-        assert steps.publish(self.ends.server, answered, status=status, kind=kind, result=number, ns=ns)
+        assert steps.publish(
+            self.ends.server, answered, status=status, kind=kind, result=number, ns=ns
+        )
         steps.notify(self.ends.server)
         settle(self.ends)
         time = min(65535, (ns + 50) // 100)
@@ -329,7 +348,12 @@ def test_a_transfer_beside_the_ring_ends_among_other_completions(provider, rng):
             steps.step(ends.client)
             secret = rng.randbytes(200)
             ends.requests.write(13 * SLOT + 100, secret)
-            assert steps.transfer(ends.client, 1, ends.reply, 192, ends.written, 13 * SLOT + 100, 200, 5.0) == "done"
+            assert (
+                steps.transfer(
+                    ends.client, 1, ends.reply, 192, ends.written, 13 * SLOT + 100, 200, 5.0
+                )
+                == "done"
+            )
             assert ends.reply.read(192, 200) == secret
             for i in range(16):
                 answer(ends, bytes([turn, i]))
@@ -340,7 +364,10 @@ def test_a_transfer_beside_the_ring_ends_among_other_completions(provider, rng):
 def test_a_transfer_outside_its_region_says_that_the_connection_is_gone(provider):
     with connected(provider) as ends:
         end = ends.requests.length
-        assert steps.transfer(ends.client, 1, ends.reply, 192, ends.written, end - 8, 16, 5.0) == "gone"
+        assert (
+            steps.transfer(ends.client, 1, ends.reply, 192, ends.written, end - 8, 16, 5.0)
+            == "gone"
+        )
         assert steps.submit(ends.client, b"x") is None
 
 

@@ -92,14 +92,33 @@ def until(condition) -> None:
 def test_messages_of_every_length_come_back(mode, rng):
     with rfp.RpcServer(lambda request: request[::-1], max_message="300KiB") as server:
         with rfp.RpcClient(server.address, mode=mode) as client:
-            for length in (0, 1, 31, 32, 33, 40, 100, 231, 232, 233, 511, 1000, 4096, 65536, 300 << 10):
+            for length in (
+                0,
+                1,
+                31,
+                32,
+                33,
+                40,
+                100,
+                231,
+                232,
+                233,
+                511,
+                1000,
+                4096,
+                65536,
+                300 << 10,
+            ):
                 message = rng.randbytes(length)
                 assert client.call(message) == message[::-1]
                 assert client.call(memoryview(bytearray(message))) == message[::-1]
 
 
 def test_a_message_or_a_response_beyond_the_limit_is_refused_and_the_next_call_works():
-    with rfp.RpcServer(lambda request: b"x" * int(request), max_message=1000) as server, rfp.RpcClient(server.address) as client:
+    with (
+        rfp.RpcServer(lambda request: b"x" * int(request), max_message=1000) as server,
+        rfp.RpcClient(server.address) as client,
+    ):
         with pytest.raises(TooLarge, match="message of 2000 bytes"):
             client.call(b"0" * 2000)
         with pytest.raises(TooLarge, match="5000 bytes"):
@@ -130,7 +149,9 @@ class Unprintable(Exception):
 )
 @pytest.mark.parametrize("max_message", [1, 1000])
 def test_whatever_a_handler_does_wrong_fails_its_call_and_no_other(handler, text, max_message):
-    with rfp.RpcServer(lambda request: handler(request) if request else b"well", max_message=max_message) as server:
+    with rfp.RpcServer(
+        lambda request: handler(request) if request else b"well", max_message=max_message
+    ) as server:
         with rfp.RpcClient(server.address) as client:
             for _ in range(3):
                 with pytest.raises(HandlerFailed, match=text[: min(len(text), 20)]):
@@ -147,12 +168,18 @@ def test_a_handler_fails_its_call_also_when_nothing_can_be_printed(monkeypatch):
 
 def test_a_handler_may_return_any_buffer():
     answers = iter([bytearray(b"a"), memoryview(b"bc"), memoryview(b"d-e-f")[::2]])
-    with rfp.RpcServer(lambda request: next(answers)) as server, rfp.RpcClient(server.address) as client:
+    with (
+        rfp.RpcServer(lambda request: next(answers)) as server,
+        rfp.RpcClient(server.address) as client,
+    ):
         assert [client.call(b"") for _ in range(3)] == [b"a", b"bc", b"def"]
 
 
 def test_a_handler_that_closes_its_own_server_is_told_that_it_cannot():
-    with rfp.RpcServer(lambda request: server.close() or b"") as server, rfp.RpcClient(server.address) as client:
+    with (
+        rfp.RpcServer(lambda request: server.close() or b"") as server,
+        rfp.RpcClient(server.address) as client,
+    ):
         with pytest.raises(HandlerFailed, match="cannot close its own server"):
             client.call(b"")
         assert not server.closed
@@ -258,7 +285,9 @@ def test_a_signal_handler_may_close_the_handle_that_it_interrupted(slow, gate, s
         client.ping()
 
 
-def test_a_signal_handler_cannot_call_through_the_handle_that_it_interrupted(slow, gate, signals_as_before):
+def test_a_signal_handler_cannot_call_through_the_handle_that_it_interrupted(
+    slow, gate, signals_as_before
+):
     with rfp.RpcClient(slow.address) as client:
         on_signal(gate, lambda: client.call(b"inside"))
         with pytest.raises(CallerError, match="inside another call"):
@@ -426,7 +455,10 @@ def test_a_forked_child_cannot_use_the_handle_and_the_parent_still_can(echo):
                 os._exit(status)
         assert os.waitpid(pid, 0)[1] == 0
         assert client.call(b"y") == b"y"
-        assert echo.figures()["connected"] == 1 or until(lambda: echo.figures()["connected"] == 1) is None
+        assert (
+            echo.figures()["connected"] == 1
+            or until(lambda: echo.figures()["connected"] == 1) is None
+        )
 
 
 # Modes
@@ -530,7 +562,10 @@ def test_a_server_that_was_restarted_while_nobody_called_costs_no_call_its_outco
 
 def test_without_reconnecting_a_lost_server_is_an_error_at_once(tmp_path):
     address = address_in(tmp_path)
-    with started(SERVER, address) as process, rfp.RpcClient(address, timeout=30, reconnect=False) as client:
+    with (
+        started(SERVER, address) as process,
+        rfp.RpcClient(address, timeout=30, reconnect=False) as client,
+    ):
         client.call(b"abc")
         process.kill()
         process.wait()
@@ -562,7 +597,12 @@ def test_a_stopped_server_lets_calls_end_at_their_deadline_and_goes_on_where_it_
         client.call(b"abc")
         process.send_signal(signal.SIGSTOP)
         tasks = Path(f"/proc/{process.pid}/task")
-        until(lambda: all((task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T" for task in tasks.iterdir()))
+        until(
+            lambda: all(
+                (task / "stat").read_text().rsplit(")", 1)[1].split()[0] == "T"
+                for task in tasks.iterdir()
+            )
+        )
         try:
             started_at = time.monotonic()
             with pytest.raises(DeadlineExceeded):
@@ -617,5 +657,8 @@ def test_a_server_whose_process_holds_the_gil_goes_on_answering_pings(tmp_path):
 
 
 def test_a_store_is_not_an_rpc_server_and_says_so():
-    with rfp.Server(memory="16MiB") as server, pytest.raises(HandshakeFailed, match="serves 'kv', not 'rpc'"):
+    with (
+        rfp.Server(memory="16MiB") as server,
+        pytest.raises(HandshakeFailed, match="serves 'kv', not 'rpc'"),
+    ):
         rfp.RpcClient(server.address)

@@ -47,7 +47,9 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_thread_that_cannot_be_started_is_an_error_and_leaves_nothing(private, monkeypatch, number):
+def test_a_thread_that_cannot_be_started_is_an_error_and_leaves_nothing(
+    private, monkeypatch, number
+):
     """The first worker's, the second's, the control thread's."""
     address, started, start = f"shm://{private}/s", [], threading.Thread.start
 
@@ -63,7 +65,10 @@ def test_a_thread_that_cannot_be_started_is_an_error_and_leaves_nothing(private,
             rfp.Server(memory="4MiB", workers=2, address=address)
     assert not any(thread.is_alive() for thread in started)
     assert os.listdir(private) == []
-    with rfp.Server(memory="4MiB", workers=2, address=address) as server, rfp.connect(server.address) as kv:
+    with (
+        rfp.Server(memory="4MiB", workers=2, address=address) as server,
+        rfp.connect(server.address) as kv,
+    ):
         kv.put(b"k", b"v")
 
 
@@ -111,7 +116,10 @@ def test_an_interrupt_while_a_servers_threads_begin_leaves_none_of_them(private,
         rfp.Server(memory="4MiB", workers=2, address=address)
     until(lambda: set(threading.enumerate()) <= before)
     assert os.listdir(private) == []
-    with rfp.Server(memory="4MiB", workers=2, address=address) as server, rfp.connect(server.address) as kv:
+    with (
+        rfp.Server(memory="4MiB", workers=2, address=address) as server,
+        rfp.connect(server.address) as kv,
+    ):
         kv.put(b"k", b"v")
 
 
@@ -186,7 +194,9 @@ def test_a_signal_ends_a_close_that_waits_for_a_handler_and_another_close_goes_o
     assert os.listdir(private) == []
 
 
-def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_in_use(private, monkeypatch):
+def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_in_use(
+    private, monkeypatch
+):
     with blocked_handler(f"shm://{private}/s") as (server, go):
         running, give_back = [], server._give_back
 
@@ -211,7 +221,9 @@ def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_
 def test_a_signal_handler_may_close_at_any_line_of_a_close(private):
     """Also at one where the thread that it interrupts has the lock of close(), and has not yet said so."""
     code = host_module.Host.close.__code__
-    numbers = sorted({line for *_, line in code.co_lines() if line is not None and line > code.co_firstlineno})
+    numbers = sorted(
+        {line for *_, line in code.co_lines() if line is not None and line > code.co_firstlineno}
+    )
     for number in numbers:
         server = rfp.RpcServer(bytes.upper, f"shm://{private}/s")
 
@@ -268,7 +280,11 @@ def test_a_handler_that_is_at_work_does_not_keep_the_control_thread(private):
 @pytest.mark.parametrize("kind", ["store", "rpc"])
 def test_a_server_that_is_dropped_is_closed_and_says_that_it_was_not(private, kind):
     address = f"shm://{private}/s"
-    kept = [rfp.Server(memory="4MiB", address=address) if kind == "store" else rfp.RpcServer(bytes.upper, address)]
+    kept = [
+        rfp.Server(memory="4MiB", address=address)
+        if kind == "store"
+        else rfp.RpcServer(bytes.upper, address)
+    ]
     with pytest.warns(ResourceWarning, match="was not closed"):
         kept.clear()
     assert os.listdir(private) == []
@@ -349,7 +365,10 @@ def test_guests_have_their_turn_after_each_turn_of_the_listener(private, monkeyp
                 knocking.set()
                 for thread in threads:
                     thread.join()
-        assert max(after - before for before, after in zip(sent, heard, strict=True)) <= host_module.NEWCOMERS_MAX
+        assert (
+            max(after - before for before, after in zip(sent, heard, strict=True))
+            <= host_module.NEWCOMERS_MAX
+        )
 
 
 def test_a_name_that_cannot_be_shown_is_shown_escaped(private, monkeypatch):
@@ -366,7 +385,10 @@ def test_a_name_that_cannot_be_shown_is_shown_escaped(private, monkeypatch):
 
 
 def test_times_are_not_those_of_a_clock_that_is_set(private, monkeypatch):
-    with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server, rfp.connect(server.address, timeout=20) as kv:
+    with (
+        rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server,
+        rfp.connect(server.address, timeout=20) as kv,
+    ):
         kv.put(b"k", b"v")
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() - 400 * 86400)
@@ -381,7 +403,9 @@ def test_a_socket_that_was_removed_is_named_where_somebody_wonders(private):
         os.unlink(private / "s")
         with pytest.raises(AddressInUse, match="its socket was removed: clients cannot connect"):
             rfp.Server(memory="4MiB", address=address)
-        with pytest.raises(rfp.errors.ConnectionFailed, match=f"was removed, but process {os.getpid()} still runs"):
+        with pytest.raises(
+            rfp.errors.ConnectionFailed, match=f"was removed, but process {os.getpid()} still runs"
+        ):
             rfp.connect(address).get(b"k")
 
 
@@ -392,12 +416,17 @@ def test_a_default_server_that_another_runtime_directory_leads_to_is_named(priva
         runtime = private / "runtime"
         runtime.mkdir(mode=0o700)
         monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))
-        with pytest.raises(rfp.errors.ConnectionFailed, match=f"or connect to shm://{private}/default, the default address of another"):
+        with pytest.raises(
+            rfp.errors.ConnectionFailed,
+            match=f"or connect to shm://{private}/default, the default address of another",
+        ):
             rfp.connect().get(b"k")
 
 
 def test_refusals_have_texts_that_can_be_shown():
-    refused = Refused.of(HandshakeFailed("a name\x1b]0;owned\x07 with\n" + "x" * 3000, hint="\udcff"))
+    refused = Refused.of(
+        HandshakeFailed("a name\x1b]0;owned\x07 with\n" + "x" * 3000, hint="\udcff")
+    )
     assert refused.message.startswith("a name\\x1b]0;owned\\x07 with\\n")
     assert len(refused.message) == 2048
     assert refused.hint == "\\xff"
@@ -405,9 +434,10 @@ def test_refusals_have_texts_that_can_be_shown():
 
 
 def test_the_server_answers_for_its_shares(private):
-    with rfp.Server(memory="4MiB", address=f"shm://{private}/s", rings="8MiB") as server, connect(
-        addresses.parse(server.address), soon()
-    ) as guest:
+    with (
+        rfp.Server(memory="4MiB", address=f"shm://{private}/s", rings="8MiB") as server,
+        connect(addresses.parse(server.address), soon()) as guest,
+    ):
         guest.call(Hello(features=0, name="x", pid=1), Welcome, soon()).close()
         shares = guest.call(GetStats(), Stats, soon()).figures["shares"]
         assert shares["most_memory"] == 8 << 20

@@ -23,7 +23,17 @@ from hypothesis import strategies as st
 
 import rfp
 from rfp import address as addresses
-from rfp.control import Attach, Attached, ControlConnection, GetStats, Handle, Hello, Stats, Welcome, connect
+from rfp.control import (
+    Attach,
+    Attached,
+    ControlConnection,
+    GetStats,
+    Handle,
+    Hello,
+    Stats,
+    Welcome,
+    connect,
+)
 from rfp.control.message import GetMemory
 from rfp.errors import FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused
 from rfp.fabric import memory_limits
@@ -64,7 +74,9 @@ class Client:
     """An honest client, in a process of its own."""
 
     def __init__(self, address: str, times: int = 1) -> None:
-        self.process = python_programs.start("-c", CLIENT, address, times, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = python_programs.start(
+            "-c", CLIENT, address, times, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
 
     def is_served(self) -> bool:
         self.process.stdin.write(b"some value\n")
@@ -82,7 +94,16 @@ class House:
 
     def __init__(self, address: str, files: int, memory: str, rings: str) -> None:
         self.address = address
-        self.process = python_programs.start("-c", SERVER, address, files, memory, rings, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.process = python_programs.start(
+            "-c",
+            SERVER,
+            address,
+            files,
+            memory,
+            rings,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         assert self.process.stdout.readline() == b"ready\n"
         self.client = Client(address)
         assert self.client.is_served()
@@ -161,7 +182,10 @@ def everything_comes_back(house: House, before: dict[str, int]) -> None:
     ("house", "whose"),
     [
         ({"files": 200}, "of the server's file descriptors, and one client may have"),
-        ({"files": 20000, "rings": "32MiB"}, "bytes of the server's memory, and one client may have 16777216"),
+        (
+            {"files": 20000, "rings": "32MiB"},
+            "bytes of the server's memory, and one client may have 16777216",
+        ),
     ],
     indirect=["house"],
 )
@@ -223,9 +247,13 @@ def test_clients_that_all_have_theirs_leave_room_for_one_to_be_told_so(house):
             other.process.stdin.write(b"some value\n")
             other.process.stdin.flush()
         answers = [other.process.stdout.readline() for other in others]
-        assert answers.count(b"served\n") >= 1  # the others' connections may have what their threads would need
+        assert (
+            answers.count(b"served\n") >= 1
+        )  # the others' connections may have what their threads would need
         assert answers.count(b"refused\n") == 40 - answers.count(b"served\n")
-        with pytest.raises(QuotaExceeded, match="the server's clients have .* of the server's file descriptors"):
+        with pytest.raises(
+            QuotaExceeded, match="the server's clients have .* of the server's file descriptors"
+        ):
             greeted(stack, house.address)
         assert house.client.is_served()
 
@@ -239,8 +267,12 @@ def test_a_reply_region_is_as_long_as_it_has_to_be(house, too_long):
         fd = os.memfd_create("reply", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         stack.callback(os.close, fd)
         os.ftruncate(fd, too_long)
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-        question = Attach(reply=Handle(sealed_memory(too_long), fd), pairs=[queue_pair()] * welcome.partitions)
+        fcntl.fcntl(
+            fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+        )
+        question = Attach(
+            reply=Handle(sealed_memory(too_long), fd), pairs=[queue_pair()] * welcome.partitions
+        )
         with pytest.raises((HandshakeFailed, ServerRefused), match="needs|cannot map"):
             connection.call(question, Attached, soon())
     house.serves_everybody()
@@ -269,7 +301,9 @@ def test_a_file_in_place_of_sealed_memory_is_refused(house, tmp_path):
         size = -(-(REPLIES + welcome.slots * welcome.slot_size * welcome.partitions) // 4096) * 4096
         file = stack.enter_context((tmp_path / "reply").open("w+b"))
         file.truncate(size)
-        question = Attach(reply=Handle(file_range(size), file.fileno()), pairs=[queue_pair()] * welcome.partitions)
+        question = Attach(
+            reply=Handle(file_range(size), file.fileno()), pairs=[queue_pair()] * welcome.partitions
+        )
         with pytest.raises(HandshakeFailed, match="it is a file"):
             connection.call(question, Attached, soon())
     house.serves_everybody()
@@ -286,7 +320,11 @@ def test_a_server_that_offers_a_file_is_not_believed(private, tmp_path, monkeypa
 
         def offer(region):
             is_bell = region.length == 4096
-            return Handle(file_range(region.length), file.fileno()) if is_bell == (which == "bells") else real(region)
+            return (
+                Handle(file_range(region.length), file.fileno())
+                if is_bell == (which == "bells")
+                else real(region)
+            )
 
         monkeypatch.setattr(host, "handle", offer)
         with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
@@ -323,7 +361,10 @@ def test_announced_uploads_of_one_client_leave_room_for_the_others_large_values(
 
 
 def test_a_server_near_its_containers_limit_refuses_whom_it_has_no_memory_for(private, monkeypatch):
-    with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server, rfp.connect(server.address, timeout=20) as kv:
+    with (
+        rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server,
+        rfp.connect(server.address, timeout=20) as kv,
+    ):
         kv.put(b"precious", b"data")
         refused = []
 
@@ -334,7 +375,9 @@ def test_a_server_near_its_containers_limit_refuses_whom_it_has_no_memory_for(pr
                 refused.append(error)
 
         left = memory_limits.available
-        monkeypatch.setattr(memory_limits, "available", lambda: shares.MARGIN + (512 << 10))  # the rings of one are 0.78 MiB
+        monkeypatch.setattr(
+            memory_limits, "available", lambda: shares.MARGIN + (512 << 10)
+        )  # the rings of one are 0.78 MiB
         thread = threading.Thread(target=another_thread)
         thread.start()
         thread.join()
@@ -355,7 +398,9 @@ def test_a_process_may_have_so_many_threads_over_all_its_connections(private, mo
         try:
             for link in (*links, links[0]):
                 link.attach(int(soon() * 1e9))
-            with pytest.raises(QuotaExceeded, match="3 threads connected, and one client may have 3"):
+            with pytest.raises(
+                QuotaExceeded, match="3 threads connected, and one client may have 3"
+            ):
                 links[1].attach(int(soon() * 1e9))
             links[0].detach(links[0].channels[0])
             until(lambda: not server._host.ending)
@@ -376,12 +421,21 @@ class Far:
 
 @given(
     steps=st.lists(
-        st.tuples(st.integers(0, 5), st.integers(0, 400), st.integers(0, 40), st.booleans()), min_size=1, max_size=60
+        st.tuples(st.integers(0, 5), st.integers(0, 400), st.integers(0, 40), st.booleans()),
+        min_size=1,
+        max_size=60,
     ),
     remote=st.booleans(),
 )
 @example(  # the third is refused, then let in; the connection that was refused ends after that
-    steps=[(0, 500, 0, False), (1, 500, 0, False), (2, 1, 0, False), (0, 0, 0, True), (2, 300, 0, False), (1, 0, 0, True)],
+    steps=[
+        (0, 500, 0, False),
+        (1, 500, 0, False),
+        (2, 1, 0, False),
+        (0, 0, 0, True),
+        (2, 300, 0, False),
+        (1, 0, 0, True),
+    ],
     remote=False,
 )
 def test_no_client_has_more_than_half_nor_all_together_more_than_there_is(steps, remote):
@@ -394,7 +448,10 @@ def test_no_client_has_more_than_half_nor_all_together_more_than_there_is(steps,
             _, peer, cost = held.pop(client % len(held))
             counted.give_back(peer, cost)
         else:
-            peer, cost = counted.peer(Far(client, f"10.0.0.{client}" if remote else None)), Cost(memory, files, 1)
+            peer, cost = (
+                counted.peer(Far(client, f"10.0.0.{client}" if remote else None)),
+                Cost(memory, files, 1),
+            )
             theirs = [each for number, _, each in held if number == client]
             every = [each for *_, each in held]
             fits = all(
@@ -422,11 +479,15 @@ def test_the_soft_limit_of_open_files_is_no_limit_for_a_server_of_the_command_li
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 5000));"
         "sys.argv[0] = 'rfp'; from rfp.cli import main; main()"
     )
-    with python_programs.start("-c", script, "serve", "-a", f"shm://{private}/s", "-m", "4MiB", stdout=subprocess.PIPE) as server:
+    with python_programs.start(
+        "-c", script, "serve", "-a", f"shm://{private}/s", "-m", "4MiB", stdout=subprocess.PIPE
+    ) as server:
         try:
             assert b"serving" in server.stdout.readline()
             limits = Path(f"/proc/{server.pid}/limits").read_text().splitlines()
-            assert next(line.split()[3:5] for line in limits if line.startswith("Max open files")) == ["5000", "5000"]
+            assert next(
+                line.split()[3:5] for line in limits if line.startswith("Max open files")
+            ) == ["5000", "5000"]
         finally:
             server.terminate()
 
@@ -438,7 +499,9 @@ def test_where_this_process_has_no_file_descriptor_left_the_error_says_so(privat
             clients = []
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             try:
-                with contextlib.suppress(RfpError):  # never a bare OSError; it may also look for the server until its deadline
+                with contextlib.suppress(
+                    RfpError
+                ):  # never a bare OSError; it may also look for the server until its deadline
                     clients.append(rfp.connect(server.address, timeout=0.3))
                     clients[0].get(b"k")
                 with contextlib.suppress(FabricError):

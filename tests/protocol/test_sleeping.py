@@ -35,18 +35,34 @@ def told(ends: Ends, slot: int = 0) -> int:
     return struct.unpack("<I", ends.requests.read(slot * ends.slot_size + 4, 4))[0]
 
 
-def ping_pong(provider: str, mode: str, calls: int, *, delay: int, seed: int, length: int = 100, tends: int = 0) -> dict[str, int]:
+def ping_pong(
+    provider: str,
+    mode: str,
+    calls: int,
+    *,
+    delay: int,
+    seed: int,
+    length: int = 100,
+    tends: int = 0,
+) -> dict[str, int]:
     """Calls from a client that never spins to a worker that never spins; the sleeps of both, and the wake-ups lost."""
     with connected(provider, slots=2, slot_size=256, seed=seed) as ends:
         steps.begin(ends.client, spin=0, mode=mode, paradigm=mode)
-        with working(ends, steps.Echo(delay=delay, seed=seed, ticks_before_answer=tends), spin=False) as worker:
+        with working(
+            ends, steps.Echo(delay=delay, seed=seed, ticks_before_answer=tends), spin=False
+        ) as worker:
             assert steps.calls(ends.client, calls, length, timeout=50.0) == calls
         client, server = ends.client.counters, worker.counters
-        return {"slept": client["slept"], "server slept": server["sleeps"],
-                "lost": client["missed_wakeups"] + server["missed_wakeups"]}
+        return {
+            "slept": client["slept"],
+            "server slept": server["sleeps"],
+            "lost": client["missed_wakeups"] + server["missed_wakeups"],
+        }
 
 
-def least_lost(provider: str, mode: str, calls: int, *, delay: int, seed: int, tends: int = 0) -> dict[str, int]:
+def least_lost(
+    provider: str, mode: str, calls: int, *, delay: int, seed: int, tends: int = 0
+) -> dict[str, int]:
     """A busy machine may stop a thread for 50 ms between two instructions: a wake-up is then late, and looks lost.  It may also
     run the two sides in turns, so that neither sleeps.  It does neither five times in a row."""
     for trial in range(5):
@@ -57,7 +73,9 @@ def least_lost(provider: str, mode: str, calls: int, *, delay: int, seed: int, t
 
 
 @mode
-@pytest.mark.parametrize(("provider", "delay"), [("shm", 0), ("shm", 3_000), ("emulated", 20_000), ("reorder", 20_000)])
+@pytest.mark.parametrize(
+    ("provider", "delay"), [("shm", 0), ("shm", 3_000), ("emulated", 20_000), ("reorder", 20_000)]
+)
 def test_no_wake_up_is_lost_when_both_sides_sleep_at_once(provider, mode, delay, seed):
     calls = 1_000
     found = least_lost(provider, mode, calls, delay=delay, seed=seed)
@@ -80,7 +98,9 @@ def test_the_time_for_which_an_answer_had_to_wait_counts_as_processing_time():
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         assert steps.wait(ends.client, 20.0) == "done"
-        assert result(ends).time >= 100  # units of 100 ns: 3,000 turns take more, the last one alone less
+        assert (
+            result(ends).time >= 100
+        )  # units of 100 ns: 3,000 turns take more, the last one alone less
 
 
 @pytest.mark.long
@@ -202,7 +222,10 @@ def test_a_wait_ends_at_its_deadline_and_can_be_taken_up_again():
 
 def test_a_damaged_request_does_not_keep_the_worker_from_the_good_one_that_replaces_it():
     """A ring that is looked at less often must not be slept over."""
-    with connected("shm", slots=1, slot_size=128) as ends, working(ends, steps.Echo(), spin=False) as worker:
+    with (
+        connected("shm", slots=1, slot_size=128) as ends,
+        working(ends, steps.Echo(), spin=False) as worker,
+    ):
         for i in range(5):
             steps.submit(ends.client, b"x" * 90)
             good = ends.slot_size
@@ -236,7 +259,11 @@ def test_replies_that_find_no_room_are_sent_later_and_the_connection_lives(mode)
 
 def test_many_rings_share_a_worker_and_each_gets_its_own_answers(rng):
     service = steps.Echo()
-    with connected("shm", slots=4) as first, connected("shm", slots=4) as second, working(first, service) as worker:
+    with (
+        connected("shm", slots=4) as first,
+        connected("shm", slots=4) as second,
+        working(first, service) as worker,
+    ):
         assert steps.calls(first.client, 100, 60) == 100
         assert service.sessions == 1
         with pytest.raises(InvalidArgument, match="slots must have"):

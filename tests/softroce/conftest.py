@@ -16,9 +16,19 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 def softroce(tmp_path: Path) -> Run:
     """Runs scripts/softroce with these arguments; HOME is the tester's own, where the unpacked kernel is kept."""
 
-    def run(*arguments: object, seconds: float = 250, **variables: str) -> subprocess.CompletedProcess[bytes]:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("XDG_")}
+    def run(
+        *arguments: object, seconds: float = 250, **variables: str
+    ) -> subprocess.CompletedProcess[bytes]:
+        environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("XDG_")
+        }
         command = [sys.executable, ROOT / "scripts" / "softroce", *map(str, arguments)]
-        return subprocess.run(command, env={**environment, **variables}, capture_output=True, cwd=tmp_path, timeout=seconds)
+        return subprocess.run(
+            command,
+            env={**environment, **variables},
+            capture_output=True,
+            cwd=tmp_path,
+            timeout=seconds,
+        )
 
     return run

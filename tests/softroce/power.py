@@ -66,7 +66,9 @@ with contextlib.ExitStack() as stack:
         side.look()
     if sys.argv[1] == "load":
         first = max(len(side.queue) for side in sides) // 10 * 10 + 10
-        for side in sides:  # up to the same round number on both sides, so that the batches begin where they should
+        for side in (
+            sides
+        ):  # up to the same round number on both sides, so that the batches begin where they should
             for n in range(len(side.queue), first):
                 with side.fe.transaction(side.queue, side.table):
                     side.queue.put(b"%d" % n)

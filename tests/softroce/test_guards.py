@@ -39,7 +39,12 @@ class Bench:
         (self.folder / "vmlinuz").write_bytes(bytes(1024))
         kernel = Kernel("1", self.folder / "vmlinuz")
         return Machine(
-            Job(**{"command": ["true"], **job}), kernel, self.folder, self.out.extend, self.err.extend, boot_seconds=boot_seconds
+            Job(**{"command": ["true"], **job}),
+            kernel,
+            self.folder,
+            self.out.extend,
+            self.err.extend,
+            boot_seconds=boot_seconds,
         )
 
     def run(self, **options: object) -> int:
@@ -65,7 +70,9 @@ def test_what_the_guest_says_arrives_where_it_belongs(bench):
 
 
 def test_a_machine_that_hangs_before_the_command_is_started_again(bench):
-    bench.qemu(f"[ $(wc -l < {bench.folder}/starts) = 3 ] || exec sleep 100\necho ready > $control; echo status 0 > $control")
+    bench.qemu(
+        f"[ $(wc -l < {bench.folder}/starts) = 3 ] || exec sleep 100\necho ready > $control; echo status 0 > $control"
+    )
     assert bench.run(boot_seconds=0.3) == 0
     assert bench.starts == 3
 
@@ -143,7 +150,9 @@ def test_what_a_killed_launcher_left_goes_with_the_next_job(bench):
     )
     scripts = Path(initramfs.__file__).parents[1]
     environment = {**os.environ, "TMPDIR": str(bench.folder), "PYTHONPATH": str(scripts)}
-    with subprocess.Popen([sys.executable, "-c", text], env=environment, stdin=-1, stdout=-1, text=True) as launcher:
+    with subprocess.Popen(
+        [sys.executable, "-c", text], env=environment, stdin=-1, stdout=-1, text=True
+    ) as launcher:
         left = Path(launcher.stdout.readline().strip())
         long_ago = time.time() - 3600
         os.utime(left, (long_ago, long_ago))
@@ -161,11 +170,18 @@ def test_a_folder_to_write_to_has_to_exist(tmp_path):
 
 def test_the_command_gets_words_variables_and_folder_exactly(tmp_path):
     words = ["it's", 'a "b"', "$HOME", "two\nlines", "", "*", "--"]
-    variables = {"PLAIN": "1", "HARD": "it's\n$HOME `x` \\", "BASH_FUNC_f%%": "() { :; }", "PATH": os.environ["PATH"]}
+    variables = {
+        "PLAIN": "1",
+        "HARD": "it's\n$HOME `x` \\",
+        "BASH_FUNC_f%%": "() { :; }",
+        "PATH": os.environ["PATH"],
+    }
     folder = tmp_path / "a folder; with $this"
     folder.mkdir()
     show = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['HARD'], os.environ['PLAIN'], os.getcwd()]))"
     job = Job([sys.executable, "-c", show, *words], directory=folder, environment=variables)
     with job.folder() as place:
-        said = subprocess.run(["bash", place / "command"], env={}, capture_output=True, check=True).stdout
+        said = subprocess.run(
+            ["bash", place / "command"], env={}, capture_output=True, check=True
+        ).stdout
     assert json.loads(said) == [words, variables["HARD"], "1", str(folder)]

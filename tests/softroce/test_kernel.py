@@ -37,18 +37,24 @@ def computer(folder: Path, *, able: list[str], unable: list[str] = ()) -> tuple[
 
 
 def test_the_newest_kernel_with_soft_roce_is_taken(tmp_path):
-    boot, modules = computer(tmp_path, able=["6.1.0-9-amd64", "6.1.0-10-amd64"], unable=["6.12.1-cloud-amd64"])
+    boot, modules = computer(
+        tmp_path, able=["6.1.0-9-amd64", "6.1.0-10-amd64"], unable=["6.12.1-cloud-amd64"]
+    )
     assert find(boot, modules) == Kernel("6.1.0-10-amd64", boot / "vmlinuz-6.1.0-10-amd64")
 
 
 def test_without_a_kernel_the_package_is_named(tmp_path):
-    with pytest.raises(MachineError, match=r"there is no vmlinuz-\* .*apt-get install linux-image-amd64"):
+    with pytest.raises(
+        MachineError, match=r"there is no vmlinuz-\* .*apt-get install linux-image-amd64"
+    ):
         find(tmp_path)
 
 
 def test_without_a_kernel_that_has_the_module_this_is_said(tmp_path):
     boot, modules = computer(tmp_path, able=[], unable=["6.1.0-9-cloud-amd64"])
-    with pytest.raises(MachineError, match=r"no module rdma_rxe .* for 6.1.0-9-cloud-amd64 .*linux-image-amd64"):
+    with pytest.raises(
+        MachineError, match=r"no module rdma_rxe .* for 6.1.0-9-cloud-amd64 .*linux-image-amd64"
+    ):
         find(boot, modules)
 
 

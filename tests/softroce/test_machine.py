@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 def test_output_comes_back_as_it_was_and_apart_with_the_exit_status(softroce, tmp_path):
     data = os.urandom(4 << 20)
     (tmp_path / "data").write_bytes(data)
-    script = "cat data; pwd >&2; echo \"$GREETING\" >&2; echo reopened > /dev/stderr; exit 7"
+    script = 'cat data; pwd >&2; echo "$GREETING" >&2; echo reopened > /dev/stderr; exit 7'
     run = softroce("--", "bash", "-c", script, GREETING="two\nlines")
     assert hashlib.sha256(run.stdout).digest() == hashlib.sha256(data).digest()
     assert run.stderr.decode() == f"{tmp_path}\ntwo\nlines\nreopened\n"
@@ -37,7 +37,9 @@ def test_a_killed_command_has_a_shells_exit_status(softroce):
 
 
 def test_a_command_that_hangs_is_ended_and_so_is_what_it_started(softroce):
-    run = softroce("--timeout", 2, "--", "bash", "-c", "trap '' INT; echo begun; sleep 1000 & wait; sleep 1000")
+    run = softroce(
+        "--timeout", 2, "--", "bash", "-c", "trap '' INT; echo begun; sleep 1000 & wait; sleep 1000"
+    )
     assert (run.returncode, run.stdout) == (137, b"begun\n")
     assert run.stderr.endswith(b"softroce: the command timed out after 2 s and was killed\n")
 
@@ -45,19 +47,32 @@ def test_a_command_that_hangs_is_ended_and_so_is_what_it_started(softroce):
 def test_there_is_a_soft_roce_device_with_two_addresses(softroce):
     run = softroce("--", "ibv_devinfo", "-v", "-d", "rxe0")
     assert run.returncode == 0, run.stderr
-    for fact in (b"PORT_ACTIVE", b"active_mtu:\t\t4096", b"::ffff:10.0.0.1, RoCE v2", b"::ffff:10.0.0.2, RoCE v2"):
+    for fact in (
+        b"PORT_ACTIVE",
+        b"active_mtu:\t\t4096",
+        b"::ffff:10.0.0.1, RoCE v2",
+        b"::ffff:10.0.0.2, RoCE v2",
+    ):
         assert fact in run.stdout
 
 
 def test_the_projects_interpreter_runs_and_imports_the_project(softroce):
-    run = softroce("--", "python", "-c", "import rfp, sys; print(sys.prefix, rfp.__file__)", PYTHONPATH=os.environ.get("PYTHONPATH", ""))
+    run = softroce(
+        "--",
+        "python",
+        "-c",
+        "import rfp, sys; print(sys.prefix, rfp.__file__)",
+        PYTHONPATH=os.environ.get("PYTHONPATH", ""),
+    )
     assert run.returncode == 0, run.stderr
     prefix, file = run.stdout.decode().split()
     assert prefix == os.environ.get("VIRTUAL_ENV", str(ROOT / ".venv"))
     assert Path(file).is_relative_to(prefix) or Path(file).is_relative_to(ROOT)
 
 
-def test_an_ordinary_user_writes_where_the_machine_may_and_locks_no_more_than_the_limit(softroce, tmp_path):
+def test_an_ordinary_user_writes_where_the_machine_may_and_locks_no_more_than_the_limit(
+    softroce, tmp_path
+):
     (tmp_path / "kept").mkdir(mode=0o777)
     (tmp_path / "kept").chmod(0o777)
     script = "id -u; ulimit -l; touch kept/yes && ls kept; touch /root/no"
@@ -124,7 +139,14 @@ def test_persistent_memory_outlives_the_machines_sudden_end(tmp_path):
 
 def test_a_killed_launcher_takes_its_machine_along(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    command = [sys.executable, ROOT / "scripts" / "softroce", "--", "bash", "-c", "echo up; sleep 1000"]
+    command = [
+        sys.executable,
+        ROOT / "scripts" / "softroce",
+        "--",
+        "bash",
+        "-c",
+        "echo up; sleep 1000",
+    ]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as launcher:
         assert launcher.stdout.readline() == b"up\n"
         machines = _children(launcher.pid)

@@ -18,7 +18,9 @@ MIB = 1 << 20
 
 @pytest.fixture
 def limit():
-    assert os.geteuid() != 0, "to be run as an ordinary user: scripts/softroce --user -- pytest -m ordinary"
+    assert os.geteuid() != 0, (
+        "to be run as an ordinary user: scripts/softroce --user -- pytest -m ordinary"
+    )
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     assert soft == 8 * MIB
     return soft
@@ -46,7 +48,10 @@ def test_what_is_pinned_already_counts_and_is_given_back(limit, fabric):
 
 
 def test_a_store_within_the_limit_serves_values_of_every_kind(limit):
-    with rfp.Server(memory="2MiB", address="rdma://10.0.0.1:0", no_auth=True) as server, rfp.connect(server.address, timeout=60) as kv:
+    with (
+        rfp.Server(memory="2MiB", address="rdma://10.0.0.1:0", no_auth=True) as server,
+        rfp.connect(server.address, timeout=60) as kv,
+    ):
         for size in (1, 3000, 200_000):
             kv.put(b"k", bytes(range(256)) * (size // 256 + 1))
             assert kv.get(b"k") == bytes(range(256)) * (size // 256 + 1)

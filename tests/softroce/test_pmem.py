@@ -9,14 +9,21 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize(
     ("text", "size", "mode"),
-    [("a.img:64MiB", 64 * MIB, "fsdax"), ("a.img:256:devdax", 256 * MIB, "devdax"), ("a.img:1GiB:fsdax", 1024 * MIB, "fsdax")],
+    [
+        ("a.img:64MiB", 64 * MIB, "fsdax"),
+        ("a.img:256:devdax", 256 * MIB, "devdax"),
+        ("a.img:1GiB:fsdax", 1024 * MIB, "fsdax"),
+    ],
 )
 def test_an_image_is_described_by_file_size_and_mode(tmp_path, monkeypatch, text, size, mode):
     monkeypatch.chdir(tmp_path)
     assert parse(text) == Image(tmp_path / "a.img", size, mode)
 
 
-@pytest.mark.parametrize("text", ["a.img", "a.img:", ":64MiB", "a.img:64MB", "a.img:64MiB:raw", "a.img:1MiB", "a.img:65MiB"])
+@pytest.mark.parametrize(
+    "text",
+    ["a.img", "a.img:", ":64MiB", "a.img:64MB", "a.img:64MiB:raw", "a.img:1MiB", "a.img:65MiB"],
+)
 def test_what_is_not_of_this_form_is_refused_with_an_example_or_the_bounds(text):
     with pytest.raises(MachineError, match=r"pool\.img:256MiB:devdax|at least 64 MiB"):
         parse(text)

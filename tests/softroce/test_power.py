@@ -49,7 +49,9 @@ class Story:
                 if first == "found":
                     side, unfinished, *numbers = rest[0], *map(int, rest[1:])
                     found[side] = unfinished, numbers, self.acknowledged[side]
-                    self.acknowledged[side] = list(numbers)  # also what had not been heard yet when the power went
+                    self.acknowledged[side] = list(
+                        numbers
+                    )  # also what had not been heard yet when the power went
                 elif first in self.acknowledged:
                     self.acknowledged[first].append(int(rest[0]))
                     if left is not None:
@@ -61,7 +63,9 @@ class Story:
         environment |= {"FIRST": "yes"} if self.boots == 0 else {}
         self.boots += 1
         command = [sys.executable, str(POWER), what]
-        job = Job(command, environment=environment, limit=200, pmem=[parse(each) for each in self.pmem])
+        job = Job(
+            command, environment=environment, limit=200, pmem=[parse(each) for each in self.pmem]
+        )
         machine = Machine(job, kernel.find(Path("/boot")), CACHE, hear, self.errors.extend, cpus=1)
         if until is None:
             assert asyncio.run(machine.run()) == 0, self.errors.decode()
@@ -71,12 +75,16 @@ class Story:
             assert left <= 0, self.errors.decode()
         assert set(found) == set(self.acknowledged), self.errors.decode()
         for side, (unfinished, numbers, acknowledged) in found.items():
-            assert numbers == list(range(len(numbers))), side  # each once, and none missing in between
+            assert numbers == list(range(len(numbers))), (
+                side
+            )  # each once, and none missing in between
             assert acknowledged == numbers[: len(acknowledged)], side
             assert unfinished in (0, 1), side  # in a batch the table's entry comes first
 
 
-def test_what_was_acknowledged_before_the_power_went_is_there_once(tmp_path: Path, rng: random.Random) -> None:
+def test_what_was_acknowledged_before_the_power_went_is_there_once(
+    tmp_path: Path, rng: random.Random
+) -> None:
     story = Story(tmp_path)
     story.boot("load", until=rng.randrange(200, 3000))
     story.boot("load", until=rng.randrange(200, 3000))

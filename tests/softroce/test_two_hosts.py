@@ -26,8 +26,19 @@ SOON = 3 * PATIENCE
 
 
 def machine(command, link, out, err):
-    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONUNBUFFERED": "1"}
-    return Machine(Job(shlex.split(command), environment=environment, limit=250, link=link), kernel.find(Path("/boot")), CACHE, out, err, cpus=1)
+    environment = {
+        **os.environ,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return Machine(
+        Job(shlex.split(command), environment=environment, limit=250, link=link),
+        kernel.find(Path("/boot")),
+        CACHE,
+        out,
+        err,
+        cpus=1,
+    )
 
 
 def test_two_machines_reach_each_other_over_rdma(softroce):
@@ -53,7 +64,12 @@ def test_a_client_whose_servers_host_loses_its_power_soon_gets_an_error_that_say
             if said.count(b"answered\n") >= 5:
                 server.kill()
 
-        client = machine(f"python {shlex.quote(str(ACROSS))} {shlex.quote(ADDRESS)}", clients, hear, complained.extend)
+        client = machine(
+            f"python {shlex.quote(str(ACROSS))} {shlex.quote(ADDRESS)}",
+            clients,
+            hear,
+            complained.extend,
+        )
         serving = asyncio.ensure_future(server.run())
         try:
             return await client.run()

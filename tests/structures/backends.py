@@ -16,7 +16,9 @@ import rnvm
 def backend(size: str = "32MiB", **options: object) -> Iterator[rnvm.Backend]:
     folder = tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"])
     try:
-        with rnvm.Backend(Path(folder) / "pool", size=size, assume_persistent=True, **options) as served:
+        with rnvm.Backend(
+            Path(folder) / "pool", size=size, assume_persistent=True, **options
+        ) as served:
             yield served
     finally:
         shutil.rmtree(folder)

@@ -22,7 +22,9 @@ from rnvm.testing.crash_model import Crashes, Model
 from .workload import Contents, Handles, Plan, Seen
 
 PAGE = 4096
-SIZES = Sizes(block=1024, names=8, sessions=4, operation_ring=2 * PAGE, memory_ring=8 * PAGE, group_map=1024)
+SIZES = Sizes(
+    block=1024, names=8, sessions=4, operation_ring=2 * PAGE, memory_ring=8 * PAGE, group_map=1024
+)
 LENGTH = -(-(SIZES.groups_at + SIZES.group_map + 512 * SIZES.block) // PAGE) * PAGE
 
 
@@ -34,7 +36,9 @@ class Wrong(AssertionError):
 def served(model: Model) -> Iterator[Callable[[], Handles]]:
     """A back-end on the model, and a way to make front-ends."""
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes)))
+        stack.enter_context(
+            mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes))
+        )
         backend = stack.enter_context(rnvm.Backend(Pool(model)))
         yield lambda: Handles(stack.enter_context(rnvm.connect(backend.address, timeout=30)))
 
@@ -45,7 +49,13 @@ class History:
     plant: called with the model, to plant a bug in what follows the making of the structures.
     """
 
-    def __init__(self, rng: random.Random, kind: str, steps: int, plant: Callable[[Model], None] | None = None) -> None:
+    def __init__(
+        self,
+        rng: random.Random,
+        kind: str,
+        steps: int,
+        plant: Callable[[Model], None] | None = None,
+    ) -> None:
         self.rng = rng
         self.model = Model(LENGTH, kind, shared=True)
         self.begun: list[int] = []
@@ -73,13 +83,22 @@ class History:
     def crash(self, points: int, *, again: int = 0) -> int:
         """Looks at what crashes at so many points leave, and at `again` crashes of each recovery; returns how many were looked at."""
         crashes, looked = Crashes(self.model), 0
-        for point in sorted(self.rng.choices(range(self.begun[0], self.acknowledged[-1]), k=points)):
+        for point in sorted(
+            self.rng.choices(range(self.begun[0], self.acknowledged[-1]), k=points)
+        ):
             allowed = [
                 contents.seen()
-                for contents, begun, following in zip(self.after, self.begun, self.acknowledged[1:], strict=True)
+                for contents, begun, following in zip(
+                    self.after, self.begun, self.acknowledged[1:], strict=True
+                )
                 if begun <= point < following
             ]
-            looked += self.look(crashes.at_point(point, self.rng.getrandbits(64)), allowed, f"after event {point}", again)
+            looked += self.look(
+                crashes.at_point(point, self.rng.getrandbits(64)),
+                allowed,
+                f"after event {point}",
+                again,
+            )
         return looked
 
     def look(self, image: bytes, allowed: list[Seen], when: str, again: int) -> int:
@@ -100,5 +119,10 @@ class History:
             raise Wrong(f"a crash {when}: {error}") from error
         looked, crashes = 1, Crashes(model)
         for point in sorted(self.rng.choices(range(recovered + 1), k=again)):
-            looked += self.look(crashes.at_point(point, self.rng.getrandbits(64)), allowed, f"{when}, and {point} later again", 0)
+            looked += self.look(
+                crashes.at_point(point, self.rng.getrandbits(64)),
+                allowed,
+                f"{when}, and {point} later again",
+                0,
+            )
         return looked

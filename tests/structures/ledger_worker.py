@@ -38,7 +38,9 @@ def produce(jobs: structures.Queue, number: int, ledger: int) -> None:
         time.sleep(0.0005)
 
 
-def consume(fe: rnvm.FrontEnd, jobs: structures.Queue, done: structures.BPlusTree, number: int) -> None:
+def consume(
+    fe: rnvm.FrontEnd, jobs: structures.Queue, done: structures.BPlusTree, number: int
+) -> None:
     """Moves jobs; each adds one to its count in `done`."""
     turn = number
     while not stopping:
@@ -75,7 +77,7 @@ def main(role: str, address: str, number: int, path: str) -> None:
                 consume(fe, jobs, done, number)
         except RfpError as error:
             note(ledger, f"e {error!r}")
-            number += 1000000          # another life: its jobs have other names
+            number += 1000000  # another life: its jobs have other names
         finally:
             if fe is not None:
                 fe.close()

@@ -14,7 +14,19 @@ from unittest import mock
 from structures.testing import harness
 from structures.testing.harness import Fault, Memory
 
-__all__ = ["AGAIN", "DAMAGED", "FULL", "LOST", "NO_MEMORY", "TOO_LONG", "BPlusTree", "Fault", "HashTable", "Memory", "Queue"]
+__all__ = [
+    "AGAIN",
+    "DAMAGED",
+    "FULL",
+    "LOST",
+    "NO_MEMORY",
+    "TOO_LONG",
+    "BPlusTree",
+    "Fault",
+    "HashTable",
+    "Memory",
+    "Queue",
+]
 
 AGAIN, DAMAGED, FULL, TOO_LONG, NO_MEMORY, LOST = -1, -2, -3, -4, -5, -6
 
@@ -35,9 +47,19 @@ def load(name: str) -> ModuleType:
         return loaded[name]
 
 
-for below in ("queue_segments", "queue_reservations", "mapping", "hash_buckets", "bptree_pages", "bptree_ranges", "bptree_walk"):
+for below in (
+    "queue_segments",
+    "queue_reservations",
+    "mapping",
+    "hash_buckets",
+    "bptree_pages",
+    "bptree_ranges",
+    "bptree_walk",
+):
     load(below)
 Queue = load("queue").Queue
 HashTable = load("hash_table").HashTable
-loaded["structures.hash_table"].os = SimpleNamespace(urandom=bytes)  # the same order of keys in every run
+loaded["structures.hash_table"].os = SimpleNamespace(
+    urandom=bytes
+)  # the same order of keys in every run
 BPlusTree = load("bptree").BPlusTree

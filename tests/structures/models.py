@@ -14,7 +14,9 @@ from rfp.errors import Empty, LeaseEnded
 NEVER = 1e8
 OVER = 1e-9  # a lease that has ended when anybody looks
 INLINE, LONGEST = 480, 1 << 20
-queue_lengths = st.one_of(st.integers(0, 80), st.sampled_from([INLINE - 1, INLINE, INLINE + 1, 2000, 5000]))
+queue_lengths = st.one_of(
+    st.integers(0, 80), st.sampled_from([INLINE - 1, INLINE, INLINE + 1, 2000, 5000])
+)
 
 
 @dataclass
@@ -230,7 +232,9 @@ class MappingModel(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule(data=st.data(), most=st.sampled_from([1, 5, 100]))
     def pop(self, data: st.DataObject, most: int) -> None:
-        for key in data.draw(st.lists(st.sampled_from(sorted(self.model)), max_size=most, unique=True)):
+        for key in data.draw(
+            st.lists(st.sampled_from(sorted(self.model)), max_size=most, unique=True)
+        ):
             assert self.mapping.pop(key) == self.model.pop(key)
             assert self.mapping.pop(key, b"none") == b"none"
 
@@ -287,7 +291,9 @@ class TreeModel(MappingModel):
 
     @rule(lo=st.none() | keys, hi=st.none() | keys, reverse=st.booleans())
     def range(self, lo: bytes | None, hi: bytes | None, reverse: bool) -> None:
-        expected = [(k, v) for k, v in self.order() if (lo is None or k >= lo) and (hi is None or k < hi)]
+        expected = [
+            (k, v) for k, v in self.order() if (lo is None or k >= lo) and (hi is None or k < hi)
+        ]
         if reverse:
             expected.reverse()
         assert list(self.other.range(lo, hi, reverse=reverse)) == expected

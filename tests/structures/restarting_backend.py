@@ -23,7 +23,9 @@ LEASE = 0.3  # seconds, unless another one is given
 def live(path: Path, address: str, points: int, lease: float) -> None:
     ended = []
     signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
-    with rnvm.Backend(Pool(FailpointMedium(pools.open_medium(path), points)), address=address, lease=lease):
+    with rnvm.Backend(
+        Pool(FailpointMedium(pools.open_medium(path), points)), address=address, lease=lease
+    ):
         while not ended:
             signal.sigtimedwait([], 0.05)
 

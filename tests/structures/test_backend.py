@@ -31,7 +31,9 @@ class Shared:
         super().__init__()
         self.stack = contextlib.ExitStack()
         # The same order of keys in every run: hypothesis repeats what it has found.
-        self.stack.enter_context(mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes)))
+        self.stack.enter_context(
+            mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes))
+        )
         served = self.stack.enter_context(backend())
         self.one = self.stack.enter_context(rnvm.connect(served.address))
         self.two = self.stack.enter_context(rnvm.connect(served.address))
@@ -56,7 +58,9 @@ class MappingMachine(Shared, MappingModel):
         self.one, self.two = self.two, self.one
         self.mapping, self.other = self.other, self.mapping
 
-    @rule(items=st.dictionaries(keys, lengths, max_size=40), fails=st.booleans(), batch=st.booleans())
+    @rule(
+        items=st.dictionaries(keys, lengths, max_size=40), fails=st.booleans(), batch=st.booleans()
+    )
     def many_together(self, items: dict[bytes, int], fails: bool, batch: bool) -> None:
         values = {key: self.value(length) for key, length in items.items()}
         if batch:
@@ -163,10 +167,18 @@ def test_producers_and_consumers_in_threads_pass_each_value_on_once(served, own)
     got: list[bytes] = []
     failed: list[BaseException] = []
     with contextlib.ExitStack() as stack:
-        first = structures.Queue(stack.enter_context(rnvm.connect(served.address, timeout=20)), name)
+        first = structures.Queue(
+            stack.enter_context(rnvm.connect(served.address, timeout=20)), name
+        )
         queues = [first]
         while len(queues) < producers + 2:
-            queues.append(structures.Queue(stack.enter_context(rnvm.connect(served.address, timeout=20)), name) if own else first)
+            queues.append(
+                structures.Queue(
+                    stack.enter_context(rnvm.connect(served.address, timeout=20)), name
+                )
+                if own
+                else first
+            )
 
         def produce(number: int) -> None:
             for i in range(each):
@@ -181,9 +193,14 @@ def test_producers_and_consumers_in_threads_pass_each_value_on_once(served, own)
                 queues[number].ack(token)
                 got.append(value)
 
-        all_run(*(lambda n=n: produce(n) for n in range(producers)), *(lambda n=n: consume(producers + n) for n in range(2)),
-                failed=failed)
-        assert sorted(got) == sorted(b"%d:%d" % (n, i) for n in range(producers) for i in range(each))
+        all_run(
+            *(lambda n=n: produce(n) for n in range(producers)),
+            *(lambda n=n: consume(producers + n) for n in range(2)),
+            failed=failed,
+        )
+        assert sorted(got) == sorted(
+            b"%d:%d" % (n, i) for n in range(producers) for i in range(each)
+        )
         queues[0].check()
         assert len(queues[0]) == queues[0].reserved == 0
 
@@ -194,7 +211,10 @@ def test_readers_see_whole_states_while_a_writer_changes_them(served, kind):
     name = f"read {kind.__name__}"
     stay = {b"stay%d" % i for i in range(300)}
     done = threading.Event()
-    with rnvm.connect(served.address, timeout=20) as one, rnvm.connect(served.address, timeout=20) as two:
+    with (
+        rnvm.connect(served.address, timeout=20) as one,
+        rnvm.connect(served.address, timeout=20) as two,
+    ):
         written, read = kind(one, name), kind(two, name)
         written.update(dict.fromkeys(stay, b"x" * 50))
 

@@ -45,7 +45,9 @@ def made() -> tuple[bytes, dict[str, list[Any]], list[tuple[int, str]]]:
         with pools.open_pool(path) as pool:
             whose = {0x8000 | index + 1: name.decode() for name, index in pool.names.items()}
             blocks = [
-                (log_driver.offset_of(pool, block), whose[owner]) for block, owner in enumerate(log_driver.owners(pool)) if owner in whose
+                (log_driver.offset_of(pool, block), whose[owner])
+                for block, owner in enumerate(log_driver.owners(pool))
+                if owner in whose
             ]
         return path.read_bytes(), inside, blocks
 
@@ -67,7 +69,9 @@ def repaired(path: Path) -> bool:
 
 
 @given(data=st.data())
-def test_a_flipped_bit_in_a_structure_is_found_and_the_structure_named_or_it_changes_nothing(data: st.DataObject) -> None:
+def test_a_flipped_bit_in_a_structure_is_found_and_the_structure_named_or_it_changes_nothing(
+    data: st.DataObject,
+) -> None:
     _, inside, blocks = made()
     block, name = data.draw(st.sampled_from(blocks))
     at, bit = block + data.draw(st.integers(0, 4095)), data.draw(st.integers(0, 7))
@@ -84,6 +88,8 @@ def test_flipped_bits_often_hit_what_matters(rng: random.Random) -> None:
     _, _, blocks = made()
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"
-        places = [(rng.choice(blocks)[0] + rng.randrange(4096), rng.randrange(8)) for _ in range(100)]
+        places = [
+            (rng.choice(blocks)[0] + rng.randrange(4096), rng.randrange(8)) for _ in range(100)
+        ]
         found = sum(not flip(path, at, bit).sound for at, bit in places)
     assert found > 10

@@ -12,7 +12,9 @@ KINDS = ("words", "lines", "sectors")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_acknowledged_survives_a_crash_at_any_moment_and_of_the_rest_all_or_nothing(kind, rng):
+def test_what_was_acknowledged_survives_a_crash_at_any_moment_and_of_the_rest_all_or_nothing(
+    kind, rng
+):
     assert History(rng, kind, steps=40).crash(25, again=1) == 50
 
 
@@ -28,7 +30,10 @@ def test_what_was_acknowledged_survives_thousands_of_crashes(kind, rng):
 
 RINGS = SIZES.rings
 RINGS_AT = SIZES.rings_at
-OPERATIONS = [(RINGS_AT + i * RINGS, RINGS_AT + i * RINGS + SIZES.operation_ring) for i in range(SIZES.sessions)]
+OPERATIONS = [
+    (RINGS_AT + i * RINGS, RINGS_AT + i * RINGS + SIZES.operation_ring)
+    for i in range(SIZES.sessions)
+]
 CHANGES = [(end, end + SIZES.memory_ring) for _, end in OPERATIONS]
 DATA = [(SIZES.groups_at, LENGTH)]
 
@@ -36,8 +41,20 @@ DATA = [(SIZES.groups_at, LENGTH)]
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("bug", "places"),
-    [("skip-flush", OPERATIONS), ("skip-drain", OPERATIONS), ("skip-flush", CHANGES), ("skip-drain", CHANGES), ("skip-flush", DATA)],
-    ids=["operations-unflushed", "operations-undrained", "changes-unflushed", "changes-undrained", "data-unflushed"],
+    [
+        ("skip-flush", OPERATIONS),
+        ("skip-drain", OPERATIONS),
+        ("skip-flush", CHANGES),
+        ("skip-drain", CHANGES),
+        ("skip-flush", DATA),
+    ],
+    ids=[
+        "operations-unflushed",
+        "operations-undrained",
+        "changes-unflushed",
+        "changes-undrained",
+        "data-unflushed",
+    ],
 )
 def test_a_back_end_that_makes_less_durable_than_it_says_is_found_out(kind, bug, places, rng):
     def plant(model):

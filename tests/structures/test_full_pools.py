@@ -35,8 +35,18 @@ ways = st.sampled_from(["one by one", "batch", "transactions"])
 def small_pool(log: int, block: int = 4096, size: str = "2MiB") -> Iterator[rnvm.Backend]:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"
-        with mock.patch.object(sizes, "least_log", return_value=4 * KIB):  # what is left for later where logs are short
-            pools.create(path, size, block=block, front_ends=2, memory_log=log, operation_log=32 * KIB, assume_persistent=True)
+        with mock.patch.object(
+            sizes, "least_log", return_value=4 * KIB
+        ):  # what is left for later where logs are short
+            pools.create(
+                path,
+                size,
+                block=block,
+                front_ends=2,
+                memory_log=log,
+                operation_log=32 * KIB,
+                assume_persistent=True,
+            )
         with rnvm.Backend(path) as served:
             yield served
 
@@ -65,15 +75,29 @@ def fill(put: Callable[[int], Any]) -> int:
 
 
 @contextlib.contextmanager
-def done(fe: rnvm.FrontEnd, way: str, *structures: Any) -> Iterator[Callable[[], contextlib.AbstractContextManager[Any]]]:
+def done(
+    fe: rnvm.FrontEnd, way: str, *structures: Any
+) -> Iterator[Callable[[], contextlib.AbstractContextManager[Any]]]:
     """Around all that is done; gives what goes around each single call."""
     with fe.batch() if way == "batch" else contextlib.nullcontext():
-        yield lambda: fe.transaction(*structures) if way == "transactions" else contextlib.nullcontext()
+        yield (
+            lambda: (
+                fe.transaction(*structures) if way == "transactions" else contextlib.nullcontext()
+            )
+        )
 
 
 @FEW
-@given(kind=mappings, log=logs, block=blocks, sort=sorts, length=st.sampled_from([0, 10, 100, 300, 3000]), way=ways,
-       order=st.sampled_from(["its own", "reversed", "shuffled", "popitem", "pop", "clear"]), rng=st.randoms())
+@given(
+    kind=mappings,
+    log=logs,
+    block=blocks,
+    sort=sorts,
+    length=st.sampled_from([0, 10, 100, 300, 3000]),
+    way=ways,
+    order=st.sampled_from(["its own", "reversed", "shuffled", "popitem", "pop", "clear"]),
+    rng=st.randoms(),
+)
 def test_a_mapping_fills_the_pool_and_is_emptied_in_any_order_and_filled_again(
     kind: Any, log: int, block: int, sort: str, length: int, way: str, order: str, rng: Any
 ) -> None:
@@ -111,7 +135,14 @@ def test_a_mapping_fills_the_pool_and_is_emptied_in_any_order_and_filled_again(
 
 
 @FEW
-@given(log=logs, block=blocks, length=st.sampled_from([0, 10, 100, 480, 481, 3000]), way=ways, filler=st.booleans(), data=st.data())
+@given(
+    log=logs,
+    block=blocks,
+    length=st.sampled_from([0, 10, 100, 480, 481, 3000]),
+    way=ways,
+    filler=st.booleans(),
+    data=st.data(),
+)
 def test_workers_drain_a_queue_in_a_full_pool_and_it_can_be_filled_again(
     log: int, block: int, length: int, way: str, filler: bool, data: st.DataObject
 ) -> None:
@@ -131,7 +162,13 @@ def test_workers_drain_a_queue_in_a_full_pool_and_it_can_be_filled_again(
                 queue.put(value(n) + bytes(length))
                 n += 1
         waiting, returned, reserved = list(range(n)), [], {}
-        script = data.draw(st.lists(st.sampled_from(["reserve", "reserve", "ack", "nack", "get", "peek"]), min_size=5, max_size=30))
+        script = data.draw(
+            st.lists(
+                st.sampled_from(["reserve", "reserve", "ack", "nack", "get", "peek"]),
+                min_size=5,
+                max_size=30,
+            )
+        )
         with done(fe, way, queue) as each:
             while waiting or returned or reserved:
                 for act in script:
@@ -189,7 +226,9 @@ def test_leases_that_end_in_a_full_pool_bring_their_values_back(length):
 
 @pytest.mark.parametrize("log", [32 * KIB, 64 * KIB])
 @pytest.mark.parametrize("length", [10, 300])
-def test_a_table_that_is_emptied_in_the_order_of_its_own_iteration_becomes_empty_and_grows_again(log, length):
+def test_a_table_that_is_emptied_in_the_order_of_its_own_iteration_becomes_empty_and_grows_again(
+    log, length
+):
     with small_pool(log, size="8MiB") as served, rnvm.connect(served.address, timeout=30) as fe:
         table = HashTable(fe, "t")
         n = 40_000 if length == 10 else 8_000
@@ -249,7 +288,10 @@ def test_a_burst_of_reservations_gives_its_slots_back_and_costs_nothing_afterwar
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"
         with rnvm.Backend(path, size="32MiB", assume_persistent=True) as served:
-            with rnvm.connect(served.address, timeout=30) as fe, rnvm.connect(served.address) as reader:
+            with (
+                rnvm.connect(served.address, timeout=30) as fe,
+                rnvm.connect(served.address) as reader,
+            ):
                 queue = Queue(fe, "q")
                 with fe.batch():
                     for _ in range(20_000):
@@ -269,7 +311,9 @@ def test_a_burst_of_reservations_gives_its_slots_back_and_costs_nothing_afterwar
                 seen = Queue(reader, "q")
                 before = reader.figures["reads"]
                 assert (len(seen), seen.reserved) == (1, 1)
-                assert reader.figures["reads"] - before < 30  # and not one for each table that there was
+                assert (
+                    reader.figures["reads"] - before < 30
+                )  # and not one for each table that there was
                 assert queue.get() == b"late"
                 queue.ack(keep)
                 queue.check()

@@ -82,7 +82,11 @@ def empty(structure: Any, keys: list[bytes], chance: random.Random) -> None:
 def geometry(chance: random.Random) -> dict[str, Any]:
     """Of a small pool: of whatever size, in whatever pieces."""
     size = chance.randrange(1 << 20, 5 << 20)
-    options: dict[str, Any] = {"size": size, "block": 512 << chance.randrange(6), "names": chance.choice([1, 7, None])}
+    options: dict[str, Any] = {
+        "size": size,
+        "block": 512 << chance.randrange(6),
+        "names": chance.choice([1, 7, None]),
+    }
     if chance.random() < 0.7:
         options["front_ends"] = chance.choice([1, 2, 3])
     for log in ("operation_log", "memory_log"):
@@ -91,7 +95,12 @@ def geometry(chance: random.Random) -> dict[str, Any]:
     return options
 
 
-def try_out(path: Path, chance: random.Random, kind: Callable[..., Any], keys: Callable[[random.Random], Iterator[bytes]]) -> int:
+def try_out(
+    path: Path,
+    chance: random.Random,
+    kind: Callable[..., Any],
+    keys: Callable[[random.Random], Iterator[bytes]],
+) -> int:
     """One pool, filled with one structure and emptied; how many keys it took.  0: its sizes are refused."""
     options = geometry(chance)
     try:
@@ -109,7 +118,9 @@ def try_out(path: Path, chance: random.Random, kind: Callable[..., Any], keys: C
         assert check.check(path).sound
         return len(done)
     except BaseException as error:
-        error.add_note(f"{options}, {kind.__name__}, {keys.__name__}") if hasattr(error, "add_note") else print(options)
+        error.add_note(f"{options}, {kind.__name__}, {keys.__name__}") if hasattr(
+            error, "add_note"
+        ) else print(options)
         raise
     finally:
         os.unlink(path)
@@ -117,7 +128,9 @@ def try_out(path: Path, chance: random.Random, kind: Callable[..., Any], keys: C
 
 @pytest.mark.parametrize("keys", KEYS)
 @pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
-def test_a_structure_works_to_the_last_block_and_can_be_emptied(path: Path, kind: Any, keys: Any, rng: random.Random) -> None:
+def test_a_structure_works_to_the_last_block_and_can_be_emptied(
+    path: Path, kind: Any, keys: Any, rng: random.Random
+) -> None:
     tried = 0
     while not tried:
         tried = try_out(path, rng, kind, keys)
@@ -125,7 +138,9 @@ def test_a_structure_works_to_the_last_block_and_can_be_emptied(path: Path, kind
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_structures_work_to_the_last_block_in_pools_of_many_sizes(path: Path, rng: random.Random) -> None:
+def test_structures_work_to_the_last_block_in_pools_of_many_sizes(
+    path: Path, rng: random.Random
+) -> None:
     for _ in range(100):
         try_out(path, rng, rng.choice([Queue, HashTable, BPlusTree]), rng.choice(KEYS))
 
@@ -133,7 +148,9 @@ def test_structures_work_to_the_last_block_in_pools_of_many_sizes(path: Path, rn
 @pytest.mark.parametrize("options", [{}, {"memory_log": "352KiB", "operation_log": "1MiB", "front_ends": 2}, {"operation_log": "352KiB"},
                                      {"block": 512, "front_ends": 2}, {"block": "16KiB", "front_ends": 2}])  # fmt: skip
 @pytest.mark.parametrize("size", ["8MiB", "40MiB"])
-def test_the_largest_value_fits_beside_any_key_of_any_structure(path: Path, size: str, options: dict[str, Any]) -> None:
+def test_the_largest_value_fits_beside_any_key_of_any_structure(
+    path: Path, size: str, options: dict[str, Any]
+) -> None:
     pools.create(path, size, assume_persistent=True, **options)
     largest = figures(str(path))["largest_value"]
     assert largest > 1000

@@ -44,23 +44,42 @@ def compiled() -> list[tuple[str, str]]:
                 continue
             loaded = importlib.import_module(module.name)
             if str(loaded.__file__).endswith(".so"):
-                found += [(module.name, name) for name, cls in vars(loaded).items() if inspect.isclass(cls) and cls.__module__ == module.name]
+                found += [
+                    (module.name, name)
+                    for name, cls in vars(loaded).items()
+                    if inspect.isclass(cls) and cls.__module__ == module.name
+                ]
     return found
 
 
 def test_there_are_classes_to_try() -> None:
-    assert ("structures.queue", "Queue") in compiled() and ("rnvm.frontend.frontend", "FrontEnd") in compiled()
+    assert ("structures.queue", "Queue") in compiled() and (
+        "rnvm.frontend.frontend",
+        "FrontEnd",
+    ) in compiled()
 
 
 @pytest.mark.parametrize(("module", "name"), compiled())
 def test_an_object_that_was_never_made_raises_exceptions_only(module: str, name: str) -> None:
-    ran = subprocess.run([sys.executable, "-c", CALLS, module, name], capture_output=True, text=True, timeout=50, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", CALLS, module, name],
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
     assert ran.returncode == 0, f"after {ran.stdout.split()[-1:]}: {ran.stderr}"
 
 
 def test_handles_can_be_neither_pickled_nor_copied_and_say_what_to_do() -> None:
     with backend("8MiB") as served, rnvm.connect(served.address) as fe:
-        handles = [fe, *(kind(fe, kind.__name__) for kind in (structures.Queue, structures.HashTable, structures.BPlusTree))]
+        handles = [
+            fe,
+            *(
+                kind(fe, kind.__name__)
+                for kind in (structures.Queue, structures.HashTable, structures.BPlusTree)
+            ),
+        ]
         for handle in handles:
             for call in (pickle.dumps, copy.copy, copy.deepcopy):
                 with pytest.raises(WrongType, match="cannot be copied or pickled"):

@@ -27,7 +27,15 @@ def write(address: str, lock: str, seed: int, dies: int, told: int) -> None:
     after some work."""
     fabric = ReorderFabric(seed=seed)
     opener = Opener(address, "rnvm", fabric=fabric)
-    fe = FrontEnd(opener, durability="persistent", timeout=30, reconnect=True, cache=1 << 20, oplog=True, lock=lock)
+    fe = FrontEnd(
+        opener,
+        durability="persistent",
+        timeout=30,
+        reconnect=True,
+        cache=1 << 20,
+        oplog=True,
+        lock=lock,
+    )
     at, plan = Handles(fe), Plan(random.Random(seed))
 
     def say(what: object) -> None:
@@ -79,7 +87,9 @@ def look(address: str, lock: str, said: list[object]) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("lock", ["sticky", "cas"])
-@pytest.mark.parametrize("histories", [1, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(900)])])
+@pytest.mark.parametrize(
+    "histories", [1, pytest.param(40, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
+)
 def test_a_writer_may_die_at_any_request(histories: int, lock: str, rng: random.Random) -> None:
     deaths = 0
     for _ in range(histories):

@@ -43,7 +43,9 @@ class Workers:
         deadline = time.monotonic() + 60
         while not all(self.ready(path) for _, _, path in self.running):
             assert time.monotonic() < deadline, "a worker does not come to work"
-            assert all(process.poll() is None for _, process, _ in self.running), "a worker ended by itself"
+            assert all(process.poll() is None for _, process, _ in self.running), (
+                "a worker ended by itself"
+            )
             time.sleep(0.005)
 
     def kill(self, rng: random.Random) -> None:
@@ -72,8 +74,13 @@ class Workers:
             process.wait()
 
     def noted(self, mark: str) -> set[bytes]:
-        return {line[2:] for path in self.ledgers if path.exists() for line in path.read_bytes().splitlines()
-                if line.startswith(mark.encode() + b" ")}
+        return {
+            line[2:]
+            for path in self.ledgers
+            if path.exists()
+            for line in path.read_bytes().splitlines()
+            if line.startswith(mark.encode() + b" ")
+        }
 
 
 def run(rounds: int, rng: random.Random, folder: Path) -> None:

@@ -39,7 +39,9 @@ class Lives:
 
     def __init__(self, path: Path, address: str) -> None:
         command = [sys.executable, str(SCRIPT), str(path), address]
-        self.nursery = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.nursery = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.pid = 0
 
     def begin(self, points: int) -> None:
@@ -90,7 +92,12 @@ class Worker(threading.Thread):
         try:
             self.connect()
             while self.steps < LEAST or not self.over.is_set():
-                ways: list[Callable[[], None]] = [self.step, self.share, self.make_and_drop, self.connect]
+                ways: list[Callable[[], None]] = [
+                    self.step,
+                    self.share,
+                    self.make_and_drop,
+                    self.connect,
+                ]
                 self.rng.choices(ways, [80, 15, 3, 2])[0]()
                 self.steps += 1
             self.compare([self.known])
@@ -177,7 +184,9 @@ class Worker(threading.Thread):
 
 @contextlib.contextmanager
 def pool(medium: str) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"] if medium == "direct" else None) as folder:
+    with tempfile.TemporaryDirectory(
+        dir=os.environ["TESTS_MEMORY"] if medium == "direct" else None
+    ) as folder:
         path = Path(folder) / "pool"
         pools.create(path, "4MiB", block=1024, front_ends=4, names=16, operation_log="16KiB", memory_log="64KiB",
                      assume_persistent=True)  # fmt: skip
@@ -188,7 +197,9 @@ def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
     with pool(medium) as path:
         address = f"shm://{path.parent}/socket"
         lives = Lives(path, address)
-        workers = [Worker(i, address, rng.choice(["sticky", "cas"]), rng.getrandbits(32)) for i in range(2)]
+        workers = [
+            Worker(i, address, rng.choice(["sticky", "cas"]), rng.getrandbits(32)) for i in range(2)
+        ]
         try:
             for worker in workers:
                 worker.start()
@@ -218,7 +229,10 @@ def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
 def look(address: str, workers: list[Worker]) -> None:
     """Everything that was acknowledged is there once, in its order, and nothing else that nobody has tried."""
     with rnvm.connect(address, timeout=SOON) as fe:
-        names = {"both", *(f"{worker.name}.{name}" for worker in workers for name in ("queue", "table", "tree"))}
+        names = {
+            "both",
+            *(f"{worker.name}.{name}" for worker in workers for name in ("queue", "table", "tree")),
+        }
         assert set(fe.names()) == names
         both = structures.Queue(fe, "both")
         both.check()

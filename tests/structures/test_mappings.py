@@ -18,6 +18,7 @@ from .models import MappingModel, TreeModel, keys, lengths
 MIB = 1 << 20
 BOTH = pytest.mark.parametrize("kind", [HashTable, BPlusTree])
 
+
 class Undo(Exception):
     pass
 
@@ -33,8 +34,14 @@ class Machine(MappingModel):
         self.mapping = self.kind(self.memory, "m")
         self.other = self.kind(self.memory, "m")
 
-    @rule(what=st.sampled_from(["reads", "news", "changes"]), after=st.integers(0, 25), code=st.sampled_from([FULL, LOST, NO_MEMORY]),
-          key=keys, length=lengths, act=st.sampled_from(["set", "delete", "pop", "popitem", "clear", "setdefault"]))
+    @rule(
+        what=st.sampled_from(["reads", "news", "changes"]),
+        after=st.integers(0, 25),
+        code=st.sampled_from([FULL, LOST, NO_MEMORY]),
+        key=keys,
+        length=lengths,
+        act=st.sampled_from(["set", "delete", "pop", "popitem", "clear", "setdefault"]),
+    )
     def an_operation_fails_and_leaves_everything_as_it_was(
         self, what: str, after: int, code: int, key: bytes, length: int, act: str
     ) -> None:
@@ -64,8 +71,14 @@ class Machine(MappingModel):
             raise Undo
         assert self.memory.nodes() == before
 
-    @rule(sets=st.lists(st.tuples(keys, lengths), max_size=30), gone=st.lists(keys, max_size=20), cleared=st.booleans())
-    def a_transaction_that_fails_has_not_happened(self, sets: list[tuple[bytes, int]], gone: list[bytes], cleared: bool) -> None:
+    @rule(
+        sets=st.lists(st.tuples(keys, lengths), max_size=30),
+        gone=st.lists(keys, max_size=20),
+        cleared=st.booleans(),
+    )
+    def a_transaction_that_fails_has_not_happened(
+        self, sets: list[tuple[bytes, int]], gone: list[bytes], cleared: bool
+    ) -> None:
         before = self.memory.nodes()
         with pytest.raises(ZeroDivisionError):
             with self.memory.transaction(self.mapping):
@@ -110,7 +123,11 @@ def test_keys_and_values_of_every_length_come_back(memory, kind, key, value):
         m[name] = bytes([i]) * value
     m[names[0]] = b"\xee" * value
     m[names[1]] = b"\xee" * max(0, value - 1)
-    assert dict(m) == {names[0]: b"\xee" * value, names[1]: b"\xee" * max(0, value - 1), names[2]: b"\2" * value}
+    assert dict(m) == {
+        names[0]: b"\xee" * value,
+        names[1]: b"\xee" * max(0, value - 1),
+        names[2]: b"\2" * value,
+    }
     assert m.pop(names[2]) == b"\2" * value
     m.check()
     m.clear()
@@ -159,7 +176,10 @@ def test_a_hash_table_cannot_be_reversed_and_says_why(memory):
 
 
 @BOTH
-@pytest.mark.parametrize(("codec", "key", "value"), [("utf-8", "ключ", "Wert"), ("json", "k", {"a": [1.5]}), ("pickle", (1, "x"), {1, 2})])
+@pytest.mark.parametrize(
+    ("codec", "key", "value"),
+    [("utf-8", "ключ", "Wert"), ("json", "k", {"a": [1.5]}), ("pickle", (1, "x"), {1, 2})],
+)
 def test_a_codec_maps_other_keys_and_values(memory, kind, codec, key, value):
     m = kind(memory, "m", codec=codec)
     m[key] = value
@@ -177,8 +197,8 @@ def test_the_table_grows_and_shrinks_by_a_bucket_at_a_time(memory):
         m[b"%016d" % i] = bytes(64)
         longest = max(longest, sum(memory.counts) - sum(before))
     m.check()
-    assert longest < 60                     # node reads, changes and allocations of one operation
-    assert memory.used < 5000 * 88 * 2      # about two thirds full
+    assert longest < 60  # node reads, changes and allocations of one operation
+    assert memory.used < 5000 * 88 * 2  # about two thirds full
     for i in range(5000):
         before = memory.counts
         del m[b"%016d" % i]
@@ -189,7 +209,9 @@ def test_the_table_grows_and_shrinks_by_a_bucket_at_a_time(memory):
 
 
 @BOTH
-def test_an_iteration_gives_what_stays_exactly_once_while_others_change_the_mapping(memory, kind, rng):
+def test_an_iteration_gives_what_stays_exactly_once_while_others_change_the_mapping(
+    memory, kind, rng
+):
     m, other = kind(memory, "m"), kind(memory, "m")
     stay = {b"s%d" % i: b"%d" % i for i in range(800)}
     for key, value in stay.items():
@@ -301,10 +323,23 @@ def test_nothing_that_a_node_may_contain_harms_whoever_reads_it(memory, rng, kin
         at = 32 + rng.randrange(0, len(content), 4)
         at = min(at, 32 + rng.randrange(48)) if rng.random() < 0.5 else at
         old = content[at - 32 : at - 28]
-        new = rng.choice([bytes(4), b"\xff" * 4, rng.randbytes(4), bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:]])[: len(old)]
+        new = rng.choice(
+            [
+                bytes(4),
+                b"\xff" * 4,
+                rng.randbytes(4),
+                bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:],
+            ]
+        )[: len(old)]
         memory.damage(address, at, new, sealed=True)
         key = b"%d" % rng.randrange(160)
-        for act in (m.check, m.__len__, lambda: [k for k in m], lambda: [i for i in m.items()], lambda: m.get(key)):  # noqa: B023, C416
+        for act in (
+            m.check,
+            m.__len__,
+            lambda: [k for k in m],  # noqa: C416 - list() would ask for len() first
+            lambda: [i for i in m.items()],  # noqa: C416
+            lambda: m.get(key),  # noqa: B023
+        ):
             try:
                 act()
             except Fault:
@@ -312,8 +347,14 @@ def test_nothing_that_a_node_may_contain_harms_whoever_reads_it(memory, rng, kin
         if kind is BPlusTree:
             with contextlib.suppress(Fault, KeyError):
                 assert len([k for k in reversed(m)]) >= 0  # noqa: C416
-        for act in (lambda: m.pop(key), m.popitem, lambda: m.update({key: bytes(90)}), lambda: m.update({key: bytes(900)}),  # noqa: B023
-                    lambda: m.update({bytes([i]) * 30: bytes(250) for i in range(40)}), m.clear):
+        for act in (
+            lambda: m.pop(key),  # noqa: B023
+            m.popitem,
+            lambda: m.update({key: bytes(90)}),  # noqa: B023
+            lambda: m.update({key: bytes(900)}),  # noqa: B023
+            lambda: m.update({bytes([i]) * 30: bytes(250) for i in range(40)}),
+            m.clear,
+        ):
             with contextlib.suppress(Undo), memory.transaction(m):
                 with contextlib.suppress(Fault, KeyError):
                     act()

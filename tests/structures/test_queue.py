@@ -28,9 +28,16 @@ class Machine(QueueModel):
         self.queue = Queue(self.memory, "q")
         self.other = Queue(self.memory, "q")
 
-    @rule(what=st.sampled_from(["reads", "news", "changes"]), after=st.integers(0, 12), code=st.sampled_from([FULL, LOST, NO_MEMORY]),
-          length=queue_lengths, act=st.sampled_from(["put", "get", "reserve", "ack", "nack"]))
-    def an_operation_fails_and_leaves_everything_as_it_was(self, what: str, after: int, code: int, length: int, act: str) -> None:
+    @rule(
+        what=st.sampled_from(["reads", "news", "changes"]),
+        after=st.integers(0, 12),
+        code=st.sampled_from([FULL, LOST, NO_MEMORY]),
+        length=queue_lengths,
+        act=st.sampled_from(["put", "get", "reserve", "ack", "nack"]),
+    )
+    def an_operation_fails_and_leaves_everything_as_it_was(
+        self, what: str, after: int, code: int, length: int, act: str
+    ) -> None:
         if act in ("ack", "nack") and not self.model.reserved:
             return
         before = self.memory.nodes()
@@ -60,7 +67,11 @@ class Machine(QueueModel):
         tokens = [r.token for r in self.model.reserved]
         with pytest.raises(ZeroDivisionError):
             with self.memory.transaction(self.queue):
-                for act in data.draw(st.lists(st.sampled_from(["put", "large", "get", "reserve", "settle"]), max_size=60)):
+                for act in data.draw(
+                    st.lists(
+                        st.sampled_from(["put", "large", "get", "reserve", "settle"]), max_size=60
+                    )
+                ):
                     if act == "put":
                         self.queue.put(self.value(100))
                     elif act == "large":
@@ -71,7 +82,9 @@ class Machine(QueueModel):
                         tokens.append(self.queue.reserve(lease=NEVER)[0])
                     elif act == "settle" and tokens:
                         try:
-                            data.draw(st.sampled_from([self.queue.ack, self.queue.nack]))(tokens.pop())
+                            data.draw(st.sampled_from([self.queue.ack, self.queue.nack]))(
+                                tokens.pop()
+                            )
                         except LeaseEnded:
                             pass
                 raise ZeroDivisionError
@@ -90,7 +103,9 @@ def memory() -> Memory:
     return Memory()
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, 8, INLINE - 1, INLINE, INLINE + 1, 2016, 65536, LONGEST - 1, LONGEST])
+@pytest.mark.parametrize(
+    "length", [0, 1, 7, 8, INLINE - 1, INLINE, INLINE + 1, 2016, 65536, LONGEST - 1, LONGEST]
+)
 def test_values_of_every_length_come_back(memory, length):
     q = Queue(memory, "q")
     value = bytes(range(256)) * (length // 256) + bytes(length % 256)
@@ -132,7 +147,9 @@ def test_arguments_that_cannot_be_right_are_refused(memory):
         q.put("text")
 
 
-@pytest.mark.parametrize(("codec", "value"), [("utf-8", "Grüße"), ("json", {"a": [1, None]}), ("pickle", {1, (2, 3)})])
+@pytest.mark.parametrize(
+    ("codec", "value"), [("utf-8", "Grüße"), ("json", {"a": [1, None]}), ("pickle", {1, (2, 3)})]
+)
 def test_a_codec_maps_other_values(memory, codec, value):
     q = Queue(memory, "q", codec=codec)
     q.put(value)
@@ -263,7 +280,14 @@ def test_nothing_that_a_node_may_contain_harms_whoever_reads_it(memory, rng):
         at = 32 + rng.randrange(0, len(content), 4)
         at = min(at, 32 + rng.randrange(48)) if rng.random() < 0.5 else at
         old = content[at - 32 : at - 28]
-        new = rng.choice([bytes(4), b"\xff" * 4, rng.randbytes(4), bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:]])[: len(old)]
+        new = rng.choice(
+            [
+                bytes(4),
+                b"\xff" * 4,
+                rng.randbytes(4),
+                bytes([old[0] ^ 1 << rng.randrange(8)]) + old[1:],
+            ]
+        )[: len(old)]
         memory.damage(address, at, new, sealed=True)
         for act in (q.check, q.__len__, lambda: [value for value in q], q.peek):  # noqa: C416 - list() asks for the length
             try:

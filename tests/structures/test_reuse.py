@@ -36,12 +36,23 @@ class World:
     """A small pool, a writer, and a reader over the worst fabric that there may be."""
 
     def __init__(self, stack: contextlib.ExitStack, seed: int) -> None:
-        path = os.path.join(stack.enter_context(tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"])), "pool")
-        pools.create(path, "2MiB", front_ends=4, operation_log="64KiB", memory_log="64KiB", assume_persistent=True)
+        path = os.path.join(
+            stack.enter_context(tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"])), "pool"
+        )
+        pools.create(
+            path,
+            "2MiB",
+            front_ends=4,
+            operation_log="64KiB",
+            memory_log="64KiB",
+            assume_persistent=True,
+        )
         self.backend = stack.enter_context(rnvm.Backend(path, lease=20))
         self.writer = stack.enter_context(rnvm.connect(self.backend.address, timeout=20))
         self.fabric = ReorderFabric(seed=seed)
-        self.reader = stack.enter_context(FrontEnd(Opener(self.backend.address, "rnvm", fabric=self.fabric), timeout=20))
+        self.reader = stack.enter_context(
+            FrontEnd(Opener(self.backend.address, "rnvm", fabric=self.fabric), timeout=20)
+        )
 
     def fill(self) -> None:
         """Everything that is free belongs to others from now on."""
@@ -171,5 +182,7 @@ def test_a_reader_that_was_stopped_reads_what_was_there_or_what_is(
             w.fabric.hold(0)
             reading.join()
             expected = [NotFound] if dropped else []
-            assert not reading.failures or [type(error) for error in reading.failures] == expected, reading.failures
+            assert (
+                not reading.failures or [type(error) for error in reading.failures] == expected
+            ), reading.failures
     assert reached > 5

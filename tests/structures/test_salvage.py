@@ -24,10 +24,15 @@ def value(i: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
-def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(kind: Any, rng: random.Random) -> None:
+def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(
+    kind: Any, rng: random.Random
+) -> None:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"
-        with rnvm.Backend(path, size="8MiB", assume_persistent=True) as served, rnvm.connect(served.address) as fe:
+        with (
+            rnvm.Backend(path, size="8MiB", assume_persistent=True) as served,
+            rnvm.connect(served.address) as fe,
+        ):
             structure = kind(fe, "s")
             with fe.batch():
                 for i in range(N):
@@ -41,7 +46,11 @@ def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(kind: 
                 structure.nack(structure.reserve()[0])
         with pools.open_pool(path) as pool:
             owners = log_driver.owners(pool)
-            blocks = [log_driver.offset_of(pool, block) for block, owner in enumerate(owners) if owner & 0x8000 and owner != 0xC000]
+            blocks = [
+                log_driver.offset_of(pool, block)
+                for block, owner in enumerate(owners)
+                if owner & 0x8000 and owner != 0xC000
+            ]
         image = path.read_bytes()
         lost, hurt = [], 0
         for _ in range(25):
@@ -49,8 +58,13 @@ def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(kind: 
             at = rng.choice(blocks[1:]) + rng.randrange(900, 4000)
             if image[at : at + 16] == bytes(16):
                 continue
-            path.write_bytes(image[:at] + bytes([image[at] ^ 0x5A, image[at + 1] ^ 0xA5]) + image[at + 2 :])
-            with rnvm.Backend(path, assume_persistent=True) as served, rnvm.connect(served.address) as fe:
+            path.write_bytes(
+                image[:at] + bytes([image[at] ^ 0x5A, image[at + 1] ^ 0xA5]) + image[at + 2 :]
+            )
+            with (
+                rnvm.Backend(path, assume_persistent=True) as served,
+                rnvm.connect(served.address) as fe,
+            ):
                 structure = kind(fe, "s")
                 damages: list[Any] = []
                 found = list(structure.salvage(damages))

@@ -85,7 +85,9 @@ class Machine(RuleBasedStateMachine):
             self.codec.bad.clear()
             for line in self.lines:
                 line.reclaim()
-                assert [line.queue.get() for _ in range(len(line.queue))] == line.returned + line.waiting
+                assert [
+                    line.queue.get() for _ in range(len(line.queue))
+                ] == line.returned + line.waiting
                 assert line.queue.get(None) is None
                 for token in line.reserved:
                     line.queue.ack(token)
@@ -121,7 +123,9 @@ class Machine(RuleBasedStateMachine):
                 take()
             assert caught.value.raw == b"%d" % expected and caught.value.token is None
             assert isinstance(caught.value.__cause__, ModuleNotFoundError)
-            assert len(line.queue) == before  # and nothing was taken, so no lease that has ended was given up
+            assert (
+                len(line.queue) == before
+            )  # and nothing was taken, so no lease that has ended was given up
             return
         if not look:
             line.reclaim()
@@ -224,7 +228,13 @@ def test_a_value_that_cannot_be_decoded_stays_in_its_mapping(served, kind, insid
         m.update({1: 10, 2: 20})
         codec.bad = {10, 20}
         with fe.batch() if inside else fe.transaction(m):
-            for take in (lambda: m.pop(1), m.popitem, lambda: m[1], lambda: m.get(1), lambda: m.setdefault(1, 5)):
+            for take in (
+                lambda: m.pop(1),
+                m.popitem,
+                lambda: m[1],
+                lambda: m.get(1),
+                lambda: m.setdefault(1, 5),
+            ):
                 with pytest.raises(Undecodable) as caught:
                     take()
                 assert caught.value.raw == caught.value.key + b"0"
@@ -243,7 +253,10 @@ def test_a_value_that_cannot_be_decoded_stays_in_its_mapping(served, kind, insid
 @pytest.mark.parametrize("kind", [HashTable, BPlusTree])
 def test_poppers_of_decoded_values_in_threads_get_each_once(served, kind):
     got: list[Any] = []
-    with rnvm.connect(served.address, timeout=30) as one, rnvm.connect(served.address, timeout=30) as two:
+    with (
+        rnvm.connect(served.address, timeout=30) as one,
+        rnvm.connect(served.address, timeout=30) as two,
+    ):
         handles = [kind(fe, f"popped {kind.__name__}", codec="json") for fe in (one, two)]
         handles[0].update({f"{i}": i for i in range(400)})
 
@@ -266,7 +279,10 @@ def test_peek_gives_what_get_would_take_while_others_reserve_and_give_back(serve
     name = f"peeked {last}"
     failed: list[BaseException] = []
     over = threading.Event()
-    with rnvm.connect(served.address, timeout=30) as one, rnvm.connect(served.address, timeout=30) as two:
+    with (
+        rnvm.connect(served.address, timeout=30) as one,
+        rnvm.connect(served.address, timeout=30) as two,
+    ):
         work, seen = Queue(one, name), Queue(two, name)
         for value in (b"a", b"b", b"c")[: 3 if last else 2]:
             work.put(value)
@@ -327,7 +343,14 @@ def test_a_subclass_that_was_never_opened_says_so_whatever_is_called(kind):
             lambda half=half: half.popitem(), lambda half=half: half.clear(), lambda half=half: b"k" in half,
             lambda half=half: half.largest_value, lambda half=half: list(half),
         ]  # fmt: skip
-        for call in [*calls, half.check, lambda half=half: len(half), half._reopen, half._acquire, half._take_lock]:
+        for call in [
+            *calls,
+            half.check,
+            lambda half=half: len(half),
+            half._reopen,
+            half._acquire,
+            half._take_lock,
+        ]:
             with pytest.raises(CallerError, match="never opened"):
                 call()
 
@@ -346,7 +369,12 @@ def test_keys_that_cannot_be_are_not_there(served, kind):
                 m[key] = b""
         if kind is BPlusTree:
             m.update({b"\xff" * 1024: b"last", b"a": b"first"})
-            assert list(m.range(b"", b"")) == list(m.range(b"\xff" * 1025)) == list(m.range(b"\xff" * 9999, reverse=True)) == []
+            assert (
+                list(m.range(b"", b""))
+                == list(m.range(b"\xff" * 1025))
+                == list(m.range(b"\xff" * 9999, reverse=True))
+                == []
+            )
             assert list(m.range(b"")) == list(m.range(hi=b"\xff" * 1025)) == list(m.items())
             assert list(m.range(b"k" * 5000, b"\xff" * 5000)) == [(b"\xff" * 1024, b"last")]
             assert list(m.range(b"", b"k" * 5000, reverse=True)) == [(b"k", b"v"), (b"a", b"first")]

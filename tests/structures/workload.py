@@ -65,7 +65,9 @@ class Step:
     actions: list[Action]
     after: list[Contents]
 
-    def run(self, at: Handles, begin: Callable[[Contents], object], end: Callable[[], object]) -> None:
+    def run(
+        self, at: Handles, begin: Callable[[Contents], object], end: Callable[[], object]
+    ) -> None:
         """Does it; begin is told what will be there before anything that counts by itself, and end when that was acknowledged."""
         if self.way in ("one", "batch"):
             with at.fe.batch() if self.way == "batch" else contextlib.nullcontext():
@@ -133,9 +135,15 @@ class Plan:
             back = self.reserved.pop(rng.randrange(len(self.reserved)))
             if rng.random() < 0.5:
                 return lambda at: at.queue.ack(back.token), now
-            return lambda at: at.queue.nack(back.token), replace(now, returned=(*now.returned, back.value))
+            return lambda at: at.queue.nack(back.token), replace(
+                now, returned=(*now.returned, back.value)
+            )
         order = [*now.returned, *now.waiting]
-        following = replace(now, returned=now.returned[1:]) if now.returned else replace(now, waiting=now.waiting[1:])
+        following = (
+            replace(now, returned=now.returned[1:])
+            if now.returned
+            else replace(now, waiting=now.waiting[1:])
+        )
         first = order[0] if order else None
         if first is None or rng.random() < 0.5:
             return lambda at: same(at.queue.get(None), first), following

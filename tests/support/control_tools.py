@@ -30,7 +30,9 @@ def raw_pair() -> tuple[socket.socket, UnixConnection]:
 
 
 def send_raw(sock: socket.socket, data: bytes, fds: list[int]) -> None:
-    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else [])
+    sock.sendmsg(
+        [data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    )
 
 
 def hello(**changes) -> Hello:

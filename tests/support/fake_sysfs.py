@@ -38,7 +38,9 @@ def add_port(
             write(port / "gid_attrs/ndevs" / str(index), interface)
 
 
-def add_machine(root: Path, *, modules: tuple[str, ...] = ("ib_core", "ib_uverbs"), nodes: int = 1) -> None:
+def add_machine(
+    root: Path, *, modules: tuple[str, ...] = ("ib_core", "ib_uverbs"), nodes: int = 1
+) -> None:
     """What is there besides devices: loaded modules, device nodes, huge pages."""
     for module in modules:
         (root / "sys/module" / module).mkdir(parents=True, exist_ok=True)
@@ -47,6 +49,8 @@ def add_machine(root: Path, *, modules: tuple[str, ...] = ("ib_core", "ib_uverbs
     write(root / "sys/kernel/mm/transparent_hugepage/enabled", "always [madvise] never")
 
 
-def add_interface(root: Path, name: str, *, mtu: int = 4200, hardware: str = "02:00:00:00:00:01") -> None:
+def add_interface(
+    root: Path, name: str, *, mtu: int = 4200, hardware: str = "02:00:00:00:00:01"
+) -> None:
     write(root / "sys/class/net" / name / "mtu", str(mtu))
     write(root / "sys/class/net" / name / "address", hardware)

@@ -23,9 +23,21 @@ from typing import Any
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
 SECONDS = 10  # that one call may take
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement of Python
-SKIPPED = {"__class__", "__init_subclass__", "__subclasshook__", "__new__", "__getattribute__", "__dir__", "__doc__", "__reduce_ex__"}
+SKIPPED = {
+    "__class__",
+    "__init_subclass__",
+    "__subclasshook__",
+    "__new__",
+    "__getattribute__",
+    "__dir__",
+    "__doc__",
+    "__reduce_ex__",
+}
 GIVEN = (
-    [()] + [(None,) * n for n in range(1, 8)] + [(0,) * n for n in range(1, 5)] + [(1,), (b"k",), (b"k", b"v"), (b"k", 1), ("k",)]
+    [()]
+    + [(None,) * n for n in range(1, 8)]
+    + [(0,) * n for n in range(1, 5)]
+    + [(1,), (b"k",), (b"k", b"v"), (b"k", 1), ("k",)]
     + [([],), ([b"k"],), ([(b"k", b"v")],), (0, b"v"), (1, 1, b"v"), (b"k", bytearray(8))]
 )
 
@@ -33,9 +45,13 @@ GIVEN = (
 def modules() -> Iterator[Any]:
     for package in PACKAGES:
         yield importlib.import_module(package)
-        for found in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        for found in pkgutil.walk_packages(
+            importlib.import_module(package).__path__, package + "."
+        ):
             if found.name.rpartition(".")[2] != "__main__":
-                with contextlib.suppress(ImportError):  # of what is not installed here: plots, libibverbs
+                with contextlib.suppress(
+                    ImportError
+                ):  # of what is not installed here: plots, libibverbs
                     yield importlib.import_module(found.name)
 
 
@@ -44,7 +60,11 @@ def extension_types() -> list[type]:
     found = {}
     for module in modules():
         for thing in vars(module).values():
-            if isinstance(thing, type) and not thing.__flags__ & HEAP and thing.__module__.partition(".")[0] in PACKAGES:
+            if (
+                isinstance(thing, type)
+                and not thing.__flags__ & HEAP
+                and thing.__module__.partition(".")[0] in PACKAGES
+            ):
                 found[f"{thing.__module__}.{thing.__qualname__}"] = thing
     return [found[name] for name in sorted(found)]
 
@@ -93,7 +113,10 @@ def uses(thing: object) -> Iterator[tuple[str, Callable[[], object]]]:
             yield f"{name} = 1", lambda name=name: setattr(thing, name, 1)
             continue
         for given in GIVEN:
-            yield f"{name}{given!r:.40}", lambda name=name, given=given: consumed(getattr(thing, name)(*given))
+            yield (
+                f"{name}{given!r:.40}",
+                lambda name=name, given=given: consumed(getattr(thing, name)(*given)),
+            )
     yield "itself", lambda: operator.eq(thing, thing)
     yield "iter", lambda: list(zip(range(3), thing))
     yield "with", lambda: entered(thing)
@@ -177,7 +200,11 @@ def crashes(name: str, make: Callable[[], object]) -> Iterator[str]:
                 null = os.open(os.devnull, os.O_RDWR)
                 for fd in (0, 1, 2):
                     os.dup2(null, fd)
-                attempt(make, begin, lambda text, ours=ours: os.write(ours, text.encode(errors="replace")))
+                attempt(
+                    make,
+                    begin,
+                    lambda text, ours=ours: os.write(ours, text.encode(errors="replace")),
+                )
             os._exit(0)
         os.close(ours)
         with os.fdopen(theirs, errors="replace") as pipe:

@@ -47,9 +47,14 @@ def inventory() -> Inventory:
             continue
         held.update(("process", pid) for pid in children.split())
     # Folders of this run's own: what other programs of this machine have beside them is not ours.
-    for kind, variable in (("shared-memory file", "TESTS_MEMORY"), ("runtime file", "XDG_RUNTIME_DIR")):
+    for kind, variable in (
+        ("shared-memory file", "TESTS_MEMORY"),
+        ("runtime file", "XDG_RUNTIME_DIR"),
+    ):
         folder = Path(os.environ[variable])
-        held.update((kind, str(path.relative_to(folder))) for path in folder.rglob("*") if not path.is_dir())
+        held.update(
+            (kind, str(path.relative_to(folder))) for path in folder.rglob("*") if not path.is_dir()
+        )
     return held
 
 

@@ -6,6 +6,7 @@ import resource
 SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 OVERHEAD = 3 if SANITIZED else 1  # memory of a process, as a multiple of that without sanitizers
 
+
 def set_limit(kind: int, size: int) -> None:
     """Bound the memory of this process to `size` bytes.
 

@@ -19,4 +19,6 @@ def start(*arguments: object, **options) -> subprocess.Popen:
 def run(*arguments: object, seconds: float = 20, **options) -> subprocess.CompletedProcess:
     """Runs Python with these arguments to its end; stdout and stderr are kept as bytes."""
     command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(command, **{"env": environment(), "capture_output": True, "timeout": seconds, **options})
+    return subprocess.run(
+        command, **{"env": environment(), "capture_output": True, "timeout": seconds, **options}
+    )

@@ -14,7 +14,7 @@ from pathlib import Path
 import leaks
 import pytest
 
-SLOWER = 4 if "libasan" in os.environ.get("LD_PRELOAD", "") else 1     # as in conftest.py
+SLOWER = 4 if "libasan" in os.environ.get("LD_PRELOAD", "") else 1  # as in conftest.py
 CONFTEST = Path(__file__).parents[1] / "conftest.py"
 
 
@@ -42,10 +42,15 @@ def test_a_listening_socket_is_named_with_its_path_and_so_is_its_file():
 
 def test_a_file_of_shared_memory_is_named_and_another_runs_is_not():
     before = leaks.inventory()
-    with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as ours, tempfile.TemporaryDirectory(dir="/dev/shm") as others:
+    with (
+        tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as ours,
+        tempfile.TemporaryDirectory(dir="/dev/shm") as others,
+    ):
         for folder in (ours, others):
             Path(folder, "pool").touch()
-        assert leaks.left_behind(before, seconds=0) == [f"shared-memory file {Path(ours).name}/pool"]
+        assert leaks.left_behind(before, seconds=0) == [
+            f"shared-memory file {Path(ours).name}/pool"
+        ]
     assert leaks.left_behind(before, seconds=0) == []
 
 
@@ -102,8 +107,18 @@ def suite(tmp_path):
         (tmp_path / "pytest.ini").write_text(
             f"[pytest]\naddopts = --import-mode=importlib\npythonpath = {support}\ntimeout = 60\nmarkers = long\n"
         )
-        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--settle=0.1", *options]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50)
+        command = [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--settle=0.1",
+            *options,
+        ]
+        return subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=50
+        )
 
     return run
 
@@ -112,7 +127,7 @@ def test_a_test_that_leaks_fails_and_the_next_one_does_not(suite):
     run = suite("import os\ndef test_leaks(): os.dup(0)\ndef test_does_not(): pass\n")
     assert run.returncode == 1
     assert "the test left behind: descriptor" in run.stdout
-    assert "2 passed, 2 errors" in run.stdout           # of the test, and of the session
+    assert "2 passed, 2 errors" in run.stdout  # of the test, and of the session
 
 
 def test_a_hang_in_c_ends_the_run_with_a_stack(suite):
@@ -124,8 +139,10 @@ def test_a_hang_in_c_ends_the_run_with_a_stack(suite):
 
 
 def test_a_run_that_hangs_leaves_nothing_outside_its_own_folder(suite, tmp_path):
-    suite(f"import ctypes, pytest\n@pytest.mark.timeout({1.5 - 15 * SLOWER})\ndef test_hangs(): ctypes.PyDLL(None).sleep(40)\n")
-    assert len(list(tmp_path.glob("rfp-tests-*"))) == 2         # its private folder, and that for pools
+    suite(
+        f"import ctypes, pytest\n@pytest.mark.timeout({1.5 - 15 * SLOWER})\ndef test_hangs(): ctypes.PyDLL(None).sleep(40)\n"
+    )
+    assert len(list(tmp_path.glob("rfp-tests-*"))) == 2  # its private folder, and that for pools
 
 
 def test_a_printed_seed_repeats_a_run(suite):

@@ -18,7 +18,10 @@ def test_a_report_of_a_child_fails_a_run_that_passed(tmp_path, fault):
     source = tmp_path / "fault.c"
     source.write_text(f"#include <stdlib.h>\nint fault(int n) {{ {FAULTS[fault]} }}\n")
     library = tmp_path / "fault.so"
-    subprocess.run(["gcc", "-shared", "-fPIC", "-fsanitize=address,undefined", "-o", library, source], check=True)
+    subprocess.run(
+        ["gcc", "-shared", "-fPIC", "-fsanitize=address,undefined", "-o", library, source],
+        check=True,
+    )
     child = f"{sys.executable} -c 'import ctypes; ctypes.CDLL(\"{library}\").fault(1)' 2>/dev/null; exit 0"
     run = subprocess.run([SANITIZED, "sh", "-c", child], capture_output=True, text=True, timeout=30)
     assert run.returncode == 1

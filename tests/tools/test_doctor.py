@@ -27,15 +27,29 @@ def root(tmp_path):
     return tmp_path
 
 
-def diagnose(root, *, library="/lib/libibverbs.so.1", known=("rxe0",), lockable=memory_limits.NO_LIMIT, access=lambda path: True,
-             self_test=lambda host, options: "READ 2 us", choose=lambda host, options: Choice("rxe0", 1, 1, "10.0.0.1", "why")):
+def diagnose(
+    root,
+    *,
+    library="/lib/libibverbs.so.1",
+    known=("rxe0",),
+    lockable=memory_limits.NO_LIMIT,
+    access=lambda path: True,
+    self_test=lambda host, options: "READ 2 us",
+    choose=lambda host, options: Choice("rxe0", 1, 1, "10.0.0.1", "why"),
+):
     def answer(value):
         if isinstance(value, Exception):
             raise value
         return value
 
     provider = SimpleNamespace(library=lambda: answer(library), devices=lambda: list(answer(known)))
-    machine = Machine(root=root, provider=lambda: provider, lockable=lambda: lockable, access=access, choose=choose)
+    machine = Machine(
+        root=root,
+        provider=lambda: provider,
+        lockable=lambda: lockable,
+        access=access,
+        choose=choose,
+    )
     return {finding.question: finding for finding in examine(machine=machine, self_test=self_test)}
 
 
@@ -48,8 +62,19 @@ def test_a_machine_on_which_all_is_well_has_nothing_to_do(root):
     assert {finding.state for finding in findings.values()} == {GOOD}
     assert not any(finding.remedy for finding in findings.values())
     assert list(findings) == [
-        "kernel modules", "library", "provider plugins", "devices", "ports", "GIDs", "MTU", "rights", "locked memory",
-        "huge pages", "choice", "self-test"]
+        "kernel modules",
+        "library",
+        "provider plugins",
+        "devices",
+        "ports",
+        "GIDs",
+        "MTU",
+        "rights",
+        "locked memory",
+        "huge pages",
+        "choice",
+        "self-test",
+    ]
 
 
 def test_a_machine_without_rdma_is_told_each_thing_that_is_missing(tmp_path):
@@ -57,21 +82,39 @@ def test_a_machine_without_rdma_is_told_each_thing_that_is_missing(tmp_path):
     assert bad(findings) == {"kernel modules", "devices", "rights"}
     assert "modprobe ib_core ib_uverbs" in findings["kernel modules"].remedy
     assert "rdma link add rxe0" in findings["devices"].remedy
-    assert {findings[name].state for name in ("provider plugins", "ports", "GIDs", "MTU", "choice", "self-test")} == {NOT_RUN}
+    assert {
+        findings[name].state
+        for name in ("provider plugins", "ports", "GIDs", "MTU", "choice", "self-test")
+    } == {NOT_RUN}
 
 
 def test_a_missing_library_is_named_with_the_command_that_installs_it(root):
-    findings = diagnose(root, library=Unsupported("no libibverbs.so.1", hint="apt install libibverbs1"))
-    assert (findings["library"].answer, findings["library"].remedy) == ("no libibverbs.so.1", "apt install libibverbs1")
+    findings = diagnose(
+        root, library=Unsupported("no libibverbs.so.1", hint="apt install libibverbs1")
+    )
+    assert (findings["library"].answer, findings["library"].remedy) == (
+        "no libibverbs.so.1",
+        "apt install libibverbs1",
+    )
 
 
 def test_a_device_without_a_plugin_is_named(root):
     finding = diagnose(root, known=())["provider plugins"]
-    assert (finding.state, "rxe0" in finding.answer, "ibverbs-providers" in finding.remedy) == (FAILED, True, True)
+    assert (finding.state, "rxe0" in finding.answer, "ibverbs-providers" in finding.remedy) == (
+        FAILED,
+        True,
+        True,
+    )
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    ({"state": "1: DOWN"}, "rxe0:1 is DOWN"), ({"node": "4: RNIC"}, "iWARP"), ({"gids": {}}, "no GID")])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"state": "1: DOWN"}, "rxe0:1 is DOWN"),
+        ({"node": "4: RNIC"}, "iWARP"),
+        ({"gids": {}}, "no GID"),
+    ],
+)
 def test_a_port_that_cannot_be_used_is_named_with_its_reason(tmp_path, change, words):
     add_machine(tmp_path)
     add_port(tmp_path, "rxe0", **{"gids": {0: ("10.0.0.1", V2, "eth0")}, **change})
@@ -81,8 +124,10 @@ def test_a_port_that_cannot_be_used_is_named_with_its_reason(tmp_path, change, w
     assert "ip link set" in finding.remedy
 
 
-@pytest.mark.parametrize(("gids", "words"), [
-    ({0: ("10.0.0.1", V1, "eth0")}, "RoCE v1"), ({0: ("fe80::1", V2, "eth0")}, "IP address")])
+@pytest.mark.parametrize(
+    ("gids", "words"),
+    [({0: ("10.0.0.1", V1, "eth0")}, "RoCE v1"), ({0: ("fe80::1", V2, "eth0")}, "IP address")],
+)
 def test_gids_by_which_peers_will_hardly_find_it_are_a_warning(tmp_path, gids, words):
     add_machine(tmp_path)
     add_port(tmp_path, "rxe0", gids=gids)
@@ -94,12 +139,20 @@ def test_gids_by_which_peers_will_hardly_find_it_are_a_warning(tmp_path, gids, w
 def test_a_small_mtu_is_a_warning(root):
     add_interface(root, "eth0", mtu=1500)
     finding = diagnose(root)["MTU"]
-    assert (finding.state, "eth0 1500" in finding.answer, "mtu 4200" in finding.remedy) == (WARNING, True, True)
+    assert (finding.state, "eth0 1500" in finding.answer, "mtu 4200" in finding.remedy) == (
+        WARNING,
+        True,
+        True,
+    )
 
 
 def test_a_device_that_this_user_may_not_open_is_named(root):
     finding = diagnose(root, access=lambda path: False)["rights"]
-    assert (finding.state, "uverbs0" in finding.answer, "udev" in finding.remedy) == (FAILED, True, True)
+    assert (finding.state, "uverbs0" in finding.answer, "udev" in finding.remedy) == (
+        FAILED,
+        True,
+        True,
+    )
 
 
 def test_in_a_container_the_container_is_what_has_to_be_started_differently(tmp_path):
@@ -109,7 +162,9 @@ def test_in_a_container_the_container_is_what_has_to_be_started_differently(tmp_
     assert "host of this container" in findings["kernel modules"].remedy
 
 
-@pytest.mark.parametrize(("lockable", "state"), [(8 << 20, FAILED), (1 << 30, WARNING), (memory_limits.NO_LIMIT, GOOD)])
+@pytest.mark.parametrize(
+    ("lockable", "state"), [(8 << 20, FAILED), (1 << 30, WARNING), (memory_limits.NO_LIMIT, GOOD)]
+)
 def test_too_little_locked_memory_comes_with_the_line_to_add(root, lockable, state):
     finding = diagnose(root, lockable=lockable)["locked memory"]
     assert finding.state == state
@@ -126,14 +181,19 @@ def test_what_fails_on_the_device_itself_is_told_as_it_was_said(root):
         raise FabricError("transport retry counter exceeded", hint="look at the firewall")
 
     finding = diagnose(root, self_test=fail)["self-test"]
-    assert finding == Finding("self-test", FAILED, "transport retry counter exceeded", "look at the firewall")
+    assert finding == Finding(
+        "self-test", FAILED, "transport retry counter exceeded", "look at the firewall"
+    )
     findings = diagnose(root, choose=fail)
     assert (findings["choice"].state, findings["self-test"].state) == (FAILED, NOT_RUN)
 
 
 @pytest.mark.parametrize("failed", [False, True])
 def test_the_command_prints_all_of_it_and_its_status_says_whether_rdma_works(monkeypatch, failed):
-    findings = [Finding("kernel modules", GOOD, "loaded"), Finding("huge pages", WARNING, "none", "echo madvise")]
+    findings = [
+        Finding("kernel modules", GOOD, "loaded"),
+        Finding("huge pages", WARNING, "none", "echo madvise"),
+    ]
     if failed:
         findings.append(Finding("devices", FAILED, "there is no RDMA device", "buy one"))
     monkeypatch.setattr(examination, "examine", lambda host, options: iter(findings))
@@ -142,7 +202,9 @@ def test_the_command_prints_all_of_it_and_its_status_says_whether_rdma_works(mon
     for finding in findings:
         assert f"{finding.question}: {finding.answer}" in result.output
         assert finding.remedy in result.output
-    assert ("do not work here: devices" if failed else "rdma:// addresses work here") in result.output
+    assert (
+        "do not work here: devices" if failed else "rdma:// addresses work here"
+    ) in result.output
 
 
 def test_on_this_machine_the_command_ends_with_a_verdict_whatever_there_is():

@@ -17,7 +17,9 @@ from rfp.tools import tune
 def flat(rate: float = 1e6, most_retries: int = 5) -> tune.Calibration:
     """A device on which every READ costs the same, a call takes 1 us, and replying is half as fast as fetching."""
     times = [0, 1000, 100_000]
-    return tune.Calibration("shm", [0.0] + [rate] * 64, 1e-6, times, [1e6, 5e5, 1e4], [5e5, 2.5e5, 5e3], most_retries)
+    return tune.Calibration(
+        "shm", [0.0] + [rate] * 64, 1e-6, times, [1e6, 5e5, 1e4], [5e5, 2.5e5, 5e3], most_retries
+    )
 
 
 def sizes(**lines: int) -> list[int]:
@@ -52,7 +54,9 @@ def test_a_few_large_results_do_not_make_all_reads_long():
 def test_patience_pays_only_as_far_as_the_processing_time_reaches():
     choices = tune.enumerate_choices(flat(), sizes(_1=1), process_ns=3000)
     best = choices[0]
-    assert best.retries >= 3  # three round trips, and fetching is twice as fast as replying... per READ
+    assert (
+        best.retries >= 3
+    )  # three round trips, and fetching is twice as fast as replying... per READ
     impatient = next(c for c in choices if c.retries == 1)
     assert impatient.score == pytest.approx(tune._at([0, 1000, 100_000], [5e5, 2.5e5, 5e3], 3000))
 
@@ -80,7 +84,9 @@ def test_a_file_that_cannot_be_used_is_as_none(config, text):
     assert tune.load(parse("shm:///x"), ShmFabric()) is None
 
 
-@pytest.mark.parametrize("chosen", [{"retries": 0, "fetch": 64}, {"retries": 1, "fetch": 65}, {"retries": "many"}])
+@pytest.mark.parametrize(
+    "chosen", [{"retries": 0, "fetch": 64}, {"retries": 1, "fetch": 65}, {"retries": "many"}]
+)
 def test_a_choice_out_of_bounds_is_as_none(config, chosen):
     calibration = flat()
     calibration.chosen = chosen
@@ -109,11 +115,20 @@ def test_f_follows_the_sizes_seen():
 
 
 def test_the_command_measures_shows_its_table_and_keeps_its_choice(config):
-    result = CliRunner().invoke(main, ["tune", "--value-size", "32", "--value-size", "500", "--seconds", "0.003"])
+    result = CliRunner().invoke(
+        main, ["tune", "--value-size", "32", "--value-size", "500", "--seconds", "0.003"]
+    )
     assert result.exit_code == 0, result.output
-    assert "READs/s" in result.stdout and "reply calls/s" in result.stdout and f"saved in {config}" in result.stdout
+    assert (
+        "READs/s" in result.stdout
+        and "reply calls/s" in result.stdout
+        and f"saved in {config}" in result.stdout
+    )
     kept = json.loads(config.read_text())["devices"]["shm"]
-    assert f"chosen: R = {kept['chosen']['retries']}, F = {kept['chosen']['fetch']} bytes" in result.stdout
+    assert (
+        f"chosen: R = {kept['chosen']['retries']}, F = {kept['chosen']['fetch']} bytes"
+        in result.stdout
+    )
     assert all(rate > 0 for rate in kept["rates"][1:])
 
 
@@ -122,9 +137,16 @@ def test_the_command_takes_sizes_from_the_server_and_labels_an_emulated_network(
         kv.put(b"k", bytes(200))
         for _ in range(100):
             kv.get(b"k")
-        result = CliRunner().invoke(main, ["tune", "--address", server.address + "?rtt=2us", "--seconds", "0.003", "--dry-run"])
+        result = CliRunner().invoke(
+            main,
+            ["tune", "--address", server.address + "?rtt=2us", "--seconds", "0.003", "--dry-run"],
+        )
     assert result.exit_code == 0, result.output
-    assert "(emulated)" in result.stdout and "of 256 bytes" in result.stdout and "not saved" in result.stdout
+    assert (
+        "(emulated)" in result.stdout
+        and "of 256 bytes" in result.stdout
+        and "not saved" in result.stdout
+    )
     assert not config.exists()
 
 

@@ -8,6 +8,13 @@ class VerbsEventChannel(EventChannel):
     def __init__(self, device: Device) -> None: ...
 
 class VerbsQueuePair(QueuePair):
-    def __init__(self, domain: Domain, channel: VerbsEventChannel, pidfd: int, control: int, options: RdmaOptions) -> None: ...
+    def __init__(
+        self,
+        domain: Domain,
+        channel: VerbsEventChannel,
+        pidfd: int,
+        control: int,
+        options: RdmaOptions,
+    ) -> None: ...
     @property
     def number(self) -> int: ...

@@ -128,7 +128,12 @@ def _gids(port: Path, link: str) -> Iterator[Gid]:
         last = index
         kind = _text(port / "gid_attrs" / "types" / str(index))
         kind = INFINIBAND if link == INFINIBAND else V2 if "v2" in kind else V1
-        yield Gid(index, _address(ipaddress.IPv6Address(text)), kind, _text(port / "gid_attrs" / "ndevs" / str(index)))
+        yield Gid(
+            index,
+            _address(ipaddress.IPv6Address(text)),
+            kind,
+            _text(port / "gid_attrs" / "ndevs" / str(index)),
+        )
 
 
 def ports(sysfs: Path = SYS) -> list[Port]:
@@ -164,8 +169,9 @@ def route(host: str) -> Addresses | None:
             probe.connect(place)  # sends nothing
             address = ipaddress.ip_address(probe.getsockname()[0].partition("%")[0])
     except OSError as error:
-        raise ConnectionFailed(f"cannot find a route to {host}: {error}",
-                               hint="check the name and the network") from None
+        raise ConnectionFailed(
+            f"cannot find a route to {host}: {error}", hint="check the name and the network"
+        ) from None
     return None if address.is_loopback else address
 
 
@@ -217,7 +223,9 @@ def choose(
     if not there:
         raise FabricError("there is no RDMA device", hint=_DOCTOR)
     asked = [
-        port for port in there if options.device in ("", port.device) and options.port in (0, port.number)
+        port
+        for port in there
+        if options.device in ("", port.device) and options.port in (0, port.number)
     ]
     if not asked:
         raise InvalidArgument(
@@ -226,8 +234,9 @@ def choose(
         )
     usable = [port for port in asked if port.usable]
     if not usable:
-        raise FabricError("no RDMA port is usable: " + "; ".join(port.complaint for port in asked),
-                          hint=_DOCTOR)
+        raise FabricError(
+            "no RDMA port is usable: " + "; ".join(port.complaint for port in asked), hint=_DOCTOR
+        )
     named = "requested" if options.device or options.port else "the first active one"
     if options.gid_index >= 0:
         port = usable[0]
@@ -236,38 +245,61 @@ def choose(
                 return _choice(port, gid, f"requested GID, port {named}")
         raise InvalidArgument(
             f"{port.name} has no GID {options.gid_index}",
-            hint="choose one of " + ", ".join(str(gid.index) for gid in port.gids)
+            hint="choose one of " + ", ".join(str(gid.index) for gid in port.gids),
         )
     address = route(host)
     if address is None:
         port = usable[0]
-        where = f"{host or 'no address'} is every address of this host" if host in ANYWHERE else f"{host} is this host"
-        return _choice(port, min(port.gids, key=lambda gid: gid.rank),
-                       f"{where}; the port is {named}")
+        where = (
+            f"{host or 'no address'} is every address of this host"
+            if host in ANYWHERE
+            else f"{host} is this host"
+        )
+        return _choice(
+            port, min(port.gids, key=lambda gid: gid.rank), f"{where}; the port is {named}"
+        )
     carriers = [(gid, port) for port in usable for gid in port.gids if gid.address == address]
     if carriers:
         gid, port = min(carriers, key=lambda pair: pair[0].rank)
-        return _choice(port, gid, f"{gid.kind}; it has {address}, the address that routes to {host}")
+        return _choice(
+            port, gid, f"{gid.kind}; it has {address}, the address that routes to {host}"
+        )
     beneath = _infiniband(usable, holder(address, sysfs), sysfs)
     if beneath:
         port, gid = beneath
-        return _choice(port, gid, f"InfiniBand beneath {address}, the address that routes to {host}")
+        return _choice(
+            port, gid, f"InfiniBand beneath {address}, the address that routes to {host}"
+        )
     if options.device or options.port:
         port = usable[0]
         gid = min(port.gids, key=lambda gid: gid.rank)
-        return _choice(port, gid, "requested port; none of its GIDs has the address "
-                                  f"{address}, which routes to {host}")
-    have = ", ".join(sorted({str(gid.address) for port in usable for gid in port.gids if not gid.address.is_link_local}))
+        return _choice(
+            port,
+            gid,
+            f"requested port; none of its GIDs has the address {address}, which routes to {host}",
+        )
+    have = ", ".join(
+        sorted(
+            {
+                str(gid.address)
+                for port in usable
+                for gid in port.gids
+                if not gid.address.is_link_local
+            }
+        )
+    )
     raise FabricError(
         f"no RDMA device has the address {address}, which routes to {host}",
         hint=f"use a name of the peer in a network of {have or 'an RDMA device'}, "
-             "or choose a device with ?device=",
+        "or choose a device with ?device=",
     )
 
 
 def _infiniband(usable: list[Port], interface: str, sysfs: Path) -> tuple[Port, Gid] | None:
     """Return the port whose GID is the second part of an IPoIB interface's hardware address."""
-    hardware = _text(sysfs / "class" / "net" / interface / "address").replace(":", "") if interface else ""
+    hardware = (
+        _text(sysfs / "class" / "net" / interface / "address").replace(":", "") if interface else ""
+    )
     if len(hardware) != 40:
         return None
     wanted = ipaddress.IPv6Address(bytes.fromhex(hardware[8:]))

@@ -7,8 +7,17 @@ from rfp.protocol.client.remote_arena import RemoteArena
 class Channel:
     connection: Any
     def __new__(
-        cls, number: object, rings: list[ClientRing], arenas: list[RemoteArena | None], staging: RemoteRegion | None,
-        reply: Region, scratch: Region, requests: RemoteRegion, responses: RemoteRegion, events: EventChannel, lease: int,
+        cls,
+        number: object,
+        rings: list[ClientRing],
+        arenas: list[RemoteArena | None],
+        staging: RemoteRegion | None,
+        reply: Region,
+        scratch: Region,
+        requests: RemoteRegion,
+        responses: RemoteRegion,
+        events: EventChannel,
+        lease: int,
         seed: int,
     ) -> Channel: ...
     @property

@@ -4,9 +4,21 @@ from rfp.fabric.fabric import EventChannel, QueuePair, Region, RemoteRegion
 
 class ClientRing:
     def __new__(
-        cls, pair: QueuePair, channel: EventChannel, requests: RemoteRegion, request_offset: int, responses: RemoteRegion,
-        response_offset: int, reply: Region, reply_offset: int, scratch: Region, scratch_offset: int, slots: int, slot_size: int,
-        checked: bool, heartbeat: RemoteRegion | None = None,
+        cls,
+        pair: QueuePair,
+        channel: EventChannel,
+        requests: RemoteRegion,
+        request_offset: int,
+        responses: RemoteRegion,
+        response_offset: int,
+        reply: Region,
+        reply_offset: int,
+        scratch: Region,
+        scratch_offset: int,
+        slots: int,
+        slot_size: int,
+        checked: bool,
+        heartbeat: RemoteRegion | None = None,
         silence_ns_max: int = 900_000_000,
     ) -> ClientRing: ...
     @property

@@ -82,15 +82,18 @@ class Connection:
             raise HandshakeFailed(f"{self.address} serves {welcome.service!r}, not {service!r}",
                                   hint="check the address")  # fmt: skip
         if welcome.hash != "xxh3-64":
-            raise HandshakeFailed(f"the server hashes keys with {welcome.hash!r}, "
-                                  "which this client does not support")
+            raise HandshakeFailed(
+                f"the server hashes keys with {welcome.hash!r}, which this client does not support"
+            )
         if welcome.slots > SLOTS or welcome.slot_size > SLOT_SIZE:
             raise HandshakeFailed(f"the server's rings of {welcome.slots} slots of "
                                   f"{welcome.slot_size} bytes exceed the limits",
                                   hint=f"serve with at most {SLOTS} slots of {SLOT_SIZE} bytes")  # fmt: skip
         if welcome.features & ~features:
-            raise HandshakeFailed(f"the server granted features {welcome.features:#x}, but "
-                                  f"{features:#x} were requested")
+            raise HandshakeFailed(
+                f"the server granted features {welcome.features:#x}, but "
+                f"{features:#x} were requested"
+            )
         self.features = welcome.features
         self.seed = welcome.seed
         self.slots = welcome.slots
@@ -106,7 +109,9 @@ class Connection:
             self.arenas[i].attach(0, region)  # type: ignore[union-attr]
         if welcome.arena_size:
             self.arenas = [self._arena(welcome.arena_size, welcome.chunk_size) for _ in self.arenas]
-        self.eventcounts = None if welcome.bells is None else self._keep(welcome.bells, REMOTE_WRITE)
+        self.eventcounts = (
+            None if welcome.bells is None else self._keep(welcome.bells, REMOTE_WRITE)
+        )
         self.heartbeat = None if welcome.beat is None else self._keep(welcome.beat, REMOTE_READ)
 
     def _arena(self, length: int, chunk: int) -> RemoteArena:
@@ -127,7 +132,9 @@ class Connection:
     @property
     def silence_ns_max(self) -> int:
         """How long (ns) the server's beat may stay away: a little longer than a device's answers, which know better why."""
-        return (self.address.rdma.patience if self.address.provider == "rdma" else 800_000_000) + 100_000_000
+        return (
+            self.address.rdma.patience if self.address.provider == "rdma" else 800_000_000
+        ) + 100_000_000
 
     @property
     def needs_registration(self) -> bool:
@@ -167,11 +174,15 @@ class Connection:
         region = handle.attach(self.fabric, files)
         if region.rights & rights != rights:
             region.close()
-            raise HandshakeFailed("the server shared memory with rights "
-                                  f"{region.rights:#x}, but {rights:#x} is needed")
+            raise HandshakeFailed(
+                "the server shared memory with rights "
+                f"{region.rights:#x}, but {rights:#x} is needed"
+            )
         return region
 
-    def memory(self, number: int, rights: int, deadline: int, *, files: bool = False) -> RemoteRegion:
+    def memory(
+        self, number: int, rights: int, deadline: int, *, files: bool = False
+    ) -> RemoteRegion:
         """Memory of the service's that not all clients share, for as long as the connection.  files: it may be of a file."""
         with self.control.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
             return self._keep(answer.region, rights, files)
@@ -191,15 +202,25 @@ class Connection:
             reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_WRITE))
             scratch = keep(self.fabric.register(count * (2 * ring + LINE), 0))
             events = keep(self.fabric.event_channel(reply, 0))
-            pairs = [keep(self.fabric.queue_pair(events, self.pidfd, self.control_fd)) for _ in range(count)]
+            pairs = [
+                keep(self.fabric.queue_pair(events, self.pidfd, self.control_fd))
+                for _ in range(count)
+            ]
             question = Attach(
-                reply=Handle(reply.descriptor(), reply.fileno()), pairs=[pair.descriptor() for pair in pairs]
+                reply=Handle(reply.descriptor(), reply.fileno()),
+                pairs=[pair.descriptor() for pair in pairs],
             )
             with self.control.call(question, Attached, deadline / 1e9) as answer:
-                lengths = (answer.pairs, answer.request_offsets, answer.response_offsets, answer.reply_offsets)
+                lengths = (
+                    answer.pairs,
+                    answer.request_offsets,
+                    answer.response_offsets,
+                    answer.reply_offsets,
+                )
                 if any(len(each) != count for each in lengths):
-                    raise HandshakeFailed(f"the server answered for {len(answer.pairs)} "
-                                          f"workers, but it has {count}")
+                    raise HandshakeFailed(
+                        f"the server answered for {len(answer.pairs)} workers, but it has {count}"
+                    )
                 requests = keep(self._map(answer.request, REMOTE_WRITE))
                 responses = keep(self._map(answer.response, REMOTE_READ))
                 staging = None
@@ -209,12 +230,17 @@ class Connection:
                 for i, pair in enumerate(pairs):
                     try:
                         pair.connect(answer.pairs[i], self.eventcounts)
-                    except FabricError as error:  # no way to the server now, and perhaps again in a moment
-                        raise ConnectionFailed(f"cannot reach {self.address}: "
-                                               f"{Exception.__str__(error)}") from error
+                    except (
+                        FabricError
+                    ) as error:  # no way to the server now, and perhaps again in a moment
+                        raise ConnectionFailed(
+                            f"cannot reach {self.address}: {Exception.__str__(error)}"
+                        ) from error
                     if not pair.reads_ordered and not self.features & RESPONSE_CRC:
-                        raise HandshakeFailed("the server sends responses without "
-                                              "checksums, which this fabric requires")
+                        raise HandshakeFailed(
+                            "the server sends responses without "
+                            "checksums, which this fabric requires"
+                        )
                     rings.append(
                         ClientRing(
                             pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
@@ -236,7 +262,9 @@ class Connection:
             for thing in reversed(opened):
                 thing.close()
             if self._closed and isinstance(error, (RfpError, OSError, ValueError)):
-                raise Closed("the connection is closed") from error  # by a signal handler, under this thread
+                raise Closed(
+                    "the connection is closed"
+                ) from error  # by a signal handler, under this thread
             # Also where the answer came and a signal handler's exception after it.
             if question is not None and isinstance(question.answered, Attached):
                 self._detach(question.answered.channel)

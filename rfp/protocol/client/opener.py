@@ -35,7 +35,9 @@ class Opener:
         self.service = service
         self.features = features
         self.credentials = credentials
-        self.name = printable(os.path.basename(sys.argv[0] or "python") if sys.argv else "python", 128)
+        self.name = printable(
+            os.path.basename(sys.argv[0] or "python") if sys.argv else "python", 128
+        )
         self._opened = None if fabric else open_fabric(self.address)
         self.fabric: Fabric = fabric or self._opened  # type: ignore[assignment]
 

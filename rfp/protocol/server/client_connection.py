@@ -42,7 +42,9 @@ class RingParams:
 class Channel:
     """One client thread's rings, one to each worker, and their memory."""
 
-    def __init__(self, ring_params: RingParams, client: ClientConnection, number: int, question: Attach) -> None:
+    def __init__(
+        self, ring_params: RingParams, client: ClientConnection, number: int, question: Attach
+    ) -> None:
         self.number = number
         self.ring_params = ring_params
         self.cost = ring_params.cost
@@ -60,8 +62,9 @@ class Channel:
         ring = ring_params.slots * ring_params.slot_size
         count = len(ring_params.workers)
         if len(question.pairs) != count:
-            raise HandshakeFailed(f"attach has {len(question.pairs)} queue "
-                                  f"pairs, but there are {count} workers")
+            raise HandshakeFailed(
+                f"attach has {len(question.pairs)} queue pairs, but there are {count} workers"
+            )
         reply = client.fabric.attach(question.reply.descriptor, question.reply.take())
         self.opened.append(reply)
         needed = REPLIES + count * ring
@@ -70,7 +73,11 @@ class Channel:
             raise HandshakeFailed(f"the reply region has {reply.length} bytes but needs {needed}")
         requests = self._register(client, count * ring, REMOTE_WRITE)
         responses = self._register(client, count * ring, REMOTE_READ)
-        staging = self._register(client, ring_params.staging_size, REMOTE_WRITE) if ring_params.staging_size else None
+        staging = (
+            self._register(client, ring_params.staging_size, REMOTE_WRITE)
+            if ring_params.staging_size
+            else None
+        )
         pairs = []
         for i, worker in enumerate(ring_params.workers):
             pair = client.fabric.queue_pair(worker.channel, client.pidfd, client.control_fd)
@@ -78,7 +85,9 @@ class Channel:
             try:
                 pair.connect(question.pairs[i], reply)
             except FabricError as error:  # the client is unreachable now, perhaps only for a moment
-                raise ConnectionFailed(f"the server cannot reach this client: {Exception.__str__(error)}") from error
+                raise ConnectionFailed(
+                    f"the server cannot reach this client: {Exception.__str__(error)}"
+                ) from error
             pairs.append(pair.descriptor())
             self.rings.append(
                 ServerRing(
@@ -111,12 +120,17 @@ class Channel:
         """Begin to end the rings.  When `retired` is True, no worker uses them and close() does not
         wait."""
         if self.commands is None:
-            self.commands = [worker.retire(ring) for ring, worker in zip(self.rings, self.ring_params.workers, strict=False)]
+            self.commands = [
+                worker.retire(ring)
+                for ring, worker in zip(self.rings, self.ring_params.workers, strict=False)
+            ]
 
     @property
     def retired(self) -> bool:
         pairs = zip(self.commands or (), self.ring_params.workers, strict=False)
-        return self.commands is not None and all(worker.retired(command) for command, worker in pairs)
+        return self.commands is not None and all(
+            worker.retired(command) for command, worker in pairs
+        )
 
     def close(self) -> Counter[str]:
         """End the rings; wait until no worker uses them.  Return their counters."""
@@ -145,8 +159,14 @@ class ClientConnection:
     this error.
     """
 
-    def __init__(self, control: ControlConnection, fabric: Fabric, peer: Peer, cost: Cost,
-                 refusal: RfpError | None = None) -> None:
+    def __init__(
+        self,
+        control: ControlConnection,
+        fabric: Fabric,
+        peer: Peer,
+        cost: Cost,
+        refusal: RfpError | None = None,
+    ) -> None:
         self.control = control
         self.peer = peer
         self.cost = cost

@@ -4,4 +4,6 @@ from typing import Any
 
 class RealThread(threading.Thread):
     begun: bool
-    def __init__(self, run: Callable[..., Any], name: str, arguments: Sequence[Any] = ()) -> None: ...
+    def __init__(
+        self, run: Callable[..., Any], name: str, arguments: Sequence[Any] = ()
+    ) -> None: ...

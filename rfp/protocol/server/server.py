@@ -46,9 +46,23 @@ from rfp.core import clock
 from rfp.core.at_exit import at_exit, is_leaving
 from rfp.core.forks import in_child, notice
 from rfp.core.log import log
-from rfp.errors import CallerError, FabricError, HandshakeFailed, QuotaExceeded, RfpError, ServerRefused, explained
+from rfp.errors import (
+    CallerError,
+    FabricError,
+    HandshakeFailed,
+    QuotaExceeded,
+    RfpError,
+    ServerRefused,
+    explained,
+)
 from rfp.fabric.fabric import Fabric, Region
-from rfp.protocol.handshake_layout import EVENTCOUNT_BYTES, LINE, REMOTE_READ, REMOTE_WRITE, RESPONSE_CRC
+from rfp.protocol.handshake_layout import (
+    EVENTCOUNT_BYTES,
+    LINE,
+    REMOTE_READ,
+    REMOTE_WRITE,
+    RESPONSE_CRC,
+)
 from rfp.protocol.server.client_connection import Channel, ClientConnection, RingParams, handle
 from rfp.protocol.server.heartbeat import Heartbeat
 from rfp.protocol.server.real_thread import RealThread
@@ -56,16 +70,16 @@ from rfp.protocol.server.service import Service
 from rfp.protocol.server.shares import CHANNELS_MIN, MEMORY_MIN, Cost, Shares
 from rfp.protocol.server.worker import Worker
 
-REGIONS_MAX = 1024   # regions that a service gives one client process beside its rings
-MESSAGES_MAX = 16   # cheap messages of one client before the others have their turn
+REGIONS_MAX = 1024  # regions that a service gives one client process beside its rings
+MESSAGES_MAX = 16  # cheap messages of one client before the others have their turn
 RETIRE_POLL_MS = 5  # interval of the polls whether a worker has released a ring that ends
-NEWCOMERS_MAX = 8   # connections accepted in one round of the control thread
-TURNED_AWAY_MAX = 16   # connections that wait to receive the reason for their refusal
+NEWCOMERS_MAX = 8  # connections accepted in one round of the control thread
+TURNED_AWAY_MAX = 16  # connections that wait to receive the reason for their refusal
 CLIENT_MEMORY_BYTES = 64 << 10  # per connection, approximately
 SESSION_MEMORY_BYTES = 24 << 10  # per session, for the service's state
 PAIR_MEMORY_BYTES = 64 << 10  # per queue pair of a device
 REGION = Cost(descriptors=1)  # of a region from the service
-SHOWN_MAX = 200   # clients in figures(), which must fit into one control message
+SHOWN_MAX = 200  # clients in figures(), which must fit into one control message
 # bytes: an odd number of cache lines, so the slots' first lines spread over all sets of a cache
 SLOT_SIZE = 33 * 64
 
@@ -159,13 +173,20 @@ class Host:
         self._wake = -1
         self.workers: list[Worker] = []
         isolated = fabric.closing_revokes
-        per_ring = 2 * slots * slot_size + SESSION_MEMORY_BYTES + (PAIR_MEMORY_BYTES if isolated else 0)
+        per_ring = (
+            2 * slots * slot_size + SESSION_MEMORY_BYTES + (PAIR_MEMORY_BYTES if isolated else 0)
+        )
         # On shm each region of the server has a file descriptor; a connection has its socket, a
         # pidfd, copies of both, and one descriptor that may arrive with a message.
-        cost = Cost(len(services) * per_ring + staging_size, 0 if isolated else 3 if staging_size else 2, 1)
+        cost = Cost(
+            len(services) * per_ring + staging_size, 0 if isolated else 3 if staging_size else 2, 1
+        )
         self.client_cost = Cost(CLIENT_MEMORY_BYTES, 2 if isolated else 5)
         self.ring_params = RingParams(self.workers, slots, slot_size, staging_size, cost)
-        self.shares = Shares(rings or max(MEMORY_MIN, CHANNELS_MIN * cost.memory, store), STRANGERS_MAX if isolated else 0)
+        self.shares = Shares(
+            rings or max(MEMORY_MIN, CHANNELS_MIN * cost.memory, store),
+            STRANGERS_MAX if isolated else 0,
+        )
         self.turned_away = 0
         self.eventcounts: Region | None = None  # the workers' eventcounts
         self.heartbeat_region: Region | None = None  # contains the heartbeat word
@@ -270,7 +291,9 @@ class Host:
         if self.reporter is not None:
             self.reporter.report()
 
-    def _part(self, client: ClientConnection, poll: select.poll, owners: dict[int, ClientConnection]) -> None:
+    def _part(
+        self, client: ClientConnection, poll: select.poll, owners: dict[int, ClientConnection]
+    ) -> None:
         """Release a client that has disconnected or must be disconnected."""
         # The control thread watches a client that may still READ until its process has ended too.
         kept = client in self.clients and bool(client.channels) and not self._cut_off(client)
@@ -372,7 +395,9 @@ class Host:
             welcome = dataclasses.replace(self.welcome, features=client.features)
             if self.heartbeat_region is not None:
                 if client.heartbeat is None:
-                    client.heartbeat = client.fabric.share(self.heartbeat_region, 0, self.heartbeat_region.length, REMOTE_READ)
+                    client.heartbeat = client.fabric.share(
+                        self.heartbeat_region, 0, self.heartbeat_region.length, REMOTE_READ
+                    )
                 welcome.beat = handle(client.heartbeat)
             client.control.answer(message, welcome, 0.0)
             if newcomer:
@@ -429,11 +454,17 @@ class Host:
             Registering may take a device a second; only the control thread waits for it.
         """
         size, place = self.welcome.chunk_size, (message.partition, message.chunk)
-        if message.partition >= len(self.arenas) or size == 0 or message.chunk * size >= self.welcome.arena_size:
+        if (
+            message.partition >= len(self.arenas)
+            or size == 0
+            or message.chunk * size >= self.welcome.arena_size
+        ):
             raise HandshakeFailed(f"there is no chunk {message.chunk} of arena {message.partition}")
         if place not in client.chunks:
             arena, at = self.arenas[message.partition], message.chunk * size
-            client.chunks[place] = client.fabric.share(arena, at, min(size, arena.length - at), REMOTE_READ)
+            client.chunks[place] = client.fabric.share(
+                arena, at, min(size, arena.length - at), REMOTE_READ
+            )
         return client.chunks[place]
 
     def _see_off(self, client: ClientConnection, at_once: bool) -> None:
@@ -477,7 +508,9 @@ class Host:
                     client.ending.remove(channel)
                 self.shares.give_back(client.peer, channel.cost)
                 if passed["malformed"]:
-                    log.warning("%s left %d malformed requests in its rings", client, passed["malformed"])
+                    log.warning(
+                        "%s left %d malformed requests in its rings", client, passed["malformed"]
+                    )
             if not client.ending:
                 with self._counting:
                     self.ending.remove(client)
@@ -485,7 +518,10 @@ class Host:
                     client.close()
                     if not client.share_returned:
                         client.share_returned = True
-                        self.shares.give_back(client.peer, Cost(client.cost.memory, client.cost.descriptors + client.given))
+                        self.shares.give_back(
+                            client.peer,
+                            Cost(client.cost.memory, client.cost.descriptors + client.given),
+                        )
 
     # For the owner
 
@@ -520,7 +556,9 @@ class Host:
             ],
             "connected": len(clients),
             **{name: total[name] for name in ("served", "replied", "notified", "malformed")},
-            "sizes": [sum(each) for each in zip(*(worker.sizes for worker in self.workers), strict=True)],
+            "sizes": [
+                sum(each) for each in zip(*(worker.sizes for worker in self.workers), strict=True)
+            ],
             "refused": self.refused,
             "turned_away": self.turned_away + self.listener.dropped,
             "shares": self.shares.figures(),
@@ -539,7 +577,10 @@ class Host:
     @property
     def inside(self) -> bool:
         """Whether the current thread is one of the host's own, for which close() would wait."""
-        return any(worker.inside for worker in self.workers) or threading.current_thread() is self._thread
+        return (
+            any(worker.inside for worker in self.workers)
+            or threading.current_thread() is self._thread
+        )
 
     @property
     def foreign(self) -> bool:

@@ -15,15 +15,15 @@ from rfp.control import ControlConnection
 from rfp.errors import QuotaExceeded, ServerRefused
 from rfp.fabric import memory_limits
 
-MEMORY_MIN = 1 << 30    # bytes for all clients, unless the server's owner sets another limit
+MEMORY_MIN = 1 << 30  # bytes for all clients, unless the server's owner sets another limit
 # client threads; the memory for all clients suffices for at least as many
 CHANNELS_MIN = 256
-CHANNELS_MAX = 1024   # of one client
+CHANNELS_MAX = 1024  # of one client
 # bytes that the machine or control group keeps: its own figures are slightly out of date
 MARGIN = 8 << 20
 # file descriptors for everything else: a refused client must be accepted to receive the refusal
 KEPT = 64
-FILES_MAX = 1 << 20   # new limit if the system sets none
+FILES_MAX = 1 << 20  # new limit if the system sets none
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,10 @@ class Shares:
     def _forget(self, peer: Peer) -> None:
         # A refused peer is removed before its connection ends; by then its process may count as
         # another peer.
-        if not (peer.memory or peer.descriptors or peer.channels) and self.peers.get(peer.key) is peer:
+        if (
+            not (peer.memory or peer.descriptors or peer.channels)
+            and self.peers.get(peer.key) is peer
+        ):
             del self.peers[peer.key]
 
     def figures(self) -> dict[str, int]:

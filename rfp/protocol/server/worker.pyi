@@ -3,7 +3,14 @@ from rfp.protocol.server.server_ring import ServerRing
 from rfp.protocol.server.service import Service
 
 class Worker:
-    def __new__(cls, service: Service, channel: EventChannel, *, idle: str = "adaptive", slot_size: int = 2112) -> Worker: ...
+    def __new__(
+        cls,
+        service: Service,
+        channel: EventChannel,
+        *,
+        idle: str = "adaptive",
+        slot_size: int = 2112,
+    ) -> Worker: ...
     @property
     def service(self) -> Service: ...
     @property

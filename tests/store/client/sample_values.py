@@ -6,7 +6,11 @@ import random
 
 import rfp
 
-REQUEST_HEADER, RESPONSE_HEADER, PUT = 32, 24, 24  # bytes before the payload, and of a put before its key (wire.h, messages.h)
+REQUEST_HEADER, RESPONSE_HEADER, PUT = (
+    32,
+    24,
+    24,
+)  # bytes before the payload, and of a put before its key (wire.h, messages.h)
 PIECE = 128 << 10  # bytes of a large value that travel at once
 BLOCK = 1021  # a prime, so that no two pieces of a value are alike
 
@@ -29,5 +33,13 @@ def longest_inline_get(kv: rfp.Client) -> int:
 
 def edges(kv: rfp.Client, key: bytes) -> list[int]:
     """Sizes of values on either side of each limit."""
-    limits = (longest_inline_put(kv, key), longest_inline_get(kv), 256 - RESPONSE_HEADER, PIECE, 2 * PIECE, 4 * PIECE, 5 * PIECE)
+    limits = (
+        longest_inline_put(kv, key),
+        longest_inline_get(kv),
+        256 - RESPONSE_HEADER,
+        PIECE,
+        2 * PIECE,
+        4 * PIECE,
+        5 * PIECE,
+    )
     return [0, 1, *(limit + more for limit in limits for more in (-1, 0, 1))]

@@ -79,7 +79,11 @@ def test_every_object_with_bytes_is_a_key(kv: rfp.Client) -> None:
 
 @pytest.mark.parametrize("ttl", [0, -1, 1e9, float("nan"), float("inf"), -float("inf")])
 def test_a_time_to_live_is_a_positive_number_of_seconds(kv: rfp.Client, ttl: float) -> None:
-    for call in (lambda: kv.put(b"k", b"v", ttl=ttl), lambda: kv.put_many({b"k": b"v"}, ttl=ttl), lambda: kv.touch(b"good", ttl)):
+    for call in (
+        lambda: kv.put(b"k", b"v", ttl=ttl),
+        lambda: kv.put_many({b"k": b"v"}, ttl=ttl),
+        lambda: kv.touch(b"good", ttl),
+    ):
         with pytest.raises(InvalidArgument, match="ttl must be positive") as caught:
             call()
         assert "seconds" in caught.value.hint
@@ -154,7 +158,21 @@ def test_a_refused_condition_names_the_version_that_stands_there(kv: rfp.Client,
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"x", b"1 ", b" 1", b"+1", b"1.0", b"0x1", b"--1", b"-", b"9" * 19 + b"9", b"1" * 21, bytes(5000)]
+    "text",
+    [
+        b"",
+        b"x",
+        b"1 ",
+        b" 1",
+        b"+1",
+        b"1.0",
+        b"0x1",
+        b"--1",
+        b"-",
+        b"9" * 19 + b"9",
+        b"1" * 21,
+        bytes(5000),
+    ],
 )
 def test_incr_of_what_is_no_number_changes_nothing(kv: rfp.Client, text: bytes) -> None:
     version = kv.put(b"good", text)
@@ -227,15 +245,25 @@ def test_a_server_that_was_refused_its_address_leaves_nothing_behind(kv: rfp.Cli
         rfp.Server(memory="8MiB", address=kv.connection.address)
 
 
-@pytest.mark.parametrize("address", ["", "nowhere", "http://host", "shm://", "shm://" + "/x" * 60, "shm:///x?rtt=fast"])
+@pytest.mark.parametrize(
+    "address", ["", "nowhere", "http://host", "shm://", "shm://" + "/x" * 60, "shm:///x?rtt=fast"]
+)
 def test_an_address_is_checked(address: str) -> None:
-    for call in (rfp.connect, rfp.RpcClient, lambda address: rfp.Server(memory="8MiB", address=address)):
+    for call in (
+        rfp.connect,
+        rfp.RpcClient,
+        lambda address: rfp.Server(memory="8MiB", address=address),
+    ):
         with pytest.raises(InvalidAddress) as caught:
             call(address)
-        assert caught.value.hint or "must be" in str(caught.value) or "expected" in str(caught.value)
+        assert (
+            caught.value.hint or "must be" in str(caught.value) or "expected" in str(caught.value)
+        )
 
 
-def test_a_handle_to_nobody_is_an_error_and_nothing_else(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_handle_to_nobody_is_an_error_and_nothing_else(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     os.chmod(tmp_path, 0o700)
     with pytest.raises(ConnectionFailed, match="no server") as caught:
         rfp.connect(f"shm://{tmp_path}/nobody")
@@ -243,13 +271,18 @@ def test_a_handle_to_nobody_is_an_error_and_nothing_else(tmp_path: Path, capfd: 
     del caught
     with pytest.raises(ConnectionFailed):
         rfp.connect()  # the default server of a user who has none
-    assert capfd.readouterr().err == "", "the handle that was never connected complains when it is collected"
+    assert capfd.readouterr().err == "", (
+        "the handle that was never connected complains when it is collected"
+    )
 
 
 def test_a_store_is_no_rpc_server_and_the_other_way_round(kv: rfp.Client) -> None:
     with pytest.raises(rfp.errors.HandshakeFailed, match="'kv', not 'rpc'"):
         rfp.RpcClient(kv.connection.address)
-    with rfp.RpcServer(bytes.upper) as server, pytest.raises(rfp.errors.HandshakeFailed, match="'rpc', not 'kv'"):
+    with (
+        rfp.RpcServer(bytes.upper) as server,
+        pytest.raises(rfp.errors.HandshakeFailed, match="'rpc', not 'kv'"),
+    ):
         rfp.connect(server.address)
 
 

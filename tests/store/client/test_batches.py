@@ -26,16 +26,29 @@ pytestmark = pytest.mark.anywhere
 
 def test_an_empty_batch_asks_nobody(each_mode: rfp.Client) -> None:
     submitted = each_mode.stats()["client"]["submitted"]
-    assert each_mode.get_many([]) == each_mode.put_many({}) == each_mode.delete_many(iter(())) == each_mode.put_many([]) == []
-    assert each_mode.stats()["client"]["submitted"] - submitted == len(each_mode.stats()["partitions"])
+    assert (
+        each_mode.get_many([])
+        == each_mode.put_many({})
+        == each_mode.delete_many(iter(()))
+        == each_mode.put_many([])
+        == []
+    )
+    assert each_mode.stats()["client"]["submitted"] - submitted == len(
+        each_mode.stats()["partitions"]
+    )
 
 
 def test_results_keep_the_order_of_the_keys(each_mode: rfp.Client, rng: random.Random) -> None:
     kv = each_mode
     keys = [b"key %d" % i for i in range(500)]
-    values = {key: pattern(rng.choice([0, 1, 30, 500, 2000, 2100, 9000, 140_000]), i) for i, key in enumerate(keys)}
+    values = {
+        key: pattern(rng.choice([0, 1, 30, 500, 2000, 2100, 9000, 140_000]), i)
+        for i, key in enumerate(keys)
+    }
     versions = kv.put_many(values)
-    assert [kv.item(key) for key in keys[:50]] == [(values[key], version) for key, version in list(zip(keys, versions))[:50]]
+    assert [kv.item(key) for key in keys[:50]] == [
+        (values[key], version) for key, version in list(zip(keys, versions))[:50]
+    ]
     asked = rng.choices([*keys, *(b"nobody %d" % i for i in range(100))], k=1000)
     assert kv.get_many(asked) == [values.get(key) for key in asked]
     rng.shuffle(keys)
@@ -52,10 +65,24 @@ def test_any_iterable_will_do(kv: rfp.Client) -> None:
     def each(items: list[object]) -> Iterator[object]:
         yield from items
 
-    for items in (dict(pairs), pairs, tuple(pairs), each(pairs), dict(pairs).items(), zip(keys, values)):
+    for items in (
+        dict(pairs),
+        pairs,
+        tuple(pairs),
+        each(pairs),
+        dict(pairs).items(),
+        zip(keys, values),
+    ):
         versions = kv.put_many(items)
         assert versions == sorted(versions) and len(set(versions)) == 100
-        for many in (keys, tuple(keys), each(keys), dict(pairs), dict(pairs).keys(), map(bytes, keys)):
+        for many in (
+            keys,
+            tuple(keys),
+            each(keys),
+            dict(pairs),
+            dict(pairs).keys(),
+            map(bytes, keys),
+        ):
             assert kv.get_many(many) == values
     assert kv.delete_many(key for key in keys) == [True] * 100
 
@@ -63,7 +90,9 @@ def test_any_iterable_will_do(kv: rfp.Client) -> None:
 def test_a_generator_may_use_the_handle_that_it_feeds(kv: rfp.Client) -> None:
     kv.put(b"a", b"1")
     kv.put_many((b"copy %d" % i, kv.get(b"a")) for i in range(20))
-    assert kv.get_many(b"copy %d" % i for i in range(20) if kv.exists(b"copy %d" % i)) == [b"1"] * 20
+    assert (
+        kv.get_many(b"copy %d" % i for i in range(20) if kv.exists(b"copy %d" % i)) == [b"1"] * 20
+    )
 
 
 def test_an_exception_of_the_generator_sends_nothing(kv: rfp.Client) -> None:
@@ -83,7 +112,9 @@ def test_a_key_may_stand_in_a_batch_more_than_once(each_mode: rfp.Client) -> Non
         values = [pattern(size, salt) for salt, size in enumerate(sizes)]
         versions = kv.put_many([(b"k", value) for value in values] + [(b"other", b"x")])
         assert versions[:-1] == sorted(set(versions[:-1]))
-        assert kv.item(b"k") == (values[-1], versions[-2]), "an earlier put of the batch overtook a later one"
+        assert kv.item(b"k") == (values[-1], versions[-2]), (
+            "an earlier put of the batch overtook a later one"
+        )
         assert kv.get_many([b"k", b"other", b"k"]) == [values[-1], b"x", values[-1]]
     assert kv.delete_many([b"k", b"k", b"other"]) == [True, False, True]
 
@@ -124,9 +155,13 @@ def test_each_value_that_is_refused_has_its_own_error() -> None:
         assert [type(result) for result in results] == [int, TooLarge, int]
         results = kv.put_many((b"fill %d" % i, bytes(1500)) for i in range(3000))
         stored = [isinstance(result, int) for result in results]
-        assert all(isinstance(result, OutOfMemory) for result, fine in zip(results, stored) if not fine)
+        assert all(
+            isinstance(result, OutOfMemory) for result, fine in zip(results, stored) if not fine
+        )
         assert any(stored) and not all(stored)
-        assert [value is not None for value in kv.get_many(b"fill %d" % i for i in range(3000))] == stored
+        assert [
+            value is not None for value in kv.get_many(b"fill %d" % i for i in range(3000))
+        ] == stored
 
 
 @pytest.mark.shm
@@ -135,7 +170,9 @@ def test_a_batch_that_is_cut_off_tells_what_is_known(server: rfp.Server) -> None
         items = [(b"key %d" % i, b"v") for i in range(100_000)]
         known: list[int | None] = []
         timeout = 0.001
-        while len(set(map(type, known))) != 2:  # too short: nothing was sent; too long: nothing was cut off
+        while (
+            len(set(map(type, known))) != 2
+        ):  # too short: nothing was sent; too long: nothing was cut off
             kv.delete_many(key for key, _ in items)
             try:
                 kv.put_many(items, timeout=timeout)
@@ -150,7 +187,9 @@ def test_a_batch_that_is_cut_off_tells_what_is_known(server: rfp.Server) -> None
 
 
 @pytest.mark.parametrize("call", ["get_many", "put_many", "delete_many"])
-def test_a_batch_ends_at_its_deadline_also_when_the_server_is_never_late(kv: rfp.Client, call: str) -> None:
+def test_a_batch_ends_at_its_deadline_also_when_the_server_is_never_late(
+    kv: rfp.Client, call: str
+) -> None:
     keys = [b"key %d" % i for i in range(200_000)]
     with pytest.raises(DeadlineExceeded):
         getattr(kv, call)(zip(keys, keys) if call == "put_many" else keys, timeout=1e-6)
@@ -205,19 +244,35 @@ class Ending(rfp.Client):
         self._end(key)
         return super().get(key, timeout=timeout)
 
-    def put(self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None) -> int:
+    def put(
+        self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None
+    ) -> int:
         self._end(key)
         return super().put(key, value, ttl=ttl, timeout=timeout)
 
 
 @pytest.mark.shm
 @pytest.mark.parametrize(("how", "error"), [("closed", Closed), ("late", DeadlineExceeded)])
-def test_a_batch_with_large_values_that_is_cut_off_tells_what_is_known(server: rfp.Server, how: str, error: type[Exception]) -> None:
-    values = {b"small": b"1", b"large": pattern(9000), b"last": pattern(9000, 1), b"after": pattern(9000, 2), b"small too": b"2"}
+def test_a_batch_with_large_values_that_is_cut_off_tells_what_is_known(
+    server: rfp.Server, how: str, error: type[Exception]
+) -> None:
+    values = {
+        b"small": b"1",
+        b"large": pattern(9000),
+        b"last": pattern(9000, 1),
+        b"after": pattern(9000, 2),
+        b"small too": b"2",
+    }
     with rfp.connect(server.address, timeout=20) as kv:
         with Ending(server, b"last", how) as ending, pytest.raises(error) as cut_off:
             ending.put_many(values)
-        assert [type(known) for known in cut_off.value.results] == [int, int, type(None), type(None), int]
+        assert [type(known) for known in cut_off.value.results] == [
+            int,
+            int,
+            type(None),
+            type(None),
+            int,
+        ]
         kv.put_many(values)
         with Ending(server, b"last", how) as ending, pytest.raises(error) as cut_off:
             ending.get_many(values)
@@ -237,7 +292,9 @@ def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) ->
             done += 1
             return super().get(key, timeout=timeout)
 
-        def put(self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None) -> int:
+        def put(
+            self, key: bytes, value: Any, *, ttl: float | None = None, timeout: float | None = None
+        ) -> int:
             nonlocal done
             done += 1
             return super().put(key, value, ttl=ttl, timeout=timeout)
@@ -252,7 +309,10 @@ def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) ->
     before = signal.signal(signal.SIGUSR1, handle)
     thread = threading.Thread(target=interrupt)
     try:
-        with rfp.Server(memory="64MiB") as server, Counting(Opener(server.address, "kv"), timeout=60) as kv:
+        with (
+            rfp.Server(memory="64MiB") as server,
+            Counting(Opener(server.address, "kv"), timeout=60) as kv,
+        ):
             kv.put(b"k", value)
             thread.start()
             with pytest.raises(KeyboardInterrupt):
@@ -277,7 +337,9 @@ def test_the_time_that_a_generator_takes_is_not_the_calls(kv: rfp.Client) -> Non
             time.sleep(0.05)
         yield from items
 
-    assert [type(version) for version in kv.put_many(slowly([(b"a", b"1"), (b"b", b"2")]), timeout=1)] == [int, int]
+    assert [
+        type(version) for version in kv.put_many(slowly([(b"a", b"1"), (b"b", b"2")]), timeout=1)
+    ] == [int, int]
     assert kv.get_many(slowly([b"a", b"b"]), timeout=1) == [b"1", b"2"]
     assert kv.delete_many(slowly([b"a", b"nobody"]), timeout=1) == [True, False]
     with rfp.connect(kv.connection.address) as fresh:
@@ -302,7 +364,10 @@ def test_a_generator_may_use_its_memory_again(kv: rfp.Client, size: int) -> None
 
 def test_values_of_a_list_or_a_dict_are_used_where_they_are(kv: rfp.Client) -> None:
     values = [bytearray(b"%d" % i * 9000) for i in range(5)]
-    for items in ({b"%d" % i: value for i, value in enumerate(values)}, [(b"%d" % i, value) for i, value in enumerate(values)]):
+    for items in (
+        {b"%d" % i: value for i, value in enumerate(values)},
+        [(b"%d" % i, value) for i, value in enumerate(values)],
+    ):
         kv.put_many(items)
         assert kv.get_many(b"%d" % i for i in range(5)) == values
     values[0] += b"resized"  # nothing holds it after the call
@@ -332,9 +397,14 @@ def test_a_batch_takes_all_values_that_put_takes(kv: rfp.Client) -> None:
     ]  # fmt: skip
     for number, value in enumerate(values):
         kv.put(b"put %d" % number, value)
-    for items in ({b"many %d" % number: value for number, value in enumerate(values)}, ((b"many %d" % n, v) for n, v in enumerate(values))):
+    for items in (
+        {b"many %d" % number: value for number, value in enumerate(values)},
+        ((b"many %d" % n, v) for n, v in enumerate(values)),
+    ):
         assert all(isinstance(version, int) for version in kv.put_many(items))
-        assert kv.get_many(b"many %d" % n for n in range(len(values))) == kv.get_many(b"put %d" % n for n in range(len(values)))
+        assert kv.get_many(b"many %d" % n for n in range(len(values))) == kv.get_many(
+            b"put %d" % n for n in range(len(values))
+        )
 
 
 def test_what_is_no_iterable_of_keys_or_pairs_is_refused_with_the_item(kv: rfp.Client) -> None:

@@ -37,7 +37,9 @@ if hasattr(np.dtypes, "StringDType"):
 
 
 @pytest.mark.parametrize("thing", ADDRESSES.values(), ids=ADDRESSES)
-def test_elements_that_are_addresses_are_refused_wherever_bytes_are_taken(kv: rfp.Client, thing: Any) -> None:
+def test_elements_that_are_addresses_are_refused_wherever_bytes_are_taken(
+    kv: rfp.Client, thing: Any
+) -> None:
     with rfp.RpcServer(bytes) as other, rfp.RpcClient(other.address) as rpc:
         for call in (
             lambda: kv.put(b"k", thing), lambda: kv.put_many({b"k": thing}), lambda: kv.put_many(iter([(b"k", thing)])),
@@ -62,9 +64,18 @@ def test_a_handlers_response_is_not_made_of_addresses(caplog: pytest.LogCaptureF
     assert "WrongType" in caplog.text
 
 
-@pytest.mark.parametrize("number", [np.int64(5), np.float64(1.5), np.bool_(True), np.datetime64("2020-01-01")], ids=repr)
-def test_a_scalar_of_numpys_is_refused_as_a_number_of_pythons_is(kv: rfp.Client, number: Any) -> None:
-    for call in (lambda: kv.put(b"k", number), lambda: kv.put_many({b"k": number}), lambda: kv.get(number), lambda: kv.register(number)):
+@pytest.mark.parametrize(
+    "number", [np.int64(5), np.float64(1.5), np.bool_(True), np.datetime64("2020-01-01")], ids=repr
+)
+def test_a_scalar_of_numpys_is_refused_as_a_number_of_pythons_is(
+    kv: rfp.Client, number: Any
+) -> None:
+    for call in (
+        lambda: kv.put(b"k", number),
+        lambda: kv.put_many({b"k": number}),
+        lambda: kv.get(number),
+        lambda: kv.register(number),
+    ):
         with pytest.raises(WrongType) as refused:
             call()
         assert refused.value.hint
@@ -74,7 +85,11 @@ def test_a_scalar_of_numpys_is_refused_as_a_number_of_pythons_is(kv: rfp.Client,
 
 def test_an_array_with_a_mask_is_refused_since_the_mask_would_be_lost(kv: rfp.Client) -> None:
     masked = np.ma.masked_array([1, 2, 3], mask=[False, True, False])
-    for call in (lambda: kv.put(b"k", masked), lambda: kv.put_many({b"k": masked}), lambda: kv.get_into(b"k", masked)):
+    for call in (
+        lambda: kv.put(b"k", masked),
+        lambda: kv.put_many({b"k": masked}),
+        lambda: kv.get_into(b"k", masked),
+    ):
         with pytest.raises(WrongType, match="mask") as refused:
             call()
         assert "filled" in refused.value.hint
@@ -105,14 +120,23 @@ def test_dates_are_stored_as_their_numbers_and_refused_as_keys(kv: rfp.Client) -
 
 def test_what_rpc_cannot_send_is_refused_in_the_same_words() -> None:
     with rfp.RpcServer(bytes) as server, rfp.RpcClient(server.address) as rpc:
-        for message, error in ((None, WrongType), (5, WrongType), ("text", WrongType), (memoryview(b"abcd")[::2], WrongBuffer)):
+        for message, error in (
+            (None, WrongType),
+            (5, WrongType),
+            ("text", WrongType),
+            (memoryview(b"abcd")[::2], WrongBuffer),
+        ):
             with pytest.raises(error) as refused:
                 rpc.call(message)
             assert refused.value.hint
         assert rpc.call(np.arange(3, dtype="u1")) == b"\0\1\2"
 
 
-@pytest.mark.parametrize("seconds", [10**400, -(10**400), 1e9, float("inf"), float("nan")], ids=lambda seconds: f"{seconds!s:.6}")
+@pytest.mark.parametrize(
+    "seconds",
+    [10**400, -(10**400), 1e9, float("inf"), float("nan")],
+    ids=lambda seconds: f"{seconds!s:.6}",
+)
 def test_a_time_out_of_range_is_told_both_its_bounds(kv: rfp.Client, seconds: Any) -> None:
     for call in (
         lambda: kv.put(b"k", b"v", ttl=seconds), lambda: kv.touch(b"k", seconds), lambda: kv.put_many({}, ttl=seconds),
@@ -121,4 +145,7 @@ def test_a_time_out_of_range_is_told_both_its_bounds(kv: rfp.Client, seconds: An
     ):  # fmt: skip
         with pytest.raises(InvalidArgument) as refused:
             call()
-        assert "must be positive and less than 1e+09" in str(refused.value) and len(str(refused.value)) < 300
+        assert (
+            "must be positive and less than 1e+09" in str(refused.value)
+            and len(str(refused.value)) < 300
+        )

@@ -66,18 +66,35 @@ CALLS: dict[str, Callable[[rfp.Client, float], Any]] = {
     "delete_many": lambda kv, t: kv.delete_many([b"%d" % i for i in range(40)], timeout=t),
 }
 
-numbers = st.one_of(st.integers(0, 64), st.integers(0, 2**64 - 1), st.sampled_from([2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1]))
-references = st.builds(lambda *words: struct.pack("<QQQQ", *words), numbers, numbers, numbers, numbers)
+numbers = st.one_of(
+    st.integers(0, 64),
+    st.integers(0, 2**64 - 1),
+    st.sampled_from([2**31, 2**32 - 1, 2**32, 2**63, 2**64 - 1]),
+)
+references = st.builds(
+    lambda *words: struct.pack("<QQQQ", *words), numbers, numbers, numbers, numbers
+)
 items = st.lists(
-    st.tuples(st.integers(0, 12), st.one_of(st.integers(0, 3000), st.integers(0, 2**32 - 1)), numbers), max_size=40
-).map(lambda each: b"".join(struct.pack("<B3xIQ", status, length, version) for status, length, version in each))
-payloads = st.one_of(st.binary(max_size=2088), references, st.tuples(items, st.binary(max_size=1400)).map(b"".join))
+    st.tuples(
+        st.integers(0, 12), st.one_of(st.integers(0, 3000), st.integers(0, 2**32 - 1)), numbers
+    ),
+    max_size=40,
+).map(
+    lambda each: b"".join(
+        struct.pack("<B3xIQ", status, length, version) for status, length, version in each
+    )
+)
+payloads = st.one_of(
+    st.binary(max_size=2088), references, st.tuples(items, st.binary(max_size=1400)).map(b"".join)
+)
 kinds = st.one_of(st.sampled_from([INLINE, REFERENCE]), st.integers(0, 255))
 
 
 @pytest.mark.parametrize("name", CALLS)
 @same_liar
-@given(payload=payloads, status=st.one_of(st.just(0), st.integers(0, 255)), kind=kinds, result=numbers)
+@given(
+    payload=payloads, status=st.one_of(st.just(0), st.integers(0, 255)), kind=kinds, result=numbers
+)
 @example(payload=struct.pack("<QQQQ", ARENA - 8, 16, 1, 10**9), status=0, kind=REFERENCE, result=1)
 @example(payload=struct.pack("<QQQQ", 2**64 - 8, 16, 1, 10**9), status=0, kind=REFERENCE, result=1)
 @example(payload=struct.pack("<QQQQ", 0, 2**64 - 1, 1, 10**9), status=0, kind=REFERENCE, result=1)

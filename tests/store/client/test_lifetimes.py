@@ -70,7 +70,9 @@ def test_versions_grow_over_a_restart(place: str, workers: int) -> None:
             versions = kv.put_many((b"key %d" % i, b"v") for i in range(50))
             assert min(versions) > last
             last = max(versions)
-            with rfp.connect(server.address) as other:  # both say the same of which worker has which key
+            with rfp.connect(
+                server.address
+            ) as other:  # both say the same of which worker has which key
                 assert other.get_many(b"key %d" % i for i in range(50)) == [b"v"] * 50
                 assert all(kv.get(b"key %d" % i) == b"v" and b"key %d" % i in kv for i in range(50))
     kv.close()

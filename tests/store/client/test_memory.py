@@ -18,7 +18,10 @@ MIB = 1 << 20
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("eviction", ["clock", "bucket"])
 def test_a_full_server_evicts_and_goes_on(eviction: str, workers: int) -> None:
-    with rfp.Server(memory="6MiB", workers=workers, eviction=eviction) as server, rfp.connect(server.address) as kv:
+    with (
+        rfp.Server(memory="6MiB", workers=workers, eviction=eviction) as server,
+        rfp.connect(server.address) as kv,
+    ):
         count, size = 20_000, 1000  # 20 MB
         versions = kv.put_many((b"key %d" % i, pattern(size, i % 7)) for i in range(count))
         assert all(isinstance(version, int) for version in versions)
@@ -28,8 +31,12 @@ def test_a_full_server_evicts_and_goes_on(eviction: str, workers: int) -> None:
         values = kv.get_many(b"key %d" % i for i in range(count))
         found = [i for i, value in enumerate(values) if value is not None]
         assert len(found) == stats["records"]
-        assert all(values[i] == pattern(size, i % 7) for i in found), "another's value, or a torn one"
-        assert size * len(found) > 6 * MIB / (8 if eviction == "bucket" else 2), "most of the memory holds nothing"
+        assert all(values[i] == pattern(size, i % 7) for i in found), (
+            "another's value, or a torn one"
+        )
+        assert size * len(found) > 6 * MIB / (8 if eviction == "bucket" else 2), (
+            "most of the memory holds nothing"
+        )
         assert values[-1] is not None, "the newest value went first"
 
 
@@ -55,7 +62,9 @@ def test_without_eviction_a_full_server_refuses_and_keeps_all() -> None:
         assert stored > 1000
         with pytest.raises(OutOfMemory):
             kv.put(b"large", bytes(500_000))
-        assert kv.get_many(b"key %d" % i for i in range(stored)) == [pattern(1000, i) for i in range(stored)]
+        assert kv.get_many(b"key %d" % i for i in range(stored)) == [
+            pattern(1000, i) for i in range(stored)
+        ]
         stats = kv.stats()
         assert stats["evictions"] == 0 and stats["records"] == stored and stats["refused"] >= 2
         assert kv.delete_many([b"key 1", b"key 2"]) == [True, True]
@@ -64,7 +73,10 @@ def test_without_eviction_a_full_server_refuses_and_keeps_all() -> None:
 
 @pytest.mark.parametrize("eviction", ["clock", "bucket"])
 def test_a_large_value_makes_itself_room(eviction: str) -> None:
-    with rfp.Server(memory="8MiB", eviction=eviction) as server, rfp.connect(server.address, timeout=20) as kv:
+    with (
+        rfp.Server(memory="8MiB", eviction=eviction) as server,
+        rfp.connect(server.address, timeout=20) as kv,
+    ):
         kv.put_many((b"key %d" % i, bytes(500)) for i in range(20_000))
         for salt in range(6):
             value = pattern(3 * MIB, salt)
@@ -138,7 +150,9 @@ def test_stats_are_the_sums_of_the_partitions(server: rfp.Server) -> None:
         assert len(stats["partitions"]) == workers
         for name in COUNTERS:
             assert stats[name] == sum(partition[name] for partition in stats["partitions"])
-        assert all(partition["puts"] > 0 for partition in stats["partitions"]), "a worker without keys"
+        assert all(partition["puts"] > 0 for partition in stats["partitions"]), (
+            "a worker without keys"
+        )
         assert stats["bytes_total"] <= server.memory < stats["bytes_total"] + 4096 * workers
         kv.delete_many(b"key %d" % i for i in range(100))
 
@@ -147,7 +161,10 @@ def test_the_figures_name_clients_and_their_threads(server: rfp.Server) -> None:
     with rfp.connect(server.address) as kv, rfp.connect(server.address) as other:
         kv.ping()
         figures = server.figures()
-        assert [client["threads"] for client in sorted(figures["clients"], key=lambda client: -client["threads"])] == [1, 0]
+        assert [
+            client["threads"]
+            for client in sorted(figures["clients"], key=lambda client: -client["threads"])
+        ] == [1, 0]
         assert {client["pid"] for client in figures["clients"]} == {server.pid}
         assert all(worker["rings"] == 1 for worker in figures["workers"])
         other.ping()

@@ -60,7 +60,9 @@ class StoreMachine(RuleBasedStateMachine):
         if kind == "bytes":
             return data.draw(st.binary(max_size=40))
         self.salt += 1
-        size = data.draw(st.integers(0, 80) if kind == "short" else st.sampled_from(edges(self.kv, key)))
+        size = data.draw(
+            st.integers(0, 80) if kind == "short" else st.sampled_from(edges(self.kv, key))
+        )
         return pattern(size, self.salt)
 
     def stored_now(self, key: bytes, value: bytes, version: int) -> None:
@@ -91,7 +93,9 @@ class StoreMachine(RuleBasedStateMachine):
                 self.kv.get_into(key, buffer)
             return
         assert self.kv.get_into(key, buffer) == (None if value is None else len(value))
-        assert buffer == (value or b"").ljust(len(buffer), b"\x5a"), "more than the value was written"
+        assert buffer == (value or b"").ljust(len(buffer), b"\x5a"), (
+            "more than the value was written"
+        )
 
     @rule(data=st.data(), key=keys, ttl=ttls)
     def put(self, data: st.DataObject, key: bytes, ttl: float | None) -> None:
@@ -162,7 +166,10 @@ def compare(kv: rfp.Client, examples: int, steps: int) -> None:
     machine = type("Machine", (StoreMachine,), {"kv": kv, "used": set()})
     slow = list(hypothesis.HealthCheck)
     run_state_machine_as_test(
-        machine, settings=hypothesis.settings(max_examples=examples, stateful_step_count=steps, suppress_health_check=slow)
+        machine,
+        settings=hypothesis.settings(
+            max_examples=examples, stateful_step_count=steps, suppress_health_check=slow
+        ),
     )
 
 

@@ -54,7 +54,11 @@ def test_the_limit_of_what_travels_in_a_slot_is_where_the_slot_ends(kv: rfp.Clie
 
 
 def test_keys_of_every_length_and_of_any_bytes_are_kept_apart(server: rfp.Server) -> None:
-    keys = [bytes([first]) + b"\0" * (size - 1) for first in range(0, 256, 5) for size in (1, 2, 8, 9, 63, 64, 65, 1023, 1024)]
+    keys = [
+        bytes([first]) + b"\0" * (size - 1)
+        for first in range(0, 256, 5)
+        for size in (1, 2, 8, 9, 63, 64, 65, 1023, 1024)
+    ]
     with rfp.connect(server.address) as kv:
         kv.put_many((key, key) for key in keys)
         assert kv.get_many(keys) == keys
@@ -66,13 +70,18 @@ def test_keys_of_every_length_and_of_any_bytes_are_kept_apart(server: rfp.Server
 
 @pytest.fixture(scope="module")
 def large() -> Iterator[rfp.Client]:
-    with rfp.Server(memory="768MiB", quota="400MiB") as server, rfp.connect(server.address, timeout=50) as kv:
+    with (
+        rfp.Server(memory="768MiB", quota="400MiB") as server,
+        rfp.connect(server.address, timeout=50) as kv,
+    ):
         kv.ping()  # its rings are made here, not in the first test
         yield kv
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("size", [16 * MIB - 1, 16 * MIB, 16 * MIB + 1, 100 * MIB, 256 * MIB - 1, 256 * MIB])
+@pytest.mark.parametrize(
+    "size", [16 * MIB - 1, 16 * MIB, 16 * MIB + 1, 100 * MIB, 256 * MIB - 1, 256 * MIB]
+)
 def test_a_value_of_up_to_256_mib_comes_back_whole(large: rfp.Client, size: int) -> None:
     value = pattern(size, size)
     large.put(b"huge", value)
@@ -111,7 +120,18 @@ def mapped(content: bytes) -> mmap.mmap:
         lambda content: type("Mine", (bytes,), {})(content),
         mapped,
     ],
-    ids=["bytearray", "memoryview", "cast view", "array", "numpy", "numpy 2-D", "numpy Fortran", "ctypes", "subclass", "mmap"],
+    ids=[
+        "bytearray",
+        "memoryview",
+        "cast view",
+        "array",
+        "numpy",
+        "numpy 2-D",
+        "numpy Fortran",
+        "ctypes",
+        "subclass",
+        "mmap",
+    ],
 )
 def test_every_contiguous_buffer_is_a_value(kv: rfp.Client, make: Any) -> None:
     for size in (8, 8000, 400_000):  # in a slot, in a piece, in several
@@ -119,7 +139,9 @@ def test_every_contiguous_buffer_is_a_value(kv: rfp.Client, make: Any) -> None:
         value = make(content)
         kv.put(b"k", value)
         assert kv.get(b"k") == content
-        assert all(isinstance(version, int) for version in kv.put_many([(b"a", value), (b"b", value)]))
+        assert all(
+            isinstance(version, int) for version in kv.put_many([(b"a", value), (b"b", value)])
+        )
         assert kv.get_many([b"a", b"b"]) == [content, content]
 
 
@@ -171,7 +193,9 @@ def test_memory_with_gaps_is_neither_a_value_nor_a_buffer(kv: rfp.Client, buffer
     assert kv.get(b"other") is None, "what stood before the wrong value in the batch was sent"
 
 
-@pytest.mark.parametrize("buffer", [b"x" * 100, memoryview(b"x" * 100), np.frombuffer(b"x" * 100, "u1")], ids=type)
+@pytest.mark.parametrize(
+    "buffer", [b"x" * 100, memoryview(b"x" * 100), np.frombuffer(b"x" * 100, "u1")], ids=type
+)
 def test_memory_that_cannot_be_written_is_no_buffer(kv: rfp.Client, buffer: Any) -> None:
     kv.put(b"k", b"value")
     with pytest.raises(WrongBuffer) as caught:
@@ -181,7 +205,9 @@ def test_memory_that_cannot_be_written_is_no_buffer(kv: rfp.Client, buffer: Any)
     assert kv.get(b"k") == b"value"
 
 
-def test_a_buffer_too_short_is_an_error_that_leaves_the_handle_usable(each_mode: rfp.Client) -> None:
+def test_a_buffer_too_short_is_an_error_that_leaves_the_handle_usable(
+    each_mode: rfp.Client,
+) -> None:
     kv = each_mode
     for size in (10, 2000, 2200, 300_000):
         kv.put(b"k", pattern(size))
@@ -193,7 +219,11 @@ def test_a_buffer_too_short_is_an_error_that_leaves_the_handle_usable(each_mode:
         assert kv.get_into(b"k", bytearray(size)) == size
 
 
-@pytest.mark.parametrize("value", ["text", None, 5, 1.5, ["list"], {"a": 1}, object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "value",
+    ["text", None, 5, 1.5, ["list"], {"a": 1}, object()],
+    ids=lambda value: type(value).__name__,
+)
 def test_what_has_no_memory_is_no_value(kv: rfp.Client, value: Any) -> None:
     for call in (
         lambda: kv.put(b"k", value),

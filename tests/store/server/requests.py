@@ -15,7 +15,16 @@ OPCODES = range(16, 31)
 
 IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
 
-OK, NOT_FOUND, EXISTS_ALREADY, VERSION_MISMATCH, OUT_OF_MEMORY, TOO_LARGE, NOT_A_NUMBER, OVERFLOW = range(8)
+(
+    OK,
+    NOT_FOUND,
+    EXISTS_ALREADY,
+    VERSION_MISMATCH,
+    OUT_OF_MEMORY,
+    TOO_LARGE,
+    NOT_A_NUMBER,
+    OVERFLOW,
+) = range(8)
 BAD_REQUEST, QUOTA, DEFERRED, UNKNOWN_UPLOAD, UNSUPPORTED = range(8, 13)
 
 INLINE, REFERENCE = 0, 1
@@ -68,7 +77,9 @@ def partition(
 class Client:
     """One session, with a method for each opcode."""
 
-    def __init__(self, store: Partition, *, capacity: int = 4096, staging: int = 0, peer: int = 0) -> None:
+    def __init__(
+        self, store: Partition, *, capacity: int = 4096, staging: int = 0, peer: int = 0
+    ) -> None:
         self.session = Session(store, capacity=capacity, staging=staging, peer=peer)
 
     def ask(self, opcode: int, payload: bytes = b"", **options: int) -> Answer:
@@ -86,8 +97,12 @@ class Client:
     def exists(self, key: bytes) -> Answer:
         return self.ask(EXISTS, key)
 
-    def put(self, key: bytes, value: bytes, *, ttl: int = 0, version: int = 0, flags: int = 0) -> Answer:
-        return self.ask(PUT, struct.pack("<IIQQ", len(key), len(value), ttl, version) + key + value, flags=flags)
+    def put(
+        self, key: bytes, value: bytes, *, ttl: int = 0, version: int = 0, flags: int = 0
+    ) -> Answer:
+        return self.ask(
+            PUT, struct.pack("<IIQQ", len(key), len(value), ttl, version) + key + value, flags=flags
+        )
 
     def delete(self, key: bytes) -> Answer:
         return self.ask(DELETE, key)
@@ -104,7 +119,9 @@ class Client:
     def delete_many(self, keys: Iterable[bytes]) -> list[Result]:
         return self._many(DELETE_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys])
 
-    def put_many(self, items: Iterable[tuple[bytes, bytes]], ttl: int = 0, **options: int) -> list[Result]:
+    def put_many(
+        self, items: Iterable[tuple[bytes, bytes]], ttl: int = 0, **options: int
+    ) -> list[Result]:
         pairs = [struct.pack("<HHI", len(k), 0, len(v)) + k + v for k, v in items]
         return self._many(PUT_MANY, struct.pack("<Q", ttl), pairs, **options)
 
@@ -120,11 +137,22 @@ class Client:
         assert at == len(answer.payload)
         return results
 
-    def put_begin(self, key: bytes, length: int, *, ttl: int = 0, version: int = 0, flags: int = 0) -> Answer:
-        return self.ask(PUT_BEGIN, struct.pack("<IIQQ", len(key), length, ttl, version) + key, flags=flags)
+    def put_begin(
+        self, key: bytes, length: int, *, ttl: int = 0, version: int = 0, flags: int = 0
+    ) -> Answer:
+        return self.ask(
+            PUT_BEGIN, struct.pack("<IIQQ", len(key), length, ttl, version) + key, flags=flags
+        )
 
     def put_piece(
-        self, upload: int, offset: int, data: bytes, *, crc: int | None = None, staging: int = 0, length: int | None = None
+        self,
+        upload: int,
+        offset: int,
+        data: bytes,
+        *,
+        crc: int | None = None,
+        staging: int = 0,
+        length: int | None = None,
     ) -> Answer:
         if length is None:
             self.session.stage(staging, data)

@@ -9,7 +9,9 @@ from rfp.testing.partition_harness import Arena
 
 LENGTH = 64 << 10
 FREE, RECORD, RESERVED = 0, 1, 3
-SIZES = st.one_of(st.integers(1, 200), st.sampled_from([511, 512, 513, 1024, 4096]), st.integers(1, 20000))
+SIZES = st.one_of(
+    st.integers(1, 200), st.sampled_from([511, 512, 513, 1024, 4096]), st.integers(1, 20000)
+)
 
 
 def rounded(size: int) -> int:
@@ -29,7 +31,9 @@ class ArenaMachine(RuleBasedStateMachine):
     def kind(self, block: int) -> int:
         return next(k for at, _, k in self.arena.blocks() if at == block)
 
-    def neighbours(self, block: int) -> tuple[tuple[int, int, int] | None, tuple[int, int, int] | None]:
+    def neighbours(
+        self, block: int
+    ) -> tuple[tuple[int, int, int] | None, tuple[int, int, int] | None]:
         blocks = self.arena.blocks()
         i = next(i for i, (at, _, _) in enumerate(blocks) if at == block)
         return (blocks[i - 1] if i else None), (blocks[i + 1] if i + 1 < len(blocks) else None)
@@ -118,7 +122,11 @@ class ArenaMachine(RuleBasedStateMachine):
     def shrink(self) -> None:
         end = self.arena.end
         blocks = self.arena.blocks()
-        if end > LENGTH // 2 and blocks[-1][2] == FREE and (blocks[-1][1] == 4096 or blocks[-1][1] >= 4096 + 32):
+        if (
+            end > LENGTH // 2
+            and blocks[-1][2] == FREE
+            and (blocks[-1][1] == 4096 or blocks[-1][1] >= 4096 + 32)
+        ):
             self.arena.shrink(4096)
             assert self.arena.end == end - 4096
 
@@ -141,7 +149,10 @@ class ArenaMachine(RuleBasedStateMachine):
                 used += size
         assert at == self.arena.end
         assert used == self.arena.used
-        assert seen == {**dict.fromkeys(self.records, RECORD), **dict.fromkeys(self.reserved, RESERVED)}
+        assert seen == {
+            **dict.fromkeys(self.records, RECORD),
+            **dict.fromkeys(self.reserved, RESERVED),
+        }
         for block, (size, content) in self.records.items():
             assert self.size(block) >= size
             assert self.arena.read(block, len(content)) == content

@@ -38,7 +38,11 @@ def test_each_key_has_its_result_in_order(store, client, n):
     items = [(b"k%d" % i, b"%d" % i * (i % 7)) for i in range(n)]
     puts = client.put_many(items)
     assert [result.version for result in puts] == list(range(1, n + 1))
-    asked = [key for pair in zip([key for key, _ in items], [b"missing"] * n, strict=True) for key in pair]
+    asked = [
+        key
+        for pair in zip([key for key, _ in items], [b"missing"] * n, strict=True)
+        for key in pair
+    ]
     results = client.get_many(asked)
     assert results[::2] == [(OK, i + 1, value) for i, (_, value) in enumerate(items)]
     assert results[1::2] == [(NOT_FOUND, 0, b"")] * n
@@ -80,7 +84,9 @@ def test_a_batch_of_puts_has_one_lifetime(client):
 def test_keys_that_are_too_long_fail_by_themselves(store):
     client = Client(partition(max_value=100), capacity=4096)
     long = bytes(1025)
-    assert [r.status for r in client.put_many([(b"a", b"1"), (long, b"2"), (b"c", bytes(101))])] == [OK, TOO_LARGE, TOO_LARGE]
+    assert [
+        r.status for r in client.put_many([(b"a", b"1"), (long, b"2"), (b"c", bytes(101))])
+    ] == [OK, TOO_LARGE, TOO_LARGE]
     assert [r.status for r in client.get_many([b"a", long])] == [OK, TOO_LARGE]
     assert [r.status for r in client.delete_many([long, b"a"])] == [TOO_LARGE, OK]
 
@@ -112,7 +118,11 @@ def pair(k: bytes, v: bytes) -> bytes:
         (PUT_MANY, 1, bytes(8) + pair(b"a", b"new") + b"x"),
         (PUT_MANY, 2, bytes(8) + pair(b"a", b"new") + pair(b"", b"new")),
         (PUT_MANY, 1, bytes(8) + struct.pack("<HHI", 1, 0, 0xFFFFFFFF) + b"a"),
-        (PUT_MANY, 2, bytes(8) + pair(b"a", b"new") + struct.pack("<HHI", 0xFFFF, 0, 0xFFFFFFFF) + b"a"),
+        (
+            PUT_MANY,
+            2,
+            bytes(8) + pair(b"a", b"new") + struct.pack("<HHI", 0xFFFF, 0, 0xFFFFFFFF) + b"a",
+        ),
     ],
 )
 def test_a_malformed_batch_changes_nothing(store, client, opcode, count, payload):

@@ -6,7 +6,17 @@ import pytest
 
 from rfp.testing.partition_harness import buckets
 
-from .requests import DEFERRED, MS, NOT_FOUND, OK, OUT_OF_MEMORY, SECOND, Client, partition, reference
+from .requests import (
+    DEFERRED,
+    MS,
+    NOT_FOUND,
+    OK,
+    OUT_OF_MEMORY,
+    SECOND,
+    Client,
+    partition,
+    reference,
+)
 
 MIB = 1 << 20
 

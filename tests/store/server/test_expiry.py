@@ -103,7 +103,9 @@ def test_memory_comes_back_without_anybody_asking():
     assert stats["expirations"] == 10_000
     assert stats["records"] == 2
     # The index keeps its buckets.
-    assert stats["bytes_used"] - stats["index_bytes"] == before["bytes_used"] - before["index_bytes"]
+    assert (
+        stats["bytes_used"] - stats["index_bytes"] == before["bytes_used"] - before["index_bytes"]
+    )
     assert not client.tick(SECOND + 2000 * MS)
 
 

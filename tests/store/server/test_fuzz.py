@@ -27,15 +27,21 @@ from .requests import (
     partition,
 )
 
-numbers = st.one_of(st.integers(0, 70), st.sampled_from([255, 256, 1023, 1024, 1025, 65535, 1 << 20, (1 << 32) - 1]))
+numbers = st.one_of(
+    st.integers(0, 70), st.sampled_from([255, 256, 1023, 1024, 1025, 65535, 1 << 20, (1 << 32) - 1])
+)
 wide = st.one_of(numbers, st.integers(0, (1 << 64) - 1))
 keys = st.one_of(st.binary(max_size=30), st.sampled_from([b"a", b"b", bytes(1024), bytes(1025)]))
 
 
 u16 = numbers.map(lambda n: n & 0xFFFF)
 u32 = numbers.map(lambda n: n & 0xFFFFFFFF)
-pairs = st.tuples(u16, u16, u32, keys, keys).map(lambda v: struct.pack("<HHI", *v[:3]) + v[3] + v[4])
-good_pairs = st.tuples(keys, keys).map(lambda v: struct.pack("<HHI", len(v[0]), 0, len(v[1])) + v[0] + v[1])
+pairs = st.tuples(u16, u16, u32, keys, keys).map(
+    lambda v: struct.pack("<HHI", *v[:3]) + v[3] + v[4]
+)
+good_pairs = st.tuples(keys, keys).map(
+    lambda v: struct.pack("<HHI", len(v[0]), 0, len(v[1])) + v[0] + v[1]
+)
 listed = st.tuples(u16, keys).map(lambda v: struct.pack("<H", v[0]) + v[1])
 good_listed = keys.map(lambda k: struct.pack("<H", len(k)) + k)
 
@@ -58,8 +64,12 @@ payloads = {
     TOUCH: st.tuples(wide, keys).map(lambda v: struct.pack("<Q", v[0]) + v[1]),
     GET_MANY: many(st.one_of(listed, good_listed)),
     DELETE_MANY: many(st.one_of(listed, good_listed)),
-    PUT_MANY: st.tuples(wide, many(st.one_of(pairs, good_pairs))).map(lambda v: struct.pack("<Q", v[0]) + v[1]),
-    PUT_PIECE: st.tuples(st.integers(0, 40), wide, u32, u32, wide).map(lambda v: struct.pack("<QQIIQ", *v)),
+    PUT_MANY: st.tuples(wide, many(st.one_of(pairs, good_pairs))).map(
+        lambda v: struct.pack("<Q", v[0]) + v[1]
+    ),
+    PUT_PIECE: st.tuples(st.integers(0, 40), wide, u32, u32, wide).map(
+        lambda v: struct.pack("<QQIIQ", *v)
+    ),
     PUT_ABORT: st.integers(0, 40).map(lambda n: struct.pack("<Q", n)),
 }
 

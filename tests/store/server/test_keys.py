@@ -111,7 +111,12 @@ def test_a_put_if_version_applies_to_that_version_only(client):
     assert client.put(b"a", b"0", flags=IF_VERSION, version=1) == (VERSION_MISMATCH, 0, 0, b"")
     first = client.put(b"a", b"1").result
     second = client.put(b"a", b"2", flags=IF_VERSION, version=first).result
-    assert client.put(b"a", b"3", flags=IF_VERSION, version=first) == (VERSION_MISMATCH, 0, second, b"")
+    assert client.put(b"a", b"3", flags=IF_VERSION, version=first) == (
+        VERSION_MISMATCH,
+        0,
+        second,
+        b"",
+    )
     assert client.get(b"a") == (OK, 0, second, b"2")
 
 
@@ -123,7 +128,9 @@ def test_incr_counts_from_nothing_and_in_both_directions(store, client):
     store.check()
 
 
-@pytest.mark.parametrize("text", [b"0", b"-0", b"007", b"-1", b"9223372036854775807", b"-9223372036854775808"])
+@pytest.mark.parametrize(
+    "text", [b"0", b"-0", b"007", b"-1", b"9223372036854775807", b"-9223372036854775808"]
+)
 def test_incr_reads_every_decimal_number_of_64_bits(client, text):
     client.put(b"n", text)
     answer = client.incr(b"n", 0)
@@ -132,7 +139,20 @@ def test_incr_reads_every_decimal_number_of_64_bits(client, text):
 
 @pytest.mark.parametrize(
     "text",
-    [b"", b"-", b"+1", b" 1", b"1 ", b"1.0", b"0x1", b"--1", b"1\0", b"9223372036854775808", b"-9223372036854775809", b"0" * 21],
+    [
+        b"",
+        b"-",
+        b"+1",
+        b" 1",
+        b"1 ",
+        b"1.0",
+        b"0x1",
+        b"--1",
+        b"1\0",
+        b"9223372036854775808",
+        b"-9223372036854775809",
+        b"0" * 21,
+    ],
 )
 def test_incr_refuses_what_is_not_a_number(client, text):
     version = client.put(b"n", text).result
@@ -140,7 +160,10 @@ def test_incr_refuses_what_is_not_a_number(client, text):
     assert client.get(b"n") == (OK, 0, version, text)
 
 
-@pytest.mark.parametrize(("text", "delta"), [(b"9223372036854775807", 1), (b"-9223372036854775808", -1), (b"-1", -(1 << 63))])
+@pytest.mark.parametrize(
+    ("text", "delta"),
+    [(b"9223372036854775807", 1), (b"-9223372036854775808", -1), (b"-1", -(1 << 63))],
+)
 def test_incr_refuses_to_overflow(client, text, delta):
     version = client.put(b"n", text).result
     assert client.incr(b"n", delta).status == OVERFLOW
@@ -215,7 +238,17 @@ def test_stats_are_what_the_partition_counted(store, client):
     answer = client.ask(STATS)
     stats = dict(zip(COUNTERS, struct.unpack(f"<{len(COUNTERS)}Q", answer.payload), strict=True))
     assert stats == store.stats()
-    expected = {"gets": 2, "hits": 1, "misses": 1, "puts": 1, "incrs": 1, "touches": 1, "deletes": 1, "refused": 1, "records": 1}
+    expected = {
+        "gets": 2,
+        "hits": 1,
+        "misses": 1,
+        "puts": 1,
+        "incrs": 1,
+        "touches": 1,
+        "deletes": 1,
+        "refused": 1,
+        "records": 1,
+    }
     assert {name: stats[name] for name in expected} == expected
     assert stats["value_bytes"] == 1
     assert stats["bytes_total"] == 1 << 20
@@ -234,7 +267,13 @@ def test_groups_of_requests_are_prepared_together(client):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"eviction": "lru"}, {"max_value": (256 << 20) + 1}, {"lease_ns": 0}, {"first_version": 0}, {"first_version": 1 << 63}],
+    [
+        {"eviction": "lru"},
+        {"max_value": (256 << 20) + 1},
+        {"lease_ns": 0},
+        {"first_version": 0},
+        {"first_version": 1 << 63},
+    ],
 )
 def test_a_partition_refuses_wrong_arguments(wrong):
     right = {"seed": 0, "first_version": 1, "lease_ns": 1, "session_quota": 1, "max_value": 1}
@@ -245,4 +284,11 @@ def test_a_partition_refuses_wrong_arguments(wrong):
 
 def test_a_partition_refuses_too_small_a_region():
     with pytest.raises(InvalidArgument, match="65472"):
-        Partition(Memory((1 << 16) - 64), seed=0, first_version=1, lease_ns=1, session_quota=1, max_value=1)
+        Partition(
+            Memory((1 << 16) - 64),
+            seed=0,
+            first_version=1,
+            lease_ns=1,
+            session_quota=1,
+            max_value=1,
+        )

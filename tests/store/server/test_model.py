@@ -7,7 +7,14 @@ from dataclasses import dataclass
 
 import pytest
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
 
 from .requests import (
     DEFERRED,
@@ -33,8 +40,13 @@ from .requests import (
 CAPACITY = 256
 LEASE = 100 * MS
 
-keys = st.one_of(st.integers(0, 30).map(lambda i: b"k%d" % i), st.sampled_from([b"x" * 1024, b"y" * 30, b"\0", b"12345678"]))
-small = st.one_of(st.binary(max_size=40), st.integers(-(1 << 63), (1 << 63) - 1).map(lambda n: b"%d" % n))
+keys = st.one_of(
+    st.integers(0, 30).map(lambda i: b"k%d" % i),
+    st.sampled_from([b"x" * 1024, b"y" * 30, b"\0", b"12345678"]),
+)
+small = st.one_of(
+    st.binary(max_size=40), st.integers(-(1 << 63), (1 << 63) - 1).map(lambda n: b"%d" % n)
+)
 lengths = st.sampled_from([0, 8, 100, CAPACITY, CAPACITY + 1, 600, 3000])
 ttls = st.one_of(st.just(0), st.integers(1, 50), st.just(1 << 63))
 
@@ -106,7 +118,12 @@ class Machine(RuleBasedStateMachine):
         assert answer.status == OK
         self.put_happened(key, content, answer.result, self.expiry(ttl))
 
-    @rule(key=keys, value=small, condition=st.sampled_from([IF_ABSENT, IF_VERSION]), guess=st.booleans())
+    @rule(
+        key=keys,
+        value=small,
+        condition=st.sampled_from([IF_ABSENT, IF_VERSION]),
+        guess=st.booleans(),
+    )
     def put_if(self, key: bytes, value: bytes, condition: int, guess: bool) -> None:
         answer = self.client.exists(key)
         there = self.there(key)
@@ -172,7 +189,11 @@ class Machine(RuleBasedStateMachine):
         number = 0
         if there:
             try:
-                number = int(there.value) if there.value.lstrip(b"-").isdigit() and there.value.count(b"-") < 2 else None
+                number = (
+                    int(there.value)
+                    if there.value.lstrip(b"-").isdigit() and there.value.count(b"-") < 2
+                    else None
+                )
             except ValueError:
                 number = None
             if number is None or len(there.value) > 20 or not -(1 << 63) <= number < 1 << 63:
@@ -185,7 +206,9 @@ class Machine(RuleBasedStateMachine):
         else:
             assert answer.status == OK
             assert struct.unpack("<q", answer.payload) == (number + delta,)
-            self.put_happened(key, b"%d" % (number + delta), answer.result, there.expiry if there else 0)
+            self.put_happened(
+                key, b"%d" % (number + delta), answer.result, there.expiry if there else 0
+            )
 
     @rule(key=keys, ttl=ttls)
     def touch(self, key: bytes, ttl: int) -> None:
@@ -201,7 +224,9 @@ class Machine(RuleBasedStateMachine):
 
     @rule(items=st.lists(st.tuples(keys, small), max_size=20), ttl=ttls)
     def put_many(self, items: list[tuple[bytes, bytes]], ttl: int) -> None:
-        for (key, value), result in zip(items, self.client.put_many(items, ttl=ttl, capacity=1024), strict=True):
+        for (key, value), result in zip(
+            items, self.client.put_many(items, ttl=ttl, capacity=1024), strict=True
+        ):
             if result.status == OUT_OF_MEMORY:
                 self.refused()
             else:
@@ -211,7 +236,9 @@ class Machine(RuleBasedStateMachine):
     @rule(asked=st.lists(keys, max_size=20), capacity=st.integers(0, 500))
     def get_many(self, asked: list[bytes], capacity: int) -> None:
         left = capacity
-        for key, result in zip(asked, self.client.get_many(asked, capacity=16 * len(asked) + capacity), strict=True):
+        for key, result in zip(
+            asked, self.client.get_many(asked, capacity=16 * len(asked) + capacity), strict=True
+        ):
             there = self.there(key)
             if result.status == NOT_FOUND:
                 if there:
@@ -260,7 +287,9 @@ class Machine(RuleBasedStateMachine):
         upload = data.draw(st.sampled_from(sorted(self.uploads)))
         key, value, received = self.uploads[upload]
         self.there(key)
-        answer = self.client.put_piece(upload, received, value[received : received + length], staging=100)
+        answer = self.client.put_piece(
+            upload, received, value[received : received + length], staging=100
+        )
         received += len(value[received : received + length])
         if answer.status == OUT_OF_MEMORY:
             self.refused()
@@ -337,7 +366,13 @@ class Machine(RuleBasedStateMachine):
         while client.tick(self.now):
             pass
         stats = self.store.stats()
-        assert stats["records"] == stats["value_bytes"] == stats["bytes_reserved"] == stats["pins"] == 0
+        assert (
+            stats["records"]
+            == stats["value_bytes"]
+            == stats["bytes_reserved"]
+            == stats["pins"]
+            == 0
+        )
         client.close()
 
 
@@ -351,7 +386,12 @@ class CrowdedMachine(Machine):
         del self.model[key]
 
     def refused(self) -> None:
-        assert self.store.stats()["evictions"] + self.store.stats()["bytes_reserved"] + self.store.stats()["pins"] > 0
+        assert (
+            self.store.stats()["evictions"]
+            + self.store.stats()["bytes_reserved"]
+            + self.store.stats()["pins"]
+            > 0
+        )
 
 
 class BucketMachine(CrowdedMachine):

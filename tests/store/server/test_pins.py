@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from .requests import INLINE, MS, NOT_FOUND, OK, QUOTA, SECOND, TOO_LARGE, Client, partition, reference
+from .requests import (
+    INLINE,
+    MS,
+    NOT_FOUND,
+    OK,
+    QUOTA,
+    SECOND,
+    TOO_LARGE,
+    Client,
+    partition,
+    reference,
+)
 
 VALUE = bytes(range(250)) * 4
 LEASE = 100 * MS

@@ -44,7 +44,9 @@ def client(store):
     return client
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, MAX_PIECE - 1, MAX_PIECE, MAX_PIECE + 1, 3 * MAX_PIECE + 77])
+@pytest.mark.parametrize(
+    "length", [0, 1, 100, MAX_PIECE - 1, MAX_PIECE, MAX_PIECE + 1, 3 * MAX_PIECE + 77]
+)
 def test_a_value_is_there_with_its_last_piece(store, client, length):
     value = random.Random(length).randbytes(length)
     upload = client.put_begin(b"key", length).result
@@ -66,7 +68,9 @@ def test_pieces_of_any_length_make_the_same_value(store, client, rng):
         at = 0
         while at < len(value):
             piece = value[at : at + rng.choice([1, 7, 64, 4095, 8193, 100_000])]
-            answer = client.put_piece(upload, at, piece, staging=rng.randrange(STAGING - len(piece)))
+            answer = client.put_piece(
+                upload, at, piece, staging=rng.randrange(STAGING - len(piece))
+            )
             assert answer.status == OK
             at += len(piece)
         assert client.value(bytes(key_length)) == value
@@ -101,8 +105,16 @@ def test_pieces_out_of_order_are_refused_and_the_upload_goes_on(store, client):
 def test_a_piece_is_at_most_256_kib_and_lies_within_the_staging_memory(client):
     upload = client.put_begin(b"a", 4 << 20).result
     assert client.put_piece(upload, 0, b"", length=MAX_PIECE + 1).status == BAD_REQUEST
-    for staging, length in [(STAGING, 1), (STAGING - 1, 2), (STAGING + 1, 1), ((1 << 64) - 1, 2), (1 << 63, 1)]:
-        assert client.put_piece(upload, 0, b"", staging=staging, length=length).status == BAD_REQUEST
+    for staging, length in [
+        (STAGING, 1),
+        (STAGING - 1, 2),
+        (STAGING + 1, 1),
+        ((1 << 64) - 1, 2),
+        (1 << 63, 1),
+    ]:
+        assert (
+            client.put_piece(upload, 0, b"", staging=staging, length=length).status == BAD_REQUEST
+        )
     assert client.put_piece(upload, 0, b"", staging=STAGING - 1, length=1).status == OK
 
 
@@ -123,18 +135,32 @@ def test_a_piece_that_was_damaged_may_come_again(store, client):
 
 def test_checksums_are_those_of_everybody_else(client, rng):
     """Long ranges are summed in three streams: around each length where their number changes, against another implementation."""
-    lengths = [n + d for n in [1536, 3072, 4608, 12288, 12288 + 1536, 24576] for d in [-9, -8, -1, 0, 1, 7, 8]]
+    lengths = [
+        n + d
+        for n in [1536, 3072, 4608, 12288, 12288 + 1536, 24576]
+        for d in [-9, -8, -1, 0, 1, 7, 8]
+    ]
     for length in [*lengths, 100_000, MAX_PIECE]:
         data = rng.randbytes(length)
         upload = client.put_begin(b"a", length).result
-        assert client.put_piece(upload, 0, data, crc=crc32c.crc32c(data), staging=rng.randrange(8)).status == OK
+        assert (
+            client.put_piece(
+                upload, 0, data, crc=crc32c.crc32c(data), staging=rng.randrange(8)
+            ).status
+            == OK
+        )
         assert client.value(b"a") == data
 
 
 def test_conditions_hold_at_the_beginning_and_at_the_end(store, client):
     version = client.put(b"a", b"1").result
     assert client.put_begin(b"a", 1, flags=IF_ABSENT) == (EXISTS_ALREADY, 0, version, b"")
-    assert client.put_begin(b"a", 1, flags=IF_VERSION, version=9) == (VERSION_MISMATCH, 0, version, b"")
+    assert client.put_begin(b"a", 1, flags=IF_VERSION, version=9) == (
+        VERSION_MISMATCH,
+        0,
+        version,
+        b"",
+    )
     upload = client.put_begin(b"a", 1, flags=IF_VERSION, version=version).result
     later = client.put(b"a", b"2").result
     assert client.put_piece(upload, 0, b"3") == (VERSION_MISMATCH, 0, later, b"")
