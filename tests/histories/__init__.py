@@ -1,1 +1,1 @@
-"""Histories that several processes record of what they called, and a checker that says whether one order explains them."""
+"""Histories of calls that several processes record, and a checker that searches for one order."""

@@ -1,12 +1,15 @@
-"""Says whether there is one order of all steps of a history that agrees with every answer and with the order in time.
+"""Searches one order of all steps of a history that agrees with every answer and with the times.
 
-Goes through the history in the order in time and keeps all that may be: configurations, each a state of the model and what of the
-steps under way has taken effect.  Where a step ends, each configuration in which it has not taken effect yet is replaced by all in
-which it just did, after any of the others under way (just-in-time linearization: Wing and Gong's search with Lowe's memo on state and
-steps that are done).  So at a quiescent moment nothing is left but the possible states, and a history may be as long as it likes.
+The search processes the history in order of time and keeps every possible configuration: a state of
+the model, and for each step in progress, how many of its calls have taken effect. When a step ends,
+each configuration in which it has not taken effect yet is replaced by all configurations in which
+it has just done so, after any of the others in progress (just-in-time linearization: Wing and
+Gong's search with Lowe's memo of state and completed steps). At a quiescent moment only the
+possible states are left, so the length of a history is not limited.
 
-What may never happen (a call without an answer) stays under way for ever.  A configuration that still has it to come is worth more than
-the same state without, so only the former is kept, and unanswered calls do not multiply what may be.
+A call without an answer may never happen, so it stays in progress for ever. A configuration in
+which it may still happen covers the same state in which it has happened. Only the former is kept,
+so unanswered calls do not multiply the configurations.
 """
 
 from __future__ import annotations
@@ -17,38 +20,42 @@ from typing import Any, Protocol
 
 from .history import FOREVER, Call, Step
 
-MOST = 20_000  # configurations at one moment; beyond them nothing is decided
+CONFIGURATIONS_MAX = 20_000  # at one moment; with more of them the history is undecided
 
 
 class Model(Protocol):
-    """One object, or several that are changed in one step."""
+    """The state of one object, or of several that one step may change."""
 
     def begin(self) -> Iterable[Hashable]:
-        """The states in which it may be at first."""
+        """Return the possible states at the beginning."""
 
     def changes(self, call: Call) -> bool:
         """Whether a call with this answer may change any state."""
 
     def after(self, state: Any, call: Call) -> Iterable[Hashable]:
-        """All states in which it may be after this call gave its answer; none if it cannot give that.  UNKNOWN is any answer."""
+        """Return all possible states after this call and its answer.
+
+        Returns: no state if the call cannot give that answer. UNKNOWN means any answer.
+        """
 
 
 @dataclass
 class Verdict:
-    """What was found: legal, or the step that cannot be explained, with what led to it; or too much to decide."""
+    """The result: legal, or a step without explanation and the steps before it, or undecided."""
 
     legal: bool
     decided: bool = True
     steps: int = 0
     most: int = 0
-    told: str = ""
+    reason: str = ""
     found: list[Step] = field(default_factory=list)
 
     def __bool__(self) -> bool:
         return self.legal
 
 
-Done = frozenset[tuple[int, int]]  # number of a step under way, calls of it that have taken effect
+# Number of a step in progress, and the number of its calls that have taken effect.
+Done = frozenset[tuple[int, int]]
 
 
 class _Search:
@@ -64,7 +71,7 @@ class _Search:
         self.most = 0
 
     def states(self, state: Hashable, step: Step, first: int, last: int) -> frozenset[Hashable]:
-        """Where calls first to last (not included) of a step lead."""
+        """Return the states after calls first to last (not included) of a step."""
         key = (state, step.number, first, last)
         found = self.cache.get(key)
         if found is None:
@@ -84,7 +91,10 @@ class _Search:
         return found
 
     def moves(self, state: Hashable, done: Done) -> list[tuple[Hashable, Done]]:
-        """What may happen next.  A step that never changes anything happens as soon as it can: it stands in nobody's way."""
+        """Return the possible next configurations.
+
+        A step that changes no state takes effect as soon as it can: it excludes no other step.
+        """
         progress = dict(done)
         found: list[tuple[Hashable, Done]] = []
         tried: set[tuple[Any, ...]] = set()
@@ -93,9 +103,8 @@ class _Search:
             at = progress.get(number, 0)
             if at == len(step.calls):
                 continue
-            if (
-                step.end == FOREVER and not step.due
-            ):  # of several that do the same, the first will do
+            # Of several equal steps without an end, it is enough to try the first.
+            if step.end == FOREVER and not step.due:
                 kind = self.kind(number, at)
                 if kind in tried:
                     continue
@@ -112,7 +121,7 @@ class _Search:
         return found
 
     def end(self, number: int) -> bool:
-        """The step ends: what it did has taken effect."""
+        """End the step: all its calls have taken effect."""
         mark = (number, len(self.steps[number].calls))
         reached = {
             (state, done - {mark})
@@ -126,12 +135,12 @@ class _Search:
         return bool(reached)
 
     def owed(self, number: int) -> bool:
-        """What was acknowledged of a step without an end has taken effect."""
+        """Let the acknowledged calls of a step without an end take effect."""
         self.configurations = self.reach(number, self.steps[number].due)
         return bool(self.configurations)
 
     def reach(self, number: int, wanted: int) -> set[tuple[Hashable, Done]]:
-        """The nearest configurations in which so many calls of the step have taken effect."""
+        """Return the nearest configurations in which so many calls of the step took effect."""
         reached: set[tuple[Hashable, Done]] = set()
         todo = list(self.configurations)
         seen = set(todo)
@@ -144,12 +153,15 @@ class _Search:
                 if move not in seen:
                     seen.add(move)
                     todo.append(move)
-            if len(seen) > MOST:
+            if len(seen) > CONFIGURATIONS_MAX:
                 raise OverflowError
         return reached
 
     def worth(self, configurations: set[tuple[Hashable, Done]]) -> set[tuple[Hashable, Done]]:
-        """Without those that are another one with less of what need not happen."""
+        """Drop each configuration that another one covers.
+
+        The other one has the same state, and has spent fewer of the calls that need not happen.
+        """
         if not any(
             self.steps[number].due == 0
             for number in self.under_way
@@ -173,7 +185,7 @@ class _Search:
         return kept
 
     def kind(self, number: int, at: int) -> tuple[Any, ...]:
-        """The same for two steps that do the same whenever they happen."""
+        """Return a key that is equal for two steps with the same effect at any time."""
         found = self.kinds.get((number, at))
         if found is None:
             calls = self.steps[number].calls
@@ -193,7 +205,7 @@ class _Search:
         return found
 
     def covers(self, less: frozenset[tuple[int, int]], more: frozenset[tuple[int, int]]) -> bool:
-        """Whether what `less` has spent is part of what `more` has; two that do the same are worth the same."""
+        """Whether the spent calls of `less` are part of those of `more`, compared by kind."""
         if less <= more:
             return True
         left = [self.kind(*each) for each in more - less]
@@ -205,11 +217,10 @@ class _Search:
 
 
 def check(steps: Iterable[Step], model: Model, *, shown: int = 12) -> Verdict:
-    """Searches for an order; what is said about a history that has none names the first step that nothing explains."""
+    """Search one order; if there is none, the verdict names the first step without explanation."""
     steps = sorted(steps, key=lambda step: step.begin)
-    events: list[
-        tuple[int, int, int, int]
-    ] = []  # time; 0: a call begins, 1: a step ends, 2: it is owed; step; calls begun
+    # Time; 0: a call begins, 1: a step ends, 2: a step is owed; number of the step; calls begun.
+    events: list[tuple[int, int, int, int]] = []
     for number, step in enumerate(steps):
         step.number = number
         events += [(call.begin, 0, number, begun) for begun, call in enumerate(step.calls, 1)]
@@ -217,32 +228,43 @@ def check(steps: Iterable[Step], model: Model, *, shown: int = 12) -> Verdict:
             events.append((step.end, 1, number, 0))
         elif step.due:
             events.append((step.owed, 2, number, 0))
-    events.sort()  # what begins at the moment at which another ends overlaps it
+    events.sort()  # a call that begins at the moment at which a step ends overlaps it
     search = _Search(steps, model)
     verdict = Verdict(True, steps=len(steps))
     ended: list[int] = []
-    for _, what, number, begun in events:
-        if not what:
+    for _, event, number, begun in events:
+        if not event:
             search.under_way[number] = begun
             continue
         before = search.configurations
         try:
-            explained = search.end(number) if what == 1 else search.owed(number)
+            explained = search.end(number) if event == 1 else search.owed(number)
         except OverflowError:
             return Verdict(
-                True, decided=False, steps=len(ended), most=MOST, told="too many configurations"
+                True,
+                decided=False,
+                steps=len(ended),
+                most=CONFIGURATIONS_MAX,
+                reason="too many configurations",
             )
         if not explained:
             around = [steps[other] for other in ended[-shown:]]
             beside = [steps[other] for other in search.under_way if other != number]
-            lines = ["nothing explains:", f"  {steps[number]}", "under way then:", *(f"  {step}" for step in beside),
-                     "ended before:", *(f"  {step}" for step in around), "what may have been then:",
-                     *(f"  {state!r}" for state in list({state for state, _ in before})[:5])]  # fmt: skip
+            lines = [
+                "no order explains:",
+                f"  {steps[number]}",
+                "in progress at that time:",
+                *(f"  {step}" for step in beside),
+                "ended before:",
+                *(f"  {step}" for step in around),
+                "possible states at that time:",
+                *(f"  {state!r}" for state in list({state for state, _ in before})[:5]),
+            ]
             return Verdict(
                 False,
                 steps=len(ended),
                 most=search.most,
-                told="\n".join(lines),
+                reason="\n".join(lines),
                 found=[steps[number]],
             )
         ended.append(number)

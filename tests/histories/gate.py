@@ -1,4 +1,4 @@
-"""Two bytes that all processes of a run share: whether to begin, and whether to end.  And how one that never came is found out."""
+"""Two bytes that all processes of a run share: one starts the calls, the other ends them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-SECONDS = 60  # that anything may take on a machine under load
+SECONDS = 60  # time-out of every wait, long enough for a machine under load
 
 
 class Gate:
@@ -28,11 +28,11 @@ class Gate:
         return self.map[1] == 1
 
     def wait(self) -> None:
-        """Until all begin together."""
+        """Wait until the gate opens, so that all processes begin together."""
         deadline = time.monotonic() + SECONDS
         while not self.map[0]:
             if time.monotonic() > deadline:
-                raise TimeoutError("the run never began")
+                raise TimeoutError("the run did not begin")
             os.sched_yield()
 
     def close(self) -> None:

@@ -1,7 +1,8 @@
-"""One state for a queue, a HashTable and a BPlusTree, so that what is done to several of them is one step.
+"""One state for a queue, a HashTable and a BPlusTree, so that a transaction over them is one step.
 
-A state is a tuple of structures in the order of their names, each an immutable value: of a queue, what was never given, what came
-back, and what is reserved (token and value); of a mapping, its items.  Values differ from each other, so an answer says whose it is.
+A state is a tuple of structures in the order of their names, each an immutable value. A queue has
+the values that were never given out, those that came back, and the reservations (token and value).
+A mapping has its items. All values differ, so an answer identifies the put or set that it saw.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 
 from .history import UNKNOWN, Call
 
-NOTHING = "nothing"  # the answer of a queue or key that has none, and of ack and nack of what was taken back
+# The answer of an empty queue or an absent key, and of ack and nack after the reservation ended.
+NOTHING = "nothing"
 DONE = "done"
 MAPPINGS = ("table", "tree")
 
@@ -21,7 +23,7 @@ State = tuple[Any, ...]
 
 
 class Group:
-    """The model of structures by these names: a name that begins with `queue` is a queue's, any other a mapping's."""
+    """The model of structures: a name that begins with `queue` is a queue's, others a mapping's."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self.names = tuple(sorted(names))
@@ -76,7 +78,7 @@ def _queue(state: Queue, name: str, arguments: list[Any], call: Call) -> list[Qu
     if first == NOTHING:
         return [state]
     if name == "reserve":
-        # Who knows no token can give nothing back: one name for each such value is as good as another.
+        # Without its token no process can give the value back, so any name for the token will do.
         reserved |= {(f"? {first}" if unknown else answer[0], first)}
     return [(waiting, back[1:], reserved) if back else (waiting[1:], back, reserved)]
 

@@ -1,17 +1,17 @@
-"""A history: what several processes asked, what was answered, and when (CLOCK_MONOTONIC of one machine, ns)."""
+"""A history: the calls of several processes, their answers and times (CLOCK_MONOTONIC, ns)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-FOREVER = 1 << 62  # the end of what nobody knows the end of
+FOREVER = 1 << 62  # the end of a call without a known end
 UNKNOWN = ("unknown",)  # the answer of a call that may or may not have happened
 
 
 @dataclass
 class Call:
-    """One call: its arguments, its answer, and the time between which it took effect, if it did."""
+    """One call: its arguments, its answer, and the interval in which it took effect, if it did."""
 
     name: str
     arguments: tuple[Any, ...]
@@ -24,11 +24,11 @@ class Call:
 class Step:
     """One call, or the calls of a batch or transaction, between two moments.
 
-    cuts: how many of the calls may have taken effect at a moment at which the others had not; the last is their number.
-    due: so many of the calls have to take effect, also if the step has no end; until `owed`, then.
+    cuts: the numbers of calls that may have taken effect without the rest; the last is all of them.
+    due: so many of the calls must take effect, by `owed` if the step has no end.
     """
 
-    who: str
+    caller: str
     calls: list[Call]
     begin: int
     end: int
@@ -52,16 +52,16 @@ class Step:
             )
 
         relative = False
-        first = f"{self.who:>8} [{moment(self.begin)} .. {moment(self.end)} ms] {self.note}"
+        first = f"{self.caller:>8} [{moment(self.begin)} .. {moment(self.end)} ms] {self.note}"
         return first + "; ".join(
             f"{call.name}{call.arguments!r} -> {call.answer!r}" for call in self.calls
         )
 
 
 def single(
-    who: str, name: str, arguments: tuple[Any, ...], answer: Any, begin: int, end: int
+    caller: str, name: str, arguments: tuple[Any, ...], answer: Any, begin: int, end: int
 ) -> Step:
-    """One call outside of everything; what has no known answer has no end."""
+    """One call outside batches and transactions; a call without a known answer has no end."""
     if answer == UNKNOWN:
-        return Step(who, [Call(name, arguments, UNKNOWN, begin, FOREVER)], begin, FOREVER)
-    return Step(who, [Call(name, arguments, answer, begin, end)], begin, end)
+        return Step(caller, [Call(name, arguments, UNKNOWN, begin, FOREVER)], begin, FOREVER)
+    return Step(caller, [Call(name, arguments, answer, begin, end)], begin, end)

@@ -1,8 +1,8 @@
 """One key of a store: its value, its version, and when it expires.
 
-A state is None for a key without a value and with no version so far, or (value, version, floor, earliest, latest): value None if there
-is none; version 0 if nobody was told it; every version given later is above floor; a value with a time to live may be gone from
-`earliest` on, and is gone after `latest`.
+A state is (value, version, floor, earliest, latest): value None if there is none; version 0 if no
+answer has contained it; every version assigned later is above floor; a value with a time to live
+may be absent from `earliest` on, and is absent after `latest`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ MISMATCH = "mismatch"  # ("mismatch", version or None)
 State = tuple[Any, int, int, int, int]
 
 MS = 1_000_000
-LATE = (
-    20 * MS
-)  # a clock may be a millisecond old, and the thread that looked at it may have been put aside since
+# A cached clock may be a millisecond old, and the thread that read it may have been descheduled.
+LATE = 20 * MS
 
 
 class Key:
-    """The model of one key.  evicts: its value may be gone at any moment."""
+    """The model of one key. evicts: its value may disappear at any moment."""
 
     def __init__(self, *, evicts: bool = False) -> None:
         self.evicts = evicts
@@ -60,14 +59,14 @@ class Key:
         if name == "reset":
             return [(None, 0, floor, 0, 0)]
         if name in ("get", "exists"):
-            told = (NOTHING if value is None else value) if name == "get" else value is not None
-            return [state] if unknown or answer == told else []
+            expected = (NOTHING if value is None else value) if name == "get" else value is not None
+            return [state] if unknown or answer == expected else []
         if name == "item":
             if unknown:
                 return [state]
             if value is None or answer == NOTHING:
                 return [state] if value is None and answer == NOTHING else []
-            return self._told(state, answer[1]) if answer[0] == value else []
+            return self._with_version(state, answer[1]) if answer[0] == value else []
         if name == "delete":
             if not unknown and answer != (value is not None):
                 return []
@@ -84,23 +83,27 @@ class Key:
             total = int(value or 0) + call.arguments[1]
             if not unknown and answer != total:
                 return []
-            lives = (earliest, latest) if value is not None else (FOREVER, FOREVER)
-            return [(str(total), 0, floor, *lives)]
+            expiry = (earliest, latest) if value is not None else (FOREVER, FOREVER)
+            return [(str(total), 0, floor, *expiry)]
         assert name in ("put", "put_if_absent", "put_if_version"), name
         found: list[State] = []
         if name == "put_if_absent" and value is not None:
             if unknown:
                 return [state]
-            return self._told(state, answer[1]) if _mismatch(answer) and answer[1] else []
+            return self._with_version(state, answer[1]) if _mismatch(answer) and answer[1] else []
         if name == "put_if_version":
             wanted = call.arguments[3]
-            matched = self._told(state, wanted) if value is not None and wanted else []
+            matched = self._with_version(state, wanted) if value is not None and wanted else []
             if unknown and (version != wanted or not version):
                 found.append(state)
             if not unknown and _mismatch(answer):
                 if value is None:
                     return [state] if answer[1] is None else []
-                return self._told(state, answer[1]) if answer[1] and answer[1] != wanted else []
+                return (
+                    self._with_version(state, answer[1])
+                    if answer[1] and answer[1] != wanted
+                    else []
+                )
             if not matched:
                 return found
             floor = max(floor, wanted)
@@ -110,12 +113,12 @@ class Key:
             return []
         return [(call.arguments[1], answer, answer, *_life(call, call.arguments[2]))]
 
-    def _told(self, state: State, version: int) -> list[State]:
-        """The state once its version was told."""
-        value, known, floor, *lives = state
+    def _with_version(self, state: State, version: int) -> list[State]:
+        """Return the state after an answer has contained this version; none if it cannot."""
+        value, known, floor, *expiry = state
         if known:
             return [state] if known == version else []
-        return [(value, version, version, *lives)] if version > floor else []
+        return [(value, version, version, *expiry)] if version > floor else []
 
 
 def _mismatch(answer: Any) -> bool:
@@ -123,7 +126,7 @@ def _mismatch(answer: Any) -> bool:
 
 
 def _life(call: Call, ttl: float | None) -> tuple[int, int]:
-    """When what is put by a call expires: at the earliest, and at the latest."""
+    """Return the earliest and the latest moment at which a value put by this call expires."""
     if ttl is None:
         return FOREVER, FOREVER
     length = max(1, int(ttl * 1000 + 0.5)) * MS

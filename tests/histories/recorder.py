@@ -1,8 +1,15 @@
-"""How a process records what it calls: a line before each call and a line after it, in a file that outlives a kill.
+"""Records the calls of a process, a line before and after each, in a file that survives a kill.
 
-Lines are JSON: ["c", time, name, arguments] a call begins; ["a", time, answer] and has ended; ["b", time, kind] a block (a batch or a
-transaction) begins; ["x", time] its end begins; ["e", time, outcome, whole] and is over; ["m", time, name, arguments of each] a call for many keys
-begins; ["n", time, answers] and has ended; ["r", time] the process is ready.
+Lines are JSON:
+
+    ["c", time, name, arguments]          a call begins
+    ["a", time, answer]                   it has ended
+    ["b", time, kind]                     a block (a batch or a transaction) begins
+    ["x", time]                           its end begins
+    ["e", time, outcome, whole]           it has ended
+    ["m", time, name, arguments of each]  a call for many keys begins
+    ["n", time, answers]                  it has ended
+    ["r", time]                           the process is ready
 """
 
 from __future__ import annotations
@@ -17,9 +24,9 @@ from typing import Any
 
 from .history import FOREVER, UNKNOWN, Call, Step, single
 
-READS = ("peek", "in", "len", "exists", "item")  # and get, of all but a queue
+READS = ("peek", "in", "len", "exists", "item")  # and get, except a queue's
 
-NOT = ("not",)  # the answer of a call that did not happen
+NOT = ("not",)  # the answer of a call that had no effect
 
 
 class Recorder:
@@ -31,8 +38,8 @@ class Recorder:
     def close(self) -> None:
         os.close(self.fd)
 
-    def note(self, what: str, *rest: Any) -> None:
-        os.write(self.fd, json.dumps([what, time.monotonic_ns(), *rest]).encode() + b"\n")
+    def note(self, tag: str, *rest: Any) -> None:
+        os.write(self.fd, json.dumps([tag, time.monotonic_ns(), *rest]).encode() + b"\n")
 
     def call(
         self,
@@ -41,7 +48,7 @@ class Recorder:
         act: Callable[[], Any],
         classes: Callable[[Exception], Any],
     ) -> Any:
-        """Calls, and records what came of it; an exception is recorded as `classes` says (None: it goes on)."""
+        """Call and record the answer; `classes` maps an exception to an answer (None: raise it)."""
         self.note("c", name, arguments)
         try:
             answer = act()
@@ -60,73 +67,78 @@ def tuples(value: Any) -> Any:
 
 
 def lines(path: Path) -> list[Any]:
-    """What one process recorded; the last line may be cut off."""
+    """Return the record of one process without a last line that was cut off."""
     data = path.read_bytes() if path.exists() else b""
     return [tuples(json.loads(line)) for line in data[: data.rfind(b"\n") + 1].splitlines()]
 
 
-def steps_of(who: str, recorded: list[Any]) -> list[Step]:
-    """The steps of one process."""
+def steps_of(caller: str, recorded: list[Any]) -> list[Step]:
+    """Return the steps of one process."""
     found: list[Step] = []
     block: list[Call] | None = None
     kind = ""
     pending: Any = None
     many: Any = None
     ending = False
-    for what, when, *rest in recorded:
-        if what == "c":
+    for tag, when, *rest in recorded:
+        if tag == "c":
             pending = (rest[0], rest[1], when)
-        elif what == "a":
+        elif tag == "a":
             name, arguments, begin = pending
             pending = None
             if rest[0] == NOT:
                 continue
             call = Call(name, arguments, rest[0], begin, FOREVER if rest[0] == UNKNOWN else when)
             if block is None:
-                found += [single(who, name, arguments, rest[0], begin, when)]
+                found += [single(caller, name, arguments, rest[0], begin, when)]
             else:
                 block.append(call)
-        elif what == "m":
+        elif tag == "m":
             many = (rest[0], rest[1], when)
-        elif what == "n":
+        elif tag == "n":
             name, each, begin = many
             many = None
             found += [
-                single(who, name, arguments, answer, begin, when)
+                single(caller, name, arguments, answer, begin, when)
                 for arguments, answer in zip(each, rest[0])
                 if answer != NOT
             ]
-        elif what == "b":
+        elif tag == "b":
             block, kind, ending = [], rest[0], False
-        elif what == "x":
+        elif tag == "x":
             ending = True
-        elif what == "e":
+        elif tag == "e":
             if block is not None:
-                found += block_of(who, kind, block, when, rest[0], rest[1])
+                found += block_of(caller, kind, block, when, rest[0], rest[1])
             block = None
-    if block is not None:  # it was killed inside
+    if block is not None:  # the process was killed inside
         if kind == "batch":
             if pending:
                 block.append(Call(pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
-            found += block_of(who, kind, block, FOREVER, "cut", False)
+            found += block_of(caller, kind, block, FOREVER, "cut", False)
         elif ending:
-            found += block_of(who, kind, block, FOREVER, "unknown", True)
+            found += block_of(caller, kind, block, FOREVER, "unknown", True)
     elif pending:
-        found.append(single(who, pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
+        found.append(single(caller, pending[0], pending[1], UNKNOWN, pending[2], FOREVER))
     elif many:
         found += [
-            single(who, many[0], arguments, UNKNOWN, many[2], FOREVER) for arguments in many[1]
+            single(caller, many[0], arguments, UNKNOWN, many[2], FOREVER) for arguments in many[1]
         ]
     return [step for step in found if step.due or not all(is_read(call) for call in step.calls)]
 
 
 def block_of(
-    who: str, kind: str, calls: list[Call], end: int, outcome: str, whole: bool
+    caller: str, kind: str, calls: list[Call], end: int, outcome: str, whole: bool
 ) -> list[Step]:
-    """A batch or a transaction as one step.  whole: its session lasted; outcome: well, not, unknown, cut.
+    """A batch or a transaction as one step.
 
-    What a batch reads of a structure that it has not changed yet is as if it was read outside.  One that has to do with several
-    structures may be seen after each of its calls, because it is written before it takes a lock (docs/rnvm.md, "Batches").
+    A batch's reads of a structure that it has not changed yet count as reads outside of it. A batch
+    over several structures may be seen after each of its calls, because it is written before it
+    takes another lock (docs/rnvm.md, "Batches").
+
+    Args:
+        outcome: well, not, unknown or cut.
+        whole: its session lasted.
     """
     if outcome == "not":
         return []
@@ -134,7 +146,7 @@ def block_of(
         return (
             [
                 Step(
-                    who,
+                    caller,
                     calls,
                     calls[0].begin,
                     FOREVER if outcome == "unknown" else end,
@@ -150,7 +162,9 @@ def block_of(
     for call in calls:
         name = call.arguments[0]
         if name not in entered and is_read(call):
-            found.append(single(who, call.name, call.arguments, call.answer, call.begin, call.end))
+            found.append(
+                single(caller, call.name, call.arguments, call.answer, call.begin, call.end)
+            )
         else:
             entered.add(name)
             inside.append(call)
@@ -162,7 +176,7 @@ def block_of(
     end = end if outcome == "well" and known == len(inside) else FOREVER
     return [
         *found,
-        Step(who, inside, inside[0].begin, end, (*cuts, len(inside)), known, note="batch: "),
+        Step(caller, inside, inside[0].begin, end, (*cuts, len(inside)), known, note="batch: "),
     ]
 
 
@@ -171,14 +185,14 @@ def is_read(call: Call) -> bool:
 
 
 def value_of(name: str, sizes: list[int]) -> bytes:
-    """The bytes that stand for a value: its name, again and again, so that a mixture of two is none."""
+    """The bytes of a value: its name repeated, so that a mixture of two values is no value."""
     size = sizes[zlib.crc32(name.encode()) % len(sizes)]
     raw = name.encode() + b"|"
     return (raw * (size // len(raw) + 1))[: max(size, len(raw))]
 
 
 def name_of(value: bytes, sizes: list[int]) -> str:
-    """Whose bytes these are; a number is one as it is."""
+    """Return the name of the value with these bytes; a number is its own name."""
     raw, mark, _ = bytes(value).partition(b"|")
     name = raw.decode(errors="replace")
     if not mark and name.lstrip("-").isdigit():

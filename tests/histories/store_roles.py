@@ -1,13 +1,11 @@
-"""What processes do in a run over a store: serve it, change and read keys and record it, disturb."""
+"""The processes of a run over a store: a server, clients that record calls, background load."""
 
 from __future__ import annotations
 
 import contextlib
 import random
-import signal
 import sys
 import threading
-import time
 from typing import Any
 
 import rfp
@@ -27,10 +25,11 @@ from .gate import SECONDS, Gate
 from .history import UNKNOWN
 from .key_model import MISMATCH, NOTHING
 from .recorder import NOT, Recorder, name_of, value_of
+from .roles import draw, retry, serve
 
 
 def classes(error: Exception) -> Any:
-    """What an exception says of the call (docs/errors.md); None: it may not come here."""
+    """Return the answer that an exception means (docs/errors.md); None: it must not be raised."""
     if isinstance(error, Conflict):
         return (MISMATCH, error.version)
     if isinstance(error, NotANumber):
@@ -43,25 +42,12 @@ def classes(error: Exception) -> Any:
 
 
 def server(address: str, record: str, options: dict[str, Any]) -> None:
-    ended: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
-    recorder = Recorder(record)
-    with rfp.Server(address=address, **options):
-        recorder.note("r")
-        while not ended:
-            signal.sigtimedwait([], 0.02)
+    serve(record, lambda: rfp.Server(address=address, **options))
 
 
 def connect(address: str, options: dict[str, Any]) -> rfp.Client:
-    """Also while a server is being started again."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        try:
-            return rfp.connect(address, **options)
-        except ConnectionFailed:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.002)
+    """Connect, also while a server restarts."""
+    return retry(lambda: rfp.connect(address, **options), ConnectionFailed)
 
 
 class Client:
@@ -71,29 +57,29 @@ class Client:
         self,
         kv: rfp.Client,
         record: str,
-        who: str,
+        caller: str,
         seed: str,
         mix: dict[str, Any],
         sizes: list[int],
     ) -> None:
-        self.kv, self.who, self.mix, self.sizes = kv, who, mix, sizes
+        self.kv, self.caller, self.mix, self.sizes = kv, caller, mix, sizes
         self.recorder = Recorder(record)
         self.rng = random.Random(seed)
         self.count = 0
         self.seen: dict[str, int] = {}  # versions
-        self.planted = random.Random(f"{seed} planted")  # a fault of ours
+        self.planted = random.Random(f"{seed} planted")  # draws the planted faults
         self.last: dict[str, str] = {}
 
     def new(self) -> str:
         self.count += 1
-        return f"{self.who}-{self.count}"
+        return f"{self.caller}-{self.count}"
 
     def decode(self, value: bytes | memoryview | None) -> str:
         return NOTHING if value is None else name_of(value, self.sizes)
 
     def turn(self) -> None:
         rng, mix, kv = self.rng, self.mix, self.kv
-        what = rng.choices(list(mix["calls"]), list(mix["calls"].values()))[0]
+        call = draw(rng, mix["calls"])
         key = f"k{rng.randrange(mix['keys'])}"
         many = [
             f"k{number}"
@@ -105,7 +91,7 @@ class Client:
         raw = value_of(new, self.sizes) if not new.isdigit() else new.encode()
         name = key.encode()
         version = self.seen.get(key, 1)
-        if what == "get_into":
+        if call == "get_into":
             buffer = bytearray(max(self.sizes) + 100)
 
             def get_into() -> str:
@@ -115,23 +101,28 @@ class Client:
         def items() -> list[tuple[str, str]]:
             return [(each, self.new()) for each in many]
 
-        if what == "put_many":
+        if call == "put_many":
             pairs = items()
-            self.many(what, [(each, value, ttl) for each, value in pairs],
-                      lambda: kv.put_many([(each.encode(), value_of(value, self.sizes)) for each, value in pairs], ttl=ttl),
-                      lambda answer: classes(answer) if isinstance(answer, Exception) else answer)  # fmt: skip
-            return
-        if what == "get_many":
             self.many(
-                what,
+                call,
+                [(each, value, ttl) for each, value in pairs],
+                lambda: kv.put_many(
+                    [(each.encode(), value_of(value, self.sizes)) for each, value in pairs], ttl=ttl
+                ),
+                lambda answer: classes(answer) if isinstance(answer, Exception) else answer,
+            )
+            return
+        if call == "get_many":
+            self.many(
+                call,
                 [(each,) for each in many],
                 lambda: kv.get_many([each.encode() for each in many]),
                 self.decode,
             )
             return
-        if what == "delete_many":
+        if call == "delete_many":
             self.many(
-                what,
+                call,
                 [(each,) for each in many],
                 lambda: kv.delete_many([each.encode() for each in many]),
                 bool,
@@ -152,13 +143,12 @@ class Client:
                 lambda: kv.put(name, raw, ttl=ttl, if_version=version),
             ),
         }
-        arguments, act = calls[what]
-        answer = self.recorder.call("get" if what == "get_into" else what, arguments, act, classes)
-        if what.startswith("put") and isinstance(answer, int):
+        arguments, act = calls[call]
+        answer = self.recorder.call("get" if call == "get_into" else call, arguments, act, classes)
+        if call.startswith("put") and isinstance(answer, int):
             self.seen[key] = answer
-        elif isinstance(answer, tuple) and isinstance(
-            answer[-1], int
-        ):  # of an item, or of what stood in the way
+        elif isinstance(answer, tuple) and isinstance(answer[-1], int):
+            # The version of an item, or of the value that a refused put found.
             self.seen[key] = answer[1]
 
     def found(self, key: str, raw: bytes | None) -> str:
@@ -171,24 +161,34 @@ class Client:
     def item(self, found: Any) -> Any:
         return NOTHING if found is None else (self.decode(found.value), found.version)
 
-    def many(self, what: str, each: list[Any], act: Any, told: Any) -> None:
-        """A call for many keys, recorded with what is known of each."""
-        self.recorder.note("m", what.removesuffix("_many"), each)
+    def many(self, call: str, each: list[Any], act: Any, answer_of: Any) -> None:
+        """Do a call for many keys, and record the known result of each key."""
+        self.recorder.note("m", call.removesuffix("_many"), each)
         try:
-            answers = [told(answer) for answer in act()]
+            answers = [answer_of(answer) for answer in act()]
         except RfpError as error:
             rest = classes(error)
             assert rest is not None, error
             results = error.results or [None] * len(each)
-            if rest == NOT:  # not all of it: some of its requests may have been sent
+            if rest == NOT:  # some of its requests may have been sent all the same
                 rest = UNKNOWN if any(result is not None for result in results) else NOT
-            answers = [rest if result is None else told(result) for result in results]
+            answers = [rest if result is None else answer_of(result) for result in results]
         self.recorder.note("n", answers)
 
 
-def client(address: str, record: str, gate: str, who: str, seed: str, calls: int, mix: dict[str, Any], sizes: list[int],
-           options: dict[str, Any], threads: int = 1) -> None:  # fmt: skip
-    """Calls in some threads until it was enough, or until the run ends."""
+def client(
+    address: str,
+    record: str,
+    gate: str,
+    caller: str,
+    seed: str,
+    calls: int,
+    mix: dict[str, Any],
+    sizes: list[int],
+    options: dict[str, Any],
+    threads: int = 1,
+) -> None:
+    """Do so many calls in each thread, or call until the run ends."""
     begin = Gate(gate)
     kv = connect(address, options)
     errors: list[BaseException] = []
@@ -196,7 +196,7 @@ def client(address: str, record: str, gate: str, who: str, seed: str, calls: int
     def run(thread: int) -> None:
         try:
             self = Client(
-                kv, f"{record}.{thread}", f"{who}.{thread}", f"{seed} {thread}", mix, sizes
+                kv, f"{record}.{thread}", f"{caller}.{thread}", f"{seed} {thread}", mix, sizes
             )
             left = calls
             begin.wait()
@@ -220,14 +220,14 @@ def client(address: str, record: str, gate: str, who: str, seed: str, calls: int
 
 
 def filler(address: str, gate: str, seed: str, keys: int, sizes: list[int], deletes: bool) -> None:
-    """Puts other keys, and perhaps deletes them, until the run ends."""
+    """Put other keys, and perhaps delete them, until the run ends."""
     begin = Gate(gate)
     rng = random.Random(seed)
     kv = connect(address, {"timeout": SECONDS})
     begin.wait()
     count = 0
     while not begin.ended:
-        some = [b"beside %d" % ((count + number) % keys) for number in range(500)]
+        some = [b"other %d" % ((count + number) % keys) for number in range(500)]
         count += 500
         with contextlib.suppress(ConnectionFailed, DeadlineExceeded):
             kv.put_many([(key, bytes(rng.choice(sizes))) for key in some])

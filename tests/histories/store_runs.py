@@ -1,8 +1,7 @@
-"""Runs over a store: situations, and the history that each gives."""
+"""Runs over a store: situations, and the history of each."""
 
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 from collections.abc import Iterable
@@ -12,35 +11,49 @@ from typing import Any
 from .checker import Verdict, check
 from .history import Call, Step
 from .key_model import Key
+from .play import Play
 from .recorder import lines, steps_of
-from .runner import Life, Run, run
+from .runner import Process, Run, run
 
-CALLS = {"get": 4, "item": 2, "get_into": 1, "exists": 1, "put": 4, "put_if_absent": 1, "put_if_version": 2, "delete": 1.5, "incr": 1,
-         "touch": 0.5, "get_many": 1, "put_many": 1, "delete_many": 0.5}  # fmt: skip
+CALLS = {
+    "get": 4,
+    "item": 2,
+    "get_into": 1,
+    "exists": 1,
+    "put": 4,
+    "put_if_absent": 1,
+    "put_if_version": 2,
+    "delete": 1.5,
+    "incr": 1,
+    "touch": 0.5,
+    "get_many": 1,
+    "put_many": 1,
+    "delete_many": 0.5,
+}
 COUNTERS = {"get": 2, "item": 1, "incr": 5, "put": 1, "delete": 0.5, "get_many": 0.5}
-BESIDE = (10, 60, 300)
+FILLER_SIZES = (10, 60, 300)
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What runs, and what is done to it."""
+    """The processes of a run, and the disturbances."""
 
     modes: tuple[str, ...] = ("auto",)  # of the clients, in turn
     server: dict[str, Any] = field(default_factory=lambda: {"memory": "16MiB"})
     calls: dict[str, float] = field(default_factory=lambda: CALLS)
     sizes: tuple[int, ...] = (10, 40, 1000)
     ttl: tuple[float | None, ...] = (None,)
-    numbers: float = 0.1  # how often what is put is a number
+    numbers: float = 0.1  # share of puts whose value is a number
     keys: int = 3
     clients: int = 3
     threads: int = 1
     address: str = ""  # "?rtt=2us"
     timeout: float = 30.0
     actions: dict[str, float] = field(default_factory=dict)
-    pause: float = 0.1  # seconds, at most about, that a client is stopped
-    beside: int = 0  # others' keys; with `deletes` they go again
+    pause: float = 0.1  # seconds for which a client is stopped, at most about
+    beside: int = 0  # number of other keys; with `deletes` they are deleted again
     deletes: bool = False
-    plant: float = 0.0  # how often a client answers a get with what it saw there last
+    plant: float = 0.0  # share of gets that a client answers with the key's previous answer
 
     @property
     def evicts(self) -> bool:
@@ -58,14 +71,17 @@ class Situation:
 
 @dataclass
 class History:
-    """The steps of each key, and whether the server may have taken a value away."""
+    """The steps of each key, and whether the server may have evicted a value."""
 
     keys: dict[str, list[Step]]
     evicts: bool
     one_worker: bool
 
-    def judge(self) -> list[Verdict]:
-        """A verdict for each key (linearizability is local), and one for the order of the versions of all."""
+    def check(self) -> list[Verdict]:
+        """Return a verdict for each key, and one for the order of the versions of all keys.
+
+        Linearizability is local: a history is linearizable if that of each key is.
+        """
         verdicts = [check(steps, Key(evicts=self.evicts)) for steps in self.keys.values()]
         if self.one_worker:
             verdicts.append(
@@ -75,7 +91,7 @@ class History:
 
 
 def versions(calls: Iterable[Call]) -> Verdict:
-    """Whether no version was given twice, and none that is lower than one that was known before its put began."""
+    """Check that no version was assigned twice, or below one known before its put began."""
     puts = [
         (call.begin, call.end, call.answer)
         for call in calls
@@ -83,100 +99,119 @@ def versions(calls: Iterable[Call]) -> Verdict:
     ]
     by_end = sorted(puts, key=lambda put: put[1])
     highest, at = 0, 0
-    given: set[int] = set()
+    assigned: set[int] = set()
     for begin, end, version in sorted(puts):
         while at < len(by_end) and by_end[at][1] < begin:
             highest = max(highest, by_end[at][2])
             at += 1
-        if version in given:
-            return Verdict(False, told=f"version {version} was given twice")
+        if version in assigned:
+            return Verdict(False, reason=f"version {version} was assigned twice")
         if version < highest:
             return Verdict(
                 False,
-                told=f"version {version} was given after {highest} was known ({begin} .. {end})",
+                reason=f"version {version} was assigned after {highest} was known "
+                f"({begin} .. {end})",
             )
-        given.add(version)
+        assigned.add(version)
     return Verdict(True, steps=len(puts))
 
 
 def play(situation: Situation, seed: int, *, turns: int, actions: int = 0) -> History:
-    """One run.  turns: of each thread, where nothing is done to them; else they go on until so many actions were done."""
+    """Play one run and return its history.
+
+    Args:
+        turns: of each thread, if there are no actions.
+        actions: number of disturbances; the threads call until all of them were done.
+    """
     with run(random.Random(f"{seed} actions"), situation.pause) as running:
         played = _Play(situation, seed, running, -1 if actions else turns)
-        played.act(actions)
+        played.act(situation.actions, actions)
         played.finish()
         return played.history()
 
 
-class _Play:
+class _Play(Play):
+    WAITS_SECONDS = (0.01, 0.08)
+
     def __init__(self, situation: Situation, seed: int, running: Run, turns: int) -> None:
-        self.situation, self.seed, self.running, self.turns = situation, seed, running, turns
-        self.address = f"shm://{running.folder}/s"
-        self.numbers = itertools.count(1)
+        super().__init__(seed, running, turns)
+        self.situation = situation
         self.resets: list[tuple[int, int]] = []
         self.server = self.serve()
-        self.clients = {number: self.client(number) for number in range(situation.clients)}
-        self.beside = [running.start("beside", "filler", address=self.address, gate=str(running.gate_path), seed=f"{seed} beside",
-                                     keys=situation.beside, sizes=list(BESIDE if max(situation.sizes) < 4000 else situation.sizes),
-                                     deletes=situation.deletes)] if situation.beside else []  # fmt: skip
-        running.ready(*self.clients.values())
-        running.gate.open()
+        self.begin(situation.clients)
+        if situation.beside:
+            self.background.append(self.filler())
+        self.open_gate()
 
-    def serve(self) -> Life:
-        server = self.running.start(f"server{next(self.numbers)}", "server", address=self.address, record="",
-                                    options={"allow_bypass": True, **self.situation.server})  # fmt: skip
+    def serve(self) -> Process:
+        server = self.running.start(
+            f"server{next(self.numbers)}",
+            "server",
+            address=self.address,
+            record="",
+            options={"allow_bypass": True, **self.situation.server},
+        )
         self.running.ready(server)
         return server
 
-    def client(self, number: int) -> Life:
+    def filler(self) -> Process:
         s = self.situation
-        who = f"p{number}.{next(self.numbers)}"
         return self.running.start(
-            who, "client", address=self.address + s.address, record="", gate=str(self.running.gate_path), who=who,
-            seed=f"{self.seed} {who}", calls=self.turns, mix=s.mix(), sizes=list(s.sizes), threads=s.threads,
-            options={"timeout": s.timeout, "mode": s.modes[number % len(s.modes)]},
-        )  # fmt: skip
+            "beside",
+            "filler",
+            address=self.address,
+            gate=str(self.running.gate_path),
+            seed=f"{self.seed} beside",
+            keys=s.beside,
+            sizes=list(FILLER_SIZES if max(s.sizes) < 4000 else s.sizes),
+            deletes=s.deletes,
+        )
 
-    def act(self, actions: int) -> None:
-        running, s = self.running, self.situation
-        weights = s.actions or {"wait": 1.0}
-        for _ in range(actions):
-            what = running.rng.choices(list(weights), list(weights.values()))[0]
-            number = running.rng.choice(list(self.clients))
-            running.wait(running.rng.uniform(0.01, 0.08))
-            if what == "kill":
-                running.kill(self.clients[number])
-                self.clients[number] = self.client(number)
-            elif what == "stop":
-                running.stop(self.clients[number], running.rng.uniform(0.1, 1) * s.pause)
-            elif what == "stop server":
-                running.stop(self.server, running.rng.uniform(0.02, 0.3))
-            elif what in ("kill server", "stop, then kill server"):
-                if what != "kill server":
-                    running.signal(self.server.pid, signal.SIGSTOP)
-                    running.wait(running.rng.uniform(0.02, 0.1))
-                running.kill(self.server)
-                killed, self.server = self.server, self.serve()
-                self.resets.append((killed.killed, self.server.ready_at))
-        if actions:
-            running.gate.end()
+    def client(self, number: int) -> Process:
+        s = self.situation
+        name = f"p{number}.{next(self.numbers)}"
+        return self.running.start(
+            name,
+            "client",
+            address=self.address + s.address,
+            record="",
+            gate=str(self.running.gate_path),
+            caller=name,
+            seed=f"{self.seed} {name}",
+            calls=self.calls,
+            mix=s.mix(),
+            sizes=list(s.sizes),
+            threads=s.threads,
+            options={"timeout": s.timeout, "mode": s.modes[number % len(s.modes)]},
+        )
+
+    def disturb(self, action: str, number: int) -> None:
+        running = self.running
+        if action == "kill":
+            self.kill_client(number)
+        elif action == "stop":
+            running.stop(self.clients[number], running.rng.uniform(0.1, 1) * self.situation.pause)
+        elif action == "stop server":
+            running.stop(self.server, running.rng.uniform(0.02, 0.3))
+        elif action in ("kill server", "stop, then kill server"):
+            if action != "kill server":
+                running.signal(self.server.pid, signal.SIGSTOP)
+                running.wait(running.rng.uniform(0.02, 0.1))
+            running.kill(self.server)
+            killed, self.server = self.server, self.serve()
+            self.resets.append((killed.killed, self.server.ready_at))
 
     def finish(self) -> None:
-        running = self.running
-        running.end(*self.clients.values())
-        running.gate.end()
-        running.end(*self.beside)
-        running.terminate(self.server)
+        self.finish_calls()
+        self.running.terminate(self.server)
 
     def history(self) -> History:
         keys: dict[str, list[Step]] = {}
-        for life in self.running.lives:
-            if life.order["role"] == "client":
+        for process in self.running.processes:
+            if process.order["role"] == "client":
                 for thread in range(self.situation.threads):
-                    who = f"{life.who}.{thread}"
-                    for step in steps_of(
-                        who, lines(life.record.with_name(f"{life.record.name}.{thread}"))
-                    ):
+                    record = process.record.with_name(f"{process.record.name}.{thread}")
+                    for step in steps_of(f"{process.name}.{thread}", lines(record)):
                         keys.setdefault(step.calls[0].arguments[0], []).append(step)
         for steps in keys.values():
             steps += [

@@ -1,4 +1,4 @@
-"""What processes do in a run over structures: serve a pool, change and read structures and record it, disturb."""
+"""The processes of a run over structures: a back-end, workers that record calls, other load."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -26,17 +25,18 @@ from .gate import SECONDS, Gate
 from .group_model import DONE, NOTHING
 from .history import UNKNOWN
 from .recorder import NOT, Recorder, name_of, value_of
+from .roles import draw, retry, serve
 
 KINDS = {"queue": structures.Queue, "table": structures.HashTable, "tree": structures.BPlusTree}
-LEASE = 600.0  # seconds, of a reservation: it does not end during a run
+LEASE_SECONDS = 600.0  # of a reservation: it does not end during a run
 
 
 class Aborted(Exception):
-    """A transaction was given up on purpose."""
+    """Aborts a transaction on purpose."""
 
 
 def classes(error: Exception) -> Any:
-    """What an exception says of the call (docs/errors.md); None: it may not come here."""
+    """Return the answer that an exception means (docs/errors.md); None: it must not be raised."""
     if isinstance(error, (Empty, LeaseEnded, KeyError)):
         return NOTHING
     if isinstance(error, (OutcomeUnknown, DeadlineExceeded)):
@@ -47,91 +47,85 @@ def classes(error: Exception) -> Any:
 
 
 def backend(path: str, address: str, record: str, size: str, lease: float) -> None:
-    ended: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
-    recorder = Recorder(record)
-    with rnvm.Backend(path, size=size, assume_persistent=True, address=address, lease=lease):
-        recorder.note("r")
-        while not ended:
-            signal.sigtimedwait([], 0.02)
+    serve(
+        record,
+        lambda: rnvm.Backend(path, size=size, assume_persistent=True, address=address, lease=lease),
+    )
 
 
 def connect(
     address: str, names: list[str], options: dict[str, Any]
 ) -> tuple[rnvm.FrontEnd, dict[str, Any]]:
-    """Also while a back-end is being started again."""
-    deadline = time.monotonic() + SECONDS
-    while True:
-        fe = None
+    """Connect and open the structures, also while a back-end restarts."""
+
+    def attempt() -> tuple[rnvm.FrontEnd, dict[str, Any]]:
+        fe = rnvm.connect(address, **options)
         try:
-            fe = rnvm.connect(address, **options)
             return fe, {name: KINDS[name.rstrip("0123456789")](fe, name) for name in names}
         except (ConnectionFailed, DeadlineExceeded):
-            if fe is not None:
-                fe.close()
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.002)
+            fe.close()
+            raise
+
+    return retry(attempt, ConnectionFailed, DeadlineExceeded)
 
 
 class Worker:
-    """A process that draws its calls from its own seed, whatever the answers are."""
+    """A process that draws its calls from its own seed, independently of the answers."""
 
     def __init__(
         self,
         record: str,
         names: list[str],
-        who: str,
+        caller: str,
         seed: str,
         mix: dict[str, Any],
         sizes: list[int],
     ) -> None:
         self.recorder = Recorder(record)
-        self.names, self.who, self.sizes, self.mix = names, who, sizes, mix
+        self.names, self.caller, self.sizes, self.mix = names, caller, sizes, mix
         self.rng = random.Random(seed)
         self.count = 0
         self.tokens: dict[str, list[str]] = {name: [] for name in names}
         self.fe: Any = None
         self.objects: dict[str, Any] = {}
-        self.trouble: Exception | None = None
-        self.planted = random.Random(f"{seed} planted")  # a fault of ours
+        self.failure: Exception | None = None
+        self.planted = random.Random(f"{seed} planted")  # draws the planted faults
         self.last: dict[tuple[str, str], str] = {}
 
     def new(self) -> str:
         self.count += 1
-        return f"{self.who}-{self.count}"
+        return f"{self.caller}-{self.count}"
 
     def classes(self, error: Exception) -> Any:
         answer = classes(error)
         if answer in (UNKNOWN, NOT):
-            self.trouble = error
+            self.failure = error
         return answer
 
     def decode(self, value: bytes) -> str:
         return name_of(value, self.sizes)
 
     def one(self, name: str) -> Any:
-        """One call of the structure, drawn; the draws do not depend on any answer."""
+        """Do one drawn call of the structure; the draws do not depend on any answer."""
         queue = name.startswith("queue")
-        weights = self.mix["queue" if queue else "mapping"]
-        what = self.rng.choices(list(weights), list(weights.values()))[0]
+        call = draw(self.rng, self.mix["queue" if queue else "mapping"])
         key = f"k{self.rng.randrange(self.mix['keys'])}"
-        return self.act(name, what, key, self.new())
+        return self.act(name, call, key, self.new())
 
-    def act(self, name: str, what: str, key: str, value: str) -> Any:
+    def act(self, name: str, call: str, key: str, value: str) -> Any:
         s = self.objects[name]
         raw = value_of(value, self.sizes)
         decode = self.decode
         arguments: tuple[Any, ...] = (name,)
-        if what in ("ack", "nack"):
+        if call in ("ack", "nack"):
             if not self.tokens[name]:
-                what = "reserve"
+                call = "reserve"
             else:
                 token = self.tokens[name].pop(0)
                 return self.recorder.call(
-                    what,
+                    call,
                     (name, token),
-                    lambda: getattr(s, what)(bytes.fromhex(token)) or DONE,
+                    lambda: getattr(s, call)(bytes.fromhex(token)) or DONE,
                     self.classes,
                 )
         calls = {
@@ -140,7 +134,7 @@ class Worker:
             if name.startswith("queue")
             else lambda: self.found(name, key, s.get(key.encode())),
             "peek": lambda: decode(s.peek()),
-            "reserve": lambda: _reserved(*s.reserve(lease=LEASE), decode),
+            "reserve": lambda: _reserved(*s.reserve(lease=LEASE_SECONDS), decode),
             "set": lambda: s.__setitem__(key.encode(), raw),
             "pop": lambda: decode(s.pop(key.encode())),
             "delete": lambda: s.__delitem__(key.encode()) or DONE,
@@ -149,14 +143,14 @@ class Worker:
             "in": lambda: key.encode() in s,
             "len": lambda: len(s),
         }
-        if what in ("set", "setdefault"):
+        if call in ("set", "setdefault"):
             arguments = (name, key, value)
-        elif what == "put":
+        elif call == "put":
             arguments = (name, value)
-        elif what in ("pop", "delete", "in") or (what == "get" and not name.startswith("queue")):
+        elif call in ("pop", "delete", "in") or (call == "get" and not name.startswith("queue")):
             arguments = (name, key)
-        answer = self.recorder.call(what, arguments, calls[what], self.classes)
-        if what == "reserve" and answer not in (UNKNOWN, NOT, NOTHING):
+        answer = self.recorder.call(call, arguments, calls[call], self.classes)
+        if call == "reserve" and answer not in (UNKNOWN, NOT, NOTHING):
             self.tokens[name].append(answer[0])
         return answer
 
@@ -168,20 +162,20 @@ class Worker:
         return value
 
     def block(self, kind: str) -> None:
-        """A batch or a transaction of some calls, perhaps with a stop in its midst."""
+        """Do a batch or a transaction of some calls, perhaps with a stop in the middle."""
         rng, mix = self.rng, self.mix
         over = rng.sample(self.names, min(len(self.names), rng.choice(mix[kind + "_over"])))
         calls = rng.randrange(2, 5)
         stop = self.stop(calls)
         aborts = kind == "transaction" and rng.random() < 0.1
-        looks = rng.random() < mix["looks"]  # it only reads, or takes what may not be there
+        reads = rng.random() < mix["reads"]  # it only reads, or pops keys that may be absent
 
         def body() -> None:
             for number in range(calls):
                 name = over[number % len(over)] if rng.random() < 0.7 else rng.choice(over)
-                if looks:
-                    what = "peek" if name.startswith("queue") else rng.choice(("get", "pop"))
-                    self.act(name, what, f"k{rng.randrange(mix['keys'])}", "")
+                if reads:
+                    call = "peek" if name.startswith("queue") else rng.choice(("get", "pop"))
+                    self.act(name, call, f"k{rng.randrange(mix['keys'])}", "")
                 else:
                     self.one(name)
                 self.go_on(number == stop)
@@ -191,19 +185,21 @@ class Worker:
         self.whole(kind, over, body)
 
     def across(self, moves: bool) -> None:
-        """A transaction that moves what a key has from one mapping to the other, or looks into both, perhaps with a stop between."""
+        """Move a key's value from one mapping to another in a transaction, or read both.
+
+        The process perhaps stops itself in between.
+        """
         first, second = self.rng.sample(
             [name for name in self.names if not name.startswith("queue")], 2
         )
         key, new, stop = f"k{self.rng.randrange(self.mix['keys'])}", self.new(), self.stop(1) == 0
-        what = (
-            "pop" if moves or self.rng.random() < 0.6 else "get"
-        )  # that finds nothing changes nothing
+        # A pop that finds no value changes nothing.
+        call = "pop" if moves or self.rng.random() < 0.6 else "get"
 
         def body() -> None:
-            found = self.act(first, what, key, "")
+            found = self.act(first, call, key, "")
             self.go_on(stop)
-            other = self.act(second, what, key, "")
+            other = self.act(second, call, key, "")
             self.go_on(False)
             if moves:
                 self.act(
@@ -214,22 +210,21 @@ class Worker:
         self.whole("transaction", [first, second], body)
 
     def stop(self, calls: int) -> int:
-        """After which call this process stops itself; -1: after none."""
+        """Draw the call after which this process stops itself; -1: none."""
         number = self.rng.randrange(calls)
         return number if self.rng.random() < self.mix["hold"] else -1
 
     def go_on(self, stop: bool) -> None:
-        if self.trouble is not None:
-            raise self.trouble
+        if self.failure is not None:
+            raise self.failure
         if stop:
-            os.kill(
-                os.getpid(), signal.SIGSTOP
-            )  # the runner lets it go on, after more or less than a lease
+            # The runner continues the process after more or less than a lease.
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def whole(self, kind: str, over: list[str], body: Callable[[], None]) -> None:
-        """Runs the body as a batch or a transaction, and records what became of it."""
+        """Run the body as a batch or a transaction, and record the outcome."""
         tokens = {name: list(held) for name, held in self.tokens.items()}
-        self.trouble = None
+        self.failure = None
         self.recorder.note("b", kind)
         before = self.session()
         context = (
@@ -261,10 +256,10 @@ class Worker:
         return [figures["session"], figures["epoch"]]
 
     def turn(self) -> None:
-        what = self.rng.choices(list(self.mix["turns"]), list(self.mix["turns"].values()))[0]
-        if what == "one":
+        turn = draw(self.rng, self.mix["turns"])
+        if turn == "one":
             self.one(self.rng.choice(self.names))
-        elif what == "in order":  # reads one structure after another, without a transaction
+        elif turn == "in order":  # reads one structure after another, without a transaction
             for name in self.names:
                 self.act(
                     name,
@@ -272,17 +267,27 @@ class Worker:
                     f"k{self.rng.randrange(self.mix['keys'])}",
                     "",
                 )
-        elif what in ("move", "look"):
-            self.across(what == "move")
+        elif turn in ("move", "read both"):
+            self.across(turn == "move")
         else:
-            self.block(what)
+            self.block(turn)
 
 
-def worker(address: str, record: str, gate: str, names: list[str], who: str, seed: str, calls: int, mix: dict[str, Any],
-           sizes: list[int], options: dict[str, Any]) -> None:  # fmt: skip
-    """Calls until it was enough, or until the run ends."""
+def worker(
+    address: str,
+    record: str,
+    gate: str,
+    names: list[str],
+    caller: str,
+    seed: str,
+    calls: int,
+    mix: dict[str, Any],
+    sizes: list[int],
+    options: dict[str, Any],
+) -> None:
+    """Do so many turns, or take turns until the run ends."""
     begin = Gate(gate)
-    self = Worker(record, names, who, seed, mix, sizes)
+    self = Worker(record, names, caller, seed, mix, sizes)
     self.fe, self.objects = connect(address, names, options)
     self.recorder.note("r")
     begin.wait()
@@ -294,7 +299,7 @@ def worker(address: str, record: str, gate: str, names: list[str], who: str, see
 
 
 def churner(address: str, gate: str, names: list[str], seed: str, options: dict[str, Any]) -> None:
-    """Puts and removes other keys, so that buckets and pages split and join, until the run ends."""
+    """Put and remove other keys, so that buckets and pages split and join, until the run ends."""
     begin = Gate(gate)
     rng = random.Random(seed)
     fe, objects = connect(address, names, options)
@@ -306,7 +311,7 @@ def churner(address: str, gate: str, names: list[str], seed: str, options: dict[
                     if begin.ended:
                         break
                     with contextlib.suppress(ConnectionFailed, DeadlineExceeded):
-                        key = b"beside %d" % number
+                        key = b"other %d" % number
                         if act == "set":
                             objects[name].set(key, bytes(rng.randrange(200)))
                         else:
@@ -318,7 +323,7 @@ def churner(address: str, gate: str, names: list[str], seed: str, options: dict[
 def reader(
     address: str, record: str, names: list[str], sizes: list[int], keys: int, churned: bool
 ) -> None:
-    """At the end: everything, read by a new front-end that takes all locks; and each structure's own check."""
+    """Read everything in a new front-end that takes all locks, and check() each structure."""
     self = Worker(record, names, "end", "end", {}, sizes)
     self.fe, self.objects = connect(address, names, {"timeout": SECONDS})
     for name, s in self.objects.items():

@@ -1,8 +1,7 @@
-"""Runs over structures: situations, and the history that each gives."""
+"""Runs over structures: situations, and the history of each."""
 
 from __future__ import annotations
 
-import itertools
 import random
 import signal
 import tempfile
@@ -15,12 +14,14 @@ from rnvm.check import check as pool_check
 from .checker import Verdict, check
 from .group_model import Group
 from .history import FOREVER, UNKNOWN, Step
+from .play import Play
 from .recorder import lines, steps_of
-from .runner import Life, Run, run
+from .runner import Process, Run, run
 
-LEASE = 0.1  # seconds: a front-end that stops for longer is fenced if others wait
+LEASE_SECONDS = 0.1  # a front-end that stops for longer is fenced if others wait
 
-# More is taken from a queue than put into it: the longer it is, the longer nobody knows the order of what was put at the same time.
+# More values are taken from a queue than put into it: the longer the queue, the longer the order of
+# concurrent puts is open.
 QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2, "len": 0.5}
 MAPPING = {
     "get": 4,
@@ -32,55 +33,64 @@ MAPPING = {
     "popitem": 0.5,
     "len": 0.5,
 }
-# Where a call may be left without an answer: those that say whose value they saw, so that it shows whether it happened.
-TELLING_QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2}
-TELLING = {"get": 4, "set": 4, "pop": 2, "setdefault": 1}
+# If a call may be left without an answer, the calls are those whose answers identify a value: they
+# show whether the unanswered call happened.
+IDENTIFYING_QUEUE = {"put": 3, "get": 3, "reserve": 2, "ack": 1.5, "nack": 1, "peek": 2}
+IDENTIFYING = {"get": 4, "set": 4, "pop": 2, "setdefault": 1}
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What runs, and what is done to it."""
+    """The processes of a run, and the disturbances."""
 
     names: tuple[str, ...] = ("queue", "table", "tree")
     turns: dict[str, float] = field(
         default_factory=lambda: {"one": 6, "in order": 1, "transaction": 2, "batch": 1}
     )
     options: tuple[dict[str, Any], ...] = ({},)  # of the front-ends, in turn
-    over: tuple[int, ...] = (1, 2, 3)  # how many structures a transaction is over
+    over: tuple[int, ...] = (1, 2, 3)  # numbers of structures of a transaction
     batch_over: tuple[int, ...] = (1,)
     actions: dict[str, float] = field(default_factory=dict)
     keys: int = 3
-    hold: float = 0.0  # how often a batch or transaction is stopped in its midst
-    looks: float = 0.2
+    hold: float = 0.0  # share of batches and transactions that are stopped in the middle
+    reads: float = 0.2  # share of batches and transactions that only read or pop
     sizes: tuple[int, ...] = (20, 20, 400, 1500)
     clients: int = 3
     rtt: tuple[str, ...] = ("",)  # of the front-ends, in turn: "?rtt=2us"
     disk: bool = False
     churn: bool = False
-    lease: float = LEASE
+    lease: float = LEASE_SECONDS
     timeout: float = 30.0
-    pause: float = LEASE
-    queue: dict[str, float] = field(
-        default_factory=dict
-    )  # how often what is called, instead of the above
-    plant: float = 0.0  # how often a worker answers a get of a key with what it saw there last
+    pause: float = LEASE_SECONDS
+    queue: dict[str, float] = field(default_factory=dict)  # weights of calls, instead of the above
+    plant: float = 0.0  # share of gets of a key that a worker answers with its previous answer
 
     @property
-    def told(self) -> bool:
+    def all_answered(self) -> bool:
         """Whether every call gets an answer."""
         return not self.actions and self.timeout > 5
 
     def mix(self) -> dict[str, Any]:
         queue, mapping = (
-            (dict(QUEUE), dict(MAPPING)) if self.told else (dict(TELLING_QUEUE), dict(TELLING))
+            (dict(QUEUE), dict(MAPPING))
+            if self.all_answered
+            else (dict(IDENTIFYING_QUEUE), dict(IDENTIFYING))
         )
-        queue = self.queue or queue
-        if self.churn:  # others' keys are in the mappings
+        if self.churn:  # the churner's keys are in the mappings, too
             mapping = {
                 name: weight for name, weight in mapping.items() if name not in ("len", "popitem")
             }
-        return {"queue": queue, "mapping": mapping, "turns": self.turns, "keys": self.keys, "hold": self.hold, "looks": self.looks, "plant": self.plant,
-                "transaction_over": self.over, "batch_over": self.batch_over}  # fmt: skip
+        return {
+            "queue": self.queue or queue,
+            "mapping": mapping,
+            "turns": self.turns,
+            "keys": self.keys,
+            "hold": self.hold,
+            "reads": self.reads,
+            "plant": self.plant,
+            "transaction_over": self.over,
+            "batch_over": self.batch_over,
+        }
 
 
 @dataclass
@@ -88,19 +98,24 @@ class History:
     steps: list[Step]
     names: tuple[str, ...]
 
-    def judge(self) -> Verdict:
+    def check(self) -> Verdict:
         return check(self.steps, Group(self.names))
 
 
 def play(situation: Situation, seed: int, *, turns: int, actions: int = 0) -> History:
-    """One run.  turns: of each process, where nothing is done to them; else they go on until so many actions were done."""
+    """Play one run and return its history.
+
+    Args:
+        turns: of each process, if there are no actions.
+        actions: number of disturbances; the processes call until all of them were done.
+    """
     with (
         tempfile.TemporaryDirectory() as disk,
         run(random.Random(f"{seed} actions"), situation.pause) as running,
     ):
         path = Path(disk if situation.disk else running.folder) / "pool"
         played = _Play(situation, seed, running, path, turns=-1 if actions else turns)
-        played.act(actions)
+        played.act(situation.actions, actions)
         played.finish()
         steps = played.steps()
         checked = pool_check.check(path)
@@ -108,104 +123,120 @@ def play(situation: Situation, seed: int, *, turns: int, actions: int = 0) -> Hi
         return History(steps, situation.names)
 
 
-class _Play:
+class _Play(Play):
+    WAITS_SECONDS = (0.02, 0.12)
+
     def __init__(
         self, situation: Situation, seed: int, running: Run, path: Path, turns: int
     ) -> None:
-        self.situation, self.seed, self.running, self.path, self.turns = (
-            situation,
-            seed,
-            running,
-            path,
-            turns,
-        )
-        self.address = f"shm://{running.folder}/s"
-        self.numbers = itertools.count(1)
-        self.clients: dict[int, Life] = {}
-        self.begin()
-
-    def begin(self) -> None:
-        s, running = self.situation, self.running
+        super().__init__(seed, running, turns)
+        self.situation, self.path = situation, path
         self.backend = self.serve()
-        for number in range(s.clients):
-            self.clients[number] = self.client(number)
-        self.churner = [running.start("beside", "churner", address=self.address, gate=str(running.gate_path),
-                                      names=[name for name in s.names if not name.startswith("queue")], seed=f"{self.seed} beside",
-                                      options={"timeout": s.timeout})] if s.churn else []  # fmt: skip
-        running.ready(*self.clients.values())
-        running.gate.open()
+        self.begin(situation.clients)
+        if situation.churn:
+            self.background.append(self.churner())
+        self.open_gate()
 
-    def serve(self) -> Life:
-        backend = self.running.start(f"backend{next(self.numbers)}", "backend", path=str(self.path), address=self.address, record="",
-                                     size="16MiB", lease=self.situation.lease)  # fmt: skip
+    def serve(self) -> Process:
+        backend = self.running.start(
+            f"backend{next(self.numbers)}",
+            "backend",
+            path=str(self.path),
+            address=self.address,
+            record="",
+            size="16MiB",
+            lease=self.situation.lease,
+        )
         self.running.ready(backend)
         return backend
 
-    def client(self, number: int) -> Life:
+    def churner(self) -> Process:
         s = self.situation
-        who = f"p{number}.{next(self.numbers)}"
         return self.running.start(
-            who, "worker", address=self.address + s.rtt[number % len(s.rtt)], record="", gate=str(self.running.gate_path),
-            names=list(s.names), who=who, seed=f"{self.seed} {who}", calls=self.turns, mix=s.mix(), sizes=list(s.sizes),
-            options={"timeout": s.timeout, **s.options[number % len(s.options)]},
-        )  # fmt: skip
+            "beside",
+            "churner",
+            address=self.address,
+            gate=str(self.running.gate_path),
+            names=[name for name in s.names if not name.startswith("queue")],
+            seed=f"{self.seed} beside",
+            options={"timeout": s.timeout},
+        )
 
-    def act(self, actions: int) -> None:
-        running, s = self.running, self.situation
-        weights = {"wait": 1.0} if not s.actions else s.actions
-        for _ in range(actions):
-            what = running.rng.choices(list(weights), list(weights.values()))[0]
-            number = running.rng.choice(list(self.clients))
-            running.wait(running.rng.uniform(0.02, 0.12))
-            if what == "kill":
-                running.kill(self.clients[number])
-                self.clients[number] = self.client(number)
-            elif what == "kill all":
-                for life in self.clients.values():
-                    running.signal(life.pid, signal.SIGSTOP)
-                for each, life in list(self.clients.items()):
-                    running.kill(life)
-                    self.clients[each] = self.client(each)
-            elif what == "stop":
-                running.stop(self.clients[number], running.rng.uniform(0.3, 2.5) * s.lease)
-            elif what == "stop backend":
-                running.stop(self.backend, running.rng.uniform(0.02, 0.5))
-            elif what == "kill backend":
-                running.kill(self.backend)
-                self.backend = self.serve()
-        if actions:
-            running.gate.end()
+    def client(self, number: int) -> Process:
+        s = self.situation
+        name = f"p{number}.{next(self.numbers)}"
+        return self.running.start(
+            name,
+            "worker",
+            address=self.address + s.rtt[number % len(s.rtt)],
+            record="",
+            gate=str(self.running.gate_path),
+            names=list(s.names),
+            caller=name,
+            seed=f"{self.seed} {name}",
+            calls=self.calls,
+            mix=s.mix(),
+            sizes=list(s.sizes),
+            options={"timeout": s.timeout, **s.options[number % len(s.options)]},
+        )
+
+    def disturb(self, action: str, number: int) -> None:
+        running = self.running
+        if action == "kill":
+            self.kill_client(number)
+        elif action == "kill all":
+            for process in self.clients.values():
+                running.signal(process.pid, signal.SIGSTOP)
+            for each in list(self.clients):
+                self.kill_client(each)
+        elif action == "stop":
+            running.stop(self.clients[number], running.rng.uniform(0.3, 2.5) * self.situation.lease)
+        elif action == "stop backend":
+            running.stop(self.backend, running.rng.uniform(0.02, 0.5))
+        elif action == "kill backend":
+            running.kill(self.backend)
+            self.backend = self.serve()
 
     def finish(self) -> None:
-        running = self.running
-        running.end(*self.clients.values())
-        running.gate.end()
-        running.end(*self.churner)
+        self.finish_calls()
         s = self.situation
-        reader = running.start("end", "reader", address=self.address, record="", names=list(s.names), sizes=list(s.sizes),
-                               keys=s.keys, churned=s.churn)  # fmt: skip
-        running.end(reader)
-        running.terminate(self.backend)
+        reader = self.running.start(
+            "end",
+            "reader",
+            address=self.address,
+            record="",
+            names=list(s.names),
+            sizes=list(s.sizes),
+            keys=s.keys,
+            churned=s.churn,
+        )
+        self.running.end(reader)
+        self.running.terminate(self.backend)
 
     def steps(self) -> list[Step]:
-        lives = [life for life in self.running.lives if life.order["role"] in ("worker", "reader")]
-        steps = [step for life in lives for step in steps_of(life.who, lines(life.record))]
-        read = min(step.begin for step in steps if step.who == "end")  # it takes every lock
+        steps = [
+            step
+            for process in self.running.processes
+            if process.order["role"] in ("worker", "reader")
+            for step in steps_of(process.name, lines(process.record))
+        ]
+        read = min(step.begin for step in steps if step.caller == "end")  # it takes every lock
         for step in steps:
             step.owed = read
         return without_traces(steps)
 
 
 def without_traces(steps: list[Step]) -> list[Step]:
-    """Without what was unanswered and put a value that nobody ever saw: whether it happened makes no difference.
+    """Drop the unanswered puts and sets whose value no call saw: their effect makes no difference.
 
-    True as long as no call says how many there are, or that there is one without saying which.
+    This holds as long as no call returns a number of values, or that a key exists without its
+    value.
     """
     if any(
         call.name in ("len", "in", "delete") and call.end != FOREVER
         for step in steps
         for call in step.calls
-        if step.who != "end"
+        if step.caller != "end"
     ):
         return steps
     seen: set[Any] = set()
@@ -213,5 +244,12 @@ def without_traces(steps: list[Step]) -> list[Step]:
         for call in step.calls:
             if call.answer != UNKNOWN:
                 seen.update(call.answer if isinstance(call.answer, tuple) else (call.answer,))
-    return [step for step in steps if step.end != FOREVER or step.due or len(step.calls) > 1
-            or step.calls[0].name not in ("put", "set", "setdefault") or step.calls[0].arguments[-1] in seen]  # fmt: skip
+    return [
+        step
+        for step in steps
+        if step.end != FOREVER
+        or step.due
+        or len(step.calls) > 1
+        or step.calls[0].name not in ("put", "set", "setdefault")
+        or step.calls[0].arguments[-1] in seen
+    ]

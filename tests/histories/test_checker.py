@@ -1,4 +1,4 @@
-"""What the checker says of histories that are known to be legal, or not."""
+"""The checker's verdicts on histories that are known to be legal or wrong."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ N = NOTHING
 GROUP = Group(["queue", "table", "tree"])
 
 
-def one(name, arguments, answer, begin, end=FOREVER, who="p"):
-    return single(who, name, arguments, answer, begin, end)
+def one(name, arguments, answer, begin, end=FOREVER, caller="p"):
+    return single(caller, name, arguments, answer, begin, end)
 
 
 def together(kind, calls, begin, end, *, outcome="well", whole=True, owed=FOREVER):
-    """A batch or a transaction: its calls take a tenth of its time each."""
+    """A batch or a transaction: each of its calls takes a tenth of its time."""
     length = (end - begin) // 10 if end != FOREVER else 1
-    listed = [Call(name, arguments, answer, begin + at * length, begin + (at + 1) * length - 1)
-              for at, (name, arguments, answer) in enumerate(calls)]  # fmt: skip
+    listed = [
+        Call(name, arguments, answer, begin + at * length, begin + (at + 1) * length - 1)
+        for at, (name, arguments, answer) in enumerate(calls)
+    ]
     steps = block_of("p", kind, listed, end, outcome, whole)
     for step in steps:
         step.owed = owed
@@ -40,7 +42,7 @@ def get(answer, begin, end):
 
 
 LEGAL_KEYS = {
-    "a read beside a put sees the old value or the new one": [
+    "a read during a put sees the old value or the new one": [
         put("a", 5, 0, 10),
         put("b", 6, 20, 50),
         get("a", 30, 40),
@@ -63,7 +65,7 @@ LEGAL_KEYS = {
         one("incr", ("n", 1), 1, 0, 20),
         get("2", 30, 40),
     ],
-    "a refused CAS says whose version is there": [
+    "a refused CAS returns the present version": [
         put("a", 5, 0, 10),
         one("put_if_version", ("k", "b", None, 4), (MISMATCH, 5), 20, 30),
         get("a", 40, 50),
@@ -73,24 +75,24 @@ LEGAL_KEYS = {
         one("item", ("k",), ("1", 7), 20, 30),
         one("put_if_version", ("k", "b", None, 7), 9, 40, 50),
     ],
-    "a value ends with its time": [
+    "a value expires": [
         put("a", 5, 0, 10, ttl=0.005),
         get("a", 4 * MS, 4 * MS + 1),
         get(N, 5 * MS, 5 * MS + 20),
     ],
-    "a touch makes a life longer": [
+    "a touch extends the time to live": [
         put("a", 5, 0, 10, ttl=0.005),
         one("touch", ("k", 0.1), True, 100, 200),
         get("a", 90 * MS, 91 * MS),
     ],
-    "a restart takes all": [
+    "a restart removes all values": [
         put("a", 5, 0, 10),
         one("reset", (), None, 20, 40),
         get("a", 22, 30),
         get(N, 32, 50),
         put("b", 9, 60, 70),
     ],
-    "a delete beside a get": [
+    "a delete during a get": [
         put("a", 5, 0, 10),
         one("delete", ("k",), True, 20, 40),
         get(N, 22, 28),
@@ -107,30 +109,30 @@ ILLEGAL_KEYS = {
     ],
     "a lost update": [put("a", 5, 0, 10), put("b", 6, 20, 30), get(N, 40, 50)],
     "a lost count": [one("incr", ("n", 1), 1, 0, 20), one("incr", ("n", 1), 1, 0, 20)],
-    "back after a delete": [
+    "a value that reappears after a delete": [
         put("a", 5, 0, 10),
         one("delete", ("k",), True, 20, 30),
         get("a", 40, 50),
     ],
-    "back after it was missed": [
+    "a value that reappears after a get that found none": [
         put("a", 5, 0, 10),
         one("delete", ("k",), UNKNOWN, 20),
         get(N, 40, 50),
         get("a", 60, 70),
     ],
-    "a version given twice": [put("a", 5, 0, 10), put("b", 5, 20, 30)],
-    "a version that sinks": [put("a", 5, 0, 10), put("b", 4, 20, 30)],
-    "a version that sinks over a delete": [
+    "a version assigned twice": [put("a", 5, 0, 10), put("b", 5, 20, 30)],
+    "a version that decreases": [put("a", 5, 0, 10), put("b", 4, 20, 30)],
+    "a version that decreases after a delete": [
         put("a", 5, 0, 10),
         one("delete", ("k",), True, 20, 30),
         put("b", 4, 40, 50),
     ],
-    "both of two CAS": [
+    "success of both of two CAS": [
         put("a", 5, 0, 10),
         one("put_if_version", ("k", "b", None, 5), 6, 20, 40),
         one("put_if_version", ("k", "c", None, 5), 7, 20, 40),
     ],
-    "both of two that wanted none": [
+    "success of both of two put_if_absent": [
         one("put_if_absent", ("k", "b", None), 6, 20, 40),
         one("put_if_absent", ("k", "c", None), 7, 20, 40),
     ],
@@ -138,9 +140,9 @@ ILLEGAL_KEYS = {
         put("a", 5, 0, 10),
         one("put_if_version", ("k", "b", None, 5), (MISMATCH, 5), 20, 30),
     ],
-    "gone too early": [put("a", 5, 0, 10, ttl=0.005), get(N, 3 * MS, 4 * MS)],
-    "there too late": [put("a", 5, 0, 10, ttl=0.005), get("a", 50 * MS, 51 * MS)],
-    "back after its time": [
+    "a value that expires too early": [put("a", 5, 0, 10, ttl=0.005), get(N, 3 * MS, 4 * MS)],
+    "a value that expires too late": [put("a", 5, 0, 10, ttl=0.005), get("a", 50 * MS, 51 * MS)],
+    "a value that reappears after it expired": [
         put("a", 5, 0, 10, ttl=0.005),
         get(N, 5 * MS, 6 * MS),
         get("a", 7 * MS, 8 * MS),
@@ -150,18 +152,18 @@ ILLEGAL_KEYS = {
         one("reset", (), None, 20, 40),
         get("a", 50, 60),
     ],
-    "an unanswered put twice": [
+    "an unanswered put that happens twice": [
         one("put", ("k", "b", None), UNKNOWN, 0),
         get("b", 10, 20),
         put("c", 7, 30, 40),
         get("b", 50, 60),
     ],
-    "another version than it was put with": [
+    "an item with another version than its put": [
         put("a", 5, 0, 10),
         one("item", ("k",), ("a", 6), 20, 30),
     ],
-    "a mixture": [put("a", 5, 0, 10), get("torn: a 3", 20, 30)],
-    "from nowhere": [put("a", 5, 0, 10), get("b", 20, 30)],
+    "a mixture of two values": [put("a", 5, 0, 10), get("torn: a 3", 20, 30)],
+    "a value that no put stored": [put("a", 5, 0, 10), get("b", 20, 30)],
 }
 
 
@@ -169,17 +171,17 @@ ILLEGAL_KEYS = {
 def test_a_legal_history_of_a_key_is_explained(name):
     verdict = check(LEGAL_KEYS[name], Key())
     assert verdict.decided
-    assert verdict.legal, verdict.told
+    assert verdict.legal, verdict.reason
 
 
 @pytest.mark.parametrize("name", ILLEGAL_KEYS)
 def test_a_wrong_history_of_a_key_is_found(name):
     verdict = check(ILLEGAL_KEYS[name], Key())
     assert not verdict.legal
-    assert verdict.told
+    assert verdict.reason
 
 
-def test_what_may_be_evicted_goes_at_any_moment_and_stays_gone():
+def test_a_value_may_be_evicted_at_any_moment_and_stays_absent():
     evicted = [put("a", 5, 0, 10), get(N, 20, 30)]
     assert check(evicted, Key(evicts=True)).legal
     assert not check(evicted, Key()).legal
@@ -193,15 +195,15 @@ def test_what_may_be_evicted_goes_at_any_moment_and_stays_gone():
 
 
 def test_versions_of_different_keys_are_compared():
-    def given(*versions_and_times):
+    def puts(*versions_and_times):
         return [
             Call("put", ("k", "v", None), version, begin, end)
             for version, begin, end in versions_and_times
         ]
 
-    assert versions(given((5, 0, 10), (7, 5, 15), (6, 7, 20), (8, 16, 30))).legal
-    assert not versions(given((5, 0, 10), (5, 20, 30))).legal
-    assert not versions(given((6, 0, 10), (5, 20, 30))).legal
+    assert versions(puts((5, 0, 10), (7, 5, 15), (6, 7, 20), (8, 16, 30))).legal
+    assert not versions(puts((5, 0, 10), (5, 20, 30))).legal
+    assert not versions(puts((6, 0, 10), (5, 20, 30))).legal
 
 
 SET = "set"
@@ -213,7 +215,7 @@ LEGAL_GROUPS = {
         one("peek", ("queue",), "b", 30, 39),
         one("get", ("queue",), "b", 40, 49),
     ],
-    "what came back is given first": [
+    "a value that came back is given out first": [
         one("put", ("queue", "a"), None, 0, 9),
         one("put", ("queue", "b"), None, 10, 19),
         one("reserve", ("queue",), ("01", "a"), 20, 29),
@@ -221,7 +223,7 @@ LEGAL_GROUPS = {
         one("get", ("queue",), "a", 40, 49),
         one("ack", ("queue", "01"), NOTHING, 50, 59),
     ],
-    "a transaction over two": [
+    "a transaction over two structures": [
         one(SET, ("table", "k", "a"), None, 0, 9),
         *together(
             "transaction", [("pop", ("table", "k"), "a"), (SET, ("tree", "k", "a"), None)], 10, 100
@@ -238,12 +240,12 @@ LEGAL_GROUPS = {
         one("get", ("table", "l"), "b", 60, 70),
         one("get", ("table", "k"), "a", 80, 90),
     ],
-    "what a batch reads before it changes anything is read outside": [
+    "a read of a batch before its first change is a read outside": [
         *together("batch", [("get", ("table", "k"), N), (SET, ("table", "l", "b"), None)], 0, 100),
         one(SET, ("table", "k", "a"), None, 12, 20),
         one("get", ("table", "l"), N, 30, 40),
     ],
-    "a killed batch is there later": [
+    "a killed batch is visible later": [
         *together(
             "batch",
             [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), UNKNOWN)],
@@ -274,7 +276,7 @@ LEGAL_GROUPS = {
         one("pop", ("table", "k"), "a", 51, 60),
         one("get", ("table", "l"), N, 70, 80),
     ],
-    "a batch that leaves nothing happens when it has to": [
+    "a batch whose changes cancel each other happens at the only possible moment": [
         *together(
             "batch", [(SET, ("table", "k", "b"), None), ("pop", ("table", "k"), "b")], 0, 100
         ),
@@ -326,16 +328,16 @@ ILLEGAL_GROUPS = {
         one("get", ("queue",), "b", 20, 29),
         one("get", ("queue",), "a", 30, 39),
     ],
-    "given twice": [
+    "a value given out twice": [
         one("put", ("queue", "a"), None, 0, 9),
         one("get", ("queue",), "a", 10, 30),
         one("get", ("queue",), "a", 10, 30),
     ],
-    "a value that was lost": [
+    "a lost value": [
         one("put", ("queue", "a"), None, 0, 9),
         one("get", ("queue",), N, 10, 19),
     ],
-    "what came back in the wrong order": [
+    "values that came back in the wrong order": [
         *(
             one("put", ("queue", value), None, at, at + 5)
             for at, value in ((0, "a"), (10, "b"), (20, "c"))
@@ -346,14 +348,14 @@ ILLEGAL_GROUPS = {
         one("nack", ("queue", "01"), DONE, 60, 69),
         one("get", ("queue",), "a", 70, 79),
     ],
-    "a peek that is not what get takes": [
+    "a reservation of a value that no put stored": [
         *(
             one("put", ("queue", value), None, at, at + 5)
             for at, value in ((0, "a"), (10, "b"), (20, "c"))
         ),
         one("reserve", ("queue",), ("01", "b2"), 30, 39),
     ],
-    "a peek at the third while one of the first two is always there": [
+    "a peek that returns the third value while one of the first two is always first": [
         *(
             one("put", ("queue", value), None, at, at + 5)
             for at, value in ((0, "a"), (10, "b"), (20, "c"))
@@ -379,13 +381,13 @@ ILLEGAL_GROUPS = {
         one("get", ("tree", "l"), "b", 51, 60),
         one("get", ("table", "k"), N, 70, 80),
     ],
-    "another's change in the midst of a batch": [
+    "a change by another caller in the middle of a batch": [
         *together(
             "batch", [(SET, ("table", "k", "a"), None), (SET, ("table", "k", "b"), None)], 0, 100
         ),
         one("pop", ("table", "k"), "a", 30, 50),
     ],
-    "a killed batch that lost what it had acknowledged": [
+    "a killed batch that lost an acknowledged change": [
         *together(
             "batch",
             [(SET, ("table", "k", "a"), None), (SET, ("table", "l", "b"), UNKNOWN)],
@@ -396,7 +398,7 @@ ILLEGAL_GROUPS = {
         ),
         one("get", ("table", "k"), N, 60, 70),
     ],
-    "stale in a batch that lost its session": [
+    "a stale read in a batch that lost its session": [
         *together(
             "batch",
             [(SET, ("table", "k", "a"), None), ("delete", ("table", "l"), NOTHING)],
@@ -407,7 +409,7 @@ ILLEGAL_GROUPS = {
         one(SET, ("table", "l", "b"), None, 2, 7),
         one("get", ("table", "l"), "b", 120, 130),
     ],
-    "twice, though it was never answered": [
+    "an unanswered put whose value is given out twice": [
         one("put", ("queue", "a"), UNKNOWN, 0),
         one("get", ("queue",), "a", 10, 19),
         one("get", ("queue",), "a", 20, 29),
@@ -419,14 +421,14 @@ ILLEGAL_GROUPS = {
 def test_a_legal_history_of_structures_is_explained(name):
     verdict = check(LEGAL_GROUPS[name], GROUP)
     assert verdict.decided
-    assert verdict.legal, verdict.told
+    assert verdict.legal, verdict.reason
 
 
 @pytest.mark.parametrize("name", ILLEGAL_GROUPS)
 def test_a_wrong_history_of_structures_is_found(name):
     verdict = check(ILLEGAL_GROUPS[name], GROUP)
     assert not verdict.legal
-    assert verdict.told
+    assert verdict.reason
 
 
 def test_many_unanswered_calls_are_still_decided():
@@ -434,23 +436,26 @@ def test_many_unanswered_calls_are_still_decided():
     steps += [one("put", ("queue", f"u{number}"), UNKNOWN, number) for number in range(60)]
     for number in range(60):
         begin = 1000 + 100 * number
-        steps += [one(SET, ("table", f"k{number % 4}", f"v{number}"), None, begin, begin + 9),
-                  one("get", ("table", f"k{(number + 1) % 4}"), f"v{number - 3}" if number > 2 else N, begin + 20, begin + 29),
-                  one("put", ("queue", f"v{number}"), None, begin + 30, begin + 39),
-                  one("get", ("queue",), f"v{number}", begin + 40, begin + 49)]  # fmt: skip
+        old = f"v{number - 3}" if number > 2 else N
+        steps += [
+            one(SET, ("table", f"k{number % 4}", f"v{number}"), None, begin, begin + 9),
+            one("get", ("table", f"k{(number + 1) % 4}"), old, begin + 20, begin + 29),
+            one("put", ("queue", f"v{number}"), None, begin + 30, begin + 39),
+            one("get", ("queue",), f"v{number}", begin + 40, begin + 49),
+        ]
     kept = without_traces(steps)
     assert len(kept) == len(steps) - 60
     assert check(kept, GROUP).legal
     assert not check([*kept, one("get", ("table", "k0"), "v1", 90_000, 90_001)], GROUP).legal
 
 
-def test_what_the_model_cannot_follow_is_undecided_and_not_wrong():
+def test_a_history_with_too_many_orders_is_undecided_and_not_wrong():
     steps = [one("put", ("queue", f"u{number}"), None, 0, 1000 + number) for number in range(12)]
     verdict = check(steps, GROUP)
     assert not verdict.decided
 
 
-def test_a_record_that_a_kill_cut_off_is_read_to_its_last_whole_line(tmp_path):
+def test_a_record_cut_off_by_a_kill_is_read_to_its_last_whole_line(tmp_path):
     recorder = Recorder(tmp_path / "p.record")
     recorder.call("put", ("queue", "a"), lambda: None, lambda error: None)
     recorder.note("c", "put", ("queue", "b"))
@@ -462,7 +467,9 @@ def test_a_record_that_a_kill_cut_off_is_read_to_its_last_whole_line(tmp_path):
     assert first.end < second.begin < second.end == FOREVER
 
 
-def test_a_transaction_killed_before_its_end_is_no_step_and_one_killed_at_its_end_may_be(tmp_path):
+def test_a_transaction_killed_before_its_end_is_no_step_and_one_killed_in_its_end_may_happen(
+    tmp_path,
+):
     recorder = Recorder(tmp_path / "p.record")
     recorder.note("b", "transaction")
     recorder.call("set", ("table", "k", "a"), lambda: None, lambda error: None)
@@ -474,7 +481,7 @@ def test_a_transaction_killed_before_its_end_is_no_step_and_one_killed_at_its_en
     assert (step.end, step.due) == (FOREVER, 0)
 
 
-def test_a_mixture_of_two_values_is_none():
+def test_a_mixture_of_two_values_has_no_name():
     sizes = [400]
     first, second = value_of("p0.1-1", sizes), value_of("p0.1-2", sizes)
     assert name_of(first, sizes) == "p0.1-1"

@@ -1,4 +1,4 @@
-"""Several processes use a store at the same time, some are killed or stopped; every key's answers agree with one order of the calls."""
+"""Several processes use a store at once, some are killed or stopped: one order explains a key."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ TTLS = (None, 0.001, 0.003, 0.01, 0.03, 0.05)
 SMALL = {"memory": "2MiB"}
 FULL = {"memory": "256MiB", "eviction": "none"}
 
-# What nobody disturbs.
+# Runs without kills and stops.
 QUIET = {
     "every mode": Situation(modes=ALL, clients=4),
     "one mode": Situation(),
-    "walks beside an index that grows": Situation(modes=WALK, server=FULL, beside=1_000_000),
-    "walks beside neighbours that come and go": Situation(
+    "bypass GETs while the index grows": Situation(modes=WALK, server=FULL, beside=1_000_000),
+    "bypass GETs while other keys come and go": Situation(
         modes=WALK, server=FULL, beside=4000, deletes=True
     ),
-    "eviction by a sweep that moves what stays": Situation(
+    "eviction by a sweep that moves other records": Situation(
         modes=WALK, server=SMALL, sizes=(1, 300, 9000, 40_000), beside=20_000
     ),
     "eviction of small values": Situation(modes=WALK, server=SMALL, beside=50_000),
@@ -65,22 +65,44 @@ QUIET = {
 }
 DISTURBED = {
     "clients killed": Situation(modes=ALL, actions={"kill": 1}),
-    "clients killed, large values": Situation(modes=WALK, actions={"kill": 1}, server={**FULL, "lease": 0.05}, sizes=(10, 9000, 200_000)),
+    "clients killed, large values": Situation(
+        modes=WALK, actions={"kill": 1}, server={**FULL, "lease": 0.05}, sizes=(10, 9000, 200_000)
+    ),
     "clients stopped": Situation(modes=ALL, actions={"stop": 1}, pause=0.3),
-    "clients stopped for longer than a lease": Situation(modes=WALK, actions={"stop": 1}, server={"memory": "8MiB", "lease": 0.02},
-                                                        sizes=(10, 9000, 200_000), beside=3000),
+    "clients stopped for longer than a lease": Situation(
+        modes=WALK,
+        actions={"stop": 1},
+        server={"memory": "8MiB", "lease": 0.02},
+        sizes=(10, 9000, 200_000),
+        beside=3000,
+    ),
     "server stopped": Situation(modes=ALL, actions={"stop server": 1}, timeout=0.1),
     "server killed": Situation(modes=ALL, actions={"kill server": 1}),
     "server stopped, then killed": Situation(modes=ALL, actions={"stop, then kill server": 1}),
-    "server killed, two workers, threads": Situation(modes=ALL, actions={"kill server": 1}, clients=2, threads=2,
-                                                    server={"memory": "16MiB", "workers": 2}),
-    "everything": Situation(modes=ALL, actions={"kill": 2, "stop": 2, "stop server": 1, "kill server": 1, "stop, then kill server": 1},
-                            clients=4, timeout=0.3),
-}  # fmt: skip
+    "server killed, two workers, threads": Situation(
+        modes=ALL,
+        actions={"kill server": 1},
+        clients=2,
+        threads=2,
+        server={"memory": "16MiB", "workers": 2},
+    ),
+    "everything": Situation(
+        modes=ALL,
+        actions={
+            "kill": 2,
+            "stop": 2,
+            "stop server": 1,
+            "kill server": 1,
+            "stop, then kill server": 1,
+        },
+        clients=4,
+        timeout=0.3,
+    ),
+}
 SITUATIONS = {**QUIET, **DISTURBED}
 FAST = (
     "every mode",
-    "eviction by a sweep that moves what stays",
+    "eviction by a sweep that moves other records",
     "times to live",
     "clients killed",
     "everything",
@@ -88,18 +110,19 @@ FAST = (
 
 
 def run(name: str, seed: int, turns: int, actions: int) -> None:
-    # A key for which many calls were cut off at once has more orders than can be tried; in few histories that is so of all keys.
+    # If many calls for a key were cut off at once, its orders are too many to try. In few histories
+    # this holds for all keys.
     for trial in range(3):
         verdicts = play(
             SITUATIONS[name], seed + trial, turns=turns, actions=actions if name in DISTURBED else 0
-        ).judge()
+        ).check()
         assert sum(verdict.steps for verdict in verdicts)
         for verdict in verdicts:
-            assert verdict.legal, verdict.told
+            assert verdict.legal, verdict.reason
         if any(verdict.decided for verdict in verdicts):
             return
     raise AssertionError(
-        f"nothing was decided in three histories: {[verdict.told for verdict in verdicts]}"
+        f"nothing was decided in three histories: {[verdict.reason for verdict in verdicts]}"
     )
 
 
@@ -116,16 +139,16 @@ def test_the_answers_for_each_key_agree_with_one_order(name: str, seed: int) -> 
 def test_the_answers_for_each_key_agree_with_one_order_in_long_runs(
     name: str, number: int, seed: int
 ) -> None:
-    # A server that is killed cuts off a call of each thread; too many of these, and nothing can be decided.
+    # A killed server cuts off a call of each thread; with too many of them nothing can be decided.
     run(name, seed, turns=4000, actions=60 if SITUATIONS[name].threads == 1 else 6)
 
 
 @pytest.mark.timeout(300)
-def test_a_client_that_answers_what_it_saw_before_now_and_then_is_found_out(
+def test_the_checker_finds_a_client_that_sometimes_repeats_an_earlier_answer(
     rng: random.Random,
 ) -> None:
-    for _ in range(5):  # it may be that nothing changed between
-        verdicts = play(Situation(modes=ALL, plant=0.02), rng.randrange(2**32), turns=600).judge()
+    for _ in range(5):  # perhaps no value changed in between
+        verdicts = play(Situation(modes=ALL, plant=0.02), rng.randrange(2**32), turns=600).check()
         if not all(verdict.legal for verdict in verdicts):
             return
-    raise AssertionError("nobody noticed the stale answers")
+    raise AssertionError("the checker did not find the stale answers")

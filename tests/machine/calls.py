@@ -1,7 +1,7 @@
-"""The calls of structures, and what each may answer and leave in a structure whose content is known.
+"""The calls of structures; for each, its valid answers and the content after it, by that before.
 
-A content is a tuple: of a mapping, its items in the order of their keys; of a queue, three tuples: values that came back, values
-that wait, and the reservations (token, value).
+A content is a tuple. A mapping has its items in the order of their keys. A queue has three tuples:
+values that came back, values that wait, and the reservations (token, value).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from rfp.errors import Empty, LeaseEnded
 
 Content = tuple[Any, ...]
 
-UNKNOWN = object()  # in the place of an answer that never came
-LONG = 1e6  # seconds of a lease that does not end
+UNKNOWN = object()  # in the place of an answer that is missing
+LEASE_SECONDS = 1e6  # does not end during a test
 KINDS = {"queue": structures.Queue, "table": structures.HashTable, "tree": structures.BPlusTree}
 EMPTY: dict[str, Content] = {"queue": ((), (), ()), "table": (), "tree": ()}
 
@@ -25,9 +25,12 @@ EMPTY: dict[str, Content] = {"queue": ((), (), ()), "table": (), "tree": ()}
 class Call:
     """A call of a method.
 
-    run: calls a handle, with a timeout or None.  follow: what the structure may contain behind it, by the content before and the
-    answer (an exception's class, where one was raised); nothing, where that answer is wrong.  changes: whether it changes
-    anything.  grows: whether it may fail because the pool is full.  several: whether it is several operations.
+    run: calls a handle, with a timeout or None.
+    follow: returns the possible contents after the call, from the content before and the answer (an
+    exception's class, if one was raised); none if the answer is wrong.
+    changes: whether it changes the structure.
+    grows: whether it may fail because the pool is full.
+    several: whether it is several operations.
     """
 
     text: str
@@ -38,7 +41,7 @@ class Call:
     several: bool = False
 
     def answer(self, handle: Any, timeout: float | None) -> Any:
-        """What it returns, or the class of what it raises because of the content."""
+        """Return the method's result, or the class of the exception that the content causes."""
         try:
             return self.run(handle, timeout)
         except (KeyError, Empty, LeaseEnded) as error:
@@ -46,7 +49,7 @@ class Call:
 
 
 def sure(answer: Any, expected: Any, content: Content) -> list[Content]:
-    """The one content that can be, if the answer is the expected one."""
+    """Return this content if the answer is the expected one, and no content if not."""
     return [content] if answer is UNKNOWN or answer == expected else []
 
 
@@ -64,7 +67,7 @@ def put(value: bytes) -> Call:
 
 
 def taken(content: Content) -> tuple[Any, Content]:
-    """What a queue gives first, and what is left."""
+    """Return the first value of a queue, and the content without it."""
     back, waiting, reserved = content
     if back:
         return back[0], (back[1:], waiting, reserved)
@@ -107,7 +110,7 @@ def reserve() -> Call:
 
     return Call(
         "reserve()",
-        lambda queue, timeout: queue.reserve(lease=LONG, timeout=timeout),
+        lambda queue, timeout: queue.reserve(lease=LEASE_SECONDS, timeout=timeout),
         follow,
         changes=True,
     )
@@ -144,7 +147,7 @@ def nack(token: bytes) -> Call:
     )
 
 
-def look_at_queue() -> Call:
+def read_queue() -> Call:
     return Call(
         "list()",
         lambda queue, _: (list(queue), len(queue), queue.reserved),
@@ -245,9 +248,10 @@ def clear() -> Call:
 
 
 def update(items: dict[bytes, bytes]) -> Call:
-    """One operation for each item, so some of them may be there where the answer never came.
+    """Update, one operation for each item: without an answer, some items may have been stored.
 
-    items: at least one.  An update with nothing is no call of the structure: it takes no lock and ends nobody's transaction.
+    items: at least one. An empty update is no call of the structure: it takes no lock and ends no
+    other front-end's transaction.
     """
 
     def follow(content: Content, answer: Any) -> list[Content]:
@@ -286,7 +290,7 @@ def look_up(key: bytes) -> Call:
     )
 
 
-def look_at_mapping() -> Call:
+def read_mapping() -> Call:
     return Call(
         "items()",
         lambda mapping, _: (tuple(sorted(mapping.items())), len(mapping)),
@@ -311,9 +315,9 @@ def both_ends() -> Call:
     return Call("first(), last()", lambda tree, _: (tree.first(), tree.last()), follow)
 
 
-def look(kind: str) -> Call:
-    """Reads all of it."""
-    return look_at_queue() if kind == "queue" else look_at_mapping()
+def read_all(kind: str) -> Call:
+    """Return the call that reads the whole structure."""
+    return read_queue() if kind == "queue" else read_mapping()
 
 
 def check() -> Call:

@@ -1,6 +1,6 @@
-"""Hands that do what the package once did: each has one fault, which the machine has to find.
+"""Drivers with the package's former faults: each has one fault, which the state machine must find.
 
-They work through the package as it is, so nothing in it has a switch for them.
+They call the package as it is, so the package contains no switch for them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any
 from rfp.errors import ConnectionFailed, OutOfMemory, TooLarge
 
 from .calls import Call
-from .machine import Front, Hands
+from .machine import Driver, Front
 
 PARTS = 64  # of a record
 
 
-class Splitting(Hands):
-    """Can make what a transaction did until now hold."""
+class Splitting(Driver):
+    """Can commit a transaction in the middle."""
 
     def split(self, front: Front) -> None:
         handles = front.handles
@@ -29,8 +29,8 @@ class Splitting(Hands):
         front.transaction.__enter__()
 
 
-class WideBatchFails(Hands):
-    """A batch over more structures than a record has parts for is refused at its end."""
+class WideBatchFails(Driver):
+    """The end of a batch fails if it is over more structures than a record has parts for."""
 
     def end_batch(self, front: Front) -> None:
         super().end_batch(front)
@@ -38,8 +38,8 @@ class WideBatchFails(Hands):
             raise TooLarge("an operation does not fit into the pool's logs")
 
 
-class MakingCommits(Splitting):
-    """Making a structure within a transaction makes hold what that did so far."""
+class CreatingCommits(Splitting):
+    """Creating a structure in a transaction commits the transaction's changes."""
 
     def open(self, front: Front, name: str) -> Any:
         if front.transaction and name not in front.fe.names():
@@ -48,7 +48,7 @@ class MakingCommits(Splitting):
 
 
 class ReleaseCommits(Splitting):
-    """release() within a transaction lets others in."""
+    """release() in a transaction gives the locks away."""
 
     def release(self, front: Front) -> None:
         if front.transaction:
@@ -58,7 +58,7 @@ class ReleaseCommits(Splitting):
 
 
 class HandleCommits(Splitting):
-    """A handle that goes within a transaction makes hold what that did so far."""
+    """Destroying a handle in a transaction commits the transaction's changes."""
 
     def let_go(self, front: Front, name: str) -> None:
         if front.transaction and name in front.handles and name not in front.named:
@@ -66,79 +66,79 @@ class HandleCommits(Splitting):
         super().let_go(front, name)
 
 
-class TornTransaction(Hands):
-    """A transaction that others have cut off ends as if all were well."""
+class TornTransaction(Driver):
+    """The end of a transaction that other front-ends have interrupted raises no error."""
 
     def end_transaction(self, front: Front, hold: bool) -> None:
         with contextlib.suppress(ConnectionFailed):
             super().end_transaction(front, hold)
 
 
-class StaleBatch(Hands):
-    """Within a batch, what was looked up once is answered again."""
+class StaleBatch(Driver):
+    """A read in a batch repeats the answer of the same read before."""
 
     def __init__(self) -> None:
         self.batch: object = None
         self.answers: dict[tuple[str, str], Any] = {}
 
-    def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
-        if not front.batch or what.changes:
-            return super().call(front, name, what, timeout)
+    def call(self, front: Front, name: str, call: Call, timeout: float | None) -> Any:
+        if not front.batch or call.changes:
+            return super().call(front, name, call, timeout)
         if self.batch is not front.batch:
             self.batch, self.answers = front.batch, {}
-        at = name, what.text
+        at = name, call.text
         if at not in self.answers:
-            self.answers[at] = super().call(front, name, what, timeout)
+            self.answers[at] = super().call(front, name, call, timeout)
         return self.answers[at]
 
 
-class FullPoolSticks(Hands):
-    """In a full pool nothing can be reserved."""
+class FullPoolSticks(Driver):
+    """In a full pool reserve() fails."""
 
     def __init__(self) -> None:
         self.full = False
 
-    def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
-        if what.text == "reserve()" and self.full:
+    def call(self, front: Front, name: str, call: Call, timeout: float | None) -> Any:
+        if call.text == "reserve()" and self.full:
             raise OutOfMemory("no block is free in the pool")
         try:
-            return super().call(front, name, what, timeout)
+            return super().call(front, name, call, timeout)
         except OutOfMemory:
             self.full = True
             raise
 
 
-class DeleteFails(Hands):
-    """Shrinking a table is a part of the deletion that it follows, and may not fit."""
+class DeleteFails(Driver):
+    """Shrinking a table is part of the delete before it, and may not fit into the logs."""
 
-    def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
+    def call(self, front: Front, name: str, call: Call, timeout: float | None) -> Any:
         if (
-            what.text.startswith("del")
+            call.text.startswith("del")
             and name[0] == "h"
             and len(front.handles[name].structure) == 1
         ):
             raise TooLarge("an operation does not fit into the pool's logs")
-        return super().call(front, name, what, timeout)
+        return super().call(front, name, call, timeout)
 
 
-class WritesAstray(Hands):
-    """After a pool was replaced, the first calls go to the one that was there before."""
+class WritesAstray(Driver):
+    """After a pool was replaced, the first calls go to the old one."""
 
     def __init__(self, place: Any) -> None:
         self.place, self.file, self.astray = place, 0, 0
 
-    def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
+    def call(self, front: Front, name: str, call: Call, timeout: float | None) -> Any:
         file = os.stat(self.place().path).st_ino
         if file != self.file:
             self.file, self.astray = file, 2 if self.file else 0
-        if self.astray and what.text.startswith("put"):
+        if self.astray and call.text.startswith("put"):
             self.astray -= 1
             return None
-        return super().call(front, name, what, timeout)
+        return super().call(front, name, call, timeout)
 
 
 class Overwrite:
-    """A tool that writes to the pool what it has read before, although a front-end has written to it meanwhile."""
+    """A tool that writes back its copy of the pool, although a front-end has changed the pool."""
 
     def __init__(self, path: Path) -> None:
         self.content = path.read_bytes()

@@ -1,9 +1,10 @@
-"""Front-ends, their batches and transactions, the lives of structures and of handles, and crashes, as a state machine.
+"""A state machine of front-ends, their batches, transactions, structures and handles, and crashes.
 
-The model is what was acknowledged.  `worlds` are all contents of all structures that are possible: one, unless the outcome of a
-call is unknown; each answer leaves those to which it fits.  Every change takes a structure's writer lock, so it applies to the
-latest content, whoever made that.  What the open batch of one front-end has done, others see later, in its order: `behind` has
-the contents that a reader may still find.
+The model is the acknowledged data. `worlds` are all possible contents of all structures: one,
+unless the outcome of a call is unknown. Each answer leaves the worlds to which it fits. Every
+change takes a structure's writer lock, so it applies to the latest content of any front-end. Other
+front-ends see the changes of an open batch later, in their order: `behind` has the contents that a
+reader may still find.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 import rnvm
 from rfp.errors import (
-    AlreadyExists,  # fmt: skip
+    AlreadyExists,
     CallerError,
     ConnectionFailed,
     DeadlineExceeded,
@@ -39,46 +40,46 @@ World = dict[str, Content]
 FAILED = object()
 
 WORLDS_MAX = 256
-UNCERTAIN_WORLDS = 9  # with more than these no call is made whose outcome may stay unknown
+UNCERTAIN_WORLDS_MAX = 9  # with more of them no call is made whose outcome may stay unknown
 WIDE = 70  # more structures than a record has parts for
-SHORT, BRIEF = (
-    0.03,
-    5.0,
-)  # seconds that a call may take, where somebody keeps the lock for longer; that and others by default
-PATIENT = 20.0  # where nobody does
+# Time-outs of calls: if another front-end keeps the lock for longer; of other calls of an impatient
+# machine; of all calls of a patient one.
+CONTENDED_SECONDS, IMPATIENT_SECONDS, PATIENT_SECONDS = 0.03, 5.0, 20.0
 KIND_OF = {"q": "queue", "h": "table", "t": "tree"}
 
 
 class Wrong(AssertionError):
-    """What was answered, or is there, contradicts what was acknowledged."""
+    """An answer or a content contradicts the acknowledged data."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(re.sub(r"(\\x00)+", "..", what))
+    def __init__(self, message: str) -> None:
+        super().__init__(re.sub(r"(\\x00)+", "..", message))
 
 
 class Discarded(Exception):
-    """Ends a transaction."""
+    """Discards a transaction."""
 
 
 @dataclass
 class Handle:
-    """An open structure.  life: which one of those that had this name."""
+    """An open structure. incarnation: a number, since several structures may have had its name."""
 
     structure: Any
-    life: int
+    incarnation: int
 
 
 @dataclass
 class Front:
     """A front-end.
 
-    touched: structures that the open batch has changed, or that the open transaction is over.  inside: contents that the
-    transaction has changed.  doomed: somebody else has changed one of its structures, so it must fail; suspect: it may fail.
+    touched: structures that the open batch has changed, or that the open transaction is over.
+    inside: contents that the transaction has changed.
+    doomed: the transaction must fail, because another front-end has changed one of its structures.
+    suspect: the transaction may fail.
     """
 
     number: int
     fe: rnvm.FrontEnd
-    far: bool
+    remote: bool
     handles: dict[str, Handle] = field(default_factory=dict)
     batch: Any = None
     transaction: Any = None
@@ -92,8 +93,8 @@ class Front:
         return f"front-end {self.number}"
 
 
-class Hands:
-    """What does to the package what the machine says.  The tests of the machine put others in its place."""
+class Driver:
+    """Calls the package. The tests of the state machine replace it by drivers with a fault."""
 
     def open(self, front: Front, name: str) -> Any:
         return KINDS[kind_of(name)](front.fe, name)
@@ -102,8 +103,8 @@ class Hands:
         front.handles.pop(name, None)
         gc.collect()
 
-    def call(self, front: Front, name: str, what: Call, timeout: float | None) -> Any:
-        return what.answer(front.handles[name].structure, timeout)
+    def call(self, front: Front, name: str, call: Call, timeout: float | None) -> Any:
+        return call.answer(front.handles[name].structure, timeout)
 
     def end_batch(self, front: Front) -> None:
         front.batch.__exit__(None, None, None)
@@ -122,7 +123,7 @@ Rule = TypeVar("Rule", bound=Callable[..., Any])
 
 
 def step(function: Rule) -> Rule:
-    """A rule: nothing is verified in the end where it has failed."""
+    """Mark a rule: if it fails, the teardown verifies nothing."""
 
     @functools.wraps(function)
     def run(self: Machine, *arguments: Any, **named: Any) -> Any:
@@ -147,8 +148,8 @@ queues, mappings, trees = (
 )
 keys = st.integers(0, 20).map(lambda n: b"k%02d" % n)
 lengths = st.sampled_from([0, 3, 40, 200, 600, 1500])
-who = st.integers(0, 9)
-"""Which front-end, modulo their number."""
+numbers = st.integers(0, 9)
+"""The index of a front-end, modulo their number."""
 
 OPTIONS = st.fixed_dictionaries(
     {},
@@ -161,11 +162,11 @@ OPTIONS = st.fixed_dictionaries(
 
 
 class Machine(RuleBasedStateMachine):
-    """What holds wherever it runs; a subclass makes `place`, and says what its crashes leave."""
+    """The rules for every place; a subclass makes `place` and defines the effect of its crashes."""
 
     place: Any
-    hands = Hands()
-    drops_open = True  # whether a structure is dropped also where others have it open
+    driver = Driver()
+    drops_open = True  # whether a structure is also dropped while other front-ends have it open
     lossy = False  # whether a back-end may die at any moment
 
     def __init__(self) -> None:
@@ -174,28 +175,29 @@ class Machine(RuleBasedStateMachine):
         self.worlds: list[World] = [{}]
         self.before: list[World] = [{}]
         self.behind: dict[str, list[Content]] = {}
-        self.lives: dict[str, int] = {}
+        self.incarnations: dict[str, int] = {}
         self.fronts: list[Front] = []
         self.serial = 0
         self.moment = 0
-        self.may_fill = self.full = self.clogged = False
-        """The last: what an unfinished batch has left needs room, so others may be told that there is none."""
+        self.may_fill = self.full = False
+        self.clogged = False
+        """The remains of an unfinished batch need room, so other calls may get OutOfMemory."""
         self.impatient = False
 
-    # What is possible
+    # Possible contents
 
     def begin(self) -> None:
-        """What happens from now on may have happened at the next crash, or not."""
+        """Begin a change that may, or may not, have happened at the next crash."""
         self.before = self.worlds
         self.moment = self.place.moment
 
     def contents(self, name: str) -> list[Content]:
         return [world[name] for world in self.worlds if name in world]
 
-    def shrink(self, worlds: list[World], what: str) -> None:
-        """From now on these are possible."""
+    def shrink(self, worlds: list[World], fault: str) -> None:
+        """Make these the possible worlds; `fault` is the error if there are none."""
         if not worlds:
-            raise Wrong(what)
+            raise Wrong(fault)
         unique: list[World] = []
         for world in worlds:
             if world not in unique:
@@ -204,94 +206,99 @@ class Machine(RuleBasedStateMachine):
         self.worlds = unique
 
     def exists(self, name: str) -> bool | None:
-        """None: nobody can say."""
+        """Whether the structure exists; None: it differs between the possible worlds."""
         found = {name in world for world in self.worlds}
         return found.pop() if len(found) == 1 else None
 
-    # Who is in whose way
+    # Contention between front-ends
 
     def front(self, number: int) -> Front:
         return self.fronts[number % len(self.fronts)]
 
     def rivals(self, front: Front, wanted: set[str]) -> list[Front]:
-        """Who is inside one of these structures."""
+        """Return the other front-ends whose batch or transaction uses one of these structures."""
         return [
             other
             for other in self.fronts
             if other is not front and (other.batch or other.transaction) and other.touched & wanted
         ]
 
-    def met(self, front: Front, rivals: list[Front], name: str) -> None:
-        """A front-end has had the structure's writer lock, so what others did until then is seen, and their transactions failed."""
+    def lock_taken(self, front: Front, rivals: list[Front], name: str) -> None:
+        """Note that a front-end has had the structure's writer lock.
+
+        It made the changes of other front-ends visible, and their transactions fail.
+        """
         for other in rivals:
             if other.transaction:
                 other.doomed = True
             else:
-                other.touched.discard(
-                    name
-                )  # its lock is gone, so from now on it reads as everybody else
+                # It has lost its lock, so from now on it reads as the other front-ends do.
+                other.touched.discard(name)
         if rivals or name not in front.touched:
             self.behind.pop(name, None)
 
-    def asked(self, rivals: list[Front]) -> None:
-        """Somebody waited for them, perhaps for a lease."""
+    def contended(self, rivals: list[Front]) -> None:
+        """Note that a front-end waited for them, perhaps for a lease."""
         for other in rivals:
-            self.cut(other)
+            self.may_lose_session(other)
 
-    def cut(self, front: Front) -> None:
-        """It may have lost its session."""
+    def may_lose_session(self, front: Front) -> None:
+        """Note that the front-end may have lost its session."""
         front.suspect = True
         self.clogged |= bool(front.batch and front.touched)
 
     def timeout(self, rivals: list[Front]) -> float | None:
-        return SHORT if rivals and self.impatient else None
+        return CONTENDED_SECONDS if rivals and self.impatient else None
 
     # One call
 
-    def call(self, front: Front, name: str, what: Call) -> Any:
-        """A call, whatever comes of it.  Returns its answer, or FAILED."""
+    def call(self, front: Front, name: str, call: Call) -> Any:
+        """Do a call and compare its outcome with the model.
+
+        Returns: its answer, or FAILED.
+        """
         handle = self.open(front, name)
         if handle is None:
             return FAILED
         rivals = self.rivals(front, {name})
-        unknown = what.changes and (self.lossy or (rivals and self.impatient))
-        if unknown and not front.transaction and len(self.worlds) > UNCERTAIN_WORLDS:
+        unknown = call.changes and (self.lossy or (rivals and self.impatient))
+        if unknown and not front.transaction and len(self.worlds) > UNCERTAIN_WORLDS_MAX:
             return FAILED
         self.begin()
-        if what.several and not front.transaction:
-            self.before = self.any_of(name, what)
-        self.asked(rivals)
-        if front.far:
+        if call.several and not front.transaction:
+            self.before = self.any_of(name, call)
+        self.contended(rivals)
+        if front.remote:
             front.suspect = True
         try:
-            answer = self.hands.call(front, name, what, self.timeout(rivals))
+            answer = self.driver.call(front, name, call, self.timeout(rivals))
         except RfpError as error:
-            self.failed(front, name, what, error, rivals)
+            self.failed(front, name, call, error, rivals)
             return FAILED
-        if handle.life != self.lives[name] and not front.doomed:
+        if handle.incarnation != self.incarnations[name] and not front.doomed:
             raise Wrong(
-                f"{front}: {name}.{what.text} answered {answer!r}, and the structure was dropped"
+                f"{front}: {name}.{call.text} answered {answer!r}, and the structure was dropped"
             )
         if front.transaction:
-            self.answered_inside(front, name, what, answer, rivals)
+            self.answered_inside(front, name, call, answer, rivals)
         else:
-            self.answered(front, name, what, answer, rivals)
+            self.answered(front, name, call, answer, rivals)
         return answer
 
     def answered(
-        self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]
+        self, front: Front, name: str, call: Call, answer: Any, rivals: list[Front]
     ) -> None:
-        here = f"{front}: {name}.{what.text} answered {answer!r}"
-        if what.changes:
+        here = f"{front}: {name}.{call.text} answered {answer!r}"
+        if call.changes:
             self.shrink(
                 [
                     {**world, name: after}
                     for world in self.worlds
-                    for after in what.follow(world[name], answer)
+                    for after in call.follow(world[name], answer)
                 ],
                 f"{here}, and it contains {self.contents(name)}",
             )
-            self.met(front, rivals, name)
+            self.lock_taken(front, rivals, name)
             if front.batch:
                 front.touched.add(name)
                 self.behind.setdefault(name, [world[name] for world in self.before]).extend(
@@ -302,78 +309,81 @@ class Machine(RuleBasedStateMachine):
         if name in self.behind and front not in owners:
             seen = self.behind[name]
             for at, content in enumerate(seen):
-                if what.follow(content, answer):
-                    del seen[:at]  # nobody sees what was before
+                if call.follow(content, answer):
+                    del seen[:at]  # no later read may see an earlier content
                     return
             raise Wrong(f"{here}, and it contained {seen}")
         self.shrink(
-            [world for world in self.worlds if what.follow(world[name], answer)],
+            [world for world in self.worlds if call.follow(world[name], answer)],
             f"{here}, and it contains {self.contents(name)}",
         )
 
     def answered_inside(
-        self, front: Front, name: str, what: Call, answer: Any, rivals: list[Front]
+        self, front: Front, name: str, call: Call, answer: Any, rivals: list[Front]
     ) -> None:
-        """In a transaction.  One that cannot come to hold may read anything."""
-        if what.changes:
-            self.met(front, rivals, name)
+        """Check an answer in a transaction. A transaction that must fail may read any content."""
+        if call.changes:
+            self.lock_taken(front, rivals, name)
         if front.doomed:
             return
         if name in front.inside:
             contents = [front.inside[name]]
-        elif what.changes or name in front.named:
+        elif call.changes or name in front.named:
             contents = self.contents(name)
         else:
             contents = self.behind.get(name, self.contents(name))
-        after = [after for content in contents for after in what.follow(content, answer)]
+        after = [after for content in contents for after in call.follow(content, answer)]
         if not after:
             if not front.suspect:
                 raise Wrong(
-                    f"{front}: in a transaction {name}.{what.text} answered {answer!r}, and it contains {contents}"
+                    f"{front}: in a transaction {name}.{call.text} answered {answer!r}, "
+                    f"and it contains {contents}"
                 )
             front.doomed = True
-        elif what.changes:
+        elif call.changes:
             front.inside[name] = after[0]
             front.touched.add(name)
 
     def failed(
-        self, front: Front, name: str, what: Call, error: RfpError, rivals: list[Front]
+        self, front: Front, name: str, call: Call, error: RfpError, rivals: list[Front]
     ) -> None:
-        """A call has raised; nothing else may have happened than its class says."""
-        here = f"{front}: {name}.{what.text} raised {type(error).__name__}: {error}"
-        if isinstance(error, NotFound) and front.handles[name].life != self.lives[name]:
+        """Check the error of a call; it may have had only the effect that the class describes."""
+        here = f"{front}: {name}.{call.text} raised {type(error).__name__}: {error}"
+        if (
+            isinstance(error, NotFound)
+            and front.handles[name].incarnation != self.incarnations[name]
+        ):
             del front.handles[name]
         elif isinstance(error, OutOfMemory):
-            if not (self.full and (what.grows or self.clogged)):
+            if not (self.full and (call.grows or self.clogged)):
                 raise Wrong(here) from error
-            if what.several and front.transaction:
-                self.leave_transaction(
-                    front, False
-                )  # how many of its operations were done is not known
-            elif what.several:
-                self.perhaps(front, name, what)
+            if call.several and front.transaction:
+                # It is not known how many of its operations were done.
+                self.leave_transaction(front, False)
+            elif call.several:
+                self.perhaps(front, name, call)
         elif isinstance(error, TooLarge):
             if not front.transaction:
                 raise Wrong(here) from error
         elif (
             isinstance(error, DeadlineExceeded) and ((rivals and self.impatient) or self.lossy)
         ) or (isinstance(error, OutcomeUnknown) and ((rivals and self.impatient) or self.lossy)):
-            self.perhaps(front, name, what)
+            self.perhaps(front, name, call)
         elif isinstance(error, ConnectionFailed) and not isinstance(error, OutcomeUnknown):
             if front.transaction and (front.suspect or self.lossy):
                 front.doomed = True
             elif not self.lossy and not (rivals and self.impatient):
                 raise Wrong(here) from error
         elif isinstance(error, CallerError) and front.transaction and name not in front.named:
-            pass  # it is not a part of the transaction
+            pass  # the structure is not a part of the transaction
         else:
             raise Wrong(here) from error
 
-    def perhaps(self, front: Front, name: str, what: Call) -> None:
-        """Nobody can say whether it happened."""
-        if front.transaction or not what.changes:
+    def perhaps(self, front: Front, name: str, call: Call) -> None:
+        """Note a call of which it is unknown whether it happened."""
+        if front.transaction or not call.changes:
             return
-        self.shrink([*self.worlds, *self.any_of(name, what)], "")
+        self.shrink([*self.worlds, *self.any_of(name, call)], "")
         if self.exists(name) is False:
             return
         if name in self.behind:
@@ -381,38 +391,41 @@ class Machine(RuleBasedStateMachine):
         else:
             self.behind[name] = self.contents(name)
 
-    def any_of(self, name: str, what: Call) -> list[World]:
-        """What there may be after a call of which nothing is known; of a structure that was dropped a handle may be left."""
+    def any_of(self, name: str, call: Call) -> list[World]:
+        """Return the possible worlds after a call with an unknown outcome.
+
+        They are the same as before if the structure was dropped and only a handle is left.
+        """
         worlds = [
             {**world, name: after}
             for world in self.worlds
             if name in world
-            for after in what.follow(world[name], UNKNOWN)
+            for after in call.follow(world[name], UNKNOWN)
         ]
         return worlds or self.worlds
 
     # Structures and their handles
 
     def open(self, front: Front, name: str) -> Handle | None:
-        """A handle, of a new structure if there is none."""
+        """Return a handle; create the structure if it does not exist. None: opening failed."""
         if name in front.handles:
             return front.handles[name]
         self.begin()
         new = self.exists(name) is not True
         try:
-            structure = self.hands.open(front, name)
+            structure = self.driver.open(front, name)
         except RfpError as error:
             self.not_opened(front, name, error, new)
             return None
         if new:
-            self.lives[name] = self.lives.get(name, 0) + 1
+            self.incarnations[name] = self.incarnations.get(name, 0) + 1
             self.shrink(
                 [{**world, name: world.get(name, EMPTY[kind_of(name)])} for world in self.worlds],
                 "",
             )
             if front.batch or front.transaction:
-                front.touched.add(name)  # its maker is inside
-        front.handles[name] = Handle(structure, self.lives[name])
+                front.touched.add(name)  # its creator is inside
+        front.handles[name] = Handle(structure, self.incarnations[name])
         return front.handles[name]
 
     def not_opened(self, front: Front, name: str, error: RfpError, new: bool) -> None:
@@ -431,7 +444,7 @@ class Machine(RuleBasedStateMachine):
             if front.transaction and isinstance(error, ConnectionFailed):
                 front.doomed = True
             if new:
-                self.lives[name] = self.lives.get(name, 0) + 1
+                self.incarnations[name] = self.incarnations.get(name, 0) + 1
                 self.shrink(
                     [
                         *self.worlds,
@@ -449,18 +462,18 @@ class Machine(RuleBasedStateMachine):
         self.serial += 1
         return b"%d " % self.serial + bytes(length)
 
-    @rule(number=who, name=names)
+    @rule(number=numbers, name=names)
     @step
     def open_it(self, number: int, name: str) -> None:
         self.open(self.front(number), name)
 
-    @rule(number=who, name=names)
+    @rule(number=numbers, name=names)
     @step
     def let_go(self, number: int, name: str) -> None:
-        """The last reference goes."""
-        self.hands.let_go(self.front(number), name)
+        """Destroy the handle."""
+        self.driver.let_go(self.front(number), name)
 
-    @rule(number=who, name=names)
+    @rule(number=numbers, name=names)
     @step
     def drop(self, number: int, name: str) -> None:
         front = self.front(number)
@@ -486,9 +499,9 @@ class Machine(RuleBasedStateMachine):
                 return
             if not self.lossy:
                 raise
-            for other in self.fronts:  # which of them still work nobody can say
+            for other in self.fronts:  # it is unknown which handles still work
                 other.handles.pop(name, None)
-            self.lives[name] = self.lives.get(name, 0) + 1
+            self.incarnations[name] = self.incarnations.get(name, 0) + 1
             self.shrink(
                 [
                     *self.worlds,
@@ -498,29 +511,29 @@ class Machine(RuleBasedStateMachine):
             )
         else:
             if self.exists(name) is False or (front.transaction and not front.doomed):
-                raise Wrong(f"{front}: dropped {name}, which is not there, or cannot be taken back")
-            self.met(front, self.rivals(front, {name}), name)
+                raise Wrong(f"{front}: dropped {name}, which is absent, or in a transaction")
+            self.lock_taken(front, self.rivals(front, {name}), name)
             for other in self.fronts:
                 other.touched.discard(name)
                 other.inside.pop(name, None)
-            self.lives[name] = self.lives.get(name, 0) + 1
+            self.incarnations[name] = self.incarnations.get(name, 0) + 1
             self.shrink(
                 [{n: c for n, c in world.items() if n != name} for world in self.worlds], ""
             )
 
     # Calls of queues and mappings
 
-    @rule(number=who, name=queues, length=lengths)
+    @rule(number=numbers, name=queues, length=lengths)
     @step
     def put(self, number: int, name: str, length: int) -> None:
         self.call(self.front(number), name, calls.put(self.value(length)))
 
-    @rule(number=who, name=queues, way=st.sampled_from([calls.get, calls.peek, calls.reserve]))
+    @rule(number=numbers, name=queues, way=st.sampled_from([calls.get, calls.peek, calls.reserve]))
     @step
     def take(self, number: int, name: str, way: Callable[[], Call]) -> None:
         self.call(self.front(number), name, way())
 
-    @rule(number=who, name=queues, back=st.booleans(), which=st.integers(0, 5))
+    @rule(number=numbers, name=queues, back=st.booleans(), which=st.integers(0, 5))
     @step
     def settle(self, number: int, name: str, back: bool, which: int) -> None:
         front = self.front(number)
@@ -530,13 +543,13 @@ class Machine(RuleBasedStateMachine):
             token = tokens[which % len(tokens)]
             self.call(front, name, calls.nack(token) if back else calls.ack(token))
 
-    @rule(number=who, name=mappings, key=keys, length=lengths)
+    @rule(number=numbers, name=mappings, key=keys, length=lengths)
     @step
     def store(self, number: int, name: str, key: bytes, length: int) -> None:
         self.call(self.front(number), name, calls.store(key, self.value(length)))
 
     @rule(
-        number=who,
+        number=numbers,
         name=mappings,
         key=keys,
         way=st.sampled_from([calls.delete, calls.pop, calls.look_up]),
@@ -545,22 +558,24 @@ class Machine(RuleBasedStateMachine):
     def by_key(self, number: int, name: str, key: bytes, way: Callable[[bytes], Call]) -> None:
         self.call(self.front(number), name, way(key))
 
-    @rule(number=who, name=mappings, key=keys, length=lengths)
+    @rule(number=numbers, name=mappings, key=keys, length=lengths)
     @step
     def setdefault(self, number: int, name: str, key: bytes, length: int) -> None:
         self.call(self.front(number), name, calls.setdefault(key, self.value(length)))
 
-    @rule(number=who, name=mappings)
+    @rule(number=numbers, name=mappings)
     @step
     def popitem(self, number: int, name: str) -> None:
         self.call(self.front(number), name, calls.popitem(name[0] == "t"))
 
-    @rule(number=who, name=mappings)
+    @rule(number=numbers, name=mappings)
     @step
     def clear(self, number: int, name: str) -> None:
         self.call(self.front(number), name, calls.clear())
 
-    @rule(number=who, name=mappings, found=st.dictionaries(keys, lengths, min_size=1, max_size=5))
+    @rule(
+        number=numbers, name=mappings, found=st.dictionaries(keys, lengths, min_size=1, max_size=5)
+    )
     @step
     def update(self, number: int, name: str, found: dict[bytes, int]) -> None:
         self.call(
@@ -570,7 +585,7 @@ class Machine(RuleBasedStateMachine):
         )
 
     @rule(
-        number=who,
+        number=numbers,
         name=trees,
         found=st.dictionaries(keys, st.integers(0, 100), min_size=1, max_size=5),
     )
@@ -579,56 +594,56 @@ class Machine(RuleBasedStateMachine):
         items = {key: self.value(length) for key, length in sorted(found.items())}
         self.call(self.front(number), name, calls.bulk_load(items))
 
-    @rule(number=who, name=trees, lo=keys, hi=keys, reverse=st.booleans())
+    @rule(number=numbers, name=trees, lo=keys, hi=keys, reverse=st.booleans())
     @step
     def order(self, number: int, name: str, lo: bytes, hi: bytes, reverse: bool) -> None:
         self.call(self.front(number), name, calls.range_of(lo, hi, reverse))
         self.call(self.front(number), name, calls.both_ends())
 
-    @rule(number=who, name=names)
+    @rule(number=numbers, name=names)
     @step
-    def look(self, number: int, name: str) -> None:
-        self.call(self.front(number), name, calls.look(kind_of(name)))
+    def read_all(self, number: int, name: str) -> None:
+        self.call(self.front(number), name, calls.read_all(kind_of(name)))
 
-    @rule(number=who, name=names)
+    @rule(number=numbers, name=names)
     @step
     def check(self, number: int, name: str) -> None:
         front = self.front(number)
         if not front.transaction and not self.rivals(front, {name}):
             self.call(front, name, calls.check())
 
-    @rule(number=who)
+    @rule(number=numbers)
     @step
     def use_many(self, number: int) -> None:
-        """More structures than a record has parts for, each with a value of its own."""
+        """Put into more structures than a record has parts for."""
         front = self.front(number)
         for i in range(WIDE):
             if self.call(front, f"q{100 + i}", calls.put(self.value(3))) is FAILED:
                 break
 
     @precondition(lambda self: self.may_fill)
-    @rule(number=who, name=st.sampled_from(["q0", "h0", "t0"]))
+    @rule(number=numbers, name=st.sampled_from(["q0", "h0", "t0"]))
     @step
     def fill(self, number: int, name: str) -> None:
-        """No block is left in the pool; only what needs one may fail from then on."""
+        """Use all blocks of the pool; from then on only calls that need one may fail."""
         front = self.front(number)
-        if front.transaction or front.far:
+        if front.transaction or front.remote:
             return
         self.full = True
         for length in (60_000, 5_000, 900, 200):
             for i in range(500):
                 value = self.value(length)
-                what = (
+                call = (
                     calls.put(value)
                     if name == "q0"
                     else calls.store(b"full %d %d" % (length, i), value)
                 )
-                if self.call(front, name, what) is FAILED:
+                if self.call(front, name, call) is FAILED:
                     break
 
     # Batches and transactions
 
-    @rule(number=who)
+    @rule(number=numbers)
     @step
     def begin_batch(self, number: int) -> None:
         front = self.front(number)
@@ -643,7 +658,7 @@ class Machine(RuleBasedStateMachine):
 
     @contextmanager
     def expected(self, front: Front) -> Iterator[None]:
-        """Around what changes nothing that counts."""
+        """Allow the errors of a lossy place around calls that change no content."""
         try:
             yield
         except (ConnectionFailed, DeadlineExceeded) as error:
@@ -651,7 +666,7 @@ class Machine(RuleBasedStateMachine):
                 raise Wrong(f"{front}: {error}") from error
 
     def shown(self, front: Front) -> None:
-        """Its batch has ended: others see it, but for what somebody else does in a batch."""
+        """Note that a batch has ended: its changes are visible, except under another open batch."""
         for name in front.touched:
             if not any(
                 other.batch and name in other.touched for other in self.fronts if other is not front
@@ -659,7 +674,7 @@ class Machine(RuleBasedStateMachine):
                 self.behind.pop(name, None)
         front.touched = set()
 
-    @rule(number=who)
+    @rule(number=numbers)
     @step
     def end_batch(self, number: int) -> None:
         front = self.front(number)
@@ -669,9 +684,9 @@ class Machine(RuleBasedStateMachine):
     def leave_batch(self, front: Front) -> None:
         self.begin()
         try:
-            self.hands.end_batch(front)
+            self.driver.end_batch(front)
         except (ConnectionFailed, DeadlineExceeded) as error:
-            # Each operation holds.  When they are seen, nobody can say.
+            # Each operation holds. It is unknown when others see them.
             if not self.lossy and not (self.impatient and isinstance(error, DeadlineExceeded)):
                 raise Wrong(f"{front}: the end of a batch raised {error}") from error
             front.touched = set()
@@ -685,26 +700,29 @@ class Machine(RuleBasedStateMachine):
             self.shown(front)
         front.batch = None
 
-    @rule(number=who, wanted=st.lists(names, min_size=1, max_size=3, unique=True))
+    @rule(number=numbers, wanted=st.lists(names, min_size=1, max_size=3, unique=True))
     @step
     def begin_transaction(self, number: int, wanted: list[str]) -> None:
         front = self.front(number)
         if front.transaction or len(self.worlds) != 1:
             return
         for name in wanted:
-            if self.open(front, name) is None or front.handles[name].life != self.lives[name]:
+            if (
+                self.open(front, name) is None
+                or front.handles[name].incarnation != self.incarnations[name]
+            ):
                 return
         self.enter_transaction(front, set(wanted))
 
-    @rule(number=who)
+    @rule(number=numbers)
     @step
     def begin_wide_transaction(self, number: int) -> None:
-        """Over more structures than a record has parts for."""
+        """Begin a transaction over more structures than a record has parts for."""
         front = self.front(number)
         wanted = {
             name
             for name, handle in front.handles.items()
-            if len(name) == 4 and handle.life == self.lives[name]
+            if len(name) == 4 and handle.incarnation == self.incarnations[name]
         }
         if wanted and not front.transaction and len(self.worlds) == 1:
             self.enter_transaction(front, wanted)
@@ -712,7 +730,7 @@ class Machine(RuleBasedStateMachine):
     def enter_transaction(self, front: Front, wanted: set[str]) -> None:
         self.begin()
         rivals = self.rivals(front, wanted)
-        self.asked(rivals)
+        self.contended(rivals)
         transaction = front.fe.transaction(
             *(front.handles[name].structure for name in wanted), timeout=self.timeout(rivals)
         )
@@ -725,16 +743,16 @@ class Machine(RuleBasedStateMachine):
         if front.batch:
             self.shown(front)
         for name in wanted:
-            self.met(front, self.rivals(front, {name}), name)
+            self.lock_taken(front, self.rivals(front, {name}), name)
         front.transaction, front.named, front.touched, front.inside = (
             transaction,
             set(wanted),
             set(wanted),
             {},
         )
-        front.doomed, front.suspect = False, front.far
+        front.doomed, front.suspect = False, front.remote
 
-    @rule(number=who, hold=st.booleans())
+    @rule(number=numbers, hold=st.booleans())
     @step
     def end_transaction(self, number: int, hold: bool) -> None:
         front = self.front(number)
@@ -745,7 +763,7 @@ class Machine(RuleBasedStateMachine):
         self.begin()
         error: BaseException | None = None
         try:
-            self.hands.end_transaction(front, hold)
+            self.driver.end_transaction(front, hold)
         except RfpError as raised:
             error = raised
         inside, front.inside, front.touched, front.named = front.inside, {}, set(), set()
@@ -753,7 +771,7 @@ class Machine(RuleBasedStateMachine):
         if error is None:
             if hold and front.doomed:
                 raise Wrong(
-                    f"{front}: a transaction came to hold, although others changed what it is over"
+                    f"{front}: a transaction committed, although others changed its structures"
                 )
             if hold:
                 self.shrink([{**world, **inside} for world in self.worlds], "")
@@ -779,13 +797,13 @@ class Machine(RuleBasedStateMachine):
         else:
             raise Wrong(here) from error
 
-    @rule(number=who)
+    @rule(number=numbers)
     @step
     def release(self, number: int) -> None:
         front = self.front(number)
         self.begin()
         try:
-            self.hands.release(front)
+            self.driver.release(front)
         except CallerError:
             assert front.batch or front.transaction
         except (ConnectionFailed, DeadlineExceeded) as error:
@@ -794,26 +812,26 @@ class Machine(RuleBasedStateMachine):
 
     # Front-ends
 
-    @precondition(
-        lambda self: len(self.fronts) < 4
-    )  # look_at_all() needs one more; a process may have five
-    @rule(options=OPTIONS, far=st.booleans())
+    # A process may have five front-ends, and read_everything() needs one.
+    @precondition(lambda self: len(self.fronts) < 4)
+    @rule(options=OPTIONS, remote=st.booleans())
     @step
-    def connect(self, options: dict[str, Any], far: bool) -> None:
+    def connect(self, options: dict[str, Any], remote: bool) -> None:
         self.add_front(
-            options, far and not self.impatient and not any(front.far for front in self.fronts)
+            options,
+            remote and not self.impatient and not any(front.remote for front in self.fronts),
         )
 
-    def add_front(self, options: dict[str, Any], far: bool) -> None:
+    def add_front(self, options: dict[str, Any], remote: bool) -> None:
         self.serial += 1
-        options = {"timeout": BRIEF if self.impatient else PATIENT, **options}
-        self.fronts.append(Front(self.serial, self.place.connect(far, **options), far))
+        options = {"timeout": IMPATIENT_SECONDS if self.impatient else PATIENT_SECONDS, **options}
+        self.fronts.append(Front(self.serial, self.place.connect(remote, **options), remote))
 
     @precondition(lambda self: len(self.fronts) > 2)
-    @rule(number=who)
+    @rule(number=numbers)
     @step
     def close(self, number: int) -> None:
-        """Also in the middle of a batch, which stays, or of a transaction, which does not."""
+        """Close a front-end, also in a batch, which holds, or in a transaction, which does not."""
         front = self.front(number)
         self.begin()
         self.fronts.remove(front)
@@ -830,21 +848,23 @@ class Machine(RuleBasedStateMachine):
             if front.batch:
                 self.leave_batch(front)
 
-    def look_at_all(self) -> None:
-        """A fresh front-end finds what the model has, and all of it sound."""
-        self.add_front({"timeout": PATIENT}, False)
+    def read_everything(self) -> None:
+        """Read all structures in a new front-end, compare them with the model, and check() them."""
+        self.add_front({"timeout": PATIENT_SECONDS}, False)
         fresh = self.fronts.pop()
         there = fresh.fe.names()
-        self.shrink([world for world in self.worlds if world.keys() == there.keys()],
-                    f"there are {sorted(there)}, and not {[sorted(world) for world in self.worlds]}")  # fmt: skip
+        self.shrink(
+            [world for world in self.worlds if world.keys() == there.keys()],
+            f"expected the names {[sorted(world) for world in self.worlds]}, got {sorted(there)}",
+        )
         for name in there:
-            self.call(fresh, name, calls.look(kind_of(name)))
+            self.call(fresh, name, calls.read_all(kind_of(name)))
             self.call(fresh, name, calls.check())
         fresh.handles.clear()
         fresh.fe.close()
 
-    def gone(self) -> None:
-        """No front-end is there any more."""
+    def close_all(self) -> None:
+        """Close all front-ends."""
         for front in self.fronts:
             front.fe.close()
         self.fronts = []
@@ -854,8 +874,8 @@ class Machine(RuleBasedStateMachine):
         try:
             if self.sound and hasattr(self, "place"):
                 self.leave_all()
-                self.look_at_all()
-                self.gone()
+                self.read_everything()
+                self.close_all()
                 checked = self.place.end()
                 assert not checked.findings, checked.findings
         finally:

@@ -1,4 +1,4 @@
-"""A back-end on the crash model, whose power fails at any moment."""
+"""A back-end on the crash model, with power failures at any moment."""
 
 from __future__ import annotations
 
@@ -17,19 +17,26 @@ from rnvm.sizes import Sizes
 from rnvm.testing.crash_model import Crashes, Model
 
 PAGE = 4096
-PIECE = 1 << 16
-
-
-RING = 192 << 10
-"""Enough for each operation of each structure, and little enough to be filled."""
+PIECE_BYTES = 1 << 16
+RING_BYTES = 192 << 10  # large enough for each operation, and small enough to be filled
 SIZES = Sizes(
-    block=1024, names=128, sessions=7, operation_ring=RING, memory_ring=RING, group_map=1024
+    block=1024,
+    names=128,
+    sessions=7,
+    operation_ring=RING_BYTES,
+    memory_ring=RING_BYTES,
+    group_map=1024,
 )
 LENGTH = -(-(SIZES.groups_at + SIZES.group_map + 800 * SIZES.block) // PAGE) * PAGE
 
 
 class Power:
-    """Serves a model of memory or of a disk.  kind: of model; lease: seconds."""
+    """Serves a model of memory or of a disk.
+
+    Args:
+        kind: of the crash model.
+        lease: in seconds.
+    """
 
     def __init__(self, kind: str, lease: float) -> None:
         self.kind, self.lease = kind, lease
@@ -45,36 +52,36 @@ class Power:
     def serve(self) -> None:
         self.backend = rnvm.Backend(Pool(self.model), address=self.address, lease=self.lease)
 
-    def connect(self, far: bool, **options: Any) -> rnvm.FrontEnd:
-        return rnvm.connect(self.address + "?rtt=2us" * far, **options)
+    def connect(self, remote: bool, **options: Any) -> rnvm.FrontEnd:
+        return rnvm.connect(self.address + "?rtt=2us" * remote, **options)
 
     @property
     def moment(self) -> int:
         return self.model.events_so_far
 
     def fail(self, begun: int, part: float, seed: int) -> bytes:
-        """What is left when the power fails, a part of what happened since then."""
+        """Return the content after a power failure in a part of the events since `begun`."""
         point = begun + round(part * (self.moment - begun))
         return Crashes(self.model).at_point(point, seed)
 
-    def go_on(self, image: bytes) -> None:
-        """Serves what a crash has left; no front-end is there any more."""
+    def recover(self, image: bytes) -> None:
+        """Serve the content that a crash left; all front-ends are closed."""
         self.backend.close()
         self.model = Model(LENGTH, self.kind, content=image, shared=True)
         self.serve()
 
     def restart(self) -> None:
-        """Ends the back-end in order, and begins it again."""
+        """Close the back-end in order, and start it again."""
         self.backend.close()
-        self.go_on(Crashes(self.model).at_point(self.moment, 0))
+        self.recover(Crashes(self.model).at_point(self.moment, 0))
 
     def end(self) -> check.Checked:
-        """What `rnvm check` finds in the end."""
+        """Close the back-end, and return the findings of `rnvm check`."""
         self.backend.close()
         image = Crashes(self.model).at_point(self.moment, 0)
         with contextlib.closing(VolatileMemory(LENGTH)) as view:
-            for at in range(0, LENGTH, PIECE):
-                view.poke(at, image[at : at + PIECE])
+            for at in range(0, LENGTH, PIECE_BYTES):
+                view.poke(at, image[at : at + PIECE_BYTES])
             return check.check_copy(view)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How a machine is run."""
+"""Runs a state machine."""
 
 from __future__ import annotations
 
@@ -10,20 +10,28 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from .machine import Machine
 
-ROUND = 8  # examples
+EXAMPLES_PER_ROUND = 8
 
 
 def run(machine: type[Machine], rng: random.Random, steps: int, seconds: float) -> None:
-    """Examples of so many steps each at most; no further round of them after so many seconds.
+    """Run rounds of examples.
 
-    Hypothesis shrinks a failure for up to five minutes, so only long runs do: a short one shows the example as it was drawn.
+    Hypothesis shrinks a failure for up to five minutes, so only long runs do so. A short one prints
+    the example as it was drawn.
+
+    Args:
+        steps: of an example, at most.
+        seconds: no further round begins after this time.
     """
     phases = [hypothesis.Phase.generate] + [hypothesis.Phase.shrink] * (seconds > 60)
     settings = hypothesis.settings(
-        max_examples=ROUND, stateful_step_count=steps, deadline=None, database=None,
+        max_examples=EXAMPLES_PER_ROUND,
+        stateful_step_count=steps,
+        deadline=None,
+        database=None,
         suppress_health_check=list(hypothesis.HealthCheck),
         phases=phases,
-    )  # fmt: skip
+    )
     over = time.monotonic() + seconds
     while time.monotonic() < over:
         seeded = hypothesis.seed(rng.getrandbits(64))(type("Seeded", (machine,), {}))

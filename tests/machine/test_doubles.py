@@ -1,4 +1,4 @@
-"""That the machine would notice: what it is given to drive has, one after the other, faults that the package once had."""
+"""The state machine finds faults: it drives doubles with the faults that the package once had."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 
 from . import calls
 from .doubles import (
+    CreatingCommits,
     DeleteFails,
     FullPoolSticks,
     HandleCommits,
-    MakingCommits,
     ReleaseCommits,
     StaleBatch,
     TornTransaction,
-    WideBatchFails,  # fmt: skip
+    WideBatchFails,
 )
-from .machine import Hands, Machine, Wrong
+from .machine import Driver, Machine, Wrong
 from .test_power import PowerMachine
 
 
@@ -26,7 +26,7 @@ def start(machine: Machine, fronts: int = 2) -> None:
 
 
 def wide_batch(machine: Machine) -> None:
-    """One batch over structures whose locks this front-end has, while others come between and afterwards."""
+    """A batch over structures whose locks the front-end has; another one calls during and after."""
     start(machine)
     machine.use_many(0)
     machine.begin_batch(0)
@@ -37,7 +37,7 @@ def wide_batch(machine: Machine) -> None:
     machine.power_fails(part=1.0, seed=1, again=False)
 
 
-def making_in_a_transaction(machine: Machine) -> None:
+def creating_in_a_transaction(machine: Machine) -> None:
     start(machine)
     machine.begin_transaction(0, ["q0"])
     machine.put(0, "q0", 3)
@@ -66,12 +66,12 @@ def release_in_a_transaction(machine: Machine) -> None:
     machine.begin_transaction(0, ["h0"])
     machine.store(0, "h0", b"k", 3)
     machine.release(0)
-    machine.look(1, "h0")
+    machine.read_all(1, "h0")
     machine.store(1, "h0", b"k", 3)
     machine.end_transaction(0, True)
 
 
-def handle_that_goes_in_a_transaction(machine: Machine) -> None:
+def handle_destroyed_in_a_transaction(machine: Machine) -> None:
     start(machine)
     machine.open_it(0, "q0")
     machine.open_it(0, "q1")
@@ -80,13 +80,13 @@ def handle_that_goes_in_a_transaction(machine: Machine) -> None:
     machine.put(0, "q0", 3)
     machine.put(0, "q1", 3)
     machine.let_go(0, "q1")
-    machine.look(1, "q0")
+    machine.read_all(1, "q0")
     machine.put(1, "q1", 3)
     machine.end_transaction(0, True)
 
 
 def torn_transaction(machine: Machine) -> None:
-    """One that changes nothing, and that others cut off in the middle."""
+    """A transaction that changes nothing and is interrupted by another front-end."""
     start(machine)
     machine.store(0, "h1", b"k", 3)
     machine.open_it(0, "h0")
@@ -99,7 +99,7 @@ def torn_transaction(machine: Machine) -> None:
 
 
 def stale_batch(machine: Machine) -> None:
-    """One that others cut off in the middle answers what is there."""
+    """A batch that is interrupted by another front-end answers from the present content."""
     start(machine)
     machine.store(0, "h0", b"k1", 3)
     machine.by_key(0, "h0", b"k2", calls.look_up)
@@ -123,7 +123,7 @@ def full_pool(machine: Machine) -> None:
 
 
 def update_in_a_full_pool(machine: Machine) -> None:
-    """Its first operations still have room, its last one has none."""
+    """The first operations of the update still have room, the last one has none."""
     start(machine)
     machine.fill(0, "t0")
     machine.update(1, "t0", {b"k1": 3, b"k2": 0, b"k3": 1500})
@@ -138,11 +138,11 @@ def emptied_table(machine: Machine) -> None:
 
 
 Sequence = Callable[[Machine], None]
-CASES: list[tuple[type[Hands], Sequence]] = [
+CASES: list[tuple[type[Driver], Sequence]] = [
     (WideBatchFails, wide_batch),
-    (MakingCommits, making_in_a_transaction),
+    (CreatingCommits, creating_in_a_transaction),
     (ReleaseCommits, release_in_a_transaction),
-    (HandleCommits, handle_that_goes_in_a_transaction),
+    (HandleCommits, handle_destroyed_in_a_transaction),
     (TornTransaction, torn_transaction),
     (StaleBatch, stale_batch),
     (FullPoolSticks, full_pool),
@@ -159,22 +159,22 @@ def replay(machine: Machine, sequence: Sequence) -> None:
 
 
 @pytest.mark.parametrize("sequence", SEQUENCES, ids=lambda sequence: sequence.__name__)
-def test_sequences_that_once_lost_something_lose_nothing(sequence: Sequence) -> None:
+def test_a_sequence_that_once_lost_data_loses_none(sequence: Sequence) -> None:
     replay(PowerMachine(), sequence)
 
 
-def with_hands(hands: Callable[[], Hands]) -> type[Machine]:
+def with_driver(driver: Callable[[], Driver]) -> type[Machine]:
     class Double(PowerMachine):
         def __init__(self) -> None:
             super().__init__()
-            self.hands = hands()
+            self.driver = driver()
 
     return Double
 
 
-@pytest.mark.parametrize(("hands", "sequence"), CASES, ids=lambda case: case.__name__)
-def test_each_fault_that_is_planted_is_noticed_where_it_shows(
-    hands: type[Hands], sequence: Sequence
+@pytest.mark.parametrize(("driver", "sequence"), CASES, ids=lambda case: case.__name__)
+def test_the_machine_finds_each_planted_fault_by_its_sequence(
+    driver: type[Driver], sequence: Sequence
 ) -> None:
     with pytest.raises(Wrong):
-        replay(with_hands(hands)(), sequence)
+        replay(with_driver(driver)(), sequence)

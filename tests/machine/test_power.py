@@ -1,4 +1,4 @@
-"""The machine on the crash model: the power fails at any moment."""
+"""The state machine on the crash model: the power fails at any moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .running import run
 
 
 class PowerMachine(Machine):
-    """The power may fail at any moment; also in the recovery from that."""
+    """The power may fail at any moment, also during recovery."""
 
     @initialize(
         kind=st.sampled_from(["words", "lines", "sectors"]),
@@ -40,35 +40,35 @@ class PowerMachine(Machine):
     @step
     def power_fails(self, part: float, seed: int, again: bool) -> None:
         for front in self.fronts:
-            self.cut(front)
+            self.may_lose_session(front)
         image = self.place.fail(self.moment, part, seed)
         if part < 1:
             self.worlds = [
                 *self.worlds,
                 *(world for world in self.before if world not in self.worlds),
             ]
-        self.gone()
-        self.place.go_on(image)
+        self.close_all()
+        self.place.recover(image)
         if again:
-            self.place.go_on(self.place.fail(0, part, seed))
+            self.place.recover(self.place.fail(0, part, seed))
         self.begin()
-        self.look_at_all()
+        self.read_everything()
         self.add_front({}, False)
         self.add_front({}, False)
 
     @rule()
     @step
     def restart(self) -> None:
-        """In order; front-ends find it again."""
+        """Restart the back-end in order; front-ends reconnect."""
         for front in self.fronts:
-            self.cut(front)
+            self.may_lose_session(front)
             front.doomed = True
         self.place.restart()
         self.begin()
 
 
 @pytest.mark.timeout(300)
-def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_power_fails(
+def test_acknowledged_changes_survive_a_power_failure_at_any_moment(
     rng: random.Random,
 ) -> None:
     run(PowerMachine, rng, 30, 5)
@@ -76,5 +76,5 @@ def test_what_was_acknowledged_is_there_whatever_front_ends_do_and_whenever_the_
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_what_was_acknowledged_is_there_whatever_front_ends_do_for_long(rng: random.Random) -> None:
+def test_acknowledged_changes_survive_power_failures_in_long_runs(rng: random.Random) -> None:
     run(PowerMachine, rng, 50, 400)

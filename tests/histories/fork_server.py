@@ -1,7 +1,8 @@
-"""Starts processes within milliseconds: `python -m tests.histories.nursery` forks one for each line of JSON that it reads.
+"""Starts a process within milliseconds: it forks one for each line of JSON that it reads.
 
-It has imported everything and has no threads.  Says {"started": pid}, {"stopped": pid}, {"ended": pid, "status": status}; kills what is
-left when nobody writes to it any more.
+`python -m tests.histories.fork_server` has imported everything and has no threads. It reports
+{"started": pid}, {"stopped": pid} and {"ended": pid, "status": status}. At the end of its input it
+kills the processes that are left.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from typing import Any
 from . import store_roles, structure_roles
 
 ROLES = {**store_roles.ROLES, **structure_roles.ROLES}
-DEATH = 1  # prctl's PR_SET_PDEATHSIG
+PR_SET_PDEATHSIG = 1
 
 
 def child(order: dict[str, Any]) -> None:
     status = 1
     try:
-        ctypes.CDLL(None).prctl(DEATH, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         os.close(0)
         os.open(os.devnull, os.O_RDONLY)
         ROLES[order.pop("role")](**order)
@@ -37,28 +38,28 @@ def child(order: dict[str, Any]) -> None:
         os._exit(status)
 
 
-def say(**what: Any) -> None:
-    os.write(1, json.dumps(what).encode() + b"\n")
+def report(**message: Any) -> None:
+    os.write(1, json.dumps(message).encode() + b"\n")
 
 
-def reap(living: set[int]) -> None:
-    while living:
+def reap(children: set[int]) -> None:
+    while children:
         pid, status = os.waitpid(-1, os.WNOHANG | os.WUNTRACED)
         if not pid:
             return
         if os.WIFSTOPPED(status):
-            say(stopped=pid)
+            report(stopped=pid)
         else:
-            living.discard(pid)
-            say(ended=pid, status=os.waitstatus_to_exitcode(status))
+            children.discard(pid)
+            report(ended=pid, status=os.waitstatus_to_exitcode(status))
 
 
 def main() -> None:
-    living: set[int] = set()
+    children: set[int] = set()
     data = b""
     while True:
-        reap(living)
-        if not select.select([0], [], [], 0.002 if living else None)[0]:
+        reap(children)
+        if not select.select([0], [], [], 0.002 if children else None)[0]:
             continue
         more = os.read(0, 1 << 16)
         if not more:
@@ -68,9 +69,9 @@ def main() -> None:
             pid = os.fork()
             if not pid:
                 child(json.loads(order))
-            living.add(pid)
-            say(started=pid)
-    for pid in living:
+            children.add(pid)
+            report(started=pid)
+    for pid in children:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)

@@ -1,4 +1,7 @@
-"""The machine over a back-end that is killed and started again, and over a pool that an operator mends, grows or replaces."""
+"""The state machine over a back-end that is killed and restarted.
+
+An operator repairs, grows or replaces the pool.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,6 @@ from rnvm.check import check
 from . import calls
 from .calls import Call
 from .doubles import Overwrite, WritesAstray
-from .lives import Lives, Nursery
 from .machine import (
     FAILED,
     OPTIONS,
@@ -34,17 +36,18 @@ from .machine import (
     World,
     Wrong,
     kind_of,
+    numbers,
     queues,
     step,
-    who,
 )
+from .restarts import ForkServer, RestartedBackend
 from .running import run
 
-BRIEF = 0.3  # seconds that a call may take: longer than a new back-end needs
-SHARED: list[Nursery] = []
+CALL_SECONDS = 0.3  # seconds that a call may take: longer than a new back-end needs
+SHARED: list[ForkServer] = []
 
 
-def look(path: Path) -> None:
+def check_pool(path: Path) -> None:
     check.check(path)
 
 
@@ -53,7 +56,7 @@ def recover(path: Path) -> None:
 
 
 def midway() -> None:
-    """A moment within a tool."""
+    """A moment within a tool, at which the tests call a front-end."""
 
 
 def change(path: Path) -> None:
@@ -62,7 +65,7 @@ def change(path: Path) -> None:
 
 
 def touch(path: Path) -> None:
-    """As a repair that has something to mend on every page."""
+    """Write every page again, as a repair with a finding on each page."""
     with check.changing(path) as view:
         for at in range(0, view.length, 1 << 20):
             view.poke(at, view.read(at, min(1 << 20, view.length - at)))
@@ -77,17 +80,23 @@ def grow(path: Path) -> None:
     pools.grow(path, path.stat().st_size + (1 << 20))
 
 
-TOOLS = [look, recover, change, touch, repair, grow]
+TOOLS = [check_pool, recover, change, touch, repair, grow]
 STEPS: list[tuple[Any, str]] = [
-    (check, "repair_copy"), (check, "repair_nodes"), (check, "check_copy"), (pools, "open_pool"),
-    (pools.Claim, "view"), (pools.Claim, "raw"), (pools.Claim, "pool"), (sys.modules[__name__], "midway"),
-]  # fmt: skip
-"""Of these tools."""
+    (check, "repair_copy"),
+    (check, "repair_nodes"),
+    (check, "check_copy"),
+    (pools, "open_pool"),
+    (pools.Claim, "view"),
+    (pools.Claim, "raw"),
+    (pools.Claim, "pool"),
+    (sys.modules[__name__], "midway"),
+]
+"""The steps of these tools."""
 
 
 @contextlib.contextmanager
 def disturbed(between: Callable[[], None]) -> Iterator[None]:
-    """Calls `between` before and after each step of a tool."""
+    """Call `between` before and after each step of a tool."""
 
     def disturb(function: Callable[..., Any]) -> Callable[..., Any]:
         def run(*arguments: Any, **named: Any) -> Any:
@@ -104,56 +113,56 @@ def disturbed(between: Callable[[], None]) -> Iterator[None]:
         yield
 
 
-class LivesMachine(Machine):
-    """Front-ends live on whatever becomes of the back-end."""
+class RestartMachine(Machine):
+    """Front-ends continue to work after deaths of the back-end and changes of the pool."""
 
     lossy = True
-    place: Lives
+    place: RestartedBackend
 
     def __init__(self) -> None:
         super().__init__()
         self.dead = self.operating = False
-        self.numb: set[int] = set()
-        """Front-ends that wait for a back-end: that takes a while."""
+        self.waiting: set[int] = set()
+        """Numbers of front-ends whose calls wait for a back-end, which takes time."""
         self.copied: list[World] | None = None
-        self.lives_copied: dict[str, int] = {}
+        self.incarnations_copied: dict[str, int] = {}
 
     @initialize(options=st.lists(OPTIONS, min_size=2, max_size=3))
     def start(self, options: list[dict[str, Any]]) -> None:
-        self.place = Lives(SHARED[0])
+        self.place = RestartedBackend(SHARED[0])
         for each in options:
             self.add_front(each, False)
 
-    def add_front(self, options: dict[str, Any], far: bool) -> None:
+    def add_front(self, options: dict[str, Any], remote: bool) -> None:
         if not self.dead:
-            super().add_front({"timeout": BRIEF, **options}, far)
+            super().add_front({"timeout": CALL_SECONDS, **options}, remote)
 
     def open(self, front: Front, name: str) -> Handle | None:
-        if front.number in self.numb:
+        if front.number in self.waiting:
             return None
         began = time.monotonic()
         handle = super().open(front, name)
         self.waited(front, began)
         return handle
 
-    def call(self, front: Front, name: str, what: Call) -> Any:
-        if front.number in self.numb:
+    def call(self, front: Front, name: str, call: Call) -> Any:
+        if front.number in self.waiting:
             return FAILED
         began = time.monotonic()
-        answer = super().call(front, name, what)
+        answer = super().call(front, name, call)
         self.waited(front, began)
         return answer
 
     def waited(self, front: Front, began: float) -> None:
-        if self.dead and time.monotonic() - began > BRIEF / 2:
-            self.numb.add(front.number)
-            if len(self.numb) == len(self.fronts) and not self.operating:
+        if self.dead and time.monotonic() - began > CALL_SECONDS / 2:
+            self.waiting.add(front.number)
+            if len(self.waiting) == len(self.fronts) and not self.operating:
                 self.serve_again()
 
     def interrupted(self) -> None:
-        """The back-end has died: a transaction may fail."""
+        """Note that the back-end has died: a transaction may fail."""
         for front in self.fronts:
-            self.cut(front)
+            self.may_lose_session(front)
 
     @precondition(lambda self: not self.dead)
     @rule()
@@ -172,21 +181,21 @@ class LivesMachine(Machine):
         self.interrupted()
         if copy and len(self.worlds) == 1:
             self.place.back_up()
-            self.copied, self.lives_copied = self.worlds, dict(self.lives)
+            self.copied, self.incarnations_copied = self.worlds, dict(self.incarnations)
 
     @precondition(lambda self: self.dead)
     @rule(points=st.sampled_from([0, 0, 1, 3, 10, 30, 100, 300]))
     @step
     def serve(self, points: int) -> None:
         if points:
-            self.place.begin_and_revive(points)
+            self.place.begin_and_restart(points)
             self.interrupted()
         self.serve_again()
 
-    @rule(tool=st.sampled_from(TOOLS), number=who, name=queues)
+    @rule(tool=st.sampled_from(TOOLS), number=numbers, name=queues)
     @step
     def operate(self, tool: Callable[[Path], None], number: int, name: str) -> None:
-        """An operator's tool, while no back-end is there, and a front-end that goes on in the midst of it."""
+        """Run an operator's tool while no back-end runs and a front-end continues in between."""
         front = self.front(number)
         if not self.dead:
             self.call(front, name, calls.put(self.value(3)))
@@ -201,23 +210,25 @@ class LivesMachine(Machine):
         self.serve_again()
 
     @precondition(lambda self: self.copied is not None)
-    @rule(number=who, name=queues)
+    @rule(number=numbers, name=queues)
     @step
     def restore(self, number: int, name: str) -> None:
-        """An older copy takes the pool's place; what is acknowledged from then on is there."""
+        """Replace the pool by an older copy; changes acknowledged from then on must be present."""
         assert self.copied is not None
         front = self.front(number)
         if not self.dead:
             self.call(front, name, calls.put(self.value(3)))
             self.kill()
         self.place.restore()
-        # Of these the copy has an earlier one, or none.
-        for gone in [
-            name for name, life in self.lives.items() if life != self.lives_copied.get(name)
+        # The copy has an earlier structure of these names, or none.
+        for changed in [
+            name
+            for name, incarnation in self.incarnations.items()
+            if incarnation != self.incarnations_copied.get(name)
         ]:
-            self.lives[gone] += 1
+            self.incarnations[changed] += 1
             for each in self.fronts:
-                each.handles.pop(gone, None)
+                each.handles.pop(changed, None)
         self.worlds, self.behind = self.copied, {}
         for each in self.fronts:
             each.doomed = each.suspect = True
@@ -228,7 +239,7 @@ class LivesMachine(Machine):
     @rule()
     @step
     def replace(self) -> None:
-        """A new pool takes the pool's place; no front-end of before goes on in it."""
+        """Replace the pool by a new one; no earlier front-end may continue in it."""
         if not self.dead:
             self.kill()
         self.place.replace()
@@ -238,11 +249,11 @@ class LivesMachine(Machine):
         for front in self.fronts:
             for name, handle in list(front.handles.items())[:2]:
                 with pytest.raises(ConnectionFailed):
-                    calls.look(kind_of(name)).run(handle.structure, None)
-        self.gone()
+                    calls.read_all(kind_of(name)).run(handle.structure, None)
+        self.close_all()
         self.worlds, self.copied, self.full, self.clogged = [{}], None, False, False
-        for name in self.lives:
-            self.lives[name] += 1
+        for name in self.incarnations:
+            self.incarnations[name] += 1
         for _ in range(2):
             self.add_front({}, False)
 
@@ -250,28 +261,28 @@ class LivesMachine(Machine):
         if not self.place.pid:
             self.place.begin()
         self.dead = False
-        self.numb = set()
+        self.waiting = set()
 
-    def look_at_all(self) -> None:
+    def read_everything(self) -> None:
         self.serve_again()
-        super().look_at_all()
+        super().read_everything()
 
 
 @pytest.fixture
-def nursery() -> Iterator[None]:
+def fork_server() -> Iterator[None]:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         os.chmod(folder, 0o700)
-        SHARED.append(Nursery(Path(folder)))
+        SHARED.append(ForkServer(Path(folder)))
         try:
             yield
         finally:
             SHARED.pop().close()
 
 
-pytestmark = pytest.mark.usefixtures("nursery")
+pytestmark = pytest.mark.usefixtures("fork_server")
 
 
-def replay(machine: LivesMachine, sequence: Callable[[LivesMachine], None]) -> None:
+def replay(machine: RestartMachine, sequence: Callable[[RestartMachine], None]) -> None:
     machine.start(options=[{}, {}])
     try:
         sequence(machine)
@@ -279,12 +290,12 @@ def replay(machine: LivesMachine, sequence: Callable[[LivesMachine], None]) -> N
         machine.teardown()
 
 
-def operated(machine: LivesMachine) -> None:
+def operated(machine: RestartMachine) -> None:
     for tool in TOOLS:
         machine.operate(tool=tool, number=0, name="q0")
 
 
-def restored(machine: LivesMachine) -> None:
+def restored(machine: RestartMachine) -> None:
     machine.put(0, "q0", 3)
     machine.stop(copy=True)
     machine.serve(points=0)
@@ -292,7 +303,7 @@ def restored(machine: LivesMachine) -> None:
     machine.restore(0, "q0")
 
 
-def replaced(machine: LivesMachine) -> None:
+def replaced(machine: RestartMachine) -> None:
     machine.put(0, "q0", 3)
     machine.replace()
 
@@ -300,38 +311,38 @@ def replaced(machine: LivesMachine) -> None:
 @pytest.mark.parametrize(
     "sequence", [operated, restored, replaced], ids=lambda sequence: sequence.__name__
 )
-def test_sequences_that_once_lost_something_lose_nothing(
-    sequence: Callable[[LivesMachine], None],
+def test_a_sequence_that_once_lost_data_loses_none(
+    sequence: Callable[[RestartMachine], None],
 ) -> None:
-    replay(LivesMachine(), sequence)
+    replay(RestartMachine(), sequence)
 
 
-def test_a_tool_that_overwrites_what_a_front_end_has_written_is_noticed() -> None:
-    def overwritten(machine: LivesMachine) -> None:
+def test_the_machine_finds_a_tool_that_overwrites_a_front_ends_changes() -> None:
+    def overwritten(machine: RestartMachine) -> None:
         machine.put(0, "q0", 3)
         machine.operate(tool=Overwrite(machine.place.path), number=0, name="q0")
 
     with pytest.raises(Wrong):
-        replay(LivesMachine(), overwritten)
+        replay(RestartMachine(), overwritten)
 
 
-def test_calls_that_go_to_a_pool_that_was_replaced_are_noticed() -> None:
-    machine = LivesMachine()
-    machine.hands = WritesAstray(lambda: machine.place)
+def test_the_machine_finds_calls_to_a_pool_that_was_replaced() -> None:
+    machine = RestartMachine()
+    machine.driver = WritesAstray(lambda: machine.place)
     with pytest.raises(Wrong):
         replay(machine, restored)
 
 
 @pytest.mark.timeout(300)
-def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools(
+def test_acknowledged_changes_survive_deaths_of_back_ends_and_tools_on_pools(
     rng: random.Random,
 ) -> None:
-    run(LivesMachine, rng, 25, 5)
+    run(RestartMachine, rng, 25, 5)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
-def test_what_was_acknowledged_is_there_whatever_happens_to_back_ends_and_pools_for_long(
+def test_acknowledged_changes_survive_deaths_of_back_ends_and_tools_on_pools_in_long_runs(
     rng: random.Random,
 ) -> None:
-    run(LivesMachine, rng, 50, 400)
+    run(RestartMachine, rng, 50, 400)
