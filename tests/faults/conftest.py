@@ -12,7 +12,8 @@ import rfp
 
 from .processes import ClientProcess, Process, ServerProcess, ended
 
-# Where a spawned process finds the functions that a test hands to it; last, since the sources there are not compiled.
+# A spawned process finds here the functions that a test passes to it. The folder is last, since the
+# sources in it are not compiled.
 sys.path.append(str(Path(__file__).parents[2]))
 
 
@@ -24,22 +25,21 @@ def server() -> Iterator[rfp.Server]:
 
 @pytest.fixture
 def place(tmp_path: Path) -> Iterator[str]:
-    """An address of this test's own; at the end nothing may be left of the servers that were there."""
+    """An address of this test's own, whose folder may contain no files of servers at the end."""
     tmp_path.chmod(0o700)
     yield server_addresses.own(tmp_path)
     left = [path.name for path in tmp_path.iterdir()]
-    assert left in ([], ["s.lock", "s"], ["s", "s.lock"]), (
-        left
-    )  # a killed server's; its successor takes them over
+    # A killed server leaves its socket and its lock, which the next server takes over.
+    assert left in ([], ["s.lock", "s"], ["s", "s.lock"]), left
 
 
 @pytest.fixture
 def start(place: str) -> Iterator[Callable[..., Process]]:
-    """start("server", ...), start("client", ...): processes that are ended with the test."""
+    """start("server", ...), start("client", ...): processes that end with the test."""
     started: list[Process] = []
 
-    def begin(what: str, address: str = place, **options: Any) -> Process:
-        process = {"server": ServerProcess, "client": ClientProcess}[what](address, **options)
+    def begin(role: str, address: str = place, **options: Any) -> Process:
+        process = {"server": ServerProcess, "client": ClientProcess}[role](address, **options)
         started.append(process)
         return process
 

@@ -1,6 +1,7 @@
-"""Other processes that run servers and clients: told what to do, stopped, killed.
+"""Other processes that run servers and clients, and that the tests stop and kill.
 
-As a program: reads lines of Python (as JSON strings), executes each, and answers with one line of JSON.
+As a program, the file reads lines of Python (as JSON strings), executes each, and answers with one
+line of JSON.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from typing import Any
 
 import rfp
 
-SECONDS = 30  # that anything may take
+SECONDS = 30  # time-out of every wait
 
 
 class Failed(Exception):
-    """What was told to another process raised this there."""
+    """Code that another process executed raised this there."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(f"{kind}: {text}")
@@ -32,13 +33,15 @@ class Failed(Exception):
 
 
 class Process:
-    """A Python interpreter that does what it is told, a line at a time."""
+    """A Python interpreter that executes the code that it is sent, a line at a time."""
 
     def __init__(self, prelude: str = "") -> None:
         self.process = subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [sys.executable, __file__],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
+        )
         self.pid = self.process.pid
         self._data = b""
         self.do(
@@ -46,14 +49,20 @@ class Process:
             + prelude
         )
 
-    def tell(self, code: str) -> None:
-        """Lets it do something; `answer` waits for that."""
+    def send(self, code: str) -> None:
+        """Send code to execute; `answer` waits for its value."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(code).encode() + b"\n")
         self.process.stdin.flush()
 
     def answer(self, seconds: float = SECONDS) -> Any:
-        """What the oldest thing told gave; raises Failed if it raised, TimeoutError, EOFError if it ended."""
+        """Return the value of the oldest code sent.
+
+        Raises:
+            Failed: the code raised an exception.
+            TimeoutError: there is no answer yet.
+            EOFError: the process has ended.
+        """
         assert self.process.stdout is not None
         deadline = time.monotonic() + seconds
         while b"\n" not in self._data:
@@ -72,15 +81,15 @@ class Process:
         return answer["value"]
 
     def do(self, code: str, seconds: float = SECONDS) -> Any:
-        self.tell(code)
+        self.send(code)
         return self.answer(seconds)
 
     def stop(self) -> None:
-        """SIGSTOP, and waits until it has taken effect on all threads."""
+        """Send SIGSTOP, and wait until it has taken effect on all threads."""
         os.kill(self.pid, signal.SIGSTOP)
         until(lambda: all(state == "T" for state in self._states()))
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         os.kill(self.pid, signal.SIGCONT)
 
     def _states(self) -> list[str]:
@@ -101,20 +110,22 @@ class Process:
                 stream.close()
 
     def close(self) -> None:
-        """Lets it end by itself: that must go well."""
+        """Let the process end by itself; its exit status must be 0."""
         if self.process.returncode is None:
             assert self.process.stdin is not None
             self.process.stdin.close()
             with contextlib.suppress(ProcessLookupError):
-                self.go_on()
+                self.resume()
             try:
-                assert self.process.wait(SECONDS) == 0, f"it ended with {self.process.returncode}"
+                assert self.process.wait(SECONDS) == 0, (
+                    f"process {self.pid} ended with {self.process.returncode}"
+                )
             finally:
                 self.process.kill()
                 self._reap()
 
     def descriptors(self) -> dict[str, int]:
-        """How many file descriptors of each kind it has open."""
+        """Return the number of open file descriptors of each kind."""
         kinds: dict[str, int] = {}
         for fd in Path(f"/proc/{self.pid}/fd").iterdir():
             with contextlib.suppress(FileNotFoundError):
@@ -123,7 +134,7 @@ class Process:
         return kinds
 
     def processor_time(self) -> float:
-        """Seconds of processor that it has used."""
+        """Return the processor time that it has used, in seconds."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
@@ -143,7 +154,7 @@ class ServerProcess(Process):
     def close(self) -> None:
         if self.process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self.go_on()
+                self.resume()
             self.do("server.close()")
         super().close()
 
@@ -158,7 +169,7 @@ class ClientProcess(Process):
 
 @contextlib.contextmanager
 def ended(*processes: Process) -> Iterator[None]:
-    """Kills what is left of these processes at the end."""
+    """Kill these processes at the end, if they still run."""
     try:
         yield
     finally:
@@ -167,16 +178,16 @@ def ended(*processes: Process) -> Iterator[None]:
 
 
 def until(fact: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Asks until the answer is true, and returns it."""
+    """Poll until the fact is true, and return it."""
     deadline = time.monotonic() + seconds
     while not (found := fact()):
-        assert time.monotonic() < deadline, f"it did not come to pass within {seconds} s"
+        assert time.monotonic() < deadline, f"the fact did not become true within {seconds} s"
         time.sleep(0.002)
     return found
 
 
-def under_way(kv: rfp.Client) -> bool:
-    """Whether a thread is inside a call of this handle, and its request written or about to be."""
+def in_call(kv: rfp.Client) -> bool:
+    """Whether a thread is inside a call of this handle, and its request is sent or about to be."""
     return any(channel.busy for channel in kv.connection.channels)
 
 
@@ -186,9 +197,9 @@ def main() -> None:
         code = json.loads(line)
         try:
             try:
-                compiled = compile(code, "<told>", "eval")
+                compiled = compile(code, "<received>", "eval")
             except SyntaxError:
-                exec(compile(code, "<told>", "exec"), names)
+                exec(compile(code, "<received>", "exec"), names)
                 value = None
             else:
                 value = eval(compiled, names)

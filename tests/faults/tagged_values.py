@@ -1,4 +1,7 @@
-"""Values that say what they are, and those who write and read them.  Imported by the tests and by the processes that they start."""
+"""Values that contain their key, number and checksum, with a writer and a reader for them.
+
+Both the tests and the processes that they start import this file.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,11 @@ import zlib
 import rfp
 from rfp.errors import OutOfMemory, QuotaExceeded
 
-HEAD = struct.Struct("<16sQQI")  # key, number, length, CRC of all else
+HEAD = struct.Struct("<16sQQI")  # key, number, length, CRC of the rest
 
 
 def make(key: bytes, number: int, size: int) -> bytes:
-    """A value that names its key, its number and its own checksum; size: at least HEAD.size."""
+    """Make a value with its key, number and checksum; size: at least HEAD.size."""
     body = random.Random(number).randbytes(257)
     body = (body * ((size - HEAD.size) // 257 + 1))[: size - HEAD.size]
     crc = zlib.crc32(body, zlib.crc32(struct.pack("<16sQQ", key, number, size)))
@@ -22,10 +25,10 @@ def make(key: bytes, number: int, size: int) -> bytes:
 
 
 def read(key: bytes, value: bytes | bytearray | memoryview) -> int:
-    """The value's number, after checking all of it."""
+    """Check a value and return its number."""
     found, number, size, crc = HEAD.unpack_from(value)
     assert found.rstrip(b"\0") == key, f"the value of {found!r} for {key!r}"
-    assert len(value) == size, "a value of another's length"
+    assert len(value) == size, f"a value of {size} bytes has the length {len(value)}"
     body = memoryview(value)[HEAD.size :]
     assert crc == zlib.crc32(body, zlib.crc32(struct.pack("<16sQQ", found, number, size))), (
         "a torn value"
@@ -36,7 +39,7 @@ def read(key: bytes, value: bytes | bytearray | memoryview) -> int:
 def write_for(
     kv: rfp.Client, seconds: float, seed: int, keys: list[bytes], sizes: list[int]
 ) -> int:
-    """Writes its own keys with growing numbers; returns how many it wrote."""
+    """Write its own keys with growing numbers, and return how many values it wrote."""
     rng = random.Random(seed)
     deadline = time.monotonic() + seconds
     number = 0
@@ -57,12 +60,12 @@ def write_for(
             else:
                 kv.delete(key, timeout=20)
         except (OutOfMemory, QuotaExceeded):
-            pass  # the others' pins and uploads are in the way
+            pass  # pins and uploads of other clients use the memory
     return number
 
 
 def read_for(kv: rfp.Client, seconds: float, seed: int, keys: list[bytes], largest: int) -> int:
-    """Reads anybody's keys in every way; returns how many values it saw."""
+    """Read the keys of all writers in every way, and return how many values it read."""
     rng = random.Random(seed)
     deadline = time.monotonic() + seconds
     buffer = bytearray(largest)
@@ -85,7 +88,7 @@ def read_for(kv: rfp.Client, seconds: float, seed: int, keys: list[bytes], large
         for each, value in values:
             if value is not None:
                 number = read(each, value)
-                assert number >= last.get(each, 0), "a value older than one that was seen before"
+                assert number >= last.get(each, 0), f"{each!r}: value {number} after a later one"
                 last[each] = number
                 seen += 1
     return seen

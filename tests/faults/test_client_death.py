@@ -1,4 +1,4 @@
-"""kill -9 and SIGSTOP of clients in the middle of anything: what they held is freed, and nobody else notices."""
+"""kill -9 and SIGSTOP of clients: the server frees their resources, other clients see no error."""
 
 from __future__ import annotations
 
@@ -21,28 +21,33 @@ LOADS = {
     "gets of large values": "while True: kv.get(b'large')",
     "get_into": "buffer = bytearray(8 << 20)\nwhile True: kv.get_into(b'large', buffer)",
     "uploads": "while True: kv.put(b'upload %d' % random.randrange(4), value)",
-    "batches": "while True: kv.put_many((b'%d' % i, b'v' * 100) for i in range(2000)); kv.get_many(b'%d' % i for i in range(2000))",
+    "batches": "while True: kv.put_many((b'%d' % i, b'v' * 100) for i in range(2000)); "
+    "kv.get_many(b'%d' % i for i in range(2000))",
     "small calls": "while True: kv.incr(b'n'); kv.get(b'n'); kv.delete(b'k'); kv.put(b'k', b'v')",
     "threads": """
 def use():
     while True: kv.put(b'upload', value); kv.get(b'large'); kv.incr(b'n')
 for _ in range(4): threading.Thread(target=use, daemon=True).start()
 use()""",
-    "connecting": "while True:\n    with rfp.connect(kv.connection.address) as other: other.get(b'large')",
+    "connecting": "while True:\n"
+    "    with rfp.connect(kv.connection.address) as other: other.get(b'large')",
 }
 
 
 def held(server: rfp.Server, kv: rfp.Client) -> dict[str, Any]:
-    """What a server holds for clients."""
+    """Return the resources that a server holds for clients."""
     stats, figures = kv.stats(), server.figures()
     return {
-        "pins": stats["pins"], "uploads": stats["uploads"], "reserved": stats["bytes_reserved"],
-        "clients": len(figures["clients"]), "rings": [worker["rings"] for worker in figures["workers"]],
-    }  # fmt: skip
+        "pins": stats["pins"],
+        "uploads": stats["uploads"],
+        "reserved": stats["bytes_reserved"],
+        "clients": len(figures["clients"]),
+        "rings": [worker["rings"] for worker in figures["workers"]],
+    }
 
 
 class Witness:
-    """A client that goes on calling while others die; each of its calls must be right, and none may take long."""
+    """A client that calls while others die; each call must be right and end within its time-out."""
 
     def __init__(self, address: str) -> None:
         self.kv = rfp.connect(address, timeout=20)
@@ -76,22 +81,22 @@ def kill_clients(
     rng: random.Random,
     server: rfp.Server,
 ) -> None:
-    """Starts clients under a load and kills them at a random moment of it."""
+    """Start clients with a load, and kill each at a random moment of it."""
     with rfp.connect(address, timeout=20) as kv:
         kv.put(b"large", bytes(8 * MIB))
-        kv.get(b"nobody")
+        kv.get(b"absent")
         before = held(server, kv)
         witness = Witness(address)
         for _ in range(rounds):
             client = start("client", address, prelude="value = bytes(3 << 20)", timeout=20)
             served = sum(worker["served"] for worker in server.figures()["workers"])
-            client.tell(load)
+            client.send(load)
             until(
                 lambda served=served: (
                     sum(worker["served"] for worker in server.figures()["workers"]) > served + 300
                 )
             )
-            time.sleep(rng.random() * 0.02)  # not to wait for something: to hit another moment
+            time.sleep(rng.random() * 0.02)  # draws the moment of the kill
             client.kill()
         calls = witness.calls
         until(lambda: witness.calls > calls + 20 or not witness.call._thread.is_alive())
@@ -101,7 +106,7 @@ def kill_clients(
 
 
 @pytest.mark.parametrize("load", LOADS)
-def test_what_a_killed_client_held_is_freed_and_nobody_else_notices(
+def test_a_killed_clients_resources_are_freed_and_other_clients_see_no_error(
     start: Callable[..., Any], load: str, rng: random.Random
 ) -> None:
     with rfp.Server(memory="128MiB", workers=2, lease=0.5) as server:
@@ -111,7 +116,7 @@ def test_what_a_killed_client_held_is_freed_and_nobody_else_notices(
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("load", LOADS)
-def test_a_server_outlives_any_number_of_killed_clients(
+def test_a_server_survives_many_killed_clients(
     start: Callable[..., Any], load: str, rng: random.Random
 ) -> None:
     with rfp.Server(memory="128MiB", workers=2, lease=0.5) as server:
@@ -129,7 +134,7 @@ def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(
     for _ in range(3):
         clients = [start("client") for _ in range(2)]
         for client in clients:
-            client.tell(LOADS["threads"].replace("value", "bytes(2 << 20)"))
+            client.send(LOADS["threads"].replace("value", "bytes(2 << 20)"))
         until(lambda: sum(client["threads"] for client in server.figures()["clients"]) >= 8)
         assert server.descriptors() != before
         for client in clients:
@@ -139,11 +144,12 @@ def test_a_server_process_keeps_no_descriptor_of_its_dead_clients(
                 server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0
             )
         )
-    # At most: when `before` was counted, the first client's may not all have been closed yet.
+    # At most, since the first client's descriptors may not all have been closed when `before` was
+    # counted.
     until(lambda: all(count <= before.get(kind, 0) for kind, count in server.descriptors().items()))
 
 
-def test_a_client_that_hangs_costs_the_others_nothing(start: Callable[..., Any]) -> None:
+def test_stopped_clients_do_not_disturb_other_clients(start: Callable[..., Any]) -> None:
     with rfp.Server(memory="64MiB", lease=0.2) as server:
         witness = Witness(server.address)
         hanging = [
@@ -151,13 +157,13 @@ def test_a_client_that_hangs_costs_the_others_nothing(start: Callable[..., Any])
         ]
         for client, load in zip(hanging, ("threads", "gets of large values")):
             client.do("kv.put(b'large', bytes(8 << 20))")
-            client.tell(LOADS[load])
+            client.send(LOADS[load])
         until(lambda: sum(worker["served"] for worker in server.figures()["workers"]) > 3000)
         for client in hanging:
             client.stop()
         with rfp.connect(server.address, timeout=20) as kv:
             until(lambda: kv.stats()["pins"] == 0)  # their leases end
-            for i in range(50):  # and their memory is used again
+            for i in range(50):  # these puts use their memory again
                 kv.put(b"other %d" % (i % 5), bytes(4 * MIB))
         calls = witness.calls
         until(lambda: witness.calls > calls + 50 or not witness.call._thread.is_alive())
@@ -178,10 +184,10 @@ def read(seconds):
 """
 
 
-def test_a_read_that_a_stop_made_too_late_is_discarded_and_repeated(
+def test_a_read_that_was_stopped_for_longer_than_the_lease_is_discarded_and_repeated(
     start: Callable[..., Any], rng: random.Random
 ) -> None:
-    """The reader is stopped in the middle of READs, for longer than the lease, while the memory is used again and again."""
+    """The reader is stopped in the middle of READs, while the server uses the memory again."""
     with (
         rfp.Server(memory="256MiB", lease=0.05) as server,
         rfp.connect(server.address, timeout=30) as kv,
@@ -190,13 +196,13 @@ def test_a_read_that_a_stop_made_too_late_is_discarded_and_repeated(
         kv.put(b"large", b"\1" * size)
         reader = start("client", server.address, prelude=READER)
         with ended(reader):
-            reader.tell("read(2.0)")
+            reader.send("read(2.0)")
             until(lambda: kv.stats()["pins"] > 0)
             for i in range(2, 10):
-                time.sleep(rng.random() * 0.03)  # not to wait for something: to hit another moment
+                time.sleep(rng.random() * 0.03)  # draws the moment of the stop
                 reader.stop()
                 until(lambda: kv.stats()["pins"] == 0)
-                for k in range(3):  # every byte of the old value's memory becomes another
+                for k in range(3):  # change every byte of the old value's memory
                     kv.put(b"large", bytes([i + 10 * k]) * size)
-                reader.go_on()
+                reader.resume()
             assert reader.answer(50) >= 1

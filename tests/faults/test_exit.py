@@ -1,4 +1,4 @@
-"""A program ends cleanly, whatever it has open."""
+"""A program ends cleanly with any handles and servers open."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ENDINGS = {
 def call():
     try:
         while True: kv.get(b"large")
-    except rfp.RfpError: pass                  # its handle is closed under it when the program ends
+    except rfp.RfpError: pass                  # the program's end closes the handle during a call
 threading.Thread(target=call, daemon=True).start()
 while kv.stats()["gets"] < 100: pass
 """,
@@ -38,50 +38,59 @@ threads = [threading.Thread(target=kv.get, args=(b"large",)) for _ in range(5)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 """,
-    "with handles in a cycle": "class Holder: pass\nh = Holder(); h.me = h; h.kv = kv; h.server = server; del kv, server, h",
-    "with handles in a thread-local": "local = threading.local(); local.kv = kv; local.server = server",
-    "with a handle in a module": "import json; json.kv = kv; json.server = server; del kv, server",
+    "with handles in a cycle": "class Holder: pass\n"
+    "h = Holder(); h.me = h; h.kv = kv; h.server = server; del kv, server, h",
+    "with handles in a thread-local": "local = threading.local()\n"
+    "local.kv = kv; local.server = server",
+    "with a handle in a module": "import json\njson.kv = kv; json.server = server; del kv, server",
     "by closing in the wrong order": "server.close(); kv.close(); server.close()",
-    "with rfp.Server that failed": "\ntry: rfp.Server(memory='8MiB', address=server.address)\nexcept OSError: pass",
-    "after the name was taken away": "del sys.modules['rfp'], sys.modules['rfp.server'], sys.modules['rfp.errors']",
-    "in an atexit function that calls": "import atexit; atexit.register(lambda: print(end='') or quiet())\n"
+    "with rfp.Server that failed": "\n"
+    "try: rfp.Server(memory='8MiB', address=server.address)\nexcept OSError: pass",
+    "after the package's modules were removed": "for name in ('rfp', 'rfp.server', 'rfp.errors'): "
+    "del sys.modules[name]",
+    "in an atexit function that calls": "import atexit\n"
+    "atexit.register(lambda: print(end='') or quiet())\n"
     "def quiet():\n    try: kv.get(b'large')\n    except rfp.RfpError: pass",
 }
 
 
 def run(program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30,
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=30,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
+    )
 
 
-def litter() -> list[str]:
+def files_left() -> list[str]:
     runtime = Path(os.environ["XDG_RUNTIME_DIR"])
     return [str(path) for path in runtime.rglob("*") if not path.is_dir()]
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_a_program_ends(ending: str) -> None:
-    before = litter()
+def test_a_program_ends_without_output_and_leaves_no_files(ending: str) -> None:
+    before = files_left()
     done = run(START + ENDINGS[ending])
     assert (done.returncode, done.stdout, done.stderr) == (
         1 if ending == "by an exception" else 0,
         "",
         "",
     )
-    assert litter() == before
+    assert files_left() == before
 
 
-def test_an_exit_does_not_wait_for_a_server_that_is_stopped(start: Callable[..., Any]) -> None:
+def test_a_programs_exit_does_not_wait_for_a_stopped_server(start: Callable[..., Any]) -> None:
     server = start("server")
     client = start("client")
     client.do("kv.put(b'k', b'v')")
     server.stop()
     client.do(
-        "import contextlib\nwith contextlib.suppress(errors.DeadlineExceeded): kv.get(b'k', timeout=0.05)"
+        "import contextlib\n"
+        "with contextlib.suppress(errors.DeadlineExceeded): kv.get(b'k', timeout=0.05)"
     )
-    client.do("kv = None if os.getpid() % 2 else kv")  # collected, or still there
+    client.do("kv = None if os.getpid() % 2 else kv")  # collected, or open at the exit
     client.close()
     assert server.process.poll() is None
 
@@ -98,9 +107,10 @@ def test_an_exit_does_not_wait_for_a_server_that_is_stopped(start: Callable[...,
 def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
     program = f"""if True:
         import os, signal, subprocess, sys, threading, rfp
-        code = "import rfp, sys; s = rfp.Server(memory='8MiB'); print(s.address, flush=True); sys.stdin.read(); s.close()"
-        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                 start_new_session=True)
+        code = "import rfp, sys; s = rfp.Server(memory='8MiB'); print(s.address, flush=True); " \\
+            "sys.stdin.read(); s.close()"
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE,
+                                 stdout=subprocess.PIPE, text=True, start_new_session=True)
         def interrupt():
             while not any(channel.busy for channel in kv.connection.channels): pass
             os.kill(os.getpid(), signal.SIGINT)
@@ -125,7 +135,7 @@ def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "interrupted\nb'after'\n", "")
 
 
-def test_handles_work_in_what_a_program_registered_for_its_end_before_the_import() -> None:
+def test_handles_work_in_exit_functions_that_were_registered_before_the_import() -> None:
     program = """if True:
         import atexit, logging, logging.handlers, weakref, sys
         atexit.register(lambda: (kv.put(b"state", b"saved"), print("state:", kv.get(b"state"))))
@@ -148,7 +158,7 @@ def test_handles_work_in_what_a_program_registered_for_its_end_before_the_import
         kv.put(b"early", b"was there")
         shutil.rmtree(folder)
     """
-    before = litter()
+    before = files_left()
     done = run(program)
     assert (done.returncode, done.stderr) == (0, ""), done
     assert done.stdout.splitlines() == [
@@ -157,10 +167,10 @@ def test_handles_work_in_what_a_program_registered_for_its_end_before_the_import
         "state: b'saved'",
         "log: b'the last words'",
     ]
-    assert litter() == before
+    assert files_left() == before
 
 
-def test_what_calls_too_late_is_told_that_the_interpreter_ends() -> None:
+def test_the_hint_of_a_call_at_the_interpreters_end_names_atexit() -> None:
     program = """if True:
         import rfp
         server = rfp.Server(memory="8MiB")

@@ -1,4 +1,4 @@
-"""A child of a fork has no part in its parent's handles and servers, and does them no harm."""
+"""A child of a fork cannot use its parent's handles and servers, and does not damage them."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from .processes import until
 
 MIB = 1 << 20
 
-# Python 3.12 warns of forks beside threads: just those are tested here.
+# Python 3.12 warns of forks in processes with threads, which are tested here.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @contextlib.contextmanager
 def child(leave: Callable[[int], object] = os._exit) -> Iterator[bool]:
-    """`with child() as inside: if inside: ...`; the test fails with what the child printed if it failed."""
+    """`with child() as inside: if inside: ...`; the test fails if the child fails."""
     sys.stdout.flush()
     sys.stderr.flush()
     with warnings.catch_warnings():
@@ -56,7 +56,7 @@ def child(leave: Callable[[int], object] = os._exit) -> Iterator[bool]:
         try:
             leave(status)
         finally:
-            os._exit(3)  # whatever happens, no child goes on with the tests
+            os._exit(3)  # no child may continue with the tests
 
 
 def ours() -> list[str]:
@@ -73,10 +73,9 @@ def ours() -> list[str]:
 
 
 @pytest.mark.anywhere
-def test_every_call_in_a_child_says_that_the_handle_is_the_parents(server: rfp.Server) -> None:
-    with rfp.connect(
-        server.address, reconnect=False
-    ) as kv:  # which would hide that the child ended its parent's connection
+def test_every_call_of_a_parents_handle_in_a_child_raises_forked(server: rfp.Server) -> None:
+    # Reconnecting would hide that the child ended its parent's connection.
+    with rfp.connect(server.address, reconnect=False) as kv:
         kv.put(b"k", b"v")
         kv.put(b"large", bytes(MIB))
         with child() as inside:
@@ -103,7 +102,7 @@ def test_every_call_in_a_child_says_that_the_handle_is_the_parents(server: rfp.S
         assert kv.put(b"k", b"w") and kv.get(b"k") == b"w"
 
 
-def test_a_child_holds_nothing_of_handles_and_servers(server: rfp.Server) -> None:
+def test_a_child_has_no_descriptor_or_mapping_of_handles_and_servers(server: rfp.Server) -> None:
     with rfp.connect(server.address) as kv, rfp.connect(server.address) as idle:
         kv.put(b"large", bytes(MIB))
         kv.get(b"large")
@@ -129,7 +128,7 @@ def test_a_child_may_connect_for_itself(server: rfp.Server) -> None:
     until(lambda: server.figures()["clients"] == [])
 
 
-def test_a_server_serves_on_while_children_come_and_go(server: rfp.Server) -> None:
+def test_a_server_serves_while_children_start_and_end(server: rfp.Server) -> None:
     ended = threading.Event()
     errors: list[BaseException] = []
     with rfp.connect(server.address, timeout=30) as kv:
@@ -179,7 +178,7 @@ def exec_true(status: int) -> None:
         "pass",
     ],
 )
-def test_a_child_ends_in_any_way_without_a_word(leave: str) -> None:
+def test_a_child_ends_in_any_way_without_output(leave: str) -> None:
     program = f"""if True:
         import os, sys, warnings
         warnings.simplefilter("ignore")
@@ -195,9 +194,19 @@ def test_a_child_ends_in_any_way_without_a_word(leave: str) -> None:
             assert kv.get(b"k") == b"v"
             print("fine")
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    done = run("-c", program)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")
+
+
+def run(*arguments: object, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run Python with these arguments."""
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
 
 
 def use_inherited(kv: rfp.Client, queue: Any) -> None:
@@ -211,13 +220,13 @@ def use_inherited(kv: rfp.Client, queue: Any) -> None:
 def test_processes_of_multiprocessing_connect_for_themselves(
     server: rfp.Server, method: str
 ) -> None:
-    done = subprocess.run([sys.executable, "-W", "ignore", Path(__file__).with_name("spawning_program.py"), method, server.address],
-                          capture_output=True, text=True, timeout=50, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    program = Path(__file__).with_name("spawning_program.py")
+    done = run("-W", "ignore", program, method, server.address, seconds=50)
     assert (done.returncode, done.stdout, done.stderr) == (0, "b'80'\n", "")
     until(lambda: server.figures()["clients"] == [])
 
 
-def test_a_handle_given_to_a_forked_process_says_what_to_do(server: rfp.Server) -> None:
+def test_a_handle_passed_to_a_forked_process_raises_forked(server: rfp.Server) -> None:
     context = multiprocessing.get_context("fork")
     with rfp.connect(server.address) as kv:
         kv.put(b"k", b"v")
@@ -238,7 +247,7 @@ def test_a_handle_cannot_be_pickled(server: rfp.Server) -> None:
 
 
 def everything(folder: Path) -> tuple[contextlib.ExitStack, dict[str, Any]]:
-    """One of each thing that a program can hold, in use."""
+    """Return one of each object that a program can hold, in use."""
     stack = contextlib.ExitStack()
     open_ = stack.enter_context
     things: dict[str, Any] = {}
@@ -280,13 +289,13 @@ def everything(folder: Path) -> tuple[contextlib.ExitStack, dict[str, Any]]:
     return stack, things
 
 
-def test_nothing_that_a_child_does_to_its_parents_things_crashes_it_or_harms_them(
+def test_a_child_that_uses_its_parents_objects_neither_crashes_nor_damages_them(
     tmp_path: Path,
 ) -> None:
     folder = Path(tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"]))
     stack, things = everything(folder)
     with stack:
-        # Every use of each thing, each in the child in which it comes next after what crashed.
+        # Use each object in every way, in a child; after a crash the next child continues.
         crashed = []
         for name, thing in things.items():
             crashed += half_made.crashes(
@@ -307,7 +316,7 @@ def test_nothing_that_a_child_does_to_its_parents_things_crashes_it_or_harms_the
                     with contextlib.suppress(AttributeError):
                         things[name].__exit__(None, None, None)
                     things[name].close()
-        with child() as inside:  # and all of them by the collector
+        with child() as inside:  # the garbage collector closes all of them
             if inside:
                 del stack, things, thing
                 gc.collect()
@@ -322,13 +331,14 @@ def test_nothing_that_a_child_does_to_its_parents_things_crashes_it_or_harms_the
 
 
 @pytest.mark.parametrize("context", ["fe.batch()", "fe.transaction(table)", "fe", "backend"])
-def test_a_child_leaves_its_parents_with_blocks_without_a_word(context: str) -> None:
+def test_a_child_leaves_its_parents_with_blocks_without_output(context: str) -> None:
     program = f"""if True:
         import os, sys, tempfile, warnings
         warnings.simplefilter("ignore")
         import rnvm, structures
         path = os.path.join(tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"]), "p")
-        with rnvm.Backend(path, size="4MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe:
+        with (rnvm.Backend(path, size="4MiB", assume_persistent=True) as backend,
+              rnvm.connect(backend.address) as fe):
             table = structures.HashTable(fe, "h")
             with {context}:
                 table[b"k"] = b"v"
@@ -342,39 +352,41 @@ def test_a_child_leaves_its_parents_with_blocks_without_a_word(context: str) -> 
         os.unlink(path)
         print("fine")
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    done = run("-c", program)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")
 
 
 @pytest.mark.timeout(150)
-def test_the_child_of_a_fork_that_python_did_not_see_is_refused_as_any_other() -> None:
+def test_a_parents_handle_raises_forked_in_a_child_of_a_c_librarys_fork() -> None:
     program = """if True:
         import ctypes, os, sys, tempfile
         import rfp, rnvm, structures
         libc = ctypes.CDLL(None)
         path = os.path.join(tempfile.mkdtemp(dir=os.environ["TESTS_MEMORY"]), "p")
-        server, backend = rfp.Server(memory="8MiB"), rnvm.Backend(path, size="4MiB", assume_persistent=True)
-        kv, fe = rfp.connect(server.address, reconnect=False), rnvm.connect(backend.address, reconnect=False)
+        server = rfp.Server(memory="8MiB")
+        backend = rnvm.Backend(path, size="4MiB", assume_persistent=True)
+        kv = rfp.connect(server.address, reconnect=False)
+        fe = rnvm.connect(backend.address, reconnect=False)
         table = structures.HashTable(fe, "h")
         kv.put(b"k", b"v")
         table[b"k"] = b"v"
         def outcome(call):
             try: return call()
             except rfp.errors.RfpError as error: return type(error).__name__
-        for first in (lambda: kv.get(b"k"), lambda: table[b"k"], kv.close, fe.close, backend.close, server.close, lambda: None):
+        for first in (lambda: kv.get(b"k"), lambda: table[b"k"], kv.close, fe.close, backend.close,
+                      server.close, lambda: None):
             pid = libc.fork()                               # runs none of Python's handlers
             if pid == 0:
-                found = [outcome(first), outcome(lambda: kv.get(b"k")), outcome(lambda: table[b"k"]),
-                         outcome(lambda: rfp.connect(server.address).get(b"k"))]
+                found = [outcome(call) for call in
+                         (first, lambda: kv.get(b"k"), lambda: table[b"k"],
+                          lambda: rfp.connect(server.address).get(b"k"))]
                 assert found[0] in ("Forked", None), found
                 assert found[1:] == ["Forked", "Forked", b"v"], found
-                sys.exit(5)                                 # with everything that is done at the end
+                sys.exit(5)                                 # runs all exit functions
             assert os.waitpid(pid, 0)[1] == 5 << 8
             assert (kv.get(b"k"), table[b"k"]) == (b"v", b"v")
         os.unlink(path)
         print("fine")
     """
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=140,
-                          env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    done = run("-c", program, seconds=140)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "fine\n")

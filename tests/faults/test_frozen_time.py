@@ -1,4 +1,4 @@
-"""Libraries that freeze the time for tests (freezegun) replace functions of `time`: deadlines go on all the same."""
+"""Deadlines pass even if a library such as freezegun freezes the functions of `time`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,24 @@ FROZEN = ("time", "monotonic", "perf_counter")
 
 @pytest.fixture
 def frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As freezegun has it: seconds since 1970 everywhere, and they stand still."""
+    """Freeze the clocks as freezegun does: all return the same seconds since 1970."""
     for name in FROZEN:
         monkeypatch.setattr(time, name, lambda: 1_700_000_000.0)
         monkeypatch.setattr(time, f"{name}_ns", lambda: 1_700_000_000_000_000_000)
 
 
-def test_servers_clients_and_pools_work_while_the_time_stands_still(frozen: None) -> None:
+def test_servers_clients_and_pools_work_while_time_is_frozen(frozen: None) -> None:
     with (
-        tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder, rfp.Server(memory="8MiB") as server,
-        rfp.connect(server.address) as kv, rfp.RpcServer(bytes) as other, rfp.RpcClient(other.address) as rpc,
-        rnvm.Backend(f"{folder}/p", size="4MiB", assume_persistent=True) as backend, rnvm.connect(backend.address) as fe,
-    ):  # fmt: skip
+        tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder,
+        rfp.Server(memory="8MiB") as server,
+        rfp.connect(server.address) as kv,
+        rfp.RpcServer(bytes) as other,
+        rfp.RpcClient(other.address) as rpc,
+        rnvm.Backend(f"{folder}/p", size="4MiB", assume_persistent=True) as backend,
+        rnvm.connect(backend.address) as fe,
+    ):
         kv.put(b"k", b"v")
-        thread = threading.Thread(target=kv.put, args=(b"k", b"w"))  # which attaches
+        thread = threading.Thread(target=kv.put, args=(b"k", b"w"))  # it attaches a channel
         thread.start()
         thread.join()
         assert kv.get(b"k") == b"w" and rpc.call(b"1") == b"1"
@@ -43,7 +47,7 @@ def test_servers_clients_and_pools_work_while_the_time_stands_still(frozen: None
         assert queue.get() == b"v"
 
 
-def test_versions_grow_over_restarts_while_the_time_stands_still(frozen: None) -> None:
+def test_versions_grow_over_restarts_while_time_is_frozen(frozen: None) -> None:
     versions = []
     for _ in range(2):
         with rfp.Server(memory="8MiB") as server, rfp.connect(server.address) as kv:
@@ -51,11 +55,11 @@ def test_versions_grow_over_restarts_while_the_time_stands_still(frozen: None) -
     assert versions == sorted(set(versions))
 
 
-def test_a_deadline_passes_while_the_time_stands_still(frozen: None, start: object) -> None:
+def test_a_deadline_passes_while_time_is_frozen(frozen: None, start: object) -> None:
     server: Process = start("server")  # type: ignore[operator]
     with rfp.connect(server.address) as kv:
         server.stop()
         with pytest.raises(DeadlineExceeded):
-            kv.get(b"k", timeout=0.2)  # in the control channel's wait: its first call
-        server.go_on()
+            kv.get(b"k", timeout=0.2)  # the first call, which waits on the control channel
+        server.resume()
         assert kv.get(b"k") is None

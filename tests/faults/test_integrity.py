@@ -1,4 +1,4 @@
-"""Under any concurrency nobody ever sees a torn value, another key's, or an older one than before."""
+"""Concurrent readers see no torn value, no value of another key, and none older than one before."""
 
 from __future__ import annotations
 
@@ -15,9 +15,19 @@ from .processes import until
 from .tagged_values import read_for, write_for
 
 
-def compete(start: Callable[..., Any], server: rfp.Server, seconds: float, sizes: list[int], *, mode: str = "auto",
-            writers: int = 2, readers: int = 2, keys_each: int = 5, processes: bool = True) -> None:  # fmt: skip
-    """Writers with keys of their own, readers of all keys; each in a process (or a thread of this one)."""
+def compete(
+    start: Callable[..., Any],
+    server: rfp.Server,
+    seconds: float,
+    sizes: list[int],
+    *,
+    mode: str = "auto",
+    writers: int = 2,
+    readers: int = 2,
+    keys_each: int = 5,
+    processes: bool = True,
+) -> None:
+    """Run writers of their own keys and readers of all keys, each in a process (or a thread)."""
     owned = [[b"key %d %d" % (writer, i) for i in range(keys_each)] for writer in range(writers)]
     everything = [key for keys in owned for key in keys]
     jobs = [
@@ -27,12 +37,15 @@ def compete(start: Callable[..., Any], server: rfp.Server, seconds: float, sizes
         f"read_for(kv, {seconds}, {seed}, {everything!r}, {max(sizes)})" for seed in range(readers)
     ]
     if processes:
-        prelude = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom tagged_values import read_for, write_for"
+        prelude = (
+            f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+            "from tagged_values import read_for, write_for"
+        )
         clients = [
             start("client", server.address, prelude=prelude, mode=mode, timeout=20) for _ in jobs
         ]
         for client, job in zip(clients, jobs):
-            client.tell(job)
+            client.send(job)
         counts = [client.answer(seconds + 40) for client in clients]
     else:
         with rfp.connect(server.address, mode=mode, timeout=20) as kv:
@@ -68,13 +81,13 @@ LARGE = [5000, 130_000, 300_000, 1_500_000]
 
 
 @pytest.mark.parametrize("mode", ["auto", "fetch", "reply", "bypass"])
-def test_nobody_sees_a_torn_or_foreign_value(start: Callable[..., Any], mode: str) -> None:
+def test_readers_see_no_torn_or_foreign_value(start: Callable[..., Any], mode: str) -> None:
     with rfp.Server(memory="64MiB", workers=2, allow_bypass=True) as server:
         compete(start, server, 0.8, MIXED, mode=mode, writers=1, readers=1)
 
 
 @pytest.mark.parametrize("eviction", ["clock", "bucket"])
-def test_eviction_takes_nothing_away_from_under_a_reader(
+def test_readers_see_no_torn_or_foreign_value_under_eviction(
     start: Callable[..., Any], eviction: str
 ) -> None:
     with rfp.Server(memory="4MiB", eviction=eviction, lease=0.5, allow_bypass=True) as server:
@@ -93,7 +106,7 @@ def test_threads_of_one_handle_see_no_torn_or_foreign_value(start: Callable[...,
 @pytest.mark.parametrize("memory", ["8MiB", "128MiB"])
 @pytest.mark.parametrize("sizes", [SMALL, MIXED, LARGE], ids=["small", "mixed", "large"])
 @pytest.mark.parametrize("mode", ["auto", "fetch", "reply", "bypass"])
-def test_nobody_ever_sees_a_torn_or_foreign_value(
+def test_readers_see_no_torn_or_foreign_value_in_long_runs(
     start: Callable[..., Any], mode: str, sizes: list[int], memory: str
 ) -> None:
     with rfp.Server(memory=memory, workers=2, lease=0.2, allow_bypass=True) as server:

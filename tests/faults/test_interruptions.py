@@ -1,4 +1,7 @@
-"""An exception of a signal handler at any place of the package's Python code: the next call works, and nothing is left open."""
+"""A signal handler raises at any line of the package's Python code: the next call works.
+
+No descriptor and no ring is left open.
+"""
 
 from __future__ import annotations
 
@@ -23,12 +26,11 @@ INTERRUPTED = "/rfp/"
 
 
 class Interrupt(BaseException):
-    """What a signal handler raises; nobody else does."""
+    """Only the tests' signal handler raises this."""
 
 
 def interrupt_at(number: int, call: Callable[[], Any], handler: Callable[[], Any]) -> Any:
-    """Runs call(), and handler() at the number-th line of rfp's Python code that it passes, as the handler of a signal that
-    comes there."""
+    """Run call(), and handler() at the number-th line of rfp's Python code, as a signal handler."""
     passed = 0
 
     def local(frame: Any, event: str, argument: object) -> Any:
@@ -52,7 +54,7 @@ def interrupt_at(number: int, call: Callable[[], Any], handler: Callable[[], Any
 
 
 def places(call: Callable[[], Any], step: int) -> Iterator[int]:
-    """Every step-th of the lines that a call passes, from a first one that differs from test to test."""
+    """Yield every step-th of the lines that a call passes; the first one depends on the process."""
     count = 0
 
     def local(frame: Any, event: str, argument: object) -> Any:
@@ -87,7 +89,7 @@ def first_call(address: str) -> None:
 
 
 def alone(kv: rfp.Client) -> bool:
-    """Whether one client, with the rings of one thread, is all that the server has."""
+    """Whether the server has exactly one client, with the rings of one thread."""
     return [
         each["threads"] for each in kv.connection.figures(clock.now_ns() + 10**10)["clients"]
     ] == [1]
@@ -124,7 +126,7 @@ def test_after_an_interrupt_in_a_first_call_the_next_call_works(address: str, st
                 pass
             assert kv.get(b"k") == b"v", number
             assert kv.put(b"mine", b"%d" % number) and kv.get(b"mine") == b"%d" % number, number
-            # No rings are left at the server that nobody uses.
+            # The server has no unused rings.
             assert len(kv.connection.channels) == 1, number
             until(partial(alone, kv))
         assert descriptors() == before, number
@@ -149,10 +151,10 @@ def test_an_interrupt_in_connect_leaves_nothing_open(
 @pytest.mark.parametrize(
     "step", [41, pytest.param(1, marks=[pytest.mark.long, pytest.mark.timeout(900)])]
 )
-def test_a_handler_that_uses_the_handle_harms_no_call_that_it_interrupts(
+def test_a_call_succeeds_although_a_handler_that_interrupts_it_uses_the_handle(
     address: str, step: int
 ) -> None:
-    """It may be refused, in the words for that, or succeed; the call goes on as if nothing had been."""
+    """The handler's own call succeeds, or raises CallerError with the text for that."""
     with rfp.connect(address) as kv:
         lines = list(places(partial(kv.get, b"k"), step))
     seen: set[str] = set()
@@ -181,10 +183,11 @@ def test_a_handler_may_close_the_handle_in_its_first_call(address: str, step: in
         assert descriptors() == before, number
 
 
-def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_that_are_gone() -> (
-    None
-):
-    """The handler finds the rings that are being set up, and is refused; they go with the call, which its error ends."""
+def test_a_first_call_that_its_handlers_error_ends_leaves_the_thread_no_removed_rings() -> None:
+    """The handler finds the rings that are being set up, and raises CallerError.
+
+    The error ends the first call, which removes its rings.
+    """
     inside, go = threading.Event(), threading.Event()
     kept = []
 
@@ -195,7 +198,7 @@ def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_th
         return request
 
     def handler(*_: object) -> None:
-        kept.extend(client.connection.channels)  # else their memory would be anybody's
+        kept.extend(client.connection.channels)  # or their memory might be used again
         client.call(b"within")
 
     old = signal.signal(signal.SIGALRM, handler)
@@ -218,7 +221,7 @@ def test_a_first_call_that_its_handlers_call_ends_leaves_no_thread_with_rings_th
             link = client.connection
             assert len(kept) == 1
             assert client.call(b"next") == b"next"
-            assert client.connection is link, "the call used the rings that are gone"
+            assert client.connection is link, "the call used the removed rings"
             assert kept[0] not in link.channels
     finally:
         signal.signal(signal.SIGALRM, old)

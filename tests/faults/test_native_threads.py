@@ -1,4 +1,4 @@
-"""Threads that Python did not make, and greenlets: no two of them ever share rings."""
+"""Threads that Python did not create, and greenlets: no two of them share rings at once."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ LIBRARY = """
 #include <pthread.h>
 static void (*callback)(long);
 static int times;
-static void *run(void *number) { for (int i = 0; i < times; i++) callback((long) number); return 0; }
+static void *run(void *number) {
+    for (int i = 0; i < times; i++) callback((long) number);
+    return 0;
+}
 static pthread_t threads[16];
-void start(void (*f)(long), long number, int n) { callback = f; times = n; pthread_create(&threads[number], 0, run, (void *) number); }
+void start(void (*f)(long), long number, int n) {
+    callback = f;
+    times = n;
+    pthread_create(&threads[number], 0, run, (void *) number);
+}
 void join(long number) { pthread_join(threads[number], 0); }
 """
 
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """Threads of a C library, which have a new Python thread state in each callback."""
+    """A C library whose threads have a new Python thread state in each callback."""
     folder = tmp_path_factory.mktemp("library")
     (folder / "threads.c").write_text(LIBRARY)
     compiler = shutil.which("cc") or shutil.which("gcc")
@@ -56,17 +63,17 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 
 
 def make_use(handle: Any, outcome: Counter[tuple[str, str]]) -> Any:
-    def use(who: str) -> None:
-        name = who.encode()
+    def use(user: str) -> None:
+        name = user.encode()
         try:
             if isinstance(handle, rfp.Client):
                 handle.put(name, name)
                 assert handle.get(name) == name
             else:
                 assert handle.call(name) == name
-            outcome[who, "fine"] += 1
+            outcome[user, "fine"] += 1
         except BaseException as error:
-            outcome[who, repr(error)] += 1
+            outcome[user, repr(error)] += 1
 
     return use
 
@@ -94,15 +101,14 @@ def test_threads_of_a_c_library_and_of_python_use_one_handle(
         threads = [threading.Thread(target=python_thread, args=[number]) for number in range(2)]
         for number in range(3):
             library.start(callback, number, 300)
-        until(
-            lambda: outcome["C's 0", "fine"]
-        )  # its channel has been given back by now, and its thread goes on
+        # The C thread has returned its channel by now, and continues.
+        until(lambda: outcome["C's 0", "fine"])
         for thread in threads:
             thread.start()
         until(
             lambda: (
                 all(outcome[f"Python's {number}", "fine"] for number in range(2))
-                or any(what != "fine" for _, what in outcome)
+                or any(result != "fine" for _, result in outcome)
             )
         )
         for number in range(3):
@@ -110,9 +116,9 @@ def test_threads_of_a_c_library_and_of_python_use_one_handle(
         stop.set()
         for thread in threads:
             thread.join()
-        assert {what for (_, what), n in outcome.items() if n} == {"fine"}, outcome
+        assert {result for (_, result), n in outcome.items() if n} == {"fine"}, outcome
         assert [outcome[f"C's {number}", "fine"] for number in range(3)] == [300] * 3
-        # A thread leaves its rings to the next, also where it goes on without them.
+        # A thread leaves its rings to the next one, even if it continues without them.
         assert len(handle.connection.channels) <= 6
 
 
@@ -123,16 +129,17 @@ def test_greenlets_and_a_pool_of_threads_use_one_handle(tmp_path: Path) -> None:
         import collections, gevent, rfp, sys
         from gevent.threadpool import ThreadPool
         kv, outcome = rfp.connect(sys.argv[1], timeout=30), collections.Counter()
-        def use(who, n):
+        def use(user, n):
             for _ in range(n):
                 try:
-                    kv.put(who, who)
-                    assert kv.get(who) == who
+                    kv.put(user, user)
+                    assert kv.get(user) == user
                     outcome["fine"] += 1
                 except rfp.errors.RfpError as error:
                     outcome[repr(error)] += 1
                 gevent.sleep(0)
-        gevent.spawn(use, b"greenlet 1", 10).join()         # its channel goes back with it, and its thread goes on
+        # The greenlet returns its channel at its end, and its thread continues.
+        gevent.spawn(use, b"greenlet 1", 10).join()
         pool = ThreadPool(2)
         tasks = [pool.spawn(use, b"thread %d" % i, 300) for i in range(2)]
         greenlets = [gevent.spawn(use, b"greenlet %d" % i, 300) for i in range(2, 5)]
@@ -141,7 +148,8 @@ def test_greenlets_and_a_pool_of_threads_use_one_handle(tmp_path: Path) -> None:
         kv.close()
         print(dict(outcome))
     """)
-    # Greenlets copy parts of the stack, which the address sanitizer takes for accesses beyond variables.
+    # Greenlets copy parts of the stack, which the address sanitizer reports as accesses beyond
+    # variables.
     options = os.environ.get("ASAN_OPTIONS", "") + ":replace_intrin=0:replace_str=0"
     with rfp.Server(memory="16MiB") as server:
         done = python_programs.run(

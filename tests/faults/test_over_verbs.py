@@ -1,4 +1,7 @@
-"""Everything that the store promises, once over verbs: what it does, and what it bears.  One server, as long as nothing kills it."""
+"""The store's promises over verbs: its calls, its access rights, and faults.
+
+The tests share one server, except those that kill, stop or close it.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 @pytest.fixture(scope="module", autouse=True)
 def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """What servers and clients know here, also in other processes."""
+    """The secret of servers and clients, also in other processes."""
     file = tmp_path_factory.mktemp("secret") / "secret"
     file.touch(0o600)
     file.write_text(secrets.token_hex(32))
@@ -67,7 +70,7 @@ def server() -> Iterator[rfp.Server]:
     with rfp.Server(
         memory="64MiB", workers=2, allow_bypass=True, address=f"rdma://{HOST}:0"
     ) as server:
-        server._host.welcome.chunk_size = MIB // 2  # so that values lie in several
+        server._host.welcome.chunk_size = MIB // 2  # so that values are in several chunks
         yield server
 
 
@@ -86,13 +89,13 @@ def kv(server: rfp.Server) -> Iterator[rfp.Client]:
 
 @pytest.fixture
 def address() -> str:
-    """One that a server can have again after it was killed."""
+    """An address that a server can use again after another one was killed."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return f"rdma://{HOST}:{probe.getsockname()[1]}"
 
 
-# What it does
+# Calls
 
 
 def test_values_of_every_size_come_back_whole(each_mode: rfp.Client) -> None:
@@ -108,7 +111,7 @@ def test_values_of_every_size_come_back_whole(each_mode: rfp.Client) -> None:
     assert each_mode.get(b"k") is None
 
 
-def test_every_call_does_what_it_says(each_mode: rfp.Client) -> None:
+def test_conditions_counters_times_to_live_and_limits_work(each_mode: rfp.Client) -> None:
     kv = each_mode
     kv.delete_many([b"a", b"n", b"t"])
     first = kv.put(b"a", b"1", if_absent=True)
@@ -120,9 +123,9 @@ def test_every_call_does_what_it_says(each_mode: rfp.Client) -> None:
         kv.put(b"a", b"3", if_version=first)
     assert (kv.incr(b"n"), kv.incr(b"n", -10), kv.get(b"n")) == (1, -9, b"-9")
     assert b"a" in kv
-    assert b"nobody" not in kv
-    assert not kv.touch(b"nobody", ttl=5)
-    kv.put(b"t", b"soon gone", ttl=0.05)
+    assert b"absent" not in kv
+    assert not kv.touch(b"absent", ttl=5)
+    kv.put(b"t", b"expires", ttl=0.05)
     until(lambda: kv.get(b"t") is None)
     kv.put(b"t", b"stays")
     assert kv.touch(b"t", ttl=0.05)
@@ -137,35 +140,35 @@ def test_batches_keep_their_order_and_take_values_of_every_size(each_mode: rfp.C
     values = {b"key %d" % i: pattern((0, 30, 1900, 5000)[i % 4], i) for i in range(60)}
     versions = each_mode.put_many(values)
     assert all(isinstance(version, int) for version in versions)
-    assert each_mode.get_many([*values, b"nobody"]) == [*values.values(), None]
-    assert each_mode.delete_many([*values, b"nobody"]) == [True] * 60 + [False]
+    assert each_mode.get_many([*values, b"absent"]) == [*values.values(), None]
+    assert each_mode.delete_many([*values, b"absent"]) == [True] * 60 + [False]
 
 
 def test_large_values_move_with_and_without_registered_buffers(kv: rfp.Client) -> None:
     value = pattern(5 * MIB)
     kv.put(b"large", value)
-    assert kv.get(b"large") == value  # through the client's own buffer, from several chunks
+    assert kv.get(b"large") == value  # through a bounce buffer, from several chunks
     source, target = np.frombuffer(value[::-1], np.uint8), np.zeros(5 * MIB + 7, np.uint8)
-    lent = len(kv.connection.regions)
+    regions = len(kv.connection.regions)
     with kv.register(source), kv.register(target):
         kv.put(b"large", source)
         assert kv.get_into(b"large", target[7:]) == len(source)
     assert target[7:].tobytes() == source.tobytes()
-    assert len(kv.connection.regions) == lent  # nothing was borrowed for it
+    assert len(kv.connection.regions) == regions  # no bounce buffer was used
     unaligned = bytearray(5 * MIB + 3)
     assert kv.get_into(b"large", memoryview(unaligned)[3:]) == len(source)
     assert unaligned[3:] == source.tobytes()
 
 
-def test_only_what_is_asked_for_of_an_arena_is_registered(server: rfp.Server) -> None:
+def test_only_the_requested_chunks_of_an_arena_are_registered(server: rfp.Server) -> None:
     with rfp.connect(server.address, timeout=30) as kv:
-        (guest,) = (
+        (client,) = (
             each for each in server._host.clients if each.control.remote and not each.chunks
         )
         kv.put(b"one", pattern(3000))
-        assert not guest.chunks
+        assert not client.chunks
         assert kv.get(b"one") == pattern(3000)
-        assert len(guest.chunks) == 1
+        assert len(client.chunks) == 1
 
 
 def test_threads_have_rings_of_their_own(server: rfp.Server) -> None:
@@ -194,7 +197,7 @@ def test_calls_are_answered_by_a_handler() -> None:
         if request == b"wrong":
             raise ValueError("no")
         if request == b"slow":
-            time.sleep(2.5)  # longer than a beat may stay away: the heart goes on
+            time.sleep(2.5)  # longer than a heartbeat may be missing: it continues during a call
         return request[::-1]
 
     with rfp.RpcServer(handler, f"rdma://{HOST}:0") as server:
@@ -230,9 +233,7 @@ def test_the_command_line_takes_the_address_and_the_secret(
     run("get", "greeting", status=1)
 
 
-def test_a_server_in_the_foreground_says_over_which_device_it_serves(
-    address: str, secret: Path
-) -> None:
+def test_a_server_in_the_foreground_prints_its_device(address: str, secret: Path) -> None:
     command = [sys.executable, "-m", "rfp.cli", "serve", "--address", address, "--memory", "16MiB"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -251,7 +252,7 @@ def test_a_server_in_the_foreground_says_over_which_device_it_serves(
             process.kill()
 
 
-# Who may do what
+# Access
 
 
 def test_the_control_connection_may_speak_tls(tmp_path: Path) -> None:
@@ -267,13 +268,13 @@ def test_the_control_connection_may_speak_tls(tmp_path: Path) -> None:
         with rfp.connect(server.address, tls_ca=tmp_path / "ca", timeout=30) as kv:
             kv.put(b"k", pattern(3000))
             assert kv.get(b"k") == pattern(3000)
-            for _ in range(30):  # more than one goes into a record
+            for _ in range(30):  # a TLS record may contain several messages
                 assert kv.connection.figures(time.monotonic_ns() + 30 * 10**9)["connected"] == 1
         with pytest.raises(ConnectionFailed):
             rfp.connect(server.address, timeout=5)
 
 
-def test_who_does_not_know_the_secret_gets_nothing(server: rfp.Server) -> None:
+def test_a_client_without_the_secret_is_refused(server: rfp.Server) -> None:
     before = len(server._host.clients)
     for wrong in ("another secret than theirs", None):
         with pytest.MonkeyPatch.context() as patch:
@@ -283,8 +284,8 @@ def test_who_does_not_know_the_secret_gets_nothing(server: rfp.Server) -> None:
     assert len(server._host.clients) == before
 
 
-def test_a_clients_keys_are_worth_nothing_to_another(server: rfp.Server) -> None:
-    """Guessed or overheard: they are of another protection domain."""
+def test_a_clients_memory_keys_are_useless_to_another_client(server: rfp.Server) -> None:
+    """The other client may know them, but they are of another protection domain."""
     from rfp.fabric.fabric import READ, SUCCESS, WRITE
 
     with (
@@ -311,7 +312,7 @@ def test_a_clients_keys_are_worth_nothing_to_another(server: rfp.Server) -> None
 
 
 @pytest.mark.parametrize(("partition", "chunk"), [(0, 64), (0, 2**32 - 1), (2, 0), (63, 0)])
-def test_a_chunk_that_is_not_there_ends_the_connection_of_who_asks(
+def test_a_request_for_an_invalid_chunk_ends_the_connection(
     server: rfp.Server, partition: int, chunk: int
 ) -> None:
     place = parse(server.address)
@@ -323,7 +324,7 @@ def test_a_chunk_that_is_not_there_ends_the_connection_of_who_asks(
 
 
 def test_access_ends_with_the_control_connection(server: rfp.Server) -> None:
-    """A client that closes it and keeps its queue pairs reads nothing any more, neither rings nor arenas."""
+    """A client that closes it and keeps its queue pairs can READ neither rings nor arenas."""
     from rfp.fabric.fabric import READ, SUCCESS
 
     with rfp.connect(server.address, timeout=30, reconnect=False) as kv:
@@ -340,7 +341,9 @@ def test_access_ends_with_the_control_connection(server: rfp.Server) -> None:
             )
 
 
-def test_strangers_delay_nobody(server: rfp.Server, kv: rfp.Client) -> None:
+def test_connections_without_a_handshake_do_not_delay_clients(
+    server: rfp.Server, kv: rfp.Client
+) -> None:
     place = parse(server.address)
     strangers = [socket.create_connection((place.host, place.port)) for _ in range(5)]
     try:
@@ -353,17 +356,17 @@ def test_strangers_delay_nobody(server: rfp.Server, kv: rfp.Client) -> None:
             stranger.close()
 
 
-# What it bears
+# Faults
 
 
 def load(process: Process, address: str, call: str) -> None:
-    """Lets a process connect and repeat a call until it is killed."""
+    """Let a process connect and repeat a call until it is killed."""
     process.do(f"kv = rfp.connect({address!r}, timeout=30)\nkv.put(b'large', bytes(300_000))")
-    process.tell(f"while True: {call}")
+    process.send(f"while True: {call}")
 
 
 @pytest.mark.parametrize("call", ["kv.get(b'large')", "kv.put(b'large', bytes(300_000))"])
-def test_a_client_killed_in_the_middle_of_anything_leaves_nothing(
+def test_a_client_killed_in_the_middle_of_a_call_leaves_no_resources(
     server: rfp.Server, kv: rfp.Client, call: str
 ) -> None:
     kv.ping()
@@ -379,8 +382,8 @@ def test_a_client_killed_in_the_middle_of_anything_leaves_nothing(
     assert kv.put(b"still", b"here")
 
 
-def heard(call: Callable[[], Any]) -> tuple[float, RfpError]:
-    """When a call that is repeated fails, and how."""
+def failure_of(call: Callable[[], Any]) -> tuple[float, RfpError]:
+    """Repeat a call until it fails, and return the time and the error."""
     while True:
         try:
             call()
@@ -388,7 +391,7 @@ def heard(call: Callable[[], Any]) -> tuple[float, RfpError]:
             return time.monotonic(), error
 
 
-def test_clients_hear_of_a_killed_server_within_a_second_and_find_the_next(address: str) -> None:
+def test_clients_notice_a_killed_server_within_a_second_and_find_the_next_one(address: str) -> None:
     server = ServerProcess(address, memory="16MiB")
     with (
         rfp.connect(address, timeout=60) as patient,
@@ -397,8 +400,10 @@ def test_clients_hear_of_a_killed_server_within_a_second_and_find_the_next(addre
         patient.put(b"k", b"v")
         found: list[tuple[float, RfpError]] = []
         threads = [
-            threading.Thread(target=lambda: found.append(heard(lambda: hasty.get(b"k")))),
-            threading.Thread(target=lambda: found.append(heard(lambda: hasty.put(b"k", b"v")))),
+            threading.Thread(target=lambda: found.append(failure_of(lambda: hasty.get(b"k")))),
+            threading.Thread(
+                target=lambda: found.append(failure_of(lambda: hasty.put(b"k", b"v")))
+            ),
         ]
         for thread in threads:
             thread.start()
@@ -414,17 +419,17 @@ def test_clients_hear_of_a_killed_server_within_a_second_and_find_the_next(addre
             hasty.get(b"k")
         server = ServerProcess(address, memory="16MiB")
         try:
-            assert patient.get(b"k") is None  # it was kept in memory
+            assert patient.get(b"k") is None  # the killed server kept the value in memory
             patient.put(b"k", b"w")
             assert patient.get(b"k") == b"w"
         finally:
             server.close()
 
 
-def test_a_server_that_stands_still_is_given_up_within_seconds_and_found_again(
+def test_a_stopped_server_is_lost_within_seconds_and_reconnected_after_it_continues(
     address: str,
 ) -> None:
-    """Its device answers on; the beat does not."""
+    """Its device still responds, but its heartbeat stops."""
     server = ServerProcess(address, memory="16MiB")
     try:
         with rfp.connect(address, timeout=60) as kv:
@@ -436,7 +441,7 @@ def test_a_server_that_stands_still_is_given_up_within_seconds_and_found_again(
             assert 0.5 < time.monotonic() - stopped < 5
             with pytest.raises(LOST):
                 kv.get(b"k", timeout=2)
-            server.go_on()
+            server.resume()
             assert kv.get(b"k") in (b"after", pattern(3000))
     finally:
         server.close()
@@ -444,7 +449,7 @@ def test_a_server_that_stands_still_is_given_up_within_seconds_and_found_again(
 
 @pytest.fixture
 def link() -> Iterator[Callable[[str], None]]:
-    """Sets the network interface that has HOST up or down."""
+    """Set the network interface that has HOST up or down."""
     if os.geteuid() != 0:
         pytest.skip("only root may take a link down")
     name = subprocess.run(
@@ -518,7 +523,7 @@ def test_closing_does_not_wait_for_an_answer_on_the_control_channel(
     kv.put(b"k", pattern(5000))
     monkeypatch.setattr(server._host, "_chunk", slowly)
     found: list[tuple[float, RfpError]] = []
-    thread = threading.Thread(target=lambda: found.append(heard(lambda: kv.get(b"k"))))
+    thread = threading.Thread(target=lambda: found.append(failure_of(lambda: kv.get(b"k"))))
     thread.start()
     assert registering.wait(30)
     started = time.monotonic()
@@ -533,14 +538,14 @@ def test_a_server_closes_under_load(address: str) -> None:
     credentials = Credentials.of()
     server = rfp.Server(memory="16MiB", address=address)
     with rfp.connect(address, timeout=30, reconnect=False) as kv:
-        thread_heard: list[tuple[float, RfpError]] = []
+        failures: list[tuple[float, RfpError]] = []
         thread = threading.Thread(
-            target=lambda: thread_heard.append(heard(lambda: kv.put(b"k", bytes(100_000))))
+            target=lambda: failures.append(failure_of(lambda: kv.put(b"k", bytes(100_000))))
         )
         thread.start()
         until(lambda: server.figures()["served"] > 20)
         server.close()
         thread.join()
-    assert isinstance(thread_heard[0][1], (ConnectionFailed, OutcomeUnknown))
+    assert isinstance(failures[0][1], (ConnectionFailed, OutcomeUnknown))
     with pytest.raises(ConnectionFailed):
         control.connect(parse(address), time.monotonic() + 5, credentials)

@@ -1,4 +1,4 @@
-"""kill -9 of a server under load, and its return at the same address."""
+"""kill -9 of a server under load, and a new server at the same address."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import pytest
 import rfp
 from rfp.errors import Closed, ConnectionFailed, OutcomeUnknown
 
-from .processes import Failed, under_way, until
+from .processes import Failed, in_call, until
 from .threads import Call
 
-# A client's load: calls one operation until it fails; returns how it failed, and when (CLOCK_MONOTONIC is the machine's).
+# A client's load: it repeats one operation until it fails, and returns the error and the time
+# (CLOCK_MONOTONIC is the same in all processes).
 LOAD = """
 def run(call):
     count = 0
@@ -43,13 +44,14 @@ CALLS = {
     "delete": lambda kv: kv.delete(b"k"),
     "delete_many": lambda kv: kv.delete_many([b"k%d" % k for k in range(100)]),
 }
-# These change nothing, or may be repeated, or (a large put) do not send what counts while nobody answers.
+# These change nothing, or may be repeated, or (a large put) do not send the last piece while the
+# server does not respond.
 REPEATED = ("get", "get large", "get_into", "get_many", "in", "stats", "ping", "touch", "put large")
 
 
-def test_every_client_hears_of_the_death_within_a_second(start: Callable[..., Any]) -> None:
+def test_every_client_notices_the_servers_death_within_a_second(start: Callable[..., Any]) -> None:
     server = start("server", workers=2)
-    # Without reconnecting each call fails; with it, those that may have changed something do.
+    # Without reconnect=True each call fails; with it, only the calls that may have changed data.
     loads = {
         "lambda i: kv.get(b'large')": ({"reconnect": False}, ("ConnectionFailed",)),
         "lambda i: kv.get(b'k')": ({"reconnect": False}, ("ConnectionFailed",)),
@@ -68,18 +70,18 @@ def test_every_client_hears_of_the_death_within_a_second(start: Callable[..., An
         for call, (options, _) in loads.items()
     }
     for call, client in clients.items():
-        client.tell(f"run({call})")
+        client.send(f"run({call})")
     until(lambda: all(worker["served"] > 1000 for worker in server.figures()["workers"]))
     killed = time.monotonic()
     server.kill()
     for call, client in clients.items():
-        kind, text, heard, count = client.answer()
+        kind, text, failed, count = client.answer()
         assert kind in loads[call][1], call
         assert server.address in text and "lost" in text
-        assert heard - killed < 1, f"{call} after {count} calls"
+        assert failed - killed < 1, f"{call} after {count} calls"
 
 
-def test_without_reconnecting_a_handle_stays_lost(start: Callable[..., Any]) -> None:
+def test_without_reconnect_every_later_call_of_a_handle_fails(start: Callable[..., Any]) -> None:
     server = start("server")
     handles = {name: rfp.connect(server.address, reconnect=False, timeout=25) for name in CALLS}
     calls = {name: Call(handles[name], call) for name, call in CALLS.items()}
@@ -95,14 +97,14 @@ def test_without_reconnecting_a_handle_stays_lost(start: Callable[..., Any]) -> 
             name
         )
         assert caught.value.hint
-        for _ in range(2):  # now it knows, and sends nothing
+        for _ in range(2):  # the handle is lost, and sends no request
             with pytest.raises(ConnectionFailed) as caught:
                 CALLS[name](kv)
             assert type(caught.value) is ConnectionFailed
         kv.close()
 
 
-def test_what_can_be_repeated_waits_for_the_server_and_is_repeated(
+def test_a_call_that_may_be_repeated_waits_for_the_next_server_and_succeeds(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
@@ -121,7 +123,7 @@ def test_what_can_be_repeated_waits_for_the_server_and_is_repeated(
 
 
 @pytest.mark.anywhere
-def test_a_change_that_had_been_sent_is_not_repeated(start: Callable[..., Any]) -> None:
+def test_a_change_that_was_sent_is_not_repeated(start: Callable[..., Any]) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=25) as kv:
         kv.incr(b"n")
@@ -133,11 +135,11 @@ def test_a_change_that_had_been_sent_is_not_repeated(start: Callable[..., Any]) 
         with pytest.raises(OutcomeUnknown) as caught:
             change.result()
         assert caught.value.hint
-        assert kv.get(b"n") is None, "it was repeated, although it might have happened"
+        assert kv.get(b"n") is None, "the change was repeated, although it might have happened"
         assert kv.incr(b"n") == 1
 
 
-def test_a_change_after_a_pause_goes_to_the_server_that_is_there_now(
+def test_a_change_after_a_restart_goes_to_the_new_server(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
@@ -148,13 +150,13 @@ def test_a_change_after_a_pause_goes_to_the_server_that_is_there_now(
         assert kv.incr(b"n") == 1
 
 
-def test_a_thread_that_was_never_there_before_may_be_the_first_to_notice(
+def test_a_new_thread_may_be_the_first_to_notice_the_servers_death(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=25) as kv:
         kv.ping()
-        for _ in range(2):  # the second finds the channel that the first has left
+        for _ in range(2):  # the second thread takes over the channel of the first
             server.kill()
             server = start("server")
             outcome: list[Any] = []
@@ -165,11 +167,13 @@ def test_a_thread_that_was_never_there_before_may_be_the_first_to_notice(
         assert kv.incr(b"n") == 2
 
 
-def test_a_large_upload_that_was_not_finished_is_begun_again(start: Callable[..., Any]) -> None:
+def test_an_unfinished_large_upload_is_sent_again_to_the_next_server(
+    start: Callable[..., Any],
+) -> None:
     server = start("server", memory="512MiB")
     client = start("client", prelude="import zlib", timeout=25)
     client.do("value = random.Random(5).randbytes(200 << 20)")
-    client.tell("kv.put(b'large', value)")
+    client.send("kv.put(b'large', value)")
     until(lambda: server.do("True") and _uploads(server) == 1)
     server.kill()
     server = start("server", memory="512MiB")
@@ -177,7 +181,7 @@ def test_a_large_upload_that_was_not_finished_is_begun_again(start: Callable[...
         version = client.answer()
         assert client.do("kv.item(b'large').version") == version
         assert client.do("zlib.crc32(kv.get(b'large')) == zlib.crc32(value)")
-    except Failed as error:  # it had just sent the last piece
+    except Failed as error:  # the client had just sent the last piece
         assert error.kind == "OutcomeUnknown"
 
 
@@ -185,7 +189,7 @@ def _uploads(server: Any) -> int:
     return server.do("sum(partition.stats()['uploads'] for partition in server._partitions)")
 
 
-def test_the_deadline_holds_while_the_server_is_away(start: Callable[..., Any]) -> None:
+def test_the_deadline_holds_while_no_server_runs(start: Callable[..., Any]) -> None:
     server = start("server")
     with rfp.connect(server.address) as kv:
         kv.ping()
@@ -204,18 +208,18 @@ def test_the_deadline_holds_while_the_server_is_away(start: Callable[..., Any]) 
             assert server.address in str(caught.value)
 
 
-def test_a_server_that_closes_is_missed_as_one_that_was_killed(place: str) -> None:
+def test_calls_to_a_closed_server_fail_as_those_to_a_killed_one(place: str) -> None:
     server = rfp.Server(memory="8MiB", address=place)
-    with rfp.connect(place) as kv, rfp.connect(place, reconnect=False) as proud:
+    with rfp.connect(place) as kv, rfp.connect(place, reconnect=False) as lost:
         kv.put(b"k", b"v")
-        proud.ping()
+        lost.ping()
         server.close()
         with pytest.raises(ConnectionFailed):
-            proud.get(b"k")
+            lost.get(b"k")
         with rfp.Server(memory="8MiB", address=place):
             assert kv.get(b"k") is None
             with pytest.raises(ConnectionFailed):
-                proud.get(b"k")
+                lost.get(b"k")
 
 
 def test_threads_of_a_handle_reconnect_once(start: Callable[..., Any]) -> None:
@@ -250,7 +254,7 @@ def test_threads_of_a_handle_reconnect_once(start: Callable[..., Any]) -> None:
         assert [client["threads"] for client in server.figures()["clients"]] == [8]
 
 
-def test_closing_does_not_wait_for_a_server_that_does_not_come_back(
+def test_closing_a_handle_does_not_wait_for_the_next_server(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
@@ -260,7 +264,7 @@ def test_closing_does_not_wait_for_a_server_that_does_not_come_back(
     for call in calls:
         call.begin()
     server.kill()
-    until(lambda: not under_way(kv))  # all wait for the server to come back
+    until(lambda: not in_call(kv))  # all calls wait for the next server
     started = time.monotonic()
     kv.close()
     for call in calls:

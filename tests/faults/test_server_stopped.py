@@ -1,4 +1,4 @@
-"""SIGSTOP of the server: deadlines hold, nothing is lost for good, answers that come late harm nobody."""
+"""SIGSTOP of the server: deadlines hold, no slot is lost, and late responses do no damage."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import rfp
 from rfp.errors import Busy, Closed, DeadlineExceeded
 
-from .processes import under_way, until
+from .processes import in_call, until
 from .threads import Call
 
 MIB = 1 << 20
@@ -62,8 +62,8 @@ def test_every_call_ends_at_its_deadline_and_works_afterwards(
                 assert name not in ("put", "incr", "delete") or "may still happen" in str(
                     caught.value
                 )
-            server.go_on()
-            assert kv.get(b"k") == b"late", "what had been sent is done, in its order"
+            server.resume()
+            assert kv.get(b"k") == b"late", "the server did not execute the sent requests in order"
             assert kv.get_many([b"k%d" % i for i in range(100)]) == [b"late"] * 100
             assert int(kv.get(b"n")) == round + 1
             assert kv.get(b"large") in (b"\1" * MIB, bytes(MIB))
@@ -73,7 +73,9 @@ def test_every_call_ends_at_its_deadline_and_works_afterwards(
         until(lambda: kv.stats()["pins"] == 0 and kv.stats()["uploads"] == 0, seconds=5)
 
 
-def test_slots_come_back_when_the_server_does(start: Callable[..., Any], mode: str) -> None:
+def test_slots_are_free_again_after_the_server_continues(
+    start: Callable[..., Any], mode: str
+) -> None:
     server = start("server", allow_bypass=True)
     with rfp.connect(server.address, mode=mode) as kv:
         kv.incr(b"n")
@@ -92,17 +94,23 @@ def test_slots_come_back_when_the_server_does(start: Callable[..., Any], mode: s
             for call in CALLS.values():
                 with pytest.raises((Busy, DeadlineExceeded)):
                     call(kv, 0.002)
-            server.go_on()
+            server.resume()
             assert int(kv.get(b"n", timeout=20)) == before + slots
             assert kv.incr(b"n") == before + slots + 1
 
 
-def test_a_call_waits_for_a_slot_as_long_as_it_may(start: Callable[..., Any]) -> None:
+def test_a_call_waits_for_a_slot_until_its_deadline(start: Callable[..., Any]) -> None:
     server = start("server")
     with rfp.connect(server.address, timeout=30) as kv:
         kv.ping()
-        for waiting in (lambda: kv.get(b"k"), lambda: kv.get_many([b"k"]), kv.ping, kv.stats, lambda: kv.incr(b"n"),
-                        lambda: kv.put(b"large", bytes(MIB))):  # fmt: skip
+        for waiting in (
+            lambda: kv.get(b"k"),
+            lambda: kv.get_many([b"k"]),
+            kv.ping,
+            kv.stats,
+            lambda: kv.incr(b"n"),
+            lambda: kv.put(b"large", bytes(MIB)),
+        ):
             full = threading.Event()
 
             def fill_and_wait(
@@ -119,12 +127,14 @@ def test_a_call_waits_for_a_slot_as_long_as_it_may(start: Callable[..., Any]) ->
             server.stop()
             call.begin()
             assert full.wait(20)
-            until(lambda: under_way(kv))
-            server.go_on()
+            until(lambda: in_call(kv))
+            server.resume()
             assert call.result()
 
 
-def test_a_late_answer_is_not_taken_for_anothers(start: Callable[..., Any], mode: str) -> None:
+def test_a_late_response_is_not_returned_by_a_later_call(
+    start: Callable[..., Any], mode: str
+) -> None:
     server = start("server")
     with rfp.connect(server.address, mode="auto" if mode == "bypass" else mode) as kv:
         kv.put_many((b"%d" % i, b"value %d" % i) for i in range(200))
@@ -133,12 +143,12 @@ def test_a_late_answer_is_not_taken_for_anothers(start: Callable[..., Any], mode
             for i in range(20):
                 with pytest.raises(DeadlineExceeded):
                     kv.get(b"%d" % i, timeout=0.0005)
-            server.go_on()
+            server.resume()
             for i in range(100, 130):
                 assert kv.get(b"%d" % (i + round), timeout=20) == b"value %d" % (i + round)
 
 
-def test_an_upload_that_was_cut_off_does_not_mix_with_the_next(start: Callable[..., Any]) -> None:
+def test_an_interrupted_upload_does_not_mix_with_the_next_one(start: Callable[..., Any]) -> None:
     server = start("server", memory="256MiB")
     with rfp.connect(server.address, timeout=20) as kv:
         kv.put(b"k", b"\0" * (20 * MIB))
@@ -152,7 +162,7 @@ def test_an_upload_that_was_cut_off_does_not_mix_with_the_next(start: Callable[.
                 stored = value
             except DeadlineExceeded:
                 stored = None
-            server.go_on()
+            server.resume()
             now = kv.get(b"k")
             assert now == stored or (
                 stored is None and len(set(now)) == 1 and len(now) == 20 * MIB
@@ -172,7 +182,7 @@ def test_a_stopped_server_is_not_dead(start: Callable[..., Any]) -> None:
         call.begin()
         with pytest.raises(DeadlineExceeded, match="stopped"):
             rfp.connect(server.address, timeout=0.2)
-        server.go_on()
+        server.resume()
         assert call.result() == (b"v", 1)
         until(lambda: len(server.figures()["clients"]) == 1)
 
@@ -193,7 +203,7 @@ def test_a_handle_can_be_closed_while_its_server_is_stopped(start: Callable[...,
         with pytest.raises(Closed):
             call.result()
     assert time.monotonic() - started < 2
-    server.go_on()
+    server.resume()
     until(
         lambda: server.figures()["clients"] == [] and server.figures()["workers"][0]["rings"] == 0
     )
@@ -203,7 +213,7 @@ def test_a_handle_can_be_closed_while_a_thread_attaches_to_a_stopped_server(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
-    kv = rfp.connect(server.address, timeout=60)  # nobody is attached yet
+    kv = rfp.connect(server.address, timeout=60)  # no thread is attached yet
     server.stop()
     raised: list[BaseException] = []
 
@@ -220,5 +230,5 @@ def test_a_handle_can_be_closed_while_a_thread_attaches_to_a_stopped_server(
     thread.join(30)
     assert time.monotonic() - started < 5
     assert len(raised) == 1 and isinstance(raised[0], (Closed, rfp.errors.ConnectionFailed)), raised
-    server.go_on()
+    server.resume()
     until(lambda: server.figures()["clients"] == [])

@@ -1,4 +1,4 @@
-"""Several threads, several handles, and the end of either."""
+"""Several threads, several handles, and the ends of both."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MIB = 1 << 20
 
 
 def together(count: int, work: Callable[[int], None]) -> None:
-    """Runs work(0) ... work(count - 1) in threads; raises what the first that failed raised."""
+    """Run work(0) ... work(count - 1) in threads, and raise the first exception of any."""
     errors: list[BaseException] = []
 
     def run(number: int) -> None:
@@ -48,9 +48,8 @@ def test_eight_threads_share_a_handle(workers: int) -> None:
         rfp.Server(memory="64MiB", workers=workers) as server,
         rfp.connect(server.address, timeout=30) as kv,
     ):
-        all_attached = threading.Barrier(
-            8
-        )  # a thread that ended before another began would leave it its channel
+        # If a thread ended before another one began, the other one would take over its channel.
+        all_attached = threading.Barrier(8)
 
         def work(number: int) -> None:
             kv.ping()
@@ -103,7 +102,7 @@ def test_threads_that_end_leave_their_rings_to_others(server: rfp.Server) -> Non
             together(4, lambda number: kv.incr(b"n"))
         assert kv.get(b"n") == b"240"
         (client,) = server.figures()["clients"]
-        assert client["threads"] <= 5, "rings grow with the number of threads that there ever were"
+        assert client["threads"] <= 5, "the rings grow with the number of ended threads"
         assert (
             server.figures()["workers"][0]["rings"]
             == client["threads"]
@@ -111,7 +110,7 @@ def test_threads_that_end_leave_their_rings_to_others(server: rfp.Server) -> Non
         )
 
 
-def test_a_hundred_threads_at_once(server: rfp.Server) -> None:
+def test_a_hundred_threads_share_a_handle(server: rfp.Server) -> None:
     with rfp.connect(server.address, timeout=50) as kv:
         together(100, lambda number: [kv.incr(b"n") for _ in range(5)])
         assert kv.get(b"n") == b"500"
@@ -160,7 +159,7 @@ def test_a_handle_may_be_closed_while_others_call(
         calls = [Call(kv, work) for _ in range(4)]
         for each in calls:
             each.begin()
-        time.sleep(delay)  # not to wait for something: to hit another moment
+        time.sleep(delay)  # varies the moment of the close
         kv.close()
         for each in calls:
             each.result()
@@ -182,7 +181,7 @@ def test_many_threads_may_close_one_handle(server: rfp.Server) -> None:
         together(8, lambda number, kv=kv: kv.close())
 
 
-def test_new_threads_may_come_while_the_handle_is_closed(server: rfp.Server) -> None:
+def test_new_threads_may_call_while_the_handle_is_closed(server: rfp.Server) -> None:
     for _ in range(10):
         kv = rfp.connect(server.address, timeout=30)
 
@@ -201,7 +200,7 @@ def test_new_threads_may_come_while_the_handle_is_closed(server: rfp.Server) -> 
     until(lambda: server.figures()["clients"] == [])
 
 
-def test_a_handle_that_is_forgotten_is_closed(server: rfp.Server) -> None:
+def test_a_handle_without_references_is_closed(server: rfp.Server) -> None:
     def use() -> weakref.ref[rfp.Client]:
         kv = rfp.connect(server.address)
         kv.put(b"k", b"v")
@@ -252,7 +251,7 @@ def test_a_signal_handler_may_close_the_handle_that_it_interrupts(
             with pytest.raises(Closed):
                 kv.get(b"k")
             assert time.monotonic() - started < 5
-        server.go_on()
+        server.resume()
     until(lambda: server.figures()["clients"] == [])
 
 
@@ -268,16 +267,22 @@ def test_a_signal_handler_may_not_call_the_handle_that_it_interrupts(
             pytest.raises(CallerError, match="inside another call"),
         ):
             kv.get(b"k")
-        server.go_on()
+        server.resume()
         assert kv.get(b"k") == b"v"
 
 
 @pytest.mark.parametrize(
     "call",
-    [lambda kv: kv.get(b"k"), lambda kv: kv.put(b"k", b"w"), lambda kv: kv.put(b"large", bytes(8 * MIB)), lambda kv: kv.ping(),
-     lambda kv: kv.get_many([b"k"] * 100), lambda kv: kv.put_many([(b"k", b"w")] * 100)],
+    [
+        lambda kv: kv.get(b"k"),
+        lambda kv: kv.put(b"k", b"w"),
+        lambda kv: kv.put(b"large", bytes(8 * MIB)),
+        lambda kv: kv.ping(),
+        lambda kv: kv.get_many([b"k"] * 100),
+        lambda kv: kv.put_many([(b"k", b"w")] * 100),
+    ],
     ids=["get", "put", "put large", "ping", "get_many", "put_many"],
-)  # fmt: skip
+)
 def test_an_exception_of_a_signal_handler_ends_the_call(
     start: Callable[..., Any], call: Callable[[rfp.Client], Any]
 ) -> None:
@@ -295,7 +300,7 @@ def test_an_exception_of_a_signal_handler_ends_the_call(
                 with pytest.raises(KeyboardInterrupt):
                     call(kv)
                 assert time.monotonic() - started < 5
-        server.go_on()
+        server.resume()
         assert kv.get(b"k") in (b"v", b"w")
         kv.put(b"large", b"\1" * (8 * MIB))
         assert kv.get(b"large") == b"\1" * (8 * MIB)
@@ -303,14 +308,14 @@ def test_an_exception_of_a_signal_handler_ends_the_call(
 
 
 class on_alarm:  # noqa: N801 - reads as a statement
-    """Calls a function from a signal handler after some seconds."""
+    """Call a function from a signal handler after some seconds."""
 
     def __init__(self, seconds: float, function: Callable[[], Any]) -> None:
         self.seconds = seconds
         self.function = function
 
     def __enter__(self) -> None:
-        # SIGALRM belongs to the bound in time that every test has.
+        # SIGALRM belongs to the time-out that every test has.
         self.old = signal.signal(signal.SIGUSR1, lambda *_: self.function())
         self.timer = threading.Timer(
             self.seconds, signal.pthread_kill, (threading.main_thread().ident, signal.SIGUSR1)

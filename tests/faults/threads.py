@@ -1,4 +1,4 @@
-"""Threads that call a handle while the test does something to it."""
+"""Threads that call a handle while the test disturbs it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from .processes import until
 
 
 class Call:
-    """One call in a thread of its own, which is attached to the server already.
+    """One call in a thread of its own, which has a channel already.
 
-    begin() returns when the request is written, or about to be; result() returns what the call returned, or raises what it raised.
+    begin() returns when the request is sent or about to be. result() returns the call's result, or
+    raises its exception.
     """
 
     def __init__(self, kv: rfp.Client, call: Callable[[rfp.Client], Any]) -> None:
