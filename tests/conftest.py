@@ -1,4 +1,4 @@
-"""What holds for every test: a private runtime folder, a printed seed, a bound in time, and nothing left behind."""
+"""For every test: a private runtime folder, a printed seed, a time limit, and a leak check."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ SANITIZED = "libasan" in os.environ.get("LD_PRELOAD", "")
 EMULATED = "SOFTROCE" in os.environ  # in the machine of scripts/softroce
 SLOWER = 8 if EMULATED else 4 if SANITIZED else 1
 
-# A server of the user's, or what they tuned, is neither met nor touched.  Short: a socket's path has 107 bytes.
+# The tests neither use nor change the user's servers and settings. The name is short, since a
+# socket's path has at most 107 bytes.
 PRIVATE = Path(tempfile.mkdtemp(prefix="rfp-tests-"))
 for name in [name for name in os.environ if name.startswith(("RFP_", "RNVM_"))]:
     del os.environ[name]
@@ -34,16 +35,16 @@ for kind in ("RUNTIME_DIR", "CACHE_HOME", "CONFIG_HOME", "DATA_HOME", "STATE_HOM
     folder = PRIVATE / kind.split("_")[0].lower()
     folder.mkdir(mode=0o700)
     os.environ[f"XDG_{kind}"] = str(folder)
-MEMORY = tempfile.mkdtemp(
-    prefix="rfp-tests-", dir=os.environ.get("TESTS_MEMORY", "/dev/shm")
-)  # for pools
+# For pools.
+MEMORY = tempfile.mkdtemp(prefix="rfp-tests-", dir=os.environ.get("TESTS_MEMORY", "/dev/shm"))
 os.environ["TESTS_MEMORY"] = MEMORY
 
-# Neither starts when the first test happens to need it: they would look like that test's leaks.
+# If OpenBLAS's threads and the resource tracker started in a test, they would be reported as its
+# leaks.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 resource_tracker.ensure_running()
 
-# Shrinking a failure may take five minutes, longer than a test may run: only a run that asks for it does.
+# Shrinking a failure may take five minutes, longer than a test may run: only --shrink does it.
 UNSHRUNK = [phase for phase in hypothesis.Phase if phase is not hypothesis.Phase.shrink]
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=50, phases=UNSHRUNK)
 hypothesis.settings.register_profile("long", deadline=None, max_examples=1000)
@@ -58,39 +59,42 @@ left_out_key = pytest.StashKey[list[pytest.Item]]()
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("rfp")
     group.addoption(
-        "--seed", type=int, help="of everything random in this run; as printed by the run to repeat"
+        "--seed", type=int, help="seed of all random draws, as printed by the run to repeat"
     )
     group.addoption(
         "--settle",
         type=float,
         default=2 * SLOWER,
-        help="seconds in which what a test held has to be gone",
+        help="seconds until the resources of a test must be freed",
     )
     group.addoption(
         "--over",
         choices=("shm", "verbs"),
         default="shm",
-        help="what servers without an address are reached over",
+        help="provider of servers without an address [shm]",
     )
     group.addoption(
-        "--examples", type=int, help="of each hypothesis test, instead of the profile's number"
+        "--examples",
+        type=int,
+        help="examples of each hypothesis test, instead of the profile's number",
     )
     group.addoption(
         "--shrink",
         action="store_true",
-        help="failures of hypothesis tests, which may take minutes; long runs do",
+        help="shrink failures of hypothesis tests, which may take minutes; long runs always do",
     )
     group.addoption(
         "--seconds",
         type=float,
-        help="in an order drawn from the seed; start no test after so many seconds",
+        help="start no test after so many seconds, and draw the order of the tests from the seed",
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before hypothesis looks at its option
+@pytest.hookimpl(tryfirst=True)  # before hypothesis reads its option
 def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # Started in the background of a shell: our children would inherit that Ctrl-C is ignored, and be tested for it.
+        # The run was started in the background of a shell: the child processes, which are tested
+        # with SIGINT, would inherit that it is ignored.
         signal.signal(signal.SIGINT, signal.default_int_handler)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
@@ -143,7 +147,7 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
 
 
 def rdma_devices() -> list[str]:
-    """The RDMA devices of this machine."""
+    """Return the RDMA devices of this machine."""
     try:
         return os.listdir("/sys/class/infiniband")
     except FileNotFoundError:
@@ -181,7 +185,10 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """End the run, with every thread's stack, if a test hangs in C code where pytest-timeout's signal cannot reach it."""
+    """End the run with every thread's stack if a test hangs in C code.
+
+    pytest-timeout's signal handler cannot run there.
+    """
     marker = item.get_closest_marker("timeout")
     seconds = marker.args[0] if marker and marker.args else item.config.option.timeout
     faulthandler.dump_traceback_later(
@@ -203,12 +210,11 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def _children_import_what_is_tested(pytestconfig: pytest.Config) -> Iterator[None]:
-    """Run where no source folder is: `python -c "import rfp"` looks into the current folder before anywhere else."""
+    """Run in a folder without sources, since `python -c` imports from the current folder first."""
     spec = importlib.util.find_spec("rfp")
     with pytest.MonkeyPatch.context() as patch:
-        if isinstance(
-            spec.loader, SourceFileLoader
-        ):  # an editable install has a loader of its own, in every child too
+        # An editable install has a loader of its own, also in every child process.
+        if isinstance(spec.loader, SourceFileLoader):
             patch.setenv("PYTHONPATH", str(Path(spec.origin).parents[1]), prepend=os.pathsep)
         patch.chdir(PRIVATE)
         if pytestconfig.getoption("over") == "verbs":
@@ -222,7 +228,7 @@ def _children_import_what_is_tested(pytestconfig: pytest.Config) -> Iterator[Non
 def _nothing_stays_after_the_session(pytestconfig: pytest.Config) -> Iterator[None]:
     before = leaks.inventory()
     yield
-    faulthandler.cancel_dump_traceback_later()  # it is a thread
+    faulthandler.cancel_dump_traceback_later()  # its watchdog is a thread
     left = leaks.left_behind(before, seconds=pytestconfig.getoption("settle"))
     assert not left, "the session left behind: " + "; ".join(left)
 
@@ -231,25 +237,25 @@ def _nothing_stays_after_the_session(pytestconfig: pytest.Config) -> Iterator[No
 def _nothing_is_left_behind(
     _nothing_stays_after_the_session: None, request: pytest.FixtureRequest
 ) -> Iterator[None]:
-    # Fixtures of a wider scope are set up before this one; those of the test after it, and torn down before it.
+    # Fixtures of a wider scope are set up before this one. Those of the test are set up after it,
+    # and torn down before it.
     before = leaks.inventory()
     yield
-    if not request.node.stash.get(
-        failed_key, False
-    ):  # a failed test's traceback keeps its objects alive
+    # A failed test's traceback keeps its objects alive.
+    if not request.node.stash.get(failed_key, False):
         left = leaks.left_behind(before, seconds=request.config.getoption("settle"))
         assert not left, "the test left behind: " + "; ".join(left)
 
 
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
-    """A number of this test's own, drawn from the run's seed: the same whichever tests run beside it."""
+    """A number of this test's own, drawn from the run's seed; it does not depend on other tests."""
     return zlib.crc32(f"{request.config.stash[seed_key]} {request.node.nodeid}".encode())
 
 
 @pytest.fixture
 def small_logs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pools may be made with logs that some structures need more than: they wrap soon, and are full soon."""
+    """Pools may be created with logs below the least size, which wrap soon and are full soon."""
     from rnvm import sizes
 
     monkeypatch.setattr(sizes, "least_log", lambda size: 4096)
@@ -263,6 +269,9 @@ def rng(seed: int) -> random.Random:
 
 @pytest.fixture
 def private() -> Iterator[Path]:
-    """A directory of this user's alone; its path is short enough for a socket's, unlike pytest's own (in several processes)."""
+    """A directory that only this user can reach, with a path short enough for a socket's.
+
+    The paths of pytest's tmp_path are too long if there are several processes.
+    """
     with tempfile.TemporaryDirectory(prefix="rfp-") as directory:
         yield Path(directory)

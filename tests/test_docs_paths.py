@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FOLDERS = "rfp|rnvm|structures|bench|tests|scripts"
 FILE = re.compile(rf"\b((?:{FOLDERS})/[\w/-]+\.(?:pyx|pxd|pyi|py|h|c))\b")
-REJECTED = {"rfp/connect.py"}  # docs/decisions.md says why there is no such file
+REJECTED = {"rfp/connect.py"}  # docs/decisions.md states why this file does not exist
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PICTURES = sorted((ROOT / "docs" / "pictures").glob("*.svg"))
 

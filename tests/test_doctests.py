@@ -1,4 +1,4 @@
-"""Every example runs: of the docstrings, Python's and Cython's, and of the pages that a user reads."""
+"""Every example runs: those of Python's and Cython's docstrings, and those of the pages."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def pages() -> list[Path]:
 
 @pytest.fixture
 def names(tmp_path):
-    """What examples may take for granted: a client of an empty store, a front-end of a pool without structures."""
+    """Names for examples: a client of an empty store, a front-end of a pool without structures."""
     with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
         with (
             rnvm.Backend(tmp_path / "pool", size="32MiB", assume_persistent=True) as backend,
@@ -56,7 +56,7 @@ def names(tmp_path):
 
 
 def examples(module: types.ModuleType, names: Mapping[str, object]) -> list[doctest.DocTest]:
-    """Find a module's examples by walking it: doctest's own finder passes over the methods of Cython's classes."""
+    """Find a module's examples by a walk: doctest's finder skips methods of Cython's classes."""
     found: dict[int, doctest.DocTest] = {}
 
     def walk(thing: object, name: str) -> None:
@@ -82,21 +82,21 @@ def examples(module: types.ModuleType, names: Mapping[str, object]) -> list[doct
 
 
 @pytest.mark.parametrize("name", modules())
-def test_the_examples_of_a_module_are_true(name, names):
+def test_the_examples_of_a_module_give_their_output(name, names):
     module = importlib.import_module(name)
     runner = doctest.DocTestRunner(optionflags=FLAGS)
     for example in examples(module, names):
         runner.run(example)
         gc.collect()
         for left in names["fe"].names():
-            names["fe"].drop(left)  # each begins with an empty pool
-    assert runner.failures == 0  # what differed stands above
+            names["fe"].drop(left)  # each example begins with an empty pool
+    assert runner.failures == 0  # the runner has printed the differences
     if name == "rfp.errors":
-        assert runner.tries > 0  # lest this test find nothing anywhere
+        assert runner.tries > 0  # the walk finds examples
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
-def test_the_examples_of_a_page_are_true(page):
+def test_the_examples_of_a_page_give_their_output(page):
     failures, tries = doctest.testfile(str(page), module_relative=False, optionflags=FLAGS)
     assert tries > 0
     assert failures == 0

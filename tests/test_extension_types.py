@@ -1,4 +1,4 @@
-"""No object of the packages' extension types crashes the interpreter, however it came to be."""
+"""No object of the packages' extension types crashes the interpreter, even without its __init__."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rfp.errors import WrongType
 
 
 @pytest.mark.timeout(240)
-def test_an_object_that_was_never_made_crashes_nothing_and_cannot_be_copied() -> None:
+def test_an_object_without_its_init_does_not_crash_the_interpreter_and_cannot_be_copied() -> None:
     done = python_programs.run(half_made.__file__, seconds=220, text=True, stdin=-3)
     assert done.returncode == 0, done.stderr
     *findings, counted = done.stdout.splitlines()
@@ -36,22 +36,41 @@ def test_an_object_that_was_never_made_crashes_nothing_and_cannot_be_copied() ->
     ],
     ids=["copy", "deepcopy", *(f"pickle {protocol}" for protocol in range(6))],
 )
-def test_what_a_program_holds_is_not_copied_and_the_hint_says_what_to_do(
+def test_handles_servers_and_structures_cannot_be_copied_and_the_error_has_a_hint(
     copied: Callable[[object], object],
 ) -> None:
     with (
-        tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder, rfp.Server(memory="8MiB") as server,
-        rfp.connect(server.address) as kv, rfp.RpcServer(bytes) as other, rfp.RpcClient(other.address) as rpc, rnvm.Backend(f"{folder}/p", size="4MiB", assume_persistent=True) as backend,
-        rnvm.connect(backend.address) as fe, kv.register(bytearray(100)) as registration,
-    ):  # fmt: skip
+        tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder,
+        rfp.Server(memory="8MiB") as server,
+        rfp.connect(server.address) as kv,
+        rfp.RpcServer(bytes) as other,
+        rfp.RpcClient(other.address) as rpc,
+        rnvm.Backend(f"{folder}/p", size="4MiB", assume_persistent=True) as backend,
+        rnvm.connect(backend.address) as fe,
+        kv.register(bytearray(100)) as registration,
+    ):
         kv.put(b"k", b"v")
         table = structures.HashTable(fe, "h")
         tree, queue = structures.BPlusTree(fe, "t"), structures.Queue(fe, "q")
         batch, transaction = fe.batch(), fe.transaction(table)
         for thing in (
-            server, kv, other, rpc, backend, fe, table, tree, queue, batch, transaction, registration, kv.connection,
-            kv.connection.control, kv.connection.channels[0].reply, kv.connection.fabric,
-        ):  # fmt: skip
+            server,
+            kv,
+            other,
+            rpc,
+            backend,
+            fe,
+            table,
+            tree,
+            queue,
+            batch,
+            transaction,
+            registration,
+            kv.connection,
+            kv.connection.control,
+            kv.connection.channels[0].reply,
+            kv.connection.fabric,
+        ):
             with pytest.raises(WrongType, match="cannot be copied") as refused:
                 copied(thing)
             assert refused.value.hint

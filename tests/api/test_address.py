@@ -47,14 +47,44 @@ def test_a_parsed_address_is_accepted_as_it_is():
 @pytest.mark.parametrize(
     "text",
     [
-        "", "/run/x", "shm", "shm:", "shm:/x", "http://x", "tcp://h:1", "shm://", "shm:///x/", "shm://?rtt=1us", "shm:///a%00b",
-        "rdma://", "rdma://h", "rdma://:1", "rdma://h:", "rdma://h:x", "rdma://h:65536", "rdma://fe80::1:7", "rdma://[h]:7",
-        "rdma://[::1]", "rdma://a b:1", "rdma://h/x:1", "rdma://h:1?gid_index=5000", "rdma://h:1?device=../x", "rdma://h:1?port=0",
-        "rdma://h:1?port=x", "shm:///x?rtt", "shm:///x?rtt=", "shm:///x?rtt=fast", "shm:///x?rtt=2us&rtt=2us", "shm:///x?&",
-        "shm:///x?device=rxe0", "rdma://h:1?rtt=2us", b"shm:///x", None,
+        "",
+        "/run/x",
+        "shm",
+        "shm:",
+        "shm:/x",
+        "http://x",
+        "tcp://h:1",
+        "shm://",
+        "shm:///x/",
+        "shm://?rtt=1us",
+        "shm:///a%00b",
+        "rdma://",
+        "rdma://h",
+        "rdma://:1",
+        "rdma://h:",
+        "rdma://h:x",
+        "rdma://h:65536",
+        "rdma://fe80::1:7",
+        "rdma://[h]:7",
+        "rdma://[::1]",
+        "rdma://a b:1",
+        "rdma://h/x:1",
+        "rdma://h:1?gid_index=5000",
+        "rdma://h:1?device=../x",
+        "rdma://h:1?port=0",
+        "rdma://h:1?port=x",
+        "shm:///x?rtt",
+        "shm:///x?rtt=",
+        "shm:///x?rtt=fast",
+        "shm:///x?rtt=2us&rtt=2us",
+        "shm:///x?&",
+        "shm:///x?device=rxe0",
+        "rdma://h:1?rtt=2us",
+        b"shm:///x",
+        None,
     ],
-)  # fmt: skip
-def test_what_is_no_address_is_refused(text):
+)
+def test_an_invalid_address_is_refused(text):
     with pytest.raises(InvalidAddress):
         parse(text)
 
@@ -66,12 +96,12 @@ def test_an_unknown_option_is_refused_with_the_known_ones():
         parse("rdma://h:1?rtt=5us")
 
 
-def test_a_wrong_value_is_refused_with_its_reason_and_the_way_to_write_it():
+def test_an_invalid_value_is_refused_with_the_reason_and_an_example():
     with pytest.raises(InvalidAddress, match=r"rtt: invalid duration '2': it has no unit.*2us"):
         parse("shm:///x?rtt=2")
 
 
-def test_a_path_of_107_bytes_is_taken_and_of_108_refused_with_a_hint():
+def test_a_path_of_107_bytes_is_accepted_and_one_of_108_is_refused_with_a_hint():
     assert len(parse("shm:///" + "a" * 106).path) == 107
     with pytest.raises(InvalidAddress, match=r"108 bytes.*107.*shorter"):
         parse("shm:///" + "a" * 107)
@@ -121,7 +151,7 @@ def test_an_rdma_address_round_trips(host, port, device, device_port, gid_index)
         st.text(max_size=20),
     )
 )
-def test_any_text_is_an_address_or_the_error(text):
+def test_any_text_is_an_address_or_raises_invalid_address(text):
     try:
         found = parse(text)
     except InvalidAddress:
@@ -132,7 +162,7 @@ def test_any_text_is_an_address_or_the_error(text):
 def test_the_default_is_in_the_runtime_directory(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     assert default() == Address("shm", path=f"{tmp_path}/rfp/default")
-    assert not (tmp_path / "rfp").exists()  # whoever only looks makes nothing
+    assert not (tmp_path / "rfp").exists()  # default() creates no folder
 
 
 @pytest.mark.parametrize("runtime", [None, "", "relative", "/does/not/exist"])
@@ -180,7 +210,7 @@ def test_a_directory_of_another_user_is_refused(monkeypatch, tmp_path):
         address.check_private(str(directory))
 
 
-def test_unique_addresses_differ_and_stand_beside_the_default(monkeypatch, private):
+def test_unique_addresses_differ_and_are_in_the_folder_of_the_default(monkeypatch, private):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
     made = {unique().path for _ in range(100)}
     assert len(made) == 100
@@ -195,13 +225,13 @@ def test_a_runtime_directory_too_deep_for_a_socket_is_refused(monkeypatch, tmp_p
         default()
 
 
-def test_the_mode_of_a_checked_directory_is_what_the_kernel_says(private):
+def test_a_private_directory_is_accepted_and_a_missing_one_is_not(private):
     assert address.check_private(str(private))
     assert stat.S_IMODE(os.stat(private).st_mode) == 0o700
     assert not address.check_private(str(private / "missing"))
 
 
-def test_a_runtime_directory_that_is_too_long_is_not_what_the_hint_advises(tmp_path, monkeypatch):
+def test_the_hint_does_not_advise_a_runtime_directory_whose_path_is_too_long(tmp_path, monkeypatch):
     runtime = tmp_path / ("x" * 90)
     runtime.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(runtime))

@@ -1,4 +1,4 @@
-"""What docs/addresses.md and docs/protocol.md state as lists is what the code has."""
+"""The lists in docs/addresses.md, docs/protocol.md and docs/cli.md equal those of the code."""
 
 import re
 from pathlib import Path

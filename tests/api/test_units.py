@@ -44,7 +44,7 @@ def test_a_duration_is_read_in_nanoseconds(text, value):
 @pytest.mark.parametrize(
     ("text", "value"), [("500k", 500_000), ("1.5M", 1_500_000), ("12", 12), (7, 7)]
 )
-def test_a_rate_is_read_in_operations_a_second(text, value):
+def test_a_rate_is_read_in_operations_per_second(text, value):
     assert units.rate(text) == value
 
 
@@ -86,21 +86,21 @@ def test_a_rate_is_read_in_operations_a_second(text, value):
     ]
     + [(units.rate, w) for w in ("", "k", "1.5", "-2", "1K", -1, False, 2.5, None)],
 )
-def test_what_is_no_quantity_is_refused_with_a_hint(read, wrong):
+def test_an_invalid_quantity_is_refused_with_a_hint(read, wrong):
     with pytest.raises(InvalidArgument) as caught:
         read(wrong)
     assert caught.value.hint
 
 
 @given(st.integers(0, 2**63 - 1))
-def test_what_is_shown_is_read_back_exactly(value):
+def test_a_shown_quantity_is_read_back_exactly(value):
     assert units.size(units.show_size(value)) == value
     assert units.duration(units.show_duration(value)) == value
     assert units.rate(units.show_rate(value)) == value
 
 
 @given(st.text(max_size=20))
-def test_any_text_gives_a_number_or_the_error(text):
+def test_any_text_gives_a_number_or_raises_invalid_argument(text):
     for read in (units.size, units.duration, units.rate):
         with contextlib.suppress(InvalidArgument):
             assert 0 <= read(text) < 2**63

@@ -1,4 +1,4 @@
-"""Messages travel whole, or the connection ends with the reason; nothing leaks (conftest looks)."""
+"""Messages arrive whole, or the connection ends with the reason; conftest checks for leaks."""
 
 import contextlib
 import itertools
@@ -74,7 +74,7 @@ def test_file_descriptors_travel_with_their_message():
             assert not os.get_inheritable(theirs)
 
 
-def test_messages_in_a_row_keep_their_own_file_descriptors():
+def test_consecutive_messages_keep_their_own_file_descriptors():
     a, b = pair()
     fds = [memory() for _ in range(5)]
     with a, b:
@@ -90,7 +90,7 @@ def test_messages_in_a_row_keep_their_own_file_descriptors():
         os.close(fd)
 
 
-def test_a_message_that_comes_byte_by_byte_is_taken_when_it_is_whole():
+def test_a_message_that_arrives_byte_by_byte_is_received_when_it_is_complete():
     raw, connection = raw_pair()
     data = packed(hello())
     with raw, connection:
@@ -102,7 +102,7 @@ def test_a_message_that_comes_byte_by_byte_is_taken_when_it_is_whole():
         assert connection.try_receive() is None
 
 
-def test_a_receive_past_its_deadline_loses_nothing():
+def test_a_receive_past_its_deadline_loses_no_bytes():
     raw, connection = raw_pair()
     data = packed(hello())
     with raw, connection:
@@ -118,7 +118,7 @@ def send_until_it_fails(connection, message):
         connection.send(message, 0.0)
 
 
-def test_a_peer_that_does_not_read_holds_a_sender_up_until_its_deadline_only():
+def test_a_peer_that_does_not_read_blocks_a_sender_only_until_its_deadline():
     raw, connection = raw_pair()
     big = Stats({"a": ["x" * 1000] * 50})
     with raw, connection:
@@ -129,7 +129,7 @@ def test_a_peer_that_does_not_read_holds_a_sender_up_until_its_deadline_only():
 
 
 @pytest.mark.parametrize("items", [1, 20, 40, 60])
-def test_a_connection_ends_if_and_only_if_half_a_message_was_sent(items):
+def test_a_connection_ends_if_and_only_if_a_part_of_a_message_was_sent(items):
     raw, connection = raw_pair()
     message = Stats({"a": ["x" * 1000] * items})
     with raw, connection:
@@ -169,7 +169,7 @@ GOOD = packed(hello())
         (GOOD[:-1], "in the middle"),
     ],
 )
-def test_what_is_no_message_ends_the_connection_with_the_reason(data, reason):
+def test_an_invalid_message_ends_the_connection_with_the_reason(data, reason):
     raw, connection = raw_pair()
     with connection:
         raw.send(data)
@@ -182,7 +182,7 @@ def test_what_is_no_message_ends_the_connection_with_the_reason(data, reason):
             connection.send(hello(), soon())
 
 
-def test_a_peer_that_leaves_between_messages_is_a_lost_connection():
+def test_a_peer_that_closes_between_messages_is_a_lost_connection():
     raw, connection = raw_pair()
     raw.send(GOOD)
     raw.close()
@@ -193,7 +193,7 @@ def test_a_peer_that_leaves_between_messages_is_a_lost_connection():
         connection.send(hello(), soon())
 
 
-def test_sending_to_a_peer_that_left_is_a_lost_connection():
+def test_a_send_to_a_peer_that_closed_is_a_lost_connection():
     a, b = pair()
     b.close()
     with pytest.raises(ConnectionFailed, match="lost"):
@@ -221,14 +221,14 @@ def test_more_file_descriptors_than_one_message_may_carry_are_closed():
             connection.receive(soon())
     raw, connection = raw_pair()
     with raw, connection:
-        for i in range(16):  # little by little
+        for i in range(16):  # 100 descriptors with each byte
             send_raw(raw, GOOD[i : i + 1], [fd] * 100)
         with pytest.raises(HandshakeFailed, match="more than 128"):
             connection.receive(soon())
     os.close(fd)
 
 
-def test_file_descriptors_are_closed_when_a_field_is_wrong():
+def test_file_descriptors_are_closed_if_a_field_is_invalid():
     raw, connection = raw_pair()
     r, w = os.pipe()
     with raw, connection:
@@ -239,7 +239,7 @@ def test_file_descriptors_are_closed_when_a_field_is_wrong():
     os.close(w)
 
 
-def test_a_process_out_of_file_descriptors_says_so():
+def test_the_error_of_a_process_without_free_file_descriptors_names_ulimit():
     raw, connection = raw_pair()
     fds = [memory() for _ in range(8)]
     send_raw(raw, packed(welcome(fds)), fds)
@@ -256,7 +256,7 @@ def test_a_process_out_of_file_descriptors_says_so():
 
 
 def feed(data: bytes, cuts: list[int], fds: list[int]) -> None:
-    """Sends data in pieces, a file descriptor with each; whatever happens must be a message or an error of ours."""
+    """Send data in pieces with file descriptors; each receive gives a message or our error."""
     raw, connection = raw_pair()
     edges = sorted({0, len(data), *(cut % (len(data) + 1) for cut in cuts)})
     with raw, connection:
@@ -273,7 +273,7 @@ def feed(data: bytes, cuts: list[int], fds: list[int]) -> None:
     max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.binary(max_size=300), st.lists(st.integers(0, 300), max_size=3), st.booleans())
-def test_random_bytes_never_do_more_than_end_the_connection(data, cuts, with_fd):
+def test_random_bytes_at_most_end_the_connection(data, cuts, with_fd):
     fd = memory()
     feed(data, cuts, [fd] if with_fd else [])
     os.close(fd)
@@ -283,7 +283,7 @@ def test_random_bytes_never_do_more_than_end_the_connection(data, cuts, with_fd)
     max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(st.data())
-def test_a_damaged_message_never_does_more_than_end_the_connection(data):
+def test_a_damaged_message_at_most_ends_the_connection(data):
     messages = [hello(), welcome(), attach(), attached(), Detach(1), Refused("x", "y", None)]
     good = bytearray(packed(data.draw(st.sampled_from(messages))))
     for _ in range(data.draw(st.integers(0, 4))):
@@ -319,7 +319,7 @@ def test_any_preface_with_any_file_descriptors_leaks_none(kind, announced, sent,
 
 
 def serve(connection, answers):
-    """Answers each message with what answers(message) gives; ends with the connection."""
+    """Answer each message with answers(message) in a thread, until the connection ends."""
 
     def run():
         with contextlib.suppress(ConnectionFailed, Closed):
@@ -367,7 +367,7 @@ def test_many_threads_share_a_connection_and_each_gets_its_own_answer():
     assert not wrong
 
 
-def test_a_refusal_is_raised_and_the_connection_goes_on():
+def test_a_refusal_is_raised_and_the_connection_continues():
     client, server = pair()
     thread = serve(
         server,
@@ -390,7 +390,7 @@ def test_a_refusal_of_the_whole_connection_is_raised_by_the_call_that_waits():
             client.call(hello(), Welcome, soon())
 
 
-def test_the_answer_to_a_call_past_its_deadline_is_given_back():
+def test_the_resources_in_an_answer_after_the_deadline_are_detached():
     client, server = pair()
     fds = [memory() for _ in range(3)]
     with client, server:
@@ -403,7 +403,8 @@ def test_the_answer_to_a_call_past_its_deadline_is_given_back():
         )
         detached = []
         assert client.call(GetStats(), Stats, soon()) == Stats({})
-        # The server has been told that nobody uses those rings, and conftest sees that their descriptors are closed.
+        # The server was notified that the rings are unused. conftest checks that their descriptors
+        # are closed.
         assert client.call(GetStats(), Stats, soon()) == Stats({})
         assert detached == [7]
     thread.join()
@@ -411,7 +412,7 @@ def test_the_answer_to_a_call_past_its_deadline_is_given_back():
         os.close(fd)
 
 
-def test_an_answer_to_a_call_that_was_not_made_ends_the_connection():
+def test_an_answer_to_an_unknown_call_ends_the_connection():
     raw, client = raw_pair()
     with raw, client:
         raw.send(packed(Stats({}), number=77))
@@ -435,7 +436,7 @@ def test_an_answer_of_the_wrong_kind_ends_the_connection():
 # The end
 
 
-def test_a_closed_connection_says_so_and_closes_again():
+def test_a_closed_connection_raises_closed_and_may_be_closed_again():
     a, b = pair()
     b.close()
     a.close()
@@ -450,7 +451,7 @@ def test_a_closed_connection_says_so_and_closes_again():
             use()
 
 
-def test_close_wakes_the_thread_that_waits():
+def test_close_wakes_the_waiting_thread():
     a, b = pair()
     caught = []
 
@@ -472,7 +473,7 @@ def test_close_wakes_the_thread_that_waits():
     assert caught == [Closed]
 
 
-def test_close_within_a_signal_handler_ends_the_wait():
+def test_close_in_a_signal_handler_ends_the_wait():
     a, b = pair()
     before = signal.signal(signal.SIGALRM, lambda *_: a.close())
     try:
@@ -485,7 +486,7 @@ def test_close_within_a_signal_handler_ends_the_wait():
     b.close()
 
 
-def test_shutdown_leaves_the_number_of_the_socket_alone():
+def test_shutdown_keeps_the_sockets_descriptor_open():
     a, b = pair()
     fd = a.fileno()
     a.shutdown()
@@ -496,7 +497,7 @@ def test_shutdown_leaves_the_number_of_the_socket_alone():
     assert a.fileno() == -1
 
 
-def test_a_forgotten_connection_closes_its_socket():
+def test_a_connection_without_references_closes_its_socket():
     a, b = pair()
     del a
     with pytest.raises(ConnectionFailed):
@@ -504,7 +505,7 @@ def test_a_forgotten_connection_closes_its_socket():
 
 
 def in_child(act) -> int:
-    """Runs act() in a forked child; its exit status is what act returns, or 99 for an exception."""
+    """Run act() in a forked child; return its result, or 99 for an exception, as exit status."""
     pid = os.fork()
     if pid == 0:
         status = 99
@@ -516,7 +517,7 @@ def in_child(act) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_has_no_part_in_the_connection():
+def test_a_forked_child_cannot_use_the_connection():
     a, b = pair()
     fd = a.fileno()
 
@@ -528,7 +529,7 @@ def test_a_forked_child_has_no_part_in_the_connection():
         return 1
 
     assert in_child(child) == 0
-    with a, b:  # and the parent's goes on
+    with a, b:  # the parent's connection continues
         a.send(hello(), soon())
         assert b.receive(soon()) == hello()
 
@@ -536,7 +537,8 @@ def test_a_forked_child_has_no_part_in_the_connection():
 def test_the_peers_process_is_known_by_number_and_by_pidfd(private):
     address = parse(f"shm://{private}/s")
     script = (
-        "import sys; from rfp.address import EMBEDDED, parse; from rfp.control import connect, deadline_in;"
+        "import sys; from rfp.address import EMBEDDED, parse\n"
+        "from rfp.control import connect, deadline_in;"
         "c = connect(parse(sys.argv[1]), deadline_in(5)); sys.stdin.read()"
     )
     with UnixListener(address) as listener:
@@ -556,7 +558,7 @@ def test_the_peers_process_is_known_by_number_and_by_pidfd(private):
                 connection.receive(soon())
 
 
-def test_without_peer_pidfd_the_pid_of_a_gone_peer_is_not_trusted(monkeypatch):
+def test_without_peer_pidfd_the_pid_of_an_exited_peer_is_not_used(monkeypatch):
     import rfp.control.unix as module
 
     monkeypatch.setattr(module, "_SO_PEERPIDFD", 9999)  # as before Linux 6.5: ENOPROTOOPT
@@ -568,7 +570,7 @@ def test_without_peer_pidfd_the_pid_of_a_gone_peer_is_not_trusted(monkeypatch):
     b.close()
 
 
-def test_waiting_costs_no_processor():
+def test_waiting_uses_no_processor_time():
     a, b = pair()
     with a, b:
         before = time.thread_time()
@@ -577,7 +579,7 @@ def test_waiting_costs_no_processor():
         assert time.thread_time() - before < 0.1
 
 
-def test_connect_without_a_server_says_how_to_start_one(private):
+def test_the_hint_of_connect_without_a_server_is_to_start_one(private):
     address = parse(f"shm://{private}/s")
     with pytest.raises(ConnectionFailed, match=r"no server at shm.*rfp serve --address"):
         connect(address, soon())
@@ -587,7 +589,7 @@ def test_connect_without_a_server_says_how_to_start_one(private):
         connect(address, soon())
 
 
-def test_connect_to_an_embedded_server_that_ended_does_not_suggest_to_start_it(private):
+def test_the_hint_of_connect_to_an_ended_embedded_server_is_to_start_the_program(private):
     with pytest.raises(ConnectionFailed, match=r"no server at shm.*start the program again"):
         connect(parse(f"shm://{private}/{EMBEDDED}1-2"), soon())
 
@@ -603,7 +605,7 @@ def test_connect_to_a_full_queue_ends_at_its_deadline(private):
         first.close()
 
 
-def test_a_server_of_another_user_is_not_trusted(private, monkeypatch):
+def test_a_server_of_another_user_is_refused(private, monkeypatch):
     address = parse(f"shm://{private}/s")
     with UnixListener(address):
         monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)

@@ -1,4 +1,4 @@
-"""One server at a time has an address; what a killed one left is taken over; others' users are kept out."""
+"""One server at a time has an address, takes over a killed one's files, and refuses other users."""
 
 import contextlib
 import fcntl
@@ -25,7 +25,7 @@ def address(private):
     return parse(f"shm://{private}/s")
 
 
-def test_a_client_is_accepted_and_talks(address):
+def test_an_accepted_client_sends_a_message(address):
     with (
         UnixListener(address) as listener,
         connect(address, soon()) as client,
@@ -48,10 +48,8 @@ def test_the_socket_and_its_directory_are_this_users_alone(private):
         address = parse(f"shm://{private}/made/deep/s")
         with UnixListener(address):
             assert stat.S_IMODE(os.stat(address.path).st_mode) == 0o600
-            for made in (
-                "made",
-                "made/deep",
-            ):  # whoever may write the upper one may move the lower one away
+            # A user with write access to the upper folder could rename the lower one.
+            for made in ("made", "made/deep"):
                 assert stat.S_IMODE(os.stat(f"{private}/{made}").st_mode) == 0o700
     finally:
         os.umask(old)
@@ -64,7 +62,7 @@ def test_a_directory_that_others_can_reach_is_refused(address, private, mode):
         UnixListener(address)
 
 
-def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
+def test_a_directory_that_cannot_be_created_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InvalidAddress, match="is not a directory"):
         UnixListener(parse(f"shm://{tmp_path}/file/s"))
@@ -72,12 +70,12 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path):
         UnixListener(parse(f"shm://{tmp_path}/file/deep/s"))
 
 
-def test_an_rdma_address_is_not_listened_to():
+def test_a_unix_listener_refuses_an_rdma_address():
     with pytest.raises(InvalidAddress, match="not an shm"):
         UnixListener(parse("rdma://h:1"))
 
 
-def test_closing_removes_the_socket_and_the_lock_and_may_be_repeated(address, private):
+def test_close_removes_the_socket_and_the_lock_and_may_be_repeated(address, private):
     listener = UnixListener(address)
     listener.close()
     listener.close()
@@ -86,14 +84,14 @@ def test_closing_removes_the_socket_and_the_lock_and_may_be_repeated(address, pr
     assert listener.accept(soon()) is None
 
 
-def test_a_second_server_is_refused_and_told_who_has_the_address(address):
+def test_a_second_server_is_refused_and_its_error_names_the_first_ones_process(address):
     with UnixListener(address):
         with pytest.raises(
             AddressInUse,
             match=f"already running at {address}, process {os.getpid()}.*connect to it",
         ):
             UnixListener(address)
-        with connect(address, soon()):  # and the first goes on
+        with connect(address, soon()):  # the first one still serves
             pass
     UnixListener(address).close()
 
@@ -102,7 +100,8 @@ def test_a_second_server_is_refused_and_told_who_has_the_address(address):
 def listening_process(address, body="sys.stdin.read()"):
     """Another process that listens, until the end of the block at the latest."""
     script = (
-        "import os, sys, signal; from rfp.address import parse; from rfp.control import UnixListener;"
+        "import os, sys, signal; from rfp.address import parse\n"
+        "from rfp.control import UnixListener;"
         f"l = UnixListener(parse(sys.argv[1])); print(flush=True); {body}"
     )
     with python_programs.start(
@@ -115,7 +114,7 @@ def listening_process(address, body="sys.stdin.read()"):
             process.kill()
 
 
-def test_what_a_killed_server_left_is_taken_over(address, private):
+def test_a_killed_servers_files_are_taken_over(address, private):
     with listening_process(address) as process:
         with pytest.raises(AddressInUse, match=f"process {process.pid}"):
             UnixListener(address)
@@ -134,7 +133,7 @@ def test_a_stopped_server_keeps_its_address(address):
 
 
 def test_a_server_without_a_lock_is_not_taken_over(address):
-    """Of another program, or of a version that locks otherwise."""
+    """It may be another program, or a version that locks in another way."""
     with socket.socket(socket.AF_UNIX) as foreign:
         foreign.bind(address.path)
         foreign.listen()
@@ -163,8 +162,8 @@ def test_a_lock_that_is_a_link_is_not_followed(address, private):
     assert (private / "victim").read_text() == "precious"
 
 
-def test_a_directory_that_is_exchanged_meanwhile_is_not_written_to(private, monkeypatch):
-    """Whoever owns what is above it can do that: what was checked is what is used."""
+def test_a_directory_that_is_replaced_after_the_check_is_not_written_to(private, monkeypatch):
+    """The owner of the folder above can replace it: the listener uses the directory it checked."""
     checked, other = private / "d", private / "other"
     other.mkdir(mode=0o700)
     (other / "s.lock").write_text("precious")
@@ -182,7 +181,7 @@ def test_a_directory_that_is_exchanged_meanwhile_is_not_written_to(private, monk
     assert os.listdir(private / "gone") == []
 
 
-def test_a_socket_that_somebody_put_in_its_place_is_not_removed(address, private):
+def test_another_process_socket_at_the_same_path_is_not_removed(address, private):
     listener = UnixListener(address)
     os.unlink(address.path)
     with socket.socket(socket.AF_UNIX) as other:
@@ -191,7 +190,7 @@ def test_a_socket_that_somebody_put_in_its_place_is_not_removed(address, private
         assert os.path.exists(address.path)
 
 
-def test_of_many_servers_that_start_at_once_one_wins_again_and_again(address):
+def test_exactly_one_of_many_servers_that_start_at_once_gets_the_address(address):
     wins, together = [], threading.Barrier(8)
 
     def contend():
@@ -214,8 +213,8 @@ def test_of_many_servers_that_start_at_once_one_wins_again_and_again(address):
     assert len(wins) == 30
 
 
-def test_servers_that_come_and_go_never_take_each_others_socket(address):
-    """Without the barrier: an opener may find the lock file of one that is just closing."""
+def test_servers_that_open_and_close_at_random_never_have_the_same_address_at_once(address):
+    """Without a barrier, an opener may find the lock file of a listener that is closing."""
     holders, worst = [], []
 
     def contend():
@@ -235,21 +234,23 @@ def test_servers_that_come_and_go_never_take_each_others_socket(address):
     assert max(worst) == 1
 
 
-def test_the_lock_on_a_file_that_its_holder_has_removed_meanwhile_is_no_lock(address, monkeypatch):
-    """An opener may be held up between open and flock: here until the holder has gone and the next has locked a new file."""
+def test_a_lock_on_a_file_that_its_holder_has_removed_is_invalid(address, monkeypatch):
+    """An opener may be delayed between open and flock.
+
+    Meanwhile the holder closes, and the next server locks a new file.
+    """
     holder = UnixListener(address)
     next_lock = []
     flock = fcntl.flock
 
-    def held_up(fd, operation):
+    def delayed(fd, operation):
         monkeypatch.undo()
         holder.close()
-        next_lock.append(
-            _Lock.take(address.path + ".lock")
-        )  # of a server that has not got as far as its socket
+        # The next server has locked, and has no socket yet.
+        next_lock.append(_Lock.take(address.path + ".lock"))
         flock(fd, operation)
 
-    monkeypatch.setattr(fcntl, "flock", held_up)
+    monkeypatch.setattr(fcntl, "flock", delayed)
     with pytest.raises(AddressInUse):
         UnixListener(address)
     next_lock[0].release()
@@ -265,7 +266,7 @@ def test_another_users_client_is_closed_and_counted(address, monkeypatch):
             client.receive(soon())
 
 
-def test_a_client_that_left_before_it_was_accepted_disturbs_nobody(address):
+def test_a_client_that_closed_before_it_was_accepted_does_not_disturb_the_next_one(address):
     with UnixListener(address) as listener:
         connect(address, soon()).close()
         with connect(address, soon()):
@@ -273,7 +274,7 @@ def test_a_client_that_left_before_it_was_accepted_disturbs_nobody(address):
             listener.accept(soon()).close()
 
 
-def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on(address):
+def test_without_free_file_descriptors_waiting_connections_are_dropped(address):
     with UnixListener(address) as listener:
         clients = [connect(address, soon()) for _ in range(3)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -293,7 +294,7 @@ def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on(add
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_does_not_keep_the_address(address):
-    """The child lives on after its parent was killed; a new server must be able to start all the same."""
+    """The child still runs after its parent was killed, and a new server can start."""
     with listening_process(
         address, body="os.write(1, b'%d\\n' % os.fork()); signal.pause()"
     ) as process:
@@ -319,16 +320,17 @@ def test_a_forked_child_that_closes_its_copy_leaves_the_parents_socket(address):
             listener.accept(soon()).close()
 
 
-def test_what_killed_embedded_servers_left_is_swept_by_the_next(monkeypatch, private):
+def test_the_next_embedded_server_removes_the_files_of_killed_ones(monkeypatch, private):
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(private))
     alive = UnixListener(unique())
     with listening_process(unique()):
         pass
     starting = private / "rfp" / "embedded-1-x.lock"
-    starting.touch()  # of a server that has made its lock file and not locked it yet
+    starting.touch()  # a server has created this lock file, and not locked it yet
     assert len(os.listdir(private / "rfp")) == 5
     with UnixListener(unique()):
-        assert len(os.listdir(private / "rfp")) == 5  # two alive, and the one that starts
+        # The files of the two running servers, and of the one that starts.
+        assert len(os.listdir(private / "rfp")) == 5
     with connect(alive.address, soon()):
         pass
     alive.close()

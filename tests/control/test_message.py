@@ -1,4 +1,4 @@
-"""What the peer says is checked field by field."""
+"""The fields of a peer's message are validated one by one."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from rfp.errors import HandshakeFailed, InvalidArgument
 
 
 def travel(message):
-    """As the peer decodes it, without a socket."""
+    """Encode a message and decode it as the peer does, without a socket."""
     body, fds = message.to_message()
     return type(message).from_message(json.loads(json.dumps(body)), fds)
 
@@ -46,21 +46,21 @@ def test_each_kind_has_its_own_number():
     assert len(Message.KINDS) == len({kind.title() for kind in Message.KINDS.values()})
 
 
-def test_file_descriptors_find_their_fields():
+def test_file_descriptors_are_assigned_to_their_fields():
     fds = [memory() for _ in range(3)]
     message = travel(welcome(fds))
     assert [h.fd for h in message.handles()] == fds
     taken = message.arenas[1].take()
     assert taken == fds[1]
     assert message.arenas[1].take() == -1
-    message.close()  # the other two
+    message.close()  # closes the other two
     for fd in (fds[0], fds[2]):
         with pytest.raises(OSError):
             os.fstat(fd)
     os.close(taken)
 
 
-def test_a_received_message_closes_what_nobody_took():
+def test_a_received_message_closes_the_descriptors_that_were_not_taken():
     fd = memory()
     with travel(attach(fd)):
         pass
@@ -74,21 +74,50 @@ BODY, _ = welcome().to_message()
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("features", -1), ("features", 2**32), ("features", True), ("features", 1.0), ("features", "1"), ("features", None),
-        ("slot_size", 0), ("slot_size", 100), ("slot_size", 1 << 30), ("slots", 0), ("slots", 4097), ("seed", 2**64),
-        ("partitions", 0), ("partitions", 65), ("partitions", 2), ("arenas", {}), ("arenas", [1]), ("arenas", [{}]),
-        ("arenas", [{"descriptor": 1}]), ("arenas", [{"descriptor": "!"}]), ("arenas", [{"descriptor": "A" * 1000}]),
-        ("arenas", [{"descriptor": "", "fd": 0}]), ("arenas", [{"descriptor": "", "fd": -1}]), ("arenas", [{"descriptor": "é"}]),
-        ("bells", [{"descriptor": "", "fd": "0"}]), ("bells", 7), ("name", "x" * 129), ("name", "\x1b[2J"), ("name", "\ud800"),
-        ("arena_size", 1), ("chunk_size", 1), ("beat", 1), ("name", 1), ("hash", "x" * 17), ("pid", -1), ("arenas", [{"descriptor": ""}] * 65),
+        ("features", -1),
+        ("features", 2**32),
+        ("features", True),
+        ("features", 1.0),
+        ("features", "1"),
+        ("features", None),
+        ("slot_size", 0),
+        ("slot_size", 100),
+        ("slot_size", 1 << 30),
+        ("slots", 0),
+        ("slots", 4097),
+        ("seed", 2**64),
+        ("partitions", 0),
+        ("partitions", 65),
+        ("partitions", 2),
+        ("arenas", {}),
+        ("arenas", [1]),
+        ("arenas", [{}]),
+        ("arenas", [{"descriptor": 1}]),
+        ("arenas", [{"descriptor": "!"}]),
+        ("arenas", [{"descriptor": "A" * 1000}]),
+        ("arenas", [{"descriptor": "", "fd": 0}]),
+        ("arenas", [{"descriptor": "", "fd": -1}]),
+        ("arenas", [{"descriptor": "é"}]),
+        ("bells", [{"descriptor": "", "fd": "0"}]),
+        ("bells", 7),
+        ("name", "x" * 129),
+        ("name", "\x1b[2J"),
+        ("name", "\ud800"),
+        ("arena_size", 1),
+        ("chunk_size", 1),
+        ("beat", 1),
+        ("name", 1),
+        ("hash", "x" * 17),
+        ("pid", -1),
+        ("arenas", [{"descriptor": ""}] * 65),
     ],
-)  # fmt: skip
+)
 def test_a_field_out_of_bounds_is_refused_by_name(field, value):
     with pytest.raises(HandshakeFailed, match=f"'welcome'.*{field}"):
         Welcome.from_message({**BODY, field: value}, [])
 
 
-LATER = {"arena_size", "chunk_size", "beat"}  # than the first minor version
+LATER = {"arena_size", "chunk_size", "beat"}  # fields that are newer than the first minor version
 
 
 @pytest.mark.parametrize("field", sorted(BODY.keys() - LATER))
@@ -98,14 +127,14 @@ def test_a_missing_field_is_refused_by_name(field):
         Welcome.from_message(body, [])
 
 
-def test_a_field_of_the_first_minor_version_is_enough():
+def test_the_fields_of_the_first_minor_version_are_enough():
     assert (
         Welcome.from_message({name: value for name, value in BODY.items() if name not in LATER}, [])
         == welcome()
     )
 
 
-def test_arenas_come_whole_or_in_chunks_and_not_both():
+def test_arenas_are_sent_whole_or_in_chunks_but_not_both():
     handle = Handle(b"beat")
     chunked = welcome(arenas=[], bells=None, arena_size=10, chunk_size=4, beat=handle)
     assert Welcome.from_message(*chunked.to_message()) == chunked
@@ -119,7 +148,7 @@ def test_a_field_of_a_later_minor_version_is_skipped():
     assert Welcome.from_message({**BODY, "from_the_future": [1, 2]}, []) == welcome()
 
 
-def test_our_own_message_out_of_bounds_is_our_error():
+def test_an_own_message_out_of_bounds_raises_invalid_argument():
     with pytest.raises(InvalidArgument, match=r"'hello'.*name"):
         hello(name="x" * 1000).to_message()
     with pytest.raises(InvalidArgument, match=r"partitions"):
@@ -143,7 +172,7 @@ def test_a_file_descriptor_named_twice_or_never_is_refused():
     with pytest.raises(HandshakeFailed, match=r"1 file descriptors belong to no field"):
         Welcome.from_message({**body, "bells": {"descriptor": ""}}, fds)
     for fd in fds:
-        os.close(fd)  # still the caller's after an error
+        os.close(fd)  # after an error the caller still owns it
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "directory", "socket"])
@@ -165,22 +194,22 @@ def test_a_file_descriptor_that_is_not_memory_is_refused(kind, tmp_path):
             os.close(fd)
 
 
-def test_a_refusal_becomes_the_same_error_on_the_other_side():
+def test_a_refusal_becomes_the_same_error_at_the_peer():
     for kind in vars(errors).values():
         if isinstance(kind, type) and issubclass(
             kind, (errors.ServerRefused, errors.HandshakeFailed)
         ):
-            error = travel(Refused.of(kind("why", hint="do this"))).exception()
+            error = travel(Refused.of(kind("the fault", hint="the hint"))).exception()
             assert type(error) is kind
-            assert str(error) == "why (do this)"
+            assert str(error) == "the fault (the hint)"
 
 
-def test_a_refusal_cannot_name_a_class_that_is_none_of_ours():
+def test_a_refusal_cannot_name_a_class_outside_the_servers_refusals():
     for name in ("SystemExit", "annotations", "__builtins__", "Closed", "RfpError", ""):
         assert type(Refused(name, "m", None).exception()) is errors.ServerRefused
 
 
-def test_any_exception_can_be_told_to_the_peer():
+def test_any_exception_can_be_sent_to_the_peer():
     assert (
         str(travel(Refused.of(ZeroDivisionError("1/0\n\x1b"))).exception())
         == "ZeroDivisionError: 1/0\\n\\x1b"
@@ -198,7 +227,7 @@ def test_figures_are_numbers_and_texts_of_bounded_depth():
             Stats.from_message({"figures": wrong}, [])
 
 
-def test_a_body_or_a_count_of_fds_beyond_the_limit_is_not_sent():
+def test_a_body_or_a_number_of_descriptors_beyond_the_limit_is_not_sent():
     with pytest.raises(InvalidArgument, match=r"exceeds the limits"):
         frame.pack(1, 0, {"x": "y" * frame.BODY_LIMIT}, 0)
     with pytest.raises(InvalidArgument, match=r"exceeds the limits"):
@@ -230,7 +259,7 @@ json_values = st.recursive(
 
 @settings(max_examples=300)
 @given(st.sampled_from(sorted(Message.KINDS)), st.data())
-def test_any_json_object_is_a_message_or_a_failed_handshake(number, data):
+def test_any_json_object_is_a_message_or_raises_handshake_failed(number, data):
     kind = Message.KINDS[number]
     names = st.sampled_from([*kind.specs(), "other"])
     body = data.draw(st.dictionaries(names, json_values, max_size=15))

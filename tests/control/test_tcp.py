@@ -1,4 +1,4 @@
-"""Over TCP nobody who has not proved what was asked for gets further than that; both sides prove it."""
+"""Over TCP both sides prove that they know the secret; without the proof a peer gets no further."""
 
 import contextlib
 import os
@@ -15,6 +15,7 @@ import trustme
 from control_tools import attach, hello, memory, packed, soon, welcome
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from polling import until
 
 from rfp.address import parse
 from rfp.control import Credentials, GetStats, Stats, connect, deadline_in, frame, tcp_listener
@@ -34,13 +35,13 @@ from rfp.errors import (
 
 SECRET = Credentials(secret=b"the same on both sides")
 OTHER = Credentials(secret=b"another on this side..")
-NOBODY = Credentials()
+NO_CREDENTIALS = Credentials()
 LOOPBACK = parse("rdma://127.0.0.1:0")
 
 
 @contextlib.contextmanager
-def serving(credentials=NOBODY, address=LOOPBACK, **options):
-    """A listener with a thread that accepts; yields it and the list of what it has accepted."""
+def serving(credentials=NO_CREDENTIALS, address=LOOPBACK, **options):
+    """A listener with a thread that accepts; yields it and the list of accepted connections."""
     accepted = []
     over = threading.Event()
 
@@ -62,13 +63,6 @@ def serving(credentials=NOBODY, address=LOOPBACK, **options):
                 connection.close()
 
 
-def until(fact):
-    deadline = deadline_in(5)
-    while not fact():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
 def raw(listener):
     sock = socket.create_connection((listener.address.host, listener.address.port), 5)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -76,7 +70,7 @@ def raw(listener):
 
 
 def take(sock):
-    """The next message on a raw socket, as bytes; b"" at the end."""
+    """Return the next message on a raw socket, as bytes; b"" at the end."""
     data = b""
     with contextlib.suppress(ConnectionError):
         while len(data) < 16 or len(data) < 16 + struct.unpack("<I", data[12:16])[0]:
@@ -89,7 +83,9 @@ def take(sock):
     return data
 
 
-@pytest.mark.parametrize("credentials", [NOBODY, SECRET], ids=["without a secret", "with a secret"])
+@pytest.mark.parametrize(
+    "credentials", [NO_CREDENTIALS, SECRET], ids=["without a secret", "with a secret"]
+)
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
 def test_messages_travel_both_ways(host, credentials):
     address = parse(f"rdma://[{host}]:0" if ":" in host else f"rdma://{host}:0")
@@ -107,7 +103,7 @@ def test_messages_travel_both_ways(host, credentials):
         assert client.remote == server.local
 
 
-def test_there_is_no_process_to_watch_and_no_file_descriptor_to_send():
+def test_a_tcp_connection_has_no_pidfd_and_sends_no_file_descriptors():
     with serving() as (listener, _), connect(listener.address, soon()) as client:
         assert client.pidfd() == -1
         fd = memory()
@@ -120,7 +116,7 @@ def test_there_is_no_process_to_watch_and_no_file_descriptor_to_send():
             )
 
 
-def test_the_sockets_notice_a_dead_peer_and_delay_nothing():
+def test_the_sockets_have_keepalive_and_user_timeout_and_no_delay():
     with serving() as (listener, accepted), connect(listener.address, soon()) as client:
         until(lambda: accepted)
         for connection in (client, *accepted):
@@ -135,7 +131,7 @@ def test_the_sockets_notice_a_dead_peer_and_delay_nothing():
             assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
 
-def test_the_end_of_one_side_is_the_end_of_the_other():
+def test_a_close_of_one_side_ends_the_other_side():
     with serving(SECRET) as (listener, accepted):
         client = connect(listener.address, soon(), SECRET)
         until(lambda: accepted)
@@ -144,30 +140,29 @@ def test_the_end_of_one_side_is_the_end_of_the_other():
             accepted[0].receive(soon())
 
 
-# Who is let in
+# Authentication
 
 
 @pytest.mark.parametrize(
     ("server", "client", "reason"),
     [
         (SECRET, OTHER, "does not know the secret"),
-        (SECRET, NOBODY, "requires a secret"),
-        (NOBODY, SECRET, "cannot prove that it knows"),
+        (SECRET, NO_CREDENTIALS, "requires a secret"),
+        (NO_CREDENTIALS, SECRET, "cannot prove that it knows"),
     ],
 )
-def test_sides_that_do_not_know_the_same_secret_do_not_come_together(server, client, reason):
+def test_sides_without_the_same_secret_do_not_connect(server, client, reason):
     with serving(server) as (listener, accepted):
         with pytest.raises(HandshakeFailed, match=reason):
             connect(listener.address, soon(), client)
         with connect(listener.address, soon(), server):
             until(lambda: accepted)
-        assert (
-            len(accepted) <= 2
-        )  # a server that asks for nothing has accepted the one that wanted more
+        # A server without a secret has accepted the client that required one.
+        assert len(accepted) <= 2
 
 
-def test_a_client_is_refused_before_the_server_has_proved_anything():
-    """What a stranger could try secrets against is not given to strangers."""
+def test_a_client_is_refused_before_the_server_sends_its_proof():
+    """A peer could use the server's proof to try secrets, so only a proven client gets it."""
     with serving(SECRET) as (listener, accepted), raw(listener) as sock:
         sock.sendall(packed(Greet(nonce=bytes(32))))
         assert take(sock)[6] == Challenge.KIND
@@ -181,16 +176,16 @@ def test_a_client_is_refused_before_the_server_has_proved_anything():
 
 
 def rogue(answers):
-    """A server that answers each message with what `answers` makes of all that has passed."""
+    """A server that computes each answer with one of `answers` from all messages so far."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve():
         with contextlib.suppress(OSError), listening.accept()[0] as sock:
-            heard = b""
+            messages = b""
             for answer in answers:
-                heard += take(sock)
-                reply = packed(answer(heard))
-                heard += reply
+                messages += take(sock)
+                reply = packed(answer(messages))
+                messages += reply
                 sock.sendall(reply)
             sock.recv(1)
 
@@ -206,11 +201,13 @@ def rogue(answers):
             [lambda _: Challenge(nonce=bytes(32), secret=True), lambda _: Proven(proof=bytes(32))],
             "server does not know",
         ),
-        # the client's own proof, sent back
+        # The client's own proof, sent back.
         (
             [
                 lambda _: Challenge(nonce=bytes(32), secret=True),
-                lambda heard: Proven(proof=proof(b"the same on both sides", CLIENT, b"", heard)),
+                lambda messages: Proven(
+                    proof=proof(b"the same on both sides", CLIENT, b"", messages)
+                ),
             ],
             "server does not know",
         ),
@@ -222,7 +219,7 @@ def rogue(answers):
         ),
     ],
 )
-def test_a_server_that_does_not_know_the_secret_is_not_believed(answers, reason):
+def test_a_client_refuses_a_server_that_does_not_know_the_secret(answers, reason):
     listening, thread, address = rogue(answers)
     with listening:
         with pytest.raises(HandshakeFailed, match=reason):
@@ -230,12 +227,12 @@ def test_a_server_that_does_not_know_the_secret_is_not_believed(answers, reason)
         thread.join()
 
 
-def test_a_server_that_knows_the_secret_is():
+def test_a_client_accepts_a_server_that_knows_the_secret():
     secret = SECRET.secret
     listening, thread, address = rogue(
         [
             lambda _: Challenge(nonce=bytes(32), secret=True),
-            lambda heard: Proven(proof=proof(secret, SERVER, b"", heard)),
+            lambda messages: Proven(proof=proof(secret, SERVER, b"", messages)),
         ]
     )
     with listening:
@@ -245,31 +242,31 @@ def test_a_server_that_knows_the_secret_is():
 
 @contextlib.contextmanager
 def in_the_middle(listener, change=lambda index, message: message):
-    """A proxy that passes messages on, changed; yields its address and the list of what the client has sent."""
+    """A proxy that forwards changed messages; yields its address and the client's messages."""
     listening = socket.create_server(("127.0.0.1", 0))
-    heard = []
+    sent = []
 
     def serve():
         with contextlib.suppress(OSError), listening.accept()[0] as client, raw(listener) as server:
             for index in range(4):
                 message = take((client, server)[index % 2])
                 if index % 2 == 0:
-                    heard.append(message)
+                    sent.append(message)
                 (server, client)[index % 2].sendall(change(index, message))
             client.recv(1)
 
     thread = threading.Thread(target=serve)
     thread.start()
     with listening:
-        yield parse(f"rdma://127.0.0.1:{listening.getsockname()[1]}"), heard
+        yield parse(f"rdma://127.0.0.1:{listening.getsockname()[1]}"), sent
         thread.join()
 
 
-def test_what_is_overheard_is_worth_nothing_on_another_connection():
+def test_a_recorded_proof_is_invalid_on_another_connection():
     with serving(SECRET) as (listener, accepted):
-        with in_the_middle(listener) as (address, heard), connect(address, soon(), SECRET):
+        with in_the_middle(listener) as (address, sent), connect(address, soon(), SECRET):
             until(lambda: accepted)
-        greet, prove = heard
+        greet, prove = sent
         with raw(listener) as sock:
             sock.sendall(greet)
             take(sock)
@@ -283,8 +280,8 @@ def bumped(message):
 
 
 @pytest.mark.parametrize("changed", [0, 1])
-def test_a_version_that_was_changed_on_the_way_is_found_out(changed):
-    """Two sides that could do better cannot be made to agree on less."""
+def test_a_version_that_a_proxy_changed_makes_the_handshake_fail(changed):
+    """A proxy cannot make two sides agree on a lower version than both know."""
     with serving(SECRET) as (listener, accepted):
         with in_the_middle(
             listener, lambda i, message: bumped(message) if i == changed else message
@@ -310,7 +307,7 @@ def test_a_version_that_was_changed_on_the_way_is_found_out(changed):
         frame.pack(Greet.KIND, 0, {"nonce": 7}, 0),
     ],
 )
-def test_whoever_begins_otherwise_is_sent_away(data):
+def test_a_peer_with_an_invalid_first_message_is_rejected(data):
     with serving(SECRET) as (listener, accepted), raw(listener) as sock:
         sock.sendall(data)
         while take(sock):
@@ -319,7 +316,7 @@ def test_whoever_begins_otherwise_is_sent_away(data):
         until(lambda: listener.rejected == 1)
 
 
-def test_whoever_is_too_slow_is_sent_away_and_delays_nobody(monkeypatch):
+def test_a_slow_peer_is_rejected_and_does_not_delay_clients(monkeypatch):
     monkeypatch.setattr(tcp_listener, "PROOF_S_MAX", 0.3)
     with serving(SECRET) as (listener, accepted), raw(listener) as silent, raw(listener) as slow:
         data = packed(Greet(nonce=bytes(32)))
@@ -333,7 +330,7 @@ def test_whoever_is_too_slow_is_sent_away_and_delays_nobody(monkeypatch):
         assert listener.rejected == 2
 
 
-def test_the_listener_says_when_it_will_have_something_to_do():
+def test_the_listener_has_the_time_at_which_its_first_peer_expires():
     with TcpListener(LOOPBACK, SECRET) as listener:
         assert listener.expires is None
         with raw(listener):
@@ -341,7 +338,7 @@ def test_the_listener_says_when_it_will_have_something_to_do():
             assert 0 < listener.expires - time.monotonic() <= tcp_listener.PROOF_S_MAX
 
 
-def test_of_too_many_strangers_the_oldest_goes(monkeypatch):
+def test_the_oldest_of_too_many_unproven_peers_is_rejected(monkeypatch):
     monkeypatch.setattr(tcp_listener, "STRANGERS_MAX", 4)
     with serving(SECRET) as (listener, accepted), contextlib.ExitStack() as stack:
         strangers = [stack.enter_context(raw(listener)) for _ in range(7)]
@@ -353,41 +350,41 @@ def test_of_too_many_strangers_the_oldest_goes(monkeypatch):
         assert not any(select.select(strangers[4:], [], [], 0))
 
 
-def test_one_turn_takes_a_few_of_those_that_knock_however_many_wait():
-    """A flood has no end: who calls accept() has other things to do between two turns."""
+def test_one_accept_takes_at_most_16_of_many_waiting_connections():
+    """A flood does not end, and the control thread has other work between two calls of accept()."""
     with TcpListener(LOOPBACK, SECRET) as listener, contextlib.ExitStack() as stack:
         for _ in range(100):
             stack.enter_context(raw(listener)).sendall(b"R")
-        turns, before = 0, 0
+        calls, before = 0, 0
         while before < 100:
             assert listener.accept(0.0) is None
             now = len(listener._strangers) + listener.rejected
             assert now - before <= 16
-            turns, before = turns + 1, now
-            assert turns < 1000
+            calls, before = calls + 1, now
+            assert calls < 1000
         assert len(listener._strangers) == tcp_listener.STRANGERS_MAX
 
 
-def test_one_turn_looks_at_a_few_of_the_strangers_that_talk(monkeypatch):
+def test_one_accept_examines_at_most_32_of_the_unproven_peers_that_send(monkeypatch):
     with TcpListener(LOOPBACK, SECRET) as listener, contextlib.ExitStack() as stack:
         strangers = [stack.enter_context(raw(listener)) for _ in range(60)]
         while len(listener._strangers) < 60:
             listener.accept(0.0)
         for sock in strangers:
             sock.sendall(packed(Greet(nonce=bytes(32))))
-        looked = []
+        examined = []
         examine = listener._examine
         monkeypatch.setattr(
-            listener, "_examine", lambda stranger: (looked.append(stranger), examine(stranger))[1]
+            listener, "_examine", lambda stranger: (examined.append(stranger), examine(stranger))[1]
         )
         listener.accept(0.0)
-        assert 0 < len(looked) <= 32
+        assert 0 < len(examined) <= 32
         while not all(stranger.examination.greeted for stranger in listener._strangers.values()):
-            listener.accept(0.0)  # each of them has its turn
-        assert len(looked) < 60 + tcp_listener.EVENTS_MAX
+            listener.accept(0.0)  # later calls examine the rest
+        assert len(examined) < 60 + tcp_listener.EVENTS_MAX
 
 
-def test_who_has_greeted_is_not_driven_out_by_those_that_only_knock(monkeypatch):
+def test_peers_that_send_no_greeting_do_not_displace_one_that_did(monkeypatch):
     monkeypatch.setattr(tcp_listener, "STRANGERS_MAX", 8)
     with TcpListener(LOOPBACK, SECRET) as listener, contextlib.ExitStack() as stack:
         honest = stack.enter_context(raw(listener))
@@ -402,7 +399,7 @@ def test_who_has_greeted_is_not_driven_out_by_those_that_only_knock(monkeypatch)
         assert any(stranger.examination.greeted for stranger in listener._strangers.values())
 
 
-def test_strangers_of_one_place_make_room_before_the_one_of_another(monkeypatch):
+def test_of_unproven_peers_those_of_the_most_frequent_origin_are_rejected_first(monkeypatch):
     monkeypatch.setattr(tcp_listener, "STRANGERS_MAX", 4)
     with (
         TcpListener(parse("rdma://localhost:0"), SECRET) as listener,
@@ -423,15 +420,15 @@ def test_strangers_of_one_place_make_room_before_the_one_of_another(monkeypatch)
         assert "127.0.0.2" in {stranger.origin for stranger in listener._strangers.values()}
 
 
-def test_addresses_of_one_ipv6_network_are_one_place():
+def test_addresses_of_one_ipv6_network_are_one_origin():
     origin = tcp_listener._origin
     assert origin("2001:db8::1") == origin("2001:db8:0:0:ffff::2") != origin("2001:db8:0:1::1")
     assert origin("10.0.0.1") != origin("10.0.0.2")
 
 
 @pytest.mark.parametrize("which", ["system", "the system's file"])
-def test_the_systems_authorities_let_nobody_into_a_server(tmp_path, monkeypatch, which):
-    """They sign for anybody, and no name in a client's certificate is looked at."""
+def test_a_server_refuses_the_systems_authorities_for_clients(tmp_path, monkeypatch, which):
+    """They sign certificates for anyone, and the name in a client's certificate is not checked."""
     authority = trustme.CA()
     mine = authority.issue_cert("127.0.0.1")
     for name, pem in (
@@ -446,19 +443,18 @@ def test_the_systems_authorities_let_nobody_into_a_server(tmp_path, monkeypatch,
         credentials = Credentials.of(secret, None, tmp_path / "cert", tmp_path / "key", ca)
         with pytest.raises(InvalidArgument, match="public authority.*for these clients only"):
             TcpListener(LOOPBACK, credentials, allow_anyone=True)
-    assert (
-        Credentials.of(None, None, None, None, ca).client_context() is not None
-    )  # a client may trust them
+    # A client may use them to verify a server.
+    assert Credentials.of(None, None, None, None, ca).client_context() is not None
 
 
-def test_a_certificate_that_is_not_there_is_an_error_with_its_name(tmp_path):
+def test_a_missing_certificate_is_an_error_with_its_name(tmp_path):
     with pytest.raises(InvalidArgument, match="tls_cert=.*nowhere"):
         TcpListener(
             LOOPBACK, Credentials.of(None, None, tmp_path / "nowhere", tmp_path / "nowhere", None)
         )
 
 
-def test_a_secret_that_is_no_text_is_an_error_of_this_package():
+def test_a_secret_that_is_not_utf_8_raises_invalid_argument():
     with pytest.raises(InvalidArgument, match="UTF-8"):
         Credentials.of(secret="\ud800" * 20)
     with pytest.raises(InvalidArgument, match="cannot read the secret"):
@@ -471,7 +467,7 @@ def test_a_secret_that_is_no_text_is_an_error_of_this_package():
     cuts=st.lists(st.integers(0, 200), max_size=4),
     begin=st.booleans(),
 )
-def test_random_bytes_let_nobody_in(data, cuts, begin):
+def test_a_peer_that_sends_random_bytes_is_rejected(data, cuts, begin):
     data = (packed(Greet(nonce=bytes(32))) if begin else b"") + data
     with TcpListener(LOOPBACK, SECRET) as listener, raw(listener) as sock:
         at = 0
@@ -480,7 +476,7 @@ def test_random_bytes_let_nobody_in(data, cuts, begin):
                 sock.sendall(data[at:cut])
             at = cut
             assert listener.accept(0.0) is None
-        with contextlib.suppress(OSError):  # the server was faster
+        with contextlib.suppress(OSError):  # the listener may have closed it already
             sock.shutdown(socket.SHUT_WR)
         until(lambda: listener.accept(0.0) is None and listener.rejected == 1)
 
@@ -490,7 +486,11 @@ def test_random_bytes_let_nobody_in(data, cuts, begin):
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """PEM files: who signs, a server's at 127.0.0.1, one with another name, a client's, and who signs for others."""
+    """PEM files of two authorities and of servers and clients.
+
+    ca and others are the authorities. server and second are for 127.0.0.1, elsewhere for another
+    name, client for a client, all signed by ca; stranger is signed by others.
+    """
     folder = tmp_path_factory.mktemp("tls")
     ours, others = trustme.CA(), trustme.CA()
 
@@ -511,9 +511,11 @@ def certificates(tmp_path_factory):
 
 def tls(folder, name=None, authorities=None, secret=b"the same on both sides"):
     return Credentials.of(
-        secret=secret, tls_cert=folder / f"{name}.pem" if name else None, tls_key=folder / f"{name}.key" if name else None,
+        secret=secret,
+        tls_cert=folder / f"{name}.pem" if name else None,
+        tls_key=folder / f"{name}.key" if name else None,
         tls_ca=folder / f"{authorities}.pem" if authorities else None,
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -541,12 +543,12 @@ def test_over_tls_messages_travel_both_ways(certificates, secret):
         ("server", None, None, "others", "cannot verify the peer's certificate"),
         ("elsewhere", None, None, "ca", "cannot verify the peer's certificate"),
         ("server", None, None, None, "closed|lost|began with"),  # the client speaks no TLS
-        (None, None, None, "ca", "TLS"),  # the server does not
+        (None, None, None, "ca", "TLS"),  # the server speaks no TLS
         ("server", "ca", None, "ca", "TLS|lost|closed"),  # the server wants a certificate
         ("server", "ca", "stranger", "ca", "TLS|lost|closed"),
     ],
 )
-def test_over_tls_who_is_not_trusted_gets_nowhere(
+def test_over_tls_a_peer_without_a_valid_certificate_does_not_connect(
     certificates, server, server_ca, client, client_ca, reason
 ):
     with serving(tls(certificates, server, server_ca)) as (listener, accepted):
@@ -556,7 +558,7 @@ def test_over_tls_who_is_not_trusted_gets_nowhere(
         assert not accepted
 
 
-def test_a_client_with_a_certificate_is_let_in(certificates):
+def test_a_client_with_a_valid_certificate_is_accepted(certificates):
     with serving(tls(certificates, "server", "ca", secret=None)) as (listener, accepted):
         with connect(listener.address, soon(), tls(certificates, "client", "ca", secret=None)):
             until(lambda: accepted)
@@ -574,7 +576,7 @@ def test_old_versions_of_tls_are_refused(certificates):
 
 
 def test_a_proof_is_bound_to_the_certificate(certificates):
-    """A host that the client trusts cannot pass the client's proof on to the server and act for it there."""
+    """A host whose certificate the client accepts cannot forward its proof to the server."""
     with serving(tls(certificates, "server")) as (listener, accepted):
         outer = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         outer.load_cert_chain(certificates / "second.pem", certificates / "second.key")
@@ -603,7 +605,7 @@ def test_a_proof_is_bound_to_the_certificate(certificates):
         assert not accepted
 
 
-def test_what_tls_has_taken_from_the_socket_already_is_pending(certificates):
+def test_messages_that_tls_has_already_read_from_the_socket_are_pending(certificates):
     with (
         serving(tls(certificates, "server")) as (listener, accepted),
         connect(listener.address, soon(), tls(certificates, authorities="ca")) as client,
@@ -617,7 +619,7 @@ def test_what_tls_has_taken_from_the_socket_already_is_pending(certificates):
         assert not server.pending
 
 
-def test_a_silent_peer_in_tls_is_left_at_the_deadline(certificates):
+def test_connect_to_a_silent_peer_ends_at_its_deadline(certificates):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = parse(f"rdma://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(DeadlineExceeded):
@@ -626,7 +628,7 @@ def test_a_silent_peer_in_tls_is_left_at_the_deadline(certificates):
             connect(address, deadline_in(0.05), SECRET)
 
 
-def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
+def test_the_error_of_an_unusable_certificate_names_it(certificates, tmp_path):
     (tmp_path / "bad.pem").write_text("no certificate")
     with pytest.raises(InvalidArgument, match="tls_cert without tls_key"):
         Credentials.of(tls_cert="c")
@@ -649,7 +651,7 @@ def test_certificates_that_cannot_be_used_are_named(certificates, tmp_path):
 # Secrets
 
 
-def test_a_secret_comes_from_a_file_of_this_users_alone(tmp_path, monkeypatch):
+def test_a_secret_is_read_from_a_file_that_only_this_user_can_access(tmp_path, monkeypatch):
     file = tmp_path / "secret"
     file.write_bytes(b"0123456789abcdef\n")
     file.chmod(0o600)
@@ -664,7 +666,7 @@ def test_a_secret_comes_from_a_file_of_this_users_alone(tmp_path, monkeypatch):
             Credentials.of()
 
 
-def test_a_secret_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+def test_the_error_of_an_unusable_secret_states_the_fault(tmp_path, monkeypatch):
     with pytest.raises(InvalidArgument, match="cannot read.*No such file.*create one"):
         Credentials.of(secret_file=tmp_path / "missing")
     with pytest.raises(InvalidArgument, match="not a regular file"):
@@ -688,7 +690,7 @@ def test_a_secret_that_cannot_be_used_is_named(tmp_path, monkeypatch):
             Credentials.of(secret_file=empty)
 
 
-def test_a_secret_is_not_shown():
+def test_a_secret_is_not_in_the_repr_of_credentials():
     assert "same" not in repr(SECRET)
 
 
@@ -696,34 +698,34 @@ def test_a_secret_is_not_shown():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "[::]"])
-def test_without_a_secret_a_server_does_not_listen_beyond_loopback_unless_told_so(host):
+def test_without_a_secret_a_server_listens_beyond_loopback_only_with_no_auth(host):
     address = parse(f"rdma://{host}:0")
     with pytest.raises(InvalidArgument, match="not on loopback.*--no-auth"):
-        TcpListener(address, NOBODY)
-    with serving(NOBODY, address, allow_anyone=True) as (listener, _):
+        TcpListener(address, NO_CREDENTIALS)
+    with serving(NO_CREDENTIALS, address, allow_anyone=True) as (listener, _):
         connect(parse(f"rdma://127.0.0.1:{listener.address.port}"), soon()).close()
     TcpListener(address, SECRET).close()
 
 
-def test_two_servers_do_not_share_a_port_and_one_follows_another_at_once():
+def test_two_servers_cannot_share_a_port_and_one_may_follow_another_at_once():
     with serving() as (listener, _):
         assert listener.address.port != 0
         with pytest.raises(AddressInUse, match="already listening"):
-            TcpListener(listener.address, NOBODY)
+            TcpListener(listener.address, NO_CREDENTIALS)
         client = connect(listener.address, soon())
-    with TcpListener(listener.address, NOBODY):
+    with TcpListener(listener.address, NO_CREDENTIALS):
         client.close()
 
 
-def test_an_address_that_is_not_this_hosts_is_refused():
+def test_an_address_of_another_host_is_refused():
     with pytest.raises(FabricError, match="an address of this host"):
         TcpListener(parse("rdma://192.0.2.1:0"), SECRET)
     with pytest.raises(InvalidAddress, match="cannot find the host"):
         TcpListener(parse("rdma://no.such.host.invalid:0"), SECRET)
 
 
-def test_where_nobody_listens_the_client_says_how_to_start_a_server():
-    with TcpListener(LOOPBACK, NOBODY) as listener:
+def test_the_hint_of_connect_to_a_port_without_a_listener_is_to_start_a_server():
+    with TcpListener(LOOPBACK, NO_CREDENTIALS) as listener:
         address = listener.address
     with pytest.raises(
         ConnectionFailed, match=rf"no server at {address}.*rfp serve --address {address}"
@@ -733,7 +735,7 @@ def test_where_nobody_listens_the_client_says_how_to_start_a_server():
         connect(parse("rdma://no.such.host.invalid:7001"), soon())
 
 
-def test_closing_wakes_nobody_up_wrongly_and_may_be_repeated():
+def test_close_ends_unproven_connections_and_may_be_repeated():
     listener = TcpListener(LOOPBACK, SECRET)
     with raw(listener) as sock:
         listener.accept(0.0)
@@ -744,8 +746,8 @@ def test_closing_wakes_nobody_up_wrongly_and_may_be_repeated():
     assert listener.accept(soon()) is None
 
 
-def test_out_of_file_descriptors_connections_are_dropped_not_left_to_spin_on():
-    with TcpListener(LOOPBACK, NOBODY) as listener, contextlib.ExitStack() as stack:
+def test_without_free_file_descriptors_waiting_connections_are_dropped():
+    with TcpListener(LOOPBACK, NO_CREDENTIALS) as listener, contextlib.ExitStack() as stack:
         clients = [stack.enter_context(raw(listener)) for _ in range(3)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))

@@ -15,13 +15,13 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import rfp
+from polling import SECONDS, until
 
-SECONDS = 30  # time-out of every wait
+import rfp
 
 
 class Failed(Exception):
@@ -175,15 +175,6 @@ def ended(*processes: Process) -> Iterator[None]:
     finally:
         for process in processes:
             process.kill()
-
-
-def until(fact: Callable[[], Any], seconds: float = SECONDS) -> Any:
-    """Poll until the fact is true, and return it."""
-    deadline = time.monotonic() + seconds
-    while not (found := fact()):
-        assert time.monotonic() < deadline, f"the fact did not become true within {seconds} s"
-        time.sleep(0.002)
-    return found
 
 
 def in_call(kv: rfp.Client) -> bool:

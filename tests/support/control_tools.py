@@ -1,4 +1,4 @@
-"""What the tests of the control channel share."""
+"""Helpers of the tests of the control channel: deadlines, connections and messages."""
 
 import array
 import os
@@ -8,7 +8,7 @@ from rfp.control import Attach, Attached, Handle, Hello, UnixConnection, Welcome
 
 
 def soon() -> float:
-    """Long enough for anything that works, short enough for a test that does not."""
+    """A deadline long enough for calls that work, and short enough for a test that fails."""
     return deadline_in(5)
 
 
@@ -24,7 +24,7 @@ def pair() -> tuple[UnixConnection, UnixConnection]:
 
 
 def raw_pair() -> tuple[socket.socket, UnixConnection]:
-    """A peer that may send anything, and the connection that must bear it."""
+    """A socket that may send any bytes, and the connection at its other end."""
     a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     return a, UnixConnection(b)
 
@@ -45,14 +45,24 @@ def packed(message, number: int = 0) -> bytes:
 
 
 def welcome(fds=(), **changes) -> Welcome:
-    """With an arena for each fd but the last, which is the bells'."""
+    """A Welcome with an arena for each fd except the last, which belongs to the field `bells`."""
     *arenas, bells = fds or [-1, -1]
     values = {
-        "features": 0, "service": "kv", "slot_size": 512, "slots": 64, "hash": "xxh3-64", "seed": 2**64 - 1,
+        "features": 0,
+        "service": "kv",
+        "slot_size": 512,
+        "slots": 64,
+        "hash": "xxh3-64",
+        "seed": 2**64 - 1,
         "partitions": len(arenas),
-        "arenas": [Handle(b"arena%d" % i, fd) for i, fd in enumerate(arenas)], "bells": Handle(b"bells", bells),
-        "lease_ns": 10**9, "staging_size": 1 << 20, "max_value": 256 << 20, "name": "server", "pid": os.getpid(),
-    }  # fmt: skip
+        "arenas": [Handle(b"arena%d" % i, fd) for i, fd in enumerate(arenas)],
+        "bells": Handle(b"bells", bells),
+        "lease_ns": 10**9,
+        "staging_size": 1 << 20,
+        "max_value": 256 << 20,
+        "name": "server",
+        "pid": os.getpid(),
+    }
     return Welcome(**{**values, **changes})
 
 
@@ -63,9 +73,14 @@ def attach(fd: int = -1, partitions: int = 1) -> Attach:
 def attached(fds=(-1, -1, -1), partitions: int = 1, **changes) -> Attached:
     offsets = [64 * i for i in range(partitions)]
     values = {
-        "channel": 7, "request": Handle(b"request", fds[0]), "response": Handle(b"response", fds[1]),
+        "channel": 7,
+        "request": Handle(b"request", fds[0]),
+        "response": Handle(b"response", fds[1]),
         "staging": Handle(b"staging", fds[2]),
-        "request_offsets": offsets, "response_offsets": offsets, "staging_offsets": offsets, "reply_offsets": offsets,
+        "request_offsets": offsets,
+        "response_offsets": offsets,
+        "staging_offsets": offsets,
+        "reply_offsets": offsets,
         "pairs": [b"p"] * partitions,
-    }  # fmt: skip
+    }
     return Attached(**{**values, **changes})

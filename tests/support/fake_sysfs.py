@@ -1,4 +1,4 @@
-"""A made-up /sys, /dev and /run of a machine with RDMA devices, for what decides by looking there."""
+"""A fake /sys, /dev and /run of a machine with RDMA devices, for the code that reads them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,12 @@ def add_port(
     gids: Mapping[int, tuple[str, str, str]] | None = None,
     table: int = 64,
 ) -> None:
-    """gids: by index (address, kind as the kernel writes it, interface); table: entries, most of them empty."""
+    """Add a port.
+
+    Args:
+        gids: by index: address, kind as the kernel writes it, interface.
+        table: number of entries of the GID table, most of them empty.
+    """
     write(root / "sys/class/infiniband" / device / "node_type", node)
     port = root / "sys/class/infiniband" / device / "ports" / str(number)
     write(port / "state", state)
@@ -41,7 +46,7 @@ def add_port(
 def add_machine(
     root: Path, *, modules: tuple[str, ...] = ("ib_core", "ib_uverbs"), nodes: int = 1
 ) -> None:
-    """What is there besides devices: loaded modules, device nodes, huge pages."""
+    """Add the loaded modules, device nodes and huge pages, but no device."""
     for module in modules:
         (root / "sys/module" / module).mkdir(parents=True, exist_ok=True)
     for i in range(nodes):

@@ -1,6 +1,7 @@
-"""Calls everything of objects that were never made properly, each in a child process, and prints what ended one.
+"""Uses objects without a complete __init__ in every way, in children, and prints the crashes.
 
-As a program: `half_made.py`.  One line for each finding: the type, how the object was made, what was called, and how that ended.
+As a program, `half_made.py` prints one line for each finding: the type, the way in which the object
+was created, the use, and the end of the process.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
-SECONDS = 10  # that one call may take
+SECONDS = 10  # time-out of one call
 HEAP = 1 << 9  # Py_TPFLAGS_HEAPTYPE: a class statement of Python
 SKIPPED = {
     "__class__",
@@ -49,14 +50,12 @@ def modules() -> Iterator[Any]:
             importlib.import_module(package).__path__, package + "."
         ):
             if found.name.rpartition(".")[2] != "__main__":
-                with contextlib.suppress(
-                    ImportError
-                ):  # of what is not installed here: plots, libibverbs
+                with contextlib.suppress(ImportError):  # plots, libibverbs may not be installed
                     yield importlib.import_module(found.name)
 
 
 def extension_types() -> list[type]:
-    """Every extension type of the packages, whether its name is public or not."""
+    """Return every extension type of the packages, public or not."""
     found = {}
     for module in modules():
         for thing in vars(module).values():
@@ -70,7 +69,7 @@ def extension_types() -> list[type]:
 
 
 def ways(cls: type) -> Iterator[tuple[str, Callable[[], object]]]:
-    """How an object of this type can come to be without having been made."""
+    """Yield the ways in which an object of this type can exist without a complete __init__."""
     yield "__new__", lambda: cls.__new__(cls)
     for n in range(1, 13):
         yield f"{n} x None", lambda n=n: cls(*[None] * n)
@@ -93,7 +92,7 @@ def resurrected(cls: type) -> object:
 
 
 def failed(cls: type) -> object:
-    """What is left when __init__ raises, as a subclass sees that which catches it."""
+    """Return an object whose __init__ raised, as a subclass that catches the exception has it."""
     made = cls.__new__(cls)
     with contextlib.suppress(Exception):
         made.__init__()
@@ -103,7 +102,7 @@ def failed(cls: type) -> object:
 
 
 def uses(thing: object) -> Iterator[tuple[str, Callable[[], object]]]:
-    """All that can be done with an object."""
+    """Yield all uses of an object."""
     cls = type(thing)
     for name in sorted(set(dir(cls)) - SKIPPED):
         described = inspect.getattr_static(cls, name, None)
@@ -143,9 +142,13 @@ def cycle(thing: object) -> None:
 
 
 COPIES = {
-    "copy": copy.copy, "deepcopy": copy.deepcopy,
-    **{f"pickle {protocol}": lambda thing, protocol=protocol: pickle.dumps(thing, protocol) for protocol in range(6)},
-}  # fmt: skip
+    "copy": copy.copy,
+    "deepcopy": copy.deepcopy,
+    **{
+        f"pickle {protocol}": lambda thing, protocol=protocol: pickle.dumps(thing, protocol)
+        for protocol in range(6)
+    },
+}
 
 
 class Copied(BaseException):
@@ -154,7 +157,7 @@ class Copied(BaseException):
 
 def refused(function: Callable[[object], object], thing: object) -> None:
     if type(thing).__flags__ & HEAP:
-        return  # a class of Python: it may be copied if all that it refers to may be
+        return  # a class of Python may be copied if all its attributes may be
     try:
         function(thing)
     except TypeError:
@@ -166,8 +169,8 @@ def refused(function: Callable[[object], object], thing: object) -> None:
     raise Copied("pickled")
 
 
-def attempt(make: Callable[[], object], begin: int, tell: Callable[[str], object]) -> None:
-    """In the child: does everything from the use number `begin` on, and tells what it is about to do."""
+def attempt(make: Callable[[], object], begin: int, report: Callable[[str], object]) -> None:
+    """Use the object in the child, from use number `begin` on, and report each use before it."""
     try:
         thing = make()
     except Exception:
@@ -175,21 +178,21 @@ def attempt(make: Callable[[], object], begin: int, tell: Callable[[str], object
     for number, (name, use) in enumerate(uses(thing)):
         if number < begin:
             continue
-        tell(f"{number} {name!r}\n")
+        report(f"{number} {name!r}\n")
         signal.alarm(SECONDS)
         try:
             use()
         except Copied as error:
-            tell(f"! {name}: {error}\n")
-        except BaseException as error:  # any other will do
+            report(f"! {name}: {error}\n")
+        except BaseException as error:  # any other exception is correct
             del error
     thing = None
-    tell("the end of it\n")
+    report("its destruction\n")
     gc.collect()
 
 
 def crashes(name: str, make: Callable[[], object]) -> Iterator[str]:
-    """What ends a process that does anything with what make() gives, and what copies it: one text each."""
+    """Yield a text for each use of make()'s object that ends the process, or copies the object."""
     begin = 0
     while True:
         theirs, ours = os.pipe()
@@ -213,8 +216,10 @@ def crashes(name: str, make: Callable[[], object]) -> Iterator[str]:
         yield from (f"{name}: {line[2:]}" for line in lines if line.startswith("!"))
         if status == 0:
             return
-        last = lines[-1] if lines else "its making"
-        yield f"{name}: {last}: {signal.Signals(os.WTERMSIG(status)).name if os.WIFSIGNALED(status) else status}"
+        last = lines[-1] if lines else "its creation"
+        signalled = os.WIFSIGNALED(status)
+        end = signal.Signals(os.WTERMSIG(status)).name if signalled else status
+        yield f"{name}: {last}: {end}"
         number = last.partition(" ")[0]
         if not number.isdigit():
             return

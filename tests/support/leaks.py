@@ -1,8 +1,8 @@
-"""What this process holds, and what of it was not there before.
+"""The resources that this process holds, and those that it did not hold before a test.
 
-An inventory is a dict from what is held, (kind, identity), to how much of it: 1, or bytes for mappings.  Descriptors, mappings
-of shared memory, threads (those that C code starts too), child processes, shared-memory files and what lies in the runtime
-folder are counted, from /proc and without asking the code under test.
+An inventory is a dict from a resource, (kind, identity), to its amount: 1, or bytes for mappings.
+It counts descriptors, mappings of shared memory, threads (also those of C code), child processes,
+shared-memory files and files in the runtime folder, from /proc and not from the code under test.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from pathlib import Path
 Inventory = Counter[tuple[str, str]]
 
 SHARED = ("/memfd:", "/dev/shm/", "/dev/zero")
-# matplotlib keeps the fonts that it has used open, on purpose.
+# matplotlib keeps used fonts open on purpose.
 KEPT = re.compile(r"/mpl-data/fonts/|/fonts/.*\.(ttf|otf|ttc)$")
 
-POOLS = ("rocksdb:",)  # threads that a library of others keeps as long as the process lives
+POOLS = ("rocksdb:",)  # threads that a foreign library keeps until the process ends
 
 
 def inventory() -> Inventory:
-    """Count what this process holds now."""
+    """Count the resources that this process holds now."""
     held: Inventory = Counter()
-    for fd in set(os.listdir("/proc/self/fd")) - {"0", "1", "2"}:  # pytest changes where those lead
+    for fd in set(os.listdir("/proc/self/fd")) - {"0", "1", "2"}:  # pytest redirects those
         try:
             target = os.readlink(f"/proc/self/fd/{fd}")
-        except FileNotFoundError:  # the one that listed the folder
+        except FileNotFoundError:  # the descriptor that listed the folder
             continue
         if not KEPT.search(target):
             held["descriptor", f"{fd} -> {target}"] += 1
@@ -43,10 +43,10 @@ def inventory() -> Inventory:
             held["thread", tid] += 1
         try:
             children = Path(f"/proc/self/task/{tid}/children").read_text()
-        except FileNotFoundError:  # it ended meanwhile
+        except FileNotFoundError:  # the thread has ended
             continue
         held.update(("process", pid) for pid in children.split())
-    # Folders of this run's own: what other programs of this machine have beside them is not ours.
+    # Only folders of this run: other programs of this machine have files beside them.
     for kind, variable in (
         ("shared-memory file", "TESTS_MEMORY"),
         ("runtime file", "XDG_RUNTIME_DIR"),
@@ -59,7 +59,10 @@ def inventory() -> Inventory:
 
 
 def left_behind(before: Inventory, *, seconds: float) -> list[str]:
-    """Name what is held beyond `before`, after giving it `seconds` to go away by itself (threads end, sockets close)."""
+    """Name the resources held beyond `before`.
+
+    Waits up to `seconds` until they are freed by themselves (threads end, sockets close).
+    """
     deadline = time.monotonic() + seconds
     more = inventory() - before
     while more:
@@ -72,7 +75,7 @@ def left_behind(before: Inventory, *, seconds: float) -> list[str]:
 
 
 def describe(kind: str, name: str, amount: int) -> str:
-    """Say in words what one entry of an inventory is."""
+    """Describe one entry of an inventory."""
     if kind == "mapping":
         return f"{amount} bytes mapped of {name}"
     if kind == "thread":
@@ -90,4 +93,4 @@ def _read(path: str) -> str:
     try:
         return Path(path).read_text().replace("\0", " ").strip()
     except OSError:
-        return "gone meanwhile"
+        return "no longer there"

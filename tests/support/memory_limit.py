@@ -1,4 +1,4 @@
-"""A bound on what a process may take."""
+"""A limit on the memory of a process."""
 
 import os
 import resource
@@ -8,9 +8,10 @@ OVERHEAD = 3 if SANITIZED else 1  # memory of a process, as a multiple of that w
 
 
 def set_limit(kind: int, size: int) -> None:
-    """Bound the memory of this process to `size` bytes.
+    """Limit the memory of this process to `size` bytes.
 
-    Not under the sanitizers: they reserve terabytes of addresses.  The run without them proves the bound.
+    There is no limit under the sanitizers, which reserve terabytes of addresses. The run without
+    them proves that the limit suffices.
     """
     if not SANITIZED:
         resource.setrlimit(kind, (size, size))

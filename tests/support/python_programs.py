@@ -1,4 +1,4 @@
-"""Python programs beside the tests', which import the same `rfp` that the tests do."""
+"""Python programs that import the same `rfp` as the tests."""
 
 import os
 import subprocess
@@ -6,18 +6,18 @@ import sys
 
 
 def environment() -> dict[str, str]:
-    """The tests' own (tests/conftest.py says where rfp is), without a buffer between what is printed and who reads it."""
+    """The environment of the tests, with unbuffered output; tests/conftest.py sets where rfp is."""
     return {**os.environ, "PYTHONUNBUFFERED": "1"}
 
 
 def start(*arguments: object, **options) -> subprocess.Popen:
-    """Starts Python with these arguments."""
+    """Start Python with these arguments."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.Popen(command, **{"env": environment(), **options})
 
 
 def run(*arguments: object, seconds: float = 20, **options) -> subprocess.CompletedProcess:
-    """Runs Python with these arguments to its end; stdout and stderr are kept as bytes."""
+    """Run Python with these arguments to its end, and capture stdout and stderr as bytes."""
     command = [sys.executable, *map(str, arguments)]
     return subprocess.run(
         command, **{"env": environment(), "capture_output": True, "timeout": seconds, **options}

@@ -1,4 +1,4 @@
-"""Where the servers of this run are: on this host, or reached through its RDMA device (--over=verbs)."""
+"""The addresses of this run's servers: on shared memory, or on the RDMA device (--over=verbs)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _over = "shm"
 
 
 def use_verbs(patch: pytest.MonkeyPatch, folder: Path) -> None:
-    """From here on servers without an address are at rdma://, and both sides know a secret."""
+    """Give servers without an address one at rdma://, and a secret to both sides."""
     global _over
     _over = "verbs"
     secret = folder / "secret"
@@ -26,7 +26,10 @@ def use_verbs(patch: pytest.MonkeyPatch, folder: Path) -> None:
 
 
 def own(folder: Path) -> str:
-    """An address that a test has for itself, so that one server may follow another there; folder: mode 0700."""
+    """Return an address that only this test uses, so that one server may follow another there.
+
+    folder: has mode 0700.
+    """
     if _over == "shm":
         return f"shm://{folder}/s"
     with socket.socket() as probe:

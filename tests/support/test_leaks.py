@@ -1,4 +1,4 @@
-"""The leak check sees what it is there to see."""
+"""The leak check names each kind of resource, and the conftest ends and repeats runs."""
 
 import mmap
 import os
@@ -40,7 +40,7 @@ def test_a_listening_socket_is_named_with_its_path_and_so_is_its_file():
     os.unlink(path)
 
 
-def test_a_file_of_shared_memory_is_named_and_another_runs_is_not():
+def test_a_shared_memory_file_of_this_run_is_named_and_one_of_another_run_is_not():
     before = leaks.inventory()
     with (
         tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as ours,
@@ -71,7 +71,7 @@ def test_a_mapping_is_counted_even_when_its_descriptor_is_closed():
     assert second[0].startswith("4096 bytes mapped of /memfd:rfp-region")
 
 
-def test_a_thread_gets_a_moment_to_end_and_is_named_if_it_does_not():
+def test_a_thread_has_some_seconds_to_end_and_is_named_if_it_does_not():
     before = leaks.inventory()
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, args=(30,))
@@ -99,13 +99,14 @@ def suite(tmp_path):
     shutil.copy(CONFTEST, tmp_path)
     support = Path(leaks.__file__).parent
 
-    # A run that ends in a hang leaves its private folders: here, where pytest sweeps.
+    # A run that hangs leaves its private folders. They are in tmp_path, which pytest removes.
     environment = {**os.environ, "TMPDIR": str(tmp_path), "TESTS_MEMORY": str(tmp_path)}
 
     def run(text, *options):
         (tmp_path / "test_it.py").write_text(text)
         (tmp_path / "pytest.ini").write_text(
-            f"[pytest]\naddopts = --import-mode=importlib\npythonpath = {support}\ntimeout = 60\nmarkers = long\n"
+            "[pytest]\naddopts = --import-mode=importlib\n"
+            f"pythonpath = {support}\ntimeout = 60\nmarkers = long\n"
         )
         command = [
             sys.executable,
@@ -127,21 +128,24 @@ def test_a_test_that_leaks_fails_and_the_next_one_does_not(suite):
     run = suite("import os\ndef test_leaks(): os.dup(0)\ndef test_does_not(): pass\n")
     assert run.returncode == 1
     assert "the test left behind: descriptor" in run.stdout
-    assert "2 passed, 2 errors" in run.stdout  # of the test, and of the session
+    assert "2 passed, 2 errors" in run.stdout  # one error of the test, one of the session
+
+
+# PyDLL holds the GIL while it sleeps, so no signal handler and no other Python thread can run.
+HANGING = f"""import ctypes, pytest
+@pytest.mark.timeout({1.5 - 15 * SLOWER})
+def test_hangs(): ctypes.PyDLL(None).sleep(40)
+"""
 
 
 def test_a_hang_in_c_ends_the_run_with_a_stack(suite):
-    # PyDLL holds the GIL while it sleeps: no signal handler and no other thread of Python's can run.
-    text = f"import ctypes, pytest\n@pytest.mark.timeout({1.5 - 15 * SLOWER})\ndef test_hangs(): ctypes.PyDLL(None).sleep(40)\n"
-    run = suite(text)
+    run = suite(HANGING)
     assert run.returncode == 1
     assert "test_hangs" in run.stderr
 
 
-def test_a_run_that_hangs_leaves_nothing_outside_its_own_folder(suite, tmp_path):
-    suite(
-        f"import ctypes, pytest\n@pytest.mark.timeout({1.5 - 15 * SLOWER})\ndef test_hangs(): ctypes.PyDLL(None).sleep(40)\n"
-    )
+def test_a_run_that_hangs_leaves_only_the_folders_in_its_tmpdir(suite, tmp_path):
+    suite(HANGING)
     assert len(list(tmp_path.glob("rfp-tests-*"))) == 2  # its private folder, and that for pools
 
 
@@ -153,7 +157,7 @@ def test_a_printed_seed_repeats_a_run(suite):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
-def test_what_a_slice_leaves_out_is_named(suite):
+def test_the_tests_that_a_time_limit_leaves_out_are_named(suite):
     text = "\n".join(f"def test_{n}(): pass" for n in range(3))
     run = suite(text, "--seconds=-1", "-rs")
     assert "3 skipped" in run.stdout
