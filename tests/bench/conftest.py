@@ -1,11 +1,11 @@
-"""What the benchmark's tests share."""
+"""The fixtures of the benchmark's tests."""
 
 import pytest
 
 
 @pytest.fixture
 def drawing():
-    """matplotlib, which keeps the files of its fonts open until told otherwise."""
+    """matplotlib, whose cache of open font files is cleared at the end."""
     pytest.importorskip("matplotlib")
     from matplotlib import font_manager
 

@@ -1,4 +1,4 @@
-"""rfp-ycsb as it is typed."""
+"""The command rfp-ycsb with its options."""
 
 import json
 import subprocess
@@ -63,7 +63,7 @@ def test_load_then_run_keep_their_records_in_lmdb(tmp_path):
     assert rows["VERIFY", "Return=OK"] == rows["VERIFY", "Operations"]
 
 
-def test_later_files_and_settings_override(tmp_path):
+def test_later_files_and_settings_override_earlier_files(tmp_path):
     (tmp_path / "more").write_text("operationcount=50\nfieldcount=1\n")
     result = ycsb("bench", "dict", "-P", "a", "-P", tmp_path / "more", "-p", "operationcount=70")
     rows = found(result)
@@ -78,7 +78,7 @@ def test_json_is_printed_on_demand():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "reason"),
     [
         (("bench", "oracle"), "expected rfp"),
         (("bench", "dict", "-P", "nonsense"), "cannot find the workload file 'nonsense'"),
@@ -90,10 +90,10 @@ def test_json_is_printed_on_demand():
         (("compare", "inproc", "-w", "z"), "workloada, workloadb"),
     ],
 )
-def test_errors_name_the_way_out_in_one_line(arguments, says):
+def test_an_error_is_one_line_with_the_expected_values(arguments, reason):
     result = ycsb(*arguments)
     assert result.exit_code == 2
-    assert says in result.stderr
+    assert reason in result.stderr
     assert result.stderr.count("\n") == 1
     assert result.stderr.startswith("rfp-ycsb: ")
 
@@ -136,7 +136,7 @@ def named(database):
     return database
 
 
-def test_a_missing_program_is_an_error_that_says_what_to_install(monkeypatch):
+def test_the_error_of_a_missing_program_has_the_command_that_installs_it(monkeypatch):
     pytest.importorskip("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("bench", "redis")
@@ -147,13 +147,13 @@ def test_a_missing_program_is_an_error_that_says_what_to_install(monkeypatch):
     )
 
 
-def test_an_unreachable_server_is_another_exit_status(tmp_path):
-    result = ycsb("run", "rfp", "-p", f"rfp.address=shm://{tmp_path}/nobody")
+def test_an_unreachable_server_has_exit_status_3(tmp_path):
+    result = ycsb("run", "rfp", "-p", f"rfp.address=shm://{tmp_path}/absent")
     assert result.exit_code == 3
     assert "rfp serve" in result.stderr
 
 
-def test_compare_goes_on_without_a_missing_peer(monkeypatch):
+def test_compare_skips_a_missing_peer(monkeypatch):
     pytest.importorskip("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("compare", "inproc", "redis", "--seconds", "0.05", "--rounds", "1")
@@ -165,7 +165,7 @@ def test_compare_goes_on_without_a_missing_peer(monkeypatch):
     assert result.stdout.splitlines()[-1].startswith("inproc")
 
 
-def test_compare_with_nobody_left_is_an_error(monkeypatch):
+def test_compare_without_any_database_is_an_error(monkeypatch):
     pytest.importorskip("redis")
     monkeypatch.setenv("PATH", "/nonexistent")
     result = ycsb("compare", "redis")
@@ -174,18 +174,20 @@ def test_compare_with_nobody_left_is_an_error(monkeypatch):
 
 
 def test_compare_prints_a_table_per_workload_and_writes_json_and_a_picture(tmp_path, drawing):
-    result = ycsb(
-        "compare", "inproc", "dict", "-w", "a", "-w", "d", "--seconds", "0.05", "--rounds", "1",
-        "--json", tmp_path / "all.json", "--plot", tmp_path / "all.png",
-    )  # fmt: skip
+    options = ["-w", "a", "-w", "d", "--seconds", "0.05", "--rounds", "1"]
+    files = ("--json", tmp_path / "all.json", "--plot", tmp_path / "all.png")
+    result = ycsb("compare", "inproc", "dict", *options, *files)
     assert result.exit_code == 0, result.output
     assert [
         line.split()[0] for line in result.stdout.splitlines() if line.startswith("workload")
     ] == ["workloada", "workloadd"]
     rows = json.loads((tmp_path / "all.json").read_text())
     assert [(row["workload"], row["database"]) for row in rows] == [
-        ("workloada", "inproc"), ("workloada", "dict"), ("workloadd", "inproc"), ("workloadd", "dict"),
-    ]  # fmt: skip
+        ("workloada", "inproc"),
+        ("workloada", "dict"),
+        ("workloadd", "inproc"),
+        ("workloadd", "dict"),
+    ]
     assert (tmp_path / "all.png").exists()
 
 
@@ -196,14 +198,13 @@ def test_properties_and_databases_are_listed():
     assert "inproc" in ycsb("databases").stdout
 
 
-def test_help_teaches_by_examples():
+def test_the_help_of_each_command_has_an_example():
     for command in ([], ["load"], ["run"], ["bench"], ["compare"]):
-        said = ycsb(*command, "--help").stdout
-        assert "rfp-ycsb " in said
-        assert "-P" in ycsb("run", "--help").stdout
+        assert "rfp-ycsb " in ycsb(*command, "--help").stdout
+    assert "-P" in ycsb("run", "--help").stdout
 
 
-def test_an_unknown_property_is_warned_about(monkeypatch):
+def test_an_unknown_property_causes_a_warning(monkeypatch):
     monkeypatch.setattr(Properties, "_warned", set())
     assert "did you mean operationcount?" in ycsb("bench", "dict", "-p", "operatoincount=5").stderr
 
@@ -211,9 +212,11 @@ def test_an_unknown_property_is_warned_about(monkeypatch):
 def test_the_command_starts_without_optional_packages_and_without_the_modules_that_measure():
     code = (
         "import sys\n"
-        "for name in ('redis', 'pylibmc', 'lmdb', 'hdrh', 'matplotlib', 'rich', 'numpy'): sys.modules[name] = None\n"
+        "for name in ('redis', 'pylibmc', 'lmdb', 'hdrh', 'matplotlib', 'rich', 'numpy'):\n"
+        "    sys.modules[name] = None\n"
         "from bench.cli import main\n"
-        "assert not any(name.startswith(('bench._', 'bench.phases')) for name in sys.modules), sys.modules\n"
+        "measuring = ('bench._', 'bench.phases')\n"
+        "assert not any(name.startswith(measuring) for name in sys.modules), sys.modules\n"
         "main(['bench', 'dict', '-P', 'a'])\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
@@ -222,7 +225,7 @@ def test_the_command_starts_without_optional_packages_and_without_the_modules_th
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"),
+    ("settings", "reason"),
     [
         (["operationcount=0"], "operationcount=0 requires maxexecutiontime"),
         (["threadcount=1100"], "threadcount='1100'"),
@@ -235,23 +238,23 @@ def test_the_command_starts_without_optional_packages_and_without_the_modules_th
         (["recordcount=10", "insertstart=100"], "do not fit recordcount=10"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_before_the_load(settings, why):
+def test_settings_that_cannot_be_measured_are_refused_before_the_load(settings, reason):
     result = ycsb(
         "bench", "dict", "-P", "a", *(word for setting in settings for word in ("-p", setting))
     )
     assert result.exit_code == 2
-    assert why in result.stderr
+    assert reason in result.stderr
     assert "loaded" not in result.stderr
     assert result.stdout == ""
 
 
-def test_the_directories_of_an_export_file_are_made(tmp_path):
+def test_the_directories_of_an_export_file_are_created(tmp_path):
     path = tmp_path / "results" / "today" / "out.txt"
     assert ycsb("bench", "dict", "-P", "c", "-p", f"exportfile={path}").exit_code == 0
     assert "[READ], Return=OK, 1000" in path.read_text()
 
 
-def test_results_that_the_export_file_has_no_room_for_are_printed(tmp_path):
+def test_results_are_printed_if_the_export_file_has_no_room(tmp_path):
     result = ycsb("bench", "dict", "-P", "c", "-p", "exportfile=/dev/full")
     assert found(result)["READ", "Return=OK"] == "1000"
     assert (
@@ -261,7 +264,7 @@ def test_results_that_the_export_file_has_no_room_for_are_printed(tmp_path):
 
 
 @pytest.mark.parametrize("distribution", ["zipfian", "latest", "exponential", "uniform"])
-def test_bench_asks_for_the_records_that_it_has_loaded(distribution):
+def test_bench_reads_only_records_that_it_has_loaded(distribution):
     settings = (
         "recordcount=1000",
         "insertstart=100",
@@ -276,7 +279,7 @@ def test_bench_asks_for_the_records_that_it_has_loaded(distribution):
 
 
 @pytest.mark.parametrize("command", [["properties"], ["databases"], ["bench", "dict", "-P", "c"]])
-def test_an_output_that_cannot_be_written_is_one_line(command):
+def test_an_output_that_cannot_be_written_is_a_one_line_error(command):
     with open("/dev/full", "w") as full:
         run = subprocess.run(
             [

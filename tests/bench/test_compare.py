@@ -1,4 +1,4 @@
-"""Comparisons: by turns, medians, ratios, and what is printed and drawn of them."""
+"""Comparisons: their order, medians and ratios, and their tables and pictures."""
 
 from types import SimpleNamespace
 
@@ -36,7 +36,7 @@ def test_throughput_and_latency_are_medians_of_the_rounds():
     assert a.latency("INSERT", 50) is None
 
 
-def test_ratios_say_how_much_more_the_first_does():
+def test_a_ratio_is_the_first_databases_throughput_over_the_others():
     comparison = Comparison(
         "a",
         [
@@ -87,7 +87,7 @@ def test_a_table_has_a_line_per_database():
     assert len(head) == len(rule) == len(fast) == len(slow)
 
 
-def test_an_emulated_network_is_labelled_wherever_it_is_printed():
+def test_an_emulated_network_is_labelled_in_tables_and_json():
     comparison = Comparison(
         "a",
         [standing("rfp", result(5, [1]), emulated="rtt=2us"), standing("redis", result(5, [1]))],
@@ -113,11 +113,11 @@ def test_json_has_all_rounds():
     assert row["first_does_times_as_much"] == 1
 
 
-def test_databases_have_their_turns_alternately():
-    said = []
+def test_databases_are_measured_alternately():
+    lines = []
     pair = [Contestant.parse("inproc"), Contestant.parse("dict")]
-    compare.compare(pair, ["c"], SMALL, rounds=2, say=said.append)
-    assert [line.partition(", ")[2] or line.split()[-1] for line in said] == [
+    compare.compare(pair, ["c"], SMALL, rounds=2, say=lines.append)
+    assert [line.partition(", ")[2] or line.split()[-1] for line in lines] == [
         "inproc",
         "dict",
         "inproc",
@@ -127,7 +127,7 @@ def test_databases_have_their_turns_alternately():
     ]
 
 
-def test_later_rounds_of_an_inserting_workload_read_what_earlier_ones_inserted():
+def test_later_rounds_of_an_inserting_workload_read_the_inserts_of_earlier_ones():
     (comparison,) = compare.compare([Contestant.parse("inproc")], ["d"], SMALL, rounds=3)
     rounds = comparison.standings[0].rounds
     inserts = [each.metric("INSERT").done.count for each in rounds]
@@ -135,7 +135,7 @@ def test_later_rounds_of_an_inserting_workload_read_what_earlier_ones_inserted()
     assert comparison.standings[0].failures == 0
 
 
-def test_settings_of_one_database_are_its_alone():
+def test_settings_of_one_database_do_not_affect_others():
     ours = Contestant.parse("inproc,rfp.window=16,rfp.predraw=32")
     (comparison,) = compare.compare([ours, Contestant.parse("inproc")], ["c"], SMALL, rounds=1)
     assert [each.rounds[0].window for each in comparison.standings] == [16, 1]
@@ -144,7 +144,7 @@ def test_settings_of_one_database_are_its_alone():
         Contestant.parse("oracle")
 
 
-def test_a_missing_peer_is_left_out_of_all_workloads_and_told_once(monkeypatch):
+def test_a_missing_peer_is_left_out_of_all_workloads_and_reported_once(monkeypatch):
     opened = compare.open_database
 
     def without_redis(name, *arguments, **options):
@@ -153,24 +153,27 @@ def test_a_missing_peer_is_left_out_of_all_workloads_and_told_once(monkeypatch):
         return opened(name, *arguments, **options)
 
     monkeypatch.setattr(compare, "open_database", without_redis)
-    told = []
+    reported = []
     found = compare.compare(
-        [Contestant.parse("inproc"), Contestant.parse("redis")], ["a", "c"], SMALL, rounds=1,
-        skipped=lambda contestant, missing: told.append((contestant.name, str(missing))),
-    )  # fmt: skip
-    assert told == [("redis", "redis-server is not installed (apt-get install redis-server)")]
+        [Contestant.parse("inproc"), Contestant.parse("redis")],
+        ["a", "c"],
+        SMALL,
+        rounds=1,
+        skipped=lambda contestant, missing: reported.append((contestant.name, str(missing))),
+    )
+    assert reported == [("redis", "redis-server is not installed (apt-get install redis-server)")]
     assert [[each.contestant.name for each in comparison.standings] for comparison in found] == [
         ["inproc"],
         ["inproc"],
     ]
 
 
-def test_databases_are_closed_when_one_cannot_be_opened(monkeypatch):
+def test_open_databases_are_closed_if_one_cannot_be_opened(monkeypatch):
     closed = []
 
     def open_two(name, *arguments, **options):
         if name == "dict":
-            raise PeerMissing("as told")
+            raise PeerMissing("planted error")
         return SimpleNamespace(client="", emulated="", __enter__=None)
 
     class Opened:
@@ -187,7 +190,7 @@ def test_databases_are_closed_when_one_cannot_be_opened(monkeypatch):
         "open_database",
         lambda name, *a, **k: Opened() if name == "inproc" else open_two(name),
     )
-    with pytest.raises(PeerMissing, match="as told"):
+    with pytest.raises(PeerMissing, match="planted error"):
         compare.compare([Contestant.parse("inproc"), Contestant.parse("dict")], ["a"], SMALL)
     assert len(closed) == 1
 
@@ -198,8 +201,7 @@ def test_a_picture_of_several_workloads_is_drawn(tmp_path, drawing):
     found = compare.compare(
         [Contestant.parse("inproc"), Contestant.parse("dict")], ["a", "c"], SMALL, rounds=1
     )
-    found.append(
-        Comparison("odd", [standing("dict", result(0, []))])
-    )  # a database that others lack, and that did nothing
+    # A workload with a single database and no operation.
+    found.append(Comparison("odd", [standing("dict", result(0, []))]))
     plot_comparisons(found, tmp_path / "out" / "demo.png")
     assert (tmp_path / "out" / "demo.png").stat().st_size > 10_000

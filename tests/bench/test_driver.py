@@ -1,9 +1,10 @@
-"""The loop in C, end to end on the in-process table."""
+"""The loop in C, as a whole, on the in-process table."""
 
 import threading
 import time
 
 import pytest
+from polling import until
 
 from bench._driver import StopFlag, run
 from bench._inproc import Table
@@ -33,9 +34,18 @@ class Bench:
     def load(self):
         self.drive(loading=True, operations=self.properties["recordcount"], window=7)
 
-    def drive(self, *, loading=False, operations=1000, stop=None, connection=None, **options):
+    def drive(
+        self,
+        *,
+        loading=False,
+        operations=1000,
+        stop=None,
+        connection=None,
+        tally=None,
+        **options,
+    ):
         self.workload = Workload(self.properties, loading=loading)
-        tally = Tally()
+        tally = tally or Tally()
         run(
             self.table.connect(**(connection or {})),
             Stream(self.workload),
@@ -49,7 +59,7 @@ class Bench:
 
 @pytest.mark.parametrize("window", [1, 2, 31, 256])
 @pytest.mark.parametrize("letter", "abcdf")
-def test_every_workload_ends_with_all_operations_answered_and_verified(letter, window):
+def test_all_operations_of_every_workload_are_answered_and_verified(letter, window):
     bench = Bench(letter)
     assert len(bench.table) == 200
     tally = bench.drive(window=window, operations=2000)
@@ -79,7 +89,7 @@ def test_damaged_records_are_counted_by_verify():
     assert random_values.drive(operations=300).returns(VERIFY) == {"UNEXPECTED_STATE": 300}
 
 
-def test_records_of_another_shape_are_not_updated():
+def test_records_with_another_number_of_fields_are_not_updated():
     bench = Bench(fieldcount=3, dataintegrity="false")
     bench.properties = bench.properties.with_(fieldcount=4, readproportion=0, updateproportion=1)
     tally = bench.drive(operations=100)
@@ -88,7 +98,7 @@ def test_records_of_another_shape_are_not_updated():
 
 
 @pytest.mark.parametrize(("letter", "kind"), [("c", READ), ("a", UPDATE), ("f", READ_MODIFY_WRITE)])
-def test_what_is_not_there_is_not_found(letter, kind):
+def test_an_operation_on_an_absent_record_is_counted_as_not_found(letter, kind):
     bench = Bench(letter)
     bench.table = Table()
     tally = bench.drive(operations=400)
@@ -96,22 +106,22 @@ def test_what_is_not_there_is_not_found(letter, kind):
     assert tally.operations == 400
 
 
-def test_latency_is_what_the_database_took():
+def test_the_latency_is_the_time_of_the_database():
     tally = Bench("c").drive(operations=30, connection={"delay": 2 * MS})
     histogram = tally.histogram(READ)
     assert histogram.minimum >= 2 * MS
     assert histogram.percentile(50) < 4 * MS
 
 
-def test_a_window_overlaps_operations():
+def test_the_operations_of_a_window_overlap():
     bench = Bench("c")
     began = time.monotonic()
     tally = bench.drive(operations=64, window=32, connection={"delay": 20 * MS})
-    assert time.monotonic() - began < 0.3  # one after the other they take 1.28 s
+    assert time.monotonic() - began < 0.3  # without overlap they take 1.28 s
     assert tally.histogram(READ).minimum >= 20 * MS
 
 
-def test_a_read_modify_write_is_a_read_and_an_update_one_after_the_other():
+def test_a_read_modify_write_is_a_read_and_then_an_update():
     tally = Bench("f", readproportion=0).drive(operations=20, connection={"delay": 2 * MS})
     assert (
         tally.histogram(READ).count
@@ -123,7 +133,7 @@ def test_a_read_modify_write_is_a_read_and_an_update_one_after_the_other():
     assert tally.histogram(UPDATE).percentile(50) < 4 * MS
 
 
-def test_a_target_is_kept():
+def test_the_target_throughput_is_kept():
     bench = Bench("c")
     began = time.monotonic()
     tally = bench.drive(operations=200, target=1000)
@@ -135,7 +145,7 @@ def test_intended_latency_shows_a_stall_that_plain_latency_hides():
     tally = Bench("c").drive(
         operations=200, target=1000, connection={"stall_at": 50, "stall": 100 * MS}
     )
-    # One operation waited 100 ms, and about a hundred others should have begun meanwhile.
+    # One operation waited 100 ms, in which about a hundred others should have begun.
     assert tally.histogram(READ).percentile(98) < 20 * MS
     assert tally.histogram(READ, "intended").percentile(98) > 80 * MS
     assert tally.histogram(READ, "intended").percentile(80) > 20 * MS
@@ -145,29 +155,28 @@ def test_without_a_target_there_is_no_intended_latency():
     assert Bench("c").drive(operations=10).histogram(READ, "intended").count == 0
 
 
-def test_a_stop_ends_a_run_without_end():
-    bench, stop, tallies = Bench("a"), StopFlag(), []
+def test_a_stop_ends_an_endless_run():
+    bench, stop, tally = Bench("a"), StopFlag(), Tally()
     thread = threading.Thread(
-        target=lambda: tallies.append(bench.drive(operations=0, stop=stop, window=8))
+        target=lambda: bench.drive(operations=0, stop=stop, window=8, tally=tally)
     )
     thread.start()
-    time.sleep(0.02)
+    until(lambda: tally.operations)
     stop.set()
     thread.join(5)
     assert not thread.is_alive()
     assert stop.is_set()
-    (tally,) = tallies
     assert tally.operations == sum(tally.histogram(kind).count for kind in (READ, UPDATE)) > 0
 
 
-def test_no_answer_ends_the_run_at_its_deadline():
+def test_a_run_without_an_answer_ends_at_its_deadline():
     began = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"3 operations in flight.*rfp\.timeout"):
         Bench("c").drive(operations=100, window=3, timeout=0.2, connection={"delay": 10_000 * MS})
     assert 0.2 <= time.monotonic() - began < 2
 
 
-def test_slow_answers_are_no_missing_answers():
+def test_a_run_with_slow_answers_does_not_time_out():
     tally = Bench("c").drive(operations=4, timeout=0.1, connection={"delay": 60 * MS})
     assert tally.operations == 4
 
@@ -178,12 +187,12 @@ def test_a_lost_database_ends_the_run_with_its_reason():
 
 
 @pytest.mark.parametrize("window", [0, 257])
-def test_a_window_that_the_database_does_not_have_is_refused(window):
+def test_a_window_out_of_bounds_is_refused(window):
     with pytest.raises(InvalidArgument, match="between 1 and 256"):
         Bench("c").drive(window=window)
 
 
-def test_operations_that_the_database_does_not_take_yet_are_submitted_again():
+def test_operations_that_the_database_cannot_accept_yet_are_submitted_again():
     tally = Bench("a").drive(operations=500, window=16, connection={"takes": 3, "delay": 1000})
     assert tally.operations == 500
     assert set(tally.returns(READ)) == set(tally.returns(UPDATE)) == {"OK"}
@@ -215,7 +224,7 @@ def test_threads_share_a_table():
     )
 
 
-def test_requests_drawn_ahead_are_driven():
+def test_requests_drawn_ahead_are_executed():
     bench = Bench("b")
     workload, tally = Workload(bench.properties), Tally()
     stream = Stream(workload)

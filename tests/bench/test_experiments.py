@@ -1,4 +1,7 @@
-"""The speed table: its arithmetic, its sides, and every experiment at a scale that takes no time.  Nothing here judges speed."""
+"""The speed table: its arithmetic, its sides, and every experiment at a tiny scale.
+
+No test here depends on speed.
+"""
 
 import importlib
 import json
@@ -47,21 +50,21 @@ TINY = Setting(rounds=1, scale=0.002)
         (Row("a", 50.0, "op/s", 10.0, "peer"), 5, None),
     ],
 )
-def test_a_bar_is_met_or_missed_or_was_not_measured(row, ratio, met):
+def test_a_bar_is_met_or_missed_or_not_measured(row, ratio, met):
     assert row.ratio == (ratio if ratio is None else pytest.approx(ratio))
     assert row.met is met
     assert row.as_json()["met"] is met
 
 
-def test_the_table_says_missed_where_a_bar_is_missed():
+def test_the_table_marks_a_missed_bar():
     text = table(
         [
             Row("good", 50.0, "op/s", 10.0, "peer", 5),
             Row("bad", 10.0, "op/s", 10.0, "peer", 5),
-            Row("gone", None, "", bar=0, why="no peer"),
+            Row("absent", None, "", bar=0, why="no peer"),
         ]
     )
-    good, bad, gone = text.splitlines()[2:5]
+    good, bad, absent = text.splitlines()[2:5]
     assert good.split() == [
         "good",
         "50",
@@ -77,11 +80,11 @@ def test_the_table_says_missed_where_a_bar_is_missed():
         "met",
     ]
     assert bad.endswith("MISSED")
-    assert gone.endswith("not measured")
-    assert text.splitlines()[-1] == "gone: no peer"
+    assert absent.endswith("not measured")
+    assert text.splitlines()[-1] == "absent: no peer"
 
 
-def test_sides_take_turns_and_medians_leave_the_first_round_out():
+def test_sides_are_called_alternately_and_medians_exclude_the_first_round():
     called = []
 
     def side(name, values):
@@ -99,12 +102,19 @@ def test_sides_take_turns_and_medians_leave_the_first_round_out():
 
 
 def test_numbers_are_written_with_their_units():
-    assert [number(*each) for each in ((2.5e-9, "s"), (0.0031, "s"), (2.0, "s"), (0.5, "%"), (1.5e6, "key/s"), (0.0, "s"))] == [
-        "2.5 ns", "3.1 ms", "2 s", "0.5 %", "1.5 Mkey/s", "0 s",
-    ]  # fmt: skip
+    assert [number(*each) for each in ((2.5e-9, "s"), (0.0031, "s"), (2.0, "s"))] == [
+        "2.5 ns",
+        "3.1 ms",
+        "2 s",
+    ]
+    assert [number(*each) for each in ((0.5, "%"), (1.5e6, "key/s"), (0.0, "s"))] == [
+        "0.5 %",
+        "1.5 Mkey/s",
+        "0 s",
+    ]
 
 
-def test_keys_have_16_bytes_and_are_those_that_are_drawn():
+def test_keys_have_16_bytes_and_include_all_drawn_ones():
     keys = all_keys(50)
     assert len(set(keys)) == 50
     assert {len(key) for key in keys} == {16}
@@ -112,7 +122,7 @@ def test_keys_have_16_bytes_and_are_those_that_are_drawn():
 
 
 @pytest.mark.parametrize("window_size", [1, 7, 255])
-def test_the_bare_ring_answers_every_request_rightly(window_size):
+def test_the_bare_ring_answers_every_request_correctly(window_size):
     ring = RingBaseline(3000)
     assert ring.value(all_keys(3000)[2999]) == all_keys(3000)[2999] * 2
     assert ring.value(b"user999999999999") is None
@@ -128,14 +138,14 @@ def test_the_bare_ring_answers_every_request_rightly(window_size):
     assert 0 < latencies.percentile(50) < seconds * 1e9
 
 
-def test_time_ends_a_turn_of_the_bare_ring():
+def test_a_measurement_of_the_bare_ring_ends_after_its_time():
     with baselines.bare_ring(Setting(rounds=1, scale=0.02), window=8) as measure:
         began = time.monotonic()
         assert measure()["rate"] > 100
         assert time.monotonic() - began < 5
 
 
-def test_time_ends_a_turn_of_calls():
+def test_a_measurement_of_calls_ends_after_its_time():
     calls = []
 
     def slow(key):
@@ -149,7 +159,7 @@ def test_time_ends_a_turn_of_calls():
     assert calls[-3:] == [1, 2, 3]
 
 
-def test_the_bare_ring_finds_what_it_does_not_hold_wrong():
+def test_the_bare_ring_counts_requests_for_absent_keys_as_wrong():
     ring = RingBaseline(10)
     stream = Stream(
         Workload(
@@ -174,11 +184,11 @@ def test_a_bare_ring_without_a_server_ends_at_its_deadline():
         RingBaseline(10).ask(stream, 10, window=256)
 
 
-def test_a_dependent_load_takes_longer_where_it_misses():
+def test_a_dependent_load_takes_longer_if_it_misses_the_cache():
     assert load_latency(128 << 20, 1 << 16) > 2 * load_latency(16 << 10, 1 << 16)
 
 
-def test_redis_benchmarks_result_is_read_and_its_absence_is_an_error():
+def test_the_result_of_redis_benchmark_is_read_and_a_missing_one_is_an_error():
     out = '"test","rps","avg_latency_ms"\n"GET","1234.50","0.1"\n'
     assert baselines.benchmark_rate(out) == 1234.5
     assert baselines.benchmark_rate('"GET","7.0"') == 7
@@ -189,7 +199,7 @@ def test_redis_benchmarks_result_is_read_and_its_absence_is_an_error():
 @pytest.mark.parametrize(
     "side", ["redis_benchmark", "pylibmc_get", "pylibmc_get_multi", "lmdb_get", "memcpy"]
 )
-def test_each_peer_gives_its_figures(side):
+def test_each_peer_returns_its_figures(side):
     if side == "redis_benchmark" and not (
         shutil.which("redis-benchmark") and shutil.which("redis-server")
     ):
@@ -216,7 +226,7 @@ def without_peers(monkeypatch):
 
 
 @pytest.mark.parametrize("name", command.NAMES)
-def test_every_experiment_gives_rows_also_without_peers(name, monkeypatch):
+def test_every_experiment_returns_rows_also_without_peers(name, monkeypatch):
     without_peers(monkeypatch)
     monkeypatch.setattr(growth, "SIZES", (10_000, 1_000_000))
     rows = importlib.import_module(f"bench.experiments.{name}").measure(TINY)
@@ -227,7 +237,7 @@ def test_every_experiment_gives_rows_also_without_peers(name, monkeypatch):
         assert row.met is not None or row.bar is None or "redis-tools" in row.why
 
 
-def test_the_window_experiment_names_both_ways_to_redis(monkeypatch):
+def test_the_window_experiment_compares_with_redis_on_tcp_and_on_a_socket(monkeypatch):
     peers = {True: 10.0, False: 20.0}
 
     class Fixed:
@@ -245,13 +255,13 @@ def test_the_window_experiment_names_both_ways_to_redis(monkeypatch):
     assert [(row.peer, row.bar) for row in rows[:2]] == [(10.0, 10), (20.0, None)]
 
 
-def test_the_curve_is_drawn(tmp_path, drawing, monkeypatch):
+def test_the_growth_curve_is_drawn(tmp_path, drawing, monkeypatch):
     monkeypatch.setattr(growth, "SIZES", (10_000, 1_000_000))
     growth.measure(TINY, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_steps_of_the_ablation_are_drawn_and_told(tmp_path, drawing):
+def test_the_steps_of_the_ablation_are_drawn_and_listed(tmp_path, drawing):
     rates = {step: 1e4 * (1 + number) for number, step in enumerate(ablation.STEPS)}
     ablation.draw(dict.fromkeys(ablation.KINDS, rates), tmp_path / "bars.png")
     assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")
@@ -260,30 +270,35 @@ def test_the_steps_of_the_ablation_are_drawn_and_told(tmp_path, drawing):
     )
 
 
-def test_each_durable_peer_gives_its_figures():
+def test_each_durable_peer_returns_its_figures():
     pytest.importorskip("rocksdict")
     with durable_peers.rocksdb_put(TINY) as measure:
         assert min(measure().values()) > 100
 
 
-def test_a_folder_in_memory_is_no_disk(monkeypatch):
+def test_a_folder_in_memory_is_not_accepted_as_a_disk(monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", pool.MEMORY)
     with pytest.raises(RfpError, match="is in memory"), pool.folder_on(None):
         pass
 
 
-def test_an_experiment_that_cannot_be_measured_is_a_row_that_says_why(monkeypatch):
+def test_an_experiment_that_cannot_be_measured_is_a_row_with_the_reason(monkeypatch):
     def fails(setting):
-        raise ConnectionFailed("as told")
+        raise ConnectionFailed("planted error")
 
     monkeypatch.setattr(large_values, "measure", fails)
     (row,) = command.run("large_values", TINY)
-    assert (row.met, row.why) == (None, "as told")
+    assert (row.met, row.why) == (None, "planted error")
     assert table([row]).splitlines()[2].endswith("not measured")
 
 
-def test_a_server_that_works_is_not_idle():
-    busy = "import time\nprint('x', flush=True)\nend = time.monotonic() + 20\nwhile time.monotonic() < end: pass"
+def test_the_processor_time_of_a_busy_server_grows():
+    busy = """if True:
+        import time
+        print("x", flush=True)
+        end = time.monotonic() + 20
+        while time.monotonic() < end: pass
+    """
     with OtherProcess(busy) as other:
         other.hear()
         before = idle.cpu_seconds(other.pid)
@@ -292,7 +307,7 @@ def test_a_server_that_works_is_not_idle():
         other._process.kill()
 
 
-def test_another_process_that_ends_is_an_error():
+def test_a_process_that_ends_or_prints_nothing_is_an_error():
     with OtherProcess("print('one'); raise SystemExit(3)") as other:
         assert other.hear() == "one"
         with pytest.raises(ConnectionFailed, match="code 3"):
@@ -323,7 +338,7 @@ def test_the_command_prints_the_table_and_writes_json(tmp_path):
     assert written["machine"]["cpus"] >= 1
 
 
-def test_the_putter_is_stopped_when_the_gets_fail(monkeypatch):
+def test_the_thread_that_puts_is_stopped_if_the_gets_fail(monkeypatch):
     monkeypatch.setattr(large_put, "take_turns", lambda sides, rounds: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         large_put.measure(TINY)

@@ -1,4 +1,4 @@
-"""Request distributions against the exact ones, and against a plain-Python reading of YCSB's formulas."""
+"""Request distributions compared with the exact laws, and with YCSB's formulas in plain Python."""
 
 import math
 from collections import Counter
@@ -12,7 +12,7 @@ DRAWS = 200_000
 
 
 def chi_square(counts, expected):
-    """Over the cells that expect at least five, the rest in one."""
+    """Compute the statistic over the cells that expect at least five; the rest are one cell."""
     observed_rest = expected_rest = statistic = 0.0
     cells = 0
     for cell, share in expected.items():
@@ -30,7 +30,10 @@ def chi_square(counts, expected):
 
 
 def fits(counts, expected):
-    """Whether chi-square stays within five standard deviations of its mean: a wrong law is hundreds away."""
+    """Whether chi-square is within five standard deviations of its mean.
+
+    A wrong law is hundreds of deviations away.
+    """
     statistic, freedom = chi_square(counts, expected)
     return sum(counts.values()) == DRAWS and statistic < freedom + 5 * math.sqrt(
         2 * max(freedom, 1)
@@ -44,17 +47,17 @@ def zipf_law(items):
 
 
 @pytest.mark.parametrize("items", [1, 2, 3, 10, 1000])
-def test_zipfian_exact_is_zipfs_law_over_the_records(items):
+def test_zipfian_exact_follows_zipfs_law_over_the_records(items):
     assert fits(Counter(Generator("zipfian_exact", items, seed=7).sample(DRAWS)), zipf_law(items))
 
 
-def test_chi_square_tells_a_neighbouring_law_apart():
+def test_chi_square_rejects_a_similar_law():
     weights = [rank**-0.95 for rank in range(1, 1001)]
     wrong = {rank: weight / sum(weights) for rank, weight in enumerate(weights)}
     assert not fits(Counter(Generator("zipfian_exact", 1000, seed=7).sample(DRAWS)), wrong)
 
 
-def test_uniform_asks_for_all_records_alike():
+def test_uniform_draws_all_records_equally_often():
     counts = Counter(Generator("uniform", 500, first=100, seed=3).sample(DRAWS))
     assert fits(counts, {100 + n: 1 / 500 for n in range(500)})
 
@@ -70,14 +73,14 @@ def test_hotspot_without_hot_or_without_cold_records_is_uniform(hot_data, only):
     assert fits(counts, dict.fromkeys(only, 0.1))
 
 
-def test_sequential_goes_round():
+def test_sequential_begins_again_after_the_last_record():
     assert Generator("sequential", 4, first=10).sample(9) == [10, 11, 12, 13, 10, 11, 12, 13, 10]
 
 
-def test_exponential_asks_its_percentage_of_the_newest_fraction():
+def test_exponential_draws_its_percentage_from_the_newest_fraction():
     generator = Generator("exponential", 1000, seed=5, percentile=95, fraction=0.2)
     rate = -math.log(0.05) / 200
-    inside = 1 - math.exp(-rate * 1000)  # what would be older than the oldest record is drawn again
+    inside = 1 - math.exp(-rate * 1000)  # a draw beyond the oldest record is repeated
     expected = {
         999 - back: (math.exp(-rate * back) - math.exp(-rate * (back + 1))) / inside
         for back in range(1000)
@@ -85,18 +88,18 @@ def test_exponential_asks_its_percentage_of_the_newest_fraction():
     assert fits(Counter(generator.sample(DRAWS)), expected)
 
 
-def test_latest_is_zipfs_law_from_the_newest_record_back():
+def test_latest_follows_zipfs_law_from_the_newest_record_backwards():
     counts = Counter(999 - n for n in Generator("latest", 1000, seed=11).sample(DRAWS))
     assert fits(counts, zipf_law(1000))
 
 
-def test_latest_follows_what_is_inserted():
+def test_latest_includes_inserted_records():
     generator = Generator("latest", 10, seed=11)
     counts = Counter(4999 - generator.next(4999) for _ in range(DRAWS))
     assert fits(counts, zipf_law(5000))
 
 
-# YCSB's scrambled Zipfian, written down from its formulas.
+# YCSB's scrambled Zipfian, written from its formulas.
 
 ITEMS, ZETA, THETA = 10**10 + 1, 26.46902820178302, 0.99
 
@@ -119,7 +122,7 @@ def reference_rank(u):
 
 
 def reference_shares(count):
-    """The share of each record: exactly for the first ranks, and what is hashed evenly for the rest."""
+    """Return the share of each record: exact for the first ranks, uniform for the rest."""
     shares = Counter()
     eta = (1 - (2 / ITEMS) ** (1 - THETA)) / (1 - (1 + 0.5**THETA) / ZETA)
     ranks = 3000
@@ -156,23 +159,23 @@ def xoshiro(seed):
         yield result
 
 
-def test_zipfian_gives_the_numbers_of_ycsbs_formulas():
+def test_zipfian_draws_the_numbers_of_ycsbs_formulas():
     bits = xoshiro(42)
     expected = [
         reference_hash(reference_rank((next(bits) >> 11) / 2**53)) % 1001 for _ in range(3000)
     ]
-    expected = [n for n in expected if n <= 999]  # the one beyond is drawn again
+    expected = [n for n in expected if n <= 999]  # the number beyond is drawn again
     assert Generator("zipfian", 1000, seed=42).sample(len(expected)) == expected
 
 
-def test_zipfian_has_ycsbs_shares():
+def test_zipfian_has_the_shares_of_ycsb():
     counts = Counter(Generator("zipfian", 100, seed=9).sample(DRAWS))
     shares = reference_shares(101)
     kept = 1 - shares.pop(100)
     assert fits(counts, {n: share / kept for n, share in shares.items()})
 
 
-def test_zipfian_leaves_room_for_expected_inserts_without_asking_for_them():
+def test_zipfian_draws_expected_inserts_only_after_they_happened():
     generator = Generator("zipfian", 100, expected=400, seed=9)
     drawn = generator.sample(5000)
     assert max(drawn) <= 99
@@ -183,14 +186,14 @@ def test_zipfian_leaves_room_for_expected_inserts_without_asking_for_them():
     ("number", "hashed"),
     [(0, 6284781860667377211), (1, 8517097267634966620), (999, None), (2**40 + 17, None)],
 )
-def test_the_hash_is_ycsbs(number, hashed):
+def test_the_hash_equals_that_of_ycsb(number, hashed):
     assert ycsb_hash(number) == reference_hash(number)
     if hashed is not None:
-        assert ycsb_hash(number) == hashed  # user6284781860667377211: the first key that YCSB loads
+        assert ycsb_hash(number) == hashed  # YCSB loads user6284781860667377211 first
 
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
-def test_every_distribution_stays_within_the_records_and_repeats_from_its_seed(distribution):
+def test_every_distribution_draws_only_records_and_repeats_from_its_seed(distribution):
     drawn = Generator(distribution, 50, first=20, seed=4).sample(5000)
     assert set(drawn) <= set(range(20, 70))
     assert drawn == Generator(distribution, 50, first=20, seed=4).sample(5000)
@@ -209,7 +212,7 @@ def test_key_names_are_hashed_or_ordered_and_padded():
         key_name(1, padding=47)
 
 
-def test_what_cannot_be_drawn_from_is_refused():
+def test_an_unknown_distribution_and_an_empty_range_are_refused():
     with pytest.raises(InvalidArgument, match="expected uniform, zipfian"):
         Generator("gaussian", 10)
     with pytest.raises(InvalidArgument, match="recordcount"):
@@ -217,7 +220,7 @@ def test_what_cannot_be_drawn_from_is_refused():
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 10])
-def test_exponential_asks_for_every_record_also_the_oldest(count):
+def test_exponential_draws_every_record_also_the_oldest(count):
     assert set(Generator("exponential", count, seed=5).sample(20_000)) == set(range(count))
 
 
@@ -233,12 +236,12 @@ def test_exponential_asks_for_every_record_also_the_oldest(count):
     ],
 )
 @pytest.mark.parametrize("count", [1, 7, 2**40])
-def test_exponential_draws_without_trying_again_and_again(options, count):
+def test_exponential_draws_within_the_records_for_extreme_options(options, count):
     assert all(0 <= n < count for n in Generator("exponential", count, **options).sample(2000))
 
 
-def test_exponential_is_the_law_that_trying_again_gives():
-    """YCSB draws until the record exists; this draws once, from the same law."""
+def test_exponential_follows_the_law_of_repeated_draws():
+    """YCSB draws until the record exists; this generator draws once, from the same law."""
     items, percentile, fraction = 50, 95.0, 0.857
     rate = -math.log(1 - percentile / 100) / (items * fraction)
     whole = 1 - math.exp(-rate * items)
@@ -256,5 +259,5 @@ def test_exponential_is_the_law_that_trying_again_gives():
     )
 
 
-def test_zipfian_with_room_for_more_inserts_than_there_will_be_records_still_draws():
+def test_zipfian_draws_if_it_expects_more_inserts_than_there_are_numbers():
     assert all(0 <= n < 10 for n in Generator("zipfian", 10, expected=2**62).sample(20))

@@ -1,4 +1,4 @@
-"""The latency histogram against numpy's percentiles, to its three digits."""
+"""The latency histogram compared with numpy's percentiles, to three digits."""
 
 import numpy
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from bench._histogram import Histogram
 from rfp.errors import InvalidArgument
 
-LONGEST = 2**42 - 1
+NS_MAX = 2**42 - 1
 
 
 def filled(values):
@@ -27,12 +27,11 @@ def test_percentiles_are_numpys_to_three_digits(p, scale):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.integers(0, LONGEST), min_size=1, max_size=50), st.integers(0, 1000))
+@given(st.lists(st.integers(0, NS_MAX), min_size=1, max_size=50), st.integers(0, 1000))
 def test_any_values_are_kept_to_within_a_thousandth(values, tenths):
     histogram = filled(values)
-    rank = max(
-        -(-tenths * len(values) // 1000), 1
-    )  # in whole numbers: 99.9 % of 1000 values is rank 999, not 1000
+    # In whole numbers, since 99.9 % of 1000 values is rank 999 and not 1000.
+    rank = max(-(-tenths * len(values) // 1000), 1)
     exact = sorted(values)[rank - 1]
     assert exact <= histogram.percentile(tenths / 10) <= exact + exact // 1024
     assert (histogram.count, histogram.minimum, histogram.maximum) == (
@@ -48,12 +47,12 @@ def test_small_values_are_exact():
     assert [histogram.percentile(100 * (n + 1) / 2048) for n in range(2048)] == list(range(2048))
 
 
-def test_what_is_longer_than_the_longest_counts_as_the_longest():
+def test_a_value_beyond_the_maximum_counts_as_the_maximum():
     histogram = filled([2**50, 2**70])
-    assert histogram.maximum == histogram.percentile(50) == LONGEST
+    assert histogram.maximum == histogram.percentile(50) == NS_MAX
 
 
-def test_nothing_counted_is_all_zeros():
+def test_an_empty_histogram_has_only_zeros():
     histogram = Histogram()
     values = (
         histogram.count,
@@ -66,7 +65,7 @@ def test_nothing_counted_is_all_zeros():
     assert histogram.buckets() == []
 
 
-def test_merged_histograms_are_the_histogram_of_all():
+def test_a_merged_histogram_equals_the_histogram_of_all_values():
     a, b = [3, 5000, 10**9], [1, 70_000]
     merged = filled(a)
     merged.add(filled(b))
@@ -75,7 +74,7 @@ def test_merged_histograms_are_the_histogram_of_all():
     assert (merged.count, merged.minimum, merged.maximum, merged.mean) == (5, 1, 10**9, both.mean)
 
 
-def test_since_is_what_was_counted_after_the_copy():
+def test_since_has_the_values_that_were_counted_after_the_copy():
     histogram = filled([10, 100_000])
     before = histogram.copy()
     for value in (20, 30, 5_000_000):
@@ -94,7 +93,7 @@ def test_a_value_may_be_counted_many_times_at_once():
     assert (histogram.count, histogram.mean, histogram.minimum) == (3, 500, 500)
 
 
-def test_impossible_values_are_refused():
+def test_negative_values_and_percentiles_above_100_are_refused():
     with pytest.raises(InvalidArgument, match="nanoseconds"):
         Histogram().record(-1)
     with pytest.raises(InvalidArgument, match="percentile"):

@@ -1,4 +1,4 @@
-"""Private servers: started, ready, measured, always gone; and what is said where one is missing."""
+"""Private servers: their start, use and end, and the errors for missing ones."""
 
 import os
 import shutil
@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
+from polling import until
 
 from bench import phases
 from bench.databases import open_database
@@ -21,9 +21,8 @@ from bench.placement import Placement, pinned
 from bench.properties import read
 from rfp.errors import ConnectionFailed, InvalidArgument, RfpError
 
-MEMCACHED_CLIENT = (
-    "pylibmc" if sys.version_info < (3, 12) else "pymemcache"
-)  # what the extra brings
+# The client that the extra installs.
+MEMCACHED_CLIENT = "pylibmc" if sys.version_info < (3, 12) else "pymemcache"
 PEERS = {
     "redis": ("redis-server", "redis"),
     "memcached": ("memcached", MEMCACHED_CLIENT),
@@ -41,7 +40,7 @@ def needs(name):
 
 
 @pytest.mark.parametrize("name", PEERS)
-def test_a_peer_serves_workloads_and_leaves_nothing_behind(name):
+def test_a_peer_serves_workloads_and_leaves_no_process_and_no_files(name):
     needs(name)
     p = read(
         ["a"],
@@ -97,7 +96,7 @@ def test_a_database_with_ordered_keys_scans_them(name, sync):
 
 
 @pytest.mark.parametrize("name", ["rfp", "dict", "redis"])
-def test_a_database_without_an_order_refuses_scans_and_says_which_have_one(name):
+def test_a_database_without_an_order_refuses_scans_and_names_those_with_one(name):
     if name == "redis":
         needs(name)
     p = read(["e"])
@@ -107,7 +106,7 @@ def test_a_database_without_an_order_refuses_scans_and_says_which_have_one(name)
                 phase(database, p)
 
 
-def test_redis_with_sync_answers_from_its_append_only_file():
+def test_redis_with_sync_has_an_append_only_file():
     needs("redis")
     p = read(["a"], ["redis.sync=true", "recordcount=20", "operationcount=20"])
     with open_database("redis", p, private=True) as database:
@@ -117,7 +116,7 @@ def test_redis_with_sync_answers_from_its_append_only_file():
         client.close()
 
 
-def test_memcached_through_pymemcache():
+def test_memcached_is_used_through_pymemcache_if_asked():
     needs("memcached")
     pytest.importorskip("pymemcache")
     p = read(["a"], ["recordcount=20", "operationcount=50", "memcached.client=pymemcache"])
@@ -153,27 +152,30 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(name, modu
 @pytest.mark.parametrize(
     ("name", "setting"), [("redis", "redis.port=1"), ("memcached", "memcached.hosts=127.0.0.1:1")]
 )
-def test_an_unreachable_server_says_what_to_do(name, setting):
+def test_the_hint_for_an_unreachable_server_is_the_bench_command(name, setting):
     pytest.importorskip(PEERS[name][1])
     with pytest.raises(ConnectionFailed, match=f"rfp-ycsb bench {name}"):
         open_database(name, read(["a"], [setting]))
 
 
-def test_a_server_that_ends_at_once_is_quoted():
-    with pytest.raises(ConnectionFailed, match=r"broken ended at once \(code 3\): no luck today"):
-        PeerProcess("broken", [sys.executable, "-c", "print('no luck today'); raise SystemExit(3)"])
+def test_the_error_of_a_server_that_ends_at_once_has_its_output():
+    with pytest.raises(ConnectionFailed, match=r"broken ended at once \(code 3\): its output"):
+        PeerProcess("broken", [sys.executable, "-c", "print('its output'); raise SystemExit(3)"])
 
 
-def test_a_server_that_never_listens_is_given_up_and_killed():
+def test_a_server_that_does_not_listen_is_killed_at_the_deadline():
     with pytest.raises(ConnectionFailed, match=r"no connections after 0\.3 s"):
         PeerProcess("deaf", [program("sleep", "coreutils"), "60"], deadline=0.3)
     assert not list(Path(tempfile.gettempdir()).glob("rfp-ycsb-deaf-*"))
 
 
-LISTEN = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); s.listen(); time.sleep(60)"
+LISTEN = (
+    "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.bind(sys.argv[1]); "
+    "s.listen(); time.sleep(60)"
+)
 
 
-def test_a_server_that_ignores_the_polite_signal_is_killed():
+def test_a_server_that_ignores_sigterm_is_killed():
     code = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + LISTEN
     peer = PeerProcess("stubborn", [sys.executable, "-c", code, "{socket}"])
     pid = peer.pid
@@ -186,11 +188,11 @@ def test_a_server_that_ignores_the_polite_signal_is_killed():
 
 
 def quick(wait):
-    """wait() with less patience."""
+    """wait() with a shorter time-out."""
     return lambda timeout=None: wait(0.2 if timeout else None)
 
 
-def test_a_server_dies_with_a_killed_benchmark():
+def test_a_server_ends_if_its_benchmark_is_killed():
     code = textwrap.dedent(f"""
         import sys, time
         from bench.peers.process import PeerProcess
@@ -204,10 +206,7 @@ def test_a_server_dies_with_a_killed_benchmark():
         os.kill(int(pid), 0)
         child.send_signal(signal.SIGKILL)
         child.wait()
-        until = time.monotonic() + 5
-        while alive(int(pid)):
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        until(lambda: not alive(int(pid)))
     finally:
         child.kill()
         child.stdout.close()
@@ -238,13 +237,13 @@ def test_servers_and_clients_get_different_cpus():
     assert os.sched_getaffinity(0) == before
 
 
-def test_one_cpu_is_not_divided(monkeypatch):
+def test_a_single_cpu_is_not_divided(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3})
     assert Placement.choose() is None
 
 
 def test_other_users_of_the_machine_may_only_read_from_a_private_redis_on_tcp():
-    """Loopback is open to every user: the benchmark's Redis runs as the invoking user, often root."""
+    """Every user can reach loopback, and the benchmark's Redis runs as its user, often root."""
     needs("redis")
     with redis.start(tcp=True) as server:
         server.load(["SET key:000000000001 loaded"])
@@ -256,13 +255,20 @@ def test_other_users_of_the_machine_may_only_read_from_a_private_redis_on_tcp():
 
         assert stranger("PING") == "+PONG\r\n"
         assert stranger("GET", "key:000000000001").endswith("loaded\r\n")
-        for command in (["SET", "k", "forged"], ["FLUSHALL"], ["CONFIG", "SET", "dir", "/tmp"], ["AUTH", "loader", "guess"], ["SHUTDOWN"], ["EVAL", "'return 1'", "0"]):  # fmt: skip
+        for command in (
+            ["SET", "k", "forged"],
+            ["FLUSHALL"],
+            ["CONFIG", "SET", "dir", "/tmp"],
+            ["AUTH", "loader", "guess"],
+            ["SHUTDOWN"],
+            ["EVAL", "'return 1'", "0"],
+        ):
             assert stranger(*command).startswith(("-NOPERM", "-WRONGPASS")), command
         command = Path(f"/proc/{server.pid}/cmdline").read_text()
         assert server.password not in command, "every user may read the command line"
 
 
-def test_redis_says_what_it_does_not_load():
+def test_a_command_that_redis_does_not_load_is_an_error():
     needs("redis")
     with (
         redis.start(tcp=True) as server,

@@ -1,4 +1,4 @@
-"""Load and run on several threads, and how they end."""
+"""Load and run on several threads, and their ends."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def properties(*names, **given):
 
 @pytest.mark.parametrize("database", ["dict", "inproc"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_all_threads_together_do_the_operations(database, threads):
+def test_all_threads_together_execute_the_operations(database, threads):
     p = properties("a", threadcount=threads, operationcount=1001)
     with open_database(database, p, private=True) as opened:
         loaded = phases.load(opened, p)
@@ -38,7 +38,7 @@ def test_all_threads_together_do_the_operations(database, threads):
     assert result.throughput == pytest.approx(1001e9 / result.runtime)
 
 
-def test_a_second_run_knows_what_the_first_inserted():
+def test_a_second_run_reads_the_records_that_the_first_inserted():
     p = properties("d", operationcount=2000)
     with open_database("inproc", p, private=True) as opened:
         records = phases.load(opened, p).records
@@ -50,7 +50,7 @@ def test_a_second_run_knows_what_the_first_inserted():
     assert set(second.metric("READ").returns) == {"OK"}
 
 
-def test_time_ends_a_run_without_an_operation_count():
+def test_a_run_without_an_operation_count_ends_after_its_time():
     p = properties(operationcount=0, maxexecutiontime=0.1)
     with open_database("inproc", p, private=True) as opened:
         phases.load(opened, p)
@@ -60,7 +60,7 @@ def test_time_ends_a_run_without_an_operation_count():
     assert not result.interrupted
 
 
-def test_a_run_without_any_end_is_refused():
+def test_an_endless_run_is_refused():
     p = properties(operationcount=0)
     with (
         open_database("dict", p, private=True) as opened,
@@ -69,7 +69,7 @@ def test_a_run_without_any_end_is_refused():
         phases.run(opened, p)
 
 
-def test_the_target_is_that_of_all_threads_together():
+def test_the_target_is_for_all_threads_together():
     p = properties(threadcount=2, target=1000, operationcount=200)
     with open_database("inproc", p, private=True) as opened:
         phases.load(opened, p.with_(target=0))
@@ -77,7 +77,7 @@ def test_the_target_is_that_of_all_threads_together():
     assert 0.18e9 < result.runtime < 1e9
 
 
-def test_ctrl_c_ends_the_run_with_what_was_measured():
+def test_ctrl_c_ends_the_run_with_the_results_so_far():
     p = properties(operationcount=0, maxexecutiontime=20)
     with open_database("inproc", p, private=True) as opened:
         phases.load(opened, p)
@@ -90,7 +90,7 @@ def test_ctrl_c_ends_the_run_with_what_was_measured():
     assert ("OVERALL", "Interrupted", 1) in list(result.rows())
 
 
-def test_an_error_of_one_thread_stops_all_and_is_raised():
+def test_an_error_of_one_thread_stops_all_threads_and_is_raised():
     p = properties(threadcount=3, operationcount=0, maxexecutiontime=20)
 
     class Breaking:
@@ -112,7 +112,7 @@ def test_an_error_of_one_thread_stops_all_and_is_raised():
             self.database = database
 
         def read(self, key):
-            raise ConnectionResetError("as told")
+            raise ConnectionResetError("planted error")
 
         insert = update = read
 
@@ -121,21 +121,21 @@ def test_an_error_of_one_thread_stops_all_and_is_raised():
 
     database = Breaking()
     began = time.monotonic()
-    with pytest.raises(ConnectionFailed, match="as told"):
+    with pytest.raises(ConnectionFailed, match="planted error"):
         phases.run(database, p)
     assert time.monotonic() - began < 10
     assert database.closed == 3
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ycsb-")]
 
 
-def test_no_more_threads_than_operations(capsys):
+def test_a_run_has_no_more_threads_than_operations(capsys):
     p = properties(threadcount=5, operationcount=2)
     with open_database("inproc", p, private=True) as opened:
         assert phases.run(opened, p).threads == 2
     assert "2 threads" in capsys.readouterr().err
 
 
-def test_databases_of_one_process_say_how_to_run_them():
+def test_the_error_for_a_database_of_one_process_has_the_command_to_use():
     for name in ("dict", "inproc"):
         with pytest.raises(InvalidArgument, match=f"rfp-ycsb bench {name}"):
             open_database(name, properties())

@@ -1,4 +1,4 @@
-"""Property files as YCSB's users write them."""
+"""Property files in the syntax of YCSB."""
 
 import pytest
 
@@ -24,9 +24,14 @@ empty=
 path=C\\:\\\\x\\u0041
 """
     assert parse(text) == {
-        "recordcount": "10", "operationcount": "20", "fieldcount": "5", "label": "two words", "redis.host": "a,b", "empty": "",
+        "recordcount": "10",
+        "operationcount": "20",
+        "fieldcount": "5",
+        "label": "two words",
+        "redis.host": "a,b",
+        "empty": "",
         "path": "C:\\xA",
-    }  # fmt: skip
+    }
 
 
 def test_later_files_override_earlier_ones_and_settings_override_all(tmp_path):
@@ -36,7 +41,7 @@ def test_later_files_override_earlier_ones_and_settings_override_all(tmp_path):
     assert (found["recordcount"], found["operationcount"], found["fieldcount"]) == (1, 2, 3)
 
 
-def test_defaults_are_ycsbs():
+def test_the_defaults_are_those_of_ycsb():
     p = Properties()
     assert (p["fieldcount"], p["fieldlength"], p["readproportion"], p["requestdistribution"]) == (
         10,
@@ -57,7 +62,7 @@ def test_defaults_are_ycsbs():
         ("f", (0.5, 0, 0, 0.5), "zipfian"),
     ],
 )
-def test_the_core_workloads_are_ycsbs(letter, mix, distribution):
+def test_the_core_workloads_are_those_of_ycsb(letter, mix, distribution):
     p = read([letter])
     assert (
         tuple(p[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite"))
@@ -81,27 +86,27 @@ def test_workloads_are_found_by_path_by_name_and_by_letter():
         == find_workload("A")
         == path
     )
-    # YCSB's own path for it, which may not exist here.
+    # YCSB's own path of the file, which may not exist here.
     assert find_workload("workloads/workloada") == path
 
 
-def test_a_workload_that_is_not_there_says_which_are():
+def test_the_error_for_an_unknown_workload_lists_the_known_ones():
     with pytest.raises(InvalidArgument, match="workloada, workloadb"):
         find_workload("nonsense")
 
 
-def test_an_unknown_property_is_warned_about_once_by_name(capsys, monkeypatch):
+def test_an_unknown_property_causes_one_warning_with_its_name(capsys, monkeypatch):
     monkeypatch.setattr(Properties, "_warned", set())
     Properties({"recordcuont": "5", "table": "t"})
     Properties({"recordcuont": "5", "table": "t"})
-    said = capsys.readouterr().err
-    assert said.count("recordcuont") == 1
-    assert "did you mean recordcount?" in said
-    assert "table has no effect: a key-value store has one" in said
+    warnings = capsys.readouterr().err
+    assert warnings.count("recordcuont") == 1
+    assert "did you mean recordcount?" in warnings
+    assert "table has no effect: a key-value store has one" in warnings
 
 
 @pytest.mark.parametrize(
-    ("setting", "why"),
+    ("setting", "reason"),
     [
         ("recordcount=many", "recordcount"),
         ("recordcount=0", "between 1 and"),
@@ -114,8 +119,8 @@ def test_an_unknown_property_is_warned_about_once_by_name(capsys, monkeypatch):
         ("exporter=xml", "jsonarray"),
     ],
 )
-def test_a_value_that_does_not_fit_is_refused_with_what_would(setting, why):
-    with pytest.raises(InvalidArgument, match=why):
+def test_an_invalid_value_is_refused_with_the_expected_ones(setting, reason):
+    with pytest.raises(InvalidArgument, match=reason):
         read([], [setting])
 
 
@@ -124,7 +129,7 @@ def test_a_setting_without_a_value_is_refused():
         read([], ["recordcount"])
 
 
-def test_ycsbs_exporter_classes_have_short_names():
+def test_the_exporter_classes_of_ycsb_have_short_names():
     for given, short in [
         ("site.ycsb.measurements.exporter.TextMeasurementsExporter", "text"),
         ("com.yahoo.ycsb.measurements.exporter.JSONMeasurementsExporter", "json"),
@@ -139,7 +144,7 @@ def test_counts_may_have_a_unit():
     assert (p["recordcount"], p["operationcount"], p["lmdb.mapsize"]) == (5000, 2_000_000, 1000)
 
 
-def test_every_default_fits_its_own_property_and_has_a_meaning():
+def test_every_default_is_valid_for_its_property_and_has_a_meaning():
     for known in KNOWN.values():
         assert known.meaning
         assert known.default is None or known.parse(known.default) is not None
@@ -147,10 +152,14 @@ def test_every_default_fits_its_own_property_and_has_a_meaning():
 
 
 @pytest.mark.parametrize(
-    "content", [b"\xef\xbb\xbfrecordcount=5\r\nlabel=\xc3\xbc\r\n", b"# f\xfcr den Test\nrecordcount=5\nlabel=\xfc\n",
-                "recordcount=5\nlabel=ü\n".encode()],
+    "content",
+    [
+        b"\xef\xbb\xbfrecordcount=5\r\nlabel=\xc3\xbc\r\n",
+        b"# f\xfcr den Test\nrecordcount=5\nlabel=\xfc\n",
+        "recordcount=5\nlabel=ü\n".encode(),
+    ],
     ids=["utf-8 with a byte order mark", "iso 8859-1", "utf-8"],
-)  # fmt: skip
+)
 def test_a_file_is_read_in_the_encodings_that_editors_and_java_write(tmp_path, content, capsys):
     (tmp_path / "file").write_bytes(content)
     found = read([tmp_path / "file"])
@@ -163,8 +172,9 @@ def test_the_core_workload_has_the_names_of_ycsb_and_of_go_ycsb(name):
     assert Properties({"workload": name})["workload"] == "CoreWorkload"
 
 
-EXTREMES = ["-1", "0", "1", "3", str(2**31 - 1), str(2**31), str(2**32), str(2**62), str(2**63), str(2**64 - 1), str(10**20),
-            "1e300", "1e-300", "0.5", "nan", "inf", "", "x", "9" * 5000]  # fmt: skip
+POWERS = (2**31 - 1, 2**31, 2**32, 2**62, 2**63, 2**64 - 1, 10**20)
+FLOATS = ("1e300", "1e-300", "0.5", "nan", "inf")
+EXTREMES = ["-1", "0", "1", "3", *map(str, POWERS), *FLOATS, "", "x", "9" * 5000]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +183,15 @@ EXTREMES = ["-1", "0", "1", "3", str(2**31 - 1), str(2**31), str(2**32), str(2**
         name for name in KNOWN if not name.startswith(("rnvm.", "redis.", "lmdb.", "memcached."))
     ),
 )
-def test_any_number_in_any_property_is_used_or_refused_in_words(name):
-    """From the command line to the first requests drawn: an OverflowError or MemoryError would be a traceback."""
-    for base in ({}, {"requestdistribution": "zipfian", "insertproportion": "0.5"}, {"requestdistribution": "exponential"},
-                 {"insertcount": "10", "insertstart": "1"}, {"scanproportion": "1", "scanlengthdistribution": "zipfian"}):  # fmt: skip
+def test_any_number_in_any_property_is_used_or_raises_invalid_argument(name):
+    """Up to the first requests drawn: an OverflowError or MemoryError would be a traceback."""
+    for base in (
+        {},
+        {"requestdistribution": "zipfian", "insertproportion": "0.5"},
+        {"requestdistribution": "exponential"},
+        {"insertcount": "10", "insertstart": "1"},
+        {"scanproportion": "1", "scanlengthdistribution": "zipfian"},
+    ):
         for text in EXTREMES:
             try:
                 p = Properties(
@@ -194,4 +209,4 @@ def test_any_number_in_any_property_is_used_or_refused_in_words(name):
                             stream.predraw(min(p["rfp.predraw"], 100))
                 assert Status([], 1, every=p["status.interval"]).next() <= 3600
             except InvalidArgument as error:
-                assert len(str(error)) < 400, "the value is cut"
+                assert len(str(error)) < 400, "the value is not shortened"

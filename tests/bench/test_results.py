@@ -1,4 +1,4 @@
-"""What is printed, written and drawn of a result."""
+"""Results as text, JSON, HDR files and pictures."""
 
 import contextlib
 import io
@@ -29,7 +29,7 @@ def result():
     return measured("f")[0]
 
 
-def test_text_is_ycsbs_and_reads_back(result):
+def test_the_text_is_that_of_ycsb_and_is_read_back(result):
     rows = list(result.rows((50, 99.9)))
     printed = text(rows)
     assert printed.startswith(f"[OVERALL], RunTime(ms), {result.runtime / 1e6:.3f}".rstrip("0"))
@@ -57,9 +57,14 @@ def test_text_is_ycsbs_and_reads_back(result):
         "CLEANUP",
     ]
     assert [measure for metric, measure, _ in rows if metric == "READ"] == [
-        "Operations", "AverageLatency(us)", "MinLatency(us)", "MaxLatency(us)", "50thPercentileLatency(us)",
-        "99.9PercentileLatency(us)", "Return=OK",
-    ]  # fmt: skip
+        "Operations",
+        "AverageLatency(us)",
+        "MinLatency(us)",
+        "MaxLatency(us)",
+        "50thPercentileLatency(us)",
+        "99.9PercentileLatency(us)",
+        "Return=OK",
+    ]
 
 
 def test_json_has_the_rows_of_the_text(result):
@@ -72,10 +77,19 @@ def test_json_has_the_rows_of_the_text(result):
     assert [json.loads(line) for line in json_lines(rows).splitlines()] == objects
 
 
-def test_ordinals_are_ycsbs():
+def test_ordinals_are_those_of_ycsb():
     assert [ordinal(p) for p in (50, 91, 92, 93, 95, 11, 12, 13, 99.9, 100)] == [
-        "50th", "91st", "92nd", "93rd", "95th", "11th", "12th", "13th", "99.9", "100th",
-    ]  # fmt: skip
+        "50th",
+        "91st",
+        "92nd",
+        "93rd",
+        "95th",
+        "11th",
+        "12th",
+        "13th",
+        "99.9",
+        "100th",
+    ]
 
 
 def test_failures_are_a_metric_of_their_own():
@@ -91,7 +105,7 @@ def test_failures_are_a_metric_of_their_own():
     ("interval", "metrics"),
     [("op", {"READ"}), ("intended", {"READ"}), ("both", {"READ", "Intended-READ"})],
 )
-def test_intended_latencies_are_printed_as_asked(interval, metrics):
+def test_intended_latencies_are_printed_as_configured(interval, metrics):
     result, properties = measured(
         "c", target=5000, operationcount=100, **{"measurement.interval": interval}
     )
@@ -104,13 +118,13 @@ def test_intended_latencies_are_printed_as_asked(interval, metrics):
     assert printed == round((intended if interval == "intended" else plain).mean / 1e3, 3)
 
 
-def test_a_target_alone_prints_both():
+def test_with_a_target_both_latencies_are_printed():
     _, properties = measured("c", target=5000, operationcount=10)
     assert exporters.latency_interval(properties) == "both"
     assert exporters.latency_interval(read(["c"])) == "op"
 
 
-def test_results_go_to_the_file_and_in_the_format_asked_for(result, tmp_path):
+def test_results_are_written_to_the_configured_file_in_the_configured_format(result, tmp_path):
     path = tmp_path / "out.json"
     properties = read(
         [], [f"exportfile={path}", "exporter=jsonarray", "hdrhistogram.percentiles=1,2,3"]
@@ -135,7 +149,7 @@ def test_results_go_to_the_file_and_in_the_format_asked_for(result, tmp_path):
         export(result, read([], ["exportfile=/dev/null/out"]))
 
 
-def test_hdr_files_hold_the_same_histogram(result, tmp_path):
+def test_hdr_files_contain_the_same_histogram(result, tmp_path):
     hdrh = pytest.importorskip("hdrh.log")
     from hdrh.histogram import HdrHistogram
 
@@ -176,13 +190,13 @@ def test_hdr_files_have_one_line_per_status_interval(tmp_path):
     assert sum(each["READ"].count for _, _, each in result.intervals if "READ" in each) == 400
 
 
-def test_hdr_without_its_package_names_it(result, tmp_path, monkeypatch):
+def test_the_error_of_hdr_without_its_package_names_it(result, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "hdrh.histogram", None)
     with pytest.raises(InvalidArgument, match="pip install hdrhistogram"):
         write_hdr(result, str(tmp_path))
 
 
-def test_an_emulated_network_is_printed_as_such(result):
+def test_an_emulated_network_is_labelled_in_the_text(result):
     from dataclasses import replace
 
     emulated = replace(result, emulated="rtt=2us")
@@ -190,7 +204,7 @@ def test_an_emulated_network_is_printed_as_such(result):
     assert "emulated" not in text(result.rows())
 
 
-def test_status_lines_are_ycsbs(capsys):
+def test_status_lines_are_those_of_ycsb(capsys):
     measured("c", database="inproc", operationcount=100, status="true", label="mine")
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("mine 20")
@@ -200,7 +214,7 @@ def test_status_lines_are_ycsbs(capsys):
     assert "99.99=" in line
 
 
-def test_the_progress_line_moves_and_goes_away():
+def test_the_progress_line_is_updated_and_removed():
     out = io.StringIO()
     status = Status([], 100, progress=True, what="run dict", out=out)
     status._shown_at -= 1
@@ -213,8 +227,12 @@ def test_the_progress_line_moves_and_goes_away():
 
 def test_remaining_time_has_two_units():
     assert [remaining(s) for s in (0, 1, 59.5, 3725, 90_000)] == [
-        "0 seconds", "1 second", "1 minute", "1 hour 2 minutes", "1 day 1 hour",
-    ]  # fmt: skip
+        "0 seconds",
+        "1 second",
+        "1 minute",
+        "1 hour 2 minutes",
+        "1 day 1 hour",
+    ]
 
 
 def test_a_picture_is_drawn(result, tmp_path, drawing):
@@ -226,7 +244,7 @@ def test_a_picture_is_drawn(result, tmp_path, drawing):
         plot_result(result, tmp_path / "result.nonsense")
 
 
-def test_a_picture_without_matplotlib_names_it(result, tmp_path, monkeypatch):
+def test_the_error_of_a_picture_without_matplotlib_names_it(result, tmp_path, monkeypatch):
     from bench.plot import plot_result
 
     monkeypatch.setitem(sys.modules, "matplotlib", None)

@@ -1,9 +1,10 @@
-"""This package's store, through the loop in C and through its Python client."""
+"""This package's store under the workloads, through the loop in C and through its Python client."""
 
 import threading
 import time
 
 import pytest
+from polling import until
 
 import rfp
 from bench import phases
@@ -33,7 +34,7 @@ def properties(*names, **given):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("window", [1, 40])
 @pytest.mark.parametrize("letter", "adf")
-def test_the_loop_in_c_runs_workloads_and_verifies_what_it_reads(letter, window, workers):
+def test_the_loop_in_c_runs_workloads_and_verifies_its_reads(letter, window, workers):
     p = properties(letter, rfp__window=window, rfp__workers=workers, threadcount=2)
     with open_database("rfp", p, private=True) as database:
         assert database.native
@@ -45,13 +46,13 @@ def test_the_loop_in_c_runs_workloads_and_verifies_what_it_reads(letter, window,
 
 
 @pytest.mark.parametrize("mode", ["fetch", "reply"])
-def test_both_ways_of_getting_results_are_driven(mode):
+def test_fetch_mode_and_reply_mode_are_used_as_configured(mode):
     p = properties("a", rfp__mode=mode, rfp__window=8)
     with open_database("rfp", p, private=True) as database:
         phases.load(database, p)
         connection = database.connect()
         tally = Tally()
-        before = connection.counters["reads"]  # of calibrating
+        before = connection.counters["reads"]  # READs of the calibration
         run(connection, Stream(Workload(p)), tally, StopFlag(), operations=500, window=8)
         assert tally.operations == 500
         counters = connection.counters
@@ -70,11 +71,11 @@ def test_the_python_client_is_measured_by_name_and_by_property():
             phases.load(database, p)
             result = phases.run(database, p)
             client = database.connect()
-            client.delete(b"nobody")
+            client.delete(b"absent")
         assert set(result.metric("VERIFY").returns) == {"OK"}
 
 
-def test_what_one_driver_loads_the_other_reads():
+def test_each_driver_reads_the_records_that_the_other_one_loads():
     p = properties("c", operationcount=300)
     with rfp.Server("16MiB") as server:
         given = {"rfp__address": server.address}
@@ -85,7 +86,7 @@ def test_what_one_driver_loads_the_other_reads():
 
 
 @pytest.mark.parametrize("mode", ["fetch", "reply"])
-def test_the_results_say_what_a_call_costs(mode):
+def test_the_results_have_the_verbs_per_call(mode):
     p = properties("c", operationcount=300, rfp__mode=mode)
     with open_database("rfp", p, private=True) as database:
         phases.load(database, p)
@@ -96,9 +97,8 @@ def test_the_results_say_what_a_call_costs(mode):
                 if metric == "VERBS"
             }
             assert rows["CallsPerOperation"] == 1
-            assert (
-                1 <= rows["WritesPerOperation"] <= 2
-            )  # the request, and WAIT where the client goes to sleep
+            # The request, and WAIT if the client goes to sleep.
+            assert 1 <= rows["WritesPerOperation"] <= 2
             assert (
                 (rows["ReadsPerOperation"] >= 1)
                 if mode == "fetch"
@@ -106,12 +106,12 @@ def test_the_results_say_what_a_call_costs(mode):
             )
 
 
-def test_without_a_server_there_is_an_error_that_says_so(tmp_path):
+def test_a_missing_server_is_a_failed_connection(tmp_path):
     with pytest.raises(ConnectionFailed):
-        open_database("rfp", properties("c", rfp__address=f"shm://{tmp_path}/nobody"))
+        open_database("rfp", properties("c", rfp__address=f"shm://{tmp_path}/absent"))
 
 
-def test_records_that_do_not_fit_a_slot_are_refused_with_the_way_out():
+def test_records_that_do_not_fit_into_a_slot_are_refused_with_a_hint():
     p = properties("c", fieldlength=4000)
     with (
         open_database("rfp", p, private=True) as database,
@@ -124,7 +124,7 @@ def test_records_that_do_not_fit_a_slot_are_refused_with_the_way_out():
         assert phases.run(database, python).metric("VERIFY").returns == {"OK": 10}
 
 
-def test_a_large_value_of_another_program_is_counted_not_read():
+def test_a_large_value_of_another_program_is_counted_as_unexpected():
     p = properties("c", recordcount=1, dataintegrity="false")
     with rfp.Server("16MiB") as server, rfp.connect(server.address) as kv:
         kv.put(Stream(Workload(p)).draw()[1], bytes(100_000))
@@ -134,7 +134,7 @@ def test_a_large_value_of_another_program_is_counted_not_read():
         assert kv.ping() > 0
 
 
-def test_a_server_that_goes_away_ends_the_run_at_once():
+def test_a_server_that_closes_ends_the_run_at_once():
     p = properties("a", operationcount=0, maxexecutiontime=30, rfp__window=4)
     server = rfp.Server("16MiB")
     with open_database("rfp", p.with_(rfp__address=server.address)) as database:
@@ -147,7 +147,7 @@ def test_a_server_that_goes_away_ends_the_run_at_once():
     server.close()
 
 
-def test_connections_may_be_closed_twice_and_leave_their_channel_to_the_next():
+def test_connections_may_be_closed_twice_and_leave_their_channel_to_the_next_one():
     with rfp.Server("16MiB") as server, rfp.connect(server.address) as kv:
         first = StoreConnection(kv, 100)
         first.close()
@@ -157,7 +157,7 @@ def test_connections_may_be_closed_twice_and_leave_their_channel_to_the_next():
         assert len(kv.connection.channels) == 1
 
 
-def test_a_closed_handle_drives_nothing():
+def test_a_connection_of_a_closed_handle_raises_closed():
     with rfp.Server("16MiB") as server:
         kv = rfp.connect(server.address)
         kv.close()
@@ -170,17 +170,17 @@ def test_a_handle_that_is_closed_during_a_run_ends_it():
     with rfp.Server("16MiB") as server:
         kv = rfp.connect(server.address)
         connection = StoreConnection(kv, record_size(p))
-        errors = []
+        tally, errors = Tally(), []
 
         def work():
             try:
-                run(connection, Stream(Workload(p)), Tally(), StopFlag(), operations=0, window=1)
+                run(connection, Stream(Workload(p)), tally, StopFlag(), operations=0, window=1)
             except RfpError as error:
                 errors.append(error)
 
         thread = threading.Thread(target=work)
         thread.start()
-        time.sleep(0.05)
+        until(lambda: tally.operations)
         kv.close()
         thread.join(5)
         assert not thread.is_alive()
@@ -197,6 +197,6 @@ def test_an_emulated_network_is_labelled_and_slows_every_operation():
     assert result.metric("READ").done.minimum > 100_000
 
 
-def test_bypass_is_for_the_python_client():
+def test_bypass_is_refused_by_the_loop_in_c():
     with pytest.raises(InvalidArgument, match=r"rfp\.api=python"):
         open_database("rfp", properties("c", rfp__mode="bypass"), private=True)

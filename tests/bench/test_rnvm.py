@@ -1,4 +1,4 @@
-"""This package's persistent mappings under the workloads: embedded, from a pool's file, and served."""
+"""This package's persistent mappings under the workloads: embedded, in a file, and served."""
 
 import os
 from pathlib import Path
@@ -21,7 +21,7 @@ FEW = ("recordcount=60", "operationcount=200", "fieldcount=2", "fieldlength=20",
 @pytest.mark.parametrize("batch", [1, 7])
 @pytest.mark.parametrize("workload", ["a", "b", "c", "d", "f"])
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_a_mapping_serves_the_workloads_and_leaves_nothing_behind(name, workload, batch):
+def test_a_mapping_serves_the_workloads_and_leaves_no_files(name, workload, batch):
     p = read([workload], [*FEW, "dataintegrity=true", f"rnvm.batch={batch}"])
     with open_database(name, p, private=True) as database:
         loaded = phases.load(database, p)
@@ -63,7 +63,7 @@ def test_the_hash_table_refuses_scans():
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_what_was_loaded_into_a_pools_file_is_there_for_the_run(name, tmp_path):
+def test_the_records_loaded_into_a_pools_file_are_read_by_the_run(name, tmp_path):
     p = read(["c"], [*FEW, "dataintegrity=true", f"rnvm.pool={tmp_path / 'pool'}"])
     with open_database(name, p) as database:
         phases.load(database, p)
@@ -72,7 +72,7 @@ def test_what_was_loaded_into_a_pools_file_is_there_for_the_run(name, tmp_path):
     assert result.metric("VERIFY").returns == {"OK": 200}
 
 
-def test_two_temporary_pools_stand_in_one_folder(tmp_path):
+def test_two_temporary_pools_may_be_in_one_folder(tmp_path):
     p = read(["a"], [*FEW, f"rnvm.pool={tmp_path}"])
     with (
         open_database("rnvm-bptree", p, private=True) as one,
@@ -91,7 +91,7 @@ def test_load_and_run_without_a_pool_are_refused():
         open_database("rnvm-bptree", read(["a"], []))
 
 
-def test_a_back_end_that_is_served_is_used_with_what_was_asked_for():
+def test_a_served_back_end_is_used_with_the_configured_options():
     path = os.path.join(os.environ["TESTS_MEMORY"], "ycsb.pool")
     with rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend:
         p = read(
@@ -113,7 +113,7 @@ def test_a_back_end_that_is_served_is_used_with_what_was_asked_for():
     os.unlink(path)
 
 
-def test_an_emulated_network_is_named():
+def test_an_emulated_network_is_labelled():
     path = os.path.join(os.environ["TESTS_MEMORY"], "emulated.pool")
     with rnvm.Backend(
         path, size="8MiB", assume_persistent=True, address=f"{addresses.unique()}?rtt=2us"
@@ -126,12 +126,13 @@ def test_an_emulated_network_is_named():
 
 
 @pytest.mark.parametrize("name", MAPPINGS)
-def test_the_command_benchmarks_a_mapping_beside_others(name, tmp_path):
+def test_the_command_compares_a_mapping_with_other_databases(name, tmp_path):
     few = ["-p", "recordcount=50", "-p", "operationcount=100", "-p", "rnvm.size=8MiB"]
     done = CliRunner().invoke(cli.main, ["bench", name, "-P", "a", *few])
     assert done.exit_code == 0, done.output
     assert "[READ], Return=OK" in done.output
-    done = CliRunner().invoke(cli.main, ["compare", name, f"{name},rnvm.batch=10", "dict", "-w", "a", "--rounds", "1",
-                                         "--seconds", "0.05", *few])  # fmt: skip
+    databases = [name, f"{name},rnvm.batch=10", "dict"]
+    options = ["-w", "a", "--rounds", "1", "--seconds", "0.05", *few]
+    done = CliRunner().invoke(cli.main, ["compare", *databases, *options])
     assert done.exit_code == 0, done.output
     assert f"{name},rnvm.batch=10" in done.output

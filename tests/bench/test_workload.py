@@ -1,4 +1,4 @@
-"""What is drawn from a workload, and the records that it writes."""
+"""The operations drawn from a workload, and the records that it writes."""
 
 import struct
 import threading
@@ -35,7 +35,7 @@ def fields_of(record):
 
 
 @pytest.mark.parametrize("letter", "abcdf")
-def test_the_mix_of_operations_is_the_workloads(letter):
+def test_the_mix_of_operations_is_that_of_the_workload(letter):
     mixed = workload(letter, recordcount=100)
     stream = Stream(mixed)
     kinds = Counter(stream.draw()[0] for _ in range(20_000))
@@ -51,7 +51,7 @@ def test_proportions_need_not_add_up_to_one():
     assert 0.03 < kinds[UPDATE] / 5000 < 0.07
 
 
-def test_loading_inserts_every_record_once_in_all_threads_together():
+def test_the_threads_of_a_load_together_insert_every_record_once():
     loading = workload(loading=True, recordcount=1000, insertstart=100, insertcount=300)
     assert loading.operations == 300
     streams = [Stream(loading, thread) for thread in range(3)]
@@ -60,7 +60,7 @@ def test_loading_inserts_every_record_once_in_all_threads_together():
     assert all(kind == INSERT and key == key_name(number) for kind, key, _, number in drawn)
 
 
-def test_a_run_inserts_after_the_records_and_reads_what_was_acknowledged():
+def test_a_run_inserts_after_the_records_and_reads_acknowledged_inserts():
     running = workload("d", recordcount=50)
     stream = Stream(running)
     inserted = []
@@ -73,7 +73,7 @@ def test_a_run_inserts_after_the_records_and_reads_what_was_acknowledged():
     assert inserted == list(range(50, 50 + len(inserted)))
     for number in reversed(inserted[1:]):
         stream.acknowledge(number)
-    assert running.records == 50  # the first is still missing
+    assert running.records == 50  # the first insert is not acknowledged
     stream.acknowledge(50)
     assert running.records == 50 + len(inserted)
     assert max(stream.draw()[3] for _ in range(1000)) > 50
@@ -81,7 +81,7 @@ def test_a_run_inserts_after_the_records_and_reads_what_was_acknowledged():
 
 @settings(max_examples=50, deadline=None)
 @given(st.permutations(list(range(12))))
-def test_acknowledgements_in_any_order_make_a_gapless_prefix(order):
+def test_acknowledgements_in_any_order_count_up_to_the_first_gap(order):
     running = workload("d", recordcount=5)
     stream = Stream(running)
     seen = set()
@@ -92,7 +92,7 @@ def test_acknowledgements_in_any_order_make_a_gapless_prefix(order):
         assert running.records == 5 + prefix
 
 
-def test_threads_that_acknowledge_together_lose_no_record():
+def test_concurrent_acknowledgements_lose_no_record():
     running = workload("d", recordcount=1)
     numbers = list(range(1, 20_001))
 
@@ -109,26 +109,26 @@ def test_threads_that_acknowledge_together_lose_no_record():
     assert running.records == 20_001
 
 
-def test_an_acknowledgement_too_far_ahead_is_not_taken_for_another_record():
+def test_an_acknowledgement_beyond_the_window_does_not_count_for_another_record():
     running = workload("d", recordcount=10)
     Stream(running).acknowledge(10 + (1 << 20))
     assert running.records == 10
 
 
-def test_a_record_of_many_fields_is_their_lengths_and_bytes():
+def test_a_record_of_many_fields_has_their_lengths_and_bytes():
     stream = Stream(workload(fieldcount=3, fieldlength=20))
     record = stream.record(7)
     assert [len(field) for field in fields_of(record)] == [20, 20, 20]
     assert stream.record(7) != record  # random, unless dataintegrity
 
 
-def test_a_record_of_one_field_is_its_bytes_alone():
+def test_a_record_of_one_field_has_only_its_bytes():
     assert len(Stream(workload(fieldcount=1, fieldlength=32)).record(7)) == 32
     assert Stream(workload(fieldcount=1, fieldlength=0)).record(7) == b""
 
 
 @pytest.mark.parametrize("law", ["uniform", "zipfian"])
-def test_field_lengths_follow_their_law(law):
+def test_field_lengths_follow_their_distribution(law):
     stream = Stream(
         workload(fieldcount=1, fieldlength=9, minfieldlength=4, fieldlengthdistribution=law)
     )
@@ -140,7 +140,7 @@ def test_field_lengths_follow_their_law(law):
         assert lengths[4] > 1.7 * lengths[5] > 2 * lengths[7]
 
 
-def test_replacing_a_field_leaves_the_others():
+def test_replacing_a_field_keeps_the_others():
     stream = Stream(workload(fieldcount=4, fieldlength=12))
     old = stream.record(3)
     new = stream.replace(old, 3, 2)
@@ -151,7 +151,7 @@ def test_replacing_a_field_leaves_the_others():
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=80))
-def test_what_is_no_record_is_not_changed(data):
+def test_bytes_that_are_no_record_are_not_changed(data):
     stream = Stream(workload(fieldcount=3, fieldlength=10))
     try:
         fields = fields_of(data)
@@ -161,7 +161,7 @@ def test_what_is_no_record_is_not_changed(data):
     assert (stream.replace(data, 1, 0) is not None) == valid
 
 
-def test_verifiable_records_follow_from_their_number_alone():
+def test_verifiable_records_depend_only_on_their_number():
     p = Properties({"dataintegrity": "true", "fieldcount": "3", "fieldlength": "21"})
     a, b = Stream(Workload(p)), Stream(Workload(p.with_(rfp__seed=99)))
     record = a.record(5)
@@ -171,7 +171,7 @@ def test_verifiable_records_follow_from_their_number_alone():
     assert a.replace(record, 5, 1) == record
 
 
-def test_any_change_of_a_byte_is_found():
+def test_a_change_of_any_byte_is_detected():
     stream = Stream(workload(dataintegrity="true", fieldcount=2, fieldlength=10))
     record = stream.record(1)
     for at in range(len(record)):
@@ -181,7 +181,7 @@ def test_any_change_of_a_byte_is_found():
     assert not stream.intact(b"", 1)
 
 
-def test_reading_one_field_verifies_only_that():
+def test_a_read_of_one_field_verifies_only_this_field():
     stream = Stream(
         workload(dataintegrity="true", fieldcount=2, fieldlength=10, readallfields="false")
     )
@@ -190,7 +190,7 @@ def test_reading_one_field_verifies_only_that():
     assert not stream.intact(damaged, 1, 1)
 
 
-def test_updates_change_one_field_unless_all_are_written():
+def test_updates_change_one_field_unless_writeallfields_is_set():
     kinds = {}
     for write_all in ("true", "false"):
         stream = Stream(
@@ -215,7 +215,7 @@ def test_requests_that_depend_on_inserts_are_not_drawn_ahead(given):
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("given", "reason"),
     [
         ({"recordcount": 10, "insertstart": 5, "insertcount": 6}, "insertstart"),
         ({"readproportion": 0, "updateproportion": 0}, "proportions"),
@@ -224,8 +224,8 @@ def test_requests_that_depend_on_inserts_are_not_drawn_ahead(given):
         ({"dataintegrity": "true", "fieldlengthdistribution": "uniform"}, "constant"),
     ],
 )
-def test_properties_that_do_not_fit_together_are_refused(given, why):
-    with pytest.raises(InvalidArgument, match=why):
+def test_contradictory_properties_are_refused(given, reason):
+    with pytest.raises(InvalidArgument, match=reason):
         workload(**given)
 
 
@@ -237,7 +237,7 @@ def test_properties_that_do_not_fit_together_are_refused(given, why):
         ({"maxscanlength": 100, "scanlengthdistribution": "zipfian"}, 1, 100, (15, 25)),
     ],
 )
-def test_scans_take_as_many_records_as_they_are_told(given, least, most, mean):
+def test_the_lengths_of_scans_follow_their_properties(given, least, most, mean):
     stream = Stream(workload("e", **given))
     drawn = [stream.draw() for _ in range(20_000)]
     lengths = [field for kind, _, field, _ in drawn if KINDS[kind] == "SCAN"]
@@ -247,5 +247,5 @@ def test_scans_take_as_many_records_as_they_are_told(given, least, most, mean):
     assert mean[0] <= sum(lengths) / len(lengths) <= mean[1]
 
 
-def test_kinds_have_ycsbs_names():
+def test_kinds_have_the_names_of_ycsb():
     assert KINDS == ("READ", "UPDATE", "INSERT", "READ-MODIFY-WRITE", "SCAN")

@@ -1,4 +1,4 @@
-"""Whatever goes wrong is one line on stderr and an exit status that says whose fault it was."""
+"""Every error is one line on stderr, with the exit status of its family."""
 
 import inspect
 
@@ -29,22 +29,22 @@ def failing(monkeypatch, error):
 def test_an_error_is_one_line_with_its_hint_and_the_status_of_its_family(
     monkeypatch, kind, command
 ):
-    failing(monkeypatch, kind("it happened", hint="do this"))
+    failing(monkeypatch, kind("the fault", hint="the hint"))
     result = CliRunner().invoke(main, command.split())
-    assert result.stderr == "rfp: it happened (do this)\n"
+    assert result.stderr == "rfp: the fault (the hint)\n"
     assert result.stdout == ""
     assert result.exit_code == (
         1 if issubclass(kind, ServerRefused) else 2 if issubclass(kind, CallerError) else 3
     )
 
 
-def test_ctrl_c_is_quiet(monkeypatch):
+def test_ctrl_c_ends_a_command_without_output(monkeypatch):
     failing(monkeypatch, KeyboardInterrupt())
     result = CliRunner().invoke(main, ["get", "k"])
     assert (result.exit_code, result.output) == (130, "")
 
 
-def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch):
+def test_an_internal_error_is_raised_with_its_traceback(monkeypatch):
     failing(monkeypatch, ZeroDivisionError())
     assert isinstance(CliRunner().invoke(main, ["get", "k"]).exception, ZeroDivisionError)
 
@@ -75,13 +75,13 @@ def test_a_mistake_of_ours_is_not_dressed_up(monkeypatch):
         (["tap"], "No such command 'tap'"),
     ],
 )
-def test_a_wrong_command_has_status_2_and_says_how_it_is_written(command, reason):
+def test_an_invalid_command_has_status_2_and_an_error_with_the_reason(command, reason):
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 2
     assert reason in " ".join(result.stderr.split())
 
 
-def test_every_command_teaches_by_example():
+def test_the_help_of_every_command_has_an_example():
     for name, command in main.commands.items():
         result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0

@@ -1,4 +1,4 @@
-"""The log of `rfp serve`, as an operator gets it on stderr."""
+"""The logs of `rfp serve` and `rnvm serve` on stderr."""
 
 import os
 import re
@@ -9,6 +9,7 @@ import python_programs
 
 import rfp
 import rnvm
+from rnvm import pools
 
 LINE = re.compile(
     r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} (DEBUG|INFO|WARNING|ERROR) (rfp|rnvm): .+"
@@ -16,7 +17,7 @@ LINE = re.compile(
 
 
 def served(address, level, use):
-    """The lines on stderr of a server that logs from this level on."""
+    """Run a server that logs from this level on, and return the lines on stderr."""
     arguments = [
         "-m",
         "rfp.cli",
@@ -41,7 +42,7 @@ def served(address, level, use):
     return lines
 
 
-def test_each_level_shows_what_it_says(private):
+def test_each_level_prints_only_its_messages_and_graver_ones(private):
     address = f"shm://{private}/s"
 
     def use():
@@ -54,9 +55,10 @@ def test_each_level_shows_what_it_says(private):
     assert any(f"process {os.getpid()}" in line and line.endswith(" connected") for line in lines)
 
 
-def test_a_stderr_that_nobody_reads_stops_nobody(private):
+def test_logging_to_an_unread_stderr_does_not_block(private):
     program = (
-        "import os, sys, time; from rfp.cli.log import log_to_stderr; from rfp.core.log import Log\n"
+        "import os, sys, time; from rfp.cli.log import log_to_stderr\n"
+        "from rfp.core.log import Log\n"
         "log_to_stderr('info'); log = Log('rfp', now=time.monotonic)\n"
         "import logging; handler, = logging.getLogger('rfp').handlers\n"
         "for i in range(200): logging.getLogger('rfp').info('%d %s', i, 2000 * 'x')\n"
@@ -75,7 +77,7 @@ def test_a_stderr_that_nobody_reads_stops_nobody(private):
 
 def test_a_back_end_logs_its_sessions(private):
     path = os.path.join(os.environ["TESTS_MEMORY"], "logged.pool")
-    rnvm.pools.create(path, "8MiB", assume_persistent=True)
+    pools.create(path, "8MiB", assume_persistent=True)
     try:
         arguments = [
             "-m",

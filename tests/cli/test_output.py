@@ -1,4 +1,4 @@
-"""Outputs that cannot be written, inputs that are not there: one line, and no status that means something else."""
+"""Outputs that cannot be written, missing inputs: a one-line error, with its own exit status."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ def run(server, *command, **streams):
         "incr n",
     ],
 )
-def test_a_full_disk_is_one_line_and_not_the_status_of_a_missing_key(server, command):
+def test_a_full_disk_is_a_one_line_error_without_the_status_of_a_missing_key(server, command):
     with open("/dev/full", "w") as full:
         done = run(server, *command.split(), stdout=full)
     assert done.returncode == 3
@@ -48,38 +48,38 @@ def test_a_full_disk_is_one_line_and_not_the_status_of_a_missing_key(server, com
 
 
 @pytest.mark.parametrize(
-    ("command", "key", "said"),
+    ("command", "key", "hint"),
     [
         ("put stored v", b"stored", "the value is stored"),
         ("incr sum", b"sum", "the amount is added"),
     ],
 )
-def test_a_change_that_has_happened_although_the_output_failed_is_said_to(
-    server, command, key, said
+def test_if_the_output_fails_the_error_states_that_the_change_has_happened(
+    server, command, key, hint
 ):
     with open("/dev/full", "w") as full:
         done = run(server, *command.split(), stdout=full)
-    assert done.stderr == f"rfp: cannot write the output: {NO_SPACE} ({said})\n"
+    assert done.stderr == f"rfp: cannot write the output: {NO_SPACE} ({hint})\n"
     with rfp.connect(server.address) as kv:
         assert kv.exists(key)
 
 
-def test_a_pipe_that_its_reader_closed_is_quiet(server):
-    ours, theirs = os.pipe()
-    os.close(ours)
-    done = run(server, "get", "small", stdout=theirs)
-    os.close(theirs)
+def test_a_pipe_that_its_reader_closed_causes_no_error_message(server):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run(server, "get", "small", stdout=writer)
+    os.close(writer)
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize(("stream", "command"), [("stdout", "get small"), ("stdin", "put k -")])
-def test_a_stream_that_is_closed_is_named(server, stream, command):
+def test_the_error_of_a_closed_stream_names_it(server, stream, command):
     descriptor = {"stdin": 0, "stdout": 1}[stream]
     done = run(server, *command.split(), preexec_fn=lambda: os.close(descriptor))
     assert (done.returncode, done.stderr) == (3, f"rfp: {stream} is closed\n")
 
 
-def test_a_server_whose_log_has_no_room_serves(private):
+def test_a_server_that_cannot_print_serves(private):
     address = f"shm://{private}/socket"
     with (
         open("/dev/full", "w") as full,

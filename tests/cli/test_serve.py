@@ -1,4 +1,4 @@
-"""`rfp serve` as its users start, stop and kill it."""
+"""The start, the output and the end of `rfp serve`."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ def address(private):
 
 @contextlib.contextmanager
 def serving(*arguments, first="pass", **options):
-    """A server that has said where it is: the process, and what it said.  first: what the process does before."""
+    """Run a server; yield its process and output. first: code that the process executes before."""
     program = f"import signal; {first}; from rfp.cli import main; main(prog_name='rfp')"
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     process = python_programs.start(
@@ -27,12 +27,12 @@ def serving(*arguments, first="pass", **options):
     )
     with process:
         try:
-            said = b""
-            while b"Ctrl-C" not in said:
+            output = b""
+            while b"Ctrl-C" not in output:
                 line = process.stdout.readline()
                 assert line, process.stderr.read()
-                said += line
-            yield process, said.decode()
+                output += line
+            yield process, output.decode()
         finally:
             process.kill()
 
@@ -42,32 +42,27 @@ def command(*arguments, **options):
     return result.returncode, result.stdout.decode(), result.stderr.decode()
 
 
-def test_what_it_says_is_how_to_connect(address):
-    with serving("--address", address, "--workers", "2") as (process, said):
+def test_the_output_of_serve_has_the_calls_to_connect_with(address):
+    with serving("--address", address, "--workers", "2") as (process, output):
         assert (
-            f"serving at {address}  (process {process.pid}; 16MiB, 2 workers, eviction clock, idle adaptive)"
-            in said
+            f"serving at {address}  (process {process.pid}; 16MiB, 2 workers, eviction clock, "
+            "idle adaptive)" in output
         )
-        python = (
-            next(line for line in said.splitlines() if "from Python" in line)
-            .split(":", 1)[1]
-            .split("=", 1)[1]
-        )
-        with eval(python, {"rfp": rfp}) as kv:
+        lines = output.splitlines()
+        python = next(line for line in lines if "from Python" in line)
+        with eval(python.split(":", 1)[1].split("=", 1)[1], {"rfp": rfp}) as kv:
             kv.put(b"k", b"v")
-        shell = next(line for line in said.splitlines() if "from a shell" in line).split("rfp ", 1)[
-            1
-        ]
+        shell = next(line for line in lines if "from a shell" in line).split("rfp ", 1)[1]
         assert command(*shell.replace("'", "").split())[0] == 0
         assert command("get", "k", "--address", address) == (0, "v", "")
 
 
 def test_the_default_server_is_found_without_an_address(private):
     environment = {**python_programs.environment(), "XDG_RUNTIME_DIR": str(private)}
-    with serving(env=environment) as (process, said):
-        assert f"serving at shm://{private}/rfp/default" in said
-        assert "rfp.connect()" in said
-        assert "rfp ping\n" in said
+    with serving(env=environment) as (process, output):
+        assert f"serving at shm://{private}/rfp/default" in output
+        assert "rfp.connect()" in output
+        assert "rfp ping\n" in output
         assert command("put", "k", "v", env=environment)[0] == 0
         assert command("get", "k", env=environment) == (0, "v", "")
         process.terminate()
@@ -75,7 +70,7 @@ def test_the_default_server_is_found_without_an_address(private):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_signal_stops_it_cleanly_even_with_clients(address, private, number):
+def test_a_signal_stops_the_server_cleanly_even_with_clients(address, private, number):
     with serving("--address", address) as (process, _), rfp.connect(address, reconnect=False) as kv:
         kv.put(b"k", b"v")
         process.send_signal(number)
@@ -87,7 +82,7 @@ def test_a_signal_stops_it_cleanly_even_with_clients(address, private, number):
 
 
 def test_an_ignored_hangup_stays_ignored(address):
-    """As under nohup."""
+    """nohup starts programs in this way."""
     with serving("--address", address, first="signal.signal(signal.SIGHUP, signal.SIG_IGN)") as (
         process,
         _,
@@ -98,7 +93,7 @@ def test_an_ignored_hangup_stays_ignored(address):
         assert process.wait(10) == 0
 
 
-def test_a_second_signal_ends_it_at_once(address):
+def test_a_second_signal_ends_the_server_at_once(address):
     program = (
         "import sys, time, rfp; from rfp.cli import main\n"
         "rfp.Server.close = lambda self: (print('closing', flush=True), time.sleep(60))\n"
@@ -113,7 +108,7 @@ def test_a_second_signal_ends_it_at_once(address):
         assert process.wait(10) == 128 + signal.SIGTERM
 
 
-def test_a_signal_while_it_starts_stops_it(address):
+def test_a_signal_during_the_start_stops_the_server(address):
     program = (
         "import sys, time, rfp; from rfp.cli import main\n"
         "rfp.Server = lambda *a, **k: (print('starting', flush=True), time.sleep(60))\n"
@@ -125,7 +120,7 @@ def test_a_signal_while_it_starts_stops_it(address):
         assert process.wait(10) == 0
 
 
-def test_a_second_server_is_told_who_has_the_address(address):
+def test_the_error_of_a_second_server_names_the_process_of_the_first(address):
     with serving("--address", address) as (process, _):
         status, out, err = command("serve", "--address", address)
         assert (status, out) == (3, "")
@@ -135,7 +130,7 @@ def test_a_second_server_is_told_who_has_the_address(address):
         assert command("ping", "--address", address)[0] == 0
 
 
-def test_a_killed_server_is_an_error_at_its_clients_and_no_obstacle_to_the_next(address):
+def test_a_killed_server_is_an_error_for_clients_and_the_next_server_starts(address):
     with serving("--address", address) as (process, _):
         assert command("put", "k", "v", "--address", address)[0] == 0
         process.kill()
@@ -147,7 +142,7 @@ def test_a_killed_server_is_an_error_at_its_clients_and_no_obstacle_to_the_next(
         assert command("get", "k", "--address", address) == (1, "", "rfp: 'k' has no value\n")
 
 
-def test_without_a_server_a_command_says_how_to_start_one(address):
+def test_the_hint_of_a_command_without_a_server_is_to_start_one(address):
     status, out, err = command("ping", "--address", address)
     assert (status, out) == (3, "")
     assert (
@@ -155,7 +150,7 @@ def test_without_a_server_a_command_says_how_to_start_one(address):
     )
 
 
-def test_without_the_default_server_a_command_says_how_to_start_it(private):
+def test_the_hint_of_a_command_without_the_default_server_is_to_start_it(private):
     environment = {**python_programs.environment(), "XDG_RUNTIME_DIR": str(private)}
     status, _, err = command("ping", env=environment)
     assert (status, err) == (
@@ -164,7 +159,7 @@ def test_without_the_default_server_a_command_says_how_to_start_it(private):
     )
 
 
-def test_a_stopped_server_is_a_deadline_missed(address):
+def test_a_command_to_a_stopped_server_times_out(address):
     with serving("--address", address) as (process, _):
         process.send_signal(signal.SIGSTOP)
         status, out, err = command("get", "k", "--address", address, "--timeout", "200ms")
@@ -180,13 +175,13 @@ def test_a_stopped_server_is_a_deadline_missed(address):
         ("--memory 1GiB --quota 0.5B", "not a whole number"),
     ],
 )
-def test_a_server_that_cannot_be_is_refused(arguments, reason):
+def test_a_server_with_invalid_options_is_refused(arguments, reason):
     status, out, err = command("serve", *arguments.split())
     assert (status, out) == (2, "")
     assert reason in " ".join(err.split())
 
 
-def test_eviction_none_refuses_when_memory_is_full(address):
+def test_with_eviction_none_a_put_into_full_memory_is_refused(address):
     with serving("--address", address, "--eviction", "none", "--memory", "2MiB"):
         with rfp.connect(address) as kv, contextlib.suppress(rfp.errors.OutOfMemory):
             for i in range(10_000):

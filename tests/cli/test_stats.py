@@ -1,4 +1,4 @@
-"""`rfp stats` and `rfp top` show what happened."""
+"""`rfp stats` and `rfp top` print the server's counters and rates."""
 
 import json
 import os
@@ -33,7 +33,7 @@ def command(server, *arguments):
     return result.stdout
 
 
-def test_stats_are_what_was_done(server):
+def test_stats_count_the_calls(server):
     text = command(server, "stats")
     assert re.search(r"^gets +150$", text, re.M)
     assert re.search(r"^puts +100$", text, re.M)
@@ -44,14 +44,14 @@ def test_stats_are_what_was_done(server):
     assert "16MiB, eviction clock, 2 workers, 2 clients" in text
 
 
-def test_stats_for_programs_are_json(server):
+def test_stats_with_json_are_one_json_object(server):
     figures = json.loads(command(server, "stats", "--json"))
     assert (figures["gets"], figures["hits"], figures["records"]) == (150, 100, 100)
     assert len(figures["partitions"]) == len(figures["server"]["workers"]) == 2
     assert {client["pid"] for client in figures["server"]["clients"]} == {os.getpid()}
 
 
-def test_top_without_a_terminal_is_one_table(server):
+def test_top_without_a_terminal_prints_one_table(server):
     text = command(server, "top", "--interval", "50ms")
     assert "\x1b" not in text
     assert text.count("hit rate") == 1
@@ -61,20 +61,21 @@ def test_top_without_a_terminal_is_one_table(server):
 
 
 def test_top_on_a_terminal_redraws_until_ctrl_c(server):
-    ours, theirs = pty.openpty()
+    master, terminal = pty.openpty()
     arguments = ("-m", "rfp.cli", "top", "--interval", "50ms", "--address", server.address)
-    with python_programs.start(*arguments, stdin=theirs, stdout=theirs, stderr=theirs) as process:
-        os.close(theirs)
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), terminal)
+    with python_programs.start(*arguments, **streams) as process:
+        os.close(terminal)
         try:
-            seen = read_until(ours, lambda text: text.count(b"hit rate") >= 3)
+            seen = read_until(master, lambda text: text.count(b"hit rate") >= 3)
             process.send_signal(signal.SIGINT)
-            seen += read_until(ours, lambda text: b"\x1b[?1049l" in text)
+            seen += read_until(master, lambda text: b"\x1b[?1049l" in text)
             assert process.wait(10) == 0
         finally:
             process.kill()
-            os.close(ours)
-    assert seen.startswith(b"\x1b[?1049h\x1b[?25l")  # another screen, no cursor
-    assert seen.endswith(b"\x1b[?25h\x1b[?1049l")  # and back
+            os.close(master)
+    assert seen.startswith(b"\x1b[?1049h\x1b[?25l")  # to the alternate screen, without a cursor
+    assert seen.endswith(b"\x1b[?25h\x1b[?1049l")  # back to the normal screen
     assert b"Traceback" not in seen
 
 
@@ -86,14 +87,21 @@ def read_until(fd, enough):
     return data
 
 
-# The picture, from figures of our own
+# The table of `rfp top`, from given figures
 
 
 def sample(at, pid=1, busy=0.0, served=0, clients=(), **counters):
     partition = {**dict.fromkeys(COUNTERS, 0), "bytes_total": 1 << 20, **counters}
     worker = {"turns": 0, "served": served, "busy": busy, "sleeps": 0, "wakes": 0, "rings": 0}
-    server = {"address": "shm:///x", "pid": pid, "uptime": 10.0, "memory": 1 << 20, "eviction": "clock", "workers": [worker],
-              "clients": list(clients)}  # fmt: skip
+    server = {
+        "address": "shm:///x",
+        "pid": pid,
+        "uptime": 10.0,
+        "memory": 1 << 20,
+        "eviction": "clock",
+        "workers": [worker],
+        "clients": list(clients),
+    }
     return Sample(at, {**partition, "partitions": [partition], "client": {}, "server": server})
 
 
@@ -123,16 +131,16 @@ def test_after_a_restart_rates_start_from_zero():
     rate = Rates(
         sample(10.0, pid=1, gets=10**9, busy=100.0), sample(11.0, pid=2, gets=50, busy=1.0)
     )
-    assert rate("gets") == 5  # 50 in the 10 s since it came up
+    assert rate("gets") == 5  # 50 in the 10 s since the server started
     assert rate.workers()[0][1] == "10.0 %"
 
 
-def test_a_client_has_a_line():
+def test_each_client_has_a_line():
     client = {"pid": 4711, "name": "job", "threads": 3, "since": time.time() - 61}
     assert re.search(
         r"^job +4711 +3 +0:01:01$", "\n".join(render(sample(0), sample(1, clients=[client]))), re.M
     )
 
 
-def test_a_picture_of_nothing_can_be_drawn():
+def test_a_table_without_any_calls_is_rendered():
     assert "-" in "\n".join(render(sample(0), sample(0)))

@@ -5,14 +5,26 @@ from rfp.cli.text import bar, clock, grouped, plural, share, short, size, table
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(0, "0"), (7.4, "7"), (999, "999"), (999.6, "1.00k"), (1234, "1.23k"), (12_345, "12.3k"), (123_456, "123k"),
-     (999_600, "1.00M"), (1_234_567, "1.23M"), (9_996, "10.0k"), (99_960, "100k"), (2.5e9, "2.50G")],
-)  # fmt: skip
+    [
+        (0, "0"),
+        (7.4, "7"),
+        (999, "999"),
+        (999.6, "1.00k"),
+        (1234, "1.23k"),
+        (12_345, "12.3k"),
+        (123_456, "123k"),
+        (999_600, "1.00M"),
+        (1_234_567, "1.23M"),
+        (9_996, "10.0k"),
+        (99_960, "100k"),
+        (2.5e9, "2.50G"),
+    ],
+)
 def test_a_rate_has_three_digits(number, text):
     assert short(number) == text
 
 
-def test_sizes_times_shares_and_counts_read_well():
+def test_sizes_times_shares_and_counts_have_their_format():
     assert [size(n) for n in (0, 1023, 1536, 5 << 20, 3 << 30)] == [
         "0 B",
         "1023 B",
@@ -31,7 +43,7 @@ def test_sizes_times_shares_and_counts_read_well():
     assert [plural(n, "worker") for n in (0, 1, 2)] == ["0 workers", "1 worker", "2 workers"]
 
 
-def test_a_bar_is_as_full_as_what_it_shows():
+def test_a_bar_is_filled_in_proportion_to_its_value():
     assert [bar(n, 4, 4) for n in (0, 1, 4, 9)] == ["[----]", "[#---]", "[####]", "[####]"]
     assert bar(1, 0, 4) == "[----]"
 

@@ -1,4 +1,4 @@
-"""RFP_ASSERT: fatal in the builds that developers make, nothing in the one that users get."""
+"""RFP_ASSERT ends the process in debug and sanitizer builds, and is nothing in release builds."""
 
 import signal
 
@@ -26,5 +26,5 @@ def test_a_false_assertion_ends_the_process_with_its_file_and_line_and_a_release
         assert (ended.returncode, ended.stdout) == (0, b"went on\n")
 
 
-def test_a_true_assertion_does_nothing():
+def test_a_true_assertion_has_no_effect():
     assertions.require_positive(1)

@@ -1,4 +1,4 @@
-"""CRC32C: right for every length, and computed by the processor where it has the instruction."""
+"""CRC32C is correct for every length, and is computed with the processor's instruction if any."""
 
 import platform
 import re
@@ -10,7 +10,7 @@ import pytest
 from rfp.testing.ring_harness import checksum, checksum_method
 
 
-def test_the_check_value_of_the_standard():
+def test_the_checksum_of_the_standards_example_is_correct():
     assert checksum(b"123456789") == 0xE3069283
     assert checksum(b"") == 0
 
@@ -18,21 +18,21 @@ def test_the_check_value_of_the_standard():
 @pytest.mark.parametrize(
     "length", [*range(70), 511, 512, 513, 1535, 1536, 1537, 3071, 3072, 3080, 4096, 65537]
 )
-def test_every_length_gives_what_another_implementation_does(length, rng):
+def test_the_checksum_of_every_length_equals_that_of_the_crc32c_package(length, rng):
     data = rng.randbytes(length)
     assert checksum(data) == crc32c.crc32c(data)
     assert checksum(data, 0x12345678) == crc32c.crc32c(data, 0x12345678)
 
 
-def test_a_sum_goes_on_where_another_ended(rng):
+def test_a_checksum_continues_that_of_the_bytes_before(rng):
     data = rng.randbytes(5000)
     for _ in range(50):
         cut = rng.randrange(len(data) + 1)
         assert checksum(data[cut:], checksum(data[:cut])) == crc32c.crc32c(data)
 
 
-def test_the_processors_instruction_is_used_where_there_is_one():
-    """The table is some 200 times slower: a build that falls back to it works, and nobody would notice why it is slow."""
+def test_the_processors_instruction_is_used_if_there_is_one():
+    """A build that falls back to the table works, only some 200 times slower than the others."""
     cpu = Path("/proc/cpuinfo").read_text()
     features = set(re.search(r"^(?:flags|Features)\s*: (.*)$", cpu, re.M)[1].split())
     if platform.machine() == "x86_64":

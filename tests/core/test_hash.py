@@ -1,4 +1,4 @@
-"""The vendored hash gives what the xxhash package gives."""
+"""The vendored hash equals that of the xxhash package."""
 
 import pytest
 import xxhash

@@ -1,4 +1,4 @@
-"""The loggers "rfp" and "rnvm": who is kept from flooding them, and what is printed of what a peer sent."""
+"""The loggers "rfp" and "rnvm": rate limits of messages, and escaped text of peers."""
 
 import logging
 
@@ -25,14 +25,14 @@ def test_messages_of_a_kind_are_limited_and_counted(caplog):
         "refused client 1",
     ]
     caplog.clear()
-    now[0] += 3600  # nobody saves up more than a burst
+    now[0] += 3600  # after any time, at most one burst is allowed
     for i in range(BURST + 1):
         log.warning("refused client %d", i)
     assert len(caplog.records) == BURST
     assert caplog.messages[0] == "refused client 0 (3 like this were suppressed)"
 
 
-def test_a_level_that_is_not_logged_uses_nothing_up(caplog):
+def test_messages_below_the_level_do_not_count_towards_the_limit(caplog):
     log = Log("rfp.test", now=lambda: 0.0)
     for _ in range(2 * BURST):
         log.info("client %d", 1)
@@ -41,7 +41,7 @@ def test_a_level_that_is_not_logged_uses_nothing_up(caplog):
     assert caplog.messages == ["client 2"]
 
 
-def test_arguments_are_one_printable_line_and_no_objects(caplog):
+def test_arguments_are_logged_as_one_printable_line_and_not_as_objects(caplog):
     class Thing:
         def __str__(self):
             return "thing\nWARNING forged\x1b[2J\udce9" + 4000 * "x"
@@ -77,7 +77,7 @@ def test_a_handler_that_raises_does_not_end_the_thread_that_logs():
         logger.removeHandler(handler)
 
 
-def test_an_exception_comes_with_its_traceback(caplog):
+def test_an_exception_is_logged_with_its_traceback(caplog):
     try:
         raise KeyError("k")
     except KeyError:
@@ -86,8 +86,11 @@ def test_an_exception_comes_with_its_traceback(caplog):
 
 
 def test_a_client_does_not_import_logging(private):
-    program = "import sys, rfp, rfp.core.log; from rfp.core.at_exit import at_exit; print('logging' in sys.modules)"
-    # What the interpreter's start-up (site, the loader of an editable build) has imported is not the package's.
+    program = (
+        "import sys, rfp, rfp.core.log; from rfp.core.at_exit import at_exit\n"
+        "print('logging' in sys.modules)"
+    )
+    # The interpreter's start-up (site, the loader of an editable build) may have imported logging.
     before = python_programs.run("-c", "import sys; print('logging' in sys.modules)").stdout
     if before == b"False\n":
         assert python_programs.run("-c", program).stdout == b"False\n"

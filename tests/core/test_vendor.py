@@ -1,4 +1,4 @@
-"""The files in rfp/vendor have the origin that is written down, and declare what the system declares."""
+"""The files in rfp/vendor have the recorded origin, and the same declarations as the system's."""
 
 import hashlib
 import os
@@ -28,7 +28,7 @@ def compile_c(source: str, *options: str) -> subprocess.CompletedProcess[str]:
         "c",
         "-",
     ]
-    # ccache would leave files of its own behind.
+    # ccache would create files of its own, which the leak check would report.
     return subprocess.run(
         command,
         input=source,
@@ -38,7 +38,7 @@ def compile_c(source: str, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_every_vendored_file_is_the_one_whose_origin_is_written_down():
+def test_every_vendored_file_has_the_recorded_checksum():
     sums = dict(
         re.findall(r"^\| `(\S+)` .* `([0-9a-f]{64})` \|$", (VENDOR / "README.md").read_text(), re.M)
     )
@@ -60,18 +60,25 @@ def test_the_declarations_of_libibverbs_need_only_the_headers_of_the_c_library()
 
 
 @pytest.mark.skipif(not SYSTEM.exists(), reason="the headers of libibverbs are not installed")
-def test_the_system_declares_what_the_vendored_excerpt_declares():
-    """Its types give the asserted sizes, offsets and values, and its functions have the excerpt's prototypes."""
+def test_the_declarations_of_the_vendored_excerpt_equal_those_of_the_system():
+    """The sizes, offsets and values of types, and the prototypes of functions, are the same."""
     run = compile_c('#include <infiniband/verbs.h>\n#include "rfp/core/verbs_abi.h"\n')
     assert run.returncode == 0, run.stderr
 
 
 @pytest.mark.skipif(not SYSTEM.exists(), reason="the headers of libibverbs are not installed")
-@pytest.mark.parametrize(("old", "new"), [
-    ("rfp/core/verbs_abi.h", ("struct ibv_wc, status, 8", "struct ibv_wc, status, 12")),
-    ("rfp/core/verbs_abi.h", ("IBV_WC_WR_FLUSH_ERR, 5", "IBV_WC_WR_FLUSH_ERR, 6")),
-    ("rfp/vendor/ibverbs.h", ("int ibv_dealloc_pd(struct ibv_pd *pd)", "void ibv_dealloc_pd(struct ibv_pd *pd)")),
-], ids=["offset", "value", "prototype"])  # fmt: skip
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("rfp/core/verbs_abi.h", ("struct ibv_wc, status, 8", "struct ibv_wc, status, 12")),
+        ("rfp/core/verbs_abi.h", ("IBV_WC_WR_FLUSH_ERR, 5", "IBV_WC_WR_FLUSH_ERR, 6")),
+        (
+            "rfp/vendor/ibverbs.h",
+            ("int ibv_dealloc_pd(struct ibv_pd *pd)", "void ibv_dealloc_pd(struct ibv_pd *pd)"),
+        ),
+    ],
+    ids=["offset", "value", "prototype"],
+)
 def test_the_comparison_finds_a_difference(old, new, tmp_path):
     text = (ROOT / old).read_text()
     assert new[0] in text

@@ -1,4 +1,4 @@
-"""Searches one order of all steps of a history that agrees with every answer and with the times.
+"""Searches for one order of all steps of a history that agrees with all answers and all times.
 
 The search processes the history in order of time and keeps every possible configuration: a state of
 the model, and for each step in progress, how many of its calls have taken effect. When a step ends,
@@ -217,7 +217,7 @@ class _Search:
 
 
 def check(steps: Iterable[Step], model: Model, *, shown: int = 12) -> Verdict:
-    """Search one order; if there is none, the verdict names the first step without explanation."""
+    """Search for one order; if there is none, the verdict names the first unexplained step."""
     steps = sorted(steps, key=lambda step: step.begin)
     # Time; 0: a call begins, 1: a step ends, 2: a step is owed; number of the step; calls begun.
     events: list[tuple[int, int, int, int]] = []
