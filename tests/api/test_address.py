@@ -39,7 +39,7 @@ def test_a_relative_path_becomes_absolute(monkeypatch, tmp_path):
     assert parse("shm://~/cache").path == "/home/me/cache"
 
 
-def test_a_parsed_address_is_accepted_as_it_is():
+def test_a_parsed_address_is_returned_unchanged():
     found = parse("shm:///x")
     assert parse(found) is found
 

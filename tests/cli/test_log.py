@@ -42,7 +42,7 @@ def served(address, level, use):
     return lines
 
 
-def test_each_level_prints_only_its_messages_and_graver_ones(private):
+def test_each_level_prints_its_messages_and_more_severe_ones(private):
     address = f"shm://{private}/s"
 
     def use():

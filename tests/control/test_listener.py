@@ -42,7 +42,7 @@ def test_accept_ends_at_its_deadline(address):
         assert listener.accept(deadline_in(0.01)) is None
 
 
-def test_the_socket_and_its_directory_are_this_users_alone(private):
+def test_only_this_user_can_access_the_socket_and_its_directory(private):
     old = os.umask(0)
     try:
         address = parse(f"shm://{private}/made/deep/s")

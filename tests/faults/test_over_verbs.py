@@ -98,7 +98,7 @@ def address() -> str:
 # Calls
 
 
-def test_values_of_every_size_come_back_whole(each_mode: rfp.Client) -> None:
+def test_values_of_every_size_are_returned_whole(each_mode: rfp.Client) -> None:
     for size in (0, 1, 100, 2000, 2048, 5000, 300_000):
         value = pattern(size, size)
         version = each_mode.put(b"k", value)
@@ -463,7 +463,7 @@ def link() -> Iterator[Callable[[str], None]]:
     change("up")
 
 
-def test_calls_fail_while_the_link_is_down_and_work_when_it_is_up_again(
+def test_calls_fail_while_the_link_is_down_and_work_after_it_is_up_again(
     link: Callable[[str], None],
 ) -> None:
     with (
