@@ -26,7 +26,11 @@ First, Second = TypeVar("First"), TypeVar("Second")
 
 
 def at_once(first: Callable[[], First], second: Callable[[], Second]) -> tuple[First, Second]:
-    """Runs both in threads, each on a processor of its own where there are two: woken threads tend to move to their waker's."""
+    """Run both functions in threads and return both results.
+
+    Each thread has a CPU of its own if there are two: the scheduler tends to move a woken thread to
+    the CPU of its waker.
+    """
     cpus = sorted(os.sched_getaffinity(0))
 
     def on(cpu: int, function: Callable[[], First]) -> First:
@@ -39,7 +43,10 @@ def at_once(first: Callable[[], First], second: Callable[[], Second]) -> tuple[F
 
 
 class End(NamedTuple):
-    """One side of a connection: its fabric, its memory (line 0: its bell), the peer's, its channel and queue pair."""
+    """One side of a connection, with the peer's memory as `theirs`.
+
+    Line 0 of its memory is the word of its event channel.
+    """
 
     fabric: Fabric
     memory: Region
@@ -49,13 +56,13 @@ class End(NamedTuple):
 
 
 def attached(fabric: Fabric, region: Region) -> RemoteRegion:
-    """What is a region of ours to the peer, or to ourselves."""
+    """Return the remote region that a region of this process is to its peer, or to itself."""
     fd = region.fileno()
     return fabric.attach(region.descriptor(), os.dup(fd) if fd >= 0 else -1)
 
 
 def until(fact: Callable[[], object], seconds: float = 10.0) -> float:
-    """Waits until fact(); returns how long that took."""
+    """Wait until fact() is true; return how long that took."""
     began = time.monotonic()
     while not fact():
         assert time.monotonic() - began < seconds
@@ -64,14 +71,14 @@ def until(fact: Callable[[], object], seconds: float = 10.0) -> float:
 
 
 def completions(pair: QueuePair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
-    """The next n."""
+    """Return the next n completions."""
     done: list[tuple[int, int, int]] = []
 
-    def enough() -> bool:
+    def all_complete() -> bool:
         done.extend(pair.poll(min(64, n - len(done))))
         return len(done) == n
 
-    until(enough, seconds)
+    until(all_complete, seconds)
     return done
 
 
@@ -83,7 +90,11 @@ def connected(
     length: int = 16 * PAGE,
     bells: tuple[Region, EventChannel] | None = None,
 ) -> Iterator[tuple[End, End]]:
-    """Both ends of a connection, within this process.  bells: your event channel, if it is not in the memory made here."""
+    """Yield both ends of a connection within this process.
+
+    Args:
+        bells: The peer's region and event channel, if they are not in the memory made here.
+    """
     with contextlib.ExitStack() as stack:
         own = stack.enter_context
 

@@ -1,6 +1,9 @@
-"""The other process of the two-process tests: connects over the socket it was started with, then does what it is told.
+"""The other process of the two-process tests.
 
-Started as `python peer.py SOCKET-FD FABRIC`; the lines of its input are `VERB ARGUMENTS...`, each answered by one line.
+It connects over the socket that it was started with, then executes the commands of its input.
+
+Started as `python peer.py SOCKET-FD FABRIC`; each line of its input is `VERB ARGUMENTS...`, and it
+answers each with one line.
 """
 
 from __future__ import annotations
@@ -58,7 +61,7 @@ class Side:
             )
 
     def swap(self, rounds: int) -> None:
-        """Adds one, `rounds` times, by compare-and-swap."""
+        """Add one, `rounds` times, by compare-and-swap."""
         for _ in range(rounds):
             seen = -1
             while True:
@@ -86,7 +89,7 @@ class Side:
 
 
 class Peer(Side):
-    """Another process with its end of the connection."""
+    """Another process, with this process's end of the connection to it."""
 
     def __init__(self, fabric: Fabric, spec: str) -> None:
         ours, theirs = socket.socketpair()
@@ -121,7 +124,11 @@ class Peer(Side):
 def another_process(
     fabric: Fabric, spec: str = "rfp.fabric.shm.region:ShmFabric"
 ) -> Iterator[Peer]:
-    """spec: module:class of the other process's fabric."""
+    """Start a peer process and yield it.
+
+    Args:
+        spec: module:class of the other process's fabric.
+    """
     with contextlib.closing(Peer(fabric, spec)) as peer:
         yield peer
 

@@ -1,4 +1,7 @@
-"""The providers that a test is for.  `verbs` needs an RDMA device: tests/conftest.py leaves it out, by name, where there is none."""
+"""The providers that a test runs on.
+
+`verbs` needs an RDMA device: tests/conftest.py deselects it, by name, if there is none.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,6 @@ def verbs() -> Fabric:
 SPECS = {
     shm: "rfp.fabric.shm.region:ShmFabric",
     verbs: "rfp._verbs:VerbsFabric",
-}  # what a peer process is told
+}  # the argument of a peer process
 VERBS = pytest.param(verbs, marks=pytest.mark.verbs, id="verbs")
 SHM_AND_VERBS = [pytest.param(shm, id="shm"), VERBS]

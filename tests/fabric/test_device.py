@@ -1,4 +1,4 @@
-"""Which device, port and GID are chosen for a peer, why, and what is said when none can be."""
+"""Which device, port and GID are chosen for a peer, why, and the error if none can be chosen."""
 
 from __future__ import annotations
 
@@ -61,16 +61,17 @@ def test_the_gid_that_carries_the_address_which_routes_to_the_peer_is_chosen_roc
     assert f"RoCE v2; it has {source}, the address that routes to peer" in str(choice)
 
 
-def test_roce_v1_is_better_than_nothing(tmp_path):
+def test_roce_v1_is_chosen_if_there_is_no_other_gid(tmp_path):
     add_port(tmp_path, "old0", gids={0: ("10.0.0.1", V1, "eth0")})
     choice = choose(tmp_path)
     assert (choice.gid_index, choice.reason.partition(";")[0]) == (0, "RoCE v1")
 
 
-def test_an_address_that_no_device_has_is_an_error_that_names_those_they_have(root):
+def test_an_address_of_no_device_is_an_error_that_names_the_devices_addresses(root):
     with pytest.raises(
         FabricError,
-        match=r"no RDMA device has the address 192.0.2.1, which routes to peer .*10.0.0.1, 10.1.0.1",
+        match=r"no RDMA device has the address 192.0.2.1, "
+        r"which routes to peer .*10.0.0.1, 10.1.0.1",
     ):
         choose(root, source="192.0.2.1")
 
@@ -83,7 +84,7 @@ def test_a_port_that_is_down_is_not_chosen(root):
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "localhost"])
-def test_without_an_address_to_go_by_the_first_active_port_is_taken_with_the_gid_that_goes_farthest(
+def test_without_an_address_the_first_active_port_is_chosen_with_the_gid_of_the_widest_scope(
     root, host
 ):
     choice = choose(root, host, source=None)
@@ -91,7 +92,7 @@ def test_without_an_address_to_go_by_the_first_active_port_is_taken_with_the_gid
     assert "first active" in choice.reason
 
 
-def test_what_the_caller_insists_on_is_taken(root):
+def test_the_callers_device_port_and_gid_are_chosen(root):
     choice = choose(root, device="rxe0", gid_index=0)
     assert (choice.device, choice.gid_index, choice.gid) == ("rxe0", 0, LOCAL)
     assert "requested" in choice.reason
@@ -108,12 +109,14 @@ def test_what_the_caller_insists_on_is_taken(root):
         ({"device": "rxe0", "gid_index": 5}, "rxe0:1 has no GID 5.*0, 1, 2"),
     ],
 )
-def test_what_does_not_exist_is_refused_with_what_does(root, options, reason):
+def test_an_unknown_device_port_or_gid_is_refused_and_the_known_ones_are_named(
+    root, options, reason
+):
     with pytest.raises(InvalidArgument, match=reason):
         choose(root, **options)
 
 
-def test_a_machine_without_devices_says_so(tmp_path):
+def test_a_machine_without_devices_is_an_error(tmp_path):
     with pytest.raises(FabricError, match="there is no RDMA device.*rfp doctor"):
         choose(tmp_path)
 
@@ -128,20 +131,20 @@ def test_infiniband_is_found_beneath_the_interface_that_has_the_address(tmp_path
     assert "InfiniBand beneath 10.0.0.1" in choice.reason
 
 
-def test_iwarp_is_named_and_left_alone(tmp_path):
+def test_iwarp_is_named_and_not_chosen(tmp_path):
     add_port(tmp_path, "siw0", node="4: RNIC", gids={0: ("10.0.0.1", V2, "eth0")})
     with pytest.raises(FabricError, match="siw0:1 is iWARP"):
         choose(tmp_path)
 
 
-def test_a_hole_in_a_table_hides_nothing_behind_it(tmp_path):
+def test_gids_behind_an_empty_entry_of_a_table_are_found(tmp_path):
     add_port(
         tmp_path, "rxe0", gids={0: (LOCAL, V2, "eth0"), 20: ("10.0.0.1", V2, "eth0")}, table=1024
     )
     assert choose(tmp_path).gid_index == 20
 
 
-def test_the_way_to_a_host_is_the_kernels():
+def test_the_route_to_a_host_is_the_kernels():
     assert (
         device.route("")
         is device.route("0.0.0.0")
@@ -162,7 +165,7 @@ def test_an_address_carries_the_options_of_a_queue_pair():
     assert str(parse(text)) == text
 
 
-def test_what_may_be_locked_is_the_limit_less_what_is_pinned(tmp_path, monkeypatch):
+def test_lockable_memory_is_the_limit_less_the_pinned_memory(tmp_path, monkeypatch):
     status = tmp_path / "status"
     monkeypatch.setattr(resource, "getrlimit", lambda _: (8 << 20, 8 << 20))
     status.write_text("CapEff:\t0000000000000000\nVmPin:\t    1024 kB\n")

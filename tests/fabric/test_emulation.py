@@ -1,6 +1,6 @@
-"""The emulated network: how long requests take, at which moment they happen, and how many of them pass in a second.
+"""The emulated network: how long requests take, when they take effect, and how many pass a second.
 
-Lower bounds are exact.  Upper bounds leave room for a machine that does other things too.
+Lower bounds are exact.  Upper bounds leave room for a machine that is also busy with other work.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ US = 1_000
 
 
 def drain(pair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
-    """The next n completions."""
+    """Return the next n completions."""
     deadline = time.monotonic() + seconds
     completions: list[tuple[int, int, int]] = []
     while len(completions) < n:
@@ -33,9 +33,9 @@ def drain(pair, n: int, seconds: float = 10.0) -> list[tuple[int, int, int]]:
 
 
 def seconds_for(n: int, *ends) -> float:
-    """How long it takes until n requests are complete, posted as fast as the queues take them; n from each end.
+    """Return the time until n requests are complete, n from each end, posted as fast as they fit.
 
-    The best of five: a busy machine makes some slower, and none faster.
+    The best of five: other work on the machine makes some tries slower, and none faster.
     """
     best = 1e9
     for _ in range(5):
@@ -53,7 +53,7 @@ def seconds_for(n: int, *ends) -> float:
 
 
 def some_try(check) -> None:
-    """check() holds in one of many tries: it has an upper bound, and a busy machine may come between."""
+    """Require that check() holds in one of many tries: its upper bound fails on a busy machine."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
         try:
@@ -65,7 +65,7 @@ def some_try(check) -> None:
 
 @pytest.mark.parametrize("opcode", [READ, WRITE, WRITE_NOTIFY, FETCH_ADD])
 @pytest.mark.parametrize("rtt", [2 * US, 20 * US, 100 * US])
-def test_a_request_takes_one_round_trip_and_hardly_more(opcode, rtt):
+def test_a_request_takes_hardly_more_than_one_round_trip(opcode, rtt):
     with connected(ShmFabric(rtt_ns=rtt), ShmFabric(rtt_ns=rtt)) as (a, _):
 
         def check() -> None:
@@ -76,7 +76,7 @@ def test_a_request_takes_one_round_trip_and_hardly_more(opcode, rtt):
         some_try(check)
 
 
-def test_without_emulation_nothing_waits():
+def test_without_emulation_a_request_takes_less_than_a_microsecond():
     with connected(ShmFabric(), ShmFabric()) as (a, _):
         assert not a.pair.emulated
         assert sorted(round_trips(a.pair, a.memory, a.theirs, READ, 128, 8, 200))[20] < 1 * US
@@ -107,7 +107,7 @@ def test_a_write_lands_after_half_a_round_trip_and_completes_after_the_other_hal
         assert too_early == []
 
 
-def test_a_read_brings_what_stands_there_half_a_round_trip_later():
+def test_a_read_returns_the_memory_as_it_is_half_a_round_trip_later():
     rtt = 20 * MS
     with connected(ShmFabric(rtt_ns=rtt), ShmFabric()) as (a, b):
 
@@ -129,16 +129,16 @@ def test_the_longer_of_two_round_trips_counts_for_both_sides():
             assert min(round_trips(end.pair, end.memory, end.theirs, READ, 128, 8, 20)) >= 200 * US
 
 
-def test_a_side_that_emulates_nothing_is_like_its_peer():
+def test_a_side_without_emulation_takes_its_peers_round_trip():
     with connected(ShmFabric(rtt_ns=50 * US, in_iops=20_000), ShmFabric()) as (a, b):
         assert (a.pair.emulated, b.pair.emulated) == (True, True)
         for end in (a, b):
             assert 50 * 50e-6 <= seconds_for(51, end) < 50 * 50e-6 * 2
 
 
-def test_many_requests_are_on_the_way_at_once():
+def test_many_requests_are_in_flight_at_once():
     with connected(ShmFabric(rtt_ns=20 * MS), ShmFabric()) as (a, _):
-        assert 0.020 <= seconds_for(200, a) < 0.2  # one after the other they would take 4 s
+        assert 0.020 <= seconds_for(200, a) < 0.2  # one after the other, they would take 4 s
 
 
 def test_the_target_takes_requests_in_no_faster_than_its_rate():
@@ -156,7 +156,7 @@ def test_each_direction_of_each_side_has_its_own_rate():
     fast = ShmFabric(out_iops=1_000_000, in_iops=1_000_000)
     with connected(slow_out, fast) as (a, b):
         assert seconds_for(21, a) >= 20 * 500e-6
-        assert seconds_for(21, b) < 20 * 500e-6  # into the slow-out side nothing is slow
+        assert seconds_for(21, b) < 20 * 500e-6  # requests to the slow-out side are not slow
 
 
 def test_rates_are_accurate_to_a_few_percent():
@@ -181,7 +181,7 @@ def test_two_peers_share_the_rate_of_the_one_they_go_to():
         assert 201 * 100e-6 <= seconds_for(101, a, c) < 201 * 100e-6 * 2
 
 
-def test_what_queues_at_one_posters_adapter_does_not_hold_the_targets():
+def test_requests_queued_at_one_posters_device_do_not_delay_those_of_others():
     server = ShmFabric(in_iops=100_000)
     with (
         server.register(4096, ALL) as bells,
@@ -193,11 +193,11 @@ def test_what_queues_at_one_posters_adapter_does_not_hold_the_targets():
         for _ in range(100):
             assert slow.pair.post(READ, slow.memory, 128, slow.theirs, 128, 8) == 1
         slow.pair.poll()
-        assert seconds_for(10, fast) < 0.1  # the slow one's 100 take a second
+        assert seconds_for(10, fast) < 0.1  # the 100 requests of the slow one take a second
         assert len(slow.pair.poll(64)) < 50
 
 
-def test_nonsense_in_the_engine_that_peers_share_stops_nobody():
+def test_invalid_state_in_the_engine_that_peers_share_delays_no_request_for_long():
     with connected(ShmFabric(), ShmFabric(in_iops=1_000_000)) as (a, b):
         b.memory.write(8, struct.pack("<Q", 2**64 - 1))
         assert seconds_for(10, a) < 1.0
@@ -216,7 +216,7 @@ def test_a_short_write_may_reuse_its_memory_at_once_and_a_long_one_not():
             )
 
 
-def test_a_full_queue_takes_no_more_until_something_is_complete():
+def test_a_full_queue_takes_no_request_until_one_is_complete():
     with connected(ShmFabric(rtt_ns=50 * MS), ShmFabric()) as (a, _):
         taken = 0
         while a.pair.post(READ, a.memory, 128, a.theirs, 128, 8, id=taken):
@@ -227,7 +227,7 @@ def test_a_full_queue_takes_no_more_until_something_is_complete():
         assert [each for each, _, _ in drain(a.pair, taken)] == list(range(1, taken + 1))
 
 
-def test_unsignaled_requests_make_room_by_themselves():
+def test_unsignaled_requests_free_their_slots_without_a_poll():
     with connected(ShmFabric(rtt_ns=1 * MS), ShmFabric()) as (a, b):
         deadline = time.monotonic() + 10
         posted = 0
@@ -240,7 +240,7 @@ def test_unsignaled_requests_make_room_by_themselves():
         assert b.memory.read(128, 8) == struct.pack("<Q", posted)
 
 
-def test_a_refused_request_completes_in_its_turn():
+def test_a_refused_request_completes_in_the_order_of_posting():
     with connected(ShmFabric(rtt_ns=1 * MS), ShmFabric()) as (a, _):
         for each, (opcode, offset) in enumerate(
             [(READ, 128), (READ, 2**64 - 1), (99, 0), (WRITE, 128)]
@@ -254,14 +254,14 @@ def test_a_refused_request_completes_in_its_turn():
         ]
 
 
-def test_memory_closed_while_a_request_is_on_its_way_is_out_of_bounds():
+def test_memory_closed_while_a_request_is_in_flight_is_out_of_bounds():
     with connected(ShmFabric(rtt_ns=2 * MS), ShmFabric()) as (a, _):
         a.pair.post(READ, a.memory, 128, a.theirs, 128, 8)
         a.memory.close()
         assert drain(a.pair, 1) == [(0, READ, BOUNDS)]
 
 
-def test_a_pair_that_closes_flushes_what_is_on_its_way_and_none_of_it_lands():
+def test_a_pair_that_closes_flushes_its_requests_in_flight_and_none_of_them_lands():
     with connected(ShmFabric(rtt_ns=1 * MS), ShmFabric()) as (a, b):
         a.memory.write(128, b"hello")
         a.pair.post(WRITE, a.memory, 128, a.theirs, 128, 5, flags=0, id=3)
@@ -273,7 +273,7 @@ def test_a_pair_that_closes_flushes_what_is_on_its_way_and_none_of_it_lands():
         assert b.memory.read(128, 5) == bytes(5)
 
 
-def test_a_notify_rings_when_it_lands_and_not_before():
+def test_a_notify_wakes_the_peer_when_it_lands_and_not_before():
     with connected(ShmFabric(rtt_ns=20 * MS), ShmFabric()) as (a, b):
         armed = b.channel.prepare_wait()
         a.pair.post(WRITE_NOTIFY, a.memory, 128, a.theirs, 128, 8)
@@ -283,7 +283,7 @@ def test_a_notify_rings_when_it_lands_and_not_before():
         assert b.channel.wait(armed, 10.0)
 
 
-def test_requests_happen_in_the_order_of_posting():
+def test_requests_take_effect_in_the_order_of_posting():
     with connected(ShmFabric(rtt_ns=1 * MS, in_iops=1e6), ShmFabric()) as (a, _):
         for each in range(1, 50):
             a.memory.write(128, struct.pack("<Q", each))
@@ -306,12 +306,12 @@ def test_requests_happen_in_the_order_of_posting():
         {"out_iops": float("nan")},
     ],
 )
-def test_figures_that_cannot_be_are_refused(figures):
+def test_invalid_figures_are_refused(figures):
     with pytest.raises(InvalidArgument):
         ShmFabric(**figures)
 
 
-def test_a_fabric_says_whether_it_emulates():
+def test_a_queue_pair_states_whether_it_is_emulated():
     assert not ShmFabric().emulated
     assert not ShmFabric(rtt_ns=0, in_iops=0, out_iops=0).emulated
     for figures in ({"rtt_ns": 1}, {"in_iops": 1e9}, {"out_iops": 1}):

@@ -1,4 +1,4 @@
-"""Sleeping and waking: an event channel's three steps, and that no wake-up is ever lost."""
+"""Sleeping and waking: the three steps of an event channel, and that no wake-up is lost."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def ends(request):
         yield ends
 
 
-def test_a_notify_between_arm_and_sleep_makes_sleep_return_at_once(ends):
+def test_a_notify_between_prepare_wait_and_wait_makes_wait_return_at_once(ends):
     a, b = ends
     armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
@@ -39,33 +39,32 @@ def test_a_notify_between_arm_and_sleep_makes_sleep_return_at_once(ends):
     assert time.monotonic() - began < LONG / 2
 
 
-def test_a_wake_between_arm_and_sleep_makes_sleep_return_at_once(ends):
+def test_a_local_notify_between_prepare_wait_and_wait_makes_wait_return_at_once(ends):
     channel = ends[0].channel
     armed = channel.prepare_wait()
     channel.notify()
     assert channel.wait(armed, LONG)
 
 
-def test_a_sleep_without_a_notify_ends_by_time_out(ends):
+def test_a_wait_without_a_notify_times_out(ends):
     a, b = ends
-    assert (
-        a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
-    )  # before arm: for nobody
+    # A notify before prepare_wait() wakes no sleeper.
+    assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
     assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS
     armed = b.channel.prepare_wait()
-    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS  # no notify
+    assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS  # without a notify
     began = time.monotonic()
     assert not b.channel.wait(armed, 0.02)
     assert time.monotonic() - began >= 0.02
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0])
-def test_a_sleep_of_no_time_only_looks(ends, seconds):
+def test_a_wait_of_no_time_only_polls(ends, seconds):
     channel = ends[0].channel
     assert not channel.wait(channel.prepare_wait(), seconds)
 
 
-def test_a_disarmed_channel_is_not_woken_later(ends):
+def test_a_cancelled_wait_is_not_woken_later(ends):
     a, b = ends
     b.channel.prepare_wait()
     b.channel.cancel_wait()
@@ -82,9 +81,8 @@ def test_a_sleeping_thread_is_woken(ends, how):
     )
     sleeper.start()
     deadline = time.monotonic() + LONG
-    while (
-        sleeper.is_alive() and time.monotonic() < deadline
-    ):  # also when the first one came before arm
+    # Until it is awake: the first notify may come before prepare_wait().
+    while sleeper.is_alive() and time.monotonic() < deadline:
         if how == "notify":
             assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
         else:
@@ -94,14 +92,14 @@ def test_a_sleeping_thread_is_woken(ends, how):
     assert woken == [True]
 
 
-def test_a_notify_of_nothing_rings_too(ends):
+def test_a_notify_of_no_bytes_wakes_the_peer(ends):
     a, b = ends
     armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 0) == SUCCESS
     assert b.channel.wait(armed, LONG)
 
 
-def test_a_refused_notify_wakes_nobody(ends):
+def test_a_refused_notify_wakes_no_sleeper(ends):
     a, b = ends
     armed = b.channel.prepare_wait()
     assert a.pair.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 2**64 - 1, 8) != SUCCESS
@@ -109,7 +107,7 @@ def test_a_refused_notify_wakes_nobody(ends):
 
 
 @pytest.mark.parametrize("make", SHM_AND_VERBS)
-def test_channels_in_one_region_ring_apart(make):
+def test_channels_in_one_region_are_notified_separately(make):
     with (
         make() as fabric,
         fabric.register(PAGE, REMOTE_WRITE) as bells,
@@ -122,7 +120,7 @@ def test_channels_in_one_region_ring_apart(make):
         assert not second.wait(armed[1], 0.001)
 
 
-def test_a_peer_that_writes_nonsense_into_the_bell_causes_wake_ups_and_no_more(shm_ends):
+def test_a_peer_that_writes_invalid_values_into_the_eventcount_causes_only_wake_ups(shm_ends):
     a, b = shm_ends
     armed = b.channel.prepare_wait()
     a.theirs.write(0, b"\xff" * 64)
@@ -133,7 +131,7 @@ def test_a_peer_that_writes_nonsense_into_the_bell_causes_wake_ups_and_no_more(s
 
 
 @pytest.mark.parametrize("offset", [1, 4, 32, PAGE, PAGE - 32, 2**64 - 64])
-def test_a_bell_has_a_cache_line_to_itself(offset):
+def test_an_eventcount_has_a_cache_line_to_itself(offset):
     with (
         ShmFabric().register(PAGE, REMOTE_WRITE) as region,
         pytest.raises(InvalidArgument, match="cache line"),
@@ -141,7 +139,7 @@ def test_a_bell_has_a_cache_line_to_itself(offset):
         ShmFabric().event_channel(region, offset)
 
 
-def test_a_bell_that_peers_could_not_take_back_is_refused():
+def test_a_channel_in_a_region_that_peers_cannot_write_is_refused():
     with (
         ShmFabric().register(PAGE, REMOTE_READ) as region,
         pytest.raises(InvalidArgument, match="REMOTE_WRITE"),
@@ -156,7 +154,7 @@ def test_a_channel_in_a_closed_region_is_refused():
         ShmFabric().event_channel(region, 0)
 
 
-def test_a_closed_channel_sleeps_no_more_and_closes_again(ends):
+def test_a_closed_channel_does_not_wait_and_closes_again(ends):
     fabric, channel = ends[0].fabric, ends[0].channel
     channel.close()
     channel.close()
@@ -185,12 +183,10 @@ def lost_wake_ups(ends, rounds: int) -> int:
 
 
 @pytest.mark.parametrize("tending", ["tend", "poll", "sleep", "nobody"])
-def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_for_one_that_does_not(
-    ends, tending
-):
+def test_any_number_of_notifies_pass_if_the_peer_replenishes_and_wait_if_it_does_not(ends, tending):
     a, b = ends
     posted = done = 0
-    looked = time.monotonic()
+    polled = time.monotonic()
     while done < 1000:
         if posted < 1000:
             posted += a.pair.post(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8, id=posted)
@@ -201,17 +197,16 @@ def test_notifies_without_number_reach_a_peer_that_tends_its_channel_and_wait_fo
             b.pair.poll(1)
         elif tending == "sleep":
             b.channel.wait(b.channel.prepare_wait(), 0.0)
-        elif (
-            time.monotonic() - looked > 0.3
-        ):  # on shm there is always room; on verbs the rest has to wait
+        # Over shm there is always room; over verbs the rest must wait.
+        elif time.monotonic() - polled > 0.3:
             assert done == 1000 or 100 < done < 1000
             b.channel.replenish()
-            looked = time.monotonic()
-        assert time.monotonic() - looked < 2 * LONG
+            polled = time.monotonic()
+        assert time.monotonic() - polled < 2 * LONG
 
 
 @pytest.mark.parametrize("length", [16, 64, 128, 504, 512, 4096])
-def test_a_read_of_what_is_being_published_sees_it_in_order(shm_ends, length):
+def test_a_read_sees_a_message_that_is_being_published_in_order(shm_ends, length):
     a, b = shm_ends
     _, torn = at_once(
         lambda: litmus.publisher(b.memory, 4096, length, 5000),

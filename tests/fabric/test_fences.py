@@ -1,4 +1,4 @@
-"""The fences are needed, and the litmus test sees it: in a build without them wake-ups get lost."""
+"""The fences are necessary, and the litmus test shows it: a build without them loses wake-ups."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(lost)
 """
 
 
-# The tools of the environment that the tests run in, also where it was not activated.
+# The tools of the environment that runs the tests, even if that environment is not activated.
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
@@ -43,7 +43,7 @@ def run(*command: str | Path) -> str:
 
 
 def build(folder: Path, *options: str) -> Path:
-    """A package `rfp` with the fabric alone, compiled with these options."""
+    """Return a package `rfp` with the fabric alone, compiled with these options."""
     made = folder / "build"
     run("meson", "setup", made, ROOT, "--buildtype=release", *options)
     targets = [
@@ -67,7 +67,8 @@ def build(folder: Path, *options: str) -> Path:
 
 
 def lost_wakeups(folder: Path) -> int:
-    # In that folder and without site-packages (-S): the package built here, and neither the source tree nor what is installed.
+    # In that folder and without site-packages (-S): neither the source tree nor the installed
+    # package is imported.
     out = subprocess.run(
         [sys.executable, "-S", "-c", SCRIPT],
         check=True,
@@ -86,7 +87,7 @@ def lost_wakeups(folder: Path) -> int:
     not all(map(shutil.which, ("meson", "ninja", "cython"))),
     reason="meson, ninja and cython are not on PATH",
 )
-def test_without_the_fences_wake_ups_get_lost_and_with_them_none(tmp_path):
+def test_wake_ups_are_lost_without_the_fences_and_none_with_them(tmp_path):
     with_fences, without = build(tmp_path / "with"), build(tmp_path / "without", "-Dfences=false")
     assert lost_wakeups(with_fences) == 0
     assert lost_wakeups(without) > 0

@@ -45,7 +45,7 @@ def file(tmp_path: Path) -> Iterator[File]:
     made.close()
 
 
-def test_a_peer_sees_the_range_and_nothing_else_of_the_file(file: File) -> None:
+def test_a_peer_sees_only_the_shared_range_of_the_file(file: File) -> None:
     with file.share(2, 3, REMOTE_READ) as region:
         peer = ShmFabric().attach(region.descriptor(), os.dup(region.fileno()), files=True)
         assert peer.length == 3 * mmap.PAGESIZE
@@ -55,7 +55,7 @@ def test_a_peer_sees_the_range_and_nothing_else_of_the_file(file: File) -> None:
         peer.close()
 
 
-def test_what_a_peer_writes_is_in_the_file(file: File) -> None:
+def test_a_peers_writes_are_in_the_file(file: File) -> None:
     with file.share(1, 1, REMOTE_READ | REMOTE_WRITE) as region:
         peer = ShmFabric().attach(region.descriptor(), os.dup(region.fileno()), files=True)
         peer.write(64, b"hello")
@@ -63,12 +63,12 @@ def test_what_a_peer_writes_is_in_the_file(file: File) -> None:
         peer.close()
 
 
-def test_who_may_only_read_gets_a_descriptor_that_cannot_write(file: File) -> None:
+def test_a_peer_that_may_only_read_gets_a_file_descriptor_that_cannot_write(file: File) -> None:
     with file.share(0, 1, REMOTE_READ) as region, pytest.raises(PermissionError):
         mmap.mmap(region.fileno(), mmap.PAGESIZE, access=mmap.ACCESS_WRITE)
 
 
-def test_one_sided_operations_work_on_it_as_its_rights_say(file: File) -> None:
+def test_a_file_region_permits_the_one_sided_operations_of_its_rights(file: File) -> None:
     fabric = ShmFabric()
     with (
         file.share(0, 2, REMOTE_READ) as region,
@@ -91,7 +91,9 @@ def test_one_sided_operations_work_on_it_as_its_rights_say(file: File) -> None:
     [(0, 0, REMOTE_READ), (0, 1, REMOTE_ATOMIC), (0, 1, 64)],
     ids=["empty", "atomics", "unknown"],
 )
-def test_what_cannot_be_shared_is_refused(file: File, page: int, pages: int, rights: int) -> None:
+def test_an_empty_range_or_other_rights_are_refused(
+    file: File, page: int, pages: int, rights: int
+) -> None:
     with pytest.raises(InvalidArgument):
         file.share(page, pages, rights)
 
@@ -103,14 +105,14 @@ def test_ranges_are_whole_pages(file: File) -> None:
         )
 
 
-def test_a_file_that_has_become_too_short_is_refused(file: File) -> None:
+def test_a_file_that_was_truncated_is_refused(file: File) -> None:
     with file.share(4, 4, REMOTE_READ) as region:
         os.ftruncate(file.fd, 6 * mmap.PAGESIZE)
         with pytest.raises(HandshakeFailed, match="truncated"):
             ShmFabric().attach(region.descriptor(), os.dup(region.fileno()), files=True)
 
 
-def test_what_is_no_file_is_refused(file: File) -> None:
+def test_a_descriptor_of_no_regular_file_is_refused(file: File) -> None:
     with file.share(0, 1, REMOTE_READ) as region:
         with pytest.raises(HandshakeFailed, match="neither"):
             ShmFabric().attach(
@@ -129,7 +131,7 @@ def test_a_damaged_descriptor_is_refused(file: File, place: int) -> None:
             ShmFabric().attach(bytes(damaged), os.dup(region.fileno()), files=True)
 
 
-def test_a_closed_one_says_so_and_closes_again(file: File) -> None:
+def test_a_closed_file_region_raises_and_closes_again(file: File) -> None:
     region = file.share(0, 1, REMOTE_READ)
     region.close()
     region.close()

@@ -1,4 +1,4 @@
-"""A forked child inherits nothing of the fabric that works, and harms nobody."""
+"""A forked child inherits nothing of the fabric that works, and does no harm to its parent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 def in_child(check) -> None:
-    """Runs check() in a forked child; fails here with what it printed if it failed there."""
+    """Run check() in a forked child; fail here with the child's output if it failed there."""
     pid = os.fork()
     if pid == 0:
         try:
@@ -66,7 +66,7 @@ def test_a_child_has_neither_the_mappings_nor_the_file_descriptors(ends):
     in_child(check)
 
 
-def test_a_childs_handles_refuse_and_the_parents_go_on(ends):
+def test_a_childs_handles_raise_and_the_parents_still_work(ends):
     a, b = ends
     a.memory.write(64, b"hello")
 
@@ -96,9 +96,8 @@ def test_a_child_that_drops_its_handles_unmaps_nothing_of_its_own():
     held = [ShmFabric().register(64 * PAGE, 7) for _ in range(4)]
 
     def check():
-        mine = [
-            mmap.mmap(-1, 64 * PAGE) for _ in range(16)
-        ]  # likely to stand where the regions were
+        # These maps are likely to be where the regions were.
+        mine = [mmap.mmap(-1, 64 * PAGE) for _ in range(16)]
         held.clear()
         gc.collect()
         for each in mine:
@@ -108,7 +107,7 @@ def test_a_child_that_drops_its_handles_unmaps_nothing_of_its_own():
     held.clear()
 
 
-def test_a_child_uses_the_fabric_anew():
+def test_a_child_opens_a_fabric_of_its_own():
     with connected(ShmFabric(), ShmFabric()):
 
         def check():
@@ -120,7 +119,7 @@ def test_a_child_uses_the_fabric_anew():
         in_child(check)
 
 
-def test_a_program_started_from_here_inherits_no_file_descriptor(ends):
+def test_a_started_program_inherits_no_file_descriptor(ends):
     out = subprocess.run(
         ["ls", "-l", "/proc/self/fd"], capture_output=True, text=True, check=True, close_fds=False
     )

@@ -1,4 +1,4 @@
-"""Any sequence of work requests does what a plain model says, on every provider."""
+"""Any sequence of work requests has the effect that a plain model has, on every provider."""
 
 from __future__ import annotations
 
@@ -37,12 +37,18 @@ requests = st.lists(
 
 
 def other(provider: Callable[[], Fabric]) -> Fabric:
-    """The peer's side, which does nothing: plain shared memory does for all that are built on it."""
+    """Return the peer's fabric, which posts nothing.
+
+    Plain shared memory serves as the peer of all providers that are built on it.
+    """
     return verbs() if provider is verbs else ShmFabric()
 
 
 class Model:
-    """Two memories, and what a request does to them: (opcode, offset here, offset there, length or operand)."""
+    """Two memories, and the effect of a request on them.
+
+    A request is (opcode, offset here, offset there, length or operand).
+    """
 
     def __init__(self, theirs: bytes) -> None:
         self.mine = bytearray(PAGE)
@@ -76,7 +82,7 @@ def arguments(opcode: int, n: int) -> dict[str, int]:
 @pytest.mark.parametrize("provider", PROVIDERS)
 @settings(deadline=None)
 @given(requests, st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
-def test_requests_one_by_one_do_what_the_model_says(provider, requests, start):
+def test_requests_one_by_one_have_the_effects_of_the_model(provider, requests, start):
     with (
         provider() as mine,
         other(provider) as yours,
@@ -97,10 +103,11 @@ def test_requests_one_by_one_do_what_the_model_says(provider, requests, start):
 @pytest.mark.parametrize("provider", PROVIDERS)
 @settings(deadline=None)
 @given(requests, st.binary(min_size=SPACE - 64, max_size=SPACE - 64))
-def test_requests_posted_together_do_what_the_model_says_where_the_contract_keeps_their_order(
+def test_requests_posted_together_have_the_effects_of_the_model_if_the_contract_orders_them(
     provider, requests, start
 ):
-    # A WRITE waits for all that reads; everything else is posted without waiting.  Long WRITEs leave their memory alone.
+    # A WRITE waits for all earlier READs and atomics; all else is posted without waiting.
+    # Long WRITEs leave their memory alone.
     with (
         provider() as mine,
         other(provider) as yours,

@@ -1,4 +1,4 @@
-"""Memory is made to be there in steps that end, whatever interrupts them."""
+"""Memory is allocated in advance, in steps that end, whatever interrupts them."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def on_an_older_kernel(tmp_path: pathlib.Path, between_two_ticks: int) -> bytes:
 
 
 @pytest.mark.parametrize("between_two_ticks", [64 << 10, 100 << 10, 1 << 20, 1 << 30])
-def test_a_timer_of_the_programs_does_not_keep_memory_from_being_there(tmp_path, between_two_ticks):
+def test_a_timer_of_the_program_does_not_prevent_the_allocation(tmp_path, between_two_ticks):
     assert on_an_older_kernel(tmp_path, between_two_ticks) == b"there\n"
 
 
-def test_a_signal_handler_may_end_what_makes_no_progress(tmp_path):
+def test_a_signal_handler_may_end_an_allocation_that_makes_no_progress(tmp_path):
     assert on_an_older_kernel(tmp_path, 0) == b"ended, and has 0\n"

@@ -45,13 +45,13 @@ def test_each_side_reads_and_writes_the_others_memory(peer):
     assert bytes.fromhex(peer.answer()) == b"pulled"
 
 
-def test_a_process_works_on_memory_whose_owner_does_nothing(peer):
+def test_a_process_reads_and_writes_the_memory_of_a_stopped_process(peer):
     peer.tell("write", 512, "2a")
     peer.answer()
     os.kill(peer.process.pid, signal.SIGSTOP)
     assert peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1) == SUCCESS
     assert peer.memory.read(256, 1) == b"\x2a"
-    assert peer.pair.alive()  # stopped is not dead
+    assert peer.pair.alive()  # a stopped process is not dead
     os.kill(peer.process.pid, signal.SIGCONT)
 
 
@@ -62,7 +62,7 @@ def test_a_notify_wakes_a_sleeping_process(peer):
     assert peer.answer() == "True"
 
 
-def test_a_process_is_woken_by_its_peers_notify(peer):
+def test_a_peers_notify_wakes_this_process(peer):
     armed = peer.channel.prepare_wait()
     peer.tell("notify", 256, 256, 8)
     assert peer.channel.wait(armed, 10.0)
@@ -77,7 +77,7 @@ def test_no_wake_up_is_lost_between_processes(peer):
 
 
 @pytest.mark.parametrize("length", [64, 512, 4096])
-def test_what_another_process_publishes_is_seen_in_order(shm_peer, length):
+def test_messages_of_another_process_are_seen_in_order(shm_peer, length):
     peer = shm_peer
     peer.tell("publisher", 8192, length, 5_000)
     assert litmus.fetcher(peer.pair, peer.memory, peer.theirs, 8192, length, 5_000) == 0
@@ -87,7 +87,7 @@ def test_what_another_process_publishes_is_seen_in_order(shm_peer, length):
 @pytest.mark.parametrize("how", ["add", "swap"])
 def test_atomics_of_two_processes_on_one_word_lose_nothing(shm_peer, how):
     peer = shm_peer
-    # The word stands in our memory: the peer uses its queue pair, we use one to ourselves.
+    # The word is in our memory: the peer uses its queue pair, we use one to ourselves.
     fabric = ShmFabric()
     with fabric.attach(peer.memory.descriptor(), os.dup(peer.memory.fileno())) as own:
         peer.tell(how, 3000)
@@ -100,7 +100,7 @@ def test_atomics_of_two_processes_on_one_word_lose_nothing(shm_peer, how):
     assert int.from_bytes(peer.memory.read(128, 8), "little") == 6000
 
 
-def test_a_killed_process_is_noticed_at_once_and_its_memory_still_reads(shm_peer):
+def test_a_killed_process_is_detected_at_once_and_its_memory_can_still_be_read(shm_peer):
     peer = shm_peer
     peer.tell("write", 512, "2a")
     peer.answer()
@@ -111,13 +111,13 @@ def test_a_killed_process_is_noticed_at_once_and_its_memory_still_reads(shm_peer
     assert peer.memory.read(256, 1) == b"\x2a"
 
 
-def test_a_peer_that_hangs_up_is_gone_though_its_process_lives(peer):
+def test_a_peer_that_closes_its_control_socket_is_not_alive_while_its_process_runs(peer):
     peer.tell("hang_up")
     until(lambda: not peer.pair.alive())
     assert peer.process.poll() is None
 
 
-def test_a_sleeper_whose_peer_dies_wakes_at_the_end_of_its_step(peer):
+def test_a_sleeper_wakes_at_the_end_of_its_step_if_its_peer_dies(peer):
     armed = peer.channel.prepare_wait()
     peer.tell("crash")
     began = time.monotonic()
@@ -129,11 +129,11 @@ def test_a_sleeper_whose_peer_dies_wakes_at_the_end_of_its_step(peer):
 def test_the_receiver_keeps_no_file_descriptor_of_its_peers_memory(shm_peer):
     peer = shm_peer
     peer.tell("holding")
-    assert peer.answer() == "1"  # its own region's
+    assert peer.answer() == "1"  # that of its own region
 
 
 @pytest.mark.parametrize("make", SHM_AND_VERBS)
-def test_connections_to_processes_that_were_killed_leave_nothing_behind(make):
+def test_connections_to_killed_processes_leave_nothing_behind(make):
     for _ in range(3):
         with make() as fabric, another_process(fabric, SPECS[make]) as peer:
             peer.tell("crash")
@@ -141,11 +141,11 @@ def test_connections_to_processes_that_were_killed_leave_nothing_behind(make):
 
 
 @pytest.mark.parametrize("make", [VERBS])
-def test_a_killed_processs_memory_is_out_of_reach_over_a_device_and_requests_say_so(make):
+def test_requests_to_a_killed_processs_memory_fail_over_a_device(make):
     with make() as fabric, another_process(fabric, SPECS[make]) as peer:
         peer.tell("crash")
         assert until(lambda: not peer.pair.alive()) < 1.0
-        # The kernel tells of the death first, and then takes the process's memory from the device.
+        # The kernel reports the death first, and then takes the process's memory from the device.
         until(
             lambda: (
                 peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1, timeout=30)

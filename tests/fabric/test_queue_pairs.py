@@ -1,4 +1,4 @@
-"""Work requests: what they do, what they refuse, and the life of a queue pair."""
+"""Work requests: their effects, the requests that are refused, and the life of a queue pair."""
 
 from __future__ import annotations
 
@@ -47,21 +47,21 @@ def ends(request):
         yield ends
 
 
-def test_a_read_brings_the_peers_memory(ends):
+def test_a_read_copies_the_peers_memory(ends):
     a, b = ends
     b.memory.write(1000, b"hello")
     assert a.pair.execute(READ, a.memory, 64, a.theirs, 1000, 5) == SUCCESS
     assert a.memory.read(63, 7) == b"\0hello\0"
 
 
-def test_shared_memory_promises_much(shm_ends):
+def test_shared_memory_has_all_ordering_features(shm_ends):
     for each in (shm_ends[0].pair, ShmFabric()):
         assert each.reads_ordered
     assert shm_ends[0].pair.max_inline == 2**32 - 1
     assert shm_ends[0].pair.max_outstanding_reads == shm_ends[0].pair.depth == 256
 
 
-def test_a_write_puts_memory_there_and_nothing_beside_it(ends):
+def test_a_write_changes_only_its_range(ends):
     a, b = ends
     a.memory.write(64, b"hello")
     assert a.pair.execute(WRITE, a.memory, 64, a.theirs, 1001, 5) == SUCCESS
@@ -88,7 +88,7 @@ def test_fetch_add_returns_the_old_value_and_wraps(ends):
     assert struct.unpack("<Q", b.memory.read(64, 8)) == (2,)
 
 
-def test_compare_swap_changes_only_what_it_expects_and_returns_what_was_there(ends):
+def test_compare_swap_changes_only_the_expected_value_and_returns_the_old_one(ends):
     a, b = ends
     b.memory.write(64, struct.pack("<Q", 5))
     for compare, there, after in ((4, 5, 5), (5, 5, 9), (5, 9, 9)):
@@ -131,7 +131,7 @@ def test_a_local_range_outside_the_region_is_refused_whatever_the_numbers(
     assert a.pair.execute(opcode, a.memory, offset, a.theirs, 0, length) == BOUNDS
 
 
-def test_the_last_byte_is_inside(ends):
+def test_the_last_byte_is_within_the_region(ends):
     a, b = ends
     b.memory.write(16 * PAGE - 1, b"x")
     assert a.pair.execute(READ, a.memory, 16 * PAGE - 1, a.theirs, 16 * PAGE - 1, 1) == SUCCESS
@@ -179,7 +179,7 @@ def test_a_region_gives_only_the_rights_it_was_registered_with(ends, rights, opc
         assert a.pair.execute(opcode, a.memory, 64, theirs, 64, 8) == status
 
 
-def test_completions_come_in_the_order_of_posting_and_name_their_request(ends):
+def test_completions_come_in_the_order_of_posting_with_the_id_of_their_request(ends):
     a, _ = ends
     requests = [
         (7, READ, 0, SUCCESS),
@@ -204,7 +204,7 @@ def test_an_unsignaled_request_completes_only_when_it_fails(ends):
     assert completions(a.pair, 1) == [(2, READ, BOUNDS)]
 
 
-def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
+def test_a_full_queue_takes_no_request_until_it_is_polled(ends):
     a, _ = ends
     for each in range(a.pair.depth):
         assert a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=each) == 1
@@ -216,7 +216,7 @@ def test_a_full_queue_takes_no_more_until_it_is_polled(ends):
 
 
 @pytest.mark.parametrize("n", [1, 2, 31, 32, 33, 200])
-def test_a_batch_is_done_in_order_and_one_completion_tells_of_all_of_it(ends, n):
+def test_a_batch_is_executed_in_order_and_has_one_completion(ends, n):
     a, b = ends
     for round_ in range(3):  # the chain of requests is whole again after each
         a.memory.write(64, b"".join(struct.pack("<Q", 1000 * round_ + i) for i in range(n)))
@@ -226,7 +226,7 @@ def test_a_batch_is_done_in_order_and_one_completion_tells_of_all_of_it(ends, n)
     assert a.pair.poll(64) == []
 
 
-def test_of_a_batch_only_what_cannot_be_done_fails_and_in_its_turn(ends):
+def test_only_the_invalid_request_of_a_batch_fails_and_in_its_order(ends):
     a, b = ends
     a.memory.write(64, b"x" * 80)
     offsets = [64, LARGEST, 72, 16 * PAGE, 80, 88]
@@ -235,10 +235,10 @@ def test_of_a_batch_only_what_cannot_be_done_fails_and_in_its_turn(ends):
     assert b.memory.read(64, 40) == b"x" * 32 + bytes(8)
 
 
-def test_of_a_batch_that_is_too_long_the_beginning_is_taken(ends):
+def test_the_beginning_of_a_batch_that_is_too_long_is_posted(ends):
     a, _ = ends
     taken = burst(a.pair, a.memory, a.theirs, READ, [64] * 512, 8)
-    assert a.pair.depth <= taken <= 512  # on shm what succeeds unsignaled takes no room
+    assert a.pair.depth <= taken <= 512  # over shm an unsignaled success takes no room
     if taken == 512:
         assert completions(a.pair, 1) == [(511, READ, SUCCESS)]
     until(lambda: a.pair.post(READ, a.memory, 64, a.theirs, 64, 8, id=999))
@@ -261,7 +261,7 @@ def test_a_closed_region_is_out_of_bounds(ends):
     assert a.pair.execute(READ, mine, 64, a.theirs, 0, 8) == BOUNDS
 
 
-def test_a_closed_pair_flushes_what_is_posted_and_closes_again(ends):
+def test_a_closed_pair_flushes_its_requests_and_closes_again(ends):
     a, b = ends
     a.memory.write(64, b"hello")
     assert a.pair.post(READ, a.memory, 192, a.theirs, 64, 8, id=1) == 1
@@ -310,7 +310,7 @@ def test_a_pair_flushes_before_it_is_connected(ends):
         assert pair.alive()
 
 
-# ------------------------------------------------------------------------------------------------------------ connecting
+# --- Connecting
 
 
 def forged(good: bytes, **changes) -> bytes:
@@ -351,7 +351,7 @@ def forged(good: bytes, **changes) -> bytes:
         (lambda good: forged(good, in_gap=2**64 - 1), "out of range"),
     ],
 )
-def test_a_pair_descriptor_that_is_not_right_is_refused_and_a_good_one_still_connects(
+def test_an_invalid_pair_descriptor_is_refused_and_a_valid_one_still_connects(
     shm_ends, change, reason
 ):
     a, b = shm_ends
@@ -368,7 +368,7 @@ def test_a_pair_connects_once(ends):
         a.pair.connect(b.pair.descriptor(), a.theirs)
 
 
-def test_a_bell_that_we_could_not_ring_is_refused(shm_ends):
+def test_an_event_channel_in_memory_that_we_cannot_write_is_refused(shm_ends):
     a, b = shm_ends
     fabric = ShmFabric()
     with (
@@ -390,25 +390,25 @@ def test_connecting_without_the_peers_region_is_refused(shm_ends):
             pair.connect(None, a.theirs)
 
 
-# --------------------------------------------------------------------------------------------------------------- liveness
+# --- Liveness
 
 
 def pair_watching(a, *, pidfd: int = -1, control: int = -1) -> QueuePair:
     return a.fabric.queue_pair(a.channel, pidfd, control)
 
 
-def test_a_peer_lives_until_its_process_ends_also_as_a_zombie(ends):
+def test_a_peer_is_alive_until_its_process_ends_and_a_zombie_is_not_alive(ends):
     with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         pidfd = os.pidfd_open(process.pid)
         with pair_watching(ends[0], pidfd=pidfd) as pair:
             assert pair.alive()
             process.kill()
-            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)  # it ended, and is not reaped
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOWAIT)  # it ended, and was not reaped
             assert not pair.alive()
         os.close(pidfd)
 
 
-def test_a_peer_lives_until_it_closes_the_control_socket_and_unread_data_is_not_its_end(ends):
+def test_a_peer_is_alive_until_it_closes_the_control_socket_even_with_data_unread(ends):
     ours, theirs = socket.socketpair()
     with ours, theirs, pair_watching(ends[0], control=ours.fileno()) as pair:
         assert pair.alive()
@@ -418,7 +418,7 @@ def test_a_peer_lives_until_it_closes_the_control_socket_and_unread_data_is_not_
         assert not pair.alive()
 
 
-def test_a_half_closed_control_socket_is_the_end(ends):
+def test_a_peer_that_half_closes_the_control_socket_is_not_alive(ends):
     ours, theirs = socket.socketpair()
     with ours, theirs, pair_watching(ends[0], control=ours.fileno()) as pair:
         theirs.shutdown(socket.SHUT_WR)

@@ -1,4 +1,4 @@
-"""Registered memory: what a region is, what a peer accepts, and everything that it refuses."""
+"""Registered memory: the properties of a region, and the descriptors that a peer accepts or not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FUTURE_WRITE = 0x10
 
 
 def crc32c(data: bytes) -> int:
-    """A plain Castagnoli CRC, so that the descriptors forged here are good in all but what the test is about."""
+    """Return a plain Castagnoli CRC: forged descriptors are valid except for the tested field."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
@@ -68,13 +68,13 @@ def test_a_region_is_rounded_up_to_whole_pages_and_is_zero(fabric):
         assert region.read(0, region.length) == bytes(region.length)
 
 
-def test_a_region_is_really_there_before_it_is_used(fabric):
+def test_the_memory_of_a_region_is_allocated_before_it_is_used(fabric):
     with fabric.register(1 << 20, REMOTE_READ) as region:
         assert os.fstat(region.fileno()).st_blocks * 512 >= 1 << 20
 
 
 @pytest.mark.parametrize("rights", [0, REMOTE_READ, REMOTE_WRITE, REMOTE_ATOMIC, 7])
-def test_a_region_is_sealed_so_that_peers_can_write_only_where_granted(fabric, rights):
+def test_the_seals_of_a_region_let_peers_write_only_if_granted(fabric, rights):
     with fabric.register(PAGE, rights) as region:
         writable = bool(rights & (REMOTE_WRITE | REMOTE_ATOMIC))
         assert fcntl.fcntl(region.fileno(), fcntl.F_GET_SEALS) & (SEALS | FUTURE_WRITE) == (
@@ -83,7 +83,7 @@ def test_a_region_is_sealed_so_that_peers_can_write_only_where_granted(fabric, r
         assert not os.get_inheritable(region.fileno())
 
 
-def test_the_owner_writes_where_peers_only_read_and_the_peer_sees_it(fabric):
+def test_a_peer_that_may_only_read_sees_the_owners_writes(fabric):
     with fabric.register(PAGE, REMOTE_READ) as region, attach(fabric, region) as remote:
         region.write(100, b"hello")
         assert remote.read(100, 5) == b"hello"
@@ -92,12 +92,12 @@ def test_the_owner_writes_where_peers_only_read_and_the_peer_sees_it(fabric):
             remote.write(0, b"x")
 
 
-def test_a_read_only_region_cannot_be_mapped_for_writing_by_anybody_who_has_its_descriptor(fabric):
+def test_no_holder_of_its_file_descriptor_can_map_a_read_only_region_for_writing(fabric):
     with fabric.register(PAGE, REMOTE_READ) as region, pytest.raises(PermissionError):
         mmap.mmap(region.fileno(), PAGE)
 
 
-def test_a_peer_writes_where_granted_and_the_owner_sees_it(fabric):
+def test_the_owner_sees_the_writes_of_a_peer_that_may_write(fabric):
     with fabric.register(PAGE, REMOTE_WRITE) as region, attach(fabric, region) as remote:
         remote.write(8, b"hello")
         assert region.read(8, 5) == b"hello"
@@ -115,7 +115,7 @@ def test_a_peer_keeps_the_memory_after_its_owner_has_closed_it(fabric):
 
 
 @pytest.mark.parametrize("length", [0, (1 << 47) + 1])
-def test_an_impossible_length_is_refused(fabric, length):
+def test_an_invalid_length_is_refused(fabric, length):
     with pytest.raises(InvalidArgument, match=str(length)):
         fabric.register(length, REMOTE_READ)
 
@@ -125,19 +125,19 @@ def test_unknown_rights_are_refused(fabric):
         fabric.register(PAGE, 8)
 
 
-def test_more_memory_than_there_is_gets_an_error_and_not_the_oom_killer(fabric):
+def test_registering_more_memory_than_is_available_raises_before_the_oom_killer_runs(fabric):
     with pytest.raises(FabricError, match="available"):
         fabric.register(1 << 46, REMOTE_READ)
 
 
-def test_less_memory_than_the_control_group_allows_is_noticed(fabric, monkeypatch):
+def test_a_limit_of_the_control_group_is_detected(fabric, monkeypatch):
     monkeypatch.setattr(memory_limits, "available", lambda: 3 * PAGE)
     fabric.register(3 * PAGE, REMOTE_READ).close()
     with pytest.raises(FabricError, match=f"{3 * PAGE} are available"):
         fabric.register(3 * PAGE + 1, REMOTE_READ)
 
 
-def test_the_kernels_refusal_names_its_reason_and_leaves_nothing_behind(fabric):
+def test_an_error_of_the_kernel_gives_its_reason_and_leaves_nothing_behind(fabric):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held = []
 
@@ -157,7 +157,7 @@ def test_the_kernels_refusal_names_its_reason_and_leaves_nothing_behind(fabric):
             region.close()
 
 
-def test_a_region_of_many_pages_is_usable_to_its_end(fabric):
+def test_a_region_of_many_pages_can_be_used_to_its_end(fabric):
     length = 8 << 20
     with fabric.register(length, REMOTE_READ) as region, attach(fabric, region) as remote:
         region.write(length - 5, b"hello")
@@ -181,7 +181,7 @@ def test_reading_outside_a_region_is_refused_whatever_the_offset(fabric, offset,
                     each.write(offset, bytes(n))
 
 
-def test_a_good_descriptor_with_its_memory_is_accepted(fabric):
+def test_a_valid_descriptor_with_its_memory_is_accepted(fabric):
     fabric.attach(forged(), memfd()).close()
 
 
@@ -202,7 +202,7 @@ def test_a_good_descriptor_with_its_memory_is_accepted(fabric):
         (forged(length=1 << 63), "size"),
     ],
 )
-def test_a_descriptor_that_is_not_right_is_refused_and_its_file_closed(fabric, descriptor, reason):
+def test_an_invalid_descriptor_is_refused_and_its_file_closed(fabric, descriptor, reason):
     fd = memfd()
     with pytest.raises(HandshakeFailed, match=reason):
         fabric.attach(descriptor, fd)
@@ -223,7 +223,7 @@ def test_memory_that_may_be_written_needs_no_write_seal(fabric):
     fabric.attach(forged(rights=REMOTE_WRITE), memfd(seals=SEALS)).close()
 
 
-def test_memory_sealed_against_writing_cannot_be_passed_off_as_writable(fabric):
+def test_memory_sealed_against_writing_is_refused_as_writable(fabric):
     with pytest.raises(FabricError, match="map"):
         fabric.attach(forged(rights=REMOTE_WRITE), memfd())
 
@@ -238,7 +238,7 @@ def test_memory_sealed_against_writing_cannot_be_passed_off_as_writable(fabric):
     ],
     ids=["file", "device", "directory", "eventfd"],
 )
-def test_what_is_not_a_memfd_is_refused(fabric, tmp_path, make):
+def test_a_file_descriptor_of_no_memfd_is_refused(fabric, tmp_path, make):
     fd = make(tmp_path)
     with pytest.raises(HandshakeFailed, match="not a memfd"):
         fabric.attach(forged(), fd)
@@ -259,7 +259,7 @@ def test_a_descriptor_without_a_file_is_refused(fabric):
         fabric.attach(forged())
 
 
-def test_a_closed_region_says_so_and_closes_again(fabric):
+def test_a_closed_region_raises_and_closes_again(fabric):
     region = fabric.register(PAGE, REMOTE_READ | REMOTE_WRITE)
     remote = attach(fabric, region)
     for each in (region, remote):
@@ -275,6 +275,6 @@ def test_a_closed_region_says_so_and_closes_again(fabric):
             call()
 
 
-def test_the_checksum_here_is_the_one_of_the_descriptors():
+def test_the_tests_checksum_is_that_of_the_descriptors():
     assert crc32c(b"123456789") == 0xE3069283
     assert zlib.crc32(b"123456789") != 0xE3069283

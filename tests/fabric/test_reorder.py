@@ -1,4 +1,4 @@
-"""The provider that behaves as badly as the contract allows: it really does, and no worse; and it repeats itself."""
+"""The reordering fabric is as bad as the contract allows, and no worse; its runs repeat."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rfp.testing.reordering_fabric import ReorderFabric
 
 from .connected_pairs import PAGE, at_once, connected
 
-STEPS = 10_000  # more than anything here takes
+STEPS = 10_000  # more than any test here takes
 LINES = [bytes([n]) * 64 for n in range(256)]
 
 
@@ -47,11 +47,11 @@ def steps_until_complete(pair, each_step=lambda step: None) -> int:
 
 
 def lines_of(memory, offset: int, n: int) -> list[int]:
-    """The first byte of each of n cache lines."""
+    """Return the first byte of each of n cache lines."""
     return [memory.read(offset + 64 * i, 1)[0] for i in range(n)]
 
 
-def test_it_promises_little(ends):
+def test_the_reordering_fabric_has_no_ordering_features(ends):
     pair = ends[0].pair
     assert not pair.reads_ordered
     assert not ReorderFabric(seed=1).reads_ordered
@@ -80,7 +80,7 @@ def test_the_lines_of_a_write_land_one_by_one_in_any_order_and_all_before_it_com
             seen = [0] * 4
             while not a.pair.poll():
                 seen = [n + line for n, line in zip(seen, lines_of(b.memory, 1024, 4), strict=True)]
-            # In how many steps each line was seen there: the earlier it landed, the more of them.
+            # The number of steps in which each line was seen: the earlier it landed, the larger.
             assert len(set(seen)) == 4
             orders.add(tuple(sorted(range(4), key=seen.__getitem__)))
             assert b.memory.read(1024, 256) == LINES[1] * 4
@@ -91,9 +91,7 @@ def test_the_lines_of_a_write_land_one_by_one_in_any_order_and_all_before_it_com
     ("offset", "length"),
     [(1024, 1), (1027, 64), (1087, 2), (1024, 64), (1030, 300), (1024, 20 * 64 + 5), (64, 60000)],
 )
-def test_a_range_that_is_not_of_whole_lines_is_copied_whole_and_nothing_beside_it(
-    ends, offset, length
-):
+def test_a_range_of_partial_lines_is_copied_whole_and_nothing_outside_it(ends, offset, length):
     a, b = ends
     data = bytes(i % 251 + 1 for i in range(length))
     a.memory.write(4096, data[:60000])
@@ -110,7 +108,7 @@ def test_a_long_write_takes_few_steps(ends):
     assert steps_until_complete(a.pair) < 100
 
 
-def test_nothing_moves_unless_it_is_polled(ends):
+def test_no_request_proceeds_without_a_poll(ends):
     a, b = ends
     a.memory.write(1024, b"hello")
     for _ in range(50):
@@ -118,7 +116,7 @@ def test_nothing_moves_unless_it_is_polled(ends):
     assert b.memory.read(1024, 5) == bytes(5)
 
 
-def test_a_notify_rings_only_when_all_of_its_write_has_landed(ends):
+def test_a_notify_wakes_the_peer_only_when_all_of_its_write_has_landed(ends):
     a, b = ends
     a.memory.write(1024, b"".join(LINES[1:9]))
     armed = b.channel.prepare_wait()
@@ -145,7 +143,7 @@ def test_a_short_write_may_reuse_its_memory_at_once_and_a_long_one_not(ends):
         assert b.memory.read(2048, length) == (b"1" if length == 64 else b"2") * length
 
 
-def test_nothing_overtakes_a_write(ends):
+def test_no_request_overtakes_a_write(ends):
     a, _ = ends
     for each in range(1, 40):
         a.memory.write(1024, struct.pack("<Q", each))
@@ -179,7 +177,7 @@ def test_a_write_may_overtake_a_read():
     assert 0 < overtaken < 20
 
 
-def test_completions_come_late_and_in_the_order_of_posting(ends):
+def test_completions_are_delayed_and_in_the_order_of_posting(ends):
     a, _ = ends
     posted = [
         (0, READ, 1024, SUCCESS),
@@ -233,7 +231,7 @@ def test_the_same_seed_gives_the_same_run():
     assert run(5) != run(6)
 
 
-def test_a_held_connection_does_not_move_for_so_many_steps(ends):
+def test_a_held_connection_makes_no_progress_for_the_given_steps(ends):
     a, b = ends
     a.memory.write(1024, b"hello")
     a.pair.hold(500)
@@ -255,7 +253,7 @@ def test_a_hold_can_be_ended():
         steps_until_complete(a.pair)
 
 
-def test_a_dropped_peer_is_dead_what_was_under_way_is_lost_and_the_rest_is_flushed(ends):
+def test_a_dropped_peer_is_dead_its_requests_in_flight_are_lost_and_the_rest_is_flushed(ends):
     a, b = ends
     a.memory.write(1024, b"".join(LINES[1:9]))
     a.pair.post(WRITE, a.memory, 1024, a.theirs, 1024, 8 * 64, id=1, flags=0)
@@ -267,7 +265,7 @@ def test_a_dropped_peer_is_dead_what_was_under_way_is_lost_and_the_rest_is_flush
     assert not a.pair.alive()
     assert a.pair.post(READ, a.memory, 2048, a.theirs, 1024, 8, id=3) == 1
     assert a.pair.poll(8) == [(1, WRITE, PEER_GONE), (2, READ, PEER_GONE), (3, READ, FLUSHED)]
-    assert lines_of(b.memory, 1024, 8) == before  # half done, and so it stays
+    assert lines_of(b.memory, 1024, 8) == before  # half done, and it remains so
     assert b.pair.alive()  # its own end was not dropped
 
 
@@ -278,7 +276,7 @@ def test_a_fabric_drops_all_its_peers():
         assert [end.pair.alive() for end in (a, c, d)] == [False] * 3
 
 
-def test_a_dropped_peer_wins_over_a_hold(ends):
+def test_a_drop_takes_precedence_over_a_hold(ends):
     a, _ = ends
     a.pair.post(READ, a.memory, 1024, a.theirs, 1024, 8)
     a.pair.hold(1000)
@@ -287,7 +285,7 @@ def test_a_dropped_peer_wins_over_a_hold(ends):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_process_dies_at_the_request_that_it_was_told_to_with_any_of_its_lines_moved():
+def test_a_process_dies_at_the_chosen_request_with_any_subset_of_its_lines_copied():
     moved = set()
     for seed in range(30):
         fabric = ShmFabric()
@@ -321,7 +319,7 @@ def write_and_die(peer, descriptor, fd, seed):
             pair.execute(WRITE, mine, 64, theirs, at, 64 * n)
 
 
-def test_liveness_is_the_operating_systems_otherwise():
+def test_liveness_is_otherwise_that_of_the_operating_system():
     ours, theirs = socket.socketpair()
     fabric = ReorderFabric(seed=1)
     with (
@@ -336,7 +334,7 @@ def test_liveness_is_the_operating_systems_otherwise():
         assert not pair.alive()
 
 
-def test_a_closed_pair_flushes_what_is_under_way(ends):
+def test_a_closed_pair_flushes_its_requests_in_flight(ends):
     a, b = ends
     a.memory.write(1024, b"hello")
     a.pair.post(WRITE, a.memory, 1024, a.theirs, 1024, 5, id=1)
@@ -346,14 +344,14 @@ def test_a_closed_pair_flushes_what_is_under_way(ends):
     assert b.memory.read(1024, 5) == bytes(5)
 
 
-def test_a_pair_that_is_thrown_away_with_requests_under_way_leaks_nothing():
+def test_a_pair_that_is_deleted_with_requests_in_flight_leaks_nothing():
     for _ in range(20):
         with connected(ReorderFabric(seed=1), ShmFabric()) as (a, _):
             for _ in range(100):
                 a.pair.post(READ, a.memory, 0, a.theirs, 0, 8 * PAGE)
 
 
-def test_a_full_queue_takes_no_more_until_something_is_complete(ends):
+def test_a_full_queue_takes_no_request_until_one_is_complete(ends):
     a, _ = ends
     taken = 0
     while a.pair.post(READ, a.memory, 1024, a.theirs, 1024, 8):
@@ -363,7 +361,7 @@ def test_a_full_queue_takes_no_more_until_something_is_complete(ends):
     assert a.pair.post(READ, a.memory, 1024, a.theirs, 1024, 8) == 1
 
 
-def test_memory_closed_while_a_request_is_under_way_is_out_of_bounds(ends):
+def test_memory_closed_while_a_request_is_in_flight_is_out_of_bounds(ends):
     a, _ = ends
     a.pair.post(READ, a.memory, 1024, a.theirs, 1024, 4096)
     a.memory.close()
@@ -374,8 +372,9 @@ def test_memory_closed_while_a_request_is_under_way_is_out_of_bounds(ends):
     assert done == [(0, READ, BOUNDS)]
 
 
-def test_who_trusts_the_order_of_a_read_is_found_out():
-    # The message is published, first word last, while a READ of it is under way.  On shm the first word proves the rest.
+def test_code_that_relies_on_the_order_of_a_read_fails():
+    # The message is published, first word last, while a READ of it is in flight.
+    # On shm the first word proves the rest.
     torn = 0
     for seed in range(40):
         with connected(ReorderFabric(seed=seed), ShmFabric()) as (a, b):

@@ -1,4 +1,4 @@
-"""Memory that exists already, given to peers or used locally: domain, reserve, share."""
+"""Existing memory, shared with peers or used locally: domain, reserve, share."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ def test_on_shm_a_domain_is_the_fabric_itself(fabric):
     with fabric:
         pass
     fabric.close()
-    fabric.register(
-        PAGE, 0
-    ).close()  # what is closed is only this one's hold on a device, and there is none
+    fabric.register(PAGE, 0).close()  # this closes only the domain's hold on a device; shm has none
 
 
 def test_a_shared_region_is_the_same_memory_and_outlives_the_first(fabric):
@@ -61,7 +59,7 @@ def test_a_shared_region_is_the_same_memory_and_outlives_the_first(fabric):
         (0, 2 * PAGE, 0),
     ],
 )
-def test_on_shm_only_all_of_a_region_is_shared_with_the_rights_it_has(
+def test_on_shm_only_a_whole_region_is_shared_and_with_its_own_rights(
     fabric, offset, length, rights
 ):
     with (
@@ -84,7 +82,7 @@ def ends(fabric):
         yield ends
 
 
-def test_a_buffer_is_read_into_and_written_from_where_it_stands(fabric, ends):
+def test_a_buffer_is_read_into_and_written_from_in_place(fabric, ends):
     a, b = ends
     buffer = bytearray(100)
     b.memory.write(256, b"hello")
@@ -120,7 +118,7 @@ def test_a_buffer_cannot_be_resized_while_it_is_shared(fabric):
     buffer.extend(b"x")
 
 
-def test_what_cannot_be_shared_is_refused(fabric):
+def test_an_object_that_cannot_be_shared_is_refused(fabric):
     with pytest.raises(WrongBuffer, match="contiguous"):
         fabric.share(memoryview(bytes(64))[::2], 0, 32, 0)
     with pytest.raises(WrongBuffer, match="int"):
@@ -135,7 +133,7 @@ def test_what_cannot_be_shared_is_refused(fabric):
                 call()
 
 
-def test_a_failed_request_is_an_exception_that_names_it_where_asked_for(ends):
+def test_a_failed_request_raises_an_error_that_names_it_on_request(ends):
     a, _ = ends
     with pytest.raises(
         RequestFailed,

@@ -1,4 +1,4 @@
-"""What only a device does: domains, parts of memory, revocation, and how it says that something failed."""
+"""Features of devices only: domains, parts of memory, revocation, and their reports of failures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .test_fork import in_child
 from .test_regions import crc32c
 
 pytestmark = pytest.mark.verbs
-SHORT = RdmaOptions(timeout=12, retry_cnt=3)  # 17 ms, three times again
+SHORT = RdmaOptions(timeout=12, retry_cnt=3)  # 17 ms, and three retries
 
 
 def short():
@@ -55,12 +55,12 @@ def ends():
 
 
 def resealed(descriptor: bytes, offset: int, field: bytes) -> bytes:
-    """A region's descriptor in which a field was changed, with a checksum that fits."""
+    """Return a region's descriptor with one field changed and a valid checksum."""
     body = descriptor[:offset] + field + descriptor[offset + len(field) : -4]
     return body + struct.pack("<I", crc32c(body))
 
 
-def test_a_device_says_what_it_is_and_why_it_was_chosen(ends):
+def test_a_device_reports_its_properties_and_why_it_was_chosen(ends):
     a, _ = ends
     assert a.fabric.choice.device in os.listdir("/sys/class/infiniband")
     assert a.fabric.choice.reason
@@ -70,7 +70,7 @@ def test_a_device_says_what_it_is_and_why_it_was_chosen(ends):
     assert a.pair.failure is None
 
 
-def test_memory_of_another_domain_is_out_of_reach_and_who_tries_loses_only_its_own_connection(ends):
+def test_a_peer_that_reads_another_domains_memory_loses_only_its_own_connection(ends):
     a, b = ends
     with (
         b.fabric.domain() as other,
@@ -86,7 +86,7 @@ def test_memory_of_another_domain_is_out_of_reach_and_who_tries_loses_only_its_o
         assert a.pair.execute(READ, a.memory, 0, a.theirs, 64, 6) == SUCCESS
 
 
-def test_a_domain_works_on_by_itself_when_the_fabric_it_came_from_is_closed():
+def test_a_domain_still_works_after_its_fabric_was_closed():
     with verbs() as fabric:
         domain = fabric.domain()
     with domain, connected(domain, domain) as (a, _):
@@ -95,13 +95,15 @@ def test_a_domain_works_on_by_itself_when_the_fabric_it_came_from_is_closed():
         fabric.register(PAGE, 0)
 
 
-def test_parts_of_reserved_memory_are_given_to_one_domain_at_a_time(ends):
+def test_parts_of_reserved_memory_are_shared_with_one_domain_at_a_time(ends):
     a, b = ends
     with b.fabric.reserve(8 * PAGE, REMOTE_READ) as arena:
         arena.write(4 * PAGE, b"within")
         with pytest.raises(CallerError, match="reserved"):
             arena.descriptor()
-        assert a.pair.execute(WRITE, arena, 0, a.theirs, 64, 8) == RIGHTS  # no device knows it
+        assert (
+            a.pair.execute(WRITE, arena, 0, a.theirs, 64, 8) == RIGHTS
+        )  # it is registered with no device
         with pytest.raises(InvalidArgument, match="rights"):
             b.fabric.share(arena, 0, PAGE, REMOTE_WRITE)
         with pytest.raises(InvalidArgument, match="not within"):
@@ -117,7 +119,7 @@ def test_parts_of_reserved_memory_are_given_to_one_domain_at_a_time(ends):
             assert a.pair.execute(WRITE, a.memory, 0, theirs, 0, 6) == RIGHTS
 
 
-def test_a_share_takes_64_mib_at_most_at_once():
+def test_a_share_registers_at_most_64_mib_at_once():
     with verbs() as fabric:
         assert fabric.share_limit == 64 << 20
 
@@ -127,7 +129,9 @@ def test_a_share_takes_64_mib_at_most_at_once():
     [(16, struct.pack("<I", ALL), WRITE), (8, struct.pack("<Q", 1 << 40), READ)],
     ids=["rights", "length"],
 )
-def test_what_a_descriptor_claims_beyond_the_truth_the_target_refuses(ends, offset, field, opcode):
+def test_the_target_refuses_requests_beyond_its_region_that_a_forged_descriptor_claims(
+    ends, offset, field, opcode
+):
     a, b = ends
     with b.fabric.register(PAGE, REMOTE_READ) as memory:
         theirs = a.fabric.attach(resealed(memory.descriptor(), offset, field))
@@ -150,7 +154,7 @@ def test_what_a_descriptor_claims_beyond_the_truth_the_target_refuses(ends, offs
         (24, b"\xff" * 8, "invalid region"),
     ],
 )
-def test_a_region_descriptor_that_cannot_be_is_refused(ends, offset, field, reason):
+def test_an_invalid_region_descriptor_is_refused(ends, offset, field, reason):
     a, b = ends
     with pytest.raises(HandshakeFailed, match=reason):
         a.fabric.attach(resealed(b.memory.descriptor(), offset, field))
@@ -168,7 +172,7 @@ def test_a_region_descriptor_that_cannot_be_is_refused(ends, offset, field, reas
         (35, b"\x01", "InfiniBand"),
     ],
 )
-def test_a_pair_descriptor_that_cannot_be_is_refused_and_a_good_one_still_connects(
+def test_an_invalid_device_pair_descriptor_is_refused_and_a_valid_one_still_connects(
     ends, offset, field, reason
 ):
     a, b = ends
@@ -183,7 +187,7 @@ def test_a_pair_descriptor_that_cannot_be_is_refused_and_a_good_one_still_connec
         assert pair.execute(READ, a.memory, 64, a.theirs, 0, 8) == SUCCESS
 
 
-def test_shared_memory_and_devices_do_not_take_each_others_things_for_their_own(ends):
+def test_shared_memory_and_devices_refuse_each_others_descriptors(ends):
     a, _ = ends
     shm = ShmFabric()
     with shm.register(PAGE, ALL) as memory, shm.event_channel(memory, 0) as bell:
@@ -197,7 +201,7 @@ def test_shared_memory_and_devices_do_not_take_each_others_things_for_their_own(
             a.fabric.queue_pair(bell, -1, -1)
 
 
-def test_a_closed_region_fails_its_peers_who_learn_why(ends):
+def test_requests_to_a_closed_region_fail_with_the_reason(ends):
     a, b = ends
     b.memory.close()
     with pytest.raises(
@@ -208,7 +212,7 @@ def test_a_closed_region_fails_its_peers_who_learn_why(ends):
     assert "closed the region" in caught.value.hint
 
 
-def test_what_was_posted_behind_a_refused_request_was_not_executed(ends):
+def test_requests_posted_after_a_refused_one_are_not_executed(ends):
     a, b = ends
     a.memory.write(64, b"behind")
     with b.fabric.register(PAGE, REMOTE_READ) as memory:
@@ -219,7 +223,7 @@ def test_what_was_posted_behind_a_refused_request_was_not_executed(ends):
     assert b.memory.read(128, 6) == bytes(6)
 
 
-def test_a_closed_pair_revokes_all_that_its_peer_could_do_and_the_peer_learns_it():
+def test_a_closed_pair_revokes_its_peers_access_and_the_peer_detects_it():
     with short() as mine, short() as yours, connected(mine, yours) as (a, b):
         a.memory.write(64, b"late")
         b.pair.close()
@@ -233,7 +237,7 @@ def test_a_closed_pair_revokes_all_that_its_peer_could_do_and_the_peer_learns_it
         assert "4791" in caught.value.hint
 
 
-def test_a_peer_whose_queue_pair_is_gone_is_not_alive_though_nobody_watches_its_process(ends):
+def test_a_peer_with_a_closed_queue_pair_is_not_alive_even_without_a_pidfd(ends):
     a, b = ends
     for _ in range(5):
         assert a.pair.alive()
@@ -244,9 +248,9 @@ def test_a_peer_whose_queue_pair_is_gone_is_not_alive_though_nobody_watches_its_
 
 @pytest.fixture
 def link():
-    """The interface beneath the device, where it is ours to take down: that of the machine of scripts/softroce."""
+    """The interface below the device, if the tests may take it down: in the machine of softroce."""
     if os.geteuid() != 0 or "dummy0" not in os.listdir("/sys/class/net"):
-        pytest.skip("not run here: the network of this machine is not ours to take down")
+        pytest.skip("not run here: tests may not take this machine's network down")
 
     def set_link(state: str) -> None:
         subprocess.run(["ip", "link", "set", "dummy0", state], check=True)
@@ -255,7 +259,7 @@ def link():
     set_link("up")
 
 
-def test_a_link_that_goes_down_ends_its_connections_and_one_that_is_back_takes_new_ones(ends, link):
+def test_a_link_that_goes_down_ends_its_connections_and_takes_new_ones_when_it_is_up(ends, link):
     a, _ = ends
     link("down")
     assert a.pair.execute(READ, a.memory, 64, a.theirs, 0, 8, timeout=20) == PEER_GONE
@@ -265,17 +269,17 @@ def test_a_link_that_goes_down_ends_its_connections_and_one_that_is_back_takes_n
         verbs()
     link("up")
 
-    def anew() -> bool:
+    def connects_again() -> bool:
         try:
             with verbs() as fabric, connected(fabric, fabric) as (c, _):
                 return c.pair.execute(READ, c.memory, 64, c.theirs, 0, 8) == SUCCESS
         except FabricError:
             return False
 
-    until(anew, 20)
+    until(connects_again, 20)
 
 
-def test_an_idle_connection_is_alive_after_a_long_time_without_asking(ends):
+def test_an_idle_connection_is_alive_after_a_long_time_without_a_check(ends):
     a, _ = ends
     assert a.pair.alive()
     time.sleep(1.0)
@@ -293,7 +297,7 @@ def test_the_probe_takes_no_room_from_requests(ends):
     assert [each for each, _, _ in completions(a.pair, a.pair.depth)] == list(range(a.pair.depth))
 
 
-def test_requests_that_nobody_polls_for_and_nobody_wants_to_hear_of_go_on_for_ever(ends):
+def test_unsignaled_requests_can_be_posted_without_end_and_without_a_poll(ends):
     a, b = ends
     for n in range(2000):
         a.memory.write(64, struct.pack("<Q", n))
@@ -302,7 +306,7 @@ def test_requests_that_nobody_polls_for_and_nobody_wants_to_hear_of_go_on_for_ev
     assert a.pair.poll(64) == []
 
 
-def test_more_queue_pairs_than_share_a_completion_queue_wake_one_sleeper():
+def test_more_queue_pairs_than_one_completion_queue_serves_wake_one_sleeper():
     with (
         verbs() as fabric,
         fabric.event_channel(None, 0) as channel,
@@ -325,13 +329,13 @@ def test_more_queue_pairs_than_share_a_completion_queue_wake_one_sleeper():
             here.close()
 
 
-def test_clients_that_come_and_go_with_notifies_on_the_way_leave_room_for_those_that_come():
+def test_clients_that_close_with_notifies_in_flight_leave_room_for_later_clients():
     with (
         verbs() as fabric,
         fabric.event_channel(None, 0) as channel,
         connected(fabric, fabric) as (a, _),
     ):
-        for _ in range(150):  # times 128 receives: more than a completion queue holds
+        for _ in range(150):  # times 128 receives: more than a completion queue has room for
             with (
                 fabric.queue_pair(a.channel, -1, -1) as here,
                 fabric.queue_pair(channel, -1, -1) as there,
@@ -342,7 +346,7 @@ def test_clients_that_come_and_go_with_notifies_on_the_way_leave_room_for_those_
                     assert here.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
 
 
-def test_a_registered_buffer_of_the_users_is_read_into_and_written_from_where_it_stands(ends):
+def test_a_registered_buffer_of_the_user_is_read_into_and_written_from_in_place(ends):
     numpy = pytest.importorskip("numpy")
     a, b = ends
     array = numpy.zeros((4, 1024), dtype=numpy.float32)
@@ -357,7 +361,7 @@ def test_a_registered_buffer_of_the_users_is_read_into_and_written_from_where_it
         assert b.memory.read(0, 4096) == constant
 
 
-def test_a_childs_handles_behave_as_closed_and_the_parents_go_on(ends):
+def test_a_childs_handles_are_closed_and_the_parents_still_work(ends):
     a, b = ends
     a.memory.write(64, b"hello")
 
@@ -380,9 +384,9 @@ def test_a_childs_handles_behave_as_closed_and_the_parents_go_on(ends):
             if os.path.lexists(link.path)
         )
         with verbs() as fabric, connected(fabric, fabric) as (c, d):
-            d.memory.write(64, b"anew")
+            d.memory.write(64, b"connects_again")
             assert c.pair.execute(READ, c.memory, 64, c.theirs, 64, 4) == SUCCESS
-            assert c.memory.read(64, 4) == b"anew"
+            assert c.memory.read(64, 4) == b"connects_again"
         for each in (a.pair, a.channel, a.theirs, a.memory, a.fabric):
             each.close()
 
@@ -395,7 +399,8 @@ REGISTER = """
 import os
 from rfp._verbs import VerbsFabric
 from rfp.errors import FabricError
-os.setgroups([])                # not before all is imported: what nobody may read is none of this test's business
+# After all imports: files that user 65534 cannot read are no business of this test.
+os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 with VerbsFabric() as fabric:
@@ -409,7 +414,7 @@ with VerbsFabric() as fabric:
 
 
 @pytest.mark.skipif(
-    os.geteuid() != 0, reason="root passes as anybody; an ordinary user's limit is what it is"
+    os.geteuid() != 0, reason="only root can become another user; an ordinary user's limit is fixed"
 )
 def test_too_little_locked_memory_is_an_error_with_the_line_to_add():
     limit = 8 << 20
@@ -435,7 +440,7 @@ def test_an_event_channel_of_another_device_or_a_closed_one_is_refused():
             one.queue_pair(channel, -1, -1)
 
 
-def test_a_peer_that_cannot_be_reached_is_an_error_of_connecting_or_of_the_first_request(ends):
+def test_an_unreachable_peer_is_an_error_of_connecting_or_of_the_first_request(ends):
     a, b = ends
     nowhere = bytes(10) + b"\xff\xff" + bytes([192, 0, 2, 1])
     with (
