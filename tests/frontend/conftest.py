@@ -1,4 +1,4 @@
-"""Back-ends on each medium and over each kind of way."""
+"""Back-ends on each medium, and front-ends over each kind of connection."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def new_path(medium: str) -> Iterator[str]:
 
 def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Backend:
     address = str(addresses.unique()) + MEDIA[medium][1]
-    # Over a network a front-end that does nothing keeps its locks for a lease; a device in an emulated machine is slow.
+    # Over a network an idle front-end keeps its locks for a lease; a device in an emulated machine
+    # is slow.
     lease = (
         0.5 if address.startswith("rdma:") else 0.05 if medium in ("emulated", "reorder") else 2.0
     )
@@ -43,7 +44,10 @@ def open_backend(path: str, medium: str = "direct", **options: Any) -> rnvm.Back
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All media, for tests that do not say which ones: over a device one, since its network need not be emulated."""
+    """Run a test on all media if it names none.
+
+    Over a device on one of them: the network of a device need not be emulated.
+    """
     named = any(
         "medium" in str(mark.args[0]) for mark in metafunc.definition.iter_markers("parametrize")
     )
@@ -60,7 +64,7 @@ def backend(medium: str) -> Iterator[rnvm.Backend]:
 
 @pytest.fixture
 def direct() -> Iterator[rnvm.Backend]:
-    """One medium is enough for what does not depend on it."""
+    """Yield a back-end on one medium, for tests that do not depend on the medium."""
     with new_path("direct") as path, open_backend(path) as served:
         yield served
 
@@ -72,7 +76,7 @@ Connect = Callable[..., Any]
 def connect(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, seed: int
 ) -> Iterator[Connect]:
-    """Front-ends that are closed at the end."""
+    """Yield a function that opens front-ends, which are closed at the end."""
     if "medium" in request.fixturenames and request.getfixturevalue("medium") == "reorder":
         monkeypatch.setattr(
             "rnvm.connecting.Opener", functools.partial(Opener, fabric=ReorderFabric(seed=seed))

@@ -16,16 +16,19 @@ import server_addresses
 
 import rnvm
 
-SOON = 80 if "SOFTROCE" in os.environ else 20  # seconds: there a process takes ten to start
+SOON = (
+    80 if "SOFTROCE" in os.environ else 20
+)  # seconds: in soft-RoCE's machine a process takes ten to start
 
 BACKEND = """
 import signal, sys, rnvm
-backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2], lease=float(sys.argv[3]))
+backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2],
+                       lease=float(sys.argv[3]))
 print("serving", *backend.recovered, sep="; ", flush=True)
 signal.pause()
 """
 
-# Says what it was told, one number at a time.
+# Prints the numbers that were acknowledged, one at a time.
 WRITER = """
 import os, sys, rnvm
 from rnvm.testing.sample_structure import Sample
@@ -43,7 +46,7 @@ while True:
 
 
 class Process:
-    """A Python process; what it says goes to a file, so that it never waits for us to read it."""
+    """A Python process; its output goes to a file, so that it never waits for us to read it."""
 
     def __init__(self, code: str, *arguments: object) -> None:
         self.out = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the process
@@ -65,26 +68,26 @@ class Process:
     def signal(self, number: int) -> None:
         self.running.send_signal(number)
 
-    def said(self) -> bytes:
-        """All whole lines until now."""
+    def printed(self) -> bytes:
+        """Return all whole lines that it has printed."""
         text = os.pread(self.out.fileno(), 1 << 26, 0)
         return text[: text.rfind(b"\n") + 1]
 
     def wait_for(self, lines: int) -> None:
-        """Until it has said so many more lines than now."""
-        wanted = len(self.said().splitlines()) + lines
+        """Wait until it has printed so many more lines than now."""
+        wanted = len(self.printed().splitlines()) + lines
         end = time.monotonic() + SOON
-        while len(self.said().splitlines()) < wanted:
+        while len(self.printed().splitlines()) < wanted:
             assert time.monotonic() < end
             assert self.running.poll() is None
             time.sleep(0.002)
 
     def numbers(self) -> list[int]:
-        return [int(line) for line in self.said().split()]
+        return [int(line) for line in self.printed().split()]
 
 
 def fenced(backend: rnvm.Backend, number: int) -> None:
-    """Waits until the back-end has cut off so many front-ends."""
+    """Wait until the back-end has fenced so many front-ends."""
     end = time.monotonic() + SOON
     while backend.figures()["pool"]["fenced"] < number:
         assert time.monotonic() < end
@@ -100,5 +103,5 @@ def served(path: str, lease: float = 2.0, address: str | None = None) -> Iterato
 
 @functools.cache
 def address_of(path: str) -> str:
-    """The same for one back-end after another."""
+    """Return the address of a pool, the same for each of its back-ends in turn."""
     return server_addresses.own(Path(path).parent)

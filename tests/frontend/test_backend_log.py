@@ -1,4 +1,4 @@
-"""What an operator reads of a back-end: sessions that begin, end and are fenced, and what recovery did."""
+"""The log for the operator: sessions that begin, end and are fenced, and a recovered pool."""
 
 import logging
 import os
@@ -40,7 +40,7 @@ def test_a_session_that_begins_and_ends(logged):
 
 
 def test_a_front_end_that_is_fenced(logged):
-    """It is stopped inside its lock, and another one waits for it."""
+    """The front-end is stopped inside its lock, and another one waits for the lock."""
     with new_path("direct") as path, open_backend(path, lease=0.2) as backend:
         program = (
             "import sys, os, signal, rnvm, structures\n"

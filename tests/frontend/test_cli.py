@@ -27,7 +27,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*RNVM, *arguments], capture_output=True, text=True, timeout=50)
 
 
-def test_a_served_pool_is_found_beside_its_file_and_ends_on_a_signal() -> None:
+def test_a_pool_is_served_at_a_socket_beside_its_file_until_a_signal() -> None:
     with new_path("direct") as path:
         assert run("create", path, "--size", "8MiB", "--assume-persistent").returncode == 0
         served = subprocess.Popen([*RNVM, "serve", path], stdout=subprocess.PIPE, text=True)
@@ -43,7 +43,7 @@ def test_a_served_pool_is_found_beside_its_file_and_ends_on_a_signal() -> None:
 
 
 @pytest.mark.parametrize("folder", ["open", "private", "open, with a long path"])
-def test_a_served_pool_is_found_by_its_path_in_any_folder(
+def test_front_ends_connect_by_the_path_of_a_pool_in_any_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
     place = tmp_path / ("l" * 120 if "long" in folder else "folder")
@@ -68,7 +68,7 @@ def test_a_served_pool_is_found_by_its_path_in_any_folder(
             rnvm.connect(path, timeout=0.1)
 
 
-def test_what_a_dead_writer_left_is_executed_offline() -> None:
+def test_pending_operations_of_a_dead_writer_are_re_executed_offline() -> None:
     with new_path("direct") as path:
         slow = WRITER.replace("import", "import time,", 1).replace(
             "sample.add(1))", "sample.add(1)); time.sleep(0.001)"
@@ -77,21 +77,23 @@ def test_what_a_dead_writer_left_is_executed_offline() -> None:
             with Process(slow, backend.address, 1_000_000) as writer:
                 writer.wait_for(10)
                 writer.kill()
-                told = writer.numbers()[-1]
+                acknowledged = writer.numbers()[-1]
             fenced(backend, 1)
         found = run("recover", path, "--with", "rnvm.testing.sample_structure")
         assert found.returncode == 0, found.stderr
-        assert any(f"{number} operation" in found.stdout for number in (told, told + 1))
+        assert any(
+            f"{number} operation" in found.stdout for number in (acknowledged, acknowledged + 1)
+        )
         assert (
             "0 operations executed"
             in run("recover", path, "--with", "rnvm.testing.sample_structure").stdout
         )
         with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
-            assert told <= Sample(fe, "s").numbers()[0] <= told + 1
+            assert acknowledged <= Sample(fe, "s").numbers()[0] <= acknowledged + 1
             assert fe.figures["executed_again"] == 0
 
 
-def test_kinds_that_are_not_known_are_left_alone() -> None:
+def test_structures_of_unknown_kinds_are_not_changed() -> None:
     with new_path("direct") as path:
         with (
             rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
@@ -104,7 +106,7 @@ def test_kinds_that_are_not_known_are_left_alone() -> None:
         assert os.path.exists(path)
 
 
-def test_a_check_walks_the_structures_and_names_the_one_that_is_damaged() -> None:
+def test_a_check_walks_the_structures_and_names_the_damaged_one() -> None:
     with new_path("direct") as path:
         with (
             rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
@@ -131,7 +133,10 @@ def test_a_check_walks_the_structures_and_names_the_one_that_is_damaged() -> Non
 
 
 def take(path: str, kind: int, blocks: int) -> None:
-    """A transaction of the structure `table` that only says: these blocks are mine (TAKE), or are not (RETURN its last ones)."""
+    """Do a transaction of the structure `table` that only changes the owners of blocks.
+
+    TAKE makes new blocks its own; RETURN gives up the last of its own blocks.
+    """
     with pools.open_pool(path) as pool:
         session, _ = pool.attach()
         if kind == log_driver.TAKE:
@@ -150,12 +155,24 @@ def take(path: str, kind: int, blocks: int) -> None:
         assert pool.replay() == 1
 
 
-@pytest.mark.parametrize(("kind", "what"), [
-    (log_driver.TAKE, "leak: structure b'table': 3 blocks, and 0 slots of other blocks, belong to it and are unreachable"),
-    (log_driver.RETURN, "damage: structure b'table': a node is in a block that is not the structure's"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "finding"),
+    [
+        (
+            log_driver.TAKE,
+            (
+                "leak: structure b'table': 3 blocks, and 0 slots of other blocks, "
+                "belong to it and are unreachable"
+            ),
+        ),
+        (
+            log_driver.RETURN,
+            "damage: structure b'table': a node is in a block that is not the structure's",
+        ),
+    ],
+)
 def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_reaches(
-    kind: int, what: str
+    kind: int, finding: str
 ) -> None:
     with new_path("direct") as path:
         with (
@@ -167,12 +184,14 @@ def test_a_check_compares_the_blocks_that_a_structure_owns_with_those_that_it_re
                 table[b"%d" % i] = bytes(10_000)
         take(path, kind, 3)
         found = run("check", path)
-        assert (found.returncode, what in found.stdout) == (1, True), found.stdout
+        assert (found.returncode, finding in found.stdout) == (1, True), found.stdout
 
 
-def test_a_check_finds_nodes_that_are_taken_and_forgotten_or_free_and_pointed_to() -> None:
-    for mistake, what in (("lose", "leak: structure b's': 0 blocks, and 1 slots"),
-                          ("dangle", "damage: structure b's': a reachable node is in a free slot")):  # fmt: skip
+def test_a_check_finds_slots_that_are_used_and_unreachable_or_free_and_reachable() -> None:
+    for mistake, finding in (
+        ("lose", "leak: structure b's': 0 blocks, and 1 slots"),
+        ("dangle", "damage: structure b's': a reachable node is in a free slot"),
+    ):
         with new_path("direct") as path:
             with (
                 rnvm.Backend(path, size="8MiB", assume_persistent=True) as backend,
@@ -186,4 +205,4 @@ def test_a_check_finds_nodes_that_are_taken_and_forgotten_or_free_and_pointed_to
                 with pytest.raises(StructureDamaged, match="slot"):
                     sample.check()
             found = run("check", path, "--with", "rnvm.testing.sample_structure")
-            assert (found.returncode, what in found.stdout) == (1, True), found.stdout
+            assert (found.returncode, finding in found.stdout) == (1, True), found.stdout

@@ -1,4 +1,4 @@
-"""Processes that are killed or stopped: nothing acknowledged is lost, nothing is done twice."""
+"""Processes that are killed or stopped: no acknowledged operation is lost, none is done twice."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.anywhere
 
 @pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 7])
 @pytest.mark.parametrize("medium", ["direct", pytest.param("image", marks=pytest.mark.shm)])
-def test_what_a_killed_writer_was_told_is_there_once(
+def test_acknowledged_operations_of_a_killed_writer_are_there_once(
     medium: str, batch: int, rng: random.Random, connect: Connect
 ) -> None:
     with (
@@ -41,31 +41,32 @@ def test_what_a_killed_writer_was_told_is_there_once(
                 writer.wait_for(1)
                 time.sleep(rng.random() * 0.05)
                 writer.kill()
-                told = writer.numbers()
-            assert told == list(range(done + 1, done + 1 + len(told)))
-            # What an unfinished batch did shows when its writer is known to be dead.
+                acknowledged = writer.numbers()
+            assert acknowledged == list(range(done + 1, done + 1 + len(acknowledged)))
+            # The changes of an unfinished batch are visible when its writer is known to be dead.
             fenced(backend, i + 1)
             done, changes = reader.numbers()
-            # One more may have been made durable and not been told any more.
-            assert told[-1] <= done == changes <= told[-1] + 1
+            # One more operation may have become durable without being acknowledged.
+            assert acknowledged[-1] <= done == changes <= acknowledged[-1] + 1
         reader.check()
         assert reader.add(1) == done + 1
 
 
 @pytest.mark.shm
-def test_a_reader_executes_what_a_dead_writer_left_in_a_batch(
+def test_a_reader_re_executes_the_batch_of_a_dead_writer(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, timeout=20)
     sample = Sample(fe, "s")
-    with Process(WRITER.replace("sample.add(1))", "sample.add(1)); time.sleep(0.001)").replace("import", "import time,", 1),
-                 direct.address, 1_000_000) as writer:  # fmt: skip
+    code = WRITER.replace("sample.add(1))", "sample.add(1)); time.sleep(0.001)")
+    code = code.replace("import", "import time,", 1)
+    with Process(code, direct.address, 1_000_000) as writer:
         writer.wait_for(20)
         writer.kill()
-        told = writer.numbers()[-1]
+        acknowledged = writer.numbers()[-1]
     fenced(direct, 1)
     count, changes = sample.numbers()
-    assert told <= count == changes <= told + 1
+    assert acknowledged <= count == changes <= acknowledged + 1
     assert fe.figures["executed_again"] == count
     assert sample.numbers() == (count, changes)
     assert fe.figures["executed_again"] == count
@@ -73,7 +74,7 @@ def test_a_reader_executes_what_a_dead_writer_left_in_a_batch(
 
 
 @pytest.mark.shm
-def test_sessions_of_dead_processes_are_free_again(direct: rnvm.Backend, connect: Connect) -> None:
+def test_sessions_of_dead_processes_become_free(direct: rnvm.Backend, connect: Connect) -> None:
     fe = connect(direct, timeout=20)
     for _ in range(3):
         with Process(WRITER, direct.address, 0) as writer:
@@ -87,7 +88,7 @@ def test_sessions_of_dead_processes_are_free_again(direct: rnvm.Backend, connect
 
 @pytest.mark.parametrize("batch", [pytest.param(0, marks=pytest.mark.shm), 5])
 @pytest.mark.parametrize("medium", [pytest.param("direct", marks=pytest.mark.shm), "image"])
-def test_front_ends_go_on_after_a_back_end_was_killed(
+def test_front_ends_continue_after_a_back_end_was_killed(
     medium: str, batch: int, rng: random.Random
 ) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
@@ -108,20 +109,21 @@ def test_front_ends_go_on_after_a_back_end_was_killed(
                 writer.wait_for(10)
             for writer in writers:
                 writer.kill()
-            told = [number for writer in writers for number in writer.numbers()]
+            acknowledged = [number for writer in writers for number in writer.numbers()]
             end = time.monotonic() + SOON
-            while sample.numbers()[0] < max(told):
+            while sample.numbers()[0] < max(acknowledged):
                 assert time.monotonic() < end
-            # Taking the lock shows also what a batch had not shown yet.
+            # Taking the lock also makes changes of a batch visible that were not so yet.
             count = sample.add(1)
             assert sample.numbers() == (count, count)
-            # Each number was told once; one of each writer may have been made and not been told any more.
-            assert len(set(told)) == len(told)
-            assert len(set(range(1, count)) - set(told)) <= 2
+            # Each number was acknowledged once; one of each writer may have become durable without
+            # being acknowledged.
+            assert len(set(acknowledged)) == len(acknowledged)
+            assert len(set(range(1, count)) - set(acknowledged)) <= 2
             sample.check()
 
 
-def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_lost(
+def test_a_writer_that_was_stopped_past_its_lease_acknowledges_no_lost_operation(
     rng: random.Random,
 ) -> None:
     with (
@@ -141,10 +143,10 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_l
         writer.wait_for(10)
         writer.kill()
         count = sample.add(1)
-        told = [*ours, *writer.numbers(), count]
+        acknowledged = [*ours, *writer.numbers(), count]
         assert sample.numbers() == (count, count)
-        assert len(set(told)) == len(told)
-        assert len(set(range(1, count + 1)) - set(told)) <= 1
+        assert len(set(acknowledged)) == len(acknowledged)
+        assert len(set(range(1, count + 1)) - set(acknowledged)) <= 1
         sample.check()
 
 
@@ -167,7 +169,7 @@ while True:
 @pytest.mark.shm
 @pytest.mark.parametrize("lock", ["sticky", "cas"])
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "emulated"])
-def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(
+def test_a_reader_that_was_stopped_under_its_lock_reads_one_consistent_state(
     options: str, lock: str, rng: random.Random
 ) -> None:
     address = str(addresses.unique()) + options
@@ -188,33 +190,33 @@ def test_a_reader_that_was_stopped_under_its_lock_mixes_no_moments(
             if n >= 12 and 0 in reader.numbers():
                 break
             reader.wait_for(2)
-            time.sleep(rng.random() * 0.002)  # not to wait for something: to hit another moment
+            time.sleep(rng.random() * 0.002)  # not to synchronise: to hit another moment
             reader.signal(signal.SIGSTOP)
             with table.fe.transaction(table):
                 table.update(dict.fromkeys(table, b"%d" % n))
             reader.signal(signal.SIGCONT)
         found = reader.numbers()
     assert 1 in found
-    assert 0 in found  # it was cut off now and then
+    assert 0 in found  # it was fenced now and then
     assert set(found) == {0, 1}
 
 
 @pytest.mark.shm
-def test_a_busy_back_end_gives_no_lock_away_before_its_holder_has_stopped_using_it() -> None:
-    """Over a network, where a holder trusts its clock for a part of the lease."""
+def test_a_busy_back_end_grants_no_lock_before_its_holder_has_stopped_using_it() -> None:
+    """Over a network, on which a holder relies on its clock for a part of the lease."""
     model = Model(2 << 20, shared=True)
     format_medium(model, choose(2 << 20, front_ends=3))
     address = str(addresses.unique()) + "?rtt=2us"
     over = threading.Event()
 
-    def keep_it_busy(sample: Sample) -> None:
+    def keep_busy(sample: Sample) -> None:
         while not over.is_set():
             sample.add(1)
 
     with rnvm.Backend(Pool(model), address=address, lease=0.05), contextlib.ExitStack() as stack:
         one, two, three = (stack.enter_context(rnvm.connect(address, timeout=30)) for _ in range(3))
         writer, reader = Sample(one, "s"), Sample(two, "s")
-        busy = threading.Thread(target=keep_it_busy, args=(Sample(three, "other"),))
+        busy = threading.Thread(target=keep_busy, args=(Sample(three, "other"),))
         model.delay_drain(0.03)
         busy.start()
         try:
@@ -229,7 +231,7 @@ def test_a_busy_back_end_gives_no_lock_away_before_its_holder_has_stopped_using_
 
 
 @pytest.mark.shm
-def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
+def test_a_lost_back_end_is_an_error_without_reconnecting() -> None:
     with (
         new_path("direct") as path,
         served(path) as backend,
@@ -242,9 +244,7 @@ def test_without_reconnecting_a_lost_back_end_is_an_error() -> None:
 
 
 @pytest.mark.shm
-def test_who_maps_the_pool_waits_for_its_back_end_too_and_what_it_did_before_it_noticed_is_there() -> (
-    None
-):
+def test_a_mapped_front_end_waits_for_its_back_end_and_loses_no_operation() -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):
             fe = stack.enter_context(rnvm.connect(address_of(path), timeout=10))
@@ -262,29 +262,32 @@ def test_who_maps_the_pool_waits_for_its_back_end_too_and_what_it_did_before_it_
 
 
 @pytest.mark.shm
-def test_a_long_batch_over_the_death_of_a_back_end_does_each_operation_once() -> None:
-    """Its logs fill up while nobody empties them, and an operation that is durable meets a commit that cannot be."""
+def test_a_long_batch_during_the_death_of_a_back_end_does_each_operation_once() -> None:
+    """Its logs become full while no back-end empties them.
+
+    A durable operation then meets a commit that cannot be written.
+    """
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):
             fe = stack.enter_context(rnvm.connect(address_of(path), timeout=20))
             sample = Sample(fe, "s")
             sample.add(1)
-        told: list[int] = []
+        acknowledged: list[int] = []
 
         def work() -> None:
             with fe.batch():
-                while len(told) < 4000:
-                    told.append(sample.add(1))
+                while len(acknowledged) < 4000:
+                    acknowledged.append(sample.add(1))
 
         worker = threading.Thread(target=work)
         worker.start()
         stuck = -1
-        while stuck != len(told):
-            stuck = len(told)
+        while stuck != len(acknowledged):
+            stuck = len(acknowledged)
             time.sleep(0.3)
         with served(path):
             worker.join()
-            assert told == list(range(2, 4002))
+            assert acknowledged == list(range(2, 4002))
             other = Sample(stack.enter_context(rnvm.connect(address_of(path))), "s")
             assert sample.numbers() == other.numbers() == (4001, 4001)
             assert stuck < 4000
@@ -300,7 +303,7 @@ def test_a_transaction_that_loses_its_session_is_not_done() -> None:
             sample.add(1)
         with served(path):
             assert sample.add(1) == 2
-        # The back-end is gone: nobody can say what it made durable at the end.
+        # The back-end has ended: whether it made the last record durable cannot be known.
         with pytest.raises(ConnectionFailed), fe.transaction(sample):
             sample.add(1)
         with served(path):

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anywhere
 
 
 def fill_disk(path: str) -> None:
-    """From now on what this process writes to the pool's file goes nowhere, with an error."""
+    """Make each further write of this process to the pool's file fail."""
     full = os.open("/dev/full", os.O_WRONLY)
     for name in os.listdir("/proc/self/fd"):
         if int(name) != full and os.path.realpath(f"/proc/self/fd/{name}") == os.path.realpath(
@@ -26,7 +26,7 @@ def fill_disk(path: str) -> None:
     os.close(full)
 
 
-def test_after_a_failed_sync_nothing_is_acknowledged_and_nothing_acknowledged_is_lost() -> None:
+def test_after_a_failed_sync_no_operation_is_acknowledged_and_no_acknowledged_one_is_lost() -> None:
     with new_path("image") as path:
         backend = open_backend(path, "image")
         fe = rnvm.connect(backend.address, timeout=0.5)

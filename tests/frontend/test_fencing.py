@@ -1,7 +1,8 @@
-"""Front-ends that lose their session between any two calls, or within one, and what they answer afterwards.
+"""Front-ends that lose their session between any two calls, or within one, and their later results.
 
-A front-end that stays inside a lock while another one waits for it is fenced after a lease.  So a call of the other one that needs
-the lock returns when the first one has been fenced, and no clock has to be waited for.
+A front-end that stays inside a lock while another one waits for it is fenced after a lease.  So a
+call of the other one that needs the lock returns when the first one has been fenced, and no test
+has to wait for a clock.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ LOCKS = ["sticky", "cas", "each"]
 
 @contextlib.contextmanager
 def two(way: str, lock: str, lease: float = LEASE) -> Iterator[tuple[rnvm.FrontEnd, rnvm.FrontEnd]]:
-    """One that is going to be fenced, and another one."""
+    """Yield a front-end that is about to be fenced, and another one."""
     medium, options = WAYS[way]
     with contextlib.ExitStack() as stack:
         path = stack.enter_context(new_path(medium))
@@ -55,7 +56,7 @@ def outcome(call: Callable[[], Any]) -> Any:
         return type(error)
 
 
-# Two structures, and one value that is in one of them or in the other at every moment.
+# Two structures, and one value that is always in exactly one of them.
 
 MAPPING_PROBES: dict[str, Callable[[Any], Any]] = {
     "get": lambda at: at.get(b"k"),
@@ -69,7 +70,7 @@ MAPPING_PROBES: dict[str, Callable[[Any], Any]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("kind", [HashTable, BPlusTree])
-def test_a_transaction_that_was_fenced_raises_also_where_it_changes_nothing(
+def test_a_transaction_that_was_fenced_raises_even_if_it_changes_nothing(
     kind: Any, lock: str, way: str
 ) -> None:
     with two(way, lock) as (mine, other):
@@ -78,7 +79,7 @@ def test_a_transaction_that_was_fenced_raises_also_where_it_changes_nothing(
         for name, probe in MAPPING_PROBES.items():
             for moment in range(3):
                 if name in ("pop", "del", "len") and moment > 1:
-                    continue  # the second of these would change something: its record says enough
+                    continue  # the second of these would change something: its record suffices
                 if b"k" in theirs_a:
                     with other.transaction(theirs_a, theirs_b):
                         theirs_b[b"k"] = theirs_a.pop(b"k")
@@ -97,13 +98,13 @@ def test_a_transaction_that_was_fenced_raises_also_where_it_changes_nothing(
                     if moment < 2:
                         probe(b)
                 assert (theirs_a.get(b"k"), theirs_b.get(b"k")) == (b"value", None)
-                with mine.transaction(a, b):  # and the next one holds
+                with mine.transaction(a, b):  # and the next one takes effect
                     assert (a.get(b"k"), b.get(b"k")) == (b"value", None)
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_transaction_that_was_fenced_after_its_last_call_raises(lock: str, way: str) -> None:
+def test_a_transaction_that_is_fenced_after_its_last_call_raises(lock: str, way: str) -> None:
     with two(way, lock) as (mine, other):
         table, theirs = HashTable(mine, "t"), HashTable(other, "t")
         with (
@@ -119,11 +120,12 @@ def test_a_transaction_that_was_fenced_after_its_last_call_raises(lock: str, way
             theirs[b"k"] = b"other"
 
 
-# A history of calls, each of which begins when the one before has ended, is right if it is what one structure alone would answer.
+# A history of calls, each of which begins when the one before has ended, is right if one
+# structure alone would return the same.
 
 
 def on_mapping(rng: random.Random) -> Callable[[Any], Any]:
-    """A call that a dict understands too, apart from what popitem takes."""
+    """Return a call that a dict has too, except that popitem may take another item."""
     key, value = b"%d" % rng.randrange(3), b"%d" % rng.randrange(1000)
     return rng.choice(
         [
@@ -143,12 +145,19 @@ def on_mapping(rng: random.Random) -> Callable[[Any], Any]:
 def on_queue(rng: random.Random) -> Callable[[Any], Any]:
     value = b"%d" % rng.randrange(1000)
     return rng.choice(
-        [lambda at: at.put(value), lambda at: at.get(None), lambda at: at.peek(None), len, list, lambda at: outcome(at.get)]
-    )  # fmt: skip
+        [
+            lambda at: at.put(value),
+            lambda at: at.get(None),
+            lambda at: at.peek(None),
+            len,
+            list,
+            lambda at: outcome(at.get),
+        ]
+    )
 
 
 class ListQueue(list):  # type: ignore[type-arg]
-    """What a queue does."""
+    """A list with the methods of a queue."""
 
     def put(self, value: bytes) -> None:
         self.append(value)
@@ -171,7 +180,7 @@ KINDS: dict[str, tuple[Any, Any, Callable[[random.Random], Call], Call]] = {
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_that_was_fenced_between_any_two_calls_answers_what_is_there(
+def test_a_batch_that_was_fenced_between_any_two_calls_returns_the_present_state(
     kind: str, lock: str, way: str, rng: random.Random
 ) -> None:
     cls, model_of, draw, change = KINDS[kind]
@@ -180,11 +189,11 @@ def test_a_batch_that_was_fenced_between_any_two_calls_answers_what_is_there(
         for moment in range(8):
             epoch = mine.figures["epoch"], mine.figures["session"]
             with mine.batch():
-                change(ours)  # the lock is its own from here on
+                change(ours)  # from here on it holds the lock
                 change(model)
                 for i in range(8):
                     if i == moment:
-                        # It needs the lock; a query would not, and would see what was there before the batch.
+                        # It needs the lock; a query does not, and would see the state before.
                         change(theirs)
                         change(model)
                         for _ in range(2):
@@ -192,10 +201,8 @@ def test_a_batch_that_was_fenced_between_any_two_calls_answers_what_is_there(
                             assert call(theirs) == call(model)
                     call = draw(rng)
                     assert call(ours) == call(model)
-            assert (
-                mine.figures["epoch"],
-                mine.figures["session"],
-            ) != epoch  # it was fenced, and has a session anew
+            # It was fenced, and has a new session.
+            assert (mine.figures["epoch"], mine.figures["session"]) != epoch
             assert len(theirs) == len(model)
         ours.check()
         theirs.check()
@@ -204,7 +211,7 @@ def test_a_batch_that_was_fenced_between_any_two_calls_answers_what_is_there(
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_operations_outside_batches_answer_what_is_there_whoever_had_the_lock_last(
+def test_operations_outside_batches_return_the_present_state_after_any_lock_holder(
     kind: str, lock: str, way: str, rng: random.Random
 ) -> None:
     cls, model_of, draw, _ = KINDS[kind]
@@ -222,7 +229,7 @@ def test_operations_outside_batches_answer_what_is_there_whoever_had_the_lock_la
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("operation", [False, True], ids=["query", "operation"])
 @pytest.mark.parametrize("inside", ["alone", "batch"])
-def test_a_call_that_was_fenced_in_the_middle_mixes_no_moments(
+def test_a_call_that_was_fenced_in_the_middle_reads_one_consistent_state(
     inside: str, operation: bool, lock: str, way: str
 ) -> None:
     with two(way, lock) as (mine, other):
@@ -238,9 +245,8 @@ def test_a_call_that_was_fenced_in_the_middle_mixes_no_moments(
         with mine.batch() if inside == "batch" else contextlib.nullcontext():
             if inside == "batch":
                 sample.add(1)
-            assert (
-                sample.get(0) == b"old"
-            )  # in the cache from here on, and what stands in the other place is not
+            # From here on in the cache; the value at the other place is not.
+            assert sample.get(0) == b"old"
             assert sample.see(0, 1, change, operation=operation) in (b"old|old", b"new|new")
             assert sample.get(1) == b"new"
 
@@ -248,7 +254,7 @@ def test_a_call_that_was_fenced_in_the_middle_mixes_no_moments(
 @pytest.mark.parametrize("way", ["near", "far"])
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("operation", [False, True], ids=["query", "operation"])
-def test_a_transaction_never_sees_what_was_fetched_after_it_was_fenced(
+def test_a_transaction_never_reads_values_of_after_its_fence(
     operation: bool, lock: str, way: str
 ) -> None:
     with two(way, lock) as (mine, other):
@@ -267,10 +273,10 @@ GROWN = [b"%d" % i for i in range(400)]
 @pytest.mark.parametrize("lock", LOCKS)
 @pytest.mark.parametrize("inside", ["alone", "batch"])
 @pytest.mark.parametrize("kind", [HashTable, BPlusTree])
-def test_a_key_that_was_always_there_is_found_wherever_a_call_was_stopped_and_fenced(
+def test_a_key_that_always_existed_is_found_wherever_a_call_was_stopped_and_fenced(
     kind: Any, inside: str, lock: str, seed: int
 ) -> None:
-    """Its READs are stopped at each of them while another one splits buckets and pages."""
+    """The call is stopped at each of its READs while another front-end splits buckets and pages."""
     reached = 0
     for moment in (1, 2, 3, 4, 5, 7, 9, 12):
         with contextlib.ExitStack() as stack:
@@ -297,11 +303,11 @@ def test_a_key_that_was_always_there_is_found_wherever_a_call_was_stopped_and_fe
                     found.append(ours.pop(b"never there", b"value" * 40))
 
             with mine.batch() if inside == "batch" else contextlib.nullcontext():
-                assert ours.setdefault(GROWN[7], b"never") == b"value" * 40  # the lock is its own
+                assert ours.setdefault(GROWN[7], b"never") == b"value" * 40  # it holds the lock
                 fabric.stop(moment)
                 if inside == "batch":
-                    # The batch is this thread's; the one that lets the fabric go on is another.
-                    helper = threading.Thread(target=let_go, args=(fabric, theirs))
+                    # The batch is this thread's; another thread lets the fabric continue.
+                    helper = threading.Thread(target=delete_object, args=(fabric, theirs))
                     helper.start()
                     read()
                     reached += not fabric.stop(0)
@@ -309,14 +315,16 @@ def test_a_key_that_was_always_there_is_found_wherever_a_call_was_stopped_and_fe
                 else:
                     reader = threading.Thread(target=read)
                     reader.start()
-                    reached += let_go(fabric, theirs, reader)
+                    reached += delete_object(fabric, theirs, reader)
                     reader.join()
             assert found == [b"value" * 40] * 6
     assert reached > 3
 
 
-def let_go(fabric: ReorderFabric, theirs: Any, reader: threading.Thread | None = None) -> bool:
-    """Once it is stopped, or at the latest when nothing more can stop: changes everything, and lets it go on."""
+def delete_object(
+    fabric: ReorderFabric, theirs: Any, reader: threading.Thread | None = None
+) -> bool:
+    """Change all values once the reader is stopped, or has ended, and let the reader continue."""
     until = time.monotonic() + 0.5
     while not fabric.stopped and time.monotonic() < until and (reader is None or reader.is_alive()):
         time.sleep(0.0005)
@@ -327,13 +335,13 @@ def let_go(fabric: ReorderFabric, theirs: Any, reader: threading.Thread | None =
     return stopped
 
 
-# A back-end that dies and is there again, in the middle.
+# --- A back-end that dies and is restarted in the middle
 
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
 @pytest.mark.parametrize("operation", [False, True], ids=["query", "operation"])
-def test_a_call_over_the_death_of_a_back_end_mixes_no_moments(
+def test_a_call_during_the_death_of_a_back_end_reads_one_consistent_state(
     medium: str, options: str, operation: bool
 ) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
@@ -356,15 +364,15 @@ def test_a_call_over_the_death_of_a_back_end_mixes_no_moments(
                     theirs.put(1, b"new")
 
         if operation:
-            sample.add(1)  # the lock is its own from here on
-        assert sample.get(0) == b"old"  # in the cache, and what stands in the other place is not
+            sample.add(1)  # from here on it holds the lock
+        assert sample.get(0) == b"old"  # in the cache; the value at the other place is not
         assert sample.see(0, 1, restart, operation=operation) in (b"old|old", b"new|new")
         assert sample.get(0) == sample.get(1) == b"new"
 
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_transaction_over_the_death_of_a_back_end_raises_also_where_it_changes_nothing(
+def test_a_transaction_during_the_death_of_a_back_end_raises_even_if_it_changes_nothing(
     medium: str, options: str
 ) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
@@ -389,7 +397,7 @@ def test_a_transaction_over_the_death_of_a_back_end_raises_also_where_it_changes
 
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
-def test_a_batch_over_the_death_of_a_back_end_answers_what_is_there(options: str) -> None:
+def test_a_batch_during_the_death_of_a_back_end_returns_the_present_state(options: str) -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         backend = stack.enter_context(served(path, 60, address))

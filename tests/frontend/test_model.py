@@ -16,7 +16,7 @@ from .conftest import new_path, open_backend
 
 PLACES = st.integers(0, 31)
 VALUES = st.one_of(st.binary(max_size=60), st.integers(0, 9000).map(lambda n: b"v" * n))
-WHO = st.integers(0, 4)
+NUMBERS = st.integers(0, 4)
 NAMES = st.sampled_from(["a", "b"])
 OPTIONS: list[dict[str, Any]] = [
     {},
@@ -33,7 +33,7 @@ class Discarded(Exception):
 
 
 class Histories(RuleBasedStateMachine):
-    """Five front-ends, two structures; every answer is the model's."""
+    """Five front-ends, two structures; every result is the model's."""
 
     @initialize()
     def begin(self) -> None:
@@ -51,42 +51,42 @@ class Histories(RuleBasedStateMachine):
         ]
         self.samples = [{name: Sample(fe, name) for name in "ab"} for fe in fes]
 
-    @rule(who=WHO, name=NAMES, place=PLACES, value=VALUES)
-    def put(self, who: int, name: str, place: int, value: bytes) -> None:
-        self.samples[who][name].put(place, value)
+    @rule(number=NUMBERS, name=NAMES, place=PLACES, value=VALUES)
+    def put(self, number: int, name: str, place: int, value: bytes) -> None:
+        self.samples[number][name].put(place, value)
         self.model[name][place] = value
 
-    @rule(who=WHO, name=NAMES, place=PLACES)
-    def take(self, who: int, name: str, place: int) -> None:
-        assert self.samples[who][name].take(place) == self.model[name].pop(place, None)
+    @rule(number=NUMBERS, name=NAMES, place=PLACES)
+    def take(self, number: int, name: str, place: int) -> None:
+        assert self.samples[number][name].take(place) == self.model[name].pop(place, None)
 
-    @rule(who=WHO, name=NAMES, place=PLACES)
-    def get(self, who: int, name: str, place: int) -> None:
-        assert self.samples[who][name].get(place) == self.model[name].get(place)
+    @rule(number=NUMBERS, name=NAMES, place=PLACES)
+    def get(self, number: int, name: str, place: int) -> None:
+        assert self.samples[number][name].get(place) == self.model[name].get(place)
 
-    @rule(who=WHO, steps=STEPS)
-    def batch(self, who: int, steps: list[tuple[str, int, bytes]]) -> None:
-        with self.samples[who]["a"].fe.batch():
+    @rule(number=NUMBERS, steps=STEPS)
+    def batch(self, number: int, steps: list[tuple[str, int, bytes]]) -> None:
+        with self.samples[number]["a"].fe.batch():
             for name, place, value in steps:
-                self.put(who, name, place, value)
-                self.take(who, name, (place + 1) % 32)
+                self.put(number, name, place, value)
+                self.take(number, name, (place + 1) % 32)
 
-    @rule(who=WHO, steps=STEPS, discard=st.booleans())
-    def transaction(self, who: int, steps: list[tuple[str, int, bytes]], discard: bool) -> None:
-        mine = self.samples[who]
+    @rule(number=NUMBERS, steps=STEPS, discard=st.booleans())
+    def transaction(self, number: int, steps: list[tuple[str, int, bytes]], discard: bool) -> None:
+        mine = self.samples[number]
         before = {name: dict(values) for name, values in self.model.items()}
         with contextlib.suppress(Discarded), mine["a"].fe.transaction(mine["b"], mine["a"]):
             for name, place, value in steps:
-                self.put(who, name, place, value)
-                self.take(who, "b" if name == "a" else "a", place)
-                self.get(who, name, place)
+                self.put(number, name, place, value)
+                self.take(number, "b" if name == "a" else "a", place)
+                self.get(number, name, place)
             if discard:
                 self.model = before
                 raise Discarded
 
-    @rule(who=WHO)
-    def check(self, who: int) -> None:
-        for sample in self.samples[who].values():
+    @rule(number=NUMBERS)
+    def check(self, number: int) -> None:
+        for sample in self.samples[number].values():
             sample.check()
 
     @rule()

@@ -38,7 +38,7 @@ from .conftest import Connect, new_path, open_backend
 
 
 @pytest.mark.anywhere
-def test_what_was_done_is_there(backend: rnvm.Backend, connect: Connect) -> None:
+def test_completed_operations_are_there(backend: rnvm.Backend, connect: Connect) -> None:
     sample = Sample(connect(backend), "s")
     assert [sample.add(2), sample.add(3)] == [2, 5]
     sample.put(7, b"value")
@@ -48,7 +48,9 @@ def test_what_was_done_is_there(backend: rnvm.Backend, connect: Connect) -> None
 
 
 @pytest.mark.anywhere
-def test_another_front_end_sees_it_at_once(backend: rnvm.Backend, connect: Connect) -> None:
+def test_another_front_end_sees_an_operation_at_once(
+    backend: rnvm.Backend, connect: Connect
+) -> None:
     one, two = Sample(connect(backend), "s"), Sample(connect(backend), "s")
     for i in range(20):
         assert one.add(1) == 2 * i + 1
@@ -60,7 +62,7 @@ def test_another_front_end_sees_it_at_once(backend: rnvm.Backend, connect: Conne
 
 
 @pytest.mark.anywhere
-def test_a_reader_sees_what_a_writer_was_told_is_done(
+def test_a_reader_sees_each_acknowledged_operation_of_a_writer(
     backend: rnvm.Backend, connect: Connect
 ) -> None:
     writer, reader = Sample(connect(backend), "s"), Sample(connect(backend), "s")
@@ -82,7 +84,7 @@ def test_values_of_every_length_are_kept(
     one.check()
 
 
-def test_what_does_not_fit_into_a_log_is_refused_and_changes_nothing(
+def test_an_operation_that_does_not_fit_into_a_log_is_refused_and_changes_nothing(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     sample = Sample(connect(direct), "s")
@@ -93,7 +95,9 @@ def test_what_does_not_fit_into_a_log_is_refused_and_changes_nothing(
     sample.check()
 
 
-def test_a_full_pool_refuses_and_goes_on(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_full_pool_refuses_an_operation_and_stays_usable(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     sample = Sample(connect(direct), "s")
     with pytest.raises(OutOfMemory):
         for i in range(100):
@@ -104,7 +108,7 @@ def test_a_full_pool_refuses_and_goes_on(direct: rnvm.Backend, connect: Connect)
     sample.check()
 
 
-def test_an_operation_that_fails_leaves_nothing(direct: rnvm.Backend, connect: Connect) -> None:
+def test_an_operation_that_fails_leaves_no_change(direct: rnvm.Backend, connect: Connect) -> None:
     sample = Sample(connect(direct), "s")
     sample.put(1, b"x" * 500)
     before = sample.numbers()
@@ -119,7 +123,7 @@ def test_an_operation_that_fails_leaves_nothing(direct: rnvm.Backend, connect: C
 
 
 @pytest.mark.anywhere
-def test_others_see_a_batch_when_it_ends(backend: rnvm.Backend, connect: Connect) -> None:
+def test_other_front_ends_see_a_batch_when_it_ends(backend: rnvm.Backend, connect: Connect) -> None:
     one, two = Sample(connect(backend), "s"), Sample(connect(backend), "s")
     one.add(1)
     with one.fe.batch():
@@ -148,7 +152,7 @@ def test_a_batch_longer_than_the_logs_is_written_in_parts(
     two.check()
 
 
-def test_an_exception_in_a_batch_ends_it_and_keeps_what_was_done(
+def test_an_exception_in_a_batch_ends_it_and_keeps_its_operations(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
@@ -174,7 +178,7 @@ def test_a_batch_spans_structures(backend: rnvm.Backend, connect: Connect) -> No
 
 
 @pytest.mark.anywhere
-def test_a_transaction_holds_as_a_whole(backend: rnvm.Backend, connect: Connect) -> None:
+def test_a_transaction_takes_effect_as_a_whole(backend: rnvm.Backend, connect: Connect) -> None:
     fe, other = connect(backend), connect(backend)
     a, b = Sample(fe, "a"), Sample(fe, "b")
     a.put(0, b"job")
@@ -205,7 +209,7 @@ def test_an_exception_discards_a_transaction(backend: rnvm.Backend, connect: Con
     assert Sample(connect(backend), "a").numbers() == (1, 2)
 
 
-def test_transactions_over_the_same_structures_in_any_order_do_not_lock_each_other_out(
+def test_transactions_over_the_same_structures_in_any_order_do_not_deadlock(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     def work(first: str, second: str) -> None:
@@ -284,7 +288,9 @@ def test_names_are_found_listed_and_dropped(direct: rnvm.Backend, connect: Conne
     assert direct.figures()["pool"]["free_blocks"] <= free
 
 
-def test_a_structure_is_open_once_at_a_front_end(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_structure_can_be_open_once_at_a_front_end(
+    direct: rnvm.Backend, connect: Connect
+) -> None:
     fe = connect(direct)
     sample = Sample(fe, "s")
     with pytest.raises(AlreadyExists):
@@ -317,7 +323,7 @@ def test_names_have_bounds(direct: rnvm.Backend, connect: Connect, name: str) ->
     ],
     ids=["volatile", "uncached", "unlogged", "unsticky", "naive"],
 )
-def test_options_change_how_and_not_what(
+def test_options_change_the_cost_and_no_result(
     backend: rnvm.Backend, connect: Connect, options: dict[str, Any]
 ) -> None:
     one, two = Sample(connect(backend, **options), "s"), Sample(connect(backend), "s")
@@ -333,7 +339,7 @@ def test_options_change_how_and_not_what(
     two.check()
 
 
-def test_what_there_is_not_is_refused(direct: rnvm.Backend) -> None:
+def test_an_unknown_option_is_refused(direct: rnvm.Backend) -> None:
     with pytest.raises(Unsupported):
         rnvm.connect(direct.address, durability="replicated")
     with pytest.raises(InvalidArgument):
@@ -385,7 +391,7 @@ def test_a_cached_read_costs_one_read_of_a_header(direct: rnvm.Backend, connect:
     assert fe.figures["misses"] == misses
 
 
-def test_structures_whose_objects_go_in_a_batch_or_a_transaction_keep_what_they_did(
+def test_structures_whose_objects_are_deleted_in_a_batch_or_a_transaction_keep_their_changes(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe, other = connect(direct), connect(direct)
@@ -401,7 +407,7 @@ def test_structures_whose_objects_go_in_a_batch_or_a_transaction_keep_what_they_
     assert [Sample(other, name).numbers()[0] for name in ("a", "b", "kept")] == [1, 1, 2]
 
 
-def test_structures_may_go_while_another_thread_is_inside(
+def test_structure_objects_may_be_deleted_while_another_thread_is_inside(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, timeout=20)
@@ -424,13 +430,13 @@ def test_structures_may_go_while_another_thread_is_inside(
 
 
 def waiting(fe: Any) -> int:
-    """How many threads wait until it is their turn."""
+    """Return how many threads wait for the front-end's lock."""
     (fair_lock,) = (each for each in gc.get_referents(fe) if isinstance(each, FairLock))
     (queue,) = (each for each in gc.get_referents(fair_lock) if isinstance(each, collections.deque))
     return len(queue)
 
 
-def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(
+def test_a_collection_while_the_fair_lock_is_handed_over_admits_no_second_thread(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, timeout=20)
@@ -458,7 +464,7 @@ def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(
             with contextlib.suppress(CallerError):
                 sample.get(2)
 
-    def leave_soon() -> None:
+    def leave_later() -> None:
         for n, thread in enumerate(threads, 1):
             thread.start()
             while waiting(fe) < n:
@@ -471,7 +477,7 @@ def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(
 
     before = gc.get_threshold()
     try:
-        sample.see(0, 1, leave_soon)
+        sample.see(0, 1, leave_later)
     finally:
         gc.callbacks.remove(collected)
         gc.set_threshold(*before)
@@ -486,7 +492,7 @@ def test_a_collection_while_a_thread_hands_over_lets_no_second_one_in(
 @pytest.mark.parametrize(
     "reason", ["open already", "another codec", "not there", "another thread is inside"]
 )
-def test_an_object_that_could_not_be_opened_is_refused_by_every_call(
+def test_every_call_refuses_an_object_that_could_not_be_opened(
     direct: rnvm.Backend, connect: Connect, reason: str
 ) -> None:
     fe = connect(direct)
@@ -517,9 +523,7 @@ def test_an_object_that_could_not_be_opened_is_refused_by_every_call(
 
 
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_pool_is_not_closed_under_the_back_end_that_serves_it(
-    medium: str, connect: Connect
-) -> None:
+def test_a_pool_cannot_be_closed_while_a_back_end_serves_it(medium: str, connect: Connect) -> None:
     with new_path(medium) as path:
         with open_backend(path, medium) as backend:
             sample = Sample(connect(backend), "s")
@@ -538,7 +542,7 @@ def test_a_pool_is_not_closed_under_the_back_end_that_serves_it(
             assert pool.clean
 
 
-def test_a_closed_front_end_says_so(direct: rnvm.Backend, connect: Connect) -> None:
+def test_a_closed_front_end_raises_closed(direct: rnvm.Backend, connect: Connect) -> None:
     fe = connect(direct)
     sample = Sample(fe, "s")
     fe.close()
@@ -553,7 +557,7 @@ def test_a_closed_front_end_says_so(direct: rnvm.Backend, connect: Connect) -> N
             call()
 
 
-def test_threads_take_turns(direct: rnvm.Backend, connect: Connect) -> None:
+def test_one_thread_at_a_time_uses_a_front_end(direct: rnvm.Backend, connect: Connect) -> None:
     sample = Sample(connect(direct, timeout=20), "s")
 
     def work() -> None:
@@ -568,7 +572,7 @@ def test_threads_take_turns(direct: rnvm.Backend, connect: Connect) -> None:
     assert sample.numbers()[0] == 2000
 
 
-def test_threads_that_call_again_at_once_let_others_in(
+def test_threads_that_call_again_at_once_do_not_starve_others(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, timeout=20)
@@ -595,11 +599,11 @@ def test_threads_that_call_again_at_once_let_others_in(
         done.set()
         for thread in threads:
             thread.join()
-    # The interpreter may keep this thread before it asks and after it was inside, but not each time.
+    # The scheduler may keep this thread from running before and after its call, but not each time.
     assert sorted(passed)[50] <= 6
 
 
-def test_a_lock_goes_to_who_waits_as_soon_as_its_holder_is_outside(
+def test_a_waiter_is_granted_a_lock_as_soon_as_its_holder_is_outside(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     holder, waiter = Sample(connect(direct), "s"), Sample(connect(direct, timeout=20), "s")
@@ -620,11 +624,11 @@ def test_a_lock_goes_to_who_waits_as_soon_as_its_holder_is_outside(
             time.sleep(0.005)
         times.append(-time.monotonic())
         thread.join()
-    # Not when something else happens to wake the back-end, or the waiter asks once more.
+    # Not only when another event wakes the back-end, or when the waiter requests it again.
     assert sorted(sum(times[i : i + 2]) for i in range(0, 18, 2))[4] < 0.03
 
 
-def test_who_waits_for_a_lock_gives_up_at_the_deadline(
+def test_a_waiter_for_a_lock_gives_up_at_the_deadline(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     one, two = Sample(connect(direct), "s"), Sample(connect(direct), "s")
@@ -637,7 +641,7 @@ def test_who_waits_for_a_lock_gives_up_at_the_deadline(
     assert direct.figures()["pool"]["waiting"] == 0
 
 
-def test_waiters_get_a_lock_in_the_order_in_which_they_came(
+def test_waiters_are_granted_a_lock_in_the_order_of_their_requests(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     holder = Sample(connect(direct), "s")
@@ -656,26 +660,26 @@ def test_waiters_get_a_lock_in_the_order_in_which_they_came(
                 time.sleep(0.001)
     for thread in threads:
         thread.join()
-    # Who was granted it first need not be the first to write that down.
+    # The front-end that was granted it first need not be the first to record that.
     assert sorted(order) == [0, 1, 2, 3]
     assert holder.numbers()[0] == 4
 
 
-def test_all_sessions_taken_is_an_error() -> None:
+def test_connecting_without_a_free_session_is_an_error() -> None:
     with new_path("direct") as path:
         pools.create(path, "8MiB", front_ends=4, assume_persistent=True)
         with open_backend(path) as backend, contextlib.ExitStack() as stack:
             held = [stack.enter_context(rnvm.connect(backend.address)) for _ in range(4)]
             with pytest.raises(QuotaExceeded, match="all front-ends"):
                 rnvm.connect(backend.address, timeout=0.2)
-            # One that is given back meanwhile will do.
+            # A session that is given back in the meantime will do.
             giving = threading.Timer(0.1, held[0].close)
             giving.start()
             rnvm.connect(backend.address, timeout=20).close()
             giving.join()
 
 
-def test_a_process_never_takes_all_sessions() -> None:
+def test_one_process_never_takes_all_sessions() -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         pools.create(path, "32MiB", front_ends=16, assume_persistent=True)
         backend = stack.enter_context(open_backend(path))
@@ -691,7 +695,7 @@ def test_a_process_never_takes_all_sessions() -> None:
         rnvm.connect(backend.address).close()
 
 
-def test_a_back_end_that_is_awake_makes_records_durable_without_being_asked() -> None:
+def test_a_back_end_that_is_awake_makes_records_durable_without_a_request() -> None:
     with (
         new_path("emulated") as path,
         open_backend(path, "emulated", idle="spin") as backend,
@@ -705,5 +709,5 @@ def test_a_back_end_that_is_awake_makes_records_durable_without_being_asked() ->
                 sample.add(1)
             return int(fe.figures["calls"] - before)
 
-        # A busy machine may keep it from running for a while.
+        # On a busy machine it may not run for a while.
         assert any(calls_of_some_operations() == 0 for _ in range(300))

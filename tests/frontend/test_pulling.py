@@ -1,4 +1,7 @@
-"""Readers pull what writers have logged, however slow the back-end is; and believe nothing of it that may not count."""
+"""Readers pull logged records of writers, however slow the back-end is.
+
+They validate each record, and ignore records that may not count.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +32,7 @@ SIZES = {
     "memory_log": MEMORY_LOG,
     "assume_persistent": True,
 }
-# Offsets of the words that everybody READs: in a naming entry, in a session.
+# Offsets of the words that all front-ends READ: in a catalog entry, in a session.
 NAME, LINE, SEQUENCE, REPLAYED = 512, 256, 0, 24
 SESSION, LIVE, EPOCH, HEAD, DURABLE = 256, 192, 0, 24, 32
 LSN = 8  # in a record
@@ -37,7 +40,7 @@ LSN = 8  # in a record
 
 @pytest.fixture
 def tiny(medium: str) -> Iterator[rnvm.Backend]:
-    """A pool with logs that wrap soon."""
+    """Yield a back-end of a pool with logs that wrap early."""
     with new_path(medium) as path:
         pools.create(path, **SIZES)
         with open_backend(path, medium) as backend:
@@ -46,7 +49,7 @@ def tiny(medium: str) -> Iterator[rnvm.Backend]:
 
 @contextlib.contextmanager
 def slow(backend: rnvm.Backend, **options: bool) -> Iterator[None]:
-    """A back-end that applies nothing of itself."""
+    """Keep a back-end from applying records by itself."""
     backend._service._go_slow(**options)
     yield
     backend._service._go_slow(collecting=True, replaying=True)
@@ -56,11 +59,11 @@ def calls(sample: Sample) -> int:
     return int(sample.fe.figures["calls"])
 
 
-# However slow the back-end is
+# --- However slow the back-end is
 
 
 @pytest.mark.anywhere
-def test_what_was_acknowledged_is_read_without_the_back_end(
+def test_acknowledged_operations_are_read_without_the_back_end(
     tiny: rnvm.Backend, connect: Connect
 ) -> None:
     writer, reader = Sample(connect(tiny), "s"), Sample(connect(tiny), "s")
@@ -77,7 +80,7 @@ def test_what_was_acknowledged_is_read_without_the_back_end(
     reader.check()
 
 
-def test_on_memory_that_persists_nobody_needs_the_back_end(
+def test_on_persistent_memory_no_front_end_needs_the_back_end(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     writer, reader = Sample(connect(direct), "s"), Sample(connect(direct), "s")
@@ -91,7 +94,7 @@ def test_on_memory_that_persists_nobody_needs_the_back_end(
         assert (calls(reader), calls(writer)) == before
 
 
-def test_nothing_is_read_twice_that_was_pulled_and_did_not_change(
+def test_pulled_records_that_did_not_change_are_not_read_twice(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     writer, reader = Sample(connect(direct), "s"), Sample(connect(direct), "s")
@@ -112,7 +115,7 @@ def test_nothing_is_read_twice_that_was_pulled_and_did_not_change(
     assert reader.numbers()[0] == 2
 
 
-def test_a_back_end_that_is_too_far_behind_is_asked(connect: Connect) -> None:
+def test_a_reader_calls_a_back_end_that_is_too_far_behind(connect: Connect) -> None:
     with new_path("direct") as path:
         pools.create(
             path,
@@ -134,7 +137,7 @@ def test_a_back_end_that_is_too_far_behind_is_asked(connect: Connect) -> None:
                 assert calls(reader) > before
 
 
-def test_each_structure_of_a_transaction_is_read_behind_it(
+def test_each_structure_of_a_transaction_is_read_after_it(
     tiny: rnvm.Backend, connect: Connect
 ) -> None:
     fe, other = connect(tiny), connect(tiny)
@@ -160,11 +163,11 @@ def test_each_structure_of_a_transaction_is_read_behind_it(
         assert calls(there) == before
 
 
-# What counts
+# --- Records that count
 
 
 class Scene:
-    """A writer that was acknowledged one operation which nobody has applied, a reader, and the memory that both see."""
+    """A writer with one acknowledged operation that is not applied, a reader, and their memory."""
 
     def __init__(self, backend: rnvm.Backend, connect: Connect, **options: bool) -> None:
         self.pool = backend.pool
@@ -173,7 +176,7 @@ class Scene:
         while self.reader.numbers() != (1, 1) or log_driver.progress(self.pool, b"s")[1] != 2:
             time.sleep(0.001)
         backend._service._go_slow(**options)
-        self.writer.fe.names()  # by now it does
+        self.writer.fe.names()  # after this call the back-end is slow
         places = log_driver.places(self.pool)
         session = self.writer.fe.figures["session"]
         self.line = places["names"] + NAME * self.pool.names[b"s"] + LINE
@@ -190,33 +193,33 @@ class Scene:
         self.pool.medium.poke(at, struct.pack("<Q", value))
 
     def read(self) -> tuple[int, bool]:
-        """What the reader reads, and whether it has asked the back-end for it."""
+        """Return the value that the reader reads, and whether it has called the back-end for it."""
         before = calls(self.reader)
         return self.reader.numbers()[0], calls(self.reader) != before
 
     def check_crc(self) -> bool:
-        """One of its lines is still the one of a lap ago: it is not whole, and was not acknowledged."""
+        """One of its lines is that of the lap before: it is not whole, and not acknowledged."""
         self.pool.medium.poke(self.record + 128, b"\xa5" * 64)
         return self.read() == (1, False)
 
     def check_epoch(self) -> bool:
-        """Its writer is being cut off: who knows whether it counts?  Who cuts it off."""
+        """Its writer is being fenced: only the back-end that fences it knows whether it counts."""
         self.poke(self.live + EPOCH, self.word(self.live + EPOCH) + 1)
         return self.read() == (2, True)
 
     def check_order(self) -> bool:
-        """It cannot be what follows what is applied."""
+        """It cannot be the record that follows the applied one."""
         self.poke(self.line + SEQUENCE, 0)
         return self.read()[1]
 
     def check_head(self) -> bool:
-        """It was overwritten since the line said where it stands."""
+        """It was overwritten after the status line was read that says where it is."""
         self.poke(self.record + LSN, self.lsn + MEMORY_LOG)
         self.poke(self.live + HEAD, self.lsn + 64)
         return self.read()[1]
 
     def check_durable(self) -> bool:
-        """It stands there, and is not durable yet."""
+        """It is there, and is not durable yet."""
         self.poke(self.live + DURABLE, self.lsn)
         return self.read() == (1, False)
 
@@ -232,12 +235,12 @@ CHECKS = [
 
 
 @pytest.mark.parametrize(("check", "medium"), CHECKS)
-def test_a_record_is_believed_if_it_is(tiny: rnvm.Backend, connect: Connect, check: str) -> None:
+def test_a_record_is_used_only_if_it_is(tiny: rnvm.Backend, connect: Connect, check: str) -> None:
     assert getattr(Scene(tiny, connect, collecting=check == "durable"), f"check_{check}")()
 
 
 @pytest.mark.parametrize(("check", "medium"), CHECKS)
-def test_a_record_is_believed_wrongly_without_the_check_that_it_is(
+def test_an_invalid_record_is_used_without_the_check_that_it_is(
     tiny: rnvm.Backend, connect: Connect, check: str
 ) -> None:
     log_overlay._skip_checks(getattr(log_overlay, f"CHECK_{check.upper()}"))
@@ -247,11 +250,14 @@ def test_a_record_is_believed_wrongly_without_the_check_that_it_is(
         log_overlay._skip_checks(0)
 
 
-# While others write
+# --- While other front-ends write
 
 
 class Busy:
-    """Two structures, written by whoever has a turn: operation n adds 1 to the counter of one and leaves n at place n % 5."""
+    """Two structures, written by all threads in turn.
+
+    Operation n adds 1 to the counter of one of them and leaves n at place n % 5.
+    """
 
     def __init__(self) -> None:
         self.begun = {"a": 0, "b": 0}
@@ -313,7 +319,7 @@ class Busy:
             n = struct.unpack("<Q", value[:8])[0] if value else 0
             assert value is None or value == struct.pack("<Q", n) * (len(value) // 8)
             assert n == 0 or n % 5 == place
-            # The last one at this place, of a state that is not older than what was acknowledged, or read before.
+            # The last number at this place, of a state not older than one acknowledged or read.
             assert least - (least - place) % 5 <= max(n, 0) <= most or (n == 0 and least < 5)
             assert n >= places.get((name, place), 0)
             places[name, place] = n
@@ -322,7 +328,7 @@ class Busy:
 
 @pytest.mark.parametrize("collecting", [True, False], ids=["slow", "normal"])
 @pytest.mark.anywhere
-def test_every_read_is_of_a_state_between_what_was_acknowledged_and_what_was_begun(
+def test_every_read_is_of_a_state_between_the_acknowledged_and_the_begun_operations(
     tiny: rnvm.Backend, medium: str, connect: Connect, rng: random.Random, collecting: bool
 ) -> None:
     fes = [connect(tiny, timeout=20, **({"cache": "8KiB"} if i == 3 else {})) for i in range(4)]

@@ -1,4 +1,4 @@
-"""What is done to a pool in memory whose back-end was killed, while a front-end still writes into it."""
+"""Actions on a pool in memory whose back-end was killed, while a front-end still writes into it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ sys.stdin.read()
 
 
 class Producer(threading.Thread):
-    """Puts the numbers from 0 on into a queue until a put fails; `acknowledged` many came back."""
+    """Puts the numbers from 0 on into a queue until a put fails; `acknowledged` puts returned."""
 
     def __init__(self, address: str) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class Producer(threading.Thread):
                 self.jobs.put(b"%d" % self.acknowledged)
                 self.acknowledged += 1
                 self.progress.release()
-                time.sleep(0.0002)  # its log has room for more than what a test takes
+                time.sleep(0.0002)  # its log has room for more than a test takes
         except RfpError:
             pass
 
@@ -56,7 +56,10 @@ class Producer(threading.Thread):
 
 @pytest.fixture
 def orphaned() -> Iterator[tuple[str, Producer]]:
-    """A pool whose back-end was killed a moment ago, and a front-end that goes on until it notices, some 10 ms later."""
+    """Yield a pool whose back-end was just killed, and a front-end that still writes.
+
+    The front-end detects the death some 10 ms later.
+    """
     with new_path("direct") as path:
         pools.create(path, "64MiB", front_ends=2, assume_persistent=True)
         served = subprocess.Popen(
@@ -83,7 +86,7 @@ def contents(path: str) -> list[int]:
 
 
 def complete(path: str, producer: Producer) -> bool:
-    """Whether the queue has all that was acknowledged, and at most one more, which was under way."""
+    """Return whether the queue has all acknowledged values and at most one more, in flight."""
     found = contents(path)
     return (
         found == list(range(len(found)))
@@ -103,49 +106,60 @@ def damage(path: str, at: int) -> None:
     os.close(fd)
 
 
-@pytest.mark.parametrize("damaged", [(), (4096 + 50,), (50, 4096 + 70), (8192 + 30,), (8192 + 30, 12288 + 20)],
-                         ids=["whole", "a-copy-of-the-header", "both-headers", "a-superblock", "both-superblocks"])  # fmt: skip
-def test_a_repair_loses_nothing_that_was_acknowledged_beside_it(
+@pytest.mark.parametrize(
+    "damaged",
+    [(), (4096 + 50,), (50, 4096 + 70), (8192 + 30,), (8192 + 30, 12288 + 20)],
+    ids=["whole", "a-copy-of-the-header", "both-headers", "a-superblock", "both-superblocks"],
+)
+def test_a_repair_loses_no_operation_that_was_acknowledged_meanwhile(
     orphaned: tuple[str, Producer], damaged: tuple[int, ...]
 ) -> None:
     path, producer = orphaned
     for at in damaged:
         damage(path, at)
-    mended, lost = check.repair(path)
+    repaired, lost = check.repair(path)
     producer.join(30)
     assert lost == []
-    assert len(mended) >= (1 if damaged else 0)
+    assert len(repaired) >= (1 if damaged else 0)
     assert complete(path, producer)
 
 
-@pytest.mark.parametrize("action", [
-    change, check.check, lambda path: pools.grow(path, "65MiB"), lambda path: pools.open_pool(path).close(),
-    lambda path: subprocess.run([sys.executable, "-m", "rnvm.cli", "recover", path], check=True, capture_output=True),
-], ids=["changing", "check", "grow", "open_pool", "recover"])  # fmt: skip
-def test_nothing_that_is_done_to_a_pool_loses_what_was_acknowledged_beside_it(
+@pytest.mark.parametrize(
+    "action",
+    [
+        change,
+        check.check,
+        lambda path: pools.grow(path, "65MiB"),
+        lambda path: pools.open_pool(path).close(),
+        lambda path: subprocess.run(
+            [sys.executable, "-m", "rnvm.cli", "recover", path], check=True, capture_output=True
+        ),
+    ],
+    ids=["changing", "check", "grow", "open_pool", "recover"],
+)
+def test_no_action_on_a_pool_loses_an_operation_that_was_acknowledged_meanwhile(
     orphaned: tuple[str, Producer], action: Callable[[str], object]
 ) -> None:
     path, producer = orphaned
     action(path)
-    contents(path)  # a back-end ends what still goes on
+    contents(path)  # a new back-end ends the old session
     producer.join(30)
     assert complete(path, producer)
 
 
-def test_who_is_told_that_its_session_is_over_acknowledges_nothing_more(
+def test_a_front_end_whose_session_has_ended_acknowledges_no_operation(
     orphaned: tuple[str, Producer],
 ) -> None:
     path, producer = orphaned
     with pools.claim(path):
-        producer.join(
-            2
-        )  # a put waits for a second for a new back-end; the log would take some more
-        told = producer.acknowledged
+        # A put waits a second for a new back-end; the log would have room for some more.
+        producer.join(2)
+        acknowledged = producer.acknowledged
         assert not producer.is_alive()
-    assert contents(path)[:told] == list(range(told))
+    assert contents(path)[:acknowledged] == list(range(acknowledged))
 
 
-def test_a_repair_keeps_everybody_else_out_until_it_is_done(orphaned: tuple[str, Producer]) -> None:
+def test_a_repair_excludes_all_other_users_until_it_ends(orphaned: tuple[str, Producer]) -> None:
     path, producer = orphaned
     with check.changing(path):
         for open_it in (pools.open_pool, check.check, check.repair, rnvm.Backend):
@@ -156,7 +170,7 @@ def test_a_repair_keeps_everybody_else_out_until_it_is_done(orphaned: tuple[str,
 
 
 @pytest.mark.parametrize("turn", range(4))
-def test_a_repair_that_is_killed_loses_nothing_either(
+def test_a_killed_repair_loses_no_acknowledged_operation(
     orphaned: tuple[str, Producer], turn: int, seed: int
 ) -> None:
     path, producer = orphaned

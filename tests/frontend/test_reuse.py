@@ -1,4 +1,4 @@
-"""What was freed, dropped or replayed is never taken for what once stood there."""
+"""Freed, dropped or replayed memory is never read as its earlier contents."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def check_dropped(sample: Sample) -> None:
 
 
 @pytest.mark.anywhere
-def test_a_dropped_structure_is_not_read_any_more(backend: rnvm.Backend, connect: Connect) -> None:
+def test_a_dropped_structure_is_no_longer_read(backend: rnvm.Backend, connect: Connect) -> None:
     writer, reader, other = connect(backend), connect(backend), connect(backend)
     one, two = Sample(writer, "s"), Sample(reader, "s")
     one.put(0, b"old")
-    assert two.get(0) == two.get(0) == b"old"  # from its cache by now
+    assert two.get(0) == two.get(0) == b"old"  # the second time from its cache
     del one
     writer.drop("s")
     check_dropped(two)
-    # Another one in the same place, that has come as far.
+    # Another structure in the same place, with as many operations.
     three = Sample(other, "s")
     three.put(0, b"new")
     assert three.numbers() == (0, 1)
@@ -41,7 +41,8 @@ def test_a_dropped_structure_is_not_read_any_more(backend: rnvm.Backend, connect
 
 BACKEND = """
 import signal, sys, rnvm
-backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2], lease=60)
+backend = rnvm.Backend(sys.argv[1], size="8MiB", assume_persistent=True, address=sys.argv[2],
+                       lease=60)
 print("serving", flush=True)
 signal.pause()
 """
@@ -49,7 +50,7 @@ signal.pause()
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_who_still_looks_at_the_memory_of_a_killed_back_end_reads_nothing_old_there(
+def test_a_front_end_reads_no_old_value_from_the_memory_of_a_killed_back_end(
     medium: str, options: str
 ) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
@@ -76,7 +77,7 @@ def test_who_still_looks_at_the_memory_of_a_killed_back_end_reads_nothing_old_th
         serve()
         with rnvm.connect(address, timeout=20) as other:
             Sample(other, "s").put(0, b"new")
-            # Also who had the lock, and would have kept it for half a minute without a look.
+            # Even the front-end that had the lock and would have kept it for half a minute unread.
             assert one.get(0) == two.get(0) == b"new"
         writer.close()
         reader.close()

@@ -1,4 +1,7 @@
-"""What a front-end can reach of a pool: all of it to read, the rings of its own session to write, and these until it is fenced."""
+"""What a front-end can access of a pool.
+
+It can read all of the pool, and write the rings of its own session until it is fenced.
+"""
 
 from __future__ import annotations
 
@@ -27,9 +30,8 @@ ATTACH, DETACH, LIST, OUTCOME = 17, 18, 21, 29
 NOT_ATTACHED, ABSENT, FORGOTTEN = 4, 5, 11
 VERSION, OTHER_VERSION, OTHER_POOL, BAD_REQUEST = 2, 13, 14, 1
 ATTACHMENT = struct.Struct("<II16sQII")  # version, flags, pool, ticket, previous, 0
-ATTACHED = struct.Struct(
-    "<IIQQQQQQ16s"
-)  # session, flags, epoch, operations, memory, lease, size, ticket, pool
+# session, flags, epoch, operations, memory, lease, size, ticket, pool
+ATTACHED = struct.Struct("<IIQQQQQQ16s")
 SOON = 20.0
 
 
@@ -38,7 +40,7 @@ def deadline() -> int:
 
 
 class Client:
-    """A front-end's connection, used by hand."""
+    """A front-end's connection, driven by hand."""
 
     def __init__(self, link: Connection) -> None:
         self.connection = link
@@ -80,7 +82,7 @@ def client(backend: rnvm.Backend) -> Iterator[Client]:
         yield made
 
 
-def test_a_sessions_rings_are_given_to_who_was_told_its_ticket(direct: rnvm.Backend) -> None:
+def test_a_sessions_rings_are_given_only_for_its_ticket(direct: rnvm.Backend) -> None:
     with client(direct) as one, client(direct) as two:
         one.attach()
         two.attach()
@@ -95,7 +97,7 @@ def test_a_sessions_rings_are_given_to_who_was_told_its_ticket(direct: rnvm.Back
         two.rings()
 
 
-def test_what_is_of_another_version_or_for_another_pool_gets_no_session(
+def test_a_request_of_another_version_or_for_another_pool_gets_no_session(
     direct: rnvm.Backend,
 ) -> None:
     with client(direct) as one:
@@ -108,16 +110,15 @@ def test_what_is_of_another_version_or_for_another_pool_gets_no_session(
             one.call(ATTACH, ATTACHMENT.pack(VERSION, 0, b"another pool's :", 0, 0, 0))[0]
             == OTHER_POOL
         )
-        assert (
-            one.call(ATTACH, struct.pack("<QIIQ", 0, 0, 0, 0))[0] == BAD_REQUEST
-        )  # as version 1 asked
+        # the request of version 1
+        assert one.call(ATTACH, struct.pack("<QIIQ", 0, 0, 0, 0))[0] == BAD_REQUEST
         assert direct.figures()["pool"]["attached"] == 0
         one.attach()
         with client(direct) as two:
             assert two.call(ATTACH, ATTACHMENT.pack(VERSION, 0, one.pool, 0, 0, 0))[0] == 0
 
 
-def test_nobody_ends_a_session_without_its_ticket(
+def test_a_session_cannot_be_ended_without_its_ticket(
     direct: rnvm.Backend, connect: Connect, seed: int
 ) -> None:
     victim = connect(direct)
@@ -131,10 +132,10 @@ def test_nobody_ends_a_session_without_its_ticket(
                 sample.add(1)
             assert attacker.session != before[0]
     assert (victim.figures["session"], victim.figures["epoch"]) == before
-    assert direct.figures()["pool"]["fenced"] <= 5  # the attackers' own
+    assert direct.figures()["pool"]["fenced"] <= 5  # those of the attackers
 
 
-def test_who_has_its_ticket_gives_a_session_back(direct: rnvm.Backend) -> None:
+def test_a_session_can_be_given_back_with_its_ticket(direct: rnvm.Backend) -> None:
     with client(direct) as one, client(direct) as two:
         one.attach()
         assert one.call(LIST, struct.pack("<Q", 0))[0] == 0
@@ -144,10 +145,10 @@ def test_who_has_its_ticket_gives_a_session_back(direct: rnvm.Backend) -> None:
         assert direct.figures()["pool"]["ending"] == 0
 
 
-def test_what_a_record_came_to_is_told_for_the_ticket_of_its_session_alone(
+def test_the_outcome_of_a_record_is_reported_only_for_the_ticket_of_its_session(
     direct: rnvm.Backend,
 ) -> None:
-    """A pool that was restored from a copy has had other sessions with the same number and epoch."""
+    """A pool restored from a copy has had other sessions with the same number and epoch."""
     with client(direct) as one, client(direct) as two:
         one.attach()
         assert one.call(DETACH)[0] == 0
@@ -164,10 +165,8 @@ def test_what_a_record_came_to_is_told_for_the_ticket_of_its_session_alone(
 
 
 @pytest.mark.shm
-def test_sessions_that_were_fenced_count_as_their_processs_as_long_as_that_may_write_there() -> (
-    None
-):
-    """One connection after another that was used, and then lost without a word."""
+def test_fenced_sessions_count_for_their_process_while_it_can_write_their_rings() -> None:
+    """One connection after another was used, and then lost without a message."""
     with new_path("direct") as path:
         pools.create(path, "32MiB", front_ends=16, assume_persistent=True)
         with open_backend(path) as backend:
@@ -188,21 +187,20 @@ def test_sessions_that_were_fenced_count_as_their_processs_as_long_as_that_may_w
 
 
 @pytest.mark.verbs
-def test_who_was_fenced_can_write_to_its_rings_no_more(direct: rnvm.Backend) -> None:
+def test_a_fenced_front_end_cannot_write_to_its_rings(direct: rnvm.Backend) -> None:
     with client(direct) as one, client(direct) as two:
         one.attach()
         rings = one.rings()
         assert one.ring.pair.execute(WRITE, one.buffer, 0, rings, 0, 64) == SUCCESS
-        two.attach(
-            one.session, one.ticket
-        )  # "my session of before, whose rings nobody writes any more"
+        # as a front-end that has lost the session and no longer writes its rings
+        two.attach(one.session, one.ticket)
         assert direct.figures()["pool"]["fenced"] == 1
         assert one.ring.pair.execute(WRITE, one.buffer, 0, rings, 0, 64) != SUCCESS
         assert two.ring.pair.execute(WRITE, two.buffer, 0, two.rings(), 0, 64) == SUCCESS
 
 
 @pytest.mark.verbs
-def test_a_pool_is_registered_for_a_front_end_as_far_as_it_has_looked(connect: Connect) -> None:
+def test_a_pool_is_registered_for_a_front_end_as_far_as_it_has_read(connect: Connect) -> None:
     with (
         new_path("direct") as path,
         rnvm.Backend(path, size="80MiB", assume_persistent=True) as backend,

@@ -1,4 +1,4 @@
-"""Sessions that are lost at the worst moments, attempts to begin a new one that are lost as well, and pools without any to spare."""
+"""Sessions that are lost at the worst moments, lost attempts to begin a new one, and full pools."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from .test_rings import client
 
 
 class LostConnection(Connection):
-    """Is lost when the session has begun at the back-end, and its front-end does not know which it is."""
+    """Is lost when the back-end has begun a session that its front-end does not know yet."""
 
     def memory(self, *_: Any, **__: Any) -> Any:
         raise ConnectionFailed("the connection was lost in the test")
 
 
 class Losing(Opener):
-    """After the first link so many that are lost."""
+    """Opens links; after the first one, so many links are lost."""
 
     lost = -1
 
@@ -60,7 +60,7 @@ class Losing(Opener):
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_writer_learns_what_its_last_record_came_to_although_its_rings_had_other_owners_since(
+def test_a_writer_learns_the_outcome_of_its_last_record_after_its_rings_had_other_owners(
     batch: bool, seed: int
 ) -> None:
     lost = 0
@@ -84,7 +84,7 @@ def test_a_writer_learns_what_its_last_record_came_to_although_its_rings_had_oth
     assert lost > 3
 
 
-# Does what it is told in a batch that never ends, and says so.
+# Does its operations in a batch that never ends, and reports that they are done.
 WRITER = """
 import os, sys, time, rnvm
 from rnvm.testing.sample_structure import Sample
@@ -108,10 +108,8 @@ def killed_in_a_batch(backend: rnvm.Backend, *names: str) -> None:
         writer.kill()
 
 
-def test_dead_writers_never_keep_others_out_however_many_there_may_be_and_whatever_they_have_left() -> (
-    None
-):
-    """The second finds the only session taken, and leaves what belongs to the other structure."""
+def test_any_number_of_dead_writers_with_any_pending_operations_exclude_no_writer() -> None:
+    """The second writer finds the only session taken, and leaves those of the other structure."""
     with new_path("direct") as path:
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
         with open_backend(path) as backend:
@@ -124,9 +122,7 @@ def test_dead_writers_never_keep_others_out_however_many_there_may_be_and_whatev
                 assert [Sample(fe, name).add(0) for name in ("a", "b")] == [4, 1]
 
 
-def test_a_pool_whose_only_session_waits_for_its_operations_to_be_executed_is_recovered_offline() -> (
-    None
-):
+def test_a_pool_whose_only_session_has_pending_operations_is_recovered_offline() -> None:
     with new_path("direct") as path:
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
         with open_backend(path) as backend:
@@ -140,7 +136,7 @@ def test_a_pool_whose_only_session_waits_for_its_operations_to_be_executed_is_re
 
 
 class GivingUp(Opener):
-    """Its connections come to nothing at one moment or another after the back-end may have begun a session."""
+    """Its connections fail at one moment or another after the back-end may have begun a session."""
 
     def __init__(self, *arguments: Any, moment: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -167,7 +163,7 @@ class GivingUp(Opener):
         return link
 
 
-def test_who_gives_up_while_it_connects_leaves_no_session_behind(seed: int) -> None:
+def test_a_front_end_that_gives_up_connecting_leaves_no_session_behind(seed: int) -> None:
     gave_up = 0
     with new_path("direct") as path:
         pools.create(path, "8MiB", front_ends=1, assume_persistent=True)
@@ -175,7 +171,7 @@ def test_who_gives_up_while_it_connects_leaves_no_session_behind(seed: int) -> N
             for moment in (-1, 0, 1, 2, 3, 4, 5, 6, 7, 8):
                 fabric = ReorderFabric(seed=seed + moment) if moment > 0 else None
                 for _ in range(2):
-                    # A device brings each request to an end, but later than the caller has time for.
+                    # A device completes each request, but later than the caller has time for.
                     late = (
                         threading.Timer(0.06, fabric.hold, [0])
                         if fabric is not None
@@ -209,8 +205,8 @@ def test_a_front_end_that_was_fenced_and_closed_leaves_no_session_behind() -> No
                 assert theirs.numbers()[0] == i + 1
 
 
-def test_the_child_of_a_fork_leaves_its_parents_session_alone() -> None:
-    """Also where its last structure is let go there."""
+def test_a_forked_child_does_not_touch_its_parents_session() -> None:
+    """Even if its last structure object is deleted in the child."""
     code = """
 import os, rnvm, sys
 from rnvm.testing.sample_structure import Sample
@@ -233,8 +229,8 @@ print(sample.add(1), before == (fe.figures["session"], fe.figures["epoch"]), flu
         assert done.stdout == b"2 True\n"
 
 
-def test_a_new_back_end_takes_a_session_from_no_process_that_had_it_and_lives(seed: int) -> None:
-    """Which tickets the one before had given, it does not know."""
+def test_a_new_back_end_takes_no_session_from_a_running_process(seed: int) -> None:
+    """The new back-end does not know which tickets the earlier one had issued."""
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):
             victim = stack.enter_context(Process(WRITER, address_of(path), "s"))
@@ -244,9 +240,8 @@ def test_a_new_back_end_takes_a_session_from_no_process_that_had_it_and_lives(se
                 time.sleep(0.001)
         backend = stack.enter_context(rnvm.Backend(path, address=address_of(path)))
         with rnvm.connect(address_of(path)) as fe:
-            assert (
-                Sample(fe, "s").add(1) == 2
-            )  # what it had left is done, and nothing but the process itself keeps its session
+            # Its operations are done, and only the running process itself keeps its session.
+            assert Sample(fe, "s").add(1) == 2
         for session in range(3):
             with client(backend) as attacker:
                 attacker.attach(session, seed | 1)
@@ -265,7 +260,7 @@ def test_a_new_back_end_takes_a_session_from_no_process_that_had_it_and_lives(se
 FORGER = WRITER.replace("sample.add(1)", "(sample.forge(), sample.add(1))")
 
 
-def test_an_operation_that_a_structure_does_not_know_costs_nobody_an_error(seed: int) -> None:
+def test_an_operation_unknown_to_its_structure_raises_in_no_front_end(seed: int) -> None:
     with new_path("direct") as path, open_backend(path) as backend:
         writer = subprocess.Popen(
             [sys.executable, "-c", FORGER, str(backend.address), "s"], stdout=subprocess.PIPE
@@ -287,7 +282,7 @@ def test_an_operation_that_a_structure_does_not_know_costs_nobody_an_error(seed:
 PUTTER = WRITER.replace("sample.add(1)", "sample.put(3, b'v' * 12_000)")
 
 
-def test_what_a_dead_writer_did_is_not_lost_where_executing_it_failed_at_first() -> None:
+def test_a_dead_writers_operation_is_not_lost_if_re_executing_it_fails_at_first() -> None:
     with (
         new_path("direct") as path,
         open_backend(path) as backend,
@@ -300,7 +295,7 @@ def test_what_a_dead_writer_did_is_not_lost_where_executing_it_failed_at_first()
         assert writer.stdout
         with writer, writer.stdout:
             assert writer.stdout.read(4) == b"done"
-            # While that is alive nobody has executed it yet; and from here on there is no room for it.
+            # While that is alive, no front-end has executed it; from here on it has no room.
             with pytest.raises(OutOfMemory):
                 for i in range(100_000):
                     full[b"%d" % i] = b"v" * 4000
@@ -314,7 +309,7 @@ def test_what_a_dead_writer_did_is_not_lost_where_executing_it_failed_at_first()
         assert sample.get(3) == b"v" * 12_000
 
 
-def test_a_structure_that_was_dropped_concerns_nobody_but_who_uses_it() -> None:
+def test_a_dropped_structure_affects_only_the_front_ends_that_use_it() -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):
             fe = stack.enter_context(rnvm.connect(address_of(path), timeout=20))
@@ -332,12 +327,12 @@ def test_a_structure_that_was_dropped_concerns_nobody_but_who_uses_it() -> None:
             assert list(jobs) == [b"0"]
 
 
-# Another file in the place of the pool's.
+# --- Another file in the place of the pool's file
 
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_front_end_goes_on_in_the_backup_that_was_restored(medium: str, options: str) -> None:
+def test_a_front_end_continues_in_a_restored_backup(medium: str, options: str) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         with served(path, 2, address), rnvm.connect(address) as first:
@@ -359,7 +354,7 @@ def test_a_front_end_goes_on_in_the_backup_that_was_restored(medium: str, option
 
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
-def test_a_drop_right_after_a_restart_is_done(options: str) -> None:
+def test_a_drop_right_after_a_restart_takes_effect(options: str) -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         with served(path, 2, address) as backend:
@@ -375,7 +370,7 @@ def test_a_drop_right_after_a_restart_is_done(options: str) -> None:
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_structure_that_a_backup_lacks_is_not_taken_for_the_one_that_has_its_number_there(
+def test_a_structure_missing_in_a_backup_is_not_confused_with_another_one_of_its_number(
     medium: str, options: str
 ) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
@@ -403,7 +398,7 @@ def test_a_structure_that_a_backup_lacks_is_not_taken_for_the_one_that_has_its_n
 
 @pytest.mark.parametrize("options", ["", "?rtt=2us"], ids=["near", "far"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_front_end_does_not_go_over_to_another_pool(medium: str, options: str) -> None:
+def test_a_front_end_does_not_continue_in_another_pool(medium: str, options: str) -> None:
     with new_path(medium) as path, contextlib.ExitStack() as stack:
         address = address_of(path) + options
         with served(path, 2, address):
@@ -411,7 +406,7 @@ def test_a_front_end_does_not_go_over_to_another_pool(medium: str, options: str)
             queue = Queue(fe, "q")
             queue.put(b"mine")
         os.rename(path, path + ".old")
-        with served(path, 2, address), rnvm.connect(address) as other:  # made anew
+        with served(path, 2, address), rnvm.connect(address) as other:  # a new pool
             theirs = Queue(other, "q")
             for call in (lambda: queue.put(b"1"), lambda: len(queue), fe.names):
                 with pytest.raises(HandshakeFailed, match="another pool"):
@@ -425,7 +420,7 @@ def test_a_front_end_does_not_go_over_to_another_pool(medium: str, options: str)
 
 @pytest.mark.parametrize("by", ["removing", "replacing"])
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str, by: str) -> None:
+def test_a_pool_whose_file_was_removed_acknowledges_no_operation(medium: str, by: str) -> None:
     with (
         new_path(medium) as path,
         open_backend(path, medium) as backend,
@@ -442,7 +437,7 @@ def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str
         with pytest.raises(ConnectionFailed):
             while time.monotonic() < end:
                 queue.put(b"after")
-                queue.get()  # so that the pool does not get full meanwhile
+                queue.get()  # so that the pool does not become full
         with pytest.raises(ConnectionFailed, match="removed"):
             queue.put(b"after")
         with pytest.raises(StorageFailed, match="removed"):
@@ -452,7 +447,7 @@ def test_a_pool_whose_file_was_removed_acknowledges_nothing_any_more(medium: str
 
 
 @pytest.mark.parametrize("medium", ["direct", "image"])
-def test_a_pool_that_was_moved_or_has_another_name_is_served_on(medium: str) -> None:
+def test_a_pool_that_was_moved_or_linked_is_still_served(medium: str) -> None:
     with (
         new_path(medium) as path,
         open_backend(path, medium) as backend,
@@ -460,7 +455,7 @@ def test_a_pool_that_was_moved_or_has_another_name_is_served_on(medium: str) -> 
     ):
         queue = Queue(fe, "q")
         os.rename(path, path + ".moved")
-        end = time.monotonic() + 0.3  # some of the back-end's looks
+        end = time.monotonic() + 0.3  # a few polls of the back-end
         while time.monotonic() < end:
             queue.put(b"v")
             assert queue.get() == b"v"
@@ -486,10 +481,10 @@ def test_serving_a_pool_whose_file_is_removed_ends_with_an_error() -> None:
         assert (server.returncode, "removed" in err) == (3, True), (out, err)
 
 
-# Starting together with the back-end.
+# --- Starting together with the back-end
 
 
-def test_connecting_waits_for_a_back_end_that_is_being_started() -> None:
+def test_connecting_waits_for_a_back_end_that_is_starting() -> None:
     with new_path("direct") as path:
         found: list[object] = []
 

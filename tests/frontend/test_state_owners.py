@@ -12,13 +12,16 @@ EVERYBODY = "counters"
 STRUCT = re.compile(r"^cdef struct (\w+):(.*(?:\n +#.*)*)", re.MULTILINE)
 FIELD = re.compile(r"^    (\w+)(?:\[\d+\])? (\w+)(.*)", re.MULTILINE)
 OWNER = re.compile(r"owner: (\w+)")
-ASSIGNED = r"\b(?:fe\.(?:c\.)?|self\.c\.){part}\b(?:\[[^]]*\])?((?:\.\w+|\[[^]]*\])*)\s*([-+*|&^%]|//|<<|>>)?=(?!=)"
+ASSIGNED = (
+    r"\b(?:fe\.(?:c\.)?|self\.c\.){part}\b(?:\[[^]]*\])?((?:\.\w+|\[[^]]*\])*)"
+    r"\s*([-+*|&^%]|//|<<|>>)?=(?!=)"
+)
 ADDRESS = r"&(?:\w+\.)*(?:fe\.(?:c\.)?|self\.c\.){part}\b(?!\.\w+\.)[\w.\[\]]*"
 
 
 @functools.cache
 def owners() -> dict[str, str]:
-    """The fields of `struct frontend`, and the module that owns each."""
+    """Return the fields of `struct frontend` with the module that owns each."""
     text = STATE.read_text()
     of_structs = {
         name: owner.group(1) for name, rest in STRUCT.findall(text) if (owner := OWNER.search(rest))
@@ -34,14 +37,14 @@ def owners() -> dict[str, str]:
 
 
 def code_of(path: Path) -> str:
-    """The source without comments and docstrings, one statement a line."""
+    """Return the source without comments and docstrings, one statement a line."""
     text = re.sub(r'"""(?:.|\n)*?"""', "", path.read_text())
     text = re.sub(r"#.*", "", text)
     return re.sub(r"\\\n\s*", " ", text)
 
 
 def sources() -> list[Path]:
-    """Those that can see the state."""
+    """Return the source files that can access the state."""
     return [
         path
         for folder in ("rnvm", "structures")
@@ -51,7 +54,7 @@ def sources() -> list[Path]:
 
 
 def breaches(path: Path) -> list[str]:
-    """Assignments of parts that this module does not own, and pointers to them."""
+    """Return assignments to parts that this module does not own, and pointers to them."""
     text, found = code_of(path), []
     for part, owner in owners().items():
         for match in re.finditer(ASSIGNED.format(part=part), text):
@@ -67,21 +70,21 @@ def breaches(path: Path) -> list[str]:
     return found
 
 
-def test_every_part_of_a_front_end_has_an_owner_that_is_a_module():
+def test_every_part_of_a_front_end_is_owned_by_a_module():
     found = owners()
     assert len(found) >= 15
     modules = {path.stem for path in STATE.parent.glob("*.pyx")} | {EVERYBODY}
     assert set(found.values()) <= modules
 
 
-def test_no_module_assigns_a_part_that_another_one_owns():
+def test_no_module_assigns_to_a_part_of_another_owner():
     found = [each for path in sources() for each in breaches(path)]
     assert found == []
     assert len(sources()) > 20
 
 
 def test_an_assignment_elsewhere_is_found(tmp_path, monkeypatch):
-    """The patterns of this file, on the ways in which a module could assign."""
+    """The patterns of this file match each way in which a module could assign."""
     owners()
     monkeypatch.setattr(f"{__name__}.ROOT", tmp_path)
     path = tmp_path / "other.pyx"

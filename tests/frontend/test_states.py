@@ -1,4 +1,7 @@
-"""Every public call of a front-end and of its structures, in every state, with every end: what it answers and what then holds."""
+"""Every public call of a front-end and of its structures, in every state, with every end.
+
+Each test states the outcome of the call and the contents afterwards.
+"""
 
 from __future__ import annotations
 
@@ -23,36 +26,37 @@ from rnvm.testing.sample_structure import Sample
 
 from .conftest import new_path, open_backend
 
-# What a call answers: done, or the class of the error.  `lost`: a transaction whose session is no more.  `busy`: another thread has a
-# batch or a transaction under way.
+# The outcome of each call: done, or the class of the error (see error_of).
+# `lost`: a transaction whose session has ended.  `busy`: another thread has an open batch or
+# transaction.
 TABLE = """
-call                 free           batch          transaction    lost              closed  busy              forked
-change named         done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
-read named           done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
-check named          done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
-change unnamed       done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-read unnamed         done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-check unnamed        done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-too large            TooLarge       TooLarge       TooLarge       ConnectionFailed  Closed  DeadlineExceeded  Forked
-fails half way       Damaged        Damaged        Damaged        ConnectionFailed  Closed  DeadlineExceeded  Forked
-list names           done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
-drop                 done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-drop what is open    CallerError    CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
-drop what is not     NotFound       NotFound       CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-make                 done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-open                 done           done           done           ConnectionFailed  Closed  DeadlineExceeded  Forked
-open what is not     NotFound       NotFound       NotFound       ConnectionFailed  Closed  DeadlineExceeded  Forked
-open twice           AlreadyExists  AlreadyExists  AlreadyExists  AlreadyExists     Closed  DeadlineExceeded  Forked
-let go               done           done           done           done              done    done              done
-use and let go       done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-begin batch          done           CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
-begin transaction    done           done           CallerError    CallerError       Closed  DeadlineExceeded  Forked
-discard transaction  done           done           CallerError    CallerError       Closed  DeadlineExceeded  Forked
-end another batch    CallerError    CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
-end another one      CallerError    CallerError    CallerError    CallerError       Closed  DeadlineExceeded  Forked
-release              done           done           CallerError    ConnectionFailed  Closed  DeadlineExceeded  Forked
-close                done           done           done           done              done    done              done
-ask about it         done           done           done           done              done    done              done
+call                 free         batch        transaction  lost         closed  busy      forked
+change named         done         done         done         Connection   Closed  Deadline  Forked
+read named           done         done         done         Connection   Closed  Deadline  Forked
+check named          done         done         done         Connection   Closed  Deadline  Forked
+change unnamed       done         done         CallerError  Connection   Closed  Deadline  Forked
+read unnamed         done         done         CallerError  Connection   Closed  Deadline  Forked
+check unnamed        done         done         CallerError  Connection   Closed  Deadline  Forked
+too large            TooLarge     TooLarge     TooLarge     Connection   Closed  Deadline  Forked
+fails half way       Damaged      Damaged      Damaged      Connection   Closed  Deadline  Forked
+list names           done         done         done         Connection   Closed  Deadline  Forked
+drop                 done         done         CallerError  Connection   Closed  Deadline  Forked
+drop an open one     CallerError  CallerError  CallerError  CallerError  Closed  Deadline  Forked
+drop a missing one   NotFound     NotFound     CallerError  Connection   Closed  Deadline  Forked
+make                 done         done         CallerError  Connection   Closed  Deadline  Forked
+open                 done         done         done         Connection   Closed  Deadline  Forked
+open a missing one   NotFound     NotFound     NotFound     Connection   Closed  Deadline  Forked
+open twice           Exists       Exists       Exists       Exists       Closed  Deadline  Forked
+delete the object    done         done         done         done         done    done      done
+use and delete it    done         done         CallerError  Connection   Closed  Deadline  Forked
+begin batch          done         CallerError  CallerError  CallerError  Closed  Deadline  Forked
+begin transaction    done         done         CallerError  CallerError  Closed  Deadline  Forked
+discard transaction  done         done         CallerError  CallerError  Closed  Deadline  Forked
+end another batch    CallerError  CallerError  CallerError  CallerError  Closed  Deadline  Forked
+end another one      CallerError  CallerError  CallerError  CallerError  Closed  Deadline  Forked
+release              done         done         CallerError  Connection   Closed  Deadline  Forked
+close                done         done         done         done         done    done      done
+read properties      done         done         done         done         done    done      done
 """
 COLUMNS, *ROWS = (
     [cell.strip() for cell in [line[:20], *line[20:].split()]]
@@ -70,7 +74,7 @@ class Discarded(Exception):
 
 
 def connected(backend: rnvm.Backend, **options: Any) -> rnvm.FrontEnd:
-    """However short its time-out is, which is meant for what another thread keeps it waiting for."""
+    """Connect with ample time: a short time-out is meant for calls that wait for another thread."""
     for _ in range(100):
         with contextlib.suppress(rfp.errors.DeadlineExceeded):
             return rnvm.connect(backend.address, **options)
@@ -78,9 +82,9 @@ def connected(backend: rnvm.Backend, **options: Any) -> rnvm.FrontEnd:
 
 
 class Case:
-    """A front-end with structures of its own, and what they should hold in the end.
+    """A front-end with structures of its own, and the contents that they must have in the end.
 
-    count: of `named`, what is acknowledged; pending: what the transaction under way has added.
+    count: the acknowledged additions to `named`; pending: those of the open transaction.
     """
 
     def __init__(self, backend: rnvm.Backend, admin: Any, key: str, **options: Any) -> None:
@@ -115,9 +119,12 @@ class Case:
             for name in ("named", "unnamed", "other")
         }
         for each in found.values():
-            each.check()  # takes the lock: waits until a dead process is known to be dead
+            each.check()  # takes the lock: waits until the death of a process is detected
         assert {name: each.numbers()[0] for name, each in found.items()} == {
-            "named": self.count, "unnamed": self.unnamed_count, "other": 1}  # fmt: skip
+            "named": self.count,
+            "unnamed": self.unnamed_count,
+            "other": 1,
+        }
         assert (self.name("spare") in self.admin.names()) != self.dropped
         assert found["named"].add(1) == self.count + 1
 
@@ -127,7 +134,7 @@ def change_unnamed(case: Case) -> None:
     case.unnamed_count += 1
 
 
-def use_and_let_go(case: Case) -> None:
+def use_and_delete(case: Case) -> None:
     del case.unnamed
     gc.collect()
     Sample(case.fe, case.name("unnamed")).add(1)
@@ -153,7 +160,7 @@ def begin_batch(case: Case) -> None:
         case.add()
 
 
-def let_go(case: Case) -> None:
+def delete_object(case: Case) -> None:
     del case.let
     gc.collect()
 
@@ -164,9 +171,11 @@ def close(case: Case) -> None:
     case.closed = True
 
 
-def ask(case: Case) -> None:
-    assert (case.fe.figures["epoch"] >= 0, bool(case.fe.promise), repr(case.fe) != "", case.named.name) == (
-        True, True, True, case.name("named"))  # fmt: skip
+def read_properties(case: Case) -> None:
+    assert case.fe.figures["epoch"] >= 0
+    assert bool(case.fe.promise)
+    assert repr(case.fe) != ""
+    assert case.named.name == case.name("named")
     assert case.named.codec_name == ""
     assert repr(case.named)
 
@@ -174,12 +183,12 @@ def ask(case: Case) -> None:
 CALLS: dict[str, Callable[[Case], Any]] = {
     "change named": Case.add,
     "read named": lambda case: (
-        case.named.numbers()[0] == case.count + case.pending or pytest.fail("read something else")
+        case.named.numbers()[0] == case.count + case.pending or pytest.fail("read another value")
     ),
     "check named": lambda case: case.named.check(),
     "change unnamed": change_unnamed,
     "read unnamed": lambda case: (
-        case.unnamed.numbers()[0] == case.unnamed_count or pytest.fail("read something else")
+        case.unnamed.numbers()[0] == case.unnamed_count or pytest.fail("read another value")
     ),
     "check unnamed": lambda case: case.unnamed.check(),
     "too large": lambda case: case.named.put(0, bytes(1 << 20)),
@@ -188,14 +197,14 @@ CALLS: dict[str, Callable[[Case], Any]] = {
         {case.name("named"), case.name("other")} <= set(case.fe.names()) or pytest.fail("missing")
     ),
     "drop": drop,
-    "drop what is open": lambda case: case.fe.drop(case.name("named")),
-    "drop what is not": lambda case: case.fe.drop(case.name("none")),
+    "drop an open one": lambda case: case.fe.drop(case.name("named")),
+    "drop a missing one": lambda case: case.fe.drop(case.name("none")),
     "make": lambda case: Sample(case.fe, case.name("new")).add(1),
     "open": lambda case: Sample(case.fe, case.name("other")),
-    "open what is not": lambda case: Sample(case.fe, case.name("none"), create=False),
+    "open a missing one": lambda case: Sample(case.fe, case.name("none"), create=False),
     "open twice": lambda case: Sample(case.fe, case.name("named")),
-    "let go": let_go,
-    "use and let go": use_and_let_go,
+    "delete the object": delete_object,
+    "use and delete it": use_and_delete,
     "begin batch": begin_batch,
     "begin transaction": lambda case: transact(case, False),
     "discard transaction": lambda case: transact(case, True),
@@ -203,16 +212,16 @@ CALLS: dict[str, Callable[[Case], Any]] = {
     "end another one": lambda case: case.fe.transaction(case.named).__exit__(None, None, None),
     "release": lambda case: case.fe.release(),
     "close": close,
-    "ask about it": ask,
+    "read properties": read_properties,
 }
 assert set(CALLS) == {row[0] for row in ROWS}
 
 
-# States: each yields the column of the table that holds in it.
+# --- States: each yields the column of the table that applies in it
 
 
 def cut_off(case: Case) -> None:
-    """Another front-end waits for the lock for longer than a lease."""
+    """Fence it: another front-end waits for the lock for longer than a lease."""
     assert Sample(case.admin, case.name("named")).add(100, timeout=20) == case.count + 100
     case.count += 100
 
@@ -288,8 +297,8 @@ def closed(case: Case) -> Iterator[str]:
     yield "closed"
 
 
-def beside(case: Case, kind: Callable[[], Any], end: bool) -> Iterator[str]:
-    """Another thread has begun it, and waits; or ended without ending it."""
+def in_another_thread(case: Case, kind: Callable[[], Any], end: bool) -> Iterator[str]:
+    """Begin it in another thread, which waits inside, or ends without ending it."""
     begun, over = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -317,24 +326,24 @@ def beside(case: Case, kind: Callable[[], Any], end: bool) -> Iterator[str]:
 @contextlib.contextmanager
 def batch_of_another_thread(case: Case) -> Iterator[str]:
     case.count += 1
-    yield from beside(case, case.fe.batch, False)
+    yield from in_another_thread(case, case.fe.batch, False)
 
 
 @contextlib.contextmanager
 def transaction_of_another_thread(case: Case) -> Iterator[str]:
-    yield from beside(case, lambda: case.fe.transaction(case.named), False)
+    yield from in_another_thread(case, lambda: case.fe.transaction(case.named), False)
     case.count += not case.closed
 
 
 @contextlib.contextmanager
 def batch_of_a_thread_that_has_ended(case: Case) -> Iterator[str]:
     case.count += 1
-    yield from beside(case, case.fe.batch, True)
+    yield from in_another_thread(case, case.fe.batch, True)
 
 
 @contextlib.contextmanager
 def transaction_of_a_thread_that_has_ended(case: Case) -> Iterator[str]:
-    yield from beside(case, lambda: case.fe.transaction(case.named), True)
+    yield from in_another_thread(case, lambda: case.fe.transaction(case.named), True)
 
 
 STATES = [
@@ -359,16 +368,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 def error_of(name: str) -> type[BaseException]:
-    return rfp.errors.StructureDamaged if name == "Damaged" else getattr(rfp.errors, name)
+    short = {
+        "Connection": "ConnectionFailed",
+        "Damaged": "StructureDamaged",
+        "Deadline": "DeadlineExceeded",
+        "Exists": "AlreadyExists",
+    }
+    return getattr(rfp.errors, short.get(name, name))
 
 
-def call(case: Case, what: str, column: str) -> None:
-    answer = EXPECTED[what, column]
+def call(case: Case, action: str, column: str) -> None:
+    answer = EXPECTED[action, column]
     if answer == "done":
-        CALLS[what](case)
+        CALLS[action](case)
     else:
         with pytest.raises(error_of(answer)):
-            CALLS[what](case)
+            CALLS[action](case)
 
 
 @pytest.fixture
@@ -382,34 +397,34 @@ def served(request: pytest.FixtureRequest) -> Iterator[rnvm.Backend]:
 
 @pytest.fixture
 def admin(served: rnvm.Backend) -> Iterator[Any]:
-    """Makes structures, and sees what is left of them."""
+    """Yield a front-end that makes structures and reads their final contents."""
     with rnvm.connect(served.address, timeout=20) as fe:
         yield fe
 
 
 def options_of(state: Any, options: dict[str, Any]) -> dict[str, Any]:
-    """Where a call waits for another thread, it gives up soon."""
+    """Return options with a short time-out if a call waits for another thread."""
     return {"timeout": 0.1 if "of_another_thread" in state.__name__ else 20, **options}
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("state", STATES, ids=lambda state: state.__name__)
-def test_each_call_answers_what_the_table_says_and_what_was_acknowledged_holds(
+def test_each_call_has_the_outcome_of_the_table_and_acknowledged_operations_are_kept(
     served: rnvm.Backend, admin: Any, state: Any, options: dict[str, Any]
 ) -> None:
-    for what in CALLS:
-        case = Case(served, admin, what, **options_of(state, options))
+    for action in CALLS:
+        case = Case(served, admin, action, **options_of(state, options))
         with contextlib.ExitStack() as ends:
-            # A transaction that lost its session says so at its end, and what was closed meanwhile, too.
+            # The end of a transaction raises if its session or its front-end was lost before.
             ends.enter_context(contextlib.suppress(rfp.errors.Closed))
             if state is transaction_cut_off:
                 ends.enter_context(
                     contextlib.suppress(ConnectionFailed)
-                    if what == "close"
+                    if action == "close"
                     else pytest.raises(ConnectionFailed)
                 )
             with state(case) as column:
-                call(case, what, column)
+                call(case, action, column)
         if not case.closed and state is not closed:
             case.add()
         case.fe.close()
@@ -418,15 +433,18 @@ def test_each_call_answers_what_the_table_says_and_what_was_acknowledged_holds(
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("state", [batch, transaction, transaction_in_a_batch, batch_of_which_a_part_is_written],
-                         ids=lambda state: state.__name__)  # fmt: skip
-def test_an_exception_behind_each_call_discards_a_transaction_and_no_batch(
+@pytest.mark.parametrize(
+    "state",
+    [batch, transaction, transaction_in_a_batch, batch_of_which_a_part_is_written],
+    ids=lambda state: state.__name__,
+)
+def test_an_exception_after_each_call_discards_a_transaction_and_no_batch(
     served: rnvm.Backend, admin: Any, state: Any, options: dict[str, Any]
 ) -> None:
-    for what in CALLS:
-        case = Case(served, admin, what, **options_of(state, options))
+    for action in CALLS:
+        case = Case(served, admin, action, **options_of(state, options))
         with contextlib.suppress(Discarded, rfp.errors.Closed), state(case) as column:
-            call(case, what, column)
+            call(case, action, column)
             raise Discarded
         if not case.closed:
             for _ in range(3):
@@ -436,21 +454,24 @@ def test_an_exception_behind_each_call_discards_a_transaction_and_no_batch(
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("state", [batch, transaction, transaction_in_a_batch, batch_of_which_a_part_is_written, batch_cut_off],
-                         ids=lambda state: state.__name__)  # fmt: skip
-def test_a_process_that_is_killed_behind_each_call_leaves_all_that_was_acknowledged(
+@pytest.mark.parametrize(
+    "state",
+    [batch, transaction, transaction_in_a_batch, batch_of_which_a_part_is_written, batch_cut_off],
+    ids=lambda state: state.__name__,
+)
+def test_a_process_that_is_killed_after_each_call_loses_no_acknowledged_operation(
     served: rnvm.Backend, admin: Any, state: Any, options: dict[str, Any]
 ) -> None:
-    for what in CALLS:
+    for action in CALLS:
         reader, writer = os.pipe()
         child = os.fork()
         if not child:
             try:
                 with rnvm.connect(served.address) as mine:
-                    case = Case(served, mine, what, **options_of(state, options))
+                    case = Case(served, mine, action, **options_of(state, options))
                 case.admin = rnvm.connect(served.address)
                 context = state(case)
-                call(case, what, context.__enter__())
+                call(case, action, context.__enter__())
                 if not case.closed and not case.fe_transacting:
                     case.add()
                 os.write(writer, repr((case.count, case.unnamed_count, case.dropped)).encode())
@@ -458,9 +479,9 @@ def test_a_process_that_is_killed_behind_each_call_leaves_all_that_was_acknowled
             finally:
                 os._exit(1)
         os.close(writer)
-        assert os.waitpid(child, 0)[1] == signal.SIGKILL, what
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL, action
         case = Case.__new__(Case)
-        case.admin, case.key = admin, what
+        case.admin, case.key = admin, action
         case.count, case.unnamed_count, case.dropped = eval(os.read(reader, 1000))
         os.close(reader)
         case.verify()
@@ -469,7 +490,7 @@ def test_a_process_that_is_killed_behind_each_call_leaves_all_that_was_acknowled
 @pytest.mark.parametrize(
     "state", [idle, batch, transaction, batch_of_another_thread], ids=lambda state: state.__name__
 )
-def test_in_a_forked_child_each_call_says_so_and_the_parent_goes_on(
+def test_each_call_raises_in_a_forked_child_and_the_parent_still_works(
     served: rnvm.Backend, admin: Any, state: Any
 ) -> None:
     case = Case(served, admin, "s", timeout=20)
@@ -477,8 +498,8 @@ def test_in_a_forked_child_each_call_says_so_and_the_parent_goes_on(
         child = os.fork()
         if not child:
             try:
-                for what in CALLS:
-                    call(copy.copy(case), what, "forked")
+                for action in CALLS:
+                    call(copy.copy(case), action, "forked")
                 os._exit(0)
             except BaseException:
                 traceback.print_exc()
@@ -492,7 +513,11 @@ def test_in_a_forked_child_each_call_says_so_and_the_parent_goes_on(
 
 
 class History:
-    """Random calls of one front-end; what it was told and what another one sees is compared with a model at each step."""
+    """Random calls of one front-end.
+
+    The acknowledged state, and the state that another front-end reads, are compared with a model at
+    each step.
+    """
 
     def __init__(self, backend: rnvm.Backend, rng: random.Random, key: str) -> None:
         self.rng, self.key = rng, key
@@ -502,26 +527,26 @@ class History:
             rnvm.connect(backend.address, timeout=20),
         )
         self.open: dict[str, Sample] = {}
-        self.told: dict[str, int] = {}  # acknowledged
-        self.pending: dict[str, int] | None = (
-            None  # what a transaction has added, of the structures that it names
-        )
+        self.acknowledged: dict[str, int] = {}
+        # The additions of the open transaction to the structures that it names.
+        self.pending: dict[str, int] | None = None
         self.seen: dict[str, int] = {}  # by the reader
         self.contexts: list[Any] = []
-        self.inside: set[str] = (
-            set()
-        )  # whose locks it may have until the contexts end: who comes for them waits
+        # The structures whose locks it may hold until the contexts end: other front-ends wait.
+        self.inside: set[str] = set()
 
     def step(self) -> None:
-        self.rng.choice([self.add, self.add, self.add, self.add, self.others_add, self.others_add, self.put, self.make, self.let_go, self.drop, self.release,
-                         self.begin_batch, self.begin_transaction, self.end, self.end, self.read, self.check])()  # fmt: skip
+        adds = [self.add] * 4 + [self.others_add] * 2
+        objects = [self.put, self.make, self.delete_object, self.drop, self.release]
+        contexts = [self.begin_batch, self.begin_transaction, self.end, self.end]
+        self.rng.choice([*adds, *objects, *contexts, self.read, self.check])()
 
     def allowed(self, name: str) -> contextlib.AbstractContextManager[Any]:
         named = self.pending is None or name in self.pending
         return contextlib.nullcontext() if named else pytest.raises(rfp.errors.CallerError)
 
     def value(self, name: str) -> int:
-        return self.told[name] + (self.pending or {}).get(name, 0)
+        return self.acknowledged[name] + (self.pending or {}).get(name, 0)
 
     def add(self) -> None:
         for name in self.rng.sample(list(self.open), self.rng.randint(0, len(self.open))):
@@ -529,16 +554,16 @@ class History:
             with self.allowed(name):
                 assert self.open[name].add(1) == self.value(name) + 1
                 if self.pending is None:
-                    self.told[name] += 1
+                    self.acknowledged[name] += 1
                 else:
                     self.pending[name] += 1
 
     def others_add(self) -> None:
-        for name in self.rng.sample(list(self.told), min(len(self.told), 5)):
+        for name in self.rng.sample(list(self.acknowledged), min(len(self.acknowledged), 5)):
             if not self.contexts or name not in self.inside:
-                assert Sample(self.reader, name, create=False).add(1) == self.told[name] + 1
-                self.told[name] += 1
-                self.seen[name] = self.told[name]
+                assert Sample(self.reader, name, create=False).add(1) == self.acknowledged[name] + 1
+                self.acknowledged[name] += 1
+                self.seen[name] = self.acknowledged[name]
 
     def put(self) -> None:
         for name in list(self.open)[:2]:
@@ -554,24 +579,24 @@ class History:
             if name not in self.open:
                 with (
                     contextlib.nullcontext()
-                    if name in self.told or self.pending is None
+                    if name in self.acknowledged or self.pending is None
                     else pytest.raises(rfp.errors.CallerError)
                 ):
                     self.open[name] = Sample(self.fe, name)
-                    self.told.setdefault(name, 0)
+                    self.acknowledged.setdefault(name, 0)
 
-    def let_go(self) -> None:
+    def delete_object(self) -> None:
         for name in list(self.open)[: self.rng.choice([1, 30])]:
             if self.pending is None or name not in self.pending:
                 del self.open[name]
 
     def drop(self) -> None:
         name = f"{self.key} {self.rng.randrange(90)}"
-        if name in self.told:
+        if name in self.acknowledged:
             allowed = self.pending is None and name not in self.open
             with contextlib.nullcontext() if allowed else pytest.raises(rfp.errors.CallerError):
                 self.fe.drop(name)
-                del self.told[name]
+                del self.acknowledged[name]
                 self.seen.pop(name, None)
 
     def release(self) -> None:
@@ -581,7 +606,7 @@ class History:
             else pytest.raises(rfp.errors.CallerError)
         ):
             self.fe.release()
-            self.seen = dict(self.told)
+            self.seen = dict(self.acknowledged)
             self.inside.clear()
 
     def begin_batch(self) -> None:
@@ -592,7 +617,7 @@ class History:
             context.__enter__()
             self.inside.clear()
             self.contexts.append(context)
-            self.seen = dict(self.told)
+            self.seen = dict(self.acknowledged)
 
     def begin_transaction(self) -> None:
         if self.open:
@@ -606,7 +631,7 @@ class History:
                 context.__enter__()
                 self.contexts.append(context)
                 self.pending = dict.fromkeys(names, 0)
-                self.seen = dict(self.told)
+                self.seen = dict(self.acknowledged)
                 self.inside = set(names)
 
     def end(self) -> None:
@@ -616,16 +641,16 @@ class History:
                 *((Discarded, Discarded(), None) if discard else (None, None, None))
             )
             for name, n in (self.pending or {}).items():
-                self.told[name] += 0 if discard else n
+                self.acknowledged[name] += 0 if discard else n
             self.pending = None
             if not self.contexts:
-                self.seen = dict(self.told)
+                self.seen = dict(self.acknowledged)
 
     def read(self) -> None:
-        for name in self.rng.sample(list(self.told), min(len(self.told), 3)):
+        for name in self.rng.sample(list(self.acknowledged), min(len(self.acknowledged), 3)):
             found = Sample(self.reader, name, create=False).numbers()[0]
-            assert self.seen.get(name, 0) <= found <= self.told[name]
-            assert self.contexts or found == self.told[name]
+            assert self.seen.get(name, 0) <= found <= self.acknowledged[name]
+            assert self.contexts or found == self.acknowledged[name]
             self.seen[name] = found
 
     def check(self) -> None:
@@ -653,7 +678,7 @@ def roomy() -> Iterator[rnvm.Backend]:
 
 
 @pytest.mark.timeout(300)
-def test_what_random_calls_were_told_holds_whenever_their_process_is_killed(
+def test_acknowledged_random_calls_are_kept_whenever_their_process_is_killed(
     roomy: rnvm.Backend, rng: random.Random
 ) -> None:
     with rnvm.connect(roomy.address, timeout=20) as fe:
@@ -665,7 +690,7 @@ def test_what_random_calls_were_told_holds_whenever_their_process_is_killed(
                     history = History(roomy, rng, f"h{n}")
                     for _ in range(rng.randint(1, 80)):
                         history.step()
-                    os.write(writer, repr(history.told).encode())
+                    os.write(writer, repr(history.acknowledged).encode())
                     os.kill(os.getpid(), signal.SIGKILL)
                 except BaseException:
                     traceback.print_exc()
@@ -673,10 +698,10 @@ def test_what_random_calls_were_told_holds_whenever_their_process_is_killed(
                     os._exit(1)
             os.close(writer)
             with os.fdopen(reader, "rb") as file:
-                told = file.read()
+                acknowledged = file.read()
             assert os.waitpid(child, 0)[1] == signal.SIGKILL
-            rng.random()  # the next child draws something else
-            for name, value in eval(told).items():
+            rng.random()  # the next child draws other numbers
+            for name, value in eval(acknowledged).items():
                 sample = Sample(fe, name, create=False)
                 sample.check()
                 assert sample.numbers()[0] == value

@@ -35,7 +35,7 @@ def counted(fe: rnvm.FrontEnd) -> dict[str, int]:
 
 
 def add_in_threads(samples: list[Sample], times: int) -> list[int]:
-    """Each adds to the counter so often, all at once; what they were told."""
+    """Add to the counter in a thread for each sample, and return the acknowledged values."""
     told: list[int] = []
 
     def work(sample: Sample) -> None:
@@ -49,7 +49,7 @@ def add_in_threads(samples: list[Sample], times: int) -> list[int]:
     return told
 
 
-def test_one_writer_needs_two_swaps_for_an_operation_and_no_call(
+def test_one_writer_needs_two_swaps_and_no_call_for_an_operation(
     backend: rnvm.Backend, medium: str, connect: Connect
 ) -> None:
     fe = connect(backend, lock="cas", timeout=20)
@@ -62,12 +62,13 @@ def test_one_writer_needs_two_swaps_for_an_operation_and_no_call(
         costs.append(
             tuple(n - before[name] for name, n in counted(fe).items() if name in ("calls", "swaps"))
         )
-    # A disk's back-end is asked to make it durable; any other one only when it had no processor for a while.
+    # On a disk the back-end is called to make it durable; on other media only if its thread was
+    # kept from running for a while.
     assert (1 if medium == "image" else 0, 2) in costs
     assert {swaps for _, swaps in costs} == {2}
 
 
-def test_who_finds_a_structure_dropped_leaves_the_word_of_the_next_one_alone(
+def test_a_user_of_a_dropped_structure_does_not_change_the_lock_word_of_the_next_one(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     late, other = (connect(direct, lock="cas", timeout=20) for _ in range(2))
@@ -77,13 +78,12 @@ def test_who_finds_a_structure_dropped_leaves_the_word_of_the_next_one_alone(
     other.drop("s")
     with pytest.raises(NotFound):
         dropped.add(1)
-    assert (
-        Sample(other, "t").add(1) == 1
-    )  # its entry, and so its word, are those of the one that was dropped
+    # Its catalog entry, and so its lock word, are those of the dropped structure.
+    assert Sample(other, "t").add(1) == 1
     assert direct.figures()["pool"]["fenced"] == 0
 
 
-def test_who_comes_back_after_another_one_needs_one_call(
+def test_a_writer_that_follows_another_one_needs_one_call(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     one, two = (Sample(connect(direct, lock="cas"), "s") for _ in range(2))
@@ -91,7 +91,7 @@ def test_who_comes_back_after_another_one_needs_one_call(
         before = counted(one.fe)
         assert one.add(1) == 2 * i - 1
         assert two.add(1) == 2 * i
-        if i > 1:  # the first has the lock granted to all
+        if i > 1:  # the first call has the lock granted to all
             assert counted(one.fe)["calls"] - before["calls"] == 1
 
 
@@ -107,7 +107,7 @@ def test_each_operation_is_done_once_and_in_one_order(
     samples[0].check()
 
 
-def test_a_reader_sees_what_a_writer_was_told_is_done(
+def test_a_reader_sees_each_acknowledged_operation_of_a_writer(
     backend: rnvm.Backend, connect: Connect, rng: random.Random
 ) -> None:
     writers = [
@@ -120,7 +120,7 @@ def test_a_reader_sees_what_a_writer_was_told_is_done(
         assert {sample.numbers() for sample in (reader, *writers)} == {(i, i)}
 
 
-def test_nobody_else_is_inside_while_a_batch_or_a_transaction_goes_on(
+def test_no_other_front_end_is_inside_during_a_batch_or_a_transaction(
     backend: rnvm.Backend, connect: Connect
 ) -> None:
     one, two = (Sample(connect(backend, lock="cas"), "s") for _ in range(2))
@@ -135,12 +135,12 @@ def test_nobody_else_is_inside_while_a_batch_or_a_transaction_goes_on(
             assert one.add(1) == count + 1
         assert two.add(1) == count + 2
     assert two.numbers()[0] == 7
-    # Who gave up has left nothing behind.
+    # The front-end that gave up has left nothing behind.
     assert backend.figures()["pool"]["waiting"] == 0
     assert one.add(1) == 8
 
 
-def test_transactions_over_several_structures_lock_nobody_out(
+def test_transactions_over_several_structures_do_not_deadlock(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     def work(fe: rnvm.FrontEnd, names: str) -> None:
@@ -166,22 +166,24 @@ def test_transactions_over_several_structures_lock_nobody_out(
     ]
 
 
-def test_who_keeps_the_lock_past_a_lease_is_cut_off_and_takes_nothing_from_its_successor() -> None:
+def test_a_holder_past_its_lease_is_fenced_and_does_not_disturb_its_successor() -> None:
     with (
         new_path("direct") as path,
         open_backend(path, lease=0.2) as backend,
         contextlib.ExitStack() as stack,
     ):
-        one, two, three = (Sample(stack.enter_context(rnvm.connect(backend.address, lock="cas", timeout=20)), "s")
-                           for _ in range(3))  # fmt: skip
+        one, two, three = (
+            Sample(stack.enter_context(rnvm.connect(backend.address, lock="cas", timeout=20)), "s")
+            for _ in range(3)
+        )
         with one.fe.batch():
             one.add(1)
             session = one.fe.figures["epoch"], one.fe.figures["session"]
             with two.fe.transaction(two):
-                # What was durable in the batch was executed again, once.
+                # The durable operation of the batch was re-executed, once.
                 assert two.add(1) == 2
                 assert backend.figures()["pool"]["fenced"] == 1
-                # The lock is the successor's now, whatever the first one does.
+                # The lock is now the successor's, whatever the first front-end does.
                 with pytest.raises((DeadlineExceeded, ConnectionFailed)):
                     one.add(1, timeout=0.05)
                 with pytest.raises(DeadlineExceeded):
@@ -194,7 +196,7 @@ def test_who_keeps_the_lock_past_a_lease_is_cut_off_and_takes_nothing_from_its_s
         three.check()
 
 
-def test_a_structure_that_is_made_anew_has_a_lock_of_its_own(
+def test_a_structure_that_is_created_again_has_a_lock_of_its_own(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     one, two = (connect(direct, lock="cas", timeout=20) for _ in range(2))
@@ -210,7 +212,7 @@ def test_a_structure_that_is_made_anew_has_a_lock_of_its_own(
         assert Sample(two, "s").add(10) == 10
 
 
-def test_locks_begin_anew_with_a_back_end() -> None:
+def test_locks_are_reset_when_a_back_end_starts() -> None:
     with new_path("direct") as path, contextlib.ExitStack() as stack:
         with served(path):
             fe = stack.enter_context(rnvm.connect(address_of(path), lock="cas", timeout=SOON))
@@ -228,7 +230,7 @@ def test_locks_begin_anew_with_a_back_end() -> None:
 
 @pytest.mark.shm
 @pytest.mark.parametrize("batch", [0, 7])
-def test_what_a_killed_writer_was_told_is_there_once(
+def test_acknowledged_operations_of_a_killed_writer_are_there_once(
     batch: int, rng: random.Random, connect: Connect
 ) -> None:
     with new_path("direct") as path, open_backend(path) as backend:
@@ -252,7 +254,7 @@ def test_what_a_killed_writer_was_told_is_there_once(
 @pytest.mark.parametrize(
     "locks", [["cas", "cas"], pytest.param(["sticky", "cas"], marks=pytest.mark.shm)], ids="-".join
 )
-def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_lost(
+def test_a_writer_that_was_stopped_past_its_lease_acknowledges_no_lost_operation(
     locks: list[str], rng: random.Random
 ) -> None:
     with contextlib.ExitStack() as stack:
@@ -283,7 +285,7 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_nothing_that_is_l
 
 
 class NoAtomics(ShmFabric):
-    """A device that has none."""
+    """A device without atomics."""
 
     def share(self, memory: Any, offset: int, length: int, rights: int) -> fabric_module.Region:
         if rights & fabric_module.REMOTE_ATOMIC:
@@ -292,7 +294,7 @@ class NoAtomics(ShmFabric):
 
 
 @pytest.mark.shm
-def test_a_device_without_atomics_is_refused_and_serves_other_locks() -> None:
+def test_a_device_without_atomics_refuses_this_lock_and_serves_other_locks() -> None:
     with (
         new_path("direct") as path,
         NoAtomics() as fabric,

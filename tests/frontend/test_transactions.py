@@ -1,4 +1,4 @@
-"""What holds together and what does not: batches, transactions, and the lives of structures and threads within them."""
+"""Atomicity of batches and transactions, and the lives of structures and threads within them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Discarded(Exception):
 
 
 def killed_in(work: Callable[[], None]) -> None:
-    """Does it in a process that is killed at its end, before anything goes out of scope."""
+    """Run work() in a process that is killed at its end, before anything goes out of scope."""
     child = os.fork()
     if not child:
         try:
@@ -62,7 +62,7 @@ def die() -> None:
 
 
 def counts(backend: rnvm.Backend, *names: str) -> list[int]:
-    """As one sees it who comes new."""
+    """Return the counters as a new front-end reads them."""
     with rnvm.connect(backend.address) as fe:
         found = []
         for name in names:
@@ -74,7 +74,7 @@ def counts(backend: rnvm.Backend, *names: str) -> list[int]:
 
 @pytest.fixture
 def roomy() -> Iterator[rnvm.Backend]:
-    """Its logs hold longer records than its tests need."""
+    """Yield a back-end whose logs hold longer records than its tests need."""
     with new_path("direct") as path:
         pools.create(
             path,
@@ -89,7 +89,7 @@ def roomy() -> Iterator[rnvm.Backend]:
 
 
 def fill(fe: Any) -> None:
-    """Until no block is left in the pool."""
+    """Take blocks until none is left in the pool."""
     places = [
         (sample, place)
         for sample in [Sample(fe, f"fill {i}") for i in range(30)]
@@ -102,7 +102,7 @@ def fill(fe: Any) -> None:
                 places.pop()
 
 
-# More structures than a record has parts
+# --- More structures than a record has parts
 
 
 @every_option
@@ -125,7 +125,7 @@ def test_a_batch_over_more_than_64_structures_is_written_in_several_records(
     assert counts(roomy, "s0", "s64", "s149") == [4, 4, 4]
 
 
-def test_a_batch_over_more_than_64_structures_loses_nothing_to_who_comes_before_its_process_is_killed(
+def test_a_batch_over_more_than_64_structures_loses_no_operation_if_its_process_is_killed(
     roomy: rnvm.Backend,
 ) -> None:
     def work() -> None:
@@ -145,7 +145,7 @@ def test_a_batch_over_more_than_64_structures_loses_nothing_to_who_comes_before_
     assert counts(roomy, *(f"s{i}" for i in range(100))) == [3] * 50 + [2] * 50
 
 
-def test_a_transaction_refuses_to_change_more_than_64_structures_and_does_the_rest(
+def test_a_transaction_refuses_to_change_a_65th_structure_and_does_the_rest(
     roomy: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(roomy)
@@ -164,7 +164,7 @@ def test_a_transaction_refuses_to_change_more_than_64_structures_and_does_the_re
     assert [each.add(1) for each in mine] == [2] * 64 + [1, 1]
 
 
-def test_a_transaction_names_the_record_that_it_does_not_fit_into(
+def test_the_error_of_a_too_large_transaction_names_the_limit_of_a_record(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     sample = Sample(connect(direct), "s")
@@ -177,10 +177,10 @@ def test_a_transaction_names_the_record_that_it_does_not_fit_into(
     sample.check()
 
 
-# Structures that are not named
+# --- Structures that are not named
 
 
-def test_a_transaction_is_only_over_the_structures_that_it_names(
+def test_a_transaction_covers_only_the_structures_that_it_names(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe, other = connect(direct), connect(direct)
@@ -202,7 +202,7 @@ def test_a_transaction_is_only_over_the_structures_that_it_names(
     assert unused.numbers() == (1, 1)
 
 
-def test_front_ends_that_use_unnamed_structures_crosswise_do_not_wait_for_each_other(
+def test_front_ends_that_use_each_others_structures_unnamed_do_not_wait_for_each_other(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     one, two = connect(direct), connect(direct)
@@ -219,7 +219,7 @@ def test_front_ends_that_use_unnamed_structures_crosswise_do_not_wait_for_each_o
 
 
 @pytest.mark.parametrize("exists", [False, True])
-def test_what_is_made_or_dropped_cannot_be_taken_back_so_a_transaction_refuses_it(
+def test_a_transaction_refuses_to_create_or_drop_since_it_could_not_undo_it(
     direct: rnvm.Backend, connect: Connect, exists: bool
 ) -> None:
     fe, other = connect(direct), connect(direct)
@@ -246,7 +246,7 @@ def test_what_is_made_or_dropped_cannot_be_taken_back_so_a_transaction_refuses_i
     assert set(other.names()) == {"s", "old"} | ({"new"} if exists else set())
 
 
-def test_a_structure_whose_maker_was_killed_before_it_began_it_is_not_begun_by_a_transaction(
+def test_a_transaction_does_not_initialise_a_structure_whose_creator_was_killed(
     connect: Connect,
 ) -> None:
     with new_path("direct") as path:
@@ -264,12 +264,12 @@ def test_a_structure_whose_maker_was_killed_before_it_began_it_is_not_begun_by_a
             assert sample.numbers() == (1, 1)
 
 
-# Numbers of operations
+# --- Numbers of operations
 
 
 @every_option
 @pytest.mark.parametrize("end", ["discarded", "too large", "abandoned"])
-def test_acknowledged_operations_behind_a_discarded_transaction_survive(
+def test_acknowledged_operations_after_a_discarded_transaction_survive(
     direct: rnvm.Backend, options: dict[str, Any], end: str
 ) -> None:
     def work() -> None:
@@ -305,7 +305,7 @@ def test_acknowledged_operations_behind_a_discarded_transaction_survive(
 
 
 @pytest.mark.parametrize("lock", ["sticky", "each", "cas"])
-def test_a_writer_that_cannot_do_what_a_dead_one_has_left_does_not_pass_over_it(
+def test_a_writer_that_cannot_re_execute_a_pending_operation_does_not_skip_it(
     roomy: rnvm.Backend, connect: Connect, lock: str
 ) -> None:
     def work() -> None:
@@ -333,11 +333,11 @@ def test_a_writer_that_cannot_do_what_a_dead_one_has_left_does_not_pass_over_it(
     assert counts(roomy, "s") == [2]
 
 
-# What must not happen to locks
+# --- Locks
 
 
 @every_option
-def test_release_in_a_batch_lets_others_see_it_and_go_on(
+def test_release_in_a_batch_publishes_it_and_frees_its_locks(
     backend: rnvm.Backend, connect: Connect, options: dict[str, Any]
 ) -> None:
     fe, other = connect(backend, **options), connect(backend)
@@ -366,7 +366,7 @@ def test_a_structure_can_be_opened_and_read_while_a_transaction_of_its_maker_is_
 
 
 @every_option
-def test_a_batch_keeps_nobody_from_what_it_has_only_read(
+def test_a_batch_locks_no_structure_that_it_has_only_read(
     connect: Connect, options: dict[str, Any]
 ) -> None:
     with new_path("direct") as path, open_backend(path, lease=60.0) as backend:
@@ -394,7 +394,7 @@ def test_release_in_a_transaction_is_refused_and_changes_nothing(
     assert theirs.add(1) == 3
 
 
-def test_what_a_batch_did_is_written_before_something_is_dropped(
+def test_the_changes_of_a_batch_are_written_before_a_structure_is_dropped(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe, other = connect(direct), connect(direct)
@@ -410,7 +410,7 @@ def test_what_a_batch_did_is_written_before_something_is_dropped(
 
 @pytest.mark.parametrize("lock", ["sticky", "cas"])
 @pytest.mark.parametrize("how", ["batch", "object", "transaction"])
-def test_what_finds_no_room_in_the_log_until_its_deadline_is_done_as_a_whole_or_not_at_all(
+def test_an_operation_that_finds_no_room_in_the_log_by_its_deadline_is_done_whole_or_not_at_all(
     how: str, lock: str
 ) -> None:
     with new_path("direct") as path, served(path, 60) as process, contextlib.ExitStack() as stack:
@@ -442,15 +442,15 @@ def test_what_finds_no_room_in_the_log_until_its_deadline_is_done_as_a_whole_or_
         other.check()
 
 
-# Room: in the logs, in the pool, in the cache
+# --- Room: in the logs, in the pool, in the cache
 
 
 @pytest.mark.usefixtures("small_logs")
 @pytest.mark.parametrize("memory_log", ["64KiB", "256KiB"])
-def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_itself_gives(
+def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_can_free(
     memory_log: str,
 ) -> None:
-    """Half a ring at most is one operation; wherever in the ring it comes, it goes on at once."""
+    """One operation is at most half a ring; at each place in the ring it need not wait."""
     with new_path("direct") as path:
         pools.create(
             path,
@@ -472,7 +472,7 @@ def test_an_operation_in_a_batch_never_waits_for_room_that_only_the_batch_itself
 
 @pytest.mark.parametrize("many", ["batch", "transaction", "alone"])
 @pytest.mark.parametrize("length", [3000, 20_000])
-def test_in_a_full_pool_what_is_freed_is_used_again(
+def test_freed_blocks_of_a_full_pool_are_used_again(
     roomy: rnvm.Backend, connect: Connect, many: str, length: int
 ) -> None:
     fe = connect(roomy)
@@ -505,7 +505,7 @@ def test_in_a_full_pool_what_is_freed_is_used_again(
     assert counts(roomy, "s") == [0]
 
 
-def test_a_batch_frees_in_one_structure_what_another_one_needs(
+def test_a_batch_frees_blocks_in_one_structure_that_another_one_needs(
     roomy: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(roomy)
@@ -522,7 +522,7 @@ def test_a_batch_frees_in_one_structure_what_another_one_needs(
     two.check()
 
 
-def test_a_pool_without_consecutive_blocks_says_how_many_it_lacks(
+def test_the_error_of_a_pool_without_consecutive_blocks_states_how_many_it_needs(
     roomy: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(roomy)
@@ -547,10 +547,10 @@ def test_the_cache_keeps_its_budget_within_a_batch_and_a_transaction(
             assume_persistent=True,
         )
         with open_backend(path, address=str(addresses.unique()) + options) as backend:
-            keep_to_the_budget(connect(backend, cache="64KiB", timeout=20), kind)
+            check_budget(connect(backend, cache="64KiB", timeout=20), kind)
 
 
-def keep_to_the_budget(fe: Any, kind: str) -> None:
+def check_budget(fe: Any, kind: str) -> None:
     samples = [Sample(fe, f"s{i}") for i in range(30)]
     for each in samples:
         for place in range(32):
@@ -563,13 +563,13 @@ def keep_to_the_budget(fe: Any, kind: str) -> None:
                 if kind == "batch":
                     each.put(place, b"%d" % place * 500)
                 most = max(most, fe.figures["cached"])
-    # What one record changes cannot go before it is written.
+    # Nodes that one record changes cannot be evicted before it is written.
     assert most < 400 << 10
     for each in samples:
         each.check()
 
 
-def test_a_check_in_a_batch_drops_nothing_that_is_not_written(
+def test_a_check_in_a_batch_evicts_no_unwritten_node(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, cache=0)
@@ -584,11 +584,11 @@ def test_a_check_in_a_batch_drops_nothing_that_is_not_written(
         sample.check()
 
 
-# Objects and threads that go
+# --- Objects that are deleted and threads that end
 
 
 @every_option
-def test_objects_may_go_anywhere_in_a_batch_or_a_transaction(
+def test_objects_may_be_deleted_anywhere_in_a_batch_or_a_transaction(
     direct: rnvm.Backend, connect: Connect, options: dict[str, Any]
 ) -> None:
     fe, other = connect(direct, **options), connect(direct, timeout=20)
@@ -609,7 +609,7 @@ def test_objects_may_go_anywhere_in_a_batch_or_a_transaction(
     assert counts(direct, "s", "t") == [11, 1]
 
 
-def test_a_transaction_that_nobody_refers_to_keeps_its_structures_and_is_discarded_with_its_front_end(
+def test_an_unreferenced_transaction_keeps_its_structures_and_is_discarded_with_its_front_end(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     other = Sample(connect(direct), "s")
@@ -651,7 +651,7 @@ def test_a_thread_that_ends_leaves_no_batch_and_no_transaction_behind(
             sample.add(1)
 
     kept = 0 if kind == "transaction" else 10
-    for n in range(20):  # the next thread gets the number of the last one
+    for n in range(20):  # the next thread gets the ID of the last one
         in_thread(leave_open)
         assert in_thread(lambda: sample.add(100)) == (kept + 100) * (n + 1)
         assert theirs.numbers()[0] == (kept + 100) * (n + 1)
@@ -662,7 +662,7 @@ def test_a_thread_that_ends_leaves_no_batch_and_no_transaction_behind(
     assert theirs.add(0) == 20 * (kept + 100)
 
 
-def test_a_thread_that_waits_is_let_in_when_the_one_with_the_transaction_ends(
+def test_a_waiting_thread_is_admitted_when_the_thread_with_the_transaction_ends(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, timeout=20)
@@ -723,19 +723,19 @@ def test_a_generator_may_be_ended_in_another_thread(
         holder.join()
 
 
-def test_an_object_that_goes_in_another_thread_does_not_lock_out_the_one_with_the_transaction(
+def test_an_object_deleted_in_another_thread_does_not_exclude_the_one_with_the_transaction(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, timeout=20)
     sample = Sample(fe, "s")
     over = threading.Event()
 
-    def let_go() -> None:
+    def delete_object() -> None:
         while not over.is_set():
             with contextlib.suppress(DeadlineExceeded):
                 Sample(fe, "t", timeout=0.0001)
 
-    thread = threading.Thread(target=let_go)
+    thread = threading.Thread(target=delete_object)
     thread.start()
     try:
         for n in range(300):
@@ -748,7 +748,7 @@ def test_an_object_that_goes_in_another_thread_does_not_lock_out_the_one_with_th
     assert sample.numbers() == (900, 900)
 
 
-def test_threads_that_open_a_structure_at_once_get_one_object_of_it(
+def test_threads_that_open_a_structure_at_once_get_one_object(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     fe = connect(direct, timeout=20)
@@ -772,10 +772,10 @@ def test_threads_that_open_a_structure_at_once_get_one_object_of_it(
         assert opened[0].add(1) == n // 3 + 1
 
 
-# Contexts in any order
+# --- Contexts in any order
 
 
-def test_contexts_end_what_they_began_and_nothing_else(
+def test_a_context_ends_only_the_batch_or_transaction_that_it_began(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     def refused() -> bool:
@@ -804,7 +804,7 @@ def test_contexts_end_what_they_began_and_nothing_else(
             assert theirs.numbers()[0] == 1
         assert theirs.numbers()[0] == 2
         sample.add(1)
-        # The batch goes on, and is this thread's.
+        # The batch is still open, and belongs to this thread.
         assert theirs.numbers()[0] == 2
         assert in_thread(refused)
     assert theirs.numbers()[0] == 3
@@ -816,7 +816,7 @@ def test_contexts_end_what_they_began_and_nothing_else(
     assert counts(direct, "s") == [4]
 
 
-def test_what_only_looks_like_a_structure_is_in_no_transaction(
+def test_a_transaction_refuses_an_object_that_only_resembles_a_structure(
     direct: rnvm.Backend, connect: Connect
 ) -> None:
     class Pretender:
@@ -832,7 +832,7 @@ def test_what_only_looks_like_a_structure_is_in_no_transaction(
 
 
 @pytest.mark.parametrize("kind", ["batch", "transaction"])
-def test_closing_within_keeps_a_batch_and_discards_a_transaction(
+def test_closing_the_front_end_keeps_an_open_batch_and_discards_an_open_transaction(
     direct: rnvm.Backend, connect: Connect, kind: str
 ) -> None:
     fe = connect(direct)
