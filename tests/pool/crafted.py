@@ -1,6 +1,7 @@
-"""Pools in which everything has the right checksum, and something is not what it should be; and what is then done with them.
+"""Pools in which every checksum is right and some value is wrong, and commands that use them.
 
-As a program: `python -m tests.pool.crafted FOLDER SEED COUNT` tries so many of them, in a process of its own, since a fault may end it.
+As a program: `python -m tests.pool.crafted FOLDER SEED COUNT` tries so many of them, in a process
+of its own, since a fault may end it.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from rnvm import pools
 from rnvm.cli import main
 
 HEADER = struct.Struct("<QHHIQQQ16sQHHIIIQQQQQQQQQ12QI")  # without its CRC, in its last 4 bytes
-WILD = [0, 1, 7, 8, 63, 64, 4095, 4096, 1 << 16, 1 << 20, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 47, (1 << 48) - 8, 1 << 48, 1 << 63,
-        (1 << 64) - 1]  # fmt: skip
+WILD = [0, 1, 7, 8, 63, 64, 4095, 4096, 1 << 16, 1 << 20, 1 << 31, (1 << 32) - 1, 1 << 32, 1 << 47,
+        (1 << 48) - 8, 1 << 48, 1 << 63, (1 << 64) - 1]  # fmt: skip
 
 
 def make(path: Path) -> bytes:
-    """A pool with something of everything: its bytes, as a back-end that was killed would leave them."""
+    """Return the bytes of a pool with each kind of content, as left by a killed back-end."""
     pools.create(path, "1MiB", block=512, front_ends=1, names=16, assume_persistent=True)
     with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
         queue, table, tree = (
@@ -49,7 +50,7 @@ def make(path: Path) -> bytes:
 
 
 class Crafted:
-    """The bytes of a pool, in which numbers are put, and checksums follow."""
+    """The bytes of a pool in which numbers are changed, with the checksums to match."""
 
     def __init__(self, content: bytes, chance: random.Random) -> None:
         self.bytes = bytearray(content)
@@ -62,14 +63,14 @@ class Crafted:
         ]
 
     def wild(self) -> int:
-        """A number that is at the edge of something, or anywhere."""
+        """Return a number at a limit, or a random one."""
         near = self.chance.choice(
             [*WILD, len(self.bytes), self.groups_at, self.rings_at, self.chance.getrandbits(48)]
         )
         return (near + self.chance.choice([0, 0, -8, 8, -1, 1, 4096])) % (1 << 64)
 
     def wild_address(self) -> int:
-        """A number that looks like an address of this pool."""
+        """Return a number that resembles an address of this pool."""
         near = self.chance.choice(
             [
                 len(self.bytes),
@@ -135,7 +136,7 @@ class Crafted:
         struct.pack_into("<Q", self.bytes, at, ((crc ^ crc >> 16) & 0xFFFF) << 48 | value)
 
     def nodes(self) -> list[int]:
-        """Where nodes stand."""
+        """Return the offsets of nodes."""
         found = []
         for at in range(self.groups_at + self.map, len(self.bytes) - 32, 8):
             _, length, structure, _, _, address = struct.unpack_from("<IIIHHQ", self.bytes, at)
@@ -157,7 +158,7 @@ class Crafted:
         struct.pack_into("<I", self.bytes, at, self.crc(self.bytes[at + 4 : at + length]))
 
     def record(self) -> None:
-        """A log record: one of its words, and what has to fit again."""
+        """Change one word of a log record, and the fields that have to match it."""
         found = []
         for ring in range(2 * self.sessions):
             at = self.rings_at + ring // 2 * self.rings() + ring % 2 * self.fields[14]
@@ -203,8 +204,17 @@ class Crafted:
         )
 
 
-PARTS = [Crafted.header, Crafted.superblock, Crafted.name, Crafted.register, Crafted.owners, Crafted.node, Crafted.node, Crafted.node,
-         Crafted.record]  # fmt: skip
+PARTS = [
+    Crafted.header,
+    Crafted.superblock,
+    Crafted.name,
+    Crafted.register,
+    Crafted.owners,
+    Crafted.node,
+    Crafted.node,
+    Crafted.node,
+    Crafted.record,
+]
 COMMANDS = [
     ["info"],
     ["ls"],
@@ -226,7 +236,7 @@ def craft(content: bytes, seed: int) -> bytes:
 
 
 def use(path: Path, command: list[str]) -> None:
-    """Runs a command of `rnvm` here; raises what is no error of this package's."""
+    """Run a command of `rnvm` in this process; raise errors that are not of this package."""
     result = click.testing.CliRunner().invoke(main, [command[0], str(path), *command[1:]])
     error = result.exception
     if error is not None and not isinstance(error, (SystemExit, RfpError)):
@@ -246,7 +256,7 @@ def run(folder: Path, seed: int, count: int) -> None:
             if command[0] == "check" and "--repair" in command:
                 use(path, ["check"])
         path.unlink()
-    # Not ru_maxrss, which begins with what the process had that made this one.
+    # Not ru_maxrss: that starts at the peak of the parent process.
     peak = re.search(r"^VmHWM:\s+(\d+) kB$", Path("/proc/self/status").read_text(), re.M)
     assert peak
     print("peak", int(peak[1]) >> 10)

@@ -1,7 +1,8 @@
-"""Random histories of a pool on the crash model, and what has to be true of it after a crash at any moment of them.
+"""Random histories of a pool on the crash model, and conditions after a crash at any moment.
 
-A structure here is an array of words in its root block, and blocks that it takes and returns.  Its states are known for each
-transaction number, so that after a crash the one that the pool says it has reached can be compared whole.
+A structure here is an array of words in its root block, and blocks that it takes and returns.  Its
+states are known for each transaction number, so that after a crash the state that the pool says it
+has reached can be compared whole.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ FREE, ATTACHED, FENCED = 1, 5, 6
 
 
 class Wrong(AssertionError):
-    """What a pool said after a crash contradicts what had been acknowledged."""
+    """The state of a pool after a crash contradicts an acknowledged operation."""
 
 
 @dataclass
 class State:
-    """Of a structure after a transaction."""
+    """The state of a structure after a transaction."""
 
     words: list[int]
     blocks: dict[int, bytes]  # address -> content
@@ -44,7 +45,10 @@ class State:
 
 @dataclass
 class Structure:
-    """name, id, index: as the pool knows it.  begun and so on: numbers of events."""
+    """A structure of the history.
+
+    name, id, index: those of the pool.  begun and the like: numbers of events.
+    """
 
     name: bytes
     begun: int
@@ -55,12 +59,10 @@ class Structure:
     drop_begun: int = NEVER
     dropped: int = NEVER
     states: list[State] = field(default_factory=lambda: [State([0] * WORDS, {}, 0)])
-    written: list[tuple[int, int]] = field(
-        default_factory=list
-    )  # (event, number): transaction in a ring
-    durable: list[tuple[int, int]] = field(
-        default_factory=list
-    )  # (event, number): and acknowledged
+    # (event, number): of a transaction in a ring
+    written: list[tuple[int, int]] = field(default_factory=list)
+    # (event, number): of an acknowledged transaction
+    durable: list[tuple[int, int]] = field(default_factory=list)
     operations: list[bytes] = field(default_factory=list)  # operation i + 1
     written_operations: list[tuple[int, int]] = field(default_factory=list)
     durable_operations: list[tuple[int, int]] = field(default_factory=list)
@@ -85,16 +87,18 @@ class Session:
     fenced: int = NEVER
     released: int = NEVER
     grants: list[Grant] = field(default_factory=list)
-    cut_off: bool = False  # in the middle of a grant: of which blocks nobody knows
-    unacknowledged: list[tuple[str, int, Structure, int]] = field(
-        default_factory=list
-    )  # log, next LSN, structure, number
+    cut_off: bool = False  # in the middle of a grant; of which blocks is not known
+    # log, next LSN, structure, number
+    unacknowledged: list[tuple[str, int, Structure, int]] = field(default_factory=list)
 
 
 class History:
-    """A pool, what was done to it, and what was acknowledged when.
+    """A pool, the operations on it, and the event at which each was acknowledged.
 
-    rng: of the choices.  kind: of the model.  plant: called with the model and the places of the pool, to plant a bug.
+    Args:
+        rng: Draws the choices.
+        kind: The kind of the crash model.
+        plant: Is called with the model and the offsets of the pool's parts, to plant a bug.
     """
 
     def __init__(
@@ -111,27 +115,38 @@ class History:
         self.format_done = NEVER
         self.structures: list[Structure] = []
         self.sessions: list[Session] = []
-        self.owner: dict[int, Session] = {}  # of the writer's lock: id of a structure -> session
-        self.pairs: list[
-            tuple[Structure, int, Structure, int]
-        ] = []  # transactions over two structures
+        self.owner: dict[int, Session] = {}  # of the writer lock: ID of a structure -> session
+        # transactions over two structures
+        self.pairs: list[tuple[Structure, int, Structure, int]] = []
         format_medium(self.model, SIZES, identity=IDENTITY)
         self.format_done = self.model.events_so_far
         self.pool = Pool(self.model)
         self.places = log_driver.places(self.pool)
-        self.taking: list[Grant] = []  # by the transaction that is being made
+        self.taking: list[Grant] = []  # by the transaction in preparation
 
     @property
     def now(self) -> int:
         return self.model.events_so_far
 
-    # Steps
+    # --- Steps
 
     def run(self, steps: int) -> None:
         choices = [
-            (self.create, 3), (self.drop, 1), (self.attach, 3), (self.fence, 1), (self.release, 2), (self.grant, 4), (self.operate, 8),
-            (self.write, 12), (self.write_two, 3), (self.write_late, 3), (self.collect, 8), (self.replay, 6), (self.checkpoint, 3), (self.reclaim, 3),
-        ]  # fmt: skip
+            (self.create, 3),
+            (self.drop, 1),
+            (self.attach, 3),
+            (self.fence, 1),
+            (self.release, 2),
+            (self.grant, 4),
+            (self.operate, 8),
+            (self.write, 12),
+            (self.write_two, 3),
+            (self.write_late, 3),
+            (self.collect, 8),
+            (self.replay, 6),
+            (self.checkpoint, 3),
+            (self.reclaim, 3),
+        ]
         steps_, weights = zip(*choices, strict=True)
         for _ in range(steps):
             self.rng.choices(steps_, weights)[0]()
@@ -213,7 +228,10 @@ class History:
             session.grants.append(Grant(begun, self.now, address, count))
 
     def lock(self) -> tuple[Session, Structure] | None:
-        """A structure and the session that may write to it; it changes hands only when all is applied."""
+        """Return a structure and the session that may write to it.
+
+        The structure changes hands only when all its transactions are applied.
+        """
         if not self.attached() or not self.living():
             return None
         structure = self.rng.choice(self.living())
@@ -242,7 +260,7 @@ class History:
         self.model.mark()
 
     def change(self, session: Session, structure: Structure) -> tuple[State, bytes]:
-        """The structure's next state, and the entries that bring it about."""
+        """Return the structure's next state, and the entries that produce it."""
         state, entries = structure.states[-1].after(), []
         number = len(structure.states)
         root = (1 << 48) + log_driver.offset_of(self.pool, structure.root)
@@ -316,7 +334,7 @@ class History:
         self.model.mark()
 
     def write_late(self) -> None:
-        """A front-end that was fenced without noticing goes on: nothing of it may ever count."""
+        """Let a fenced front-end that has not detected it write more: no such record may count."""
         late = [each for each in self.sessions if each.fenced != NEVER and each.released == NEVER]
         if late and self.living():
             structure = self.rng.choice(self.living())
@@ -329,7 +347,7 @@ class History:
             self.rng.choice(late).writer.transaction([part])
 
     def acknowledge(self, session: Session) -> None:
-        """What the back-end has published as durable, a front-end may acknowledge."""
+        """Acknowledge what the back-end has published as durable, as a front-end may do."""
         operations, memory = session.writer.durable
         waiting, session.unacknowledged = session.unacknowledged, []
         for each in waiting:
@@ -359,10 +377,17 @@ class History:
     def reclaim(self) -> None:
         self.pool.reclaim()
 
-    # Crashes
+    # --- Crashes
 
     def crashes(self, seed: int, points: list[int] | None = None, again: int = 0) -> int:
-        """Crash at these points (all), recover, compare; and `again` times at random points of the recovery.  How many there were."""
+        """Crash at these points (default: all), recover, and compare.
+
+        Args:
+            again: Crashes at random points of each recovery.
+
+        Returns:
+            The number of crashes.
+        """
         cursor, done = Crashes(self.model), 0
         chance = random.Random(seed)
         kind = self.model.kind
@@ -379,16 +404,21 @@ class History:
                 self.verify(Model(LENGTH, kind, left), point, seed, left)
                 done += 1
             if again and reached is not None:
-                # What was there once it was open again is a promise.
+                # State that was visible after recovery is a promise.
                 left = Crashes(medium).at_point(medium.events_so_far, seed)
                 if self.verify(Model(LENGTH, kind, left), point, seed, left) != reached:
                     raise Wrong(
-                        f"seed {seed}, crash after event {point}: a second crash took back what the first recovery had shown"
+                        f"seed {seed}, crash after event {point}: "
+                        "a second crash undid what the first recovery had shown"
                     )
         return done
 
     def verify(self, medium: Model, point: int, seed: int, image: bytes) -> dict[bytes, int] | None:
-        """Open the pool that a crash left, and compare it with what was acknowledged by then.  The numbers that it has reached."""
+        """Open the pool that a crash left, and compare it with the operations acknowledged by then.
+
+        Returns:
+            The transaction numbers that it has reached.
+        """
         where = f"seed {seed}, crash after event {point}: "
         try:
             pool = Pool(medium)
@@ -413,7 +443,8 @@ class History:
         for a, m, b, n in self.pairs:
             if a.id in numbers and b.id in numbers and (numbers[a.id] >= m) != (numbers[b.id] >= n):
                 raise Wrong(
-                    f"of a transaction over {a.name!r} ({m}) and {b.name!r} ({n}) only one half was applied"
+                    f"only one half of a transaction over {a.name!r} ({m}) and {b.name!r} ({n}) "
+                    "was applied"
                 )
         maybe: set[tuple[int, int]] = set()
         for session in self.sessions:
@@ -425,8 +456,13 @@ class History:
         return names
 
     def compare_structure(
-        self, pool: Pool, point: int, structure: Structure, numbers: dict[int, int], expected: list[int]
-    ) -> None:  # fmt: skip
+        self,
+        pool: Pool,
+        point: int,
+        structure: Structure,
+        numbers: dict[int, int],
+        expected: list[int],
+    ) -> None:
         if point < structure.begun:
             return
         index = pool.names.get(structure.name)
@@ -439,7 +475,7 @@ class History:
             raise Wrong(f"the structure {structure.name!r} is back")
         if not there:
             return
-        if not structure.id:  # its making was cut off, and yet it was made
+        if not structure.id:  # the call that created it was cut off after it took effect
             structure.id, structure.index = log_driver.progress(pool, structure.name)[0], index
             structure.root = log_driver.block_of(
                 pool, log_driver.entry_of(pool, structure.name)["root"]
@@ -449,26 +485,30 @@ class History:
         most = max((n for event, n in structure.written if event <= point), default=0)
         if not least <= number <= most:
             raise Wrong(
-                f"{structure.name!r} is at transaction {number}; {least} was acknowledged, {most} written"
+                f"{structure.name!r} is at transaction {number}; "
+                f"{least} was acknowledged, {most} written"
             )
         numbers[structure.id] = number
         state = structure.states[number]
         if covers != state.covers:
             raise Wrong(
-                f"{structure.name!r} covers {covers} operations after transaction {number}, should {state.covers}"
+                f"{structure.name!r} covers {covers} operations after transaction {number}, "
+                f"expected {state.covers}"
             )
         content = pool.medium.read(log_driver.offset_of(pool, structure.root), 512)
         words = [int.from_bytes(content[i : i + 8], "little") for i in range(0, 512, 8)]
         if words != state.words:
             wrong = next(i for i in range(WORDS) if words[i] != state.words[i])
             raise Wrong(
-                f"word {wrong} of {structure.name!r} is {words[wrong]} after transaction {number}, not {state.words[wrong]}"
+                f"word {wrong} of {structure.name!r} after transaction {number} is {words[wrong]}, "
+                f"expected {state.words[wrong]}"
             )
         expected[structure.root] = USED | structure.index + 1
         for address, block in state.blocks.items():
             if pool.medium.read(address & (1 << 48) - 1, 512) != block:
                 raise Wrong(
-                    f"a block of {structure.name!r} at {address:#x} has other contents after transaction {number}"
+                    f"a block of {structure.name!r} at {address:#x} has other contents "
+                    f"after transaction {number}"
                 )
             expected[log_driver.block_of(pool, address)] = USED | structure.index + 1
         self.compare_operations(pool, point, structure, covers)
@@ -485,26 +525,35 @@ class History:
         last = max(covers, found[-1][0] if found else 0)
         if [number for number, _ in found] != list(range(covers + 1, last + 1)):
             raise Wrong(
-                f"operations {[n for n, _ in found]} of {structure.name!r} are pending; {covers} are covered"
+                f"operations {[n for n, _ in found]} of {structure.name!r} are pending; "
+                f"{covers} are covered"
             )
         if not least <= last <= max(most, covers):
             raise Wrong(
-                f"{structure.name!r} has operations up to {last}; {least} were acknowledged, {most} written"
+                f"{structure.name!r} has operations up to {last}; "
+                f"{least} were acknowledged, {most} written"
             )
         for number, body in found:
             if body != structure.operations[number - 1]:
                 raise Wrong(f"operation {number} of {structure.name!r} has other bytes")
 
     def compare_session(
-        self, pool: Pool, point: int, session: Session, owners: list[int], expected: list[int], maybe: set[tuple[int, int]]
-    ) -> None:  # fmt: skip
+        self,
+        pool: Pool,
+        point: int,
+        session: Session,
+        owners: list[int],
+        expected: list[int],
+        maybe: set[tuple[int, int]],
+    ) -> None:
         if point < session.begun or session.released <= point:
             return
         state = log_driver.session(pool, session.index)["state"]
         waiting = bool(log_driver.pending(pool, session.index))
         if state != (FENCED if waiting else FREE):
             raise Wrong(
-                f"session {session.index} is in state {state}; operations wait in its log: {waiting}"
+                f"session {session.index} is in state {state}; "
+                f"operations pending in its log: {waiting}"
             )
         if session.cut_off:
             maybe.update((block, GRANTED | session.index) for block in range(len(owners)))
@@ -515,7 +564,8 @@ class History:
                     continue
                 if waiting and grant.acknowledged <= point < grant.taken:
                     expected[block] = GRANTED | session.index
-                # One under way, or whose session was ended, or taken by a transaction that came to nothing: it is its or nobody's.
+                # A grant in progress, of a session that was ended, or taken by a transaction that
+                # was not applied: the block is the session's or free.
                 maybe.update(
                     {(block, GRANTED | session.index), (block, 0)}
                     if grant.taken <= point

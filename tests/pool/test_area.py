@@ -1,4 +1,4 @@
-"""Pools whose file is not whole without its write-ahead area: opened, looked at, copied, grown, damaged and mended."""
+"""Pools whose file is complete only with its write-ahead log: opened, copied, grown, repaired."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ OPERATIONS = 12
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory) -> bytes:
-    """The file of a pool whose process was killed: each of its operations was durable, and stands in a frame of its own."""
+    """Return the file of a pool whose process was killed.
+
+    Each of its operations was durable, and is in a frame of its own.
+    """
     path = tmp_path_factory.mktemp("killed") / "p.pool"
     with mock.patch.object(sizes, "least_log", return_value=4096):
         pools.create(path, "4MiB", write_ahead="1MiB", **SMALL)
@@ -56,16 +59,16 @@ def path(killed, tmp_path):
     return path
 
 
-def look(path: Path) -> dict[str, int]:
+def inspect_pool(path: Path) -> dict[str, int]:
     content = path.read_bytes()
     view = VolatileMemory(len(content))
     view.poke(0, content)
-    area = wal.look(view)
+    area = wal.inspect_pool(view)
     assert area is not None
     return area
 
 
-def waiting(path: Path) -> list[bytes]:
+def pending_operations(path: Path) -> list[bytes]:
     with pools.open_pool(path) as pool:
         return [body for *_, body in log_driver.pending(pool, 0)]
 
@@ -81,45 +84,45 @@ def flip(path: Path, *places: int) -> None:
 
 
 def frame(path: Path, number: int) -> int:
-    """Where a frame stands."""
-    content, at = path.read_bytes(), look(path)["at"] + 2 * PAGE
+    """Return the offset of a frame."""
+    content, at = path.read_bytes(), inspect_pool(path)["at"] + 2 * PAGE
     for _ in range(number):
         at += -(-int.from_bytes(content[at + 4 : at + 8], "little") // PAGE) * PAGE
     return at
 
 
-def test_what_stands_in_frames_alone_is_there_for_all_who_look(path):
+def test_operations_that_are_only_in_frames_are_visible_to_all_commands(path):
     before = path.read_bytes()
-    assert look(path)["frames"] >= OPERATIONS
+    assert inspect_pool(path)["frames"] >= OPERATIONS
     found = check.check(path)
     assert found.sound and found.figures["used"] == {b"jobs": 1}
     with pools.view(path) as (view, _):
         assert view.read(0, view.length) != before
     assert path.read_bytes() == before
-    assert waiting(path) == ALL
-    assert look(path)["frames"] == 0
-    assert waiting(path) == ALL
+    assert pending_operations(path) == ALL
+    assert inspect_pool(path)["frames"] == 0
+    assert pending_operations(path) == ALL
 
 
-def test_a_copy_in_memory_has_them_too(path):
-    area = look(path)
+def test_a_copy_in_memory_has_the_operations_in_frames(path):
+    area = inspect_pool(path)
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         copy = Path(folder) / "p.pool"
-        # As one that was made with --assume-persistent, whose process was killed on a disk.
+        # As a pool that was made with --assume-persistent and whose process was killed on a disk.
         content = bytearray(path.read_bytes())
         assumed(content)
         copy.write_bytes(content)
-        assert look(copy)["frames"] == area["frames"]
+        assert inspect_pool(copy)["frames"] == area["frames"]
         with pools.open_pool(copy) as pool:
             assert pool.medium.direct
             assert [body for *_, body in log_driver.pending(pool, 0)] == ALL
-        assert look(copy)["frames"] == 0
+        assert inspect_pool(copy)["frames"] == 0
         path.write_bytes(copy.read_bytes())
-    assert waiting(path) == ALL
+    assert pending_operations(path) == ALL
 
 
 def assumed(content: bytearray) -> None:
-    """Turn the flag on, in both copies of the header."""
+    """Set the flag in both copies of the header."""
     import crc32c
 
     for at in (0, PAGE):
@@ -129,12 +132,12 @@ def assumed(content: bytearray) -> None:
         )
 
 
-def test_a_pool_grows_out_of_its_frames(path):
+def test_a_pool_with_operations_in_frames_grows(path):
     assert pools.grow(path, "6MiB") > 5 << 20
-    assert waiting(path) == ALL
+    assert pending_operations(path) == ALL
 
 
-def test_a_pool_without_an_area_works_as_well(tmp_path):
+def test_a_pool_without_a_write_ahead_log_works(tmp_path):
     path = tmp_path / "p.pool"
     pools.create(path, "2MiB", write_ahead=0, **SMALL)
     with pools.open_pool(path) as pool:
@@ -144,19 +147,19 @@ def test_a_pool_without_an_area_works_as_well(tmp_path):
         assert list(pool.names) == [b"jobs"]
 
 
-def test_what_is_made_in_memory_has_no_area(tmp_path):
+def test_a_pool_created_in_memory_has_no_write_ahead_log(tmp_path):
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         memory = Path(folder) / "p.pool"
         pools.create(memory, "2MiB", assume_persistent=True, **SMALL)
         with pools.view(memory) as (view, _):
-            assert wal.look(view) is None
+            assert wal.inspect_pool(view) is None
         path = tmp_path / "p.pool"
         path.write_bytes(memory.read_bytes())
     with pools.open_pool(path) as pool:
         pool.create(b"jobs", kind=3)
 
 
-def test_a_full_area_begins_anew_and_nothing_is_lost(tmp_path):
+def test_a_full_write_ahead_log_starts_again_and_loses_no_operation(tmp_path):
     path = tmp_path / "p.pool"
     pools.create(path, "2MiB", write_ahead="32KiB", **SMALL)
     with pools.open_pool(path) as pool:
@@ -167,22 +170,22 @@ def test_a_full_area_begins_anew_and_nothing_is_lost(tmp_path):
             assert writer.operations([log_driver.part(made, number, b"operation %d" % number)])[0]
             pool.collect()
         assert pool.medium.counters["pages"] > 10
-        generation = look(path)["generation"]
+        generation = inspect_pool(path)["generation"]
         assert generation > 6
-        content = path.read_bytes()  # as a killed process would leave it
+        content = path.read_bytes()  # as left by a killed process
     path.write_bytes(content)
-    assert waiting(path) == [b"operation %d" % number for number in range(1, 41)]
-    assert look(path)["generation"] > generation
+    assert pending_operations(path) == [b"operation %d" % number for number in range(1, 41)]
+    assert inspect_pool(path)["generation"] > generation
 
 
 @pytest.mark.parametrize("size", [1000, 4096, 28672, 2 << 30])
-def test_an_impossible_area_is_refused(size):
+def test_an_invalid_size_of_the_write_ahead_log_is_refused(size):
     with pytest.raises(InvalidArgument, match="write-ahead area"):
         sizes.choose(1 << 24, write_ahead=size)
 
 
-def test_a_version_without_areas_refuses_the_pool(path):
-    # What says so is a bit among the features that a version has to know.
+def test_a_version_without_write_ahead_logs_refuses_the_pool(path):
+    # The version is refused for a bit among the features that a version must know.
     assert int.from_bytes(path.read_bytes()[16:24], "little") == 1
     content = bytearray(path.read_bytes())
     import crc32c
@@ -197,32 +200,32 @@ def test_a_version_without_areas_refuses_the_pool(path):
         pools.open_pool(path)
 
 
-# Damage
+# --- Damage
 
 
-def test_a_torn_last_frame_is_what_a_crash_leaves(path):
-    last = look(path)["frames"] - 1
+def test_a_torn_last_frame_is_ignored_as_left_by_a_crash(path):
+    last = inspect_pool(path)["frames"] - 1
     flip(path, frame(path, last) + 40)
     assert check.check(path).sound
-    assert waiting(path) == ALL[:-1]
+    assert pending_operations(path) == ALL[:-1]
 
 
-def test_one_damaged_copy_of_the_areas_header_does_no_harm(path):
+def test_one_damaged_copy_of_the_logs_header_does_no_harm(path):
     for copy in (0, PAGE):
-        place = look(path)["at"] + copy
+        place = inspect_pool(path)["at"] + copy
         flip(path, place + 8)
         found = check.check(path)
         assert found.sound and any(
             "write-ahead area" in finding.where for finding in found.findings
         )
         flip(path, place + 8)
-    flip(path, look(path)["at"] + 8)
-    assert waiting(path) == ALL
+    flip(path, inspect_pool(path)["at"] + 8)
+    assert pending_operations(path) == ALL
     assert check.check(path).findings == []
 
 
 @pytest.mark.parametrize(("number", "place"), [(0, 8), (3, 0), (3, 4), (5, 16), (6, 33), (6, 60)])
-def test_a_damaged_frame_with_whole_ones_behind_it_is_refused_and_one_bit_is_turned_back(
+def test_a_damaged_frame_before_whole_ones_is_refused_and_repair_corrects_one_bit(
     path, number, place
 ):
     where = frame(path, number)
@@ -233,43 +236,43 @@ def test_a_damaged_frame_with_whole_ones_behind_it_is_refused_and_one_bit_is_tur
     found = check.check(path)
     assert not found.sound and any(finding.at == where for finding in found.findings)
     assert path.read_bytes() == before
-    mended, lost = check.repair(path)
-    assert not lost and any(f"frame {number} corrected" in text for text in mended)
-    assert waiting(path) == ALL
+    repaired, lost = check.repair(path)
+    assert not lost and any(f"frame {number} corrected" in text for text in repaired)
+    assert pending_operations(path) == ALL
 
 
-def test_what_is_behind_a_frame_beyond_repair_is_lost_and_that_is_said(path):
-    number = look(path)["frames"] - 5
+def test_frames_after_one_beyond_repair_are_lost_and_the_loss_is_reported(path):
+    number = inspect_pool(path)["frames"] - 5
     flip(path, frame(path, number) + 8, frame(path, number) + 20)
-    mended, lost = check.repair(path)
+    repaired, lost = check.repair(path)
     assert any(f"frame {number} is damaged" in text for text in lost)
     assert check.check(path).sound
-    assert waiting(path) == ALL[: len(ALL) - 5]
+    assert pending_operations(path) == ALL[: len(ALL) - 5]
 
 
 @pytest.mark.parametrize("places", [(8, PAGE + 9), (0, PAGE + 60)])
-def test_damage_to_both_copies_of_the_areas_header_is_refused_and_mended(path, places):
-    at = look(path)["at"]
+def test_damage_to_both_copies_of_the_logs_header_is_refused_and_repaired(path, places):
+    at = inspect_pool(path)["at"]
     flip(path, *(at + place for place in places))
     with pytest.raises(PoolDamaged, match="both copies of its header"):
         pools.open_pool(path)
-    mended, lost = check.repair(path)
-    assert not lost and any("one flipped bit of its header" in text for text in mended)
-    assert waiting(path) == ALL
+    repaired, lost = check.repair(path)
+    assert not lost and any("one flipped bit of its header" in text for text in repaired)
+    assert pending_operations(path) == ALL
 
 
-def test_and_where_more_is_damaged_the_frames_themselves_say_which_count(path):
-    at = look(path)["at"]
+def test_the_frames_themselves_show_which_count_if_both_headers_are_damaged_further(path):
+    at = inspect_pool(path)["at"]
     flip(path, at + 8, at + 9, at + PAGE + 8, at + PAGE + 9)
     _, lost = check.repair(path)
     assert any("both copies of its header" in text for text in lost)
-    assert waiting(path) == ALL
+    assert pending_operations(path) == ALL
 
 
-def test_frames_count_also_where_the_pools_header_has_to_be_mended_first(path):
+def test_frames_count_even_if_the_pools_header_must_be_repaired_first(path):
     flip(path, 100, PAGE + 100)
     with pytest.raises(PoolDamaged, match="both copies of the header"):
         pools.open_pool(path)
-    mended, lost = check.repair(path)
-    assert not lost and any(text.startswith("header: one flipped bit") for text in mended)
-    assert waiting(path) == ALL
+    repaired, lost = check.repair(path)
+    assert not lost and any(text.startswith("header: one flipped bit") for text in repaired)
+    assert pending_operations(path) == ALL

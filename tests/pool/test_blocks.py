@@ -1,4 +1,4 @@
-"""The block allocator against a plain model: who owns what, and what may be handed out."""
+"""The block allocator against a plain model: the owner of each block, and the grantable blocks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GRANTED, USED = 0x4000, 0x8000
 
 
 class BlocksMachine(RuleBasedStateMachine):
-    """model: the owner of each block; waiting: what was freed, and may not be handed out yet."""
+    """model: the owner of each block; waiting: freed blocks that may not be handed out yet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,14 +152,14 @@ class BlocksMachine(RuleBasedStateMachine):
 
     @rule()
     def reclaim_too_early(self) -> None:
-        # What was freed before the last checkpoint (a release makes one) may come back, nothing else.
+        # Blocks freed before the last checkpoint (a release makes one) may come back, no others.
         free = self.pool.free_blocks
         back = self.pool.reclaim()
         assert self.pool.free_blocks == free + back
         if back:
-            self.waiting = {block for block in self.waiting if not self.handed(block)}
+            self.waiting = {block for block in self.waiting if not self.handed_out(block)}
 
-    def handed(self, block: int) -> bool:
+    def handed_out(self, block: int) -> bool:
         return log_driver.is_free(self.pool, block)
 
     @invariant()

@@ -1,4 +1,4 @@
-"""What a check finds and repair mends: flipped bits anywhere that is covered."""
+"""Findings of a check and results of a repair: flipped bits anywhere that is covered."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ from .history import LENGTH, PLACES, SIZES
 pytestmark = pytest.mark.usefixtures("small_logs")
 
 KIND = 77
-COVERED: list[tuple[int, int, str]] = []  # offset, bytes, what a finding about it names
+COVERED: list[tuple[int, int, str]] = []  # offset, bytes, name in a finding
 
 
 def make() -> tuple[bytes, dict[bytes, list[int]]]:
-    """A pool with structures, blocks and operations that wait; its bytes after it was closed, and what the structures reach."""
+    """Return the bytes of a closed pool, and the blocks that each structure reaches.
+
+    The pool has structures, blocks and pending operations.
+    """
     model = Model(LENGTH)
     format_medium(model, SIZES)
     pool = Pool(model)
@@ -56,13 +59,13 @@ def make() -> tuple[bytes, dict[bytes, list[int]]]:
     names = dict(pool.names)
     pool.close()
     image = model.crash(model.events_so_far, 0)
-    for at, length, what in (
+    for at, length, part in (
         (0, 256, "header"),
         (4096, 256, "header"),
         (8192, 64, "superblock"),
         (12288, 64, "superblock"),
     ):
-        COVERED.append((at, length, what))
+        COVERED.append((at, length, part))
     for index in range(SIZES.names):
         at = PLACES["names"] + 512 * index
         COVERED.append((at, 8, f"naming entry {index}"))
@@ -71,14 +74,14 @@ def make() -> tuple[bytes, dict[bytes, list[int]]]:
             COVERED.append((at + 320, 64, f"progress of naming entry {index}"))
             COVERED.append((at + 384, 64, f"lock of naming entry {index}"))
     for index in range(SIZES.sessions):
-        for i, what in enumerate(("state", "operation ring", "memory ring")):
+        for i, part in enumerate(("state", "operation ring", "memory ring")):
             COVERED.append(
-                (PLACES["sessions"] + 256 * index + 64 * i, 64, f"{what} of session {index}")
+                (PLACES["sessions"] + 256 * index + 64 * i, 64, f"{part} of session {index}")
             )
     for at in range(PLACES["groups"], PLACES["groups"] + PLACES["map"], 8):
         COVERED.append((at, 8, "owners of blocks"))
     place = PLACES["rings"]
-    while True:  # the operation ring of session 0, which never wrapped: its records wait
+    while True:  # the operation ring of session 0, which never wrapped: its records are pending
         length, payload = (
             struct.unpack_from("<I", image, place + 4)[0],
             struct.unpack_from("<I", image, place + 28)[0],
@@ -100,7 +103,7 @@ def opened(image: bytes) -> Pool:
 
 
 def contents(image: bytes) -> object:
-    """All that a pool says."""
+    """Return all that a pool contains."""
     with opened(image) as pool:
         entries = {
             name: (log_driver.progress(pool, name), log_driver.entry_of(pool, name))
@@ -126,7 +129,7 @@ def checked(image: bytes) -> check.Checked:
     return check.check_copy(private)
 
 
-def mended(image: bytes) -> tuple[bytes, list[str], list[str]]:
+def repaired(image: bytes) -> tuple[bytes, list[str], list[str]]:
     private = VolatileMemory(LENGTH)
     private.poke(0, image)
     done, lost = check.repair_copy(private)
@@ -137,31 +140,30 @@ def mended(image: bytes) -> tuple[bytes, list[str], list[str]]:
 
 @st.composite
 def bits(draw: st.DrawFn) -> tuple[int, int, str]:
-    at, length, what = draw(st.sampled_from(COVERED))
-    return at + draw(st.integers(0, length - 1)), draw(st.integers(0, 7)), what
+    at, length, part = draw(st.sampled_from(COVERED))
+    return at + draw(st.integers(0, length - 1)), draw(st.integers(0, 7)), part
 
 
-def test_a_whole_pool_has_no_findings():
+def test_an_undamaged_pool_has_no_findings():
     found = checked(IMAGE)
     assert found.findings == []
     assert found.sound
     assert found.figures["used"] == {name: len(blocks) for name, blocks in REACHED.items()}
 
 
-def test_every_kind_of_thing_is_covered():
-    assert {what.split(" ")[0] for _, _, what in COVERED} == {
-        "header", "superblock", "naming", "progress", "lock", "state", "operation", "memory", "owners",
-    }  # fmt: skip
-    assert sum(what == "operation ring of session 0" for _, _, what in COVERED) >= 10
+def test_every_kind_of_part_is_covered():
+    expected = "header superblock naming progress lock state operation memory owners"
+    assert {part.split(" ")[0] for _, _, part in COVERED} == set(expected.split())
+    assert sum(part == "operation ring of session 0" for _, _, part in COVERED) >= 10
 
 
 @given(bits())
-def test_one_flipped_bit_is_found_named_and_turned_back(flip):
-    at, bit, what = flip
+def test_one_flipped_bit_is_found_named_and_corrected(flip):
+    at, bit, part = flip
     damaged = flipped(IMAGE, [(at, bit)])
     found = checked(damaged)
-    assert any(what in finding.where for finding in found.findings), found.findings
-    image, done, lost = mended(damaged)
+    assert any(part in finding.where for finding in found.findings), found.findings
+    image, done, lost = repaired(damaged)
     assert lost == []
     assert done
     assert contents(image) == contents(IMAGE)
@@ -169,34 +171,33 @@ def test_one_flipped_bit_is_found_named_and_turned_back(flip):
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_so_is_every_single_one():
-    for at, length, what in COVERED:
+def test_every_single_flipped_bit_is_found_named_and_corrected():
+    for at, length, part in COVERED:
         for place in range(at, at + length):
             damaged = flipped(IMAGE, [(place, place * 5 % 8)])
-            assert any(what in finding.where for finding in checked(damaged).findings), place
-            image, _, lost = mended(damaged)
+            assert any(part in finding.where for finding in checked(damaged).findings), place
+            image, _, lost = repaired(damaged)
             assert lost == []
             assert contents(image) == contents(IMAGE), place
 
 
 @given(st.lists(bits(), min_size=2, max_size=6, unique_by=lambda flip: flip[:2]))
 @example([(16896, 0, "naming entry 1"), (16896 + 320, 0, "progress of naming entry 1")])
-def test_several_flipped_bits_are_found_and_what_cannot_be_mended_is_said(flips):
+def test_several_flipped_bits_are_found_and_losses_are_reported(flips):
     damaged = flipped(IMAGE, [flip[:2] for flip in flips])
     found = checked(damaged).findings
     assert found
     if len({flip[2] for flip in flips}) == len(flips) and not any(
         finding.part == "fatal" for finding in found
     ):
-        hidden = any(
-            finding.kind == "damage" for finding in found
-        )  # logs are looked at only in a pool that can be opened
+        # Logs are checked only in a pool that can be opened.
+        hidden = any(finding.kind == "damage" for finding in found)
         assert all(
             any(flip[2] in finding.where for finding in found) or ("ring" in flip[2] and hidden)
             for flip in flips
         )
     try:
-        image, done, lost = mended(damaged)
+        image, done, lost = repaired(damaged)
     except PoolDamaged as error:
         assert {flip[2] for flip in flips} & {"header", "superblock"}, error
         return
@@ -209,8 +210,8 @@ def test_several_flipped_bits_are_found_and_what_cannot_be_mended_is_said(flips)
             assert set(pool.names) == {b"a", b"b"}
 
 
-def test_words_find_every_single_and_double_flip():
-    # 48 bits of value, 16 of check: whatever two bits of a word flip, it is no longer whole.
+def test_every_single_and_double_flip_of_a_checksummed_word_is_found():
+    # 48 bits of value, 16 of check: if any two bits of a word flip, it is no longer valid.
     at = PLACES["groups"] + 8
     word = int.from_bytes(IMAGE[at : at + 8], "little")
     private = VolatileMemory(LENGTH)
@@ -222,7 +223,7 @@ def test_words_find_every_single_and_double_flip():
     private.close()
 
 
-def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_it():
+def test_later_records_reveal_a_record_with_a_bit_flipped_before_its_checkpoint():
     model = Model(LENGTH)
     format_medium(model, SIZES)
     pool = Pool(model)
@@ -236,14 +237,14 @@ def test_a_record_that_flipped_before_it_was_checkpointed_shows_by_those_behind_
         finding for finding in checked(image).findings if "a later record is intact" in finding.what
     ]
     assert [finding.kind for finding in doubts] == ["doubt"]
-    image, done, lost = mended(image)
+    image, done, lost = repaired(image)
     assert lost == [] and any("flipped bit corrected" in text for text in done)
     with opened(image) as again:
         assert [each[3] for each in log_driver.pending(again, 0)] == [1, 2, 3, 4, 5]
     pool.close()
 
 
-# Files
+# --- Files
 
 
 @pytest.fixture
@@ -283,10 +284,10 @@ def test_a_file_is_repaired(path):
     assert check.check(path).findings == []
 
 
-def test_what_is_beyond_repair_is_given_up_and_said(path):
+def test_a_structure_beyond_repair_is_given_up_and_reported(path):
     entry = PLACES["names"] + 512  # the first one is free
-    path.write_bytes(flipped(IMAGE, [(entry + 40, 0), (entry + 90, 1), (entry + 512 + 330, 0), (entry + 512 + 340, 2),
-                                     (entry + 512 + 362, 0), (entry + 512 + 371, 2)]))  # fmt: skip
+    flips = [(40, 0), (90, 1), (512 + 330, 0), (512 + 340, 2), (512 + 362, 0), (512 + 371, 2)]
+    path.write_bytes(flipped(IMAGE, [(entry + at, bit) for at, bit in flips]))
     done, lost = check.repair(path)
     assert len(lost) == 2
     assert "naming entry 1" in lost[0] and "naming entry 2" in lost[1]
@@ -295,12 +296,12 @@ def test_what_is_beyond_repair_is_given_up_and_said(path):
         assert pool.names == {}
         owners = log_driver.owners(pool)
         assert all(owners[block] for blocks in REACHED.values() for block in blocks), (
-            "the blocks of what was given up are kept"
+            "the blocks of the structures that were given up are kept"
         )
     assert check.check(path).findings == []
 
 
-def test_a_torn_log_record_that_was_durable_is_a_loss_that_is_said(path):
+def test_the_loss_of_a_durable_log_record_is_reported(path):
     at, length, _ = [each for each in COVERED if PLACES["rings"] <= each[0] < PLACES["groups"]][4]
     damaged = bytearray(IMAGE)
     damaged[at + 40 : at + length] = bytes(length - 40)

@@ -20,7 +20,11 @@ pytestmark = pytest.mark.usefixtures("small_logs")
 
 @pytest.fixture
 def rnvm(tmp_path, monkeypatch):
-    """Runs a command in a folder of the test's own; keyword arguments are CliRunner's."""
+    """Return a function that runs a command in a folder of the test.
+
+    Args:
+        status: The expected exit status.
+    """
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, status=0):
@@ -33,7 +37,7 @@ def rnvm(tmp_path, monkeypatch):
 
 @pytest.fixture
 def pool(rnvm):
-    """A pool with a structure and an operation that waits."""
+    """Create a pool with a structure and a pending operation."""
     rnvm(
         "create",
         "p.pool",
@@ -62,14 +66,14 @@ def pool(rnvm):
     return "p.pool"
 
 
-def test_create_says_what_the_medium_promises(rnvm):
+def test_create_states_what_the_medium_promises(rnvm):
     assert "survive a power failure" in rnvm("create", "p.pool", "--size", "4MiB").stdout
     assert "already exists" in rnvm("create", "p.pool", "--size", "4MiB", status=1).stderr
     assert "too small" in rnvm("create", "q.pool", "--size", "8KiB", status=2).stderr
     assert not Path("q.pool").exists()
 
 
-def test_create_on_a_medium_that_forgets_needs_a_word(rnvm):
+def test_create_on_a_volatile_medium_needs_an_option(rnvm):
     path = Path(os.environ["TESTS_MEMORY"]) / "cli.pool"
     try:
         assert "tmpfs" in rnvm("create", str(path), "--size", "4MiB", status=1).stderr
@@ -82,7 +86,7 @@ def test_create_on_a_medium_that_forgets_needs_a_word(rnvm):
         path.unlink(missing_ok=True)
 
 
-def test_info_tells_what_a_pool_is(rnvm, pool):
+def test_info_describes_a_pool(rnvm, pool):
     out = rnvm("info", pool).stdout
     for text in (
         "page cache, image mode",
@@ -131,7 +135,7 @@ def test_dump_shows_every_part(rnvm, pool):
     assert sum(each["count"] for each in lines if each["part"] == "blocks") == lines[0]["blocks"]
 
 
-def test_check_ends_with_a_verdict(rnvm, pool):
+def test_check_ends_with_a_summary(rnvm, pool):
     out = rnvm("check", pool).stdout
     assert out.splitlines()[-1].startswith("sound: 2 of")
     assert "1 operations wait" in out
@@ -152,7 +156,7 @@ def test_grow_makes_a_pool_larger(rnvm, pool):
     assert rnvm("check", pool).stdout.splitlines()[-1].startswith("sound: 2 of")
 
 
-def test_what_is_wrong_is_one_line_with_a_way_out(rnvm, pool):
+def test_an_error_is_one_line_with_a_hint(rnvm, pool):
     for command in ("info", "check", "ls", "dump"):
         error = rnvm(command, "nothing.pool", status=1).stderr
         assert error.startswith(
@@ -180,13 +184,13 @@ HOSTILE = (
     ],
 )
 @pytest.mark.parametrize("name", [HOSTILE, b"not utf-8: \xff\x9b2J"])
-def test_no_name_of_a_structure_steers_a_terminal_or_forges_a_line(rnvm, pool, command, name):
+def test_no_name_of_a_structure_controls_a_terminal_or_forges_a_line(rnvm, pool, command, name):
     before = rnvm(command[0], pool, *command[1:]).stdout.count("\n")
     with pools.open_pool(pool) as opened:
         opened.create(name, kind=3)
     out = rnvm(command[0], pool, *command[1:]).stdout
     assert all(each.isprintable() or each == "\n" for each in out)
-    if command != ["dump"]:  # which has a line for the name, and one for its blocks
+    if command != ["dump"]:  # dump has a line for the name, and one for its blocks
         assert out.count("\n") == before + (
             command[0] in ("ls", "check") and "--json" not in command
         )
@@ -221,7 +225,7 @@ def test_names_that_differ_are_printed_differently(rnvm, pool):
         ["grow", "--size", "4MiB"],
     ],
 )
-def test_what_cannot_hold_a_pool_is_refused_in_one_line(rnvm, path, command):
+def test_a_path_of_no_pool_is_refused_in_one_line(rnvm, path, command):
     os.mkfifo("fifo")
     Path("empty").touch()
     result = rnvm(command[0], path, *command[1:], status=1)
@@ -229,7 +233,7 @@ def test_what_cannot_hold_a_pool_is_refused_in_one_line(rnvm, path, command):
     assert result.stderr.startswith("rnvm: ") and result.stderr.count("\n") == 1
 
 
-def test_create_says_which_folder_is_missing(rnvm):
+def test_create_names_the_missing_folder(rnvm):
     error = rnvm("create", "nowhere/x.pool", "--size", "4MiB", status=1).stderr
     assert (
         "there is no folder" in error
@@ -239,9 +243,9 @@ def test_create_says_which_folder_is_missing(rnvm):
 
 
 @pytest.mark.parametrize("count", [1, 1023, 1024])
-def test_create_takes_as_many_front_ends_as_its_help_says(rnvm, count):
-    rnvm("create", "p.pool", "--size", "80MiB", "--front-ends", str(count), "--operation-log", "4KiB", "--memory-log", "4KiB",
-         "--block", "512")  # fmt: skip
+def test_create_takes_as_many_front_ends_as_its_help_states(rnvm, count):
+    logs = ["--operation-log", "4KiB", "--memory-log", "4KiB", "--block", "512"]
+    rnvm("create", "p.pool", "--size", "80MiB", "--front-ends", str(count), *logs)
     assert json.loads(rnvm("info", "p.pool", "--json").stdout)["front_ends"] == count
     assert (
         "1<=x<=1024"
@@ -249,14 +253,14 @@ def test_create_takes_as_many_front_ends_as_its_help_says(rnvm, count):
     )
 
 
-def test_a_copy_of_an_open_pool_is_said_to_be_of_many_moments(rnvm):
+def test_a_copy_of_an_open_pool_is_reported_as_inconsistent(rnvm):
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = f"{folder}/p.pool"
         rnvm("create", path, "--size", "2MiB", "--assume-persistent")
         with pools.open_pool(path) as opened:
             opened.create(b"jobs", kind=3)
             content = bytearray(Path(path).read_bytes())
-        content[16384 + 50] ^= 4  # as of another moment
+        content[16384 + 50] ^= 4  # as at another moment
         Path(path).write_bytes(content)
         result = rnvm("check", path, status=1)
     assert "cannot open the pool without repair" in result.stdout

@@ -1,4 +1,4 @@
-"""Pools in files: made, opened, locked, refused, grown; and what each medium does with what it is given."""
+"""Pools in files: created, opened, locked, refused, grown; and the effects of each medium."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ SMALL = dict(front_ends=2, names=16, operation_log=8192, memory_log=8192)
 
 @pytest.fixture
 def shm():
-    """A folder on a file system in memory."""
+    """Return a folder on a file system in memory."""
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as path:
         yield Path(path)
 
 
 @pytest.fixture(params=["disk", "memory", "memory, flushed"])
 def place(request, tmp_path, shm):
-    """A path for a pool, and how it is made and opened there."""
+    """Return a path for a pool, and the options with which it is created and opened there."""
     if request.param == "disk":
         return tmp_path / "p.pool", {}, {}
     return shm / "p.pool", {"assume_persistent": True}, {"force_flush": request.param != "memory"}
@@ -81,7 +81,7 @@ def test_a_pool_keeps_its_structures(place):
         assert pool.recovered == ["1 operations wait for the next writer of their structure"]
 
 
-def test_a_killed_process_loses_nothing_that_it_was_told_is_durable(place):
+def test_a_killed_process_loses_no_durable_operation(place):
     path, making, opening = place
     pools.create(path, "2MiB", **SMALL, **making)
     program = f"""
@@ -103,12 +103,12 @@ for number in range(1, 51):
     done = subprocess.run([sys.executable, "-c", program], timeout=60, capture_output=True)
     assert done.returncode == -9, done.stderr
     with pools.open_pool(path, **opening) as pool:
-        waiting = [body for *_, body in log_driver.pending(pool, 0)]
-        assert waiting == [b"operation %d" % number for number in range(1, 51)]
+        pending_operations = [body for *_, body in log_driver.pending(pool, 0)]
+        assert pending_operations == [b"operation %d" % number for number in range(1, 51)]
         assert "the pool had not been closed" in pool.recovered
 
 
-# Refusals
+# --- Refusals
 
 
 def pool_at(path, **options):
@@ -125,7 +125,7 @@ def refused(path, kind, match):
     return caught.value
 
 
-def test_a_pool_that_is_open_cannot_be_opened_again(tmp_path):
+def test_an_open_pool_cannot_be_opened_again(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     with pools.open_pool(path):
         with pytest.raises(PoolInUse, match="open in another process"):
@@ -137,7 +137,7 @@ def test_a_pool_that_is_open_cannot_be_opened_again(tmp_path):
     pools.open_pool(path).close()
 
 
-def test_nor_in_another_process(tmp_path):
+def test_an_open_pool_cannot_be_opened_in_another_process(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     with pools.open_pool(path):
         program = f"from rnvm import pools\npools.open_pool({str(path)!r})"
@@ -147,7 +147,7 @@ def test_nor_in_another_process(tmp_path):
         assert "PoolInUse" in done.stderr
 
 
-def test_a_file_that_is_something_else_is_refused(tmp_path):
+def test_a_file_of_another_format_is_refused(tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text("dear diary, " * 2000)
     refused(path, NotAPool, "magic number is wrong")
@@ -157,7 +157,7 @@ def test_a_file_that_is_something_else_is_refused(tmp_path):
     refused(path, NotAPool, "its creation did not complete")
 
 
-def test_no_file_is_refused(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(NotAPool, match="there is no pool at"):
         pools.open_pool(tmp_path / "nothing")
     with pytest.raises((NotAPool, PoolRefused)):
@@ -185,7 +185,7 @@ def flip(path, offset, mask=1):
 def test_a_newer_pool_is_refused(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     header = bytearray(path.read_bytes()[:256])
-    for offset, what in ((8, "has format 3.0"), (16, "features"), (24, "features")):
+    for offset, match in ((8, "has format 3.0"), (16, "features"), (24, "features")):
         newer = bytearray(header)
         newer[offset] = 3 if offset == 8 else 0x80
         newer[252:] = crc32c.crc32c(bytes(newer[:252])).to_bytes(4, "little")
@@ -193,10 +193,10 @@ def test_a_newer_pool_is_refused(tmp_path):
             for at in (0, 4096):
                 file.seek(at)
                 file.write(newer)
-        refused(path, PoolTooNew, what)
+        refused(path, PoolTooNew, match)
 
 
-def test_one_damaged_copy_of_header_or_superblock_is_mended_by_opening(tmp_path):
+def test_opening_repairs_one_damaged_copy_of_header_or_superblock(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     for offset in (100, 4096 + 100, 8192 + 20, 12288 + 20):
         flip(path, offset)
@@ -213,7 +213,7 @@ def test_two_damaged_copies_are_refused(tmp_path):
     refused(path, PoolDamaged, "both copies of the header")
 
 
-def test_what_exists_is_never_overwritten(tmp_path):
+def test_an_existing_file_is_never_overwritten(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     with pytest.raises(PoolRefused, match="already exists"):
         pools.create(path, "2MiB", **SMALL)
@@ -222,25 +222,31 @@ def test_what_exists_is_never_overwritten(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "match"),
-    [({"size": "64KiB"}, "too small"), ({"block": 1000}, "power of two"), ({"names": 0}, "names"), ({"front_ends": 2000}, "front_ends"),
-     ({"operation_log": 5000}, "multiple of 4096"), ({"backend": 0}, "backend must be between 1 and 65535, got 0"),
-     ({"size": 1 << 60}, "256TiB")],
-)  # fmt: skip
-def test_impossible_pools_are_refused_and_leave_no_file(tmp_path, options, match):
+    [
+        ({"size": "64KiB"}, "too small"),
+        ({"block": 1000}, "power of two"),
+        ({"names": 0}, "names"),
+        ({"front_ends": 2000}, "front_ends"),
+        ({"operation_log": 5000}, "multiple of 4096"),
+        ({"backend": 0}, "backend must be between 1 and 65535, got 0"),
+        ({"size": 1 << 60}, "256TiB"),
+    ],
+)
+def test_invalid_options_of_a_pool_are_refused_and_leave_no_file(tmp_path, options, match):
     path = tmp_path / "p.pool"
     with pytest.raises(InvalidArgument, match=match):
         pools.create(path, **{"size": "2MiB", **SMALL, **options})
     assert not path.exists()
 
 
-def test_a_pool_for_which_there_is_no_room_leaves_no_file(tmp_path):
+def test_a_pool_that_finds_no_room_leaves_no_file(tmp_path):
     path = tmp_path / "p.pool"
     with pytest.raises(FabricError, match="for the pool"):
         pools.create(path, "200TiB")
     assert not path.exists()
 
 
-def test_a_medium_that_forgets_is_refused_unless_it_was_said(shm, tmp_path):
+def test_a_volatile_medium_is_refused_without_the_option(shm, tmp_path):
     path = shm / "p.pool"
     with pytest.raises(VolatileMedium, match="tmpfs"):
         pools.create(path, "2MiB", **SMALL)
@@ -250,7 +256,7 @@ def test_a_medium_that_forgets_is_refused_unless_it_was_said(shm, tmp_path):
     refused(path, VolatileMedium, "created for a persistent medium")
 
 
-# Media
+# --- Media
 
 
 def test_the_medium_is_detected(tmp_path, shm):
@@ -266,7 +272,7 @@ def test_the_medium_is_detected(tmp_path, shm):
         assert promise in found.promise
 
 
-def test_lines_are_flushed_by_what_the_processor_has():
+def test_lines_are_flushed_by_the_best_instruction_of_the_processor():
     flags = Path("/proc/cpuinfo").read_text()
     best = next(
         (
@@ -281,9 +287,8 @@ def test_lines_are_flushed_by_what_the_processor_has():
 
 
 def test_stores_of_every_length_and_alignment_arrive(shm, monkeypatch):
-    monkeypatch.setenv(
-        "PMEM2_FORCE_GRANULARITY", "CACHE_LINE"
-    )  # else the library takes no file of a file system in memory
+    # Otherwise the library accepts no file of a file system in memory.
+    monkeypatch.setenv("PMEM2_FORCE_GRANULARITY", "CACHE_LINE")
     path = shm / "file"
     path.write_bytes(bytes(1 << 16))
     with open(path, "r+b") as file:
@@ -291,7 +296,7 @@ def test_stores_of_every_length_and_alignment_arrive(shm, monkeypatch):
             try:
                 medium = Direct(file.fileno(), 1 << 16, flushing, sync=False)
             except FabricError as error:
-                # Only where the library is not installed.
+                # Only if the library is not installed.
                 assert flushing == "libpmem2" and "cannot open shared object" in str(error), error
                 continue
             for n in (1, 7, 8, 63, 64, 65, 511, 512, 513, 1000, 4096, 5000):
@@ -308,7 +313,7 @@ def test_stores_of_every_length_and_alignment_arrive(shm, monkeypatch):
             medium.close()
 
 
-def test_an_image_keeps_what_it_was_given(tmp_path):
+def test_an_image_keeps_the_bytes_written_to_it(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(range(256)) * 64)
     with open(path, "r+b") as file:
@@ -321,12 +326,12 @@ def test_an_image_keeps_what_it_was_given(tmp_path):
     medium.drain()
     content = path.read_bytes()
     assert content[100:107] == b"written" and content[300:307] == b"flushed"
-    assert content[8192:] == bytes(range(256)) * 32  # a page of which nothing was sent
+    assert content[8192:] == bytes(range(256)) * 32  # a page that was not flushed
     assert os.fstat(medium.fileno()).st_size == 1 << 14
     medium.close()
 
 
-def test_many_who_drain_share_a_sync(tmp_path):
+def test_many_threads_that_drain_share_a_sync(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(bytes(1 << 16))
     with open(path, "r+b") as file:
@@ -348,7 +353,7 @@ def test_many_who_drain_share_a_sync(tmp_path):
     medium.close()
 
 
-def test_a_failed_sync_ends_the_pool_and_recovery_loses_nothing(tmp_path):
+def test_a_failed_sync_ends_the_pool_and_recovery_loses_no_acknowledged_operation(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     pool = pools.open_pool(path)
     made = pool.create(b"jobs", kind=1)
@@ -364,7 +369,7 @@ def test_a_failed_sync_ends_the_pool_and_recovery_loses_nothing(tmp_path):
         pool.collect()
     assert caught.value.errno == errno.EIO
     assert writer.durable == durable
-    pool.medium.break_sync(0)  # the disk says that it is well again: nobody can know what it kept
+    pool.medium.break_sync(0)  # the disk reports success again: what it kept cannot be known
     for call in (
         pool.collect,
         pool.checkpoint,
@@ -378,15 +383,15 @@ def test_a_failed_sync_ends_the_pool_and_recovery_loses_nothing(tmp_path):
     with pytest.raises(Closed):
         pool.collect()
     with pools.open_pool(path) as pool:
-        waiting = [body for *_, body in log_driver.pending(pool, session)]
-        assert waiting[:10] == [b"%d" % number for number in range(1, 11)]
-        assert len(waiting) in (10, 11)
+        pending_operations = [body for *_, body in log_driver.pending(pool, session)]
+        assert pending_operations[:10] == [b"%d" % number for number in range(1, 11)]
+        assert len(pending_operations) in (10, 11)
 
 
-# Growth
+# --- Growth
 
 
-def test_a_pool_grows_and_keeps_what_it_has(tmp_path):
+def test_a_pool_grows_and_keeps_its_contents(tmp_path):
     path = pool_at(tmp_path / "p.pool")
     with pools.open_pool(path) as pool:
         made = pool.create(b"jobs", kind=1, root_blocks=40)
@@ -402,7 +407,7 @@ def test_a_pool_grows_and_keeps_what_it_has(tmp_path):
         assert log_driver.progress(pool, b"jobs")[0] == made
 
 
-def test_a_closed_pool_says_so(tmp_path):
+def test_a_closed_pool_raises_closed(tmp_path):
     pool = pools.open_pool(pool_at(tmp_path / "p.pool"))
     pool.close()
     pool.close()
@@ -412,14 +417,14 @@ def test_a_closed_pool_says_so(tmp_path):
         pool.medium.read(0, 1)
 
 
-def test_a_pool_is_opened_once(tmp_path):
+def test_a_pool_object_opens_its_medium_once(tmp_path):
     with pools.open_pool(pool_at(tmp_path / "p.pool")) as pool:
         with pytest.raises(InvalidArgument):
             pool.__init__(pool.medium)
         assert isinstance(pool, Pool)
 
 
-# Holes, and devices that are full
+# --- Holes, and devices that are full
 
 
 def test_a_pool_with_holes_is_filled_before_it_is_used(place):
@@ -440,7 +445,7 @@ def test_a_pool_with_holes_is_filled_before_it_is_used(place):
 
 @pytest.fixture
 def full(monkeypatch):
-    """A device that gives all that it has, and then says that this was too little."""
+    """Let the device allocate all that it has, and then report that this was too little."""
 
     def allocate(fd, offset, length):
         os.ftruncate(fd, max(os.fstat(fd).st_size, offset + length // 2))
@@ -449,7 +454,7 @@ def full(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", allocate)
 
 
-def test_a_pool_with_holes_for_which_there_is_no_room_is_refused(place, request):
+def test_a_pool_with_holes_that_find_no_room_is_refused(place, request):
     path, making, opening = place
     pools.create(path, "2MiB", **SMALL, **making)
     size = path.stat().st_size
@@ -463,7 +468,7 @@ def test_a_pool_with_holes_for_which_there_is_no_room_is_refused(place, request)
     assert path.read_bytes() == content
 
 
-def test_a_growth_for_which_there_is_no_room_leaves_the_file_as_it_was(place, request):
+def test_a_growth_that_finds_no_room_does_not_change_the_file(place, request):
     path, making, _ = place
     pools.create(path, "2MiB", **SMALL, **making)
     size = path.stat().st_size
@@ -474,7 +479,7 @@ def test_a_growth_for_which_there_is_no_room_leaves_the_file_as_it_was(place, re
 
 
 @pytest.mark.parametrize("size", ["2MiB", "2049KiB", "1MiB", (2 << 20) + 4095])
-def test_a_growth_by_less_than_a_block_leaves_the_file_as_it_was(place, size):
+def test_a_growth_by_less_than_a_block_does_not_change_the_file(place, size):
     path, making, _ = place
     pools.create(path, "2MiB", **SMALL, **making)
     before = path.stat().st_size
@@ -483,7 +488,7 @@ def test_a_growth_by_less_than_a_block_leaves_the_file_as_it_was(place, size):
     assert path.stat().st_size == before
 
 
-def test_looking_at_a_file_in_memory_fills_no_holes_and_takes_memory_only_for_what_is_changed(shm):
+def test_inspecting_a_file_in_memory_fills_no_holes_and_takes_memory_only_for_changes(shm):
     path = shm / "p.pool"
     with open(path, "wb") as file:
         for at in range(0, 64 << 20, 1 << 20):
@@ -509,14 +514,15 @@ def open_private(path):
         return VolatileMemory(os.fstat(file.fileno()).st_size, file.fileno())
 
 
-def test_a_pool_on_a_disk_takes_memory_only_for_what_is_in_it(tmp_path):
+def test_a_pool_on_a_disk_takes_memory_only_for_its_contents(tmp_path):
     path = tmp_path / "p.pool"
     code = """
 import sys
 from rnvm import pools
 from rnvm.check import check
 def peak():                 # of this process: ru_maxrss begins with what its parent had
-    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    lines = open("/proc/self/status")
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 start = peak()
 getattr(pools, sys.argv[1])(sys.argv[2], *sys.argv[3:])
 print(peak() - start >> 10)
@@ -529,4 +535,4 @@ print(peak() - start >> 10)
             check=True,
             timeout=60,
         )
-        assert int(done.stdout) < 64, command  # of which the write-ahead area has 16
+        assert int(done.stdout) < 64, command  # of which the write-ahead log has 16

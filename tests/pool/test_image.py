@@ -1,6 +1,7 @@
-"""Crashes of a file whose sectors survive in any order: what was drained is there, and nothing that was never sent.
+"""Crashes of a file whose sectors survive in any order.
 
-The pool's code is tested on a model of the contract (test_crashes); here the medium of files is, on a model of a disk.
+All drained bytes are there, and no byte that was never sent.  test_crashes tests the pool's code on
+a model of the contract; this file tests the medium of files on a model of a disk.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ SIZES = sizes.Sizes(
     wal=10 * PAGE,
 )
 LENGTH = SIZES.groups_at + 10 * PAGE
-DATA = SIZES.groups_at  # bytes that nobody but the test cares about
+DATA = SIZES.groups_at  # bytes that only the test uses
 AREA = (SIZES.wal_at, SIZES.wal_at + SIZES.wal)
 PLACES = LENGTH - DATA
 
@@ -44,7 +45,10 @@ FRESH = fresh()
 
 
 class Disk:
-    """What a crash of a tape can leave: each sector that was written since the last sync as any of these writes left it, or as it was."""
+    """The state that a crash of a tape can leave.
+
+    Each sector that was written since the last sync is as a write left it, or as before.
+    """
 
     def __init__(self, tape: RecordingFile) -> None:
         self.tape = tape
@@ -76,7 +80,7 @@ class Disk:
             if rng.random() < likely:
                 left[sector : sector + SECTOR] = rng.choice(versions[-1:] + versions)
             elif AREA[0] <= sector < AREA[1] and rng.random() < 0.1:
-                # In the area a sector may also be lost while it is written: nothing in it may need that it is not.
+                # A sector of the log may also be lost while it is written: none may be needed.
                 left[sector : sector + SECTOR] = rng.randbytes(SECTOR)
         return bytes(left)
 
@@ -86,7 +90,7 @@ class Wrong(AssertionError):
 
 
 class Run:
-    """An image at work, and for each word of it, what a crash at any moment may leave there."""
+    """An image at work, and for each of its words the values that a crash may leave."""
 
     def __init__(
         self, content: bytes, may: dict[int, set[bytes]], rng: random.Random, deaf: bool = False
@@ -95,9 +99,8 @@ class Run:
         self.tape = RecordingFile(content, AREA, deaf)
         self.image = FileMedium(LENGTH, file=self.tape)
         self.may = {word: set(values) for word, values in may.items()}
-        self.history: list[
-            tuple[int, dict[int, set[bytes]]]
-        ] = []  # (events so far, what is allowed from here on)
+        # (events so far, the values that are allowed from here on)
+        self.history: list[tuple[int, dict[int, set[bytes]]]] = []
         for word, values in self.may.items():
             if (now := self.word(word)) not in values:
                 raise Wrong(f"the word at {word} is {now!r}, and not of {values!r}")
@@ -105,7 +108,7 @@ class Run:
         for word in self.may:
             others[word : word + WORD] = FRESH[word : word + WORD]
         if others[DATA:] != FRESH[DATA:] or others[: AREA[0]] != FRESH[: AREA[0]]:
-            raise Wrong("what nobody had sent has changed")
+            raise Wrong("a byte changed that was never sent")
         self.remember()
 
     def word(self, at: int) -> bytes:
@@ -117,7 +120,7 @@ class Run:
         )
 
     def store(self, at: int, data: bytes, how: str) -> None:
-        """Stores, and sends: from now on a crash may leave the new bytes, and until a drain the old ones."""
+        """Store and send: a crash may now leave the new bytes, and the old ones until a drain."""
         words = range(at // WORD * WORD, at + len(data), WORD)
         for word in words:
             self.may.setdefault(word, {self.word(word)})
@@ -133,7 +136,7 @@ class Run:
         self.remember()
 
     def drain(self) -> None:
-        # What the drain itself writes may survive already, and needs not: that is allowed.
+        # The writes of the drain itself may have survived, and need not: that is allowed.
         self.image.drain()
         for word in self.may:
             self.may[word] = {self.word(word)}
@@ -163,13 +166,17 @@ class Run:
             )
 
     def all_points(self, again: int, each: int = 1) -> int:
-        """Crashes after every event; what is left is opened, looked at, worked on, and crashes again.  How many crashes."""
+        """Crash after every event; open, check and use the remains, and crash again.
+
+        Returns:
+            The number of crashes.
+        """
         disk, number, done = Disk(self.tape), 0, 0
         for point in range(len(self.tape.events) + 1):
             while number + 1 < len(self.history) and self.history[number + 1][0] <= point:
                 number += 1
             disk.advance(point)
-            # A drain that has returned by this event binds; one that is under way at it does not yet.
+            # A drain that has returned by this event is binding; one in progress is not yet.
             allowed = self.history[number][1] if self.history[number][0] <= point else {}
             for _ in range(each):
                 run = Run(disk.crash(self.rng), allowed, self.rng, self.tape.deaf)
@@ -183,10 +190,10 @@ class Run:
         return done
 
     def recover(self) -> None:
-        """Makes durable what was read, as the pool does."""
+        """Make the recovered bytes durable, as the pool does."""
         for word in self.may:
             self.may[word] = {self.word(word)}
-        # Until that is drained, a second crash may still leave what the first might have.
+        # Until that is drained, a second crash may still leave what the first one could have left.
         for word, values in self.history[0][1].items():
             self.may[word] |= values
         self.history[0] = (0, {word: set(values) for word, values in self.may.items()})
@@ -206,13 +213,13 @@ def run_many(seed: int, runs: int, steps: int = 60, deaf: bool = False) -> int:
     return done
 
 
-def test_what_was_drained_survives_a_crash_at_any_moment(seed):
+def test_drained_bytes_survive_a_crash_at_any_moment(seed):
     assert run_many(seed % 100_000, 3) > 500
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_and_one_of_very_many(seed):
+def test_drained_bytes_survive_each_of_very_many_crashes(seed):
     assert run_many(seed % 100_000, 40, 150) > 20_000
 
 
@@ -220,7 +227,7 @@ BUGS = ["no CRC", "same generation", "no padding", "reused before it was written
 
 
 @pytest.mark.parametrize("bug", BUGS)
-def test_the_model_catches(bug):
+def test_the_disk_model_catches(bug):
     try:
         wal.plant(*[bug] if bug in wal.bugs else [])
         for seed in range(40):
@@ -230,20 +237,20 @@ def test_the_model_catches(bug):
                 return
     finally:
         wal.plant()
-    pytest.fail("nobody noticed")
+    pytest.fail("no check failed")
 
 
-# One after the other
+# --- One after the other
 
 
 def frames(content: bytes) -> int:
-    area = wal.look(FileMedium(LENGTH, file=RecordingFile(content)))
+    area = wal.inspect_pool(FileMedium(LENGTH, file=RecordingFile(content)))
     assert area is not None
     return area["frames"]
 
 
 def written(tape: RecordingFile) -> bytes:
-    """The file, with all that was written to it."""
+    """Return the file with all writes applied."""
     disk = Disk(tape)
     disk.advance(len(tape.events))
     return bytes(disk.view)
@@ -253,7 +260,7 @@ def test_a_drain_is_one_write_and_one_sync_however_much_was_sent():
     tape = RecordingFile(FRESH, AREA)
     image = FileMedium(LENGTH, file=tape)
     image.write(DATA, b"first")
-    image.drain()  # the area begins anew
+    image.drain()  # the log starts again
     for number in range(5):
         before = len(tape.events)
         for place in range(0, 10 * PAGE, PAGE):
@@ -263,12 +270,12 @@ def test_a_drain_is_one_write_and_one_sync_however_much_was_sent():
             AREA[0] + (2 + number) * PAGE,
             None,
         ]
-        image.drain()  # of nothing
+        image.drain()  # without changes
         assert len(tape.events) == before + 2
     assert frames(written(tape)) == 5
 
 
-def test_a_file_that_was_closed_is_whole_without_its_area():
+def test_a_closed_file_is_complete_without_its_write_ahead_log():
     tape = RecordingFile(FRESH, AREA)
     image = FileMedium(LENGTH, file=tape)
     for _ in range(3):
@@ -288,7 +295,7 @@ def test_frames_reach_a_real_file_past_the_page_cache_or_through_it(tmp_path, di
     path.write_bytes(FRESH)
     with open(path, "r+b") as opened:
         image = FileMedium(LENGTH, file=File(opened.fileno(), direct))
-    for number in range(20):  # the area begins anew on the way
+    for number in range(20):  # the log starts again in the meantime
         image.write(DATA + 100 * number, b"%04d" % number)
         image.drain()
         again = FileMedium(LENGTH, file=RecordingFile(path.read_bytes()))
@@ -299,7 +306,7 @@ def test_frames_reach_a_real_file_past_the_page_cache_or_through_it(tmp_path, di
     assert all(left[DATA + 100 * number :][:4] == b"%04d" % number for number in range(20))
 
 
-def test_a_file_to_which_nothing_is_sent_is_not_changed():
+def test_a_file_without_sent_bytes_is_not_changed():
     tape = RecordingFile(FRESH, AREA)
     image = FileMedium(LENGTH, file=tape)
     for number in range(3):
@@ -314,7 +321,7 @@ def test_a_file_to_which_nothing_is_sent_is_not_changed():
     assert again.events == []
 
 
-def test_what_fails_stays_failed_and_the_area_has_what_was_acknowledged():
+def test_a_failed_medium_stays_failed_and_its_log_has_all_acknowledged_bytes():
     tape = RecordingFile(FRESH, AREA)
     image = FileMedium(LENGTH, file=tape)
     for number in range(3):
@@ -333,7 +340,7 @@ def test_what_fails_stays_failed_and_the_area_has_what_was_acknowledged():
     assert FileMedium(LENGTH, file=RecordingFile(written(tape))).read(DATA, 1) == b"2"
 
 
-def test_closing_says_so_where_the_file_fails_then():
+def test_closing_raises_if_the_file_fails_then():
     tape = RecordingFile(FRESH, AREA)
     image = FileMedium(LENGTH, file=tape)
     for _ in range(2):

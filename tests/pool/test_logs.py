@@ -1,4 +1,7 @@
-"""Logs: appended, collected, replayed and truncated over many laps; and what a faulty or hostile front-end can do with its own."""
+"""Logs: appended, collected, replayed and truncated over many laps.
+
+And the effects of a faulty or hostile front-end on its own logs.
+"""
 
 from __future__ import annotations
 
@@ -49,22 +52,24 @@ def write(pool: Pool, address: int, data: bytes) -> bytes:
         max_size=60,
     )
 )
-def test_operations_come_back_in_order_over_many_laps(steps):
+def test_operations_are_returned_in_order_over_many_laps(steps):
     with new_pool() as pool:
         made = pool.create(b"a", kind=1)
         session, _ = pool.attach()
         writer = log_driver.Writer(pool, session)
-        number, covered, waiting = 0, 0, []
+        number, covered, pending_operations = 0, 0, []
         transactions = 0
         for length, then in steps:
             body = (number % 251).to_bytes(1, "little") * length
             lsn, _ = writer.operations([log_driver.part(made, number + 1, body, code=7)])
             if lsn:
                 number += 1
-                waiting.append((number, body))
+                pending_operations.append((number, body))
             if then == "collect":
                 pool.collect()
-                assert [(each[3], each[4]) for each in log_driver.pending(pool, session)] == waiting
+                assert [
+                    (each[3], each[4]) for each in log_driver.pending(pool, session)
+                ] == pending_operations
             elif then == "truncate":
                 transactions += 1
                 entry = write(pool, root(pool, b"a"), number.to_bytes(8, "little"))
@@ -74,7 +79,7 @@ def test_operations_come_back_in_order_over_many_laps(steps):
                 pool.collect()
                 assert pool.replay() == 1
                 pool.checkpoint()
-                covered, waiting = number, []
+                covered, pending_operations = number, []
                 assert log_driver.pending(pool, session) == []
                 head, replayed, durable, tail, faulty = log_driver.session(pool, session)[
                     "operations"
@@ -83,7 +88,7 @@ def test_operations_come_back_in_order_over_many_laps(steps):
         assert log_driver.progress(pool, b"a") == (made, transactions, covered)
 
 
-def test_a_full_ring_takes_nothing_more_until_it_is_truncated(pool):
+def test_a_full_ring_takes_no_record_until_it_is_truncated(pool):
     made = pool.create(b"a", kind=1)
     session, _ = pool.attach()
     writer = log_driver.Writer(pool, session)
@@ -131,7 +136,7 @@ def test_transactions_of_two_sessions_are_applied_in_the_order_of_their_numbers(
     assert pool.medium.read(at & (1 << 48) - 1, 8) == (6).to_bytes(8, "little")
 
 
-def test_a_gap_that_nothing_fills_ends_the_session_at_recovery_and_the_pool_opens():
+def test_a_gap_that_no_record_fills_ends_the_session_at_recovery_and_the_pool_opens():
     model = Model(LENGTH)
     format_medium(model, SIZES)
     pool = Pool(model)
@@ -149,7 +154,7 @@ def test_a_gap_that_nothing_fills_ends_the_session_at_recovery_and_the_pool_open
     pool.close()
 
 
-def test_a_part_of_a_structure_that_was_dropped_does_nothing(pool):
+def test_a_part_of_a_dropped_structure_has_no_effect(pool):
     old = pool.create(b"a", kind=1)
     session, _ = pool.attach()
     writer = log_driver.Writer(pool, session)
@@ -165,7 +170,7 @@ def test_a_part_of_a_structure_that_was_dropped_does_nothing(pool):
     assert pool.medium.read(root(pool, b"b") & (1 << 48) - 1, 8) == bytes(8)
 
 
-def test_readers_see_the_sequence_odd_only_while_something_is_applied(pool):
+def test_readers_see_the_sequence_odd_only_while_a_transaction_is_applied(pool):
     made = pool.create(b"a", kind=1)
     session, _ = pool.attach()
     writer = log_driver.Writer(pool, session)
@@ -177,13 +182,13 @@ def test_readers_see_the_sequence_odd_only_while_something_is_applied(pool):
         assert int.from_bytes(pool.medium.read(sequence, 8), "little") == 2 * number
 
 
-# Faulty and hostile front-ends
+# --- Faulty and hostile front-ends
 
 
 def bad_transactions(
     pool: Pool, made: int, other: int, session: int
 ) -> dict[str, tuple[str, list[bytes]]]:
-    """What must not be applied: the fault, and the parts of a record."""
+    """Return transactions that must not be applied: the fault, and the parts of a record."""
     backend = 1 << 48
     mine, theirs = root(pool, b"a"), root(pool, b"b")
     granted, foreign = pool.grant(session, 2), pool.grant(1, 1)
@@ -250,14 +255,12 @@ with new_pool() as _pool:
     BAD = sorted(bad_transactions(_pool, *_made, _session))
 
 
-@pytest.mark.parametrize("what", BAD)
-def test_a_transaction_that_may_not_be_applied_changes_nothing_and_stops_only_its_session(
-    what, pool
-):
+@pytest.mark.parametrize("bad", BAD)
+def test_an_invalid_transaction_changes_nothing_and_stops_only_its_session(bad, pool):
     made, other = pool.create(b"a", kind=1), pool.create(b"b", kind=1)
     session, _ = pool.attach()
     pool.attach()
-    kind, parts = bad_transactions(pool, made, other, session)[what]
+    kind, parts = bad_transactions(pool, made, other, session)[bad]
     writers = [log_driver.Writer(pool, 0), log_driver.Writer(pool, 1)]
     before = pool.medium.read(PLACES["groups"], PLACES["end"] - PLACES["groups"])
     assert writers[0].transaction(parts)[0]
@@ -278,8 +281,8 @@ def test_a_transaction_that_may_not_be_applied_changes_nothing_and_stops_only_it
 
 
 @given(st.data())
-def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(data):
-    """Random bytes, and whole records that were changed at random and sealed again."""
+def test_no_bytes_in_a_front_ends_rings_change_the_data_of_others(data):
+    """Random bytes, and valid records with random changes and new checksums."""
     chance = random.Random(data.draw(st.integers(0, 2**32)))
     with new_pool() as pool:
         made, other = pool.create(b"a", kind=1), pool.create(b"b", kind=1)
@@ -321,7 +324,8 @@ def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(da
             if chance.random() < 0.3:
                 pool.checkpoint()
         after = [pool.medium.read(at, n) for at, n in untouched]
-        # Of the first structure's own entry the progress and the sequence may have moved, and the map where blocks were taken.
+        # Of the first structure's own entry the progress and the sequence may have changed, and
+        # the owner map if it took blocks.
         entry = slice(live, live + 128)
         assert (
             after[0][: entry.start] == before[0][: entry.start]
@@ -336,11 +340,11 @@ def test_whatever_a_front_end_writes_into_its_rings_changes_nothing_of_others(da
         pool.create(b"c", kind=1)
 
 
-# A medium that fails
+# --- A medium that fails
 
 
 @pytest.mark.parametrize("kind", ["words", "lines", "sectors"])
-def test_whichever_drain_fails_recovery_loses_nothing_that_was_acknowledged(kind, seed):
+def test_recovery_loses_no_acknowledged_operation_whichever_drain_fails(kind, seed):
     for round_ in range(30):
         past = History(random.Random(seed + round_), kind)
         past.model.fail_drain(random.Random(seed + round_).randrange(60))

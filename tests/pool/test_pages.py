@@ -1,4 +1,4 @@
-"""Pools on kernels whose pages are larger than 4 KiB, and pools whose size is no whole number of pages."""
+"""Pools on kernels with pages larger than 4 KiB, and pools of a size that is not whole pages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import rnvm
 from rnvm import pools, sizes
 from structures import Queue
 
-# What such a kernel tells every module that asks, before any of them is imported.
+# The page size that such a kernel reports to each module, before any of them is imported.
 LARGE_PAGES = """
 import os, sys
 real, pages = os.sysconf, int(sys.argv[1])
@@ -27,7 +27,11 @@ USE = """
 path = sys.argv[2]
 if not os.path.exists(path):
     pools.create(path, sys.argv[3], block=sys.argv[4], front_ends=3, assume_persistent=True)
-with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as one, rnvm.connect(backend.address) as other:
+with (
+    rnvm.Backend(path) as backend,
+    rnvm.connect(backend.address) as one,
+    rnvm.connect(backend.address) as other,
+):
     structures.Queue(one, "jobs").put(b"x" * 5000)
     assert structures.Queue(other, "jobs").get() == b"x" * 5000
     structures.Queue(other, "jobs").put(b"left")
@@ -45,21 +49,25 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def on_large_pages(pages: int, path: Path, size: str, block: str) -> None:
-    done = subprocess.run([sys.executable, "-c", LARGE_PAGES + USE, str(pages), str(path), size, block],
-                          capture_output=True, text=True, timeout=100)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE_PAGES + USE, str(pages), str(path), size, block],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("pages", [16384, 65536])
 @pytest.mark.parametrize(("size", "block"), [("4MiB", "4KiB"), ("4097KiB", "512")])
-def test_a_pool_works_where_the_kernel_has_larger_pages(
+def test_a_pool_works_on_a_kernel_with_larger_pages(
     path: Path, pages: int, size: str, block: str
 ) -> None:
     on_large_pages(pages, path, size, block)
 
 
 @pytest.mark.parametrize("pages", [16384, 65536])
-def test_a_pool_is_carried_to_a_kernel_with_larger_pages_and_back(path: Path, pages: int) -> None:
+def test_a_pool_can_be_moved_to_a_kernel_with_larger_pages_and_back(path: Path, pages: int) -> None:
     pools.create(path, "4100KiB", block=1024, front_ends=3, assume_persistent=True)
     on_large_pages(pages, path, "", "")
     with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
@@ -68,7 +76,7 @@ def test_a_pool_is_carried_to_a_kernel_with_larger_pages_and_back(path: Path, pa
 
 @pytest.mark.parametrize("sessions", [2, 3, 17])
 @pytest.mark.parametrize("ring", [4096, 12288, 65536, 1 << 20])
-def test_what_a_front_end_maps_begins_and_ends_at_whole_pages_of_every_kernel(
+def test_a_front_ends_mappings_begin_and_end_at_whole_pages_of_every_kernel(
     sessions: int, ring: int
 ) -> None:
     parts = sizes.Sizes(
@@ -82,7 +90,7 @@ def test_what_a_front_end_maps_begins_and_ends_at_whole_pages_of_every_kernel(
 
 @pytest.mark.parametrize("block", [512, 1024, 2048, 4096])
 @pytest.mark.parametrize("more", [0, 1, 512, 1500, 4095])
-def test_a_pool_of_any_size_can_be_connected_to_and_grows_to_any_size(
+def test_front_ends_connect_to_a_pool_of_any_size_which_grows_to_any_size(
     path: Path, block: int, more: int
 ) -> None:
     pools.create(path, (4 << 20) + more, block=block, front_ends=2, assume_persistent=True)
