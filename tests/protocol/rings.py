@@ -1,4 +1,4 @@
-"""Connected rings within one process, on each provider, and a plain-Python model of what they promise."""
+"""Connected rings within one process, on each provider, and a plain-Python model of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from rfp.testing.reordering_fabric import ReorderFabric
 REQUEST_HEADER, RESPONSE_HEADER, REFERENCE = 32, 24, 32
 INLINE, BY_REFERENCE = 0, 1
 
-# The providers, and one that is slower than any worker; each is called with a seed for each of the two ends.
+# The providers, and one that is slower than any worker; each is called with a seed for each end.
 PROVIDERS: dict[str, Callable[[int], Fabric]] = {
     "shm": lambda seed: ShmFabric(),
     "emulated": lambda seed: ShmFabric(rtt_ns=2_000),
@@ -51,7 +51,7 @@ class Ends(NamedTuple):
     server_pair: QueuePair
     client_events: EventChannel
     server_events: EventChannel
-    scratch: Region  # the client's: requests under construction, then what its READs bring
+    scratch: Region  # the client's: requests under construction, then the data of its READs
 
     @property
     def largest_request(self) -> int:
@@ -75,7 +75,11 @@ def connected(
     seed: int = 1,
     checked: bool | None = None,
 ) -> Iterator[Ends]:
-    """Both ends of one ring.  checked: whether responses carry a checksum (None: if the provider needs it)."""
+    """Yield both ends of one ring.
+
+    Args:
+        checked: Whether responses carry a checksum; None: if the provider needs it.
+    """
     near, far = PROVIDERS[provider](2 * seed), PROVIDERS[provider](2 * seed + 1)
     with contextlib.ExitStack() as stack:
         own = stack.enter_context
@@ -86,11 +90,11 @@ def connected(
 
         requests = own(far.register(length, REMOTE_READ | REMOTE_WRITE))
         responses = own(far.register(length, REMOTE_READ))
-        bells = own(far.register(EVENTCOUNT_BYTES, REMOTE_READ | REMOTE_WRITE))
+        eventcounts = own(far.register(EVENTCOUNT_BYTES, REMOTE_READ | REMOTE_WRITE))
         reply = own(near.register(REPLIES + length, REMOTE_READ | REMOTE_WRITE))
         scratch = own(near.register(2 * length + LINE, 0))
         server_events, client_events = (
-            own(far.event_channel(bells, 0)),
+            own(far.event_channel(eventcounts, 0)),
             own(near.event_channel(reply, 0)),
         )
         server_pair = own(far.queue_pair(server_events, -1, -1))
@@ -98,24 +102,60 @@ def connected(
         replies = attach(far, reply)
         written = attach(near, requests)
         server_pair.connect(client_pair.descriptor(), replies)
-        client_pair.connect(server_pair.descriptor(), attach(near, bells))
+        client_pair.connect(server_pair.descriptor(), attach(near, eventcounts))
         proven = not near.reads_ordered if checked is None else checked
         server = ServerRing(
-            requests, 0, responses, 0, None, server_pair, replies, REPLIES, NOTIFY, slots, slot_size, proven
-        )  # fmt: skip
+            requests,
+            0,
+            responses,
+            0,
+            None,
+            server_pair,
+            replies,
+            REPLIES,
+            NOTIFY,
+            slots,
+            slot_size,
+            proven,
+        )
         client = ClientRing(
-            client_pair, client_events, written, 0, attach(near, responses), 0, reply, REPLIES, scratch, 0,
-            slots, slot_size, proven,
-        )  # fmt: skip
-        yield Ends(
-            client, server, requests, written, responses, reply, replies, client_pair, server_pair, client_events, server_events,
+            client_pair,
+            client_events,
+            written,
+            0,
+            attach(near, responses),
+            0,
+            reply,
+            REPLIES,
             scratch,
-        )  # fmt: skip
+            0,
+            slots,
+            slot_size,
+            proven,
+        )
+        yield Ends(
+            client,
+            server,
+            requests,
+            written,
+            responses,
+            reply,
+            replies,
+            client_pair,
+            server_pair,
+            client_events,
+            server_events,
+            scratch,
+        )
 
 
 @contextlib.contextmanager
 def working(ends: Ends, service: Service, *, spin: bool = True) -> Iterator[Worker]:
-    """A worker that serves the ring, in a thread.  spin: False has it sleep as soon as there is nothing to do."""
+    """Yield a worker that serves the ring in a thread.
+
+    Args:
+        spin: False has it sleep as soon as it has no work.
+    """
     worker = Worker(service, ends.server_events, slot_size=ends.slot_size)
     if not spin:
         steps.impatient(worker)
@@ -127,11 +167,12 @@ def working(ends: Ends, service: Service, *, spin: bool = True) -> Iterator[Work
         worker.stop()
 
 
-POLLS = 20_000  # bounds of what a provider may need until something has moved: reorder moves a line at a time
+# Polls until a provider must have made progress: the reordering one copies a line at a time.
+POLLS = 20_000
 
 
 def taken(ends: Ends) -> steps.Request | None:
-    """The next request, which the client has flushed, as the server sees it once it has arrived."""
+    """Return the next request, which the client has flushed, as the server takes it."""
     for _ in range(POLLS):
         found, request = steps.take(ends.server)
         if found == "valid":
@@ -141,7 +182,7 @@ def taken(ends: Ends) -> steps.Request | None:
 
 
 def answer(ends: Ends, payload: bytes, **kwargs: int) -> steps.Request:
-    """The server's turn with one request: takes it, answers it, and looks whether the client waits."""
+    """Take one request, answer it, and check whether the client waits, as the server does."""
     request = taken(ends)
     assert request is not None, "the request did not arrive"
     assert steps.publish(ends.server, payload, **kwargs)
@@ -151,7 +192,7 @@ def answer(ends: Ends, payload: bytes, **kwargs: int) -> steps.Request:
 
 
 def settle(ends: Ends) -> None:
-    """Lets the server's replies land."""
+    """Poll until the server's replies have landed."""
     for _ in range(POLLS):
         if not steps.complete(ends.server):
             return
@@ -159,7 +200,7 @@ def settle(ends: Ends) -> None:
 
 
 def result(ends: Ends) -> steps.Response:
-    """The oldest response, which the server has published, as the client gets it.  Frees its slot."""
+    """Return the oldest published response, as the client gets it, and free its slot."""
     for _ in range(POLLS):
         found = steps.step(ends.client)
         if found == "done":
@@ -171,7 +212,7 @@ def result(ends: Ends) -> steps.Response:
 
 
 def call(ends: Ends, payload: bytes, answered: bytes) -> steps.Response:
-    """One call, start to end."""
+    """Do one call, from start to end."""
     assert steps.submit(ends.client, payload) is not None
     steps.flush(ends.client)
     assert answer(ends, answered).payload == payload

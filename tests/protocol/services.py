@@ -40,20 +40,20 @@ with rfp.RpcClient(sys.argv[1]) as client:
 """
 
 
-def said(process: subprocess.Popen[bytes], word: str) -> None:
-    """Waits until the process says this."""
+def wait_for_word(process: subprocess.Popen[bytes], word: str) -> None:
+    """Wait until the process has printed this word."""
     assert process.stdout is not None
     assert process.stdout.readline().decode().strip() == word
 
 
 @contextlib.contextmanager
 def started(program: str, address: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs one of the programs above, once it is ready; killed at the end."""
+    """Yield a process that runs one of the programs above, once it is ready; kill it at the end."""
     with python_programs.start(
         "-c", program, address, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         try:
-            said(process, "ready")
+            wait_for_word(process, "ready")
             yield process
         finally:
             process.kill()

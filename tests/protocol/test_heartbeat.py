@@ -1,4 +1,7 @@
-"""A server that nothing tells of but its beat: as long as that goes on it lives, and about a second later it does not."""
+"""A server known only by its heartbeat.
+
+It counts as alive while the heartbeat advances, and as dead about a second after that.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ SLOTS, SLOT = 4, 256
 
 
 class Line(NamedTuple):
-    """A client's ring to a server that answers nothing."""
+    """A client's ring to a server that answers no request."""
 
     ring: ClientRing
     heartbeat: Region  # the server's
@@ -38,7 +41,7 @@ def line() -> Iterator[Line]:
             region = own(fabric.register(size, rights))
             return region, own(fabric.attach(region.descriptor(), os.dup(region.fileno())))
 
-        (bells, to_bells), (heartbeat, to_beat) = (
+        (eventcounts, to_bells), (heartbeat, to_beat) = (
             theirs(EVENTCOUNT_BYTES, REMOTE_WRITE),
             theirs(LINE, REMOTE_READ),
         )
@@ -48,7 +51,7 @@ def line() -> Iterator[Line]:
         events = own(fabric.event_channel(reply, 0))
         pair, far = (
             own(fabric.queue_pair(events, -1, -1)),
-            own(fabric.queue_pair(own(fabric.event_channel(bells, 0)), -1, -1)),
+            own(fabric.queue_pair(own(fabric.event_channel(eventcounts, 0)), -1, -1)),
         )
         pair.connect(far.descriptor(), to_bells)
         ring = ClientRing(
@@ -71,21 +74,21 @@ def line() -> Iterator[Line]:
 
 
 def waits(ring: ClientRing, seconds: float) -> tuple[str, float]:
-    """What a wait for an answer that does not come found, and after how long."""
+    """Return the outcome of a wait for a response that does not come, and its duration."""
     assert steps.submit(ring, b"is anybody there?") is not None
     steps.flush(ring)
     started = time.monotonic()
     return steps.wait(ring, seconds), time.monotonic() - started
 
 
-def test_a_beat_that_stands_still_is_a_server_that_is_gone() -> None:
+def test_a_server_whose_heartbeat_stops_is_disconnected() -> None:
     with line() as it:
         found, seconds = waits(it.ring, 20)
         assert found == "gone"
         assert seconds >= 0.8
 
 
-def test_a_beat_that_goes_on_is_a_server_that_is_slow() -> None:
+def test_a_server_whose_heartbeat_advances_is_only_slow() -> None:
     with line() as it:
         heart = Heartbeat(it.heartbeat)
         heart.start()
@@ -97,8 +100,8 @@ def test_a_beat_that_goes_on_is_a_server_that_is_slow() -> None:
         assert steps.wait(it.ring, 20) == "gone"
 
 
-def test_time_in_which_nobody_looked_does_not_count() -> None:
-    """A client that was stopped for a minute, or did not call, has learnt nothing of the server."""
+def test_time_in_which_the_client_did_not_poll_does_not_count() -> None:
+    """A client that was stopped for a minute, or made no call, has not observed the server."""
     with line() as it:
         assert waits(it.ring, 0.3)[0] == "timed out"
         time.sleep(1)
@@ -109,7 +112,7 @@ def test_time_in_which_nobody_looked_does_not_count() -> None:
 
 
 @pytest.mark.parametrize("started", [True, False])
-def test_a_heart_stops_once_and_again(started: bool) -> None:
+def test_a_heartbeat_can_be_stopped_twice(started: bool) -> None:
     with ShmFabric().register(LINE, REMOTE_READ) as region:
         heart = Heartbeat(region)
         if started:

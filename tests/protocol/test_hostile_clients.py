@@ -1,5 +1,7 @@
-"""A client that writes what it likes into its request region: the server answers what is right, counts what is not, and serves
-the others as if nothing were."""
+"""A client that writes arbitrary bytes into its request region.
+
+The server answers valid requests, counts others, and serves its other clients as before.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from rfp.protocol.handshake_layout import REPLIES
 from rfp.rpc.server import RpcServer
 from rfp.testing import ring_harness as steps
 
-SLOTS, SLOT = 16, 320  # what RpcServer makes of slots=16, max_message=256
+SLOTS, SLOT = 16, 320  # those of an RpcServer with slots=16, max_message=256
 ANSWERED, NO_SUCH_CALL = 0, 4
 
 
@@ -43,7 +45,7 @@ def sealed(
     length: int | None = None,
     wait: int = 0,
 ) -> bytes:
-    """A request as docs/protocol.md has it, with a checksum that fits what stands there."""
+    """Return a request as in docs/protocol.md, with a checksum that matches its bytes."""
     body = struct.pack(
         "<IIBBHIQ",
         sequence,
@@ -69,7 +71,7 @@ class Intruder:
         return self.channel.rings[0]
 
     def write(self, offset: int, data: bytes) -> None:
-        """Into the request region, and wakes the worker."""
+        """Write into the request region, and wake the worker."""
         self.channel.requests.write(offset, data)
         self.notify()
 
@@ -77,7 +79,7 @@ class Intruder:
         self.ring.pair.execute(WRITE_NOTIFY, self.channel.scratch, 0, self.channel.requests, 0, 0)
 
     def answer(self, slot: int) -> tuple[int, int, bytes]:
-        """What stands in a response slot: sequence, status, payload."""
+        """Return the contents of a response slot: sequence, status, payload."""
         header = self.channel.responses.read(slot * SLOT, 24)
         _, sequence, length, _, status, _, _ = struct.unpack("<IIIHBBQ", header)
         return (
@@ -87,7 +89,7 @@ class Intruder:
         )
 
     def replied(self, slot: int) -> int:
-        """The sequence in a reply slot of our own memory."""
+        """Return the sequence in a reply slot of this process's memory."""
         return struct.unpack("<4xI", self.channel.reply.read(REPLIES + slot * SLOT, 8))[0]
 
 
@@ -106,11 +108,11 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-class House:
-    """A server, an honest client, and whatever the honest client's messages were at the handler."""
+class Scene:
+    """A server, an honest client, and the messages that reached the handler."""
 
-    def __init__(self, server: RpcServer, honest: rfp.RpcClient, heard: list[bytes]) -> None:
-        self.server, self.honest, self.heard = server, honest, heard
+    def __init__(self, server: RpcServer, honest: rfp.RpcClient, received: list[bytes]) -> None:
+        self.server, self.honest, self.received = server, honest, received
         self.connection = opened(server.address)
         self.calls = 0
 
@@ -123,52 +125,54 @@ class House:
             self.connection.detach(intruder.channel)
 
     def serves(self, times: int = 1) -> None:
-        """Honest calls: each makes the worker look at every ring at least once."""
+        """Make honest calls: each makes the worker poll every ring at least once."""
         for _ in range(times):
             self.calls += 1
             message = b"honest %d" % self.calls
             assert self.honest.call(message) == message[::-1]
 
     def turn(self) -> None:
-        """As many turns of the worker as it takes to count a damaged request."""
+        """Let the worker poll until it must have counted a damaged request."""
         (worker,) = self.server._host.workers
         before = worker.counters["turns"]
         until(lambda: (worker.channel.notify(), worker.counters["turns"] > before + 200)[1])
 
     def counted(self) -> dict[str, int]:
-        """What the server says of the intruder's process: it and the honest client are the same one here."""
+        """Return the server's figures for this process, the intruder and the honest client."""
         figures = self.server.figures()
         return {name: figures[name] for name in ("served", "malformed")}
 
 
 @pytest.fixture(scope="module")
-def house():
-    heard: list[bytes] = []
+def scene():
+    received: list[bytes] = []
 
     def handler(request: bytes) -> bytes:
-        heard.append(request)
+        received.append(request)
         return request[::-1]
 
     with (
         rfp.RpcServer(handler, max_message=256, slots=SLOTS) as server,
         rfp.RpcClient(server.address, timeout=20) as honest,
     ):
-        house = House(server, honest, heard)
-        house.serves()
-        yield house
-        house.connection.close()
+        scene = Scene(server, honest, received)
+        scene.serves()
+        yield scene
+        scene.connection.close()
 
 
 @given(data=st.binary(max_size=SLOTS * SLOT), offset=st.integers(0, SLOTS * SLOT - 1))
-def test_random_bytes_are_not_served_and_disturb_nobody(house, data, offset):
-    with house.intruder() as intruder:
-        heard = len(house.heard)
-        before = house.counted()["served"]
+def test_random_bytes_are_not_served_and_disturb_no_client(scene, data, offset):
+    with scene.intruder() as intruder:
+        received = len(scene.received)
+        before = scene.counted()["served"]
         intruder.write(offset, data[: SLOTS * SLOT - offset])
-        house.turn()
-        house.serves(2)
-        assert house.heard[heard:] == [b"honest %d" % n for n in (house.calls - 1, house.calls)]
-        assert house.counted()["served"] == before + 2
+        scene.turn()
+        scene.serves(2)
+        assert scene.received[received:] == [
+            b"honest %d" % n for n in (scene.calls - 1, scene.calls)
+        ]
+        assert scene.counted()["served"] == before + 2
         assert intruder.answer(0)[0] == 0
 
 
@@ -182,10 +186,10 @@ def test_random_bytes_are_not_served_and_disturb_nobody(house, data, offset):
     wait=st.integers(0, 2**32 - 1),
 )
 @example(payload=b"", opcode=2, mode=1, count=0, flags=0, release=0, wait=1)
-def test_any_whole_request_is_answered_whatever_its_fields_say(
-    house, payload, opcode, mode, count, flags, release, wait
+def test_any_request_with_a_valid_checksum_is_answered_whatever_its_fields(
+    scene, payload, opcode, mode, count, flags, release, wait
 ):
-    with house.intruder() as intruder:
+    with scene.intruder() as intruder:
         intruder.write(
             0,
             sealed(
@@ -208,7 +212,7 @@ def test_any_whole_request_is_answered_whatever_its_fields_say(
             assert (status, answered) == (0 if opcode == 2 else NO_SUCH_CALL, b"")
         if mode == 1:
             until(lambda: intruder.replied(0) == 1)
-        house.serves()
+        scene.serves()
 
 
 @given(
@@ -217,38 +221,40 @@ def test_any_whole_request_is_answered_whatever_its_fields_say(
         st.sampled_from([SLOT - 31, 2**31, 2**32 - 32, 2**32 - 1]),
     )
 )
-def test_a_length_beyond_the_slot_is_counted_and_never_believed(house, length):
-    with house.intruder() as intruder:
-        before = house.counted()
+def test_a_length_beyond_the_slot_is_counted_and_never_used(scene, length):
+    with scene.intruder() as intruder:
+        before = scene.counted()
         intruder.write(0, sealed(1, b"x" * (SLOT - 32), length=length))
-        house.turn()
-        until(lambda: house.counted()["malformed"] == before["malformed"] + 1)
-        house.serves()
-        assert house.counted()["served"] == before["served"] + 1
+        scene.turn()
+        until(lambda: scene.counted()["malformed"] == before["malformed"] + 1)
+        scene.serves()
+        assert scene.counted()["served"] == before["served"] + 1
         assert intruder.answer(0)[0] == 0
 
 
 @given(length=st.integers(0, SLOT - 32), cut=st.integers(1, SLOT), flip=st.integers(0, 2**16))
-def test_a_request_that_was_cut_short_or_damaged_is_counted_and_served_once_it_is_put_right(
-    house, length, cut, flip
+def test_a_truncated_or_damaged_request_is_counted_and_served_once_it_is_corrected(
+    scene, length, cut, flip
 ):
-    with house.intruder() as intruder:
-        before = house.counted()
+    with scene.intruder() as intruder:
+        before = scene.counted()
         whole = sealed(1, bytes(range(1, 251))[:length].ljust(length, b"\xff"))
         damaged = bytearray(whole)
-        place = 12 + flip % (len(whole) - 12)  # anything that the checksum covers but the sequence
+        place = 12 + flip % (
+            len(whole) - 12
+        )  # any byte that the checksum covers, except the sequence
         damaged[place] ^= 1 << flip % 8
         if place >= 32:
             damaged = damaged[: max(place + 1, len(whole) - cut)]
         intruder.write(0, bytes(damaged))
-        house.turn()
-        until(lambda: house.counted()["malformed"] == before["malformed"] + 1)
-        house.serves()
+        scene.turn()
+        until(lambda: scene.counted()["malformed"] == before["malformed"] + 1)
+        scene.serves()
         assert intruder.answer(0)[0] == 0
         intruder.write(0, whole)
         until(lambda: intruder.answer(0)[0] == 1)
         assert intruder.answer(0)[2] == whole[32:][::-1]
-        assert house.counted()["malformed"] == before["malformed"]
+        assert scene.counted()["malformed"] == before["malformed"]
 
 
 @given(
@@ -256,45 +262,45 @@ def test_a_request_that_was_cut_short_or_damaged_is_counted_and_served_once_it_i
         st.one_of(st.integers(0, 6), st.integers(0, 2**32 - 1)), min_size=1, max_size=12
     )
 )
-def test_replayed_and_future_sequences_are_not_served(house, sequences):
-    """Only the next one is, in its own slot; whatever else is written there waits for its turn or for ever."""
-    with house.intruder() as intruder:
+def test_replayed_and_future_sequences_are_not_served(scene, sequences):
+    """Only the next sequence is served, in its own slot; others wait for their turn or for ever."""
+    with scene.intruder() as intruder:
         expected = 1
         for sequence in sequences:
             slot = (expected - 1) % SLOTS
-            heard = len(house.heard)
+            received = len(scene.received)
             intruder.write(slot * SLOT, sealed(sequence, b"mine %d" % sequence))
             if sequence == expected:
                 until(lambda slot=slot, expected=expected: intruder.answer(slot)[0] == expected)
-                assert house.heard[heard:] == [b"mine %d" % sequence]
+                assert scene.received[received:] == [b"mine %d" % sequence]
                 expected += 1
             else:
-                house.serves(2)
+                scene.serves(2)
                 assert [
-                    each for each in house.heard[heard:] if not each.startswith(b"honest")
+                    each for each in scene.received[received:] if not each.startswith(b"honest")
                 ] == []
-        house.serves()
+        scene.serves()
 
 
-def test_requests_in_the_wrong_slots_are_not_served(house):
-    with house.intruder() as intruder:
+def test_requests_in_the_wrong_slots_are_not_served(scene):
+    with scene.intruder() as intruder:
         for slot in range(1, SLOTS):
             intruder.write(slot * SLOT, sealed(1, b"elsewhere"))
-        house.turn()
+        scene.turn()
         assert all(intruder.answer(slot)[0] == 0 for slot in range(SLOTS))
-        house.serves()
+        scene.serves()
 
 
 @pytest.mark.parametrize("length", [0, 8, 100, SLOT - 32])
-def test_a_request_that_changes_while_it_is_read_is_served_as_one_of_its_versions_or_not(
-    house, length, rng
+def test_a_request_that_changes_while_it_is_read_is_served_as_one_version_or_not_at_all(
+    scene, length, rng
 ):
     versions = [sealed(1, bytes([n]) * length, flags=n) for n in range(4)]
     broken = [each[:-1] + b"!" if length else each[:20] + b"!" + each[21:] for each in versions]
     mixed = [version for pair in zip(versions, broken, strict=True) for version in pair]
     for turn in range(20):
-        with house.intruder() as intruder:
-            heard = len(house.heard)
+        with scene.intruder() as intruder:
+            received = len(scene.received)
             rng.shuffle(mixed)
             order = [versions[turn % 4], *mixed[:15]]
             scribble = threading.Thread(
@@ -302,64 +308,64 @@ def test_a_request_that_changes_while_it_is_read_is_served_as_one_of_its_version
             )
             scribble.start()
             while scribble.is_alive():
-                house.serves()
+                scene.serves()
             scribble.join()
             intruder.notify()
             until(lambda intruder=intruder: intruder.answer(0)[0] == 1)
-            mine = [each for each in house.heard[heard:] if not each.startswith(b"honest")]
+            mine = [each for each in scene.received[received:] if not each.startswith(b"honest")]
             assert len(mine) == 1
             assert mine[0] in [version[32:] for version in versions]
 
 
 @given(words=st.lists(st.integers(0, 2**32 - 1), min_size=SLOTS, max_size=SLOTS))
-def test_garbage_where_wait_is_written_wakes_only_whoever_wrote_it(house, words):
-    with house.intruder() as intruder:
+def test_an_invalid_wait_word_wakes_only_the_client_that_wrote_it(scene, words):
+    with scene.intruder() as intruder:
         for slot, word in enumerate(words):
             intruder.channel.requests.write(slot * SLOT + 4, struct.pack("<I", word))
         intruder.write(0, sealed(1, b"x", wait=words[0]))
         until(lambda: intruder.answer(0)[0] == 1)
-        house.serves(2)
+        scene.serves(2)
 
 
 @given(data=st.binary(min_size=1, max_size=2000), offset=st.integers(0, 1400))
-def test_what_a_client_writes_into_its_own_reply_region_is_its_own_affair(house, data, offset):
-    with house.intruder() as intruder:
+def test_a_clients_writes_into_its_own_reply_region_do_not_affect_the_server(scene, data, offset):
+    with scene.intruder() as intruder:
         end = REPLIES + SLOTS * SLOT
         intruder.channel.reply.write(64 + offset, data[: end - 64 - offset])
         intruder.write(0, sealed(1, b"x", mode=1))
         until(lambda: intruder.replied(0) == 1)
-        house.serves()
+        scene.serves()
 
 
 @pytest.mark.parametrize("written", [8, 16, 32, 40])
-def test_a_client_that_leaves_in_the_middle_of_a_request_leaves_nothing(house, written):
-    rings = house.server.figures()["workers"][0]["rings"]
-    link = opened(house.server.address)
+def test_a_client_that_disconnects_within_a_request_leaves_nothing_behind(scene, written):
+    rings = scene.server.figures()["workers"][0]["rings"]
+    link = opened(scene.server.address)
     intruder = Intruder(link)
-    until(lambda: house.server.figures()["workers"][0]["rings"] == rings + 1)
+    until(lambda: scene.server.figures()["workers"][0]["rings"] == rings + 1)
     intruder.write(0, sealed(1, b"x" * 100)[:written])
-    house.turn()
+    scene.turn()
     link.close()
-    house.serves()
-    until(lambda: house.server.figures()["workers"][0]["rings"] == rings)
+    scene.serves()
+    until(lambda: scene.server.figures()["workers"][0]["rings"] == rings)
 
 
-def test_what_was_malformed_stays_counted_when_its_client_has_gone(house):
-    before = house.counted()["malformed"]
-    with house.intruder() as intruder:
+def test_malformed_requests_stay_counted_after_their_client_has_disconnected(scene):
+    before = scene.counted()["malformed"]
+    with scene.intruder() as intruder:
         intruder.write(0, sealed(1, b"x", length=2**31))
-        house.turn()
-    until(lambda: house.counted()["malformed"] == before + 1)
-    house.serves()
-    assert house.counted()["malformed"] == before + 1
+        scene.turn()
+    until(lambda: scene.counted()["malformed"] == before + 1)
+    scene.serves()
+    assert scene.counted()["malformed"] == before + 1
 
 
-# On the control channel
+# --- On the control channel
 
 
 @contextlib.contextmanager
-def greeted(house: House, features: int = 0):
-    with connect(addresses.parse(house.server.address), time.monotonic() + 20) as connection:
+def greeted(scene: Scene, features: int = 0):
+    with connect(addresses.parse(scene.server.address), time.monotonic() + 20) as connection:
         connection.call(
             Hello(features=features, name="intruder", pid=1), Welcome, time.monotonic() + 20
         ).close()
@@ -397,66 +403,66 @@ def attach(
         ({"damage": True}, "invalid queue pair descriptor"),
     ],
 )
-def test_rings_that_do_not_fit_are_refused_and_leave_nothing(house, wrong, reason):
-    before = house.server.figures()
-    with greeted(house) as connection, pytest.raises(HandshakeFailed, match=reason):
+def test_rings_with_invalid_parameters_are_refused_and_leave_nothing_behind(scene, wrong, reason):
+    before = scene.server.figures()
+    with greeted(scene) as connection, pytest.raises(HandshakeFailed, match=reason):
         attach(connection, ShmFabric(), **wrong)
-    until(lambda: house.server.figures()["connected"] == before["connected"])
-    after = house.server.figures()
+    until(lambda: scene.server.figures()["connected"] == before["connected"])
+    after = scene.server.figures()
     assert after["refused"] == before["refused"] + 1
     assert after["workers"][0]["rings"] == before["workers"][0]["rings"]
-    house.serves()
+    scene.serves()
 
 
-def test_ending_rings_twice_or_those_of_others_does_nothing(house):
+def test_ending_rings_twice_or_rings_of_another_client_has_no_effect(scene):
     from rfp.control import Detach
 
-    before = house.server.figures()["workers"][0]["rings"]
-    with greeted(house) as connection:
+    before = scene.server.figures()["workers"][0]["rings"]
+    with greeted(scene) as connection:
         attach(connection, ShmFabric()).close()
         for number in (1, 1, 7, 2**32 - 1):
             connection.send(Detach(number), time.monotonic() + 20)
-        until(lambda: house.server.figures()["workers"][0]["rings"] == before)
+        until(lambda: scene.server.figures()["workers"][0]["rings"] == before)
         attach(connection, ShmFabric()).close()
-        house.serves()
-    until(lambda: house.server.figures()["workers"][0]["rings"] == before)
+        scene.serves()
+    until(lambda: scene.server.figures()["workers"][0]["rings"] == before)
 
 
-def test_memory_that_is_not_handed_out_in_chunks_cannot_be_asked_for(house):
+def test_memory_that_is_not_offered_in_chunks_cannot_be_requested(scene):
     with (
-        greeted(house) as connection,
+        greeted(scene) as connection,
         pytest.raises(HandshakeFailed, match="no chunk 0 of arena 0"),
     ):
         connection.call(Map(0, 0), Mapped, time.monotonic() + 20)
-    house.serves()
+    scene.serves()
 
 
-def test_who_does_not_greet_first_is_sent_away(house):
-    with connect(addresses.parse(house.server.address), time.monotonic() + 20) as connection:
+def test_a_client_without_a_hello_is_disconnected(scene):
+    with connect(addresses.parse(scene.server.address), time.monotonic() + 20) as connection:
         with pytest.raises(HandshakeFailed, match="must be Hello, not"):
             attach(connection, ShmFabric())
         with pytest.raises(ConnectionFailed):
             connection.receive(time.monotonic() + 20)
-    house.serves()
+    scene.serves()
 
 
-def test_a_client_that_talks_without_end_does_not_silence_the_others(house):
+def test_a_client_that_sends_without_end_does_not_block_the_others(scene):
     from rfp.control import GetStats
 
     stop = threading.Event()
 
-    def talk() -> None:
-        with greeted(house) as connection, contextlib.suppress(ConnectionFailed):
+    def send() -> None:
+        with greeted(scene) as connection, contextlib.suppress(ConnectionFailed):
             while not stop.is_set():
                 connection.send(GetStats(), time.monotonic() + 20)
                 connection.receive(time.monotonic() + 20)
 
-    talkers = [threading.Thread(target=talk) for _ in range(2)]
+    talkers = [threading.Thread(target=send) for _ in range(2)]
     for thread in talkers:
         thread.start()
     try:
         for _ in range(5):
-            with rfp.RpcClient(house.server.address, timeout=20) as client:
+            with rfp.RpcClient(scene.server.address, timeout=20) as client:
                 assert client.call(b"ab") == b"ba"
     finally:
         stop.set()

@@ -1,5 +1,7 @@
-"""A server that writes what it likes where a client looks for responses: the client believes only what is whole, stays inside
-its own slots, and gives up at its deadline."""
+"""A server that writes arbitrary bytes where a client reads responses.
+
+The client delivers only whole responses, stays inside its own slots, and gives up at its deadline.
+"""
 
 from __future__ import annotations
 
@@ -21,10 +23,17 @@ GUARD = b"\xa5"
 
 
 def response(
-    sequence: int, payload: bytes, *, length: int | None = None, time: int = 0, status: int = 0, kind: int = 0, result: int = 0,
+    sequence: int,
+    payload: bytes,
+    *,
+    length: int | None = None,
+    time: int = 0,
+    status: int = 0,
+    kind: int = 0,
+    result: int = 0,
     flip: int = 0,
-) -> bytes:  # fmt: skip
-    """As docs/protocol.md has it; `flip` damages the checksum."""
+) -> bytes:
+    """Return a response as in docs/protocol.md; `flip` damages the checksum."""
     rest = struct.pack(
         "<IIHBBQ", sequence, len(payload) if length is None else length, time, status, kind, result
     )
@@ -32,7 +41,11 @@ def response(
 
 
 def guarded(ends: Ends) -> bytes:
-    """Fills the landing slots but the first with a pattern and returns all of the scratch memory but the first landing slot."""
+    """Fill the response buffers except the first with a pattern.
+
+    Returns:
+        All of the scratch memory except the first response buffer.
+    """
     ends.scratch.write((SLOTS + 1) * SLOT, GUARD * (SLOTS - 1) * SLOT)
     return outside(ends)
 
@@ -44,7 +57,7 @@ def outside(ends: Ends) -> bytes:
 
 
 def found(ends: Ends, data: bytes, mode: str) -> str:
-    """What the client makes of `data` in its slot: the outcome after more steps than a good response needs."""
+    """Return the outcome of `data` in the client's slot, after more steps than a response needs."""
     if mode == "fetch":
         ends.responses.write(0, data)
     else:
@@ -62,11 +75,17 @@ def found(ends: Ends, data: bytes, mode: str) -> str:
     sequence=st.one_of(st.just(1), st.integers(0, 2**32 - 1)),
     payload=st.binary(max_size=MOST),
     length=st.one_of(st.none(), st.integers(0, MOST), st.integers(MOST + 1, 2**32 - 1)),
-    fields=st.fixed_dictionaries({"time": st.integers(0, 2**16 - 1), "status": st.integers(0, 255), "kind": st.integers(0, 255),
-                                  "result": st.integers(0, 2**64 - 1)}),
+    fields=st.fixed_dictionaries(
+        {
+            "time": st.integers(0, 2**16 - 1),
+            "status": st.integers(0, 255),
+            "kind": st.integers(0, 255),
+            "result": st.integers(0, 2**64 - 1),
+        }
+    ),
     flip=st.one_of(st.just(0), st.integers(0, 2**32 - 1)),
     fetch=st.sampled_from([64, 128, SLOT]),
-)  # fmt: skip
+)
 @example(sequence=1, payload=b"", length=2**32 - 1, fields={}, flip=0, fetch=64)
 @example(sequence=1, payload=b"", length=2**32 - 24, fields={}, flip=0, fetch=64)
 @example(sequence=1, payload=b"x" * MOST, length=MOST + 1, fields={}, flip=0, fetch=SLOT)
@@ -81,9 +100,9 @@ def test_only_a_whole_response_is_delivered_and_none_leaves_its_slot(
         data = response(sequence, payload, length=length, flip=flip, **fields)
         outcome = found(ends, data, mode)
         claimed = len(payload) if length is None else length
-        # Behind a shorter payload stand the zeros of a fresh region.
-        told = (payload + bytes(MOST))[:claimed]
-        body = data[4:24] + told
+        # Behind a shorter payload are the zeros of a new region.
+        delivered = (payload + bytes(MOST))[:claimed]
+        body = data[4:24] + delivered
         if sequence != 1:
             assert outcome == "not yet"
         elif claimed > MOST:
@@ -92,14 +111,14 @@ def test_only_a_whole_response_is_delivered_and_none_leaves_its_slot(
             assert outcome == "not yet"
         else:
             assert outcome == "done"
-            assert steps.result(ends.client).payload == told
+            assert steps.result(ends.client).payload == delivered
         assert outside(ends) == before
 
 
 @pytest.mark.parametrize("mode", ["fetch", "reply"])
 @pytest.mark.parametrize("checked", [True, False])
 @given(data=st.binary(min_size=1, max_size=SLOTS * SLOT))
-def test_random_bytes_are_no_response(mode, checked, data):
+def test_random_bytes_are_not_delivered_as_a_response(mode, checked, data):
     with connected(slots=SLOTS, slot_size=SLOT, checked=checked) as ends:
         steps.begin(ends.client, mode=mode, paradigm=mode, sequence=0x5A17_0FF1)
         steps.submit(ends.client, b"question")
@@ -112,7 +131,7 @@ def test_random_bytes_are_no_response(mode, checked, data):
 
 
 @pytest.mark.parametrize("mode", ["fetch", "reply"])
-def test_a_response_that_never_becomes_whole_ends_at_the_deadline(mode):
+def test_a_call_ends_at_its_deadline_if_the_response_never_becomes_whole(mode):
     with connected(slots=SLOTS, slot_size=SLOT, checked=True) as ends:
         steps.begin(ends.client, mode=mode, paradigm=mode)
         steps.submit(ends.client, b"question")

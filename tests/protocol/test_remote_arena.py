@@ -23,7 +23,7 @@ def region(length: int = PAGE) -> RemoteRegion:
 
 
 @given(st.data())
-def test_what_is_needed_is_every_chunk_of_the_range_that_is_not_attached(
+def test_every_chunk_of_a_range_that_is_not_attached_is_needed(
     data: st.DataObject,
 ) -> None:
     chunk = data.draw(st.integers(1, PAGE))
@@ -48,13 +48,13 @@ def test_a_chunk_that_is_too_short_is_refused() -> None:
     with region() as short:
         with pytest.raises(HandshakeFailed, match="4096 bytes instead of a chunk of 8192"):
             arena.attach(0, short)
-        arena.attach(1, short)  # the last, which is shorter
+        arena.attach(1, short)  # the last chunk, which is shorter
         with pytest.raises(InvalidArgument, match="index must be between 0 and 1, got 2"):
             arena.attach(2, short)
         arena.close()
 
 
 @pytest.mark.parametrize(("length", "chunk"), [(0, 1), (1, 0), (1 << 40, 1)])
-def test_an_arena_that_cannot_be_is_refused(length: int, chunk: int) -> None:
+def test_an_invalid_arena_is_refused(length: int, chunk: int) -> None:
     with pytest.raises(HandshakeFailed, match="in chunks of"):
         RemoteArena(length, chunk)

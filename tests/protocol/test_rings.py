@@ -1,4 +1,4 @@
-"""Both ends of a ring, a step at a time, against a plain-Python model of what they promise."""
+"""Both ends of a ring, a step at a time, against a plain-Python model."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ provider = pytest.mark.parametrize("provider", ["shm", "emulated", "reorder"])
 
 
 class Ring(RuleBasedStateMachine):
-    """A model: what was submitted, in order; what of it was answered, and how; what nobody waits for any more."""
+    """A model: the submitted requests in order, their responses, and the abandoned requests."""
 
     provider = "shm"
 
@@ -52,7 +52,7 @@ class Ring(RuleBasedStateMachine):
         self.unsent: deque[dict] = deque()
         self.sent: deque[dict] = deque()  # not answered
         self.answered: deque[dict] = deque()
-        self.pins = 0  # the last one that was made
+        self.pins = 0  # the last pin that was made
         self.owed: Counter[int] = Counter()  # pins to be given back with later requests
 
     def teardown(self):
@@ -71,7 +71,7 @@ class Ring(RuleBasedStateMachine):
         tag = self.rng.getrandbits(64)
         sequence = steps.submit(self.ends.client, payload, count=size & 7, flags=flags, tag=tag)
         if sequence is None:
-            # Before it says that it is full it looks whether what nobody waits for was answered.
+            # Before it reports that it is full, it checks whether abandoned requests were answered.
             assert self.count() == self.slots
             assert not (self.answered and self.answered[0]["abandoned"])
             return
@@ -114,7 +114,7 @@ class Ring(RuleBasedStateMachine):
         )
         assert request.opcode == 1
         if request.release:
-            assert self.owed[request.release] > 0, "a pin was given back that nobody was done with"
+            assert self.owed[request.release] > 0, "a pin was given back that was still in use"
             self.owed[request.release] -= 1
         if reference:
             self.pins += 1
@@ -135,9 +135,9 @@ class Ring(RuleBasedStateMachine):
             self.owed[asked["pin"]] += 1
 
     @rule()
-    def look(self):
-        """A client looks: it gets the oldest answer that somebody waits for, and none before it is there."""
-        self.forget()
+    def poll(self):
+        """A client polls: it gets the oldest awaited response, and none before it is there."""
+        self.drop_abandoned()
         if all(each["abandoned"] for each in self.answered):
             for _ in range(20):
                 assert steps.step(self.ends.client) == "not yet"
@@ -148,14 +148,14 @@ class Ring(RuleBasedStateMachine):
                 break
             assert found == "not yet"
         assert found == "done"
-        self.forget()
+        self.drop_abandoned()
         asked = self.answered.popleft()
         assert steps.tag(self.ends.client) == asked["tag"]
         assert steps.result(self.ends.client) == asked["answer"]
         steps.pop(self.ends.client)
 
-    def forget(self):
-        """Slots that the ring has freed, since nobody waited for what was answered there."""
+    def drop_abandoned(self):
+        """Drop slots that the ring has freed, since their requests were abandoned."""
         for _ in range(steps.room(self.ends.client) - (self.slots - self.count())):
             assert self.answered.popleft()["abandoned"]
 
@@ -166,7 +166,7 @@ class Ring(RuleBasedStateMachine):
         for queue in (self.unsent, self.sent, self.answered):
             for each in queue:
                 if queue is self.answered and not each["abandoned"]:
-                    self.owed[each["pin"]] += 1  # what its answer pins is given back
+                    self.owed[each["pin"]] += 1  # the pin of its response is given back
                 each["abandoned"] = True
 
     @rule()
@@ -184,7 +184,7 @@ class Ring(RuleBasedStateMachine):
         steps.begin(self.ends.client, fetch=fetch)
 
     @invariant()
-    def nothing_is_answered_that_was_not_asked(self):
+    def only_requests_are_answered(self):
         if self.opened is not None:
             found, _ = steps.take(self.ends.server)
             assert found != "length"
@@ -192,9 +192,9 @@ class Ring(RuleBasedStateMachine):
                 assert found == "none"
 
     @invariant()
-    def the_window_is_what_is_not_popped(self):
+    def the_window_is_the_unpopped_requests(self):
         if self.opened is not None:
-            self.forget()
+            self.drop_abandoned()
             assert steps.room(self.ends.client) == self.slots - self.count()
 
 
@@ -216,7 +216,7 @@ del case
 
 @provider
 @pytest.mark.parametrize("fetch", [64, 256, SLOT])
-def test_payloads_of_every_size_come_back_whole(provider, fetch, rng):
+def test_payloads_of_every_size_are_returned_whole(provider, fetch, rng):
     with connected(provider, slots=3, slot_size=SLOT) as ends:
         steps.begin(ends.client, fetch=fetch, fixed_fetch=True)
         for size in [*range(0, 130, 3), *range(130, SLOT - 32, 37), SLOT - 32]:
@@ -226,7 +226,7 @@ def test_payloads_of_every_size_come_back_whole(provider, fetch, rng):
         assert call(ends, b"", longest).payload == longest
 
 
-def test_a_second_read_is_made_only_for_what_does_not_fit_into_the_first():
+def test_a_second_read_is_posted_only_for_a_response_longer_than_the_first_one():
     with connected("shm", slot_size=SLOT) as ends:
         steps.begin(ends.client, fetch=128, fixed_fetch=True)
         for size, rests in ((0, 0), (104, 0), (105, 1), (SLOT - 24, 1)):
@@ -252,7 +252,7 @@ def test_sequences_wrap_around_without_ever_being_zero(provider):
 
 
 @provider
-def test_a_full_window_takes_no_more_until_an_answer_was_taken(provider):
+def test_a_full_window_takes_no_request_until_a_response_was_popped(provider):
     with connected(provider, slots=4) as ends:
         for _ in range(4):
             assert steps.submit(ends.client, b"x")
@@ -266,7 +266,7 @@ def test_a_full_window_takes_no_more_until_an_answer_was_taken(provider):
 
 
 @provider
-def test_slots_that_nobody_waits_for_are_free_again_once_answered(provider):
+def test_slots_of_abandoned_requests_are_free_again_once_answered(provider):
     with connected(provider, slots=4) as ends:
         for _ in range(4):
             steps.submit(ends.client, b"x")
@@ -282,7 +282,7 @@ def test_slots_that_nobody_waits_for_are_free_again_once_answered(provider):
 
 
 @provider
-def test_what_an_unwanted_answer_pins_is_given_back(provider):
+def test_the_pin_of_an_abandoned_response_is_given_back(provider):
     with connected(provider, slots=4) as ends:
         for pin in (7, 8):
             steps.submit(ends.client, b"x")
@@ -304,8 +304,11 @@ def test_what_an_unwanted_answer_pins_is_given_back(provider):
 
 @pytest.mark.parametrize("provider", ["emulated", "reorder"])
 @pytest.mark.parametrize(("before", "after"), [(64, SLOT), (SLOT, 64), (128, 320)])
-def test_f_may_change_while_a_read_is_under_way(provider, before, after, rng):
-    """What a READ has brought is judged by its own length; what stood in the landing slot before must not pass for it."""
+def test_f_may_change_while_a_read_is_in_flight(provider, before, after, rng):
+    """The data of a READ is checked by its own length.
+
+    The earlier contents of the response buffer must not pass for it.
+    """
     with connected(provider, slots=4, slot_size=SLOT) as ends:
         steps.begin(ends.client, fetch=SLOT, fixed_fetch=True)
         for _ in range(4):
@@ -324,7 +327,7 @@ def test_f_may_change_while_a_read_is_under_way(provider, before, after, rng):
 
 
 @pytest.mark.parametrize("provider", ["emulated", "reorder"])
-def test_a_send_queue_that_is_full_delays_and_loses_nothing(provider):
+def test_a_full_send_queue_delays_requests_and_loses_none(provider):
     """256 requests and the READs for them do not fit into a queue of 256 work requests."""
     with connected(provider, slots=256, slot_size=128) as ends:
         steps.begin(ends.client, fetch=64, fixed_fetch=True)
@@ -339,7 +342,7 @@ def test_a_send_queue_that_is_full_delays_and_loses_nothing(provider):
 
 
 @provider
-def test_a_transfer_beside_the_ring_ends_among_other_completions(provider, rng):
+def test_a_one_sided_transfer_on_the_rings_queue_pair_completes_among_others(provider, rng):
     with connected(provider, slots=16) as ends:
         for turn in range(5):
             for _ in range(16):
@@ -361,7 +364,7 @@ def test_a_transfer_beside_the_ring_ends_among_other_completions(provider, rng):
 
 
 @provider
-def test_a_transfer_outside_its_region_says_that_the_connection_is_gone(provider):
+def test_a_transfer_outside_its_region_reports_a_lost_connection(provider):
     with connected(provider) as ends:
         end = ends.requests.length
         assert (
@@ -371,7 +374,7 @@ def test_a_transfer_outside_its_region_says_that_the_connection_is_gone(provider
         assert steps.submit(ends.client, b"x") is None
 
 
-def test_a_connection_that_breaks_ends_everything_that_waits():
+def test_a_lost_connection_ends_all_waits():
     with connected("reorder", slots=4) as ends:
         for _ in range(3):
             steps.submit(ends.client, b"x")
@@ -380,7 +383,7 @@ def test_a_connection_that_breaks_ends_everything_that_waits():
         while steps.step(ends.client) != "done":
             pass
         ends.client_pair.drop_peer()
-        assert steps.result(ends.client).payload == b"there"  # what has arrived stays
+        assert steps.result(ends.client).payload == b"there"  # a response that has arrived is kept
         steps.pop(ends.client)
         assert steps.wait(ends.client, 5.0) == "gone"
         assert steps.submit(ends.client, b"x") is None
@@ -388,7 +391,11 @@ def test_a_connection_that_breaks_ends_everything_that_waits():
 
 
 def torn_and_wrong(*, checked: bool, seed: int) -> tuple[int, int]:
-    """Has the server publish while READs of the same slot are under way; returns how many were torn, and delivered wrong."""
+    """Let the server publish while READs of the same slot are in flight.
+
+    Returns:
+        How many responses were torn, and how many were delivered with wrong bytes.
+    """
     rng = random.Random(seed)
     wrong = 0
     with connected("reorder", slots=1, slot_size=SLOT, seed=seed) as ends:
@@ -406,21 +413,21 @@ def torn_and_wrong(*, checked: bool, seed: int) -> tuple[int, int]:
         return ends.client.counters["torn"], wrong
 
 
-def test_torn_responses_are_noticed_and_never_delivered(seed):
+def test_torn_responses_are_detected_and_never_delivered(seed):
     torn, wrong = torn_and_wrong(checked=True, seed=seed)
     assert torn > 0
     assert wrong == 0
 
 
 def test_without_checksums_the_same_run_delivers_torn_responses(seed):
-    """Lest the test above prove nothing."""
+    """Without this the test above would prove nothing."""
     _, wrong = torn_and_wrong(checked=False, seed=seed)
     assert wrong > 0
 
 
 @pytest.mark.parametrize("mode", ["fetch", "reply"])
 @pytest.mark.parametrize("provider", ["shm", "emulated", "reorder"])
-def test_the_mode_of_a_request_says_which_way_its_answer_comes(provider, mode):
+def test_the_mode_of_a_request_determines_the_path_of_its_response(provider, mode):
     with connected(provider) as ends:
         steps.begin(ends.client, mode=mode)
         before = ends.client.counters
@@ -438,7 +445,7 @@ def test_the_mode_of_a_request_says_which_way_its_answer_comes(provider, mode):
 
 
 @provider
-def test_requests_under_way_keep_their_mode_when_the_mode_changes(provider):
+def test_requests_in_flight_keep_their_mode_when_the_mode_changes(provider):
     with connected(provider, slots=6) as ends:
         for i in range(6):
             steps.begin(ends.client, mode="reply" if i % 2 else "fetch")
@@ -451,7 +458,10 @@ def test_requests_under_way_keep_their_mode_when_the_mode_changes(provider):
 
 
 def slow_call(ends: Ends, looks: int, ns: int) -> str:
-    """A call whose answer is there after so many looks in vain, with the time that the server says it took; the mode after it."""
+    """Do a call whose response is there after so many failed READs; return the mode after it.
+
+    The server reports `ns` as its processing time.
+    """
     steps.submit(ends.client, b"")
     steps.flush(ends.client)
     for _ in range(looks):
@@ -463,20 +473,20 @@ def slow_call(ends: Ends, looks: int, ns: int) -> str:
 
 @pytest.fixture
 def hybrid():
-    """A ring that switches by itself, for which up to 6 looks are fine."""
+    """Yield a ring that switches its mode by itself and accepts up to 6 failed READs."""
     with connected("shm") as ends:
         steps.begin(ends.client, paradigm="auto", retries=3, polls_per_round_trip=2)
         yield ends
 
 
-def test_two_completions_in_a_row_with_too_many_looks_switch_to_reply(hybrid):
+def test_two_calls_in_a_row_with_too_many_failed_reads_switch_to_reply(hybrid):
     assert [slow_call(hybrid, looks, 10_000) for looks in (6, 6, 6)] == ["fetch"] * 3
     assert [slow_call(hybrid, looks, 10_000) for looks in (7, 6, 7, 0, 7)] == ["fetch"] * 5
     assert slow_call(hybrid, 7, 10_000) == "reply"
     assert hybrid.client.counters["switches"] == 1
 
 
-def test_two_answers_of_a_server_that_became_quicker_switch_back_to_fetch(hybrid):
+def test_two_responses_of_a_server_that_became_faster_switch_back_to_fetch(hybrid):
     assert [slow_call(hybrid, 7, 10_000) for _ in range(2)] == ["fetch", "reply"]
     assert [slow_call(hybrid, 7, ns) for ns in (10_000, 9_000, 6_000)] == ["reply"] * 3
     assert [slow_call(hybrid, 7, ns) for ns in (4_000, 4_000)] == ["reply", "fetch"]
@@ -488,15 +498,15 @@ def test_a_server_that_stays_slow_keeps_the_client_in_reply(hybrid):
     assert {slow_call(hybrid, 0, 10_000) for _ in range(3000)} == {"reply"}
 
 
-def test_a_server_that_became_slower_in_reply_need_not_become_quicker_than_before(hybrid):
-    """What counts is the slowest time seen since the switch."""
+def test_a_server_that_became_slower_in_reply_mode_need_not_become_faster_than_before(hybrid):
+    """The slowest time seen since the switch counts."""
     assert [slow_call(hybrid, 7, 300) for _ in range(2)] == ["fetch", "reply"]
     assert [slow_call(hybrid, 7, 5_000_000) for _ in range(2)] == ["reply", "reply"]
     assert [slow_call(hybrid, 7, 1_000) for _ in range(2)] == ["reply", "fetch"]
 
 
-def test_looks_that_had_another_cause_than_the_server_are_tried_again_after_a_while(hybrid):
-    """It took no time, says the server: somebody else had the processor."""
+def test_fetch_is_tried_again_if_failed_reads_had_another_cause_than_the_server(hybrid):
+    """The server reports no processing time: another process had the CPU."""
     assert [slow_call(hybrid, 7, 0) for _ in range(2)] == ["fetch", "reply"]
     modes = [slow_call(hybrid, 0, 0) for _ in range(1100)]
     assert modes[500] == "reply"
@@ -504,7 +514,7 @@ def test_looks_that_had_another_cause_than_the_server_are_tried_again_after_a_wh
 
 
 @pytest.mark.parametrize("mode", ["fetch", "reply"])
-def test_a_paradigm_that_was_asked_for_is_kept(hybrid, mode):
+def test_a_requested_mode_is_kept(hybrid, mode):
     steps.begin(hybrid.client, paradigm=mode, mode=mode)
     assert {slow_call(hybrid, 50, 10_000_000) for _ in range(5)} == {mode}
     assert {slow_call(hybrid, 0, 0) for _ in range(1500)} == {mode}

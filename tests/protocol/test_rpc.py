@@ -1,4 +1,7 @@
-"""Calls through the whole stack: deadlines, signals, threads, forks, modes, and servers and clients that die."""
+"""Calls through the whole stack.
+
+Deadlines, signals, threads, forks, modes, and servers and clients that die.
+"""
 
 from __future__ import annotations
 
@@ -29,15 +32,15 @@ from rfp.errors import (
 )
 from rfp.rpc.server import RpcServer
 
-from .services import CLIENT, SERVER, said, started
+from .services import CLIENT, SERVER, started, wait_for_word
 
 pytestmark = pytest.mark.anywhere
 
-SOON = 10.0  # seconds: what must happen at once may take so long on a machine that is very busy
+SOON = 10.0  # seconds: an immediate event may take so long on a very busy machine
 
 
 class Gate:
-    """A handler that answers "wait" only when it is opened, and says when it has been entered."""
+    """A handler that answers "wait" only when it is opened, and records that it was entered."""
 
     def __init__(self) -> None:
         self.entered = threading.Semaphore(0)
@@ -73,7 +76,7 @@ def echo() -> Iterator[RpcServer]:
 
 
 def counters(client: rfp.RpcClient) -> dict:
-    """Of this thread's channel; the only one in these tests."""
+    """Return the counters of this thread's channel, the only one in these tests."""
     (channel,) = client.connection.channels
     return channel.counters
 
@@ -85,11 +88,11 @@ def until(condition) -> None:
         time.sleep(0.001)
 
 
-# Messages and handlers
+# --- Messages and handlers
 
 
 @pytest.mark.parametrize("mode", ["auto", "fetch", "reply"])
-def test_messages_of_every_length_come_back(mode, rng):
+def test_messages_of_every_length_are_returned(mode, rng):
     with rfp.RpcServer(lambda request: request[::-1], max_message="300KiB") as server:
         with rfp.RpcClient(server.address, mode=mode) as client:
             for length in (
@@ -148,7 +151,7 @@ class Unprintable(Exception):
     ],
 )
 @pytest.mark.parametrize("max_message", [1, 1000])
-def test_whatever_a_handler_does_wrong_fails_its_call_and_no_other(handler, text, max_message):
+def test_any_fault_of_a_handler_fails_its_call_and_no_other(handler, text, max_message):
     with rfp.RpcServer(
         lambda request: handler(request) if request else b"well", max_message=max_message
     ) as server:
@@ -159,7 +162,7 @@ def test_whatever_a_handler_does_wrong_fails_its_call_and_no_other(handler, text
                 assert client.call(b"") == b"well"
 
 
-def test_a_handler_fails_its_call_also_when_nothing_can_be_printed(monkeypatch):
+def test_a_handler_fails_its_call_even_if_the_error_cannot_be_printed(monkeypatch):
     monkeypatch.setattr("sys.stderr", None)
     with rfp.RpcServer(lambda request: 1 / 0) as server, rfp.RpcClient(server.address) as client:
         with pytest.raises(HandlerFailed, match="division"):
@@ -175,7 +178,7 @@ def test_a_handler_may_return_any_buffer():
         assert [client.call(b"") for _ in range(3)] == [b"a", b"bc", b"def"]
 
 
-def test_a_handler_that_closes_its_own_server_is_told_that_it_cannot():
+def test_a_handler_cannot_close_its_own_server():
     with (
         rfp.RpcServer(lambda request: server.close() or b"") as server,
         rfp.RpcClient(server.address) as client,
@@ -185,7 +188,7 @@ def test_a_handler_that_closes_its_own_server_is_told_that_it_cannot():
         assert not server.closed
 
 
-# Deadlines
+# --- Deadlines
 
 
 def test_a_call_ends_at_its_deadline_and_its_slot_is_free_once_answered(slow, gate):
@@ -225,7 +228,7 @@ def test_a_call_waits_for_a_slot_until_its_own_deadline(slow, gate):
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("inf"), float("nan"), 1e10])
-def test_a_timeout_that_is_no_time_is_refused_before_anything_is_sent(echo, timeout):
+def test_an_invalid_timeout_is_refused_before_the_request_is_sent(echo, timeout):
     with pytest.raises(InvalidArgument):
         rfp.RpcClient(echo.address, timeout=timeout)
     with rfp.RpcClient(echo.address) as client:
@@ -235,10 +238,10 @@ def test_a_timeout_that_is_no_time_is_refused_before_anything_is_sent(echo, time
         assert counters(client)["submitted"] == 9 + 1
 
 
-# Signals
+# --- Signals
 
 
-def test_an_interrupt_ends_a_call_at_once_and_the_handle_goes_on(slow, gate):
+def test_an_interrupt_ends_a_call_at_once_and_the_handle_stays_usable(slow, gate):
     with rfp.RpcClient(slow.address) as client:
         client.ping()
 
@@ -258,7 +261,7 @@ def test_an_interrupt_ends_a_call_at_once_and_the_handle_goes_on(slow, gate):
 
 
 def on_signal(gate: Gate, act) -> None:
-    """Runs act() in a signal handler that interrupts the call which has entered the gate."""
+    """Run act() in a signal handler that interrupts the call which has entered the gate."""
     signal.signal(signal.SIGUSR1, lambda *_: act())
 
     def send() -> None:
@@ -296,16 +299,16 @@ def test_a_signal_handler_cannot_call_through_the_handle_that_it_interrupted(
         assert client.call(b"after") == b"after"
 
 
-def test_a_signal_handler_that_returns_leaves_the_call_as_it_was(slow, gate, signals_as_before):
+def test_a_signal_handler_that_returns_does_not_change_the_call(slow, gate, signals_as_before):
     with rfp.RpcClient(slow.address) as client:
         on_signal(gate, gate.open.set)
         assert client.call(b"wait", timeout=50) == b"wait"
 
 
-# Threads and handles
+# --- Threads and handles
 
 
-def test_many_threads_get_their_own_answers(echo):
+def test_each_of_many_threads_gets_its_own_responses(echo):
     failed = []
     with rfp.RpcClient(echo.address) as client:
 
@@ -336,7 +339,7 @@ def test_a_thread_that_ends_leaves_its_channel_to_the_next(echo):
         assert shown["served"] == 10 + 9
 
 
-def test_two_handles_in_one_thread_keep_apart(echo):
+def test_two_handles_in_one_thread_are_independent(echo):
     with rfp.RpcServer(lambda request: b"other " + request) as other:
         with rfp.RpcClient(echo.address) as first, rfp.RpcClient(other.address) as second:
             for i in range(20):
@@ -371,8 +374,8 @@ def test_closing_a_handle_ends_the_calls_of_other_threads(slow, gate):
 
 
 @pytest.mark.shm
-def test_a_handler_at_work_keeps_nobody_from_connecting_or_leaving(slow, gate):
-    """New rings and old ones wait for the worker; the control channel does not."""
+def test_a_running_handler_prevents_no_client_from_connecting_or_disconnecting(slow, gate):
+    """New and old rings wait for the worker; the control channel does not."""
     with rfp.RpcClient(slow.address) as client:
         with pytest.raises(DeadlineExceeded):
             client.call(b"wait", timeout=0.05)
@@ -387,8 +390,8 @@ def test_a_handler_at_work_keeps_nobody_from_connecting_or_leaving(slow, gate):
         until(lambda: slow.figures()["workers"][0]["rings"] == 1)
 
 
-def test_threads_that_call_while_the_handle_is_closed_get_answers_or_closed(echo):
-    """Over and over, at every point of a call and of attaching."""
+def test_threads_that_call_while_the_handle_is_closed_get_responses_or_closed(echo):
+    """Repeatedly, at every point of a call and of attaching."""
     for turn in range(30):
         client = rfp.RpcClient(echo.address, timeout=50)
         wrong = []
@@ -414,7 +417,7 @@ def test_threads_that_call_while_the_handle_is_closed_get_answers_or_closed(echo
         assert not wrong
 
 
-def test_a_closed_handle_says_so_and_closes_again(echo):
+def test_a_closed_handle_raises_closed_and_closes_again(echo):
     client = rfp.RpcClient(echo.address)
     client.call(b"x")
     client.close()
@@ -425,7 +428,7 @@ def test_a_closed_handle_says_so_and_closes_again(echo):
             call()
 
 
-def test_a_handle_that_is_forgotten_leaves_nothing(echo):
+def test_a_deleted_handle_leaves_nothing_behind(echo):
     client = rfp.RpcClient(echo.address)
     client.call(b"x")
     assert echo.figures()["connected"] == 1
@@ -461,10 +464,10 @@ def test_a_forked_child_cannot_use_the_handle_and_the_parent_still_can(echo):
         )
 
 
-# Modes
+# --- Modes
 
 
-def test_fetch_reads_and_reply_writes(echo):
+def test_fetch_mode_reads_and_reply_mode_writes(echo):
     for mode in ("fetch", "reply"):
         with rfp.RpcClient(echo.address, mode=mode) as client:
             client.call(b"x")
@@ -484,11 +487,11 @@ def test_fetch_reads_and_reply_writes(echo):
                 assert echo.figures()["replied"] == sent
 
 
-def test_auto_goes_to_reply_after_two_slow_calls_in_a_row_and_back_when_the_server_is_quick():
+def test_auto_changes_to_reply_after_two_slow_calls_and_back_when_the_server_is_fast():
     slow = threading.Event()
     with rfp.RpcServer(lambda request: (slow.is_set() and time.sleep(0.003)) or request) as server:
         with rfp.RpcClient(server.address) as client:
-            for _ in range(100):  # whatever a busy machine made of the first calls
+            for _ in range(100):  # however long a busy machine took for the first calls
                 client.call(b"x")
                 if counters(client)["mode"] == ["fetch"]:
                     break
@@ -512,7 +515,7 @@ def test_auto_goes_to_reply_after_two_slow_calls_in_a_row_and_back_when_the_serv
             assert counters(client)["switches"] >= switches + 2
 
 
-# Servers and clients that die
+# --- Servers and clients that die
 
 
 def address_in(tmp_path) -> str:
@@ -521,7 +524,7 @@ def address_in(tmp_path) -> str:
     return f"shm://{folder}/s"
 
 
-def test_a_killed_server_is_reported_within_a_second_and_found_again_when_it_is_back(tmp_path):
+def test_a_killed_server_is_reported_within_a_second_and_reconnected_after_a_restart(tmp_path):
     address = address_in(tmp_path)
     with started(SERVER, address) as process:
         client = rfp.RpcClient(address, timeout=30)
@@ -546,8 +549,8 @@ def test_a_killed_server_is_reported_within_a_second_and_found_again_when_it_is_
         client.close()
 
 
-def test_a_server_that_was_restarted_while_nobody_called_costs_no_call_its_outcome(tmp_path):
-    """Nothing was sent to the dead one, so nothing is in doubt."""
+def test_a_server_restarted_between_calls_leaves_no_outcome_unknown(tmp_path):
+    """No request was sent to the dead server, so none is in doubt."""
     address = address_in(tmp_path)
     with started(SERVER, address) as process:
         client = rfp.RpcClient(address, timeout=30)
@@ -560,7 +563,7 @@ def test_a_server_that_was_restarted_while_nobody_called_costs_no_call_its_outco
         client.close()
 
 
-def test_without_reconnecting_a_lost_server_is_an_error_at_once(tmp_path):
+def test_a_lost_server_is_an_error_at_once_without_reconnecting(tmp_path):
     address = address_in(tmp_path)
     with (
         started(SERVER, address) as process,
@@ -578,7 +581,7 @@ def test_without_reconnecting_a_lost_server_is_an_error_at_once(tmp_path):
         assert time.monotonic() - before < 1.0
 
 
-def test_a_server_that_does_not_come_back_is_an_error_at_the_deadline(tmp_path):
+def test_a_server_that_is_not_restarted_is_an_error_at_the_deadline(tmp_path):
     address = address_in(tmp_path)
     with started(SERVER, address) as process, rfp.RpcClient(address) as client:
         client.call(b"abc")
@@ -591,7 +594,7 @@ def test_a_server_that_does_not_come_back_is_an_error_at_the_deadline(tmp_path):
         assert time.monotonic() - before < SOON
 
 
-def test_a_stopped_server_lets_calls_end_at_their_deadline_and_goes_on_where_it_stood(tmp_path):
+def test_calls_to_a_stopped_server_end_at_their_deadline_and_it_continues_later(tmp_path):
     address = address_in(tmp_path)
     with started(SERVER, address) as process, rfp.RpcClient(address) as client:
         client.call(b"abc")
@@ -625,7 +628,7 @@ def test_a_stopped_server_lets_calls_end_at_their_deadline_and_goes_on_where_it_
         assert client.call(b"abc", timeout=30) == b"cba"
 
 
-def test_a_killed_client_leaves_no_rings_and_disturbs_nobody(echo):
+def test_a_killed_client_leaves_no_rings_and_disturbs_no_other_client(echo):
     with rfp.RpcClient(echo.address, timeout=30) as other:
         with started(CLIENT, echo.address) as process:
             until(lambda: echo.figures()["connected"] == 2)
@@ -639,13 +642,13 @@ def test_a_killed_client_leaves_no_rings_and_disturbs_nobody(echo):
         assert other.call(b"z") == b"z"
 
 
-def test_a_server_whose_process_holds_the_gil_goes_on_answering_pings(tmp_path):
+def test_a_server_whose_process_holds_the_gil_still_answers_pings(tmp_path):
     address = address_in(tmp_path)
     with started(SERVER, address) as process, rfp.RpcClient(address, timeout=30) as client:
         client.ping()
         process.stdin.write(b"hold\n")
         process.stdin.flush()
-        said(process, "holding")
+        wait_for_word(process, "holding")
         before = time.monotonic()
         pings = 0
         while time.monotonic() - before < 0.5:
@@ -653,10 +656,10 @@ def test_a_server_whose_process_holds_the_gil_goes_on_answering_pings(tmp_path):
             pings += 1
         assert pings > 20
         assert client.call(b"abc") == b"cba"  # as soon as the interpreter lets the handler run
-        said(process, "held")
+        wait_for_word(process, "held")
 
 
-def test_a_store_is_not_an_rpc_server_and_says_so():
+def test_an_rpc_client_of_a_store_is_refused_with_the_reason():
     with (
         rfp.Server(memory="16MiB") as server,
         pytest.raises(HandshakeFailed, match="serves 'kv', not 'rpc'"),

@@ -1,4 +1,8 @@
-"""A host from its beginning to its end: what cannot be had is an error that leaves nothing, and its end waits for nobody for ever."""
+"""A host from its start to its end.
+
+A resource that cannot be allocated is an error that leaves nothing behind, and closing waits for no
+client without a limit.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +47,14 @@ def until(condition: Callable[[], bool]) -> None:
         assert time.monotonic() < deadline
 
 
-# Threads
+# --- Threads
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-def test_a_thread_that_cannot_be_started_is_an_error_and_leaves_nothing(
+def test_a_thread_that_cannot_be_started_is_an_error_and_leaves_nothing_behind(
     private, monkeypatch, number
 ):
-    """The first worker's, the second's, the control thread's."""
+    """Of the first worker, the second worker, and the control thread."""
     address, started, start = f"shm://{private}/s", [], threading.Thread.start
 
     def no_more(thread):
@@ -72,7 +76,7 @@ def test_a_thread_that_cannot_be_started_is_an_error_and_leaves_nothing(
         kv.put(b"k", b"v")
 
 
-def test_a_heart_whose_thread_cannot_be_started_can_be_stopped(monkeypatch):
+def test_a_heartbeat_whose_thread_cannot_be_started_can_be_stopped(monkeypatch):
     def no_more(thread):
         raise RuntimeError("can't start new thread")
 
@@ -86,12 +90,12 @@ def test_a_heart_whose_thread_cannot_be_started_can_be_stopped(monkeypatch):
 
 
 class Stopped(Exception):
-    """What a signal handler raises."""
+    """The exception that a signal handler raises."""
 
 
 @contextlib.contextmanager
 def stopped_at_wait(number: int):
-    """Raises Stopped, as a signal handler would, at the end of the number-th wait for an event of this thread."""
+    """Raise Stopped, as a signal handler would, after this thread's number-th wait for an event."""
     waits, wait, starter = [], threading.Event.wait, threading.get_ident()
 
     def stopped(event, timeout=None):
@@ -108,8 +112,8 @@ def stopped_at_wait(number: int):
 
 
 @pytest.mark.parametrize("number", range(6))
-def test_an_interrupt_while_a_servers_threads_begin_leaves_none_of_them(private, number):
-    """Of the two workers and the control thread, which would wait for ever on what is closed."""
+def test_an_interrupt_while_a_servers_threads_start_leaves_none_of_them(private, number):
+    """Of the two workers and the control thread, which would wait for ever on a closed object."""
     address = f"shm://{private}/s"
     before = set(threading.enumerate())
     with stopped_at_wait(number), pytest.raises(Stopped):
@@ -133,8 +137,8 @@ def test_a_thread_whose_start_was_interrupted_runs_nothing(number):
     assert not ran
 
 
-def test_greenlets_in_place_of_threads_are_refused(private, monkeypatch):
-    """They run in the thread that starts them, and a worker would never come out of its loop."""
+def test_greenlets_instead_of_threads_are_refused(private, monkeypatch):
+    """They run in the thread that starts them, and a worker would never leave its loop."""
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", lambda thread: thread.run())
         with pytest.raises(FabricError, match="greenlet.*patch_all\\(thread=False\\)"):
@@ -142,12 +146,12 @@ def test_greenlets_in_place_of_threads_are_refused(private, monkeypatch):
     assert os.listdir(private) == []
 
 
-# The end
+# --- The end
 
 
 @contextlib.contextmanager
 def blocked_handler(address: str):
-    """A server whose handler is at work until `go` is set."""
+    """Yield a server whose handler runs until `go` is set."""
     inside, go = threading.Event(), threading.Event()
 
     def handler(request: bytes) -> bytes:
@@ -174,7 +178,7 @@ def _call(client: rfp.RpcClient) -> None:
         client.call(b"x")
 
 
-def test_a_signal_ends_a_close_that_waits_for_a_handler_and_another_close_goes_on(private):
+def test_a_signal_ends_a_close_that_waits_for_a_handler_and_another_close_continues(private):
     def stop(number, frame):
         raise Stopped
 
@@ -194,9 +198,7 @@ def test_a_signal_ends_a_close_that_waits_for_a_handler_and_another_close_goes_o
     assert os.listdir(private) == []
 
 
-def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_in_use(
-    private, monkeypatch
-):
+def test_a_signal_handler_that_closes_within_a_close_frees_no_memory_in_use(private, monkeypatch):
     with blocked_handler(f"shm://{private}/s") as (server, go):
         running, give_back = [], server._give_back
 
@@ -219,7 +221,7 @@ def test_a_signal_handler_that_closes_within_a_close_gives_nothing_back_that_is_
 
 
 def test_a_signal_handler_may_close_at_any_line_of_a_close(private):
-    """Also at one where the thread that it interrupts has the lock of close(), and has not yet said so."""
+    """Even where the interrupted thread has the lock of close() and has not recorded it."""
     code = host_module.Host.close.__code__
     numbers = sorted(
         {line for *_, line in code.co_lines() if line is not None and line > code.co_firstlineno}
@@ -245,8 +247,8 @@ def test_a_signal_handler_may_close_at_any_line_of_a_close(private):
         assert os.listdir(private) == []
 
 
-def test_of_two_threads_that_close_the_second_waits_for_the_first(private):
-    """Else it would give back memory that a worker still uses."""
+def test_the_second_of_two_threads_that_close_waits_for_the_first(private):
+    """Otherwise it would free memory that a worker still uses."""
     with blocked_handler(f"shm://{private}/s") as (server, go):
         running = []
 
@@ -264,8 +266,8 @@ def test_of_two_threads_that_close_the_second_waits_for_the_first(private):
         assert running == [False, False]
 
 
-def test_a_handler_that_is_at_work_does_not_keep_the_control_thread(private):
-    """However many threads come and go meanwhile: their rings are orders to the worker, which it does not carry out."""
+def test_a_running_handler_does_not_block_the_control_thread(private):
+    """However many threads connect and disconnect: their rings are pending commands."""
     with blocked_handler(f"shm://{private}/s") as (server, _):
         place = addresses.parse(server.address)
         link = Connection(place, ShmFabric(), connect(place, soon()), "rpc", int(soon() * 1e9))
@@ -278,7 +280,7 @@ def test_a_handler_that_is_at_work_does_not_keep_the_control_thread(private):
 
 
 @pytest.mark.parametrize("kind", ["store", "rpc"])
-def test_a_server_that_is_dropped_is_closed_and_says_that_it_was_not(private, kind):
+def test_a_deleted_server_is_closed_with_a_warning(private, kind):
     address = f"shm://{private}/s"
     kept = [
         rfp.Server(memory="4MiB", address=address)
@@ -296,7 +298,7 @@ def test_a_server_that_is_dropped_is_closed_and_says_that_it_was_not(private, ki
         gc.collect()
 
 
-def test_a_server_that_is_dropped_is_closed_also_where_warnings_are_errors(private, monkeypatch):
+def test_a_deleted_server_is_closed_even_if_warnings_are_errors(private, monkeypatch):
     kept, raised = [rfp.Server(memory="4MiB", address=f"shm://{private}/s")], []
     monkeypatch.setattr(sys, "unraisablehook", raised.append)
     with warnings.catch_warnings():
@@ -307,7 +309,7 @@ def test_a_server_that_is_dropped_is_closed_also_where_warnings_are_errors(priva
 
 
 @pytest.mark.filterwarnings("ignore:.*was not closed:ResourceWarning")
-def test_a_server_that_is_dropped_within_its_own_handler_is_closed_too(private):
+def test_a_server_deleted_within_its_own_handler_is_closed(private):
     address = f"shm://{private}/s"
     kept = []
 
@@ -322,57 +324,57 @@ def test_a_server_that_is_dropped_within_its_own_handler_is_closed_too(private):
     until(lambda: os.listdir(private) == [])
 
 
-# Strangers
+# --- Strangers
 
 
-def test_guests_have_their_turn_after_each_turn_of_the_listener(private, monkeypatch):
-    """Work is counted here, not time: what a guest has sent is acted upon before the listener has had two more turns."""
+def test_clients_have_their_turn_after_each_turn_of_the_listener(private, monkeypatch):
+    """Work is counted, not time: a client's message is handled within two turns of the listener."""
     with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
         place = addresses.parse(server.address)
-        with connect(place, soon()) as guest:
-            guest.call(Hello(features=0, name="x", pid=1), Welcome, soon()).close()
+        with connect(place, soon()) as client:
+            client.call(Hello(features=0, name="x", pid=1), Welcome, soon()).close()
             host, accept = server._host, server._host.listener.accept
-            turns, sent, heard, knocking = [0], [], [], threading.Event()
+            turns, sent, received, knocking = [0], [], [], threading.Event()
 
             def counted(deadline):
                 turns[0] += 1
-                if len(sent) < 50 and len(sent) == len(heard):
+                if len(sent) < 50 and len(sent) == len(received):
                     sent.append(turns[0])
-                    guest._socket.sendall(frame.pack(GetStats.KIND, 0, {}, 0))
+                    client._socket.sendall(frame.pack(GetStats.KIND, 0, {}, 0))
                 return accept(deadline)
 
             act = host._act
 
-            def noted(who, message):
+            def noted(connection, message):
                 if isinstance(message, GetStats):
-                    heard.append(turns[0])
-                act(who, message)
+                    received.append(turns[0])
+                act(connection, message)
 
             monkeypatch.setattr(host.listener, "accept", counted)
             monkeypatch.setattr(host, "_act", noted)
 
-            def knock() -> None:
+            def connect_often() -> None:
                 while not knocking.is_set():
                     with contextlib.suppress(rfp.errors.RfpError, OSError):
                         connect(place, soon()).close()
 
-            threads = [threading.Thread(target=knock) for _ in range(2)]
+            threads = [threading.Thread(target=connect_often) for _ in range(2)]
             for thread in threads:
                 thread.start()
             try:
-                until(lambda: len(heard) == 50)
+                until(lambda: len(received) == 50)
             finally:
                 knocking.set()
                 for thread in threads:
                     thread.join()
         assert (
-            max(after - before for before, after in zip(sent, heard, strict=True))
+            max(after - before for before, after in zip(sent, received, strict=True))
             <= host_module.NEWCOMERS_MAX
         )
 
 
-def test_a_name_that_cannot_be_shown_is_shown_escaped(private, monkeypatch):
-    """Of the script at the client, and of the socket at the server."""
+def test_an_unprintable_name_is_shown_escaped(private, monkeypatch):
+    """The name of the script at the client, and of the socket at the server."""
     monkeypatch.setattr("sys.argv", [os.fsdecode(b"/bin/caf\xe9\n") + "\u200b" + "x" * 200])
     folder = os.fsencode(private)
     with rfp.Server(memory="4MiB", address="shm://" + os.fsdecode(folder) + "/caf%E9") as server:
@@ -384,7 +386,7 @@ def test_a_name_that_cannot_be_shown_is_shown_escaped(private, monkeypatch):
             assert kv.connection.figures(int(soon() * 1e9))["clients"][0]["name"] == client["name"]
 
 
-def test_times_are_not_those_of_a_clock_that_is_set(private, monkeypatch):
+def test_durations_do_not_depend_on_the_wall_clock(private, monkeypatch):
     with (
         rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server,
         rfp.connect(server.address, timeout=20) as kv,
@@ -397,7 +399,7 @@ def test_times_are_not_those_of_a_clock_that_is_set(private, monkeypatch):
         assert 0 <= figures["clients"][0]["connected"] < 3600
 
 
-def test_a_socket_that_was_removed_is_named_where_somebody_wonders(private):
+def test_the_error_of_connecting_names_a_removed_socket(private):
     address = f"shm://{private}/s"
     with rfp.Server(memory="4MiB", address=address):
         os.unlink(private / "s")
@@ -409,7 +411,7 @@ def test_a_socket_that_was_removed_is_named_where_somebody_wonders(private):
             rfp.connect(address).get(b"k")
 
 
-def test_a_default_server_that_another_runtime_directory_leads_to_is_named(private, monkeypatch):
+def test_the_error_names_a_default_server_of_another_runtime_directory(private, monkeypatch):
     monkeypatch.setattr(addresses, "_fallback", lambda: str(private))
     monkeypatch.delenv("XDG_RUNTIME_DIR")
     with rfp.Server(memory="4MiB", address=addresses.default()):
@@ -423,7 +425,7 @@ def test_a_default_server_that_another_runtime_directory_leads_to_is_named(priva
             rfp.connect().get(b"k")
 
 
-def test_refusals_have_texts_that_can_be_shown():
+def test_refusals_have_printable_texts():
     refused = Refused.of(
         HandshakeFailed("a name\x1b]0;owned\x07 with\n" + "x" * 3000, hint="\udcff")
     )
@@ -433,12 +435,12 @@ def test_refusals_have_texts_that_can_be_shown():
     refused.to_message()
 
 
-def test_the_server_answers_for_its_shares(private):
+def test_the_server_reports_its_shares(private):
     with (
         rfp.Server(memory="4MiB", address=f"shm://{private}/s", rings="8MiB") as server,
-        connect(addresses.parse(server.address), soon()) as guest,
+        connect(addresses.parse(server.address), soon()) as client,
     ):
-        guest.call(Hello(features=0, name="x", pid=1), Welcome, soon()).close()
-        shares = guest.call(GetStats(), Stats, soon()).figures["shares"]
+        client.call(Hello(features=0, name="x", pid=1), Welcome, soon()).close()
+        shares = client.call(GetStats(), Stats, soon()).figures["shares"]
         assert shares["most_memory"] == 8 << 20
         assert 0 < shares["descriptors"] < shares["most_descriptors"]

@@ -1,4 +1,4 @@
-"""What an operator reads of a server: who came and went, who was refused and why."""
+"""The server's log for the operator: connections, disconnections, and refusals with the reason."""
 
 import contextlib
 import logging
@@ -34,13 +34,13 @@ def wait_for(caplog, text):
     return next(record for record in caplog.records if text in record.getMessage())
 
 
-def test_a_client_that_comes_and_goes(logged):
+def test_a_client_that_connects_and_disconnects_is_logged(logged):
     with rfp.Server("16MiB", workers=2) as server:
-        comes_and_goes(logged, server)
+        connects_and_disconnects(logged, server)
     assert logged.messages[-1] == f"stopped serving at {server.address}"
 
 
-def comes_and_goes(logged, server):
+def connects_and_disconnects(logged, server):
     assert f"serving kv at {server.address} with 2 workers" in logged.messages
     with rfp.connect(server.address) as kv:
         kv.put(b"k", b"v")
@@ -51,7 +51,7 @@ def comes_and_goes(logged, server):
     wait_for(logged, "disconnected after")
 
 
-def test_a_client_that_is_refused_and_why(logged, server):
+def test_a_refused_client_is_logged_with_the_reason(logged, server):
     with connect(rfp.address.parse(server.address), deadline_in(5)) as connection:
         with pytest.raises(HandshakeFailed):
             connection.call(control_tools.attach(), control_tools.Attached, deadline_in(5))
@@ -71,7 +71,7 @@ NAMES = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_from_a_client_cannot_forge_a_line(logged, server, name):
-    """Nor any other bytes: they are refused, or shown escaped."""
+    """Nor any other bytes: they are refused, or logged escaped."""
     placeholder = b"A" * len(name)
     data = control_tools.packed(control_tools.hello(name=placeholder.decode()))
     assert placeholder in data
@@ -84,14 +84,14 @@ def test_a_name_from_a_client_cannot_forge_a_line(logged, server, name):
     assert not any(line.startswith("2026") for line in logged.text.splitlines())
 
 
-def test_bytes_that_are_no_message(logged, server):
+def test_bytes_that_are_no_message_are_logged(logged, server):
     with socket.socket(socket.AF_UNIX) as sock:
         sock.connect(rfp.address.parse(server.address).path)
         sock.sendall(os.urandom(4096))
         assert wait_for(logged, "invalid message from client").levelno == logging.WARNING
 
 
-def test_a_client_that_has_used_up_its_share(logged):
+def test_a_client_that_has_used_up_its_share_is_logged(logged):
     with rfp.Server("16MiB", rings="2MiB") as server, rfp.connect(server.address) as kv:
         kv.put(b"k", b"v")
         with pytest.raises(RfpError), rfp.connect(server.address) as other:
@@ -101,7 +101,7 @@ def test_a_client_that_has_used_up_its_share(logged):
     assert "one client may have" in wait_for(logged, "refused").getMessage()
 
 
-def test_a_flood_of_refusals_is_cut(logged, server):
+def test_a_flood_of_refusals_is_limited(logged, server):
     for _ in range(40):
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(rfp.address.parse(server.address).path)

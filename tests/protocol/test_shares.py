@@ -1,4 +1,4 @@
-"""One client that takes all it can get: it is refused, with whose limit that is, and the others are served as before."""
+"""One client that takes all it can get: it is refused with the reason, and others are served."""
 
 from __future__ import annotations
 
@@ -89,8 +89,8 @@ class Client:
         self.process.wait(20)
 
 
-class House:
-    """A server in a process of its own, with a client that has been there from the beginning."""
+class Scene:
+    """A server in a process of its own, with a client that is connected from the beginning."""
 
     def __init__(self, address: str, files: int, memory: str, rings: str) -> None:
         self.address = address
@@ -114,8 +114,8 @@ class House:
         self.process.stdin.flush()
         return json.loads(self.process.stdout.readline())
 
-    def serves_everybody(self, times: int = 1) -> None:
-        """Its client, and one that comes only now."""
+    def serves_all(self, times: int = 1) -> None:
+        """Let its client call, and one that connects only now."""
         assert self.client.is_served()
         with contextlib.closing(Client(self.address, times)) as newcomer:
             assert newcomer.is_served()
@@ -129,18 +129,18 @@ class House:
 
 @pytest.fixture
 def private(tmp_path):
-    """A directory of this user's alone, short enough for the path of a socket."""
+    """Return a directory of this user alone, short enough for the path of a socket."""
     directory = tmp_path / "p"
     directory.mkdir(mode=0o700)
     return directory
 
 
 @pytest.fixture
-def house(request: pytest.FixtureRequest, private) -> Iterator[House]:
+def scene(request: pytest.FixtureRequest, private) -> Iterator[Scene]:
     options = {"files": 200, "memory": "16MiB", "rings": "1GiB", **getattr(request, "param", {})}
-    house = House(f"shm://{private}/s", **options)
-    yield house
-    house.close()
+    scene = Scene(f"shm://{private}/s", **options)
+    yield scene
+    scene.close()
 
 
 def soon() -> float:
@@ -164,7 +164,7 @@ def greeted(stack: contextlib.ExitStack, address: str) -> tuple[ControlConnectio
 
 
 def exhaust(take: Callable[[], object]) -> ServerRefused:
-    """Takes until it is refused."""
+    """Take until the server refuses."""
     for _ in range(2000):
         try:
             take()
@@ -173,13 +173,13 @@ def exhaust(take: Callable[[], object]) -> ServerRefused:
     raise AssertionError("never refused")
 
 
-def everything_comes_back(house: House, before: dict[str, int]) -> None:
-    until(lambda: house.shares == before)
-    house.serves_everybody()
+def all_is_given_back(scene: Scene, before: dict[str, int]) -> None:
+    until(lambda: scene.shares == before)
+    scene.serves_all()
 
 
 @pytest.mark.parametrize(
-    ("house", "whose"),
+    ("scene", "whose"),
     [
         ({"files": 200}, "of the server's file descriptors, and one client may have"),
         (
@@ -187,82 +187,84 @@ def everything_comes_back(house: House, before: dict[str, int]) -> None:
             "bytes of the server's memory, and one client may have 16777216",
         ),
     ],
-    indirect=["house"],
+    indirect=["scene"],
 )
-def test_a_client_that_attaches_without_end_has_half_and_leaves_the_others_theirs(house, whose):
-    before = house.shares
-    link = opened(house.address)
+def test_a_client_that_attaches_without_end_gets_half_and_leaves_the_rest_to_others(scene, whose):
+    before = scene.shares
+    link = opened(scene.address)
     refusal = exhaust(lambda: link.attach(int(soon() * 1e9)))
     assert isinstance(refusal, QuotaExceeded)
     assert whose in str(refusal)
     assert f"client process {os.getpid()} has" in str(refusal)
     assert link.channels
-    house.serves_everybody()
-    link.detach(link.channels[0])  # what it gives back it may take again
+    scene.serves_all()
+    link.detach(link.channels[0])  # memory that it gives back it may take again
     until(lambda: isinstance(exhaust(lambda: link.attach(int(soon() * 1e9))), QuotaExceeded))
     assert link.figures(int(soon() * 1e9))["turned_away"] == 0
     link.close()
-    everything_comes_back(house, before)
+    all_is_given_back(scene, before)
 
 
-def test_a_client_that_connects_without_end_is_told_whose_limit_that_is(house):
-    before = house.shares
+def test_a_client_that_connects_without_end_is_refused_with_the_limit(scene):
+    before = scene.shares
     with contextlib.ExitStack() as stack:
-        refusal = exhaust(lambda: greeted(stack, house.address)[1].close())
+        refusal = exhaust(lambda: greeted(stack, scene.address)[1].close())
         assert isinstance(refusal, QuotaExceeded)
         assert "of the server's file descriptors" in str(refusal)
         assert "ulimit -n" in str(refusal)
-        house.serves_everybody()
-    everything_comes_back(house, before)
+        scene.serves_all()
+    all_is_given_back(scene, before)
 
 
-def test_connections_that_say_nothing_keep_nobody_out(house):
-    before = house.shares
+def test_silent_connections_exclude_no_client(scene):
+    before = scene.shares
     with contextlib.ExitStack() as stack:
         for _ in range(300):  # more than the server has file descriptors
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
-            sock.connect(addresses.parse(house.address).path)
-        house.serves_everybody()
-    everything_comes_back(house, before)
+            sock.connect(addresses.parse(scene.address).path)
+        scene.serves_all()
+    all_is_given_back(scene, before)
 
 
-def test_file_descriptors_of_half_messages_are_not_kept(house):
-    before = len(os.listdir(f"/proc/{house.process.pid}/fd"))
+def test_file_descriptors_of_half_messages_are_not_kept(scene):
+    before = len(os.listdir(f"/proc/{scene.process.pid}/fd"))
     with contextlib.ExitStack() as stack:
         for _ in range(10):
             sock = stack.enter_context(socket.socket(socket.AF_UNIX))
             sock.settimeout(30)
-            sock.connect(addresses.parse(house.address).path)
+            sock.connect(addresses.parse(scene.address).path)
             socket.send_fds(sock, [b"R"], [0] * 100)
             assert sock.recv(1) == b""
-        until(lambda: len(os.listdir(f"/proc/{house.process.pid}/fd")) <= before)
-        house.serves_everybody()
+        until(lambda: len(os.listdir(f"/proc/{scene.process.pid}/fd")) <= before)
+        scene.serves_all()
 
 
-def test_clients_that_all_have_theirs_leave_room_for_one_to_be_told_so(house):
-    """Several processes may have all that there is; the next one learns why it has to go, and nobody hangs."""
+def test_clients_with_full_shares_leave_room_to_refuse_another_one(scene):
+    """Several processes may hold all resources; the next client gets the reason, and none hangs."""
     with contextlib.ExitStack() as stack:
-        others = [stack.enter_context(contextlib.closing(Client(house.address))) for _ in range(40)]
+        others = [stack.enter_context(contextlib.closing(Client(scene.address))) for _ in range(40)]
         for other in others:
             other.process.stdin.write(b"some value\n")
             other.process.stdin.flush()
         answers = [other.process.stdout.readline() for other in others]
-        assert (
-            answers.count(b"served\n") >= 1
-        )  # the others' connections may have what their threads would need
+        # The connections of the others may hold the file descriptors that their threads would need.
+        assert answers.count(b"served\n") >= 1
         assert answers.count(b"refused\n") == 40 - answers.count(b"served\n")
         with pytest.raises(
             QuotaExceeded, match="the server's clients have .* of the server's file descriptors"
         ):
-            greeted(stack, house.address)
-        assert house.client.is_served()
+            greeted(stack, scene.address)
+        assert scene.client.is_served()
 
 
 @pytest.mark.parametrize("too_long", [1 << 20, 1 << 30, 30 << 40])
-def test_a_reply_region_is_as_long_as_it_has_to_be(house, too_long):
-    """Sealed memory has no page before it is written: a longer one costs a client nothing, and the server addresses."""
+def test_a_reply_region_of_another_length_is_refused(scene, too_long):
+    """Sealed memory has no page before it is written.
+
+    A longer region would cost a client nothing, and the server addresses.
+    """
     with contextlib.ExitStack() as stack:
-        connection, welcome = greeted(stack, house.address)
+        connection, welcome = greeted(stack, scene.address)
         welcome.close()
         fd = os.memfd_create("reply", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         stack.callback(os.close, fd)
@@ -275,7 +277,7 @@ def test_a_reply_region_is_as_long_as_it_has_to_be(house, too_long):
         )
         with pytest.raises((HandshakeFailed, ServerRefused), match="needs|cannot map"):
             connection.call(question, Attached, soon())
-    house.serves_everybody()
+    scene.serves_all()
 
 
 def sealed_memory(length: int) -> bytes:
@@ -293,10 +295,10 @@ def queue_pair() -> bytes:
     return body + struct.pack("<I", crc32c.crc32c(body))
 
 
-def test_a_file_in_place_of_sealed_memory_is_refused(house, tmp_path):
+def test_a_file_in_place_of_sealed_memory_is_refused(scene, tmp_path):
     """Its owner could truncate it: the server's next reply would then be a SIGBUS."""
     with contextlib.ExitStack() as stack:
-        connection, welcome = greeted(stack, house.address)
+        connection, welcome = greeted(stack, scene.address)
         welcome.close()
         size = -(-(REPLIES + welcome.slots * welcome.slot_size * welcome.partitions) // 4096) * 4096
         file = stack.enter_context((tmp_path / "reply").open("w+b"))
@@ -306,12 +308,12 @@ def test_a_file_in_place_of_sealed_memory_is_refused(house, tmp_path):
         )
         with pytest.raises(HandshakeFailed, match="it is a file"):
             connection.call(question, Attached, soon())
-    house.serves_everybody()
+    scene.serves_all()
 
 
-@pytest.mark.parametrize("which", ["arenas", "bells"])
-def test_a_server_that_offers_a_file_is_not_believed(private, tmp_path, monkeypatch, which):
-    """The other way round: it could kill its clients."""
+@pytest.mark.parametrize("which", ["arenas", "eventcounts"])
+def test_a_client_refuses_a_server_that_offers_a_file(private, tmp_path, monkeypatch, which):
+    """The other way round: the server could kill its clients."""
     from rfp.protocol.server import server as host
 
     real = host.handle
@@ -322,7 +324,7 @@ def test_a_server_that_offers_a_file_is_not_believed(private, tmp_path, monkeypa
             is_bell = region.length == 4096
             return (
                 Handle(file_range(region.length), file.fileno())
-                if is_bell == (which == "bells")
+                if is_bell == (which == "eventcounts")
                 else real(region)
             )
 
@@ -332,9 +334,9 @@ def test_a_server_that_offers_a_file_is_not_believed(private, tmp_path, monkeypa
                 rfp.connect(server.address, timeout=20).get(b"k")
 
 
-def test_memory_that_a_service_gives_beside_its_rings_counts(house):
+def test_memory_that_a_service_allocates_for_a_ring_counts(scene):
     with contextlib.ExitStack() as stack:
-        connection, welcome = greeted(stack, house.address)
+        connection, welcome = greeted(stack, scene.address)
         welcome.close()
         with pytest.raises(QuotaExceeded, match="no more memory to share"):
             connection.call(GetMemory(1), Stats, soon())
@@ -344,8 +346,8 @@ def test_memory_that_a_service_gives_beside_its_rings_counts(house):
 PUT_BEGIN = 26
 
 
-def test_announced_uploads_of_one_client_leave_room_for_the_others_large_values(house):
-    link = opened(house.address)
+def test_announced_uploads_of_one_client_leave_room_for_large_values_of_others(scene):
+    link = opened(scene.address)
     try:
         for number in range(4):
             channel = link.attach(int(soon() * 1e9))
@@ -355,12 +357,14 @@ def test_announced_uploads_of_one_client_leave_room_for_the_others_large_values(
             channel.requests.write(0, struct.pack("<II", crc32c.crc32c(body), 0) + body)
             channel.rings[0].pair.execute(WRITE_NOTIFY, channel.scratch, 0, channel.requests, 0, 0)
             until(lambda channel=channel: channel.responses.read(4, 4) == struct.pack("<I", 1))
-        house.serves_everybody(times=500_000)  # 5.5 MB, in 16 MiB
+        scene.serves_all(times=500_000)  # 5.5 MB, in 16 MiB
     finally:
         link.close()
 
 
-def test_a_server_near_its_containers_limit_refuses_whom_it_has_no_memory_for(private, monkeypatch):
+def test_a_server_near_its_containers_limit_refuses_clients_that_need_more_memory(
+    private, monkeypatch
+):
     with (
         rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server,
         rfp.connect(server.address, timeout=20) as kv,
@@ -375,9 +379,8 @@ def test_a_server_near_its_containers_limit_refuses_whom_it_has_no_memory_for(pr
                 refused.append(error)
 
         left = memory_limits.available
-        monkeypatch.setattr(
-            memory_limits, "available", lambda: shares.MARGIN + (512 << 10)
-        )  # the rings of one are 0.78 MiB
+        # The rings of one client are 0.78 MiB.
+        monkeypatch.setattr(memory_limits, "available", lambda: shares.MARGIN + (512 << 10))
         thread = threading.Thread(target=another_thread)
         thread.start()
         thread.join()
@@ -411,7 +414,7 @@ def test_a_process_may_have_so_many_threads_over_all_its_connections(private, mo
 
 
 class Far:
-    """A connection as far as Shares knows one."""
+    """A connection, with the attributes that Shares reads."""
 
     def __init__(self, pid: int, remote: str | None) -> None:
         self.pid = pid
@@ -427,7 +430,7 @@ class Far:
     ),
     remote=st.booleans(),
 )
-@example(  # the third is refused, then let in; the connection that was refused ends after that
+@example(  # the third is refused, then admitted; the connection that was refused ends after that
     steps=[
         (0, 500, 0, False),
         (1, 500, 0, False),
@@ -438,8 +441,11 @@ class Far:
     ],
     remote=False,
 )
-def test_no_client_has_more_than_half_nor_all_together_more_than_there_is(steps, remote):
-    """Against a model: what was taken is what was not given back; of who is refused a connection is left that costs nothing."""
+def test_no_client_has_more_than_half_and_all_together_no_more_than_the_limit(steps, remote):
+    """Against a model.
+
+    A resource is taken until it is given back; a refused connection remains and costs none.
+    """
     counted = Shares(1000, 0)
     counted.most_descriptors = 100
     held: list[tuple[int, shares.Peer, Cost]] = []
@@ -455,9 +461,9 @@ def test_no_client_has_more_than_half_nor_all_together_more_than_there_is(steps,
             theirs = [each for number, _, each in held if number == client]
             every = [each for *_, each in held]
             fits = all(
-                sum(getattr(each, what) for each in theirs) + getattr(cost, what) <= most // 2
-                and sum(getattr(each, what) for each in every) + getattr(cost, what) <= most
-                for what, most in (("memory", 1000), ("descriptors", 100))
+                sum(getattr(each, quota) for each in theirs) + getattr(cost, quota) <= most // 2
+                and sum(getattr(each, quota) for each in every) + getattr(cost, quota) <= most
+                for quota, most in (("memory", 1000), ("descriptors", 100))
             )
             if fits:
                 counted.take(peer, cost)
@@ -474,7 +480,7 @@ def test_no_client_has_more_than_half_nor_all_together_more_than_there_is(steps,
     assert (counted.memory, counted.descriptors, counted.peers) == (0, 0, {})
 
 
-def test_the_soft_limit_of_open_files_is_no_limit_for_a_server_of_the_command_line(private):
+def test_a_server_of_the_command_line_raises_its_soft_limit_of_open_files(private):
     script = (
         "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (100, 5000));"
         "sys.argv[0] = 'rfp'; from rfp.cli import main; main()"
@@ -492,16 +498,15 @@ def test_the_soft_limit_of_open_files_is_no_limit_for_a_server_of_the_command_li
             server.terminate()
 
 
-def test_where_this_process_has_no_file_descriptor_left_the_error_says_so(private):
+def test_the_lack_of_file_descriptors_of_this_process_is_reported_as_such(private):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with rfp.Server(memory="4MiB", address=f"shm://{private}/s") as server:
         for most in range(len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/fd")) + 12):
             clients = []
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             try:
-                with contextlib.suppress(
-                    RfpError
-                ):  # never a bare OSError; it may also look for the server until its deadline
+                # Never a bare OSError; it may also search for the server until its deadline.
+                with contextlib.suppress(RfpError):
                     clients.append(rfp.connect(server.address, timeout=0.3))
                     clients[0].get(b"k")
                 with contextlib.suppress(FabricError):

@@ -1,4 +1,4 @@
-"""The WAIT handshake: whoever sleeps is woken, whatever the two sides do to each other in between."""
+"""The WAIT handshake: a sleeper is woken, in whatever order the steps of the two sides come."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ mode = pytest.mark.parametrize("mode", ["fetch", "reply"])
 
 
 def in_a_thread(call: Callable[[], object]) -> Callable[[], object]:
-    """Starts it; the result, when it is asked for."""
+    """Start call() in a thread; return a function that waits for it and returns its result."""
     got: list[object] = []
     thread = threading.Thread(target=lambda: got.append(call()))
     thread.start()
@@ -30,8 +30,8 @@ def in_a_thread(call: Callable[[], object]) -> Callable[[], object]:
     return join
 
 
-def told(ends: Ends, slot: int = 0) -> int:
-    """What stands where a client writes WAIT."""
+def wait_word(ends: Ends, slot: int = 0) -> int:
+    """Return the word into which a client writes WAIT."""
     return struct.unpack("<I", ends.requests.read(slot * ends.slot_size + 4, 4))[0]
 
 
@@ -45,7 +45,11 @@ def ping_pong(
     length: int = 100,
     tends: int = 0,
 ) -> dict[str, int]:
-    """Calls from a client that never spins to a worker that never spins; the sleeps of both, and the wake-ups lost."""
+    """Do calls from a client that never spins to a worker that never spins.
+
+    Returns:
+        The sleeps of both, and the lost wake-ups.
+    """
     with connected(provider, slots=2, slot_size=256, seed=seed) as ends:
         steps.begin(ends.client, spin=0, mode=mode, paradigm=mode)
         with working(
@@ -63,8 +67,12 @@ def ping_pong(
 def least_lost(
     provider: str, mode: str, calls: int, *, delay: int, seed: int, tends: int = 0
 ) -> dict[str, int]:
-    """A busy machine may stop a thread for 50 ms between two instructions: a wake-up is then late, and looks lost.  It may also
-    run the two sides in turns, so that neither sleeps.  It does neither five times in a row."""
+    """Return the best of five runs.
+
+    A busy machine may stop a thread for 50 ms between two instructions: a wake-up is then late, and
+    counts as lost.  It may also run the two sides in turns, so that neither sleeps.  It does neither
+    five times in a row.
+    """
     for trial in range(5):
         found = ping_pong(provider, mode, calls, delay=delay, seed=seed + trial, tends=tends)
         if not found["lost"] and found["slept"] > calls // 200:
@@ -80,27 +88,26 @@ def test_no_wake_up_is_lost_when_both_sides_sleep_at_once(provider, mode, delay,
     calls = 1_000
     found = least_lost(provider, mode, calls, delay=delay, seed=seed)
     assert found["slept"] > calls // 200, "the client did not sleep: this proves nothing"
-    # Over a fabric that has to be polled, replies on their way keep the server awake.
+    # Over a fabric that has to be polled, replies in flight keep the server awake.
     assert found["server slept"] > 0 or provider != "shm"
     assert found["lost"] == 0
 
 
 @mode
 @pytest.mark.parametrize("tends", [1, 4])
-def test_nor_is_one_for_an_answer_that_waits_until_the_service_was_tended(mode, tends, seed):
+def test_no_wake_up_is_lost_for_a_response_that_waits_for_a_tick_of_the_service(mode, tends, seed):
     found = least_lost("shm", mode, 1_000, delay=0, seed=seed, tends=tends)
     assert found["slept"] > 5, "the client did not sleep: this proves nothing"
     assert found["lost"] == 0
 
 
-def test_the_time_for_which_an_answer_had_to_wait_counts_as_processing_time():
+def test_the_time_for_which_a_response_had_to_wait_counts_as_processing_time():
     with connected("shm") as ends, working(ends, steps.Echo(ticks_before_answer=3_000)):
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         assert steps.wait(ends.client, 20.0) == "done"
-        assert (
-            result(ends).time >= 100
-        )  # units of 100 ns: 3,000 turns take more, the last one alone less
+        # Units of 100 ns: 3,000 turns take more, the last one alone less.
+        assert result(ends).time >= 100
 
 
 @pytest.mark.long
@@ -119,7 +126,7 @@ def test_a_client_writes_wait_before_it_sleeps_and_is_notified_once():
         sequence = steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
-        while told(ends) != sequence:
+        while wait_word(ends) != sequence:
             pass
         assert ends.server.counters["notified"] == 0
         answer(ends, b"y")
@@ -129,20 +136,20 @@ def test_a_client_writes_wait_before_it_sleeps_and_is_notified_once():
         assert ends.client.counters["missed_wakeups"] == 0
 
 
-def test_the_next_request_of_a_slot_takes_wait_back():
+def test_the_next_request_of_a_slot_clears_wait():
     with connected("shm", slots=1) as ends:
         steps.begin(ends.client, spin=0, paradigm="fetch")
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
         waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
-        while not told(ends):
+        while not wait_word(ends):
             pass
         answer(ends, b"")
         waiting()
         result(ends)
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
-        assert told(ends) == 0
+        assert wait_word(ends) == 0
         answer(ends, b"")
         result(ends)
         assert ends.server.counters["notified"] == 1
@@ -158,8 +165,11 @@ def test_a_response_published_before_wait_is_seen_without_sleeping():
         assert ends.client.counters["slept"] == 0
 
 
-def test_a_response_published_after_the_last_look_but_before_wait_was_seen_does_wake():
-    """The server looks for WAIT after it has published: the client that told it too late for that must see the response itself."""
+def test_a_response_published_after_the_last_poll_and_before_wait_is_visible_wakes():
+    """The server reads WAIT after it has published.
+
+    A client whose WAIT was too late for that must see the response itself.
+    """
     with connected("shm") as ends:
         steps.begin(ends.client, spin=0, paradigm="fetch")
         for i in range(200):
@@ -168,7 +178,7 @@ def test_a_response_published_after_the_last_look_but_before_wait_was_seen_does_
             assert taken(ends) is not None
             waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
             if i % 2:
-                while not told(ends, i % 8):
+                while not wait_word(ends, i % 8):
                     pass
             steps.publish(ends.server, b"y")
             steps.notify(ends.server)
@@ -179,8 +189,11 @@ def test_a_response_published_after_the_last_look_but_before_wait_was_seen_does_
 
 @pytest.mark.parametrize("provider", ["emulated", "reorder"])
 @mode
-def test_nobody_sleeps_before_what_was_posted_has_landed(provider, mode):
-    """What is not polled need not move: a request could wait out a whole sleep, and one more for each step that it needs."""
+def test_no_client_sleeps_before_its_posted_request_has_landed(provider, mode):
+    """A provider makes progress only if it is polled.
+
+    A request could wait for a whole sleep, and for one more with each step that it needs.
+    """
     calls = 20
     with connected(provider, slots=4) as ends:
         steps.begin(ends.client, spin=0, mode=mode, paradigm=mode)
@@ -189,8 +202,8 @@ def test_nobody_sleeps_before_what_was_posted_has_landed(provider, mode):
         assert ends.client.counters["slept"] <= 5 * calls
 
 
-def test_an_abandoned_request_before_it_does_not_keep_a_sleeper_asleep():
-    """WAIT was written for the oldest request; once that is answered and dropped, the next one must be told as well."""
+def test_a_sleeper_is_woken_after_an_earlier_abandoned_request():
+    """WAIT was written for the oldest request; once that is dropped, the next one needs it."""
     with connected("shm", slots=4) as ends:
         steps.begin(ends.client, spin=0, paradigm="fetch")
         steps.submit(ends.client, b"given up")
@@ -201,7 +214,7 @@ def test_an_abandoned_request_before_it_does_not_keep_a_sleeper_asleep():
         steps.flush(ends.client)
         waiting = in_a_thread(lambda: steps.wait(ends.client, 20.0))
         answer(ends, b"late")
-        while told(ends, 1) != sequence:
+        while wait_word(ends, 1) != sequence:
             pass
         answer(ends, b"here")
         assert waiting() == "done"
@@ -209,7 +222,7 @@ def test_an_abandoned_request_before_it_does_not_keep_a_sleeper_asleep():
         assert ends.client.counters["missed_wakeups"] == 0
 
 
-def test_a_wait_ends_at_its_deadline_and_can_be_taken_up_again():
+def test_a_wait_ends_at_its_deadline_and_can_be_continued():
     with connected("shm") as ends:
         steps.submit(ends.client, b"x")
         steps.flush(ends.client)
@@ -220,8 +233,8 @@ def test_a_wait_ends_at_its_deadline_and_can_be_taken_up_again():
         assert result(ends).payload == b"y"
 
 
-def test_a_damaged_request_does_not_keep_the_worker_from_the_good_one_that_replaces_it():
-    """A ring that is looked at less often must not be slept over."""
+def test_a_worker_takes_the_valid_request_that_replaces_a_damaged_one():
+    """The worker must not sleep while a ring that it polls less often has a request."""
     with (
         connected("shm", slots=1, slot_size=128) as ends,
         working(ends, steps.Echo(), spin=False) as worker,
@@ -229,7 +242,7 @@ def test_a_damaged_request_does_not_keep_the_worker_from_the_good_one_that_repla
         for i in range(5):
             steps.submit(ends.client, b"x" * 90)
             good = ends.slot_size
-            # The client's next WRITE repairs what stands here first: its sequence with a checksum that does not fit.
+            # The client's next WRITE first repairs the slot: its sequence with a wrong checksum.
             header = struct.pack("<IIII", 0xBAD, 0, i + 1, 90) + bytes(REQUEST_HEADER - 16)
             ends.written.write(0, header + bytes(good - REQUEST_HEADER))
             before = worker.counters["turns"]
@@ -240,12 +253,12 @@ def test_a_damaged_request_does_not_keep_the_worker_from_the_good_one_that_repla
             assert steps.wait(ends.client, 20.0) == "done"
             result(ends)
         assert worker.counters["missed_wakeups"] == 0
-        assert ends.server.counters["malformed"] == 0  # late, and then right
+        assert ends.server.counters["malformed"] == 0  # late, and then valid
 
 
 @mode
-def test_replies_that_find_no_room_are_sent_later_and_the_connection_lives(mode):
-    """A client whose adapter takes 20000 a second, and a worker that answers a window of 256 at once."""
+def test_replies_that_find_no_room_are_sent_later_and_the_connection_is_kept(mode):
+    """The client's device takes 20000 a second, and the worker answers a window of 256 at once."""
     with connected("slow", slots=256, slot_size=128) as ends, working(ends, steps.Echo()):
         steps.begin(ends.client, mode=mode, paradigm=mode)
         for turn in range(2):
@@ -257,7 +270,7 @@ def test_replies_that_find_no_room_are_sent_later_and_the_connection_lives(mode)
                 assert result(ends).payload == struct.pack("<II", turn, i)
 
 
-def test_many_rings_share_a_worker_and_each_gets_its_own_answers(rng):
+def test_many_rings_share_a_worker_and_each_gets_its_own_responses(rng):
     service = steps.Echo()
     with (
         connected("shm", slots=4) as first,
@@ -270,7 +283,7 @@ def test_many_rings_share_a_worker_and_each_gets_its_own_answers(rng):
             with connected("shm", slots=1, slot_size=4096) as larger:
                 worker.add(larger.server)
         assert service.sessions == 1
-        worker.remove(second.server)  # was never there
+        worker.remove(second.server)  # it was never added
         worker.remove(first.server)
         assert service.sessions == 0
         steps.submit(first.client, b"x")
