@@ -1,9 +1,11 @@
-"""A client of the store that shares nothing with the project but one page: docs/protocol.md.
+"""A client of the store that shares only one page with the project: docs/protocol.md.
 
-It runs on Debian's own Python with python3-pyverbs and python3-xxhash, imports nothing of rfp, and keeps to what that page
-says; where it cannot be written from it, the page is incomplete.  One thread, one request at a time.
+It runs on Debian's own Python with python3-pyverbs and python3-xxhash, imports nothing of rfp, and
+follows that page; if the client cannot be written from the page, the page is incomplete.  One
+thread, one request at a time.
 
-usage: client.py HOST PORT SECRET-FILE       then one command a line, one JSON answer a line; keys and values in hexadecimal
+usage: client.py HOST PORT SECRET-FILE
+    then one command a line, one JSON answer a line; keys and values in hexadecimal:
     get KEY | get-reply KEY | put KEY VALUE | delete KEY | ping | figures
 """
 
@@ -38,19 +40,19 @@ PIECE_MAX = 64 << 10
 
 
 class Ring:
-    """The slots between us and one worker."""
+    """The slots between this client and one worker."""
 
     def __init__(self, device, slots, slot_size):
         self.slots, self.slot_size = slots, slot_size
         self.pair = Pair(device)
-        self.memory = Memory(device, 2 * slot_size)  # a request, then what READs bring
+        self.memory = Memory(device, 2 * slot_size)  # a request, then the data of READs
         self.count = 0
         self.release = 0
         self.reads = self.writes = 0
 
     def call(self, opcode, payload, flags=0, mode=FETCH):
-        """Sends a request and returns (status, kind, result, payload) of its response."""
-        sequence = self.count % (2**32 - 1) + 1  # after the largest number comes 1 again
+        """Send a request and return (status, kind, result, payload) of its response."""
+        sequence = self.count % (2**32 - 1) + 1  # after the largest number, 1 is next
         slot = self.count % self.slots * self.slot_size
         self.count += 1
         rest = (
@@ -59,7 +61,7 @@ class Ring:
         )
         self.release = 0
         self.memory.write(0, struct.pack("<II", crc32c(rest), 0) + rest)
-        # The notification may go with the request itself.
+        # The notification may be in the same WRITE as the request.
         self.pair.write(
             self.memory, 0, self.requests, self.request_offset + slot, 8 + len(rest), notify=True
         )
@@ -89,7 +91,7 @@ class Ring:
         raise TimeoutError("no response")
 
     def reply(self, slot, sequence):
-        for _ in range(2):  # what the first notification announces may have been seen already
+        for _ in range(2):  # the reply of the first notification may have been seen already
             self.pair.notified()
             data = self.replies.read(self.reply_offset + slot, self.slot_size)
             length = RESPONSE.unpack_from(data)[2]
@@ -99,7 +101,7 @@ class Ring:
 
     @staticmethod
     def whole(data, sequence):
-        """The response if it is this one, and not partly an earlier one."""
+        """Return the response if it is of this request and not partly of an earlier one."""
         crc, number, _length, _time, status, kind, result = RESPONSE.unpack_from(data)
         if number == sequence and crc == crc32c(data[4:]):
             return status, kind, result, data[RESPONSE.size :]
@@ -148,7 +150,7 @@ class Store:
         return [ring.call(PING, b"")[0] for ring in self.rings]
 
     def get(self, key, mode=FETCH):
-        """The value, and how it came; None if there is none."""
+        """Return the value and its kind, or None if the key is absent."""
         worker = self.worker(key)
         ring = self.rings[worker]
         for _ in range(5):
@@ -162,7 +164,7 @@ class Store:
             offset, length, pin, lease = REFERENCE.unpack(payload)
             value = self.read_arena(worker, ring, offset, length)
             ring.release = pin  # with the next request
-            # After that the memory may have been another value's.
+            # After that, the memory may belong to another value.
             if time.monotonic() - started < min(lease, self.welcome["lease_ns"]) / 1e9:
                 return {"value": value.hex(), "by": "reference"}
         raise TimeoutError("the lease is too short to read the value")
@@ -182,7 +184,7 @@ class Store:
         return value
 
     def put(self, key, value):
-        """The version, and how it went."""
+        """Put a value; return its version and the kind of transfer."""
         ring = self.rings[self.worker(key)]
         whole = PUT.pack(len(key), len(value), 0, 0) + key + value
         if len(whole) <= ring.slot_size - REQUEST.size:

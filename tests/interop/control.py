@@ -1,4 +1,4 @@
-"""The control channel over TCP, as docs/protocol.md says."""
+"""The control channel over TCP, as docs/protocol.md describes it."""
 
 import base64
 import hashlib
@@ -49,7 +49,7 @@ class Control:
 
     @property
     def address(self):
-        """Ours, as the server sees it."""
+        """Return this client's address, as the server sees it."""
         return self.socket.getsockname()[0]
 
     def proof(self, secret, role):
@@ -88,5 +88,5 @@ class Control:
 
 
 def memory(field):
-    """The descriptor of a region in a message."""
+    """Return the descriptor of a region in a message."""
     return base64.b64decode(field["descriptor"])

@@ -1,6 +1,7 @@
-"""Debian's pyverbs as far as the client needs it: registered memory, and one end of a reliable connection.
+"""Debian's pyverbs as far as the client needs it.
 
-The descriptors that the two sides exchange, and how a notification travels, are as docs/protocol.md says.
+It provides registered memory and one end of a reliable connection.  The descriptors that the two
+sides exchange, and the form of a notification, are as docs/protocol.md describes them.
 """
 
 import random
@@ -48,7 +49,7 @@ class Remote:
 
 
 class Device:
-    """The one that has the address from which we talk to the server."""
+    """The device that has the address from which this client reaches the server."""
 
     def __init__(self, address):
         wanted = "0000:0000:0000:0000:0000:ffff:" + bytes(map(int, address.split("."))).hex(":", 2)
@@ -64,7 +65,7 @@ class Device:
 
 
 class Memory:
-    """Ours, registered."""
+    """Registered memory of this client."""
 
     def __init__(self, device, length, rights=0):
         access = e.IBV_ACCESS_LOCAL_WRITE | (
@@ -100,8 +101,21 @@ class Pair:
             self.expect()
         gid = bytes.fromhex(str(device.gid).replace(":", ""))
         self.descriptor = packed(
-            PAIR, b"RFPQ", VERSION, VERBS, self.qp.qp_num, self.sequence, gid, device.port.lid, device.port.active_mtu, 2, 16, 16, 0, 0
-        )  # fmt: skip
+            PAIR,
+            b"RFPQ",
+            VERSION,
+            VERBS,
+            self.qp.qp_num,
+            self.sequence,
+            gid,
+            device.port.lid,
+            device.port.active_mtu,
+            2,
+            16,
+            16,
+            0,
+            0,
+        )
 
     def connect(self, descriptor):
         number, sequence, gid, _lid, mtu, _link, _reads_in, _reads_out, *_ = unpacked(
@@ -120,7 +134,10 @@ class Pair:
         self.qp.to_rts(a)
 
     def expect(self):
-        """A receive for a notification.  It brings no data, but pyverbs posts none without a place for them."""
+        """Post a receive for a notification.
+
+        A notification brings no data, but pyverbs posts no receive without a place for data.
+        """
         self.qp.post_recv(RecvWR(num_sge=1, sg=[SGE(self.nothing.mr.buf, 8, self.nothing.mr.lkey)]))
 
     def write(self, memory, offset, remote, place, length, notify=False):
@@ -141,10 +158,10 @@ class Pair:
         self.qp.post_send(work)
         done = self._wait(self.sent)
         if done.status:
-            raise RuntimeError(f"the device has given up: status {done.status}")
+            raise RuntimeError(f"the device has failed: status {done.status}")
 
     def notified(self):
-        """Waits for the peer's next notification."""
+        """Wait for the peer's next notification."""
         self._wait(self.received)
         self.expect()
 
@@ -154,4 +171,4 @@ class Pair:
             count, completions = queue.poll(1)
             if count:
                 return completions[0]
-        raise TimeoutError("the device does not complete")
+        raise TimeoutError("no completion from the device within the time limit")

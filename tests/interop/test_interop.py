@@ -1,4 +1,4 @@
-"""Another client, written from the documentation alone and in another language's libraries, is served like our own."""
+"""A client written from the documentation alone, with other libraries, is served like our own."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Other:
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
 
-    def ask(self, word: str, *arguments: bytes) -> object:
+    def request(self, word: str, *arguments: bytes) -> object:
         assert self.process.stdin
         assert self.process.stdout
         print(
@@ -68,7 +68,7 @@ def other(server: rfp.Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
     secret.write_bytes(SECRET + b"\n")
     client = Other(server, secret)
     try:
-        client.ask("ping")  # connects here, not in the first test
+        client.request("ping")  # connects here, not in the first test
         yield client
     finally:
         client.process.stdin.close()
@@ -80,57 +80,57 @@ def other(server: rfp.Server, tmp_path_factory: pytest.TempPathFactory) -> Itera
             client.process.stdout.close()
 
 
-def test_each_reads_what_the_other_has_put(ours, other):
+def test_each_client_reads_the_values_of_the_other_one(ours, other):
     for n in range(8):  # keys of both workers
         key = b"key %d" % n
         version = ours.put(key, b"ours %d" % n)
-        assert other.ask("get", key) == {"value": (b"ours %d" % n).hex(), "by": "value"}
-        put = other.ask("put", key, b"theirs %d" % n)
+        assert other.request("get", key) == {"value": (b"ours %d" % n).hex(), "by": "value"}
+        put = other.request("put", key, b"theirs %d" % n)
         assert put["by"] == "value"
         assert put["version"] > version
         assert ours.get(key) == b"theirs %d" % n
         assert ours.item(key).version == put["version"]
 
 
-def test_a_result_comes_by_reply_if_asked_for(ours, other):
+def test_a_result_is_sent_by_reply_on_request(ours, other):
     ours.put(b"answered", b"by WRITE")
-    assert other.ask("get-reply", b"answered") == {"value": b"by WRITE".hex(), "by": "value"}
-    assert other.ask("get", b"answered") == {"value": b"by WRITE".hex(), "by": "value"}
+    assert other.request("get-reply", b"answered") == {"value": b"by WRITE".hex(), "by": "value"}
+    assert other.request("get", b"answered") == {"value": b"by WRITE".hex(), "by": "value"}
 
 
-def test_delete_and_absence(ours, other):
+def test_a_deleted_key_is_absent_for_both_clients(ours, other):
     ours.put(b"gone", b"soon")
-    assert other.ask("delete", b"gone") is True
+    assert other.request("delete", b"gone") is True
     assert ours.get(b"gone") is None
-    assert other.ask("delete", b"gone") is False
-    assert other.ask("get", b"gone") is None
+    assert other.request("delete", b"gone") is False
+    assert other.request("get", b"gone") is None
 
 
-def test_a_response_longer_than_the_first_read_comes_whole(ours, other):
+def test_a_response_longer_than_the_first_read_is_read_whole(ours, other):
     value = random.Random(1).randbytes(1500)
     ours.put(b"longer", value)
-    assert other.ask("get", b"longer") == {"value": value.hex(), "by": "value"}
+    assert other.request("get", b"longer") == {"value": value.hex(), "by": "value"}
 
 
-def test_a_large_value_comes_by_reference(ours, other):
+def test_a_large_value_is_read_by_reference(ours, other):
     value = random.Random(2).randbytes(700_001)
     ours.put(b"large", value)
-    assert other.ask("get", b"large") == {"value": value.hex(), "by": "reference"}
+    assert other.request("get", b"large") == {"value": value.hex(), "by": "reference"}
 
 
-def test_a_large_value_goes_through_staging(ours, other):
+def test_a_large_value_is_put_through_staging(ours, other):
     value = random.Random(3).randbytes(200_003)
-    put = other.ask("put", b"staged", value)
+    put = other.request("put", b"staged", value)
     assert put["by"] == "staging"
     assert ours.get(b"staged") == value
     assert ours.item(b"staged").version == put["version"]
 
 
 def test_every_worker_answers_pings(other):
-    assert other.ask("ping") == [0, 0]
+    assert other.request("ping") == [0, 0]
 
 
-def test_who_does_not_know_the_secret_is_not_served(server, tmp_path):
+def test_a_client_without_the_secret_is_not_served(server, tmp_path):
     (tmp_path / "wrong").write_bytes(b"not the secret, not at all")
     client = Other(server, tmp_path / "wrong")
     client.process.stdin.close()
