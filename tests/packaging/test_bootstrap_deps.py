@@ -1,4 +1,4 @@
-"""On a machine that lacks something, scripts/bootstrap-deps names the package, and root on Debian gets it installed."""
+"""scripts/bootstrap-deps names missing packages, and installs them for root on Debian."""
 
 import os
 import shutil
@@ -12,7 +12,7 @@ NEED = Path(__file__).parents[2] / "scripts" / "bootstrap-deps"
 
 
 class Machine:
-    """A folder of commands that stands for a machine's PATH."""
+    """A folder of commands that represents a machine's PATH."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -36,7 +36,7 @@ class Machine:
             (self.folder / name).unlink()
 
     def need(
-        self, python: str = "python3", what: str = "build", **variables: str
+        self, python: str = "python3", purpose: str = "build", **variables: str
     ) -> subprocess.CompletedProcess:
         environment = (
             {key: value for key, value in os.environ.items() if key != "CC"}
@@ -44,7 +44,7 @@ class Machine:
             | variables
         )
         return subprocess.run(
-            [NEED, what, python], env=environment, capture_output=True, text=True, timeout=30
+            [NEED, purpose, python], env=environment, capture_output=True, text=True, timeout=30
         )
 
 
@@ -53,8 +53,11 @@ def machine(tmp_path):
     return Machine(tmp_path / "bin")
 
 
-def python_that_says(machine, *, prefix="/usr", old=False, venv=True, headers=True):
-    """Put a python3 on the machine that answers scripts/bootstrap-deps's questions like one with these properties."""
+def put_python(machine, *, prefix="/usr", old=False, venv=True, headers=True):
+    """Put a python3 with these properties on the machine.
+
+    It answers the questions of scripts/bootstrap-deps as such a Python would.
+    """
     machine.lack("python3")
     answers = {
         "sys.exit(sys.version_info": "exit 1" if old else "exit 0",
@@ -69,7 +72,7 @@ def python_that_says(machine, *, prefix="/usr", old=False, venv=True, headers=Tr
     machine.command("python3", f'case "$*" in\n{cases}\n  *) exit 3 ;;\nesac')
 
 
-def test_a_machine_with_everything_is_left_alone(machine):
+def test_a_complete_machine_is_not_changed(machine):
     run = machine.need()
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
 
@@ -78,7 +81,7 @@ def test_a_machine_with_everything_is_left_alone(machine):
     ("lacking", "packages"),
     [(["cc"], "gcc libc6-dev"), (["python3"], "python3 python3-venv python3-dev")],
 )
-def test_a_user_is_told_the_command_that_installs_what_is_missing(machine, lacking, packages):
+def test_the_error_has_the_command_that_installs_the_missing_packages(machine, lacking, packages):
     machine.lack(*lacking)
     machine.command("apt-get", "exit 9")
     run = machine.need()
@@ -86,7 +89,7 @@ def test_a_user_is_told_the_command_that_installs_what_is_missing(machine, lacki
     assert f"sudo apt-get install --no-install-recommends {packages}\n" in run.stderr
 
 
-def test_elsewhere_than_on_debian_the_packages_are_named(machine):
+def test_the_missing_programs_are_named_on_other_systems_than_debian(machine):
     machine.lack("cc")
     run = machine.need()
     assert run.returncode == 1
@@ -94,7 +97,7 @@ def test_elsewhere_than_on_debian_the_packages_are_named(machine):
     assert "Fedora" in run.stderr
 
 
-def test_root_on_debian_gets_it_installed(machine, tmp_path):
+def test_the_missing_packages_are_installed_for_root_on_debian(machine, tmp_path):
     machine.lack("cc")
     machine.command("id", "echo 0")
     program = machine.folder / "program"
@@ -111,18 +114,20 @@ def test_root_on_debian_gets_it_installed(machine, tmp_path):
     ]
 
 
-def test_comparisons_go_on_without_peers_that_are_missing_and_say_which(machine):
+def test_comparisons_run_without_missing_peers_and_name_them(machine):
     machine.command("memcached", "exit 0")
     machine.command("apt-get", "exit 9")
-    run = machine.need(what="peers")
+    run = machine.need(purpose="peers")
     assert run.returncode == 0
     assert "Missing on this machine: Redis.\n" in run.stderr
     assert "install --no-install-recommends redis-server\n" in run.stderr
     machine.command("id", "echo 0")
-    assert machine.need(what="peers").returncode == 0, "nor where installing them fails"
+    assert machine.need(purpose="peers").returncode == 0, (
+        "the exit status must be 0 even if installing them fails"
+    )
 
 
-def test_an_installation_that_does_not_help_ends(machine):
+def test_an_installation_that_does_not_help_is_an_error(machine):
     machine.lack("cc")
     machine.command("id", "echo 0")
     machine.command("apt-get", "exit 0")
@@ -131,16 +136,16 @@ def test_an_installation_that_does_not_help_ends(machine):
     assert "still missing after the installation" in run.stderr
 
 
-def test_a_debian_python_gets_the_packages_of_its_own_version(machine):
-    python_that_says(machine, venv=False, headers=False)
+def test_a_debian_python_needs_the_packages_of_its_own_version(machine):
+    put_python(machine, venv=False, headers=False)
     machine.command("apt-get", "exit 9")
     run = machine.need()
     assert run.returncode == 1
     assert "install --no-install-recommends python3.11-venv python3.11-dev\n" in run.stderr
 
 
-def test_another_python_without_headers_is_refused_with_the_way_out(machine):
-    python_that_says(machine, prefix="/opt/python", headers=False)
+def test_another_python_without_headers_is_refused_with_a_hint(machine):
+    put_python(machine, prefix="/opt/python", headers=False)
     run = machine.need()
     assert run.returncode == 1
     assert "/opt/python/bin/python3.11 was built without its C headers" in run.stderr
@@ -148,13 +153,13 @@ def test_another_python_without_headers_is_refused_with_the_way_out(machine):
 
 
 def test_an_old_python_is_refused(machine):
-    python_that_says(machine, old=True)
+    put_python(machine, old=True)
     run = machine.need()
     assert run.returncode == 1
     assert "Python 3.9.2; Python 3.10 or newer is needed" in run.stderr
 
 
-def test_a_python_that_is_not_there_is_named(machine):
+def test_a_missing_python_is_named(machine):
     run = machine.need("python3.99")
     assert run.returncode == 1
     assert "PYTHON=python3.99: command not found" in run.stderr
@@ -162,7 +167,7 @@ def test_a_python_that_is_not_there_is_named(machine):
 
 @pytest.fixture
 def host(machine):
-    """A computer for scripts/softroce, as far as commands tell; which files it has is this one's affair."""
+    """Return a computer for scripts/softroce with all commands, and the files of this computer."""
     for name in (
         "qemu-system-x86_64",
         "cpio",
@@ -183,8 +188,8 @@ def host(machine):
     return machine
 
 
-def named(run):
-    """The packages that the user is told to install."""
+def advised_packages(run):
+    """Return the packages that the user is advised to install."""
     line = next(
         (
             line
@@ -196,44 +201,44 @@ def named(run):
     return set(line.rpartition("--no-install-recommends ")[2].split())
 
 
-def test_what_the_machine_of_softroce_needs_is_named_too(host):
-    before = named(host.need("", "softroce"))
+def test_the_missing_programs_of_the_soft_roce_machine_are_named(host):
+    before = advised_packages(host.need("", "softroce"))
     host.lack("qemu-system-x86_64", "cpio")
     run = host.need("", "softroce")
     assert run.returncode == 1
-    assert named(run) - before == {"qemu-system-x86", "cpio"}
+    assert advised_packages(run) - before == {"qemu-system-x86", "cpio"}
     assert "Missing on this machine: qemu-system-x86_64, cpio" in run.stderr
 
 
-def test_a_busybox_that_needs_libraries_will_not_do(host):
-    before = named(host.need("", "softroce"))
+def test_a_busybox_that_needs_libraries_does_not_suffice(host):
+    before = advised_packages(host.need("", "softroce"))
     host.command("ldd", "echo 'libc.so.6 => /lib/libc.so.6'")
-    assert named(host.need("", "softroce")) - before == {"busybox-static"}
+    assert advised_packages(host.need("", "softroce")) - before == {"busybox-static"}
 
 
-def test_on_another_architecture_there_is_no_such_machine(host):
+def test_the_soft_roce_machine_is_refused_on_another_architecture(host):
     host.command("uname", "echo aarch64")
     run = host.need("", "softroce")
     assert run.returncode == 1
     assert "needs an x86-64 computer" in run.stderr
 
 
-def test_a_compiler_that_is_not_there_is_named(machine):
+def test_a_missing_compiler_is_named(machine):
     run = machine.need(CC="no-such-compiler -O2")
     assert run.returncode == 1
     assert run.stderr == "CC=no-such-compiler -O2: command not found\n"
 
 
-def test_a_compiler_that_compiles_nothing_is_told_from_one_that_is_not_there(machine):
+def test_a_broken_compiler_is_distinguished_from_a_missing_one(machine):
     machine.command("broken", "cat >/dev/null; exit 1")
     assert (
         machine.need(CC="broken").stderr == "CC=broken: this compiler cannot compile a C program\n"
     )
 
 
-def test_a_package_that_several_lacks_need_is_named_once(machine):
+def test_a_package_with_several_missing_programs_is_named_once(machine):
     machine.command("uname", "echo x86_64")
     machine.command("apt-get", "exit 9")
-    run = machine.need(what="softroce")
+    run = machine.need(purpose="softroce")
     command = next(line for line in run.stderr.splitlines() if "sudo apt-get install" in line)
     assert command.split().count("iproute2") == 1

@@ -1,4 +1,4 @@
-"""Inside a checkout, whose folders Python finds before the installed package, the installed package is what is imported."""
+"""Inside a checkout Python imports the installed package, although it finds the sources first."""
 
 import doctest
 import os
@@ -16,7 +16,7 @@ PACKAGES = ("rfp", "rnvm", "structures", "bench")
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
-    """A copy of the sources, in which nothing is compiled."""
+    """Return a copy of the sources in which nothing is compiled."""
     folder = tmp_path_factory.mktemp("checkout")
     for package in PACKAGES:
         shutil.copytree(
@@ -36,7 +36,7 @@ def run(
 
 
 def origin(name: str) -> str:
-    """Where the environment has the module."""
+    """Return the path from which the environment imports the module."""
     text = f"import {name} as m; print(m.__file__)"
     return subprocess.check_output([sys.executable, "-I", "-c", text], text=True).strip()
 
@@ -61,12 +61,15 @@ def test_the_installed_module_is_imported(name, checkout):
 
 
 @pytest.mark.parametrize("first", PACKAGES)
-def test_nothing_of_the_checkout_stays_imported(first, checkout):
+def test_no_module_of_the_checkout_stays_imported(first, checkout):
+    paths = "[m.__name__ for m in (rfp, rnvm, structures) if any(map(inside, m.__path__))]"
     text = (
         f"import {first}, rfp, rnvm, structures, bench.cli, sys\n"
         "from rfp import Client, connect\n"
-        f"print([n for n, m in sys.modules.items() if (getattr(m, '__file__', None) or '').startswith({str(checkout)!r})])\n"
-        f"print([m.__name__ for m in (rfp, rnvm, structures) if any(p.startswith({str(checkout)!r}) for p in m.__path__)])"
+        f"inside = lambda path: (path or '').startswith({str(checkout)!r})\n"
+        "modules = sys.modules.items()\n"
+        "print([n for n, m in modules if inside(getattr(m, '__file__', None))])\n"
+        f"print({paths})"
     )
     result = run("-c", text, cwd=checkout)
     assert (result.returncode, result.stdout) == (0, "[]\n[]\n"), result.stderr
@@ -123,8 +126,8 @@ def test_python_m_pytest_in_the_checkout_tests_the_installed_package(checkout):
         "from structures import Queue",
     ],
 )
-def test_without_an_installed_package_the_error_says_what_to_do(statement, checkout, tmp_path):
-    python = tmp_path / "venv" / "bin" / "python"  # an environment that has nothing
+def test_the_error_without_an_installed_package_has_a_hint(statement, checkout, tmp_path):
+    python = tmp_path / "venv" / "bin" / "python"  # an environment without packages
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     result = run("-c", statement, cwd=checkout, python=python)
     assert result.returncode == 1
@@ -135,7 +138,7 @@ def test_without_an_installed_package_the_error_says_what_to_do(statement, check
     assert f"run `make demo` in {checkout} and start .venv/bin/python" in last
 
 
-def test_the_error_names_the_environment_that_make_made(checkout, tmp_path):
+def test_the_error_names_the_environment_of_make(checkout, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     made = checkout / ".venv" / "bin" / "python"
     made.parent.mkdir(parents=True)
@@ -147,7 +150,7 @@ def test_the_error_names_the_environment_that_make_made(checkout, tmp_path):
     assert result.stderr.splitlines()[-1].endswith(f"has no installed package: start {made}")
 
 
-def test_another_checkout_on_the_path_is_not_taken_for_the_installed_package(checkout, tmp_path):
+def test_another_checkout_on_the_path_is_not_imported_as_the_installed_package(checkout, tmp_path):
     shutil.copytree(checkout / "rfp", tmp_path / "rfp")
     result = run("-c", "import rfp; print(rfp.__file__)", cwd=checkout, PYTHONPATH=str(tmp_path))
     assert (result.returncode, result.stdout.strip()) == (0, origin("rfp")), result.stderr

@@ -1,4 +1,4 @@
-"""`make demo` does what it says, also where nobody can answer its question."""
+"""`make demo` works as documented, even if its question cannot be answered."""
 
 import json
 import shutil
@@ -13,10 +13,10 @@ DEMO = Path(__file__).parents[2] / "scripts" / "demo"
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-def test_the_demo_measures_draws_gets_back_what_it_put_and_survives_its_kills(tmp_path):
+def test_the_demo_measures_draws_reads_its_value_back_and_survives_its_kills(tmp_path):
     pytest.importorskip("matplotlib", reason="the demo's picture needs matplotlib")
     (tmp_path / "scripts").mkdir()
-    demo = shutil.copy(DEMO, tmp_path / "scripts")  # its results go beside it
+    demo = shutil.copy(DEMO, tmp_path / "scripts")  # its results are written beside it
     command = [sys.executable, demo, "--rounds=1", "--seconds=0.02", "-precordcount=100"]
     run = subprocess.run(
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=170

@@ -1,4 +1,4 @@
-"""What a user gets: these packages and nothing else, each extension with its stub, from a plain `pip install .`."""
+"""The distribution: these packages and no more, each extension with its stub, built by pip."""
 
 import importlib
 import re
@@ -19,23 +19,23 @@ SCRIPTS = {"rfp", "rnvm", "rfp-ycsb", "rfp-experiments"}
 
 @pytest.fixture(scope="module")
 def installed() -> list[PurePosixPath]:
-    """The files of the installed distribution: of its wheel, and the commands that pip made."""
+    """Return the files of the installed distribution: its wheel, and the commands made by pip."""
     distribution = metadata.distribution("rfp-rnvm")
     files = distribution.files or []
     if any("editable" in str(file) for file in files):
         pytest.skip(
-            "an editable install: its wheel holds only a hook; `make test` looks at a real one"
+            "an editable install: its wheel holds only a hook; `make test` checks a real one"
         )
     return [PurePosixPath(file) for file in files if file.suffix != ".pyc"]
 
 
-def test_the_wheel_holds_the_packages_and_nothing_else(installed):
+def test_the_wheel_contains_only_the_packages(installed):
     tops = {file.parts[0] for file in installed if file.parts[0] != ".."}
     assert {top for top in tops if not top.endswith(".dist-info")} == PACKAGES
     assert {file.name for file in installed if file.parts[0] == ".."} == SCRIPTS
 
 
-def test_the_wheel_leaves_tests_and_c_sources_out(installed):
+def test_the_wheel_contains_no_tests_and_no_c_sources(installed):
     assert [
         str(file)
         for file in installed
@@ -62,7 +62,7 @@ def test_every_extension_that_python_code_can_use_has_a_stub(installed):
 
 
 def test_every_source_is_in_the_wheel(installed):
-    """Catches a file that nobody put into its folder's meson.build."""
+    """Catches a file that is missing in its folder's meson.build."""
     compiled = machinery.EXTENSION_SUFFIXES[0]
     expected = {
         str(file.relative_to(ROOT)).replace(".pyx", compiled)
@@ -74,7 +74,7 @@ def test_every_source_is_in_the_wheel(installed):
     assert missing == []
 
 
-def test_the_rdma_provider_links_nothing_so_that_it_imports_anywhere(installed):
+def test_the_rdma_provider_links_no_library_so_that_it_imports_anywhere(installed):
     """Every build contains it; libibverbs is loaded when an rdma:// address needs it."""
     built = [file for file in installed if str(file).startswith(VERBS) and file.suffix == ".so"]
     assert built
@@ -94,11 +94,11 @@ def test_the_rdma_provider_links_nothing_so_that_it_imports_anywhere(installed):
 
 
 @pytest.mark.parametrize("package", sorted(PACKAGES))
-def test_every_package_says_that_it_is_typed(installed, package):
+def test_every_package_is_marked_as_typed(installed, package):
     assert PurePosixPath(package, "py.typed") in installed
 
 
-def test_the_patent_notice_and_the_licences_travel_with_it(installed):
+def test_the_wheel_contains_the_patent_notice_and_the_licences(installed):
     licences = {file.name for file in installed if "licenses" in file.parts}
     assert licences == {"LICENSE", "PATENTS.md", "LICENSE.xxhash", "LICENSE.rdma-core"}
 
@@ -106,12 +106,11 @@ def test_the_patent_notice_and_the_licences_travel_with_it(installed):
 @pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_plain_pip_install_from_the_sdist_works(tmp_path, monkeypatch):
-    """A committed tree, packed, unpacked and compiled by pip alone, with the tools that pip fetches."""
-    monkeypatch.delenv(
-        "PYTHONPATH", raising=False
-    )  # pip would take what we have for what the new environment has
+    """pip alone packs, unpacks and compiles a committed tree, with the tools that it fetches."""
+    # pip would take packages of this environment for those of the new one.
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     clone = tmp_path / "clone"
-    # Committed here: this tree may have come without its history.
+    # Committed here: this tree may be without its history.
     shutil.copytree(
         ROOT, clone, ignore=shutil.ignore_patterns(".git", ".venv*", "build", "out", "*.so")
     )

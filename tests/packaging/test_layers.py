@@ -1,4 +1,4 @@
-"""Every module imports only what is in its own layer or below it, and production code imports no test double."""
+"""Every module imports only from its own layer or below, and production code no test double."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("rfp", "rnvm", "structures", "bench")
-# From the bottom up.  Names on one line are siblings, which may not import each other.  A name stands
-# for a folder and everything in it, except what a longer name stands for.  The order of the lines is
-# total, so there is no cycle between layers.
+# From the bottom up.  Names on one line are siblings, which may not import each other.  A name
+# covers a folder and everything in it, except the parts that a longer name covers.  The order of
+# the lines is total, so there is no cycle between layers.
 LAYERS = """
     rfp.vendor
     rfp.core            rfp.errors
@@ -53,8 +53,11 @@ LEVEL = {
 TESTING = {name for name in LEVEL if name.endswith(".testing")}
 
 SUFFIXES = {".py", ".pyi", ".pyx", ".pxd", ".h"}
-CYTHON = re.compile(r"^[ \t]*(?:from[ \t]+(?P<module>[\w.]+)[ \t]+c?import\s+(?P<names>\([^()]*\)|[^\n#]*)"
-                    r"|c?import[ \t]+(?P<modules>[\w., \t]+?)[ \t]*(?:#.*)?$)", re.MULTILINE)  # fmt: skip
+CYTHON = re.compile(
+    r"^[ \t]*(?:from[ \t]+(?P<module>[\w.]+)[ \t]+c?import\s+(?P<names>\([^()]*\)|[^\n#]*)"
+    r"|c?import[ \t]+(?P<modules>[\w., \t]+?)[ \t]*(?:#.*)?$)",
+    re.MULTILINE,
+)
 INCLUDE = re.compile(r"""(?:cdef extern from|#include)\s+["'](?P<path>[\w./]+)["']""")
 
 
@@ -69,12 +72,15 @@ def module_of(file: Path, root: Path) -> str:
 
 
 def first_names(text: str) -> list[str]:
-    """The imported names of `a, b as c`, with or without parentheses and comments."""
+    """Return the imported names of `a, b as c`, with or without parentheses and comments."""
     return [name.split()[0] for name in re.sub(r"#.*|[()\\]", "", text).split(",") if name.strip()]
 
 
 def imports_of(file: Path) -> Iterator[tuple[str, list[str]]]:
-    """(module, names imported from it) of every import, include and cimport of a file, also inside functions."""
+    """Yield (module, imported names) of every import, include and cimport of a file.
+
+    Imports inside functions count too.
+    """
     text = file.read_text()
     if file.suffix in {".py", ".pyi"}:
         for node in ast.walk(ast.parse(text)):
@@ -91,7 +97,7 @@ def imports_of(file: Path) -> Iterator[tuple[str, list[str]]]:
         path = Path(match["path"])
         yield ".".join(path.with_suffix("").parts), []
     if file.suffix != ".h":
-        # Examples and prose in docstrings import nothing.
+        # Examples and prose in docstrings do not import.
         for match in CYTHON.finditer(re.sub(r'("""|\'\'\')(?s:.*?)\1', "", text)):
             if match["module"]:
                 yield match["module"], first_names(match["names"])
@@ -159,8 +165,10 @@ def test_every_stated_layer_exists() -> None:
          "structures is above rnvm.format"),
         ("rfp/store/client/client.pyi", "from rfp.store.server.partition import Partition",
          "rfp.store.server is beside rfp.store.client"),
-        ("rfp/units.py", 'importlib.import_module("rfp.address")', "rfp.address is above rfp.units"),
-        ("rnvm/check/check.py", "from rnvm.testing import log_driver", "a test double in production code"),
+        ("rfp/units.py", 'importlib.import_module("rfp.address")',
+         "rfp.address is above rfp.units"),
+        ("rnvm/check/check.py", "from rnvm.testing import log_driver",
+         "a test double in production code"),
         ("rfp/control/tcp.py", "from . import frame", "not by its whole name"),
         ("rfp/core/clock.py", "import rfp", "rfp is above rfp.core"),
     ],
@@ -186,12 +194,14 @@ def test_an_import_that_points_upwards_is_found(
     ("path", "text"),
     [
         ("rfp/fabric/shm/region.pyx",
-         '"""\nfrom rfp.server import Server\n"""\nfrom rfp.fabric.fabric cimport region  # import rfp.cli'),
-        ("rnvm/testing/harness.py", "from rfp.testing import litmus\nfrom rnvm.testing import other\nimport rnvm"),
+         ('"""\nfrom rfp.server import Server\n"""\n'
+          "from rfp.fabric.fabric cimport region  # import rfp.cli")),
+        ("rnvm/testing/harness.py",
+         "from rfp.testing import litmus\nfrom rnvm.testing import other\nimport rnvm"),
         ("rfp/cli/serve.py", "import rfp\nfrom rfp import errors\nimport click"),
     ],
 )  # fmt: skip
-def test_one_that_points_downwards_or_beside_itself_is_not(
+def test_an_import_that_points_downwards_or_within_a_layer_is_not_a_violation(
     tmp_path: Path, path: str, text: str
 ) -> None:
     planted = tmp_path / path
