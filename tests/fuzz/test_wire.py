@@ -1,4 +1,8 @@
-"""The wire format's checks under a fuzzer: libFuzzer where clang is, else pseudo-random inputs through gcc's sanitizers."""
+"""The wire format's checks under a fuzzer.
+
+The fuzzer is libFuzzer if clang is installed, otherwise pseudo-random inputs with gcc's
+sanitizers.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +26,7 @@ def compiled(tmp_path: pathlib.Path, compiler: str, *options: str) -> str:
     return target
 
 
-def test_no_input_makes_the_checks_read_beyond_their_memory_or_accept_what_is_not_whole(tmp_path):
+def test_no_input_makes_the_checks_read_beyond_their_memory_or_accept_a_torn_message(tmp_path):
     compiler = shutil.which("gcc") or shutil.which("cc")
     assert compiler, "the package was compiled without a compiler on the PATH: apt-get install gcc"
     target = compiled(
@@ -38,10 +42,11 @@ def test_no_input_makes_the_checks_read_beyond_their_memory_or_accept_what_is_no
 
 
 @pytest.mark.long
-def test_nor_does_one_that_a_coverage_guided_fuzzer_finds(tmp_path):
+def test_no_input_of_a_coverage_guided_fuzzer_does_so(tmp_path):
     clang = shutil.which("clang") or shutil.which("clang-14") or shutil.which("clang-16")
     if clang is None:
-        # Without clang nothing is guided by coverage; ten times the random inputs are the next best thing.
+        # Without clang the inputs are not guided by coverage; ten times the random inputs are the
+        # best substitute.
         target = compiled(
             tmp_path, shutil.which("gcc") or "cc", "-fsanitize=address,undefined", "-DSTANDALONE"
         )
