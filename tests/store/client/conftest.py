@@ -17,14 +17,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[rfp.Server]:
 
 @pytest.fixture(params=MODES)
 def each_mode(request: pytest.FixtureRequest, server: rfp.Server) -> Iterator[rfp.Client]:
-    """A client of every mode, in turn."""
+    """Yield a client of every mode, in turn."""
     with rfp.connect(server.address, mode=request.param, timeout=20) as kv:
         yield kv
 
 
 @pytest.fixture(scope="module")
 def kv() -> Iterator[rfp.Client]:
-    """The same client for a whole module, for what does not depend on workers and modes."""
+    """Yield one client for a whole module, for tests that depend on neither workers nor modes."""
     with rfp.Server(memory="64MiB") as server, rfp.connect(server.address, timeout=20) as kv:
         kv.ping()  # attach here, not in the first test
         yield kv

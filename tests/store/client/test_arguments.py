@@ -1,4 +1,4 @@
-"""What cannot be right is refused with a hint, before anything is sent."""
+"""Invalid arguments are refused with a hint, before a request is sent."""
 
 from __future__ import annotations
 
@@ -67,9 +67,12 @@ def test_a_key_has_1_to_1024_bytes(kv: rfp.Client, call: Any) -> None:
         assert "1024" in str(caught.value)
 
 
-def test_every_object_with_bytes_is_a_key(kv: rfp.Client) -> None:
-    for key in (bytearray(b"other"), memoryview(b"other"), memoryview(b"o.t.h.e.r")[::2], np.frombuffer(b"other", "u1"),
-                type("Mine", (bytes,), {})(b"other")):  # fmt: skip
+def test_every_buffer_is_a_key(kv: rfp.Client) -> None:
+    class Mine(bytes):
+        pass
+
+    views = [memoryview(b"other"), memoryview(b"o.t.h.e.r")[::2], np.frombuffer(b"other", "u1")]
+    for key in (bytearray(b"other"), *views, Mine(b"other")):
         kv.put(key, b"v")
         assert kv.get(b"other") == kv.get(key) == kv.get_many([key])[0] == b"v"
         assert kv.delete_many([key]) == [True]
@@ -105,7 +108,7 @@ def test_a_timeout_is_a_positive_number_of_seconds(kv: rfp.Client, timeout: floa
         assert "seconds" in caught.value.hint
 
 
-def test_numbers_are_numbers(kv: rfp.Client) -> None:
+def test_a_number_of_another_type_is_refused(kv: rfp.Client) -> None:
     for wrong in ("5", b"5", [], object()):
         for call in (
             lambda wrong=wrong: kv.put(b"k", b"v", ttl=wrong),
@@ -143,7 +146,7 @@ def test_two_conditions_exclude_each_other(kv: rfp.Client) -> None:
 
 
 @pytest.mark.parametrize("size", [5, 5000, 500_000], ids=["inline", "large", "several pieces"])
-def test_a_refused_condition_names_the_version_that_stands_there(kv: rfp.Client, size: int) -> None:
+def test_a_refused_condition_names_the_present_version(kv: rfp.Client, size: int) -> None:
     version = kv.put(b"good", b"stays")
     with pytest.raises(AlreadyExists) as exists:
         kv.put(b"good", bytes(size), if_absent=True)
@@ -174,7 +177,7 @@ def test_a_refused_condition_names_the_version_that_stands_there(kv: rfp.Client,
         bytes(5000),
     ],
 )
-def test_incr_of_what_is_no_number_changes_nothing(kv: rfp.Client, text: bytes) -> None:
+def test_incr_of_a_value_that_is_no_number_changes_nothing(kv: rfp.Client, text: bytes) -> None:
     version = kv.put(b"good", text)
     with pytest.raises(NotANumber):
         kv.incr(b"good")
@@ -192,13 +195,13 @@ def test_a_sum_beyond_64_bits_changes_nothing(kv: rfp.Client) -> None:
 
 
 @pytest.mark.parametrize("items", [5, [5], [(b"k",)], [(b"k", b"v", b"w")], [b"kv"]])
-def test_put_many_wants_a_mapping_or_pairs(kv: rfp.Client, items: Any) -> None:
+def test_put_many_refuses_all_but_a_mapping_or_pairs(kv: rfp.Client, items: Any) -> None:
     with pytest.raises((TypeError, ValueError)):
         kv.put_many(items)
 
 
 @pytest.mark.parametrize("keys", [5, None, "text", b"bytes"])
-def test_get_many_wants_keys(kv: rfp.Client, keys: Any) -> None:
+def test_get_many_refuses_all_but_keys(kv: rfp.Client, keys: Any) -> None:
     for call in (kv.get_many, kv.delete_many):
         with pytest.raises(TypeError):
             call(keys)
@@ -206,10 +209,19 @@ def test_get_many_wants_keys(kv: rfp.Client, keys: Any) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"mode": "push"}, {"mode": None}, {"fetch": 0}, {"fetch": 63}, {"fetch": -1}, {"fetch": 1.5}, {"fetch": 1 << 40},
-     {"retries": -1}, {"retries": "5"}],
+    [
+        {"mode": "push"},
+        {"mode": None},
+        {"fetch": 0},
+        {"fetch": 63},
+        {"fetch": -1},
+        {"fetch": 1.5},
+        {"fetch": 1 << 40},
+        {"retries": -1},
+        {"retries": "5"},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_connect_checks_its_options(kv: rfp.Client, options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         rfp.connect(kv.connection.address, **options)
@@ -228,19 +240,34 @@ def test_any_f_fetches_any_value(kv: rfp.Client, fetch: int) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"memory": 0}, {"memory": "1 apple"}, {"memory": "1MiB", "workers": 2}, {"memory": None}, {"workers": 0}, {"workers": 65},
-     {"workers": 1.0}, {"workers": "2"}, {"eviction": "random"}, {"eviction": None}, {"idle": "busy"}, {"lease": 0},
-     {"lease": 3601},
-     {"quota": -1}, {"quota": "much"}, {"cpus": [1 << 20]}, {"cpus": [-1]}],
+    [
+        {"memory": 0},
+        {"memory": "1 apple"},
+        {"memory": "1MiB", "workers": 2},
+        {"memory": None},
+        {"workers": 0},
+        {"workers": 65},
+        {"workers": 1.0},
+        {"workers": "2"},
+        {"eviction": "random"},
+        {"eviction": None},
+        {"idle": "busy"},
+        {"lease": 0},
+        {"lease": 3601},
+        {"quota": -1},
+        {"quota": "much"},
+        {"cpus": [1 << 20]},
+        {"cpus": [-1]},
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_server_checks_its_options_and_leaves_nothing_behind(options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgument) as caught:
         rfp.Server(**{"memory": "8MiB", **options})
     assert caught.value.hint or "must be" in str(caught.value) or "expected" in str(caught.value)
 
 
-def test_a_server_that_was_refused_its_address_leaves_nothing_behind(kv: rfp.Client) -> None:
+def test_a_server_whose_address_is_in_use_leaves_nothing_behind(kv: rfp.Client) -> None:
     with pytest.raises(AddressInUse):
         rfp.Server(memory="8MiB", address=kv.connection.address)
 
@@ -261,7 +288,7 @@ def test_an_address_is_checked(address: str) -> None:
         )
 
 
-def test_a_handle_to_nobody_is_an_error_and_nothing_else(
+def test_connecting_without_a_server_is_an_error_and_prints_nothing(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     os.chmod(tmp_path, 0o700)
@@ -270,13 +297,13 @@ def test_a_handle_to_nobody_is_an_error_and_nothing_else(
     assert "rfp serve" in caught.value.hint
     del caught
     with pytest.raises(ConnectionFailed):
-        rfp.connect()  # the default server of a user who has none
+        rfp.connect()  # the default server of a user without one
     assert capfd.readouterr().err == "", (
-        "the handle that was never connected complains when it is collected"
+        "the handle that was never connected prints an error when it is collected"
     )
 
 
-def test_a_store_is_no_rpc_server_and_the_other_way_round(kv: rfp.Client) -> None:
+def test_clients_of_stores_and_rpc_servers_are_refused_by_the_other_kind(kv: rfp.Client) -> None:
     with pytest.raises(rfp.errors.HandshakeFailed, match="'kv', not 'rpc'"):
         rfp.RpcClient(kv.connection.address)
     with (
@@ -287,7 +314,7 @@ def test_a_store_is_no_rpc_server_and_the_other_way_round(kv: rfp.Client) -> Non
 
 
 @keyed
-def test_a_closed_handle_says_so(kv: rfp.Client, call: Any) -> None:
+def test_a_closed_handle_raises_closed(kv: rfp.Client, call: Any) -> None:
     with rfp.connect(kv.connection.address) as other:
         other.ping()
     for _ in range(2):

@@ -24,7 +24,7 @@ from .sample_values import longest_inline_put, pattern
 pytestmark = pytest.mark.anywhere
 
 
-def test_an_empty_batch_asks_nobody(each_mode: rfp.Client) -> None:
+def test_an_empty_batch_sends_no_request(each_mode: rfp.Client) -> None:
     submitted = each_mode.stats()["client"]["submitted"]
     assert (
         each_mode.get_many([])
@@ -57,7 +57,7 @@ def test_results_keep_the_order_of_the_keys(each_mode: rfp.Client, rng: random.R
     assert kv.delete_many(keys) == [False] * 250 + [True] * 250
 
 
-def test_any_iterable_will_do(kv: rfp.Client) -> None:
+def test_any_iterable_is_accepted(kv: rfp.Client) -> None:
     pairs = [(b"%d" % i, b"v%d" % i) for i in range(100)]
     keys = [key for key, _ in pairs]
     values = [value for _, value in pairs]
@@ -87,7 +87,7 @@ def test_any_iterable_will_do(kv: rfp.Client) -> None:
     assert kv.delete_many(key for key in keys) == [True] * 100
 
 
-def test_a_generator_may_use_the_handle_that_it_feeds(kv: rfp.Client) -> None:
+def test_a_generator_may_use_the_handle_of_its_batch(kv: rfp.Client) -> None:
     kv.put(b"a", b"1")
     kv.put_many((b"copy %d" % i, kv.get(b"a")) for i in range(20))
     assert (
@@ -95,7 +95,7 @@ def test_a_generator_may_use_the_handle_that_it_feeds(kv: rfp.Client) -> None:
     )
 
 
-def test_an_exception_of_the_generator_sends_nothing(kv: rfp.Client) -> None:
+def test_no_request_is_sent_if_the_generator_raises(kv: rfp.Client) -> None:
     def broken() -> Iterator[tuple[bytes, bytes]]:
         yield b"unsent", b"v"
         raise ZeroDivisionError
@@ -105,7 +105,7 @@ def test_an_exception_of_the_generator_sends_nothing(kv: rfp.Client) -> None:
     assert kv.get(b"unsent") is None
 
 
-def test_a_key_may_stand_in_a_batch_more_than_once(each_mode: rfp.Client) -> None:
+def test_a_key_may_be_in_a_batch_more_than_once(each_mode: rfp.Client) -> None:
     kv = each_mode
     assert kv.get_many([b"nobody"] * 40) == [None] * 40
     for sizes in ((1, 1), (1, 5000), (5000, 1), (5000, 5001), (1, 5000, 1), (5000, 1, 5000, 1)):
@@ -129,7 +129,7 @@ def test_a_hundred_thousand_keys(server: rfp.Server) -> None:
         assert kv.delete_many(keys) == [True] * len(keys)
 
 
-def test_values_that_do_not_fit_into_one_answer_come_all_the_same(each_mode: rfp.Client) -> None:
+def test_values_that_do_not_fit_into_one_response_are_all_returned(each_mode: rfp.Client) -> None:
     kv = each_mode
     most = longest_inline_put(kv, b"key 00")
     values = {b"key %02d" % i: pattern(most - i % 3, i) for i in range(64)}
@@ -138,7 +138,7 @@ def test_values_that_do_not_fit_into_one_answer_come_all_the_same(each_mode: rfp
     assert all(kv.delete_many(values))
 
 
-def test_a_batch_sees_the_time_to_live(kv: rfp.Client) -> None:
+def test_a_batch_respects_the_time_to_live(kv: rfp.Client) -> None:
     kv.put_many([(b"small", b"1"), (b"large", bytes(5000))], ttl=1000)
     kv.put_many([(b"small for ever", b"1"), (b"large for ever", bytes(5000))])
     short = [b"short", b"short and large"]
@@ -165,14 +165,13 @@ def test_each_value_that_is_refused_has_its_own_error() -> None:
 
 
 @pytest.mark.shm
-def test_a_batch_that_is_cut_off_tells_what_is_known(server: rfp.Server) -> None:
+def test_a_batch_that_is_cut_off_reports_the_known_results(server: rfp.Server) -> None:
     with rfp.connect(server.address, timeout=20) as kv:
         items = [(b"key %d" % i, b"v") for i in range(100_000)]
         known: list[int | None] = []
         timeout = 0.001
-        while (
-            len(set(map(type, known))) != 2
-        ):  # too short: nothing was sent; too long: nothing was cut off
+        # Too short: no request was sent; too long: the batch was not cut off.
+        while len(set(map(type, known))) != 2:
             kv.delete_many(key for key, _ in items)
             try:
                 kv.put_many(items, timeout=timeout)
@@ -187,7 +186,7 @@ def test_a_batch_that_is_cut_off_tells_what_is_known(server: rfp.Server) -> None
 
 
 @pytest.mark.parametrize("call", ["get_many", "put_many", "delete_many"])
-def test_a_batch_ends_at_its_deadline_also_when_the_server_is_never_late(
+def test_a_batch_ends_at_its_deadline_even_if_the_server_is_never_late(
     kv: rfp.Client, call: str
 ) -> None:
     keys = [b"key %d" % i for i in range(200_000)]
@@ -228,7 +227,10 @@ def until(fact: Callable[[], bool]) -> None:
 
 
 class Ending(rfp.Client):
-    """A handle that is closed, or has no time left, when a batch comes to a certain value that has to go alone."""
+    """A handle that is closed, or has no time left, at a certain value of a batch.
+
+    That value is one that must be sent by itself.
+    """
 
     def __init__(self, server: rfp.Server, last: bytes, how: str) -> None:
         super().__init__(Opener(server.address, "kv"), timeout=20)
@@ -253,7 +255,7 @@ class Ending(rfp.Client):
 
 @pytest.mark.shm
 @pytest.mark.parametrize(("how", "error"), [("closed", Closed), ("late", DeadlineExceeded)])
-def test_a_batch_with_large_values_that_is_cut_off_tells_what_is_known(
+def test_a_batch_with_large_values_that_is_cut_off_reports_the_known_results(
     server: rfp.Server, how: str, error: type[Exception]
 ) -> None:
     values = {
@@ -283,7 +285,7 @@ def test_a_batch_with_large_values_that_is_cut_off_tells_what_is_known(
 @pytest.mark.parametrize("call", ["put_many", "get_many", "put"])
 def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) -> None:
     value = bytes(1 << 20)
-    count = 20_000  # many seconds' worth
+    count = 20_000  # work for many seconds
     done = 0
 
     class Counting(rfp.Client):
@@ -330,7 +332,7 @@ def test_a_signal_ends_a_batch_of_large_values_long_before_its_end(call: str) ->
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_the_time_that_a_generator_takes_is_not_the_calls(kv: rfp.Client) -> None:
+def test_the_time_that_a_generator_takes_does_not_count_for_the_deadline(kv: rfp.Client) -> None:
     def slowly(items: list[Any]) -> Iterator[Any]:
         until = clock.now() + 1.2
         while clock.now() < until:
@@ -362,7 +364,7 @@ def test_a_generator_may_use_its_memory_again(kv: rfp.Client, size: int) -> None
             assert kv.get_many(b"r%d" % i for i in range(20)) == wanted
 
 
-def test_values_of_a_list_or_a_dict_are_used_where_they_are(kv: rfp.Client) -> None:
+def test_values_of_a_list_or_a_dict_are_used_in_place(kv: rfp.Client) -> None:
     values = [bytearray(b"%d" % i * 9000) for i in range(5)]
     for items in (
         {b"%d" % i: value for i, value in enumerate(values)},
@@ -370,7 +372,7 @@ def test_values_of_a_list_or_a_dict_are_used_where_they_are(kv: rfp.Client) -> N
     ):
         kv.put_many(items)
         assert kv.get_many(b"%d" % i for i in range(5)) == values
-    values[0] += b"resized"  # nothing holds it after the call
+    values[0] += b"resized"  # the handle does not hold it after the call
 
 
 def test_a_batch_takes_all_values_that_put_takes(kv: rfp.Client) -> None:
@@ -391,10 +393,21 @@ def test_a_batch_takes_all_values_that_put_takes(kv: rfp.Client) -> None:
             return True
 
     values = [
-        b"bytes", bytearray(b"bytearray"), memoryview(b"view"), np.arange(5), np.array([], "i8"), Tensor(b"a tensor"), Tensor(bytes(9000)),
-        np.arange("2020-01-01", "2020-02-01", dtype="M8[D]"), np.zeros(3, "c16"), np.zeros((3, 3), order="F")[0:0], np.void(b"raw"),
-        np.array([(1, 2.0)], dtype=[("Object", "i4"), ("Z", "f8")]), (ctypes.c_int * 3)(1, 2, 3), np.bytes_(b"text"),
-    ]  # fmt: skip
+        b"bytes",
+        bytearray(b"bytearray"),
+        memoryview(b"view"),
+        np.arange(5),
+        np.array([], "i8"),
+        Tensor(b"a tensor"),
+        Tensor(bytes(9000)),
+        np.arange("2020-01-01", "2020-02-01", dtype="M8[D]"),
+        np.zeros(3, "c16"),
+        np.zeros((3, 3), order="F")[0:0],
+        np.void(b"raw"),
+        np.array([(1, 2.0)], dtype=[("Object", "i4"), ("Z", "f8")]),
+        (ctypes.c_int * 3)(1, 2, 3),
+        np.bytes_(b"text"),
+    ]
     for number, value in enumerate(values):
         kv.put(b"put %d" % number, value)
     for items in (
@@ -407,7 +420,9 @@ def test_a_batch_takes_all_values_that_put_takes(kv: rfp.Client) -> None:
         )
 
 
-def test_what_is_no_iterable_of_keys_or_pairs_is_refused_with_the_item(kv: rfp.Client) -> None:
+def test_an_argument_that_is_no_iterable_of_keys_or_pairs_is_refused_with_the_item(
+    kv: rfp.Client,
+) -> None:
     for call in (kv.get_many, kv.delete_many, kv.put_many):
         with pytest.raises(WrongType, match="int"):
             call(5)

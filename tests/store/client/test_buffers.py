@@ -1,4 +1,4 @@
-"""What is taken as bytes, and what only looks like it."""
+"""Objects that are accepted as bytes, and objects that only resemble bytes."""
 
 from __future__ import annotations
 
@@ -42,17 +42,25 @@ def test_elements_that_are_addresses_are_refused_wherever_bytes_are_taken(
 ) -> None:
     with rfp.RpcServer(bytes) as other, rfp.RpcClient(other.address) as rpc:
         for call in (
-            lambda: kv.put(b"k", thing), lambda: kv.put_many({b"k": thing}), lambda: kv.put_many(iter([(b"k", thing)])),
-            lambda: kv.register(thing), lambda: kv.get(thing), lambda: kv.put(thing, b"v"), lambda: kv.delete(thing),
-            lambda: kv.get_many([thing]), lambda: kv.delete_many([thing]), lambda: kv.put_many([(thing, b"v")]), lambda: rpc.call(thing),
-        ):  # fmt: skip
+            lambda: kv.put(b"k", thing),
+            lambda: kv.put_many({b"k": thing}),
+            lambda: kv.put_many(iter([(b"k", thing)])),
+            lambda: kv.register(thing),
+            lambda: kv.get(thing),
+            lambda: kv.put(thing, b"v"),
+            lambda: kv.delete(thing),
+            lambda: kv.get_many([thing]),
+            lambda: kv.delete_many([thing]),
+            lambda: kv.put_many([(thing, b"v")]),
+            lambda: rpc.call(thing),
+        ):
             with pytest.raises(WrongType, match="objects or pointers") as refused:
                 call()
             assert refused.value.hint
     kv.put(b"k", b"\1" * 64)
     with pytest.raises(WrongType, match="objects or pointers"):
         kv.get_into(b"k", thing)
-    repr(thing)  # which follows the addresses
+    repr(thing)  # follows the addresses
     gc.collect()
 
 
@@ -67,9 +75,7 @@ def test_a_handlers_response_is_not_made_of_addresses(caplog: pytest.LogCaptureF
 @pytest.mark.parametrize(
     "number", [np.int64(5), np.float64(1.5), np.bool_(True), np.datetime64("2020-01-01")], ids=repr
 )
-def test_a_scalar_of_numpys_is_refused_as_a_number_of_pythons_is(
-    kv: rfp.Client, number: Any
-) -> None:
+def test_a_scalar_of_numpy_is_refused_like_a_number_of_python(kv: rfp.Client, number: Any) -> None:
     for call in (
         lambda: kv.put(b"k", number),
         lambda: kv.put_many({b"k": number}),
@@ -79,7 +85,7 @@ def test_a_scalar_of_numpys_is_refused_as_a_number_of_pythons_is(
         with pytest.raises(WrongType) as refused:
             call()
         assert refused.value.hint
-    kv.put(b"k", np.asarray(number))  # which asks for its bytes
+    kv.put(b"k", np.asarray(number))  # an explicit request for its bytes
     assert kv.get(b"k") == np.asarray(number).tobytes()
 
 
@@ -96,12 +102,15 @@ def test_an_array_with_a_mask_is_refused_since_the_mask_would_be_lost(kv: rfp.Cl
     assert kv.put(b"k", masked.filled(0)) and kv.get(b"k") == np.array([1, 0, 3]).tobytes()
 
 
-def test_memory_that_is_gone_is_no_buffer(kv: rfp.Client) -> None:
+def test_a_released_memoryview_is_no_buffer(kv: rfp.Client) -> None:
     released = memoryview(b"abc")
     released.release()
     for call in (
-        lambda: kv.get(released), lambda: kv.put(b"k", released), lambda: kv.put_many({b"k": released}), lambda: kv.register(released),
-    ):  # fmt: skip
+        lambda: kv.get(released),
+        lambda: kv.put(b"k", released),
+        lambda: kv.put_many({b"k": released}),
+        lambda: kv.register(released),
+    ):
         with pytest.raises(WrongBuffer) as refused:
             call()
         assert refused.value.hint
@@ -118,7 +127,7 @@ def test_dates_are_stored_as_their_numbers_and_refused_as_keys(kv: rfp.Client) -
         kv.register(dates)
 
 
-def test_what_rpc_cannot_send_is_refused_in_the_same_words() -> None:
+def test_a_message_that_rpc_cannot_send_is_refused_with_a_hint() -> None:
     with rfp.RpcServer(bytes) as server, rfp.RpcClient(server.address) as rpc:
         for message, error in (
             (None, WrongType),
@@ -137,12 +146,15 @@ def test_what_rpc_cannot_send_is_refused_in_the_same_words() -> None:
     [10**400, -(10**400), 1e9, float("inf"), float("nan")],
     ids=lambda seconds: f"{seconds!s:.6}",
 )
-def test_a_time_out_of_range_is_told_both_its_bounds(kv: rfp.Client, seconds: Any) -> None:
+def test_the_error_of_a_time_out_of_range_names_both_bounds(kv: rfp.Client, seconds: Any) -> None:
     for call in (
-        lambda: kv.put(b"k", b"v", ttl=seconds), lambda: kv.touch(b"k", seconds), lambda: kv.put_many({}, ttl=seconds),
-        lambda: kv.get(b"k", timeout=seconds), lambda: kv.get_many([], timeout=seconds),
+        lambda: kv.put(b"k", b"v", ttl=seconds),
+        lambda: kv.touch(b"k", seconds),
+        lambda: kv.put_many({}, ttl=seconds),
+        lambda: kv.get(b"k", timeout=seconds),
+        lambda: kv.get_many([], timeout=seconds),
         lambda: rfp.connect(kv.connection.address, timeout=seconds),
-    ):  # fmt: skip
+    ):
         with pytest.raises(InvalidArgument) as refused:
             call()
         assert (

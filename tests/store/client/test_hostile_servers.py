@@ -1,5 +1,8 @@
-"""A store whose answers cannot be trusted: whatever they say, a client's call returns or raises one of our errors before its
-deadline, reads nothing outside the memory that the server shares, and writes nothing outside the caller's buffer."""
+"""A store with arbitrary responses.
+
+Whatever they contain, a client's call returns or raises one of our errors before its deadline,
+reads only memory that the server shares, and writes only into the caller's buffer.
+"""
 
 from __future__ import annotations
 
@@ -26,28 +29,36 @@ INLINE, REFERENCE = 0, 1
 DEFERRED = 10
 
 
-class Liar(NamedTuple):
+class Hostile(NamedTuple):
     service: steps.Fixed
     kv: rfp.Client
-    arena: bytes  # what the server shares
+    arena: bytes  # the memory that the server shares
 
 
-# One liar serves all examples of a test.
-same_liar = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+# One server serves all examples of a test.
+same_server = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture
-def liar() -> Iterator[Liar]:
+def hostile() -> Iterator[Hostile]:
     fabric, service = ShmFabric(), steps.Fixed()
     content = bytes(range(251)) * (ARENA // 251 + 1)
     with fabric.register(ARENA, REMOTE_READ) as arena:
         arena.write(0, content[:ARENA])
-        host = Host(addresses.unique(), fabric, [service], service="kv", arenas=[arena], staging_size=1 << 19,
-                    lease_ns=20 * 10**9, max_value=1 << 20)  # fmt: skip
+        host = Host(
+            addresses.unique(),
+            fabric,
+            [service],
+            service="kv",
+            arenas=[arena],
+            staging_size=1 << 19,
+            lease_ns=20 * 10**9,
+            max_value=1 << 20,
+        )
         try:
             with rfp.connect(str(host.address), timeout=20) as kv:
                 kv.ping()
-                yield Liar(service, kv, content[:ARENA])
+                yield Hostile(service, kv, content[:ARENA])
         finally:
             host.close()
 
@@ -91,7 +102,7 @@ kinds = st.one_of(st.sampled_from([INLINE, REFERENCE]), st.integers(0, 255))
 
 
 @pytest.mark.parametrize("name", CALLS)
-@same_liar
+@same_server
 @given(
     payload=payloads, status=st.one_of(st.just(0), st.integers(0, 255)), kind=kinds, result=numbers
 )
@@ -99,76 +110,82 @@ kinds = st.one_of(st.sampled_from([INLINE, REFERENCE]), st.integers(0, 255))
 @example(payload=struct.pack("<QQQQ", 2**64 - 8, 16, 1, 10**9), status=0, kind=REFERENCE, result=1)
 @example(payload=struct.pack("<QQQQ", 0, 2**64 - 1, 1, 10**9), status=0, kind=REFERENCE, result=1)
 @example(payload=struct.pack("<B3xIQ", 0, 2**32 - 1, 1) * 16, status=0, kind=INLINE, result=0)
-def test_a_call_returns_or_raises_whatever_the_answer_is(liar, name, payload, status, kind, result):
-    liar.service.say(payload, status=status, kind=kind, result=result)
+def test_a_call_returns_or_raises_whatever_the_response_contains(
+    hostile, name, payload, status, kind, result
+):
+    hostile.service.say(payload, status=status, kind=kind, result=result)
     began = time.monotonic()
     try:
-        CALLS[name](liar.kv, 0.02)
+        CALLS[name](hostile.kv, 0.02)
     except RfpError as error:
         assert str(error)
     assert time.monotonic() - began < 10
 
 
-@same_liar
+@same_server
 @given(payload=payloads, kind=kinds, length=st.integers(0, 300))
 @example(payload=b"x" * 300, kind=INLINE, length=299)
-def test_get_into_writes_nothing_outside_its_buffer(liar, payload, kind, length):
-    liar.service.say(payload, kind=kind, result=1)
+def test_get_into_writes_only_into_its_buffer(hostile, payload, kind, length):
+    hostile.service.say(payload, kind=kind, result=1)
     whole = bytearray(b"\xa5" * (length + 128))
     try:
-        got = liar.kv.get_into(b"k", memoryview(whole)[64 : 64 + length], timeout=0.02)
+        got = hostile.kv.get_into(b"k", memoryview(whole)[64 : 64 + length], timeout=0.02)
         assert got <= length
     except RfpError:
         pass
     assert whole[:64] == whole[64 + length :] == b"\xa5" * 64
 
 
-@same_liar
+@same_server
 @given(offset=st.integers(0, ARENA), length=st.integers(0, ARENA))
-def test_a_reference_within_the_arena_is_read_and_one_beyond_it_is_not(liar, offset, length):
-    liar.service.say(struct.pack("<QQQQ", offset, length, 1, 20 * 10**9), kind=REFERENCE, result=7)
+def test_only_references_within_the_arena_are_read(hostile, offset, length):
+    hostile.service.say(
+        struct.pack("<QQQQ", offset, length, 1, 20 * 10**9), kind=REFERENCE, result=7
+    )
     if offset + length <= ARENA:
-        assert liar.kv.get(b"k") == liar.arena[offset : offset + length]
+        assert hostile.kv.get(b"k") == hostile.arena[offset : offset + length]
     else:
         with pytest.raises(RfpError, match="damaged|malformed|invalid response"):
-            liar.kv.get(b"k")
+            hostile.kv.get(b"k")
 
 
-def test_a_reference_to_more_than_the_buffer_holds_is_the_callers_error(liar):
-    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
+def test_a_reference_to_more_than_the_buffer_holds_is_an_error_of_the_caller(hostile):
+    hostile.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
     with pytest.raises(InvalidArgument, match="1000"):
-        liar.kv.get_into(b"k", bytearray(999))
+        hostile.kv.get_into(b"k", bytearray(999))
 
 
-def test_a_lease_that_is_over_at_once_ends_at_the_deadline(liar):
-    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 0), kind=REFERENCE, result=7)
+def test_a_get_ends_at_its_deadline_if_leases_end_at_once(hostile):
+    hostile.service.say(struct.pack("<QQQQ", 0, 1000, 1, 0), kind=REFERENCE, result=7)
     with pytest.raises(DeadlineExceeded):
-        liar.kv.get(b"k", timeout=0.05)
+        hostile.kv.get(b"k", timeout=0.05)
 
 
-def test_an_upload_that_is_put_off_for_ever_ends_at_the_deadline(liar):
-    liar.service.say(b"", status=DEFERRED)
+def test_an_upload_that_is_always_deferred_ends_at_the_deadline(hostile):
+    hostile.service.say(b"", status=DEFERRED)
     with pytest.raises(DeadlineExceeded):
-        liar.kv.put(b"k", bytes(300_000), timeout=0.05)
+        hostile.kv.put(b"k", bytes(300_000), timeout=0.05)
 
 
-def test_an_upload_whose_pieces_are_refused_or_never_end_fails_alone(liar):
+def test_an_upload_whose_pieces_are_refused_or_never_end_fails_without_harm_to_others(hostile):
     for status in range(1, 13):
-        liar.service.say(b"", status=status)
+        hostile.service.say(b"", status=status)
         with pytest.raises(RfpError):
-            liar.kv.put(b"k", bytes(300_000), timeout=0.05)
-    liar.service.say(b"", result=5)
-    assert liar.kv.put(b"k", b"small") == 5
+            hostile.kv.put(b"k", bytes(300_000), timeout=0.05)
+    hostile.service.say(b"", result=5)
+    assert hostile.kv.put(b"k", b"small") == 5
 
 
-def test_a_value_that_changes_while_it_is_read_stays_within_the_buffer(liar):
-    """The server may write into its arena at any time: what the client gets is what stood there, of one moment or another."""
-    other = liar.kv
-    liar.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
+def test_a_value_that_changes_while_it_is_read_stays_within_the_buffer(hostile):
+    """The server may write into its arena at any time: the client gets bytes that were there."""
+    other = hostile.kv
+    hostile.service.say(struct.pack("<QQQQ", 0, 1000, 1, 20 * 10**9), kind=REFERENCE, result=7)
     results: list[bytes] = []
     thread = threading.Thread(target=lambda: results.extend(other.get(b"k") for _ in range(50)))
     thread.start()
     for length in range(0, 2000, 20):
-        liar.service.say(struct.pack("<QQQQ", 0, length, 1, 20 * 10**9), kind=REFERENCE, result=7)
+        hostile.service.say(
+            struct.pack("<QQQQ", 0, length, 1, 20 * 10**9), kind=REFERENCE, result=7
+        )
     thread.join()
-    assert all(liar.arena.startswith(result) for result in results)
+    assert all(hostile.arena.startswith(result) for result in results)

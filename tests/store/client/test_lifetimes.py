@@ -1,4 +1,4 @@
-"""Versions, times to live, and what a restart leaves."""
+"""Versions, times to live, and the effects of a restart."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ SIZES = (5, 3000, 300_000)
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> float:
-    """Asks until it is so; returns when (time.monotonic()) that was."""
+    """Poll until condition() is true; return the time (time.monotonic()) of that."""
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
+        assert time.monotonic() < deadline, "the condition did not become true"
     return time.monotonic()
 
 
@@ -63,22 +63,21 @@ def test_versions_grow_over_a_restart(place: str, workers: int) -> None:
     for _ in range(3):
         with rfp.Server(memory="8MiB", address=place, workers=workers) as server:
             for i in range(50):
-                assert kv.get(b"key %d" % i) is None, "the memory of another server"
+                assert kv.get(b"key %d" % i) is None, "a value of another server was returned"
             if last:
                 with pytest.raises(VersionMismatch):
                     kv.put(b"key 0", b"v", if_version=last)
             versions = kv.put_many((b"key %d" % i, b"v") for i in range(50))
             assert min(versions) > last
             last = max(versions)
-            with rfp.connect(
-                server.address
-            ) as other:  # both say the same of which worker has which key
+            # Both handles agree on which worker has which key.
+            with rfp.connect(server.address) as other:
                 assert other.get_many(b"key %d" % i for i in range(50)) == [b"v"] * 50
                 assert all(kv.get(b"key %d" % i) == b"v" and b"key %d" % i in kv for i in range(50))
     kv.close()
 
 
-def test_a_handle_follows_its_server_to_other_workers_and_slots(place: str) -> None:
+def test_a_handle_works_after_a_restart_with_other_workers_and_slots(place: str) -> None:
     server = rfp.Server(memory="16MiB", address=place, workers=3)
     with rfp.connect(place) as kv:
         for workers in (1, 4, 2):
@@ -92,7 +91,7 @@ def test_a_handle_follows_its_server_to_other_workers_and_slots(place: str) -> N
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_a_value_ends_with_its_time_and_not_before(kv: rfp.Client, size: int) -> None:
+def test_a_value_expires_at_its_time_and_not_before(kv: rfp.Client, size: int) -> None:
     value = pattern(size)
     started = time.monotonic()
     kv.put(b"short", value, ttl=0.1)
@@ -106,7 +105,7 @@ def test_a_value_ends_with_its_time_and_not_before(kv: rfp.Client, size: int) ->
     assert kv.get_many([b"short", b"long", b"ever"]) == [b"again", value, value]
 
 
-def test_touch_lengthens_shortens_and_lifts_a_time_to_live(kv: rfp.Client) -> None:
+def test_touch_lengthens_shortens_and_removes_a_time_to_live(kv: rfp.Client) -> None:
     kv.put(b"longer", b"v", ttl=0.2)
     kv.put(b"lifted", b"v", ttl=0.2)
     kv.put(b"shorter", b"v", ttl=1000)
@@ -117,7 +116,7 @@ def test_touch_lengthens_shortens_and_lifts_a_time_to_live(kv: rfp.Client) -> No
     assert kv.get_many([b"longer", b"lifted"]) == [b"v", b"v"]
 
 
-def test_incr_keeps_a_time_to_live_and_put_ends_it(kv: rfp.Client) -> None:
+def test_incr_keeps_a_time_to_live_and_put_replaces_it(kv: rfp.Client) -> None:
     kv.put(b"counter", b"1", ttl=0.2)
     kv.put(b"replaced", b"1", ttl=0.2)
     kv.put(b"control", b"v", ttl=0.2)
@@ -128,13 +127,13 @@ def test_incr_keeps_a_time_to_live_and_put_ends_it(kv: rfp.Client) -> None:
     assert kv.get(b"replaced") == b"2"
 
 
-def test_what_has_expired_gives_its_memory_back() -> None:
+def test_the_memory_of_expired_values_is_freed() -> None:
     with rfp.Server(memory="4MiB", eviction="none") as server, rfp.connect(server.address) as kv:
         empty = kv.stats()["bytes_used"]
-        for _ in range(5):  # 1.5 MiB each time: without giving back, the third would not fit
+        for _ in range(5):  # 1.5 MiB each time: unless memory is freed, the third would not fit
             versions = kv.put_many(((b"key %d" % i, bytes(1500)) for i in range(1000)), ttl=0.05)
             assert all(isinstance(version, int) for version in versions)
-            until(lambda: kv.stats()["records"] == 0)  # without anybody asking for them
+            until(lambda: kv.stats()["records"] == 0)  # without a request for them
         stats = kv.stats()
         assert stats["expirations"] == 5000
         assert stats["bytes_used"] - stats["index_bytes"] <= empty

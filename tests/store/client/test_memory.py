@@ -1,4 +1,4 @@
-"""The limit of memory, what goes when it is reached, and what the server counts."""
+"""The limit of memory, eviction when it is reached, and the server's counters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 @pytest.mark.parametrize("workers", [1, 3])
 @pytest.mark.parametrize("eviction", ["clock", "bucket"])
-def test_a_full_server_evicts_and_goes_on(eviction: str, workers: int) -> None:
+def test_a_full_server_evicts_and_stays_usable(eviction: str, workers: int) -> None:
     with (
         rfp.Server(memory="6MiB", workers=workers, eviction=eviction) as server,
         rfp.connect(server.address) as kv,
@@ -32,15 +32,15 @@ def test_a_full_server_evicts_and_goes_on(eviction: str, workers: int) -> None:
         found = [i for i, value in enumerate(values) if value is not None]
         assert len(found) == stats["records"]
         assert all(values[i] == pattern(size, i % 7) for i in found), (
-            "another's value, or a torn one"
+            "a value of another key, or a torn one"
         )
         assert size * len(found) > 6 * MIB / (8 if eviction == "bucket" else 2), (
-            "most of the memory holds nothing"
+            "most of the memory holds no value"
         )
-        assert values[-1] is not None, "the newest value went first"
+        assert values[-1] is not None, "the newest value was evicted first"
 
 
-def test_what_is_used_outlives_what_is_not() -> None:
+def test_values_in_use_outlive_unused_ones() -> None:
     with rfp.Server(memory="2MiB", eviction="clock") as server, rfp.connect(server.address) as kv:
         hot = [b"hot %d" % i for i in range(100)]
         kv.put_many((key, bytes(1000)) for key in hot)
@@ -51,7 +51,7 @@ def test_what_is_used_outlives_what_is_not() -> None:
         assert sum(key in kv for key in hot) > 90
 
 
-def test_without_eviction_a_full_server_refuses_and_keeps_all() -> None:
+def test_a_full_server_without_eviction_refuses_puts_and_keeps_all_values() -> None:
     with rfp.Server(memory="2MiB", eviction="none") as server, rfp.connect(server.address) as kv:
         stored = 0
         with pytest.raises(OutOfMemory) as caught:
@@ -72,7 +72,7 @@ def test_without_eviction_a_full_server_refuses_and_keeps_all() -> None:
 
 
 @pytest.mark.parametrize("eviction", ["clock", "bucket"])
-def test_a_large_value_makes_itself_room(eviction: str) -> None:
+def test_other_values_are_evicted_for_a_large_one(eviction: str) -> None:
     with (
         rfp.Server(memory="8MiB", eviction=eviction) as server,
         rfp.connect(server.address, timeout=20) as kv,
@@ -99,11 +99,13 @@ def test_values_of_all_sizes_pass_through_little_memory(rng: random.Random) -> N
                 kv.put(key, value)
                 stored[key] = value
             asked = b"key %d" % rng.randrange(200)
-            assert kv.get(asked) in (None, stored.get(asked)), "an older value, or another's"
+            assert kv.get(asked) in (None, stored.get(asked)), (
+                "an older value, or one of another key"
+            )
         assert kv.stats()["evictions"] > 0
 
 
-def test_the_counters_are_true(server: rfp.Server) -> None:
+def test_the_counters_count_each_request(server: rfp.Server) -> None:
     with rfp.connect(server.address) as kv:
         before = kv.stats()
 
@@ -151,7 +153,7 @@ def test_stats_are_the_sums_of_the_partitions(server: rfp.Server) -> None:
         for name in COUNTERS:
             assert stats[name] == sum(partition[name] for partition in stats["partitions"])
         assert all(partition["puts"] > 0 for partition in stats["partitions"]), (
-            "a worker without keys"
+            "a worker has no keys"
         )
         assert stats["bytes_total"] <= server.memory < stats["bytes_total"] + 4096 * workers
         kv.delete_many(b"key %d" % i for i in range(100))

@@ -1,4 +1,4 @@
-"""The client's calls, in any order and with any arguments, do what the same calls on a dict would do."""
+"""The client's calls, in any order and with any arguments, have the effect of a dict's."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from rfp.errors import AlreadyExists, InvalidArgument, NotANumber, VersionMismat
 from .sample_values import edges, pattern
 
 INT64 = range(-(1 << 63), 1 << 63)
-FOREVER = 1e6  # seconds: a time to live that no test sees the end of
+FOREVER = 1e6  # seconds: a time to live that outlasts every test
 
-# Few, so that calls meet: of every class of lengths, and alike but for their ends.
-KEYS = [b"\0", b"\xff", b"k", b"kk", b"a" * 8, b"a" * 7 + b"b", b"12345", pattern(63, 1), pattern(64, 2), pattern(65, 3),
-        pattern(1023, 4), pattern(1024, 4), pattern(1023, 4) + b"!"]  # fmt: skip
+# Few, so that calls meet: of every class of lengths, and equal except at their ends.
+KEYS = [b"\0", b"\xff", b"k", b"kk", b"a" * 8, b"a" * 7 + b"b", b"12345",
+        pattern(63, 1), pattern(64, 2), pattern(65, 3), pattern(1023, 4), pattern(1024, 4),
+        pattern(1023, 4) + b"!"]  # fmt: skip
 keys = st.sampled_from(KEYS) | st.binary(min_size=1, max_size=1024)
 ttls = st.sampled_from([None, FOREVER, 1000])
 numbers = st.integers(-(1 << 63), (1 << 63) - 1) | st.integers(-3, 3)
 
 
 def as_number(text: bytes) -> int | None:
-    """What incr reads, or None where it refuses."""
+    """Return the number that incr reads, or None if it refuses the value."""
     if len(text) > 20 or not re.fullmatch(rb"-?[0-9]+", text) or int(text) not in INT64:
         return None
     return int(text)
@@ -36,14 +37,14 @@ class StoreMachine(RuleBasedStateMachine):
     """One client, beside a dict from key to (value, version)."""
 
     kv: rfp.Client
-    used: set[bytes]  # keys that runs before this one may have left, when they failed
+    used: set[bytes]  # keys that earlier, failed runs may have left
 
     def __init__(self) -> None:
         super().__init__()
         self.kv.delete_many(list(self.used))
         self.used.clear()
         self.stored: dict[bytes, tuple[bytes, int]] = {}
-        self.versions: dict[bytes, int] = {}  # the last that each key ever had
+        self.versions: dict[bytes, int] = {}  # the last version that each key ever had
         self.salt = 0
 
     def teardown(self) -> None:
@@ -51,7 +52,7 @@ class StoreMachine(RuleBasedStateMachine):
         assert all(self.kv.delete_many(list(self.stored)))
         assert self.kv.stats()["records"] == 0
 
-    # What the rules share
+    # --- Helpers of the rules
 
     def value(self, data: st.DataObject, key: bytes) -> bytes:
         kind = data.draw(st.sampled_from(["short", "short", "number", "edge", "bytes"]))
@@ -67,11 +68,11 @@ class StoreMachine(RuleBasedStateMachine):
 
     def stored_now(self, key: bytes, value: bytes, version: int) -> None:
         self.used.add(key)
-        assert version > self.versions.get(key, 0), "a version was used again"
+        assert version > self.versions.get(key, 0), "a version was used twice"
         self.stored[key] = value, version
         self.versions[key] = version
 
-    # Single keys
+    # --- Single keys
 
     @rule(key=keys)
     def get(self, key: bytes) -> None:
@@ -94,7 +95,7 @@ class StoreMachine(RuleBasedStateMachine):
             return
         assert self.kv.get_into(key, buffer) == (None if value is None else len(value))
         assert buffer == (value or b"").ljust(len(buffer), b"\x5a"), (
-            "more than the value was written"
+            "bytes beyond the value were written"
         )
 
     @rule(data=st.data(), key=keys, ttl=ttls)
@@ -143,7 +144,7 @@ class StoreMachine(RuleBasedStateMachine):
     def touch(self, key: bytes, ttl: float | None) -> None:
         assert self.kv.touch(key, ttl) is (key in self.stored)
 
-    # Many keys
+    # --- Many keys
 
     @rule(many=st.lists(keys, max_size=40))
     def get_many(self, many: list[bytes]) -> None:
@@ -154,7 +155,9 @@ class StoreMachine(RuleBasedStateMachine):
         items = [(key, self.value(data, key)) for key in many]
         versions = self.kv.put_many(items, ttl=ttl)
         assert len(versions) == len(items)
-        for (key, value), version in zip(items, versions):  # of one key twice, the later put counts
+        for (key, value), version in zip(
+            items, versions
+        ):  # for a key that is there twice, the later put counts
             self.stored_now(key, value, version)
 
     @rule(many=st.lists(keys, max_size=40))
@@ -173,11 +176,11 @@ def compare(kv: rfp.Client, examples: int, steps: int) -> None:
     )
 
 
-def test_a_client_is_a_dict(each_mode: rfp.Client) -> None:
+def test_a_client_behaves_like_a_dict(each_mode: rfp.Client) -> None:
     compare(each_mode, examples=20, steps=25)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_a_client_is_a_dict_for_long(each_mode: rfp.Client) -> None:
+def test_a_client_behaves_like_a_dict_for_a_long_time(each_mode: rfp.Client) -> None:
     compare(each_mode, examples=400, steps=60)

@@ -1,4 +1,4 @@
-"""Registered buffers: the same values through the same calls, and memory that stays while a call may touch it."""
+"""Registered buffers: the same values by the same calls, and memory that stays during a call."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = 3_000_000
 
 
 class Tensor:
-    """What of torch's tensors is asked for."""
+    """The part of torch's tensors that the client uses."""
 
     def __init__(self, data: bytes, *, device: str = "cpu", contiguous: bool = True) -> None:
         self.memory = ctypes.create_string_buffer(data, max(len(data), 1))
@@ -40,7 +40,7 @@ class Tensor:
         return self.memory.raw[: self.length]
 
 
-def test_a_value_goes_through_registered_buffers_as_through_others(kv: rfp.Client) -> None:
+def test_registered_buffers_carry_the_same_values_as_others(kv: rfp.Client) -> None:
     value, buffer = bytearray(pattern(SIZE)), np.zeros(SIZE + 100, np.uint8)
     with kv.register(value) as registration, kv.register(buffer):
         assert registration.nbytes == SIZE
@@ -54,7 +54,7 @@ def test_a_value_goes_through_registered_buffers_as_through_others(kv: rfp.Clien
     assert buffer[:SIZE].tobytes() == value
 
 
-def test_a_range_that_goes_beyond_a_registered_buffer_is_as_any_other(kv: rfp.Client) -> None:
+def test_a_range_beyond_a_registered_buffer_is_used_like_any_other(kv: rfp.Client) -> None:
     whole = bytearray(pattern(SIZE))
     with kv.register(memoryview(whole)[1000:-1000]):
         kv.put(b"k", whole)
@@ -82,14 +82,14 @@ def test_tensors_are_buffers(kv: rfp.Client, size: int) -> None:
     assert kv.get(b"m") == bytes(source)
 
 
-def test_tensors_elsewhere_are_refused_with_the_way_out(kv: rfp.Client) -> None:
+def test_tensors_of_other_devices_are_refused_with_a_hint(kv: rfp.Client) -> None:
     with pytest.raises(WrongBuffer, match=r"on cuda.*tensor\.cpu\(\)"):
         kv.register(Tensor(b"1234", device="cuda"))
     with pytest.raises(WrongBuffer, match=r"not contiguous.*tensor\.contiguous\(\)"):
         kv.put(b"k", Tensor(b"1234", contiguous=False))
 
 
-def test_what_is_no_buffer_is_refused(kv: rfp.Client) -> None:
+def test_an_object_without_a_buffer_is_refused(kv: rfp.Client) -> None:
     for thing in (7, None, [1, 2]):
         with pytest.raises(WrongType):
             kv.register(thing)
@@ -99,7 +99,7 @@ def test_what_is_no_buffer_is_refused(kv: rfp.Client) -> None:
         kv.register(np.zeros((10, 10))[:, 1])
 
 
-def test_registered_memory_stays_where_it_is_until_the_end(kv: rfp.Client) -> None:
+def test_registered_memory_stays_in_place_until_the_end(kv: rfp.Client) -> None:
     buffer = bytearray(SIZE)
     registration = kv.register(buffer)
     with pytest.raises(BufferError):

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.anywhere
 MIB = 1 << 20
 
 
-def test_a_value_of_every_size_comes_back_whole(each_mode: rfp.Client) -> None:
+def test_a_value_of_every_size_is_returned_whole(each_mode: rfp.Client) -> None:
     kv = each_mode
     buffer = bytearray(MIB)
     for key in (b"k", pattern(500), b"\0" * 1024):
@@ -35,7 +35,7 @@ def test_a_value_of_every_size_comes_back_whole(each_mode: rfp.Client) -> None:
         assert kv.delete(key)
 
 
-def test_the_limit_of_what_travels_in_a_slot_is_where_the_slot_ends(kv: rfp.Client) -> None:
+def test_the_longest_inline_value_fills_the_slot(kv: rfp.Client) -> None:
     def requests() -> int:
         return kv.stats()["client"]["submitted"]
 
@@ -53,7 +53,7 @@ def test_the_limit_of_what_travels_in_a_slot_is_where_the_slot_ends(kv: rfp.Clie
     assert pins == 0, "a value that fits into a slot was pinned"
 
 
-def test_keys_of_every_length_and_of_any_bytes_are_kept_apart(server: rfp.Server) -> None:
+def test_keys_of_every_length_and_of_any_bytes_are_different_keys(server: rfp.Server) -> None:
     keys = [
         bytes([first]) + b"\0" * (size - 1)
         for first in range(0, 256, 5)
@@ -82,7 +82,7 @@ def large() -> Iterator[rfp.Client]:
 @pytest.mark.parametrize(
     "size", [16 * MIB - 1, 16 * MIB, 16 * MIB + 1, 100 * MIB, 256 * MIB - 1, 256 * MIB]
 )
-def test_a_value_of_up_to_256_mib_comes_back_whole(large: rfp.Client, size: int) -> None:
+def test_a_value_of_up_to_256_mib_is_returned_whole(large: rfp.Client, size: int) -> None:
     value = pattern(size, size)
     large.put(b"huge", value)
     assert large.get(b"huge") == value
@@ -92,7 +92,7 @@ def test_a_value_of_up_to_256_mib_comes_back_whole(large: rfp.Client, size: int)
 
 
 @pytest.mark.long
-def test_a_value_beyond_256_mib_is_refused_before_anything_is_sent(large: rfp.Client) -> None:
+def test_a_value_beyond_256_mib_is_refused_before_a_request_is_sent(large: rfp.Client) -> None:
     with pytest.raises(TooLarge, match="256 MiB"):
         large.put(b"huge", bytes(256 * MIB + 1))
     versions = large.put_many([(b"a", b"1"), (b"huge", bytes(256 * MIB + 1)), (b"b", b"2")])
@@ -166,7 +166,7 @@ def test_every_writable_buffer_takes_a_value(kv: rfp.Client, make: Any) -> None:
         assert memoryview(buffer).tobytes() == pattern(size)
 
 
-def test_a_buffer_is_written_only_as_far_as_the_value_goes(kv: rfp.Client) -> None:
+def test_a_buffer_is_written_only_up_to_the_end_of_the_value(kv: rfp.Client) -> None:
     for size in (0, 5, 3000, 200_000):
         kv.put(b"k", pattern(size))
         around = bytearray(b"\x5a" * (size + 20))
@@ -190,7 +190,7 @@ def test_memory_with_gaps_is_neither_a_value_nor_a_buffer(kv: rfp.Client, buffer
             call()
         assert isinstance(caught.value, WrongBuffer) and caught.value.hint
     assert kv.get(b"k") == b"before"
-    assert kv.get(b"other") is None, "what stood before the wrong value in the batch was sent"
+    assert kv.get(b"other") is None, "the values before the invalid one of the batch were sent"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_a_buffer_too_short_is_an_error_that_leaves_the_handle_usable(
     kv = each_mode
     for size in (10, 2000, 2200, 300_000):
         kv.put(b"k", pattern(size))
-        for _ in range(100):  # more often than there are slots, and than pins may be held
+        for _ in range(100):  # more often than there are slots, or pins that may be held
             with pytest.raises(InvalidArgument, match=f"{size} bytes") as caught:
                 kv.get_into(b"k", bytearray(size - 1))
             assert caught.value.hint
@@ -224,7 +224,7 @@ def test_a_buffer_too_short_is_an_error_that_leaves_the_handle_usable(
     ["text", None, 5, 1.5, ["list"], {"a": 1}, object()],
     ids=lambda value: type(value).__name__,
 )
-def test_what_has_no_memory_is_no_value(kv: rfp.Client, value: Any) -> None:
+def test_an_object_without_a_buffer_is_no_value(kv: rfp.Client, value: Any) -> None:
     for call in (
         lambda: kv.put(b"k", value),
         lambda: kv.put_many({b"first": b"x", b"k": value}),
@@ -233,10 +233,10 @@ def test_what_has_no_memory_is_no_value(kv: rfp.Client, value: Any) -> None:
         with pytest.raises(WrongType) as caught:
             call()
         assert caught.value.hint
-    assert kv.get(b"first") is None, "what stood before the wrong value in the batch was sent"
+    assert kv.get(b"first") is None, "the values before the invalid one of the batch were sent"
 
 
-def test_a_value_beyond_the_memory_is_refused_by_name() -> None:
+def test_a_value_beyond_the_memory_is_refused_with_its_key() -> None:
     with rfp.Server(memory="4MiB") as server, rfp.connect(server.address) as kv:
         kv.put(b"small", b"stays")
         for size in (2 * MIB + 1, 3 * MIB, 5 * MIB, 100 * MIB):
@@ -250,20 +250,20 @@ def test_a_value_beyond_the_memory_is_refused_by_name() -> None:
         assert kv.get(b"small") == b"stays"
 
 
-def test_a_client_that_holds_its_quota_gets_no_more_until_it_lets_go() -> None:
+def test_a_client_that_holds_its_quota_gets_no_reference_until_it_releases_one() -> None:
     with rfp.Server(memory="16MiB", quota="1MiB") as server, rfp.connect(server.address) as kv:
         with pytest.raises(TooLarge, match="exceeds the server's limit"):
             kv.put(b"k", bytes(MIB + 1))
         with pytest.raises(QuotaExceeded) as caught:  # with its key it is too much
             kv.put(b"k", bytes(MIB))
         assert "quota=" in caught.value.hint
-        for _ in range(20):  # each is let go with the next request
+        for _ in range(20):  # each is released with the next request
             kv.put(b"k", bytes(MIB - 4096))
             assert kv.get(b"k") == bytes(MIB - 4096)
         assert kv.stats()["bytes_reserved"] == 0
 
 
-def test_without_a_quota_only_what_fits_into_a_slot_is_taken() -> None:
+def test_only_values_that_fit_into_a_slot_are_taken_without_a_quota() -> None:
     with rfp.Server(memory="4MiB", quota=0) as server, rfp.connect(server.address) as kv:
         kv.put(b"k", pattern(2000))
         assert kv.get(b"k") == pattern(2000)

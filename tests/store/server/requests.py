@@ -1,4 +1,4 @@
-"""The store's requests, built and answered in Python."""
+"""The store's requests, built and executed in Python."""
 
 from __future__ import annotations
 
@@ -75,18 +75,18 @@ def partition(
 
 
 class Client:
-    """One session, with a method for each opcode."""
+    """One service session, with a method for each opcode."""
 
     def __init__(
         self, store: Partition, *, capacity: int = 4096, staging: int = 0, peer: int = 0
     ) -> None:
         self.session = Session(store, capacity=capacity, staging=staging, peer=peer)
 
-    def ask(self, opcode: int, payload: bytes = b"", **options: int) -> Answer:
+    def request(self, opcode: int, payload: bytes = b"", **options: int) -> Answer:
         return Answer(*self.session.execute(opcode, payload, **options))
 
     def get(self, key: bytes, **options: int) -> Answer:
-        return self.ask(GET, key, **options)
+        return self.request(GET, key, **options)
 
     def value(self, key: bytes) -> bytes | None:
         answer = self.get(key)
@@ -95,23 +95,23 @@ class Client:
         return answer.payload if answer.status == OK else None
 
     def exists(self, key: bytes) -> Answer:
-        return self.ask(EXISTS, key)
+        return self.request(EXISTS, key)
 
     def put(
         self, key: bytes, value: bytes, *, ttl: int = 0, version: int = 0, flags: int = 0
     ) -> Answer:
-        return self.ask(
+        return self.request(
             PUT, struct.pack("<IIQQ", len(key), len(value), ttl, version) + key + value, flags=flags
         )
 
     def delete(self, key: bytes) -> Answer:
-        return self.ask(DELETE, key)
+        return self.request(DELETE, key)
 
     def incr(self, key: bytes, delta: int) -> Answer:
-        return self.ask(INCR, struct.pack("<q", delta) + key)
+        return self.request(INCR, struct.pack("<q", delta) + key)
 
     def touch(self, key: bytes, ttl: int) -> Answer:
-        return self.ask(TOUCH, struct.pack("<Q", ttl) + key)
+        return self.request(TOUCH, struct.pack("<Q", ttl) + key)
 
     def get_many(self, keys: Iterable[bytes], **options: int) -> list[Result]:
         return self._many(GET_MANY, b"", [struct.pack("<H", len(k)) + k for k in keys], **options)
@@ -126,7 +126,7 @@ class Client:
         return self._many(PUT_MANY, struct.pack("<Q", ttl), pairs, **options)
 
     def _many(self, opcode: int, head: bytes, items: list[bytes], **options: int) -> list[Result]:
-        answer = self.ask(opcode, head + b"".join(items), count=len(items), **options)
+        answer = self.request(opcode, head + b"".join(items), count=len(items), **options)
         assert answer.status == OK, answer
         results = []
         at = 16 * len(items)
@@ -140,7 +140,7 @@ class Client:
     def put_begin(
         self, key: bytes, length: int, *, ttl: int = 0, version: int = 0, flags: int = 0
     ) -> Answer:
-        return self.ask(
+        return self.request(
             PUT_BEGIN, struct.pack("<IIQQ", len(key), length, ttl, version) + key, flags=flags
         )
 
@@ -158,10 +158,10 @@ class Client:
             self.session.stage(staging, data)
             length = len(data)
         payload = struct.pack("<QQIIQ", upload, offset, length, crc or 0, staging)
-        return self.ask(PUT_PIECE, payload, flags=0 if crc is None else PIECE_CRC)
+        return self.request(PUT_PIECE, payload, flags=0 if crc is None else PIECE_CRC)
 
     def upload(self, key: bytes, value: bytes, *, piece: int = MAX_PIECE, **options: int) -> Answer:
-        """All of it: announces, asks again while room is made, sends the pieces."""
+        """Upload a value: announce it, request again while room is made, send the pieces."""
         answer = self.put_begin(key, len(value), **options)
         while answer.status == DEFERRED:
             answer = self.put_begin(key, len(value), **options)
@@ -174,10 +174,10 @@ class Client:
         return answer
 
     def abort(self, upload: int) -> Answer:
-        return self.ask(PUT_ABORT, struct.pack("<Q", upload))
+        return self.request(PUT_ABORT, struct.pack("<Q", upload))
 
     def release(self, pin: int) -> Answer:
-        return self.ask(RELEASE, release=pin)
+        return self.request(RELEASE, release=pin)
 
     def tick(self, now: int) -> bool:
         return self.session.tick(now)

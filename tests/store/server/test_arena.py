@@ -1,4 +1,4 @@
-"""The allocator against a plain model: who owns which bytes."""
+"""The allocator against a plain model: the owner of each byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def rounded(size: int) -> int:
 
 
 class ArenaMachine(RuleBasedStateMachine):
-    """model: block -> (size that was asked for, content)."""
+    """model: block -> (requested size, content)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,8 @@ class ArenaMachine(RuleBasedStateMachine):
     def allocate(self, size: int) -> None:
         block = self.arena.allocate(size)
         if not block:
-            # Whatever surely fits, in a list by itself, is found; at the least every block a sixteenth larger.
+            # A block that surely fits is found if it is alone in its list; at the least every block
+            # that is a sixteenth larger.
             largest = max((s for _, s, kind in self.arena.blocks() if kind == FREE), default=0)
             assert largest < rounded(size) + rounded(size) // 16 + 16
             return
@@ -183,7 +184,7 @@ def test_a_block_of_any_size_fits_again_where_it_was():
     assert arena.used == 0
 
 
-def test_the_whole_arena_is_one_block_if_asked_for():
+def test_the_whole_arena_can_be_allocated_as_one_block():
     arena = Arena(1 << 20)
     whole = arena.blocks()[0][1]
     assert arena.allocate(whole) == 64

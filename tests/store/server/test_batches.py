@@ -1,4 +1,4 @@
-"""Batches: one result per key, and nothing at all of what is malformed."""
+"""Batches: one result per key, and no effect of a malformed batch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_each_key_has_its_result_in_order(store, client, n):
     store.check()
 
 
-def test_a_key_may_come_twice_in_a_batch(store, client):
+def test_a_key_may_be_in_a_batch_twice(store, client):
     puts = client.put_many([(b"a", b"1"), (b"b", b"2"), (b"a", b"3")])
     assert [result.version for result in puts] == [1, 2, 3]
     assert [result.value for result in client.get_many([b"a", b"b", b"a"])] == [b"3", b"2", b"3"]
@@ -81,7 +81,7 @@ def test_a_batch_of_puts_has_one_lifetime(client):
     assert [result.status for result in client.get_many([b"a", b"b"])] == [NOT_FOUND, NOT_FOUND]
 
 
-def test_keys_that_are_too_long_fail_by_themselves(store):
+def test_keys_that_are_too_long_fail_alone(store):
     client = Client(partition(max_value=100), capacity=4096)
     long = bytes(1025)
     assert [
@@ -127,7 +127,7 @@ def pair(k: bytes, v: bytes) -> bytes:
 )
 def test_a_malformed_batch_changes_nothing(store, client, opcode, count, payload):
     client.put(b"a", b"old")
-    assert client.ask(opcode, payload, count=count) == (BAD_REQUEST, 0, 0, b"")
+    assert client.request(opcode, payload, count=count) == (BAD_REQUEST, 0, 0, b"")
     assert client.value(b"a") == b"old"
     assert store.stats()["records"] == 1
     store.check()
@@ -135,7 +135,7 @@ def test_a_malformed_batch_changes_nothing(store, client, opcode, count, payload
 
 def test_a_batch_whose_results_have_no_room_changes_nothing(store, client):
     payload = bytes(8) + pair(b"a", b"") + pair(b"b", b"")
-    assert client.ask(PUT_MANY, payload, count=2, capacity=31).status == BAD_REQUEST
-    assert client.ask(PUT_MANY, payload, count=2, flags=1).status == UNSUPPORTED
+    assert client.request(PUT_MANY, payload, count=2, capacity=31).status == BAD_REQUEST
+    assert client.request(PUT_MANY, payload, count=2, flags=1).status == UNSUPPORTED
     assert store.stats()["records"] == 0
-    assert client.ask(PUT_MANY, payload, count=2, capacity=32).status == OK
+    assert client.request(PUT_MANY, payload, count=2, capacity=32).status == OK

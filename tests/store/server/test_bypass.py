@@ -1,4 +1,4 @@
-"""GETs that walk the server's index by themselves: found where they can be, asked for where not, never wrong."""
+"""Bypass GETs that walk the server's index: found by the walk or by a request, never wrong."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def walks(walker):
     return walker.stats()["client"]["bypass"]
 
 
-def test_a_walk_takes_about_two_reads_and_no_work_of_the_server(kv, walker):
+def test_a_walk_takes_about_two_reads_and_no_request(kv, walker):
     kv.put_many((b"key%d" % i, b"value%d" % i) for i in range(10_000))
     gets = kv.stats()["gets"]
     assert all(walker.get(b"key%d" % i) == b"value%d" % i for i in range(10_000))
@@ -53,24 +53,24 @@ def test_a_walk_returns_the_version_that_put_returned(kv, walker):
 
 
 @pytest.mark.parametrize("length", [0, 1, 7, 8, 9, 1000, 2000, 3000, 1 << 20])
-def test_values_of_every_length_arrive_whole_whoever_finds_them(kv, walker, length):
+def test_values_of_every_length_are_returned_whole_by_a_walk_or_a_request(kv, walker, length):
     value = bytes(i * 37 % 256 for i in range(length))
     kv.put(b"k" * 9, value)
     assert walker.get(b"k" * 9) == value
 
 
-def test_what_may_expire_is_asked_for(kv, walker):
+def test_a_value_with_a_time_to_live_is_requested(kv, walker):
     kv.put(b"k", b"v", ttl=100)
     assert walker.get(b"k") == b"v" and walks(walker)["found"] == 0
 
 
-def test_a_missing_key_is_asked_for_before_it_is_called_missing(kv, walker):
+def test_a_key_missing_in_the_walk_is_requested(kv, walker):
     misses = kv.stats()["misses"]
     assert walker.get(b"nobody") is None
     assert kv.stats()["misses"] == misses + 1
 
 
-def test_a_walk_finds_what_was_moved_when_the_index_grew(kv, walker):
+def test_a_walk_finds_records_that_moved_when_the_index_grew(kv, walker):
     kv.put(b"k", b"v")
     assert walker.get(b"k") == b"v"
     kv.put_many((b"key%d" % i, b"x") for i in range(50_000))
@@ -78,13 +78,13 @@ def test_a_walk_finds_what_was_moved_when_the_index_grew(kv, walker):
     assert all(walker.get(b"key%d" % i) == b"x" for i in range(0, 50_000, 97))
 
 
-def test_a_server_that_does_not_allow_it_refuses():
+def test_a_server_that_does_not_allow_bypass_refuses_it():
     with rfp.Server(memory="4MiB") as server, rfp.connect(server.address, mode="bypass") as walker:
         with pytest.raises(Unsupported, match="does not allow mode"):
             walker.get(b"k")
 
 
-def test_a_walk_beside_a_writer_never_returns_a_torn_or_foreign_value(kv, walker):
+def test_a_walk_during_writes_never_returns_a_torn_or_foreign_value(kv, walker):
     keys = [b"key%d" % i for i in range(64)]
 
     def sealed(key, n):

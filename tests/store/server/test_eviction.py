@@ -1,4 +1,4 @@
-"""What goes when memory is used up, and what does not."""
+"""Eviction when memory is used up: the records that are evicted, and those that are kept."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_clock_evicts_nothing_while_memory_lasts():
     store = partition(MIB)
     client = Client(store)
     n = 0
-    # Up to the point where one more record and what the index needs for it may not fit.
+    # Up to the point where one more record and its room in the index may not fit.
     while store.stats()["bytes_total"] - store.stats()["bytes_used"] > 8192:
         client.put(b"k%d" % n, bytes(32))
         n += 1
@@ -42,7 +42,7 @@ def test_clock_evicts_nothing_while_memory_lasts():
     store.check()
 
 
-def test_a_put_over_the_limit_evicts_what_was_not_used():
+def test_a_put_over_the_limit_evicts_unused_records():
     store = partition(MIB)
     client = Client(store)
     fill(client, 30000)
@@ -59,7 +59,7 @@ def test_a_put_over_the_limit_evicts_what_was_not_used():
     store.check()
 
 
-def test_hot_keys_survive_while_everything_else_is_replaced_many_times():
+def test_hot_keys_survive_while_all_others_are_replaced_many_times():
     store = partition(MIB)
     client = Client(store)
     hot = [b"hot%d" % i for i in range(200)]
@@ -85,7 +85,7 @@ def test_a_key_that_is_put_again_counts_as_used():
     assert client.value(b"again") == b"59900"
 
 
-def test_one_large_value_takes_the_place_of_many_small_ones():
+def test_one_large_value_replaces_many_small_ones():
     store = partition(4 * MIB)
     fill(Client(store), 60_000)
     client = Client(store, capacity=MIB)
@@ -95,7 +95,8 @@ def test_one_large_value_takes_the_place_of_many_small_ones():
     assert client.put(b"large", large).status == OK
     assert client.value(b"large") == large
     store.check()
-    # About as many bytes went as were needed: the hole is pushed up in one piece, not searched for by evicting at random.
+    # About as many bytes were evicted as were needed: the hole is pushed up in one piece, not
+    # found by evicting at random.
     assert before - store.stats()["records"] < 1.2 * MIB / 80
 
 
@@ -132,7 +133,7 @@ def test_room_for_a_large_value_is_made_in_steps():
     store.check()
 
 
-def test_two_clients_who_want_most_of_the_memory_do_not_wait_for_ever():
+def test_two_clients_that_need_most_of_the_memory_do_not_wait_for_ever():
     store = partition(MIB)
     clients = [Client(store, staging=256 << 10) for _ in range(2)]
     fill(clients[0], 10_000)
@@ -152,7 +153,7 @@ def test_two_clients_who_want_most_of_the_memory_do_not_wait_for_ever():
     store.check()
 
 
-def test_a_value_that_cannot_be_stored_leaves_the_old_one():
+def test_a_value_that_cannot_be_stored_does_not_replace_the_old_one():
     for eviction in ("clock", "bucket", "none"):
         store = partition(MIB, eviction=eviction)
         client = Client(store, capacity=MIB, staging=256 << 10)
@@ -167,7 +168,7 @@ def test_a_value_that_cannot_be_stored_leaves_the_old_one():
         store.check()
 
 
-def test_without_eviction_a_full_partition_refuses_and_keeps_everything():
+def test_a_full_partition_without_eviction_refuses_puts_and_keeps_all_records():
     store = partition(MIB, eviction="none")
     client = Client(store)
     n = 0
@@ -182,10 +183,10 @@ def test_without_eviction_a_full_partition_refuses_and_keeps_everything():
 
 
 def test_a_fixed_table_evicts_the_least_recently_used_of_a_bucket():
-    """Against a list per bucket, found out by what the table itself evicts."""
+    """Against a list per bucket, which is built from the evictions of the table itself."""
     store = partition(64 << 10, eviction="bucket")
     client = Client(store)
-    # 64 buckets: with so many keys each of them overflows, long before memory does.
+    # 64 buckets: with so many keys each of them overflows, long before memory is used up.
     order: list[bytes] = []
     for i in range(700):
         before = store.stats()["evictions"]
@@ -200,7 +201,7 @@ def test_a_fixed_table_evicts_the_least_recently_used_of_a_bucket():
             order.remove(used)
             order.append(used)
     assert store.stats()["evictions"] > 100
-    # In each bucket the order is that of use; so whoever went, was the last of a full one.
+    # In each bucket the order is that of use; so an evicted key was the last of a full bucket.
     for bucket in buckets(store):
         assert len(bucket) <= 8
         positions = [order.index(key) for key in bucket]
@@ -219,7 +220,7 @@ def test_a_fixed_table_makes_room_from_the_neighbouring_buckets():
     assert store.stats()["bytes_used"] > 0.95 * MIB
 
 
-def test_eviction_spares_what_clients_are_reading():
+def test_eviction_spares_pinned_values():
     store = partition(MIB, lease=SECOND)
     client = Client(store, capacity=32)
     client.tick(SECOND)
@@ -237,7 +238,7 @@ def test_eviction_spares_what_clients_are_reading():
     store.check()
 
 
-def test_what_has_expired_goes_before_what_has_not():
+def test_expired_records_are_evicted_first():
     store = partition(MIB)
     client = Client(store)
     client.tick(SECOND)
@@ -246,7 +247,7 @@ def test_what_has_expired_goes_before_what_has_not():
         client.put(b"long%d" % i, bytes(32))
         client.get(b"short%d" % i)
         client.get(b"long%d" % i)
-    # The sweep that tick() begins gets only to the first 128 blocks: the others must be found by eviction.
+    # The sweep of tick() covers only the first 128 blocks: eviction must find the others.
     client.tick(SECOND + 20 * MS)
     fill(client, 5000)
     assert store.stats()["expirations"] > 1000
@@ -255,8 +256,11 @@ def test_what_has_expired_goes_before_what_has_not():
 
 
 @pytest.mark.parametrize("eviction", ["clock", "none"])
-def test_the_index_grows_through_whatever_stands_at_the_end_of_memory(eviction):
-    """Memory is filled once with large values; then small ones come, and the index needs the room where large ones stand."""
+def test_the_index_grows_over_any_records_at_the_end_of_memory(eviction):
+    """Memory is filled once with large values; then come small ones.
+
+    The index then needs the room of large values.
+    """
     store = partition(4 * MIB, eviction=eviction, quota=4 * MIB)
     client = Client(store, capacity=1000)
     n = 0
@@ -268,7 +272,8 @@ def test_the_index_grows_through_whatever_stands_at_the_end_of_memory(eviction):
     store.check()
     stats = store.stats()
     assert stats["index_bytes"] > 64 * stats["records"] / 8
-    # The hand gives a bounded number of second chances per put: a few of those that came last may be unlucky.
+    # The hand gives a bounded number of second chances per put: a few of the last keys may
+    # be evicted.
     missing = sum(client.exists(b"k%d" % i).status != OK for i in range(10_000))
     assert missing <= (0 if eviction == "none" else 10)
 

@@ -1,11 +1,11 @@
-"""Values that live for a while: on a clock that the test holds."""
+"""Values with a time to live, on a clock that the test sets."""
 
 from __future__ import annotations
 
 from .requests import MS, NOT_FOUND, SECOND, Client, partition
 
 
-def test_a_value_lives_as_long_as_was_asked_and_not_much_longer():
+def test_a_value_expires_at_its_time_and_not_much_later():
     store = partition()
     client = Client(store)
     for now in [SECOND, 2 * SECOND + 1, 3 * SECOND + MS - 1]:
@@ -18,7 +18,7 @@ def test_a_value_lives_as_long_as_was_asked_and_not_much_longer():
     store.check()
 
 
-def test_what_has_expired_is_not_there_for_any_request():
+def test_no_request_finds_an_expired_value():
     store = partition()
     client = Client(store)
     client.tick(SECOND)
@@ -53,7 +53,7 @@ def test_incr_keeps_the_expiry_and_put_replaces_it():
     assert client.value(b"m") == b"2"
 
 
-def test_touch_gives_a_new_expiry_or_none():
+def test_touch_sets_a_new_expiry_or_none():
     client = Client(partition())
     client.tick(SECOND)
     client.put(b"longer", b"1", ttl=10)
@@ -81,7 +81,7 @@ def test_the_longest_time_does_not_wrap():
         assert client.value(b"a") == b"1"
 
 
-def test_memory_comes_back_without_anybody_asking():
+def test_memory_of_expired_values_is_freed_without_a_request():
     store = partition(4 << 20)
     client = Client(store)
     client.tick(SECOND)
@@ -120,12 +120,13 @@ def test_the_sweep_rests_in_proportion_to_its_work():
     for _ in range(10_000):
         now += 10_000
         busy += client.tick(now)
-    # Something expires every millisecond; yet of 10 000 turns within 100 ms, few sweep: 20 000 blocks are 20 ms of rest.
+    # A value expires every millisecond; yet of 10 000 turns within 100 ms, few sweep: 20 000
+    # blocks are 20 ms of rest.
     assert 100 < busy < 1200
     store.check()
 
 
-def test_a_clock_that_goes_back_is_not_believed():
+def test_a_clock_that_goes_back_is_ignored():
     client = Client(partition())
     client.tick(SECOND)
     client.put(b"a", b"1", ttl=5)

@@ -1,4 +1,4 @@
-"""Whatever a client sends: the partition answers, stays within its bounds, and stays sound."""
+"""Any request of a client: the partition answers, and stays within its bounds and consistent."""
 
 from __future__ import annotations
 
@@ -89,14 +89,14 @@ def requests(draw: st.DrawFn) -> tuple[int, bytes, dict[str, int]]:
 
 @pytest.mark.parametrize("eviction", ["clock", "bucket", "none"])
 def test_no_request_harms_the_partition(eviction):
-    """The driver puts each payload into memory of exactly its length and guards what stands behind the response."""
+    """Each payload is in memory of exactly its length, with a guard after the response."""
 
     @given(st.lists(requests(), min_size=1, max_size=30))
     def run(sent: list[tuple[int, bytes, dict[str, int]]]) -> None:
         store = partition(64 << 10, eviction=eviction, quota=20_000, lease=MS)
         client = Client(store, staging=4096)
         for n, (opcode, payload, options) in enumerate(sent):
-            answer = client.ask(opcode, payload, **options)
+            answer = client.request(opcode, payload, **options)
             assert answer.status <= UNSUPPORTED
             if n % 7 == 0:
                 client.tick(n * MS)
@@ -108,13 +108,13 @@ def test_no_request_harms_the_partition(eviction):
 
 
 @pytest.mark.parametrize("opcode", OPCODES)
-def test_random_bytes_are_a_request_or_are_refused(opcode):
+def test_random_bytes_are_a_valid_request_or_refused(opcode):
     store = partition(64 << 10)
     client = Client(store, staging=4096)
 
     @given(st.binary(max_size=300), st.integers(0, 65535), st.integers(0, 7))
     def run(payload: bytes, count: int, flags: int) -> None:
-        client.ask(opcode, payload, count=count, flags=flags, capacity=64)
+        client.request(opcode, payload, count=count, flags=flags, capacity=64)
         store.check()
 
     run()
@@ -137,6 +137,9 @@ def test_every_truncation_of_a_request_is_refused(rng):
     }
     for opcode, (payload, count) in whole.items():
         for n in range(len(payload)):
-            assert client.ask(opcode, payload[:n], count=count).status == BAD_REQUEST, (opcode, n)
-        assert client.ask(opcode, payload, count=count).status != BAD_REQUEST
+            assert client.request(opcode, payload[:n], count=count).status == BAD_REQUEST, (
+                opcode,
+                n,
+            )
+        assert client.request(opcode, payload, count=count).status != BAD_REQUEST
     assert client.value(b"key") is not None

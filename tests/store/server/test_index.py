@@ -1,4 +1,4 @@
-"""The index while it grows, and when its chains are long."""
+"""The index while it grows, and with long chains."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_record_of_48_bytes_costs_at_most_100():
 
 
 def same_bucket(n: int) -> list[bytes]:
-    """Keys that a table of 64 buckets puts into the same one."""
+    """Return keys that a table of 64 buckets puts into the same bucket."""
     store = partition(1 << 20, eviction="none")
     client = Client(store)
     found: list[bytes] = []
@@ -56,14 +56,14 @@ def same_bucket(n: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("eviction", ["clock", "none"])
-def test_a_chain_grows_shrinks_and_ends_somewhere(eviction):
+def test_a_chain_grows_shrinks_and_has_a_longest_length(eviction):
     keys = same_bucket(80)
     store = partition(1 << 20, eviction=eviction)
     client = Client(store)
     for n, key in enumerate(keys):
         answer = client.put(key, key)
         store.check()
-        # 8 slots and 8 overflow lines of 8, each link in the place of one.
+        # 8 slots and 8 overflow lines of 8; each link takes the place of a slot.
         if n < 64:
             assert answer.status == OK
             assert store.stats()["records"] == n + 1
@@ -95,7 +95,7 @@ def test_a_chain_is_split_with_all_its_lines():
     store.check()
 
 
-def test_the_hash_leaves_its_low_bits_to_who_chooses_the_partition():
+def test_the_index_does_not_use_the_hash_bits_that_choose_the_partition():
     """Keys of one of 64 partitions, chosen by the hash's low bits, still use all buckets."""
     xxhash = pytest.importorskip("xxhash")
     store = partition(1 << 20)

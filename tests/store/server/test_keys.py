@@ -1,4 +1,4 @@
-"""Single keys: what each request does, and what is refused."""
+"""Single keys: the effect of each request, and the requests that are refused."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def client(store):
     return Client(store)
 
 
-def test_a_value_comes_back_as_it_was_put(store, client):
+def test_a_value_is_returned_as_it_was_put(store, client):
     for key_length in KEYS:
         for length in SIZES:
             key, value = random.randbytes(key_length), random.randbytes(length)
@@ -86,11 +86,11 @@ def test_each_change_has_the_next_version(client):
     assert client.put(b"a", b"3").result == 5
 
 
-def test_versions_begin_where_they_are_told_to():
+def test_versions_begin_at_the_given_number():
     assert Client(partition(first_version=1 << 60)).put(b"a", b"1").result == 1 << 60
 
 
-def test_a_deleted_value_is_gone(store, client):
+def test_a_deleted_value_is_not_found(store, client):
     used = store.stats()["bytes_used"]
     version = client.put(b"a", b"1").result
     assert client.delete(b"a") == (OK, 0, version, b"")
@@ -101,7 +101,7 @@ def test_a_deleted_value_is_gone(store, client):
     store.check()
 
 
-def test_a_put_if_absent_leaves_what_is_there(client):
+def test_a_put_if_absent_does_not_replace_a_value(client):
     version = client.put(b"a", b"1", flags=IF_ABSENT).result
     assert client.put(b"a", b"2", flags=IF_ABSENT) == (EXISTS_ALREADY, 0, version, b"")
     assert client.value(b"a") == b"1"
@@ -120,7 +120,7 @@ def test_a_put_if_version_applies_to_that_version_only(client):
     assert client.get(b"a") == (OK, 0, second, b"2")
 
 
-def test_incr_counts_from_nothing_and_in_both_directions(store, client):
+def test_incr_counts_from_zero_and_in_both_directions(store, client):
     for delta, total in [(5, 5), (-7, -2), (2, 0), (1 << 62, 1 << 62), (-(1 << 63), -(1 << 62))]:
         answer = client.incr(b"n", delta)
         assert (answer.status, struct.unpack("<q", answer.payload)[0]) == (OK, total)
@@ -154,7 +154,7 @@ def test_incr_reads_every_decimal_number_of_64_bits(client, text):
         b"0" * 21,
     ],
 )
-def test_incr_refuses_what_is_not_a_number(client, text):
+def test_incr_refuses_a_value_that_is_not_a_number(client, text):
     version = client.put(b"n", text).result
     assert client.incr(b"n", 1) == (NOT_A_NUMBER, 0, version, b"")
     assert client.get(b"n") == (OK, 0, version, text)
@@ -190,22 +190,22 @@ def test_malformed_payloads_are_refused_and_change_nothing(store, client):
         (STATS, b"x"),
     ]:
         before = store.stats()["refused"]
-        assert client.ask(opcode, payload) == (BAD_REQUEST, 0, 0, b""), (opcode, payload)
+        assert client.request(opcode, payload) == (BAD_REQUEST, 0, 0, b""), (opcode, payload)
         assert store.stats()["refused"] == before + 1
     assert client.value(b"a") == b"1"
     store.check()
 
 
-def test_flags_that_are_not_known_are_refused(client):
+def test_unknown_flags_are_refused(client):
     assert client.put(b"a", b"1", flags=8).status == UNSUPPORTED
     assert client.put(b"a", b"1", flags=IF_ABSENT | IF_VERSION).status == BAD_REQUEST
-    assert client.ask(GET, b"a", flags=1).status == UNSUPPORTED
+    assert client.request(GET, b"a", flags=1).status == UNSUPPORTED
     assert client.value(b"a") is None
 
 
 def test_unknown_opcodes_are_refused(client):
     for opcode in [0, 1, 15, 31, 255]:
-        assert client.ask(opcode, b"a").status == UNSUPPORTED
+        assert client.request(opcode, b"a").status == UNSUPPORTED
 
 
 def test_keys_and_values_that_are_too_long_are_refused():
@@ -227,15 +227,15 @@ def test_a_put_that_can_never_fit_is_refused_at_once(store):
     assert store.stats()["evictions"] == 0
 
 
-def test_stats_are_what_the_partition_counted(store, client):
+def test_stats_are_the_counts_of_the_partition(store, client):
     client.put(b"a", b"12")
     client.get(b"a")
     client.get(b"b")
     client.incr(b"n", 1)
     client.touch(b"n", 0)
     client.delete(b"a")
-    client.ask(99)
-    answer = client.ask(STATS)
+    client.request(99)
+    answer = client.request(STATS)
     stats = dict(zip(COUNTERS, struct.unpack(f"<{len(COUNTERS)}Q", answer.payload), strict=True))
     assert stats == store.stats()
     expected = {
@@ -252,11 +252,11 @@ def test_stats_are_what_the_partition_counted(store, client):
     assert {name: stats[name] for name in expected} == expected
     assert stats["value_bytes"] == 1
     assert stats["bytes_total"] == 1 << 20
-    assert len(client.ask(STATS, capacity=17).payload) == 16
+    assert len(client.request(STATS, capacity=17).payload) == 16
 
 
 def test_groups_of_requests_are_prepared_together(client):
-    """As a worker does: the hash that prepare() leaves behind is the one that execute() uses."""
+    """As in a worker: the hash that prepare() stores is the one that execute() uses."""
     keys = [b"%d" % i for i in range(100)]
     assert client.session.time(PUT, 24, keys, 200, group=16, tail=b"value") > 0
     assert all(client.value(key) == b"value" for key in keys)

@@ -1,4 +1,4 @@
-"""A partition against a dict: versions, conditions, expiry, numbers, batches, large values, whatever the memory."""
+"""A partition against a dict: versions, conditions, expiry, numbers, batches, large values."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Value:
 
 
 class Machine(RuleBasedStateMachine):
-    """In a roomy partition everything that the model holds is there."""
+    """A partition with ample memory: all values of the model are there."""
 
     size = 4 << 20
     eviction = "clock"
@@ -94,13 +94,13 @@ class Machine(RuleBasedStateMachine):
         return value
 
     def lost(self, key: bytes) -> None:
-        """What the server does not have any more."""
+        """Fail: the server no longer has a value of the model."""
         raise AssertionError(f"{key!r} is lost")
 
     def refused(self) -> None:
-        raise AssertionError("there is memory enough")
+        raise AssertionError("a request was refused although there is enough memory")
 
-    def put_happened(self, key: bytes, value: bytes, version: int, expiry: int) -> None:
+    def record_put(self, key: bytes, value: bytes, version: int, expiry: int) -> None:
         self.version += 1
         assert version == self.version
         self.model[key] = Value(value, version, expiry)
@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
             self.refused()
             return
         assert answer.status == OK
-        self.put_happened(key, content, answer.result, self.expiry(ttl))
+        self.record_put(key, content, answer.result, self.expiry(ttl))
 
     @rule(
         key=keys,
@@ -140,7 +140,7 @@ class Machine(RuleBasedStateMachine):
             assert answer == (VERSION_MISMATCH, INLINE, there.version if there else 0, b"")
         else:
             assert answer.status == OK
-            self.put_happened(key, value, answer.result, 0)
+            self.record_put(key, value, answer.result, 0)
 
     @rule(key=keys)
     def get(self, key: bytes) -> None:
@@ -206,7 +206,7 @@ class Machine(RuleBasedStateMachine):
         else:
             assert answer.status == OK
             assert struct.unpack("<q", answer.payload) == (number + delta,)
-            self.put_happened(
+            self.record_put(
                 key, b"%d" % (number + delta), answer.result, there.expiry if there else 0
             )
 
@@ -231,7 +231,7 @@ class Machine(RuleBasedStateMachine):
                 self.refused()
             else:
                 assert result.status == OK
-                self.put_happened(key, value, result.version, self.expiry(ttl))
+                self.record_put(key, value, result.version, self.expiry(ttl))
 
     @rule(asked=st.lists(keys, max_size=20), capacity=st.integers(0, 500))
     def get_many(self, asked: list[bytes], capacity: int) -> None:
@@ -301,7 +301,7 @@ class Machine(RuleBasedStateMachine):
             self.uploads[upload] = (key, value, received)
         else:
             del self.uploads[upload]
-            self.put_happened(key, value, answer.result, 0)
+            self.record_put(key, value, answer.result, 0)
 
     @precondition(lambda self: self.uploads)
     @rule(data=st.data())
@@ -329,7 +329,7 @@ class Machine(RuleBasedStateMachine):
                 del self.pins[pin]
 
     @rule()
-    def another_session_comes_and_goes(self) -> None:
+    def another_session_begins_and_ends(self) -> None:
         other = Client(self.store, capacity=CAPACITY)
         for key in list(self.model)[:3]:
             other.get(key)
@@ -337,12 +337,12 @@ class Machine(RuleBasedStateMachine):
         other.close()
 
     @invariant()
-    def nothing_pinned_changes(self) -> None:
+    def pinned_values_do_not_change(self) -> None:
         for offset, value, _ in self.pins.values():
             assert self.store.region.read(offset, len(value)) == value
 
     @invariant()
-    def the_partition_is_sound(self) -> None:
+    def the_partition_is_consistent(self) -> None:
         self.store.check()
         stats = self.store.stats()
         assert stats["pins"] == len(self.pins)
@@ -377,7 +377,7 @@ class Machine(RuleBasedStateMachine):
 
 
 class CrowdedMachine(Machine):
-    """In a full one, what is there is what was put last, and anything may be gone."""
+    """A full partition: a value is the last that was put, and any value may be evicted."""
 
     size = 64 << 10
 
@@ -401,7 +401,7 @@ class BucketMachine(CrowdedMachine):
 
 
 class NoEvictionMachine(CrowdedMachine):
-    """Without eviction nothing is lost; puts are refused, and leave what was there."""
+    """Without eviction no value is lost; puts are refused and do not replace the old value."""
 
     eviction = "none"
 
@@ -421,8 +421,8 @@ TestNoEviction = NoEvictionMachine.TestCase
 
 
 @pytest.mark.parametrize("eviction", ["clock", "bucket", "none"])
-def test_the_model_is_driven_into_every_corner(eviction):
-    """The machines above mean something only if memory does get short in 64 KiB."""
+def test_the_machines_reach_every_outcome(eviction):
+    """The machines above prove something only if 64 KiB of memory are used up."""
     store = partition(64 << 10, eviction=eviction)
     client = Client(store)
     statuses = {client.put(b"k%d" % i, bytes(3000)).status for i in range(31)}

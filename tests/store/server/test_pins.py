@@ -1,4 +1,4 @@
-"""Large values are read where they stand: what a pin keeps, how it ends, and what it costs."""
+"""Large values are read in place: the memory that a pin keeps, its end, and its cost."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def client(store):
 
 
 def used(store) -> int:
-    """Without the index, which never gives memory back."""
+    """Return the memory in use without the index, which never frees memory."""
     return store.stats()["bytes_used"] - store.stats()["index_bytes"]
 
 
-def test_a_value_that_does_not_fit_is_answered_by_its_place(store, client):
+def test_a_value_that_does_not_fit_is_answered_by_a_reference(store, client):
     version = client.put(b"a", VALUE).result
     assert client.get(b"a", capacity=len(VALUE)) == (OK, INLINE, version, VALUE)
     answer = client.get(b"a", capacity=len(VALUE) - 1)
@@ -50,7 +50,7 @@ def test_a_value_that_does_not_fit_is_answered_by_its_place(store, client):
     store.check()
 
 
-def test_a_response_too_small_for_a_place_is_refused(client):
+def test_a_response_too_small_for_a_reference_is_refused(client):
     client.put(b"a", VALUE)
     assert client.get(b"a", capacity=31).status == TOO_LARGE
     assert client.get(b"a", capacity=32).status == OK
@@ -71,7 +71,7 @@ def test_a_pinned_value_outlives_its_key(store, client, how):
     else:
         for i in range(30_000):
             client.put(b"%d" % i, bytes(40))
-        # The clock passes it by.
+        # The clock hand passes it.
         assert client.exists(b"a").status == OK
         client.delete(b"a")
         for i in range(30_000):
@@ -89,7 +89,7 @@ def test_a_pinned_value_outlives_its_key(store, client, how):
     assert store.stats()["pins"] == 0
 
 
-def test_each_pin_holds_by_itself(store, client):
+def test_each_pin_holds_the_value_alone(store, client):
     client.put(b"a", VALUE)
     refs = [reference(client.get(b"a")) for _ in range(3)]
     assert len({ref.pin for ref in refs}) == 3
@@ -113,10 +113,10 @@ def test_a_request_releases_a_pin_before_it_is_executed(store, client):
     store.check()
 
 
-def test_a_lease_ends_a_quarter_later_than_the_client_thinks(store, client):
+def test_a_lease_ends_a_quarter_later_than_the_client_assumes(store, client):
     client.put(b"a", VALUE)
     client.get(b"a")
-    # It began with the first look at the clock after it was granted, however late that was.
+    # It began with the first reading of the clock after it was granted, however late that was.
     client.tick(SECOND + 7 * SECOND)
     assert store.stats()["pins"] == 1
     client.tick(8 * SECOND + LEASE + LEASE // 4 - 1)
@@ -126,7 +126,7 @@ def test_a_lease_ends_a_quarter_later_than_the_client_thinks(store, client):
     store.check()
 
 
-def test_pins_of_others_and_pins_that_are_gone_are_ignored_and_counted(store, client):
+def test_releases_of_foreign_or_ended_pins_are_ignored_and_counted(store, client):
     other = Client(store, capacity=100)
     client.put(b"a", VALUE)
     ref = reference(client.get(b"a"))
@@ -167,7 +167,7 @@ def test_a_session_has_at_most_256_pins(store, client):
     store.check()
 
 
-def test_a_record_takes_4095_pins(store):
+def test_a_record_has_at_most_4095_pins(store):
     clients = [Client(store, capacity=100) for _ in range(17)]
     clients[0].put(b"a", VALUE)
     answers = [client.get(b"a") for client in clients[:16] for _ in range(256)]
@@ -180,7 +180,7 @@ def test_a_record_takes_4095_pins(store):
     store.check()
 
 
-def test_the_end_of_a_session_frees_what_it_held(store):
+def test_the_end_of_a_session_frees_its_pins(store):
     client = Client(store, capacity=100)
     other = Client(store, capacity=100)
     before = used(store)

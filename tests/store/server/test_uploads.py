@@ -1,4 +1,4 @@
-"""Large values that come in pieces."""
+"""Large values that are uploaded in pieces."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ def test_pieces_of_any_length_make_the_same_value(store, client, rng):
             assert answer.status == OK
             at += len(piece)
         assert client.value(bytes(key_length)) == value
-        # check() sums the whole record again.
+        # check() computes the checksum of the whole record again.
         store.check()
 
 
-def test_the_old_value_stays_until_the_new_one_is_whole(store, client):
+def test_the_old_value_is_kept_until_the_new_one_is_complete(store, client):
     client.put(b"a", b"old")
     upload = client.put_begin(b"a", 2).result
     client.put_piece(upload, 0, b"n")
@@ -88,7 +88,7 @@ def test_the_old_value_stays_until_the_new_one_is_whole(store, client):
     store.check()
 
 
-def test_pieces_out_of_order_are_refused_and_the_upload_goes_on(store, client):
+def test_pieces_out_of_order_are_refused_and_the_upload_continues(store, client):
     upload = client.put_begin(b"a", 4).result
     assert client.put_piece(upload, 1, b"x").status == BAD_REQUEST
     assert client.put_piece(upload, 0, b"ab").status == OK
@@ -102,7 +102,7 @@ def test_pieces_out_of_order_are_refused_and_the_upload_goes_on(store, client):
     store.check()
 
 
-def test_a_piece_is_at_most_256_kib_and_lies_within_the_staging_memory(client):
+def test_a_piece_is_at_most_256_kib_and_within_the_staging_memory(client):
     upload = client.put_begin(b"a", 4 << 20).result
     assert client.put_piece(upload, 0, b"", length=MAX_PIECE + 1).status == BAD_REQUEST
     for staging, length in [
@@ -124,7 +124,7 @@ def test_without_staging_memory_no_piece_is_taken(store):
     assert client.put_piece(upload, 0, b"", length=1).status == BAD_REQUEST
 
 
-def test_a_piece_that_was_damaged_may_come_again(store, client):
+def test_a_damaged_piece_may_be_sent_again(store, client):
     upload = client.put_begin(b"a", 6).result
     assert client.put_piece(upload, 0, b"abc", crc=crc32c.crc32c(b"abd")).status == BAD_REQUEST
     assert client.put_piece(upload, 0, b"abc", crc=crc32c.crc32c(b"abc")).status == OK
@@ -133,8 +133,12 @@ def test_a_piece_that_was_damaged_may_come_again(store, client):
     store.check()
 
 
-def test_checksums_are_those_of_everybody_else(client, rng):
-    """Long ranges are summed in three streams: around each length where their number changes, against another implementation."""
+def test_checksums_are_those_of_another_implementation(client, rng):
+    """Long ranges are summed in three streams.
+
+    The lengths are around each one at which their number changes; the sums are compared with
+    another implementation's.
+    """
     lengths = [
         n + d
         for n in [1536, 3072, 4608, 12288, 12288 + 1536, 24576]
@@ -152,7 +156,7 @@ def test_checksums_are_those_of_everybody_else(client, rng):
         assert client.value(b"a") == data
 
 
-def test_conditions_hold_at_the_beginning_and_at_the_end(store, client):
+def test_conditions_are_checked_at_the_beginning_and_at_the_end(store, client):
     version = client.put(b"a", b"1").result
     assert client.put_begin(b"a", 1, flags=IF_ABSENT) == (EXISTS_ALREADY, 0, version, b"")
     assert client.put_begin(b"a", 1, flags=IF_VERSION, version=9) == (
@@ -172,7 +176,7 @@ def test_conditions_hold_at_the_beginning_and_at_the_end(store, client):
     store.check()
 
 
-def test_an_upload_that_is_aborted_leaves_nothing(store, client):
+def test_an_aborted_upload_leaves_nothing_behind(store, client):
     before = store.stats()["bytes_used"]
     upload = client.put_begin(b"a", 1000).result
     assert store.stats()["bytes_reserved"] > 1000
@@ -184,7 +188,7 @@ def test_an_upload_that_is_aborted_leaves_nothing(store, client):
     store.check()
 
 
-def test_uploads_of_another_session_are_out_of_reach(store, client):
+def test_uploads_of_another_session_cannot_be_used(store, client):
     other = Client(store, staging=STAGING)
     upload = client.put_begin(b"a", 1).result
     assert other.put_piece(upload, 0, b"x").status == UNKNOWN_UPLOAD
@@ -232,7 +236,7 @@ def test_a_session_has_at_most_8_uploads(client):
     assert client.put_begin(b"8", 1).status == QUOTA
 
 
-def test_what_cannot_be_stored_is_refused_before_it_is_sent():
+def test_a_value_that_cannot_be_stored_is_refused_before_it_is_sent():
     store = partition(1 << 20, max_value=900 << 10, eviction="none")
     client = Client(store, staging=STAGING)
     assert client.put_begin(b"a", (900 << 10) + 1).status == TOO_LARGE
@@ -259,11 +263,11 @@ def test_a_client_uploads_no_more_than_its_quota_in_all_its_sessions_together(st
     mine, mine_too, other = (Client(store, staging=STAGING, peer=peer) for peer in (1, 1, 2))
     mine.tick(SECOND)
     first = mine.put_begin(b"a", 5 << 20).result
-    assert mine_too.put_begin(b"b", 5 << 20).status == DEFERRED  # until the first is done
+    assert mine_too.put_begin(b"b", 5 << 20).status == DEFERRED  # until the first is complete
     assert mine_too.put_begin(b"b", 2 << 20).status == OK
     assert other.put_begin(b"c", 5 << 20).status == OK
     store.check()
-    assert mine.ask(PUT_ABORT, struct.pack("<Q", first)).status == OK
+    assert mine.request(PUT_ABORT, struct.pack("<Q", first)).status == OK
     assert mine_too.put_begin(b"d", 5 << 20).status == OK
     store.check()
     for client in (mine, mine_too, other):
@@ -272,7 +276,7 @@ def test_a_client_uploads_no_more_than_its_quota_in_all_its_sessions_together(st
 
 
 @pytest.mark.parametrize("eviction", ["clock", "bucket", "none"])
-def test_who_announces_and_sends_nothing_makes_room_for_another(eviction):
+def test_an_announced_upload_without_pieces_makes_room_for_another(eviction):
     store = partition(16 << 20, quota=8 << 20, eviction=eviction)
     silent = [Client(store, staging=STAGING, peer=peer) for peer in (1, 2)]
     silent[0].tick(SECOND)
@@ -280,7 +284,7 @@ def test_who_announces_and_sends_nothing_makes_room_for_another(eviction):
     honest = Client(store, staging=STAGING, peer=3)
     assert announced(honest, 7 << 20).status == OUT_OF_MEMORY
     silent[0].tick(2 * SECOND)
-    # What is refused brings an upload no further, and so does not make it last.
+    # A refused piece does not advance an upload, and so does not extend its time.
     assert silent[0].put_piece(uploads[0], 77, b"x").status == BAD_REQUEST
     assert silent[1].put_piece(uploads[1], 0, b"x").status == OK
     honest.tick(3 * SECOND + 100 * MS)
