@@ -70,8 +70,8 @@ def least_lost(
     """Return the best of five runs.
 
     A busy machine may stop a thread for 50 ms between two instructions: a wake-up is then late, and
-    counts as lost.  It may also run the two sides in turns, so that neither sleeps.  It does neither
-    five times in a row.
+    counts as lost.  It may also run the two sides in turns, so that neither sleeps.  It does
+    neither five times in a row.
     """
     for trial in range(5):
         found = ping_pong(provider, mode, calls, delay=delay, seed=seed + trial, tends=tends)
