@@ -14,7 +14,10 @@ Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 @pytest.fixture
 def softroce(tmp_path: Path) -> Run:
-    """Runs scripts/softroce with these arguments; HOME is the tester's own, where the unpacked kernel is kept."""
+    """Return a function that runs scripts/softroce with these arguments.
+
+    HOME is that of the tester, in which the unpacked kernel is kept.
+    """
 
     def run(
         *arguments: object, seconds: float = 250, **variables: str

@@ -1,4 +1,7 @@
-"""A machine that hangs, dies or never starts is told from a command that fails.  Programs stand for QEMU here: nothing boots."""
+"""A machine that hangs, dies or never starts is distinguished from a command that fails.
+
+Programs replace QEMU here: no machine boots.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,10 @@ from vm.machine import Machine
 
 
 class Bench:
-    """Where a script takes QEMU's place.  $control, $out and $err are its ports, $folder is the job's."""
+    """A folder in which a script replaces QEMU.
+
+    $control, $out and $err are its ports, $folder is the job's.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,7 +69,7 @@ def bench(tmp_path, monkeypatch):
     return Bench(tmp_path)
 
 
-def test_what_the_guest_says_arrives_where_it_belongs(bench):
+def test_the_guests_output_errors_and_status_are_returned(bench):
     bench.qemu("echo ready > $control; echo one > $out; echo two > $err; echo status 42 > $control")
     assert bench.run() == 42
     assert (bytes(bench.out), bytes(bench.err)) == (b"one\n", b"two\n")
@@ -71,41 +77,42 @@ def test_what_the_guest_says_arrives_where_it_belongs(bench):
 
 def test_a_machine_that_hangs_before_the_command_is_started_again(bench):
     bench.qemu(
-        f"[ $(wc -l < {bench.folder}/starts) = 3 ] || exec sleep 100\necho ready > $control; echo status 0 > $control"
+        f"[ $(wc -l < {bench.folder}/starts) = 3 ] || exec sleep 100\n"
+        "echo ready > $control; echo status 0 > $control"
     )
     assert bench.run(boot_seconds=0.3) == 0
     assert bench.starts == 3
 
 
-def test_one_that_never_comes_up_fails_with_what_its_kernel_said_last(bench):
+def test_the_error_of_a_machine_that_never_boots_has_the_last_lines_of_its_kernel(bench):
     bench.qemu("echo stuck here > $folder/console; exec sleep 100")
     with pytest.raises(MachineError, match=r"did not boot in 0\.3 s\n  stuck here"):
         bench.run(boot_seconds=0.3)
     assert bench.starts == bench.err.count(b"did not boot in 0.3 s\n  stuck here") == 3
 
 
-def test_once_the_command_may_have_begun_nothing_is_started_again(bench):
+def test_a_machine_is_not_started_again_once_its_command_may_have_begun(bench):
     bench.qemu("echo ready > $control; echo Kernel panic > $folder/console")
     with pytest.raises(MachineError, match="exited before the command\n  Kernel panic"):
         bench.run()
     assert bench.starts == 1
 
 
-def test_what_qemu_complains_about_is_shown(bench):
+def test_the_errors_of_qemu_are_shown(bench):
     bench.qemu("echo cannot allocate memory >&2; exit 1")
     with pytest.raises(MachineError, match="cannot allocate memory"):
         bench.run()
     assert bench.starts == 1
 
 
-def test_devices_that_cannot_be_set_up_are_the_machines_failure(bench):
+def test_devices_that_cannot_be_set_up_are_a_failure_of_the_machine(bench):
     bench.qemu("echo no such module > $err; echo failed > $control")
     with pytest.raises(MachineError, match="cannot set up the machine's devices"):
         bench.run()
     assert bytes(bench.err) == b"no such module\n"
 
 
-def test_a_guest_that_does_not_keep_its_own_limit_is_killed(bench, monkeypatch):
+def test_a_guest_that_exceeds_its_limit_is_killed(bench, monkeypatch):
     monkeypatch.setattr("vm.machine.GRACE_SECONDS", 0.2)
     bench.qemu("echo ready > $control; exec sleep 100")
     with pytest.raises(MachineError, match="hung and was killed"):
@@ -136,14 +143,14 @@ def test_a_sink_that_fails_ends_the_machine(bench):
         asyncio.run(machine.run())
 
 
-def test_nothing_of_a_job_is_left(bench):
+def test_no_files_of_a_job_are_left(bench):
     bench.qemu("echo ready > $control; echo status 0 > $control")
     before = set(bench.folder.iterdir())
     bench.run()
     assert {path.name for path in set(bench.folder.iterdir()) - before} == {"starts", "vmlinuz"}
 
 
-def test_what_a_killed_launcher_left_goes_with_the_next_job(bench):
+def test_the_next_job_removes_the_files_of_a_killed_launcher(bench):
     text = (
         "import os, sys, tempfile; from pathlib import Path; from vm.job import Job\n"
         "with Job(['true']).folder() as folder: print(folder, flush=True); sys.stdin.read()"
@@ -163,7 +170,7 @@ def test_what_a_killed_launcher_left_goes_with_the_next_job(bench):
         assert not left.exists()
 
 
-def test_a_folder_to_write_to_has_to_exist(tmp_path):
+def test_a_missing_writable_folder_is_refused(tmp_path):
     with pytest.raises(MachineError, match="nowhere: the folder does not exist"):
         Job(["true"], shares=[tmp_path / "nowhere"])
 
@@ -178,10 +185,13 @@ def test_the_command_gets_words_variables_and_folder_exactly(tmp_path):
     }
     folder = tmp_path / "a folder; with $this"
     folder.mkdir()
-    show = "import json, os, sys; print(json.dumps([sys.argv[1:], os.environ['HARD'], os.environ['PLAIN'], os.getcwd()]))"
+    show = (
+        "import json, os, sys; env = os.environ\n"
+        "print(json.dumps([sys.argv[1:], env['HARD'], env['PLAIN'], os.getcwd()]))"
+    )
     job = Job([sys.executable, "-c", show, *words], directory=folder, environment=variables)
     with job.folder() as place:
-        said = subprocess.run(
+        output = subprocess.run(
             ["bash", place / "command"], env={}, capture_output=True, check=True
         ).stdout
-    assert json.loads(said) == [words, variables["HARD"], "1", str(folder)]
+    assert json.loads(output) == [words, variables["HARD"], "1", str(folder)]

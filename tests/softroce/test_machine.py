@@ -1,4 +1,4 @@
-"""What a command in the machine finds there, and what comes back of it."""
+"""The environment of a command in the machine, and the results that are returned from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(300)]
 ROOT = Path(__file__).parents[2]
 
 
-def test_output_comes_back_as_it_was_and_apart_with_the_exit_status(softroce, tmp_path):
+def test_output_and_errors_are_returned_unchanged_with_the_exit_status(softroce, tmp_path):
     data = os.urandom(4 << 20)
     (tmp_path / "data").write_bytes(data)
     script = 'cat data; pwd >&2; echo "$GREETING" >&2; echo reopened > /dev/stderr; exit 7'
@@ -36,7 +36,7 @@ def test_a_killed_command_has_a_shells_exit_status(softroce):
     assert (run.returncode, run.stdout, run.stderr) == (137, b"", b"")
 
 
-def test_a_command_that_hangs_is_ended_and_so_is_what_it_started(softroce):
+def test_a_command_that_hangs_is_ended_with_all_its_processes(softroce):
     run = softroce(
         "--timeout", 2, "--", "bash", "-c", "trap '' INT; echo begun; sleep 1000 & wait; sleep 1000"
     )
@@ -44,7 +44,7 @@ def test_a_command_that_hangs_is_ended_and_so_is_what_it_started(softroce):
     assert run.stderr.endswith(b"softroce: the command timed out after 2 s and was killed\n")
 
 
-def test_there_is_a_soft_roce_device_with_two_addresses(softroce):
+def test_the_machine_has_a_soft_roce_device_with_two_addresses(softroce):
     run = softroce("--", "ibv_devinfo", "-v", "-d", "rxe0")
     assert run.returncode == 0, run.stderr
     for fact in (
@@ -70,7 +70,7 @@ def test_the_projects_interpreter_runs_and_imports_the_project(softroce):
     assert Path(file).is_relative_to(prefix) or Path(file).is_relative_to(ROOT)
 
 
-def test_an_ordinary_user_writes_where_the_machine_may_and_locks_no_more_than_the_limit(
+def test_an_ordinary_user_can_write_to_writable_folders_and_lock_memory_up_to_the_limit(
     softroce, tmp_path
 ):
     (tmp_path / "kept").mkdir(mode=0o777)
@@ -83,7 +83,7 @@ def test_an_ordinary_user_writes_where_the_machine_may_and_locks_no_more_than_th
     assert [path.name for path in (tmp_path / "kept").iterdir()] == ["yes"]
 
 
-def test_what_is_written_elsewhere_is_gone(softroce, tmp_path):
+def test_files_written_to_other_folders_are_discarded(softroce, tmp_path):
     run = softroce("--", "bash", "-c", "touch here /etc/there && ls -d here /etc/there")
     assert run.stdout.decode().split() == ["/etc/there", "here"]
     assert list(tmp_path.iterdir()) == []
@@ -94,11 +94,14 @@ def test_a_guest_that_panics_is_a_failure_of_the_machine(softroce):
     run = softroce("--", "bash", "-c", "echo c > /proc/sysrq-trigger; sleep 100")
     assert run.returncode == 125
     assert b"softroce: the machine exited before the command" in run.stderr
-    assert b"Kernel Offset: disabled" in run.stderr  # the last that a kernel says
+    assert b"Kernel Offset: disabled" in run.stderr  # the last line of a kernel
 
 
-def test_persistent_memory_outlives_the_machines_sudden_end(tmp_path):
-    """A number is made durable and then said; the machine is killed; the next one reads no smaller number."""
+def test_persistent_memory_survives_a_killed_machine(tmp_path):
+    """A number is made durable and then printed; the machine is killed.
+
+    The next machine reads no smaller number.
+    """
     count = (
         "import mmap, os\n"
         "fd = os.open('/mnt/pmem0/n', os.O_RDWR | os.O_CREAT); os.ftruncate(fd, 4096)\n"
@@ -106,38 +109,41 @@ def test_persistent_memory_outlives_the_machines_sudden_end(tmp_path):
         "for n in range(1, 1 << 30):\n"
         "    memory[:8] = n.to_bytes(8, 'little'); memory.flush(); print(n, flush=True)\n"
     )
-    read = "print(int.from_bytes(open('/mnt/pmem0/n', 'rb').read(8), 'little'), os.path.exists('/dev/dax1.0'))"
+    read = (
+        "print(int.from_bytes(open('/mnt/pmem0/n', 'rb').read(8), 'little'),"
+        " os.path.exists('/dev/dax1.0'))"
+    )
     images = [f"{tmp_path}/file.img:64MiB", f"{tmp_path}/device.img:64MiB:devdax"]
-    said, errors = bytearray(), bytearray()
+    output, errors = bytearray(), bytearray()
 
     def machine(script):
         cache = Path.home() / ".cache" / "softroce"
         job = Job(["/usr/bin/python3", "-c", script], pmem=[parse(image) for image in images])
-        return Machine(job, kernel.find(Path("/boot")), cache, said.extend, errors.extend, cpus=1)
+        return Machine(job, kernel.find(Path("/boot")), cache, output.extend, errors.extend, cpus=1)
 
     async def until_killed():
         machine_ = machine(count)
 
-        def hear(data):
-            said.extend(data)
-            if said.count(b"\n") >= 50:
+        def on_output(data):
+            output.extend(data)
+            if output.count(b"\n") >= 50:
                 machine_.kill()
 
-        machine_.out = hear
+        machine_.out = on_output
         await machine_.run()
 
     with pytest.raises(MachineError, match="exited before the command"):
         asyncio.run(until_killed())
-    last = int(said[: said.rindex(b"\n")].split()[-1])
-    said.clear()
+    last = int(output[: output.rindex(b"\n")].split()[-1])
+    output.clear()
     assert asyncio.run(machine("import os; " + read).run()) == 0, errors
-    found, device = said.split()
+    found, device = output.split()
     assert last >= 50
     assert int(found) >= last
     assert device == b"True"
 
 
-def test_a_killed_launcher_takes_its_machine_along(tmp_path):
+def test_a_machine_ends_if_its_launcher_is_killed(tmp_path):
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     command = [
         sys.executable,

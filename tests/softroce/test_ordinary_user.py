@@ -1,4 +1,4 @@
-"""Verbs for a user without rights, whose processes may pin 8 MiB: root never meets that limit."""
+"""Verbs for a user without privileges, whose processes may pin 8 MiB: root has no such limit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1 << 20
 @pytest.fixture
 def limit():
     assert os.geteuid() != 0, (
-        "to be run as an ordinary user: scripts/softroce --user -- pytest -m ordinary"
+        "run this as an ordinary user: scripts/softroce --user -- pytest -m ordinary"
     )
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     assert soft == 8 * MIB
@@ -34,13 +34,13 @@ def fabric():
         yield fabric
 
 
-def test_memory_beyond_the_limit_is_refused_with_the_line_that_lifts_it(limit, fabric):
+def test_memory_beyond_the_limit_is_refused_with_a_hint(limit, fabric):
     with pytest.raises(FabricError, match=r"ulimit -l") as refused:
         fabric.register(limit + MIB, REMOTE_READ)
     assert "memlock unlimited" in refused.value.hint
 
 
-def test_what_is_pinned_already_counts_and_is_given_back(limit, fabric):
+def test_pinned_memory_counts_until_it_is_released(limit, fabric):
     for _ in range(3):
         with fabric.register(limit // 2, REMOTE_READ):
             with pytest.raises(FabricError, match=r"ulimit -l"):
@@ -57,8 +57,11 @@ def test_a_store_within_the_limit_serves_values_of_every_kind(limit):
             assert kv.get(b"k") == bytes(range(256)) * (size // 256 + 1)
 
 
-def test_a_store_beyond_the_limit_says_what_to_change(limit):
-    """The server starts, since it pins what clients come to READ; the READ that would need too much fails for its reason."""
+def test_the_error_of_a_store_beyond_the_limit_has_a_hint(limit):
+    """The server starts, since it pins memory only for READs of clients.
+
+    The READ that would need too much memory fails with the reason.
+    """
     with rfp.Server(memory="128MiB", address="rdma://10.0.0.1:0", no_auth=True) as server:
         with rfp.connect(server.address, timeout=60) as kv:
             kv.put(b"k", bytes(MIB))

@@ -1,4 +1,4 @@
-"""A machine's persistent memory is a file that only one machine has, and that is there whole or not at all."""
+"""A machine's persistent memory is a file that only one machine uses, and that is complete."""
 
 import pytest
 from vm.errors import MachineError
@@ -24,7 +24,7 @@ def test_an_image_is_described_by_file_size_and_mode(tmp_path, monkeypatch, text
     "text",
     ["a.img", "a.img:", ":64MiB", "a.img:64MB", "a.img:64MiB:raw", "a.img:1MiB", "a.img:65MiB"],
 )
-def test_what_is_not_of_this_form_is_refused_with_an_example_or_the_bounds(text):
+def test_another_description_is_refused_with_an_example_or_the_bounds(text):
     with pytest.raises(MachineError, match=r"pool\.img:256MiB:devdax|at least 64 MiB"):
         parse(text)
 
@@ -41,14 +41,14 @@ def test_a_new_image_gets_its_name_when_it_is_formatted(tmp_path):
         assert not image.new
 
 
-def test_one_that_was_never_formatted_is_not_kept(tmp_path):
+def test_an_image_that_was_never_formatted_is_not_kept(tmp_path):
     with Image(tmp_path / "a", 64 * MIB).inserted():
         pass
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("formatted", [True, False])
-def test_two_machines_cannot_have_one_image(tmp_path, formatted):
+def test_two_machines_cannot_use_one_image(tmp_path, formatted):
     image = Image(tmp_path / "a", 64 * MIB)
     with image.inserted():
         if formatted:

@@ -1,7 +1,8 @@
-"""A machine with persistent memory loses its power in the midst of the work; what it had acknowledged is there, each once.
+"""A machine with persistent memory loses its power: acknowledged operations are there, each once.
 
-This proves recovery, the order of what is written, and that a pool on a DAX device and on a DAX file system is what it says.  A flush
-that is missing it cannot find: the emulated processor has no cache to lose.  For that there is the crash model.
+This proves recovery, the order of writes, and that a pool on a DAX device and on a DAX file system
+is detected as such.  It cannot find a missing flush: the emulated processor has no cache to lose.
+The crash model is for that.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROOT = POWER.parents[2]
 
 
 class Story:
-    """Machines one after another with the same memory, and what they have said."""
+    """Machines one after another with the same memory, and their output."""
 
     def __init__(self, folder: Path) -> None:
         self.pmem = [f"{folder}/file.img:64MiB", f"{folder}/device.img:64MiB:devdax"]
@@ -35,13 +36,17 @@ class Story:
         self.acknowledged: dict[str, list[int]] = {"devdax": [], "fsdax": []}
         self.boots = 0
 
-    def boot(self, what: str, until: int | None = None) -> None:
-        """Runs power.py, if `until` is given only until it has acknowledged so much more; looks at what it found at its start."""
+    def boot(self, mode: str, until: int | None = None) -> None:
+        """Run power.py in a machine, and check the contents that it found at its start.
+
+        Args:
+            until: Kill the machine after so many more acknowledged operations.
+        """
         found: dict[str, tuple[int, list[int], list[int]]] = {}
         partial = b""
         left = until
 
-        def hear(data: bytes) -> None:
+        def on_output(data: bytes) -> None:
             nonlocal partial, left
             *lines, partial = (partial + data).split(b"\n")
             for line in lines:
@@ -49,9 +54,8 @@ class Story:
                 if first == "found":
                     side, unfinished, *numbers = rest[0], *map(int, rest[1:])
                     found[side] = unfinished, numbers, self.acknowledged[side]
-                    self.acknowledged[side] = list(
-                        numbers
-                    )  # also what had not been heard yet when the power went
+                    # Also numbers whose output was lost when the power failed.
+                    self.acknowledged[side] = list(numbers)
                 elif first in self.acknowledged:
                     self.acknowledged[first].append(int(rest[0]))
                     if left is not None:
@@ -62,11 +66,13 @@ class Story:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
         environment |= {"FIRST": "yes"} if self.boots == 0 else {}
         self.boots += 1
-        command = [sys.executable, str(POWER), what]
+        command = [sys.executable, str(POWER), mode]
         job = Job(
             command, environment=environment, limit=200, pmem=[parse(each) for each in self.pmem]
         )
-        machine = Machine(job, kernel.find(Path("/boot")), CACHE, hear, self.errors.extend, cpus=1)
+        machine = Machine(
+            job, kernel.find(Path("/boot")), CACHE, on_output, self.errors.extend, cpus=1
+        )
         if until is None:
             assert asyncio.run(machine.run()) == 0, self.errors.decode()
         else:
@@ -75,18 +81,17 @@ class Story:
             assert left <= 0, self.errors.decode()
         assert set(found) == set(self.acknowledged), self.errors.decode()
         for side, (unfinished, numbers, acknowledged) in found.items():
-            assert numbers == list(range(len(numbers))), (
-                side
-            )  # each once, and none missing in between
+            # Each is there once, and none between them is missing.
+            assert numbers == list(range(len(numbers))), side
             assert acknowledged == numbers[: len(acknowledged)], side
             assert unfinished in (0, 1), side  # in a batch the table's entry comes first
 
 
-def test_what_was_acknowledged_before_the_power_went_is_there_once(
+def test_operations_acknowledged_before_a_power_failure_are_there_once(
     tmp_path: Path, rng: random.Random
 ) -> None:
     story = Story(tmp_path)
     story.boot("load", until=rng.randrange(200, 3000))
     story.boot("load", until=rng.randrange(200, 3000))
     assert story.acknowledged["devdax"] and story.acknowledged["fsdax"]
-    story.boot("look")
+    story.boot("inspect")

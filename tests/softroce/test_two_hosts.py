@@ -1,4 +1,4 @@
-"""A server and a client in two machines that only a cable joins, of which one loses its power."""
+"""A server and a client in two machines joined by a cable, one of which loses its power."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(400)]
 
 CACHE = Path.home() / ".cache" / "softroce"
 ACROSS = Path(__file__).with_name("across.py")
-# What is promised is a second, by default.  Two machines on this one's processors are too slow for that: they get more.
+# The promise is a second, by default.  Two machines on this machine's processors are too slow
+# for that: they get more.
 PATIENCE = 6
 ADDRESS = f"rdma://10.2.0.1:7001?patience={PATIENCE}s"
 SOON = 3 * PATIENCE
@@ -51,24 +52,24 @@ def test_two_machines_reach_each_other_over_rdma(softroce):
     assert b"server: 20 iters in" in run.stderr
 
 
-def test_a_client_whose_servers_host_loses_its_power_soon_gets_an_error_that_says_so(tmp_path):
-    said, complained = bytearray(), bytearray()
+def test_a_power_failure_of_the_servers_host_soon_becomes_an_error_of_the_client(tmp_path):
+    output, errors = bytearray(), bytearray()
 
     async def story():
         servers, clients = cable(tmp_path)
         serve = f"python -m rfp.cli serve --address {shlex.quote(ADDRESS)} --no-auth --memory 16MiB"
-        server = machine(serve, servers, complained.extend, complained.extend)
+        server = machine(serve, servers, errors.extend, errors.extend)
 
-        def hear(data):
-            said.extend(data)
-            if said.count(b"answered\n") >= 5:
+        def on_output(data):
+            output.extend(data)
+            if output.count(b"answered\n") >= 5:
                 server.kill()
 
         client = machine(
             f"python {shlex.quote(str(ACROSS))} {shlex.quote(ADDRESS)}",
             clients,
-            hear,
-            complained.extend,
+            on_output,
+            errors.extend,
         )
         serving = asyncio.ensure_future(server.run())
         try:
@@ -79,8 +80,8 @@ def test_a_client_whose_servers_host_loses_its_power_soon_gets_an_error_that_say
             assert isinstance(serving.exception(), MachineError)
 
     status = asyncio.run(story())
-    lines = said.decode().splitlines()
-    assert status == 0, complained.decode()
+    lines = output.decode().splitlines()
+    assert status == 0, errors.decode()
     assert lines[0] == "exchanged"
     word, seconds, kind, *_ = lines[-1].split()
     assert word == "lost", lines[-1]
