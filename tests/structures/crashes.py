@@ -1,7 +1,8 @@
-"""Random histories of structures, through front-ends and a back-end on the crash model, and what has to be true after a crash.
+"""Random histories of structures on the crash model, and conditions after a crash.
 
-Every operation is acknowledged before the next one begins, so the contents after a crash are those after the last operation that
-had been acknowledged, or after the one that was under way: of all structures together, whichever front-end did what.
+They run through front-ends and a back-end on the model.  Every operation is acknowledged before the
+next one begins, so the contents after a crash are those after the last acknowledged operation, or
+after the one that was in flight: of all structures together, whichever front-end executed it.
 """
 
 from __future__ import annotations
@@ -29,12 +30,12 @@ LENGTH = -(-(SIZES.groups_at + SIZES.group_map + 512 * SIZES.block) // PAGE) * P
 
 
 class Wrong(AssertionError):
-    """What was there after a crash contradicts what had been acknowledged."""
+    """The contents after a crash contradict the acknowledged operations."""
 
 
 @contextlib.contextmanager
 def served(model: Model) -> Iterator[Callable[[], Handles]]:
-    """A back-end on the model, and a way to make front-ends."""
+    """Yield a function that makes front-ends of a back-end on the model."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(
             mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes))
@@ -44,9 +45,10 @@ def served(model: Model) -> Iterator[Callable[[], Handles]]:
 
 
 class History:
-    """What was done to a pool, and when it was begun and acknowledged, in events of the model.
+    """The operations on a pool, and the model's events at which each began and was acknowledged.
 
-    plant: called with the model, to plant a bug in what follows the making of the structures.
+    Args:
+        plant: Is called with the model, to plant a bug after the structures were created.
     """
 
     def __init__(
@@ -71,7 +73,8 @@ class History:
             plan = Plan(rng)
             for _ in range(steps):
                 plan.step().run(rng.choice(both), self.begin, self.end)
-        self.acknowledged.append(self.acknowledged[-1] + 1)  # of what would have come next
+        # Of the operation that would have come next.
+        self.acknowledged.append(self.acknowledged[-1] + 1)
 
     def begin(self, contents: Contents) -> None:
         self.begun.append(self.model.events_so_far)
@@ -81,8 +84,15 @@ class History:
         self.acknowledged.append(self.model.events_so_far)
 
     def crash(self, points: int, *, again: int = 0) -> int:
-        """Looks at what crashes at so many points leave, and at `again` crashes of each recovery; returns how many were looked at."""
-        crashes, looked = Crashes(self.model), 0
+        """Inspect the states that crashes at so many points leave.
+
+        Args:
+            again: Crashes of each recovery.
+
+        Returns:
+            The number of inspected crashes.
+        """
+        crashes, inspected = Crashes(self.model), 0
         for point in sorted(
             self.rng.choices(range(self.begun[0], self.acknowledged[-1]), k=points)
         ):
@@ -93,16 +103,16 @@ class History:
                 )
                 if begun <= point < following
             ]
-            looked += self.look(
+            inspected += self.inspect_crash(
                 crashes.at_point(point, self.rng.getrandbits(64)),
                 allowed,
                 f"after event {point}",
                 again,
             )
-        return looked
+        return inspected
 
-    def look(self, image: bytes, allowed: list[Seen], when: str, again: int) -> int:
-        """Recovers, compares, and goes on; then crashes what it has just done up to the comparison."""
+    def inspect_crash(self, image: bytes, allowed: list[Seen], when: str, again: int) -> int:
+        """Recover, compare, and execute a put; then crash the recovery up to the comparison."""
         model = Model(LENGTH, self.model.kind, content=image, shared=True)
         try:
             with served(model) as connect:
@@ -110,19 +120,19 @@ class History:
                 found = at.seen()
                 at.check()
                 if found not in allowed:
-                    raise Wrong(f"a crash {when} left {found}, and not one of {allowed}")
+                    raise Wrong(f"a crash {when} left {found}, expected one of {allowed}")
                 recovered = model.events_so_far
-                at.queue.put(b"it goes on")
-                if list(at.queue) != [*found[0], b"it goes on"]:
-                    raise Wrong(f"a crash {when}: after its recovery the queue does not go on")
+                at.queue.put(b"still here")
+                if list(at.queue) != [*found[0], b"still here"]:
+                    raise Wrong(f"a crash {when}: the queue does not work after recovery")
         except RfpError as error:
             raise Wrong(f"a crash {when}: {error}") from error
-        looked, crashes = 1, Crashes(model)
+        inspected, crashes = 1, Crashes(model)
         for point in sorted(self.rng.choices(range(recovered + 1), k=again)):
-            looked += self.look(
+            inspected += self.inspect_crash(
                 crashes.at_point(point, self.rng.getrandbits(64)),
                 allowed,
                 f"{when}, and {point} later again",
                 0,
             )
-        return looked
+        return inspected

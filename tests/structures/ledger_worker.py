@@ -1,7 +1,10 @@
-"""A producer or a consumer of the ledger test, in a process of its own: python ledger_worker.py ROLE ADDRESS NUMBER LEDGER
+"""A producer or a consumer of the ledger test, in a process of its own.
 
-A producer writes each number to its ledger before it puts it ("t") and after that was acknowledged ("a").  A consumer moves jobs to `done` in
-one transaction, or by reservation.  Both end at SIGTERM, and go on after whatever a failing connection raises.
+usage: python ledger_worker.py ROLE ADDRESS NUMBER LEDGER
+
+A producer writes each number to its ledger before it puts it ("t") and after the put was
+acknowledged ("a").  A consumer moves jobs to `done` in one transaction, or by reservation.  Both
+end at SIGTERM, and continue after any error of a failing connection.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ def stop(*_: object) -> None:
     stopping = True
 
 
-def note(ledger: int, what: str) -> None:
-    os.write(ledger, f"{what}\n".encode())
+def note(ledger: int, entry: str) -> None:
+    os.write(ledger, f"{entry}\n".encode())
 
 
 def produce(jobs: structures.Queue, number: int, ledger: int) -> None:
@@ -41,7 +44,7 @@ def produce(jobs: structures.Queue, number: int, ledger: int) -> None:
 def consume(
     fe: rnvm.FrontEnd, jobs: structures.Queue, done: structures.BPlusTree, number: int
 ) -> None:
-    """Moves jobs; each adds one to its count in `done`."""
+    """Move jobs; each adds one to its count in `done`."""
     turn = number
     while not stopping:
         turn += 1
@@ -77,7 +80,7 @@ def main(role: str, address: str, number: int, path: str) -> None:
                 consume(fe, jobs, done, number)
         except RfpError as error:
             note(ledger, f"e {error!r}")
-            number += 1000000  # another life: its jobs have other names
+            number += 1000000  # a new life: its jobs have other names
         finally:
             if fe is not None:
                 fe.close()

@@ -1,4 +1,7 @@
-"""Loads the structures a second time, on structures.testing.harness in the place of rnvm.frontend.structure: for tests that need to be fast and cruel."""
+"""The structures, loaded a second time on structures.testing.harness.
+
+It replaces rnvm.frontend.structure for tests that need to be fast and to inject faults.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,10 @@ loaded: dict[str, ModuleType] = {"rnvm.frontend.structure": harness}
 
 
 def load(name: str) -> ModuleType:
-    """A module of the structures, bound to harness.  Of a copy: an extension can be loaded only once from one file."""
+    """Load a module of the structures, bound to the harness.
+
+    It is loaded from a copy: an extension can be loaded only once from one file.
+    """
     name = f"structures.{name}"
     origin = Path(importlib.util.find_spec(name).origin)
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(sys.modules, loaded):
@@ -59,7 +65,6 @@ for below in (
     load(below)
 Queue = load("queue").Queue
 HashTable = load("hash_table").HashTable
-loaded["structures.hash_table"].os = SimpleNamespace(
-    urandom=bytes
-)  # the same order of keys in every run
+# The same order of keys in every run.
+loaded["structures.hash_table"].os = SimpleNamespace(urandom=bytes)
 BPlusTree = load("bptree").BPlusTree

@@ -1,4 +1,4 @@
-"""What structures should do, as state machines over plain Python models; on what they run is for their subclasses to say."""
+"""State machines over plain Python models of the structures; subclasses choose the memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from rfp.errors import Empty, LeaseEnded
 
 NEVER = 1e8
-OVER = 1e-9  # a lease that has ended when anybody looks
+OVER = 1e-9  # a lease that has ended at once
 INLINE, LONGEST = 480, 1 << 20
 queue_lengths = st.one_of(
     st.integers(0, 80), st.sampled_from([INLINE - 1, INLINE, INLINE + 1, 2000, 5000])
@@ -27,7 +27,7 @@ class Reserved:
 
 
 class Model:
-    """What a queue should contain."""
+    """The contents that a queue must have."""
 
     def __init__(self) -> None:
         self.waiting: list[bytes] = []
@@ -39,7 +39,7 @@ class Model:
         return [r for r in self.reserved if r.over]
 
     def reclaim(self, order: list[bytes]) -> None:
-        """What get() does first; ends of leases at the same moment may be seen in any order."""
+        """Do what get() does first; leases that end at the same moment come in any order."""
         for value in order:
             r = next(r for r in self.reserved if r.over and r.value == value)
             self.reserved.remove(r)
@@ -48,7 +48,10 @@ class Model:
 
 
 class QueueModel(RuleBasedStateMachine):
-    """A queue against lists.  queue, other: two handles of it.  Values are all different, so that the order can be seen."""
+    """A queue against lists.
+
+    queue, other: two handles of it.  All values differ, so that the order can be seen.
+    """
 
     queue: Any
     other: Any
@@ -63,7 +66,11 @@ class QueueModel(RuleBasedStateMachine):
         return b"%d:" % self.serial + bytes([self.serial % 256]) * length
 
     def expected(self) -> list[bytes]:
-        """The order in which it gives; reads it from the queue where leases have ended, after a look that these are the right ones."""
+        """Return the expected order.
+
+        The order of values whose leases have ended is read from the queue, after a check that they
+        are the right ones.
+        """
         ended = sorted(r.value for r in self.model.over())
         given = list(self.queue)
         first = len(self.model.returned)
@@ -152,14 +159,14 @@ class QueueModel(RuleBasedStateMachine):
                 settle(token)
 
     @invariant()
-    def it_gives_what_the_model_does(self) -> None:
+    def its_values_are_those_of_the_model(self) -> None:
         order = self.expected()
         assert list(self.other) == order
         assert len(self.other) == len(order)
         assert self.other.reserved == len(self.model.reserved) - len(self.model.over())
 
     @invariant()
-    def it_is_sound(self) -> None:
+    def it_is_consistent(self) -> None:
         self.queue.check()
 
     def teardown(self) -> None:
@@ -171,7 +178,8 @@ class QueueModel(RuleBasedStateMachine):
         assert len(self.queue) == self.queue.reserved == 0
 
 
-# Few enough that they meet; of all lengths; with long prefixes in common; with bytes on both ends of the order.
+# Few enough that they meet; of all lengths; with long common prefixes; with bytes at both ends
+# of the order.
 keys = st.one_of(
     st.integers(0, 300).map(lambda i: b"%d" % i),
     st.integers(0, 60).map(lambda i: b"prefix/" * 20 + b"%03d" % i),
@@ -268,13 +276,13 @@ class MappingModel(RuleBasedStateMachine):
         return sorted(self.model.items())
 
     @invariant()
-    def it_is_what_the_model_is(self) -> None:
+    def its_items_are_those_of_the_model(self) -> None:
         items = list(self.other.items())
         assert (items if self.ordered else sorted(items)) == self.order()
         assert len(self.other) == len(self.model)
 
     @invariant()
-    def it_is_sound(self) -> None:
+    def it_is_consistent(self) -> None:
         self.mapping.check()
 
     def teardown(self) -> None:
@@ -285,7 +293,7 @@ class MappingModel(RuleBasedStateMachine):
 
 
 class TreeModel(MappingModel):
-    """An ordered one against a sorted dict."""
+    """An ordered mapping against a sorted dict."""
 
     ordered = True
 

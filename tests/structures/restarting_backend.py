@@ -1,7 +1,10 @@
-"""Back-ends that are started again and again on one pool: python restarting_backend.py POOL ADDRESS [LEASE]
+"""Back-ends that are started one after another on one pool.
 
-Each line read is the persist point at which the next one is killed, or 0.  Says its process, and later its exit status.  They are forked from
-this process, which has imported everything and has no threads, so a life begins within milliseconds.
+usage: python restarting_backend.py POOL ADDRESS [LEASE]
+
+Each input line is the persist point at which the next back-end is killed, or 0.  The output is its
+process ID, and later its exit status.  Back-ends are forked from this process, which has imported
+all modules and has no threads, so each starts within milliseconds.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from rnvm import pools
 from rnvm.pool.pool import Pool
 from rnvm.testing.failpoint_medium import FailpointMedium
 
-LEASE = 0.3  # seconds, unless another one is given
+LEASE = 0.3  # seconds, the default
 
 
 def live(path: Path, address: str, points: int, lease: float) -> None:

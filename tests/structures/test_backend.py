@@ -1,4 +1,4 @@
-"""The same models on a real back-end, through front-ends that take turns, in one thread and in several."""
+"""The same models on a real back-end, through alternating front-ends, in one thread and several."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Shared:
     def __init__(self) -> None:
         super().__init__()
         self.stack = contextlib.ExitStack()
-        # The same order of keys in every run: hypothesis repeats what it has found.
+        # The same order of keys in every run: hypothesis repeats failures.
         self.stack.enter_context(
             mock.patch.object(structures.hash_table, "os", SimpleNamespace(urandom=bytes))
         )
@@ -54,7 +54,7 @@ class MappingMachine(Shared, MappingModel):
         self.other = self.kind(self.two, "m")
 
     @rule()
-    def they_change_places(self) -> None:
+    def the_handles_are_swapped(self) -> None:
         self.one, self.two = self.two, self.one
         self.mapping, self.other = self.other, self.mapping
 
@@ -91,7 +91,7 @@ class QueueMachine(Shared, QueueModel):
         self.other = structures.Queue(self.two, "q")
 
     @rule()
-    def they_change_places(self) -> None:
+    def the_handles_are_swapped(self) -> None:
         self.one, self.two = self.two, self.one
         self.queue, self.other = self.other, self.queue
 
@@ -122,7 +122,7 @@ def served():
         yield made
 
 
-def test_a_name_is_of_one_kind(served):
+def test_a_name_belongs_to_one_kind(served):
     with rnvm.connect(served.address) as fe:
         structures.Queue(fe, "taken")
         with pytest.raises(WrongKind):
@@ -131,7 +131,7 @@ def test_a_name_is_of_one_kind(served):
 
 @pytest.mark.anywhere
 @pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
-def test_what_was_stored_is_there_for_the_next_front_end(served, kind):
+def test_stored_values_are_there_for_the_next_front_end(served, kind):
     name = f"kept {kind.__name__}"
     items = {b"%d" % i: bytes(i % 700) for i in range(1000)}
     with rnvm.connect(served.address) as fe:
@@ -143,7 +143,10 @@ def test_what_was_stored_is_there_for_the_next_front_end(served, kind):
 
 
 def all_run(*runs: Callable[[], None], failed: list[BaseException]) -> None:
-    """In threads; raises what any of them raised.  Who waits for another one looks into `failed`: it may never come."""
+    """Run functions in threads; raise the first exception.
+
+    A function that waits for another one must check `failed`: the other one may have raised.
+    """
 
     def guarded(run: Callable[[], None]) -> None:
         try:
@@ -160,8 +163,8 @@ def all_run(*runs: Callable[[], None], failed: list[BaseException]) -> None:
         raise failed[0]
 
 
-@pytest.mark.parametrize("own", [True, False], ids=["each its front-end", "one front-end"])
-def test_producers_and_consumers_in_threads_pass_each_value_on_once(served, own):
+@pytest.mark.parametrize("own", [True, False], ids=["a front-end each", "one front-end"])
+def test_producers_and_consumers_in_threads_pass_each_value_once(served, own):
     name = f"passed on {own}"
     each, producers = 300, 2
     got: list[bytes] = []
@@ -206,8 +209,11 @@ def test_producers_and_consumers_in_threads_pass_each_value_on_once(served, own)
 
 
 @pytest.mark.parametrize("kind", [structures.HashTable, structures.BPlusTree])
-def test_readers_see_whole_states_while_a_writer_changes_them(served, kind):
-    """Two keys that change in one transaction are never seen apart, and an iteration misses nothing that stays."""
+def test_readers_see_consistent_states_while_a_writer_changes_them(served, kind):
+    """Two keys that change in one transaction are never seen apart.
+
+    An iteration misses no item that stays.
+    """
     name = f"read {kind.__name__}"
     stay = {b"stay%d" % i for i in range(300)}
     done = threading.Event()
@@ -228,7 +234,7 @@ def test_readers_see_whole_states_while_a_writer_changes_them(served, kind):
             finally:
                 done.set()
 
-        def look() -> None:
+        def read_all() -> None:
             last = 0
             while not done.is_set():
                 now = int(read.get(b"pair", b"0"))
@@ -238,5 +244,5 @@ def test_readers_see_whole_states_while_a_writer_changes_them(served, kind):
                 assert len(seen) == len(set(seen))
                 assert stay <= set(seen)
 
-        all_run(write, look, failed=[])
+        all_run(write, read_all, failed=[])
         read.check()

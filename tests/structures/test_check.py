@@ -1,4 +1,4 @@
-"""`rnvm check` on structures: a flipped bit in what they have is found and named, or changes nothing for anybody."""
+"""`rnvm check` on structures: a flipped bit is found and named, or changes no contents."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ def contents(address: object) -> dict[str, list[Any]]:
 
 @functools.cache
 def made() -> tuple[bytes, dict[str, list[Any]], list[tuple[int, str]]]:
-    """A pool's bytes, what is in it, and its blocks that structures have: their offsets, and whose they are."""
+    """Return a pool's bytes, its contents, and the blocks of structures.
+
+    Each block is its offset with the name of its structure.
+    """
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"
         with rnvm.Backend(path, size="8MiB", assume_persistent=True) as served:
@@ -53,14 +56,14 @@ def made() -> tuple[bytes, dict[str, list[Any]], list[tuple[int, str]]]:
 
 
 def flip(path: Path, at: int, bit: int) -> check.Checked:
-    """Makes the pool with one bit the other way round, and checks it."""
+    """Write the pool with one flipped bit, and check it."""
     image = made()[0]
     path.write_bytes(image[:at] + bytes([image[at] ^ 1 << bit]) + image[at + 1 :])
     return check.check(path)
 
 
 def repaired(path: Path) -> bool:
-    """One bit of a node as long as these are can always be turned back."""
+    """Repair the pool: one bit of a node of this length can always be corrected."""
     mended, lost = check.repair(path)
     assert lost == []
     assert any("one flipped bit of the node" in text for text in mended)
@@ -84,7 +87,7 @@ def test_a_flipped_bit_in_a_structure_is_found_and_the_structure_named_or_it_cha
                 assert contents(served.address) == inside
 
 
-def test_flipped_bits_often_hit_what_matters(rng: random.Random) -> None:
+def test_flipped_bits_often_change_contents(rng: random.Random) -> None:
     _, _, blocks = made()
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"

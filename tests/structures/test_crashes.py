@@ -12,20 +12,18 @@ KINDS = ("words", "lines", "sectors")
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_acknowledged_survives_a_crash_at_any_moment_and_of_the_rest_all_or_nothing(
-    kind, rng
-):
+def test_acknowledged_operations_survive_any_crash_and_the_last_one_is_all_or_nothing(kind, rng):
     assert History(rng, kind, steps=40).crash(25, again=1) == 50
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_was_acknowledged_survives_thousands_of_crashes(kind, rng):
-    looked = 0
+def test_acknowledged_operations_survive_thousands_of_crashes(kind, rng):
+    inspected = 0
     for _ in range(20):
-        looked += History(rng, kind, steps=rng.randrange(20, 120)).crash(50, again=1)
-    assert looked == 2000
+        inspected += History(rng, kind, steps=rng.randrange(20, 120)).crash(50, again=1)
+    assert inspected == 2000
 
 
 RINGS = SIZES.rings
@@ -56,7 +54,7 @@ DATA = [(SIZES.groups_at, LENGTH)]
         "data-unflushed",
     ],
 )
-def test_a_back_end_that_makes_less_durable_than_it_says_is_found_out(kind, bug, places, rng):
+def test_a_back_end_that_reports_durability_too_early_is_caught(kind, bug, places, rng):
     def plant(model):
         for begin, end in places:
             model.plant(bug, begin, end)

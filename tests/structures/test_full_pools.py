@@ -1,4 +1,7 @@
-"""Pools that are full, of many geometries: structures take entries to the last block, and give each of them back in any order."""
+"""Full pools of many geometries.
+
+Structures take entries to the last block, and give each of them back in any order.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +68,7 @@ sorts = st.sampled_from(["short", "ascending", "long", "descending"])
 
 
 def fill(put: Callable[[int], Any]) -> int:
-    """Until no block is free; how many there were."""
+    """Put until no block is free; return the number of entries."""
     n = 0
     with pytest.raises(OutOfMemory):
         while True:
@@ -78,7 +81,7 @@ def fill(put: Callable[[int], Any]) -> int:
 def done(
     fe: rnvm.FrontEnd, way: str, *structures: Any
 ) -> Iterator[Callable[[], contextlib.AbstractContextManager[Any]]]:
-    """Around all that is done; gives what goes around each single call."""
+    """Yield a context manager for each single call, within a batch or a transaction around all."""
     with fe.batch() if way == "batch" else contextlib.nullcontext():
         yield (
             lambda: (
@@ -173,7 +176,7 @@ def test_workers_drain_a_queue_in_a_full_pool_and_it_can_be_filled_again(
             while waiting or returned or reserved:
                 for act in script:
                     line = returned or waiting
-                    # Room for so many is set aside.
+                    # Room for so many is reserved.
                     most = min(960, max(30, len(waiting) // 8))
                     with each():
                         if act == "reserve" and line and len(reserved) + len(returned) < most:
@@ -192,7 +195,7 @@ def test_workers_drain_a_queue_in_a_full_pool_and_it_can_be_filled_again(
                             else:
                                 queue.nack(token)
                                 returned.append(number)
-                # Without this some scripts go round for ever.
+                # Without this some scripts never end.
                 if waiting or returned:
                     with each():
                         assert int(queue.get()[:8]) == (returned or waiting).pop(0)
@@ -208,12 +211,12 @@ def test_workers_drain_a_queue_in_a_full_pool_and_it_can_be_filled_again(
 
 
 @pytest.mark.parametrize("length", [10, 100])
-def test_leases_that_end_in_a_full_pool_bring_their_values_back(length):
+def test_values_whose_leases_end_in_a_full_pool_are_given_again(length):
     with small_pool(64 * KIB) as served, rnvm.connect(served.address) as fe:
         queue = Queue(fe, "q")
         fill(lambda i: queue.put(b"%08d" % i + bytes(length)))
         given_out = [queue.reserve(lease=1e-9) for _ in range(30)]
-        # Each comes for the next, and finds that the lease of the one before has ended.
+        # Each reservation finds that the lease of the one before has ended.
         assert {value for _, value in given_out} <= set(queue)
         queue.check()
         order = list(queue)
@@ -226,9 +229,7 @@ def test_leases_that_end_in_a_full_pool_bring_their_values_back(length):
 
 @pytest.mark.parametrize("log", [32 * KIB, 64 * KIB])
 @pytest.mark.parametrize("length", [10, 300])
-def test_a_table_that_is_emptied_in_the_order_of_its_own_iteration_becomes_empty_and_grows_again(
-    log, length
-):
+def test_a_table_emptied_in_the_order_of_its_iteration_becomes_empty_and_grows_again(log, length):
     with small_pool(log, size="8MiB") as served, rnvm.connect(served.address, timeout=30) as fe:
         table = HashTable(fe, "t")
         n = 40_000 if length == 10 else 8_000
@@ -251,7 +252,7 @@ def test_a_table_that_is_emptied_in_the_order_of_its_own_iteration_becomes_empty
 
 @pytest.mark.parametrize("log", [32 * KIB, 64 * KIB, 1024 * KIB])
 @pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
-def test_the_largest_value_is_taken_and_replaced_and_one_byte_more_is_refused_by_name(kind, log):
+def test_the_largest_value_is_accepted_and_one_byte_more_is_refused_with_the_limit(kind, log):
     with small_pool(log, size="16MiB") as served, rnvm.connect(served.address) as fe:
         structure = kind(fe, "s")
         largest = structure.largest_value
@@ -275,7 +276,7 @@ def test_the_largest_value_is_taken_and_replaced_and_one_byte_more_is_refused_by
         structure.check()
 
 
-def test_bulk_loading_works_where_sixteen_kilobytes_are_more_than_a_log_takes():
+def test_bulk_loading_works_with_a_log_that_takes_less_than_sixteen_kilobytes():
     with small_pool(32 * KIB, size="8MiB") as served, rnvm.connect(served.address) as fe:
         tree = BPlusTree(fe, "t")
         items = {b"%08d" % (i * 7919 % 10**8): bytes(20) for i in range(20_000)}
@@ -284,7 +285,7 @@ def test_bulk_loading_works_where_sixteen_kilobytes_are_more_than_a_log_takes():
         tree.check()
 
 
-def test_a_burst_of_reservations_gives_its_slots_back_and_costs_nothing_afterwards():
+def test_a_burst_of_reservations_frees_its_slots_and_costs_nothing_afterwards():
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"
         with rnvm.Backend(path, size="32MiB", assume_persistent=True) as served:
@@ -313,14 +314,14 @@ def test_a_burst_of_reservations_gives_its_slots_back_and_costs_nothing_afterwar
                 assert (len(seen), seen.reserved) == (1, 1)
                 assert (
                     reader.figures["reads"] - before < 30
-                )  # and not one for each table that there was
+                )  # not one for each table that there was
                 assert queue.get() == b"late"
                 queue.ack(keep)
                 queue.check()
         assert check.check(path).figures["used"][b"q"] < 12
 
 
-def test_a_token_is_taken_by_its_own_queue_only_and_once():
+def test_a_token_is_accepted_only_by_its_own_queue_and_once():
     with small_pool(64 * KIB) as served, rnvm.connect(served.address) as fe:
         one, two = Queue(fe, "one"), Queue(fe, "two")
         one.put(b"1")
@@ -339,7 +340,7 @@ def test_a_token_is_taken_by_its_own_queue_only_and_once():
             one.get()
 
 
-def test_a_structure_is_made_in_the_room_that_another_has_just_freed():
+def test_a_structure_is_created_in_the_room_that_another_one_has_just_freed():
     with small_pool(64 * KIB) as served, rnvm.connect(served.address) as fe:
         tree = BPlusTree(fe, "t")
         fill(lambda i: tree.__setitem__(b"%08d" % i, bytes(100)))

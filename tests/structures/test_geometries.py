@@ -1,4 +1,4 @@
-"""Whatever sizes a pool is made with: each structure works in it until no block is left, and can be emptied again."""
+"""In a pool of any geometry each structure works to the last block, and can be emptied again."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def short(chance: random.Random) -> Iterator[bytes]:
 
 
 def long(chance: random.Random) -> Iterator[bytes]:
-    """Keys that share all but their ends: inner pages of a tree have two or three children."""
+    """Yield keys that differ only at their ends: inner pages have two or three children."""
     while True:
         yield b"k" * 1016 + chance.randbytes(8)
 
@@ -44,7 +44,7 @@ def falling(chance: random.Random) -> Iterator[bytes]:
 
 
 def inwards(chance: random.Random) -> Iterator[bytes]:
-    """From both ends."""
+    """Yield keys from both ends."""
     for i in range(1 << 30):
         yield b"k" * 1016 + (i if i & 1 else (1 << 60) - i).to_bytes(8, "big")
 
@@ -53,7 +53,7 @@ KEYS = [short, long, falling, inwards]
 
 
 def fill(structure: Any, keys: Iterator[bytes], value: bytes) -> list[bytes]:
-    """Until no block is left: the keys, or of a queue the values."""
+    """Insert until no block is left; return the keys, or the values of a queue."""
     done = []
     try:
         for key in keys:
@@ -64,7 +64,7 @@ def fill(structure: Any, keys: Iterator[bytes], value: bytes) -> list[bytes]:
             done.append(key)
     except OutOfMemory:
         return done
-    raise AssertionError("there are keys enough for any pool")
+    raise AssertionError("the keys ended before the pool was full")
 
 
 def empty(structure: Any, keys: list[bytes], chance: random.Random) -> None:
@@ -80,7 +80,7 @@ def empty(structure: Any, keys: list[bytes], chance: random.Random) -> None:
 
 
 def geometry(chance: random.Random) -> dict[str, Any]:
-    """Of a small pool: of whatever size, in whatever pieces."""
+    """Return the options of a small pool of any size, with parts of any size."""
     size = chance.randrange(1 << 20, 5 << 20)
     options: dict[str, Any] = {
         "size": size,
@@ -101,7 +101,11 @@ def try_out(
     kind: Callable[..., Any],
     keys: Callable[[random.Random], Iterator[bytes]],
 ) -> int:
-    """One pool, filled with one structure and emptied; how many keys it took.  0: its sizes are refused."""
+    """Fill one pool with one structure and empty it again.
+
+    Returns:
+        The number of keys, or 0 if the sizes are refused.
+    """
     options = geometry(chance)
     try:
         pools.create(path, assume_persistent=True, **options)
@@ -145,8 +149,16 @@ def test_structures_work_to_the_last_block_in_pools_of_many_sizes(
         try_out(path, rng, rng.choice([Queue, HashTable, BPlusTree]), rng.choice(KEYS))
 
 
-@pytest.mark.parametrize("options", [{}, {"memory_log": "352KiB", "operation_log": "1MiB", "front_ends": 2}, {"operation_log": "352KiB"},
-                                     {"block": 512, "front_ends": 2}, {"block": "16KiB", "front_ends": 2}])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"memory_log": "352KiB", "operation_log": "1MiB", "front_ends": 2},
+        {"operation_log": "352KiB"},
+        {"block": 512, "front_ends": 2},
+        {"block": "16KiB", "front_ends": 2},
+    ],
+)
 @pytest.mark.parametrize("size", ["8MiB", "40MiB"])
 def test_the_largest_value_fits_beside_any_key_of_any_structure(
     path: Path, size: str, options: dict[str, Any]
@@ -173,7 +185,7 @@ def test_logs_that_are_too_small_for_the_structures_are_refused(path: Path) -> N
         pools.create(path, "64MiB", front_ends=256, assume_persistent=True)
 
 
-def test_a_value_that_is_too_large_for_the_logs_is_refused_and_nothing_is_done(path: Path) -> None:
+def test_a_value_that_is_too_large_for_the_logs_is_refused_and_changes_nothing(path: Path) -> None:
     pools.create(path, "4MiB", assume_persistent=True)
     with rnvm.Backend(path) as backend, rnvm.connect(backend.address) as fe:
         tree = BPlusTree(fe, "t")

@@ -1,5 +1,7 @@
-"""A writer is killed with -9 at each request that it sends, or in the midst of it; what it was told is there, and of the rest all
-or nothing."""
+"""A writer is killed with -9 at each request that it sends, or within it.
+
+Acknowledged operations are there, and the last one wholly or not at all.
+"""
 
 from __future__ import annotations
 
@@ -19,12 +21,15 @@ from rnvm.frontend.frontend import FrontEnd
 from .backends import backend
 from .workload import Contents, Handles, Plan
 
-WARM, STEPS = 12, 8  # of the work: before the request that kills is drawn, and from then on
+WARM, STEPS = 12, 8  # steps of work: before the fatal request is drawn, and from then on
 
 
-def write(address: str, lock: str, seed: int, dies: int, told: int) -> None:
-    """The writer: says what will be there before each operation, and that it was acknowledged; dies at its request number `dies`
-    after some work."""
+def write(address: str, lock: str, seed: int, dies: int, report: int) -> None:
+    """Be the writer.
+
+    Report the expected contents before each operation, and each acknowledgement; die at request
+    number `dies` after some work.
+    """
     fabric = ReorderFabric(seed=seed)
     opener = Opener(address, "rnvm", fabric=fabric)
     fe = FrontEnd(
@@ -38,19 +43,19 @@ def write(address: str, lock: str, seed: int, dies: int, told: int) -> None:
     )
     at, plan = Handles(fe), Plan(random.Random(seed))
 
-    def say(what: object) -> None:
-        message = pickle.dumps(what)
-        os.write(told, len(message).to_bytes(4, "little") + message)
+    def send(message: object) -> None:
+        data = pickle.dumps(message)
+        os.write(report, len(data).to_bytes(4, "little") + data)
 
     for i in range(WARM + STEPS):
         if i == WARM:
             fabric.die(dies)
-        plan.step().run(at, lambda contents: say(contents.seen()), lambda: say(None))
+        plan.step().run(at, lambda contents: send(contents.seen()), lambda: send(None))
     fe.close()
 
 
 def killed_writer(address: str, lock: str, seed: int, dies: int) -> tuple[list[object], bool]:
-    """What it said, and whether it died."""
+    """Return the writer's reports, and whether it died."""
     here, there = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -65,18 +70,18 @@ def killed_writer(address: str, lock: str, seed: int, dies: int) -> tuple[list[o
         text = pipe.read()
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     assert status in (0, -signal.SIGKILL), f"the writer ended with {status}"
-    said, at = [], 0
+    reports, at = [], 0
     while at < len(text):
         length = int.from_bytes(text[at : at + 4], "little")
-        said.append(pickle.loads(text[at + 4 : at + 4 + length]))
+        reports.append(pickle.loads(text[at + 4 : at + 4 + length]))
         at += 4 + length
-    return said, status != 0
+    return reports, status != 0
 
 
-def look(address: str, lock: str, said: list[object]) -> None:
-    """Compares what is there with what the writer said before it died."""
-    states = [Contents().seen(), *(what for what in said if what is not None)]
-    allowed = states[-2:] if said and said[-1] is not None else states[-1:]
+def compare(address: str, lock: str, reports: list[object]) -> None:
+    """Compare the contents with the writer's reports before it died."""
+    states = [Contents().seen(), *(state for state in reports if state is not None)]
+    allowed = states[-2:] if reports and reports[-1] is not None else states[-1:]
     with rnvm.connect(address, timeout=30, lock=lock) as fe:
         at = Handles(fe)
         assert at.seen() in allowed
@@ -97,7 +102,7 @@ def test_a_writer_may_die_at_any_request(histories: int, lock: str, rng: random.
         while died:
             dies += 1
             with backend("8MiB", lease=0.2) as served:
-                said, died = killed_writer(served.address, lock, seed, dies)
-                look(served.address, rng.choice(["sticky", "cas"]), said)
+                reports, died = killed_writer(served.address, lock, seed, dies)
+                compare(served.address, rng.choice(["sticky", "cas"]), reports)
         deaths += dies - 1
     assert deaths > 15 * histories

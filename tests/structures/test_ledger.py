@@ -1,4 +1,4 @@
-"""Producers and consumers are killed and stopped at any moment; no job is lost, and none is done twice."""
+"""Producers and consumers are killed and stopped at any moment; no job is lost or done twice."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Workers:
     def wait_ready(self) -> None:
         deadline = time.monotonic() + 60
         while not all(self.ready(path) for _, _, path in self.running):
-            assert time.monotonic() < deadline, "a worker does not come to work"
+            assert time.monotonic() < deadline, "a worker did not become ready"
             assert all(process.poll() is None for _, process, _ in self.running), (
                 "a worker ended by itself"
             )
@@ -113,8 +113,8 @@ def run(rounds: int, rng: random.Random, folder: Path) -> None:
     assert acknowledged, workers.noted("e")
     twice = {job: count for job, count in counts.items() if count != b"1"}
     assert not twice
-    assert not acknowledged - counts.keys(), "lost"
-    assert not counts.keys() - tried, "from nowhere"
+    assert not acknowledged - counts.keys(), "acknowledged jobs are lost"
+    assert not counts.keys() - tried, "jobs were done that no producer has put"
 
 
 def test_killed_workers_lose_no_job_and_do_none_twice(rng, tmp_path):

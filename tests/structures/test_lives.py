@@ -1,4 +1,4 @@
-"""A back-end is killed with -9 at its n-th persist point, and started again, while front-ends go on working by themselves."""
+"""A back-end is killed at its n-th persist point and restarted, while front-ends continue."""
 
 from __future__ import annotations
 
@@ -39,21 +39,21 @@ class Lives:
 
     def __init__(self, path: Path, address: str) -> None:
         command = [sys.executable, str(SCRIPT), str(path), address]
-        self.nursery = subprocess.Popen(
+        self.starter = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
         self.pid = 0
 
     def begin(self, points: int) -> None:
-        assert self.nursery.stdin and self.nursery.stdout
-        self.nursery.stdin.write(f"{points}\n")
-        self.nursery.stdin.flush()
-        self.pid = int(self.nursery.stdout.readline())
+        assert self.starter.stdin and self.starter.stdout
+        self.starter.stdin.write(f"{points}\n")
+        self.starter.stdin.flush()
+        self.pid = int(self.starter.stdout.readline())
 
     def wait(self) -> int:
-        """Its exit status."""
-        assert self.nursery.stdout
-        status = int(self.nursery.stdout.readline())
+        """Wait for the back-end; return its exit status."""
+        assert self.starter.stdout
+        status = int(self.starter.stdout.readline())
         self.pid = 0
         return status
 
@@ -64,14 +64,14 @@ class Lives:
     def close(self) -> None:
         if self.pid:
             os.kill(self.pid, signal.SIGKILL)
-        assert self.nursery.stdin and self.nursery.stdout
-        self.nursery.stdin.close()
-        self.nursery.stdout.close()
-        self.nursery.wait()
+        assert self.starter.stdin and self.starter.stdout
+        self.starter.stdin.close()
+        self.starter.stdout.close()
+        self.starter.wait()
 
 
 class Worker(threading.Thread):
-    """A front-end with structures of its own, of which it always knows what has to be there, and a queue that it shares with others."""
+    """A front-end with its own structures, whose contents it always knows, and a shared queue."""
 
     def __init__(self, number: int, address: str, lock: str, seed: int) -> None:
         super().__init__()
@@ -110,20 +110,20 @@ class Worker(threading.Thread):
     def connect(self) -> None:
         if self.fe is not None:
             self.fe.close()
-        self.fe = self.insist(lambda: rnvm.connect(self.address, timeout=SOON, lock=self.lock))
+        self.fe = self.repeat(lambda: rnvm.connect(self.address, timeout=SOON, lock=self.lock))
         fe = self.fe
-        self.at = self.insist(lambda: Handles(fe, f"{self.name}."))
-        self.both = self.insist(lambda: structures.Queue(fe, "both"))
+        self.at = self.repeat(lambda: Handles(fe, f"{self.name}."))
+        self.both = self.repeat(lambda: structures.Queue(fe, "both"))
 
     def give_up(self) -> None:
-        """Nobody serves it any more."""
+        """Reconnect no more: no back-end serves the pool."""
         self.given_up.set()
         self.over.set()
         if self.fe is not None:
             self.fe.close()
 
-    def insist(self, call: Callable[[], Result]) -> Result:
-        """Until it is known to be done; for calls that may be done twice."""
+    def repeat(self, call: Callable[[], Result]) -> Result:
+        """Repeat a call until it is known to be done; for calls that may be done twice."""
         while True:
             try:
                 return call()
@@ -132,12 +132,12 @@ class Worker(threading.Thread):
                 time.sleep(0.001)
 
     def compare(self, allowed: list[Contents]) -> Contents:
-        """Which of them is there."""
-        seen = self.insist(self.at.seen)
+        """Return which of the allowed contents is there."""
+        seen = self.repeat(self.at.seen)
         for contents in allowed:
             if contents.seen() == seen:
                 return contents
-        raise AssertionError(f"{seen}, and not one of {[contents.seen() for contents in allowed]}")
+        raise AssertionError(f"{seen}, expected one of {[contents.seen() for contents in allowed]}")
 
     def begin(self, contents: Contents) -> None:
         self.begun = contents
@@ -151,14 +151,18 @@ class Worker(threading.Thread):
         try:
             self.plan.step().run(self.at, self.begin, self.end)
         except OutcomeUnknown:
-            self.go_on_from([self.known, self.begun or self.known], reserved)
-        except ConnectionFailed:  # of a transaction: nothing was done
-            self.go_on_from([self.known], reserved)
+            self.continue_from([self.known, self.begun or self.known], reserved)
+        except ConnectionFailed:  # of a transaction: it was not done
+            self.continue_from([self.known], reserved)
         if self.rng.random() < 0.1:
             self.compare([self.known])
 
-    def go_on_from(self, allowed: list[Contents], reserved: list[Reserved]) -> None:
-        """reserved: before the step that failed; of what it did to reservations nothing is known."""
+    def continue_from(self, allowed: list[Contents], reserved: list[Reserved]) -> None:
+        """Continue from one of the allowed contents.
+
+        Args:
+            reserved: The reservations before the failed step, whose effect on them is not known.
+        """
         self.known = self.plan.now = self.compare(allowed)
         self.begun = None
         self.plan.reserved = [each for each in reserved if each in self.plan.reserved]
@@ -172,14 +176,14 @@ class Worker(threading.Thread):
 
     def make_and_drop(self) -> None:
         fe, name = self.at.fe, f"{self.name}.now and then"
-        table = [self.insist(lambda: structures.HashTable(fe, name))]
+        table = [self.repeat(lambda: structures.HashTable(fe, name))]
         content = {b"%d" % i: bytes(self.rng.randrange(900)) for i in range(20)}
         for each in content.items():
-            self.insist(lambda each=each: table[0].update([each]))  # type: ignore[misc]
-        assert self.insist(lambda: dict(table[0])) == content
+            self.repeat(lambda each=each: table[0].update([each]))  # type: ignore[misc]
+        assert self.repeat(lambda: dict(table[0])) == content
         table.clear()  # an open structure is not dropped
-        with contextlib.suppress(NotFound):  # the first time was heard
-            self.insist(lambda: fe.drop(name))
+        with contextlib.suppress(NotFound):  # the first drop was done
+            self.repeat(lambda: fe.drop(name))
 
 
 @contextlib.contextmanager
@@ -188,8 +192,10 @@ def pool(medium: str) -> Iterator[Path]:
         dir=os.environ["TESTS_MEMORY"] if medium == "direct" else None
     ) as folder:
         path = Path(folder) / "pool"
-        pools.create(path, "4MiB", block=1024, front_ends=4, names=16, operation_log="16KiB", memory_log="64KiB",
-                     assume_persistent=True)  # fmt: skip
+        logs = {"operation_log": "16KiB", "memory_log": "64KiB"}
+        pools.create(
+            path, "4MiB", block=1024, front_ends=4, names=16, assume_persistent=True, **logs
+        )
         yield path
 
 
@@ -213,7 +219,7 @@ def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
                 worker.join()
                 if worker.error:
                     raise worker.error
-            look(address, workers)
+            compare_all(address, workers)
             lives.end()
         finally:
             for worker in workers:
@@ -226,8 +232,8 @@ def run(medium: str, points: Iterable[int], rng: random.Random) -> None:
         assert checked.figures["granted"] == 0
 
 
-def look(address: str, workers: list[Worker]) -> None:
-    """Everything that was acknowledged is there once, in its order, and nothing else that nobody has tried."""
+def compare_all(address: str, workers: list[Worker]) -> None:
+    """Every acknowledged value is there once, in its order, and no other that was not tried."""
     with rnvm.connect(address, timeout=SOON) as fe:
         names = {
             "both",

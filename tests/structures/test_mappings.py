@@ -1,4 +1,7 @@
-"""HashTable against a dict and BPlusTree against a sorted one, on plain memory: failures at every step, readers among writers, every size."""
+"""HashTable against a dict and BPlusTree against a sorted one, on plain memory.
+
+Failures at every step, readers among writers, every size.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ class Undo(Exception):
 
 
 class Machine(MappingModel):
-    """On plain memory, where anything may fail."""
+    """On plain memory, on which any step may fail."""
 
     kind: ClassVar[type] = HashTable
 
@@ -35,21 +38,21 @@ class Machine(MappingModel):
         self.other = self.kind(self.memory, "m")
 
     @rule(
-        what=st.sampled_from(["reads", "news", "changes"]),
+        part=st.sampled_from(["reads", "news", "changes"]),
         after=st.integers(0, 25),
         code=st.sampled_from([FULL, LOST, NO_MEMORY]),
         key=keys,
         length=lengths,
         act=st.sampled_from(["set", "delete", "pop", "popitem", "clear", "setdefault"]),
     )
-    def an_operation_fails_and_leaves_everything_as_it_was(
-        self, what: str, after: int, code: int, key: bytes, length: int, act: str
+    def a_failed_operation_changes_nothing(
+        self, part: str, after: int, code: int, key: bytes, length: int, act: str
     ) -> None:
         if act in ("delete", "pop") and self.model and key not in self.model:
             key = min(self.model)
         before = self.memory.nodes()
         with contextlib.suppress(Undo), self.memory.transaction(self.mapping):
-            self.memory.fail(what, after=after, code=code)
+            self.memory.fail(part, after=after, code=code)
             try:
                 with contextlib.suppress(KeyError):
                     if act == "set":
@@ -76,7 +79,7 @@ class Machine(MappingModel):
         gone=st.lists(keys, max_size=20),
         cleared=st.booleans(),
     )
-    def a_transaction_that_fails_has_not_happened(
+    def a_failed_transaction_changes_nothing(
         self, sets: list[tuple[bytes, int]], gone: list[bytes], cleared: bool
     ) -> None:
         before = self.memory.nodes()
@@ -92,7 +95,7 @@ class Machine(MappingModel):
         assert self.memory.nodes() == before
 
     @rule(again=st.sampled_from([0, 0.01, 0.1]), mixing=st.booleans())
-    def readers_are_disturbed(self, again: float, mixing: bool) -> None:
+    def reads_are_disturbed(self, again: float, mixing: bool) -> None:
         self.memory.disturb(again, mixing)
 
     def teardown(self) -> None:
@@ -116,7 +119,7 @@ def memory() -> Memory:
 @BOTH
 @pytest.mark.parametrize("key", [1, 8, 127, 128, 129, 1023, 1024])
 @pytest.mark.parametrize("value", [0, 1, 255, 256, 257, 4096, MIB - 1, MIB])
-def test_keys_and_values_of_every_length_come_back(memory, kind, key, value):
+def test_keys_and_values_of_every_length_are_returned(memory, kind, key, value):
     m = kind(memory, "m")
     names = [bytes([i]) * key for i in range(1, 4)]
     for i, name in enumerate(names):
@@ -136,7 +139,7 @@ def test_keys_and_values_of_every_length_come_back(memory, kind, key, value):
 
 
 @BOTH
-def test_what_is_too_long_or_of_a_wrong_type_is_refused(memory, kind):
+def test_keys_and_values_that_are_too_long_or_of_a_wrong_type_are_refused(memory, kind):
     m = kind(memory, "m")
     for key in (b"", bytes(1025)):
         with pytest.raises(InvalidArgument):
@@ -154,7 +157,7 @@ def test_what_is_too_long_or_of_a_wrong_type_is_refused(memory, kind):
 
 
 @BOTH
-def test_it_is_a_mutable_mapping(memory, kind):
+def test_a_mapping_is_a_mutable_mapping(memory, kind):
     m = kind(memory, "m")
     assert isinstance(m, MutableMapping)
     m.update(zip([b"a", b"b"], [b"1", b"2"]))
@@ -170,7 +173,7 @@ def test_it_is_a_mutable_mapping(memory, kind):
         hash(m)
 
 
-def test_a_hash_table_cannot_be_reversed_and_says_why(memory):
+def test_reversing_a_hash_table_is_refused_with_the_reason(memory):
     with pytest.raises(TypeError):
         reversed(HashTable(memory, "m"))
 
@@ -209,9 +212,7 @@ def test_the_table_grows_and_shrinks_by_a_bucket_at_a_time(memory):
 
 
 @BOTH
-def test_an_iteration_gives_what_stays_exactly_once_while_others_change_the_mapping(
-    memory, kind, rng
-):
+def test_an_iteration_yields_items_that_stay_exactly_once_while_others_change(memory, kind, rng):
     m, other = kind(memory, "m"), kind(memory, "m")
     stay = {b"s%d" % i: b"%d" % i for i in range(800)}
     for key, value in stay.items():
@@ -240,7 +241,7 @@ def test_bulk_loading_in_order_fills_the_pages(memory):
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "random"])
-def test_a_tree_of_long_keys_keeps_its_order_and_vanishes_page_by_page(memory, rng, order):
+def test_a_tree_of_long_keys_keeps_its_order_and_frees_page_by_page(memory, rng, order):
     tree = BPlusTree(memory, "t")
     names = [b"%04d" % i + bytes(rng.randrange(1020)) for i in range(1500)]
     if order == "descending":
@@ -263,7 +264,7 @@ def test_a_tree_of_long_keys_keeps_its_order_and_vanishes_page_by_page(memory, r
 
 
 @BOTH
-def test_a_successor_executes_operations_to_the_same_end(kind, rng):
+def test_re_executed_operations_have_the_same_result(kind, rng):
     one, two = Memory(), Memory()
     m, twin = kind(one, "m"), kind(two, "m")
     for _ in range(3000):
@@ -314,8 +315,8 @@ def test_a_flipped_bit_is_found(memory, rng, kind):
 
 
 @BOTH
-def test_nothing_that_a_node_may_contain_harms_whoever_reads_it(memory, rng, kind):
-    """Damage whose checksum is right: it may be found or not, but nobody crashes, hangs, or reads beyond a node."""
+def test_no_contents_of_a_node_harm_its_reader(memory, rng, kind):
+    """Damage with a valid checksum may be found or not; no reader crashes, hangs or overreads."""
     found = 0
     m = filled(memory, kind)
     for _ in range(1500):
@@ -336,7 +337,7 @@ def test_nothing_that_a_node_may_contain_harms_whoever_reads_it(memory, rng, kin
         for act in (
             m.check,
             m.__len__,
-            lambda: [k for k in m],  # noqa: C416 - list() would ask for len() first
+            lambda: [k for k in m],  # noqa: C416 - list() would call len() first
             lambda: [i for i in m.items()],  # noqa: C416
             lambda: m.get(key),  # noqa: B023
         ):

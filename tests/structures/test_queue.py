@@ -1,4 +1,7 @@
-"""The queue against a list and a dict, on plain memory: failures at every step, readers among writers, every size."""
+"""The queue against a list and a dict, on plain memory.
+
+Failures at every step, readers among writers, every size.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ class Undo(Exception):
 
 
 class Machine(QueueModel):
-    """On plain memory, where anything may fail."""
+    """On plain memory, on which any step may fail."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,20 +32,20 @@ class Machine(QueueModel):
         self.other = Queue(self.memory, "q")
 
     @rule(
-        what=st.sampled_from(["reads", "news", "changes"]),
+        part=st.sampled_from(["reads", "news", "changes"]),
         after=st.integers(0, 12),
         code=st.sampled_from([FULL, LOST, NO_MEMORY]),
         length=queue_lengths,
         act=st.sampled_from(["put", "get", "reserve", "ack", "nack"]),
     )
-    def an_operation_fails_and_leaves_everything_as_it_was(
-        self, what: str, after: int, code: int, length: int, act: str
+    def a_failed_operation_changes_nothing(
+        self, part: str, after: int, code: int, length: int, act: str
     ) -> None:
         if act in ("ack", "nack") and not self.model.reserved:
             return
         before = self.memory.nodes()
         with contextlib.suppress(Undo), self.memory.transaction(self.queue):
-            self.memory.fail(what, after=after, code=code)
+            self.memory.fail(part, after=after, code=code)
             try:
                 if act == "put":
                     self.queue.put(bytes(length))
@@ -55,14 +58,14 @@ class Machine(QueueModel):
                 assert error.code == code
                 assert self.memory.nodes() == before
             else:
-                # A reserved value for which there is no node stays in its segment.
-                assert not self.memory.failed or (act, what, code) == ("reserve", "news", FULL)
+                # A reserved value for which no node is free stays in its segment.
+                assert not self.memory.failed or (act, part, code) == ("reserve", "news", FULL)
             self.memory.fail()
             raise Undo
         assert self.memory.nodes() == before
 
     @rule(data=st.data())
-    def a_transaction_that_fails_has_not_happened(self, data: st.DataObject) -> None:
+    def a_failed_transaction_changes_nothing(self, data: st.DataObject) -> None:
         before = self.memory.nodes()
         tokens = [r.token for r in self.model.reserved]
         with pytest.raises(ZeroDivisionError):
@@ -91,7 +94,7 @@ class Machine(QueueModel):
         assert self.memory.nodes() == before
 
     @rule(again=st.sampled_from([0, 0.02, 0.2]), mixing=st.booleans())
-    def readers_are_disturbed(self, again: float, mixing: bool) -> None:
+    def reads_are_disturbed(self, again: float, mixing: bool) -> None:
         self.memory.disturb(again, mixing)
 
 
@@ -106,7 +109,7 @@ def memory() -> Memory:
 @pytest.mark.parametrize(
     "length", [0, 1, 7, 8, INLINE - 1, INLINE, INLINE + 1, 2016, 65536, LONGEST - 1, LONGEST]
 )
-def test_values_of_every_length_come_back(memory, length):
+def test_values_of_every_length_are_returned(memory, length):
     q = Queue(memory, "q")
     value = bytes(range(256)) * (length // 256) + bytes(length % 256)
     for _ in range(3):
@@ -120,14 +123,14 @@ def test_values_of_every_length_come_back(memory, length):
     q.check()
 
 
-def test_longer_values_are_refused(memory):
+def test_values_beyond_the_longest_are_refused(memory):
     q = Queue(memory, "q")
     with pytest.raises(TooLarge):
         q.put(bytes(LONGEST + 1))
     assert len(q) == 0
 
 
-def test_arguments_that_cannot_be_right_are_refused(memory):
+def test_invalid_arguments_are_refused(memory):
     q = Queue(memory, "q")
     for lease in (0, -1, float("nan"), 1e10):
         with pytest.raises(InvalidArgument):
@@ -161,7 +164,7 @@ def test_a_codec_maps_other_values(memory, codec, value):
     assert q.get() == value
 
 
-def test_many_reservations_make_their_directory_deeper_and_come_back_in_order(memory):
+def test_many_reservations_deepen_their_directory_and_are_given_again_in_order(memory):
     q = Queue(memory, "q")
     values = [b"%d" % i for i in range(2000)]
     for value in values:
@@ -181,7 +184,7 @@ def test_many_reservations_make_their_directory_deeper_and_come_back_in_order(me
     assert q.reserved == 1000
 
 
-def test_more_leases_may_end_than_one_operation_takes_back(memory):
+def test_more_leases_may_end_than_one_operation_reclaims(memory):
     q = Queue(memory, "q")
     for i in range(1000):
         q.put(b"%d" % i)
@@ -197,7 +200,7 @@ def test_more_leases_may_end_than_one_operation_takes_back(memory):
     assert len(got) == len(set(got)) >= 666
 
 
-def test_space_is_used_again(memory):
+def test_freed_space_is_used_again(memory):
     q = Queue(memory, "q")
     for _ in range(100):
         q.put(bytes(70))
@@ -210,7 +213,7 @@ def test_space_is_used_again(memory):
     assert memory.used <= used + 2016 + 80 // 7 * 5032
 
 
-def test_an_iteration_gives_what_stays_once_while_others_put_and_get(memory):
+def test_an_iteration_yields_values_that_stay_once_while_others_put_and_get(memory):
     q, other = Queue(memory, "q"), Queue(memory, "q")
     for i in range(300):
         q.put(b"%d" % i)
@@ -225,7 +228,7 @@ def test_an_iteration_gives_what_stays_once_while_others_put_and_get(memory):
     assert set(range(200, 300)) <= set(seen)
 
 
-def test_a_successor_executes_operations_to_the_same_end():
+def test_re_executed_operations_have_the_same_result():
     one, two = Memory(), Memory()
     q, twin = Queue(one, "q"), Queue(two, "q")
     tokens = []
@@ -271,8 +274,8 @@ def test_a_flipped_bit_is_found(memory, rng):
     q.check()
 
 
-def test_nothing_that_a_node_may_contain_harms_whoever_reads_it(memory, rng):
-    """Damage whose checksum is right: it may be found or not, but nobody crashes, hangs, or reads beyond a node."""
+def test_no_contents_of_a_node_harm_its_reader(memory, rng):
+    """Damage with a valid checksum may be found or not; no reader crashes, hangs or overreads."""
     found = 0
     q = filled(memory)
     for _ in range(1500):
@@ -289,7 +292,8 @@ def test_nothing_that_a_node_may_contain_harms_whoever_reads_it(memory, rng):
             ]
         )[: len(old)]
         memory.damage(address, at, new, sealed=True)
-        for act in (q.check, q.__len__, lambda: [value for value in q], q.peek):  # noqa: C416 - list() asks for the length
+        # list() would call len() first
+        for act in (q.check, q.__len__, lambda: [value for value in q], q.peek):  # noqa: C416
             try:
                 act()
             except (Fault, Empty) as error:

@@ -1,4 +1,4 @@
-"""Readers that are stopped at any of their READs while what they are about to follow is freed, and used again by others."""
+"""Readers stopped at any of their READs while the nodes that they read next are reused."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ pytestmark = pytest.mark.usefixtures("small_logs")
 
 MOMENTS = (1, 2, 3, 4, 5, 6, 7, 9, 11, 14, 18, 23, 29, 37, 47, 60)  # the n-th request
 KEYS = [b"%03d" % i for i in range(24)]
-OTHERS = [b"%03d" % i for i in range(123, 100, -1)]  # one less; they stand where KEYS stood
+OTHERS = [b"%03d" % i for i in range(123, 100, -1)]  # one less; they take the places of KEYS
 
 
 def value(of: str, key: bytes) -> bytes:
-    return of.encode() + key * 300  # no two fit into a slot of a block
+    return of.encode() + key * 300  # two do not fit into a slot of a block
 
 
 class World:
-    """A small pool, a writer, and a reader over the worst fabric that there may be."""
+    """A small pool, a writer, and a reader over the reordering fabric."""
 
     def __init__(self, stack: contextlib.ExitStack, seed: int) -> None:
         path = os.path.join(
@@ -55,7 +55,7 @@ class World:
         )
 
     def fill(self) -> None:
-        """Everything that is free belongs to others from now on."""
+        """Allocate all free blocks for other structures."""
         other = HashTable(self.writer, "other")
         with contextlib.suppress(OutOfMemory):
             for i in range(2000):
@@ -69,7 +69,7 @@ def shelf(w: World) -> tuple[Any, Callable[[], None], Callable[[Any], Any]]:
         mine.put(i, value("old", key))
 
     def change() -> None:
-        # Each node goes where another one stood; which it is, only the root says.
+        # Each node takes the place of another one; only the root shows which one it is.
         mine.take(0)
         for i in range(1, len(KEYS)):
             mine.take(i)
@@ -139,7 +139,7 @@ def queue(w: World) -> tuple[Any, Callable[[], None], Callable[[Any], Any]]:
 
 
 class Reading(threading.Thread):
-    """A read in a thread of its own, and what it raised."""
+    """A read in a thread of its own, and its exception."""
 
     def __init__(self, read: Callable[[Any], None], theirs: Any) -> None:
         super().__init__()
@@ -156,7 +156,7 @@ class Reading(threading.Thread):
 
 @pytest.mark.parametrize("dropped", [False, True], ids=["freed", "dropped"])
 @pytest.mark.parametrize("victim", [shelf, table, tree, queue])
-def test_a_reader_that_was_stopped_reads_what_was_there_or_what_is(
+def test_a_reader_that_was_stopped_reads_the_old_or_the_new_state(
     victim: Callable[[World], Any], dropped: bool, seed: int
 ) -> None:
     reached = 0

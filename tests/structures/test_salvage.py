@@ -1,4 +1,4 @@
-"""Damaged structures: what can still be read comes out, behind each place that cannot."""
+"""Damaged structures: all readable entries are returned, even those after a damaged place."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def value(i: int) -> bytes:
 
 
 @pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
-def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(
+def test_entries_after_a_damaged_node_are_returned_and_each_damage_is_named(
     kind: Any, rng: random.Random
 ) -> None:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
@@ -54,7 +54,7 @@ def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(
         image = path.read_bytes()
         lost, hurt = [], 0
         for _ in range(25):
-            # Two bytes behind the header of some node: nothing turns them back.
+            # Two bytes after the header of some node: no repair corrects them.
             at = rng.choice(blocks[1:]) + rng.randrange(900, 4000)
             if image[at : at + 16] == bytes(16):
                 continue
@@ -81,5 +81,5 @@ def test_what_is_behind_a_damaged_node_comes_out_and_each_damage_is_named(
                 assert (len(found) < N) <= bool(damages)
                 lost.append(N - len(found))
         assert hurt > 5
-        # And not all that is behind it; but for the few nodes that lead to all others, such as a table's directory.
+        # And not all after it, for the few nodes that lead to all others, such as a directory.
         assert sorted(lost)[-4] < N // 3

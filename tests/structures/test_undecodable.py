@@ -1,4 +1,7 @@
-"""Codecs that fail, tokens of several queues and lives, leases: a model of two queues; and what mappings do with values nobody can decode."""
+"""Codecs that fail, tokens of several queues and lives, leases: a model of two queues.
+
+Then the behaviour of mappings with values that cannot be decoded.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ LONG, OVER = 3600.0, 1e-9
 
 
 class Fragile:
-    """Numbers as text; those in `bad` cannot be decoded, as classes that a worker was not deployed with."""
+    """Numbers as text; those in `bad` cannot be decoded, as if their class were not deployed."""
 
     name = "fragile"
 
@@ -41,7 +44,7 @@ class Fragile:
 
 @dataclass
 class Line:
-    """What a queue should contain.  over: reserved, and the lease has ended."""
+    """The contents that a queue must have.  over: reserved, and the lease has ended."""
 
     queue: Queue
     waiting: list[int] = field(default_factory=list)
@@ -51,7 +54,7 @@ class Line:
     lost: list[bytes] = field(default_factory=list)
 
     def reclaim(self) -> None:
-        """What every taking does first."""
+        """Do what every taking call does first."""
         for token, value in self.over.items():
             self.lost.append(token)
             self.returned.append(value)
@@ -111,30 +114,29 @@ class Machine(RuleBasedStateMachine):
     def the_class_is_deployed(self) -> None:
         self.codec.bad.clear()
 
-    @rule(which=which, look=st.booleans(), inside=st.booleans())
-    def get(self, which: int, look: bool, inside: bool) -> None:
+    @rule(which=which, peek=st.booleans(), inside=st.booleans())
+    def get(self, which: int, peek: bool, inside: bool) -> None:
         line = self.lines[which]
-        # Of leases that end at the same moment any may come first: with at most one, the order is known.
+        # Leases that end together come in any order: with at most one, the order is known.
         expected = (line.returned + list(line.over.values()) + line.waiting or [None])[0]
-        take = line.queue.peek if look else line.queue.get
+        take = line.queue.peek if peek else line.queue.get
         if expected in self.codec.bad:
             before = len(line.queue)
             with pytest.raises(Undecodable) as caught:
                 take()
             assert caught.value.raw == b"%d" % expected and caught.value.token is None
             assert isinstance(caught.value.__cause__, ModuleNotFoundError)
-            assert (
-                len(line.queue) == before
-            )  # and nothing was taken, so no lease that has ended was given up
+            # No value was taken, so no lease that has ended was given up.
+            assert len(line.queue) == before
             return
-        if not look:
+        if not peek:
             line.reclaim()
-        if inside and not look:
+        if inside and not peek:
             with self.fe.transaction(line.queue):
                 assert take(None) == expected
         else:
             assert take(None) == expected
-        if expected is not None and not look:
+        if expected is not None and not peek:
             line.line().pop(0)
 
     @rule(which=which, over=st.booleans())
@@ -175,7 +177,7 @@ class Machine(RuleBasedStateMachine):
         line.lost.append(token)
 
     @rule(which=which)
-    def what_is_reserved_can_be_listed_and_given_back(self, which: int) -> None:
+    def reservations_can_be_listed_and_given_back(self, which: int) -> None:
         line = self.lines[which]
         listed = line.queue.reservations()
         assert {token for token, _ in listed} == set(line.reserved) | set(line.over)
@@ -199,11 +201,11 @@ class Machine(RuleBasedStateMachine):
                 self.lines[1].queue.ack(token)
 
     @rule(which=which)
-    def a_queue_is_dropped_and_made_again(self, which: int) -> None:
+    def a_queue_is_dropped_and_created_again(self, which: int) -> None:
         name = ("one", "two")[which]
         self.dropped += [*self.lines[which].reserved, *self.lines[which].over]
         self.lines[which].queue = None  # type: ignore[assignment]
-        gc.collect()  # exceptions that were caught still name it
+        gc.collect()  # exceptions that were caught still refer to it
         self.fe.drop(name)
         self.lines[which] = self.line(name)
 
@@ -274,8 +276,8 @@ def test_poppers_of_decoded_values_in_threads_get_each_once(served, kind):
 
 
 @pytest.mark.parametrize("last", [False, True])
-def test_peek_gives_what_get_would_take_while_others_reserve_and_give_back(served, last):
-    """One of two values is there at every moment, and before the third one, which nobody takes."""
+def test_peek_returns_the_value_that_get_would_take_while_others_reserve_and_nack(served, last):
+    """One of two values is always there, and before the third one, which is never taken."""
     name = f"peeked {last}"
     failed: list[BaseException] = []
     over = threading.Event()
@@ -311,7 +313,7 @@ def test_peek_gives_what_get_would_take_while_others_reserve_and_give_back(serve
 
 
 @pytest.mark.parametrize("codec", ["utf-8", "json"])
-def test_a_value_that_a_codec_does_not_take_is_refused_as_a_wrong_type(served, codec):
+def test_a_value_that_a_codec_cannot_encode_is_refused_as_a_wrong_type(served, codec):
     with rnvm.connect(served.address) as fe:
         q = Queue(fe, f"typed {codec}", codec=codec)
         with pytest.raises(WrongType, match=codec):
@@ -319,7 +321,7 @@ def test_a_value_that_a_codec_does_not_take_is_refused_as_a_wrong_type(served, c
         assert len(q) == 0
 
 
-def test_a_lease_out_of_bounds_says_the_bounds(served):
+def test_the_error_of_a_lease_out_of_bounds_names_the_bounds(served):
     with rnvm.connect(served.address) as fe:
         for lease in (0, -1, 1e9 + 1, float("nan")):
             with pytest.raises(InvalidArgument, match="lease must be positive and at most 1e"):
@@ -328,22 +330,35 @@ def test_a_lease_out_of_bounds_says_the_bounds(served):
 
 
 @pytest.mark.parametrize("kind", [Queue, HashTable, BPlusTree])
-def test_a_subclass_that_was_never_opened_says_so_whatever_is_called(kind):
+def test_every_call_of_a_subclass_that_was_never_opened_raises(kind):
     class Forgetful(kind):
         def __init__(self) -> None:
             pass
 
     for half in (Forgetful(), kind.__new__(kind)):
-        calls = [
-            lambda half=half: half.put(b""), lambda half=half: half.get(), lambda half=half: half.reserve(),
-            lambda half=half: half.peek(), lambda half=half: half.reservations(), lambda half=half: half.reserved,
-            lambda half=half: half.ack(bytes(24)), lambda half=half: half.largest_value, lambda half=half: list(half),
-        ] if kind is Queue else [
-            lambda half=half: half[b"k"], lambda half=half: half.set(b"k", b"v"), lambda half=half: half.pop(b"k"),
-            lambda half=half: half.popitem(), lambda half=half: half.clear(), lambda half=half: b"k" in half,
-            lambda half=half: half.largest_value, lambda half=half: list(half),
-        ]  # fmt: skip
+        calls = (
+            [
+                lambda half=half: half.put(b""),
+                lambda half=half: half.get(),
+                lambda half=half: half.reserve(),
+                lambda half=half: half.peek(),
+                lambda half=half: half.reservations(),
+                lambda half=half: half.reserved,
+                lambda half=half: half.ack(bytes(24)),
+            ]
+            if kind is Queue
+            else [
+                lambda half=half: half[b"k"],
+                lambda half=half: half.set(b"k", b"v"),
+                lambda half=half: half.pop(b"k"),
+                lambda half=half: half.popitem(),
+                lambda half=half: half.clear(),
+                lambda half=half: b"k" in half,
+            ]
+        )
         for call in [
+            lambda half=half: half.largest_value,
+            lambda half=half: list(half),
             *calls,
             half.check,
             lambda half=half: len(half),
@@ -356,7 +371,7 @@ def test_a_subclass_that_was_never_opened_says_so_whatever_is_called(kind):
 
 
 @pytest.mark.parametrize("kind", [HashTable, BPlusTree])
-def test_keys_that_cannot_be_are_not_there(served, kind):
+def test_invalid_keys_are_not_in_a_mapping(served, kind):
     with rnvm.connect(served.address) as fe:
         m = kind(fe, f"odd keys {kind.__name__}")
         m[b"k"] = b"v"

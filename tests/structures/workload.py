@@ -1,4 +1,7 @@
-"""Random work on a queue, a table and a tree of one pool, planned so that what is there after each step is known before it."""
+"""Random work on a queue, a table and a tree of one pool, planned in advance.
+
+The contents after each step are known before the step.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +13,14 @@ from dataclasses import dataclass, field, replace
 import rnvm
 import structures
 
-LONG = 3600.0  # seconds of a reservation that nobody's crash ends
+LONG = 3600.0  # seconds of a reservation that no crash ends
 
 Seen = tuple[list[bytes], dict[bytes, bytes], list[tuple[bytes, bytes]]]
 
 
 @dataclass(frozen=True)
 class Contents:
-    """Of the three structures: returned comes before waiting."""
+    """The contents of the three structures; `returned` comes before `waiting`."""
 
     waiting: tuple[bytes, ...] = ()
     returned: tuple[bytes, ...] = ()
@@ -59,7 +62,7 @@ class Reserved:
 
 @dataclass
 class Step:
-    """way: "one", "batch", "transaction" or "discarded".  after: what is there after each action."""
+    """way: "one", "batch", "transaction" or "discarded".  after: the contents after each action."""
 
     way: str
     actions: list[Action]
@@ -68,7 +71,12 @@ class Step:
     def run(
         self, at: Handles, begin: Callable[[Contents], object], end: Callable[[], object]
     ) -> None:
-        """Does it; begin is told what will be there before anything that counts by itself, and end when that was acknowledged."""
+        """Execute the step.
+
+        Args:
+            begin: Is called with the next contents, before each unit that is durable by itself.
+            end: Is called when that was acknowledged.
+        """
         if self.way in ("one", "batch"):
             with at.fe.batch() if self.way == "batch" else contextlib.nullcontext():
                 for action, after in zip(self.actions, self.after, strict=True):
@@ -129,7 +137,7 @@ class Plan:
         return lambda at: getattr(at, name).__setitem__(key, value), replace(now, **{name: there})
 
     def take(self) -> tuple[Action, Contents]:
-        """From the queue: for good, for a while, or what was taken is given back or acknowledged."""
+        """Take from the queue, for good or as a reservation, or settle an earlier reservation."""
         now, rng = self.now, self.rng
         if self.reserved and rng.random() < 0.6:
             back = self.reserved.pop(rng.randrange(len(self.reserved)))
