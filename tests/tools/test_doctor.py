@@ -1,4 +1,4 @@
-"""`rfp doctor`: each thing that can be wrong on a machine is found, named, and comes with what to do about it."""
+"""`rfp doctor`: each fault of a machine is found, named, and reported with a remedy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ V1, V2 = "IB/RoCE v1", "RoCE v2"
 
 @pytest.fixture
 def root(tmp_path):
-    """A machine on which everything is as it should be."""
+    """Return the root of a machine without faults."""
     add_machine(tmp_path)
     add_port(tmp_path, "rxe0", gids={0: ("fe80::1", V2, "eth0"), 1: ("10.0.0.1", V2, "eth0")})
     add_interface(tmp_path, "eth0")
@@ -57,7 +57,7 @@ def bad(findings):
     return {name for name, finding in findings.items() if finding.state == FAILED}
 
 
-def test_a_machine_on_which_all_is_well_has_nothing_to_do(root):
+def test_a_machine_without_faults_needs_no_remedy(root):
     findings = diagnose(root)
     assert {finding.state for finding in findings.values()} == {GOOD}
     assert not any(finding.remedy for finding in findings.values())
@@ -77,7 +77,7 @@ def test_a_machine_on_which_all_is_well_has_nothing_to_do(root):
     ]
 
 
-def test_a_machine_without_rdma_is_told_each_thing_that_is_missing(tmp_path):
+def test_each_missing_part_is_reported_on_a_machine_without_rdma(tmp_path):
     findings = diagnose(tmp_path, known=FabricError("cannot list the RDMA devices"))
     assert bad(findings) == {"kernel modules", "devices", "rights"}
     assert "modprobe ib_core ib_uverbs" in findings["kernel modules"].remedy
@@ -128,7 +128,7 @@ def test_a_port_that_cannot_be_used_is_named_with_its_reason(tmp_path, change, w
     ("gids", "words"),
     [({0: ("10.0.0.1", V1, "eth0")}, "RoCE v1"), ({0: ("fe80::1", V2, "eth0")}, "IP address")],
 )
-def test_gids_by_which_peers_will_hardly_find_it_are_a_warning(tmp_path, gids, words):
+def test_gids_that_peers_can_hardly_reach_are_a_warning(tmp_path, gids, words):
     add_machine(tmp_path)
     add_port(tmp_path, "rxe0", gids=gids)
     finding = diagnose(tmp_path)["GIDs"]
@@ -155,7 +155,7 @@ def test_a_device_that_this_user_may_not_open_is_named(root):
     )
 
 
-def test_in_a_container_the_container_is_what_has_to_be_started_differently(tmp_path):
+def test_the_remedy_in_a_container_is_to_start_it_with_other_options(tmp_path):
     (tmp_path / ".dockerenv").touch()
     findings = diagnose(tmp_path)
     assert "--device=/dev/infiniband" in findings["rights"].remedy
@@ -165,7 +165,7 @@ def test_in_a_container_the_container_is_what_has_to_be_started_differently(tmp_
 @pytest.mark.parametrize(
     ("lockable", "state"), [(8 << 20, FAILED), (1 << 30, WARNING), (memory_limits.NO_LIMIT, GOOD)]
 )
-def test_too_little_locked_memory_comes_with_the_line_to_add(root, lockable, state):
+def test_too_little_locked_memory_is_reported_with_the_line_to_add(root, lockable, state):
     finding = diagnose(root, lockable=lockable)["locked memory"]
     assert finding.state == state
     assert state == GOOD or "memlock unlimited" in finding.remedy
@@ -176,20 +176,22 @@ def test_a_kernel_without_huge_pages_is_a_warning(root):
     assert diagnose(root)["huge pages"].state == WARNING
 
 
-def test_what_fails_on_the_device_itself_is_told_as_it_was_said(root):
+def test_a_failure_of_the_device_is_reported_unchanged(root):
     def fail(*_):
-        raise FabricError("transport retry counter exceeded", hint="look at the firewall")
+        raise FabricError("transport retry counter exceeded", hint="check the firewall")
 
     finding = diagnose(root, self_test=fail)["self-test"]
     assert finding == Finding(
-        "self-test", FAILED, "transport retry counter exceeded", "look at the firewall"
+        "self-test", FAILED, "transport retry counter exceeded", "check the firewall"
     )
     findings = diagnose(root, choose=fail)
     assert (findings["choice"].state, findings["self-test"].state) == (FAILED, NOT_RUN)
 
 
 @pytest.mark.parametrize("failed", [False, True])
-def test_the_command_prints_all_of_it_and_its_status_says_whether_rdma_works(monkeypatch, failed):
+def test_the_command_prints_all_findings_and_its_status_states_whether_rdma_works(
+    monkeypatch, failed
+):
     findings = [
         Finding("kernel modules", GOOD, "loaded"),
         Finding("huge pages", WARNING, "none", "echo madvise"),
@@ -207,7 +209,7 @@ def test_the_command_prints_all_of_it_and_its_status_says_whether_rdma_works(mon
     ) in result.output
 
 
-def test_on_this_machine_the_command_ends_with_a_verdict_whatever_there_is():
+def test_the_command_ends_with_a_verdict_on_this_machine():
     result = CliRunner().invoke(cli.main, ["doctor"])
     assert result.exit_code in (0, 1)
     assert result.exception is None or isinstance(result.exception, SystemExit)
@@ -215,7 +217,7 @@ def test_on_this_machine_the_command_ends_with_a_verdict_whatever_there_is():
 
 
 @pytest.mark.verbs
-def test_where_there_is_a_device_the_doctor_finds_that_rdma_works():
+def test_the_doctor_finds_that_rdma_works_if_there_is_a_device():
     result = CliRunner().invoke(cli.main, ["doctor"])
     assert result.exit_code == 0, result.output
     assert "self-test: WRITE" in result.output

@@ -1,4 +1,4 @@
-"""Choosing R and F: the enumeration, what is kept, and who uses it."""
+"""Choosing R and F: the enumeration, the saved choice, and the clients that use it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ from rfp.tools import tune
 
 
 def flat(rate: float = 1e6, most_retries: int = 5) -> tune.Calibration:
-    """A device on which every READ costs the same, a call takes 1 us, and replying is half as fast as fetching."""
+    """Return a device on which every READ costs the same.
+
+    A call takes 1 us, and replying is half as fast as fetching.
+    """
     times = [0, 1000, 100_000]
     return tune.Calibration(
         "shm", [0.0] + [rate] * 64, 1e-6, times, [1e6, 5e5, 1e4], [5e5, 2.5e5, 5e3], most_retries
@@ -35,7 +38,7 @@ def config(tmp_path, monkeypatch):
     return tmp_path / "rfp" / "tune.json"
 
 
-def test_f_is_the_least_that_fits_where_reads_cost_the_same():
+def test_f_is_the_smallest_that_fits_if_all_reads_cost_the_same():
     assert tune.enumerate_choices(flat(), sizes(_3=100))[0].fetch == 3 * 64
 
 
@@ -51,21 +54,20 @@ def test_a_few_large_results_do_not_make_all_reads_long():
     assert tune.enumerate_choices(calibration, sizes(_1=5, _2=95))[0].fetch == 128
 
 
-def test_patience_pays_only_as_far_as_the_processing_time_reaches():
+def test_retries_pay_only_up_to_the_processing_time():
     choices = tune.enumerate_choices(flat(), sizes(_1=1), process_ns=3000)
     best = choices[0]
-    assert (
-        best.retries >= 3
-    )  # three round trips, and fetching is twice as fast as replying... per READ
-    impatient = next(c for c in choices if c.retries == 1)
-    assert impatient.score == pytest.approx(tune._at([0, 1000, 100_000], [5e5, 2.5e5, 5e3], 3000))
+    # Three round trips, and fetching is twice as fast as replying... per READ.
+    assert best.retries >= 3
+    one_retry = next(c for c in choices if c.retries == 1)
+    assert one_retry.score == pytest.approx(tune._at([0, 1000, 100_000], [5e5, 2.5e5, 5e3], 3000))
 
 
 def test_the_class_of_a_value_counts_its_header_and_large_values_count_as_references():
     assert [tune.lines(n) for n in (0, 40, 41, 2088, 2089, 1 << 20)] == [1, 1, 2, 33, 1, 1]
 
 
-def test_what_is_saved_is_loaded_for_the_same_device_only(config):
+def test_a_saved_calibration_is_loaded_only_for_the_same_device(config):
     calibration = flat()
     calibration.chosen = {"retries": 3, "fetch": 320}
     assert tune.save(calibration) == config
@@ -75,10 +77,17 @@ def test_what_is_saved_is_loaded_for_the_same_device_only(config):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", '{"version": 1}', '{"version": 2, "devices": {}}', '{"version": 1, "devices": {"shm": 7}}',
-     '{"version": 1, "devices": {"shm": {"device": "shm"}}}'],
-)  # fmt: skip
-def test_a_file_that_cannot_be_used_is_as_none(config, text):
+    [
+        "",
+        "{",
+        "[]",
+        '{"version": 1}',
+        '{"version": 2, "devices": {}}',
+        '{"version": 1, "devices": {"shm": 7}}',
+        '{"version": 1, "devices": {"shm": {"device": "shm"}}}',
+    ],
+)
+def test_an_invalid_file_is_ignored(config, text):
     config.parent.mkdir()
     config.write_text(text)
     assert tune.load(parse("shm:///x"), ShmFabric()) is None
@@ -87,14 +96,14 @@ def test_a_file_that_cannot_be_used_is_as_none(config, text):
 @pytest.mark.parametrize(
     "chosen", [{"retries": 0, "fetch": 64}, {"retries": 1, "fetch": 65}, {"retries": "many"}]
 )
-def test_a_choice_out_of_bounds_is_as_none(config, chosen):
+def test_a_choice_out_of_bounds_is_ignored(config, chosen):
     calibration = flat()
     calibration.chosen = chosen
     tune.save(calibration)
     assert tune.load(parse("shm:///x"), ShmFabric()) is None
 
 
-def test_clients_begin_with_the_f_that_was_chosen(config):
+def test_clients_start_with_the_chosen_f(config):
     calibration = flat()
     calibration.chosen = {"retries": 2, "fetch": 320}
     tune.save(calibration)
@@ -114,7 +123,7 @@ def test_f_follows_the_sizes_seen():
             assert fetch >= 24 + 1000 if length == 1000 else fetch == 64
 
 
-def test_the_command_measures_shows_its_table_and_keeps_its_choice(config):
+def test_the_command_measures_prints_its_table_and_saves_its_choice(config):
     result = CliRunner().invoke(
         main, ["tune", "--value-size", "32", "--value-size", "500", "--seconds", "0.003"]
     )
@@ -150,6 +159,6 @@ def test_the_command_takes_sizes_from_the_server_and_labels_an_emulated_network(
     assert not config.exists()
 
 
-def test_the_command_without_a_server_or_sizes_says_what_to_do(config, tmp_path):
+def test_the_command_without_a_server_or_sizes_prints_a_hint(config, tmp_path):
     result = CliRunner().invoke(main, ["tune", "--address", f"shm://{tmp_path}/nobody"])
     assert result.exit_code == 3 and "--value-size" in result.stderr
