@@ -1,15 +1,20 @@
-# Each target makes the virtual environment that it needs and brings it up to date (scripts/update-venv); none asks anything.
+# Each target creates the virtual environment that it needs and updates it (scripts/update-venv); no
+# target asks a question.
 #
-#   make demo                 five workloads next to Redis and memcached; a queue that survives `kill -9` of its processes
+#   make demo                 five workloads next to Redis and memcached; a queue that survives
+#                             `kill -9` of its processes
 #   make test                 the fast suite;  ARGS='-k eviction -x' goes to pytest
 #   make test SANITIZE=1      the same, compiled with the address and undefined-behaviour sanitizers
-#   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 starts no test after ten minutes
-#   make test-roce            the suites over verbs in a virtual machine with a soft-RoCE device; two hosts
-#   make dev                  .venv-dev: an editable debug build that recompiles changed modules on import
+#   make test-long            the long suites;  SEED=7 repeats a run, SECONDS=600 starts no test
+#                             after ten minutes
+#   make test-roce            the suites over verbs in a virtual machine with a soft-RoCE device;
+#                             two hosts
+#   make dev                  .venv-dev: an editable debug build that recompiles changed modules
+#                             on import
 #   make lint                 ruff, cython-lint, mypy, stubtest
 #   make docs                 docs/_build/html
 #   make bench                the speed table: measured, peer, ratio, bar, met or MISSED
-#   make clean                remove everything that make created here
+#   make clean                remove all files that make created here
 #
 #   PYTHON=/usr/bin/python3.12   Python interpreter, 3.10 or newer  [default: python3]
 #   JOBS=1                       processes of `make test`  [default: 2]
@@ -29,14 +34,16 @@ demo:
 	@scripts/bootstrap-deps peers
 	@$(BIN)/python scripts/demo $(ARGS)
 
-# A process that dies ends the run: pytest-xdist would start another and wait for ever for what the dead one was to do.
+# A process that dies ends the run: pytest-xdist would start another one and wait for ever for the
+# tests of the dead one.
+PYTEST = $(if $(SANITIZE),scripts/with-sanitizers .venv-sanitize/bin/pytest,$(BIN)/pytest)
 test:
 	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
-	@$(if $(SANITIZE),scripts/with-sanitizers .venv-sanitize/bin/pytest,$(BIN)/pytest) -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
+	@$(PYTEST) -n $(JOBS) --dist loadfile --max-worker-restart=0 $(ARGS)
 
 test-long:
 	@scripts/update-venv $(if $(SANITIZE),sanitize,release)
-	@$(if $(SANITIZE),scripts/with-sanitizers .venv-sanitize/bin/pytest,$(BIN)/pytest) -m long \
+	@$(PYTEST) -m long \
 	  $(if $(SEED),--seed=$(SEED)) $(if $(SECONDS),--seconds=$(SECONDS)) $(ARGS)
 
 test-roce:
@@ -57,7 +64,7 @@ docs:
 	@$(BIN)/sphinx-build -W --keep-going -q -j 2 docs docs/_build/html
 	@echo 'docs/_build/html/index.html'
 
-# -I: the package that is installed, not the sources in this folder
+# The commands of $(BIN) run the installed package, not the sources in this folder.
 bench:
 	@scripts/update-venv release
 	@scripts/bootstrap-deps peers

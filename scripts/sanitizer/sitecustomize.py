@@ -1,6 +1,7 @@
-"""Started by every interpreter under scripts/with-sanitizers: sends the undefined-behaviour sanitizer's reports to files too.
+"""Run by every interpreter under scripts/with-sanitizers: writes libubsan's reports to files too.
 
-Its log_path option does not: libubsan calls __sanitizer_set_report_path, and gets that of libasan, which is loaded before it.
+Its log_path option does not: libubsan calls __sanitizer_set_report_path, and gets libasan's
+function, because libasan is loaded before it.
 """
 
 import ctypes

@@ -1,4 +1,4 @@
-"""What can go wrong with a machine, as against with the command in it."""
+"""Errors of a machine, as opposed to errors of the command in it."""
 
 
 class MachineError(Exception):

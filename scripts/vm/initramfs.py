@@ -1,4 +1,4 @@
-"""What the guest's kernel starts with: busybox, the modules that lead to this machine's file tree, and `guest/init`."""
+"""The guest's initramfs: busybox, the modules for this machine's file tree, and `guest/init`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ SBIN = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"  # an ordinary user's PAT
 
 
 def build(release: str, target: Path) -> None:
-    """Writes it to `target`: 4 MB, a tenth of a second, so it is made for each boot rather than kept."""
+    """Write the initramfs to `target`.
+
+    It has 4 MB and takes a tenth of a second, so it is made for each boot and not kept.
+    """
     busybox = shutil.which("busybox", path=SBIN)
     if busybox is None:
         raise MachineError("cannot find busybox (Debian: apt-get install busybox-static)")
@@ -37,7 +40,7 @@ def build(release: str, target: Path) -> None:
 
 
 def _modules(release: str) -> list[Path]:
-    """The files of MODULES and of all that they need, in the order in which they can be inserted."""
+    """Return the files of MODULES and of their dependencies, in the order of insertion."""
     command = [
         "modprobe",
         "--set-version",
@@ -62,7 +65,7 @@ def _modules(release: str) -> list[Path]:
 
 
 def _copy(module: Path, folder: Path) -> str:
-    """Copies a module, unpacked: busybox's insmod may not know how.  Returns its name there."""
+    """Copy a module, unpacked since busybox's insmod may not unpack; return its name there."""
     if module.suffix == ".xz":
         (folder / module.stem).write_bytes(lzma.decompress(module.read_bytes()))
         return module.stem

@@ -1,4 +1,4 @@
-"""What a guest is to do, in a folder that it finds in this machine's file tree."""
+"""The command of a guest, in a folder that it reads through this machine's file tree."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from .pmem import Image
 
 START = Path(__file__).parent / "guest" / "start"
 PREFIX = "softroce-job."
-# Made by shells for themselves; or about folders that the guest does not have (/run is its own).
+# Variables that shells set themselves, or for folders that the guest lacks (/run is its own).
 OURS = {"_", "SHLVL", "PWD", "OLDPWD", "XDG_RUNTIME_DIR"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One command, where and as whom it runs, and what the guest has to set up for it."""
+    """One command, its folder and user, and the devices that the guest has to set up for it."""
 
     command: Sequence[str]
     directory: Path = field(default_factory=Path.cwd)
     environment: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     limit: float = 300  # seconds
-    ordinary: bool = False  # as a user without rights
-    shares: Sequence[Path] = ()  # folders in which what is written stays
+    ordinary: bool = False  # as a user without privileges
+    shares: Sequence[Path] = ()  # folders whose changes are kept
     pmem: Sequence[Image] = ()
     link: Link = LOOPBACK
 
@@ -45,7 +45,10 @@ class Job:
 
     @contextmanager
     def folder(self) -> Iterator[Path]:
-        """A folder with all that the guest reads; it is gone afterwards, if need be when the next job starts."""
+        """Yield a folder with all that the guest reads.
+
+        It is removed afterwards, or by the next job if this process is killed.
+        """
         _sweep()
         folder = Path(tempfile.mkdtemp(prefix=PREFIX))
         descriptor = _lock(folder)
@@ -58,10 +61,8 @@ class Job:
 
     def _write(self, folder: Path) -> None:
         (folder / "start").symlink_to(START)
-        environment = {
-            **self.environment,
-            "SOFTROCE": self.link.name,
-        }  # by which a command can tell where it runs
+        # A command can check SOFTROCE to find out whether it runs in the machine.
+        environment = {**self.environment, "SOFTROCE": self.link.name}
         exports = [
             f"export {name}={shlex.quote(value)}"
             for name, value in environment.items()
@@ -113,12 +114,11 @@ def _lock(folder: Path) -> int:
 
 
 def _sweep() -> None:
-    """Removes what killed launchers have left: folders that nobody holds locked."""
+    """Remove the folders of killed launchers: those that are not locked."""
     for folder in Path(tempfile.gettempdir()).glob(PREFIX + "*"):
         try:
-            if (
-                time.time() - folder.stat().st_mtime < 60
-            ):  # its launcher may not have come to locking it
+            # The launcher of a new folder may not have locked it yet.
+            if time.time() - folder.stat().st_mtime < 60:
                 continue
             descriptor = _lock(folder)
         except OSError:

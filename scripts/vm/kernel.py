@@ -1,7 +1,7 @@
 """The guest's kernel: this machine's own distribution kernel, uncompressed.
 
-Emulated, a kernel takes seconds to unpack itself.  QEMU also boots an uncompressed ELF image (PVH), so it is unpacked here,
-once, and kept in the user's cache.
+Under emulation a kernel takes seconds to unpack itself.  QEMU also boots an uncompressed ELF image
+(PVH), so the kernel is unpacked here, once, and kept in the user's cache.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pathlib import Path
 
 from .errors import MachineError
 
-# The x86 boot protocol: where a bzImage says what it is, how long its set-up code is, and where the packed kernel lies after it.
+# The x86 boot protocol: the offsets of a bzImage's magic number, of the length of its set-up code,
+# and of the position of the packed kernel after it.
 MAGIC, SETUP_SECTORS, PAYLOAD = 0x202, 0x1F1, 0x248
 UNPACK: dict[bytes, Callable[[bytes], bytes]] = {
     b"\xfd7zXZ\0": lambda data: lzma.LZMADecompressor().decompress(data),
@@ -34,7 +35,7 @@ class Kernel:
 
 
 def find(boot: Path, modules: Path = Path("/lib/modules")) -> Kernel:
-    """The newest kernel in the folder `boot` that has a soft-RoCE module."""
+    """Return the newest kernel in the folder `boot` that has a soft-RoCE module."""
     kernels = {path.name.removeprefix("vmlinuz-"): path for path in boot.glob("vmlinuz-*")}
     able = [
         release
@@ -48,14 +49,18 @@ def find(boot: Path, modules: Path = Path("/lib/modules")) -> Kernel:
             else "there is no vmlinuz-*"
         )
         raise MachineError(
-            f"no kernel for the machine in {boot}: {found} (Debian: apt-get install linux-image-amd64)"
+            f"no kernel for the machine in {boot}: {found} "
+            "(Debian: apt-get install linux-image-amd64)"
         )
     newest = max(able, key=lambda release: [int(number) for number in re.findall(r"\d+", release)])
     return Kernel(newest, kernels[newest])
 
 
 def unpacked(kernel: Kernel, cache: Path) -> Path:
-    """The kernel's ELF image, from the cache if it was unpacked before; the kernel as it is if it is packed in an unknown way."""
+    """Return the kernel's ELF image, from the cache if it was unpacked before.
+
+    A kernel of unknown compression is returned as it is.
+    """
     stamp = kernel.image.stat()
     target = cache / f"vmlinux-{kernel.release}-{stamp.st_mtime_ns:x}-{stamp.st_size:x}"
     if target.exists():
@@ -79,7 +84,7 @@ def unpacked(kernel: Kernel, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     for old in cache.glob(f"vmlinux-{kernel.release}-*"):
         old.unlink(missing_ok=True)
-    # Whoever else starts a machine now sees all of it or nothing.
+    # Another machine that starts now sees either the whole file or none.
     temporary = target.with_suffix(f".{os.getpid()}")
     temporary.write_bytes(elf)
     temporary.rename(target)

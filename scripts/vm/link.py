@@ -1,7 +1,8 @@
-"""What a machine's soft-RoCE device stands on: an interface to nowhere, or a cable to another machine.
+"""The network interface of a machine's soft-RoCE device: a dummy, or a cable to another machine.
 
-The soft-RoCE driver does not reach from one network namespace into another, so two hosts are two machines.  Datagrams over Unix
-sockets make the cable: neither end has to be there first, and either may vanish at any time, as with a real one.
+The soft-RoCE driver does not reach from one network namespace into another, so two hosts are two
+machines.  Datagrams over Unix sockets make the cable: either end may start first, and either may
+vanish at any time, as with a real cable.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Link:
-    """One machine's end."""
+    """One machine's end of a link."""
 
     name: str  # the machine's host name
     interface: str
@@ -25,10 +26,15 @@ LOOPBACK = Link("softroce", "dummy0", ("10.0.0.1", "10.0.0.2"))
 
 
 def cable(folder: Path) -> tuple[Link, Link]:
-    """Both ends of a cable, whose sockets are made in `folder`: the server's (10.2.0.1) and the client's (10.2.0.2)."""
+    """Return both ends of a cable: the server's (10.2.0.1) and the client's (10.2.0.2).
+
+    Their sockets are made in `folder`.
+    """
     ends = []
     for number, name, other in ((1, "server", "client"), (2, "client", "server")):
-        netdev = f"dgram,id=cable,local.type=unix,local.path={folder}/{name},remote.type=unix,remote.path={folder}/{other}"
+        local, remote = f"{folder}/{name}", f"{folder}/{other}"
+        sockets = f"local.type=unix,local.path={local},remote.type=unix,remote.path={remote}"
+        netdev = f"dgram,id=cable,{sockets}"
         device = f"virtio-net-pci,netdev=cable,romfile=,mac=52:54:00:00:00:{number:02x}"
         ends.append(
             Link(name, "eth0", (f"10.2.0.{number}",), ("-netdev", netdev, "-device", device))

@@ -20,27 +20,35 @@ Sink = Callable[[bytes], None]
 
 # One boot in some hundred hangs before the command has begun, so that it is safe to boot again.
 BOOTS, BOOT_SECONDS = 3, 60
-# Beyond the command's limit, which counts in the guest: what setting up and ending may take on a busy machine.
+# Beyond the command's limit, which counts in the guest: the time for setting up and ending on a
+# busy machine.
 GRACE_SECONDS = 90
-TIMED_OUT = (124, 137)  # timeout(1)'s status: ended when asked to, or killed
+TIMED_OUT = (124, 137)  # timeout(1)'s status: ended by the signal, or killed
 
 
 @dataclass
 class Machine:
-    """Runs one job, once: `status = await Machine(...).run()`.  Cancelling that, or `kill()`, is the guest's power failure."""
+    """A machine that runs one job, once: `status = await Machine(...).run()`.
+
+    Cancelling that call, or `kill()`, is the guest's power failure.
+    """
 
     job: Job
     kernel: Kernel
-    cache: Path  # a folder to keep the unpacked kernel in
-    out: Sink  # what takes the command's standard output as it comes
+    cache: Path  # the folder in which the unpacked kernel is kept
+    out: Sink  # gets the command's standard output as it comes
     err: Sink  # ... and its standard error
     cpus: int = 2
-    memory: int = 2048  # MiB; three quarters of it hold what the command writes
+    memory: int = 2048  # MiB; three quarters of it are for files that the command writes
     boot_seconds: float = BOOT_SECONDS
     _process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     async def run(self) -> int:
-        """The command's exit status (124 if it has run into its limit); MachineError if there is none."""
+        """Return the command's exit status (124 if it timed out).
+
+        Raises:
+            MachineError: The machine ended without an exit status.
+        """
         with contextlib.ExitStack() as stack:
             for image in self.job.pmem:
                 stack.enter_context(image.inserted())
@@ -50,21 +58,21 @@ class Machine:
                 status = await self._boot(folder)
                 if status is not None:
                     return status
-                hung = f"the machine did not boot in {self.boot_seconds:g} s{_last_words(folder)}"
+                hung = f"the machine did not boot in {self.boot_seconds:g} s{_last_lines(folder)}"
                 self.err(f"softroce: {hung}\n".encode())
             raise MachineError(hung)
 
     def kill(self) -> None:
-        """SIGKILL to QEMU.  `run` raises MachineError then."""
+        """Send SIGKILL to QEMU; `run` then raises MachineError."""
         if self._process is not None:
             self._process.kill()
 
     async def _boot(self, folder: Path) -> int | None:
-        """The command's exit status; None if the machine hung before the command began."""
+        """Return the command's exit status, or None if the machine hung before its begin."""
         guest = _Guest(self.job)
-        sinks = {"out": self.out, "err": self.err, "control": guest.hear}
+        sinks = {"out": self.out, "err": self.err, "control": guest.on_data}
         self._process, ports = self._start(folder)
-        # They end when QEMU does, in whichever way.
+        # They end when QEMU does, in whichever way that ends.
         copies = asyncio.gather(*(_copy(ports[name], sink) for name, sink in sinks.items()))
         try:
             await asyncio.wait(
@@ -76,35 +84,32 @@ class Machine:
                 return None
             await asyncio.wait_for(copies, self.job.limit + GRACE_SECONDS)
         except asyncio.TimeoutError:
-            raise MachineError("the machine hung and was killed" + _last_words(folder)) from None
+            raise MachineError("the machine hung and was killed" + _last_lines(folder)) from None
         finally:
             self._process.kill()
             self._process.wait()
             await asyncio.wait({copies})
         if guest.status in TIMED_OUT and guest.took >= self.job.limit:
-            self.err(
-                f"softroce: the command timed out after {self.job.limit:g} s and was killed\n".encode()
-            )
+            limit = f"{self.job.limit:g} s"
+            self.err(f"softroce: the command timed out after {limit} and was killed\n".encode())
         if guest.status is None:
             raise MachineError(
-                (guest.complaint or "the machine exited before the command") + _last_words(folder)
+                (guest.failure or "the machine exited before the command") + _last_lines(folder)
             )
         return guest.status
 
     def _start(self, folder: Path) -> tuple[subprocess.Popen[bytes], dict[str, int]]:
-        """QEMU, and our ends of its ports."""
+        """Start QEMU; return its process, and our ends of its ports."""
         image = unpacked(self.kernel, self.cache)
         pipes = {name: os.pipe() for name in qemu.PORTS}
         writers = {name: writer for name, (_, writer) in pipes.items()}
         command = qemu.command(self.job, folder, image, self.cpus, self.memory, writers)
-        options = {
-            "pass_fds": tuple(writers.values()),
-            "start_new_session": True,
-        }  # a session: Ctrl-C is for us alone
+        # A session of its own: Ctrl-C is for this process alone.
+        options = {"pass_fds": tuple(writers.values()), "start_new_session": True}
         try:
-            with (folder / "qemu").open("wb") as says:
+            with (folder / "qemu").open("wb") as log:
                 process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=says, stderr=says, **options
+                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, **options
                 )
         finally:
             for writer in writers.values():
@@ -113,20 +118,19 @@ class Machine:
 
 
 class _Guest:
-    """What the guest has said on its control port."""
+    """The state of the guest, as reported on its control port."""
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.begun: asyncio.Future[None] = (
-            asyncio.get_running_loop().create_future()
-        )  # the command, or not for a reason
+        # Done when the command has begun, or could not begin.
+        self.begun: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.status: int | None = None
-        self.complaint = ""
-        self.took = 0.0  # seconds from there to the status
+        self.failure = ""
+        self.took = 0.0  # seconds from the beginning of the command to its status
         self._began = 0.0
         self._partial = b""
 
-    def hear(self, data: bytes) -> None:
+    def on_data(self, data: bytes) -> None:
         *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             match line.split():
@@ -136,7 +140,7 @@ class _Guest:
                         image.formatted()
                     self.begun.set_result(None)
                 case [b"failed"]:
-                    self.complaint = "cannot set up the machine's devices"
+                    self.failure = "cannot set up the machine's devices"
                     self.begun.set_result(None)
                 case [b"status", status]:
                     self.status = int(status)
@@ -144,7 +148,7 @@ class _Guest:
 
 
 async def _copy(descriptor: int, sink: Sink) -> None:
-    """Gives the sink what arrives, until the other end is closed."""
+    """Pass the data to the sink, until the other end is closed."""
     reader = asyncio.StreamReader()
     protocol = asyncio.StreamReaderProtocol(reader)
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
@@ -157,8 +161,8 @@ async def _copy(descriptor: int, sink: Sink) -> None:
         transport.close()
 
 
-def _last_words(folder: Path) -> str:
-    """What QEMU and the guest's kernel said last."""
+def _last_lines(folder: Path) -> str:
+    """Return the last lines of QEMU and of the guest's kernel."""
     text = "".join(
         (folder / name).read_text(errors="replace")
         for name in ("qemu", "console")

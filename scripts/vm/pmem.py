@@ -1,7 +1,9 @@
-"""Persistent memory for a machine: a file on this one, which outlives the machine's sudden end as an NVDIMM outlives power's.
+"""Persistent memory for a machine: a file on this computer.
 
-What it can show: recovery, ordering, reopening.  What it cannot: a missing flush.  The emulated processor has no cache to lose,
-so a store that was never flushed survives too.
+It survives the machine's sudden end as an NVDIMM survives a power failure.
+
+It can show recovery, ordering and reopening.  It cannot show a missing flush: the emulated
+processor has no cache to lose, so a store that was never flushed survives too.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ UNITS = {"MiB": 1 << 20, "GiB": 1 << 30}
 
 @dataclass
 class Image:
-    """One NVDIMM: its file, its size in bytes, and whether the guest mounts it (fsdax) or sees the device (devdax)."""
+    """One NVDIMM: its file, its size in bytes, and its mode.
+
+    The guest mounts it (fsdax) or uses it as a device (devdax).
+    """
 
     path: Path
     size: int
@@ -31,12 +36,18 @@ class Image:
 
     @property
     def file(self) -> Path:
-        """Where its bytes are: under another name until it is formatted, so that a run which dies before leaves nothing."""
+        """Return the present file.
+
+        It has another name until it is formatted, so that a run which dies before leaves no image.
+        """
         return self.path.with_name(self.path.name + ".new") if self.new else self.path
 
     @contextmanager
     def inserted(self) -> Iterator[None]:
-        """While a machine has it: made if it is not there, and locked, since two machines would destroy it."""
+        """Hold the image for a machine.
+
+        It is created if it is missing, and locked, since two machines would destroy it.
+        """
         self.new = not self.path.exists()
         descriptor = os.open(self.file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -60,14 +71,17 @@ class Image:
             os.close(descriptor)
 
     def formatted(self) -> None:
-        """The guest has formatted it."""
+        """Record that the guest has formatted it."""
         if self.new:
             self.file.rename(self.path)
             self.new = False
 
 
 def parse(text: str) -> Image:
-    """`IMAGE:SIZE` or `IMAGE:SIZE:MODE`, as in `pool.img:256MiB:devdax`.  A bare number is in MiB."""
+    """Parse `IMAGE:SIZE` or `IMAGE:SIZE:MODE`, as in `pool.img:256MiB:devdax`.
+
+    A bare number is in MiB.
+    """
     found = re.fullmatch(
         r"(?P<path>.+?):(?P<number>[0-9]+)(?P<unit>MiB|GiB)?(:(?P<mode>\w+))?", text
     )

@@ -8,20 +8,26 @@ from pathlib import Path
 
 from .job import Job
 
-# Virtio ports from the guest to us: the command's standard output and error, and what the guest itself has to say.
+# Virtio ports from the guest to us: the command's standard output and error, and the reports of
+# the guest.
 PORTS = ("out", "err", "control")
 
 KERNEL_ARGUMENTS = (
     "console=ttyS0 quiet panic=-1 oops=panic "  # a guest that fails ends
-    "mitigations=off nokaslr tsc=reliable no_timer_check audit=0 apparmor=0 nowatchdog cryptomgr.notests edd=off "
-    "random.trust_cpu=on"  # nothing else would fill its pool soon
+    "mitigations=off nokaslr tsc=reliable no_timer_check audit=0 apparmor=0 "
+    "nowatchdog cryptomgr.notests edd=off "
+    "random.trust_cpu=on"  # no other source would fill its pool soon
 )
 
 
 def command(
     job: Job, folder: Path, image: Path, cpus: int, memory: int, ports: Mapping[str, int]
 ) -> list[str]:
-    """The machine for `job`, which is written to `folder`; `ports` has a descriptor for each of PORTS."""
+    """Return QEMU's command for `job`, which is written to `folder`.
+
+    Args:
+        ports: A file descriptor for each of PORTS.
+    """
     machine, amount = "q35", f"{memory}M"
     if job.pmem:
         machine += ",nvdimm=on"
@@ -69,7 +75,7 @@ def _tree(tag: str, path: Path, more: str = "") -> Iterable[str]:
 
 
 def _port(name: str, descriptor: int) -> Iterable[str]:
-    # Always a pipe of ours: a regular file QEMU would truncate.
+    # Always a pipe: QEMU would truncate a regular file.
     yield from ("-chardev", f"file,id={name},path=/proc/self/fd/{descriptor}")
     yield from ("-device", f"virtserialport,chardev={name},name={name}")
 
