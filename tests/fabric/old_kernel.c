@@ -1,5 +1,7 @@
-/* An older kernel, for LD_PRELOAD: no MADV_POPULATE_WRITE, and a fallocate that a timer of the program's interrupts whenever it is
- * asked for more than it can do between two ticks, and that then gives back all that it had allocated. */
+/* An older kernel, for LD_PRELOAD.
+ *
+ * It has no MADV_POPULATE_WRITE.  A timer of the program interrupts fallocate if it is called for
+ * more than it can do between two ticks; it then frees all that it had allocated. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
