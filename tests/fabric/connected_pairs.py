@@ -88,25 +88,27 @@ def connected(
     yours: Fabric,
     *,
     length: int = 16 * PAGE,
-    bells: tuple[Region, EventChannel] | None = None,
+    events: tuple[Region, EventChannel] | None = None,
 ) -> Iterator[tuple[End, End]]:
     """Yield both ends of a connection within this process.
 
     Args:
-        bells: The peer's region and event channel, if they are not in the memory made here.
+        events: The peer's region and event channel, if they are not in the memory made here.
     """
     with contextlib.ExitStack() as stack:
         own = stack.enter_context
 
         memory, peers = own(mine.register(length, ALL)), own(yours.register(length, ALL))
         channel = own(mine.event_channel(memory, 0))
-        bell_region, peers_channel = bells or (peers, own(yours.event_channel(peers, 0)))
+        events_region, peers_channel = events or (peers, own(yours.event_channel(peers, 0)))
         theirs, ours = own(attached(mine, peers)), own(attached(yours, memory))
         pair, peers_pair = (
             own(mine.queue_pair(channel, -1, -1)),
             own(yours.queue_pair(peers_channel, -1, -1)),
         )
-        pair.connect(peers_pair.descriptor(), own(attached(mine, bell_region)) if bells else theirs)
+        pair.connect(
+            peers_pair.descriptor(), own(attached(mine, events_region)) if events else theirs
+        )
         peers_pair.connect(pair.descriptor(), ours)
         yield (
             End(mine, memory, theirs, channel, pair),

@@ -105,7 +105,7 @@ class Peer(Side):
         self.pidfd = os.pidfd_open(self.process.pid)
         super().__init__(fabric, ours, pidfd=self.pidfd)
 
-    def tell(self, *words: object) -> None:
+    def send(self, *words: object) -> None:
         assert self.process.stdin is not None
         print(*words, file=self.process.stdin, flush=True)
 

@@ -172,11 +172,11 @@ def test_rates_are_accurate_to_a_few_percent():
 def test_two_peers_share_the_rate_of_the_one_they_go_to():
     server = ShmFabric(in_iops=10_000)
     with (
-        server.register(4096, ALL) as bells,
-        server.event_channel(bells, 0) as first,
-        server.event_channel(bells, 64) as second,
-        connected(ShmFabric(), server, bells=(bells, first)) as (a, _),
-        connected(ShmFabric(), server, bells=(bells, second)) as (c, _),
+        server.register(4096, ALL) as memory,
+        server.event_channel(memory, 0) as first,
+        server.event_channel(memory, 64) as second,
+        connected(ShmFabric(), server, events=(memory, first)) as (a, _),
+        connected(ShmFabric(), server, events=(memory, second)) as (c, _),
     ):
         assert 201 * 100e-6 <= seconds_for(101, a, c) < 201 * 100e-6 * 2
 
@@ -184,11 +184,11 @@ def test_two_peers_share_the_rate_of_the_one_they_go_to():
 def test_requests_queued_at_one_posters_device_do_not_delay_those_of_others():
     server = ShmFabric(in_iops=100_000)
     with (
-        server.register(4096, ALL) as bells,
-        server.event_channel(bells, 0) as first,
-        server.event_channel(bells, 64) as second,
-        connected(ShmFabric(out_iops=100), server, bells=(bells, first)) as (slow, _),
-        connected(ShmFabric(out_iops=1e9), server, bells=(bells, second)) as (fast, _),
+        server.register(4096, ALL) as memory,
+        server.event_channel(memory, 0) as first,
+        server.event_channel(memory, 64) as second,
+        connected(ShmFabric(out_iops=100), server, events=(memory, first)) as (slow, _),
+        connected(ShmFabric(out_iops=1e9), server, events=(memory, second)) as (fast, _),
     ):
         for _ in range(100):
             assert slow.pair.post(READ, slow.memory, 128, slow.theirs, 128, 8) == 1

@@ -110,9 +110,9 @@ def test_a_refused_notify_wakes_no_sleeper(ends):
 def test_channels_in_one_region_are_notified_separately(make):
     with (
         make() as fabric,
-        fabric.register(PAGE, REMOTE_WRITE) as bells,
-        fabric.event_channel(bells, 0) as first,
-        fabric.event_channel(bells, 64) as second,
+        fabric.register(PAGE, REMOTE_WRITE) as memory,
+        fabric.event_channel(memory, 0) as first,
+        fabric.event_channel(memory, 64) as second,
     ):
         armed = first.prepare_wait(), second.prepare_wait()
         first.notify()
@@ -182,7 +182,7 @@ def lost_wake_ups(ends, rounds: int) -> int:
     return lost
 
 
-@pytest.mark.parametrize("tending", ["tend", "poll", "sleep", "nobody"])
+@pytest.mark.parametrize("tending", ["replenish", "poll", "wait", "none"])
 def test_any_number_of_notifies_pass_if_the_peer_replenishes_and_wait_if_it_does_not(ends, tending):
     a, b = ends
     posted = done = 0
@@ -191,11 +191,11 @@ def test_any_number_of_notifies_pass_if_the_peer_replenishes_and_wait_if_it_does
         if posted < 1000:
             posted += a.pair.post(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8, id=posted)
         done += len(a.pair.poll(64))
-        if tending == "tend":
+        if tending == "replenish":
             b.channel.replenish()
         elif tending == "poll":
             b.pair.poll(1)
-        elif tending == "sleep":
+        elif tending == "wait":
             b.channel.wait(b.channel.prepare_wait(), 0.0)
         # Over shm there is always room; over verbs the rest must wait.
         elif time.monotonic() - polled > 0.3:

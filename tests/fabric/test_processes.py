@@ -30,23 +30,23 @@ def peer(request):
 
 
 def test_each_side_reads_and_writes_the_others_memory(peer):
-    peer.tell("write", 512, b"from there".hex())
+    peer.send("write", 512, b"from there".hex())
     peer.answer()
     assert peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 10) == SUCCESS
     assert peer.memory.read(256, 10) == b"from there"
     peer.memory.write(256, b"from here")
     assert peer.pair.execute(WRITE, peer.memory, 256, peer.theirs, 2048, 9) == SUCCESS
-    peer.tell("read", 2048, 9)
+    peer.send("read", 2048, 9)
     assert bytes.fromhex(peer.answer()) == b"from here"
     peer.memory.write(300, b"pulled")
-    peer.tell("pull", 4096, 300, 6)
+    peer.send("pull", 4096, 300, 6)
     assert peer.answer() == str(SUCCESS)
-    peer.tell("read", 4096, 6)
+    peer.send("read", 4096, 6)
     assert bytes.fromhex(peer.answer()) == b"pulled"
 
 
 def test_a_process_reads_and_writes_the_memory_of_a_stopped_process(peer):
-    peer.tell("write", 512, "2a")
+    peer.send("write", 512, "2a")
     peer.answer()
     os.kill(peer.process.pid, signal.SIGSTOP)
     assert peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1) == SUCCESS
@@ -56,7 +56,7 @@ def test_a_process_reads_and_writes_the_memory_of_a_stopped_process(peer):
 
 
 def test_a_notify_wakes_a_sleeping_process(peer):
-    peer.tell("sleep", 10)
+    peer.send("sleep", 10)
     assert peer.answer() == "armed"
     assert peer.pair.execute(WRITE_NOTIFY, peer.memory, 256, peer.theirs, 256, 8) == SUCCESS
     assert peer.answer() == "True"
@@ -64,14 +64,14 @@ def test_a_notify_wakes_a_sleeping_process(peer):
 
 def test_a_peers_notify_wakes_this_process(peer):
     armed = peer.channel.prepare_wait()
-    peer.tell("notify", 256, 256, 8)
+    peer.send("notify", 256, 256, 8)
     assert peer.channel.wait(armed, 10.0)
     assert peer.answer() == str(SUCCESS)
 
 
 def test_no_wake_up_is_lost_between_processes(peer):
     rounds = 20_000 if peer.pair.reads_ordered else 500
-    peer.tell("sleeper", 4096, rounds)
+    peer.send("sleeper", 4096, rounds)
     litmus.waker(peer.pair, peer.memory, peer.theirs, 4096, rounds)
     assert peer.answer() == "0"
 
@@ -79,7 +79,7 @@ def test_no_wake_up_is_lost_between_processes(peer):
 @pytest.mark.parametrize("length", [64, 512, 4096])
 def test_messages_of_another_process_are_seen_in_order(shm_peer, length):
     peer = shm_peer
-    peer.tell("publisher", 8192, length, 5_000)
+    peer.send("publisher", 8192, length, 5_000)
     assert litmus.fetcher(peer.pair, peer.memory, peer.theirs, 8192, length, 5_000) == 0
     assert peer.answer() == "None"
 
@@ -90,7 +90,7 @@ def test_atomics_of_two_processes_on_one_word_lose_nothing(shm_peer, how):
     # The word is in our memory: the peer uses its queue pair, we use one to ourselves.
     fabric = ShmFabric()
     with fabric.attach(peer.memory.descriptor(), os.dup(peer.memory.fileno())) as own:
-        peer.tell(how, 3000)
+        peer.send(how, 3000)
         peer.theirs, kept = own, peer.theirs
         try:
             getattr(peer, how)(3000)
@@ -102,24 +102,24 @@ def test_atomics_of_two_processes_on_one_word_lose_nothing(shm_peer, how):
 
 def test_a_killed_process_is_detected_at_once_and_its_memory_can_still_be_read(shm_peer):
     peer = shm_peer
-    peer.tell("write", 512, "2a")
+    peer.send("write", 512, "2a")
     peer.answer()
     assert peer.pair.alive()
-    peer.tell("crash")
+    peer.send("crash")
     assert until(lambda: not peer.pair.alive()) < 1.0
     assert peer.pair.execute(READ, peer.memory, 256, peer.theirs, 512, 1) == SUCCESS
     assert peer.memory.read(256, 1) == b"\x2a"
 
 
 def test_a_peer_that_closes_its_control_socket_is_not_alive_while_its_process_runs(peer):
-    peer.tell("hang_up")
+    peer.send("hang_up")
     until(lambda: not peer.pair.alive())
     assert peer.process.poll() is None
 
 
 def test_a_sleeper_wakes_at_the_end_of_its_step_if_its_peer_dies(peer):
     armed = peer.channel.prepare_wait()
-    peer.tell("crash")
+    peer.send("crash")
     began = time.monotonic()
     assert not peer.channel.wait(armed, 0.05)
     assert time.monotonic() - began < 5.0
@@ -128,7 +128,7 @@ def test_a_sleeper_wakes_at_the_end_of_its_step_if_its_peer_dies(peer):
 
 def test_the_receiver_keeps_no_file_descriptor_of_its_peers_memory(shm_peer):
     peer = shm_peer
-    peer.tell("holding")
+    peer.send("holding")
     assert peer.answer() == "1"  # that of its own region
 
 
@@ -136,14 +136,14 @@ def test_the_receiver_keeps_no_file_descriptor_of_its_peers_memory(shm_peer):
 def test_connections_to_killed_processes_leave_nothing_behind(make):
     for _ in range(3):
         with make() as fabric, another_process(fabric, SPECS[make]) as peer:
-            peer.tell("crash")
+            peer.send("crash")
             until(lambda peer=peer: not peer.pair.alive())
 
 
 @pytest.mark.parametrize("make", [VERBS])
 def test_requests_to_a_killed_processs_memory_fail_over_a_device(make):
     with make() as fabric, another_process(fabric, SPECS[make]) as peer:
-        peer.tell("crash")
+        peer.send("crash")
         assert until(lambda: not peer.pair.alive()) < 1.0
         # The kernel reports the death first, and then takes the process's memory from the device.
         until(

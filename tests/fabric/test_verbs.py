@@ -101,9 +101,8 @@ def test_parts_of_reserved_memory_are_shared_with_one_domain_at_a_time(ends):
         arena.write(4 * PAGE, b"within")
         with pytest.raises(CallerError, match="reserved"):
             arena.descriptor()
-        assert (
-            a.pair.execute(WRITE, arena, 0, a.theirs, 64, 8) == RIGHTS
-        )  # it is registered with no device
+        # The arena is registered with no device.
+        assert a.pair.execute(WRITE, arena, 0, a.theirs, 64, 8) == RIGHTS
         with pytest.raises(InvalidArgument, match="rights"):
             b.fabric.share(arena, 0, PAGE, REMOTE_WRITE)
         with pytest.raises(InvalidArgument, match="not within"):
@@ -190,7 +189,7 @@ def test_an_invalid_device_pair_descriptor_is_refused_and_a_valid_one_still_conn
 def test_shared_memory_and_devices_refuse_each_others_descriptors(ends):
     a, _ = ends
     shm = ShmFabric()
-    with shm.register(PAGE, ALL) as memory, shm.event_channel(memory, 0) as bell:
+    with shm.register(PAGE, ALL) as memory, shm.event_channel(memory, 0) as channel:
         with pytest.raises(HandshakeFailed, match="another provider"):
             attached(a.fabric, memory)
         with pytest.raises(HandshakeFailed, match="another provider"):
@@ -198,7 +197,7 @@ def test_shared_memory_and_devices_refuse_each_others_descriptors(ends):
         with pytest.raises(InvalidArgument):
             a.fabric.share(memory, 0, PAGE, REMOTE_READ)
         with pytest.raises(InvalidArgument):
-            a.fabric.queue_pair(bell, -1, -1)
+            a.fabric.queue_pair(channel, -1, -1)
 
 
 def test_requests_to_a_closed_region_fail_with_the_reason(ends):
@@ -243,7 +242,7 @@ def test_a_peer_with_a_closed_queue_pair_is_not_alive_even_without_a_pidfd(ends)
         assert a.pair.alive()
         time.sleep(0.01)
     b.pair.close()
-    assert 0.4 < until(lambda: not a.pair.alive()) < 8  # patience, less what had been answered
+    assert 0.4 < until(lambda: not a.pair.alive()) < 8  # the time-out, less the time before it
 
 
 @pytest.fixture
@@ -322,7 +321,7 @@ def test_more_queue_pairs_than_one_completion_queue_serves_wake_one_sleeper():
             armed = channel.prepare_wait()
             assert here.execute(WRITE_NOTIFY, a.memory, 64, a.theirs, 64, 8) == SUCCESS
             assert channel.wait(armed, 10.0)
-        channel.close()  # before its queue pairs: they keep what they need of it
+        channel.close()  # before its queue pairs, which keep the parts that they need
         for here, there in pairs:
             assert here.execute(WRITE, a.memory, 64, a.theirs, 64, 8) == SUCCESS
             there.close()

@@ -16,9 +16,8 @@ import server_addresses
 
 import rnvm
 
-SOON = (
-    80 if "SOFTROCE" in os.environ else 20
-)  # seconds: in soft-RoCE's machine a process takes ten to start
+# Seconds; in the machine of scripts/softroce a process takes ten to start.
+SOON = 80 if "SOFTROCE" in os.environ else 20
 
 BACKEND = """
 import signal, sys, rnvm

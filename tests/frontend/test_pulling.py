@@ -213,7 +213,7 @@ class Scene:
         return self.read()[1]
 
     def check_head(self) -> bool:
-        """It was overwritten after the status line was read that says where it is."""
+        """It was overwritten after the status line that refers to it was read."""
         self.poke(self.record + LSN, self.lsn + MEMORY_LOG)
         self.poke(self.live + HEAD, self.lsn + 64)
         return self.read()[1]

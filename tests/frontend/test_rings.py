@@ -1,4 +1,4 @@
-"""What a front-end can access of a pool.
+"""The parts of a pool that a front-end can access.
 
 It can read all of the pool, and write the rings of its own session until it is fenced.
 """
@@ -208,11 +208,11 @@ def test_a_pool_is_registered_for_a_front_end_as_far_as_it_has_read(connect: Con
         fe = connect(backend, timeout=SOON)
         sample = Sample(fe, "s")
         sample.add(1)
-        (guest,) = backend._host.clients
-        assert list(guest.chunks) == [(0, 0)]
+        (client_connection,) = backend._host.clients
+        assert list(client_connection.chunks) == [(0, 0)]
         sample.check()  # READs all maps of blocks
-        assert list(guest.chunks) == [(0, 0), (0, 1)]
-        assert max(region.length for region in guest.chunks.values()) == 64 << 20
+        assert list(client_connection.chunks) == [(0, 0), (0, 1)]
+        assert max(region.length for region in client_connection.chunks.values()) == 64 << 20
 
 
 @pytest.mark.verbs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 STATE = ROOT / "rnvm" / "frontend" / "state.pxd"
-EVERYBODY = "counters"
+ALL_MODULES = "counters"
 STRUCT = re.compile(r"^cdef struct (\w+):(.*(?:\n +#.*)*)", re.MULTILINE)
 FIELD = re.compile(r"^    (\w+)(?:\[\d+\])? (\w+)(.*)", re.MULTILINE)
 OWNER = re.compile(r"owner: (\w+)")
@@ -31,7 +31,7 @@ def owners() -> dict[str, str]:
     for kind, field, rest in FIELD.findall(body):
         owner = OWNER.search(rest)
         found[field] = (
-            owner.group(1) if owner else EVERYBODY if kind == EVERYBODY else of_structs[kind]
+            owner.group(1) if owner else ALL_MODULES if kind == ALL_MODULES else of_structs[kind]
         )
     return found
 
@@ -58,7 +58,7 @@ def breaches(path: Path) -> list[str]:
     text, found = code_of(path), []
     for part, owner in owners().items():
         for match in re.finditer(ASSIGNED.format(part=part), text):
-            counted = owner == EVERYBODY and match.group(2) == "+"
+            counted = owner == ALL_MODULES and match.group(2) == "+"
             if path.stem != owner and not counted:
                 found.append(f"{path.relative_to(ROOT)}: {match.group()} (owner: {owner})")
         if part == "g" or path.stem == owner:
@@ -73,7 +73,7 @@ def breaches(path: Path) -> list[str]:
 def test_every_part_of_a_front_end_is_owned_by_a_module():
     found = owners()
     assert len(found) >= 15
-    modules = {path.stem for path in STATE.parent.glob("*.pyx")} | {EVERYBODY}
+    modules = {path.stem for path in STATE.parent.glob("*.pyx")} | {ALL_MODULES}
     assert set(found.values()) <= modules
 
 

@@ -36,17 +36,17 @@ def counted(fe: rnvm.FrontEnd) -> dict[str, int]:
 
 def add_in_threads(samples: list[Sample], times: int) -> list[int]:
     """Add to the counter in a thread for each sample, and return the acknowledged values."""
-    told: list[int] = []
+    acknowledged: list[int] = []
 
     def work(sample: Sample) -> None:
-        told.extend([sample.add(1) for _ in range(times)])
+        acknowledged.extend([sample.add(1) for _ in range(times)])
 
     threads = [threading.Thread(target=work, args=(sample,)) for sample in samples]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return told
+    return acknowledged
 
 
 def test_one_writer_needs_two_swaps_and_no_call_for_an_operation(
@@ -100,10 +100,10 @@ def test_each_operation_is_done_once_and_in_one_order(
     backend: rnvm.Backend, connect: Connect, locks: list[str]
 ) -> None:
     samples = [Sample(connect(backend, lock=lock, timeout=20), "s") for lock in locks]
-    told = add_in_threads(samples, 60)
-    assert sorted(told) == list(range(1, 60 * len(locks) + 1))
+    acknowledged = add_in_threads(samples, 60)
+    assert sorted(acknowledged) == list(range(1, 60 * len(locks) + 1))
     for sample in samples:
-        assert sample.numbers() == (len(told), len(told))
+        assert sample.numbers() == (len(acknowledged), len(acknowledged))
     samples[0].check()
 
 
@@ -241,12 +241,12 @@ def test_acknowledged_operations_of_a_killed_writer_are_there_once(
                 writer.wait_for(3)
                 time.sleep(rng.random() * 0.02)
                 writer.kill()
-                told = writer.numbers()
-            assert told == list(range(before + 1, before + 1 + len(told)))
+                acknowledged = writer.numbers()
+            assert acknowledged == list(range(before + 1, before + 1 + len(acknowledged)))
             fenced(backend, i + 1)
             count = sample.add(1)
             assert sample.numbers() == (count, count)
-            assert told[-1] < count <= told[-1] + 2
+            assert acknowledged[-1] < count <= acknowledged[-1] + 2
             before = count
         sample.check()
 
@@ -277,10 +277,14 @@ def test_a_writer_that_was_stopped_past_its_lease_acknowledges_no_lost_operation
             writer.wait_for(5)
             writer.kill()
         count = sample.add(1)
-        told = [*ours, *(number for writer in writers for number in writer.numbers()), count]
+        acknowledged = [
+            *ours,
+            *(number for writer in writers for number in writer.numbers()),
+            count,
+        ]
         assert sample.numbers() == (count, count)
-        assert len(set(told)) == len(told)
-        assert len(set(range(1, count + 1)) - set(told)) <= 2
+        assert len(set(acknowledged)) == len(acknowledged)
+        assert len(set(range(1, count + 1)) - set(acknowledged)) <= 2
         sample.check()
 
 

@@ -20,14 +20,12 @@ from checksum import crc32c
 from control import ATTACH, ATTACHED, HELLO, MAP, MAPPED, WELCOME, Control, memory, text
 from endpoint import REMOTE_WRITE, Device, Memory, Pair, Remote
 
-REQUEST = struct.Struct(
-    "<IIIIBBHIQ"
-)  # crc, wait, sequence, length, opcode, mode, count, flags, release
+# crc, wait, sequence, length, opcode, mode, count, flags, release
+REQUEST = struct.Struct("<IIIIBBHIQ")
 RESPONSE = struct.Struct("<IIIHBBQ")  # crc, sequence, length, time, status, kind, result
 PUT = struct.Struct("<IIQQ")  # key length, value length, ttl, version
-PIECE = struct.Struct(
-    "<QQIIQ"
-)  # upload, offset in the value, length, crc, offset in the staging region
+# upload, offset in the value, length, crc, offset in the staging region
+PIECE = struct.Struct("<QQIIQ")
 REFERENCE = struct.Struct("<QQQQ")  # offset, length, pin, lease
 FETCH, REPLY = 0, 1
 PING, GET, STORE, DELETE, BEGIN, SEND = 2, 17, 19, 20, 26, 27

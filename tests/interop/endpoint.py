@@ -18,12 +18,10 @@ from pyverbs.pd import PD
 from pyverbs.qp import QP, QPAttr, QPCap, QPInitAttr
 from pyverbs.wr import SGE, RecvWR, SendWR
 
-REGION = struct.Struct(
-    "<4sHHQIIQI"
-)  # magic, version, provider, length, rights, key, address, reserved; then the CRC
-PAIR = struct.Struct(
-    "<4sHHII16sHBBBBHI"
-)  # ..., number, sequence, GID, LID, MTU, link, reads in, reads out, unused, reserved
+# magic, version, provider, length, rights, key, address, reserved; then the CRC
+REGION = struct.Struct("<4sHHQIIQI")
+# ..., number, sequence, GID, LID, MTU, link, reads in, reads out, unused, reserved
+PAIR = struct.Struct("<4sHHII16sHBBBBHI")
 VERSION, VERBS = 1, 2
 REMOTE_READ, REMOTE_WRITE = 1, 2
 RECEIVES = 16

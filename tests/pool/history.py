@@ -1,8 +1,8 @@
 """Random histories of a pool on the crash model, and conditions after a crash at any moment.
 
 A structure here is an array of words in its root block, and blocks that it takes and returns.  Its
-states are known for each transaction number, so that after a crash the state that the pool says it
-has reached can be compared whole.
+states are known for each transaction number, so that after a crash the state that the pool has
+reached can be compared whole.
 """
 
 from __future__ import annotations

@@ -202,8 +202,8 @@ def test_names_that_differ_are_printed_differently(rnvm, pool):
         for name in names:
             opened.create(name.encode(), kind=3)
         opened.create(b"\xff", kind=3)
-    said = [each["name"] for each in json.loads(rnvm("ls", pool, "--json").stdout)]
-    assert said == ["jobs", *names, "\udcff"]
+    listed = [each["name"] for each in json.loads(rnvm("ls", pool, "--json").stdout)]
+    assert listed == ["jobs", *names, "\udcff"]
     lines = [line.split("  ")[0] for line in rnvm("ls", pool).stdout.splitlines()[1:]]
     assert len(set(lines)) >= len(names) + 1
     assert "é" in lines

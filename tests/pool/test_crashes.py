@@ -112,7 +112,7 @@ def test_the_crash_model_catches(bug, kind):
 
 
 CHECKS = {
-    "a log record whose checksum nobody looks at": log_driver.CHECK_CRC,
+    "a log record whose checksum is not checked": log_driver.CHECK_CRC,
     "an old lap's record that is taken for a new one": log_driver.CHECK_LSN,
     "a record of a session that is over": log_driver.CHECK_EPOCH,
 }

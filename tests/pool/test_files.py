@@ -520,7 +520,7 @@ def test_a_pool_on_a_disk_takes_memory_only_for_its_contents(tmp_path):
 import sys
 from rnvm import pools
 from rnvm.check import check
-def peak():                 # of this process: ru_maxrss begins with what its parent had
+def peak():                 # of this process: ru_maxrss starts at the parent's
     lines = open("/proc/self/status")
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 start = peak()

@@ -240,9 +240,8 @@ def test_a_truncated_or_damaged_request_is_counted_and_served_once_it_is_correct
         before = scene.counted()
         whole = sealed(1, bytes(range(1, 251))[:length].ljust(length, b"\xff"))
         damaged = bytearray(whole)
-        place = 12 + flip % (
-            len(whole) - 12
-        )  # any byte that the checksum covers, except the sequence
+        # Any byte that the checksum covers, except the sequence.
+        place = 12 + flip % (len(whole) - 12)
         damaged[place] ^= 1 << flip % 8
         if place >= 32:
             damaged = damaged[: max(place + 1, len(whole) - cut)]
@@ -384,8 +383,8 @@ def attach(
     with contextlib.ExitStack() as stack:
         own = stack.enter_context
         reply = own(fabric.register(length, rights))
-        bell = own(fabric.register(64, REMOTE_WRITE)) if not rights & REMOTE_WRITE else reply
-        events = own(fabric.event_channel(bell, 0))
+        eventcount = own(fabric.register(64, REMOTE_WRITE)) if not rights & REMOTE_WRITE else reply
+        events = own(fabric.event_channel(eventcount, 0))
         made = [own(fabric.queue_pair(events, -1, -1)).descriptor() for _ in range(pairs)]
         if damage:
             made = [each[:-1] + b"?" for each in made]

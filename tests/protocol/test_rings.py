@@ -457,14 +457,14 @@ def test_requests_in_flight_keep_their_mode_when_the_mode_changes(provider):
         assert ends.server.counters["replied"] == 3
 
 
-def slow_call(ends: Ends, looks: int, ns: int) -> str:
+def slow_call(ends: Ends, failed_reads: int, ns: int) -> str:
     """Do a call whose response is there after so many failed READs; return the mode after it.
 
     The server reports `ns` as its processing time.
     """
     steps.submit(ends.client, b"")
     steps.flush(ends.client)
-    for _ in range(looks):
+    for _ in range(failed_reads):
         assert steps.step(ends.client) == "not yet"
     answer(ends, b"", ns=ns)
     result(ends)
@@ -480,8 +480,10 @@ def hybrid():
 
 
 def test_two_calls_in_a_row_with_too_many_failed_reads_switch_to_reply(hybrid):
-    assert [slow_call(hybrid, looks, 10_000) for looks in (6, 6, 6)] == ["fetch"] * 3
-    assert [slow_call(hybrid, looks, 10_000) for looks in (7, 6, 7, 0, 7)] == ["fetch"] * 5
+    assert [slow_call(hybrid, failed_reads, 10_000) for failed_reads in (6, 6, 6)] == ["fetch"] * 3
+    assert [slow_call(hybrid, failed_reads, 10_000) for failed_reads in (7, 6, 7, 0, 7)] == [
+        "fetch"
+    ] * 5
     assert slow_call(hybrid, 7, 10_000) == "reply"
     assert hybrid.client.counters["switches"] == 1
 

@@ -81,12 +81,12 @@ def test_a_heartbeat_whose_thread_cannot_be_started_can_be_stopped(monkeypatch):
         raise RuntimeError("can't start new thread")
 
     with ShmFabric().register(64, REMOTE_READ) as region:
-        heart = Heartbeat(region)
+        heartbeat = Heartbeat(region)
         with monkeypatch.context() as patch:
             patch.setattr(threading.Thread, "start", no_more)
             with pytest.raises(FabricError, match="can't start new thread"):
-                heart.start()
-        heart.stop()
+                heartbeat.start()
+        heartbeat.stop()
 
 
 class Stopped(Exception):

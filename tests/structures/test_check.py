@@ -64,9 +64,9 @@ def flip(path: Path, at: int, bit: int) -> check.Checked:
 
 def repaired(path: Path) -> bool:
     """Repair the pool: one bit of a node of this length can always be corrected."""
-    mended, lost = check.repair(path)
+    repairs, lost = check.repair(path)
     assert lost == []
-    assert any("one flipped bit of the node" in text for text in mended)
+    assert any("one flipped bit of the node" in text for text in repairs)
     assert check.check(path).sound
     return True
 

@@ -38,9 +38,8 @@ ways = st.sampled_from(["one by one", "batch", "transactions"])
 def small_pool(log: int, block: int = 4096, size: str = "2MiB") -> Iterator[rnvm.Backend]:
     with tempfile.TemporaryDirectory(dir=os.environ["TESTS_MEMORY"]) as folder:
         path = Path(folder) / "pool"
-        with mock.patch.object(
-            sizes, "least_log", return_value=4 * KIB
-        ):  # what is left for later where logs are short
+        # Short logs test the operations that leave work for later records.
+        with mock.patch.object(sizes, "least_log", return_value=4 * KIB):
             pools.create(
                 path,
                 size,
@@ -312,9 +311,8 @@ def test_a_burst_of_reservations_frees_its_slots_and_costs_nothing_afterwards():
                 seen = Queue(reader, "q")
                 before = reader.figures["reads"]
                 assert (len(seen), seen.reserved) == (1, 1)
-                assert (
-                    reader.figures["reads"] - before < 30
-                )  # not one for each table that there was
+                # Not one for each table that there was.
+                assert reader.figures["reads"] - before < 30
                 assert queue.get() == b"late"
                 queue.ack(keep)
                 queue.check()

@@ -6,11 +6,8 @@ import random
 
 import rfp
 
-REQUEST_HEADER, RESPONSE_HEADER, PUT = (
-    32,
-    24,
-    24,
-)  # bytes before the payload, and of a put before its key (wire.h, messages.h)
+# Bytes before the payload, and of a put before its key (wire.h, messages.h).
+REQUEST_HEADER, RESPONSE_HEADER, PUT = 32, 24, 24
 PIECE = 128 << 10  # bytes of a large value that are sent at once
 BLOCK = 1021  # a prime, so that no two pieces of a value are alike
 

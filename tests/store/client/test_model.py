@@ -155,9 +155,8 @@ class StoreMachine(RuleBasedStateMachine):
         items = [(key, self.value(data, key)) for key in many]
         versions = self.kv.put_many(items, ttl=ttl)
         assert len(versions) == len(items)
-        for (key, value), version in zip(
-            items, versions
-        ):  # for a key that is there twice, the later put counts
+        # For a key that is there twice, the later put counts.
+        for (key, value), version in zip(items, versions):
             self.stored_now(key, value, version)
 
     @rule(many=st.lists(keys, max_size=40))
