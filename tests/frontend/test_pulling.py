@@ -235,12 +235,14 @@ CHECKS = [
 
 
 @pytest.mark.parametrize(("check", "medium"), CHECKS)
-def test_a_record_is_used_only_if_it_is(tiny: rnvm.Backend, connect: Connect, check: str) -> None:
+def test_a_record_is_used_only_if_it_passes_the_check(
+    tiny: rnvm.Backend, connect: Connect, check: str
+) -> None:
     assert getattr(Scene(tiny, connect, collecting=check == "durable"), f"check_{check}")()
 
 
 @pytest.mark.parametrize(("check", "medium"), CHECKS)
-def test_an_invalid_record_is_used_without_the_check_that_it_is(
+def test_an_invalid_record_is_used_without_the_check(
     tiny: rnvm.Backend, connect: Connect, check: str
 ) -> None:
     log_overlay._skip_checks(getattr(log_overlay, f"CHECK_{check.upper()}"))

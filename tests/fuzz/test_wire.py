@@ -42,7 +42,7 @@ def test_no_input_makes_the_checks_read_beyond_their_memory_or_accept_a_torn_mes
 
 
 @pytest.mark.long
-def test_no_input_of_a_coverage_guided_fuzzer_does_so(tmp_path):
+def test_no_input_of_a_coverage_guided_fuzzer_breaks_the_checks(tmp_path):
     clang = shutil.which("clang") or shutil.which("clang-14") or shutil.which("clang-16")
     if clang is None:
         # Without clang the inputs are not guided by coverage; ten times the random inputs are the

@@ -119,7 +119,7 @@ CHECKS = {
 
 
 @pytest.mark.parametrize("bug", CHECKS)
-def test_the_crash_model_also_catches(bug):
+def test_the_crash_model_catches_a_skipped_check(bug):
     log_driver.skip_checks(CHECKS[bug])
     try:
         assert_caught("words", None)
