@@ -1,13 +1,13 @@
-# The leaf that a path leads to: read its entries and answer with them.
+# The entries of leaves: find one, read its value, answer with it.
 
 from libc.stdint cimport uint32_t
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, answer_put, fault, root_read
-from structures.bptree_pages cimport child_of, page_read, path
+from structures.bptree_pages cimport child_of, page_read, path, tree_descend
 from structures.layout cimport VALUE_OF, tree_root
-from structures.mapping cimport told
+from structures.mapping_operations cimport MISSING, answer_entry
 from structures.page cimport PAGE_INLINE, page, page_entry, page_entry_at
-from structures.shared cimport value_answer
+from structures.values cimport value_answer, value_bytes
 
 
 cdef inline const tree_root *root_of(instance *s) noexcept nogil:
@@ -29,20 +29,52 @@ cdef inline int entry_in(instance *s, const path *p, page_entry *e) noexcept nog
     return OK
 
 
+cdef inline int tree_find(instance *s, const char *key, uint32_t length, path *p,
+                          page_entry *e) noexcept nogil:
+    """Find the entry of a key; MISSING: there is none.  e: NULL if only that is asked."""
+    cdef const tree_root *root = root_of(s)
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    outcome = tree_descend(s, root, key, length, p)
+    if outcome != OK:
+        return outcome
+    if not p.found:
+        return MISSING
+    return OK if e == NULL else entry_in(s, p, e)
+
+
+cdef inline int tree_first(instance *s, path *p, page_entry *e) noexcept nogil:
+    """Find the entry of the lowest key; MISSING: the tree is empty."""
+    cdef const tree_root *root = root_of(s)
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    if not root.levels:
+        return MISSING
+    outcome = tree_descend(s, root, b"", 0, p)
+    return entry_in(s, p, e) if outcome == OK else outcome
+
+
+cdef inline int entry_value(instance *s, const page_entry *e, const char **bytes) noexcept nogil:
+    """Point `bytes` to the value, in the page or in its node."""
+    bytes[0] = e.payload
+    if VALUE_OF(e.sizes) > PAGE_INLINE:
+        bytes[0] = value_bytes(s, child_of(e), VALUE_OF(e.sizes))
+    return s.error if bytes[0] == NULL else OK
+
+
 cdef inline int answer_value(instance *s, const page_entry *e) noexcept nogil:
     if VALUE_OF(e.sizes) <= PAGE_INLINE:
         return answer_put(s, e.payload, e.payload_length)
     return value_answer(s, child_of(e), VALUE_OF(e.sizes))
 
 
-cdef inline int answer_item(instance *s, const page_entry *e, bint value, bint outside) noexcept nogil:
-    """Answer with an item, as `told`.
-
-    value: with its value; outside: even if it has a node of its own.
-    """
-    cdef told header
-    header.sizes = e.sizes
-    header.bytes = VALUE_OF(e.sizes) if value and (outside or VALUE_OF(e.sizes) <= PAGE_INLINE) else 0
-    if answer_put(s, &header, sizeof(header)) != OK or answer_put(s, e.key, e.key_length) != OK:
-        return s.error
-    return answer_value(s, e) if header.bytes else OK
+cdef inline int answer_item(instance *s, const page_entry *e, bint value,
+                            bint outside) noexcept nogil:
+    """Answer with an item.  value: with its value; outside: even if it has a node of its own."""
+    cdef const char *bytes = NULL
+    if value and (outside or VALUE_OF(e.sizes) <= PAGE_INLINE):
+        if entry_value(s, e, &bytes) != OK:
+            return s.error
+    return answer_entry(s, e.sizes, e.key, bytes)

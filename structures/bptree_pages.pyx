@@ -9,7 +9,8 @@ from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, fault, node_change, node_cost, node_free, node_new, node_read, room_for, root_change, root_read)
+    OK, fault, node_cost, node_free, node_new, node_read, room_for, root_read,
+)
 from structures.layout cimport KEY_MAX, SIZES, TYPE_PAGE, tree_root
 from structures.page cimport (
     PAGE_BYTES, PAGE_FIRST, PAGE_ROOM, page, page_append, page_clear, page_entry, page_entry_at,
@@ -34,12 +35,17 @@ cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexce
     return p
 
 
-cdef page *page_change(instance *s, uint64_t address, uint32_t offset, uint32_t n) noexcept nogil:
-    return <page *> node_change(s, address, PAGE_BYTES, TYPE_PAGE, offset, n)
-
-
 cdef page *page_rewrite(instance *s, uint64_t address) noexcept nogil:
     return page_change(s, address, RNVM_NODE, PAGE_BYTES - RNVM_NODE)
+
+
+cdef page *page_renew(instance *s, uint64_t address, page *old) noexcept nogil:
+    """Return a page without entries, in the place of one that is copied to `old`."""
+    cdef page *p = page_rewrite(s, address)
+    if p != NULL:
+        memcpy(old, p, PAGE_BYTES)
+        page_clear(p, old.level)
+    return p
 
 
 cdef uint64_t child_of(const page_entry *e) noexcept nogil:
@@ -49,7 +55,8 @@ cdef uint64_t child_of(const page_entry *e) noexcept nogil:
     return address
 
 
-cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint32_t length, path *p) noexcept nogil:
+cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint32_t length,
+                      path *p) noexcept nogil:
     cdef uint32_t level = root.levels, at = 0
     cdef uint64_t address = root.top
     cdef const page *node
@@ -81,7 +88,7 @@ cdef int tree_descend(instance *s, const tree_root *root, const char *key, uint3
 
 
 cdef int new_top(instance *s, uint64_t address, uint32_t level) noexcept nogil:
-    cdef tree_root *root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
+    cdef tree_root *root = root_rewrite(s)
     if root == NULL:
         return s.error
     root.top = address
@@ -89,19 +96,31 @@ cdef int new_top(instance *s, uint64_t address, uint32_t level) noexcept nogil:
     return OK
 
 
-cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes, const char *key,
-                      const char *payload) noexcept nogil:
+cdef inline int entry_add(instance *s, const page *seen, uint64_t address, uint32_t index,
+                          uint32_t sizes, const char *key, const char *payload) noexcept nogil:
+    """Add an entry to a page that has room for it in its gap."""
+    cdef page *changed
+    cdef uint32_t size = page_entry_size(sizes)
+    changed = page_change(s, address, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * (seen.count + 1))
+    if changed == NULL or page_change(s, address, changed.heap - size, size) == NULL:
+        return s.error
+    if not page_put(changed, index, sizes, key, payload):
+        return fault(s, address, b"a page has less free space than its header says")
+    return OK
+
+
+cdef int compact_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes,
+                      const char *key, const char *payload) noexcept nogil:
     """Rewrite a page without its dead bytes, and with a new entry."""
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy
-    cdef page *p = page_rewrite(s, address)
+    cdef page *p = page_renew(s, address, old)
     if p == NULL:
         return s.error
-    memcpy(copy, p, PAGE_BYTES)
-    page_clear(p, old.level)
-    if page_take(p, old, 0, index) and page_put(p, index, sizes, key, payload) and page_take(p, old, index, old.count):
-        return OK
-    return fault(s, address, b"an entry extends beyond its page")
+    if (not page_take(p, old, 0, index) or not page_put(p, index, sizes, key, payload)
+            or not page_take(p, old, index, old.count)):
+        return fault(s, address, b"an entry extends beyond its page")
+    return OK
 
 
 cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept nogil:
@@ -126,8 +145,9 @@ cdef int cut(instance *s, const page *p, uint32_t index, uint32_t size) noexcept
     return p.count
 
 
-cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes, const char *key, const char *payload,
-                    uint64_t *right_address, char *separator, uint32_t *separator_size) noexcept nogil:
+cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t sizes, const char *key,
+                    const char *payload, uint64_t *right_address, char *separator,
+                    uint32_t *separator_size) noexcept nogil:
     """Split a page in two, with a new entry in one of them."""
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy
@@ -156,12 +176,16 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
             return s.error
         page_clear(left, old.level)
         if index < <uint32_t> stay:
-            whole = (page_take(left, old, 0, index) and page_put(left, index, sizes, key, payload)
-                     and page_take(left, old, index, stay - 1) and page_take(right, old, stay - 1, old.count))
+            whole = (page_take(left, old, 0, index)
+                     and page_put(left, index, sizes, key, payload)
+                     and page_take(left, old, index, stay - 1)
+                     and page_take(right, old, stay - 1, old.count))
         else:
             whole = (page_take(left, old, 0, stay) and page_take(right, old, stay, index)
-                     and page_put(right, index - stay, sizes, key, payload) and page_take(right, old, index, old.count))
-    if not whole or not page_entry_at(left, left.count - 1, &a) or not page_entry_at(right, 0, &b) or b.key_length > KEY_MAX:
+                     and page_put(right, index - stay, sizes, key, payload)
+                     and page_take(right, old, index, old.count))
+    if (not whole or not page_entry_at(left, left.count - 1, &a) or not page_entry_at(right, 0, &b)
+            or b.key_length > KEY_MAX):
         return fault(s, address, b"an entry extends beyond its page")
     separator_size[0] = b.key_length
     if not old.level:
@@ -170,7 +194,8 @@ cdef int split_with(instance *s, uint64_t address, uint32_t index, uint32_t size
     return OK
 
 
-cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, const char *payload) noexcept nogil:
+cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key,
+                     const char *payload) noexcept nogil:
     cdef uint32_t at = p.levels, index, size, length = 0
     cdef uint64_t address = 0, left
     cdef const page *seen
@@ -194,15 +219,11 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
         if seen == NULL:
             return s.error
         if page_gap(seen) >= size + 2:
-            changed = page_change(s, p.pages[at], RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * (seen.count + 1))
-            if changed == NULL or page_change(s, p.pages[at], changed.heap - size, size) == NULL:
-                return s.error
-            if page_put(changed, index, sizes, key, payload):
-                return OK
-            return fault(s, p.pages[at], b"a page has less free space than its header says")
+            return entry_add(s, seen, p.pages[at], index, sizes, key, payload)
         if page_gap(seen) + seen.dead >= size + 2:
             return compact_with(s, p.pages[at], index, sizes, key, payload)
-        outcome = split_with(s, p.pages[at], index, sizes, key, payload, &address, separators[at & 1], &length)
+        outcome = split_with(s, p.pages[at], index, sizes, key, payload, &address,
+                             separators[at & 1], &length)
         if outcome != OK:
             return outcome
         sizes = SIZES(length, 8)
@@ -211,7 +232,7 @@ cdef int tree_insert(instance *s, path *p, uint32_t sizes, const char *key, cons
         if at:                             # the next split writes address before it reads payload
             left = address
             payload = <const char *> &left
-    # The top was split: add a new top, whose first key represents everything below the second.
+    # The top was split: add a new top; its first key represents everything below the second.
     if p.levels == LEVELS_MAX:
         return fault(s, s.root, b"the tree is too high")
     left = p.pages[0]
@@ -321,7 +342,7 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
         beside += node_cost(s, PAGE_BYTES)
         if rest.count and not room_for(s, beside):
             return OK                      # a top with one child is harmless
-        root = <tree_root *> root_change(s, RNVM_NODE, sizeof(tree_root) - RNVM_NODE)
+        root = root_rewrite(s)
         if root == NULL:
             return s.error
         gone = root.top
@@ -357,15 +378,15 @@ cdef int one_level_more(instance *s, const tree_root *root) noexcept nogil:
 
 
 cdef int compact(instance *s, uint64_t address) noexcept nogil:
+    """Rewrite a page without its dead bytes."""
     cdef char[PAGE_BYTES] copy
     cdef page *old = <page *> copy
-    cdef page *p = page_rewrite(s, address)
+    cdef page *p = page_renew(s, address, old)
     if p == NULL:
         return s.error
-    memcpy(copy, p, PAGE_BYTES)
-    page_clear(p, old.level)
-    return OK if page_take(p, old, 0, old.count) else fault(s, address,
-                                                            b"an entry extends beyond its page")
+    if not page_take(p, old, 0, old.count):
+        return fault(s, address, b"an entry extends beyond its page")
+    return OK
 
 
 cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) noexcept nogil:
@@ -374,10 +395,10 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
     cdef const page *seen
     cdef page *left
     cdef page *right
-    cdef page *above
     cdef page_entry a, b
     cdef uint64_t right_address = 0
     cdef uint32_t total, half = 0, stay = 0, gone = 0, i, length, size
+    cdef int outcome
     if p == NULL:
         return s.error
     total = page_used(p)
@@ -390,7 +411,8 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
         if not page_entry_at(p, i, &b):
             return fault(s, address, b"an entry extends beyond its page")
         gone += page_entry_size(b.sizes)
-    if not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b) or b.key_length > KEY_MAX:
+    if (not stay or not page_entry_at(p, stay - 1, &a) or not page_entry_at(p, stay, &b)
+            or b.key_length > KEY_MAX):
         return fault(s, address, b"an entry extends beyond its page")
     right = <page *> node_new(s, PAGE_BYTES, TYPE_PAGE, &right_address)
     if right == NULL:
@@ -411,15 +433,13 @@ cdef int split(instance *s, uint64_t parent, uint32_t index, uint64_t address) n
         return s.error
     if page_gap(seen) < size + 2:
         return fault(s, parent, b"a page has less free space than its header says")
-    above = page_change(s, parent, RNVM_NODE, PAGE_FIRST - RNVM_NODE + 2 * (seen.count + 1))
-    if above == NULL or page_change(s, parent, above.heap - size, size) == NULL:
-        return s.error
-    if not page_put(above, index + 1, SIZES(length, 8), b.key, <const char *> &right_address):
-        return fault(s, parent, b"a page has less free space than its header says")
-    return MADE
+    outcome = entry_add(s, seen, parent, index + 1, SIZES(length, 8), b.key,
+                        <const char *> &right_address)
+    return MADE if outcome == OK else outcome
 
 
-cdef int tree_make_room(instance *s, const char *key, uint32_t length, uint32_t size) noexcept nogil:
+cdef int tree_make_room(instance *s, const char *key, uint32_t length,
+                        uint32_t size) noexcept nogil:
     cdef const tree_root *root = <const tree_root *> root_read(s)
     cdef const page *p
     cdef path way

@@ -6,7 +6,7 @@ from rnvm.frontend.structure cimport OK, answer_put, fault
 from structures.bptree_leaf cimport answer_item, leaf_of, root_of
 from structures.bptree_pages cimport LEVELS_MAX, child_of, page_read, path, tree_descend
 from structures.layout cimport tree_root
-from structures.mapping cimport MISSING
+from structures.mapping_operations cimport MISSING
 from structures.page cimport keys_compare, page, page_entry, page_entry_at, page_search
 
 
@@ -27,7 +27,8 @@ cdef int to_next_leaf(instance *s, const tree_root *root, path *p) noexcept nogi
     return MISSING
 
 
-cdef int to_last_leaf(instance *s, uint64_t address, uint32_t level, const page **leaf) noexcept nogil:
+cdef int to_last_leaf(instance *s, uint64_t address, uint32_t level,
+                      const page **leaf) noexcept nogil:
     """Find the last leaf under a page."""
     cdef const page *node
     cdef page_entry e
@@ -61,7 +62,7 @@ cdef int to_previous_leaf(instance *s, const path *p, const page **leaf) noexcep
     return MISSING
 
 
-cdef int tell(instance *s, const stretch *c, const page *leaf, int first) noexcept nogil:
+cdef int answer_leaf(instance *s, const stretch *c, const page *leaf, int first) noexcept nogil:
     """Answer with the items of a leaf, from this one on."""
     cdef page_entry e
     # each key must be beyond the previous one, or an iteration might never end
@@ -72,10 +73,12 @@ cdef int tell(instance *s, const stretch *c, const page *leaf, int first) noexce
     while 0 <= first < leaf.count and answered < c.most:
         if not page_entry_at(leaf, <uint32_t> first, &e):
             return fault(s, leaf.node.address, b"an entry extends beyond its page")
-        if c.reverse and c.low.key != NULL and keys_compare(e.key, e.key_length, c.low.key, c.low.length) < 0:
-            break
-        if not c.reverse and c.high.key != NULL and keys_compare(e.key, e.key_length, c.high.key, c.high.length) >= 0:
-            break
+        if c.reverse and c.low.key != NULL:
+            if keys_compare(e.key, e.key_length, c.low.key, c.low.length) < 0:
+                break
+        if not c.reverse and c.high.key != NULL:
+            if keys_compare(e.key, e.key_length, c.high.key, c.high.length) >= 0:
+                break
         if last.key != NULL:
             order = step * keys_compare(e.key, e.key_length, last.key, last.length)
             if order < 0 or (order == 0 and not same):
@@ -104,7 +107,7 @@ cdef int read_stretch(instance *s, void *context) noexcept nogil:
         return fault(s, s.root, b"the tree is too high")
     if c.reverse and c.high.key == NULL:
         outcome = to_last_leaf(s, root.top, root.levels - 1, &leaf)
-        return tell(s, c, leaf, leaf.count - 1) if outcome == OK else outcome
+        return answer_leaf(s, c, leaf, leaf.count - 1) if outcome == OK else outcome
     if c.reverse:
         outcome = tree_descend(s, root, c.high.key, c.high.length, &p)
     elif c.low.key == NULL:
@@ -123,7 +126,7 @@ cdef int read_stretch(instance *s, void *context) noexcept nogil:
             if outcome != OK:
                 return outcome
             index = leaf.count - 1
-        return tell(s, c, leaf, index)
+        return answer_leaf(s, c, leaf, index)
     index += p.found and c.after
     if index >= leaf.count:
         outcome = to_next_leaf(s, root, &p)
@@ -132,7 +135,7 @@ cdef int read_stretch(instance *s, void *context) noexcept nogil:
         if outcome != OK:
             return outcome
         index = p.indexes[p.levels - 1]
-    return tell(s, c, leaf, index)
+    return answer_leaf(s, c, leaf, index)
 
 
 cdef int read_next_bound(instance *s, void *context) noexcept nogil:

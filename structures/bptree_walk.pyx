@@ -11,7 +11,7 @@ from structures.layout cimport KEY_MAX, VALUE_NODE, VALUE_OF, tree_root
 from structures.page cimport (
     PAGE_BYTES, PAGE_INLINE, keys_compare, page, page_entry, page_entry_at, page_entry_size,
 )
-from structures.shared cimport value_bytes
+from structures.values cimport value_bytes
 
 
 cdef struct survey:
@@ -34,7 +34,8 @@ cdef int check_page(instance *s, const page *p, bound low, bound high) noexcept 
             continue
         if not p.level and not e.key_length:
             return fault(s, p.node.address, b"an empty key")
-        if before.key != NULL and keys_compare(before.key, before.key_length, e.key, e.key_length) >= 0:
+        if (before.key != NULL
+                and keys_compare(before.key, before.key_length, e.key, e.key_length) >= 0):
             return fault(s, p.node.address, b"the keys of a page are not in order")
         if low.key != NULL and keys_compare(e.key, e.key_length, low.key, low.length) < 0:
             return fault(s, p.node.address, b"a key is below the range of its page")
@@ -52,7 +53,8 @@ cdef void copy_key(bound *to, char *room, const page_entry *e) noexcept nogil:
     to.length = min(e.key_length, KEY_MAX)
 
 
-cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bound high, survey *w) noexcept nogil:
+cdef int walk_page(instance *s, uint64_t address, uint32_t level, bound low, bound high,
+                   survey *w) noexcept nogil:
     # copies, because pages are released while their children are checked
     cdef char[KEY_MAX] low_room, high_room
     cdef bound child_low, child_high
@@ -120,5 +122,6 @@ cdef int tree_walk(instance *s, visitor visit, void *context) noexcept nogil:
     root = root_of(s)
     if root == NULL:
         return s.error
-    return OK if root.count == w.count else fault(s, s.root, b"the tree's key count does "
-                                                             b"not match the keys found")
+    if root.count != w.count:
+        return fault(s, s.root, b"the tree's key count does not match the keys found")
+    return OK

@@ -20,11 +20,13 @@
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.core.core cimport rfp_hash
 from rnvm.frontend.state cimport instance
-from structures.layout cimport HASH_INSIDE, hash_bucket, hash_entry, hash_root
-from structures.mapping cimport pair
+from rnvm.frontend.structure cimport OK, fault, root_read
+from structures.directory cimport directory_get
+from structures.layout cimport BUCKET_FIRST, HASH_INSIDE, hash_bucket, hash_entry, hash_root
+from structures.mapping_operations cimport MISSING, pair
 
 cdef enum:
-    CHAIN_MAX = 65536          # nodes: a longer chain is circular
+    CHAIN_NODES_MAX = 65536    # a longer chain is circular
 
 cdef struct place:             # the place of a key
     uint64_t address           # of the bucket's node
@@ -32,8 +34,20 @@ cdef struct place:             # the place of a key
     uint32_t at                # offset of its entry there
     const hash_entry *entry
 
+cdef struct chain_scan:        # through the nodes of one bucket
+    uint64_t address           # of the present node
+    uint64_t previous          # the node before it, or 0
+    const hash_bucket *bucket  # the present node
+    uint32_t index             # of the bucket
+    uint32_t links             # nodes before the present one
+    uint32_t at                # offset of the entry to examine next
 
-cdef inline uint32_t hash_of(const hash_root *root, const char *key, uint32_t length) noexcept nogil:
+
+cdef inline const hash_root *root_of(instance *s) noexcept nogil:
+    return <const hash_root *> root_read(s)
+
+cdef inline uint32_t hash_of(const hash_root *root, const char *key,
+                             uint32_t length) noexcept nogil:
     return <uint32_t> rfp_hash(key, length, root.seed)
 
 cdef inline uint64_t node_of(const hash_entry *entry) noexcept nogil:
@@ -43,21 +57,54 @@ cdef inline uint64_t node_of(const hash_entry *entry) noexcept nogil:
 
 cdef const hash_bucket *bucket_read(instance *s, uint64_t address, uint32_t index) noexcept nogil
 # Returns the entry at this offset, its bounds checked; `at` is below bucket.end.
-cdef const hash_entry *entry_at(instance *s, const hash_bucket *bucket, uint64_t address, uint32_t at) noexcept nogil
+cdef const hash_entry *entry_at(instance *s, const hash_bucket *bucket, uint64_t address,
+                                uint32_t at) noexcept nogil
+
+
+cdef inline int chain_read(instance *s, chain_scan *c) noexcept nogil:
+    """Read the node at c.address, and begin at its first entry."""
+    c.bucket = bucket_read(s, c.address, c.index)
+    c.at = BUCKET_FIRST
+    return s.error if c.bucket == NULL else OK
+
+cdef inline int chain_begin(instance *s, const hash_root *root, uint32_t index,
+                            chain_scan *c) noexcept nogil:
+    """Begin a scan of a bucket that exists; return OK at its first node."""
+    c.index = index
+    c.links = 0
+    c.previous = 0
+    c.address = directory_get(s, root.directory, root.depth, index)
+    return chain_read(s, c) if c.address else s.error
+
+cdef inline int chain_next(instance *s, chain_scan *c) noexcept nogil:
+    """Step to the next node: OK; MISSING after the last one, where the scan stays."""
+    c.links += 1
+    if c.links > CHAIN_NODES_MAX:
+        return fault(s, c.address, b"the chain of a bucket has a cycle")
+    if not c.bucket.next:
+        return MISSING
+    c.previous = c.address
+    c.address = c.bucket.next
+    return chain_read(s, c)
+
+
 # Returns OK and the key's place; or MISSING.
-cdef int locate(instance *s, const hash_root *root, const char *key, uint32_t length, place *p) noexcept nogil
+cdef int locate(instance *s, const hash_root *root, const char *key, uint32_t length,
+                place *p) noexcept nogil
 cdef int answer_value(instance *s, const hash_entry *entry) noexcept nogil
-# Answers with an item, as `told`.  value: with its value; outside: even if it has a node of its
-# own.
-cdef int answer_item(instance *s, const hash_entry *entry, bint value, bint outside) noexcept nogil
+# Answers with an item.  value: with its value; outside: even if it has a node of its own.
+cdef int answer_item(instance *s, const hash_entry *entry, bint value,
+                     bint outside) noexcept nogil
 # In apply, as the functions below.  Leaves a hole; frees a node of the chain that is empty then,
 # unless it is the first.  Does not free the entry's own node.
 cdef int entry_remove(instance *s, uint32_t index, const place *p) noexcept nogil
 # Inserts a pair that is not there into its bucket.
-cdef int entry_insert(instance *s, const hash_root *root, uint32_t hash, const pair *p, uint32_t sizes) noexcept nogil
+cdef int entry_insert(instance *s, const hash_root *root, uint32_t hash, const pair *p,
+                      uint32_t sizes) noexcept nogil
 # Overwrites the value of a key if the new one takes the same room: OK; else MISSING, and nothing
 # has changed.
-cdef int entry_replace(instance *s, const place *where, const hash_entry *entry, const pair *p, uint32_t sizes) noexcept nogil
+cdef int entry_replace(instance *s, const place *where, const hash_entry *entry, const pair *p,
+                       uint32_t sizes) noexcept nogil
 # Points `bytes` to the value, in the entry or in its node.
 cdef int entry_value(instance *s, const hash_entry *entry, const char **bytes) noexcept nogil
 # Returns whether the table has too few or too many buckets for its entries.

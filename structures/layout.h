@@ -100,7 +100,8 @@ struct queue_shelf {
 #define PLACE_TAKEN 1u   /* no slot of the tables below is vacant */
 #define PLACE_FULL 2u    /* no further table fits below */
 #define PLACE_ADDRESS(child) ((child) & ~(uint64_t)7)
-#define QUEUE_ENTRY(length) ((uint32_t)(sizeof(struct queue_entry) + ((length) <= QUEUE_INLINE ? UP8(length) : 8)))
+#define QUEUE_ENTRY(length) \
+    ((uint32_t)(sizeof(struct queue_entry) + ((length) <= QUEUE_INLINE ? UP8(length) : 8)))
 #define SLOT_LENGTH(length) ((length) & 0xffffffu)
 #define SLOT_AT(length) ((length) >> 24 << 3)      /* entry's offset in its segment; 0: in a node */
 #define SLOT_INSIDE(length, at) ((uint32_t)(length) | (uint32_t)(at) << 21)
@@ -146,19 +147,31 @@ struct hash_entry {      /* then: the address of its node if it has one; the key
 };
 
 #define HASH_SHORT_KEY(sizes) (KEY_OF(sizes) <= HASH_INLINE_KEY)
-#define HASH_INSIDE(sizes) (HASH_SHORT_KEY(sizes) && UP8(KEY_OF(sizes)) + UP8(VALUE_OF(sizes)) <= HASH_INLINE)
+#define HASH_INSIDE(sizes) \
+    (HASH_SHORT_KEY(sizes) && UP8(KEY_OF(sizes)) + UP8(VALUE_OF(sizes)) <= HASH_INLINE)
 /* Bytes of an entry, and of its node's content. */
 static inline uint32_t hash_entry_size(uint32_t sizes)
 {
     uint32_t key = HASH_SHORT_KEY(sizes) ? UP8(KEY_OF(sizes)) : 0;
     if (!KEY_OF(sizes)) return VALUE_OF(sizes);
-    return (uint32_t)sizeof(struct hash_entry) + key + (HASH_INSIDE(sizes) ? UP8(VALUE_OF(sizes)) : 8);
+    return (uint32_t)sizeof(struct hash_entry) + key
+           + (HASH_INSIDE(sizes) ? UP8(VALUE_OF(sizes)) : 8);
 }
-static inline uint32_t hash_outside(uint32_t sizes) { return (HASH_SHORT_KEY(sizes) ? 0 : KEY_OF(sizes)) + VALUE_OF(sizes); }
+static inline uint32_t hash_outside(uint32_t sizes)
+{
+    return (HASH_SHORT_KEY(sizes) ? 0 : KEY_OF(sizes)) + VALUE_OF(sizes);
+}
 
 /* Offset in an entry of its key (a short one), and of its value (one that is inside). */
-static inline uint32_t hash_key_at(uint32_t sizes) { return (uint32_t)sizeof(struct hash_entry) + (HASH_INSIDE(sizes) ? 0 : 8); }
-static inline uint32_t hash_value_at(uint32_t sizes) { return (uint32_t)sizeof(struct hash_entry) + UP8(KEY_OF(sizes)); }
+static inline uint32_t hash_key_at(uint32_t sizes)
+{
+    return (uint32_t)sizeof(struct hash_entry) + (HASH_INSIDE(sizes) ? 0 : 8);
+}
+
+static inline uint32_t hash_value_at(uint32_t sizes)
+{
+    return (uint32_t)sizeof(struct hash_entry) + UP8(KEY_OF(sizes));
+}
 
 static inline uint32_t hash_reversed(uint32_t h)
 {
@@ -169,7 +182,10 @@ static inline uint32_t hash_reversed(uint32_t h)
 }
 /* The lowest bits of a hash select its bucket: hash_level() bits, and one bit more for buckets that
  * were split in the current round. */
-static inline uint32_t hash_level(uint32_t buckets) { return 31u - (uint32_t)__builtin_clz(buckets); }
+static inline uint32_t hash_level(uint32_t buckets)
+{
+    return 31u - (uint32_t)__builtin_clz(buckets);
+}
 static inline uint32_t hash_bucket_of(uint32_t hash, uint32_t buckets)
 {
     uint64_t whole = 1ull << hash_level(buckets);
@@ -197,7 +213,8 @@ _Static_assert(sizeof(struct queue_segment) == SEGMENT_FIRST, "segment");
 _Static_assert(sizeof(struct queue_entry) == 8, "entry of a queue");
 _Static_assert(sizeof(struct queue_table) == 992, "table");
 _Static_assert(sizeof(struct queue_shelf) == 992, "shelf");
-_Static_assert(VALUE_MAX < 1u << 24 && SEGMENT_BYTES >> 3 < 256, "a slot says where in a segment its value is");
+_Static_assert(VALUE_MAX < 1u << 24 && SEGMENT_BYTES >> 3 < 256,
+               "the length of a slot contains the value's place in its segment");
 _Static_assert(sizeof(struct hash_root) == 72, "root of a hash table");
 _Static_assert(sizeof(struct hash_bucket) == BUCKET_FIRST, "bucket");
 _Static_assert(sizeof(struct hash_entry) == 8, "entry of a hash table");

@@ -1,6 +1,7 @@
 """The Python interface of persistent mappings: all of MutableMapping.
 
-Each call is one operation or one query.
+Each call is one operation or one query.  A kind of mapping adds only `find`, `any_item`, `_each`
+and `_salvage`.
 """
 
 from collections.abc import MutableMapping
@@ -11,17 +12,22 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport OK, Structure, fault, pool_bytes, root_read
-from structures.layout cimport KEY_MAX, KEY_OF, SIZES, VALUE_MAX, VALUE_OF, mapping_root
+from structures.arguments cimport key_argument, key_or_none, value_argument
+from structures.layout cimport KEY_OF, SIZES, VALUE_MAX, VALUE_OF, mapping_root
+from structures.mapping_operations cimport (
+    CLEAR, DELETE, FOUND, MISSING, MORE, POP, POP_ITEM, POP_SAME, SET, SET_DEFAULT, digest,
+    digest_of, item_header, lookup, pair_header,
+)
 
-from rfp.errors import InvalidArgument, StructureDamaged, TooLarge, Undecodable
+from rfp.errors import StructureDamaged, Undecodable
 from structures.views import Items, Keys, Values
 
 cdef enum:
-    SMALL = 1024               # operations up to this size are built on the stack
+    STACK_BYTES = 1024         # operations up to this size are built on the stack
+    ENTRY_BYTES_MIN = 7        # of a key in a page, with its offset
 
 cdef object RAISE = object()
-cdef enum:
-    ENTRY_MIN = 7              # bytes of a key in a page, with its offset
+VANISHED = object()
 
 
 cdef int count(instance *s, void *context) noexcept nogil:
@@ -30,7 +36,7 @@ cdef int count(instance *s, void *context) noexcept nogil:
         return s.error
     (<uint64_t *> context)[0] = root.count
     # list() allocates room for this many items before it has seen one.
-    if root.count > pool_bytes(s) // ENTRY_MIN:
+    if root.count > pool_bytes(s) // ENTRY_BYTES_MIN:
         return fault(s, s.root, b"the key count exceeds what the pool can hold")
     return OK
 
@@ -38,33 +44,14 @@ cdef int count(instance *s, void *context) noexcept nogil:
 cdef class Mapping(Structure):
     """A persistent mapping: a complete MutableMapping."""
 
-    cdef bytes raw_key(self, object key):
-        cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
-        if not 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> KEY_MAX:
-            raise InvalidArgument(f"a key must have 1 to {KEY_MAX} bytes, got {len(raw)} bytes")
-        return raw
-
-    cdef bytes key_or_none(self, object key):
-        """Return the key as bytes, or None for a key that no mapping can contain."""
-        cdef bytes raw = key if self.codec is None and type(key) is bytes else self.encode(key)
-        return raw if 1 <= PyBytes_GET_SIZE(raw) <= <Py_ssize_t> KEY_MAX else None
-
-    cdef bytes raw_value(self, object value):
-        cdef bytes raw = value if self.codec is None and type(value) is bytes else self.encode(value)
-        if PyBytes_GET_SIZE(raw) > <Py_ssize_t> GUARANTEED_BYTES and <uint64_t> PyBytes_GET_SIZE(raw) > self.longest(VALUE_MAX):
-            raise TooLarge(f"a value of {len(raw)} bytes exceeds the limit of {self.largest_value}",
-                           hint="split it, or create the pool with larger logs (docs/structures.md)")
-        return raw
-
     cdef int change(self, uint32_t code, bytes key, bytes value, object timeout) except -1:
-        """Execute an operation on a pair."""
-        cdef char[SMALL] small
+        cdef char[STACK_BYTES] small
         cdef char *operation = small
         cdef uint32_t key_length = <uint32_t> PyBytes_GET_SIZE(key), value_length = 0, length
         if value is not None:
             value_length = <uint32_t> PyBytes_GET_SIZE(value)
         length = sizeof(pair_header) + key_length + value_length
-        if length > SMALL:
+        if length > STACK_BYTES:
             operation = <char *> malloc(length)
             if operation == NULL:
                 raise MemoryError
@@ -72,7 +59,8 @@ cdef class Mapping(Structure):
         (<pair_header *> operation).salt = self.salt
         memcpy(operation + sizeof(pair_header), PyBytes_AS_STRING(key), key_length)
         if value_length:
-            memcpy(operation + sizeof(pair_header) + key_length, PyBytes_AS_STRING(value), value_length)
+            memcpy(operation + sizeof(pair_header) + key_length, PyBytes_AS_STRING(value),
+                   value_length)
         if operation == small:
             return self.execute(code, operation, length, timeout)
         try:
@@ -89,14 +77,12 @@ cdef class Mapping(Structure):
         """
         return self.longest(VALUE_MAX)
 
-    cdef int take_same(self, bytes key, bytes value, object timeout) except -1:
-        """Remove a key that still has this value; return OK, MISSING or ANOTHER."""
+    cdef int remove_same(self, bytes key, bytes value, object timeout) except -1:
         cdef digest d
         digest_of(PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), &d)
         return self.change(POP_SAME, key, (<const char *> &d)[:sizeof(d)], timeout)
 
     cdef bytes fetch(self, bytes key, object timeout):
-        """Return the value of a key as bytes, or None."""
         cdef lookup wanted
         if key is None:
             return None
@@ -105,14 +91,10 @@ cdef class Mapping(Structure):
         wanted.answer = True
         return None if self.query(self.find, &wanted, timeout) == MISSING else self.answer()
 
-    cdef list items_told(self):
-        """Return the items of a step of an iteration, as bytes.
-
-        A value that was left out is None.
-        """
+    cdef list answered_items(self):
         cdef uint64_t length, at = 0
         cdef const char *answer = self.answer_bytes(&length)
-        cdef told header
+        cdef item_header header
         cdef bytes raw
         cdef list items = []
         while at + sizeof(header) <= length:
@@ -122,20 +104,27 @@ cdef class Mapping(Structure):
             at += sizeof(header)
             raw = PyBytes_FromStringAndSize(answer + at, KEY_OF(header.sizes))
             at += KEY_OF(header.sizes)
-            value = PyBytes_FromStringAndSize(answer + at, header.bytes) if header.bytes == VALUE_OF(header.sizes) else None
+            value = None
+            if header.bytes == VALUE_OF(header.sizes):
+                value = PyBytes_FromStringAndSize(answer + at, header.bytes)
             items.append((raw, value))
             at += header.bytes
         return items
 
+    cdef object decoded(self, bytes key, bytes value, bint values):
+        if not values:
+            return self.decode(key, key)
+        if value is None:
+            value = self.fetch(key, None)
+        return VANISHED if value is None else (self.decode(key, key), self.decode(value, key))
+
     cdef list salvaged(self, list items, list damages):
-        """Return the readable items of a step."""
         cdef list read = []
         for key, value in items:
             try:
-                if value is None:
-                    value = self.fetch(key, None)
-                if value is not None:
-                    read.append((self.decode(key, key), self.decode(value, key)))
+                item = self.decoded(key, value, True)
+                if item is not VANISHED:
+                    read.append(item)
             except (StructureDamaged, Undecodable) as error:
                 damages.append(error)
         return read
@@ -162,22 +151,22 @@ cdef class Mapping(Structure):
         return self._salvage([] if damages is None else damages)
 
     def __getitem__(self, key):
-        cdef bytes raw = self.key_or_none(key)
+        cdef bytes raw = key_or_none(self, key)
         value = self.fetch(raw, None)
         if value is None:
             raise KeyError(key)
         return value if self.codec is None else self.decode(value, raw)
 
     def __setitem__(self, key, value):
-        self.change(SET, self.raw_key(key), self.raw_value(value), None)
+        self.change(SET, key_argument(self, key), value_argument(self, value), None)
 
     def __delitem__(self, key):
-        cdef bytes raw = self.key_or_none(key)
+        cdef bytes raw = key_or_none(self, key)
         if raw is None or self.change(DELETE, raw, None, None) == MISSING:
             raise KeyError(key)
 
     def __contains__(self, key):
-        cdef bytes raw = self.key_or_none(key)
+        cdef bytes raw = key_or_none(self, key)
         cdef lookup wanted
         if raw is None:
             return False
@@ -205,7 +194,7 @@ cdef class Mapping(Structure):
         Cost:
             As `mapping[key]`.
         """
-        cdef bytes raw = self.key_or_none(key)
+        cdef bytes raw = key_or_none(self, key)
         value = self.fetch(raw, timeout)
         if value is None:
             return default
@@ -213,7 +202,7 @@ cdef class Mapping(Structure):
 
     def set(self, key, value, *, timeout=None):
         """Set `mapping[key] = value`, with a timeout in seconds."""
-        self.change(SET, self.raw_key(key), self.raw_value(value), timeout)
+        self.change(SET, key_argument(self, key), value_argument(self, value), timeout)
 
     def setdefault(self, key, default=None, *, timeout=None):
         """Return the value of a key; if it has none, set it to the default, in the same operation.
@@ -226,8 +215,8 @@ cdef class Mapping(Structure):
         Cost:
             2 WRITEs if it changes something.
         """
-        cdef bytes raw = self.raw_key(key)
-        if self.change(SET_DEFAULT, raw, self.raw_value(default), timeout) == FOUND:
+        cdef bytes raw = key_argument(self, key)
+        if self.change(SET_DEFAULT, raw, value_argument(self, default), timeout) == FOUND:
             return self.decode(self.answer(), raw)
         return default
 
@@ -245,7 +234,7 @@ cdef class Mapping(Structure):
         Cost:
             2 WRITEs.
         """
-        cdef bytes raw = self.key_or_none(key), value
+        cdef bytes raw = key_or_none(self, key), value
         if raw is not None and self.codec is None:
             if self.change(POP, raw, None, timeout) != MISSING:
                 return self.answer()
@@ -253,7 +242,7 @@ cdef class Mapping(Structure):
             # Decode the value before it is removed: an undecodable one stays.
             while (value := self.fetch(raw, timeout)) is not None:
                 decoded = self.decode(value, raw)
-                if self.take_same(raw, value, timeout) == OK:
+                if self.remove_same(raw, value, timeout) == OK:
                     return decoded
         if default is RAISE:
             raise KeyError(key)
@@ -277,11 +266,11 @@ cdef class Mapping(Structure):
             while outcome == MORE:
                 outcome = self.execute(POP_ITEM, b"", 0, timeout)
             if outcome == OK:
-                return self.items_told()[0]
+                return self.answered_items()[0]
         while self.codec is not None and self.query(self.any_item, NULL, timeout) != MISSING:
-            raw, value = self.items_told()[0]
+            raw, value = self.answered_items()[0]
             item = self.decode(raw, raw), self.decode(value, raw)
-            if self.take_same(raw, value, timeout) == OK:
+            if self.remove_same(raw, value, timeout) == OK:
                 return item
         raise KeyError(f"{self.name!r} is empty")
 

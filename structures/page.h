@@ -44,20 +44,36 @@ struct page_entry {    /* an entry as it is in a page, at any address: sizes, ke
     uint32_t payload_length; /* 8 for a value that has a node of its own: its address */
 };
 
-_Static_assert(sizeof(struct page) <= PAGE_BYTES && __builtin_offsetof(struct page, slots) == PAGE_FIRST, "page");
+_Static_assert(sizeof(struct page) <= PAGE_BYTES
+                   && __builtin_offsetof(struct page, slots) == PAGE_FIRST, "page");
 
-static inline uint32_t page_payload(uint32_t sizes) { return VALUE_OF(sizes) <= PAGE_INLINE ? VALUE_OF(sizes) : 8; }
-static inline uint32_t page_entry_size(uint32_t sizes) { return 4 + KEY_OF(sizes) + page_payload(sizes); }
+static inline uint32_t page_payload(uint32_t sizes)
+{
+    return VALUE_OF(sizes) <= PAGE_INLINE ? VALUE_OF(sizes) : 8;
+}
+
+static inline uint32_t page_entry_size(uint32_t sizes)
+{
+    return 4 + KEY_OF(sizes) + page_payload(sizes);
+}
 /* The most that an entry and its slot take: a third of a page, so that any page that is too full
  * can be split in two. */
 _Static_assert(2 + 4 + KEY_MAX + PAGE_INLINE <= PAGE_ROOM / 3, "largest entry");
 
-static inline uint32_t page_used(const struct page *p) { return 2u * p->count + (PAGE_BYTES - p->heap) - p->dead; }
-static inline uint32_t page_gap(const struct page *p) { return p->heap - PAGE_FIRST - 2u * p->count; }
+static inline uint32_t page_used(const struct page *p)
+{
+    return 2u * p->count + (PAGE_BYTES - p->heap) - p->dead;
+}
+
+static inline uint32_t page_gap(const struct page *p)
+{
+    return p->heap - PAGE_FIRST - 2u * p->count;
+}
 
 static inline int page_sound(const struct page *p)
 {
-    return p->count <= PAGE_SLOTS && p->heap <= PAGE_BYTES && p->heap >= PAGE_FIRST + 2u * p->count && p->dead <= PAGE_BYTES - p->heap;
+    return p->count <= PAGE_SLOTS && p->heap <= PAGE_BYTES
+           && p->heap >= PAGE_FIRST + 2u * p->count && p->dead <= PAGE_BYTES - p->heap;
 }
 
 /* Reads the entry with this index, below count; returns whether it is within the page. */
@@ -113,7 +129,8 @@ static inline void page_clear(struct page *p, uint32_t level)
 }
 
 /* Inserts an entry; returns 0: there is no room behind the slots. */
-static inline int page_put(struct page *p, uint32_t index, uint32_t sizes, const char *key, const char *payload)
+static inline int page_put(struct page *p, uint32_t index, uint32_t sizes, const char *key,
+                           const char *payload)
 {
     uint32_t at = p->heap - page_entry_size(sizes);
     if (page_entry_size(sizes) + 2 > page_gap(p) || index > p->count) return 0;
@@ -160,7 +177,8 @@ static inline int page_take(struct page *p, const struct page *from, uint32_t fi
 
 /* Returns how many bytes of the right key are enough for a separator: more than the last key on the
  * left, at most the first one on the right. */
-static inline uint32_t separator_length(const char *left, uint32_t left_length, const char *right, uint32_t right_length)
+static inline uint32_t separator_length(const char *left, uint32_t left_length,
+                                        const char *right, uint32_t right_length)
 {
     uint32_t n = 0;
     while (n < left_length && n < right_length && left[n] == right[n]) n++;

@@ -38,4 +38,5 @@ cdef extern from "structures/page.h" nogil:
     bint page_append(page *p, const page_entry *e)
     void page_remove(page *p, uint32_t index)
     bint page_take(page *p, const page *source, uint32_t first, uint32_t to)
-    uint32_t separator_length(const char *left, uint32_t left_length, const char *right, uint32_t right_length)
+    uint32_t separator_length(const char *left, uint32_t left_length, const char *right,
+                              uint32_t right_length)

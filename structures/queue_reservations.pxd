@@ -19,8 +19,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport visitor
-from structures.layout cimport queue_root, queue_shelf, queue_slot, queue_table
+from structures.layout cimport queue_place, queue_root, queue_shelf, queue_slot, queue_table
 
 cdef enum:
     SHELVES_MAX = 6            # levels: 46,656,000,000 tables
@@ -34,16 +33,26 @@ cdef struct search:            # through the tables, in order
     uint32_t[SHELVES_MAX] places
     const queue_table *table
     uint64_t number            # of its first slot
+    uint32_t at                # the slot of the table to examine next
+    const queue_slot *slot     # of next_ended_slot()
+    uint64_t slot_number
+
+cdef inline bint slot_ended(const queue_slot *slot, uint64_t now) noexcept nogil:
+    """Return whether the slot has a reservation whose lease has ended by now."""
+    return slot.ticket and slot.deadline and slot.deadline <= now
 
 # Returns a slot, for reading only.  OK, or NO_SLOT: no slot has this number.
-cdef int slot_find(instance *s, const queue_root *root, uint64_t number, queue_slot **slot) noexcept nogil
+cdef int slot_find(instance *s, const queue_root *root, uint64_t number,
+                   queue_slot **slot) noexcept nogil
 # Returns a slot that must exist; NULL: see s.error.
 cdef queue_slot *slot_read(instance *s, const queue_root *root, uint64_t number) noexcept nogil
 cdef const char *slot_bytes(instance *s, const queue_slot *slot) noexcept nogil
-# Steps through the tables in which a lease has ended by `now`, which the caller sets; the other
-# fields begin as zeros.  The tables must not change during the search.  Returns NO_SLOT after the
-# last table.
-cdef int next_ended(instance *s, const queue_root *root, search *f) noexcept nogil
+# Begins a search for the leases that have ended by now.  The tables must not change during it.
+cdef void search_ended(search *f, uint64_t now) noexcept nogil
+# Steps through the tables in which a lease has ended, or through the slots: f.slot and
+# f.slot_number.  Return NO_SLOT after the last one.
+cdef int next_ended_table(instance *s, const queue_root *root, search *f) noexcept nogil
+cdef int next_ended_slot(instance *s, const queue_root *root, search *f) noexcept nogil
 # The functions below work in apply, with the root as it is being changed.
 cdef queue_slot *slot_change(instance *s, const queue_root *root, uint64_t number) noexcept nogil
 # Returns a vacant slot, of the first table that has any.
@@ -51,7 +60,8 @@ cdef queue_slot *slot_new(instance *s, queue_root *root, uint32_t *number) noexc
 # Updates the shelves after a change in a slot, and frees a table that is empty.
 cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogil
 # Makes a slot vacant, whose value is no longer needed.
-cdef int slot_vacate(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil
+cdef int slot_vacate(instance *s, queue_root *root, queue_slot *slot,
+                     uint32_t number) noexcept nogil
 # Ends a reservation; its entry is delivered next, after those given back before.
 cdef int give_back(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil
 # Takes back entries whose lease has ended: of some tables, at a cost that does not depend on the
@@ -60,4 +70,9 @@ cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil
 # Provides tables for reservations that are possible even when no block is free: an eighth of the
 # waiting entries, from 30 to 960.  Called when a queue grows.
 cdef int reservations_provide(instance *s) noexcept nogil
-cdef int reservations_walk(instance *s, uint64_t held, visitor visit, void *context) noexcept nogil
+
+# For checks.  Return a node, for reading only, or compute its place in the shelf above.
+cdef const queue_shelf *shelf_read(instance *s, uint64_t address) noexcept nogil
+cdef queue_table *table_read(instance *s, uint64_t address) noexcept nogil
+cdef void table_place(const queue_table *table, queue_place *place) noexcept nogil
+cdef void shelf_place(const queue_shelf *shelf, queue_place *place) noexcept nogil

@@ -5,16 +5,18 @@ from libc.string cimport memset
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
 from rnvm.frontend.structure cimport (
-    OK, fault, node_change, node_free, node_new, node_read, nodes_release, record_room, visitor)
+    OK, fault, node_change, node_free, node_new, node_read, record_room,
+)
+from structures.directory cimport span_of
 from structures.layout cimport (
-    LEASE_NEVER, PLACE_ADDRESS, PLACE_FULL, PLACE_TAKEN, SEGMENT_BYTES, SHELF_FAN, SLOT_AT,
-    SLOT_LENGTH, TABLE_SLOTS, TYPE_SHELF, TYPE_TABLE, VALUE_MAX, VALUE_NODE, queue_place,
-    queue_root, queue_shelf, queue_slot, queue_table,
+    LEASE_NEVER, PLACE_ADDRESS, PLACE_FULL, PLACE_TAKEN, SHELF_FAN, SLOT_AT, SLOT_LENGTH,
+    TABLE_SLOTS, TYPE_SHELF, TYPE_TABLE, queue_place, queue_root, queue_shelf, queue_slot,
+    queue_table,
 )
 from structures.queue_segments cimport (
-    change_root, entry_bytes, entry_leads, entry_release, root_of, segments_count,
+    change_root, entry_bytes, entry_release, root_of, segments_count,
 )
-from structures.shared cimport value_bytes, value_free
+from structures.values cimport value_bytes, value_free
 
 cdef enum:
     RECLAIMED = 8              # tables of which one operation takes leases back
@@ -29,15 +31,6 @@ cdef struct way:               # from the top to a table
     uint64_t table
 
 
-cdef inline uint64_t span_of(uint32_t depth) noexcept nogil:
-    """Return how many tables this many levels of shelves lead to."""
-    cdef uint64_t span = 1
-    while depth:
-        span *= SHELF_FAN
-        depth -= 1
-    return span
-
-
 cdef const queue_shelf *shelf_read(instance *s, uint64_t address) noexcept nogil:
     return <const queue_shelf *> node_read(s, address, sizeof(queue_shelf), TYPE_SHELF)
 
@@ -48,7 +41,8 @@ cdef queue_table *table_read(instance *s, uint64_t address) noexcept nogil:
 
 cdef queue_place *place_change(instance *s, uint64_t shelf, uint32_t place) noexcept nogil:
     cdef uint32_t at = <uint32_t> (RNVM_NODE + place * sizeof(queue_place))
-    cdef char *changed = node_change(s, shelf, sizeof(queue_shelf), TYPE_SHELF, at, sizeof(queue_place))
+    cdef char *changed = node_change(s, shelf, sizeof(queue_shelf), TYPE_SHELF, at,
+                                     sizeof(queue_place))
     return NULL if changed == NULL else <queue_place *> (changed + at)
 
 
@@ -59,7 +53,7 @@ cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w)
     cdef uint32_t level
     if root.depth > SHELVES_MAX:
         return fault(s, root.top, b"the reservations have too many shelves")
-    span = span_of(root.depth)
+    span = span_of(SHELF_FAN, root.depth)
     if table >= span:
         return NO_SLOT
     w.table = root.top
@@ -76,7 +70,8 @@ cdef int find_table(instance *s, const queue_root *root, uint64_t table, way *w)
     return OK if w.table else NO_SLOT
 
 
-cdef int slot_find(instance *s, const queue_root *root, uint64_t number, queue_slot **slot) noexcept nogil:
+cdef int slot_find(instance *s, const queue_root *root, uint64_t number,
+                   queue_slot **slot) noexcept nogil:
     cdef way w
     cdef queue_table *table
     cdef int outcome = find_table(s, root, number // TABLE_SLOTS, &w)
@@ -101,7 +96,12 @@ cdef const char *slot_bytes(instance *s, const queue_slot *slot) noexcept nogil:
     return entry_bytes(s, slot.value, at, length) if at else value_bytes(s, slot.value, length)
 
 
-cdef int next_ended(instance *s, const queue_root *root, search *f) noexcept nogil:
+cdef void search_ended(search *f, uint64_t now) noexcept nogil:
+    memset(f, 0, sizeof(f[0]))
+    f.now = now
+
+
+cdef int next_ended_table(instance *s, const queue_root *root, search *f) noexcept nogil:
     cdef uint32_t level, each
     cdef const queue_place *place
     if not f.begun:
@@ -147,6 +147,21 @@ cdef int next_ended(instance *s, const queue_root *root, search *f) noexcept nog
                 f.number = f.number * SHELF_FAN + f.places[each]
             f.number *= TABLE_SLOTS
             return s.error if f.table == NULL else OK
+
+
+cdef int next_ended_slot(instance *s, const queue_root *root, search *f) noexcept nogil:
+    cdef int outcome
+    while True:
+        while f.table != NULL and f.at < TABLE_SLOTS:
+            f.slot = &f.table.slots[f.at]
+            f.slot_number = f.number + f.at
+            f.at += 1
+            if slot_ended(f.slot, f.now):
+                return OK
+        outcome = next_ended_table(s, root, f)
+        if outcome != OK:
+            return outcome
+        f.at = 0
 
 
 # Changes
@@ -230,6 +245,7 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
     cdef const queue_table *table
     cdef const queue_shelf *shelf
     cdef queue_place now
+    cdef const queue_place *seen
     cdef queue_place *place
     cdef uint32_t level = root.depth, wanted = 0, used = root.reserved + root.requeued, i
     cdef bint gone = False
@@ -244,7 +260,8 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
     table_place(table, &now)
     # Keep one table more than needed: a consumer that reserves and acknowledges in turn would
     # otherwise create a table each time.
-    if root.tables > 1 and <uint64_t> (root.tables - 1) * TABLE_SLOTS >= <uint64_t> used + TABLE_SLOTS:
+    if (root.tables > 1
+            and <uint64_t> (root.tables - 1) * TABLE_SLOTS >= <uint64_t> used + TABLE_SLOTS):
         gone = True
         for i in range(TABLE_SLOTS):
             if table.slots[i].ticket:
@@ -263,7 +280,8 @@ cdef int slot_note(instance *s, queue_root *root, uint64_t number) noexcept nogi
         shelf = shelf_read(s, w.shelves[level])
         if shelf == NULL:
             return s.error
-        if shelf.places[w.places[level]].child == now.child and shelf.places[w.places[level]].earliest == now.earliest:
+        seen = &shelf.places[w.places[level]]
+        if seen.child == now.child and seen.earliest == now.earliest:
             return OK
         place = place_change(s, w.shelves[level], w.places[level])
         if place == NULL:
@@ -404,7 +422,8 @@ cdef queue_slot *slot_new(instance *s, queue_root *root, uint32_t *number) noexc
     return slot_change(s, root, found)
 
 
-cdef int slot_vacate(instance *s, queue_root *root, queue_slot *slot, uint32_t number) noexcept nogil:
+cdef int slot_vacate(instance *s, queue_root *root, queue_slot *slot,
+                     uint32_t number) noexcept nogil:
     cdef uint32_t at = SLOT_AT(slot.length)
     if at:
         if entry_release(s, root, slot.value, at) != OK:
@@ -441,15 +460,15 @@ cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil:
     if record_room(s) > BESIDE + RECLAIMING:
         most = <uint32_t> min((record_room(s) - BESIDE) // RECLAIMING, <uint64_t> RECLAIMED)
     while tables < most and root.reserved and root.earliest <= now:
-        memset(&f, 0, sizeof(f))
-        f.now = now
-        outcome = next_ended(s, root, &f)
+        search_ended(&f, now)
+        outcome = next_ended_table(s, root, &f)
+        if outcome == NO_SLOT:
+            return fault(s, root.top, b"no lease ends at the queue's next deadline")
         if outcome != OK:
-            return outcome if outcome < OK else fault(s, root.top,
-                                                      b"no lease ends at the queue's next deadline")
+            return outcome
         first = f.number
         for i in range(TABLE_SLOTS):
-            if not f.table.slots[i].ticket or not f.table.slots[i].deadline or f.table.slots[i].deadline > now:
+            if not slot_ended(&f.table.slots[i], now):
                 continue
             slot = slot_change(s, root, first + i)
             if slot == NULL or give_back(s, root, slot, <uint32_t> first + i) != OK:
@@ -473,149 +492,3 @@ cdef int reservations_provide(instance *s) noexcept nogil:
     if root == NULL or table_new(s, root, &number) != OK:
         return s.error
     return slot_note(s, root, number)
-
-
-# Checking
-
-
-cdef struct survey:
-    visitor visit
-    void *context
-    uint64_t tables
-    uint64_t reserved
-    uint64_t returned
-    uint64_t held              # entries that stay in their segments
-    uint64_t holding           # the same, as counted by the segments
-
-
-cdef int walk_slot(instance *s, uint64_t number, survey *w) noexcept nogil:
-    cdef const queue_root *root = root_of(s)
-    cdef const queue_slot *slot = NULL if root == NULL else slot_read(s, root, number)
-    cdef uint64_t value
-    cdef uint32_t length, at
-    cdef int leads
-    if slot == NULL:
-        return s.error
-    if not slot.ticket:
-        return OK if not slot.deadline and not slot.value else fault(s, 0,
-                                                                     b"a free slot is not empty")
-    if slot.ticket >> 24 > root.tickets:
-        return fault(s, 0, b"a ticket was never issued")
-    value = slot.value
-    at = SLOT_AT(slot.length)
-    length = SLOT_LENGTH(slot.length)
-    if length > VALUE_MAX:
-        return fault(s, 0, b"a reserved value exceeds the longest value")
-    if slot.deadline:
-        w.reserved += 1
-    else:
-        w.returned += 1
-    if slot_bytes(s, slot) == NULL:
-        return s.error
-    if not at:
-        return w.visit(w.context, value, VALUE_NODE(length))
-    w.held += 1
-    if value == root.head:
-        return OK                              # it was visited with the other segments
-    leads = entry_leads(s, value, at)
-    if leads <= 0:
-        return leads
-    w.holding += leads
-    return w.visit(w.context, value, SEGMENT_BYTES)
-
-
-cdef int walk_table(instance *s, uint64_t address, uint64_t number, queue_place *now, survey *w) noexcept nogil:
-    cdef const queue_table *table = table_read(s, address)
-    cdef uint32_t i
-    cdef int outcome
-    if table == NULL:
-        return s.error
-    table_place(table, now)
-    w.tables += 1
-    outcome = w.visit(w.context, address, sizeof(queue_table))
-    for i in range(TABLE_SLOTS):
-        if outcome != OK:
-            return outcome
-        outcome = walk_slot(s, number * TABLE_SLOTS + i, w)
-        nodes_release(s)
-    return outcome
-
-
-cdef int walk_shelf(instance *s, uint64_t address, uint32_t depth, uint64_t number, queue_place *now, survey *w) noexcept nogil:
-    cdef const queue_shelf *shelf
-    cdef queue_place there, below
-    cdef uint32_t i
-    cdef int outcome = w.visit(w.context, address, sizeof(queue_shelf))
-    for i in range(SHELF_FAN):
-        if outcome != OK:
-            return outcome
-        shelf = shelf_read(s, address)
-        if shelf == NULL:
-            return s.error
-        there = shelf.places[i]
-        if not there.child:
-            continue
-        if depth == 1:
-            outcome = walk_table(s, PLACE_ADDRESS(there.child), number * SHELF_FAN + i, &below, w)
-        else:
-            outcome = walk_shelf(s, PLACE_ADDRESS(there.child), depth - 1, number * SHELF_FAN + i, &below, w)
-        if outcome == OK and (below.child != there.child or below.earliest != there.earliest):
-            return fault(s, address, b"a shelf's summary does not match the slots below it")
-    shelf = shelf_read(s, address)
-    if shelf == NULL:
-        return s.error
-    shelf_place(shelf, now)
-    return outcome
-
-
-cdef int walk_returned(instance *s, const queue_root *root) noexcept nogil:
-    """Check that each slot of the list belongs there."""
-    cdef const queue_slot *slot
-    cdef uint32_t each = root.first, count = 0, last = 0
-    while each:
-        slot = slot_read(s, root, each - 1)
-        if slot == NULL:
-            return s.error
-        if slot.deadline or not slot.ticket:
-            return fault(s, 0, b"a slot is in the wrong list")
-        count += 1
-        if count > root.requeued:
-            return fault(s, 0, b"the list of requeued slots is longer than the queue's count")
-        last = each
-        each = slot.next
-    if last != root.last or count != root.requeued:
-        return fault(s, 0, b"the last requeued slot does not match the queue's root")
-    return OK
-
-
-cdef int reservations_walk(instance *s, uint64_t held, visitor visit, void *context) noexcept nogil:
-    cdef const queue_root *root = root_of(s)
-    cdef survey w
-    cdef queue_place now
-    cdef int outcome = OK
-    if root == NULL:
-        return s.error
-    memset(&w, 0, sizeof(w))
-    w.visit = visit
-    w.context = context
-    w.holding = held
-    now.child = 0
-    now.earliest = LEASE_NEVER
-    if root.depth > SHELVES_MAX:
-        return fault(s, root.top, b"the reservations have too many shelves")
-    if root.top and root.depth:
-        outcome = walk_shelf(s, root.top, root.depth, 0, &now, &w)
-    elif root.top:
-        outcome = walk_table(s, root.top, 0, &now, &w)
-    if outcome != OK:
-        return outcome
-    root = root_of(s)
-    if root == NULL:
-        return s.error
-    if (root.top != 0) != (now.child != 0) or w.tables != root.tables or (root.reserved and root.earliest != now.earliest):
-        return fault(s, 0, b"the queue's reservation tables do not match its root")
-    if w.reserved != root.reserved or w.returned != root.requeued:
-        return fault(s, 0, b"the queue's reservation count does not match the reservations found")
-    if w.held != w.holding:
-        return fault(s, 0, b"a segment keeps entries that are not reserved")
-    return walk_returned(s, root)

@@ -16,7 +16,7 @@
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport root_change, root_read, visitor
+from rnvm.frontend.structure cimport root_change, root_read
 from structures.layout cimport ENTRY_HELD, QUEUE_INLINE, queue_entry, queue_root, queue_segment
 
 cdef enum:
@@ -47,20 +47,22 @@ cdef inline uint64_t entry_value(const queue_entry *entry) noexcept nogil:
 
 cdef const queue_segment *segment_read(instance *s, uint64_t address) noexcept nogil
 # Returns the entry at this offset, its bounds checked.
-cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint64_t address, uint32_t at) noexcept nogil
+cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint64_t address,
+                                 uint32_t at) noexcept nogil
 # Returns the bytes of a value in a segment whose entry is reserved or being taken out.
-cdef const char *entry_bytes(instance *s, uint64_t address, uint32_t at, uint32_t length) noexcept nogil
+cdef const char *entry_bytes(instance *s, uint64_t address, uint32_t at,
+                             uint32_t length) noexcept nogil
 # In apply: marks a reserved entry, which stays in its segment; or releases it.
 cdef int entry_hold(instance *s, uint64_t address, uint32_t at) noexcept nogil
-cdef int entry_release(instance *s, const queue_root *root, uint64_t address, uint32_t at) noexcept nogil
+cdef int entry_release(instance *s, const queue_root *root, uint64_t address,
+                       uint32_t at) noexcept nogil
 # Returns the number of held entries if this one is the first of them in its segment, else 0.  Below
 # 0: an error.
 cdef int entry_leads(instance *s, uint64_t address, uint32_t at) noexcept nogil
 # Counts the waiting entries that were never delivered.
 cdef int segments_count(instance *s, const queue_root *root, uint64_t *count) noexcept nogil
 # In apply: puts a value at the end.  grown: whether that took a new segment.
-cdef int segments_put(instance *s, const char *bytes, uint32_t length, bint *grown) noexcept nogil
+cdef int segments_put(instance *s, const char *bytes, uint32_t length,
+                      bint *grown) noexcept nogil
 # In apply: takes the oldest entry out; EMPTY: there is none.
 cdef int segments_take(instance *s, taken *t) noexcept nogil
-# held: the number of held entries in the first segment.
-cdef int segments_walk(instance *s, visitor visit, void *context, uint64_t *held) noexcept nogil

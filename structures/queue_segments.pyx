@@ -4,25 +4,31 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport OK, fault, node_change, node_free, node_new, node_read, nodes_release, root_change, visitor
+from rnvm.frontend.structure cimport (
+    OK, fault, node_change, node_free, node_new, node_read, root_change,
+)
 from structures.layout cimport (
     ENTRY_HELD, QUEUE_ENTRY, QUEUE_INLINE, SEGMENT_BYTES, SEGMENT_FIRST, TYPE_SEGMENT, VALUE_MAX,
-    VALUE_NODE, queue_entry, queue_root, queue_segment,
+    queue_entry, queue_root, queue_segment,
 )
-from structures.shared cimport value_bytes, value_new
+from structures.values cimport value_new
 
 cdef uint64_t LAST_NUMBER = <uint64_t> 1 << 62         # of an entry: greater ones are invalid
 
 
 cdef const queue_segment *segment_read(instance *s, uint64_t address) noexcept nogil:
-    cdef const queue_segment *segment = <const queue_segment *> node_read(s, address, SEGMENT_BYTES, TYPE_SEGMENT)
-    if segment != NULL and (segment.end < SEGMENT_FIRST or segment.end > SEGMENT_BYTES or segment.end & 7):
+    cdef const queue_segment *segment = <const queue_segment *> node_read(s, address, SEGMENT_BYTES,
+                                                                          TYPE_SEGMENT)
+    if segment == NULL:
+        return NULL
+    if segment.end < SEGMENT_FIRST or segment.end > SEGMENT_BYTES or segment.end & 7:
         s.error = fault(s, address, b"a segment of the queue has an invalid end")
         return NULL
     return segment
 
 
-cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint64_t address, uint32_t at) noexcept nogil:
+cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint64_t address,
+                                 uint32_t at) noexcept nogil:
     cdef const queue_entry *entry = <const queue_entry *> (<const char *> segment + at)
     if (at < SEGMENT_FIRST or at & 7 or at >= segment.end or entry_length(entry) > VALUE_MAX
             or QUEUE_ENTRY(entry_length(entry)) > segment.end - at):
@@ -31,7 +37,8 @@ cdef const queue_entry *entry_at(instance *s, const queue_segment *segment, uint
     return entry
 
 
-cdef const char *entry_bytes(instance *s, uint64_t address, uint32_t at, uint32_t length) noexcept nogil:
+cdef const char *entry_bytes(instance *s, uint64_t address, uint32_t at,
+                             uint32_t length) noexcept nogil:
     cdef const queue_segment *segment = segment_read(s, address)
     cdef const queue_entry *entry = NULL if segment == NULL else entry_at(s, segment, address, at)
     if entry == NULL:
@@ -42,6 +49,12 @@ cdef const char *entry_bytes(instance *s, uint64_t address, uint32_t at, uint32_
     return <const char *> (entry + 1)
 
 
+cdef inline queue_segment *segment_change(instance *s, uint64_t address) noexcept nogil:
+    """Return a segment whose counts and end are being changed."""
+    return <queue_segment *> node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT,
+                                         SEGMENT_FIRST - 8, 8)
+
+
 cdef int set_held(instance *s, uint64_t address, uint32_t at, bint held) noexcept nogil:
     cdef const queue_segment *seen = segment_read(s, address)
     cdef const queue_entry *entry = NULL if seen == NULL else entry_at(s, seen, address, at)
@@ -50,7 +63,7 @@ cdef int set_held(instance *s, uint64_t address, uint32_t at, bint held) noexcep
         return s.error
     if ((entry.length & ENTRY_HELD) != 0) == held:
         return fault(s, address, b"an entry is reserved twice, or was not reserved")
-    segment = <queue_segment *> node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, SEGMENT_FIRST - 8, 8)
+    segment = segment_change(s, address)
     if segment == NULL or node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, at, 4) == NULL:
         return s.error
     (<queue_entry *> (<char *> segment + at)).length ^= ENTRY_HELD
@@ -62,7 +75,8 @@ cdef int entry_hold(instance *s, uint64_t address, uint32_t at) noexcept nogil:
     return set_held(s, address, at, True)
 
 
-cdef int entry_release(instance *s, const queue_root *root, uint64_t address, uint32_t at) noexcept nogil:
+cdef int entry_release(instance *s, const queue_root *root, uint64_t address,
+                       uint32_t at) noexcept nogil:
     cdef const queue_segment *segment
     if set_held(s, address, at, False) != OK:
         return s.error
@@ -88,9 +102,10 @@ cdef int entry_leads(instance *s, uint64_t address, uint32_t at) noexcept nogil:
                 return 0
             count += 1
         each += QUEUE_ENTRY(entry_length(entry))
-    return count if count == segment.held else fault(s, address, b"a segment's count of reserved "
-                                                                 b"entries does not "
-                                                                 b"match its entries")
+    if count != segment.held:
+        return fault(s, address,
+                     b"a segment's count of reserved entries does not match its entries")
+    return count
 
 
 cdef int segments_count(instance *s, const queue_root *root, uint64_t *count) noexcept nogil:
@@ -107,7 +122,8 @@ cdef int segments_count(instance *s, const queue_root *root, uint64_t *count) no
     return OK
 
 
-cdef int segments_put(instance *s, const char *bytes, uint32_t length, bint *grown) noexcept nogil:
+cdef int segments_put(instance *s, const char *bytes, uint32_t length,
+                      bint *grown) noexcept nogil:
     cdef const queue_root *root = root_of(s)
     cdef queue_root *changed
     cdef const queue_segment *tail = NULL
@@ -131,8 +147,10 @@ cdef int segments_put(instance *s, const char *bytes, uint32_t length, bint *gro
     grown[0] = tail == NULL or end + size > SEGMENT_BYTES
     if not grown[0]:
         address = root.tail
-        segment = <queue_segment *> node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, SEGMENT_FIRST - 8, 8)
-        if segment == NULL or node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, end, size) == NULL:
+        segment = segment_change(s, address)
+        if segment == NULL:
+            return s.error
+        if node_change(s, address, SEGMENT_BYTES, TYPE_SEGMENT, end, size) == NULL:
             return s.error
     else:
         end = SEGMENT_FIRST
@@ -142,7 +160,8 @@ cdef int segments_put(instance *s, const char *bytes, uint32_t length, bint *gro
             return s.error
         segment.first = number
         if tail != NULL:
-            tail = <queue_segment *> node_change(s, changed.tail, SEGMENT_BYTES, TYPE_SEGMENT, RNVM_NODE, 8)
+            tail = <queue_segment *> node_change(s, changed.tail, SEGMENT_BYTES, TYPE_SEGMENT,
+                                                 RNVM_NODE, 8)
             if tail == NULL:
                 return s.error
             (<queue_segment *> tail).next = address
@@ -205,81 +224,3 @@ cdef int segments_take(instance *s, taken *t) noexcept nogil:
     root.dequeued += 1
     root.head_offset += QUEUE_ENTRY(entry.length)
     return OK
-
-
-cdef int segments_walk(instance *s, visitor visit, void *context, uint64_t *held) noexcept nogil:
-    cdef const queue_root *root = root_of(s)
-    cdef const queue_segment *segment
-    cdef const queue_entry *entry
-    cdef uint64_t address, next, number, given, value, tail
-    cdef uint32_t at, start, length, stay
-    cdef int outcome
-    held[0] = 0
-    if root == NULL:
-        return s.error
-    if not root.head or not root.tail:
-        return OK if not root.head and not root.tail else fault(s, 0, b"the queue has only a "
-                                                                      b"head or only a tail")
-    address = root.head
-    tail = root.tail
-    given = root.dequeued
-    start = root.head_offset
-    segment = segment_read(s, address)
-    if segment == NULL:
-        return s.error
-    number = segment.first
-    while True:
-        segment = segment_read(s, address)
-        if segment == NULL:
-            return s.error
-        if segment.first != number:
-            return fault(s, address, b"a segment does not begin at the end of the previous one")
-        if not segment.count:
-            return fault(s, address, b"a segment is empty")
-        at = SEGMENT_FIRST
-        stay = 0
-        while at < segment.end:
-            if at == start and number != given:
-                return fault(s, address, b"the head of the queue is not at its entry")
-            entry = entry_at(s, segment, address, at)
-            if entry == NULL:
-                return s.error
-            if entry.number != <uint32_t> number:
-                return fault(s, address, b"an entry has the wrong number")
-            value = entry_value(entry)
-            length = entry_length(entry)
-            stay += entry.length & ENTRY_HELD != 0
-            if entry.length & ENTRY_HELD and (number >= given or value):
-                return fault(s, address, b"an entry is reserved but was not dequeued")
-            if value and number >= given:
-                if value_bytes(s, value, length) == NULL:
-                    return s.error
-                outcome = visit(context, value, VALUE_NODE(length))
-                if outcome != OK:
-                    return outcome
-                nodes_release(s)       # they may be long
-                segment = segment_read(s, address)
-                if segment == NULL:
-                    return s.error
-            number += 1
-            at += QUEUE_ENTRY(length)
-        if number != segment.first + segment.count:
-            return fault(s, address, b"a segment's entry count does not match its entries")
-        if stay != segment.held:
-            return fault(s, address,
-                         b"a segment's count of reserved entries does not match its entries")
-        held[0] += stay
-        if start == at and number != given:
-            return fault(s, address, b"the head of the queue is not at its entry")
-        if start and (number < given or (start < at and number == given)):
-            return fault(s, address, b"the head of the queue is not at its entry")
-        start = 0
-        next = segment.next
-        outcome = visit(context, address, SEGMENT_BYTES)
-        if outcome != OK:
-            return outcome
-        if not next:
-            break
-        nodes_release(s)
-        address = next
-    return OK if address == tail else fault(s, tail, b"the tail of the queue is not its last segment")

@@ -54,11 +54,18 @@ def load(name: str) -> ModuleType:
 
 
 for below in (
+    "arguments",
     "queue_segments",
     "queue_reservations",
+    "queue_operations",
+    "queue_queries",
+    "queue_walk",
     "mapping",
     "hash_buckets",
+    "hash_operations",
+    "hash_walk",
     "bptree_pages",
+    "bptree_operations",
     "bptree_ranges",
     "bptree_walk",
 ):

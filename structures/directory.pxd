@@ -1,66 +1,40 @@
-# Shared by the structures: values in nodes of their own, directories, walks and handles.
+# Directories: arrays of addresses, which grow by levels.
+#
+#   top --> | 0 | 1 | ... | 499 |                    depth 0: top is the only element
+#             |                                      depth d: DIRECTORY_FAN ** d elements
+#             v
+#           | 0 | 1 | ... | 499 |                    a node for each part that has elements
+#             |
+#             v
+#           element
 
 from libc.stdint cimport uint32_t, uint64_t
-from libc.string cimport memcpy
 from rnvm.frontend.state cimport instance
-from rnvm.frontend.structure cimport OK, answer_put, fault, node_change, node_free, node_new, node_read, visitor
-from structures.layout cimport (
-    DIRECTORY_FAN, TYPE_DIRECTORY, TYPE_VALUE, VALUE_NODE, directory_node, value_node,
-)
-
-
-# Values
-
-
-cdef inline uint64_t value_new(instance *s, const char *bytes, uint32_t length) noexcept nogil:
-    """Return the address of a new node with these bytes, or 0."""
-    cdef uint64_t address = 0
-    cdef value_node *node = <value_node *> node_new(s, VALUE_NODE(length), TYPE_VALUE, &address)
-    if node == NULL:
-        return 0
-    memcpy(node.bytes, bytes, length)
-    return address
-
-
-cdef inline const char *value_bytes(instance *s, uint64_t address, uint32_t length) noexcept nogil:
-    cdef const value_node *node = <const value_node *> node_read(s, address, VALUE_NODE(length), TYPE_VALUE)
-    if node == NULL:
-        return NULL
-    return node.bytes
-
-
-cdef inline int value_answer(instance *s, uint64_t address, uint32_t length) noexcept nogil:
-    cdef const char *bytes = value_bytes(s, address, length)
-    return s.error if bytes == NULL else answer_put(s, bytes, length)
-
-
-cdef inline int value_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
-    return node_free(s, address, VALUE_NODE(length))
-
-
-# Directories: arrays of addresses
+from rnvm.frontend.structure cimport OK, fault, node_change, node_new, node_read, visitor
+from structures.layout cimport DIRECTORY_FAN, TYPE_DIRECTORY, directory_node
 
 cdef enum:
     DEPTH_MAX = 4              # 62,500,000,000 elements
 
 
-cdef inline uint64_t directory_span(uint32_t depth) noexcept nogil:
-    """Return how many elements a directory of this depth has."""
+cdef inline uint64_t span_of(uint64_t fan, uint32_t depth) noexcept nogil:
+    """Return how many elements a tree of this depth has whose nodes have `fan` children."""
     cdef uint64_t span = 1
     while depth:
-        span *= DIRECTORY_FAN
+        span *= fan
         depth -= 1
     return span
 
 
-cdef inline uint64_t directory_get(instance *s, uint64_t top, uint32_t depth, uint64_t index) noexcept nogil:
+cdef inline uint64_t directory_get(instance *s, uint64_t top, uint32_t depth,
+                                   uint64_t index) noexcept nogil:
     """Return the element, never 0; else 0, and s.error has the reason."""
     cdef const directory_node *node
     cdef uint64_t span
-    if depth > DEPTH_MAX or index >= directory_span(depth):
+    if depth > DEPTH_MAX or index >= span_of(DIRECTORY_FAN, depth):
         s.error = fault(s, top, b"an index beyond the directory")
         return 0
-    span = directory_span(depth)
+    span = span_of(DIRECTORY_FAN, depth)
     while depth:
         node = <const directory_node *> node_read(s, top, sizeof(directory_node), TYPE_DIRECTORY)
         if node == NULL:
@@ -73,14 +47,15 @@ cdef inline uint64_t directory_get(instance *s, uint64_t top, uint32_t depth, ui
     return top
 
 
-cdef inline int directory_set(instance *s, uint64_t *top, uint32_t *depth, uint64_t index, uint64_t element) noexcept nogil:
+cdef inline int directory_set(instance *s, uint64_t *top, uint32_t *depth, uint64_t index,
+                              uint64_t element) noexcept nogil:
     """In apply.  Deepens the directory if necessary; top and depth are then the root's new ones."""
     cdef directory_node *node
     cdef uint64_t address, child, span
     cdef uint32_t level
     if depth[0] > DEPTH_MAX:
         return fault(s, top[0], b"the directory is too deep")
-    span = directory_span(depth[0])
+    span = span_of(DIRECTORY_FAN, depth[0])
     if index >= span:
         node = <directory_node *> node_new(s, sizeof(directory_node), TYPE_DIRECTORY, &address)
         if node == NULL:
@@ -116,7 +91,8 @@ cdef inline int directory_set(instance *s, uint64_t *top, uint32_t *depth, uint6
         node.children[child] = address
 
 
-cdef inline int directory_walk(instance *s, uint64_t top, uint32_t depth, visitor visit, void *context) noexcept nogil:
+cdef inline int directory_walk(instance *s, uint64_t top, uint32_t depth, visitor visit,
+                               void *context) noexcept nogil:
     """Visit the directory's own nodes."""
     cdef const directory_node *node
     cdef uint32_t child

@@ -1,0 +1,215 @@
+"""Put, get, reserve, acknowledge and give back: the operations of a queue."""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport ALIEN, FULL, OK, answer_put
+from structures.layout cimport SLOT_AT, SLOT_INSIDE, SLOT_LENGTH, VALUE_MAX, queue_root, queue_slot
+from structures.queue_reservations cimport (
+    NO_SLOT, give_back, next_ended_slot, reclaim, reservations_provide, search, search_ended,
+    slot_change, slot_find, slot_new, slot_note, slot_read, slot_vacate,
+)
+from structures.queue_segments cimport (
+    EMPTY, change_root, entry_bytes, entry_hold, root_of, segments_count, segments_put,
+    segments_take, taken,
+)
+from structures.values cimport value_bytes, value_free, value_new
+
+
+# The next entry
+
+
+cdef int find_next(instance *s, const queue_root *root, uint64_t now,
+                   upcoming *next) noexcept nogil:
+    cdef const queue_slot *slot
+    cdef search f
+    cdef uint64_t waiting
+    cdef int outcome
+    memset(next, 0, sizeof(next[0]))
+    if root.first:
+        slot = slot_read(s, root, root.first - 1)
+        if slot == NULL:
+            return s.error
+        next.number = slot.ticket
+        next.slot = root.first
+        return OK
+    search_ended(&f, now)
+    outcome = next_ended_slot(s, root, &f)
+    if outcome == OK:
+        next.number = f.slot.ticket
+        next.slot = f.slot_number + 1
+        return OK
+    if outcome < OK:
+        return outcome
+    if segments_count(s, root, &waiting) != OK:
+        return s.error
+    next.number = root.dequeued
+    return OK if waiting else EMPTY
+
+
+cdef int take(instance *s, uint64_t now, const meant *only, taken *t) noexcept nogil:
+    """Take out the next entry; EMPTY: there is none.  An entry with a slot keeps it."""
+    cdef const queue_root *seen = root_of(s)
+    cdef queue_root *root
+    cdef queue_slot *slot
+    cdef upcoming next
+    cdef int outcome
+    if seen == NULL:
+        return s.error
+    if seen.reserved and seen.earliest <= now:
+        root = change_root(s)
+        if root == NULL:
+            return s.error
+        outcome = reclaim(s, root, now)
+        if outcome != OK:
+            return outcome
+        seen = root
+    if only != NULL:
+        outcome = find_next(s, seen, now, &next)
+        if outcome != OK:
+            return outcome
+        if next.number != only.next.number or next.slot != only.next.slot:
+            return ANOTHER
+    if not seen.first:
+        return segments_take(s, t)
+    root = change_root(s)
+    if root == NULL:
+        return s.error
+    slot = slot_read(s, root, root.first - 1)
+    if slot == NULL:
+        return s.error
+    t.slot = root.first
+    t.length = SLOT_LENGTH(slot.length)
+    t.value = slot.value
+    t.at = SLOT_AT(slot.length)
+    root.first = slot.next
+    if not root.first:
+        root.last = 0
+    root.requeued -= 1
+    return OK
+
+
+
+# Operations
+
+
+cdef const char *taken_bytes(instance *s, const taken *t) noexcept nogil:
+    return entry_bytes(s, t.value, t.at, t.length) if t.at else value_bytes(s, t.value, t.length)
+
+
+cdef int get(instance *s, uint64_t now, const meant *only) noexcept nogil:
+    cdef taken t
+    cdef queue_root *root
+    cdef queue_slot *slot
+    cdef const char *bytes
+    cdef int outcome = take(s, now, only, &t)
+    if outcome != OK:
+        return outcome
+    bytes = taken_bytes(s, &t)
+    if bytes == NULL or answer_put(s, bytes, t.length) != OK:
+        return s.error
+    if t.slot:
+        root = change_root(s)
+        slot = NULL if root == NULL else slot_change(s, root, t.slot - 1)
+        return s.error if slot == NULL else slot_vacate(s, root, slot, t.slot - 1)
+    return OK if t.at else value_free(s, t.value, t.length)
+
+
+cdef int reserve(instance *s, const moment *when) noexcept nogil:
+    cdef taken t
+    cdef ticket given
+    cdef queue_root *root
+    cdef queue_slot *slot
+    cdef const char *bytes
+    cdef uint64_t own
+    cdef uint32_t number = 0
+    cdef int outcome = take(s, when.now, NULL, &t)
+    if outcome != OK:
+        return outcome
+    root = change_root(s)
+    if root == NULL:
+        return s.error
+    bytes = taken_bytes(s, &t)
+    if bytes == NULL:
+        return s.error
+    if t.slot:
+        number = t.slot - 1
+        slot = slot_change(s, root, number)
+    else:
+        slot = slot_new(s, root, &number)
+    if slot == NULL:
+        return s.error
+    if t.at and not t.slot:
+        # A value in a node of its own keeps no segment from being freed.  In a full pool it stays
+        # in its segment: consumers must be able to continue.
+        own = value_new(s, bytes, t.length)
+        if own:
+            t.value = own
+            t.at = 0
+        elif s.error != FULL or entry_hold(s, t.value, t.at) != OK:
+            return s.error
+    root.tickets += 1
+    slot.ticket = root.tickets << TICKET_BITS | (when.salt & ((1 << TICKET_BITS) - 1))
+    slot.deadline = when.deadline
+    slot.value = t.value
+    slot.length = SLOT_INSIDE(t.length, t.at)
+    slot.next = 0
+    root.reserved += 1
+    given.number = slot.ticket
+    given.slot = number
+    if answer_put(s, &given, sizeof(given)) != OK:
+        return s.error
+    bytes = taken_bytes(s, &t)
+    if bytes == NULL or answer_put(s, bytes, t.length) != OK:
+        return s.error
+    return slot_note(s, root, number)
+
+
+cdef int settle(instance *s, const ticket *t, bint acknowledged) noexcept nogil:
+    cdef queue_root *root = <queue_root *> root_of(s)
+    cdef queue_slot *slot = NULL
+    cdef int outcome
+    if root == NULL:
+        return s.error
+    outcome = slot_find(s, root, t.slot, &slot)
+    if outcome < OK:
+        return outcome
+    if outcome == NO_SLOT or not t.number or slot.ticket != t.number or not slot.deadline:
+        return NOT_YOURS
+    root = change_root(s)
+    slot = NULL if root == NULL else slot_change(s, root, t.slot)
+    if slot == NULL:
+        return s.error
+    if not acknowledged:
+        if give_back(s, root, slot, <uint32_t> t.slot) != OK:
+            return s.error
+        return slot_note(s, root, t.slot)
+    root.reserved -= 1
+    return slot_vacate(s, root, slot, <uint32_t> t.slot)
+
+
+cdef int put(instance *s, const char *bytes, uint32_t length) noexcept nogil:
+    cdef bint grown = False
+    cdef int outcome = segments_put(s, bytes, length, &grown)
+    return reservations_provide(s) if outcome == OK and grown else outcome
+
+
+cdef int queue_apply(instance *s, uint32_t code, const char *bytes, uint32_t length) noexcept nogil:
+    cdef moment when
+    cdef meant only
+    cdef ticket t
+    if code == PUT and length <= VALUE_MAX:
+        return put(s, bytes, length)
+    if code == GET and length == 8:
+        memcpy(&when.now, bytes, 8)
+        return get(s, when.now, NULL)
+    if code == GET and length == sizeof(only):
+        memcpy(&only, bytes, sizeof(only))
+        return get(s, only.now, &only)
+    if code == RESERVE and length == sizeof(when):
+        memcpy(&when, bytes, sizeof(when))
+        return reserve(s, &when)
+    if (code == ACK or code == NACK) and length == sizeof(t):
+        memcpy(&t, bytes, sizeof(t))
+        return settle(s, &t, code == ACK)
+    return ALIEN

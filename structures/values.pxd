@@ -1,0 +1,54 @@
+# Values in nodes of their own: values that are too long to be inside an entry of another node.
+# The length of a value is in the entry that has its address.
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from rnvm.format.node cimport RNVM_NODE
+from rnvm.frontend.state cimport instance
+from rnvm.frontend.structure cimport OK, answer_put, node_change, node_free, node_new, node_read
+from structures.layout cimport TYPE_VALUE, UP8, VALUE_NODE, value_node
+
+
+cdef inline uint64_t value_new(instance *s, const char *bytes, uint32_t length) noexcept nogil:
+    """Return the address of a new node with these bytes, or 0."""
+    cdef uint64_t address = 0
+    cdef value_node *node = <value_node *> node_new(s, VALUE_NODE(length), TYPE_VALUE, &address)
+    if node == NULL:
+        return 0
+    memcpy(node.bytes, bytes, length)
+    return address
+
+
+cdef inline const char *value_bytes(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    cdef const value_node *node = <const value_node *> node_read(s, address, VALUE_NODE(length),
+                                                                 TYPE_VALUE)
+    if node == NULL:
+        return NULL
+    return node.bytes
+
+
+cdef inline int value_answer(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    cdef const char *bytes = value_bytes(s, address, length)
+    return s.error if bytes == NULL else answer_put(s, bytes, length)
+
+
+cdef inline bint value_fits(uint32_t old, uint32_t length) noexcept nogil:
+    """Return whether the node of a value of the old length takes one of this length."""
+    return UP8(old) == UP8(length)
+
+
+cdef inline int value_change(instance *s, uint64_t address, uint32_t at, const char *bytes,
+                             uint32_t n) noexcept nogil:
+    """In apply: overwrite a value's bytes from `at` to its end, at + n."""
+    cdef uint32_t length = at + n
+    cdef value_node *node = <value_node *> node_change(s, address, VALUE_NODE(length), TYPE_VALUE,
+                                                       RNVM_NODE, UP8(length))
+    if node == NULL:
+        return s.error
+    memset(<char *> node.bytes + length, 0, UP8(length) - length)
+    memcpy(<char *> node.bytes + at, bytes, n)
+    return OK
+
+
+cdef inline int value_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
+    return node_free(s, address, VALUE_NODE(length))
