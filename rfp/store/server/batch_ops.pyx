@@ -25,7 +25,8 @@ cdef struct entry:
     uint64_t hash
 
 
-cdef inline const char *take(const char *at, const char *end, bint pairs, entry *e) noexcept nogil:
+cdef inline const char *take(const char *at, const char *end, bint pairs,
+                             entry *e) noexcept nogil:
     """Parses one item; returns the beginning of the next one, or NULL if the item is incomplete."""
     cdef kv_pair pair
     cdef kv_key key
@@ -52,7 +53,8 @@ cdef inline const char *take(const char *at, const char *end, bint pairs, entry 
     return e.value + e.value_length
 
 
-cdef bint well_formed(const request *r, const response *out, const char *at, bint pairs) noexcept nogil:
+cdef bint well_formed(const request *r, const response *out, const char *at,
+                      bint pairs) noexcept nogil:
     cdef const char *end = r.payload + r.length
     cdef entry e
     cdef uint32_t _
@@ -65,21 +67,48 @@ cdef bint well_formed(const request *r, const response *out, const char *at, bin
     return at == end
 
 
-cdef const char *gather(partition *p, const char *at, const char *end, bint pairs, entry *entries, uint32_t n) noexcept nogil:
-    """Parses the next n items and starts their cache misses."""
+cdef struct group:             # of a batch: the items that are executed next
+    entry[GROUP] entries
+    uint32_t first             # number of the first one
+    uint32_t count
+    const char *at             # behind the last one
+
+
+cdef inline bint first_group(const request *r, response *out, const char *at, bint pairs,
+                             group *g) noexcept nogil:
+    """Begins before the first item, which is at `at`; False: the payload is malformed."""
+    g.first = g.count = 0
+    g.at = at
+    if well_formed(r, out, at, pairs):
+        return True
+    out.status = KV_BAD_REQUEST
+    return False
+
+
+cdef inline bint next_group(partition *p, const request *r, bint pairs, group *g) noexcept nogil:
+    """Parses the next items and starts their cache misses; False: there are none."""
+    cdef const char *at = g.at
+    cdef const char *end = r.payload + r.length
     cdef entry *e
-    cdef uint32_t i
+    cdef uint32_t i, n
+    g.first += g.count
+    if g.first == r.count:
+        return False
+    n = min(<uint32_t> GROUP, r.count - g.first)
     for i in range(n):
-        e = entries + i
+        e = g.entries + i
         at = take(at, end, pairs, e)
         e.hash = rfp_hash(e.key, e.key_length, p.seed)
         index_prefetch(&p.index, e.hash)
     for i in range(n):
-        index_prefetch_records(&p.index, entries[i].hash)
-    return at
+        index_prefetch_records(&p.index, g.entries[i].hash)
+    g.count = n
+    g.at = at
+    return True
 
 
-cdef inline void answer(response *out, uint32_t i, uint8_t status, uint32_t length, uint64_t version) noexcept nogil:
+cdef inline void answer(response *out, uint32_t i, uint8_t status, uint32_t length,
+                        uint64_t version) noexcept nogil:
     cdef kv_item item
     memset(&item, 0, sizeof(kv_item))
     item.status = status
@@ -89,85 +118,75 @@ cdef inline void answer(response *out, uint32_t i, uint8_t status, uint32_t leng
 
 
 cdef void batch_get(partition *p, const request *r, response *out) noexcept nogil:
-    cdef const char *at = r.payload
-    cdef uint32_t filled = r.count * <uint32_t> sizeof(kv_item), first = 0, n, i
-    cdef entry[GROUP] entries
-    cdef entry *e
+    cdef uint32_t filled = r.count * <uint32_t> sizeof(kv_item), i
+    cdef group g
+    cdef const entry *e
     cdef kv_record *record
-    if not well_formed(r, out, at, False):
-        out.status = KV_BAD_REQUEST
+    if not first_group(r, out, r.payload, False, &g):
         return
-    while first < r.count:
-        n = min(<uint32_t> GROUP, r.count - first)
-        at = gather(p, at, r.payload + r.length, False, entries, n)
-        for i in range(n):
-            e = entries + i
+    while next_group(p, r, False, &g):
+        for i in range(g.count):
+            e = g.entries + i
             if e.key_length > KV_MAX_KEY:
-                answer(out, first + i, KV_TOO_LARGE, 0, 0)
+                answer(out, g.first + i, KV_TOO_LARGE, 0, 0)
                 continue
             record = partition_get(p, e.hash, e.key, e.key_length)
             if record == NULL:
-                answer(out, first + i, KV_NOT_FOUND, 0, 0)
+                answer(out, g.first + i, KV_NOT_FOUND, 0, 0)
             elif record.value_length > out.capacity - filled:
                 # The client will request it again, and the partition will count it then.
                 p.counters[KV_C_GETS] -= 1
                 p.counters[KV_C_HITS] -= 1
-                answer(out, first + i, KV_DEFERRED, 0, record.version)
+                answer(out, g.first + i, KV_DEFERRED, 0, record.version)
             else:
-                rfp_copy_out(out.payload + filled, <char *> record + kv_value_offset(e.key_length), record.value_length)
+                rfp_copy_out(out.payload + filled, <char *> record + kv_value_offset(e.key_length),
+                             record.value_length)
                 filled += record.value_length
-                answer(out, first + i, KV_OK, record.value_length, record.version)
-        first += n
+                answer(out, g.first + i, KV_OK, record.value_length, record.version)
     out.length = filled
     out.yield_after = filled >= YIELD_BYTES
 
 
 cdef void batch_put(partition *p, const request *r, response *out) noexcept nogil:
-    cdef const char *at = r.payload + sizeof(kv_number)
     cdef kv_number ttl
-    cdef uint32_t first = 0, n, i
-    cdef entry[GROUP] entries
-    cdef entry *e
+    cdef uint32_t i
+    cdef group g
+    cdef const entry *e
     cdef uint64_t version
     cdef uint8_t status
-    if r.length < sizeof(kv_number) or not well_formed(r, out, at, True):
+    if r.length < sizeof(kv_number):
         out.status = KV_BAD_REQUEST
         return
     memcpy(&ttl, r.payload, sizeof(kv_number))
-    while first < r.count:
-        n = min(<uint32_t> GROUP, r.count - first)
-        at = gather(p, at, r.payload + r.length, True, entries, n)
-        for i in range(n):
-            e = entries + i
+    if not first_group(r, out, r.payload + sizeof(kv_number), True, &g):
+        return
+    while next_group(p, r, True, &g):
+        for i in range(g.count):
+            e = g.entries + i
             version = 0
             status = KV_TOO_LARGE
             if e.key_length <= KV_MAX_KEY:
-                status = partition_put(p, e.hash, e.key, e.key_length, e.value, e.value_length, ttl.number, 0, 0, &version)
-            answer(out, first + i, status, 0, version)
-        first += n
+                status = partition_put(p, e.hash, e.key, e.key_length, e.value, e.value_length,
+                                       ttl.number, 0, 0, &version)
+            answer(out, g.first + i, status, 0, version)
     out.length = r.count * <uint32_t> sizeof(kv_item)
     out.yield_after = r.length >= YIELD_BYTES
 
 
 cdef void batch_delete(partition *p, const request *r, response *out) noexcept nogil:
-    cdef const char *at = r.payload
-    cdef uint32_t first = 0, n, i
-    cdef entry[GROUP] entries
-    cdef entry *e
+    cdef uint32_t i
+    cdef group g
+    cdef const entry *e
     cdef uint64_t version
     cdef uint8_t status
-    if not well_formed(r, out, at, False):
-        out.status = KV_BAD_REQUEST
+    if not first_group(r, out, r.payload, False, &g):
         return
-    while first < r.count:
-        n = min(<uint32_t> GROUP, r.count - first)
-        at = gather(p, at, r.payload + r.length, False, entries, n)
-        for i in range(n):
-            e = entries + i
+    while next_group(p, r, False, &g):
+        for i in range(g.count):
+            e = g.entries + i
             version = 0
             status = KV_TOO_LARGE
             if e.key_length <= KV_MAX_KEY:
                 status = partition_delete(p, e.hash, e.key, e.key_length, &version)
-            answer(out, first + i, status, 0, version)
-        first += n
+            answer(out, g.first + i, status, 0, version)
     out.length = r.count * <uint32_t> sizeof(kv_item)
