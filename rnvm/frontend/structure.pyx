@@ -237,22 +237,38 @@ cdef int begin(Structure s, FrontEnd fe) except -1:
     return 0
 
 
-cdef int run_query(Structure s, query_function ask, void *context, bint under_lock,
-                   object timeout) except -1:
+cdef struct job:               # of one call
+    query_function ask         # a query; NULL: an operation
+    void *context
+    bint under_lock            # of a query
+    uint32_t code
+    const char *bytes
+    uint32_t length
+
+
+cdef inline int attempt(instance *s, const job *j) noexcept nogil:
+    """Runs the job once: the result of the structure's function, or a status below 0."""
+    if j.ask == NULL:
+        return operation_execute(s, j.code, j.bytes, j.length)
+    if j.under_lock:
+        return query_under_lock(s, j.ask, j.context)
+    return query_execute(s, j.ask, j.context)
+
+
+cdef int run(Structure s, const job *j, object timeout) except -1:
+    """Runs the job until it has a result, also over lost sessions."""
     cdef FrontEnd fe = front_of(s)
-    cdef int status, unused = 0
+    cdef int status, result = 0
     fe.acquire_call(timeout)
     try:
         while True:
             begin(s, fe)
             with nogil:
-                if under_lock:
-                    status = query_under_lock(s.c, ask, context)
-                else:
-                    status = query_execute(s.c, ask, context)
+                status = attempt(s.c, j)
             if status >= 0:
                 return status
-            fe.raise_or_retry(s.c, status, False, &unused)
+            if fe.raise_or_retry(s.c, status, j.ask == NULL, &result) == HOLDS:
+                return result
     finally:
         fe.release_call()
 
@@ -308,23 +324,12 @@ cdef class Structure:
 
     cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
                      object timeout=None) except -1:
-        cdef FrontEnd fe = front_of(self)
-        cdef int status, result = 0
-        fe.acquire_call(timeout)
-        try:
-            while True:
-                begin(self, fe)
-                with nogil:
-                    status = operation_execute(self.c, code, bytes, length)
-                if status >= 0:
-                    return status
-                if fe.raise_or_retry(self.c, status, True, &result) == HOLDS:
-                    return result
-        finally:
-            fe.release_call()
+        cdef job j = job(NULL, NULL, False, code, bytes, length)
+        return run(self, &j, timeout)
 
     cdef int query(self, query_function ask, void *context, object timeout=None) except -1:
-        return run_query(self, ask, context, False, timeout)
+        cdef job j = job(ask, context, False, 0, NULL, 0)
+        return run(self, &j, timeout)
 
     cdef bytes answer(self):
         cdef frontend *fe = self.c.fe
@@ -387,7 +392,8 @@ cdef class Structure:
 
         Cost: a READ for each node that is not in the cache
         """
-        run_query(self, reach, NULL, True, timeout)
+        cdef job j = job(reach, NULL, True, 0, NULL, 0)
+        run(self, &j, timeout)
 
     cdef object not_named(self):
         return CallerError(
@@ -418,7 +424,7 @@ cdef class Structure:
         return status
 
     def _take_lock(self):
-        """Acquires the writer lock, and thereby executes what our last session left pending."""
+        """Acquires the writer lock, and thereby executes our last session's pending operations."""
         cdef int status
         front_of(self)
         with nogil:
