@@ -14,7 +14,7 @@ cdef int refuse_key(bytes raw) except -1
 
 
 cdef inline bytes bytes_argument(Structure s, object value):
-    """Return what the structure's codec makes of a value, of any length."""
+    """Return a value as the structure's codec encodes it, of any length."""
     return value if s.codec is None and type(value) is bytes else s.encode(value)
 
 

@@ -1,4 +1,8 @@
-"""BPlusTree: a persistent mapping in the order of its keys."""
+"""BPlusTree: a persistent mapping in the order of its keys.
+
+This file has the class.  bptree_operations has its operations, bptree_ranges the queries of
+iterations, bptree_pages and bptree_leaf the nodes, bptree_walk the checks.
+"""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from libc.stdint cimport uint32_t, uint64_t
@@ -39,8 +43,8 @@ cdef class BPlusTree(Mapping):
     beginning to its end exactly once, in order, and a key added or removed during the iteration at
     most once.  This is the B+tree of the paper (rNVM, section 5).
 
-    Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's
-    logs take.
+    Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or less if
+    the pool's logs take less.
 
     Args:
         fe: The front-end, from rnvm.connect().
@@ -88,7 +92,7 @@ cdef class BPlusTree(Mapping):
             pass
         return 0
 
-    cdef bytes bound(self, object key):
+    cdef bytes bound_argument(self, object key):
         """Return a range's bound: any bytes.  Bytes beyond the longest key are cut off."""
         cdef bytes raw
         if key is None:
@@ -111,7 +115,8 @@ cdef class BPlusTree(Mapping):
         >>> list(index.range(b"b")), list(index.range(hi=b"c", reverse=True))
         ([(b'b', b'2'), (b'c', b'3')], [(b'b', b'2'), (b'a', b'1')])
         """
-        return self._each(True, reverse=reverse, lo=self.bound(lo), hi=self.bound(hi))
+        return self._each(True, reverse=reverse, lo=self.bound_argument(lo),
+                          hi=self.bound_argument(hi))
 
     def _each(self, bint values, *, bint reverse=False, bytes lo=None, bytes hi=None, most=None):
         cdef stretch c

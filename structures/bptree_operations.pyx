@@ -30,11 +30,11 @@ from structures.values cimport value_change, value_fits, value_free, value_new
 # Maximum bytes that operations change, without nodes allocated or freed; the other parts of the
 # operation must fit beside them.
 cdef enum:
-    REMOVING = 2300
-    ENDING = 2500              # of a step of clear()
-    DROPPING = 64              # a value, without its node
-    LEAVING = 1700             # a leaf: its entry in the page above
-    EMPTIED = 100              # a page that is freed, without its node
+    REMOVE_BYTES = 2300
+    STEP_BYTES = 2500          # of a step of clear()
+    DROP_BYTES = 64            # a value, without its node
+    UNLINK_BYTES = 1700        # a leaf: its entry in the page above
+    FREE_PAGE_BYTES = 100      # a page that is freed, without its node
 
 cdef uint64_t TOO_MUCH = <uint64_t> 1 << 62            # bytes beside which nothing fits
 
@@ -136,8 +136,8 @@ cdef int put(instance *s, const pair *p, bint keep) noexcept nogil:
 cdef int remove_found(instance *s, path *where, const page_entry *e) noexcept nogil:
     cdef tree_root *changed
     # On each level a page may become empty and be freed.
-    cdef uint64_t beside = (REMOVING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
-                            + where.levels * (EMPTIED + node_cost(s, PAGE_BYTES)))
+    cdef uint64_t beside = (REMOVE_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
+                            + where.levels * (FREE_PAGE_BYTES + node_cost(s, PAGE_BYTES)))
     cdef int outcome = free_value(s, e)
     if outcome == OK:
         outcome = tree_remove(s, where, beside)
@@ -193,7 +193,7 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
             return fault(s, address, b"an entry extends beyond its page")
         if VALUE_OF(e.sizes) <= PAGE_INLINE:
             continue
-        cost = DROPPING + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
+        cost = DROP_BYTES + node_cost(s, VALUE_NODE(VALUE_OF(e.sizes)))
         if any and spent[0] + cost > most:
             return MORE
         any = True
@@ -207,7 +207,7 @@ cdef int clear_leaf(instance *s, const path *where, uint64_t *spent, uint64_t mo
             root = root_rewrite(s)
             if changed == NULL or root == NULL:
                 return s.error
-            spent[0] += LEAVING
+            spent[0] += UNLINK_BYTES
         page_remove(changed, i)
         root.count -= 1
     return OK
@@ -218,7 +218,7 @@ cdef int clear(instance *s) noexcept nogil:
     cdef tree_root *root
     cdef const page *leaf
     cdef path where
-    cdef uint64_t spent = ENDING, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX), cost
+    cdef uint64_t spent = STEP_BYTES, most = min(record_room(s), <uint64_t> CLEARED_BYTES_MAX), cost
     cdef uint64_t address
     cdef int outcome
     while True:
@@ -227,14 +227,14 @@ cdef int clear(instance *s) noexcept nogil:
             return s.error
         if not root.levels:
             return OK
-        cost = LEAVING + root.levels * (EMPTIED + node_cost(s, PAGE_BYTES))
-        if spent > ENDING and spent + cost > most:
+        cost = UNLINK_BYTES + root.levels * (FREE_PAGE_BYTES + node_cost(s, PAGE_BYTES))
+        if spent > STEP_BYTES and spent + cost > most:
             return MORE
         outcome = tree_descend(s, root, b"", 0, &where)
         if outcome == OK:
             # Reserve room for freeing the leaf itself: once its last value is freed, the leaf must
             # be freed too.
-            outcome = clear_leaf(s, &where, &spent, most - min(most, cost), spent > ENDING)
+            outcome = clear_leaf(s, &where, &spent, most - min(most, cost), spent > STEP_BYTES)
             spent += cost
         if outcome == OK:
             outcome = leaf_of(s, &where, &leaf)

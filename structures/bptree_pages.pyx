@@ -19,10 +19,11 @@ from structures.page cimport (
 )
 
 cdef enum:
-    SPARSE = PAGE_ROOM // 3                # a page with less content is joined with its neighbour
-    JOINED = PAGE_ROOM // 4 * 3            # if both together have at most this
-    JOINING = 6600                         # bytes that a join changes at most, less the freed page
-    SEPARATOR = 4 + KEY_MAX + 8 + 2        # room for any entry of an inner page
+    # a page with less content is joined with its neighbour
+    SPARSE_BYTES = PAGE_ROOM // 3
+    JOINED_BYTES_MAX = PAGE_ROOM // 4 * 3  # if both together have at most this
+    JOIN_BYTES = 6600                      # that a join changes at most, less the freed page
+    SEPARATOR_BYTES_MAX = 4 + KEY_MAX + 8 + 2  # room for any entry of an inner page
 
 
 cdef const page *page_read(instance *s, uint64_t address, uint32_t level) noexcept nogil:
@@ -267,7 +268,7 @@ cdef int join(instance *s, const page *parent, uint32_t index, uint64_t *gone) n
     b = page_read(s, child_of(&right), parent.level - 1)
     if b == NULL:
         return s.error
-    if page_used(a) + page_used(b) + right.key_length > JOINED:
+    if page_used(a) + page_used(b) + right.key_length > JOINED_BYTES_MAX:
         return OK
     memcpy(copy, a, PAGE_BYTES)
     memcpy(moved, b, PAGE_BYTES)
@@ -312,8 +313,8 @@ cdef int tree_remove(instance *s, path *p, uint64_t beside) noexcept nogil:
             if node_free(s, p.pages[at], PAGE_BYTES) != OK:
                 return s.error
             continue
-        beside += JOINING + node_cost(s, PAGE_BYTES)
-        if page_used(changed) >= SPARSE or not room_for(s, beside):
+        beside += JOIN_BYTES + node_cost(s, PAGE_BYTES)
+        if page_used(changed) >= SPARSE_BYTES or not room_for(s, beside):
             return OK
         parent = <const page *> node_read(s, p.pages[at - 1], PAGE_BYTES, TYPE_PAGE)
         if parent == NULL:
@@ -456,7 +457,7 @@ cdef int tree_make_room(instance *s, const char *key, uint32_t length,
         p = <const page *> node_read(s, way.pages[at], PAGE_BYTES, TYPE_PAGE)
         if p == NULL:
             return s.error
-        needed = SEPARATOR if p.level else size + 2
+        needed = SEPARATOR_BYTES_MAX if p.level else size + 2
         if page_gap(p) >= needed:
             continue
         if page_gap(p) + p.dead >= needed:

@@ -18,11 +18,11 @@ from structures.values cimport value_bytes, value_change, value_fits
 
 cdef enum:
     HEADER_AT = BUCKET_FIRST - 8           # changed when an entry is added or removed
-    FULL_ENOUGH = BUCKET_ROOM * 2 // 3     # bytes of entries per bucket: above it the table grows
-    EMPTY_ENOUGH = BUCKET_ROOM // 6        # below it, it shrinks
-    ENTRY_MAX = 272                        # bytes: sizes, key and value inside
-    SPLITTING = 1500                       # bytes that a split changes in root and directory
-    MERGING = 700                          # the same of a merge
+    FULL_BYTES = BUCKET_ROOM * 2 // 3      # bytes of entries per bucket: above it the table grows
+    SPARSE_BYTES = BUCKET_ROOM // 6        # below it, it shrinks
+    ENTRY_BYTES_MAX = 272                  # bytes: sizes, key and value inside
+    SPLIT_BYTES = 1500                     # bytes that a split changes in root and directory
+    MERGE_BYTES = 700                      # the same of a merge
 
 
 cdef const hash_bucket *bucket_read(instance *s, uint64_t address, uint32_t index) noexcept nogil:
@@ -384,16 +384,16 @@ cdef int chain_measure(instance *s, const hash_root *root, uint32_t index, uint3
 
 cdef uint64_t split_cost(instance *s, uint32_t nodes, uint64_t bytes) noexcept nogil:
     """Return the maximum bytes that the split of a chain changes."""
-    cdef uint64_t made = bytes // (BUCKET_ROOM - ENTRY_MAX) + 2
-    return SPLITTING + made * (BUCKET_BYTES + 32) + (made + nodes) * node_cost(s, BUCKET_BYTES)
+    cdef uint64_t made = bytes // (BUCKET_ROOM - ENTRY_BYTES_MAX) + 2
+    return SPLIT_BYTES + made * (BUCKET_BYTES + 32) + (made + nodes) * node_cost(s, BUCKET_BYTES)
 
 
 cdef bint buckets_short(const hash_root *root) noexcept nogil:
-    return root.bytes > <uint64_t> root.buckets * FULL_ENOUGH
+    return root.bytes > <uint64_t> root.buckets * FULL_BYTES
 
 
 cdef bint buckets_idle(const hash_root *root) noexcept nogil:
-    return root.buckets > 1 and root.bytes < <uint64_t> root.buckets * EMPTY_ENOUGH
+    return root.buckets > 1 and root.bytes < <uint64_t> root.buckets * SPARSE_BYTES
 
 
 cdef int buckets_grow(instance *s, hash_root *root, uint64_t beside, bint *done) noexcept nogil:
@@ -458,7 +458,7 @@ cdef int buckets_shrink(instance *s, hash_root *root, uint64_t beside, bint *don
     # A merge takes no new node, so a full pool can still shrink after deletions.
     cdef uint32_t last = root.buckets - 1, into = hash_bucket_of(last, last)
     cdef uint32_t nodes = 0, moved = 0, live
-    cdef uint64_t bytes = 0, address, next, tail
+    cdef uint64_t bytes = 0, cost, address, next, tail
     cdef const hash_bucket *bucket
     cdef const hash_bucket *end
     cdef hash_bucket *changed
@@ -468,8 +468,8 @@ cdef int buckets_shrink(instance *s, hash_root *root, uint64_t beside, bint *don
     if chain_measure(s, root, into, &nodes, &bytes) != OK:
         return s.error
     # Never create a chain that could not be split again.
-    if not room_for(s, split_cost(s, nodes + moved, bytes)) or not room_for(
-            s, beside + MERGING + (moved + 1) * (2 * BUCKET_BYTES + node_cost(s, BUCKET_BYTES))):
+    cost = MERGE_BYTES + (moved + 1) * (2 * BUCKET_BYTES + node_cost(s, BUCKET_BYTES))
+    if not room_for(s, split_cost(s, nodes + moved, bytes)) or not room_for(s, beside + cost):
         return OK
     done[0] = True
     tail = directory_get(s, root.directory, root.depth, into)

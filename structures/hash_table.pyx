@@ -1,4 +1,8 @@
-"""HashTable: a persistent mapping that grows and shrinks by one bucket at a time."""
+"""HashTable: a persistent mapping that grows and shrinks by one bucket at a time.
+
+This file has the class.  hash_operations has its operations and queries, hash_buckets the nodes,
+hash_walk the checks.
+"""
 
 import contextlib
 import os
@@ -28,8 +32,8 @@ cdef class HashTable(Mapping):
     order, and a key added or removed during the iteration at most once.  This is the hash table of
     the paper (rNVM, section 5), but it grows one bucket at a time.
 
-    Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or what the pool's
-    logs take.
+    Keys have 1 to 1024 bytes, values 0 bytes to `largest_value`, which is 1 MiB or less if
+    the pool's logs take less.
 
     Args:
         fe: The front-end, from rnvm.connect().

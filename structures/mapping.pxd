@@ -18,7 +18,7 @@ cdef class Mapping(Structure):
     cdef bytes fetch(self, bytes key, object timeout)
     # Returns the items that the last query answered, as bytes; None for a value that was left out.
     cdef list answered_items(self)
-    # Returns what an iteration yields for such an item: the key, or (key, value); VANISHED if the
+    # Returns such an item as an iteration yields it: the key, or (key, value); VANISHED if the
     # key was removed meanwhile.
     cdef object decoded(self, bytes key, bytes value, bint values)
     # Returns the readable ones of the items that the last query answered.

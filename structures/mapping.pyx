@@ -37,8 +37,12 @@ cdef int count(instance *s, void *context) noexcept nogil:
     (<uint64_t *> context)[0] = root.count
     # list() allocates room for this many items before it has seen one.
     if root.count > pool_bytes(s) // ENTRY_BYTES_MIN:
-        return fault(s, s.root, b"the key count exceeds what the pool can hold")
+        return fault(s, s.root, b"the key count exceeds the pool's capacity")
     return OK
+
+
+cdef inline lookup lookup_of(bytes key, bint answer) noexcept:
+    return lookup(PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), answer)
 
 
 cdef class Mapping(Structure):
@@ -86,9 +90,7 @@ cdef class Mapping(Structure):
         cdef lookup wanted
         if key is None:
             return None
-        wanted.key = PyBytes_AS_STRING(key)
-        wanted.length = <uint32_t> PyBytes_GET_SIZE(key)
-        wanted.answer = True
+        wanted = lookup_of(key, True)
         return None if self.query(self.find, &wanted, timeout) == MISSING else self.answer()
 
     cdef list answered_items(self):
@@ -170,9 +172,7 @@ cdef class Mapping(Structure):
         cdef lookup wanted
         if raw is None:
             return False
-        wanted.key = PyBytes_AS_STRING(raw)
-        wanted.length = <uint32_t> PyBytes_GET_SIZE(raw)
-        wanted.answer = False
+        wanted = lookup_of(raw, False)
         return self.query(self.find, &wanted) != MISSING
 
     def __len__(self):

@@ -13,7 +13,7 @@
  *
  * Slots grow up from the header; entries grow down from the end.  An insertion without room in the
  * gap first rewrites the page without its dead bytes; if that is not enough, the page is split.
- * Pages come from memory that other processes write, so every reader checks what it finds there;
+ * Pages come from memory that other processes write, so every reader checks all that it reads;
  * code that changes a page may rely on page_sound().
  */
 #ifndef STRUCTURES_PAGE_H

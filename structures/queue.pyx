@@ -1,4 +1,9 @@
-"""Queue: put at one end and get at the other; or reserve, and acknowledge when the work is done."""
+"""Queue: put at one end and get at the other; or reserve, and acknowledge when the work is done.
+
+This file has the class: arguments, tokens, codecs and iterations.  Each method is one operation
+(queue_operations) or one query (queue_queries); queue_segments and queue_reservations have the
+nodes, queue_walk the checks.
+"""
 
 import os
 from typing import NamedTuple
@@ -66,7 +71,7 @@ cdef class Queue(Structure):
     """A persistent queue of values, shared by any number of producers and consumers.
 
     This is the queue of the paper (rNVM, section 5).  Values have 0 bytes to `largest_value`, which
-    is 1 MiB or what the pool's logs take.
+    is 1 MiB or less if the pool's logs take less.
 
     Args:
         fe: The front-end, from rnvm.connect().
@@ -293,7 +298,7 @@ cdef class Queue(Structure):
         b'job'
         """
         cdef bytes listed
-        cdef uint64_t moment = wall_clock_ns()
+        cdef uint64_t began = wall_clock_ns()
         cdef uint64_t ends
         cdef ticket t
         cdef Py_ssize_t i
@@ -303,7 +308,7 @@ cdef class Queue(Structure):
         for i in range(0, len(listed), sizeof(ticket) + 8):
             memcpy(&t, PyBytes_AS_STRING(listed) + i, sizeof(ticket))
             memcpy(&ends, PyBytes_AS_STRING(listed) + i + sizeof(ticket), 8)
-            result.append(Reservation(self.token(&t), (<double> ends - <double> moment) / 1e9))
+            result.append(Reservation(self.token(&t), (<double> ends - <double> began) / 1e9))
         return result
 
     @property

@@ -89,7 +89,6 @@ cdef int take(instance *s, uint64_t now, const meant *only, taken *t) noexcept n
     return OK
 
 
-
 # Operations
 
 

@@ -17,7 +17,7 @@ from structures.queue_segments cimport (
 from structures.values cimport value_bytes
 
 cdef enum:
-    LIST_MAX = 60000           # segments that are searched for a way around a damaged one
+    SEGMENTS_MAX = 60000       # that are searched for a way around a damaged one
     STEP_BYTES_MIN = 65536     # after which a step of an iteration ends
 
 
@@ -161,8 +161,8 @@ cdef int read_segment(instance *s, void *context) noexcept nogil:
     address = root.head
     if next <= root.dequeued:
         next = root.dequeued
-    # An entry is in one segment only, ever; so a segment that has it is the right one, from
-    # whatever place its address was read.
+    # An entry is in one segment only, ever; so a segment that has it is the right one, and its
+    # address may be from any earlier state.
     elif c.hint:
         segment = <const queue_segment *> node_read(s, c.hint, SEGMENT_BYTES, TYPE_SEGMENT)
         if segment != NULL and segment.first <= next < segment.first + segment.count:
@@ -212,7 +212,7 @@ cdef int pass_damaged(instance *s, void *context) noexcept nogil:
     if root == NULL:
         return s.error
     address = c.hint if c.hint else root.head
-    while address and links < LIST_MAX:
+    while address and links < SEGMENTS_MAX:
         segment = segment_read(s, address)
         if segment != NULL:
             if damaged and segment.first + segment.count > c.next:

@@ -19,11 +19,11 @@ from structures.queue_segments cimport (
 from structures.values cimport value_bytes, value_free
 
 cdef enum:
-    RECLAIMED = 8              # tables of which one operation takes leases back
-    RECLAIMING = 3000          # bytes that one of them changes at most: it must fit into the log
-    BESIDE = 2500              # and the operation's other changes
-    WAITING = 8                # waiting entries per reservation that is provided for
-    PROVIDED_MAX = 32          # tables
+    RECLAIM_TABLES_MAX = 8     # tables of which one operation takes leases back
+    RECLAIM_BYTES = 3000       # bytes that one of them changes at most: it must fit into the log
+    BESIDE_BYTES = 2500        # and the operation's other changes
+    WAITING_PER_SLOT = 8       # waiting entries per reservation that is provided for
+    PROVIDED_TABLES_MAX = 32   # tables
 
 cdef struct way:               # from the top to a table
     uint64_t[SHELVES_MAX] shelves
@@ -216,7 +216,8 @@ cdef int provided(instance *s, const queue_root *root, uint32_t *tables) noexcep
     cdef uint64_t waiting
     if segments_count(s, root, &waiting) != OK:
         return s.error
-    tables[0] = <uint32_t> min(1 + waiting // (WAITING * TABLE_SLOTS), <uint64_t> PROVIDED_MAX)
+    tables[0] = <uint32_t> min(1 + waiting // (WAITING_PER_SLOT * TABLE_SLOTS),
+                               <uint64_t> PROVIDED_TABLES_MAX)
     return OK
 
 
@@ -457,8 +458,9 @@ cdef int reclaim(instance *s, queue_root *root, uint64_t now) noexcept nogil:
     cdef uint64_t first
     cdef uint32_t i, tables = 0, most = 1
     cdef int outcome
-    if record_room(s) > BESIDE + RECLAIMING:
-        most = <uint32_t> min((record_room(s) - BESIDE) // RECLAIMING, <uint64_t> RECLAIMED)
+    if record_room(s) > BESIDE_BYTES + RECLAIM_BYTES:
+        most = <uint32_t> min((record_room(s) - BESIDE_BYTES) // RECLAIM_BYTES,
+                              <uint64_t> RECLAIM_TABLES_MAX)
     while tables < most and root.reserved and root.earliest <= now:
         search_ended(&f, now)
         outcome = next_ended_table(s, root, &f)

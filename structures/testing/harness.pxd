@@ -1,6 +1,6 @@
 # The contract of rnvm.frontend.structure over plain memory.  Its declarations are those of
-# rnvm/frontend/structure.pxd, word for word, so that the module of a structure finds here what it
-# imports from there.
+# rnvm/frontend/structure.pxd, word for word, so that the module of a structure finds here all that
+# it imports from there.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from rnvm.frontend.state cimport instance, kind
@@ -15,9 +15,11 @@ cdef enum:
 
 ctypedef int (*visitor)(void *context, uint64_t address, uint32_t length) noexcept nogil
 
-cdef const char *node_read(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil
+cdef const char *node_read(instance *s, uint64_t address, uint32_t length,
+                           uint16_t type) noexcept nogil
 cdef const char *root_read(instance *s) noexcept nogil
-cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type, uint32_t offset, uint32_t n) noexcept nogil
+cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type,
+                       uint32_t offset, uint32_t n) noexcept nogil
 cdef char *root_change(instance *s, uint32_t offset, uint32_t n) noexcept nogil
 cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *address) noexcept nogil
 cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil

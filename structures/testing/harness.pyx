@@ -36,7 +36,8 @@ cdef inline arena *arena_of(instance *s) noexcept nogil:
 # The contract
 
 
-cdef const char *read_cell(instance *s, uint64_t address, uint32_t length, uint16_t type, bint copied) noexcept nogil:
+cdef const char *read_cell(instance *s, uint64_t address, uint32_t length, uint16_t type,
+                           bint copied) noexcept nogil:
     cdef arena *a = arena_of(s)
     cdef cell *c = find(a, address)
     cdef const char *bytes
@@ -54,7 +55,8 @@ cdef const char *read_cell(instance *s, uint64_t address, uint32_t length, uint1
         s.error = AGAIN
         return NULL
     header = <const rnvm_node *> bytes
-    if (c.structure != s.id or header.length != there or (length and there != (length + 7) & ~<uint32_t> 7) or header.type != type
+    if (c.structure != s.id or header.length != there
+            or (length and there != (length + 7) & ~<uint32_t> 7) or header.type != type
             or header.address != address or header.structure != s.id):
         s.error = AGAIN
         return NULL
@@ -68,7 +70,8 @@ cdef const char *read_cell(instance *s, uint64_t address, uint32_t length, uint1
     return bytes
 
 
-cdef const char *node_read(instance *s, uint64_t address, uint32_t length, uint16_t type) noexcept nogil:
+cdef const char *node_read(instance *s, uint64_t address, uint32_t length,
+                           uint16_t type) noexcept nogil:
     cdef arena *a = arena_of(s)
     a.reads += 1
     s.steps += 1
@@ -85,7 +88,8 @@ cdef const char *root_read(instance *s) noexcept nogil:
     return node_read(s, s.root, s.kind.root, 1)
 
 
-cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type, uint32_t offset, uint32_t n) noexcept nogil:
+cdef char *node_change(instance *s, uint64_t address, uint32_t length, uint16_t type,
+                       uint32_t offset, uint32_t n) noexcept nogil:
     cdef arena *a = arena_of(s)
     cdef cell *c
     cdef uint64_t i, number
@@ -188,7 +192,8 @@ cdef char *node_new(instance *s, uint32_t length, uint16_t type, uint64_t *addre
 cdef int node_free(instance *s, uint64_t address, uint32_t length) noexcept nogil:
     cdef arena *a = arena_of(s)
     cdef cell *c = find(a, address)
-    if not a.applying or c == NULL or not c.taken or c.structure != s.id or c.length != (length + 7) & ~<uint32_t> 7:
+    if (not a.applying or c == NULL or not c.taken or c.structure != s.id
+            or c.length != (length + 7) & ~<uint32_t> 7):
         s.error = fault(s, address, b"a freed node does not exist")
         return s.error
     if failing(a, &a.fail_changes):
@@ -259,7 +264,8 @@ class Fault(Exception):
 
 
 cdef dict kinds = {}
-cdef dict CODES = {AGAIN: "again", DAMAGED: "damaged", FULL: "full", TOO_LONG: "too long", NO_MEMORY: "no memory"}
+cdef dict CODES = {AGAIN: "again", DAMAGED: "damaged", FULL: "full", TOO_LONG: "too long",
+                   NO_MEMORY: "no memory"}
 
 
 cdef class Memory:
@@ -279,7 +285,8 @@ cdef class Memory:
     cdef list recorded
     cdef uint32_t depth
 
-    def __init__(self, *, uint64_t limit=1 << 40, uint64_t record=1 << 22, bint strict=True, uint64_t seed=1):
+    def __init__(self, *, uint64_t limit=1 << 40, uint64_t record=1 << 22, bint strict=True,
+                 uint64_t seed=1):
         self.a.record = record
         self.a.limit = limit
         self.a.strict = strict
@@ -363,7 +370,8 @@ cdef class Memory:
                               PyBytes_FromStringAndSize(c.bytes + RNVM_NODE, c.length - RNVM_NODE)))
         return found
 
-    def damage(self, uint64_t address, uint32_t offset, const uint8_t[:] written, bint sealed=False):
+    def damage(self, uint64_t address, uint32_t offset, const uint8_t[:] written,
+               bint sealed=False):
         """Overwrite bytes of a node.  sealed: its CRC is made valid again."""
         cdef cell *c = find(&self.a, address)
         cdef uint32_t i
@@ -407,7 +415,8 @@ cdef struct shown:             # nodes that a walk has visited
 cdef int show(void *context, uint64_t address, uint32_t length) noexcept nogil:
     cdef shown *w = <shown *> context
     cdef cell *c = find(w.a, address)
-    if c == NULL or not c.taken or c.structure != w.s.id or c.length != (length + 7) & ~<uint32_t> 7:
+    if (c == NULL or not c.taken or c.structure != w.s.id
+            or c.length != (length + 7) & ~<uint32_t> 7):
         return fault(w.s, address, b"a used node does not exist")
     if w.seen[c - w.a.cells]:
         return fault(w.s, address, b"a node is used twice")
@@ -456,7 +465,8 @@ cdef class Structure:
         else:
             self.c.id, self.c.root = known[1:]
 
-    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length, object timeout=None) except -1:
+    cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
+                     object timeout=None) except -1:
         cdef Memory fe = self.fe
         cdef arena *a = &fe.a
         cdef uint64_t mark = a.step_count

@@ -179,7 +179,7 @@ def test_the_largest_value_fits_beside_any_key_of_any_structure(
 
 def test_logs_that_are_too_small_for_the_structures_are_refused(path: Path) -> None:
     for options in ({"memory_log": "16KiB"}, {"operation_log": "64KiB"}):
-        with pytest.raises(InvalidArgument, match="what the structures need"):
+        with pytest.raises(InvalidArgument, match="as much as the structures need"):
             pools.create(path, "128MiB", assume_persistent=True, **options)
     with pytest.raises(InvalidArgument, match="too small for a pool with 256 front-ends"):
         pools.create(path, "64MiB", front_ends=256, assume_persistent=True)
