@@ -10,8 +10,10 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free, malloc
 
 from bench._tally cimport (OK, UNEXPECTED_STATE, VERIFY, Tally, count, record, tally)
-from bench._workload cimport (ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDATE, Stream, acknowledge, build_record, draw,
-                              record_is_intact, replace_field, request, stream)
+from bench._workload cimport (
+    ALL_FIELDS, INSERT, READ, READ_MODIFY_WRITE, UPDATE, Stream, acknowledge, build_record, draw,
+    record_is_intact, replace_field, request, stream,
+)
 from rfp.core.core cimport rfp_load32, rfp_now, rfp_pause, rfp_store32, rfp_store64
 
 from rfp.errors import ConnectionFailed, DeadlineExceeded, out_of_bounds
@@ -105,7 +107,8 @@ cdef inline bint change(driver *d, slot *s, finished *f) noexcept nogil:
     if s.request.field == ALL_FIELDS:
         s.op.value_length = build_record(d.requests, s.request.number, s.room, &s.op.value)
         return True
-    length = replace_field(d.requests, s.request.number, s.request.field, f.value, f.value_length, s.room)
+    length = replace_field(d.requests, s.request.number, s.request.field, f.value, f.value_length,
+                           s.room)
     s.op.value, s.op.value_length = s.room, <uint64_t>length
     return length >= 0
 
@@ -114,13 +117,15 @@ cdef uint64_t verify(driver *d, slot *s, finished *f) noexcept nogil:
     """Checks a record that was read; returns the time that took, in ns."""
     cdef uint64_t took, before = rfp_now()
     cdef int32_t field = s.request.field if s.request.kind == READ else ALL_FIELDS
-    cdef bint intact = record_is_intact(d.requests.w, s.request.number, field, f.value, f.value_length)
+    cdef bint intact = record_is_intact(d.requests.w, s.request.number, field, f.value,
+                                        f.value_length)
     took = rfp_now() - before
     count(d.measured, VERIFY, OK if intact else UNEXPECTED_STATE, took)
     return took
 
 
-cdef inline void measure(driver *d, int what, int how, uint64_t began, uint64_t intended, uint64_t ended) noexcept nogil:
+cdef inline void measure(driver *d, int what, int how, uint64_t began, uint64_t intended,
+                         uint64_t ended) noexcept nogil:
     count(d.measured, what, how, ended - began)
     if how == OK and d.pace > 0:
         record(&d.measured.intended[what], ended - intended)
@@ -269,8 +274,9 @@ cdef class StopFlag:
         return rfp_load32(&self.word) != 0
 
 
-def run(Connection connection not None, Stream requests not None, Tally measured not None, StopFlag stop not None, *,
-        uint64_t operations, uint32_t window=1, double target=0, double offset=0, double timeout=10):
+def run(Connection connection not None, Stream requests not None, Tally measured not None,
+        StopFlag stop not None, *, uint64_t operations, uint32_t window=1, double target=0,
+        double offset=0, double timeout=10):
     """Drive a connection with `operations` requests (0: until `stop`) on this thread, without the
     GIL.
 

@@ -12,7 +12,10 @@ from rfp.core.core cimport rfp_add64
 cdef extern from *:
     """
     #include <stdint.h>
-    static inline uint64_t bench_high(uint64_t a, uint64_t b) { return (uint64_t)(((unsigned __int128)a * b) >> 64); }
+    static inline uint64_t bench_high(uint64_t a, uint64_t b)
+    {
+        return (uint64_t)(((unsigned __int128)a * b) >> 64);
+    }
     """
     uint64_t high_product "bench_high"(uint64_t a, uint64_t b) noexcept nogil
 
@@ -174,6 +177,6 @@ cdef enum:
 
 cdef uint32_t write_key(char *to, uint64_t number, int padding, bint hashed) noexcept nogil
 
-cdef int set_generator(generator *g, int kind, uint64_t first, uint64_t count, uint64_t expected, uint64_t seed,
-                       double hot_data, double hot_share, double percentile, double fraction, uint64_t records,
-                       uint64_t *cursor) noexcept nogil
+cdef int set_generator(generator *g, int kind, uint64_t first, uint64_t count, uint64_t expected,
+                       uint64_t seed, double hot_data, double hot_share, double percentile,
+                       double fraction, uint64_t records, uint64_t *cursor) noexcept nogil

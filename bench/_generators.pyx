@@ -7,10 +7,9 @@ from rfp.core.core cimport rfp_now
 
 from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
 
-DISTRIBUTIONS = {
-    "uniform": UNIFORM, "zipfian": ZIPFIAN, "zipfian_exact": ZIPFIAN_EXACT, "latest": LATEST, "hotspot": HOTSPOT,
-    "sequential": SEQUENTIAL, "exponential": EXPONENTIAL,
-}
+DISTRIBUTIONS = {"uniform": UNIFORM, "zipfian": ZIPFIAN, "zipfian_exact": ZIPFIAN_EXACT,
+                 "latest": LATEST, "hotspot": HOTSPOT, "sequential": SEQUENTIAL,
+                 "exponential": EXPONENTIAL}
 
 YCSB_ITEMS = 1e10 + 1
 YCSB_ZETA = 26.46902820178302
@@ -61,9 +60,9 @@ cdef uint32_t write_key(char *to, uint64_t number, int padding, bint hashed) noe
     return length + n
 
 
-cdef int set_generator(generator *g, int kind, uint64_t first, uint64_t count, uint64_t expected, uint64_t seed,
-                       double hot_data, double hot_share, double percentile, double fraction, uint64_t records,
-                       uint64_t *cursor) noexcept nogil:
+cdef int set_generator(generator *g, int kind, uint64_t first, uint64_t count, uint64_t expected,
+                       uint64_t seed, double hot_data, double hot_share, double percentile,
+                       double fraction, uint64_t records, uint64_t *cursor) noexcept nogil:
     """Fills `g`.  expected: inserts that ZIPFIAN leaves room for.  records: the base of
     EXPONENTIAL's fraction."""
     g.kind = kind
@@ -101,15 +100,16 @@ cdef class Generator:
     cdef uint64_t cursor
     cdef readonly uint64_t last
 
-    def __init__(self, str distribution, uint64_t count, *, uint64_t first=0, uint64_t expected=0, uint64_t seed=1,
-                 double hot_data=0.2, double hot_share=0.8, double percentile=95.0, double fraction=0.8571428571):
+    def __init__(self, str distribution, uint64_t count, *, uint64_t first=0, uint64_t expected=0,
+                 uint64_t seed=1, double hot_data=0.2, double hot_share=0.8, double percentile=95.0,
+                 double fraction=0.8571428571):
         check_distribution(distribution)
         if count == 0:
             raise InvalidArgument("cannot choose from 0 records",
                                   hint="set recordcount to at least 1")
         self.last = first + count - 1
-        set_generator(&self.c, DISTRIBUTIONS[distribution], first, count, expected, seed, hot_data, hot_share, percentile,
-                      fraction, first + count, &self.cursor)
+        set_generator(&self.c, DISTRIBUTIONS[distribution], first, count, expected, seed, hot_data,
+                      hot_share, percentile, fraction, first + count, &self.cursor)
 
     def next(self, last=None) -> int:
         """Return the next number; last: the newest record that exists (default: the last of the

@@ -61,7 +61,8 @@ cdef entry *find(table *t, const char *key, uint32_t length, uint64_t h) noexcep
     cdef entry *e
     while True:
         e = t.entries + i
-        if e.hash == 0 or (e.hash == h and e.key_length == length and memcmp(e.key, key, length) == 0):
+        if (e.hash == 0
+                or (e.hash == h and e.key_length == length and memcmp(e.key, key, length) == 0)):
             return e
         i = (i + 1) & t.mask
 
@@ -127,7 +128,8 @@ cdef int submit(void *self, operation *op) noexcept nogil:
     p = it.queue + (it.first + it.count) % WINDOW
     p.op, p.due = op, 0
     if it.delay or it.stall:
-        p.due = max(rfp_now() + it.delay + (it.stall if it.taken == it.stall_at else 0), it.last_due)
+        p.due = max(rfp_now() + it.delay + (it.stall if it.taken == it.stall_at else 0),
+                    it.last_due)
         it.last_due = p.due
     it.count += 1
     return TAKEN
@@ -182,8 +184,8 @@ cdef class Table:
     def __len__(self):
         return self.c.used
 
-    def connect(self, *, uint32_t window=WINDOW, takes=None, uint64_t delay=0, uint64_t stall_at=0, uint64_t stall=0,
-                uint64_t lost_at=0) -> TableConnection:
+    def connect(self, *, uint32_t window=WINDOW, takes=None, uint64_t delay=0, uint64_t stall_at=0,
+                uint64_t stall=0, uint64_t lost_at=0) -> TableConnection:
         """Return a connection for one thread.
 
         Args:
@@ -200,7 +202,8 @@ cdef class Table:
         connection.window = window
         connection.l.window = window if takes is None else takes
         connection.l.t = &self.c
-        connection.l.delay, connection.l.stall_at, connection.l.stall, connection.l.lost_at = delay, stall_at, stall, lost_at
+        connection.l.delay, connection.l.stall_at = delay, stall_at
+        connection.l.stall, connection.l.lost_at = stall, lost_at
         connection.c.self = &connection.l
         connection.c.submit, connection.c.reap = submit, reap
         return connection

@@ -46,7 +46,8 @@ cdef int submit(void *self, operation *op) noexcept nogil:
     if op.opcode == GET:
         taken = kv_submit(ring, KV_GET, op.key, op.key_length, op.id)
     else:
-        taken = kv_submit_put(ring, KV_PUT, 0, op.key, op.key_length, op.value, <uint32_t> op.value_length, 0, 0, op.id)
+        taken = kv_submit_put(ring, KV_PUT, 0, op.key, op.key_length, op.value,
+                              <uint32_t> op.value_length, 0, 0, op.id)
     if not taken:
         return LOST if ring.lost else WINDOW_FULL
     if ring.unsent == POST:
@@ -62,7 +63,11 @@ cdef void take(client_ring *ring, finished *f) noexcept nogil:
     f.id = client_ring_tag(ring)
     f.value = <const char *> header + RFP_RESPONSE_HEADER
     f.value_length = header.length
-    f.status = OK if header.status == KV_OK else NOT_FOUND if header.status == KV_NOT_FOUND else ERROR
+    f.status = ERROR
+    if header.status == KV_OK:
+        f.status = OK
+    elif header.status == KV_NOT_FOUND:
+        f.status = NOT_FOUND
     if header.kind == RFP_KIND_REFERENCE and header.length >= RFP_REFERENCE:
         # No record of this workload is so large: another program wrote it.
         memcpy(&reference, f.value, sizeof(reference))
@@ -143,11 +148,12 @@ cdef class StoreConnection(Connection):
         self.c.submit, self.c.reap, self.c.wait = submit, reap, wait
 
     cpdef str failure(self):
+        address = self.client.connection.address
         if self.way.trouble == CLOSED:
             return "the handle was closed during the run"
         if self.way.trouble == PROTOCOL_ERROR:
-            return f"the server at {self.client.connection.address} sent an invalid response (protocol error)"
-        return f"the connection to {self.client.connection.address} was lost: the server no longer runs"
+            return f"the server at {address} sent an invalid response (protocol error)"
+        return f"the connection to {address} was lost: the server no longer runs"
 
     cpdef close(self):
         """Return the channel to the handle.  Its next user waits for the responses still

@@ -32,7 +32,7 @@ cdef enum:
     VALUE = 32
     WAYS = 7                   # tags of a bucket line
     SILENCE = 2000000000       # ns without a response, after which the client gives up
-    LOOKS = 4096               # polls in vain, before a thread offers its CPU to others
+    POLLS = 4096               # polls in vain, before a thread offers its CPU to others
     GROUP = 16  # requests whose cache misses the server starts before it answers the first one
 
 cdef struct line:              # both ways: 64 bytes
@@ -117,7 +117,7 @@ cdef void serve(ring *r) noexcept nogil:
             ready += 1
         if ready == 0:
             idle += 1
-            if idle % LOOKS == 0:
+            if idle % POLLS == 0:
                 if rfp_load32(&r.stop):
                     return
                 sched_yield()          # the client may want this CPU
@@ -137,13 +137,13 @@ cdef void serve(ring *r) noexcept nogil:
             next_sequence += 1
 
 
-cdef uint64_t ask_all(ring *r, stream *s, histogram *h, uint64_t operations, uint32_t window, uint64_t until,
-                      bint *late) noexcept nogil:
+cdef uint64_t ask_all(ring *r, stream *s, histogram *h, uint64_t operations, uint32_t window,
+                      uint64_t until, bint *late) noexcept nogil:
     """The client: keeps `window` requests in flight.  Returns how many responses were the key's
     value, or a write's."""
     cdef uint64_t began[SLOTS]
     cdef request drawn[SLOTS]
-    cdef uint32_t sent = 0, answered = 0, before, looks = 0
+    cdef uint32_t sent = 0, answered = 0, before, polls = 0
     cdef uint64_t now, heard = rfp_now(), right = 0
     cdef line *ask
     cdef line *answer
@@ -180,10 +180,10 @@ cdef uint64_t ask_all(ring *r, stream *s, histogram *h, uint64_t operations, uin
             while before != answered:
                 before += 1
                 record(h, now - began[before % SLOTS])
-            looks = 0
+            polls = 0
         else:
-            looks += 1
-            if looks % LOOKS == 0:
+            polls += 1
+            if polls % POLLS == 0:
                 if rfp_now() > heard + SILENCE:
                     late[0] = True
                     return right
@@ -241,7 +241,9 @@ cdef class RingBaseline:
 
     def value(self, bytes key not None):
         """Return the value of a key of 16 bytes, or None."""
-        cdef entry *e = find(&self.r, key, rfp_hash(<const char *> key, KEY, 0)) if len(key) == KEY else NULL
+        cdef entry *e = NULL
+        if len(key) == KEY:
+            e = find(&self.r, key, rfp_hash(<const char *> key, KEY, 0))
         return None if e == NULL else e.value[:VALUE]
 
     def serve(self):
@@ -253,7 +255,8 @@ cdef class RingBaseline:
         """End serve()."""
         rfp_store32(&self.r.stop, 1)
 
-    def ask(self, Stream requests not None, uint32_t operations=4000000000, *, uint32_t window=1, double seconds=10) -> tuple:
+    def ask(self, Stream requests not None, uint32_t operations=4000000000, *, uint32_t window=1,
+            double seconds=10) -> tuple:
         """Send this many requests on this thread, or for this long; once only.
 
         Returns:
@@ -269,7 +272,8 @@ cdef class RingBaseline:
             raise out_of_bounds("window", window, 1, SLOTS - 1)
         with nogil:
             began = rfp_now()
-            right = ask_all(&self.r, &requests.c, &latencies.c, operations, window, began + <uint64_t> (seconds * 1e9), &late)
+            right = ask_all(&self.r, &requests.c, &latencies.c, operations, window,
+                            began + <uint64_t> (seconds * 1e9), &late)
             ended = rfp_now()
         if late:
             raise DeadlineExceeded(f"timed out: the baseline answered {latencies.count} "

@@ -28,7 +28,7 @@ cdef enum:
 
 cdef struct request:           # 64 bytes
     uint64_t number            # of the record
-    int32_t field              # the one field to read or write, or ALL_FIELDS; SCAN: how many records
+    int32_t field              # the field to read or write, or ALL_FIELDS; SCAN: how many records
     uint8_t kind
     uint8_t key_length
     char key[KEY_MAX]
@@ -83,10 +83,12 @@ cdef void acknowledge(records *shared, uint64_t number) noexcept nogil
 cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **at) noexcept nogil
 # Copies `old` with one new field into `room`; returns the length, or -1 if `old` is not a record of
 # this workload.
-cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length, char *room) noexcept nogil
+cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old,
+                           uint64_t length, char *room) noexcept nogil
 # Returns whether the record contains the bytes that dataintegrity wrote: of this number, all fields
 # or one.
-cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, const char *record, uint64_t length) noexcept nogil
+cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, const char *record,
+                           uint64_t length) noexcept nogil
 
 
 cdef class Workload:

@@ -3,8 +3,10 @@
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 
-from bench._generators cimport (LATEST, EXPONENTIAL, PADDING_MAX, next_number, random_bits, random_unit, seed_random,
-                                set_generator, set_zipf, write_key)
+from bench._generators cimport (
+    LATEST, EXPONENTIAL, PADDING_MAX, next_number, random_bits, random_unit, seed_random,
+    set_generator, set_zipf, write_key,
+)
 from rfp.core.core cimport (
     rfp_add64, rfp_exchange32, rfp_fence_full, rfp_load64_acquire, rfp_load8, rfp_store32_release,
     rfp_store64_release, rfp_store8,
@@ -36,7 +38,8 @@ cdef inline int32_t draw_field(stream *s) noexcept nogil:
 cdef inline int32_t draw_scan(stream *s) noexcept nogil:
     cdef const workload *w = s.w
     if w.scan_law == UNIFORM_LENGTH:
-        return <int32_t>(w.shortest_scan + random_below(&s.random, w.longest_scan - w.shortest_scan + 1))
+        return <int32_t>(w.shortest_scan
+                         + random_below(&s.random, w.longest_scan - w.shortest_scan + 1))
     return <int32_t>(w.shortest_scan + zipf_rank(<zipf *>&w.scans, &s.random))
 
 
@@ -132,7 +135,8 @@ cdef void fill_verifiable(char *to, uint64_t number, int32_t field, uint64_t len
         done += 8
 
 
-cdef bint field_is_intact(const char *data, uint64_t number, int32_t field, uint64_t length) noexcept nogil:
+cdef bint field_is_intact(const char *data, uint64_t number, int32_t field,
+                          uint64_t length) noexcept nogil:
     cdef xoshiro r
     cdef uint64_t word, done = 0
     start_verifiable(&r, number, field)
@@ -144,7 +148,8 @@ cdef bint field_is_intact(const char *data, uint64_t number, int32_t field, uint
     return True
 
 
-cdef inline void fill_field(stream *s, uint64_t number, int32_t field, char *to, uint64_t length) noexcept nogil:
+cdef inline void fill_field(stream *s, uint64_t number, int32_t field, char *to,
+                            uint64_t length) noexcept nogil:
     if s.w.verify:
         fill_verifiable(to, number, field, length)
     else:
@@ -173,7 +178,8 @@ cdef uint64_t build_record(stream *s, uint64_t number, char *room, const char **
     return size
 
 
-cdef int64_t next_field(const workload *w, const char *record, uint64_t length, uint64_t place) noexcept nogil:
+cdef int64_t next_field(const workload *w, const char *record, uint64_t length,
+                        uint64_t place) noexcept nogil:
     """Returns the size of the field at `place` of a record of unknown origin; -1 if there is no
     field."""
     cdef uint32_t size
@@ -183,8 +189,8 @@ cdef int64_t next_field(const workload *w, const char *record, uint64_t length, 
     return -1 if size > w.longest or size > length - place - 4 else <int64_t>size
 
 
-cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old, uint64_t length,
-                           char *room) noexcept nogil:
+cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char *old,
+                           uint64_t length, char *room) noexcept nogil:
     cdef uint64_t place = 0, done = 0
     cdef int64_t size
     cdef uint32_t new_size
@@ -205,7 +211,8 @@ cdef int64_t replace_field(stream *s, uint64_t number, int32_t field, const char
     return <int64_t>done if place == length else -1
 
 
-cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, const char *record, uint64_t length) noexcept nogil:
+cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, const char *record,
+                           uint64_t length) noexcept nogil:
     cdef uint64_t place = 0
     cdef int64_t size
     cdef int32_t i
@@ -215,7 +222,8 @@ cdef bint record_is_intact(const workload *w, uint64_t number, int32_t field, co
         size = next_field(w, record, length, place)
         if size != w.longest:
             return False
-        if (field == ALL_FIELDS or field == i) and not field_is_intact(record + place + 4, number, i, <uint64_t>size):
+        if ((field == ALL_FIELDS or field == i)
+                and not field_is_intact(record + place + 4, number, i, <uint64_t>size)):
             return False
         place += 4 + <uint64_t>size
     return place == length
@@ -233,7 +241,8 @@ def operation_shares(properties) -> tuple:
     Raises:
         InvalidArgument: the shares are invalid.
     """
-    given = [properties[name + "proportion"] for name in ("read", "update", "insert", "readmodifywrite", "scan")]
+    given = [properties[name + "proportion"]
+             for name in ("read", "update", "insert", "readmodifywrite", "scan")]
     total = sum(given)
     if total <= 0:
         raise InvalidArgument("all proportions are 0",
@@ -271,9 +280,13 @@ cdef class Workload:
         cdef workload *w = &self.c
         record_count = p["recordcount"]
         self.first = p["insertstart"]
-        self.count = max(record_count - p["insertstart"], 0) if p["insertcount"] is None else p["insertcount"]
+        inserted = p["insertcount"]
+        if inserted is None:
+            inserted = max(record_count - p["insertstart"], 0)
+        self.count = inserted
         if self.count == 0 or self.first + self.count > record_count:
-            raise InvalidArgument(f"insertstart={self.first} and insertcount={p['insertcount']} do not fit "
+            raise InvalidArgument(f"insertstart={self.first} and "
+                                  f"insertcount={p['insertcount']} do not fit "
                                   f"recordcount={record_count}",
                                   hint="keep insertstart + insertcount within recordcount, the "
                                        "size of the whole database")
@@ -299,7 +312,8 @@ cdef class Workload:
                         w.read = 2
         w.shortest_scan = min(p["minscanlength"], p["maxscanlength"])
         w.longest_scan = p["maxscanlength"]
-        w.scan_law = {"uniform": UNIFORM_LENGTH, "zipfian": ZIPFIAN_LENGTH}[p["scanlengthdistribution"]]
+        w.scan_law = {"uniform": UNIFORM_LENGTH,
+                      "zipfian": ZIPFIAN_LENGTH}[p["scanlengthdistribution"]]
         set_zipf(&w.scans, w.longest_scan - w.shortest_scan + 1)
 
         w.loading = loading
@@ -322,7 +336,8 @@ cdef class Workload:
         w.fields = p["fieldcount"]
         w.longest = p["fieldlength"]
         w.shortest = min(p["minfieldlength"], p["fieldlength"])
-        w.law = {"constant": CONSTANT_LENGTH, "uniform": UNIFORM_LENGTH, "zipfian": ZIPFIAN_LENGTH}[p["fieldlengthdistribution"]]
+        w.law = {"constant": CONSTANT_LENGTH, "uniform": UNIFORM_LENGTH,
+                 "zipfian": ZIPFIAN_LENGTH}[p["fieldlengthdistribution"]]
         set_zipf(&w.lengths, w.longest - w.shortest + 1)
         w.record_size = size
         w.read_all = p["readallfields"]
@@ -376,9 +391,10 @@ cdef class Stream:
         expected = 0
         if not workload.c.loading:
             expected = min(int(workload.operations * operation_shares(p)[INSERT] * 2), EXPECTED_MAX)
-        set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]], workload.first, count, expected,
-                      seed + 1, p["hotspotdatafraction"], p["hotspotopnfraction"], p["exponential.percentile"],
-                      p["exponential.frac"], workload.records, &workload.shared.cursor)
+        set_generator(&self.c.numbers, _generators.DISTRIBUTIONS[p["requestdistribution"]],
+                      workload.first, count, expected, seed + 1, p["hotspotdatafraction"],
+                      p["hotspotopnfraction"], p["exponential.percentile"], p["exponential.frac"],
+                      workload.records, &workload.shared.cursor)
 
     def __dealloc__(self):
         free(self.c.tape)
@@ -390,9 +406,11 @@ cdef class Stream:
             InvalidArgument: requests depend on inserts during the run.
         """
         cdef Py_ssize_t i
-        if self.c.w.loading or self.c.w.insert > self.c.w.update or self.c.numbers.kind in (LATEST, EXPONENTIAL):
+        if (self.c.w.loading or self.c.w.insert > self.c.w.update
+                or self.c.numbers.kind in (LATEST, EXPONENTIAL)):
             raise InvalidArgument("cannot draw requests ahead that depend on inserts",
-                                  hint="leave rfp.predraw at 0 for loads, inserts, latest and exponential")
+                                  hint="leave rfp.predraw at 0 for loads, inserts, latest and "
+                                       "exponential")
         free(self.c.tape)
         self.c.tape = <request *>malloc(n * sizeof(request))
         if self.c.tape == NULL:

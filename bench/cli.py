@@ -95,7 +95,9 @@ def properties_of(
 )
 @click.version_option(rfp.__version__, message="rfp-ycsb %(version)s")
 def main() -> None:
-    """Run YCSB's core workloads against this package's store and persistent mappings, Redis, memcached, LMDB, RocksDB, SQLite.
+    """Run YCSB's core workloads against this package and other databases.
+
+    The store and the persistent mappings, Redis, memcached, LMDB, RocksDB and SQLite.
 
     \b
     Without setup, with private servers:
@@ -108,8 +110,8 @@ def main() -> None:
       rfp-ycsb run  rfp -P workloada -p recordcount=1000000 -p rfp.address=shm:///run/rfp/default \\
                     -p operationcount=5000000 -threads 4 -target 200000 -s
 
-    Databases: rfp, rfp-python, rnvm-hashtable, rnvm-bptree, redis, memcached, lmdb, rocksdb, sqlite, dict, inproc
-    (`rfp-ycsb databases` describes each).
+    Databases: rfp, rfp-python, rnvm-hashtable, rnvm-bptree, redis, memcached, lmdb, rocksdb,
+    sqlite, dict, inproc (`rfp-ycsb databases` describes each).
 
     Exit status: 0 done; 1 reads returned wrong data; 2 invalid command, or a program is not
     installed; 3 the connection failed; 130 Ctrl-C.
@@ -345,7 +347,8 @@ def compare(
         if not comparison.standings:
             raise Failed("cannot measure any of these databases here", Commands.program, WRONG)
         click.echo(
-            f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n{comparing.table(comparison)}"
+            f"\n{comparison.workload}   (medians of {rounds} rounds, latency in us)\n"
+            f"{comparing.table(comparison)}"
         )
     if json_file:
         write_file(json_file, json.dumps(comparing.as_json(comparisons), indent=1) + "\n")

@@ -81,8 +81,8 @@ class Driver:
             ConnectionFailed: 100 failures in a row.
         """
         draw, finish, stopped = self.requests.draw, self.measured.finish, self.stop.is_set
-        work = {READ: self._read, UPDATE: self._update, INSERT: self._insert, READ_MODIFY_WRITE: self._read_modify_write,
-                SCAN: self._scan}  # fmt: skip
+        work = {READ: self._read, UPDATE: self._update, INSERT: self._insert,
+                READ_MODIFY_WRITE: self._read_modify_write, SCAN: self._scan}  # fmt: skip
         pace = 1e9 / target if target else 0
         start = clock() + int(offset * 1e9)
         drawn = failures = 0

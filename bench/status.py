@@ -88,11 +88,15 @@ class Status:
     def _line(self, now: float, count: int) -> str:
         rate = (count - self._line_count) / max(now - self._line_at, 1e-9)
         stamp = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S:%f")[:-3]
-        line = f"{self.label + ' ' if self.label else ''}{stamp} {int(now - self._begin)} sec: {count} operations; "
+        line = (
+            f"{self.label + ' ' if self.label else ''}{stamp} {int(now - self._begin)} sec: "
+            f"{count} operations; "
+        )
         if count:
             line += f"{rate:.2f} current ops/sec; "
         if self.total and count and count < self.total:
-            line += f"est completion in {remaining((self.total - count) * (now - self._begin) / count)} "
+            left = (self.total - count) * (now - self._begin) / count
+            line += f"est completion in {remaining(left)} "
         pieces = {}
         for name, piece in self._since():
             pieces[name] = piece
@@ -100,8 +104,8 @@ class Status:
                 f"{p}={piece.percentile(p) / 1e3:.2f}" for p in (50, 90, 99, 99.9, 99.99)
             )
             line += (
-                f"[{name}: Count={piece.count}, Max={piece.maximum / 1e3:.2f}, Min={piece.minimum / 1e3:.2f}, "
-                f"Avg={piece.mean / 1e3:.2f}, {shown}]"
+                f"[{name}: Count={piece.count}, Max={piece.maximum / 1e3:.2f}, "
+                f"Min={piece.minimum / 1e3:.2f}, Avg={piece.mean / 1e3:.2f}, {shown}]"
             )
         self.intervals.append((self._line_at - self._begin, now - self._begin, pieces))
         return line

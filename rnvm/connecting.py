@@ -44,7 +44,8 @@ def _find(address: str | os.PathLike[str] | Address) -> Address:
     if not isinstance(address, (str, os.PathLike)) or not os.path.exists(address):
         raise InvalidAddress(
             f"invalid address {address!r}: neither an address nor the path of a pool",
-            hint="write shm://PATH-OF-SOCKET, rdma://HOST:PORT, or the path of a pool that `rnvm serve` serves on this host",
+            hint="write shm://PATH-OF-SOCKET, rdma://HOST:PORT, or the path of a pool that "
+            "`rnvm serve` serves on this host",
         )
     return address_of(address)
 
@@ -71,7 +72,7 @@ def connect(
 
     Args:
         address: `Backend.address`, or the path of a pool that `rnvm serve` serves on this host.
-        durability: What a returned call guarantees: "persistent" (it survives any crash),
+        durability: The guarantee of a returned call: "persistent" (it survives any crash),
             "volatile" (others see it), "replicated" (also a mirror has it: not implemented yet).
         timeout: Seconds that a call may take, this one included.
         reconnect: Wait for a back-end that is not there yet, and reconnect if it is lost.
@@ -93,7 +94,8 @@ def connect(
         lock="cas": two round trips per operation, and an RPC if another front-end was inside since.
 
     >>> import os, tempfile, rnvm
-    >>> with rnvm.Backend(os.path.join(tempfile.mkdtemp(), "p"), size="4MiB", assume_persistent=True) as backend:
+    >>> path = os.path.join(tempfile.mkdtemp(), "pool")
+    >>> with rnvm.Backend(path, size="4MiB", assume_persistent=True) as backend:
     ...     with rnvm.connect(backend.address) as fe:
     ...         fe.durability
     'persistent'

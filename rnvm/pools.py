@@ -55,7 +55,7 @@ class Media(NamedTuple):
             file system in memory (`"tmpfs"`).
         mode: `"direct"` or `"image"`.
         volatile: Its content is lost when the machine stops.
-        promise: What an acknowledgement means here.
+        promise: The meaning of an acknowledgement.
     """
 
     kind: str
@@ -169,7 +169,7 @@ def create(
         names: Maximum number of structures.
         operation_log, memory_log: Bytes for each front-end; the longest value depends on them
             (docs/pool.md).
-        write_ahead: Bytes of the area in which a file on a disk keeps what it syncs; 0: no area,
+        write_ahead: Bytes of the area in which a file on a disk keeps its syncs; 0: no area,
             and pages are synced in place.  Pools in memory need none, and have none by default.
         backend: Back-end ID stored in its addresses.
         assume_persistent: Allow a volatile medium, like /dev/shm.
@@ -183,11 +183,14 @@ def create(
     total = units.size(size)
 
     def parts_for(mode: str) -> sizes.Sizes:
+        area = None if mode == "image" else 0
+        if write_ahead is not None:
+            area = units.size(write_ahead)
         return sizes.choose(
             total, block=units.size(block), front_ends=front_ends, names=names,
             operation_log=None if operation_log is None else units.size(operation_log),
             memory_log=None if memory_log is None else units.size(memory_log),
-            write_ahead=units.size(write_ahead) if write_ahead is not None else None if mode == "image" else 0,
+            write_ahead=area,
         )  # fmt: skip
 
     parts_for("image").fit(total)  # refuse invalid sizes before there is a file
@@ -295,7 +298,7 @@ def open_medium(path: str | os.PathLike[str], *, force_flush: bool = False) -> M
 
     Args:
         force_flush: Flush cache lines even if that has no effect (file systems in memory), to
-            measure what it would cost.
+            measure its cost.
 
     Raises:
         NotAPool, PoolInUse, PoolRefused, VolatileMedium, FabricError: It cannot be opened.
@@ -314,7 +317,7 @@ def _medium_at(path: str | os.PathLike[str], fd: int, *, force_flush: bool = Fal
                 "but was created for a persistent medium",
                 hint="copy it back to a disk",
             )
-        area = wal.look(view)
+        area = wal.describe(view)
         carry = kind.mode == "direct" and area is not None and area["frames"] > 0
         if (carry or _has_holes(fd, inspection.size)) and inspection.run() and inspection.fatal:
             # before frames are applied, or holes filled that may be all there is
@@ -412,7 +415,7 @@ class Claim:
         return _view(self.fd, length(self.fd))
 
     def raw(self) -> Medium:
-        """Return the whole file or device, whatever it contains."""
+        """Return the whole file or device, with any content."""
         kind, total = media(self.fd), length(self.fd)
         _fill(self.fd, total, kind)
         return _medium(self.fd, total, kind, force_flush=False)

@@ -94,7 +94,7 @@ class Sizes(NamedTuple):
 
     @property
     def largest_value(self) -> int:
-        """Return the bytes of a value that every structure accepts, whatever else it contains.
+        """Return the bytes of a value that every structure accepts, with any other content.
 
         Structure.largest_value is the same.
         """
@@ -128,8 +128,9 @@ def least_log(size: int) -> int:
 
 
 def choose(
-    size: int, *, block: int = 4096, front_ends: int | None = None, names: int | None = None, operation_log: int | None = None,
-    memory_log: int | None = None, write_ahead: int | None = None,
+    size: int, *, block: int = 4096, front_ends: int | None = None, names: int | None = None,
+    operation_log: int | None = None, memory_log: int | None = None,
+    write_ahead: int | None = None,
 ) -> Sizes:  # fmt: skip
     """Choose the sizes for a pool of this size.
 
@@ -156,7 +157,8 @@ def choose(
         # The size that structures need, with headroom to grow if possible; or fewer front-ends,
         # unless their number was given.
         default = next(
-            (log for count in ((front_ends,) if front_ends else (16, 1)) for levels in range(HEADROOM, 0, -1)
+            (log for count in ((front_ends,) if front_ends else (16, 1))
+             for levels in range(HEADROOM, 0, -1)
              if (count + 1) * 2 * (log := _up(2 * cascade(size, levels), STEP)) <= LOGS * size),
             _up(least_log(size), STEP),
         )  # fmt: skip
@@ -165,8 +167,8 @@ def choose(
         if ring % PAGE or not least_log(size) <= ring <= 1 << 30:
             raise InvalidArgument(
                 f"invalid log size {units.show_size(ring)} for a pool of {units.show_size(size)}",
-                hint=f"give a multiple of 4096 between {units.show_size(least_log(size))} (what "
-                "the structures need) and 1GiB",
+                hint=f"give a multiple of 4096 between {units.show_size(least_log(size))} (as "
+                "much as the structures need) and 1GiB",
             )
     if front_ends is None:
         front_ends = max(1, min(16, int(LOGS * size) // _up(sum(rings), ALIGN) - 1))

@@ -40,8 +40,10 @@ class Embedded(Database):
             self._remove()
             if isinstance(error, RfpError) or not isinstance(error, self.errors()):
                 raise
-            raise InvalidArgument(f"cannot open {path} as a database of {kind}: {error}",
-                                  hint=f"set -p {kind}.path= to a writable place") from None  # fmt: skip
+            raise InvalidArgument(
+                f"cannot open {path} as a database of {kind}: {error}",
+                hint=f"set -p {kind}.path= to a writable place",
+            ) from None
 
     def open(self, path: str, properties: Properties) -> None:
         """Open or create the database at a path."""

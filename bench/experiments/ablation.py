@@ -19,7 +19,10 @@ from bench.experiments.timing import clock
 from bench.placement import pinned
 from rfp import address as addresses
 
-QUESTION = "How much do lock, operation log, cache and batches gain over an emulated round trip of 3 us (AsymNVM, evaluation)?"
+QUESTION = (
+    "How much do lock, operation log, cache and batches gain over an emulated round trip "
+    "of 3 us (AsymNVM, evaluation)?"
+)
 RTT = "3us"
 NAIVE: dict[str, Any] = {"cache": 0, "oplog": False, "lock": "each"}
 STEPS: dict[str, dict[str, Any]] = {

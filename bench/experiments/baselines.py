@@ -173,7 +173,8 @@ def bare_ring(setting: Setting, *, window: int) -> Iterator[Side]:
             server.join(10)
         if right != latencies.count:
             raise RfpError(
-                f"the baseline answered {latencies.count - right} of {latencies.count} requests wrongly"
+                f"the baseline answered {latencies.count - right} of {latencies.count} requests "
+                "wrongly"
             )
         return {"rate": latencies.count / seconds, "p50": latencies.percentile(50) / 1e9}
 

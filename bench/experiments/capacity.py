@@ -30,6 +30,9 @@ def measure(setting: Setting) -> list[Row]:
     stored = inserts.returns.get("OK", 0) if inserts else 0
     held = stats["records"]
     used = stats["bytes_used"] + stats["index_bytes"]
-    note = f"{held:,} of {records:,} records held, {stats['evictions']:,} evicted, {stored:,} stored, {used / records:.1f} B each"
+    note = (
+        f"{held:,} of {records:,} records held, {stats['evictions']:,} evicted, {stored:,} "
+        f"stored, {used / records:.1f} B each"
+    )
     name = f"{records / 1e6:g} M records of 16 + 32 B in {memory / (1 << 30):.3g} GiB: share held"
     return [Row(name, held / records, "x", bar=1, note=note)]

@@ -17,8 +17,8 @@ from rfp.errors import RfpError
 
 # In the order of the table.
 NAMES = (
-    "python_get", "python_get_many", "window", "large_values", "large_put", "idle", "capacity", "growth",
-    "durable_writes", "cached_read", "disk_file", "ablation",
+    "python_get", "python_get_many", "window", "large_values", "large_put", "idle", "capacity",
+    "growth", "durable_writes", "cached_read", "disk_file", "ablation",
 )  # fmt: skip
 
 
@@ -109,7 +109,8 @@ def main(
     promised = [row for row in rows if row.bar is not None]
     met = sum(row.met is True for row in promised)
     scaled = f", counts scaled by {scale:g}" if scale != 1 else ""
-    click.echo(f"\n{met} of {len(promised)} bars met; medians of {rounds} rounds{scaled}; {time.monotonic() - began:.0f} s; "
+    click.echo(f"\n{met} of {len(promised)} bars met; medians of {rounds} rounds{scaled}; "
+               f"{time.monotonic() - began:.0f} s; "
                f"{before['cpu']}, {before['cpus']} CPUs, load before {before['load']}")  # fmt: skip
     if json_file:
         if os.path.dirname(json_file):

@@ -15,7 +15,10 @@ from bench.experiments.rows import Figures, Row, Setting, Side, take_turns
 from bench.experiments.timing import median_of
 from bench.placement import pinned
 
-QUESTION = "What does a durable operation cost on a disk, compared with write and fdatasync, and do writers share fdatasync?"
+QUESTION = (
+    "What does a durable operation cost on a disk, compared with write and fdatasync, and "
+    "do writers share fdatasync?"
+)
 WRITERS = 8
 
 WRITER = """
@@ -64,7 +67,7 @@ def writers(setting: Setting) -> Iterator[dict[str, Side]]:
 
         def together(some: list[OtherProcess]) -> Figures:
             for process in some:
-                process.tell("go")
+                process.send("go")
             return {"rate": sum(float(process.hear()) for process in some)}
 
         yield {"one": lambda: together(processes[:1]), "all": lambda: together(processes)}
@@ -81,5 +84,6 @@ def measure(setting: Setting) -> list[Row]:
     return [
         Row("Queue.put on a disk, p50", found["put"]["p50"], "s", found["sync"]["p50"],
             f"pwrite of {durable_peers.RECORD} B + fdatasync", 1.2, at_least=False),
-        Row(f"Queue.put on a disk, {WRITERS} processes", found["all"]["rate"], "op/s", found["one"]["rate"], "one process", 4),
+        Row(f"Queue.put on a disk, {WRITERS} processes", found["all"]["rate"], "op/s",
+            found["one"]["rate"], "one process", 4),
     ]  # fmt: skip

@@ -17,7 +17,10 @@ from bench.experiments.timing import rate_of
 from bench.peers.process import PeerMissing
 from bench.placement import pinned
 
-QUESTION = "How fast are durable operations of a queue, hash table and B+tree in memory, compared with RocksDB with a synced log?"
+QUESTION = (
+    "How fast are durable operations of a queue, hash table and B+tree in memory, "
+    "compared with RocksDB with a synced log?"
+)
 
 
 @contextlib.contextmanager

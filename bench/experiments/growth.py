@@ -51,7 +51,10 @@ def measure(setting: Setting, picture: str | Path | None = None) -> list[Row]:
     for records in sizes[1:]:
         figures = found[records]
         explained = first["op"] + MISSES * max(figures["load"] - first["load"], 0.0)
-        note = f"a dependent load takes {figures['load']:.0f} ns here, {first['load']:.0f} ns within {sizes[0]:,} records"
+        note = (
+            f"a dependent load takes {figures['load']:.0f} ns here, {first['load']:.0f} ns "
+            f"within {sizes[0]:,} records"
+        )
         rows.append(
             Row(f"time per op, {records:,} records", figures["op"] / 1e9, "s", explained / 1e9,
                 f"{sizes[0]:,} records + {MISSES} misses", 1, at_least=False, note=note)

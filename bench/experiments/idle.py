@@ -12,7 +12,10 @@ from bench.experiments.rows import Row, Setting, medians
 
 QUESTION = "How much of a core does an idle server use, with a client connected?"
 
-SERVER = "import sys, rfp; server = rfp.Server('64MiB'); print(server.address, flush=True); sys.stdin.read(); server.close()"
+SERVER = (
+    "import sys, rfp; server = rfp.Server('64MiB'); print(server.address, flush=True); "
+    "sys.stdin.read(); server.close()"
+)
 
 
 def cpu_seconds(pid: int) -> float:

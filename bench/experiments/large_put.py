@@ -44,7 +44,7 @@ def measure(setting: Setting) -> list[Row]:
                 times = []
                 at = 0
                 with pinned(setting.client):
-                    putter.tell("put")
+                    putter.send("put")
                     done = None
                     while done is None:
                         for _ in range(50):

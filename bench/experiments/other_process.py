@@ -35,7 +35,7 @@ class OtherProcess:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._output, selectors.EVENT_READ)
 
-    def tell(self, line: str) -> None:
+    def send(self, line: str) -> None:
         """Write a line to its input."""
         self._input.write(line.encode() + b"\n")
         self._input.flush()

@@ -8,7 +8,10 @@ from bench.experiments import baselines, store
 from bench.experiments.rows import Row, Setting, Side, take_turns
 from bench.peers.process import PeerMissing
 
-QUESTION = "How fast is a Python get of 32 B, compared with LMDB without a server, memcached, the C driver, and a bare ring in C?"
+QUESTION = (
+    "How fast is a Python get of 32 B, compared with LMDB without a server, memcached, "
+    "the C driver, and a bare ring in C?"
+)
 
 
 def measure(setting: Setting) -> list[Row]:

@@ -139,8 +139,8 @@ def table(rows: Sequence[Row]) -> str:
             row.met
         ]
         lines.append(
-            [row.name, number(row.measured, row.unit), row.peer_name, number(row.peer, row.unit) if row.peer_name else "",
-             ratio, bar, verdict]
+            [row.name, number(row.measured, row.unit), row.peer_name,
+             number(row.peer, row.unit) if row.peer_name else "", ratio, bar, verdict]
         )  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(7)]
     right = (1, 3, 4)

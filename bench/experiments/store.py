@@ -1,4 +1,4 @@
-"""This package's sides: an embedded server on its own CPU, its Python client and the driver in C."""
+"""This package's sides: an embedded server on its own CPU, its Python client, the driver in C."""
 
 from __future__ import annotations
 

@@ -8,7 +8,10 @@ from bench.experiments import baselines, store
 from bench.experiments.rows import Row, Setting, Side, take_turns
 from bench.peers.process import PeerMissing
 
-QUESTION = "How fast is one client thread with one worker and a full window, compared with redis-benchmark -P64 and a bare ring?"
+QUESTION = (
+    "How fast is one client thread with one worker and a full window, compared with "
+    "redis-benchmark -P64 and a bare ring?"
+)
 WINDOWS = (32, 64)
 
 

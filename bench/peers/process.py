@@ -45,7 +45,8 @@ INSTALL = {
     "hdrh": "pip install hdrhistogram",
     "pylibmc": "pip install pylibmc"
     if sys.version_info < (3, 12)
-    else "pylibmc has no wheel for this Python: sudo apt-get install libmemcached-dev zlib1g-dev gcc, then pip install pylibmc",
+    else "pylibmc has no wheel for this Python: sudo apt-get install libmemcached-dev zlib1g-dev "
+    "gcc, then pip install pylibmc",
 }
 
 
@@ -96,8 +97,8 @@ class PeerProcess:
     """
 
     def __init__(
-        self, name: str, command: list[str], *, cpus: Collection[int] | None = None, port: int = 0, stdin: str = "",
-        deadline: float = 10,
+        self, name: str, command: list[str], *, cpus: Collection[int] | None = None, port: int = 0,
+        stdin: str = "", deadline: float = 10,
     ) -> None:  # fmt: skip
         self.name, self.port = name, port
         self.directory = Path(tempfile.mkdtemp(prefix=f"rfp-ycsb-{name}-"))

@@ -42,7 +42,7 @@ class Backend(ServerBase):
         assume_persistent: Allow a new pool on a volatile medium such as /dev/shm; such a pool
             survives a process crash only.
         lease: Seconds after which a front-end that keeps a contended lock is fenced.
-        force_flush: Flush cache lines even if that has no effect, to measure what it costs.
+        force_flush: Flush cache lines even if that has no effect, to measure its cost.
         idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".
         cpus: CPU to pin the back-end's thread to.
         secret, secret_file, tls_cert, tls_key, tls_ca, no_auth: As of `rfp.Server`.
@@ -160,7 +160,7 @@ class Backend(ServerBase):
 
     @property
     def recovered(self) -> list[str]:
-        """Return what opening the pool had to do, one text each."""
+        """Return the repairs made when the pool was opened, one text each."""
         return list(self.pool.recovered)
 
     @property
@@ -179,7 +179,7 @@ class Backend(ServerBase):
 
 
 def _description(service: PoolService, recovered: list[str]) -> Callable[[], dict[str, Any]]:
-    """Return what a host reports of its back-end; the result must not keep the back-end alive."""
+    """Return a function that reports on the back-end; it must not keep the back-end alive."""
     texts = [printable(text, 1024) for text in recovered[:16]]
     return lambda: {"pool": service.counters, "recovered": texts}
 

@@ -18,7 +18,8 @@ cdef void client_ended(void *context, service_session *connection) noexcept nogi
 # Returns whether the session is still this client's.
 cdef bint client_present(backend *s, const client *c) noexcept nogil
 # Calls.
-cdef void client_attach(backend *s, const request *asked, response *answer, client *c) noexcept nogil
+cdef void client_attach(backend *s, const request *asked, response *answer,
+                        client *c) noexcept nogil
 # Also valid for a session that was fenced: its front-end states that it writes no more.
 cdef void client_detach(backend *s, response *answer, client *c) noexcept nogil
 # Frees the sessions that have ended and of which nothing is needed any more.

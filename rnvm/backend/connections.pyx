@@ -31,11 +31,13 @@ cdef void client_began(void *context, service_session *connection) noexcept nogi
     if c != NULL:
         c.session = -1
         c.peer = connection.process
-        c.activity = connection.staging if connection.staging_length >= 8 * <uint64_t> s.g.p.g.names else NULL
+        if connection.staging_length >= 8 * <uint64_t> s.g.p.g.names:
+            c.activity = connection.staging
 
 
 cdef bint client_present(backend *s, const client *c) noexcept nogil:
-    return c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch and s.g.p.sessions[c.session].state == RNVM_ATTACHED
+    return (c.session >= 0 and s.g.p.sessions[c.session].epoch == c.epoch
+            and s.g.p.sessions[c.session].state == RNVM_ATTACHED)
 
 
 cdef void client_ended(void *context, service_session *connection) noexcept nogil:
@@ -67,11 +69,13 @@ cdef uint32_t kept_by(const backend *s, uint64_t process) noexcept nogil:
     """Return how many sessions this process has, or blocks for others because it still runs."""
     cdef uint32_t i, count = 0
     for i in range(s.g.p.g.sessions):
-        count += s.g.p.sessions[i].state != RNVM_FREE and not s.g.each[i].quiet and s.g.each[i].process == process
+        count += (s.g.p.sessions[i].state != RNVM_FREE and not s.g.each[i].quiet
+                  and s.g.each[i].process == process)
     return count
 
 
-cdef bint was_its_own(const backend *s, const rnvm_attach *question, uint64_t process) noexcept nogil:
+cdef bint was_its_own(const backend *s, const rnvm_attach *question,
+                      uint64_t process) noexcept nogil:
     """Return whether the session that a front-end names was its own.
 
     Tickets from before this back-end began are unknown: then the same process is enough.
@@ -79,15 +83,19 @@ cdef bint was_its_own(const backend *s, const rnvm_attach *question, uint64_t pr
     cdef const client_session *each = &s.g.each[question.previous]
     if each.proof:
         return question.ticket == each.proof
-    return s.g.p.sessions[question.previous].state == RNVM_FENCED and process and process != UNNAMED and each.process == process
+    return (s.g.p.sessions[question.previous].state == RNVM_FENCED and process
+            and process != UNNAMED and each.process == process)
 
 
-cdef void client_attach(backend *s, const request *asked, response *answer, client *c) noexcept nogil:
+cdef void client_attach(backend *s, const request *asked, response *answer,
+                        client *c) noexcept nogil:
     cdef rnvm_attach question
     cdef rnvm_attached done
     cdef client_session *each
+    cdef rnvm_session *session
     cdef int64_t index
     cdef uint64_t ticket = 0, process = 0
+    cdef bint direct
     cdef uint32_t front_ends = max(s.g.p.g.sessions - 1, <uint32_t> 1)
     cdef char[16] any_pool
     memset(any_pool, 0, sizeof(any_pool))
@@ -103,12 +111,14 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
         answer.status = RNVM_OTHER_VERSION
         answer.result = RNVM_MESSAGES
         return
-    if memcmp(question.pool, any_pool, sizeof(any_pool)) and memcmp(question.pool, s.uuid, sizeof(s.uuid)):
+    if (memcmp(question.pool, any_pool, sizeof(any_pool))
+            and memcmp(question.pool, s.uuid, sizeof(s.uuid))):
         answer.status = RNVM_OTHER_POOL
         return
     if s.g.cut_off == NULL:  # else: no process of this host, and nothing to wait for
         process = identity(c.peer)
-    if question.ticket and question.previous < s.g.p.g.sessions and was_its_own(s, &question, process):
+    if (question.ticket and question.previous < s.g.p.g.sessions
+            and was_its_own(s, &question, process)):
         # The front-end states that it no longer writes to its old rings.
         if lock_manager_fence(&s.g, question.previous, FENCE_RETURNED):
             fail(s, answer)
@@ -137,8 +147,9 @@ cdef void client_attach(backend *s, const request *asked, response *answer, clie
         return
     # Before any peer can read that this session holds a lock.  A front-end that maps a log in
     # persistent memory makes the log durable without us.
-    rfp_store64(&(<rnvm_session *> (s.g.p.m.base + rnvm_session_at(&s.g.p.g, <uint32_t> index))).awaits,
-                question.flags & RNVM_WAITS and not (question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT))
+    session = <rnvm_session *> (s.g.p.m.base + rnvm_session_at(&s.g.p.g, <uint32_t> index))
+    direct = question.flags & RNVM_MAPS and s.flags & RNVM_DIRECT
+    rfp_store64(&session.awaits, question.flags & RNVM_WAITS and not direct)
     each = &s.g.each[index]
     each.activity = c.activity
     each.process = process
@@ -218,6 +229,7 @@ cdef void clients_sweep(backend *s) noexcept nogil:
     if not due or s.stopped or backend_checkpoint(s):
         return
     for i in range(s.g.p.g.sessions):
-        if s.g.p.sessions[i].state == RNVM_FENCED and s.g.each[i].quiet and session_release(s.g.p, i) < 0:
+        if (s.g.p.sessions[i].state == RNVM_FENCED and s.g.each[i].quiet
+                and session_release(s.g.p, i) < 0):
             s.stopped = True
             return

@@ -78,7 +78,8 @@ cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcep
 # caller's own word if it is in the lock word, or 0.  Returns GRANTED (the caller is inside),
 # WAITING, ABANDONED (*dead is the word found, and the session that it names will never finish), or
 # -1.
-cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word, uint64_t *dead) noexcept nogil
+cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word,
+                    uint64_t *dead) noexcept nogil
 cdef int lock_leave(lock_manager *g, uint32_t index, uint32_t session) noexcept nogil
 cdef uint64_t lock_word(const lock_manager *g, uint32_t index) noexcept nogil
 # Revokes contended locks and grants them to waiters.  Returns 0, or -1.
@@ -87,7 +88,8 @@ cdef int locks_tick(lock_manager *g) noexcept nogil
 # FENCE_... of events.pxd.
 cdef int lock_manager_fence(lock_manager *g, uint32_t session, uint32_t reason) noexcept nogil
 # Returns where this epoch of a session was fenced; NULL: it was not, or too long ago.
-cdef const fence_point *lock_manager_fence_point(const lock_manager *g, uint32_t session, uint64_t epoch) noexcept nogil
+cdef const fence_point *lock_manager_fence_point(const lock_manager *g, uint32_t session,
+                                                 uint64_t epoch) noexcept nogil
 # Fences all sessions: nothing that they write from now on counts.
 cdef int lock_manager_end(lock_manager *g) noexcept nogil
 # Publishes how far the holders' transactions are applied and which operations are still orphans.

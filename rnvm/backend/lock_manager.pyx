@@ -25,7 +25,8 @@ cdef enum:
     GRACE_NS = 20000000           # ns within which a new holder is expected to use its lock
 
 
-cdef inline void show(lock_manager *g, uint32_t index, uint32_t word, uint64_t value) noexcept nogil:
+cdef inline void show(lock_manager *g, uint32_t index, uint32_t word,
+                      uint64_t value) noexcept nogil:
     rfp_store64_release(g.p.m.base + rnvm_name_at(&g.p.g, index) + RNVM_NAME_LIVE + 8 * word, value)
 
 
@@ -34,8 +35,9 @@ cdef uint64_t lock_word(const lock_manager *g, uint32_t index) noexcept nogil:
     return it.epoch << 16 | (it.holder + 1) if it.holder != NOBODY else 0
 
 
-cdef bint found_orphan(void *context, uint32_t session, uint64_t lsn, uint32_t structure, uint32_t code, uint64_t number,
-                       const char *bytes, uint32_t length) noexcept nogil:
+cdef bint found_orphan(void *context, uint32_t session, uint64_t lsn, uint32_t structure,
+                       uint32_t code, uint64_t number, const char *bytes,
+                       uint32_t length) noexcept nogil:
     cdef lock_manager *g = <lock_manager *> context
     cdef lock *it = &g.locks[rnvm_structure_index(structure)]
     it.orphans = max(it.orphans, number)
@@ -56,7 +58,8 @@ cdef void record_fence_point(lock_manager *g, uint32_t session) noexcept nogil:
     pool_pending(g.p, session, found_orphan, g)
 
 
-cdef const fence_point *lock_manager_fence_point(const lock_manager *g, uint32_t session, uint64_t epoch) noexcept nogil:
+cdef const fence_point *lock_manager_fence_point(const lock_manager *g, uint32_t session,
+                                                 uint64_t epoch) noexcept nogil:
     cdef const client_session *each = &g.each[session]
     cdef uint32_t i
     for i in range(min(each.fenced_epochs, <uint32_t> FENCE_POINTS)):
@@ -119,7 +122,8 @@ cdef void locks_publish(lock_manager *g) noexcept nogil:
         it = &g.locks[i]
         if it.holder < g.p.g.sessions:
             show(g, i, RNVM_STATUS_SPARE + RNVM_LIVE_REPLAYED, g.p.memory[it.holder].replayed)
-        if it.orphans and (g.p.structures[i].state != RNVM_LIVE or it.orphans <= g.p.structures[i].covers):
+        if it.orphans and (g.p.structures[i].state != RNVM_LIVE
+                           or it.orphans <= g.p.structures[i].covers):
             it.orphans = 0
         show(g, i, RNVM_STATUS_SPARE + RNVM_LIVE_ORPHANS, it.orphans)
 
@@ -155,7 +159,9 @@ cdef void stop_waiting(lock_manager *g, uint32_t session) noexcept nogil:
 
 cdef inline uint64_t activity_word(const lock_manager *g, uint32_t index) noexcept nogil:
     """Return the holder's activity word, or the lock word if the lock is shared."""
-    cdef const char *activity = g.words if g.locks[index].holder == RNVM_SHARED else g.each[g.locks[index].holder].activity
+    cdef const char *activity = g.words
+    if g.locks[index].holder != RNVM_SHARED:
+        activity = g.each[g.locks[index].holder].activity
     return rfp_load64_acquire(activity + 8 * <uint64_t> index) if activity != NULL else 0
 
 
@@ -168,7 +174,8 @@ cdef uint32_t user(const lock_manager *g, uint32_t index, uint64_t word) noexcep
     if g.locks[index].holder != RNVM_SHARED:
         return g.locks[index].holder if word & 1 else NOBODY
     session = rnvm_lock_session(word)
-    if not word & RNVM_HELD or session >= g.p.g.sessions or g.p.sessions[session].state != RNVM_ATTACHED:
+    if (not word & RNVM_HELD or session >= g.p.g.sessions
+            or g.p.sessions[session].state != RNVM_ATTACHED):
         return NOBODY
     return session if rnvm_lock_of(word, g.p.sessions[session].epoch) else NOBODY
 
@@ -272,7 +279,8 @@ cdef int lock_request(lock_manager *g, uint32_t index, uint32_t session) noexcep
     return GRANTED if it.holder == session else WAITING
 
 
-cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word, uint64_t *dead) noexcept nogil:
+cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t word,
+                    uint64_t *dead) noexcept nogil:
     cdef lock *it = &g.locks[index]
     cdef uint64_t found
     if (it.holder != RNVM_SHARED or it.revoked) and queue(g, index, session, True):
@@ -286,7 +294,8 @@ cdef int lock_share(lock_manager *g, uint32_t index, uint32_t session, uint64_t 
         return WAITING
     # The word is frozen: its owner is fenced and cannot swap it again, so a waiter may replace it.
     if user(g, index, found) == NOBODY or stuck(g, index, found):
-        if user(g, index, found) != NOBODY and lock_manager_fence(g, user(g, index, found), FENCE_LEASE):
+        if (user(g, index, found) != NOBODY
+                and lock_manager_fence(g, user(g, index, found), FENCE_LEASE)):
             return -1
         dead[0] = found
         return ABANDONED
@@ -330,7 +339,8 @@ cdef int revoke(lock_manager *g, uint32_t index) noexcept nogil:
         return -1 if give_back(g, index) or grant_next(g, index) else 0
     if not stuck(g, index, word):
         return 0
-    if lock_manager_fence(g, inside, FENCE_LEASE) or it.holder == RNVM_SHARED and give_back(g, index):
+    if (lock_manager_fence(g, inside, FENCE_LEASE)
+            or it.holder == RNVM_SHARED and give_back(g, index)):
         return -1
     return grant_next(g, index)
 
@@ -369,8 +379,8 @@ cdef int lock_manager_fence(lock_manager *g, uint32_t session, uint32_t reason) 
     cdef uint64_t epoch = g.p.sessions[session].epoch
     if g.p.sessions[session].state != RNVM_ATTACHED:
         return 0
-    # The new epoch is durable and visible, then a full fence: whatever the session acknowledges
-    # from now on, it wrote before.  Scan its rings only then; records that are whole count.
+    # The new epoch is durable and visible, then a full fence: records that the session acknowledges
+    # from now on were written before.  Scan its rings only then; records that are whole count.
     if session_fence(g.p, session):
         return -1
     rfp_store64_release(&g.each[session].ticket, 0)

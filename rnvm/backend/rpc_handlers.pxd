@@ -7,8 +7,11 @@ from rnvm.backend.connections cimport client
 from rnvm.backend.state cimport backend
 
 cdef void call_grant(backend *s, uint64_t count, response *answer, const client *c) noexcept nogil
-cdef void call_acquire(backend *s, uint64_t structure, response *answer, const client *c) noexcept nogil
-cdef void call_share(backend *s, const request *asked, response *answer, const client *c) noexcept nogil
-cdef void call_leave(backend *s, uint64_t structure, response *answer, const client *c) noexcept nogil
+cdef void call_acquire(backend *s, uint64_t structure, response *answer,
+                       const client *c) noexcept nogil
+cdef void call_share(backend *s, const request *asked, response *answer,
+                     const client *c) noexcept nogil
+cdef void call_leave(backend *s, uint64_t structure, response *answer,
+                     const client *c) noexcept nogil
 cdef void call_pending(backend *s, const request *asked, response *answer) noexcept nogil
 cdef void call_outcome(backend *s, const request *asked, response *answer) noexcept nogil

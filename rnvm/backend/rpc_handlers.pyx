@@ -40,7 +40,8 @@ cdef void call_grant(backend *s, uint64_t count, response *answer, const client 
 
 cdef int64_t index_of(backend *s, uint64_t structure) noexcept nogil:
     cdef uint32_t index = rnvm_structure_index(<uint32_t> structure)
-    if index >= s.g.p.g.names or s.g.p.structures[index].id != structure or s.g.p.structures[index].state != RNVM_LIVE:
+    if (index >= s.g.p.g.names or s.g.p.structures[index].id != structure
+            or s.g.p.structures[index].state != RNVM_LIVE):
         return -1
     return index
 
@@ -54,7 +55,8 @@ cdef void say_granted(backend *s, uint32_t index, response *answer) noexcept nog
     reply(answer, &done, sizeof(done))
 
 
-cdef void call_acquire(backend *s, uint64_t structure, response *answer, const client *c) noexcept nogil:
+cdef void call_acquire(backend *s, uint64_t structure, response *answer,
+                       const client *c) noexcept nogil:
     cdef int64_t index = index_of(s, structure)
     cdef int found
     if index < 0:
@@ -70,7 +72,8 @@ cdef void call_acquire(backend *s, uint64_t structure, response *answer, const c
     say_granted(s, <uint32_t> index, answer)
 
 
-cdef void call_share(backend *s, const request *asked, response *answer, const client *c) noexcept nogil:
+cdef void call_share(backend *s, const request *asked, response *answer,
+                     const client *c) noexcept nogil:
     cdef rnvm_share question
     cdef rnvm_number dead
     cdef int64_t index
@@ -95,7 +98,8 @@ cdef void call_share(backend *s, const request *asked, response *answer, const c
         answer.status = RNVM_QUEUED
 
 
-cdef void call_leave(backend *s, uint64_t structure, response *answer, const client *c) noexcept nogil:
+cdef void call_leave(backend *s, uint64_t structure, response *answer,
+                     const client *c) noexcept nogil:
     cdef int64_t index = index_of(s, structure)
     if index >= 0 and lock_leave(&s.g, <uint32_t> index, <uint32_t> c.session):
         fail(s, answer)
@@ -108,10 +112,11 @@ cdef struct search:
     const char *scratch
 
 
-cdef bint nearer(void *context, uint32_t writer, uint64_t lsn, uint32_t structure, uint32_t code, uint64_t number,
-                 const char *bytes, uint32_t length) noexcept nogil:
+cdef bint nearer(void *context, uint32_t writer, uint64_t lsn, uint32_t structure, uint32_t code,
+                 uint64_t number, const char *bytes, uint32_t length) noexcept nogil:
     cdef search *s = <search *> context
-    if structure == s.structure and number > s.after and (not s.found.number or number < s.found.number):
+    if (structure == s.structure and number > s.after
+            and (not s.found.number or number < s.found.number)):
         s.found.number = number
         s.found.lsn = lsn
         s.found.session = writer
@@ -123,24 +128,24 @@ cdef bint nearer(void *context, uint32_t writer, uint64_t lsn, uint32_t structur
 
 cdef void call_pending(backend *s, const request *asked, response *answer) noexcept nogil:
     cdef rnvm_after question
-    cdef search looked
+    cdef search wanted
     cdef uint32_t i
     if asked.length != sizeof(question):
         answer.status = RNVM_BAD_REQUEST
         return
     memcpy(&question, asked.payload, sizeof(question))
-    memset(&looked, 0, sizeof(looked))
-    looked.structure = question.structure
-    looked.after = question.number
-    looked.scratch = s.g.p.scratch
+    memset(&wanted, 0, sizeof(wanted))
+    wanted.structure = question.structure
+    wanted.after = question.number
+    wanted.scratch = s.g.p.scratch
     for i in range(s.g.p.g.sessions):
         if s.g.p.sessions[i].state == RNVM_FENCED:
-            pool_pending(s.g.p, i, nearer, &looked)
-    if not looked.found.number:
+            pool_pending(s.g.p, i, nearer, &wanted)
+    if not wanted.found.number:
         answer.status = RNVM_ABSENT
         return
-    looked.found.epoch = s.g.p.sessions[looked.found.session].epoch
-    reply(answer, &looked.found, sizeof(looked.found))
+    wanted.found.epoch = s.g.p.sessions[wanted.found.session].epoch
+    reply(answer, &wanted.found, sizeof(wanted.found))
 
 
 cdef void call_outcome(backend *s, const request *asked, response *answer) noexcept nogil:

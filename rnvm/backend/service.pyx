@@ -48,10 +48,13 @@ log = Log("rnvm")
 # Texts and levels of EVENT_FENCED in the log.
 ENDED = {
     FENCE_DETACHED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end closed it"),
-    FENCE_DISCONNECTED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end disconnected"),
+    FENCE_DISCONNECTED: (
+        log.info, "%s: session %d (epoch %d, %s) ended: its front-end disconnected"),
     FENCE_RETURNED: (log.info, "%s: session %d (epoch %d, %s) ended: its front-end attached again"),
-    FENCE_LEASE: (log.warning, "%s: fenced session %d (epoch %d, %s): it kept a lock that others wait for"),
-    FENCE_INVALID: (log.error, "%s: fenced session %d (epoch %d, %s): its logs contain an invalid record"),
+    FENCE_LEASE: (
+        log.warning, "%s: fenced session %d (epoch %d, %s): it kept a lock that others wait for"),
+    FENCE_INVALID: (
+        log.error, "%s: fenced session %d (epoch %d, %s): its logs contain an invalid record"),
     FENCE_EARLIER: (log.info, "%s: session %d (epoch %d, %s) ended: it was an earlier back-end's"),
     FENCE_STOPPED: (log.info, "%s: session %d (epoch %d, %s) ended: the back-end stopped"),
 }
@@ -85,8 +88,8 @@ cdef class PoolService(Service):
             removed; -1: none.
     """
 
-    def __cinit__(self, Pool opened not None, double lease, bint flushed=False, bint forgetful=False, bint revoking=False,
-                  int file=-1):
+    def __cinit__(self, Pool opened not None, double lease, bint flushed=False,
+                  bint forgetful=False, bint revoking=False, int file=-1):
         cdef const rnvm_header *header
         opened.check()
         opened.medium.check_unserved()              # by another back-end
@@ -145,8 +148,8 @@ cdef class PoolService(Service):
     def reserve(self, fabric):
         """Return the whole pool as a region that front-ends read."""
         cdef pool *p = self.b.g.p
-        return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(), 0,
-                                   rnvm_up(p.g.size, PAGE), REMOTE_READ)
+        return fabric.reserve_file(self.pool.medium, <uint64_t> p.m.base, self.pool.medium.fileno(),
+                                   0, rnvm_up(p.g.size, PAGE), REMOTE_READ)
 
     def keep_words(self, Region words not None):
         """Set the lock words for compare-and-swap: memory of zeros, 8 bytes for each structure."""
@@ -173,15 +176,15 @@ cdef class PoolService(Service):
                 raise Unsupported("cannot lock by compare-and-swap here: "
                                   f"{Exception.__str__(error)}",
                                   hint='use lock="sticky"') from error
-        with self.giving:  # otherwise it might be cut off while it is given what it must lose
+        with self.giving:  # it must not be cut off while it is given its rings
             for index in range(p.g.sessions):
                 if number and rfp_load64(&self.b.g.each[index].ticket) == number:
                     break
             else:
                 raise ConnectionFailed("the session does not exist or has ended")
             offset = rnvm_operation_ring_at(&p.g, index)
-            region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset), self.pool.medium.fileno(), offset,
-                                       p.g.rings, REMOTE_WRITE)
+            region = fabric.share_file(self.pool.medium, <uint64_t> (p.m.base + offset),
+                                       self.pool.medium.fileno(), offset, p.g.rings, REMOTE_WRITE)
             if self.b.g.cut_off != NULL:
                 self.rings.setdefault(index, []).append(region)
             return region
@@ -206,8 +209,9 @@ cdef class PoolService(Service):
         """Return the service's counters as a dict."""
         cdef uint32_t i
         states = [self.b.g.p.sessions[i].state for i in range(self.b.g.p.g.sessions)]
-        return {"transactions": self.b.transactions, "collected": self.b.collected, "checkpoints": self.b.checkpoints,
-                "granted": self.b.g.granted, "stolen": self.b.g.stolen, "fenced": self.b.g.fenced, "waiting": self.b.g.waiting,
+        return {"transactions": self.b.transactions, "collected": self.b.collected,
+                "checkpoints": self.b.checkpoints, "granted": self.b.g.granted,
+                "stolen": self.b.g.stolen, "fenced": self.b.g.fenced, "waiting": self.b.g.waiting,
                 "attached": states.count(RNVM_ATTACHED), "ending": states.count(RNVM_FENCED),
                 "free_blocks": self.b.g.p.free, "blocks": self.b.g.p.g.blocks}
 
@@ -221,23 +225,27 @@ cdef class PoolService(Service):
         self.b.g.events.wake = descriptor
 
     def report(self):
-        """Log what has happened since the last call."""
+        """Log the events since the last call."""
         cdef event happened
         cdef uint64_t lost
         while event_take(&self.b.g.events, &happened):
             if happened.kind == EVENT_ATTACHED:
-                log.info("%s: session %d (epoch %d, %s) began", self.title, happened.session, happened.epoch,
-                         process_of(happened.process))
+                log.info("%s: session %d (epoch %d, %s) began", self.title, happened.session,
+                         happened.epoch, process_of(happened.process))
             elif happened.kind == EVENT_REFUSED:
-                log.warning("%s: refused a session to %s: %s", self.title, process_of(happened.process),
+                log.warning("%s: refused a session to %s: %s", self.title,
+                            process_of(happened.process),
                             REFUSED.get(happened.detail, f"status {happened.detail}"))
             elif happened.kind == EVENT_FENCED:
                 say, text = ENDED[happened.detail]
-                say(text, self.title, happened.session, happened.epoch, process_of(happened.process))
+                say(text, self.title, happened.session, happened.epoch,
+                    process_of(happened.process))
             elif self.b.removed:
-                log.error("%s was removed, or replaced, while it was served: nothing is answered any more", self.title)
+                log.error("%s was removed, or replaced, while it was served: "
+                          "nothing is answered any more", self.title)
             else:
-                log.error("%s: its medium failed: drain: %s (errno %d): nothing is answered any more", self.title,
+                log.error("%s: its medium failed: drain: %s (errno %d): "
+                          "nothing is answered any more", self.title,
                           os.strerror(<int> happened.detail), happened.detail)
         lost, self.b.g.events.lost = self.b.g.events.lost, 0
         if lost:
@@ -259,7 +267,8 @@ cdef class PoolService(Service):
             answer.status = RNVM_BAD_REQUEST
             return 0
         memcpy(&question, asked.payload, sizeof(question))
-        name = PyBytes_FromStringAndSize(asked.payload + sizeof(question), asked.length - sizeof(question))
+        name = PyBytes_FromStringAndSize(asked.payload + sizeof(question),
+                                         asked.length - sizeof(question))
         codec = PyBytes_FromStringAndSize(question.codec, strnlen(question.codec, RNVM_CODEC_MAX))
         if name not in self.pool.names:
             if not question.create:
@@ -267,7 +276,8 @@ cdef class PoolService(Service):
                 return 0
             try:
                 made = self.make(name, &question, codec)
-                if not made and not lock_manager_catch_up(&self.b.g) and not backend_checkpoint(&self.b):
+                if (not made and not lock_manager_catch_up(&self.b.g)
+                        and not backend_checkpoint(&self.b)):
                     # The same as for blocks that a front-end requests: returned blocks may be free
                     # after a checkpoint.
                     made = self.make(name, &question, codec)
@@ -349,14 +359,18 @@ cdef class PoolService(Service):
             memcpy(item.uuid, entry.uuid, 16)
             memcpy(item.codec, entry.codec, RNVM_CODEC_MAX)
             rfp_copy_out(answer.payload + answer.length, &item, sizeof(item))
-            rfp_copy_out(answer.payload + answer.length + sizeof(item), entry.name, entry.name_length)
-            rfp_copy_out(answer.payload + answer.length + sizeof(item) + entry.name_length, zeros, room - entry.name_length)
+            rfp_copy_out(answer.payload + answer.length + sizeof(item), entry.name,
+                         entry.name_length)
+            rfp_copy_out(answer.payload + answer.length + sizeof(item) + entry.name_length, zeros,
+                         room - entry.name_length)
             answer.length += sizeof(item) + room
         return 0
 
 
 cdef str process_of(uint64_t process):
-    return f"process {process & 0x3fffff}" if process and process != UNNAMED else "a process that is not known"
+    if not process or process == UNNAMED:
+        return "a process that is not known"
+    return f"process {process & 0x3fffff}"
 
 
 cdef void cold(backend *s, const request *asked, response *answer, int64_t user) noexcept with gil:
@@ -387,7 +401,8 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
         if answer.status:
             event_put(&s.g.events, EVENT_REFUSED, 0, 0, c.peer, answer.status)
         else:
-            event_put(&s.g.events, EVENT_ATTACHED, <uint32_t> c.session, c.epoch, s.g.each[c.session].process, 0)
+            event_put(&s.g.events, EVENT_ATTACHED, <uint32_t> c.session, c.epoch,
+                      s.g.each[c.session].process, 0)
         return
     if asked.opcode == RNVM_OUTCOME:
         call_outcome(s, asked, answer)
@@ -469,7 +484,8 @@ cdef bint work(backend *s, uint64_t now) noexcept nogil:
         s.transactions += <uint64_t> applied
         locks_publish(&s.g)
     backend_locks(s)
-    if s.stopped or s.applied and (now - s.checkpointed > CHECKPOINT_NS or crowded(s.g.p)) and backend_checkpoint(s):
+    if (s.stopped or s.applied and (now - s.checkpointed > CHECKPOINT_NS or crowded(s.g.p))
+            and backend_checkpoint(s)):
         return False
     if now - s.swept > SWEEP_NS:
         clients_sweep(s)

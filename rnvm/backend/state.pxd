@@ -59,7 +59,7 @@ cdef inline int backend_checkpoint(backend *s) noexcept nogil:
     s.checkpointed = s.g.now
     s.applied = 0
     s.checkpoints += 1
-    # Readers that validate by sequence cannot see returned blocks: whatever is written there next
+    # Readers that validate by sequence cannot see returned blocks: all that is written there next
     # comes after a transaction that moved the sequence.
     s.g.p.reclaim_epoch += 1
     blocks_reclaim(s.g.p, s.g.p.reclaim_epoch)

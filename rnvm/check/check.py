@@ -1,4 +1,4 @@
-"""Check a pool and repair what can be repaired.
+"""Check a pool and make the possible repairs.
 
 `check()` works on a private copy of the pool, so the pool does not change.  It checks everything
 that is doubled or checksummed, recovers the copy as opening would, and walks the structures whose
@@ -134,7 +134,7 @@ def account(pool: Pool) -> dict[str, Any]:
 
 
 def repair_copy(view: VolatileMemory) -> tuple[list[str], list[str]]:
-    """Repair the bytes of a pool; return what was repaired and what was lost for good.
+    """Repair the bytes of a pool; return the repairs and the losses.
 
     Raises:
         PoolDamaged: Nothing can be done.
@@ -195,8 +195,8 @@ def repair_owners(
 
 
 def repair_wal(view: VolatileMemory, mended: list[str], lost: list[str]) -> None:
-    """Apply what counts in the write-ahead area, then empty the area."""
-    while area := wal.look(view):
+    """Apply the frames that count in the write-ahead area, then empty the area."""
+    while area := wal.describe(view):
         where = f"write-ahead area at {area['at']}"
         if not area["headers"]:
             if repair_module.area(view):
@@ -252,7 +252,7 @@ def repair_nodes(view: VolatileMemory, mended: list[str]) -> None:
 
 
 def repair(path: str | os.PathLike[str]) -> tuple[list[str], list[str]]:
-    """Repair a pool that no process has open; return what was repaired and what was lost for good.
+    """Repair a pool that no process has open; return the repairs and the losses.
 
     One flipped bit in anything that is checksummed is turned back.  Where more is damaged, the
     unknown part is given up so that the rest can be used: copy the pool first.  The sessions of
@@ -298,7 +298,7 @@ def _changing(claimed: pools.Claim) -> Iterator[VolatileMemory]:
                 for at in range(0, view.length, PIECE)
                 if (new := view.read(at, min(PIECE, view.length - at))) != now.read(at, len(new))
             ]
-        area = wal.look(view) or {"at": 0, "bytes": 0}
+        area = wal.describe(view) or {"at": 0, "bytes": 0}
     if not changes:
         return
     # Frames count until the header of their area says otherwise, so write the area last.  (In a

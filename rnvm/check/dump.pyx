@@ -19,8 +19,9 @@ from rnvm.pool.inspect cimport Inspection
 from rnvm.pool.ring_log cimport ring_open, ring_read
 from rnvm.pool.state cimport ring
 
-STATES = {RNVM_FREE: "free", RNVM_LIVE: "live", RNVM_DROPPING: "being dropped", RNVM_LOST: "lost", RNVM_ATTACHED: "attached",
-          RNVM_FENCED: "fenced"}
+RECORDS = {RNVM_PAD: "pad", RNVM_OPERATION: "operation", RNVM_TRANSACTION: "transaction"}
+STATES = {RNVM_FREE: "free", RNVM_LIVE: "live", RNVM_DROPPING: "being dropped", RNVM_LOST: "lost",
+          RNVM_ATTACHED: "attached", RNVM_FENCED: "fenced"}
 ENTRIES = {RNVM_WRITE: "write", RNVM_TAKE: "take", RNVM_RETURN: "return"}
 
 cdef enum:
@@ -30,16 +31,17 @@ cdef enum:
 
 def description(Inspection i not None):
     """Return header and superblock."""
-    return {
-        "format": f"{i.header.major}.{i.header.minor}", "uuid": str(i.uuid), "created": i.header.created,
-        "backend": i.header.backend, "assume_persistent": i.assume_persistent, "block": i.header.block, "names": i.header.names,
-        "front_ends": max(1, i.header.sessions - 1),
-        "operation_log": i.header.operation_ring, "memory_log": i.header.memory_ring, "group_map": i.header.group_map,
-        "names_at": i.header.names_at, "sessions_at": i.header.sessions_at, "logs_at": i.header.rings_at,
-        "write_ahead": i.header.wal, "write_ahead_at": i.header.wal_at, "groups_at": i.header.groups_at,
-        "blocks": i.g.blocks, "size": i.superblock.size, "generation": i.superblock.generation,
-        "opened": i.superblock.opened, "closed": i.clean,
-    }
+    return {"format": f"{i.header.major}.{i.header.minor}", "uuid": str(i.uuid),
+            "created": i.header.created, "backend": i.header.backend,
+            "assume_persistent": i.assume_persistent, "block": i.header.block,
+            "names": i.header.names, "front_ends": max(1, i.header.sessions - 1),
+            "operation_log": i.header.operation_ring, "memory_log": i.header.memory_ring,
+            "group_map": i.header.group_map, "names_at": i.header.names_at,
+            "sessions_at": i.header.sessions_at, "logs_at": i.header.rings_at,
+            "write_ahead": i.header.wal, "write_ahead_at": i.header.wal_at,
+            "groups_at": i.header.groups_at, "blocks": i.g.blocks, "size": i.superblock.size,
+            "generation": i.superblock.generation, "opened": i.superblock.opened,
+            "closed": i.clean}
 
 
 cdef list words_of(Inspection i, uint64_t at):
@@ -66,8 +68,10 @@ def names(Inspection i not None):
             continue
         progress, lock = words_of(i, at + RNVM_PROGRESS), words_of(i, at + RNVM_LOCK)
         result.append({
-            "entry": index, "at": at, "state": state, "incarnation": rnvm_word_value(entry.state) >> 8 & 0xffff,
-            "name": entry.name[:min(entry.name_length, 160)], "kind": entry.kind, "format": entry.format,
+            "entry": index, "at": at, "state": state,
+            "incarnation": rnvm_word_value(entry.state) >> 8 & 0xffff,
+            "name": entry.name[:min(entry.name_length, 160)], "kind": entry.kind,
+            "format": entry.format,
             "codec": (<char *> entry.codec)[:RNVM_CODEC_MAX].rstrip(b"\0"),
             "uuid": str(uuid.UUID(bytes=(<char *> entry.uuid)[:16])), "root": entry.root,
             "root_blocks": entry.root_blocks, "created": entry.created,
@@ -75,6 +79,14 @@ def names(Inspection i not None):
             "lock_epoch": lock and lock[0], "lock_holder": lock and lock[1],
         })
     return result
+
+
+cdef positions(words):
+    """Return the positions of a ring by name; None: both copies are damaged."""
+    if words is None:
+        return None
+    return {"head": words[0], "limit": None if words[1] == RNVM_NO_LIMIT else words[1],
+            "end": words[2]}
 
 
 def sessions(Inspection i not None):
@@ -85,11 +97,12 @@ def sessions(Inspection i not None):
     for index in range(i.g.sessions):
         at = rnvm_session_at(&i.g, index)
         state = words_of(i, at + RNVM_SESSION_STATE)
-        rings = {name: words_of(i, at + where) for name, where in (("operations", RNVM_OPERATIONS), ("memory", RNVM_MEMORY))}
         result.append({
-            "session": index, "at": at, "state": STATES.get(state[1], "?") if state else "damaged", "epoch": state and state[0],
-            **{name: words and {"head": words[0], "limit": None if words[1] == RNVM_NO_LIMIT else words[1], "end": words[2]}
-               for name, words in rings.items()},
+            "session": index, "at": at,
+            "state": STATES.get(state[1], "?") if state else "damaged",
+            "epoch": state and state[0],
+            "operations": positions(words_of(i, at + RNVM_OPERATIONS)),
+            "memory": positions(words_of(i, at + RNVM_MEMORY)),
         })
     return result
 
@@ -102,7 +115,8 @@ def records(Inspection i not None, uint32_t session, str which):
     cdef ring r
     cdef rnvm_record *record
     cdef const rnvm_part *part
-    cdef uint64_t length, at, capacity = rnvm_longest_record(max(i.g.operation_ring, i.g.memory_ring))
+    cdef uint64_t longer = max(i.g.operation_ring, i.g.memory_ring)
+    cdef uint64_t length, at, capacity = rnvm_longest_record(longer)
     cdef uint64_t base = rnvm_session_at(&i.g, session)
     cdef char *buffer
     cdef int n
@@ -135,8 +149,8 @@ def records(Inspection i not None, uint32_t session, str which):
                     break
                 parts.append(describe(part, record.kind))
             result.append({
-                "lsn": record.lsn, "at": r.at + r.tail % r.size, "length": record.length, "parts": parts,
-                "kind": {RNVM_PAD: "pad", RNVM_OPERATION: "operation", RNVM_TRANSACTION: "transaction"}[record.kind],
+                "lsn": record.lsn, "at": r.at + r.tail % r.size, "length": record.length,
+                "parts": parts, "kind": RECORDS[record.kind],
             })
             r.tail += length
             length = ring_read(&r, r.tail, buffer, capacity)
@@ -150,7 +164,8 @@ cdef dict describe(const rnvm_part *part, int kind):
     cdef uint64_t at = 0
     if kind == RNVM_OPERATION:
         body = (<char *> (part + 1))[:part.length]
-        return {"structure": part.structure, "code": part.code, "number": part.number, "bytes": body}
+        return {"structure": part.structure, "code": part.code, "number": part.number,
+                "bytes": body}
     entries = []
     while at < part.length:
         entry = rnvm_entry_next(part, &at)
@@ -158,7 +173,8 @@ cdef dict describe(const rnvm_part *part, int kind):
             entries.append("malformed")
             break
         entries.append(f"{ENTRIES.get(entry.kind, entry.kind)} {entry.address:#x} {entry.length}")
-    return {"structure": part.structure, "number": part.number, "covers": part.covers, "entries": entries}
+    return {"structure": part.structure, "number": part.number, "covers": part.covers,
+            "entries": entries}
 
 
 def owners(Inspection i not None):
@@ -197,10 +213,13 @@ def counts(Inspection i not None):
         free(of)
 
 
-cdef inline uint32_t owner_of(const medium *m, const rnvm_geometry *g, uint64_t block) noexcept nogil:
+cdef inline uint32_t owner_of(const medium *m, const rnvm_geometry *g,
+                              uint64_t block) noexcept nogil:
     cdef uint64_t at = rnvm_owner_word_at(g, block)
     cdef uint64_t word = rfp_load64(m.base + at)
-    return word >> rnvm_owner_shift(g, block) & 0xffff if rnvm_word_whole(g.seed, at, word) else RNVM_UNKNOWN
+    if not rnvm_word_whole(g.seed, at, word):
+        return RNVM_UNKNOWN
+    return word >> rnvm_owner_shift(g, block) & 0xffff
 
 
 cdef str whose(uint32_t owner):
@@ -208,4 +227,6 @@ cdef str whose(uint32_t owner):
         return "free"
     if owner & OWNER == RNVM_UNKNOWN:
         return "unknown"
-    return f"granted to session {owner & WHICH}" if owner & OWNER == RNVM_GRANTED else f"used by entry {(owner & WHICH) - 1}"
+    if owner & OWNER == RNVM_GRANTED:
+        return f"granted to session {owner & WHICH}"
+    return f"used by entry {(owner & WHICH) - 1}"

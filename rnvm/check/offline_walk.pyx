@@ -22,7 +22,8 @@ cdef enum:
 
 def known(Pool pool not None, bytes name not None):
     """Return whether this process knows the kind and the format of a structure."""
-    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, pool.names[name]))
+    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base
+                                                       + rnvm_name_at(&pool.c.g, pool.names[name]))
     cdef const kind *k = kind_of(entry.kind)
     return k != NULL and k.format == entry.format
 
@@ -33,11 +34,12 @@ def examine(Pool pool not None, bytes name not None):
     No other thread may change the pool during the walk.
 
     Returns:
-        None or what is wrong; the offset of the node that is not whole (0: it is something else);
-        and the counts of what is reachable and of what has leaked.
+        The first problem, or None; the offset of the node that is not whole (0: it is another
+        problem); and the counts of reachable and of leaked nodes and blocks.
     """
     cdef uint32_t index = pool.names[name]
-    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, index))
+    cdef const rnvm_name *entry = <const rnvm_name *> (pool.c.m.base
+                                                       + rnvm_name_at(&pool.c.g, index))
     cdef frontend *fe
     cdef instance *s
     cdef remote_region region

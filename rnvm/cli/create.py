@@ -23,7 +23,8 @@ POOL = click.argument("pool", type=click.Path())
 )
 @click.option("--block", type=SIZE, default="4KiB", show_default=True, help="Allocation unit.")
 @click.option("--front-ends", type=click.IntRange(1, FRONT_ENDS_MAX),
-              help="Maximum number of attached front-ends.  [default: 16, fewer in small pools]")  # fmt: skip
+              help="Maximum number of attached front-ends.  "
+                   "[default: 16, fewer in small pools]")  # fmt: skip
 @click.option(
     "--names",
     type=click.IntRange(1, 16383),
@@ -32,7 +33,7 @@ POOL = click.argument("pool", type=click.Path())
 @click.option("--operation-log", type=SIZE,
               help="Size of each front-end's operation log.  "
                    "[default: an eighth of the pool for all, at most "
-                   "8MiB each, at least what structures need]")  # fmt: skip
+                   "8MiB each, at least as much as structures need]")  # fmt: skip
 @click.option(
     "--memory-log",
     type=SIZE,
@@ -76,8 +77,9 @@ def create(
       rnvm create /dev/shm/scratch.pool --size 256MiB --assume-persistent
     """
     pools.create(
-        pool, size, block=block, front_ends=front_ends, names=names, operation_log=operation_log, memory_log=memory_log,
-        write_ahead=write_ahead, backend=backend, assume_persistent=assume_persistent,
+        pool, size, block=block, front_ends=front_ends, names=names, operation_log=operation_log,
+        memory_log=memory_log, write_ahead=write_ahead, backend=backend,
+        assume_persistent=assume_persistent,
     )  # fmt: skip
     with pools.view(pool) as (view, media):
         click.echo(

@@ -45,14 +45,14 @@ def text(value: bytes) -> str:
 
 
 def figures(path: str) -> dict[str, Any]:
-    """Return what `rnvm info` prints."""
+    """Return the output of `rnvm info`."""
     with pools.view(path) as (view, media):
         inspection = Inspection(view)
         inspection.run()
         sessions = dump_module.sessions(inspection)
         about = dump_module.description(inspection)
-        parts = Sizes(about["block"], about["names"], len(sessions), about["operation_log"], about["memory_log"],
-                      about["group_map"], about["write_ahead"])  # fmt: skip
+        parts = Sizes(about["block"], about["names"], len(sessions), about["operation_log"],
+                      about["memory_log"], about["group_map"], about["write_ahead"])  # fmt: skip
         return {
             "pool": path,
             **about,
@@ -63,7 +63,7 @@ def figures(path: str) -> dict[str, Any]:
             "free_blocks": dump_module.counts(inspection).get("free", 0),
             "structures": len(inspection.names),
             "attached": sum(session["state"] != "free" for session in sessions),
-            "frames": (wal.look(view) or {}).get("frames", 0),
+            "frames": (wal.describe(view) or {}).get("frames", 0),
             "findings": len(inspection.findings),
         }
 
@@ -83,7 +83,10 @@ def info(pool: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found))
         return
-    logs = f"{units.show_size(found['operation_log'])} and {units.show_size(found['memory_log'])} of logs each"
+    logs = (
+        f"{units.show_size(found['operation_log'])} and "
+        f"{units.show_size(found['memory_log'])} of logs each"
+    )
     rows = [
         ["pool", f"{found['uuid']}, format {found['format']}, back-end {found['backend']}"],
         ["created", when(found["created"])],
@@ -98,7 +101,11 @@ def info(pool: str, as_json: bool) -> None:
         ["size", units.show_size(found["size"])],
         [
             "blocks",
-            f"{grouped(found['blocks'])} of {units.show_size(found['block'])}, {grouped(found['free_blocks'])} free",
+            "{} of {}, {} free".format(
+                grouped(found["blocks"]),
+                units.show_size(found["block"]),
+                grouped(found["free_blocks"]),
+            ),
         ],
         ["structures", f"{found['structures']} of at most {grouped(found['names'])}"],
         ["front-ends", f"{found['attached']} of at most {grouped(found['front_ends'])}, {logs}"],
@@ -119,7 +126,7 @@ def info(pool: str, as_json: bool) -> None:
 @click.option(
     "--repair",
     is_flag=True,
-    help="Repair what is repairable and report the rest.  Copy the pool first.",
+    help="Repair all damage that can be repaired, and report the rest.  Copy the pool first.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @WITH
@@ -150,8 +157,9 @@ def check(pool: str, repair: bool, as_json: bool, modules: tuple[str, ...]) -> N
         structures = [{"name": plain(name), **found.figures["reached"].get(name, {}), "used": used}
                       for name, used in found.figures.get("used", {}).items()]  # fmt: skip
         left_out = max(0, len(found.findings) - LINES_MAX)
-        click.echo(json.dumps({"findings": findings, "findings_left_out": left_out, "mended": mended, "lost": lost,
-                               "sound": found.sound, "structures": structures}))  # fmt: skip
+        click.echo(json.dumps({"findings": findings, "findings_left_out": left_out,
+                               "mended": mended, "lost": lost, "sound": found.sound,
+                               "structures": structures}))  # fmt: skip
     else:
         print_some([f"repaired: {line}" for line in mended])
         print_some([f"LOST: {line}" for line in lost])
@@ -206,7 +214,10 @@ def summary(found: checking.Checked) -> str:
     blocks = found.figures
     used = sum(blocks["used"].values())
     walked = f"{len(blocks['reached'])} of {plural(len(blocks['used']), 'structure')} walked"
-    counts = f"{grouped(used)} of {grouped(blocks['blocks'])} blocks used, {grouped(blocks['granted'])} granted, {walked}"
+    counts = (
+        f"{grouped(used)} of {grouped(blocks['blocks'])} blocks used, "
+        f"{grouped(blocks['granted'])} granted, {walked}"
+    )
     return ("sound" if found.sound else "NOT sound") + f": {counts}"
 
 
@@ -231,8 +242,10 @@ def ls(pool: str, as_json: bool) -> None:
         return
     rows = [
         [
-            text(each["name"]), str(each["kind"]), str(each["format"]), text(each["codec"]) or "-", grouped(each["blocks"]),
-            "?" if each["transaction"] is None else grouped(each["transaction"]), when(each["created"]), each["state"],
+            text(each["name"]), str(each["kind"]), str(each["format"]), text(each["codec"]) or "-",
+            grouped(each["blocks"]),
+            "?" if each["transaction"] is None else grouped(each["transaction"]),
+            when(each["created"]), each["state"],
         ]
         for each in names
     ]  # fmt: skip
@@ -274,7 +287,7 @@ def dump(pool: str) -> None:
 
 
 def parts(view: VolatileMemory, inspection: Inspection) -> Iterator[dict[str, Any]]:
-    """Yield what `rnvm dump` prints."""
+    """Yield the output of `rnvm dump`, part by part."""
     yield {"part": "pool", **dump_module.description(inspection)}
     for name in dump_module.names(inspection):
         yield {"part": "name", **name}
@@ -283,7 +296,7 @@ def parts(view: VolatileMemory, inspection: Inspection) -> Iterator[dict[str, An
         for which in ("operations", "memory"):
             for record in dump_module.records(inspection, session["session"], which):
                 yield {"part": "record", "log": which, "session": session["session"], **record}
-    if area := wal.look(view):
+    if area := wal.describe(view):
         yield {"part": "write-ahead area", **area}
     for first, count, whose in dump_module.owners(inspection):
         yield {"part": "blocks", "first": first, "count": count, "owner": whose}

@@ -37,7 +37,8 @@ POLL_S = 0.2  # seconds between two polls of whether the medium has failed
     show_default=True,
     help="Seconds before a front-end that holds a contended lock is fenced.",
 )
-@click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive", show_default=True,
+@click.option("--idle", type=click.Choice(["adaptive", "spin"]), default="adaptive",
+              show_default=True,
               help="Behaviour of an idle back-end thread: spin "
                    "briefly and then sleep, or always spin.")  # fmt: skip
 @serving

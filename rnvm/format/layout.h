@@ -62,7 +62,10 @@
 /* Addresses: 16 bits of back-end, 48 of offset; 0 is null; the low 3 bits are the structures'
  * own. */
 #define RNVM_OFFSET ((1ull << 48) - 1)
-static inline uint64_t rnvm_address(uint64_t backend, uint64_t offset) { return backend << 48 | offset; }
+static inline uint64_t rnvm_address(uint64_t backend, uint64_t offset)
+{
+    return backend << 48 | offset;
+}
 static inline uint64_t rnvm_offset(uint64_t address) { return address & RNVM_OFFSET; }
 static inline uint64_t rnvm_backend(uint64_t address) { return address >> 48; }
 
@@ -175,7 +178,10 @@ static inline uint64_t rnvm_transaction_of(uint64_t sequence) { return sequence 
 
 /* A structure's ID is its entry's index + 1 and the entry's incarnation, so that log records of a
  * dropped structure are not applied to its successor. */
-static inline uint32_t rnvm_structure(uint32_t index, uint32_t incarnation) { return incarnation << 16 | (index + 1); }
+static inline uint32_t rnvm_structure(uint32_t index, uint32_t incarnation)
+{
+    return incarnation << 16 | (index + 1);
+}
 static inline uint32_t rnvm_structure_index(uint32_t structure) { return (structure & 0xffff) - 1; }
 static inline uint32_t rnvm_structure_incarnation(uint32_t structure) { return structure >> 16; }
 
@@ -192,8 +198,8 @@ struct rnvm_session {
     uint64_t operations_durable; /* records before it are durable */
     uint64_t memory_head;
     uint64_t memory_durable;
-    uint64_t awaits;            /* 1: the front-end acknowledges only what is published as
-                                 * durable */
+    uint64_t awaits;            /* 1: the front-end acknowledges only records that are published
+                                 * as durable */
     uint64_t live[2];
 };
 #define RNVM_ATTACHED 5
@@ -223,12 +229,15 @@ _Static_assert(sizeof(struct rnvm_session) == 256, "session");
 #define RNVM_OPERATIONS 64
 #define RNVM_MEMORY 128
 #define RNVM_SESSION_LIVE 192
-_Static_assert(__builtin_offsetof(struct rnvm_name, sequence) == RNVM_NAME_LIVE, "live words of a name");
+_Static_assert(__builtin_offsetof(struct rnvm_name, sequence) == RNVM_NAME_LIVE,
+               "live words of a name");
 _Static_assert(__builtin_offsetof(struct rnvm_name, progress) == RNVM_PROGRESS, "progress");
 _Static_assert(__builtin_offsetof(struct rnvm_name, lock) == RNVM_LOCK, "lock");
-_Static_assert(__builtin_offsetof(struct rnvm_session, operations) == RNVM_OPERATIONS, "operation ring");
+_Static_assert(__builtin_offsetof(struct rnvm_session, operations) == RNVM_OPERATIONS,
+               "operation ring");
 _Static_assert(__builtin_offsetof(struct rnvm_session, memory) == RNVM_MEMORY, "memory ring");
-_Static_assert(__builtin_offsetof(struct rnvm_session, epoch) == RNVM_SESSION_LIVE, "live words of a session");
+_Static_assert(__builtin_offsetof(struct rnvm_session, epoch) == RNVM_SESSION_LIVE,
+               "live words of a session");
 
 /* Checksummed words.  The seed is the pool's, `at` the word's offset: a word that was written to a
  * wrong place is not whole. */
@@ -239,7 +248,10 @@ static inline uint64_t rnvm_word(uint32_t seed, uint64_t at, uint64_t value)
     return (uint64_t)(uint16_t)(crc ^ crc >> 16) << 48 | covered[1];
 }
 static inline uint64_t rnvm_word_value(uint64_t word) { return word & RNVM_OFFSET; }
-static inline int rnvm_word_whole(uint32_t seed, uint64_t at, uint64_t word) { return rnvm_word(seed, at, word) == word; }
+static inline int rnvm_word_whole(uint32_t seed, uint64_t at, uint64_t word)
+{
+    return rnvm_word(seed, at, word) == word;
+}
 
 static inline uint32_t rnvm_copy_crc(uint32_t seed, uint64_t at, const struct rnvm_copy *c)
 {
@@ -253,8 +265,8 @@ struct rnvm_geometry {
     uint64_t size;
     uint64_t names_at, sessions_at, rings_at, wal_at, groups_at;
     uint64_t operation_ring, memory_ring, wal;
-    uint64_t rings;                   /* bytes from one session's rings to the next session's:
-                                       * what a front-end maps */
+    uint64_t rings;                   /* bytes from one session's rings to the next session's;
+                                       * a front-end maps this range */
     uint64_t block, group_map, group; /* bytes; group: of a whole one */
     uint64_t group_blocks;
     uint64_t blocks;                  /* in the pool */
@@ -269,9 +281,14 @@ static inline uint64_t rnvm_up(uint64_t n, uint64_t to) { return (n + to - 1) / 
  * size. */
 static inline int rnvm_parts_of(const struct rnvm_header *h, struct rnvm_geometry *g)
 {
-    if (h->block < RNVM_BLOCK_BYTES_MIN || h->block > RNVM_BLOCK_BYTES_MAX || h->block & (h->block - 1)) return 0;
-    if (!h->names || h->names > RNVM_NAMES_MAX || !h->sessions || h->sessions > RNVM_SESSIONS_MAX) return 0;
-    if (!h->group_map || h->group_map % h->block || h->group_map > RNVM_RING_BYTES_MAX || !h->backend) return 0;
+    if (h->block < RNVM_BLOCK_BYTES_MIN || h->block > RNVM_BLOCK_BYTES_MAX
+        || h->block & (h->block - 1))
+        return 0;
+    if (!h->names || h->names > RNVM_NAMES_MAX || !h->sessions || h->sessions > RNVM_SESSIONS_MAX)
+        return 0;
+    if (!h->group_map || h->group_map % h->block || h->group_map > RNVM_RING_BYTES_MAX
+        || !h->backend)
+        return 0;
     if (h->operation_ring % RNVM_PAGE || h->memory_ring % RNVM_PAGE) return 0;
     if (h->operation_ring < RNVM_RING_BYTES_MIN || h->memory_ring < RNVM_RING_BYTES_MIN) return 0;
     if (h->operation_ring > RNVM_RING_BYTES_MAX || h->memory_ring > RNVM_RING_BYTES_MAX) return 0;
@@ -279,11 +296,14 @@ static inline int rnvm_parts_of(const struct rnvm_header *h, struct rnvm_geometr
     g->sessions_at = g->names_at + rnvm_up(h->names * sizeof(struct rnvm_name), RNVM_PAGE);
     g->rings_at = rnvm_up(g->sessions_at + h->sessions * sizeof(struct rnvm_session), RNVM_ALIGN);
     g->rings = rnvm_up(h->operation_ring + h->memory_ring, RNVM_ALIGN);
-    if (h->wal % RNVM_PAGE || h->wal > RNVM_RING_BYTES_MAX || (h->wal && h->wal < RNVM_WAL_MIN)) return 0;
+    if (h->wal % RNVM_PAGE || h->wal > RNVM_RING_BYTES_MAX || (h->wal && h->wal < RNVM_WAL_MIN))
+        return 0;
     if (!h->wal != !(h->incompatible & RNVM_WRITE_AHEAD)) return 0;
     g->wal_at = g->rings_at + h->sessions * g->rings;
     g->groups_at = rnvm_up(g->wal_at + h->wal, h->block > RNVM_ALIGN ? h->block : RNVM_ALIGN);
-    if (g->names_at != h->names_at || g->sessions_at != h->sessions_at || g->rings_at != h->rings_at) return 0;
+    if (g->names_at != h->names_at || g->sessions_at != h->sessions_at
+        || g->rings_at != h->rings_at)
+        return 0;
     if (h->wal && g->wal_at != h->wal_at) return 0;
     if (g->groups_at != h->groups_at) return 0;
     g->operation_ring = h->operation_ring;
@@ -301,14 +321,17 @@ static inline int rnvm_parts_of(const struct rnvm_header *h, struct rnvm_geometr
 }
 
 /* The same for a pool of this size in bytes. */
-static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size, struct rnvm_geometry *g)
+static inline int rnvm_geometry_of(const struct rnvm_header *h, uint64_t size,
+                                   struct rnvm_geometry *g)
 {
     uint64_t rest;
-    if (!rnvm_parts_of(h, g) || size > RNVM_OFFSET || size < g->groups_at + g->group_map + g->block) return 0;
+    if (!rnvm_parts_of(h, g) || size > RNVM_OFFSET || size < g->groups_at + g->group_map + g->block)
+        return 0;
     g->size = size;
     rest = (size - g->groups_at) % g->group;
     if (rest && (rest <= g->group_map || (rest - g->group_map) % g->block)) return 0;
-    g->blocks = (size - g->groups_at) / g->group * g->group_blocks + (rest ? (rest - g->group_map) / g->block : 0);
+    g->blocks = (size - g->groups_at) / g->group * g->group_blocks
+                + (rest ? (rest - g->group_map) / g->block : 0);
     return 1;
 }
 
@@ -333,11 +356,13 @@ static inline uint64_t rnvm_memory_ring_at(const struct rnvm_geometry *g, uint32
 #define RNVM_NO_BLOCK (~0ull)
 static inline uint64_t rnvm_block_at(const struct rnvm_geometry *g, uint64_t block)
 {
-    return g->groups_at + block / g->group_blocks * g->group + g->group_map + block % g->group_blocks * g->block;
+    return g->groups_at + block / g->group_blocks * g->group + g->group_map
+           + block % g->group_blocks * g->block;
 }
 static inline uint64_t rnvm_owner_word_at(const struct rnvm_geometry *g, uint64_t block)
 {
-    return g->groups_at + block / g->group_blocks * g->group + block % g->group_blocks / RNVM_OWNERS * 8;
+    return g->groups_at + block / g->group_blocks * g->group
+           + block % g->group_blocks / RNVM_OWNERS * 8;
 }
 static inline uint32_t rnvm_owner_shift(const struct rnvm_geometry *g, uint64_t block)
 {
@@ -360,7 +385,8 @@ static inline uint64_t rnvm_block_of(const struct rnvm_geometry *g, uint64_t off
     if (offset < g->groups_at || offset >= g->size) return RNVM_NO_BLOCK;
     within = (offset - g->groups_at) % g->group;
     if (within < g->group_map) return RNVM_NO_BLOCK;
-    block = (offset - g->groups_at) / g->group * g->group_blocks + (within - g->group_map) / g->block;
+    block = (offset - g->groups_at) / g->group * g->group_blocks
+            + (within - g->group_map) / g->block;
     return block < g->blocks ? block : RNVM_NO_BLOCK;
 }
 

@@ -219,9 +219,11 @@ cdef extern from "rnvm/format/log.h" nogil:
     uint64_t rnvm_pad_before(uint64_t lsn, uint64_t length, uint64_t ring)
     uint32_t rnvm_ring_seed(uint32_t pool_seed, uint64_t ring_at)
     uint32_t rnvm_record_crc(uint32_t ring_seed, const rnvm_record *r, const void *payload)
-    void rnvm_record_seal(rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch, uint16_t kind, uint16_t parts,
-                          const void *payload, uint32_t length)
-    void rnvm_pad_seal(rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch, uint32_t length)
-    bint rnvm_record_fits(const rnvm_record *r, uint64_t lsn, uint64_t epoch, uint64_t room, uint64_t longest)
+    void rnvm_record_seal(rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch,
+                          uint16_t kind, uint16_t parts, const void *payload, uint32_t length)
+    void rnvm_pad_seal(rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch,
+                       uint32_t length)
+    bint rnvm_record_fits(const rnvm_record *r, uint64_t lsn, uint64_t epoch, uint64_t room,
+                          uint64_t longest)
     const rnvm_part *rnvm_part_next(const char *payload, uint64_t length, uint64_t *at)
     const rnvm_entry *rnvm_entry_next(const rnvm_part *part, uint64_t *at)

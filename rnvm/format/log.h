@@ -76,7 +76,10 @@ static inline uint64_t rnvm_record_length(uint64_t payload)
 }
 
 /* The longest record of a ring: it must fit beside the pad that may end a lap. */
-static inline uint64_t rnvm_longest_record(uint64_t ring) { return ring / 2 & ~(uint64_t)(RNVM_LINE - 1); }
+static inline uint64_t rnvm_longest_record(uint64_t ring)
+{
+    return ring / 2 & ~(uint64_t)(RNVM_LINE - 1);
+}
 
 /* The first LSN of a ring that was never used; LSN 0 is never valid. */
 static inline uint64_t rnvm_first_lsn(uint64_t ring) { return ring; }
@@ -88,17 +91,23 @@ static inline uint64_t rnvm_pad_before(uint64_t lsn, uint64_t length, uint64_t r
     return left < length ? left : 0;
 }
 
-static inline uint32_t rnvm_ring_seed(uint32_t pool_seed, uint64_t ring_at) { return rfp_crc32c(pool_seed, &ring_at, sizeof ring_at); }
-
-static inline uint32_t rnvm_record_crc(uint32_t ring_seed, const struct rnvm_record *r, const void *payload)
+static inline uint32_t rnvm_ring_seed(uint32_t pool_seed, uint64_t ring_at)
 {
-    uint32_t crc = rfp_crc32c(ring_seed, (const char *)r + sizeof r->crc, sizeof *r - sizeof r->crc);
+    return rfp_crc32c(pool_seed, &ring_at, sizeof ring_at);
+}
+
+static inline uint32_t rnvm_record_crc(uint32_t ring_seed, const struct rnvm_record *r,
+                                       const void *payload)
+{
+    uint32_t crc = rfp_crc32c(ring_seed, (const char *)r + sizeof r->crc,
+                              sizeof *r - sizeof r->crc);
     return rfp_crc32c(crc, payload, r->payload);
 }
 
 /* Fills in the header of a record whose payload is complete. */
-static inline void rnvm_record_seal(struct rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch, uint16_t kind,
-                                    uint16_t parts, const void *payload, uint32_t length)
+static inline void rnvm_record_seal(struct rnvm_record *r, uint32_t ring_seed, uint64_t lsn,
+                                    uint64_t epoch, uint16_t kind, uint16_t parts,
+                                    const void *payload, uint32_t length)
 {
     r->length = (uint32_t)rnvm_record_length(length);
     r->lsn = lsn;
@@ -110,7 +119,8 @@ static inline void rnvm_record_seal(struct rnvm_record *r, uint32_t ring_seed, u
 }
 
 /* Fills in the header of a pad of exactly this length. */
-static inline void rnvm_pad_seal(struct rnvm_record *r, uint32_t ring_seed, uint64_t lsn, uint64_t epoch, uint32_t length)
+static inline void rnvm_pad_seal(struct rnvm_record *r, uint32_t ring_seed, uint64_t lsn,
+                                 uint64_t epoch, uint32_t length)
 {
     r->length = length;
     r->lsn = lsn;
@@ -123,19 +133,25 @@ static inline void rnvm_pad_seal(struct rnvm_record *r, uint32_t ring_seed, uint
 
 /* Returns whether a header, in private memory, is that of the record expected here; its CRC is
  * checked after the payload was copied.  room: bytes from the LSN to the end of the ring. */
-static inline int rnvm_record_fits(const struct rnvm_record *r, uint64_t lsn, uint64_t epoch, uint64_t room, uint64_t longest)
+static inline int rnvm_record_fits(const struct rnvm_record *r, uint64_t lsn, uint64_t epoch,
+                                   uint64_t room, uint64_t longest)
 {
-    if (r->lsn != lsn || r->epoch != epoch || r->length % RNVM_LINE || !r->length || r->length > room) return 0;
+    if (r->lsn != lsn || r->epoch != epoch || r->length % RNVM_LINE || !r->length
+        || r->length > room)
+        return 0;
     if (r->kind == RNVM_PAD) return !r->payload && !r->parts && r->length == room;
-    return (r->kind == RNVM_OPERATION || r->kind == RNVM_TRANSACTION) && r->parts && r->parts <= RNVM_PARTS_MAX
-           && r->length <= longest && r->payload <= longest && r->payload % 8 == 0 && r->length == rnvm_record_length(r->payload);
+    return (r->kind == RNVM_OPERATION || r->kind == RNVM_TRANSACTION) && r->parts
+           && r->parts <= RNVM_PARTS_MAX && r->length <= longest && r->payload <= longest
+           && r->payload % 8 == 0 && r->length == rnvm_record_length(r->payload);
 }
 
 /* Returns the next part of a payload that is whole and in private memory, or NULL; advances *at. */
-static inline const struct rnvm_part *rnvm_part_next(const char *payload, uint64_t length, uint64_t *at)
+static inline const struct rnvm_part *rnvm_part_next(const char *payload, uint64_t length,
+                                                     uint64_t *at)
 {
     const struct rnvm_part *part = (const struct rnvm_part *)(payload + *at);
-    if (*at > length || length - *at < sizeof *part || part->length > length - *at - sizeof *part) return NULL;
+    if (*at > length || length - *at < sizeof *part || part->length > length - *at - sizeof *part)
+        return NULL;
     *at += sizeof *part + rnvm_up(part->length, 8);
     return part;
 }

@@ -182,7 +182,10 @@ static inline uint64_t rnvm_lock_word(uint32_t session, uint64_t epoch, uint64_t
     return RNVM_HELD | (turn & 0x7fffff) << 40 | (epoch & 0xffffff) << 16 | (session + 1);
 }
 static inline uint32_t rnvm_lock_session(uint64_t word) { return (uint32_t)(word & 0xffff) - 1; }
-static inline int rnvm_lock_of(uint64_t word, uint64_t epoch) { return (word >> 16 & 0xffffff) == (epoch & 0xffffff); }
+static inline int rnvm_lock_of(uint64_t word, uint64_t epoch)
+{
+    return (word >> 16 & 0xffffff) == (epoch & 0xffffff);
+}
 
 _Static_assert(sizeof(struct rnvm_attach) == 40, "attach");
 _Static_assert(sizeof(struct rnvm_attached) == 72, "attached");

@@ -8,7 +8,7 @@
  *                taken  ^ first: the slots end where the block ends
  *
  * A node is the unit in which a structure is read, checked, cached and changed.  Its header proves
- * that it is what a pointer promised.
+ * that it is the node that the pointer names.
  */
 #ifndef RNVM_FORMAT_NODE_H
 #define RNVM_FORMAT_NODE_H
@@ -34,8 +34,9 @@ struct rnvm_node {
 /* Slots of these sizes share a block; a longer node has blocks of its own.  A class is used only if
  * a block takes four of its slots. */
 #define RNVM_CLASSES 16
-static const uint32_t rnvm_class_bytes[RNVM_CLASSES] = {64, 96, 128, 192, 256, 384, 512, 768, 1008, 1344, 2016, 4032, 8128, 16320,
-                                                        32704, 65472};
+static const uint32_t rnvm_class_bytes[RNVM_CLASSES] = {64, 96, 128, 192, 256, 384, 512, 768, 1008,
+                                                        1344, 2016, 4032, 8128, 16320, 32704,
+                                                        65472};
 
 struct rnvm_slabs {
     struct rnvm_node node;
@@ -79,7 +80,8 @@ static inline uint32_t rnvm_class_of(uint32_t length, uint64_t block)
 static inline uint32_t rnvm_slab_slots(uint64_t block, uint32_t slot, uint32_t *first)
 {
     uint32_t slots = (uint32_t)((block - sizeof(struct rnvm_slab)) / slot);
-    while (sizeof(struct rnvm_slab) + (slots + 63) / 64 * 8 + (uint64_t)slots * slot > block) slots--;
+    while (sizeof(struct rnvm_slab) + (slots + 63) / 64 * 8 + (uint64_t)slots * slot > block)
+        slots--;
     *first = (uint32_t)(block - (uint64_t)slots * slot);
     return slots;
 }

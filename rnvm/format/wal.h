@@ -69,7 +69,8 @@ static inline uint32_t rnvm_frame_crc(uint32_t seed, const struct rnvm_frame *f)
 /* Returns whether this can be a frame, given the bytes left; its CRC is checked later. */
 static inline int rnvm_frame_fits(const struct rnvm_frame *f, uint64_t generation, uint64_t room)
 {
-    return f->generation == generation && f->length >= sizeof *f + sizeof(struct rnvm_range) && f->length <= room && f->length % 8 == 0;
+    return f->generation == generation && f->length >= sizeof *f + sizeof(struct rnvm_range)
+           && f->length <= room && f->length % 8 == 0;
 }
 
 /* Returns the next range of a whole frame, followed by its bytes, or NULL; advances *at, which
@@ -77,7 +78,9 @@ static inline int rnvm_frame_fits(const struct rnvm_frame *f, uint64_t generatio
 static inline const struct rnvm_range *rnvm_range_next(const struct rnvm_frame *f, uint64_t *at)
 {
     const struct rnvm_range *range = (const struct rnvm_range *)((const char *)f + *at);
-    if (*at >= f->length || f->length - *at < sizeof *range || range->length > f->length - *at - sizeof *range) return 0;
+    if (*at >= f->length || f->length - *at < sizeof *range
+        || range->length > f->length - *at - sizeof *range)
+        return 0;
     if (range->offset & 7 || range->length & 7 || !range->length) return 0;
     *at += sizeof *range + range->length;
     return range;

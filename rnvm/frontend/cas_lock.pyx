@@ -177,7 +177,7 @@ cdef int ask_to_share(instance *s, uint64_t word, void *answer, uint32_t capacit
 
 
 cdef int share(instance *s) noexcept nogil:
-    """The word is ours: asks the back-end whether the lock is too, and what others have done.
+    """The word is ours: asks the back-end whether the lock is too, and for others' progress.
 
     s.holds: it is.
     """

@@ -1,6 +1,6 @@
 # cython: nonecheck=True
 """The front-end: a session at a back-end, and the structures that are open in it; batches and
-transactions.  docs/rnvm.md says what it promises."""
+transactions.  docs/rnvm.md states its guarantees."""
 
 import os
 import weakref
@@ -190,7 +190,7 @@ cdef class FrontEnd(Session):
         return 0
 
     cdef int raise_not_found(self, object structure, bytes codec) except -1:
-        """Raises what the status of RNVM_FIND means, unless it is good."""
+        """Raises the error of a status of RNVM_FIND, unless it is good."""
         cdef uint32_t status = self.c.link.status
         if status == RNVM_ABSENT:
             raise NotFound(f"there is no structure {structure.name!r}",
@@ -265,7 +265,7 @@ cdef class FrontEnd(Session):
             self.release_call()
 
     def drop(self, str name not None, *, timeout=None):
-        """Free a structure and everything in it.  What a batch did so far is written first.
+        """Free a structure and everything in it.  The changes of a batch are written first.
 
         Args:
             name: of the structure
@@ -365,7 +365,7 @@ cdef class FrontEnd(Session):
 
     @property
     def figures(self):
-        """What it has done, as a dict."""
+        """Counters of this front-end, as a dict."""
         return {"reads": self.c.stats.reads, "writes": self.c.stats.writes,
                 "calls": self.c.stats.calls, "swaps": self.c.cas.swaps, "hits": self.c.cache.hits,
                 "misses": self.c.cache.misses, "evictions": self.c.cache.evictions,
@@ -376,7 +376,7 @@ cdef class FrontEnd(Session):
 
     @property
     def promise(self):
-        """What a call that has returned guarantees, in words."""
+        """The guarantee of a call that has returned, in words."""
         if not self.c.session.persistent:
             return "volatile: nothing survives a crash of the back-end for sure"
         if self.forgetful:
@@ -386,7 +386,7 @@ cdef class FrontEnd(Session):
     def release(self, *, timeout=None):
         """Give all writer locks back, as if other front-ends had requested them.
 
-        What a batch did so far is written first.
+        The changes of a batch are written first.
 
         Args:
             timeout: seconds [default: the front-end's]
@@ -467,7 +467,7 @@ at_exit(close_handles)
 
 
 cdef class Batch:
-    """What `FrontEnd.batch()` returns: its operations are durable one by one, their changes are
+    """The result of `FrontEnd.batch()`: operations are durable one by one, and their changes are
     written together."""
     cdef readonly Session fe
 
@@ -531,7 +531,7 @@ cdef class Batch:
 
 
 cdef class Transaction:
-    """What `FrontEnd.transaction()` returns: all of its operations count or none."""
+    """The result of `FrontEnd.transaction()`: all of its operations count or none."""
     cdef readonly Session fe
     cdef readonly tuple structures
     cdef readonly object timeout

@@ -16,8 +16,8 @@ cpdef enum:                    # conditions for a record to count: for tests
     CHECK_DURABLE = 16         # nothing is taken beyond the published durable position
 
 # Pulls the log of the holder that the status line names.  OK: *state is the sequence of the state
-# to which overlay_patch() brings what is READ.  AGAIN: the line is out of date.  ASK_BACKEND, or
-# what READs return.
+# to which overlay_patch() brings bytes that are READ.  AGAIN: the line is out of date.
+# ASK_BACKEND, or the status of a READ.
 cdef int overlay_pull(instance *s, const status_line *seen, uint64_t *state) noexcept nogil
 # Brings bytes that were READ from an offset of the pool to that state.
 cdef void overlay_patch(const instance *s, uint64_t offset, char *bytes, uint64_t n) noexcept nogil

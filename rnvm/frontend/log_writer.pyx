@@ -313,7 +313,7 @@ cdef int logs_await_durable(frontend *fe) noexcept nogil:
     if status == OK:
         in_doubt_clear(fe)
     elif fe.in_doubt.any and not fe.link.error:
-        session_fail(fe, LOST)                  # only the end of the session decides what counts
+        session_fail(fe, LOST)                  # only the end of the session decides which count
     return status
 
 

@@ -140,7 +140,7 @@ cdef void cache_free(frontend *fe) noexcept nogil:
 
 
 cdef void update_applied(instance *s) noexcept nogil:
-    """READs how far the back-end has applied what this front-end wrote."""
+    """READs how far the back-end has applied this front-end's records."""
     cdef uint64_t sequence = 0
     cdef uint64_t at = rnvm_name_at(&s.fe.g, s.index) + RNVM_NAME_LIVE
     if remote_read(s.fe, at, &sequence, sizeof(sequence)) == OK:

@@ -1,5 +1,5 @@
 # An operation of a front-end, from the writer lock to the logs; and the transaction that it is in.
-# Functions return OK or a status below 0; operation_execute() what the structure's apply returns.
+# Functions return OK or a status below 0; operation_execute() the result of the structure's apply.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rnvm.frontend.state cimport frontend, instance
@@ -19,13 +19,13 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
 cdef int transaction_commit(frontend *fe) noexcept nogil
 
 # Acquires the structure's writer lock, for a transaction (in the order of their naming entries) or
-# for what follows, and first re-executes the pending operations of dead writers.
+# for the calls that follow, and first re-executes the pending operations of dead writers.
 cdef int structure_acquire(instance *s) noexcept nogil
 # Releases all structures that were acquired: their locks are kept, unless others wait for them.  A
 # batch that could not be written ends the session: its operations are durable, and the next holder
 # of the lock executes them.
 cdef void structures_release(frontend *fe) noexcept nogil
-# Writes what a batch did so far, then gives all locks back.  Not within a transaction.
+# Writes the changes of a batch, then gives all locks back.  Not within a transaction.
 cdef int locks_return(frontend *fe) noexcept nogil
 
 # A new structure's first transaction, under its lock.

@@ -50,7 +50,7 @@ cdef int operation_execute(instance *s, uint32_t code, const char *bytes,
             and not log_has_room(fe, OPERATION_LOG, operation_bytes(length)):
         # The batch's own operations fill the ring; only their changes, once written, free space.
         status = transaction_commit(fe)
-    in_doubt_clear(fe)                          # what that wrote belongs to other operations
+    in_doubt_clear(fe)                          # those records belong to other operations
     if status != OK:
         return status
     before = fe.write_set.record_bytes
@@ -385,7 +385,7 @@ cdef int transaction_commit(frontend *fe) noexcept nogil:
 
 
 cdef int await_applied(frontend *fe) noexcept nogil:
-    """For a front-end without a cache: waits until the back-end has applied what was written."""
+    """For a front-end without a cache: waits until the back-end has applied its records."""
     cdef instance *s
     cdef status_line seen
     cdef uint64_t pause

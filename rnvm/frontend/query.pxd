@@ -1,5 +1,5 @@
 # Queries of a front-end: on a state that is whole, without the writer lock if possible.  They
-# return what the structure's function returns, 0 or more, or a status below 0.
+# return the result of the structure's function, 0 or more, or a status below 0.
 
 from rnvm.frontend.state cimport instance
 

@@ -160,7 +160,7 @@ cdef int run(instance *s, int (*function)(instance *s, void *context) noexcept n
 
 
 cdef int still_in(instance *s, uint64_t state, int result) noexcept nogil:
-    """Whether all nodes that the query read are of this state: OK, AGAIN, or what READs return."""
+    """Whether all nodes that the query read are of this state: OK, AGAIN, or a READ's status."""
     cdef frontend *fe = s.fe
     cdef status_line after
     cdef int status = status_read(s, &after)

@@ -22,7 +22,7 @@ cdef void link_set_geometry(frontend *fe, const rnvm_geometry *g) noexcept nogil
 # Registered memory; READs that need it land in the last `landing_bytes` of it, from landing_at on.
 cdef void link_set_buffer(frontend *fe, local_region *buffer, uint64_t landing_at,
                           uint64_t landing_bytes) noexcept nogil
-# Whether loads replace READs; returns what was set before.
+# Sets whether loads replace READs; returns the previous setting.
 cdef bint link_set_mapped(frontend *fe, bint mapped) noexcept nogil
 cdef void link_set_owner(frontend *fe, void *owner) noexcept nogil
 cdef inline void link_clear_error(frontend *fe) noexcept nogil:

@@ -7,7 +7,7 @@ from rfp.protocol.client.channel cimport Channel
 from rfp.protocol.client.remote_arena cimport RemoteArena
 from rnvm.frontend.state cimport doubt, frontend, instance
 
-cdef enum:                     # what raise_or_retry() returns, unless it raises (FAILED)
+cdef enum:                     # results of raise_or_retry(), unless it raises (FAILED)
     FAILED = -1
     RETRY = 0                  # the call must be done once more
     HOLDS = 1                  # the operation counts after all: its result is in *result
@@ -23,13 +23,13 @@ cdef class FairLock:
     cdef object life                   # weak reference to an object that dies with that thread
     cdef object waiting                # deque of Waiter
 
-    # Waits at most so many seconds.  False: timed out.  Raises what a signal handler raises.
+    # Waits at most so many seconds.  False: timed out.  Raises the error of a signal handler.
     cdef bint acquire(self, double seconds) except -1
     cdef void release(self) noexcept
     cdef void hand_over(self) noexcept
     # Reserves the lock for this thread, until reserve(False) or the thread's end.
     cdef int reserve(self, bint reserved) except -1
-    # Ends the reservation; the next thread that enters ends what was open.
+    # Ends the reservation; the next thread that enters ends the open batch or transaction.
     cdef void abandon(self) noexcept
 
 
@@ -79,7 +79,7 @@ cdef class Session:
     cdef bint records_count(self, uint32_t session, uint64_t epoch, uint64_t ticket,
                             const doubt *written) except -1
     cdef int finish(self) except -1
-    # End what is open: a transaction is discarded, a batch is written.
+    # End the open scope: a transaction is discarded, a batch is written.
     cdef int discard_transaction(self) except -1
     cdef int end_abandoned(self) except -1
     # Open instances.

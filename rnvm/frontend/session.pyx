@@ -139,8 +139,9 @@ cdef class FairLock:
         """Lets the first waiter in that may enter."""
         cdef Waiter each
         cdef Py_ssize_t i
-        # Nothing here may allocate what the garbage collector tracks (an iterator over the deque
-        # would): a finalizer, or another thread meanwhile, would find the lock free: two inside.
+        # Nothing here may allocate an object that the garbage collector tracks (an iterator over
+        # the deque would be one): a finalizer, or another thread meanwhile, would find the lock
+        # free: two inside.
         for i in range(<Py_ssize_t> len(self.waiting)):
             each = self.waiting[i]
             if not self.owner or each.thread == self.owner:
@@ -262,7 +263,7 @@ cdef class Session:
         return 0
 
     cdef int raise_refused(self) except -1:
-        """Raises what the status of an attach call means, unless it is good or unknown."""
+        """Raises the error of an attach call's status, unless it is good or unknown."""
         cdef uint32_t status = self.c.link.status
         if status == RNVM_STOPPED:
             raise StorageFailed(
@@ -452,7 +453,7 @@ cdef class Session:
         return False
 
     def interrupt(self, error):
-        """Keeps what a signal handler raised during a wait: the call raises it."""
+        """Keeps the error of a signal handler during a wait: the call raises it."""
         self.interruption = error
 
     # Calls
@@ -626,7 +627,7 @@ cdef class Session:
             overlay_free(s)
             free(s)
 
-    # The end of what is open
+    # The end of the open batch or transaction
 
     cdef int discard_transaction(self) except -1:
         write_set_undo(&self.c, 0)

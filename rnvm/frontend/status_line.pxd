@@ -20,13 +20,13 @@ cdef struct status_line:       # as layout.h and messages.h define it
 # transition.
 cdef int status_read(instance *s, status_line *seen) noexcept nogil
 # The same over a network, for a caller that posts a request before it in the same round trip: two
-# requests, then what they brought.
+# requests, then their results.
 cdef int status_post_reads(instance *s, work_request *works) noexcept nogil
 cdef int status_landed(instance *s, status_line *seen) noexcept nogil
 # Whether the session is still ours: one load, or one READ.  Everything that was read before was
-# read while it was.  OK, FENCED, or what READs return.
+# read while it was.  OK, FENCED, or the status of a READ.
 cdef int session_validate(frontend *fe) noexcept nogil
-# Adopts the lock that the back-end has granted, and what other writers have done since.
+# Adopts the lock that the back-end has granted, and the other writers' progress since.
 cdef void lock_granted(instance *s, const rnvm_locked *locked) noexcept nogil
 # Whether the line grants the lock with this word, and does not revoke it.
 cdef bint status_grants(const status_line *seen, uint64_t word) noexcept nogil

@@ -14,8 +14,8 @@
 # caching, restarts of readers, reconnecting, and re-executing pending operations are done here.
 
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
-# What apply, query and walk return, and fault(s, address, what), which records why something is
-# damaged.
+# The results of apply, query and walk; and fault(s, address, what), which records the reason of a
+# damage.
 from rnvm.frontend.state cimport frontend, instance, kind
 from rnvm.frontend.status cimport (
     AGAIN, ALIEN, DAMAGED, FENCED, FULL, LATE, LOST, NO_MEMORY, OK, STOPPED, TOO_LONG, fault)
@@ -97,18 +97,18 @@ cdef class Structure:
     cdef readonly object codec
     cdef object __weakref__
     cdef uint64_t before                   # number of its last operation when the transaction began
-    # Executes one operation: what apply returned, 0 or more; otherwise raises.  timeout: seconds,
+    # Executes one operation: the result of apply, 0 or more; otherwise raises.  timeout: seconds,
     # None for the front-end's.  When it returns, the operation is durable (outside a transaction)
     # and visible to all calls that begin later (outside a batch).
     cdef int execute(self, uint32_t code, const char *bytes, uint32_t length,
                      object timeout=*) except -1
-    # What query returned, 0 or more, on a state that was whole; otherwise raises.
+    # The result of query, 0 or more, on a state that was whole; otherwise raises.
     cdef int query(self, query_function ask, void *context, object timeout=*) except -1
-    cdef bytes answer(self)                # what answer_put() has gathered in the last call
+    cdef bytes answer(self)                # gathered by answer_put() in the last call
     cdef const char *answer_bytes(self, uint64_t *n) noexcept
     # Encoded by the codec.  WrongType if there is none and the value is not bytes.
     cdef bytes encode(self, object value)
-    # Raises Undecodable with the bytes, and what else the caller needs to remove them.
+    # Raises Undecodable with the bytes, and with the key or token that removes them.
     cdef object decode(self, bytes value, bytes key=*, bytes token=*)
     # Bytes of the longest value that one operation can take.
     cdef uint64_t longest(self, uint64_t most) except? 0

@@ -25,7 +25,7 @@ cdef int write_set_add(instance *s) noexcept nogil
 
 # Undoes everything from this position of the undo log on.
 cdef void write_set_undo(frontend *fe, uint64_t to) noexcept nogil
-# Empties the undo log: what has been done can only be discarded with the whole transaction.
+# Empties the undo log: earlier changes can only be discarded with the whole transaction.
 cdef void undo_log_clear(frontend *fe) noexcept nogil
 # Stamps version and CRC into the changed nodes and makes the payload of the redo record, which has
 # *parts parts.  Returns its length; 0: it exceeds `room`.

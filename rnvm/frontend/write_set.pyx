@@ -287,7 +287,7 @@ cdef inline void append(runs *r, instance *owner, uint64_t first, uint64_t count
 
 
 cdef bint reserve_for_undo(instance *s) noexcept nogil:
-    """Room in the granted runs for what an undo puts back, so that it cannot fail."""
+    """Room in the granted runs for the runs that an undo puts back, so that it cannot fail."""
     return reserve(s, &s.fe.space.granted,
                    s.fe.space.granted.count + s.fe.write_set.taken.count + 2)
 

@@ -29,7 +29,8 @@ cdef extern from "rnvm/media/group_commit.h" nogil:
         int error
     void rnvm_group_commit_open(rnvm_group_commit *g)
     void rnvm_group_commit_close(rnvm_group_commit *g)
-    int rnvm_group_commit_do(rnvm_group_commit *g, bint more, int (*job)(void *) noexcept nogil, void *subject)
+    int rnvm_group_commit_do(rnvm_group_commit *g, bint more, int (*job)(void *) noexcept nogil,
+                             void *subject)
 
 
 cdef struct file:              # a file that is written at offsets and synced: 0, or an errno

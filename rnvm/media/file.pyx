@@ -134,7 +134,8 @@ cdef class File:
         self.f.fd = os.dup(fd)
         if direct:
             with contextlib.suppress(OSError):
-                self.f.direct = os.open(f"/proc/self/fd/{fd}", os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
+                self.f.direct = os.open(f"/proc/self/fd/{fd}",
+                                        os.O_RDWR | os.O_DIRECT | os.O_CLOEXEC)
 
     def __dealloc__(self):
         if self.f.fd >= 0:
@@ -221,7 +222,8 @@ cdef inline void mark(file_medium *i, uint64_t begin, uint64_t end) noexcept nog
 cdef void send(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
     """Note a range that was stored before."""
     cdef file_medium *i = <file_medium *> m.state
-    cdef uint64_t begin = offset & ~<uint64_t> 7, end = min(rnvm_up(offset + n, 8), rnvm_up(m.length, 8))
+    cdef uint64_t begin = offset & ~<uint64_t> 7
+    cdef uint64_t end = min(rnvm_up(offset + n, 8), rnvm_up(m.length, 8))
     cdef uint64_t behind = i.area.at + i.area.size
     if i.file == NULL:
         return
@@ -269,7 +271,8 @@ cdef uint64_t make_frame(file_medium *i, uint32_t count) noexcept nogil:
     """Build a frame from all notes taken; return its length, or 0: it would be too long."""
     cdef rnvm_frame *frame = <rnvm_frame *> i.frame
     cdef rnvm_range *range_
-    cdef uint64_t length = sizeof(rnvm_frame), room = min(i.longest, i.area.at + i.area.size - i.end)
+    cdef uint64_t length = sizeof(rnvm_frame)
+    cdef uint64_t room = min(i.longest, i.area.at + i.area.size - i.end)
     cdef uint32_t each
     for each in range(count):
         length += sizeof(rnvm_range) + i.taken[each].end - i.taken[each].begin
@@ -420,7 +423,8 @@ cdef int file_drain(medium *m) noexcept nogil:
     return -1 if m.error else 0
 
 
-cdef medium_operations file_operations = medium_operations(file_write, file_write64, send, file_drain)
+cdef medium_operations file_operations = medium_operations(file_write, file_write64, send,
+                                                           file_drain)
 
 
 cdef void take_over(void *context, uint64_t offset, const void *bytes, uint64_t n) noexcept nogil:
@@ -433,7 +437,7 @@ cdef void take_over(void *context, uint64_t offset, const void *bytes, uint64_t 
 
 
 cdef bint accounted():
-    """Return whether this system grants no memory beyond what it has (vm.overcommit_memory)."""
+    """Return whether this system grants only memory that it has (vm.overcommit_memory)."""
     with contextlib.suppress(OSError), open("/proc/sys/vm/overcommit_memory") as file:
         return file.read().strip() == "2"
     return False
@@ -442,7 +446,7 @@ cdef bint accounted():
 cdef class FileMedium(Medium):
     """Memory that peers of this host can share (a sealed memfd), and the file it is written to.
 
-    The file is read into memory now, including what its write-ahead area contains, and is not
+    The file is read into memory now, including the content of its write-ahead area, and is not
     changed before something is written.
 
     Args:
@@ -556,7 +560,7 @@ cdef class FileMedium(Medium):
         drain().  A file to which nothing was written is not changed, nor is one that has failed.
 
         Raises:
-            StorageFailed: It fails now; the area has what was made durable before.
+            StorageFailed: It fails now; the area has all that was made durable before.
             CallerError: A back-end serves it.
         """
         cdef int failed = 0

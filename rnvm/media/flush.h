@@ -16,7 +16,8 @@
 #define RNVM_FLUSH_LINE 64
 #define RNVM_STREAM 512 /* stores of this length or more bypass the caches */
 
-enum rnvm_flush_kind { RNVM_FLUSH_UNKNOWN, RNVM_FLUSH_NONE, RNVM_FLUSH_CLFLUSH, RNVM_FLUSH_CLFLUSHOPT, RNVM_FLUSH_CLWB, RNVM_FLUSH_CVAP };
+enum rnvm_flush_kind { RNVM_FLUSH_UNKNOWN, RNVM_FLUSH_NONE, RNVM_FLUSH_CLFLUSH,
+                      RNVM_FLUSH_CLFLUSHOPT, RNVM_FLUSH_CLWB, RNVM_FLUSH_CVAP };
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -64,17 +65,21 @@ static inline void rnvm_flush(const void *from, size_t n)
 #if defined(__x86_64__)
     switch (rnvm_flush_kind()) {
     case RNVM_FLUSH_CLWB:
-        for (; line < end; line += RNVM_FLUSH_LINE) __asm__ __volatile__(".byte 0x66; xsaveopt %0" : "+m"(*(char *)line));
+        for (; line < end; line += RNVM_FLUSH_LINE)
+            __asm__ __volatile__(".byte 0x66; xsaveopt %0" : "+m"(*(char *)line));
         break;
     case RNVM_FLUSH_CLFLUSHOPT:
-        for (; line < end; line += RNVM_FLUSH_LINE) __asm__ __volatile__(".byte 0x66; clflush %0" : "+m"(*(char *)line));
+        for (; line < end; line += RNVM_FLUSH_LINE)
+            __asm__ __volatile__(".byte 0x66; clflush %0" : "+m"(*(char *)line));
         break;
     default:
-        for (; line < end; line += RNVM_FLUSH_LINE) __asm__ __volatile__("clflush %0" : "+m"(*(char *)line));
+        for (; line < end; line += RNVM_FLUSH_LINE)
+            __asm__ __volatile__("clflush %0" : "+m"(*(char *)line));
     }
 #elif defined(__aarch64__)
     if (rnvm_flush_kind() == RNVM_FLUSH_CVAP)
-        for (; line < end; line += RNVM_FLUSH_LINE) __asm__ __volatile__("sys #3, c7, c12, #1, %0" : : "r"(line) : "memory");
+        for (; line < end; line += RNVM_FLUSH_LINE)
+            __asm__ __volatile__("sys #3, c7, c12, #1, %0" : : "r"(line) : "memory");
 #endif
 }
 
@@ -96,7 +101,8 @@ static inline void rnvm_store_lines(void *to, const void *from, size_t n)
 {
 #if defined(__x86_64__)
     for (size_t i = 0; i < n; i += 16)
-        _mm_stream_si128((__m128i *)((char *)to + i), _mm_loadu_si128((const __m128i *)((const char *)from + i)));
+        _mm_stream_si128((__m128i *)((char *)to + i),
+                         _mm_loadu_si128((const __m128i *)((const char *)from + i)));
 #else
     rfp_copy_out(to, from, n);
     rnvm_flush(to, n);
@@ -108,7 +114,8 @@ static inline void rnvm_store_lines(void *to, const void *from, size_t n)
 static inline void rnvm_store_flushed(void *to, const void *from, size_t n)
 {
     if (n >= RNVM_STREAM) {
-        size_t head = -(uintptr_t)to & (RNVM_FLUSH_LINE - 1), body = (n - head) & ~(size_t)(RNVM_FLUSH_LINE - 1);
+        size_t head = -(uintptr_t)to & (RNVM_FLUSH_LINE - 1);
+        size_t body = (n - head) & ~(size_t)(RNVM_FLUSH_LINE - 1);
         rfp_copy_out(to, from, head);
         rnvm_flush(to, head);
         rnvm_store_lines((char *)to + head, (const char *)from + head, body);

@@ -31,7 +31,8 @@ static inline void rnvm_group_commit_close(struct rnvm_group_commit *g)
 
 /* Returns 0, or the errno of the job that failed: after that the file's content is unknown.  more:
  * there is something that no job has taken yet; otherwise the call only waits for a running job. */
-static inline int rnvm_group_commit_do(struct rnvm_group_commit *g, int more, int (*job)(void *), void *subject)
+static inline int rnvm_group_commit_do(struct rnvm_group_commit *g, int more, int (*job)(void *),
+                                       void *subject)
 {
     uint64_t wanted;
     int error;

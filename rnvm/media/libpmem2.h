@@ -22,7 +22,8 @@ struct rnvm_pmem2 {
 static inline void *rnvm_pmem2_symbol(struct rnvm_pmem2 *p, const char *name)
 {
     void *found = p->library ? dlsym(p->library, name) : NULL;
-    if (!found && !p->trouble[0]) snprintf(p->trouble, sizeof p->trouble, "libpmem2 has no %s", name);
+    if (!found && !p->trouble[0])
+        snprintf(p->trouble, sizeof p->trouble, "libpmem2 has no %s", name);
     return found;
 }
 
@@ -43,8 +44,8 @@ static inline void rnvm_pmem2_close(struct rnvm_pmem2 *p)
 /* Returns 0, or -1 with p->trouble set. */
 static inline int rnvm_pmem2_open(struct rnvm_pmem2 *p, int fd)
 {
-    int (*source_from_fd)(void **, int), (*config_new)(void **), (*require)(void *, int), (*map_new)(void **, void *, void *);
-    int (*granularity)(void *);
+    int (*source_from_fd)(void **, int), (*config_new)(void **), (*require)(void *, int);
+    int (*map_new)(void **, void *, void *), (*granularity)(void *);
     const char *(*message)(void);
     void (*(*flush_function)(void *))(const void *, size_t);
     void (*(*drain_function)(void *))(void);
@@ -65,7 +66,8 @@ static inline int rnvm_pmem2_open(struct rnvm_pmem2 *p, int fd)
     if (p->trouble[0]) return -1;
     /* Cache lines at the coarsest: pages would mean msync, and for that there is the file
      * medium. */
-    if (source_from_fd(&p->source, fd) || config_new(&p->config) || require(p->config, 1) || map_new(&p->map, p->config, p->source)) {
+    if (source_from_fd(&p->source, fd) || config_new(&p->config) || require(p->config, 1)
+        || map_new(&p->map, p->config, p->source)) {
         snprintf(p->trouble, sizeof p->trouble, "libpmem2: %s", message());
         return -1;
     }

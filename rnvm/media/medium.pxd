@@ -58,7 +58,8 @@ cdef class Medium:
 cdef int raise_failed(medium *m) except -1
 
 
-cdef inline void medium_write(medium *m, uint64_t offset, const void *source, uint64_t n) noexcept nogil:
+cdef inline void medium_write(medium *m, uint64_t offset, const void *source,
+                              uint64_t n) noexcept nogil:
     m.ops.write(m, offset, source, n)
 
 cdef inline void medium_write64(medium *m, uint64_t offset, uint64_t value) noexcept nogil:

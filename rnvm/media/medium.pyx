@@ -7,7 +7,9 @@ from libc.errno cimport ENXIO, errno
 from libc.stdint cimport int64_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap, munmap)
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap,
+    munmap,
+)
 from posix.unistd cimport close as close_fd, lseek
 from rnvm.format.layout cimport rfp_copy_in, rfp_copy_out, rfp_store64
 
@@ -41,7 +43,8 @@ cdef int closed_drain(medium *m) noexcept nogil:
     return -1
 
 
-cdef medium_operations closed_operations = medium_operations(closed_write, closed_write64, closed_flush, closed_drain)
+cdef medium_operations closed_operations = medium_operations(closed_write, closed_write64,
+                                                             closed_flush, closed_drain)
 
 
 cdef class Medium:
@@ -185,7 +188,8 @@ cdef class VolatileMemory(Medium):
         cdef void *base
         if self.c.base != NULL:
             raise InvalidArgument("the medium is already initialized")
-        base = mmap(NULL, max(length, 1), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_ANONYMOUS, -1, 0)
+        base = mmap(NULL, max(length, 1), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_NORESERVE | MAP_ANONYMOUS, -1, 0)
         if base == MAP_FAILED:
             raise self.refused(length)
         self.mapped = max(length, 1)
@@ -222,8 +226,8 @@ cdef class VolatileMemory(Medium):
                     end = min(end, (<uint64_t> found + PAGE - 1) // PAGE * PAGE)
             if begin >= end:
                 break
-            if mmap(self.c.base + begin, end - begin, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, self.fd,
-                    begin) == MAP_FAILED:
+            if mmap(self.c.base + begin, end - begin, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED, self.fd, begin) == MAP_FAILED:
                 raise self.refused(end - begin)
             pieces += 1
             at = end

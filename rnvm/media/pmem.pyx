@@ -66,7 +66,8 @@ def maps_synchronously(int fd):
 
     Only then do flushed cache lines persist.
     """
-    cdef void *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd, 0)
+    cdef void *base = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC, fd,
+                           0)
     if base == MAP_FAILED:
         return False
     munmap(base, PAGE)
@@ -97,7 +98,8 @@ cdef int direct_drain(medium *m) noexcept nogil:
     return -1 if m.error else 0
 
 
-cdef medium_operations direct_operations = medium_operations(direct_write, direct_write64, direct_flush, direct_drain)
+cdef medium_operations direct_operations = medium_operations(direct_write, direct_write64,
+                                                             direct_flush, direct_drain)
 
 
 # The same verbs where no cache has to be flushed: there is nothing but the machine's memory, and
@@ -115,7 +117,8 @@ cdef void plain_flush(medium *m, uint64_t offset, uint64_t n) noexcept nogil:
     pass
 
 
-cdef medium_operations plain_operations = medium_operations(plain_write, plain_write64, plain_flush, direct_drain)
+cdef medium_operations plain_operations = medium_operations(plain_write, plain_write64, plain_flush,
+                                                            direct_drain)
 
 
 # The same verbs through libpmem2.
@@ -139,7 +142,8 @@ cdef int library_drain(medium *m) noexcept nogil:
     return -1 if m.error else 0
 
 
-cdef medium_operations library_operations = medium_operations(library_write, library_write64, library_flush, library_drain)
+cdef medium_operations library_operations = medium_operations(library_write, library_write64,
+                                                              library_flush, library_drain)
 
 
 cdef class Direct(Medium):
@@ -171,7 +175,8 @@ cdef class Direct(Medium):
             if rnvm_pmem2_open(&self.library, self.fd):
                 trouble = (<char *> self.library.trouble).decode(errors="replace")
                 raise FabricError(f"libpmem2 cannot map the file: {trouble}",
-                                  hint="run `apt-get install libpmem2-1`, or use flushing=\"lines\"")
+                                  hint="run `apt-get install libpmem2-1`, or use "
+                                       'flushing="lines"')
             self.c.base = <char *> self.library.address(self.library.map)
             self.c.state = &self.library
             self.c.ops = &library_operations
@@ -181,8 +186,8 @@ cdef class Direct(Medium):
                 raise FabricError("this CPU has no instruction that flushes "
                                   "its caches to persistent memory",
                                   hint="use libpmem2, or a file on a disk")
-            base = mmap(NULL, self.mapped, PROT_READ | PROT_WRITE, MAP_SHARED_VALIDATE | MAP_SYNC if sync else MAP_SHARED,
-                        self.fd, 0)
+            base = mmap(NULL, self.mapped, PROT_READ | PROT_WRITE,
+                        MAP_SHARED_VALIDATE | MAP_SYNC if sync else MAP_SHARED, self.fd, 0)
             if base == MAP_FAILED:
                 raise refused(f"cannot map {length} bytes")
             self.c.base = <char *> base
@@ -229,7 +234,8 @@ cdef uint64_t whole(int fd, uint64_t length) except 0:
     cdef uint64_t page = PAGE
     status = os.fstat(fd)
     if stat.S_ISCHR(status.st_mode):
-        with open(f"/sys/dev/char/{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}/align") as file:
+        number = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        with open(f"/sys/dev/char/{number}/align") as file:
             page = int(file.read())
     return (length + page - 1) // page * page
 

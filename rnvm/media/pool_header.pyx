@@ -23,7 +23,8 @@ cdef int header_write(medium *m, rnvm_header *h) noexcept nogil:
     # merely unfinished.
     for copy in range(2):
         at = RNVM_HEADERS + copy * RNVM_PAGE
-        medium_write(m, at + sizeof(h.magic), <char *> h + sizeof(h.magic), sizeof(rnvm_header) - sizeof(h.magic))
+        medium_write(m, at + sizeof(h.magic), <char *> h + sizeof(h.magic),
+                     sizeof(rnvm_header) - sizeof(h.magic))
     if medium_drain(m):
         return -1
     for copy in range(2):
@@ -46,7 +47,8 @@ cdef int header_read(const medium *m, rnvm_header *h) noexcept nogil:
 
 
 cdef bint superblock_whole(const rnvm_header *h, const rnvm_superblock *s) noexcept nogil:
-    return (s.magic == RNVM_SUPERBLOCK_MAGIC and rfp_crc32c(0, s, sizeof(rnvm_superblock) - sizeof(s.crc)) == s.crc
+    return (s.magic == RNVM_SUPERBLOCK_MAGIC
+            and rfp_crc32c(0, s, sizeof(rnvm_superblock) - sizeof(s.crc)) == s.crc
             and not memcmp(s.uuid, h.uuid, UUID))
 
 

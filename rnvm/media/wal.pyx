@@ -35,9 +35,11 @@ cdef bint wal_find(const medium *m, uint64_t length, wal *a) noexcept nogil:
     memset(a, 0, sizeof(wal))
     if length < 2 * RNVM_PAGE or not header_read(m, &header) or header.major != RNVM_MAJOR:
         return False
-    if header.incompatible != RNVM_WRITE_AHEAD or header.wal < RNVM_WAL_MIN or header.wal % RNVM_PAGE:
+    if (header.incompatible != RNVM_WRITE_AHEAD or header.wal < RNVM_WAL_MIN
+            or header.wal % RNVM_PAGE):
         return False
-    if not header.wal_at or header.wal_at % RNVM_PAGE or header.wal > length or header.wal_at > length - header.wal:
+    if (not header.wal_at or header.wal_at % RNVM_PAGE or header.wal > length
+            or header.wal_at > length - header.wal):
         return False
     a.at = header.wal_at
     a.size = header.wal
@@ -61,14 +63,16 @@ cdef void wal_headers(const medium *m, wal *a) noexcept nogil:
                 and not memcmp(header.uuid, a.uuid, sizeof(a.uuid)):
             a.headers |= SECOND_COPY if copy else FIRST_COPY
             a.generation = max(a.generation, header.generation)
-    a.alike = a.headers == FIRST_COPY | SECOND_COPY and not memcmp(copy_at(m, a, 0), copy_at(m, a, 1), sizeof(rnvm_wal_header))
+    a.alike = (a.headers == FIRST_COPY | SECOND_COPY
+               and not memcmp(copy_at(m, a, 0), copy_at(m, a, 1), sizeof(rnvm_wal_header)))
 
 
 cdef inline const rnvm_frame *frame_at(const medium *m, uint64_t at) noexcept nogil:
     return <const rnvm_frame *> (m.base + at)
 
 
-cdef bint wal_frame_whole(const medium *m, const wal *a, uint64_t at, uint64_t generation, uint64_t sequence) noexcept nogil:
+cdef bint wal_frame_whole(const medium *m, const wal *a, uint64_t at, uint64_t generation,
+                          uint64_t sequence) noexcept nogil:
     cdef const rnvm_frame *frame = frame_at(m, at)
     RFP_ASSERT(at >= a.at + RNVM_WAL_FRAMES)
     RFP_ASSERT(at + sizeof(rnvm_frame) <= a.at + a.size)
@@ -93,7 +97,8 @@ cdef void wal_scan(const medium *m, uint64_t length, wal *a) noexcept nogil:
         generation = frame_at(m, at).generation
         # A header that is not whole may contain anything; so may a frame.
         if generation >= a.used and wal_frame_whole(m, a, at, generation, frame_at(m, at).sequence):
-            if a.headers and generation == a.generation and frame_at(m, at).sequence > a.frames and not a.behind:
+            if (a.headers and generation == a.generation and frame_at(m, at).sequence > a.frames
+                    and not a.behind):
                 a.behind = at
             a.used = generation
         at += RNVM_PAGE
@@ -145,7 +150,7 @@ cdef void wal_format(medium *m, const rnvm_geometry *g, const unsigned char *uui
     medium_write(m, g.wal_at + RNVM_PAGE, &header, sizeof(header))
 
 
-# Pools that are inspected, and pools that are in memory now: apply whatever is in the area at once
+# Pools that are inspected, and pools that are in memory now: apply the area at once
 
 
 cdef struct target:
@@ -160,7 +165,7 @@ cdef void carry(void *context, uint64_t offset, const void *bytes, uint64_t n) n
         medium_write(to.m, offset, bytes, n)
 
 
-cdef int begin_anew(medium *m, const wal *a, uint64_t generation) noexcept nogil:
+cdef int begin_again(medium *m, const wal *a, uint64_t generation) noexcept nogil:
     cdef rnvm_wal_header header
     cdef int copy
     RFP_ASSERT(a.at != 0)
@@ -173,15 +178,15 @@ cdef int begin_anew(medium *m, const wal *a, uint64_t generation) noexcept nogil
     return 0
 
 
-def look(Medium on not None):
+def describe(Medium on not None):
     """Return the content of the pool's area as a dict, or None if there is none."""
     cdef wal a
     on.check(0, on.c.length)
     wal_scan(&on.c, on.c.length, &a)
     if not a.at:
         return None
-    return {"at": a.at, "bytes": a.size, "headers": a.headers, "alike": bool(a.alike), "generation": a.generation,
-            "frames": a.frames, "end": a.end, "behind": a.behind}
+    return {"at": a.at, "bytes": a.size, "headers": a.headers, "alike": bool(a.alike),
+            "generation": a.generation, "frames": a.frames, "end": a.end, "behind": a.behind}
 
 
 def apply(Medium on not None):
@@ -206,7 +211,7 @@ def forget(Medium on not None):
     cdef wal a
     on.check(0, on.c.length)
     wal_scan(&on.c, on.c.length, &a)
-    if a.at and begin_anew(&on.c, &a, max(a.used, a.generation) + 1):
+    if a.at and begin_again(&on.c, &a, max(a.used, a.generation) + 1):
         raise_failed(&on.c)
 
 
@@ -218,5 +223,5 @@ def rebuild(Medium on not None):
     cdef wal a
     on.check(0, on.c.length)
     wal_scan(&on.c, on.c.length, &a)
-    if a.at and begin_anew(&on.c, &a, a.used):
+    if a.at and begin_again(&on.c, &a, a.used):
         raise_failed(&on.c)

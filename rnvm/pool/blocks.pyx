@@ -52,7 +52,7 @@ cdef void blocks_assign(pool *p, uint64_t first, uint64_t count, uint32_t owner)
         word = rfp_load64(p.m.base + at)
         value = rnvm_word_value(word)
         # The other owners in a damaged word are lost: mark them unknown, so that the word cannot
-        # look whole again with random content.
+        # pass its check again with random content.
         if not rnvm_word_whole(p.g.seed, at, word):
             value = <uint64_t> RNVM_UNKNOWN << 32 | <uint64_t> RNVM_UNKNOWN << 16 | RNVM_UNKNOWN
         while block < first + count and rnvm_owner_word_at(&p.g, block) == at:
@@ -145,7 +145,8 @@ cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil:
     take(p, first, count)                    # after a crash they may have seemed free already
     if p.limbo_count:
         last = &p.limbo[(p.limbo_first + p.limbo_count - 1) % p.limbo_room]
-        if last.reclaim_epoch == p.reclaim_epoch and last.checkpoint_no == p.checkpoints and last.first + last.count == first:
+        if (last.reclaim_epoch == p.reclaim_epoch and last.checkpoint_no == p.checkpoints
+                and last.first + last.count == first):
             last.count += count
             return
     RFP_ASSERT(p.limbo_count <= p.limbo_room)
@@ -161,7 +162,8 @@ cdef void blocks_retire(pool *p, uint64_t first, uint64_t count) noexcept nogil:
         p.limbo = limbo
         p.limbo_first = 0
         p.limbo_room = room
-    p.limbo[(p.limbo_first + p.limbo_count) % p.limbo_room] = retired(first, count, p.reclaim_epoch, p.checkpoints)
+    p.limbo[(p.limbo_first + p.limbo_count) % p.limbo_room] = retired(first, count, p.reclaim_epoch,
+                                                                      p.checkpoints)
     p.limbo_count += 1
 
 

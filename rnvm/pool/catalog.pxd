@@ -16,4 +16,5 @@ cdef void catalog_publish(pool *p, uint32_t index) noexcept nogil
 # Returns the CRC of an entry in private memory.
 cdef uint32_t catalog_entry_crc(uint32_t seed, uint64_t at, const rnvm_name *entry) noexcept nogil
 # Returns the state word of an entry: state, incarnation << 8.
-cdef uint64_t catalog_entry_state(uint32_t seed, uint64_t at, uint32_t state, uint32_t incarnation) noexcept nogil
+cdef uint64_t catalog_entry_state(uint32_t seed, uint64_t at, uint32_t state,
+                                  uint32_t incarnation) noexcept nogil

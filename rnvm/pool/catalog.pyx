@@ -24,7 +24,8 @@ cdef uint32_t catalog_entry_crc(uint32_t seed, uint64_t at, const rnvm_name *ent
     return rfp_crc32c(crc, &entry.kind, RNVM_NAME_LIVE - COVERED)
 
 
-cdef uint64_t catalog_entry_state(uint32_t seed, uint64_t at, uint32_t state, uint32_t incarnation) noexcept nogil:
+cdef uint64_t catalog_entry_state(uint32_t seed, uint64_t at, uint32_t state,
+                                  uint32_t incarnation) noexcept nogil:
     return rnvm_word(seed, at, <uint64_t> incarnation << 8 | state)
 
 

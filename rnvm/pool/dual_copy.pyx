@@ -6,7 +6,8 @@ from rnvm.format.layout cimport rfp_copy_in, rnvm_copy, rnvm_copy_crc
 from rnvm.media.medium cimport medium, medium_write
 
 
-cdef int load(const medium *m, uint32_t seed, uint64_t at, rnvm_copy *copies, int *counts) noexcept nogil:
+cdef int load(const medium *m, uint32_t seed, uint64_t at, rnvm_copy *copies,
+              int *counts) noexcept nogil:
     """Load both copies; return which of them are whole, and the index of the one that counts."""
     cdef int whole = 0
     rfp_copy_in(copies, m.base + at, 2 * sizeof(rnvm_copy))
@@ -36,7 +37,8 @@ cdef int dual_copy_read(medium *m, uint32_t seed, uint64_t at, uint64_t *words) 
     return whole
 
 
-cdef void dual_copy_begin(medium *m, uint32_t seed, uint64_t at, const uint64_t *words) noexcept nogil:
+cdef void dual_copy_begin(medium *m, uint32_t seed, uint64_t at,
+                          const uint64_t *words) noexcept nogil:
     cdef rnvm_copy[2] copies
     cdef rnvm_copy new
     cdef int counts
@@ -54,7 +56,8 @@ cdef void dual_copy_finish(medium *m, uint32_t seed, uint64_t at) noexcept nogil
         put(m, seed, at, 1 - counts, &copies[counts])
 
 
-cdef void dual_copy_format(medium *m, uint32_t seed, uint64_t at, const uint64_t *words) noexcept nogil:
+cdef void dual_copy_format(medium *m, uint32_t seed, uint64_t at,
+                           const uint64_t *words) noexcept nogil:
     cdef rnvm_copy new
     new.generation = 1
     memcpy(new.words, words, 3 * sizeof(uint64_t))

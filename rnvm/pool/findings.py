@@ -12,8 +12,8 @@ class Finding(NamedTuple):
         kind: `"damage"` (not as written), `"doubt"` (damaged, or in the middle of a change when the
             machine stopped; nothing is lost either way) or `"leak"` (memory without an owner).
         where: The place, in words, with its offset.
-        what: What is wrong.
-        mend: What `rnvm check --repair` does about it; None: nothing can be done.
+        what: The problem.
+        mend: The repair by `rnvm check --repair`; None: there is none.
         part, number: For repair: the kind of the part, and its index.
         at: Its offset.
         words: For owners: how many adjacent words are meant.

@@ -49,7 +49,8 @@ def damaged(findings):
                        findings=[str(finding) for finding in findings], hint=REPAIR)
 
 
-cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word, bint whole) noexcept nogil:
+cdef uint64_t next_word(const medium *m, const rnvm_geometry *g, uint64_t word,
+                        bint whole) noexcept nogil:
     """Return the first owner word from this one on that is whole (or is not).
 
     Return the number of words if there is none.
@@ -108,7 +109,8 @@ cdef class Inspection:
                 findings=["both copies of the superblock"], hint="restore the pool from a copy")
         if self.superblock.size > on.length:
             raise PoolDamaged(
-                f"the pool is truncated: it has {units.show_size(on.length)} of {units.show_size(self.superblock.size)}",
+                f"the pool is truncated: it has {units.show_size(on.length)} of "
+                f"{units.show_size(self.superblock.size)}",
                 findings=["truncated"], hint="restore the pool from a copy")
         if (not rnvm_geometry_of(&self.header, self.superblock.size, &self.g)
                 or self.superblock.state not in (RNVM_CLEAN, RNVM_OPEN)):
@@ -124,7 +126,8 @@ cdef class Inspection:
         if (<uint64_t> RNVM_MAGIC).to_bytes(8, "little") in words:
             raise PoolDamaged(f"both copies of the header are damaged (offsets {RNVM_HEADERS}, "
                               f"{RNVM_HEADERS + RNVM_PAGE})",
-                              findings=["both copies of the header"], hint="restore the pool from a copy")
+                              findings=["both copies of the header"],
+                              hint="restore the pool from a copy")
         if words == {bytes(8)}:
             raise NotAPool("the file has no header: it is not a pool, "
                            "or its creation did not complete",
@@ -175,7 +178,8 @@ cdef class Inspection:
         """Add a finding for each copy of a doubled structure that is not whole."""
         for bit, place in ((FIRST_COPY, at), (SECOND_COPY, at + RNVM_PAGE)):
             if not whole & bit:
-                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
+                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY,
+                                             FROM_THE_OTHER, "copy", place))
 
     cdef register(self, str part, uint32_t index, str what, at):
         cdef uint64_t[3] words
@@ -183,11 +187,13 @@ cdef class Inspection:
         if whole & ALIKE:
             return
         if not whole:
-            self.findings.append(Finding("damage", f"{what} at {at}", "both copies are damaged", LOSSES[part], part, at, index))
+            self.findings.append(Finding("damage", f"{what} at {at}", "both copies are damaged",
+                                         LOSSES[part], part, at, index))
             return
         for bit, place in ((FIRST_WHOLE, at), (SECOND_WHOLE, at + 32)):
             if not whole & bit:
-                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY, FROM_THE_OTHER, "copy", place))
+                self.findings.append(Finding("doubt", f"{what} at {place}", ONE_COPY,
+                                             FROM_THE_OTHER, "copy", place))
         if whole == FIRST_WHOLE | SECOND_WHOLE and self.superblock.state == RNVM_CLEAN:
             self.findings.append(Finding("doubt", f"{what} at {at}", "its copies differ",
                                          "later copy used", "copy", at))
@@ -200,10 +206,13 @@ cdef class Inspection:
         rfp_copy_in(&entry, self.medium.c.base + at, sizeof(rnvm_name))
         where = f"naming entry {i} at {at}"
         state = rnvm_word_value(entry.state) & 0xff
-        whole = rnvm_word_whole(self.g.seed, at, entry.state) and state in (RNVM_FREE, RNVM_LIVE, RNVM_DROPPING, RNVM_LOST)
-        body = entry.crc == catalog_entry_crc(self.g.seed, at, &entry) and 0 < entry.name_length <= RNVM_NAME_MAX
+        whole = (rnvm_word_whole(self.g.seed, at, entry.state)
+                 and state in (RNVM_FREE, RNVM_LIVE, RNVM_DROPPING, RNVM_LOST))
+        body = (entry.crc == catalog_entry_crc(self.g.seed, at, &entry)
+                and 0 < entry.name_length <= RNVM_NAME_MAX)
         if not whole:
-            self.findings.append(Finding("damage", where, "its state is damaged", LOSSES["state"], "state", at, i))
+            self.findings.append(Finding("damage", where, "its state is damaged",
+                                         LOSSES["state"], "state", at, i))
         if whole and state == RNVM_FREE:
             return
         for part, offset in (("progress", RNVM_PROGRESS), ("lock", RNVM_LOCK)):
@@ -214,7 +223,8 @@ cdef class Inspection:
             return
         root = rnvm_block_of(&self.g, rnvm_offset(entry.root))
         if not body:
-            self.findings.append(Finding("damage", where, "name, kind and root are damaged", LOSSES["name"], "name", at, i))
+            self.findings.append(Finding("damage", where, "name, kind and root are damaged",
+                                         LOSSES["name"], "name", at, i))
         elif root == RNVM_NO_BLOCK or rnvm_backend(entry.root) != self.g.backend \
                 or rnvm_offset(entry.root) != rnvm_block_at(&self.g, root):
             self.findings.append(Finding("damage", where,
@@ -240,13 +250,16 @@ cdef class Inspection:
             if first == last:
                 break
             runs += 1
-            what = "the word is damaged" if word - first == 1 else f"{word - first} words are damaged"
+            what = "the word is damaged"
+            if word - first > 1:
+                what = f"{word - first} words are damaged"
             if runs > RUNS_MAX:
                 word = last
                 what = "more words are damaged, here and after it"
             at = rnvm_word_at(&self.g, first)
-            self.findings.append(Finding("damage", f"owners of blocks {first * OWNERS} to {word * OWNERS - 1} at {at}", what,
-                                         LOSSES["owners"], "owners", at, first, word - first))
+            self.findings.append(Finding(
+                "damage", f"owners of blocks {first * OWNERS} to {word * OWNERS - 1} at {at}",
+                what, LOSSES["owners"], "owners", at, first, word - first))
 
     def write_ahead(self):
         """Check the write-ahead area, as it was when the pool was opened."""

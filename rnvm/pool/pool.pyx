@@ -44,8 +44,9 @@ cdef uint64_t unix_time():
     return int(time.time()) if UNIX_EPOCH_NOW is None else UNIX_EPOCH_NOW
 
 
-def format_medium(Medium target not None, sizes, *, backend=1, identity=None, assume_persistent=False, size=None):
-    """Make a pool of a medium, whatever it contained, using all that `sizes` can use (rnvm.sizes).
+def format_medium(Medium target not None, sizes, *, backend=1, identity=None,
+                  assume_persistent=False, size=None):
+    """Make a pool of a medium with any content, using all that `sizes` can use (rnvm.sizes).
 
     Args:
         backend: ID of the logical back-end, 1 to 65535, which its addresses carry.
@@ -76,8 +77,8 @@ def format_medium(Medium target not None, sizes, *, backend=1, identity=None, as
     header.created = unix_time()
     header.backend = backend
     header.flags = RNVM_ASSUME_PERSISTENT if assume_persistent else 0
-    (header.block, header.names, header.sessions, header.operation_ring, header.memory_ring, header.group_map,
-     header.wal) = sizes
+    (header.block, header.names, header.sessions, header.operation_ring, header.memory_ring,
+     header.group_map, header.wal) = sizes
     header.incompatible = RNVM_WRITE_AHEAD if header.wal else 0
     header.names_at = 4 * RNVM_PAGE
     header.sessions_at = sizes.sessions_at
@@ -114,7 +115,9 @@ def grown(Inspection inspection not None, uint64_t size):
     cdef rnvm_geometry g
     cdef uint64_t whole = max(size, inspection.g.size)
     cdef uint64_t rest = (whole - inspection.g.groups_at) % inspection.g.group
-    whole -= rest if rest < inspection.g.group_map + inspection.g.block else (rest - inspection.g.group_map) % inspection.g.block
+    if rest >= inspection.g.group_map + inspection.g.block:
+        rest = (rest - inspection.g.group_map) % inspection.g.block
+    whole -= rest
     if whole <= inspection.g.size or not rnvm_geometry_of(&inspection.header, whole, &g):
         raise InvalidArgument(f"cannot grow the pool to {units.show_size(size)}: it already has "
                               f"{units.show_size(inspection.g.size)}",
@@ -241,7 +244,8 @@ cdef class Pool:
         p.sessions = <session_state *> calloc(p.g.sessions, sizeof(session_state))
         p.structures = <structure *> calloc(p.g.names, sizeof(structure))
         p.scratch = <char *> malloc(self.capacity())
-        if not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures or not p.scratch:
+        if (not p.taken or not p.operations or not p.memory or not p.sessions or not p.structures
+                or not p.scratch):
             raise MemoryError("cannot allocate memory for the state of a pool")
 
     cdef list lost(self):
@@ -257,7 +261,8 @@ cdef class Pool:
                         "damage", self.place(which, i),
                         f"the record with LSN {r.tail} is damaged; operations acknowledged from "
                         f"there to LSN {r.end} are lost",
-                        "log truncated before it; later records are lost", which, r.at + r.tail % r.size, i))
+                        "log truncated before it; later records are lost", which,
+                        r.at + r.tail % r.size, i))
                     r.faulty = 0
         return findings
 
@@ -270,7 +275,9 @@ cdef class Pool:
         for i in range(self.c.g.sessions):
             for which in ("operations", "memory"):
                 r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
-                lsn = ring_behind(r, self.c.scratch, self.capacity()) if r.epoch and r.tail >= r.end else 0
+                lsn = 0
+                if r.epoch and r.tail >= r.end:
+                    lsn = ring_behind(r, self.c.scratch, self.capacity())
                 if lsn:
                     findings.append(Finding(
                         "doubt", self.place(which, i),
@@ -282,7 +289,8 @@ cdef class Pool:
     cdef str place(self, str which, uint32_t i):
         """Return where the scan of a ring ended, in words."""
         cdef ring *r = &self.c.operations[i] if which == "operations" else &self.c.memory[i]
-        return f"{'operation' if which == 'operations' else 'memory'} ring of session {i} at {r.at + r.tail % r.size}"
+        name = "operation" if which == "operations" else "memory"
+        return f"{name} ring of session {i} at {r.at + r.tail % r.size}"
 
     cdef uint64_t capacity(self):
         return rnvm_longest_record(max(self.c.g.operation_ring, self.c.g.memory_ring))
@@ -343,8 +351,8 @@ cdef class Pool:
 
     # Structures
 
-    def create(self, bytes name not None, uint32_t kind, uint32_t format=1, bytes codec=b"", uint64_t root_blocks=1,
-               identity=None):
+    def create(self, bytes name not None, uint32_t kind, uint32_t format=1, bytes codec=b"",
+               uint64_t root_blocks=1, identity=None):
         """Create a structure, durably; return its ID in logs.
 
         Args:
@@ -464,7 +472,7 @@ cdef class Pool:
     # Regular work
 
     def collect(self):
-        """Make durable what sessions have written; return how many bytes."""
+        """Make the sessions' new records durable; return how many bytes."""
         cdef int64_t found
         self.check()
         with nogil:
@@ -481,7 +489,7 @@ cdef class Pool:
         return most
 
     def checkpoint(self):
-        """Make durable what was applied, and free the space of its log."""
+        """Make the applied transactions durable, and free the space of their log."""
         cdef int failed
         self.check()
         with nogil:
@@ -521,4 +529,6 @@ cdef class Pool:
 
 
 cdef int close_logs(pool *p) noexcept nogil:
-    return -1 if pool_collect(p) < 0 else -1 if pool_replay(p, <int64_t> (<uint64_t> -1 >> 1)) < 0 else pool_checkpoint(p)
+    if pool_collect(p) < 0 or pool_replay(p, <int64_t> (<uint64_t> -1 >> 1)) < 0:
+        return -1
+    return pool_checkpoint(p)

@@ -14,7 +14,8 @@ cdef struct recovery:          # the work that a recovery found
 # Reads dual-copy records and naming entries into private memory, and scans the rings for whole
 # records; writes nothing.  A ring that lacks a durable record gets faulty = FAULT_END.
 cdef void pool_load(pool *p) noexcept nogil
-# Makes durable what was read, which may not be durable yet.  Returns 0, or -1: the medium failed.
+# Makes the bytes that were read durable: they may not be yet.  Returns 0, or -1: the medium
+# failed.
 cdef int pool_settle(pool *p) noexcept nogil
 # Applies the logs, finishes interrupted changes, and publishes the words that peers READ.  Returns
 # 0, or -1: the medium failed.

@@ -1,4 +1,4 @@
-"""Load a pool, make durable what was read, replay, and finish interrupted changes."""
+"""Load a pool, make the bytes read durable, replay, and finish interrupted changes."""
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
@@ -31,16 +31,19 @@ cdef enum:
 
 cdef void load_session(pool *p, uint32_t i) noexcept nogil:
     cdef uint64_t[3] words
-    cdef uint64_t at = rnvm_session_at(&p.g, i), epoch, capacity = rnvm_longest_record(max(p.g.operation_ring, p.g.memory_ring))
+    cdef uint64_t at = rnvm_session_at(&p.g, i), epoch
+    cdef uint64_t capacity = rnvm_longest_record(max(p.g.operation_ring, p.g.memory_ring))
     memset(words, 0, sizeof(words))
     dual_copy_read(p.m, p.g.seed, at + RNVM_SESSION_STATE, words)
     p.sessions[i].epoch = words[0]
     p.sessions[i].state = <uint32_t> words[1]
     p.sessions[i].detail = words[2]
-    # The rings of a free session contain nothing, whatever their bytes.
+    # The rings of a free session contain nothing, with any bytes.
     epoch = 0 if p.sessions[i].state == RNVM_FREE else words[0]
-    ring_open(&p.operations[i], p.m, p.g.seed, rnvm_operation_ring_at(&p.g, i), p.g.operation_ring, at + RNVM_OPERATIONS, epoch)
-    ring_open(&p.memory[i], p.m, p.g.seed, rnvm_memory_ring_at(&p.g, i), p.g.memory_ring, at + RNVM_MEMORY, epoch)
+    ring_open(&p.operations[i], p.m, p.g.seed, rnvm_operation_ring_at(&p.g, i), p.g.operation_ring,
+              at + RNVM_OPERATIONS, epoch)
+    ring_open(&p.memory[i], p.m, p.g.seed, rnvm_memory_ring_at(&p.g, i), p.g.memory_ring,
+              at + RNVM_MEMORY, epoch)
     if epoch:
         scan(&p.operations[i], p.scratch, capacity)
         scan(&p.memory[i], p.scratch, capacity)
@@ -133,8 +136,8 @@ cdef int fence_faulty(pool *p, recovery *done) noexcept nogil:
     return 0
 
 
-cdef bint count_pending(void *context, uint32_t session, uint64_t lsn, uint32_t of, uint32_t code, uint64_t number,
-                        const char *bytes, uint32_t length) noexcept nogil:
+cdef bint count_pending(void *context, uint32_t session, uint64_t lsn, uint32_t of, uint32_t code,
+                        uint64_t number, const char *bytes, uint32_t length) noexcept nogil:
     (<uint64_t *> context)[0] += 1
     return True
 
@@ -146,7 +149,8 @@ cdef int finish_sessions(pool *p, recovery *done) noexcept nogil:
     """
     cdef uint32_t i
     for i in range(p.g.sessions):
-        if p.sessions[i].state != RNVM_FREE and (session_fence(p, i) or session_set_fence_point(p, i)):
+        if (p.sessions[i].state != RNVM_FREE
+                and (session_fence(p, i) or session_set_fence_point(p, i))):
             return -1
     # Records that arrived before the fence point count too.
     done.applied += pool_replay(p, <int64_t> (<uint64_t> -1 >> 1))
@@ -214,7 +218,8 @@ cdef void warn(pool *p) noexcept nogil:
     """
     cdef uint32_t i
     for i in range(p.g.sessions):
-        rfp_store64(p.m.base + rnvm_session_at(&p.g, i) + RNVM_SESSION_LIVE, p.sessions[i].epoch + 1)
+        rfp_store64(p.m.base + rnvm_session_at(&p.g, i) + RNVM_SESSION_LIVE,
+                    p.sessions[i].epoch + 1)
     rfp_fence_full()
 
 

@@ -58,7 +58,8 @@ cdef struct subject:
     uint32_t owner
 
 
-cdef bint node_whole(const medium *m, uint32_t seed, uint64_t at, uint64_t address, uint32_t owner) noexcept nogil:
+cdef bint node_whole(const medium *m, uint32_t seed, uint64_t at, uint64_t address,
+                     uint32_t owner) noexcept nogil:
     cdef const rnvm_node *node = <const rnvm_node *> (m.base + at)
     return (node.address == address and node.structure == owner and node.length >= RNVM_NODE
             and node.length <= RNVM_NODE_BYTES_MAX
@@ -194,14 +195,15 @@ def bit(VolatileMemory private not None, Inspection inspection not None, str par
     return not whole(&s) and turn_back(&s, at, length) >= 0
 
 
-def owners(VolatileMemory private not None, Inspection inspection not None, uint64_t first, uint64_t count, bint give_up=False):
+def owners(VolatileMemory private not None, Inspection inspection not None, uint64_t first,
+           uint64_t count, bint give_up=False):
     """Turn back a bit in each damaged word of these owner words.
 
     Return in how many one bit was turned back, and how many could not be repaired.  give_up: the
     blocks of the latter are not allocated again.
     """
     cdef subject s
-    cdef uint64_t word, mended = 0, lost = 0
+    cdef uint64_t word, unknown, mended = 0, lost = 0
     cdef const rnvm_geometry *g = &inspection.g
     if first > rnvm_words(g) or count > rnvm_words(g) - first:
         raise InvalidArgument(f"{count} words from word {first} are not all in this pool")
@@ -219,8 +221,8 @@ def owners(VolatileMemory private not None, Inspection inspection not None, uint
                 continue
             lost += 1
             if give_up:
-                rfp_store64(s.m.base + s.at, rnvm_word(g.seed, s.at, <uint64_t> RNVM_UNKNOWN << 32
-                                                       | <uint64_t> RNVM_UNKNOWN << 16 | RNVM_UNKNOWN))
+                unknown = <uint64_t> RNVM_UNKNOWN << 32 | <uint64_t> RNVM_UNKNOWN << 16
+                rfp_store64(s.m.base + s.at, rnvm_word(g.seed, s.at, unknown | RNVM_UNKNOWN))
     return mended, lost
 
 
@@ -258,7 +260,8 @@ def node(VolatileMemory private not None, Pool pool not None, uint32_t index, ui
     # A pointer led there, and may lead anywhere.
     if at & 7 or at >= private.c.length or private.c.length - at < sizeof(rnvm_node):
         return False
-    return not whole(&s) and turn_back(&s, at, min(<uint64_t> RECORD_BYTES, private.c.length - at)) >= 0
+    return (not whole(&s)
+            and turn_back(&s, at, min(<uint64_t> RECORD_BYTES, private.c.length - at)) >= 0)
 
 
 def session_table(VolatileMemory private not None, uint64_t length):
@@ -276,7 +279,8 @@ def session_table(VolatileMemory private not None, uint64_t length):
     cdef rnvm_geometry g
     if private.c.length < RNVM_NAMES:
         return 0, 0
-    if not header_read(&private.c, &found) and not (header(private) and header_read(&private.c, &found)):
+    if (not header_read(&private.c, &found)
+            and not (header(private) and header_read(&private.c, &found))):
         return 0, 0
     if found.major != RNVM_MAJOR or not rnvm_parts_of(&found, &g) or g.rings_at > length:
         return 0, 0
@@ -297,8 +301,9 @@ def end_sessions(Medium on not None, uint64_t at, uint32_t count):
     rfp_fence_full()
 
 
-def lose(VolatileMemory private not None, Inspection inspection not None, str part, uint64_t at, uint32_t index):
-    """Give up what cannot be restored, so that the rest can be used (inspect.LOSSES says how)."""
+def lose(VolatileMemory private not None, Inspection inspection not None, str part, uint64_t at,
+         uint32_t index):
+    """Give up a part that cannot be restored, so that the rest can be used (inspect.LOSSES)."""
     cdef uint64_t[3] words
     cdef uint64_t entry
     cdef uint32_t seed = inspection.g.seed
@@ -328,9 +333,11 @@ cdef void forget_session(Inspection inspection, medium *m, uint32_t index) noexc
     words[2] = 0
     dual_copy_format(m, seed, at + RNVM_SESSION_STATE, words)
     words[1] = RNVM_NO_LIMIT
-    words[0] = words[2] = beyond(m, rnvm_operation_ring_at(&inspection.g, index), inspection.g.operation_ring)
+    words[0] = words[2] = beyond(m, rnvm_operation_ring_at(&inspection.g, index),
+                                 inspection.g.operation_ring)
     dual_copy_format(m, seed, at + RNVM_OPERATIONS, words)
-    words[0] = words[2] = beyond(m, rnvm_memory_ring_at(&inspection.g, index), inspection.g.memory_ring)
+    words[0] = words[2] = beyond(m, rnvm_memory_ring_at(&inspection.g, index),
+                                 inspection.g.memory_ring)
     dual_copy_format(m, seed, at + RNVM_MEMORY, words)
 
 

@@ -14,8 +14,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from rnvm.pool.state cimport pool
 
-# Makes durable what the sessions have written since (one drain for all of them) and publishes the
-# new position.  Returns bytes; -1: the medium failed.
+# Makes the sessions' new records durable (one drain for all of them) and publishes the new
+# position.  Returns bytes; -1: the medium failed.
 cdef int64_t pool_collect(pool *p) noexcept nogil
 # Returns whether everything that a session has written is durable already.
 cdef bint pool_settled(pool *p, uint32_t session) noexcept nogil
@@ -23,12 +23,14 @@ cdef bint pool_settled(pool *p, uint32_t session) noexcept nogil
 # numbers.  Applies at most `most` records; returns how many.  A ring with a record that must not be
 # applied becomes faulty and stops there.
 cdef int64_t pool_replay(pool *p, int64_t most) noexcept nogil
-# Makes durable what was applied, then how far that is, then frees the space of the logs.  Returns
-# 0; -1: the medium failed.
+# Makes the applied transactions durable, then their position, then frees the space of the logs.
+# Returns 0; -1: the medium failed.
 cdef int pool_checkpoint(pool *p) noexcept nogil
 # Calls back with each operation of an operation ring that no transaction covers yet, in LSN order,
 # from `lsn` on, as far as the ring is durable.  The payload is in private memory.  The callback
 # returns False to end the scan.
-ctypedef bint (*pending_operation)(void *context, uint32_t session, uint64_t lsn, uint32_t structure, uint32_t code,
-                                   uint64_t number, const char *bytes, uint32_t length) noexcept nogil
-cdef void pool_pending(pool *p, uint32_t session, pending_operation found, void *context) noexcept nogil
+ctypedef bint (*pending_operation)(void *context, uint32_t session, uint64_t lsn,
+                                   uint32_t structure, uint32_t code, uint64_t number,
+                                   const char *bytes, uint32_t length) noexcept nogil
+cdef void pool_pending(pool *p, uint32_t session, pending_operation found,
+                       void *context) noexcept nogil

@@ -85,7 +85,8 @@ cdef bint pool_settled(pool *p, uint32_t session) noexcept nogil:
 # Replaying
 
 
-cdef bint belongs(pool *p, uint32_t kind, uint64_t block, uint32_t user, uint32_t session) noexcept nogil:
+cdef bint belongs(pool *p, uint32_t kind, uint64_t block, uint32_t user,
+                  uint32_t session) noexcept nogil:
     """Return whether an entry may touch this block."""
     cdef uint32_t owner = block_owner(p, block)
     if owner == user or owner == (RNVM_GRANTED | session):
@@ -95,7 +96,8 @@ cdef bint belongs(pool *p, uint32_t kind, uint64_t block, uint32_t user, uint32_
     return owner == RNVM_UNKNOWN and kind != RNVM_TAKE or owner == RNVM_NOBODY and p.recovering
 
 
-cdef uint32_t entry_fault(pool *p, const rnvm_entry *entry, uint32_t user, uint32_t session) noexcept nogil:
+cdef uint32_t entry_fault(pool *p, const rnvm_entry *entry, uint32_t user,
+                          uint32_t session) noexcept nogil:
     cdef uint64_t offset = rnvm_offset(entry.address)
     cdef uint64_t first = rnvm_block_of(&p.g, offset), block, last
     if rnvm_backend(entry.address) != p.g.backend or first == RNVM_NO_BLOCK or not entry.length:
@@ -108,7 +110,8 @@ cdef uint32_t entry_fault(pool *p, const rnvm_entry *entry, uint32_t user, uint3
         last = first + entry.length - 1
     else:
         return FAULT_MALFORMED
-    if last == RNVM_NO_BLOCK or last >= p.g.blocks or first // p.g.group_blocks != last // p.g.group_blocks:
+    if (last == RNVM_NO_BLOCK or last >= p.g.blocks
+            or first // p.g.group_blocks != last // p.g.group_blocks):
         return FAULT_ADDRESS
     for block in range(first, last + 1):
         if not belongs(p, entry.kind, block, user, session):
@@ -159,7 +162,8 @@ cdef int judge(pool *p, const rnvm_record *record, uint32_t session) noexcept no
             entry = rnvm_entry_next(part, &within)
             if entry == NULL:
                 return FAULT_MALFORMED
-            fault = entry_fault(p, entry, RNVM_USED | rnvm_structure_index(part.structure) + 1, session)
+            fault = entry_fault(p, entry, RNVM_USED | rnvm_structure_index(part.structure) + 1,
+                                session)
             if fault:
                 return fault
     return verdict if at == record.payload else FAULT_MALFORMED
@@ -206,7 +210,8 @@ cdef void apply_record(pool *p, const rnvm_record *record) noexcept nogil:
             continue
         within = 0
         while within < part.length:
-            apply_entry(p, rnvm_entry_next(part, &within), RNVM_USED | rnvm_structure_index(part.structure) + 1)
+            apply_entry(p, rnvm_entry_next(part, &within),
+                        RNVM_USED | rnvm_structure_index(part.structure) + 1)
         owner.number = part.number
         owner.covers = max(owner.covers, part.covers)
     rfp_fence_release()
@@ -367,7 +372,8 @@ cdef int pool_checkpoint(pool *p) noexcept nogil:
 # Pending operations
 
 
-cdef void pool_pending(pool *p, uint32_t session, pending_operation found, void *context) noexcept nogil:
+cdef void pool_pending(pool *p, uint32_t session, pending_operation found,
+                       void *context) noexcept nogil:
     cdef ring *r = &p.operations[session]
     cdef rnvm_record *record = <rnvm_record *> p.scratch
     cdef const rnvm_part *part
@@ -386,7 +392,7 @@ cdef void pool_pending(pool *p, uint32_t session, pending_operation found, void 
                 return
             owner = structure_of(p, part.structure)
             if owner != NULL and part.number > owner.covers:
-                if not found(context, session, lsn, part.structure, part.code, part.number, <const char *> (part + 1),
-                             part.length):
+                if not found(context, session, lsn, part.structure, part.code, part.number,
+                             <const char *> (part + 1), part.length):
                     return
         lsn += length

@@ -22,8 +22,8 @@ cdef enum:                     # log_checks: the checks of a record
 
 # Loads a ring's dual-copy record into *r; everything up to head counts as seen.  Returns False if
 # the record is damaged.
-cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size, uint64_t dual_copy_at,
-                    uint64_t epoch) noexcept nogil
+cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size,
+                    uint64_t dual_copy_at, uint64_t epoch) noexcept nogil
 # Copies the record at this LSN into buffer (header, then payload), if it is whole.  Returns its
 # length, or 0: none (yet).  capacity: bytes of the buffer, at least rnvm_longest_record().
 cdef uint64_t ring_read(const ring *r, uint64_t lsn, char *buffer, uint64_t capacity) noexcept nogil
@@ -32,7 +32,8 @@ cdef uint64_t ring_read(const ring *r, uint64_t lsn, char *buffer, uint64_t capa
 cdef uint64_t ring_collect(ring *r, char *buffer, uint64_t capacity) noexcept nogil
 # Writes a record behind tail (and a pad before it at the end of a lap) and moves tail.  Returns its
 # LSN; 0: the ring is full, or the payload too long for it.
-cdef uint64_t ring_append(ring *r, uint16_t kind, uint16_t parts, const char *payload, uint32_t length) noexcept nogil
+cdef uint64_t ring_append(ring *r, uint16_t kind, uint16_t parts, const char *payload,
+                          uint32_t length) noexcept nogil
 # Advances tail over whole records.
 cdef void ring_scan(ring *r, char *buffer, uint64_t capacity) noexcept nogil
 # Returns the LSN of the first whole record behind the one at tail, which is not whole; 0: there is

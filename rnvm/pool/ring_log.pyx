@@ -20,8 +20,8 @@ def _skip_checks(uint32_t skipped):
     log_checks = <uint32_t> checks & ~skipped
 
 
-cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size, uint64_t dual_copy_at,
-                    uint64_t epoch) noexcept nogil:
+cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_t size,
+                    uint64_t dual_copy_at, uint64_t epoch) noexcept nogil:
     cdef uint64_t[3] words
     RFP_ASSERT(size > 0)
     RFP_ASSERT(size % RNVM_LINE == 0)
@@ -42,7 +42,8 @@ cdef bint ring_open(ring *r, medium *m, uint32_t pool_seed, uint64_t at, uint64_
     return True
 
 
-cdef uint64_t ring_read(const ring *r, uint64_t lsn, char *buffer, uint64_t capacity) noexcept nogil:
+cdef uint64_t ring_read(const ring *r, uint64_t lsn, char *buffer,
+                        uint64_t capacity) noexcept nogil:
     cdef rnvm_record *record = <rnvm_record *> buffer
     cdef uint64_t place = lsn % r.size
     cdef uint64_t expected = lsn, epoch = r.epoch
@@ -57,7 +58,8 @@ cdef uint64_t ring_read(const ring *r, uint64_t lsn, char *buffer, uint64_t capa
         epoch = record.epoch
     if not rnvm_record_fits(record, expected, epoch, r.size - place, rnvm_longest_record(r.size)):
         return 0
-    if record.payload > capacity - sizeof(rnvm_record) or record.length > r.limit - lsn or lsn + record.length - r.head > r.size:
+    if (record.payload > capacity - sizeof(rnvm_record) or record.length > r.limit - lsn
+            or lsn + record.length - r.head > r.size):
         return 0
     rfp_copy_in(record + 1, r.m.base + r.at + place + sizeof(rnvm_record), record.payload)
     if log_checks & CHECK_CRC and rnvm_record_crc(r.seed, record, record + 1) != record.crc:
@@ -81,12 +83,14 @@ cdef uint64_t ring_collect(ring *r, char *buffer, uint64_t capacity) noexcept no
         found += length
 
 
-cdef uint64_t ring_append(ring *r, uint16_t kind, uint16_t parts, const char *payload, uint32_t length) noexcept nogil:
+cdef uint64_t ring_append(ring *r, uint16_t kind, uint16_t parts, const char *payload,
+                          uint32_t length) noexcept nogil:
     cdef rnvm_record record
     cdef uint64_t size = rnvm_record_length(length)
     cdef uint64_t pad = rnvm_pad_before(r.tail, size, r.size)
     cdef uint64_t lsn
-    if size > rnvm_longest_record(r.size) or r.tail + pad + size - r.head > r.size or r.tail + pad + size > r.limit:
+    if (size > rnvm_longest_record(r.size) or r.tail + pad + size - r.head > r.size
+            or r.tail + pad + size > r.limit):
         return 0
     RFP_ASSERT(r.head <= r.tail)
     RFP_ASSERT(pad < r.size)

@@ -10,7 +10,7 @@ cdef enum:                     # results of session_attach other than a session
 
 # Attaches a session with a new epoch, durably; returns its index.  detail is kept with it.
 cdef int64_t session_attach(pool *p, uint64_t detail) noexcept nogil
-# First step of fencing: the new epoch, durable and then visible, and a full fence.  Whatever the
+# First step of fencing: the new epoch, durable and then visible, and a full fence.  All that the
 # session acknowledges after it was written before; the caller now cuts the session off (destroys
 # its queue pair), if possible.  Returns 0, or -1: the medium failed.
 cdef int session_fence(pool *p, uint32_t session) noexcept nogil

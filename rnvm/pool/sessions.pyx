@@ -87,17 +87,20 @@ cdef int session_set_fence_point(pool *p, uint32_t index) noexcept nogil:
     cdef ring *operations = &p.operations[index]
     cdef ring *memory = &p.memory[index]
     cdef uint64_t capacity = rnvm_longest_record(max(p.g.operation_ring, p.g.memory_ring))
-    if operations.limit != RNVM_NO_LIMIT and memory.limit != RNVM_NO_LIMIT and not operations.faulty and not memory.faulty:
+    if (operations.limit != RNVM_NO_LIMIT and memory.limit != RNVM_NO_LIMIT
+            and not operations.faulty and not memory.faulty):
         return 0
     ring_collect(operations, p.scratch, capacity)
     ring_collect(memory, p.scratch, capacity)
     if medium_drain(p.m):
         return -1
     # If a record must not be applied, the records behind it must not be either.
-    operations.durable = operations.limit = operations.replayed if operations.faulty else operations.tail
-    memory.durable = memory.limit = memory.replayed if memory.faulty else memory.tail
-    operations.tail = operations.limit
-    memory.tail = memory.limit
+    if operations.faulty:
+        operations.tail = operations.replayed
+    if memory.faulty:
+        memory.tail = memory.replayed
+    operations.durable = operations.limit = operations.tail
+    memory.durable = memory.limit = memory.tail
     operations.faulty = memory.faulty = 0
     return save_rings(p, index)
 

@@ -1,5 +1,5 @@
-# The crash model: a medium that records what was written to it and when, and computes what a crash
-# could leave.
+# The crash model: a medium that records each write with its time, and computes the bytes that a
+# crash could leave.
 
 from libc.stdint cimport uint8_t, uint64_t
 from rnvm.media.medium cimport Medium, medium

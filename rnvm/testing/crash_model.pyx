@@ -3,8 +3,8 @@
 A Model is a medium that records every store, flush and drain.  At any of these events the machine
 may have stopped, and bytes not drained by then may or may not have survived:
 
-- on memory, any 8 bytes of it, in any order (`kind="words"`, the default: what non-temporal stores
-  and remote writes allow), or in each cache line a prefix of its stores (`kind="lines"`: what
+- on memory, any 8 bytes of it, in any order (`kind="words"`, the default, as non-temporal stores
+  and remote writes allow), or in each cache line a prefix of its stores (`kind="lines"`, as
   ordinary stores allow);
 - in a file (`kind="sectors"`), each sector of 512 bytes as any of the writes to it left it.
 
@@ -102,7 +102,8 @@ cdef void record(recorder *r, uint64_t offset, uint64_t length) noexcept nogil:
 cdef bint ruled(const recorder *r, int verb, uint64_t offset, uint64_t n) noexcept nogil:
     cdef int i
     for i in range(r.rule_count):
-        if r.rules[i][0] == <uint64_t> verb and offset < r.rules[i][2] and offset + n > r.rules[i][1]:
+        if (r.rules[i][0] == <uint64_t> verb and offset < r.rules[i][2]
+                and offset + n > r.rules[i][1]):
             return True
     return False
 
@@ -189,7 +190,8 @@ cdef int drain(recorder *r, medium *m) noexcept nogil:
     return 0
 
 
-cdef medium_operations model_operations = medium_operations(model_write, model_write64, model_flush, model_drain)
+cdef medium_operations model_operations = medium_operations(model_write, model_write64, model_flush,
+                                                            model_drain)
 
 
 cdef class Model(Medium):
@@ -405,7 +407,9 @@ cdef class Crashes:
                     # One threshold for each line, which its stores cross in their order: a prefix
                     # survives.
                     place = mix(seed ^ mix(at // RNVM_LINE))
-                    chance = 0 if likely == 256 or i < place % (self.waiting + 1) and likely else 256
+                    chance = 256
+                    if likely == 256 or i < place % (self.waiting + 1) and likely:
+                        chance = 0
                 else:
                     chance = mix(seed ^ mix(self.pending[i] << 32 ^ at)) & 255
                 if chance < likely:

@@ -68,7 +68,8 @@ cdef int mortal_drain(medium *m) noexcept nogil:
     return result
 
 
-cdef medium_operations mortal_operations = medium_operations(mortal_write, mortal_write64, mortal_flush, mortal_drain)
+cdef medium_operations mortal_operations = medium_operations(mortal_write, mortal_write64,
+                                                             mortal_flush, mortal_drain)
 
 
 cdef class FailpointMedium(Medium):

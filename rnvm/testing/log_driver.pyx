@@ -28,7 +28,8 @@ CHECK_CRC, CHECK_LSN, CHECK_EPOCH = 1, 2, 4
 
 def part(uint32_t of, uint64_t number, bytes body, uint32_t code=0, uint64_t covers=0):
     """Return a part of a record, of the structure with this ID in logs, as bytes."""
-    return struct.pack("<IIQQII", of, code, number, covers, len(body), 0) + body + bytes((8 - len(body) % 8) % 8)
+    header = struct.pack("<IIQQII", of, code, number, covers, len(body), 0)
+    return header + body + bytes((8 - len(body) % 8) % 8)
 
 
 def entry(kind, address, data):
@@ -84,7 +85,8 @@ cdef class Writer:
         """
         if self.pool.closed:
             self.pool.check()
-        return rfp_load64_acquire(&self.shown.operations_durable), rfp_load64_acquire(&self.shown.memory_durable)
+        return (rfp_load64_acquire(&self.shown.operations_durable),
+                rfp_load64_acquire(&self.shown.memory_durable))
 
 
 cdef append(ring *r, uint16_t kind, parts):
@@ -102,8 +104,8 @@ cdef void peer_write(medium *m, uint64_t offset, const void *source, uint64_t n)
 cdef medium_operations peer_operations = medium_operations(peer_write, NULL, NULL, NULL)
 
 
-cdef bint found(void *context, uint32_t session, uint64_t lsn, uint32_t of, uint32_t code, uint64_t number,
-                const char *body, uint32_t length) noexcept nogil:
+cdef bint found(void *context, uint32_t session, uint64_t lsn, uint32_t of, uint32_t code,
+                uint64_t number, const char *body, uint32_t length) noexcept nogil:
     with gil:
         (<object> context).append((lsn, of, code, number, body[:length]))
     return True
@@ -131,9 +133,10 @@ def entry_of(Pool pool not None, bytes name not None):
     cdef rnvm_name *entry
     pool.check()
     entry = <rnvm_name *> (pool.c.m.base + rnvm_name_at(&pool.c.g, <uint32_t> pool.names[name]))
-    return {"kind": entry.kind, "format": entry.format, "codec": (<char *> entry.codec)[:RNVM_CODEC_MAX].rstrip(b"\0"),
-            "uuid": uuid.UUID(bytes=(<char *> entry.uuid)[:16]), "root": entry.root, "root_blocks": entry.root_blocks,
-            "created": entry.created}
+    return {"kind": entry.kind, "format": entry.format,
+            "codec": (<char *> entry.codec)[:RNVM_CODEC_MAX].rstrip(b"\0"),
+            "uuid": uuid.UUID(bytes=(<char *> entry.uuid)[:16]), "root": entry.root,
+            "root_blocks": entry.root_blocks, "created": entry.created}
 
 
 def session(Pool pool not None, uint32_t index):
@@ -142,7 +145,8 @@ def session(Pool pool not None, uint32_t index):
     Positions: (head, replayed, durable, tail, faulty).
     """
     return {"state": pool.c.sessions[index].state, "epoch": pool.c.sessions[index].epoch,
-            "operations": positions(&pool.c.operations[index]), "memory": positions(&pool.c.memory[index])}
+            "operations": positions(&pool.c.operations[index]),
+            "memory": positions(&pool.c.memory[index])}
 
 
 cdef tuple positions(ring *r):
@@ -174,5 +178,5 @@ def offset_of(Pool pool not None, uint64_t block):
 def places(Pool pool not None):
     """Return the offsets of the parts of a pool, for tests that plant bugs and corruption."""
     cdef rnvm_geometry *g = &pool.c.g
-    return {"names": g.names_at, "sessions": g.sessions_at, "rings": g.rings_at, "groups": g.groups_at, "map": g.group_map,
-            "group": g.group, "end": g.size}
+    return {"names": g.names_at, "sessions": g.sessions_at, "rings": g.rings_at,
+            "groups": g.groups_at, "map": g.group_map, "group": g.group, "end": g.size}

@@ -9,7 +9,9 @@ from libc.string cimport memcpy
 from rnvm.format.node cimport RNVM_NODE, rnvm_node
 from rnvm.frontend.state cimport instance, kind
 from rnvm.frontend.structure cimport (
-    ALIEN, OK, Structure, answer_put, fault, node_free, node_new, node_read, register_kind, root_change, root_read, visitor)
+    ALIEN, OK, Structure, answer_put, fault, node_free, node_new, node_read, register_kind,
+    root_change, root_read, visitor,
+)
 
 from rfp.errors import InvalidArgument
 
@@ -131,7 +133,7 @@ cdef int apply(instance *s, uint32_t code, const char *bytes, uint32_t length) n
     return OK
 
 
-cdef int look(instance *s, void *context) noexcept nogil:
+cdef int find(instance *s, void *context) noexcept nogil:
     cdef const shelf *root = <const shelf *> root_read(s)
     cdef uint64_t place = (<uint64_t *> context)[0]
     if root == NULL:
@@ -181,8 +183,9 @@ cdef class Sample(Structure):
     def numbers(self, *, timeout=None):
         """Return the counter, and how many operations have changed anything."""
         cdef uint64_t place = PLACES, length
-        self.query(look, &place, timeout)
-        return (<const int64_t *> self.answer_bytes(&length))[0], (<const uint64_t *> self.answer_bytes(&length))[1]
+        self.query(find, &place, timeout)
+        return ((<const int64_t *> self.answer_bytes(&length))[0],
+                (<const uint64_t *> self.answer_bytes(&length))[1])
 
     def put(self, uint64_t place, value, *, timeout=None):
         """Put a value into a place, instead of the present one."""
@@ -194,13 +197,15 @@ cdef class Sample(Structure):
 
     def get(self, uint64_t place, *, timeout=None):
         """Return the value of a place, or None."""
-        return None if self.query(look, &place, timeout) == NOTHING else self.decode(self.answer())
+        return None if self.query(find, &place, timeout) == NOTHING else self.decode(self.answer())
 
     def take(self, uint64_t place, *, timeout=None):
         """Remove the value of a place, and return it, or None."""
         if place >= PLACES:
             raise InvalidArgument(f"invalid place {place}")
-        return None if self.execute(TAKE, <const char *> &place, 8, timeout) == NOTHING else self.decode(self.answer())
+        if self.execute(TAKE, <const char *> &place, 8, timeout) == NOTHING:
+            return None
+        return self.decode(self.answer())
 
     def fail(self, uint64_t place):
         """Execute an operation that finds damage half way."""

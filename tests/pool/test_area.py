@@ -63,7 +63,7 @@ def inspect_pool(path: Path) -> dict[str, int]:
     content = path.read_bytes()
     view = VolatileMemory(len(content))
     view.poke(0, content)
-    area = wal.look(view)
+    area = wal.describe(view)
     assert area is not None
     return area
 
@@ -152,7 +152,7 @@ def test_a_pool_created_in_memory_has_no_write_ahead_log(tmp_path):
         memory = Path(folder) / "p.pool"
         pools.create(memory, "2MiB", assume_persistent=True, **SMALL)
         with pools.view(memory) as (view, _):
-            assert wal.look(view) is None
+            assert wal.describe(view) is None
         path = tmp_path / "p.pool"
         path.write_bytes(memory.read_bytes())
     with pools.open_pool(path) as pool:

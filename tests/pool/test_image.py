@@ -244,7 +244,7 @@ def test_the_disk_model_catches(bug):
 
 
 def frames(content: bytes) -> int:
-    area = wal.look(FileMedium(LENGTH, file=RecordingFile(content)))
+    area = wal.describe(FileMedium(LENGTH, file=RecordingFile(content)))
     assert area is not None
     return area["frames"]
 
