@@ -7,11 +7,10 @@ from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_copy_out
 from rfp.protocol.client.caller_memory cimport take_buffer
-from rfp.protocol.client.channel cimport Channel
-from rfp.protocol.client.client_base cimport ClientBase
+from rfp.protocol.client.channel cimport Channel, channel
+from rfp.protocol.client.client_base cimport ClientBase, attempt_request, client_call, tag_of
 from rfp.protocol.client.client_ring cimport (
-    DONE, TIMED_OUT, client_ring, client_ring_abandon, client_ring_flush, client_ring_payload,
-    client_ring_pop, client_ring_response, client_ring_submit,
+    AUTO, FETCH, REPLY, client_ring_payload, client_ring_submit,
 )
 from rfp.protocol.server.service cimport Service, request, response, service_session
 from rfp.protocol.wire cimport (
@@ -78,7 +77,8 @@ cdef bytes explained(object error, uint32_t limit):
     """Return the text of a handler's exception for the caller; log the traceback here."""
     log.exception("the handler raised %s", type(error).__name__)
     try:
-        return f"{type(error).__name__}: {error}".encode(errors="replace")[:min(limit, <uint32_t> 512)]
+        text = f"{type(error).__name__}: {error}".encode(errors="replace")
+        return text[:min(limit, <uint32_t> 512)]
     except Exception:
         return named(error, limit)
 
@@ -93,6 +93,50 @@ cdef void execute(void *context, request *asked, response *answer) noexcept nogi
         return
     with gil:
         (<HandlerService> context).answer(asked, answer)
+
+
+cdef struct rpc_call:
+    client_call c
+    Py_buffer *message
+
+
+cdef bint submit_message(channel *ch, client_call *c) noexcept nogil:
+    cdef Py_buffer *message = (<rpc_call *> c).message
+    cdef char *payload
+    c.ring = ch.rings[0]
+    payload = client_ring_payload(c.ring)
+    if payload == NULL:
+        return False
+    memcpy(payload, message.buf, message.len)
+    client_ring_submit(c.ring, RFP_OPCODE_CALL, 0, 0, <uint32_t> message.len, tag_of(c))
+    return True
+
+
+cdef object attempt_message(ClientBase client, Channel owner, client_call *c):
+    cdef uint64_t length = <uint64_t> (<rpc_call *> c).message.len
+    cdef uint64_t length_max = owner.c.rings[0].slot_size - RFP_REQUEST_HEADER
+    if length > length_max:
+        raise TooLarge(f"a message of {length} bytes exceeds the limit of {length_max}",
+                       hint="start the server with a larger max_message=")
+    return attempt_request(client, owner, c)
+
+
+cdef object finish_message(ClientBase client, client_call *c, const rfp_response_header *header):
+    """Return the handler's response, or raise its error."""
+    cdef const char *text = <const char *> header + RFP_RESPONSE_HEADER
+    if header.status == ANSWERED:
+        return PyBytes_FromStringAndSize(text, header.length)
+    if header.status == FAILED:
+        raise HandlerFailed(
+            f"the handler raised {text[:header.length].decode(errors='replace')}")
+    if header.status == NOT_BYTES:
+        raise HandlerFailed(
+            f"the handler returned a {text[:header.length].decode(errors='replace')}",
+            hint="return bytes from the handler")
+    if header.status == TOO_LONG:
+        raise TooLarge(f"the response of {header.result} bytes exceeds the server's limit",
+                       hint="start the server with a larger max_message=")
+    raise Unsupported("the server does not support calls")
 
 
 cdef class RpcClient(ClientBase):
@@ -112,18 +156,20 @@ cdef class RpcClient(ClientBase):
     """
     cdef object mode
 
-    def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None, secret_file=None, tls_ca=None,
-                 tls_cert=None, tls_key=None):
+    def __init__(self, address, *, timeout=5.0, bint reconnect=True, str mode="auto", secret=None,
+                 secret_file=None, tls_ca=None, tls_cert=None, tls_key=None):
         if mode not in ("auto", "fetch", "reply"):
             raise bad_choice("mode", mode, ("auto", "fetch", "reply"))
         self.mode = mode
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
-        super().__init__(Opener(address, "rpc", credentials=credentials), timeout=timeout, reconnect=reconnect)
+        super().__init__(Opener(address, "rpc", credentials=credentials), timeout=timeout,
+                         reconnect=reconnect)
 
-    def prepare(self, Channel owner not None):
+    def configure_channel(self, Channel owner not None):
+        """Set up the rings of a new channel by the options of this handle."""
         cdef uint32_t i
         for i in range(owner.c.count):
-            owner.c.rings[i].paradigm = {"auto": 0, "fetch": 1, "reply": 2}[self.mode]
+            owner.c.rings[i].paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY}[self.mode]
             owner.c.rings[i].mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
 
     def call(self, message, *, timeout=None):
@@ -142,55 +188,12 @@ cdef class RpcClient(ClientBase):
         Cost:
             2 network round trips.
         """
-        cdef uint64_t deadline = self.deadline(timeout)
-        cdef Channel owner
-        cdef client_ring *ring
-        cdef const rfp_response_header *header
-        cdef const char *text
-        cdef char *payload
+        cdef rpc_call call
         cdef Py_buffer view
-        cdef int found
+        self.prepare_call(&call.c, timeout, False, attempt_message, submit_message, finish_message)
         take_buffer(message, &view, False, "messages")
+        call.message = &view
         try:
-            while True:
-                owner = self.acquire_channel(deadline)
-                try:
-                    ring = owner.c.rings[0]
-                    if <uint64_t> view.len > ring.slot_size - RFP_REQUEST_HEADER:
-                        raise TooLarge(f"a message of {view.len} bytes exceeds the limit of "
-                                       f"{ring.slot_size - RFP_REQUEST_HEADER}",
-                                       hint="start the server with a larger max_message=")
-                    payload = client_ring_payload(ring)
-                    if payload == NULL:
-                        found = self.make_room(owner, ring, deadline)
-                    else:
-                        with nogil:
-                            memcpy(payload, view.buf, view.len)
-                            client_ring_submit(ring, RFP_OPCODE_CALL, 0, 0, <uint32_t> view.len, 0)
-                            client_ring_flush(ring)
-                        found = self.wait(owner, ring, deadline)
-                        if found == DONE:
-                            header = client_ring_response(ring)
-                            text = <const char *> header + RFP_RESPONSE_HEADER
-                            try:
-                                if header.status == ANSWERED:
-                                    return PyBytes_FromStringAndSize(text, header.length)
-                                if header.status == FAILED:
-                                    raise HandlerFailed(f"the handler raised {text[:header.length].decode(errors='replace')}")
-                                if header.status == NOT_BYTES:
-                                    raise HandlerFailed(f"the handler returned a {text[:header.length].decode(errors='replace')}",
-                                                        hint="return bytes from the handler")
-                                if header.status == TOO_LONG:
-                                    raise TooLarge(f"the response of {header.result} bytes "
-                                                   "exceeds the server's limit",
-                                                   hint="start the server with a larger max_message=")
-                                raise Unsupported("the server does not support calls")
-                            finally:
-                                client_ring_pop(ring)
-                        if found == TIMED_OUT:
-                            client_ring_abandon(ring)
-                finally:
-                    self.release_channel(owner)
-                self.raise_or_retry(found, deadline, payload == NULL)
+            return self.run(&call.c)
         finally:
             PyBuffer_Release(&view)

@@ -16,7 +16,7 @@ from rfp.protocol.server.server import Host
 from rfp.protocol.server.server_base import ServerBase
 from rfp.rpc.rpc import HandlerService
 
-HEADER = 32  # bytes of a request's header: the larger of the two
+HEADER = 32  # bytes of a request's header, which is not shorter than a response's
 
 
 class RpcServer(ServerBase):
@@ -26,9 +26,9 @@ class RpcServer(ServerBase):
 
     Args:
         handler: the function.
-        address: where to listen; None for a new address of its own.
+        address: to listen at; None: a new one.
         max_message: longest request or response, in bytes.
-        slots: calls that one client thread may have under way.
+        slots: calls that one client thread may have in flight.
         idle: "adaptive" or "spin", as in rfp.Server.
         secret: as in rfp.Server; likewise secret_file, tls_cert, tls_key, tls_ca and no_auth.
 
@@ -63,7 +63,7 @@ class RpcServer(ServerBase):
         if not 1 <= slots <= 256:
             raise out_of_bounds("slots", slots, 1, 256)
         place = addresses.unique() if address is None else addresses.parse(address)
-        # An odd number of cache lines, so that the slots' first lines cover all sets of a cache.
+        # An odd number of cache lines: the first lines of the slots then cover all sets of a cache.
         lines = (longest + HEADER + 63) // 64 | 1
         credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
         service = HandlerService(handler)

@@ -1,10 +1,12 @@
-"""Memory of the caller's (the contract is in caller_memory.pxd)."""
+"""The caller's memory: the buffers that calls take, and registered ones."""
 
 import re
 import sys
 
-from cpython.buffer cimport (PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release,
-                             PyObject_GetBuffer)
+from cpython.buffer cimport (
+    PyBUF_FORMAT, PyBUF_ND, PyBUF_SIMPLE, PyBUF_WRITABLE, PyBUF_WRITE, PyBuffer_Release,
+    PyObject_GetBuffer,
+)
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset, strpbrk
 
@@ -14,14 +16,19 @@ cdef extern from "Python.h":
     object PyMemoryView_FromMemory(char *memory, Py_ssize_t size, int flags)
 
 
-# What stands in a buffer's format for each element that is an address: objects, pointers, C strings, functions.  "Zf", "Zd" and
-# "Zg" are complex numbers.  The names of fields, between colons, may hold any letters.
+# Letters of a buffer's format for elements that are addresses: objects, pointers, C strings,
+# functions.  "Zf", "Zd", "Zg" are complex numbers.  Names of fields, between colons, do not count.
 FIELD_NAME = re.compile(r":[^:]*:")
 ADDRESS = re.compile(r"[OPz&X]|Z(?![fdg])")
 
 
 cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun="values") except -1:
-    """The memory of a value, or of a buffer for one; to be given back with PyBuffer_Release."""
+    """Get the memory of a value, or of a buffer for one; the caller calls PyBuffer_Release.
+
+    Raises:
+        WrongType: the object is no buffer, or its elements are addresses.
+        WrongBuffer: it is not contiguous, or not writable.
+    """
     cdef int flags = PyBUF_WRITABLE if writable else PyBUF_SIMPLE
     cdef int described = flags
     if isinstance(thing, str):
@@ -36,7 +43,7 @@ cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun="val
         except (BufferError, ValueError):
             if described == flags:
                 raise
-            # Numpy has no format for its dates; whether they are objects was asked before.
+            # Numpy has no format for its dates; refuse_elements() has excluded objects.
             PyObject_GetBuffer(thing, view, flags)
     except TypeError:
         if not is_tensor(thing):
@@ -57,7 +64,7 @@ cdef int take_buffer(object thing, Py_buffer *view, bint writable, str noun="val
 
 
 cdef int refuse_addresses(const char *format, object thing, str noun) except -1:
-    """Raises WrongType if a buffer's elements are addresses of this process, which mean nothing to anybody else."""
+    """Raise WrongType if the elements are addresses, which are valid in this process only."""
     if format != NULL and strpbrk(format, "OPzZ&X") != NULL:
         if ADDRESS.search(FIELD_NAME.sub("", format.decode(errors="replace"))):
             raise addresses(thing, noun)
@@ -65,7 +72,10 @@ cdef int refuse_addresses(const char *format, object thing, str noun) except -1:
 
 
 cdef int refuse_elements(object thing, str noun) except -1:
-    """Raises WrongType for what numpy exports as bytes although its value is another: addresses, numbers, parts of an array."""
+    """Raise WrongType for objects that numpy exports as bytes although their value is another.
+
+    These are addresses, numbers and masked arrays.
+    """
     numpy = sys.modules.get("numpy")
     if numpy is None:
         return 0
@@ -78,7 +88,8 @@ cdef int refuse_elements(object thing, str noun) except -1:
                             hint="use array.filled(), or store array.data and array.mask")
     elif isinstance(thing, numpy.generic) and not isinstance(thing, (bytes, numpy.void)):
         raise WrongType(f"{noun} must be bytes or buffers, not {type(thing).__name__}",
-                        hint="encode it: str(number).encode(), or numpy.asarray(number) for its bytes")
+                        hint="encode it: str(number).encode(), or numpy.asarray(number) for its "
+                             "bytes")
     return 0
 
 
@@ -90,7 +101,12 @@ cdef object addresses(object thing, str noun):
 
 
 def checked(thing, noun):
-    """A memoryview of a buffer of any shape, whose elements are no addresses.  Raises WrongType, WrongBuffer."""
+    """Return a memoryview of a buffer of any shape.
+
+    Raises:
+        WrongType: the object is no buffer, or its elements are addresses.
+        WrongBuffer: its memory cannot be used.
+    """
     cdef bytes format
     refuse_elements(thing, noun)
     try:
@@ -106,12 +122,17 @@ def checked(thing, noun):
 
 
 cdef bint is_tensor(object thing):
-    """Whether this is a tensor as torch has them, which are no buffers."""
-    return hasattr(thing, "data_ptr") and hasattr(thing, "element_size") and hasattr(thing, "is_contiguous")
+    """Return whether this is a tensor like those of torch, which are no buffers."""
+    return hasattr(thing, "data_ptr") and hasattr(thing, "element_size") and \
+        hasattr(thing, "is_contiguous")
 
 
 cdef object tensor_memory(object tensor):
-    """A tensor's bytes, as a buffer.  Raises WrongBuffer unless it is one piece of this host's memory."""
+    """Return a tensor's bytes as a buffer.
+
+    Raises:
+        WrongBuffer: they are not one piece of this host's memory.
+    """
     device = getattr(getattr(tensor, "device", None), "type", "cpu")
     if device != "cpu" or getattr(tensor, "is_sparse", False):
         raise WrongBuffer(f"this {type(tensor).__name__} is not in host memory, but on {device}",
@@ -120,34 +141,36 @@ cdef object tensor_memory(object tensor):
         raise WrongBuffer(f"this {type(tensor).__name__} is not contiguous",
                           hint="use tensor.contiguous()")
     length = tensor.numel() * tensor.element_size()
-    # It does not hold the tensor: whoever asked does.
-    return PyMemoryView_FromMemory(<char *> <uintptr_t> tensor.data_ptr(), length, PyBUF_WRITE) if length else bytearray()
+    if not length:
+        return bytearray()
+    # The view does not keep the tensor alive: the caller does.
+    return PyMemoryView_FromMemory(<char *> <uintptr_t> tensor.data_ptr(), length, PyBUF_WRITE)
 
 
 cdef class Registration:
-    """A buffer that requests reach without a copy in between, from Client.register() to close()."""
+    """A buffer that requests reach without a copy, from Client.register() to close()."""
 
     def __cinit__(self, list owner not None, thing, connection):
-        cdef Py_buffer found
-        take_buffer(thing, &found, False)
+        cdef Py_buffer buffer
+        take_buffer(thing, &buffer, False)
         try:
             self.kept = thing
             try:
-                self.view = memoryview(<object> found.obj).cast("B") if found.len else b""
-            except (TypeError, ValueError) as error:        # of dates
+                self.view = memoryview(<object> buffer.obj).cast("B") if buffer.len else b""
+            except (TypeError, ValueError) as error:        # numpy's dates
                 raise WrongBuffer(f"cannot register this {type(thing).__name__}: {error}",
                                   hint="register its numbers: array.view('i8')") from None
-            self.base = <char *> found.buf
-            self.length = <uint64_t> found.len
+            self.base = <char *> buffer.buf
+            self.length = <uint64_t> buffer.len
         finally:
-            PyBuffer_Release(&found)
+            PyBuffer_Release(&buffer)
         if connection.needs_registration and self.length:
             self.prepare(connection.fabric)
         self.owner = owner
         owner.append(self)
 
     def prepare(self, Fabric fabric not None):
-        """Registers the memory with the device that the connection now uses."""
+        """Register the memory with the device that the connection uses now."""
         if self.fabric is not fabric:
             if self.region is not None:
                 self.region.close()
@@ -157,21 +180,23 @@ cdef class Registration:
 
     @property
     def nbytes(self):
-        """How many bytes the buffer has."""
+        """Return the length of the buffer, in bytes."""
         return self.length
 
     def close(self):
-        """Ends it; calls that are using it go on with it.  Safe to call again."""
+        """End the registration as soon as no call uses it.  Safe to call again."""
         if not self.closed:
             self.closed = True
             self.owner.remove(self)
             self.finish()
 
     def leave(self):
+        """End one call's use."""
         self.users -= 1
         self.finish()
 
     def finish(self):
+        """Release the memory if the registration is closed and no call uses it."""
         if self.closed and not self.users:
             if self.region is not None:
                 self.region.close()
@@ -194,7 +219,8 @@ cdef class Registration:
 cdef Registration registered(list registrations, const char *base, uint64_t length):
     cdef Registration each
     for each in registrations:
-        if each.base <= base and length <= each.length and <uint64_t> (base - each.base) <= each.length - length:
+        if each.base <= base and length <= each.length and \
+                <uint64_t> (base - each.base) <= each.length - length:
             each.users += 1
             return each
     return None
@@ -204,7 +230,10 @@ cdef class IoBuffer:
     """How a request reaches a range of the caller's memory."""
 
     cdef void end(self) noexcept:
-        """Nothing uses it any more.  No line of Python runs here, and so no signal handler: what that raises would be lost."""
+        """End the use of the memory: no request reaches it any more.
+
+        No Python code runs here, and so no signal handler, whose exception would be lost.
+        """
         if self.registration is not None:
             self.registration.leave()
             self.registration = None
@@ -214,8 +243,8 @@ cdef class IoBuffer:
             self.bounce = NULL
 
 
-cdef IoBuffer open_io_buffer(object connection, list registrations, char *base, uint64_t length, bint needs_registration):
-    """To be ended when no request can touch the memory any more."""
+cdef IoBuffer open_io_buffer(object connection, list registrations, char *base, uint64_t length,
+                             bint needs_registration):
     cdef IoBuffer buffer = IoBuffer.__new__(IoBuffer)
     memset(&buffer.direct, 0, sizeof(buffer.direct))
     buffer.base = base

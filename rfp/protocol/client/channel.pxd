@@ -1,4 +1,4 @@
-# A channel: one client thread's rings, one to each worker of a server, and what they share.
+# A channel: one client thread's rings, one to each worker of a server, and their common state.
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.fabric.fabric cimport EventChannel, Region, RemoteRegion, remote_region
@@ -12,15 +12,18 @@ cdef enum:
 cdef struct channel:
     uint32_t count
     client_ring *rings[WORKERS_MAX]
-    remote_arena *arenas[WORKERS_MAX]       # where references point to, by worker
+    remote_arena *arenas[WORKERS_MAX]       # the memory that references point to, by worker
     remote_region *staging                  # for values too large for a slot
-    uint64_t lease                          # ns that a reference holds, as the handshake said
-    uint64_t seed                           # of the hash that tells a key's worker; a restarted server has another
-    uint64_t user_state[USER_STATE_WORDS * WORKERS_MAX]  # what the service's client remembers of each worker
-    void *owner                             # the cache (core/tls_cache.h) of the thread that may use it, or NULL
+    uint64_t lease                          # ns for which a reference is valid, by the handshake
+    # Of the hash that chooses a key's worker; a restarted server has another.
+    uint64_t seed
+    # The service's client keeps state of each worker here.
+    uint64_t user_state[USER_STATE_WORDS * WORKERS_MAX]
+    # The cache (core/tls_cache.h) of the thread that may use this channel, or NULL.
+    void *owner
     uint64_t used                           # when the last call began, ns
-    uint32_t busy                           # a call is under way; changed with the GIL held
-    uint32_t closing                        # non-zero: calls are to return at once
+    uint32_t busy                           # a call is in progress; changed with the GIL held
+    uint32_t closing                        # non-zero: calls must return at once
 
 
 cdef class Channel:

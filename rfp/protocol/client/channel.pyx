@@ -1,5 +1,5 @@
 # cython: boundscheck=True, wraparound=True, cdivision=False
-"""A channel: one client thread's rings (the contract is in channel.pxd)."""
+"""A channel: one client thread's rings to all workers of a server."""
 
 from libc.string cimport memset
 
@@ -14,13 +14,23 @@ from rfp.errors import InvalidArgument
 cdef class Channel:
     """One client thread's rings, one to each worker of a server.
 
-    rings: one ClientRing per worker; arenas: one RemoteArena per worker, or None where it has none; staging: the server's region
-    for large values, or None; reply, requests, responses, events: what the rings use; number: the server's name for this channel.
+    Args:
+        number: the server's number for this channel.
+        rings: one ClientRing per worker.
+        arenas: one RemoteArena per worker, or None if the worker has none.
+        staging: the server's region for large values, or None.
+        reply, scratch, requests, responses, events: the objects that the rings use.
+        lease: ns for which a reference is valid.
+        seed: of the hash that chooses a key's worker.
+
+    Raises:
+        InvalidArgument: the numbers of rings and arenas differ, or are out of range.
     """
 
-    def __cinit__(self, number, list rings not None, list arenas not None, RemoteRegion staging, Region reply not None,
-                  Region scratch not None, RemoteRegion requests not None, RemoteRegion responses not None,
-                  EventChannel events not None, uint64_t lease, uint64_t seed):
+    def __cinit__(self, number, list rings not None, list arenas not None, RemoteRegion staging,
+                  Region reply not None, Region scratch not None, RemoteRegion requests not None,
+                  RemoteRegion responses not None, EventChannel events not None, uint64_t lease,
+                  uint64_t seed):
         cdef ClientRing ring
         cdef RemoteArena arena
         memset(&self.c, 0, sizeof(self.c))
@@ -47,23 +57,23 @@ cdef class Channel:
             self.c.arenas[i] = NULL if arena is None else &arena.c
 
     def interrupt(self):
-        """Makes a call that waits on this channel return; safe from any thread."""
+        """Make a call that waits on this channel return; safe from any thread."""
         rfp_store32(&self.c.closing, 1)
         if not self.closed:
             self.events.c.ops.notify(&self.events.c)
 
     def spare(self, list spares not None):
-        """Its thread has ended: the next thread that needs a channel may take this one out of `spares`."""
+        """Append the channel to `spares`, for the next thread: its own thread has ended."""
         self.c.owner = NULL
         spares.append(self)
 
     @property
     def busy(self):
-        """Whether a call is under way."""
+        """Return whether a call is in progress."""
         return self.c.busy != 0
 
     def close(self):
-        """Gives everything back; the caller made sure that no call is under way."""
+        """Close all that it owns; the caller made sure that no call is in progress."""
         if self.closed:
             return
         self.closed = True
@@ -77,7 +87,7 @@ cdef class Channel:
 
     @property
     def counters(self):
-        """The rings' counters, added up."""
+        """Return the sums of the rings' counters; lists of their modes and first READs."""
         total = {}
         for ring in self.rings:
             for name, value in ring.counters.items():

@@ -1,4 +1,4 @@
-"""The client side of a service (the contract is in client_base.pxd)."""
+"""The client side of a service: how each call is made, and on which channel."""
 
 import itertools
 import threading
@@ -10,16 +10,19 @@ from cpython.exc cimport PyErr_CheckSignals
 from rfp.core.core cimport rfp_now
 from rfp.fabric.fabric cimport queue_pair
 from rfp.protocol.client.client_ring cimport (
-    CLOSED, DISCONNECTED, DONE, PROTOCOL_ERROR, TIMED_OUT, client_ring_abandon, client_ring_discard,
-    client_ring_flush, client_ring_payload, client_ring_pop, client_ring_submit,
+    CLOSED, DONE, NO_SLOT, PENDING, PROTOCOL_ERROR, RAISED, RETRY, TIMED_OUT, client_ring_abandon,
+    client_ring_discard, client_ring_flush, client_ring_payload, client_ring_pop,
+    client_ring_response, client_ring_submit,
 )
 from rfp.protocol.client.client_wait cimport client_ring_wait
 from rfp.protocol.wire cimport RFP_OPCODE_PING
 
 from rfp.core.at_exit import at_exit
 from rfp.core.forks import in_child, notice
-from rfp.errors import (Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed, InvalidArgument,
-                        OutcomeUnknown, WrongType, not_copied, shown)
+from rfp.errors import (
+    Busy, CallerError, Closed, ConnectionFailed, DeadlineExceeded, Forked, HandshakeFailed,
+    InvalidArgument, OutcomeUnknown, WrongType, not_copied, shown,
+)
 
 cdef extern from "rfp/core/tls_cache.h" nogil:
     struct rfp_thread_cache:
@@ -33,20 +36,20 @@ cdef extern from "rfp/core/born.h" nogil:
 born = rfp_born_word()
 
 cdef enum:
-    CALIBRATION_PINGS = 9  # pings that calibrate a ring
-    INTERRUPT_NS_MAX = 100000000  # ns in which calls return once they are interrupted
-    IDLE_NS_MAX = 50000000  # ns without a call after which the first one asks whether the server lives
+    CALIBRATION_PINGS = 9          # that calibrate a ring
+    INTERRUPT_NS_MAX = 100000000   # in which an interrupted call returns
+    IDLE_NS_MAX = 50000000         # without a call; the next one first polls the server's liveness
 
-PAUSE_S_MIN, PAUSE_S_MAX = 0.001, 0.25      # seconds between attempts to reconnect
-ATTEMPT_S_MAX = 1.0                         # seconds: between two attempts a thread sees that the handle was closed
-TIME_S_MAX = 1e9                            # seconds: what is more would not fit into 64 bits of nanoseconds
+PAUSE_S_MIN, PAUSE_S_MAX = 0.001, 0.25      # between attempts to reconnect
+ATTEMPT_S_MAX = 1.0        # of one attempt: between two, a thread checks for a closed handle
+TIME_S_MAX = 1e9           # longer times do not fit into 64 bits of nanoseconds
 
 identities = itertools.count(1)
 clients = weakref.WeakSet()
 
 
 class ThreadChannel:
-    """What a thread holds of a handle: when the thread ends, its channel goes back to the handle's spare ones."""
+    """A thread's hold on its channel: when the thread ends, the channel becomes a spare one."""
 
     def __init__(self, spare, channel):
         self.spare = spare
@@ -57,11 +60,71 @@ class ThreadChannel:
             self.channel.spare(self.spare)
 
 
+# The parts of a call
+
+
+cdef outcome call_submit(channel *ch, client_call *c) noexcept nogil:
+    """Build the call's request and post it."""
+    c.submitted = c.submit(ch, c)
+    if not c.submitted:
+        return NO_SLOT
+    c.submitted_ns = rfp_now()
+    client_ring_flush(c.ring)
+    return PENDING
+
+
+cdef object call_finish(ClientBase client, client_call *c):
+    """Return the value of the response that has come, and free its slot."""
+    try:
+        return c.finish(client, c, client_ring_response(c.ring))
+    finally:
+        client_ring_pop(c.ring)
+
+
+cdef object attempt_request(ClientBase client, Channel channel, client_call *c):
+    c.result = client.exchange(channel, c)
+    return call_finish(client, c) if c.result == DONE else None
+
+
+cdef object attempt_each_worker(ClientBase client, Channel channel, client_call *c):
+    cdef list values = []
+    cdef uint32_t i
+    for i in range(channel.c.count):
+        c.worker = i
+        value = attempt_request(client, channel, c)
+        if c.result != DONE:
+            return None
+        values.append(value)
+    return values
+
+
+cdef bint submit_ping(channel *ch, client_call *c) noexcept nogil:
+    c.ring = ch.rings[c.worker]
+    if client_ring_payload(c.ring) == NULL:
+        return False
+    client_ring_submit(c.ring, RFP_OPCODE_PING, 0, 0, 0, tag_of(c))
+    return True
+
+
+cdef object finish_ping(ClientBase client, client_call *c, const rfp_response_header *response):
+    return None
+
+
+cdef object attempt_pings(ClientBase client, Channel channel, client_call *c):
+    """Return the seconds in which all workers have responded."""
+    cdef uint64_t started = rfp_now()
+    attempt_each_worker(client, channel, c)
+    return (rfp_now() - started) / 1e9
+
+
 cdef class ClientBase:
     """A handle to a server: usable from many threads, each of which gets rings of its own.
 
-    open_connection: called with a deadline (ns), returns a connection; its close() ends what these share.  timeout: seconds
-    a call may take unless it says otherwise.  reconnect: whether to find the server again after it was lost.
+    Args:
+        open_connection: called with a deadline (ns), returns a connection; its close() closes what
+            the connections share.
+        timeout: limit of a call without a timeout of its own, in seconds.
+        reconnect: whether to connect again after the server was lost.
     """
 
     def __init__(self, open_connection, *, timeout=5.0, bint reconnect=True):
@@ -74,24 +137,170 @@ cdef class ClientBase:
         self.old = []
         self.open_connection = open_connection
         try:
-            self.connection = open_connection(self.deadline(None))
+            self.connection = open_connection(self.deadline(None, rfp_now()))
         except BaseException:
             open_connection.close()
             raise
         self.identity = next(identities)
         clients.add(self)
 
-    cdef uint64_t deadline(self, object timeout) except 0:
-        """The moment (ns) at which a call with this timeout (seconds, None for the handle's) must return."""
-        self.called = rfp_now()
-        return self.called + <uint64_t> ((self.timeout if timeout is None else seconds_of(timeout)) * 1e9)
+    # Calls
 
-    cdef Channel acquire_channel(self, uint64_t deadline):
-        """This thread's channel, marked busy; every enter has its leave."""
+    cdef int prepare_call(self, client_call *c, object timeout, bint repeatable,
+                          attempt_function attempt, submit_function submit,
+                          finish_function finish) except -1:
+        """Fill a client_call; timeout: seconds, None for the handle's."""
+        c.attempt = attempt
+        c.submit = submit
+        c.finish = finish
+        c.repeatable = repeatable
+        c.now_ns = rfp_now()
+        c.deadline_ns = self.deadline(timeout, c.now_ns)
+        return 0
+
+    cdef uint64_t deadline(self, object timeout, uint64_t now) except 0:
+        """Return when (ns) a call that begins now must return; timeout: None for the handle's."""
+        return now + <uint64_t> ((self.timeout if timeout is None else seconds_of(timeout)) * 1e9)
+
+    cdef object run(self, client_call *c):
+        """Make a prepared call and return its value; repeat it while that is safe and useful."""
+        cdef Channel channel
+        while True:
+            channel = self.acquire_channel(c.deadline_ns, c.now_ns)
+            c.submitted = False
+            try:
+                value = c.attempt(self, channel, c)
+            finally:
+                self.release_channel(channel)
+            if c.result == DONE:
+                return value
+            self.raise_or_retry(c)
+            c.now_ns = rfp_now()
+
+    cdef outcome exchange(self, Channel channel, client_call *c) except RAISED:
+        """Send the call's request and wait for its response; after DONE, call_finish() is due."""
+        cdef outcome result
+        with nogil:
+            result = call_submit(&channel.c, c)
+            if result == PENDING:
+                result = client_ring_wait(c.ring,
+                                          min(c.deadline_ns, c.submitted_ns + SIGNAL_POLL_NS))
+        if result == NO_SLOT:
+            return self.make_room(c.ring, c.deadline_ns)
+        if result == TIMED_OUT:
+            result = self.wait_on(c.ring, c.deadline_ns)
+        if result == TIMED_OUT:
+            client_ring_abandon(c.ring)
+        return result
+
+    cdef outcome wait(self, client_ring *ring, uint64_t deadline) except RAISED:
+        """Wait for the ring's oldest request; an exception abandons all requests of the ring."""
+        cdef outcome result
+        with nogil:
+            result = client_ring_wait(ring, min(deadline, rfp_now() + SIGNAL_POLL_NS))
+        return self.wait_on(ring, deadline) if result == TIMED_OUT else result
+
+    cdef outcome wait_on(self, client_ring *ring, uint64_t deadline) except RAISED:
+        """Go on after a slice of waiting: poll for signals before each further slice."""
+        cdef outcome result = TIMED_OUT
+        cdef uint64_t now = rfp_now()
+        while result == TIMED_OUT and now < deadline:
+            try:
+                self.poll_signals()
+            except BaseException:
+                client_ring_abandon(ring)
+                raise
+            with nogil:
+                result = client_ring_wait(ring, min(deadline, now + SIGNAL_POLL_NS))
+            now = rfp_now()
+        return result
+
+    cdef outcome make_room(self, client_ring *ring, uint64_t deadline) except RAISED:
+        """Wait until the oldest abandoned request frees its slot: RETRY, or why it does not."""
+        cdef outcome result
+        if ring.lost:
+            return <outcome> ring.lost
+        ring.slot[ring.tail].abandoned = False
+        result = self.wait(ring, deadline)
+        if result == DONE:
+            client_ring_discard(ring)
+            return RETRY
+        client_ring_abandon(ring)
+        return NO_SLOT if result == TIMED_OUT else result
+
+    cdef int poll_signals(self) except -1:
+        """Run the handlers of pending signals.
+
+        Loops that do not call wait() call this at least every SIGNAL_POLL_NS.
+        """
+        PyErr_CheckSignals()
+        if self.is_forked:
+            raise Forked(
+                "the call belongs to the parent process: a signal handler forked inside it")
+        return 0
+
+    cdef int raise_or_retry(self, client_call *c) except -1:
+        """Raise the error of a call whose attempt was not DONE; return if it must be repeated."""
+        cdef bint repeatable = c.repeatable or not c.submitted
+        if c.result == TIMED_OUT:
+            raise DeadlineExceeded(
+                f"timed out waiting for a response from {self.connection.address}",
+                hint=None if repeatable else "the change may still happen")
+        if c.result == RETRY:
+            return self.poll_signals()
+        if c.result == NO_SLOT:
+            raise Busy("all slots wait for the responses of calls that timed out",
+                       hint="wait; check whether the server is slow or stopped")
+        if c.result == CLOSED or self.is_closed:
+            raise closed("this handle is closed" if repeatable else
+                         "this handle is closed; the change may still happen")
+        because = "invalid response (protocol error)" if c.result == PROTOCOL_ERROR \
+            else "the server no longer runs"
+        held = getattr(self.threads, "held", None)
+        if held is not None and held.channel is not None:
+            failure = next((ring.pair.failure for ring in held.channel.rings if ring.pair.failure),
+                           None)
+            because = f"{because}: {failure}" if failure else because
+            self.lost(held.channel.connection, because)
+        if not repeatable:
+            raise OutcomeUnknown(
+                f"the connection to {self.connection.address} was lost after the request was sent "
+                f"({because})", hint="check whether the change happened before you repeat it")
+        if c.result == PROTOCOL_ERROR:          # a repeated call would fail in the same way
+            raise ConnectionFailed(
+                f"the connection to {self.connection.address} was closed: {because}",
+                hint="check the version and the health of the server")
+        if not self.reconnect:
+            raise ConnectionFailed(
+                f"the connection to {self.connection.address} was lost: {because}",
+                hint="connect again, or use reconnect=True")
+        if rfp_now() >= c.deadline_ns:
+            raise ConnectionFailed(
+                f"the connection to {self.connection.address} was lost: {because}")
+        return 0
+
+    def ping(self, *, timeout=None):
+        """Return the seconds in which every worker, one after the other, answers an empty request.
+
+        Args:
+            timeout: seconds; None: that of the handle.
+
+        Cost:
+            2 network round trips for each worker.
+        """
+        cdef client_call c
+        self.prepare_call(&c, timeout, True, attempt_pings, submit_ping, finish_ping)
+        return self.run(&c)
+
+    # Channels
+
+    cdef Channel acquire_channel(self, uint64_t deadline, uint64_t now):
+        """Return this thread's channel, marked busy; release_channel() must follow."""
         cdef Channel channel
         cdef queue_pair *pair
         while True:
-            # From this look until `busy` is set no other thread can run: close() and reap_lost() find the one or the other.
+            # From this check until `busy` is set no other thread can run: close() and reap_lost()
+            # observe either the old identity or `busy`.
             while (rfp_thread.identity != self.identity or self.identity == 0 or
                    (<Channel> rfp_thread.channel).c.owner != <void *> &rfp_thread or
                    not born[0]):
@@ -104,20 +313,20 @@ cdef class ClientBase:
             if channel.c.busy:
                 held = getattr(self.threads, "held", None)
                 if held is None or held.channel is not channel:
-                    # Another greenlet of this thread is inside a call: this one gets a channel of its own.
+                    # Another greenlet of this thread is inside a call: use another channel.
                     self.find_channel(deadline)
                     continue
                 raise CallerError("this thread is inside another call of this handle",
                                   hint="do not use a handle in a signal handler or "
                                        "finalizer that may interrupt its calls")
-            # A server that ended while nobody called is found out before anything is sent to it: then the call can be made
-            # at the next one, without a doubt about its outcome.
-            if self.called - channel.c.used >= IDLE_NS_MAX:
+            # Detect a server that exited between two calls before a request is sent to it: the
+            # call can then be made at the next server, and its outcome is certain.
+            if now - channel.c.used >= IDLE_NS_MAX:
                 pair = channel.c.rings[0].pair
                 if not pair.ops.alive(pair):
                     self.lost(channel.connection, "the server no longer runs")
                     continue
-            channel.c.used = self.called
+            channel.c.used = now
             channel.c.busy = 1
             return channel
 
@@ -128,13 +337,15 @@ cdef class ClientBase:
             self.close_connections()
 
     def find_channel(self, uint64_t deadline):
-        """The slow way to this thread's channel, into rfp_thread: connects again or attaches if need be."""
+        """Put this thread's channel into rfp_thread; connect again or attach if necessary."""
         cdef Channel channel = None
         if self.is_forked:
             raise Forked("this handle belongs to the parent process",
                          hint="connect again in the child, or use 'spawn'")
-        # The lock is held while reconnecting: the other threads need the result as well, and wait no longer than it may take.
-        if not self.lock.acquire(timeout=max(0.0, (<double> deadline - <double> rfp_now()) / 1e9)):
+        # The lock is held while reconnecting: the other threads need the result as well.  They wait
+        # at most until their own deadlines.
+        if not self.lock.acquire(
+                timeout=max(0.0, (<double> deadline - <double> rfp_now()) / 1e9)):
             raise DeadlineExceeded("timed out waiting for another thread that is connecting",
                                    hint="give a larger timeout=")
         try:
@@ -144,7 +355,8 @@ cdef class ClientBase:
                 if self.identity == 0:
                     self.connect_again(deadline)
                 held = getattr(self.threads, "held", None)
-                if held is not None and held.channel is not None and held.channel.connection is self.connection:
+                if held is not None and held.channel is not None and \
+                        held.channel.connection is self.connection:
                     channel = held.channel
                     break
                 if held is not None:
@@ -152,7 +364,7 @@ cdef class ClientBase:
                 try:
                     channel = self.attach(deadline)
                 except ConnectionFailed as error:
-                    # No call was under way that could have noticed it: this one does.
+                    # No call was in progress that could have detected it.
                     self.lost(self.connection, error)
                     if isinstance(error, HandshakeFailed) or rfp_now() >= deadline:
                         raise
@@ -165,7 +377,7 @@ cdef class ClientBase:
             self.lock.release()
 
     cdef Channel checkout_channel(self, uint64_t deadline):
-        """A channel that belongs to no thread; it is busy until it is given back."""
+        """Return a channel that belongs to no thread; it is busy until return_channel()."""
         cdef Channel channel
         with self.lock:
             if self.is_closed:
@@ -175,7 +387,7 @@ cdef class ClientBase:
                 channel = self.attach(deadline)
                 self.threads.held.channel = None
             finally:
-                self.threads.held = held        # also when there is no other: this thread goes on using its own
+                self.threads.held = held        # this thread keeps its own channel, if it has one
             channel.c.busy = 1
             return channel
 
@@ -184,10 +396,10 @@ cdef class ClientBase:
         self.release_channel(channel)
 
     cdef Channel attach(self, uint64_t deadline):
-        """A channel on the present connection for this thread: one that an ended thread left, or a new one."""
+        """Return a channel of the present connection for this thread: a spare or a new one."""
         cdef Channel channel
         for channel in self.spare[::-1]:
-            # Its thread state ended without its thread, which is inside a call.
+            # Its thread is still inside a call: only its thread state has ended.
             if channel.c.busy:
                 continue
             self.spare.remove(channel)
@@ -196,21 +408,22 @@ cdef class ClientBase:
                 return channel
         connection = self.connection
         channel = connection.attach(deadline)
-        if self.is_closed:                      # by a signal handler: that has unmapped the rings
+        if self.is_closed:                      # by a signal handler, which has unmapped the rings
             connection.detach(channel)
             raise closed("this handle is closed")
-        # Busy and held while we calibrate: a signal handler that closes the handle then leaves the rest to us.
+        # Busy and held during calibration: a signal handler that closes the handle then leaves
+        # the rest to this thread.
         channel.c.busy = 1
         try:
             self.threads.held = ThreadChannel(self.spare, channel)
-            self.prepare(channel)
+            self.configure_channel(channel)
             self.calibrate(channel, deadline)
         except BaseException:
             held = getattr(self.threads, "held", None)
             if held is not None and held.channel is channel:
                 held.channel = None
             if rfp_thread.channel == <void *> channel:
-                # A signal handler has called this handle meanwhile and found this channel: the entry must not outlive it.
+                # A signal handler has used this handle and cached this channel: remove the entry.
                 rfp_thread.identity = 0
             self.release_channel(channel)
             connection.detach(channel)
@@ -218,21 +431,49 @@ cdef class ClientBase:
         self.release_channel(channel)
         return channel
 
-    def prepare(self, Channel owner not None):
-        """Sets up a new channel the way this handle was asked to work."""
+    def configure_channel(self, Channel owner not None):
+        """Set up the rings of a new channel by the options of this handle."""
+
+    def calibrate(self, Channel channel not None, uint64_t deadline):
+        """Count the polls of a round trip, ring by ring: the unit of failed fetches."""
+        cdef client_call ping
+        cdef uint32_t i, trial
+        self.prepare_call(&ping, None, True, attempt_each_worker, submit_ping, finish_ping)
+        ping.deadline_ns = deadline
+        for i in range(channel.c.count):
+            ping.worker = i
+            counts = []
+            for trial in range(CALIBRATION_PINGS):
+                ping.result = self.exchange(channel, &ping)
+                if ping.result == TIMED_OUT:
+                    raise DeadlineExceeded("timed out waiting for the server, "
+                                           "which accepted the connection",
+                                           hint="check whether it is stopped or overloaded")
+                if self.is_closed:
+                    raise Closed("this handle is closed")
+                if ping.result != DONE:
+                    raise ConnectionFailed("the server exited during the connection setup")
+                counts.append(ping.ring.slot[ping.ring.tail].polls)
+                call_finish(self, &ping)
+            ping.ring.polls_per_round_trip = max(1, sorted(counts)[CALIBRATION_PINGS // 2])
+            ping.ring.slow = 0
+
+    # Connections
 
     def connect_again(self, uint64_t deadline):
-        """Finds the server again; raises ConnectionFailed at the deadline."""
+        """Connect to the server again; ConnectionFailed at the deadline."""
         cdef double pause = PAUSE_S_MIN
         if not self.reconnect:
-            raise ConnectionFailed(f"the connection to {self.connection.address} was lost: {self.lost_because}",
-                                   hint="connect again, or use reconnect=True")
+            raise ConnectionFailed(
+                f"the connection to {self.connection.address} was lost: {self.lost_because}",
+                hint="connect again, or use reconnect=True")
         self.reap_lost()
         while True:
             if self.is_closed:
                 raise Closed("this handle is closed")
             try:
-                connection = self.open_connection(min(deadline, rfp_now() + <uint64_t> (ATTEMPT_S_MAX * 1e9)))
+                connection = self.open_connection(
+                    min(deadline, rfp_now() + <uint64_t> (ATTEMPT_S_MAX * 1e9)))
                 if self.is_closed:
                     connection.close()
                     raise Closed("this handle is closed")
@@ -245,22 +486,25 @@ cdef class ClientBase:
             except (ConnectionFailed, DeadlineExceeded) as error:
                 left = (<double> deadline - <double> rfp_now()) / 1e9
                 if left <= pause:
-                    raise ConnectionFailed(f"the connection to {self.connection.address} was lost ({self.lost_because}), and the "
-                                           f"server did not come back before the deadline: {error}") from None
+                    raise ConnectionFailed(
+                        f"the connection to {self.connection.address} was lost "
+                        f"({self.lost_because}), and the server did not come back before the "
+                        f"deadline: {error}") from None
             time.sleep(pause)
             pause = min(2 * pause, PAUSE_S_MAX)
 
     def reap_lost(self):
-        """Closes lost connections whose calls have all returned."""
+        """Close lost connections whose calls have all returned."""
         for connection in list(self.old):
             if not any(channel.busy for channel in connection.channels):
                 connection.close()
                 self.old.remove(connection)
 
     cdef int lost(self, object connection, object because) except -1:
-        """Marks a connection as lost, if it is still the present one; calls of other threads find out by themselves.
+        """Mark a connection as lost, if it is still the present one.
 
-        Without the lock, which a thread that connects again holds for longer than this one may wait; no other can run in between.
+        Calls of other threads detect the loss themselves.  This does not take the lock: a thread
+        that connects again may hold it past this call's deadline.  The GIL keeps others out.
         """
         if self.identity != 0 and connection is self.connection:
             self.identity = 0
@@ -268,116 +512,15 @@ cdef class ClientBase:
             self.old.append(connection)
         return 0
 
-    cdef int wait(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
-        """Waits for the oldest request of the ring; a signal's exception abandons what is in the ring."""
-        cdef int found
-        cdef uint64_t until
-        cdef uint64_t now = rfp_now()
-        while True:
-            until = min(deadline, now + SIGNAL_POLL_NS)
-            with nogil:
-                found = client_ring_wait(ring, until)
-            if found != TIMED_OUT:
-                return found
-            now = rfp_now()
-            if now >= deadline:
-                return TIMED_OUT
-            try:
-                self.signals()
-            except BaseException:
-                client_ring_abandon(ring)
-                raise
-
-    cdef int signals(self) except -1:
-        """Runs the handlers of signals that have come; to be called at least every SLICE by all that does not wait()."""
-        PyErr_CheckSignals()
-        if self.is_forked:
-            raise Forked("the call belongs to the parent process: a signal handler forked inside it")
-        return 0
-
-    cdef int make_room(self, Channel channel, client_ring *ring, uint64_t deadline) except -1:
-        """Waits for the oldest answer that nobody waits for any more."""
-        cdef int found
-        if ring.lost:
-            return ring.lost
-        ring.slot[ring.tail].abandoned = False
-        found = self.wait(channel, ring, deadline)
-        if found == DONE:
-            client_ring_discard(ring)
-            return RETRY
-        client_ring_abandon(ring)
-        return FULL if found == TIMED_OUT else found
-
-    cdef int raise_or_retry(self, int found, uint64_t deadline, bint repeatable) except -1:
-        """A call did not end with DONE: raises what the caller should know, or returns if the call is to be made again."""
-        if found == TIMED_OUT:
-            raise DeadlineExceeded(f"timed out waiting for a response from {self.connection.address}",
-                                   hint=None if repeatable else "the change may still happen")
-        if found == RETRY:
-            return self.signals()
-        if found == FULL:
-            raise Busy("all slots wait for the responses of calls that timed out",
-                       hint="wait; check whether the server is slow or stopped")
-        if found == CLOSED or self.is_closed:
-            raise closed("this handle is closed" if repeatable else
-                         "this handle is closed; the change may still happen")
-        because = "invalid response (protocol error)" if found == PROTOCOL_ERROR else "the server no longer runs"
-        held = getattr(self.threads, "held", None)
-        if held is not None and held.channel is not None:
-            failure = next((ring.pair.failure for ring in held.channel.rings if ring.pair.failure), None)
-            because = f"{because}: {failure}" if failure else because
-            self.lost(held.channel.connection, because)
-        if not repeatable:
-            raise OutcomeUnknown(f"the connection to {self.connection.address} was lost after the request was sent ({because})",
-                                 hint="check whether the change happened before you repeat it")
-        if found == PROTOCOL_ERROR:             # and would do so again
-            raise ConnectionFailed(f"the connection to {self.connection.address} was closed: {because}",
-                                   hint="check the version and the health of the server")
-        if not self.reconnect:
-            raise ConnectionFailed(f"the connection to {self.connection.address} was lost: {because}",
-                                   hint="connect again, or use reconnect=True")
-        if rfp_now() >= deadline:
-            raise ConnectionFailed(f"the connection to {self.connection.address} was lost: {because}")
-        return 0
-
-    def ping(self, *, timeout=None):
-        """The time, in seconds, in which every worker of the server has answered an empty request, one after the other."""
-        cdef uint64_t deadline = self.deadline(timeout)
-        cdef uint64_t started
-        cdef Channel owner
-        cdef client_ring *ring
-        cdef uint32_t i
-        cdef int found = DONE
-        while True:
-            owner = self.acquire_channel(deadline)
-            try:
-                started = rfp_now()
-                for i in range(owner.c.count):
-                    ring = owner.c.rings[i]
-                    if client_ring_payload(ring) == NULL:
-                        found = self.make_room(owner, ring, deadline)
-                        break
-                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
-                    with nogil:
-                        client_ring_flush(ring)
-                    found = self.wait(owner, ring, deadline)
-                    if found == TIMED_OUT:
-                        client_ring_abandon(ring)
-                    if found != DONE:
-                        break
-                    client_ring_pop(ring)
-            finally:
-                self.release_channel(owner)
-            if found == DONE:
-                return (rfp_now() - started) / 1e9
-            self.raise_or_retry(found, deadline, True)
-
     def close(self):
-        """Ends the connection; calls of other threads that are under way raise Closed.  Safe to call again."""
+        """Close the connection.  Safe to call again.
+
+        Calls of other threads that are in progress raise Closed.
+        """
         notice()
         self.is_closed = True
         self.identity = 0
-        # Whoever holds the lock for long is connecting or attaching: that ends with the connection.
+        # A thread that holds the lock for long is connecting or attaching: the shutdown ends that.
         if not self.lock.acquire(timeout=0.1):
             self.connection.control.shutdown()
             self.lock.acquire()
@@ -390,7 +533,8 @@ cdef class ClientBase:
                 return
             held = getattr(self.threads, "held", None)
             if held is not None and held.channel is not None and held.channel.busy:
-                # Inside a call of this very thread (a signal handler, say): that call raises Closed and then ends the rest.
+                # Inside a call of this same thread (for example in a signal handler): that call
+                # raises Closed and then closes the connections.
                 held.channel.interrupt()
                 self.unfinished = True
                 return
@@ -399,18 +543,19 @@ cdef class ClientBase:
             self.lock.release()
 
     def close_connections(self):
-        """Waits for the calls under way and gives everything back."""
+        """Wait for the calls in progress, then close the connections."""
         cdef double pause = 0.00001
         cdef uint64_t shutdown_at = rfp_now() + INTERRUPT_NS_MAX
         connections = [self.connection, *self.old]
         while True:
-            # Calls return within microseconds once interrupted; nothing may be unmapped under them.
-            busy = [channel for connection in connections for channel in connection.channels if channel.busy]
+            # Interrupted calls return within microseconds; until then memory must stay mapped.
+            busy = [channel for connection in connections for channel in connection.channels
+                    if channel.busy]
             for channel in busy:
                 channel.interrupt()
             if not busy:
                 break
-            if rfp_now() > shutdown_at:         # one that waits on the control channel, and not for its rings
+            if rfp_now() > shutdown_at:         # a call waits on the control channel instead
                 for connection in connections:
                     connection.control.shutdown()
             time.sleep(pause)
@@ -423,10 +568,11 @@ cdef class ClientBase:
 
     @property
     def closed(self):
+        """Return whether the handle was closed."""
         return self.is_closed
 
     def forked(self):
-        """The child of a fork has no part in the connection."""
+        """Disable the handle in the child of a fork: the connection belongs to the parent."""
         self.is_forked = True
         self.identity = 0
         self.lock = threading.RLock()
@@ -440,51 +586,28 @@ cdef class ClientBase:
         self.close()
 
     def __reduce__(self):
-        raise not_copied(self, "connect again: each process, and each copy, needs a handle of its own")
+        raise not_copied(
+            self, "connect again: each process, and each copy, needs a handle of its own")
 
     def __del__(self):
-        # Without close(): a program that forgets it leaks nothing.
+        # A program that forgets close() leaks nothing.
         if self.connection is not None and not self.is_closed:
             self.close()
 
-    def calibrate(self, Channel channel not None, uint64_t deadline):
-        """Counts how many looks fit into a round trip, ring by ring: the unit in which failed fetches count."""
-        cdef client_ring *ring
-        cdef uint32_t i, trial
-        cdef int found
-        for i in range(channel.c.count):
-            ring = channel.c.rings[i]
-            counts = []
-            for trial in range(CALIBRATION_PINGS):
-                found = DISCONNECTED
-                if client_ring_payload(ring) != NULL:
-                    client_ring_submit(ring, RFP_OPCODE_PING, 0, 0, 0, 0)
-                    with nogil:
-                        client_ring_flush(ring)
-                    found = self.wait(channel, ring, deadline)
-                if found == TIMED_OUT:
-                    raise DeadlineExceeded("timed out waiting for the server, "
-                                           "which accepted the connection",
-                                           hint="check whether it is stopped or overloaded")
-                if self.is_closed:
-                    raise Closed("this handle is closed")
-                if found != DONE:
-                    raise ConnectionFailed("the server exited during the connection setup")
-                counts.append(ring.slot[ring.tail].polls)
-                client_ring_pop(ring)
-            ring.polls_per_round_trip = max(1, sorted(counts)[CALIBRATION_PINGS // 2])
-            ring.slow = 0
-
 
 def forget_parents_clients():
+    """Disable all clients in the child of a fork."""
     born[0] = 1
     for client in list(clients):
         client.forked()
 
 
 def closed(message):
-    """What a call of a closed handle raises.  At exit only daemon threads are left beside the one that ends the interpreter: it
-    ends all that they do without a word, and so it does their calls."""
+    """Return the error of a call of a closed handle; at exit, block daemon threads instead.
+
+    At exit only daemon threads are left beside the thread that ends the interpreter.  The
+    interpreter stops them without an error, and their calls too.
+    """
     while _handles_closed and threading.current_thread() is not threading.main_thread():
         time.sleep(TIME_S_MAX / 1000)
     return Closed(message, hint="save data at exit in a function registered with atexit"
@@ -495,7 +618,7 @@ _handles_closed = False
 
 
 def close_clients():
-    """At exit, while all that close() needs is still there."""
+    """Close all clients at exit, while the modules that close() needs still exist."""
     global _handles_closed
     _handles_closed = True
     for client in list(clients):
@@ -507,7 +630,7 @@ at_exit(close_clients)
 
 
 cdef double seconds_of(object timeout) except -1:
-    """A time in seconds that a caller gave, checked."""
+    """Return a timeout in seconds after checking it."""
     cdef double seconds = number_of("timeout", timeout)
     if not 0 < seconds < TIME_S_MAX:
         raise InvalidArgument("timeout must be positive and less than "
@@ -517,7 +640,7 @@ cdef double seconds_of(object timeout) except -1:
 
 
 cdef double number_of(str name, object value) except? -1:
-    """A number of seconds that a caller gave; infinity for one that is larger than any."""
+    """Return a number of seconds; infinity if it does not fit into a float."""
     try:
         return value
     except TypeError:

@@ -1,13 +1,23 @@
-# The client's end of a ring: WRITEs requests into the server's memory, fetches the responses with one-sided READs.
+# The client's end of a ring: it WRITEs requests into the server's memory, and fetches the responses
+# with one-sided READs.
 #
-# One thread uses a ring at a time.  Requests are answered in order, so all waiting is for the oldest one.  Life of a request:
+# One thread at a time uses a ring.  The server answers requests in order, so a thread always waits
+# for the oldest one.  Life of a request (no function but client_ring_wait blocks):
 #
-#     payload = client_ring_payload(ring)                    where to build it; NULL: all slots are taken
-#     client_ring_submit(ring, opcode, ...)                  sealed, not sent yet
-#     client_ring_flush(ring)                                sent, with all that were submitted
-#     client_ring_step(ring), or wait (client_wait.pxd)     until the oldest is DONE
-#     client_ring_response(ring)                             its header, payload behind it, in private memory
-#     client_ring_pop(ring)                                  its slot is free again
+#     payload = client_ring_payload(ring)         where to build it; NULL: all slots are taken
+#     client_ring_submit(ring, opcode, ...)       seals it; nothing is sent yet
+#     client_ring_flush(ring)                     posts all submitted requests
+#     client_ring_step(ring)                      polls once; client_ring_wait (client_wait.pxd)
+#                                                 does so until the oldest request is DONE
+#     client_ring_response(ring)                  its header, the payload behind it, in own memory
+#     client_ring_pop(ring)                       its slot is free again
+#
+# Scratch memory of a ring: client memory that the server cannot reach, declared here and nowhere
+# else.  Other modules use the functions client_ring_*_offset below and scratch_bytes().
+#
+#     slots * slot_size    requests under construction; a request is posted from its slot
+#     slots * slot_size    response buffers, into which the READs of responses go
+#     one cache line       the heartbeat that was read last
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from rfp.core.core cimport rfp_spin
@@ -15,15 +25,20 @@ from rfp.fabric.fabric cimport (
     EventChannel, QueuePair, Region, RemoteRegion, event_channel, local_region, queue_pair,
     remote_region, work_request,
 )
-from rfp.protocol.wire cimport rfp_reference, rfp_response_header
+from rfp.protocol.wire cimport rfp_response_header
 
-cdef enum:                         # what step and wait found out about the oldest request
-    PENDING = 0
+cdef enum outcome:                 # of a request, of a one-sided transfer, or of a whole call
+    RAISED = -1                    # a Python exception is set (functions `except RAISED`)
+    PENDING = 0                    # there is no response yet
     DONE = 1
-    TIMED_OUT = 2                  # wait only: the deadline passed; the request is abandoned, its slot is kept
+    TIMED_OUT = 2                  # the deadline passed; an abandoned request keeps its slot
     DISCONNECTED = 3               # the connection is lost
-    CLOSED = 4                     # wait only: another thread closes the handle
-    PROTOCOL_ERROR = 5             # the server answered what cannot be: treat the connection as lost
+    CLOSED = 4                     # another thread closes the handle
+    PROTOCOL_ERROR = 5             # the server's response is invalid: the connection counts as lost
+    NO_SLOT = 6                    # no slot became free before the deadline
+    RETRY = 7                      # the result cannot be used, or a slot is free now: call again
+    NOT_ATTACHED = 8               # a chunk of the server's arena must be attached first
+    UNDECIDED = 9                  # one-sided READs prove nothing: send the server a request
 
 cdef enum:                         # client_ring.paradigm
     AUTO = 0
@@ -31,35 +46,36 @@ cdef enum:                         # client_ring.paradigm
     REPLY = 2
 
 cdef enum:                         # client_slot.stage
-    IDLE = 0                       # no READ under way
-    READING_HEAD = 1               # the READ of the first F bytes is
-    TAIL_DEFERRED = 2              # they have come, and the READ of the rest found no room yet
-    READING_TAIL = 3               # the READ of the rest is under way
-    READY = 4                      # the whole response is in the landing slot
+    IDLE = 0                       # no READ is in flight
+    READING_HEAD = 1               # the READ of the first F bytes is in flight
+    TAIL_DEFERRED = 2              # the head is here; the READ of the rest found no room
+    READING_TAIL = 3               # the READ of the rest is in flight
+    READY = 4                      # the whole response is in the response buffer
 
-cdef extern from *:                # ids of work requests: a sequence is the first READ of that request's response
+cdef extern from *:                # ids of work requests
     """
     #define RFP_ID_TAIL (1ull << 62)
     #define RFP_ID_HEARTBEAT (1ull << 61)
     #define RFP_ID_ONE_SIDED (1ull << 63)
     """
-    const uint64_t TAIL "RFP_ID_TAIL"          # with a sequence: the second READ
-    const uint64_t HEARTBEAT "RFP_ID_HEARTBEAT"  # the READ of the server's beat
-    const uint64_t ONE_SIDED "RFP_ID_ONE_SIDED"  # what is beside the ring's own (one_sided.pxd)
+    # A sequence number alone is the first READ of that request's response; with TAIL, the second.
+    const uint64_t TAIL "RFP_ID_TAIL"
+    const uint64_t HEARTBEAT "RFP_ID_HEARTBEAT"  # the READ of the server's heartbeat
+    const uint64_t ONE_SIDED "RFP_ID_ONE_SIDED"  # a transfer of one_sided.pxd
 
 cdef enum:
     SLOTS_MAX = 256
-    SIZES = 65                     # classes of response sizes, in lines: 64 and more fall into the last
+    SIZES = 65                     # classes of response sizes, in lines; the last: 64 and more
 
 cdef struct client_slot:
-    uint64_t tag                   # the submitter's
+    uint64_t tag                   # the submitter's; calls use tag_of() (client_base.pxd)
     uint8_t mode
-    bint abandoned                 # nobody waits for it any more
+    bint abandoned                 # no call waits for it any more
     bint wakeup_requested          # WAIT was written
     uint8_t stage                  # of fetching
     uint32_t sequence
-    uint32_t polls                 # READs that brought nothing
-    uint32_t fetched               # bytes of the first READ: F may change while it is under way
+    uint32_t polls                 # READs that did not bring the response
+    uint32_t fetched               # bytes of the first READ: F may change while it is in flight
 
 cdef struct client_ring:
     queue_pair *pair
@@ -70,48 +86,48 @@ cdef struct client_ring:
     uint64_t response_offset
     local_region *reply            # own memory that the server writes replies to
     uint64_t reply_offset
-    local_region *scratch          # slots requests being built, slots responses that were fetched, a line for the beat
+    local_region *scratch          # see the head of this file
     uint64_t scratch_offset
     uint32_t slot_size
     uint32_t slots
-    uint32_t lookahead             # READs of different slots that are kept under way
-    bint direct                    # what is posted is done at once, as over shm
-    bint checked                   # prove responses by their checksum
+    uint32_t lookahead             # READs of different slots that are kept in flight
+    bint direct                    # a posted request completes at once, as over shm
+    bint checked                   # verify responses by their checksum
     rfp_spin spin                  # before a waiting thread sleeps
     const uint32_t *closing        # becomes non-zero when the handle is being closed
     # state
     uint32_t head                  # next slot to submit
     uint32_t tail                  # oldest request
     uint32_t count                 # requests from tail to head
-    uint32_t unsent                # the last so many of them are not posted yet
-    uint32_t due                   # the first so many of the unsent ones are flushed, and wait for room in the send queue
+    uint32_t unsent                # this many of the last ones are not posted yet
+    uint32_t due                   # the first of the unsent: flushed, waiting for the send queue
     uint32_t writing               # signalled WRITEs that are not complete
     uint32_t sequence              # of the next request
-    uint8_t lost                   # DISCONNECTED or PROTOCOL_ERROR: nothing more will come
+    uint8_t lost                   # 0, or DISCONNECTED or PROTOCOL_ERROR: no response will come
     bint one_sided_done            # the last transfer's work requests are complete
     client_slot slot[SLOTS_MAX]
-    uint64_t liveness_checked_ns   # when a waiting call last asked whether the server lives, ns
-    # the server's beat, where only its machine's silence would tell of its end
-    remote_region *heartbeat       # NULL: the operating system tells
-    bint reading_heartbeat         # a READ of it is under way
-    uint64_t last_heartbeat        # what the last one brought
-    uint64_t silence_ns_max        # ns
-    uint64_t silence_ns            # ns for which this thread has listened and nothing new came
+    uint64_t liveness_checked_ns   # when a waiting call last polled whether the server runs
+    # the server's heartbeat, if only that shows that its machine has failed
+    remote_region *heartbeat       # NULL: the operating system reports it
+    bint reading_heartbeat         # a READ of it is in flight
+    uint64_t last_heartbeat        # the value that the last READ brought
+    uint64_t silence_ns_max
+    uint64_t silence_ns            # time in which this thread polled and found no new heartbeat
     # pins to release with the next requests
     uint64_t release[SLOTS_MAX]
     uint32_t releases
-    # which way results come back
+    # choice of the way back for results
     uint8_t paradigm
     uint8_t mode                   # of the next request
     uint32_t fetch                 # F: bytes of the first READ
-    bint fixed_fetch               # F was given, do not adjust it
-    uint32_t retries               # R: failed fetches that are fine
-    uint32_t polls_per_round_trip  # looks that fit into one round trip: failed fetches = looks / this
-    uint32_t slow                  # completions in a row with more than R
-    uint32_t fast                  # completions in a row in reply mode that would have been quick to fetch
-    uint16_t slow_time             # what the server reported when the ring went to reply
+    bint fixed_fetch               # F was given: do not adjust it
+    uint32_t retries               # R: failed fetches that are acceptable
+    uint32_t polls_per_round_trip  # failed fetches = polls / this
+    uint32_t slow                  # completions in a row with more than R failed fetches
+    uint32_t fast                  # completions in a row in reply mode that are quick to fetch
+    uint16_t slow_time             # processing time reported when the ring changed to reply mode
     float rate[SIZES]              # I(F) by lines, relative
-    uint32_t sizes[SIZES]          # responses seen, by lines
+    uint32_t sizes[SIZES]          # responses received, by lines
     uint32_t sized
     # counters
     uint64_t submitted
@@ -121,22 +137,37 @@ cdef struct client_ring:
     uint64_t torn
     uint64_t switches              # of mode
     uint64_t slept
-    uint64_t missed_wakeups        # sleeps that lasted to their end although the response was there: a wake-up was lost
+    uint64_t missed_wakeups        # full-length sleeps that a response should have ended
 
+# Offsets into ring.scratch.
+cdef inline uint64_t client_ring_request_offset(
+        const client_ring *ring, uint32_t slot) noexcept nogil:
+    return ring.scratch_offset + <uint64_t> slot * ring.slot_size
+
+cdef inline uint64_t client_ring_response_offset(
+        const client_ring *ring, uint32_t slot) noexcept nogil:
+    return ring.scratch_offset + <uint64_t> (ring.slots + slot) * ring.slot_size
+
+cdef inline uint64_t client_ring_heartbeat_offset(const client_ring *ring) noexcept nogil:
+    return ring.scratch_offset + <uint64_t> 2 * ring.slots * ring.slot_size
+
+# Where to build the next request's payload (slot size - 32 bytes); NULL: all slots are taken, or
+# the connection is lost.
 cdef char *client_ring_payload(client_ring *ring) noexcept nogil
 cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil
-cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t count, uint32_t flags, uint32_t length,
-                                 uint64_t tag) noexcept nogil
+cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t count, uint32_t flags,
+                                 uint32_t length, uint64_t tag) noexcept nogil
 cdef void client_ring_flush(client_ring *ring) noexcept nogil
-cdef int client_ring_step(client_ring *ring) noexcept nogil
+# PENDING, DONE, DISCONNECTED or PROTOCOL_ERROR.
+cdef outcome client_ring_step(client_ring *ring) noexcept nogil
 cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil
 cdef uint64_t client_ring_tag(client_ring *ring) noexcept nogil
 cdef void client_ring_pop(client_ring *ring) noexcept nogil
-# The same for one that nobody waits for: gives back the pin that its response may hold.
+# The same for an abandoned request: also releases the pin that its response may hold.
 cdef void client_ring_discard(client_ring *ring) noexcept nogil
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil
-# Takes completions: for whoever waits for something else than a response.
+# Takes completions, for a caller that waits for something else than a response.
 cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil
 
 

@@ -1,4 +1,7 @@
-"""The client's end of a ring (the contract is in client_ring.pxd)."""
+"""The client's end of a ring: builds and posts requests, fetches responses, frees slots.
+
+The hybrid switch and the choice of F (RFP, section 3.2) are choose_mode() and choose_fetch().
+"""
 
 import os
 
@@ -9,8 +12,8 @@ from rfp.fabric.fabric cimport READ, SIGNALED, WRITE, WRITE_NOTIFY, completion, 
 from rfp.protocol.wire cimport (
     RFP_KIND_REFERENCE, RFP_LINE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE, RFP_REQUEST_HEADER,
     RFP_RESPONSE_HEADER, RFP_RESPONSE_LENGTH, RFP_RESPONSE_MORE, RFP_RESPONSE_NONE,
-    RFP_RESPONSE_TORN, RFP_RESPONSE_WHOLE, rfp_next_sequence, rfp_request_header, rfp_request_seal,
-    rfp_response_check, rfp_response_header,
+    RFP_RESPONSE_TORN, RFP_RESPONSE_WHOLE, rfp_next_sequence, rfp_reference, rfp_request_header,
+    rfp_request_seal, rfp_response_check, rfp_response_header,
 )
 
 from rfp.errors import InvalidArgument
@@ -18,32 +21,38 @@ from rfp.errors import InvalidArgument
 
 cdef enum:
     COMPLETIONS_MAX = 32
-    BURST_MAX = 16              # WRITEs of requests that are posted at once
-    REAP_STEPS_MAX = 10000      # steps that a call spends on freeing a slot before it is told that there is none
-    RETUNE_RESPONSES = 1024     # responses between two choices of F
-    REPLY_STAY_RESPONSES = 1024  # completions in reply mode before trying to fetch again, if nothing else says so
+    BURST_MAX = 16               # WRITEs of requests that are posted at once
+    REAP_STEPS_MAX = 10000       # steps of a call that tries to free a slot
+    RETUNE_RESPONSES = 1024      # responses between two choices of F
+    REPLY_STAY_RESPONSES = 1024  # completions in reply mode before fetching is tried again
 
 
-cdef char *response_buffer(client_ring *ring, uint32_t slot) noexcept nogil:
-    return ring.scratch.base + ring.scratch_offset + <uint64_t> (ring.slots + slot) * ring.slot_size
+cdef inline char *request_buffer(client_ring *ring, uint32_t slot) noexcept nogil:
+    return ring.scratch.base + client_ring_request_offset(ring, slot)
+
+
+cdef inline char *response_buffer(client_ring *ring, uint32_t slot) noexcept nogil:
+    return ring.scratch.base + client_ring_response_offset(ring, slot)
+
+
+# Requests
 
 
 cdef char *client_ring_payload(client_ring *ring) noexcept nogil:
-    """Where to build the payload of the next request (slot size - 32 bytes), or NULL when all slots are taken."""
     if ring.count == ring.slots and ring.slot[ring.tail].abandoned:
         reap(ring)
     if ring.count == ring.slots or ring.lost:
         return NULL
-    return ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size + RFP_REQUEST_HEADER
+    return request_buffer(ring, ring.head) + RFP_REQUEST_HEADER
 
 
 cdef void reap(client_ring *ring) noexcept nogil:
-    """Looks whether the oldest request, which nobody waits for, has been answered meanwhile."""
-    cdef uint32_t enough = ring.slot[ring.tail].polls + 2
+    """Free the oldest slot if the response to its abandoned request has come."""
+    cdef uint32_t polls_required = ring.slot[ring.tail].polls + 2
     cdef int i
     for i in range(REAP_STEPS_MAX):
         client_ring_step(ring)
-        if ring.count < ring.slots or ring.slot[ring.tail].polls >= enough or ring.lost:
+        if ring.count < ring.slots or ring.slot[ring.tail].polls >= polls_required or ring.lost:
             return
         rfp_pause()
 
@@ -52,10 +61,10 @@ cdef uint32_t client_ring_room(client_ring *ring) noexcept nogil:
     return ring.slots - ring.count
 
 
-cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t count, uint32_t flags, uint32_t length,
-                                 uint64_t tag) noexcept nogil:
-    """Seals the request whose payload was just built; returns its sequence."""
-    cdef char *request = ring.scratch.base + ring.scratch_offset + <uint64_t> ring.head * ring.slot_size
+cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t count, uint32_t flags,
+                                 uint32_t length, uint64_t tag) noexcept nogil:
+    """Seal the request whose payload was just built; return its sequence number."""
+    cdef char *request = request_buffer(ring, ring.head)
     cdef rfp_request_header *header = <rfp_request_header *> request
     cdef client_slot *slot = &ring.slot[ring.head]
     RFP_ASSERT(ring.count < ring.slots)
@@ -89,15 +98,17 @@ cdef uint32_t client_ring_submit(client_ring *ring, uint8_t opcode, uint16_t cou
 
 
 cdef void client_ring_flush(client_ring *ring) noexcept nogil:
-    """Sends what was submitted, with one notification for all of it.  What finds no room in the send queue is sent by the steps
-    that follow."""
+    """Post all submitted requests, with one notification for all of them.
+
+    Later steps post the requests that find no room in the send queue.
+    """
     RFP_ASSERT(ring.unsent <= ring.count)
     ring.due = ring.unsent
     post_requests(ring)
 
 
 cdef void post_requests(client_ring *ring) noexcept nogil:
-    """Posts what was flushed, as far as the send queue takes it."""
+    """Post the flushed requests, as far as the send queue has room."""
     cdef work_request work[BURST_MAX]
     cdef uint32_t slot
     cdef uint32_t n, posted
@@ -113,16 +124,17 @@ cdef void post_requests(client_ring *ring) noexcept nogil:
             work[n].opcode = WRITE
             work[n].flags = 0
             work[n].local = ring.scratch
-            work[n].local_offset = ring.scratch_offset + <uint64_t> slot * ring.slot_size
+            work[n].local_offset = client_ring_request_offset(ring, slot)
             work[n].remote = ring.requests
             work[n].remote_offset = ring.request_offset + <uint64_t> slot * ring.slot_size
-            header = <const rfp_request_header *> (ring.scratch.base + work[n].local_offset)
+            header = <const rfp_request_header *> request_buffer(ring, slot)
             work[n].length = RFP_REQUEST_HEADER + header.length
             n += 1
         if n == ring.due:
             work[n - 1].opcode = WRITE_NOTIFY
         if not ring.direct:
-            # Tells when they have landed: before that nobody may sleep, since what is not polled need not move.
+            # Signal the last WRITE: a thread must not sleep before it completes, because a
+            # provider makes progress only in poll().
             work[n - 1].flags = SIGNALED
         posted = <uint32_t> ring.pair.ops.post(ring.pair, work, n)
         RFP_ASSERT(posted <= n)
@@ -136,8 +148,14 @@ cdef void post_requests(client_ring *ring) noexcept nogil:
             ring.writing += 1
 
 
+# Responses
+
+
 cdef void post_first_read(client_ring *ring, uint32_t index) noexcept nogil:
-    """Starts the READ that checks the status and fetches the result in one; if there is no room for it, a later step does."""
+    """Post the READ that checks the status and fetches the result in one.
+
+    If the send queue has no room, a later step posts it.
+    """
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
     RFP_ASSERT(slot.stage == IDLE)
@@ -147,7 +165,7 @@ cdef void post_first_read(client_ring *ring, uint32_t index) noexcept nogil:
     work.flags = SIGNALED
     work.length = ring.fetch
     work.local = ring.scratch
-    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size
+    work.local_offset = client_ring_response_offset(ring, index)
     work.remote = ring.responses
     work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size
     if ring.pair.ops.post(ring.pair, &work, 1):
@@ -157,10 +175,11 @@ cdef void post_first_read(client_ring *ring, uint32_t index) noexcept nogil:
 
 
 cdef void post_tail_read(client_ring *ring, uint32_t index) noexcept nogil:
-    """Starts the second READ, for what the first did not bring."""
+    """Post the second READ, for the bytes that the first did not bring."""
     cdef work_request work
     cdef client_slot *slot = &ring.slot[index]
-    cdef uint32_t whole = RFP_RESPONSE_HEADER + (<rfp_response_header *> response_buffer(ring, index)).length
+    cdef const rfp_response_header *header = <rfp_response_header *> response_buffer(ring, index)
+    cdef uint32_t whole = RFP_RESPONSE_HEADER + header.length
     RFP_ASSERT(slot.fetched < whole)
     RFP_ASSERT(whole <= ring.slot_size)
     work.id = TAIL | slot.sequence
@@ -168,7 +187,7 @@ cdef void post_tail_read(client_ring *ring, uint32_t index) noexcept nogil:
     work.flags = SIGNALED
     work.length = whole - slot.fetched
     work.local = ring.scratch
-    work.local_offset = ring.scratch_offset + <uint64_t> (ring.slots + index) * ring.slot_size + slot.fetched
+    work.local_offset = client_ring_response_offset(ring, index) + slot.fetched
     work.remote = ring.responses
     work.remote_offset = ring.response_offset + <uint64_t> index * ring.slot_size + slot.fetched
     slot.stage = TAIL_DEFERRED
@@ -178,22 +197,23 @@ cdef void post_tail_read(client_ring *ring, uint32_t index) noexcept nogil:
         ring.tail_reads += 1
 
 
-cdef void on_read_done(client_ring *ring, uint32_t index, bint rest) noexcept nogil:
-    """A READ of this slot has completed: is the response there, and whole?"""
+cdef void on_read_done(client_ring *ring, uint32_t index, bint tail) noexcept nogil:
+    """Check the response after a READ of its slot has completed."""
     cdef client_slot *slot = &ring.slot[index]
     cdef char *copy = response_buffer(ring, index)
-    cdef uint32_t available = ring.slot_size if rest else slot.fetched
-    cdef int found = rfp_response_check(copy, available, ring.slot_size, slot.sequence, ring.checked)
+    cdef uint32_t available = ring.slot_size if tail else slot.fetched
+    cdef int check = rfp_response_check(copy, available, ring.slot_size, slot.sequence,
+                                        ring.checked)
     RFP_ASSERT(index < ring.slots)
     RFP_ASSERT(available <= ring.slot_size)
-    if found == RFP_RESPONSE_WHOLE:
+    if check == RFP_RESPONSE_WHOLE:
         slot.stage = READY
-    elif found == RFP_RESPONSE_NONE:
+    elif check == RFP_RESPONSE_NONE:
         slot.polls += 1
         slot.stage = IDLE
-    elif found == RFP_RESPONSE_MORE:
+    elif check == RFP_RESPONSE_MORE:
         post_tail_read(ring, index)
-    elif found == RFP_RESPONSE_TORN:
+    elif check == RFP_RESPONSE_TORN:
         ring.torn += 1
         slot.polls += 1
         slot.stage = IDLE
@@ -202,7 +222,7 @@ cdef void on_read_done(client_ring *ring, uint32_t index, bint rest) noexcept no
 
 
 cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
-    """Takes completions."""
+    """Take completions and act on each."""
     cdef completion done[COMPLETIONS_MAX]
     cdef int n, i
     cdef uint32_t index, distance
@@ -223,10 +243,11 @@ cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
             RFP_ASSERT(ring.writing > 0)
             ring.writing -= 1
             continue
-        # Sequences of one ring are consecutive, so the way from the oldest one's is the way from its slot.
+        # Sequence numbers of one ring are consecutive: the distance from the oldest one is also
+        # the distance of the slots.
         distance = <uint32_t> done[i].id - ring.slot[ring.tail].sequence
         if <uint32_t> done[i].id < ring.slot[ring.tail].sequence:
-            distance -= 1                                         # 0 was left out
+            distance -= 1                                         # 0 is no sequence number
         if distance >= ring.count:
             continue
         index = ring.tail + distance
@@ -236,13 +257,13 @@ cdef void client_ring_poll_completions(client_ring *ring) noexcept nogil:
 
 
 cdef void check_reply(client_ring *ring, uint32_t index) noexcept nogil:
-    """In reply mode the response arrives in our own memory."""
+    """Poll for the response in reply mode, in which it arrives in the client's own memory."""
     cdef client_slot *slot = &ring.slot[index]
     cdef const char *reply = ring.reply.base + ring.reply_offset + <uint64_t> index * ring.slot_size
     cdef char *copy = response_buffer(ring, index)
     cdef uint64_t first = rfp_load64_acquire(reply)
     cdef uint32_t length
-    cdef int found
+    cdef int check
     if <uint32_t> (first >> 32) != slot.sequence:
         slot.polls += 1
         return
@@ -251,25 +272,25 @@ cdef void check_reply(client_ring *ring, uint32_t index) noexcept nogil:
     length = (<rfp_response_header *> copy).length
     if length <= ring.slot_size - RFP_RESPONSE_HEADER:
         rfp_copy_in(copy + RFP_RESPONSE_HEADER, reply + RFP_RESPONSE_HEADER, length)
-    found = rfp_response_check(copy, ring.slot_size, ring.slot_size, slot.sequence, ring.checked)
-    if found == RFP_RESPONSE_WHOLE:
+    check = rfp_response_check(copy, ring.slot_size, ring.slot_size, slot.sequence, ring.checked)
+    if check == RFP_RESPONSE_WHOLE:
         slot.stage = READY
-    elif found == RFP_RESPONSE_TORN:
+    elif check == RFP_RESPONSE_TORN:
         ring.torn += 1
         slot.polls += 1
-    elif found == RFP_RESPONSE_LENGTH:
+    elif check == RFP_RESPONSE_LENGTH:
         ring.lost = PROTOCOL_ERROR
 
 
-cdef int client_ring_step(client_ring *ring) noexcept nogil:
-    """Looks for the response to the oldest request: PENDING, DONE, DISCONNECTED or PROTOCOL_ERROR.  Does not wait."""
+cdef outcome client_ring_step(client_ring *ring) noexcept nogil:
+    """Poll once for the response to the oldest request that a call waits for."""
     cdef client_slot *slot
     cdef uint32_t index, i
     while True:
         if ring.due:
             post_requests(ring)
         if ring.count == ring.unsent:
-            return ring.lost
+            return <outcome> ring.lost
         RFP_ASSERT(ring.unsent < ring.count)
         slot = &ring.slot[ring.tail]
         if slot.stage != READY:
@@ -289,16 +310,16 @@ cdef int client_ring_step(client_ring *ring) noexcept nogil:
             if slot.stage == READING_TAIL:
                 client_ring_poll_completions(ring)
             if slot.stage != READY:
-                return ring.lost
+                return <outcome> ring.lost
         elif not ring.direct:
-            client_ring_poll_completions(ring)              # what is not polled need not move
+            client_ring_poll_completions(ring)      # a provider makes progress only in poll()
         if not slot.abandoned:
             return DONE
         client_ring_discard(ring)
 
 
 cdef void client_ring_discard(client_ring *ring) noexcept nogil:
-    """Frees the oldest request's slot; what its response holds at the server is given back."""
+    """Free the oldest request's slot and release the pin that its response holds at the server."""
     cdef const rfp_response_header *header = client_ring_response(ring)
     cdef rfp_reference reference
     if header.kind == RFP_KIND_REFERENCE and header.length >= RFP_REFERENCE:
@@ -308,8 +329,8 @@ cdef void client_ring_discard(client_ring *ring) noexcept nogil:
 
 
 cdef void on_heartbeat(client_ring *ring) noexcept nogil:
-    cdef uint64_t heartbeat = rfp_load64_acquire(ring.scratch.base + ring.scratch_offset
-                                                 + <uint64_t> 2 * ring.slots * ring.slot_size)
+    cdef uint64_t heartbeat = rfp_load64_acquire(
+        ring.scratch.base + client_ring_heartbeat_offset(ring))
     ring.reading_heartbeat = False
     if heartbeat != ring.last_heartbeat:
         ring.last_heartbeat = heartbeat
@@ -317,7 +338,10 @@ cdef void on_heartbeat(client_ring *ring) noexcept nogil:
 
 
 cdef const rfp_response_header *client_ring_response(client_ring *ring) noexcept nogil:
-    """The oldest request's response after DONE: a private copy, whole and checked, payload behind the header."""
+    """Return the oldest request's response after DONE: a private copy, whole and checked.
+
+    The payload is behind the header.
+    """
     return <const rfp_response_header *> response_buffer(ring, ring.tail)
 
 
@@ -325,8 +349,14 @@ cdef uint64_t client_ring_tag(client_ring *ring) noexcept nogil:
     return ring.slot[ring.tail].tag
 
 
+# The way back for results: F, and the hybrid switch
+
+
 cdef void choose_fetch(client_ring *ring) noexcept nogil:
-    """F for the sizes seen lately: the one with the best sum of I(F) if the result fits, I(F) / 2 if not (RFP, section 3.2)."""
+    """Choose F for the sizes received lately (RFP, section 3.2).
+
+    It has the best sum of I(F) for each result that fits, and I(F) / 2 for each that does not.
+    """
     cdef uint32_t lines, i
     cdef uint32_t fitting = 0
     cdef uint32_t most = ring.slot_size // RFP_LINE
@@ -338,22 +368,27 @@ cdef void choose_fetch(client_ring *ring) noexcept nogil:
         total += ring.sizes[i]
     for lines in range(1, min(<uint32_t> SIZES, most + 1)):
         if lines < SIZES - 1 or most < SIZES:
-            fitting += ring.sizes[lines]        # the last class holds longer ones too, which would not fit
+            fitting += ring.sizes[lines]        # not the last class: it has longer ones too
         value = ring.rate[lines] * (fitting + (total - fitting) * <float> 0.5)
         if value > best:
             best = value
             choice = lines
     RFP_ASSERT(choice * RFP_LINE <= ring.slot_size)
     ring.fetch = choice * RFP_LINE
-    # Older sizes fade, so that F follows a change of the load within some thousand responses.
+    # Halve older counts, so that F follows a change of the load within some thousand responses.
     for i in range(SIZES):
         ring.sizes[i] >>= 1
     ring.sized = 0
 
 
-cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_header *header) noexcept nogil:
-    """The hybrid switch (RFP, section 3.2): two completions in a row with more than R failed fetches go to reply; a shorter
-    processing time goes back.  A failed fetch counts once a round trip, however often a fast fabric lets us look."""
+cdef void choose_mode(client_ring *ring, client_slot *slot,
+                      const rfp_response_header *header) noexcept nogil:
+    """Switch between fetch and reply mode (RFP, section 3.2).
+
+    Two completions in a row with more than R failed fetches switch to reply mode; a shorter
+    processing time switches back.  A failed fetch counts once a round trip, however often a fast
+    fabric lets the client poll.
+    """
     if slot.mode == RFP_MODE_FETCH:
         if slot.polls <= ring.retries * ring.polls_per_round_trip:
             ring.slow = 0
@@ -366,20 +401,24 @@ cdef void choose_mode(client_ring *ring, client_slot *slot, const rfp_response_h
             ring.fast = 0
     elif ring.mode == RFP_MODE_REPLY:
         if header.time > ring.slow_time:
-            ring.slow_time = header.time        # it became slower still: that is what it must be quicker than
+            ring.slow_time = header.time        # the server became slower still: the new limit
             ring.fast = 0
         elif header.time < ring.slow_time // 2 + 1 and ring.slow_time > 1:
-            ring.fast += REPLY_STAY_RESPONSES // 2  # the server became quicker: two such are enough
+            ring.fast += REPLY_STAY_RESPONSES // 2  # the server became quicker: two such suffice
         else:
-            ring.fast += 1                      # it was never slow, the waiting had another cause: try again after a while
-        if ring.fast >= REPLY_STAY_RESPONSES and (header.time < ring.slow_time or ring.slow_time <= 1):
+            ring.fast += 1                      # the server was not slow: fetch again after a while
+        if ring.fast >= REPLY_STAY_RESPONSES and (
+                header.time < ring.slow_time or ring.slow_time <= 1):
             ring.mode = RFP_MODE_FETCH
             ring.switches += 1
             ring.slow = 0
 
 
+# Slots
+
+
 cdef void client_ring_pop(client_ring *ring) noexcept nogil:
-    """Frees the oldest request's slot; what client_ring_response returned is void from here on."""
+    """Free the oldest request's slot; the memory of client_ring_response is invalid afterwards."""
     cdef const rfp_response_header *header = client_ring_response(ring)
     cdef client_slot *slot = &ring.slot[ring.tail]
     cdef uint32_t lines = (RFP_RESPONSE_HEADER + header.length + RFP_LINE - 1) // RFP_LINE
@@ -399,7 +438,7 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil:
 
 
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
-    """Nobody waits any more for any request in this ring.  The slots stay taken until the responses have come."""
+    """Give up waiting for all requests of this ring; their slots are freed when responses come."""
     cdef uint32_t index = ring.tail
     cdef uint32_t i
     for i in range(ring.count):
@@ -410,35 +449,49 @@ cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
 
 
 cdef void client_ring_release(client_ring *ring, uint64_t pin) noexcept nogil:
-    """Gives a pin back with one of the next requests.  One that finds no room ends with its lease."""
+    """Release a pin with one of the next requests; a pin that finds no room ends with its lease."""
     if pin and ring.releases < SLOTS_MAX:
         ring.release[ring.releases] = pin
         ring.releases += 1
 
 
+# The object
+
+
 cdef class ClientRing:
     """The client's end of one thread's ring to one worker.
 
-    requests, responses: the server's regions, with the offsets of this ring's slots in each; reply: own region that the server
-    may write, with the offset of this ring's reply slots; scratch: own region, with the offset of
-    (2 * slots) * slot_size + 64 bytes; beat: the server's region whose first word tells that it lives, if that is needed;
-    longest_silence: ns without a new beat after which the server is taken for gone.
+    Args:
+        requests, responses: the server's regions, with the offsets of this ring's slots in each.
+        reply: own region that the server may write, with the offset of this ring's reply slots.
+        scratch: own region, with the offset of scratch_bytes(slots, slot_size) bytes.
+        checked: whether the server adds checksums to responses.
+        heartbeat: the server's region whose first word is its heartbeat; None if none is needed.
+        silence_ns_max: ns without a new heartbeat after which the connection counts as lost.
+
+    Raises:
+        InvalidArgument: the geometry is invalid, or the slots do not fit into a region.
     """
 
-    def __cinit__(self, QueuePair pair not None, EventChannel channel not None, RemoteRegion requests not None,
-                  uint64_t request_offset, RemoteRegion responses not None, uint64_t response_offset, Region reply not None,
-                  uint64_t reply_offset, Region scratch not None, uint64_t scratch_offset, uint32_t slots, uint32_t slot_size,
-                  bint checked, RemoteRegion heartbeat=None, uint64_t silence_ns_max=900_000_000):
+    def __cinit__(self, QueuePair pair not None, EventChannel channel not None,
+                  RemoteRegion requests not None, uint64_t request_offset,
+                  RemoteRegion responses not None, uint64_t response_offset,
+                  Region reply not None, uint64_t reply_offset,
+                  Region scratch not None, uint64_t scratch_offset,
+                  uint32_t slots, uint32_t slot_size, bint checked,
+                  RemoteRegion heartbeat=None, uint64_t silence_ns_max=900_000_000):
         cdef uint64_t length = <uint64_t> slots * slot_size
         cdef uint32_t i
-        if not 1 <= slots <= SLOTS_MAX or slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
+        if not 1 <= slots <= SLOTS_MAX or \
+                slot_size < 2 * RFP_REQUEST_HEADER or slot_size % RFP_LINE:
             raise InvalidArgument(f"invalid ring geometry: {slots} slots of {slot_size} bytes",
                                   hint=f"use 1 to {SLOTS_MAX} slots of a "
                                        f"multiple of {RFP_LINE} bytes")
-        for name, size, offset, needed in (("request", requests.c.length, request_offset, length),
-                                           ("response", responses.c.length, response_offset, length),
-                                           ("reply", reply.c.length, reply_offset, length),
-                                           ("scratch", scratch.c.length, scratch_offset, 2 * length + RFP_LINE)):
+        for name, size, offset, needed in (
+                ("request", requests.c.length, request_offset, length),
+                ("response", responses.c.length, response_offset, length),
+                ("reply", reply.c.length, reply_offset, length),
+                ("scratch", scratch.c.length, scratch_offset, scratch_bytes(slots, slot_size))):
             if offset % RFP_LINE or offset > size or needed > size - offset:
                 raise InvalidArgument(f"the ring's {name} slots ({needed} bytes at "
                                       f"{offset}) do not fit into {size} bytes")
@@ -465,7 +518,7 @@ cdef class ClientRing:
         self.c.slots = slots
         self.c.slot_size = slot_size
         self.c.checked = checked or not pair.c.reads_ordered
-        # Where a READ completes at once, looking beyond the oldest request only costs time.
+        # If a READ completes at once, polling beyond the oldest request only costs time.
         self.c.direct = pair.c.max_inline == ~<uint32_t> 0
         self.c.lookahead = 1 if self.c.direct else max(1, min(pair.c.max_outstanding_reads, slots))
         self.c.spin.ns = 20_000 if os.cpu_count() > 1 else 0
@@ -480,11 +533,17 @@ cdef class ClientRing:
 
     @property
     def counters(self):
-        """What has passed through this ring, by name."""
-        return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes, "tail_reads": self.c.tail_reads,
-                "torn": self.c.torn, "switches": self.c.switches, "slept": self.c.slept, "missed_wakeups": self.c.missed_wakeups,
+        """Return the counters of this ring, by name."""
+        return {"submitted": self.c.submitted, "reads": self.c.reads, "writes": self.c.writes,
+                "tail_reads": self.c.tail_reads, "torn": self.c.torn, "switches": self.c.switches,
+                "slept": self.c.slept, "missed_wakeups": self.c.missed_wakeups,
                 "fetch": self.c.fetch, "slot_size": self.c.slot_size,
                 "mode": "reply" if self.c.mode == RFP_MODE_REPLY else "fetch"}
 
 
 cdef uint32_t not_closing = 0
+
+
+def scratch_bytes(uint64_t slots, uint64_t slot_size):
+    """Return the bytes of scratch memory that a ring needs (see the head of client_ring.pxd)."""
+    return 2 * slots * slot_size + RFP_LINE

@@ -1,11 +1,12 @@
-# Waiting for the oldest response of a ring, and for a server that may be gone.
+# Waiting for the oldest response of a ring, and for a server that may have failed.
 
 from libc.stdint cimport uint64_t
-from rfp.protocol.client.client_ring cimport client_ring
+from rfp.protocol.client.client_ring cimport client_ring, outcome
 
 cdef enum:
-    SLEEP_NS_MAX = 50000000        # ns: the longest sleep, and the time between two looks whether the server still lives
+    SLEEP_NS_MAX = 50000000        # longest sleep; also the time between two polls for liveness
 
-# Until the oldest request that somebody waits for is DONE, or TIMED_OUT, DISCONNECTED, CLOSED, PROTOCOL_ERROR (client_ring.pxd).
-cdef int client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil
+# Blocks until the oldest request that a call waits for is DONE, or returns TIMED_OUT, DISCONNECTED,
+# CLOSED or PROTOCOL_ERROR.  deadline: ns of the monotonic clock; 0: none.
+cdef outcome client_ring_wait(client_ring *ring, uint64_t deadline) noexcept nogil
 cdef bint client_ring_check_alive(client_ring *ring, uint64_t now) noexcept nogil

@@ -1,4 +1,4 @@
-"""A link: a client process's connection to a host, and the channels of its threads."""
+"""A client process's connection to a server, and the channels of its threads."""
 
 from __future__ import annotations
 
@@ -26,20 +26,31 @@ from rfp.control.uninterrupted import Descriptor, duplicate
 from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError, not_copied
 from rfp.fabric.fabric import Fabric, Region, RemoteRegion
 from rfp.protocol.client.channel import Channel
-from rfp.protocol.client.client_ring import ClientRing
+from rfp.protocol.client.client_ring import ClientRing, scratch_bytes
 from rfp.protocol.client.remote_arena import RemoteArena
-from rfp.protocol.handshake_layout import LINE, REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
+from rfp.protocol.handshake_layout import REMOTE_READ, REMOTE_WRITE, REPLIES, RESPONSE_CRC
 
-SLOTS = 256  # the largest window that a client takes part in
+SLOTS = 256  # the largest window that a client accepts
 SLOT_SIZE = 1 << 20
-BOUNCE_BYTES = 1 << 20  # bytes of a registered buffer that others are copied through
+BOUNCE_BYTES = 1 << 20  # of a bounce buffer
 
 
 class Connection:
-    """A client process at the host at an address, over a control channel that is the link's from here on.
+    """A client process's connection to the server at an address.
 
-    service: what must be served there; features: to ask for; deadline: ns of the monotonic clock.  Raises ConnectionFailed,
-    HandshakeFailed or DeadlineExceeded.
+    Args:
+        address: of the server.
+        fabric: of all regions and queue pairs.
+        control: the control channel, which the connection then owns.
+        service: the name of the service that the server must serve.
+        deadline: ns of the monotonic clock.
+        features: to request.
+        name: of this process, for the server's statistics.
+
+    Raises:
+        ConnectionFailed: the server cannot be reached.
+        HandshakeFailed: the server refuses, or its response is invalid.
+        DeadlineExceeded: the deadline has passed.
     """
 
     def __init__(
@@ -68,7 +79,8 @@ class Connection:
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
             with self.control.call(hello, Welcome, deadline / 1e9) as welcome:
                 self._take(welcome, service, features)
-            # Copies: the connection closes its own as soon as it fails, and the queue pairs go on watching these.
+            # Copies: the control channel closes its own descriptors as soon as it fails, while the
+            # queue pairs continue to watch these.
             for fd in (control.fileno(), control.pidfd()):
                 if fd >= 0:
                     self._watched.append(duplicate(fd))
@@ -77,7 +89,7 @@ class Connection:
             raise
 
     def _take(self, welcome: Welcome, service: str, features: int) -> None:
-        """Checks what the server says and maps what it shares."""
+        """Check the server's answer and map the memory that it shares."""
         if welcome.service != service:
             raise HandshakeFailed(f"{self.address} serves {welcome.service!r}, not {service!r}",
                                   hint="check the address")  # fmt: skip
@@ -86,9 +98,11 @@ class Connection:
                 f"the server hashes keys with {welcome.hash!r}, which this client does not support"
             )
         if welcome.slots > SLOTS or welcome.slot_size > SLOT_SIZE:
-            raise HandshakeFailed(f"the server's rings of {welcome.slots} slots of "
-                                  f"{welcome.slot_size} bytes exceed the limits",
-                                  hint=f"serve with at most {SLOTS} slots of {SLOT_SIZE} bytes")  # fmt: skip
+            raise HandshakeFailed(
+                f"the server's rings of {welcome.slots} slots of {welcome.slot_size} bytes exceed "
+                "the limits",
+                hint=f"serve with at most {SLOTS} slots of {SLOT_SIZE} bytes",
+            )
         if welcome.features & ~features:
             raise HandshakeFailed(
                 f"the server granted features {welcome.features:#x}, but "
@@ -121,28 +135,34 @@ class Connection:
 
     @property
     def control_fd(self) -> int:
-        """The socket of the control channel, for those who watch whether the server lives; -1 when closed."""
+        """The control channel's socket, by which a pair detects the server's exit; -1: closed."""
         return self._watched[0].fd if self._watched else -1
 
     @property
     def pidfd(self) -> int:
-        """The server's process, for the same; -1 where there is none."""
+        """The server's process, for the same purpose; -1: none."""
         return self._watched[1].fd if len(self._watched) > 1 else -1
 
     @property
     def silence_ns_max(self) -> int:
-        """How long (ns) the server's beat may stay away: a little longer than a device's answers, which know better why."""
+        """Time (ns) without a new heartbeat after which the server counts as failed.
+
+        It is a little longer than the device's own limit, whose error contains the cause.
+        """
         return (
             self.address.rdma.patience if self.address.provider == "rdma" else 800_000_000
         ) + 100_000_000
 
     @property
     def needs_registration(self) -> bool:
-        """Whether local memory must be registered before requests may name it."""
+        """Whether local memory must be registered before a work request may use it."""
         return self.fabric.closing_revokes
 
     def checkout_bounce_buffer(self) -> Region:
-        """A registered buffer for what is not registered itself; it goes back to `bounce_buffers`."""
+        """Return a registered buffer through which other memory is copied.
+
+        The caller appends it to `bounce_buffers` afterwards.
+        """
         if self.bounce_buffers:
             return self.bounce_buffers.pop()
         region = self.fabric.register(BOUNCE_BYTES, 0)
@@ -150,13 +170,18 @@ class Connection:
         return region
 
     def map_chunks(self, partition: int, offset: int, length: int, deadline: int) -> None:
-        """Attaches what is missing of a range of a worker's arena: one call on the control channel for each chunk.
+        """Attach the missing chunks of a range of a worker's arena.
 
-        Raises what that call raises.  Cost: the server registers up to 64 MiB for each, which may take a device a second.
+        Raises:
+            ConnectionFailed, HandshakeFailed, DeadlineExceeded: as a control call.
+
+        Cost:
+            One call on the control channel for each chunk: the server registers up to 64 MiB, which
+            may take a device a second.
         """
         arena = self.arenas[partition]
         assert arena is not None
-        with self._mapping:  # of two threads that miss the same chunk, the second finds it there
+        with self._mapping:  # the second of two threads that need one chunk finds it attached
             for index in arena.needed(offset, length):
                 with self.control.call(Map(partition, index), Mapped, deadline / 1e9) as answer:
                     arena.attach(index, self._map(answer.memory, REMOTE_READ))
@@ -167,9 +192,13 @@ class Connection:
         return region
 
     def _map(self, handle: Handle, rights: int, files: bool = False) -> RemoteRegion:
-        """The server's memory, if it grants what we are going to do with it.
+        """Attach the server's memory if it grants the rights.
 
-        files: also a range of a file, which the server can truncate under us: of a pool only.
+        Args:
+            handle: from the server.
+            rights: that this client needs.
+            files: accept a range of a file, which the server can truncate while it is mapped; only
+                for a pool.
         """
         region = handle.attach(self.fabric, files)
         if region.rights & rights != rights:
@@ -183,24 +212,32 @@ class Connection:
     def memory(
         self, number: int, rights: int, deadline: int, *, files: bool = False
     ) -> RemoteRegion:
-        """Memory of the service's that not all clients share, for as long as the connection.  files: it may be of a file."""
+        """Attach memory of the service that not all clients share, until the connection closes.
+
+        Args:
+            number: by which the service knows the memory.
+            rights: that this client needs.
+            deadline: ns of the monotonic clock.
+            files: accept a range of a file.
+        """
         with self.control.call(GetMemory(number), SharedMemory, deadline / 1e9) as answer:
             return self._keep(answer.region, rights, files)
 
     def attach(self, deadline: int) -> Channel:
-        """Rings for one more thread."""
-        opened: list[Any] = []  # to be closed if something fails, last first
+        """Return a channel for one more thread."""
+        opened: list[Any] = []  # closed after a failure, the last first
 
         def keep(thing: Any) -> Any:
             opened.append(thing)
             return thing
 
         count, ring = self.partitions, self.slots * self.slot_size
+        scratch_size = scratch_bytes(self.slots, self.slot_size)
         question: Attach | None = None
         channel: Channel | None = None
         try:
             reply = keep(self.fabric.register(REPLIES + count * ring, REMOTE_WRITE))
-            scratch = keep(self.fabric.register(count * (2 * ring + LINE), 0))
+            scratch = keep(self.fabric.register(count * scratch_size, 0))
             events = keep(self.fabric.event_channel(reply, 0))
             pairs = [
                 keep(self.fabric.queue_pair(events, self.pidfd, self.control_fd))
@@ -230,9 +267,7 @@ class Connection:
                 for i, pair in enumerate(pairs):
                     try:
                         pair.connect(answer.pairs[i], self.eventcounts)
-                    except (
-                        FabricError
-                    ) as error:  # no way to the server now, and perhaps again in a moment
+                    except FabricError as error:  # no route now, but perhaps again in a moment
                         raise ConnectionFailed(
                             f"cannot reach {self.address}: {Exception.__str__(error)}"
                         ) from error
@@ -243,13 +278,15 @@ class Connection:
                         )
                     rings.append(
                         ClientRing(
-                            pair, events, requests, answer.request_offsets[i], responses, answer.response_offsets[i],
-                            reply, answer.reply_offsets[i], scratch, i * (2 * ring + LINE), self.slots, self.slot_size,
+                            pair, events, requests, answer.request_offsets[i],
+                            responses, answer.response_offsets[i], reply, answer.reply_offsets[i],
+                            scratch, i * scratch_size, self.slots, self.slot_size,
                             bool(self.features & RESPONSE_CRC), self.heartbeat, self.silence_ns_max,
                         )
                     )  # fmt: skip
             channel = Channel(
-                answer.channel, rings, self.arenas, staging, reply, scratch, requests, responses, events, self.lease_ns, self.seed
+                answer.channel, rings, self.arenas, staging, reply, scratch, requests, responses,
+                events, self.lease_ns, self.seed,
             )  # fmt: skip
             channel.connection = self
             if self._closed:
@@ -265,7 +302,7 @@ class Connection:
                 raise Closed(
                     "the connection is closed"
                 ) from error  # by a signal handler, under this thread
-            # Also where the answer came and a signal handler's exception after it.
+            # Detach too if a signal handler's exception came after the answer.
             if question is not None and isinstance(question.answered, Attached):
                 self._detach(question.answered.channel)
                 if isinstance(error, ValueError):
@@ -273,7 +310,7 @@ class Connection:
             raise
 
     def detach(self, channel: Channel) -> None:
-        """Gives one thread's rings back; the caller made sure that no call is under way."""
+        """Give back one thread's rings; the caller made sure that no call is in progress."""
         self.channels.remove(channel)
         channel.close()
         self._detach(channel.number)
@@ -282,15 +319,18 @@ class Connection:
         try:
             self.control.send(Detach(number), 0.0)
         except RfpError:
-            pass  # the connection's end says the same
+            pass  # the end of the connection has the same effect
 
     def figures(self, deadline: int) -> dict[str, Any]:
-        """What the server tells of its workers and clients."""
+        """Return the server's statistics of its workers and clients."""
         with self.control.call(GetStats(), Stats, deadline / 1e9) as answer:
             return answer.figures
 
     def close(self) -> None:
-        """Ends the connection; the caller made sure that no call is under way.  Safe to call again."""
+        """Close the connection; the caller made sure that no call is in progress.
+
+        Safe to call again.
+        """
         if self._closed:
             return
         self._closed = True
@@ -311,6 +351,9 @@ class Connection:
         raise not_copied(self, "connect again")
 
     def forked(self) -> None:
-        """In the child of a fork nothing of this can be used; the control channel and the fabric see to their own."""
+        """Disable the connection in the child of a fork.
+
+        The control channel and the fabric do the same for themselves.
+        """
         self._closed = True
         self._close_copies()

@@ -1,4 +1,4 @@
-"""How a handle connects to its server, and connects again."""
+"""Connecting to a server, for the first time and again."""
 
 from __future__ import annotations
 
@@ -17,9 +17,16 @@ from rfp.protocol.client.connection import Connection
 
 
 class Opener:
-    """What a handle calls, with a deadline (ns), to connect and to connect again.
+    """A function that a handle calls, with a deadline (ns), for each connection.
 
-    The fabric, with the device and what is registered with it, is the same for all its connections.
+    All its connections have the same fabric, with the device and the memory registered with it.
+
+    Args:
+        address: of the server; None: the default address.
+        service: the name of the service that the server must serve.
+        features: to request.
+        fabric: None: one for the address, which close() closes.
+        credentials: of this client.
     """
 
     def __init__(
@@ -45,14 +52,20 @@ class Opener:
         try:
             connection = control.connect(self.address, deadline / 1e9, self.credentials)
             return Connection(
-                self.address, self.fabric, connection, self.service, deadline, features=self.features, name=self.name
-            )  # fmt: skip
+                self.address,
+                self.fabric,
+                connection,
+                self.service,
+                deadline,
+                features=self.features,
+                name=self.name,
+            )
         except RfpError:
             raise
         except OSError as error:
             raise explained(error, f"cannot connect to {self.address}") from error
 
     def close(self) -> None:
-        """Gives the device back, unless it was the caller's.  Safe to call again."""
+        """Close the fabric unless it is the caller's.  Safe to call again."""
         if self._opened is not None:
             self._opened.close()

@@ -1,8 +1,9 @@
-# Many keys in one call: requests that each carry a few, so that client and server work at the same time.
+# Many keys in one call: requests with a few keys each, so that client and server work at the same
+# time.
 
 from libc.stdint cimport uint64_t
 from rfp.store.client.client cimport Client
 
 cdef list get_many(Client client, object keys, object timeout)
-cdef list put_many(Client client, object items, uint64_t ttl, object timeout)
+cdef list put_many(Client client, object items, uint64_t ttl_ms, object timeout)
 cdef list delete_many(Client client, object keys, object timeout)

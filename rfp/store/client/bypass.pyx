@@ -1,10 +1,12 @@
-"""Server-bypass (the contract is in bypass.pxd)."""
+"""Server-bypass: a GET that reads the server's index by one-sided READs."""
 
 from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_crc32c
 from rfp.fabric.fabric cimport READ, remote_region
-from rfp.protocol.client.client_ring cimport DONE, client_ring
+from rfp.protocol.client.client_ring cimport (
+    DONE, NOT_ATTACHED, UNDECIDED, client_ring, client_ring_response_offset,
+)
 from rfp.protocol.client.one_sided cimport client_ring_transfer
 from rfp.protocol.client.remote_arena cimport (
     ARENA_HERE, ARENA_MISSING, remote_arena, remote_arena_find,
@@ -17,32 +19,35 @@ from rfp.store.layout cimport (
 )
 
 
-cdef int fetch(bypass *b, client_ring *ring, remote_arena *arena, uint64_t offset, uint64_t length, uint64_t deadline,
-               char **copy) noexcept nogil:
-    """READs a piece of the region into the landing slot of the ring's next request, which nothing else uses now."""
-    cdef uint64_t response_offset = ring.scratch_offset + <uint64_t> (ring.slots + ring.head) * ring.slot_size
+cdef outcome fetch(bypass *b, client_ring *ring, remote_arena *arena, uint64_t offset,
+                   uint64_t length, uint64_t deadline, char **copy) noexcept nogil:
+    """READ a part of the partition into the response buffer of the next request, unused now."""
+    cdef uint64_t response_offset = client_ring_response_offset(ring, ring.head)
     cdef remote_region *region
     cdef uint64_t at, size
-    cdef int found
+    cdef int place
     if length > ring.slot_size:
-        return BYPASS_UNSURE
-    found = remote_arena_find(arena, offset, length, &region, &at, &size)
-    if found == ARENA_MISSING:
+        return UNDECIDED
+    place = remote_arena_find(arena, offset, length, &region, &at, &size)
+    if place == ARENA_MISSING:
         b.missing = offset
-        return BYPASS_MISSING
-    if found != ARENA_HERE or size < length:
-        return BYPASS_UNSURE            # outside, or across two chunks
+        return NOT_ATTACHED
+    if place != ARENA_HERE or size < length:
+        return UNDECIDED                # outside, or across two chunks
     b.reads += 1
     copy[0] = ring.scratch.base + response_offset
-    return client_ring_transfer(ring, READ, ring.scratch, response_offset, region, at, length, deadline)
+    return client_ring_transfer(ring, READ, ring.scratch, response_offset, region, at, length,
+                                deadline)
 
 
-cdef bint genuine(const char *copy, uint64_t length, const char *key, uint32_t key_length) noexcept nogil:
-    """Whether these bytes are a whole record of this key that never expires."""
+cdef bint is_record(const char *copy, uint64_t length, const char *key,
+                    uint32_t key_length) noexcept nogil:
+    """Return whether these bytes are a whole record of this key that never expires."""
     cdef const kv_record *record = <const kv_record *> copy
     cdef uint64_t value = kv_value_offset(key_length)
     cdef uint32_t crc
-    if length < value or (record.state & KV_STATE_KEY) != key_length or record.value_length > length - value:
+    if length < value or (record.state & KV_STATE_KEY) != key_length or \
+            record.value_length > length - value:
         return False
     if record.value_length > KV_MAX_SEALED or record.state >> KV_EXPIRY_SHIFT:
         return False
@@ -53,58 +58,65 @@ cdef bint genuine(const char *copy, uint64_t length, const char *key, uint32_t k
     return kv_seal_crc(crc, key_length, record.value_length, record.version) == record.crc
 
 
-cdef int bypass_get(bypass *b, client_ring *ring, remote_arena *arena, const char *key, uint32_t key_length, uint64_t hash,
-                    uint64_t deadline, const char **value, uint32_t *value_length, uint64_t *version) noexcept nogil:
-    """Board (once, and again after a miss), bucket, record: two READs for most GETs."""
+cdef outcome bypass_get(bypass *b, client_ring *ring, remote_arena *arena,
+                        const char *key, uint32_t key_length, uint64_t hash, uint64_t deadline,
+                        const char **value, uint32_t *value_length,
+                        uint64_t *version) noexcept nogil:
+    """READ the partition header (once, and again after a miss), the bucket, the record.
+
+    For most GETs these are two READs.
+    """
     cdef uint64_t line[8]
     cdef uint64_t buckets, offset, length, where
     cdef uint64_t tag = kv_tag(hash)
     cdef const kv_partition_header *header
     cdef const kv_record *record
     cdef char *copy
-    cdef int lines, i, found
-    # The landing slot is free only while nothing is in flight: what was abandoned comes first.
+    cdef int lines, i
+    cdef outcome result
+    # The response buffer is unused only if no request is in flight: abandoned ones must end first.
     if ring.count:
-        return BYPASS_UNSURE
+        return UNDECIDED
     b.walks += 1
     if b.buckets == 0:
-        found = fetch(b, ring, arena, 0, sizeof(kv_partition_header), deadline, &copy)
-        if found != DONE:
-            return found
+        result = fetch(b, ring, arena, 0, sizeof(kv_partition_header), deadline, &copy)
+        if result != DONE:
+            return result
         header = <const kv_partition_header *> copy
-        if header.magic != KV_PARTITION_MAGIC or header.version != KV_LAYOUT_VERSION or header.length > arena.length:
-            return BYPASS_UNSURE
+        if header.magic != KV_PARTITION_MAGIC or header.version != KV_LAYOUT_VERSION or \
+                header.length > arena.length:
+            return UNDECIDED
         b.buckets = header.buckets
     buckets = b.buckets
     if buckets == 0 or buckets > arena.length // KV_LINE:
         b.buckets = 0
-        return BYPASS_UNSURE
-    # The table grows down from the end of the region: bucket b stands 64 * (b + 1) bytes before it.
+        return UNDECIDED
+    # The table grows down from the end of the region: bucket b is 64 * (b + 1) bytes before it.
     where = arena.length - KV_LINE * (kv_bucket(hash, buckets, kv_mask(buckets)) + 1)
     for lines in range(KV_MAX_LINES + 1):
-        found = fetch(b, ring, arena, where, KV_SLOTS * 8, deadline, &copy)
-        if found != DONE:
-            return found
+        result = fetch(b, ring, arena, where, KV_SLOTS * 8, deadline, &copy)
+        if result != DONE:
+            return result
         memcpy(line, copy, sizeof(line))
         for i in range(KV_SLOTS):
             if kv_slot_tag(line[i]) != tag:
                 continue
             offset, length = kv_slot_offset(line[i]), kv_slot_length(line[i])
             if length == 0 or length > ring.slot_size:
-                return BYPASS_UNSURE                            # too long for a slot: comes by reference
-            found = fetch(b, ring, arena, offset, length, deadline, &copy)
-            if found != DONE:
-                return found
-            if genuine(copy, length, key, key_length):
+                return UNDECIDED            # too long for a slot: it needs a reference
+            result = fetch(b, ring, arena, offset, length, deadline, &copy)
+            if result != DONE:
+                return result
+            if is_record(copy, length, key, key_length):
                 record = <const kv_record *> copy
                 value[0] = copy + kv_value_offset(key_length)
                 value_length[0] = record.value_length
                 version[0] = record.version
                 b.found += 1
-                return BYPASS_FOUND
+                return DONE
         if not kv_slot_link(line[KV_SLOTS - 1]):
             break
         where = kv_slot_offset(line[KV_SLOTS - 1]) + sizeof(kv_overflow) - KV_SLOTS * 8
-    # Not there; or the table has grown, or something has moved under the walk.
+    # The key has no value; or the table has grown, or a record has moved during the walk.
     b.buckets = 0
-    return BYPASS_UNSURE
+    return UNDECIDED

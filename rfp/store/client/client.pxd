@@ -1,35 +1,58 @@
-# The store's client.
+# The store's client.  ClientBase.run() makes its calls (protocol/client/client_base.pxd); here are
+# their arguments, the requests that they submit, and the values that they make of responses.
 
 from cpython.buffer cimport Py_buffer
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from rfp.protocol.client.channel cimport Channel, channel
-from rfp.protocol.client.client_base cimport ClientBase
-from rfp.protocol.client.client_ring cimport client_ring
+from rfp.protocol.client.client_base cimport ClientBase, client_call
+from rfp.protocol.client.client_ring cimport RAISED, client_ring, outcome
+from rfp.protocol.wire cimport rfp_reference
 
-cdef struct answer:                 # of a request whose result is a status and a number or two
-    uint8_t status
-    uint64_t result
-    uint64_t number                 # the first eight bytes of the payload, if there are so many
+cdef struct key_call:               # a call with one key; the other arguments belong to some kinds
+    client_call c
+    uint8_t opcode
+    const char *key                 # memory of key_object
+    uint32_t key_length
+    void *key_object                # bytes; the caller of run() keeps a reference
+    uint64_t number                 # incr: the amount; touch: the time to live, ms
+
+cdef struct get_call:               # get, item, get_into
+    key_call k
+    Py_buffer *view                 # where the value goes; NULL: to a new bytes object
+    bint with_version
+    bint by_reference               # the response was a reference: READ the value
+    rfp_reference reference
+    uint64_t version
+
+cdef struct put_call:
+    key_call k
+    Py_buffer *view                 # the value
+    uint64_t ttl_ms                 # 0: none
+    uint32_t flags                  # KV_IF_ABSENT, KV_IF_VERSION
+    uint64_t version                # for KV_IF_VERSION
+
+# Sets the ring of a call with a key.
+cdef client_ring *choose_ring(channel *ch, key_call *k) noexcept nogil
 
 cdef class Client(ClientBase):
-    """The store, as one process's threads see it."""
+    """The store, for all threads of one process."""
     cdef readonly str mode
     cdef object fetch
     cdef object retries
-    cdef object tuned               # what `rfp tune` found for this device, or None
-    cdef bint bypass                # GETs walk the server's index
+    cdef object tuned               # what `rfp tune` measured for this device, or None
+    cdef bint bypass                # GETs read the server's index
     cdef list registrations         # buffers that the device reaches directly
 
-    cdef uint32_t worker_of(self, channel *c, bytes key) noexcept
     cdef object get_value(self, object key, object buffer, bint with_version, object timeout)
-    cdef object get_from_worker(self, bytes key, Py_buffer *view, bint with_version, uint64_t deadline)
-    cdef int bypass_get_value(self, Channel owner, uint32_t worker, bytes key, uint64_t deadline, const char **value,
-                              uint32_t *length, uint64_t *version) except -1
-    cdef int map_chunks(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length, uint64_t deadline) except -1
-    cdef int send_and_wait(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1
-    cdef uint64_t change(self, uint8_t opcode, bytes key, bint has_number, uint64_t number, bint repeatable, object timeout,
-                         answer *out) except? 0
+    cdef int prepare_key_call(self, key_call *k, uint8_t opcode, bytes key) except -1
+    # DONE, or PROTOCOL_ERROR or DISCONNECTED.
+    cdef outcome map_chunks(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length,
+                            uint64_t deadline) except RAISED
 
+# A key as bytes, checked.
 cdef bytes as_key(object key)
+# A value that came in a slot: as bytes, or in the caller's buffer, and then its length.
+cdef object deliver(const char *data, uint32_t length, Py_buffer *view)
+# The exception for a status of the server.
 cdef object refusal(uint8_t status, uint64_t result, bytes key)
 cdef uint64_t milliseconds(object ttl) except? 0

@@ -1,4 +1,9 @@
-"""The store's client: `rfp.connect()` returns one."""
+"""The store's client: `rfp.connect()` returns one.
+
+A GET: get() -> get_value() prepares the call -> ClientBase.run() (protocol/client/client_base.pyx)
+-> attempt_get() -> submit_key() builds the request (requests.pyx) and client_ring.pyx posts it ->
+client_wait.pyx waits -> finish_get() makes the value of the response.
+"""
 
 from collections import namedtuple
 from operator import index
@@ -8,21 +13,23 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
-from rfp.core.core cimport rfp_hash, rfp_now
+from rfp.core.core cimport rfp_hash
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport USER_STATE_WORDS, Channel, channel
-from rfp.protocol.client.client_base cimport ClientBase, number_of
+from rfp.protocol.client.client_base cimport (
+    ClientBase, attempt_each_worker, attempt_request, client_call, number_of, tag_of,
+)
 from rfp.protocol.client.client_ring cimport (
-    AUTO, DISCONNECTED, DONE, FETCH, PROTOCOL_ERROR, REPLY, SIZES, TIMED_OUT, client_ring,
-    client_ring_abandon, client_ring_flush, client_ring_pop, client_ring_response,
+    AUTO, DISCONNECTED, DONE, FETCH, NOT_ATTACHED, PROTOCOL_ERROR, RAISED, REPLY, SIZES, UNDECIDED,
+    client_ring,
 )
 from rfp.protocol.wire cimport (
     RFP_FEATURE_BYPASS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
-    RFP_RESPONSE_HEADER, rfp_reference, rfp_response_header,
+    RFP_RESPONSE_HEADER, rfp_response_header,
 )
 from rfp.store.client.batch cimport delete_many, get_many, put_many
-from rfp.store.client.bypass cimport BYPASS_FOUND, BYPASS_MISSING, BYPASS_UNSURE, bypass, bypass_get
-from rfp.store.client.large_values cimport fetch_reference, upload
+from rfp.store.client.bypass cimport bypass, bypass_get
+from rfp.store.client.large_values cimport attempt_upload, fetch_reference
 from rfp.store.client.requests cimport (
     kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker,
 )
@@ -34,8 +41,9 @@ from rfp.store.messages cimport (
 )
 
 from rfp.errors import (
-    AlreadyExists, Closed, ConnectionFailed, HandshakeFailed, InvalidArgument, NotANumber, OutOfMemory, QuotaExceeded,
-    ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType, out_of_bounds, shown,
+    AlreadyExists, Closed, ConnectionFailed, HandshakeFailed, InvalidArgument, NotANumber,
+    OutOfMemory, QuotaExceeded, ServerRefused, TooLarge, Unsupported, VersionMismatch, WrongType,
+    out_of_bounds, shown,
 )
 from rfp.protocol.client.caller_memory import Registration, checked
 from rfp.protocol.client.client_base import TIME_S_MAX
@@ -48,7 +56,7 @@ assert len(COUNTERS) == KV_COUNTERS, "the names of the counters must match messa
 
 
 cdef bytes as_key(key):
-    """The key as bytes; raises what is wrong with it."""
+    """Return a key as bytes after checking it."""
     if type(key) is not bytes:
         if isinstance(key, str):
             raise WrongType(f"keys must be bytes, not a str: {key!r}", hint="use key.encode()")
@@ -59,7 +67,7 @@ cdef bytes as_key(key):
 
 
 cdef uint64_t whole_number(str name, value, lowest, highest) except? 0:
-    """An argument that is a whole number from lowest to highest; negative ones as their two's complement."""
+    """Return a whole number from lowest to highest; a negative one as its two's complement."""
     try:
         value = index(value)
     except TypeError:
@@ -70,7 +78,7 @@ cdef uint64_t whole_number(str name, value, lowest, highest) except? 0:
 
 
 cdef object refusal(uint8_t status, uint64_t result, bytes key):
-    """The exception for a status of the server's."""
+    """Return the exception for a status of the server."""
     name = key if len(key) <= 40 else key[:37] + b"..."
     if status == KV_EXISTS_ALREADY:
         return AlreadyExists(f"{name!r} already has a value, version {result}", version=result)
@@ -102,7 +110,7 @@ cdef object refusal(uint8_t status, uint64_t result, bytes key):
 
 
 cdef uint64_t milliseconds(ttl) except? 0:
-    """A time to live (seconds, None for none) as it travels: whole milliseconds, 0 for none."""
+    """Return a time to live (seconds; None: none) in the request's unit, ms; 0: none."""
     cdef double seconds
     if ttl is None:
         return 0
@@ -114,12 +122,198 @@ cdef uint64_t milliseconds(ttl) except? 0:
     return max(<uint64_t> 1, <uint64_t> (seconds * 1000 + 0.5))
 
 
+# Requests: each function builds one in the ring that it chooses
+
+
+cdef client_ring *choose_ring(channel *ch, key_call *k) noexcept nogil:
+    """Set and return the ring to the worker that owns the key."""
+    k.c.worker = 0
+    if ch.count > 1:
+        k.c.worker = kv_worker(rfp_hash(k.key, k.key_length, ch.seed), ch.count)
+    k.c.ring = ch.rings[k.c.worker]
+    return k.c.ring
+
+
+cdef bint submit_key(channel *ch, client_call *c) noexcept nogil:
+    cdef key_call *k = <key_call *> c
+    return kv_submit(choose_ring(ch, k), k.opcode, k.key, k.key_length, tag_of(c))
+
+
+cdef bint submit_number(channel *ch, client_call *c) noexcept nogil:
+    cdef key_call *k = <key_call *> c
+    return kv_submit_number(choose_ring(ch, k), k.opcode, k.number, k.key, k.key_length,
+                            tag_of(c))
+
+
+cdef bint submit_put(channel *ch, client_call *c) noexcept nogil:
+    """Build KV_PUT, or KV_PUT_BEGIN, which announces an upload."""
+    cdef put_call *put = <put_call *> c
+    return kv_submit_put(choose_ring(ch, &put.k), put.k.opcode, put.flags, put.k.key,
+                         put.k.key_length, <const char *> put.view.buf, <uint32_t> put.view.len,
+                         put.ttl_ms, put.version, tag_of(c))
+
+
+cdef bint submit_stats(channel *ch, client_call *c) noexcept nogil:
+    c.ring = ch.rings[c.worker]
+    return kv_submit(c.ring, KV_STATS, b"", 0, tag_of(c))
+
+
+# Responses: each function returns the value of one, or raises
+
+
+cdef object deliver(const char *data, uint32_t length, Py_buffer *view):
+    """Return a value that came in a slot; or copy it to the buffer and return its length."""
+    if view == NULL:
+        return PyBytes_FromStringAndSize(data, length)
+    if length > view.len:
+        raise InvalidArgument(f"a value of {length} bytes does not fit "
+                              f"into the buffer of {view.len}", hint="give a larger buffer")
+    memcpy(view.buf, data, length)
+    return length
+
+
+cdef object finish_get(ClientBase client, client_call *c, const rfp_response_header *response):
+    """Return the value; if the response is a reference, keep that for attempt_get()."""
+    cdef get_call *get = <get_call *> c
+    cdef const char *payload = <const char *> response + RFP_RESPONSE_HEADER
+    if response.status == KV_NOT_FOUND:
+        return None
+    if response.status != KV_OK:
+        raise refusal(response.status, response.result, <bytes> get.k.key_object)
+    if response.kind != RFP_KIND_REFERENCE:
+        value = deliver(payload, response.length, get.view)
+        return Item(value, response.result) if get.with_version else value
+    get.by_reference = True
+    get.version = response.result
+    memset(&get.reference, 0, sizeof(get.reference))
+    if response.length == RFP_REFERENCE:
+        memcpy(&get.reference, payload, RFP_REFERENCE)
+    return None
+
+
+cdef object finish_put(ClientBase client, client_call *c, const rfp_response_header *response):
+    """Return the version."""
+    if response.status != KV_OK:
+        raise refusal(response.status, response.result,
+                      <bytes> (<key_call *> c).key_object)
+    return response.result
+
+
+cdef object finish_bool(ClientBase client, client_call *c, const rfp_response_header *response):
+    """Return whether the key had a value."""
+    if response.status == KV_OK:
+        return True
+    if response.status == KV_NOT_FOUND:
+        return False
+    raise refusal(response.status, response.result, <bytes> (<key_call *> c).key_object)
+
+
+cdef object finish_incr(ClientBase client, client_call *c, const rfp_response_header *response):
+    """Return the sum."""
+    cdef int64_t total = 0
+    if response.status != KV_OK:
+        raise refusal(response.status, response.result, <bytes> (<key_call *> c).key_object)
+    if response.length >= sizeof(total):
+        memcpy(&total, <const char *> response + RFP_RESPONSE_HEADER, sizeof(total))
+    return total
+
+
+cdef object finish_stats(ClientBase client, client_call *c, const rfp_response_header *response):
+    """Return one worker's counters, by name."""
+    cdef uint64_t value
+    cdef uint32_t i
+    counters = {}
+    # A newer server has more counters, an older one fewer: take the common ones.
+    for i in range(min(response.length // 8, <uint32_t> len(COUNTERS))):
+        memcpy(&value, <const char *> response + RFP_RESPONSE_HEADER + 8 * i, 8)
+        counters[COUNTERS[i]] = value
+    return counters
+
+
+# Attempts of calls that are not one request (for those, attempt_request)
+
+
+cdef object attempt_get(ClientBase base, Channel owner, client_call *c):
+    """GET: by bypass if the handle uses it, else by a request, and a READ for a large value."""
+    cdef Client client = <Client> base
+    cdef get_call *get = <get_call *> c
+    if client.bypass:
+        value = get_by_bypass(client, owner, get)
+        if c.result == DONE:
+            return value
+    get.by_reference = False
+    value = attempt_request(client, owner, c)
+    if c.result == DONE and get.by_reference:
+        value = fetch_reference(client, owner, get)
+        return Item(value, get.version) if get.with_version else value
+    return value
+
+
+cdef object get_by_bypass(Client client, Channel owner, get_call *get):
+    """GET by reading the server's index; unless c.result is DONE, send the server a request."""
+    cdef client_call *c = &get.k.c
+    cdef const char *value = NULL
+    cdef uint32_t length = 0
+    cdef bypass *b
+    c.result = UNDECIDED
+    choose_ring(&owner.c, &get.k)
+    b = <bypass *> &owner.c.user_state[USER_STATE_WORDS * c.worker]
+    if owner.c.arenas[c.worker] == NULL:
+        return None
+    while True:
+        with nogil:
+            c.result = bypass_get(b, c.ring, owner.c.arenas[c.worker], get.k.key, get.k.key_length,
+                                  rfp_hash(get.k.key, get.k.key_length, owner.c.seed),
+                                  c.deadline_ns, &value, &length, &get.version)
+        if c.result != NOT_ATTACHED:
+            break
+        c.result = client.map_chunks(owner, c.worker, b.missing, 1, c.deadline_ns)
+        if c.result != DONE:
+            return None                     # the request will fail with the cause
+    if c.result != DONE:
+        return None
+    delivered = deliver(value, length, get.view)
+    return Item(delivered, get.version) if get.with_version else delivered
+
+
+cdef object attempt_put(ClientBase client, Channel owner, client_call *c):
+    """PUT in one request if the value fits into a slot, else by an upload."""
+    cdef put_call *put = <put_call *> c
+    if put.view.len <= kv_inline_limit(choose_ring(&owner.c, &put.k), put.k.key_length):
+        put.k.opcode = KV_PUT
+        return attempt_request(client, owner, c)
+    return attempt_upload(<Client> client, owner, put)
+
+
+cdef object attempt_stats(ClientBase client, Channel owner, client_call *c):
+    partitions = attempt_each_worker(client, owner, c)
+    if c.result != DONE:
+        return None
+    counters = owner.counters
+    counters["bypass"] = bypass_counters(owner)
+    total = {name: sum(partition.get(name, 0) for partition in partitions) for name in COUNTERS}
+    return {**total, "partitions": partitions, "client": counters}
+
+
+cdef dict bypass_counters(Channel owner):
+    """Return this thread's walks, the walks that found their record, and their READs."""
+    cdef bypass *b
+    cdef uint32_t i
+    total = {"walks": 0, "found": 0, "reads": 0}
+    for i in range(owner.c.count):
+        b = <bypass *> &owner.c.user_state[USER_STATE_WORDS * i]
+        total["walks"] += b.walks
+        total["found"] += b.found
+        total["reads"] += b.reads
+    return total
+
+
 cdef class Client(ClientBase):
     """The store of a server, over one connection that all threads of this process may use.
 
-    Keys are 1 to 1024 bytes, values 0 bytes to 256 MiB.  Every call takes `timeout=` in seconds (the handle's by default) and
-    raises DeadlineExceeded when it has passed; see docs/errors.md for what else can go wrong.  Costs are given in
-    round trips of the network for values that fit into a slot (about 2 KiB).
+    Keys are 1 to 1024 bytes, values 0 bytes to 256 MiB.  Every call takes `timeout=` in seconds
+    (the handle's by default) and raises DeadlineExceeded after that time; docs/errors.md lists the
+    other errors.  Costs are in network round trips, for values that fit into a slot (about 2 KiB).
 
     >>> import rfp
     >>> with rfp.Server(memory="16MiB") as server, rfp.connect(server.address) as kv:
@@ -128,8 +322,8 @@ cdef class Client(ClientBase):
     b'v'
     """
 
-    def __init__(self, open_connection, *, timeout=5.0, bint reconnect=True, str mode="auto", fetch=None, retries=None,
-                 tuned=None):
+    def __init__(self, open_connection, *, timeout=5.0, bint reconnect=True, str mode="auto",
+                 fetch=None, retries=None, tuned=None):
         super().__init__(open_connection, timeout=timeout, reconnect=reconnect)
         self.mode = mode
         self.bypass = mode == "bypass"
@@ -140,24 +334,22 @@ cdef class Client(ClientBase):
 
     @property
     def seed(self):
-        """Of the hash that tells a key's worker, at the present server."""
+        """Return the seed of the hash that chooses a key's worker, of the present server."""
         return self.connection.seed
 
-    cdef uint32_t worker_of(self, channel *c, bytes key) noexcept:
-        if c.count == 1:
-            return 0
-        return kv_worker(rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), c.seed), c.count)
-
-    def prepare(self, Channel owner not None):
-        """Sets up a new channel the way this handle was asked to work."""
+    def configure_channel(self, Channel owner not None):
+        """Set up the rings of a new channel by the options of this handle."""
         cdef client_ring *ring
         cdef uint32_t i, k
         if self.bypass and not self.connection.features & RFP_FEATURE_BYPASS:
-            raise Unsupported(f"{self.connection.address} does not allow mode=\"bypass\"",
-                              hint="start the server with allow_bypass=True (--allow-bypass), or use another mode")
+            raise Unsupported(
+                f"{self.connection.address} does not allow mode=\"bypass\"",
+                hint="start the server with allow_bypass=True (--allow-bypass), or use another "
+                     "mode")
         for i in range(owner.c.count):
             ring = owner.c.rings[i]
-            ring.paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY, "bypass": AUTO}[self.mode]
+            ring.paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY,
+                             "bypass": AUTO}[self.mode]
             ring.mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
             if self.tuned is not None:
                 ring.retries = self.tuned.chosen["retries"]
@@ -170,8 +362,19 @@ cdef class Client(ClientBase):
                 ring.fetch = min(<uint32_t> self.fetch, ring.slot_size)
                 ring.fixed_fetch = True
 
+    cdef int prepare_key_call(self, key_call *k, uint8_t opcode, bytes key) except -1:
+        """Set the key of a call; the caller keeps `key` until run() has returned."""
+        k.opcode = opcode
+        k.key = PyBytes_AS_STRING(key)
+        k.key_length = <uint32_t> PyBytes_GET_SIZE(key)
+        k.key_object = <void *> key
+        return 0
+
     def get(self, key, *, timeout=None):
-        """The value of a key, or None.  One WRITE and one READ: 2 round trips (RFP, section 3.1).
+        """Return the value of a key, or None.
+
+        Cost:
+            2 network round trips: one WRITE and one READ (RFP, section 3.1).
 
         >>> kv.get(b"nobody") is None
         True
@@ -179,7 +382,10 @@ cdef class Client(ClientBase):
         return self.get_value(key, None, False, timeout)
 
     def item(self, key, *, timeout=None):
-        """The value of a key with its version, as Item(value, version), or None.  2 round trips.
+        """Return the value of a key with its version, as Item(value, version), or None.
+
+        Cost:
+            2 network round trips.
 
         >>> version = kv.put(b"k", b"v")
         >>> kv.item(b"k") == (b"v", version)
@@ -188,10 +394,22 @@ cdef class Client(ClientBase):
         return self.get_value(key, None, True, timeout)
 
     def get_into(self, key, buffer, *, timeout=None):
-        """Fetches the value into a writable buffer; returns its length in bytes, or None if the key has no value.
+        """Fetch the value of a key into a buffer; return its length, or None if there is no value.
 
-        Large values arrive without a copy in between.  Raises InvalidArgument if the buffer is too short, WrongBuffer if it
-        cannot be written; what it holds after an error is undefined.  2 round trips; 3 for a value that does not fit into a slot.
+        A large value arrives without a copy.  After an error the contents of the buffer are
+        undefined.
+
+        Args:
+            key: 1 to 1024 bytes.
+            buffer: any contiguous writable buffer.
+            timeout: seconds; None: that of the handle.
+
+        Raises:
+            InvalidArgument: the buffer is too short.
+            WrongBuffer: the buffer is not writable.
+
+        Cost:
+            2 network round trips; 3 for a value that does not fit into a slot.
 
         >>> kv.put(b"k", b"value") > 0
         True
@@ -205,94 +423,27 @@ cdef class Client(ClientBase):
         return self.get_value(key, buffer, False, timeout)
 
     cdef object get_value(self, object key, object buffer, bint with_version, object timeout):
-        """The three kinds of GET: into a bytes object, the same with its version, into the caller's buffer."""
-        cdef uint64_t deadline = self.deadline(timeout)
+        """GET: into a bytes object, into one with its version, or into the caller's buffer."""
+        cdef get_call get
         cdef Py_buffer view
+        self.prepare_call(&get.k.c, timeout, True, attempt_get, submit_key, finish_get)
         if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
             key = as_key(key)
+        self.prepare_key_call(&get.k, KV_GET, <bytes> key)
+        get.with_version = with_version
+        get.view = NULL
         if buffer is None:
-            return self.get_from_worker(key, NULL, with_version, deadline)
+            return self.run(&get.k.c)
         take_buffer(buffer, &view, True)
+        get.view = &view
         try:
-            return self.get_from_worker(key, &view, with_version, deadline)
+            return self.run(&get.k.c)
         finally:
             PyBuffer_Release(&view)
 
-    cdef object get_from_worker(self, bytes key, Py_buffer *view, bint with_version, uint64_t deadline):
-        cdef Channel owner
-        cdef client_ring *ring
-        cdef const rfp_response_header *header
-        cdef rfp_reference reference
-        cdef const char *text = PyBytes_AS_STRING(key)
-        cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
-        cdef uint32_t worker
-        cdef uint64_t started, version
-        cdef const char *text_found = NULL
-        cdef uint32_t length_found = 0
-        cdef int found
-        cdef bint taken
-        while True:
-            owner = self.acquire_channel(deadline)
-            try:
-                worker = self.worker_of(&owner.c, key)
-                ring = owner.c.rings[worker]
-                if self.bypass:
-                    found = self.bypass_get_value(owner, worker, key, deadline, &text_found, &length_found, &version)
-                    if found == BYPASS_FOUND:
-                        value = deliver(text_found, length_found, view)
-                        return Item(value, version) if with_version else value
-                started = rfp_now()
-                with nogil:
-                    taken = kv_submit(ring, KV_GET, text, length, 0)
-                    client_ring_flush(ring)
-                found = self.wait(owner, ring, deadline) if taken else self.make_room(owner, ring, deadline)
-                if found == DONE:
-                    header = client_ring_response(ring)
-                    try:
-                        version = header.result
-                        if header.status == KV_NOT_FOUND:
-                            return None
-                        if header.status != KV_OK:
-                            raise refusal(header.status, header.result, key)
-                        if header.kind != RFP_KIND_REFERENCE:
-                            value = deliver(<const char *> header + RFP_RESPONSE_HEADER, header.length, view)
-                            return Item(value, version) if with_version else value
-                        memset(&reference, 0, sizeof(reference))
-                        if header.length == RFP_REFERENCE:
-                            memcpy(&reference, <const char *> header + RFP_RESPONSE_HEADER, RFP_REFERENCE)
-                    finally:
-                        client_ring_pop(ring)
-                    value = fetch_reference(self, owner, worker, &reference, started, deadline, view, &found)
-                    if found == DONE:
-                        return Item(value, version) if with_version else value
-                elif found == TIMED_OUT:
-                    client_ring_abandon(ring)
-            finally:
-                self.release_channel(owner)
-            self.raise_or_retry(found, deadline, True)
-
-    cdef int bypass_get_value(self, Channel owner, uint32_t worker, bytes key, uint64_t deadline, const char **value,
-                              uint32_t *length, uint64_t *version) except -1:
-        """A GET that walks the server's index; anything but BYPASS_FOUND means that the server is to be asked."""
-        cdef channel *c = &owner.c
-        cdef const char *text = PyBytes_AS_STRING(key)
-        cdef uint32_t size = <uint32_t> PyBytes_GET_SIZE(key)
-        cdef bypass *b = <bypass *> &c.user_state[USER_STATE_WORDS * worker]
-        cdef int found
-        if c.arenas[worker] == NULL:
-            return BYPASS_UNSURE
-        while True:
-            with nogil:
-                found = bypass_get(b, c.rings[worker], c.arenas[worker], text, size, rfp_hash(text, size, c.seed), deadline,
-                                   value, length, version)
-            if found != BYPASS_MISSING:
-                return found
-            found = self.map_chunks(owner, worker, b.missing, 1, deadline)
-            if found != DONE:
-                return BYPASS_UNSURE        # to ask the server tells why
-
-    cdef int map_chunks(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length, uint64_t deadline) except -1:
-        """Attaches what is missing of a range of a worker's arena: DONE, or why not."""
+    cdef outcome map_chunks(self, Channel owner, uint32_t worker, uint64_t offset, uint64_t length,
+                            uint64_t deadline) except RAISED:
+        """Attach the missing chunks of a range of a worker's arena."""
         try:
             owner.connection.map_chunks(worker, offset, length, deadline)
         except HandshakeFailed:
@@ -301,164 +452,141 @@ cdef class Client(ClientBase):
             return DISCONNECTED
         return DONE
 
-    cdef int send_and_wait(self, Channel owner, client_ring *ring, bint taken, uint64_t deadline, answer *out) except -1:
-        """Sends what was submitted last and takes its answer; returns what client_ring_wait or make_room found."""
-        cdef const rfp_response_header *header
-        cdef int found
-        if not taken:
-            return self.make_room(owner, ring, deadline)
-        with nogil:
-            client_ring_flush(ring)
-        found = self.wait(owner, ring, deadline)
-        if found == DONE:
-            header = client_ring_response(ring)
-            out.status = header.status
-            out.result = header.result
-            out.number = 0
-            if header.length >= 8:
-                memcpy(&out.number, <const char *> header + RFP_RESPONSE_HEADER, 8)
-            client_ring_pop(ring)
-        elif found == TIMED_OUT:
-            client_ring_abandon(ring)
-        return found
-
-    cdef uint64_t change(self, uint8_t opcode, bytes key, bint has_number, uint64_t number, bint repeatable, object timeout,
-                         answer *out) except? 0:
-        """A request that is a key and perhaps a number; returns the result."""
-        cdef uint64_t deadline = self.deadline(timeout)
-        cdef Channel owner
-        cdef client_ring *ring
-        cdef int found
-        cdef bint taken
-        while True:
-            owner = self.acquire_channel(deadline)
-            try:
-                ring = owner.c.rings[self.worker_of(&owner.c, key)]
-                if has_number:
-                    taken = kv_submit_number(ring, opcode, number, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), 0)
-                else:
-                    taken = kv_submit(ring, opcode, PyBytes_AS_STRING(key), <uint32_t> PyBytes_GET_SIZE(key), 0)
-                found = self.send_and_wait(owner, ring, taken, deadline, out)
-            finally:
-                self.release_channel(owner)
-            if found == DONE:
-                return out.result
-            self.raise_or_retry(found, deadline, repeatable or not taken)
-
     def put(self, key, value, *, ttl=None, bint if_absent=False, if_version=None, timeout=None):
-        """Stores a value (any contiguous buffer) under a key; returns its version, an int that only ever grows.
+        """Store a value under a key; return its version, an int that only ever grows.
 
-        ttl: seconds until it expires; if_absent: only if the key has no value, else AlreadyExists; if_version: only over the
-        value with this version, else VersionMismatch.  2 round trips; a value that does not fit into a slot costs one WRITE and
-        one request for each 128 KiB, and becomes visible as a whole.
+        Args:
+            key: 1 to 1024 bytes.
+            value: any contiguous buffer.
+            ttl: seconds until it expires; None: never.
+            if_absent: store only if the key has no value.
+            if_version: store only over the value with this version.
+            timeout: seconds; None: that of the handle.
+
+        Raises:
+            AlreadyExists: if_absent, and the key has a value.
+            VersionMismatch: if_version, and the key has another version or no value.
+            TooLarge: the value is longer than 256 MiB or the server's limit.
+            OutOfMemory: the server has no room.
+            OutcomeUnknown: the connection was lost after the request was sent.
+
+        Cost:
+            2 network round trips.  A value that does not fit into a slot costs one WRITE and one
+            request for each 128 KiB, and becomes visible as a whole.
 
         >>> first = kv.put(b"k", b"v")
         >>> kv.put(b"k", b"w", if_version=first) > first
         True
         """
-        cdef uint64_t deadline = self.deadline(timeout)
-        cdef uint64_t ttl_ms = milliseconds(ttl)
-        cdef uint64_t version = 0
-        cdef uint32_t flags = 0
-        cdef uint32_t key_length
-        cdef Channel owner
-        cdef client_ring *ring
-        cdef answer out
+        cdef put_call put
         cdef Py_buffer view
-        cdef int found
-        cdef bint taken = False
+        self.prepare_call(&put.k.c, timeout, False, attempt_put, submit_put, finish_put)
+        put.ttl_ms = milliseconds(ttl)
+        put.version = 0
+        put.flags = 0
         if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
             key = as_key(key)
+        self.prepare_key_call(&put.k, KV_PUT, <bytes> key)
         if if_absent:
             if if_version is not None:
                 raise InvalidArgument("cannot use both if_absent and if_version")
-            flags = KV_IF_ABSENT
+            put.flags = KV_IF_ABSENT
         elif if_version is not None:
-            flags = KV_IF_VERSION
-            version = whole_number("if_version", if_version, 0, 0xFFFFFFFFFFFFFFFF)
-        key_length = <uint32_t> PyBytes_GET_SIZE(key)
+            put.flags = KV_IF_VERSION
+            put.version = whole_number("if_version", if_version, 0, 0xFFFFFFFFFFFFFFFF)
         take_buffer(value, &view, False)
+        put.view = &view
         try:
             if view.len > KV_MAX_VALUE:
                 raise TooLarge(f"a value of {view.len} bytes exceeds the limit of 256 MiB",
                                hint="split it into several values")
-            while True:
-                owner = self.acquire_channel(deadline)
-                try:
-                    ring = owner.c.rings[self.worker_of(&owner.c, key)]
-                    if view.len <= kv_inline_limit(ring, key_length):
-                        taken = kv_submit_put(ring, KV_PUT, flags, PyBytes_AS_STRING(key), key_length, <const char *> view.buf,
-                                              <uint32_t> view.len, ttl_ms, version, 0)
-                        found = self.send_and_wait(owner, ring, taken, deadline, &out)
-                    else:
-                        found = upload(self, owner, ring, key, &view, ttl_ms, flags, version, deadline, &out, &taken)
-                finally:
-                    self.release_channel(owner)
-                if found == DONE:
-                    if out.status == KV_OK:
-                        return out.result
-                    raise refusal(out.status, out.result, key)
-                self.raise_or_retry(found, deadline, not taken)
+            return self.run(&put.k.c)
         finally:
             PyBuffer_Release(&view)
 
     def delete(self, key, *, timeout=None):
-        """Deletes a key; returns whether it had a value.  2 round trips.
+        """Delete a key; return whether it had a value.
+
+        Cost:
+            2 network round trips.
 
         >>> kv.delete(b"nobody")
         False
         """
-        cdef answer out
+        cdef key_call k
         key = as_key(key)
-        self.change(KV_DELETE, key, False, 0, False, timeout, &out)
-        return yes_or_no(&out, key)
+        self.prepare_call(&k.c, timeout, False, attempt_request, submit_key, finish_bool)
+        self.prepare_key_call(&k, KV_DELETE, <bytes> key)
+        return self.run(&k.c)
 
     def exists(self, key, *, timeout=None):
-        """Whether a key has a value, without fetching it; `key in kv` is the same.  2 round trips.
+        """Return whether a key has a value, without fetching it; `key in kv` does the same.
+
+        Cost:
+            2 network round trips.
 
         >>> b"nobody" in kv
         False
         """
-        cdef answer out
+        cdef key_call k
         key = as_key(key)
-        self.change(KV_EXISTS, key, False, 0, True, timeout, &out)
-        return yes_or_no(&out, key)
+        self.prepare_call(&k.c, timeout, True, attempt_request, submit_key, finish_bool)
+        self.prepare_key_call(&k, KV_EXISTS, <bytes> key)
+        return self.run(&k.c)
 
     def __contains__(self, key):
         return self.exists(key)
 
     def incr(self, key, amount=1, *, timeout=None):
-        """Adds to a value that is a decimal 64-bit integer; returns the sum.  A missing key starts at 0.  2 round trips.
+        """Add to a value that is a decimal 64-bit integer; return the sum.  A missing key is 0.
 
-        Raises NotANumber if the value is anything else, or the sum goes beyond 64 bits; the value then stays as it was.
+        Raises:
+            NotANumber: the value is no such integer, or the sum exceeds 64 bits; the value is
+                unchanged.
+            OutcomeUnknown: the connection was lost after the request was sent.
+
+        Cost:
+            2 network round trips.
 
         >>> kv.incr(b"visits"), kv.incr(b"visits", 10), kv.get(b"visits")
         (1, 11, b'11')
         """
-        cdef answer out
+        cdef key_call k
         key = as_key(key)
-        self.change(KV_INCR, key, True, whole_number("amount", amount, -0x8000000000000000, 0x7FFFFFFFFFFFFFFF), False, timeout,
-                    &out)
-        if out.status != KV_OK:
-            raise refusal(out.status, out.result, key)
-        return <int64_t> out.number
+        k.number = whole_number("amount", amount, -0x8000000000000000, 0x7FFFFFFFFFFFFFFF)
+        self.prepare_call(&k.c, timeout, False, attempt_request, submit_number, finish_incr)
+        self.prepare_key_call(&k, KV_INCR, <bytes> key)
+        return self.run(&k.c)
 
     def touch(self, key, ttl=None, *, timeout=None):
-        """Gives a value a new time to live (seconds from now; None for ever); returns whether there is one.  2 round trips.
+        """Set a new time to live; return whether the key has a value.
+
+        Args:
+            key: 1 to 1024 bytes.
+            ttl: seconds from now; None: no expiry.
+            timeout: seconds; None: that of the handle.
+
+        Cost:
+            2 network round trips.
 
         >>> kv.touch(b"nobody", ttl=5)
         False
         """
-        cdef answer out
+        cdef key_call k
         key = as_key(key)
-        self.change(KV_TOUCH, key, True, milliseconds(ttl), True, timeout, &out)
-        return yes_or_no(&out, key)
+        k.number = milliseconds(ttl)
+        self.prepare_call(&k.c, timeout, True, attempt_request, submit_number, finish_bool)
+        self.prepare_key_call(&k, KV_TOUCH, <bytes> key)
+        return self.run(&k.c)
 
     def get_many(self, keys, *, timeout=None):
-        """The values of many keys, as a list in their order with None for those that have none.
+        """Return the values of many keys, as a list in their order; None for a key without one.
 
-        The timeout begins when all keys have been taken from the iterable.  Not atomic.  Keys of one worker share requests: about
-        2 round trips for each 16 of them, overlapping.
+        The timeout begins once all keys have been taken from the iterable.  The call is not atomic.
+
+        Cost:
+            About 2 network round trips for each 16 keys, overlapping: keys of one worker share
+            requests.
 
         >>> kv.put(b"a", b"1") > 0
         True
@@ -468,13 +596,22 @@ cdef class Client(ClientBase):
         return get_many(self, keys, timeout)
 
     def put_many(self, items, *, ttl=None, timeout=None):
-        """Stores many values (a mapping, or pairs); returns a list with, for each, its version or the ServerRefused that it met.
+        """Store many values; return a list with each one's version, or the ServerRefused for it.
 
-        All items are taken and checked before the first is sent, and the timeout begins then.  The values of a list, a tuple or
-        a dict are used in place; those of any other iterable, which may use its memory again, are copied as they come.
+        All items are taken and checked before the first is sent, and the timeout begins then.  The
+        values of a list, a tuple or a dict are used in place.  The values of any other iterable,
+        which may use its memory again, are copied as they come.  The call is not atomic.
 
-        Not atomic.  About 2 round trips for each 16 values, overlapping.  What ends the whole call (the deadline, the loss of the
-        server) is raised, with `results`: what is known by then.
+        An error that ends the whole call (the deadline, the loss of the server) is raised with the
+        attribute `results`: the results that are known by then.
+
+        Args:
+            items: a mapping, or an iterable of pairs.
+            ttl: seconds until the values expire; None: never.
+            timeout: seconds; None: that of the handle.
+
+        Cost:
+            About 2 network round trips for each 16 values, overlapping.
 
         >>> versions = kv.put_many({b"a": b"1", b"b": b"2"})
         >>> versions[0] < versions[1]
@@ -483,7 +620,10 @@ cdef class Client(ClientBase):
         return put_many(self, items, milliseconds(ttl), timeout)
 
     def delete_many(self, keys, *, timeout=None):
-        """Deletes many keys; returns a list of whether each had a value.  Not atomic; costs as get_many.
+        """Delete many keys; return a list of whether each had a value.  Not atomic.
+
+        Cost:
+            That of get_many.
 
         >>> kv.delete_many([b"a", b"nobody"])
         [True, False]
@@ -491,13 +631,24 @@ cdef class Client(ClientBase):
         return delete_many(self, keys, timeout)
 
     def register(self, buffer):
-        """Lets calls reach this buffer (any contiguous one: bytearray, numpy array, torch tensor on the CPU) without a copy in
-        between, until the registration that it returns, a context manager, is closed.
+        """Let calls reach a buffer without a copy, until the returned Registration is closed.
 
-        For values that do not fit into a slot: put() of what stands in it, get_into() of a range of it.  Over RDMA, registering
-        pins the memory and costs a device from microseconds to (soft-RoCE) a second for 64 MiB, so do it once for a buffer that
-        is used often; what is not registered goes through a buffer of the client's.  On shared memory it costs nothing.
-        Raises WrongBuffer, WrongType, FabricError (too much memory pinned: see `ulimit -l`).
+        This is for values that do not fit into a slot: put() of the buffer's contents, get_into()
+        of a range of it.  Over RDMA, registering pins the memory, and costs a device from
+        microseconds to (soft-RoCE) a second for 64 MiB: do it once for a buffer that is used often.
+        Memory that is not registered is copied through a buffer of the client.  On shared memory
+        registering costs nothing.
+
+        Args:
+            buffer: any contiguous one: bytearray, numpy array, torch tensor on the CPU.
+
+        Returns:
+            A context manager.
+
+        Raises:
+            WrongBuffer: the memory cannot be used.
+            WrongType: the object is no buffer.
+            FabricError: too much memory is pinned (see `ulimit -l`).
 
         >>> buffer = bytearray(100_000)
         >>> with kv.register(buffer):
@@ -510,80 +661,17 @@ cdef class Client(ClientBase):
         return Registration(self.registrations, buffer, self.connection)
 
     def stats(self, *, timeout=None):
-        """What the server counts, as a dict: the sums over its workers, "partitions" with each one's, and "client" with what
-        this thread's rings count.  2 round trips for each worker."""
-        cdef uint64_t deadline = self.deadline(timeout)
-        cdef Channel owner
-        cdef client_ring *ring
-        cdef const rfp_response_header *header
-        cdef uint64_t value
-        cdef uint32_t i, k
-        cdef int found = DONE
-        while True:
-            partitions = []
-            owner = self.acquire_channel(deadline)
-            try:
-                for i in range(owner.c.count):
-                    ring = owner.c.rings[i]
-                    if kv_submit(ring, KV_STATS, b"", 0, 0):
-                        with nogil:
-                            client_ring_flush(ring)
-                        found = self.wait(owner, ring, deadline)
-                    else:
-                        found = self.make_room(owner, ring, deadline)
-                    if found != DONE:
-                        if found == TIMED_OUT:
-                            client_ring_abandon(ring)
-                        break
-                    header = client_ring_response(ring)
-                    counters = {}
-                    # A newer server counts more, an older one less: take what both know.
-                    for k in range(min(header.length // 8, <uint32_t> len(COUNTERS))):
-                        memcpy(&value, <const char *> header + RFP_RESPONSE_HEADER + 8 * k, 8)
-                        counters[COUNTERS[k]] = value
-                    client_ring_pop(ring)
-                    partitions.append(counters)
-                client = owner.counters
-                client["bypass"] = bypass_counters(owner)
-            finally:
-                self.release_channel(owner)
-            if found == DONE:
-                break
-            self.raise_or_retry(found, deadline, True)
-        total = {name: sum(partition.get(name, 0) for partition in partitions) for name in COUNTERS}
-        return {**total, "partitions": partitions, "client": client}
+        """Return the server's counters, as a dict.
+
+        It contains the sums over the workers, "partitions" with the counters of each, and "client"
+        with the counters of this thread's rings.
+
+        Cost:
+            2 network round trips for each worker.
+        """
+        cdef client_call c
+        self.prepare_call(&c, timeout, True, attempt_stats, submit_stats, finish_stats)
+        return self.run(&c)
 
     def __repr__(self):
         return f"<rfp.Client of {self.connection.address}{' (closed)' if self.is_closed else ''}>"
-
-
-cdef dict bypass_counters(Channel owner):
-    """How many walks this thread began, how many found their record, and the READs of all."""
-    cdef bypass *b
-    cdef uint32_t i
-    total = {"walks": 0, "found": 0, "reads": 0}
-    for i in range(owner.c.count):
-        b = <bypass *> &owner.c.user_state[USER_STATE_WORDS * i]
-        total["walks"] += b.walks
-        total["found"] += b.found
-        total["reads"] += b.reads
-    return total
-
-
-cdef object deliver(const char *data, uint32_t length, Py_buffer *view):
-    """A value that came in a slot: as bytes, or into the caller's buffer (then its length)."""
-    if view == NULL:
-        return PyBytes_FromStringAndSize(data, length)
-    if length > view.len:
-        raise InvalidArgument(f"a value of {length} bytes does not fit "
-                              f"into the buffer of {view.len}", hint="give a larger buffer")
-    memcpy(view.buf, data, length)
-    return length
-
-
-cdef object yes_or_no(answer *out, bytes key):
-    if out.status == KV_OK:
-        return True
-    if out.status == KV_NOT_FOUND:
-        return False
-    raise refusal(out.status, out.result, key)

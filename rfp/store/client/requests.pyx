@@ -1,4 +1,4 @@
-"""Requests to the store without Python objects (the contract is in requests.pxd)."""
+"""Requests to the store, built in a ring without Python objects."""
 
 from libc.string cimport memcpy
 
@@ -8,12 +8,13 @@ from rfp.store.messages cimport KV_PUT, KV_PUT_PIECE, kv_number, kv_piece, kv_pu
 
 
 cdef uint32_t kv_worker(uint64_t hash, uint32_t workers) noexcept nogil:
-    """The worker that owns the key with this hash: its low 16 bits, scaled (the index uses the others)."""
+    """Return the worker of a hash: its low 16 bits, scaled (the index uses the others)."""
     return <uint32_t> (((hash & 0xffff) * workers) >> 16)
 
 
-cdef bint kv_submit(client_ring *ring, uint8_t opcode, const char *key, uint32_t key_length, uint64_t tag) noexcept nogil:
-    """A request whose payload is a key, or nothing."""
+cdef bint kv_submit(client_ring *ring, uint8_t opcode, const char *key, uint32_t key_length,
+                    uint64_t tag) noexcept nogil:
+    """Build a request whose payload is a key, or empty."""
     cdef char *payload = client_ring_payload(ring)
     if payload == NULL:
         return False
@@ -22,9 +23,9 @@ cdef bint kv_submit(client_ring *ring, uint8_t opcode, const char *key, uint32_t
     return True
 
 
-cdef bint kv_submit_number(client_ring *ring, uint8_t opcode, uint64_t number, const char *key, uint32_t key_length,
-                           uint64_t tag) noexcept nogil:
-    """A request whose payload is a number and a key."""
+cdef bint kv_submit_number(client_ring *ring, uint8_t opcode, uint64_t number, const char *key,
+                           uint32_t key_length, uint64_t tag) noexcept nogil:
+    """Build a request whose payload is a number and a key."""
     cdef char *payload = client_ring_payload(ring)
     if payload == NULL:
         return False
@@ -35,13 +36,15 @@ cdef bint kv_submit_number(client_ring *ring, uint8_t opcode, uint64_t number, c
 
 
 cdef uint32_t kv_inline_limit(client_ring *ring, uint32_t key_length) noexcept nogil:
-    """The longest value that travels in the slot with a key of this length."""
+    """Return the length of the longest value that fits into a slot with a key of this length."""
     return ring.slot_size - RFP_REQUEST_HEADER - sizeof(kv_put) - key_length
 
 
-cdef bint kv_submit_put(client_ring *ring, uint8_t opcode, uint32_t flags, const char *key, uint32_t key_length,
-                        const char *value, uint32_t value_length, uint64_t ttl, uint64_t version, uint64_t tag) noexcept nogil:
-    """KV_PUT with its value, or KV_PUT_BEGIN, which only announces it."""
+cdef bint kv_submit_put(client_ring *ring, uint8_t opcode, uint32_t flags,
+                        const char *key, uint32_t key_length,
+                        const char *value, uint32_t value_length,
+                        uint64_t ttl, uint64_t version, uint64_t tag) noexcept nogil:
+    """Build KV_PUT with its value, or KV_PUT_BEGIN, which only announces one."""
     cdef char *payload = client_ring_payload(ring)
     cdef kv_put *put = <kv_put *> payload
     cdef uint32_t length = sizeof(kv_put) + key_length
@@ -59,9 +62,10 @@ cdef bint kv_submit_put(client_ring *ring, uint8_t opcode, uint32_t flags, const
     return True
 
 
-cdef bint kv_submit_piece(client_ring *ring, uint32_t flags, uint64_t upload, uint64_t offset, uint32_t length, uint32_t crc,
-                          uint64_t staging, uint64_t tag) noexcept nogil:
-    """KV_PUT_PIECE: the bytes stand in the staging region already."""
+cdef bint kv_submit_piece(client_ring *ring, uint32_t flags, uint64_t upload, uint64_t offset,
+                          uint32_t length, uint32_t crc, uint64_t staging,
+                          uint64_t tag) noexcept nogil:
+    """Build KV_PUT_PIECE, whose bytes are in the staging region already."""
     cdef kv_piece *piece = <kv_piece *> client_ring_payload(ring)
     if piece == NULL:
         return False
