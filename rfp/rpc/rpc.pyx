@@ -45,13 +45,13 @@ cdef class HandlerService(Service):
         self.c.execute = execute
         self.c.tick = NULL
 
-    cdef void answer(self, const request *asked, response *answer) noexcept:
+    cdef void answer(self, const request *received, response *answer) noexcept:
         cdef object result
         cdef bytes text
         # The default until the call succeeds: no failure below may pass for an empty response.
         answer.status = FAILED
         try:
-            result = self.handler(PyBytes_FromStringAndSize(asked.payload, asked.length))
+            result = self.handler(PyBytes_FromStringAndSize(received.payload, received.length))
             if isinstance(result, (bytes, bytearray, memoryview)):
                 text = bytes(checked(result, "responses"))
                 answer.status = ANSWERED
@@ -87,12 +87,12 @@ cdef void nothing(void *context, service_session *client) noexcept nogil:
     pass
 
 
-cdef void execute(void *context, request *asked, response *answer) noexcept nogil:
-    if asked.opcode != RFP_OPCODE_CALL:
+cdef void execute(void *context, request *received, response *answer) noexcept nogil:
+    if received.opcode != RFP_OPCODE_CALL:
         answer.status = NO_SUCH_CALL
         return
     with gil:
-        (<HandlerService> context).answer(asked, answer)
+        (<HandlerService> context).answer(received, answer)
 
 
 cdef struct rpc_call:

@@ -51,13 +51,13 @@ cdef struct client_call:
     attempt_function attempt
     submit_function submit
     finish_function finish
-    uint64_t now_ns                # when the call, or its present attempt, began
+    # A time before the request is posted: leases count from it.  run() sets it for each attempt.
+    uint64_t now_ns
     uint64_t deadline_ns
     bint repeatable                # may be made again after its request was sent
     # set by an attempt
     uint32_t worker                # the ring's number in the channel
     client_ring *ring
-    uint64_t submitted_ns          # just before the request was posted
     bint submitted                 # a request was posted: the server may execute it
     outcome result
 
@@ -106,7 +106,8 @@ cdef class ClientBase:
     cdef uint64_t deadline(self, object timeout, uint64_t now) except 0
 
     # Channels
-    cdef Channel acquire_channel(self, uint64_t deadline, uint64_t now)
+    # Updates *now if that took long.
+    cdef Channel acquire_channel(self, uint64_t deadline, uint64_t *now)
     cdef void release_channel(self, Channel channel) noexcept
     cdef Channel attach(self, uint64_t deadline)
     # A channel that belongs to no thread (the benchmark's loop), busy until it is returned.

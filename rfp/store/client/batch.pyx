@@ -80,7 +80,7 @@ cdef class Batch:
     cdef client_call *c
     cdef Pass items
     cdef uint64_t polled         # when signals were polled last, ns
-    cdef list ask_alone          # positions of items to be requested alone, after all others
+    cdef list postponed          # positions of items to be requested alone, after all others
     cdef set alone               # their keys: a later put of the same key must not overtake them
     cdef uint32_t workers
     cdef bundle bundles[WORKERS_MAX]
@@ -91,7 +91,7 @@ cdef class Batch:
         self.owner = owner
         self.items = items
         self.polled = rfp_now()
-        self.ask_alone = []
+        self.postponed = []
         self.alone = set()
         self.workers = owner.c.count
         for i in range(self.workers):
@@ -106,7 +106,7 @@ cdef class Batch:
         for i in range(self.workers):
             free(self.bundles[i].positions)
 
-    cdef void close(self, bundle *b) noexcept:
+    cdef void send_request(self, bundle *b) noexcept:
         """Send the request under construction."""
         if b.payload != NULL and b.count:
             client_ring_submit(b.ring, self.items.opcode, <uint16_t> b.count, 0, b.length, b.count)
@@ -115,7 +115,7 @@ cdef class Batch:
         b.payload = NULL
         b.count = 0
 
-    cdef outcome open(self, bundle *b) except RAISED:
+    cdef outcome begin_request(self, bundle *b) except RAISED:
         """Begin a request; while all slots are taken, take responses."""
         cdef outcome result
         cdef uint64_t now = rfp_now()
@@ -164,13 +164,13 @@ cdef class Batch:
         size = (sizeof(kv_pair) if self.items.opcode == KV_PUT_MANY else sizeof(kv_key)) \
             + key_length + value_length
         if size > payload_max - sizeof(kv_number) or self.alone and key in self.alone:
-            self.ask_alone.append(position)
+            self.postponed.append(position)
             self.alone.add(key)
             return DONE
         if b.payload != NULL and (b.count == ITEMS_MAX or b.length + size > payload_max):
-            self.close(b)
+            self.send_request(b)
         if b.payload == NULL:
-            result = self.open(b)
+            result = self.begin_request(b)
             if result != DONE:
                 return result
         if self.items.opcode == KV_PUT_MANY:
@@ -238,7 +238,7 @@ cdef class Batch:
                 elif item.status == KV_NOT_FOUND:
                     value = None if self.items.opcode == KV_GET_MANY else False
                 elif item.status == KV_DEFERRED:
-                    self.ask_alone.append(position)
+                    self.postponed.append(position)
                     continue
                 else:
                     value = refusal(item.status, item.version, self.items.keys[position])
@@ -272,7 +272,7 @@ cdef class Batch:
         cdef uint32_t i
         cdef outcome result
         for i in range(self.workers):
-            self.close(&self.bundles[i])
+            self.send_request(&self.bundles[i])
         for i in range(self.workers):
             while self.bundles[i].first < self.bundles[i].last:
                 result = self.take(&self.bundles[i])
@@ -298,7 +298,7 @@ cdef object attempt_pass(ClientBase client, Channel owner, client_call *c):
             c.result = batch.finish()
     finally:
         batch.give_up()
-    return batch.ask_alone
+    return batch.postponed
 
 
 cdef int poll(Py_ssize_t i) except -1:

@@ -279,7 +279,7 @@ cdef object get_by_bypass(Client client, Channel owner, get_call *get):
 cdef object attempt_put(ClientBase client, Channel owner, client_call *c):
     """PUT in one request if the value fits into a slot, else by an upload."""
     cdef put_call *put = <put_call *> c
-    if put.view.len <= kv_inline_limit(choose_ring(&owner.c, &put.k), put.k.key_length):
+    if put.view.len <= kv_inline_limit(owner.c.rings[0], put.k.key_length):
         put.k.opcode = KV_PUT
         return attempt_request(client, owner, c)
     return attempt_upload(<Client> client, owner, put)

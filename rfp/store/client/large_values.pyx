@@ -2,8 +2,8 @@
 
 Fetching
     The response is a reference: the server has pinned the value in its arena for the time of a
-    lease.  The lease begins after the request was posted, so a READ that ends before submitted_ns +
-    lease has ended before the memory can be reused.  A later one is discarded, and the call is made
+    lease.  The lease begins after the request was posted, so a READ that ends before now_ns + lease
+    has ended before the memory can be reused.  A later one is discarded, and the call is made
     again.
 
 Storing
@@ -73,7 +73,7 @@ cdef object fetch_reference(Client client, Channel owner, get_call *get):
     cdef IoBuffer buffer
     cdef uint64_t read = 0
     cdef uint64_t place, size
-    cdef uint64_t limit = c.submitted_ns + min(reference.lease, owner.c.lease)
+    cdef uint64_t limit = c.now_ns + min(reference.lease, owner.c.lease)
     cdef char *target
     cdef object value = None
     if arena == NULL or reference.pin == 0 or \
