@@ -7,7 +7,8 @@ from rfp.core.core cimport rfp_now, rfp_store8
 from rfp.fabric.fabric cimport READ, SIGNALED, completion, work_request
 from rfp.protocol.client.channel cimport Channel
 from rfp.protocol.client.client_ring cimport (
-    DONE, client_ring, client_ring_flush, client_ring_payload, client_ring_pop, client_ring_submit,
+    DONE, client_ring, client_ring_flush, client_ring_payload, client_ring_pop,
+    client_ring_response_offset, client_ring_submit,
 )
 from rfp.protocol.client.client_wait cimport client_ring_wait
 from rfp.protocol.server.service cimport Service, request, response, service_session
@@ -62,7 +63,7 @@ def read_rate(Channel channel not None, uint32_t size, double seconds):
     work.flags = SIGNALED
     work.length = min(size, ring.slot_size)
     work.local = ring.scratch
-    work.local_offset = ring.scratch_offset + <uint64_t> ring.slots * ring.slot_size
+    work.local_offset = client_ring_response_offset(ring, 0)
     work.remote = ring.responses
     with nogil:
         started = rfp_now()

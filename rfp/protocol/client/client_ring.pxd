@@ -2,7 +2,8 @@
 # with one-sided READs.
 #
 # One thread at a time uses a ring.  The server answers requests in order, so a thread always waits
-# for the oldest one.  Life of a request (no function but client_ring_wait blocks):
+# for the oldest one.  Only client_ring_wait blocks; client_ring_payload may poll some thousand
+# times if all slots are taken and the oldest request was abandoned.  Life of a request:
 #
 #     payload = client_ring_payload(ring)         where to build it; NULL: all slots are taken
 #     client_ring_submit(ring, opcode, ...)       seals it; nothing is sent yet
