@@ -9,7 +9,7 @@ from rfp.address import Address
 from rfp.control import Credentials
 from rfp.errors import bad_choice, out_of_bounds
 from rfp.protocol.client.opener import Opener
-from rfp.protocol.handshake_layout import BYPASS
+from rfp.protocol.handshake_layout import DIRECT_READS
 from rfp.store.client.client import Client
 from rfp.tools import tune
 
@@ -37,8 +37,9 @@ def connect(
             default server (`rfp serve`).
         timeout: default limit of a call, in seconds.
         mode: how results come back: "fetch" (the client READs them), "reply" (the server WRITEs
-            them), "auto" (fetch, until it costs too many READs) or "bypass" (GETs walk the server's
-            index without its workers; requires allow_bypass there).
+            them), "auto" (on one host, GETs read the server's memory without the server; else
+            fetch, until it costs too many READs) or "bypass" (GETs walk the server's index by
+            one-sided READs, as the systems do that the RFP paper compares itself with).
         reconnect: whether to connect again after the server was lost.
         fetch: the paper's F, in bytes, instead of the value that `rfp tune` chose (RFP, section
             3.2).
@@ -71,7 +72,7 @@ def connect(
         if value is not None and not (isinstance(value, int) and least <= value <= most):
             raise out_of_bounds(option, value, least, most)
     place = addresses.default() if address is None else addresses.parse(address)
-    features = BYPASS if mode == "bypass" else 0
+    features = DIRECT_READS if mode in ("auto", "bypass") else 0
     credentials = Credentials.of(secret, secret_file, tls_cert, tls_key, tls_ca)
     opener = Opener(place, "kv", features=features, credentials=credentials)
     return Client(

@@ -14,7 +14,7 @@ from rfp.core import clock
 from rfp.errors import InvalidArgument, bad_choice, out_of_bounds
 from rfp.fabric.fabric import Fabric
 from rfp.fabric.provider import open_fabric
-from rfp.protocol.handshake_layout import BYPASS, REMOTE_READ, RESPONSE_CRC
+from rfp.protocol.handshake_layout import DIRECT_READS, REMOTE_READ, RESPONSE_CRC
 from rfp.protocol.server.server import SLOT_SIZE, Host
 from rfp.protocol.server.server_base import ServerBase
 from rfp.store.server.partition import Partition
@@ -41,7 +41,8 @@ class Server(ServerBase):
         idle: "adaptive" (spin for 20 us without work, then sleep) or "spin".
         eviction: "clock" (second chance, over all values), "bucket" (the paper's: least recently
             used within a bucket of 8) or "none" (a put fails with OutOfMemory).
-        allow_bypass: whether clients may walk the index by themselves.
+        direct_reads: whether clients may read values without this server, from its memory; such
+            reads are not in its counters.
         lease: seconds for which a large value stays readable for a client that requested it.
         quota: bytes of large values that one client thread may hold at one worker, and that all
             threads of a client may be uploading there; None for half of the worker's memory.
@@ -79,7 +80,7 @@ class Server(ServerBase):
         address: str | Address | None = None,
         idle: str = "adaptive",
         eviction: str = "clock",
-        allow_bypass: bool = False,
+        direct_reads: bool = True,
         lease: float = 2.0,
         quota: int | str | None = None,
         rings: int | str | None = None,
@@ -146,7 +147,7 @@ class Server(ServerBase):
                 staging_size=STAGING,
                 lease_ns=int(lease * 1e9),
                 max_value=largest,
-                features=RESPONSE_CRC | (BYPASS if allow_bypass else 0),
+                features=RESPONSE_CRC | (DIRECT_READS if direct_reads else 0),
                 idle=idle,
                 cpus=cpus,
                 describe=_description(self.memory, eviction),

@@ -61,7 +61,6 @@ class Rfp(Database):
                 workers=properties["rfp.workers"],
                 address=place,
                 cpus=sorted(placement.server) if placement else None,
-                allow_bypass=mode == "bypass",
                 **{name: access[name] for name in access if name != "tls_ca"},
             )
             place = addresses.parse(self._server.address)

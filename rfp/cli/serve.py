@@ -85,9 +85,10 @@ def _stop_on_signals() -> None:
     " of 8 neighbours, none = refuse puts.",
 )
 @click.option(
-    "--allow-bypass",
-    is_flag=True,
-    help='Allow clients with mode="bypass" to read the index directly.',
+    "--direct-reads/--no-direct-reads",
+    default=True,
+    show_default=True,
+    help="Let clients read values from the server's memory without the server.",
 )
 @click.option(
     "--quota",

@@ -192,6 +192,11 @@ class Welcome(Message):
     chunk_size: U64 = 0  # bytes of a chunk to request (Map)
     # A region whose first 8 bytes change at least ten times a second while the server runs.
     beat: MaybeRegion = None
+    # A line whose word, at owner_offset, contains owner while the server runs (rfp/core/owner_word.h).
+    owner_line: MaybeRegion = None
+    owner_offset: U64 = 0
+    owner: U64 = 0
+    clock_ns: U64 = 0  # the server's monotonic clock when it sent this
 
     def check(self) -> None:
         if len(self.arenas) not in (0, self.partitions):

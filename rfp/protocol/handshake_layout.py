@@ -13,7 +13,7 @@ REMOTE_WRITE = 2
 REMOTE_ATOMIC = 4
 
 RESPONSE_CRC = 1  # features (wire.h)
-BYPASS = 2
+DIRECT_READS = 2
 
 LINE = 64  # bytes
 EVENTCOUNT_BYTES = LINE  # size of an event channel's eventcount

@@ -47,7 +47,7 @@ _Static_assert(sizeof(void *) == 8, "64-bit lengths and 8-byte atomics: x86-64 o
 /* Features that a client requests and a server grants at the handshake. */
 /* responses carry a CRC32C: needed if one READ may return its lines out of order */
 #define RFP_FEATURE_RESPONSE_CRC 1u
-#define RFP_FEATURE_BYPASS 2u       /* clients may read the server's index */
+#define RFP_FEATURE_DIRECT_READS 2u       /* clients may read the server's index */
 
 /* How the client gets the result: a field of each request, fixed for that request. */
 #define RFP_MODE_FETCH 0 /* the client READs it from the server's response slot */

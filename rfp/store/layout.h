@@ -1,7 +1,8 @@
 /* The memory of a partition: header, arena and index in one region.  docs/store.md draws it.
  *
  *   0        header (struct kv_partition_header)
- *   64       arena: blocks of 16-byte granularity, back to back, up to an end block (KV_BLOCK_END)
+ *   64       rearrangement counters (KV_REARRANGEMENTS words)
+ *   576      arena: blocks of 16-byte granularity, back to back, up to an end block (KV_BLOCK_END)
  *   low      lines reserved for future buckets
  *            buckets: one line of 8 slots each; bucket b is at length - 64 * (b + 1)
  *   length
@@ -11,6 +12,24 @@
  *
  * Peers may read all of it at any time.  So its owner writes it by atomic stores only, and a reader
  * uses nothing before the CRC of a record has confirmed it.  One thread writes.
+ *
+ * Validity.  The version of a record is not 0 exactly while the record is its key's current value,
+ * and the CRC covers the version.  So a whole record, found at any offset, was the value of its key
+ * at a moment within the read.  The owner keeps this order:
+ *
+ *   put      the record with version 0 and the CRC of its version to be; version of the replaced
+ *            record = 0; slot; the new version (release); response
+ *   removal  version = 0 (delete, eviction, expiry, victim of a full chain); then the index
+ *   move     the copy; slot or link; version of the original = 0, before anything else changes the
+ *            record
+ *
+ * and a release fence between a version of 0 and any other write to that memory.
+ *
+ * Absence.  A reader that finds no slot of its key has proven a miss only if no slot of the bucket
+ * was on its way from one place to another.  So a counter is odd while slots of a bucket are
+ * rearranged: a removal, a split, an overflow line that comes, goes or moves; a release fence follows
+ * the odd store and precedes the even one.  Filling an empty slot and storing one slot word need no
+ * counter.  A fixed table (strict LRU) does not count: its misses prove nothing.
  */
 #ifndef RFP_STORE_LAYOUT_H
 #define RFP_STORE_LAYOUT_H
@@ -19,26 +38,36 @@
 #include "rfp/core/crc32c.h"
 
 #define KV_PARTITION_MAGIC 0x31445242564b4652u /* "RFKVBRD1" */
-#define KV_LAYOUT_VERSION 1
+#define KV_LAYOUT_VERSION 2
 #define KV_LINE 64
 #define KV_SLOTS 8
 #define KV_UNIT 16
 /* The longest value that the CRC covers: readers do not verify a value that is too large for a slot
  * by its CRC. */
-#define KV_MAX_SEALED (64u << 10)
+#define KV_MAX_SEALED (4u << 10)
 #define KV_MAX_LINES 8              /* overflow lines of one bucket */
 #define KV_CHAIN (KV_SLOTS + KV_MAX_LINES * (KV_SLOTS - 1)) /* records that one bucket takes */
 #define KV_MAX_REGION (1ull << 39)
 
+/* Flags of the header. */
+#define KV_COUNTS_REARRANGEMENTS 1 /* a reader can prove that a key has no value */
+#define KV_EVICTS 2                /* memory runs short: the server needs to know what readers use */
+
 struct kv_partition_header {
     uint64_t magic;     /* written last */
     uint32_t version;
-    uint32_t unused;
+    uint32_t flags;
     uint64_t seed;      /* of the hash */
     uint64_t length;    /* of the region */
     uint64_t buckets;   /* in use; released after the newest one has been filled */
     uint64_t reserved[3];
 };
+
+/* Counters of rearrangements, behind the header in lines of their own; the low bits of a bucket's
+ * number choose one.  A power of two that divides the number of buckets added at a time, so that a
+ * split concerns one counter. */
+#define KV_REARRANGEMENTS 64
+#define KV_ARENA_START (sizeof(struct kv_partition_header) + KV_REARRANGEMENTS * sizeof(uint64_t))
 
 /* A block begins with one word: its kind (3 bits), the size of the block before it (25 bits, in
  * units of 16 bytes; 0: that block is free, and its last word contains its size), and its own size
@@ -61,12 +90,13 @@ static inline uint64_t kv_block_before(uint64_t word) { return (word >> 3 & 0x1f
 static inline uint32_t kv_block_kind(uint64_t word) { return (uint32_t)word & 7; }
 
 /* A record.  The key follows, then the value at the next multiple of 8.  Once the record is in the
- * index, only its state changes, and its block word when a neighbour changes. */
+ * index, only its state changes, its block word when a neighbour changes, and its version, to 0, when
+ * it leaves the index. */
 struct kv_record {
     uint64_t block;
     uint32_t crc;          /* CRC32C of key, value (if at most KV_MAX_SEALED bytes), struct kv_seal */
     uint32_t value_length;
-    uint64_t version;
+    uint64_t version;      /* 0: not the current value of its key */
     uint64_t state;        /* expiry (40 bits: CLOCK_MONOTONIC in ms, 0 = never), pins (12),
                               referenced (1), key length (11) */
 };
@@ -92,7 +122,8 @@ struct kv_overflow {
     uint64_t slots[KV_SLOTS];
 };
 
-_Static_assert(sizeof(struct kv_partition_header) == 64, "board");
+_Static_assert(sizeof(struct kv_partition_header) == 64, "partition header");
+_Static_assert(KV_ARENA_START % KV_LINE == 0, "arena start");
 _Static_assert(sizeof(struct kv_record) == 32, "record");
 _Static_assert(sizeof(struct kv_overflow) == 80, "overflow line");
 

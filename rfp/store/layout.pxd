@@ -4,7 +4,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "rfp/core/atomics.h" nogil:
     uint8_t rfp_load8(const void *p)
+    uint32_t rfp_load32(const void *p)
     uint64_t rfp_load64(const void *p)
+    uint64_t rfp_load64_acquire(const void *p)
     void rfp_store32(void *p, uint32_t v)
     void rfp_store64(void *p, uint64_t v)
     void rfp_store64_release(void *p, uint64_t v)
@@ -32,10 +34,14 @@ cdef extern from "rfp/store/layout.h" nogil:
         KV_MAX_LINES
         KV_MAX_SEALED
         KV_CHAIN
+        KV_REARRANGEMENTS
+        KV_COUNTS_REARRANGEMENTS
+        KV_EVICTS
         KV_EXPIRY_SHIFT
 
     const uint64_t KV_MAX_REGION
     const uint64_t KV_MAX_BLOCK
+    const uint64_t KV_ARENA_START
     const uint64_t KV_MAX_EXPIRY
     const uint64_t KV_STATE_KEY
     const uint64_t KV_STATE_REFERENCED
@@ -53,6 +59,7 @@ cdef extern from "rfp/store/layout.h" nogil:
     struct kv_partition_header:
         uint64_t magic
         uint32_t version
+        uint32_t flags
         uint64_t seed
         uint64_t length
         uint64_t buckets

@@ -32,6 +32,7 @@ enum kv_opcode {            /* request payload                        -> respons
     KV_PUT_ABORT = 28,      /* kv_number (upload, 0: all of this session's) -> -; 0 */
     KV_RELEASE = 29,        /* - (the pin is in the header)           -> -; 0 */
     KV_STATS = 30,          /* -                                      -> KV_COUNTERS x u64; 0 */
+    KV_REFER = 31,          /* count x kv_use (at most KV_USES_MAX)   -> -; 0 */
 };
 
 enum kv_flag {              /* request flags */
@@ -93,6 +94,15 @@ struct kv_piece {
     uint32_t crc;           /* CRC32C of the piece, checked if flags contains KV_PIECE_CRC */
     uint64_t staging;       /* offset in the client's staging ring */
 };
+
+/* A use of a record by a direct read, which marks nothing itself.  The server marks the record only
+ * if its index contains exactly this slot now. */
+struct kv_use {
+    uint64_t hash;          /* of the key */
+    uint64_t slot;          /* as the client read it */
+};
+#define KV_USES_MAX 64      /* of one request */
+
 #define KV_PIECE_CRC 4u     /* request flag of KV_PUT_PIECE */
 
 _Static_assert(sizeof(struct kv_put) == 24, "kv_put");
@@ -100,6 +110,7 @@ _Static_assert(sizeof(struct kv_key) == 2, "kv_key");
 _Static_assert(sizeof(struct kv_pair) == 8, "kv_pair");
 _Static_assert(sizeof(struct kv_item) == 16, "kv_item");
 _Static_assert(sizeof(struct kv_piece) == 32, "kv_piece");
+_Static_assert(sizeof(struct kv_use) == 16, "kv_use");
 
 /* A partition's counters, in the order of a KV_STATS response.  New ones go to the end (minor
  * version). */

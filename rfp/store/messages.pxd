@@ -7,6 +7,7 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_MAX_KEY
         KV_MAX_VALUE
         KV_MAX_PIECE
+        KV_USES_MAX
         KV_GET
         KV_EXISTS
         KV_PUT
@@ -21,6 +22,7 @@ cdef extern from "rfp/store/messages.h" nogil:
         KV_PUT_ABORT
         KV_RELEASE
         KV_STATS
+        KV_REFER
         KV_IF_ABSENT
         KV_IF_VERSION
         KV_PIECE_CRC
@@ -80,6 +82,10 @@ cdef extern from "rfp/store/messages.h" nogil:
         uint8_t unused[3]
         uint32_t length
         uint64_t version
+
+    struct kv_use:
+        uint64_t hash
+        uint64_t slot
 
     struct kv_piece:
         uint64_t upload

@@ -10,6 +10,7 @@ class Memory(Region):
     def close(self) -> None: ...
 
 class Session:
+    service: Service
     capacity: int
     yield_after: bool
     def __new__(
@@ -24,9 +25,10 @@ class Session:
         flags: int = 0,
         release: int = 0,
         capacity: int | None = None,
+        stops: bool = False,
     ) -> tuple[int, int, int, bytes]: ...
     def stage(self, offset: int, data: bytes | bytearray | memoryview) -> None: ...
-    def tick(self, now: int) -> bool: ...
+    def tick(self, now: int, stops: bool = False) -> bool: ...
     def time(
         self,
         opcode: int,

@@ -24,6 +24,11 @@ from rfp.store.server.index cimport index_chain, rfp_hash
 from rfp.store.server.partition cimport Partition
 from rfp.store.server.records cimport record_at
 
+cdef extern from "<signal.h>" nogil:
+    enum:
+        SIGSTOP
+    int stop_here "raise"(int signal)
+
 cdef extern from "stdlib.h" nogil:
     void *aligned_alloc(size_t alignment, size_t size)
 
@@ -79,7 +84,7 @@ cdef class Session:
     >>> Session(p).execute(29)          # KV_RELEASE: status, kind, result, payload
     (0, 0, 0, b'')
     """
-    cdef Service service
+    cdef readonly Service service
     cdef service_session c
     cdef char *memory
     cdef readonly uint32_t capacity
@@ -101,8 +106,12 @@ cdef class Session:
         service.c.opened(service.c.context, &self.c)
         self.open = True
 
-    def execute(self, int opcode, payload=b"", *, int count=0, uint32_t flags=0, uint64_t release=0, capacity=None):
+    def execute(self, int opcode, payload=b"", *, int count=0, uint32_t flags=0, uint64_t release=0, capacity=None,
+                bint stops=False):
         """Execute one request.
+
+        Args:
+            stops: whether to stop the process before and after (SIGSTOP), for a tracer.
 
         Returns:
             (status, kind, result, payload).
@@ -143,7 +152,11 @@ cdef class Session:
                 if self.service.c.prepare != NULL:
                     self.service.c.prepare(self.service.c.context, &r, 0)
                     self.service.c.prepare(self.service.c.context, &r, 1)
+                if stops:
+                    stop_here(SIGSTOP)
                 self.service.c.execute(self.service.c.context, &r, &out)
+                if stops:
+                    stop_here(SIGSTOP)
             self.yield_after = out.yield_after
             if out.length > room:
                 raise RuntimeError("the response is longer than its room")
@@ -162,11 +175,15 @@ cdef class Session:
         if data.shape[0]:
             memcpy(self.memory + offset, &data[0], data.shape[0])
 
-    def tick(self, uint64_t now):
+    def tick(self, uint64_t now, bint stops=False):
         """Run the service's tick at a time (ns); return whether it has more work."""
         cdef bint more
         with nogil:
+            if stops:
+                stop_here(SIGSTOP)
             more = self.service.c.tick(self.service.c.context, now)
+            if stops:
+                stop_here(SIGSTOP)
         return more
 
     def time(self, int opcode, uint32_t fixed, list keys, uint64_t rounds, uint32_t group=16, bytes tail=b""):

@@ -14,7 +14,7 @@ import pytest
 START = """
 import os, sys, threading, time, rfp
 server = rfp.Server(memory="16MiB", workers=2)
-kv = rfp.connect(server.address, timeout=30)
+kv = rfp.connect(server.address, mode="fetch", timeout=30)
 kv.put(b"large", bytes(1 << 20))
 kv.get(b"large")
 """
@@ -115,7 +115,7 @@ def test_ctrl_c_interrupts_a_call_that_waits(call: str) -> None:
             while not any(channel.busy for channel in kv.connection.channels): pass
             os.kill(os.getpid(), signal.SIGINT)
         try:
-            kv = rfp.connect(child.stdout.readline().strip(), timeout=60)
+            kv = rfp.connect(child.stdout.readline().strip(), mode="fetch", timeout=60)
             kv.ping()
             os.kill(child.pid, signal.SIGSTOP)
             threading.Thread(target=interrupt).start()

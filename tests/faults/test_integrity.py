@@ -82,7 +82,7 @@ LARGE = [5000, 130_000, 300_000, 1_500_000]
 
 @pytest.mark.parametrize("mode", ["auto", "fetch", "reply", "bypass"])
 def test_readers_see_no_torn_or_foreign_value(start: Callable[..., Any], mode: str) -> None:
-    with rfp.Server(memory="64MiB", workers=2, allow_bypass=True) as server:
+    with rfp.Server(memory="64MiB", workers=2) as server:
         compete(start, server, 0.8, MIXED, mode=mode, writers=1, readers=1)
 
 
@@ -90,7 +90,7 @@ def test_readers_see_no_torn_or_foreign_value(start: Callable[..., Any], mode: s
 def test_readers_see_no_torn_or_foreign_value_under_eviction(
     start: Callable[..., Any], eviction: str
 ) -> None:
-    with rfp.Server(memory="4MiB", eviction=eviction, lease=0.5, allow_bypass=True) as server:
+    with rfp.Server(memory="4MiB", eviction=eviction, lease=0.5) as server:
         compete(start, server, 1.0, [36, 2000, 50_000, 300_000], writers=1, readers=1, keys_each=40)
         with rfp.connect(server.address) as kv:
             assert kv.stats()["evictions"] > 0
@@ -109,5 +109,5 @@ def test_threads_of_one_handle_see_no_torn_or_foreign_value(start: Callable[...,
 def test_readers_see_no_torn_or_foreign_value_in_long_runs(
     start: Callable[..., Any], mode: str, sizes: list[int], memory: str
 ) -> None:
-    with rfp.Server(memory=memory, workers=2, lease=0.2, allow_bypass=True) as server:
+    with rfp.Server(memory=memory, workers=2, lease=0.2) as server:
         compete(start, server, 10, sizes, mode=mode, writers=3, readers=3, keys_each=8)

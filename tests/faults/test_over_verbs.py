@@ -67,9 +67,7 @@ def secret(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[rfp.Server]:
-    with rfp.Server(
-        memory="64MiB", workers=2, allow_bypass=True, address=f"rdma://{HOST}:0"
-    ) as server:
+    with rfp.Server(memory="64MiB", workers=2, address=f"rdma://{HOST}:0") as server:
         server._host.welcome.chunk_size = MIB // 2  # so that values are in several chunks
         yield server
 

@@ -147,7 +147,7 @@ def test_a_handle_may_be_closed_while_others_call(
     server: rfp.Server, call: Callable[[rfp.Client], Any]
 ) -> None:
     for delay in (0, 0.0001, 0.005):
-        kv = rfp.connect(server.address, timeout=30)
+        kv = rfp.connect(server.address, mode="fetch", timeout=30)
         kv.put(b"large", bytes(4 * MIB))
 
         def work(kv: rfp.Client) -> None:
@@ -242,7 +242,7 @@ def test_a_signal_handler_may_close_the_handle_that_it_interrupts(
 ) -> None:
     server = start("server")
     for attached in (True, False):
-        kv = rfp.connect(server.address, timeout=30)
+        kv = rfp.connect(server.address, mode="fetch", timeout=30)
         if attached:
             kv.ping()
         server.stop()
@@ -259,7 +259,7 @@ def test_a_signal_handler_may_not_call_the_handle_that_it_interrupts(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
-    with rfp.connect(server.address, timeout=30) as kv:
+    with rfp.connect(server.address, mode="fetch", timeout=30) as kv:
         kv.put(b"k", b"v")
         server.stop()
         with (
@@ -287,7 +287,7 @@ def test_an_exception_of_a_signal_handler_ends_the_call(
     start: Callable[..., Any], call: Callable[[rfp.Client], Any]
 ) -> None:
     server = start("server")
-    with rfp.connect(server.address, timeout=30) as kv:
+    with rfp.connect(server.address, mode="fetch", timeout=30) as kv:
         kv.put(b"k", b"v")
         server.stop()
 

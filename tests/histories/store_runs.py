@@ -149,7 +149,7 @@ class _Play(Play):
             "server",
             address=self.address,
             record="",
-            options={"allow_bypass": True, **self.situation.server},
+            options=dict(self.situation.server),
         )
         self.running.ready(server)
         return server

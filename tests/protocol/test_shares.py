@@ -406,6 +406,7 @@ def test_a_process_may_have_so_many_threads_over_all_its_connections(private, mo
             ):
                 links[1].attach(int(soon() * 1e9))
             links[0].detach(links[0].channels[0])
+            until(lambda: sum(each["threads"] for each in server._host.figures()["clients"]) == 2)
             until(lambda: not server._host.ending)
             links[1].attach(int(soon() * 1e9))
         finally:

@@ -106,6 +106,8 @@ cdef class ClientBase:
     cdef uint64_t deadline(self, object timeout, uint64_t now) except 0
 
     # Channels
+    # This thread's channel, not busy, or NULL: then acquire_channel() has something to do first.
+    cdef channel *ready_channel(self) noexcept
     # Updates *now if that took long.
     cdef Channel acquire_channel(self, uint64_t deadline, uint64_t *now)
     cdef void release_channel(self, Channel channel) noexcept

@@ -293,6 +293,13 @@ cdef class ClientBase:
 
     # Channels
 
+    cdef channel *ready_channel(self) noexcept:
+        cdef channel *ch
+        if rfp_thread.identity != self.identity or self.identity == 0 or not born[0]:
+            return NULL
+        ch = &(<Channel> rfp_thread.channel).c
+        return ch if ch.owner == <void *> &rfp_thread and not ch.busy else NULL
+
     cdef Channel acquire_channel(self, uint64_t deadline, uint64_t *now):
         """Return this thread's channel, marked busy; release_channel() must follow."""
         cdef Channel channel

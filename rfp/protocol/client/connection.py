@@ -23,6 +23,7 @@ from rfp.control import (
     Welcome,
 )
 from rfp.control.uninterrupted import Descriptor, duplicate
+from rfp.core import clock
 from rfp.errors import Closed, ConnectionFailed, FabricError, HandshakeFailed, RfpError, not_copied
 from rfp.fabric.fabric import Fabric, Region, RemoteRegion
 from rfp.protocol.client.channel import Channel
@@ -77,7 +78,10 @@ class Connection:
             if not fabric.reads_ordered:
                 features |= RESPONSE_CRC
             hello = Hello(features=features, name=name[:128], pid=os.getpid())
+            asked = clock.now_ns()
             with self.control.call(hello, Welcome, deadline / 1e9) as welcome:
+                # In another time namespace the server's clock is another one.
+                self.same_clock = asked <= welcome.clock_ns <= clock.now_ns()
                 self._take(welcome, service, features)
             # Copies: the control channel closes its own descriptors as soon as it fails, while the
             # queue pairs continue to watch these.
@@ -127,6 +131,15 @@ class Connection:
             None if welcome.bells is None else self._keep(welcome.bells, REMOTE_WRITE)
         )
         self.heartbeat = None if welcome.beat is None else self._keep(welcome.beat, REMOTE_READ)
+        self.owner_line: RemoteRegion | None = None
+        if welcome.owner_line is not None:
+            self.owner_line = self._keep(welcome.owner_line, REMOTE_READ)
+            if welcome.owner_offset % 4 or welcome.owner_offset + 4 > self.owner_line.length:
+                raise HandshakeFailed(
+                    f"invalid incarnation line: word at {welcome.owner_offset} of "
+                    f"{self.owner_line.length} bytes"
+                )
+        self.owner_offset, self.owner = welcome.owner_offset, welcome.owner
 
     def _arena(self, length: int, chunk: int) -> RemoteArena:
         arena = RemoteArena(length, chunk)

@@ -57,6 +57,7 @@ from rfp.errors import (
 )
 from rfp.fabric.fabric import Fabric, Region
 from rfp.protocol.handshake_layout import (
+    DIRECT_READS,
     EVENTCOUNT_BYTES,
     LINE,
     REMOTE_READ,
@@ -65,6 +66,7 @@ from rfp.protocol.handshake_layout import (
 )
 from rfp.protocol.server.client_connection import Channel, ClientConnection, RingParams, handle
 from rfp.protocol.server.heartbeat import Heartbeat
+from rfp.protocol.server.incarnation import OWNER_LINE, Incarnation, kernel_marks_dead_owners
 from rfp.protocol.server.real_thread import RealThread
 from rfp.protocol.server.service import Service
 from rfp.protocol.server.shares import CHANNELS_MIN, MEMORY_MIN, Cost, Shares
@@ -191,6 +193,7 @@ class Host:
         self.eventcounts: Region | None = None  # the workers' eventcounts
         self.heartbeat_region: Region | None = None  # contains the heartbeat word
         self.heartbeat: Heartbeat | None = None
+        self.incarnation: Incarnation | None = None  # if clients may READ the arenas by loads
         self._thread: RealThread | None = None
         try:
             self.listener = listen(address, credentials, allow_anyone=allow_anyone)
@@ -229,6 +232,16 @@ class Host:
             if self.isolated and self.arenas:
                 self.welcome.arena_size = self.arenas[0].length
                 self.welcome.chunk_size = min(self.arenas[0].length, fabric.share_limit)
+            if self.arenas and not self.isolated and features & DIRECT_READS:
+                line = fabric.reserve(OWNER_LINE, REMOTE_READ)
+                if kernel_marks_dead_owners(line):
+                    self.incarnation = Incarnation(line)
+                    self.welcome.owner_line = handle(line)
+                else:
+                    line.close()
+                    log.warning(
+                        "no direct reads: this kernel does not mark the robust futexes of dead threads"
+                    )
             self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             if self.reporter is not None:
                 self.reporter.wake_by(self._wake)
@@ -257,6 +270,22 @@ class Host:
 
     def _watch(self) -> None:
         """Handles connections, messages and ends of processes, until close()."""
+        if self.incarnation is None:
+            self._poll()
+            return
+        # This thread owns the incarnation: it holds it before the first client is welcomed, and
+        # close() waits for this thread before it releases anything.
+        self.incarnation.hold()
+        self.welcome.owner_offset, self.welcome.owner = (
+            self.incarnation.offset,
+            self.incarnation.owner,
+        )
+        try:
+            self._poll()
+        finally:
+            self.incarnation.release()
+
+    def _poll(self) -> None:
         poll = select.poll()
         poll.register(self.listener.fileno(), select.POLLIN)
         poll.register(self._wake, select.POLLIN)
@@ -392,7 +421,9 @@ class Host:
             client.name = message.name
             client.features = message.features & self.features
             client.pid = client.pid or message.pid
-            welcome = dataclasses.replace(self.welcome, features=client.features)
+            welcome = dataclasses.replace(
+                self.welcome, features=client.features, clock_ns=clock.now_ns()
+            )
             if self.heartbeat_region is not None:
                 if client.heartbeat is None:
                     client.heartbeat = client.fabric.share(
@@ -649,7 +680,8 @@ class Host:
             worker.channel.close()
         if self.heartbeat is not None:
             self.heartbeat.stop()
-        for region in (self.eventcounts, self.heartbeat_region):
+        incarnation = None if self.incarnation is None else self.incarnation.region
+        for region in (self.eventcounts, self.heartbeat_region, incarnation):
             if region is not None:
                 region.close()
         wake, self._wake = self._wake, -1

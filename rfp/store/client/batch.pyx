@@ -16,7 +16,7 @@ from libc.string cimport memcpy
 
 from rfp.core.core cimport rfp_hash, rfp_now
 from rfp.protocol.client.caller_memory cimport take_buffer
-from rfp.protocol.client.channel cimport Channel
+from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_base cimport SIGNAL_POLL_NS, ClientBase, client_call
 from rfp.protocol.client.client_ring cimport (
     CLOSED, DONE, PROTOCOL_ERROR, RAISED, RETRY, TIMED_OUT, client_ring, client_ring_abandon,
@@ -36,6 +36,7 @@ from rfp.errors import RfpError, ServerRefused, WrongType
 cdef enum:
     ITEMS_MAX = 16               # in one request: its cost is spread, and requests still overlap
     WORKERS_MAX = 64
+    DIRECT_SLICE = 1024          # keys that are read directly between two polls for signals
 
 cdef struct bundle:              # one worker's request under construction, and its open positions
     client_ring *ring
@@ -369,7 +370,43 @@ _DictItems = type({}.items())
 
 
 cdef list get_many(Client client, object keys, object timeout):
-    return many(client, KV_GET_MANY, keys, timeout)
+    cdef list names, values, rest
+    client.deadline(timeout, rfp_now())
+    names = as_keys(keys)
+    values = [None] * len(names)
+    rest = read_directly(client, names, values)
+    if not rest:
+        return values
+    try:
+        found = complete(client, KV_GET_MANY, [names[i] for i in rest], None, 0, timeout)
+    except RfpError as error:
+        spread(values, rest, error.results)
+        error.results = values
+        raise
+    spread(values, rest, found)
+    return values
+
+
+cdef list read_directly(Client client, list names, list values):
+    """Set the values that can be read without the server; return the positions of the others."""
+    cdef Py_ssize_t begin, n = len(names)
+    cdef channel *ch
+    cdef list rest = []
+    for begin in range(0, n, DIRECT_SLICE):
+        # A handler may close the handle, so find the channel after it.
+        PyErr_CheckSignals()
+        ch = client.ready_channel() if client.direct_identity == client.identity else NULL
+        if ch == NULL:
+            rest.extend(range(begin, n))
+            break
+        client.direct.get_many(ch, names, begin, min(begin + DIRECT_SLICE, n), values, rest)
+    return rest
+
+
+cdef int spread(list values, list positions, list found) except -1:
+    for position, value in zip(positions, found, strict=True):
+        values[position] = value
+    return 0
 
 
 cdef list delete_many(Client client, object keys, object timeout):
@@ -401,6 +438,7 @@ cdef list complete(Client client, uint8_t opcode, list names, list values, uint6
     items.values = values
     items.results = [None] * len(names)
     batch.pass_arguments = <void *> items
+    client.report_uses()
     client.prepare_call(&batch.c, timeout, opcode == KV_GET_MANY, attempt_pass, NULL, NULL)
     try:
         # In the order of the positions, not of the responses.

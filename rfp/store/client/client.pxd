@@ -7,6 +7,7 @@ from rfp.protocol.client.channel cimport Channel, channel
 from rfp.protocol.client.client_base cimport ClientBase, client_call
 from rfp.protocol.client.client_ring cimport RAISED, client_ring, outcome
 from rfp.protocol.wire cimport rfp_reference
+from rfp.store.client.direct_read cimport DirectReads, direct_result
 
 cdef struct key_call:               # a call with one key; the other arguments belong to some kinds
     client_call c
@@ -42,7 +43,14 @@ cdef class Client(ClientBase):
     cdef object tuned               # what `rfp tune` measured for this device, or None
     cdef bint bypass                # GETs read the server's index
     cdef list registrations         # buffers that the device reaches directly
+    cdef DirectReads direct         # of the connection `direct_identity`; None: not used
+    cdef uint64_t direct_identity   # 0: no direct reads
 
+    # Sends the uses of records by direct reads, if a request is about to be sent anyway.
+    cdef void report_uses(self) noexcept
+    # A value read without the server; result: DIRECT_UNSURE if the server must be asked.
+    cdef object get_directly(self, bytes key, Py_buffer *view, object timeout, uint64_t *version,
+                             direct_result *result)
     cdef object get_value(self, object key, object buffer, bint with_version, object timeout)
     cdef int prepare_key_call(self, key_call *k, uint8_t opcode, bytes key) except -1
     # DONE, or PROTOCOL_ERROR or DISCONNECTED.

@@ -17,18 +17,21 @@ from rfp.core.core cimport rfp_hash
 from rfp.protocol.client.caller_memory cimport take_buffer
 from rfp.protocol.client.channel cimport USER_STATE_WORDS, Channel, channel
 from rfp.protocol.client.client_base cimport (
-    ClientBase, attempt_each_worker, attempt_request, client_call, number_of, tag_of,
+    ClientBase, attempt_each_worker, attempt_request, client_call, number_of, seconds_of, tag_of,
 )
 from rfp.protocol.client.client_ring cimport (
     AUTO, DISCONNECTED, DONE, FETCH, NOT_ATTACHED, PROTOCOL_ERROR, RAISED, REPLY, SIZES, UNDECIDED,
     client_ring,
 )
 from rfp.protocol.wire cimport (
-    RFP_FEATURE_BYPASS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
+    RFP_FEATURE_DIRECT_READS, RFP_KIND_REFERENCE, RFP_MODE_FETCH, RFP_MODE_REPLY, RFP_REFERENCE,
     RFP_RESPONSE_HEADER, rfp_response_header,
 )
 from rfp.store.client.batch cimport delete_many, get_many, put_many
 from rfp.store.client.bypass cimport bypass, bypass_get
+from rfp.store.client.direct_read cimport (
+    DIRECT_FOUND, DIRECT_UNSURE, DirectReads, direct_result,
+)
 from rfp.store.client.large_values cimport attempt_upload, fetch_reference
 from rfp.store.client.requests cimport (
     kv_inline_limit, kv_submit, kv_submit_number, kv_submit_put, kv_worker,
@@ -291,6 +294,8 @@ cdef object attempt_stats(ClientBase client, Channel owner, client_call *c):
         return None
     counters = owner.counters
     counters["bypass"] = bypass_counters(owner)
+    if (<Client> client).direct is not None:
+        counters["direct"] = (<Client> client).direct.counters
     total = {name: sum(partition.get(name, 0) for partition in partitions) for name in COUNTERS}
     return {**total, "partitions": partitions, "client": counters}
 
@@ -340,14 +345,17 @@ cdef class Client(ClientBase):
     def configure_channel(self, Channel owner not None):
         """Set up the rings of a new channel by the options of this handle."""
         cdef client_ring *ring
+        cdef DirectReads direct
         cdef uint32_t i, k
-        if self.bypass and not self.connection.features & RFP_FEATURE_BYPASS:
+        cdef bint emulated = False
+        if self.bypass and not self.connection.features & RFP_FEATURE_DIRECT_READS:
             raise Unsupported(
                 f"{self.connection.address} does not allow mode=\"bypass\"",
-                hint="start the server with allow_bypass=True (--allow-bypass), or use another "
-                     "mode")
+                hint="start the server with direct_reads=True (without --no-direct-reads), or use "
+                     "another mode")
         for i in range(owner.c.count):
             ring = owner.c.rings[i]
+            emulated = emulated or getattr(owner.rings[i].pair, "emulated", False)
             ring.paradigm = {"auto": AUTO, "fetch": FETCH, "reply": REPLY,
                              "bypass": AUTO}[self.mode]
             ring.mode = RFP_MODE_REPLY if self.mode == "reply" else RFP_MODE_FETCH
@@ -361,9 +369,15 @@ cdef class Client(ClientBase):
             if self.fetch is not None:
                 ring.fetch = min(<uint32_t> self.fetch, ring.slot_size)
                 ring.fixed_fetch = True
+        # Loads take no emulated time: with them the timing of no network would be shown.
+        if self.mode == "auto" and not emulated and self.direct_identity != self.identity:
+            direct = DirectReads(self.connection)
+            self.direct = direct
+            self.direct_identity = self.identity if direct.count else 0
 
     cdef int prepare_key_call(self, key_call *k, uint8_t opcode, bytes key) except -1:
         """Set the key of a call; the caller keeps `key` until run() has returned."""
+        self.report_uses()
         k.opcode = opcode
         k.key = PyBytes_AS_STRING(key)
         k.key_length = <uint32_t> PyBytes_GET_SIZE(key)
@@ -379,7 +393,32 @@ cdef class Client(ClientBase):
         >>> kv.get(b"nobody") is None
         True
         """
+        cdef direct_result result = DIRECT_UNSURE
+        cdef uint64_t version = 0
+        if self.direct_identity == self.identity and type(key) is bytes:
+            value = self.get_directly(<bytes> key, NULL, timeout, &version, &result)
+            if result != DIRECT_UNSURE:
+                return value
         return self.get_value(key, None, False, timeout)
+
+    cdef void report_uses(self) noexcept:
+        if self.direct_identity == self.identity and self.direct is not None:
+            self.direct.before_request(self.ready_channel())
+
+    cdef object get_directly(self, bytes key, Py_buffer *view, object timeout, uint64_t *version,
+                             direct_result *result):
+        cdef channel *ch
+        result[0] = DIRECT_UNSURE
+        if self.direct_identity != self.identity or self.direct_identity == 0:
+            return None
+        if not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
+            return None
+        if timeout is not None:
+            seconds_of(timeout)
+        ch = self.ready_channel()
+        if ch == NULL:
+            return None
+        return self.direct.get(ch, key, view, version, result)
 
     def item(self, key, *, timeout=None):
         """Return the value of a key with its version, as Item(value, version), or None.
@@ -426,9 +465,15 @@ cdef class Client(ClientBase):
         """GET: into a bytes object, into one with its version, or into the caller's buffer."""
         cdef get_call get
         cdef Py_buffer view
-        self.prepare_call(&get.k.c, timeout, True, attempt_get, submit_key, finish_get)
+        cdef direct_result result = DIRECT_UNSURE
+        cdef uint64_t version = 0
         if type(key) is not bytes or not 1 <= PyBytes_GET_SIZE(key) <= KV_MAX_KEY:
             key = as_key(key)
+        if buffer is None and with_version:
+            value = self.get_directly(<bytes> key, NULL, timeout, &version, &result)
+            if result != DIRECT_UNSURE:
+                return Item(value, version) if result == DIRECT_FOUND else None
+        self.prepare_call(&get.k.c, timeout, True, attempt_get, submit_key, finish_get)
         self.prepare_key_call(&get.k, KV_GET, <bytes> key)
         get.with_version = with_version
         get.view = NULL
@@ -437,6 +482,9 @@ cdef class Client(ClientBase):
         take_buffer(buffer, &view, True)
         get.view = &view
         try:
+            value = self.get_directly(<bytes> key, &view, timeout, &version, &result)
+            if result != DIRECT_UNSURE:
+                return value
             return self.run(&get.k.c)
         finally:
             PyBuffer_Release(&view)

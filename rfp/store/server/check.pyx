@@ -4,8 +4,8 @@ other."""
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store.layout cimport (
     KV_BLOCK_END, KV_BLOCK_FREE, KV_BLOCK_ORPHAN, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD,
-    KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_LINE, KV_PARTITION_MAGIC, KV_SLOTS, KV_STATE_KEY,
-    KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_record,
+    KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_LINE, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS,
+    KV_STATE_KEY, KV_STATE_PIN, KV_STATE_PINS, KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_record,
     kv_record_size, kv_seal_crc, kv_slot, kv_slot_offset, kv_tag, kv_value_crc, kv_value_offset,
     rfp_crc32c,
 )
@@ -13,7 +13,9 @@ from rfp.store.messages cimport (
     KV_C_BYTES_RESERVED, KV_C_PINS, KV_C_UPLOADS, KV_C_VALUE_BYTES, KV_MAX_KEY,
 )
 from rfp.store.server.arena cimport arena, arena_check, arena_kind, arena_size
-from rfp.store.server.index cimport index_chain, index_hash, index_slot
+from rfp.store.server.index cimport (
+    index_chain, index_hash, index_rearrangements, index_slot,
+)
 from rfp.store.server.records cimport (
     BUCKET, MAX_PINS, MAX_UPLOADS, account, partition, pin, record_at, session_resources, upload,
 )
@@ -27,6 +29,12 @@ cdef const char *check_record(partition *p, uint64_t block) noexcept nogil:
         return "a record is longer than its block"
     crc = rfp_crc32c(0, record + 1, key_length)
     crc = kv_value_crc(crc, <char *> record + kv_value_offset(key_length), record.value_length)
+    if arena_kind(&p.memory, block) == KV_BLOCK_ORPHAN:
+        if record.version:
+            return "a record that left the index is valid"
+        return NULL
+    if not record.version:
+        return "a record in the index is not valid"
     if kv_seal_crc(crc, key_length, record.value_length, record.version) != record.crc:
         return "a record's CRC does not match its content"
     if record.version >= p.version:
@@ -98,6 +106,9 @@ cdef const char *check_index(partition *p) noexcept nogil:
     cdef uint64_t bucket, records = 0, chained = 0, hash, block
     cdef int n, n_lines, i
     cdef kv_record *record
+    for bucket in range(KV_REARRANGEMENTS):
+        if index_rearrangements(p.index.base, bucket)[0] % 2:
+            return "a rearrangement counter is odd while nothing is rearranged"
     if p.index.mask != kv_mask(p.index.buckets) or p.index.buckets > p.index.room:
         return "the index has more buckets than fit into its memory"
     if p.index.header.buckets != p.index.buckets or p.index.header.magic != KV_PARTITION_MAGIC:

@@ -11,7 +11,9 @@ from rfp.store.server.arena cimport (
     arena, arena_allocate, arena_extend, arena_free, arena_kind, arena_size, arena_slide,
     arena_take, arena_trim,
 )
-from rfp.store.server.index cimport index_bucket, index_line, index_next_line, index_repoint
+from rfp.store.server.index cimport (
+    index_bucket, index_line, index_next_line, index_repoint, record_invalidate,
+)
 from rfp.store.server.records cimport (
     BUCKET, NONE, eviction, partition, record_at, record_evict, record_expired, record_left,
 )
@@ -148,6 +150,7 @@ cdef bint eviction_in_chain(partition *p, uint64_t hash, uint64_t slot) noexcept
             continue
         break
     block = kv_slot_offset(victim[0])
+    record_invalidate(record_at(p, block))
     rfp_store64_release(victim, slot)
     record_left(p, block)
     p.counters[KV_C_EVICTIONS] += 1

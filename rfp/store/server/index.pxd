@@ -9,8 +9,9 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from rfp.store.layout cimport (
-    KV_LINE, KV_SLOTS, KV_STATE_KEY, kv_bucket, kv_match, kv_overflow, kv_partition_header,
-    kv_record, kv_same, kv_slot_link, kv_slot_offset, kv_tag, rfp_prefetch,
+    KV_LINE, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_KEY, kv_bucket, kv_match, kv_overflow,
+    kv_partition_header, kv_record, kv_same, kv_slot_link, kv_slot_offset, kv_tag,
+    rfp_fence_release, rfp_prefetch, rfp_store64,
 )
 from rfp.store.server.arena cimport arena
 
@@ -43,8 +44,9 @@ cdef struct index:
     uint64_t lines             # overflow lines
     uint64_t moved             # records and lines moved so far
 
-# Initializes a region: header, arena, buckets.  length is a multiple of 64.
-cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets) noexcept nogil
+# Initializes a region: header, arena, buckets.  length is a multiple of 64; flags: of the header.
+cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets,
+                     uint32_t flags) noexcept nogil
 cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil
 cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil
 # For strict LRU: puts a record into the first slot of its bucket, which must not be full; moves a
@@ -54,7 +56,7 @@ cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nog
 # Returns the slot that points to the record at this offset, or NULL.
 cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nogil
 # Redirects the slot or link that pointed to a record or overflow line at `old` to its copy at
-# `block`.
+# `block`, and invalidates the original of a record.
 cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil
 # Moves a record or overflow line into another block, which must be large enough, and frees its old
 # block.
@@ -66,6 +68,16 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil
 # most KV_CHAIN and KV_MAX_LINES).
 cdef int index_chain(index *x, uint64_t bucket, uint64_t *slots, uint64_t *lines, int *n_lines) noexcept nogil
 
+
+# The counter of rearrangements for a bucket (layout.h).
+cdef inline uint64_t *index_rearrangements(char *base, uint64_t bucket) noexcept nogil:
+    return <uint64_t *> (base + sizeof(kv_partition_header)) + bucket % KV_REARRANGEMENTS
+
+# From here on the record is not its key's current value.  No later write to its memory may reach a
+# reader before this one does.
+cdef inline void record_invalidate(kv_record *record) noexcept nogil:
+    rfp_store64(&record.version, 0)
+    rfp_fence_release()
 
 cdef inline uint64_t *index_bucket(index *x, uint64_t bucket) noexcept nogil:
     return <uint64_t *> (x.top - KV_LINE * (bucket + 1))

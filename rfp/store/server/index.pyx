@@ -31,8 +31,8 @@ After:
                                  B E G I                                     A C D F H J
 
 index_split() writes bucket 4, then the number of buckets, then bucket 0, and then frees the
-overflow line.  A one-sided reader may find a record twice in between, or miss it and then send a
-request to the server; it never finds a wrong one.
+overflow line.  A one-sided reader may find a record twice in between, or miss it; it never finds a
+wrong one.  The rearrangement counter of the bucket (layout.h) tells it not to believe the miss.
 
 If no reserved line is left, widen() takes 64 lines from the end of the arena: it moves the records
 and overflow lines there elsewhere, until the last block is free and large enough.
@@ -42,8 +42,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.core.core cimport RFP_ASSERT
 from rfp.store.layout cimport (
-    KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_CHAIN, KV_LAYOUT_VERSION, KV_LINE,
-    KV_MAX_LINES, KV_PARTITION_MAGIC, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT,
+    KV_ARENA_START, KV_BLOCK_FREE, KV_BLOCK_OVERFLOW, KV_BLOCK_RECORD, KV_CHAIN, KV_LAYOUT_VERSION,
+    KV_LINE, KV_MAX_LINES, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_PINS, KV_STATE_REFERENCED, KV_UNIT,
     kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record, kv_slot, kv_slot_link,
     kv_slot_offset, rfp_copy_out, rfp_fence_release, rfp_prefetch, rfp_store32, rfp_store64,
     rfp_store64_release,
@@ -69,8 +69,25 @@ cdef inline int occupied(uint64_t *line) noexcept nogil:
         n += 1
     return n
 
+# Between these two a reader believes no miss in the buckets that share the counter.
+cdef inline void rearrange_begin(index *x, uint64_t bucket) noexcept nogil:
+    cdef uint64_t *counter = index_rearrangements(x.base, bucket)
+    RFP_ASSERT(counter[0] % 2 == 0)
+    store(counter, counter[0] + 1)
+    rfp_fence_release()
 
-cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets) noexcept nogil:
+cdef inline void rearrange_end(index *x, uint64_t bucket) noexcept nogil:
+    cdef uint64_t *counter = index_rearrangements(x.base, bucket)
+    RFP_ASSERT(counter[0] % 2 == 1)
+    rfp_fence_release()
+    store(counter, counter[0] + 1)
+
+cdef inline uint64_t bucket_of(index *x, uint64_t hash) noexcept nogil:
+    return kv_bucket(hash, x.buckets, x.mask)
+
+
+cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint64_t seed, uint64_t buckets,
+                     uint32_t flags) noexcept nogil:
     cdef uint64_t b
     cdef int i
     RFP_ASSERT(buckets > 0)
@@ -84,14 +101,17 @@ cdef void index_open(index *x, arena *memory, char *base, uint64_t length, uint6
     x.buckets = buckets
     x.mask = kv_mask(buckets)
     x.room = (buckets + INDEX_GRANULE - 1) // INDEX_GRANULE * INDEX_GRANULE
-    RFP_ASSERT(length > sizeof(kv_partition_header) + KV_LINE * x.room + KV_UNIT + ARENA_LEAST)
+    RFP_ASSERT(length > KV_ARENA_START + KV_LINE * x.room + KV_UNIT + ARENA_LEAST)
     rfp_store64(&x.header.magic, 0)
     rfp_fence_release()
     for b in range(buckets):
         for i in range(KV_SLOTS):
             store(index_bucket(x, b) + i, 0)
-    arena_open(memory, base, sizeof(kv_partition_header), length - KV_LINE * x.room - KV_UNIT)
+    for b in range(KV_REARRANGEMENTS):
+        store(index_rearrangements(base, b), 0)
+    arena_open(memory, base, KV_ARENA_START, length - KV_LINE * x.room - KV_UNIT)
     rfp_store32(&x.header.version, KV_LAYOUT_VERSION)
+    rfp_store32(&x.header.flags, flags)
     rfp_store64(&x.header.seed, seed)
     rfp_store64(&x.header.length, length)
     rfp_store64(&x.header.buckets, buckets)
@@ -139,12 +159,14 @@ cdef int index_insert(index *x, uint64_t hash, uint64_t slot) noexcept nogil:
     else:
         if lines == KV_MAX_LINES:
             return INDEX_FULL
-        added = new_line(x, kv_bucket(hash, x.buckets, x.mask))
+        added = new_line(x, bucket_of(x, hash))
         if not added:
             return INDEX_NO_MEMORY
+        rearrange_begin(x, bucket_of(x, hash))
         store(overflow(x, added).slots, line[LAST])
         store(overflow(x, added).slots + 1, slot)
         rfp_store64_release(line + LAST, kv_slot(0, added, 0))
+        rearrange_end(x, bucket_of(x, hash))
     x.records += 1
     return INDEX_INSERTED
 
@@ -159,11 +181,13 @@ cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
     RFP_ASSERT(slot[0] != 0)
     RFP_ASSERT(not kv_slot_link(slot[0]))
     x.records -= 1
+    rearrange_begin(x, bucket_of(x, hash))
     if next == NULL:           # keep their order: it means age with strict LRU
         while slot < line + LAST and slot[0]:
             store(slot, slot[1])
             slot += 1
         store(slot, 0)
+        rearrange_end(x, bucket_of(x, hash))
         return
     while next != NULL:
         before = line
@@ -178,6 +202,7 @@ cdef void index_remove(index *x, uint64_t hash, uint64_t *slot) noexcept nogil:
         gone = kv_slot_offset(before[LAST])
         store(before + LAST, line[0])
         drop_line(x, gone)
+    rearrange_end(x, bucket_of(x, hash))
 
 
 cdef uint64_t *index_slot(index *x, uint64_t hash, uint64_t offset) noexcept nogil:
@@ -265,9 +290,11 @@ cdef void index_move_first(index *x, uint64_t hash, uint64_t *slot) noexcept nog
 
 cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
     cdef uint64_t *place
-    if arena_kind(x.memory, block) == KV_BLOCK_RECORD:
+    cdef bint is_record = arena_kind(x.memory, block) == KV_BLOCK_RECORD
+    if is_record:
         place = index_slot(x, index_hash(x, <kv_record *> (x.base + block)), old)
     else:
+        rearrange_begin(x, overflow(x, block).bucket)
         place = index_bucket(x, overflow(x, block).bucket) + LAST
         while kv_slot_offset(place[0]) != old:
             place = overflow(x, kv_slot_offset(place[0])).slots + LAST
@@ -275,6 +302,10 @@ cdef void index_repoint(index *x, uint64_t old, uint64_t block) noexcept nogil:
     RFP_ASSERT(kv_slot_offset(place[0]) == old)
     x.moved += 1
     rfp_store64_release(place, place[0] - old // KV_UNIT + block // KV_UNIT)
+    if is_record:
+        record_invalidate(<kv_record *> (x.base + old))
+    else:
+        rearrange_end(x, overflow(x, block).bucket)
 
 
 cdef void index_move(index *x, uint64_t old, uint64_t block) noexcept nogil:
@@ -369,8 +400,8 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
                 i -= 1
                 drop_line(x, more[i])
             return False
-    # One-sided readers may find a record twice for a moment, or miss it and then send a request;
-    # they never find a wrong record.
+    RFP_ASSERT((x.buckets - parent) % KV_REARRANGEMENTS == 0)  # both have the same counter
+    rearrange_begin(x, parent)
     lay_chain(x, x.buckets, move, n_move, more)
     x.mask = mask
     x.buckets += 1
@@ -378,4 +409,5 @@ cdef bint index_split(index *x, uint64_t *obstacle) noexcept nogil:
     lay_chain(x, parent, stay, n_stay, lines)
     for i in range(lines_for(n_stay), n_lines):
         drop_line(x, lines[i])
+    rearrange_end(x, parent)
     return True

@@ -8,6 +8,8 @@ cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t see
                          uint64_t lease, uint64_t quota, uint64_t max_value) noexcept nogil
 # Returns the record, not expired and marked as used, or NULL.
 cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil
+# Marks the record of a slot word as used if the index contains exactly this word now.
+cdef void partition_refer(partition *p, uint64_t hash, uint64_t slot) noexcept nogil
 cdef uint8_t partition_put(partition *p, uint64_t hash, const char *key, uint32_t key_length, const char *value,
                            uint32_t value_length, uint64_t ttl, uint32_t flags, uint64_t expected,
                            uint64_t *version) noexcept nogil

@@ -4,10 +4,10 @@ put."""
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memset
 from rfp.store.layout cimport (
-    KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_EXPIRY_SHIFT, KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS,
-    KV_STATE_REFERENCED, kv_mask, kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset,
-    kv_tag, kv_value_crc, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store64,
-    rfp_store64_release,
+    KV_BLOCK_RECORD, KV_BLOCK_RESERVED, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT,
+    KV_SLOTS, KV_STATE_KEY, KV_STATE_PINS, KV_STATE_REFERENCED, kv_mask, kv_overflow, kv_record, kv_record_size, kv_slot, kv_slot_offset,
+    kv_slot_tag, kv_tag, kv_value_crc, kv_value_offset, rfp_copy_out, rfp_crc32c, rfp_store32,
+    rfp_store64, rfp_store64_release,
 )
 from rfp.store.messages cimport (
     KV_C_DELETES, KV_C_EVICTIONS, KV_C_GETS, KV_C_HITS, KV_C_INCRS, KV_C_MISSES, KV_C_PUTS,
@@ -18,7 +18,8 @@ from rfp.store.server.arena cimport arena_allocate, arena_become, arena_free, ar
 from rfp.store.server.eviction cimport eviction_in_chain, eviction_make_room
 from rfp.store.server.index cimport (
     INDEX_GRANULE, INDEX_INSERTED, INDEX_LOAD, INDEX_NO_MEMORY, index_insert, index_insert_first,
-    index_line, index_move, index_move_first, index_open, index_slot, index_split,
+    index_line, index_move, index_move_first, index_next_line, index_open, index_slot, index_split,
+    record_invalidate,
 )
 from rfp.store.server.records cimport (
     BUCKET, CLOCK, expiry_of, partition, record_at, record_begin, record_entered, record_evict,
@@ -54,7 +55,10 @@ cdef void partition_open(partition *p, char *base, uint64_t length, uint64_t see
     p.upcoming = <uint64_t> -1
     if policy == BUCKET:
         buckets = (kv_mask(length // BYTES_PER_BUCKET + 1) + 1) // 2
-    index_open(&p.index, &p.memory, base, length, seed, buckets)
+    # Strict LRU moves slots at each use: it would count all the time.
+    index_open(&p.index, &p.memory, base, length, seed, buckets,
+               KV_EVICTS if policy == BUCKET else KV_COUNTS_REARRANGEMENTS)
+    p.evicts_from = (p.memory.end - p.memory.start) // 4 * 3
 
 
 cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
@@ -71,6 +75,23 @@ cdef kv_record *partition_get(partition *p, uint64_t hash, const char *key, uint
     elif p.policy == BUCKET:
         index_move_first(&p.index, hash, slot)
     return record
+
+
+cdef void partition_refer(partition *p, uint64_t hash, uint64_t slot) noexcept nogil:
+    # Whatever the client sent: only a word that the bucket contains now is followed.
+    cdef uint64_t *line = index_line(&p.index, hash)
+    cdef int i
+    if not kv_slot_tag(slot):
+        return
+    while line != NULL:
+        for i in range(KV_SLOTS):
+            if line[i] == slot:
+                if p.policy == CLOCK:
+                    record_refer(record_at(p, kv_slot_offset(slot)))
+                elif p.policy == BUCKET:
+                    index_move_first(&p.index, hash, line + i)
+                return
+        line = index_next_line(&p.index, line)
 
 
 # Putting
@@ -145,6 +166,7 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
     record_seal(p, block, crc)
     if slot != NULL:
         old = kv_slot_offset(slot[0])
+        record_invalidate(record_at(p, old))
         rfp_store64_release(slot, entry)
         if p.policy == BUCKET:
             index_move_first(&p.index, hash, slot)
@@ -156,7 +178,11 @@ cdef uint8_t publish(partition *p, uint64_t hash, uint64_t *slot, uint64_t block
         return KV_OUT_OF_MEMORY
     # Before this point a sweep must not find it.
     arena_become(&p.memory, block, KV_BLOCK_RECORD)
-    record_entered(p, block)
+    record_entered(p, block, version[0])
+    if p.memory.used > p.evicts_from and p.policy == CLOCK:
+        # Once, and a while before the first eviction: from then on readers send their uses.
+        p.evicts_from = <uint64_t> -1
+        rfp_store32(&p.index.header.flags, KV_COUNTS_REARRANGEMENTS | KV_EVICTS)
     if p.policy != BUCKET and slot == NULL:
         grow_index(p)
     return KV_OK

@@ -13,15 +13,16 @@ from rfp.store.messages cimport (
     KV_COUNTERS, KV_DEFERRED, KV_DELETE, KV_DELETE_MANY, KV_EXISTS, KV_GET, KV_GET_MANY,
     KV_IF_ABSENT, KV_IF_VERSION, KV_INCR, KV_MAX_KEY, KV_MAX_VALUE, KV_NOT_FOUND, KV_OK,
     KV_PIECE_CRC, KV_PUT, KV_PUT_ABORT, KV_PUT_BEGIN, KV_PUT_MANY, KV_PUT_PIECE, KV_QUOTA,
-    KV_RELEASE, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_VERSION_MISMATCH, kv_number,
-    kv_piece, kv_put,
+    KV_REFER, KV_RELEASE, KV_STATS, KV_TOO_LARGE, KV_TOUCH, KV_UNSUPPORTED, KV_USES_MAX,
+    KV_VERSION_MISMATCH, kv_number, kv_piece, kv_put, kv_use,
 )
 from rfp.store.server.batch_ops cimport batch_delete, batch_get, batch_put
 from rfp.store.server.check cimport partition_check
 from rfp.store.server.expiry cimport expiry_tick
 from rfp.store.server.index cimport index_prefetch, index_prefetch_records, rfp_hash
 from rfp.store.server.key_ops cimport (
-    partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_touch,
+    partition_delete, partition_get, partition_incr, partition_open, partition_put, partition_refer,
+    partition_touch,
 )
 from rfp.store.server.pins cimport (
     pin_grant, pin_release, pins_tick, session_resources_close, session_resources_open,
@@ -180,6 +181,8 @@ cdef void dispatch_other(partition *p, request *r, response *out) noexcept nogil
     cdef uint64_t[KV_COUNTERS] counters
     cdef kv_number number
     cdef kv_piece piece
+    cdef kv_use use
+    cdef uint32_t i
     if r.opcode == KV_GET_MANY:
         batch_get(p, r, out)
     elif r.opcode == KV_PUT_MANY:
@@ -201,6 +204,13 @@ cdef void dispatch_other(partition *p, request *r, response *out) noexcept nogil
         out.status = upload_abort(p, <session_resources *> r.session.state, number.number)
     elif r.opcode == KV_RELEASE:
         out.status = KV_BAD_REQUEST if r.length else KV_OK
+    elif r.opcode == KV_REFER:
+        if not 0 < r.count <= KV_USES_MAX or r.length != r.count * sizeof(kv_use):
+            out.status = KV_BAD_REQUEST
+            return
+        for i in range(r.count):
+            memcpy(&use, r.payload + i * sizeof(kv_use), sizeof(kv_use))
+            partition_refer(p, use.hash, use.slot)
     elif r.opcode == KV_STATS:
         if r.length:
             out.status = KV_BAD_REQUEST

@@ -75,6 +75,7 @@ cdef struct partition:
     uint64_t max_value
     uint64_t now               # ns, as of the last tick()
     uint64_t now_ms            # now rounded down: records up to here have expired
+    uint64_t evicts_from       # bytes of the arena in use from which on readers send their uses
     uint64_t growth_retry_in   # insertions before the index tries to grow again
     uint64_t[KV_COUNTERS] counters
     session_resources *sessions
@@ -98,11 +99,12 @@ cdef uint64_t *record_find(partition *p, uint64_t hash, const char *key, uint32_
 # Writes all of a record except its block word, value, version and CRC.
 cdef void record_begin(partition *p, uint64_t block, const char *key, uint32_t key_length, uint32_t value_length,
                        uint64_t expiry, bint replaces) noexcept nogil
-# Writes the next version and the CRC, which continues `crc` of key and value.
+# Assigns the next version and writes the CRC that covers it, which continues `crc` of key and value.
+# The record stays invalid: its version is written when it is its key's current value.
 cdef void record_seal(partition *p, uint64_t block, uint32_t crc) noexcept nogil
-# Account for a record that has entered the index; for one that has left it.  The latter frees the
-# record's memory unless a client may still read it.
-cdef void record_entered(partition *p, uint64_t block) noexcept nogil
+# Makes a record that has entered the index valid, and accounts for it; accounts for one that has
+# been invalidated and has left the index, and frees its memory unless a client may still read it.
+cdef void record_entered(partition *p, uint64_t block, uint64_t version) noexcept nogil
 cdef void record_left(partition *p, uint64_t block) noexcept nogil
 # Removes a record from the index.
 cdef void record_remove(partition *p, uint64_t hash, uint64_t *slot) noexcept nogil

@@ -11,7 +11,7 @@ MODES = ("auto", "fetch", "reply", "bypass")
 
 @pytest.fixture(scope="module", params=(1, 3), ids=("1 worker", "3 workers"))
 def server(request: pytest.FixtureRequest) -> Iterator[rfp.Server]:
-    with rfp.Server(memory="96MiB", workers=request.param, allow_bypass=True) as server:
+    with rfp.Server(memory="96MiB", workers=request.param) as server:
         yield server
 
 

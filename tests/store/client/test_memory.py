@@ -106,7 +106,7 @@ def test_values_of_all_sizes_pass_through_little_memory(rng: random.Random) -> N
 
 
 def test_the_counters_count_each_request(server: rfp.Server) -> None:
-    with rfp.connect(server.address) as kv:
+    with rfp.connect(server.address, mode="fetch") as kv:
         before = kv.stats()
 
         def more(name: str) -> int:

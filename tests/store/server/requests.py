@@ -10,8 +10,10 @@ from rfp.store.server.partition import Partition
 from rfp.testing.partition_harness import Memory, Session
 
 GET, EXISTS, PUT, DELETE, INCR, TOUCH = range(17, 23)
-GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS = range(23, 31)
-OPCODES = range(16, 31)
+GET_MANY, PUT_MANY, DELETE_MANY, PUT_BEGIN, PUT_PIECE, PUT_ABORT, RELEASE, STATS, REFER = range(
+    23, 32
+)
+OPCODES = range(16, 32)
 
 IF_ABSENT, IF_VERSION, PIECE_CRC = 1, 2, 4
 

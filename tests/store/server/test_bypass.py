@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anywhere
 
 @pytest.fixture
 def server():
-    with rfp.Server(memory="32MiB", workers=2, allow_bypass=True) as server:
+    with rfp.Server(memory="32MiB", workers=2) as server:
         yield server
 
 
@@ -79,7 +79,10 @@ def test_a_walk_finds_records_that_moved_when_the_index_grew(kv, walker):
 
 
 def test_a_server_that_does_not_allow_bypass_refuses_it():
-    with rfp.Server(memory="4MiB") as server, rfp.connect(server.address, mode="bypass") as walker:
+    with (
+        rfp.Server(memory="4MiB", direct_reads=False) as server,
+        rfp.connect(server.address, mode="bypass") as walker,
+    ):
         with pytest.raises(Unsupported, match="does not allow mode"):
             walker.get(b"k")
 

@@ -1,0 +1,5 @@
+from typing import Any
+
+class DirectReads:
+    counters: dict[str, int]
+    def __new__(cls, connection: Any) -> DirectReads: ...

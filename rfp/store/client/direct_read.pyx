@@ -1,0 +1,401 @@
+"""Direct reads (the contract is in direct_read.pxd)."""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.string cimport memcpy
+
+from rfp.core.core cimport rfp_crc32c, rfp_hash, rfp_now
+from rfp.fabric.fabric cimport RemoteRegion
+from rfp.protocol.client.client_ring cimport (
+    client_ring, client_ring_abandon, client_ring_flush, client_ring_payload, client_ring_submit,
+)
+from rfp.protocol.client.remote_arena cimport RemoteArena
+from rfp.protocol.wire cimport RFP_REQUEST_HEADER
+from rfp.store.layout cimport (
+    KV_ARENA_START, KV_COUNTS_REARRANGEMENTS, KV_EVICTS, KV_EXPIRY_SHIFT, KV_LAYOUT_VERSION, KV_LINE,
+    KV_MAX_LINES, KV_MAX_SEALED, KV_PARTITION_MAGIC, KV_REARRANGEMENTS, KV_SLOTS, KV_STATE_KEY,
+    KV_UNIT, kv_bucket, kv_mask, kv_overflow, kv_partition_header, kv_record, kv_record_size,
+    kv_same, kv_seal_crc, kv_slot_length, kv_slot_link, kv_slot_offset, kv_slot_tag, kv_tag,
+    kv_value_crc, kv_value_offset, rfp_copy_in, rfp_fence_acquire, rfp_load32, rfp_load64,
+    rfp_load64_acquire, rfp_prefetch,
+)
+
+from rfp.store.client.requests cimport kv_worker
+from rfp.store.messages cimport KV_REFER
+
+cdef extern from "rfp/core/owner_word.h" nogil:
+    bint rfp_owner_alive(const void *word, uint32_t owner)
+
+cdef enum:
+    # Walks before the server is asked: a record that is being replaced is whole again within a
+    # microsecond.
+    ATTEMPTS = 4
+    # Longest value of another key's record that a proof of absence reads, in bytes.
+    PROOF_BYTES_MAX = 4096
+    # Bytes copied and checksummed at a time: the copy is still in the L1 cache when its CRC is
+    # computed.
+    CHUNK = 12288
+    # Longest value that is copied with the GIL held, in bytes.
+    GIL_BYTES_MAX = 65536
+    # Uses are kept, one by one, until there are so many, and then one in SAMPLE.
+    ALL_KEPT = KV_USES_MAX // 2
+    SAMPLE = 16
+    # Uses that are worth a request of their own before one that is sent anyway.
+    REPORTED_MIN = 16
+    # Keys whose cache lines get_many requests before it reads the first of them.
+    PREFETCHED = 16
+
+
+cdef inline const kv_record *record_at(const direct_arena *a, uint64_t offset) noexcept nogil:
+    return <const kv_record *> (a.base + offset)
+
+cdef inline bint whole_header(const direct_arena *a, uint64_t slot, direct_record *found) noexcept nogil:
+    """Copies the header of the record that a slot points to; returns whether the record is valid
+    and inside the region."""
+    cdef uint64_t state, length
+    cdef const kv_record *record
+    found.slot = slot
+    found.offset = kv_slot_offset(slot)
+    if found.offset < KV_ARENA_START or found.offset > a.length - sizeof(kv_record):
+        return False
+    record = record_at(a, found.offset)
+    found.version = rfp_load64_acquire(&record.version)
+    if not found.version:
+        return False
+    state = rfp_load64(&record.state)
+    found.crc = rfp_load32(&record.crc)
+    found.value_length = rfp_load32(&record.value_length)
+    found.key_length = <uint32_t> (state & KV_STATE_KEY)
+    found.expiry = state >> KV_EXPIRY_SHIFT
+    length = kv_record_size(found.key_length, found.value_length)
+    if kv_slot_length(slot) and kv_slot_length(slot) != length:
+        return False
+    return length <= a.length - found.offset
+
+
+cdef inline uint64_t bucket_count(const direct_arena *a) noexcept nogil:
+    """Returns the number of buckets, or 0 if the header has an impossible one."""
+    cdef uint64_t buckets = rfp_load64_acquire(&(<const kv_partition_header *> a.base).buckets)
+    return buckets if buckets <= (a.length - KV_ARENA_START) // KV_LINE else 0
+
+cdef inline const uint64_t *bucket_line(const direct_arena *a, uint64_t bucket) noexcept nogil:
+    return <const uint64_t *> (a.base + a.length - KV_LINE * (bucket + 1))
+
+cdef inline const uint64_t *next_line(const direct_arena *a, const uint64_t *line) noexcept nogil:
+    """Returns the overflow line that a line links to, or NULL if there is none inside the region."""
+    cdef uint64_t last = rfp_load64_acquire(line + KV_SLOTS - 1)
+    cdef uint64_t offset = kv_slot_offset(last)
+    if not kv_slot_link(last) or offset < KV_ARENA_START or offset > a.length - sizeof(kv_overflow):
+        return NULL
+    return <const uint64_t *> (a.base + offset + sizeof(kv_overflow) - 8 * KV_SLOTS)
+
+
+cdef inline const uint64_t *first_line(const direct_arena *a, uint64_t hash) noexcept nogil:
+    cdef uint64_t buckets = bucket_count(a)
+    return bucket_line(a, kv_bucket(hash, buckets, kv_mask(buckets)) if buckets else 0)
+
+cdef inline void prefetch_records(const direct_arena *a, uint64_t hash) noexcept nogil:
+    cdef const uint64_t *line = first_line(a, hash)
+    cdef uint64_t slot, tag = kv_tag(hash)
+    cdef int i
+    for i in range(KV_SLOTS):
+        slot = rfp_load64(line + i)
+        if kv_slot_tag(slot) == tag:       # a prefetch of any address is harmless
+            rfp_prefetch(a.base + kv_slot_offset(slot))
+            rfp_prefetch(a.base + kv_slot_offset(slot) + KV_LINE)
+
+
+cdef bint direct_open(direct_arena *a, const char *base, uint64_t length, const char *owner_word, uint32_t owner,
+                      bint same_clock) noexcept nogil:
+    cdef const kv_partition_header *header = <const kv_partition_header *> base
+    a.base = NULL
+    if length < KV_ARENA_START + KV_LINE or length % KV_LINE:
+        return False
+    if rfp_load64_acquire(&header.magic) != KV_PARTITION_MAGIC or rfp_load32(&header.version) != KV_LAYOUT_VERSION:
+        return False
+    if rfp_load64(&header.length) != length:
+        return False
+    a.base = base
+    a.length = length
+    a.owner_word = owner_word
+    a.owner = owner
+    a.same_clock = same_clock
+    return True
+
+
+cdef inline bint is_of(const direct_arena *a, const direct_record *found, const char *key, uint32_t key_length) noexcept nogil:
+    return found.key_length == key_length and \
+        kv_same(<const char *> (record_at(a, found.offset) + 1), key, key_length)
+
+
+cdef direct_result direct_at(const direct_arena *a, uint64_t slot, const char *key, uint32_t key_length,
+                             direct_record *found) noexcept nogil:
+    return DIRECT_FOUND if whole_header(a, slot, found) and is_of(a, found, key, key_length) else DIRECT_UNSURE
+
+
+cdef bint is_other_key(const direct_arena *a, const uint64_t *place, uint64_t slot, const char *key,
+                       uint32_t key_length) noexcept nogil:
+    """Returns whether the record of a slot is proven to be the current one of another key."""
+    cdef direct_record other
+    cdef uint32_t crc
+    cdef char[PROOF_BYTES_MAX] copy
+    cdef uint64_t content
+    if not whole_header(a, slot, &other):
+        return False
+    content = kv_value_offset(other.key_length) - sizeof(kv_record) + other.value_length
+    if content > PROOF_BYTES_MAX:
+        return False
+    rfp_copy_in(copy, <const char *> (record_at(a, other.offset) + 1), content)
+    crc = rfp_crc32c(0, copy, other.key_length)
+    crc = kv_value_crc(crc, copy + kv_value_offset(other.key_length) - sizeof(kv_record), other.value_length)
+    if kv_seal_crc(crc, other.key_length, other.value_length, other.version) != other.crc:
+        return False
+    if other.key_length == key_length and kv_same(copy, key, key_length):
+        return False
+    rfp_fence_acquire()
+    return rfp_load64(place) == slot and rfp_load64(&record_at(a, other.offset).version) == other.version
+
+
+cdef bint is_absent(const direct_arena *a, const char *key, uint32_t key_length, uint64_t hash) noexcept nogil:
+    """Returns whether the key is proven to have no value."""
+    cdef const kv_partition_header *header = <const kv_partition_header *> a.base
+    cdef uint64_t buckets = bucket_count(a), bucket, count, slot, tag = kv_tag(hash)
+    cdef const uint64_t *counter
+    cdef const uint64_t *line
+    cdef int lines, i
+    if not buckets or not rfp_load32(&header.flags) & KV_COUNTS_REARRANGEMENTS:
+        return False
+    bucket = kv_bucket(hash, buckets, kv_mask(buckets))
+    counter = <const uint64_t *> (a.base + sizeof(kv_partition_header)) + bucket % KV_REARRANGEMENTS
+    count = rfp_load64_acquire(counter)
+    # The counter first: a split between the two loads changes the number read here.
+    if count % 2 or bucket_count(a) != buckets:
+        return False
+    line = bucket_line(a, bucket)
+    for lines in range(KV_MAX_LINES + 1):
+        for i in range(KV_SLOTS):
+            slot = rfp_load64_acquire(line + i)
+            if kv_slot_tag(slot) == tag and not is_other_key(a, line + i, slot, key, key_length):
+                return False
+        if not kv_slot_link(slot):
+            break
+        line = next_line(a, line)
+        if line == NULL:
+            return False
+    else:
+        return False
+    rfp_fence_acquire()
+    return rfp_load64(counter) == count and rfp_load64(&header.buckets) == buckets and rfp_owner_alive(a.owner_word, a.owner)
+
+
+cdef direct_result direct_find(const direct_arena *a, const char *key, uint32_t key_length, uint64_t hash,
+                               direct_record *found) noexcept nogil:
+    cdef uint64_t buckets, slot, tag = kv_tag(hash)
+    cdef const uint64_t *line
+    cdef int attempt, lines, i
+    cdef bint disturbed
+    for attempt in range(ATTEMPTS):
+        buckets = bucket_count(a)
+        if not buckets:
+            return DIRECT_UNSURE
+        line = bucket_line(a, kv_bucket(hash, buckets, kv_mask(buckets)))
+        disturbed = False
+        for lines in range(KV_MAX_LINES + 1):
+            for i in range(KV_SLOTS):
+                slot = rfp_load64_acquire(line + i)
+                if kv_slot_tag(slot) != tag:
+                    continue
+                if not whole_header(a, slot, found):
+                    disturbed = True
+                elif is_of(a, found, key, key_length):
+                    return DIRECT_FOUND
+            line = next_line(a, line)
+            if line == NULL:
+                break
+        if not disturbed and is_absent(a, key, key_length, hash):
+            return DIRECT_ABSENT
+    return DIRECT_UNSURE
+
+
+cdef direct_result direct_take(const direct_arena *a, const char *key, const direct_record *found,
+                               char *target) noexcept nogil:
+    cdef const kv_record *record = record_at(a, found.offset)
+    cdef const char *value = <const char *> record + kv_value_offset(found.key_length)
+    cdef uint32_t done = 0, n, crc = rfp_crc32c(0, key, found.key_length)
+    cdef bint sealed = found.value_length <= KV_MAX_SEALED
+    # The CRC of a long value covers its header alone.  It comes first here: the version that it
+    # confirms is then known to be this record's, and its absence after the copy to be this record's end.
+    if not sealed and kv_seal_crc(crc, found.key_length, found.value_length, found.version) != found.crc:
+        return DIRECT_UNSURE
+    while done < found.value_length:
+        n = min(found.value_length - done, <uint32_t> CHUNK)
+        rfp_copy_in(target + done, value + done, n)
+        if sealed:
+            crc = rfp_crc32c(crc, target + done, n)
+        done += n
+    if sealed and kv_seal_crc(crc, found.key_length, found.value_length, found.version) != found.crc:
+        return DIRECT_UNSURE
+    rfp_fence_acquire()
+    if not sealed and rfp_load64(&record.version) != found.version:
+        return DIRECT_UNSURE
+    if not rfp_owner_alive(a.owner_word, a.owner):
+        return DIRECT_UNSURE
+    # The server's clock may be older than this one: it decides about a value whose time seems to be
+    # over.
+    if found.expiry and (not a.same_clock or found.expiry <= rfp_now() // 1000000):
+        return DIRECT_UNSURE
+    return DIRECT_FOUND
+
+
+# The partitions of a connection
+
+
+cdef void note_use(DirectReads d, const direct_arena *a, uint32_t worker, uint64_t hash, uint64_t slot) noexcept:
+    if not rfp_load32(&(<const kv_partition_header *> a.base).flags) & KV_EVICTS:
+        return
+    d.skipped += 1
+    if d.used == KV_USES_MAX or d.used >= ALL_KEPT and d.skipped < SAMPLE:
+        return
+    d.skipped = 0
+    d.uses[d.used].hash = hash
+    d.uses[d.used].slot = slot
+    d.use_worker[d.used] = worker
+    d.used += 1
+
+
+cdef void report_uses(DirectReads d, channel *ch) noexcept:
+    """Sends the uses, and waits for nothing: they are lost if no slot is free."""
+    cdef kv_use mine[KV_USES_MAX]
+    cdef client_ring *ring
+    cdef char *payload
+    cdef uint32_t worker, i, n
+    for worker in range(ch.count):
+        ring = ch.rings[worker]
+        n = 0
+        for i in range(d.used):
+            if d.use_worker[i] == worker and (n + 1) * sizeof(kv_use) <= ring.slot_size - RFP_REQUEST_HEADER:
+                mine[n] = d.uses[i]
+                n += 1
+        if n == 0:
+            continue
+        payload = client_ring_payload(ring)
+        if payload != NULL:
+            memcpy(payload, mine, n * sizeof(kv_use))
+            client_ring_submit(ring, KV_REFER, n, 0, n * sizeof(kv_use), 0)
+            client_ring_flush(ring)
+            client_ring_abandon(ring)
+    d.used = 0
+
+
+cdef class DirectReads:
+    """Direct reads of the partitions of a connection.
+
+    Args:
+        connection: with the server's arenas and its incarnation.
+    """
+
+    def __cinit__(self, connection):
+        cdef RemoteArena arena
+        cdef RemoteRegion line
+        cdef const char *word
+        self.seed = connection.seed
+        if connection.owner_line is None:
+            return
+        line = connection.owner_line
+        word = line.c.base + <uint64_t> connection.owner_offset
+        for i, arena in enumerate(connection.arenas):
+            if arena.c.count != 1 or arena.c.chunks[0] == NULL or \
+                    not direct_open(&self.arenas[i], arena.c.chunks[0].base, arena.c.length // KV_LINE * KV_LINE,
+                                    word, connection.owner, connection.same_clock):
+                return
+        self.count = len(connection.arenas)
+
+    @property
+    def counters(self):
+        """Return how many reads found a value, proved a miss, and had to be sent to the server."""
+        return {"found": self.found, "absent": self.absent, "unsure": self.unsure}
+
+    cdef object get(self, channel *ch, bytes key, Py_buffer *view, uint64_t *version,
+                    direct_result *result):
+        cdef const char *text = PyBytes_AS_STRING(key)
+        cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
+        value = self.read(ch, text, length, rfp_hash(text, length, self.seed), view, version, result)
+        if self.used == KV_USES_MAX:
+            report_uses(self, ch)
+        return value
+
+    cdef void before_request(self, channel *ch) noexcept:
+        if self.used >= REPORTED_MIN and ch != NULL:
+            report_uses(self, ch)
+
+    cdef int get_many(self, channel *ch, list keys, Py_ssize_t begin, Py_ssize_t end, list values,
+                      list rest) except -1:
+        cdef uint64_t hashes[PREFETCHED]
+        cdef const char *text
+        cdef uint32_t length
+        cdef Py_ssize_t i, n
+        cdef uint64_t version
+        cdef direct_result result
+        while begin < end:
+            n = min(end - begin, <Py_ssize_t> PREFETCHED)
+            for i in range(n):
+                key = keys[begin + i]
+                hashes[i] = rfp_hash(PyBytes_AS_STRING(key), PyBytes_GET_SIZE(key), self.seed)
+                rfp_prefetch(first_line(self.arena_of(hashes[i]), hashes[i]))
+            for i in range(n):
+                prefetch_records(self.arena_of(hashes[i]), hashes[i])
+            for i in range(n):
+                key = keys[begin + i]
+                text = PyBytes_AS_STRING(key)
+                length = <uint32_t> PyBytes_GET_SIZE(key)
+                value = self.read(NULL, text, length, hashes[i], NULL, &version, &result)
+                if result == DIRECT_UNSURE:
+                    rest.append(begin + i)
+                else:
+                    values[begin + i] = value
+            begin += n
+        if self.used == KV_USES_MAX:
+            report_uses(self, ch)
+        return 0
+
+    cdef uint32_t worker_of(self, uint64_t hash) noexcept:
+        return kv_worker(hash, self.count) if self.count > 1 else 0
+
+    cdef const direct_arena *arena_of(self, uint64_t hash) noexcept:
+        return &self.arenas[self.worker_of(hash)]
+
+    cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,
+                     Py_buffer *view, uint64_t *version, direct_result *result):
+        """Read one key; without `ch`, leave a value that is copied without the GIL to the server."""
+        cdef const direct_arena *a = self.arena_of(hash)
+        cdef direct_record found
+        cdef object value
+        cdef char *target
+        result[0] = direct_find(a, key, length, hash, &found)
+        if result[0] == DIRECT_ABSENT:
+            self.absent += 1
+            return None
+        if result[0] == DIRECT_FOUND and (ch != NULL or found.value_length <= GIL_BYTES_MAX):
+            if view == NULL:
+                value = PyBytes_FromStringAndSize(NULL, found.value_length)
+                target = PyBytes_AS_STRING(value)
+            elif found.value_length <= <uint64_t> view.len:
+                value = found.value_length
+                target = <char *> view.buf
+            else:              # the server decides that the buffer is too short
+                result[0] = DIRECT_UNSURE
+                return None
+            if found.value_length <= GIL_BYTES_MAX:
+                result[0] = direct_take(a, key, &found, target)
+            else:              # a busy channel keeps the arena mapped
+                ch.busy = 1
+                with nogil:
+                    result[0] = direct_take(a, key, &found, target)
+                ch.busy = 0
+            if result[0] == DIRECT_FOUND:
+                self.found += 1
+                version[0] = found.version
+                note_use(self, a, self.worker_of(hash), hash, found.slot)
+                return value
+        result[0] = DIRECT_UNSURE
+        self.unsure += 1
+        return None
