@@ -1,4 +1,4 @@
-"""Python gets, one at a time."""
+"""Python gets by requests, one at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from bench.experiments.rows import Row, Setting, Side, take_turns
 from bench.peers.process import PeerMissing
 
 QUESTION = (
-    "How fast is a Python get of 32 B, compared with LMDB without a server, memcached, "
-    "the C driver, and a bare ring in C?"
+    "How fast is a Python get of 32 B by a request, compared with LMDB without a server, "
+    "memcached, the C driver, and a bare ring in C?"
 )
 
 
@@ -32,7 +32,7 @@ def measure(setting: Setting) -> list[Row]:
     python, driver, ring = found["python"], found["driver"], found["ring"]
     return [
         Row(
-            "Python get, 32 B",
+            "Python get by requests, 32 B",
             python["rate"],
             "op/s",
             lmdb,
@@ -41,7 +41,7 @@ def measure(setting: Setting) -> list[Row]:
             why=missing.get("lmdb", ""),
         ),
         Row(
-            "Python get, 32 B",
+            "Python get by requests, 32 B",
             python["rate"],
             "op/s",
             pylibmc,
@@ -49,7 +49,7 @@ def measure(setting: Setting) -> list[Row]:
             why=missing.get("pylibmc", ""),
         ),
         Row(
-            "Python get p50",
+            "Python get by requests p50",
             python["p50"],
             "s",
             driver["p50"],

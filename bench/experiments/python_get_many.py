@@ -1,4 +1,4 @@
-"""Python gets, 64 keys at a time."""
+"""Python gets by requests, 64 keys at a time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.peers.process import PeerMissing
 QUESTION = (
     "How many keys a second does get_many of 64 fetch, compared with pylibmc's get_multi of 64?"
 )
-NAME, PEER, BAR = "Python get_many of 64, 32 B", "pylibmc get_multi of 64", 5
+NAME, PEER, BAR = "Python get_many of 64 by requests", "pylibmc get_multi of 64", 5
 
 
 def measure(setting: Setting) -> list[Row]:

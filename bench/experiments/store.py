@@ -18,38 +18,43 @@ from bench.properties import Properties
 
 @contextlib.contextmanager
 def served(
-    setting: Setting, memory: int | str = "256MiB", **options: object
+    setting: Setting, memory: int | str = "256MiB", *, mode: str = "auto", **options: object
 ) -> Iterator[tuple[rfp.Server, rfp.Client]]:
     """Yield a server with one worker on the server's CPU, and a handle."""
     cpus = sorted(setting.server) if setting.server else None
     with (
         rfp.Server(memory, cpus=cpus, **options) as server,
-        rfp.connect(server.address, timeout=30) as kv,
+        rfp.connect(server.address, timeout=30, mode=mode) as kv,
     ):  # type: ignore[arg-type]
         yield server, kv
 
 
 @contextlib.contextmanager
-def loaded(setting: Setting) -> Iterator[rfp.Client]:
+def loaded(setting: Setting, *, mode: str = "auto") -> Iterator[rfp.Client]:
     """Yield a handle to a server that contains all records."""
-    with served(setting) as (_, kv):
-        keys = all_keys(setting.records)
-        for at in range(0, len(keys), 64):
-            kv.put_many(dict.fromkeys(keys[at : at + 64], VALUE))
+    with served(setting, mode=mode) as (_, kv):
+        fill(kv, setting)
         yield kv
+
+
+def fill(kv: rfp.Client, setting: Setting) -> None:
+    """Store all records."""
+    keys = all_keys(setting.records)
+    for at in range(0, len(keys), 64):
+        kv.put_many(dict.fromkeys(keys[at : at + 64], VALUE))
 
 
 @contextlib.contextmanager
 def python_get(setting: Setting) -> Iterator[Side]:
-    """Yield kv.get of 32 B, one at a time: {"rate", "p50"}."""
-    with loaded(setting) as kv:
+    """Yield kv.get of 32 B by requests, one at a time: {"rate", "p50"}."""
+    with loaded(setting, mode="fetch") as kv:
         yield one_at_a_time(setting, kv.get, 400_000, 100_000)
 
 
 @contextlib.contextmanager
 def python_get_many(setting: Setting, size: int = 64) -> Iterator[Side]:
-    """Yield kv.get_many of `size` keys of 32 B values: {"rate": keys per second}."""
-    with loaded(setting) as kv:
+    """Yield kv.get_many of `size` keys of 32 B values by requests: {"rate": keys per second}."""
+    with loaded(setting, mode="fetch") as kv:
         yield many_at_a_time(setting, kv.get_many, 1_000_000, size)
 
 

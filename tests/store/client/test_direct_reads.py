@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import multiprocessing.connection
 import os
 import random
 import signal
@@ -284,44 +282,38 @@ def test_a_closed_servers_values_are_never_read() -> None:
                 kv.get(b"k")
 
 
-def read_until_told(address: str, connection: multiprocessing.connection.Connection) -> None:
-    """Check that a key's numbers only grow, until the parent sends a message."""
-    with rfp.connect(address) as kv:
-        kv.ping()
-        connection.send("ready")
-        last, reads = 0, 0
-        while not connection.poll(0):
-            for _ in range(1000):
-                value = kv.get(b"n")
-                number = int(value) if value is not None else -1
-                assert number >= last, (number, last)
-                last, reads = number, reads + 1
-        connection.send((reads, kv.stats()["client"]["direct"]))
+READER = """
+import sys, rfp
+with rfp.connect(sys.argv[1]) as kv:
+    kv.ping()
+    last, reads, stop = 0, 0, 0
+    print("ready", flush=True)
+    while not stop:
+        stop = kv.get(b"stop") is not None
+        for _ in range(1000):
+            number = int(kv.get(b"n"))
+            assert number >= last, (number, last)
+            last, reads = number, reads + 1
+    print(reads, kv.stats()["client"]["direct"]["found"])
+"""
 
 
 def test_readers_in_other_processes_see_numbers_that_only_grow(server: rfp.Server) -> None:
     with rfp.connect(server.address) as kv:
         kv.put(b"n", b"0")
-        context = multiprocessing.get_context("spawn")
-        pairs = [context.Pipe() for _ in range(2)]
         readers = [
-            context.Process(target=read_until_told, args=(server.address, theirs))
-            for _, theirs in pairs
+            python_programs.start("-c", READER, server.address, stdout=subprocess.PIPE, text=True)
+            for _ in range(2)
         ]
         for reader in readers:
-            reader.start()
-        for ours, _ in pairs:
-            assert ours.recv() == "ready"
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "ready\n"
         for i in range(1, 20_001):
             kv.put(b"n", b"%d" % i + b" " * (i % 300))  # int() ignores the blanks
             kv.put(b"filler %d" % (i % 50), bytes(i % 700))
-        for ours, theirs in pairs:
-            ours.send("stop")
-            reads, counters = ours.recv()
-            assert reads > 1000
-            assert counters["found"] > reads * 0.9
-            ours.close()
-            theirs.close()
+        kv.put(b"stop", b"")
         for reader in readers:
-            reader.join(30)
-            assert reader.exitcode == 0
+            reads, found = map(int, reader.communicate(timeout=30)[0].split())
+            assert reader.returncode == 0
+            assert reads >= 1000
+            assert found > reads * 0.9
