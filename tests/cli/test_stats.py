@@ -20,7 +20,10 @@ from rfp.store.counters import COUNTERS
 
 @pytest.fixture
 def server():
-    with rfp.Server(memory="16MiB", workers=2) as server, rfp.connect(server.address) as kv:
+    with (
+        rfp.Server(memory="16MiB", workers=2) as server,
+        rfp.connect(server.address, mode="fetch") as kv,
+    ):
         kv.put_many({b"%d" % i: b"x" * 100 for i in range(100)})
         for i in range(150):
             kv.get(b"%d" % i)

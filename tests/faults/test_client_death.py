@@ -194,7 +194,7 @@ def test_a_read_that_was_stopped_for_longer_than_the_lease_is_discarded_and_repe
     ):
         size = 48 * MIB
         kv.put(b"large", b"\1" * size)
-        reader = start("client", server.address, prelude=READER)
+        reader = start("client", server.address, prelude=READER, mode="fetch")
         with ended(reader):
             reader.send("read(2.0)")
             until(lambda: kv.stats()["pins"] > 0)

@@ -83,7 +83,10 @@ def test_every_client_notices_the_servers_death_within_a_second(start: Callable[
 
 def test_without_reconnect_every_later_call_of_a_handle_fails(start: Callable[..., Any]) -> None:
     server = start("server")
-    handles = {name: rfp.connect(server.address, reconnect=False, timeout=25) for name in CALLS}
+    handles = {
+        name: rfp.connect(server.address, mode="fetch", reconnect=False, timeout=25)
+        for name in CALLS
+    }
     calls = {name: Call(handles[name], call) for name, call in CALLS.items()}
     server.stop()
     for call in calls.values():
@@ -108,7 +111,7 @@ def test_a_call_that_may_be_repeated_waits_for_the_next_server_and_succeeds(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
-    handles = {name: rfp.connect(server.address, timeout=25) for name in REPEATED}
+    handles = {name: rfp.connect(server.address, mode="fetch", timeout=25) for name in REPEATED}
     calls = {name: Call(handles[name], CALLS[name]) for name in REPEATED}
     server.stop()
     for call in calls.values():
@@ -258,7 +261,7 @@ def test_closing_a_handle_does_not_wait_for_the_next_server(
     start: Callable[..., Any],
 ) -> None:
     server = start("server")
-    kv = rfp.connect(server.address, timeout=60)
+    kv = rfp.connect(server.address, mode="fetch", timeout=60)
     calls = [Call(kv, CALLS["get"]) for _ in range(3)]
     server.stop()
     for call in calls:

@@ -106,6 +106,7 @@ cdef struct client_ring:
     uint32_t sequence              # of the next request
     uint8_t lost                   # 0, or DISCONNECTED or PROTOCOL_ERROR: no response will come
     bint one_sided_done            # the last transfer's work requests are complete
+    bint unsettled                 # a request of a call that gave up may still be executed
     client_slot slot[SLOTS_MAX]
     uint64_t liveness_checked_ns   # when a waiting call last polled whether the server runs
     # the server's heartbeat, if only that shows that its machine has failed

@@ -435,12 +435,15 @@ cdef void client_ring_pop(client_ring *ring) noexcept nogil:
     if ring.tail == ring.slots:
         ring.tail = 0
     ring.count -= 1
+    if ring.count == 0:
+        ring.unsettled = False
 
 
 cdef void client_ring_abandon(client_ring *ring) noexcept nogil:
     """Give up waiting for all requests of this ring; their slots are freed when responses come."""
     cdef uint32_t index = ring.tail
     cdef uint32_t i
+    ring.unsettled = ring.count > 0
     for i in range(ring.count):
         ring.slot[index].abandoned = True
         index += 1

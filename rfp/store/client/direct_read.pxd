@@ -87,4 +87,5 @@ cdef class DirectReads:
     cdef uint32_t worker_of(self, uint64_t hash) noexcept
     cdef const direct_arena *arena_of(self, uint64_t hash) noexcept
     cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,
-                     Py_buffer *view, uint64_t *version, direct_result *result)
+                     Py_buffer *view, bint may_release_gil, uint64_t *version,
+                     direct_result *result)

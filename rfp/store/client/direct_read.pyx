@@ -268,6 +268,7 @@ cdef void report_uses(DirectReads d, channel *ch) noexcept:
     cdef client_ring *ring
     cdef char *payload
     cdef uint32_t worker, i, n
+    cdef bint unsettled
     for worker in range(ch.count):
         ring = ch.rings[worker]
         n = 0
@@ -282,7 +283,9 @@ cdef void report_uses(DirectReads d, channel *ch) noexcept:
             memcpy(payload, mine, n * sizeof(kv_use))
             client_ring_submit(ring, KV_REFER, n, 0, n * sizeof(kv_use), 0)
             client_ring_flush(ring)
+            unsettled = ring.unsettled
             client_ring_abandon(ring)
+            ring.unsettled = unsettled             # these requests change no value
     d.used = 0
 
 
@@ -318,7 +321,8 @@ cdef class DirectReads:
                     direct_result *result):
         cdef const char *text = PyBytes_AS_STRING(key)
         cdef uint32_t length = <uint32_t> PyBytes_GET_SIZE(key)
-        value = self.read(ch, text, length, rfp_hash(text, length, self.seed), view, version, result)
+        value = self.read(ch, text, length, rfp_hash(text, length, self.seed), view, True, version,
+                          result)
         if self.used == KV_USES_MAX:
             report_uses(self, ch)
         return value
@@ -347,7 +351,7 @@ cdef class DirectReads:
                 key = keys[begin + i]
                 text = PyBytes_AS_STRING(key)
                 length = <uint32_t> PyBytes_GET_SIZE(key)
-                value = self.read(NULL, text, length, hashes[i], NULL, &version, &result)
+                value = self.read(ch, text, length, hashes[i], NULL, False, &version, &result)
                 if result == DIRECT_UNSURE:
                     rest.append(begin + i)
                 else:
@@ -364,17 +368,23 @@ cdef class DirectReads:
         return &self.arenas[self.worker_of(hash)]
 
     cdef object read(self, channel *ch, const char *key, uint32_t length, uint64_t hash,
-                     Py_buffer *view, uint64_t *version, direct_result *result):
-        """Read one key; without `ch`, leave a value that is copied without the GIL to the server."""
-        cdef const direct_arena *a = self.arena_of(hash)
+                     Py_buffer *view, bint may_release_gil, uint64_t *version,
+                     direct_result *result):
+        cdef uint32_t worker = self.worker_of(hash)
+        cdef const direct_arena *a = &self.arenas[worker]
         cdef direct_record found
         cdef object value
         cdef char *target
+        # A request whose call timed out may change this key yet.  The server executes a request of
+        # this thread after it, so its response says what became of that change.
+        if ch.rings[worker].unsettled:
+            result[0] = DIRECT_UNSURE
+            return None
         result[0] = direct_find(a, key, length, hash, &found)
         if result[0] == DIRECT_ABSENT:
             self.absent += 1
             return None
-        if result[0] == DIRECT_FOUND and (ch != NULL or found.value_length <= GIL_BYTES_MAX):
+        if result[0] == DIRECT_FOUND and (may_release_gil or found.value_length <= GIL_BYTES_MAX):
             if view == NULL:
                 value = PyBytes_FromStringAndSize(NULL, found.value_length)
                 target = PyBytes_AS_STRING(value)
@@ -394,7 +404,7 @@ cdef class DirectReads:
             if result[0] == DIRECT_FOUND:
                 self.found += 1
                 version[0] = found.version
-                note_use(self, a, self.worker_of(hash), hash, found.slot)
+                note_use(self, a, worker, hash, found.slot)
                 return value
         result[0] = DIRECT_UNSURE
         self.unsure += 1
