@@ -125,6 +125,11 @@ cdef int64_t turn_back(const subject *s, uint64_t begin, uint64_t length) noexce
     return found
 
 
+cdef bint one_whole(subject *s, uint64_t at, uint64_t length) noexcept:
+    """Turn back a bit of a doubled structure, in either copy; return whether one is whole."""
+    return turn_back(s, at, length) >= 0 or turn_back(s, at + RNVM_PAGE, length) >= 0
+
+
 def header(VolatileMemory private not None):
     """Repair a header with both copies damaged; return whether one is whole again."""
     cdef subject s
@@ -132,8 +137,7 @@ def header(VolatileMemory private not None):
     s.m = &private.c
     if private.c.length < RNVM_NAMES:
         return False
-    return (turn_back(&s, RNVM_HEADERS, sizeof(rnvm_header)) >= 0
-            or turn_back(&s, RNVM_HEADERS + RNVM_PAGE, sizeof(rnvm_header)) >= 0)
+    return one_whole(&s, RNVM_HEADERS, sizeof(rnvm_header))
 
 
 def superblock(VolatileMemory private not None):
@@ -145,8 +149,7 @@ def superblock(VolatileMemory private not None):
     s.header = &header
     if private.c.length < RNVM_NAMES or not header_read(s.m, &header):
         return False
-    return (turn_back(&s, RNVM_SUPERBLOCKS, sizeof(rnvm_superblock)) >= 0
-            or turn_back(&s, RNVM_SUPERBLOCKS + RNVM_PAGE, sizeof(rnvm_superblock)) >= 0)
+    return one_whole(&s, RNVM_SUPERBLOCKS, sizeof(rnvm_superblock))
 
 
 def area(VolatileMemory private not None):
@@ -158,7 +161,7 @@ def area(VolatileMemory private not None):
     s.a = &a
     if not wal_find(s.m, s.m.length, &a):
         return False
-    return turn_back(&s, a.at, AREA_BYTES) >= 0 or turn_back(&s, a.at + RNVM_PAGE, AREA_BYTES) >= 0
+    return one_whole(&s, a.at, AREA_BYTES)
 
 
 def frame(VolatileMemory private not None, uint64_t number, uint64_t at):
